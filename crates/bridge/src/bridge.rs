@@ -1,0 +1,303 @@
+//! The bridge: builds its parts from the configuration, runs them, and drains them in order.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow};
+use neurobridge_core::{
+    dead_letter::DeadLetters,
+    delivery::{self, Ended, Progress, Shutdown},
+    reader::{ReadError, Reader},
+    sink::Sink,
+};
+use neurobridge_sink_file::{DeadLettersConfig, FileDeadLetters, FileSink};
+use neurobridge_spool::Spool;
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time::{Instant as Deadline, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    config::{Config, SinkEntry, SinkKind},
+    exit::{Exit, Failure, OrExit},
+    feed::{Feed, joined, redaction},
+    http::{self, Status},
+    signals::Signals,
+    state::{SinkHandle, State},
+};
+
+/// How long parts may take to end after time has run out.
+const ABORT_LIMIT: Duration = Duration::from_secs(3);
+
+/// A running bridge. Dropping it stops all its tasks at once.
+pub(crate) struct Bridge {
+    state: Arc<State>,
+    drain_timeout: Duration,
+    address: SocketAddr,
+    shutdown: Shutdown,
+    feed: Feed,
+    sinks: SinkTasks,
+    http: JoinHandle<std::io::Result<()>>,
+    stop_http: CancellationToken,
+}
+
+impl Bridge {
+    /// Builds all parts and starts them: sinks first, so that their readers miss nothing.
+    ///
+    /// # Errors
+    /// A file, a key or an address is not to be had. What was started is stopped again.
+    pub(crate) async fn start(config: &Config) -> Result<Self, Failure> {
+        let listener = http::bind(config.http.listen)
+            .await
+            .with_context(|| {
+                format!(
+                    "can't listen on http.listen = \"{}\"; is another bridge running?",
+                    config.http.listen
+                )
+            })
+            .or_exit(Exit::Unavailable)?;
+        let address = listener.local_addr().or_exit(Exit::Unavailable)?;
+        let spool = Spool::open(&config.spool).or_exit(Exit::Config)?;
+        let dead_letters = open_dead_letters(config, &config.dead_letters.path).await?;
+
+        let shutdown = Shutdown {
+            drain: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        };
+        let mut sinks = JoinSet::new();
+        let mut sink_handles = Vec::new();
+        for (name, entry) in &config.sinks {
+            let dead_letters = match entry.dead_letter_path() {
+                Some(path) => open_dead_letters(config, path).await?,
+                None => Arc::clone(&dead_letters),
+            };
+            let parts = SinkParts {
+                name,
+                entry,
+                spool: &spool,
+                dead_letters,
+                shutdown: &shutdown,
+            };
+            sink_handles.push(parts.start(&config.data_dir, &mut sinks)?);
+        }
+
+        let (feed, sources) = Feed::start(config, spool.clone(), dead_letters)?;
+        let state = Arc::new(State {
+            started: Instant::now(),
+            sources,
+            sinks: sink_handles,
+            spool,
+        });
+        let stop_http = CancellationToken::new();
+        let http = tokio::spawn(http::serve(listener, Arc::clone(&state), stop_http.clone()));
+        info!(listen = %address, sources = config.sources.len(), sinks = config.sinks.len(), "the bridge runs");
+        Ok(Self {
+            state,
+            drain_timeout: config.drain_timeout,
+            address,
+            shutdown,
+            feed,
+            sinks,
+            http,
+            stop_http,
+        })
+    }
+
+    /// Where the page, the metrics and the rest are.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the bridge can say of itself.
+    pub(crate) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Runs until a signal, or until a part can't go on; then drains. The ledger goes to standard error.
+    ///
+    /// # Errors
+    /// Why a part could not go on; or that events in memory were not delivered in time.
+    pub(crate) async fn run(self, signals: &mut Signals) -> Result<(), Failure> {
+        self.run_until(CancellationToken::new(), signals).await
+    }
+
+    /// As [`run`](Self::run), and until `stop`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) async fn run_until(
+        mut self,
+        stop: CancellationToken,
+        signals: &mut Signals,
+    ) -> Result<(), Failure> {
+        let cause = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            signal = signals.next() => {
+                info!(signal, timeout = ?self.drain_timeout, "draining; a second signal stops at once");
+                None
+            }
+            failure = self.failed() => {
+                error!("{failure}; draining");
+                Some(failure)
+            }
+        };
+        let deadline = Deadline::now() + self.drain_timeout;
+        tokio::select! {
+            biased;
+            signal = signals.next() => warn!(signal, "stopping at once"),
+            drained = timeout_at(deadline, self.drain()) => {
+                if drained.is_err() {
+                    warn!(timeout = ?self.drain_timeout, "not all was delivered in time");
+                }
+            }
+        }
+        self.abort().await;
+        self.finish(cause)
+    }
+
+    /// Waits until a part ends that should not.
+    async fn failed(&mut self) -> Failure {
+        loop {
+            tokio::select! {
+                failure = self.feed.failed() => return failure,
+                Some(ended) = self.sinks.join_next() => match joined(ended) {
+                    (name, Err(error)) => return Failure::new(Exit::Disk, anyhow!(error).context(format!("sink {name} stops"))),
+                    (name, Ok(ended)) => info!(sink = name, ?ended, "the sink has ended"),
+                },
+                ended = &mut self.http => return match joined(ended) {
+                    Err(error) => Failure::new(Exit::Unavailable, anyhow!(error).context("the HTTP server stops")),
+                    Ok(()) => Failure::message(Exit::Unavailable, "the HTTP server has stopped"),
+                },
+            }
+        }
+    }
+
+    /// Stop the intake, drain, await acknowledgements, save cursors, close: each waits for the one before.
+    async fn drain(&mut self) {
+        self.feed.drain().await;
+        self.state.spool.close();
+        self.shutdown.drain.cancel();
+        while let Some(ended) = self.sinks.join_next().await {
+            if let (name, Err(error)) = joined(ended) {
+                error!(sink = name, "the sink has stopped: {error}");
+            }
+        }
+    }
+
+    /// Ends what has not ended by itself.
+    async fn abort(&mut self) {
+        self.state.spool.close();
+        self.shutdown.drain.cancel();
+        self.shutdown.abort.cancel();
+        let deadline = Deadline::now() + ABORT_LIMIT;
+        while let Ok(Some(_)) = timeout_at(deadline, self.sinks.join_next()).await {}
+        self.sinks.abort_all();
+        self.stop_http.cancel();
+    }
+
+    fn finish(self, cause: Option<Failure>) -> Result<(), Failure> {
+        let view = self.state.view();
+        for line in Status::of(&view).ledger().lines() {
+            info!("{line}");
+        }
+        if let Some(failure) = cause {
+            return Err(failure);
+        }
+        let in_flight: u64 = view.sources.iter().map(|source| source.ledger.in_flight).sum();
+        let pending = view
+            .sinks
+            .iter()
+            .map(|sink| sink.ledger.pending)
+            .max()
+            .unwrap_or(0);
+        if in_flight + pending == 0 {
+            return Ok(());
+        }
+        let message = format!(
+            "{} events were in memory and not delivered within drain_timeout ({pending} pending at a sink, {in_flight} \
+             on the way to the spool): they are lost. A longer drain_timeout, or a sink that is up, avoids it",
+            in_flight + pending
+        );
+        Err(Failure::message(Exit::TryLater, message))
+    }
+}
+
+/// What a sink is started with.
+struct SinkParts<'a> {
+    name: &'a str,
+    entry: &'a SinkEntry,
+    spool: &'a Spool,
+    dead_letters: Arc<dyn DeadLetters>,
+    shutdown: &'a Shutdown,
+}
+
+/// The tasks of sinks, each with its name.
+type SinkTasks = JoinSet<(String, Result<Ended, ReadError>)>;
+
+impl SinkParts<'_> {
+    /// Adding a kind of sink is a crate, a feature, and a line here.
+    fn start(self, data_dir: &Path, tasks: &mut SinkTasks) -> Result<SinkHandle, Failure> {
+        match &self.entry.kind {
+            SinkKind::File(config) => {
+                let sink = FileSink::new(self.name, config, data_dir);
+                self.spawn(sink, tasks)
+            }
+            #[cfg(feature = "kafka")]
+            SinkKind::Kafka(config) => {
+                let sink = neurobridge_sink_kafka::KafkaSink::new(self.name, (**config).clone());
+                self.spawn(sink, tasks)
+            }
+        }
+    }
+
+    fn spawn(self, sink: impl Sink, tasks: &mut SinkTasks) -> Result<SinkHandle, Failure> {
+        let reader = self.spool.reader(self.name);
+        let progress = Arc::new(Progress::new(reader.cursor().clone()));
+        let common = &self.entry.common;
+        let options = delivery::Options {
+            name: self.name.to_owned(),
+            spool: self.spool.id(),
+            filter: common.filter.clone(),
+            redaction: redaction(
+                &common.redact,
+                common.pseudonymise.as_ref(),
+                &format!("sinks.{}", self.name),
+            )?,
+            dead_letters: self.dead_letters,
+            max_dead_letters_in_a_row: common.max_dead_letters_in_a_row,
+        };
+        let delivery = delivery::deliver(
+            sink,
+            reader,
+            options,
+            Arc::clone(&progress),
+            self.shutdown.clone(),
+        );
+        let name = self.name.to_owned();
+        tasks.spawn(async move { (name, delivery.await) });
+        Ok(SinkHandle {
+            name: self.name.to_owned(),
+            required: common.required,
+            progress,
+        })
+    }
+}
+
+/// Opens a file of dead letters.
+async fn open_dead_letters(config: &Config, path: &Path) -> Result<Arc<dyn DeadLetters>, Failure> {
+    let place = DeadLettersConfig {
+        path: path.to_owned(),
+        ..config.dead_letters.clone()
+    };
+    let dead_letters = FileDeadLetters::open(&place, &config.data_dir).await;
+    Ok(Arc::new(
+        dead_letters.context("dead letters").or_exit(Exit::Disk)?,
+    ))
+}

@@ -1,0 +1,336 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use jiff::Timestamp;
+use neurobridge_core::units::{self, ByteSize};
+use neurobridge_simulator::FaultRule;
+use secrecy::SecretString;
+
+use crate::config::LogFormat;
+
+/// Brings the face-recognition events of a NeuroIO feed into Kafka topics and files, and loses none on the way.
+#[derive(Debug, Parser)]
+#[command(
+    name = "neurobridge",
+    version,
+    // Two lines of exit codes and signals, which a page of flags has no place for.
+    after_help = AFTER_HELP,
+    propagate_version = true,
+    max_term_width = 110,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What to log, and how.
+    #[command(flatten)]
+    pub log: LogFlags,
+}
+
+const AFTER_HELP: &str = "\
+Without -c the configuration is ./neurobridge.toml, then /etc/neurobridge/neurobridge.toml, else the environment alone.
+The environment goes above the file: NEUROBRIDGE__SINKS__KAFKA__TOPIC=faces sets topic in [sinks.kafka].
+
+SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second one stops at once.
+SIGHUP does not reload the configuration: restart instead.
+
+Exit codes: 0 fine, 64 wrong usage, 69 a needed service is not there, 74 disk error, 75 come back later,
+77 token refused, 78 errors in the configuration.";
+
+/// What to log, and how; above what the configuration says.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LogFlags {
+    /// The least important level to log, or one for each part: "info,neurobridge_listener=debug".
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// How log lines look; they go to standard error.
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+#[non_exhaustive]
+pub enum Command {
+    /// Runs the bridge.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(ConfigFlag),
+    /// Shows events flowing: simulated platform, bridge and a file in one process, without any configuration.
+    Demo(DemoFlags),
+    /// Names all errors in the configuration at once, or says what it means.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckFlags),
+    /// Writes events to standard output as they come, one JSON object a line.
+    ///
+    /// Filtered and redacted as for the sinks. Publishes nothing, keeps nothing.
+    #[command(after_help = TAIL_EXAMPLES)]
+    Tail(TailFlags),
+    /// Simulates the NeuroIO platform: event feed, REST interface, and faults by rule.
+    #[command(after_help = SIMULATE_SHORT_HELP, after_long_help = simulate_long_help())]
+    Simulate(Box<SimulateFlags>),
+    /// Asks a running bridge whether it is well; exit code 0 or 1.
+    ///
+    /// For containers without a shell or curl. The answer goes to standard output.
+    #[command(after_help = HEALTHCHECK_EXAMPLES)]
+    Healthcheck(HealthcheckFlags),
+    /// Prints the JSON Schema of the configuration, for editors and other checkers.
+    Schema,
+    /// Prints the completions for a shell.
+    #[command(after_help = "Example:\n  neurobridge completions bash > /etc/bash_completion.d/neurobridge")]
+    Completions(CompletionsFlags),
+    /// Prints the manual page.
+    #[command(after_help = "Example:\n  neurobridge man | man -l -")]
+    Man,
+}
+
+/// Which configuration to read.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ConfigFlag {
+    /// The configuration file [default: ./neurobridge.toml, /etc/neurobridge/neurobridge.toml, or none].
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Flags of `demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoFlags {
+    /// Events a second.
+    #[arg(long, value_name = "N", default_value_t = 50.0, value_parser = rate)]
+    pub rate: f64,
+    /// Ends by itself after so long, such as 30s [default: Ctrl-C ends it].
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    pub duration: Option<Duration>,
+    /// The folder for what it writes.
+    #[arg(long, value_name = "DIR", default_value = "demo-data")]
+    pub data_dir: PathBuf,
+}
+
+/// Flags of `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckFlags {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigFlag,
+    /// Connects to all sources and sinks as well: tries tokens, brokers and topics. Publishes nothing.
+    #[arg(long)]
+    pub connect: bool,
+    /// A file with the JSON of one event; prints the message that --sink would send for it, after filters and redaction.
+    #[arg(long, value_name = "FILE", requires = "sink")]
+    pub event: Option<PathBuf>,
+    /// The name of the sink that --event is for.
+    #[arg(long, value_name = "NAME", requires = "event")]
+    pub sink: Option<String>,
+}
+
+/// Flags of `tail`.
+#[derive(Clone, Debug, Args)]
+pub struct TailFlags {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigFlag,
+    /// Ends after so many events.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub count: Option<u64>,
+}
+
+/// Flags of `simulate`.
+#[derive(Clone, Debug, Args)]
+pub struct SimulateFlags {
+    /// The address to listen on; port 0 takes a free one, which the log names.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// A token that is right; may be given several times. Without any, every token is right.
+    #[arg(long = "token", value_name = "T")]
+    pub tokens: Vec<SecretString>,
+    /// Events a second [default: as fast as they are read].
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub rate: Option<f64>,
+    /// How many events there are; then connections stay open [default: no end].
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// The size of every event, such as 2000 or "2 MiB", reached by an inline picture [default: about 600 bytes].
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub size: Option<usize>,
+    /// What events are drawn from; the same seed gives the same events.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// The creation time of the first event, for the same bytes each time [default: when the first client comes].
+    #[arg(long, value_name = "TIME")]
+    pub start: Option<Timestamp>,
+    /// With --rate: stands still while nobody listens, instead of losing what comes meanwhile as the platform does.
+    #[arg(long)]
+    pub hold: bool,
+    /// A fault rule; may be given several times. The rules are explained by "neurobridge simulate --help".
+    #[arg(long = "fault", value_name = "RULE")]
+    pub faults: Vec<FaultRule>,
+    /// A file that gets each event sent as a JSON line; it is emptied first.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// A PEM file with the certificate chain: serves wss instead of ws.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// A PEM file with the private key of --tls-cert.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+}
+
+/// Flags of `healthcheck`.
+#[derive(Clone, Debug, Args)]
+pub struct HealthcheckFlags {
+    /// Which configuration says where the bridge listens (http.listen).
+    #[command(flatten)]
+    pub config: ConfigFlag,
+    /// Asks whether all sources are authorised and all required sinks up, not only whether the process is alive.
+    #[arg(long)]
+    pub ready: bool,
+    /// Asks this address instead, such as http://127.0.0.1:9797; no configuration is read.
+    #[arg(long, value_name = "URL", conflicts_with = "config", value_parser = http_authority)]
+    pub url: Option<String>,
+}
+
+/// Flags of `completions`.
+#[derive(Clone, Debug, Args)]
+pub struct CompletionsFlags {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  neurobridge run -c /etc/neurobridge/neurobridge.toml
+  NEUROBRIDGE__SOURCES__MAIN__TOKEN_FILE=/run/secrets/token neurobridge run
+
+SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second one stops at once.
+SIGHUP does not reload the configuration: restart instead.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  neurobridge check -c neurobridge.toml
+  neurobridge check --connect
+  neurobridge check --event entry.json --sink kafka
+
+Exit codes: 0 fine, 78 errors in the configuration, 77 a token was refused, 69 something else can't be reached.";
+
+const TAIL_EXAMPLES: &str = "\
+Examples:
+  neurobridge tail -n 10
+  neurobridge tail | jq .data.result";
+
+const HEALTHCHECK_EXAMPLES: &str = "\
+Examples:
+  neurobridge healthcheck
+  neurobridge healthcheck --ready --url http://127.0.0.1:9797";
+
+const SIMULATE_SHORT_HELP: &str = "\
+Examples:
+  neurobridge simulate --listen 127.0.0.1:8765 --rate 100
+  neurobridge simulate --listen 127.0.0.1:8765 --token secret --fault close=1001,after=500,times=2
+
+All rules for --fault: neurobridge simulate --help";
+
+fn simulate_long_help() -> String {
+    let examples = SIMULATE_SHORT_HELP
+        .rsplit_once("\n\n")
+        .map_or(SIMULATE_SHORT_HELP, |(examples, _)| examples);
+    format!(
+        "{examples}\n\nRules for --fault:\n{}",
+        neurobridge_simulator::GRAMMAR.trim_end()
+    )
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate >= 0.0 => Ok(rate),
+        _ => Err("expected a number of 0 or more".to_owned()),
+    }
+}
+
+/// A number of bytes, with a unit or without.
+fn size(text: &str) -> Result<usize, String> {
+    let bytes = match text.parse::<u64>() {
+        Ok(bytes) => bytes,
+        Err(_) => text
+            .parse::<ByteSize>()
+            .map_err(|error| error.to_string())?
+            .bytes(),
+    };
+    usize::try_from(bytes).map_err(|_| "that is more than this machine can address".to_owned())
+}
+
+/// `host:port` out of `http://host:port`.
+fn http_authority(url: &str) -> Result<String, String> {
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let has_port = authority
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if has_port && !authority.contains('/') {
+        Ok(authority.to_owned())
+    } else {
+        Err("expected http://host:port".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn flags_do_not_contradict_one_another() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_grammar_of_faults_is_in_the_help() {
+        let mut command = Cli::command();
+        let help = command
+            .find_subcommand_mut("simulate")
+            .unwrap()
+            .render_long_help()
+            .to_string();
+        for line in neurobridge_simulator::GRAMMAR
+            .lines()
+            .filter(|line| !line.is_empty())
+        {
+            assert!(help.contains(line.trim()), "{line}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_not_shown_in_debug_output() {
+        let cli = Cli::try_parse_from([
+            "neurobridge",
+            "simulate",
+            "--listen",
+            "127.0.0.1:0",
+            "--token",
+            "hunter2",
+        ])
+        .unwrap();
+        assert!(!format!("{cli:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn sizes_and_addresses_are_read() {
+        assert_eq!(size("600"), Ok(600));
+        assert_eq!(size("2 MiB"), Ok(2 << 20));
+        assert!(size("2 apples").is_err());
+        assert_eq!(http_authority("http://[::1]:9797/").as_deref(), Ok("[::1]:9797"));
+        assert_eq!(http_authority("localhost:1").as_deref(), Ok("localhost:1"));
+        for wrong in [
+            "https://localhost:1",
+            "localhost",
+            "http://localhost:1/livez",
+            ":1",
+        ] {
+            assert!(http_authority(wrong).is_err(), "{wrong}");
+        }
+    }
+}

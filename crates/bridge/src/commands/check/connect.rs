@@ -1,0 +1,155 @@
+//! Tries what a configuration needs: feeds and tokens, brokers and topics, files.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use neurobridge_core::{
+    event::Sequence,
+    identity::SpoolId,
+    ledger::SourceLedger,
+    reader::Cursor,
+    sink::{FaultKind, Session, Sink, SinkFault},
+};
+use neurobridge_listener::{Source, SourceConfig, SourceError, SourceState};
+use neurobridge_sink_file::FileSink;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::super::{print, table::Table};
+use crate::{
+    config::{Config, SinkEntry, SinkKind},
+    exit::{Exit, Failure},
+};
+
+/// A sink that takes longer is not there; librdkafka looks for its brokers for about as long by itself.
+const SINK_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a source is asked how it is.
+const ASK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Tries all at the same time, prints a table of answers, and ends with what is worst.
+pub(super) async fn run(config: &Config) -> Result<Exit, Failure> {
+    let mut attempts = JoinSet::new();
+    for (name, source) in &config.sources {
+        let (name, source) = (name.clone(), source.clone());
+        attempts.spawn(async move { (format!("source {name}"), try_source(&name, source).await) });
+    }
+    for (name, sink) in &config.sinks {
+        let (name, sink, data_dir) = (name.clone(), sink.clone(), config.data_dir.clone());
+        attempts.spawn(async move { (format!("sink {name}"), try_sink(&name, &sink, &data_dir).await) });
+    }
+    // A panic in an attempt is a bug of ours, and goes on as one.
+    let mut answers = attempts.join_all().await;
+    answers.sort_by(|one, other| one.0.cmp(&other.0));
+
+    let mut table = Table::new(["tried", "answer"]);
+    let mut worst = Exit::Ok;
+    for (what, answer) in answers {
+        match answer {
+            Ok(time) => table.row([what, format!("fine, within {} ms", time.as_millis())]),
+            Err((exit, reason)) => {
+                // A refused token needs a person, whatever else passes by itself.
+                if worst == Exit::Ok || exit == Exit::TokenRefused {
+                    worst = exit;
+                }
+                table.row([what, reason]);
+            }
+        }
+    }
+    print(format!("\n{table}"))?;
+    Ok(worst)
+}
+
+type Answer = Result<Duration, (Exit, String)>;
+
+/// Connects and authorises, and leaves again.
+async fn try_source(name: &str, config: SourceConfig) -> Answer {
+    let begin = Instant::now();
+    let unavailable = |error: &SourceError| (Exit::Unavailable, chain(error));
+    let source =
+        Source::new(name, config, Arc::new(SourceLedger::default())).map_err(|error| unavailable(&error))?;
+    let stats = source.stats();
+    let stop = CancellationToken::new();
+    // What comes meanwhile is for nobody; two wake-ups of the socket wait here, and then reading stops.
+    let (batches, _kept) = mpsc::channel(2);
+    let running = source.run(batches, stop.clone());
+    tokio::pin!(running);
+    let mut ask = interval(ASK_INTERVAL);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut running => {
+                return match ended {
+                    Err(error @ SourceError::TokenRefused { .. }) => Err((Exit::TokenRefused, chain(&error))),
+                    Err(error) => Err(unavailable(&error)),
+                    Ok(()) => Err((Exit::Unavailable, "it ended by itself".to_owned())),
+                };
+            }
+            _ = ask.tick() => {}
+        }
+        // One attempt ends within the time-outs of its own: open_timeout, then auth_timeout.
+        let snapshot = stats.snapshot();
+        let reason = || {
+            snapshot
+                .reason
+                .clone()
+                .unwrap_or_else(|| "no reason was given".to_owned())
+        };
+        match snapshot.state {
+            SourceState::Authorised | SourceState::Blocked => return Ok(begin.elapsed()),
+            SourceState::Refused => return Err((Exit::TokenRefused, reason())),
+            SourceState::Waiting => return Err((Exit::Unavailable, reason())),
+            _ => {}
+        }
+    }
+}
+
+async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &std::path::Path) -> Answer {
+    match &sink.kind {
+        SinkKind::File(file) => connect(FileSink::new(name, file, data_dir)).await,
+        #[cfg(feature = "kafka")]
+        SinkKind::Kafka(kafka) => {
+            connect(neurobridge_sink_kafka::KafkaSink::new(name, (**kafka).clone())).await
+        }
+    }
+}
+
+/// Connects as for a delivery that begins, and leaves again. Publishes nothing.
+async fn connect(mut sink: impl Sink) -> Answer {
+    let begin = Instant::now();
+    let cursor = Cursor::starting_at(Sequence::FIRST);
+    let session = Session {
+        spool: SpoolId::generate(),
+        cursor: &cursor,
+    };
+    let connected = timeout(SINK_TIMEOUT, sink.connect(&session))
+        .await
+        .unwrap_or_else(|_| {
+            let reason = format!("no answer within {} seconds", SINK_TIMEOUT.as_secs());
+            Err(SinkFault::new(FaultKind::Timeout, reason))
+        });
+    let time = begin.elapsed();
+    // What it leaves behind ends with the process.
+    let _ = timeout(SINK_TIMEOUT, sink.close()).await;
+    match connected {
+        Ok(()) => Ok(time),
+        Err(fault) if fault.kind == FaultKind::Disk => Err((Exit::Disk, fault.reason)),
+        Err(fault) => Err((Exit::Unavailable, fault.reason)),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

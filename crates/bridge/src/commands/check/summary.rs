@@ -1,0 +1,144 @@
+//! What a configuration means, for people.
+
+use std::{fmt::Write, path::Path};
+
+use neurobridge_core::units;
+use neurobridge_listener::SourceConfig;
+use neurobridge_spool::{SpoolConfig, WhenFull};
+
+use super::super::table::Table;
+use crate::config::{Config, Loaded, SinkEntry, SinkKind};
+
+/// Says where the configuration comes from, what it does, and what in it is dangerous.
+pub(super) fn of(loaded: &Loaded) -> String {
+    let config = &loaded.config;
+    let mut text = match &loaded.file {
+        Some(file) => format!("{} is fine\n\n", file.display()),
+        None => "the configuration is fine; no file, the environment alone\n\n".to_owned(),
+    };
+    push(&mut text, &sources(config));
+    push(&mut text, &sinks(config));
+    push(&mut text, &others(config));
+    let dangers = loaded.dangers();
+    if !dangers.is_empty() {
+        text.push_str("legal, but dangerous:\n");
+        for danger in dangers {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {}: {}", danger.key, danger.message);
+        }
+    }
+    text
+}
+
+fn push(text: &mut String, table: &Table) {
+    text.push_str(&table.to_string());
+    text.push('\n');
+}
+
+fn sources(config: &Config) -> Table {
+    let mut table = Table::new(["source", "url", "token"]);
+    for (name, source) in &config.sources {
+        table.row([name.clone(), source.url.clone(), token(source)]);
+    }
+    table
+}
+
+fn token(source: &SourceConfig) -> String {
+    match &source.token_file {
+        Some(path) => format!("from {}", path.display()),
+        None => "given".to_owned(),
+    }
+}
+
+fn sinks(config: &Config) -> Table {
+    let mut table = Table::new(["sink", "type", "to", "events", "required", "dead letters"]);
+    for (name, sink) in &config.sinks {
+        table.row([
+            name.clone(),
+            sink.kind.label().to_owned(),
+            destination(config, sink),
+            events(sink),
+            if sink.common.required { "yes" } else { "no" }.to_owned(),
+            dead_letters(config, sink),
+        ]);
+    }
+    table
+}
+
+fn destination(config: &Config, sink: &SinkEntry) -> String {
+    match &sink.kind {
+        SinkKind::File(file) => in_data_dir(config, &file.path),
+        #[cfg(feature = "kafka")]
+        SinkKind::Kafka(kafka) => format!("{} at {}", kafka.topic, kafka.bootstrap_servers),
+    }
+}
+
+fn events(sink: &SinkEntry) -> String {
+    let which = if sink.common.filter.is_empty() {
+        "all"
+    } else {
+        "filtered"
+    };
+    if sink.common.redacts() {
+        format!("{which}, redacted")
+    } else {
+        which.to_owned()
+    }
+}
+
+fn dead_letters(config: &Config, sink: &SinkEntry) -> String {
+    match sink.dead_letter_topic() {
+        Some(topic) => format!("topic {topic}"),
+        None => in_data_dir(
+            config,
+            sink.dead_letter_path().unwrap_or(&config.dead_letters.path),
+        ),
+    }
+}
+
+fn others(config: &Config) -> Table {
+    let mut table = Table::new(["", ""]);
+    let mut row = |key: &str, value: String| table.row([key.to_owned(), value]);
+    let event = &config.event;
+    row(
+        "filter",
+        if event.filter.is_empty() {
+            "none: all events"
+        } else {
+            "set: some events"
+        }
+        .to_owned(),
+    );
+    let redacted = match (event.redact.len(), event.pseudonymise.is_some()) {
+        (0, false) => "nothing".to_owned(),
+        (0, true) => "pseudonyms only".to_owned(),
+        (count, false) => format!("{count} patterns"),
+        (count, true) => format!("{count} patterns, and pseudonyms"),
+    };
+    row("redacted", redacted);
+    row("spool", spool(config));
+    row("data folder", config.data_dir.display().to_string());
+    row("http", format!("http://{}/", config.http.listen));
+    row(
+        "drain",
+        format!("within {}", units::format_duration(config.drain_timeout)),
+    );
+    table
+}
+
+fn spool(config: &Config) -> String {
+    match &config.spool {
+        SpoolConfig::Memory(memory) => {
+            let full = match memory.when_full {
+                WhenFull::Block => "stops reading the feed",
+                WhenFull::DropOldest => "drops the oldest events",
+            };
+            format!("in memory, up to {}, then {full}", memory.max_size)
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn in_data_dir(config: &Config, path: &Path) -> String {
+    config.data_dir.join(path).display().to_string()
+}

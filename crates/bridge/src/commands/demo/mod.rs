@@ -1,0 +1,125 @@
+//! `neurobridge demo`: the platform, simulated, the bridge, and a file, in one process. What a newcomer runs first.
+
+mod happenings;
+mod screen;
+mod totals;
+
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::Context;
+use neurobridge_listener::SourceConfig;
+use neurobridge_simulator::{Options, Simulator};
+use tokio::{net::TcpListener, time::interval};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    happenings::Happenings,
+    screen::{Places, Screen},
+    totals::Totals,
+};
+use crate::{
+    bridge::Bridge,
+    config::Config,
+    exit::{Exit, Failure, OrExit},
+    http::Status,
+    signals::Signals,
+};
+
+/// How often the picture changes on a terminal: quick enough to look alive, slow enough to be read.
+const PICTURE_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a line comes when the output is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What the demo is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct DemoOptions {
+    /// Events a second.
+    pub(crate) rate: f64,
+    /// Ends by itself after so long.
+    pub(crate) duration: Option<Duration>,
+    /// The folder of what it writes.
+    pub(crate) data_dir: PathBuf,
+}
+
+/// Runs the demo until a signal, or until its time is over.
+///
+/// # Errors
+/// A port or a file is not to be had; or what `run` ends with.
+pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
+    let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
+    let simulator = Simulator::bind(Options {
+        rate: Some(options.rate),
+        ..Options::default()
+    })
+    .await
+    .context("the simulated platform can't start")
+    .or_exit(Exit::Unavailable)?;
+    let handle = simulator.handle();
+    let stop_simulator = CancellationToken::new();
+    let simulation = tokio::spawn(simulator.run(stop_simulator.clone()));
+
+    let config = config(handle.local_addr(), &options).await?;
+    let bridge = Bridge::start(&config).await?;
+    let state = std::sync::Arc::clone(bridge.state());
+    let totals = Totals::start(&state.spool);
+    let mut happenings = Happenings::new(handle);
+    let places = Places {
+        events: options.data_dir.join("events.jsonl"),
+        page: format!("http://{}/", bridge.address()),
+        metrics: format!("http://{}/metrics", bridge.address()),
+    };
+    let is_terminal = io::stdout().is_terminal();
+    let mut screen = Screen::new(is_terminal, places);
+    screen.begin().or_exit(Exit::Disk)?;
+
+    let stop_bridge = CancellationToken::new();
+    let over = tokio::time::sleep(options.duration.unwrap_or(Duration::MAX));
+    let running = bridge.run_until(stop_bridge.clone(), &mut signals);
+    tokio::pin!(running, over);
+    let mut tick = interval(if is_terminal {
+        PICTURE_INTERVAL
+    } else {
+        LINE_INTERVAL
+    });
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = &mut running => break ended,
+            () = &mut over, if !stop_bridge.is_cancelled() => stop_bridge.cancel(),
+            _ = tick.tick() => {
+                let view = state.view();
+                happenings.watch(&view);
+                screen.draw(&view, &totals.counts(), happenings.list()).or_exit(Exit::Disk)?;
+            }
+        }
+    };
+    stop_simulator.cancel();
+    let _ = simulation.await;
+    let view = state.view();
+    screen
+        .draw(&view, &totals.counts(), happenings.list())
+        .or_exit(Exit::Disk)?;
+    screen.end(&Status::of(&view).ledger()).or_exit(Exit::Disk)?;
+    ended
+}
+
+async fn config(platform: SocketAddr, options: &DemoOptions) -> Result<Config, Failure> {
+    let mut config = Config {
+        data_dir: options.data_dir.clone(),
+        ..Config::default()
+    };
+    let source = SourceConfig::new(format!("ws://{platform}/"), "demo");
+    config.sources = BTreeMap::from([("platform".to_owned(), source)]);
+    // The documented port, so that what is learnt here holds later; another when a bridge runs already.
+    if TcpListener::bind(config.http.listen).await.is_err() {
+        config.http.listen.set_port(0);
+    }
+    config.complete().or_exit(Exit::Config)?;
+    Ok(config)
+}

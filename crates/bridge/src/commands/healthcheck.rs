@@ -1,0 +1,138 @@
+//! `neurobridge healthcheck`: asks a running bridge how it is.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::print;
+use crate::{
+    cli::HealthcheckFlags,
+    config,
+    exit::{Exit, Failure, OrExit},
+};
+
+/// A bridge that takes longer to answer is not well.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Far more than a bridge with a hundred sources has to say.
+const MAX_ANSWER_BYTES: u64 = 256 * 1024;
+
+/// Asks, and prints the answer.
+///
+/// # Errors
+/// There is no answer, or no address to ask at. The exit code says no more than "not well".
+pub(super) async fn run(flags: &HealthcheckFlags) -> Result<Exit, Failure> {
+    let authority = match &flags.url {
+        Some(authority) => authority.clone(),
+        None => {
+            let loaded = config::load(flags.config.config.as_deref()).or_exit(Exit::Unhealthy)?;
+            reachable(loaded.config.http.listen).to_string()
+        }
+    };
+    let path = if flags.ready { "/readyz" } else { "/livez" };
+    let answer = timeout(TIMEOUT, get(&authority, path))
+        .await
+        .map_err(|_| {
+            anyhow!(
+                "http://{authority}{path} gave no answer within {} seconds",
+                TIMEOUT.as_secs()
+            )
+        })
+        .and_then(|answer| {
+            answer.with_context(|| format!("http://{authority}{path} can't be asked; does the bridge run?"))
+        })
+        .or_exit(Exit::Unhealthy)?;
+    print(format!("{}\n", answer.body.trim_end()))?;
+    Ok(if answer.status == 200 {
+        Exit::Ok
+    } else {
+        Exit::Unhealthy
+    })
+}
+
+/// An address to connect to: "all of this machine's" is none.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: u16,
+    body: String,
+}
+
+/// One request, in HTTP/1.0: the answer is what comes until the connection ends, never in chunks.
+async fn get(authority: &str, path: &str) -> anyhow::Result<Answer> {
+    let mut stream = TcpStream::connect(authority).await?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
+    parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| anyhow!("what answers there does not speak HTTP"))
+}
+
+fn parse(answer: &str) -> Option<Answer> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let mut words = head.lines().next()?.split(' ');
+    words.next()?.strip_prefix("HTTP/")?;
+    Some(Answer {
+        status: words.next()?.parse().ok()?,
+        body: body.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn asked(answer: &'static str) -> anyhow::Result<Answer> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let length = stream.read(&mut request).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&request[..length]).into_owned()
+        });
+        let answer = get(&address, "/livez").await;
+        assert!(server.await.unwrap().starts_with("GET /livez HTTP/1.0\r\n"));
+        answer
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_to_its_end() {
+        let answer = asked("HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\n\r\nnot ready\n")
+            .await
+            .unwrap();
+        assert_eq!(
+            answer,
+            Answer {
+                status: 503,
+                body: "not ready\n".to_owned()
+            }
+        );
+        assert!(asked("220 smtp ready\r\n\r\n").await.is_err());
+    }
+
+    #[test]
+    fn all_addresses_of_this_machine_are_asked_at_one() {
+        assert_eq!(reachable("0.0.0.0:1".parse().unwrap()).to_string(), "127.0.0.1:1");
+        assert_eq!(reachable("[::]:1".parse().unwrap()).to_string(), "[::1]:1");
+        assert_eq!(reachable("10.0.0.1:1".parse().unwrap()).to_string(), "10.0.0.1:1");
+    }
+}

@@ -1,0 +1,113 @@
+//! What each command does.
+
+mod check;
+mod demo;
+mod generate;
+mod healthcheck;
+mod run;
+mod simulate;
+mod table;
+mod tail;
+
+use std::{
+    future::Future,
+    io::{self, ErrorKind, Write},
+    time::Duration,
+};
+
+use tokio::runtime::{self, Runtime};
+
+use crate::{
+    cli::{Cli, Command, ConfigFlag, LogFlags},
+    config::{self, Loaded, LogConfig, LogFormat},
+    exit::{Exit, Failure, OrExit},
+    logging::{self, Guard},
+};
+
+/// A name that is still being looked up, or a write to a terminal that is held, must not hold up the end.
+const RUNTIME_SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
+
+/// Does what the command line says.
+///
+/// # Errors
+/// What went wrong, with its exit code.
+pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
+    let log = cli.log;
+    match cli.command {
+        Command::Run(flag) => {
+            let (loaded, _guard) = load_and_log(&flag, &log)?;
+            warn_of_dangers(&loaded);
+            block_on(run::run(&loaded.config)).map(|()| Exit::Ok)
+        }
+        Command::Demo(flags) => {
+            // Its picture says what there is to say.
+            let _guard = log_without_configuration(&log, "error")?;
+            let options = demo::DemoOptions {
+                rate: flags.rate,
+                duration: flags.duration,
+                data_dir: flags.data_dir,
+            };
+            block_on(demo::run(options)).map(|()| Exit::Ok)
+        }
+        Command::Check(flags) => {
+            let _guard = log_without_configuration(&log, "error")?;
+            block_on(check::run(&flags))
+        }
+        Command::Tail(flags) => {
+            let (loaded, _guard) = load_and_log(&flags.config, &log)?;
+            block_on(tail::run(&loaded.config, flags.count)).map(|()| Exit::Ok)
+        }
+        Command::Simulate(flags) => {
+            let _guard = log_without_configuration(&log, "info")?;
+            block_on(simulate::run(*flags)).map(|()| Exit::Ok)
+        }
+        Command::Healthcheck(flags) => block_on(healthcheck::run(&flags)),
+        Command::Schema => generate::schema(),
+        Command::Completions(flags) => generate::completions(flags.shell),
+        Command::Man => generate::manual(),
+    }
+}
+
+fn load_and_log(flag: &ConfigFlag, flags: &LogFlags) -> Result<(Loaded, Guard), Failure> {
+    let loaded = config::load(flag.config.as_deref()).or_exit(Exit::Config)?;
+    let LogConfig { format, level } = &loaded.config.log;
+    let guard = init_logging(flags, *format, level)?;
+    Ok((loaded, guard))
+}
+
+fn log_without_configuration(flags: &LogFlags, level: &str) -> Result<Guard, Failure> {
+    init_logging(flags, LogFormat::default(), level)
+}
+
+fn init_logging(flags: &LogFlags, format: LogFormat, level: &str) -> Result<Guard, Failure> {
+    let format = flags.log_format.unwrap_or(format);
+    let level = flags.log_level.as_deref().unwrap_or(level);
+    logging::init(format, level).or_exit(Exit::Usage)
+}
+
+fn warn_of_dangers(loaded: &Loaded) {
+    for danger in loaded.dangers() {
+        tracing::warn!(key = danger.key, "{}", danger.message);
+    }
+}
+
+/// Runs a command's future to its end.
+fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime: Runtime = runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .or_exit(Exit::Unavailable)?;
+    // On the heap: a bridge with all its parts is more than a stack should hold.
+    let result = runtime.block_on(Box::pin(command));
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_LIMIT);
+    result
+}
+
+/// Writes an answer to standard output. A reader that has seen enough (`| head`) is no error.
+fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).or_exit(Exit::Disk),
+        _ => Ok(()),
+    }
+}

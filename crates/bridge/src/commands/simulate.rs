@@ -1,0 +1,76 @@
+//! `neurobridge simulate`: the platform, simulated.
+
+use anyhow::Context;
+use neurobridge_simulator::{Options, Simulator, TlsFiles};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    cli::SimulateFlags,
+    exit::{Exit, Failure, OrExit},
+    signals::Signals,
+};
+
+/// Runs the simulator until a signal; a second one ends it at once. Says in the end what it has sent.
+///
+/// # Errors
+/// An option, an address or a file can't be used; or the record can't be written.
+pub(super) async fn run(flags: SimulateFlags) -> Result<(), Failure> {
+    let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
+    let scheme = if flags.tls_cert.is_some() { "wss" } else { "ws" };
+    let simulator = Simulator::bind(options(flags)).await.or_exit(Exit::Unavailable)?;
+    let handle = simulator.handle();
+    let address = simulator.local_addr();
+    info!(url = format!("{scheme}://{address}/"), "the simulator listens");
+
+    let stop = CancellationToken::new();
+    let running = simulator.run(stop.clone());
+    tokio::pin!(running);
+    let ended = tokio::select! {
+        biased;
+        signal = signals.next() => {
+            info!(signal, "closing all connections; a second signal stops at once");
+            stop.cancel();
+            tokio::select! {
+                biased;
+                _ = signals.next() => Ok(()),
+                ended = &mut running => ended,
+            }
+        }
+        ended = &mut running => ended,
+    };
+    let counters = handle.counters();
+    info!(
+        connections = counters.connections,
+        authorised = counters.authorised,
+        refused = counters.refused,
+        events = counters.sent,
+        frames = counters.frames,
+        pings = counters.pings,
+        faults = counters.faults,
+        rest_requests = counters.requests,
+        "the simulator has stopped"
+    );
+    ended.context("the simulator can't go on").or_exit(Exit::Disk)
+}
+
+fn options(flags: SimulateFlags) -> Options {
+    let tls = flags
+        .tls_cert
+        .zip(flags.tls_key)
+        .map(|(certificates, key)| TlsFiles { certificates, key });
+    Options {
+        listen: flags.listen,
+        tokens: flags.tokens,
+        rate: flags.rate,
+        count: flags.count,
+        size: flags.size,
+        seed: flags.seed,
+        start: flags.start,
+        hold: flags.hold,
+        faults: flags.faults,
+        record: flags.record,
+        tls,
+        ..Options::default()
+    }
+}

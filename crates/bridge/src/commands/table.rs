@@ -1,0 +1,59 @@
+//! Tables of text, for answers to people.
+
+use std::fmt;
+
+/// Rows of cells, padded so that columns stand under one another.
+#[derive(Debug)]
+pub(super) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// One with these headings; empty ones leave the line of headings out.
+    pub(super) fn new<const COLUMNS: usize>(headings: [&str; COLUMNS]) -> Self {
+        let rows = if headings.iter().all(|heading| heading.is_empty()) {
+            Vec::new()
+        } else {
+            vec![headings.map(|heading| heading.to_uppercase()).to_vec()]
+        };
+        Self { rows }
+    }
+
+    /// Adds a row.
+    pub(super) fn row<const COLUMNS: usize>(&mut self, cells: [String; COLUMNS]) {
+        self.rows.push(cells.to_vec());
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        for row in &self.rows {
+            let cells = row
+                .iter()
+                .enumerate()
+                .map(|(column, cell)| format!("{cell:0$}", width(column)));
+            let line = cells.collect::<Vec<_>>().join("  ");
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_under_one_another() {
+        let mut table = Table::new(["a", "long"]);
+        table.row(["größer".to_owned(), "x".to_owned()]);
+        assert_eq!(table.to_string(), "A       LONG\ngrößer  x\n");
+        let mut bare = Table::new(["", ""]);
+        bare.row(["k".to_owned(), String::new()]);
+        assert_eq!(bare.to_string(), "k\n");
+    }
+}

@@ -1,0 +1,151 @@
+//! What no type can say: names, bounds, and what keys mean for one another.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use neurobridge_core::units;
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    model::{Config, DeduplicateConfig},
+    read::Mistake,
+    sink::SinkKind,
+};
+
+/// The longest name of a source or a sink: it is part of identities, metrics, and names of files.
+const MAX_NAME_BYTES: usize = 64;
+/// Whoever waits longer for an end has made a typing mistake.
+const MAX_DRAIN_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+/// Notes all that is wrong with a configuration that could be read.
+pub(super) fn check(config: &Config, mistakes: &mut Vec<Mistake>) {
+    check_sources(config, mistakes);
+    check_sinks(config, mistakes);
+    check_files(config, mistakes);
+    for (key, message) in config.dead_letters.check() {
+        mistakes.push(Mistake::new(path(&["dead_letters"], &key), message));
+    }
+    if config.data_dir.as_os_str().is_empty() {
+        mistakes.push(Mistake::new(
+            ["data_dir"],
+            "found an empty path, expected a folder such as \"data\"",
+        ));
+    }
+    if config.drain_timeout > MAX_DRAIN_TIMEOUT {
+        let found = units::format_duration(config.drain_timeout);
+        let most = units::format_duration(MAX_DRAIN_TIMEOUT);
+        mistakes.push(Mistake::new(
+            ["drain_timeout"],
+            format!("found \"{found}\", expected at most \"{most}\""),
+        ));
+    }
+    if config.deduplicate.max_events > DeduplicateConfig::MAX_EVENTS {
+        let found = config.deduplicate.max_events;
+        let message = format!(
+            "found {found}, expected at most {}",
+            DeduplicateConfig::MAX_EVENTS
+        );
+        mistakes.push(Mistake::new(["deduplicate", "max_events"], message));
+    }
+    if let Err(error) = EnvFilter::builder().parse(&config.log.level) {
+        let message = format!(
+            "found \"{}\" ({error}), expected error, warn, info, debug or trace, or one for each part such as \
+             \"info,neurobridge_listener=debug\"",
+            config.log.level
+        );
+        mistakes.push(Mistake::new(["log", "level"], message));
+    }
+}
+
+fn check_sources(config: &Config, mistakes: &mut Vec<Mistake>) {
+    // Where a source could not be read, that is what has to be told.
+    let has_mistakes = mistakes
+        .iter()
+        .any(|mistake| mistake.key.first().is_some_and(|key| key == "sources"));
+    if config.sources.is_empty() && !has_mistakes {
+        mistakes.push(Mistake {
+            hint: Some(
+                "write a table [sources.main] with token_file = \"…\", or set NEUROBRIDGE__SOURCES__MAIN__TOKEN".to_owned(),
+            ),
+            ..Mistake::new(["sources"], "found no source, expected at least one event feed to listen to")
+        });
+    }
+    for (name, source) in &config.sources {
+        check_name("sources", name, mistakes);
+        for (key, message) in source.check() {
+            mistakes.push(Mistake::new(path(&["sources", name], key), message));
+        }
+    }
+}
+
+fn check_sinks(config: &Config, mistakes: &mut Vec<Mistake>) {
+    for (name, sink) in &config.sinks {
+        check_name("sinks", name, mistakes);
+        for (key, message) in sink.kind.check() {
+            mistakes.push(Mistake::new(path(&["sinks", name], &key), message));
+        }
+        if sink.common.max_dead_letters_in_a_row == 0 {
+            let message = "found 0, expected a number of 1 or more";
+            mistakes.push(Mistake::new(
+                ["sinks", name, "max_dead_letters_in_a_row"],
+                message,
+            ));
+        }
+    }
+}
+
+/// Two that write to one file would spoil it.
+fn check_files(config: &Config, mistakes: &mut Vec<Mistake>) {
+    let mut writers: BTreeMap<PathBuf, String> = BTreeMap::new();
+    let mut claim = |file: &Path, key: Vec<&str>, mistakes: &mut Vec<Mistake>| {
+        let file = config.data_dir.join(file);
+        let writer = key.join(".");
+        if let Some(other) = writers.get(&file) {
+            let message = format!(
+                "found \"{}\", expected another file than that of {other}",
+                file.display()
+            );
+            mistakes.push(Mistake::new(key, message));
+        } else {
+            writers.insert(file, writer);
+        }
+    };
+    for (name, sink) in &config.sinks {
+        match &sink.kind {
+            SinkKind::File(file) => claim(&file.path, vec!["sinks", name, "path"], mistakes),
+            #[cfg(feature = "kafka")]
+            SinkKind::Kafka(_) => {}
+        }
+    }
+    claim(&config.dead_letters.path, vec!["dead_letters", "path"], mistakes);
+    for (name, sink) in &config.sinks {
+        if let Some(path) = sink.dead_letter_path() {
+            claim(path, vec!["sinks", name, "dead_letter", "path"], mistakes);
+        }
+    }
+}
+
+fn check_name(table: &str, name: &str, mistakes: &mut Vec<Mistake>) {
+    let is_fine = (1..=MAX_NAME_BYTES).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    if !is_fine {
+        let message = format!(
+            "found the name \"{name}\", expected 1 to {MAX_NAME_BYTES} of the characters a-z, 0-9 and _"
+        );
+        mistakes.push(Mistake::new([table, name], message));
+    }
+}
+
+fn path(around: &[&str], key: &str) -> Vec<String> {
+    around
+        .iter()
+        .copied()
+        .chain(key.split('.'))
+        .map(str::to_owned)
+        .collect()
+}

@@ -1,0 +1,149 @@
+//! What is legal and dangerous.
+
+use std::net::IpAddr;
+
+use neurobridge_listener::SourceConfig;
+use neurobridge_spool::{SpoolConfig, WhenFull};
+
+use super::{
+    load::Loaded,
+    model::Config,
+    sink::{SinkEntry, SinkKind},
+};
+
+/// Something that is legal and dangerous.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Danger {
+    /// The key, with dots between its parts.
+    pub key: String,
+    /// A sentence: what may happen, what avoids it.
+    pub message: String,
+}
+
+impl Loaded {
+    /// What is legal and dangerous in this configuration.
+    pub fn dangers(&self) -> Vec<Danger> {
+        let mut dangers = Vec::new();
+        let mut add = |key: String, message: String| dangers.push(Danger { key, message });
+        for key in self.keys_in_file.iter().filter(|key| is_secret(key)) {
+            let file = self
+                .file
+                .as_deref()
+                .map(|path| path.display().to_string())
+                .unwrap_or_default();
+            let message =
+                format!("a secret stands in {file} itself; {key}_file, or the environment, keeps it apart");
+            add(key.clone(), message);
+        }
+        for (name, source) in &self.config.sources {
+            if is_plain_and_far(source) {
+                let message = "the token and all events travel in the clear; wss:// encrypts them".to_owned();
+                add(format!("sources.{name}.url"), message);
+            }
+        }
+        spool(&self.config, &mut add);
+        for (name, sink) in &self.config.sinks {
+            for (key, message) in of_sink(sink) {
+                add(format!("sinks.{name}.{key}"), message);
+            }
+        }
+        if !self.config.http.listen.ip().is_loopback() {
+            let message = "whoever reaches this address sees what the bridge does, without a password (though never an event)";
+            add("http.listen".to_owned(), message.to_owned());
+        }
+        dangers
+    }
+}
+
+fn spool(config: &Config, add: &mut impl FnMut(String, String)) {
+    // The kinds of spools that are added later have dangers of their own.
+    #[expect(clippy::single_match, reason = "SpoolConfig grows")]
+    match &config.spool {
+        SpoolConfig::Memory(memory) => {
+            let message =
+                "the spool is in memory: what is not delivered is lost when the process is killed or crashes";
+            add("spool.type".to_owned(), message.to_owned());
+            if memory.when_full == WhenFull::DropOldest {
+                let message = "when the spool is full, the oldest events are dropped and only counted; \"block\" drops none";
+                add("spool.when_full".to_owned(), message.to_owned());
+            }
+        }
+        _ => {}
+    }
+}
+
+fn of_sink(sink: &SinkEntry) -> Vec<(&'static str, String)> {
+    let mut dangers = Vec::new();
+    match &sink.kind {
+        SinkKind::File(file) => {
+            if file.max_age.is_none() {
+                let message =
+                    "files are kept for ever, and faces with them; max_age = \"30d\" removes old ones";
+                dangers.push(("max_age", message.to_owned()));
+            }
+            if file.sync == neurobridge_sink_file::SyncMode::Never {
+                let message = "events count as delivered before they are on the disk: a power cut loses them";
+                dangers.push(("sync", message.to_owned()));
+            }
+        }
+        #[cfg(feature = "kafka")]
+        SinkKind::Kafka(kafka) => {
+            if kafka.sasl.is_some() && kafka.tls.is_none() {
+                let message = "name, password or its proof, and all events travel in the clear; a [tls] table encrypts them";
+                dangers.push(("sasl", message.to_owned()));
+            }
+        }
+    }
+    dangers
+}
+
+/// Keys that hold a secret themselves; `token_file` and the like only say where it is.
+fn is_secret(key: &str) -> bool {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    matches!(name, "token" | "password" | "key_password")
+}
+
+/// Whether the token travels in the clear over a network.
+fn is_plain_and_far(source: &SourceConfig) -> bool {
+    let Some(rest) = source.url.strip_prefix("ws://") else {
+        return false;
+    };
+    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    let host = match authority.strip_prefix('[') {
+        Some(address) => address.split(']').next().unwrap_or(address),
+        None => authority.split(':').next().unwrap_or(authority),
+    };
+    let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    !is_loopback && host != "localhost"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_network_is_far() {
+        let far = |url: &str| is_plain_and_far(&SourceConfig::new(url, "t"));
+        for url in [
+            "ws://events.example.com/",
+            "ws://10.0.0.1:80",
+            "ws://localhost.example.com",
+        ] {
+            assert!(far(url), "{url}");
+        }
+        for url in [
+            "wss://events.example.com",
+            "ws://localhost:1/",
+            "ws://127.0.0.1:8765",
+            "ws://[::1]:1/x",
+        ] {
+            assert!(!far(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_a_file_with_one() {
+        assert!(is_secret("sources.main.token") && is_secret("sinks.kafka.sasl.password"));
+        assert!(!is_secret("sources.main.token_file") && !is_secret("sinks.kafka.tls.key_file"));
+    }
+}

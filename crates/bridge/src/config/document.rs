@@ -1,0 +1,177 @@
+//! The configuration file: its values, and where each key stands.
+
+use std::{collections::BTreeMap, fs, io, io::Read, path::Path};
+
+use serde_json::{Map, Number, Value};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::report::{Origin, Report};
+
+/// Nobody writes that much by hand; whoever names another file by mistake learns it.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A path of keys; the places of an array are keys as well.
+pub(super) type KeyPath = Vec<String>;
+
+/// A TOML file that was read.
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    /// Its values.
+    pub(super) values: Map<String, Value>,
+    /// Where each key stands: line and column, from 1.
+    pub(super) positions: BTreeMap<KeyPath, (usize, usize)>,
+}
+
+impl Document {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It can't be read, or is no TOML: then all that the parser could make out is reported.
+    pub(super) fn read(path: &Path) -> Result<Self, ReadError> {
+        let mut text = String::new();
+        let length = fs::File::open(path)
+            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
+            .map_err(ReadError::Io)?;
+        if length as u64 > MAX_FILE_BYTES {
+            let message = format!("found more than {MAX_FILE_BYTES} bytes, expected a configuration in TOML");
+            return Err(ReadError::Report(Report::of_file(path, None, message)));
+        }
+        Self::parse(path, &text).map_err(ReadError::Report)
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// It is no TOML.
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, Report> {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        let mut report = Report::default();
+        for error in errors {
+            // The error's own rendering would quote the line, and with it perhaps a token.
+            let position = error.span().map(|span| position(text, span.start));
+            let message = format!("this is no TOML: {}", error.message().trim());
+            for problem in Report::of_file(path, position, message).problems() {
+                report.push(problem.clone());
+            }
+        }
+        if !report.is_empty() {
+            report.sort();
+            return Err(report);
+        }
+        let mut document = Self::default();
+        document.values = document.table(text, &mut Vec::new(), table.get_ref());
+        Ok(document)
+    }
+
+    /// Where a key stands in the file at `path`.
+    pub(super) fn origin(&self, path: &Path, key: &[String]) -> Option<Origin> {
+        self.positions.get(key).map(|position| Origin::File {
+            path: path.to_owned(),
+            position: Some(*position),
+        })
+    }
+
+    fn table(&mut self, text: &str, path: &mut KeyPath, table: &DeTable<'_>) -> Map<String, Value> {
+        let mut values = Map::new();
+        for (key, value) in table {
+            path.push(key.get_ref().clone().into_owned());
+            self.positions
+                .insert(path.clone(), position(text, key.span().start));
+            values.insert(key.get_ref().clone().into_owned(), self.value(text, path, value));
+            path.pop();
+        }
+        values
+    }
+
+    fn value(&mut self, text: &str, path: &mut KeyPath, value: &Spanned<DeValue<'_>>) -> Value {
+        match value.get_ref() {
+            DeValue::String(string) => Value::String(string.clone().into_owned()),
+            DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
+                .map_or_else(|_| Value::String(integer.as_str().to_owned()), Value::from),
+            // Not a number and infinity have no place in JSON; as text, they are refused where a number is expected.
+            DeValue::Float(float) => float
+                .as_str()
+                .parse()
+                .ok()
+                .and_then(Number::from_f64)
+                .map_or_else(|| Value::String(float.as_str().to_owned()), Value::Number),
+            DeValue::Boolean(boolean) => Value::Bool(*boolean),
+            DeValue::Datetime(datetime) => Value::String(datetime.to_string()),
+            DeValue::Array(array) => {
+                let mut values = Vec::new();
+                for (place, item) in array.iter().enumerate() {
+                    path.push(place.to_string());
+                    self.positions
+                        .insert(path.clone(), position(text, item.span().start));
+                    values.push(self.value(text, path, item));
+                    path.pop();
+                }
+                Value::Array(values)
+            }
+            DeValue::Table(table) => Value::Object(self.table(text, path, table)),
+        }
+    }
+}
+
+/// Why there is no document.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    /// The file can't be read.
+    Io(io::Error),
+    /// It is no TOML.
+    Report(Report),
+}
+
+/// Line and column of an offset, from 1; columns count characters.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Document, Report> {
+        Document::parse(Path::new("n.toml"), text)
+    }
+
+    #[test]
+    fn values_and_places_of_keys_are_known() {
+        let document = parse("a = 0x10\n[b.c]\n  d = [\n 1.5,\n true]\ne.f = { g = 1979-05-27 }\n").unwrap();
+        assert_eq!(
+            Value::Object(document.values.clone()),
+            json!({ "a": 16, "b": { "c": { "d": [1.5, true], "e": { "f": { "g": "1979-05-27" } } } } })
+        );
+        let at = |key: &str| {
+            let key: KeyPath = key.split('.').map(str::to_owned).collect();
+            document.positions.get(&key).copied()
+        };
+        assert_eq!(at("a"), Some((1, 1)));
+        assert_eq!(at("b.c.d"), Some((3, 3)));
+        assert_eq!(at("b.c.d.1"), Some((5, 2)));
+        assert_eq!(at("b.c.e.f.g"), Some((6, 9)));
+        assert_eq!(at("b.d"), None);
+    }
+
+    #[test]
+    fn errors_name_the_place_and_never_quote_the_line() {
+        let report = parse("[sources.main]\ntoken = \"hunter2\nurl = = 1\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            report.contains("n.toml:2:") && report.contains("n.toml:3:"),
+            "{report}"
+        );
+        assert!(!report.contains("hunter2"), "{report}");
+    }
+}

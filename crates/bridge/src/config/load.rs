@@ -1,0 +1,166 @@
+//! From a file and the environment to a configuration, or to all that is wrong with it.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+};
+
+use figment::{Figment, providers::Serialized};
+use serde_json::{Map, Value};
+
+use super::{
+    document::{Document, KeyPath, ReadError},
+    environment::Environment,
+    model::Config,
+    report::{Origin, Problem, Report},
+    shape::Shape,
+    tables,
+};
+
+/// Where a configuration is looked for when none is named, in this order.
+pub const PLACES: &[&str] = &["neurobridge.toml", "/etc/neurobridge/neurobridge.toml"];
+
+/// A configuration that is right.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// The file that it comes from; without one it is the environment's alone.
+    pub file: Option<PathBuf>,
+    /// Keys that the file itself sets, with dots between their parts.
+    pub(super) keys_in_file: BTreeSet<String>,
+}
+
+/// Reads the configuration: the named file, or the first of [`PLACES`] that is there, then the environment.
+///
+/// # Errors
+/// All that is wrong with it; a named file that is not there too.
+pub fn load(named: Option<&Path>) -> Result<Loaded, Report> {
+    load_from(named, PLACES.iter().map(Path::new), env::vars_os())
+}
+
+/// As [`load`], from other places and another environment.
+pub(super) fn load_from<'p>(
+    named: Option<&Path>,
+    places: impl IntoIterator<Item = &'p Path>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Loaded, Report> {
+    let file = find(named, places)?;
+    let schema = schema();
+    let shape = Shape::root(&schema);
+    let mut report = Report::default();
+    let environment = Environment::read(variables, &shape, &mut report);
+    let (path, document) = file.map_or_else(
+        || (None, Document::default()),
+        |(path, document)| (Some(path), document),
+    );
+
+    let merged = merge(&document, &environment);
+    let (config, mistakes) = tables::read(merged, &shape);
+    let origins = Origins {
+        file: path.as_deref(),
+        document: &document,
+        environment: &environment,
+    };
+    for mistake in mistakes {
+        report.push(Problem {
+            origin: origins.of(&mistake.key),
+            key: mistake.key.join("."),
+            message: mistake.message,
+            hint: mistake.hint,
+        });
+    }
+    report.sort();
+    if !report.is_empty() {
+        return Err(report);
+    }
+    let is_from_file = |key: &&KeyPath| !environment.sets(key);
+    Ok(Loaded {
+        config,
+        keys_in_file: document
+            .positions
+            .keys()
+            .filter(is_from_file)
+            .map(|key| key.join("."))
+            .collect(),
+        file: path,
+    })
+}
+
+/// The JSON Schema of the configuration.
+pub fn schema() -> Value {
+    schemars::schema_for!(Config).to_value()
+}
+
+/// The file to read. figment takes a file that is not there for an empty one; a bridge that silently runs with
+/// defaults helps nobody.
+fn find<'p>(
+    named: Option<&Path>,
+    places: impl IntoIterator<Item = &'p Path>,
+) -> Result<Option<(PathBuf, Document)>, Report> {
+    let unreadable = |path: &Path, error: &io::Error| {
+        Report::of_file(path, None, format!("the file can't be read: {error}"))
+    };
+    if let Some(path) = named {
+        return match Document::read(path) {
+            Ok(document) => Ok(Some((path.to_owned(), document))),
+            Err(ReadError::Io(error)) => Err(unreadable(path, &error)),
+            Err(ReadError::Report(report)) => Err(report),
+        };
+    }
+    for path in places {
+        match Document::read(path) {
+            Ok(document) => return Ok(Some((path.to_owned(), document))),
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(ReadError::Io(error)) => return Err(unreadable(path, &error)),
+            Err(ReadError::Report(report)) => return Err(report),
+        }
+    }
+    Ok(None)
+}
+
+/// The file's values, and the environment's above them.
+fn merge(document: &Document, environment: &Environment) -> Map<String, Value> {
+    let figment = environment.layers.iter().fold(
+        Figment::from(Serialized::defaults(&document.values)),
+        |figment, layer| figment.merge(Serialized::defaults(layer)),
+    );
+    figment
+        .extract()
+        .expect("tables of texts, numbers and booleans are JSON")
+}
+
+/// Where keys come from.
+struct Origins<'a> {
+    file: Option<&'a Path>,
+    document: &'a Document,
+    environment: &'a Environment,
+}
+
+impl Origins<'_> {
+    /// Of the key itself, or of the nearest table around it.
+    fn of(&self, key: &[String]) -> Origin {
+        for length in (1..=key.len()).rev() {
+            let key = &key[..length];
+            let variable = || self.environment.origin(key);
+            let place = || self.document.origin(self.file?, key);
+            // A value that both set is the environment's; a table that both know is better looked up in the file.
+            let is_whole = self.environment.sets(key);
+            let found = if is_whole {
+                variable().or_else(place)
+            } else {
+                place().or_else(variable)
+            };
+            if let Some(origin) = found {
+                return origin;
+            }
+        }
+        self.file.map_or(Origin::Nowhere, |path| Origin::File {
+            path: path.to_owned(),
+            position: None,
+        })
+    }
+}

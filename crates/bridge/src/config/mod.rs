@@ -1,0 +1,28 @@
+//! The configuration: a file, then the environment, then all that is wrong with them at once.
+//!
+//! [`load`] reads the file with the place of each key, puts the environment above it, holds all keys against the JSON
+//! Schema of [`Config`], reads each table by itself, and asks each part what it thinks of its own.
+
+mod checks;
+mod dangers;
+mod document;
+mod environment;
+mod load;
+mod model;
+mod read;
+mod report;
+mod shape;
+mod sink;
+mod tables;
+
+pub use self::{
+    dangers::Danger,
+    environment::PREFIX,
+    load::{Loaded, PLACES, load, schema},
+    model::{Config, DEFAULT_SINK, DeduplicateConfig, EventConfig, HttpConfig, LogConfig, LogFormat},
+    report::{Origin, Problem, Report},
+    sink::{DeadLetterFile, KINDS, SinkCommon, SinkEntry, SinkKind},
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! The configuration as the program sees it: all read, all defaults filled in.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use neurobridge_core::{
+    filter::Filter,
+    redact::{Pattern, Pseudonymise},
+};
+use neurobridge_listener::SourceConfig;
+use neurobridge_sink_file::{DeadLettersConfig, FileConfig};
+use neurobridge_spool::SpoolConfig;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{
+    checks,
+    read::Mistake,
+    report::{Origin, Problem, Report},
+    sink::{SinkEntry, SinkKind},
+};
+
+/// The name of the sink that there is when none is configured.
+pub const DEFAULT_SINK: &str = "events";
+
+/// The configuration of a bridge.
+#[derive(Clone, Debug, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "neurobridge.toml")]
+pub struct Config {
+    /// The folder of all that the bridge keeps. Relative paths that it writes to are below it.
+    pub data_dir: PathBuf,
+    /// How long the bridge takes at most to deliver what it has when it is told to stop. 8 seconds: Docker kills
+    /// after 10.
+    #[serde(with = "neurobridge_core::units::duration")]
+    #[schemars(with = "String")]
+    pub drain_timeout: Duration,
+    /// The event feeds to listen to, by name. A name consists of `a`-`z`, `0`-`9` and `_`; it is part of each event's
+    /// identity, so that another name makes its events other events. At least one is needed.
+    #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9_]+$" }))]
+    pub sources: BTreeMap<String, SourceConfig>,
+    /// What is done to every event, before anything is kept.
+    pub event: EventConfig,
+    /// How events that come twice are recognised.
+    pub deduplicate: DeduplicateConfig,
+    /// Where events wait for the sinks.
+    pub spool: SpoolConfig,
+    /// Where events go, by name. A name consists of `a`-`z`, `0`-`9` and `_`. Without any there is one of type `file`
+    /// with the name `events`.
+    #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9_]+$" }))]
+    pub sinks: BTreeMap<String, SinkEntry>,
+    /// Where dead letters go unless a sink has a place of its own for them.
+    pub dead_letters: DeadLettersConfig,
+    /// The HTTP server with the page, metrics and health.
+    pub http: HttpConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+}
+
+impl Config {
+    /// Completes a configuration that was made in code as one that was read is: adds the default sink where there is
+    /// none, and checks all.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn complete(&mut self) -> Result<(), Report> {
+        self.add_default_sink();
+        let mut mistakes = Vec::new();
+        checks::check(self, &mut mistakes);
+        let mut report = Report::default();
+        for Mistake {
+            key, message, hint, ..
+        } in mistakes
+        {
+            let key = key.join(".");
+            report.push(Problem {
+                origin: Origin::Nowhere,
+                key,
+                message,
+                hint,
+            });
+        }
+        if report.is_empty() { Ok(()) } else { Err(report) }
+    }
+
+    pub(super) fn add_default_sink(&mut self) {
+        if self.sinks.is_empty() {
+            let sink = SinkEntry::new(SinkKind::File(FileConfig::default()));
+            self.sinks.insert(DEFAULT_SINK.to_owned(), sink);
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "data".into(),
+            drain_timeout: Duration::from_secs(8),
+            sources: BTreeMap::new(),
+            event: EventConfig::default(),
+            deduplicate: DeduplicateConfig::default(),
+            spool: SpoolConfig::default(),
+            sinks: BTreeMap::new(),
+            dead_letters: DeadLettersConfig::default(),
+            http: HttpConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// What is done to every event, before anything is kept.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventConfig {
+    /// Which events are wanted: values allowed for each field, by its path below `data`. All by default.
+    pub filter: Filter,
+    /// Fields whose values are replaced by null, by name, pattern (`*_image`) or path. None by default.
+    pub redact: Vec<Pattern>,
+    /// Fields whose values are replaced by pseudonyms. None by default.
+    pub pseudonymise: Option<Pseudonymise>,
+}
+
+/// How events that come twice are recognised.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeduplicateConfig {
+    /// How many of the newest events are remembered. One that comes again after more than that is taken for new; with 0
+    /// every event is.
+    pub max_events: usize,
+}
+
+impl DeduplicateConfig {
+    /// The most that may be remembered, which takes some 300 MiB.
+    pub const MAX_EVENTS: usize = 4_194_304;
+}
+
+impl Default for DeduplicateConfig {
+    fn default() -> Self {
+        Self { max_events: 65_536 }
+    }
+}
+
+/// The HTTP server with the page, metrics and health.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// The address and port to listen on. This machine alone by default: whoever reaches it sees what the bridge
+    /// does, though never an event.
+    #[serde(deserialize_with = "listen_address")]
+    #[schemars(with = "String")]
+    pub listen: SocketAddr,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9797)),
+        }
+    }
+}
+
+/// What is logged, and how. All goes to standard error.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// `text` for people, `json` or `logfmt` for programs.
+    pub format: LogFormat,
+    /// The least important level to log: `error`, `warn`, `info`, `debug` or `trace`; or one for each part, such as
+    /// `info,neurobridge_listener=debug`.
+    pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::default(),
+            level: "info".to_owned(),
+        }
+    }
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people; with colours on a terminal, unless `NO_COLOR` is set.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+    /// `key=value` pairs.
+    Logfmt,
+}
+
+fn listen_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| {
+        serde::de::Error::custom(format!(
+            "found \"{text}\", expected an address and a port such as \"127.0.0.1:9797\", \"0.0.0.0:9797\" or \"[::]:9797\""
+        ))
+    })
+}

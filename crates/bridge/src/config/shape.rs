@@ -1,0 +1,254 @@
+//! What the configuration's JSON Schema says about a key: the keys that a table knows, and the types that a value may
+//! have. Only as much of JSON Schema is understood as `schemars` writes for the types in use.
+
+use serde_json::{Map, Value};
+
+/// Alternatives deeper within one another than this are no alternatives but a circle.
+const MAX_DEPTH: usize = 16;
+
+/// The alternatives that the schema has for one place in the configuration.
+#[derive(Clone, Debug)]
+pub(super) struct Shape<'a> {
+    root: &'a Value,
+    alternatives: Vec<&'a Map<String, Value>>,
+}
+
+impl<'a> Shape<'a> {
+    /// The whole configuration's.
+    pub(super) fn root(root: &'a Value) -> Self {
+        Self::of(root, [root])
+    }
+
+    fn of(root: &'a Value, nodes: impl IntoIterator<Item = &'a Value>) -> Self {
+        let mut alternatives = Vec::new();
+        for node in nodes {
+            expand(root, node, MAX_DEPTH, &mut alternatives);
+        }
+        Self { root, alternatives }
+    }
+
+    /// What stands under a key of a table; empty when the schema has no such key.
+    pub(super) fn child(&self, key: &str) -> Self {
+        let nodes = self
+            .alternatives
+            .iter()
+            .filter_map(|node| property(node, key).or_else(|| node.get("additionalProperties")));
+        Self::of(self.root, nodes)
+    }
+
+    /// What an array holds.
+    pub(super) fn items(&self) -> Self {
+        Self::of(
+            self.root,
+            self.alternatives.iter().filter_map(|node| node.get("items")),
+        )
+    }
+
+    /// What stands at a path of keys.
+    pub(super) fn at<'k>(&self, path: impl IntoIterator<Item = &'k str>) -> Self {
+        path.into_iter().fold(self.clone(), |shape, key| {
+            if key.parse::<usize>().is_ok() && shape.allows("array") {
+                shape.items()
+            } else {
+                shape.child(key)
+            }
+        })
+    }
+
+    /// Leaves out the alternatives that a table's own texts exclude (`type = "kafka"`). Those of another type know other
+    /// keys, which must not be suggested here.
+    pub(super) fn narrow(&self, table: &Map<String, Value>) -> Self {
+        let fits = |node: &Map<String, Value>| {
+            properties(node).is_none_or(|properties| {
+                properties.iter().all(|(key, schema)| {
+                    schema
+                        .get("const")
+                        .is_none_or(|wanted| table.get(key) == Some(wanted))
+                })
+            })
+        };
+        Self {
+            root: self.root,
+            alternatives: self
+                .alternatives
+                .iter()
+                .copied()
+                .filter(|node| fits(node))
+                .collect(),
+        }
+    }
+
+    /// Whether nothing is allowed here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.alternatives.is_empty()
+    }
+
+    /// Whether a table may have this key.
+    pub(super) fn knows(&self, key: &str) -> bool {
+        self.alternatives.iter().any(|node| {
+            property(node, key).is_some()
+                || node
+                    .get("additionalProperties")
+                    .is_some_and(|more| *more != Value::Bool(false))
+        })
+    }
+
+    /// The keys with names of their own, sorted.
+    pub(super) fn keys(&self) -> Vec<&'a str> {
+        let mut keys: Vec<&str> = self
+            .alternatives
+            .iter()
+            .filter_map(|node| properties(node))
+            .flat_map(|properties| properties.keys().map(String::as_str))
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// The keys that every alternative needs.
+    pub(super) fn required(&self) -> Vec<&'a str> {
+        let needs = |node: &'a Map<String, Value>| node.get("required").and_then(Value::as_array);
+        let Some((first, others)) = self.alternatives.split_first() else {
+            return Vec::new();
+        };
+        needs(first)
+            .into_iter()
+            .flatten()
+            .filter(|key| {
+                others
+                    .iter()
+                    .all(|node| needs(node).is_some_and(|keys| keys.contains(key)))
+            })
+            .filter_map(Value::as_str)
+            .collect()
+    }
+
+    /// Whether a value of this JSON type may stand here.
+    pub(super) fn allows(&self, json_type: &str) -> bool {
+        self.alternatives.iter().any(|node| match node.get("type") {
+            Some(Value::String(only)) => only == json_type,
+            Some(Value::Array(types)) => types.iter().any(|one| one == json_type),
+            // Enumerations of texts may come without a type.
+            _ => json_type == "string" && (node.contains_key("const") || node.contains_key("enum")),
+        })
+    }
+
+    /// What stands here, in its first sentence.
+    pub(super) fn description(&self) -> Option<&'a str> {
+        let text = self
+            .alternatives
+            .iter()
+            .find_map(|node| node.get("description")?.as_str())?;
+        let end = text.find(". ").map_or(text.len(), |stop| stop + 1);
+        text.get(..end)
+    }
+
+    /// Whether what stands here must not be shown.
+    pub(super) fn is_secret(&self) -> bool {
+        self.alternatives.iter().any(|node| {
+            node.get("format")
+                .is_some_and(|format| format == neurobridge_core::secret::SCHEMA_FORMAT)
+                || node
+                    .get("writeOnly")
+                    .is_some_and(|hidden| *hidden == Value::Bool(true))
+        })
+    }
+}
+
+fn properties(node: &Map<String, Value>) -> Option<&Map<String, Value>> {
+    node.get("properties")?.as_object()
+}
+
+fn property<'a>(node: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    properties(node)?.get(key)
+}
+
+/// Follows references and alternatives down to schemas that say something themselves.
+fn expand<'a>(root: &'a Value, node: &'a Value, depth: usize, found: &mut Vec<&'a Map<String, Value>>) {
+    let (Some(object), Some(depth)) = (node.as_object(), depth.checked_sub(1)) else {
+        return;
+    };
+    if let Some(target) = object
+        .get("$ref")
+        .and_then(Value::as_str)
+        .and_then(|reference| root.pointer(reference.strip_prefix('#')?))
+    {
+        expand(root, target, depth, found);
+    }
+    for several in ["oneOf", "anyOf", "allOf"] {
+        for alternative in object
+            .get(several)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            expand(root, alternative, depth, found);
+        }
+    }
+    let says_something = ["type", "properties", "additionalProperties", "const", "enum"];
+    if says_something.iter().any(|key| object.contains_key(*key)) {
+        found.push(object);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn schema() -> Value {
+        json!({
+            "type": "object",
+            "properties": {
+                "name": { "type": ["string", "null"] },
+                "sinks": { "type": "object", "additionalProperties": { "$ref": "#/$defs/Sink" } },
+                "token": { "type": "string", "format": "password" },
+            },
+            "additionalProperties": false,
+            "$defs": { "Sink": { "oneOf": [
+                { "type": "object", "required": ["type", "path"], "additionalProperties": false,
+                  "properties": { "type": { "const": "file" }, "path": { "type": "string" } } },
+                { "type": "object", "required": ["type"], "additionalProperties": false,
+                  "properties": { "type": { "const": "kafka" }, "servers": { "type": "array", "items": { "type": "string" } } } },
+            ] } },
+        })
+    }
+
+    #[test]
+    fn keys_are_known_through_references_and_alternatives() {
+        let schema = schema();
+        let root = Shape::root(&schema);
+        assert_eq!(root.keys(), ["name", "sinks", "token"]);
+        assert!(!root.knows("nmae"));
+        let sink = root.at(["sinks", "any_name"]);
+        assert_eq!(sink.keys(), ["path", "servers", "type"]);
+        assert_eq!(sink.required(), ["type"]);
+        assert!(sink.at(["servers", "0"]).allows("string"));
+        assert!(root.child("sinks").knows("any_name"));
+    }
+
+    #[test]
+    fn a_table_of_one_type_knows_the_keys_of_that_type_only() {
+        let schema = schema();
+        let sink = Shape::root(&schema).at(["sinks", "x"]);
+        let file = sink.narrow(json!({ "type": "file" }).as_object().unwrap());
+        assert_eq!(
+            (file.keys(), file.required()),
+            (vec!["path", "type"], vec!["type", "path"])
+        );
+        assert!(
+            sink.narrow(json!({ "type": "nats" }).as_object().unwrap())
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn types_and_secrets_are_seen() {
+        let schema = schema();
+        let root = Shape::root(&schema);
+        assert!(root.child("name").allows("string") && !root.child("name").allows("integer"));
+        assert!(root.child("token").is_secret() && !root.child("name").is_secret());
+    }
+}

@@ -1,0 +1,190 @@
+//! From merged values to the configuration: table by table, so that each tells its own mistakes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use neurobridge_listener::SourceConfig;
+use neurobridge_spool::SpoolConfig;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use super::{
+    checks,
+    model::Config,
+    read::{self, Mistake},
+    shape::Shape,
+    sink::{self, DEAD_LETTER, DeadLetterFile, SinkCommon, SinkEntry, SinkKind},
+};
+
+/// Reads the configuration, and notes all that is wrong. Where something is, the default stands in its place.
+pub(super) fn read(mut table: Map<String, Value>, shape: &Shape<'_>) -> (Config, Vec<Mistake>) {
+    let mut mistakes = Vec::new();
+    // A size alone is enough: it is that of the default type.
+    if let Some(Value::Object(spool)) = table.get_mut("spool") {
+        spool.entry("type").or_insert_with(|| "memory".into());
+    }
+    read::check_keys(&mut table, &mut Vec::new(), shape, &mut mistakes);
+    let mut tables = Tables {
+        table,
+        shape,
+        mistakes,
+    };
+    let defaults = Config::default();
+    let mut config = Config {
+        data_dir: tables.section("data_dir").unwrap_or(defaults.data_dir),
+        drain_timeout: tables
+            .section("drain_timeout")
+            .map_or(defaults.drain_timeout, |DurationText(duration)| duration),
+        sources: tables.sources(),
+        event: tables.section("event").unwrap_or_default(),
+        deduplicate: tables.section("deduplicate").unwrap_or_default(),
+        spool: tables.spool(),
+        sinks: tables.sinks(),
+        dead_letters: tables.section("dead_letters").unwrap_or_default(),
+        http: tables.section("http").unwrap_or_default(),
+        log: tables.section("log").unwrap_or_default(),
+    };
+    let mut mistakes = tables.mistakes;
+    checks::check(&config, &mut mistakes);
+    config.add_default_sink();
+    (config, read::without_consequences(mistakes))
+}
+
+#[derive(Deserialize)]
+struct DurationText(#[serde(with = "neurobridge_core::units::duration")] Duration);
+
+/// The tables that are left to read.
+struct Tables<'a> {
+    table: Map<String, Value>,
+    shape: &'a Shape<'a>,
+    mistakes: Vec<Mistake>,
+}
+
+impl Tables<'_> {
+    fn section<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
+        let value = self.table.remove(key)?;
+        self.read(value, &[key.to_owned()])
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, value: Value, at: &[String]) -> Option<T> {
+        let shape = self.shape.at(at.iter().map(String::as_str));
+        read::read(value, at, &shape, &mut self.mistakes)
+    }
+
+    fn mistake(&mut self, key: &[&str], message: String) {
+        self.mistakes.push(Mistake::new(key.iter().copied(), message));
+    }
+
+    /// A table of tables by name.
+    fn named(&mut self, key: &str) -> Map<String, Value> {
+        match self.table.remove(key) {
+            None => Map::new(),
+            Some(Value::Object(tables)) => tables,
+            Some(_) => {
+                self.mistake(
+                    &[key],
+                    format!("found a value, expected tables such as [{key}.main]"),
+                );
+                Map::new()
+            }
+        }
+    }
+
+    fn sources(&mut self) -> BTreeMap<String, SourceConfig> {
+        let mut sources = BTreeMap::new();
+        for (name, value) in self.named("sources") {
+            if let Some(source) = self.read(value, &["sources".to_owned(), name.clone()]) {
+                sources.insert(name, source);
+            }
+        }
+        sources
+    }
+
+    fn spool(&mut self) -> SpoolConfig {
+        let Some(mut value) = self.table.remove("spool") else {
+            return SpoolConfig::default();
+        };
+        // The type first: once it is known, the table of that type is read, of which each key tells its own mistake.
+        let kind = value.get("type").cloned().unwrap_or_default();
+        if let (Some("memory"), Some(table)) = (kind.as_str(), value.as_object_mut()) {
+            table.remove("type");
+            return self
+                .read(value, &["spool".to_owned()])
+                .map_or_else(SpoolConfig::default, SpoolConfig::Memory);
+        }
+        self.read::<SpoolConfig>(value, &["spool".to_owned()])
+            .unwrap_or_default()
+    }
+
+    fn sinks(&mut self) -> BTreeMap<String, SinkEntry> {
+        let mut sinks = BTreeMap::new();
+        for (name, value) in self.named("sinks") {
+            if let Some(sink) = self.sink(&name, value) {
+                sinks.insert(name, sink);
+            }
+        }
+        sinks
+    }
+
+    fn sink(&mut self, name: &str, value: Value) -> Option<SinkEntry> {
+        let Value::Object(mut table) = value else {
+            self.mistake(&["sinks", name], "found a value, expected a table".to_owned());
+            return None;
+        };
+        let at = ["sinks".to_owned(), name.to_owned()];
+        let kind = match table.remove("type") {
+            Some(Value::String(kind)) => kind,
+            Some(_) => return self.unknown_kind(name, "no text"),
+            None => return self.unknown_kind(name, "nothing"),
+        };
+        let common = Value::Object(sink::split_common(&mut table));
+        let common: Option<SinkCommon> = self.read(common, &at);
+        let mut dead_letter_path = None;
+        let kind = match kind.as_str() {
+            "file" => {
+                if let Some(place) = table.remove(DEAD_LETTER) {
+                    let [sinks, name] = at.clone();
+                    let place: Option<DeadLetterFile> =
+                        self.read(place, &[sinks, name, DEAD_LETTER.to_owned()]);
+                    dead_letter_path = place.map(|place| place.path);
+                }
+                self.read(Value::Object(table), &at).map(SinkKind::File)
+            }
+            #[cfg(feature = "kafka")]
+            "kafka" => {
+                self.read(Value::Object(table), &at)
+                    .map(|config: neurobridge_sink_kafka::KafkaConfig| {
+                        dead_letter_path = config.dead_letter.as_ref().and_then(|place| place.path.clone());
+                        SinkKind::Kafka(Box::new(config))
+                    })
+            }
+            other => return self.unknown_kind(name, &format!("\"{other}\"")),
+        };
+        Some(SinkEntry {
+            common: common.unwrap_or_default(),
+            kind: kind?,
+            dead_letter_path,
+        })
+    }
+
+    fn unknown_kind(&mut self, name: &str, found: &str) -> Option<SinkEntry> {
+        let word = found.trim_matches('"');
+        let left_out = sink::KINDS_LEFT_OUT.iter().find(|(kind, _)| *kind == word);
+        let message = match left_out {
+            Some((kind, feature)) => format!(
+                "found \"{kind}\", which this build of neurobridge leaves out; expected one of {}, or a build with the \
+                 cargo feature \"{feature}\"",
+                read::list(sink::KINDS)
+            ),
+            None => format!(
+                "found {found}, expected the type of the sink, one of {}",
+                read::list(sink::KINDS)
+            ),
+        };
+        let mistake = Mistake::new(["sinks", name, "type"], message);
+        self.mistakes.push(match left_out {
+            Some(_) => mistake,
+            None => mistake.with_suggestion(word, sink::KINDS),
+        });
+        None
+    }
+}

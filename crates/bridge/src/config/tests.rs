@@ -1,0 +1,220 @@
+//! The configuration as a whole: what is taken, and how every mistake is told.
+
+use std::{ffi::OsString, fs, path::Path};
+
+use neurobridge_sink_file::FileConfig;
+
+use super::{
+    load::{Loaded, load_from},
+    report::Report,
+    sink::{SinkEntry, SinkKind},
+};
+
+/// Reads `text` as the file `neurobridge.toml`, below these variables.
+fn load_with(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Report> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("neurobridge.toml");
+    fs::write(&path, text).unwrap();
+    load_from(Some(&path), [], environment(variables))
+}
+
+fn load(text: &str) -> Result<Loaded, Report> {
+    load_with(text, &[])
+}
+
+fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    variables
+        .iter()
+        .map(|(name, value)| ((*name).into(), (*value).into()))
+        .collect()
+}
+
+/// The report, without the folder that differs from run to run.
+fn report(loaded: Result<Loaded, Report>) -> String {
+    let report = loaded.unwrap_err().to_string();
+    let lines = report.lines().map(
+        |line| match (line.starts_with('/'), line.find("neurobridge.toml")) {
+            (true, Some(start)) => &line[start..],
+            _ => line,
+        },
+    );
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn file(sink: &SinkEntry) -> &FileConfig {
+    match &sink.kind {
+        SinkKind::File(config) => config,
+        #[cfg(feature = "kafka")]
+        SinkKind::Kafka(_) => panic!("no file sink"),
+    }
+}
+
+const SOURCE: &str = "[sources.main]\ntoken_file = \"/run/secrets/token\"\n";
+
+#[test]
+fn a_source_is_all_it_takes() {
+    let loaded = load(SOURCE).unwrap();
+    let config = loaded.config;
+    assert_eq!(config.sources["main"].url, "wss://events.neuroio.com");
+    assert_eq!(config.drain_timeout.as_secs(), 8);
+    assert_eq!(config.http.listen.to_string(), "127.0.0.1:9797");
+    assert_eq!(config.sinks.keys().collect::<Vec<_>>(), ["events"]);
+    assert_eq!(file(&config.sinks["events"]).path, Path::new("events.jsonl"));
+    assert!(config.sinks["events"].common.required);
+}
+
+#[test]
+fn the_environment_alone_is_enough() {
+    let loaded = load_from(
+        None,
+        [],
+        environment(&[("NEUROBRIDGE__SOURCES__MAIN__TOKEN", "007")]),
+    )
+    .unwrap();
+    assert_eq!(loaded.file, None);
+    let token = loaded.config.sources["main"].token.clone().unwrap();
+    assert_eq!(secrecy::ExposeSecret::expose_secret(&token), "007");
+    insta::assert_snapshot!(report(load_from(None, [], environment(&[]))));
+}
+
+#[test]
+fn the_first_place_with_a_file_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let [missing, first, second] =
+        ["missing.toml", "first.toml", "second.toml"].map(|name| folder.path().join(name));
+    fs::write(&first, SOURCE).unwrap();
+    fs::write(&second, "not toml").unwrap();
+    let places = [missing.as_path(), first.as_path(), second.as_path()];
+    assert_eq!(load_from(None, places, []).unwrap().file, Some(first));
+}
+
+#[test]
+fn a_named_file_that_is_missing_is_an_error() {
+    // figment alone would take it for an empty one.
+    let missing = Path::new("/nowhere/neurobridge.toml");
+    let variables = environment(&[("NEUROBRIDGE__SOURCES__MAIN__TOKEN", "t")]);
+    let report = load_from(Some(missing), [], variables).unwrap_err().to_string();
+    assert!(
+        report.contains("/nowhere/neurobridge.toml") && report.contains("No such file"),
+        "{report}"
+    );
+}
+
+#[test]
+fn the_environment_sets_maps_key_by_key_and_arrays_whole() {
+    let text = format!(
+        "{SOURCE}[event]\nredact = [\"a\", \"b\"]\n[sinks.archive]\ntype = \"file\"\nmax_size = \"1 MiB\"\n"
+    );
+    let config = load_with(
+        &text,
+        &[
+            ("NEUROBRIDGE__EVENT__REDACT", "[\"*_image\"]"),
+            ("NEUROBRIDGE__EVENT__FILTER__RESULT", "[new, exact]"),
+            ("NEUROBRIDGE__SINKS__ARCHIVE__PATH", "1.jsonl"),
+            ("NEUROBRIDGE__SINKS__OTHER__TYPE", "file"),
+            ("NEUROBRIDGE__SINKS__OTHER__REQUIRED", "false"),
+            ("NEUROBRIDGE__SOURCES__MAIN__URL", "ws://localhost:1"),
+            ("NEUROBRIDGE__DEDUPLICATE__MAX_EVENTS", "5"),
+            ("NEUROBRIDGE_PORT", "tcp://10.0.0.1:9797"),
+        ],
+    )
+    .unwrap()
+    .config;
+    assert_eq!(config.event.redact.len(), 1);
+    assert!(!config.event.filter.is_empty());
+    let archive = file(&config.sinks["archive"]);
+    assert_eq!(
+        (archive.path.to_str(), archive.max_size.bytes()),
+        (Some("1.jsonl"), 1 << 20)
+    );
+    assert!(!config.sinks["other"].common.required);
+    assert_eq!(config.sources["main"].url, "ws://localhost:1");
+    assert!(config.sources["main"].token_file.is_some());
+    assert_eq!(config.deduplicate.max_events, 5);
+}
+
+#[test]
+fn a_sink_may_have_a_place_of_its_own_for_dead_letters() {
+    let sinks = "[sinks.a]\ntype = \"file\"\ndead_letter = { path = \"a.dead.jsonl\" }\n\
+                 [sinks.b]\ntype = \"file\"\npath = \"b.jsonl\"\ndead_letter.path = \"/var/b.dead.jsonl\"\n";
+    let config = load(&format!("data_dir = \"keep\"\n{SOURCE}{sinks}"))
+        .unwrap()
+        .config;
+    assert_eq!(
+        config.sinks["a"].dead_letter_path(),
+        Some(Path::new("a.dead.jsonl"))
+    );
+    assert_eq!(
+        config.sinks["b"].dead_letter_path(),
+        Some(Path::new("/var/b.dead.jsonl"))
+    );
+}
+
+#[test]
+fn unknown_keys_are_all_named_with_what_was_meant() {
+    insta::assert_snapshot!(report(load_with(
+        "drain_timout = \"1s\"\n[sources.main]\ntokn = \"hunter2\"\nping-interval = \"5s\"\n[sinks.a]\ntype = \"file\"\nmax_sise = 1\n\
+         topic = \"x\"\n[event.pseudonymise]\nfields = [\"pid\"]\nkeyfile = \"k\"\n[htpp]\nlisten = 1\n",
+        &[("NEUROBRIDGE__SPOOL__SIZE", "1 GiB")],
+    )));
+}
+
+#[test]
+fn wrong_values_are_all_named() {
+    insta::assert_snapshot!(report(load_with(
+        "drain_timeout = 8\ndata_dir = true\n[sources.main]\ntoken = [\"hunter2\"]\nurl = 7\nping_interval = \"5 fortnights\"\n\
+         exit_on_refused_token = \"yes\"\n[sources.other]\ntoken = \"hunter3\"\ntoken_file = \"x\"\nurl = \"https://u:hunter4@h\"\n\
+         [spool]\nwhen_full = \"explode\"\nmax_size = 5\n[event]\nfilter = { result = \"new\" }\nredact = [\"a\", 7]\n\
+         [sinks.a]\ntype = \"file\"\nformat = \"xml\"\nrequired = 1\nmax_size = \"1 KiB\"\n[http]\nlisten = \"localhost\"\n\
+         [log]\nformat = \"yaml\"\nlevel = \"a=loud\"\n",
+        &[
+            ("NEUROBRIDGE__DEDUPLICATE__MAX_EVENTS", "-1"),
+            ("NEUROBRIDGE__SOURCES__ENV__PROXY", "socks5://hunter5@p")
+        ],
+    )));
+}
+
+// The types that a build has are part of the messages.
+#[cfg(feature = "kafka")]
+#[test]
+fn sinks_and_names_that_can_not_be() {
+    insta::assert_snapshot!(report(load(&format!(
+        "{SOURCE}[sources.Big-One]\ntoken_file = \"t\"\n[sinks]\nplain = 1\n[sinks.none]\npath = \"x\"\n\
+         [sinks.odd]\ntype = \"fil\"\n[sinks.a]\ntype = \"file\"\nmax_dead_letters_in_a_row = 0\n[sinks.b]\ntype = \"file\"\n\
+         path = \"b.jsonl\"\ndead_letter = {{ path = \"events.jsonl\" }}\n[sinks.c]\ntype = \"file\"\npath = \"c.jsonl\"\ndead_letter = \"c\"\n"
+    ))));
+}
+
+#[test]
+fn what_is_no_toml_is_told_without_its_lines() {
+    let report = report(load("[sources.main]\ntoken = \"hunter2\nurl = = 1\n"));
+    assert!(!report.contains("hunter2"), "{report}");
+    insta::assert_snapshot!(report);
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn mistakes_of_a_kafka_sink_are_all_named() {
+    insta::assert_snapshot!(report(load_with(
+        &format!(
+            "{SOURCE}[sinks.kafka]\ntype = \"kafka\"\ntopic = \"{{pid\"\nlinger = 5\nsasl = {{ mechanism = \"md5\", username = \"u\", \
+             password = \"hunter2\" }}\nproperties = {{ acks = \"1\", \"no.such\" = \"hunter3\" }}\ncreate = true\nrequird = true\n"
+        ),
+        &[
+            ("NEUROBRIDGE__SINKS__SECOND__TYPE", "kafka"),
+            ("NEUROBRIDGE__SINKS__SECOND__BOOTSTRAP_SERVERS", "")
+        ],
+    )));
+}
+
+#[cfg(not(feature = "kafka"))]
+#[test]
+fn a_sink_that_this_build_leaves_out_is_named_so() {
+    let report = report(load(&format!(
+        "{SOURCE}[sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"localhost:9092\"\n"
+    )));
+    assert!(
+        report.contains("which this build of neurobridge leaves out"),
+        "{report}"
+    );
+}

@@ -1,0 +1,88 @@
+//! How the program ends: exit codes, and errors that carry one.
+
+use std::{fmt, process::ExitCode};
+
+/// An exit code. The numbers are those of `sysexits.h`, which supervisors and shells know, and are part of the
+/// contract: a supervisor restarts after 69 and 75, and should not after 64 and 78.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Fine.
+    Ok = 0,
+    /// `healthcheck` alone: the bridge is not well, or there is none.
+    Unhealthy = 1,
+    /// The command line can't be understood.
+    Usage = 64,
+    /// A needed service is not there.
+    Unavailable = 69,
+    /// A disk says no.
+    Disk = 74,
+    /// Come back later: another process has the spool, or time ran out before all events in memory were delivered.
+    TryLater = 75,
+    /// The platform refuses the token.
+    TokenRefused = 77,
+    /// The configuration has errors.
+    Config = 78,
+}
+
+impl Exit {
+    /// The number.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// An error that ends the program, and the exit code that it ends with.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What went wrong, with its causes.
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    /// One of this error.
+    pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            exit,
+            error: error.into(),
+        }
+    }
+
+    /// One with a sentence instead of an error.
+    pub fn message(exit: Exit, message: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> Self {
+        Self {
+            exit,
+            error: anyhow::Error::msg(message),
+        }
+    }
+}
+
+/// The error and its causes, on one line.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}
+
+/// Gives errors an exit code.
+pub trait OrExit<T> {
+    /// Turns an error into a [`Failure`] with this exit code.
+    ///
+    /// # Errors
+    /// The one that was there.
+    fn or_exit(self, exit: Exit) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
+    fn or_exit(self, exit: Exit) -> Result<T, Failure> {
+        self.map_err(|error| Failure::new(exit, error))
+    }
+}

@@ -1,0 +1,176 @@
+//! The first half of the bridge: sources and intake, as far as the spool.
+
+use std::{io, sync::Arc};
+
+use anyhow::{Context, anyhow};
+use neurobridge_core::{
+    dead_letter::DeadLetters,
+    ledger::SourceLedger,
+    redact::{Pattern, Pseudonymise, Redaction},
+};
+use neurobridge_listener::{Source, SourceError, SourceStats};
+use neurobridge_spool::{AppendError, Spool};
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::{
+    config::Config,
+    exit::{Exit, Failure, OrExit},
+    intake::{self, IntakeSource, IntakeStats},
+};
+
+/// Running sources and the intake behind them. Dropping it stops them at once.
+pub(crate) struct Feed {
+    stop: CancellationToken,
+    sources: JoinSet<(String, Result<(), SourceError>)>,
+    intake: JoinHandle<Result<(), AppendError>>,
+}
+
+/// What is known of a source while it runs.
+pub(crate) struct SourceHandle {
+    pub(crate) intake: IntakeSource,
+    pub(crate) stats: Arc<SourceStats>,
+}
+
+impl Feed {
+    /// Starts all sources of the configuration into a spool.
+    ///
+    /// # Errors
+    /// A file or a key is not to be had. What was started is stopped again.
+    pub(crate) fn start(
+        config: &Config,
+        spool: Spool,
+        dead_letters: Arc<dyn DeadLetters>,
+    ) -> Result<(Self, Vec<SourceHandle>), Failure> {
+        let (frames, intake_frames) = mpsc::channel(intake::CHANNEL);
+        let stop = CancellationToken::new();
+        let mut sources = JoinSet::new();
+        let mut handles = Vec::new();
+        for (name, source) in &config.sources {
+            let ledger = Arc::new(SourceLedger::default());
+            let source = Source::new(name.as_str(), source.clone(), Arc::clone(&ledger))
+                .with_context(|| format!("sources.{name}"))
+                .or_exit(Exit::Config)?;
+            let intake = IntakeSource {
+                name: name.as_str().into(),
+                ledger,
+                stats: Arc::new(IntakeStats::default()),
+            };
+            handles.push(SourceHandle {
+                intake,
+                stats: source.stats(),
+            });
+            let (name, frames, stop) = (name.clone(), frames.clone(), stop.child_token());
+            sources.spawn(async move { (name, source.run(frames, stop).await) });
+        }
+        let redaction = redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event")?;
+        let redacts = !redaction.is_empty() || config.sinks.values().any(|sink| sink.common.redacts());
+        let options = intake::Options {
+            filter: config.event.filter.clone(),
+            redaction,
+            remembered_events: config.deduplicate.max_events,
+            dead_letters,
+            keep_malformed: !redacts,
+        };
+        let intake_sources = handles
+            .iter()
+            .map(|source: &SourceHandle| source.intake.clone())
+            .collect();
+        let intake = tokio::spawn(intake::run(options, intake_sources, spool, intake_frames));
+        Ok((
+            Self {
+                stop,
+                sources,
+                intake,
+            },
+            handles,
+        ))
+    }
+
+    /// Waits until a source ends for a reason of its own, or the intake ends at all. Safe to cancel.
+    pub(crate) async fn failed(&mut self) -> Failure {
+        loop {
+            tokio::select! {
+                Some(ended) = self.sources.join_next() => match joined(ended) {
+                    (name, Err(error)) => {
+                        let refused = matches!(error, SourceError::TokenRefused { .. });
+                        let exit = if refused { Exit::TokenRefused } else { Exit::Unavailable };
+                        return Failure::new(exit, anyhow!(error).context(format!("source {name} stops")));
+                    }
+                    (name, Ok(())) => info!(source = name, "the source has ended"),
+                },
+                ended = &mut self.intake => {
+                    let error = joined(ended).err().map_or_else(|| anyhow!("no source is left"), Into::into);
+                    return Failure::new(Exit::Unavailable, error.context("the intake has ended"));
+                }
+            }
+        }
+    }
+
+    /// Stops the sources, and stores what they have read. Safe to cancel.
+    pub(crate) async fn drain(&mut self) {
+        self.stop.cancel();
+        while self.sources.join_next().await.is_some() {}
+        // It ends by itself: with the listeners the last sender of its channel is gone.
+        if !self.intake.is_finished()
+            && let Err(error) = joined((&mut self.intake).await)
+        {
+            error!("the intake has stopped: {error}");
+        }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.intake.abort();
+    }
+}
+
+/// What a part of the configuration takes out of events.
+///
+/// # Errors
+/// The key file can't be used.
+pub(crate) fn redaction(
+    redact: &[Pattern],
+    pseudonymise: Option<&Pseudonymise>,
+    place: &str,
+) -> Result<Redaction, Failure> {
+    Redaction::new(redact, pseudonymise)
+        .with_context(|| format!("{place}.pseudonymise.key_file"))
+        .or_exit(Exit::Config)
+}
+
+/// The result of a task; a panic in it goes on here.
+pub(crate) fn joined<T>(result: Result<T, JoinError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => panic!("a task was cancelled by nobody: {error}"),
+        },
+    }
+}
+
+/// Dead letters of a program that keeps none: to the log, without their content.
+#[derive(Debug)]
+pub(crate) struct LoggedDeadLetters;
+
+impl DeadLetters for LoggedDeadLetters {
+    fn store<'a>(
+        &'a self,
+        lines: &'a str,
+    ) -> std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
+        Box::pin(async move {
+            tracing::warn!(
+                frames = lines.lines().count(),
+                "frames that are no events were left out"
+            );
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,317 @@
+//! `/metrics`: made at each scrape from the same view as `/status`, so every series is there from the start.
+
+use neurobridge_core::{
+    histogram::{self, BOUNDS},
+    sink::{FaultKind, RejectionReason},
+};
+use prometheus::{
+    Encoder, TextEncoder,
+    core::Collector,
+    process_collector::ProcessCollector,
+    proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
+};
+
+use crate::state::{SinkView, SourceView, View};
+
+/// Writes all metrics in Prometheus' text format.
+///
+/// # Errors
+/// Those of the encoder; none is known.
+pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
+    let mut families = ProcessCollector::for_self().collect();
+    families.push(build_info());
+    families.extend(sources(&view.sources));
+    families.extend(spool(view));
+    families.extend(sinks(&view.sinks));
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&families, &mut text)?;
+    String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+}
+
+fn build_info() -> MetricFamily {
+    let mut family = Family::gauge("build_info", "The version that runs; always 1.");
+    family.add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    family.done()
+}
+
+fn sources(sources: &[SourceView<'_>]) -> Vec<MetricFamily> {
+    let mut open = Family::gauge("source_open_connections", "Connections open at this moment.");
+    let mut connections = Family::counter(
+        "source_connections_total",
+        "Attempts to connect, by how they ended.",
+    );
+    let mut disconnections = Family::counter(
+        "source_disconnections_total",
+        "Connections that ended, by reason.",
+    );
+    let mut frames = Family::counter("source_frames_total", "Frames read, by kind.");
+    let mut bytes = Family::counter("source_received_bytes_total", "Bytes of frames read.");
+    let mut events = Family::counter(
+        "source_events_total",
+        "Events, by what became of them at the intake.",
+    );
+    let mut in_flight = Family::gauge(
+        "source_in_flight_events",
+        "Events on the way from the socket to the spool.",
+    );
+    let mut conflicts = Family::counter(
+        "source_id_conflicts_total",
+        "Events whose id came before with another body.",
+    );
+    let mut errors = Family::counter(
+        "source_platform_errors_total",
+        "Errors that the platform sent after authorisation.",
+    );
+    let mut rtt = Family::histogram("source_ping_rtt_seconds", "Time from a ping to its pong.");
+    let mut last = Family::gauge(
+        "source_last_event_timestamp_seconds",
+        "When the last event came; 0 before the first.",
+    );
+    let mut blocked = Family::counter(
+        "source_blocked_seconds_total",
+        "Time for which the spool held back reading.",
+    );
+    let mut gaps = Family::counter(
+        "source_gaps_total",
+        "Times without an authorised connection after the first, by outcome.",
+    );
+    let mut gap_time = Family::counter(
+        "source_gap_seconds_total",
+        "Time without an authorised connection after the first.",
+    );
+    let mut skew = Family::gauge(
+        "source_clock_skew_seconds",
+        "The platform's clock less this machine's.",
+    );
+    let mut age = Family::histogram(
+        "event_age_seconds",
+        "Time from an entry's creation to its receipt; one event of each wake-up.",
+    );
+    for source in sources {
+        let name = ("source", source.name);
+        let snapshot = &source.snapshot;
+        open.add(&[name], snapshot.open_connections as f64);
+        for (outcome, count) in snapshot.outcomes.iter() {
+            connections.add(&[name, ("outcome", outcome.into())], count as f64);
+        }
+        for (reason, count) in snapshot.disconnections.iter() {
+            disconnections.add(&[name, ("reason", reason.into())], count as f64);
+        }
+        for (kind, count) in snapshot.frames.iter() {
+            frames.add(&[name, ("kind", kind.into())], count as f64);
+        }
+        bytes.add(&[name], snapshot.received_bytes as f64);
+        let ledger = source.ledger;
+        for (outcome, count) in [
+            ("stored", ledger.stored),
+            ("filtered", ledger.filtered),
+            ("duplicate", ledger.duplicate),
+            ("dead_lettered", ledger.dead_lettered),
+        ] {
+            events.add(&[name, ("outcome", outcome)], count as f64);
+        }
+        in_flight.add(&[name], ledger.in_flight as f64);
+        let intake = &source.handle.intake.stats;
+        conflicts.add(
+            &[name],
+            intake.id_conflicts.load(std::sync::atomic::Ordering::Relaxed) as f64,
+        );
+        errors.add(&[name], snapshot.platform_errors as f64);
+        rtt.add_histogram(&[name], &snapshot.ping_rtt);
+        last.add(
+            &[name],
+            snapshot
+                .last_event
+                .map_or(0.0, |at| at.as_microsecond() as f64 / 1e6),
+        );
+        blocked.add(&[name], snapshot.blocked.as_secs_f64());
+        for (outcome, count) in snapshot.gaps.iter() {
+            gaps.add(&[name, ("outcome", outcome.into())], count as f64);
+        }
+        gap_time.add(&[name], snapshot.gap_time.as_secs_f64());
+        skew.add(&[name], snapshot.clock_skew_seconds.unwrap_or(0.0));
+        age.add_histogram(&[name], &intake.event_age.snapshot());
+    }
+    [
+        open,
+        connections,
+        disconnections,
+        frames,
+        bytes,
+        events,
+        in_flight,
+        conflicts,
+        errors,
+        rtt,
+        last,
+        blocked,
+        gaps,
+        gap_time,
+        skew,
+        age,
+    ]
+    .map(Family::done)
+    .into()
+}
+
+fn spool(view: &View<'_>) -> Vec<MetricFamily> {
+    let spool = &view.spool;
+    let mut size = Family::gauge("spool_size_bytes", "Bytes that the spool holds.");
+    let mut limit = Family::gauge("spool_limit_bytes", "Bytes that the spool may hold.");
+    let mut durable = Family::gauge(
+        "spool_durable_sequence",
+        "Sequence of the last durable event; 0 before the first.",
+    );
+    let mut dropped = Family::counter("spool_dropped_events_total", "Events that a full spool dropped.");
+    size.add(&[], spool.size_bytes as f64);
+    limit.add(&[], spool.limit_bytes as f64);
+    durable.add(&[], spool.durable_sequence as f64);
+    dropped.add(&[], spool.dropped_events as f64);
+    [size, limit, durable, dropped].map(Family::done).into()
+}
+
+fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
+    let mut up = Family::gauge("sink_up", "Whether the sink delivers: 1, or 0.");
+    let mut events = Family::counter("sink_events_total", "Events, by what became of them at the sink.");
+    let mut letters = Family::counter("sink_dead_letters_total", "Dead letters, by reason.");
+    let mut errors = Family::counter("sink_errors_total", "Faults of the sink as a whole, by kind.");
+    let mut resent = Family::counter(
+        "sink_resent_events_total",
+        "Events published again after a fault.",
+    );
+    let mut in_flight = Family::gauge(
+        "sink_inflight_events",
+        "Events published and not yet acknowledged.",
+    );
+    let mut lag_events = Family::gauge("sink_lag_events", "Events stored and not yet settled.");
+    let mut lag_seconds = Family::gauge("sink_lag_seconds", "Age of the oldest event not yet settled.");
+    let mut latency = Family::histogram(
+        "sink_delivery_latency_seconds",
+        "Time from receipt to acknowledgement.",
+    );
+    for sink in sinks {
+        let name = ("sink", sink.name);
+        let is_up = matches!(
+            sink.snapshot.state,
+            neurobridge_core::delivery::SinkState::Up | neurobridge_core::delivery::SinkState::Draining
+        );
+        up.add(&[name], f64::from(u8::from(is_up)));
+        let counts = sink.ledger.counts;
+        for (outcome, count) in [
+            ("delivered", counts.delivered),
+            ("filtered", counts.filtered),
+            ("duplicate", counts.duplicate),
+            ("dead_lettered", counts.dead_lettered),
+            ("dropped", counts.dropped),
+            ("damaged", counts.damaged),
+        ] {
+            events.add(&[name, ("outcome", outcome)], count as f64);
+        }
+        for (reason, count) in RejectionReason::ALL.iter().zip(sink.snapshot.dead_letters) {
+            letters.add(&[name, ("reason", reason.label())], count as f64);
+        }
+        for (kind, count) in FaultKind::ALL.iter().zip(sink.snapshot.faults) {
+            errors.add(&[name, ("kind", kind.label())], count as f64);
+        }
+        resent.add(&[name], sink.snapshot.resent as f64);
+        in_flight.add(&[name], sink.snapshot.in_flight as f64);
+        lag_events.add(&[name], sink.ledger.pending as f64);
+        lag_seconds.add(&[name], sink.lag_seconds);
+        latency.add_histogram(&[name], &sink.handle.progress.latency());
+    }
+    [
+        up,
+        events,
+        letters,
+        errors,
+        resent,
+        in_flight,
+        lag_events,
+        lag_seconds,
+        latency,
+    ]
+    .map(Family::done)
+    .into()
+}
+
+/// A metric with its series, in the making.
+struct Family {
+    family: MetricFamily,
+    kind: MetricType,
+    metrics: Vec<Metric>,
+}
+
+impl Family {
+    fn new(name: &str, help: &str, kind: MetricType) -> Self {
+        let mut family = MetricFamily::default();
+        family.set_name(format!("neurobridge_{name}"));
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        Self {
+            family,
+            kind,
+            metrics: Vec::new(),
+        }
+    }
+
+    fn counter(name: &str, help: &str) -> Self {
+        Self::new(name, help, MetricType::COUNTER)
+    }
+
+    fn gauge(name: &str, help: &str) -> Self {
+        Self::new(name, help, MetricType::GAUGE)
+    }
+
+    fn histogram(name: &str, help: &str) -> Self {
+        Self::new(name, help, MetricType::HISTOGRAM)
+    }
+
+    fn add(&mut self, labels: &[(&str, &str)], value: f64) {
+        let mut metric = Metric::from_label(pairs(labels));
+        if self.kind == MetricType::COUNTER {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        self.metrics.push(metric);
+    }
+
+    fn add_histogram(&mut self, labels: &[(&str, &str)], snapshot: &histogram::Snapshot) {
+        let mut cumulative = 0;
+        let buckets = BOUNDS.iter().zip(snapshot.buckets).map(|(bound, count)| {
+            cumulative += count;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(cumulative);
+            bucket
+        });
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_count(snapshot.count());
+        histogram.set_sample_sum(snapshot.sum);
+        let mut metric = Metric::from_label(pairs(labels));
+        metric.set_histogram(histogram);
+        self.metrics.push(metric);
+    }
+
+    fn done(mut self) -> MetricFamily {
+        self.family.set_metric(self.metrics);
+        self.family
+    }
+}
+
+fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
+    labels
+        .iter()
+        .map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        })
+        .collect()
+}

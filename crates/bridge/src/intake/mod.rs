@@ -1,0 +1,297 @@
+//! From frames to records: drops what was seen already, filters, redacts, and stores.
+//!
+//! One task for all sources, because the spool has one writer. It waits for frames, then takes all that wait; it waits
+//! for the spool, and while it does, the channel of frames fills and the listeners stop reading. When all listeners are
+//! gone it stores what is left and ends.
+
+mod dedupe;
+
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use neurobridge_core::{
+    dead_letter::{self, DeadLetters},
+    delivery::Backoff,
+    envelope::{self, Envelope, Field, Kind},
+    event::{Event, Sequence},
+    filter::Filter,
+    histogram::Histogram,
+    identity,
+    ledger::{SourceLedger, SourceOutcome},
+    record::Batch,
+    redact::Redaction,
+};
+use neurobridge_listener::{Content, Frame, FrameBatch};
+use neurobridge_spool::{AppendError, Spool};
+use tokio::{sync::mpsc, time::sleep};
+use tracing::{debug, error};
+
+use self::dedupe::{Seeing, Seen};
+
+/// Wake-ups of sockets between the listeners and the intake. When it is full the listeners stop reading their sockets.
+pub(crate) const CHANNEL: usize = 8;
+/// How many of them are stored together at most: one append, one sync, for all that waited.
+const TOGETHER: usize = 16;
+
+/// What the intake needs.
+pub(crate) struct Options {
+    pub(crate) filter: Filter,
+    pub(crate) redaction: Redaction,
+    /// Events remembered for telling duplicates.
+    pub(crate) remembered_events: usize,
+    pub(crate) dead_letters: Arc<dyn DeadLetters>,
+    /// Frames that can't be parsed are kept whole: only where no sink and no setting redacts anything.
+    pub(crate) keep_malformed: bool,
+}
+
+/// A source as the intake knows it.
+#[derive(Clone)]
+pub(crate) struct IntakeSource {
+    pub(crate) name: Arc<str>,
+    pub(crate) ledger: Arc<SourceLedger>,
+    pub(crate) stats: Arc<IntakeStats>,
+}
+
+/// What the intake counts for a source beside its ledger.
+#[derive(Debug, Default)]
+pub(crate) struct IntakeStats {
+    /// Events of a known identity with another body.
+    pub(crate) id_conflicts: AtomicU64,
+    /// From `created` to receipt; of one event of each wake-up of the socket.
+    pub(crate) event_age: Histogram,
+}
+
+/// Turns frames into records until all listeners are gone.
+///
+/// # Errors
+/// The spool takes no more.
+pub(crate) async fn run(
+    options: Options,
+    sources: Vec<IntakeSource>,
+    spool: Spool,
+    mut frames: mpsc::Receiver<FrameBatch>,
+) -> Result<(), AppendError> {
+    let mut intake = Intake {
+        seen: Seen::new(options.remembered_events),
+        tallies: vec![Tally::default(); sources.len()],
+        options,
+        sources,
+        newest: Timestamp::MIN,
+        redacted: String::new(),
+        letters: String::new(),
+    };
+    let mut waiting = Vec::with_capacity(TOGETHER);
+    while frames.recv_many(&mut waiting, TOGETHER).await > 0 {
+        let batch = intake.encode(&waiting);
+        // Here the slices of the sockets' read buffers end.
+        waiting.clear();
+        intake.store_letters().await;
+        spool.append(batch).await?;
+        intake.settle();
+    }
+    Ok(())
+}
+
+struct Intake {
+    options: Options,
+    sources: Vec<IntakeSource>,
+    seen: Seen,
+    tallies: Vec<Tally>,
+    /// The latest time of receipt: the log's times never run backwards, whatever the clock and the sources do.
+    newest: Timestamp,
+    redacted: String,
+    letters: String,
+}
+
+/// What became of a source's events in the batch at hand.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    stored: u64,
+    filtered: u64,
+    duplicate: u64,
+    dead_lettered: u64,
+}
+
+impl Intake {
+    fn encode(&mut self, waiting: &[FrameBatch]) -> Batch {
+        let size = waiting
+            .iter()
+            .flat_map(|batch| &batch.frames)
+            .map(|frame| frame.text.len() + RECORD_OVERHEAD)
+            .sum();
+        let mut records = Batch::with_capacity(size);
+        for batch in waiting {
+            self.newest = self.newest.max(batch.received_at);
+            let Some(index) = self.sources.iter().position(|source| source.name == batch.source) else {
+                error!(
+                    source = &*batch.source,
+                    "frames of an unknown source; this is a bug"
+                );
+                continue;
+            };
+            self.observe_age(index, batch);
+            for frame in &batch.frames {
+                self.encode_frame(index, frame, &mut records);
+            }
+        }
+        records
+    }
+
+    fn encode_frame(&mut self, index: usize, frame: &Frame, records: &mut Batch) {
+        let source = &self.sources[index];
+        let text = frame.text.as_str();
+        let envelope = match &frame.content {
+            Content::Event(envelope) => *envelope,
+            Content::Malformed(reason) => {
+                let detail = detail(reason);
+                let keep = self.options.keep_malformed;
+                let label = reason.as_str();
+                dead_letter::write_frame(
+                    &source.name,
+                    self.newest,
+                    label,
+                    &detail,
+                    text,
+                    keep,
+                    &mut self.letters,
+                );
+                self.letters.push('\n');
+                self.tallies[index].dead_lettered += 1;
+                return;
+            }
+        };
+        let mut event = Event {
+            sequence: Sequence::FIRST,
+            received_at: self.newest,
+            source: &source.name,
+            conflict: None,
+            envelope,
+            frame: text,
+        };
+        // An event without an id is never a duplicate.
+        if let Some(id) = event.text(Field::Id) {
+            let body = identity::body_hash(event.data());
+            match self.seen.see(identity::identity_hash(&source.name, &id), body) {
+                Seeing::New => {}
+                Seeing::Duplicate => {
+                    self.tallies[index].duplicate += 1;
+                    return;
+                }
+                Seeing::Conflict => {
+                    debug!(source = &*source.name, %id, "an event of this id came before with another body");
+                    source.stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
+                    event.conflict = Some(identity::conflict_suffix(body));
+                }
+            }
+        }
+        if !self.options.filter.matches(&event) {
+            self.tallies[index].filtered += 1;
+            return;
+        }
+        if self.options.redaction.apply(text, &mut self.redacted) {
+            match envelope::read(&self.redacted) {
+                Ok(Kind::Event(envelope)) => {
+                    event = Event {
+                        envelope,
+                        frame: &self.redacted,
+                        ..event
+                    }
+                }
+                _ => {
+                    let (reason, detail) = ("unrenderable", "what is left after redaction is no event");
+                    dead_letter::write_frame(
+                        &source.name,
+                        self.newest,
+                        reason,
+                        detail,
+                        text,
+                        false,
+                        &mut self.letters,
+                    );
+                    self.letters.push('\n');
+                    self.tallies[index].dead_lettered += 1;
+                    return;
+                }
+            }
+        }
+        records.push(&event);
+        self.tallies[index].stored += 1;
+    }
+
+    fn observe_age(&self, index: usize, batch: &FrameBatch) {
+        let Some(Frame {
+            text,
+            content: Content::Event(envelope),
+        }) = batch.frames.first()
+        else {
+            return;
+        };
+        if let Some(created) = created(envelope, text) {
+            let age = batch.received_at.as_microsecond() - created.as_microsecond();
+            self.sources[index].stats.event_age.observe(age as f64 / 1e6);
+        }
+    }
+
+    /// Stores the dead letters before the events behind them are called stored. Tries until it works: the feed waits
+    /// meanwhile, and nothing is lost uncounted.
+    async fn store_letters(&mut self) {
+        if self.letters.is_empty() {
+            return;
+        }
+        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+        while let Err(error) = self.options.dead_letters.store(&self.letters).await {
+            let delay = backoff.next_delay();
+            error!(%error, ?delay, "dead letters can't be stored; the feed waits. Make room or mend the disk");
+            sleep(delay).await;
+        }
+        self.letters.clear();
+    }
+
+    fn settle(&mut self) {
+        for (source, tally) in self.sources.iter().zip(&mut self.tallies) {
+            let Tally {
+                stored,
+                filtered,
+                duplicate,
+                dead_lettered,
+            } = std::mem::take(tally);
+            for (outcome, events) in [
+                (SourceOutcome::Stored, stored),
+                (SourceOutcome::Filtered, filtered),
+                (SourceOutcome::Duplicate, duplicate),
+                (SourceOutcome::DeadLettered, dead_lettered),
+            ] {
+                if events > 0 {
+                    source.ledger.settle(outcome, events);
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of a record beside its frame, for a buffer that need not grow: the fixed part and a usual source's name.
+const RECORD_OVERHEAD: usize = 128;
+
+/// An error with its causes, in one line.
+fn detail(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn created(envelope: &Envelope, frame: &str) -> Option<Timestamp> {
+    let created: Cow<'_, str> = envelope.text(Field::Created, frame)?;
+    neurobridge_core::cloudevents::timestamp(&created)
+}

@@ -1,0 +1,45 @@
+//! The neurobridge program: command line, configuration, commands, and the bridge that they start.
+
+mod bridge;
+pub mod cli;
+mod commands;
+pub mod config;
+pub mod exit;
+mod feed;
+mod http;
+mod intake;
+pub mod logging;
+mod signals;
+mod state;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Parser;
+
+use crate::{cli::Cli, exit::Exit};
+
+/// The program: reads the command line, does what it says, and says with which exit code to end.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody is left to tell when even this can't be written.
+            let _ = error.print();
+            // clap's own code is 2, which says the same to nobody but shells.
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
+        }
+    };
+    // Two providers are compiled in by what we depend on, and without a choice the first connection would panic.
+    // It fails only where one was chosen before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match commands::execute(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "error: {failure}");
+            failure.exit.into()
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Logging: to standard error, in one of three formats, what repeats only now and then.
+
+mod logfmt;
+mod repeats;
+
+use std::{
+    env,
+    io::{self, IsTerminal},
+};
+
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, fmt,
+    layer::SubscriberExt,
+    util::{SubscriberInitExt, TryInitError},
+};
+
+use self::{
+    logfmt::Logfmt,
+    repeats::{Repeats, Reporter},
+};
+use crate::config::LogFormat;
+
+/// Keeps logging complete: dropped at the end of the program, it tells what was left out and not told yet.
+#[must_use = "dropped at once, it tells nothing"]
+#[derive(Debug)]
+pub struct Guard {
+    _reporter: Reporter,
+}
+
+/// Why there is no logging.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The level is none.
+    #[error("found \"{level}\" as the level to log, expected error, warn, info, debug or trace")]
+    Level {
+        /// What was found.
+        level: String,
+        /// What is wrong with it.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// There is logging already.
+    #[error("logging is set up already")]
+    Twice(#[from] TryInitError),
+    /// No thread can be had.
+    #[error("the thread that tells what was left out of the log can't be started")]
+    Thread(#[source] io::Error),
+}
+
+/// Sets logging up for the whole process.
+///
+/// # Errors
+/// See [`LogError`].
+pub fn init(format: LogFormat, level: &str) -> Result<Guard, LogError> {
+    let filter = EnvFilter::builder()
+        .parse(level)
+        .map_err(|source| LogError::Level {
+            level: level.to_owned(),
+            source,
+        })?;
+    let repeats = Repeats::default();
+    let layer = layer(format, io::stderr, colours())
+        .with_filter(repeats.clone())
+        .with_filter(filter);
+    Registry::default().with(layer).try_init()?;
+    let reporter = Reporter::start(repeats).map_err(LogError::Thread)?;
+    Ok(Guard { _reporter: reporter })
+}
+
+/// The layer that writes lines of this format.
+fn layer<W>(format: LogFormat, writer: W, colours: bool) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
+{
+    let layer = fmt::layer()
+        .with_writer(writer)
+        .with_ansi(colours && format == LogFormat::Text);
+    match format {
+        LogFormat::Text => layer.boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
+        LogFormat::Logfmt => layer.event_format(Logfmt).boxed(),
+    }
+}
+
+/// Only for people who see them, and not for those who said no (<https://no-color.org>: set, and not empty).
+fn colours() -> bool {
+    io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{info, subscriber::with_default, warn};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    pub(super) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Lines {
+        pub(super) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    fn logged(format: LogFormat) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        with_default(
+            Registry::default().with(layer(format, move || writer.clone(), true)),
+            || {
+                info!(source = "main", events = 3, "the bridge \"runs\"");
+            },
+        );
+        lines.text()
+    }
+
+    #[test]
+    fn each_format_has_its_look() {
+        let text = logged(LogFormat::Text);
+        assert!(
+            text.contains("\u{1b}[") && text.contains("the bridge \"runs\""),
+            "{text}"
+        );
+        let json: serde_json::Value = serde_json::from_str(&logged(LogFormat::Json)).unwrap();
+        assert_eq!(
+            (&json["level"], &json["message"], &json["source"], &json["events"]),
+            (
+                &"INFO".into(),
+                &"the bridge \"runs\"".into(),
+                &"main".into(),
+                &3.into()
+            )
+        );
+        let logfmt = logged(LogFormat::Logfmt);
+        assert!(!logfmt.contains('\u{1b}'));
+        let (time, rest) = logfmt.split_once(' ').unwrap();
+        assert!(
+            time.strip_prefix("ts=")
+                .unwrap()
+                .parse::<jiff::Timestamp>()
+                .is_ok(),
+            "{time}"
+        );
+        assert_eq!(
+            rest,
+            "level=info target=neurobridge::logging::tests msg=\"the bridge \\\"runs\\\"\" source=main events=3\n"
+        );
+    }
+
+    #[test]
+    fn what_repeats_is_left_out_and_counted() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let repeats = Repeats::default();
+        let layer = layer(LogFormat::Logfmt, move || writer.clone(), false).with_filter(repeats.clone());
+        with_default(Registry::default().with(layer), || {
+            for port in 0..100 {
+                warn!(source = "main", port, "no connection to port {port}");
+                warn!(source = "other", "something else");
+            }
+            repeats.tell_all();
+        });
+        let text = lines.text();
+        let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        assert_eq!(count("msg=\"no connection to port"), repeats::LIMIT);
+        assert_eq!(count("msg=\"something else"), repeats::LIMIT);
+        let left_out = format!("left_out={}", 100 - repeats::LIMIT);
+        assert_eq!(count(&left_out), 2, "{text}");
+        assert!(text.contains("like=\"no connection to port"), "{text}");
+    }
+
+    #[test]
+    fn a_wrong_level_is_named() {
+        let error = init(LogFormat::Text, "a=loud").unwrap_err();
+        assert!(error.to_string().contains("a=loud"), "{error}");
+    }
+}

@@ -1,0 +1,233 @@
+//! CloudEvents 1.0 attributes of an event, and the structured JSON envelope.
+//!
+//! Written here because the SDK pins other versions of both broker clients and has no NATS headers.
+
+use std::{borrow::Cow, fmt::Write};
+
+use jiff::{Timestamp, civil::DateTime};
+
+use crate::{
+    envelope::Field,
+    event::Event,
+    identity::{self, SpoolId},
+};
+
+/// The version of the specification that the attributes follow.
+pub const SPEC_VERSION: &str = "1.0";
+/// The content type of an event in structured mode.
+pub const STRUCTURED_CONTENT_TYPE: &str = "application/cloudevents+json";
+/// The content type of `data`.
+pub const DATA_CONTENT_TYPE: &str = "application/json";
+
+/// Calls `attribute` with the name and value of each context attribute, in a fixed order, `datacontenttype` not among
+/// them (each binding has its own place for it). `scratch` is overwritten; keep it, and no call allocates.
+///
+/// There is no `subject`: the specification wants nothing personal in attributes, and a person's id is. `time` is left
+/// out when `created` is missing or no time.
+pub fn attributes(
+    event: &Event<'_>,
+    spool: &SpoolId,
+    scratch: &mut String,
+    mut attribute: impl FnMut(&str, &str),
+) {
+    attribute("specversion", SPEC_VERSION);
+    scratch.clear();
+    identity::write_id(event, spool, scratch);
+    attribute("id", scratch);
+    scratch.clear();
+    scratch.push_str("/neuroio/");
+    scratch.push_str(event.source);
+    attribute("source", scratch);
+    scratch.clear();
+    scratch.push_str("com.neuroio.entry.");
+    match event.text(Field::Result) {
+        Some(result) if !result.is_empty() => scratch.push_str(&result),
+        // `type` is required; an entry without a result is still an entry.
+        _ => scratch.push_str("unknown"),
+    }
+    attribute("type", scratch);
+    if let Some(created) = event.text(Field::Created)
+        && let Some(time) = rfc3339(&created, scratch)
+    {
+        attribute("time", time);
+    }
+    scratch.clear();
+    identity::write_sequence(event.sequence, spool, scratch);
+    attribute("sequence", scratch);
+}
+
+/// Appends the event in structured mode: one JSON object on one line, whatever line breaks the frame had.
+pub fn write_structured(event: &Event<'_>, spool: &SpoolId, scratch: &mut String, out: &mut String) {
+    out.push('{');
+    attributes(event, spool, scratch, |name, value| {
+        // Writing to a string cannot fail; serde_json writes what it reads as text.
+        let _ = write!(out, "\"{name}\":{},", serde_json::Value::from(value));
+    });
+    let _ = write!(out, "\"datacontenttype\":\"{DATA_CONTENT_TYPE}\",\"data\":");
+    push_one_line(event.data(), out);
+    out.push('}');
+}
+
+/// Appends JSON text without line breaks: outside strings they are white space, within strings JSON has none.
+pub fn push_one_line(json: &str, out: &mut String) {
+    if json.contains(['\n', '\r']) {
+        out.extend(
+            json.chars()
+                .map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }),
+        );
+    } else {
+        out.push_str(json);
+    }
+}
+
+/// The time as RFC 3339, in UTC where it has no offset.
+fn rfc3339<'a>(created: &'a str, scratch: &'a mut String) -> Option<&'a str> {
+    // Nearly every entry's time is RFC 3339 already; to parse and to print it costs ten times this look.
+    if is_rfc3339(created) {
+        return Some(created);
+    }
+    let timestamp = timestamp(created)?;
+    scratch.clear();
+    let _ = write!(scratch, "{timestamp}");
+    Some(scratch)
+}
+
+/// Reads an entry's time: ISO 8601, in UTC where it has no offset.
+pub fn timestamp(created: &str) -> Option<Timestamp> {
+    created
+        .parse()
+        .or_else(|_| {
+            created
+                .parse::<DateTime>()
+                .and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC))
+                .map(|zoned| zoned.timestamp())
+        })
+        .ok()
+}
+
+/// Whether a text is a plain RFC 3339 time. May say no to one that is (a leap second): the parser decides then.
+fn is_rfc3339(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let two = |at: usize, max: u8| -> bool {
+        match bytes.get(at..at + 2) {
+            Some([tens @ b'0'..=b'9', ones @ b'0'..=b'9']) => (tens - b'0') * 10 + (ones - b'0') <= max,
+            _ => false,
+        }
+    };
+    let at = |position: usize, expected: u8| bytes.get(position) == Some(&expected);
+    let date = two(0, 99) && two(2, 99) && at(4, b'-') && two(5, 12) && at(7, b'-') && two(8, 28);
+    let time = at(10, b'T') && two(11, 23) && at(13, b':') && two(14, 59) && at(16, b':') && two(17, 59);
+    if !(date && time) || two(5, 0) || two(8, 0) {
+        return false;
+    }
+    let mut rest = &bytes[19..];
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        if digits == 0 {
+            return false;
+        }
+        rest = &fraction[digits..];
+    }
+    let offset = bytes.len() - rest.len();
+    match rest {
+        [b'Z'] => true,
+        [b'+' | b'-', _, _, b':', _, _] => two(offset + 1, 23) && two(offset + 4, 59),
+        _ => false,
+    }
+}
+
+/// Percent-encodes a header's value as the HTTP binding does, and the NATS binding with it: space, double quote,
+/// percent, and all outside of printable ASCII.
+pub fn percent_encode(value: &str) -> Cow<'_, str> {
+    let plain = |byte: &u8| matches!(byte, 0x21..=0x7e) && !matches!(byte, b'"' | b'%');
+    if value.as_bytes().iter().all(plain) {
+        return Cow::Borrowed(value);
+    }
+    let mut encoded = String::with_capacity(value.len() * 3);
+    for byte in value.bytes() {
+        if plain(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(encoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        envelope::{Kind, read},
+        event::Sequence,
+    };
+
+    fn structured(frame: &str) -> String {
+        let Kind::Event(envelope) = read(frame).unwrap() else {
+            panic!("no event")
+        };
+        let event = Event {
+            sequence: Sequence::new(42).unwrap(),
+            received_at: Timestamp::UNIX_EPOCH,
+            source: "main",
+            conflict: None,
+            envelope,
+            frame,
+        };
+        let mut out = String::new();
+        write_structured(
+            &event,
+            &SpoolId::from_bytes([0x11; 16]),
+            &mut String::new(),
+            &mut out,
+        );
+        out
+    }
+
+    #[test]
+    fn an_event_in_structured_mode() {
+        insta::assert_snapshot!(
+            structured("{\"id\":7,\"data\":{\"created\":\"2026-01-02T03:04:05.6+02:00\",\n \"result\":\"new\",\"pid\":\"p\"}}"),
+            @r#"{"specversion":"1.0","id":"7","source":"/neuroio/main","type":"com.neuroio.entry.new","time":"2026-01-02T03:04:05.6+02:00","sequence":"11111111-1111-1111-1111-111111111111:00000000000000000042","datacontenttype":"application/json","data":{"created":"2026-01-02T03:04:05.6+02:00",  "result":"new","pid":"p"}}"#
+        );
+        insta::assert_snapshot!(
+            structured(r#"{"data":{"created":"yesterday","result":null}}"#),
+            @r#"{"specversion":"1.0","id":"11111111-1111-1111-1111-111111111111-42","source":"/neuroio/main","type":"com.neuroio.entry.unknown","sequence":"11111111-1111-1111-1111-111111111111:00000000000000000042","datacontenttype":"application/json","data":{"created":"yesterday","result":null}}"#
+        );
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        let time = |created: &str| rfc3339(created, &mut String::new()).map(str::to_owned);
+        assert_eq!(
+            time("2026-01-02T03:04:05").as_deref(),
+            Some("2026-01-02T03:04:05Z")
+        );
+        assert_eq!(
+            time("2026-01-02 03:04:05.25").as_deref(),
+            Some("2026-01-02T03:04:05.25Z")
+        );
+        assert_eq!(
+            time("2026-01-31T03:04:05Z").as_deref(),
+            Some("2026-01-31T03:04:05Z")
+        );
+        assert_eq!(time("2026-02-31T03:04:05Z"), None);
+        assert_eq!(time("12"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_quick_look_takes_is_a_time(text in "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9]{1,9})?(Z|[+-][0-2][0-9]:[0-6][0-9])") {
+            if is_rfc3339(&text) {
+                prop_assert!(text.parse::<Timestamp>().is_ok() || text.starts_with("0000") || text.starts_with("9999"), "{}", text);
+            }
+        }
+
+        #[test]
+        fn encoded_values_are_printable(value in any::<String>()) {
+            prop_assert!(percent_encode(&value).bytes().all(|byte| matches!(byte, 0x21..=0x7e)));
+        }
+    }
+}

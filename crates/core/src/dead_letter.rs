@@ -1,0 +1,169 @@
+//! Dead letters: what could not be delivered, and why, kept where a person can find it.
+
+use std::{fmt::Write, future::Future, io, pin::Pin};
+
+use jiff::Timestamp;
+
+use crate::{
+    event::{Event, Sequence},
+    identity::{self, SpoolId},
+};
+
+/// A place for dead letters outside of a sink: a file of JSON lines.
+pub trait DeadLetters: Send + Sync + 'static {
+    /// Stores lines, each with its line break, durably; the future ends when they are.
+    ///
+    /// # Errors
+    /// They are not stored, or not all of them.
+    fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>;
+}
+
+/// A dead letter of a sink.
+#[derive(Clone, Debug)]
+pub struct DeadLetter<'a> {
+    /// The event's place in the spool.
+    pub sequence: Sequence,
+    /// One JSON object on one line, without a line break.
+    pub json: &'a str,
+}
+
+/// Appends an event's dead letter as one JSON object on one line. Without its body (`with_event` false) where the
+/// body is too large even for the place of the dead letters.
+pub fn write_event(
+    event: &Event<'_>,
+    spool: &SpoolId,
+    sink: &str,
+    reason: &str,
+    detail: &str,
+    with_event: bool,
+    out: &mut String,
+) {
+    let mut id = String::new();
+    identity::write_identity(event, spool, &mut id);
+    write_head(reason, detail, event.source, event.received_at, event.frame, out);
+    // Writing to a string cannot fail.
+    let _ = write!(
+        out,
+        ",\"sink\":{},\"id\":{},\"sequence\":{}",
+        quoted(sink),
+        quoted(&id),
+        event.sequence
+    );
+    if with_event {
+        out.push_str(",\"event\":");
+        crate::cloudevents::push_one_line(event.frame, out);
+    }
+    out.push('}');
+}
+
+/// Appends the dead letter of a frame that is no event, as one JSON object on one line. `with_frame` only where
+/// nothing is to be redacted: what can't be parsed can't be redacted either.
+pub fn write_frame(
+    source: &str,
+    received_at: Timestamp,
+    reason: &str,
+    detail: &str,
+    frame: &str,
+    with_frame: bool,
+    out: &mut String,
+) {
+    write_head(reason, detail, source, received_at, frame, out);
+    if with_frame {
+        let _ = write!(out, ",\"frame\":{}", quoted(frame));
+    }
+    out.push('}');
+}
+
+fn write_head(
+    reason: &str,
+    detail: &str,
+    source: &str,
+    received_at: Timestamp,
+    body: &str,
+    out: &mut String,
+) {
+    let _ = write!(
+        out,
+        "{{\"reason\":{},\"detail\":{},\"source\":{},\"received_at\":\"{received_at}\",\"length\":{},\"hash\":\"{:032x}\"",
+        quoted(reason),
+        quoted(detail),
+        quoted(source),
+        body.len(),
+        identity::body_hash(body),
+    );
+}
+
+fn quoted(text: &str) -> serde_json::Value {
+    serde_json::Value::from(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::{Kind, read};
+
+    #[test]
+    fn letters_are_single_lines_of_json() {
+        let frame = "{\"id\":7,\n\"data\":{\"pid\":\"p\"}}";
+        let Kind::Event(envelope) = read(frame).unwrap() else {
+            panic!("no event")
+        };
+        let event = Event {
+            sequence: Sequence::new(42).unwrap(),
+            received_at: Timestamp::UNIX_EPOCH,
+            source: "main",
+            conflict: None,
+            envelope,
+            frame,
+        };
+        let mut out = String::new();
+        write_event(
+            &event,
+            &SpoolId::from_bytes([0; 16]),
+            "kafka",
+            "too_large",
+            "2 \"MiB\"",
+            true,
+            &mut out,
+        );
+        insta::assert_snapshot!(out);
+        out.clear();
+        write_event(
+            &event,
+            &SpoolId::from_bytes([0; 16]),
+            "kafka",
+            "too_large",
+            "2 MiB",
+            false,
+            &mut out,
+        );
+        assert!(
+            serde_json::from_str::<serde_json::Value>(&out)
+                .unwrap()
+                .get("event")
+                .is_none()
+        );
+        out.clear();
+        write_frame(
+            "main",
+            Timestamp::UNIX_EPOCH,
+            "not_json",
+            "found x\nat 0",
+            "x\ny",
+            true,
+            &mut out,
+        );
+        insta::assert_snapshot!(out);
+        out.clear();
+        write_frame(
+            "main",
+            Timestamp::UNIX_EPOCH,
+            "not_json",
+            "found x",
+            "secret",
+            false,
+            &mut out,
+        );
+        assert!(!out.contains("secret"));
+    }
+}

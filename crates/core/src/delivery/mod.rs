@@ -1,0 +1,236 @@
+//! The way from the spool into a sink: what all sinks have in common.
+//!
+//! One task for each sink reads its reader, leaves out what the sink's filter leaves out, publishes, tracks
+//! acknowledgements, puts what is refused for itself into the dead letters, and moves the cursor behind what is
+//! settled. A sink's fault costs nothing but time: all that has no outcome is sent again after the next connect.
+
+mod backoff;
+mod progress;
+mod window;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::window::{Step, Window};
+pub use self::{
+    backoff::Backoff,
+    progress::{Progress, ProgressSnapshot, SinkState},
+};
+use crate::{
+    dead_letter::DeadLetters,
+    filter::Filter,
+    identity::SpoolId,
+    reader::{Read, ReadError, Reader},
+    redact::Redaction,
+    sink::{Session, Sink, SinkFault},
+};
+
+/// How long a sink may take to close when time has run out already.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// How often a silent sink is asked whether something keeps it from working.
+const TROUBLE_INTERVAL: Duration = Duration::from_millis(500);
+/// A connection that worked for so long has earned a fresh backoff.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
+
+/// What a delivery needs besides its sink and its reader.
+#[derive(Clone)]
+pub struct Options {
+    /// The sink's name in the configuration.
+    pub name: String,
+    /// The spool that numbers the events.
+    pub spool: SpoolId,
+    /// What this sink takes.
+    pub filter: Filter,
+    /// What is taken out of the events for this sink.
+    pub redaction: Redaction,
+    /// Where dead letters go unless the sink keeps them itself.
+    pub dead_letters: Arc<dyn DeadLetters>,
+    /// So many dead letters in a row stop the sink: then it is not the events that are wrong.
+    pub max_dead_letters_in_a_row: u64,
+}
+
+/// When to stop.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// No more will come: deliver what is there and end.
+    pub drain: CancellationToken,
+    /// Time has run out: end now.
+    pub abort: CancellationToken,
+}
+
+/// How a delivery ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All that the spool had is settled.
+    Drained,
+    /// Time ran out, or the sink had a final fault.
+    Unfinished,
+}
+
+/// Delivers until all is settled after [`Shutdown::drain`], or until [`Shutdown::abort`].
+///
+/// Dropping the future stops at once; what had no outcome is sent again by the next delivery from the same cursor.
+///
+/// # Errors
+/// The spool can't be read.
+pub async fn deliver<S: Sink, R: Reader>(
+    mut sink: S,
+    mut reader: R,
+    options: Options,
+    progress: Arc<Progress>,
+    shutdown: Shutdown,
+) -> Result<Ended, ReadError> {
+    let mut window = Window::new(options, reader.cursor().clone(), Arc::clone(&progress));
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+    let ended = loop {
+        let connected_at = Instant::now();
+        let end = session(&mut sink, &mut reader, &mut window, &progress, &shutdown).await?;
+        let fault = match end {
+            SessionEnd::Drained => break Ended::Drained,
+            SessionEnd::Aborted => break Ended::Unfinished,
+            SessionEnd::Fault(fault) => fault,
+        };
+        progress.fault(&fault);
+        if fault.is_final {
+            warn!(
+                sink = window.name(),
+                kind = fault.kind.label(),
+                "the sink stops until restart: {fault}"
+            );
+            shutdown.drain.cancelled().await;
+            break Ended::Unfinished;
+        }
+        if connected_at.elapsed() > STABLE_AFTER {
+            backoff.reset();
+        }
+        let delay = backoff.next_delay();
+        warn!(
+            sink = window.name(),
+            kind = fault.kind.label(),
+            ?delay,
+            "the sink is down: {fault}"
+        );
+        reader.rewind(window.restart());
+        tokio::select! {
+            biased;
+            () = shutdown.abort.cancelled() => break Ended::Unfinished,
+            () = sleep(delay) => {}
+        }
+    };
+    // Bounded: a client that can't reach its broker would wait for it here.
+    let _ = timeout(CLOSE_LIMIT, sink.close()).await;
+    info!(
+        sink = window.name(),
+        ?ended,
+        next = window.cursor().next.get(),
+        "the sink has stopped"
+    );
+    Ok(ended)
+}
+
+enum SessionEnd {
+    Drained,
+    Aborted,
+    Fault(SinkFault),
+}
+
+impl From<SinkFault> for SessionEnd {
+    fn from(fault: SinkFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// One connection of the sink, from its first attempt to its fault.
+async fn session<S: Sink, R: Reader>(
+    sink: &mut S,
+    reader: &mut R,
+    window: &mut Window,
+    progress: &Progress,
+    shutdown: &Shutdown,
+) -> Result<SessionEnd, ReadError> {
+    progress.set_state(SinkState::Connecting);
+    let session = Session {
+        spool: window.spool(),
+        cursor: window.cursor(),
+    };
+    let connected = tokio::select! {
+        biased;
+        () = shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
+        connected = sink.connect(&session) => connected,
+    };
+    if let Err(fault) = connected {
+        return Ok(fault.into());
+    }
+    progress.set_state(SinkState::Up);
+    info!(
+        sink = window.name(),
+        next = window.cursor().next.get(),
+        "the sink is up"
+    );
+
+    let mut acks = Vec::new();
+    let mut log_ended = false;
+    let mut trouble = interval(TROUBLE_INTERVAL);
+    trouble.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let step = match publish(sink, window, shutdown).await {
+            Ok(step) => step,
+            Err(end) => return Ok(end),
+        };
+        window.commit(sink, reader);
+        if log_ended && window.is_empty() {
+            return Ok(SessionEnd::Drained);
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
+            outcome = sink.outcomes(&mut acks), if window.in_sink() > 0 => {
+                let settled = window.settle(&mut acks);
+                // Now, not after the next publishing: the file sink's note is only true while nothing is in flight.
+                window.commit(sink, reader);
+                if let Err(fault) = outcome.and(settled) {
+                    return Ok(fault.into());
+                }
+            }
+            read = reader.next(), if step == Step::Hungry && !log_ended => match read? {
+                Read::Events(batch) => window.take(batch),
+                Read::Skipped { from, events, reason } => window.skip(from, events, reason),
+                Read::End => log_ended = true,
+            },
+            _ = trouble.tick() => progress.set_trouble(sink.trouble()),
+        }
+        if shutdown.drain.is_cancelled() {
+            progress.set_state(SinkState::Draining);
+        }
+    }
+}
+
+/// Publishes as much as can be, and stores the dead letters that this brought.
+async fn publish<S: Sink>(
+    sink: &mut S,
+    window: &mut Window,
+    shutdown: &Shutdown,
+) -> Result<Step, SessionEnd> {
+    let step = window.publish(sink)?;
+    if !sink.keeps_dead_letters() {
+        tokio::select! {
+            biased;
+            () = shutdown.abort.cancelled() => return Err(SessionEnd::Aborted),
+            stored = window.store_dead_letters() => stored?,
+        }
+    }
+    if window.published_since_flush() {
+        tokio::select! {
+            biased;
+            () = shutdown.abort.cancelled() => return Err(SessionEnd::Aborted),
+            flushed = sink.flush() => flushed?,
+        }
+    }
+    Ok(step)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! How a sink is doing: written by its delivery, read by `/status` and the metrics.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    histogram::{self, Histogram},
+    reader::Cursor,
+    sink::{FaultKind, RejectionReason, SinkFault},
+};
+
+/// What a sink is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkState {
+    /// Before its first connection, or on the way to the next.
+    Connecting,
+    /// Delivering.
+    Up,
+    /// Kept from delivering; the reason says by what.
+    Down,
+    /// Delivering what is left before the program ends.
+    Draining,
+}
+
+/// Shared between a delivery and whoever wants to know.
+#[derive(Debug)]
+pub struct Progress {
+    inner: Mutex<ProgressSnapshot>,
+    latency: Histogram,
+}
+
+/// How a sink was doing at a moment.
+#[derive(Clone, Debug)]
+pub struct ProgressSnapshot {
+    /// What it was doing.
+    pub state: SinkState,
+    /// Why it was down: a sentence.
+    pub reason: Option<String>,
+    /// Where its cursor was, and what it had settled before.
+    pub cursor: Cursor,
+    /// Events published and without an outcome.
+    pub in_flight: u64,
+    /// Events published again after a fault. Not part of the ledger.
+    pub resent: u64,
+    /// Faults by [`FaultKind::ALL`].
+    pub faults: [u64; FaultKind::ALL.len()],
+    /// Dead letters by [`RejectionReason::ALL`].
+    pub dead_letters: [u64; RejectionReason::ALL.len()],
+    trouble: Option<String>,
+}
+
+impl Progress {
+    /// A sink that begins at a cursor.
+    pub fn new(cursor: Cursor) -> Self {
+        let inner = ProgressSnapshot {
+            state: SinkState::Connecting,
+            reason: None,
+            cursor,
+            in_flight: 0,
+            resent: 0,
+            faults: [0; FaultKind::ALL.len()],
+            dead_letters: [0; RejectionReason::ALL.len()],
+            trouble: None,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            latency: Histogram::default(),
+        }
+    }
+
+    /// How it is doing now. All of it belongs together: it is read under one lock.
+    pub fn snapshot(&self) -> ProgressSnapshot {
+        let mut snapshot = self.lock().clone();
+        if let (Some(trouble), SinkState::Up | SinkState::Draining) = (&snapshot.trouble, snapshot.state) {
+            snapshot.reason = Some(trouble.clone());
+            snapshot.state = SinkState::Down;
+        }
+        snapshot
+    }
+
+    /// Time from receipt to acknowledgement.
+    pub fn latency(&self) -> histogram::Snapshot {
+        self.latency.snapshot()
+    }
+
+    pub(super) fn set_state(&self, state: SinkState) {
+        let mut inner = self.lock();
+        match state {
+            SinkState::Up | SinkState::Draining => inner.reason = None,
+            // The reason for which it is not connected stays until it is.
+            SinkState::Connecting if inner.reason.is_some() => return,
+            SinkState::Connecting | SinkState::Down => {}
+        }
+        inner.state = state;
+    }
+
+    pub(super) fn set_trouble(&self, trouble: Option<String>) {
+        self.lock().trouble = trouble;
+    }
+
+    pub(super) fn fault(&self, fault: &SinkFault) {
+        let mut inner = self.lock();
+        inner.state = SinkState::Down;
+        inner.reason = Some(fault.reason.clone());
+        inner.trouble = None;
+        inner.in_flight = 0;
+        inner.faults[position(&FaultKind::ALL, fault.kind)] += 1;
+    }
+
+    pub(super) fn dead_letter(&self, reason: RejectionReason) {
+        self.lock().dead_letters[position(&RejectionReason::ALL, reason)] += 1;
+    }
+
+    pub(super) fn set_in_flight(&self, in_flight: u64, resent: u64) {
+        let mut inner = self.lock();
+        inner.in_flight = in_flight;
+        inner.resent = resent;
+    }
+
+    pub(super) fn set_cursor(&self, cursor: &Cursor) {
+        self.lock().cursor.clone_from(cursor);
+    }
+
+    /// Takes the latency of `events` that were received together and acknowledged now.
+    pub(super) fn observe(&self, received_at: Timestamp, now: Timestamp, events: u64) {
+        let microseconds = now.as_microsecond() - received_at.as_microsecond();
+        self.latency.observe_many(microseconds as f64 / 1e6, events);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ProgressSnapshot> {
+        // Nothing within the lock can panic half-way through an update.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a kind stands among all of its kind. The lists are complete, a test of each says so.
+fn position<T: PartialEq>(all: &[T], kind: T) -> usize {
+    all.iter()
+        .position(|other| *other == kind)
+        .unwrap_or(all.len() - 1)
+}

@@ -1,0 +1,603 @@
+//! The delivery against a broker that fails by schedule.
+
+use std::{
+    collections::BTreeSet,
+    future::{Future, pending},
+    io,
+    pin::Pin,
+    sync::Mutex,
+};
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    dead_letter::DeadLetter,
+    envelope::{Kind, read},
+    event::{Event, Sequence},
+    ledger::SinkCounts,
+    reader::{Cursor, Skipped},
+    record::{Batch, SealedBatch},
+    sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, Verdict},
+};
+
+/// What the broker does at a call of `outcomes`, in turn; then all is acknowledged.
+#[derive(Clone, Debug)]
+enum Turn {
+    /// Acknowledges so many of what waits.
+    Acknowledge(usize),
+    /// Refuses all that waits if one of it is bad, as a broker does with a batch.
+    AcknowledgeBatch,
+    /// Stores so many of what waits, acknowledges none of it, and fails.
+    Fail(usize),
+    /// Fails the next connect too.
+    FailTwice,
+}
+
+/// What the broker has, in the order in which it came: sequences, and dead letters.
+#[derive(Debug, Default)]
+struct Broker {
+    stored: Vec<u64>,
+    letters: Vec<u64>,
+    connects: u64,
+    turns: Vec<Turn>,
+    refuse_connects: u64,
+}
+
+struct FakeSink {
+    broker: Arc<Mutex<Broker>>,
+    /// Sequences, and whether it is a dead letter.
+    waiting: Vec<(Sequence, bool)>,
+    bad: fn(u64) -> bool,
+    keeps_dead_letters: bool,
+    room: usize,
+}
+
+fn too_large() -> Rejection {
+    Rejection {
+        reason: RejectionReason::TooLarge,
+        detail: "found 2 MiB, expected at most 1 MiB".into(),
+    }
+}
+
+impl FakeSink {
+    fn acknowledge(&mut self, count: usize, acks: &mut Vec<Ack>) {
+        let count = count.min(self.waiting.len());
+        let mut broker = self.broker.lock().unwrap();
+        for (sequence, is_letter) in self.waiting.drain(..count) {
+            let verdict = if is_letter {
+                broker.letters.push(sequence.get());
+                Verdict::Delivered
+            } else if (self.bad)(sequence.get()) {
+                Verdict::Rejected(too_large())
+            } else {
+                broker.stored.push(sequence.get());
+                Verdict::Delivered
+            };
+            acks.push(Ack { sequence, verdict });
+        }
+    }
+}
+
+impl Sink for FakeSink {
+    async fn connect(&mut self, session: &Session<'_>) -> Result<(), SinkFault> {
+        assert_eq!(session.spool, SpoolId::from_bytes([7; 16]));
+        self.waiting.clear();
+        let mut broker = self.broker.lock().unwrap();
+        broker.connects += 1;
+        if broker.refuse_connects > 0 {
+            broker.refuse_connects -= 1;
+            return Err(SinkFault::new(FaultKind::Unreachable, "nobody answers"));
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+        if self.waiting.len() >= self.room {
+            return Err(PublishError::Full);
+        }
+        self.waiting.push((event.sequence, false));
+        Ok(())
+    }
+
+    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        if self.waiting.len() >= self.room {
+            return Err(PublishError::Full);
+        }
+        assert!(serde_json::from_str::<serde_json::Value>(letter.json).is_ok());
+        self.waiting.push((letter.sequence, true));
+        Ok(())
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        self.keeps_dead_letters
+    }
+
+    async fn flush(&mut self) -> Result<(), SinkFault> {
+        Ok(())
+    }
+
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        assert!(!self.waiting.is_empty(), "nothing is on its way");
+        let turn = self.broker.lock().unwrap().turns.pop();
+        match turn {
+            Some(Turn::Acknowledge(count)) => self.acknowledge(count.max(1), acks),
+            Some(Turn::AcknowledgeBatch) => {
+                let any_bad = self
+                    .waiting
+                    .iter()
+                    .any(|(sequence, letter)| !letter && (self.bad)(sequence.get()));
+                if any_bad {
+                    let suspect = |sequence| Ack {
+                        sequence,
+                        verdict: Verdict::Suspect(too_large()),
+                    };
+                    acks.extend(self.waiting.drain(..).map(|(sequence, _)| suspect(sequence)));
+                } else {
+                    self.acknowledge(usize::MAX, acks);
+                }
+            }
+            Some(Turn::Fail(count)) => {
+                self.acknowledge(count, &mut Vec::new());
+                return Err(SinkFault::new(FaultKind::Unavailable, "no leader"));
+            }
+            Some(Turn::FailTwice) => {
+                self.broker.lock().unwrap().refuse_connects = 1;
+                return Err(SinkFault::new(FaultKind::Unavailable, "no leader"));
+            }
+            None => self.acknowledge(usize::MAX, acks),
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) {}
+}
+
+/// Batches in memory; ends after the last, or waits there for ever.
+struct FakeReader {
+    batches: Vec<SealedBatch>,
+    next: Sequence,
+    cursor: Cursor,
+    committed: Arc<Mutex<Cursor>>,
+    ends: bool,
+    skips: Option<(u64, u64)>,
+}
+
+impl Reader for FakeReader {
+    async fn next(&mut self) -> Result<Read, ReadError> {
+        if let Some((from, events)) = self.skips
+            && self.next.get() == from
+        {
+            self.next = self.next.plus(events);
+            return Ok(Read::Skipped {
+                from: Sequence::new(from).unwrap(),
+                events,
+                reason: Skipped::Dropped,
+            });
+        }
+        let found = self
+            .batches
+            .iter()
+            .find_map(|batch| batch.from(self.next).filter(|part| part.first() == self.next));
+        match found {
+            Some(batch) => {
+                self.next = batch.end();
+                Ok(Read::Events(batch))
+            }
+            None if self.ends => Ok(Read::End),
+            None => pending().await,
+        }
+    }
+
+    fn rewind(&mut self, sequence: Sequence) {
+        self.next = sequence;
+    }
+
+    fn commit(&mut self, cursor: &Cursor) {
+        let mut committed = self.committed.lock().unwrap();
+        assert!(cursor.next > committed.next, "a cursor only moves on");
+        assert_eq!(
+            cursor.counts.settled(),
+            cursor.next.since(cursor.first),
+            "the ledger balances at each commit"
+        );
+        *committed = cursor.clone();
+    }
+
+    fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+}
+
+#[derive(Default)]
+struct FakeLetters {
+    lines: Mutex<Vec<String>>,
+    fail: Mutex<u64>,
+}
+
+impl DeadLetters for FakeLetters {
+    fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
+        Box::pin(async move {
+            let mut fail = self.fail.lock().unwrap();
+            if *fail > 0 {
+                *fail -= 1;
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            self.lines
+                .lock()
+                .unwrap()
+                .extend(lines.lines().map(str::to_owned));
+            Ok(())
+        })
+    }
+}
+
+/// Events 1 to `count` in batches of three; each third has another result.
+fn batches(count: u64, missing: Option<(u64, u64)>) -> Vec<SealedBatch> {
+    let mut batches = Vec::new();
+    let mut first = 1;
+    while first <= count {
+        if let Some((from, events)) = missing
+            && first == from
+        {
+            first += events;
+            continue;
+        }
+        let end = (first + 3)
+            .min(count + 1)
+            .min(missing.map_or(u64::MAX, |(from, _)| if from > first { from } else { u64::MAX }));
+        let mut batch = Batch::default();
+        for id in first..end {
+            let result = if id % 3 == 0 { "junk" } else { "new" };
+            let frame = format!(r#"{{"id":{id},"data":{{"result":"{result}","pid":"p"}}}}"#);
+            let Kind::Event(envelope) = read(&frame).unwrap() else {
+                panic!("no event")
+            };
+            batch.push(&Event {
+                sequence: Sequence::FIRST,
+                received_at: Timestamp::from_second(id as i64).unwrap(),
+                source: "main",
+                conflict: None,
+                envelope,
+                frame: &frame,
+            });
+        }
+        batches.push(batch.seal(Sequence::new(first).unwrap()));
+        first = end;
+    }
+    batches
+}
+
+struct Setup {
+    events: u64,
+    turns: Vec<Turn>,
+    bad: fn(u64) -> bool,
+    filter: Filter,
+    keeps_dead_letters: bool,
+    skips: Option<(u64, u64)>,
+    failing_letters: u64,
+    max_in_a_row: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            events: 10,
+            turns: Vec::new(),
+            bad: |_| false,
+            filter: Filter::default(),
+            keeps_dead_letters: false,
+            skips: None,
+            failing_letters: 0,
+            max_in_a_row: 100,
+        }
+    }
+}
+
+struct Outcome {
+    ended: Ended,
+    broker: Broker,
+    letters: Vec<u64>,
+    cursor: Cursor,
+    progress: ProgressSnapshot,
+}
+
+/// Runs a delivery to its end, with time that passes as soon as all wait for it.
+fn run(setup: Setup) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let cursor = Cursor::starting_at(Sequence::FIRST);
+    let committed = Arc::new(Mutex::new(cursor.clone()));
+    let broker = Arc::new(Mutex::new(Broker {
+        turns: setup.turns,
+        ..Broker::default()
+    }));
+    let letters = Arc::new(FakeLetters {
+        fail: Mutex::new(setup.failing_letters),
+        ..FakeLetters::default()
+    });
+    let progress = Arc::new(Progress::new(cursor.clone()));
+    let reader = FakeReader {
+        batches: batches(setup.events, setup.skips),
+        next: Sequence::FIRST,
+        cursor,
+        committed: Arc::clone(&committed),
+        ends: true,
+        skips: setup.skips,
+    };
+    let sink = FakeSink {
+        broker: Arc::clone(&broker),
+        waiting: Vec::new(),
+        bad: setup.bad,
+        keeps_dead_letters: setup.keeps_dead_letters,
+        room: 5,
+    };
+    let options = Options {
+        name: "fake".into(),
+        spool: SpoolId::from_bytes([7; 16]),
+        filter: setup.filter,
+        redaction: Redaction::default(),
+        dead_letters: Arc::clone(&letters) as Arc<dyn DeadLetters>,
+        max_dead_letters_in_a_row: setup.max_in_a_row,
+    };
+    let shutdown = Shutdown {
+        drain: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    };
+    shutdown.drain.cancel();
+    let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown);
+    let ended = runtime
+        .block_on(async { timeout(Duration::from_secs(3600), delivery).await })
+        .expect("it ends")
+        .unwrap();
+    let in_file = letters
+        .lines
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|line| sequence_of(line))
+        .collect();
+    let broker = std::mem::take(&mut *broker.lock().unwrap());
+    let letters = if setup.keeps_dead_letters {
+        broker.letters.clone()
+    } else {
+        in_file
+    };
+    let cursor = committed.lock().unwrap().clone();
+    Outcome {
+        ended,
+        broker,
+        letters,
+        cursor,
+        progress: progress.snapshot(),
+    }
+}
+
+fn sequence_of(letter: &str) -> u64 {
+    serde_json::from_str::<serde_json::Value>(letter).unwrap()["sequence"]
+        .as_u64()
+        .unwrap()
+}
+
+#[test]
+fn all_is_delivered_in_order_and_counted() {
+    let outcome = run(Setup::default());
+    assert_eq!(outcome.ended, Ended::Drained);
+    assert_eq!(outcome.broker.stored, (1..=10).collect::<Vec<_>>());
+    assert_eq!(outcome.cursor.next.get(), 11);
+    assert_eq!(
+        outcome.cursor.counts,
+        SinkCounts {
+            delivered: 10,
+            ..SinkCounts::default()
+        }
+    );
+    assert_eq!((outcome.progress.in_flight, outcome.progress.resent), (0, 0));
+}
+
+#[test]
+fn what_the_filter_leaves_out_is_counted_and_not_sent() {
+    let outcome = run(Setup {
+        filter: Filter::new([("result", ["junk"])]).unwrap(),
+        ..Setup::default()
+    });
+    assert_eq!(outcome.broker.stored, [3, 6, 9]);
+    assert_eq!(
+        outcome.cursor.counts,
+        SinkCounts {
+            delivered: 3,
+            filtered: 7,
+            ..SinkCounts::default()
+        }
+    );
+}
+
+#[test]
+fn only_what_is_refused_alone_is_a_dead_letter() {
+    for keeps_dead_letters in [false, true] {
+        let turns = vec![Turn::AcknowledgeBatch; 20];
+        let outcome = run(Setup {
+            bad: |sequence| sequence == 2,
+            turns,
+            keeps_dead_letters,
+            ..Setup::default()
+        });
+        assert_eq!(outcome.letters, [2]);
+        assert_eq!(outcome.broker.stored.iter().collect::<BTreeSet<_>>().len(), 9);
+        assert_eq!(
+            outcome.cursor.counts,
+            SinkCounts {
+                delivered: 9,
+                dead_lettered: 1,
+                ..SinkCounts::default()
+            }
+        );
+        assert_eq!(outcome.progress.dead_letters[0], 1);
+    }
+}
+
+#[test]
+fn a_dead_letter_that_cannot_be_stored_holds_the_cursor() {
+    let outcome = run(Setup {
+        bad: |sequence| sequence == 2,
+        failing_letters: 3,
+        ..Setup::default()
+    });
+    assert_eq!(outcome.letters, [2]);
+    assert_eq!(
+        outcome.progress.faults[FaultKind::ALL
+            .iter()
+            .position(|kind| *kind == FaultKind::Disk)
+            .unwrap()],
+        3
+    );
+    assert_eq!(
+        outcome.cursor.counts,
+        SinkCounts {
+            delivered: 9,
+            dead_lettered: 1,
+            ..SinkCounts::default()
+        }
+    );
+}
+
+#[test]
+fn too_many_dead_letters_in_a_row_stop_the_sink() {
+    for keeps_dead_letters in [false, true] {
+        let outcome = run(Setup {
+            bad: |_| true,
+            max_in_a_row: 4,
+            keeps_dead_letters,
+            events: 30,
+            ..Setup::default()
+        });
+        assert_eq!(outcome.ended, Ended::Unfinished);
+        assert!(outcome.letters.len() <= 4);
+        assert_eq!(outcome.progress.state, SinkState::Down);
+        let reason = outcome.progress.reason.unwrap();
+        assert!(
+            reason.starts_with("4 events in a row were refused, the last one with \"found 2 MiB"),
+            "{reason}"
+        );
+        assert!(outcome.cursor.next.get() <= 5, "the rest waits");
+    }
+}
+
+#[test]
+fn what_the_log_dropped_is_counted() {
+    let outcome = run(Setup {
+        skips: Some((4, 3)),
+        ..Setup::default()
+    });
+    assert_eq!(outcome.broker.stored, [1, 2, 3, 7, 8, 9, 10]);
+    assert_eq!(
+        outcome.cursor.counts,
+        SinkCounts {
+            delivered: 7,
+            dropped: 3,
+            ..SinkCounts::default()
+        }
+    );
+}
+
+#[test]
+fn a_sink_that_cannot_connect_ends_when_time_runs_out() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let broker = Arc::new(Mutex::new(Broker {
+        refuse_connects: u64::MAX,
+        ..Broker::default()
+    }));
+    let cursor = Cursor::starting_at(Sequence::FIRST);
+    let sink = FakeSink {
+        broker: Arc::clone(&broker),
+        waiting: Vec::new(),
+        bad: |_| false,
+        keeps_dead_letters: false,
+        room: 5,
+    };
+    let reader = FakeReader {
+        batches: Vec::new(),
+        next: Sequence::FIRST,
+        cursor: cursor.clone(),
+        committed: Arc::new(Mutex::new(cursor.clone())),
+        ends: false,
+        skips: None,
+    };
+    let options = Options {
+        name: "fake".into(),
+        spool: SpoolId::from_bytes([7; 16]),
+        filter: Filter::default(),
+        redaction: Redaction::default(),
+        dead_letters: Arc::new(FakeLetters::default()),
+        max_dead_letters_in_a_row: 1,
+    };
+    let progress = Arc::new(Progress::new(cursor));
+    let shutdown = Shutdown {
+        drain: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    };
+    runtime.block_on(async {
+        let abort = shutdown.abort.clone();
+        tokio::spawn(async move {
+            sleep(Duration::from_secs(600)).await;
+            abort.cancel();
+        });
+        let ended = deliver(sink, reader, options, Arc::clone(&progress), shutdown)
+            .await
+            .unwrap();
+        assert_eq!(ended, Ended::Unfinished);
+    });
+    let connects = broker.lock().unwrap().connects;
+    assert!(
+        (20..200).contains(&connects),
+        "no hot loop, and no giving up: {connects} in ten minutes"
+    );
+    assert_eq!(progress.snapshot().reason.as_deref(), Some("nobody answers"));
+}
+
+fn any_turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        3 => (1usize..6).prop_map(Turn::Acknowledge),
+        2 => Just(Turn::AcknowledgeBatch),
+        1 => (0usize..6).prop_map(Turn::Fail),
+        1 => Just(Turn::FailTwice),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+    #[test]
+    fn whatever_the_broker_does_nothing_is_lost(
+        turns in proptest::collection::vec(any_turn(), 0..40),
+        keeps_dead_letters: bool,
+        filtered: bool,
+        failing_letters in 0u64..3,
+        skips in proptest::option::of((1u64..40, 1u64..10)),
+    ) {
+        let filter = if filtered { Filter::new([("result", ["new"])]).unwrap() } else { Filter::default() };
+        let bad = |sequence: u64| sequence.is_multiple_of(7);
+        let outcome = run(Setup { events: 50, turns, bad, filter, keeps_dead_letters, skips, failing_letters, max_in_a_row: 100 });
+        prop_assert_eq!(outcome.ended, Ended::Drained);
+        let dropped = |sequence: u64| skips.is_some_and(|(from, events)| (from..from + events).contains(&sequence));
+        let left_out = |sequence: u64| filtered && sequence.is_multiple_of(3);
+        let sent = |sequence: &u64| !dropped(*sequence) && !left_out(*sequence);
+        let expected: Vec<u64> = (1..=50).filter(sent).filter(|sequence| !bad(*sequence)).collect();
+        let first_copies: BTreeSet<u64> = outcome.broker.stored.iter().copied().collect();
+        prop_assert_eq!(first_copies.into_iter().collect::<Vec<_>>(), expected.clone());
+        let letters: BTreeSet<u64> = outcome.letters.iter().copied().collect();
+        prop_assert_eq!(letters.into_iter().collect::<Vec<_>>(), (1..=50).filter(sent).filter(|sequence| bad(*sequence)).collect::<Vec<_>>());
+        let counts = outcome.cursor.counts;
+        prop_assert_eq!(outcome.cursor.next.get(), 51);
+        prop_assert_eq!(counts.settled(), 50);
+        prop_assert_eq!(counts.delivered, expected.len() as u64);
+        prop_assert_eq!(counts.dropped, (1..=50).filter(|sequence| dropped(*sequence)).count() as u64);
+    }
+}

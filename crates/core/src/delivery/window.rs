@@ -1,0 +1,501 @@
+//! The events between the reader and the settled prefix.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+use super::{Options, progress::Progress};
+use crate::{
+    ack::AckTracker,
+    dead_letter::{self, DeadLetter},
+    envelope::{self, Kind},
+    event::{Event, Sequence},
+    identity::SpoolId,
+    ledger::Outcome,
+    reader::{Cursor, Reader, Skipped},
+    record::{self, SealedBatch},
+    sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, Sink, SinkFault, Verdict},
+};
+
+/// What the delivery may do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Read on: all that was read is published.
+    Hungry,
+    /// Wait for outcomes first.
+    Waiting,
+}
+
+/// The events that were read and are not yet part of the settled prefix.
+///
+/// Their batches are kept, sharing the log's bytes, because a refusal may come late and a dead letter needs the event.
+pub(super) struct Window {
+    options: Options,
+    progress: Arc<Progress>,
+    tracker: AckTracker,
+    cursor: Cursor,
+    batches: VecDeque<SealedBatch>,
+    /// How much of the last batch is published: an offset into its bytes. At its end: all.
+    published: usize,
+    /// The highest sequence ever published: what comes below it is sent again.
+    highest: u64,
+    resent: u64,
+    /// Messages that the sink has and that have no outcome.
+    in_sink: u64,
+    unflushed: bool,
+    /// Refused together with others: each is sent once more alone.
+    suspects: BTreeMap<Sequence, Rejection>,
+    alone: Option<Sequence>,
+    /// Refused for themselves, on their way into the dead letters.
+    rejected: VecDeque<(Sequence, Rejection, Body)>,
+    /// Dead letters that the sink itself keeps, without an outcome yet.
+    lettered: BTreeMap<Sequence, (Rejection, Body)>,
+    dead_letters_in_a_row: u64,
+}
+
+/// Whether a dead letter carries its event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    Whole,
+    /// Even the place for dead letters refused it.
+    LeftOut,
+}
+
+impl Window {
+    pub(super) fn new(options: Options, cursor: Cursor, progress: Arc<Progress>) -> Self {
+        Self {
+            options,
+            progress,
+            tracker: AckTracker::new(cursor.next, cursor.counts),
+            cursor,
+            batches: VecDeque::new(),
+            published: 0,
+            highest: 0,
+            resent: 0,
+            in_sink: 0,
+            unflushed: false,
+            suspects: BTreeMap::new(),
+            alone: None,
+            rejected: VecDeque::new(),
+            lettered: BTreeMap::new(),
+            dead_letters_in_a_row: 0,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    pub(super) const fn spool(&self) -> SpoolId {
+        self.options.spool
+    }
+
+    pub(super) const fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+
+    pub(super) const fn in_sink(&self) -> u64 {
+        self.in_sink
+    }
+
+    /// Whether all that was read is part of the settled prefix.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tracker.is_empty() && self.unpublished().is_none()
+    }
+
+    pub(super) const fn published_since_flush(&mut self) -> bool {
+        std::mem::replace(&mut self.unflushed, false)
+    }
+
+    /// Takes what the reader gave. Only to be called when hungry.
+    pub(super) fn take(&mut self, batch: SealedBatch) {
+        debug_assert!(self.unpublished().is_none(), "read on before all was published");
+        self.published = 0;
+        self.batches.push_back(batch);
+    }
+
+    pub(super) fn skip(&mut self, from: Sequence, events: u64, reason: Skipped) {
+        let outcome = match reason {
+            Skipped::Dropped => Outcome::Dropped,
+            Skipped::Damaged => Outcome::Damaged,
+        };
+        self.tracker.skip(from, events, outcome);
+    }
+
+    /// Forgets all that has no outcome; the sequence from which it has to be read again.
+    pub(super) fn restart(&mut self) -> Sequence {
+        self.batches.clear();
+        self.published = 0;
+        self.in_sink = 0;
+        self.unflushed = false;
+        self.suspects.clear();
+        self.alone = None;
+        self.rejected.clear();
+        self.lettered.clear();
+        self.tracker.next()
+    }
+
+    /// Publishes what was read and is not published, as far as the sink takes it.
+    pub(super) fn publish<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
+        while let Some((&sequence, _)) = self.suspects.first_key_value() {
+            self.publish_alone(sink, sequence)?;
+            if self.in_sink > 0 {
+                return Ok(Step::Waiting);
+            }
+        }
+        let step = self.publish_unpublished(sink)?;
+        self.report();
+        if sink.keeps_dead_letters() && !self.publish_dead_letters(sink)? {
+            return Ok(Step::Waiting);
+        }
+        Ok(step)
+    }
+
+    fn publish_unpublished<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
+        let mut scratch = String::new();
+        // A handle on the same bytes: the events borrow from it while the window changes.
+        let Some(batch) = self.unpublished().cloned() else {
+            return Ok(Step::Hungry);
+        };
+        while let Some(rest) = batch
+            .bytes()
+            .get(self.published..)
+            .filter(|rest| !rest.is_empty())
+        {
+            let (event, length) = match record::decode(rest) {
+                Ok(decoded) => decoded,
+                Err(error) => {
+                    let reason = format!("a record of the spool can't be read: {error}; this is a bug");
+                    return Err(SinkFault::fatal(FaultKind::Other, reason));
+                }
+            };
+            let sequence = event.sequence;
+            if self.tracker.track(sequence, event.received_at) {
+                if self.options.filter.matches(&event) {
+                    match publish_redacted(&self.options, sink, &event, &mut scratch) {
+                        Ok(()) => {
+                            self.in_sink += 1;
+                            self.unflushed = true;
+                            if sequence.get() <= self.highest {
+                                self.resent += 1;
+                            }
+                            self.highest = self.highest.max(sequence.get());
+                        }
+                        Err(PublishError::Full) => {
+                            debug_assert!(self.in_sink > 0, "full of nothing");
+                            return Ok(Step::Waiting);
+                        }
+                        Err(PublishError::Rejected(rejection)) => {
+                            self.rejected.push_back((sequence, rejection, Body::Whole));
+                        }
+                        Err(PublishError::Fault(fault)) => return Err(fault),
+                    }
+                } else {
+                    self.tracker.settle(sequence, Outcome::Filtered);
+                }
+            }
+            self.published += length;
+        }
+        Ok(Step::Hungry)
+    }
+
+    /// Takes what the sink has told.
+    pub(super) fn settle(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        let now = Timestamp::now();
+        let mut run = (now, 0);
+        for ack in acks.drain(..) {
+            self.in_sink = self.in_sink.saturating_sub(1);
+            if self.alone == Some(ack.sequence) {
+                self.alone = None;
+                let suspect = self.suspects.remove(&ack.sequence);
+                if let (Verdict::Suspect(rejection), Some(_)) = (&ack.verdict, suspect) {
+                    self.rejected
+                        .push_back((ack.sequence, rejection.clone(), Body::Whole));
+                    continue;
+                }
+            }
+            if let Some((rejection, body)) = self.lettered.remove(&ack.sequence) {
+                self.settle_letter(ack, rejection, body)?;
+                continue;
+            }
+            match ack.verdict {
+                Verdict::Delivered | Verdict::Duplicate => {
+                    let delivered = ack.verdict == Verdict::Delivered;
+                    let outcome = if delivered {
+                        Outcome::Delivered
+                    } else {
+                        Outcome::Duplicate
+                    };
+                    self.dead_letters_in_a_row = 0;
+                    if let Some(received_at) = self.tracker.settle(ack.sequence, outcome) {
+                        // What was received together has one latency: one observation for the run of it.
+                        if run.0 != received_at {
+                            self.progress.observe(run.0, now, run.1);
+                            run = (received_at, 0);
+                        }
+                        run.1 += 1;
+                    }
+                }
+                Verdict::Rejected(rejection) => {
+                    self.rejected.push_back((ack.sequence, rejection, Body::Whole))
+                }
+                Verdict::Suspect(rejection) => drop(self.suspects.insert(ack.sequence, rejection)),
+            }
+        }
+        self.progress.observe(run.0, now, run.1);
+        Ok(())
+    }
+
+    /// Stores the dead letters for which the sink has no place of its own.
+    pub(super) async fn store_dead_letters(&mut self) -> Result<(), SinkFault> {
+        if self.rejected.is_empty() {
+            return Ok(());
+        }
+        let mut lines = String::new();
+        for index in 0..self.rejected.len() {
+            let (sequence, rejection, body) = self.rejected[index].clone();
+            self.count_letter_in_a_row(&rejection)?;
+            self.write_letter(sequence, &rejection, body, &mut lines)?;
+            lines.push('\n');
+        }
+        self.options.dead_letters.store(&lines).await.map_err(|error| {
+            SinkFault::new(
+                FaultKind::Disk,
+                format!("dead letters can't be stored: {error}; make room or mend the disk"),
+            )
+        })?;
+        for (sequence, rejection, _) in self.rejected.drain(..) {
+            self.tracker.settle(sequence, Outcome::DeadLettered);
+            self.progress.dead_letter(rejection.reason);
+        }
+        Ok(())
+    }
+
+    /// Moves the cursor behind the settled prefix.
+    pub(super) fn commit<S: Sink, R: Reader>(&mut self, sink: &S, reader: &mut R) {
+        self.tracker.advance();
+        if self.tracker.next() == self.cursor.next {
+            return;
+        }
+        let note = sink.note();
+        if note.is_some() && self.in_sink > 0 {
+            // A note that is older than the cursor would make the next start undo what the cursor calls settled.
+            return;
+        }
+        self.cursor.next = self.tracker.next();
+        self.cursor.counts = self.tracker.counts();
+        self.cursor.note = note;
+        while self
+            .batches
+            .front()
+            .is_some_and(|batch| batch.end() <= self.cursor.next)
+        {
+            if self.batches.len() == 1 && self.unpublished().is_some() {
+                break;
+            }
+            self.batches.pop_front();
+        }
+        reader.commit(&self.cursor);
+        self.progress.set_cursor(&self.cursor);
+        self.report();
+    }
+
+    /// The last batch, unless all of it is published.
+    fn unpublished(&self) -> Option<&SealedBatch> {
+        self.batches
+            .back()
+            .filter(|batch| self.published < batch.bytes().len())
+    }
+
+    fn report(&self) {
+        self.progress.set_in_flight(self.in_sink, self.resent);
+    }
+
+    /// Sends a suspect when nothing else is on its way: what is refused then is refused for itself.
+    fn publish_alone<S: Sink>(&mut self, sink: &mut S, sequence: Sequence) -> Result<(), SinkFault> {
+        if self.in_sink > 0 || self.alone.is_some() {
+            return Ok(());
+        }
+        let published = match self.find(sequence) {
+            Some(event) => publish_redacted(&self.options, sink, &event, &mut String::new()),
+            None => return Err(missing(sequence)),
+        };
+        match published {
+            Ok(()) => {
+                self.alone = Some(sequence);
+                self.in_sink += 1;
+                self.resent += 1;
+                self.unflushed = true;
+                Ok(())
+            }
+            Err(PublishError::Rejected(rejection)) => {
+                self.suspects.remove(&sequence);
+                self.rejected.push_back((sequence, rejection, Body::Whole));
+                Ok(())
+            }
+            Err(PublishError::Full) => Err(SinkFault::new(
+                FaultKind::Other,
+                "the client's queue is full with nothing in flight",
+            )),
+            Err(PublishError::Fault(fault)) => Err(fault),
+        }
+    }
+
+    /// Hands the dead letters to a sink that keeps them; false when it takes no more for now.
+    fn publish_dead_letters<S: Sink>(&mut self, sink: &mut S) -> Result<bool, SinkFault> {
+        while let Some((sequence, rejection, body)) = self.rejected.front().cloned() {
+            let mut json = String::new();
+            self.write_letter(sequence, &rejection, body, &mut json)?;
+            match sink.publish_dead_letter(&DeadLetter {
+                sequence,
+                json: &json,
+            }) {
+                Ok(()) => {
+                    self.count_letter_in_a_row(&rejection)?;
+                    self.rejected.pop_front();
+                    self.lettered.insert(sequence, (rejection, body));
+                    self.in_sink += 1;
+                    self.unflushed = true;
+                }
+                Err(PublishError::Full) => return Ok(false),
+                Err(PublishError::Rejected(refusal)) => self.shorten_letter(&refusal)?,
+                Err(PublishError::Fault(fault)) => return Err(fault),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The first dead letter was refused where dead letters go: once more without its event, then no more.
+    fn shorten_letter(&mut self, refusal: &Rejection) -> Result<(), SinkFault> {
+        match self.rejected.front_mut() {
+            Some((_, _, body @ Body::Whole)) => {
+                *body = Body::LeftOut;
+                Ok(())
+            }
+            _ => Err(letter_refused(refusal)),
+        }
+    }
+
+    fn settle_letter(&mut self, ack: Ack, rejection: Rejection, body: Body) -> Result<(), SinkFault> {
+        match ack.verdict {
+            Verdict::Delivered | Verdict::Duplicate => {
+                self.tracker.settle(ack.sequence, Outcome::DeadLettered);
+                self.progress.dead_letter(rejection.reason);
+            }
+            Verdict::Rejected(refusal) | Verdict::Suspect(refusal) => {
+                if body == Body::LeftOut {
+                    return Err(letter_refused(&refusal));
+                }
+                self.rejected.push_back((ack.sequence, rejection, Body::LeftOut));
+            }
+        }
+        Ok(())
+    }
+
+    fn count_letter_in_a_row(&mut self, rejection: &Rejection) -> Result<(), SinkFault> {
+        if self.dead_letters_in_a_row >= self.options.max_dead_letters_in_a_row {
+            return Err(SinkFault::fatal(
+                FaultKind::TooManyDeadLetters,
+                format!(
+                    "{} events in a row were refused, the last one with \"{}\"; expected that to be the exception: \
+                     mend the cause and restart, nothing more is put into the dead letters",
+                    self.dead_letters_in_a_row, rejection.detail
+                ),
+            ));
+        }
+        self.dead_letters_in_a_row += 1;
+        Ok(())
+    }
+
+    fn write_letter(
+        &self,
+        sequence: Sequence,
+        rejection: &Rejection,
+        body: Body,
+        out: &mut String,
+    ) -> Result<(), SinkFault> {
+        let event = self.find(sequence).ok_or_else(|| missing(sequence))?;
+        let mut scratch = String::new();
+        // What this sink may not see, its dead letters may not hold. Where that can't be told, the event is left out.
+        let redacted = redacted(&self.options, &event, &mut scratch);
+        let whole = body == Body::Whole && redacted.is_ok();
+        let event = redacted.unwrap_or(event);
+        let reason = rejection.reason.label();
+        dead_letter::write_event(
+            &event,
+            &self.options.spool,
+            &self.options.name,
+            reason,
+            &rejection.detail,
+            whole,
+            out,
+        );
+        Ok(())
+    }
+
+    /// An event that was read and is not settled.
+    fn find(&self, sequence: Sequence) -> Option<Event<'_>> {
+        let batch = self
+            .batches
+            .iter()
+            .find(|batch| batch.first() <= sequence && sequence < batch.end())?;
+        batch
+            .iter()
+            .filter_map(Result::ok)
+            .find(|event| event.sequence == sequence)
+    }
+}
+
+fn publish_redacted<S: Sink>(
+    options: &Options,
+    sink: &mut S,
+    event: &Event<'_>,
+    scratch: &mut String,
+) -> Result<(), PublishError> {
+    if options.redaction.is_empty() {
+        return sink.publish(event);
+    }
+    let event = redacted(options, event, scratch).map_err(PublishError::Rejected)?;
+    sink.publish(&event)
+}
+
+/// The event as this sink may see it.
+fn redacted<'a>(
+    options: &Options,
+    event: &Event<'a>,
+    scratch: &'a mut String,
+) -> Result<Event<'a>, Rejection> {
+    scratch.clear();
+    if options.redaction.is_empty() || !options.redaction.apply(event.frame, scratch) {
+        return Ok(*event);
+    }
+    match envelope::read(scratch) {
+        Ok(Kind::Event(envelope)) => Ok(Event {
+            envelope,
+            frame: scratch,
+            ..*event
+        }),
+        _ => Err(Rejection {
+            reason: RejectionReason::Unrenderable,
+            detail: "what is left after redaction is no event".to_owned(),
+        }),
+    }
+}
+
+fn letter_refused(refusal: &Rejection) -> SinkFault {
+    let reason = format!(
+        "the place for dead letters refuses them: {}; mend it, nothing is lost meanwhile",
+        refusal.detail
+    );
+    SinkFault::new(FaultKind::Other, reason)
+}
+
+fn missing(sequence: Sequence) -> SinkFault {
+    SinkFault::new(
+        FaultKind::Other,
+        format!("event {sequence} was refused and is not at hand; it is read again"),
+    )
+}

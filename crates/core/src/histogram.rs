@@ -1,0 +1,101 @@
+//! A histogram of seconds with fixed buckets, made for one writer and rare readers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Upper bounds of the buckets, in seconds: from a fast broker's round trip to an outage.
+pub const BOUNDS: [f64; 18] = [
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+    30.0, 300.0,
+];
+
+/// Counts of observations by bucket. Cheap to write to from one task, safe to read from any.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    // The last one counts what is above all bounds.
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    sum_nanoseconds: AtomicU64,
+}
+
+/// What a histogram held at a moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// Observations in each bucket, not cumulative; the last is above all of [`BOUNDS`].
+    pub buckets: [u64; BOUNDS.len() + 1],
+    /// Sum of all observations, in seconds.
+    pub sum: f64,
+}
+
+impl Histogram {
+    /// Takes an observation; one below zero (a clock was stepped) counts as zero.
+    pub fn observe(&self, seconds: f64) {
+        self.observe_many(seconds, 1);
+    }
+
+    /// Takes `times` equal observations.
+    pub fn observe_many(&self, seconds: f64, times: u64) {
+        let seconds = seconds.max(0.0);
+        let bucket = BOUNDS.partition_point(|bound| *bound < seconds);
+        self.buckets[bucket].fetch_add(times, Ordering::Relaxed);
+        self.sum_nanoseconds
+            .fetch_add((seconds * 1e9) as u64 * times, Ordering::Relaxed);
+    }
+
+    /// What it holds now.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (held, bucket) in snapshot.buckets.iter_mut().zip(&self.buckets) {
+            *held = bucket.load(Ordering::Relaxed);
+        }
+        snapshot.sum = self.sum_nanoseconds.load(Ordering::Relaxed) as f64 / 1e9;
+        snapshot
+    }
+}
+
+impl Snapshot {
+    /// How many observations there are.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// The upper bound of the bucket in which the quantile falls (`0.99` for the 99th percentile); `None` without
+    /// observations, infinity above all bounds.
+    pub fn quantile(&self, quantile: f64) -> Option<f64> {
+        let count = self.count();
+        let rank = (quantile * count as f64).ceil() as u64;
+        let mut seen = 0;
+        for (index, bucket) in self.buckets.iter().enumerate() {
+            seen += bucket;
+            if count > 0 && seen >= rank.max(1) {
+                return Some(BOUNDS.get(index).copied().unwrap_or(f64::INFINITY));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn observations_fall_into_the_bucket_whose_bound_they_do_not_exceed() {
+        let histogram = Histogram::default();
+        for seconds in [-1.0, 0.0005, 0.0006, 1000.0] {
+            histogram.observe(seconds);
+        }
+        let snapshot = histogram.snapshot();
+        assert_eq!(
+            (
+                snapshot.buckets[0],
+                snapshot.buckets[1],
+                snapshot.buckets[BOUNDS.len()]
+            ),
+            (2, 1, 1)
+        );
+        assert_eq!(snapshot.count(), 4);
+        assert!((snapshot.sum - 1000.0011).abs() < 1e-6);
+        assert_eq!(snapshot.quantile(0.5), Some(0.0005));
+        assert_eq!(snapshot.quantile(1.0), Some(f64::INFINITY));
+        assert_eq!(Snapshot::default().quantile(0.5), None);
+    }
+}

@@ -1,0 +1,139 @@
+//! Who an event is: the source it came from and the id that the feed gave it.
+//!
+//! Ids of two sources may collide, and a broker that removes duplicates by the bare id would swallow the second one
+//! as a success. So the identity is `<source>/<id>`.
+
+use std::fmt::{self, Write};
+
+use uuid::Uuid;
+use xxhash_rust::xxh3;
+
+use crate::{
+    envelope::Field,
+    event::{Event, Sequence},
+};
+
+/// The spool that gave an event its sequence: a UUIDv7, so that later spools sort later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SpoolId(Uuid);
+
+impl SpoolId {
+    /// A new one, after all that were made before.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The one of these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for SpoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Appends the event's id: the feed's, with `~` and eight digits after it when another body had that id before;
+/// `<spool id>-<sequence>` for an event that came without one.
+pub fn write_id(event: &Event<'_>, spool: &SpoolId, out: &mut String) {
+    match event.text(Field::Id) {
+        Some(id) => out.push_str(&id),
+        // Writing to a string cannot fail.
+        None => {
+            let _ = write!(out, "{spool}-{}", event.sequence);
+        }
+    }
+    if let Some(conflict) = event.conflict {
+        let _ = write!(out, "~{conflict:08x}");
+    }
+}
+
+/// Appends `<source>/<id>`: what a broker may remove duplicates by.
+pub fn write_identity(event: &Event<'_>, spool: &SpoolId, out: &mut String) {
+    out.push_str(event.source);
+    out.push('/');
+    write_id(event, spool, out);
+}
+
+/// Appends `<spool id>:<sequence in 20 digits>`: sorts as text in the order of the log.
+pub fn write_sequence(sequence: Sequence, spool: &SpoolId, out: &mut String) {
+    let _ = write!(out, "{spool}:{:020}", sequence.get());
+}
+
+/// A hash of an identity, for remembering it. 128 bits: a collision would lose an event.
+pub fn identity_hash(source: &str, id: &str) -> u128 {
+    xxh3::xxh3_128_with_seed(id.as_bytes(), xxh3::xxh3_64(source.as_bytes()))
+}
+
+/// A hash of a body, for telling two bodies of one identity apart.
+pub fn body_hash(body: &str) -> u128 {
+    xxh3::xxh3_128(body.as_bytes())
+}
+
+/// The part of a body's hash that goes into the id of a conflicting event. The same in every version: consumers
+/// keep such ids.
+pub const fn conflict_suffix(body_hash: u128) -> u32 {
+    (body_hash >> 96) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::{Kind, read};
+
+    fn event(frame: &str) -> Event<'_> {
+        let Kind::Event(envelope) = read(frame).unwrap() else {
+            panic!("no event")
+        };
+        Event {
+            sequence: Sequence::new(42).unwrap(),
+            received_at: jiff::Timestamp::UNIX_EPOCH,
+            source: "main",
+            conflict: None,
+            envelope,
+            frame,
+        }
+    }
+
+    #[test]
+    fn an_identity_names_source_and_id() {
+        let spool = SpoolId::from_bytes([1; 16]);
+        let identity = |event: &Event<'_>| {
+            let mut out = String::new();
+            write_identity(event, &spool, &mut out);
+            out
+        };
+        assert_eq!(identity(&event(r#"{"id":7,"data":{}}"#)), "main/7");
+        assert_eq!(identity(&event(r#"{"id":"a/b","data":{}}"#)), "main/a/b");
+        assert_eq!(identity(&event(r#"{"data":{}}"#)), format!("main/{spool}-42"));
+        let conflict = Event {
+            conflict: Some(0xab),
+            ..event(r#"{"id":7,"data":{}}"#)
+        };
+        assert_eq!(identity(&conflict), "main/7~000000ab");
+    }
+
+    #[test]
+    fn sequences_sort_as_text() {
+        let spool = SpoolId::generate();
+        let text = |number| {
+            let mut out = String::new();
+            write_sequence(Sequence::new(number).unwrap(), &spool, &mut out);
+            out
+        };
+        assert!(text(9) < text(10) && text(10) < text(u64::MAX));
+        assert!(spool.to_string() < SpoolId::generate().to_string());
+    }
+
+    #[test]
+    fn conflict_suffixes_stay_as_they_are() {
+        assert_eq!(conflict_suffix(body_hash(r#"{"id":1}"#)), 0xb740_eaf9);
+    }
+}

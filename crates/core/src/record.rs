@@ -1,0 +1,397 @@
+//! An event in bytes: one format, in memory and on disk.
+//!
+//! | offset | bytes | what |
+//! |---|---|---|
+//! | 0 | 4 | length of the record from offset 8 on |
+//! | 4 | 4 | CRC32C of all from offset 8 on |
+//! | 8 | 8 | sequence |
+//! | 16 | 8 | time of receipt, microseconds since 1970 |
+//! | 24 | 1 | flags: 1 for a conflict |
+//! | 25 | 1 | length of the source's name |
+//! | 26 | 4 | conflict: a hash of the body |
+//! | 30 | 72 | where the fields stand in the frame: start and end of each |
+//! | 102 | … | the source's name, then the frame |
+//!
+//! All numbers are little-endian. The fields' places are stored so that no reader scans the frame again.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use jiff::Timestamp;
+
+use crate::{
+    envelope::{Envelope, FIELDS},
+    event::{Event, Sequence},
+    json::Span,
+};
+
+/// Bytes before the part that the length and the checksum cover.
+pub const PREFIX: usize = 8;
+const FIXED: usize = 102;
+const CONFLICT: u8 = 1;
+
+/// Why bytes are no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// Fewer bytes than the record says it has.
+    #[error("the record ends early: {found} bytes, expected {expected}")]
+    Truncated {
+        /// How many there are.
+        found: usize,
+        /// How many there should be.
+        expected: usize,
+    },
+    /// The checksum is that of other bytes.
+    #[error("the checksum is {found:08x}, expected {expected:08x}")]
+    Checksum {
+        /// The checksum stored.
+        found: u32,
+        /// The checksum of what is there.
+        expected: u32,
+    },
+    /// The checksum is right and the content is not: written by another version, or by something else.
+    #[error("the record's {what} is not valid")]
+    Content {
+        /// Which part of it.
+        what: &'static str,
+    },
+}
+
+/// What the intake hands to the spool: records in one owned buffer, not yet numbered.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: BytesMut,
+    events: u64,
+}
+
+impl Batch {
+    /// An empty one with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            bytes: BytesMut::with_capacity(bytes),
+            events: 0,
+        }
+    }
+
+    /// Appends an event. Its sequence is ignored: the spool gives it one.
+    ///
+    /// A source's name longer than 255 bytes is cut; configuration allows none.
+    pub fn push(&mut self, event: &Event<'_>) {
+        let source = &event.source.as_bytes()[..event.source.len().min(usize::from(u8::MAX))];
+        self.bytes.reserve(FIXED + source.len() + event.frame.len());
+        let length = FIXED - PREFIX + source.len() + event.frame.len();
+        // A frame fits: the scanner refuses more than 4 GiB, the listener far less.
+        self.bytes.put_u32_le(length as u32);
+        self.bytes.put_u32_le(0);
+        self.bytes.put_u64_le(0);
+        self.bytes.put_i64_le(event.received_at.as_microsecond());
+        self.bytes
+            .put_u8(if event.conflict.is_some() { CONFLICT } else { 0 });
+        self.bytes.put_u8(source.len() as u8);
+        self.bytes.put_u32_le(event.conflict.unwrap_or(0));
+        for span in event.envelope.spans() {
+            self.bytes.put_u32_le(span.start);
+            self.bytes.put_u32_le(span.end);
+        }
+        self.bytes.put_slice(source);
+        self.bytes.put_slice(event.frame.as_bytes());
+        self.events += 1;
+    }
+
+    /// How many events it has.
+    pub const fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Whether it has none.
+    pub const fn is_empty(&self) -> bool {
+        self.events == 0
+    }
+
+    /// How many bytes its records have.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Numbers the events from `first` on and completes their records.
+    pub fn seal(mut self, first: Sequence) -> SealedBatch {
+        let mut rest = &mut self.bytes[..];
+        let mut sequence = first;
+        while !rest.is_empty() {
+            let (length, after) = rest.split_at_mut(4);
+            let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
+            let (record, next) = after.split_at_mut(4 + length);
+            record[4..12].copy_from_slice(&sequence.get().to_le_bytes());
+            let checksum = crc32c::crc32c(&record[4..]);
+            record[..4].copy_from_slice(&checksum.to_le_bytes());
+            sequence = sequence.next();
+            rest = next;
+        }
+        SealedBatch {
+            first,
+            events: self.events,
+            bytes: self.bytes.freeze(),
+        }
+    }
+}
+
+/// Complete records of contiguous sequences. Clones share the bytes.
+#[derive(Clone, Debug)]
+pub struct SealedBatch {
+    first: Sequence,
+    events: u64,
+    bytes: Bytes,
+}
+
+impl SealedBatch {
+    /// Records that were read back: `events` of them in `bytes`, from `first` on.
+    pub const fn from_parts(first: Sequence, events: u64, bytes: Bytes) -> Self {
+        Self { first, events, bytes }
+    }
+
+    /// The sequence of the first event.
+    pub const fn first(&self) -> Sequence {
+        self.first
+    }
+
+    /// The sequence after the last event.
+    pub const fn end(&self) -> Sequence {
+        self.first.plus(self.events)
+    }
+
+    /// How many events there are.
+    pub const fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// The records.
+    pub const fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The events, one after the other. Ends after the first record that is none: what follows it can't be found.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Event<'_>, RecordError>> {
+        let mut rest = &self.bytes[..];
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            match decode(rest) {
+                Ok((event, length)) => {
+                    rest = &rest[length..];
+                    Some(Ok(event))
+                }
+                Err(error) => {
+                    rest = &[];
+                    Some(Err(error))
+                }
+            }
+        })
+    }
+
+    /// The part from `sequence` on; `None` when nothing is left.
+    #[must_use]
+    pub fn from(&self, sequence: Sequence) -> Option<Self> {
+        let skipped = sequence.since(self.first);
+        if skipped >= self.events {
+            return None;
+        }
+        let mut offset = 0;
+        for _ in 0..skipped {
+            offset += total_length(self.bytes.get(offset..)?)?;
+        }
+        Some(Self {
+            first: self.first.plus(skipped),
+            events: self.events - skipped,
+            bytes: self.bytes.slice(offset..),
+        })
+    }
+}
+
+/// Length of the record that starts here, prefix included; `None` when fewer than four bytes are left.
+pub fn total_length(bytes: &[u8]) -> Option<usize> {
+    let length: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
+    Some(PREFIX + u32::from_le_bytes(length) as usize)
+}
+
+/// Checks a record's length and checksum against its bytes, without reading its content; its length.
+///
+/// # Errors
+/// It is cut off or damaged.
+pub fn verify(bytes: &[u8]) -> Result<usize, RecordError> {
+    let total = total_length(bytes).ok_or(RecordError::Truncated {
+        found: bytes.len(),
+        expected: PREFIX,
+    })?;
+    let Some(record) = bytes.get(..total) else {
+        return Err(RecordError::Truncated {
+            found: bytes.len(),
+            expected: total,
+        });
+    };
+    if total < FIXED {
+        return Err(RecordError::Content { what: "length" });
+    }
+    let found = u32_at(record, 4);
+    let expected = crc32c::crc32c(&record[PREFIX..]);
+    if found == expected {
+        Ok(total)
+    } else {
+        Err(RecordError::Checksum { found, expected })
+    }
+}
+
+/// Reads the record that starts here and tells its length. The checksum is [`verify`]'s to check, once, where bytes
+/// come from a disk: this is called for every sink.
+///
+/// # Errors
+/// It is cut off, or its content is not valid.
+pub fn decode(bytes: &[u8]) -> Result<(Event<'_>, usize), RecordError> {
+    let total = total_length(bytes).ok_or(RecordError::Truncated {
+        found: bytes.len(),
+        expected: PREFIX,
+    })?;
+    let Some(record) = bytes.get(..total) else {
+        return Err(RecordError::Truncated {
+            found: bytes.len(),
+            expected: total,
+        });
+    };
+    let source_end = FIXED + usize::from(*record.get(25).ok_or(RecordError::Content { what: "length" })?);
+    if total < source_end {
+        return Err(RecordError::Content { what: "length" });
+    }
+    let sequence = Sequence::new(u64_at(record, 8)).ok_or(RecordError::Content { what: "sequence" })?;
+    let received_at =
+        Timestamp::from_microsecond(u64_at(record, 16) as i64).map_err(|_| RecordError::Content {
+            what: "time of receipt",
+        })?;
+    let source = std::str::from_utf8(&record[FIXED..source_end])
+        .map_err(|_| RecordError::Content { what: "source" })?;
+    let frame =
+        std::str::from_utf8(&record[source_end..]).map_err(|_| RecordError::Content { what: "frame" })?;
+    let mut spans = [Span::ABSENT; FIELDS];
+    for (index, span) in spans.iter_mut().enumerate() {
+        *span = Span {
+            start: u32_at(record, 30 + 8 * index),
+            end: u32_at(record, 34 + 8 * index),
+        };
+    }
+    let event = Event {
+        sequence,
+        received_at,
+        source,
+        conflict: (record[24] & CONFLICT != 0).then(|| u32_at(record, 26)),
+        envelope: Envelope::from_spans(spans),
+        frame,
+    };
+    Ok((event, total))
+}
+
+/// Four bytes at a fixed offset; the callers have checked the length.
+fn u32_at(record: &[u8], offset: usize) -> u32 {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&record[offset..offset + 4]);
+    u32::from_le_bytes(bytes)
+}
+
+/// Eight bytes at a fixed offset; the callers have checked the length.
+fn u64_at(record: &[u8], offset: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&record[offset..offset + 8]);
+    u64::from_le_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::envelope::{Field, Kind, read};
+
+    fn sealed(frames: &[String]) -> SealedBatch {
+        let mut batch = Batch::default();
+        for (index, frame) in frames.iter().enumerate() {
+            let Kind::Event(envelope) = read(frame).unwrap() else {
+                panic!("no event")
+            };
+            batch.push(&Event {
+                sequence: Sequence::FIRST,
+                received_at: Timestamp::from_microsecond(index as i64).unwrap(),
+                source: "main",
+                conflict: (index % 2 == 1).then_some(index as u32),
+                envelope,
+                frame,
+            });
+        }
+        batch.seal(Sequence::new(100).unwrap())
+    }
+
+    fn frames(count: usize) -> Vec<String> {
+        (0..count)
+            .map(|id| format!(r#"{{"id":{id},"data":{{"pid":"p{id}"}}}}"#))
+            .collect()
+    }
+
+    #[test]
+    fn events_come_back_as_they_went_in() {
+        let frames = frames(5);
+        let batch = sealed(&frames);
+        assert_eq!((batch.events(), batch.end().get()), (5, 105));
+        for (index, event) in batch.iter().enumerate() {
+            let event = event.unwrap();
+            assert_eq!(event.sequence.get(), 100 + index as u64);
+            assert_eq!(event.received_at.as_microsecond(), index as i64);
+            assert_eq!(event.conflict, (index % 2 == 1).then_some(index as u32));
+            assert_eq!((event.source, event.frame), ("main", frames[index].as_str()));
+            assert_eq!(
+                event.text(Field::Pid).as_deref(),
+                Some(format!("p{index}").as_str())
+            );
+        }
+    }
+
+    #[test]
+    fn a_part_starts_at_its_sequence() {
+        let batch = sealed(&frames(5));
+        let part = batch.from(Sequence::new(103).unwrap()).unwrap();
+        assert_eq!(
+            part.iter()
+                .map(|event| event.unwrap().sequence.get())
+                .collect::<Vec<_>>(),
+            [103, 104]
+        );
+        assert_eq!(batch.from(Sequence::FIRST).unwrap().events(), 5);
+        assert!(batch.from(Sequence::new(105).unwrap()).is_none());
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_seen() {
+        let batch = sealed(&frames(1));
+        let good = batch.bytes().to_vec();
+        assert_eq!(verify(&good), Ok(good.len()));
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(verify(&bad).is_err(), "bit {bit}");
+        }
+        for length in 0..good.len() {
+            assert!(verify(&good[..length]).is_err(), "length {length}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(verify(&bytes).is_err());
+            let _ = decode(&bytes).map(|(event, _)| (event.data().len(), event.text(Field::Pid)));
+        }
+
+        #[test]
+        fn a_damaged_record_is_read_without_a_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut bytes = sealed(&frames(1)).bytes().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _ = decode(&bytes).map(|(event, _)| (event.data().len(), event.text(Field::Pid)));
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Names of fields, with `*` for what may stand there.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A name (`face_image`), a pattern (`*_image`), or a path of either (`space.name`, `*.name`).
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String")]
+pub struct Pattern {
+    text: String,
+    /// The names between the dots.
+    names: Vec<Name>,
+}
+
+/// A name, cut at its stars: one piece is an exact name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Name(Vec<String>);
+
+/// Why a text is no pattern.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "found \"{found}\", expected the name of a field such as \"face_image\", \"*_image\" or \"space.name\""
+)]
+#[non_exhaustive]
+pub struct PatternError {
+    /// The text.
+    pub found: String,
+}
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        if text.trim() != text || text.split('.').any(str::is_empty) {
+            return Err(PatternError {
+                found: text.to_owned(),
+            });
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            names: text.split('.').map(Name::new).collect(),
+        })
+    }
+}
+
+impl Pattern {
+    /// Whether it is a path: has a dot.
+    pub fn is_path(&self) -> bool {
+        self.names.len() > 1
+    }
+
+    /// Whether the value of the key `name` is meant, to which `path` leads from the frame on. A path is only looked at
+    /// by patterns that are one.
+    pub(super) fn matches(&self, name: &str, path: &[Cow<'_, str>]) -> bool {
+        if let [pattern] = self.names.as_slice() {
+            return pattern.matches(name);
+        }
+        let below_data = match path.split_first() {
+            Some((first, rest)) if first == "data" => Some(rest),
+            _ => None,
+        };
+        // `data.pid` is what a person writes who looks at a frame; taken at its word it would hide nothing.
+        self.leads_to(path) || below_data.is_some_and(|path| self.leads_to(path))
+    }
+
+    fn leads_to(&self, path: &[Cow<'_, str>]) -> bool {
+        self.names.len() == path.len()
+            && self
+                .names
+                .iter()
+                .zip(path)
+                .all(|(pattern, name)| pattern.matches(name))
+    }
+}
+
+impl Name {
+    fn new(text: &str) -> Self {
+        Self(text.split('*').map(str::to_owned).collect())
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        let [first, rest @ ..] = self.0.as_slice() else {
+            return false;
+        };
+        let Some((last, middle)) = rest.split_last() else {
+            return first == name;
+        };
+        let Some(mut name) = name.strip_prefix(first.as_str()) else {
+            return false;
+        };
+        // The first place where a piece fits leaves the most for those after it.
+        for piece in middle {
+            let Some(at) = name.find(piece.as_str()) else {
+                return false;
+            };
+            name = &name[at + piece.len()..];
+        }
+        name.ends_with(last.as_str())
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Pattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn stars_stand_for_anything() {
+        for (pattern, name, expected) in [
+            ("pid", "pid", true),
+            ("pid", "pids", false),
+            ("*_image", "face_image", true),
+            ("*_image", "_image", true),
+            ("*_image", "image", false),
+            ("a*a", "a", false),
+            ("a*a", "aa", true),
+            ("*a*b*", "xxaxbx", true),
+            ("*a*b*", "ba", false),
+            ("*", "", true),
+            ("**", "x", true),
+        ] {
+            assert_eq!(Name::new(pattern).matches(name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_named() {
+        for bad in ["", ".", "a.", ".a", "a..b", " a", "a\n"] {
+            assert!(bad.parse::<Pattern>().is_err(), "{bad:?}");
+        }
+        assert_eq!(
+            "a..b".parse::<Pattern>().unwrap_err().to_string(),
+            "found \"a..b\", expected the name of a field such as \"face_image\", \"*_image\" or \"space.name\""
+        );
+    }
+
+    /// The same question, answered in the plainest way.
+    fn plainly(pattern: &str, name: &str) -> bool {
+        match pattern.chars().next() {
+            None => name.is_empty(),
+            Some('*') => name
+                .char_indices()
+                .map(|(at, _)| at)
+                .chain([name.len()])
+                .any(|at| plainly(&pattern[1..], &name[at..])),
+            Some(c) => name
+                .strip_prefix(c)
+                .is_some_and(|name| plainly(&pattern[c.len_utf8()..], name)),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_pattern_matches_what_it_should(pattern in "[abé*]{0,6}", name in "[abé]{0,8}") {
+            prop_assert_eq!(Name::new(&pattern).matches(&name), plainly(&pattern, &name));
+        }
+    }
+}

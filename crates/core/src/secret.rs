@@ -1,0 +1,318 @@
+//! Tokens and passwords: read from the configuration or from a file, and never shown.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// The longest secret that a file may hold. Far above any token, so that a wrong path is noticed instead of read.
+pub const MAX_FILE_BYTES: u64 = 64 * 1024;
+
+/// The `format` of a secret in the JSON Schema, by which others recognise keys that must not be shown or interpreted.
+pub const SCHEMA_FORMAT: &str = "password";
+
+/// A token or a password. Shown as `[redacted]`, wiped from memory when dropped.
+///
+/// In a configuration it may be any scalar and is taken as text: a variable of the environment is parsed before it gets
+/// here, so that the token `true` arrives as a boolean and `123` as a number. What that parser has lost can't be had
+/// back: `007` arrives as 7, `1.50` as 1.5, and ` a ` as `a`. So whoever reads the environment hands the values of such
+/// keys on as text, unparsed; a token between brackets, which would arrive as an array, is refused with a sentence
+/// otherwise.
+#[derive(Clone)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// The one of this text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(SecretString::from(text.into()))
+    }
+
+    /// The text itself: for the wire alone, never for a log.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+/// Reads the secret of a configuration key that has a twin which names a file: `value` stands for `<key>`, `file` for
+/// `<key>_file`. `None` when neither is set.
+///
+/// Of a file the white space around its text is cut off: editors and `echo` end a file with a line break. The file is
+/// read at each call, so that a secret can be exchanged while the program runs; this blocks for the time that a small
+/// file takes.
+///
+/// # Errors
+/// Both are set, or the file can't be read or holds no secret.
+pub fn resolve(
+    key: &'static str,
+    value: Option<&Secret>,
+    file: Option<&Path>,
+) -> Result<Option<Secret>, SecretError> {
+    match (value, file) {
+        (Some(_), Some(_)) => Err(SecretError::Both { key }),
+        (Some(value), None) if value.expose().is_empty() => Err(SecretError::Empty { key }),
+        (Some(value), None) => Ok(Some(value.clone())),
+        (None, Some(path)) => read_file(key, path).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+fn read_file(key: &'static str, path: &Path) -> Result<Secret, SecretError> {
+    let unreadable = |source| SecretError::Unreadable {
+        key,
+        path: path.to_owned(),
+        source,
+    };
+    let mut text = String::new();
+    let length = File::open(path)
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
+        .map_err(unreadable)?;
+    if length as u64 > MAX_FILE_BYTES {
+        return Err(SecretError::TooLong {
+            key,
+            path: path.to_owned(),
+        });
+    }
+    let secret = text.trim();
+    if secret.is_empty() {
+        return Err(SecretError::EmptyFile {
+            key,
+            path: path.to_owned(),
+        });
+    }
+    Ok(Secret::new(secret))
+}
+
+/// Why there is no secret.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SecretError {
+    /// It stands in two places.
+    #[error("found both \"{key}\" and \"{key}_file\", expected one of them")]
+    Both {
+        /// The key without `_file`.
+        key: &'static str,
+    },
+    /// It is there and empty.
+    #[error("found an empty \"{key}\", expected a text of at least one character")]
+    Empty {
+        /// The key.
+        key: &'static str,
+    },
+    /// The file can't be read, or is no text.
+    #[error("\"{key}_file\": can't read {}, expected a file with the secret as its only text", path.display())]
+    Unreadable {
+        /// The key without `_file`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file has nothing but white space.
+    #[error("\"{key}_file\": found nothing in {}, expected the secret as its only text", path.display())]
+    EmptyFile {
+        /// The key without `_file`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is larger than any secret.
+    #[error(
+        "\"{key}_file\": found more than {MAX_FILE_BYTES} bytes in {}, expected the secret as its only text",
+        path.display()
+    )]
+    TooLong {
+        /// The key without `_file`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(REDACTED)
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for Secret {}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyScalar)
+    }
+}
+
+/// Writes `[redacted]`: what shows a configuration shows no secret.
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(REDACTED)
+    }
+}
+
+impl JsonSchema for Secret {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": SCHEMA_FORMAT, "writeOnly": true })
+    }
+}
+
+const REDACTED: &str = "[redacted]";
+
+/// Takes scalars as text. Its errors never quote what was found: it may be the secret.
+struct AnyScalar;
+
+const STRUCTURED: &str = "found an array or a table, expected a text; in the environment a secret that begins with a \
+                          bracket or a brace needs quotes of its own ('\"[…]\"'), or a file";
+
+impl<'de> de::Visitor<'de> for AnyScalar {
+    type Value = Secret;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Secret, E> {
+        Ok(Secret::new(text))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Secret, E> {
+        Ok(Secret::new(text))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Secret, E> {
+        Ok(Secret::new(value.to_string()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Secret, E> {
+        Ok(Secret::new(value.to_string()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Secret, E> {
+        Ok(Secret::new(value.to_string()))
+    }
+
+    fn visit_i128<E>(self, value: i128) -> Result<Secret, E> {
+        Ok(Secret::new(value.to_string()))
+    }
+
+    fn visit_u128<E>(self, value: u128) -> Result<Secret, E> {
+        Ok(Secret::new(value.to_string()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Secret, E> {
+        // Debug keeps the point: `1.0` stays `1.0`.
+        Ok(Secret::new(format!("{value:?}")))
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, _: A) -> Result<Secret, A::Error> {
+        Err(de::Error::custom(STRUCTURED))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, _: A) -> Result<Secret, A::Error> {
+        Err(de::Error::custom(STRUCTURED))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn any_scalar_is_text() {
+        for (json, text) in [
+            ("\"a b\"", "a b"),
+            ("123", "123"),
+            ("-5", "-5"),
+            ("true", "true"),
+            ("1.5", "1.5"),
+            ("1.0", "1.0"),
+            ("\"007\"", "007"),
+            ("18446744073709551615", "18446744073709551615"),
+        ] {
+            let secret: Secret = serde_json::from_str(json).unwrap();
+            assert_eq!(secret.expose(), text, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_scalar_is_refused_without_being_shown() {
+        for json in ["[\"hunter2\"]", "{\"hunter2\":1}", "null"] {
+            let error = serde_json::from_str::<Secret>(json).unwrap_err().to_string();
+            assert!(
+                error.contains("expected a text") && !error.contains("hunter2"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn it_is_never_shown() {
+        let secret = Secret::new("hunter2");
+        assert_eq!(
+            format!("{secret:?} {:?}", Some(&secret)),
+            "[redacted] Some([redacted])"
+        );
+        assert_eq!(serde_json::to_string(&secret).unwrap(), "\"[redacted]\"");
+    }
+
+    #[test]
+    fn a_file_or_a_value_but_not_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "hunter2\n").unwrap();
+        let value = Secret::new("hunter3");
+        let text = |value: Option<&Secret>, file: Option<&Path>| {
+            resolve("token", value, file).map(|secret| secret.map(|secret| secret.expose().to_owned()))
+        };
+        assert_eq!(text(None, None).unwrap(), None);
+        assert_eq!(text(None, Some(&path)).unwrap().as_deref(), Some("hunter2"));
+        assert_eq!(text(Some(&value), None).unwrap().as_deref(), Some("hunter3"));
+        assert_eq!(
+            text(Some(&value), Some(&path)).unwrap_err().to_string(),
+            "found both \"token\" and \"token_file\", expected one of them"
+        );
+        let empty = Secret::new("");
+        assert!(matches!(
+            text(Some(&empty), None),
+            Err(SecretError::Empty { key: "token" })
+        ));
+    }
+
+    #[test]
+    fn a_file_without_a_secret_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let error = || resolve("token", None, Some(&path)).unwrap_err();
+        let missing = error();
+        assert!(missing.to_string().contains(path.to_str().unwrap()), "{missing}");
+        assert!(missing.source().is_some());
+        std::fs::write(&path, " \n").unwrap();
+        assert!(matches!(error(), SecretError::EmptyFile { .. }));
+        std::fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert!(matches!(error(), SecretError::Unreadable { .. }));
+        std::fs::write(&path, vec![b'a'; MAX_FILE_BYTES as usize + 1]).unwrap();
+        assert!(matches!(error(), SecretError::TooLong { .. }));
+    }
+}

@@ -1,0 +1,237 @@
+//! What a sink has to be: a publisher of single events that tells later what became of each.
+//!
+//! All that sinks have in common (reading, filtering, tracking, dead letters, cursors, trying again) is
+//! [`delivery`](crate::delivery)'s. A sink connects, publishes without waiting, reports outcomes, and says of every
+//! error whose fault it is.
+
+use std::{fmt, future::Future};
+
+use crate::{
+    dead_letter::DeadLetter,
+    event::{Event, Sequence},
+    identity::SpoolId,
+    reader::Cursor,
+};
+
+/// A sink. It is driven by one task; none of its calls overlap.
+pub trait Sink: Send + 'static {
+    /// Connects, or connects anew after a fault, and checks that what it needs is there. What was in flight before
+    /// is forgotten: no outcome of it may be reported any more. Warnings about what is legal and dangerous go to the log.
+    ///
+    /// `cursor` is where delivery goes on. Dropping the future leaves the sink disconnected.
+    ///
+    /// # Errors
+    /// The service is not there or refuses: tried again with a growing delay, unless the fault is final.
+    fn connect(&mut self, session: &Session<'_>) -> impl Future<Output = Result<(), SinkFault>> + Send;
+
+    /// Hands an event to the client, which sends it in the background. Does not wait.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; the event was not taken.
+    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError>;
+
+    /// As [`publish`](Self::publish), with a dead letter for the place that this sink keeps for them. Its outcome is
+    /// reported under the letter's sequence. Only called when [`keeps_dead_letters`](Self::keeps_dead_letters).
+    ///
+    /// # Errors
+    /// See [`PublishError`]; the letter was not taken.
+    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError>;
+
+    /// Whether this sink was configured to keep its dead letters itself (a topic, a subject).
+    fn keeps_dead_letters(&self) -> bool;
+
+    /// Called after a run of [`publish`](Self::publish) calls, before waiting: what was collected goes out now.
+    ///
+    /// # Errors
+    /// The sink as a whole can't go on.
+    fn flush(&mut self) -> impl Future<Output = Result<(), SinkFault>> + Send;
+
+    /// Waits until something is known of what was published, and appends it. Safe to cancel: no outcome is lost.
+    ///
+    /// # Errors
+    /// The sink as a whole can't go on: all that has no outcome is sent again after the next connect.
+    fn outcomes(&mut self, acks: &mut Vec<Ack>) -> impl Future<Output = Result<(), SinkFault>> + Send;
+
+    /// What to keep with the cursor at this moment; asked when all that was published has its outcome.
+    fn note(&self) -> Option<String> {
+        None
+    }
+
+    /// What keeps published events from being acknowledged at this moment, in a sentence; the sink goes on by itself
+    /// when it has passed. For a client that tries again for ever on its own, as librdkafka does.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    /// Closes. All that was published has its outcome, or time has run out.
+    fn close(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// What a sink is told when it connects.
+#[derive(Clone, Copy, Debug)]
+pub struct Session<'a> {
+    /// The spool that numbers the events: part of ids and sequences.
+    pub spool: SpoolId,
+    /// Where delivery goes on.
+    pub cursor: &'a Cursor,
+}
+
+/// What became of a published event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Which one.
+    pub sequence: Sequence,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// What became of a published event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Stored, as safely as the sink's configuration asks for.
+    Delivered,
+    /// It was stored before.
+    Duplicate,
+    /// Refused for itself: no retry can help.
+    Rejected(Rejection),
+    /// Refused together with others, perhaps for another's sake: sent once more alone, and what is refused then is
+    /// refused for itself.
+    Suspect(Rejection),
+}
+
+/// Why one event was refused for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The kind, for metrics.
+    pub reason: RejectionReason,
+    /// A sentence: what was found, what was expected.
+    pub detail: String,
+}
+
+/// Kinds of rejections. Few: they are a metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RejectionReason {
+    /// Larger than the broker takes.
+    TooLarge,
+    /// The broker calls the record invalid.
+    Invalid,
+    /// No message can be made of it.
+    Unrenderable,
+}
+
+impl RejectionReason {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::TooLarge, Self::Invalid, Self::Unrenderable];
+
+    /// As in metrics and dead letters.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::Invalid => "invalid",
+            Self::Unrenderable => "unrenderable",
+        }
+    }
+}
+
+/// Why an event was not taken.
+#[derive(Debug)]
+pub enum PublishError {
+    /// As much is in flight as may be: wait for outcomes, then try again.
+    Full,
+    /// It is the event's own fault.
+    Rejected(Rejection),
+    /// It is the sink's.
+    Fault(SinkFault),
+}
+
+/// Why a sink as a whole can't go on. Nothing is dead-lettered for it.
+#[derive(Debug)]
+pub struct SinkFault {
+    /// The kind, for metrics.
+    pub kind: FaultKind,
+    /// A sentence for people: what was found, what was expected, where, what to do.
+    pub reason: String,
+    /// Never tried again until the program is restarted: another try would do harm.
+    pub is_final: bool,
+}
+
+impl SinkFault {
+    /// One that passes, perhaps.
+    pub fn new(kind: FaultKind, reason: impl Into<String>) -> Self {
+        Self {
+            kind,
+            reason: reason.into(),
+            is_final: false,
+        }
+    }
+
+    /// One after which this sink stops until the program is restarted.
+    pub fn fatal(kind: FaultKind, reason: impl Into<String>) -> Self {
+        Self {
+            kind,
+            reason: reason.into(),
+            is_final: true,
+        }
+    }
+}
+
+impl fmt::Display for SinkFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for SinkFault {}
+
+/// Kinds of faults. Few: they are a metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FaultKind {
+    /// Nobody answers.
+    Unreachable,
+    /// Who we are, or that we may, is not accepted.
+    Unauthorised,
+    /// The topic or stream is not there.
+    Missing,
+    /// It is there and takes nothing now: full, no leader, too few replicas.
+    Unavailable,
+    /// Another instance has taken this one's place.
+    Fenced,
+    /// No acknowledgement came in time.
+    Timeout,
+    /// A disk says no.
+    Disk,
+    /// More dead letters in a row than allowed.
+    TooManyDeadLetters,
+    /// All else.
+    Other,
+}
+
+impl FaultKind {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Unreachable,
+        Self::Unauthorised,
+        Self::Missing,
+        Self::Unavailable,
+        Self::Fenced,
+        Self::Timeout,
+        Self::Disk,
+        Self::TooManyDeadLetters,
+        Self::Other,
+    ];
+
+    /// As in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Unauthorised => "unauthorised",
+            Self::Missing => "missing",
+            Self::Unavailable => "unavailable",
+            Self::Fenced => "fenced",
+            Self::Timeout => "timeout",
+            Self::Disk => "disk",
+            Self::TooManyDeadLetters => "too_many_dead_letters",
+            Self::Other => "other",
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Durations and sizes as people write them in a configuration: `"5s"`, `"10 GiB"`.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Why a text is no duration or size.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("found \"{found}\", expected {expected}")]
+#[non_exhaustive]
+pub struct UnitError {
+    /// The text.
+    pub found: String,
+    /// What would have been right.
+    pub expected: &'static str,
+}
+
+const DURATION: &str = "a duration such as \"250ms\", \"5s\", \"1h 30m\" or \"7d\"";
+const SIZE: &str = "a size such as \"512 KiB\", \"64 MiB\" or \"10 GiB\"";
+
+/// Reads a duration: numbers with the units `ms`, `s`, `m`, `h`, `d`, added up.
+///
+/// # Errors
+/// The text is no such duration, or longer than 2⁶⁴ milliseconds.
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+    let error = || UnitError {
+        found: text.to_owned(),
+        expected: DURATION,
+    };
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(error());
+    }
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let (number, unit, after) = number_and_unit(rest);
+        let milliseconds: u64 = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(error()),
+        };
+        let number: u64 = number.parse().map_err(|_| error())?;
+        let part = number.checked_mul(milliseconds).ok_or_else(error)?;
+        sum = sum.checked_add(Duration::from_millis(part)).ok_or_else(error)?;
+        rest = after.trim_start();
+    }
+    Ok(sum)
+}
+
+/// Writes a duration as [`parse_duration`] reads it, to the millisecond.
+pub fn format_duration(duration: Duration) -> String {
+    let mut rest = duration.as_millis();
+    let mut parts = Vec::new();
+    for (unit, milliseconds) in [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+        ("ms", 1),
+    ] {
+        if rest >= milliseconds {
+            parts.push(format!("{}{unit}", rest / milliseconds));
+            rest %= milliseconds;
+        }
+    }
+    if parts.is_empty() {
+        "0s".to_owned()
+    } else {
+        parts.join(" ")
+    }
+}
+
+/// The digits, the letters and what comes after them.
+fn number_and_unit(text: &str) -> (&str, &str, &str) {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, rest) = text.split_at(digits);
+    let rest = rest.trim_start();
+    let letters = rest
+        .find(|c: char| !c.is_ascii_alphabetic())
+        .unwrap_or(rest.len());
+    let (unit, after) = rest.split_at(letters);
+    (number, unit, after)
+}
+
+/// For `#[serde(with = "neurobridge_core::units::duration")]` on a [`Duration`].
+pub mod duration {
+    use super::*;
+
+    /// Reads a duration from text.
+    ///
+    /// # Errors
+    /// It is no text, or no duration.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)
+            .map_err(|error| de::Error::custom(format!("{error}, expected {DURATION}")))?;
+        parse_duration(&text).map_err(de::Error::custom)
+    }
+
+    /// Writes a duration as text.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format_duration(*duration))
+    }
+}
+
+/// For `#[serde(with = "neurobridge_core::units::optional_duration")]` on an `Option<Duration>`.
+pub mod optional_duration {
+    use super::*;
+
+    /// Reads a duration from text.
+    ///
+    /// # Errors
+    /// It is no text, or no duration.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        super::duration::deserialize(deserializer).map(Some)
+    }
+
+    /// Writes a duration as text.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => super::duration::serialize(duration, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+}
+
+/// A number of bytes, written with a binary unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+#[schemars(with = "String")]
+pub struct ByteSize(u64);
+
+impl ByteSize {
+    /// So many bytes.
+    pub const fn from_bytes(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// So many KiB, of 1,024 bytes each.
+    pub const fn from_kib(kib: u64) -> Self {
+        Self(kib * 1024)
+    }
+
+    /// So many MiB, of 1,024 KiB each.
+    pub const fn from_mib(mib: u64) -> Self {
+        Self::from_kib(mib * 1024)
+    }
+
+    /// The number of bytes.
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let error = || UnitError {
+            found: text.to_owned(),
+            expected: SIZE,
+        };
+        let (number, unit, after) = number_and_unit(text.trim());
+        let factor: u64 = match unit {
+            "B" | "bytes" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            "TiB" => 1 << 40,
+            _ => return Err(error()),
+        };
+        let number: u64 = number.parse().map_err(|_| error())?;
+        if !after.is_empty() {
+            return Err(error());
+        }
+        number.checked_mul(factor).map(Self).ok_or_else(error)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+            if self.0 >= 1 << shift && self.0.is_multiple_of(1 << shift) {
+                return write!(f, "{} {unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{} B", self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)
+            .map_err(|error| de::Error::custom(format!("{error}, expected {SIZE}")))?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for ByteSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration(" 1h 30 m "), Ok(Duration::from_secs(5400)));
+        for bad in [
+            "",
+            "5",
+            "s",
+            "5 fortnights",
+            "-1s",
+            "1.5s",
+            "99999999999999999999s",
+        ] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        assert_eq!("10 GiB".parse(), Ok(ByteSize(10 << 30)));
+        assert_eq!("64MiB".parse(), Ok(ByteSize::from_mib(64)));
+        for bad in ["", "64", "64 MB", "1 MiB 2 KiB", "99999999999 TiB"] {
+            assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(milliseconds in any::<u64>(), bytes in any::<u64>()) {
+            let duration = Duration::from_millis(milliseconds);
+            prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
+            prop_assert_eq!(ByteSize(bytes).to_string().parse(), Ok(ByteSize(bytes)));
+        }
+    }
+}

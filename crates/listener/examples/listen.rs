@@ -1,0 +1,63 @@
+//! Listens to the feed and says what it hears: the platform's documented Python example in its Rust form.
+//!
+//! `NEUROIO_TOKEN` has the API token, `NEUROIO_URL` the feed (the platform's own by default). Stops cleanly on SIGHUP,
+//! SIGTERM and SIGINT.
+
+use std::{convert::Infallible, env, error::Error};
+
+use neurobridge_listener::{EventListener, Message};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let token = env::var("NEUROIO_TOKEN").map_err(|_| "set NEUROIO_TOKEN to your API token")?;
+    let mut listener = EventListener::new(token);
+    if let Ok(url) = env::var("NEUROIO_URL") {
+        listener = listener.url(url);
+    }
+    listener.run(stop_on_signals()?, handle).await?;
+    eprintln!("stopped");
+    Ok(())
+}
+
+/// Called with each message.
+async fn handle(message: Message) -> Result<(), Infallible> {
+    match message {
+        Message::Connected => eprintln!("connected"),
+        Message::Authorised => eprintln!("authorised"),
+        Message::Pong { rtt } => eprintln!("connection alive, round trip {rtt:?}"),
+        Message::Error(error) => eprintln!("error: {error}"),
+        Message::Event(event) => {
+            let id = event.id().unwrap_or_default();
+            let face_image = event.face_image().unwrap_or_default();
+            report(&format!("event {id}: {face_image}"));
+        }
+        Message::Disconnected { sentence, .. } => eprintln!("disconnected: {sentence}"),
+        other => eprintln!("{other:?}"),
+    }
+    Ok(())
+}
+
+/// Events go to standard output, all else to standard error.
+#[allow(clippy::print_stdout, reason = "what the example is for")]
+fn report(line: &str) {
+    println!("{line}");
+}
+
+fn stop_on_signals() -> std::io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    for kind in [
+        SignalKind::hangup(),
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+    ] {
+        let mut signals = signal(kind)?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            signals.recv().await;
+            stop.cancel();
+        });
+    }
+    Ok(stop)
+}

@@ -1,0 +1,418 @@
+//! What a source can be told.
+
+use std::{path::PathBuf, time::Duration};
+
+use neurobridge_core::units::ByteSize;
+use schemars::JsonSchema;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use tokio_tungstenite::tungstenite::http::Uri;
+
+use crate::{
+    proxy::{Proxy, ProxyChoice},
+    token::{self, TokenSource},
+};
+
+/// The largest `max_frame_size` that makes sense: offsets within a frame are kept in 32 bits, and a frame is kept in
+/// memory as a whole.
+const MAX_FRAME_SIZE: ByteSize = ByteSize::from_mib(1024);
+
+/// A NeuroIO event feed to connect to.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct SourceConfig {
+    /// Where the feed is: `wss://host[:port][/path]`, or `ws://` for one without TLS.
+    pub url: String,
+    /// The API token. Exactly one of `token` and `token_file` is needed.
+    #[serde(deserialize_with = "token::deserialize_scalar")]
+    #[schemars(schema_with = "token::scalar_schema")]
+    pub token: Option<SecretString>,
+    /// A file with the API token, read at every connection, so that a rotated one is picked up. A line break at its
+    /// end is no part of the token.
+    pub token_file: Option<PathBuf>,
+    /// How long opening a connection may take: name, TCP (over all addresses of the host), proxy, TLS and upgrade
+    /// together. 4 seconds, as the platform's own clients have it.
+    #[serde(with = "neurobridge_core::units::duration")]
+    #[schemars(with = "String")]
+    pub open_timeout: Duration,
+    /// How long the answer to AUTH may take before the connection is replaced.
+    #[serde(with = "neurobridge_core::units::duration")]
+    #[schemars(with = "String")]
+    pub auth_timeout: Duration,
+    /// The time between two pings. 5 seconds, as the platform's own clients have it.
+    #[serde(with = "neurobridge_core::units::duration")]
+    #[schemars(with = "String")]
+    pub ping_interval: Duration,
+    /// How long the answer to a ping may take before the connection is taken for dead and replaced.
+    #[serde(with = "neurobridge_core::units::duration")]
+    #[schemars(with = "String")]
+    pub pong_timeout: Duration,
+    /// The largest frame accepted. A larger one closes the connection (code 1009), which is opened again. Pictures
+    /// may be part of an event, so a frame of several MiB is legal.
+    pub max_frame_size: ByteSize,
+    /// Whether a refused token ends the program (exit code 77) instead of being tried again with growing delay.
+    pub exit_on_refused_token: bool,
+    /// Certificates, where the system's roots are not enough.
+    pub tls: TlsFiles,
+    /// A proxy that is asked to CONNECT, `http://[user:password@]host[:port]`; `none` for no proxy. Without it, the
+    /// environment says: `HTTPS_PROXY` for `wss`, `HTTP_PROXY` for `ws`, `NO_PROXY` for exceptions; a loopback host
+    /// is always reached without a proxy of the environment.
+    #[serde(deserialize_with = "token::deserialize_scalar")]
+    #[schemars(with = "Option<String>")]
+    pub proxy: Option<SecretString>,
+    /// How long to wait before connecting again.
+    pub backoff: BackoffConfig,
+}
+
+/// Certificates and keys in PEM files, read at every connection, so that renewed ones are picked up.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TlsFiles {
+    /// Certificates of the authorities to trust, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate that we show, with its chain; needs `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// The private key of `cert_file`.
+    pub key_file: Option<PathBuf>,
+}
+
+/// Exponential backoff with full jitter.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct BackoffConfig {
+    /// The shortest delay.
+    #[serde(with = "neurobridge_core::units::duration")]
+    #[schemars(with = "String")]
+    pub min: Duration,
+    /// The longest delay.
+    #[serde(with = "neurobridge_core::units::duration")]
+    #[schemars(with = "String")]
+    pub max: Duration,
+    /// How long a connection must have been authorised before delays begin at `min` again.
+    #[serde(with = "neurobridge_core::units::duration")]
+    #[schemars(with = "String")]
+    pub stable_after: Duration,
+}
+
+impl Default for SourceConfig {
+    fn default() -> Self {
+        Self {
+            url: "wss://events.neuroio.com".to_owned(),
+            token: None,
+            token_file: None,
+            open_timeout: Duration::from_secs(4),
+            auth_timeout: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(5),
+            pong_timeout: Duration::from_secs(10),
+            max_frame_size: ByteSize::from_mib(8),
+            exit_on_refused_token: false,
+            tls: TlsFiles::default(),
+            proxy: None,
+            backoff: BackoffConfig::default(),
+        }
+    }
+}
+
+impl Default for BackoffConfig {
+    fn default() -> Self {
+        Self {
+            min: Duration::from_millis(250),
+            max: Duration::from_secs(30),
+            stable_after: Duration::from_secs(30),
+        }
+    }
+}
+
+impl SourceConfig {
+    /// A source at `url` with a token, and all else by default.
+    pub fn new(url: impl Into<String>, token: impl Into<SecretString>) -> Self {
+        Self {
+            url: url.into(),
+            token: Some(token.into()),
+            ..Self::default()
+        }
+    }
+
+    /// Finds what the types cannot express: for each mistake the key, and a sentence that says what was found and
+    /// what was expected. Reads no file and no environment; never shows a secret.
+    pub fn check(&self) -> Vec<(&'static str, String)> {
+        let mut mistakes = Vec::new();
+        if let Err(mistake) = Endpoint::parse(&self.url) {
+            mistakes.push(("url", mistake));
+        }
+        self.check_token(&mut mistakes);
+        self.check_times(&mut mistakes);
+        let size = self.max_frame_size;
+        if size < ByteSize::from_kib(1) || size > MAX_FRAME_SIZE {
+            mistakes.push((
+                "max_frame_size",
+                format!("found {size}, expected 1 KiB to {MAX_FRAME_SIZE}"),
+            ));
+        }
+        match (&self.tls.cert_file, &self.tls.key_file) {
+            (Some(_), None) => mistakes.push((
+                "tls.key_file",
+                "missing: `tls.cert_file` needs its private key".into(),
+            )),
+            (None, Some(_)) => mistakes.push((
+                "tls.cert_file",
+                "missing: `tls.key_file` needs its certificate".into(),
+            )),
+            _ => {}
+        }
+        if let Err(mistake) = self.proxy_choice() {
+            mistakes.push(("proxy", mistake));
+        }
+        mistakes
+    }
+
+    fn check_token(&self, mistakes: &mut Vec<(&'static str, String)>) {
+        match (&self.token, &self.token_file) {
+            (Some(_), Some(_)) => {
+                mistakes.push((
+                    "token",
+                    "given together with `token_file`: expected one of them".into(),
+                ));
+            }
+            (None, None) => mistakes.push((
+                "token",
+                "missing: expected the API token here, or a file with it as `token_file`".into(),
+            )),
+            (Some(token), None) if token.expose_secret().trim().is_empty() => {
+                mistakes.push(("token", "empty: expected the API token".into()));
+            }
+            _ => {}
+        }
+    }
+
+    fn check_times(&self, mistakes: &mut Vec<(&'static str, String)>) {
+        for (key, time) in [
+            ("open_timeout", self.open_timeout),
+            ("auth_timeout", self.auth_timeout),
+            ("ping_interval", self.ping_interval),
+            ("pong_timeout", self.pong_timeout),
+            ("backoff.min", self.backoff.min),
+        ] {
+            // Below, a typing mistake makes a loop that does nothing else.
+            if time < Duration::from_millis(10) {
+                mistakes.push((
+                    key,
+                    format!("found {}ms, expected 10ms or more", time.as_millis()),
+                ));
+            }
+            // Above, deadlines leave the range of the clock.
+            if time > Duration::from_secs(86_400) {
+                mistakes.push((key, format!("found {}s, expected a day or less", time.as_secs())));
+            }
+        }
+        let BackoffConfig { min, max, .. } = self.backoff;
+        if max < min || max > Duration::from_secs(86_400) {
+            mistakes.push((
+                "backoff.max",
+                format!(
+                    "found {}ms, expected `backoff.min` ({}ms) to a day",
+                    max.as_millis(),
+                    min.as_millis()
+                ),
+            ));
+        }
+    }
+
+    pub(crate) fn token_source(&self) -> Option<TokenSource> {
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Some(TokenSource::Text(token.clone())),
+            (None, Some(path)) => Some(TokenSource::File(path.clone())),
+            (None, None) => None,
+        }
+    }
+
+    pub(crate) fn proxy_choice(&self) -> Result<ProxyChoice, String> {
+        match &self.proxy {
+            None => Ok(ProxyChoice::Environment),
+            Some(text) if text.expose_secret() == "none" => Ok(ProxyChoice::Direct),
+            Some(text) => Proxy::parse(text.expose_secret()).map(ProxyChoice::Through),
+        }
+    }
+}
+
+/// A parsed `url`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub(crate) uri: Uri,
+    pub(crate) is_tls: bool,
+    /// Without the brackets of an IPv6 address.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Endpoint {
+    pub(crate) fn parse(url: &str) -> Result<Self, String> {
+        const EXPECTED: &str = "expected wss://host[:port][/path], or ws:// without TLS";
+        let uri: Uri = url
+            .parse()
+            .map_err(|error| format!("no URL ({error}), {EXPECTED}"))?;
+        let is_tls = match uri.scheme_str() {
+            Some("wss") => true,
+            Some("ws") => false,
+            Some(other) => return Err(format!("found the scheme {other}://, {EXPECTED}")),
+            None => return Err(format!("found no scheme, {EXPECTED}")),
+        };
+        let host = uri.host().unwrap_or_default();
+        if host.is_empty() {
+            return Err(format!("found no host, {EXPECTED}"));
+        }
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        // It would be shown wherever the address is shown, and the platform knows tokens only.
+        if authority.contains('@') {
+            return Err(format!("found a user or password in the URL, {EXPECTED}"));
+        }
+        let port = uri.port_u16();
+        if port.is_none() && authority.len() > host.len() {
+            return Err(format!(
+                "found no port number after the host in {authority:?}, {EXPECTED}"
+            ));
+        }
+        Ok(Self {
+            is_tls,
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port: port.unwrap_or(if is_tls { 443 } else { 80 }),
+            uri,
+        })
+    }
+
+    /// `host:port`, as CONNECT and logs name it.
+    pub(crate) fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(config: &SourceConfig) -> Vec<&'static str> {
+        config.check().into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn the_default_lacks_a_token_only() {
+        assert_eq!(keys(&SourceConfig::default()), ["token"]);
+        assert!(SourceConfig::new("ws://localhost:1/", "t").check().is_empty());
+    }
+
+    #[test]
+    fn any_scalar_is_a_token() {
+        for (written, token) in [
+            (r#""abc""#, "abc"),
+            ("7", "7"),
+            ("-7", "-7"),
+            ("1.5", "1.5"),
+            ("true", "true"),
+        ] {
+            let config: SourceConfig = serde_json::from_str(&format!(r#"{{"token":{written}}}"#)).unwrap();
+            assert_eq!(config.token.unwrap().expose_secret(), token);
+        }
+        let error = serde_json::from_str::<SourceConfig>(r#"{"token":["x"]}"#).unwrap_err();
+        assert!(error.to_string().contains("expected text"), "{error}");
+    }
+
+    #[test]
+    fn all_keys_are_read_and_unknown_ones_refused() {
+        let config: SourceConfig = serde_json::from_str(
+            r#"{"url":"ws://[::1]:8080/feed","token_file":"/run/t","open_timeout":"1s","auth_timeout":"2s",
+                "ping_interval":"3s","pong_timeout":"4s","max_frame_size":"1 MiB","exit_on_refused_token":true,
+                "tls":{"ca_file":"ca.pem","cert_file":"c.pem","key_file":"k.pem"},"proxy":"http://u:p@proxy:3128",
+                "backoff":{"min":"100ms","max":"1m","stable_after":"10s"}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.check(), []);
+        assert_eq!(config.backoff.max, Duration::from_secs(60));
+        assert_eq!(config.max_frame_size, ByteSize::from_mib(1));
+        for unknown in [
+            r#"{"tokn":1}"#,
+            r#"{"tls":{"ca":1}}"#,
+            r#"{"backoff":{"maximum":1}}"#,
+        ] {
+            let error = serde_json::from_str::<SourceConfig>(unknown).unwrap_err();
+            assert!(error.to_string().contains("unknown field"), "{error}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_all_named() {
+        let config = SourceConfig {
+            url: "https://events.neuroio.com".into(),
+            token: Some("s3cret".into()),
+            token_file: Some("/run/t".into()),
+            open_timeout: Duration::ZERO,
+            max_frame_size: ByteSize::from_bytes(1),
+            tls: TlsFiles {
+                cert_file: Some("c.pem".into()),
+                ..TlsFiles::default()
+            },
+            proxy: Some("socks5://u:hunter2@proxy".into()),
+            backoff: BackoffConfig {
+                max: Duration::from_millis(1),
+                ..BackoffConfig::default()
+            },
+            ..SourceConfig::default()
+        };
+        let mistakes = config.check();
+        let lines: Vec<_> = mistakes
+            .iter()
+            .map(|(key, text)| format!("{key}: {text}"))
+            .collect();
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        url: found the scheme https://, expected wss://host[:port][/path], or ws:// without TLS
+        token: given together with `token_file`: expected one of them
+        open_timeout: found 0ms, expected 10ms or more
+        backoff.max: found 1ms, expected `backoff.min` (250ms) to a day
+        max_frame_size: found 1 B, expected 1 KiB to 1 GiB
+        tls.key_file: missing: `tls.cert_file` needs its private key
+        proxy: found the scheme socks5://, expected http://[user:password@]host[:port]
+        ");
+        let shown = format!("{config:?} {mistakes:?}");
+        assert!(!shown.contains("s3cret") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn urls_are_taken_apart() {
+        let endpoint = Endpoint::parse("wss://events.neuroio.com").unwrap();
+        assert_eq!(
+            (endpoint.host.as_str(), endpoint.port, endpoint.is_tls),
+            ("events.neuroio.com", 443, true)
+        );
+        let endpoint = Endpoint::parse("ws://[::1]:81/a?b").unwrap();
+        assert_eq!(
+            (endpoint.host.as_str(), endpoint.port, endpoint.is_tls),
+            ("::1", 81, false)
+        );
+        for bad in [
+            "",
+            "events",
+            "ws://",
+            "wss://u:p@host",
+            "ws://host:port",
+            "ws://host:99999",
+        ] {
+            assert!(Endpoint::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_key_has_its_explanation_in_the_schema() {
+        let schema = schemars::schema_for!(SourceConfig).to_value();
+        let properties = schema["properties"].as_object().unwrap();
+        assert_eq!(properties.len(), 12);
+        for (key, property) in properties {
+            assert!(property["description"].is_string(), "{key}");
+        }
+    }
+}

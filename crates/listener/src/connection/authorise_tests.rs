@@ -1,0 +1,119 @@
+use tokio::{join, time::Instant};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use super::*;
+use crate::{
+    connection::{
+        receive,
+        testing::{AUTH, connection, event, link},
+    },
+    error::sentence,
+    stats::{ConnectionOutcome, FrameKind},
+};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+async fn answered(answers: &[&str]) -> Result<(), Lost> {
+    let (mut link, _batches) = link(1);
+    let (mut session, mut platform) = connection().await;
+    let server = async {
+        assert_eq!(platform.hear().await, AUTH);
+        for answer in answers {
+            platform.say(*answer).await;
+        }
+    };
+    join!(authorise(&mut session, &mut link, TIMEOUT), server).0
+}
+
+#[tokio::test(start_paused = true)]
+async fn ok_lets_us_in() {
+    answered(&[r#"{"auth":"ok"}"#]).await.unwrap();
+    answered(&[r#"{"PING":"PONG"}"#, r#"{"auth":"ok"}"#, r#"{"error":"later"}"#])
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_or_another_answer_is_a_refusal_and_does_not_show_the_token() {
+    for (answer, expected) in [
+        (r#"{"error":"Invalid token s3cret"}"#, "Invalid token [the token]"),
+        (r#"{"error":{"code":401}}"#, r#"{"code":401}"#),
+        (r#"{"auth":"fail"}"#, "fail"),
+        (r#"{"auth":null}"#, "null"),
+    ] {
+        let lost = answered(&[answer]).await.unwrap_err();
+        assert_eq!(lost.outcome(), ConnectionOutcome::TokenRefused);
+        assert_eq!(
+            sentence(&lost),
+            format!("the platform refused the token: {expected}")
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_a_time_out() {
+    let start = Instant::now();
+    let lost = answered(&[r#"{"PING":"PONG"}"#]).await.unwrap_err();
+    assert_eq!(lost.outcome(), ConnectionOutcome::AuthTimeout);
+    assert_eq!(start.elapsed(), TIMEOUT);
+    assert_eq!(sentence(&lost), "no answer to AUTH within 10s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_before_the_answer_has_its_own_outcome() {
+    let (mut link, _batches) = link(1);
+    let (mut session, mut platform) = connection().await;
+    platform.close(CloseCode::Policy).await;
+    let lost = authorise(&mut session, &mut link, TIMEOUT).await.unwrap_err();
+    assert_eq!(lost.outcome(), ConnectionOutcome::LostBeforeAuthorised);
+    assert_eq!(
+        sentence(&lost),
+        r#"the platform closed the connection (code 1008, "bye")"#
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_heard_at_once() {
+    let (mut link, _batches) = link(1);
+    let (mut session, _platform) = connection().await;
+    let (stop, start) = (link.stop.clone(), Instant::now());
+    let (result, ()) = join!(authorise(&mut session, &mut link, TIMEOUT), async {
+        tokio::task::yield_now().await;
+        stop.cancel();
+    });
+    assert!(matches!(result, Err(Lost::Stopped)));
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_right_behind_the_answer_are_received() {
+    let (mut link, mut batches) = link(1);
+    let (mut session, mut platform) = connection().await;
+    let early = event(0);
+    platform
+        .say_all([early.clone(), r#"{"auth":"ok"}"#.into(), event(1), event(2)])
+        .await;
+    authorise(&mut session, &mut link, TIMEOUT).await.unwrap();
+    let stop = link.stop.clone();
+    let (lost, ()) = join!(receive(&mut session, &mut link), async {
+        assert_eq!(batches.recv().await.unwrap(), [early]);
+        assert_eq!(batches.recv().await.unwrap(), [event(1), event(2)]);
+        stop.cancel();
+    });
+    assert!(matches!(lost, Lost::Stopped));
+    assert_eq!(link.stats.snapshot().frames.get(FrameKind::Event), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_before_the_answer_are_kept_up_to_a_bound() {
+    let (mut link, mut batches) = link(1);
+    let (mut session, mut platform) = connection().await;
+    let count = MAX_EARLY_FRAMES + 3;
+    platform.say_all((0..count).map(event)).await;
+    let lost = authorise(&mut session, &mut link, TIMEOUT).await.unwrap_err();
+    assert!(matches!(lost, Lost::EarlyEvents));
+    // One went into the channel at once; the rest waits for room.
+    assert_eq!(batches.recv().await.unwrap(), [event(0)]);
+    link.flush().await;
+    assert_eq!(batches.recv().await.unwrap().len(), MAX_EARLY_FRAMES + 1);
+}

@@ -1,0 +1,284 @@
+//! Opens a connection: name, TCP, proxy, TLS and upgrade, all within one time-out.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use jiff::Timestamp;
+use neurobridge_core::units::ByteSize;
+use rustls::ClientConfig;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{
+        client::IntoClientRequest,
+        http::{HeaderValue, header},
+        protocol::WebSocketConfig,
+    },
+};
+
+use super::http_date;
+use crate::{
+    config::{Endpoint, SourceConfig},
+    error::DialError,
+    proxy::Proxy,
+    tls::{self, Stream, TlsSetupError},
+};
+
+/// What is read from the socket at once. Larger ones gain nothing: the buffer is made anew, at 64 KiB, whenever slices
+/// of the last one are still held; smaller ones cost system calls.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+/// We send pings and closes only; a server that reads none of them must not fill our memory.
+const MAX_WRITE_BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long one address may take alone, where a host has several: a black hole first in the list must not eat the
+/// whole time-out, and a merely distant one not be dialled twice.
+const STAGGER: Duration = Duration::from_secs(1);
+
+/// More addresses than that are not tried within one attempt.
+const MAX_ADDRESSES: usize = 16;
+
+/// Finds a silent peer even where nothing is sent, before a firewall in between forgets the connection.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Opens connections.
+pub(crate) trait Dial: Send + Sync + 'static {
+    /// What a connection is made of.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send;
+
+    /// Opens one. Cancelled by being dropped.
+    fn dial(&self) -> impl Future<Output = Result<Dialled<Self::Stream>, DialError>> + Send;
+}
+
+/// An open WebSocket.
+pub(crate) struct Dialled<S> {
+    pub(crate) socket: WebSocketStream<S>,
+    pub(crate) clock_skew_seconds: Option<f64>,
+}
+
+/// Opens connections as a source is configured.
+pub(crate) struct Dialler {
+    endpoint: Endpoint,
+    proxy: Option<Proxy>,
+    open_timeout: Duration,
+    max_frame_size: ByteSize,
+    config: SourceConfig,
+    /// Where no file is named, nothing can change: made once.
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl Dialler {
+    /// Sets up what does not change from one connection to the next, and reads the files for TLS once, so that what is
+    /// wrong with them is known at the start.
+    pub(crate) fn new(
+        config: &SourceConfig,
+        endpoint: Endpoint,
+        proxy: Option<Proxy>,
+    ) -> Result<Self, TlsSetupError> {
+        let tls = endpoint
+            .is_tls
+            .then(|| tls::client_config(&config.tls))
+            .transpose()?;
+        let has_files = config.tls.ca_file.is_some() || config.tls.cert_file.is_some();
+        Ok(Self {
+            endpoint,
+            proxy,
+            open_timeout: config.open_timeout,
+            max_frame_size: config.max_frame_size,
+            config: config.clone(),
+            tls: tls.filter(|_| !has_files),
+        })
+    }
+
+    async fn open(&self) -> Result<Dialled<Stream>, DialError> {
+        let deadline = Instant::now() + self.open_timeout;
+        let timed_out = |addresses| DialError::Timeout {
+            target: self.endpoint.authority(),
+            timeout: self.open_timeout,
+            addresses,
+        };
+        let tls = self.tls_config().await?;
+        let (host, port) = match &self.proxy {
+            Some(proxy) => (proxy.host.as_str(), proxy.port),
+            None => (self.endpoint.host.as_str(), self.endpoint.port),
+        };
+        let addresses = timeout_at(deadline, resolve(host, port))
+            .await
+            .map_err(|_| timed_out(0))??;
+        first_of(&addresses, deadline, |address| {
+            // Boxed: the handshakes are large, and rare.
+            Box::pin(self.open_at(address, tls.clone()))
+        })
+        .await
+        .unwrap_or_else(|| Err(timed_out(addresses.len())))
+    }
+
+    async fn tls_config(&self) -> Result<Option<Arc<ClientConfig>>, DialError> {
+        if !self.endpoint.is_tls || self.tls.is_some() {
+            return Ok(self.tls.clone());
+        }
+        let files = self.config.tls.clone();
+        let config = tokio::task::spawn_blocking(move || tls::client_config(&files))
+            .await
+            .expect("reading certificates neither panics nor is cancelled")
+            .map_err(tls::TlsError::from)?;
+        Ok(Some(config))
+    }
+
+    async fn open_at(
+        &self,
+        address: SocketAddr,
+        tls: Option<Arc<ClientConfig>>,
+    ) -> Result<Dialled<Stream>, DialError> {
+        let mut stream = connect(address)
+            .await
+            .map_err(|source| DialError::of_connect(address, source))?;
+        if let Some(proxy) = &self.proxy {
+            proxy.connect(&mut stream, &self.endpoint).await?;
+        }
+        let stream = match tls {
+            Some(config) => tls::connect(config, &self.endpoint.host, stream).await?,
+            None => Stream::Plain(stream),
+        };
+        self.upgrade(stream).await
+    }
+
+    async fn upgrade<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<Dialled<S>, DialError> {
+        let explain = |error| DialError::of_upgrade(self.endpoint.authority(), &self.endpoint.host, error);
+        let mut request = self.endpoint.uri.clone().into_client_request().map_err(explain)?;
+        request.headers_mut().insert(
+            header::USER_AGENT,
+            HeaderValue::from_static(concat!("neurobridge/", env!("CARGO_PKG_VERSION"))),
+        );
+        let config = websocket_config(self.max_frame_size);
+        let (socket, response) = client_async_with_config(request, stream, Some(config))
+            .await
+            .map_err(explain)?;
+        Ok(Dialled {
+            socket,
+            clock_skew_seconds: http_date::clock_skew_seconds(response.headers(), Timestamp::now()),
+        })
+    }
+}
+
+impl Dial for Dialler {
+    type Stream = Stream;
+
+    async fn dial(&self) -> Result<Dialled<Stream>, DialError> {
+        self.open().await
+    }
+}
+
+pub(crate) fn websocket_config(max_frame_size: ByteSize) -> WebSocketConfig {
+    let limit = usize::try_from(max_frame_size.bytes()).unwrap_or(usize::MAX);
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        // Each message is written at once: a ping that waits for company measures nothing.
+        .write_buffer_size(0)
+        .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES)
+        .max_message_size(Some(limit))
+        .max_frame_size(Some(limit))
+}
+
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    let found = lookup_host((host, port))
+        .await
+        .map_err(|source| DialError::Resolve {
+            host: host.to_owned(),
+            source,
+        })?;
+    let addresses = interleaved(found.collect());
+    if addresses.is_empty() {
+        return Err(DialError::NoAddress {
+            host: host.to_owned(),
+        });
+    }
+    Ok(addresses)
+}
+
+/// Takes the two families by turns, beginning with the one that the system prefers: where one of them leads nowhere,
+/// the second try is of the other (RFC 8305).
+fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut mixed = Vec::new();
+    loop {
+        let pair = (first.next(), second.next());
+        if pair == (None, None) {
+            break;
+        }
+        mixed.extend([pair.0, pair.1].into_iter().flatten());
+    }
+    mixed.truncate(MAX_ADDRESSES);
+    mixed
+}
+
+async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_TIME)
+        .with_interval(KEEPALIVE_INTERVAL);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(stream)
+}
+
+/// Opens whichever address is there first, starting the next one when the last has failed or has had its share of the
+/// time alone. The others are dropped. `None` when the time is up before any has succeeded, or failed tellingly.
+async fn first_of<T, F>(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+    open: impl Fn(SocketAddr) -> F,
+) -> Option<Result<T, DialError>>
+where
+    F: Future<Output = Result<T, DialError>> + Unpin,
+{
+    let time = deadline.saturating_duration_since(Instant::now());
+    let share = STAGGER.min(
+        time / (u32::try_from(addresses.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1)),
+    );
+    let mut waiting = addresses.iter();
+    let mut running = FuturesUnordered::new();
+    let mut failure: Option<DialError> = None;
+    loop {
+        running.extend(waiting.next().map(|address| open(*address)));
+        let patience = if waiting.as_slice().is_empty() {
+            deadline.saturating_duration_since(Instant::now())
+        } else {
+            share
+        };
+        match timeout(patience, running.next()).await {
+            Ok(Some(Err(error))) if error.is_of_one_address() => {
+                // Somebody who answered has more to tell than a closed door.
+                if failure.as_ref().is_none_or(is_closed_door) {
+                    failure = Some(error);
+                }
+            }
+            Ok(Some(result)) => return Some(result),
+            Ok(None) => return failure.map(Err),
+            Err(_) if Instant::now() >= deadline => {
+                return failure.filter(|failure| !is_closed_door(failure)).map(Err);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+const fn is_closed_door(error: &DialError) -> bool {
+    matches!(error, DialError::Connect { .. })
+}
+
+#[cfg(test)]
+#[path = "dial_tests.rs"]
+mod tests;

@@ -1,0 +1,434 @@
+use std::{
+    future::{pending, ready},
+    net::Ipv4Addr,
+    path::Path,
+};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::{
+    error::sentence,
+    stats::{ConnectionOutcome, Label},
+};
+
+fn dialler(url: &str, change: impl FnOnce(&mut SourceConfig)) -> Dialler {
+    let mut config = SourceConfig::new(url, "t");
+    config.proxy = Some("none".into());
+    change(&mut config);
+    assert_eq!(config.check(), []);
+    let endpoint = Endpoint::parse(url).unwrap();
+    let proxy = config.proxy_choice().unwrap().resolve(&endpoint).unwrap();
+    Dialler::new(&config, endpoint, proxy).unwrap()
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// A server that answers a request with these bytes.
+async fn answering(answer: &'static str) -> String {
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            read_head(&mut stream).await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    format!("ws://{address}")
+}
+
+async fn failure(dialler: &Dialler) -> DialError {
+    match dialler.dial().await {
+        Ok(_) => panic!("it is open"),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn statuses_are_told_in_words() {
+    for (answer, outcome, retry_after, words) in [
+        (
+            "HTTP/1.1 401 X\r\n\r\n",
+            ConnectionOutcome::HttpUnauthorized,
+            None,
+            "who asks",
+        ),
+        (
+            "HTTP/1.1 403 X\r\n\r\n",
+            ConnectionOutcome::HttpForbidden,
+            None,
+            "does not let us in",
+        ),
+        (
+            "HTTP/1.1 429 X\r\nRetry-After: 7\r\n\r\n",
+            ConnectionOutcome::HttpTooManyRequests,
+            Some(7),
+            "trying less often",
+        ),
+        (
+            "HTTP/1.1 503 X\r\nretry-after: 9\r\n\r\n",
+            ConnectionOutcome::HttpUnavailable,
+            Some(9),
+            "not in service",
+        ),
+        (
+            "HTTP/1.1 200 X\r\n\r\n",
+            ConnectionOutcome::HttpOther,
+            None,
+            "no WebSocket server",
+        ),
+    ] {
+        let error = failure(&dialler(&answering(answer).await, |_| {})).await;
+        assert_eq!(error.outcome(), outcome);
+        assert_eq!(error.retry_after(), retry_after.map(Duration::from_secs));
+        assert!(sentence(&error).contains(words), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn each_way_to_fail_has_its_own_outcome() {
+    let error = failure(&dialler(&answering("SSH-2.0-x\r\n\r\n").await, |_| {})).await;
+    assert_eq!(error.outcome(), ConnectionOutcome::HandshakeFailed, "{error}");
+
+    let (listener, address) = listen().await;
+    drop(listener);
+    let error = failure(&dialler(&format!("ws://{address}"), |_| {})).await;
+    assert_eq!(error.outcome(), ConnectionOutcome::ConnectFailed, "{error}");
+
+    // Longer than a label may be: needs no network to be no name.
+    let host = "a".repeat(64);
+    let error = failure(&dialler(&format!("ws://{host}"), |_| {})).await;
+    assert_eq!(error.outcome(), ConnectionOutcome::ResolveFailed, "{error}");
+
+    let (_silent, address) = listen().await;
+    let error = failure(&dialler(&format!("ws://{address}"), |config| {
+        config.open_timeout = Duration::from_millis(100);
+    }))
+    .await;
+    assert_eq!(error.outcome(), ConnectionOutcome::OpenTimeout, "{error}");
+    assert_eq!(
+        error.to_string(),
+        format!("{address} was not open within 100ms (1 address tried)")
+    );
+}
+
+#[tokio::test]
+async fn the_clock_is_compared_with_the_platforms() {
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        #[allow(clippy::result_large_err, reason = "the type is the library's")]
+        let callback = |_: &_, mut response: tokio_tungstenite::tungstenite::handshake::server::Response| {
+            let date = "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap();
+            response.headers_mut().insert(header::DATE, date);
+            Ok(response)
+        };
+        tokio_tungstenite::accept_hdr_async(stream, callback)
+            .await
+            .unwrap();
+    });
+    let dialled = dialler(&format!("ws://{address}"), |_| {}).dial().await.unwrap();
+    assert!(
+        dialled.clock_skew_seconds.unwrap() > 1e9,
+        "the Date header is of 1994"
+    );
+}
+
+/// An address that answers nothing: its queue of connections is full, and further ones are not even refused.
+fn black_hole() -> (SocketAddr, Vec<Socket>) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: SocketAddr = (Ipv4Addr::new(127, 0, 0, 66), 0).into();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut sockets = vec![socket];
+    for _ in 0..8 {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        // In progress: it is never finished.
+        socket.connect(&address.into()).unwrap_err();
+        sockets.push(socket);
+    }
+    (address, sockets)
+}
+
+#[tokio::test]
+async fn a_black_hole_does_not_eat_the_time_of_the_others() {
+    let (hole, _sockets) = black_hole();
+    let (_listener, good) = listen().await;
+    let open = |address| {
+        Box::pin(async move {
+            connect(address)
+                .await
+                .map_err(|source| DialError::of_connect(address, source))
+        })
+    };
+    let start = Instant::now();
+    let deadline = start + Duration::from_millis(600);
+    assert!(
+        first_of(&[hole], deadline, open).await.is_none(),
+        "it is a black hole"
+    );
+    let deadline = Instant::now() + Duration::from_millis(600);
+    let stream = first_of(&[hole, good], deadline, open).await.unwrap().unwrap();
+    assert_eq!(stream.peer_addr().unwrap(), good);
+    assert!(stream.nodelay().unwrap() && SockRef::from(&stream).keepalive().unwrap());
+}
+
+fn addresses(count: u8) -> Vec<SocketAddr> {
+    (1..=count).map(|last| ([127, 0, 0, last], 1).into()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_are_tried_one_after_the_other_but_not_for_long_each() {
+    for (count, expected) in [(2u8, Duration::from_secs(1)), (8, Duration::from_secs(4) * 7 / 9)] {
+        let start = Instant::now();
+        let deadline = start + Duration::from_secs(4);
+        let opened = first_of(&addresses(count), deadline, |address| {
+            let is_good = address == addresses(count)[usize::from(count) - 1];
+            Box::pin(async move {
+                if !is_good {
+                    pending::<()>().await;
+                }
+                Ok(address)
+            })
+        })
+        .await;
+        assert!(opened.unwrap().is_ok());
+        let took = start.elapsed();
+        assert!(
+            took >= expected && took < expected + Duration::from_millis(20),
+            "{took:?}"
+        );
+    }
+    let start = Instant::now();
+    let deadline = start + Duration::from_secs(4);
+    let none = first_of(&addresses(3), deadline, |_| Box::pin(pending::<Result<(), _>>())).await;
+    assert!(none.is_none());
+    assert!(start.elapsed() < Duration::from_millis(4_020));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_starts_the_next_address_at_once_and_the_most_telling_one_is_reported() {
+    let start = Instant::now();
+    let deadline = start + Duration::from_secs(4);
+    let closed = |address| DialError::of_connect(address, std::io::ErrorKind::ConnectionRefused.into());
+    let telling = || DialError::Tls(tls::TlsError::Name { host: "h".into() });
+    let list = addresses(3);
+    let failed = first_of(&list, deadline, |address| {
+        ready(Err::<(), _>(if address == list[1] {
+            telling()
+        } else {
+            closed(address)
+        }))
+    })
+    .await;
+    assert_eq!(
+        failed.unwrap().unwrap_err().outcome(),
+        ConnectionOutcome::TlsFailed
+    );
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    // An answer is an answer: nobody else is asked.
+    let asked = std::cell::Cell::new(0);
+    let failed = first_of(&list, deadline, |_| {
+        asked.set(asked.get() + 1);
+        ready(Err::<(), _>(DialError::Status {
+            target: "h".into(),
+            status: 503,
+            words: "",
+            retry_after: None,
+        }))
+    })
+    .await;
+    assert_eq!(
+        failed.unwrap().unwrap_err().outcome().as_str(),
+        "http_unavailable"
+    );
+    assert_eq!(asked.get(), 1);
+}
+
+#[test]
+fn families_take_turns() {
+    let parse = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect::<Vec<SocketAddr>>()
+    };
+    let mixed = interleaved(parse(&["[::1]:1", "[::2]:1", "[::3]:1", "127.0.0.1:1"]));
+    assert_eq!(mixed, parse(&["[::1]:1", "127.0.0.1:1", "[::2]:1", "[::3]:1"]));
+}
+
+#[tokio::test]
+async fn the_way_leads_through_a_proxy() {
+    let url = answering("HTTP/1.1 418 X\r\n\r\n").await;
+    let target = url.trim_start_matches("ws://").to_owned();
+    let (listener, proxy) = listen().await;
+    let served = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let head = read_head(&mut stream).await;
+        let mut onward = TcpStream::connect(&target).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        copy_bidirectional(&mut stream, &mut onward).await.ok();
+        head
+    });
+    let dialler = dialler(&url, |config| {
+        config.proxy = Some(format!("http://u:p@{proxy}").into())
+    });
+    let error = failure(&dialler).await;
+    assert!(matches!(error, DialError::Status { status: 418, .. }), "{error}");
+    let head = served.await.unwrap();
+    assert!(
+        head.starts_with("CONNECT 127.0.0.1:") && head.contains("Basic dTpw"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_says_so() {
+    let url = answering("HTTP/1.1 407 X\r\n\r\n").await;
+    let proxy = url.replace("ws://", "http://");
+    let (_, folder) = authority();
+    let dialler = dialler("wss://events.invalid", |config| {
+        config.proxy = Some(proxy.into());
+        config.tls.ca_file = Some(folder.path().join("ca.pem"));
+    });
+    let error = failure(&dialler).await;
+    assert_eq!(error.outcome(), ConnectionOutcome::ProxyFailed, "{error}");
+}
+
+/// An authority, and a folder with its certificate, and with a client's and its key.
+fn authority() -> (Issuer<'static, KeyPair>, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Each another: authorities are looked up by their names.
+    let name = format!("authority {}", fastrand::u64(..));
+    params.distinguished_name.push(DnType::CommonName, name);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    std::fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
+    let issuer = Issuer::new(params, key);
+    let mut params = CertificateParams::new(vec!["client".to_owned()]).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    std::fs::write(folder.path().join("client.pem"), certificate.pem()).unwrap();
+    std::fs::write(folder.path().join("client.key"), key.serialize_pem()).unwrap();
+    (issuer, folder)
+}
+
+/// A `wss` server with a certificate for `name`, that may want one from us.
+async fn tls_server(
+    issuer: &Issuer<'static, KeyPair>,
+    folder: &Path,
+    name: &str,
+    wants_certificate: bool,
+) -> u16 {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec![name.to_owned()])
+        .unwrap()
+        .signed_by(&key, issuer)
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = if wants_certificate {
+        use rustls_pki_types::{CertificateDer, pem::PemObject};
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_file(folder.join("ca.pem")).unwrap())
+            .unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .unwrap();
+        builder.with_client_cert_verifier(verifier)
+    } else {
+        builder.with_no_client_auth()
+    };
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+    let config = builder
+        .with_single_cert(vec![certificate.der().clone()], key.into())
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            if let Ok(stream) = acceptor.accept(stream).await
+                && let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await
+            {
+                while let Some(Ok(_)) = socket.next().await {}
+            }
+        }
+    });
+    address.port()
+}
+
+#[tokio::test]
+async fn certificates_are_verified_and_shown() {
+    let (issuer, folder) = authority();
+    let file = |name: &str| Some(folder.path().join(name));
+    let trusting = |url: &str| dialler(url, |config| config.tls.ca_file = file("ca.pem"));
+    let port = tls_server(&issuer, folder.path(), "localhost", false).await;
+    trusting(&format!("wss://localhost:{port}")).dial().await.unwrap();
+
+    let error = failure(&trusting(&format!("wss://127.0.0.1:{port}"))).await;
+    assert_eq!(error.outcome(), ConnectionOutcome::TlsFailed);
+    let text = sentence(&error);
+    assert!(
+        text.starts_with("the certificate of 127.0.0.1 is for another name"),
+        "{text}"
+    );
+
+    let (_, stranger) = authority();
+    let distrusting = dialler(&format!("wss://localhost:{port}"), |config| {
+        config.tls.ca_file = Some(stranger.path().join("ca.pem"));
+    });
+    let text = sentence(&failure(&distrusting).await);
+    assert!(
+        text.starts_with("the certificate of localhost comes from an authority that is not trusted"),
+        "{text}"
+    );
+
+    let port = tls_server(&issuer, folder.path(), "localhost", true).await;
+    let url = format!("wss://localhost:{port}");
+    let error = failure(&trusting(&url)).await;
+    assert_eq!(error.outcome(), ConnectionOutcome::TlsFailed);
+    let text = sentence(&error);
+    assert!(
+        text.starts_with("localhost wants a certificate from us: set `tls.cert_file`"),
+        "{text}"
+    );
+
+    let with_certificate = dialler(&url, |config| {
+        config.tls.ca_file = file("ca.pem");
+        config.tls.cert_file = file("client.pem");
+        config.tls.key_file = file("client.key");
+    });
+    with_certificate.dial().await.unwrap();
+
+    // A file that has gone is a failure of this attempt only.
+    std::fs::remove_file(folder.path().join("client.pem")).unwrap();
+    let text = sentence(&failure(&with_certificate).await);
+    assert!(text.starts_with("cannot read `tls.cert_file`"), "{text}");
+}

@@ -1,0 +1,24 @@
+//! One connection, from the name of the host to its end. Each of its states is a function: `dial`, `authorise`,
+//! `receive`, `close`.
+
+mod authorise;
+mod close;
+mod dial;
+pub(crate) mod http_date;
+mod link;
+mod receive;
+mod session;
+#[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
+pub(crate) use self::dial::{Dialled, websocket_config};
+
+pub(crate) use self::{
+    authorise::authorise,
+    close::close,
+    dial::{Dial, Dialler},
+    link::{Link, Notice, Outlet},
+    receive::receive,
+    session::Session,
+};

@@ -1,0 +1,387 @@
+use tokio::{join, time::advance};
+use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
+
+use super::*;
+use crate::{
+    connection::{
+        close,
+        testing::{LIMIT, PING, authorised_connection, event, link},
+    },
+    error::sentence,
+    stats::{DisconnectReason, FrameKind, SourceState},
+};
+
+const PONG: &str = r#"{"PING":"PONG"}"#;
+
+/// A frame header of the server's: final, with an opcode and a short payload.
+fn raw_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode, payload.len() as u8];
+    frame.extend_from_slice(payload);
+    frame
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_wake_up_gives_one_batch_and_control_frames_stay() {
+    let (mut link, mut batches) = link(4);
+    let (mut session, mut platform) = authorised_connection().await;
+    platform
+        .say_all([event(1), PONG.into(), "{".into(), r#"{"auth":"ok"}"#.into()])
+        .await;
+    platform.send(Message::binary("binary")).await;
+    platform.send(Message::Ping("ping".into())).await;
+    platform
+        .say_all([r#"{"error":"quota"}"#.into(), "[1]".into(), event(2)])
+        .await;
+    let (stop, stats) = (link.stop.clone(), link.stats.clone());
+    let (lost, ()) = join!(receive(&mut session, &mut link), async {
+        assert_eq!(
+            batches.recv().await.unwrap(),
+            [event(1), "{".into(), "[1]".into(), event(2)]
+        );
+        stop.cancel();
+    });
+    assert_eq!(lost.reason(), DisconnectReason::Stopped);
+    let snapshot = stats.snapshot();
+    for (kind, count) in [
+        (FrameKind::Event, 2),
+        (FrameKind::Pong, 1),
+        (FrameKind::Auth, 1),
+        (FrameKind::Error, 1),
+        (FrameKind::NotJson, 1),
+        (FrameKind::Unknown, 1),
+        (FrameKind::Binary, 1),
+        (FrameKind::Control, 1),
+    ] {
+        assert_eq!(snapshot.frames.get(kind), count, "{kind}");
+    }
+    assert_eq!(snapshot.platform_errors, 1);
+    assert_eq!(snapshot.last_platform_error.as_deref(), Some("quota"));
+    assert!(snapshot.last_event.is_some() && snapshot.received_bytes > 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_comes_in_bounded_batches_in_order() {
+    let (mut link, mut batches) = link(1);
+    let (mut session, mut platform) = authorised_connection().await;
+    let count = 5_000;
+    let stop = link.stop.clone();
+    let taken = async {
+        let mut seen = 0;
+        while seen < count {
+            let batch = batches.recv().await.unwrap();
+            assert!(!batch.is_empty() && batch.len() <= MAX_BATCH_FRAMES);
+            for frame in batch {
+                assert_eq!(frame, event(seen));
+                seen += 1;
+            }
+        }
+        stop.cancel();
+    };
+    let server = platform.say_all((0..count).map(event));
+    join!(receive(&mut session, &mut link), taken, server);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_are_answered_and_measured() {
+    let (mut link, _batches) = link(1);
+    let (mut session, mut platform) = authorised_connection().await;
+    let (stop, stats) = (link.stop.clone(), link.stats.clone());
+    let start = Instant::now();
+    let (_, ()) = join!(receive(&mut session, &mut link), async {
+        for ping in 0..4 {
+            assert_eq!(platform.hear().await, PING);
+            assert_eq!(start.elapsed(), Duration::from_secs(5 * ping));
+            platform.say(PONG).await;
+        }
+        while stats.snapshot().ping_rtt.count() < 4 {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_pong_ends_the_connection_also_where_events_flow() {
+    for flows in [false, true] {
+        let (mut link, mut batches) = link(4);
+        let (mut session, mut platform) = authorised_connection().await;
+        let start = Instant::now();
+        let server = async {
+            if flows {
+                for id in 0.. {
+                    platform.say(event(id)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        let drain = async { while batches.recv().await.is_some() {} };
+        let lost = select! {
+            lost = receive(&mut session, &mut link) => lost,
+            () = server => unreachable!("it never ends"),
+            () = drain => unreachable!("the link holds the channel"),
+        };
+        assert_eq!(lost.reason(), DisconnectReason::PongTimeout);
+        let took = start.elapsed();
+        assert!(
+            took >= Duration::from_secs(10) && took <= Duration::from_secs(11),
+            "{took:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pong_that_waited_for_us_counts() {
+    let (mut link, _batches) = link(1);
+    let (mut session, mut platform) = authorised_connection().await;
+    let stop = link.stop.clone();
+    let (lost, ()) = join!(receive(&mut session, &mut link), async {
+        assert_eq!(platform.hear().await, PING);
+        platform.say(PONG).await;
+        // The process stands still: the answer is there, and its time is up.
+        advance(Duration::from_secs(60)).await;
+        assert_eq!(platform.hear().await, PING);
+        stop.cancel();
+    });
+    assert_eq!(lost.reason(), DisconnectReason::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_pong_ends_the_connection() {
+    let (mut link, _batches) = link(1);
+    let (mut session, mut platform) = authorised_connection().await;
+    platform.say(r#"{"PING":"PANG"}"#).await;
+    let lost = receive(&mut session, &mut link).await;
+    assert_eq!(lost.reason(), DisconnectReason::BadPong);
+    assert_eq!(sentence(&lost), "the answer to a ping was PANG, expected PONG");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_refusal_is_a_refusal() {
+    let (mut link, mut batches) = link(1);
+    let (mut session, mut platform) = authorised_connection().await;
+    platform.say_all([event(1), r#"{"auth":"expired"}"#.into()]).await;
+    let lost = receive(&mut session, &mut link).await;
+    assert_eq!(lost.reason(), DisconnectReason::TokenRefused);
+    assert_eq!(
+        batches.recv().await.unwrap(),
+        [event(1)],
+        "what came before is handed on"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_there_is_no_room_pings_go_on_and_silence_is_not_judged() {
+    let (mut link, mut batches) = link(1);
+    let (mut session, mut platform) = authorised_connection().await;
+    link.items.try_send(vec!["in the way".into()]).unwrap();
+    let (stop, stats) = (link.stop.clone(), link.stats.clone());
+    let (lost, ()) = join!(receive(&mut session, &mut link), async {
+        platform.say_all((0..10).map(event)).await;
+        for _ in 0..12 {
+            // Sixty seconds, six times what an answer may take.
+            assert_eq!(platform.hear().await, PING);
+        }
+        let snapshot = stats.snapshot();
+        assert_eq!(snapshot.state, SourceState::Blocked);
+        assert!(snapshot.reason.unwrap().contains("held back"));
+        assert_eq!(snapshot.blocked, Duration::from_secs(55));
+        assert_eq!(snapshot.frames.total(), 0, "nothing is read");
+        assert_eq!(batches.recv().await.unwrap(), ["in the way"]);
+        assert_eq!(batches.recv().await.unwrap().len(), 10);
+        while stats.snapshot().state == SourceState::Blocked {
+            tokio::task::yield_now().await;
+        }
+        let snapshot = stats.snapshot();
+        assert_eq!((snapshot.state, snapshot.reason), (SourceState::Authorised, None));
+        stop.cancel();
+    });
+    assert_eq!(lost.reason(), DisconnectReason::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_protocols_own_ping_is_answered_before_reading_is_held_back() {
+    let (mut link, mut batches) = link(1);
+    let (mut session, mut platform) = authorised_connection().await;
+    let stop = link.stop.clone();
+    join!(receive(&mut session, &mut link), async {
+        assert_eq!(platform.hear().await, PING);
+        // Exactly a full batch: the ping is the last that is read before there is no more room.
+        platform.say_all((0..MAX_BATCH_FRAMES - 1).map(event)).await;
+        platform.send(Message::Ping("are you there".into())).await;
+        let heard = platform.hear().await;
+        assert!(heard.contains("Pong"), "{heard}");
+        stop.cancel();
+    });
+    assert_eq!(batches.recv().await.unwrap().len(), MAX_BATCH_FRAMES - 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_while_reading_was_held_back_is_put_down_to_that() {
+    for hold in [Duration::from_millis(10), Duration::from_secs(20)] {
+        let (mut link, mut batches) = link(1);
+        let (mut session, mut platform) = authorised_connection().await;
+        link.items.try_send(Vec::new()).unwrap();
+        let (lost, ()) = join!(receive(&mut session, &mut link), async {
+            platform.say_all((0..10).map(event)).await;
+            platform.close(CloseCode::Away).await;
+            tokio::time::sleep(hold).await;
+            batches.recv().await.unwrap();
+            assert_eq!(
+                batches.recv().await.unwrap().len(),
+                10,
+                "what came before is handed on"
+            );
+        });
+        let expected = if hold < LONG_HOLD {
+            DisconnectReason::Closed
+        } else {
+            DisconnectReason::Blocked
+        };
+        assert_eq!(lost.reason(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_broken_connection_left_unread_is_read_when_there_is_room() {
+    let (mut link, mut batches) = link(1);
+    let (mut session, mut platform) = authorised_connection().await;
+    link.items.try_send(Vec::new()).unwrap();
+    let (lost, ()) = join!(receive(&mut session, &mut link), async {
+        platform.say_all((0..10).map(event)).await;
+        drop(platform);
+        // Pings cannot be written any more.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        batches.recv().await.unwrap();
+        assert_eq!(batches.recv().await.unwrap().len(), 10);
+    });
+    assert_eq!(lost.reason(), DisconnectReason::Blocked, "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_a_failed_write_is_read_and_so_is_the_reason() {
+    let (mut link, mut batches) = link(1);
+    let (mut session, mut platform) = authorised_connection().await;
+    platform.say_all((0..10).map(event)).await;
+    platform.close(CloseCode::Away).await;
+    drop(platform);
+    let lost = receive(&mut session, &mut link).await;
+    assert_eq!(
+        sentence(&lost),
+        r#"the platform closed the connection (code 1001, "bye")"#
+    );
+    assert_eq!(batches.recv().await.unwrap().len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_holds_no_room() {
+    let (mut idle, mut batches) = link(1);
+    let (mut busy, _) = link(1);
+    busy.items = idle.items.clone();
+    let stop = idle.stop.clone();
+    busy.stop = stop.clone();
+    let (mut idle_session, _idle_platform) = authorised_connection().await;
+    let (mut busy_session, mut platform) = authorised_connection().await;
+    join!(
+        receive(&mut idle_session, &mut idle),
+        receive(&mut busy_session, &mut busy),
+        async {
+            for id in 0..10 {
+                platform.say(event(id)).await;
+                assert_eq!(batches.recv().await.unwrap(), [event(id)]);
+            }
+            stop.cancel();
+        }
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_protocol_forbids_is_answered_with_its_code() {
+    let too_large = event(1).replace("new", &"x".repeat(LIMIT.bytes() as usize));
+    let mut large_frame = vec![0x81, 127];
+    large_frame.extend_from_slice(&(too_large.len() as u64).to_be_bytes());
+    large_frame.extend_from_slice(too_large.as_bytes());
+    for (bytes, reason, code) in [
+        (raw_frame(1, b"\xff\xfe"), DisconnectReason::InvalidUtf8, 1007),
+        (large_frame, DisconnectReason::FrameTooLarge, 1009),
+        (raw_frame(3, b""), DisconnectReason::ProtocolViolation, 1002),
+    ] {
+        let (mut link, mut batches) = link(2);
+        let (mut session, mut platform) = authorised_connection().await;
+        platform.say(event(7)).await;
+        platform.write(&bytes).await;
+        let lost = receive(&mut session, &mut link).await;
+        assert_eq!(lost.reason(), reason, "{lost:?}");
+        assert_eq!(
+            batches.recv().await.unwrap(),
+            [event(7)],
+            "what came before is handed on"
+        );
+        let stop = link.stop.clone();
+        let ((), heard) = join!(close(session, &lost, &stop), async {
+            let mut heard = Vec::new();
+            while heard.last().is_none_or(|last: &String| !last.contains("close")) {
+                heard.push(platform.hear().await);
+            }
+            drop(platform);
+            heard
+        });
+        assert_eq!(heard.last().unwrap(), &format!("[close {code}]"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closes_of_the_platform_are_told_in_words() {
+    let (mut link, _batches) = link(1);
+    let (mut session, mut platform) = authorised_connection().await;
+    // Code 102 is none that may be used; the platform has been seen to send it.
+    platform.write(&raw_frame(8, &102u16.to_be_bytes())).await;
+    let lost = receive(&mut session, &mut link).await;
+    assert_eq!(lost.reason(), DisconnectReason::Closed, "{lost:?}");
+    let (mut session, platform) = authorised_connection().await;
+    drop(platform);
+    let lost = receive(&mut session, &mut link).await;
+    assert_eq!(lost.reason(), DisconnectReason::Broken);
+    assert_eq!(sentence(&lost), "the connection ended without a close frame");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_heard_at_once_and_the_platform_is_told() {
+    let (mut link, _batches) = link(1);
+    let (mut session, mut platform) = authorised_connection().await;
+    let (stop, start) = (link.stop.clone(), Instant::now());
+    let (lost, ()) = join!(receive(&mut session, &mut link), async {
+        assert_eq!(platform.hear().await, PING);
+        stop.cancel();
+    });
+    close(session, &lost, &stop).await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(platform.hear().await, "[close 1000]");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_heard_while_reading_is_held_back() {
+    let (mut link, _batches) = link(1);
+    let (mut session, _platform) = authorised_connection().await;
+    link.items.try_send(Vec::new()).unwrap();
+    let (stop, stats, start) = (link.stop.clone(), link.stats.clone(), Instant::now());
+    let (lost, ()) = join!(receive(&mut session, &mut link), async {
+        while stats.snapshot().state != SourceState::Blocked {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    });
+    assert_eq!(
+        (lost.reason(), start.elapsed()),
+        (DisconnectReason::Stopped, Duration::ZERO)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_receiver_there_is_nothing_to_do() {
+    let (mut link, batches) = link(1);
+    let (mut session, _platform) = authorised_connection().await;
+    drop(batches);
+    let lost = receive(&mut session, &mut link).await;
+    assert_eq!(lost.reason(), DisconnectReason::Stopped);
+}

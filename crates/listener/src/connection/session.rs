@@ -1,0 +1,261 @@
+//! An open WebSocket, and what each message on it means.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use futures_util::{Sink, Stream};
+use neurobridge_core::units::ByteSize;
+use secrecy::SecretString;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::coop,
+    time::Instant,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{self, Message, protocol::CloseFrame},
+};
+use tracing::warn;
+
+use super::{Link, Notice, Outlet};
+use crate::{
+    error::Lost,
+    frame::{self, Classified, Content, Frame, MalformedReason, Shown},
+    heartbeat::Heartbeat,
+    stats::{FrameKind, Reading},
+    token,
+};
+
+/// The application's own ping.
+const PING: &str = r#"{"action":"PING"}"#;
+
+/// An open connection.
+pub(crate) struct Session<S> {
+    pub(crate) socket: WebSocketStream<S>,
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) is_authorised: bool,
+    token: SecretString,
+    max_frame_size: ByteSize,
+    /// Something was written that may not have left yet.
+    pub(crate) is_flushing: bool,
+    /// Why nothing more can be written. There may be more to read: a server that closes has often said why, and sent
+    /// events before; so reading goes on until nothing is there.
+    write_error: Option<Lost>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    pub(crate) const fn new(
+        socket: WebSocketStream<S>,
+        token: SecretString,
+        max_frame_size: ByteSize,
+        heartbeat: Heartbeat,
+    ) -> Self {
+        Self {
+            socket,
+            heartbeat,
+            is_authorised: false,
+            token,
+            max_frame_size,
+            is_flushing: false,
+            write_error: None,
+        }
+    }
+
+    /// Sends AUTH. It leaves with the next poll.
+    pub(crate) fn send_auth(&mut self) {
+        let message = token::auth_message(&self.token);
+        self.send(Message::text(message));
+    }
+
+    /// Sends a ping, unless the last one has not left yet: a server that reads nothing must not be written to without
+    /// bound, and the ping that waits is already owed its answer.
+    pub(crate) fn ping(&mut self) {
+        let now = Instant::now();
+        if self.is_flushing || self.write_error.is_some() {
+            self.heartbeat.skip(now);
+        } else {
+            self.heartbeat.sent(now);
+            self.send(Message::text(PING));
+        }
+    }
+
+    /// Queues a close frame.
+    pub(crate) fn send_close(&mut self, frame: CloseFrame) {
+        self.send(Message::Close(Some(frame)));
+    }
+
+    /// Gets out what was written, pongs of the WebSocket protocol among it. Ready when there is nothing more to get out.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_flushing {
+            let flushed = ready!(Pin::new(&mut self.socket).poll_flush(cx));
+            self.written(flushed);
+        }
+        Poll::Ready(())
+    }
+
+    /// Reads a message.
+    pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Lost>> {
+        let lost = match Pin::new(&mut self.socket).poll_next(cx) {
+            Poll::Ready(Some(Ok(message))) => return Poll::Ready(Ok(message)),
+            Poll::Ready(Some(Err(error))) => Lost::of_socket(error, self.max_frame_size),
+            Poll::Ready(None) => Lost::Broken { source: None },
+            Poll::Pending => match self.write_error.take() {
+                // All that came before is read.
+                Some(lost) if coop::has_budget_remaining() => lost,
+                write_error => {
+                    self.write_error = write_error;
+                    return Poll::Pending;
+                }
+            },
+        };
+        Poll::Ready(Err(lost))
+    }
+
+    /// Does what a message asks for. An error ends the connection.
+    pub(crate) fn take<O: Outlet>(
+        &mut self,
+        message: Message,
+        link: &mut Link<O>,
+        reading: &mut Reading,
+    ) -> Result<(), Lost> {
+        match message {
+            Message::Text(text) => {
+                reading.bytes += text.len() as u64;
+                match frame::classify(&text) {
+                    Classified::Content(content) => {
+                        reading.frames.add(kind_of(&content), 1);
+                        if let Content::Malformed(reason) = content {
+                            warn_malformed(link, reason, text.len());
+                        }
+                        link.outlet.frame(Frame { text, content });
+                        Ok(())
+                    }
+                    control => self.take_control(control, link, reading),
+                }
+            }
+            Message::Binary(bytes) => {
+                reading.bytes += bytes.len() as u64;
+                reading.frames.add(FrameKind::Binary, 1);
+                if let Some(suppressed) = link.throttle.allow("binary") {
+                    warn!(source = %link.name, length = bytes.len(), suppressed, "dropped a binary frame: none carries an event");
+                }
+                Ok(())
+            }
+            Message::Ping(_) => {
+                // The answer is queued, and leaves with the next read or flush; there may be no read for long.
+                self.is_flushing = true;
+                reading.frames.add(FrameKind::Control, 1);
+                Ok(())
+            }
+            Message::Pong(_) => {
+                reading.frames.add(FrameKind::Control, 1);
+                Ok(())
+            }
+            Message::Close(frame) => {
+                // So does the answer to a close.
+                self.is_flushing = true;
+                Err(Lost::Closed(close_words(frame)))
+            }
+            // Never read, by its documentation.
+            Message::Frame(_) => Ok(()),
+        }
+    }
+
+    fn take_control<O: Outlet>(
+        &mut self,
+        control: Classified,
+        link: &mut Link<O>,
+        reading: &mut Reading,
+    ) -> Result<(), Lost> {
+        match control {
+            Classified::Pong(answer) => {
+                reading.frames.add(FrameKind::Pong, 1);
+                if let Err(answer) = answer {
+                    let answer = Shown(self.without_token(answer));
+                    return Err(Lost::BadPong { answer });
+                }
+                let round_trip = self.heartbeat.answered(Instant::now());
+                if let Some(round_trip) = round_trip {
+                    link.stats.pong(round_trip);
+                }
+                link.outlet.notice(Notice::Pong { round_trip });
+            }
+            Classified::Auth(answer) => {
+                reading.frames.add(FrameKind::Auth, 1);
+                if let Err(answer) = answer {
+                    let answer = self.without_token(answer);
+                    return Err(Lost::TokenRefused { answer });
+                }
+                if !self.is_authorised {
+                    self.is_authorised = true;
+                    link.outlet.notice(Notice::Authorised);
+                }
+            }
+            Classified::Error(text) => {
+                reading.frames.add(FrameKind::Error, 1);
+                let text = self.without_token(text);
+                link.outlet.notice(Notice::Error(&text));
+                if !self.is_authorised {
+                    return Err(Lost::TokenRefused { answer: text });
+                }
+                if let Some(suppressed) = link.throttle.allow("error") {
+                    warn!(source = %link.name, error = text, suppressed, "the platform reports an error");
+                }
+                reading.platform_errors += 1;
+                reading.last_platform_error = Some(text);
+            }
+            Classified::Content(_) => {}
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, message: Message) {
+        // Not asked whether it is ready: what does not fit into the socket is kept, within the bound of the write
+        // buffer.
+        let sent = Pin::new(&mut self.socket).start_send(message);
+        let is_sent = sent.is_ok();
+        self.written(sent);
+        self.is_flushing = is_sent;
+    }
+
+    fn written(&mut self, result: tungstenite::Result<()>) {
+        self.is_flushing = false;
+        if let Err(error) = result {
+            let lost = Lost::of_socket(error, self.max_frame_size);
+            self.write_error.get_or_insert(lost);
+        }
+    }
+
+    fn without_token(&self, text: Shown) -> String {
+        token::without_token(text.0, &self.token)
+    }
+}
+
+const fn kind_of(content: &Content) -> FrameKind {
+    match content {
+        Content::Event(_) => FrameKind::Event,
+        Content::Malformed(MalformedReason::UnknownKind) => FrameKind::Unknown,
+        Content::Malformed(_) => FrameKind::NotJson,
+    }
+}
+
+fn warn_malformed<O: Outlet>(link: &mut Link<O>, reason: MalformedReason, length: usize) {
+    if let Some(suppressed) = link.throttle.allow(reason.as_str()) {
+        let reason = crate::error::sentence(&reason);
+        // Not its text: it may be an event with a person's data in it, broken in one place.
+        warn!(source = %link.name, reason, length, suppressed, "a frame is no event");
+    }
+}
+
+fn close_words(frame: Option<CloseFrame>) -> String {
+    match frame {
+        None => "without a code".to_owned(),
+        Some(frame) if frame.reason.is_empty() => format!("code {}", u16::from(frame.code)),
+        Some(frame) => {
+            let reason: String = frame.reason.chars().filter(|c| !c.is_control()).collect();
+            format!("code {}, {reason:?}", u16::from(frame.code))
+        }
+    }
+}

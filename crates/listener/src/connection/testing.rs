@@ -1,0 +1,150 @@
+//! A platform that does as it is told, for tests.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{SinkExt, StreamExt};
+use jiff::Timestamp;
+use neurobridge_core::units::ByteSize;
+use tokio::{
+    io::{AsyncWriteExt, DuplexStream, duplex},
+    sync::mpsc,
+    time::Instant,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        protocol::{CloseFrame, Role, frame::coding::CloseCode},
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Link, Notice, Outlet, Session, websocket_config};
+use crate::{frame::Frame, heartbeat::Heartbeat, stats::SourceStats};
+
+pub(crate) const TOKEN: &str = "s3cret";
+pub(crate) const AUTH: &str = r#"{"action":"AUTH","data":{"token":"s3cret"}}"#;
+pub(crate) const PING: &str = r#"{"action":"PING"}"#;
+pub(crate) const LIMIT: ByteSize = ByteSize::from_kib(64);
+
+/// The frames that a connection handed on, as text.
+#[derive(Default)]
+pub(crate) struct Heard(Vec<String>);
+
+impl Outlet for Heard {
+    type Item = Vec<String>;
+
+    fn frame(&mut self, frame: Frame) {
+        self.0.push(frame.text.to_string());
+    }
+
+    fn notice(&mut self, _: Notice<'_>) {}
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn take(&mut self, _: Timestamp) -> Option<Vec<String>> {
+        (!self.0.is_empty()).then(|| std::mem::take(&mut self.0))
+    }
+}
+
+/// A link to a channel of so many batches.
+pub(crate) fn link(capacity: usize) -> (Link<Heard>, mpsc::Receiver<Vec<String>>) {
+    let (items, batches) = mpsc::channel(capacity);
+    let link = Link::new(
+        "test".into(),
+        Heard::default(),
+        items,
+        CancellationToken::new(),
+        Arc::new(SourceStats::new()),
+    );
+    (link, batches)
+}
+
+/// A connection, and the platform's end of it.
+pub(crate) async fn connection() -> (Session<DuplexStream>, Platform) {
+    let (socket, platform) = sockets().await;
+    let heartbeat = Heartbeat::new(Duration::from_secs(5), Duration::from_secs(10), Instant::now());
+    (Session::new(socket, TOKEN.into(), LIMIT, heartbeat), platform)
+}
+
+/// As [`connection`], authorised already.
+pub(crate) async fn authorised_connection() -> (Session<DuplexStream>, Platform) {
+    let (mut session, platform) = connection().await;
+    session.is_authorised = true;
+    (session, platform)
+}
+
+/// The two ends of an open WebSocket.
+pub(crate) async fn sockets() -> (WebSocketStream<DuplexStream>, Platform) {
+    let (ours, theirs) = duplex(1 << 20);
+    let config = Some(websocket_config(LIMIT));
+    let ours = WebSocketStream::from_raw_socket(ours, Role::Client, config).await;
+    let theirs = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+    (ours, Platform(theirs))
+}
+
+pub(crate) fn event(id: usize) -> String {
+    format!(r#"{{"id":{id},"data":{{"result":"new"}}}}"#)
+}
+
+/// The platform's end of a connection.
+pub(crate) struct Platform(pub(crate) WebSocketStream<DuplexStream>);
+
+impl Platform {
+    pub(crate) async fn say(&mut self, text: impl Into<String>) {
+        self.0.send(Message::text(text.into())).await.unwrap();
+    }
+
+    /// Says many things in one go, so that one wake-up of the reader finds them all.
+    pub(crate) async fn say_all(&mut self, texts: impl IntoIterator<Item = String>) {
+        for text in texts {
+            self.0.feed(Message::text(text)).await.unwrap();
+        }
+        self.0.flush().await.unwrap();
+    }
+
+    pub(crate) async fn send(&mut self, message: Message) {
+        self.0.send(message).await.unwrap();
+    }
+
+    /// Puts bytes on the wire that no WebSocket library would.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
+        let stream = self.0.get_mut();
+        stream.write_all(bytes).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+
+    /// The next text, or the words for what came instead.
+    pub(crate) async fn hear(&mut self) -> String {
+        match self.0.next().await {
+            Some(Ok(Message::Text(text))) => text.to_string(),
+            Some(Ok(Message::Close(Some(frame)))) => format!("[close {}]", u16::from(frame.code)),
+            Some(Ok(message)) => format!("[{message:?}]"),
+            Some(Err(error)) => format!("[{error}]"),
+            None => "[end]".to_owned(),
+        }
+    }
+
+    pub(crate) async fn authorise(&mut self) {
+        assert_eq!(self.hear().await, AUTH);
+        self.say(r#"{"auth":"ok"}"#).await;
+    }
+
+    /// Answers each ping until the connection ends.
+    pub(crate) async fn pong_for_ever(&mut self) {
+        while let Some(Ok(message)) = self.0.next().await {
+            if message.to_text().is_ok_and(|text| text == PING)
+                && self.0.send(Message::text(r#"{"PING":"PONG"}"#)).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    pub(crate) async fn close(&mut self, code: CloseCode) {
+        let reason = "bye".into();
+        self.0.close(Some(CloseFrame { code, reason })).await.unwrap();
+    }
+}

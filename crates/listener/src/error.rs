@@ -1,0 +1,299 @@
+//! What can go wrong, each way with its own words, its own outcome in the metrics, and its place in the backoff.
+
+use std::{error::Error, fmt::Write, io, net::SocketAddr, time::Duration};
+
+use neurobridge_core::units::{ByteSize, format_duration};
+use tokio_tungstenite::tungstenite;
+
+use crate::{
+    frame::Shown,
+    proxy::ProxyError,
+    stats::{ConnectionOutcome, DisconnectReason},
+    tls::{self, TlsError, TlsSetupError},
+    token::TokenError,
+};
+
+/// Why a source cannot be made, or has given up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// A mistake in the configuration: the first of those that
+    /// [`SourceConfig::check`](crate::SourceConfig::check) finds.
+    #[error("source {name}: {key}: {mistake}")]
+    Config {
+        /// The name of the source.
+        name: String,
+        /// The key.
+        key: &'static str,
+        /// What was found, and what was expected.
+        mistake: String,
+    },
+    /// The files for TLS cannot be used.
+    #[error("source {name}: TLS cannot be set up")]
+    Tls {
+        /// The name of the source.
+        name: String,
+        /// Why not.
+        source: TlsSetupError,
+    },
+    /// The platform refused the token, and `exit_on_refused_token` is set.
+    #[error("source {name}: the platform refused the token: {answer}")]
+    TokenRefused {
+        /// The name of the source.
+        name: String,
+        /// What the platform said, shortened, without the token.
+        answer: String,
+    },
+}
+
+/// Why no connection could be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("the host name {host} could not be resolved")]
+    Resolve { host: String, source: io::Error },
+    #[error("the host name {host} has no address")]
+    NoAddress { host: String },
+    #[error("could not connect to {address}")]
+    Connect { address: SocketAddr, source: io::Error },
+    #[error("no file descriptor is left for a connection: raise the limit of open files")]
+    TooManyOpenFiles { source: io::Error },
+    #[error("{target} was not open within {}{}", format_duration(*timeout), tried(*addresses))]
+    Timeout {
+        target: String,
+        timeout: Duration,
+        addresses: usize,
+    },
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("{target} answered HTTP {status}: {words}")]
+    Status {
+        target: String,
+        status: u16,
+        words: &'static str,
+        retry_after: Option<Duration>,
+    },
+    #[error("{target} did not answer with a WebSocket handshake")]
+    Handshake {
+        target: String,
+        source: tungstenite::Error,
+    },
+}
+
+/// Why an open connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Lost {
+    #[error("told to stop")]
+    Stopped,
+    #[error("the platform closed the connection ({0})")]
+    Closed(String),
+    #[error("the connection ended without a close frame")]
+    Broken { source: Option<io::Error> },
+    #[error("no answer to a ping within {}: the connection is taken for dead", format_duration(*timeout))]
+    PongTimeout { timeout: Duration },
+    #[error("the answer to a ping was {answer}, expected PONG")]
+    BadPong { answer: Shown },
+    #[error("a text frame was no UTF-8")]
+    InvalidUtf8,
+    #[error("a frame was larger than `max_frame_size`, {limit}{}", found(*size))]
+    TooLarge { size: Option<usize>, limit: ByteSize },
+    #[error("the platform did not keep to the WebSocket protocol")]
+    Protocol { source: tungstenite::Error },
+    #[error("events came before the answer to AUTH, more than can be kept")]
+    EarlyEvents,
+    #[error("the platform refused the token: {answer}")]
+    TokenRefused { answer: String },
+    #[error("no answer to AUTH within {}", format_duration(*timeout))]
+    AuthTimeout { timeout: Duration },
+    #[error("the connection ended while reading was held back")]
+    Blocked { source: Box<Lost> },
+}
+
+impl DialError {
+    /// Makes it of the error of a socket that could not be made or connected.
+    pub(crate) fn of_connect(address: SocketAddr, source: io::Error) -> Self {
+        if is_too_many_open_files(&source) {
+            Self::TooManyOpenFiles { source }
+        } else {
+            Self::Connect { address, source }
+        }
+    }
+
+    /// Makes it of what the upgrade came to.
+    pub(crate) fn of_upgrade(target: String, host: &str, error: tungstenite::Error) -> Self {
+        match error {
+            tungstenite::Error::Http(response) => Self::Status {
+                target,
+                status: response.status().as_u16(),
+                words: status_words(response.status().as_u16()),
+                retry_after: crate::connection::http_date::retry_after(response.headers()),
+            },
+            tungstenite::Error::Io(error) if tls::is_tls_error(&error) => tls::explain(host, error).into(),
+            source => Self::Handshake { target, source },
+        }
+    }
+
+    pub(crate) const fn outcome(&self) -> ConnectionOutcome {
+        match self {
+            Self::Token(_) => ConnectionOutcome::TokenUnreadable,
+            Self::Resolve { .. } | Self::NoAddress { .. } => ConnectionOutcome::ResolveFailed,
+            Self::Connect { .. } => ConnectionOutcome::ConnectFailed,
+            Self::TooManyOpenFiles { .. } => ConnectionOutcome::TooManyOpenFiles,
+            Self::Timeout { .. } => ConnectionOutcome::OpenTimeout,
+            Self::Proxy(_) => ConnectionOutcome::ProxyFailed,
+            Self::Tls(_) => ConnectionOutcome::TlsFailed,
+            Self::Status { status: 401, .. } => ConnectionOutcome::HttpUnauthorized,
+            Self::Status { status: 403, .. } => ConnectionOutcome::HttpForbidden,
+            Self::Status { status: 429, .. } => ConnectionOutcome::HttpTooManyRequests,
+            Self::Status { status: 503, .. } => ConnectionOutcome::HttpUnavailable,
+            Self::Status { .. } => ConnectionOutcome::HttpOther,
+            Self::Handshake { .. } => ConnectionOutcome::HandshakeFailed,
+        }
+    }
+
+    pub(crate) const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether another address of the host may fare better. Not where somebody has answered, or the fault is ours.
+    pub(crate) const fn is_of_one_address(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect { .. } | Self::Proxy(_) | Self::Tls(_) | Self::Handshake { .. }
+        )
+    }
+}
+
+impl Lost {
+    /// Makes it of an error of the WebSocket.
+    pub(crate) fn of_socket(error: tungstenite::Error, limit: ByteSize) -> Self {
+        use tungstenite::error::{CapacityError, ProtocolError};
+        match error {
+            tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => {
+                Self::Broken { source: None }
+            }
+            tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+                Self::Broken { source: None }
+            }
+            tungstenite::Error::Io(source) => Self::Broken { source: Some(source) },
+            tungstenite::Error::Utf8(_) => Self::InvalidUtf8,
+            tungstenite::Error::Capacity(CapacityError::MessageTooLong { size, .. }) => Self::TooLarge {
+                size: Some(size),
+                limit,
+            },
+            tungstenite::Error::Capacity(_) => Self::TooLarge { size: None, limit },
+            source => Self::Protocol { source },
+        }
+    }
+
+    pub(crate) const fn reason(&self) -> DisconnectReason {
+        match self {
+            Self::Stopped => DisconnectReason::Stopped,
+            Self::Closed(_) => DisconnectReason::Closed,
+            Self::Broken { .. } => DisconnectReason::Broken,
+            Self::PongTimeout { .. } => DisconnectReason::PongTimeout,
+            Self::BadPong { .. } => DisconnectReason::BadPong,
+            Self::InvalidUtf8 => DisconnectReason::InvalidUtf8,
+            Self::TooLarge { .. } => DisconnectReason::FrameTooLarge,
+            Self::Protocol { .. } | Self::EarlyEvents => DisconnectReason::ProtocolViolation,
+            Self::TokenRefused { .. } => DisconnectReason::TokenRefused,
+            Self::AuthTimeout { .. } => DisconnectReason::AuthTimeout,
+            Self::Blocked { .. } => DisconnectReason::Blocked,
+        }
+    }
+
+    /// The outcome of the attempt, where the connection was not authorised yet.
+    pub(crate) const fn outcome(&self) -> ConnectionOutcome {
+        match self {
+            Self::TokenRefused { .. } => ConnectionOutcome::TokenRefused,
+            Self::AuthTimeout { .. } => ConnectionOutcome::AuthTimeout,
+            _ => ConnectionOutcome::LostBeforeAuthorised,
+        }
+    }
+}
+
+/// An error and its causes as one sentence. A cause that the error above it has spelt out already is left out.
+pub(crate) fn sentence(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.ends_with(&words) {
+            write!(text, ": {words}").expect("a String takes all");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn is_too_many_open_files(error: &io::Error) -> bool {
+    // EMFILE for the process, ENFILE for the system: the standard library has no kind for them.
+    matches!(error.raw_os_error(), Some(24 | 23))
+}
+
+/// What a person should make of a status.
+const fn status_words(status: u16) -> &'static str {
+    match status {
+        401 => "it wants to know who asks, which the feed does by a token later on: is a gateway in between?",
+        403 => "it does not let us in: is this address, or this network, allowed?",
+        404 => "there is no feed at this path: look at `url`",
+        407 => "a proxy in between wants a password: set `proxy`",
+        429 => "too many connections or requests: trying less often",
+        500..=599 => "it is not in service at the moment",
+        300..=399 => "the feed has moved: look at `url`",
+        200 => "no WebSocket server: look at `url`",
+        _ => "expected 101, the upgrade to a WebSocket",
+    }
+}
+
+fn tried(addresses: usize) -> String {
+    match addresses {
+        0 => String::new(),
+        1 => " (1 address tried)".to_owned(),
+        n => format!(" ({n} addresses tried)"),
+    }
+}
+
+fn found(size: Option<usize>) -> String {
+    size.map_or_else(String::new, |size| format!(" (found {size} bytes)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_has_each_cause_once() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let address = "127.0.0.1:1".parse().unwrap();
+        let error = DialError::of_connect(address, refused);
+        assert_eq!(
+            sentence(&error),
+            "could not connect to 127.0.0.1:1: connection refused"
+        );
+        let broken = Lost::of_socket(
+            tungstenite::Error::Io(io::Error::from(io::ErrorKind::ConnectionReset)),
+            ByteSize::from_mib(1),
+        );
+        assert_eq!(
+            sentence(&broken),
+            "the connection ended without a close frame: connection reset"
+        );
+    }
+
+    #[test]
+    fn too_many_open_files_are_told_apart() {
+        for code in [23, 24] {
+            let error =
+                DialError::of_connect("127.0.0.1:1".parse().unwrap(), io::Error::from_raw_os_error(code));
+            assert_eq!(error.outcome(), ConnectionOutcome::TooManyOpenFiles);
+            assert!(!error.is_of_one_address());
+        }
+    }
+}

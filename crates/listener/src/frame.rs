@@ -1,0 +1,186 @@
+//! Frames, told apart, and the batches in which they travel.
+
+use std::{fmt, sync::Arc};
+
+use jiff::Timestamp;
+use neurobridge_core::{
+    envelope::{self, Envelope, Kind},
+    json::{JsonError, Span, text},
+};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+/// The longest text of the platform that is kept for people to read.
+const MAX_SHOWN: usize = 200;
+
+/// What one wake-up of a source's socket gave: event frames, and text that is none.
+#[derive(Clone, Debug)]
+pub struct FrameBatch {
+    /// The name of the source.
+    pub source: Arc<str>,
+    /// When it was read. Never before the batch that the same source gave before, even when the clock is stepped.
+    pub received_at: Timestamp,
+    /// At least one frame, in the order of the feed.
+    pub frames: Vec<Frame>,
+}
+
+/// A text frame, as it came.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// The text: a slice of the socket's read buffer. Kept, it pins the whole buffer, up to 100 times its own size;
+    /// copy what is to stay.
+    pub text: Utf8Bytes,
+    /// What it is.
+    pub content: Content,
+}
+
+/// What a frame that leaves the listener is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// An event, and where its fields stand.
+    Event(Envelope),
+    /// Nothing that the protocol knows.
+    Malformed(MalformedReason),
+}
+
+/// Why a frame is of no known kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MalformedReason {
+    /// The text is no JSON.
+    #[error("no JSON")]
+    NotJson(#[source] JsonError),
+    /// It is JSON, but neither an answer to a ping or to AUTH, nor an error, nor an event.
+    #[error("JSON of no known kind: expected one of the keys PING, auth, error, or data with an object")]
+    UnknownKind,
+}
+
+impl MalformedReason {
+    /// One word for it, for metrics and dead letters.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotJson(_) => "not_json",
+            Self::UnknownKind => "unknown_kind",
+        }
+    }
+}
+
+/// What a text frame means for the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Classified {
+    /// To be handed on.
+    Content(Content),
+    /// The answer to a ping: whether it is `PONG`, else what it was.
+    Pong(Result<(), Shown>),
+    /// The answer to AUTH: whether it is `ok`, else what it was. *Assumed*: whatever is not `ok` is a refusal.
+    Auth(Result<(), Shown>),
+    /// An error of the platform.
+    Error(Shown),
+}
+
+/// A text of the platform, shortened, for people to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shown(pub(crate) String);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Tells what a text frame is. Allocates for what is rare only.
+pub(crate) fn classify(frame: &str) -> Classified {
+    match envelope::read(frame) {
+        Ok(Kind::Event(envelope)) => Classified::Content(Content::Event(envelope)),
+        Ok(Kind::Ping(span)) => Classified::Pong(expect(frame, span, "PONG")),
+        Ok(Kind::Auth(span)) => Classified::Auth(expect(frame, span, "ok")),
+        Ok(Kind::Error(span)) => Classified::Error(shown(frame, span)),
+        Ok(Kind::Unknown) => Classified::Content(Content::Malformed(MalformedReason::UnknownKind)),
+        Err(error) => Classified::Content(Content::Malformed(MalformedReason::NotJson(error))),
+    }
+}
+
+fn expect(frame: &str, span: Span, word: &str) -> Result<(), Shown> {
+    let raw = span.of(frame).unwrap_or_default();
+    if raw.starts_with('"') && text(raw).as_deref() == Some(word) {
+        Ok(())
+    } else {
+        Err(shown(frame, span))
+    }
+}
+
+/// The value as a person reads it: a string without its quotes, anything else as it is written.
+fn shown(frame: &str, span: Span) -> Shown {
+    let raw = span.of(frame).unwrap_or_default();
+    let whole = text(raw).unwrap_or(raw.into());
+    let mut short: String = whole
+        .chars()
+        .take(MAX_SHOWN)
+        // A log line must stay one line, and no terminal be told what to do.
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if short.len() < whole.len() {
+        short.push('…');
+    }
+    Shown(short)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn refused(text: &str) -> Result<(), Shown> {
+        Err(Shown(text.into()))
+    }
+
+    #[test]
+    fn the_four_kinds_are_told_apart() {
+        assert_eq!(classify(r#"{"PING":"PONG"}"#), Classified::Pong(Ok(())));
+        assert_eq!(classify(r#"{"PING":"PING"}"#), Classified::Pong(refused("PING")));
+        assert_eq!(classify(r#"{"PING":null}"#), Classified::Pong(refused("null")));
+        assert_eq!(classify(r#"{"auth":"ok"}"#), Classified::Auth(Ok(())));
+        assert_eq!(classify(r#"{"auth":"\u006fk"}"#), Classified::Auth(Ok(())));
+        assert_eq!(classify(r#"{"auth":"no"}"#), Classified::Auth(refused("no")));
+        assert_eq!(classify(r#"{"auth":true}"#), Classified::Auth(refused("true")));
+        assert_eq!(
+            classify(r#"{"error":"Invalid\ntoken"}"#),
+            Classified::Error(Shown("Invalid token".into()))
+        );
+        assert_eq!(
+            classify(r#"{"error":{"code":7}}"#),
+            Classified::Error(Shown(r#"{"code":7}"#.into()))
+        );
+        let frame = r#"{"id":1,"data":{"result":"new"}}"#;
+        assert!(matches!(classify(frame), Classified::Content(Content::Event(_))));
+        assert_eq!(
+            classify("{}"),
+            Classified::Content(Content::Malformed(MalformedReason::UnknownKind))
+        );
+        assert!(matches!(
+            classify("{"),
+            Classified::Content(Content::Malformed(MalformedReason::NotJson(_)))
+        ));
+    }
+
+    #[test]
+    fn what_people_read_is_short() {
+        let frame = format!(r#"{{"error":"{}"}}"#, "ü".repeat(100_000));
+        let Classified::Error(Shown(text)) = classify(&frame) else {
+            panic!("an error");
+        };
+        assert_eq!(text.chars().count(), MAX_SHOWN + 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_something(frame in any::<String>()) {
+            let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&frame).is_ok();
+            let not_json = matches!(
+                classify(&frame),
+                Classified::Content(Content::Malformed(MalformedReason::NotJson(_)))
+            );
+            prop_assert_eq!(is_json, !not_json);
+        }
+    }
+}

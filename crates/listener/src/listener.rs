@@ -1,0 +1,253 @@
+//! The platform's event listener, for Rust programs.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt};
+use jiff::Timestamp;
+use secrecy::SecretString;
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    config::SourceConfig,
+    connection::{Link, Notice, Outlet},
+    error::SourceError,
+    event::{Message, PlatformError},
+    frame::Frame,
+    source::{self, Setup},
+    stats::SourceStats,
+};
+
+/// Batches between the connection and the handler. When they are full, the socket is not read.
+const BATCHES: usize = 16;
+
+/// Listens to a NeuroIO event feed: connects, authorises, pings, connects again whenever the connection ends.
+///
+/// Needs a Tokio runtime with time and I/O enabled.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use futures_util::TryStreamExt;
+/// use neurobridge_listener::{EventListener, Message};
+///
+/// let mut messages = EventListener::new("my token").stream()?;
+/// while let Some(message) = messages.try_next().await? {
+///     if let Message::Event(event) = message {
+///         println!("{:?}", event.face_image());
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a listener does nothing until it is run, or its stream is taken"]
+pub struct EventListener {
+    config: SourceConfig,
+}
+
+/// Why [`EventListener::run`] ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError<E> {
+    /// The listener could not be started, or has given up.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The handler failed.
+    #[error("the handler failed")]
+    Handler(#[source] E),
+}
+
+impl EventListener {
+    /// Listens to `wss://events.neuroio.com` with an API token.
+    pub fn new(token: impl Into<SecretString>) -> Self {
+        Self::from_config(SourceConfig {
+            token: Some(token.into()),
+            ..SourceConfig::default()
+        })
+    }
+
+    /// Listens as configured.
+    pub const fn from_config(config: SourceConfig) -> Self {
+        Self { config }
+    }
+
+    /// Listens elsewhere.
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.config.url = url.into();
+        self
+    }
+
+    /// How long opening a connection may take; 4 seconds by default.
+    pub const fn open_timeout(mut self, timeout: Duration) -> Self {
+        self.config.open_timeout = timeout;
+        self
+    }
+
+    /// Ends with [`SourceError::TokenRefused`] when the platform refuses the token, instead of trying again.
+    pub const fn exit_on_refused_token(mut self) -> Self {
+        self.config.exit_on_refused_token = true;
+        self
+    }
+
+    /// Calls `handler` with each message, one at a time, until `stop` is cancelled or the handler fails.
+    ///
+    /// While the handler works, pings go on; when it is slower than the feed, the socket is not read. An error of the
+    /// handler ends the listener, because only the caller can know whether to go on: who wants that returns `Ok`.
+    /// After a stop nothing more is read; what was read already is still handed to the handler, for it will not be
+    /// sent again. To stop sooner, drop the future.
+    ///
+    /// # Errors
+    /// The configuration is wrong, the token is refused (see [`EventListener::exit_on_refused_token`]), or the handler
+    /// failed.
+    pub async fn run<H, F, E>(self, stop: CancellationToken, mut handler: H) -> Result<(), ListenError<E>>
+    where
+        H: FnMut(Message) -> F,
+        F: Future<Output = Result<(), E>>,
+    {
+        let mut messages = self.stream_until(stop)?;
+        while let Some(message) = messages.next().await {
+            handler(message?).await.map_err(ListenError::Handler)?;
+        }
+        Ok(())
+    }
+
+    /// The messages as a stream, without end; it ends with an error, or when it is dropped.
+    ///
+    /// The connection is kept by a task of its own, so that pings go on while nobody polls. Dropping the stream closes
+    /// the connection.
+    ///
+    /// # Errors
+    /// The configuration is wrong.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn stream(self) -> Result<EventStream, SourceError> {
+        self.stream_until(CancellationToken::new())
+    }
+
+    /// As [`EventListener::stream`]; after `stop` is cancelled, it ends when all that was read is taken.
+    ///
+    /// # Errors
+    /// The configuration is wrong.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn stream_until(self, stop: CancellationToken) -> Result<EventStream, SourceError> {
+        let name: Arc<str> = "neuroio".into();
+        let setup = Setup::new(&name, self.config)?;
+        let (items, batches) = mpsc::channel(BATCHES);
+        let stats = Arc::new(SourceStats::new());
+        // A child: dropping the stream must not stop what else the caller's token stops.
+        let stop = stop.child_token();
+        let link = Link::new(name, Messages::default(), items, stop.clone(), Arc::clone(&stats));
+        Ok(EventStream {
+            batches,
+            batch: Vec::new().into_iter(),
+            task: Some(tokio::spawn(source::run(setup, link))),
+            stats,
+            _stop: stop.drop_guard(),
+        })
+    }
+}
+
+/// What an [`EventListener`] hears. Ends after an error.
+#[must_use = "streams do nothing unless polled"]
+pub struct EventStream {
+    batches: mpsc::Receiver<Vec<Message>>,
+    batch: std::vec::IntoIter<Message>,
+    /// `None` when its end has been seen.
+    task: Option<JoinHandle<Result<(), SourceError>>>,
+    stats: Arc<SourceStats>,
+    _stop: DropGuard,
+}
+
+impl EventStream {
+    /// State and counters of the connection.
+    pub fn stats(&self) -> Arc<SourceStats> {
+        Arc::clone(&self.stats)
+    }
+}
+
+impl fmt::Debug for EventStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventStream").finish_non_exhaustive()
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Result<Message, SourceError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(message) = self.batch.next() {
+                return Poll::Ready(Some(Ok(message)));
+            }
+            if let Some(batch) = ready!(self.batches.poll_recv(cx)) {
+                self.batch = batch.into_iter();
+                continue;
+            }
+            let Some(task) = &mut self.task else {
+                return Poll::Ready(None);
+            };
+            let ended = ready!(Pin::new(task).poll(cx));
+            self.task = None;
+            return Poll::Ready(match ended {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(Err(error)),
+                Err(error) => match error.try_into_panic() {
+                    // A bug of ours must not look like the end of the events.
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is shutting down.
+                    Err(_) => None,
+                },
+            });
+        }
+    }
+}
+
+/// Gathers the messages of a wake-up.
+#[derive(Default)]
+struct Messages {
+    messages: Vec<Message>,
+}
+
+impl Outlet for Messages {
+    type Item = Vec<Message>;
+
+    fn frame(&mut self, frame: Frame) {
+        self.messages.push(Message::of_frame(&frame));
+    }
+
+    fn notice(&mut self, notice: Notice<'_>) {
+        self.messages.push(match notice {
+            Notice::Connected => Message::Connected,
+            Notice::Authorised => Message::Authorised,
+            Notice::Pong { round_trip } => Message::Pong { rtt: round_trip },
+            Notice::Error(text) => Message::Error(PlatformError {
+                text: text.to_owned(),
+            }),
+            Notice::Disconnected { reason, sentence } => Message::Disconnected {
+                reason,
+                sentence: sentence.to_owned(),
+            },
+        });
+    }
+
+    fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    fn take(&mut self, _: Timestamp) -> Option<Vec<Message>> {
+        (!self.messages.is_empty()).then(|| std::mem::take(&mut self.messages))
+    }
+}
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;

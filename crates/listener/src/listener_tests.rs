@@ -1,0 +1,199 @@
+use futures_util::SinkExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::{WebSocketStream, accept_async, tungstenite};
+
+use super::*;
+use crate::stats::DisconnectReason;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn platform() -> (TcpListener, EventListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    (listener, EventListener::new("t").url(url).open_timeout(PATIENCE))
+}
+
+async fn accept(listener: &TcpListener) -> WebSocketStream<TcpStream> {
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut socket = accept_async(stream).await.unwrap();
+    let auth = socket.next().await.unwrap().unwrap();
+    assert_eq!(
+        auth.to_text().unwrap(),
+        r#"{"action":"AUTH","data":{"token":"t"}}"#
+    );
+    socket
+}
+
+async fn say(socket: &mut WebSocketStream<TcpStream>, texts: &[&str]) {
+    for text in texts {
+        socket.send(tungstenite::Message::text(*text)).await.unwrap();
+    }
+}
+
+/// One word for each message.
+fn word(message: &Message) -> String {
+    match message {
+        Message::Connected => "connected".into(),
+        Message::Authorised => "authorised".into(),
+        Message::Pong { rtt } => format!("pong, measured: {}", rtt.is_some()),
+        Message::Error(error) => format!("error {error}"),
+        Message::Event(event) => format!(
+            "event {} {}",
+            event.id().unwrap_or_default(),
+            event.face_image().unwrap_or_default()
+        ),
+        Message::Malformed { text, reason } => format!("malformed {text} {}", reason.as_str()),
+        Message::Disconnected { reason, .. } => format!("disconnected {reason}"),
+    }
+}
+
+#[tokio::test]
+async fn a_stream_hears_all_kinds_in_order() {
+    let (listener, client) = platform().await;
+    let server = async {
+        let mut socket = accept(&listener).await;
+        say(&mut socket, &[r#"{"auth":"ok"}"#]).await;
+        assert_eq!(
+            socket.next().await.unwrap().unwrap().to_text().unwrap(),
+            r#"{"action":"PING"}"#
+        );
+        say(
+            &mut socket,
+            &[
+                r#"{"PING":"PONG"}"#,
+                r#"{"id":1,"data":{"face_image":"http://x"}}"#,
+                r#"{"error":"quota"}"#,
+                "nonsense",
+            ],
+        )
+        .await;
+        socket.close(None).await.unwrap();
+        accept(&listener).await
+    };
+    let hear = async {
+        let mut stream = client.stream().unwrap();
+        let mut words = Vec::new();
+        while words.len() < 8 {
+            words.push(word(&stream.next().await.unwrap().unwrap()));
+        }
+        (words, stream)
+    };
+    let ((words, stream), mut second) = tokio::time::timeout(PATIENCE, async { tokio::join!(hear, server) })
+        .await
+        .unwrap();
+    insta::assert_snapshot!(words.join("\n"), @r"
+    connected
+    authorised
+    pong, measured: true
+    event 1 http://x
+    error quota
+    malformed nonsense not_json
+    disconnected closed
+    connected
+    ");
+    drop(stream);
+    // The connection goes with the stream.
+    let farewell = tokio::time::timeout(PATIENCE, second.next()).await.unwrap();
+    assert!(
+        matches!(farewell, Some(Ok(tungstenite::Message::Close(Some(_))))),
+        "{farewell:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_handler_is_called_with_each_message_until_the_stop() {
+    let (listener, client) = platform().await;
+    let stop = CancellationToken::new();
+    let server = async {
+        let mut socket = accept(&listener).await;
+        say(
+            &mut socket,
+            &[
+                r#"{"auth":"ok"}"#,
+                r#"{"id":1,"data":{}}"#,
+                r#"{"id":2,"data":{}}"#,
+            ],
+        )
+        .await;
+        while let Some(Ok(_)) = socket.next().await {}
+    };
+    let events = std::cell::Cell::new(0);
+    let run = client.run(stop.clone(), |message| {
+        if let Message::Event(_) = message {
+            events.set(events.get() + 1);
+        }
+        if events.get() == 2 {
+            stop.cancel();
+        }
+        std::future::ready(Ok::<_, std::convert::Infallible>(()))
+    });
+    let (result, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(run, server) })
+        .await
+        .unwrap();
+    result.unwrap();
+    assert_eq!(events.get(), 2);
+}
+
+#[tokio::test]
+async fn an_error_of_the_handler_ends_the_listener() {
+    let (listener, client) = platform().await;
+    let server = async {
+        let mut socket = accept(&listener).await;
+        say(&mut socket, &[r#"{"auth":"ok"}"#]).await;
+        while let Some(Ok(_)) = socket.next().await {}
+    };
+    let run = client.run(CancellationToken::new(), |message| async move {
+        match message {
+            Message::Authorised => Err(std::io::Error::other("the disk is full")),
+            _ => Ok(()),
+        }
+    });
+    let (result, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(run, server) })
+        .await
+        .unwrap();
+    assert!(matches!(result, Err(ListenError::Handler(error)) if error.to_string() == "the disk is full"));
+}
+
+#[tokio::test]
+async fn a_refused_token_is_heard_and_ends_the_stream_where_asked_for() {
+    let (listener, client) = platform().await;
+    let server = async {
+        let mut socket = accept(&listener).await;
+        say(&mut socket, &[r#"{"error":"Invalid token"}"#]).await;
+        while let Some(Ok(_)) = socket.next().await {}
+    };
+    let hear = async {
+        let mut stream = client.exit_on_refused_token().stream().unwrap();
+        let mut heard = Vec::new();
+        while let Some(message) = stream.next().await {
+            heard.push(match message {
+                Ok(message) => word(&message),
+                Err(error) => error.to_string(),
+            });
+        }
+        assert_eq!(
+            stream
+                .stats()
+                .snapshot()
+                .disconnections
+                .get(DisconnectReason::TokenRefused),
+            1
+        );
+        heard
+    };
+    let (heard, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(hear, server) })
+        .await
+        .unwrap();
+    insta::assert_snapshot!(heard.join("\n"), @r"
+    connected
+    error Invalid token
+    disconnected token_refused
+    source neuroio: the platform refused the token: Invalid token
+    ");
+}
+
+#[tokio::test]
+async fn a_mistake_in_the_configuration_is_told_at_once() {
+    let error = EventListener::new("").stream().unwrap_err();
+    assert!(error.to_string().contains("token: empty"), "{error}");
+}

@@ -1,0 +1,390 @@
+//! The way through an HTTP proxy: which one, and asking it to CONNECT.
+
+use std::{env, net::IpAddr};
+
+use data_encoding::BASE64;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::http::Uri;
+
+use crate::config::Endpoint;
+
+/// The longest answer to CONNECT, and the most headers in it. A proxy that says more is none.
+const MAX_ANSWER_BYTES: usize = 16 * 1024;
+const MAX_HEADERS: usize = 64;
+
+/// How a source decides on its proxy.
+#[derive(Clone, Debug)]
+pub(crate) enum ProxyChoice {
+    /// As the environment says when the source is made.
+    Environment,
+    /// Never one.
+    Direct,
+    /// Always this one: named for this very source, it needs no exceptions.
+    Through(Proxy),
+}
+
+/// A proxy that speaks HTTP.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// The value of `Proxy-Authorization`.
+    authorization: Option<SecretString>,
+}
+
+/// Why there is no way through a proxy.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProxyError {
+    #[error("the proxy {proxy} ended the connection before it answered to CONNECT")]
+    NoAnswer { proxy: String },
+    #[error("the proxy {proxy} gave no HTTP answer to CONNECT")]
+    NotHttp { proxy: String },
+    #[error("the proxy {proxy} wants a user and a password (HTTP 407)")]
+    WantsAuthorization { proxy: String },
+    #[error("the proxy {proxy} refused to connect to {target}: HTTP {status}")]
+    Refused {
+        proxy: String,
+        target: String,
+        status: u16,
+    },
+    #[error("talking to the proxy {proxy} failed")]
+    Io { proxy: String, source: std::io::Error },
+}
+
+impl ProxyChoice {
+    /// The proxy on the way to `endpoint`.
+    ///
+    /// # Errors
+    /// The environment names one that cannot be used; the sentence says which variable.
+    pub(crate) fn resolve(self, endpoint: &Endpoint) -> Result<Option<Proxy>, String> {
+        match self {
+            Self::Direct => Ok(None),
+            Self::Through(proxy) => Ok(Some(proxy)),
+            Self::Environment => from_environment(endpoint, |name| env::var(name).ok()),
+        }
+    }
+}
+
+impl Proxy {
+    /// Reads `http://[user:password@]host[:port]`; the scheme may be left out.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        const EXPECTED: &str = "expected http://[user:password@]host[:port]";
+        // What was found may hold a password, so it is not shown.
+        let whole = if text.contains("://") {
+            text.to_owned()
+        } else {
+            format!("http://{text}")
+        };
+        let uri: Uri = whole.parse().map_err(|_| format!("no URL, {EXPECTED}"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            scheme => {
+                return Err(format!(
+                    "found the scheme {}://, {EXPECTED}",
+                    scheme.unwrap_or_default()
+                ));
+            }
+        }
+        let host = uri.host().unwrap_or_default();
+        if host.is_empty() {
+            return Err(format!("found no host, {EXPECTED}"));
+        }
+        let user = uri
+            .authority()
+            .and_then(|authority| authority.as_str().rsplit_once('@'))
+            .map(|(user, _)| percent_decoded(user));
+        Ok(Self {
+            host: host.trim_matches(['[', ']']).to_owned(),
+            // What curl takes, too.
+            port: uri.port_u16().unwrap_or(1080),
+            authorization: user.map(|user| format!("Basic {}", BASE64.encode(&user)).into()),
+        })
+    }
+
+    /// Asks for a way to `endpoint`. Afterwards the stream leads there.
+    ///
+    /// # Errors
+    /// The proxy refuses, or is none.
+    pub(crate) async fn connect<S>(&self, stream: &mut S, endpoint: &Endpoint) -> Result<(), ProxyError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let io = |source| ProxyError::Io {
+            proxy: self.shown(),
+            source,
+        };
+        let target = endpoint.authority();
+        let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
+        if let Some(authorization) = &self.authorization {
+            request.push_str(&format!(
+                "Proxy-Authorization: {}\r\n",
+                authorization.expose_secret()
+            ));
+        }
+        request.push_str("\r\n");
+        stream.write_all(request.as_bytes()).await.map_err(io)?;
+        let mut answer = Vec::with_capacity(1024);
+        loop {
+            let mut byte = [0];
+            // Byte by byte: what follows the answer belongs to the next layer. It is a few hundred, once a connection.
+            if stream.read(&mut byte).await.map_err(io)? == 0 {
+                return Err(ProxyError::NoAnswer { proxy: self.shown() });
+            }
+            answer.push(byte[0]);
+            if answer.ends_with(b"\r\n\r\n") {
+                break;
+            }
+            if answer.len() >= MAX_ANSWER_BYTES {
+                return Err(ProxyError::NotHttp { proxy: self.shown() });
+            }
+        }
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        let parsed = response.parse(&answer);
+        match (parsed, response.code) {
+            (Ok(_), Some(200..=299)) => Ok(()),
+            (Ok(_), Some(407)) => Err(ProxyError::WantsAuthorization { proxy: self.shown() }),
+            (Ok(_), Some(status)) => Err(ProxyError::Refused {
+                proxy: self.shown(),
+                target,
+                status,
+            }),
+            _ => Err(ProxyError::NotHttp { proxy: self.shown() }),
+        }
+    }
+
+    fn shown(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+/// The proxy that the environment names, as other programs understand it: lower case before upper case, an empty value
+/// is none, and `NO_PROXY` names the hosts that are reached without.
+fn from_environment(
+    endpoint: &Endpoint,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Option<Proxy>, String> {
+    let lookup = |names: [&'static str; 2]| {
+        names
+            .into_iter()
+            .find_map(|name| Some((name, variable(name).filter(|value| !value.trim().is_empty())?)))
+    };
+    let names = if endpoint.is_tls {
+        ["https_proxy", "HTTPS_PROXY"]
+    } else {
+        ["http_proxy", "HTTP_PROXY"]
+    };
+    let Some((name, value)) = lookup(names) else {
+        return Ok(None);
+    };
+    let exceptions = lookup(["no_proxy", "NO_PROXY"]).map(|(_, value)| value);
+    if is_loopback(&endpoint.host) || is_excepted(endpoint, exceptions.as_deref().unwrap_or_default()) {
+        return Ok(None);
+    }
+    Proxy::parse(value.trim())
+        .map(Some)
+        .map_err(|mistake| format!("the environment variable {name} is no proxy: {mistake}"))
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+/// Whether `NO_PROXY` names the host: `*`, a name (which covers its subdomains, with or without a leading dot), an
+/// address, or a network such as `10.0.0.0/8`; a name or address may have a port.
+fn is_excepted(endpoint: &Endpoint, exceptions: &str) -> bool {
+    let host = endpoint.host.trim_end_matches('.').to_ascii_lowercase();
+    let address: Option<IpAddr> = host.parse().ok();
+    exceptions
+        .split([',', ' '])
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty())
+        .any(|entry| {
+            if entry == "*" {
+                return true;
+            }
+            if let Some((network, bits)) = entry.split_once('/') {
+                let network = network.trim_matches(['[', ']']).parse().ok();
+                return match (address, network, bits.parse().ok()) {
+                    (Some(address), Some(network), Some(bits)) => is_within(address, network, bits),
+                    _ => false,
+                };
+            }
+            let (name, port) = split_port(entry);
+            if port.is_some_and(|port| port != endpoint.port) {
+                return false;
+            }
+            let name = name.trim_matches(['[', ']']);
+            if let (Some(address), Ok(named)) = (address, name.parse::<IpAddr>()) {
+                return address == named;
+            }
+            let name = name
+                .trim_start_matches("*.")
+                .trim_matches('.')
+                .to_ascii_lowercase();
+            host == name
+                || host
+                    .strip_suffix(&name)
+                    .is_some_and(|front| !name.is_empty() && front.ends_with('.'))
+        })
+}
+
+fn split_port(entry: &str) -> (&str, Option<u16>) {
+    match entry.rsplit_once(':') {
+        // An IPv6 address without brackets has no port.
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => match port.parse() {
+            Ok(port) => (name, Some(port)),
+            Err(_) => (entry, None),
+        },
+        _ => (entry, None),
+    }
+}
+
+fn is_within(address: IpAddr, network: IpAddr, bits: u32) -> bool {
+    match (address, network) {
+        (IpAddr::V4(address), IpAddr::V4(network)) if bits <= 32 => {
+            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+            address.to_bits() & mask == network.to_bits() & mask
+        }
+        (IpAddr::V6(address), IpAddr::V6(network)) if bits <= 128 => {
+            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+            address.to_bits() & mask == network.to_bits() & mask
+        }
+        _ => false,
+    }
+}
+
+/// A password may hold characters that a URL may not.
+fn percent_decoded(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut index = 0;
+    while let Some(byte) = bytes.get(index) {
+        let hex = text
+            .get(index + 1..index + 3)
+            .filter(|_| *byte == b'%')
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.push(hex.unwrap_or(*byte));
+        index += if hex.is_some() { 3 } else { 1 };
+    }
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    fn endpoint(url: &str) -> Endpoint {
+        Endpoint::parse(url).unwrap()
+    }
+
+    fn chosen(url: &str, variables: &[(&str, &str)]) -> Result<Option<String>, String> {
+        from_environment(&endpoint(url), |name| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        })
+        .map(|proxy| proxy.map(|proxy| proxy.shown()))
+    }
+
+    #[test]
+    fn the_environment_is_understood_as_elsewhere() {
+        let proxy = Ok(Some("p:3128".to_owned()));
+        assert_eq!(chosen("wss://h", &[]), Ok(None));
+        assert_eq!(chosen("wss://h", &[("HTTPS_PROXY", "http://p:3128")]), proxy);
+        assert_eq!(
+            chosen("wss://h", &[("HTTPS_PROXY", "x"), ("https_proxy", "p:3128")]),
+            proxy
+        );
+        assert_eq!(
+            chosen("wss://h", &[("HTTPS_PROXY", " "), ("HTTP_PROXY", "p:3128")]),
+            Ok(None)
+        );
+        assert_eq!(chosen("ws://h", &[("HTTP_PROXY", "p:3128")]), proxy);
+        assert_eq!(chosen("ws://127.0.0.1:8", &[("HTTP_PROXY", "p:3128")]), Ok(None));
+        assert_eq!(
+            chosen("wss://h", &[("HTTPS_PROXY", "p:3128"), ("NO_PROXY", "x,h")]),
+            Ok(None)
+        );
+        let error = chosen("wss://h", &[("HTTPS_PROXY", "socks5://u:hunter2@p")]).unwrap_err();
+        assert!(
+            error.contains("HTTPS_PROXY") && error.contains("socks5"),
+            "{error}"
+        );
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn exceptions_are_names_networks_and_ports() {
+        for (url, exceptions, expected) in [
+            ("wss://events.neuroio.com", "neuroio.com", true),
+            ("wss://events.neuroio.com", ".neuroio.com", true),
+            ("wss://events.neuroio.com", "*.NeuroIO.com", true),
+            ("wss://events.neuroio.com", "roio.com", false),
+            ("wss://events.neuroio.com", "a, events.neuroio.com:443", true),
+            ("wss://events.neuroio.com", "events.neuroio.com:444", false),
+            ("wss://events.neuroio.com", "*", true),
+            ("wss://events.neuroio.com", "", false),
+            ("wss://10.1.2.3", "10.0.0.0/8", true),
+            ("wss://10.1.2.3", "11.0.0.0/8", false),
+            ("wss://10.1.2.3", "0.0.0.0/0", true),
+            ("wss://10.1.2.3", "10.1.2.3", true),
+            ("wss://[fd00::1]", "fd00::/8", true),
+            ("wss://[fd00::1]", "[fd00::1]:443", true),
+            ("wss://[fd00::1]", "fd00::2", false),
+        ] {
+            assert_eq!(
+                is_excepted(&endpoint(url), exceptions),
+                expected,
+                "{url} {exceptions}"
+            );
+        }
+    }
+
+    async fn answered(answer: &'static str) -> (String, Result<(), ProxyError>) {
+        let proxy = Proxy::parse("http://user:p%40ss@proxy").unwrap();
+        let (mut ours, mut theirs) = duplex(4096);
+        let server = async move {
+            let mut request = vec![0; 4096];
+            let length = theirs.read(&mut request).await.unwrap();
+            theirs.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8(request[..length].to_vec()).unwrap()
+        };
+        let endpoint = endpoint("wss://[::1]:9/feed");
+        tokio::join!(server, proxy.connect(&mut ours, &endpoint))
+    }
+
+    #[tokio::test]
+    async fn connect_is_asked_for_with_the_password() {
+        let (request, answer) = answered("HTTP/1.1 200 Connection established\r\n\r\n").await;
+        assert!(answer.is_ok());
+        insta::assert_snapshot!(request.replace("\r\n", "\n").trim_end(), @r"
+        CONNECT [::1]:9 HTTP/1.1
+        Host: [::1]:9
+        Proxy-Authorization: Basic dXNlcjpwQHNz
+        ");
+        assert_eq!(BASE64.decode(b"dXNlcjpwQHNz").unwrap(), b"user:p@ss");
+    }
+
+    #[tokio::test]
+    async fn refusals_are_told_in_words() {
+        for (answer, expected) in [
+            ("HTTP/1.1 407 X\r\n\r\n", "wants a user and a password (HTTP 407)"),
+            (
+                "HTTP/1.0 403 X\r\nA: b\r\n\r\n",
+                "refused to connect to [::1]:9: HTTP 403",
+            ),
+            ("SSH-2.0\r\n\r\n", "gave no HTTP answer"),
+            ("HTTP/1.1 200", "ended the connection before it answered"),
+        ] {
+            let (_, result) = answered(answer).await;
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            assert!(!error.contains("p@ss"), "{error}");
+        }
+    }
+}

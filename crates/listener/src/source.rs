@@ -1,0 +1,293 @@
+//! A source: the loop over its connections.
+
+use std::{sync::Arc, time::Duration};
+
+use neurobridge_core::{ledger::SourceLedger, units::format_duration};
+use tokio::{
+    select,
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    backoff::Backoff,
+    config::{Endpoint, SourceConfig},
+    connection::{self, Dial, Dialler, Link, Notice, Outlet, Session},
+    error::{DialError, Lost, SourceError, sentence},
+    frame::{Frame, FrameBatch},
+    heartbeat::Heartbeat,
+    stats::{Label, SourceState, SourceStats},
+    token::TokenSource,
+};
+
+/// A NeuroIO event feed, connected to for as long as it is run.
+///
+/// One task a source is enough, and a hundred in one process are normal.
+pub struct Source {
+    name: Arc<str>,
+    ledger: Arc<SourceLedger>,
+    stats: Arc<SourceStats>,
+    setup: Setup<Dialler>,
+}
+
+/// What a source keeps from one connection to the next.
+pub(crate) struct Setup<D> {
+    pub(crate) dialler: D,
+    pub(crate) token: TokenSource,
+    pub(crate) config: SourceConfig,
+}
+
+impl Source {
+    /// Makes a source. `ledger` takes up its event frames, and those that could not be parsed.
+    ///
+    /// The proxy variables of the environment are read now, and the files for TLS are read once to see whether they
+    /// can be.
+    ///
+    /// # Errors
+    /// The configuration is wrong, or TLS cannot be set up with it.
+    pub fn new(
+        name: impl Into<Arc<str>>,
+        config: SourceConfig,
+        ledger: Arc<SourceLedger>,
+    ) -> Result<Self, SourceError> {
+        let name = name.into();
+        let setup = Setup::new(&name, config)?;
+        Ok(Self {
+            name,
+            ledger,
+            stats: Arc::new(SourceStats::new()),
+            setup,
+        })
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Its state and counters, also while it runs and after it has ended.
+    pub fn stats(&self) -> Arc<SourceStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Connects, authorises, and sends what it reads to `batches`; connects again whenever the connection ends, for
+    /// ever, until `stop` is cancelled or the receiver of `batches` is dropped.
+    ///
+    /// When `batches` is full, the socket is not read. A batch is counted as received in the ledger just before it is
+    /// sent, and nothing in between can be interrupted: when this future ends or is dropped, all that was counted as
+    /// received is in the channel.
+    ///
+    /// After a stop it ends at once, whatever it is doing. A name that is being looked up goes on being looked up in a
+    /// thread of the runtime's: give the runtime a time-out to shut down in.
+    ///
+    /// # Errors
+    /// [`SourceError::TokenRefused`], with `exit_on_refused_token` only.
+    pub async fn run(
+        self,
+        batches: mpsc::Sender<FrameBatch>,
+        stop: CancellationToken,
+    ) -> Result<(), SourceError> {
+        let outlet = Batches {
+            source: Arc::clone(&self.name),
+            ledger: self.ledger,
+            frames: Vec::new(),
+            usual: 0,
+        };
+        let link = Link::new(self.name, outlet, batches, stop, self.stats);
+        run(self.setup, link).await
+    }
+}
+
+impl Setup<Dialler> {
+    pub(crate) fn new(name: &str, config: SourceConfig) -> Result<Self, SourceError> {
+        let mistaken = |key, mistake| SourceError::Config {
+            name: name.to_owned(),
+            key,
+            mistake,
+        };
+        if let Some((key, mistake)) = config.check().into_iter().next() {
+            return Err(mistaken(key, mistake));
+        }
+        let endpoint = Endpoint::parse(&config.url).map_err(|mistake| mistaken("url", mistake))?;
+        let token = config
+            .token_source()
+            .ok_or_else(|| mistaken("token", "missing".to_owned()))?;
+        let proxy = config
+            .proxy_choice()
+            .and_then(|choice| choice.resolve(&endpoint))
+            .map_err(|mistake| mistaken("proxy", mistake))?;
+        let dialler = Dialler::new(&config, endpoint, proxy).map_err(|source| SourceError::Tls {
+            name: name.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            dialler,
+            token,
+            config,
+        })
+    }
+}
+
+/// Why an attempt, or the connection that it led to, is over.
+enum Ended {
+    NotOpened(DialError),
+    NotAuthorised(Lost),
+    /// It was authorised for so long.
+    Lost(Lost, Duration),
+}
+
+/// The loop over the connections.
+pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, mut link: Link<O>) -> Result<(), SourceError> {
+    let bounds = &setup.config.backoff;
+    let mut backoff = Backoff::new(bounds.min, bounds.max);
+    loop {
+        let ended = attempt(&setup, &mut link).await;
+        link.flush().await;
+        let (state, retry_after, label, text) = match &ended {
+            Ended::NotAuthorised(Lost::Stopped) | Ended::Lost(Lost::Stopped, _) => return Ok(()),
+            Ended::NotOpened(error) => (
+                SourceState::Waiting,
+                error.retry_after(),
+                error.outcome().as_str(),
+                sentence(error),
+            ),
+            Ended::NotAuthorised(lost @ Lost::TokenRefused { answer })
+            | Ended::Lost(lost @ Lost::TokenRefused { answer }, _) => {
+                if setup.config.exit_on_refused_token {
+                    let reason = sentence(lost);
+                    link.stats.waiting(SourceState::Refused, reason);
+                    return Err(SourceError::TokenRefused {
+                        name: link.name.to_string(),
+                        answer: answer.clone(),
+                    });
+                }
+                (SourceState::Refused, None, lost.reason().as_str(), sentence(lost))
+            }
+            Ended::NotAuthorised(lost) | Ended::Lost(lost, _) => {
+                (SourceState::Waiting, None, lost.reason().as_str(), sentence(lost))
+            }
+        };
+        if let Ended::Lost(_, authorised_for) = ended
+            && authorised_for >= bounds.stable_after
+        {
+            backoff.reset();
+        }
+        let delay = backoff.next_after(retry_after);
+        if let Some(suppressed) = link.throttle.allow(label) {
+            warn!(
+                source = %link.name,
+                reason = label,
+                suppressed,
+                "not connected: {text}; trying again in {}",
+                format_duration(delay)
+            );
+        }
+        link.stats.waiting(state, text);
+        select! {
+            biased;
+            () = link.stop.cancelled() => return Ok(()),
+            () = link.items.closed() => return Ok(()),
+            () = sleep(delay) => {}
+        }
+    }
+}
+
+/// One connection, from its first step to its last.
+async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> Ended {
+    let stop = link.stop.clone();
+    link.stats.dialling();
+    let opened = stop
+        .run_until_cancelled(async {
+            let token = setup.token.read().await?;
+            Ok((token, setup.dialler.dial().await?))
+        })
+        .await;
+    let (token, dialled) = match opened {
+        None => return Ended::NotAuthorised(Lost::Stopped),
+        Some(Err(error)) => {
+            let error: DialError = error;
+            link.stats.attempt_failed(error.outcome());
+            return Ended::NotOpened(error);
+        }
+        Some(Ok(opened)) => opened,
+    };
+    link.stats.authorising(dialled.clock_skew_seconds);
+    let config = &setup.config;
+    let heartbeat = Heartbeat::new(config.ping_interval, config.pong_timeout, Instant::now());
+    let mut session = Session::new(dialled.socket, token, config.max_frame_size, heartbeat);
+    let authorised = connection::authorise(&mut session, link, config.auth_timeout).await;
+    let ended = match authorised {
+        Err(lost) => {
+            if !matches!(lost, Lost::Stopped) {
+                link.stats.attempt_failed(lost.outcome());
+            }
+            Ended::NotAuthorised(lost)
+        }
+        Ok(()) => {
+            link.stats.authorised();
+            if let Some(suppressed) = link.throttle.allow("authorised") {
+                info!(source = %link.name, suppressed, "authorised");
+            }
+            let since = Instant::now();
+            session.heartbeat.start(since);
+            let lost = connection::receive(&mut session, link).await;
+            Ended::Lost(lost, since.elapsed())
+        }
+    };
+    if let Ended::NotAuthorised(lost) | Ended::Lost(lost, _) = &ended {
+        let was_authorised = matches!(ended, Ended::Lost(..));
+        link.stats.disconnected(lost.reason(), was_authorised);
+        let sentence = sentence(lost);
+        link.outlet.notice(Notice::Disconnected {
+            reason: lost.reason(),
+            sentence: &sentence,
+        });
+        connection::close(session, lost, &stop).await;
+    }
+    ended
+}
+
+/// Gathers the frames of a wake-up into a [`FrameBatch`].
+struct Batches {
+    source: Arc<str>,
+    ledger: Arc<SourceLedger>,
+    frames: Vec<Frame>,
+    /// How many there were last time: the next batch will be of about that size.
+    usual: usize,
+}
+
+impl Outlet for Batches {
+    type Item = FrameBatch;
+
+    fn frame(&mut self, frame: Frame) {
+        if self.frames.capacity() == 0 {
+            self.frames.reserve(self.usual);
+        }
+        self.frames.push(frame);
+    }
+
+    fn notice(&mut self, _: Notice<'_>) {}
+
+    fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    fn take(&mut self, received_at: jiff::Timestamp) -> Option<FrameBatch> {
+        if self.frames.is_empty() {
+            return None;
+        }
+        self.usual = self.frames.len();
+        self.ledger.receive(self.usual as u64);
+        Some(FrameBatch {
+            source: Arc::clone(&self.source),
+            received_at,
+            frames: std::mem::take(&mut self.frames),
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

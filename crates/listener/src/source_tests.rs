@@ -1,0 +1,471 @@
+use std::sync::Mutex;
+
+use tokio::{io::DuplexStream, join};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use super::*;
+use crate::{
+    connection::{
+        Dialled,
+        testing::{AUTH, Heard, LIMIT, Platform, event, sockets},
+    },
+    stats::{ConnectionOutcome, DisconnectReason, GapOutcome, SourceSnapshot},
+};
+
+/// Hands the platform's end of each connection to a test.
+struct Doors {
+    platforms: mpsc::UnboundedSender<Platform>,
+    /// What to answer the first dials with.
+    failures: Mutex<Vec<DialError>>,
+}
+
+impl Dial for Doors {
+    type Stream = DuplexStream;
+
+    async fn dial(&self) -> Result<Dialled<DuplexStream>, DialError> {
+        if let Some(failure) = self.failures.lock().unwrap().pop() {
+            return Err(failure);
+        }
+        let (socket, platform) = sockets().await;
+        if self.platforms.send(platform).is_err() {
+            // Nobody answers the door any more.
+            std::future::pending::<()>().await;
+        }
+        Ok(Dialled {
+            socket,
+            clock_skew_seconds: None,
+        })
+    }
+}
+
+struct Bench {
+    platforms: mpsc::UnboundedReceiver<Platform>,
+    batches: mpsc::Receiver<Vec<String>>,
+    stop: CancellationToken,
+    stats: Arc<SourceStats>,
+}
+
+impl Bench {
+    fn snapshot(&self) -> SourceSnapshot {
+        self.stats.snapshot()
+    }
+
+    async fn in_state(&self, state: SourceState) {
+        while self.snapshot().state != state {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn bench(
+    change: impl FnOnce(&mut SourceConfig),
+    failures: Vec<DialError>,
+) -> (impl Future<Output = Result<(), SourceError>>, Bench) {
+    let (platforms_in, platforms) = mpsc::unbounded_channel();
+    let (items, batches) = mpsc::channel(4);
+    let mut config = SourceConfig::new("ws://localhost", "s3cret");
+    config.max_frame_size = LIMIT;
+    change(&mut config);
+    let setup = Setup {
+        dialler: Doors {
+            platforms: platforms_in,
+            failures: Mutex::new(failures),
+        },
+        token: config.token_source().unwrap(),
+        config,
+    };
+    let (stop, stats) = (CancellationToken::new(), Arc::new(SourceStats::new()));
+    let link = Link::new(
+        "test".into(),
+        Heard::default(),
+        items,
+        stop.clone(),
+        stats.clone(),
+    );
+    let bench = Bench {
+        platforms,
+        batches,
+        stop,
+        stats,
+    };
+    (run(setup, link), bench)
+}
+
+/// Answers every connection in the same way for ten minutes; what was counted then.
+async fn ten_minutes<F: AsyncFn(Platform)>(answer: F) -> SourceSnapshot {
+    let (source, mut bench) = bench(|_| {}, Vec::new());
+    let server = async {
+        let end = Instant::now() + Duration::from_secs(600);
+        while let Ok(Some(platform)) = tokio::time::timeout_at(end, bench.platforms.recv()).await {
+            tokio::time::timeout_at(end, answer(platform)).await.ok();
+        }
+        let snapshot = bench.snapshot();
+        bench.stop.cancel();
+        snapshot
+    };
+    let (result, snapshot) = join!(source, server);
+    result.unwrap();
+    snapshot
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_fault_of_a_server_makes_a_hot_loop() {
+    let mut seen = Vec::new();
+    let closes_at_once = ten_minutes(async |mut platform| platform.close(CloseCode::Normal).await).await;
+    seen.push((closes_at_once, DisconnectReason::Closed));
+    let vanishes = ten_minutes(async |_| {}).await;
+    seen.push((vanishes, DisconnectReason::Broken));
+    let refuses = ten_minutes(async |mut platform| {
+        platform.hear().await;
+        platform.say(r#"{"error":"Invalid token"}"#).await;
+        platform.hear().await;
+    })
+    .await;
+    seen.push((refuses, DisconnectReason::TokenRefused));
+    let closes_after_auth = ten_minutes(async |mut platform| {
+        platform.authorise().await;
+        platform.close(CloseCode::Normal).await;
+    })
+    .await;
+    seen.push((closes_after_auth, DisconnectReason::Closed));
+    let answers_nothing = ten_minutes(async |mut platform| {
+        platform.hear().await;
+        platform.hear().await;
+    })
+    .await;
+    seen.push((answers_nothing, DisconnectReason::AuthTimeout));
+    let answers_wrongly = ten_minutes(async |mut platform| {
+        platform.authorise().await;
+        platform.hear().await;
+        platform.say(r#"{"PING":"no"}"#).await;
+        platform.hear().await;
+    })
+    .await;
+    seen.push((answers_wrongly, DisconnectReason::BadPong));
+    for (snapshot, reason) in seen {
+        let count = snapshot.disconnections.get(reason);
+        // Fifteen seconds on average, once the delays have grown.
+        assert!((15..=80).contains(&count), "{reason}: {count}");
+        assert_eq!(
+            snapshot.connections - snapshot.open_connections,
+            snapshot.disconnections.total()
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_outcome_is_counted_and_shown() {
+    let status = |status| DialError::Status {
+        target: "host:80".into(),
+        status,
+        words: "",
+        retry_after: None,
+    };
+    let failures = [401, 403, 429, 503, 500].map(status).into_iter().collect();
+    let (source, mut bench) = bench(|_| {}, failures);
+    let server = async {
+        let mut platform = bench.platforms.recv().await.unwrap();
+        let snapshot = bench.snapshot();
+        for outcome in [
+            ConnectionOutcome::HttpUnauthorized,
+            ConnectionOutcome::HttpForbidden,
+            ConnectionOutcome::HttpTooManyRequests,
+            ConnectionOutcome::HttpUnavailable,
+            ConnectionOutcome::HttpOther,
+        ] {
+            assert_eq!(snapshot.outcomes.get(outcome), 1, "{outcome}");
+        }
+        let reason = snapshot.reason.unwrap();
+        assert!(reason.starts_with("host:80 answered HTTP 401"), "{reason}");
+        platform.authorise().await;
+        bench.in_state(SourceState::Authorised).await;
+        assert_eq!(bench.snapshot().reason, None);
+        assert_eq!(
+            bench.snapshot().gaps.total(),
+            0,
+            "nothing was lost: there was nothing yet"
+        );
+        platform.close(CloseCode::Away).await;
+        bench.in_state(SourceState::Waiting).await;
+        let mut platform = bench.platforms.recv().await.unwrap();
+        platform.authorise().await;
+        bench.in_state(SourceState::Authorised).await;
+        let snapshot = bench.snapshot();
+        assert_eq!(snapshot.gaps.get(GapOutcome::Unrecovered), 1);
+        assert!(snapshot.gap_time >= Duration::from_millis(250));
+        assert_eq!(snapshot.outcomes.get(ConnectionOutcome::Authorised), 2);
+        bench.stop.cancel();
+    };
+    join!(source, server).0.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_obeyed() {
+    let told = Duration::from_secs(42);
+    let failure = DialError::Status {
+        target: "host:80".into(),
+        status: 429,
+        words: "",
+        retry_after: Some(told),
+    };
+    let (source, mut bench) = bench(|_| {}, vec![failure]);
+    let start = Instant::now();
+    let (result, ()) = join!(source, async {
+        bench.platforms.recv().await.unwrap();
+        assert!(start.elapsed() >= told && start.elapsed() <= told + Duration::from_millis(500));
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_delay_begins_anew_only_after_a_stable_connection() {
+    for (lasts, begins_anew) in [(29, false), (31, true)] {
+        let (source, mut bench) = bench(|config| config.backoff.min = Duration::from_secs(8), Vec::new());
+        let (result, ()) = join!(source, async {
+            for _ in 0..3 {
+                bench.platforms.recv().await.unwrap();
+            }
+            // The next delay is anywhere between 8 and 30 seconds, or between 8 and 16 if begun anew: many tries tell.
+            let mut longest = Duration::ZERO;
+            for _ in 0..40 {
+                let mut platform = bench.platforms.recv().await.unwrap();
+                platform.authorise().await;
+                tokio::time::timeout(Duration::from_secs(lasts), platform.pong_for_ever())
+                    .await
+                    .ok();
+                drop(platform);
+                let since = Instant::now();
+                bench.in_state(SourceState::Waiting).await;
+                bench.in_state_after_delay(SourceState::Authorising).await;
+                longest = longest.max(since.elapsed());
+            }
+            assert_eq!(
+                longest <= Duration::from_millis(16_100),
+                begins_anew,
+                "{longest:?}"
+            );
+            bench.stop.cancel();
+        });
+        result.unwrap();
+    }
+}
+
+impl Bench {
+    /// Lets time pass until then.
+    async fn in_state_after_delay(&self, state: SourceState) {
+        while self.snapshot().state != state {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_ends_the_source_only_where_it_is_told_so() {
+    for exits in [false, true] {
+        let (source, mut bench) = bench(|config| config.exit_on_refused_token = exits, Vec::new());
+        let server = async {
+            let mut platform = bench.platforms.recv().await.unwrap();
+            assert_eq!(platform.hear().await, AUTH);
+            platform.say(r#"{"auth":"denied s3cret"}"#).await;
+            bench.in_state(SourceState::Refused).await;
+            let reason = bench.snapshot().reason.unwrap();
+            assert_eq!(reason, "the platform refused the token: denied [the token]");
+            if !exits {
+                bench.platforms.recv().await.unwrap();
+                bench.stop.cancel();
+            }
+        };
+        let (result, ()) = join!(source, server);
+        assert_eq!(matches!(result, Err(SourceError::TokenRefused { .. })), exits);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_state_hears_the_stop_at_once() {
+    // Dialling.
+    let (source, bench) = bench_without_platform();
+    stopped_at_once(source, &bench, SourceState::Dialling).await;
+    // Authorising.
+    let (source, bench) = self::bench(|_| {}, Vec::new());
+    stopped_at_once(source, &bench, SourceState::Authorising).await;
+    // Waiting.
+    let failure = DialError::NoAddress { host: "h".into() };
+    let (source, bench) = self::bench(|_| {}, vec![failure]);
+    stopped_at_once(source, &bench, SourceState::Waiting).await;
+    // Authorised; held back is tried where reading is.
+    let (source, mut bench) = self::bench(|_| {}, Vec::new());
+    let mut platforms = std::mem::replace(&mut bench.platforms, mpsc::unbounded_channel().1);
+    let server = async {
+        let mut platform = platforms.recv().await.unwrap();
+        platform.authorise().await;
+        platform.pong_for_ever().await;
+    };
+    join!(stopped_at_once(source, &bench, SourceState::Authorised), server);
+}
+
+fn bench_without_platform() -> (impl Future<Output = Result<(), SourceError>>, Bench) {
+    let (source, mut bench) = bench(|_| {}, Vec::new());
+    bench.platforms.close();
+    (source, bench)
+}
+
+async fn stopped_at_once(
+    source: impl Future<Output = Result<(), SourceError>>,
+    bench: &Bench,
+    state: SourceState,
+) {
+    let (result, since) = join!(source, async {
+        bench.in_state(state).await;
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.snapshot().state, state);
+        bench.stop.cancel();
+        Instant::now()
+    });
+    result.unwrap();
+    assert_eq!(since.elapsed(), Duration::ZERO, "{state}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_receiver_the_source_ends() {
+    let (source, mut bench) = bench(|_| {}, vec![DialError::NoAddress { host: "h".into() }]);
+    bench.batches.close();
+    source.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotated_token_is_picked_up_at_the_next_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "first\n").unwrap();
+    let (source, mut bench) = bench(
+        |config| {
+            config.token = None;
+            config.token_file = Some(path.clone());
+        },
+        Vec::new(),
+    );
+    let (result, ()) = join!(source, async {
+        let mut platform = bench.platforms.recv().await.unwrap();
+        assert!(platform.hear().await.contains(r#""first""#));
+        std::fs::write(&path, "second").unwrap();
+        platform.close(CloseCode::Normal).await;
+        let mut platform = bench.platforms.recv().await.unwrap();
+        assert!(platform.hear().await.contains(r#""second""#));
+        std::fs::remove_file(&path).unwrap();
+        platform.close(CloseCode::Normal).await;
+        while bench.snapshot().outcomes.get(ConnectionOutcome::TokenUnreadable) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let reason = bench.snapshot().reason.unwrap();
+        assert!(
+            reason.contains("token file") && reason.contains("cannot be read"),
+            "{reason}"
+        );
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+#[test]
+fn what_is_sent_is_in_the_ledger_first() {
+    let ledger = Arc::new(SourceLedger::default());
+    let mut outlet = Batches {
+        source: "main".into(),
+        ledger: ledger.clone(),
+        frames: Vec::new(),
+        usual: 0,
+    };
+    for text in [event(1), "{".into()] {
+        let crate::frame::Classified::Content(content) = crate::frame::classify(&text) else {
+            panic!("{text}");
+        };
+        outlet.frame(Frame {
+            text: text.into(),
+            content,
+        });
+    }
+    assert_eq!(ledger.counts().received, 0);
+    let batch = outlet.take(jiff::Timestamp::UNIX_EPOCH).unwrap();
+    assert_eq!((batch.frames.len(), &*batch.source), (2, "main"));
+    assert_eq!((ledger.counts().received, ledger.counts().in_flight), (2, 2));
+    assert!(outlet.take(jiff::Timestamp::UNIX_EPOCH).is_none());
+}
+
+#[test]
+fn mistakes_are_found_when_a_source_is_made() {
+    let make = |config| Source::new("main", config, Arc::default()).map(|_| ());
+    let error = make(SourceConfig::default()).unwrap_err();
+    assert!(
+        error.to_string().starts_with("source main: token: missing"),
+        "{error}"
+    );
+    let mut config = SourceConfig::new("wss://localhost", "t");
+    config.tls.ca_file = Some("/nowhere/ca.pem".into());
+    let error = make(config).unwrap_err();
+    assert!(
+        sentence(&error).contains("cannot read `tls.ca_file`, /nowhere/ca.pem"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_hundred_sources_in_one_process_are_normal() {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::Message;
+
+    const SOURCES: usize = 100;
+    const EVENTS: usize = 50;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+                socket.next().await.unwrap().unwrap();
+                socket.feed(Message::text(r#"{"auth":"ok"}"#)).await.unwrap();
+                for id in 0..EVENTS {
+                    socket.feed(Message::text(event(id))).await.unwrap();
+                }
+                socket.flush().await.unwrap();
+                while let Some(Ok(_)) = socket.next().await {}
+            });
+        }
+        Ok(())
+    });
+    // Fewer places than sources: none may keep one that it does not use.
+    let (batches_in, mut batches) = mpsc::channel(4);
+    let stop = CancellationToken::new();
+    let mut ledgers = Vec::new();
+    for number in 0..SOURCES {
+        let ledger = Arc::new(SourceLedger::default());
+        let mut config = SourceConfig::new(url.clone(), format!("token {number}"));
+        config.proxy = Some("none".into());
+        config.open_timeout = Duration::from_secs(30);
+        config.auth_timeout = Duration::from_secs(30);
+        let source = Source::new(format!("source{number}"), config, ledger.clone()).unwrap();
+        tasks.spawn(source.run(batches_in.clone(), stop.clone()));
+        ledgers.push(ledger);
+    }
+    drop(batches_in);
+    let mut seen = std::collections::HashMap::<Arc<str>, usize>::new();
+    let all = async {
+        while seen.values().sum::<usize>() < SOURCES * EVENTS {
+            let batch = batches.recv().await.unwrap();
+            *seen.entry(batch.source).or_default() += batch.frames.len();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.unwrap();
+    assert!(seen.len() == SOURCES && seen.values().all(|count| *count == EVENTS));
+    assert!(
+        ledgers
+            .iter()
+            .all(|ledger| ledger.counts().received == EVENTS as u64)
+    );
+    stop.cancel();
+    assert!(batches.recv().await.is_none(), "all have ended");
+}

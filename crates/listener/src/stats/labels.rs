@@ -1,0 +1,264 @@
+//! The closed sets of words that metrics are labelled with.
+
+use std::{array, fmt};
+
+/// A closed set of words.
+pub trait Label: Copy + Eq + fmt::Debug + 'static {
+    /// All of them, in the order in which they are declared.
+    const ALL: &'static [Self];
+
+    /// The word, in snake case.
+    fn as_str(self) -> &'static str;
+
+    /// Its place in [`Label::ALL`].
+    fn index(self) -> usize;
+}
+
+macro_rules! labels {
+    ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum $name { $($(#[$inner])* $variant,)+ }
+
+        impl Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl From<$name> for &'static str {
+            fn from(label: $name) -> Self {
+                label.as_str()
+            }
+        }
+    };
+}
+
+labels! {
+    /// What a source does.
+    SourceState {
+        /// Opening a connection: name, TCP, proxy, TLS, upgrade.
+        Dialling = "dialling",
+        /// Connected; the answer to AUTH is awaited.
+        Authorising = "authorising",
+        /// Authorised and reading.
+        Authorised = "authorised",
+        /// The token was refused; it is tried again with growing delay.
+        Refused = "refused",
+        /// Between two attempts.
+        Waiting = "waiting",
+        /// Authorised, but not reading: whoever takes the batches has no room.
+        Blocked = "blocked",
+    }
+}
+
+labels! {
+    /// How an attempt to connect ended. Each attempt has one outcome, unless it was stopped.
+    ConnectionOutcome {
+        /// The token was accepted.
+        Authorised = "authorised",
+        /// The token file cannot be read, or is empty.
+        TokenUnreadable = "token_unreadable",
+        /// The host name has no address.
+        ResolveFailed = "resolve_failed",
+        /// No address took the TCP connection.
+        ConnectFailed = "connect_failed",
+        /// Not open within the open time-out.
+        OpenTimeout = "open_timeout",
+        /// The process has no file descriptor left.
+        TooManyOpenFiles = "too_many_open_files",
+        /// The proxy refused, or spoke no HTTP.
+        ProxyFailed = "proxy_failed",
+        /// The TLS handshake failed: a certificate, mostly.
+        TlsFailed = "tls_failed",
+        /// HTTP 401 instead of an upgrade.
+        HttpUnauthorized = "http_unauthorized",
+        /// HTTP 403 instead of an upgrade.
+        HttpForbidden = "http_forbidden",
+        /// HTTP 429 instead of an upgrade.
+        HttpTooManyRequests = "http_too_many_requests",
+        /// HTTP 503 instead of an upgrade.
+        HttpUnavailable = "http_unavailable",
+        /// Another HTTP status instead of an upgrade.
+        HttpOther = "http_other",
+        /// The answer to the upgrade was no WebSocket handshake.
+        HandshakeFailed = "handshake_failed",
+        /// The platform refused the token.
+        TokenRefused = "token_refused",
+        /// No answer to AUTH.
+        AuthTimeout = "auth_timeout",
+        /// The connection was lost before AUTH was answered.
+        LostBeforeAuthorised = "lost_before_authorised",
+    }
+}
+
+labels! {
+    /// Why an open WebSocket connection ended. Each connection that was open has one.
+    DisconnectReason {
+        /// The platform closed it, with a close frame.
+        Closed = "closed",
+        /// It ended without a close frame.
+        Broken = "broken",
+        /// No answer to a ping.
+        PongTimeout = "pong_timeout",
+        /// An answer to a ping other than `PONG`.
+        BadPong = "bad_pong",
+        /// A text frame that is no UTF-8.
+        InvalidUtf8 = "invalid_utf8",
+        /// A frame above `max_frame_size`.
+        FrameTooLarge = "frame_too_large",
+        /// Not the WebSocket protocol.
+        ProtocolViolation = "protocol_violation",
+        /// It ended while reading was held back, or before what had piled up meanwhile was read.
+        Blocked = "blocked",
+        /// The platform refused the token.
+        TokenRefused = "token_refused",
+        /// No answer to AUTH.
+        AuthTimeout = "auth_timeout",
+        /// The source was told to stop.
+        Stopped = "stopped",
+    }
+}
+
+labels! {
+    /// The kinds of frames.
+    FrameKind {
+        /// `{"id":…,"data":{…}}`.
+        Event = "event",
+        /// `{"PING":…}`.
+        Pong = "pong",
+        /// `{"auth":…}`.
+        Auth = "auth",
+        /// `{"error":…}`.
+        Error = "error",
+        /// Text that is no JSON.
+        NotJson = "not_json",
+        /// JSON of no known kind.
+        Unknown = "unknown",
+        /// A binary frame: dropped, as the platform's own clients do.
+        Binary = "binary",
+        /// A ping or pong of the WebSocket protocol itself.
+        Control = "control",
+    }
+}
+
+labels! {
+    /// What became of a gap: the time from the loss of an authorised connection until the next one is authorised.
+    GapOutcome {
+        /// What the platform sent meanwhile is not known to this process.
+        Unrecovered = "unrecovered",
+    }
+}
+
+/// A count for each word of a set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Counts<L, const N: usize> {
+    counts: [u64; N],
+    labels: std::marker::PhantomData<L>,
+}
+
+impl<L: Label, const N: usize> Counts<L, N> {
+    /// The count of one word.
+    pub fn get(&self, label: L) -> u64 {
+        self.counts[label.index()]
+    }
+
+    /// All words with their counts, those at zero too.
+    pub fn iter(&self) -> impl Iterator<Item = (L, u64)> + use<L, N> {
+        L::ALL.iter().copied().zip(self.counts)
+    }
+
+    /// The sum.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    pub(crate) fn add(&mut self, label: L, times: u64) {
+        self.counts[label.index()] += times;
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+    }
+}
+
+impl<L: Label, const N: usize> Default for Counts<L, N> {
+    fn default() -> Self {
+        const { assert!(N == L::ALL.len(), "one count for each word") };
+        Self {
+            counts: array::from_fn(|_| 0),
+            labels: std::marker::PhantomData,
+        }
+    }
+}
+
+impl<L: Label, const N: usize> fmt::Debug for Counts<L, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = self.iter().filter(|(_, count)| *count > 0);
+        f.debug_map()
+            .entries(counted.map(|(label, count)| (label.as_str(), count)))
+            .finish()
+    }
+}
+
+/// Counts of attempts to connect.
+pub type ConnectionCounts = Counts<ConnectionOutcome, { ConnectionOutcome::ALL.len() }>;
+/// Counts of connections that ended.
+pub type DisconnectCounts = Counts<DisconnectReason, { DisconnectReason::ALL.len() }>;
+/// Counts of frames.
+pub type FrameCounts = Counts<FrameKind, { FrameKind::ALL.len() }>;
+/// Counts of gaps.
+pub type GapCounts = Counts<GapOutcome, { GapOutcome::ALL.len() }>;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn words<L: Label>() {
+        let words: HashSet<_> = L::ALL.iter().map(|label| label.as_str()).collect();
+        assert_eq!(words.len(), L::ALL.len());
+        assert!(words.iter().all(|word| {
+            word.chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        }));
+        for (index, label) in L::ALL.iter().enumerate() {
+            assert_eq!(label.index(), index);
+        }
+    }
+
+    #[test]
+    fn every_word_is_one_of_its_kind_and_snake_case() {
+        words::<SourceState>();
+        words::<ConnectionOutcome>();
+        words::<DisconnectReason>();
+        words::<FrameKind>();
+        words::<GapOutcome>();
+    }
+
+    #[test]
+    fn all_words_are_there_from_the_start() {
+        let mut counts = FrameCounts::default();
+        assert_eq!(counts.iter().count(), FrameKind::ALL.len());
+        counts.add(FrameKind::Binary, 2);
+        let mut sum = counts;
+        sum.merge(&counts);
+        assert_eq!((sum.get(FrameKind::Binary), sum.total()), (4, 4));
+    }
+}

@@ -1,0 +1,332 @@
+//! What a source can say of itself, for metrics and `/status`.
+
+mod labels;
+
+use std::{
+    borrow::Cow,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use neurobridge_core::histogram::{self, Histogram};
+use tokio::time::Instant;
+
+pub use self::labels::{
+    ConnectionCounts, ConnectionOutcome, Counts, DisconnectCounts, DisconnectReason, FrameCounts, FrameKind,
+    GapCounts, GapOutcome, Label, SourceState,
+};
+
+const HELD_BACK: &str = "reading is held back: whoever takes the events has no room (a full spool, mostly)";
+
+/// The state and the counters of a source, shared by it and whoever shows them.
+///
+/// Written once a batch and at changes of state, so that a lock is cheap; read at any time.
+#[derive(Debug)]
+pub struct SourceStats {
+    inner: Mutex<Inner>,
+    ping_rtt: Histogram,
+}
+
+/// What a source had to say at a moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SourceSnapshot {
+    /// What it does.
+    pub state: SourceState,
+    /// Why it is not authorised, or reads nothing: a sentence. `None` when all is well.
+    pub reason: Option<String>,
+    /// Since when it is in this state.
+    pub since: Timestamp,
+    /// WebSocket connections opened so far.
+    pub connections: u64,
+    /// WebSocket connections open now: 0 or 1.
+    pub open_connections: u64,
+    /// When the last event was read.
+    pub last_event: Option<Timestamp>,
+    /// Attempts to connect, by how they ended.
+    pub outcomes: ConnectionCounts,
+    /// Connections that ended, by reason.
+    pub disconnections: DisconnectCounts,
+    /// Frames read, by kind.
+    pub frames: FrameCounts,
+    /// Bytes of payload of the text and binary frames read.
+    pub received_bytes: u64,
+    /// Round trips of pings, in seconds.
+    pub ping_rtt: histogram::Snapshot,
+    /// How long reading was held back, with the time that it is being held back now.
+    pub blocked: Duration,
+    /// Gaps that are over.
+    pub gaps: GapCounts,
+    /// The time within gaps, with the one that is open now.
+    pub gap_time: Duration,
+    /// Our clock minus the platform's in seconds, by the `Date` header of its answer to the upgrade, and so known to
+    /// a second only. `None` while no answer had one.
+    pub clock_skew_seconds: Option<f64>,
+    /// `{"error":…}` frames after authorisation.
+    pub platform_errors: u64,
+    /// The last of them, shortened.
+    pub last_platform_error: Option<String>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: SourceState,
+    reason: Option<Cow<'static, str>>,
+    since: Timestamp,
+    connections: u64,
+    open: bool,
+    last_event: Option<Timestamp>,
+    outcomes: ConnectionCounts,
+    disconnections: DisconnectCounts,
+    frames: FrameCounts,
+    received_bytes: u64,
+    blocked: Stopwatch,
+    gaps: GapCounts,
+    gap: Stopwatch,
+    clock_skew_seconds: Option<f64>,
+    platform_errors: u64,
+    last_platform_error: Option<String>,
+}
+
+/// What one wake-up of the socket adds to the counters.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    pub(crate) frames: FrameCounts,
+    pub(crate) bytes: u64,
+    pub(crate) last_event: Option<Timestamp>,
+    pub(crate) platform_errors: u64,
+    pub(crate) last_platform_error: Option<String>,
+}
+
+impl Reading {
+    pub(crate) fn has_event(&self) -> bool {
+        self.frames.get(FrameKind::Event) > 0
+    }
+}
+
+impl SourceStats {
+    pub(crate) fn new() -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                state: SourceState::Dialling,
+                reason: None,
+                since: Timestamp::now(),
+                connections: 0,
+                open: false,
+                last_event: None,
+                outcomes: ConnectionCounts::default(),
+                disconnections: DisconnectCounts::default(),
+                frames: FrameCounts::default(),
+                received_bytes: 0,
+                blocked: Stopwatch::default(),
+                gaps: GapCounts::default(),
+                gap: Stopwatch::default(),
+                clock_skew_seconds: None,
+                platform_errors: 0,
+                last_platform_error: None,
+            }),
+            ping_rtt: Histogram::default(),
+        }
+    }
+
+    /// All of it, as it is now.
+    pub fn snapshot(&self) -> SourceSnapshot {
+        let now = Instant::now();
+        let inner = self.lock();
+        SourceSnapshot {
+            state: inner.state,
+            reason: inner.reason.as_deref().map(str::to_owned),
+            since: inner.since,
+            connections: inner.connections,
+            open_connections: inner.open.into(),
+            last_event: inner.last_event,
+            outcomes: inner.outcomes,
+            disconnections: inner.disconnections,
+            frames: inner.frames,
+            received_bytes: inner.received_bytes,
+            ping_rtt: self.ping_rtt.snapshot(),
+            blocked: inner.blocked.elapsed(now),
+            gaps: inner.gaps,
+            gap_time: inner.gap.elapsed(now),
+            clock_skew_seconds: inner.clock_skew_seconds,
+            platform_errors: inner.platform_errors,
+            last_platform_error: inner.last_platform_error.clone(),
+        }
+    }
+
+    /// A new attempt: the reason of the last failure stays until it succeeds.
+    pub(crate) fn dialling(&self) {
+        self.lock().enter(SourceState::Dialling);
+    }
+
+    pub(crate) fn authorising(&self, clock_skew_seconds: Option<f64>) {
+        let mut inner = self.lock();
+        inner.enter(SourceState::Authorising);
+        inner.connections += 1;
+        inner.open = true;
+        if clock_skew_seconds.is_some() {
+            inner.clock_skew_seconds = clock_skew_seconds;
+        }
+    }
+
+    pub(crate) fn authorised(&self) {
+        let mut inner = self.lock();
+        inner.enter(SourceState::Authorised);
+        inner.reason = None;
+        inner.outcomes.add(ConnectionOutcome::Authorised, 1);
+        if inner.gap.stop(Instant::now()) {
+            inner.gaps.add(GapOutcome::Unrecovered, 1);
+        }
+    }
+
+    pub(crate) fn held_back(&self) {
+        let mut inner = self.lock();
+        inner.enter(SourceState::Blocked);
+        inner.reason = Some(HELD_BACK.into());
+        inner.blocked.start(Instant::now());
+    }
+
+    /// There is room again.
+    pub(crate) fn released(&self) {
+        let mut inner = self.lock();
+        inner.blocked.stop(Instant::now());
+        inner.enter(SourceState::Authorised);
+        inner.reason = None;
+    }
+
+    pub(crate) fn read(&self, reading: Reading) {
+        let mut inner = self.lock();
+        inner.frames.merge(&reading.frames);
+        inner.received_bytes += reading.bytes;
+        inner.last_event = reading.last_event.or(inner.last_event);
+        inner.platform_errors += reading.platform_errors;
+        if reading.last_platform_error.is_some() {
+            inner.last_platform_error = reading.last_platform_error;
+        }
+    }
+
+    pub(crate) fn pong(&self, round_trip: Duration) {
+        self.ping_rtt.observe(round_trip.as_secs_f64());
+    }
+
+    /// An open connection ended; `was_authorised` begins a gap, unless the source is being stopped.
+    pub(crate) fn disconnected(&self, reason: DisconnectReason, was_authorised: bool) {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        inner.open = false;
+        inner.disconnections.add(reason, 1);
+        inner.blocked.stop(now);
+        if was_authorised && reason != DisconnectReason::Stopped {
+            inner.gap.start(now);
+        }
+    }
+
+    /// An attempt failed before it was authorised.
+    pub(crate) fn attempt_failed(&self, outcome: ConnectionOutcome) {
+        self.lock().outcomes.add(outcome, 1);
+    }
+
+    /// The time between two attempts begins.
+    pub(crate) fn waiting(&self, state: SourceState, reason: String) {
+        let mut inner = self.lock();
+        inner.enter(state);
+        inner.reason = Some(reason.into());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing within the lock can panic half-way through an update.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn enter(&mut self, state: SourceState) {
+        if self.state != state {
+            self.state = state;
+            self.since = Timestamp::now();
+        }
+    }
+}
+
+/// Adds up spans of time.
+#[derive(Debug, Default)]
+struct Stopwatch {
+    sum: Duration,
+    running_since: Option<Instant>,
+}
+
+impl Stopwatch {
+    fn start(&mut self, now: Instant) {
+        self.running_since.get_or_insert(now);
+    }
+
+    /// Whether it was running.
+    fn stop(&mut self, now: Instant) -> bool {
+        self.sum = self.elapsed(now);
+        self.running_since.take().is_some()
+    }
+
+    fn elapsed(&self, now: Instant) -> Duration {
+        let running = self
+            .running_since
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.sum + running
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gap_runs_from_the_loss_of_an_authorised_connection_to_the_next_one() {
+        let stats = SourceStats::new();
+        stats.authorising(None);
+        stats.disconnected(DisconnectReason::AuthTimeout, false);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(stats.snapshot().gap_time, Duration::ZERO);
+        stats.authorising(None);
+        stats.authorised();
+        assert_eq!(stats.snapshot().gaps.total(), 0);
+        stats.disconnected(DisconnectReason::Closed, true);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(
+            stats.snapshot().gap_time,
+            Duration::from_secs(2),
+            "the open gap counts"
+        );
+        stats.dialling();
+        stats.authorising(Some(0.5));
+        stats.disconnected(DisconnectReason::TokenRefused, false);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        stats.authorising(None);
+        stats.authorised();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        let snapshot = stats.snapshot();
+        assert_eq!(snapshot.gap_time, Duration::from_secs(5));
+        assert_eq!(snapshot.gaps.get(GapOutcome::Unrecovered), 1);
+        assert_eq!((snapshot.connections, snapshot.open_connections), (4, 1));
+        assert_eq!(snapshot.clock_skew_seconds, Some(0.5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_is_no_gap_and_blocked_time_is_counted_as_it_passes() {
+        let stats = SourceStats::new();
+        stats.authorised();
+        stats.held_back();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(stats.snapshot().blocked, Duration::from_secs(2));
+        assert_eq!(stats.snapshot().state, SourceState::Blocked);
+        stats.released();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        stats.disconnected(DisconnectReason::Stopped, true);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let snapshot = stats.snapshot();
+        assert_eq!(
+            (snapshot.blocked, snapshot.gap_time),
+            (Duration::from_secs(2), Duration::ZERO)
+        );
+        assert_eq!(snapshot.state, SourceState::Authorised);
+    }
+}

@@ -1,0 +1,195 @@
+//! Frames on their way into the socket, and which of them are through.
+
+use crate::{
+    entries::Entries,
+    platform::Platform,
+    wire::{Opcode, push_close, push_frame, push_text_with},
+};
+
+/// How many bytes are made before they are written: large enough that the call costs little, small enough for a core's cache.
+pub(super) const BATCH_BYTES: usize = 64 * 1024;
+
+/// Bytes to write, cut into frames.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    frames: Vec<Frame>,
+    /// How many bytes the socket has taken.
+    written: usize,
+    /// How many frames were reported as handed over.
+    reported: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    payload: usize,
+    end: usize,
+    content: Content,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Content {
+    Entry(u64),
+    /// An entry that was sent before, as it was or with another body.
+    Copy,
+    Other,
+}
+
+impl Outbox {
+    /// Says whether everything was taken by the socket.
+    pub(super) fn is_done(&self) -> bool {
+        self.written == self.bytes.len()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.len() >= BATCH_BYTES
+    }
+
+    /// What the socket has yet to take.
+    pub(super) fn rest(&self) -> &[u8] {
+        &self.bytes[self.written..]
+    }
+
+    /// Starts anew once everything is written.
+    pub(super) fn reset(&mut self) {
+        debug_assert!(self.is_done(), "frames would be lost");
+        self.bytes.clear();
+        self.frames.clear();
+        self.written = 0;
+        self.reported = 0;
+    }
+
+    pub(super) fn push(&mut self, opcode: Opcode, payload: &[u8]) {
+        let place = push_frame(&mut self.bytes, opcode, payload);
+        self.frames.push(Frame {
+            payload: place.start,
+            end: place.end,
+            content: Content::Other,
+        });
+    }
+
+    pub(super) fn push_json(&mut self, json: &serde_json::Value) {
+        self.push(Opcode::Text, json.to_string().as_bytes());
+    }
+
+    /// Appends an entry of the sequence, in its usual size or in another.
+    pub(super) fn push_entry(&mut self, entries: &Entries, id: u64, bytes: Option<usize>) {
+        match bytes {
+            None => self.push_event(Content::Entry(id), entries.frame_bytes_hint(), |out| {
+                entries.write_frame(id, out)
+            }),
+            Some(bytes) => {
+                self.push_event(Content::Entry(id), bytes, |out| {
+                    entries.write_frame_of_size(id, bytes, out)
+                });
+            }
+        }
+    }
+
+    /// Appends an entry that was sent before.
+    pub(super) fn push_copy(&mut self, entries: &Entries, id: u64) {
+        self.push_event(Content::Copy, entries.frame_bytes_hint(), |out| {
+            entries.write_frame(id, out)
+        });
+    }
+
+    /// Appends the id of an entry that was sent before with another body; `variant` from 1 tells such bodies apart.
+    pub(super) fn push_variant(&mut self, entries: &Entries, id: u64, variant: u64) {
+        self.push_event(Content::Copy, entries.frame_bytes_hint(), |out| {
+            entries.write_variant(id, variant, out)
+        });
+    }
+
+    fn push_event(&mut self, content: Content, expected: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        let place = push_text_with(&mut self.bytes, expected, write);
+        self.frames.push(Frame {
+            payload: place.start,
+            end: place.end,
+            content,
+        });
+    }
+
+    /// Drops what was not begun, and ends with a close frame.
+    pub(super) fn close(&mut self, code: u16, reason: &str) {
+        let begun = self.frames.partition_point(|frame| frame.end <= self.written);
+        let keep = match self.frames.get(begun) {
+            // A frame whose header is half-way out cannot be taken back.
+            Some(frame) if self.begin_of(begun) < self.written => (begun + 1, frame.end),
+            _ => (begun, self.written),
+        };
+        self.frames.truncate(keep.0);
+        self.bytes.truncate(keep.1);
+        push_close(&mut self.bytes, code, reason);
+    }
+
+    fn begin_of(&self, index: usize) -> usize {
+        index.checked_sub(1).map_or(0, |before| self.frames[before].end)
+    }
+
+    /// Notes what the socket has taken, and reports the frames that went out whole by it.
+    pub(super) fn advance(&mut self, bytes: usize, connection: u64, platform: &Platform) {
+        self.written += bytes;
+        let through = self.frames[self.reported..].partition_point(|frame| frame.end <= self.written);
+        let frames = &self.frames[self.reported..self.reported + through];
+        self.reported += through;
+        let mut events = 0;
+        // Runs of ids that ascend are noted at once: almost always the whole batch.
+        for run in frames.chunk_by(|one, next| follows(one.content, next.content)) {
+            match (run[0].content, run[run.len() - 1].content) {
+                (Content::Other, _) => continue,
+                (Content::Entry(first), Content::Entry(last)) => {
+                    let fresh = platform.handed(connection, first..=last);
+                    let is_fresh = |id: u64| fresh.iter().any(|ids| ids.contains(&id));
+                    platform.journal.write(
+                        run.iter()
+                            .filter(|frame| matches!(frame.content, Content::Entry(id) if is_fresh(id)))
+                            .map(|frame| &self.bytes[frame.payload..frame.end]),
+                    );
+                }
+                _ => platform
+                    .journal
+                    .write(run.iter().map(|frame| &self.bytes[frame.payload..frame.end])),
+            }
+            events += run.len() as u64;
+        }
+        if events > 0 {
+            platform.count_frames(events);
+        }
+    }
+}
+
+fn follows(one: Content, next: Content) -> bool {
+    match (one, next) {
+        (Content::Entry(one), Content::Entry(next)) => next == one + 1,
+        (one, next) => one == next,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn closing_keeps_a_frame_that_was_begun_and_no_other() {
+        let entries = Entries::new(1, None, Duration::ZERO, None);
+        let mut outbox = Outbox::default();
+        for id in 1..=3 {
+            outbox.push_entry(&entries, id, None);
+        }
+        let (first, second) = (outbox.frames[0].end, outbox.frames[1].end);
+
+        outbox.written = first;
+        outbox.close(1000, "");
+        assert_eq!(outbox.rest(), b"\x88\x02\x03\xe8");
+
+        let mut outbox = Outbox::default();
+        for id in 1..=3 {
+            outbox.push_entry(&entries, id, None);
+        }
+        outbox.written = first + 1;
+        outbox.close(1000, "");
+        assert_eq!(outbox.rest().len(), second - first - 1 + 4);
+    }
+}

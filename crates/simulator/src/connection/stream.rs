@@ -1,0 +1,286 @@
+//! An authorised connection: what is sent when, and what fault rules make of it.
+
+use std::{io, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncWriteExt, WriteHalf},
+    select,
+    time::{Instant, sleep_until},
+};
+use tracing::debug;
+
+use super::{
+    session::{End, Session, read_message},
+    socket::Socket,
+};
+use crate::{
+    faults::{Due, Reaction},
+    feed::Allowance,
+    platform::Count,
+    wire::{Message, Opcode, ReadError},
+};
+
+/// Answers that wait for their turn, in bytes: with more of them, nothing is read until they are written.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// What fault rules have made of the connection.
+#[derive(Debug, Default)]
+pub(super) struct Mood {
+    pong: Pong,
+    silent: bool,
+    drip: Option<Drip>,
+    /// A fault that waits for the entries that it needs.
+    waiting: Option<Reaction>,
+    variants: u64,
+}
+
+#[derive(Debug, Default)]
+enum Pong {
+    #[default]
+    Right,
+    Wrong(String),
+    None,
+}
+
+#[derive(Debug)]
+struct Drip {
+    bytes: usize,
+    interval: Duration,
+    next: Instant,
+}
+
+/// What there is to write.
+enum Fill {
+    Ready,
+    /// Nothing until then, or until the feed changes.
+    Idle(Option<Instant>),
+    End(End),
+}
+
+impl Session<'_> {
+    /// Sends events until the connection is to end.
+    pub(super) async fn stream(&mut self) -> End {
+        let stop = self.stop.clone();
+        let mut changes = self.platform.feed.changes();
+        // What the socket has taken may still lie in the TLS layer, until it is flushed.
+        let mut flushed = true;
+        loop {
+            let mut wake = None;
+            if self.outbox.is_done() && flushed {
+                // Before the look, so that what changes during it is seen.
+                changes.mark_unchanged();
+                match self.fill(Instant::now()) {
+                    Fill::Ready => {}
+                    Fill::Idle(until) => wake = until,
+                    Fill::End(end) => return end,
+                }
+            }
+            let idle = self.outbox.is_done() && flushed;
+            let mut drip_wait = None;
+            let mut piece = usize::MAX;
+            if let Some(drip) = self.mood.drip.as_ref().filter(|_| !idle) {
+                drip_wait = Some(drip.next).filter(|next| *next > Instant::now());
+                piece = drip.bytes;
+            }
+            let timer = wake.or(drip_wait);
+            let may_read = self.answers.rest().len() < MAX_ANSWER_BYTES;
+            select! {
+                biased;
+                () = stop.cancelled() => return End::Close(1001),
+                _ = self.cut.changed() => return End::Cut,
+                message = read_message(&mut self.reader, &mut self.decoder), if may_read => {
+                    if let Some(end) = self.receive(message) {
+                        return end;
+                    }
+                }
+                progress = write_or_flush(&mut self.writer, self.outbox.rest(), piece), if !idle && drip_wait.is_none() => {
+                    match progress {
+                        Ok(0) => flushed = true,
+                        Ok(bytes) => {
+                            flushed = false;
+                            self.outbox.advance(bytes, self.number, self.platform);
+                            if let Some(drip) = &mut self.mood.drip {
+                                drip.next = Instant::now() + drip.interval;
+                            }
+                        }
+                        Err(_) => return End::Gone,
+                    }
+                }
+                () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {}
+                _ = changes.changed(), if idle => {}
+            }
+        }
+    }
+
+    /// Takes a message of an authorised client.
+    fn receive(&mut self, message: Result<Option<Message>, ReadError>) -> Option<End> {
+        match message {
+            Ok(Some(Message::Text(text))) => self.receive_text(&text),
+            Ok(Some(Message::Ping(payload))) if !matches!(self.mood.pong, Pong::None) => {
+                self.answers.push(Opcode::Pong, &payload);
+            }
+            Ok(Some(Message::Ping(_) | Message::Pong | Message::Binary)) => {}
+            Ok(Some(Message::Close(code))) => return Some(End::Close(code.unwrap_or(1000))),
+            Ok(None) => return Some(End::Gone),
+            Err(error) => {
+                debug!(connection = self.number, %error, "closing");
+                return Some(End::Close(error.close_code()));
+            }
+        }
+        None
+    }
+
+    fn receive_text(&mut self, text: &str) {
+        let action: Option<Value> = serde_json::from_str(text).ok();
+        match action.as_ref().and_then(|message| message["action"].as_str()) {
+            Some("PING") => {
+                self.platform.count(Count::Ping);
+                match &self.mood.pong {
+                    Pong::Right => self.answers.push_json(&json!({ "PING": "PONG" })),
+                    Pong::Wrong(value) => self.answers.push_json(&json!({ "PING": value })),
+                    Pong::None => {}
+                }
+            }
+            Some("AUTH") => self.answers.push_json(&json!({ "auth": "ok" })),
+            // *Assumed*: an unknown request is an error that leaves the connection open.
+            _ => self
+                .answers
+                .push_json(&json!({ "error": "unknown action; AUTH and PING are known" })),
+        }
+    }
+
+    /// Makes the next bytes: answers first, then what fault rules ask for, then entries.
+    fn fill(&mut self, now: Instant) -> Fill {
+        self.outbox.reset();
+        if !self.answers.is_done() {
+            std::mem::swap(&mut self.outbox, &mut self.answers);
+            return Fill::Ready;
+        }
+        if self.mood.silent {
+            return Fill::Idle(None);
+        }
+        if let Some(reaction) = self.mood.waiting.take() {
+            return self.react_with_entries(reaction, now);
+        }
+        match self.faults.next(&self.platform.plan, self.events, now) {
+            Due::Now(reaction) => {
+                debug!(connection = self.number, events = self.events, %reaction, "fault");
+                self.platform.count(Count::Fault);
+                self.react(reaction, now)
+            }
+            Due::Later { events, at } => match self.platform.feed.allowance(self.next, now) {
+                Allowance::UpTo(last) => {
+                    let last = last.min(self.next.saturating_add(events - 1));
+                    while self.next <= last && !self.outbox.is_full() {
+                        self.push_entry(self.next, None);
+                        self.next += 1;
+                    }
+                    Fill::Ready
+                }
+                Allowance::At(due) => Fill::Idle(Some(at.map_or(due, |at| at.min(due)))),
+                Allowance::Wait => Fill::Idle(at),
+            },
+        }
+    }
+
+    fn push_entry(&mut self, id: u64, bytes: Option<usize>) {
+        self.outbox.push_entry(&self.platform.entries, id, bytes);
+        self.events += 1;
+    }
+
+    fn react(&mut self, reaction: Reaction, now: Instant) -> Fill {
+        let entries = &self.platform.entries;
+        match reaction {
+            Reaction::Close { code } => return Fill::End(End::Close(code)),
+            Reaction::Cut => return Fill::End(End::Cut),
+            Reaction::Reset => return Fill::End(End::Reset),
+            Reaction::HalfOpen => return Fill::End(End::HalfOpen),
+            Reaction::Silence => {
+                self.mood.silent = true;
+                self.platform.feed.leave(self.number, now);
+                return Fill::Idle(None);
+            }
+            Reaction::NoPong => self.mood.pong = Pong::None,
+            Reaction::WrongPong { value } => self.mood.pong = Pong::Wrong(value),
+            Reaction::Drip { bytes_per_second } => {
+                self.mood.drip = Some(Drip::new(bytes_per_second, now));
+                self.platform.feed.leave_behind(self.number);
+            }
+            Reaction::Binary => self.outbox.push(Opcode::Binary, &[0, 1, 2, 0xfe, 0xff]),
+            Reaction::BadUtf8 => self.outbox.push(Opcode::Text, b"{\"id\":\"\xff\xfe\"}"),
+            Reaction::BadJson => self.outbox.push(Opcode::Text, br#"{"id":1,"data":{"result":"#),
+            Reaction::UnknownKind => self.outbox.push_json(&json!({ "maintenance": "soon" })),
+            Reaction::Error { message } => self.outbox.push_json(&json!({ "error": message })),
+            Reaction::Duplicate { entries: copies } => {
+                let from = self.next.saturating_sub(u64::from(copies)).max(self.first);
+                for id in from..self.next {
+                    self.outbox.push_copy(entries, id);
+                }
+            }
+            Reaction::SameId => {
+                self.mood.variants += 1;
+                self.outbox
+                    .push_variant(entries, self.next - 1, self.mood.variants);
+            }
+            other => return self.react_with_entries(other, now),
+        }
+        // What changes only the mood goes on at once with the next rule or entry.
+        if self.outbox.is_done() {
+            self.fill(now)
+        } else {
+            Fill::Ready
+        }
+    }
+
+    /// Does what needs the next entries of the sequence, or waits until they are due.
+    fn react_with_entries(&mut self, reaction: Reaction, now: Instant) -> Fill {
+        let needed = if reaction == Reaction::OutOfOrder { 2 } else { 1 };
+        let last = self.next + needed - 1;
+        if last > self.platform.feed.last_id() {
+            // So many will never come; the ones that do are not held back for it.
+            return self.fill(now);
+        }
+        match self.platform.feed.allowance(last, now) {
+            Allowance::UpTo(_) => {}
+            Allowance::At(due) => {
+                self.mood.waiting = Some(reaction);
+                return Fill::Idle(Some(due));
+            }
+            Allowance::Wait => {
+                self.mood.waiting = Some(reaction);
+                return Fill::Idle(None);
+            }
+        }
+        match reaction {
+            Reaction::Huge { bytes } => self.push_entry(self.next, Some(bytes)),
+            _ => {
+                self.push_entry(self.next + 1, None);
+                self.push_entry(self.next, None);
+            }
+        }
+        self.next = last + 1;
+        Fill::Ready
+    }
+}
+
+impl Drip {
+    fn new(bytes_per_second: u32, now: Instant) -> Self {
+        // One byte at a time as long as the timer's millisecond is fine enough, then more of them.
+        let bytes = bytes_per_second.div_ceil(100).max(1);
+        let interval = Duration::from_secs(1) * bytes / bytes_per_second.max(1);
+        Self {
+            bytes: bytes as usize,
+            interval,
+            next: now,
+        }
+    }
+}
+
+/// Writes some bytes, or flushes when there are none and gives 0. Nothing is lost when it is dropped: each way has one await.
+async fn write_or_flush(writer: &mut WriteHalf<Socket>, bytes: &[u8], most: usize) -> io::Result<usize> {
+    if bytes.is_empty() {
+        return writer.flush().await.map(|()| 0);
+    }
+    writer.write(&bytes[..bytes.len().min(most)]).await
+}

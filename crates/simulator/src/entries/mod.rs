@@ -1,0 +1,379 @@
+//! Realistic entries out of a seed.
+//!
+//! Every entry follows from the seed and its id alone: the same seed, start and step give the same bytes, in whatever
+//! order, on whatever machine, and an old entry is made again when the REST interface asks for it.
+
+mod tables;
+mod text;
+
+use std::{sync::OnceLock, time::Duration};
+
+use jiff::Timestamp;
+
+pub use self::tables::EntryResult;
+use self::{
+    tables::{LIVENESS, MOODS, NEW_OF_100, OTHER_RESULTS, SOURCES, Source},
+    text::{push_hundredths, push_number, push_time},
+};
+use crate::random::{Draws, mix};
+
+/// The least size of a frame that can be asked for, in bytes: what the fields beside the inline picture may take.
+pub const MIN_FRAME_BYTES: usize = 768;
+
+/// How many entries are taken to have been there before the first, so that most persons are known from the start on.
+const HISTORY: u64 = 20_000;
+
+/// The time between two of those, which spreads them over two weeks.
+const HISTORY_STEP: Duration = Duration::from_secs(60);
+
+/// How far back most persons that come back were first seen, in entries.
+const RECENT: u64 = 5_000;
+
+/// Where inline pictures are cut from, in base64 characters: well above the windows of fast compressors, so that pictures
+/// compress as little as real ones do.
+const PICTURES: usize = 256 * 1024;
+
+/// The first bytes of every JPEG file, in base64.
+const JPEG: &[u8] = b"/9j/4AAQSkZJRgAB";
+
+const LANE_KIND: u64 = 1;
+const LANE_PERSON: u64 = 2;
+const LANE_LOOKS: u64 = 3;
+const LANE_PID: u64 = 4;
+const LANE_PICTURE: u64 = 6;
+
+/// The sequence of all entries of a simulated platform.
+#[derive(Debug)]
+pub struct Entries {
+    seed: u64,
+    start: OnceLock<Timestamp>,
+    step: Duration,
+    size: Option<usize>,
+    pictures: Box<[u8]>,
+}
+
+impl Entries {
+    /// Makes the sequence. Entry 1 is created at `start` (`None`: when the first entry is looked at), each later one `step`
+    /// after the one before; with `size`, in bytes, frames are filled up to it with an inline picture.
+    #[must_use]
+    pub fn new(seed: u64, start: Option<Timestamp>, step: Duration, size: Option<usize>) -> Self {
+        Self {
+            seed,
+            start: start.map_or_else(OnceLock::new, OnceLock::from),
+            step,
+            size,
+            pictures: pictures(seed),
+        }
+    }
+
+    /// Gives the fields of one entry; `id` counts from 1.
+    #[must_use]
+    pub fn describe(&self, id: u64) -> Entry {
+        self.describe_variant(id, 0)
+    }
+
+    /// Appends the frame `{"id":…,"data":…}` of one entry.
+    pub fn write_frame(&self, id: u64, out: &mut Vec<u8>) {
+        self.write_frame_as(&self.describe(id), self.size, out);
+    }
+
+    /// Appends the entry as the REST interface returns it: what stands in the frame's `data`.
+    pub fn write_entry(&self, entry: &Entry, out: &mut Vec<u8>) {
+        let mut frame = Vec::with_capacity(self.frame_bytes_hint());
+        self.write_frame_as(entry, self.size, &mut frame);
+        let data = frame
+            .iter()
+            .position(|byte| *byte == b',')
+            .map_or(0, |comma| comma + br#","data":"#.len());
+        out.extend_from_slice(&frame[data..frame.len() - 1]);
+    }
+
+    /// Appends a frame of the same id, result and person as [`Entries::write_frame`] gives, with other values beside them.
+    pub(crate) fn write_variant(&self, id: u64, variant: u64, out: &mut Vec<u8>) {
+        self.write_frame_as(&self.describe_variant(id, variant), self.size, out);
+    }
+
+    /// Appends the frame of one entry, filled up to `bytes`.
+    pub(crate) fn write_frame_of_size(&self, id: u64, bytes: usize, out: &mut Vec<u8>) {
+        self.write_frame_as(&self.describe(id), Some(bytes), out);
+    }
+
+    /// Gives about how many bytes one frame takes.
+    pub(crate) fn frame_bytes_hint(&self) -> usize {
+        self.size.unwrap_or(640)
+    }
+
+    fn describe_variant(&self, id: u64, variant: u64) -> Entry {
+        let mut kind = Draws::new(self.seed, id, LANE_KIND);
+        let place = id + HISTORY;
+        let result = if self.brings_new_person(place) {
+            EntryResult::New
+        } else {
+            kind.weighted(&OTHER_RESULTS)
+        };
+        let source = kind.below(100);
+        let source_index = weighted_index(source);
+        let person = match result {
+            EntryResult::New => Some(place),
+            EntryResult::NoMatch | EntryResult::Detected => None,
+            _ => Some(self.person_of(place)),
+        };
+        let mut looks = Draws::new(self.seed, id, LANE_LOOKS + variant.wrapping_mul(16));
+        let confidence = match result {
+            EntryResult::Exact | EntryResult::Reinit => Some(looks.between(7_930, 9_990)),
+            EntryResult::HighAccuracy => Some(looks.between(7_550, 7_929)),
+            EntryResult::Junk => Some(looks.between(6_884, 7_549)),
+            EntryResult::New | EntryResult::NoMatch => Some(looks.between(1_200, 6_883)),
+            EntryResult::Detected => None,
+        };
+        let mood = match result {
+            EntryResult::Detected => "det",
+            EntryResult::NoMatch => "nm",
+            _ => looks.weighted(&MOODS),
+        };
+        let (age, sex) = person.map_or((None, None), |person| {
+            let mut traits = Draws::new(self.seed, person, LANE_PERSON);
+            (Some(traits.between(18, 79) as u8), Some(traits.below(2) as u8))
+        });
+        Entry {
+            id,
+            result,
+            created: self.created(id),
+            person,
+            source: source_index,
+            age,
+            sex,
+            mood,
+            liveness: looks.weighted(&LIVENESS),
+            confidence,
+            face_size: looks.between(4_000, 90_000),
+            exposure: looks.between(-99, 99),
+            pan: looks.between(-3_500, 3_500),
+            tilt: looks.between(-2_500, 2_500),
+        }
+    }
+
+    fn write_frame_as(&self, entry: &Entry, size: Option<usize>, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.reserve(size.unwrap_or(896).max(MIN_FRAME_BYTES));
+        out.extend_from_slice(br#"{"id":"#);
+        push_number(out, entry.id);
+        out.extend_from_slice(br#","data":{"id":"#);
+        push_number(out, entry.id);
+        out.extend_from_slice(br#","created":""#);
+        push_time(out, entry.created);
+        out.extend_from_slice(br#"","result":""#);
+        out.extend_from_slice(entry.result.as_str().as_bytes());
+        match entry.person {
+            Some(person) => {
+                out.extend_from_slice(br#"","pid":""#);
+                self.push_pid(person, out);
+                out.extend_from_slice(br#"","pid_created":""#);
+                push_time(out, self.first_seen(person));
+                out.extend_from_slice(br#"","#);
+            }
+            None => out.extend_from_slice(br#"","pid":null,"pid_created":null,"#),
+        }
+        out.extend_from_slice(entry.source().json.as_bytes());
+        push_optional(out, br#","age":"#, entry.age);
+        push_optional(out, br#","sex":"#, entry.sex);
+        out.extend_from_slice(br#","mood":""#);
+        out.extend_from_slice(entry.mood.as_bytes());
+        out.extend_from_slice(br#"","liveness":""#);
+        out.extend_from_slice(entry.liveness.as_bytes());
+        out.extend_from_slice(br#"","confidence":"#);
+        match entry.confidence {
+            Some(confidence) => push_hundredths(out, confidence),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(br#","facesize":"#);
+        push_hundredths(out, entry.face_size);
+        out.extend_from_slice(br#","exposure":"#);
+        push_hundredths(out, entry.exposure);
+        out.extend_from_slice(br#","pan":"#);
+        push_hundredths(out, entry.pan);
+        out.extend_from_slice(br#","tilt":"#);
+        push_hundredths(out, entry.tilt);
+        match size {
+            None => push_picture_urls(entry, out),
+            Some(size) => self.push_inline_picture(entry.id, start + size, out),
+        }
+    }
+
+    /// Fills the frame up to `end` bytes of `out`. Base64 comes in fours; the rest of one to four is taken by the URL after it.
+    fn push_inline_picture(&self, id: u64, end: usize, out: &mut Vec<u8>) {
+        const FULL: &[u8] = br#"","full_image":"https://media.neuroio.example/"#;
+        const END: &[u8] = br#""}}"#;
+        out.extend_from_slice(br#","face_image":""#);
+        let room = end.saturating_sub(out.len() + FULL.len() + END.len() + 1);
+        let mut left = room - room % 4;
+        let offset = (mix(self.seed, id, LANE_PICTURE) as usize % PICTURES) & !3;
+        let jpeg = left.min(JPEG.len());
+        out.extend_from_slice(&JPEG[..jpeg]);
+        left -= jpeg;
+        let mut at = offset;
+        while left > 0 {
+            let piece = left.min(PICTURES - at);
+            out.extend_from_slice(&self.pictures[at..at + piece]);
+            left -= piece;
+            at = 0;
+        }
+        out.extend_from_slice(FULL);
+        out.extend_from_slice(&b"0000"[..1 + room % 4]);
+        out.extend_from_slice(END);
+    }
+
+    fn push_pid(&self, person: u64, out: &mut Vec<u8>) {
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        out.extend_from_slice(self.pid(person).hyphenated().encode_lower(&mut text).as_bytes());
+    }
+
+    /// Gives the id of a person.
+    pub(crate) fn pid(&self, person: u64) -> uuid::Uuid {
+        let high = mix(self.seed, person, LANE_PID);
+        let low = mix(self.seed, person, LANE_PID + 1);
+        uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes())
+            .into_uuid()
+    }
+
+    /// Finds the person of an entry that brings no new one: mostly somebody seen lately, now and then somebody from long ago.
+    /// `place` counts entries from the beginning of the history.
+    fn person_of(&self, place: u64) -> u64 {
+        let mut draws = Draws::new(self.seed, place, LANE_PERSON);
+        let before = place - 1;
+        let reach = if draws.below(100) < 85 {
+            before.min(RECENT)
+        } else {
+            before
+        };
+        let mut candidate = before - draws.below(reach);
+        while !self.brings_new_person(candidate) {
+            candidate -= 1;
+        }
+        candidate
+    }
+
+    /// Says whether an entry brings a new person. The very first does, so that each later one finds somebody before it.
+    fn brings_new_person(&self, place: u64) -> bool {
+        place <= 1 || mix(self.seed, place, 0) % 100 < NEW_OF_100
+    }
+
+    /// Gives when a person was first seen, in microseconds since 1970.
+    fn first_seen(&self, person: u64) -> i64 {
+        match person.checked_sub(HISTORY) {
+            Some(id @ 1..) => self.created(id),
+            _ => {
+                let before = HISTORY_STEP.as_micros() as i64 * (HISTORY + 1 - person) as i64;
+                self.created(1).saturating_sub(before)
+            }
+        }
+    }
+
+    /// Gives the time of creation in microseconds since 1970.
+    fn created(&self, id: u64) -> i64 {
+        let start = self.start.get_or_init(Timestamp::now).as_microsecond();
+        let after = u128::from(id.saturating_sub(1)) * self.step.as_nanos() / 1_000;
+        start.saturating_add(i64::try_from(after).unwrap_or(i64::MAX))
+    }
+}
+
+/// The fields of one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The entry's id, from 1.
+    pub id: u64,
+    /// What the platform made of the face.
+    pub result: EntryResult,
+    /// Microseconds since 1970.
+    pub created: i64,
+    /// The number of the person; its `pid` follows from it and the seed.
+    pub person: Option<u64>,
+    /// Years.
+    pub age: Option<u8>,
+    /// 0 male, 1 female.
+    pub sex: Option<u8>,
+    /// The word of the mood.
+    pub mood: &'static str,
+    /// The word of the liveness.
+    pub liveness: &'static str,
+    source: usize,
+    confidence: Option<i64>,
+    face_size: i64,
+    exposure: i64,
+    pan: i64,
+    tilt: i64,
+}
+
+impl Entry {
+    /// Gives the id of the camera or upload.
+    #[must_use]
+    pub fn source_id(&self) -> u64 {
+        self.source().id
+    }
+
+    /// Gives the id of the space.
+    #[must_use]
+    pub fn space_id(&self) -> u64 {
+        self.source().space_id
+    }
+
+    fn source(&self) -> &'static Source {
+        const TABLE: &[(Source, u64)] = &SOURCES;
+        &TABLE[self.source].0
+    }
+}
+
+fn weighted_index(mut drawn: u64) -> usize {
+    for (index, (_, weight)) in SOURCES.iter().enumerate() {
+        if drawn < *weight {
+            return index;
+        }
+        drawn -= weight;
+    }
+    SOURCES.len() - 1
+}
+
+fn push_optional(out: &mut Vec<u8>, key: &[u8], value: Option<u8>) {
+    out.extend_from_slice(key);
+    match value {
+        Some(value) => push_number(out, u64::from(value)),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn push_picture_urls(entry: &Entry, out: &mut Vec<u8>) {
+    const MEDIA: &[u8] = b"https://m.neuroio.example/";
+    let first = entry.person.filter(|_| entry.result != EntryResult::New);
+    for (key, id, file) in [
+        (&br#","face_image":"#[..], Some(entry.id), &b"/f.jpg\""[..]),
+        (br#","full_image":"#, Some(entry.id), b"/s.jpg\""),
+        (br#","initial_face_image":"#, first, b"/f.jpg\""),
+        (br#","initial_full_image":"#, first, b"/s.jpg\""),
+    ] {
+        out.extend_from_slice(key);
+        let Some(id) = id else {
+            out.extend_from_slice(b"null");
+            continue;
+        };
+        out.push(b'"');
+        out.extend_from_slice(MEDIA);
+        push_number(out, id);
+        out.extend_from_slice(file);
+    }
+    out.extend_from_slice(b"}}");
+}
+
+fn pictures(seed: u64) -> Box<[u8]> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut draws = Draws::new(seed, 0, LANE_PICTURE);
+    let mut text = Vec::with_capacity(PICTURES);
+    while text.len() < PICTURES {
+        let bits = draws.next();
+        text.extend((0..8).map(|character| ALPHABET[(bits >> (character * 6)) as usize & 63]));
+    }
+    text.into_boxed_slice()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! The values that entries are drawn from, with how many of 100 each takes.
+
+/// What the platform made of a face. The words are those of the public Python client (`neuroio.constants`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EntryResult {
+    /// A person seen for the first time.
+    New,
+    /// A known person, registered anew.
+    Reinit,
+    /// A known person beyond doubt.
+    Exact,
+    /// A known person with high accuracy.
+    HighAccuracy,
+    /// A match too weak to rely on.
+    Junk,
+    /// No match.
+    NoMatch,
+    /// A face was detected, and no more.
+    Detected,
+}
+
+impl EntryResult {
+    /// All of them, in the order of the protocol.
+    pub const ALL: [Self; 7] = [
+        Self::New,
+        Self::Reinit,
+        Self::Exact,
+        Self::HighAccuracy,
+        Self::Junk,
+        Self::NoMatch,
+        Self::Detected,
+    ];
+
+    /// Gives the word that stands in `result`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Reinit => "reinit",
+            Self::Exact => "exact",
+            Self::HighAccuracy => "ha",
+            Self::Junk => "junk",
+            Self::NoMatch => "nm",
+            Self::Detected => "det",
+        }
+    }
+}
+
+/// How many of 100 entries bring a new person.
+pub(crate) const NEW_OF_100: u64 = 12;
+
+/// The results of entries that bring no new person.
+pub(crate) const OTHER_RESULTS: [(EntryResult, u64); 6] = [
+    (EntryResult::Exact, 52),
+    (EntryResult::HighAccuracy, 16),
+    (EntryResult::Junk, 8),
+    (EntryResult::Reinit, 4),
+    (EntryResult::NoMatch, 4),
+    (EntryResult::Detected, 4),
+];
+
+pub(crate) const MOODS: [(&str, u64); 8] = [
+    ("neutral", 58),
+    ("happiness", 22),
+    ("surprise", 5),
+    ("sadness", 5),
+    ("anger", 4),
+    ("contempt", 2),
+    ("disgust", 2),
+    ("fear", 2),
+];
+
+pub(crate) const LIVENESS: [(&str, u64); 3] = [("passed", 90), ("undetermined", 7), ("failed", 3)];
+
+/// A camera or an upload, in its space.
+pub(crate) struct Source {
+    pub(crate) id: u64,
+    pub(crate) space_id: u64,
+    /// Both objects as they stand in an entry. Some names are not ASCII and one has a quote, since real ones do.
+    pub(crate) json: &'static str,
+}
+
+pub(crate) const SOURCES: [(Source, u64); 9] = [
+    source(
+        1,
+        1,
+        r#""source":{"id":1,"name":"Entrance"},"space":{"id":1,"name":"Head office"}"#,
+        24,
+    ),
+    source(
+        2,
+        1,
+        r#""source":{"id":2,"name":"Lobby, left"},"space":{"id":1,"name":"Head office"}"#,
+        17,
+    ),
+    source(
+        3,
+        1,
+        r#""source":{"id":3,"name":"Garage \"B\""},"space":{"id":1,"name":"Head office"}"#,
+        9,
+    ),
+    source(
+        7,
+        2,
+        r#""source":{"id":7,"name":"Вход"},"space":{"id":2,"name":"Магазин на Арбате"}"#,
+        14,
+    ),
+    source(
+        8,
+        2,
+        r#""source":{"id":8,"name":"Касса 1"},"space":{"id":2,"name":"Магазин на Арбате"}"#,
+        11,
+    ),
+    source(
+        11,
+        4,
+        r#""source":{"id":11,"name":"Café"},"space":{"id":4,"name":"Warehouse"}"#,
+        9,
+    ),
+    source(
+        12,
+        4,
+        r#""source":{"id":12,"name":"Dock 12"},"space":{"id":4,"name":"Warehouse"}"#,
+        8,
+    ),
+    source(
+        20,
+        5,
+        r#""source":{"id":20,"name":"改札"},"space":{"id":5,"name":"Station"}"#,
+        5,
+    ),
+    source(
+        21,
+        5,
+        r#""source":{"id":21,"name":"upload"},"space":{"id":5,"name":"Station"}"#,
+        3,
+    ),
+];
+
+const fn source(id: u64, space_id: u64, json: &'static str, weight: u64) -> (Source, u64) {
+    (Source { id, space_id, json }, weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_each_source_says_what_its_fields_say() {
+        for (source, _) in SOURCES {
+            let json: serde_json::Value = serde_json::from_str(&format!("{{{}}}", source.json)).unwrap();
+            assert_eq!(json["source"]["id"], source.id);
+            assert_eq!(json["space"]["id"], source.space_id);
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! The text of fault rules.
+
+use std::{
+    fmt::{self, Display, Formatter},
+    str::FromStr,
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use super::{Every, FaultRule, Phase, Reaction};
+use crate::entries::MIN_FRAME_BYTES;
+
+/// The largest frame that a rule may ask for: memory is taken for it at once.
+const MAX_HUGE_BYTES: u64 = 256 * 1024 * 1024;
+
+const CONDITIONS: [&str; 5] = ["connection", "after", "times", "every", "retry-after"];
+
+const REACTIONS: [&str; 22] = [
+    "http",
+    "refuse-token",
+    "wrong-auth",
+    "no-auth-answer",
+    "close-after-auth",
+    "close",
+    "cut",
+    "reset",
+    "half-open",
+    "silence",
+    "drip",
+    "no-pong",
+    "wrong-pong",
+    "binary",
+    "bad-utf8",
+    "bad-json",
+    "unknown-kind",
+    "error",
+    "huge",
+    "duplicate",
+    "same-id",
+    "out-of-order",
+];
+
+/// Why a text is no fault rule.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ParseFaultError {
+    /// A word that is neither a reaction nor a condition.
+    #[error("{word:?} is no reaction or condition of a fault rule{}", suggest(.nearest))]
+    UnknownWord {
+        /// What was found.
+        word: String,
+        /// The known word that is nearest to it, if one is near.
+        nearest: Option<&'static str>,
+    },
+    /// A word without the value that it needs, or with one that it cannot use.
+    #[error("`{word}` expects {expected}, found {}", found(.value))]
+    Value {
+        /// The reaction or condition.
+        word: &'static str,
+        /// What it expects.
+        expected: &'static str,
+        /// What was found; `None`: no value.
+        value: Option<String>,
+    },
+    /// No reaction among the words.
+    #[error("a fault rule needs a reaction, such as `close=1001` or `silence`; found only conditions")]
+    NoReaction,
+    /// More than one reaction.
+    #[error("a fault rule has one reaction, found `{first}` and `{second}`; give a second rule")]
+    TwoReactions {
+        /// The first one.
+        first: &'static str,
+        /// The second one.
+        second: &'static str,
+    },
+    /// The same condition twice.
+    #[error("the condition `{word}` stands twice in the fault rule")]
+    Twice {
+        /// The condition.
+        word: &'static str,
+    },
+    /// A condition that the reaction can never meet.
+    #[error("`{condition}` has no meaning for `{reaction}`: {reason}")]
+    Meaningless {
+        /// The condition.
+        condition: &'static str,
+        /// The reaction.
+        reaction: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+fn suggest(nearest: &Option<&'static str>) -> String {
+    nearest.map_or_else(String::new, |word| format!("; did you mean `{word}`?"))
+}
+
+fn found(value: &Option<String>) -> String {
+    value
+        .as_ref()
+        .map_or_else(|| "no value".to_owned(), |value| format!("{value:?}"))
+}
+
+impl FromStr for FaultRule {
+    type Err = ParseFaultError;
+
+    fn from_str(text: &str) -> Result<Self, ParseFaultError> {
+        let mut reaction: Option<(&'static str, Reaction)> = None;
+        let mut rule = Self::new(Reaction::Silence);
+        let mut seen: Vec<&'static str> = Vec::new();
+        let mut retry_after = None;
+        for part in parts(text) {
+            let (word, value) = match part.split_once('=') {
+                Some((word, value)) => (word.trim(), Some(value)),
+                None => (part.trim(), None),
+            };
+            if let Some(word) = REACTIONS.into_iter().find(|known| *known == word) {
+                if let Some((first, _)) = reaction {
+                    return Err(ParseFaultError::TwoReactions { first, second: word });
+                }
+                reaction = Some((word, parse_reaction(word, value)?));
+                continue;
+            }
+            let word = condition(word)?;
+            if seen.contains(&word) {
+                return Err(ParseFaultError::Twice { word });
+            }
+            seen.push(word);
+            match word {
+                "connection" => rule.connection = Some(number(word, value, "a number from 1", 1)?),
+                "after" => rule.after = number(word, value, "a number of events", 0)?,
+                "times" => rule.times = Some(number(word, value, "a number from 1", 1)?),
+                "every" => rule.every = Some(every(value)?),
+                _ => retry_after = Some(number(word, value, "a number of seconds", 0)?),
+            }
+        }
+        let (word, reaction) = reaction.ok_or(ParseFaultError::NoReaction)?;
+        check_meaning(word, &reaction, &rule, &seen)?;
+        rule.reaction = match reaction {
+            Reaction::Http { status, .. } => Reaction::Http { status, retry_after },
+            other => other,
+        };
+        Ok(rule)
+    }
+}
+
+fn condition(word: &str) -> Result<&'static str, ParseFaultError> {
+    CONDITIONS
+        .into_iter()
+        .find(|known| *known == word)
+        .ok_or_else(|| ParseFaultError::UnknownWord {
+            word: word.to_owned(),
+            nearest: nearest(word),
+        })
+}
+
+fn nearest(word: &str) -> Option<&'static str> {
+    // Two words are taken for the same one mistyped when at most a third of it differs.
+    CONDITIONS
+        .into_iter()
+        .chain(REACTIONS)
+        .map(|known| (strsim::damerau_levenshtein(&word.to_lowercase(), known), known))
+        .min()
+        .filter(|(distance, known)| *distance <= known.len().div_ceil(3))
+        .map(|(_, known)| known)
+}
+
+fn check_meaning(
+    word: &'static str,
+    reaction: &Reaction,
+    rule: &FaultRule,
+    seen: &[&'static str],
+) -> Result<(), ParseFaultError> {
+    let early = reaction.phase() != Phase::Events;
+    let (condition, reason) = if early && seen.contains(&"after") {
+        ("after", "it comes before the first event")
+    } else if early && matches!(rule.every, Some(Every::Events(_))) {
+        (
+            "every",
+            "it comes before the first event; give a duration with a unit, such as `every=30s`",
+        )
+    } else if seen.contains(&"retry-after") && word != "http" {
+        ("retry-after", "only an HTTP answer has such a header")
+    } else {
+        return Ok(());
+    };
+    Err(ParseFaultError::Meaningless {
+        condition,
+        reaction: word,
+        reason,
+    })
+}
+
+/// Cuts a rule at its commas, but for those behind a backslash.
+fn parts(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        let last = parts.len() - 1;
+        match character {
+            ',' => parts.push(String::new()),
+            '\\' => parts[last].push(characters.next().unwrap_or('\\')),
+            other => parts[last].push(other),
+        }
+    }
+    parts
+}
+
+fn parse_reaction(word: &'static str, value: Option<&str>) -> Result<Reaction, ParseFaultError> {
+    let text = |default: &str| value.unwrap_or(default).to_owned();
+    let code = |default: Option<u16>| match (value, default) {
+        (None, Some(code)) => Ok(code),
+        _ => number(word, value, "a close code from 0 to 65535", 0).and_then(|code| {
+            u16::try_from(code).map_err(|_| wrong(word, "a close code from 0 to 65535", value))
+        }),
+    };
+    let small = |expected, default: u32| match value {
+        None => Ok(default),
+        Some(_) => number(word, value, expected, 1)
+            .and_then(|number| u32::try_from(number).map_err(|_| wrong(word, expected, value))),
+    };
+    let reaction = match word {
+        "http" => Reaction::Http {
+            status: status(word, value)?,
+            retry_after: None,
+        },
+        "refuse-token" => Reaction::RefuseToken {
+            message: text("invalid token"),
+        },
+        "wrong-auth" => Reaction::WrongAuth {
+            value: text("denied"),
+        },
+        "close-after-auth" => Reaction::CloseAfterAuth {
+            code: code(Some(1000))?,
+        },
+        "close" => Reaction::Close { code: code(None)? },
+        "drip" => Reaction::Drip {
+            bytes_per_second: small("a number of bytes a second from 1", 16)?,
+        },
+        "wrong-pong" => Reaction::WrongPong { value: text("PANG") },
+        "error" => Reaction::Error {
+            message: text("something went wrong"),
+        },
+        "huge" => Reaction::Huge {
+            bytes: size(word, value)?,
+        },
+        "duplicate" => Reaction::Duplicate {
+            entries: small("a number of entries from 1", 1)?,
+        },
+        _ => {
+            if value.is_some() {
+                return Err(wrong(word, "no value", value));
+            }
+            match word {
+                "no-auth-answer" => Reaction::NoAuthAnswer,
+                "cut" => Reaction::Cut,
+                "reset" => Reaction::Reset,
+                "half-open" => Reaction::HalfOpen,
+                "no-pong" => Reaction::NoPong,
+                "binary" => Reaction::Binary,
+                "bad-utf8" => Reaction::BadUtf8,
+                "bad-json" => Reaction::BadJson,
+                "unknown-kind" => Reaction::UnknownKind,
+                "same-id" => Reaction::SameId,
+                "out-of-order" => Reaction::OutOfOrder,
+                _ => Reaction::Silence,
+            }
+        }
+    };
+    Ok(reaction)
+}
+
+fn wrong(word: &'static str, expected: &'static str, value: Option<&str>) -> ParseFaultError {
+    ParseFaultError::Value {
+        word,
+        expected,
+        value: value.map(str::to_owned),
+    }
+}
+
+fn number(
+    word: &'static str,
+    value: Option<&str>,
+    expected: &'static str,
+    least: u64,
+) -> Result<u64, ParseFaultError> {
+    let parsed = value.and_then(|value| value.trim().parse().ok());
+    parsed
+        .filter(|number| *number >= least)
+        .ok_or_else(|| wrong(word, expected, value))
+}
+
+fn status(word: &'static str, value: Option<&str>) -> Result<u16, ParseFaultError> {
+    const EXPECTED: &str = "an HTTP status from 200 to 599";
+    let status = number(word, value, EXPECTED, 200)?;
+    u16::try_from(status)
+        .ok()
+        .filter(|status| *status < 600)
+        .ok_or_else(|| wrong(word, EXPECTED, value))
+}
+
+fn every(value: Option<&str>) -> Result<Every, ParseFaultError> {
+    const EXPECTED: &str = "a duration such as 500ms, 30s, 2m or 1h, or a number of events from 1";
+    let parse = || {
+        let value = value?.trim();
+        let digits = value
+            .find(|character: char| !character.is_ascii_digit())
+            .unwrap_or(value.len());
+        let number: u64 = value[..digits].parse().ok().filter(|number| *number > 0)?;
+        let milliseconds = match &value[digits..] {
+            "" => return Some(Every::Events(number)),
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        number
+            .checked_mul(milliseconds)
+            .map(|time| Every::Time(Duration::from_millis(time)))
+    };
+    parse().ok_or_else(|| wrong("every", EXPECTED, value))
+}
+
+fn size(word: &'static str, value: Option<&str>) -> Result<usize, ParseFaultError> {
+    let parse = || {
+        let value = value?.trim();
+        let digits = value
+            .find(|character: char| !character.is_ascii_digit())
+            .unwrap_or(value.len());
+        let number: u64 = value[..digits].parse().ok()?;
+        let unit = match &value[digits..] {
+            "" | "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            _ => return None,
+        };
+        number
+            .checked_mul(unit)
+            .filter(|bytes| (MIN_FRAME_BYTES as u64..=MAX_HUGE_BYTES).contains(bytes))
+    };
+    parse()
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .ok_or_else(|| wrong(word, "a size from 768 bytes to 256MiB, such as 64KiB", value))
+}
+
+impl Display for FaultRule {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.reaction)?;
+        if let Some(connection) = self.connection {
+            write!(out, ",connection={connection}")?;
+        }
+        if self.after > 0 && self.reaction.phase() == Phase::Events {
+            write!(out, ",after={}", self.after)?;
+        }
+        if let Some(times) = self.times {
+            write!(out, ",times={times}")?;
+        }
+        match self.every {
+            Some(Every::Events(events)) => write!(out, ",every={events}"),
+            Some(Every::Time(time)) => write!(out, ",every={}", duration(time)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Display for Reaction {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http { status, retry_after } => {
+                write!(out, "http={status}")?;
+                retry_after.map_or(Ok(()), |seconds| write!(out, ",retry-after={seconds}"))
+            }
+            Self::RefuseToken { message } => write!(out, "refuse-token={}", escaped(message)),
+            Self::WrongAuth { value } => write!(out, "wrong-auth={}", escaped(value)),
+            Self::NoAuthAnswer => out.write_str("no-auth-answer"),
+            Self::CloseAfterAuth { code } => write!(out, "close-after-auth={code}"),
+            Self::Close { code } => write!(out, "close={code}"),
+            Self::Cut => out.write_str("cut"),
+            Self::Reset => out.write_str("reset"),
+            Self::HalfOpen => out.write_str("half-open"),
+            Self::Silence => out.write_str("silence"),
+            Self::Drip { bytes_per_second } => write!(out, "drip={bytes_per_second}"),
+            Self::NoPong => out.write_str("no-pong"),
+            Self::WrongPong { value } => write!(out, "wrong-pong={}", escaped(value)),
+            Self::Binary => out.write_str("binary"),
+            Self::BadUtf8 => out.write_str("bad-utf8"),
+            Self::BadJson => out.write_str("bad-json"),
+            Self::UnknownKind => out.write_str("unknown-kind"),
+            Self::Error { message } => write!(out, "error={}", escaped(message)),
+            Self::Huge { bytes } => match bytes {
+                bytes if bytes % (1 << 20) == 0 => write!(out, "huge={}MiB", bytes >> 20),
+                bytes if bytes % (1 << 10) == 0 => write!(out, "huge={}KiB", bytes >> 10),
+                bytes => write!(out, "huge={bytes}"),
+            },
+            Self::Duplicate { entries } => write!(out, "duplicate={entries}"),
+            Self::SameId => out.write_str("same-id"),
+            Self::OutOfOrder => out.write_str("out-of-order"),
+        }
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', r"\\").replace(',', r"\,")
+}
+
+fn duration(time: Duration) -> String {
+    let milliseconds = time.as_millis();
+    match milliseconds {
+        hours if hours % 3_600_000 == 0 => format!("{}h", hours / 3_600_000),
+        minutes if minutes % 60_000 == 0 => format!("{}m", minutes / 60_000),
+        seconds if seconds % 1_000 == 0 => format!("{}s", seconds / 1_000),
+        milliseconds => format!("{milliseconds}ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

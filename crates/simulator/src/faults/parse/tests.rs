@@ -1,0 +1,150 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::GRAMMAR;
+
+fn read(text: &str) -> FaultRule {
+    text.parse().unwrap()
+}
+
+fn refusal(text: &str) -> String {
+    text.parse::<FaultRule>().unwrap_err().to_string()
+}
+
+#[test]
+fn words_come_in_any_order_and_with_spaces() {
+    let rule = FaultRule::new(Reaction::Close { code: 1001 })
+        .connection(1)
+        .after(500)
+        .times(2);
+    assert_eq!(read("close=1001,connection=1,after=500,times=2"), rule);
+    assert_eq!(read("times=2, after=500 , close=1001, connection=1"), rule);
+    assert_eq!(
+        read("http=503,retry-after=3,connection=2"),
+        FaultRule::new(Reaction::Http {
+            status: 503,
+            retry_after: Some(3)
+        })
+        .connection(2)
+    );
+    assert_eq!(
+        read("huge=4MiB,after=10"),
+        FaultRule::new(Reaction::Huge { bytes: 4 << 20 }).after(10)
+    );
+    assert_eq!(
+        read("cut,every=2m"),
+        FaultRule::new(Reaction::Cut).every(Every::Time(Duration::from_secs(120)))
+    );
+    assert_eq!(
+        read(r"error=a\, b\\,every=100"),
+        FaultRule::new(Reaction::Error {
+            message: r"a, b\".to_owned()
+        })
+        .every(Every::Events(100))
+    );
+}
+
+#[test]
+fn refusals_say_what_was_found_and_what_was_expected() {
+    let refusals: Vec<String> = [
+        "",
+        "clsoe=1001",
+        "conection=1,silence",
+        "fire",
+        "close",
+        "close=70000",
+        "close=soon",
+        "silence=5",
+        "http=99",
+        "huge=12",
+        "huge=3GB",
+        "drip=0",
+        "silence,cut",
+        "connection=1",
+        "silence,after=1,after=2",
+        "silence,connection=0",
+        "silence,every=2d",
+        "refuse-token,after=3",
+        "no-auth-answer,every=5",
+        "close=1000,retry-after=3",
+    ]
+    .into_iter()
+    .map(|text| format!("{text}\n    {}", refusal(text)))
+    .collect();
+    insta::assert_snapshot!(refusals.join("\n"));
+}
+
+#[test]
+fn the_grammar_names_every_word_and_its_examples_are_right() {
+    for word in CONDITIONS.iter().chain(&REACTIONS) {
+        assert!(GRAMMAR.contains(word), "{word}");
+    }
+    let examples = &GRAMMAR[GRAMMAR.find("Examples:").unwrap() + "Examples:".len()..];
+    assert_eq!(examples.split_whitespace().map(read).count(), 4);
+}
+
+#[test]
+fn every_reaction_can_be_typed_without_a_condition() {
+    for word in REACTIONS {
+        let text = match word {
+            "http" => "http=503",
+            "close" => "close=1001",
+            "huge" => "huge=1MiB",
+            word => word,
+        };
+        assert!(read(text).to_string().starts_with(word), "{text}");
+    }
+}
+
+fn reactions() -> impl Strategy<Value = Reaction> {
+    prop_oneof![
+        any::<u16>().prop_map(|code| Reaction::Close { code }),
+        any::<u16>().prop_map(|code| Reaction::CloseAfterAuth { code }),
+        ".{0,20}".prop_map(|value| Reaction::WrongPong { value }),
+        ".{0,20}".prop_map(|message| Reaction::RefuseToken { message }),
+        ".{0,20}".prop_map(|value| Reaction::WrongAuth { value }),
+        ".{0,20}".prop_map(|message| Reaction::Error { message }),
+        (200_u16..600, any::<Option<u64>>())
+            .prop_map(|(status, retry_after)| Reaction::Http { status, retry_after }),
+        (MIN_FRAME_BYTES..=256 << 20).prop_map(|bytes| Reaction::Huge { bytes }),
+        (1_u32..).prop_map(|bytes_per_second| Reaction::Drip { bytes_per_second }),
+        (1_u32..).prop_map(|entries| Reaction::Duplicate { entries }),
+        prop::sample::select(vec![
+            Reaction::Cut,
+            Reaction::Reset,
+            Reaction::Silence,
+            Reaction::NoPong,
+            Reaction::NoAuthAnswer,
+            Reaction::Binary,
+            Reaction::BadUtf8,
+            Reaction::BadJson,
+            Reaction::UnknownKind,
+            Reaction::HalfOpen,
+            Reaction::SameId,
+            Reaction::OutOfOrder,
+        ]),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_reads_back(
+        reaction in reactions(),
+        connection in prop::option::of(1_u64..),
+        after: u64,
+        times in prop::option::of(1_u64..),
+        milliseconds in prop::option::of(1_u64..1 << 40),
+    ) {
+        let mut rule = FaultRule::new(reaction);
+        rule.connection = connection;
+        rule.after = if rule.reaction.phase() == Phase::Events { after } else { 0 };
+        rule.times = times;
+        rule.every = milliseconds.map(|time| Every::Time(Duration::from_millis(time)));
+        prop_assert_eq!(rule.to_string().parse::<FaultRule>(), Ok(rule));
+    }
+
+    #[test]
+    fn any_text_is_read_or_refused(text in ".{0,60}") {
+        let _: Result<FaultRule, ParseFaultError> = text.parse();
+    }
+}

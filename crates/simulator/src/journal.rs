@@ -1,0 +1,131 @@
+//! What was sent, written down, so that a test can compare.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+
+/// Enough for the events of some milliseconds at full speed, so that the file is written in large pieces.
+const BUFFER_BYTES: usize = 1024 * 1024;
+
+/// The record of the frames that were sent, in a file, in memory, in both or nowhere.
+///
+/// Written to from the connections' own tasks: a slow disk slows the simulator down, and no queue can grow or lose.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    /// Whether there is anything to write to: most simulators keep no record, and then take no lock.
+    active: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    file: Option<BufWriter<File>>,
+    error: Option<io::Error>,
+    /// At most `keep` of the newest frames.
+    newest: VecDeque<Bytes>,
+    keep: usize,
+}
+
+impl Journal {
+    /// Creates the record; a file that exists is emptied.
+    pub(crate) fn create(path: Option<&Path>, keep: usize) -> io::Result<Self> {
+        let file = path
+            .map(File::create)
+            .transpose()?
+            .map(|file| BufWriter::with_capacity(BUFFER_BYTES, file));
+        let active = file.is_some() || keep > 0;
+        let state = Mutex::new(State {
+            file,
+            keep,
+            ..State::default()
+        });
+        Ok(Self { active, state })
+    }
+
+    /// Writes frames down, in this order. An error is kept for [`Journal::flush`].
+    pub(crate) fn write<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) {
+        if !self.active {
+            return;
+        }
+        let mut state = self.lock();
+        let State {
+            file,
+            error,
+            newest,
+            keep,
+        } = &mut *state;
+        for frame in frames {
+            if *keep > 0 {
+                if newest.len() == *keep {
+                    newest.pop_front();
+                }
+                newest.push_back(Bytes::copy_from_slice(frame));
+            }
+            if let Some(open) = file
+                && let Err(failure) = open.write_all(frame).and_then(|()| open.write_all(b"\n"))
+            {
+                *error = Some(failure);
+                // A hole in a record is worse than none: nothing is written after it.
+                *file = None;
+            }
+        }
+    }
+
+    /// Hands everything to the operating system, and gives the first error since the last call.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        if !self.active {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        if let Some(error) = state.error.take() {
+            return Err(error);
+        }
+        state.file.as_mut().map_or(Ok(()), BufWriter::flush)
+    }
+
+    /// Gives the newest frames that are kept in memory, oldest first.
+    pub(crate) fn newest(&self) -> Vec<Bytes> {
+        self.lock().newest.iter().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_for_each_frame_and_the_newest_in_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sent.jsonl");
+        let journal = Journal::create(Some(&path), 2).unwrap();
+        journal.write([&b"1"[..], b"2", b"3"].into_iter());
+        assert_eq!(journal.newest(), [&b"2"[..], b"3"]);
+        journal.flush().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\n2\n3\n");
+    }
+
+    #[test]
+    fn an_error_is_told_by_flush() {
+        let journal = Journal::create(Some(Path::new("/dev/full")), 0).unwrap();
+        let frame = vec![b'x'; 2 * BUFFER_BYTES];
+        journal.write(std::iter::once(frame.as_slice()));
+        assert_eq!(journal.flush().unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn without_a_place_nothing_is_kept() {
+        let journal = Journal::create(None, 0).unwrap();
+        journal.write(std::iter::once(&b"1"[..]));
+        assert!(journal.newest().is_empty());
+    }
+}

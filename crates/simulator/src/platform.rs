@@ -1,0 +1,153 @@
+//! What all connections of one simulator share.
+
+use std::{
+    ops::RangeInclusive,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{entries::Entries, faults::Plan, feed::Feed, journal::Journal};
+
+/// The simulated platform.
+#[derive(Debug)]
+pub(crate) struct Platform {
+    pub(crate) tokens: Vec<SecretString>,
+    pub(crate) entries: Entries,
+    pub(crate) feed: Feed,
+    pub(crate) plan: Plan,
+    pub(crate) journal: Journal,
+    pub(crate) tally: Tally,
+    /// Told when all connections are to be cut.
+    pub(crate) cut: watch::Sender<()>,
+    /// Told whenever a counter has changed.
+    pub(crate) activity: watch::Sender<()>,
+}
+
+/// The counters at work.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    connections: AtomicU64,
+    open: AtomicU64,
+    authorised: AtomicU64,
+    refused: AtomicU64,
+    sent: AtomicU64,
+    frames: AtomicU64,
+    pings: AtomicU64,
+    faults: AtomicU64,
+    requests: AtomicU64,
+}
+
+/// What a simulator has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Requests for a WebSocket connection since the start, refused ones included.
+    pub connections: u64,
+    /// Connections that are authorised and open now.
+    pub open: u64,
+    /// Connections that were authorised since the start.
+    pub authorised: u64,
+    /// Connections whose token was refused, by itself or by a rule.
+    pub refused: u64,
+    /// Different entries handed to at least one connection.
+    pub sent: u64,
+    /// Event frames handed to connections, each copy counted.
+    pub frames: u64,
+    /// `{"action":"PING"}` received.
+    pub pings: u64,
+    /// Fault rules used.
+    pub faults: u64,
+    /// REST requests answered.
+    pub requests: u64,
+}
+
+/// One of the counters.
+#[derive(Clone, Copy)]
+pub(crate) enum Count {
+    Authorised,
+    Refused,
+    Ping,
+    Fault,
+    Request,
+}
+
+impl Platform {
+    /// Says whether a token is right.
+    pub(crate) fn accepts(&self, token: &str) -> bool {
+        self.tokens.is_empty() || self.tokens.iter().any(|right| right.expose_secret() == token)
+    }
+
+    /// Counts a request for a WebSocket connection and gives its number, from 1.
+    pub(crate) fn next_connection(&self) -> u64 {
+        let number = self.tally.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        self.activity.send_replace(());
+        number
+    }
+
+    pub(crate) fn count(&self, what: Count) {
+        let counter = match what {
+            Count::Authorised => &self.tally.authorised,
+            Count::Refused => &self.tally.refused,
+            Count::Ping => &self.tally.pings,
+            Count::Fault => &self.tally.faults,
+            Count::Request => &self.tally.requests,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.activity.send_replace(());
+    }
+
+    /// Notes the entries that a connection has handed over, and gives those that it was the first to.
+    pub(crate) fn handed(&self, connection: u64, ids: RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
+        let fresh = self.feed.handed(connection, ids);
+        let sent = fresh.iter().map(|ids| ids.end() - ids.start() + 1).sum();
+        self.tally.sent.fetch_add(sent, Ordering::Relaxed);
+        fresh
+    }
+
+    pub(crate) fn count_frames(&self, frames: u64) {
+        self.tally.frames.fetch_add(frames, Ordering::Relaxed);
+        self.activity.send_replace(());
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counters {
+            connections: load(&self.tally.connections),
+            open: load(&self.tally.open),
+            authorised: load(&self.tally.authorised),
+            refused: load(&self.tally.refused),
+            sent: load(&self.tally.sent),
+            frames: load(&self.tally.frames),
+            pings: load(&self.tally.pings),
+            faults: load(&self.tally.faults),
+            requests: load(&self.tally.requests),
+        }
+    }
+}
+
+/// An authorised connection's place in the feed; gives it up when dropped.
+#[derive(Debug)]
+pub(crate) struct Membership<'a> {
+    platform: &'a Platform,
+    connection: u64,
+}
+
+impl<'a> Membership<'a> {
+    /// Joins the feed and gives the first id that the connection gets.
+    pub(crate) fn join(platform: &'a Platform, connection: u64) -> (Self, u64) {
+        let first = platform.feed.join(connection, Instant::now());
+        platform.tally.open.fetch_add(1, Ordering::Relaxed);
+        platform.count(Count::Authorised);
+        (Self { platform, connection }, first)
+    }
+}
+
+impl Drop for Membership<'_> {
+    fn drop(&mut self) {
+        self.platform.feed.leave(self.connection, Instant::now());
+        self.platform.tally.open.fetch_sub(1, Ordering::Relaxed);
+        self.platform.activity.send_replace(());
+    }
+}

@@ -1,0 +1,404 @@
+//! The feed, the record and the REST interface over real sockets.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
+
+mod support;
+
+use std::{path::Path, time::Duration};
+
+use neurobridge_simulator::{BindError, MIN_FRAME_BYTES, Options, OptionsError, Simulator, TlsFiles};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_tungstenite::tungstenite::Message;
+
+use self::support::{AUTH, PING, assert_silent, id_of, start, start_with, within};
+
+#[tokio::test]
+async fn a_client_is_authorised_gets_its_events_and_pongs() {
+    let simulator = start_with(&[], Some(500)).await;
+    let mut client = simulator.authorised().await;
+    assert_eq!(client.ids(500).await, (1..=500).collect::<Vec<_>>());
+    within(simulator.handle.done()).await;
+    assert_eq!(client.ping().await, json!({ "PING": "PONG" }));
+    let counters = simulator.handle.counters();
+    assert_eq!(
+        (counters.connections, counters.authorised, counters.open),
+        (1, 1, 1)
+    );
+    assert_eq!((counters.sent, counters.frames, counters.pings), (500, 500, 1));
+
+    simulator.stop().await.unwrap();
+    assert_eq!(client.rest().await, (vec![], Some(1001)));
+}
+
+#[tokio::test]
+async fn a_websocket_ping_is_answered_in_the_midst_of_events() {
+    let simulator = start_with(&[], None).await;
+    let mut client = simulator.authorised().await;
+    use futures_util::SinkExt;
+    client.socket.send(Message::Ping("!".into())).await.unwrap();
+    while !matches!(client.next().await, Some(Ok(Message::Pong(payload))) if payload == "!") {}
+}
+
+#[tokio::test]
+async fn auth_comes_first_and_with_a_right_token() {
+    let simulator = start(Options {
+        tokens: vec!["secret".into(), "other".into()],
+        ..Options::default()
+    })
+    .await;
+    simulator.authorised().await;
+    for (message, error) in [
+        (PING, "authorization required: AUTH with a token comes first"),
+        ("no json", "authorization required: AUTH with a token comes first"),
+        (r#"{"action":"AUTH","data":{"token":"wrong"}}"#, "invalid token"),
+    ] {
+        let mut client = simulator.connect().await.unwrap();
+        client.send(message).await;
+        let (texts, code) = client.rest().await;
+        assert_eq!(texts, [json!({ "error": error }).to_string()], "{message}");
+        assert_eq!(code, Some(1008));
+    }
+    assert_eq!(simulator.handle.counters().refused, 3);
+}
+
+#[tokio::test]
+async fn an_unknown_action_is_an_error_that_leaves_the_connection_open() {
+    let simulator = start_with(&[], Some(0)).await;
+    let mut client = simulator.authorised().await;
+    client.send(r#"{"action":"DANCE"}"#).await;
+    assert!(client.json().await["error"].is_string());
+    assert_eq!(client.ping().await, json!({ "PING": "PONG" }));
+}
+
+#[tokio::test]
+async fn every_connection_gets_every_event() {
+    let simulator = start_with(&[], Some(5_000)).await;
+    simulator.handle.set_rate(Some(0.0)).unwrap();
+    let (mut first, mut second) = (simulator.authorised().await, simulator.authorised().await);
+    simulator.handle.set_rate(Some(50_000.0)).unwrap();
+    let all: Vec<u64> = (1..=5_000).collect();
+    let (one, two) = tokio::join!(first.ids(5_000), second.ids(5_000));
+    assert_eq!(one, all);
+    assert_eq!(two, all);
+    let counters = simulator
+        .handle
+        .wait_until(|counters| counters.frames >= 10_000)
+        .await;
+    assert_eq!((counters.sent, counters.frames), (5_000, 10_000));
+    assert_eq!(simulator.frames().len(), 5_000);
+}
+
+#[tokio::test]
+async fn without_a_rate_the_slowest_reader_sets_the_pace() {
+    let simulator = start_with(&[], Some(100_000)).await;
+    simulator.handle.set_rate(Some(0.0)).unwrap();
+    let (mut reader, idle) = (simulator.authorised().await, simulator.authorised().await);
+    simulator.handle.set_rate(None).unwrap();
+    // The idle one's socket fills up; the other is held back with it, far from the end.
+    let read = async {
+        loop {
+            reader.id().await;
+        }
+    };
+    assert_silent(async {
+        tokio::select! { () = simulator.handle.done() => (), () = read => () }
+    })
+    .await;
+    drop(idle);
+    let handle = simulator.handle.clone();
+    tokio::spawn(async move { while reader.socket_next().await {} });
+    within(handle.done()).await;
+}
+
+impl support::Client {
+    async fn socket_next(&mut self) -> bool {
+        self.next().await.is_some_and(|message| message.is_ok())
+    }
+}
+
+#[tokio::test]
+async fn with_a_rate_what_comes_while_nobody_is_connected_is_lost() {
+    let simulator = start(Options {
+        rate: Some(1_000.0),
+        ..Options::default()
+    })
+    .await;
+    let mut client = simulator.authorised().await;
+    assert_eq!(client.id().await, 1);
+    drop(client);
+    simulator.handle.wait_until(|counters| counters.open == 0).await;
+    let before = simulator.handle.counters().sent;
+    // Time is what loses entries here, so the condition is the REST interface's newest entry.
+    within(async { while newest_id(&simulator).await < before + 50 {} }).await;
+    let mut client = simulator.authorised().await;
+    assert!(client.id().await > before + 50);
+}
+
+async fn newest_id(simulator: &support::Running) -> u64 {
+    let (_, body) = get(simulator, "/v1/entries/?limit=1", Some("any")).await;
+    body["results"][0]["id"].as_u64().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn without_a_rate_or_with_hold_nothing_is_lost_between_connections() {
+    for rate in [None, Some(2_000.0)] {
+        let faults = vec![
+            "close=1001,after=100".parse().unwrap(),
+            "cut,after=70,every=90".parse().unwrap(),
+        ];
+        let options = Options {
+            rate,
+            hold: true,
+            count: Some(700),
+            faults,
+            keep_frames: 1_000,
+            ..Options::default()
+        };
+        let simulator = start(options).await;
+        let mut received = Vec::new();
+        while received.len() < 700 {
+            let mut client = simulator.authorised().await;
+            while let Some(Ok(message)) = client.next().await {
+                if let Message::Text(text) = message {
+                    received.push(text.to_string());
+                }
+                if received.len() == 700 {
+                    break;
+                }
+            }
+        }
+        assert_eq!(
+            received.iter().map(|frame| id_of(frame)).collect::<Vec<_>>(),
+            (1..=700).collect::<Vec<_>>()
+        );
+        assert_eq!(received, simulator.frames());
+        assert!(simulator.handle.counters().connections > 6);
+    }
+}
+
+#[tokio::test]
+async fn the_record_has_the_bytes_that_were_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let record = directory.path().join("sent.jsonl");
+    let simulator = start(Options {
+        record: Some(record.clone()),
+        count: Some(2_000),
+        ..Options::default()
+    })
+    .await;
+    let mut client = simulator.authorised().await;
+    let mut received = String::new();
+    for _ in 0..2_000 {
+        received.push_str(&client.text().await);
+        received.push('\n');
+    }
+    // Within a second of itself, while the simulator goes on.
+    within(async {
+        while std::fs::metadata(&record).unwrap().len() < received.len() as u64 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert!(received == std::fs::read_to_string(&record).unwrap());
+    simulator.stop().await.unwrap();
+    assert!(received == std::fs::read_to_string(&record).unwrap());
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_written_ends_the_simulator_with_the_reason() {
+    let simulator = start(Options {
+        record: Some("/dev/full".into()),
+        ..Options::default()
+    })
+    .await;
+    let mut client = simulator.authorised().await;
+    while client.socket_next().await {}
+    let error = simulator.stop().await.unwrap_err();
+    assert_eq!(error.to_string(), r#"the record "/dev/full" cannot be written"#);
+}
+
+#[tokio::test]
+async fn frames_of_two_mebibytes() {
+    let size = 2 << 20;
+    let simulator = start(Options {
+        size: Some(size),
+        count: Some(3),
+        ..Options::default()
+    })
+    .await;
+    let mut client = simulator.authorised().await;
+    for id in 1..=3 {
+        let text = client.text().await;
+        assert_eq!(text.len(), size);
+        assert_eq!(id_of(&text), id);
+    }
+}
+
+#[tokio::test]
+async fn cutting_all_connections_loses_nothing_that_was_sent() {
+    let simulator = start_with(&[], None).await;
+    let mut client = simulator.authorised().await;
+    client.ids(100).await;
+    simulator.handle.cut_all();
+    let (texts, code) = client.rest().await;
+    assert_eq!(code, None);
+    simulator.handle.wait_until(|counters| counters.open == 0).await;
+    assert_eq!(100 + texts.len() as u64, simulator.handle.counters().sent);
+}
+
+#[tokio::test]
+async fn options_that_cannot_be_used_are_refused_at_the_start() {
+    let bind = |options: Options| async move { Simulator::bind(options).await.unwrap_err() };
+    let size = bind(Options {
+        size: Some(MIN_FRAME_BYTES - 1),
+        ..Options::default()
+    })
+    .await;
+    assert!(
+        matches!(size, BindError::Options(OptionsError::Size { .. })),
+        "{size}"
+    );
+    let record = bind(Options {
+        record: Some("/nowhere/sent".into()),
+        ..Options::default()
+    })
+    .await;
+    assert_eq!(
+        record.to_string(),
+        r#"the record "/nowhere/sent" cannot be created"#
+    );
+    let files = TlsFiles {
+        certificates: "/nowhere/cert".into(),
+        key: "/nowhere/key".into(),
+    };
+    let tls = bind(Options {
+        tls: Some(files),
+        ..Options::default()
+    })
+    .await;
+    let cause = std::error::Error::source(&tls).unwrap();
+    assert_eq!(
+        cause.to_string(),
+        r#"a certificate cannot be read from "/nowhere/cert""#
+    );
+}
+
+#[tokio::test]
+async fn rest_on_the_same_port() {
+    let simulator = start(Options {
+        tokens: vec!["secret".into()],
+        count: Some(100),
+        ..Options::default()
+    })
+    .await;
+    let mut client = simulator.authorised().await;
+    let mut last = Value::Null;
+    for _ in 0..100 {
+        last = client.json().await;
+    }
+    let (status, body) = get(&simulator, "/v1/entries/?limit=3", Some("secret")).await;
+    assert_eq!(status, 200);
+    assert_eq!(body["results"][0], last["data"]);
+    assert_eq!(body["results"].as_array().unwrap().len(), 3);
+    assert_eq!(get(&simulator, "/v1/entries/", Some("wrong")).await.0, 401);
+    assert_eq!(get(&simulator, "/v1/entries/", None).await.0, 401);
+    assert_eq!(
+        get(&simulator, "/v1/entries/?limit=x", Some("secret")).await.0,
+        400
+    );
+    let pid = last["data"]["pid"].as_str().unwrap_or("none").to_owned();
+    let (status, _) = get(
+        &simulator,
+        &format!("/v1/entries/stats/pid/{pid}/"),
+        Some("secret"),
+    )
+    .await;
+    assert_eq!(status, if pid == "none" { 404 } else { 200 });
+}
+
+async fn get(simulator: &support::Running, path: &str, token: Option<&str>) -> (u16, Value) {
+    let mut stream = TcpStream::connect(simulator.handle.local_addr()).await.unwrap();
+    let token = token.map_or_else(String::new, |token| format!("Authorization: Token {token}\r\n"));
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within(stream.read_to_string(&mut answer)).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap())
+}
+
+#[tokio::test]
+async fn the_same_over_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    let tls = certificate(directory.path());
+    let root = std::fs::read(&tls.certificates).unwrap();
+    let simulator = start(Options {
+        tls: Some(tls),
+        count: Some(20_000),
+        ..Options::default()
+    })
+    .await;
+
+    use rustls_pki_types::{CertificateDer, pem::PemObject};
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&root).unwrap()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let tcp = TcpStream::connect(simulator.handle.local_addr()).await.unwrap();
+    let stream = connector
+        .connect("localhost".try_into().unwrap(), tcp)
+        .await
+        .unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async("wss://localhost/", stream)
+        .await
+        .unwrap();
+
+    use futures_util::{SinkExt, StreamExt};
+    socket.send(Message::text(AUTH)).await.unwrap();
+    let mut texts = Vec::new();
+    while texts.len() < 20_001 {
+        match within(socket.next()).await.unwrap().unwrap() {
+            Message::Text(text) => texts.push(text),
+            other => panic!("{other:?}"),
+        }
+    }
+    let ids: Vec<u64> = texts[1..].iter().map(|text| id_of(text)).collect();
+    assert_eq!(ids, (1..=20_000).collect::<Vec<_>>());
+    simulator.stop().await.unwrap();
+    assert!(matches!(
+        within(socket.next()).await,
+        Some(Ok(Message::Close(Some(_))))
+    ));
+}
+
+fn certificate(directory: &Path) -> TlsFiles {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let files = TlsFiles {
+        certificates: directory.join("cert.pem"),
+        key: directory.join("key.pem"),
+    };
+    std::fs::write(&files.certificates, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    files
+}
+
+#[tokio::test]
+async fn a_silent_tcp_connection_does_not_hold_up_the_end() {
+    let simulator = start_with(&[], None).await;
+    let _idle = TcpStream::connect(simulator.handle.local_addr()).await.unwrap();
+    let _client = simulator.authorised().await;
+    tokio::time::timeout(Duration::from_secs(5), simulator.stop())
+        .await
+        .unwrap()
+        .unwrap();
+}

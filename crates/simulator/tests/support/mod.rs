@@ -1,0 +1,158 @@
+//! A simulator in this process and clients over real sockets.
+
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::{fmt::Debug, future::Future, time::Duration};
+
+use futures_util::{SinkExt, StreamExt};
+use neurobridge_simulator::{Handle, Options, RunError, Simulator};
+use serde_json::Value;
+use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
+use tokio_tungstenite::{WebSocketStream, client_async, tungstenite};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tungstenite::{Error, Message, protocol::CloseFrame};
+
+/// A test that waits longer than this fails.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Running {
+    pub(crate) handle: Handle,
+    stop: DropGuard,
+    task: JoinHandle<Result<(), RunError>>,
+}
+
+pub(crate) async fn start(options: Options) -> Running {
+    let simulator = Simulator::bind(options).await.unwrap();
+    let (handle, stop) = (simulator.handle(), CancellationToken::new());
+    let task = tokio::spawn(simulator.run(stop.clone()));
+    Running {
+        handle,
+        stop: stop.drop_guard(),
+        task,
+    }
+}
+
+pub(crate) async fn start_with(faults: &[&str], count: Option<u64>) -> Running {
+    let faults = faults.iter().map(|rule| rule.parse().unwrap()).collect();
+    start(Options {
+        faults,
+        count,
+        keep_frames: 10_000,
+        ..Options::default()
+    })
+    .await
+}
+
+impl Running {
+    pub(crate) async fn stop(self) -> Result<(), RunError> {
+        drop(self.stop);
+        within(self.task).await.unwrap()
+    }
+
+    /// The frames that were sent, as text.
+    pub(crate) fn frames(&self) -> Vec<String> {
+        self.handle
+            .frames()
+            .iter()
+            .map(|frame| String::from_utf8(frame.to_vec()).unwrap())
+            .collect()
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Client, Error> {
+        let stream = TcpStream::connect(self.handle.local_addr()).await.unwrap();
+        let (socket, _) = within(client_async("ws://localhost/", stream)).await?;
+        Ok(Client { socket })
+    }
+
+    pub(crate) async fn authorised(&self) -> Client {
+        let mut client = self.connect().await.unwrap();
+        client.send(AUTH).await;
+        assert_eq!(client.json().await, serde_json::json!({ "auth": "ok" }));
+        client
+    }
+}
+
+pub(crate) const AUTH: &str = r#"{"action":"AUTH","data":{"token":"secret"}}"#;
+pub(crate) const PING: &str = r#"{"action":"PING"}"#;
+
+pub(crate) struct Client {
+    pub(crate) socket: WebSocketStream<TcpStream>,
+}
+
+impl Client {
+    pub(crate) async fn send(&mut self, text: &str) {
+        within(self.socket.send(Message::text(text))).await.unwrap();
+    }
+
+    pub(crate) async fn next(&mut self) -> Option<Result<Message, Error>> {
+        within(self.socket.next()).await
+    }
+
+    pub(crate) async fn text(&mut self) -> String {
+        match self.next().await {
+            Some(Ok(Message::Text(text))) => text.to_string(),
+            other => panic!("expected a text, found {other:?}"),
+        }
+    }
+
+    pub(crate) async fn json(&mut self) -> Value {
+        serde_json::from_str(&self.text().await).unwrap()
+    }
+
+    /// The next event's id.
+    pub(crate) async fn id(&mut self) -> u64 {
+        self.json().await["id"].as_u64().unwrap()
+    }
+
+    pub(crate) async fn ids(&mut self, count: usize) -> Vec<u64> {
+        let mut ids = Vec::new();
+        while ids.len() < count {
+            ids.push(self.id().await);
+        }
+        ids
+    }
+
+    /// All texts up to the end of the connection, and its close code.
+    pub(crate) async fn rest(&mut self) -> (Vec<String>, Option<u16>) {
+        let (mut texts, mut code) = (Vec::new(), None);
+        while let Some(message) = self.next().await {
+            match message {
+                Ok(Message::Text(text)) => texts.push(text.to_string()),
+                Ok(Message::Close(close)) => code = close.map(|CloseFrame { code, .. }| code.into()),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        (texts, code)
+    }
+
+    /// Pings, and passes over events until the answer.
+    pub(crate) async fn ping(&mut self) -> Value {
+        self.send(PING).await;
+        loop {
+            let message = self.json().await;
+            if message.get("PING").is_some() {
+                return message;
+            }
+        }
+    }
+}
+
+pub(crate) fn id_of(frame: &str) -> u64 {
+    serde_json::from_str::<Value>(frame).unwrap()["id"]
+        .as_u64()
+        .unwrap()
+}
+
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(DEADLINE, future)
+        .await
+        .expect("nothing happened within the deadline")
+}
+
+/// Asserts that nothing comes: what must not come is given as long as what does come takes many times over.
+pub(crate) async fn assert_silent<T: Debug>(future: impl Future<Output = T>) {
+    if let Ok(came) = timeout(Duration::from_millis(300), future).await {
+        panic!("expected silence, found {came:?}");
+    }
+}

@@ -1,0 +1,164 @@
+//! What can go wrong with a file, and what it means for the sink.
+
+use std::{
+    error::Error,
+    io,
+    path::{Path, PathBuf},
+};
+
+use neurobridge_core::sink::{FaultKind, SinkFault};
+
+/// Why a file can't be written to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// The system refused.
+    #[error("can't {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The disk, or the quota, is full.
+    #[error("no space left to {action} {}; goes on by itself when there is room", path.display())]
+    NoSpace {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Someone else writes to it.
+    #[error(
+        "another process writes to {}, expected to be the only one: stop it, or give each a path of its own",
+        path.display()
+    )]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What was written may not be on the disk, and no later sync can tell: the system may have marked it clean.
+    #[error("{} could not be synced to the disk; restart when the disk is mended", path.display())]
+    Sync {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A sync failed before.
+    #[error("{} is not written to any more since a sync failed; restart when the disk is mended", path.display())]
+    Failed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The path is that of no file.
+    #[error("found \"{}\", expected the path of a file", path.display())]
+    NoFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The task that should have written is gone: a bug, or the program is stopping.
+    #[error("writing to {} was broken off", path.display())]
+    BrokenOff {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl FileError {
+    /// For `map_err`: what was tried, and on what.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| {
+            let path = path.to_owned();
+            match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Self::NoSpace { action, path, source }
+                }
+                _ => Self::Io { action, path, source },
+            }
+        }
+    }
+
+    /// For `map_err`: a sync that failed.
+    pub(crate) fn sync(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Sync {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// Whether another try could do harm.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Sync { .. } | Self::Failed { .. } => true,
+            // Permissions, mounts, full disks and other processes come and go.
+            Self::Io { .. }
+            | Self::NoSpace { .. }
+            | Self::Locked { .. }
+            | Self::NoFile { .. }
+            | Self::BrokenOff { .. } => false,
+        }
+    }
+
+    /// This error with its cause, in one sentence.
+    pub(crate) fn sentence(&self) -> String {
+        match self.source() {
+            Some(cause) => format!("{self}: {cause}"),
+            None => self.to_string(),
+        }
+    }
+}
+
+impl From<FileError> for SinkFault {
+    fn from(error: FileError) -> Self {
+        if error.is_final() {
+            Self::fatal(FaultKind::Disk, error.sentence())
+        } else {
+            Self::new(FaultKind::Disk, error.sentence())
+        }
+    }
+}
+
+impl From<FileError> for io::Error {
+    fn from(error: FileError) -> Self {
+        let kind = match &error {
+            FileError::Io { source, .. }
+            | FileError::NoSpace { source, .. }
+            | FileError::Sync { source, .. } => source.kind(),
+            FileError::Locked { .. } => io::ErrorKind::ResourceBusy,
+            FileError::Failed { .. } | FileError::NoFile { .. } | FileError::BrokenOff { .. } => {
+                io::ErrorKind::Other
+            }
+        };
+        Self::new(kind, error.sentence())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_passes_and_a_failed_sync_does_not() {
+        let path = Path::new("/x/events.jsonl");
+        let full = FileError::io("write to", path)(io::ErrorKind::StorageFull.into());
+        let fault = SinkFault::from(full);
+        assert!(!fault.is_final && fault.kind == FaultKind::Disk);
+        assert!(
+            fault
+                .reason
+                .starts_with("no space left to write to /x/events.jsonl"),
+            "{fault}"
+        );
+        let fault = SinkFault::from(FileError::sync(path)(io::Error::from_raw_os_error(5)));
+        assert!(fault.is_final);
+        assert!(
+            fault.reason.contains("restart") && fault.reason.ends_with("(os error 5)"),
+            "{fault}"
+        );
+    }
+}

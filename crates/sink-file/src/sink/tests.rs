@@ -1,0 +1,439 @@
+use std::{
+    collections::VecDeque,
+    fs::{self, OpenOptions},
+    io::Write,
+    time::Duration,
+};
+
+use neurobridge_core::{
+    envelope::{Kind, read},
+    reader::Cursor,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{log::tests::HandClock, rotation::Place};
+
+/// A feed, a folder, and what a delivery would keep: enough to start a sink again and again.
+struct Setting {
+    folder: tempfile::TempDir,
+    config: FileConfig,
+    clock: HandClock,
+    spool: SpoolId,
+    cursor: Cursor,
+    sink: FileSink,
+}
+
+impl Setting {
+    fn new(config: FileConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = HandClock::now();
+        let sink = FileSink::with_clock("archive", &config, folder.path(), clock.clock());
+        Self {
+            folder,
+            config,
+            clock,
+            spool: SpoolId::generate(),
+            cursor: Cursor::starting_at(Sequence::FIRST),
+            sink,
+        }
+    }
+
+    /// As after a kill: nothing is left but what is on the disk, and the cursor.
+    async fn restart(&mut self) {
+        // Until the lock is free; what it still writes is as if the kill had come later.
+        self.sink.close().await;
+        self.sink = FileSink::with_clock("archive", &self.config, self.folder.path(), self.clock.clock());
+    }
+
+    async fn connect(&mut self) {
+        let session = Session {
+            spool: self.spool,
+            cursor: &self.cursor,
+        };
+        self.sink.connect(&session).await.unwrap();
+    }
+
+    fn publish(&mut self, sequence: u64) -> Result<(), PublishError> {
+        publish(&mut self.sink, sequence)
+    }
+
+    /// Publishes and has the outcome, as far as it goes at once.
+    async fn deliver(&mut self, sequences: std::ops::Range<u64>) {
+        let mut waiting: VecDeque<u64> = sequences.collect();
+        while let Some(&sequence) = waiting.front() {
+            match self.publish(sequence) {
+                Ok(()) => drop(waiting.pop_front()),
+                Err(PublishError::Full) => drop(self.outcomes().await),
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        self.outcomes().await;
+    }
+
+    async fn outcomes(&mut self) -> Vec<u64> {
+        self.sink.flush().await.unwrap();
+        let mut acks = Vec::new();
+        self.sink.outcomes(&mut acks).await.unwrap();
+        assert!(acks.iter().all(|ack| ack.verdict == Verdict::Delivered));
+        acks.iter().map(|ack| ack.sequence.get()).collect()
+    }
+
+    fn commit(&mut self, next: u64) {
+        self.cursor.next = Sequence::new(next).unwrap();
+        self.cursor.note = self.sink.note();
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.folder.path().join(&self.config.path)
+    }
+
+    /// The ids of the events in all files, oldest first.
+    fn stored(&self) -> Vec<u64> {
+        let place = Place::new(&self.path()).unwrap();
+        let rotated = place.list().unwrap();
+        let paths = rotated.iter().map(|file| &file.path).chain([&place.active]);
+        let text: String = paths.map(|path| fs::read_to_string(path).unwrap()).collect();
+        text.lines()
+            .map(|line| {
+                serde_json::from_str::<serde_json::Value>(line).unwrap()["id"]
+                    .as_u64()
+                    .unwrap()
+            })
+            .collect()
+    }
+}
+
+fn raw() -> FileConfig {
+    FileConfig {
+        path: "log/events.jsonl".into(),
+        format: FileFormat::Raw,
+        ..FileConfig::default()
+    }
+}
+
+fn publish(sink: &mut FileSink, sequence: u64) -> Result<(), PublishError> {
+    let frame = format!(
+        "{{\"id\":{sequence},\"data\":{{\"pad\":\"{}\"}}}}",
+        "x".repeat((sequence % 7) as usize * 10)
+    );
+    publish_frame(sink, sequence, &frame)
+}
+
+fn publish_frame(sink: &mut FileSink, sequence: u64, frame: &str) -> Result<(), PublishError> {
+    let Kind::Event(envelope) = read(frame).unwrap() else {
+        panic!("no event")
+    };
+    sink.publish(&Event {
+        sequence: Sequence::new(sequence).unwrap(),
+        received_at: Timestamp::UNIX_EPOCH,
+        source: "main",
+        conflict: None,
+        envelope,
+        frame,
+    })
+}
+
+#[tokio::test]
+async fn what_is_told_delivered_is_in_the_file() {
+    let mut setting = Setting::new(raw());
+    assert!(matches!(setting.publish(1), Err(PublishError::Fault(_))));
+    setting.connect().await;
+    for sequence in 1..=3 {
+        setting.publish(sequence).unwrap();
+    }
+    assert_eq!(setting.stored(), [0u64; 0]);
+    setting.sink.flush().await.unwrap();
+    assert!(matches!(setting.publish(4), Err(PublishError::Full)));
+    let mut acks = Vec::new();
+    setting.sink.outcomes(&mut acks).await.unwrap();
+    assert_eq!(acks.len(), 3);
+    assert_eq!(setting.stored(), [1, 2, 3]);
+    setting.publish(4).unwrap();
+    assert_eq!(setting.outcomes().await, [4]);
+}
+
+#[tokio::test]
+async fn no_more_is_collected_than_a_batch() {
+    let mut setting = Setting::new(raw());
+    setting.connect().await;
+    let frame = format!(
+        "{{\"id\":1,\"data\":{{\"pad\":\"{}\"}}}}",
+        "x".repeat(BATCH_BYTES / 2)
+    );
+    let mut taken = 0;
+    while publish_frame(&mut setting.sink, taken + 1, &frame).is_ok() {
+        taken += 1;
+    }
+    assert_eq!(taken, 2);
+    let huge = format!(
+        "{{\"id\":1,\"data\":{{\"pad\":\"{}\"}}}}",
+        "x".repeat(8 * BATCH_BYTES)
+    );
+    assert_eq!(setting.outcomes().await.len(), 2);
+    publish_frame(&mut setting.sink, 3, &huge).unwrap();
+    assert_eq!(setting.outcomes().await, [3]);
+    assert!(setting.sink.batch.lines.capacity() <= 2 * BATCH_BYTES);
+}
+
+#[tokio::test]
+async fn outcomes_can_be_given_up_and_asked_for_again() {
+    let mut setting = Setting::new(raw());
+    setting.connect().await;
+    setting.publish(1).unwrap();
+    setting.sink.flush().await.unwrap();
+    let mut acks = Vec::new();
+    tokio::select! {
+        biased;
+        _ = setting.sink.outcomes(&mut acks) => {}
+        () = std::future::ready(()) => {}
+    }
+    if acks.is_empty() {
+        setting.sink.outcomes(&mut acks).await.unwrap();
+    }
+    assert_eq!(acks.len(), 1);
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_from_the_note() {
+    let mut setting = Setting::new(raw());
+    setting.connect().await;
+    setting.deliver(1..4).await;
+    setting.commit(4);
+    setting.deliver(4..8).await;
+    setting.restart().await;
+    setting.connect().await;
+    assert_eq!(setting.stored(), [1, 2, 3]);
+    setting.deliver(4..6).await;
+    assert_eq!(setting.stored(), [1, 2, 3, 4, 5]);
+    // The note still is the old one, and the writer after it is of the same lineage.
+    setting.restart().await;
+    setting.connect().await;
+    assert_eq!(setting.stored(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_reconnect_goes_on_from_what_was_told_last() {
+    let mut setting = Setting::new(raw());
+    setting.connect().await;
+    setting.deliver(1..3).await;
+    setting.publish(3).unwrap();
+    setting.sink.flush().await.unwrap();
+    // The cursor was never kept, and 3 may be on the disk by now: its outcome was not told.
+    setting.connect().await;
+    assert_eq!(setting.stored(), [1, 2]);
+    setting.deliver(3..5).await;
+    assert_eq!(setting.stored(), [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn lines_of_another_spool_are_never_cut_off() {
+    let mut setting = Setting::new(raw());
+    setting.connect().await;
+    setting.deliver(1..3).await;
+    setting.commit(3);
+    let mine = setting.cursor.clone();
+    setting.restart().await;
+    // Another spool, which has no note, writes to the same file.
+    setting.spool = SpoolId::generate();
+    setting.cursor = Cursor::starting_at(Sequence::FIRST);
+    setting.connect().await;
+    setting.deliver(100..102).await;
+    setting.restart().await;
+    setting.cursor = mine;
+    setting.connect().await;
+    assert_eq!(setting.stored(), [1, 2, 100, 101]);
+    setting.deliver(3..4).await;
+    setting.commit(4);
+    setting.deliver(4..5).await;
+    setting.restart().await;
+    setting.connect().await;
+    assert_eq!(setting.stored(), [1, 2, 100, 101, 3]);
+}
+
+#[tokio::test]
+async fn a_note_that_makes_no_sense_costs_nothing() {
+    for note in ["", "{}", "events.jsonl 17", "null"] {
+        let mut setting = Setting::new(raw());
+        setting.connect().await;
+        setting.deliver(1..3).await;
+        setting.restart().await;
+        setting.cursor.note = Some(note.to_owned());
+        setting.connect().await;
+        assert_eq!(setting.stored(), [1, 2]);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_a_fault_that_passes() {
+    let mut setting = Setting::new(raw());
+    setting.connect().await;
+    setting.deliver(1..3).await;
+    fs::rename(setting.path(), setting.folder.path().join("kept")).unwrap();
+    std::os::unix::fs::symlink("/dev/full", setting.path()).unwrap();
+    setting.publish(3).unwrap();
+    setting.sink.flush().await.unwrap();
+    let fault = setting.sink.outcomes(&mut Vec::new()).await.unwrap_err();
+    assert!(!fault.is_final && fault.kind == FaultKind::Disk, "{fault}");
+    assert!(fault.reason.contains("no space left"), "{fault}");
+    fs::rename(setting.folder.path().join("kept"), setting.path()).unwrap();
+    setting.connect().await;
+    setting.deliver(3..4).await;
+    assert_eq!(setting.stored(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_failed_sync_is_a_final_fault() {
+    let mut setting = Setting::new(raw());
+    fs::create_dir(setting.folder.path().join("log")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", setting.path()).unwrap();
+    setting.connect().await;
+    setting.publish(1).unwrap();
+    setting.sink.flush().await.unwrap();
+    let fault = setting.sink.outcomes(&mut Vec::new()).await.unwrap_err();
+    assert!(fault.is_final && fault.kind == FaultKind::Disk, "{fault}");
+}
+
+#[tokio::test]
+async fn a_second_sink_on_the_same_file_is_told() {
+    let mut setting = Setting::new(raw());
+    setting.connect().await;
+    let mut second = FileSink::new("second", &setting.config, setting.folder.path());
+    let session = Session {
+        spool: setting.spool,
+        cursor: &setting.cursor,
+    };
+    let fault = second.connect(&session).await.unwrap_err();
+    assert!(
+        !fault.is_final && fault.reason.contains("another process writes to"),
+        "{fault}"
+    );
+    setting.sink.close().await;
+    second.connect(&session).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_file_is_removed_though_no_event_comes() {
+    let mut setting = Setting::new(FileConfig {
+        max_age: Some(Duration::from_secs(3600)),
+        ..raw()
+    });
+    setting.connect().await;
+    setting.deliver(1..3).await;
+    setting.clock.advance(Duration::from_secs(2 * 3600));
+    let place = Place::new(&setting.path()).unwrap();
+    tokio::time::timeout(Duration::from_secs(600), async {
+        while fs::metadata(&place.active).unwrap().len() > 0 || !place.list().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
+    .await
+    .unwrap();
+    setting.deliver(3..4).await;
+    assert_eq!(setting.stored(), [3]);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish(u8),
+    /// Write, and hear of it.
+    Outcomes,
+    /// The cursor reaches the disk.
+    Commit,
+    /// A kill; before it, what was published is written or not, and then a part of a line.
+    Crash {
+        is_written: bool,
+        torn: bool,
+    },
+    /// A fault within the process.
+    Reconnect {
+        is_written: bool,
+    },
+    Wait(u8),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (1u8..6).prop_map(Step::Publish),
+        6 => Just(Step::Outcomes),
+        3 => Just(Step::Commit),
+        2 => any::<(bool, bool)>().prop_map(|(is_written, torn)| Step::Crash { is_written, torn }),
+        1 => any::<bool>().prop_map(|is_written| Step::Reconnect { is_written }),
+        2 => (1u8..90).prop_map(Step::Wait),
+    ]
+}
+
+/// The files hold each event once and in order, whatever happens in between.
+async fn run(steps: Vec<Step>, max_size: u64) {
+    let mut setting = Setting::new(FileConfig {
+        max_size: neurobridge_core::units::ByteSize::from_bytes(max_size),
+        rotate_every: Some(Duration::from_secs(3600)),
+        ..raw()
+    });
+    // What a delivery knows: all below `told` has its outcome, all below `published` is in the sink.
+    let (mut told, mut published) = (1, 1);
+    setting.connect().await;
+    setting.commit(1);
+    for step in steps {
+        match step {
+            Step::Publish(count) => {
+                for _ in 0..count {
+                    match setting.publish(published) {
+                        Ok(()) => published += 1,
+                        Err(PublishError::Full) => break,
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+            }
+            Step::Outcomes => {
+                if told < published {
+                    assert_eq!(setting.outcomes().await, (told..published).collect::<Vec<_>>());
+                    told = published;
+                }
+                assert_eq!(setting.stored(), (1..told).collect::<Vec<_>>());
+            }
+            Step::Commit => {
+                if told == published {
+                    setting.commit(told);
+                }
+            }
+            Step::Crash { is_written, torn } => {
+                if is_written {
+                    setting.sink.flush().await.unwrap();
+                }
+                setting.restart().await;
+                if torn {
+                    let mut file = OpenOptions::new().append(true).open(setting.path()).unwrap();
+                    file.write_all(b"{\"id\":4").unwrap();
+                }
+                setting.connect().await;
+                told = setting.cursor.next.get();
+                published = told;
+                assert_eq!(setting.stored(), (1..told).collect::<Vec<_>>());
+            }
+            Step::Reconnect { is_written } => {
+                if is_written {
+                    setting.sink.flush().await.unwrap();
+                }
+                setting.connect().await;
+                published = told;
+                assert_eq!(setting.stored(), (1..told).collect::<Vec<_>>());
+            }
+            Step::Wait(minutes) => setting
+                .clock
+                .advance(Duration::from_secs(60 * u64::from(minutes))),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn each_event_stands_once_and_in_order(
+        steps in proptest::collection::vec(any_step(), 1..60), max_size in 50u64..600,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(run(steps, max_size));
+    }
+}

@@ -1,0 +1,153 @@
+use schemars::schema_for;
+
+use super::*;
+
+fn read(json: serde_json::Value) -> Result<KafkaConfig, String> {
+    serde_json::from_value(json).map_err(|error| error.to_string())
+}
+
+#[test]
+fn defaults_are_as_documented() {
+    let config = read(serde_json::json!({ "bootstrap_servers": "localhost:9092" })).unwrap();
+    assert_eq!(
+        format!("{config:?}"),
+        format!("{:?}", KafkaConfig::new("localhost:9092"))
+    );
+    assert_eq!(config.check(), []);
+    insta::assert_debug_snapshot!(config);
+}
+
+#[test]
+fn everything_can_be_set() {
+    let config = read(serde_json::json!({
+        "bootstrap_servers": "a:1, b:2",
+        "topic": "entries.{space.id}",
+        "key": "{space.id}/{pid}",
+        "format": "cloudevents_json",
+        "compression": "zstd",
+        "linger": "20ms",
+        "max_queue_size": "32 MiB",
+        "create": true,
+        "partitions": 6,
+        "replicas": 3,
+        "oversize": "strip",
+        "dead_letter": { "topic": "dead" },
+        "tls": { "ca_file": "ca.pem", "cert_file": "c.pem", "key_file": "k.pem", "key_password": 7 },
+        "sasl": { "mechanism": "scram_sha_512", "username": "bob", "password": true },
+        "properties": { "socket.keepalive.enable": true, "socket.timeout.ms": 30000 },
+    }))
+    .unwrap();
+    assert_eq!(config.check(), []);
+    let sasl = config.sasl.as_ref().unwrap();
+    assert_eq!(sasl.password.as_ref().unwrap().expose(), "true");
+    assert_eq!(config.properties["socket.timeout.ms"].expose(), "30000");
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let config = read(serde_json::json!({
+        "bootstrap_servers": "a:1",
+        "tls": { "key_password": "hunter1" },
+        "sasl": { "mechanism": "plain", "username": "bob", "password": "hunter2" },
+        "properties": { "ssl.key.pem": "hunter3" },
+    }))
+    .unwrap();
+    let shown = format!("{config:?} {}", serde_json::to_string(&config).unwrap());
+    assert!(shown.contains("bob") && !shown.contains("hunter"), "{shown}");
+    let sink = crate::KafkaSink::new("kafka", config);
+    assert!(!format!("{sink:?}").contains("hunter"));
+}
+
+#[test]
+fn all_mistakes_are_found_at_once() {
+    let config = read(serde_json::json!({
+        "bootstrap_servers": " , ",
+        "topic": "entries.{pid}",
+        "linger": "1h",
+        "max_queue_size": "10 KiB",
+        "create": true,
+        "partitions": 0,
+        "dead_letter": { "topic": "a b", "path": null },
+        "tls": { "cert_file": "c.pem", "key_password": "x", "key_password_file": "y" },
+        "sasl": { "mechanism": "plain", "username": "" },
+        "properties": { "acks": "1", "linger.ms": 1, "no.such": "hunter2" },
+    }))
+    .unwrap();
+    let errors: Vec<String> = config
+        .check()
+        .iter()
+        .map(|(key, message)| format!("{key}: {message}"))
+        .collect();
+    insta::assert_snapshot!(errors.join("\n"));
+}
+
+#[test]
+fn each_mistake_has_its_sentence() {
+    let errors = |change: fn(&mut KafkaConfig)| {
+        let mut config = KafkaConfig::new("a:1");
+        change(&mut config);
+        config
+            .check()
+            .iter()
+            .map(|(key, message)| format!("{key}: {message}"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let place = |topic: Option<&str>, path: Option<&str>| {
+        Some(DeadLetterConfig {
+            topic: topic.map(str::to_owned),
+            path: path.map(PathBuf::from),
+        })
+    };
+    let text = [
+        errors(|config| config.topic = "a/b".parse().unwrap()),
+        errors(|config| config.topic = "a {x}".parse().unwrap()),
+        errors(|config| config.topic = "".parse().unwrap()),
+        errors(|config| config.topic = "..".parse().unwrap()),
+        errors(|config| config.partitions = Some(3)),
+        errors(|config| config.create = true),
+        errors(|config| {
+            config.dead_letter = Some(DeadLetterConfig {
+                topic: None,
+                path: None,
+            })
+        }),
+        errors(|config| {
+            config.dead_letter = Some(DeadLetterConfig {
+                topic: Some("neuroio.entries".into()),
+                path: None,
+            });
+        }),
+        errors(|config| {
+            config.dead_letter = Some(DeadLetterConfig {
+                topic: Some("d".into()),
+                path: Some("d".into()),
+            });
+        }),
+    ];
+    insta::assert_snapshot!(text.join("\n"));
+    let mut config = KafkaConfig::new("a:1");
+    config.dead_letter = place(None, Some("dead.jsonl"));
+    assert_eq!((config.check(), config.dead_letter_topic()), (vec![], None));
+    config.dead_letter = place(Some("dead"), None);
+    assert_eq!(
+        (config.check(), config.dead_letter_topic()),
+        (vec![], Some("dead"))
+    );
+}
+
+#[test]
+fn unknown_keys_are_refused_and_the_schema_knows_them_all() {
+    let error = read(serde_json::json!({ "bootstrap_servers": "a:1", "topics": "x" })).unwrap_err();
+    assert!(
+        error.contains("unknown field `topics`") && error.contains("`topic`"),
+        "{error}"
+    );
+    let schema = serde_json::to_value(schema_for!(KafkaConfig)).unwrap();
+    let properties = schema["properties"].as_object().unwrap();
+    assert_eq!(schema["additionalProperties"], false);
+    assert_eq!(properties.len(), 15);
+    for (key, property) in properties {
+        assert!(property["description"].is_string(), "{key}");
+    }
+}

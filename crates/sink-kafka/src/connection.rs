@@ -1,0 +1,384 @@
+//! A connection: one producer, what is known of the topics it writes to, and what is in flight.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use neurobridge_core::{
+    event::Sequence,
+    sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, SinkFault, Verdict},
+};
+use rdkafka::{ClientConfig, types::RDKafkaErrorCode as Code};
+use tokio::{sync::oneshot, time::Instant};
+use tracing::{debug, info};
+
+use crate::{
+    config::{KafkaConfig, Oversize},
+    context::Reports,
+    encode::Record,
+    error::{self, Blame},
+    health::Health,
+    producer::{KafkaProducer, StartError, reporting},
+    properties::{self, Limits},
+    sink::{on_thread, started},
+    topics::{self, Creation, DEFAULT_MAX_MESSAGE, Topic},
+};
+
+/// How often the topics' limits are read again. A limit that was lowered costs no event meanwhile, only order.
+const LOOK_INTERVAL: Duration = Duration::from_secs(300);
+/// How soon they are read again after a message was too large for what is known.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// So many topics are known at once. With more, all are forgotten and looked at anew when they come up.
+const MAX_TOPICS: usize = 1_000;
+
+/// What a connection is opened with.
+pub(crate) struct Open {
+    pub(crate) sink: String,
+    pub(crate) config: Arc<KafkaConfig>,
+    pub(crate) health: Arc<Health>,
+}
+
+/// See the module.
+pub(crate) struct Connection {
+    config: Arc<KafkaConfig>,
+    health: Arc<Health>,
+    /// With the secrets as they were when it was opened.
+    client: ClientConfig,
+    producer: KafkaProducer,
+    reports: Arc<Reports>,
+    limits: Limits,
+    /// By name; the topic of the configuration, if it is constant, apart: it is looked up for each event.
+    topics: HashMap<String, Topic>,
+    constant: Option<Topic>,
+    in_flight: usize,
+    /// When something was last acknowledged, or sent while nothing was in flight.
+    progress: Instant,
+    /// An event for a topic that is new to us: sent again when the topic is known.
+    waiting: Option<(String, Sequence)>,
+    /// Outcomes that do not come from librdkafka: at most one, of `waiting`.
+    own: Vec<Ack>,
+    /// The topics' limits have changed, and librdkafka is told its limits once: a new producer is due.
+    outdated: bool,
+    look: Option<oneshot::Receiver<Result<Vec<Topic>, SinkFault>>>,
+    next_look: Instant,
+}
+
+impl Open {
+    /// Opens it. Blocks until the topics are known.
+    pub(crate) fn open(self) -> Result<Connection, SinkFault> {
+        let client = properties::client(&self.config, &self.sink)?;
+        let constant = self.config.topic.constant().map(str::to_owned);
+        let names: Vec<String> = constant
+            .iter()
+            .cloned()
+            .chain(self.config.dead_letter_topic().map(str::to_owned))
+            .collect();
+        let mut topics: HashMap<String, Topic> = look_at(&client, &self.health, &names, &self.config)?
+            .into_iter()
+            .map(|topic| (topic.name.clone(), topic))
+            .collect();
+        let constant = constant.and_then(|name| topics.remove(&name));
+        let limits = limits(topics.values().chain(&constant), &self.config);
+        let (producer, reports) = start(&client, &self.config, limits, &self.health)?;
+        Ok(Connection {
+            config: self.config,
+            health: self.health,
+            client,
+            producer,
+            reports,
+            limits,
+            topics,
+            constant,
+            in_flight: 0,
+            progress: Instant::now(),
+            waiting: None,
+            own: Vec::new(),
+            outdated: false,
+            look: None,
+            next_look: Instant::now() + LOOK_INTERVAL,
+        })
+    }
+}
+
+impl Connection {
+    /// The topics that are known.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.topics.values().chain(&self.constant)
+    }
+
+    /// Whether another record may be sent now.
+    pub(crate) fn ready(&mut self) -> Result<(), PublishError> {
+        if let Some(fault) = self.reports.take_fault() {
+            return Err(PublishError::Fault(fault));
+        }
+        if self.waiting.is_some() {
+            return Err(PublishError::Full);
+        }
+        if self.outdated {
+            // What is in flight with the old producer comes first.
+            if self.in_flight > 0 {
+                return Err(PublishError::Full);
+            }
+            self.replace_producer().map_err(PublishError::Fault)?;
+        }
+        Ok(())
+    }
+
+    /// Hands a record to librdkafka, or notes that its topic has to be looked at first.
+    pub(crate) fn send(&mut self, sequence: Sequence, record: Record<'_>) -> Result<(), PublishError> {
+        let topic = match &self.constant {
+            Some(topic) if topic.name == record.topic => topic,
+            _ => match self.topics.get(record.topic) {
+                Some(topic) => topic,
+                None => {
+                    self.waiting = Some((record.topic.to_owned(), sequence));
+                    self.sent();
+                    return Ok(());
+                }
+            },
+        };
+        let most = most_bytes(topic, &self.config);
+        if record.size > most {
+            return Err(PublishError::Rejected(self.too_large(
+                record.topic,
+                record.size,
+                most,
+            )));
+        }
+        let Record {
+            topic,
+            key,
+            headers,
+            value,
+            size,
+        } = record;
+        // A pointer holds a sequence: checked where the reports come back.
+        match self
+            .producer
+            .send(topic, key, value, headers, sequence.get() as usize)
+        {
+            Ok(()) => {
+                self.sent();
+                Ok(())
+            }
+            Err(code) => Err(self.refused(code, topic, size)),
+        }
+    }
+
+    /// Waits for reports. Safe to cancel: nothing is taken before there is something to return.
+    pub(crate) async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        loop {
+            let before = acks.len();
+            // A fault ends the reports: asked for first, so that those before it are all taken after.
+            let fault = self.reports.take_fault();
+            self.reports.take(acks);
+            acks.append(&mut self.own);
+            let new = &acks[before..];
+            if !new.is_empty() {
+                self.in_flight = self.in_flight.saturating_sub(new.len());
+                self.progress = Instant::now();
+                let too_large = |ack: &Ack| matches!(&ack.verdict, Verdict::Suspect(rejection) if rejection.reason == RejectionReason::TooLarge);
+                if new.iter().any(too_large) {
+                    self.next_look = self.next_look.min(Instant::now() + LOOK_AGAIN);
+                }
+            }
+            if let Some(fault) = fault {
+                return Err(fault);
+            }
+            if acks.len() > before {
+                return Ok(());
+            }
+            self.reports.changed().await;
+        }
+    }
+
+    /// Looks at a topic that is new to us; and now and then at all of them, without waiting for it.
+    pub(crate) async fn look_at_topics(&mut self) -> Result<(), SinkFault> {
+        if let Some((name, sequence)) = self.waiting.clone() {
+            let work = self.looking(vec![name.clone()]);
+            let found = on_thread(work).await?;
+            if self.topics.len() >= MAX_TOPICS {
+                debug!(
+                    "{MAX_TOPICS} topics are known; they are forgotten and looked at again when they come up"
+                );
+                self.topics.clear();
+            }
+            self.learn(found);
+            self.waiting = None;
+            // Sent again alone: nothing behind it was taken meanwhile, so it keeps its place.
+            let detail = format!("the topic \"{name}\" was not known yet");
+            let rejection = Rejection {
+                reason: RejectionReason::Unrenderable,
+                detail,
+            };
+            self.own.push(Ack {
+                sequence,
+                verdict: Verdict::Suspect(rejection),
+            });
+        }
+        if let Some(look) = &mut self.look {
+            match look.try_recv() {
+                Ok(Ok(found)) => self.learn(found),
+                // What goes wrong with a look goes wrong with the next record too, and is told there.
+                Ok(Err(fault)) => debug!("the topics can't be looked at now: {fault}"),
+                Err(oneshot::error::TryRecvError::Empty) => return Ok(()),
+                Err(oneshot::error::TryRecvError::Closed) => {}
+            }
+            self.look = None;
+        } else if Instant::now() >= self.next_look {
+            self.next_look = Instant::now() + LOOK_INTERVAL;
+            let names = self.topics().map(|topic| topic.name.clone()).collect();
+            self.look = started(self.looking(names)).ok();
+        }
+        Ok(())
+    }
+
+    /// The reason of a fault that was not returned yet.
+    pub(crate) fn fault_reason(&self) -> Option<String> {
+        self.reports.fault_reason()
+    }
+
+    /// Since when what is in flight waits for an acknowledgement.
+    pub(crate) fn waiting_since(&self) -> Option<Instant> {
+        (self.in_flight > 0).then_some(self.progress)
+    }
+
+    pub(crate) fn into_producer(self) -> KafkaProducer {
+        self.producer
+    }
+
+    fn sent(&mut self) {
+        if self.in_flight == 0 {
+            self.progress = Instant::now();
+        }
+        self.in_flight += 1;
+    }
+
+    fn refused(&self, code: Code, topic: &str, size: usize) -> PublishError {
+        match error::blame(code) {
+            Blame::Full => PublishError::Full,
+            Blame::Message(RejectionReason::TooLarge) => {
+                PublishError::Rejected(self.too_large(topic, size, self.limits.message))
+            }
+            Blame::Message(reason) => {
+                let detail = format!("librdkafka refuses a message for the topic \"{topic}\" ({code})");
+                PublishError::Rejected(Rejection { reason, detail })
+            }
+            Blame::Sink(_) | Blame::Fenced => {
+                let (code, detail) = self.producer.fatal_error().unwrap_or((code, String::new()));
+                PublishError::Fault(error::fault(code, Some(topic), &detail))
+            }
+        }
+    }
+
+    fn too_large(&self, topic: &str, found: usize, most: usize) -> Rejection {
+        let advice = match self.config.oversize {
+            Oversize::DeadLetter => "raise its max.message.bytes, or set oversize = \"strip\"",
+            Oversize::Strip => "raise its max.message.bytes",
+        };
+        let detail = format!(
+            "found a message of {found} bytes, expected at most {most} for the topic \"{topic}\"; {advice}"
+        );
+        Rejection {
+            reason: RejectionReason::TooLarge,
+            detail,
+        }
+    }
+
+    fn learn(&mut self, found: Vec<Topic>) {
+        for topic in found {
+            match &mut self.constant {
+                Some(constant) if constant.name == topic.name => *constant = topic,
+                _ => drop(self.topics.insert(topic.name.clone(), topic)),
+            }
+        }
+        let limits = limits(self.topics(), &self.config);
+        self.outdated = limits != self.limits;
+    }
+
+    fn replace_producer(&mut self) -> Result<(), SinkFault> {
+        let limits = limits(self.topics(), &self.config);
+        info!(
+            ?limits,
+            "the topics' limits have changed: going on with a new producer"
+        );
+        let (producer, reports) = start(&self.client, &self.config, limits, &self.health)?;
+        // The old one has nothing left; dropped, it ends on its own thread.
+        self.producer = producer;
+        self.reports = reports;
+        self.limits = limits;
+        self.outdated = false;
+        Ok(())
+    }
+
+    fn looking(&self, names: Vec<String>) -> impl FnOnce() -> Result<Vec<Topic>, SinkFault> + Send + use<> {
+        let client = self.client.clone();
+        let health = Arc::clone(&self.health);
+        let config = Arc::clone(&self.config);
+        move || look_at(&client, &health, &names, &config)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the client: it has the secrets.
+        f.debug_struct("Connection")
+            .field("limits", &self.limits)
+            .field("in_flight", &self.in_flight)
+            .finish_non_exhaustive()
+    }
+}
+
+fn look_at(
+    client: &ClientConfig,
+    health: &Arc<Health>,
+    names: &[String],
+    config: &KafkaConfig,
+) -> Result<Vec<Topic>, SinkFault> {
+    // Numbers beyond the protocol's are refused with the configuration.
+    let creation = config.create.then(|| Creation {
+        partitions: config
+            .partitions
+            .and_then(|partitions| partitions.try_into().ok())
+            .unwrap_or(1),
+        replicas: config.replicas.map_or(1, i32::from),
+    });
+    topics::inspect(client, health, names, creation)
+}
+
+fn limits<'a>(topics: impl Iterator<Item = &'a Topic>, config: &KafkaConfig) -> Limits {
+    let bounds = topics
+        .map(topic_limit)
+        .fold(None, |bounds: Option<(usize, usize)>, limit| {
+            let (least, most) = bounds.unwrap_or((limit, limit));
+            Some((least.min(limit), most.max(limit)))
+        });
+    let (least, most) = bounds.unwrap_or((DEFAULT_MAX_MESSAGE, DEFAULT_MAX_MESSAGE));
+    Limits::between(least, most, config)
+}
+
+fn topic_limit(topic: &Topic) -> usize {
+    topic.max_message.unwrap_or(DEFAULT_MAX_MESSAGE)
+}
+
+/// The most bytes that a record for a topic may have. Never more than librdkafka's queue, which would be full of nothing
+/// else for ever.
+fn most_bytes(topic: &Topic, config: &KafkaConfig) -> usize {
+    let queue = usize::try_from(config.max_queue_size.bytes()).unwrap_or(usize::MAX);
+    topic_limit(topic).min(queue)
+}
+
+fn start(
+    client: &ClientConfig,
+    config: &KafkaConfig,
+    limits: Limits,
+    health: &Arc<Health>,
+) -> Result<(KafkaProducer, Arc<Reports>), SinkFault> {
+    let (context, reports) = reporting(health);
+    match KafkaProducer::start(&properties::producer(client, config, limits), context) {
+        Ok(producer) => Ok((producer, reports)),
+        Err(StartError::Client(error)) => Err(topics::not_made(&error)),
+        Err(StartError::Thread(error)) => Err(SinkFault::new(
+            FaultKind::Other,
+            format!("no thread can be made for the producer: {error}; raise the limit of threads or memory"),
+        )),
+    }
+}

@@ -1,0 +1,276 @@
+//! What librdkafka calls back: reports, errors, statistics, log lines.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+    atomic::{AtomicBool, Ordering},
+};
+
+use neurobridge_core::{
+    event::Sequence,
+    sink::{Ack, Rejection, SinkFault, Verdict},
+};
+use rdkafka::{
+    ClientContext, Message,
+    config::RDKafkaLogLevel,
+    error::KafkaError,
+    message::DeliveryResult,
+    producer::{BaseProducer, Producer, ProducerContext, PurgeConfig},
+    types::RDKafkaErrorCode as Code,
+};
+use tokio::sync::Notify;
+use tracing::debug;
+
+use crate::{
+    error::{self, Blame},
+    health::Health,
+};
+
+// A sequence travels through librdkafka as the opaque pointer of its message.
+const _: () = assert!(usize::BITS >= u64::BITS, "a sequence must fit into a pointer");
+
+/// Called by librdkafka, on the thread that polls.
+pub(crate) struct Context {
+    health: Arc<Health>,
+    reports: Arc<Reports>,
+    /// The producer that this belongs to. Set right after it was made; weak, as it owns this.
+    producer: OnceLock<Weak<BaseProducer<Self>>>,
+}
+
+/// What became of messages, on its way from the polling thread to the sink.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
+    /// Bounded by what is in flight, which `max_queue_size` bounds.
+    acks: Mutex<Vec<Ack>>,
+    fault: Mutex<Option<SinkFault>>,
+    /// Set with `fault`, and never taken back: this producer is done.
+    failed: AtomicBool,
+    news: Notify,
+}
+
+impl Reports {
+    /// Moves all acknowledgements over.
+    pub(crate) fn take(&self, acks: &mut Vec<Ack>) {
+        let mut waiting = lock(&self.acks);
+        if acks.is_empty() {
+            // Both vectors keep their memory, and the polling thread waits for no copy.
+            std::mem::swap(acks, &mut waiting);
+        } else {
+            acks.append(&mut waiting);
+        }
+    }
+
+    /// Waits until there is something new. What came before the call counts.
+    pub(crate) async fn changed(&self) {
+        self.news.notified().await;
+    }
+
+    /// The fault for which this producer is done, once.
+    pub(crate) fn take_fault(&self) -> Option<SinkFault> {
+        if !self.failed.load(Ordering::Acquire) {
+            return None;
+        }
+        lock(&self.fault).take()
+    }
+
+    /// The sentence of a fault that was not taken yet.
+    pub(crate) fn fault_reason(&self) -> Option<String> {
+        lock(&self.fault).as_ref().map(|fault| fault.reason.clone())
+    }
+
+    fn push(&self, ack: Ack) {
+        let was_empty = {
+            let mut acks = lock(&self.acks);
+            acks.push(ack);
+            acks.len() == 1
+        };
+        // One wake-up for all that the sink finds when it looks, not one for each.
+        if was_empty {
+            self.news.notify_one();
+        }
+    }
+
+    /// Notes the fault for which this producer is done; whether it is the first one.
+    fn fail(&self, fault: SinkFault) -> bool {
+        let mut first = lock(&self.fault);
+        if self.failed.load(Ordering::Acquire) {
+            return false;
+        }
+        *first = Some(fault);
+        self.failed.store(true, Ordering::Release);
+        self.news.notify_one();
+        true
+    }
+}
+
+impl Context {
+    pub(crate) fn new(health: Arc<Health>, reports: Arc<Reports>) -> Self {
+        Self {
+            health,
+            reports,
+            producer: OnceLock::new(),
+        }
+    }
+
+    /// Tells it the producer that it belongs to.
+    pub(crate) fn belongs_to(&self, producer: &Arc<BaseProducer<Self>>) {
+        // Set once, by the function that makes the producer.
+        let _ = self.producer.set(Arc::downgrade(producer));
+    }
+
+    /// The fault for which its producer is done, once.
+    pub(crate) fn take_fault(&self) -> Option<SinkFault> {
+        self.reports.take_fault()
+    }
+
+    /// Ends this producer for a fault. What waits in it is taken back at once: were the cause to pass just now, later
+    /// messages would be stored before those that failed.
+    fn fail(&self, fault: SinkFault) {
+        if self.reports.fail(fault)
+            && let Some(producer) = self.producer.get().and_then(Weak::upgrade)
+        {
+            producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
+        }
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Warning => {
+                self.health.say(&format!("{facility}: {message}"));
+            }
+            // Errors of connections among them, which `error` is told too.
+            _ => debug!("librdkafka: {facility}: {message}"),
+        }
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.health.statistics(statistics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error::of_connection(error.rdkafka_error_code().unwrap_or(Code::Fail), reason);
+        match code {
+            Code::AllBrokersDown => self.health.all_down(reason),
+            Code::Fatal => {
+                // The code of the cause is kept by the client.
+                let cause = self
+                    .producer
+                    .get()
+                    .and_then(Weak::upgrade)
+                    .and_then(|producer| producer.client().fatal_error());
+                let (code, reason) = cause.unwrap_or((code, reason.to_owned()));
+                self.fail(error::fault(code, None, &reason));
+            }
+            // Only a new client reads passwords and certificates again.
+            Code::Authentication | Code::SSL => {
+                self.health.connection_failed(reason);
+                self.fail(error::fault(code, None, reason));
+            }
+            // librdkafka goes on by itself.
+            Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut => {
+                self.health.connection_failed(reason);
+            }
+            _ => self.health.say(reason),
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        // All sequences that were given out are numbers of at least 1.
+        let Some(sequence) = Sequence::new(opaque as u64) else {
+            return;
+        };
+        let (error, message) = match result {
+            Ok(_) => {
+                self.health.reachable();
+                self.reports.push(Ack {
+                    sequence,
+                    verdict: Verdict::Delivered,
+                });
+                return;
+            }
+            Err((error, message)) => (error, message),
+        };
+        let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+        match error::blame(code) {
+            Blame::Message(reason) => {
+                let topic = message.topic();
+                let length = message.payload_len();
+                let detail = format!(
+                    "the topic \"{topic}\" refuses a message of {length} bytes, perhaps for another's sake ({code})"
+                );
+                self.reports.push(Ack {
+                    sequence,
+                    verdict: Verdict::Suspect(Rejection { reason, detail }),
+                });
+            }
+            // Taken back by ourselves: the first fault is the reason.
+            Blame::Sink(_) if matches!(code, Code::PurgeQueue | Code::PurgeInflight) => {}
+            Blame::Sink(_) | Blame::Fenced | Blame::Full => {
+                self.fail(error::fault(code, Some(message.topic()), ""))
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing within the locks can panic half-way through an update.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use neurobridge_core::sink::FaultKind;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn ack(sequence: u64) -> Ack {
+        Ack {
+            sequence: Sequence::new(sequence).unwrap(),
+            verdict: Verdict::Delivered,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn acknowledgements_wake_the_sink_and_are_taken_once() {
+        let reports = Reports::default();
+        assert!(timeout(Duration::from_secs(1), reports.changed()).await.is_err());
+        reports.push(ack(1));
+        reports.push(ack(2));
+        reports.changed().await;
+        let mut acks = Vec::new();
+        reports.take(&mut acks);
+        reports.push(ack(3));
+        reports.changed().await;
+        reports.take(&mut acks);
+        assert_eq!(acks, [ack(1), ack(2), ack(3)]);
+        assert!(timeout(Duration::from_secs(1), reports.changed()).await.is_err());
+    }
+
+    #[test]
+    fn the_first_fault_is_the_reason_and_is_told_once() {
+        let context = Context::new(Arc::new(Health::new("kafka")), Arc::default());
+        assert!(context.reports.take_fault().is_none());
+        // librdkafka tells each error twice.
+        for _ in 0..2 {
+            context.error(
+                KafkaError::Global(Code::Authentication),
+                "SASL authentication error",
+            );
+            context.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
+        }
+        let fault = context.reports.take_fault().unwrap();
+        assert_eq!(fault.kind, FaultKind::Unauthorised);
+        assert!(context.reports.take_fault().is_none());
+    }
+}

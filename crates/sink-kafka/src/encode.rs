@@ -1,0 +1,359 @@
+//! From an event to a record: topic, key, headers, value.
+
+use std::{borrow::Cow, fmt::Write};
+
+use neurobridge_core::{
+    cloudevents::{self, DATA_CONTENT_TYPE, STRUCTURED_CONTENT_TYPE},
+    event::Event,
+    identity::SpoolId,
+    template::Template,
+};
+use rdkafka::message::{Header, OwnedHeaders};
+
+use crate::config::{Format, KafkaConfig, MAX_TOPIC_LENGTH, is_topic_character};
+
+/// The attribute that names the fields that were taken out.
+const STRIPPED: &str = "strippedfields";
+/// Its header without CloudEvents.
+const RAW_STRIPPED: &str = "neurobridge_strippedfields";
+
+/// What a record and its batch have beside key, headers and value: at most this.
+const RECORD_OVERHEAD: usize = 61 + 40;
+/// The lengths of a header's name and value: at most this.
+const HEADER_OVERHEAD: usize = 10;
+
+/// Makes records of events. Keeps its buffers, so that a record costs no allocations but librdkafka's own.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    format: Format,
+    topic: Rendered,
+    key: Rendered,
+    structured: String,
+    scratch: String,
+}
+
+/// A template and the text last rendered from it; for a constant one always the same.
+#[derive(Debug)]
+struct Rendered {
+    template: Template,
+    is_constant: bool,
+    text: String,
+}
+
+/// A record, borrowed from event and encoder.
+#[derive(Debug)]
+pub(crate) struct Record<'a> {
+    pub(crate) topic: &'a str,
+    /// `None` is the null key: a word for it would send all such events into one partition.
+    pub(crate) key: Option<&'a str>,
+    pub(crate) headers: Option<OwnedHeaders>,
+    pub(crate) value: &'a str,
+    /// About what it takes in a batch of its own, uncompressed, and never less.
+    pub(crate) size: usize,
+}
+
+impl KafkaConfig {
+    /// The record that the sink would send for an event, as text for people: topic, key and headers a line each, an
+    /// empty line, the value. What a topic's limit would change is not known here.
+    pub fn preview(&self, event: &Event<'_>, spool: &SpoolId) -> String {
+        describe(&Encoder::new(self).encode(event, spool, None))
+    }
+}
+
+impl Encoder {
+    pub(crate) fn new(config: &KafkaConfig) -> Self {
+        Self {
+            format: config.format,
+            topic: Rendered::new(&config.topic),
+            key: Rendered::new(&config.key),
+            structured: String::new(),
+            scratch: String::new(),
+        }
+    }
+
+    /// Makes the record of an event. `stripped` names the fields that were taken out of it, if any were.
+    pub(crate) fn encode<'a>(
+        &'a mut self,
+        event: &Event<'a>,
+        spool: &SpoolId,
+        stripped: Option<&str>,
+    ) -> Record<'a> {
+        self.topic.render_topic(event);
+        let has_key = self.key.render_key(event);
+        let (headers, value) = match self.format {
+            Format::Cloudevents => (self.binary_headers(event, spool, stripped), event.data()),
+            Format::CloudeventsJson => {
+                self.structured.clear();
+                cloudevents::write_structured(event, spool, &mut self.scratch, &mut self.structured);
+                if let Some(fields) = stripped {
+                    // Among the attributes, before all that comes from them: the object begins with a brace.
+                    let attribute = format!("\"{STRIPPED}\":{},", serde_json::Value::from(fields));
+                    self.structured.insert_str(1, &attribute);
+                }
+                let mut headers = Headers::with_capacity(1);
+                headers.add("content-type", STRUCTURED_CONTENT_TYPE);
+                (headers, self.structured.as_str())
+            }
+            Format::Raw => {
+                let mut headers = Headers::none();
+                if let Some(fields) = stripped {
+                    headers = Headers::with_capacity(1);
+                    headers.add(RAW_STRIPPED, fields);
+                }
+                (headers, event.frame)
+            }
+        };
+        let key = has_key.then_some(self.key.text.as_str());
+        Record {
+            topic: &self.topic.text,
+            key,
+            value,
+            size: RECORD_OVERHEAD + key.map_or(0, str::len) + headers.size + value.len(),
+            headers: headers.list,
+        }
+    }
+
+    /// Attributes as headers, after the Kafka binding of CloudEvents 1.0.
+    fn binary_headers(&mut self, event: &Event<'_>, spool: &SpoolId, stripped: Option<&str>) -> Headers {
+        let mut headers = Headers::with_capacity(7 + usize::from(stripped.is_some()));
+        headers.add("content-type", DATA_CONTENT_TYPE);
+        cloudevents::attributes(event, spool, &mut self.scratch, |name, value| {
+            headers.add(&header_name(name), value);
+        });
+        if let Some(fields) = stripped {
+            headers.add(&header_name(STRIPPED), fields);
+        }
+        headers
+    }
+}
+
+impl Rendered {
+    fn new(template: &Template) -> Self {
+        Self {
+            is_constant: template.constant().is_some(),
+            text: template.constant().unwrap_or_default().to_owned(),
+            template: template.clone(),
+        }
+    }
+
+    fn render_topic(&mut self, event: &Event<'_>) {
+        if self.is_constant {
+            return;
+        }
+        self.text.clear();
+        self.template
+            .render_name(event, is_topic_character, &mut self.text);
+        if self.text.len() > MAX_TOPIC_LENGTH {
+            // Characters are single bytes: values have only those that a topic may contain, the rest was checked.
+            let end = (0..=MAX_TOPIC_LENGTH)
+                .rfind(|end| self.text.is_char_boundary(*end))
+                .unwrap_or_default();
+            self.text.truncate(end);
+        }
+        // Kafka refuses these two.
+        if self.text == "." || self.text == ".." {
+            self.text = "_".repeat(self.text.len());
+        }
+    }
+
+    /// Whether there is a key. An empty one is none: it too would be one for all.
+    fn render_key(&mut self, event: &Event<'_>) -> bool {
+        if !self.is_constant {
+            self.text.clear();
+            if !self.template.render_complete(event, &mut self.text) {
+                return false;
+            }
+        }
+        !self.text.is_empty()
+    }
+}
+
+/// The list that librdkafka takes, and its size in a record.
+struct Headers {
+    list: Option<OwnedHeaders>,
+    size: usize,
+}
+
+impl Headers {
+    const fn none() -> Self {
+        Self { list: None, size: 0 }
+    }
+
+    fn with_capacity(headers: usize) -> Self {
+        Self {
+            list: Some(OwnedHeaders::new_with_capacity(headers)),
+            size: 0,
+        }
+    }
+
+    fn add(&mut self, key: &str, value: &str) {
+        self.size += key.len() + value.len() + HEADER_OVERHEAD;
+        self.list = self.list.take().map(|list| {
+            list.insert(Header {
+                key,
+                value: Some(value),
+            })
+        });
+    }
+}
+
+/// `ce_` and the attribute's name; without an allocation for the ones that every event has.
+fn header_name(attribute: &str) -> Cow<'static, str> {
+    Cow::Borrowed(match attribute {
+        "specversion" => "ce_specversion",
+        "id" => "ce_id",
+        "source" => "ce_source",
+        "type" => "ce_type",
+        "time" => "ce_time",
+        "sequence" => "ce_sequence",
+        other => return Cow::Owned(format!("ce_{other}")),
+    })
+}
+
+/// Makes the record of a dead letter.
+pub(crate) fn dead_letter<'a>(topic: &'a str, json: &'a str) -> Record<'a> {
+    let mut headers = Headers::with_capacity(1);
+    headers.add("content-type", DATA_CONTENT_TYPE);
+    Record {
+        topic,
+        key: None,
+        value: json,
+        size: RECORD_OVERHEAD + headers.size + json.len(),
+        headers: headers.list,
+    }
+}
+
+/// Shows a record as text, for people.
+fn describe(record: &Record<'_>) -> String {
+    use rdkafka::message::Headers;
+
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "topic: {}", record.topic);
+    let _ = writeln!(text, "key: {}", record.key.unwrap_or("(none)"));
+    for header in record.headers.iter().flat_map(|headers| headers.iter()) {
+        let value = header.value.map(String::from_utf8_lossy).unwrap_or_default();
+        let _ = writeln!(text, "{}: {value}", header.key);
+    }
+    let _ = write!(text, "\n{}", record.value);
+    text
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use neurobridge_core::{
+        envelope::{Kind, read},
+        event::Sequence,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::strip::Stripped;
+
+    pub(crate) fn event(sequence: u64, frame: &str) -> Event<'_> {
+        let Kind::Event(envelope) = read(frame).unwrap() else {
+            panic!("no event: {frame}")
+        };
+        Event {
+            sequence: Sequence::new(sequence).unwrap(),
+            received_at: "2026-01-02T03:04:06Z".parse().unwrap(),
+            source: "main",
+            conflict: None,
+            envelope,
+            frame,
+        }
+    }
+
+    const FRAME: &str = r#"{"id":7,"data":{"id":7,"created":"2026-01-02T03:04:05Z","result":"new","pid":"2f1c","source":{"id":3,"name":"Tür"},"space":{"id":5,"name":"a b"},"face_image":"https://x/y.jpg","später":[1]}}"#;
+
+    fn encoder(format: Format, topic: &str, key: &str) -> Encoder {
+        let mut config = KafkaConfig::new("localhost");
+        config.format = format;
+        config.topic = topic.parse().unwrap();
+        config.key = key.parse().unwrap();
+        Encoder::new(&config)
+    }
+
+    fn rendered(format: Format, frame: &str, stripped: Option<&str>) -> String {
+        let mut encoder = encoder(format, "neuroio.entries", "{pid}");
+        describe(&encoder.encode(&event(42, frame), &SpoolId::from_bytes([0x11; 16]), stripped))
+    }
+
+    #[test]
+    fn an_event_in_each_format() {
+        insta::assert_snapshot!("cloudevents", rendered(Format::Cloudevents, FRAME, None));
+        insta::assert_snapshot!("cloudevents_json", rendered(Format::CloudeventsJson, FRAME, None));
+        insta::assert_snapshot!("raw", rendered(Format::Raw, FRAME, None));
+    }
+
+    #[test]
+    fn a_bare_event_has_no_key_and_no_time() {
+        insta::assert_snapshot!(rendered(Format::Cloudevents, r#"{"data":{"result":null}}"#, None));
+    }
+
+    #[test]
+    fn a_stripped_event_says_so_in_each_format() {
+        for (name, format) in [
+            ("stripped_cloudevents", Format::Cloudevents),
+            ("stripped_cloudevents_json", Format::CloudeventsJson),
+            ("stripped_raw", Format::Raw),
+        ] {
+            let stripped = Stripped::of(&event(42, FRAME)).unwrap();
+            let event = event(42, FRAME);
+            let event = stripped.event(&event).unwrap();
+            let mut encoder = encoder(format, "neuroio.entries", "{pid}");
+            let record = encoder.encode(&event, &SpoolId::from_bytes([0x11; 16]), Some(&stripped.fields));
+            if format == Format::CloudeventsJson {
+                let json: serde_json::Value = serde_json::from_str(record.value).unwrap();
+                assert_eq!(json["strippedfields"], "face_image");
+            }
+            insta::assert_snapshot!(name, describe(&record));
+        }
+    }
+
+    #[test]
+    fn topics_and_keys_come_of_the_fields() {
+        let both = |topic: &str, key: &str, frame: &str| {
+            let mut encoder = encoder(Format::Raw, topic, key);
+            let event = event(1, frame);
+            let record = encoder.encode(&event, &SpoolId::from_bytes([0; 16]), None);
+            (record.topic.to_owned(), record.key.map(str::to_owned))
+        };
+        assert_eq!(
+            both("e.{space.name}.{source.name}", "{space.id}:{result}", FRAME),
+            ("e.a_b.T_r".into(), Some("5:new".into()))
+        );
+        // Without a value: a word in the topic, no word in the key.
+        assert_eq!(
+            both("e.{age}", "{result}-{age}", FRAME),
+            ("e.unknown".into(), None)
+        );
+        assert_eq!(both("e", "", FRAME).1, None);
+        assert_eq!(both("e", "all", FRAME).1, Some("all".into()));
+        assert_eq!(both("e", "{pid}", r#"{"data":{"pid":""}}"#).1, None);
+        assert_eq!(both("{x}", "k", r#"{"data":{"x":".."}}"#).0, "__");
+        assert_eq!(
+            both(
+                "{x}",
+                "k",
+                &format!(r#"{{"data":{{"x":"{}"}}}}"#, "y".repeat(300))
+            )
+            .0
+            .len(),
+            MAX_TOPIC_LENGTH
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_topic_is_always_one_that_kafka_takes(value in any::<String>()) {
+            let frame = serde_json::json!({ "data": { "x": value } }).to_string();
+            let mut encoder = encoder(Format::Raw, "{x}", "{x}");
+            let event = event(1, &frame);
+            let record = encoder.encode(&event, &SpoolId::from_bytes([0; 16]), None);
+            prop_assert!(!record.topic.is_empty() && record.topic.len() <= MAX_TOPIC_LENGTH);
+            prop_assert!(record.topic.chars().all(is_topic_character) && record.topic != "." && record.topic != "..");
+            prop_assert_eq!(record.key, Some(value.as_str()).filter(|value| !value.is_empty()));
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What librdkafka says about itself: kept for `/status`, said in the log, each thing once.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, de::IgnoredAny};
+use tracing::warn;
+
+/// What was said is not said again for so long.
+const SAID_FOR: Duration = Duration::from_secs(30);
+/// So many different things are remembered as said; more at once would be said again, no harm done.
+const MAX_SAID: usize = 32;
+/// So many topics' partitions are remembered; far more than anybody sends faces to.
+const MAX_TOPICS: usize = 1_000;
+
+/// How the brokers are, over all clients that one sink makes one after the other.
+#[derive(Debug)]
+pub(crate) struct Health {
+    sink: String,
+    /// Whether `unreachable` is set: looked at with every report, without the lock.
+    is_unreachable: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Set while no broker can be reached.
+    unreachable: Option<String>,
+    /// The last error that a connection had.
+    last_error: Option<String>,
+    said: Vec<(String, Instant)>,
+    partitions: HashMap<String, usize>,
+}
+
+/// The part of librdkafka's statistics that is read.
+#[derive(Deserialize)]
+struct Statistics {
+    brokers: HashMap<String, BrokerStatistics>,
+    topics: HashMap<String, TopicStatistics>,
+}
+
+#[derive(Deserialize)]
+struct BrokerStatistics {
+    state: String,
+    nodeid: i32,
+}
+
+#[derive(Deserialize)]
+struct TopicStatistics {
+    partitions: HashMap<i32, IgnoredAny>,
+}
+
+impl Health {
+    pub(crate) fn new(sink: &str) -> Self {
+        Self {
+            sink: sink.to_owned(),
+            is_unreachable: AtomicBool::new(false),
+            inner: Mutex::default(),
+        }
+    }
+
+    /// What keeps the brokers from being reached, in a sentence.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.lock().unreachable.clone()
+    }
+
+    /// The last error that a connection had, if it had one since [`forget`](Self::forget).
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.lock().last_error.clone()
+    }
+
+    /// Forgets what concerns the connections of an earlier client.
+    pub(crate) fn forget(&self) {
+        self.reachable();
+        self.lock().last_error = None;
+    }
+
+    /// Takes an error that concerns a connection.
+    pub(crate) fn connection_failed(&self, reason: &str) {
+        self.lock().last_error = Some(reason.to_owned());
+        self.say(reason);
+    }
+
+    /// Takes the news that no broker can be reached.
+    pub(crate) fn all_down(&self, reason: &str) {
+        let mut inner = self.lock();
+        let cause = inner.last_error.as_deref().unwrap_or(reason);
+        inner.unreachable = Some(format!(
+            "no Kafka broker can be reached ({cause}); events wait, it is tried again"
+        ));
+        self.is_unreachable.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the news that a broker answers.
+    pub(crate) fn reachable(&self) {
+        // Relaxed: should news cross on the way, the next report or statistics mend it.
+        if self.is_unreachable.load(Ordering::Relaxed) {
+            self.lock().unreachable = None;
+            self.is_unreachable.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Says in the log what was not said lately.
+    pub(crate) fn say(&self, text: &str) {
+        if self.is_news(text) {
+            warn!(sink = self.sink, "librdkafka: {text}");
+        }
+    }
+
+    /// Takes librdkafka's statistics.
+    pub(crate) fn statistics(&self, json: &[u8]) {
+        let Ok(statistics) = serde_json::from_slice::<Statistics>(json) else {
+            // Of another version, perhaps: nothing but the partitions and a late all-clear would be missed.
+            self.say("its statistics can't be read");
+            return;
+        };
+        // Brokers without an id are the addresses that we began with, which have no connection of their own later.
+        if statistics
+            .brokers
+            .values()
+            .any(|broker| broker.nodeid >= 0 && broker.state == "UP")
+        {
+            self.reachable();
+        }
+        for (topic, statistics) in &statistics.topics {
+            // -1 stands for messages without a partition yet.
+            let partitions = statistics
+                .partitions
+                .keys()
+                .filter(|partition| **partition >= 0)
+                .count();
+            self.partitions(topic, partitions);
+        }
+    }
+
+    /// Takes the number of a topic's partitions, and says it when there are more than before: keys move then. Whether
+    /// it was said.
+    pub(crate) fn partitions(&self, topic: &str, partitions: usize) -> bool {
+        // None means that the topic is not known yet, or not any more.
+        if partitions == 0 {
+            return false;
+        }
+        let mut inner = self.lock();
+        if let Some(before) = inner.partitions.get_mut(topic) {
+            let before = std::mem::replace(before, partitions);
+            if partitions > before {
+                warn!(
+                    sink = self.sink,
+                    topic,
+                    before,
+                    partitions,
+                    "the topic has more partitions than before: keys move to others, and a person's order is kept within a partition only"
+                );
+                return true;
+            }
+        } else if inner.partitions.len() < MAX_TOPICS {
+            inner.partitions.insert(topic.to_owned(), partitions);
+        }
+        false
+    }
+
+    /// Whether a text was not said lately; takes it for said. librdkafka tells each error twice, and again for every
+    /// attempt.
+    fn is_news(&self, text: &str) -> bool {
+        // What follows differs from one time to the next: "(after 2ms in state CONNECT, 3 identical error(s)…)".
+        let text = text.split(" (after ").next().unwrap_or(text);
+        let now = Instant::now();
+        let mut inner = self.lock();
+        inner.said.retain(|(_, at)| now.duration_since(*at) < SAID_FOR);
+        if inner.said.iter().any(|(said, _)| said == text) {
+            return false;
+        }
+        if inner.said.len() == MAX_SAID {
+            inner.said.remove(0);
+        }
+        inner.said.push((text.to_owned(), now));
+        true
+    }
+
+    /// How many partitions a topic is known to have.
+    #[cfg(test)]
+    pub(crate) fn known_partitions(&self, topic: &str) -> Option<usize> {
+        self.lock().partitions.get(topic).copied()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing within the lock can panic half-way through an update.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_thing_is_said_once() {
+        let health = Health::new("kafka");
+        assert!(health.is_news("b1: Connection refused (after 0ms in state CONNECT)"));
+        assert!(!health.is_news("b1: Connection refused (after 0ms in state CONNECT)"));
+        assert!(
+            !health.is_news(
+                "b1: Connection refused (after 1ms in state CONNECT, 4 identical error(s) suppressed)"
+            )
+        );
+        for other in 0..MAX_SAID {
+            assert!(health.is_news(&format!("other {other}")));
+        }
+        assert_eq!(health.lock().said.len(), MAX_SAID);
+    }
+
+    #[test]
+    fn trouble_lasts_until_a_broker_answers() {
+        let health = Health::new("kafka");
+        assert_eq!(health.trouble(), None);
+        health.connection_failed("b1: Connection refused");
+        health.all_down("1/1 brokers are down");
+        insta::assert_snapshot!(health.trouble().unwrap(), @"no Kafka broker can be reached (b1: Connection refused); events wait, it is tried again");
+        health.statistics(
+            br#"{"brokers":{"b":{"state":"UP","nodeid":-1},"c":{"state":"DOWN","nodeid":1}},"topics":{}}"#,
+        );
+        assert!(health.trouble().is_some());
+        health.statistics(br#"{"brokers":{"c":{"state":"UP","nodeid":1,"more":0}},"topics":{},"more":0}"#);
+        assert_eq!(health.trouble(), None);
+    }
+
+    #[test]
+    fn grown_partitions_are_said_once() {
+        let health = Health::new("kafka");
+        assert!(!health.partitions("t", 2));
+        assert!(!health.partitions("t", 2));
+        health.statistics(br#"{"brokers":{},"topics":{"t":{"partitions":{"0":{},"1":{},"-1":{}}}}}"#);
+        assert!(health.partitions("t", 3));
+        assert!(!health.partitions("t", 3));
+        // Deleted and made anew with fewer: no keys to keep.
+        assert!(!health.partitions("t", 0) && !health.partitions("t", 1));
+    }
+}

@@ -1,0 +1,169 @@
+//! The producer and the thread that polls it.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientConfig,
+    error::KafkaError,
+    message::OwnedHeaders,
+    producer::{BaseProducer, BaseRecord, Producer, PurgeConfig},
+    types::RDKafkaErrorCode as Code,
+};
+use tokio::sync::oneshot;
+use tracing::debug;
+
+use crate::context::{Context, Reports};
+
+/// How long one poll lasts, and so how long the thread takes to hear that it is to end. Reports do not wait for it.
+const POLL: Duration = Duration::from_millis(100);
+
+/// An idempotent producer. Its reports come to the [`Reports`] that it was made with.
+///
+/// Dropped, it takes back what is queued or in flight, on its own thread, without blocking the caller.
+pub(crate) struct KafkaProducer {
+    /// `None` after it was handed to the thread.
+    producer: Option<Arc<BaseProducer<Context>>>,
+    /// Holds one: the only thing ever sent is the end.
+    end: SyncSender<End>,
+}
+
+/// The thread is to end.
+struct End {
+    producer: Arc<BaseProducer<Context>>,
+    /// How long to wait for what is queued and in flight.
+    flush: Duration,
+    done: Option<oneshot::Sender<()>>,
+}
+
+/// Why there is no producer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("librdkafka does not take the configuration")]
+    Client(#[source] KafkaError),
+    #[error("no thread can be made for the producer")]
+    Thread(#[source] io::Error),
+}
+
+impl KafkaProducer {
+    /// Makes a producer. Connects to nothing yet; takes milliseconds, more with TLS, whose roots are read.
+    pub(crate) fn start(config: &ClientConfig, context: Context) -> Result<Self, StartError> {
+        let producer: BaseProducer<Context> =
+            config.create_with_context(context).map_err(StartError::Client)?;
+        let producer = Arc::new(producer);
+        producer.context().belongs_to(&producer);
+        let (end, ended) = sync_channel::<End>(1);
+        let polled = Arc::clone(&producer);
+        thread::Builder::new()
+            .name("kafka-poll".into())
+            .spawn(move || {
+                let end = loop {
+                    polled.poll(POLL);
+                    if let Ok(end) = ended.try_recv() {
+                        break end;
+                    }
+                };
+                if !end.flush.is_zero()
+                    && let Err(error) = polled.flush(end.flush)
+                {
+                    debug!("not all was acknowledged when the producer was closed: {error}");
+                }
+                drop(polled);
+                // The last one: what is left in it is taken back now, on this thread.
+                drop(end.producer);
+                if let Some(done) = end.done {
+                    // Nobody waits any more: fine.
+                    let _ = done.send(());
+                }
+            })
+            .map_err(StartError::Thread)?;
+        Ok(Self {
+            producer: Some(producer),
+            end,
+        })
+    }
+
+    /// Queues a record. Never waits.
+    pub(crate) fn send(
+        &self,
+        topic: &str,
+        key: Option<&str>,
+        value: &str,
+        headers: Option<OwnedHeaders>,
+        opaque: usize,
+    ) -> Result<(), Code> {
+        let Some(producer) = &self.producer else {
+            return Err(Code::State);
+        };
+        let record = BaseRecord {
+            topic,
+            partition: None,
+            payload: Some(value),
+            key,
+            timestamp: None,
+            headers,
+            delivery_opaque: opaque,
+        };
+        producer
+            .send(record)
+            .map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::InvalidArgument))
+    }
+
+    /// What made this producer useless, if anything did.
+    pub(crate) fn fatal_error(&self) -> Option<(Code, String)> {
+        self.producer.as_ref()?.client().fatal_error()
+    }
+
+    /// Ends it, after waiting for what is queued and in flight for at most `flush`. The future only waits for the end;
+    /// dropped, the end comes all the same.
+    pub(crate) fn close(mut self, flush: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let (done, closed) = oneshot::channel();
+        self.end(flush, Some(done));
+        async move {
+            // An error means that the thread is gone, and the producer with it.
+            let _ = closed.await;
+        }
+    }
+
+    /// Ends it, and takes back at once what is queued or in flight: nothing of it is stored after this call, but for
+    /// what a broker has got already.
+    pub(crate) fn take_back(self) -> impl Future<Output = ()> + Send + use<> {
+        if let Some(producer) = &self.producer {
+            producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
+        }
+        self.close(Duration::ZERO)
+    }
+
+    fn end(&mut self, flush: Duration, done: Option<oneshot::Sender<()>>) {
+        let Some(producer) = self.producer.take() else {
+            return;
+        };
+        match self.end.try_send(End {
+            producer,
+            flush,
+            done,
+        }) {
+            // Not full: it is sent once. Disconnected: the thread has panicked, and this is the last handle.
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+}
+
+impl Drop for KafkaProducer {
+    fn drop(&mut self) {
+        self.end(Duration::ZERO, None);
+    }
+}
+
+/// Makes the pair of a context and the reports that it writes.
+pub(crate) fn reporting(health: &Arc<crate::health::Health>) -> (Context, Arc<Reports>) {
+    let reports = Arc::new(Reports::default());
+    (Context::new(Arc::clone(health), Arc::clone(&reports)), reports)
+}

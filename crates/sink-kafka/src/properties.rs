@@ -1,0 +1,389 @@
+//! From our configuration to librdkafka's properties.
+
+use std::path::Path;
+
+use neurobridge_core::{
+    secret::{self, Secret},
+    sink::{FaultKind, SinkFault},
+};
+use rdkafka::{ClientConfig, error::KafkaError};
+
+use crate::config::KafkaConfig;
+
+/// Queue depths and broker states, often enough for people, rarely enough to cost nothing.
+const STATISTICS_INTERVAL_MS: &str = "5000";
+
+/// A record batch has a head of 61 bytes, and what a record has beside its parts is less than the rest.
+pub(crate) const BATCH_OVERHEAD: usize = 128;
+
+/// librdkafka's own default: batches beyond it gain nothing.
+const MAX_BATCH: usize = 1_000_000;
+/// The least and the most that librdkafka takes for `message.max.bytes`.
+const MESSAGE_BOUNDS: (usize, usize) = (1_000, 1_000_000_000);
+
+/// About what librdkafka keeps of a message beside its body.
+const LEAST_MESSAGE: u64 = 256;
+
+/// Properties with a key of their own in our configuration.
+const OWN_KEYS: &[(&str, &str)] = &[
+    ("bootstrap.servers", "bootstrap_servers"),
+    ("metadata.broker.list", "bootstrap_servers"),
+    ("linger.ms", "linger"),
+    ("queue.buffering.max.ms", "linger"),
+    ("compression.type", "compression"),
+    ("compression.codec", "compression"),
+    ("queue.buffering.max.kbytes", "max_queue_size"),
+    ("queue.buffering.max.messages", "max_queue_size"),
+    ("security.protocol", "tls and sasl"),
+    ("sasl.mechanism", "sasl.mechanism"),
+    ("sasl.mechanisms", "sasl.mechanism"),
+    ("sasl.username", "sasl.username"),
+    ("sasl.password", "sasl.password"),
+    ("ssl.ca.location", "tls.ca_file"),
+    ("ssl.certificate.location", "tls.cert_file"),
+    ("ssl.key.location", "tls.key_file"),
+    ("ssl.key.password", "tls.key_password"),
+    ("allow.auto.create.topics", "create"),
+];
+
+/// Properties that the promises of the bridge rest on, and why.
+const PROMISED: &[(&str, &str)] = &[
+    (
+        "acks",
+        "it is always \"all\": with less, an acknowledged event may be lost with one broker",
+    ),
+    (
+        "request.required.acks",
+        "it is always \"all\": with less, an acknowledged event may be lost with one broker",
+    ),
+    (
+        "enable.idempotence",
+        "it is always on: without it, a retry may store events twice and out of order",
+    ),
+    (
+        "enable.gapless.guarantee",
+        "gaps are seen and closed by the bridge itself",
+    ),
+    (
+        "message.timeout.ms",
+        "an event never times out: it waits for its broker without limit",
+    ),
+    (
+        "delivery.timeout.ms",
+        "an event never times out: it waits for its broker without limit",
+    ),
+    ("retries", "a batch is tried again without limit"),
+    ("message.send.max.retries", "a batch is tried again without limit"),
+    ("max.in.flight", "idempotence bounds it by 5"),
+    (
+        "max.in.flight.requests.per.connection",
+        "idempotence bounds it by 5",
+    ),
+    (
+        "transactional.id",
+        "the bridge opens no transactions, and two of one id would stop each other",
+    ),
+    ("transaction.timeout.ms", "the bridge opens no transactions"),
+    (
+        "partitioner",
+        "it is always \"murmur2_random\", which finds the partition that Java programs find",
+    ),
+    ("queuing.strategy", "events are sent in their order"),
+    (
+        "delivery.report.only.error",
+        "the bridge needs the report of every event",
+    ),
+    (
+        "statistics.interval.ms",
+        "the bridge reads them every 5 seconds to know how the brokers are",
+    ),
+];
+
+/// Whether further properties are refused, and what librdkafka itself says to the rest.
+pub(crate) fn check(config: &KafkaConfig) -> Vec<(String, String)> {
+    let mut errors = Vec::new();
+    let mut allowed = ClientConfig::new();
+    for (name, value) in &config.properties {
+        if let Some((_, own)) = OWN_KEYS.iter().find(|(property, _)| property == name) {
+            errors.push((
+                name.clone(),
+                format!("found it among the properties, expected {own} of the sink instead"),
+            ));
+        } else if let Some((_, reason)) = PROMISED.iter().find(|(property, _)| property == name) {
+            errors.push((
+                name.clone(),
+                format!("found it set, expected it left alone: {reason}"),
+            ));
+        } else {
+            allowed.set(name, value.expose());
+        }
+    }
+    // librdkafka names one wrong property at a time.
+    while let Err(KafkaError::ClientConfig(_, message, name, _)) = allowed.create_native_config() {
+        allowed.remove(&name);
+        errors.push((
+            name,
+            format!("librdkafka refuses it: {}", without_value(&message)),
+        ));
+    }
+    errors
+}
+
+/// What all clients of this sink have in common: where the brokers are, and who we are. Reads the files of secrets,
+/// so that a new client has what is in them now.
+///
+/// # Errors
+/// A secret can't be had.
+pub(crate) fn client(config: &KafkaConfig, sink: &str) -> Result<ClientConfig, SinkFault> {
+    let mut client = ClientConfig::new();
+    for (name, value) in &config.properties {
+        client.set(name, value.expose());
+    }
+    client
+        .set("bootstrap.servers", &config.bootstrap_servers)
+        .set("client.id", format!("neurobridge-{sink}"))
+        // The default for producers is yes: a deleted topic would come back, empty and with the broker's defaults.
+        .set("allow.auto.create.topics", "false");
+    client.set(
+        "security.protocol",
+        match (&config.tls, &config.sasl) {
+            (None, None) => "plaintext",
+            (Some(_), None) => "ssl",
+            (None, Some(_)) => "sasl_plaintext",
+            (Some(_), Some(_)) => "sasl_ssl",
+        },
+    );
+    if let Some(tls) = &config.tls {
+        // The vendored OpenSSL would look for its roots in /usr/local/ssl, where there are none.
+        client.set(
+            "ssl.ca.location",
+            tls.ca_file.as_deref().map_or("probe".into(), path),
+        );
+        if let Some(certificate) = &tls.cert_file {
+            client.set("ssl.certificate.location", path(certificate));
+        }
+        if let Some(key) = &tls.key_file {
+            client.set("ssl.key.location", path(key));
+        }
+        let password = resolve(
+            "tls.key_password",
+            tls.key_password.as_ref(),
+            tls.key_password_file.as_deref(),
+        )?;
+        if let Some(password) = password {
+            client.set("ssl.key.password", password.expose());
+        }
+    }
+    if let Some(sasl) = &config.sasl {
+        client
+            .set("sasl.mechanism", sasl.mechanism.name())
+            .set("sasl.username", &sasl.username);
+        let password = resolve(
+            "sasl.password",
+            sasl.password.as_ref(),
+            sasl.password_file.as_deref(),
+        )?;
+        client.set("sasl.password", password.as_ref().map_or("", Secret::expose));
+    }
+    Ok(client)
+}
+
+/// The largest messages and batches that a producer may make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// `message.max.bytes`.
+    pub(crate) message: usize,
+    /// `batch.size`.
+    pub(crate) batch: usize,
+}
+
+impl Limits {
+    /// For topics whose `max.message.bytes` lie between two bounds. A batch that is too large for its topic fails with
+    /// all of its messages; so the least bounds the batches, the most the messages, and each message is held against
+    /// its own topic before it is sent.
+    pub(crate) fn between(least: usize, most: usize, config: &KafkaConfig) -> Self {
+        let cap = |name: &str| {
+            config
+                .properties
+                .get(name)
+                .and_then(|value| value.expose().trim().parse().ok())
+        };
+        let message = cap("message.max.bytes")
+            .unwrap_or(usize::MAX)
+            .min(most.saturating_sub(BATCH_OVERHEAD));
+        let batch = cap("batch.size")
+            .unwrap_or(MAX_BATCH)
+            .min(least.saturating_sub(BATCH_OVERHEAD));
+        Self {
+            message: message.clamp(MESSAGE_BOUNDS.0, MESSAGE_BOUNDS.1),
+            batch: batch.max(1),
+        }
+    }
+}
+
+/// Makes a producer of a client's properties.
+pub(crate) fn producer(client: &ClientConfig, config: &KafkaConfig, limits: Limits) -> ClientConfig {
+    let mut producer = client.clone();
+    producer
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        // Never give up by itself: what is given up leaves a gap that later messages pass.
+        .set("message.timeout.ms", "0")
+        .set("linger.ms", config.linger.as_millis().to_string())
+        .set("compression.type", config.compression.name())
+        // The default is CRC32, and Java programs would look for a person in another partition.
+        .set("partitioner", "murmur2_random")
+        .set("message.max.bytes", limits.message.to_string())
+        .set("batch.size", limits.batch.to_string())
+        // The bytes are the bound that counts: 100,000 messages, the default, would take 100 MiB and more. The number
+        // is for bodies so small that what a message costs beside its body would break it.
+        .set(
+            "queue.buffering.max.messages",
+            (config.max_queue_size.bytes() / LEAST_MESSAGE).to_string(),
+        )
+        .set(
+            "queue.buffering.max.kbytes",
+            (config.max_queue_size.bytes() / 1024).to_string(),
+        )
+        .set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
+    producer
+}
+
+fn resolve(
+    key: &'static str,
+    value: Option<&Secret>,
+    file: Option<&Path>,
+) -> Result<Option<Secret>, SinkFault> {
+    secret::resolve(key, value, file).map_err(|error| {
+        let cause = std::error::Error::source(&error)
+            .map(|cause| format!(": {cause}"))
+            .unwrap_or_default();
+        SinkFault::new(FaultKind::Unauthorised, format!("{error}{cause}"))
+    })
+}
+
+fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// librdkafka's messages quote the value, which may be a secret.
+fn without_value(message: &str) -> &str {
+    message.split(['"', ':']).next().unwrap_or_default().trim_end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(properties: &[(&str, &str)]) -> KafkaConfig {
+        let mut config = KafkaConfig::new("localhost:9092");
+        config.properties = properties
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), Secret::new(*value)))
+            .collect();
+        config
+    }
+
+    #[test]
+    fn the_promises_are_in_every_producer() {
+        let config = config(&[("socket.keepalive.enable", "true")]);
+        let client = client(&config, "kafka").unwrap();
+        let producer = producer(&client, &config, Limits::between(1_048_588, 1_048_588, &config));
+        let text: Vec<String> = producer
+            .config_map()
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        insta::assert_snapshot!(text.join("\n"));
+        producer.create_native_config().unwrap();
+    }
+
+    #[test]
+    fn what_the_promises_rest_on_is_refused_and_all_at_once() {
+        let names: Vec<_> = OWN_KEYS
+            .iter()
+            .chain(PROMISED)
+            .map(|(name, _)| (*name, "1"))
+            .collect();
+        let refused = check(&config(&names));
+        assert_eq!(refused.len(), names.len());
+        // Each of them is a property that librdkafka knows: a typing mistake here would let it pass.
+        for (name, _) in names {
+            let result = ClientConfig::new()
+                .set(name, "no such value")
+                .create_native_config();
+            let text = result.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(!text.contains("No such configuration property"), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn librdkafka_is_asked_about_the_rest() {
+        let wrong = check(&config(&[
+            ("no.such.property", "hunter2"),
+            ("socket.timeout.ms", "hunter3"),
+            ("ssl.cipher.suites", "DEFAULT"),
+        ]));
+        let text = format!("{wrong:?}");
+        assert_eq!(wrong.len(), 2, "{text}");
+        assert!(!text.contains("hunter"), "{text}");
+    }
+
+    #[test]
+    fn batches_fit_the_smallest_topic_and_messages_the_largest() {
+        let limits = Limits::between(2_000, 10_000, &config(&[]));
+        assert_eq!(
+            limits,
+            Limits {
+                message: 10_000 - BATCH_OVERHEAD,
+                batch: 2_000 - BATCH_OVERHEAD
+            }
+        );
+        let capped = Limits::between(
+            2_000_000,
+            2_000_000,
+            &config(&[("message.max.bytes", "5000"), ("batch.size", "4000")]),
+        );
+        assert_eq!(
+            capped,
+            Limits {
+                message: 5_000,
+                batch: 4_000
+            }
+        );
+        assert_eq!(
+            Limits::between(10, 10, &config(&[])),
+            Limits {
+                message: 1_000,
+                batch: 1
+            }
+        );
+    }
+
+    #[test]
+    fn roots_are_probed_for_and_passwords_read_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        let mut config = config(&[]);
+        config.tls = Some(crate::TlsConfig::default());
+        config.sasl = Some(crate::SaslConfig {
+            mechanism: crate::SaslMechanism::ScramSha512,
+            username: "bob".into(),
+            password: None,
+            password_file: Some(file.clone()),
+        });
+        let fault = client(&config, "kafka").unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Unauthorised);
+        assert!(
+            fault.reason.contains("password") && fault.reason.contains("No such file"),
+            "{fault}"
+        );
+        for password in ["one", "two"] {
+            std::fs::write(&file, password).unwrap();
+            let client = client(&config, "kafka").unwrap();
+            assert_eq!(client.get("sasl.password"), Some(password));
+            assert_eq!(client.get("ssl.ca.location"), Some("probe"));
+            assert_eq!(client.get("security.protocol"), Some("sasl_ssl"));
+        }
+    }
+}

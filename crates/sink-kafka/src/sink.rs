@@ -1,0 +1,228 @@
+//! The sink: connects, publishes, tells what became of each event.
+
+use std::{io, sync::Arc, thread, time::Duration};
+
+use neurobridge_core::{
+    dead_letter::DeadLetter,
+    event::Event,
+    identity::SpoolId,
+    sink::{Ack, FaultKind, PublishError, RejectionReason, Session, Sink, SinkFault},
+};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
+use tracing::{info, warn};
+
+use crate::{
+    config::{KafkaConfig, Oversize, SaslMechanism},
+    connection::{Connection, Open},
+    encode::Encoder,
+    health::Health,
+    strip::Stripped,
+};
+
+/// How long the events that are still in flight may take when the sink closes. Within what a container is given to
+/// stop, less the drain that came before.
+const CLOSE_FLUSH: Duration = Duration::from_secs(1);
+/// How long a producer may take to go away. What it had was taken back before; only its threads are waited for.
+const END_LIMIT: Duration = Duration::from_secs(5);
+/// Without any acknowledgement for so long, something is wrong, although librdkafka says nothing.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
+
+/// Publishes events to Kafka, through one idempotent producer with `acks=all`.
+///
+/// An event is delivered when all replicas in sync have it; that is not a disk's word on it. Every event that failed is
+/// possibly stored all the same: sent again, it may be there twice, since idempotence covers one producer only.
+///
+/// Dropped, it takes back what is queued or in flight, without blocking; [`close`](Sink::close) waits a second for it.
+#[derive(Debug)]
+pub struct KafkaSink {
+    name: String,
+    config: Arc<KafkaConfig>,
+    health: Arc<Health>,
+    encoder: Encoder,
+    spool: SpoolId,
+    connection: Option<Connection>,
+    /// Whether the dangers of the topics were said.
+    warned: bool,
+}
+
+impl KafkaSink {
+    /// One of this name, not connected yet. The configuration is taken as checked.
+    pub fn new(name: impl Into<String>, config: KafkaConfig) -> Self {
+        let name = name.into();
+        Self {
+            encoder: Encoder::new(&config),
+            health: Arc::new(Health::new(&name)),
+            config: Arc::new(config),
+            name,
+            // Nothing is published before `connect` tells the real one.
+            spool: SpoolId::from_bytes([0; 16]),
+            connection: None,
+            warned: false,
+        }
+    }
+
+    fn warn(&mut self, connection: &Connection) {
+        if std::mem::replace(&mut self.warned, true) {
+            return;
+        }
+        let sink = &self.name;
+        for topic in connection.topics() {
+            topic.warn_of_losses(sink);
+        }
+        let is_plain = self
+            .config
+            .sasl
+            .as_ref()
+            .is_some_and(|sasl| sasl.mechanism == SaslMechanism::Plain);
+        if is_plain && self.config.tls.is_none() {
+            warn!(
+                sink,
+                "the password travels in the clear: expected tls beside sasl with the mechanism \"plain\""
+            );
+        }
+    }
+}
+
+impl Sink for KafkaSink {
+    async fn connect(&mut self, session: &Session<'_>) -> Result<(), SinkFault> {
+        self.spool = session.spool;
+        if let Some(old) = self.connection.take() {
+            // Before the new one sends: the old one must not store anything behind it.
+            if timeout(END_LIMIT, old.into_producer().take_back()).await.is_err() {
+                info!(
+                    sink = self.name,
+                    "the producer before takes long to end; nothing is left in it"
+                );
+            }
+        }
+        self.health.forget();
+        let open = Open {
+            sink: self.name.clone(),
+            config: Arc::clone(&self.config),
+            health: Arc::clone(&self.health),
+        };
+        let connection = on_thread(move || open.open()).await?;
+        self.warn(&connection);
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        connection.ready()?;
+        let published = connection.send(event.sequence, self.encoder.encode(event, &self.spool, None));
+        if self.config.oversize == Oversize::Strip
+            && let Err(PublishError::Rejected(rejection)) = &published
+            && rejection.reason == RejectionReason::TooLarge
+            && let Some(stripped) = Stripped::of(event)
+            && let Some(event) = stripped.event(event)
+        {
+            let record = self.encoder.encode(&event, &self.spool, Some(&stripped.fields));
+            return connection.send(event.sequence, record);
+        }
+        published
+    }
+
+    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        let topic = self.config.dead_letter_topic().ok_or_else(|| {
+            PublishError::Fault(SinkFault::new(
+                FaultKind::Other,
+                "this sink keeps no dead letters; this is a bug",
+            ))
+        })?;
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        connection.ready()?;
+        connection.send(letter.sequence, crate::encode::dead_letter(topic, letter.json))
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        self.config.dead_letter_topic().is_some()
+    }
+
+    /// librdkafka sends by itself after `linger`. What is done here is what can't be done without waiting: a look at a
+    /// topic that is new to us, and now and then at all of them.
+    async fn flush(&mut self) -> Result<(), SinkFault> {
+        match &mut self.connection {
+            Some(connection) => connection.look_at_topics().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        match &mut self.connection {
+            Some(connection) => connection.outcomes(acks).await,
+            None => Err(not_connected_fault()),
+        }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let connection = self.connection.as_ref()?;
+        if let Some(reason) = connection.fault_reason().or_else(|| self.health.trouble()) {
+            return Some(reason);
+        }
+        let waiting = connection.waiting_since()?;
+        let silence = Instant::now().saturating_duration_since(waiting);
+        (silence > STALLED_AFTER).then(|| {
+            format!(
+                "Kafka has acknowledged nothing for {} seconds: look after the brokers, and whether enough replicas are in sync",
+                silence.as_secs()
+            )
+        })
+    }
+
+    async fn close(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.into_producer().close(CLOSE_FLUSH).await;
+        }
+    }
+}
+
+/// Runs what blocks on a thread of its own. Not on the runtime's: it waits for those when it ends, and a broker that
+/// does not answer would hold up the end of the program. Dropping the future abandons the result, not the work.
+pub(crate) async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SinkFault> + Send + 'static,
+) -> Result<T, SinkFault> {
+    started(work)
+        .map_err(|error| no_thread(&error))?
+        .await
+        .unwrap_or_else(|_| {
+            Err(SinkFault::new(
+                FaultKind::Other,
+                "the thread that looks after the topics has panicked; this is a bug",
+            ))
+        })
+}
+
+/// Begins what blocks on a thread of its own.
+pub(crate) fn started<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SinkFault> + Send + 'static,
+) -> io::Result<oneshot::Receiver<Result<T, SinkFault>>> {
+    // Holds the one result.
+    let (done, result) = oneshot::channel();
+    thread::Builder::new().name("kafka-look".into()).spawn(move || {
+        // Nobody waits any more: fine.
+        let _ = done.send(work());
+    })?;
+    Ok(result)
+}
+
+fn no_thread(error: &io::Error) -> SinkFault {
+    SinkFault::new(
+        FaultKind::Other,
+        format!("no thread can be made: {error}; raise the limit of threads or memory"),
+    )
+}
+
+fn not_connected() -> PublishError {
+    PublishError::Fault(not_connected_fault())
+}
+
+fn not_connected_fault() -> SinkFault {
+    SinkFault::new(FaultKind::Other, "the sink is not connected; it connects first")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! Takes the pictures out of an event that is too large.
+
+use neurobridge_core::{
+    envelope::{self, Kind},
+    event::Event,
+    json::{Scanner, Span},
+};
+
+/// The event without its pictures.
+#[derive(Debug, Default)]
+pub(crate) struct Stripped {
+    frame: String,
+    /// The keys whose values were taken out, with commas between them.
+    pub(crate) fields: String,
+}
+
+impl Stripped {
+    /// Makes `null` of each value of the entry whose key ends with `_image`; `None` when there is none to take out.
+    ///
+    /// Such a value is the URL of a picture, or *assumed* the picture itself in base64.
+    pub(crate) fn of(event: &Event<'_>) -> Option<Self> {
+        let data = event.data();
+        let offset = event.envelope.span(envelope::Field::Data).start as usize;
+        let mut spans: Vec<Span> = Vec::new();
+        let mut fields: Vec<String> = Vec::new();
+        Scanner::new(data)
+            .and_then(|mut scanner| {
+                scanner.object(|scanner, key| {
+                    let name = key.name();
+                    let value = scanner.value()?;
+                    if name.ends_with("_image") && value.of(data).is_some_and(|value| value != "null") {
+                        spans.push(value);
+                        // A key that is there twice is named once.
+                        if !fields.iter().any(|field| *field == name) {
+                            fields.push(name.into_owned());
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .ok()?;
+        if spans.is_empty() {
+            return None;
+        }
+        let mut frame = String::with_capacity(event.frame.len().min(4096));
+        let mut copied = 0;
+        for span in spans {
+            frame.push_str(&event.frame[copied..offset + span.start as usize]);
+            frame.push_str("null");
+            copied = offset + span.end as usize;
+        }
+        frame.push_str(&event.frame[copied..]);
+        Some(Self {
+            frame,
+            fields: fields.join(","),
+        })
+    }
+
+    /// The event as it is now. `None` never comes of an event: what was valid stays so.
+    pub(crate) fn event<'a>(&'a self, original: &Event<'a>) -> Option<Event<'a>> {
+        match envelope::read(&self.frame) {
+            Ok(Kind::Event(envelope)) => Some(Event {
+                envelope,
+                frame: &self.frame,
+                ..*original
+            }),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::encode::tests::event;
+
+    #[test]
+    fn pictures_become_null_and_are_named() {
+        let frame = r#" {"id":1,"face_image":"stays: not in the entry","data":{"pid":"p","face_image":"AAAA","full_\u0069mage" : "B\"B" ,"initial_face_image":null,"x":{"face_image":"stays"},"face_image":"CC"}, "more":2}"#;
+        let event = event(1, frame);
+        let stripped = Stripped::of(&event).unwrap();
+        insta::assert_snapshot!(stripped.event(&event).unwrap().frame, @r#" {"id":1,"face_image":"stays: not in the entry","data":{"pid":"p","face_image":null,"full_\u0069mage" : null ,"initial_face_image":null,"x":{"face_image":"stays"},"face_image":null}, "more":2}"#);
+        assert_eq!(stripped.fields, "face_image,full_image");
+    }
+
+    #[test]
+    fn without_pictures_there_is_nothing_to_take_out() {
+        for frame in [r#"{"data":{}}"#, r#"{"data":{"face_image":null,"images":"a"}}"#] {
+            assert!(Stripped::of(&event(1, frame)).is_none(), "{frame}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_is_the_same_event(
+            members in proptest::collection::vec(("[a-z]{0,3}(_image)?", "(null|1|\"[a-z]{0,9}\"|\\{\"face_image\":\\[2\\]\\})"), 0..6)
+        ) {
+            let body: Vec<String> = members.iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();
+            let frame = format!("{{\"id\":3,\"data\": {{{}}}}}", body.join(" ,"));
+            let event = event(1, &frame);
+            if let Some(stripped) = Stripped::of(&event) {
+                let event = stripped.event(&event).unwrap();
+                let mut expected: serde_json::Value = serde_json::from_str(&frame).unwrap();
+                for (key, value) in expected["data"].as_object_mut().unwrap() {
+                    if key.ends_with("_image") {
+                        *value = serde_json::Value::Null;
+                    }
+                }
+                prop_assert_eq!(serde_json::from_str::<serde_json::Value>(event.frame).unwrap(), expected);
+            } else {
+                prop_assert!(members.iter().all(|(key, value)| !key.ends_with("_image") || value == "null"));
+            }
+        }
+    }
+}

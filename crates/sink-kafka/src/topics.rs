@@ -1,0 +1,344 @@
+//! What is to be known of a topic before anything is sent to it: whether it is there, how large its messages may be,
+//! how safe it is.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use neurobridge_core::sink::{FaultKind, SinkFault};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    client::DefaultClientContext,
+    error::KafkaError,
+    metadata::MetadataTopic,
+    producer::{BaseProducer, Producer},
+    types::RDKafkaErrorCode as Code,
+};
+use tokio::runtime::{self, Runtime};
+use tracing::{debug, info, warn};
+
+use crate::{
+    context::Context,
+    error::{self, Blame},
+    health::Health,
+    producer::reporting,
+};
+
+/// What Kafka allows by default: assumed of a topic whose limit we may not read.
+pub(crate) const DEFAULT_MAX_MESSAGE: usize = 1_048_588;
+
+/// How long a broker may take until it answers. Then it is tried again from the start, with a growing delay.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a broker that has answered may take for its limits; without them it goes on with the defaults.
+const LIMITS_LIMIT: Duration = if cfg!(test) {
+    // The mock cluster knows no such request, and a client waits for a broker that does.
+    Duration::from_millis(50)
+} else {
+    Duration::from_secs(3)
+};
+/// Between two looks at what a connection says meanwhile: a refusal is not to wait for the limit.
+const SLICE: Duration = Duration::from_millis(500);
+/// Between two looks for a leader.
+const LEADER_PAUSE: Duration = Duration::from_millis(50);
+
+/// How to make a topic that is not there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Creation {
+    pub(crate) partitions: i32,
+    pub(crate) replicas: i32,
+}
+
+/// A topic that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Topic {
+    pub(crate) name: String,
+    pub(crate) partitions: usize,
+    /// On how many brokers its least safe partition is kept.
+    pub(crate) replicas: usize,
+    /// `max.message.bytes`; `None` when we may not read it.
+    pub(crate) max_message: Option<usize>,
+    /// `min.insync.replicas`; `None` when we may not read it.
+    pub(crate) min_insync: Option<usize>,
+    /// How many brokers the cluster has.
+    pub(crate) brokers: usize,
+}
+
+/// Looks at topics, and makes those that are not there if told how. Blocks: for a thread
+/// that may.
+///
+/// # Errors
+/// No broker answers, we are refused, or a topic is not there.
+pub(crate) fn inspect(
+    client: &ClientConfig,
+    health: &Arc<Health>,
+    names: &[String],
+    creation: Option<Creation>,
+) -> Result<Vec<Topic>, SinkFault> {
+    // An admin client keeps its errors to itself; a producer tells them. This one sends nothing.
+    let (context, _) = reporting(health);
+    let asking: BaseProducer<Context> = client
+        .create_with_context(context)
+        .map_err(|error| not_made(&error))?;
+    let inspection = Inspection {
+        asking,
+        admin: admin(client)?,
+        runtime: runtime::Builder::new_current_thread().build().map_err(|error| {
+            SinkFault::new(
+                FaultKind::Other,
+                format!("no runtime can be made: {error}; raise the limit of open files"),
+            )
+        })?,
+        health,
+        deadline: Instant::now() + ANSWER_LIMIT,
+    };
+    let mut topics = Vec::with_capacity(names.len());
+    for name in names {
+        let topic = match inspection.find(name)? {
+            Some(topic) => topic,
+            None => inspection.create(name, creation)?,
+        };
+        health.partitions(name, topic.partitions);
+        topics.push(topic);
+    }
+    inspection.read_limits(&mut topics);
+    Ok(topics)
+}
+
+/// The fault of a client that librdkafka does not make.
+pub(crate) fn not_made(error: &KafkaError) -> SinkFault {
+    let reason = match error {
+        KafkaError::ClientCreation(reason) => reason.clone(),
+        // The value is left out: it may be a secret.
+        KafkaError::ClientConfig(_, _, name, _) => format!("the property {name} is refused"),
+        other => other.to_string(),
+    };
+    // Files of certificates and keys for the most part, which may be put right meanwhile.
+    SinkFault::new(
+        FaultKind::Other,
+        format!(
+            "librdkafka does not take this sink's configuration: {reason}; expected files that can be read"
+        ),
+    )
+}
+
+impl Topic {
+    /// Says what is legal and can lose events.
+    pub(crate) fn warn_of_losses(&self, sink: &str) {
+        for danger in dangers(self) {
+            warn!(sink, topic = self.name, "{danger}");
+        }
+    }
+}
+
+fn dangers(topic: &Topic) -> Vec<String> {
+    let mut dangers = Vec::new();
+    // With a single broker there is no choice.
+    if topic.brokers < 2 {
+        return dangers;
+    }
+    if topic.replicas < 2 {
+        dangers.push(format!(
+            "the topic is kept on one broker only and is lost with it: expected a replication factor of 2 or more, the cluster has {} brokers",
+            topic.brokers
+        ));
+    } else if topic.min_insync == Some(1) {
+        dangers.push(
+            "min.insync.replicas is 1: what one broker alone has acknowledged is lost with it, expected 2 or more".into(),
+        );
+    }
+    dangers
+}
+
+struct Inspection<'a> {
+    asking: BaseProducer<Context>,
+    admin: AdminClient<DefaultClientContext>,
+    /// Waits for the answers to `admin`, on this thread.
+    runtime: Runtime,
+    health: &'a Health,
+    deadline: Instant,
+}
+
+impl Inspection<'_> {
+    /// The topic; `None` when it is not there.
+    fn find(&self, name: &str) -> Result<Option<Topic>, SinkFault> {
+        loop {
+            let code = match self.asking.client().fetch_metadata(Some(name), SLICE) {
+                Ok(metadata) => {
+                    let brokers = metadata.brokers().len();
+                    let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+                    match topic.map(|topic| (topic, topic.error().map(Code::from))) {
+                        Some((topic, None | Some(Code::NoError))) if has_a_leader(topic) => {
+                            return Ok(Some(described(topic, brokers)));
+                        }
+                        None | Some((_, Some(Code::UnknownTopicOrPartition | Code::UnknownTopic))) => {
+                            return Ok(None);
+                        }
+                        Some((_, None | Some(Code::NoError))) => Code::LeaderNotAvailable,
+                        Some((_, Some(code))) => code,
+                    }
+                }
+                Err(error) => error.rdkafka_error_code().unwrap_or(Code::Fail),
+            };
+            self.asking.poll(Duration::ZERO);
+            if let Some(fault) = self.refusal(name, code) {
+                return Err(fault);
+            }
+            std::thread::sleep(LEADER_PAUSE);
+        }
+    }
+
+    /// The fault, when there is no use in asking again.
+    fn refusal(&self, name: &str, code: Code) -> Option<SinkFault> {
+        // Refused connections are told to the context, in more words than the code has.
+        if let Some(fault) = self.asking.context().take_fault() {
+            return Some(fault);
+        }
+        let passes = matches!(
+            error::blame(code),
+            Blame::Sink(FaultKind::Unreachable | FaultKind::Unavailable | FaultKind::Timeout)
+        );
+        if passes && Instant::now() < self.deadline {
+            return None;
+        }
+        let unavailable = matches!(error::blame(code), Blame::Sink(FaultKind::Unavailable));
+        Some(
+            match self.health.last_error().filter(|_| passes && !unavailable) {
+                Some(detail) => error::fault(Code::BrokerTransportFailure, None, &detail),
+                None => error::fault(code, Some(name), ""),
+            },
+        )
+    }
+
+    fn create(&self, name: &str, creation: Option<Creation>) -> Result<Topic, SinkFault> {
+        let Some(Creation { partitions, replicas }) = creation else {
+            return Err(error::fault(Code::UnknownTopicOrPartition, Some(name), ""));
+        };
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
+        let results = self
+            .runtime
+            .block_on(self.admin.create_topics([&topic], &options(ANSWER_LIMIT)));
+        let code = match results {
+            Ok(results) => match results.into_iter().next() {
+                Some(Err((_, code))) => code,
+                Some(Ok(_)) | None => Code::NoError,
+            },
+            Err(error) => error.rdkafka_error_code().unwrap_or(Code::OperationTimedOut),
+        };
+        match code {
+            Code::NoError => info!(topic = name, partitions, replicas, "the topic is created"),
+            // Another one was faster.
+            Code::TopicAlreadyExists => {}
+            code => {
+                let fault = error::fault(code, Some(name), "");
+                let reason = format!(
+                    "the topic \"{name}\" is not there and can't be created with {partitions} partitions and {replicas} replicas: {}",
+                    fault.reason
+                );
+                return Err(SinkFault { reason, ..fault });
+            }
+        }
+        // The other brokers learn of it a little later.
+        loop {
+            if let Some(topic) = self.find(name)? {
+                return Ok(topic);
+            }
+            if Instant::now() >= self.deadline {
+                return Err(error::fault(
+                    Code::LeaderNotAvailable,
+                    Some(name),
+                    "it was created just now",
+                ));
+            }
+            std::thread::sleep(LEADER_PAUSE);
+        }
+    }
+
+    /// Reads the topics' limits. Whoever may not read them goes on with Kafka's defaults.
+    fn read_limits(&self, topics: &mut [Topic]) {
+        let specifiers: Vec<_> = topics
+            .iter()
+            .map(|topic| ResourceSpecifier::Topic(&topic.name))
+            .collect();
+        let described = self
+            .runtime
+            .block_on(self.admin.describe_configs(&specifiers, &options(LIMITS_LIMIT)));
+        let resources = match described {
+            Ok(resources) => resources,
+            Err(error) => {
+                debug!("the topics' limits can't be read: {error}");
+                Vec::new()
+            }
+        };
+        for (topic, resource) in topics.iter_mut().zip(resources) {
+            // A topic whose configuration we may not read comes without entries.
+            let Ok(resource) = resource else { continue };
+            let number = |name: &str| resource.get(name)?.value.as_ref()?.parse().ok();
+            topic.max_message = number("max.message.bytes");
+            topic.min_insync = number("min.insync.replicas");
+        }
+        for topic in topics.iter().filter(|topic| topic.max_message.is_none()) {
+            self.health.say(&format!(
+                "the limits of the topic \"{}\" can't be read (this needs DescribeConfigs), {DEFAULT_MAX_MESSAGE} bytes are assumed",
+                topic.name
+            ));
+        }
+    }
+}
+
+fn admin(client: &ClientConfig) -> Result<AdminClient<DefaultClientContext>, SinkFault> {
+    client.create().map_err(|error| not_made(&error))
+}
+
+fn options(limit: Duration) -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(limit))
+        .operation_timeout(Some(limit))
+}
+
+fn has_a_leader(topic: &MetadataTopic) -> bool {
+    // One will do: events for the others wait in librdkafka until these have theirs.
+    topic.partitions().iter().any(|partition| partition.leader() >= 0)
+}
+
+fn described(topic: &MetadataTopic, brokers: usize) -> Topic {
+    Topic {
+        name: topic.name().to_owned(),
+        partitions: topic.partitions().len(),
+        replicas: topic
+            .partitions()
+            .iter()
+            .map(|partition| partition.replicas().len())
+            .min()
+            .unwrap_or(0),
+        max_message: None,
+        min_insync: None,
+        brokers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_lose_events_is_named_where_there_is_a_choice() {
+        let dangers = |brokers, replicas, min_insync| {
+            dangers(&Topic {
+                name: "t".into(),
+                partitions: 1,
+                replicas,
+                max_message: None,
+                min_insync,
+                brokers,
+            })
+            .len()
+        };
+        assert_eq!(dangers(1, 1, Some(1)), 0);
+        assert_eq!(dangers(3, 1, Some(1)), 1);
+        assert_eq!(dangers(3, 3, Some(1)), 1);
+        assert_eq!(dangers(3, 3, Some(2)), 0);
+        assert_eq!(dangers(3, 3, None), 0);
+    }
+}

@@ -1,0 +1,239 @@
+//! The log in memory: the same records as on disk, bounded in bytes.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use neurobridge_core::{
+    event::Sequence,
+    identity::SpoolId,
+    record::{Batch, SealedBatch},
+};
+use tokio::sync::{Notify, watch};
+
+use crate::{AppendError, MemoryConfig, OpenError, SpoolStatus, Stored, WhenFull};
+
+/// What a batch costs beside its bytes: its place in the queue, and the allocator's own.
+const BATCH_OVERHEAD: usize = 128;
+/// The smallest log: two batches of the listener's largest size fit.
+const LEAST_SIZE: u64 = 1 << 20;
+
+#[derive(Debug)]
+pub(crate) struct Memory {
+    id: SpoolId,
+    limit: usize,
+    when_full: WhenFull,
+    state: Mutex<State>,
+    /// Wakes the appender when a cursor made room.
+    room: Notify,
+    durable: watch::Sender<u64>,
+    closed: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct State {
+    batches: VecDeque<SealedBatch>,
+    size: usize,
+    /// The sequence that the next event gets.
+    next: Sequence,
+    /// For each reader the first sequence that it still needs.
+    needed: BTreeMap<u64, Sequence>,
+    next_reader: u64,
+    dropped_events: u64,
+}
+
+/// What stands at a place of the log.
+pub(crate) enum Found {
+    Events(SealedBatch),
+    /// Not there any more; the oldest that is there stands at `oldest`.
+    Dropped {
+        oldest: Sequence,
+    },
+    /// Not there yet.
+    Nothing,
+}
+
+impl Memory {
+    pub(crate) fn new(config: &MemoryConfig) -> Result<Self, OpenError> {
+        let limit = config.max_size.bytes();
+        if limit < LEAST_SIZE {
+            return Err(OpenError::TooSmall {
+                found: limit,
+                least: LEAST_SIZE,
+            });
+        }
+        let state = State {
+            batches: VecDeque::new(),
+            size: 0,
+            next: Sequence::FIRST,
+            needed: BTreeMap::new(),
+            next_reader: 0,
+            dropped_events: 0,
+        };
+        Ok(Self {
+            id: SpoolId::generate(),
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            when_full: config.when_full,
+            state: Mutex::new(state),
+            room: Notify::new(),
+            durable: watch::Sender::new(0),
+            closed: watch::Sender::new(false),
+        })
+    }
+
+    pub(crate) const fn id(&self) -> SpoolId {
+        self.id
+    }
+
+    pub(crate) async fn append(&self, batch: Batch) -> Result<Option<Stored>, AppendError> {
+        if batch.is_empty() {
+            return Ok(None);
+        }
+        let cost = batch.len() + BATCH_OVERHEAD;
+        // Sealing twice would number events twice, so the batch is sealed where its place is certain.
+        let mut batch = Some(batch);
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            // Before the look at the state: what is freed in between wakes us then.
+            room.as_mut().enable();
+            if *self.closed.borrow() {
+                return Err(AppendError::Closed);
+            }
+            if let Some(stored) = self.try_append(&mut batch, cost) {
+                self.durable.send_replace(stored.first.get() + stored.events - 1);
+                return Ok(Some(stored));
+            }
+            room.await;
+        }
+    }
+
+    pub(crate) fn durable(&self) -> watch::Receiver<u64> {
+        self.durable.subscribe()
+    }
+
+    pub(crate) fn closed(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.send_replace(true);
+        self.room.notify_waiters();
+    }
+
+    /// A new reader's number and the sequence at which it begins.
+    pub(crate) fn register(&self) -> (u64, Sequence) {
+        let mut state = self.lock();
+        let number = state.next_reader;
+        state.next_reader += 1;
+        let next = state.next;
+        state.needed.insert(number, next);
+        (number, next)
+    }
+
+    pub(crate) fn unregister(&self, reader: u64) {
+        let mut state = self.lock();
+        state.needed.remove(&reader);
+        self.trim(&mut state);
+    }
+
+    /// Notes that a reader needs nothing before `next` any more.
+    pub(crate) fn commit(&self, reader: u64, next: Sequence) {
+        let mut state = self.lock();
+        if let Some(needed) = state.needed.get_mut(&reader) {
+            *needed = next.max(*needed);
+        }
+        self.trim(&mut state);
+    }
+
+    pub(crate) fn find(&self, sequence: Sequence) -> Found {
+        let state = self.lock();
+        if sequence >= state.next {
+            return Found::Nothing;
+        }
+        let index = state.batches.partition_point(|batch| batch.end() <= sequence);
+        match state.batches.get(index) {
+            Some(batch) if batch.first() <= sequence => match batch.from(sequence) {
+                Some(part) => Found::Events(part),
+                None => Found::Nothing,
+            },
+            Some(batch) => Found::Dropped {
+                oldest: batch.first(),
+            },
+            None => Found::Dropped { oldest: state.next },
+        }
+    }
+
+    pub(crate) fn received_at(&self, sequence: Sequence) -> Option<Timestamp> {
+        let Found::Events(batch) = self.find(sequence) else {
+            return None;
+        };
+        batch.iter().next()?.ok().map(|event| event.received_at)
+    }
+
+    pub(crate) fn status(&self) -> SpoolStatus {
+        let state = self.lock();
+        SpoolStatus {
+            kind: "memory",
+            durable_sequence: state.next.get() - 1,
+            size_bytes: state.size as u64,
+            limit_bytes: self.limit as u64,
+            dropped_events: state.dropped_events,
+        }
+    }
+
+    fn try_append(&self, batch: &mut Option<Batch>, cost: usize) -> Option<Stored> {
+        let mut state = self.lock();
+        // A batch larger than the whole log goes in alone: refusing it for ever would stop the bridge.
+        while state.size + cost > self.limit && !state.batches.is_empty() {
+            if self.when_full == WhenFull::Block {
+                return None;
+            }
+            state.drop_oldest();
+        }
+        let sealed = batch.take()?.seal(state.next);
+        let stored = Stored {
+            first: sealed.first(),
+            events: sealed.events(),
+        };
+        state.next = sealed.end();
+        state.size += sealed.bytes().len() + BATCH_OVERHEAD;
+        state.batches.push_back(sealed);
+        // Nobody reads: nothing to keep.
+        self.trim(&mut state);
+        Some(stored)
+    }
+
+    /// Forgets what every reader has settled.
+    fn trim(&self, state: &mut State) {
+        let needed = state.needed.values().min().copied().unwrap_or(state.next);
+        let before = state.batches.len();
+        while state.batches.front().is_some_and(|batch| batch.end() <= needed) {
+            state.forget_oldest();
+        }
+        if state.batches.len() != before {
+            self.room.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing within the lock can panic half-way through an update.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn drop_oldest(&mut self) {
+        if let Some(batch) = self.forget_oldest() {
+            self.dropped_events += batch.events();
+        }
+    }
+
+    fn forget_oldest(&mut self) -> Option<SealedBatch> {
+        let batch = self.batches.pop_front()?;
+        self.size -= batch.bytes().len() + BATCH_OVERHEAD;
+        Some(batch)
+    }
+}

@@ -1,0 +1,289 @@
+//! The promises of the log in memory, and a model that it is held to.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+use std::{collections::VecDeque, future::Future, time::Duration};
+
+use neurobridge_core::{
+    envelope::{Kind, read},
+    event::{Event, Sequence},
+    reader::{Read, ReadError, Reader, Skipped},
+    record::Batch,
+    units::ByteSize,
+};
+use neurobridge_spool::{AppendError, MemoryConfig, Spool, SpoolConfig, SpoolReader, WhenFull};
+use proptest::prelude::*;
+
+/// Far more than any step needs; reached only when something waits for ever.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn open(max_size: ByteSize, when_full: WhenFull) -> Spool {
+    Spool::open(&SpoolConfig::Memory(MemoryConfig { max_size, when_full })).unwrap()
+}
+
+fn small() -> Spool {
+    open(ByteSize::from_mib(1), WhenFull::Block)
+}
+
+/// A batch of events whose ids go on from `id`, each of about `size` bytes.
+fn batch(id: &mut u64, events: usize, size: usize) -> Batch {
+    let mut batch = Batch::default();
+    for _ in 0..events {
+        *id += 1;
+        let frame = format!(r#"{{"id":{id},"data":{{"fill":"{}"}}}}"#, "x".repeat(size));
+        let Kind::Event(envelope) = read(&frame).unwrap() else {
+            panic!("no event")
+        };
+        batch.push(&Event {
+            sequence: Sequence::FIRST,
+            received_at: jiff::Timestamp::from_second(*id as i64).unwrap(),
+            source: "main",
+            conflict: None,
+            envelope,
+            frame: &frame,
+        });
+    }
+    batch
+}
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, what)
+        .await
+        .expect("it waits for ever")
+}
+
+async fn next(reader: &mut SpoolReader) -> Read {
+    soon(reader.next()).await.unwrap()
+}
+
+fn commit(reader: &mut SpoolReader, next: Sequence) {
+    let mut cursor = reader.cursor().clone();
+    cursor.next = next;
+    reader.commit(&cursor);
+}
+
+/// The sequences of events handed over, and the number of those skipped, until `until` of both.
+async fn read_until(reader: &mut SpoolReader, until: u64) -> (Vec<u64>, u64) {
+    let (mut sequences, mut skipped) = (Vec::new(), 0);
+    while (sequences.len() as u64) + skipped < until {
+        match next(reader).await {
+            Read::Events(batch) => sequences.extend(batch.iter().map(|event| event.unwrap().sequence.get())),
+            Read::Skipped {
+                events,
+                reason: Skipped::Dropped,
+                ..
+            } => skipped += events,
+            other => panic!("{other:?}"),
+        }
+    }
+    (sequences, skipped)
+}
+
+#[tokio::test]
+async fn readers_see_all_in_order_each_at_its_own_pace() {
+    let (spool, mut id) = (small(), 0);
+    let (mut quick, mut slow) = (spool.reader("quick"), spool.reader("slow"));
+    for _ in 0..10 {
+        spool.append(batch(&mut id, 3, 10)).await.unwrap();
+    }
+    assert_eq!(read_until(&mut quick, 30).await.0, (1..=30).collect::<Vec<_>>());
+    commit(&mut quick, Sequence::new(31).unwrap());
+    assert_eq!(read_until(&mut slow, 30).await.0, (1..=30).collect::<Vec<_>>());
+    assert_eq!(*spool.durable().borrow(), 30);
+    assert_eq!(
+        spool.received_at(Sequence::new(7).unwrap()).unwrap().as_second(),
+        7
+    );
+    commit(&mut slow, Sequence::new(31).unwrap());
+    assert_eq!(spool.status().size_bytes, 0);
+    assert_eq!(spool.received_at(Sequence::new(7).unwrap()), None);
+}
+
+#[tokio::test]
+async fn a_rewind_empties_what_was_prefetched() {
+    let (spool, mut id) = (small(), 0);
+    let mut reader = spool.reader("sink");
+    for _ in 0..20 {
+        spool.append(batch(&mut id, 2, 10)).await.unwrap();
+    }
+    read_until(&mut reader, 10).await;
+    reader.rewind(Sequence::new(4).unwrap());
+    assert_eq!(read_until(&mut reader, 37).await.0, (4..=40).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_append_waits_for_room_and_goes_on_by_itself() {
+    let (spool, mut id) = (small(), 0);
+    let mut reader = spool.reader("sink");
+    while spool.status().size_bytes < 900 << 10 {
+        spool.append(batch(&mut id, 1, 50_000)).await.unwrap();
+    }
+    let stored = spool.status().durable_sequence;
+    let large = batch(&mut id, 1, 200_000);
+    let waiting = tokio::spawn({
+        let spool = spool.clone();
+        async move { spool.append(large).await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(spool.status().durable_sequence, stored);
+    commit(&mut reader, Sequence::new(stored).unwrap());
+    assert_eq!(
+        soon(waiting).await.unwrap().unwrap().unwrap().first.get(),
+        stored + 1
+    );
+    assert!(spool.status().size_bytes <= spool.status().limit_bytes);
+}
+
+#[tokio::test]
+async fn a_full_log_may_drop_the_oldest_and_counts_them() {
+    let (spool, mut id) = (open(ByteSize::from_mib(1), WhenFull::DropOldest), 0);
+    let mut reader = spool.reader("sink");
+    for _ in 0..100 {
+        soon(spool.append(batch(&mut id, 1, 50_000))).await.unwrap();
+        assert!(spool.status().size_bytes <= spool.status().limit_bytes);
+    }
+    let dropped = spool.status().dropped_events;
+    assert!(dropped > 70, "{dropped}");
+    let (sequences, skipped) = read_until(&mut reader, 100).await;
+    assert!(skipped <= dropped && sequences.last() == Some(&100));
+    assert!(sequences.is_sorted() && sequences.len() as u64 + skipped == 100);
+}
+
+#[tokio::test]
+async fn an_event_larger_than_the_log_goes_in_alone() {
+    let (spool, mut id) = (small(), 0);
+    let mut reader = spool.reader("sink");
+    soon(spool.append(batch(&mut id, 1, 3 << 20))).await.unwrap();
+    assert_eq!(read_until(&mut reader, 1).await.0, [1]);
+    commit(&mut reader, Sequence::new(2).unwrap());
+    soon(spool.append(batch(&mut id, 1, 10))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_closed_log_is_read_to_its_end_and_again_after_a_rewind() {
+    let (spool, mut id) = (small(), 0);
+    let mut reader = spool.reader("sink");
+    spool.append(batch(&mut id, 3, 10)).await.unwrap();
+    spool.close();
+    assert!(matches!(
+        spool.append(batch(&mut id, 1, 10)).await,
+        Err(AppendError::Closed)
+    ));
+    for _ in 0..2 {
+        assert_eq!(read_until(&mut reader, 3).await.0, [1, 2, 3]);
+        assert!(matches!(next(&mut reader).await, Read::End));
+        reader.rewind(Sequence::FIRST);
+    }
+}
+
+#[tokio::test]
+async fn closing_ends_an_append_that_waits() {
+    let (spool, mut id) = (small(), 0);
+    let _reader = spool.reader("sink");
+    while spool.status().size_bytes < 900 << 10 {
+        spool.append(batch(&mut id, 1, 50_000)).await.unwrap();
+    }
+    let large = batch(&mut id, 1, 500_000);
+    let waiting = tokio::spawn({
+        let spool = spool.clone();
+        async move { spool.append(large).await }
+    });
+    tokio::task::yield_now().await;
+    spool.close();
+    assert!(matches!(soon(waiting).await.unwrap(), Err(AppendError::Closed)));
+}
+
+#[tokio::test]
+async fn without_readers_nothing_is_kept() {
+    let (spool, mut id) = (small(), 0);
+    drop(spool.reader("gone"));
+    for _ in 0..100 {
+        soon(spool.append(batch(&mut id, 1, 50_000))).await.unwrap();
+    }
+    assert_eq!(spool.status().size_bytes, 0);
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Append { events: usize },
+    Read { reader: usize },
+    Rewind { reader: usize, back: u64 },
+    Commit { reader: usize },
+}
+
+fn any_action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        3 => (1usize..5).prop_map(|events| Action::Append { events }),
+        4 => (0usize..2).prop_map(|reader| Action::Read { reader }),
+        1 => (0usize..2, 0u64..10).prop_map(|(reader, back)| Action::Rewind { reader, back }),
+        2 => (0usize..2).prop_map(|reader| Action::Commit { reader }),
+    ]
+}
+
+/// What a reader should see: a counter, and where its cursor is.
+#[derive(Clone, Copy, Debug)]
+struct Model {
+    next: u64,
+    committed: u64,
+}
+
+async fn run(actions: Vec<Action>) -> Result<(), ReadError> {
+    let (spool, mut id) = (small(), 0);
+    let mut readers = [spool.reader("a"), spool.reader("b")];
+    let mut models = [Model {
+        next: 1,
+        committed: 1,
+    }; 2];
+    let mut appended = 0;
+    let mut seen: [VecDeque<u64>; 2] = Default::default();
+    for action in actions {
+        match action {
+            Action::Append { events } => {
+                let stored = soon(spool.append(batch(&mut id, events, 10)))
+                    .await
+                    .unwrap()
+                    .unwrap();
+                assert_eq!(stored.first.get(), appended + 1);
+                appended += events as u64;
+            }
+            Action::Read { reader } if models[reader].next <= appended => {
+                let Read::Events(batch) = soon(readers[reader].next()).await? else {
+                    panic!("no events")
+                };
+                for event in batch.iter() {
+                    assert_eq!(event.unwrap().sequence.get(), models[reader].next);
+                    seen[reader].push_back(models[reader].next);
+                    models[reader].next += 1;
+                }
+            }
+            Action::Rewind { reader, back } => {
+                let to = models[reader]
+                    .next
+                    .saturating_sub(back)
+                    .max(models[reader].committed);
+                models[reader].next = to;
+                readers[reader].rewind(Sequence::new(to).unwrap());
+            }
+            Action::Commit { reader } => {
+                models[reader].committed = models[reader].next;
+                commit(&mut readers[reader], Sequence::new(models[reader].next).unwrap());
+            }
+            Action::Read { .. } => {}
+        }
+        // The log holds what one of the two still needs, and whole batches around it, no more.
+        let needed = models.iter().map(|model| model.committed).min().unwrap();
+        assert!(
+            (needed <= appended) == (spool.status().size_bytes > 0),
+            "{needed} of {appended}"
+        );
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn the_log_is_a_counter_to_each_reader(actions in proptest::collection::vec(any_action(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(run(actions)).unwrap();
+    }
+}

@@ -1,0 +1,14 @@
+//! The simulator's fault rules.
+
+use neurobridge_simulator::FaultRule;
+
+/// Any text is read as a rule or refused; a rule's text is read as the same rule.
+pub fn fault_rule(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    match text.parse::<FaultRule>() {
+        Ok(rule) => assert_eq!(rule.to_string().parse::<FaultRule>(), Ok(rule)),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}

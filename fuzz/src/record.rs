@@ -1,0 +1,72 @@
+//! Records of the spool.
+
+use jiff::Timestamp;
+use neurobridge_core::{
+    cloudevents,
+    envelope::Field,
+    event::Event,
+    identity::{self, SpoolId},
+    record::{self, Batch},
+};
+
+/// Any bytes are read as a record or refused, also with a length and a checksum that are right; what is read can be
+/// rendered, and comes back when it is written again.
+pub fn record(bytes: &[u8]) {
+    let verified = record::verify(bytes);
+    if let Ok((event, length)) = record::decode(bytes) {
+        assert!(length <= bytes.len());
+        use_all(&event);
+        if let Ok(verified) = verified {
+            assert_eq!(verified, length);
+        }
+    }
+    let mut sealed = (bytes.len() as u32).to_le_bytes().to_vec();
+    sealed.extend_from_slice(&[0; 4]);
+    sealed.extend_from_slice(bytes);
+    let checksum = match record::verify(&sealed) {
+        Err(record::RecordError::Checksum { expected, .. }) => expected,
+        // Too short to be one; or its checksum is 0.
+        _ => return,
+    };
+    sealed[4..8].copy_from_slice(&checksum.to_le_bytes());
+    assert_eq!(record::verify(&sealed), Ok(sealed.len()));
+    let Ok((event, length)) = record::decode(&sealed) else {
+        return;
+    };
+    assert_eq!(length, sealed.len());
+    use_all(&event);
+    write_again(&event);
+}
+
+fn use_all(event: &Event<'_>) {
+    let spool = SpoolId::from_bytes([7; 16]);
+    let (mut scratch, mut out) = (String::new(), String::new());
+    cloudevents::write_structured(event, &spool, &mut scratch, &mut out);
+    assert!(!out.contains(['\n', '\r']));
+    identity::write_identity(event, &spool, &mut out);
+    for field in [Field::Created, Field::SourceName, Field::SpaceName] {
+        let _ = event.text(field);
+    }
+}
+
+fn write_again(event: &Event<'_>) {
+    let mut batch = Batch::default();
+    batch.push(event);
+    let sealed = batch.seal(event.sequence);
+    let again = sealed
+        .iter()
+        .next()
+        .expect("one was pushed")
+        .expect("it was just written");
+    assert_eq!(record::verify(sealed.bytes()), Ok(sealed.bytes().len()));
+    assert_eq!(
+        (again.sequence, again.source, again.conflict, again.frame),
+        (event.sequence, event.source, event.conflict, event.frame)
+    );
+    assert_eq!(again.envelope, event.envelope);
+    assert_eq!(microseconds(again.received_at), microseconds(event.received_at));
+}
+
+fn microseconds(time: Timestamp) -> i64 {
+    time.as_microsecond()
+}

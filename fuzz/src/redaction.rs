@@ -1,0 +1,138 @@
+//! Redaction.
+
+use std::{io::Write, sync::LazyLock};
+
+use neurobridge_core::{
+    envelope::{self, Kind},
+    redact::{Pattern, Pseudonymise, Redaction},
+};
+use serde_json::Value;
+
+static KEY_FILE: LazyLock<tempfile::NamedTempFile> = LazyLock::new(|| {
+    let mut file = tempfile::NamedTempFile::new().expect("the folder for temporary files can be written to");
+    file.write_all(b"0123456789abcdef")
+        .expect("there is room for 16 bytes");
+    file
+});
+
+/// What is to go is gone, all else stays. The input's first line has patterns between commas, those for pseudonyms after a
+/// `!`; the rest is a frame.
+pub fn redaction(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let Some((first, frame)) = text.split_once('\n') else {
+        return;
+    };
+    if !matches!(envelope::read(frame), Ok(Kind::Event(_))) {
+        return;
+    }
+    let (mut redact, mut fields): (Vec<Pattern>, Vec<Pattern>) = (Vec::new(), Vec::new());
+    for pattern in first.split(',').take(16) {
+        match pattern.strip_prefix('!') {
+            Some(pattern) => fields.extend(pattern.parse::<Pattern>()),
+            None => redact.extend(pattern.parse::<Pattern>()),
+        }
+    }
+    let pseudonymise = Pseudonymise {
+        fields: fields.clone(),
+        key_file: KEY_FILE.path().to_owned(),
+    };
+    let redaction = Redaction::new(&redact, Some(&pseudonymise)).expect("the key is long enough");
+    let mut out = String::new();
+    let has_changed = redaction.apply(frame, &mut out);
+    assert!(!(has_changed && redaction.is_empty()));
+    let after = if has_changed { out.as_str() } else { frame };
+    assert!(
+        matches!(envelope::read(after), Ok(Kind::Event(_))),
+        "what is left is no event: {after}"
+    );
+    if let Ok(value) = serde_json::from_str::<Value>(after) {
+        check_gone(&value, &redact, &fields, 0);
+    }
+    if let (Ok(before), Ok(after), true) = (
+        serde_json::from_str::<Value>(frame),
+        serde_json::from_str::<Value>(after),
+        redact.iter().chain(&fields).all(|pattern| !pattern.is_path()),
+    ) {
+        check_kept(&before, &after, &redact, &fields, 0);
+    }
+    let redaction = Redaction::new(&redact, None).expect("no key is needed");
+    let mut again = String::new();
+    assert!(!redaction.apply(after, &mut again), "changed twice: {after}");
+}
+
+/// Whether a key is meant by a pattern without a dot; said by a matcher of its own.
+fn is_meant(patterns: &[Pattern], key: &str) -> bool {
+    patterns
+        .iter()
+        .filter(|pattern| !pattern.is_path())
+        .any(|pattern| matches(pattern.to_string().as_bytes(), key.as_bytes()))
+}
+
+fn matches(pattern: &[u8], key: &[u8]) -> bool {
+    let (mut at, mut in_key, mut star) = (0, 0, None);
+    while in_key < key.len() {
+        if pattern.get(at) == Some(&b'*') {
+            star = Some((at, in_key));
+            at += 1;
+        } else if pattern.get(at) == Some(&key[in_key]) {
+            at += 1;
+            in_key += 1;
+        } else if let Some((star_at, from)) = star {
+            star = Some((star_at, from + 1));
+            at = star_at + 1;
+            in_key = from + 1;
+        } else {
+            return false;
+        }
+    }
+    pattern[at..].iter().all(|byte| *byte == b'*')
+}
+
+fn is_exempt(depth: usize, key: &str) -> bool {
+    depth == 0 && (key == "id" || key == "data")
+}
+
+fn check_gone(value: &Value, redact: &[Pattern], fields: &[Pattern], depth: usize) {
+    match value {
+        Value::Object(members) => {
+            for (key, value) in members {
+                if is_exempt(depth, key) {
+                } else if is_meant(redact, key) {
+                    assert!(value.is_null(), "{key}: {value}");
+                } else if is_meant(fields, key) {
+                    let is_pseudonym = value.as_str().is_some_and(|text| {
+                        text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+                    });
+                    assert!(value.is_null() || is_pseudonym, "{key}: {value}");
+                }
+                check_gone(value, redact, fields, depth + 1);
+            }
+        }
+        Value::Array(elements) => elements
+            .iter()
+            .for_each(|element| check_gone(element, redact, fields, depth.max(1))),
+        _ => {}
+    }
+}
+
+fn check_kept(before: &Value, after: &Value, redact: &[Pattern], fields: &[Pattern], depth: usize) {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            assert!(before.keys().eq(after.keys()));
+            for (key, value) in before {
+                if is_exempt(depth, key) || !(is_meant(redact, key) || is_meant(fields, key)) {
+                    check_kept(value, &after[key], redact, fields, depth + 1);
+                }
+            }
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            assert_eq!(before.len(), after.len());
+            for (before, after) in before.iter().zip(after) {
+                check_kept(before, after, redact, fields, depth.max(1));
+            }
+        }
+        _ => assert_eq!(before, after),
+    }
+}

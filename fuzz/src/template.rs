@@ -1,0 +1,57 @@
+//! Templates.
+
+use jiff::Timestamp;
+use neurobridge_core::{
+    envelope::{self, Kind},
+    event::{Event, Sequence},
+    template::Template,
+};
+
+const FRAME: &str =
+    r#"{"id":7,"data":{"result":"new","pid":null,"space":{"id":"a b.c"},"extra":{"deep":true}}}"#;
+
+/// Any text is read as a template or refused; what is read stays as written and can be rendered. The input's first line is
+/// the template, the rest a frame.
+pub fn template(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let (text, frame) = text.split_once('\n').unwrap_or((text, FRAME));
+    let template: Template = match text.parse() {
+        Ok(template) => template,
+        Err(error) => {
+            assert!(error.to_string().contains(text), "{error}");
+            assert!(text.contains(['{', '}']), "{error}");
+            return;
+        }
+    };
+    assert_eq!(template.to_string(), text);
+    assert_eq!(text.parse::<Template>().as_ref(), Ok(&template));
+    let frame = match envelope::read(frame) {
+        Ok(Kind::Event(_)) => frame,
+        _ => FRAME,
+    };
+    let Ok(Kind::Event(envelope)) = envelope::read(frame) else {
+        panic!("the frame is no event")
+    };
+    let event = Event {
+        sequence: Sequence::FIRST,
+        received_at: Timestamp::UNIX_EPOCH,
+        source: "main",
+        conflict: None,
+        envelope,
+        frame,
+    };
+    let (mut complete, mut name, mut plain) = (String::new(), String::new(), String::new());
+    let is_complete = template.render_complete(&event, &mut complete);
+    template.render_name(&event, |_| true, &mut name);
+    template.render_name(&event, |c| c.is_ascii_alphanumeric(), &mut plain);
+    assert_eq!(plain.chars().count(), name.chars().count());
+    if let Some(constant) = template.constant() {
+        assert_eq!((constant, constant), (complete.as_str(), plain.as_str()));
+        assert!(is_complete);
+    }
+    if is_complete && !complete.is_empty() && !name.contains("unknown") {
+        assert_eq!(complete, name);
+    }
+}

@@ -1,0 +1,161 @@
+//! Whether what arrived is what was sent.
+
+use std::collections::{HashMap, HashSet};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::platform::Sent;
+
+/// An event as it arrived, whatever the way.
+#[derive(Debug, Clone)]
+pub struct Arrived {
+    /// The id that the feed gave it.
+    pub id: u64,
+    /// The entry, byte for byte.
+    pub data: String,
+    /// Its sequence attribute: text that sorts in the order of the log.
+    pub sequence: String,
+}
+
+/// What an audit found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Audit {
+    /// Events sent, each counted once.
+    pub sent: usize,
+    /// Copies beyond the first of each.
+    pub duplicates: usize,
+}
+
+/// Checks that each event sent has arrived with the very same body, nothing else has, and that each person's first
+/// copies came in the order of sending and of their sequences.
+///
+/// `lanes` are the partitions, or the one file: order holds within each.
+///
+/// # Errors
+/// When it is not so; the first difference is named.
+pub fn audit(sent: &[Sent], lanes: &[Vec<Arrived>]) -> Result<Audit> {
+    let places: HashMap<u64, usize> = sent
+        .iter()
+        .enumerate()
+        .map(|(place, event)| (event.id, place))
+        .collect();
+    ensure!(
+        places.len() == sent.len(),
+        "an id was sent twice: this audit can't tell its copies apart"
+    );
+    let mut seen = HashSet::new();
+    let mut arrived_in_all = 0;
+    for lane in lanes {
+        let mut last_of_person: HashMap<&str, (usize, &str)> = HashMap::new();
+        for arrived in lane {
+            arrived_in_all += 1;
+            let place = *places
+                .get(&arrived.id)
+                .with_context(|| format!("{} was never sent", arrived.id))?;
+            let event = &sent[place];
+            ensure!(
+                event.data == arrived.data,
+                "{} arrived with another body: {}",
+                arrived.id,
+                arrived.data
+            );
+            if !seen.insert(arrived.id) {
+                continue;
+            }
+            if let Some(pid) = &event.pid {
+                let now = (place, arrived.sequence.as_str());
+                if let Some(last) = last_of_person.insert(pid, now) {
+                    ensure!(
+                        last.0 < now.0 && last.1 < now.1,
+                        "{pid}: {} came after {}",
+                        now.1,
+                        last.1
+                    );
+                }
+            }
+        }
+    }
+    if let Some(missing) = sent.iter().find(|event| !seen.contains(&event.id)) {
+        anyhow::bail!(
+            "{} of {} are missing, the first is {}",
+            sent.len() - seen.len(),
+            sent.len(),
+            missing.id
+        );
+    }
+    Ok(Audit {
+        sent: sent.len(),
+        duplicates: arrived_in_all - seen.len(),
+    })
+}
+
+/// Reads lines of CloudEvents in structured mode.
+///
+/// # Errors
+/// When a line is none.
+pub fn structured(text: &str) -> Result<Vec<Arrived>> {
+    #[derive(Deserialize)]
+    struct Structured<'a> {
+        id: &'a str,
+        sequence: &'a str,
+        specversion: &'a str,
+        #[serde(borrow)]
+        data: &'a RawValue,
+    }
+    text.lines()
+        .map(|line| {
+            let event: Structured<'_> =
+                serde_json::from_str(line).with_context(|| format!("no event: {line}"))?;
+            ensure!(event.specversion == "1.0", "specversion is {}", event.specversion);
+            Ok(Arrived {
+                id: event.id.parse().with_context(|| format!("the id {}", event.id))?,
+                data: event.data.get().to_owned(),
+                sequence: event.sequence.to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// Sorts a topic's records into its partitions, checking key and headers of each.
+///
+/// # Errors
+/// When a record is not a CloudEvent in binary mode, or its key is not its person.
+#[cfg(feature = "clients")]
+pub fn kafka(records: &[crate::kafka::records::Record], source: &str) -> Result<Vec<Vec<Arrived>>> {
+    let mut lanes: HashMap<i32, Vec<Arrived>> = HashMap::new();
+    for record in records {
+        let header = |name: &str| {
+            record
+                .header(name)
+                .with_context(|| format!("{record:?} has no header {name}"))
+        };
+        ensure!(
+            header("ce_specversion")? == "1.0" && header("content-type")? == "application/json",
+            "{record:?}"
+        );
+        ensure!(header("ce_source")? == format!("/neuroio/{source}"), "{record:?}");
+        let value = record.value.as_deref().context("a record without a value")?;
+        let entry: serde_json::Value = serde_json::from_slice(value)?;
+        let kind = format!(
+            "com.neuroio.entry.{}",
+            entry["result"].as_str().unwrap_or("unknown")
+        );
+        ensure!(header("ce_type")? == kind, "{record:?}");
+        ensure!(
+            entry["created"].as_str() == record.header("ce_time"),
+            "{record:?}"
+        );
+        ensure!(
+            entry["pid"].as_str().map(str::as_bytes) == record.key.as_deref(),
+            "the key is not the person: {record:?}"
+        );
+        lanes.entry(record.partition).or_default().push(Arrived {
+            id: header("ce_id")?.parse().with_context(|| format!("{record:?}"))?,
+            data: String::from_utf8(value.to_vec())?,
+            sequence: header("ce_sequence")?.to_owned(),
+        });
+    }
+    Ok(lanes.into_values().collect())
+}

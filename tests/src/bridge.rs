@@ -1,0 +1,158 @@
+//! The bridge as a process: the real program, real signals, its `/status`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::http;
+use crate::paths::Scratch;
+use crate::poll::wait_for;
+use crate::ports::free_ports;
+use crate::process::Process;
+use crate::program::neurobridge;
+
+/// The program has to bind a port and to open files.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A running bridge.
+#[derive(Debug)]
+pub struct Bridge {
+    process: Process,
+    address: String,
+    dir: PathBuf,
+}
+
+impl Bridge {
+    /// Starts a bridge with this configuration (without `data_dir` and `[http]`, which are filled in), and waits until
+    /// it answers.
+    ///
+    /// # Errors
+    /// When it ends, or does not answer within 20 seconds.
+    pub fn start(dir: &Scratch, config: &str) -> Result<Self> {
+        let [port] = free_ports()?;
+        let address = format!("127.0.0.1:{port}");
+        let data_dir = dir.join("data");
+        let file = dir.join("neurobridge.toml");
+        let whole = format!("data_dir = {data_dir:?}\n{config}\n[http]\nlisten = \"{address}\"\n");
+        fs::write(&file, whole).with_context(|| format!("writing {}", file.display()))?;
+        let mut command = Command::new(neurobridge());
+        command.args(["run", "-c"]).arg(&file).env_remove("RUST_LOG");
+        let process = Process::spawn("bridge", &mut command, &dir.join("bridge.log"))?;
+        let mut bridge = Self {
+            process,
+            address,
+            dir: data_dir,
+        };
+        wait_for("the bridge", START_TIMEOUT, || {
+            if let Some(status) = bridge.process.exit_status()? {
+                anyhow::bail!("the bridge ended with {status}:\n{}", bridge.process.log_tail());
+            }
+            Ok(http::get(&bridge.address, "/livez").ok())
+        })?;
+        Ok(bridge)
+    }
+
+    /// The folder of what it keeps.
+    pub fn data_dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
+    /// `host:port` of its page.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Its `/status`, whose ledgers are held to their sums.
+    ///
+    /// # Errors
+    /// When it does not answer, or a ledger does not balance.
+    pub fn status(&self) -> Result<Value> {
+        let status: Value = serde_json::from_str(&http::get(&self.address, "/status")?)?;
+        check_ledgers(&status)?;
+        Ok(status)
+    }
+
+    /// Waits until `/status` says something; every answer meanwhile must balance.
+    ///
+    /// # Errors
+    /// When it does not within `timeout`; the error has the last status and the log's tail.
+    pub fn wait(&self, what: &str, timeout: Duration, says: impl Fn(&Value) -> bool) -> Result<Value> {
+        let mut last = Value::Null;
+        let found = wait_for(what, timeout, || {
+            let status = self.status()?;
+            let found = says(&status).then(|| status.clone());
+            last = status;
+            Ok(found)
+        });
+        found.with_context(|| format!("last status: {last:#}\nlog:\n{}", self.process.log_tail()))
+    }
+
+    /// A metric's value, of the series that has all these parts in its line.
+    ///
+    /// # Errors
+    /// When there is no such series.
+    pub fn metric(&self, parts: &[&str]) -> Result<f64> {
+        let text = http::get(&self.address, "/metrics")?;
+        let line = text
+            .lines()
+            .find(|line| !line.starts_with('#') && parts.iter().all(|part| line.contains(part)))
+            .with_context(|| format!("no series with {parts:?}"))?;
+        let (_, value) = line.rsplit_once(' ').context("a line without a value")?;
+        value.parse().with_context(|| format!("the value of {line}"))
+    }
+
+    /// Sends a signal and waits for the end; the exit status and the whole log.
+    ///
+    /// # Errors
+    /// When it does not end within `timeout`.
+    pub fn stop(mut self, signal: Signal, timeout: Duration) -> Result<(ExitStatus, String)> {
+        self.process.signal(signal)?;
+        let status = self.process.wait(timeout)?;
+        Ok((status, self.process.logged()?))
+    }
+}
+
+/// Both ledgers hold in every answer.
+fn check_ledgers(status: &Value) -> Result<()> {
+    let sum = |ledger: &Value, parts: &[&str]| -> u64 {
+        parts.iter().filter_map(|part| ledger[part].as_u64()).sum()
+    };
+    for (name, source) in status["sources"].as_object().context("no sources")? {
+        let ledger = &source["ledger"];
+        let settled = sum(
+            ledger,
+            &["stored", "filtered", "duplicate", "dead_lettered", "in_flight"],
+        );
+        ensure!(
+            ledger["received"] == settled,
+            "the ledger of source {name} does not balance: {ledger}"
+        );
+    }
+    for (name, sink) in status["sinks"].as_object().context("no sinks")? {
+        let ledger = &sink["ledger"];
+        let parts = [
+            "delivered",
+            "filtered",
+            "duplicate",
+            "dead_lettered",
+            "dropped",
+            "damaged",
+            "pending",
+        ];
+        ensure!(
+            ledger["stored"] == sum(ledger, &parts),
+            "the ledger of sink {name} does not balance: {ledger}"
+        );
+    }
+    Ok(())
+}

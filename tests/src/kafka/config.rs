@@ -1,0 +1,266 @@
+//! The broker's configuration: listeners, ports, properties.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// How a broker of one's own is to be.
+#[derive(Debug, Clone)]
+pub struct KafkaOptions {
+    /// Adds the listeners with TLS and SASL. None by default.
+    pub secure: Option<Secure>,
+    /// Refuses what is not granted, to all but the clients of [`Listener::Plaintext`], who are super-users. Off by
+    /// default.
+    pub authorizer: bool,
+    /// Further lines of `server.properties`; they win over the ones written here.
+    pub properties: Vec<(String, String)>,
+    /// The Java heap's limit. 512 by default: the broker takes about 350 MiB of memory with it.
+    pub heap_mib: u32,
+    /// Lets Java compile hot code with its second compiler: for measurements. Off by default, since it takes the
+    /// cores from what is tested.
+    pub optimised: bool,
+}
+
+impl Default for KafkaOptions {
+    fn default() -> Self {
+        Self {
+            secure: None,
+            authorizer: false,
+            properties: Vec::new(),
+            heap_mib: 512,
+            optimised: false,
+        }
+    }
+}
+
+impl KafkaOptions {
+    /// Adds a line of `server.properties`.
+    #[must_use]
+    pub fn property(mut self, key: &str, value: &str) -> Self {
+        self.properties.push((key.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// What the listeners with TLS and SASL need.
+#[derive(Debug, Clone)]
+pub struct Secure {
+    /// PEM: the server's PKCS#8 key, its certificate, the authority's certificate, one after the other.
+    pub keystore: PathBuf,
+    /// PEM: the authority whose client certificates are taken.
+    pub truststore: PathBuf,
+    /// Names and passwords, good for PLAIN and for both kinds of SCRAM; a user's principal is `User:<name>`.
+    pub users: Vec<(String, String)>,
+}
+
+/// The broker's listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listener {
+    /// Neither encryption nor authentication; the principal is `User:ANONYMOUS`, always a super-user.
+    Plaintext,
+    /// TLS, the client unknown (`User:ANONYMOUS` too, and so a super-user).
+    Tls,
+    /// TLS with a client certificate required; the principal is `User:CN=<name>`.
+    MutualTls,
+    /// TLS, then SASL by PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
+    SaslTls,
+    /// The same SASL without TLS.
+    SaslPlaintext,
+}
+
+impl Listener {
+    const SECURE: [Self; 4] = [Self::Tls, Self::MutualTls, Self::SaslTls, Self::SaslPlaintext];
+
+    /// The name in the broker's configuration, in capitals.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plaintext => "PLAINTEXT",
+            Self::Tls => "TLS",
+            Self::MutualTls => "MUTUAL",
+            Self::SaslTls => "SECURE",
+            Self::SaslPlaintext => "SASL",
+        }
+    }
+
+    fn protocol(self) -> &'static str {
+        match self {
+            Self::Plaintext => "PLAINTEXT",
+            Self::Tls | Self::MutualTls => "SSL",
+            Self::SaslTls => "SASL_SSL",
+            Self::SaslPlaintext => "SASL_PLAINTEXT",
+        }
+    }
+}
+
+/// The ports of a broker, kept over its restarts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ports {
+    controller: u16,
+    listeners: [u16; 5],
+}
+
+impl From<[u16; 6]> for Ports {
+    fn from([controller, listeners @ ..]: [u16; 6]) -> Self {
+        Self {
+            controller,
+            listeners,
+        }
+    }
+}
+
+impl Ports {
+    pub(super) fn of(&self, listener: Listener) -> u16 {
+        self.listeners[listener as usize]
+    }
+}
+
+/// Logs to standard output, where the owner of the process collects it. The controller's and the log's own chatter
+/// is left out: a tail of a log should show the reason of a failure.
+pub(super) const LOG4J: &str = r#"Configuration:
+  Appenders:
+    Console:
+      name: STDOUT
+      PatternLayout:
+        pattern: "%d{HH:mm:ss.SSS} %p %c{1} %m%n"
+  Loggers:
+    Root:
+      level: INFO
+      AppenderRef:
+        - ref: STDOUT
+    Logger:
+      - name: org.apache.kafka.common.config.AbstractConfig
+        level: WARN
+      - name: org.apache.kafka.image
+        level: WARN
+      - name: kafka.log
+        level: WARN
+"#;
+
+/// For one node: with three replicas expected of the internal topics, none of them would come to be. The two
+/// time-outs make the controller forget a killed broker in 2 s instead of 9, so that it is back as soon.
+const FIXED: &str = "\
+process.roles=broker,controller
+node.id=1
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=2000
+auto.create.topics.enable=false
+";
+
+pub(super) fn server_properties(options: &KafkaOptions, ports: &Ports, data: &Path) -> String {
+    let mut listeners = vec![Listener::Plaintext];
+    if options.secure.is_some() {
+        listeners.extend(Listener::SECURE);
+    }
+    let addresses: Vec<String> = listeners
+        .iter()
+        .map(|one| format!("{}://127.0.0.1:{}", one.name(), ports.of(*one)))
+        .collect();
+    let protocols: Vec<String> = listeners
+        .iter()
+        .map(|one| format!("{}:{}", one.name(), one.protocol()))
+        .collect();
+    let advertised = addresses.join(",");
+    let controller = format!("127.0.0.1:{}", ports.controller);
+
+    let mut text = FIXED.to_owned();
+    let mut line = |key: &str, value: &str| {
+        let _ = writeln!(text, "{key}={value}"); // Writing to a string can't fail.
+    };
+    line("listeners", &format!("{advertised},CONTROLLER://{controller}"));
+    line("advertised.listeners", &advertised);
+    line(
+        "listener.security.protocol.map",
+        &format!("{},CONTROLLER:PLAINTEXT", protocols.join(",")),
+    );
+    line("controller.quorum.bootstrap.servers", &controller);
+    line("log.dirs", &data.display().to_string());
+    if options.authorizer {
+        line(
+            "authorizer.class.name",
+            "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        );
+        line("super.users", "User:ANONYMOUS");
+    }
+    if let Some(secure) = &options.secure {
+        secure_lines(secure, &mut line);
+    }
+    for (key, value) in &options.properties {
+        line(key, value);
+    }
+    text
+}
+
+fn secure_lines(secure: &Secure, line: &mut impl FnMut(&str, &str)) {
+    let path = |path: &Path| path.display().to_string();
+    for listener in Listener::SECURE {
+        let prefix = format!("listener.name.{}", listener.name().to_lowercase());
+        if listener != Listener::SaslPlaintext {
+            line(&format!("{prefix}.ssl.keystore.type"), "PEM");
+            line(
+                &format!("{prefix}.ssl.keystore.location"),
+                &path(&secure.keystore),
+            );
+        }
+        if listener == Listener::MutualTls {
+            line(&format!("{prefix}.ssl.client.auth"), "required");
+            line(&format!("{prefix}.ssl.truststore.type"), "PEM");
+            line(
+                &format!("{prefix}.ssl.truststore.location"),
+                &path(&secure.truststore),
+            );
+        }
+        if matches!(listener, Listener::SaslTls | Listener::SaslPlaintext) {
+            let users: String = secure
+                .users
+                .iter()
+                .map(|(name, password)| format!(" user_{name}=\"{password}\""))
+                .collect();
+            let plain = "org.apache.kafka.common.security.plain.PlainLoginModule required";
+            line(
+                &format!("{prefix}.plain.sasl.jaas.config"),
+                &format!("{plain}{users};"),
+            );
+            for kind in ["scram-sha-256", "scram-sha-512"] {
+                let scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+                line(&format!("{prefix}.{kind}.sasl.jaas.config"), scram);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORTS: Ports = Ports {
+        controller: 1,
+        listeners: [2, 3, 4, 5, 6],
+    };
+
+    #[test]
+    fn a_plain_broker_has_one_listener() {
+        let text = server_properties(&KafkaOptions::default(), &PORTS, Path::new("/d"));
+        assert!(
+            text.contains("\nlisteners=PLAINTEXT://127.0.0.1:2,CONTROLLER://127.0.0.1:1\n"),
+            "{text}"
+        );
+        assert!(!text.contains("ssl.") && !text.contains("super.users"), "{text}");
+    }
+
+    #[test]
+    fn ones_own_properties_come_last() {
+        let options = KafkaOptions::default().property("auto.create.topics.enable", "true");
+        let text = server_properties(&options, &PORTS, Path::new("/d"));
+        assert!(text.ends_with("\nauto.create.topics.enable=true\n"), "{text}");
+    }
+}

@@ -1,0 +1,142 @@
+//! Reading back what a topic holds.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+
+/// How long one poll may block; the deadline is looked at in between.
+const POLL: Duration = Duration::from_millis(100);
+
+/// One record of a topic, as it lies in the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// Its key; none where the producer sent the null key.
+    pub key: Option<Vec<u8>>,
+    /// Its value; none where the producer sent the null value.
+    pub value: Option<Vec<u8>>,
+    /// Its headers in their order.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Record {
+    /// Returns the value of the first header of this name as text; nothing where it is missing or no UTF-8.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
+        std::str::from_utf8(value.as_deref()?).ok()
+    }
+}
+
+/// Reads all that a topic holds now, each partition in its order.
+///
+/// Aborted transactions are left out, as for every reader that asks for `read_committed`.
+///
+/// # Errors
+/// When the topic is not there, or its end is not reached within `timeout`.
+pub fn read_topic(bootstrap: &str, topic: &str, timeout: Duration) -> Result<Vec<Record>> {
+    Reader::open(bootstrap, topic)?.read(timeout, |reader| reader.at_end())
+}
+
+/// Reads a topic from its beginning until it has given `count` records.
+///
+/// # Errors
+/// When the topic is not there, or there are fewer records when `timeout` has passed.
+pub fn await_records(bootstrap: &str, topic: &str, count: usize, timeout: Duration) -> Result<Vec<Record>> {
+    Reader::open(bootstrap, topic)?.read(timeout, |reader| reader.records.len() >= count)
+}
+
+struct Reader {
+    consumer: BaseConsumer,
+    topic: String,
+    partitions: usize,
+    ended: HashSet<i32>,
+    records: Vec<Record>,
+}
+
+impl Reader {
+    fn open(bootstrap: &str, topic: &str) -> Result<Self> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap)
+            .set("group.id", "neurobridge-tests")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_committed")
+            .create()
+            .with_context(|| format!("making a consumer of {bootstrap}"))?;
+        let metadata = consumer
+            .fetch_metadata(Some(topic), Duration::from_secs(30))
+            .with_context(|| format!("asking {bootstrap} for the topic {topic}"))?;
+        let found = metadata.topics().first().context("an answer without the topic")?;
+        ensure!(
+            found.error().is_none(),
+            "the topic {topic} is not there: {:?}",
+            found.error()
+        );
+        let mut assignment = TopicPartitionList::new();
+        for partition in found.partitions() {
+            assignment.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
+        }
+        let partitions = found.partitions().len();
+        ensure!(partitions > 0, "the topic {topic} has no partitions");
+        consumer
+            .assign(&assignment)
+            .with_context(|| format!("reading the topic {topic}"))?;
+        Ok(Self {
+            consumer,
+            topic: topic.to_owned(),
+            partitions,
+            ended: HashSet::new(),
+            records: Vec::new(),
+        })
+    }
+
+    fn read(mut self, timeout: Duration, done: impl Fn(&Self) -> bool) -> Result<Vec<Record>> {
+        let deadline = Instant::now() + timeout;
+        while !done(&self) {
+            if Instant::now() >= deadline {
+                let (topic, read) = (&self.topic, self.records.len());
+                bail!("{timeout:?} did not suffice to read {topic}: {read} records so far");
+            }
+            match self.consumer.poll(POLL) {
+                Some(Ok(message)) => {
+                    self.ended.remove(&message.partition());
+                    self.records.push(to_record(&message));
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.ended.insert(partition);
+                }
+                Some(Err(error)) => {
+                    return Err(error).with_context(|| format!("reading the topic {}", self.topic));
+                }
+                None => {}
+            }
+        }
+        Ok(self.records)
+    }
+
+    fn at_end(&self) -> bool {
+        self.ended.len() == self.partitions
+    }
+}
+
+fn to_record(message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    Record {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers
+            .map(|one| (one.key.to_owned(), one.value.map(<[u8]>::to_vec)))
+            .collect(),
+    }
+}

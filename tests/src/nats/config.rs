@@ -1,0 +1,97 @@
+//! The server's configuration file.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// How a nats-server of one's own is to be.
+#[derive(Debug, Clone)]
+pub struct NatsOptions {
+    /// Turns JetStream on (the default).
+    pub jetstream: bool,
+    /// Syncs every message to disk (`sync_interval: always`) instead of every two minutes. Off by default.
+    pub sync_always: bool,
+    /// Further text of the configuration file: `max_payload: 1MB`, `authorization {…}`, `tls {…}`, `accounts {…}`.
+    pub config: String,
+    /// Another program than the one that `cargo xtask brokers install` fetched: a distribution's old one.
+    pub binary: Option<PathBuf>,
+    /// Set by [`super::NatsCluster`].
+    pub(super) member: Option<Member>,
+}
+
+/// A server's place in its cluster.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) port: u16,
+    pub(super) routes: Vec<u16>,
+}
+
+impl Default for NatsOptions {
+    fn default() -> Self {
+        Self {
+            jetstream: true,
+            sync_always: false,
+            config: String::new(),
+            binary: None,
+            member: None,
+        }
+    }
+}
+
+impl NatsOptions {
+    /// Adds text to the configuration file.
+    #[must_use]
+    pub fn config(mut self, text: &str) -> Self {
+        self.config.push_str(text);
+        self.config.push('\n');
+        self
+    }
+}
+
+/// The ports of a server, kept over its restarts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ports {
+    pub(super) client: u16,
+    pub(super) http: u16,
+}
+
+impl From<[u16; 2]> for Ports {
+    fn from([client, http]: [u16; 2]) -> Self {
+        Self { client, http }
+    }
+}
+
+pub(super) fn config_file(options: &NatsOptions, ports: &Ports, data: &Path) -> String {
+    let mut text = format!(
+        "listen: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\n",
+        ports.client, ports.http
+    );
+    // Lame-duck mode waits for `lame_duck_grace_period` and lasts two minutes by default, 30 s at the least.
+    text.push_str("lame_duck_grace_period: \"1s\"\nlame_duck_duration: \"30s\"\n");
+    if options.jetstream {
+        let sync = if options.sync_always {
+            "sync_interval: always"
+        } else {
+            ""
+        };
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "jetstream {{ store_dir: \"{}\"\n{sync} }}", data.display());
+    }
+    if let Some(member) = &options.member {
+        let routes: Vec<String> = member
+            .routes
+            .iter()
+            .map(|port| format!("\"nats://127.0.0.1:{port}\""))
+            .collect();
+        let _ = writeln!(text, "server_name: \"{}\"", member.name);
+        let _ = writeln!(
+            text,
+            "cluster {{ name: \"neurobridge\"\nlisten: \"127.0.0.1:{}\"\nroutes: [{}] }}",
+            member.port,
+            routes.join(", ")
+        );
+    }
+    text.push_str(&options.config);
+    text.push('\n');
+    text
+}

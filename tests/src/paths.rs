@@ -1,0 +1,148 @@
+//! Where things lie: the workspace, the target directory, and folders of one process under it.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result};
+
+/// Returns the folder of the workspace's `Cargo.toml`.
+pub fn workspace_root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// Returns cargo's target directory: `CARGO_TARGET_DIR` where it is set, else `target` in the workspace.
+pub fn target_dir() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => workspace_root().join(dir),
+        None => workspace_root().join("target"),
+    }
+}
+
+/// Returns the folder of everything that concerns brokers; downloads are kept in its `cache`.
+pub fn brokers_dir() -> PathBuf {
+    target_dir().join("brokers")
+}
+
+/// Returns the folder in which every [`Scratch`] lies.
+pub fn scratch_dir() -> PathBuf {
+    brokers_dir().join("run")
+}
+
+/// A folder of this process alone, `target/brokers/run/<name>-<pid>-<n>`.
+///
+/// Dropped, it is removed, unless the thread panics: then the logs in it are what one wants to read.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Scratch {
+    /// Makes a new folder whose name begins with `name`.
+    ///
+    /// # Errors
+    /// When the folder can't be made.
+    pub fn new(name: &str) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self::at(scratch_dir().join(format!("{name}-{}-{number}", process::id())))
+    }
+
+    /// Makes a folder at this very place; what lies there from before is removed.
+    ///
+    /// # Errors
+    /// When the folder can't be made or emptied.
+    pub fn at(path: PathBuf) -> Result<Self> {
+        if path.exists() {
+            fs::remove_dir_all(&path).with_context(|| format!("removing the old {}", path.display()))?;
+        }
+        fs::create_dir_all(&path).with_context(|| format!("making the folder {}", path.display()))?;
+        Ok(Self { path, kept: false })
+    }
+
+    /// Returns the folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the path of something in the folder.
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Leaves the folder where it is when this is dropped.
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.kept || thread::panicking() {
+            return;
+        }
+        // A folder that can't be removed now is swept up by the next run.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes the scratch folders of processes that live no longer (ended by a signal, or by a failed test).
+///
+/// # Errors
+/// When the folder of scratch folders can't be read.
+pub fn sweep_scratch() -> Result<()> {
+    let dir = scratch_dir();
+    if !dir.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let owner = name
+            .to_string_lossy()
+            .rsplit('-')
+            .nth(1)
+            .and_then(|pid| pid.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scratch_is_removed_unless_kept() {
+        let scratch = Scratch::new("scratch-test").unwrap();
+        let path = scratch.path().to_path_buf();
+        assert!(path.is_dir());
+        drop(scratch);
+        assert!(!path.exists());
+
+        let mut scratch = Scratch::new("scratch-test").unwrap();
+        scratch.keep();
+        let path = scratch.path().to_path_buf();
+        drop(scratch);
+        assert!(path.is_dir());
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn sweep_takes_only_what_nobody_owns() {
+        let mine = Scratch::new("sweep-test").unwrap();
+        // Above the largest process id of Linux (2^22), so it is nobody's.
+        let orphan = scratch_dir().join("sweep-test-4194999-0");
+        fs::create_dir_all(&orphan).unwrap();
+        sweep_scratch().unwrap();
+        assert!(mine.path().is_dir());
+        assert!(!orphan.exists());
+    }
+}

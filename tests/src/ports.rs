@@ -1,0 +1,60 @@
+//! Ports that are free, and stay free while their owner is down.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Result, bail};
+
+/// Below Linux's range of ephemeral ports (32768 and up): while a broker is down, a client that tries to reach it must
+/// not be given the broker's own port as its local one, which would connect the client to itself and keep the broker
+/// from starting again.
+const RANGE: std::ops::Range<u16> = 12_000..32_000;
+
+/// Returns ports of 127.0.0.1 on which nobody listens, each given out once by this process.
+///
+/// # Errors
+/// When no free port is found.
+pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let given = given.get_or_insert_default();
+    // Two programs that look at the same moment begin at different places.
+    let seed = RandomState::new().hash_one(std::process::id());
+    let span = RANGE.end - RANGE.start;
+    let mut offset = u16::try_from(seed % u64::from(span)).unwrap_or_default();
+    let mut ports = [0; N];
+    let mut found = 0;
+    for _ in 0..span {
+        if found == N {
+            return Ok(ports);
+        }
+        let port = RANGE.start + offset;
+        offset = (offset + 1) % span;
+        if !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            given.insert(port);
+            ports[found] = port;
+            found += 1;
+        }
+    }
+    bail!(
+        "no {N} free ports on 127.0.0.1 between {} and {}",
+        RANGE.start,
+        RANGE.end
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gives_each_port_once() {
+        let first = free_ports::<4>().unwrap();
+        let second = free_ports::<4>().unwrap();
+        let all: HashSet<u16> = first.into_iter().chain(second).collect();
+        assert_eq!(all.len(), 8);
+        assert!(all.iter().all(|port| RANGE.contains(port)));
+    }
+}

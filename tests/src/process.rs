@@ -1,0 +1,340 @@
+//! A child process that can be stopped, killed, frozen and weighed, and that never outlives the program that started it.
+
+mod guardian;
+mod usage;
+
+use std::fs::{self, OpenOptions};
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+pub use self::guardian::Guardian;
+pub use self::usage::Usage;
+use crate::poll::wait_for;
+
+/// Lines of a log that go into an error: enough to show a Java stack trace's beginning.
+const TAIL_LINES: usize = 40;
+
+/// A running child process in a process group of its own.
+///
+/// Dropped, it and its group are killed and waited for. Should this program end without dropping it (a signal,
+/// `process::exit`, a static), a [`Guardian`] kills the group.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    status: Option<ExitStatus>,
+    log: PathBuf,
+    log_start: u64,
+    guardian: Option<Guardian>,
+}
+
+impl Process {
+    /// Starts `command` with an empty standard input; both its outputs are appended to the file `log`.
+    ///
+    /// # Errors
+    /// When the log can't be opened or the program can't be started.
+    pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        let output = append(log)?;
+        command.stdout(output);
+        Self::start(name, command, log)
+    }
+
+    /// Like [`Process::spawn`], with the standard output appended to a file of its own.
+    ///
+    /// # Errors
+    /// When a file can't be opened or the program can't be started.
+    pub fn spawn_split(name: &str, command: &mut Command, stdout: &Path, log: &Path) -> Result<Self> {
+        command.stdout(append(stdout)?);
+        Self::start(name, command, log)
+    }
+
+    fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        let output = append(log)?;
+        let log_start = output
+            .metadata()
+            .with_context(|| format!("asking for the size of {}", log.display()))?
+            .len();
+        // A group of its own: Ctrl-C on the terminal reaches it through its owner only, and its children die with it.
+        let child = command
+            .stdin(Stdio::null())
+            .stderr(output)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("starting {name}: {}", command.get_program().display()))?;
+        let mut process = Self {
+            name: name.to_owned(),
+            child,
+            status: None,
+            log: log.to_path_buf(),
+            log_start,
+            guardian: None,
+        };
+        process.guardian = Some(Guardian::of_group(process.id())?);
+        Ok(process)
+    }
+
+    /// Returns the name by which errors speak of the process.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the process id, which is the id of the process group too.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Returns the file with its standard error (and, by [`Process::spawn`], its standard output).
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Returns what this process (not an earlier one with the same log) has logged so far.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn logged(&self) -> Result<String> {
+        let bytes = fs::read(&self.log).with_context(|| format!("reading {}", self.log.display()))?;
+        let start = usize::try_from(self.log_start)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
+        Ok(String::from_utf8_lossy(&bytes[start..]).into_owned())
+    }
+
+    /// Returns the last lines of the log, for an error message.
+    pub fn log_tail(&self) -> String {
+        log_tail(&self.log)
+    }
+
+    /// Sends a signal to the process itself, not to its group.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        if let Some(status) = self.exit_status()? {
+            bail!(
+                "{signal} can't be sent to {}: it has ended with {status}",
+                self.name
+            );
+        }
+        kill(self.pid()?, signal).with_context(|| format!("sending {signal} to {}", self.name))
+    }
+
+    /// Stops the process where it stands (SIGSTOP) until [`Process::thaw`].
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets a frozen process go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// Returns how it ended, or nothing while it runs.
+    ///
+    /// # Errors
+    /// When the operating system can't tell.
+    pub fn exit_status(&mut self) -> Result<Option<ExitStatus>> {
+        if self.status.is_none() {
+            self.status = self
+                .child
+                .try_wait()
+                .with_context(|| format!("asking after {}", self.name))?;
+        }
+        Ok(self.status)
+    }
+
+    /// Waits until the process has ended by itself.
+    ///
+    /// # Errors
+    /// When `timeout` passes first; the error ends with the tail of the log.
+    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let what = format!("the end of {}", self.name);
+        wait_for(&what, timeout, || self.exit_status()).with_context(|| self.log_tail())
+    }
+
+    /// Asks it to stop (SIGTERM) and waits until it has.
+    ///
+    /// # Errors
+    /// When it has ended before, or `timeout` passes.
+    pub fn terminate(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::SIGTERM)?;
+        self.wait(timeout)
+    }
+
+    /// Kills the process and its group (SIGKILL) and waits until it is gone; nothing happens when it has ended.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn kill(&mut self) -> Result<()> {
+        if self.exit_status()?.is_some() {
+            return Ok(());
+        }
+        killpg(self.pid()?, Signal::SIGKILL).with_context(|| format!("killing {}", self.name))?;
+        let status = self
+            .child
+            .wait()
+            .with_context(|| format!("awaiting the end of {}", self.name))?;
+        self.status = Some(status);
+        Ok(())
+    }
+
+    /// Returns what the process has used so far, or nothing once it has ended and was waited for.
+    ///
+    /// # Errors
+    /// When the kernel's account of it can't be read.
+    pub fn usage(&self) -> Result<Usage> {
+        Usage::of(self.id())
+    }
+
+    /// Lets the process outlive this program and returns its id.
+    pub fn detach(mut self) -> u32 {
+        if let Some(guardian) = self.guardian.take() {
+            guardian.retire();
+        }
+        let id = self.id();
+        // Dropping it would kill it. What is forgotten is small, and the operating system reaps the process.
+        std::mem::forget(self);
+        id
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        Ok(Pid::from_raw(
+            i32::try_from(self.id()).context("a process id beyond what the kernel gives")?,
+        ))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.kill();
+        // Only now: had this program died before, the guardian would still have been needed.
+        if let Some(guardian) = self.guardian.take() {
+            guardian.retire();
+        }
+    }
+}
+
+/// Returns the last lines of a log file with its name above them, for an error message.
+pub fn log_tail(log: &Path) -> String {
+    let mut text = Vec::new();
+    let read = fs::File::open(log).and_then(|mut file| file.read_to_end(&mut text));
+    if let Err(error) = read {
+        return format!("({} can't be read: {error})", log.display());
+    }
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
+    format!("the last lines of {}:\n{tail}", log.display())
+}
+
+fn append(path: &Path) -> Result<fs::File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("opening {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::paths::Scratch;
+    use crate::poll::wait_until;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn shell(scratch: &Scratch, script: &str) -> Process {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Process::spawn("a shell", &mut command, &scratch.join("log")).unwrap()
+    }
+
+    #[test]
+    fn ends_by_itself_and_leaves_its_log() {
+        let scratch = Scratch::new("process").unwrap();
+        let mut process = shell(&scratch, "echo out; echo err >&2; exit 3");
+        assert_eq!(process.wait(SOON).unwrap().code(), Some(3));
+        assert_eq!(process.logged().unwrap(), "out\nerr\n");
+        assert!(
+            process
+                .signal(Signal::SIGTERM)
+                .unwrap_err()
+                .to_string()
+                .contains("exit status: 3")
+        );
+        let second = shell(&scratch, "exit 0");
+        assert_eq!(second.logged().unwrap(), "", "what an earlier process wrote");
+    }
+
+    #[test]
+    fn is_stopped_frozen_and_weighed() {
+        let scratch = Scratch::new("process").unwrap();
+        let mut process = shell(&scratch, "trap 'exit 7' TERM; echo ready; while :; do :; done");
+        wait_until("the trap", SOON, || process.logged().unwrap() == "ready\n").unwrap();
+        process.freeze().unwrap();
+        let stat = format!("/proc/{}/stat", process.id());
+        let is = |state| move || fs::read_to_string(&stat).unwrap().contains(state);
+        wait_until("the freeze", SOON, is.clone()(") T ")).unwrap();
+        process.thaw().unwrap();
+        wait_until("the thaw", SOON, is(") R ")).unwrap();
+        wait_until("some work", SOON, || {
+            process.usage().unwrap().cpu > Duration::ZERO
+        })
+        .unwrap();
+        assert!(process.usage().unwrap().peak_memory_bytes > 100_000);
+        assert_eq!(process.terminate(SOON).unwrap().code(), Some(7));
+    }
+
+    #[test]
+    fn a_timeout_shows_the_log() {
+        let scratch = Scratch::new("process").unwrap();
+        let mut process = shell(&scratch, "echo what I was doing; exec sleep 60");
+        wait_until("the line", SOON, || process.logged().unwrap().contains("doing")).unwrap();
+        let error = format!("{:#}", process.wait(Duration::ZERO).unwrap_err());
+        assert!(
+            error.contains("what I was doing") && error.contains("the end of a shell"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn dropping_kills_the_whole_group() {
+        let scratch = Scratch::new("process").unwrap();
+        let process = shell(&scratch, "sleep 600 & echo $!; wait");
+        wait_until("the child", SOON, || process.logged().unwrap().ends_with('\n')).unwrap();
+        let child: u32 = process.logged().unwrap().trim().parse().unwrap();
+        assert!(alive(child));
+        drop(process);
+        wait_until("the child's end", SOON, || !alive(child)).unwrap();
+    }
+
+    #[test]
+    fn a_killed_owner_takes_it_along() {
+        let scratch = Scratch::new("process").unwrap();
+        let victim = shell(&scratch, "exec sleep 600");
+        let id = victim.id();
+        // What the kernel does with an owner's pipes when it is killed, without killing this test.
+        let Process { guardian, .. } = &mut *std::mem::ManuallyDrop::new(victim);
+        drop(guardian.take().unwrap().into_pipe());
+        wait_until("the victim's end", SOON, || !alive(id)).unwrap();
+    }
+
+    /// A zombie, too, is dead.
+    fn alive(id: u32) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat"));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    }
+}

@@ -1,0 +1,60 @@
+//! The program under test.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, bail};
+
+use crate::paths::{target_dir, workspace_root};
+
+/// Names the program to test; `cargo xtask test` sets it after it has built it.
+pub const BINARY_VARIABLE: &str = "NEUROBRIDGE_TEST_BINARY";
+
+/// Returns the path of the `neurobridge` program: the one that [`BINARY_VARIABLE`] names, else one that is built now
+/// (once for each process; nothing is done when it is up to date).
+///
+/// # Panics
+/// When it can't be built.
+pub fn neurobridge() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let binary = BUILT.get_or_init(|| match env::var_os(BINARY_VARIABLE) {
+        Some(binary) => PathBuf::from(binary),
+        None => build("neurobridge", "neurobridge", Profile::Dev).unwrap_or_else(|error| panic!("{error:#}")),
+    });
+    binary.clone()
+}
+
+/// How a program is to be compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Fast to compile.
+    Dev,
+    /// Fast to run.
+    Release,
+}
+
+/// Builds one program of the workspace and returns its path. Cargo's messages go to standard error.
+///
+/// # Errors
+/// When cargo fails.
+pub fn build(package: &str, binary: &str, profile: Profile) -> Result<PathBuf> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(workspace_root())
+        .args(["build", "--quiet", "--package", package, "--bin", binary]);
+    let folder = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => {
+            command.arg("--release");
+            "release"
+        }
+    };
+    let status = command.status().context("starting cargo")?;
+    if !status.success() {
+        bail!("`cargo build --package {package} --bin {binary}` ended with {status}");
+    }
+    Ok(target_dir().join(folder).join(binary))
+}

@@ -1,0 +1,84 @@
+//! Brokers that stay after `cargo xtask brokers up`, until `cargo xtask brokers down`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use crate::paths::brokers_dir;
+use crate::poll::wait_until;
+use crate::shared::Broker;
+
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A broker that runs for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Its process id, which is the id of its process group too.
+    pub pid: u32,
+    /// `host:port`, or a URL for NATS.
+    pub address: String,
+}
+
+impl Standing {
+    /// Returns the folder in which such a broker has its data; it may hold what an earlier one left.
+    pub fn dir(broker: Broker) -> PathBuf {
+        brokers_dir().join("standing").join(broker.word())
+    }
+
+    /// Finds the broker that was left running; a note of one that has ended meanwhile is no broker.
+    pub fn find(broker: Broker) -> Option<Self> {
+        let text = fs::read_to_string(note(broker)).ok()?;
+        let (pid, address) = text.trim().split_once(' ')?;
+        let standing = Self {
+            pid: pid.parse().ok()?,
+            address: address.to_owned(),
+        };
+        standing.is_running(broker).then_some(standing)
+    }
+
+    /// Notes the broker down, for [`Standing::find`].
+    ///
+    /// # Errors
+    /// When the note can't be written.
+    pub fn note(&self, broker: Broker) -> Result<()> {
+        let path = note(broker);
+        fs::write(&path, format!("{} {}\n", self.pid, self.address))
+            .with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Stops the broker (SIGTERM, and SIGKILL when it does not end within half a minute) and removes its data.
+    ///
+    /// # Errors
+    /// When it can't be stopped, or its folder can't be removed.
+    pub fn stop(&self, broker: Broker) -> Result<()> {
+        let pid =
+            Pid::from_raw(i32::try_from(self.pid).context("a process id beyond what the kernel gives")?);
+        kill(pid, Signal::SIGTERM).with_context(|| format!("stopping {broker}, process {pid}"))?;
+        let ended = || !self.is_running(broker);
+        if wait_until("its end", STOP_TIMEOUT, ended).is_err() {
+            killpg(pid, Signal::SIGKILL).with_context(|| format!("killing {broker}, process {pid}"))?;
+            wait_until(&format!("the end of {broker}"), STOP_TIMEOUT, ended)?;
+        }
+        fs::remove_file(note(broker)).with_context(|| format!("removing {}", note(broker).display()))?;
+        let dir = Self::dir(broker);
+        fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))
+    }
+
+    /// The id alone would not do: it may have been given to somebody else's process meanwhile.
+    fn is_running(&self, broker: Broker) -> bool {
+        let Ok(command) = fs::read(Path::new("/proc").join(self.pid.to_string()).join("cmdline")) else {
+            return false;
+        };
+        String::from_utf8_lossy(&command).contains(&*Self::dir(broker).to_string_lossy())
+    }
+}
+
+fn note(broker: Broker) -> PathBuf {
+    brokers_dir()
+        .join("standing")
+        .join(format!("{}.pid", broker.word()))
+}

@@ -1,0 +1,207 @@
+//! The platform's public clients, installed as their users would, in pinned versions.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use neurobridge_tests::paths::target_dir;
+use neurobridge_tests::process::Process;
+use neurobridge_tests::shared::{SKIP_VARIABLE, say_skipped, skipped_by_name};
+
+const REQUIREMENTS: &str = include_str!("python/requirements.txt");
+const NODE_PACKAGE: &str = include_str!("node/package.json");
+const NODE_LOCK: &str = include_str!("node/package-lock.json");
+
+/// A dozen small packages, over a slow line.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// A language in which the platform has a public client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Language {
+    /// The package `neuroio` of the Python Package Index.
+    Python,
+    /// The package `@neuroio/websocket` of npm.
+    JavaScript,
+}
+
+/// A client that is installed.
+#[derive(Debug)]
+pub(crate) struct Client {
+    language: Language,
+    dir: PathBuf,
+}
+
+impl Language {
+    /// Installs the client, unless it is there from an earlier run; nothing when the test is to be skipped, which is said.
+    ///
+    /// # Panics
+    /// When it can't be installed on a machine that has the language.
+    pub(crate) fn client(self) -> Option<Client> {
+        if skipped_by_name(self.word()) {
+            return None;
+        }
+        let Some(versions) = self.versions() else {
+            say_skipped(&format!("there is no {} here", self.needs()));
+            return None;
+        };
+        let dir = target_dir().join("tools/public-clients").join(self.word());
+        if let Err(error) = self.provide(&dir, &versions) {
+            let word = self.word();
+            panic!(
+                "installing the public client: {error:#}\n{SKIP_VARIABLE}={word} skips the tests that need it"
+            );
+        }
+        Some(Client { language: self, dir })
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::JavaScript => "node",
+        }
+    }
+
+    fn needs(self) -> &'static str {
+        match self {
+            Self::Python => "python3 with venv and pip",
+            Self::JavaScript => "node with npm",
+        }
+    }
+
+    /// Gives the versions of all that installing needs; nothing when a part is missing.
+    fn versions(self) -> Option<String> {
+        match self {
+            // Where a distribution has split `venv` off, the module is there and `ensurepip` is not.
+            Self::Python => {
+                said(Command::new("python3").args(["-c", "import ensurepip, sys, venv; print(sys.version)"]))
+            }
+            Self::JavaScript => {
+                let node = said(Command::new("node").arg("--version"))?;
+                Some(node + &said(Command::new("npm").arg("--version"))?)
+            }
+        }
+    }
+
+    /// Sees to it that `dir` has what is pinned. The last thing written is a note of it, so that half an installation,
+    /// other pins and another interpreter are each noticed.
+    fn provide(self, dir: &Path, versions: &str) -> Result<()> {
+        let parent = dir.parent().context("a folder in a folder")?;
+        fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+        // Tests run at once, in one process or in several; the lock goes with its file.
+        let lock = dir.with_extension("lock");
+        let lock = File::create(&lock).with_context(|| format!("opening {}", lock.display()))?;
+        lock.lock()
+            .context("awaiting the test that installs the client")?;
+
+        let wanted = match self {
+            Self::Python => format!("{versions}\n{REQUIREMENTS}"),
+            Self::JavaScript => format!("{versions}\n{NODE_PACKAGE}\n{NODE_LOCK}"),
+        };
+        let note = dir.join("installed");
+        if fs::read_to_string(&note).is_ok_and(|found| found == wanted) {
+            return Ok(());
+        }
+        if dir.exists() {
+            fs::remove_dir_all(dir).with_context(|| format!("removing the old {}", dir.display()))?;
+        }
+        fs::create_dir(dir).with_context(|| format!("making {}", dir.display()))?;
+        self.install(dir)?;
+        fs::write(&note, wanted).with_context(|| format!("writing {}", note.display()))
+    }
+
+    fn install(self, dir: &Path) -> Result<()> {
+        match self {
+            Self::Python => {
+                run(dir, Command::new("python3").args(["-m", "venv", "venv"]))?;
+                fs::write(dir.join("requirements.txt"), REQUIREMENTS)?;
+                // No dependencies beyond the list, or what a version of pip finds today would come along.
+                run(
+                    dir,
+                    Command::new(dir.join("venv/bin/python"))
+                        .args([
+                            "-m",
+                            "pip",
+                            "install",
+                            "--no-input",
+                            "--disable-pip-version-check",
+                            "--no-deps",
+                        ])
+                        .args(["--requirement", "requirements.txt"]),
+                )?;
+                run(
+                    dir,
+                    Command::new(dir.join("venv/bin/python")).args(["-m", "pip", "check"]),
+                )
+            }
+            Self::JavaScript => {
+                fs::write(dir.join("package.json"), NODE_PACKAGE)?;
+                fs::write(dir.join("package-lock.json"), NODE_LOCK)?;
+                run(
+                    dir,
+                    Command::new("npm").args([
+                        "ci",
+                        "--ignore-scripts",
+                        "--no-audit",
+                        "--no-fund",
+                        "--no-update-notifier",
+                    ]),
+                )
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Gives a command that runs the script of this name with the client at hand.
+    pub(crate) fn script(&self, name: &str) -> Command {
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/clients")
+            .join(self.language.word());
+        let (mut command, extension) = match self.language {
+            Language::Python => {
+                let mut command = Command::new(self.dir.join("venv/bin/python"));
+                // Isolated: no packages of the user's, no `PYTHONPATH`.
+                command.arg("-I");
+                (command, "py")
+            }
+            Language::JavaScript => {
+                let mut command = Command::new("node");
+                command.env("NODE_PATH", self.dir.join("node_modules"));
+                (command, "js")
+            }
+        };
+        let script = scripts.join(name).with_extension(extension);
+        // The simulator is on this machine, whatever proxy leads out of it.
+        command
+            .env("NO_PROXY", "127.0.0.1")
+            .env("no_proxy", "127.0.0.1")
+            .arg(script);
+        command
+    }
+}
+
+/// Gives what a command prints; nothing when it is not there or fails.
+fn said(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).output().ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn run(dir: &Path, command: &mut Command) -> Result<()> {
+    let mut process = Process::spawn(
+        "the installer",
+        command.current_dir(dir),
+        &dir.join("install.log"),
+    )?;
+    let status = process.wait(INSTALL_TIMEOUT)?;
+    ensure!(
+        status.success(),
+        "{command:?} ended with {status}; {}",
+        process.log_tail()
+    );
+    Ok(())
+}

@@ -1,0 +1,28 @@
+// Listens with the platform's JavaScript client, for ever: node events.js URL TOKEN
+//
+// Writes what the client tells as JSON lines: ["connect", null], ["message", OBJECT], ["error", TEXT] and
+// ["disconnect", CODE]; and ["auth", VALUE], which it keeps to itself, from its socket.
+
+const { createNeuroioWsApi } = require("@neuroio/websocket");
+
+const [endpoint, token] = process.argv.slice(2);
+const api = createNeuroioWsApi({ version: 1, token, endpoint });
+
+function write(kind, value) {
+  process.stdout.write(`${JSON.stringify([kind, value])}\n`);
+}
+
+api.on("connect", () => {
+  write("connect", null);
+  api.socket.addEventListener("message", ({ data }) => {
+    if (typeof data === "string" && data.startsWith(`{"auth"`)) write("auth", JSON.parse(data).auth);
+  });
+});
+api.on("message", (message) => write("message", message));
+api.on("error", (error) => write("error", String(error)));
+api.on("disconnect", ({ code }) => {
+  write("disconnect", code);
+  // The client leaves it to its user to connect again.
+  api.connect();
+});
+api.connect();

@@ -1,0 +1,202 @@
+//! Events into a real Kafka and a file at once: complete, in order, as the format says, whatever the broker does.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+use std::fs;
+use std::time::Duration;
+
+use neurobridge_tests::audit::{self, Audit};
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::kafka::{Kafka, KafkaOptions, admin::KafkaAdmin, records::read_topic};
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::poll::wait_until;
+use neurobridge_tests::shared::{kafka_bootstrap, own_kafka};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// Far more than 100,000 events need on two busy cores.
+const DELIVERY: Duration = Duration::from_secs(240);
+/// What is done to a broker.
+type Strike = fn(&mut Kafka);
+
+const STOP: Duration = Duration::from_secs(20);
+
+fn config(url: &str, bootstrap: &str, topic: &str) -> String {
+    format!(
+        r#"
+        [sources.main]
+        url = "{url}"
+        token = "t"
+
+        [sinks.kafka]
+        type = "kafka"
+        bootstrap_servers = "{bootstrap}"
+        topic = "{topic}"
+
+        [sinks.archive]
+        type = "file"
+        path = "events.jsonl"
+        "#
+    )
+}
+
+fn delivered(status: &Value, sink: &str) -> u64 {
+    status["sinks"][sink]["ledger"]["delivered"].as_u64().unwrap_or(0)
+}
+
+/// Stops all, and audits both sinks against what was sent.
+fn finish(bridge: Bridge, platform: Platform, bootstrap: &str, topic: &str) -> (Audit, Audit) {
+    let file = bridge.data_dir().join("events.jsonl");
+    let (status, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
+    assert!(status.success(), "{status}: {log}");
+    let sent = platform.stop().unwrap();
+    let lines = audit::structured(&fs::read_to_string(file).unwrap()).unwrap();
+    let in_file = audit::audit(&sent, &[lines]).unwrap();
+    let records = read_topic(bootstrap, topic, DELIVERY).unwrap();
+    let in_kafka = audit::audit(&sent, &audit::kafka(&records, "main").unwrap()).unwrap();
+    (in_file, in_kafka)
+}
+
+#[test]
+fn a_hundred_thousand_events_arrive_complete_and_in_order() {
+    let Some(bootstrap) = kafka_bootstrap() else {
+        return;
+    };
+    let dir = Scratch::new("hundred-thousand").unwrap();
+    let topic = format!("hundred-thousand-{}", std::process::id());
+    KafkaAdmin::new(&bootstrap)
+        .unwrap()
+        .create_topic(&topic, 3, &[])
+        .unwrap();
+    let platform = Platform::start(&dir, &["--count", "100000"]).unwrap();
+    let bridge = Bridge::start(&dir, &config(&platform.url(), &bootstrap, &topic)).unwrap();
+    bridge
+        .wait("all to be delivered", DELIVERY, |status| {
+            delivered(status, "kafka") == 100_000 && delivered(status, "archive") == 100_000
+        })
+        .unwrap();
+    let (in_file, in_kafka) = finish(bridge, platform, &bootstrap, &topic);
+    assert_eq!(
+        in_file,
+        Audit {
+            sent: 100_000,
+            duplicates: 0
+        }
+    );
+    assert_eq!(
+        in_kafka,
+        Audit {
+            sent: 100_000,
+            duplicates: 0
+        }
+    );
+}
+
+#[test]
+fn a_broker_stopped_killed_and_frozen_loses_nothing_and_holds_up_nobody() {
+    let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
+        return;
+    };
+    let bootstrap = kafka.bootstrap();
+    KafkaAdmin::new(&bootstrap)
+        .unwrap()
+        .create_topic("entries", 3, &[])
+        .unwrap();
+    let dir = Scratch::new("broker-faults").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "2000"]).unwrap();
+    let bridge = Bridge::start(&dir, &config(&platform.url(), &bootstrap, "entries")).unwrap();
+    let wait = |what: &str, says: &dyn Fn(&Value) -> bool| bridge.wait(what, DELIVERY, says).unwrap();
+
+    let start = |kafka: &mut Kafka| kafka.start_again().unwrap();
+    let faults: [(&str, Strike); 3] = [
+        ("stopped", |kafka| kafka.stop().unwrap()),
+        ("killed", |kafka| kafka.kill().unwrap()),
+        ("frozen", |kafka| kafka.freeze().unwrap()),
+    ];
+    for (fault, strike) in faults {
+        let before = wait("events to flow", &|status| delivered(status, "kafka") > 1000);
+        strike(&mut kafka);
+        let reached = delivered(&before, "archive") + 5000;
+        let meanwhile = wait("the file to go on", &|status| {
+            delivered(status, "archive") >= reached
+        });
+        assert!(
+            meanwhile["sinks"]["kafka"]["lag_events"].as_u64() > Some(1000),
+            "{fault}: {meanwhile:#}"
+        );
+        if fault == "frozen" {
+            kafka.thaw().unwrap();
+        } else {
+            wait("the sink to say why", &|status| {
+                let kafka = &status["sinks"]["kafka"];
+                kafka["state"] == "down" && kafka["reason"].as_str().is_some_and(|reason| reason.len() > 20)
+            });
+            start(&mut kafka);
+        }
+        let target = delivered(&meanwhile, "archive");
+        wait("Kafka to catch up", &|status| {
+            delivered(status, "kafka") > target && status["sinks"]["kafka"]["state"] == "up"
+        });
+    }
+    let (in_file, in_kafka) = finish(bridge, platform, &bootstrap, "entries");
+    assert_eq!(in_file.duplicates, 0);
+    assert!(
+        in_file.sent > 15_000 && in_kafka.sent == in_file.sent,
+        "{in_file:?} {in_kafka:?}"
+    );
+}
+
+#[test]
+fn a_deleted_topic_holds_the_cursor_until_it_is_there_again() {
+    let Some(bootstrap) = kafka_bootstrap() else {
+        return;
+    };
+    let admin = KafkaAdmin::new(&bootstrap).unwrap();
+    let topic = format!("deleted-{}", std::process::id());
+    admin.create_topic(&topic, 1, &[]).unwrap();
+    let dir = Scratch::new("deleted-topic").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "500"]).unwrap();
+    let bridge = Bridge::start(&dir, &config(&platform.url(), &bootstrap, &topic)).unwrap();
+    bridge
+        .wait("events to flow", DELIVERY, |status| {
+            delivered(status, "kafka") > 100
+        })
+        .unwrap();
+    admin.delete_topic(&topic).unwrap();
+    let down = bridge
+        .wait("the sink to notice", DELIVERY, |status| {
+            status["sinks"]["kafka"]["state"] == "down"
+        })
+        .unwrap();
+    assert!(
+        down["sinks"]["kafka"]["reason"]
+            .as_str()
+            .unwrap()
+            .contains(&topic),
+        "{down:#}"
+    );
+    let settled = delivered(&down, "kafka");
+    wait_until("the topic to be gone and made anew", DELIVERY, || {
+        admin.create_topic(&topic, 1, &[]).is_ok()
+    })
+    .unwrap();
+    let up = bridge
+        .wait("the sink to go on", DELIVERY, |status| {
+            status["sinks"]["kafka"]["state"] == "up" && delivered(status, "kafka") > settled + 1000
+        })
+        .unwrap();
+    assert_eq!(up["sinks"]["kafka"]["ledger"]["dead_lettered"], 0);
+    let (status, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
+    assert!(status.success(), "{status}: {log}");
+    // What was settled before went with the old topic; all from the cursor on is in the new one.
+    let sent = platform.stop().unwrap();
+    let records = read_topic(&bootstrap, &topic, DELIVERY).unwrap();
+    let lanes = audit::kafka(&records, "main").unwrap();
+    let first = lanes[0].first().unwrap().id;
+    assert!(
+        first <= settled + 1,
+        "{first} is the first in the new topic, {settled} were settled before"
+    );
+    let rest: Vec<_> = sent.into_iter().filter(|event| event.id >= first).collect();
+    audit::audit(&rest, &lanes).unwrap();
+}

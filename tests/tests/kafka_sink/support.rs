@@ -1,0 +1,220 @@
+//! A delivery from a spool in memory into a Kafka, and what came of it.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use neurobridge_core::{
+    dead_letter::DeadLetters,
+    delivery::{Ended, Options, Progress, ProgressSnapshot, Shutdown, deliver},
+    envelope::{Kind, read},
+    event::{Event, Sequence},
+    filter::Filter,
+    reader::Cursor,
+    record::Batch,
+    redact::Redaction,
+    sink::{Session, Sink, SinkFault},
+};
+use neurobridge_sink_kafka::{KafkaConfig, KafkaSink};
+use neurobridge_spool::{Spool, SpoolConfig};
+use neurobridge_tests::kafka::records::{Record, read_topic};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// For whatever is waited for: long beside what it takes, so that a busy machine fails no test.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+
+/// A delivery that runs.
+pub(crate) struct Delivery {
+    pub(crate) spool: Spool,
+    pub(crate) progress: Arc<Progress>,
+    letters: Arc<Letters>,
+    task: JoinHandle<Ended>,
+    appended: u64,
+}
+
+#[derive(Default)]
+struct Letters(Mutex<Vec<String>>);
+
+impl DeadLetters for Letters {
+    fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
+        Box::pin(async move {
+            self.0.lock().unwrap().extend(lines.lines().map(str::to_owned));
+            Ok(())
+        })
+    }
+}
+
+impl Delivery {
+    pub(crate) fn start(config: KafkaConfig) -> Self {
+        assert_eq!(config.check(), []);
+        let spool = Spool::open(&SpoolConfig::default()).unwrap();
+        let reader = spool.reader("kafka");
+        let cursor = Cursor::starting_at(Sequence::FIRST);
+        let progress = Arc::new(Progress::new(cursor));
+        let letters = Arc::new(Letters::default());
+        let options = Options {
+            name: "kafka".into(),
+            spool: spool.id(),
+            filter: Filter::default(),
+            redaction: Redaction::default(),
+            dead_letters: Arc::<Letters>::clone(&letters),
+            max_dead_letters_in_a_row: 100,
+        };
+        let shutdown = Shutdown {
+            drain: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        };
+        let sink = KafkaSink::new("kafka", config);
+        let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown);
+        let task = tokio::spawn(async move { delivery.await.unwrap() });
+        Self {
+            spool,
+            progress,
+            letters,
+            task,
+            appended: 0,
+        }
+    }
+
+    /// Appends one event.
+    pub(crate) async fn append(&mut self, frame: &str) {
+        let Kind::Event(envelope) = read(frame).unwrap() else {
+            panic!("no event: {frame}")
+        };
+        let mut batch = Batch::default();
+        batch.push(&Event {
+            sequence: Sequence::FIRST,
+            received_at: Timestamp::now(),
+            source: "main",
+            conflict: None,
+            envelope,
+            frame,
+        });
+        self.spool.append(batch).await.unwrap();
+        self.appended += 1;
+    }
+
+    /// Appends events with the next ids, of seven persons by turns.
+    pub(crate) async fn append_many(&mut self, count: u64) {
+        for _ in 0..count {
+            let id = self.appended + 1;
+            self.append(&frame(id)).await;
+        }
+    }
+
+    /// Waits until what the delivery tells of itself is as wanted.
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&ProgressSnapshot) -> bool,
+    ) -> ProgressSnapshot {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let snapshot = self.progress.snapshot();
+            if wanted(&snapshot) {
+                return snapshot;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain for {what}: {snapshot:?}"
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub(crate) async fn until_settled(&self) -> ProgressSnapshot {
+        let all = self.appended;
+        self.until("the last outcome", |snapshot| {
+            snapshot.cursor.counts.settled() == all
+        })
+        .await
+    }
+
+    /// Delivers the rest and ends.
+    pub(crate) async fn finish(self) -> Ending {
+        self.spool.close();
+        let ended = timeout(LIMIT, self.task).await.unwrap().unwrap();
+        assert_eq!(ended, Ended::Drained);
+        let snapshot = self.progress.snapshot();
+        assert_eq!(snapshot.cursor.counts.settled(), self.appended);
+        let letters = self.letters.0.lock().unwrap().clone();
+        Ending { snapshot, letters }
+    }
+}
+
+/// What a delivery came to.
+pub(crate) struct Ending {
+    pub(crate) snapshot: ProgressSnapshot,
+    pub(crate) letters: Vec<String>,
+}
+
+pub(crate) fn frame(id: u64) -> String {
+    format!(
+        r#"{{"id":{id},"data":{{"id":{id},"result":"new","pid":"person-{}"}}}}"#,
+        id % 7
+    )
+}
+
+/// Connects once, as `check --connect` does.
+pub(crate) async fn connect(config: KafkaConfig) -> Result<(), SinkFault> {
+    assert_eq!(config.check(), []);
+    let cursor = Cursor::starting_at(Sequence::FIRST);
+    let spool = Spool::open(&SpoolConfig::default()).unwrap();
+    let mut sink = KafkaSink::new("kafka", config);
+    let session = Session {
+        spool: spool.id(),
+        cursor: &cursor,
+    };
+    let connected = timeout(LIMIT, sink.connect(&session)).await.unwrap();
+    sink.close().await;
+    connected
+}
+
+/// What a topic holds, read on a thread that may block.
+pub(crate) async fn records(bootstrap: &str, topic: &str) -> Vec<Record> {
+    let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
+    blocking(move || read_topic(&bootstrap, &topic, LIMIT).unwrap()).await
+}
+
+/// Runs what blocks beside the delivery.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+/// Checks that events 1 to `count` are all there, and each person's in order, judged on first copies.
+pub(crate) fn assert_complete_and_in_order(records: &[Record], count: u64) {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut last = std::collections::HashMap::new();
+    for record in records {
+        let value: serde_json::Value = serde_json::from_slice(record.value.as_ref().unwrap()).unwrap();
+        let id = value["id"].as_u64().unwrap();
+        if seen.insert(id) {
+            let before = last.insert(record.key.clone(), id).unwrap_or(0);
+            assert!(before < id, "{id} came after {before} of the same person");
+        }
+    }
+    assert_eq!(
+        seen.into_iter().collect::<Vec<_>>(),
+        (1..=count).collect::<Vec<_>>()
+    );
+}
+
+/// A name that no other test uses.
+pub(crate) fn topic(word: &str) -> String {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    format!(
+        "test.{word}.{}.{}.{number}",
+        std::process::id(),
+        Timestamp::now().as_millisecond()
+    )
+}

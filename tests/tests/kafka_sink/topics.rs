@@ -1,0 +1,337 @@
+//! Topics: made, missing, deleted, too narrow, grown.
+
+use neurobridge_core::sink::{FaultKind, RejectionReason};
+use neurobridge_sink_kafka::{DeadLetterConfig, Format, KafkaConfig, Oversize};
+use neurobridge_tests::{
+    kafka::{Kafka, KafkaOptions, admin::KafkaAdmin},
+    shared::{kafka_bootstrap, own_kafka},
+};
+
+use crate::support::{Delivery, assert_complete_and_in_order, blocking, connect, frame, records, topic};
+
+fn config(bootstrap: &str, topic: &str) -> KafkaConfig {
+    let mut config = KafkaConfig::new(bootstrap);
+    config.topic = topic.parse().unwrap();
+    config
+}
+
+fn faults(snapshot: &neurobridge_core::delivery::ProgressSnapshot, kind: FaultKind) -> u64 {
+    snapshot.faults[FaultKind::ALL.iter().position(|other| *other == kind).unwrap()]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_made_only_if_asked_for() {
+    // A broker that makes topics of itself, with its own defaults: nobody asked for those.
+    let options = KafkaOptions::default().property("auto.create.topics.enable", "true");
+    let Some(kafka) = blocking(move || own_kafka(options)).await else {
+        return;
+    };
+    let bootstrap = kafka.bootstrap();
+    let topic = topic("made");
+    let mut config = config(&bootstrap, &topic);
+    let fault = connect(config.clone()).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Missing, "{fault}");
+    assert!(fault.reason.contains("create = true"), "{fault}");
+    let admin = KafkaAdmin::new(&bootstrap).unwrap();
+
+    config.create = true;
+    config.partitions = Some(5);
+    config.replicas = Some(3);
+    let fault = connect(config.clone()).await.unwrap_err();
+    assert!(
+        fault.reason.contains("InvalidReplicationFactor") && fault.reason.contains("3 replicas"),
+        "{fault}"
+    );
+
+    config.replicas = Some(1);
+    config.dead_letter = Some(DeadLetterConfig {
+        topic: Some(format!("{topic}.dead")),
+        path: None,
+    });
+    let mut delivery = Delivery::start(config);
+    delivery.append_many(100).await;
+    delivery.finish().await;
+    assert_eq!(admin.leaders(&topic), 5);
+    assert_eq!(admin.leaders(&format!("{topic}.dead")), 5);
+    assert_complete_and_in_order(&records(&bootstrap, &topic).await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_by_template_are_made_as_they_come_up() {
+    let Some(bootstrap) = blocking(kafka_bootstrap).await else {
+        return;
+    };
+    let prefix = topic("template");
+    let mut config = config(&bootstrap, &format!("{prefix}.{{space.id}}"));
+    (config.create, config.partitions, config.replicas) = (true, Some(2), Some(1));
+    let mut delivery = Delivery::start(config);
+    for id in 1..=90 {
+        let space = ["a", "b/c", "ü"][id % 3];
+        delivery
+            .append(&format!(
+                r#"{{"id":{id},"data":{{"id":{id},"pid":"p","space":{{"id":"{space}"}}}}}}"#
+            ))
+            .await;
+    }
+    let ending = delivery.finish().await;
+    assert_eq!(
+        (ending.snapshot.cursor.counts.delivered, ending.letters.len()),
+        (90, 0)
+    );
+    for name in ["a", "b_c", "_"] {
+        assert_eq!(records(&bootstrap, &format!("{prefix}.{name}")).await.len(), 30);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_topic_is_waited_for() {
+    let Some(bootstrap) = blocking(kafka_bootstrap).await else {
+        return;
+    };
+    let admin = KafkaAdmin::new(&bootstrap).unwrap();
+    let topic = topic("deleted");
+    admin.create_topic(&topic, 1, &[]).unwrap();
+    let mut delivery = Delivery::start(config(&bootstrap, &topic));
+    delivery.append_many(100).await;
+    delivery.until_settled().await;
+
+    blocking({
+        let topic = topic.clone();
+        move || admin.delete_topic(&topic).unwrap()
+    })
+    .await;
+    for id in 101..=300 {
+        delivery.append(&frame(id)).await;
+    }
+    let snapshot = delivery
+        .until("the missing topic", |snapshot| {
+            faults(snapshot, FaultKind::Missing) > 0
+        })
+        .await;
+    assert_eq!(snapshot.cursor.counts.dead_lettered, 0);
+
+    let admin = KafkaAdmin::new(&bootstrap).unwrap();
+    admin.create_topic(&topic, 1, &[]).unwrap();
+    let ending = delivery.finish().await;
+    assert_eq!(
+        (ending.snapshot.cursor.counts.delivered, ending.letters.len()),
+        (300, 0)
+    );
+    let ids: Vec<u64> = records(&bootstrap, &topic)
+        .await
+        .iter()
+        .map(|record| {
+            serde_json::from_slice::<serde_json::Value>(record.value.as_ref().unwrap()).unwrap()["id"]
+                .as_u64()
+                .unwrap()
+        })
+        .collect();
+    // All that came after the deletion, in order.
+    assert_eq!(ids, (101..=300).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_fit_a_narrow_topic_and_what_does_not_is_a_dead_letter() {
+    let Some(bootstrap) = blocking(kafka_bootstrap).await else {
+        return;
+    };
+    let admin = KafkaAdmin::new(&bootstrap).unwrap();
+    for (word, oversize) in [("narrow", Oversize::DeadLetter), ("stripped", Oversize::Strip)] {
+        let topic = topic(word);
+        admin
+            .create_topic(&topic, 1, &[("max.message.bytes", "5000")])
+            .unwrap();
+        let dead = format!("{topic}.dead");
+        admin.create_topic(&dead, 1, &[]).unwrap();
+        let mut config = config(&bootstrap, &topic);
+        config.format = Format::Raw;
+        config.oversize = oversize;
+        config.compression = neurobridge_sink_kafka::Compression::None;
+        config.dead_letter = Some(DeadLetterConfig {
+            topic: Some(dead.clone()),
+            path: None,
+        });
+        let mut delivery = Delivery::start(config);
+        for id in 1..=200_u64 {
+            // Many that fill batches, some that fit with nothing to spare, some that do not.
+            let picture = "A".repeat(match id % 50 {
+                0 => 6_000,
+                1 => 4_700,
+                _ => 600,
+            });
+            delivery
+                .append(&format!(
+                    r#"{{"id":{id},"data":{{"id":{id},"pid":"p","face_image":"{picture}"}}}}"#
+                ))
+                .await;
+        }
+        let ending = delivery.finish().await;
+        let counts = ending.snapshot.cursor.counts;
+        let found = records(&bootstrap, &topic).await;
+        if oversize == Oversize::Strip {
+            assert_eq!((counts.delivered, counts.dead_lettered), (200, 0));
+            assert_complete_and_in_order(&found, 200);
+            let stripped: Vec<_> = found
+                .iter()
+                .filter_map(|record| record.header("neurobridge_strippedfields"))
+                .collect();
+            assert_eq!(stripped, ["face_image"; 4]);
+        } else {
+            assert_eq!((counts.delivered, counts.dead_lettered), (196, 4));
+            assert_eq!(found.len(), 196);
+            assert_eq!(
+                ending.snapshot.dead_letters[RejectionReason::ALL
+                    .iter()
+                    .position(|reason| *reason == RejectionReason::TooLarge)
+                    .unwrap()],
+                4
+            );
+            let letters = records(&bootstrap, &dead).await;
+            assert_eq!(letters.len(), 4);
+            let letter: serde_json::Value =
+                serde_json::from_slice(letters[0].value.as_ref().unwrap()).unwrap();
+            assert_eq!(
+                (letter["reason"].as_str(), letter["event"]["id"].as_u64()),
+                (Some("too_large"), Some(50))
+            );
+        }
+        // Known before, so that no batch was refused.
+        assert_eq!(
+            (ending.snapshot.resent, ending.snapshot.faults.iter().sum::<u64>()),
+            (0, 0)
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_was_lowered_costs_no_event() {
+    let Some(bootstrap) = blocking(kafka_bootstrap).await else {
+        return;
+    };
+    let admin = KafkaAdmin::new(&bootstrap).unwrap();
+    let topic = topic("lowered");
+    admin.create_topic(&topic, 1, &[]).unwrap();
+    let mut config = config(&bootstrap, &topic);
+    config.format = Format::Raw;
+    config.compression = neurobridge_sink_kafka::Compression::None;
+    let mut delivery = Delivery::start(config);
+    delivery.append_many(10).await;
+    delivery.until_settled().await;
+    admin
+        .configure_topic(&topic, &[("max.message.bytes", "3000")])
+        .unwrap();
+    let padding = "x".repeat(600);
+    for id in 11..=60_u64 {
+        delivery
+            .append(&format!(
+                r#"{{"id":{id},"data":{{"id":{id},"pid":"p","x":"{padding}"}}}}"#
+            ))
+            .await;
+    }
+    let large = "x".repeat(4_000);
+    delivery
+        .append(&format!(
+            r#"{{"id":61,"data":{{"id":61,"pid":"p","x":"{large}"}}}}"#
+        ))
+        .await;
+    let ending = delivery.finish().await;
+    let counts = ending.snapshot.cursor.counts;
+    assert_eq!((counts.delivered, counts.dead_lettered), (60, 1));
+    // Only that one: each member of the refused batches went alone.
+    assert!(
+        ending.letters[0].contains("\"length\":40"),
+        "{:?}",
+        ending.letters
+    );
+    let ids: std::collections::BTreeSet<_> = records(&bootstrap, &topic)
+        .await
+        .iter()
+        .map(|record| record.value.clone())
+        .collect();
+    assert_eq!(ids.len(), 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_stopped_killed_and_frozen_costs_nothing() {
+    let Some(mut kafka) = blocking(|| own_kafka(KafkaOptions::default())).await else {
+        return;
+    };
+    let bootstrap = kafka.bootstrap();
+    let topic = topic("broken");
+    KafkaAdmin::new(&bootstrap)
+        .unwrap()
+        .create_topic(&topic, 3, &[])
+        .unwrap();
+    let mut delivery = Delivery::start(config(&bootstrap, &topic));
+    let blows: [fn(&mut Kafka); 3] = [
+        |kafka| {
+            kafka.stop().unwrap();
+            kafka.start_again().unwrap();
+        },
+        |kafka| {
+            kafka.kill().unwrap();
+            kafka.start_again().unwrap();
+        },
+        |kafka| {
+            kafka.freeze().unwrap();
+            kafka.thaw().unwrap();
+        },
+    ];
+    for blow in blows {
+        delivery.append_many(500).await;
+        kafka = blocking(move || {
+            blow(&mut kafka);
+            kafka
+        })
+        .await;
+        delivery.append_many(500).await;
+    }
+    let ending = delivery.finish().await;
+    assert_eq!(
+        (ending.snapshot.cursor.counts.delivered, ending.letters.len()),
+        (3_000, 0)
+    );
+    // librdkafka goes on by itself: no fault, nothing sent again by us, and so nothing twice.
+    assert_eq!(ending.snapshot.resent, 0);
+    let found = records(&bootstrap, &topic).await;
+    assert_eq!(found.len(), 3_000);
+    assert_complete_and_in_order(&found, 3_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_is_said_and_forgotten_when_it_is_back() {
+    let Some(mut kafka) = blocking(|| own_kafka(KafkaOptions::default())).await else {
+        return;
+    };
+    let bootstrap = kafka.bootstrap();
+    let topic = topic("away");
+    KafkaAdmin::new(&bootstrap)
+        .unwrap()
+        .create_topic(&topic, 1, &[])
+        .unwrap();
+    let mut delivery = Delivery::start(config(&bootstrap, &topic));
+    delivery.append_many(10).await;
+    delivery.until_settled().await;
+    kafka.kill().unwrap();
+    delivery.append_many(10).await;
+    let snapshot = delivery
+        .until("the trouble", |snapshot| snapshot.reason.is_some())
+        .await;
+    assert!(
+        snapshot
+            .reason
+            .unwrap()
+            .contains("no Kafka broker can be reached")
+    );
+    let kafka = blocking(move || {
+        kafka.start_again().unwrap();
+        kafka
+    })
+    .await;
+    delivery.until_settled().await;
+    delivery
+        .until("the all-clear", |snapshot| snapshot.reason.is_none())
+        .await;
+    delivery.finish().await;
+    drop(kafka);
+}

@@ -1,0 +1,277 @@
+//! Real signals to the real program, and how it ends.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+use std::fs;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::ports::free_ports;
+use neurobridge_tests::process::Process;
+use neurobridge_tests::program::neurobridge;
+use nix::sys::signal::Signal;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn source(url: &str) -> String {
+    format!("[sources.main]\nurl = \"{url}\"\ntoken = \"t\"\n")
+}
+
+fn run(args: &[&str]) -> Output {
+    Command::new(neurobridge())
+        .args(args)
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn each_signal_drains_and_ends_with_the_ledger() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let dir = Scratch::new("signal").unwrap();
+        let platform = Platform::start(&dir, &["--rate", "1000"]).unwrap();
+        let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
+        bridge
+            .wait("events", SOON, |status| {
+                status["sinks"]["events"]["ledger"]["delivered"].as_u64() > Some(500)
+            })
+            .unwrap();
+        let file = bridge.data_dir().join("events.jsonl");
+        let (status, log) = bridge.stop(signal, SOON).unwrap();
+        assert!(status.success(), "{signal}: {status}: {log}");
+        let lines = fs::read_to_string(file).unwrap().lines().count();
+        let ledger = log.lines().find(|line| line.contains("sink events:")).unwrap();
+        assert!(
+            ledger.contains(&format!("{lines} delivered")) && ledger.contains(" 0 pending"),
+            "{lines} lines; {ledger}"
+        );
+        assert!(
+            log.lines()
+                .any(|line| line.contains("source main:") && line.contains(" 0 in flight")),
+            "{log}"
+        );
+    }
+}
+
+/// A Kafka that nobody runs: events stay pending.
+fn unreachable_kafka() -> String {
+    let [port] = free_ports().unwrap();
+    format!("[sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"127.0.0.1:{port}\"\n")
+}
+
+#[test]
+fn events_left_in_memory_are_counted_and_the_exit_code_is_75() {
+    let dir = Scratch::new("pending").unwrap();
+    let platform = Platform::start(&dir, &["--count", "1000"]).unwrap();
+    let config = format!(
+        "drain_timeout = \"1s\"\n{}{}",
+        source(&platform.url()),
+        unreachable_kafka()
+    );
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    bridge
+        .wait("events", SOON, |status| {
+            status["sinks"]["kafka"]["ledger"]["pending"] == 1000
+        })
+        .unwrap();
+    let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert_eq!(status.code(), Some(75), "{log}");
+    assert!(
+        log.contains("1000 events were in memory and not delivered"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let dir = Scratch::new("second-signal").unwrap();
+    let platform = Platform::start(&dir, &["--count", "10"]).unwrap();
+    let config = format!(
+        "drain_timeout = \"1h\"\n{}{}",
+        source(&platform.url()),
+        unreachable_kafka()
+    );
+    let mut bridge = Bridge::start(&dir, &config).unwrap();
+    bridge
+        .wait("events", SOON, |status| {
+            status["sinks"]["kafka"]["ledger"]["pending"] == 10
+        })
+        .unwrap();
+    bridge.process().signal(Signal::SIGTERM).unwrap();
+    let draining = |bridge: &Bridge| bridge.status().unwrap()["sources"]["main"]["ledger"]["in_flight"] == 0;
+    assert!(draining(&bridge), "it answers while it drains");
+    let (status, log) = bridge.stop(Signal::SIGTERM, Duration::from_secs(10)).unwrap();
+    assert_eq!(status.code(), Some(75), "{log}");
+    assert!(log.contains("stopping at once"), "{log}");
+}
+
+#[test]
+fn a_refused_token_ends_with_77_only_when_asked_to() {
+    let dir = Scratch::new("refused").unwrap();
+    let platform = Platform::start(&dir, &["--token", "right"]).unwrap();
+    let file = dir.join("c.toml");
+    let [port] = free_ports().unwrap();
+    let http = format!("[http]\nlisten = \"127.0.0.1:{port}\"\n");
+    let config = format!(
+        "data_dir = {:?}\n{}exit_on_refused_token = true\n{http}",
+        dir.join("data"),
+        source(&platform.url())
+    );
+    fs::write(&file, config).unwrap();
+    let output = run(&["run", "-c", file.to_str().unwrap()]);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(77), "{log}");
+
+    let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
+    let status = bridge
+        .wait("the refusal", SOON, |status| {
+            status["sources"]["main"]["state"] == "refused"
+        })
+        .unwrap();
+    assert!(
+        status["sources"]["main"]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("token"),
+        "{status:#}"
+    );
+    let (code, body) = neurobridge_tests::http::get_any(bridge.address(), "/readyz").unwrap();
+    assert_eq!(code, 503);
+    assert!(body.contains("sources.main") && body.contains("token"), "{body}");
+    let (status, _) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn a_busy_port_a_broken_configuration_and_a_wrong_command_line_each_have_their_exit_code() {
+    let dir = Scratch::new("exits").unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = dir.join("c.toml");
+    let path = file.to_str().unwrap();
+    let config = format!(
+        "data_dir = {:?}\n{}[http]\nlisten = \"{}\"\n",
+        dir.join("data"),
+        source("ws://127.0.0.1:1/"),
+        taken.local_addr().unwrap()
+    );
+    fs::write(&file, config).unwrap();
+    let busy = run(&["run", "-c", path]);
+    assert_eq!(busy.status.code(), Some(69), "{busy:?}");
+    assert!(
+        String::from_utf8_lossy(&busy.stderr).contains("http.listen"),
+        "{busy:?}"
+    );
+
+    fs::write(&file, "[sources.main]\nurll = \"ws://localhost/\"\n").unwrap();
+    let broken = run(&["run", "-c", path]);
+    assert_eq!(broken.status.code(), Some(78), "{broken:?}");
+    let missing = run(&["run", "-c", "no/such/file.toml"]);
+    assert_eq!(missing.status.code(), Some(78), "{missing:?}");
+    assert_eq!(run(&["run", "--no-such-flag"]).status.code(), Some(64));
+    assert_eq!(run(&["--help"]).status.code(), Some(0));
+}
+
+#[test]
+fn tail_prints_frames_and_ends_with_its_pipe() {
+    let dir = Scratch::new("tail").unwrap();
+    let platform = Platform::start(&dir, &["--count", "100"]).unwrap();
+    let file = dir.join("c.toml");
+    fs::write(
+        &file,
+        format!("data_dir = {:?}\n{}", dir.join("data"), source(&platform.url())),
+    )
+    .unwrap();
+    let output = run(&["tail", "--count", "100", "-c", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let sent = platform.stop().unwrap();
+    let lines: Vec<String> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(
+        lines,
+        sent.iter().map(|event| event.frame.clone()).collect::<Vec<_>>()
+    );
+
+    let platform = Platform::start(&dir, &["--rate", "1000"]).unwrap();
+    fs::write(
+        &file,
+        format!("data_dir = {:?}\n{}", dir.join("data"), source(&platform.url())),
+    )
+    .unwrap();
+    let command = format!(
+        "{} tail -c {} | head -n 3",
+        neurobridge().display(),
+        file.display()
+    );
+    let mut shell = Process::spawn(
+        "shell",
+        Command::new("sh").args(["-c", &command]),
+        &dir.join("head.log"),
+    )
+    .unwrap();
+    assert!(shell.wait(SOON).unwrap().success());
+    assert_eq!(
+        shell
+            .logged()
+            .unwrap()
+            .lines()
+            .filter(|line| line.starts_with("{\"id\":"))
+            .count(),
+        3
+    );
+}
+
+#[test]
+fn the_demo_shows_events_and_ends_with_the_ledger() {
+    let dir = Scratch::new("demo").unwrap();
+    let mut command = Command::new(neurobridge());
+    command.current_dir(dir.path()).args(["demo", "--rate", "200"]);
+    let log = dir.join("demo.log");
+    let mut demo = Process::spawn("demo", &mut command, &log).unwrap();
+    neurobridge_tests::poll::wait_until("events in the demo", SOON, || {
+        demo.logged()
+            .is_ok_and(|text| text.contains("cuts the connection") && text.contains("authorised again"))
+    })
+    .unwrap();
+    demo.signal(Signal::SIGINT).unwrap();
+    assert!(demo.wait(SOON).unwrap().success(), "{}", demo.log_tail());
+    let text = demo.logged().unwrap();
+    assert!(
+        text.contains("sink events:") && text.contains(" 0 pending"),
+        "{text}"
+    );
+    assert!(text.contains("http://127.0.0.1:"), "{text}");
+    let path = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("events   "))
+        .unwrap();
+    let lines = fs::read_to_string(dir.join(path)).unwrap();
+    assert!(lines.lines().count() > 200);
+}
+
+#[test]
+fn healthcheck_tells_a_live_bridge_from_none() {
+    let dir = Scratch::new("health").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "10"]).unwrap();
+    let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
+    bridge
+        .wait("readiness", SOON, |status| {
+            status["sources"]["main"]["state"] == "authorised" && status["sinks"]["events"]["state"] == "up"
+        })
+        .unwrap();
+    let config = dir.join("neurobridge.toml");
+    let check = |args: &[&str]| {
+        let mut all = vec!["healthcheck", "-c", config.to_str().unwrap()];
+        all.extend(args);
+        run(&all).status.code()
+    };
+    assert_eq!(check(&[]), Some(0));
+    assert_eq!(check(&["--ready"]), Some(0));
+    let (status, _) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(status.success());
+    assert_eq!(check(&[]), Some(1));
+}

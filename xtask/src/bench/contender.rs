@@ -1,0 +1,191 @@
+//! One turn: a program between the feed and the broker, weighed from outside.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use neurobridge_tests::http::get;
+use neurobridge_tests::poll::wait_for;
+use neurobridge_tests::ports::free_ports;
+use neurobridge_tests::process::{Process, Usage};
+use serde_json::Value;
+
+use super::feed::Feed;
+use super::{Bench, Format};
+
+/// A slow machine moves twenty thousand events a second.
+const EVENTS_PER_SECOND_AT_LEAST: u64 = 5_000;
+
+/// What is asked of a running bridge costs it something too: seldom enough not to weigh, often enough to see the end.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// What is weighed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contender {
+    /// The bare loop.
+    Bare,
+    /// The whole bridge.
+    Bridge,
+}
+
+impl Contender {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Bridge => "bridge",
+        }
+    }
+}
+
+/// What a turn cost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Weight {
+    /// User and system time of the process over a million events.
+    pub(super) cpu_seconds_per_million: f64,
+    /// From the program's start to the last acknowledgement.
+    pub(super) events_per_second: f64,
+    pub(super) peak_memory_bytes: u64,
+}
+
+impl Bench {
+    /// Lets a contender bring all events of a fresh feed into `topic`.
+    pub(super) fn turn(&self, contender: Contender, format: Format, topic: &str) -> Result<Weight> {
+        let events = self.args.events;
+        let feed = Feed::start(
+            &self.neurobridge,
+            self.scratch.path(),
+            events,
+            self.args.size,
+            None,
+        )?;
+        let limit = Duration::from_secs(60 + events / EVENTS_PER_SECOND_AT_LEAST);
+        let started = Instant::now();
+        let usage = match contender {
+            Contender::Bare => self.bare(format, topic, feed.url(), limit)?,
+            Contender::Bridge => {
+                let mut bridge = self.bridge(format, topic, feed.url())?;
+                bridge.await_delivered(events, limit)?;
+                bridge.process.usage()?
+            }
+        };
+        let elapsed = started.elapsed();
+        Ok(Weight {
+            cpu_seconds_per_million: usage.cpu.as_secs_f64() * 1e6 / events as f64,
+            events_per_second: events as f64 / elapsed.as_secs_f64(),
+            peak_memory_bytes: usage.peak_memory_bytes,
+        })
+    }
+
+    fn bare(&self, format: Format, topic: &str, url: &str, limit: Duration) -> Result<Usage> {
+        let events = self.args.events.to_string();
+        let mut command = Command::new(&self.bare_loop);
+        command.args([url, &self.kafka.bootstrap(), topic, format.word(), &events]);
+        let log = self.scratch.join("bare-loop.log");
+        let mut process = Process::spawn("the bare loop", &mut command, &log)?;
+        let delivered = wait_for("the bare loop's last acknowledgement", limit, || {
+            if let Some(status) = process.exit_status()? {
+                bail!("the bare loop ended early with {status}");
+            }
+            Ok(process.logged()?.contains("delivered").then_some(()))
+        });
+        delivered.with_context(|| process.log_tail())?;
+        process.usage()
+    }
+
+    /// Starts the bridge with one source, the spool in memory and the Kafka sink.
+    pub(super) fn bridge(&self, format: Format, topic: &str, url: &str) -> Result<Bridge> {
+        let [port] = free_ports::<1>()?;
+        let http = format!("127.0.0.1:{port}");
+        let dir = self.scratch.join(topic);
+        fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
+        let config = dir.join("neurobridge.toml");
+        let text = configuration(&dir, url, &self.kafka.bootstrap(), topic, format, &http);
+        fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
+        let mut command = Command::new(&self.neurobridge);
+        command.arg("run").arg("-c").arg(&config).current_dir(&dir);
+        let process = Process::spawn("the bridge", &mut command, &dir.join("bridge.log"))?;
+        Ok(Bridge { process, http })
+    }
+}
+
+/// A running bridge; dropped, it is killed.
+pub(super) struct Bridge {
+    process: Process,
+    pub(super) http: String,
+}
+
+impl Bridge {
+    /// Waits until the sink has delivered so many events.
+    pub(super) fn await_delivered(&mut self, events: u64, limit: Duration) -> Result<()> {
+        let mut last = "it did not answer at all".to_owned();
+        let mut asked: Option<Instant> = None;
+        let delivered = wait_for(&format!("{events} events to be delivered"), limit, || {
+            if let Some(status) = self.process.exit_status()? {
+                bail!("the bridge ended early with {status}");
+            }
+            if asked.is_some_and(|asked| asked.elapsed() < ASK_EVERY) {
+                return Ok(None);
+            }
+            asked = Some(Instant::now());
+            let Ok(status) = get(&self.http, "/status") else {
+                return Ok(None);
+            };
+            let done = delivered(&status)? >= events;
+            last = status;
+            Ok(done.then_some(()))
+        });
+        delivered.with_context(|| format!("the last /status: {last}\n{}", self.process.log_tail()))
+    }
+}
+
+fn delivered(status: &str) -> Result<u64> {
+    let status: Value = serde_json::from_str(status).context("reading /status")?;
+    let delivered = status
+        .pointer("/sinks/kafka/ledger/delivered")
+        .and_then(Value::as_u64);
+    delivered.with_context(|| format!("/status without sinks.kafka.ledger.delivered: {status}"))
+}
+
+fn configuration(dir: &Path, url: &str, bootstrap: &str, topic: &str, format: Format, http: &str) -> String {
+    format!(
+        r#"data_dir = "{dir}/data"
+
+[sources.main]
+url = "{url}"
+token = "bench"
+
+[spool]
+type = "memory"
+
+[sinks.kafka]
+type = "kafka"
+bootstrap_servers = "{bootstrap}"
+topic = "{topic}"
+format = "{format}"
+
+[http]
+listen = "{http}"
+"#,
+        dir = dir.display(),
+        format = format.word(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_ledger() {
+        let status = r#"{"sinks":{"kafka":{"ledger":{"stored":9,"delivered":7}}}}"#;
+        assert_eq!(delivered(status).unwrap(), 7);
+        assert!(
+            delivered(r#"{"sinks":{}}"#)
+                .unwrap_err()
+                .to_string()
+                .contains("ledger.delivered")
+        );
+    }
+}

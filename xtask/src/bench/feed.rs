@@ -1,0 +1,56 @@
+//! The simulated platform, as a process of its own.
+
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use neurobridge_tests::poll::wait_for;
+use neurobridge_tests::ports::free_ports;
+use neurobridge_tests::process::Process;
+
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A running `neurobridge simulate`; dropped, it is killed.
+pub(super) struct Feed {
+    url: String,
+    _process: Process,
+}
+
+impl Feed {
+    /// Starts it and waits until it listens. Without a rate it sends as fast as it is read.
+    pub(super) fn start(
+        program: &Path,
+        dir: &Path,
+        count: u64,
+        size: u32,
+        rate: Option<u64>,
+    ) -> Result<Self> {
+        let [port] = free_ports::<1>()?;
+        let address = format!("127.0.0.1:{port}");
+        let mut command = Command::new(program);
+        command.args(["simulate", "--listen", &address, "--seed", "1"]);
+        command.args(["--count", &count.to_string(), "--size", &size.to_string()]);
+        if let Some(rate) = rate {
+            command.args(["--rate", &rate.to_string()]);
+        }
+        let mut process = Process::spawn("the simulator", &mut command, &dir.join("simulator.log"))?;
+        let listening = wait_for("the simulator to listen", START_TIMEOUT, || {
+            if let Some(status) = process.exit_status()? {
+                bail!("the simulator ended with {status} instead of listening");
+            }
+            Ok(TcpStream::connect(&address).ok().map(drop))
+        });
+        listening.with_context(|| process.log_tail())?;
+        Ok(Self {
+            url: format!("ws://{address}/"),
+            _process: process,
+        })
+    }
+
+    /// Returns the URL of the event feed.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+}

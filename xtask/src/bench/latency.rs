@@ -1,0 +1,166 @@
+//! From receipt to acknowledgement, by the bridge's own histogram.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use neurobridge_tests::http::get;
+
+use super::feed::Feed;
+use super::{Bench, Format, PARTITIONS};
+
+const METRIC: &str = "neurobridge_sink_delivery_latency_seconds";
+
+/// The connections, the first batches and cold caches are not what is asked for.
+const WARM_UP_SECONDS: u64 = 3;
+
+/// The two quantiles, each with the bucket it fell into.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Latency {
+    pub(super) p50: Quantile,
+    pub(super) p99: Quantile,
+    pub(super) events: u64,
+}
+
+/// An estimate between the bounds of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Quantile {
+    pub(super) seconds: f64,
+    pub(super) at_most: f64,
+}
+
+impl Bench {
+    /// Lets the bridge run at a steady rate and reads its histogram, without the first seconds.
+    pub(super) fn latency(&self, format: Format) -> Result<Latency> {
+        let topic = format!("bench-latency-{}", format.word());
+        self.kafka.create_topic_by_tool(&topic, PARTITIONS, &[])?;
+        let rate = self.args.rate;
+        let warm_up = rate * WARM_UP_SECONDS;
+        let events = warm_up + rate * self.args.seconds;
+        let feed = Feed::start(
+            &self.neurobridge,
+            self.scratch.path(),
+            events,
+            self.args.size,
+            Some(rate),
+        )?;
+        let limit = Duration::from_secs(60 + 2 * (WARM_UP_SECONDS + self.args.seconds));
+        let mut bridge = self.bridge(format, &topic, feed.url())?;
+        bridge.await_delivered(warm_up, limit)?;
+        let before = buckets(&get(&bridge.http, "/metrics")?)?;
+        bridge.await_delivered(events, limit)?;
+        let after = buckets(&get(&bridge.http, "/metrics")?)?;
+        let latency = between(&before, &after)?;
+        drop((bridge, feed));
+        self.kafka.delete_topic_by_tool(&topic)?;
+        Ok(latency)
+    }
+}
+
+/// The upper bounds and cumulative counts of the histogram's buckets, in ascending order.
+type Buckets = Vec<(f64, u64)>;
+
+fn between(before: &Buckets, after: &Buckets) -> Result<Latency> {
+    ensure!(
+        before.len() == after.len(),
+        "the histogram {METRIC} changed its buckets"
+    );
+    let difference: Buckets = before
+        .iter()
+        .zip(after)
+        .map(|((_, before), (bound, after))| (*bound, after.saturating_sub(*before)))
+        .collect();
+    let events = difference.last().map_or(0, |(_, count)| *count);
+    ensure!(events > 0, "the histogram {METRIC} did not grow");
+    Ok(Latency {
+        p50: quantile(&difference, events, 0.5),
+        p99: quantile(&difference, events, 0.99),
+        events,
+    })
+}
+
+/// As Prometheus estimates it: evenly spread within its bucket.
+fn quantile(buckets: &Buckets, events: u64, quantile: f64) -> Quantile {
+    let rank = quantile * events as f64;
+    let (mut lower, mut below) = (0.0, 0);
+    for &(bound, count) in buckets {
+        if count as f64 >= rank {
+            let share = (rank - below as f64) / (count - below).max(1) as f64;
+            let seconds = if bound.is_finite() {
+                lower + (bound - lower) * share
+            } else {
+                lower
+            };
+            return Quantile {
+                seconds,
+                at_most: bound,
+            };
+        }
+        (lower, below) = (bound, count);
+    }
+    Quantile {
+        seconds: lower,
+        at_most: f64::INFINITY,
+    }
+}
+
+fn buckets(metrics: &str) -> Result<Buckets> {
+    let prefix = format!("{METRIC}_bucket{{");
+    let lines = metrics
+        .lines()
+        .filter(|line| line.starts_with(&prefix) && line.contains("sink=\"kafka\""));
+    let mut buckets: Buckets = lines
+        .map(|line| bucket(line).with_context(|| format!("no bucket: {line}")))
+        .collect::<Result<_>>()?;
+    ensure!(
+        !buckets.is_empty(),
+        "/metrics has no {METRIC} of the sink `kafka`"
+    );
+    buckets.sort_by(|(left, _), (right, _)| left.total_cmp(right));
+    Ok(buckets)
+}
+
+fn bucket(line: &str) -> Option<(f64, u64)> {
+    let (labels, count) = line.rsplit_once(' ')?;
+    let (_, bound) = labels.split_once("le=\"")?;
+    let (bound, _) = bound.split_once('"')?;
+    // Rust reads Prometheus's `+Inf` too.
+    Some((bound.parse().ok()?, count.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const METRICS: &str = "\
+# TYPE neurobridge_sink_delivery_latency_seconds histogram
+neurobridge_sink_delivery_latency_seconds_bucket{sink=\"kafka\",le=\"0.005\"} 40
+neurobridge_sink_delivery_latency_seconds_bucket{sink=\"kafka\",le=\"0.01\"} 90
+neurobridge_sink_delivery_latency_seconds_bucket{sink=\"kafka\",le=\"+Inf\"} 100
+neurobridge_sink_delivery_latency_seconds_bucket{sink=\"file\",le=\"+Inf\"} 7
+neurobridge_sink_delivery_latency_seconds_sum{sink=\"kafka\"} 1.5
+";
+
+    #[test]
+    fn reads_the_sinks_own_buckets() {
+        let expected = vec![(0.005, 40), (0.01, 90), (f64::INFINITY, 100)];
+        assert_eq!(buckets(METRICS).unwrap(), expected);
+        assert!(buckets("").is_err());
+    }
+
+    #[test]
+    fn takes_the_difference() {
+        let before = vec![(0.005, 40), (0.01, 40), (f64::INFINITY, 40)];
+        let latency = between(&before, &buckets(METRICS).unwrap()).unwrap();
+        assert_eq!(latency.events, 60);
+        assert_eq!(latency.p50.at_most, 0.01);
+        assert!((latency.p50.seconds - 0.008).abs() < 1e-9, "{latency:?}");
+        assert_eq!(
+            latency.p99,
+            Quantile {
+                seconds: 0.01,
+                at_most: f64::INFINITY
+            }
+        );
+        assert!(between(&before, &before).is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! What the figures were measured with.
+
+use std::fs;
+use std::thread::available_parallelism;
+
+use neurobridge_tests::kafka;
+use neurobridge_tests::paths::workspace_root;
+
+use crate::shell::output;
+
+/// Returns lines with the versions and the machine.
+pub(super) fn describe() -> Vec<String> {
+    let unknown = || "unknown".to_owned();
+    let rustc = output("rustc", &["--version"]).unwrap_or_else(unknown);
+    let kernel = output("uname", &["-sr"]).unwrap_or_else(unknown);
+    let cores = available_parallelism().map_or_else(|_| unknown(), |cores| cores.to_string());
+    let java = kafka::KafkaInstallation::find().ok();
+    let java = java
+        .and_then(|found| output(&found.java.to_string_lossy(), &["--version"]))
+        .unwrap_or_else(unknown);
+    vec![
+        format!(
+            "{rustc}; rdkafka {}, librdkafka's bindings {}",
+            locked("rdkafka"),
+            locked("rdkafka-sys")
+        ),
+        format!(
+            "Kafka {} on {}",
+            kafka::VERSION,
+            java.lines().next().unwrap_or_default()
+        ),
+        format!("{kernel}, {cores} cores: {}", cpu_model().unwrap_or_else(unknown)),
+    ]
+}
+
+/// The version of a dependency in the lock file.
+fn locked(package: &str) -> String {
+    let lock = fs::read_to_string(workspace_root().join("Cargo.lock")).unwrap_or_default();
+    version_of(&lock, package).unwrap_or("unknown").to_owned()
+}
+
+fn version_of<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
+    let (_, rest) = lock.split_once(&format!("name = \"{package}\"\nversion = \""))?;
+    rest.split('"').next()
+}
+
+fn cpu_model() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_lock_file() {
+        let lock = "[[package]]\nname = \"rdkafka-sys\"\nversion = \"4.10.0+2.12.1\"\n\n[[package]]\nname = \"rdkafka\"\nversion = \"0.39.0\"\n";
+        assert_eq!(version_of(lock, "rdkafka"), Some("0.39.0"));
+        assert_eq!(version_of(lock, "rdkafka-sys"), Some("4.10.0+2.12.1"));
+        assert_eq!(version_of(lock, "tokio"), None);
+    }
+}

@@ -1,0 +1,85 @@
+//! Apache Kafka, from its published jars.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use neurobridge_tests::kafka::{KafkaInstallation, MINIMUM_JAVA, VERSION};
+use neurobridge_tests::paths::brokers_dir;
+
+use super::packages;
+use crate::shell::{run_quietly, say, succeeds};
+
+/// Fifty megabytes in a hundred files, of which Maven's own plugin is another twenty.
+const LIMIT: Duration = Duration::from_secs(900);
+
+const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
+
+/// Fetches a Java, Maven and Kafka's jars, each where it is not there yet.
+pub(super) fn install() -> Result<()> {
+    let jars = KafkaInstallation::jars_dir();
+    if !jars.is_dir() {
+        if !succeeds("mvn", &["--version"]) {
+            packages::install(
+                "Kafka's jars are fetched by Maven, and there is no `mvn`",
+                &["maven"],
+            )?;
+        }
+        fetch_jars()?;
+    }
+    if KafkaInstallation::find_java().is_none() {
+        let reason = format!("Kafka {VERSION} needs Java {MINIMUM_JAVA} or newer");
+        let packages = [
+            "openjdk-21-jre-headless",
+            "openjdk-17-jre-headless",
+            "openjdk-25-jre-headless",
+        ];
+        packages::install(&reason, &packages)?;
+    }
+    KafkaInstallation::find().map(drop)
+}
+
+fn fetch_jars() -> Result<()> {
+    say(&format!("fetching Kafka {VERSION}"));
+    let jars = KafkaInstallation::jars_dir();
+    let work = brokers_dir().join("cache").join("kafka-fetch");
+    if work.exists() {
+        fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))?;
+    }
+    fs::create_dir_all(&work).with_context(|| format!("making the folder {}", work.display()))?;
+    fs::write(work.join("pom.xml"), pom()).context("writing a pom.xml")?;
+    let mut maven = Command::new("mvn");
+    maven
+        .current_dir(&work)
+        .args(["-B", PLUGIN, "-DoutputDirectory=jars", "-DincludeScope=runtime"]);
+    run_quietly("mvn", &mut maven, LIMIT)?;
+    let fetched = work.join("jars");
+    ensure!(
+        fetched.join(format!("kafka_2.13-{VERSION}.jar")).is_file(),
+        "Maven brought no Kafka into {}",
+        fetched.display()
+    );
+    // Whole or not at all: a fetch that was interrupted leaves nothing that looks like an installation.
+    fs::rename(&fetched, &jars).with_context(|| format!("moving the jars to {}", jars.display()))?;
+    fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))
+}
+
+fn pom() -> String {
+    let dependency = |group: &str, artifact: &str, version: &str| {
+        format!(
+            "    <dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>\n"
+        )
+    };
+    let dependencies = [
+        dependency("org.apache.kafka", "kafka_2.13", VERSION),
+        dependency("org.apache.kafka", "kafka-tools", VERSION),
+        dependency("org.apache.logging.log4j", "log4j-slf4j-impl", "2.24.3"),
+    ];
+    format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\">\n  <modelVersion>4.0.0</modelVersion>\n  \
+         <groupId>neurobridge</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging>\n  \
+         <dependencies>\n{}  </dependencies>\n</project>\n",
+        dependencies.concat()
+    )
+}

