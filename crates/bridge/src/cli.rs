@@ -15,7 +15,6 @@ use crate::config::LogFormat;
 #[command(
     name = "neurobridge",
     version,
-    // Two lines of exit codes and signals, which a page of flags has no place for.
     after_help = AFTER_HELP,
     propagate_version = true,
     max_term_width = 110,
@@ -32,14 +31,15 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Without -c the configuration is ./neurobridge.toml, then /etc/neurobridge/neurobridge.toml, else the environment alone.
-The environment goes above the file: NEUROBRIDGE__SINKS__KAFKA__TOPIC=faces sets topic in [sinks.kafka].
+Without -c the configuration is ./neurobridge.toml, then /etc/neurobridge/neurobridge.toml, else
+the environment alone. The environment goes above the file:
+NEUROBRIDGE__SINKS__KAFKA__TOPIC=faces sets topic in [sinks.kafka].
 
-SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second one stops at once.
-SIGHUP does not reload the configuration: restart instead.
+SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second
+one stops at once. SIGHUP does not reload the configuration: restart instead.
 
-Exit codes: 0 fine, 64 wrong usage, 69 a needed service is not there, 74 disk error, 75 come back later,
-77 token refused, 78 errors in the configuration.";
+Exit codes: 0 fine, 64 wrong usage, 69 a needed service is not there, 74 disk error,
+75 come back later, 77 token refused, 78 errors in the configuration.";
 
 /// What to log, and how; above what the configuration says.
 #[derive(Clone, Debug, Default, Args)]
@@ -205,8 +205,8 @@ Examples:
   neurobridge run -c /etc/neurobridge/neurobridge.toml
   NEUROBRIDGE__SOURCES__MAIN__TOKEN_FILE=/run/secrets/token neurobridge run
 
-SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second one stops at once.
-SIGHUP does not reload the configuration: restart instead.";
+SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second
+one stops at once. SIGHUP does not reload the configuration: restart instead.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -214,7 +214,8 @@ Examples:
   neurobridge check --connect
   neurobridge check --event entry.json --sink kafka
 
-Exit codes: 0 fine, 78 errors in the configuration, 77 a token was refused, 69 something else can't be reached.";
+Exit codes: 0 fine, 78 errors in the configuration, 77 a token was refused, 69 something else
+can't be reached, 74 a file can't be written.";
 
 const TAIL_EXAMPLES: &str = "\
 Examples:

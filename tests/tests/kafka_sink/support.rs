@@ -139,15 +139,22 @@ impl Delivery {
         .await
     }
 
+    /// The dead letters so far.
+    pub(crate) fn letters(&self) -> Vec<String> {
+        self.letters.0.lock().unwrap().clone()
+    }
+
     /// Delivers the rest and ends.
-    pub(crate) async fn finish(self) -> Ending {
+    pub(crate) async fn finish(mut self) -> Ending {
         self.spool.close();
-        let ended = timeout(LIMIT, self.task).await.unwrap().unwrap();
+        let ended = timeout(LIMIT, &mut self.task).await.unwrap().unwrap();
         assert_eq!(ended, Ended::Drained);
         let snapshot = self.progress.snapshot();
         assert_eq!(snapshot.cursor.counts.settled(), self.appended);
-        let letters = self.letters.0.lock().unwrap().clone();
-        Ending { snapshot, letters }
+        Ending {
+            snapshot,
+            letters: self.letters(),
+        }
     }
 }
 

@@ -1,13 +1,18 @@
 //! Topics: made, missing, deleted, too narrow, grown.
 
+use std::time::Duration;
+
 use neurobridge_core::sink::{FaultKind, RejectionReason};
 use neurobridge_sink_kafka::{DeadLetterConfig, Format, KafkaConfig, Oversize};
 use neurobridge_tests::{
     kafka::{Kafka, KafkaOptions, admin::KafkaAdmin},
     shared::{kafka_bootstrap, own_kafka},
 };
+use tokio::time::{Instant, sleep};
 
-use crate::support::{Delivery, assert_complete_and_in_order, blocking, connect, frame, records, topic};
+use crate::support::{
+    Delivery, LIMIT, assert_complete_and_in_order, blocking, connect, frame, records, topic,
+};
 
 fn config(bootstrap: &str, topic: &str) -> KafkaConfig {
     let mut config = KafkaConfig::new(bootstrap);
@@ -249,6 +254,49 @@ async fn a_limit_that_was_lowered_costs_no_event() {
         .map(|record| record.value.clone())
         .collect();
     assert_eq!(ids.len(), 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lowered_limit_is_read_again_soon_after_the_first_refusal() {
+    let Some(bootstrap) = blocking(kafka_bootstrap).await else {
+        return;
+    };
+    let admin = KafkaAdmin::new(&bootstrap).unwrap();
+    let topic = topic("read.again");
+    admin.create_topic(&topic, 1, &[]).unwrap();
+    let mut config = config(&bootstrap, &topic);
+    config.compression = neurobridge_sink_kafka::Compression::None;
+    let mut delivery = Delivery::start(config);
+    delivery.append_many(1).await;
+    delivery.until_settled().await;
+    admin
+        .configure_topic(&topic, &[("max.message.bytes", "3000")])
+        .unwrap();
+    let large = "x".repeat(4_000);
+    let deadline = Instant::now() + LIMIT;
+    // The broker's refusal first; then our own, before anything is sent.
+    while !delivery
+        .letters()
+        .iter()
+        .any(|letter| letter.contains("expected at most 3000"))
+    {
+        assert!(Instant::now() < deadline, "{:?}", delivery.letters().last());
+        delivery
+            .append(&format!(r#"{{"id":1,"data":{{"pid":"p","x":"{large}"}}}}"#))
+            .await;
+        // One that fits, so that the letters are not in a row.
+        delivery.append(&frame(2)).await;
+        delivery.until_settled().await;
+        sleep(Duration::from_millis(200)).await;
+    }
+    assert!(
+        delivery.letters()[0].contains("refuses a message"),
+        "{:?}",
+        delivery.letters()[0]
+    );
+    let ending = delivery.finish().await;
+    // By a new producer, of which the delivery learns nothing.
+    assert_eq!(ending.snapshot.faults.iter().sum::<u64>(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

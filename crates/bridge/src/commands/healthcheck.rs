@@ -46,7 +46,7 @@ pub(super) async fn run(flags: &HealthcheckFlags) -> Result<Exit, Failure> {
             )
         })
         .and_then(|answer| {
-            answer.with_context(|| format!("http://{authority}{path} can't be asked; does the bridge run?"))
+            answer.with_context(|| format!("http://{authority}{path} can't be asked (does the bridge run?)"))
         })
         .or_exit(Exit::Unhealthy)?;
     print(format!("{}\n", answer.body.trim_end()))?;

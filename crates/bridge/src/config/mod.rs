@@ -25,4 +25,6 @@ pub use self::{
 };
 
 #[cfg(test)]
+mod shipped_tests;
+#[cfg(test)]
 mod tests;

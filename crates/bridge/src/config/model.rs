@@ -15,7 +15,7 @@ use neurobridge_listener::SourceConfig;
 use neurobridge_sink_file::{DeadLettersConfig, FileConfig};
 use neurobridge_spool::SpoolConfig;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     checks,
@@ -113,7 +113,7 @@ impl Default for Config {
 }
 
 /// What is done to every event, before anything is kept.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventConfig {
     /// Which events are wanted: values allowed for each field, by its path below `data`. All by default.
@@ -125,7 +125,7 @@ pub struct EventConfig {
 }
 
 /// How events that come twice are recognised.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeduplicateConfig {
     /// How many of the newest events are remembered. One that comes again after more than that is taken for new; with 0
@@ -145,7 +145,7 @@ impl Default for DeduplicateConfig {
 }
 
 /// The HTTP server with the page, metrics and health.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
     /// The address and port to listen on. This machine alone by default: whoever reaches it sees what the bridge
@@ -164,7 +164,7 @@ impl Default for HttpConfig {
 }
 
 /// What is logged, and how. All goes to standard error.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// `text` for people, `json` or `logfmt` for programs.
@@ -184,7 +184,7 @@ impl Default for LogConfig {
 }
 
 /// How a log line looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// For people; with colours on a terminal, unless `NO_COLOR` is set.

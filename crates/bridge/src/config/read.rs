@@ -255,11 +255,14 @@ fn sentence(text: &str, is_secret: bool) -> String {
             )
         }
         Some((found, expected)) => {
-            format!(
-                "found {}, expected {}",
-                found_in_words(found),
-                expected_in_words(expected)
-            )
+            let expected = expected_in_words(expected);
+            // Whoever writes a value instead of a table may have written a token.
+            let found = if expected == "a table" {
+                kind_in_words(found)
+            } else {
+                found_in_words(found)
+            };
+            format!("found {found}, expected {expected}")
         }
         None => text.to_owned(),
     }
@@ -276,6 +279,20 @@ fn found_in_words(found: &str) -> String {
             .find_map(|start| found.strip_prefix(start))
             .map_or_else(|| found.to_owned(), |value| value.trim_matches('`').to_owned()),
     }
+}
+
+/// As [`found_in_words`], without the value itself.
+fn kind_in_words(found: &str) -> String {
+    let kinds = [
+        ("string ", "a text"),
+        ("integer ", "a number"),
+        ("floating point ", "a number"),
+        ("boolean ", "a boolean"),
+    ];
+    kinds
+        .iter()
+        .find(|(start, _)| found.starts_with(start))
+        .map_or_else(|| found_in_words(found), |(_, kind)| (*kind).to_owned())
 }
 
 /// What serde calls what it expected, in TOML's words.

@@ -101,11 +101,11 @@ impl std::error::Error for Report {}
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.problems.len() {
-            1 => writeln!(f, "the configuration has an error")?,
-            count => writeln!(f, "the configuration has {count} errors")?,
+            1 => write!(f, "the configuration has an error")?,
+            count => write!(f, "the configuration has {count} errors")?,
         }
         for problem in &self.problems {
-            write!(f, "\n{problem}")?;
+            write!(f, "\n\n{problem}")?;
         }
         Ok(())
     }
@@ -118,11 +118,11 @@ impl fmt::Display for Problem {
             (Origin::Nowhere, false) => writeln!(f, "{}", self.key)?,
             (origin, false) => writeln!(f, "{origin}: {}", self.key)?,
         }
-        writeln!(f, "    {}", self.message)?;
-        if let Some(hint) = &self.hint {
-            writeln!(f, "    {hint}")?;
+        write!(f, "    {}", self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n    {hint}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -144,6 +144,14 @@ impl<'a> Shape<'a> {
         text.get(..end)
     }
 
+    /// The default of a key of this table.
+    #[cfg(all(test, feature = "kafka"))]
+    pub(super) fn default(&self, key: &str) -> Option<&'a Value> {
+        self.alternatives
+            .iter()
+            .find_map(|node| property(node, key)?.get("default"))
+    }
+
     /// Whether what stands here must not be shown.
     pub(super) fn is_secret(&self) -> bool {
         self.alternatives.iter().any(|node| {

@@ -1,103 +1,19 @@
-//! The sink against librdkafka's mock cluster, alone and within the delivery.
+//! The sink against librdkafka's mock cluster.
 
-use std::{collections::BTreeMap, future::pending, pin::Pin, sync::Mutex};
+mod delivery;
+mod kafka;
 
-use neurobridge_core::{
-    dead_letter::DeadLetters,
-    delivery::{Ended, Options, Progress, Shutdown, deliver},
-    event::Sequence,
-    filter::Filter,
-    reader::{Cursor, Read, ReadError, Reader},
-    record::{Batch, SealedBatch},
-    redact::Redaction,
-    sink::Verdict,
-};
-use rdkafka::{
-    ClientConfig, Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-    mocking::MockCluster,
-    producer::DefaultProducerContext,
-    types::{RDKafkaApiKey, RDKafkaRespErr as Resp},
-};
-use tokio_util::sync::CancellationToken;
+use std::collections::BTreeMap;
 
+use neurobridge_core::{event::Sequence, reader::Cursor, sink::Verdict};
+use rdkafka::types::RDKafkaRespErr as Resp;
+
+use self::kafka::{Kafka, TOPIC, frame, id};
 use super::*;
 use crate::encode::tests::event;
 
-const TOPIC: &str = "neuroio.entries";
 /// For whatever is waited for: long beside what it takes, so that a busy machine fails no test.
 const LIMIT: Duration = Duration::from_secs(60);
-
-struct Kafka {
-    cluster: MockCluster<'static, DefaultProducerContext>,
-}
-
-impl Kafka {
-    fn start(partitions: i32) -> Self {
-        let cluster = MockCluster::new(1).unwrap();
-        cluster.create_topic(TOPIC, partitions, 1).unwrap();
-        Self { cluster }
-    }
-
-    fn config(&self) -> KafkaConfig {
-        KafkaConfig::new(self.cluster.bootstrap_servers())
-    }
-
-    fn fail_produce(&self, errors: &[Resp]) {
-        self.cluster.request_errors(RDKafkaApiKey::Produce, errors);
-    }
-
-    /// Values by partition, in their order, once there are `count` different ones.
-    fn records(&self, topic: &str, count: usize) -> BTreeMap<i32, Vec<String>> {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", self.cluster.bootstrap_servers())
-            .set("group.id", "test")
-            .create()
-            .unwrap();
-        let metadata = consumer.fetch_metadata(Some(topic), LIMIT).unwrap();
-        let mut assignment = TopicPartitionList::new();
-        for partition in metadata.topics()[0].partitions() {
-            assignment
-                .add_partition_offset(topic, partition.id(), Offset::Beginning)
-                .unwrap();
-        }
-        consumer.assign(&assignment).unwrap();
-        let mut records: BTreeMap<i32, Vec<String>> = BTreeMap::new();
-        let deadline = std::time::Instant::now() + LIMIT;
-        let mut different = std::collections::BTreeSet::new();
-        while different.len() < count {
-            assert!(
-                std::time::Instant::now() < deadline,
-                "{count} expected, found {different:?}"
-            );
-            if let Some(message) = consumer.poll(Duration::from_millis(50)) {
-                let message = message.unwrap();
-                let value = String::from_utf8(message.payload().unwrap().to_vec()).unwrap();
-                different.insert(value.clone());
-                records.entry(message.partition()).or_default().push(value);
-            }
-        }
-        records
-    }
-
-    /// The ids of all events of a topic with one partition.
-    fn ids(&self, count: usize) -> Vec<u64> {
-        let records = self.records(TOPIC, count);
-        records.values().flatten().map(|value| id(value)).collect()
-    }
-}
-
-fn id(value: &str) -> u64 {
-    let value: serde_json::Value = serde_json::from_str(value).unwrap();
-    value["id"].as_u64().unwrap()
-}
-
-fn frame(id: u64) -> String {
-    format!(
-        r#"{{"id":{id},"data":{{"id":{id},"result":"new","pid":"p{}"}}}}"#,
-        id % 5
-    )
-}
 
 fn session_cursor() -> Cursor {
     Cursor::starting_at(Sequence::FIRST)
@@ -488,187 +404,38 @@ async fn waiting_for_outcomes_can_be_given_up_without_losing_one() {
     assert_eq!(verdicts(&acks), ["delivered"]);
 }
 
-/// The log: one batch after the other, then the end.
-struct FakeReader {
-    batch: SealedBatch,
-    next: Sequence,
-    cursor: Cursor,
-    committed: Arc<Mutex<Cursor>>,
-}
-
-impl Reader for FakeReader {
-    async fn next(&mut self) -> Result<Read, ReadError> {
-        match self.batch.from(self.next) {
-            Some(batch) => {
-                self.next = batch.end();
-                Ok(Read::Events(batch))
-            }
-            None if self.next == self.batch.end() => Ok(Read::End),
-            None => pending().await,
-        }
-    }
-
-    fn rewind(&mut self, sequence: Sequence) {
-        self.next = sequence;
-    }
-
-    fn commit(&mut self, cursor: &Cursor) {
-        assert_eq!(cursor.counts.settled(), cursor.next.since(cursor.first));
-        *self.committed.lock().unwrap() = cursor.clone();
-    }
-
-    fn cursor(&self) -> &Cursor {
-        &self.cursor
-    }
-}
-
-#[derive(Default)]
-struct Letters(Mutex<String>);
-
-impl DeadLetters for Letters {
-    fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
-        Box::pin(async move {
-            self.0.lock().unwrap().push_str(lines);
-            Ok(())
-        })
-    }
-}
-
-struct Delivered {
-    cursor: Cursor,
-    letters: Vec<String>,
-    faults: u64,
-}
-
-/// Delivers `count` events through the whole loop.
-async fn deliver_all(config: KafkaConfig, count: u64) -> Delivered {
-    let mut batch = Batch::default();
-    let frames: Vec<_> = (1..=count).map(frame).collect();
-    for frame in &frames {
-        batch.push(&event(1, frame));
-    }
-    let cursor = session_cursor();
-    let committed = Arc::new(Mutex::new(cursor.clone()));
-    let reader = FakeReader {
-        batch: batch.seal(Sequence::FIRST),
-        next: Sequence::FIRST,
-        cursor: cursor.clone(),
-        committed: Arc::clone(&committed),
-    };
-    let letters = Arc::new(Letters::default());
-    let options = Options {
-        name: "kafka".into(),
-        spool: SpoolId::from_bytes([7; 16]),
-        filter: Filter::default(),
-        redaction: Redaction::default(),
-        dead_letters: Arc::<Letters>::clone(&letters),
-        max_dead_letters_in_a_row: 10,
-    };
-    let progress = Arc::new(Progress::new(cursor));
-    let shutdown = Shutdown {
-        drain: CancellationToken::new(),
-        abort: CancellationToken::new(),
-    };
-    let sink = KafkaSink::new("kafka", config);
-    let ended = timeout(
-        LIMIT,
-        deliver(sink, reader, options, Arc::clone(&progress), shutdown),
-    )
-    .await
-    .unwrap()
-    .unwrap();
-    assert_eq!(ended, Ended::Drained);
-    let letters = letters.0.lock().unwrap().lines().map(str::to_owned).collect();
-    let cursor = committed.lock().unwrap().clone();
-    Delivered {
-        cursor,
-        letters,
-        faults: progress.snapshot().faults.iter().sum(),
-    }
+#[tokio::test]
+async fn librdkafkas_own_statistics_are_understood() {
+    let kafka = Kafka::start(3);
+    let mut sink = connected(kafka.config()).await;
+    assert_eq!(sink.health.known_partitions(TOPIC), Some(3));
+    // As if the topic had had fewer before.
+    sink.health.partitions(TOPIC, 2);
+    sink.health.connection_failed("gone");
+    sink.health.all_down("gone");
+    sink.publish(&event(1, &frame(1))).unwrap();
+    wait_until("the statistics", || {
+        sink.health.known_partitions(TOPIC) == Some(3)
+    })
+    .await;
+    assert_eq!(sink.health.trouble(), None);
 }
 
 #[tokio::test]
-async fn a_permission_taken_away_costs_time_alone() {
+async fn a_broker_that_says_nothing_is_trouble_after_a_while() {
     let kafka = Kafka::start(1);
-    let denied = Resp::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
-    kafka.fail_produce(&[
-        Resp::RD_KAFKA_RESP_ERR_NO_ERROR,
-        denied,
-        Resp::RD_KAFKA_RESP_ERR_NO_ERROR,
-        denied,
-    ]);
-    let mut config = kafka.config();
-    // Several batches in flight when the first is refused.
-    config.properties.insert(
-        "batch.num.messages".into(),
-        neurobridge_core::secret::Secret::new("50"),
-    );
-    let delivered = deliver_all(config, 1_000).await;
-    assert_eq!(
-        (delivered.cursor.counts.delivered, delivered.letters.len()),
-        (1_000, 0)
-    );
-    assert!(delivered.faults > 0);
-    // None is missing. (In order is another matter: the mock cluster takes batches behind a refused one, which a real
-    // broker does not; the tests with one look at that.)
-    assert!(kafka.ids(1_000).len() >= 1_000);
-}
-
-#[tokio::test]
-async fn an_oversized_batch_loses_nobody_and_what_fails_alone_is_a_dead_letter() {
-    let too_large = Resp::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
-    let kafka = Kafka::start(1);
-    kafka.fail_produce(&[too_large]);
-    let delivered = deliver_all(kafka.config(), 20).await;
-    assert_eq!(
-        (delivered.cursor.counts.delivered, delivered.letters.len()),
-        (20, 0)
-    );
-
-    let kafka = Kafka::start(1);
-    kafka.fail_produce(&[too_large, too_large]);
-    let delivered = deliver_all(kafka.config(), 20).await;
-    assert_eq!(
-        (
-            delivered.cursor.counts.delivered,
-            delivered.cursor.counts.dead_lettered
-        ),
-        (19, 1)
-    );
+    let mut sink = connected(kafka.config()).await;
+    tokio::time::pause();
+    tokio::time::advance(STALLED_AFTER * 2).await;
+    assert_eq!(sink.trouble(), None, "nothing waits");
+    kafka.cluster.broker_round_trip_time(-1, LIMIT).unwrap();
+    sink.publish(&event(1, &frame(1))).unwrap();
+    tokio::time::advance(STALLED_AFTER).await;
+    assert_eq!(sink.trouble(), None);
+    tokio::time::advance(Duration::from_secs(1)).await;
     assert!(
-        delivered.letters[0].contains("\"reason\":\"too_large\""),
-        "{:?}",
-        delivered.letters
+        sink.trouble()
+            .unwrap()
+            .contains("acknowledged nothing for 11 seconds")
     );
-    assert_eq!(delivered.faults, 0);
-}
-
-#[tokio::test]
-async fn a_fatal_error_is_mended_by_a_new_producer() {
-    let kafka = Kafka::start(1);
-    kafka.fail_produce(&[
-        Resp::RD_KAFKA_RESP_ERR_NO_ERROR,
-        Resp::RD_KAFKA_RESP_ERR_NO_ERROR,
-        Resp::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
-    ]);
-    let mut config = kafka.config();
-    config.properties.insert(
-        "batch.num.messages".into(),
-        neurobridge_core::secret::Secret::new("100"),
-    );
-    let delivered = deliver_all(config, 1_000).await;
-    assert_eq!(
-        (delivered.cursor.counts.delivered, delivered.letters.len()),
-        (1_000, 0)
-    );
-    assert_order(&kafka.ids(1_000));
-}
-
-/// In order is judged on first copies.
-fn assert_order(ids: &[u64]) {
-    let mut highest = 0;
-    for id in ids {
-        assert!(*id <= highest + 1, "{id} came before {}", highest + 1);
-        highest = highest.max(*id);
-    }
 }

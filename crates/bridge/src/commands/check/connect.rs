@@ -153,3 +153,60 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use neurobridge_simulator::{Options, Simulator};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_token_is_tried_and_an_address_without_a_feed_named() {
+        let options = Options {
+            tokens: vec!["right".into()],
+            ..Options::default()
+        };
+        let simulator = Simulator::bind(options).await.unwrap();
+        let url = format!("ws://{}/", simulator.local_addr());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(simulator.run(stop.clone()));
+
+        try_source("main", SourceConfig::new(url.as_str(), "right"))
+            .await
+            .unwrap();
+        let (exit, reason) = try_source("main", SourceConfig::new(url.as_str(), "wrong"))
+            .await
+            .unwrap_err();
+        assert_eq!(exit, Exit::TokenRefused, "{reason}");
+        let mut config = SourceConfig::new(url.as_str(), "wrong");
+        config.exit_on_refused_token = true;
+        let (exit, reason) = try_source("main", config).await.unwrap_err();
+        assert_eq!(exit, Exit::TokenRefused, "{reason}");
+
+        stop.cancel();
+        running.await.unwrap().unwrap();
+        let (exit, reason) = try_source("main", SourceConfig::new(url.as_str(), "right"))
+            .await
+            .unwrap_err();
+        assert_eq!(exit, Exit::Unavailable, "{reason}");
+        assert!(!reason.contains("right"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_opened_and_one_that_can_not_be_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = |path: &str| {
+            let config = neurobridge_sink_file::FileConfig {
+                path: path.into(),
+                ..Default::default()
+            };
+            SinkEntry::new(SinkKind::File(config))
+        };
+        try_sink("a", &sink("events.jsonl"), folder.path()).await.unwrap();
+        // A file stands where a folder is needed.
+        let (exit, reason) = try_sink("a", &sink("events.jsonl/x.jsonl"), folder.path())
+            .await
+            .unwrap_err();
+        assert_eq!(exit, Exit::Disk, "{reason}");
+    }
+}

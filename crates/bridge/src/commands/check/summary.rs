@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use neurobridge_core::units;
+use neurobridge_core::{filter::Filter, redact::Pattern, units};
 use neurobridge_listener::SourceConfig;
 use neurobridge_spool::{SpoolConfig, WhenFull};
 
@@ -74,16 +74,27 @@ fn destination(config: &Config, sink: &SinkEntry) -> String {
 }
 
 fn events(sink: &SinkEntry) -> String {
-    let which = if sink.common.filter.is_empty() {
-        "all"
-    } else {
-        "filtered"
-    };
+    let which = filter(&sink.common.filter).unwrap_or_else(|| "all".to_owned());
     if sink.common.redacts() {
         format!("{which}, redacted")
     } else {
-        which.to_owned()
+        which
     }
+}
+
+fn filter(filter: &Filter) -> Option<String> {
+    if filter.is_empty() {
+        return None;
+    }
+    serde_json::to_string(filter).ok()
+}
+
+fn patterns(patterns: &[Pattern]) -> String {
+    if patterns.is_empty() {
+        return "nothing".to_owned();
+    }
+    // A list of texts is JSON without fail.
+    serde_json::to_string(patterns).unwrap_or_default()
 }
 
 fn dead_letters(config: &Config, sink: &SinkEntry) -> String {
@@ -102,20 +113,14 @@ fn others(config: &Config) -> Table {
     let event = &config.event;
     row(
         "filter",
-        if event.filter.is_empty() {
-            "none: all events"
-        } else {
-            "set: some events"
-        }
-        .to_owned(),
+        filter(&event.filter).unwrap_or_else(|| "none: all events".to_owned()),
     );
-    let redacted = match (event.redact.len(), event.pseudonymise.is_some()) {
-        (0, false) => "nothing".to_owned(),
-        (0, true) => "pseudonyms only".to_owned(),
-        (count, false) => format!("{count} patterns"),
-        (count, true) => format!("{count} patterns, and pseudonyms"),
-    };
-    row("redacted", redacted);
+    row("redacted", patterns(&event.redact));
+    let pseudonyms = event
+        .pseudonymise
+        .as_ref()
+        .map_or(&[][..], |config| &config.fields);
+    row("pseudonyms", patterns(pseudonyms));
     row("spool", spool(config));
     row("data folder", config.data_dir.display().to_string());
     row("http", format!("http://{}/", config.http.listen));

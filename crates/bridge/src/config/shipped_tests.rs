@@ -1,0 +1,172 @@
+//! The configuration files that are shipped: each is right, and `neurobridge.toml` explains every key.
+
+// They are about a build with everything.
+#![cfg(feature = "kafka")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value};
+
+use super::{document::Document, load, shape::Shape, tables};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config")
+}
+
+/// `neurobridge.toml` with every key that is left to its default: what begins with `#` and no space is a key.
+fn all_keys() -> Document {
+    let text = fs::read_to_string(folder().join("neurobridge.toml")).unwrap();
+    let lines = text.lines().map(|line| match line.strip_prefix('#') {
+        Some(rest) if !rest.is_empty() && !rest.starts_with([' ', '#']) => rest,
+        _ => line,
+    });
+    Document::parse(
+        Path::new("neurobridge.toml"),
+        &lines.collect::<Vec<_>>().join("\n"),
+    )
+    .unwrap()
+}
+
+#[test]
+fn every_shipped_file_is_right() {
+    let mut files = vec![folder().join("neurobridge.toml")];
+    files.extend(
+        fs::read_dir(folder().join("examples"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path()),
+    );
+    assert!(files.len() >= 6, "{files:?}");
+    for file in files {
+        if let Err(report) = load::load_from(Some(&file), [], []) {
+            panic!("{}: {report}", file.display());
+        }
+    }
+}
+
+#[test]
+fn every_key_is_explained_and_no_other() {
+    let schema = load::schema();
+    let mut expected = BTreeSet::new();
+    keys(&Shape::root(&schema), &all_keys().values, "", &mut expected);
+    let written: BTreeSet<String> = all_keys()
+        .positions
+        .keys()
+        .filter(|key| key.iter().all(|part| part.parse::<usize>().is_err()))
+        .map(|key| key.join("."))
+        .filter(|key| {
+            ![
+                "event.filter.",
+                "sinks.kafka.filter.",
+                "sinks.archive.filter.",
+                "sinks.kafka.properties.",
+            ]
+            .iter()
+            .any(|free| key.starts_with(free))
+        })
+        .collect();
+    let missing: Vec<_> = expected.difference(&written).collect();
+    let unknown: Vec<_> = written.difference(&expected).collect();
+    // A dead letter has one place; the other is told in words.
+    assert_eq!(missing, ["sinks.kafka.dead_letter.path"]);
+    assert_eq!(unknown, Vec::<&String>::new());
+}
+
+/// All keys of a schema, with the names of sources and sinks that `table` has.
+fn keys(shape: &Shape<'_>, table: &Map<String, Value>, path: &str, found: &mut BTreeSet<String>) {
+    let shape = shape.narrow(table);
+    let named = shape.keys().into_iter().map(str::to_owned);
+    let names = table
+        .keys()
+        .filter(|_| matches!(path, "sources" | "sinks"))
+        .cloned();
+    for key in named.chain(names) {
+        let below = if path.is_empty() {
+            key.clone()
+        } else {
+            format!("{path}.{key}")
+        };
+        let empty = Map::new();
+        let table = table.get(&key).and_then(Value::as_object).unwrap_or(&empty);
+        keys(&shape.child(&key), table, &below, found);
+        found.insert(below);
+    }
+}
+
+#[test]
+fn keys_that_are_left_out_say_their_defaults() {
+    let schema = load::schema();
+    let document = all_keys();
+    // Tables, and keys whose default is "nothing": an example says more.
+    let examples = [
+        "deduplicate",
+        "dead_letters",
+        "event",
+        "http",
+        "log",
+        "spool",
+        "event.filter",
+        "sinks.kafka.filter",
+        "sinks.archive.filter",
+        "sinks.kafka.properties",
+        "sources.main.tls",
+        "sources.main.backoff",
+        "sources",
+        "sinks",
+    ];
+    let mut compared = 0;
+    for key in document.positions.keys() {
+        let name = key.join(".");
+        let table = key
+            .split_last()
+            .and_then(|(_, around)| value(&document.values, around)?.as_object());
+        let around = key.split_last().map(|(_, around)| around).unwrap_or_default();
+        let shape = Shape::root(&schema).at(around.iter().map(String::as_str));
+        let shape = table.map_or_else(|| shape.clone(), |table| shape.narrow(table));
+        let Some(default) = key
+            .last()
+            .and_then(|last| shape.default(last))
+            .filter(|default| !default.is_null())
+        else {
+            continue;
+        };
+        if !examples.contains(&name.as_str()) {
+            assert_eq!(value(&document.values, key), Some(default), "{name}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 30, "{compared}");
+}
+
+fn value<'a>(values: &'a Map<String, Value>, path: &[String]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    rest.iter()
+        .try_fold(values.get(first)?, |value, key| match value {
+            Value::Array(items) => items.get(key.parse::<usize>().ok()?),
+            value => value.get(key),
+        })
+}
+
+#[test]
+fn examples_of_keys_are_right_themselves() {
+    let schema = load::schema();
+    let (_, mistakes) = tables::read(all_keys().values, &Shape::root(&schema));
+    let mistakes: Vec<_> = mistakes
+        .into_iter()
+        .map(|mistake| mistake.key.join("."))
+        .collect();
+    // Of each of these pairs one is enough, and a file shows both; and create = false takes no numbers.
+    assert_eq!(
+        mistakes,
+        [
+            "sources.main.token",
+            "sinks.kafka.partitions",
+            "sinks.kafka.replicas",
+            "sinks.kafka.tls.key_password",
+            "sinks.kafka.sasl.password",
+        ]
+    );
+}
