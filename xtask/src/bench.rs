@@ -32,9 +32,9 @@ pub(crate) struct Args {
     /// Events in each turn
     #[arg(long, default_value_t = 1_000_000)]
     events: u64,
-    /// Bytes of each event, about
-    #[arg(long, default_value_t = 600)]
-    size: u32,
+    /// Bytes of each event, from 768 on [default: the simulator's usual entries, about 600]
+    #[arg(long)]
+    size: Option<u32>,
     /// Turns of each contender; the median counts
     #[arg(long, default_value_t = 3)]
     turns: u32,
@@ -110,7 +110,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let (events, size) = (args.events, args.size);
     print(&format!(
-        "{events} events of about {size} bytes in each turn, {PARTITIONS} partitions"
+        "{events} events of about {} bytes in each turn, {PARTITIONS} partitions",
+        size.unwrap_or(600)
     ))?;
     print("")?;
     for format in bench.formats() {

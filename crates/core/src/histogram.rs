@@ -13,7 +13,8 @@ pub const BOUNDS: [f64; 18] = [
 pub struct Histogram {
     // The last one counts what is above all bounds.
     buckets: [AtomicU64; BOUNDS.len() + 1],
-    sum_nanoseconds: AtomicU64,
+    /// Bits of a number of seconds. As a whole number of nanoseconds, a backlog of some months would overflow it.
+    sum: AtomicU64,
 }
 
 /// What a histogram held at a moment.
@@ -36,8 +37,13 @@ impl Histogram {
         let seconds = seconds.max(0.0);
         let bucket = BOUNDS.partition_point(|bound| *bound < seconds);
         self.buckets[bucket].fetch_add(times, Ordering::Relaxed);
-        self.sum_nanoseconds
-            .fetch_add((seconds * 1e9) as u64 * times, Ordering::Relaxed);
+        let more = seconds * times as f64;
+        // Always succeeds: the closure always gives a value.
+        let _ = self
+            .sum
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sum| {
+                Some((f64::from_bits(sum) + more).to_bits())
+            });
     }
 
     /// What it holds now.
@@ -46,7 +52,7 @@ impl Histogram {
         for (held, bucket) in snapshot.buckets.iter_mut().zip(&self.buckets) {
             *held = bucket.load(Ordering::Relaxed);
         }
-        snapshot.sum = self.sum_nanoseconds.load(Ordering::Relaxed) as f64 / 1e9;
+        snapshot.sum = f64::from_bits(self.sum.load(Ordering::Relaxed));
         snapshot
     }
 }
@@ -97,5 +103,7 @@ mod tests {
         assert_eq!(snapshot.quantile(0.5), Some(0.0005));
         assert_eq!(snapshot.quantile(1.0), Some(f64::INFINITY));
         assert_eq!(Snapshot::default().quantile(0.5), None);
+        histogram.observe_many(1e9, 1_000_000_000_000);
+        assert!(histogram.snapshot().sum > 0.99e21, "no overflow");
     }
 }

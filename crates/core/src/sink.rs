@@ -63,6 +63,11 @@ pub trait Sink: Send + 'static {
         None
     }
 
+    /// What a person should know although nothing is wrong now, in a sentence.
+    fn notice(&self) -> Option<String> {
+        None
+    }
+
     /// Closes. All that was published has its outcome, or time has run out.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 }

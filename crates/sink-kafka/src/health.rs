@@ -36,6 +36,8 @@ struct Inner {
     last_error: Option<String>,
     said: Vec<(String, Instant)>,
     partitions: HashMap<String, usize>,
+    /// That a topic's partitions have grown, the last time they did.
+    notice: Option<String>,
 }
 
 /// The part of librdkafka's statistics that is read.
@@ -63,6 +65,11 @@ impl Health {
             is_unreachable: AtomicBool::new(false),
             inner: Mutex::default(),
         }
+    }
+
+    /// What has changed that a person should know.
+    pub(crate) fn notice(&self) -> Option<String> {
+        self.lock().notice.clone()
     }
 
     /// What keeps the brokers from being reached, in a sentence.
@@ -150,6 +157,10 @@ impl Health {
         if let Some(before) = inner.partitions.get_mut(topic) {
             let before = std::mem::replace(before, partitions);
             if partitions > before {
+                inner.notice = Some(format!(
+                    "the topic \"{topic}\" has {partitions} partitions, before it had {before}: keys have moved, \
+                     and a person's order is kept within a partition only"
+                ));
                 warn!(
                     sink = self.sink,
                     topic,
@@ -238,6 +249,12 @@ mod tests {
         health.statistics(br#"{"brokers":{},"topics":{"t":{"partitions":{"0":{},"1":{},"-1":{}}}}}"#);
         assert!(health.partitions("t", 3));
         assert!(!health.partitions("t", 3));
+        assert!(
+            health
+                .notice()
+                .unwrap()
+                .starts_with("the topic \"t\" has 3 partitions, before it had 2")
+        );
         // Deleted and made anew with fewer: no keys to keep.
         assert!(!health.partitions("t", 0) && !health.partitions("t", 1));
     }

@@ -173,6 +173,10 @@ impl Sink for KafkaSink {
         })
     }
 
+    fn notice(&self) -> Option<String> {
+        self.health.notice()
+    }
+
     async fn close(&mut self) {
         if let Some(connection) = self.connection.take() {
             connection.into_producer().close(CLOSE_FLUSH).await;

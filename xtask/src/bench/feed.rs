@@ -24,14 +24,17 @@ impl Feed {
         program: &Path,
         dir: &Path,
         count: u64,
-        size: u32,
+        size: Option<u32>,
         rate: Option<u64>,
     ) -> Result<Self> {
         let [port] = free_ports::<1>()?;
         let address = format!("127.0.0.1:{port}");
         let mut command = Command::new(program);
         command.args(["simulate", "--listen", &address, "--seed", "1"]);
-        command.args(["--count", &count.to_string(), "--size", &size.to_string()]);
+        command.args(["--count", &count.to_string()]);
+        if let Some(size) = size {
+            command.args(["--size", &size.to_string()]);
+        }
         if let Some(rate) = rate {
             command.args(["--rate", &rate.to_string()]);
         }

@@ -41,6 +41,7 @@ struct Spool {
 struct Sink {
     state: SinkState,
     reason: Option<String>,
+    notice: Option<String>,
     lag_events: u64,
     lag_seconds: f64,
     resent: u64,
@@ -155,6 +156,7 @@ impl Sink {
         Self {
             state: sink.snapshot.state,
             reason: sink.snapshot.reason.clone(),
+            notice: sink.snapshot.notice.clone(),
             lag_events: pending,
             lag_seconds: sink.lag_seconds,
             resent: sink.snapshot.resent,

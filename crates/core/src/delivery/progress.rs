@@ -49,6 +49,8 @@ pub struct ProgressSnapshot {
     pub faults: [u64; FaultKind::ALL.len()],
     /// Dead letters by [`RejectionReason::ALL`].
     pub dead_letters: [u64; RejectionReason::ALL.len()],
+    /// What a person should know although nothing is wrong now: a sentence.
+    pub notice: Option<String>,
     trouble: Option<String>,
 }
 
@@ -63,6 +65,7 @@ impl Progress {
             resent: 0,
             faults: [0; FaultKind::ALL.len()],
             dead_letters: [0; RejectionReason::ALL.len()],
+            notice: None,
             trouble: None,
         };
         Self {
@@ -97,8 +100,10 @@ impl Progress {
         inner.state = state;
     }
 
-    pub(super) fn set_trouble(&self, trouble: Option<String>) {
-        self.lock().trouble = trouble;
+    pub(super) fn set_words(&self, trouble: Option<String>, notice: Option<String>) {
+        let mut inner = self.lock();
+        inner.trouble = trouble;
+        inner.notice = notice;
     }
 
     pub(super) fn fault(&self, fault: &SinkFault) {
