@@ -1,5 +1,6 @@
 //! The bridge as a process: the real program, real signals, its `/status`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
@@ -34,6 +35,14 @@ impl Bridge {
     /// # Errors
     /// When it ends, or does not answer within 20 seconds.
     pub fn start(dir: &Scratch, config: &str) -> Result<Self> {
+        Self::start_with(dir, config, &[])
+    }
+
+    /// Like [`Bridge::start`], with these variables in its environment.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn start_with(dir: &Scratch, config: &str, variables: &[(&str, &str)]) -> Result<Self> {
         let [port] = free_ports()?;
         let address = format!("127.0.0.1:{port}");
         let data_dir = dir.join("data");
@@ -42,6 +51,7 @@ impl Bridge {
         fs::write(&file, whole).with_context(|| format!("writing {}", file.display()))?;
         let mut command = Command::new(neurobridge());
         command.args(["run", "-c"]).arg(&file).env_remove("RUST_LOG");
+        command.envs(variables.iter().copied());
         let process = Process::spawn("bridge", &mut command, &dir.join("bridge.log"))?;
         let mut bridge = Self {
             process,
@@ -97,18 +107,45 @@ impl Bridge {
         found.with_context(|| format!("last status: {last:#}\nlog:\n{}", self.process.log_tail()))
     }
 
-    /// A metric's value, of the series that has all these parts in its line.
+    /// What one of its pages says.
+    ///
+    /// # Errors
+    /// When it does not answer with 200.
+    pub fn get(&self, path: &str) -> Result<String> {
+        http::get(&self.address, path)
+    }
+
+    /// The sum of all series of this metric that have all these labels, written `name="value"`.
     ///
     /// # Errors
     /// When there is no such series.
-    pub fn metric(&self, parts: &[&str]) -> Result<f64> {
-        let text = http::get(&self.address, "/metrics")?;
-        let line = text
-            .lines()
-            .find(|line| !line.starts_with('#') && parts.iter().all(|part| line.contains(part)))
-            .with_context(|| format!("no series with {parts:?}"))?;
-        let (_, value) = line.rsplit_once(' ').context("a line without a value")?;
-        value.parse().with_context(|| format!("the value of {line}"))
+    pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+        let text = self.get("/metrics")?;
+        let mut values = Vec::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (series, value) = line.rsplit_once(' ').context("a line without a value")?;
+            let (found, rest) = series.split_once('{').unwrap_or((series, ""));
+            if found == name && labels.iter().all(|label| rest.contains(label)) {
+                values.push(value.parse().with_context(|| format!("the value of {line}"))?);
+            }
+        }
+        ensure!(!values.is_empty(), "no series of {name} with {labels:?}");
+        Ok(values.iter().sum())
+    }
+
+    /// The names and labels of all series of its metrics, sorted.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn series(&self) -> Result<BTreeSet<String>> {
+        let text = self.get("/metrics")?;
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines
+            .map(|line| {
+                let (series, _) = line.rsplit_once(' ').context("a line without a value")?;
+                Ok(series.to_owned())
+            })
+            .collect()
     }
 
     /// Sends a signal and waits for the end; the exit status and the whole log.

@@ -67,9 +67,14 @@ impl Platform {
         })
     }
 
-    /// Its URL.
+    /// Its URL, for a platform without TLS.
     pub fn url(&self) -> String {
         format!("ws://{}/", self.address)
+    }
+
+    /// Its URL, for one with TLS.
+    pub fn tls_url(&self) -> String {
+        format!("wss://{}/", self.address)
     }
 
     /// Its process.

@@ -1,291 +1,560 @@
-//! Each fault rule of the simulated platform, and what the bridge makes of it: its own reason, its own count, no event
-//! lost that came whole, and no hot loop.
+//! What a misbehaving platform does, each fault rule of the simulator, and what the bridge makes of it: its own reason, its
+//! own count, no event lost that came whole, and no hot loop.
+//!
+//! Which test covers which way for input to be bad, here and elsewhere:
+//!
+//! | what | test |
+//! |---|---|
+//! | frame that is no JSON, or JSON of no known kind | [`what_is_no_event_is_a_dead_letter_with_its_reason`] |
+//! | text frame that is no UTF-8 | [`broken::a_frame_that_is_no_utf8`]; closed with 1007: listener, `what_the_protocol_forbids_is_answered_with_its_code` |
+//! | binary frame | [`harmless::binary_frames`] |
+//! | frame above the size limit | [`broken::a_frame_above_the_limit`]; closed with 1009: listener, as above |
+//! | `{"error":…}` before authorisation, or an `auth` other than `ok` | [`refused::by_an_error`], [`refused::by_another_answer`]; readiness and exit code 77: `signals_and_exits`, `a_refused_token_ends_with_77_only_when_asked_to` |
+//! | no answer to AUTH | [`refused::by_no_answer`] |
+//! | HTTP 401, 403, 429, 503 instead of an upgrade | [`refused::by_http_401`] and the next; `Retry-After`: [`retry_after_is_honoured`] |
+//! | delays that grow | [`no_hot_loop::of_refusals`] and the next |
+//! | `{"error":…}` later | [`a_later_error_is_shown_and_the_connection_stays`] |
+//! | no pong, a wrong pong, a half-open connection | [`broken::no_pong`], [`broken::a_wrong_pong`], [`broken::half_open`]; with a full spool: `full_spool`, `a_full_spool_stops_the_reading_and_goes_on_by_itself`, and the listener's `while_there_is_no_room_pings_go_on_and_silence_is_not_judged` |
+//! | first of several addresses answers nothing | listener, `addresses_are_tried_one_after_the_other_but_not_for_long_each` |
+//! | event too large for a broker | `kafka_and_file`, `an_event_too_large_for_the_topic_is_stripped_or_a_dead_letter` |
+//! | one message refused for itself | the same; a bound on letters in a row: core, `too_many_dead_letters_in_a_row_stop_the_sink` |
+//! | sink refused as a whole | `kafka_and_file`, `a_permission_taken_away_and_given_back_costs_time_alone`; `kafka_and_file`, `a_deleted_topic_holds_the_cursor_until_it_is_there_again`; a password exchanged: `kafka_sink`, `an_exchanged_password_is_picked_up` |
+//! | another instance has fenced the producer | sink-kafka, `a_fenced_producer_stops_for_good` |
+//! | a topic's partitions grow | `kafka_and_file`, `partitions_that_grow_are_said` |
+//! | broker gone | `kafka_and_file`, `a_broker_stopped_killed_and_frozen_loses_nothing_and_holds_up_nobody` |
+//! | spool full | `full_spool`, all of it |
+//! | no space on the disk, a failed sync | sink-file, `on_a_full_disk_no_line_is_torn`, `a_full_disk_is_a_fault_that_passes`, `a_failed_sync_is_a_final_fault` |
+//! | too many open files | [`too_many_open_files_are_tried_again`] |
+//! | the clock steps | listener, `times_of_receipt_never_run_backwards`; sink-file, `a_clock_that_is_set_back_breaks_nothing` |
+//! | repeated ids | [`repeated_events_are_counted_and_another_body_is_another_event`] |
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use neurobridge_tests::audit;
 use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
+use neurobridge_tests::poll::wait_until;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);
 const EVENTS: u64 = 2000;
 
-/// A fault, and the series that must count it.
-struct Case {
-    rules: &'static [&'static str],
-    counted: &'static [&'static str],
-    times: f64,
+const CONNECTIONS: &str = "neurobridge_source_connections_total";
+const DISCONNECTIONS: &str = "neurobridge_source_disconnections_total";
+const GAPS: &str = "neurobridge_source_gaps_total";
+
+/// A platform with these faults and [`EVENTS`] events, and a bridge that writes them into a file.
+struct Scene {
+    platform: Platform,
+    bridge: Bridge,
+    dir: Scratch,
 }
 
-fn case(rules: &'static [&'static str], counted: &'static [&'static str], times: f64) -> Case {
-    Case {
-        rules,
-        counted,
-        times,
+impl Scene {
+    fn start(rules: &[&str]) -> Self {
+        Self::start_with(rules, &["--count", &EVENTS.to_string()], "1s")
+    }
+
+    fn start_with(rules: &[&str], more: &[&str], pong_timeout: &str) -> Self {
+        let dir = Scratch::new("fault").unwrap();
+        let mut args = more.to_vec();
+        for rule in rules {
+            args.extend(["--fault", rule]);
+        }
+        let platform = Platform::start(&dir, &args).unwrap();
+        let bridge = Bridge::start(&dir, &config(&platform.url(), pong_timeout)).unwrap();
+        Self {
+            platform,
+            bridge,
+            dir,
+        }
+    }
+
+    fn wait(&self, what: &str, says: impl Fn(&Value) -> bool) -> Value {
+        self.bridge.wait(what, SOON, says).unwrap()
+    }
+
+    fn wait_for_delivery(&self, events: u64) -> Value {
+        self.wait("all to be delivered", |status| delivered(status) == events)
+    }
+
+    fn wait_for_metric(&self, name: &str, labels: &[&str], value: f64) {
+        self.wait(&format!("{name} {labels:?} to be {value}"), |_| {
+            self.bridge.metric(name, labels).unwrap() == value
+        });
+    }
+
+    /// Stops all; the bridge's log, and what it wrote.
+    fn stop(self) -> Ending {
+        let file = self.bridge.data_dir().join("events.jsonl");
+        let (status, log) = self.bridge.stop(Signal::SIGTERM, SOON).unwrap();
+        assert!(status.success(), "{status}: {log}");
+        Ending {
+            log,
+            written: fs::read_to_string(file).unwrap(),
+            sent: self.platform.stop().unwrap(),
+            _dir: self.dir,
+        }
     }
 }
 
-fn config(platform: &Platform) -> String {
+struct Ending {
+    log: String,
+    written: String,
+    sent: Vec<neurobridge_tests::platform::Sent>,
+    _dir: Scratch,
+}
+
+impl Ending {
+    /// Each event that was sent is there once.
+    fn is_complete(&self) {
+        let arrived = audit::structured(&self.written).unwrap();
+        let found = audit::audit(&self.sent, &[arrived]).unwrap();
+        assert_eq!(found.duplicates, 0);
+    }
+}
+
+fn config(url: &str, pong_timeout: &str) -> String {
     format!(
-        "[sources.main]\nurl = \"{}\"\ntoken = \"t\"\nping_interval = \"200ms\"\npong_timeout = \"500ms\"\n\
-         auth_timeout = \"500ms\"\nmax_frame_size = \"1 MiB\"\n",
-        platform.url()
+        "[sources.main]\nurl = \"{url}\"\ntoken = \"t\"\nping_interval = \"200ms\"\n\
+         pong_timeout = \"{pong_timeout}\"\nauth_timeout = \"500ms\"\nmax_frame_size = \"1 MiB\"\n\
+         [sources.main.backoff]\nmax = \"2s\"\n"
     )
 }
 
-fn with_fault(case: &Case) -> (Platform, Bridge, Scratch) {
-    let dir = Scratch::new("fault").unwrap();
-    let count = EVENTS.to_string();
-    let mut args = vec!["--count", &count];
-    for rule in case.rules {
-        args.extend(["--fault", rule]);
-    }
-    let platform = Platform::start(&dir, &args).unwrap();
-    let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
-    (platform, bridge, dir)
+fn delivered(status: &Value) -> u64 {
+    status["sinks"]["events"]["ledger"]["delivered"].as_u64().unwrap()
 }
 
-#[test]
-fn faults_of_a_connection_are_named_counted_and_overcome() {
-    const DISCONNECTIONS: &str = "neurobridge_source_disconnections_total";
-    const CONNECTIONS: &str = "neurobridge_source_connections_total";
-    let cases = [
-        case(
-            &["close=1001,after=500,times=2"],
-            &[DISCONNECTIONS, "reason=\"closed\""],
-            2.0,
-        ),
-        case(
-            &["close=102,after=500,times=1"],
-            &[DISCONNECTIONS, "source=\"main\"", "reason=\"closed\""],
-            1.0,
-        ),
-        case(
-            &["cut,after=500,times=1"],
-            &[DISCONNECTIONS, "reason=\"broken\""],
-            1.0,
-        ),
-        case(
-            &["close-after-auth,times=2"],
-            &[DISCONNECTIONS, "reason=\"closed\""],
-            2.0,
-        ),
-        case(
-            &["no-pong,times=1"],
-            &[DISCONNECTIONS, "reason=\"pong_timeout\""],
-            1.0,
-        ),
-        case(
-            &["half-open,after=500,times=1"],
-            &[DISCONNECTIONS, "reason=\"pong_timeout\""],
-            1.0,
-        ),
-        case(
-            &["wrong-pong=WHAT,times=1"],
-            &[DISCONNECTIONS, "reason=\"bad_pong\""],
-            1.0,
-        ),
-        case(
-            &["bad-utf8,after=500,times=1"],
-            &[DISCONNECTIONS, "reason=\"invalid_utf8\""],
-            1.0,
-        ),
-        case(
-            &["refuse-token,times=2"],
-            &[CONNECTIONS, "outcome=\"token_refused\""],
-            2.0,
-        ),
-        case(
-            &["wrong-auth=no,times=1"],
-            &[CONNECTIONS, "outcome=\"token_refused\""],
-            1.0,
-        ),
-        case(
-            &["no-auth-answer,times=1"],
-            &[CONNECTIONS, "outcome=\"auth_timeout\""],
-            1.0,
-        ),
-        case(
-            &["http=401,times=1"],
-            &[CONNECTIONS, "outcome=\"http_unauthorized\""],
-            1.0,
-        ),
-        case(
-            &["http=403,times=1"],
-            &[CONNECTIONS, "outcome=\"http_forbidden\""],
-            1.0,
-        ),
-        case(
-            &["http=429,retry-after=1,times=1"],
-            &[CONNECTIONS, "outcome=\"http_too_many_requests\""],
-            1.0,
-        ),
-        case(
-            &["http=503,times=1"],
-            &[CONNECTIONS, "outcome=\"http_unavailable\""],
-            1.0,
-        ),
-        case(
-            &["binary,after=500,every=100,times=3"],
-            &["neurobridge_source_frames_total", "kind=\"binary\""],
-            3.0,
-        ),
-        case(
-            &["error=later,after=500,times=1"],
-            &["neurobridge_source_platform_errors_total"],
-            1.0,
-        ),
-    ];
-    for case in &cases {
-        let (platform, bridge, _dir) = with_fault(case);
-        let names = format!("{:?}", case.rules);
-        bridge
-            .wait(&names, SOON, |status| {
-                status["sinks"]["events"]["ledger"]["delivered"] == EVENTS
-            })
-            .unwrap();
-        bridge
-            .wait(&names, SOON, |_| {
-                bridge.metric(case.counted).is_ok_and(|value| value == case.times)
-            })
-            .unwrap();
-        // A hot loop makes thousands.
-        let connections = bridge
-            .metric(&["neurobridge_source_connections_total", "outcome=\"authorised\""])
-            .unwrap();
-        assert!(connections <= 5.0, "{names}: {connections} connections");
-        let file = bridge.data_dir().join("events.jsonl");
-        let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
-        assert!(status.success(), "{names}: {status}: {log}");
-        let sent = platform.stop().unwrap();
-        let arrived = audit::structured(&fs::read_to_string(file).unwrap()).unwrap();
-        audit::audit(&sent, &[arrived]).unwrap_or_else(|error| panic!("{names}: {error:#}"));
+/// Faults that let an authorised connection end.
+mod broken {
+    use super::*;
+
+    /// The fault ends so many connections for this reason, and costs no event.
+    fn ends(rule: &str, reason: &str, times: u32, sentence: &str) {
+        let scene = Scene::start(&[rule]);
+        scene.wait_for_delivery(EVENTS);
+        let times = f64::from(times);
+        scene.wait_for_metric(DISCONNECTIONS, &[&format!("reason=\"{reason}\"")], times);
+        scene.wait_for_metric(GAPS, &[], times);
+        let of_all = |name| scene.bridge.metric(name, &[]).unwrap();
+        assert_eq!(of_all(DISCONNECTIONS), times, "for no other reason");
+        assert_eq!(of_all(CONNECTIONS), times + 1.0, "and no attempt too many");
+        assert!(of_all("neurobridge_source_gap_seconds_total") > 0.0);
+        let ending = scene.stop();
+        ending.is_complete();
+        assert!(ending.log.contains(sentence), "{}", ending.log);
+    }
+
+    #[test]
+    fn closes() {
+        ends(
+            "close=1001,after=500,times=2",
+            "closed",
+            2,
+            "closed the connection (code 1001",
+        );
+    }
+
+    #[test]
+    fn a_close_with_an_invalid_code() {
+        ends(
+            "close=102,after=500,times=1",
+            "closed",
+            1,
+            "closed the connection (",
+        );
+    }
+
+    #[test]
+    fn a_close_right_after_authorisation() {
+        ends(
+            "close-after-auth,times=2",
+            "closed",
+            2,
+            "closed the connection (code 1000",
+        );
+    }
+
+    #[test]
+    fn an_end_without_a_close() {
+        ends(
+            "cut,after=500,times=1",
+            "broken",
+            1,
+            "ended without a close frame",
+        );
+    }
+
+    #[test]
+    fn no_pong() {
+        ends(
+            "no-pong,times=1",
+            "pong_timeout",
+            1,
+            "no answer to a ping within 1s",
+        );
+    }
+
+    #[test]
+    fn half_open() {
+        ends("half-open,after=500,times=1", "pong_timeout", 1, "taken for dead");
+    }
+
+    /// The same once, where what the platform has sent behind the fault is lost with the connection: what comes by the
+    /// clock goes on with the next one.
+    fn ends_with_a_loss(rule: &str, reason: &str, sentence: &str) {
+        let scene = Scene::start_with(&[rule], &["--rate", "1000"], "1s");
+        let status = scene.wait("events of the next connection", |status| {
+            status["sources"]["main"]["connections"] == 2 && delivered(status) > 1000
+        });
+        assert_eq!(status["sources"]["main"]["state"], "authorised");
+        scene.wait_for_metric(DISCONNECTIONS, &[&format!("reason=\"{reason}\"")], 1.0);
+        scene.wait_for_metric(GAPS, &[], 1.0);
+        let of_all = |name| scene.bridge.metric(name, &[]).unwrap();
+        assert_eq!(of_all(CONNECTIONS), 2.0, "no attempt too many");
+        assert!(of_all("neurobridge_source_gap_seconds_total") > 0.0);
+        let log = scene.stop().log;
+        assert!(log.contains(sentence), "{log}");
+    }
+
+    #[test]
+    fn a_wrong_pong() {
+        ends_with_a_loss(
+            "wrong-pong=WHAT,times=1",
+            "bad_pong",
+            "the answer to a ping was WHAT",
+        );
+    }
+
+    #[test]
+    fn a_frame_that_is_no_utf8() {
+        ends_with_a_loss("bad-utf8,after=500,times=1", "invalid_utf8", "no UTF-8");
+    }
+
+    #[test]
+    fn a_frame_above_the_limit() {
+        ends_with_a_loss(
+            "huge=2MiB,after=500,times=1",
+            "frame_too_large",
+            "a frame was larger than `max_frame_size`",
+        );
+    }
+
+    #[test]
+    fn a_reset() {
+        ends_with_a_loss("reset,after=500,times=1", "broken", "ended without a close frame");
     }
 }
 
+/// Faults before a connection is authorised.
+mod refused {
+    use super::*;
+
+    /// The fault is the outcome of so many attempts, and costs no event.
+    fn has_outcome(rule: &str, outcome: &str, times: u32, sentence: &str) {
+        let scene = Scene::start(&[rule]);
+        scene.wait_for_delivery(EVENTS);
+        let times = f64::from(times);
+        scene.wait_for_metric(CONNECTIONS, &[&format!("outcome=\"{outcome}\"")], times);
+        let all = scene.bridge.metric(CONNECTIONS, &[]).unwrap();
+        assert_eq!(all, times + 1.0, "and no attempt too many");
+        assert_eq!(
+            scene.bridge.metric(GAPS, &[]).unwrap(),
+            0.0,
+            "before the first connection nothing can be missed"
+        );
+        let ending = scene.stop();
+        ending.is_complete();
+        assert!(ending.log.contains(sentence), "{}", ending.log);
+    }
+
+    #[test]
+    fn by_an_error() {
+        has_outcome(
+            "refuse-token=Unknown token,times=2",
+            "token_refused",
+            2,
+            "the platform refused the token: Unknown token",
+        );
+    }
+
+    #[test]
+    fn by_another_answer() {
+        has_outcome("wrong-auth=no,times=1", "token_refused", 1, "refused the token");
+    }
+
+    #[test]
+    fn by_no_answer() {
+        has_outcome(
+            "no-auth-answer,times=1",
+            "auth_timeout",
+            1,
+            "no answer to AUTH within 500ms",
+        );
+    }
+
+    #[test]
+    fn by_http_401() {
+        has_outcome("http=401,times=1", "http_unauthorized", 1, "answered HTTP 401");
+    }
+
+    #[test]
+    fn by_http_403() {
+        has_outcome("http=403,times=1", "http_forbidden", 1, "answered HTTP 403");
+    }
+
+    #[test]
+    fn by_http_429() {
+        has_outcome(
+            "http=429,times=1",
+            "http_too_many_requests",
+            1,
+            "answered HTTP 429",
+        );
+    }
+
+    #[test]
+    fn by_http_503() {
+        has_outcome("http=503,times=1", "http_unavailable", 1, "answered HTTP 503");
+    }
+
+    #[test]
+    fn by_another_status() {
+        has_outcome("http=404,times=1", "http_other", 1, "answered HTTP 404");
+    }
+}
+
+/// Faults that leave the connection as it is.
+mod harmless {
+    use super::*;
+
+    fn stays(rules: &[&str]) -> Scene {
+        let scene = Scene::start(rules);
+        let status = scene.wait_for_delivery(EVENTS);
+        assert_eq!(
+            status["sources"]["main"]["connections"], 1,
+            "the connection stays"
+        );
+        scene
+    }
+
+    #[test]
+    fn binary_frames() {
+        let scene = stays(&["binary,after=500,every=100,times=3"]);
+        scene.wait_for_metric("neurobridge_source_frames_total", &["kind=\"binary\""], 3.0);
+        scene.stop().is_complete();
+    }
+
+    #[test]
+    fn large_frames_within_the_limit() {
+        let scene = stays(&["huge=900KiB,after=100,every=500,times=3"]);
+        let ending = scene.stop();
+        ending.is_complete();
+        assert!(ending.written.len() > 3 * 900 * 1024);
+    }
+
+    #[test]
+    fn events_out_of_order() {
+        let ending = stays(&["out-of-order,after=100,times=1"]).stop();
+        let sent: Vec<u64> = ending.sent.iter().map(|event| event.id).collect();
+        let arrived = audit::structured(&ending.written).unwrap();
+        let arrived: Vec<u64> = arrived.iter().map(|event| event.id).collect();
+        assert!(!sent.is_sorted(), "the fault did its work");
+        assert_eq!(arrived, sent, "as the feed sent them");
+    }
+
+    #[test]
+    fn silence_with_pongs() {
+        let scene = Scene::start(&["silence,after=500,times=1"]);
+        scene.wait_for_delivery(500);
+        // Longer than a connection without pongs would live: its time-out is five times the interval.
+        let status = scene.wait("ten pongs", |_| {
+            scene
+                .bridge
+                .metric("neurobridge_source_ping_rtt_seconds_count", &[])
+                .unwrap()
+                > 10.0
+        });
+        assert_eq!(status["sources"]["main"]["connections"], 1);
+        assert_eq!(status["sources"]["main"]["state"], "authorised");
+        scene.stop();
+    }
+}
+
 #[test]
-fn a_frame_above_the_limit_ends_the_connection_and_not_the_bridge() {
-    let dir = Scratch::new("huge").unwrap();
-    // By the clock: what the platform had sent behind the huge frame is lost with the connection.
-    let platform = Platform::start(
-        &dir,
-        &["--rate", "1000", "--fault", "huge=2MiB,after=500,times=1"],
-    )
-    .unwrap();
-    let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
-    let delivered = |status: &serde_json::Value| status["sinks"]["events"]["ledger"]["delivered"].as_u64();
-    bridge
-        .wait("events of the next connection", SOON, |status| {
-            delivered(status) > Some(1000)
-        })
-        .unwrap();
-    let counted = &[
-        "neurobridge_source_disconnections_total",
-        "reason=\"frame_too_large\"",
-    ];
-    assert_eq!(bridge.metric(counted).unwrap(), 1.0);
-    assert!(bridge.metric(&["neurobridge_source_gap_seconds_total"]).unwrap() > 0.0);
-    bridge.stop(Signal::SIGTERM, SOON).unwrap();
+fn a_later_error_is_shown_and_the_connection_stays() {
+    let scene = Scene::start(&["error=later,after=500,times=1"]);
+    let status = scene.wait_for_delivery(EVENTS);
+    assert_eq!(status["sources"]["main"]["last_platform_error"], "later");
+    assert_eq!(status["sources"]["main"]["connections"], 1);
+    scene.wait_for_metric("neurobridge_source_platform_errors_total", &[], 1.0);
+    let ending = scene.stop();
+    ending.is_complete();
+    assert!(
+        ending.log.contains("the platform reports an error"),
+        "{}",
+        ending.log
+    );
+}
+
+#[test]
+fn retry_after_is_honoured() {
+    let before = Instant::now();
+    let scene = Scene::start(&["http=429,retry-after=3,times=1"]);
+    scene.wait_for_delivery(EVENTS);
+    // Without it the second attempt comes within 250 ms.
+    assert!(before.elapsed() >= Duration::from_secs(3));
+    scene.wait_for_metric(CONNECTIONS, &[], 2.0);
+    scene.stop().is_complete();
+}
+
+/// Faults that never end.
+mod no_hot_loop {
+    use super::*;
+
+    fn is_made_by(rule: &str, counted: &str) {
+        let before = Instant::now();
+        let scene = Scene::start(&[rule]);
+        scene.wait("a reason", |status| {
+            status["sources"]["main"]["reason"].is_string()
+        });
+        scene.wait("five attempts", |_| {
+            scene.bridge.metric(counted, &[]).unwrap() >= 5.0
+        });
+        // A hot loop makes five attempts within milliseconds. Four delays, each drawn from twice the range of the
+        // one before, the first from 250 ms, are together below 100 ms in one of 60,000 runs.
+        let took = before.elapsed();
+        assert!(took > Duration::from_millis(100), "{took:?}");
+        scene.stop();
+    }
+
+    #[test]
+    fn of_refusals() {
+        is_made_by("refuse-token", CONNECTIONS);
+    }
+
+    #[test]
+    fn of_statuses() {
+        is_made_by("http=503", CONNECTIONS);
+    }
+
+    #[test]
+    fn of_closes() {
+        is_made_by("close-after-auth", DISCONNECTIONS);
+    }
+
+    #[test]
+    fn of_cuts() {
+        is_made_by("cut", DISCONNECTIONS);
+    }
 }
 
 #[test]
 fn what_is_no_event_is_a_dead_letter_with_its_reason() {
-    for (rule, reason) in [
-        ("bad-json,after=10,every=10,times=2", "not_json"),
-        ("unknown-kind,after=10,every=10,times=2", "unknown_kind"),
+    for (rule, reason, kind) in [
+        (
+            "bad-json,after=10,every=10,times=2",
+            "not_json",
+            "kind=\"not_json\"",
+        ),
+        (
+            "unknown-kind,after=10,every=10,times=2",
+            "unknown_kind",
+            "kind=\"unknown\"",
+        ),
     ] {
-        let rules: &'static [&'static str] = Box::leak(Box::new([rule]));
-        let (_platform, bridge, _dir) = with_fault(&case(rules, &[], 2.0));
-        let status = bridge
-            .wait(rule, SOON, |status| {
-                status["sources"]["main"]["ledger"]["dead_lettered"] == 2
-                    && status["sinks"]["events"]["ledger"]["delivered"] == EVENTS
-            })
-            .unwrap();
+        let scene = Scene::start(&[rule]);
+        let status = scene.wait(rule, |status| {
+            status["sources"]["main"]["ledger"]["dead_lettered"] == 2 && delivered(status) == EVENTS
+        });
         assert_eq!(status["sources"]["main"]["ledger"]["received"], EVENTS + 2);
         assert_eq!(
             status["sources"]["main"]["connections"], 1,
             "the connection stays"
         );
-        let letters = fs::read_to_string(bridge.data_dir().join("dead-letters.jsonl")).unwrap();
+        scene.wait_for_metric("neurobridge_source_frames_total", &[kind], 2.0);
+        let letters = fs::read_to_string(scene.bridge.data_dir().join("dead-letters.jsonl")).unwrap();
         assert_eq!(letters.lines().count(), 2, "{letters}");
         for letter in letters.lines() {
-            let letter: serde_json::Value = serde_json::from_str(letter).unwrap();
+            let letter: Value = serde_json::from_str(letter).unwrap();
             assert_eq!(letter["reason"], reason);
             assert!(
                 letter["frame"].is_string() && letter["source"] == "main",
                 "{letter}"
             );
         }
-        bridge.stop(Signal::SIGTERM, SOON).unwrap();
+        scene.stop().is_complete();
     }
 }
 
 #[test]
 fn repeated_events_are_counted_and_another_body_is_another_event() {
-    let (platform, bridge, _dir) = with_fault(&case(
-        &["duplicate=5,after=100,times=1", "same-id,after=200,times=1"],
-        &[],
-        0.0,
-    ));
-    let status = bridge
-        .wait("duplicates", SOON, |status| {
-            status["sources"]["main"]["ledger"]["duplicate"] == 5
-                && status["sinks"]["events"]["ledger"]["delivered"] == EVENTS + 1
-        })
-        .unwrap();
+    let scene = Scene::start(&["duplicate=5,after=100,times=1", "same-id,after=200,times=1"]);
+    let status = scene.wait("duplicates", |status| {
+        status["sources"]["main"]["ledger"]["duplicate"] == 5 && delivered(status) == EVENTS + 1
+    });
     assert_eq!(status["sources"]["main"]["ledger"]["received"], EVENTS + 6);
-    assert_eq!(
-        bridge.metric(&["neurobridge_source_id_conflicts_total"]).unwrap(),
-        1.0
-    );
-    let file = bridge.data_dir().join("events.jsonl");
-    bridge.stop(Signal::SIGTERM, SOON).unwrap();
-    let text = fs::read_to_string(file).unwrap();
-    let conflicts: Vec<&str> = text.lines().filter(|line| line.contains('~')).collect();
+    scene.wait_for_metric("neurobridge_source_id_conflicts_total", &[], 1.0);
+    let ending = scene.stop();
+    let lines = ending
+        .written
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let conflicts: Vec<String> = lines
+        .filter_map(|line| {
+            line["id"]
+                .as_str()
+                .filter(|id| id.contains('~'))
+                .map(str::to_owned)
+        })
+        .collect();
     assert_eq!(conflicts.len(), 1);
-    let id = serde_json::from_str::<serde_json::Value>(conflicts[0]).unwrap()["id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let (feed, hash) = id.split_once('~').unwrap();
-    assert!(feed.parse::<u64>().is_ok() && hash.len() == 8, "{id}");
-    drop(platform);
+    let (feed, hash) = conflicts[0].split_once('~').unwrap();
+    assert_eq!(feed, "200");
+    assert!(
+        hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        "{hash}"
+    );
 }
 
 #[test]
-fn events_out_of_order_stay_as_the_feed_sent_them() {
-    let (platform, bridge, _dir) = with_fault(&case(&["out-of-order,after=100,times=3"], &[], 0.0));
-    bridge
-        .wait("all", SOON, |status| {
-            status["sinks"]["events"]["ledger"]["delivered"] == EVENTS
-        })
-        .unwrap();
-    let file = bridge.data_dir().join("events.jsonl");
-    bridge.stop(Signal::SIGTERM, SOON).unwrap();
-    let sent: Vec<u64> = platform.stop().unwrap().iter().map(|event| event.id).collect();
-    let arrived: Vec<u64> = audit::structured(&fs::read_to_string(file).unwrap())
-        .unwrap()
-        .iter()
-        .map(|event| event.id)
-        .collect();
-    assert!(!sent.is_sorted(), "the fault did its work");
-    assert_eq!(arrived, sent);
+fn too_many_open_files_are_tried_again() {
+    let mut scene = Scene::start_with(&["cut,every=2s"], &["--rate", "1000"], "1s");
+    scene.wait("events", |status| delivered(status) > 0);
+    let process = scene.bridge.process();
+    let limit = |process: u32, files: &str| {
+        let mut command = std::process::Command::new("prlimit");
+        command
+            .arg(format!("--pid={process}"))
+            .arg(format!("--nofile={files}:"));
+        assert!(command.status().unwrap().success(), "{command:?}");
+    };
+    // Files that are open stay so.
+    limit(process.id(), "3");
+    wait_until("the next attempt to connect", SOON, || {
+        process.logged().unwrap().contains("no file descriptor is left")
+    })
+    .unwrap();
+    limit(process.id(), "1024");
+    let before = scene.wait("an answer, for which a file is needed too", |_| true);
+    scene.wait("events", |status| delivered(status) > delivered(&before));
+    let labels = &["outcome=\"too_many_open_files\""];
+    assert!(scene.bridge.metric(CONNECTIONS, labels).unwrap() >= 1.0);
+    scene.stop();
 }
 
 #[test]
 fn a_slow_drip_is_read_to_its_end_and_two_sources_with_the_same_ids_are_both_delivered() {
     let dir = Scratch::new("two").unwrap();
+    let other_dir = Scratch::new("two-other").unwrap();
     let one = Platform::start(&dir, &["--count", "500"]).unwrap();
-    let other = Platform::start(
-        &Scratch::new("two-other").unwrap(),
-        &["--count", "500", "--fault", "drip=200000,times=1"],
-    )
-    .unwrap();
+    let drip = ["--count", "500", "--fault", "drip=200000,times=1"];
+    let other = Platform::start(&other_dir, &drip).unwrap();
     let config = format!(
         "[sources.one]\nurl = \"{}\"\ntoken = \"a\"\n[sources.other]\nurl = \"{}\"\ntoken = \"b\"\n",
         one.url(),
@@ -293,9 +562,7 @@ fn a_slow_drip_is_read_to_its_end_and_two_sources_with_the_same_ids_are_both_del
     );
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
-        .wait("both", SOON, |status| {
-            status["sinks"]["events"]["ledger"]["delivered"] == 1000
-        })
+        .wait("both", SOON, |status| delivered(status) == 1000)
         .unwrap();
     let text = fs::read_to_string(bridge.data_dir().join("events.jsonl")).unwrap();
     for source in ["/neuroio/one", "/neuroio/other"] {

@@ -12,7 +12,7 @@ use neurobridge_listener::{Source, SourceError, SourceStats};
 use neurobridge_spool::{AppendError, Spool};
 use tokio::{
     sync::mpsc,
-    task::{JoinError, JoinHandle, JoinSet},
+    task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -27,7 +27,8 @@ use crate::{
 pub(crate) struct Feed {
     stop: CancellationToken,
     sources: JoinSet<(String, Result<(), SourceError>)>,
-    intake: JoinHandle<Result<(), AppendError>>,
+    /// One task; in a set, so that its end can be asked for more than once.
+    intake: JoinSet<Result<(), AppendError>>,
 }
 
 /// What is known of a source while it runs.
@@ -80,7 +81,8 @@ impl Feed {
             .iter()
             .map(|source: &SourceHandle| source.intake.clone())
             .collect();
-        let intake = tokio::spawn(intake::run(options, intake_sources, spool, intake_frames));
+        let mut intake = JoinSet::new();
+        intake.spawn(intake::run(options, intake_sources, spool, intake_frames));
         Ok((
             Self {
                 stop,
@@ -103,10 +105,11 @@ impl Feed {
                     }
                     (name, Ok(())) => info!(source = name, "the source has ended"),
                 },
-                ended = &mut self.intake => {
-                    let error = joined(ended).err().map_or_else(|| anyhow!("no source is left"), Into::into);
-                    return Failure::new(Exit::Unavailable, error.context("the intake has ended"));
-                }
+                // Without an error it has ended because the last source has; why, that source says next.
+                Some(ended) = self.intake.join_next() => if let Err(error) = joined(ended) {
+                    return Failure::new(Exit::Unavailable, anyhow!(error).context("the intake has ended"));
+                },
+                else => return Failure::message(Exit::Unavailable, "no source is left"),
             }
         }
     }
@@ -116,10 +119,10 @@ impl Feed {
         self.stop.cancel();
         while self.sources.join_next().await.is_some() {}
         // It ends by itself: with the listeners the last sender of its channel is gone.
-        if !self.intake.is_finished()
-            && let Err(error) = joined((&mut self.intake).await)
-        {
-            error!("the intake has stopped: {error}");
+        while let Some(ended) = self.intake.join_next().await {
+            if let Err(error) = joined(ended) {
+                error!("the intake has stopped: {error}");
+            }
         }
     }
 }
@@ -127,7 +130,7 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         self.stop.cancel();
-        self.intake.abort();
+        self.intake.abort_all();
     }
 }
 

@@ -193,7 +193,7 @@ impl Memory {
             }
             state.drop_oldest();
         }
-        let sealed = batch.take()?.seal(state.next);
+        let sealed = batch.take()?.seal_in_memory(state.next);
         let stored = Stored {
             first: sealed.first(),
             events: sealed.events(),

@@ -1,17 +1,28 @@
 //! What was seen already.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    hash::{BuildHasherDefault, Hasher},
-};
+use std::collections::VecDeque;
+
+use hashbrown::HashTable;
 
 /// Remembers the newest events by identity, up to a bound.
+///
+/// The events lie in a queue, and the table holds only their numbers: it stays small enough for a core's own cache,
+/// which a table of the events themselves does not.
 #[derive(Debug)]
 pub(super) struct Seen {
     capacity: usize,
-    bodies: HashMap<u128, u128, BuildHasherDefault<AlreadyHashed>>,
-    /// Keys of `bodies`, oldest first.
-    order: VecDeque<u128>,
+    /// Oldest first.
+    events: VecDeque<Remembered>,
+    /// The number of the oldest one in `events`; numbers wrap around.
+    oldest: u32,
+    /// Numbers of events, by the identity of each.
+    numbers: HashTable<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Remembered {
+    identity: u128,
+    body: u128,
 }
 
 /// What an event is to those before it.
@@ -27,25 +38,28 @@ pub(super) enum Seeing {
 impl Seen {
     /// Remembers `capacity` events; with 0, none is ever a duplicate.
     pub(super) fn new(capacity: usize) -> Self {
+        // Half of all numbers at most, so that they can wrap around and still tell all events apart.
+        let capacity = capacity.min(1 << 31);
         Self {
             capacity,
-            bodies: HashMap::default(),
-            order: VecDeque::new(),
+            events: VecDeque::new(),
+            oldest: 0,
+            numbers: HashTable::new(),
         }
     }
 
     /// Judges an event by hashes of its identity and its body, and remembers it.
     pub(super) fn see(&mut self, identity: u128, body: u128) -> Seeing {
-        match self.bodies.get(&identity) {
+        match self.body(identity) {
             None => {
                 self.remember(identity, body);
                 Seeing::New
             }
-            Some(known) if *known == body => Seeing::Duplicate,
+            Some(known) if known == body => Seeing::Duplicate,
             Some(_) => {
                 // The other body is an event of its own; repeated, it is a duplicate as well.
                 let identity = identity ^ body.rotate_left(1);
-                if self.bodies.contains_key(&identity) {
+                if self.body(identity).is_some() {
                     Seeing::Duplicate
                 } else {
                     self.remember(identity, body);
@@ -55,38 +69,45 @@ impl Seen {
         }
     }
 
+    fn body(&self, identity: u128) -> Option<u128> {
+        let is_it = |number: &u32| self.event(*number).identity == identity;
+        self.numbers
+            .find(hash(identity), is_it)
+            .map(|number| self.event(*number).body)
+    }
+
     fn remember(&mut self, identity: u128, body: u128) {
         if self.capacity == 0 {
             return;
         }
-        if self.order.len() >= self.capacity
-            && let Some(oldest) = self.order.pop_front()
+        if self.events.len() >= self.capacity
+            && let Some(forgotten) = self.events.pop_front()
         {
-            self.bodies.remove(&oldest);
+            let oldest = self.oldest;
+            if let Ok(entry) = self
+                .numbers
+                .find_entry(hash(forgotten.identity), |number| *number == oldest)
+            {
+                entry.remove();
+            }
+            self.oldest = oldest.wrapping_add(1);
         }
-        self.bodies.insert(identity, body);
-        self.order.push_back(identity);
+        // Fits: no more than the capacity.
+        let number = self.oldest.wrapping_add(self.events.len() as u32);
+        self.events.push_back(Remembered { identity, body });
+        let (events, oldest) = (&self.events, self.oldest);
+        let hash_of = |number: &u32| hash(events[number.wrapping_sub(oldest) as usize].identity);
+        self.numbers.insert_unique(hash(identity), number, hash_of);
+    }
+
+    fn event(&self, number: u32) -> Remembered {
+        self.events[number.wrapping_sub(self.oldest) as usize]
     }
 }
 
-/// Keys are hashes already: half of one is as good as a hash of it.
-#[derive(Debug, Default)]
-pub(super) struct AlreadyHashed(u64);
-
-impl Hasher for AlreadyHashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u128(&mut self, key: u128) {
-        self.0 = key as u64;
-    }
+/// Identities are hashes already: half of one is as good as a hash of it.
+const fn hash(identity: u128) -> u64 {
+    identity as u64
 }
 
 #[cfg(test)]
@@ -105,6 +126,18 @@ mod tests {
         assert_eq!(seen.see(1, 100), Seeing::Duplicate);
     }
 
+    #[test]
+    fn numbers_wrap_around() {
+        let mut seen = Seen {
+            oldest: u32::MAX - 5,
+            ..Seen::new(4)
+        };
+        for identity in 0..20 {
+            assert_eq!(seen.see(identity, 1), Seeing::New);
+            assert_eq!(seen.see(identity.saturating_sub(3), 1), Seeing::Duplicate);
+        }
+    }
+
     proptest! {
         #[test]
         fn the_newest_are_remembered_and_no_more(identities in proptest::collection::vec(0u128..40, 0..200), capacity in 0usize..20) {
@@ -119,7 +152,7 @@ mod tests {
                         model.pop_front();
                     }
                 }
-                prop_assert!(seen.bodies.len() <= capacity && seen.order.len() == seen.bodies.len());
+                prop_assert!(seen.events.len() <= capacity && seen.numbers.len() == seen.events.len());
             }
         }
     }

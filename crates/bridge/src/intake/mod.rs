@@ -25,7 +25,7 @@ use neurobridge_core::{
     histogram::Histogram,
     identity,
     ledger::{SourceLedger, SourceOutcome},
-    record::Batch,
+    record::{self, Batch},
     redact::Redaction,
 };
 use neurobridge_listener::{Content, Frame, FrameBatch};
@@ -36,9 +36,12 @@ use tracing::{debug, error};
 use self::dedupe::{Seeing, Seen};
 
 /// Wake-ups of sockets between the listeners and the intake. When it is full the listeners stop reading their sockets.
-pub(crate) const CHANNEL: usize = 8;
+pub(crate) const CHANNEL: usize = 4;
 /// How many of them are stored together at most: one append, one sync, for all that waited.
 const TOGETHER: usize = 16;
+/// And how many bytes, not counting the last one's: a few large allocations of one size are used again and again, where
+/// ever larger ones of all sizes would each be kept by the allocator.
+const TOGETHER_BYTES: usize = 256 << 10;
 
 /// What the intake needs.
 pub(crate) struct Options {
@@ -89,14 +92,27 @@ pub(crate) async fn run(
     };
     let mut waiting = Vec::with_capacity(TOGETHER);
     while frames.recv_many(&mut waiting, TOGETHER).await > 0 {
-        let batch = intake.encode(&waiting);
-        // Here the slices of the sockets' read buffers end.
-        waiting.clear();
-        intake.store_letters().await;
-        spool.append(batch).await?;
-        intake.settle();
+        while !waiting.is_empty() {
+            let batch = intake.encode(&waiting[..together(&waiting)]);
+            // Here the slices of the sockets' read buffers end.
+            waiting.drain(..together(&waiting));
+            intake.store_letters().await;
+            spool.append(batch).await?;
+            intake.settle();
+        }
     }
     Ok(())
+}
+
+/// How many of the batches that wait are stored together; one at least.
+fn together(waiting: &[FrameBatch]) -> usize {
+    let mut bytes = 0;
+    let fits = |batch: &&FrameBatch| {
+        let fits = bytes < TOGETHER_BYTES;
+        bytes += batch.frames.iter().map(|frame| frame.text.len()).sum::<usize>();
+        fits
+    };
+    waiting.iter().take_while(fits).count()
 }
 
 struct Intake {
@@ -123,8 +139,12 @@ impl Intake {
     fn encode(&mut self, waiting: &[FrameBatch]) -> Batch {
         let size = waiting
             .iter()
-            .flat_map(|batch| &batch.frames)
-            .map(|frame| frame.text.len() + RECORD_OVERHEAD)
+            .flat_map(|batch| {
+                batch
+                    .frames
+                    .iter()
+                    .map(|frame| record::length_of(&batch.source, &frame.text))
+            })
             .sum();
         let mut records = Batch::with_capacity(size);
         for batch in waiting {
@@ -275,9 +295,6 @@ impl Intake {
         }
     }
 }
-
-/// Bytes of a record beside its frame, for a buffer that need not grow: the fixed part and a usual source's name.
-const RECORD_OVERHEAD: usize = 128;
 
 /// An error with its causes, in one line.
 fn detail(error: &dyn std::error::Error) -> String {

@@ -1,0 +1,188 @@
+//! What Kafka refuses: us, an event, or nothing but the old order of things.
+
+use super::*;
+
+use std::path::Path;
+
+use neurobridge_tests::certificates::Certificates;
+use neurobridge_tests::http::get_any;
+use neurobridge_tests::kafka::{Grant, Listener};
+
+#[test]
+fn a_permission_taken_away_and_given_back_costs_time_alone() {
+    let dir = Scratch::new("permission").unwrap();
+    let certificates = Certificates::generate(&dir.join("certificates")).unwrap();
+    let options = KafkaOptions {
+        secure: Some(certificates.secure_kafka(&[])),
+        authorizer: true,
+        ..KafkaOptions::default()
+    };
+    let Some(kafka) = own_kafka(options) else {
+        return;
+    };
+    KafkaAdmin::new(&kafka.bootstrap())
+        .unwrap()
+        .create_topic("entries", 3, &[])
+        .unwrap();
+    let grant = Grant {
+        principal: "User:CN=client",
+        topic: "entries",
+        operations: &["Write", "DescribeConfigs"],
+    };
+    kafka.grant(grant).unwrap();
+    let platform = Platform::start(&dir, &["--rate", "500"]).unwrap();
+    let own = config(
+        &platform.url(),
+        &kafka.bootstrap_of(Listener::MutualTls),
+        "entries",
+    );
+    let quoted = |path: &Path| format!("{path:?}");
+    let tls = format!(
+        "[sinks.kafka.tls]\nca_file = {}\ncert_file = {}\nkey_file = {}\n",
+        quoted(&certificates.ca),
+        quoted(&certificates.client_cert),
+        quoted(&certificates.client_key)
+    );
+    let bridge = Bridge::start(&dir, &(own + &tls)).unwrap();
+    let wait = |what: &str, says: &dyn Fn(&Value) -> bool| bridge.wait(what, DELIVERY, says).unwrap();
+
+    wait("events to flow", &|status| delivered(status, "kafka") > 500);
+    kafka.revoke(grant).unwrap();
+    let down = wait("the sink to say why", &|status| {
+        let kafka = &status["sinks"]["kafka"];
+        let names = |reason: &str| reason.contains("entries") && reason.contains("Write");
+        kafka["state"] == "down" && kafka["reason"].as_str().is_some_and(names)
+    });
+    let (code, body) = get_any(bridge.address(), "/readyz").unwrap();
+    assert!(code == 503 && body.contains("sinks.kafka"), "{code}: {body}");
+    let reached = delivered(&down, "archive") + 1000;
+    let meanwhile = wait("the file to go on", &|status| {
+        delivered(status, "archive") >= reached
+    });
+    assert_eq!(meanwhile["sinks"]["kafka"]["ledger"]["dead_lettered"], 0);
+    assert!(meanwhile["sinks"]["kafka"]["lag_events"].as_u64() >= Some(1000));
+    let unauthorised = bridge.metric("neurobridge_sink_errors_total", &["kind=\"unauthorised\""]);
+    assert!(unauthorised.unwrap() >= 1.0);
+
+    kafka.grant(grant).unwrap();
+    let up = wait("Kafka to catch up", &|status| {
+        delivered(status, "kafka") > delivered(&meanwhile, "archive")
+            && status["sinks"]["kafka"]["state"] == "up"
+    });
+    assert_eq!(up["sinks"]["kafka"]["ledger"]["dead_lettered"], 0);
+    let (in_file, in_kafka) = finish(bridge, platform, &kafka.bootstrap(), "entries");
+    assert_eq!(in_file.sent, in_kafka.sent);
+}
+
+#[test]
+fn an_event_too_large_for_the_topic_is_stripped_or_a_dead_letter() {
+    const LARGE: usize = 3;
+    const COUNT: usize = 1000;
+    let Some(bootstrap) = kafka_bootstrap() else {
+        return;
+    };
+    let dir = Scratch::new("too-large").unwrap();
+    let admin = KafkaAdmin::new(&bootstrap).unwrap();
+    let [stripped, refused] =
+        ["stripped", "refused"].map(|word| format!("too-large-{word}-{}", std::process::id()));
+    for topic in [&stripped, &refused] {
+        admin
+            .create_topic(topic, 1, &[("max.message.bytes", "5000")])
+            .unwrap();
+    }
+    let huge = format!("huge=20KiB,after=100,every=100,times={LARGE}");
+    let platform = Platform::start(&dir, &["--count", &COUNT.to_string(), "--fault", &huge]).unwrap();
+    let config = format!(
+        "[sources.main]\nurl = \"{}\"\ntoken = \"t\"\n\
+         [sinks.stripped]\ntype = \"kafka\"\nbootstrap_servers = \"{bootstrap}\"\ntopic = \"{stripped}\"\noversize = \"strip\"\n\
+         [sinks.refused]\ntype = \"kafka\"\nbootstrap_servers = \"{bootstrap}\"\ntopic = \"{refused}\"\noversize = \"dead_letter\"\n",
+        platform.url()
+    );
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    let status = bridge
+        .wait("all to be settled", DELIVERY, |status| {
+            let settled = |sink: &str| status["sinks"][sink]["ledger"]["pending"] == 0;
+            status["sources"]["main"]["ledger"]["stored"] == COUNT
+                && settled("stripped")
+                && settled("refused")
+        })
+        .unwrap();
+    let ledger = |sink: &str, part: &str| status["sinks"][sink]["ledger"][part].as_u64();
+    assert_eq!(ledger("stripped", "delivered"), Some(COUNT as u64));
+    assert_eq!(ledger("refused", "delivered"), Some((COUNT - LARGE) as u64));
+    assert_eq!(ledger("refused", "dead_lettered"), Some(LARGE as u64));
+    let labels = &["sink=\"refused\"", "reason=\"too_large\""];
+    let counted = bridge.metric("neurobridge_sink_dead_letters_total", labels);
+    assert_eq!(counted.unwrap(), LARGE as f64);
+    let letters = fs::read_to_string(bridge.data_dir().join("dead-letters.jsonl")).unwrap();
+    let (ended, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
+    assert!(ended.success(), "{log}");
+    let sent = platform.stop().unwrap();
+    let (large, usual): (Vec<_>, Vec<_>) = sent.iter().cloned().partition(|event| event.data.len() > 5000);
+    assert_eq!(large.len(), LARGE);
+
+    // Whole in the dead letters, and all others where they belong.
+    let letters: Vec<Value> = letters
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(letters.len(), LARGE);
+    for (letter, event) in letters.iter().zip(&large) {
+        assert_eq!(letter["reason"], "too_large", "{letter}");
+        assert_eq!(letter["sink"], "refused");
+        assert_eq!(letter["event"]["data"], parsed(&event.data));
+    }
+    let records = read_topic(&bootstrap, &refused, DELIVERY).unwrap();
+    audit::audit(&usual, &audit::kafka(&records, "main").unwrap()).unwrap();
+
+    // Without its pictures, and saying so; nothing else of it is changed.
+    let records = read_topic(&bootstrap, &stripped, DELIVERY).unwrap();
+    assert_eq!(records.len(), COUNT);
+    for (record, event) in records.iter().zip(&sent) {
+        let mut expected = parsed(&event.data);
+        let fields = record.header("neurobridge_strippedfields");
+        assert_eq!(fields.is_some(), event.data.len() > 5000, "{:?}", event.id);
+        for field in fields.into_iter().flat_map(|fields| fields.split(',')) {
+            assert!(field.ends_with("_image") && !expected[field].is_null(), "{field}");
+            expected[field] = Value::Null;
+        }
+        let value = record.value.as_deref().unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(value).unwrap(), expected);
+    }
+}
+
+#[test]
+fn partitions_that_grow_are_said() {
+    let Some(bootstrap) = kafka_bootstrap() else {
+        return;
+    };
+    let dir = Scratch::new("partitions").unwrap();
+    let topic = format!("partitions-{}", std::process::id());
+    let admin = KafkaAdmin::new(&bootstrap).unwrap();
+    admin.create_topic(&topic, 1, &[]).unwrap();
+    let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
+    // Instead of every five minutes.
+    let config = config(&platform.url(), &bootstrap, &topic)
+        + "[sinks.kafka.properties]\n\"topic.metadata.refresh.interval.ms\" = \"500\"\n";
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    let wait = |what: &str, says: &dyn Fn(&Value) -> bool| bridge.wait(what, DELIVERY, says).unwrap();
+    let before = wait("events to flow", &|status| delivered(status, "kafka") > 10);
+    assert!(before["sinks"]["kafka"]["notice"].is_null(), "{before:#}");
+    admin.grow_topic(&topic, 3).unwrap();
+    let status = wait("the notice", &|status| {
+        status["sinks"]["kafka"]["notice"]
+            .as_str()
+            .is_some_and(|notice| notice.contains(&topic) && notice.contains("3 partitions"))
+    });
+    assert_eq!(status["sinks"]["kafka"]["state"], "up");
+    let (ended, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
+    assert!(ended.success(), "{log}");
+    let said = log
+        .lines()
+        .filter(|line| line.contains("has more partitions than before"));
+    assert_eq!(said.count(), 1, "{log}");
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
