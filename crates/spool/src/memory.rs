@@ -91,7 +91,7 @@ impl Memory {
         if batch.is_empty() {
             return Ok(None);
         }
-        let cost = batch.len() + BATCH_OVERHEAD;
+        let cost = footprint(batch.len());
         // Sealing twice would number events twice, so the batch is sealed where its place is certain.
         let mut batch = Some(batch);
         loop {
@@ -199,7 +199,7 @@ impl Memory {
             events: sealed.events(),
         };
         state.next = sealed.end();
-        state.size += sealed.bytes().len() + BATCH_OVERHEAD;
+        state.size += footprint(sealed.bytes().len());
         state.batches.push_back(sealed);
         // Nobody reads: nothing to keep.
         self.trim(&mut state);
@@ -224,6 +224,18 @@ impl Memory {
     }
 }
 
+/// What a batch takes of memory. Allocators round large pieces up, the usual ones to one of four sizes for each power of
+/// two: not counted, the log would be a tenth larger than it says.
+const fn footprint(bytes: usize) -> usize {
+    let step = bytes.next_power_of_two() / 8;
+    let rounded = if step == 0 {
+        bytes
+    } else {
+        bytes.next_multiple_of(step)
+    };
+    rounded + BATCH_OVERHEAD
+}
+
 impl State {
     fn drop_oldest(&mut self) {
         if let Some(batch) = self.forget_oldest() {
@@ -233,7 +245,7 @@ impl State {
 
     fn forget_oldest(&mut self) -> Option<SealedBatch> {
         let batch = self.batches.pop_front()?;
-        self.size -= batch.bytes().len() + BATCH_OVERHEAD;
+        self.size -= footprint(batch.bytes().len());
         Some(batch)
     }
 }
