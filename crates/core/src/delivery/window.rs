@@ -20,6 +20,10 @@ use crate::{
     sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, Sink, SinkFault, Verdict},
 };
 
+/// How many bytes of batches may wait for outcomes before no more is read. More than a client keeps in flight, and bounded:
+/// where a filter leaves most out, one event without an outcome would otherwise gather all that comes behind it.
+const MOST_BYTES: usize = 16 << 20;
+
 /// What the delivery may do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -38,6 +42,8 @@ pub(super) struct Window {
     tracker: AckTracker,
     cursor: Cursor,
     batches: VecDeque<SealedBatch>,
+    /// Bytes of `batches`.
+    bytes: usize,
     /// How much of the last batch is published: an offset into its bytes. At its end: all.
     published: usize,
     /// The highest sequence ever published: what comes below it is sent again.
@@ -72,6 +78,7 @@ impl Window {
             tracker: AckTracker::new(cursor.next, cursor.counts),
             cursor,
             batches: VecDeque::new(),
+            bytes: 0,
             published: 0,
             highest: 0,
             resent: 0,
@@ -114,6 +121,7 @@ impl Window {
     pub(super) fn take(&mut self, batch: SealedBatch) {
         debug_assert!(self.unpublished().is_none(), "read on before all was published");
         self.published = 0;
+        self.bytes += batch.bytes().len();
         self.batches.push_back(batch);
     }
 
@@ -128,6 +136,7 @@ impl Window {
     /// Forgets all that has no outcome; the sequence from which it has to be read again.
     pub(super) fn restart(&mut self) -> Sequence {
         self.batches.clear();
+        self.bytes = 0;
         self.published = 0;
         self.in_sink = 0;
         self.unflushed = false;
@@ -149,6 +158,9 @@ impl Window {
         let step = self.publish_unpublished(sink)?;
         self.report();
         if sink.keeps_dead_letters() && !self.publish_dead_letters(sink)? {
+            return Ok(Step::Waiting);
+        }
+        if self.bytes >= MOST_BYTES && self.in_sink > 0 {
             return Ok(Step::Waiting);
         }
         Ok(step)
@@ -296,7 +308,9 @@ impl Window {
             if self.batches.len() == 1 && self.unpublished().is_some() {
                 break;
             }
-            self.batches.pop_front();
+            if let Some(batch) = self.batches.pop_front() {
+                self.bytes -= batch.bytes().len();
+            }
         }
         reader.commit(&self.cursor);
         self.progress.set_cursor(&self.cursor);
