@@ -1,4 +1,15 @@
-//! The vocabulary of neurobridge.
+//! The vocabulary of neurobridge: what an event is, how it is stored, rendered and delivered, and what became of it.
+//!
+//! No sockets and no broker clients: everything here compiles and is tested alone.
+//!
+//! | on the way in | in the log | on the way out | all along |
+//! |---|---|---|---|
+//! | [`json`]: a scanner that builds nothing | [`record`]: an event in bytes | [`delivery`]: the loop of every sink | [`event`]: an event, its sequence, its fields |
+//! | [`envelope`]: a frame's kind and fields | [`reader`]: a reader with a cursor | [`sink`]: what a sink has to be | [`identity`]: who an event is |
+//! | [`filter`], [`redact`] | | [`template`], [`cloudevents`]: messages | [`ledger`]: what became of each event |
+//! | | | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`] |
+//!
+//! To write a sink, implement [`sink::Sink`] and hand it to [`delivery::deliver`] with a reader of the spool.
 
 pub mod ack;
 pub mod cloudevents;

@@ -25,6 +25,9 @@ struct Source {
     connections: u64,
     last_event: Option<Timestamp>,
     last_platform_error: Option<String>,
+    /// Times without an authorised connection after the first one, and how long in all: what was sent then is missed.
+    gaps: u64,
+    gap_seconds: f64,
     ledger: SourceCounts,
 }
 
@@ -141,6 +144,8 @@ impl Source {
             connections: snapshot.connections,
             last_event: snapshot.last_event,
             last_platform_error: snapshot.last_platform_error.clone(),
+            gaps: snapshot.gaps.total(),
+            gap_seconds: snapshot.gap_time.as_secs_f64(),
             ledger: source.ledger,
         }
     }
