@@ -158,7 +158,7 @@ fn a_refused_token_ends_with_77_only_when_asked_to() {
 }
 
 #[test]
-fn a_busy_port_a_broken_configuration_and_a_wrong_command_line_each_have_their_exit_code() {
+fn a_busy_port_a_useless_folder_a_broken_configuration_and_a_wrong_command_line_each_have_their_exit_code() {
     let dir = Scratch::new("exits").unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let file = dir.join("c.toml");
@@ -175,6 +175,20 @@ fn a_busy_port_a_broken_configuration_and_a_wrong_command_line_each_have_their_e
     assert!(
         String::from_utf8_lossy(&busy.stderr).contains("http.listen"),
         "{busy:?}"
+    );
+
+    let in_the_way = dir.join("a-file");
+    fs::write(&in_the_way, "").unwrap();
+    let config = format!(
+        "data_dir = {in_the_way:?}\n{}[http]\nlisten = \"127.0.0.1:0\"\n",
+        source("ws://127.0.0.1:1/")
+    );
+    fs::write(&file, config).unwrap();
+    let disk = run(&["run", "-c", path]);
+    assert_eq!(disk.status.code(), Some(74), "{disk:?}");
+    assert!(
+        String::from_utf8_lossy(&disk.stderr).contains("a-file"),
+        "{disk:?}"
     );
 
     fs::write(&file, "[sources.main]\nurll = \"ws://localhost/\"\n").unwrap();

@@ -10,7 +10,7 @@ use neurobridge_tests::audit::{self, Audit};
 use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::kafka::{Kafka, KafkaOptions, admin::KafkaAdmin, records::read_topic};
 use neurobridge_tests::paths::Scratch;
-use neurobridge_tests::platform::Platform;
+use neurobridge_tests::platform::{Platform, Sent};
 use neurobridge_tests::poll::wait_until;
 use neurobridge_tests::shared::{kafka_bootstrap, own_kafka};
 use nix::sys::signal::Signal;
@@ -46,17 +46,36 @@ fn delivered(status: &Value, sink: &str) -> u64 {
     status["sinks"][sink]["ledger"]["delivered"].as_u64().unwrap_or(0)
 }
 
+/// How far the sink has come that has come further.
+fn furthest(status: &Value) -> u64 {
+    delivered(status, "kafka").max(delivered(status, "archive"))
+}
+
 /// Stops all, and audits both sinks against what was sent.
 fn finish(bridge: Bridge, platform: Platform, bootstrap: &str, topic: &str) -> (Audit, Audit) {
     let file = bridge.data_dir().join("events.jsonl");
     let (status, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
     assert!(status.success(), "{status}: {log}");
-    let sent = platform.stop().unwrap();
+    let sent = received(platform, &log);
     let lines = audit::structured(&fs::read_to_string(file).unwrap()).unwrap();
     let in_file = audit::audit(&sent, &[lines]).unwrap();
     let records = read_topic(bootstrap, topic, DELIVERY).unwrap();
     let in_kafka = audit::audit(&sent, &audit::kafka(&records, "main").unwrap()).unwrap();
     (in_file, in_kafka)
+}
+
+/// Stops the platform and gives what the bridge received of it, over one connection: a platform that sends by the clock may
+/// have sent more behind the bridge's last words.
+fn received(platform: Platform, log: &str) -> Vec<Sent> {
+    let received = log
+        .lines()
+        .find_map(|line| line.split_once("source main: ")?.1.split_once(" received = "))
+        .and_then(|(received, _)| received.parse().ok())
+        .unwrap_or_else(|| panic!("no ledger in {log}"));
+    let mut sent = platform.stop().unwrap();
+    assert!(received <= sent.len(), "{received} of {}", sent.len());
+    sent.truncate(received);
+    sent
 }
 
 #[test]
@@ -116,9 +135,9 @@ fn a_broker_stopped_killed_and_frozen_loses_nothing_and_holds_up_nobody() {
         ("frozen", |kafka| kafka.freeze().unwrap()),
     ];
     for (fault, strike) in faults {
-        let before = wait("events to flow", &|status| delivered(status, "kafka") > 1000);
+        wait("events to flow", &|status| delivered(status, "kafka") > 1000);
         strike(&mut kafka);
-        let reached = delivered(&before, "archive") + 5000;
+        let reached = furthest(&bridge.status().unwrap()) + 3000;
         let meanwhile = wait("the file to go on", &|status| {
             delivered(status, "archive") >= reached
         });
@@ -135,7 +154,7 @@ fn a_broker_stopped_killed_and_frozen_loses_nothing_and_holds_up_nobody() {
             });
             start(&mut kafka);
         }
-        let target = delivered(&meanwhile, "archive");
+        let target = furthest(&meanwhile);
         wait("Kafka to catch up", &|status| {
             delivered(status, "kafka") > target && status["sinks"]["kafka"]["state"] == "up"
         });
@@ -143,7 +162,7 @@ fn a_broker_stopped_killed_and_frozen_loses_nothing_and_holds_up_nobody() {
     let (in_file, in_kafka) = finish(bridge, platform, &bootstrap, "entries");
     assert_eq!(in_file.duplicates, 0);
     assert!(
-        in_file.sent > 15_000 && in_kafka.sent == in_file.sent,
+        in_file.sent > 9_000 && in_kafka.sent == in_file.sent,
         "{in_file:?} {in_kafka:?}"
     );
 }
@@ -191,7 +210,7 @@ fn a_deleted_topic_holds_the_cursor_until_it_is_there_again() {
     let (status, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
     assert!(status.success(), "{status}: {log}");
     // What was settled before went with the old topic; all from the cursor on is in the new one.
-    let sent = platform.stop().unwrap();
+    let sent = received(platform, &log);
     let records = read_topic(&bootstrap, &topic, DELIVERY).unwrap();
     let lanes = audit::kafka(&records, "main").unwrap();
     let first = lanes[0].first().unwrap().id;

@@ -1,0 +1,182 @@
+//! A spool that is full because a sink takes nothing: the feed waits, or the oldest events go; both counted, and both end
+//! by themselves.
+//!
+//! The sink is a Kafka sink whose topic is not there yet.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use neurobridge_tests::audit;
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::kafka::{admin::KafkaAdmin, records::read_topic};
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::shared::kafka_bootstrap;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(120);
+/// A dozen times what the spool holds.
+const EVENTS: u64 = 20_000;
+
+/// What happened, told by a bridge that has a spool of 1 MiB and a Kafka sink without a topic.
+struct Scene {
+    platform: Platform,
+    bridge: Bridge,
+    bootstrap: String,
+    topic: String,
+    _dir: Scratch,
+}
+
+impl Scene {
+    fn start(when_full: &str, events: u64) -> Option<Self> {
+        let bootstrap = kafka_bootstrap()?;
+        let dir = Scratch::new("full").unwrap();
+        let topic = format!("full-{when_full}-{}", std::process::id());
+        let platform = Platform::start(&dir, &["--count", &events.to_string()]).unwrap();
+        let config = format!(
+            r#"
+            [sources.main]
+            url = "{}"
+            token = "t"
+            ping_interval = "200ms"
+            pong_timeout = "500ms"
+
+            [spool]
+            max_size = "1 MiB"
+            when_full = "{when_full}"
+
+            [deduplicate]
+            max_events = 1000
+
+            [sinks.kafka]
+            type = "kafka"
+            bootstrap_servers = "{bootstrap}"
+            topic = "{topic}"
+            "#,
+            platform.url()
+        );
+        let bridge = Bridge::start(&dir, &config).unwrap();
+        Some(Self {
+            platform,
+            bridge,
+            bootstrap,
+            topic,
+            _dir: dir,
+        })
+    }
+
+    fn wait(&self, what: &str, says: impl Fn(&Value) -> bool) -> Value {
+        let status = self.bridge.wait(what, SOON, says).unwrap();
+        let spool = &status["spool"];
+        assert!(
+            spool["size_bytes"].as_u64() <= spool["limit_bytes"].as_u64(),
+            "{spool}"
+        );
+        status
+    }
+
+    fn create_topic(&self) {
+        let admin = KafkaAdmin::new(&self.bootstrap).unwrap();
+        admin.create_topic(&self.topic, 3, &[]).unwrap();
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        self.bridge.metric(name, &[]).unwrap()
+    }
+}
+
+#[test]
+fn a_full_spool_stops_the_reading_and_goes_on_by_itself() {
+    let Some(scene) = Scene::start("block", EVENTS) else {
+        return;
+    };
+    let blocked = scene.wait("the spool to be full", |status| {
+        status["sources"]["main"]["state"] == "blocked"
+    });
+    assert!(blocked["sources"]["main"]["reason"].is_string(), "{blocked:#}");
+    scene.wait("the reason", |status| status["sinks"]["kafka"]["state"] == "down");
+    // Twice as long as silence is borne otherwise: pongs wait unread behind events, and are not judged.
+    let status = scene.wait("a second of it", |_| {
+        scene.metric("neurobridge_source_blocked_seconds_total") > 1.0
+    });
+    let received = &status["sources"]["main"]["ledger"]["received"];
+    assert!(received.as_u64().unwrap() < EVENTS, "{received}");
+    assert_eq!(status["sources"]["main"]["state"], "blocked");
+
+    scene.create_topic();
+    let status = scene.wait("all to be delivered", |status| {
+        status["sinks"]["kafka"]["ledger"]["delivered"] == EVENTS
+    });
+    assert_eq!(status["sources"]["main"]["state"], "authorised");
+    assert_eq!(status["sources"]["main"]["connections"], 1);
+    assert_eq!(status["sinks"]["kafka"]["ledger"]["dead_lettered"], 0);
+    assert_eq!(scene.metric("neurobridge_source_gaps_total"), 0.0);
+    assert_eq!(scene.metric("neurobridge_spool_dropped_events_total"), 0.0);
+
+    let (ended, log) = scene.bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(ended.success(), "{log}");
+    assert!(log.contains("reading is held back"), "{log}");
+    let sent = scene.platform.stop().unwrap();
+    let records = read_topic(&scene.bootstrap, &scene.topic, SOON).unwrap();
+    audit::audit(&sent, &audit::kafka(&records, "main").unwrap()).unwrap();
+}
+
+#[test]
+fn the_oldest_are_dropped_where_so_configured_and_each_is_counted() {
+    let Some(mut scene) = Scene::start("drop_oldest", 3 * EVENTS) else {
+        return;
+    };
+    let stored = |status: &Value| status["sources"]["main"]["ledger"]["stored"].as_u64().unwrap();
+    let peak_memory = |scene: &mut Scene| {
+        let usage = scene.bridge.process().usage().unwrap();
+        usage.peak_memory_bytes
+    };
+    scene.wait("a third to be read", |status| stored(status) >= EVENTS);
+    let memory = peak_memory(&mut scene);
+    // The feed is read to its end, though nothing is delivered.
+    let full = scene.wait("all to be read", |status| stored(status) == 3 * EVENTS);
+    assert_eq!(full["sources"]["main"]["connections"], 1);
+    assert_eq!(full["sinks"]["kafka"]["ledger"]["delivered"], 0);
+    let dropped_by_spool = scene.metric("neurobridge_spool_dropped_events_total");
+    assert!(dropped_by_spool > 2.0 * EVENTS as f64, "{dropped_by_spool}");
+    // 24 MB of events went through meanwhile.
+    let grown = peak_memory(&mut scene) - memory;
+    assert!(grown < 8 << 20, "{grown} bytes more than after a third");
+
+    scene.create_topic();
+    let status = scene.wait("what is left to be delivered", |status| {
+        status["sinks"]["kafka"]["ledger"]["pending"] == 0
+    });
+    let ledger = &status["sinks"]["kafka"]["ledger"];
+    let dropped = ledger["dropped"].as_u64().unwrap();
+    // A few that the spool has dropped were on their way to the sink already.
+    assert!(
+        dropped > 2 * EVENTS && dropped as f64 <= dropped_by_spool,
+        "{ledger}"
+    );
+    let labels = &["outcome=\"dropped\""];
+    let counted = scene.bridge.metric("neurobridge_sink_events_total", labels);
+    assert_eq!(counted.unwrap(), dropped as f64);
+    let (ended, log) = scene.bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(ended.success(), "{log}");
+    assert!(
+        log.lines()
+            .any(|line| line.contains("WARN") && line.contains("dropped")),
+        "it is said: {log}"
+    );
+
+    // All others are there, the newest among them, in order.
+    let sent = scene.platform.stop().unwrap();
+    let records = read_topic(&scene.bootstrap, &scene.topic, SOON).unwrap();
+    let lanes = audit::kafka(&records, "main").unwrap();
+    let arrived: HashSet<u64> = lanes.iter().flatten().map(|event| event.id).collect();
+    assert_eq!(arrived.len() as u64 + dropped, 3 * EVENTS);
+    assert!(arrived.contains(&sent.last().unwrap().id));
+    let rest: Vec<_> = sent
+        .into_iter()
+        .filter(|event| arrived.contains(&event.id))
+        .collect();
+    audit::audit(&rest, &lanes).unwrap();
+}

@@ -1,0 +1,405 @@
+//! What the bridge shows to others, and what it keeps: metrics that are there from the start, a page, and nobody's data but
+//! where it belongs. And what it shows to the platform alone: its token, over TLS.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::certificates::Certificates;
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::{Platform, Sent};
+use neurobridge_tests::ports::free_ports;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(60);
+const TOKEN: &str = "a-token-that-nobody-may-see";
+const IMAGES: [&str; 4] = [
+    "face_image",
+    "full_image",
+    "initial_face_image",
+    "initial_full_image",
+];
+/// The metrics that people's dashboards rest on: a name, once published, stays.
+const PUBLISHED: [&str; 32] = [
+    "neurobridge_build_info",
+    "neurobridge_event_age_seconds",
+    "neurobridge_sink_dead_letters_total",
+    "neurobridge_sink_delivery_latency_seconds",
+    "neurobridge_sink_errors_total",
+    "neurobridge_sink_events_total",
+    "neurobridge_sink_inflight_events",
+    "neurobridge_sink_lag_events",
+    "neurobridge_sink_lag_seconds",
+    "neurobridge_sink_resent_events_total",
+    "neurobridge_sink_up",
+    "neurobridge_source_blocked_seconds_total",
+    "neurobridge_source_clock_skew_seconds",
+    "neurobridge_source_connections_total",
+    "neurobridge_source_disconnections_total",
+    "neurobridge_source_events_total",
+    "neurobridge_source_frames_total",
+    "neurobridge_source_gap_seconds_total",
+    "neurobridge_source_gaps_total",
+    "neurobridge_source_id_conflicts_total",
+    "neurobridge_source_last_event_timestamp_seconds",
+    "neurobridge_source_open_connections",
+    "neurobridge_source_ping_rtt_seconds",
+    "neurobridge_source_platform_errors_total",
+    "neurobridge_source_received_bytes_total",
+    "neurobridge_spool_durable_sequence",
+    "neurobridge_spool_limit_bytes",
+    "neurobridge_spool_size_bytes",
+    "process_cpu_seconds_total",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+];
+/// One of each kind of what may be written about.
+const FAULTS: [&str; 16] = [
+    "--fault",
+    "error=token a-token-that-nobody-may-see is about to expire,after=10,times=1",
+    "--fault",
+    "refuse-token=a-token-that-nobody-may-see is unknown,times=1",
+    "--fault",
+    "bad-json,after=20,times=1",
+    "--fault",
+    "unknown-kind,after=30,times=1",
+    "--fault",
+    "binary,after=40,times=1",
+    "--fault",
+    "duplicate,after=50,times=1",
+    "--fault",
+    "same-id,after=60,times=1",
+    "--fault",
+    "close=1001,after=500,times=1",
+];
+
+fn delivered(status: &Value) -> u64 {
+    status["sinks"]["events"]["ledger"]["delivered"].as_u64().unwrap()
+}
+
+fn stop(bridge: Bridge) -> String {
+    let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(status.success(), "{status}: {log}");
+    log
+}
+
+#[test]
+fn every_series_is_there_from_the_start() {
+    let config = |url: &str, kafka: u16| {
+        format!(
+            "[sources.main]\nurl = \"{url}\"\ntoken = \"{TOKEN}\"\nping_interval = \"50ms\"\n\
+             [sinks.events]\ntype = \"file\"\n\
+             [sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"127.0.0.1:{kafka}\"\nrequired = false\n"
+        )
+    };
+    // Nobody is at either port.
+    let [nowhere, kafka] = free_ports().unwrap();
+    let quiet_dir = Scratch::new("series-quiet").unwrap();
+    let quiet = Bridge::start(&quiet_dir, &config(&format!("ws://127.0.0.1:{nowhere}/"), kafka)).unwrap();
+    let from_the_start = quiet.series().unwrap();
+
+    let dir = Scratch::new("series-busy").unwrap();
+    let platform = Platform::start(&dir, &[&["--count", "2000"][..], &FAULTS].concat()).unwrap();
+    let busy = Bridge::start(
+        &dir,
+        &("drain_timeout = \"1s\"\n".to_owned() + &config(&platform.url(), kafka)),
+    )
+    .unwrap();
+    busy.wait("traffic", SOON, |status| delivered(status) == 2001)
+        .unwrap();
+    busy.wait("pongs", SOON, |_| {
+        let pongs = busy.metric("neurobridge_source_ping_rtt_seconds_count", &[]);
+        pongs.unwrap() > 0.0
+    })
+    .unwrap();
+    let with_traffic = busy.series().unwrap();
+    let differences: Vec<_> = from_the_start.symmetric_difference(&with_traffic).collect();
+    assert!(differences.is_empty(), "{differences:#?}");
+    let families: BTreeSet<&str> = with_traffic
+        .iter()
+        .map(|series| series.split('{').next().unwrap())
+        .collect();
+    for name in PUBLISHED {
+        let found = families.contains(name) || families.contains(format!("{name}_count").as_str());
+        assert!(found, "{name} in {families:#?}");
+    }
+    assert_eq!(
+        labels(&with_traffic),
+        ["kind", "le", "outcome", "reason", "sink", "source", "version"]
+            .map(str::to_owned)
+            .into(),
+        "labels that what the feed sends can't multiply"
+    );
+}
+
+fn labels(series: &BTreeSet<String>) -> BTreeSet<String> {
+    let of_one = |series: &String| -> Vec<String> {
+        let labels = series.split_once('{').map_or("", |(_, labels)| labels);
+        labels
+            .split("=\"")
+            .filter_map(|part| part.rsplit(['{', ',', '"']).next())
+            .filter(|name| !name.is_empty() && *name != "}")
+            .map(str::to_owned)
+            .collect()
+    };
+    series.iter().flat_map(of_one).collect()
+}
+
+#[test]
+fn the_page_is_served_and_has_nothing_from_elsewhere() {
+    let dir = Scratch::new("page").unwrap();
+    let platform = Platform::start(&dir, &["--count", "1"]).unwrap();
+    let config = format!("[sources.main]\nurl = \"{}\"\ntoken = \"t\"\n", platform.url());
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    let page = bridge.get("/").unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.contains("<title>neurobridge</title>"));
+    for elsewhere in ["http:", "https:", "//cdn", "src=", "@import"] {
+        assert!(!page.contains(elsewhere), "{elsewhere}");
+    }
+    assert!(page.contains("/status"), "it shows /status live");
+    assert_eq!(
+        neurobridge_tests::http::get_any(bridge.address(), "/nothing")
+            .unwrap()
+            .0,
+        404
+    );
+    stop(bridge);
+}
+
+#[test]
+fn nothing_personal_and_no_secret_is_on_any_page_or_in_the_log() {
+    for level in ["info", "trace"] {
+        let dir = Scratch::new("personal").unwrap();
+        let platform = Platform::start(
+            &dir,
+            &[&["--count", "1000", "--token", TOKEN][..], &FAULTS].concat(),
+        )
+        .unwrap();
+        let config = format!(
+            "[log]\nlevel = \"{level}\"\n[sources.main]\nurl = \"{}\"\nping_interval = \"100ms\"\n[sinks.events]\ntype = \"file\"\n",
+            platform.url()
+        );
+        let token = [("NEUROBRIDGE__SOURCES__MAIN__TOKEN", TOKEN)];
+        let bridge = Bridge::start_with(&dir, &config, &token).unwrap();
+        bridge
+            .wait("all", SOON, |status| delivered(status) == 1001)
+            .unwrap();
+        let mut shown: Vec<(String, String)> = ["/", "/status", "/metrics", "/livez", "/readyz"]
+            .map(|path| (path.to_owned(), bridge.get(path).unwrap()))
+            .into();
+        let log = stop(bridge);
+        // What the platform says is shown, all but the token in it.
+        let status = &shown[1].1;
+        assert!(status.contains("is about to expire"), "{status}");
+        assert!(
+            log.contains("is unknown") && log.contains("is about to expire"),
+            "{log}"
+        );
+        shown.push((format!("the log at {level}"), log));
+        let secrets = personal(&platform.stop().unwrap());
+        for (place, text) in shown {
+            assert!(!text.contains(TOKEN), "the token is in {place}");
+            if let Some(secret) = secrets.iter().find(|secret| text.contains(secret.as_str())) {
+                let line = text.lines().find(|line| line.contains(secret.as_str()));
+                panic!("{secret} is in {place}: {line:?}");
+            }
+        }
+    }
+}
+
+/// What a person could be known by: `pid` and pictures.
+fn personal(sent: &[Sent]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for event in sent {
+        found.extend(event.pid.clone());
+        let entry: Value = serde_json::from_str(&event.data).unwrap();
+        found.extend(
+            IMAGES
+                .iter()
+                .filter_map(|name| entry[name].as_str().map(str::to_owned)),
+        );
+    }
+    assert!(found.len() > 1000, "{} are enough to find one", found.len());
+    found
+}
+
+#[test]
+fn what_is_redacted_or_a_pseudonym_is_in_no_file() {
+    let dir = Scratch::new("redacted").unwrap();
+    let key = dir.join("key");
+    fs::write(&key, "0f".repeat(32)).unwrap();
+    let faults = [
+        &["--count", "1000", "--fault", "huge=100KiB,after=100,times=1"][..],
+        &FAULTS,
+    ]
+    .concat();
+    let platform = Platform::start(&dir, &faults).unwrap();
+    let config = format!(
+        r#"
+        [sources.main]
+        url = "{}"
+        token = "{TOKEN}"
+
+        [event]
+        redact = ["*_image"]
+        pseudonymise = {{ fields = ["pid"], key_file = {key:?} }}
+
+        [sinks.events]
+        type = "file"
+
+        [sinks.nameless]
+        type = "file"
+        path = "nameless.jsonl"
+        redact = ["pid", "source.name"]
+        "#,
+        platform.url()
+    );
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    bridge
+        .wait("all", SOON, |status| {
+            delivered(status) == 1001 && status["sinks"]["nameless"]["ledger"]["delivered"] == 1001
+        })
+        .unwrap();
+    let data_dir = bridge.data_dir().to_owned();
+    stop(bridge);
+
+    let secrets = personal(&platform.stop().unwrap());
+    let files = files_below(&data_dir);
+    assert!(files.len() >= 3, "{files:?}");
+    for file in &files {
+        let text = String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned();
+        let found = secrets.iter().find(|secret| text.contains(secret.as_str()));
+        assert!(found.is_none(), "{found:?} is in {}", file.display());
+    }
+    let letters = fs::read_to_string(data_dir.join("dead-letters.jsonl")).unwrap();
+    assert_eq!(letters.lines().count(), 2);
+    assert!(
+        !letters.contains("\"frame\""),
+        "what can't be read can't be redacted: {letters}"
+    );
+}
+
+#[test]
+fn a_pseudonym_stands_for_one_person() {
+    let dir = Scratch::new("pseudonyms").unwrap();
+    let key = dir.join("key");
+    fs::write(&key, "0f".repeat(32)).unwrap();
+    let platform = Platform::start(&dir, &["--count", "1000"]).unwrap();
+    let config = format!(
+        "[sources.main]\nurl = \"{}\"\ntoken = \"t\"\n\
+         [event]\nredact = [\"*_image\"]\npseudonymise = {{ fields = [\"pid\"], key_file = {key:?} }}\n",
+        platform.url()
+    );
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    bridge
+        .wait("all", SOON, |status| delivered(status) == 1000)
+        .unwrap();
+    let file = bridge.data_dir().join("events.jsonl");
+    stop(bridge);
+
+    let mut pseudonyms = BTreeMap::new();
+    let sent = platform.stop().unwrap();
+    let written = fs::read_to_string(file).unwrap();
+    for (line, event) in written.lines().zip(&sent) {
+        let arrived: Value = serde_json::from_str::<Value>(line).unwrap()["data"].take();
+        let mut expected: Value = serde_json::from_str(&event.data).unwrap();
+        if let Some(pid) = &event.pid {
+            let pseudonym = arrived["pid"].as_str().unwrap().to_owned();
+            let known = pseudonyms.entry(pid.clone()).or_insert_with(|| pseudonym.clone());
+            assert_eq!(*known, pseudonym, "of {pid}");
+            expected["pid"] = pseudonym.into();
+        }
+        for image in IMAGES {
+            if let Some(value) = expected.get_mut(image) {
+                *value = Value::Null;
+            }
+        }
+        assert_eq!(arrived, expected, "all else stays as it was");
+    }
+    let distinct: BTreeSet<_> = pseudonyms.values().collect();
+    assert_eq!(distinct.len(), pseudonyms.len(), "two persons never share one");
+    assert!(pseudonyms.len() < sent.len(), "some came back");
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() {
+                files_below(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn a_token_from_the_environment_stays_as_it_is() {
+    for token in ["007", "true", "[x]", "1e3", " = \"'"] {
+        let dir = Scratch::new("scalar").unwrap();
+        let platform = Platform::start(&dir, &["--count", "10", "--token", token]).unwrap();
+        let config = format!("[sources.main]\nurl = \"{}\"\n", platform.url());
+        let variables = [("NEUROBRIDGE__SOURCES__MAIN__TOKEN", token)];
+        let bridge = Bridge::start_with(&dir, &config, &variables).unwrap();
+        bridge
+            .wait(&format!("{token} to be right"), SOON, |status| {
+                delivered(status) == 10
+            })
+            .unwrap();
+        stop(bridge);
+    }
+}
+
+#[test]
+fn a_certificate_is_verified_by_the_authority_that_is_named() {
+    let dir = Scratch::new("wss").unwrap();
+    let known = Certificates::generate(&dir.join("known")).unwrap();
+    let stranger = Certificates::generate(&dir.join("stranger")).unwrap();
+    let path = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    let (cert, key) = (path(&known.server_cert), path(&known.server_key));
+    let platform = Platform::start(
+        &dir,
+        &[
+            "--count",
+            "100",
+            "--token",
+            TOKEN,
+            "--tls-cert",
+            &cert,
+            "--tls-key",
+            &key,
+        ],
+    )
+    .unwrap();
+    let config = |ca: &Path| {
+        format!(
+            "[sources.main]\nurl = \"{}\"\ntoken = \"{TOKEN}\"\n[sources.main.tls]\nca_file = {ca:?}\n[sinks.events]\ntype = \"file\"\n",
+            platform.tls_url()
+        )
+    };
+    let bridge = Bridge::start(&dir, &config(&stranger.ca)).unwrap();
+    let refused = bridge
+        .wait("the refusal", SOON, |status| {
+            status["sources"]["main"]["reason"].is_string()
+        })
+        .unwrap();
+    let reason = refused["sources"]["main"]["reason"].as_str().unwrap();
+    assert!(reason.contains("certificate"), "{reason}");
+    let labels = &["outcome=\"tls_failed\""];
+    let failed = bridge.metric("neurobridge_source_connections_total", labels);
+    assert!(failed.unwrap() >= 1.0);
+    assert_eq!(delivered(&refused), 0);
+    stop(bridge);
+
+    let bridge = Bridge::start(&dir, &config(&known.ca)).unwrap();
+    bridge
+        .wait("all events over TLS", SOON, |status| delivered(status) == 100)
+        .unwrap();
+    stop(bridge);
+}
