@@ -31,6 +31,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use neurobridge_core::{event::Sequence, histogram, identity::SpoolId, record::Batch};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use self::log::Log;
@@ -51,7 +53,8 @@ pub struct Spool {
 }
 
 /// Where a reader begins that the log does not know yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Start {
     /// With what is appended next.
     #[default]

@@ -60,11 +60,11 @@ fn any_action() -> impl Strategy<Value = Action> {
 }
 
 /// What a reader should see: a counter, and where its cursor is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Model {
     next: u64,
-    /// What became of the events between the cursor and `next`, as far as they were not delivered.
-    dropped: u64,
+    /// The events between the cursor and `next` that were skipped.
+    dropped: Vec<u64>,
     committed: u64,
     counts: SinkCounts,
 }
@@ -90,7 +90,7 @@ impl World {
         let readers = READERS.map(|name| spool.reader(name)).into();
         let model = Model {
             next: 1,
-            dropped: 0,
+            dropped: Vec::new(),
             committed: 1,
             counts: SinkCounts::default(),
         };
@@ -99,7 +99,7 @@ impl World {
             config,
             spool,
             readers,
-            models: [model; READERS.len()],
+            models: READERS.map(|_| model.clone()),
             appended: 0,
         }
     }
@@ -115,20 +115,17 @@ impl World {
             Action::Rewind { reader, back } => {
                 let model = &mut self.models[reader];
                 model.next = model.next.saturating_sub(back).max(model.committed);
-                model.dropped = 0;
-                // What lies between is read again, so it must not be counted twice.
-                if model.next > model.committed {
-                    model.next = model.committed;
-                }
+                let next = model.next;
+                model.dropped.retain(|sequence| *sequence < next);
                 self.readers[reader].rewind(Sequence::new(model.next).unwrap());
             }
             Action::Commit { reader } => {
                 let model = &mut self.models[reader];
-                let settled = model.next - model.committed;
-                model.counts.add(Outcome::Dropped, model.dropped);
-                model.counts.add(Outcome::Delivered, settled - model.dropped);
+                let (settled, dropped) = (model.next - model.committed, model.dropped.len() as u64);
+                model.counts.add(Outcome::Dropped, dropped);
+                model.counts.add(Outcome::Delivered, settled - dropped);
                 model.committed = model.next;
-                model.dropped = 0;
+                model.dropped.clear();
                 let mut cursor = self.readers[reader].cursor().clone();
                 cursor.next = Sequence::new(model.next).unwrap();
                 cursor.counts = model.counts;
@@ -139,7 +136,7 @@ impl World {
                 self.readers[reader] = self.spool.reader(READERS[reader]);
                 let model = &mut self.models[reader];
                 model.next = model.committed;
-                model.dropped = 0;
+                model.dropped.clear();
                 assert_eq!(self.readers[reader].cursor().next.get(), model.committed);
             }
             Action::Kill { torn } => {
@@ -179,7 +176,7 @@ impl World {
             assert_eq!(self.config.when_full, WhenFull::DropOldest);
         }
         model.next += seen.all();
-        model.dropped += seen.dropped.len() as u64;
+        model.dropped.extend(seen.dropped);
     }
 
     fn open_again(&mut self, root: TempDir, is_orderly: bool) {
@@ -197,7 +194,7 @@ impl World {
             model.next = cursor.next.get();
             model.committed = model.next;
             model.counts = cursor.counts;
-            model.dropped = 0;
+            model.dropped.clear();
         }
     }
 

@@ -147,13 +147,16 @@ impl Disk {
             state.queue.push_back(Pending { batch, reply });
         }
         self.shared.work.notify_all();
-        stored.await.unwrap_or_else(|_| {
-            Err(match &self.shared.lock().failed {
-                Some(error) => AppendError::Failed {
-                    source: error.clone(),
-                },
-                None => AppendError::Closed,
-            })
+        if let Ok(stored) = stored.await {
+            return stored;
+        }
+        // The writer ends; why, it says before it has ended.
+        let _ = self.closed().wait_for(|closed| *closed).await;
+        Err(match &self.shared.lock().failed {
+            Some(error) => AppendError::Failed {
+                source: error.clone(),
+            },
+            None => AppendError::Closed,
         })
     }
 
@@ -339,7 +342,7 @@ impl Shared {
         error!(
             segment = %path.display(),
             offset = region.offset,
-            bytes = region.end - region.offset,
+            bytes = region.length(),
             first = region.from.get(),
             events = region.to.since(region.from),
             "the spool is damaged; these events are lost, the others are delivered"
@@ -352,7 +355,7 @@ impl Shared {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let copy = folder.join(format!("{stem}-{}.bytes", region.offset));
         let mut size = lock(&self.damaged_size);
-        let length = region.end - region.offset;
+        let length = region.length();
         if copy.exists() || (length == 0 && region.from == region.to) {
             return Ok(false);
         }

@@ -52,6 +52,13 @@ pub(crate) struct Region {
     pub(crate) to: Sequence,
 }
 
+impl Region {
+    /// How many bytes; 0 also for a file that ends before its records would begin.
+    pub(crate) const fn length(&self) -> u64 {
+        self.end.saturating_sub(self.offset)
+    }
+}
+
 impl Scan {
     /// Begins at an offset, at which the record of `expected` should stand.
     pub(crate) const fn new(file: File, offset: u64, expected: Sequence, end: u64, limit: Sequence) -> Self {

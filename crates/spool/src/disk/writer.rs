@@ -319,6 +319,10 @@ impl Writer<'_> {
             // A batch larger than the whole log goes in alone: refusing it for ever would stop the bridge.
             if state.size() - ahead + length <= self.shared.options.max_size || state.segments.is_empty() {
                 end_full(&mut state);
+                // This room is the new segment's: the keeper must not take it for the one after.
+                if matches!(state.ahead, Ahead::Wanted) {
+                    state.ahead = Ahead::None;
+                }
                 return Ok(());
             }
             state = make_room(self.shared, state)?;
