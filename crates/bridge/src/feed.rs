@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     exit::{Exit, Failure, OrExit},
     intake::{self, IntakeSource, IntakeStats},
+    spool,
 };
 
 /// Running sources and the intake behind them. Dropping it stops them at once.
@@ -104,8 +105,11 @@ impl Feed {
                     (name, Ok(())) => info!(source = name, "the source has ended"),
                 },
                 ended = &mut self.intake => {
-                    let error = joined(ended).err().map_or_else(|| anyhow!("no source is left"), Into::into);
-                    return Failure::new(Exit::Unavailable, error.context("the intake has ended"));
+                    let (exit, error) = match joined(ended) {
+                        Err(error) => (spool::exit_of(&error), anyhow!(error)),
+                        Ok(()) => (Exit::Unavailable, anyhow!("no source is left")),
+                    };
+                    return Failure::new(exit, error.context("the intake has ended"));
                 }
             }
         }
