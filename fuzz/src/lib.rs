@@ -9,10 +9,12 @@ mod fault_rule;
 mod frame;
 mod record;
 mod redaction;
+mod spool_format;
 mod template;
 
 pub use self::{
-    fault_rule::fault_rule, frame::frame, record::record, redaction::redaction, template::template,
+    fault_rule::fault_rule, frame::frame, record::record, redaction::redaction, spool_format::spool_format,
+    template::template,
 };
 
 #[cfg(test)]

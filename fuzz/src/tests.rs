@@ -6,12 +6,13 @@ use super::*;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 5] = [
+const TARGETS: [(&str, Target); 6] = [
     ("frame", frame),
     ("record", record),
     ("template", template),
     ("redaction", redaction),
     ("fault_rule", fault_rule),
+    ("spool_format", spool_format),
 ];
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {

@@ -18,7 +18,7 @@ use neurobridge_sink_file::{DeadLettersConfig, FileDeadLetters, FileSink};
 use neurobridge_spool::Spool;
 use tokio::{
     task::{JoinHandle, JoinSet},
-    time::{Instant as Deadline, timeout_at},
+    time::{Instant as Deadline, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -29,6 +29,7 @@ use crate::{
     feed::{Feed, joined, redaction},
     http::{self, Status},
     signals::Signals,
+    spool,
     state::{SinkHandle, State},
 };
 
@@ -63,7 +64,7 @@ impl Bridge {
             })
             .or_exit(Exit::Unavailable)?;
         let address = listener.local_addr().or_exit(Exit::Unavailable)?;
-        let spool = Spool::open(&config.spool).or_exit(Exit::Config)?;
+        let spool = spool::open(config).await?;
         let dead_letters = open_dead_letters(config, &config.dead_letters.path).await?;
 
         let shutdown = Shutdown {
@@ -85,6 +86,13 @@ impl Bridge {
                 shutdown: &shutdown,
             };
             sink_handles.push(parts.start(&config.data_dir, &mut sinks)?);
+        }
+
+        for name in spool.release_others() {
+            warn!(
+                sink = name,
+                "the spool has a cursor of a sink that is not configured any more; nothing is kept for it"
+            );
         }
 
         let (feed, sources) = Feed::start(config, spool.clone(), dead_letters)?;
@@ -159,6 +167,16 @@ impl Bridge {
             }
         }
         self.abort().await;
+        // Last of all: the cursors are saved here. A disk that hangs must not hang the end.
+        let finished = timeout(ABORT_LIMIT, self.state.spool.finish()).await;
+        let cause = match finished {
+            Ok(Err(error)) => cause.or_else(|| Some(Failure::new(Exit::Disk, error))),
+            Ok(Ok(())) => cause,
+            Err(_) => {
+                warn!("the spool could not save its cursors in time; events may be sent again");
+                cause
+            }
+        };
         self.finish(cause)
     }
 
@@ -217,8 +235,17 @@ impl Bridge {
             .map(|sink| sink.ledger.pending)
             .max()
             .unwrap_or(0);
-        if in_flight + pending == 0 {
+        let is_kept = view.spool.kind == "disk";
+        if is_kept && pending > 0 {
+            info!("{pending} events are kept in the spool; they are delivered after the next start");
+        }
+        if in_flight == 0 && (is_kept || pending == 0) {
             return Ok(());
+        }
+        if is_kept {
+            let message =
+                format!("{in_flight} events were on the way to the spool when time ran out: they are lost");
+            return Err(Failure::message(Exit::TryLater, message));
         }
         let message = format!(
             "{} events were in memory and not delivered within drain_timeout ({pending} pending at a sink, {in_flight} \
@@ -258,7 +285,7 @@ impl SinkParts<'_> {
     }
 
     fn spawn(self, sink: impl Sink, tasks: &mut SinkTasks) -> Result<SinkHandle, Failure> {
-        let reader = self.spool.reader(self.name);
+        let reader = self.spool.reader_from(self.name, self.entry.common.start);
         let progress = Arc::new(Progress::new(reader.cursor().clone()));
         let common = &self.entry.common;
         let options = delivery::Options {

@@ -73,6 +73,8 @@ pub enum Command {
     /// Simulates the NeuroIO platform: event feed, REST interface, and faults by rule.
     #[command(after_help = SIMULATE_SHORT_HELP, after_long_help = simulate_long_help())]
     Simulate(Box<SimulateFlags>),
+    /// Shows what a spool on disk holds, and whether it is whole; also while a bridge runs.
+    Spool(SpoolFlags),
     /// Asks a running bridge whether it is well; exit code 0 or 1.
     ///
     /// For containers without a shell or curl. The answer goes to standard output.
@@ -94,6 +96,26 @@ pub struct ConfigFlag {
     /// The configuration file [default: ./neurobridge.toml, /etc/neurobridge/neurobridge.toml, or none].
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Flags of `spool`.
+#[derive(Clone, Debug, Args)]
+pub struct SpoolFlags {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigFlag,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: SpoolCommand,
+}
+
+/// What to do with a spool.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum SpoolCommand {
+    /// Lists segments and the cursors of sinks.
+    Ls,
+    /// Reads all and names what is damaged; exit code 74 when anything is.
+    Verify,
 }
 
 /// Flags of `demo`.

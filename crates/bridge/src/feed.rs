@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     exit::{Exit, Failure, OrExit},
     intake::{self, IntakeSource, IntakeStats},
+    spool,
 };
 
 /// Running sources and the intake behind them. Dropping it stops them at once.
@@ -107,7 +108,8 @@ impl Feed {
                 },
                 // Without an error it has ended because the last source has; why, that source says next.
                 Some(ended) = self.intake.join_next() => if let Err(error) = joined(ended) {
-                    return Failure::new(Exit::Unavailable, anyhow!(error).context("the intake has ended"));
+                    let exit = spool::exit_of(&error);
+                    return Failure::new(exit, anyhow!(error).context("the intake has ended"));
                 },
                 else => return Failure::message(Exit::Unavailable, "no source is left"),
             }

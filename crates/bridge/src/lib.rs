@@ -10,6 +10,7 @@ mod http;
 mod intake;
 pub mod logging;
 mod signals;
+mod spool;
 mod state;
 
 use std::{

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use neurobridge_core::{
     delivery::{Progress, ProgressSnapshot, SinkState},
     event::Sequence,
+    histogram,
     ledger::{SinkCounts, SourceCounts},
 };
 use neurobridge_listener::{SourceSnapshot, SourceState};
@@ -35,6 +36,8 @@ pub(crate) struct View<'a> {
     pub(crate) sources: Vec<SourceView<'a>>,
     pub(crate) sinks: Vec<SinkView<'a>>,
     pub(crate) spool: SpoolStatus,
+    /// How long the spool's syncs took.
+    pub(crate) spool_sync: histogram::Snapshot,
 }
 
 pub(crate) struct SourceView<'a> {
@@ -105,6 +108,7 @@ impl State {
             sources,
             sinks,
             spool,
+            spool_sync: self.spool.sync_duration(),
         }
     }
 }

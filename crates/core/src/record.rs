@@ -25,6 +25,8 @@ use crate::{
 
 /// Bytes before the part that the length and the checksum cover.
 pub const PREFIX: usize = 8;
+/// The shortest record: one without a source's name and a frame.
+pub const SHORTEST: usize = FIXED;
 const FIXED: usize = 102;
 const CONFLICT: u8 = 1;
 

@@ -13,7 +13,7 @@ use neurobridge_core::{
 };
 use tokio::sync::{Notify, watch};
 
-use crate::{AppendError, MemoryConfig, OpenError, SpoolStatus, Stored, WhenFull};
+use crate::{AppendError, MemoryConfig, OpenError, SpoolStatus, Start, Stored, WhenFull, log::Found};
 
 /// What a batch costs beside its bytes: its place in the queue, and the allocator's own.
 const BATCH_OVERHEAD: usize = 128;
@@ -42,17 +42,8 @@ struct State {
     needed: BTreeMap<u64, Sequence>,
     next_reader: u64,
     dropped_events: u64,
-}
-
-/// What stands at a place of the log.
-pub(crate) enum Found {
-    Events(SealedBatch),
-    /// Not there any more; the oldest that is there stands at `oldest`.
-    Dropped {
-        oldest: Sequence,
-    },
-    /// Not there yet.
-    Nothing,
+    /// An append waits for room.
+    is_full: bool,
 }
 
 impl Memory {
@@ -71,6 +62,7 @@ impl Memory {
             needed: BTreeMap::new(),
             next_reader: 0,
             dropped_events: 0,
+            is_full: false,
         };
         Ok(Self {
             id: SpoolId::generate(),
@@ -124,13 +116,16 @@ impl Memory {
     }
 
     /// A new reader's number and the sequence at which it begins.
-    pub(crate) fn register(&self) -> (u64, Sequence) {
+    pub(crate) fn register(&self, start: Start) -> (u64, Sequence) {
         let mut state = self.lock();
         let number = state.next_reader;
         state.next_reader += 1;
-        let next = state.next;
-        state.needed.insert(number, next);
-        (number, next)
+        let first = match start {
+            Start::End => state.next,
+            Start::Oldest => state.oldest(),
+        };
+        state.needed.insert(number, first);
+        (number, first)
     }
 
     pub(crate) fn unregister(&self, reader: u64) {
@@ -177,10 +172,14 @@ impl Memory {
         let state = self.lock();
         SpoolStatus {
             kind: "memory",
+            oldest_sequence: state.oldest().get(),
             durable_sequence: state.next.get() - 1,
             size_bytes: state.size as u64,
             limit_bytes: self.limit as u64,
             dropped_events: state.dropped_events,
+            damaged_events: 0,
+            is_full: state.is_full,
+            has_failed: false,
         }
     }
 
@@ -189,10 +188,12 @@ impl Memory {
         // A batch larger than the whole log goes in alone: refusing it for ever would stop the bridge.
         while state.size + cost > self.limit && !state.batches.is_empty() {
             if self.when_full == WhenFull::Block {
+                state.is_full = true;
                 return None;
             }
             state.drop_oldest();
         }
+        state.is_full = false;
         let sealed = batch.take()?.seal_in_memory(state.next);
         let stored = Stored {
             first: sealed.first(),
@@ -237,6 +238,10 @@ const fn footprint(bytes: usize) -> usize {
 }
 
 impl State {
+    fn oldest(&self) -> Sequence {
+        self.batches.front().map_or(self.next, SealedBatch::first)
+    }
+
     fn drop_oldest(&mut self) {
         if let Some(batch) = self.forget_oldest() {
             self.dropped_events += batch.events();

@@ -1,7 +1,5 @@
 //! A reader: prefetches from the log into a bounded channel.
 
-use std::sync::Arc;
-
 use neurobridge_core::{
     event::Sequence,
     reader::{Cursor, Read, ReadError, Reader, Skipped},
@@ -11,35 +9,38 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::memory::{Found, Memory};
+use crate::{
+    Start,
+    log::{Finder, Found, Log, ReaderKey},
+};
 
 /// Batches between the log and a sink. When it is full the prefetch waits: the log keeps the rest. Few, because each
 /// is a whole wake-up of a socket, and `drop_oldest` can't free what is in here.
 const PREFETCH: usize = 4;
 
-/// A sink's reader of the log. Dropping it releases the log from it.
+/// A sink's reader of the log. Dropping it releases a log in memory from it; on disk its cursor stays.
 #[derive(Debug)]
 pub struct SpoolReader {
-    log: Arc<Memory>,
-    number: u64,
+    log: Log,
+    key: ReaderKey,
     cursor: Cursor,
-    prefetched: mpsc::Receiver<(u64, Read)>,
+    prefetched: mpsc::Receiver<(u64, Result<Read, ReadError>)>,
     /// Where to read from, and for the how manyth time that was said.
     position: watch::Sender<(u64, Sequence)>,
     task: JoinHandle<()>,
 }
 
 impl SpoolReader {
-    pub(crate) fn start(log: Arc<Memory>, name: &str) -> Self {
-        let (number, first) = log.register();
-        tracing::debug!(reader = name, first = first.get(), "reader begins");
-        let (position, positions) = watch::channel((0, first));
+    pub(crate) fn start(log: Log, name: &str, start: Start) -> Self {
+        let (key, cursor) = log.register(name, start);
+        tracing::debug!(reader = name, next = cursor.next.get(), "reader begins");
+        let (position, positions) = watch::channel((0, cursor.next));
         let (sender, prefetched) = mpsc::channel(PREFETCH);
-        let task = tokio::spawn(prefetch(Arc::clone(&log), positions, sender));
+        let task = tokio::spawn(prefetch(log.clone(), positions, sender));
         Self {
             log,
-            number,
-            cursor: Cursor::starting_at(first),
+            key,
+            cursor,
             prefetched,
             position,
             task,
@@ -52,7 +53,7 @@ impl Reader for SpoolReader {
         let epoch = self.position.borrow().0;
         loop {
             match self.prefetched.recv().await {
-                Some((of, read)) if of == epoch => return Ok(read),
+                Some((of, read)) if of == epoch => return read,
                 // Prefetched before a rewind.
                 Some(_) => {}
                 None => return Err(ReadError::Stopped),
@@ -68,7 +69,7 @@ impl Reader for SpoolReader {
     }
 
     fn commit(&mut self, cursor: &Cursor) {
-        self.log.commit(self.number, cursor.next);
+        self.log.commit(&self.key, cursor);
     }
 
     fn cursor(&self) -> &Cursor {
@@ -79,44 +80,31 @@ impl Reader for SpoolReader {
 impl Drop for SpoolReader {
     fn drop(&mut self) {
         self.task.abort();
-        self.log.unregister(self.number);
+        self.log.unregister(&self.key);
     }
 }
 
-/// Ends when the reader is dropped.
+/// Ends when the reader is dropped, or after an error.
 async fn prefetch(
-    log: Arc<Memory>,
+    log: Log,
     mut positions: watch::Receiver<(u64, Sequence)>,
-    sender: mpsc::Sender<(u64, Read)>,
+    sender: mpsc::Sender<(u64, Result<Read, ReadError>)>,
 ) {
     let mut durable = log.durable();
     let mut closed = log.closed();
+    let mut finder = Finder::new(log);
     loop {
         let (epoch, mut sequence) = *positions.borrow_and_update();
         loop {
             // Before the look into the log: what comes after it wakes us then.
             let is_closed = *closed.borrow_and_update();
             durable.mark_unchanged();
-            let (read, next) = match log.find(sequence) {
-                Found::Events(batch) => {
-                    let next = batch.end();
-                    (Some(Read::Events(batch)), next)
-                }
-                Found::Dropped { oldest } => {
-                    let events = oldest.since(sequence);
-                    (
-                        Some(Read::Skipped {
-                            from: sequence,
-                            events,
-                            reason: Skipped::Dropped,
-                        }),
-                        oldest,
-                    )
-                }
-                Found::Nothing if is_closed => (Some(Read::End), sequence),
-                Found::Nothing => (None, sequence),
+            let (read, next) = match finder.find(sequence).await {
+                Ok(found) => read(found, sequence, is_closed),
+                Err(error) => (Some(Err(error)), sequence),
             };
-            let ended = matches!(read, Some(Read::End));
+            let has_ended = matches!(read, Some(Ok(Read::End)));
+            let has_failed = matches!(read, Some(Err(_)));
             let rewound = match read {
                 Some(read) => tokio::select! {
                     biased;
@@ -131,7 +119,8 @@ async fn prefetch(
                 },
             };
             match rewound {
-                Ok(false) if ended => {
+                Ok(false) if has_failed => return,
+                Ok(false) if has_ended => {
                     // All is handed over; only a rewind can want more.
                     if positions.changed().await.is_err() {
                         return;
@@ -143,5 +132,27 @@ async fn prefetch(
                 Err(_) => return,
             }
         }
+    }
+}
+
+/// What a reader is told of what was found, and where it goes on.
+fn read(found: Found, sequence: Sequence, is_closed: bool) -> (Option<Result<Read, ReadError>>, Sequence) {
+    let skipped = |next: Sequence, reason| {
+        let read = Read::Skipped {
+            from: sequence,
+            events: next.since(sequence),
+            reason,
+        };
+        (Some(Ok(read)), next)
+    };
+    match found {
+        Found::Events(batch) => {
+            let next = batch.end();
+            (Some(Ok(Read::Events(batch))), next)
+        }
+        Found::Dropped { oldest } => skipped(oldest, Skipped::Dropped),
+        Found::Damaged { next } => skipped(next, Skipped::Damaged),
+        Found::Nothing if is_closed => (Some(Ok(Read::End)), sequence),
+        Found::Nothing => (None, sequence),
     }
 }

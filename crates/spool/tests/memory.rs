@@ -17,7 +17,11 @@ use proptest::prelude::*;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 fn open(max_size: ByteSize, when_full: WhenFull) -> Spool {
-    Spool::open(&SpoolConfig::Memory(MemoryConfig { max_size, when_full })).unwrap()
+    Spool::open(
+        &SpoolConfig::Memory(MemoryConfig { max_size, when_full }),
+        "data".as_ref(),
+    )
+    .unwrap()
 }
 
 fn small() -> Spool {

@@ -56,7 +56,7 @@ impl DeadLetters for Letters {
 impl Delivery {
     pub(crate) fn start(config: KafkaConfig) -> Self {
         assert_eq!(config.check(), []);
-        let spool = Spool::open(&SpoolConfig::default()).unwrap();
+        let spool = Spool::open(&SpoolConfig::default(), "data".as_ref()).unwrap();
         let reader = spool.reader("kafka");
         let cursor = Cursor::starting_at(Sequence::FIRST);
         let progress = Arc::new(Progress::new(cursor));
@@ -175,7 +175,7 @@ pub(crate) fn frame(id: u64) -> String {
 pub(crate) async fn connect(config: KafkaConfig) -> Result<(), SinkFault> {
     assert_eq!(config.check(), []);
     let cursor = Cursor::starting_at(Sequence::FIRST);
-    let spool = Spool::open(&SpoolConfig::default()).unwrap();
+    let spool = Spool::open(&SpoolConfig::default(), "data".as_ref()).unwrap();
     let mut sink = KafkaSink::new("kafka", config);
     let session = Session {
         spool: spool.id(),

@@ -6,6 +6,7 @@ mod generate;
 mod healthcheck;
 mod run;
 mod simulate;
+mod spool;
 mod table;
 mod tail;
 
@@ -61,6 +62,7 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
             let _guard = log_without_configuration(&log, "info")?;
             block_on(simulate::run(*flags)).map(|()| Exit::Ok)
         }
+        Command::Spool(flags) => spool::run(&flags),
         Command::Healthcheck(flags) => block_on(healthcheck::run(&flags)),
         Command::Schema => generate::schema(),
         Command::Completions(flags) => generate::completions(flags.shell),

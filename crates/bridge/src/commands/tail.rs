@@ -9,7 +9,6 @@ use neurobridge_core::{
     cloudevents::push_one_line,
     reader::{Cursor, Read, Reader},
 };
-use neurobridge_spool::Spool;
 use tracing::warn;
 
 use crate::{
@@ -17,6 +16,7 @@ use crate::{
     exit::{Exit, Failure, OrExit},
     feed::{Feed, LoggedDeadLetters, joined},
     signals::Signals,
+    spool,
 };
 
 /// Writes the frames of all sources, filtered and redacted as for the sinks, one JSON object a line. Publishes nothing.
@@ -27,7 +27,7 @@ use crate::{
 /// A source can't go on, or standard output can't be written to.
 pub(crate) async fn run(config: &Config, count: Option<u64>) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
-    let spool = Spool::open(&config.spool).or_exit(Exit::Config)?;
+    let spool = spool::open_in_memory(config).or_exit(Exit::Config)?;
     let mut reader = spool.reader("tail");
     let (mut feed, _) = Feed::start(config, spool.clone(), Arc::new(LoggedDeadLetters))?;
     let mut left = count.unwrap_or(u64::MAX);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use neurobridge_listener::SourceConfig;
-use neurobridge_spool::{SpoolConfig, WhenFull};
+use neurobridge_spool::{SpoolConfig, SyncPolicy, WhenFull};
 
 use super::{
     load::Loaded,
@@ -56,16 +56,38 @@ impl Loaded {
 }
 
 fn spool(config: &Config, add: &mut impl FnMut(String, String)) {
-    // The kinds of spools that are added later have dangers of their own.
-    #[expect(clippy::single_match, reason = "SpoolConfig grows")]
+    let drops = |when_full: WhenFull| {
+        if when_full == WhenFull::DropOldest {
+            let message = "when the spool is full, the oldest events are dropped and only counted; \"block\" drops none";
+            Some(message.to_owned())
+        } else {
+            None
+        }
+    };
     match &config.spool {
         SpoolConfig::Memory(memory) => {
             let message =
                 "the spool is in memory: what is not delivered is lost when the process is killed or crashes";
             add("spool.type".to_owned(), message.to_owned());
-            if memory.when_full == WhenFull::DropOldest {
-                let message = "when the spool is full, the oldest events are dropped and only counted; \"block\" drops none";
-                add("spool.when_full".to_owned(), message.to_owned());
+            if let Some(message) = drops(memory.when_full) {
+                add("spool.when_full".to_owned(), message);
+            }
+        }
+        SpoolConfig::Disk(disk) => {
+            let message = match disk.sync {
+                SyncPolicy::Always => None,
+                SyncPolicy::Interval(_) => {
+                    Some("a power cut may take what was received since the last sync; \"always\" takes none")
+                }
+                SyncPolicy::Never => Some(
+                    "a power cut may take whatever the system had not yet written; \"always\" takes none",
+                ),
+            };
+            if let Some(message) = message {
+                add("spool.sync".to_owned(), message.to_owned());
+            }
+            if let Some(message) = drops(disk.when_full) {
+                add("spool.when_full".to_owned(), message);
             }
         }
         _ => {}

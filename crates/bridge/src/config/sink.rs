@@ -12,6 +12,7 @@ use neurobridge_core::{
 use neurobridge_sink_file::FileConfig;
 #[cfg(feature = "kafka")]
 use neurobridge_sink_kafka::KafkaConfig;
+use neurobridge_spool::Start;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -57,6 +58,9 @@ pub struct DeadLetterFile {
 pub struct SinkCommon {
     /// Whether the bridge is ready (`/readyz`) only while this sink is up.
     pub required: bool,
+    /// Where it begins when the spool does not know it yet: at the `end` (with what comes next), or with the `oldest` event
+    /// that the spool has.
+    pub start: Start,
     /// Which events this sink gets, of those that passed `event.filter`. All by default.
     pub filter: Filter,
     /// Fields whose values are replaced by null for this sink, beyond those of `event.redact`.
@@ -71,6 +75,7 @@ impl Default for SinkCommon {
     fn default() -> Self {
         Self {
             required: true,
+            start: Start::default(),
             filter: Filter::default(),
             redact: Vec::new(),
             pseudonymise: None,

@@ -105,11 +105,14 @@ impl Tables<'_> {
         };
         // The type first: once it is known, the table of that type is read, of which each key tells its own mistake.
         let kind = value.get("type").cloned().unwrap_or_default();
-        if let (Some("memory"), Some(table)) = (kind.as_str(), value.as_object_mut()) {
+        if let (Some(kind @ ("memory" | "disk")), Some(table)) = (kind.as_str(), value.as_object_mut()) {
             table.remove("type");
-            return self
-                .read(value, &["spool".to_owned()])
-                .map_or_else(SpoolConfig::default, SpoolConfig::Memory);
+            let at = ["spool".to_owned()];
+            let spool = match kind {
+                "disk" => self.read(value, &at).map(SpoolConfig::Disk),
+                _ => self.read(value, &at).map(SpoolConfig::Memory),
+            };
+            return spool.unwrap_or_default();
         }
         self.read::<SpoolConfig>(value, &["spool".to_owned()])
             .unwrap_or_default()

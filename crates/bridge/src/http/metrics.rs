@@ -163,11 +163,23 @@ fn spool(view: &View<'_>) -> Vec<MetricFamily> {
         "Sequence of the last durable event; 0 before the first.",
     );
     let mut dropped = Family::counter("spool_dropped_events_total", "Events that a full spool dropped.");
+    let mut damaged = Family::counter(
+        "spool_damaged_records_total",
+        "Events that the spool could not read.",
+    );
+    let mut sync = Family::histogram(
+        "spool_sync_duration_seconds",
+        "Time that the spool's disk took for a sync.",
+    );
     size.add(&[], spool.size_bytes as f64);
     limit.add(&[], spool.limit_bytes as f64);
     durable.add(&[], spool.durable_sequence as f64);
     dropped.add(&[], spool.dropped_events as f64);
-    [size, limit, durable, dropped].map(Family::done).into()
+    damaged.add(&[], spool.damaged_events as f64);
+    sync.add_histogram(&[], &view.spool_sync);
+    [size, limit, durable, dropped, damaged, sync]
+        .map(Family::done)
+        .into()
 }
 
 fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {

@@ -35,9 +35,14 @@ struct Source {
 struct Spool {
     #[serde(rename = "type")]
     kind: &'static str,
+    oldest_sequence: u64,
     durable_sequence: u64,
     size_bytes: u64,
     limit_bytes: u64,
+    is_full: bool,
+    has_failed: bool,
+    dropped_events: u64,
+    damaged_events: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -82,9 +87,14 @@ impl<'a> Status<'a> {
                 .collect(),
             spool: Spool {
                 kind: view.spool.kind,
+                oldest_sequence: view.spool.oldest_sequence,
                 durable_sequence: view.spool.durable_sequence,
                 size_bytes: view.spool.size_bytes,
                 limit_bytes: view.spool.limit_bytes,
+                is_full: view.spool.is_full,
+                has_failed: view.spool.has_failed,
+                dropped_events: view.spool.dropped_events,
+                damaged_events: view.spool.damaged_events,
             },
             sinks: view
                 .sinks

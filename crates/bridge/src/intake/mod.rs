@@ -34,6 +34,7 @@ use tokio::{sync::mpsc, time::sleep};
 use tracing::{debug, error};
 
 use self::dedupe::{Seeing, Seen};
+use crate::spool;
 
 /// Wake-ups of sockets between the listeners and the intake. When it is full the listeners stop reading their sockets.
 pub(crate) const CHANNEL: usize = 4;
@@ -81,12 +82,18 @@ pub(crate) async fn run(
     spool: Spool,
     mut frames: mpsc::Receiver<FrameBatch>,
 ) -> Result<(), AppendError> {
+    let mut seen = Seen::new(options.remembered_events);
+    // Events that come again after a restart are duplicates still. Meanwhile frames wait in the channel.
+    let (known, newest) = spool::newest(&spool, options.remembered_events).await;
+    for event in known {
+        seen.see(event.identity, event.body);
+    }
     let mut intake = Intake {
-        seen: Seen::new(options.remembered_events),
+        seen,
         tallies: vec![Tally::default(); sources.len()],
         options,
         sources,
-        newest: Timestamp::MIN,
+        newest: newest.unwrap_or(Timestamp::MIN),
         redacted: String::new(),
         letters: String::new(),
     };
@@ -187,7 +194,7 @@ impl Intake {
                 return;
             }
         };
-        let mut event = Event {
+        let event = Event {
             sequence: Sequence::FIRST,
             received_at: self.newest,
             source: &source.name,
@@ -195,9 +202,18 @@ impl Intake {
             envelope,
             frame: text,
         };
+        let mut conflict = None;
+        let redacted = self.options.redaction.apply(text, &mut self.redacted);
+        let redacted = redacted.then(|| envelope::read(&self.redacted));
         // An event without an id is never a duplicate.
         if let Some(id) = event.text(Field::Id) {
-            let body = identity::body_hash(event.data());
+            // As it is stored: with that it is compared after a restart.
+            let body = identity::body_hash(match &redacted {
+                Some(Ok(Kind::Event(envelope))) => {
+                    envelope.raw(Field::Data, &self.redacted).unwrap_or("null")
+                }
+                _ => event.data(),
+            });
             match self.seen.see(identity::identity_hash(&source.name, &id), body) {
                 Seeing::New => {}
                 Seeing::Duplicate => {
@@ -207,7 +223,7 @@ impl Intake {
                 Seeing::Conflict => {
                     debug!(source = &*source.name, %id, "an event of this id came before with another body");
                     source.stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
-                    event.conflict = Some(identity::conflict_suffix(body));
+                    conflict = Some(identity::conflict_suffix(body));
                 }
             }
         }
@@ -215,32 +231,30 @@ impl Intake {
             self.tallies[index].filtered += 1;
             return;
         }
-        if self.options.redaction.apply(text, &mut self.redacted) {
-            match envelope::read(&self.redacted) {
-                Ok(Kind::Event(envelope)) => {
-                    event = Event {
-                        envelope,
-                        frame: &self.redacted,
-                        ..event
-                    }
-                }
-                _ => {
-                    let (reason, detail) = ("unrenderable", "what is left after redaction is no event");
-                    dead_letter::write_frame(
-                        &source.name,
-                        self.newest,
-                        reason,
-                        detail,
-                        text,
-                        false,
-                        &mut self.letters,
-                    );
-                    self.letters.push('\n');
-                    self.tallies[index].dead_lettered += 1;
-                    return;
-                }
+        let event = match redacted {
+            None => Event { conflict, ..event },
+            Some(Ok(Kind::Event(envelope))) => Event {
+                conflict,
+                envelope,
+                frame: &self.redacted,
+                ..event
+            },
+            Some(_) => {
+                let (reason, detail) = ("unrenderable", "what is left after redaction is no event");
+                dead_letter::write_frame(
+                    &source.name,
+                    self.newest,
+                    reason,
+                    detail,
+                    text,
+                    false,
+                    &mut self.letters,
+                );
+                self.letters.push('\n');
+                self.tallies[index].dead_lettered += 1;
+                return;
             }
-        }
+        };
         records.push(&event);
         self.tallies[index].stored += 1;
     }

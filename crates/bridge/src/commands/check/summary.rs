@@ -140,6 +140,17 @@ fn spool(config: &Config) -> String {
             };
             format!("in memory, up to {}, then {full}", memory.max_size)
         }
+        SpoolConfig::Disk(disk) => {
+            let full = match disk.when_full {
+                WhenFull::Block => "stops reading the feed",
+                WhenFull::DropOldest => "drops the oldest events",
+            };
+            let path = in_data_dir(config, &disk.path);
+            format!(
+                "on disk in {path}, up to {}, then {full}; sync {}",
+                disk.max_size, disk.sync
+            )
+        }
         other => format!("{other:?}"),
     }
 }

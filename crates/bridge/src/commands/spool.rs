@@ -1,0 +1,108 @@
+//! `neurobridge spool`: what is stored, and whether it is whole.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use neurobridge_core::units::ByteSize;
+use neurobridge_spool::{
+    SpoolConfig,
+    inspect::{self, Listing, Report},
+};
+
+use super::{print, table::Table};
+use crate::{
+    cli::{SpoolCommand, SpoolFlags},
+    config::{self, Config},
+    exit::{Exit, Failure, OrExit},
+};
+
+/// Lists or checks the spool of a configuration, also while a bridge runs. Changes nothing.
+///
+/// # Errors
+/// It can't be read; or a check found that it is not whole.
+pub(crate) fn run(flags: &SpoolFlags) -> Result<Exit, Failure> {
+    let config = config::load(flags.config.config.as_deref())
+        .or_exit(Exit::Config)?
+        .config;
+    let folder = folder(&config)?;
+    match flags.command {
+        SpoolCommand::Ls => {
+            let listing = inspect::list(&folder).or_exit(Exit::Disk)?;
+            print(list(&listing))?;
+            Ok(Exit::Ok)
+        }
+        SpoolCommand::Verify => {
+            let report = inspect::verify(&folder).or_exit(Exit::Disk)?;
+            print(findings(&report))?;
+            Ok(if report.findings.is_empty() {
+                Exit::Ok
+            } else {
+                Exit::Disk
+            })
+        }
+    }
+}
+
+fn folder(config: &Config) -> Result<PathBuf, Failure> {
+    match &config.spool {
+        SpoolConfig::Disk(disk) => Ok(config.data_dir.join(&disk.path)),
+        _ => Err(Failure::new(
+            Exit::Config,
+            anyhow!("spool.type is \"memory\", expected \"disk\": there is nothing on disk to look at"),
+        )),
+    }
+}
+
+fn list(listing: &Listing) -> String {
+    let mut segments = Table::new(["first", "received", "size", "file"]);
+    for segment in &listing.segments {
+        segments.row([
+            segment.first.to_string(),
+            segment
+                .begins_at
+                .map_or_else(|| "?".to_owned(), |time| time.to_string()),
+            ByteSize::from_kib(segment.size_bytes.div_ceil(1024)).to_string(),
+            segment.path.display().to_string(),
+        ]);
+    }
+    let mut cursors = Table::new(["sink", "next", "since", "delivered", "other"]);
+    for state in &listing.cursors {
+        cursors.row(match &state.cursor {
+            Some(cursor) => [
+                state.reader.clone(),
+                cursor.next.to_string(),
+                cursor.first.to_string(),
+                cursor.counts.delivered.to_string(),
+                (cursor.counts.settled() - cursor.counts.delivered).to_string(),
+            ],
+            None => [
+                state.reader.clone(),
+                "damaged".to_owned(),
+                String::new(),
+                String::new(),
+                String::new(),
+            ],
+        });
+    }
+    let id = listing
+        .id
+        .map_or_else(|| "missing or damaged".to_owned(), |id| id.to_string());
+    format!("spool {id}\n\n{segments}\n{cursors}")
+}
+
+fn findings(report: &Report) -> String {
+    let range = report
+        .range
+        .map_or_else(String::new, |(first, last)| format!(", {first} to {last}"));
+    let mut text = format!("{} events are whole{range}\n", report.events);
+    for finding in &report.findings {
+        text.push_str(&format!(
+            "{}, offset {}, event {}: {}\n",
+            finding.path.display(),
+            finding.offset,
+            finding.from,
+            finding.what
+        ));
+    }
+    text
+}

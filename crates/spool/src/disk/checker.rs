@@ -1,0 +1,96 @@
+//! The thread that reads, after a start, what the last run left: damage is known before a sink comes to it.
+
+use std::{fs::File, io, sync::Arc, time::Duration};
+
+use tracing::{debug, warn};
+
+use super::{
+    Shared,
+    scan::{BLOCK, Item, Region, Scan},
+    segment::Place,
+    state::Located,
+};
+
+/// Bytes read in a second at most: sinks and the writer go first.
+const RATE: u64 = 128 << 20;
+
+/// Runs until all is read, or until the log is closed.
+pub(super) fn run(shared: Arc<Shared>) {
+    let (mut next, end) = {
+        let state = shared.lock();
+        (state.oldest(), state.next)
+    };
+    while next < end {
+        let located = {
+            let state = shared.lock();
+            // Deleted meanwhile: on with what is there.
+            next = next.max(state.oldest());
+            state.locate(next)
+        };
+        let Some(located) = located.filter(|located| located.first < end) else {
+            break;
+        };
+        match check(&shared, &located) {
+            Ok(true) => next = located.limit,
+            Ok(false) => return,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => next = located.limit,
+            Err(error) => {
+                warn!(%error, segment = %located.path.display(), "the segment can't be checked");
+                next = located.limit;
+            }
+        }
+    }
+    debug!("the spool is checked");
+}
+
+/// Checks a segment, and remembers places of it; false when the log is closed.
+fn check(shared: &Shared, located: &Located) -> io::Result<bool> {
+    let file = File::open(&located.path)?;
+    let place = located.place;
+    let mut scan = Scan::new(file, place.offset, place.sequence, located.end, located.limit);
+    loop {
+        match scan.next()? {
+            Item::Events { batch, offset } => {
+                let received_at = batch
+                    .iter()
+                    .next()
+                    .and_then(Result::ok)
+                    .map(|event| event.received_at);
+                let mut state = shared.lock();
+                if let Some(segment) = state
+                    .segments
+                    .iter_mut()
+                    .find(|segment| segment.first == located.first)
+                {
+                    segment.remember(Place {
+                        sequence: batch.first(),
+                        offset,
+                        received_at,
+                    });
+                }
+            }
+            Item::Damage(region) => shared.note_damage(&located.path, &region),
+            Item::End { offset } => {
+                if scan.expected() < located.limit {
+                    let region = Region {
+                        offset,
+                        end: located.end,
+                        from: scan.expected(),
+                        to: located.limit,
+                    };
+                    shared.note_damage(&located.path, &region);
+                }
+                return Ok(true);
+            }
+        }
+        let pause = Duration::from_nanos(1_000_000_000 * BLOCK as u64 / RATE);
+        let state = shared.lock();
+        if state.is_closed || state.is_stopping {
+            return Ok(false);
+        }
+        let state = shared.wait(&shared.chores, state, pause);
+        if state.is_closed || state.is_stopping {
+            return Ok(false);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! A cursor's file: two slots, written in turn, so that one torn write leaves the other.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use neurobridge_core::{event::Sequence, identity::SpoolId, reader::Cursor};
+
+use super::files::{self, DiskError};
+use crate::format::{CursorSlot, FormatError, SLOT_LENGTH};
+
+/// What follows a reader's name in the name of its cursor's file.
+const EXTENSION: &str = "cursor";
+
+/// A cursor on the disk.
+#[derive(Debug)]
+pub(crate) struct CursorFile {
+    path: PathBuf,
+    spool: SpoolId,
+    generation: u64,
+    /// What is on the disk for certain.
+    saved: Option<Sequence>,
+    file: Option<File>,
+}
+
+/// What a cursor's file holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Stored {
+    Nothing,
+    Cursor(CursorSlot),
+    /// There is a file, and nothing in it can be used.
+    Damaged(FormatError),
+}
+
+impl CursorFile {
+    /// A file that may or may not be there, with what was found in it.
+    pub(crate) const fn new(path: PathBuf, spool: SpoolId, found: Option<&CursorSlot>) -> Self {
+        let (generation, saved) = match found {
+            Some(slot) => (slot.generation, Some(slot.cursor.next)),
+            None => (0, None),
+        };
+        Self {
+            path,
+            spool,
+            generation,
+            saved,
+            file: None,
+        }
+    }
+
+    /// Puts a cursor on the disk and waits until it is there; an older one than the one there is left out. Whether the
+    /// cursor could be kept: one with too long a note can't.
+    pub(crate) fn save(&mut self, cursor: &Cursor) -> Result<bool, DiskError> {
+        if self.saved.is_some_and(|saved| saved >= cursor.next) {
+            return Ok(true);
+        }
+        let slot = CursorSlot {
+            spool: self.spool,
+            generation: self.generation + 1,
+            cursor: cursor.clone(),
+        };
+        let Some(bytes) = slot.encode() else {
+            return Ok(false);
+        };
+        let is_new = self.file.is_none() && !self.path.exists();
+        let file = match &self.file {
+            Some(file) => file,
+            None => self.file.insert(files::open_or_create(&self.path)?),
+        };
+        let offset = (slot.generation % 2) * SLOT_LENGTH as u64;
+        files::write_at(file, &self.path, &bytes, offset)?;
+        files::sync(file, &self.path)?;
+        if let (true, Some(folder)) = (is_new, self.path.parent()) {
+            files::sync_folder(folder)?;
+        }
+        // Only now: a slot that may be torn is written again, not its whole neighbour.
+        self.generation = slot.generation;
+        self.saved = Some(cursor.next);
+        Ok(true)
+    }
+}
+
+/// Reads a cursor's file. A cursor of another spool counts as none.
+pub(crate) fn read(path: &Path, spool: SpoolId) -> Result<Stored, DiskError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::Nothing),
+        Err(error) => return Err(DiskError::of("read", path)(error)),
+    };
+    let slots = [0, SLOT_LENGTH].map(|offset| {
+        let slot = bytes.get(offset..).unwrap_or_default();
+        CursorSlot::decode(&slot[..slot.len().min(SLOT_LENGTH)])
+    });
+    let newest = slots
+        .iter()
+        .flatten()
+        .filter(|slot| slot.spool == spool)
+        .max_by_key(|slot| slot.generation);
+    Ok(match (newest, &slots) {
+        (Some(slot), _) => Stored::Cursor(slot.clone()),
+        // Made, and its first slot never written: nothing relied on it.
+        (None, _) if bytes.iter().all(|byte| *byte == 0) => Stored::Nothing,
+        (None, [Err(error), Err(_)]) => Stored::Damaged(*error),
+        (None, _) => Stored::Nothing,
+    })
+}
+
+/// The name of a reader's file: letters, digits, `_` and `-` stand for themselves.
+pub(crate) fn file_name(reader: &str) -> String {
+    let mut name = String::new();
+    for byte in reader.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' {
+            name.push(char::from(byte));
+        } else {
+            name.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    name.push('.');
+    name.push_str(EXTENSION);
+    name
+}
+
+/// The readers of which a folder has cursors, in the order of their names.
+pub(crate) fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, DiskError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(DiskError::of("list", folder)(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(DiskError::of("list", folder))?.path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(reader_name);
+        if let Some(name) = name {
+            found.push((name, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn reader_name(file_name: &str) -> Option<String> {
+    let stem = file_name.strip_suffix(EXTENSION)?.strip_suffix('.')?;
+    let mut pieces = stem.split('%');
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        bytes.push(u8::from_str_radix(piece.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(&piece.as_bytes()[2..]);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use neurobridge_core::ledger::SinkCounts;
+
+    use super::*;
+
+    const SPOOL: SpoolId = SpoolId::from_bytes([7; 16]);
+
+    fn cursor(next: u64) -> Cursor {
+        Cursor {
+            first: Sequence::FIRST,
+            next: Sequence::new(next).unwrap(),
+            counts: SinkCounts {
+                delivered: next - 1,
+                ..SinkCounts::default()
+            },
+            note: Some(format!("note {next}")),
+        }
+    }
+
+    fn stored(path: &Path) -> Option<Cursor> {
+        match read(path, SPOOL).unwrap() {
+            Stored::Cursor(slot) => Some(slot.cursor),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_newer_slot_counts_and_a_torn_one_leaves_the_other() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(file_name("sink"));
+        assert_eq!(read(&path, SPOOL).unwrap(), Stored::Nothing);
+        let mut file = CursorFile::new(path.clone(), SPOOL, None);
+        for next in 1..6 {
+            assert!(file.save(&cursor(next)).unwrap());
+            assert_eq!(stored(&path), Some(cursor(next)));
+        }
+        assert!(file.save(&cursor(2)).unwrap());
+        assert_eq!(stored(&path), Some(cursor(5)), "it never goes back");
+
+        let whole = fs::read(&path).unwrap();
+        // Generation 5 is in the second slot.
+        for length in SLOT_LENGTH..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            assert_eq!(stored(&path), Some(cursor(4)), "{length}");
+        }
+        for length in 1..100 {
+            fs::write(&path, &whole[..length]).unwrap();
+            assert!(
+                matches!(read(&path, SPOOL).unwrap(), Stored::Damaged(_)),
+                "{length}"
+            );
+        }
+        fs::write(&path, &whole).unwrap();
+        assert_eq!(
+            read(&path, SpoolId::from_bytes([8; 16])).unwrap(),
+            Stored::Nothing
+        );
+        let Stored::Cursor(slot) = read(&path, SPOOL).unwrap() else {
+            panic!("no cursor")
+        };
+        let mut file = CursorFile::new(path.clone(), SPOOL, Some(&slot));
+        file.save(&cursor(9)).unwrap();
+        assert_eq!(stored(&path), Some(cursor(9)));
+    }
+
+    #[test]
+    fn names_of_files_lead_back_to_names_of_readers() {
+        let root = tempfile::tempdir().unwrap();
+        let mut names = ["a", "kafka_2", "../x", "ä b%", ""].map(str::to_owned).to_vec();
+        for name in &names {
+            fs::write(root.path().join(file_name(name)), "").unwrap();
+        }
+        fs::write(root.path().join("other"), "").unwrap();
+        names.sort();
+        let found = list(root.path()).unwrap();
+        assert_eq!(found.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), names);
+        assert_eq!(list(&root.path().join("none")).unwrap(), []);
+    }
+}

@@ -1,0 +1,272 @@
+//! Folders and files that survive a power cut, for their owner only. All that changes the disk goes through here, and
+//! each such call has a point at which tests let it fail.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, IoSlice, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+/// Events hold personal data.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+/// The most slices that one write takes: the system's own limit is 1,024.
+const SLICES: usize = 256;
+
+/// What the disk refused.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("can't {action} {}", path.display())]
+pub struct DiskError {
+    /// What was tried: "write", "sync", …
+    pub action: &'static str,
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: Arc<io::Error>,
+}
+
+impl DiskError {
+    pub(crate) fn of(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self {
+            action,
+            path,
+            source: Arc::new(source),
+        }
+    }
+
+    /// Whether it passes once there is room: everything else is the end of the log.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }
+}
+
+/// Makes a folder, and those above it, unless it is there.
+pub(crate) fn make_folder(folder: &Path) -> Result<(), DiskError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if parent != folder {
+        make_folder(parent)?;
+    }
+    point("folder-create").map_err(DiskError::of("make the folder", folder))?;
+    match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
+        // Made by someone else meanwhile.
+        Err(_) if folder.is_dir() => Ok(()),
+        created => {
+            created.map_err(DiskError::of("make the folder", folder))?;
+            sync_folder(parent)
+        }
+    }
+}
+
+/// Waits until the names in a folder are on the disk.
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), DiskError> {
+    point("folder-sync")
+        .and_then(|()| File::open(folder)?.sync_all())
+        .map_err(DiskError::of("sync the folder", folder))
+}
+
+/// Makes an empty file, in the place of any that is there.
+pub(crate) fn create(path: &Path) -> Result<File, DiskError> {
+    point("file-create")
+        .and_then(|()| {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(FILE_MODE)
+                .open(path)
+        })
+        .map_err(DiskError::of("make", path))
+}
+
+/// Opens a file for reading and writing; it is made unless it is there.
+pub(crate) fn open_or_create(path: &Path) -> Result<File, DiskError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .open(path)
+        .map_err(DiskError::of("open", path))
+}
+
+/// Reserves room, so that it is missed when a file is made and not in the midst of a write. Where a file system can't,
+/// the file grows as it is written.
+pub(crate) fn reserve(file: &File, path: &Path, length: u64) -> Result<(), DiskError> {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::{
+            errno::Errno,
+            fcntl::{FallocateFlags, fallocate},
+        };
+        let length = i64::try_from(length).unwrap_or(i64::MAX);
+        let reserved =
+            point("file-reserve").and_then(|()| match fallocate(file, FallocateFlags::empty(), 0, length) {
+                Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => Ok(()),
+                Err(error) => Err(error.into()),
+            });
+        reserved.map_err(DiskError::of("reserve room for", path))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, path, length);
+        Ok(())
+    }
+}
+
+/// Writes all at an offset.
+pub(crate) fn write_at(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+    point("file-write")
+        .and_then(|()| file.write_all_at(bytes, offset))
+        .map_err(DiskError::of("write", path))
+}
+
+/// Writes pieces one after the other from an offset on, without a copy of them.
+pub(crate) fn write_pieces(
+    mut file: &File,
+    path: &Path,
+    pieces: &[Bytes],
+    offset: u64,
+) -> Result<(), DiskError> {
+    let mut write = || -> io::Result<()> {
+        point("segment-write")?;
+        file.seek(SeekFrom::Start(offset))?;
+        for pieces in pieces.chunks(SLICES) {
+            let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            let mut slices = &mut slices[..];
+            while !slices.is_empty() {
+                match file.write_vectored(slices) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => IoSlice::advance_slices(&mut slices, written),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    };
+    write().map_err(DiskError::of("write", path))
+}
+
+/// Waits until a file's content is on the disk. Never to be tried again after an error: the system may have marked what
+/// it could not write as written.
+pub(crate) fn sync(file: &File, path: &Path) -> Result<(), DiskError> {
+    point("file-sync")
+        .and_then(|()| file.sync_data())
+        .map_err(DiskError::of("sync", path))
+}
+
+/// Cuts a file to a length.
+pub(crate) fn cut(file: &File, path: &Path, length: u64) -> Result<(), DiskError> {
+    point("file-cut")
+        .and_then(|()| file.set_len(length))
+        .map_err(DiskError::of("cut", path))
+}
+
+/// Gives a file another name in its folder, for good.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
+    point("file-rename")
+        .and_then(|()| fs::rename(from, to))
+        .map_err(DiskError::of("rename", from))?;
+    match to.parent() {
+        Some(folder) => sync_folder(folder),
+        None => Ok(()),
+    }
+}
+
+/// Removes a file, if it is there. The folder is the caller's to sync.
+pub(crate) fn remove(path: &Path) -> Result<(), DiskError> {
+    match point("file-remove").and_then(|()| fs::remove_file(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(DiskError::of("remove", path)),
+    }
+}
+
+/// Whether a folder is on a network file system, and on which; `None` also where that can't be told.
+pub(crate) fn network_file_system(folder: &Path) -> Option<&'static str> {
+    #[cfg(target_os = "linux")]
+    {
+        // From the kernel's `magic.h`.
+        match nix::sys::statfs::statfs(folder).ok()?.filesystem_type().0 as u32 {
+            0x6969 => Some("NFS"),
+            0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("SMB"),
+            0x5346_414f => Some("AFS"),
+            0x00c3_6400 => Some("Ceph"),
+            0x0102_1997 => Some("9P"),
+            _ => None,
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = folder;
+        None
+    }
+}
+
+/// Where a test lets the call that follows fail: with `return` as by a broken disk, with `return(full)` as without space.
+#[cfg(feature = "failpoints")]
+fn point(name: &'static str) -> io::Result<()> {
+    fail::fail_point!(name, |how: Option<String>| Err(match how.as_deref() {
+        Some("full") => io::ErrorKind::StorageFull.into(),
+        _ => io::Error::other("a test lets the disk fail"),
+    }));
+    Ok(())
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[expect(clippy::unnecessary_wraps, reason = "it fails in tests")]
+const fn point(_: &'static str) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_made_is_for_its_owner_only() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("a/b");
+        make_folder(&folder).unwrap();
+        make_folder(&folder).unwrap();
+        create(&folder.join("x")).unwrap();
+        open_or_create(&folder.join("y")).unwrap();
+        for (path, mode) in [("a", 0o700), ("a/b", 0o700), ("a/b/x", 0o600), ("a/b/y", 0o600)] {
+            let permissions = root.path().join(path).metadata().unwrap().permissions();
+            assert_eq!(permissions.mode() & 0o777, mode, "{path}");
+        }
+    }
+
+    #[test]
+    fn pieces_are_written_one_after_the_other() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("x");
+        let file = create(&path).unwrap();
+        let pieces: Vec<Bytes> = (0..600u32)
+            .map(|i| Bytes::from(i.to_le_bytes().to_vec()))
+            .collect();
+        write_pieces(&file, &path, &pieces, 8).unwrap();
+        let written = fs::read(&path).unwrap();
+        assert_eq!(
+            written[8..],
+            (0..600u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>()
+        );
+    }
+}

@@ -1,0 +1,342 @@
+//! What the threads of the log share: which segments there are, how far they are durable, who reads.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::File,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use jiff::Timestamp;
+use neurobridge_core::{
+    event::Sequence,
+    reader::Cursor,
+    record::{Batch, SealedBatch},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    cursor::CursorFile,
+    files::DiskError,
+    segment::{Place, Segment},
+};
+use crate::{AppendError, Start, Stored, log::Found};
+
+/// Bytes of the newest batches kept in memory: a reader no further behind than this reads no disk.
+const TAIL_SIZE: usize = 8 << 20;
+/// What a batch in memory costs beside its bytes.
+const BATCH_OVERHEAD: usize = 128;
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// In order; the last one is written to while `is_writing`.
+    pub(super) segments: VecDeque<Segment>,
+    pub(super) is_writing: bool,
+    /// The sequence after the last durable one.
+    pub(super) next: Sequence,
+    /// The newest time of receipt: ages are judged against it, not against a clock that steps.
+    pub(super) newest: Option<Timestamp>,
+    tail: VecDeque<SealedBatch>,
+    tail_size: usize,
+    pub(super) readers: BTreeMap<String, ReaderState>,
+    /// One entry for each append that waits: as many as there are callers.
+    pub(super) queue: VecDeque<Pending>,
+    pub(super) is_closed: bool,
+    /// The last cursors are to be saved, and the threads to end.
+    pub(super) is_stopping: bool,
+    pub(super) failed: Option<DiskError>,
+    /// An append waits for room.
+    pub(super) is_full: bool,
+    pub(super) dropped_events: u64,
+    /// Everything before was deleted on purpose.
+    pub(super) trimmed: Sequence,
+    pub(super) damage: Intervals,
+    pub(super) ahead: Ahead,
+    /// The keeper sleeps and has to be woken for a commit.
+    pub(super) keeper_sleeps: bool,
+}
+
+/// A batch on its way to the disk.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) batch: Batch,
+    pub(super) reply: oneshot::Sender<Result<Option<Stored>, AppendError>>,
+}
+
+/// A reader, of this run or an earlier one.
+#[derive(Debug)]
+pub(super) struct ReaderState {
+    pub(super) cursor: Cursor,
+    /// What is on the disk of it; nothing before its first save.
+    pub(super) saved: Option<Sequence>,
+    pub(super) file: Arc<Mutex<CursorFile>>,
+    /// Opened in this run.
+    pub(super) is_known: bool,
+    /// Segments wait for it.
+    pub(super) holds: bool,
+}
+
+/// The next segment, made before it is needed.
+#[derive(Debug, Default)]
+pub(super) enum Ahead {
+    #[default]
+    None,
+    Wanted,
+    /// Its room is counted already.
+    Making {
+        length: u64,
+    },
+    Ready {
+        file: File,
+        length: u64,
+    },
+}
+
+impl Ahead {
+    /// Bytes that it takes of the disk.
+    pub(super) const fn size(&self) -> u64 {
+        match self {
+            Self::Making { length } | Self::Ready { length, .. } => *length,
+            Self::None | Self::Wanted => 0,
+        }
+    }
+}
+
+/// Where a sequence stands on the disk.
+#[derive(Clone, Debug)]
+pub(super) struct Located {
+    pub(super) path: PathBuf,
+    pub(super) first: Sequence,
+    pub(super) place: Place,
+    /// Where the segment's durable records end: an offset.
+    pub(super) end: u64,
+    /// The first sequence that is not in this segment.
+    pub(super) limit: Sequence,
+}
+
+impl State {
+    pub(super) fn new(next: Sequence, trimmed: Sequence) -> Self {
+        Self {
+            segments: VecDeque::new(),
+            is_writing: false,
+            next,
+            newest: None,
+            tail: VecDeque::new(),
+            tail_size: 0,
+            readers: BTreeMap::new(),
+            queue: VecDeque::new(),
+            is_closed: false,
+            is_stopping: false,
+            failed: None,
+            is_full: false,
+            dropped_events: 0,
+            trimmed,
+            damage: Intervals::default(),
+            ahead: Ahead::default(),
+            keeper_sleeps: false,
+        }
+    }
+
+    /// Bytes of the disk that the log takes.
+    pub(super) fn size(&self) -> u64 {
+        self.ahead.size() + self.segments.iter().map(|segment| segment.allocated).sum::<u64>()
+    }
+
+    /// The oldest sequence that can be read.
+    pub(super) fn oldest(&self) -> Sequence {
+        self.segments.front().map_or(self.next, |segment| segment.first)
+    }
+
+    /// A reader's cursor: the one found, or a new one at `start`.
+    pub(super) fn cursor(&self, name: &str, start: Start) -> Cursor {
+        self.readers.get(name).map_or_else(
+            || match start {
+                Start::End => Cursor::starting_at(self.next),
+                Start::Oldest => Cursor::starting_at(self.oldest()),
+            },
+            |reader| reader.cursor.clone(),
+        )
+    }
+
+    /// Whether a reader's first cursor is not on the disk yet: were the process killed now, it would begin elsewhere.
+    pub(super) fn has_unsaved_readers(&self) -> bool {
+        self.readers
+            .values()
+            .any(|reader| reader.is_known && reader.saved.is_none())
+    }
+
+    /// What is at hand of a sequence without a look at the disk; `None` when that is needed.
+    pub(super) fn find(&self, sequence: Sequence) -> Option<Found> {
+        if sequence >= self.next {
+            return Some(Found::Nothing);
+        }
+        if self.tail.front().is_some_and(|batch| batch.first() <= sequence) {
+            let index = self.tail.partition_point(|batch| batch.end() <= sequence);
+            return Some(
+                self.tail
+                    .get(index)
+                    .and_then(|batch| batch.from(sequence))
+                    .map_or(Found::Nothing, Found::Events),
+            );
+        }
+        let oldest = self.oldest();
+        if sequence >= oldest {
+            return None;
+        }
+        Some(if sequence < self.trimmed {
+            Found::Dropped {
+                oldest: oldest.min(self.trimmed),
+            }
+        } else {
+            Found::Damaged { next: oldest }
+        })
+    }
+
+    pub(super) fn locate(&self, sequence: Sequence) -> Option<Located> {
+        if sequence >= self.next {
+            return None;
+        }
+        let after = self.segments.partition_point(|segment| segment.first <= sequence);
+        let segment = self.segments.get(after.checked_sub(1)?)?;
+        Some(Located {
+            path: segment.path.clone(),
+            first: segment.first,
+            place: segment.place(sequence),
+            end: segment.length,
+            limit: self.segments.get(after).map_or(self.next, |next| next.first),
+        })
+    }
+
+    /// When about an event was received.
+    pub(super) fn received_at(&self, sequence: Sequence) -> Option<Timestamp> {
+        match self.find(sequence) {
+            Some(Found::Events(batch)) => batch.iter().next()?.ok().map(|event| event.received_at),
+            Some(_) => None,
+            None => self.locate(sequence)?.place.received_at,
+        }
+    }
+
+    /// Takes up a batch that is durable and stands at `offset` of the last segment.
+    pub(super) fn publish(&mut self, batch: SealedBatch, offset: u64) {
+        let received_at = || Some(batch.iter().next()?.ok()?.received_at);
+        if let Some(segment) = self.segments.back_mut() {
+            segment.length = offset + batch.bytes().len() as u64;
+            if segment.wants_place(offset) {
+                segment.remember(Place {
+                    sequence: batch.first(),
+                    offset,
+                    received_at: received_at(),
+                });
+            }
+        }
+        self.newest = self.newest.max(received_at());
+        self.next = batch.end();
+        self.tail_size += batch.bytes().len() + BATCH_OVERHEAD;
+        self.tail.push_back(batch);
+        while self.tail_size > TAIL_SIZE && self.tail.len() > 1 {
+            if let Some(batch) = self.tail.pop_front() {
+                self.tail_size -= batch.bytes().len() + BATCH_OVERHEAD;
+            }
+        }
+    }
+
+    /// The first sequence that any reader still needs, judged by what is on the disk.
+    pub(super) fn needed(&self) -> Sequence {
+        self.readers
+            .values()
+            .filter(|reader| reader.holds)
+            .map(|reader| reader.saved.unwrap_or(reader.cursor.first))
+            .min()
+            .unwrap_or(self.next)
+    }
+
+    /// Segments that are complete and so can be deleted: all but the one that is written to.
+    fn complete(&self) -> usize {
+        self.segments.len() - usize::from(self.is_writing && !self.segments.is_empty())
+    }
+
+    /// The end of the oldest complete segment.
+    fn oldest_end(&self) -> Option<Sequence> {
+        (self.complete() > 0).then(|| self.segments.get(1).map_or(self.next, |next| next.first))
+    }
+
+    /// Takes out the oldest segment when all have settled it and it need not be kept for `retain` any more.
+    pub(super) fn take_settled(&mut self, retain: std::time::Duration) -> Option<Segment> {
+        let end = self.oldest_end()?;
+        if end > self.needed() {
+            return None;
+        }
+        let ended_at = self.segments.get(1).map_or(self.newest, |next| next.begins_at);
+        if let (false, Some(ended_at), Some(newest)) = (self.is_full, ended_at, self.newest) {
+            let age = newest.as_microsecond() - ended_at.as_microsecond();
+            if age <= i64::try_from(retain.as_micros()).unwrap_or(i64::MAX) {
+                return None;
+            }
+        }
+        self.take_oldest(end)
+    }
+
+    /// Takes out the oldest complete segment, settled or not, and counts what is lost.
+    pub(super) fn take_dropped(&mut self) -> Option<Segment> {
+        let end = self.oldest_end()?;
+        let needed = self.needed().max(self.oldest());
+        self.dropped_events += end.since(needed);
+        self.take_oldest(end)
+    }
+
+    fn take_oldest(&mut self, end: Sequence) -> Option<Segment> {
+        self.trimmed = self.trimmed.max(end);
+        self.segments.pop_front()
+    }
+}
+
+/// Ranges of sequences, disjoint: those that can't be read.
+#[derive(Debug, Default)]
+pub(super) struct Intervals {
+    ends: BTreeMap<Sequence, Sequence>,
+}
+
+impl Intervals {
+    /// Adds a range; whether any of it is new.
+    pub(super) fn insert(&mut self, mut from: Sequence, mut to: Sequence) -> bool {
+        let before = self.total();
+        while let Some((&start, &end)) = self.ends.range(..=to).next_back() {
+            if end < from {
+                break;
+            }
+            from = from.min(start);
+            to = to.max(end);
+            self.ends.remove(&start);
+        }
+        self.ends.insert(from, to);
+        self.total() != before
+    }
+
+    /// How many sequences they have together.
+    pub(super) fn total(&self) -> u64 {
+        self.ends.iter().map(|(from, to)| to.since(*from)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_sequence_is_counted_twice(ranges in proptest::collection::vec((1u64..50, 0u64..10), 0..20)) {
+            let (mut intervals, mut model) = (Intervals::default(), BTreeSet::new());
+            for (from, length) in ranges {
+                let before = model.len();
+                model.extend(from..from + length);
+                let from = Sequence::new(from).unwrap();
+                prop_assert_eq!(intervals.insert(from, from.plus(length)), model.len() != before);
+                prop_assert_eq!(intervals.total(), model.len() as u64);
+            }
+        }
+    }
+}

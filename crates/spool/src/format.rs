@@ -1,0 +1,314 @@
+//! The bytes of the log on disk beside its records: what stands at the head of each segment, and a cursor.
+//!
+//! All numbers are little-endian, all checksums CRC32C. The records themselves are
+//! [`neurobridge_core::record`]'s, one after the other from offset [`HEADER_LENGTH`] of a segment on.
+
+use jiff::Timestamp;
+use neurobridge_core::{event::Sequence, identity::SpoolId, ledger::SinkCounts, reader::Cursor};
+
+/// Bytes at the head of a segment.
+pub const HEADER_LENGTH: usize = 64;
+/// Bytes of one of a cursor file's two slots. Two blocks of a disk: no write to one slot touches the other's.
+pub const SLOT_LENGTH: usize = 8192;
+/// The longest note that a cursor may carry.
+pub const LONGEST_NOTE: usize = SLOT_LENGTH - NOTE;
+
+const VERSION: u32 = 1;
+const SEGMENT_MAGIC: [u8; 8] = *b"nbsegmnt";
+const CURSOR_MAGIC: [u8; 8] = *b"nbcursor";
+/// Where a slot's note begins.
+const NOTE: usize = 112;
+/// Stands for no note.
+const NO_NOTE: u32 = u32::MAX;
+
+/// Why bytes are no header or slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// Too few, or they do not begin as these do: another file, or damage.
+    #[error("it does not begin as it should")]
+    Magic,
+    /// Damage.
+    #[error("the checksum is {found:08x}, expected {expected:08x}")]
+    Checksum {
+        /// The checksum stored.
+        found: u32,
+        /// The checksum of what is there.
+        expected: u32,
+    },
+    /// Whole, and written by another version of the program.
+    #[error("it has format version {found}, expected 1")]
+    Version {
+        /// The version found.
+        found: u32,
+    },
+    /// The checksum is right and the content is not.
+    #[error("its {what} is not valid")]
+    Content {
+        /// Which part of it.
+        what: &'static str,
+    },
+}
+
+/// What stands at the head of a segment.
+///
+/// | offset | bytes | what |
+/// |---|---|---|
+/// | 0 | 8 | `nbsegmnt` |
+/// | 8 | 4 | format version, 1 |
+/// | 12 | 16 | the spool's id |
+/// | 28 | 8 | the first record's sequence |
+/// | 36 | 8 | the first record's time of receipt, microseconds since 1970 |
+/// | 44 | 16 | zeros |
+/// | 60 | 4 | checksum of all before |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// The spool that it belongs to.
+    pub spool: SpoolId,
+    /// The first record's sequence.
+    pub first: Sequence,
+    /// The first record's time of receipt, to the microsecond.
+    pub begins_at: Timestamp,
+}
+
+impl SegmentHeader {
+    /// Its bytes.
+    pub fn encode(&self) -> [u8; HEADER_LENGTH] {
+        let mut bytes = [0; HEADER_LENGTH];
+        bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..28].copy_from_slice(self.spool.as_bytes());
+        bytes[28..36].copy_from_slice(&self.first.get().to_le_bytes());
+        bytes[36..44].copy_from_slice(&self.begins_at.as_microsecond().to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[..60]);
+        bytes[60..].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// See [`FormatError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let bytes = bytes
+            .get(..HEADER_LENGTH)
+            .filter(|bytes| bytes.starts_with(&SEGMENT_MAGIC))
+            .ok_or(FormatError::Magic)?;
+        check(bytes, &[], 60)?;
+        Ok(Self {
+            spool: SpoolId::from_bytes(array(bytes, 12)),
+            first: sequence(bytes, 28, "sequence")?,
+            begins_at: Timestamp::from_microsecond(i64::from_le_bytes(array(bytes, 36)))
+                .map_err(|_| FormatError::Content { what: "time" })?,
+        })
+    }
+}
+
+/// One of a cursor file's two slots: the newer whole one counts.
+///
+/// | offset | bytes | what |
+/// |---|---|---|
+/// | 0 | 8 | `nbcursor` |
+/// | 8 | 4 | format version, 1 |
+/// | 12 | 16 | the spool's id |
+/// | 28 | 8 | generation: the newer slot has the higher one |
+/// | 36 | 16 | the cursor's first and next sequence |
+/// | 52 | 48 | delivered, filtered, duplicate, dead-lettered, dropped, damaged |
+/// | 100 | 4 | length of the note, 2³² − 1 for none |
+/// | 104 | 4 | zeros |
+/// | 108 | 4 | checksum of all before and of the note |
+/// | 112 | … | the note |
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CursorSlot {
+    /// The spool that it belongs to.
+    pub spool: SpoolId,
+    /// The newer slot has the higher one.
+    pub generation: u64,
+    /// The cursor.
+    pub cursor: Cursor,
+}
+
+impl CursorSlot {
+    /// Its bytes, [`SLOT_LENGTH`] at most; `None` when the note is longer than [`LONGEST_NOTE`].
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        let note = self.cursor.note.as_deref();
+        let text = note.unwrap_or_default().as_bytes();
+        if text.len() > LONGEST_NOTE {
+            return None;
+        }
+        let mut bytes = vec![0; NOTE];
+        bytes[..8].copy_from_slice(&CURSOR_MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..28].copy_from_slice(self.spool.as_bytes());
+        let counts = &self.cursor.counts;
+        let numbers = [
+            self.generation,
+            self.cursor.first.get(),
+            self.cursor.next.get(),
+            counts.delivered,
+            counts.filtered,
+            counts.duplicate,
+            counts.dead_lettered,
+            counts.dropped,
+            counts.damaged,
+        ];
+        for (number, place) in numbers.iter().zip(bytes[28..100].chunks_exact_mut(8)) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        let length = note.map_or(NO_NOTE, |note| note.len() as u32);
+        bytes[100..104].copy_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(text);
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..108]), &bytes[NOTE..]);
+        bytes[108..112].copy_from_slice(&checksum.to_le_bytes());
+        Some(bytes)
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// See [`FormatError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        if bytes.len() < NOTE || !bytes.starts_with(&CURSOR_MAGIC) {
+            return Err(FormatError::Magic);
+        }
+        let length = u32::from_le_bytes(array(bytes, 100));
+        let text_length = if length == NO_NOTE { 0 } else { length as usize };
+        let text = text_length
+            .checked_add(NOTE)
+            .and_then(|end| bytes.get(NOTE..end))
+            .ok_or(FormatError::Content {
+                what: "note's length",
+            })?;
+        check(bytes, text, 108)?;
+        let number = |index: usize| u64::from_le_bytes(array(bytes, 28 + 8 * index));
+        let text = std::str::from_utf8(text).map_err(|_| FormatError::Content { what: "note" })?;
+        Ok(Self {
+            spool: SpoolId::from_bytes(array(bytes, 12)),
+            generation: number(0),
+            cursor: Cursor {
+                first: sequence(bytes, 36, "first sequence")?,
+                next: sequence(bytes, 44, "next sequence")?,
+                counts: SinkCounts {
+                    delivered: number(3),
+                    filtered: number(4),
+                    duplicate: number(5),
+                    dead_lettered: number(6),
+                    dropped: number(7),
+                    damaged: number(8),
+                },
+                note: (length != NO_NOTE).then(|| text.to_owned()),
+            },
+        })
+    }
+}
+
+/// Checks the checksum at `place`, which covers all before it and `more`; then the version.
+fn check(bytes: &[u8], more: &[u8], place: usize) -> Result<(), FormatError> {
+    let found = u32::from_le_bytes(array(bytes, place));
+    let expected = crc32c::crc32c_append(crc32c::crc32c(&bytes[..place]), more);
+    if found != expected {
+        return Err(FormatError::Checksum { found, expected });
+    }
+    match u32::from_le_bytes(array(bytes, 8)) {
+        VERSION => Ok(()),
+        found => Err(FormatError::Version { found }),
+    }
+}
+
+fn sequence(bytes: &[u8], at: usize, what: &'static str) -> Result<Sequence, FormatError> {
+    Sequence::new(u64::from_le_bytes(array(bytes, at))).ok_or(FormatError::Content { what })
+}
+
+/// Bytes at a fixed offset; the callers have checked the length.
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(&bytes[at..at + N]);
+    array
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn slot(note: Option<&str>) -> CursorSlot {
+        CursorSlot {
+            spool: SpoolId::from_bytes([7; 16]),
+            generation: 3,
+            cursor: Cursor {
+                first: Sequence::new(5).unwrap(),
+                next: Sequence::new(12).unwrap(),
+                counts: SinkCounts {
+                    delivered: 1,
+                    filtered: 2,
+                    duplicate: 3,
+                    dead_lettered: 1,
+                    dropped: 0,
+                    damaged: 0,
+                },
+                note: note.map(str::to_owned),
+            },
+        }
+    }
+
+    fn header() -> SegmentHeader {
+        SegmentHeader {
+            spool: SpoolId::from_bytes([7; 16]),
+            first: Sequence::new(99).unwrap(),
+            begins_at: Timestamp::from_microsecond(1_234_567).unwrap(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        assert_eq!(SegmentHeader::decode(&header().encode()), Ok(header()));
+        for note in [None, Some(""), Some("a note"), Some(&*"x".repeat(LONGEST_NOTE))] {
+            let bytes = slot(note).encode().unwrap();
+            assert!(bytes.len() <= SLOT_LENGTH);
+            assert_eq!(CursorSlot::decode(&bytes), Ok(slot(note)));
+        }
+        assert_eq!(slot(Some(&"x".repeat(LONGEST_NOTE + 1))).encode(), None);
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_seen() {
+        let (header, slot) = (header().encode().to_vec(), slot(Some("a note")).encode().unwrap());
+        for bit in 0..header.len() * 8 {
+            let mut bad = header.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(SegmentHeader::decode(&bad).is_err(), "bit {bit}");
+        }
+        for bit in 0..slot.len() * 8 {
+            let mut bad = slot.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(CursorSlot::decode(&bad).is_err(), "bit {bit}");
+        }
+        for length in 0..header.len() {
+            assert!(SegmentHeader::decode(&header[..length]).is_err());
+        }
+        for length in 0..slot.len() {
+            assert!(CursorSlot::decode(&slot[..length]).is_err());
+        }
+    }
+
+    #[test]
+    fn another_version_is_told_from_damage() {
+        let mut bytes = header().encode();
+        bytes[8] = 2;
+        let checksum = crc32c::crc32c(&bytes[..60]);
+        bytes[60..].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(
+            SegmentHeader::decode(&bytes),
+            Err(FormatError::Version { found: 2 })
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(SegmentHeader::decode(&bytes).is_err());
+            prop_assert!(CursorSlot::decode(&bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The newest events of a log, for whoever must know them after a restart.
+
+use neurobridge_core::{event::Sequence, reader::ReadError, record::SealedBatch};
+
+use crate::log::{Finder, Found, Log};
+
+/// Walks over the newest events that a log held when this was made, oldest first. What can't be read is left out.
+/// Blocks on the disk.
+#[derive(Debug)]
+pub struct Newest {
+    finder: Finder,
+    next: Sequence,
+    end: Sequence,
+}
+
+impl Newest {
+    pub(crate) fn new(log: Log, max_events: u64) -> Self {
+        let status = log.status();
+        let end = Sequence::FIRST.plus(status.durable_sequence);
+        let next = end
+            .get()
+            .saturating_sub(max_events)
+            .max(status.oldest_sequence)
+            .max(1);
+        Self {
+            finder: Finder::new(log),
+            next: Sequence::new(next).unwrap_or(end),
+            end,
+        }
+    }
+}
+
+impl Iterator for Newest {
+    type Item = Result<SealedBatch, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.next < self.end {
+            match self.finder.find_blocking(self.next) {
+                Ok(Found::Events(batch)) => {
+                    self.next = batch.end();
+                    return Some(Ok(batch));
+                }
+                Ok(Found::Dropped { oldest: next } | Found::Damaged { next }) => self.next = next,
+                Ok(Found::Nothing) => return None,
+                Err(error) => {
+                    self.next = self.end;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,534 @@
+//! The promises of the log on disk, one by one.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+mod support;
+
+use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+
+use neurobridge_core::{
+    event::Sequence,
+    reader::{Cursor, Read, Reader},
+    units::ByteSize,
+};
+use neurobridge_spool::{
+    AppendError, DiskConfig, OpenError, Start, SyncPolicy, WhenFull,
+    inspect::{self, Entry},
+};
+use support::*;
+
+fn sequence(number: u64) -> Sequence {
+    Sequence::new(number).unwrap()
+}
+
+#[tokio::test]
+async fn a_log_goes_on_where_it_was() {
+    let root = tempfile::tempdir().unwrap();
+    let mut expected = Cursor::starting_at(Sequence::FIRST);
+    let mut id = None;
+    for run in 0..4u64 {
+        let spool = open(root.path(), &config());
+        assert_eq!(*id.get_or_insert(spool.id()), spool.id());
+        let mut reader = spool.reader("sink");
+        assert_eq!(reader.cursor(), &expected);
+        assert_eq!(spool.status().durable_sequence, run * 30);
+        for _ in 0..10 {
+            append(&spool, 3, 300).await;
+        }
+        let seen = read_all(&spool, &mut reader).await;
+        assert_eq!(
+            seen.events,
+            (expected.next.get()..=run * 30 + 30).collect::<Vec<_>>()
+        );
+        // Not all of it: the next run begins with the rest.
+        expected.next = sequence(run * 30 + 25);
+        expected.counts.delivered = run * 30 + 24;
+        expected.note = Some(format!("run {run}"));
+        reader.commit(&expected);
+        soon(spool.finish()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_falls_behind_reads_the_disk_and_catches_up() {
+    let root = tempfile::tempdir().unwrap();
+    let config = DiskConfig {
+        segment_size: ByteSize::from_mib(1),
+        ..config()
+    };
+    let spool = open(root.path(), &config);
+    let (mut quick, mut slow) = (spool.reader("quick"), spool.reader("slow"));
+    for _ in 0..50 {
+        append(&spool, 10, 50_000).await;
+        read_until(&mut quick, 10).await;
+    }
+    append(&spool, 1, 600_000).await;
+    assert_eq!(
+        read_until(&mut slow, 501).await.events,
+        (1..=501).collect::<Vec<_>>()
+    );
+    slow.rewind(sequence(7));
+    append(&spool, 1, 10).await;
+    assert_eq!(
+        read_until(&mut slow, 496).await.events,
+        (7..=502).collect::<Vec<_>>()
+    );
+    let received_at = spool.received_at(sequence(100)).unwrap().as_second();
+    assert!((80..=100).contains(&received_at), "{received_at}");
+    assert_eq!(spool.received_at(sequence(502)).unwrap().as_second(), 502);
+    assert!(spool.sync_duration().count() > 50);
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    assert!(matches!(
+        try_open(root.path(), &config()),
+        Err(OpenError::Locked { .. })
+    ));
+    soon(spool.finish()).await.unwrap();
+    open(root.path(), &config());
+}
+
+#[tokio::test]
+async fn what_all_have_settled_is_deleted_and_nothing_else() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    let (mut quick, slow) = (spool.reader("quick"), spool.reader("slow"));
+    for _ in 0..40 {
+        append(&spool, 3, 300).await;
+    }
+    let all = segments(root.path()).len();
+    assert!(all > 8, "{all}");
+    commit(&mut quick, 121);
+    // It is saved, and deletes nothing that the other needs.
+    until("the cursor is saved", || {
+        let listing = inspect::list(&root.path().join("spool")).unwrap();
+        listing.cursors.iter().any(|state| {
+            state
+                .cursor
+                .as_ref()
+                .is_some_and(|cursor| cursor.next.get() == 121)
+        })
+    })
+    .await;
+    assert_eq!(segments(root.path()).len(), all);
+    drop(slow);
+    let mut slow = spool.reader("slow");
+    commit(&mut slow, 61);
+    until("half of it is deleted", || segments(root.path()).len() < all).await;
+    assert_eq!(
+        read_all(&spool, &mut slow).await.events.first(),
+        Some(&1),
+        "memory has it still"
+    );
+    soon(spool.finish()).await.unwrap();
+    drop((spool, quick, slow));
+    let spool = open(root.path(), &config());
+    let mut slow = spool.reader("slow");
+    let seen = read_all(&spool, &mut slow).await;
+    assert_eq!(seen.events, (61..=120).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_is_settled_stays_for_a_while() {
+    let root = tempfile::tempdir().unwrap();
+    let config = DiskConfig {
+        // An event is received each second.
+        retain: Duration::from_secs(60),
+        ..config()
+    };
+    let spool = open(root.path(), &config);
+    let mut reader = spool.reader("sink");
+    for _ in 0..40 {
+        append(&spool, 3, 300).await;
+    }
+    commit(&mut reader, 121);
+    until("the old half is deleted", || spool.status().oldest_sequence > 40).await;
+    assert!(spool.status().oldest_sequence <= 60);
+    let newest: Vec<u64> = spool
+        .newest(50)
+        .flat_map(|batch| {
+            batch
+                .unwrap()
+                .iter()
+                .map(|event| event.unwrap().sequence.get())
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(newest, (71..=120).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_reader_that_is_gone_holds_nothing_once_that_is_said() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    drop((spool.reader("gone"), spool.reader("stays")));
+    for _ in 0..40 {
+        append(&spool, 3, 300).await;
+    }
+    soon(spool.finish()).await.unwrap();
+    let spool = open(root.path(), &config());
+    let mut stays = spool.reader("stays");
+    commit(&mut stays, 121);
+    assert_eq!(spool.release_others(), ["gone"]);
+    until("it is deleted", || segments(root.path()).len() <= 1).await;
+    let mut gone = spool.reader("gone");
+    let seen = read_all(&spool, &mut gone).await;
+    assert!(seen.dropped.len() > 100 && seen.damaged.is_empty(), "{seen:?}");
+    let mut oldest = spool.reader_from("new", Start::Oldest);
+    append(&spool, 1, 10).await;
+    assert_eq!(
+        soon(read_all(&spool, &mut oldest)).await.events.last(),
+        Some(&121)
+    );
+}
+
+#[tokio::test]
+async fn a_full_log_waits_and_goes_on_by_itself() {
+    let root = tempfile::tempdir().unwrap();
+    let config = DiskConfig {
+        max_size: ByteSize::from_mib(1),
+        segment_size: ByteSize::from_kib(64),
+        // That it may stay longer yields to room.
+        retain: Duration::from_secs(1 << 30),
+        ..config()
+    };
+    let spool = open(root.path(), &config);
+    let mut reader = spool.reader("sink");
+    let mut stored = 0;
+    let waiting = loop {
+        let appended = spool.append(batch(stored + 1, 1, 10_000));
+        let mut appended = Box::pin(appended);
+        tokio::select! {
+            biased;
+            result = &mut appended => drop(result.unwrap()),
+            () = until("it fills up", || spool.status().is_full) => break appended,
+        }
+        stored += 1;
+        assert!(spool.status().size_bytes <= 1 << 20);
+    };
+    assert!(stored > 80, "{stored}");
+    commit(&mut reader, stored + 1);
+    soon(waiting).await.unwrap();
+    assert!(!spool.status().is_full);
+    assert_eq!(spool.status().dropped_events, 0);
+    assert_eq!(
+        read_all(&spool, &mut reader).await.events.last(),
+        Some(&(stored + 1))
+    );
+}
+
+#[tokio::test]
+async fn closing_ends_an_append_that_waits_for_room() {
+    let root = tempfile::tempdir().unwrap();
+    let config = DiskConfig {
+        max_size: ByteSize::from_mib(1),
+        ..config()
+    };
+    let spool = open(root.path(), &config);
+    let _reader = spool.reader("sink");
+    let appended = tokio::spawn({
+        let spool = spool.clone();
+        async move {
+            loop {
+                let first = spool.status().durable_sequence + 1;
+                if let Err(error) = spool.append(batch(first, 10, 10_000)).await {
+                    return error;
+                }
+            }
+        }
+    });
+    until("it fills up", || spool.status().is_full).await;
+    spool.close();
+    assert!(matches!(soon(appended).await.unwrap(), AppendError::Closed));
+    let stored = spool.status().durable_sequence;
+    soon(spool.finish()).await.unwrap();
+    drop(spool);
+    assert_eq!(open(root.path(), &config).status().durable_sequence, stored);
+}
+
+#[tokio::test]
+async fn a_full_log_may_drop_the_oldest_and_counts_them() {
+    let root = tempfile::tempdir().unwrap();
+    let config = DiskConfig {
+        max_size: ByteSize::from_mib(1),
+        segment_size: ByteSize::from_kib(64),
+        when_full: WhenFull::DropOldest,
+        ..config()
+    };
+    let spool = open(root.path(), &config);
+    drop(spool.reader("sink"));
+    for _ in 0..100 {
+        append(&spool, 3, 10_000).await;
+        assert!(spool.status().size_bytes <= 1 << 20);
+    }
+    let dropped = spool.status().dropped_events;
+    assert!((150..300).contains(&dropped), "{dropped}");
+    soon(spool.finish()).await.unwrap();
+    let spool = open(root.path(), &config);
+    assert_eq!(spool.status().dropped_events, dropped);
+    let mut reader = spool.reader("sink");
+    let seen = read_all(&spool, &mut reader).await;
+    assert_eq!(seen.dropped, (1..=dropped).collect::<Vec<_>>());
+    assert_eq!(seen.events, (dropped + 1..=300).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_event_larger_than_the_log_goes_in_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let config = DiskConfig {
+        max_size: ByteSize::from_mib(1),
+        ..config()
+    };
+    let spool = open(root.path(), &config);
+    let mut reader = spool.reader("sink");
+    append(&spool, 1, 3 << 20).await;
+    assert_eq!(read_until(&mut reader, 1).await.events, [1]);
+    commit(&mut reader, 2);
+    append(&spool, 1, 10).await;
+}
+
+#[tokio::test]
+async fn a_new_reader_misses_nothing_whenever_the_process_is_killed() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    append(&spool, 3, 10).await;
+    let _reader = spool.reader("sink");
+    append(&spool, 1, 10).await;
+    let killed = tempfile::tempdir().unwrap();
+    copy(root.path(), killed.path());
+    let spool = open(killed.path(), &config());
+    let mut reader = spool.reader("sink");
+    assert_eq!(read_all(&spool, &mut reader).await.events, [4]);
+}
+
+#[tokio::test]
+async fn a_torn_write_is_cut_off_and_the_log_goes_on() {
+    for torn in [&b"\0\0\0\x01garbage"[..], &[0; 200], &[0xff; 5000]] {
+        let root = tempfile::tempdir().unwrap();
+        let spool = open(root.path(), &config());
+        drop(spool.reader("sink"));
+        append(&spool, 3, 100).await;
+        soon(spool.finish()).await.unwrap();
+        let last = segments(root.path()).pop().unwrap();
+        fs::OpenOptions::new()
+            .append(true)
+            .open(last)
+            .unwrap()
+            .write_all(torn)
+            .unwrap();
+        let spool = open(root.path(), &config());
+        let mut reader = spool.reader("sink");
+        append(&spool, 3, 100).await;
+        assert_eq!(read_all(&spool, &mut reader).await.events, [1, 2, 3, 4, 5, 6]);
+        assert_eq!(spool.status().damaged_events, 0);
+    }
+}
+
+/// A log of 120 events in some dozen segments, none settled.
+async fn filled(root: &Path) {
+    let spool = open(root, &config());
+    drop(spool.reader("sink"));
+    for _ in 0..40 {
+        append(&spool, 3, 300).await;
+    }
+    soon(spool.finish()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_missing_segment_is_a_hole_and_not_the_end() {
+    let root = tempfile::tempdir().unwrap();
+    filled(root.path()).await;
+    let all = segments(root.path());
+    fs::remove_file(&all[3]).unwrap();
+    fs::remove_file(&all[0]).unwrap();
+    let spool = open(root.path(), &config());
+    let mut reader = spool.reader("sink");
+    let seen = read_all(&spool, &mut reader).await;
+    assert!(
+        seen.dropped.is_empty() && (10..30).contains(&seen.damaged.len()),
+        "{seen:?}"
+    );
+    assert_eq!(seen.all(), 120);
+    append(&spool, 1, 10).await;
+    assert_eq!(read_until(&mut reader, 1).await.events, [121]);
+    assert!(spool.status().damaged_events > 0);
+}
+
+#[tokio::test]
+async fn damage_is_set_aside_and_found_without_a_reader() {
+    let root = tempfile::tempdir().unwrap();
+    filled(root.path()).await;
+    let path = &segments(root.path())[2];
+    let mut bytes = fs::read(path).unwrap();
+    bytes[600] ^= 1;
+    fs::write(path, bytes).unwrap();
+    let spool = open(root.path(), &config());
+    until("it is found", || spool.status().damaged_events == 1).await;
+    until("it is set aside", || root.path().join("spool/damaged").is_dir()).await;
+    let report = inspect::verify(&root.path().join("spool")).unwrap();
+    assert_eq!((report.events, report.findings.len()), (119, 1));
+    let mut reader = spool.reader("sink");
+    let seen = read_all(&spool, &mut reader).await;
+    assert_eq!((seen.events.len(), seen.damaged.len()), (119, 1));
+    assert_eq!(spool.status().damaged_events, 1);
+}
+
+#[tokio::test]
+async fn a_lost_end_is_not_numbered_again() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    let mut reader = spool.reader("sink");
+    append(&spool, 30, 100).await;
+    commit(&mut reader, 31);
+    soon(spool.finish()).await.unwrap();
+    drop((spool, reader));
+    fs::remove_file(segments(root.path()).pop().unwrap()).unwrap();
+    let spool = open(root.path(), &config());
+    let mut reader = spool.reader("sink");
+    append(&spool, 1, 100).await;
+    assert_eq!(read_all(&spool, &mut reader).await.events, [31]);
+}
+
+#[tokio::test]
+async fn a_damaged_cursor_sends_again_and_a_damaged_id_is_found_again() {
+    let root = tempfile::tempdir().unwrap();
+    filled(root.path()).await;
+    let id = open(root.path(), &config()).id();
+    fs::write(root.path().join("spool/cursors/sink.cursor"), "nonsense").unwrap();
+    fs::write(root.path().join("spool/spool.id"), "nonsense").unwrap();
+    let report = inspect::verify(&root.path().join("spool")).unwrap();
+    assert_eq!(report.events, 120);
+    assert_eq!(report.findings.len(), 2, "{report:?}");
+    let spool = open(root.path(), &config());
+    assert_eq!(spool.id(), id);
+    let mut reader = spool.reader("sink");
+    assert_eq!(
+        read_all(&spool, &mut reader).await.events,
+        (1..=120).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn a_log_is_inspected_while_it_is_written_to() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("spool");
+    let spool = open(root.path(), &config());
+    let mut reader = spool.reader("sink");
+    for run in 1..20u64 {
+        append(&spool, 7, 200).await;
+        let report = inspect::verify(&folder).unwrap();
+        assert_eq!((report.events, report.findings), (run * 7, Vec::new()));
+    }
+    let listing = inspect::list(&folder).unwrap();
+    assert_eq!(listing.id, Some(spool.id()));
+    assert!(listing.segments.is_sorted_by_key(|segment| segment.first));
+    let read = |entries: inspect::Entries| -> Vec<u64> {
+        entries
+            .flat_map(|entry| match entry.unwrap() {
+                Entry::Events(batch) => batch
+                    .iter()
+                    .map(|event| event.unwrap().sequence.get())
+                    .collect::<Vec<_>>(),
+                Entry::Damaged(finding) => panic!("{finding:?}"),
+            })
+            .collect()
+    };
+    let from = inspect::from_sequence(&folder, sequence(50)).unwrap();
+    assert_eq!(read(from), (50..=133).collect::<Vec<_>>());
+    let from = inspect::from_time(&folder, jiff::Timestamp::from_second(100).unwrap()).unwrap();
+    let sequences = read(from);
+    assert!((80..=100).contains(&sequences[0]) && sequences.last() == Some(&133));
+    commit(&mut reader, 50);
+    soon(spool.finish()).await.unwrap();
+    let listing = inspect::list(&folder).unwrap();
+    assert_eq!(listing.cursors[0].reader, "sink");
+    assert_eq!(listing.cursors[0].cursor.as_ref().unwrap().counts.delivered, 49);
+}
+
+#[tokio::test]
+async fn every_policy_of_syncing_keeps_what_was_stored() {
+    for sync in [SyncPolicy::Never, SyncPolicy::Interval(Duration::from_millis(5))] {
+        let root = tempfile::tempdir().unwrap();
+        let config = DiskConfig { sync, ..config() };
+        let spool = open(root.path(), &config);
+        let _reader = spool.reader("sink");
+        for _ in 0..20 {
+            append(&spool, 2, 300).await;
+        }
+        if sync != SyncPolicy::Never {
+            let before = spool.sync_duration().count();
+            append(&spool, 1, 10).await;
+            until("it is synced by itself", || {
+                spool.sync_duration().count() > before
+            })
+            .await;
+        }
+        let stored = spool.status().durable_sequence;
+        let killed = tempfile::tempdir().unwrap();
+        copy(root.path(), killed.path());
+        let spool = open(killed.path(), &config);
+        let mut reader = spool.reader("sink");
+        assert_eq!(
+            read_all(&spool, &mut reader).await.events,
+            (1..=stored).collect::<Vec<_>>()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_closed_log_is_read_to_its_end_and_again_after_a_rewind() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    let mut reader = spool.reader("sink");
+    append(&spool, 3, 10).await;
+    spool.close();
+    assert!(matches!(
+        spool.append(batch(4, 1, 10)).await,
+        Err(AppendError::Closed)
+    ));
+    for _ in 0..2 {
+        assert_eq!(read_until(&mut reader, 3).await.events, [1, 2, 3]);
+        assert!(matches!(soon(reader.next()).await.unwrap(), Read::End));
+        reader.rewind(Sequence::FIRST);
+    }
+}
+
+#[tokio::test]
+async fn files_are_for_their_owner_only() {
+    let root = tempfile::tempdir().unwrap();
+    filled(root.path()).await;
+    let mut folders = vec![root.path().join("spool")];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                assert_eq!(
+                    path.metadata().unwrap().permissions().mode() & 0o777,
+                    0o600,
+                    "{path:?}"
+                );
+                files += 1;
+            }
+        }
+    }
+    assert!(files > 10);
+}
+
+#[test]
+fn a_log_too_small_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let config = DiskConfig {
+        max_size: ByteSize::from_kib(64),
+        ..config()
+    };
+    assert!(matches!(
+        try_open(root.path(), &config),
+        Err(OpenError::TooSmall { .. })
+    ));
+}

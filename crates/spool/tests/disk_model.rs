@@ -1,0 +1,254 @@
+//! The log on disk against a model: whatever is appended, read, committed, killed and opened again, in any order.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+mod support;
+
+use std::{fs, os::unix::fs::FileExt, path::Path};
+
+use neurobridge_core::{
+    event::Sequence,
+    ledger::{Outcome, SinkCounts},
+    reader::{Read, Reader, Skipped},
+    units::ByteSize,
+};
+use neurobridge_spool::{DiskConfig, Spool, SpoolReader, WhenFull};
+use proptest::prelude::*;
+use support::*;
+use tempfile::TempDir;
+
+const READERS: [&str; 2] = ["a", "b"];
+
+#[derive(Clone, Debug)]
+enum Action {
+    Append {
+        events: u64,
+        size: usize,
+    },
+    Read {
+        reader: usize,
+    },
+    Rewind {
+        reader: usize,
+        back: u64,
+    },
+    Commit {
+        reader: usize,
+    },
+    /// The reader is dropped and made again.
+    Restart {
+        reader: usize,
+    },
+    /// The process is killed in the midst of writing such bytes.
+    Kill {
+        torn: Vec<u8>,
+    },
+    /// The process ends in order.
+    Finish,
+}
+
+fn any_action() -> impl Strategy<Value = Action> {
+    let size = prop_oneof![4 => Just(100usize), 2 => Just(3_000), 1 => Just(60_000)];
+    prop_oneof![
+        6 => (1u64..12, size).prop_map(|(events, size)| Action::Append { events, size }),
+        8 => (0..READERS.len()).prop_map(|reader| Action::Read { reader }),
+        1 => (0..READERS.len(), 0u64..10).prop_map(|(reader, back)| Action::Rewind { reader, back }),
+        4 => (0..READERS.len()).prop_map(|reader| Action::Commit { reader }),
+        1 => (0..READERS.len()).prop_map(|reader| Action::Restart { reader }),
+        1 => proptest::collection::vec(any::<u8>(), 0..200).prop_map(|torn| Action::Kill { torn }),
+        1 => Just(Action::Finish),
+    ]
+}
+
+/// What a reader should see: a counter, and where its cursor is.
+#[derive(Clone, Debug)]
+struct Model {
+    next: u64,
+    /// The events between the cursor and `next` that were skipped.
+    dropped: Vec<u64>,
+    committed: u64,
+    counts: SinkCounts,
+}
+
+struct World {
+    root: TempDir,
+    config: DiskConfig,
+    spool: Spool,
+    readers: Vec<SpoolReader>,
+    models: [Model; READERS.len()],
+    appended: u64,
+}
+
+impl World {
+    fn new(when_full: WhenFull) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let config = DiskConfig {
+            max_size: ByteSize::from_mib(if when_full == WhenFull::Block { 1024 } else { 1 }),
+            when_full,
+            ..config()
+        };
+        let spool = open(root.path(), &config);
+        let readers = READERS.map(|name| spool.reader(name)).into();
+        let model = Model {
+            next: 1,
+            dropped: Vec::new(),
+            committed: 1,
+            counts: SinkCounts::default(),
+        };
+        Self {
+            root,
+            config,
+            spool,
+            readers,
+            models: READERS.map(|_| model.clone()),
+            appended: 0,
+        }
+    }
+
+    async fn act(&mut self, action: Action) {
+        match action {
+            Action::Append { events, size } => {
+                append(&self.spool, events, size).await;
+                self.appended += events;
+            }
+            Action::Read { reader } if self.models[reader].next <= self.appended => self.read(reader).await,
+            Action::Read { .. } => {}
+            Action::Rewind { reader, back } => {
+                let model = &mut self.models[reader];
+                model.next = model.next.saturating_sub(back).max(model.committed);
+                let next = model.next;
+                model.dropped.retain(|sequence| *sequence < next);
+                self.readers[reader].rewind(Sequence::new(model.next).unwrap());
+            }
+            Action::Commit { reader } => {
+                let model = &mut self.models[reader];
+                let (settled, dropped) = (model.next - model.committed, model.dropped.len() as u64);
+                model.counts.add(Outcome::Dropped, dropped);
+                model.counts.add(Outcome::Delivered, settled - dropped);
+                model.committed = model.next;
+                model.dropped.clear();
+                let mut cursor = self.readers[reader].cursor().clone();
+                cursor.next = Sequence::new(model.next).unwrap();
+                cursor.counts = model.counts;
+                cursor.note = Some(format!("at {}", model.next));
+                self.readers[reader].commit(&cursor);
+            }
+            Action::Restart { reader } => {
+                self.readers[reader] = self.spool.reader(READERS[reader]);
+                let model = &mut self.models[reader];
+                model.next = model.committed;
+                model.dropped.clear();
+                assert_eq!(self.readers[reader].cursor().next.get(), model.committed);
+            }
+            Action::Kill { torn } => {
+                let killed = tempfile::tempdir().unwrap();
+                copy(self.root.path(), killed.path());
+                tear(killed.path(), &torn);
+                self.open_again(killed, false);
+            }
+            Action::Finish => {
+                soon(self.spool.finish()).await.unwrap();
+                let copied = tempfile::tempdir().unwrap();
+                copy(self.root.path(), copied.path());
+                self.open_again(copied, true);
+            }
+        }
+        let status = self.spool.status();
+        assert_eq!(
+            (status.durable_sequence, status.damaged_events),
+            (self.appended, 0)
+        );
+        assert!(status.size_bytes <= status.limit_bytes);
+    }
+
+    async fn read(&mut self, reader: usize) {
+        let model = &mut self.models[reader];
+        let read = soon(self.readers[reader].next()).await.unwrap();
+        let mut seen = Seen::default();
+        assert!(seen.take(&read));
+        let sequences: Vec<u64> = [&seen.events[..], &seen.dropped].concat();
+        assert_eq!(
+            sequences,
+            (model.next..model.next + seen.all()).collect::<Vec<_>>(),
+            "{seen:?}"
+        );
+        if let Read::Skipped { reason, .. } = read {
+            assert_eq!(reason, Skipped::Dropped);
+            assert_eq!(self.config.when_full, WhenFull::DropOldest);
+        }
+        model.next += seen.all();
+        model.dropped.extend(seen.dropped);
+    }
+
+    fn open_again(&mut self, root: TempDir, is_orderly: bool) {
+        self.spool = open(root.path(), &self.config);
+        self.root = root;
+        self.readers = READERS.map(|name| self.spool.reader(name)).into();
+        for (reader, model) in self.readers.iter().zip(&mut self.models) {
+            let cursor = reader.cursor();
+            assert!(
+                cursor.next.get() <= model.committed && (!is_orderly || cursor.next.get() == model.committed)
+            );
+            assert_eq!(cursor.counts.settled(), cursor.next.get() - cursor.first.get());
+            let note = (cursor.next.get() > 1).then(|| format!("at {}", cursor.next));
+            assert_eq!(cursor.note, note);
+            model.next = cursor.next.get();
+            model.committed = model.next;
+            model.counts = cursor.counts;
+            model.dropped.clear();
+        }
+    }
+
+    async fn read_to_the_end(&mut self) {
+        for reader in 0..READERS.len() {
+            while self.models[reader].next <= self.appended {
+                self.read(reader).await;
+            }
+        }
+    }
+}
+
+/// Puts bytes where the next record would go.
+fn tear(root: &Path, torn: &[u8]) {
+    let Some(last) = segments(root).pop() else {
+        return;
+    };
+    let bytes = fs::read(&last).unwrap();
+    let end = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
+    let file = fs::OpenOptions::new().write(true).open(&last).unwrap();
+    // A record ends with a brace, a header with a checksum, whose last byte may be a zero.
+    file.write_all_at(torn, end.max(64) as u64).unwrap();
+}
+
+async fn run(actions: Vec<Action>, when_full: WhenFull) {
+    let mut world = World::new(when_full);
+    for action in actions {
+        world.act(action).await;
+    }
+    world.read_to_the_end().await;
+    soon(world.spool.finish()).await.unwrap();
+}
+
+fn block_on(what: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    runtime.block_on(what);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn the_log_is_a_counter_to_each_reader(actions in proptest::collection::vec(any_action(), 1..60)) {
+        block_on(run(actions, WhenFull::Block));
+    }
+
+    #[test]
+    fn a_log_that_drops_says_what_it_dropped(actions in proptest::collection::vec(any_action(), 20..80)) {
+        block_on(run(actions, WhenFull::DropOldest));
+    }
+}

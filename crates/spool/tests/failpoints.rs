@@ -1,0 +1,235 @@
+//! The disk refuses each call in turn, and the process is killed before each: nothing that was durable is lost.
+//!
+//! `cargo test -p neurobridge-spool --features failpoints --test failpoints`
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+mod support;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use fail::FailScenario;
+use neurobridge_core::{reader::Reader, units::ByteSize};
+use neurobridge_spool::{AppendError, DiskConfig, OpenError, WhenFull};
+use support::*;
+use tempfile::TempDir;
+
+/// Every point, and whether want of room there is more than a wait.
+const POINTS: [(&str, bool); 10] = [
+    ("folder-create", true),
+    ("folder-sync", true),
+    ("file-create", false),
+    ("file-reserve", false),
+    ("file-write", false),
+    ("segment-write", false),
+    ("file-sync", true),
+    ("file-cut", true),
+    ("file-rename", true),
+    ("file-remove", true),
+];
+
+/// What a run of the scenario was told for certain.
+#[derive(Debug, Default)]
+struct Told {
+    stored: AtomicU64,
+    committed: AtomicU64,
+}
+
+/// Appends, reads, commits and ends, through several segments; how it ended.
+async fn scenario(root: &Path, told: &Told) -> Result<(), String> {
+    let spool = match try_open(root, &config()) {
+        Ok(spool) => spool,
+        Err(OpenError::Disk { source }) => return Err(source.to_string()),
+        Err(other) => panic!("{other}"),
+    };
+    let mut reader = spool.reader("sink");
+    let mut failed = None;
+    let first = spool.status().durable_sequence + 1;
+    for round in 0..8 {
+        let next = first + round * 3;
+        match soon(spool.append(batch(next, 3, 600))).await {
+            Ok(_) => told.stored.store(next + 2, Ordering::SeqCst),
+            Err(AppendError::Failed { source }) => {
+                failed = Some(source.to_string());
+                break;
+            }
+            Err(other) => panic!("{other}"),
+        }
+        if round % 2 == 1 {
+            told.committed.store(next, Ordering::SeqCst);
+            commit(&mut reader, next);
+            // So that there are several rounds of saving and deleting.
+            tokio::time::sleep(Duration::from_millis(110)).await;
+        }
+    }
+    // What is durable is read, whatever has failed.
+    let durable = spool.status().durable_sequence;
+    assert_eq!(durable, told.stored.load(Ordering::SeqCst).max(first - 1));
+    let next = reader.cursor().next.get();
+    if durable >= next {
+        let seen = read_until(&mut reader, durable + 1 - next).await;
+        assert!(seen.damaged.is_empty(), "{seen:?}");
+    }
+    match (soon(spool.finish()).await, failed) {
+        (Ok(()), None) => Ok(()),
+        (Err(error), _) => Err(error.to_string()),
+        (Ok(()), Some(error)) => panic!("it forgot that {error}"),
+    }
+}
+
+/// Opens a log that was left by a kill or a failure: all that was durable and not settled is there.
+async fn expect_whole(root: &Path, stored: u64, committed: u64, what: &str) {
+    let spool = open(root, &config());
+    let mut reader = spool.reader("sink");
+    let status = spool.status();
+    let next = reader.cursor().next.get();
+    assert!(
+        status.durable_sequence >= stored,
+        "{what}: {status:?} of {stored}"
+    );
+    assert!(next <= committed.max(1), "{what}: {next} of {committed}");
+    let seen = read_all(&spool, &mut reader).await;
+    assert_eq!(
+        seen.events,
+        (next..=status.durable_sequence).collect::<Vec<_>>(),
+        "{what}"
+    );
+    assert_eq!(spool.status().damaged_events, 0, "{what}");
+    append(&spool, 1, 10).await;
+    soon(spool.finish()).await.unwrap();
+}
+
+/// A log with some segments, in the folder of which nothing happens yet.
+async fn begun() -> (TempDir, u64) {
+    let root = tempfile::tempdir().unwrap();
+    let told = Told::default();
+    scenario(root.path(), &told).await.unwrap();
+    (root, told.stored.into_inner())
+}
+
+#[test]
+fn a_kill_before_any_change_of_the_disk_loses_nothing() {
+    let failing = FailScenario::setup();
+    let root = tempfile::tempdir().unwrap();
+    let told = Arc::new(Told::default());
+    let kills: Arc<Mutex<Vec<(String, TempDir, u64, u64)>>> = Arc::default();
+    for (point, _) in POINTS {
+        let (root, told, kills) = (root.path().to_owned(), Arc::clone(&told), Arc::clone(&kills));
+        fail::cfg_callback(point, move || {
+            // Held while copying: the other threads stop before their next change.
+            let mut kills = kills.lock().unwrap();
+            let (stored, killed) = (told.stored.load(Ordering::SeqCst), tempfile::tempdir().unwrap());
+            copy(&root, killed.path());
+            // Read after: a cursor may be committed and saved meanwhile.
+            let committed = told.committed.load(Ordering::SeqCst);
+            kills.push((point.to_owned(), killed, stored, committed));
+        })
+        .unwrap();
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        scenario(root.path(), &told).await.unwrap();
+        scenario(root.path(), &told).await.unwrap();
+    });
+    failing.teardown();
+    let kills = std::mem::take(&mut *kills.lock().unwrap());
+    for (point, _) in POINTS {
+        let killed = kills.iter().filter(|kill| kill.0 == point).count();
+        assert!(
+            killed > 0 || point == "folder-create",
+            "nothing was killed at {point}"
+        );
+    }
+    assert!(kills.len() > 80, "{}", kills.len());
+    for (index, (point, root, stored, committed)) in kills.iter().enumerate() {
+        runtime.block_on(expect_whole(
+            root.path(),
+            *stored,
+            *committed,
+            &format!("kill {index} at {point}"),
+        ));
+    }
+}
+
+#[test]
+fn a_refusal_is_final_and_loses_nothing() {
+    let failing = FailScenario::setup();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for (point, _) in POINTS {
+        for passes in 0..12 {
+            fail::cfg(point, "off").unwrap();
+            let (root, before) = runtime.block_on(begun());
+            let told = Told::default();
+            told.stored.store(before, Ordering::SeqCst);
+            fail::cfg(point, &format!("{passes}*off->1*return->off")).unwrap();
+            let ended = runtime.block_on(scenario(root.path(), &told));
+            fail::cfg(point, "off").unwrap();
+            // The cursor of the scenario before is at its last commit.
+            let committed = told.committed.load(Ordering::SeqCst).max(before);
+            let what = format!("{point} after {passes}: {ended:?}");
+            let stored = told.stored.load(Ordering::SeqCst);
+            runtime.block_on(expect_whole(root.path(), stored, committed, &what));
+            if ended.is_ok() {
+                break;
+            }
+        }
+    }
+    failing.teardown();
+}
+
+#[test]
+fn want_of_room_is_waited_out() {
+    let failing = FailScenario::setup();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for (point, _) in POINTS.iter().filter(|(_, is_final)| !is_final) {
+        let (root, before) = runtime.block_on(begun());
+        let told = Told::default();
+        told.stored.store(before, Ordering::SeqCst);
+        fail::cfg(*point, "3*off->2*return(full)->off").unwrap();
+        let ended = runtime.block_on(scenario(root.path(), &told));
+        fail::cfg(*point, "off").unwrap();
+        assert_eq!(ended, Ok(()), "{point}");
+        let stored = told.stored.load(Ordering::SeqCst);
+        runtime.block_on(expect_whole(root.path(), stored, stored, point));
+    }
+    failing.teardown();
+}
+
+#[test]
+fn without_room_the_oldest_are_dropped_if_so_configured() {
+    let failing = FailScenario::setup();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let root = tempfile::tempdir().unwrap();
+    runtime.block_on(async {
+        let config = DiskConfig {
+            max_size: ByteSize::from_mib(64),
+            when_full: WhenFull::DropOldest,
+            ..config()
+        };
+        let spool = open(root.path(), &config);
+        let mut reader = spool.reader("sink");
+        for _ in 0..30 {
+            append(&spool, 3, 600).await;
+        }
+        fail::cfg("segment-write", "2*return(full)->off").unwrap();
+        append(&spool, 3, 600).await;
+        let dropped = spool.status().dropped_events;
+        assert!(dropped > 0);
+        assert_eq!(read_all(&spool, &mut reader).await.all(), 93);
+        soon(spool.finish()).await.unwrap();
+        drop((spool, reader));
+        let spool = open(root.path(), &config);
+        let seen = read_all(&spool, &mut spool.reader("sink")).await;
+        assert_eq!(
+            (seen.dropped.len() as u64, seen.events.len() as u64),
+            (dropped, 93 - dropped)
+        );
+    });
+    failing.teardown();
+}

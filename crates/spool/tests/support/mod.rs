@@ -1,0 +1,205 @@
+//! What the tests of the log on disk have in common.
+#![allow(dead_code, unreachable_pub, reason = "each test uses some of it")]
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+use std::{
+    fs,
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use neurobridge_core::{
+    envelope::{Kind, read},
+    event::{Event, Sequence},
+    ledger::Outcome,
+    reader::{Read, Reader, Skipped},
+    record::Batch,
+    units::ByteSize,
+};
+use neurobridge_spool::{DiskConfig, OpenError, Spool, SpoolConfig, SpoolReader, SyncPolicy, WhenFull};
+
+/// Far more than any step needs; reached only when something waits for ever.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Small segments, so that there are many; nothing is kept that is settled.
+pub fn config() -> DiskConfig {
+    DiskConfig {
+        path: PathBuf::from("spool"),
+        max_size: ByteSize::from_mib(64),
+        segment_size: ByteSize::from_kib(4),
+        sync: SyncPolicy::Always,
+        when_full: WhenFull::Block,
+        retain: Duration::ZERO,
+    }
+}
+
+pub fn open(root: &Path, config: &DiskConfig) -> Spool {
+    try_open(root, config).unwrap()
+}
+
+pub fn try_open(root: &Path, config: &DiskConfig) -> Result<Spool, OpenError> {
+    Spool::open(&SpoolConfig::Disk(config.clone()), root)
+}
+
+/// The text of the event that gets this sequence.
+pub fn frame(sequence: u64, size: usize) -> String {
+    format!(r#"{{"id":{sequence},"data":{{"fill":"{}"}}}}"#, "x".repeat(size))
+}
+
+/// Events that will get the sequences from `first` on.
+pub fn batch(first: u64, events: u64, size: usize) -> Batch {
+    let mut batch = Batch::default();
+    for sequence in first..first + events {
+        let frame = frame(sequence, size);
+        let Kind::Event(envelope) = read(&frame).unwrap() else {
+            panic!("no event")
+        };
+        batch.push(&Event {
+            sequence: Sequence::FIRST,
+            received_at: jiff::Timestamp::from_second(sequence as i64).unwrap(),
+            source: "main",
+            conflict: None,
+            envelope,
+            frame: &frame,
+        });
+    }
+    batch
+}
+
+/// Appends so many events of a size, which get the sequences that their texts say.
+pub async fn append(spool: &Spool, events: u64, size: usize) {
+    let first = spool.status().durable_sequence + 1;
+    let stored = soon(spool.append(batch(first, events, size)))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((stored.first.get(), stored.events), (first, events));
+}
+
+pub async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, what)
+        .await
+        .expect("it waits for ever")
+}
+
+/// Waits until a condition holds.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// What a reader handed over: sequences of events, of which each text was checked, and of those that were skipped.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub events: Vec<u64>,
+    pub dropped: Vec<u64>,
+    pub damaged: Vec<u64>,
+}
+
+impl Seen {
+    pub fn all(&self) -> u64 {
+        (self.events.len() + self.dropped.len() + self.damaged.len()) as u64
+    }
+
+    pub fn take(&mut self, read: &Read) -> bool {
+        match read {
+            Read::Events(batch) => {
+                for event in batch.iter() {
+                    let event = event.unwrap();
+                    let start = format!(r#"{{"id":{},"#, event.sequence);
+                    assert!(
+                        event.frame.starts_with(&start),
+                        "{} is {}",
+                        event.sequence,
+                        event.frame
+                    );
+                    self.events.push(event.sequence.get());
+                }
+            }
+            Read::Skipped { from, events, reason } => {
+                let skipped = from.get()..from.get() + events;
+                match reason {
+                    Skipped::Dropped => self.dropped.extend(skipped),
+                    Skipped::Damaged => self.damaged.extend(skipped),
+                }
+            }
+            Read::End => return false,
+        }
+        true
+    }
+}
+
+/// Reads until so many events are seen or skipped.
+pub async fn read_until(reader: &mut SpoolReader, until: u64) -> Seen {
+    let mut seen = Seen::default();
+    while seen.all() < until {
+        assert!(
+            seen.take(&soon(reader.next()).await.unwrap()),
+            "it ended after {seen:?}"
+        );
+    }
+    seen
+}
+
+/// Reads all up to what is durable now.
+pub async fn read_all(spool: &Spool, reader: &mut SpoolReader) -> Seen {
+    let end = spool.status().durable_sequence + 1;
+    let next = reader.cursor().next.get();
+    read_until(reader, end - next).await
+}
+
+/// Commits all before `next` as delivered.
+pub fn commit(reader: &mut SpoolReader, next: u64) {
+    let mut cursor = reader.cursor().clone();
+    let settled = next - cursor.next.get();
+    cursor.counts.add(Outcome::Delivered, settled);
+    cursor.next = Sequence::new(next).unwrap();
+    reader.commit(&cursor);
+}
+
+/// The segments of a log, in order.
+pub fn segments(root: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(root.join("spool"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "segment"))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Copies a log's folder as a crash at this moment would leave it. Segments before cursors: were a segment deleted
+/// meanwhile, the cursors that allowed it are copied after.
+pub fn copy(from: &Path, to: &Path) {
+    let (from, to) = (from.join("spool"), to.join("spool"));
+    fs::create_dir_all(to.join("cursors")).unwrap();
+    let mut names: Vec<_> = list(&from).filter(|name| !name.ends_with("lock")).collect();
+    names.sort_by_key(|name| !name.ends_with(".segment"));
+    for name in names {
+        copy_file(&from.join(&name), &to.join(&name));
+    }
+    for name in list(&from.join("cursors")) {
+        copy_file(&from.join("cursors").join(&name), &to.join("cursors").join(&name));
+    }
+}
+
+fn list(folder: &Path) -> impl Iterator<Item = String> {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+        .map(|entry| entry.file_name().into_string().unwrap())
+}
+
+fn copy_file(from: &Path, to: &Path) {
+    match fs::copy(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        copied => drop(copied.unwrap()),
+    }
+}
