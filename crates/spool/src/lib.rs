@@ -140,7 +140,7 @@ impl Spool {
         self.log.status()
     }
 
-    /// When the event of a sequence was received; `None` when it is not in the log.
+    /// When the event of a sequence was received, or the first after it that the log still has; `None` when it has none.
     pub fn received_at(&self, sequence: Sequence) -> Option<Timestamp> {
         self.log.received_at(sequence)
     }
