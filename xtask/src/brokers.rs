@@ -3,7 +3,6 @@
 mod container;
 mod kafka;
 mod nats;
-mod packages;
 mod provide;
 
 use std::fs;

@@ -2,6 +2,9 @@
 
 mod bench;
 mod brokers;
+mod docs;
+mod packages;
+mod prometheus;
 mod shell;
 mod test;
 
@@ -26,6 +29,8 @@ enum Chore {
     Test(test::Args),
     /// CPU, memory and latency of the bridge beside a bare loop, against a real broker
     Bench(bench::Args),
+    /// Writes the documents that are made from the program: docs/metrics.md
+    Docs,
 }
 
 fn main() -> ExitCode {
@@ -33,6 +38,7 @@ fn main() -> ExitCode {
         Chore::Brokers(command) => brokers::run(command),
         Chore::Test(args) => test::run(&args),
         Chore::Bench(args) => bench::run(&args),
+        Chore::Docs => docs::run(),
     };
     match result {
         Ok(code) => code,

@@ -9,17 +9,19 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use neurobridge_tests::paths::{Scratch, sweep_scratch, workspace_root};
 use neurobridge_tests::program::{BINARY_VARIABLE, Profile, build};
+use neurobridge_tests::prometheus::SKIP_WORD;
 use neurobridge_tests::shared::{Broker, SKIP_VARIABLE, SKIPPED_FILE_VARIABLE};
 use serde::Deserialize;
 
 use crate::brokers::{Provided, provide};
+use crate::prometheus;
 use crate::shell::say;
 
 /// Which tests.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 NEUROBRIDGE_TEST_KAFKA=host:port and NEUROBRIDGE_TEST_NATS=url name brokers to use instead of new ones.
-NEUROBRIDGE_TEST_SKIP=kafka,nats skips the tests that need these, and says which.")]
+NEUROBRIDGE_TEST_SKIP=kafka,nats,prometheus skips the tests that need these, and says which.")]
 pub(crate) struct Args {
     /// The packages whose tests to run; the whole workspace, when none is given
     #[arg(short, long)]
@@ -35,6 +37,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let scratch = Scratch::new("test")?;
     let skipped = scratch.join("skipped");
     let brokers = start_brokers()?;
+    // Without it only the tests that need it fail, each with the way to get it.
+    if !is_skipped(SKIP_WORD)
+        && let Err(error) = prometheus::install()
+    {
+        say(&format!("{error:#}"));
+    }
 
     let mut cargo = cargo_test(args);
     cargo.arg("--no-fail-fast").arg("--").args(&args.filters);
@@ -100,10 +108,14 @@ fn cargo_test(args: &Args) -> Command {
 }
 
 fn start_brokers() -> Result<Vec<(Broker, Provided)>> {
-    let skipped = env::var(SKIP_VARIABLE).unwrap_or_default();
     let wanted = [Broker::Kafka, Broker::Nats].into_iter();
-    let wanted = wanted.filter(|broker| skipped.split(',').all(|word| word.trim() != broker.word()));
+    let wanted = wanted.filter(|broker| !is_skipped(broker.word()));
     wanted.map(|broker| Ok((broker, provide(broker)?))).collect()
+}
+
+fn is_skipped(word: &str) -> bool {
+    let skipped = env::var(SKIP_VARIABLE).unwrap_or_default();
+    skipped.split(',').any(|skipped| skipped.trim() == word)
 }
 
 /// The lines went by between those of the tests; here they are again, where they are seen.

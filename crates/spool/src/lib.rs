@@ -233,8 +233,8 @@ impl Spool {
         self.log.sync_duration()
     }
 
-    /// When the event of a sequence was received; `None` when it is not in the log. Does not read a disk: for an event
-    /// that is not in memory, the time of one of the some hundred before it.
+    /// When the event of a sequence was received, or the first after it that the log still has; `None` when it has none.
+    /// Does not read a disk: for an event that is not in memory, the time of one of the some hundred before it.
     pub fn received_at(&self, sequence: Sequence) -> Option<Timestamp> {
         self.log.received_at(sequence)
     }

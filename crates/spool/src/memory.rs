@@ -162,7 +162,12 @@ impl Memory {
     }
 
     pub(crate) fn received_at(&self, sequence: Sequence) -> Option<Timestamp> {
-        let Found::Events(batch) = self.find(sequence) else {
+        let found = match self.find(sequence) {
+            // Whoever asks for what a full log dropped waits for all after it as well.
+            Found::Dropped { oldest } => self.find(oldest),
+            found => found,
+        };
+        let Found::Events(batch) = found else {
             return None;
         };
         batch.iter().next()?.ok().map(|event| event.received_at)

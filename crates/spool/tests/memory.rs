@@ -147,6 +147,9 @@ async fn a_full_log_may_drop_the_oldest_and_counts_them() {
     }
     let dropped = spool.status().dropped_events;
     assert!(dropped > 70, "{dropped}");
+    // Whose cursor is at one that was dropped is behind by what is left.
+    let oldest = spool.received_at(Sequence::FIRST).unwrap().as_second();
+    assert_eq!(u64::try_from(oldest), Ok(dropped + 1));
     let (sequences, skipped) = read_until(&mut reader, 100).await;
     assert!(skipped <= dropped && sequences.last() == Some(&100));
     assert!(sequences.is_sorted() && sequences.len() as u64 + skipped == 100);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use neurobridge_tests::kafka::{KafkaInstallation, MINIMUM_JAVA, VERSION};
 use neurobridge_tests::paths::brokers_dir;
 
-use super::packages;
+use crate::packages;
 use crate::shell::{run_quietly, say, succeeds};
 
 /// Fifty megabytes in a hundred files, of which Maven's own plugin is another twenty.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use neurobridge_tests::nats::{NatsInstallation, VERSION};
 use neurobridge_tests::paths::{brokers_dir, target_dir};
 
-use super::packages;
+use crate::packages;
 use crate::shell::{run_quietly, say, succeeds};
 
 /// Half a minute to a minute on two cores, and the downloads.

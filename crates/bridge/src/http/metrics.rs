@@ -81,7 +81,7 @@ fn sources(sources: &[SourceView<'_>]) -> Vec<MetricFamily> {
     );
     let mut skew = Family::gauge(
         "source_clock_skew_seconds",
-        "The platform's clock less this machine's.",
+        "This machine's clock less the platform's, known to a second; 0 while it is not known.",
     );
     let mut age = Family::histogram(
         "event_age_seconds",

@@ -211,6 +211,8 @@ impl State {
     pub(super) fn received_at(&self, sequence: Sequence) -> Option<Timestamp> {
         match self.find(sequence) {
             Some(Found::Events(batch)) => batch.iter().next()?.ok().map(|event| event.received_at),
+            // Whoever asks for what a full log dropped waits for all after it as well.
+            Some(Found::Dropped { oldest }) => self.received_at(oldest),
             Some(_) => None,
             None => self.locate(sequence)?.place.received_at,
         }

@@ -1,9 +1,11 @@
 //! The distribution's packages, on Debian and its kin.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
 
 use crate::shell::{output, run_quietly, say, succeeds};
@@ -15,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(900);
 ///
 /// # Errors
 /// When there is no apt-get, or no right to use it; the error says what to type.
-pub(super) fn install(reason: &str, candidates: &[&str]) -> Result<()> {
+pub(crate) fn install(reason: &str, candidates: &[&str]) -> Result<()> {
     let names = candidates.join(" or ");
     if !succeeds("apt-get", &["--version"]) {
         bail!(
@@ -48,6 +50,49 @@ pub(super) fn install(reason: &str, candidates: &[&str]) -> Result<()> {
         apt(prefix, &name, &arguments)?;
     }
     Ok(())
+}
+
+/// Unpacks a package of the distribution into the folder `into`, without installing it: that takes no rights, and starts
+/// no service on this machine.
+///
+/// # Errors
+/// When there is no apt-get, or it does not know the package; the error says what to type.
+pub(crate) fn unpack(reason: &str, package: &str, into: &Path) -> Result<()> {
+    if !succeeds("apt-get", &["--version"]) {
+        bail!(
+            "{reason}, and there is no apt-get to get {package} with: please install it in your system's way"
+        );
+    }
+    if !is_available(package) {
+        let Some(prefix) = privilege() else {
+            bail!("{reason}; type: sudo apt-get update && sudo apt-get install {package}");
+        };
+        apt(prefix, "apt-get update", &["update", "-q"])?;
+    }
+    let work = into.with_extension("unpacking");
+    if work.exists() {
+        fs::remove_dir_all(&work).with_context(|| format!("removing the old {}", work.display()))?;
+    }
+    fs::create_dir_all(&work).with_context(|| format!("making the folder {}", work.display()))?;
+    let name = format!("apt-get download {package}");
+    say(&name);
+    let mut download = Command::new("apt-get");
+    download.args(["download", "-q", package]).current_dir(&work);
+    run_quietly(&name, &mut download, LIMIT)
+        .with_context(|| format!("{reason}; type: sudo apt-get update && sudo apt-get install {package}"))?;
+    let archive = only_file(&work)?;
+    let mut unpack = Command::new("dpkg-deb");
+    unpack.arg("--extract").arg(&archive).arg(work.join("root"));
+    run_quietly("dpkg-deb", &mut unpack, LIMIT)?;
+    // Whole or not at all: what was interrupted does not look like a program that is there.
+    fs::rename(work.join("root"), into).with_context(|| format!("moving {package} to {}", into.display()))?;
+    fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))
+}
+
+fn only_file(dir: &Path) -> Result<PathBuf> {
+    let mut entries = fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))?;
+    let entry = entries.next().context("apt-get brought nothing")??;
+    Ok(entry.path())
 }
 
 /// What to put before `apt-get`: nothing as root, sudo where it asks for no password.

@@ -1,0 +1,83 @@
+//! The reference of metrics, `docs/metrics.md`: made from what a running bridge exports.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::bridge::Bridge;
+use crate::http;
+use crate::metrics::{Family, parse};
+use crate::paths::{Scratch, workspace_root};
+
+const HEAD: &str = "\
+<!-- Made by `cargo xtask docs` from what a running bridge exports; a test compares. -->
+# Metrics
+All that `/metrics` exports. Every series is there from the start of the bridge, with 0 where nothing has happened, so that a
+rate can be taken of the first event. Labels have few values: never a person, never an event.
+
+[operations.md](operations.md) says which of them call a person, and what to do then.
+";
+
+/// A part of the reference: its title, and how the names of its metrics begin.
+const PARTS: [(&str, &[&str]); 4] = [
+    (
+        "Sources, by the label `source`",
+        &["neurobridge_source_", "neurobridge_event_"],
+    ),
+    ("The spool", &["neurobridge_spool_"]),
+    ("Sinks, by the label `sink`", &["neurobridge_sink_"]),
+    ("The program and its process", &[""]),
+];
+
+/// Labels whose values are chosen by whoever configures the bridge, or follow from it.
+const OPEN_LABELS: [&str; 4] = ["source", "sink", "version", "le"];
+
+/// Returns where the reference is.
+pub fn path() -> PathBuf {
+    workspace_root().join("docs/metrics.md")
+}
+
+/// Starts a bridge, which needs nothing, and makes the reference of what it exports.
+///
+/// # Errors
+/// When the bridge does not start, or its metrics can't be read.
+pub fn make() -> Result<String> {
+    let dir = Scratch::new("reference")?;
+    // Nobody has to answer there: every series is there before the first connection.
+    let bridge = Bridge::start(
+        &dir,
+        "[sources.main]\nurl = \"ws://127.0.0.1:1/\"\ntoken = \"t\"\n",
+    )?;
+    let mut families = parse(&http::get(bridge.address(), "/metrics")?)?;
+    let mut text = HEAD.to_owned();
+    for (title, prefixes) in PARTS {
+        let (part, rest): (Vec<_>, Vec<_>) = families
+            .into_iter()
+            .partition(|family| prefixes.iter().any(|prefix| family.name.starts_with(prefix)));
+        families = rest;
+        write_part(&mut text, title, &part);
+    }
+    Ok(text)
+}
+
+fn write_part(text: &mut String, title: &str, families: &[Family]) {
+    // Writing to a string can't fail.
+    let _ = writeln!(text, "\n## {title}\n| metric | type | tells |\n|---|---|---|");
+    for Family {
+        name,
+        kind,
+        help,
+        labels,
+    } in families
+    {
+        let mut tells = help.clone();
+        for (label, values) in labels {
+            if !OPEN_LABELS.contains(&&**label) {
+                let values: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
+                let _ = write!(tells, " `{label}`: {}.", values.join(", "));
+            }
+        }
+        let _ = writeln!(text, "| `{name}` | {kind} | {tells} |");
+    }
+}

@@ -1,0 +1,149 @@
+//! Rules, dashboard and documents agree with each other and with what a bridge exports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::metrics::{Family, matchers, parse};
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::prometheus::PrometheusInstallation;
+use neurobridge_tests::{http, reference};
+
+use crate::support::{Dashboard, read, rules, selectors, shipped};
+
+#[test]
+fn promtool_finds_rules_and_configuration_right_and_their_tests_pass() {
+    let Some(installation) = PrometheusInstallation::for_test() else {
+        return;
+    };
+    for arguments in [
+        ["check", "rules", "config/prometheus/rules.yml"],
+        ["check", "config", "config/prometheus/prometheus.yml"],
+        ["test", "rules", "config/prometheus/rules_test.yml"],
+    ] {
+        let output = Command::new(&installation.promtool)
+            .args(arguments)
+            .current_dir(shipped(""))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+    let tests = read("config/prometheus/rules_test.yml");
+    for rule in rules() {
+        assert!(
+            tests.contains(&format!("alertname=\"{}\", alertstate=\"firing\"", rule.alert)),
+            "no unit test sees {} fire",
+            rule.alert
+        );
+    }
+}
+
+#[test]
+fn every_alert_has_its_paragraph_and_its_panel_and_no_other_is_described() {
+    let document = read("docs/operations.md");
+    let titles: BTreeSet<&str> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("### Neurobridge"))
+        .collect();
+    let rules = rules();
+    let alerts: BTreeSet<&str> = rules
+        .iter()
+        .map(|rule| rule.alert.strip_prefix("Neurobridge").unwrap())
+        .collect();
+    assert_eq!(titles, alerts);
+    let panels: BTreeMap<String, String> = Dashboard::read()
+        .panels()
+        .map(|panel| {
+            (
+                panel["id"].to_string(),
+                panel["description"].as_str().unwrap().to_owned(),
+            )
+        })
+        .collect();
+    for rule in &rules {
+        let runbook = format!("docs/operations.md#{}", rule.alert.to_lowercase());
+        assert_eq!(rule.annotations["runbook"], runbook);
+        let (_, link) = rule.annotations["dashboard"].split_once("viewPanel=").unwrap();
+        let id = link.split('&').next().unwrap();
+        assert!(
+            panels.get(id).is_some_and(|panel| panel.contains(&runbook)),
+            "{} opens panel {id}, which does not know it",
+            rule.alert
+        );
+    }
+}
+
+/// What a bridge exports, by name.
+fn exported() -> BTreeMap<String, Family> {
+    let dir = Scratch::new("exported").unwrap();
+    let bridge = Bridge::start(
+        &dir,
+        "[sources.main]\nurl = \"ws://127.0.0.1:1/\"\ntoken = \"t\"\n",
+    )
+    .unwrap();
+    let families = parse(&http::get(bridge.address(), "/metrics").unwrap()).unwrap();
+    families
+        .into_iter()
+        .map(|family| (family.name.clone(), family))
+        .collect()
+}
+
+#[test]
+fn every_metric_and_label_that_a_query_names_is_exported() {
+    let exported = exported();
+    let mut queries: Vec<(String, String)> =
+        rules().into_iter().map(|rule| (rule.alert, rule.expr)).collect();
+    queries.extend(Dashboard::read().queries());
+    let mut named = 0;
+    for (place, query) in queries {
+        for (metric, labels) in selectors(&query) {
+            if metric == "up" {
+                continue;
+            }
+            let family = exported
+                .get(&metric)
+                .or_else(|| exported.get(metric.strip_suffix("_bucket")?));
+            let family = family.unwrap_or_else(|| panic!("{place}: {metric} is not exported"));
+            named += 1;
+            for (label, values) in matchers(&labels) {
+                // Prometheus adds these.
+                if ["instance", "job"].contains(&&*label) {
+                    continue;
+                }
+                let known = family.labels.get(&label);
+                let known = known.unwrap_or_else(|| panic!("{place}: {metric} has no label {label}"));
+                for value in values.split('|').filter(|value| !value.starts_with('$')) {
+                    assert!(
+                        known.contains(value),
+                        "{place}: {label} of {metric} is never {value}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(named > 40, "{named}");
+}
+
+#[test]
+fn the_reference_of_metrics_is_what_a_bridge_exports() {
+    let made = reference::make().unwrap();
+    assert!(
+        made == read("docs/metrics.md"),
+        "docs/metrics.md is not what a bridge exports; type `cargo xtask docs`"
+    );
+}
+
+/// What the README names, with `…` for what is named in full before, is a part of it.
+#[test]
+fn the_readme_names_metrics_that_there_are() {
+    let exported = exported();
+    let readme = read("README.md");
+    let names = readme.split('`').filter(|word| word.starts_with("neurobridge_"));
+    let mut count = 0;
+    for name in names {
+        let name = name.split('{').next().unwrap();
+        assert!(exported.contains_key(name), "the README names {name}");
+        count += 1;
+    }
+    assert!(count > 5, "{count}");
+}

@@ -1,0 +1,195 @@
+//! `docker-compose.yml`: of the specification's form, pinned, closed to the outside, and with a configuration that is right.
+
+use std::process::Command;
+use std::time::Duration;
+
+use jsonschema::Validator;
+use neurobridge_tests::nats::{self, NatsInstallation};
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::poll::wait_for;
+use neurobridge_tests::ports::free_ports;
+use neurobridge_tests::process::Process;
+use neurobridge_tests::shared::with_own_nats;
+use neurobridge_tests::{http, kafka};
+use serde_json::{Map, Value};
+
+use crate::support::{check, read, shipped, version, yaml};
+
+const FILE: &str = "docker-compose.yml";
+
+fn services() -> Map<String, Value> {
+    yaml(FILE)["services"].as_object().unwrap().clone()
+}
+
+fn texts(list: &Value) -> Vec<&str> {
+    let list = list.as_array().unwrap();
+    list.iter().map(|text| text.as_str().unwrap()).collect()
+}
+
+#[test]
+fn it_is_of_the_specifications_form() {
+    let schema = serde_json::from_str(&read("tests/data/compose-spec/compose-spec.json")).unwrap();
+    let validator: Validator = jsonschema::validator_for(&schema).unwrap();
+    let mut file = yaml(FILE);
+    let errors: Vec<String> = validator
+        .iter_errors(&file)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+    // The schema does see mistakes.
+    file["services"]["kafka"]["helthcheck"] = Value::Null;
+    assert!(!validator.is_valid(&file));
+}
+
+#[test]
+fn every_image_is_pinned_to_what_is_tested_with() {
+    for (name, service) in services() {
+        let image = service["image"].as_str().unwrap();
+        let (_, tag) = image.rsplit_once(':').unwrap_or_else(|| panic!("{name}: no tag"));
+        let numbers = tag
+            .split('.')
+            .filter(|part| part.contains(|c: char| c.is_ascii_digit()));
+        assert!(numbers.count() >= 3, "{name}: {image} names no full version");
+    }
+    let image = |name: &str| services()[name]["image"].as_str().unwrap().to_owned();
+    assert_eq!(image("kafka"), format!("apache/kafka:{}", kafka::VERSION));
+    assert_eq!(image("nats"), format!("nats:{}-alpine", nats::VERSION));
+    assert_eq!(image("bridge"), format!("neurobridge:{}", version()));
+    assert_eq!(image("simulator"), image("bridge"));
+}
+
+#[test]
+fn nothing_is_open_to_the_outside_and_every_service_tells_its_health() {
+    let all = services();
+    for (name, service) in &all {
+        if service["ports"].is_array() {
+            for port in texts(&service["ports"]) {
+                assert!(port.starts_with("127.0.0.1:"), "{name}: {port}");
+            }
+        }
+        // The bridge's is in its image.
+        let has_check = service["healthcheck"]["test"].is_array();
+        assert!(has_check || name == "bridge", "{name} has no health check");
+        assert!(service["privileged"].is_null() && service["network_mode"].is_null());
+        if let Some(needed) = service["depends_on"].as_object() {
+            for (other, how) in needed {
+                assert!(all.contains_key(other), "{name} waits for {other}");
+                assert_eq!(how["condition"], "service_healthy", "{name} waits for {other}");
+            }
+        }
+    }
+    assert!(read("Dockerfile").contains("\nHEALTHCHECK "));
+    assert!(all["bridge"]["depends_on"]["kafka"].is_object());
+    assert!(all["grafana"]["depends_on"]["prometheus"].is_object());
+}
+
+#[test]
+fn only_the_simulator_is_in_the_profile_and_it_cuts_every_two_minutes() {
+    for (name, service) in services() {
+        let profiles = &service["profiles"];
+        if name == "simulator" {
+            assert_eq!(texts(profiles), ["demo"]);
+        } else {
+            assert!(profiles.is_null(), "{name} has profiles");
+        }
+    }
+    let all = services();
+    let command = texts(&all["simulator"]["command"]);
+    assert!(
+        command.windows(2).any(|pair| pair == ["--fault", "cut,every=2m"]),
+        "{command:?}"
+    );
+}
+
+#[test]
+fn every_file_that_it_mounts_is_there() {
+    let file = yaml(FILE);
+    let mut mounted = 0;
+    for service in file["services"].as_object().unwrap().values() {
+        let Some(volumes) = service["volumes"].as_array() else {
+            continue;
+        };
+        for volume in volumes {
+            let (source, _) = volume.as_str().unwrap().split_once(':').unwrap();
+            if source.starts_with("./") {
+                assert!(shipped(source).exists(), "{source} is not there");
+                mounted += 1;
+            } else {
+                assert!(
+                    file["volumes"].as_object().unwrap().contains_key(source),
+                    "{source}"
+                );
+            }
+        }
+    }
+    assert!(mounted >= 4, "{mounted}");
+    let token = default_of(file["secrets"]["neuroio_token"]["file"].as_str().unwrap());
+    assert!(shipped(token).is_file(), "{token}");
+}
+
+/// `${NAME:-default}`.
+fn default_of(text: &str) -> &str {
+    let inner = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+    inner.unwrap().split_once(":-").unwrap().1
+}
+
+#[test]
+fn the_bridges_configuration_is_right_and_fits_the_other_services() {
+    let services = services();
+    let environment = &services["bridge"]["environment"];
+    let url = default_of(environment["NEUROBRIDGE__SOURCES__MAIN__URL"].as_str().unwrap());
+    let file = shipped("config/compose/neurobridge.toml");
+    let output = check(
+        file.to_str().unwrap(),
+        &[("NEUROBRIDGE__SOURCES__MAIN__URL", url)],
+    );
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    let listener = "kafka:19092";
+    assert!(
+        said.contains(&format!("neuroio.entries at {listener}")) && said.contains("ws://simulator:8080/"),
+        "{said}"
+    );
+    let advertised = services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+        .as_str()
+        .unwrap();
+    assert!(advertised.contains(&format!("//{listener}")), "{advertised}");
+    let command = texts(&services["simulator"]["command"]);
+    assert!(
+        command
+            .windows(2)
+            .any(|pair| pair == ["--listen", "0.0.0.0:8080"])
+    );
+    // The secret is where the configuration looks for it.
+    assert_eq!(texts(&services["bridge"]["secrets"]), ["neuroio_token"]);
+    assert!(said.contains("/run/secrets/neuroio_token"), "{said}");
+}
+
+/// The server itself, without the container around it.
+#[test]
+fn nats_starts_with_its_command_line_and_answers_its_health_check() {
+    with_own_nats(|| {
+        let dir = Scratch::new("compose-nats").unwrap();
+        let [port, http_port] = free_ports().unwrap();
+        let services = services();
+        let (store, web) = (dir.join("data"), http_port.to_string());
+        let arguments = texts(&services["nats"]["command"])
+            .into_iter()
+            .map(|argument| match argument {
+                "/data" => store.to_str().unwrap(),
+                "8222" => &web,
+                other => other,
+            });
+        let mut command = Command::new(NatsInstallation::find().unwrap().binary);
+        command
+            .args(arguments)
+            .args(["--addr", "127.0.0.1", "--port", &port.to_string()]);
+        let _nats = Process::spawn("nats-server", &mut command, &dir.join("nats.log")).unwrap();
+        let check = texts(&services["nats"]["healthcheck"]["test"]);
+        let (_, path) = check.last().unwrap().split_once(":8222").unwrap();
+        let answer = wait_for("its health", Duration::from_secs(30), || {
+            Ok(http::get(&format!("127.0.0.1:{http_port}"), path).ok())
+        });
+        assert!(answer.unwrap().contains("ok"));
+    });
+}

@@ -1,0 +1,234 @@
+//! A real Prometheus with the shipped configuration, beside real bridges in trouble: each alert comes, each query of the
+//! dashboard has data.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::poll::wait_for;
+use neurobridge_tests::ports::free_ports;
+use neurobridge_tests::process::Process;
+use neurobridge_tests::program::neurobridge;
+use neurobridge_tests::prometheus::{Alert, Prometheus, PrometheusInstallation, shipped};
+use tokio_tungstenite::tungstenite::{
+    self, Message,
+    handshake::server::{Request, Response},
+};
+
+use crate::support::{Dashboard, rules};
+
+/// Many times what all of it takes on two busy cores.
+const SOON: Duration = Duration::from_secs(120);
+
+#[test]
+fn every_query_has_data_and_every_fault_its_alert() {
+    let Some(installation) = PrometheusInstallation::for_test() else {
+        return;
+    };
+    let calm_dir = Scratch::new("stack-calm").unwrap();
+    let mut calm_platform = Platform::start(&calm_dir, &["--rate", "50"]).unwrap();
+    let mut calm = Bridge::start(&calm_dir, &source(&calm_platform.url())).unwrap();
+
+    let refused_dir = Scratch::new("stack-refused").unwrap();
+    let refusing = Platform::start(&refused_dir, &["--token", "right"]).unwrap();
+    let refused = Bridge::start(&refused_dir, &source(&refusing.url())).unwrap();
+
+    let troubled_dir = Scratch::new("stack-troubled").unwrap();
+    let faults = [
+        "--rate",
+        "200",
+        "--fault",
+        "bad-json,every=2s",
+        "--fault",
+        "cut,every=3s",
+    ];
+    let unruly = Platform::start(&troubled_dir, &faults).unwrap();
+    let troubled = Bridge::start(&troubled_dir, &in_trouble(&unruly.url())).unwrap();
+
+    let skewed_dir = Scratch::new("stack-skewed").unwrap();
+    let skewed = Bridge::start(&skewed_dir, &source(&platform_of_an_hour_ago())).unwrap();
+
+    let dir = Scratch::new("stack-prometheus").unwrap();
+    let bridges = [&calm, &refused, &troubled, &skewed].map(|bridge| bridge.address().to_owned());
+    write_config(&dir, &bridges);
+    let prometheus = Prometheus::start(&installation, &dir.join("prometheus.yml"), &dir).unwrap();
+    let [calm_address, refused_address, troubled_address, skewed_address] = bridges;
+
+    let mut seen = Seen::default();
+    for (alert, instance) in [
+        ("NeurobridgeTokenRefused", &refused_address),
+        ("NeurobridgeEventsDropped", &troubled_address),
+        ("NeurobridgeDeliveryLate", &troubled_address),
+        ("NeurobridgeDeadLetters", &troubled_address),
+        ("NeurobridgeGap", &troubled_address),
+        ("NeurobridgeSpoolFilling", &troubled_address),
+        ("NeurobridgeClockOff", &skewed_address),
+    ] {
+        seen.wait(&prometheus, alert, instance);
+    }
+    every_panel_has_data(&prometheus);
+    nothing_is_said_of(&calm_address, &prometheus);
+
+    calm_platform.process().kill().unwrap();
+    seen.wait(&prometheus, "NeurobridgeNoOpenConnection", &calm_address);
+    seen.wait(&prometheus, "NeurobridgeNoEvents", &calm_address);
+    calm.process().terminate(SOON).unwrap();
+    seen.wait(&prometheus, "NeurobridgeDown", &calm_address);
+
+    let mut again = Command::new(neurobridge());
+    again.args(["run", "-c"]).arg(calm_dir.join("neurobridge.toml"));
+    let _again = Process::spawn("bridge", &mut again, &calm_dir.join("again.log")).unwrap();
+    has_data(&prometheus, "Restarts");
+    for annotation in ["Gaps", "Refusals"] {
+        has_data(&prometheus, annotation);
+    }
+
+    let all = rules().into_iter().map(|rule| rule.alert).collect::<Vec<_>>();
+    for alert in &all {
+        assert!(seen.0.contains(alert), "no fault was made for {alert}");
+    }
+}
+
+fn source(url: &str) -> String {
+    format!("[sources.main]\nurl = \"{url}\"\ntoken = \"t\"\n")
+}
+
+/// A sink that nobody answers, a spool that is full soon, and no long wait after a cut.
+fn in_trouble(url: &str) -> String {
+    let [port] = free_ports().unwrap();
+    format!(
+        "{}[sources.main.backoff]\nmax = \"1s\"\n[spool]\nmax_size = \"2 MiB\"\nwhen_full = \"drop_oldest\"\n\
+         [sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"127.0.0.1:{port}\"\n",
+        source(url)
+    )
+}
+
+/// A platform that authorises, sends nothing, and whose clock is an hour behind.
+fn platform_of_an_hour_ago() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            // Its bridge hangs up when the test is over.
+            let _ = serve(stream);
+        }
+    });
+    url
+}
+
+#[allow(clippy::result_large_err, reason = "the callback's type is tungstenite's")]
+fn serve(stream: std::net::TcpStream) -> Result<(), Box<dyn std::error::Error>> {
+    let then = Timestamp::now() - SignedDuration::from_hours(1);
+    let date = then.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    let dated = move |_: &Request, mut response: Response| {
+        response.headers_mut().insert("date", date.parse().unwrap());
+        Ok(response)
+    };
+    let mut socket = tungstenite::accept_hdr(stream, dated)?;
+    socket.read()?;
+    socket.send(Message::text(r#"{"auth":"ok"}"#))?;
+    loop {
+        if socket.read()?.is_text() {
+            socket.send(Message::text(r#"{"PING":"PONG"}"#))?;
+        }
+    }
+}
+
+/// The shipped files, with these bridges as targets; seconds are enough for a test where a site needs minutes and hours.
+fn write_config(dir: &Scratch, bridges: &[String]) {
+    let replaced = |text: String, from: &str, to: &str| {
+        assert!(text.contains(from), "{from} in {text}");
+        text.replace(from, to)
+    };
+    let config = shipped("prometheus.yml").unwrap();
+    let config = replaced(config, "interval: 5s", "interval: 1s");
+    let targets = format!("[\"{}\"]", bridges.join("\", \""));
+    let config = replaced(config, "[\"bridge:9797\"]", &targets);
+    fs::write(dir.join("prometheus.yml"), config).unwrap();
+    let rules = shipped("rules.yml").unwrap();
+    let rules = replaced(rules, "> 3600\n", "> 3\n");
+    let rules = replaced(rules, "> 300\n", "> 3\n");
+    fs::write(dir.join("rules.yml"), rules).unwrap();
+}
+
+/// The alerts that came.
+#[derive(Default)]
+struct Seen(Vec<String>);
+
+impl Seen {
+    /// Waits for an alert about this instance, and looks at its texts.
+    fn wait(&mut self, prometheus: &Prometheus, name: &str, instance: &str) {
+        let mut last = Vec::new();
+        let alert = wait_for(&format!("{name} of {instance}"), SOON, || {
+            last = prometheus.alerts()?;
+            Ok(last.iter().find(|alert| alert.is(name, instance)).cloned())
+        });
+        let alert = alert.unwrap_or_else(|error| panic!("{error:#}: {last:#?}"));
+        for (which, text) in &alert.annotations {
+            let is_rendered = !["{{", "<error", "<no value>", "%!"]
+                .iter()
+                .any(|sign| text.contains(sign));
+            assert!(is_rendered, "{which} of {name}: {text}");
+        }
+        self.0.push(name.to_owned());
+    }
+}
+
+/// But for the spool: a line through a few seconds' sizes points anywhere, so that alert waits for five minutes.
+fn nothing_is_said_of(instance: &str, prometheus: &Prometheus) {
+    let is_about = |alert: &Alert| {
+        alert
+            .labels
+            .get("instance")
+            .is_some_and(|found| found == instance)
+            && !alert.is("NeurobridgeSpoolFilling", instance)
+    };
+    wait_for("no alert of a bridge that is well", SOON, || {
+        let alerts = prometheus.alerts()?;
+        Ok((!alerts.iter().any(is_about)).then_some(()))
+    })
+    .unwrap();
+}
+
+/// With what Grafana puts in for variables.
+fn filled(query: &str) -> String {
+    query
+        .replace("$__rate_interval", "15s")
+        .replace("$__range", "15m")
+        .replace("$instance", ".*")
+        .replace("$source", ".*")
+        .replace("$sink", ".*")
+}
+
+fn every_panel_has_data(prometheus: &Prometheus) {
+    let dashboard = Dashboard::read();
+    let panels = dashboard.panels().map(|panel| panel["title"].as_str().unwrap());
+    for title in panels {
+        has_data(prometheus, title);
+    }
+    for (variable, selector, label) in dashboard.variables() {
+        let values = prometheus.label_values(&filled(&selector), &label).unwrap();
+        assert!(!values.is_empty(), "${variable} has no values");
+    }
+}
+
+/// Every query of this panel or annotation.
+fn has_data(prometheus: &Prometheus, title: &str) {
+    let queries = Dashboard::read().queries();
+    let mut count = 0;
+    for (_, query) in queries.iter().filter(|(place, _)| place == title) {
+        let query = filled(query);
+        wait_for(&format!("data for {title:?}: {query}"), SOON, || {
+            Ok((!prometheus.query(&query)?.is_empty()).then_some(()))
+        })
+        .unwrap();
+        count += 1;
+    }
+    assert!(count > 0, "{title} has no query");
+}
