@@ -185,7 +185,10 @@ fn a_refusal_is_final_and_loses_nothing() {
             refusals += 1;
         }
         // The folders of a log that was opened before are there.
-        assert!(refusals > 0 || point == "folder-create", "nothing was refused at {point}");
+        assert!(
+            refusals > 0 || point == "folder-create",
+            "nothing was refused at {point}"
+        );
     }
     failing.teardown();
 }
