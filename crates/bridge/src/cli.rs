@@ -101,9 +101,9 @@ pub struct ConfigFlag {
 /// Flags of `spool`.
 #[derive(Clone, Debug, Args)]
 pub struct SpoolFlags {
-    /// Which configuration.
-    #[command(flatten)]
-    pub config: ConfigFlag,
+    /// The configuration file [default: as for the other commands].
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: SpoolCommand,

@@ -21,7 +21,7 @@ use crate::{
 /// # Errors
 /// It can't be read; or a check found that it is not whole.
 pub(crate) fn run(flags: &SpoolFlags) -> Result<Exit, Failure> {
-    let config = config::load(flags.config.config.as_deref())
+    let config = config::load(flags.config.as_deref())
         .or_exit(Exit::Config)?
         .config;
     let folder = folder(&config)?;

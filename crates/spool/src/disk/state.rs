@@ -328,6 +328,71 @@ mod tests {
 
     use super::*;
 
+    fn sequence(number: u64) -> Sequence {
+        Sequence::new(number).unwrap()
+    }
+
+    /// Segments of ten events each, the last of which is written to; a reader with a cursor, of which less is saved.
+    fn state(committed: u64, saved: Option<u64>) -> State {
+        let mut state = State::new(sequence(41), Sequence::FIRST);
+        state.is_writing = true;
+        for first in [1, 11, 21, 31] {
+            let begins_at = Some(Timestamp::from_second(first as i64).unwrap());
+            let segment = Segment::new(PathBuf::from(first.to_string()), sequence(first), 1000, begins_at);
+            state.segments.push_back(segment);
+        }
+        state.newest = Some(Timestamp::from_second(40).unwrap());
+        let mut cursor = Cursor::starting_at(Sequence::FIRST);
+        cursor.next = sequence(committed);
+        let file = CursorFile::new(
+            PathBuf::new(),
+            neurobridge_core::identity::SpoolId::generate(),
+            None,
+        );
+        let reader = ReaderState {
+            cursor,
+            saved: saved.map(sequence),
+            file: Arc::new(Mutex::new(file)),
+            is_known: true,
+            holds: true,
+        };
+        state.readers.insert("sink".to_owned(), reader);
+        state
+    }
+
+    fn settled(state: &mut State, retain: u64) -> u64 {
+        let retain = std::time::Duration::from_secs(retain);
+        std::iter::from_fn(|| state.take_settled(retain)).count() as u64
+    }
+
+    #[test]
+    fn a_segment_goes_only_when_the_cursor_beyond_it_is_on_the_disk() {
+        assert_eq!(settled(&mut state(41, None), 0), 0);
+        assert_eq!(settled(&mut state(41, Some(20)), 0), 1);
+        assert_eq!(settled(&mut state(41, Some(21)), 0), 2);
+        // Never the one that is written to.
+        assert_eq!(settled(&mut state(41, Some(41)), 0), 3);
+    }
+
+    #[test]
+    fn a_settled_segment_stays_for_a_while_unless_its_room_is_needed() {
+        assert_eq!(settled(&mut state(41, Some(41)), 25), 1);
+        let mut full = state(41, Some(41));
+        full.is_full = true;
+        assert_eq!(settled(&mut full, 25), 3);
+        assert_eq!(full.dropped_events, 0);
+    }
+
+    #[test]
+    fn what_is_dropped_is_counted_as_far_as_it_was_needed() {
+        let mut state = state(16, Some(16));
+        while state.take_dropped().is_some() {}
+        assert_eq!(
+            (state.dropped_events, state.oldest(), state.trimmed),
+            (15, sequence(31), sequence(31))
+        );
+    }
+
     proptest! {
         #[test]
         fn no_sequence_is_counted_twice(ranges in proptest::collection::vec((1u64..50, 0u64..10), 0..20)) {
