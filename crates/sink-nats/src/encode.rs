@@ -28,8 +28,8 @@ const MESSAGE_ID: &str = "Nats-Msg-Id";
 const HEADERS_OVERHEAD: usize = "NATS/1.0\r\n\r\n".len();
 /// What stands between name and value, and behind the value.
 const HEADER_OVERHEAD: usize = ": \r\n".len();
-/// JetStream takes no more, since it stores the length in 16 bits.
-const MAX_HEADERS: usize = u16::MAX as usize;
+/// JetStream takes 64 KiB. Half of it, because with strict order the id stands in the next message's headers as well.
+const MAX_HEADERS: usize = 32_000;
 
 /// Makes messages of events.
 #[derive(Debug)]

@@ -47,18 +47,17 @@ pub(crate) const fn blame(error: &ApiError) -> Blame {
         10070 | 10071 | 10164 => Blame::Order,
 
         STREAM_NOT_FOUND => Blame::Sink(Missing),
-        // Not for this account; not on this server at all; another stream than the expected one has the subject; no such
-        // stream in a cluster.
-        10039 | 10076 | 10060 | 10144 => Blame::Sink(Missing),
+        // JetStream is off for this account, or on this server; another stream than the expected one has the subject.
+        10039 | 10076 | 10060 => Blame::Sink(Missing),
 
-        // Full: `discard = new` and a limit reached, for all subjects or one.
-        10077 | 10122 | 10123 => Blame::Sink(Unavailable),
+        // Full: `discard = new` and a limit reached, for all subjects or one. Or the disk is.
+        10077 => Blame::Sink(Unavailable),
         // An account's or a server's memory or disk is used up.
-        10002 | 10023 | 10025 | 10028 | 10047 => Blame::Sink(Unavailable),
-        // The cluster has no leader, or loses it at this moment; a replica is not there.
-        10004 | 10005 | 10008 | 10009 | 10010 | 10074 | 10118 => Blame::Sink(Unavailable),
-        // Sealed, a mirror, offline: an administrator's deed, and one that can be undone.
-        10109 | 10100 | 10034 | 10194 => Blame::Sink(Unavailable),
+        10002 | 10023 | 10028 | 10047 => Blame::Sink(Unavailable),
+        // The cluster has no leader, or loses it at this moment; servers for the replicas are missing; it is offline.
+        10004 | 10005 | 10007 | 10008 | 10009 | 10118 | 10194 => Blame::Sink(Unavailable),
+        // Sealed: an administrator's deed.
+        10109 => Blame::Sink(Unavailable),
         // More on its way to the stream than the server holds back for it; a message of this id is on its way. Both pass.
         10167 | 10158 => Blame::Sink(Unavailable),
 
@@ -95,7 +94,7 @@ pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
         (FaultKind::Missing, 10039 | 10076) => "turn JetStream on, or set mode = \"core\"",
         (FaultKind::Missing, 10060) => "let the subjects of only one stream take those of this sink",
         (FaultKind::Missing, _) => "create it, or set stream.create = true with max_age and replicas",
-        (FaultKind::Unavailable, 10077 | 10122 | 10123) => {
+        (FaultKind::Unavailable, 10077) => {
             "make room: it is full and its discard policy refuses new messages"
         }
         (FaultKind::Unavailable, 10109) => "let the sink write into another stream",
