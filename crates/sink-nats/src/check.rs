@@ -222,7 +222,9 @@ fn server_mistake(server: &str) -> Option<String> {
     let address: ServerAddr = match server.parse() {
         Ok(address) => address,
         Err(_) => {
-            return Some("found a text that is no URL, expected one such as \"nats://localhost:4222\"".into());
+            return Some(
+                "found a text that is no URL, expected one such as \"nats://localhost:4222\"".into(),
+            );
         }
     };
     if address.username().is_some() || address.password().is_some() {

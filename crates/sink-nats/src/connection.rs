@@ -44,10 +44,17 @@ pub(crate) struct Connection {
     /// Known without having been sent.
     known: Vec<Ack>,
     max_in_flight: usize,
-    max_size: usize,
-    limit: String,
+    event_limit: Limit,
+    letter_limit: Limit,
     ack_timeout: Duration,
     last_answer: Instant,
+}
+
+/// How large a message may be with its headers.
+#[derive(Clone, Copy)]
+struct Limit {
+    bytes: usize,
+    whose: &'static str,
 }
 
 /// Who keeps the events, and so who answers.
@@ -77,10 +84,16 @@ impl Connection {
             .as_ref()
             .and_then(|stream| usize::try_from(stream.config.max_msg_size).ok())
             .filter(|size| *size > 0);
-        let (max_size, limit) = match max_message {
-            Some(size) if size < max_payload => (size, "the stream's max_msg_size"),
-            _ => (max_payload, "the server's max_payload"),
+        let of_server = Limit {
+            bytes: max_payload,
+            whose: "the server's max_payload",
         };
+        let of_stream = max_message
+            .filter(|bytes| *bytes < max_payload)
+            .map(|bytes| Limit {
+                bytes,
+                whose: "the stream's max_msg_size",
+            });
         let keeper = match config.kept_by() {
             Some(stream) => Keeper::Stream {
                 name: stream.name.as_str().into(),
@@ -97,8 +110,8 @@ impl Connection {
             in_flight: InFlight::default(),
             known: Vec::new(),
             max_in_flight: config.max_in_flight as usize,
-            max_size,
-            limit: limit.to_owned(),
+            event_limit: of_stream.unwrap_or(of_server),
+            letter_limit: of_server,
             ack_timeout: config.ack_timeout,
             last_answer: Instant::now(),
         }
@@ -170,12 +183,16 @@ impl Connection {
         role: Role,
     ) -> Result<(), PublishError> {
         let size = message.size();
-        if size > self.max_size {
+        let limit = match role {
+            Role::Letter => self.letter_limit,
+            Role::Chained | Role::Free => self.event_limit,
+        };
+        if size > limit.bytes {
             return Err(PublishError::Rejected(Rejection {
                 reason: RejectionReason::TooLarge,
                 detail: format!(
                     "found a message of {size} bytes with its headers, expected at most {}, {}; raise it, or set oversize = \"strip\"",
-                    self.max_size, self.limit
+                    limit.bytes, limit.whose
                 ),
             }));
         }
@@ -260,6 +277,12 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// The fault that the client has told while nothing was waited for.
+    pub(crate) fn idle_fault(&self) -> Option<SinkFault> {
+        let is_idle = self.in_flight.len() == 0 && self.known.is_empty();
+        self.events.fault().filter(|_| is_idle)
     }
 
     /// How long the answer that is waited for has been out, if any is.

@@ -169,6 +169,11 @@ impl Sink for NatsSink {
         })
     }
 
+    fn fault(&self) -> Option<SinkFault> {
+        // While something is in flight its answers come first: some may have come before the fault.
+        self.connection.as_ref()?.idle_fault()
+    }
+
     async fn close(&mut self) {
         // All that was published has its acknowledgement by now, or no time is left to wait for one.
         self.connection = None;

@@ -300,7 +300,11 @@ pub(crate) fn stream_of(name: &str) -> stream::Config {
 pub(crate) async fn client(url: &str) -> Client {
     ConnectOptions::new()
         .retry_on_initial_connect()
-        .connect(url)
+        .connect(
+            url.split(',')
+                .map(|url| url.parse().unwrap())
+                .collect::<Vec<async_nats::ServerAddr>>(),
+        )
         .await
         .unwrap()
 }
