@@ -281,6 +281,11 @@ impl SinkParts<'_> {
                 let sink = neurobridge_sink_kafka::KafkaSink::new(self.name, (**config).clone());
                 self.spawn(sink, tasks)
             }
+            #[cfg(feature = "nats")]
+            SinkKind::Nats(config) => {
+                let sink = neurobridge_sink_nats::NatsSink::new(self.name, (**config).clone());
+                self.spawn(sink, tasks)
+            }
         }
     }
 

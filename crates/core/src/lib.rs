@@ -27,5 +27,6 @@ pub mod record;
 pub mod redact;
 pub mod secret;
 pub mod sink;
+pub mod strip;
 pub mod template;
 pub mod units;

@@ -68,6 +68,12 @@ pub trait Sink: Send + 'static {
         None
     }
 
+    /// Why the sink as a whole can't go on, when that was found while nothing was asked of it: an idle connection that
+    /// broke. Asked now and then; a fault is treated like those of the other calls.
+    fn fault(&self) -> Option<SinkFault> {
+        None
+    }
+
     /// Closes. All that was published has its outcome, or time has run out.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 }

@@ -244,11 +244,11 @@ pub(crate) mod tests {
     use neurobridge_core::{
         envelope::{Kind, read},
         event::Sequence,
+        strip::Stripped,
     };
     use proptest::prelude::*;
 
     use super::*;
-    use crate::strip::Stripped;
 
     pub(crate) fn event(sequence: u64, frame: &str) -> Event<'_> {
         let Kind::Event(envelope) = read(frame).unwrap() else {

@@ -12,7 +12,6 @@ mod health;
 mod producer;
 mod properties;
 mod sink;
-mod strip;
 mod topics;
 
 pub use self::{

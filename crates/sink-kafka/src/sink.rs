@@ -7,6 +7,7 @@ use neurobridge_core::{
     event::Event,
     identity::SpoolId,
     sink::{Ack, FaultKind, PublishError, RejectionReason, Session, Sink, SinkFault},
+    strip::Stripped,
 };
 use tokio::{
     sync::oneshot,
@@ -19,7 +20,6 @@ use crate::{
     connection::{Connection, Open},
     encode::Encoder,
     health::Health,
-    strip::Stripped,
 };
 
 /// How long the events that are still in flight may take when the sink closes. Within what a container is given to

@@ -118,6 +118,8 @@ fn check_files(config: &Config, mistakes: &mut Vec<Mistake>) {
             SinkKind::File(file) => claim(&file.path, vec!["sinks", name, "path"], mistakes),
             #[cfg(feature = "kafka")]
             SinkKind::Kafka(_) => {}
+            #[cfg(feature = "nats")]
+            SinkKind::Nats(_) => {}
         }
     }
     claim(&config.dead_letters.path, vec!["dead_letters", "path"], mistakes);

@@ -115,6 +115,14 @@ fn of_sink(sink: &SinkEntry) -> Vec<(&'static str, String)> {
                 dangers.push(("sasl", message.to_owned()));
             }
         }
+        #[cfg(feature = "nats")]
+        SinkKind::Nats(nats) => {
+            if nats.mode == neurobridge_sink_nats::Mode::Core {
+                let message = "nobody keeps the events: who does not listen at the moment of an event never gets it; \
+                               mode = \"jetstream\" has a stream keep them";
+                dangers.push(("mode", message.to_owned()));
+            }
+        }
     }
     dangers
 }
@@ -122,7 +130,7 @@ fn of_sink(sink: &SinkEntry) -> Vec<(&'static str, String)> {
 /// Keys that hold a secret themselves; `token_file` and the like only say where it is.
 fn is_secret(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
-    matches!(name, "token" | "password" | "key_password")
+    matches!(name, "token" | "password" | "key_password" | "nkey")
 }
 
 /// Whether the token travels in the clear over a network.

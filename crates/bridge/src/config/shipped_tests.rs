@@ -1,7 +1,7 @@
 //! The configuration files that are shipped: each is right, and `neurobridge.toml` explains every key.
 
 // They are about a build with everything.
-#![cfg(feature = "kafka")]
+#![cfg(all(feature = "kafka", feature = "nats"))]
 
 use std::{
     collections::BTreeSet,
@@ -61,6 +61,7 @@ fn every_key_is_explained_and_no_other() {
             ![
                 "event.filter.",
                 "sinks.kafka.filter.",
+                "sinks.nats.filter.",
                 "sinks.archive.filter.",
                 "sinks.kafka.properties.",
             ]
@@ -71,7 +72,10 @@ fn every_key_is_explained_and_no_other() {
     let missing: Vec<_> = expected.difference(&written).collect();
     let unknown: Vec<_> = written.difference(&expected).collect();
     // A dead letter has one place; the other is told in words.
-    assert_eq!(missing, ["sinks.kafka.dead_letter.path"]);
+    assert_eq!(
+        missing,
+        ["sinks.kafka.dead_letter.path", "sinks.nats.dead_letter.path"]
+    );
     assert_eq!(unknown, Vec::<&String>::new());
 }
 
@@ -110,6 +114,7 @@ fn keys_that_are_left_out_say_their_defaults() {
         "spool",
         "event.filter",
         "sinks.kafka.filter",
+        "sinks.nats.filter",
         "sinks.archive.filter",
         "sinks.kafka.properties",
         "sources.main.tls",
@@ -167,6 +172,15 @@ fn examples_of_keys_are_right_themselves() {
             "sinks.kafka.replicas",
             "sinks.kafka.tls.key_password",
             "sinks.kafka.sasl.password",
+            "sinks.nats.stream.max_age",
+            "sinks.nats.stream.replicas",
+            "sinks.nats.stream.duplicate_window",
+            "sinks.nats.stream.subjects",
+            "sinks.nats.stream.storage",
+            "sinks.nats.auth.password",
+            "sinks.nats.auth.token",
+            "sinks.nats.auth.nkey",
+            "sinks.nats.auth",
         ]
     );
 }

@@ -12,6 +12,8 @@ use neurobridge_core::{
 use neurobridge_sink_file::FileConfig;
 #[cfg(feature = "kafka")]
 use neurobridge_sink_kafka::KafkaConfig;
+#[cfg(feature = "nats")]
+use neurobridge_sink_nats::NatsConfig;
 use neurobridge_spool::Start;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -22,12 +24,16 @@ pub const KINDS: &[&str] = &[
     "file",
     #[cfg(feature = "kafka")]
     "kafka",
+    #[cfg(feature = "nats")]
+    "nats",
 ];
 
 /// Types that other builds have, and the cargo feature that brings each.
 pub(super) const KINDS_LEFT_OUT: &[(&str, &str)] = &[
     #[cfg(not(feature = "kafka"))]
     ("kafka", "kafka"),
+    #[cfg(not(feature = "nats"))]
+    ("nats", "nats"),
 ];
 
 /// Where dead letters go.
@@ -100,6 +106,9 @@ pub enum SinkKind {
     /// Kafka topics.
     #[cfg(feature = "kafka")]
     Kafka(Box<KafkaConfig>),
+    /// NATS subjects.
+    #[cfg(feature = "nats")]
+    Nats(Box<NatsConfig>),
 }
 
 impl SinkEntry {
@@ -117,12 +126,14 @@ impl SinkEntry {
         self.dead_letter_path.as_deref()
     }
 
-    /// The topic that this sink's dead letters go to, if there is one.
+    /// The topic or subject that this sink's dead letters go to, if there is one.
     pub fn dead_letter_topic(&self) -> Option<&str> {
         match &self.kind {
             SinkKind::File(_) => None,
             #[cfg(feature = "kafka")]
             SinkKind::Kafka(config) => config.dead_letter.as_ref()?.topic.as_deref(),
+            #[cfg(feature = "nats")]
+            SinkKind::Nats(config) => config.dead_letter.as_ref()?.subject.as_deref(),
         }
     }
 }
@@ -134,6 +145,8 @@ impl SinkKind {
             Self::File(_) => "file",
             #[cfg(feature = "kafka")]
             Self::Kafka(_) => "kafka",
+            #[cfg(feature = "nats")]
+            Self::Nats(_) => "nats",
         }
     }
 
@@ -143,6 +156,8 @@ impl SinkKind {
             Self::File(config) => config.check(),
             #[cfg(feature = "kafka")]
             Self::Kafka(config) => config.check(),
+            #[cfg(feature = "nats")]
+            Self::Nats(config) => config.check(),
         }
     }
 }
@@ -172,6 +187,8 @@ impl JsonSchema for SinkEntry {
             ),
             #[cfg(feature = "kafka")]
             with_common(&common, "kafka", KafkaConfig::json_schema(generator)),
+            #[cfg(feature = "nats")]
+            with_common(&common, "nats", NatsConfig::json_schema(generator)),
         ];
         json_schema!({ "oneOf": kinds })
     }

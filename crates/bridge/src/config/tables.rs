@@ -160,6 +160,14 @@ impl Tables<'_> {
                         SinkKind::Kafka(Box::new(config))
                     })
             }
+            #[cfg(feature = "nats")]
+            "nats" => {
+                self.read(Value::Object(table), &at)
+                    .map(|config: neurobridge_sink_nats::NatsConfig| {
+                        dead_letter_path = config.dead_letter.as_ref().and_then(|place| place.path.clone());
+                        SinkKind::Nats(Box::new(config))
+                    })
+            }
             other => return self.unknown_kind(name, &format!("\"{other}\"")),
         };
         Some(SinkEntry {

@@ -46,6 +46,8 @@ fn file(sink: &SinkEntry) -> &FileConfig {
         SinkKind::File(config) => config,
         #[cfg(feature = "kafka")]
         SinkKind::Kafka(_) => panic!("no file sink"),
+        #[cfg(feature = "nats")]
+        SinkKind::Nats(_) => panic!("no file sink"),
     }
 }
 

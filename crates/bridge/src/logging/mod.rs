@@ -52,8 +52,10 @@ pub enum LogError {
 /// # Errors
 /// See [`LogError`].
 pub fn init(format: LogFormat, level: &str) -> Result<Guard, LogError> {
+    // The NATS client tells as errors what its sink tells as states, and that it may not come back by itself, as it is
+    // meant to. What is said of it in `level` comes later and counts.
     let filter = EnvFilter::builder()
-        .parse(level)
+        .parse(format!("async_nats=off,{level}"))
         .map_err(|source| LogError::Level {
             level: level.to_owned(),
             source,

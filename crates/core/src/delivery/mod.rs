@@ -200,7 +200,12 @@ async fn session<S: Sink, R: Reader>(
                 Read::Skipped { from, events, reason } => window.skip(from, events, reason),
                 Read::End => log_ended = true,
             },
-            _ = trouble.tick() => progress.set_words(sink.trouble(), sink.notice()),
+            _ = trouble.tick() => {
+                if let Some(fault) = sink.fault() {
+                    return Ok(fault.into());
+                }
+                progress.set_words(sink.trouble(), sink.notice());
+            }
         }
         if shutdown.drain.is_cancelled() {
             progress.set_state(SinkState::Draining);

@@ -116,6 +116,8 @@ async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &std::path::Path) -> A
         SinkKind::Kafka(kafka) => {
             connect(neurobridge_sink_kafka::KafkaSink::new(name, (**kafka).clone())).await
         }
+        #[cfg(feature = "nats")]
+        SinkKind::Nats(nats) => connect(neurobridge_sink_nats::NatsSink::new(name, (**nats).clone())).await,
     }
 }
 

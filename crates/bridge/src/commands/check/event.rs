@@ -128,5 +128,7 @@ fn preview(sink: &SinkEntry, event: &Event<'_>) -> String {
         }
         #[cfg(feature = "kafka")]
         SinkKind::Kafka(kafka) => kafka.preview(event, &spool),
+        #[cfg(feature = "nats")]
+        SinkKind::Nats(nats) => nats.preview(event, &spool),
     }
 }

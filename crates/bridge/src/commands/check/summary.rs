@@ -70,6 +70,14 @@ fn destination(config: &Config, sink: &SinkEntry) -> String {
         SinkKind::File(file) => in_data_dir(config, &file.path),
         #[cfg(feature = "kafka")]
         SinkKind::Kafka(kafka) => format!("{} at {}", kafka.topic, kafka.bootstrap_servers),
+        #[cfg(feature = "nats")]
+        SinkKind::Nats(nats) => {
+            let keeper = nats
+                .stream
+                .as_ref()
+                .map_or("nobody", |stream| stream.name.as_str());
+            format!("{} in {keeper} at {}", nats.subject, nats.servers.join(", "))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Takes the pictures out of an event that is too large.
 
-use neurobridge_core::{
+use crate::{
     envelope::{self, Kind},
     event::Event,
     json::{Scanner, Span},
@@ -8,17 +8,17 @@ use neurobridge_core::{
 
 /// The event without its pictures.
 #[derive(Debug, Default)]
-pub(crate) struct Stripped {
+pub struct Stripped {
     frame: String,
     /// The keys whose values were taken out, with commas between them.
-    pub(crate) fields: String,
+    pub fields: String,
 }
 
 impl Stripped {
     /// Makes `null` of each value of the entry whose key ends with `_image`; `None` when there is none to take out.
     ///
     /// Such a value is the URL of a picture, or *assumed* the picture itself in base64.
-    pub(crate) fn of(event: &Event<'_>) -> Option<Self> {
+    pub fn of(event: &Event<'_>) -> Option<Self> {
         let data = event.data();
         let offset = event.envelope.span(envelope::Field::Data).start as usize;
         let mut spans: Vec<Span> = Vec::new();
@@ -57,7 +57,7 @@ impl Stripped {
     }
 
     /// The event as it is now. `None` never comes of an event: what was valid stays so.
-    pub(crate) fn event<'a>(&'a self, original: &Event<'a>) -> Option<Event<'a>> {
+    pub fn event<'a>(&'a self, original: &Event<'a>) -> Option<Event<'a>> {
         match envelope::read(&self.frame) {
             Ok(Kind::Event(envelope)) => Some(Event {
                 envelope,
@@ -74,12 +74,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::encode::tests::event;
+    use crate::event::Sequence;
+
+    fn event(frame: &str) -> Event<'_> {
+        let Ok(Kind::Event(envelope)) = envelope::read(frame) else {
+            panic!("no event: {frame}")
+        };
+        Event {
+            sequence: Sequence::FIRST,
+            received_at: jiff::Timestamp::UNIX_EPOCH,
+            source: "main",
+            conflict: None,
+            envelope,
+            frame,
+        }
+    }
 
     #[test]
     fn pictures_become_null_and_are_named() {
         let frame = r#" {"id":1,"face_image":"stays: not in the entry","data":{"pid":"p","face_image":"AAAA","full_\u0069mage" : "B\"B" ,"initial_face_image":null,"x":{"face_image":"stays"},"face_image":"CC"}, "more":2}"#;
-        let event = event(1, frame);
+        let event = event(frame);
         let stripped = Stripped::of(&event).unwrap();
         insta::assert_snapshot!(stripped.event(&event).unwrap().frame, @r#" {"id":1,"face_image":"stays: not in the entry","data":{"pid":"p","face_image":null,"full_\u0069mage" : null ,"initial_face_image":null,"x":{"face_image":"stays"},"face_image":null}, "more":2}"#);
         assert_eq!(stripped.fields, "face_image,full_image");
@@ -88,7 +102,7 @@ mod tests {
     #[test]
     fn without_pictures_there_is_nothing_to_take_out() {
         for frame in [r#"{"data":{}}"#, r#"{"data":{"face_image":null,"images":"a"}}"#] {
-            assert!(Stripped::of(&event(1, frame)).is_none(), "{frame}");
+            assert!(Stripped::of(&event(frame)).is_none(), "{frame}");
         }
     }
 
@@ -99,7 +113,7 @@ mod tests {
         ) {
             let body: Vec<String> = members.iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();
             let frame = format!("{{\"id\":3,\"data\": {{{}}}}}", body.join(" ,"));
-            let event = event(1, &frame);
+            let event = event(&frame);
             if let Some(stripped) = Stripped::of(&event) {
                 let event = stripped.event(&event).unwrap();
                 let mut expected: serde_json::Value = serde_json::from_str(&frame).unwrap();

@@ -1,0 +1,131 @@
+//! Strict order: each message names the one that has to be the last in the stream.
+//!
+//! Within a connection a message expects the id of the one before it (`Nats-Expected-Last-Msg-Id`), so all behind a hole
+//! are refused. The first one expects the place of the last message that the stream had when the connection was made
+//! (`Nats-Expected-Last-Sequence`): whatever that message is, foreign, without an id, or purged.
+//!
+//! Each message carries [`HEADER`] with its own sequence in the spool. So the last one of ours in the stream tells up to
+//! where all is stored: it could be stored only behind all that were sent before it, and what was not sent by then was
+//! settled. What is known to be stored so is not sent again. That holds for as long as a message is kept, however long
+//! an outage lasts; the server's duplicate window is not needed for it.
+
+use neurobridge_core::{event::Sequence, identity::SpoolId};
+
+use crate::encode::Headers;
+
+/// The header that says which event of which spool a message is, and which sink sent it under strict order. Two sinks on
+/// one stream must not take each other's messages for their own.
+pub(crate) const HEADER: &str = "Neurobridge-Chain";
+
+const EXPECTED_ID: &str = "Nats-Expected-Last-Msg-Id";
+const EXPECTED_PLACE: &str = "Nats-Expected-Last-Sequence";
+
+/// The end of the stream as it was when the connection was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct End {
+    /// The place of the last message there ever was.
+    pub(crate) place: u64,
+    /// Which event the last message of ours is.
+    pub(crate) ours: Option<Sequence>,
+}
+
+/// The chain of one connection.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    mark: String,
+    stored_to: Option<Sequence>,
+    last: Last,
+}
+
+/// What the next message expects to be the last in the stream.
+#[derive(Debug)]
+enum Last {
+    Place(u64),
+    Id(String),
+}
+
+impl Chain {
+    pub(crate) fn new(sink: &str, spool: &SpoolId, end: End) -> Self {
+        Self {
+            mark: mark(sink, spool),
+            stored_to: end.ours,
+            last: Last::Place(end.place),
+        }
+    }
+
+    /// Whether an event is known to be stored.
+    pub(crate) fn has(&self, sequence: Sequence) -> bool {
+        self.stored_to.is_some_and(|stored_to| sequence <= stored_to)
+    }
+
+    /// Adds to the next message's headers what makes it a part of the chain.
+    pub(crate) fn add_to(&self, headers: &mut Headers, sequence: Sequence) {
+        match &self.last {
+            Last::Place(place) => headers.add(EXPECTED_PLACE, place.to_string()),
+            Last::Id(id) => headers.add(EXPECTED_ID, id.clone()),
+        }
+        headers.add(HEADER, format!("{}{:020}", self.mark, sequence.get()));
+    }
+
+    /// The message of this id was sent.
+    pub(crate) fn sent(&mut self, id: String) {
+        self.last = Last::Id(id);
+    }
+}
+
+/// Which event of this sink and this spool a message is, by the value of its [`HEADER`].
+pub(crate) fn sequence(value: &str, sink: &str, spool: &SpoolId) -> Option<Sequence> {
+    let number = value.strip_prefix(&mark(sink, spool))?;
+    Sequence::new(number.parse().ok()?)
+}
+
+fn mark(sink: &str, spool: &SpoolId) -> String {
+    format!("{sink}/{spool}:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_the_one_before_and_itself() {
+        let spool = SpoolId::from_bytes([0x11; 16]);
+        let ours = Sequence::new(41);
+        let mut chain = Chain::new("nats", &spool, End { place: 7, ours });
+        assert!(chain.has(Sequence::FIRST) && chain.has(ours.unwrap()) && !chain.has(ours.unwrap().next()));
+
+        let headers = |chain: &Chain, number| {
+            let mut headers = Headers::default();
+            chain.add_to(&mut headers, Sequence::new(number).unwrap());
+            headers.lines()
+        };
+        insta::assert_snapshot!(headers(&chain, 42), @r"
+        Nats-Expected-Last-Sequence: 7
+        Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111:00000000000000000042
+        ");
+        chain.sent("main/9".into());
+        insta::assert_snapshot!(headers(&chain, 43), @r"
+        Nats-Expected-Last-Msg-Id: main/9
+        Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111:00000000000000000043
+        ");
+    }
+
+    #[test]
+    fn only_what_this_sink_sent_out_of_this_spool_is_ours() {
+        let spool = SpoolId::from_bytes([0x11; 16]);
+        let value = "nats/11111111-1111-1111-1111-111111111111:00000000000000000042";
+        assert_eq!(sequence(value, "nats", &spool), Sequence::new(42));
+        assert_eq!(sequence(value, "other", &spool), None);
+        assert_eq!(sequence(value, "nats", &SpoolId::from_bytes([0x12; 16])), None);
+        assert_eq!(
+            sequence("nats/11111111-1111-1111-1111-111111111111:x", "nats", &spool),
+            None
+        );
+    }
+
+    #[test]
+    fn nothing_is_known_of_an_empty_stream() {
+        let spool = SpoolId::generate();
+        assert!(!Chain::new("nats", &spool, End::default()).has(Sequence::FIRST));
+    }
+}

@@ -1,0 +1,364 @@
+//! What is wrong with a configuration, as far as can be told without a connection.
+
+use std::time::Duration;
+
+use async_nats::ServerAddr;
+
+use crate::{
+    config::{AuthConfig, Mode, NatsConfig, Order, StreamConfig},
+    subject,
+};
+
+/// A client drops acknowledgements beyond 65,536 that wait for it.
+const MAX_IN_FLIGHT: u32 = 65_535;
+/// Less is shorter than a server that collects garbage may pause.
+const MIN_ACK_TIMEOUT: Duration = Duration::from_secs(1);
+/// What nats-server takes.
+const MIN_DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
+
+impl NatsConfig {
+    /// What is wrong with it, without connecting: keys below this sink's table, and for each a sentence that says what
+    /// was found and what was expected. Empty when all is well. Reads no file.
+    pub fn check(&self) -> Vec<(String, String)> {
+        let mut errors = Vec::new();
+        let mut error = |key: &str, message: String| errors.push((key.to_owned(), message));
+        if self.servers.is_empty() {
+            error(
+                "servers",
+                "found none, expected one or more such as \"nats://localhost:4222\"".into(),
+            );
+        }
+        for server in &self.servers {
+            if let Some(message) = server_mistake(server) {
+                error("servers", message);
+            }
+        }
+        self.check_subject(&mut error);
+        match (self.mode, &self.stream) {
+            (Mode::Jetstream, None) => error(
+                "stream",
+                "found none, expected stream = { name = … }, or mode = \"core\" to have the events kept by nobody"
+                    .into(),
+            ),
+            (Mode::Jetstream, Some(stream)) => self.check_stream(stream, &mut error),
+            (Mode::Core, Some(_)) => error(
+                "stream",
+                "found a stream with mode = \"core\", expected none: there the events are kept by nobody".into(),
+            ),
+            (Mode::Core, None) => {}
+        }
+        if self.mode == Mode::Core && self.order == Some(Order::Strict) {
+            error(
+                "order",
+                "found \"strict\" with mode = \"core\", expected mode = \"jetstream\": the order is the stream's".into(),
+            );
+        }
+        if !(1..=MAX_IN_FLIGHT).contains(&self.max_in_flight) {
+            error(
+                "max_in_flight",
+                format!("found {}, expected 1 to {MAX_IN_FLIGHT}", self.max_in_flight),
+            );
+        }
+        if self.ack_timeout < MIN_ACK_TIMEOUT {
+            error(
+                "ack_timeout",
+                format!(
+                    "found {:?}, expected at least {MIN_ACK_TIMEOUT:?}",
+                    self.ack_timeout
+                ),
+            );
+        }
+        self.check_dead_letter(&mut error);
+        if let Some(auth) = &self.auth {
+            check_auth(auth, &mut error);
+        }
+        if let Some(tls) = &self.tls
+            && tls.cert_file.is_some() != tls.key_file.is_some()
+        {
+            error(
+                "tls",
+                "found one of cert_file and key_file, expected both or none".into(),
+            );
+        }
+        errors
+    }
+
+    fn check_subject(&self, error: &mut impl FnMut(&str, String)) {
+        // Subjects are shown to everyone who may look at the server; and there would be one for each person.
+        for person in ["pid", "initial_pid"] {
+            if self.subject.uses(person) {
+                error(
+                    "subject",
+                    format!(
+                        "found \"{}\", expected a subject without {{{person}}}: who may see a subject may not see a person",
+                        self.subject
+                    ),
+                );
+            }
+        }
+        // A token with a field in it is a wildcard in the pattern; one in the template's own text is a mistake.
+        let literal = self.subject.to_string();
+        let message = if literal.contains(['*', '>']) {
+            subject::mistake(&literal, false)
+        } else {
+            subject::mistake(&subject::pattern(&self.subject), true)
+        };
+        if let Some(message) = message {
+            error("subject", message);
+        }
+    }
+
+    fn check_stream(&self, stream: &StreamConfig, error: &mut impl FnMut(&str, String)) {
+        let is_name_character = |c: char| !c.is_whitespace() && !c.is_control() && !".*>/\\".contains(c);
+        if stream.name.is_empty() || !stream.name.chars().all(is_name_character) {
+            error(
+                "stream.name",
+                format!(
+                    "found \"{}\", expected a name without white space, dots, slashes and wildcards",
+                    stream.name
+                ),
+            );
+        }
+        if !stream.create {
+            for (key, is_set) in [
+                ("max_age", stream.max_age.is_some()),
+                ("replicas", stream.replicas.is_some()),
+                ("duplicate_window", stream.duplicate_window.is_some()),
+                ("subjects", stream.subjects.is_some()),
+                ("storage", stream.storage.is_some()),
+            ] {
+                if is_set {
+                    error(
+                        &format!("stream.{key}"),
+                        format!("found {key} without create, expected create = true beside it"),
+                    );
+                }
+            }
+            return;
+        }
+        match stream.max_age {
+            None => error(
+                "stream.max_age",
+                "found none, expected a duration such as \"7d\": create = true needs it, so that nobody keeps faces for \
+                 ever without having said so"
+                    .into(),
+            ),
+            Some(age) if age < MIN_DUPLICATE_WINDOW => error(
+                "stream.max_age",
+                format!("found {age:?}, expected at least {MIN_DUPLICATE_WINDOW:?}"),
+            ),
+            Some(_) => {}
+        }
+        if !stream
+            .replicas
+            .is_some_and(|replicas| (1..=5).contains(&replicas))
+        {
+            let found = stream
+                .replicas
+                .map_or("none".to_owned(), |found| found.to_string());
+            error(
+                "stream.replicas",
+                format!("found {found}, expected 1 to 5: create = true needs it"),
+            );
+        }
+        if let Some(window) = stream.duplicate_window
+            && (window < MIN_DUPLICATE_WINDOW || stream.max_age.is_some_and(|age| window > age))
+        {
+            error(
+                "stream.duplicate_window",
+                format!("found {window:?}, expected {MIN_DUPLICATE_WINDOW:?} to max_age"),
+            );
+        }
+        if let Some(subjects) = &stream.subjects {
+            self.check_subjects(subjects, error);
+        }
+    }
+
+    fn check_subjects(&self, subjects: &[String], error: &mut impl FnMut(&str, String)) {
+        for subject in subjects {
+            if let Some(message) = subject::mistake(subject, true) {
+                error("stream.subjects", message);
+            }
+        }
+        let pattern = subject::pattern(&self.subject);
+        if !subjects.iter().any(|subject| subject::covers(subject, &pattern)) {
+            error(
+                "stream.subjects",
+                format!(
+                    "found none that takes all of \"{pattern}\", expected one: the sink's subjects are these"
+                ),
+            );
+        }
+    }
+
+    fn check_dead_letter(&self, error: &mut impl FnMut(&str, String)) {
+        let Some(place) = &self.dead_letter else { return };
+        match (&place.subject, &place.path) {
+            (Some(subject), None) => {
+                if let Some(message) = subject::mistake(subject, false) {
+                    error("dead_letter.subject", message);
+                } else if subject::covers(&subject::pattern(&self.subject), subject) {
+                    error(
+                        "dead_letter.subject",
+                        format!("found \"{subject}\", expected another subject than those of the events"),
+                    );
+                }
+            }
+            (None, Some(_)) => {}
+            (Some(_), Some(_)) => error(
+                "dead_letter",
+                "found subject and path, expected one of them".into(),
+            ),
+            (None, None) => error(
+                "dead_letter",
+                "found neither subject nor path, expected one of them".into(),
+            ),
+        }
+    }
+}
+
+fn server_mistake(server: &str) -> Option<String> {
+    // What stands in a URL is shown in logs and in /status. The URL is not repeated here for the same reason.
+    let address: ServerAddr = match server.parse() {
+        Ok(address) => address,
+        Err(_) => {
+            return Some(
+                "found a text that is no URL, expected one such as \"nats://localhost:4222\"".into(),
+            );
+        }
+    };
+    if address.username().is_some() || address.password().is_some() {
+        return Some(
+            "found a URL with a user or password in it, expected auth = { user = …, password_file = … }"
+                .into(),
+        );
+    }
+    if !matches!(address.scheme(), "nats" | "tls") {
+        return Some(format!(
+            "found {}://, expected nats:// or tls://",
+            address.scheme()
+        ));
+    }
+    if address.host().is_empty() {
+        return Some("found a URL without a host, expected one such as \"nats://localhost:4222\"".into());
+    }
+    None
+}
+
+fn check_auth(auth: &AuthConfig, error: &mut impl FnMut(&str, String)) {
+    for (key, value, file) in [
+        ("password", &auth.password, &auth.password_file),
+        ("token", &auth.token, &auth.token_file),
+        ("nkey", &auth.nkey, &auth.nkey_file),
+    ] {
+        if value.is_some() && file.is_some() {
+            error(
+                &format!("auth.{key}"),
+                format!("found it beside {key}_file, expected one of them"),
+            );
+        }
+    }
+    let has_password = auth.password.is_some() || auth.password_file.is_some();
+    if auth.user.is_some() != has_password {
+        error(
+            "auth.user",
+            "found one of user and password, expected both or none".into(),
+        );
+    }
+    let ways = [
+        auth.user.is_some() || has_password,
+        auth.token.is_some() || auth.token_file.is_some(),
+        auth.nkey.is_some() || auth.nkey_file.is_some(),
+        auth.credentials_file.is_some(),
+    ];
+    let count = ways.iter().filter(|way| **way).count();
+    if count != 1 {
+        error(
+            "auth",
+            format!(
+                "found {count} ways to say who we are, expected one of user and password, token, nkey, credentials_file"
+            ),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(toml: serde_json::Value) -> String {
+        let config: NatsConfig = serde_json::from_value(toml).unwrap();
+        let lines: Vec<_> = config
+            .check()
+            .into_iter()
+            .map(|(key, message)| format!("{key}: {message}"))
+            .collect();
+        lines.join("\n")
+    }
+
+    #[test]
+    fn defaults_are_right() {
+        assert_eq!(NatsConfig::new("nats://localhost:4222", "NEUROIO").check(), []);
+        let found = mistakes(serde_json::json!({
+            "servers": ["localhost", "tls://nats.example.com:4222"],
+            "stream": { "name": "NEUROIO", "create": true, "max_age": "7d", "replicas": 3, "subjects": ["neuroio.>"] },
+            "dead_letter": { "subject": "dead.letters" },
+            "auth": { "user": "u", "password_file": "/run/secrets/p" },
+        }));
+        assert_eq!(found, "");
+        assert_eq!(
+            mistakes(serde_json::json!({ "servers": ["localhost"], "mode": "core" })),
+            ""
+        );
+    }
+
+    #[test]
+    fn mistakes_are_all_named() {
+        insta::assert_snapshot!(mistakes(serde_json::json!({
+            "servers": ["nats://u:hunter2@localhost", "ws://localhost", "http://x", "nats://[::"],
+            "subject": "entries.*.{pid}",
+            "order": "strict",
+            "stream": { "name": "A.B", "create": true, "replicas": 9, "duplicate_window": "10ms", "subjects": ["a..b"] },
+            "max_in_flight": 70_000,
+            "ack_timeout": "10ms",
+            "dead_letter": { "subject": "a b" },
+            "auth": { "user": "u", "token": "hunter2", "token_file": "t" },
+            "tls": { "cert_file": "c" },
+        })));
+        insta::assert_snapshot!(mistakes(serde_json::json!({
+            "servers": [],
+            "subject": "a..{result}",
+            "mode": "core",
+            "order": "strict",
+            "stream": { "name": "S" },
+            "dead_letter": {},
+            "auth": {},
+        })));
+        insta::assert_snapshot!(mistakes(serde_json::json!({
+            "servers": ["localhost"],
+            "stream": { "name": "S", "max_age": "7d", "replicas": 1 },
+            "dead_letter": { "subject": "neuroio.entries.dead.letters.too" },
+        })));
+    }
+
+    #[test]
+    fn who_creates_the_stream_keeps_the_order() {
+        let mut config = NatsConfig::new("localhost", "S");
+        assert_eq!(config.order(), Order::Relaxed);
+        config.stream.as_mut().unwrap().create = true;
+        assert_eq!(config.order(), Order::Strict);
+        config.order = Some(Order::Relaxed);
+        assert_eq!(config.order(), Order::Relaxed);
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let config: NatsConfig = serde_json::from_value(serde_json::json!({
+            "servers": ["localhost"],
+            "auth": { "user": "u", "password": "hunter2", "token": "hunter2", "nkey": "hunter2" },
+        }))
+        .unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert!(!serde_json::to_string(&config).unwrap().contains("hunter2"));
+    }
+}

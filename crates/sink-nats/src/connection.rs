@@ -1,0 +1,467 @@
+//! A connection while it lasts: messages go out, answers come in.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use async_nats::{Client, PublishErrorKind, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use neurobridge_core::{
+    event::Sequence,
+    sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, SinkFault, Verdict},
+};
+use serde::Deserialize;
+use tokio::{
+    task::coop::unconstrained,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    chain::Chain,
+    config::NatsConfig,
+    dial::Dialled,
+    encode::Message,
+    error::{self, ApiError, Blame},
+    events::Events,
+    in_flight::{InFlight, Role, Sent},
+};
+
+/// With strict order a single answer that stays out stops everything: so it is not waited for long.
+const STRICT_PROGRESS_LIMIT: Duration = Duration::from_secs(3);
+/// How many answers are taken at a time, before the events behind them are settled.
+const MOST_ANSWERS: usize = 4096;
+/// An echo on its first and its second way.
+const FIRST_WAY: &[u8] = b"1";
+const SECOND_WAY: &[u8] = b"2";
+
+/// A connection.
+pub(crate) struct Connection {
+    client: Client,
+    replies: Subscriber,
+    inbox: String,
+    events: Arc<Events>,
+    keeper: Keeper,
+    in_flight: InFlight,
+    /// Known without having been sent.
+    known: Vec<Ack>,
+    max_in_flight: usize,
+    event_limit: Limit,
+    letter_limit: Limit,
+    ack_timeout: Duration,
+    last_answer: Instant,
+}
+
+/// How large a message may be with its headers.
+#[derive(Clone, Copy)]
+struct Limit {
+    bytes: usize,
+    whose: &'static str,
+}
+
+/// Who keeps the events, and so who answers.
+enum Keeper {
+    /// A stream answers to each message.
+    Stream { name: Arc<str>, chain: Option<Chain> },
+    /// Nobody: an echo of our own comes back when the server has taken all before it.
+    Nobody { echo_is_out: bool },
+}
+
+/// What a stream answers to a message.
+#[derive(Debug, Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow, default)]
+    stream: Cow<'a, str>,
+    #[serde(default)]
+    duplicate: bool,
+    #[serde(default)]
+    error: Option<ApiError>,
+}
+
+impl Connection {
+    pub(crate) fn new(config: &NatsConfig, dialled: Dialled) -> Self {
+        let max_payload = dialled.client.max_payload();
+        let max_message = dialled
+            .stream
+            .as_ref()
+            .and_then(|stream| usize::try_from(stream.config.max_msg_size).ok())
+            .filter(|size| *size > 0);
+        let of_server = Limit {
+            bytes: max_payload,
+            whose: "the server's max_payload",
+        };
+        let of_stream = max_message
+            .filter(|bytes| *bytes < max_payload)
+            .map(|bytes| Limit {
+                bytes,
+                whose: "the stream's max_msg_size",
+            });
+        let keeper = match config.kept_by() {
+            Some(stream) => Keeper::Stream {
+                name: stream.name.as_str().into(),
+                chain: dialled.chain,
+            },
+            None => Keeper::Nobody { echo_is_out: false },
+        };
+        Self {
+            client: dialled.client,
+            replies: dialled.replies,
+            inbox: dialled.inbox,
+            events: dialled.events,
+            keeper,
+            in_flight: InFlight::default(),
+            known: Vec::new(),
+            max_in_flight: config.max_in_flight as usize,
+            event_limit: of_stream.unwrap_or(of_server),
+            letter_limit: of_server,
+            ack_timeout: config.ack_timeout,
+            last_answer: Instant::now(),
+        }
+    }
+
+    /// Whether another message may be sent.
+    pub(crate) fn ready(&self) -> Result<(), PublishError> {
+        if self.in_flight.len() + self.known.len() >= self.max_in_flight {
+            return Err(PublishError::Full);
+        }
+        Ok(())
+    }
+
+    /// Whether an event is known to be stored: then it is settled without being sent.
+    pub(crate) fn settle_if_stored(&mut self, sequence: Sequence) -> bool {
+        let Keeper::Stream {
+            chain: Some(chain), ..
+        } = &self.keeper
+        else {
+            return false;
+        };
+        if !chain.has(sequence) {
+            return false;
+        }
+        self.known.push(Ack {
+            sequence,
+            verdict: Verdict::Delivered,
+        });
+        true
+    }
+
+    /// Sends an event's message.
+    pub(crate) fn send(&mut self, sequence: Sequence, mut message: Message<'_>) -> Result<(), PublishError> {
+        let mut role = Role::Free;
+        if let Keeper::Stream {
+            chain: Some(chain), ..
+        } = &self.keeper
+        {
+            chain.add_to(&mut message.headers, sequence);
+            role = Role::Chained;
+        }
+        let id = message.id.take();
+        self.hand_over(sequence, message, role)?;
+        if let (
+            Keeper::Stream {
+                chain: Some(chain), ..
+            },
+            Some(id),
+        ) = (&mut self.keeper, id)
+        {
+            chain.sent(id);
+        }
+        Ok(())
+    }
+
+    /// Sends a dead letter. It goes to another stream than the events, so it is no part of their chain.
+    pub(crate) fn send_dead_letter(
+        &mut self,
+        sequence: Sequence,
+        message: Message<'_>,
+    ) -> Result<(), PublishError> {
+        self.hand_over(sequence, message, Role::Letter)
+    }
+
+    fn hand_over(
+        &mut self,
+        sequence: Sequence,
+        message: Message<'_>,
+        role: Role,
+    ) -> Result<(), PublishError> {
+        let size = message.size();
+        let limit = match role {
+            Role::Letter => self.letter_limit,
+            Role::Chained | Role::Free => self.event_limit,
+        };
+        if size > limit.bytes {
+            return Err(PublishError::Rejected(Rejection {
+                reason: RejectionReason::TooLarge,
+                detail: format!(
+                    "found a message of {size} bytes with its headers, expected at most {}, {}; raise it, or set oversize = \"strip\"",
+                    limit.bytes, limit.whose
+                ),
+            }));
+        }
+        let payload = Bytes::copy_from_slice(message.payload.as_bytes());
+        let at = Instant::now();
+        let handed_over = match self.keeper {
+            Keeper::Stream { .. } => {
+                let reply = format!("{}{}", self.inbox, self.in_flight.next_number());
+                now(self.client.publish_with_reply_and_headers(
+                    message.subject,
+                    reply,
+                    message.headers.map,
+                    payload,
+                ))
+            }
+            Keeper::Nobody { .. } => {
+                now(self
+                    .client
+                    .publish_with_headers(message.subject, message.headers.map, payload))
+            }
+        };
+        match handed_over {
+            Some(Ok(())) => {
+                if self.in_flight.len() == 0 {
+                    self.last_answer = at;
+                }
+                self.in_flight.push(Sent { sequence, at, role });
+                Ok(())
+            }
+            Some(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                // The limit was lowered since; the next connection will know it.
+                Err(PublishError::Rejected(Rejection {
+                    reason: RejectionReason::TooLarge,
+                    detail: format!("found a message of {size} bytes with its headers: {error}"),
+                }))
+            }
+            Some(Err(_)) => Err(PublishError::Fault(self.broken())),
+            None => Err(PublishError::Fault(SinkFault::new(
+                FaultKind::Other,
+                "the client's channel is full although less is in flight than fits; this is a bug, it is tried again",
+            ))),
+        }
+    }
+
+    /// Called after a run of messages. The client sends by itself; what nobody acknowledges needs an echo.
+    pub(crate) fn flush(&mut self) -> Result<(), SinkFault> {
+        let has_sent = self.in_flight.len() > 0;
+        match &mut self.keeper {
+            Keeper::Nobody { echo_is_out } if has_sent && !*echo_is_out => {
+                *echo_is_out = true;
+                self.echo(self.in_flight.next_number(), FIRST_WAY)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for answers and takes them. Safe to cancel: nothing is waited for with an answer in hand.
+    pub(crate) async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        if !self.known.is_empty() {
+            acks.append(&mut self.known);
+            return Ok(());
+        }
+        let before = acks.len();
+        while acks.len() == before {
+            let late = late(self.patience());
+            let reply = tokio::select! {
+                biased;
+                reply = self.replies.next() => reply,
+                // Behind the answers: those that came before the fault still count.
+                fault = self.events.faulted() => return Err(fault),
+                fault = late => return Err(fault),
+            };
+            let Some(reply) = reply else {
+                return Err(self.broken());
+            };
+            self.take(&reply, acks)?;
+            for _ in 0..MOST_ANSWERS {
+                match now(self.replies.next()) {
+                    Some(Some(reply)) => self.take(&reply, acks)?,
+                    Some(None) | None => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The fault that the client has told while nothing was waited for.
+    pub(crate) fn idle_fault(&self) -> Option<SinkFault> {
+        let is_idle = self.in_flight.len() == 0 && self.known.is_empty();
+        self.events.fault().filter(|_| is_idle)
+    }
+
+    /// How long the answer that is waited for has been out, if any is.
+    pub(crate) fn waiting_for(&self) -> Option<Duration> {
+        self.in_flight.oldest().map(|oldest| {
+            let since = oldest.at.max(self.last_answer);
+            Instant::now().saturating_duration_since(since)
+        })
+    }
+
+    /// Until when to wait for an answer, and the limit that is reached then.
+    fn patience(&self) -> (Option<Instant>, Duration) {
+        let Some(oldest) = self.in_flight.oldest() else {
+            return (None, self.ack_timeout);
+        };
+        let at_last = oldest.at + self.ack_timeout;
+        let progress = oldest.at.max(self.last_answer) + STRICT_PROGRESS_LIMIT;
+        match &self.keeper {
+            Keeper::Stream { chain: Some(_), .. } if progress < at_last => {
+                (Some(progress), STRICT_PROGRESS_LIMIT)
+            }
+            _ => (Some(at_last), self.ack_timeout),
+        }
+    }
+
+    fn take(&mut self, reply: &async_nats::Message, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        self.last_answer = Instant::now();
+        let number = reply
+            .subject
+            .strip_prefix(self.inbox.as_str())
+            .and_then(|number| number.parse().ok());
+        let Some(number) = number else {
+            return Err(SinkFault::new(
+                FaultKind::Other,
+                format!(
+                    "an answer came to \"{}\", where none was expected; what has none is sent again",
+                    reply.subject
+                ),
+            ));
+        };
+        match &self.keeper {
+            Keeper::Stream { name, .. } => {
+                let name = Arc::clone(name);
+                self.take_answer(number, reply, &name, acks)
+            }
+            Keeper::Nobody { .. } => self.take_echo(number, reply, acks),
+        }
+    }
+
+    fn take_answer(
+        &mut self,
+        number: u64,
+        reply: &async_nats::Message,
+        stream: &str,
+        acks: &mut Vec<Ack>,
+    ) -> Result<(), SinkFault> {
+        if reply.status == Some(StatusCode::NO_RESPONDERS) {
+            return Err(error::nobody_takes(&format!("the subjects of {stream}")));
+        }
+        let answer: Answer<'_> = serde_json::from_slice(&reply.payload).map_err(|error| {
+            SinkFault::new(
+                FaultKind::Other,
+                format!("an answer of JetStream can't be read: {error}; what has none is sent again"),
+            )
+        })?;
+        if let Some(error) = answer.error {
+            return match error::blame(&error) {
+                Blame::Message(reason) => {
+                    if let Some(sent) = self.in_flight.take(number) {
+                        acks.push(Ack {
+                            sequence: sent.sequence,
+                            verdict: Verdict::Rejected(Rejection {
+                                reason,
+                                detail: format!("{} (error {})", error.description, error.err_code),
+                            }),
+                        });
+                    }
+                    Ok(())
+                }
+                Blame::Sink(_) | Blame::Order => Err(error::fault(&error, stream)),
+            };
+        }
+        let Some(sent) = self.in_flight.take(number) else {
+            return Ok(());
+        };
+        if answer.stream != stream && sent.role != Role::Letter {
+            return Err(SinkFault::new(
+                FaultKind::Missing,
+                format!(
+                    "the stream \"{}\" has stored an event that was meant for \"{stream}\"; let the subjects of only one stream take those of this sink",
+                    answer.stream
+                ),
+            ));
+        }
+        let verdict = if answer.duplicate {
+            Verdict::Duplicate
+        } else {
+            Verdict::Delivered
+        };
+        if sent.role == Role::Chained && !answer.duplicate {
+            // It could be stored only behind the one before it: whose acknowledgement was lost, then.
+            self.in_flight.take_before(
+                number,
+                |earlier| earlier.role == Role::Chained,
+                |earlier| {
+                    acks.push(Ack {
+                        sequence: earlier.sequence,
+                        verdict: Verdict::Delivered,
+                    });
+                },
+            );
+        }
+        acks.push(Ack {
+            sequence: sent.sequence,
+            verdict,
+        });
+        Ok(())
+    }
+
+    /// An echo came back: the server has taken all that was sent before it. Whether it has refused some of that is told
+    /// by another task of the client's; a second way gives it the time to.
+    fn take_echo(
+        &mut self,
+        number: u64,
+        reply: &async_nats::Message,
+        acks: &mut Vec<Ack>,
+    ) -> Result<(), SinkFault> {
+        if reply.payload == FIRST_WAY {
+            return self.echo(number, SECOND_WAY);
+        }
+        if let Some(fault) = self.events.fault() {
+            return Err(fault);
+        }
+        self.in_flight.take_before(
+            number,
+            |_| true,
+            |sent| {
+                acks.push(Ack {
+                    sequence: sent.sequence,
+                    verdict: Verdict::Delivered,
+                });
+            },
+        );
+        if let Keeper::Nobody { echo_is_out } = &mut self.keeper {
+            *echo_is_out = false;
+        }
+        self.flush()
+    }
+
+    fn echo(&self, number: u64, way: &'static [u8]) -> Result<(), SinkFault> {
+        let subject = format!("{}{number}", self.inbox);
+        match now(self.client.publish(subject, Bytes::from_static(way))) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) | None => Err(self.broken()),
+        }
+    }
+
+    fn broken(&self) -> SinkFault {
+        self.events.fault().unwrap_or_else(error::broken)
+    }
+}
+
+/// The result of what has no reason to wait. Without the runtime's say: it would make a busy task wait here, and what
+/// was to be sent would be lost.
+fn now<F: Future>(future: F) -> Option<F::Output> {
+    unconstrained(future).now_or_never()
+}
+
+/// Waits out somebody's patience.
+async fn late((deadline, limit): (Option<Instant>, Duration)) -> SinkFault {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+    SinkFault::new(
+        FaultKind::Timeout,
+        format!(
+            "no acknowledgement for {} seconds; look after the servers and the network, what has none is sent again",
+            limit.as_secs()
+        ),
+    )
+}

@@ -1,0 +1,136 @@
+//! Makes a connection: client, identity, TLS, the subscription for acknowledgements, the look at the stream.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::{AuthError, Client, ConnectOptions, ServerAddr, Subscriber};
+use neurobridge_core::{
+    identity::SpoolId,
+    sink::{FaultKind, SinkFault},
+};
+
+use crate::{
+    auth::Identity,
+    chain::Chain,
+    config::{NatsConfig, Order},
+    error,
+    events::Events,
+    stream::{Api, Stream},
+    tls,
+};
+
+/// How long a server may take until it has said who it is and accepted who we are.
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
+/// How long JetStream may take for an answer of its API.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// A silent server is taken for dead after three of them.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// Commands of the sink's own that may wait in the client's channel beside the messages in flight.
+const SPARE_CAPACITY: usize = 64;
+
+/// A connection as it was made.
+pub(crate) struct Dialled {
+    pub(crate) client: Client,
+    pub(crate) replies: Subscriber,
+    /// What reply subjects begin with.
+    pub(crate) inbox: String,
+    pub(crate) events: Arc<Events>,
+    pub(crate) stream: Option<Stream>,
+    pub(crate) chain: Option<Chain>,
+}
+
+/// Makes a connection.
+///
+/// # Errors
+/// Nobody answers, we are refused, or the stream is not as it has to be.
+pub(crate) async fn dial(config: &NatsConfig, sink: &str, spool: &SpoolId) -> Result<Dialled, SinkFault> {
+    let events = Arc::new(Events::default());
+    let client = connect(config, sink, &events).await?;
+    let inbox = format!("{}.", client.new_inbox());
+    let replies = client
+        .subscribe(format!("{inbox}*"))
+        .await
+        .map_err(|_| events.fault().unwrap_or_else(error::broken))?;
+    let mut dialled = Dialled {
+        client,
+        replies,
+        inbox,
+        events,
+        stream: None,
+        chain: None,
+    };
+    if let Some(stream) = config.kept_by() {
+        let api = Api {
+            client: &dialled.client,
+            events: &dialled.events,
+        };
+        let found = api.stream(config, stream).await?;
+        if config.order() == Order::Strict {
+            let end = api.end(&found, sink, spool).await?;
+            dialled.chain = Some(Chain::new(sink, spool, end));
+        }
+        dialled.stream = Some(found);
+    }
+    Ok(dialled)
+}
+
+async fn connect(config: &NatsConfig, sink: &str, events: &Arc<Events>) -> Result<Client, SinkFault> {
+    let servers: Result<Vec<ServerAddr>, _> = config.servers.iter().map(|server| server.parse()).collect();
+    let servers = servers
+        .map_err(|error| SinkFault::new(FaultKind::Other, format!("servers: {error}; expected URLs")))?;
+    let identity = Arc::new(Identity::read(config.auth.as_ref())?);
+    let was_made = Arc::new(AtomicBool::new(false));
+    let capacity = config.max_in_flight as usize + SPARE_CAPACITY;
+    let mut options = ConnectOptions::with_auth_callback({
+        let was_made = Arc::clone(&was_made);
+        move |nonce| {
+            // One client, one connection: see the crate's documentation. The client has no other way to be told.
+            let proof = if was_made.load(Ordering::Acquire) {
+                Err(AuthError::new("this client has had its connection"))
+            } else {
+                identity.prove(&nonce)
+            };
+            async move { proof }
+        }
+    })
+    .name(format!("neurobridge/{sink}"))
+    .connection_timeout(OPEN_LIMIT)
+    .request_timeout(Some(ANSWER_LIMIT))
+    .ping_interval(PING_INTERVAL)
+    // As many attempts as there are servers, to come up; after it had its connection the client ends when as many
+    // were refused.
+    .max_reconnects(servers.len())
+    .ignore_discovered_servers()
+    // Full when as much is in flight as may be: the sink stops before, so that sending never waits.
+    .client_capacity(capacity)
+    // All acknowledgements of what is in flight fit; the client drops what does not.
+    .subscription_capacity(capacity)
+    // Subjects are made of what they may contain.
+    .skip_subject_validation(true)
+    .event_callback({
+        let events = Arc::clone(events);
+        move |event| {
+            events.take(&event);
+            async {}
+        }
+    });
+    if let Some(tls) = &config.tls {
+        options = options
+            .require_tls(true)
+            .tls_client_config(tls::client_config(tls)?);
+    } else if config.servers.iter().any(|server| server.starts_with("tls://")) {
+        // With the provider named, as above.
+        options = options.tls_client_config(tls::client_config(&crate::TlsConfig::default())?);
+    }
+    let client = options
+        .connect(servers)
+        .await
+        .map_err(|error| error::of_connect(&error, &config.servers.join(", ")))?;
+    was_made.store(true, Ordering::Release);
+    Ok(client)
+}

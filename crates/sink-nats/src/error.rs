@@ -1,0 +1,343 @@
+//! Whose fault an error is: the one place where that is decided, code by code.
+
+use std::{error::Error, io};
+
+use async_nats::{ConnectError, ConnectErrorKind, Event, RequestErrorKind, ServerError};
+use neurobridge_core::sink::{FaultKind, RejectionReason, SinkFault};
+use serde::Deserialize;
+
+/// Whose fault an error of JetStream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// The message's own.
+    Message(RejectionReason),
+    /// The sink's as a whole. No message is to suffer for it.
+    Sink(FaultKind),
+    /// Another message is the last one of the stream than the one that was expected.
+    Order,
+}
+
+/// An error as JetStream tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct ApiError {
+    /// As in HTTP.
+    pub(crate) code: u16,
+    /// What it is exactly; 0 from servers that don't say.
+    #[serde(default)]
+    pub(crate) err_code: u32,
+    #[serde(default)]
+    pub(crate) description: String,
+}
+
+/// The stream is not there.
+pub(crate) const STREAM_NOT_FOUND: u32 = 10059;
+/// No message stands at that place of the stream.
+pub(crate) const NO_MESSAGE: u32 = 10037;
+/// Somebody else was faster to create a stream of this name, with another configuration.
+pub(crate) const STREAM_NAME_IN_USE: u32 = 10058;
+
+/// Decides whose fault an error is. The numbers are those of nats-server's `errors.json`.
+pub(crate) const fn blame(error: &ApiError) -> Blame {
+    use FaultKind::{Missing, Other, Timeout, Unauthorised, Unavailable};
+    match error.err_code {
+        // Larger than the stream's `max_msg_size`; headers of more than 64 KiB.
+        10054 | 10097 => Blame::Message(RejectionReason::TooLarge),
+
+        // Wrong last message id, wrong last sequence (with the number in its text, and without).
+        10070 | 10071 | 10164 => Blame::Order,
+
+        STREAM_NOT_FOUND => Blame::Sink(Missing),
+        // JetStream is off for this account, or on this server; another stream than the expected one has the subject.
+        10039 | 10076 | 10060 => Blame::Sink(Missing),
+
+        // Full: `discard = new` and a limit reached, for all subjects or one. Or the disk is.
+        10077 => Blame::Sink(Unavailable),
+        // An account's or a server's memory or disk is used up.
+        10002 | 10023 | 10028 | 10047 => Blame::Sink(Unavailable),
+        // The cluster has no leader, or loses it at this moment; servers for the replicas are missing; it is offline.
+        10004 | 10005 | 10007 | 10008 | 10009 | 10118 | 10194 => Blame::Sink(Unavailable),
+        // Sealed: an administrator's deed.
+        10109 => Blame::Sink(Unavailable),
+        // More on its way to the stream than the server holds back for it; a message of this id is on its way. Both pass.
+        10167 | 10158 => Blame::Sink(Unavailable),
+
+        // By the class of the error what the number does not say. To blame the sink for what is unknown costs time, to
+        // blame the message could cost the backlog.
+        _ => match error.code {
+            401 | 403 => Blame::Sink(Unauthorised),
+            408 => Blame::Sink(Timeout),
+            429 | 503 => Blame::Sink(Unavailable),
+            _ => Blame::Sink(Other),
+        },
+    }
+}
+
+/// The fault of the stream that answered so, with a sentence that says what to do.
+pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
+    let detail = format!("{} (error {})", error.description, error.err_code);
+    let kind = match blame(error) {
+        Blame::Sink(kind) => kind,
+        Blame::Order => {
+            return SinkFault::new(
+                FaultKind::Other,
+                format!(
+                    "the last message of the stream \"{stream}\" is another one than was expected: {detail}; it is looked at \
+                     and what is not stored is sent again. If this goes on, somebody else writes into the stream: give it \
+                     a stream of its own, or set order = \"relaxed\""
+                ),
+            );
+        }
+        // The callers ask about messages' faults first.
+        Blame::Message(_) => FaultKind::Other,
+    };
+    let advice = match (kind, error.err_code) {
+        (FaultKind::Missing, 10039 | 10076) => "turn JetStream on, or set mode = \"core\"",
+        (FaultKind::Missing, 10060) => "let the subjects of only one stream take those of this sink",
+        (FaultKind::Missing, _) => "create it, or set stream.create = true with max_age and replicas",
+        (FaultKind::Unavailable, 10077) => {
+            "make room: it is full and its discard policy refuses new messages"
+        }
+        (FaultKind::Unavailable, 10109) => "let the sink write into another stream",
+        (FaultKind::Unavailable, 10167) => "lower max_in_flight, or raise the server's max_buffered_msgs",
+        (FaultKind::Unauthorised, _) => "check auth, and the permissions of this user",
+        _ => "look after the servers",
+    };
+    let verb = match kind {
+        FaultKind::Missing => "is not there",
+        FaultKind::Unavailable => "takes nothing now",
+        FaultKind::Unauthorised => "refuses us",
+        FaultKind::Timeout => "does not answer in time",
+        _ => "fails",
+    };
+    SinkFault::new(
+        kind,
+        format!("the stream \"{stream}\" {verb}: {detail}; {advice}"),
+    )
+}
+
+/// The fault when nobody takes what was sent to a subject: status 503, "no responders".
+pub(crate) fn nobody_takes(subject: &str) -> SinkFault {
+    SinkFault::new(
+        FaultKind::Unavailable,
+        format!(
+            "no stream takes \"{subject}\" at this moment: it has no leader, or is gone, or JetStream is off; look after the \
+             servers, it is tried again"
+        ),
+    )
+}
+
+/// The fault of a request to JetStream's API that got no answer.
+pub(crate) fn of_request(kind: RequestErrorKind) -> SinkFault {
+    match kind {
+        RequestErrorKind::NoResponders => SinkFault::new(
+            FaultKind::Missing,
+            "JetStream does not answer: it is off on this server or for this account, or its cluster has no leader; turn it \
+             on, or set mode = \"core\"",
+        ),
+        RequestErrorKind::TimedOut => SinkFault::new(
+            FaultKind::Timeout,
+            "JetStream does not answer in time; look after the servers and the network",
+        ),
+        other => SinkFault::new(
+            FaultKind::Unreachable,
+            format!("the connection to NATS broke during a request ({other}); it is tried again"),
+        ),
+    }
+}
+
+/// The fault that the client tells, if it is one.
+pub(crate) fn of_event(event: &Event) -> Option<SinkFault> {
+    match event {
+        Event::Disconnected | Event::Closed => Some(broken()),
+        Event::ServerError(error) => of_server(error),
+        // Acknowledgements were dropped by the client. As many as may be in flight fit, so this is a bug; sending again
+        // is the cure all the same.
+        Event::SlowConsumer(_) => Some(SinkFault::new(
+            FaultKind::Other,
+            "the client dropped acknowledgements; this is a bug, what has none is sent again",
+        )),
+        // The server says that it will close the connection: then is the time to look for another one. What the client
+        // says of its attempts to come back concerns nobody: it may not.
+        Event::Connected | Event::LameDuckMode | Event::Draining | Event::ClientError(_) => None,
+    }
+}
+
+/// The fault of a connection that broke.
+pub(crate) fn broken() -> SinkFault {
+    SinkFault::new(
+        FaultKind::Unreachable,
+        "the connection to NATS broke; what has no acknowledgement is sent again",
+    )
+}
+
+/// The fault that a server tells, by its text: the protocol has no codes.
+fn of_server(error: &ServerError) -> Option<SinkFault> {
+    let ServerError::Other(text) = error else {
+        return Some(unauthorised(&error.to_string(), "check auth"));
+    };
+    let lower = text.to_lowercase();
+    if lower.contains("permissions violation") {
+        let advice = if lower.contains("for subscription") {
+            "give this user the right to subscribe to _INBOX.>"
+        } else {
+            "give this user the right to publish there"
+        };
+        return Some(unauthorised(text, advice));
+    }
+    // "User Authentication Expired", "Account Authentication Expired", "User Authentication Revoked", …
+    if lower.contains("authentication") || lower.contains("authorization") {
+        return Some(unauthorised(text, "check auth"));
+    }
+    // What else a server says ("Stale Connection", "Maximum Connections Exceeded") comes with a connection that closes.
+    Some(SinkFault::new(
+        FaultKind::Unavailable,
+        format!("the server says \"{text}\"; look after the servers, it is tried again"),
+    ))
+}
+
+fn unauthorised(text: &str, advice: &str) -> SinkFault {
+    SinkFault::new(
+        FaultKind::Unauthorised,
+        format!("NATS refuses us: {text}; {advice}"),
+    )
+}
+
+/// The fault of a connection that could not be made.
+pub(crate) fn of_connect(error: &ConnectError, servers: &str) -> SinkFault {
+    let detail = causes(error);
+    if is_tls(error) {
+        return SinkFault::new(
+            FaultKind::Unauthorised,
+            format!(
+                "no encrypted connection to {servers} ({detail}); check the certificates on both sides, and tls"
+            ),
+        );
+    }
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            unauthorised(&detail, "check auth")
+        }
+        // The certificates were looked at above; this is about the setup.
+        ConnectErrorKind::Tls => SinkFault::new(
+            FaultKind::Unauthorised,
+            format!("TLS fails ({detail}); check tls"),
+        ),
+        ConnectErrorKind::ServerParse => SinkFault::new(FaultKind::Other, format!("{detail}; check servers")),
+        _ if detail.to_lowercase().contains("authentication") => unauthorised(&detail, "check auth"),
+        _ => SinkFault::new(
+            FaultKind::Unreachable,
+            format!("none of {servers} can be reached ({detail}); check servers and the network"),
+        ),
+    }
+}
+
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Many repeat their cause in their own text.
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Whether TLS is what failed: who we are, or they are, is not accepted. Since TLS 1.3 a refused client certificate is
+/// told after the handshake, as an error of reading.
+fn is_tls(error: &(dyn Error + 'static)) -> bool {
+    if error.is::<rustls::Error>() {
+        return true;
+    }
+    // An `io::Error` keeps what it is about beside its source.
+    if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref)
+        && inner.is::<rustls::Error>()
+    {
+        return true;
+    }
+    error.source().is_some_and(is_tls)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+
+    fn error(code: u16, err_code: u32, description: &str) -> ApiError {
+        ApiError {
+            code,
+            err_code,
+            description: description.into(),
+        }
+    }
+
+    #[test]
+    fn every_code_has_its_blame() {
+        let mut table = String::new();
+        for err_code in 10_000..10_300 {
+            let blame = blame(&error(400, err_code, ""));
+            if blame != Blame::Sink(FaultKind::Other) {
+                writeln!(table, "{err_code}: {blame:?}").unwrap();
+            }
+        }
+        for code in [400, 401, 403, 404, 408, 409, 429, 500, 503] {
+            writeln!(table, "{code}: {:?}", blame(&error(code, 0, ""))).unwrap();
+        }
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn only_size_is_a_messages_own_fault() {
+        let own: Vec<_> = (0..20_000)
+            .filter(|err_code| matches!(blame(&error(400, *err_code, "")), Blame::Message(_)))
+            .collect();
+        assert_eq!(own, [10054, 10097]);
+    }
+
+    #[test]
+    fn faults_are_sentences_and_none_is_final() {
+        for err_code in (10_000..10_300)
+            .filter(|err_code| !matches!(blame(&error(400, *err_code, "")), Blame::Message(_)))
+        {
+            let fault = fault(&error(400, err_code, "so it is"), "ENTRIES");
+            assert!(
+                !fault.is_final && fault.reason.contains("\"ENTRIES\"") && fault.reason.contains("; "),
+                "{fault}"
+            );
+        }
+        insta::assert_snapshot!(fault(&error(503, 10077, "maximum messages exceeded"), "ENTRIES"), @r#"the stream "ENTRIES" takes nothing now: maximum messages exceeded (error 10077); make room: it is full and its discard policy refuses new messages"#);
+        insta::assert_snapshot!(fault(&error(404, 10059, "stream not found"), "ENTRIES"), @r#"the stream "ENTRIES" is not there: stream not found (error 10059); create it, or set stream.create = true with max_age and replicas"#);
+    }
+
+    #[test]
+    fn what_a_server_says_is_told_apart() {
+        let kind = |text: &str| {
+            of_event(&Event::ServerError(ServerError::Other(text.into())))
+                .unwrap()
+                .kind
+        };
+        for refusal in [
+            "Permissions Violation for Publish to \"a\"",
+            "Permissions Violation for Subscription to \"_INBOX.x.*\"",
+            "User Authentication Expired",
+            "Account Authentication Expired",
+        ] {
+            assert_eq!(kind(refusal), FaultKind::Unauthorised, "{refusal}");
+        }
+        assert_eq!(kind("Stale Connection"), FaultKind::Unavailable);
+        assert_eq!(
+            of_event(&Event::ServerError(ServerError::AuthorizationViolation))
+                .unwrap()
+                .kind,
+            FaultKind::Unauthorised
+        );
+        assert_eq!(
+            of_event(&Event::Disconnected).unwrap().kind,
+            FaultKind::Unreachable
+        );
+        assert!(of_event(&Event::Connected).is_none() && of_event(&Event::LameDuckMode).is_none());
+    }
+}

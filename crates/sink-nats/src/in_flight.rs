@@ -1,0 +1,145 @@
+//! What was sent and has no answer yet.
+
+use std::collections::VecDeque;
+
+use neurobridge_core::event::Sequence;
+use tokio::time::Instant;
+
+/// A message that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// The event's place in the spool.
+    pub(crate) sequence: Sequence,
+    pub(crate) at: Instant,
+    pub(crate) role: Role,
+}
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// An event that names the one before it: that one is stored when this one is.
+    Chained,
+    /// An event that stands alone.
+    Free,
+    /// A dead letter, which another stream keeps.
+    Letter,
+}
+
+/// Messages by the numbers that their reply subjects end with, in the order in which they were sent.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    /// `None` when it has its answer, while an earlier one has not.
+    sent: VecDeque<Option<Sent>>,
+    /// The number of the first one.
+    first: u64,
+    count: usize,
+}
+
+impl InFlight {
+    /// How many have no answer.
+    pub(crate) const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The number of the next message.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.first + self.sent.len() as u64
+    }
+
+    /// Adds the next message.
+    pub(crate) fn push(&mut self, sent: Sent) {
+        self.sent.push_back(Some(sent));
+        self.count += 1;
+    }
+
+    /// Takes the message of this number; `None` when it has had its answer before.
+    pub(crate) fn take(&mut self, number: u64) -> Option<Sent> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let sent = self.sent.get_mut(index)?.take()?;
+        self.count -= 1;
+        self.trim();
+        Some(sent)
+    }
+
+    /// Takes all messages before this number for which `wanted` is true, the first one first.
+    pub(crate) fn take_before(
+        &mut self,
+        number: u64,
+        wanted: impl Fn(&Sent) -> bool,
+        mut taken: impl FnMut(Sent),
+    ) {
+        let end = number.saturating_sub(self.first).min(self.sent.len() as u64) as usize;
+        for slot in self.sent.range_mut(..end) {
+            if let Some(sent) = slot.take_if(|sent| wanted(sent)) {
+                self.count -= 1;
+                taken(sent);
+            }
+        }
+        self.trim();
+    }
+
+    /// The one that waits longest.
+    pub(crate) fn oldest(&self) -> Option<&Sent> {
+        self.sent.front()?.as_ref()
+    }
+
+    fn trim(&mut self) {
+        while let Some(None) = self.sent.front() {
+            self.sent.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(count: u64) -> InFlight {
+        let mut in_flight = InFlight::default();
+        for number in 0..count {
+            assert_eq!(in_flight.next_number(), number);
+            in_flight.push(Sent {
+                sequence: Sequence::FIRST.plus(number),
+                at: Instant::now(),
+                role: if number % 2 == 0 {
+                    Role::Chained
+                } else {
+                    Role::Free
+                },
+            });
+        }
+        in_flight
+    }
+
+    #[test]
+    fn answers_come_in_any_order_and_count_once() {
+        let mut in_flight = filled(4);
+        assert_eq!(in_flight.take(2).unwrap().sequence.get(), 3);
+        assert_eq!(in_flight.take(2), None);
+        assert_eq!(in_flight.take(9), None);
+        assert_eq!(in_flight.oldest().unwrap().sequence.get(), 1);
+        in_flight.take(0).unwrap();
+        in_flight.take(1).unwrap();
+        assert_eq!(in_flight.oldest().unwrap().sequence.get(), 4);
+        assert_eq!((in_flight.len(), in_flight.next_number()), (1, 4));
+        assert_eq!(in_flight.take(0), None);
+    }
+
+    #[test]
+    fn what_comes_before_can_be_taken_together() {
+        let mut in_flight = filled(5);
+        let mut taken = Vec::new();
+        in_flight.take_before(
+            3,
+            |sent| sent.role == Role::Chained,
+            |sent| taken.push(sent.sequence.get()),
+        );
+        assert_eq!(taken, [1, 3]);
+        assert_eq!(in_flight.len(), 3);
+        in_flight.take_before(99, |_| true, |sent| taken.push(sent.sequence.get()));
+        assert_eq!(taken, [1, 3, 2, 4, 5]);
+        assert_eq!((in_flight.len(), in_flight.next_number()), (0, 5));
+        assert!(in_flight.oldest().is_none());
+    }
+}

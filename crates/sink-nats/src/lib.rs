@@ -1,0 +1,31 @@
+//! Publishes neurobridge events to NATS.
+//!
+//! [`NatsSink`] is driven by [`neurobridge_core::delivery`]: it connects, publishes many at a time, and reports what
+//! became of each event. Through JetStream an event is delivered when its stream acknowledges it; without, when the
+//! server has taken it. Whose fault an error is stands in one place, `error`.
+//!
+//! A client serves for one connection: a client of NATS that comes back by itself sends on behind what was lost with the
+//! old connection, and the order is gone. Here the delivery sends again from its cursor, over a new one.
+
+mod auth;
+mod chain;
+mod check;
+mod config;
+mod connection;
+mod dial;
+mod encode;
+mod error;
+mod events;
+mod in_flight;
+mod sink;
+mod stream;
+mod subject;
+mod tls;
+
+pub use self::{
+    config::{
+        AuthConfig, DeadLetterConfig, Format, Mode, NatsConfig, Order, Oversize, Storage, StreamConfig,
+        TlsConfig,
+    },
+    sink::NatsSink,
+};

@@ -1,0 +1,189 @@
+//! The sink: connects, publishes, tells what became of each event.
+
+use std::time::Duration;
+
+use neurobridge_core::{
+    dead_letter::DeadLetter,
+    event::Event,
+    identity::SpoolId,
+    sink::{Ack, FaultKind, PublishError, RejectionReason, Session, Sink, SinkFault},
+    strip::Stripped,
+};
+use tracing::warn;
+
+use crate::{
+    config::{Mode, NatsConfig, Oversize},
+    connection::Connection,
+    dial::dial,
+    encode::{self, Encoder},
+};
+
+/// Without any acknowledgement for so long, something is wrong.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
+
+/// Publishes events to NATS.
+///
+/// Through JetStream an event is delivered when its stream has acknowledged it, which is not yet a disk's word on it;
+/// with strict order it is there once and behind the one before it, with relaxed order perhaps twice. Without JetStream
+/// it is delivered when the server has taken it, whoever listens or not.
+///
+/// Dropped, it closes its connection; what was on its way may be stored or not.
+pub struct NatsSink {
+    name: String,
+    config: NatsConfig,
+    encoder: Encoder,
+    spool: SpoolId,
+    connection: Option<Connection>,
+    /// Whether the dangers of the stream were said.
+    warned: bool,
+}
+
+impl NatsSink {
+    /// One of this name, not connected yet. The configuration is taken as checked.
+    pub fn new(name: impl Into<String>, config: NatsConfig) -> Self {
+        Self {
+            name: name.into(),
+            encoder: Encoder::new(&config),
+            config,
+            // Nothing is published before `connect` tells the real one.
+            spool: SpoolId::from_bytes([0; 16]),
+            connection: None,
+            warned: false,
+        }
+    }
+
+    fn warn(&mut self, dangers: &[String]) {
+        if std::mem::replace(&mut self.warned, true) {
+            return;
+        }
+        let sink = &self.name;
+        for danger in dangers {
+            warn!(sink, "{danger}");
+        }
+        if self.config.mode == Mode::Core {
+            warn!(
+                sink,
+                "mode = \"core\": whoever does not listen at the moment of an event never gets it"
+            );
+        }
+        let is_plain = self.config.tls.is_none()
+            && self
+                .config
+                .servers
+                .iter()
+                .any(|server| !server.starts_with("tls://"));
+        let auth = self.config.auth.as_ref();
+        if is_plain
+            && auth.is_some_and(|auth| {
+                auth.nkey.is_none() && auth.nkey_file.is_none() && auth.credentials_file.is_none()
+            })
+        {
+            warn!(
+                sink,
+                "the password or token travels in the clear where the server does not ask for TLS: expected tls beside auth"
+            );
+        }
+    }
+}
+
+impl Sink for NatsSink {
+    async fn connect(&mut self, session: &Session<'_>) -> Result<(), SinkFault> {
+        self.spool = session.spool;
+        // Its client ends with it, so that nothing is sent over it any more.
+        self.connection = None;
+        let dialled = dial(&self.config, &self.name, &self.spool).await?;
+        let dangers = dialled
+            .stream
+            .as_ref()
+            .map(|stream| stream.dangers(&self.config))
+            .unwrap_or_default();
+        self.warn(&dangers);
+        self.connection = Some(Connection::new(&self.config, dialled));
+        Ok(())
+    }
+
+    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        connection.ready()?;
+        if connection.settle_if_stored(event.sequence) {
+            return Ok(());
+        }
+        let published = self
+            .encoder
+            .encode(event, &self.spool, None)
+            .map_err(PublishError::Rejected)
+            .and_then(|message| connection.send(event.sequence, message));
+        if self.config.oversize == Oversize::Strip
+            && let Err(PublishError::Rejected(rejection)) = &published
+            && rejection.reason == RejectionReason::TooLarge
+            && let Some(stripped) = Stripped::of(event)
+            && let Some(event) = stripped.event(event)
+        {
+            let message = self
+                .encoder
+                .encode(&event, &self.spool, Some(&stripped.fields))
+                .map_err(PublishError::Rejected)?;
+            return connection.send(event.sequence, message);
+        }
+        published
+    }
+
+    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        let subject = self.config.dead_letter_subject().ok_or_else(|| {
+            PublishError::Fault(SinkFault::new(
+                FaultKind::Other,
+                "this sink keeps no dead letters; this is a bug",
+            ))
+        })?;
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        connection.ready()?;
+        let message = encode::dead_letter(subject, letter, &self.name, &self.spool, self.config.mode);
+        connection.send_dead_letter(letter.sequence, message)
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        self.config.dead_letter_subject().is_some()
+    }
+
+    async fn flush(&mut self) -> Result<(), SinkFault> {
+        match &mut self.connection {
+            Some(connection) => connection.flush(),
+            None => Ok(()),
+        }
+    }
+
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        match &mut self.connection {
+            Some(connection) => connection.outcomes(acks).await,
+            None => Err(not_connected_fault()),
+        }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let silence = self.connection.as_ref()?.waiting_for()?;
+        (silence > STALLED_AFTER).then(|| {
+            format!(
+                "NATS has acknowledged nothing for {} seconds: look after the servers and the network",
+                silence.as_secs()
+            )
+        })
+    }
+
+    fn fault(&self) -> Option<SinkFault> {
+        // While something is in flight its answers come first: some may have come before the fault.
+        self.connection.as_ref()?.idle_fault()
+    }
+
+    async fn close(&mut self) {
+        // All that was published has its acknowledgement by now, or no time is left to wait for one.
+        self.connection = None;
+    }
+}
+
+fn not_connected() -> PublishError {
+    PublishError::Fault(not_connected_fault())
+}
+
+fn not_connected_fault() -> SinkFault {
+    SinkFault::new(FaultKind::Other, "the sink is not connected; it connects first")
+}

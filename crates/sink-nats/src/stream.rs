@@ -1,0 +1,422 @@
+//! What is to be known of a stream before anything is sent to it: whether it is there, what it takes, how safe it is,
+//! where it ends.
+
+use std::time::Duration;
+
+use async_nats::{Client, RequestErrorKind};
+use bytes::Bytes;
+use data_encoding::BASE64;
+use neurobridge_core::{
+    event::Sequence,
+    identity::SpoolId,
+    sink::{FaultKind, SinkFault},
+    units::format_duration,
+};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tracing::info;
+
+use crate::{
+    chain::{self, End},
+    config::{NatsConfig, Order, Storage, StreamConfig},
+    error::{self, ApiError},
+    events::Events,
+    subject,
+};
+
+/// So many messages at the end of a stream are looked at to find the last one of ours. More foreign ones than these
+/// behind it, and what comes twice is told by the duplicate window alone.
+const LOOK_BACK: u64 = 256;
+/// How long a delivery may stay away after a fault at the most, and the connection may take to be made then.
+const LONGEST_RETRY: Duration = Duration::from_secs(40);
+
+/// A stream, as far as the sink has to know it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Stream {
+    pub(crate) config: Config,
+    state: State,
+    #[serde(default)]
+    cluster: Option<Cluster>,
+}
+
+/// Its configuration. Durations are nanoseconds; limits that are not set are -1 or 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Config {
+    name: String,
+    #[serde(deserialize_with = "null_as_default")]
+    subjects: Vec<String>,
+    retention: String,
+    discard: String,
+    storage: String,
+    max_msgs: i64,
+    max_bytes: i64,
+    max_msgs_per_subject: i64,
+    pub(crate) max_msg_size: i64,
+    num_replicas: u64,
+    duplicate_window: u64,
+    no_ack: bool,
+    sealed: bool,
+    persist_mode: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct State {
+    messages: u64,
+    first_seq: u64,
+    last_seq: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct Cluster {
+    name: Option<String>,
+}
+
+/// JetStream's API over a connection.
+pub(crate) struct Api<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) events: &'a Events,
+}
+
+impl Api<'_> {
+    /// The stream; made if it is not there and is to be.
+    ///
+    /// # Errors
+    /// It is not there, can't take what the sink sends, or nobody answers.
+    pub(crate) async fn stream(
+        &self,
+        config: &NatsConfig,
+        stream: &StreamConfig,
+    ) -> Result<Stream, SinkFault> {
+        let asked = self
+            .ask(&format!("STREAM.INFO.{}", stream.name), &Value::Null)
+            .await?;
+        let found: Stream = match asked {
+            Ok(found) => found,
+            Err(error) if error.err_code == error::STREAM_NOT_FOUND && stream.create => {
+                self.create(config, stream).await?
+            }
+            Err(error) => return Err(error::fault(&error, &stream.name)),
+        };
+        found.check(config)?;
+        if let Some(subject) = config.dead_letter_subject() {
+            self.check_dead_letters(subject).await?;
+        }
+        Ok(found)
+    }
+
+    /// Where the stream ends, and which event the last message of ours is.
+    pub(crate) async fn end(&self, stream: &Stream, sink: &str, spool: &SpoolId) -> Result<End, SinkFault> {
+        let place = stream.state.last_seq;
+        let mut end = End { place, ours: None };
+        if stream.state.messages == 0 {
+            return Ok(end);
+        }
+        let first = stream.state.first_seq.max(place.saturating_sub(LOOK_BACK)).max(1);
+        for place in (first..=place).rev() {
+            end.ours = self.message(&stream.config.name, place, sink, spool).await?;
+            if end.ours.is_some() {
+                break;
+            }
+        }
+        Ok(end)
+    }
+
+    /// Which event of ours stands at a place of the stream, if one does.
+    async fn message(
+        &self,
+        stream: &str,
+        place: u64,
+        sink: &str,
+        spool: &SpoolId,
+    ) -> Result<Option<Sequence>, SinkFault> {
+        #[derive(Deserialize)]
+        struct Found {
+            message: Message,
+        }
+        #[derive(Deserialize)]
+        struct Message {
+            #[serde(default)]
+            hdrs: Option<String>,
+        }
+        let asked = self
+            .ask::<Found>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "seq": place }))
+            .await?;
+        match asked {
+            Ok(found) => {
+                let headers = found
+                    .message
+                    .hdrs
+                    .and_then(|hdrs| BASE64.decode(hdrs.as_bytes()).ok());
+                Ok(headers.and_then(|headers| ours(&headers, sink, spool)))
+            }
+            // Purged or deleted.
+            Err(error) if error.err_code == error::NO_MESSAGE => Ok(None),
+            Err(error) => Err(error::fault(&error, stream)),
+        }
+    }
+
+    async fn create(&self, config: &NatsConfig, stream: &StreamConfig) -> Result<Stream, SinkFault> {
+        let asked = self
+            .ask(
+                &format!("STREAM.CREATE.{}", stream.name),
+                &creation(config, stream),
+            )
+            .await?;
+        match asked {
+            Ok(created) => {
+                info!(stream = stream.name, "the stream is created");
+                Ok(created)
+            }
+            // Another one was faster. What it made is looked at like any other at the next try.
+            Err(error) if error.err_code == error::STREAM_NAME_IN_USE => Err(SinkFault::new(
+                FaultKind::Unavailable,
+                format!(
+                    "the stream \"{}\" was created by another one at this moment; it is looked at again",
+                    stream.name
+                ),
+            )),
+            Err(error) => {
+                let fault = error::fault(&error, &stream.name);
+                let reason = format!(
+                    "the stream \"{}\" can't be created: {}",
+                    stream.name, fault.reason
+                );
+                Err(SinkFault { reason, ..fault })
+            }
+        }
+    }
+
+    async fn check_dead_letters(&self, subject: &str) -> Result<(), SinkFault> {
+        #[derive(Deserialize)]
+        struct Names {
+            #[serde(default, deserialize_with = "null_as_default")]
+            streams: Vec<String>,
+        }
+        let asked = self
+            .ask::<Names>("STREAM.NAMES", &json!({ "subject": subject }))
+            .await?;
+        match asked {
+            Ok(names) if names.streams.is_empty() => Err(SinkFault::new(
+                FaultKind::Missing,
+                format!(
+                    "no stream keeps the subject \"{subject}\" of dead letters; create one, or set dead_letter.path"
+                ),
+            )),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error::fault(&error, subject)),
+        }
+    }
+
+    /// Asks, and waits for the answer as long as the client's requests may take.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        request: &Value,
+    ) -> Result<Result<T, ApiError>, SinkFault> {
+        #[derive(Deserialize)]
+        struct Refusal {
+            error: Option<ApiError>,
+        }
+        let body = match request {
+            Value::Null => Bytes::new(),
+            request => Bytes::from(request.to_string()),
+        };
+        let answered = tokio::select! {
+            biased;
+            // A refusal comes beside the answer, which then never comes.
+            fault = self.events.faulted() => return Err(fault),
+            answered = self.client.request(format!("$JS.API.{what}"), body) => answered,
+        };
+        let answer = answered.map_err(|error| match error.kind() {
+            kind @ (RequestErrorKind::NoResponders | RequestErrorKind::TimedOut) => error::of_request(kind),
+            kind => self.events.fault().unwrap_or_else(|| error::of_request(kind)),
+        })?;
+        let unreadable = |error: serde_json::Error| {
+            SinkFault::new(
+                FaultKind::Other,
+                format!(
+                    "JetStream's answer to {what} can't be read: {error}; expected that of a nats-server of 2.9 or later"
+                ),
+            )
+        };
+        let refusal: Refusal = serde_json::from_slice(&answer.payload).map_err(unreadable)?;
+        match refusal.error {
+            Some(error) => Ok(Err(error)),
+            None => serde_json::from_slice(&answer.payload)
+                .map(Ok)
+                .map_err(unreadable),
+        }
+    }
+}
+
+/// What a stream is created with.
+fn creation(config: &NatsConfig, stream: &StreamConfig) -> Value {
+    let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2);
+    let subjects = stream
+        .subjects
+        .clone()
+        .unwrap_or_else(|| vec![subject::pattern(&config.subject)]);
+    let max_age = stream.max_age.unwrap_or_default();
+    let window = stream
+        .duplicate_window
+        .unwrap_or(Duration::from_secs(120))
+        .min(max_age);
+    json!({
+        "name": stream.name,
+        "subjects": subjects,
+        "retention": "limits",
+        "discard": "old",
+        "storage": match stream.storage.unwrap_or_default() {
+            Storage::File => "file",
+            Storage::Memory => "memory",
+        },
+        "max_age": nanoseconds(max_age),
+        "num_replicas": stream.replicas,
+        "duplicate_window": nanoseconds(window),
+        "max_consumers": -1,
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_msgs_per_subject": -1,
+    })
+}
+
+/// Which event of ours has these headers.
+fn ours(headers: &[u8], sink: &str, spool: &SpoolId) -> Option<Sequence> {
+    let headers = std::str::from_utf8(headers).ok()?;
+    headers
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .find(|(name, _)| *name == chain::HEADER)
+        .and_then(|(_, value)| chain::sequence(value.trim_end(), sink, spool))
+}
+
+fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+impl Stream {
+    /// Whether it can take what the sink sends.
+    fn check(&self, config: &NatsConfig) -> Result<(), SinkFault> {
+        let name = &self.config.name;
+        let pattern = subject::pattern(&config.subject);
+        if !self
+            .config
+            .subjects
+            .iter()
+            .any(|subject| subject::overlap(subject, &pattern))
+        {
+            return Err(SinkFault::new(
+                FaultKind::Missing,
+                format!(
+                    "the stream \"{name}\" takes {:?}, expected \"{pattern}\" among them; add it, or change subject",
+                    self.config.subjects
+                ),
+            ));
+        }
+        if self.config.sealed {
+            return Err(SinkFault::new(
+                FaultKind::Unavailable,
+                format!("the stream \"{name}\" is sealed and takes nothing any more; choose another one"),
+            ));
+        }
+        if self.config.no_ack {
+            return Err(SinkFault::new(
+                FaultKind::Other,
+                format!(
+                    "the stream \"{name}\" acknowledges nothing (no_ack); expected one that does: else nobody knows what is stored"
+                ),
+            ));
+        }
+        if config.order() == Order::Strict
+            && let Some(letters) = config.dead_letter_subject()
+            && self
+                .config
+                .subjects
+                .iter()
+                .any(|subject| subject::covers(subject, letters))
+        {
+            return Err(SinkFault::new(
+                FaultKind::Other,
+                format!(
+                    "dead letters to \"{letters}\" would get between the events in the stream \"{name}\"; with order = \"strict\" another stream has to keep them"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// What is legal and can lose events, or their order.
+    pub(crate) fn dangers(&self, config: &NatsConfig) -> Vec<String> {
+        let stream = &self.config;
+        let mut dangers = Vec::new();
+        let pattern = subject::pattern(&config.subject);
+        if !stream
+            .subjects
+            .iter()
+            .any(|subject| subject::covers(subject, &pattern))
+        {
+            dangers.push(format!(
+                "no subject of the stream takes all of \"{pattern}\": an event beside them stops the sink, found {:?}",
+                stream.subjects
+            ));
+        }
+        match stream.retention.as_str() {
+            "interest" => dangers.push(
+                "the stream's retention is \"interest\": what no consumer waits for at that moment is gone at once".into(),
+            ),
+            "workqueue" => {
+                dangers.push("the stream's retention is \"workqueue\": an event is gone with its first reader".into());
+            }
+            _ => {}
+        }
+        let limits: Vec<_> = [
+            ("max_msgs", stream.max_msgs),
+            ("max_bytes", stream.max_bytes),
+            ("max_msgs_per_subject", stream.max_msgs_per_subject),
+        ]
+        .into_iter()
+        .filter(|(_, limit)| *limit > 0)
+        .map(|(key, limit)| format!("{key} = {limit}"))
+        .collect();
+        if stream.discard == "old" && !limits.is_empty() {
+            dangers.push(format!(
+                "at its limits ({}) the stream deletes its oldest events, read or not: discard = \"new\" would let them wait in the spool",
+                limits.join(", ")
+            ));
+        }
+        if stream.storage == "memory" {
+            dangers.push("the stream is kept in memory: it is gone when its servers end".into());
+        }
+        if stream.persist_mode == "async" {
+            dangers.push(
+                "the stream acknowledges events before they are written (persist_mode = \"async\")".into(),
+            );
+        }
+        let is_clustered = self
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.name.is_some());
+        if stream.num_replicas < 2 && is_clustered {
+            dangers.push(
+                "the stream is kept on one server only, of a cluster of several: expected 3 replicas".into(),
+            );
+        }
+        let window = Duration::from_nanos(stream.duplicate_window);
+        if config.order() == Order::Relaxed && window < config.ack_timeout + LONGEST_RETRY {
+            dangers.push(format!(
+                "the stream knows an event again for {}: what is sent again after that is stored twice; raise duplicate_window \
+                 above the longest outage, or set order = \"strict\" where nobody else writes into the stream",
+                format_duration(window)
+            ));
+        }
+        dangers
+    }
+}
+
+#[cfg(test)]
+mod tests;

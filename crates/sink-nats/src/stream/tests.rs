@@ -1,0 +1,85 @@
+use super::*;
+
+fn stream(changes: Value) -> Stream {
+    let mut stream = json!({
+        "config": {
+            "name": "ENTRIES", "subjects": ["neuroio.>"], "retention": "limits", "discard": "old", "storage": "file",
+            "max_msgs": -1, "max_bytes": -1, "max_msgs_per_subject": -1, "max_msg_size": -1, "num_replicas": 3,
+            "duplicate_window": 120_000_000_000_u64,
+        },
+        "state": { "messages": 0, "first_seq": 1, "last_seq": 0 },
+        "cluster": { "name": "c" },
+    });
+    for (key, value) in changes.as_object().unwrap() {
+        stream["config"][key] = value.clone();
+    }
+    serde_json::from_value(stream).unwrap()
+}
+
+fn config() -> NatsConfig {
+    NatsConfig::new("localhost", "ENTRIES")
+}
+
+#[test]
+fn a_safe_stream_has_no_dangers() {
+    let stream = stream(json!({}));
+    stream.check(&config()).unwrap();
+    assert_eq!(stream.dangers(&config()), [""; 0]);
+}
+
+#[test]
+fn dangers_are_named() {
+    let stream = stream(json!({
+        "subjects": ["neuroio.entries.*.*.new"], "retention": "interest", "max_msgs": 5, "max_bytes": 6, "storage": "memory",
+        "num_replicas": 1, "duplicate_window": 2_000_000_000, "persist_mode": "async",
+    }));
+    insta::assert_snapshot!(stream.dangers(&config()).join("\n"));
+    let mut strict = config();
+    strict.order = Some(Order::Strict);
+    assert_eq!(stream.dangers(&strict).len() + 1, stream.dangers(&config()).len());
+}
+
+#[test]
+fn a_stream_that_can_not_take_the_events_is_refused() {
+    let mut strict = config();
+    strict.order = Some(Order::Strict);
+    strict.dead_letter = Some(crate::DeadLetterConfig {
+        subject: Some("neuroio.dead".into()),
+        path: None,
+    });
+    for (changes, config, word) in [
+        (
+            json!({ "subjects": ["other.>"] }),
+            config(),
+            "expected \"neuroio.entries.*.*.*\"",
+        ),
+        (json!({ "subjects": null }), config(), "among them"),
+        (json!({ "sealed": true }), config(), "sealed"),
+        (json!({ "no_ack": true }), config(), "acknowledges nothing"),
+        (json!({}), strict, "dead letters"),
+    ] {
+        let fault = stream(changes).check(&config).unwrap_err();
+        assert!(fault.reason.contains(word), "{fault}");
+    }
+}
+
+#[test]
+fn a_created_stream_keeps_what_the_subject_gives() {
+    let mut stream = StreamConfig::new("ENTRIES");
+    stream.create = true;
+    stream.max_age = Some(Duration::from_secs(60));
+    stream.replicas = Some(1);
+    insta::assert_snapshot!(creation(&config(), &stream), @r#"{"discard":"old","duplicate_window":60000000000,"max_age":60000000000,"max_bytes":-1,"max_consumers":-1,"max_msgs":-1,"max_msgs_per_subject":-1,"name":"ENTRIES","num_replicas":1,"retention":"limits","storage":"file","subjects":["neuroio.entries.*.*.*"]}"#);
+}
+
+#[test]
+fn ours_is_told_by_its_header() {
+    let spool = SpoolId::from_bytes([0x11; 16]);
+    let headers = b"NATS/1.0\r\nNats-Msg-Id: main/7\r\nNeurobridge-Chain: nats/11111111-1111-1111-1111-111111111111:00000000000000000042\r\n\r\n";
+    assert_eq!(ours(headers, "nats", &spool), Sequence::new(42));
+    assert_eq!(ours(headers, "other", &spool), None);
+    assert_eq!(
+        ours(b"NATS/1.0\r\nNats-Msg-Id: main/7\r\n\r\n", "nats", &spool),
+        None
+    );
+}

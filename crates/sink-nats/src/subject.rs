@@ -1,0 +1,155 @@
+//! Subjects: what may stand in one, and which subjects a template can give.
+
+use neurobridge_core::template::Template;
+
+/// The longest subject that is sent. A server closes the connection when a line of the protocol is longer than its
+/// `max_control_line`, 4096 bytes by default, and subject, reply subject and numbers share that line.
+pub(crate) const MAX_LENGTH: usize = 1024;
+
+/// Whether a character of an event's field may stand in a token. Of the ASCII that shows, without what means something
+/// in a subject: the separator, the wildcards, and the `$` with which subjects of the server's own begin.
+pub(crate) const fn is_token_character(character: char) -> bool {
+    character.is_ascii_graphic() && !matches!(character, '.' | '*' | '>' | '$')
+}
+
+/// The subjects that a template can give, as a pattern: a token with a field in it is any token.
+pub(crate) fn pattern(template: &Template) -> String {
+    if let Some(constant) = template.constant() {
+        return constant.to_owned();
+    }
+    let mut pattern = String::new();
+    let mut in_field = false;
+    let mut token = String::new();
+    for character in template.to_string().chars() {
+        match character {
+            // The dots of a path are no separators.
+            '.' if !in_field => {
+                push_token(&token, &mut pattern);
+                pattern.push('.');
+                token.clear();
+                continue;
+            }
+            '{' => in_field = true,
+            '}' => in_field = false,
+            _ => {}
+        }
+        token.push(character);
+    }
+    push_token(&token, &mut pattern);
+    pattern
+}
+
+fn push_token(token: &str, pattern: &mut String) {
+    pattern.push_str(if token.contains('{') { "*" } else { token });
+}
+
+/// What is wrong with a subject or a pattern; `wildcards` says whether those may be in it.
+pub(crate) fn mistake(subject: &str, wildcards: bool) -> Option<String> {
+    if subject.is_empty() {
+        return Some("found an empty text, expected a subject such as \"neuroio.entries\"".into());
+    }
+    if subject.len() > MAX_LENGTH {
+        return Some(format!(
+            "found {} bytes, expected at most {MAX_LENGTH}",
+            subject.len()
+        ));
+    }
+    let tokens: Vec<_> = subject.split('.').collect();
+    for (position, token) in tokens.iter().enumerate() {
+        let what = match *token {
+            "" => "an empty token",
+            "*" if wildcards => continue,
+            ">" if wildcards && position + 1 == tokens.len() => continue,
+            token if token.chars().any(|c| c.is_whitespace() || c.is_control()) => "white space",
+            token if token.contains(['*', '>']) => "a wildcard",
+            token if token.starts_with('$') && position == 0 => "a subject of the server's own",
+            _ => continue,
+        };
+        return Some(format!(
+            "found {what} in \"{subject}\", expected tokens of letters and digits with dots between them"
+        ));
+    }
+    None
+}
+
+/// Whether every subject of the second pattern is one of the first.
+pub(crate) fn covers(pattern: &str, other: &str) -> bool {
+    let (mut pattern, mut other) = (pattern.split('.'), other.split('.'));
+    loop {
+        match (pattern.next(), other.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some("*"), Some(token)) if token != ">" => {}
+            (Some(expected), Some(token)) if expected == token => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Whether a subject can be one of both patterns.
+pub(crate) fn overlap(pattern: &str, other: &str) -> bool {
+    let (mut pattern, mut other) = (pattern.split('.'), other.split('.'));
+    loop {
+        match (pattern.next(), other.next()) {
+            (Some(">"), Some(_)) | (Some(_), Some(">")) | (None, None) => return true,
+            (Some(one), Some(two)) if one == two || one == "*" || two == "*" => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_template_is_a_pattern() {
+        let pattern = |template: &str| pattern(&template.parse().unwrap());
+        assert_eq!(
+            pattern("neuroio.entries.{space.id}.{source.id}.{result}"),
+            "neuroio.entries.*.*.*"
+        );
+        assert_eq!(pattern("a.b"), "a.b");
+        assert_eq!(pattern("{feed}.x-{result}.c"), "*.*.c");
+    }
+
+    #[test]
+    fn patterns_cover_and_overlap() {
+        for (one, other, covered, overlapping) in [
+            ("a.>", "a.*.b", true, true),
+            ("a.>", "a", false, false),
+            ("a.*", "a.b", true, true),
+            ("a.*", "a.>", false, true),
+            ("a.b", "a.*", false, true),
+            (">", "a.b", true, true),
+            ("a.*.c", "a.b.d", false, false),
+            ("a", "b", false, false),
+        ] {
+            assert_eq!(covers(one, other), covered, "{one} {other}");
+            assert_eq!(overlap(one, other), overlapping, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for wrong in ["", "a..b", ".a", "a.", "a b", "a.*", "a.>", "$JS.API", "a.b*"] {
+            assert!(mistake(wrong, false).is_some(), "{wrong}");
+        }
+        for right in ["a", "a.b-c_d", "a.$b"] {
+            assert_eq!(mistake(right, false), None);
+        }
+        assert_eq!(mistake("a.*.>", true), None);
+        assert!(mistake("a.>.b", true).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_pattern_covers_it_overlaps(one in "[ab*](\\.[ab*>])?", other in "[ab*](\\.[ab*>])?") {
+            if covers(&one, &other) {
+                prop_assert!(overlap(&one, &other) && overlap(&other, &one));
+            }
+            prop_assert!(covers(&one, &one) || one.contains('>'));
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Without JetStream: delivered is what the server has taken.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use neurobridge_core::sink::FaultKind;
+use neurobridge_sink_nats::{Mode, NatsConfig};
+use neurobridge_tests::{nats::NatsOptions, shared::own_nats};
+use tokio::time::timeout;
+
+use crate::support::{Delivery, Feed, LIMIT, blocking, client};
+
+fn core(url: &str) -> NatsConfig {
+    let mut config = NatsConfig::new(url, "");
+    config.mode = Mode::Core;
+    config.stream = None;
+    config
+}
+
+pub(crate) fn without_jetstream() -> NatsOptions {
+    let mut options = NatsOptions::default();
+    options.jetstream = false;
+    options
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_listens_gets_all_in_order() {
+    let Some(nats) = own_nats(without_jetstream()) else {
+        return;
+    };
+    let listener = client(&nats.url()).await;
+    let mut messages = listener.subscribe("neuroio.>").await.unwrap();
+    // The subscription is there before the first event: a request that nobody answers comes back behind it.
+    assert!(listener.request("nobody.answers", "".into()).await.is_err());
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, core(&nats.url()));
+    feed.append_over(Duration::from_secs(1), 10_000).await;
+    let ending = delivery.finish(&feed).await;
+    assert_eq!(ending.cursor.counts.delivered, feed.appended());
+    for id in 1..=feed.appended() {
+        let message = timeout(LIMIT, messages.next()).await.unwrap().unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+        assert_eq!(body["id"], id);
+        assert!(message.headers.unwrap().get("Nats-Msg-Id").is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_did_not_take_is_sent_again() {
+    let Some(mut nats) = own_nats(without_jetstream()) else {
+        return;
+    };
+    let url = nats.url();
+    let mut config = core(&url);
+    config.ack_timeout = Duration::from_secs(1);
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, config);
+    feed.append_many(1000).await;
+    delivery.until_settled(1000).await;
+    blocking(|| nats.freeze().unwrap());
+    feed.append_many(1000).await;
+    let down = delivery.until_down("no acknowledgement").await;
+    assert_eq!(down.cursor.counts.settled(), 1000);
+    blocking(|| nats.kill().unwrap());
+    blocking(|| nats.start_again().unwrap());
+    let ending = delivery.finish(&feed).await;
+    assert_eq!(ending.cursor.counts.delivered, 2000);
+    assert!(ending.resent >= 1000, "{ending:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_subject_is_no_delivery() {
+    let options = without_jetstream().config(
+        "authorization { users: [ { user: u, password: p, permissions: { publish: { deny: \"neuroio.entries.5.3.junk\" } } } ] }",
+    );
+    let Some(nats) = own_nats(options) else { return };
+    let mut config = core(&nats.url());
+    config.auth = Some(crate::security::password("u", "p"));
+    let mut feed = Feed::new();
+    feed.append_many(10).await;
+    let delivery = Delivery::start(&feed, config);
+    delivery.until_settled(10).await;
+    feed.append("main", &crate::support::frame(11).replace("\"new\"", "\"junk\""))
+        .await;
+    let down = delivery.until_down("Permissions Violation").await;
+    assert_eq!(down.cursor.counts.settled(), 10);
+    let refused = FaultKind::ALL
+        .iter()
+        .position(|kind| *kind == FaultKind::Unauthorised)
+        .unwrap();
+    assert!(down.faults[refused] > 0, "{down:?}");
+}

@@ -1,0 +1,379 @@
+//! What streams are like, and what becomes of events when that changes.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, stream};
+use neurobridge_core::sink::FaultKind;
+use neurobridge_sink_nats::{DeadLetterConfig, Format, NatsConfig, Order, Oversize, StreamConfig};
+use neurobridge_tests::{nats::NatsOptions, shared::own_nats};
+
+use crate::support::{
+    Delivery, Feed, assert_complete, assert_once_and_in_order, blocking, client, connect, creating, frame,
+    stored, stream_of,
+};
+
+const STREAM: &str = "ENTRIES";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_stored_as_it_is_meant() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    for (format, content_type) in [
+        (Format::Cloudevents, None),
+        (Format::CloudeventsJson, Some("application/cloudevents+json")),
+        (Format::Raw, None),
+    ] {
+        let mut config = creating(&url, STREAM);
+        config.format = format;
+        let mut feed = Feed::new();
+        feed.append_many(3).await;
+        let ending = Delivery::start(&feed, config).finish(&feed).await;
+        assert_eq!(ending.cursor.counts.delivered, 3);
+        let all = stored(&url, STREAM).await;
+        assert_eq!(all.len(), 3);
+        assert_eq!(all[0].subject, "neuroio.entries.5.3.new");
+        assert_eq!(all[0].header("Nats-Msg-Id"), Some("main/1"));
+        assert_eq!(all[0].header("content-type"), content_type);
+        match format {
+            Format::Cloudevents => {
+                assert_eq!(all[1].header("ce-id"), Some("2"));
+                assert_eq!(all[1].header("ce-type"), Some("com.neuroio.entry.new"));
+                assert_eq!(all[1].header("ce-datacontenttype"), Some("application/json"));
+                assert_eq!(all[1].body["pid"], "person-2");
+            }
+            Format::CloudeventsJson => assert_eq!(all[1].body["data"]["pid"], "person-2"),
+            Format::Raw => assert_eq!(all[1].body["data"]["pid"], "person-2"),
+        }
+        jetstream::new(client(&url).await)
+            .delete_stream(STREAM)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_created_stream_is_as_it_was_asked_for() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    connect(creating(&url, STREAM)).await.unwrap();
+    let context = jetstream::new(client(&url).await);
+    let stream = context.get_stream(STREAM).await.unwrap();
+    let config = &stream.cached_info().config;
+    assert_eq!(config.subjects, ["neuroio.entries.*.*.*"]);
+    assert_eq!(config.max_age, Duration::from_secs(3600));
+    assert_eq!(config.duplicate_window, Duration::from_secs(120));
+    assert_eq!(
+        (config.num_replicas, config.storage),
+        (1, stream::StorageType::File)
+    );
+    // It is there by now: nothing is changed.
+    let mut other = creating(&url, STREAM);
+    other.stream.as_mut().unwrap().max_age = Some(Duration::from_secs(60));
+    connect(other).await.unwrap();
+    let stream = context.get_stream(STREAM).await.unwrap();
+    assert_eq!(stream.cached_info().config.max_age, Duration::from_secs(3600));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_not_there_is_missing() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let fault = connect(NatsConfig::new(nats.url(), STREAM)).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Missing, "{fault}");
+    assert!(
+        fault.reason.contains("\"ENTRIES\"") && fault.reason.contains("create"),
+        "{fault}"
+    );
+
+    // Its subjects are others; and those of another stream are in the way of creating it.
+    let context = jetstream::new(client(&nats.url()).await);
+    let other = stream::Config {
+        name: STREAM.into(),
+        subjects: vec!["other.>".into()],
+        ..stream::Config::default()
+    };
+    context.create_stream(other).await.unwrap();
+    let fault = connect(NatsConfig::new(nats.url(), STREAM)).await.unwrap_err();
+    assert!(
+        fault.kind == FaultKind::Missing && fault.reason.contains("neuroio.entries.*.*.*"),
+        "{fault}"
+    );
+    let mut config = creating(&nats.url(), "SECOND");
+    config.subject = "other.{result}".parse().unwrap();
+    let fault = connect(config).await.unwrap_err();
+    assert!(fault.reason.contains("overlap"), "{fault}");
+
+    // No stream keeps the dead letters.
+    context.create_stream(stream_of("THIRD")).await.unwrap();
+    let mut config = NatsConfig::new(nats.url(), "THIRD");
+    config.dead_letter = dead_letters("nobody.keeps.these");
+    let fault = connect(config).await.unwrap_err();
+    assert!(
+        fault.kind == FaultKind::Missing && fault.reason.contains("dead letters"),
+        "{fault}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_jetstream_a_sentence_says_so() {
+    let Some(nats) = own_nats(crate::core_mode::without_jetstream()) else {
+        return;
+    };
+    let fault = connect(NatsConfig::new(nats.url(), STREAM)).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Missing, "{fault}");
+    assert!(
+        fault.reason.contains("JetStream") && fault.reason.contains("off"),
+        "{fault}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_there_is_unreachable() {
+    let port = neurobridge_tests::ports::free_ports::<1>().unwrap()[0];
+    let fault = connect(NatsConfig::new(format!("127.0.0.1:{port}"), STREAM))
+        .await
+        .unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Unreachable, "{fault}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_is_a_dead_letter() {
+    let Some(nats) = own_nats(NatsOptions::default().config("max_payload: 8192")) else {
+        return;
+    };
+    let url = nats.url();
+    for order in [Order::Strict, Order::Relaxed] {
+        let mut config = creating(&url, STREAM);
+        config.order = Some(order);
+        let mut feed = Feed::new();
+        feed.append_many(10).await;
+        feed.append("main", &large(11, 8192)).await;
+        // Small enough itself, too large with its headers.
+        feed.append("main", &large(12, 8000)).await;
+        feed.append_many(10).await;
+        let delivery = Delivery::start(&feed, config);
+        delivery.until_settled(22).await;
+        let letters = delivery.letters();
+        let ending = delivery.finish(&feed).await;
+        assert_eq!(
+            (ending.cursor.counts.delivered, ending.cursor.counts.dead_lettered),
+            (20, 2)
+        );
+        assert!(
+            letters[0].contains("too_large") && letters[0].contains("max_payload"),
+            "{}",
+            letters[0]
+        );
+        assert_eq!(stored(&url, STREAM).await.len(), 20);
+        jetstream::new(client(&url).await)
+            .delete_stream(STREAM)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_stream_finds_too_large_is_stripped_or_a_dead_letter_of_its_own() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let context = jetstream::new(client(&url).await);
+    let small = stream::Config {
+        max_message_size: 2048,
+        ..stream_of(STREAM)
+    };
+    context.create_stream(small).await.unwrap();
+    let letters = stream::Config {
+        name: "LETTERS".into(),
+        subjects: vec!["dead.>".into()],
+        ..stream::Config::default()
+    };
+    context.create_stream(letters).await.unwrap();
+    for order in [Order::Strict, Order::Relaxed] {
+        let mut config = NatsConfig::new(&url, STREAM);
+        config.order = Some(order);
+        config.oversize = Oversize::Strip;
+        config.dead_letter = dead_letters("dead.letters");
+        let mut feed = Feed::new();
+        feed.append("main", &large(1, 4000)).await;
+        feed.append("main", &frame(2)).await;
+        feed.append("main", &large(3, 4000).replace("face_image", "no_picture"))
+            .await;
+        feed.append("main", &frame(4)).await;
+        let ending = Delivery::start(&feed, config).finish(&feed).await;
+        assert_eq!(
+            (ending.cursor.counts.delivered, ending.cursor.counts.dead_lettered),
+            (3, 1)
+        );
+        let all = stored(&url, STREAM).await;
+        assert_eq!(all[0].header("ce-strippedfields"), Some("face_image"));
+        assert!(all[0].body["face_image"].is_null());
+        let letters = stored(&url, "LETTERS").await;
+        assert_eq!(letters.len(), 1);
+        assert_eq!(letters[0].body["event"]["id"], 3);
+        for name in [STREAM, "LETTERS"] {
+            context.get_stream(name).await.unwrap().purge().await.unwrap();
+        }
+        // So that the second order's events are no duplicates of the first one's.
+        context.delete_stream(STREAM).await.unwrap();
+        let small = stream::Config {
+            max_message_size: 2048,
+            ..stream_of(STREAM)
+        };
+        context.create_stream(small).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_is_lowered_meanwhile_makes_dead_letters_and_no_holes() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let context = jetstream::new(client(&url).await);
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, creating(&url, STREAM));
+    feed.append_many(100).await;
+    delivery.until_settled(100).await;
+    let mut config = context
+        .get_stream(STREAM)
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    config.max_message_size = 1500;
+    context.update_stream(config).await.unwrap();
+    feed.append("main", &large(101, 4000)).await;
+    feed.append_many(100).await;
+    delivery.until_settled(201).await;
+    assert_eq!(delivery.letters().len(), 1);
+    let ending = delivery.finish(&feed).await;
+    assert_eq!(ending.cursor.counts.dead_lettered, 1);
+    let ids: Vec<_> = stored(&url, STREAM)
+        .await
+        .iter()
+        .map(|stored| stored.body["id"].as_u64().unwrap())
+        .collect();
+    let expected: Vec<_> = (1..=201).filter(|id| *id != 101).collect();
+    assert_eq!(ids, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_stream_lets_events_wait() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let context = jetstream::new(client(&url).await);
+    for order in [Order::Strict, Order::Relaxed] {
+        let full = stream::Config {
+            max_messages: 50,
+            discard: stream::DiscardPolicy::New,
+            ..stream_of(STREAM)
+        };
+        context.create_stream(full.clone()).await.unwrap();
+        let mut config = NatsConfig::new(&url, STREAM);
+        config.order = Some(order);
+        let mut feed = Feed::new();
+        feed.append_many(200).await;
+        let delivery = Delivery::start(&feed, config);
+        let down = delivery.until_down("full").await;
+        assert!(down.cursor.counts.settled() <= 50, "{down:?}");
+        let roomy = stream::Config {
+            max_messages: -1,
+            ..full
+        };
+        context.update_stream(roomy).await.unwrap();
+        delivery.finish(&feed).await;
+        let all = stored(&url, STREAM).await;
+        assert_complete(&all, 200);
+        assert_eq!(all.len(), 200);
+        if order == Order::Strict {
+            assert_once_and_in_order(&all, 200);
+        }
+        context.delete_stream(STREAM).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_stream_lets_events_wait() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let context = jetstream::new(client(&url).await);
+    for order in [Order::Strict, Order::Relaxed] {
+        context.create_stream(stream_of(STREAM)).await.unwrap();
+        let mut config = NatsConfig::new(&url, STREAM);
+        config.order = Some(order);
+        let mut feed = Feed::new();
+        let delivery = Delivery::start(&feed, config);
+        feed.append_many(100).await;
+        delivery.until_settled(100).await;
+        context.delete_stream(STREAM).await.unwrap();
+        feed.append_many(100).await;
+        let down = delivery.until_down("is not there").await;
+        assert_eq!(down.cursor.counts.settled(), 100);
+        context.create_stream(stream_of(STREAM)).await.unwrap();
+        delivery.finish(&feed).await;
+        crate::support::assert_run(&stored(&url, STREAM).await, 101, 200);
+        context.delete_stream(STREAM).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relaxed_order_loses_nothing() {
+    let Some(mut nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let mut config = creating(&url, STREAM);
+    config.order = Some(Order::Relaxed);
+    config.ack_timeout = Duration::from_secs(2);
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, config);
+    for round in 0..3 {
+        feed.append_over(Duration::from_secs(1), 3000).await;
+        blocking(|| match round {
+            0 => nats.kill().unwrap(),
+            1 => nats.freeze().unwrap(),
+            _ => nats.stop().unwrap(),
+        });
+        feed.append_over(Duration::from_secs(3), 500).await;
+        blocking(|| match round {
+            1 => nats.thaw().unwrap(),
+            _ => nats.start_again().unwrap(),
+        });
+    }
+    delivery.finish(&feed).await;
+    let all = stored(&url, STREAM).await;
+    assert_complete(&all, feed.appended());
+    // Within the duplicate window nothing is stored twice either.
+    assert_eq!(all.len() as u64, feed.appended());
+}
+
+fn dead_letters(subject: &str) -> Option<DeadLetterConfig> {
+    Some(DeadLetterConfig {
+        subject: Some(subject.into()),
+        path: None,
+    })
+}
+
+fn large(id: u64, size: usize) -> String {
+    format!(
+        r#"{{"id":{id},"data":{{"id":{id},"result":"new","face_image":"{}"}}}}"#,
+        "A".repeat(size)
+    )
+}
+
+#[test]
+fn streams_of_these_tests_are_what_they_say() {
+    assert!(!StreamConfig::new(STREAM).create);
+}

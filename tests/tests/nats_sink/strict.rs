@@ -1,0 +1,317 @@
+//! Strict order: exactly once and in order by the chain alone.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use neurobridge_core::{event::Sequence, reader::Cursor};
+use neurobridge_sink_nats::{Format, NatsConfig, Order};
+use neurobridge_tests::{
+    nats::{NatsCluster, NatsInstallation, NatsOptions},
+    shared::{own_nats, skipped_by_name, with_own_nats},
+};
+use tokio::time::sleep;
+
+use crate::support::{
+    Delivery, Feed, LIMIT, assert_once_and_in_order, assert_run, blocking, client, creating, stored,
+    stream_of,
+};
+
+const STREAM: &str = "ENTRIES";
+/// The shortest that a server takes: whatever is sent again is sent after it.
+const SHORTEST_WINDOW: Duration = Duration::from_millis(100);
+
+fn strict(url: &str) -> NatsConfig {
+    let mut config = creating(url, STREAM);
+    config.stream.as_mut().unwrap().duplicate_window = Some(SHORTEST_WINDOW);
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_stops_and_freezes_leave_no_trace() {
+    let Some(mut nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    survive(&mut nats).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_server_keeps_the_order_too() {
+    if skipped_by_name("old-nats") {
+        return;
+    }
+    let old = NatsInstallation::of_distribution().expect(
+        "a distribution's nats-server: `apt-get install nats-server`, or NEUROBRIDGE_TEST_SKIP=old-nats",
+    );
+    let mut options = NatsOptions::default();
+    options.binary = Some(old.binary);
+    let Some(mut nats) = own_nats(options) else { return };
+    survive(&mut nats).await;
+}
+
+async fn survive(nats: &mut neurobridge_tests::nats::Nats) {
+    let url = nats.url();
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, strict(&url));
+    for round in 0..4 {
+        feed.append_over(Duration::from_secs(1), 3000).await;
+        blocking(|| match round {
+            0 | 2 => nats.kill().unwrap(),
+            1 => nats.stop().unwrap(),
+            _ => nats.freeze().unwrap(),
+        });
+        // Longer than the sink waits for an answer, in the case of the frozen server.
+        feed.append_over(Duration::from_millis(if round == 3 { 4000 } else { 500 }), 1000)
+            .await;
+        blocking(|| match round {
+            3 => nats.thaw().unwrap(),
+            _ => nats.start_again().unwrap(),
+        });
+    }
+    feed.append_over(Duration::from_secs(1), 3000).await;
+    let ending = delivery.finish(&feed).await;
+    assert!(ending.faults.iter().sum::<u64>() >= 4, "{ending:?}");
+    assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_in_the_middle_of_a_window_stores_nothing_twice() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    for format in [Format::Cloudevents, Format::Raw] {
+        let mut config = strict(&url);
+        config.format = format;
+        let mut feed = Feed::new();
+        let mut cursor = Cursor::starting_at(Sequence::FIRST);
+        for round in 0..5 {
+            feed.append_many(3000).await;
+            let delivery = Delivery::resume(&feed, config.clone(), cursor.clone());
+            delivery.until_settled(round * 2000 + 500).await;
+            let kept = delivery.crash().await;
+            // A cursor on a disk may be older than what was acknowledged.
+            if round % 2 == 0 {
+                cursor = kept;
+            }
+            sleep(SHORTEST_WINDOW * 2).await;
+        }
+        let delivery = Delivery::resume(&feed, config, cursor);
+        delivery.finish(&feed).await;
+        let context = jetstream::new(client(&url).await);
+        let all = stored(&url, STREAM).await;
+        if format == Format::Cloudevents {
+            assert_once_and_in_order(&all, feed.appended());
+        } else {
+            assert_eq!(all.len() as u64, feed.appended());
+        }
+        context.delete_stream(STREAM).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_longer_than_the_window_stores_nothing_twice() {
+    let Some(mut nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, strict(&url));
+    feed.append_over(Duration::from_secs(1), 3000).await;
+    for _ in 0..3 {
+        feed.append_many(4000).await;
+        // In the middle of them: stored, and without an acknowledgement.
+        delivery.until_settled(feed.appended() - 3500).await;
+        blocking(|| nats.kill().unwrap());
+        sleep(SHORTEST_WINDOW * 5).await;
+        blocking(|| nats.start_again().unwrap());
+        delivery.until_settled(feed.appended()).await;
+    }
+    delivery.finish(&feed).await;
+    assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_others_get_between_and_change_nothing() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, strict(&url));
+    feed.append_over(Duration::from_millis(200), 1000).await;
+    delivery.until_settled(1).await;
+    let other = jetstream::new(client(&url).await);
+    for number in 0..4 {
+        let mut headers = async_nats::HeaderMap::new();
+        if number % 2 == 0 {
+            headers.insert("Nats-Msg-Id", format!("foreign/{number}"));
+        }
+        for _ in 0..=number {
+            let subject = "neuroio.entries.other.other.other";
+            other
+                .publish_with_headers(subject, headers.clone(), "{}".into())
+                .await
+                .unwrap()
+                .await
+                .unwrap();
+        }
+        feed.append_over(Duration::from_millis(500), 3000).await;
+    }
+    let ending = delivery.finish(&feed).await;
+    assert!(ending.resent > 0, "nothing was refused: {ending:?}");
+    assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_of_ours_lies_below_messages_of_others_is_found() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let mut feed = Feed::new();
+    feed.append_many(500).await;
+    let delivery = Delivery::start(&feed, strict(&url));
+    delivery.finish(&feed).await;
+    let other = client(&url).await;
+    let context = jetstream::new(other);
+    for _ in 0..20 {
+        context
+            .publish("neuroio.entries.a.b.c", "{}".into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+    }
+    sleep(SHORTEST_WINDOW * 2).await;
+    feed.append_many(500).await;
+    // As if nothing had ever been acknowledged.
+    let delivery = Delivery::start(&feed, strict(&url));
+    delivery.finish(&feed).await;
+    assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_under_load_takes_what_was_there_and_no_more() {
+    let Some(mut nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, strict(&url));
+    feed.append_over(Duration::from_secs(1), 3000).await;
+    delivery.until_settled(1000).await;
+    let context = jetstream::new(client(&url).await);
+    context.get_stream(STREAM).await.unwrap().purge().await.unwrap();
+    feed.append_over(Duration::from_secs(1), 3000).await;
+    delivery.until_settled(feed.appended()).await;
+    // An empty stream on a server that has forgotten the last id.
+    context.get_stream(STREAM).await.unwrap().purge().await.unwrap();
+    blocking(|| {
+        nats.kill().unwrap();
+        nats.start_again().unwrap();
+    });
+    let before = feed.appended();
+    feed.append_over(Duration::from_secs(1), 3000).await;
+    delivery.finish(&feed).await;
+    assert_run(&stored(&url, STREAM).await, before + 1, feed.appended());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sources_with_the_same_ids_are_both_stored() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let mut feed = Feed::new();
+    for id in 1..=200 {
+        for source in ["door", "gate"] {
+            feed.append(source, &crate::support::frame(id)).await;
+        }
+    }
+    let delivery = Delivery::start(&feed, strict(&url));
+    delivery.finish(&feed).await;
+    let all = stored(&url, STREAM).await;
+    assert_eq!(all.len(), 400);
+    assert_eq!(all[0].header("Nats-Msg-Id"), Some("door/1"));
+    assert_eq!(all[1].header("Nats-Msg-Id"), Some("gate/1"));
+    assert_eq!(all[1].header("ce-source"), Some("/neuroio/gate"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_relaxed_to_strict_nothing_is_lost() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    jetstream::new(client(&url).await)
+        .create_stream(stream_of(STREAM))
+        .await
+        .unwrap();
+    let mut feed = Feed::new();
+    feed.append_many(1000).await;
+    // As if 1 to 499 had been lost on the way, and 500 and later been stored.
+    let mut cursor = Cursor::starting_at(Sequence::FIRST);
+    cursor.first = Sequence::new(500).unwrap();
+    cursor.next = cursor.first;
+    let relaxed = NatsConfig::new(&url, STREAM);
+    let delivery = Delivery::resume(&feed, relaxed.clone(), cursor);
+    delivery.until_settled(501).await;
+    delivery.crash().await;
+    let mut strict = relaxed;
+    strict.order = Some(Order::Strict);
+    let delivery = Delivery::start(&feed, strict);
+    delivery.finish(&feed).await;
+    let all = stored(&url, STREAM).await;
+    crate::support::assert_complete(&all, 1000);
+    assert_eq!(all.len(), 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_loses_its_leader_and_nothing_else() {
+    let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
+        return;
+    };
+    let mut cluster = cluster.unwrap();
+    let urls = cluster.urls();
+    let mut config = strict(&urls[0]);
+    config.servers = urls.clone();
+    config.stream.as_mut().unwrap().replicas = Some(3);
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, config);
+    feed.append_over(Duration::from_secs(2), 2000).await;
+    delivery.until_settled(1000).await;
+    for round in 0..3 {
+        let leader = leader(&urls).await;
+        let server = cluster.server(&leader).unwrap();
+        blocking(|| match round {
+            1 => server.freeze().unwrap(),
+            _ => server.kill().unwrap(),
+        });
+        feed.append_over(Duration::from_secs(5), 1000).await;
+        blocking(|| match round {
+            1 => server.thaw().unwrap(),
+            _ => server.start_again().unwrap(),
+        });
+        delivery.until_settled(feed.appended()).await;
+    }
+    delivery.finish(&feed).await;
+    for url in &urls {
+        assert_once_and_in_order(&stored(url, STREAM).await, feed.appended());
+    }
+}
+
+/// The name of the server that leads the stream.
+async fn leader(urls: &[String]) -> String {
+    let context = jetstream::new(client(&urls.join(",")).await);
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    loop {
+        if let Ok(stream) = context.get_stream(STREAM).await
+            && let Some(cluster) = &stream.cached_info().cluster
+            && let Some(leader) = &cluster.leader
+        {
+            return leader.clone();
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the stream has no leader");
+        sleep(Duration::from_millis(100)).await;
+    }
+}

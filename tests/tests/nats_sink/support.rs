@@ -1,0 +1,385 @@
+//! A delivery from a spool in memory into a nats-server, and what came of it.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_nats::{
+    Client, ConnectOptions, HeaderMap,
+    jetstream::{self, consumer::pull::OrderedConfig, stream},
+};
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use neurobridge_core::{
+    dead_letter::DeadLetters,
+    delivery::{Ended, Options, Progress, ProgressSnapshot, Shutdown, deliver},
+    envelope::{Kind, read},
+    event::{Event, Sequence},
+    filter::Filter,
+    reader::{Cursor, Read, ReadError, Reader},
+    record::Batch,
+    redact::Redaction,
+    sink::{Session, Sink, SinkFault},
+};
+use neurobridge_sink_nats::{NatsConfig, NatsSink, StreamConfig};
+use neurobridge_spool::{Spool, SpoolConfig, SpoolReader};
+use tokio::{
+    task::{JoinHandle, block_in_place},
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// For whatever is waited for: long beside what it takes, so that a busy machine fails no test.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+
+/// A log of events, out of which several deliveries may go one after the other.
+pub(crate) struct Feed {
+    pub(crate) spool: Spool,
+    /// Commits nothing, so that the log keeps all.
+    keeper: SpoolReader,
+    appended: u64,
+}
+
+impl Feed {
+    pub(crate) fn new() -> Self {
+        let spool = Spool::open(&SpoolConfig::default()).unwrap();
+        let keeper = spool.reader("keeper");
+        Self {
+            spool,
+            keeper,
+            appended: 0,
+        }
+    }
+
+    /// Appends one event of a source.
+    pub(crate) async fn append(&mut self, source: &str, frame: &str) {
+        self.append_all(&[(source.to_owned(), frame.to_owned())]).await;
+    }
+
+    async fn append_all(&mut self, frames: &[(String, String)]) {
+        let mut batch = Batch::default();
+        for (source, frame) in frames {
+            let Kind::Event(envelope) = read(frame).unwrap() else {
+                panic!("no event: {frame}")
+            };
+            batch.push(&Event {
+                sequence: Sequence::FIRST,
+                received_at: Timestamp::now(),
+                source,
+                conflict: None,
+                envelope,
+                frame,
+            });
+        }
+        self.spool.append(batch).await.unwrap();
+        self.appended += frames.len() as u64;
+    }
+
+    /// Appends events with the next ids, of seven persons by turns.
+    pub(crate) async fn append_many(&mut self, count: u64) {
+        let frames: Vec<_> = (self.appended + 1..=self.appended + count)
+            .map(|id| ("main".to_owned(), frame(id)))
+            .collect();
+        self.append_all(&frames).await;
+    }
+
+    /// Appends events at a pace, a little every hundredth of a second.
+    pub(crate) async fn append_over(&mut self, time: Duration, per_second: u64) {
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        for _ in 0..time.as_millis() / 10 {
+            ticks.tick().await;
+            self.append_many(per_second / 100).await;
+        }
+    }
+
+    pub(crate) const fn appended(&self) -> u64 {
+        self.appended
+    }
+}
+
+/// Reads a log from any place in it.
+struct Resumed {
+    reader: SpoolReader,
+    cursor: Cursor,
+    committed: Arc<Mutex<Cursor>>,
+}
+
+impl Reader for Resumed {
+    fn next(&mut self) -> impl Future<Output = Result<Read, ReadError>> + Send {
+        self.reader.next()
+    }
+
+    fn rewind(&mut self, sequence: Sequence) {
+        self.reader.rewind(sequence);
+    }
+
+    fn commit(&mut self, cursor: &Cursor) {
+        self.committed.lock().unwrap().clone_from(cursor);
+        self.reader.commit(cursor);
+    }
+
+    fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+}
+
+#[derive(Default)]
+struct Letters(Mutex<Vec<String>>);
+
+impl DeadLetters for Letters {
+    fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
+        Box::pin(async move {
+            self.0.lock().unwrap().extend(lines.lines().map(str::to_owned));
+            Ok(())
+        })
+    }
+}
+
+/// A delivery that runs.
+pub(crate) struct Delivery {
+    progress: Arc<Progress>,
+    committed: Arc<Mutex<Cursor>>,
+    letters: Arc<Letters>,
+    shutdown: Shutdown,
+    task: JoinHandle<Ended>,
+}
+
+impl Delivery {
+    /// Delivers all that a feed has and gets.
+    pub(crate) fn start(feed: &Feed, config: NatsConfig) -> Self {
+        Self::resume(feed, config, Cursor::starting_at(Sequence::FIRST))
+    }
+
+    /// Delivers what a feed has from a cursor on, and gets.
+    pub(crate) fn resume(feed: &Feed, config: NatsConfig, cursor: Cursor) -> Self {
+        assert_eq!(config.check(), []);
+        let mut reader = feed.spool.reader("nats");
+        reader.rewind(cursor.next);
+        let committed = Arc::new(Mutex::new(cursor.clone()));
+        let reader = Resumed {
+            reader,
+            cursor: cursor.clone(),
+            committed: Arc::clone(&committed),
+        };
+        let progress = Arc::new(Progress::new(cursor));
+        let letters = Arc::new(Letters::default());
+        let options = Options {
+            name: "nats".into(),
+            spool: feed.spool.id(),
+            filter: Filter::default(),
+            redaction: Redaction::default(),
+            dead_letters: Arc::<Letters>::clone(&letters),
+            max_dead_letters_in_a_row: 100,
+        };
+        let shutdown = Shutdown {
+            drain: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        };
+        let sink = NatsSink::new("nats", config);
+        let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown.clone());
+        let task = tokio::spawn(async move { delivery.await.unwrap() });
+        Self {
+            progress,
+            committed,
+            letters,
+            shutdown,
+            task,
+        }
+    }
+
+    /// Waits until what the delivery tells of itself is as wanted.
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&ProgressSnapshot) -> bool,
+    ) -> ProgressSnapshot {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let snapshot = self.progress.snapshot();
+            if wanted(&snapshot) {
+                return snapshot;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain for {what}: {snapshot:?}"
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits for so many outcomes.
+    pub(crate) async fn until_settled(&self, count: u64) -> ProgressSnapshot {
+        self.until("the last outcome", |snapshot| {
+            snapshot.cursor.counts.settled() >= count
+        })
+        .await
+    }
+
+    /// Waits until the reason for being down has a word in it.
+    pub(crate) async fn until_down(&self, word: &str) -> ProgressSnapshot {
+        self.until(word, |snapshot| {
+            snapshot
+                .reason
+                .as_ref()
+                .is_some_and(|reason| reason.contains(word))
+        })
+        .await
+    }
+
+    /// The dead letters so far.
+    pub(crate) fn letters(&self) -> Vec<String> {
+        self.letters.0.lock().unwrap().clone()
+    }
+
+    /// Stops in the middle of whatever is going on, as a crash would; returns the cursor as it was kept.
+    pub(crate) async fn crash(mut self) -> Cursor {
+        self.task.abort();
+        assert!((&mut self.task).await.is_err(), "it had ended before");
+        self.committed.lock().unwrap().clone()
+    }
+
+    /// Waits until all of a feed is settled, ends, and returns how it was.
+    pub(crate) async fn finish(mut self, feed: &Feed) -> ProgressSnapshot {
+        let snapshot = self.until_settled(feed.appended()).await;
+        self.shutdown.abort.cancel();
+        timeout(LIMIT, &mut self.task).await.unwrap().unwrap();
+        assert_eq!(snapshot.cursor.counts.settled(), feed.appended());
+        assert_eq!(feed.keeper.cursor().next, Sequence::FIRST);
+        snapshot
+    }
+}
+
+pub(crate) fn frame(id: u64) -> String {
+    format!(
+        r#"{{"id":{id},"data":{{"id":{id},"result":"new","pid":"person-{}","source":{{"id":3}},"space":{{"id":5}}}}}}"#,
+        id % 7
+    )
+}
+
+/// Connects once, as `check --connect` does.
+pub(crate) async fn connect(config: NatsConfig) -> Result<(), SinkFault> {
+    assert_eq!(config.check(), []);
+    let cursor = Cursor::starting_at(Sequence::FIRST);
+    let spool = Spool::open(&SpoolConfig::default()).unwrap();
+    let mut sink = NatsSink::new("nats", config);
+    let session = Session {
+        spool: spool.id(),
+        cursor: &cursor,
+    };
+    let connected = timeout(LIMIT, sink.connect(&session)).await.unwrap();
+    sink.close().await;
+    connected
+}
+
+/// A configuration that creates its stream, and so has strict order.
+pub(crate) fn creating(url: &str, stream: &str) -> NatsConfig {
+    let mut config = NatsConfig::new(url, stream);
+    config.stream = Some(StreamConfig {
+        create: true,
+        max_age: Some(Duration::from_secs(3600)),
+        replicas: Some(1),
+        ..StreamConfig::new(stream)
+    });
+    config
+}
+
+/// A stream as a test wants it.
+pub(crate) fn stream_of(name: &str) -> stream::Config {
+    stream::Config {
+        name: name.into(),
+        subjects: vec!["neuroio.>".into()],
+        ..stream::Config::default()
+    }
+}
+
+/// A client of the test's own, that comes back by itself.
+pub(crate) async fn client(url: &str) -> Client {
+    ConnectOptions::new()
+        .retry_on_initial_connect()
+        .connect(
+            url.split(',')
+                .map(|url| url.parse().unwrap())
+                .collect::<Vec<async_nats::ServerAddr>>(),
+        )
+        .await
+        .unwrap()
+}
+
+/// A message as a stream has it.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) subject: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: serde_json::Value,
+}
+
+impl Stored {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.as_str())
+    }
+
+    /// The event's id, unless it is a message of somebody else.
+    fn id(&self) -> Option<u64> {
+        self.body["id"].as_u64()
+    }
+}
+
+/// All that a stream has.
+pub(crate) async fn stored(url: &str, name: &str) -> Vec<Stored> {
+    let context = jetstream::new(client(url).await);
+    let deadline = Instant::now() + LIMIT;
+    let stream = loop {
+        match context.get_stream(name).await {
+            Ok(stream) => break stream,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        sleep(Duration::from_millis(100)).await;
+    };
+    let count = stream.cached_info().state.messages;
+    let consumer = stream.create_consumer(OrderedConfig::default()).await.unwrap();
+    let mut messages = consumer.messages().await.unwrap();
+    let mut all = Vec::new();
+    while (all.len() as u64) < count {
+        let message = timeout(LIMIT, messages.next()).await.unwrap().unwrap().unwrap();
+        all.push(Stored {
+            subject: message.subject.to_string(),
+            headers: message.headers.clone().unwrap_or_default(),
+            body: serde_json::from_slice(&message.payload).unwrap_or_default(),
+        });
+    }
+    all
+}
+
+/// Checks that the events 1 to `count` are there, in order, each once. Messages of others are left out.
+pub(crate) fn assert_once_and_in_order(stored: &[Stored], count: u64) {
+    assert_run(stored, 1, count);
+}
+
+/// Checks that the events from one to another are there, in order, each once.
+pub(crate) fn assert_run(stored: &[Stored], first: u64, last: u64) {
+    let ids: Vec<_> = stored.iter().filter_map(Stored::id).collect();
+    let mut expected = first;
+    for (place, id) in ids.iter().enumerate() {
+        assert_eq!(*id, expected, "at place {place} of {}", ids.len());
+        expected += 1;
+    }
+    assert_eq!(expected, last + 1, "events are missing at the end");
+}
+
+/// Checks that the events 1 to `count` are all there, however often and in whatever order.
+pub(crate) fn assert_complete(stored: &[Stored], count: u64) {
+    let seen: std::collections::BTreeSet<_> = stored.iter().filter_map(Stored::id).collect();
+    assert_eq!(
+        seen.into_iter().collect::<Vec<_>>(),
+        (1..=count).collect::<Vec<_>>()
+    );
+}
+
+/// Does to a server what blocks.
+pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    block_in_place(work)
+}
