@@ -46,7 +46,7 @@ pub(crate) struct Feed {
 
 impl Feed {
     pub(crate) fn new() -> Self {
-        let spool = Spool::open(&SpoolConfig::default()).unwrap();
+        let spool = Spool::open(&SpoolConfig::default(), std::path::Path::new("unused")).unwrap();
         let keeper = spool.reader("keeper");
         Self {
             spool,
@@ -264,7 +264,7 @@ pub(crate) fn frame(id: u64) -> String {
 pub(crate) async fn connect(config: NatsConfig) -> Result<(), SinkFault> {
     assert_eq!(config.check(), []);
     let cursor = Cursor::starting_at(Sequence::FIRST);
-    let spool = Spool::open(&SpoolConfig::default()).unwrap();
+    let spool = Spool::open(&SpoolConfig::default(), std::path::Path::new("unused")).unwrap();
     let mut sink = NatsSink::new("nats", config);
     let session = Session {
         spool: spool.id(),
