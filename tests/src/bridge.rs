@@ -159,8 +159,11 @@ impl Bridge {
     }
 }
 
-/// Both ledgers hold in every answer.
-fn check_ledgers(status: &Value) -> Result<()> {
+/// Checks that both ledgers hold, as they have to in every answer of `/status`.
+///
+/// # Errors
+/// When one does not balance.
+pub fn check_ledgers(status: &Value) -> Result<()> {
     let sum = |ledger: &Value, parts: &[&str]| -> u64 {
         parts.iter().filter_map(|part| ledger[part].as_u64()).sum()
     };

@@ -4,6 +4,8 @@ mod cluster;
 mod config;
 mod greeting;
 mod installation;
+#[cfg(feature = "clients")]
+pub mod messages;
 
 use std::fs;
 use std::path::{Path, PathBuf};

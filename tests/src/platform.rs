@@ -67,6 +67,11 @@ impl Platform {
         })
     }
 
+    /// `host:port` of its feed.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Its URL, for a platform without TLS.
     pub fn url(&self) -> String {
         format!("ws://{}/", self.address)
@@ -99,11 +104,19 @@ impl Platform {
 pub fn read_record(path: &Path) -> Result<Vec<Sent>> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     text.lines()
-        .map(|line| parse(line).with_context(|| format!("in {}: {line}", path.display())))
+        .map(|line| parse(line).with_context(|| format!("in {}", path.display())))
         .collect()
 }
 
-fn parse(line: &str) -> Result<Sent> {
+/// Reads a line of such a file.
+///
+/// # Errors
+/// When it is no frame.
+pub fn parse(line: &str) -> Result<Sent> {
+    read_frame(line).with_context(|| format!("no frame: {line}"))
+}
+
+fn read_frame(line: &str) -> Result<Sent> {
     #[derive(Deserialize)]
     struct Frame<'a> {
         id: u64,

@@ -2,6 +2,7 @@
 
 mod bench;
 mod brokers;
+mod chaos;
 mod docs;
 mod packages;
 mod prometheus;
@@ -29,6 +30,8 @@ enum Chore {
     Test(test::Args),
     /// CPU, memory and latency of the bridge beside a bare loop, against a real broker
     Bench(bench::Args),
+    /// The bridge, Kafka and NATS killed, frozen and cut off at random under load; and the audit of every event
+    Chaos(chaos::Args),
     /// Writes the documents that are made from the program: docs/metrics.md
     Docs,
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Chore::Brokers(command) => brokers::run(command),
         Chore::Test(args) => test::run(&args),
         Chore::Bench(args) => bench::run(&args),
+        Chore::Chaos(args) => chaos::run(&args),
         Chore::Docs => docs::run(),
     };
     match result {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -43,7 +43,32 @@ impl Record {
 /// # Errors
 /// When the topic is not there, or its end is not reached within `timeout`.
 pub fn read_topic(bootstrap: &str, topic: &str, timeout: Duration) -> Result<Vec<Record>> {
-    Reader::open(bootstrap, topic)?.read(timeout, |reader| reader.at_end())
+    let mut records = Vec::new();
+    each_record(bootstrap, topic, timeout, |record| {
+        records.push(record);
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+/// As [`read_topic`], for a topic that is more than memory holds: `visit` gets one record after the other.
+///
+/// # Errors
+/// The same, and those of `visit`.
+pub fn each_record(
+    bootstrap: &str,
+    topic: &str,
+    timeout: Duration,
+    mut visit: impl FnMut(Record) -> Result<()>,
+) -> Result<()> {
+    let mut reader = Reader::open(bootstrap, topic)?;
+    let deadline = Instant::now() + timeout;
+    while !reader.at_end() {
+        if let Some(record) = reader.poll(deadline)? {
+            visit(record)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads a topic from its beginning until it has given `count` records.
@@ -51,7 +76,13 @@ pub fn read_topic(bootstrap: &str, topic: &str, timeout: Duration) -> Result<Vec
 /// # Errors
 /// When the topic is not there, or there are fewer records when `timeout` has passed.
 pub fn await_records(bootstrap: &str, topic: &str, count: usize, timeout: Duration) -> Result<Vec<Record>> {
-    Reader::open(bootstrap, topic)?.read(timeout, |reader| reader.records.len() >= count)
+    let mut reader = Reader::open(bootstrap, topic)?;
+    let deadline = Instant::now() + timeout;
+    let mut records = Vec::new();
+    while records.len() < count {
+        records.extend(reader.poll(deadline)?);
+    }
+    Ok(records)
 }
 
 struct Reader {
@@ -59,7 +90,7 @@ struct Reader {
     topic: String,
     partitions: usize,
     ended: HashSet<i32>,
-    records: Vec<Record>,
+    read: u64,
 }
 
 impl Reader {
@@ -95,32 +126,31 @@ impl Reader {
             topic: topic.to_owned(),
             partitions,
             ended: HashSet::new(),
-            records: Vec::new(),
+            read: 0,
         })
     }
 
-    fn read(mut self, timeout: Duration, done: impl Fn(&Self) -> bool) -> Result<Vec<Record>> {
-        let deadline = Instant::now() + timeout;
-        while !done(&self) {
-            if Instant::now() >= deadline {
-                let (topic, read) = (&self.topic, self.records.len());
-                bail!("{timeout:?} did not suffice to read {topic}: {read} records so far");
+    /// The next record, if one comes soon.
+    fn poll(&mut self, deadline: Instant) -> Result<Option<Record>> {
+        ensure!(
+            Instant::now() < deadline,
+            "the time did not suffice to read {}: {} records so far",
+            self.topic,
+            self.read
+        );
+        match self.consumer.poll(POLL) {
+            Some(Ok(message)) => {
+                self.ended.remove(&message.partition());
+                self.read += 1;
+                Ok(Some(to_record(&message)))
             }
-            match self.consumer.poll(POLL) {
-                Some(Ok(message)) => {
-                    self.ended.remove(&message.partition());
-                    self.records.push(to_record(&message));
-                }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    self.ended.insert(partition);
-                }
-                Some(Err(error)) => {
-                    return Err(error).with_context(|| format!("reading the topic {}", self.topic));
-                }
-                None => {}
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                self.ended.insert(partition);
+                Ok(None)
             }
+            Some(Err(error)) => Err(error).with_context(|| format!("reading the topic {}", self.topic)),
+            None => Ok(None),
         }
-        Ok(self.records)
     }
 
     fn at_end(&self) -> bool {

@@ -1,0 +1,361 @@
+//! `cargo xtask chaos`: the bridge between a simulated platform, a real Kafka and a real NATS, while all of them are killed,
+//! frozen and cut off by a schedule; and in the end the audit of what became of each event.
+
+mod audit;
+mod book;
+mod clock;
+mod disk;
+mod feed;
+mod life;
+mod schedule;
+mod sent;
+mod server;
+mod witness;
+
+use std::collections::HashSet;
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use neurobridge_spool::inspect;
+use neurobridge_tests::kafka::{Kafka, KafkaOptions};
+use neurobridge_tests::nats::{Nats, NatsOptions};
+use neurobridge_tests::paths::{Scratch, sweep_scratch};
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::program::{BINARY_VARIABLE, Profile, build, neurobridge};
+use neurobridge_tests::shared::Broker;
+
+use self::audit::{Audit, Found, Promise};
+use self::book::Book;
+use self::clock::Clock;
+use self::disk::SmallDisk;
+use self::feed::Wire;
+use self::life::Lives;
+use self::schedule::{Fault, Victim};
+use self::sent::{Reading, Sent};
+use self::witness::{Seen, Witness};
+use crate::brokers;
+use crate::shell::{print, say};
+
+const TOPIC: &str = "chaos";
+const STREAM: &str = "CHAOS";
+/// Persons are spread over them, and each stays in its own.
+const PARTITIONS: u32 = 6;
+const STOP: Duration = Duration::from_secs(30);
+
+/// For how long, and which faults.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Ends with 1 when an event that the spool made durable is lost, comes out of order, comes twice where it may not, or
+when a ledger does not balance at any time. Its folder is kept then.
+
+NEUROBRIDGE_TEST_BINARY=path names a program to use instead of one that is built now.")]
+pub(crate) struct Args {
+    /// For how long things go wrong
+    #[arg(long, default_value_t = 2.0)]
+    minutes: f64,
+    /// What the schedule is drawn from [default: another one each time]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Events a second
+    #[arg(long, default_value_t = 5_000)]
+    rate: u64,
+}
+
+/// What came of a run, before the brokers are asked.
+struct Outcome {
+    book: Book,
+    durable: Vec<Option<Seen>>,
+    spool: String,
+    sent: Sent,
+    kills: Kills,
+}
+
+struct Kills {
+    bridge: u64,
+    kafka: u64,
+    nats: u64,
+}
+
+/// Builds, starts everything, lets it go wrong, drains, audits, prints.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    ensure!(
+        args.minutes > 0.0 && args.minutes < 10_000.0,
+        "some minutes are needed"
+    );
+    sweep_scratch()?;
+    say("building the programs");
+    let read_back = read_back_program()?;
+    brokers::install(Broker::Kafka)?;
+    brokers::install(Broker::Nats)?;
+
+    let mut dir = Scratch::new("chaos")?;
+    let result = run_in(&dir, args, &read_back);
+    if !matches!(result, Ok(true)) {
+        dir.keep();
+        say(&format!("all is kept in {}", dir.path().display()));
+    }
+    Ok(if result? {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What reads the brokers, built beside the program under test.
+fn read_back_program() -> Result<PathBuf> {
+    let beside = neurobridge().with_file_name("read-back");
+    if env::var_os(BINARY_VARIABLE).is_some() && beside.is_file() {
+        return Ok(beside);
+    }
+    build("neurobridge-tests", "read-back", Profile::Dev)
+}
+
+/// Whether all was as promised.
+fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let duration = Duration::from_secs_f64(args.minutes * 60.0);
+    let disk = SmallDisk::mount(dir.path(), &dir.join("data"))?;
+    let faults = schedule::draw(seed, duration, disk.is_some());
+    print(&format!(
+        "seed {seed}, {} minutes, {} events a second",
+        args.minutes, args.rate
+    ))?;
+    print("\nthe schedule")?;
+    for fault in &faults {
+        print(&fault.to_string())?;
+    }
+
+    say("starting Kafka and NATS");
+    let mut kafka = Kafka::start(KafkaOptions::default())?;
+    kafka.create_topic_by_tool(TOPIC, PARTITIONS, &[])?;
+    let mut nats = Nats::start(NatsOptions::default())?;
+    let outcome = torment_all(dir, args, duration, &faults, &mut kafka, &mut nats, disk.as_ref())
+        .inspect_err(|_| keep_spool(dir))?;
+
+    let report = inspect::verify(&dir.join("data/spool"))?;
+    ensure!(
+        report.findings.is_empty(),
+        "the spool is not whole: {:?}",
+        report.findings
+    );
+    let read = |found: &mut Audit<'_>, what: &[&str]| read_broker(read_back, found, what, &outcome.spool);
+    let mut of_kafka = Audit::new("Kafka", Promise::AtLeastOnce, &outcome.durable);
+    read(&mut of_kafka, &["kafka", &kafka.bootstrap(), TOPIC])?;
+    let mut of_nats = Audit::new("NATS", Promise::OnceInOrder, &outcome.durable);
+    read(&mut of_nats, &["nats", &nats.url(), STREAM])?;
+    report_all(&outcome, &[of_kafka.end(), of_nats.end()], seed)
+}
+
+/// Lets everything run for its time, each victim tormented by a thread of its own; then lets it drain.
+fn torment_all(
+    dir: &Scratch,
+    args: &Args,
+    duration: Duration,
+    faults: &[Fault],
+    kafka: &mut Kafka,
+    nats: &mut Nats,
+    disk: Option<&SmallDisk>,
+) -> Result<Outcome> {
+    let reading = Reading::of(&dir.join("sent.jsonl"))?;
+    let rate = args.rate.to_string();
+    let mut platform = Platform::start(dir, &["--rate", &rate, "--seed", "1"])?;
+    let wire = Wire::to(platform.address().to_owned())?;
+    let config = configuration(&wire.url(), &kafka.bootstrap(), &nats.url());
+    let mut lives = Lives::begin(dir, config)?;
+
+    print("\nthe run")?;
+    let clock = Clock::start(duration);
+    let of = |victim| -> Vec<Fault> {
+        let of = faults.iter().filter(|fault| fault.victim == victim);
+        of.copied().collect()
+    };
+    let (killed_kafka, killed_nats) = thread::scope(|scope| -> Result<(u64, u64)> {
+        let clock = &clock;
+        let kafka = scope.spawn(|| guarded(clock, || server::torment(kafka, &of(Victim::Kafka), clock)));
+        let nats = scope.spawn(|| guarded(clock, || server::torment(nats, &of(Victim::Nats), clock)));
+        let feed = scope.spawn(|| guarded(clock, || cut(&wire, &of(Victim::Feed), clock)));
+        let disk = scope.spawn(|| guarded(clock, || fill(disk, &of(Victim::Disk), clock)));
+        let bridge = guarded(clock, || lives.run(&of(Victim::Bridge), clock));
+        let kills = (join(kafka), join(nats));
+        bridge.and(join(feed)).and(join(disk))?;
+        Ok((kills.0?, kills.1?))
+    })?;
+
+    say("nothing goes wrong any more; draining");
+    let started = Instant::now();
+    platform.process().terminate(STOP)?;
+    let sent = reading.end()?;
+    let (book, witness, killed) = lives.end()?;
+    say(&format!("drained in {:.1?}", started.elapsed()));
+    let (spool, durable) = Witness::into_seen(witness)?;
+    Ok(Outcome {
+        book,
+        durable,
+        spool,
+        sent,
+        kills: Kills {
+            bridge: killed,
+            kafka: killed_kafka,
+            nats: killed_nats,
+        },
+    })
+}
+
+/// Stops all other threads when this one fails.
+fn guarded<T>(clock: &Clock, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    run().inspect_err(|_| clock.stop())
+}
+
+fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread
+        .join()
+        .map_err(|_| anyhow!("a thread has panicked; what it said stands above"))?
+}
+
+fn cut(wire: &Wire, faults: &[Fault], clock: &Clock) -> Result<()> {
+    for fault in faults {
+        if clock.wait_until(fault.at) {
+            wire.cut();
+            clock.say(fault.victim, "is cut")?;
+            clock.pause(fault.lasts);
+            wire.mend();
+            clock.say(fault.victim, "is there again")?;
+        }
+    }
+    Ok(())
+}
+
+fn fill(disk: Option<&SmallDisk>, faults: &[Fault], clock: &Clock) -> Result<()> {
+    let Some(ballast) = disk.map(SmallDisk::ballast) else {
+        return Ok(());
+    };
+    for fault in faults {
+        if clock.wait_until(fault.at) {
+            clock.say(fault.victim, "is full")?;
+            ballast.fill(fault.lasts)?;
+            clock.say(fault.victim, "has room again")?;
+        }
+    }
+    Ok(())
+}
+
+/// Larger than the file system that it is on: the disk is full before the spool is.
+fn configuration(feed: &str, bootstrap: &str, nats: &str) -> String {
+    format!(
+        r#"
+[sources.main]
+url = "{feed}"
+token = "chaos"
+backoff = {{ min = "50ms", max = "1s" }}
+
+[spool]
+type = "disk"
+sync = "always"
+max_size = "1 GiB"
+segment_size = "16 MiB"
+
+[sinks.kafka]
+type = "kafka"
+bootstrap_servers = "{bootstrap}"
+topic = "{TOPIC}"
+
+[sinks.nats]
+type = "nats"
+servers = ["{nats}"]
+stream = {{ name = "{STREAM}", create = true, max_age = "7d", replicas = 1 }}
+"#
+    )
+}
+
+/// For people to look at: the file system is unmounted.
+fn keep_spool(dir: &Scratch) {
+    let mut copy = Command::new("cp");
+    copy.arg("-r").arg(dir.join("data")).arg(dir.join("data-kept"));
+    if let Err(error) = copy.status() {
+        say(&format!("the spool can't be kept: {error}"));
+    }
+}
+
+fn read_broker(program: &Path, audit: &mut Audit<'_>, what: &[&str], spool: &str) -> Result<()> {
+    say(&format!("reading back what {} has", what[0]));
+    let mut command = Command::new(program);
+    command
+        .args(what)
+        .arg(spool)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("starting {}", program.display()))?;
+    let output = child.stdout.take().context("a pipe was asked for")?;
+    audit.read(BufReader::new(output).lines())?;
+    let status = child.wait().context("awaiting the program that reads back")?;
+    ensure!(status.success(), "{} ended with {status}", program.display());
+    Ok(())
+}
+
+/// Prints what came of it; whether all is as promised.
+fn report_all(outcome: &Outcome, found: &[Found], seed: u64) -> Result<bool> {
+    let Outcome {
+        book,
+        durable,
+        sent,
+        kills,
+        ..
+    } = outcome;
+    let contents: Vec<u64> = durable.iter().flatten().map(|seen| seen.content).collect();
+    let unsent = contents
+        .iter()
+        .filter(|content| !sent.contents.contains(content))
+        .count();
+    let distinct: HashSet<u64> = contents.iter().copied().collect();
+    let twice = contents.len() - distinct.len();
+    let unseen = durable.len() - contents.len();
+    print("\nwhat came of it")?;
+    print(&format!(
+        "kill -9: the bridge {} times, Kafka {}, NATS {}",
+        kills.bridge, kills.kafka, kills.nats
+    ))?;
+    print(&format!(
+        "{} events sent, {} made durable ({unsent} of them never sent, {twice} twice, {unseen} gone before they were looked at)",
+        sent.events,
+        durable.len()
+    ))?;
+    for found in found {
+        print(&found.to_string())?;
+    }
+    let mut balances = true;
+    for (name, sink) in book.sinks() {
+        let all = durable.len() as u64;
+        let is_right = sink.stored == all && sink.delivered + sink.duplicate == all && sink.pending == 0;
+        balances &= is_right;
+        print(&format!(
+            "ledger of {name}: {} stored = {} delivered + {} duplicate + {} pending{}",
+            sink.stored,
+            sink.delivered,
+            sink.duplicate,
+            sink.pending,
+            if is_right {
+                ""
+            } else {
+                ", which is not what was durable"
+            }
+        ))?;
+    }
+    print(&format!(
+        "{} answers of /status, all balanced; in {} of them the spool was full",
+        book.answers(),
+        book.full()
+    ))?;
+    let is_well = balances && unsent == 0 && twice == 0 && found.iter().all(Found::is_well);
+    print(&format!(
+        "seed {seed}: {}",
+        if is_well { "all is well" } else { "NOT as promised" }
+    ))?;
+    Ok(is_well)
+}

@@ -1,0 +1,211 @@
+//! Whether each broker has what the spool had.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use anyhow::Result;
+use neurobridge_tests::fingerprint::Fingerprint;
+
+use super::witness::Seen;
+
+/// How many of what is wrong are named; the rest is counted.
+const NAMED: usize = 5;
+
+/// What a broker may do with a copy that comes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Promise {
+    /// Copies are counted, and order is that of each person's first copies.
+    AtLeastOnce,
+    /// There are none, and order is that of the spool.
+    OnceInOrder,
+}
+
+/// The copies of one broker, as they are read.
+#[derive(Debug)]
+pub(super) struct Audit<'a> {
+    promise: Promise,
+    durable: &'a [Option<Seen>],
+    has: Vec<bool>,
+    last: u64,
+    last_of_person: HashMap<u64, u64>,
+    found: Found,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    broker: &'static str,
+    /// Events of which there is a copy.
+    pub(super) delivered: u64,
+    /// Copies beyond the first of each.
+    pub(super) duplicates: u64,
+    lost: u64,
+    disordered: u64,
+    foreign: u64,
+    forbidden: u64,
+    named: Vec<String>,
+}
+
+impl<'a> Audit<'a> {
+    pub(super) fn new(broker: &'static str, promise: Promise, durable: &'a [Option<Seen>]) -> Self {
+        Self {
+            promise,
+            durable,
+            has: vec![false; durable.len()],
+            last: 0,
+            last_of_person: HashMap::new(),
+            found: Found {
+                broker,
+                ..Found::default()
+            },
+        }
+    }
+
+    /// Takes the copies of a program's output.
+    pub(super) fn read(&mut self, lines: impl Iterator<Item = std::io::Result<String>>) -> Result<()> {
+        for line in lines {
+            self.take(line?.parse()?);
+        }
+        Ok(())
+    }
+
+    /// Takes the next copy; those of a person come in the order of the broker.
+    pub(super) fn take(&mut self, copy: Fingerprint) {
+        let Fingerprint {
+            sequence,
+            content,
+            person,
+        } = copy;
+        let place = usize::try_from(sequence)
+            .ok()
+            .and_then(|place| place.checked_sub(1));
+        let expected = place.and_then(|place| Some((self.durable.get(place)?, self.has.get_mut(place)?)));
+        // Of what was not seen only the place is known.
+        let is_as_seen = |seen: Option<Seen>| seen.is_none_or(|seen| seen == Seen { content, person });
+        let Some((_, has)) = expected.filter(|(seen, _)| is_as_seen(**seen)) else {
+            self.found.foreign += 1;
+            self.found
+                .name(format!("{sequence} is none of the spool's, or has another body"));
+            return;
+        };
+        if std::mem::replace(has, true) {
+            self.found.duplicates += 1;
+            if self.promise == Promise::OnceInOrder {
+                self.found.forbidden += 1;
+                self.found.name(format!("{sequence} is there twice"));
+            }
+            return;
+        }
+        self.found.delivered += 1;
+        let before = if self.promise == Promise::OnceInOrder {
+            std::mem::replace(&mut self.last, sequence)
+        } else if person != 0 {
+            self.last_of_person.insert(person, sequence).unwrap_or_default()
+        } else {
+            return;
+        };
+        if before > sequence {
+            self.found.disordered += 1;
+            self.found.name(format!("{sequence} came after {before}"));
+        }
+    }
+
+    /// What is not there is lost.
+    pub(super) fn end(mut self) -> Found {
+        for (place, _) in self.has.iter().enumerate().filter(|(_, has)| !**has) {
+            self.found.lost += 1;
+            self.found.name(format!("{} is not there", place + 1));
+        }
+        self.found
+    }
+}
+
+impl Found {
+    fn name(&mut self, what: String) {
+        if self.named.len() < NAMED {
+            self.named.push(what);
+        }
+    }
+
+    /// Whether all is as promised.
+    pub(super) const fn is_well(&self) -> bool {
+        self.lost == 0 && self.disordered == 0 && self.foreign == 0 && self.forbidden == 0
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            broker,
+            delivered,
+            duplicates,
+            lost,
+            disordered,
+            foreign,
+            ..
+        } = self;
+        write!(
+            f,
+            "{broker:<6} {delivered:>10} delivered  {duplicates:>8} duplicates  {lost:>6} lost  {disordered:>6} out of order  \
+             {foreign:>6} foreign"
+        )?;
+        for named in &self.named {
+            write!(f, "\n         {named}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPOOL: [Option<Seen>; 3] = [seen(10, 1), seen(20, 2), seen(30, 1)];
+
+    const fn seen(content: u64, person: u64) -> Option<Seen> {
+        Some(Seen { content, person })
+    }
+
+    fn audit(promise: Promise, sequences: &[u64]) -> Found {
+        let mut audit = Audit::new("x", promise, &SPOOL);
+        for &sequence in sequences {
+            let person = if sequence == 2 { 2 } else { 1 };
+            audit.take(Fingerprint {
+                sequence,
+                content: sequence * 10,
+                person,
+            });
+        }
+        audit.end()
+    }
+
+    #[test]
+    fn what_is_promised_is_held_against_what_is_there() {
+        use Promise::{AtLeastOnce, OnceInOrder};
+        for (promise, sequences, is_well) in [
+            (OnceInOrder, &[1, 2, 3][..], true),
+            (OnceInOrder, &[2, 1, 3], false),
+            (OnceInOrder, &[1, 2, 2, 3], false),
+            // Copies that come late are no disorder, first copies are.
+            (AtLeastOnce, &[1, 2, 3, 1], true),
+            (AtLeastOnce, &[3, 2, 1, 3], false),
+            (AtLeastOnce, &[1, 3], false),
+            (AtLeastOnce, &[1, 2, 3, 4], false),
+        ] {
+            let found = audit(promise, sequences);
+            assert_eq!(found.is_well(), is_well, "{promise:?} {sequences:?}: {found}");
+        }
+        let found = audit(AtLeastOnce, &[1, 1]);
+        assert_eq!((found.delivered, found.duplicates, found.lost), (1, 1, 2));
+    }
+
+    #[test]
+    fn another_body_is_foreign() {
+        let mut audit = Audit::new("x", Promise::AtLeastOnce, &SPOOL);
+        audit
+            .read(["1 b 1".to_owned(), "2 14 3".to_owned()].into_iter().map(Ok))
+            .unwrap();
+        let found = audit.end();
+        assert_eq!((found.foreign, found.lost), (2, 3));
+    }
+}

@@ -1,0 +1,144 @@
+//! The lives of the bridge: started, watched, killed, started again.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::paths::Scratch;
+use nix::sys::signal::Signal;
+
+use super::book::Book;
+use super::clock::Clock;
+use super::schedule::Fault;
+use super::witness::Witness;
+
+/// How often `/status` is asked.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// How often the spool is read from outside: before what it retains is deleted for want of room.
+const READ_EVERY: Duration = Duration::from_secs(1);
+/// A machine that runs two brokers beside it may keep a bridge waiting.
+const SILENCE: Duration = Duration::from_secs(60);
+/// For the sinks together to settle at least one more event, once nothing goes wrong any more.
+const PROGRESS: Duration = Duration::from_secs(120);
+const STOP: Duration = Duration::from_secs(60);
+
+/// A bridge, and what is known of it.
+pub(super) struct Lives<'a> {
+    dir: &'a Scratch,
+    config: String,
+    bridge: Bridge,
+    pub(super) book: Book,
+    pub(super) witness: Witness,
+    pub(super) kills: u64,
+    answered: Instant,
+    read: Instant,
+}
+
+impl<'a> Lives<'a> {
+    /// Starts the first one; its spool is in `spool` below the data folder.
+    pub(super) fn begin(dir: &'a Scratch, config: String) -> Result<Self> {
+        let bridge = Bridge::start(dir, &config)?;
+        let witness = Witness::new(bridge.data_dir().join("spool"));
+        Ok(Self {
+            dir,
+            config,
+            bridge,
+            book: Book::default(),
+            witness,
+            kills: 0,
+            answered: Instant::now(),
+            read: Instant::now(),
+        })
+    }
+
+    /// Watches the bridge and kills it on schedule.
+    pub(super) fn run(&mut self, faults: &[Fault], clock: &Clock) -> Result<()> {
+        for fault in faults {
+            while clock.wait(fault.at, ASK_EVERY) {
+                self.look()?;
+            }
+            if clock.has_stopped() {
+                return Ok(());
+            }
+            self.kill()?;
+            clock.say(fault.victim, "is killed")?;
+            clock.pause(fault.lasts);
+            self.start()?;
+            clock.say(fault.victim, "is there again")?;
+        }
+        while clock.wait(clock.end(), ASK_EVERY) {
+            self.look()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all sinks have settled all, and stops the bridge in order.
+    pub(super) fn end(mut self) -> Result<(Book, Witness, u64)> {
+        let (mut settled, mut since) = (0, Instant::now());
+        loop {
+            self.look()?;
+            if self.book.is_settled() {
+                break;
+            }
+            if self.book.settled() > settled {
+                (settled, since) = (self.book.settled(), Instant::now());
+            }
+            ensure!(
+                since.elapsed() < PROGRESS,
+                "no sink has settled anything for {PROGRESS:?}: {}\n{}",
+                self.bridge.get("/status").unwrap_or_default(),
+                self.bridge.process().log_tail()
+            );
+            std::thread::sleep(ASK_EVERY);
+        }
+        let (status, log) = self.bridge.stop(Signal::SIGTERM, STOP)?;
+        ensure!(status.success(), "the bridge ended with {status}:\n{log}");
+        self.witness.read_all()?;
+        Ok((self.book, self.witness, self.kills))
+    }
+
+    /// Asks the bridge, and now and then the disk.
+    fn look(&mut self) -> Result<()> {
+        match self.bridge.get("/status") {
+            Ok(status) => {
+                self.answered = Instant::now();
+                let status = serde_json::from_str(&status).context("reading /status")?;
+                self.book.enter(&status)?;
+            }
+            Err(error) => {
+                if let Some(status) = self.bridge.process().exit_status()? {
+                    let log = self.bridge.process().log_tail();
+                    bail!("the bridge ended by itself with {status}; {log}");
+                }
+                let silence = self.answered.elapsed();
+                ensure!(
+                    silence < SILENCE,
+                    "no answer of the bridge for {silence:.0?}: {error:#}"
+                );
+            }
+        }
+        if self.read.elapsed() >= READ_EVERY {
+            self.witness.read_to(self.book.durable())?;
+            self.read = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        if let Some(status) = self.bridge.process().exit_status()? {
+            bail!("the bridge ended by itself with {status}");
+        }
+        self.bridge.process().kill()?;
+        self.kills += 1;
+        self.witness.read_all()?;
+        // All that is whole on the disk has to be there again, whether or not it was called durable.
+        self.book.expect(self.witness.count())
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.bridge = Bridge::start(self.dir, &self.config)
+            .with_context(|| format!("starting the bridge after kill {}", self.kills))?;
+        self.answered = Instant::now();
+        self.look()
+    }
+}

@@ -1,0 +1,48 @@
+//! What the platform has sent, by its own record: read as it is written, since half an hour of it fills a disk.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result, anyhow};
+use neurobridge_tests::fingerprint::content;
+use neurobridge_tests::platform::parse;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+/// Hashes of what was sent.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    pub(super) events: u64,
+    pub(super) contents: HashSet<u64>,
+}
+
+/// Reads the record until the platform has closed it.
+pub(super) struct Reading(JoinHandle<Result<Sent>>);
+
+impl Reading {
+    /// Makes the pipe that takes the place of the record's file.
+    pub(super) fn of(record: &Path) -> Result<Self> {
+        mkfifo(record, Mode::S_IRUSR | Mode::S_IWUSR)
+            .with_context(|| format!("making the pipe {}", record.display()))?;
+        let record = record.to_path_buf();
+        Ok(Self(thread::spawn(move || {
+            let file = File::open(&record).context("opening the platform's record")?;
+            let mut sent = Sent::default();
+            for line in BufReader::with_capacity(1 << 20, file).lines() {
+                let event = parse(&line.context("reading the platform's record")?)?;
+                sent.events += 1;
+                sent.contents.insert(content(&event.id.to_string(), &event.data));
+            }
+            Ok(sent)
+        })))
+    }
+
+    /// Waits for the end of the record.
+    pub(super) fn end(self) -> Result<Sent> {
+        let sent = self.0.join();
+        sent.map_err(|_| anyhow!("the thread that reads the platform's record has panicked"))?
+    }
+}

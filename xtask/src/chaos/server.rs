@@ -1,0 +1,77 @@
+//! The brokers, and what is done to them.
+
+use anyhow::Result;
+use neurobridge_tests::kafka::Kafka;
+use neurobridge_tests::nats::Nats;
+
+use super::clock::Clock;
+use super::schedule::{Fault, Kind};
+
+/// A broker that can be killed and frozen.
+pub(super) trait Server {
+    fn kill(&mut self) -> Result<()>;
+    /// Waits until it answers.
+    fn start_again(&mut self) -> Result<()>;
+    fn freeze(&mut self) -> Result<()>;
+    fn thaw(&mut self) -> Result<()>;
+}
+
+/// Does to a broker what is on the schedule; how often it was killed. In the end it runs.
+pub(super) fn torment(server: &mut impl Server, faults: &[Fault], clock: &Clock) -> Result<u64> {
+    let mut kills = 0;
+    for fault in faults {
+        if !clock.wait_until(fault.at) {
+            break;
+        }
+        if fault.kind == Kind::Kill {
+            server.kill()?;
+            kills += 1;
+            clock.say(fault.victim, "is killed")?;
+            clock.pause(fault.lasts);
+            server.start_again()?;
+        } else {
+            server.freeze()?;
+            clock.say(fault.victim, "is frozen")?;
+            clock.pause(fault.lasts);
+            server.thaw()?;
+        }
+        clock.say(fault.victim, "is there again")?;
+    }
+    Ok(kills)
+}
+
+impl Server for Kafka {
+    fn kill(&mut self) -> Result<()> {
+        Self::kill(self)
+    }
+
+    fn start_again(&mut self) -> Result<()> {
+        Self::start_again(self)
+    }
+
+    fn freeze(&mut self) -> Result<()> {
+        Self::freeze(self)
+    }
+
+    fn thaw(&mut self) -> Result<()> {
+        Self::thaw(self)
+    }
+}
+
+impl Server for Nats {
+    fn kill(&mut self) -> Result<()> {
+        Self::kill(self)
+    }
+
+    fn start_again(&mut self) -> Result<()> {
+        Self::start_again(self)
+    }
+
+    fn freeze(&mut self) -> Result<()> {
+        Self::freeze(self)
+    }
+
+    fn thaw(&mut self) -> Result<()> {
+        Self::thaw(self)
+    }
+}
