@@ -16,7 +16,7 @@ use std::{
 
 use fail::FailScenario;
 use neurobridge_core::{reader::Reader, units::ByteSize};
-use neurobridge_spool::{AppendError, DiskConfig, OpenError, WhenFull};
+use neurobridge_spool::{AppendError, DiskConfig, OpenError, Spool, WhenFull, inspect};
 use support::*;
 use tempfile::TempDir;
 
@@ -68,7 +68,7 @@ async fn scenario(root: &Path, told: &Told) -> Result<(), String> {
             told.committed.store(next, Ordering::SeqCst);
             commit(&mut reader, next);
             // So that there are several rounds of saving and deleting.
-            tokio::time::sleep(Duration::from_millis(110)).await;
+            until_saved(root, next, &spool).await;
         }
     }
     // What is durable is read, whatever has failed.
@@ -84,6 +84,21 @@ async fn scenario(root: &Path, told: &Told) -> Result<(), String> {
         (Err(error), _) => Err(error.to_string()),
         (Ok(()), Some(error)) => panic!("it forgot that {error}"),
     }
+}
+
+/// Waits until a cursor is on the disk, if the log can still save it.
+async fn until_saved(root: &Path, next: u64, spool: &Spool) {
+    let is_saved = || {
+        let listing = inspect::list(&root.join("spool")).unwrap();
+        let mut cursors = listing.cursors.into_iter().filter_map(|state| state.cursor);
+        cursors.any(|cursor| cursor.next.get() >= next)
+    };
+    soon(async {
+        while !spool.status().has_failed && !is_saved() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
 }
 
 /// Opens a log that was left by a kill or a failure: all that was durable and not settled is there.
@@ -140,7 +155,9 @@ fn a_kill_before_any_change_of_the_disk_loses_nothing() {
         scenario(root.path(), &told).await.unwrap();
         scenario(root.path(), &told).await.unwrap();
     });
-    failing.teardown();
+    for (point, _) in POINTS {
+        fail::cfg(point, "off").unwrap();
+    }
     let kills = std::mem::take(&mut *kills.lock().unwrap());
     for (point, _) in POINTS {
         let killed = kills.iter().filter(|kill| kill.0 == point).count();
@@ -158,6 +175,8 @@ fn a_kill_before_any_change_of_the_disk_loses_nothing() {
             &format!("kill {index} at {point}"),
         ));
     }
+    // Only now: until then no other test lets the disk fail.
+    failing.teardown();
 }
 
 #[test]
@@ -198,15 +217,19 @@ fn want_of_room_is_waited_out() {
     let failing = FailScenario::setup();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for (point, _) in POINTS.iter().filter(|(_, is_final)| !is_final) {
-        let (root, before) = runtime.block_on(begun());
-        let told = Told::default();
-        told.stored.store(before, Ordering::SeqCst);
-        fail::cfg(*point, "3*off->2*return(full)->off").unwrap();
-        let ended = runtime.block_on(scenario(root.path(), &told));
-        fail::cfg(*point, "off").unwrap();
-        assert_eq!(ended, Ok(()), "{point}");
-        let stored = told.stored.load(Ordering::SeqCst);
-        runtime.block_on(expect_whole(root.path(), stored, stored, point));
+        // Each call in turn, and the one after: also when it is noted what is deleted to make room.
+        for passes in 0..12 {
+            let (root, before) = runtime.block_on(begun());
+            let told = Told::default();
+            told.stored.store(before, Ordering::SeqCst);
+            fail::cfg(*point, &format!("{passes}*off->2*return(full)->off")).unwrap();
+            let ended = runtime.block_on(scenario(root.path(), &told));
+            fail::cfg(*point, "off").unwrap();
+            let what = format!("{point} after {passes}");
+            assert_eq!(ended, Ok(()), "{what}");
+            let stored = told.stored.load(Ordering::SeqCst);
+            runtime.block_on(expect_whole(root.path(), stored, stored, &what));
+        }
     }
     failing.teardown();
 }

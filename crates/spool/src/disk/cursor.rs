@@ -50,6 +50,11 @@ impl CursorFile {
         }
     }
 
+    /// Makes the file, with room for both slots, unless it is there: what it says is needed most when a disk is full.
+    pub(crate) fn make(&mut self) -> Result<(), DiskError> {
+        opened(&mut self.file, &self.path).map(drop)
+    }
+
     /// Puts a cursor on the disk and waits until it is there; an older one than the one there is left out. Whether the
     /// cursor could be kept: one with too long a note can't.
     pub(crate) fn save(&mut self, cursor: &Cursor) -> Result<bool, DiskError> {
@@ -64,22 +69,35 @@ impl CursorFile {
         let Some(bytes) = slot.encode() else {
             return Ok(false);
         };
-        let is_new = self.file.is_none() && !self.path.exists();
-        let file = match &self.file {
-            Some(file) => file,
-            None => self.file.insert(files::open_or_create(&self.path)?),
-        };
+        let file = opened(&mut self.file, &self.path)?;
         let offset = (slot.generation % 2) * SLOT_LENGTH as u64;
         files::write_at(file, &self.path, &bytes, offset)?;
         files::sync(file, &self.path)?;
-        if let (true, Some(folder)) = (is_new, self.path.parent()) {
-            files::sync_folder(folder)?;
-        }
         // Only now: a slot that may be torn is written again, not its whole neighbour.
         self.generation = slot.generation;
         self.saved = Some(cursor.next);
         Ok(true)
     }
+}
+
+fn opened<'a>(file: &'a mut Option<File>, path: &Path) -> Result<&'a File, DiskError> {
+    let open = match file.take() {
+        Some(open) => open,
+        None => {
+            let is_new = !path.exists();
+            let open = files::open_or_create(path)?;
+            match files::reserve(&open, path, 2 * SLOT_LENGTH as u64) {
+                // Whether there is room for it now, writing will tell.
+                Err(error) if error.is_full() => {}
+                reserved => reserved?,
+            }
+            if let (true, Some(folder)) = (is_new, path.parent()) {
+                files::sync_folder(folder)?;
+            }
+            open
+        }
+    };
+    Ok(file.insert(open))
 }
 
 /// Reads a cursor's file. A cursor of another spool counts as none.

@@ -1,6 +1,7 @@
 //! The thread that does what need not hold up events: saves cursors, deletes segments, and makes the next one.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,6 +13,7 @@ use super::{
     Shared,
     cursor::CursorFile,
     files::{self, DiskError},
+    shortened,
     state::{Ahead, State},
 };
 
@@ -19,9 +21,9 @@ use super::{
 pub(super) const AHEAD: &str = "ahead.tmp";
 
 /// A cursor is saved at most so often: what a crash makes a sink send again.
-const SAVE_INTERVAL: Duration = Duration::from_millis(100);
+const SAVE_INTERVAL: Duration = shortened(Duration::from_millis(100));
 /// How long after an error for want of room.
-const FULL_INTERVAL: Duration = Duration::from_secs(1);
+const FULL_INTERVAL: Duration = shortened(Duration::from_secs(1));
 
 /// Runs until the log is told to stop; then saves what is unsaved.
 pub(super) fn run(shared: Arc<Shared>) {
@@ -154,17 +156,17 @@ impl Shared {
 
     /// Deletes what every reader has settled, once it is older than `retain`.
     fn trim(&self) -> Result<(), DiskError> {
-        let mut settled = Vec::new();
+        let mut settled = VecDeque::new();
         let mut state = self.lock();
         while let Some(segment) = state.take_settled(self.options.retain) {
-            settled.push(segment);
+            settled.push_back(segment);
         }
         drop(state);
         if settled.is_empty() {
             return Ok(());
         }
         debug!(segments = settled.len(), "settled segments are deleted");
-        self.remove(&settled)?;
+        self.remove(settled)?;
         self.work.notify_all();
         Ok(())
     }

@@ -21,6 +21,7 @@ mod walk;
 mod writer;
 
 use std::{
+    collections::VecDeque,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -314,7 +315,16 @@ impl Shared {
 
     /// Deletes segments that were taken out of the list. That they were is on the disk first: otherwise a crash would
     /// leave a hole that looks like damage.
-    fn remove(&self, segments: &[Segment]) -> Result<(), DiskError> {
+    ///
+    /// What can't be deleted now, even for want of room to note it, is put back and deleted later.
+    fn remove(&self, segments: impl Into<VecDeque<Segment>>) -> Result<(), DiskError> {
+        let mut segments = segments.into();
+        let removed = self.remove_files(&mut segments);
+        self.lock().put_back(segments);
+        removed
+    }
+
+    fn remove_files(&self, segments: &mut VecDeque<Segment>) -> Result<(), DiskError> {
         let cursor = {
             let state = self.lock();
             let mut cursor = Cursor::starting_at(Sequence::FIRST);
@@ -323,8 +333,9 @@ impl Shared {
             cursor
         };
         lock(&self.trimmed).save(&cursor)?;
-        for segment in segments {
+        while let Some(segment) = segments.front() {
             files::remove(&segment.path)?;
+            segments.pop_front();
         }
         files::sync_folder(&self.folder)
     }
@@ -385,6 +396,15 @@ fn damaged_size(folder: &Path) -> u64 {
         .filter_map(|entry| entry.metadata().ok())
         .map(|metadata| metadata.len())
         .sum()
+}
+
+/// A pause, or a hundredth of it where tests let the disk fail hundreds of times.
+const fn shortened(pause: Duration) -> Duration {
+    if cfg!(feature = "failpoints") {
+        Duration::from_micros(pause.as_micros() as u64 / 100)
+    } else {
+        pause
+    }
 }
 
 /// Nothing within these locks can panic half-way through an update.

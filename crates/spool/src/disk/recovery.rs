@@ -69,7 +69,12 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     };
 
     let trimmed_path = folder.join(cursor::file_name(TRIMMED));
-    let (trimmed_file, trimmed) = read_trimmed(trimmed_path, id)?;
+    let (mut trimmed_file, trimmed) = read_trimmed(trimmed_path, id)?;
+    match trimmed_file.make() {
+        // Made when there is room: until then nothing is deleted.
+        Err(error) if error.is_full() => {}
+        made => made?,
+    }
     let mut state = State::new(Sequence::FIRST, trimmed.next);
     state.dropped_events = trimmed.counts.dropped;
     state.segments = segments(folder, found, id, trimmed.next)?.into();

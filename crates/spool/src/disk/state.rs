@@ -281,9 +281,16 @@ impl State {
     /// Takes out the oldest complete segment, settled or not, and counts what is lost.
     pub(super) fn take_dropped(&mut self) -> Option<Segment> {
         let end = self.oldest_end()?;
-        let needed = self.needed().max(self.oldest());
+        // Not what was counted before it was put back.
+        let needed = self.needed().max(self.oldest()).max(self.trimmed);
         self.dropped_events += end.since(needed);
         self.take_oldest(end)
+    }
+
+    /// Puts back what was taken out and could not be deleted.
+    pub(super) fn put_back(&mut self, mut segments: VecDeque<Segment>) {
+        segments.append(&mut self.segments);
+        self.segments = segments;
     }
 
     fn take_oldest(&mut self, end: Sequence) -> Option<Segment> {
@@ -391,6 +398,17 @@ mod tests {
             (state.dropped_events, state.oldest(), state.trimmed),
             (15, sequence(31), sequence(31))
         );
+    }
+
+    #[test]
+    fn what_is_put_back_is_counted_once() {
+        let mut state = state(16, Some(16));
+        for _ in 0..2 {
+            let taken: VecDeque<Segment> = std::iter::from_fn(|| state.take_dropped()).collect();
+            assert_eq!((taken.len(), state.dropped_events), (3, 15));
+            state.put_back(taken);
+            assert_eq!((state.oldest(), state.segments.len()), (sequence(1), 4));
+        }
     }
 
     proptest! {

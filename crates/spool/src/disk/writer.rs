@@ -19,6 +19,7 @@ use super::{
     files::{self, DiskError},
     keeper::AHEAD,
     segment::{self, Segment},
+    shortened,
     state::{Ahead, Pending, State},
 };
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// How often a full disk is tried again when nothing tells that there is room.
-const ROOM_INTERVAL: Duration = Duration::from_millis(500);
+const ROOM_INTERVAL: Duration = shortened(Duration::from_millis(500));
 /// The name of a segment that is being made because none was made ahead.
 pub(super) const NEW: &str = "new.tmp";
 
@@ -355,22 +356,25 @@ fn make_room<'a>(
     shared: &'a Shared,
     mut state: MutexGuard<'a, State>,
 ) -> Result<MutexGuard<'a, State>, Stop> {
-    // Settled segments go first, without a wait for the keeper: they are a loss to nobody.
     let was_full = std::mem::replace(&mut state.is_full, true);
-    if let Some(segment) = state.take_settled(shared.options.retain) {
-        drop(state);
-        shared.remove(&[segment])?;
-        return Ok(shared.lock());
-    }
-    if shared.options.when_full == WhenFull::DropOldest
-        && let Some(segment) = state.take_dropped()
-    {
-        drop(state);
-        if !was_full {
+    // Settled segments go first, without a wait for the keeper: they are a loss to nobody.
+    let mut oldest = state.take_settled(shared.options.retain);
+    if oldest.is_none() && shared.options.when_full == WhenFull::DropOldest {
+        oldest = state.take_dropped();
+        if oldest.is_some() && !was_full {
             warn!("the spool is full and drops its oldest events");
         }
-        shared.remove(&[segment])?;
-        return Ok(shared.lock());
+    }
+    if let Some(segment) = oldest {
+        drop(state);
+        match shared.remove([segment]) {
+            // Where a disk can't even note what is deleted, it takes somebody else to make room.
+            Err(error) if error.is_full() => state = shared.lock(),
+            removed => {
+                removed?;
+                return Ok(shared.lock());
+            }
+        }
     }
     if !was_full {
         warn!(
