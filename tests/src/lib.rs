@@ -22,4 +22,5 @@ pub mod program;
 pub mod prometheus;
 pub mod reference;
 pub mod shared;
+pub mod small_disk;
 pub mod standing;

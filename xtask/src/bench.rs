@@ -119,8 +119,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     if !args.bare_only {
         for format in bench.formats() {
-            let latency = bench.latency(format)?;
-            print(&report::latency(format, args, &latency))?;
+            for contender in [Contender::Bridge, Contender::Disk] {
+                let latency = bench.latency(contender, format)?;
+                print(&report::latency(contender, format, args, &latency))?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -139,7 +141,7 @@ impl Bench {
     fn weigh(&self, format: Format) -> Result<()> {
         let mut contenders = vec![(Contender::Bare, Vec::<Weight>::new())];
         if !self.args.bare_only {
-            contenders.push((Contender::Bridge, Vec::new()));
+            contenders.extend([Contender::Bridge, Contender::Disk].map(|one| (one, Vec::new())));
         }
         print(report::HEADING)?;
         for turn in 0..self.args.turns {

@@ -4,7 +4,6 @@
 mod audit;
 mod book;
 mod clock;
-mod disk;
 mod feed;
 mod life;
 mod schedule;
@@ -28,11 +27,11 @@ use neurobridge_tests::paths::{Scratch, sweep_scratch};
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::program::{BINARY_VARIABLE, Profile, build, neurobridge};
 use neurobridge_tests::shared::Broker;
+use neurobridge_tests::small_disk::SmallDisk;
 
 use self::audit::{Audit, Found, Promise};
 use self::book::Book;
 use self::clock::Clock;
-use self::disk::SmallDisk;
 use self::feed::Wire;
 use self::life::Lives;
 use self::schedule::{Fault, Victim};
@@ -45,6 +44,8 @@ const TOPIC: &str = "chaos";
 const STREAM: &str = "CHAOS";
 /// Persons are spread over them, and each stays in its own.
 const PARTITIONS: u32 = 6;
+/// Some minutes of events: it fills by itself as well, with what the spool retains.
+const DISK_MIB: u64 = 256;
 const STOP: Duration = Duration::from_secs(30);
 
 /// For how long, and which faults.
@@ -119,7 +120,13 @@ fn read_back_program() -> Result<PathBuf> {
 fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let duration = Duration::from_secs_f64(args.minutes * 60.0);
-    let disk = SmallDisk::mount(dir.path(), &dir.join("data"))?;
+    let disk = SmallDisk::mount(dir.path(), &dir.join("data"), DISK_MIB)?;
+    if disk.is_none() {
+        say(
+            "nothing can be mounted here (that takes root): the disk is never full in this run; the spool is, \
+             at its max_size, when brokers are away for long",
+        );
+    }
     let faults = schedule::draw(seed, duration, disk.is_some());
     print(&format!(
         "seed {seed}, {} minutes, {} events a second",
@@ -237,7 +244,8 @@ fn fill(disk: Option<&SmallDisk>, faults: &[Fault], clock: &Clock) -> Result<()>
     for fault in faults {
         if clock.wait_until(fault.at) {
             clock.say(fault.victim, "is full")?;
-            ballast.fill(fault.lasts)?;
+            let until = Instant::now() + fault.lasts;
+            ballast.fill(|| Instant::now() < until && !clock.has_stopped())?;
             clock.say(fault.victim, "has room again")?;
         }
     }

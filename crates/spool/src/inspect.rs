@@ -1,4 +1,5 @@
-//! Looking at a log on disk from outside, also while a bridge writes to it: nothing is changed and nothing locked.
+//! Looking at a log on disk from outside, also while a bridge writes to it: nothing is changed, and nothing locked unless
+//! that is asked for.
 
 use std::{
     fs::{self, File},
@@ -8,9 +9,10 @@ use std::{
 
 use jiff::Timestamp;
 use neurobridge_core::{event::Sequence, identity::SpoolId, reader::Cursor, record, record::SealedBatch};
+use nix::fcntl::Flock;
 
 use crate::{
-    DiskError,
+    DiskError, OpenError,
     disk::{
         CURSORS,
         cursor::{self, Stored},
@@ -87,6 +89,21 @@ pub enum Entry {
     Events(SealedBatch),
     /// Events that can't be read.
     Damaged(Finding),
+}
+
+/// A log that nobody else can open as long as this lives.
+#[derive(Debug)]
+pub struct Held {
+    _lock: Flock<File>,
+}
+
+/// Holds a log, without opening it.
+///
+/// # Errors
+/// [`OpenError::Locked`] when another process has it; or its folder is not there.
+pub fn hold(folder: &Path) -> Result<Held, OpenError> {
+    let lock = recovery::lock_folder(folder)?;
+    Ok(Held { _lock: lock })
 }
 
 /// Lists what is in a log's folder.

@@ -26,6 +26,7 @@ mod log;
 mod memory;
 mod newest;
 mod reader;
+mod replay;
 
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,7 @@ pub use self::{
     disk::files::DiskError,
     newest::Newest,
     reader::SpoolReader,
+    replay::{Place, PlaceError, ReplayReader},
 };
 
 /// The log. Clones are handles to the same log; it lives as long as one of them, or of its readers.

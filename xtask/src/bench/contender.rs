@@ -26,8 +26,10 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 pub(crate) enum Contender {
     /// The bare loop.
     Bare,
-    /// The whole bridge.
+    /// The whole bridge, its spool in memory.
     Bridge,
+    /// The whole bridge, its spool on disk, with each event synced.
+    Disk,
 }
 
 impl Contender {
@@ -35,6 +37,15 @@ impl Contender {
         match self {
             Self::Bare => "bare",
             Self::Bridge => "bridge",
+            Self::Disk => "disk",
+        }
+    }
+
+    /// The spool of its configuration.
+    const fn spool(self) -> &'static str {
+        match self {
+            Self::Bare | Self::Bridge => "type = \"memory\"",
+            Self::Disk => "type = \"disk\"\nsync = \"always\"",
         }
     }
 }
@@ -64,8 +75,8 @@ impl Bench {
         let started = Instant::now();
         let usage = match contender {
             Contender::Bare => self.bare(format, topic, feed.url(), limit)?,
-            Contender::Bridge => {
-                let mut bridge = self.bridge(format, topic, feed.url())?;
+            Contender::Bridge | Contender::Disk => {
+                let mut bridge = self.bridge(contender, format, topic, feed.url())?;
                 bridge.await_delivered(events, limit)?;
                 bridge.process.usage()?
             }
@@ -94,14 +105,28 @@ impl Bench {
         process.usage()
     }
 
-    /// Starts the bridge with one source, the spool in memory and the Kafka sink.
-    pub(super) fn bridge(&self, format: Format, topic: &str, url: &str) -> Result<Bridge> {
+    /// Starts the bridge with one source, the contender's spool and the Kafka sink.
+    pub(super) fn bridge(
+        &self,
+        contender: Contender,
+        format: Format,
+        topic: &str,
+        url: &str,
+    ) -> Result<Bridge> {
         let [port] = free_ports::<1>()?;
         let http = format!("127.0.0.1:{port}");
         let dir = self.scratch.join(topic);
         fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
         let config = dir.join("neurobridge.toml");
-        let text = configuration(&dir, url, &self.kafka.bootstrap(), topic, format, &http);
+        let text = configuration(
+            &dir,
+            contender.spool(),
+            url,
+            &self.kafka.bootstrap(),
+            topic,
+            format,
+            &http,
+        );
         fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
         let mut command = Command::new(&self.neurobridge);
         command.arg("run").arg("-c").arg(&config).current_dir(&dir);
@@ -148,7 +173,15 @@ fn delivered(status: &str) -> Result<u64> {
     delivered.with_context(|| format!("/status without sinks.kafka.ledger.delivered: {status}"))
 }
 
-fn configuration(dir: &Path, url: &str, bootstrap: &str, topic: &str, format: Format, http: &str) -> String {
+fn configuration(
+    dir: &Path,
+    spool: &str,
+    url: &str,
+    bootstrap: &str,
+    topic: &str,
+    format: Format,
+    http: &str,
+) -> String {
     format!(
         r#"data_dir = "{dir}/data"
 
@@ -157,7 +190,7 @@ url = "{url}"
 token = "bench"
 
 [spool]
-type = "memory"
+{spool}
 
 [sinks.kafka]
 type = "kafka"

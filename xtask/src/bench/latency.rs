@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use neurobridge_tests::http::get;
 
+use super::contender::Contender;
 use super::feed::Feed;
 use super::{Bench, Format, PARTITIONS};
 
@@ -30,8 +31,8 @@ pub(super) struct Quantile {
 
 impl Bench {
     /// Lets the bridge run at a steady rate and reads its histogram, without the first seconds.
-    pub(super) fn latency(&self, format: Format) -> Result<Latency> {
-        let topic = format!("bench-latency-{}", format.word());
+    pub(super) fn latency(&self, contender: Contender, format: Format) -> Result<Latency> {
+        let topic = format!("bench-latency-{}-{}", contender.word(), format.word());
         self.kafka.create_topic_by_tool(&topic, PARTITIONS, &[])?;
         let rate = self.args.rate;
         let warm_up = rate * WARM_UP_SECONDS;
@@ -44,7 +45,7 @@ impl Bench {
             Some(rate),
         )?;
         let limit = Duration::from_secs(60 + 2 * (WARM_UP_SECONDS + self.args.seconds));
-        let mut bridge = self.bridge(format, &topic, feed.url())?;
+        let mut bridge = self.bridge(contender, format, &topic, feed.url())?;
         bridge.await_delivered(warm_up, limit)?;
         let before = buckets(&get(&bridge.http, "/metrics")?)?;
         bridge.await_delivered(events, limit)?;

@@ -12,7 +12,7 @@ pub(super) fn turn(contender: Contender, format: Format, weight: &Weight) -> Str
     line(contender, format, weight)
 }
 
-/// The medians, and the ratio of the bridge to the bare loop.
+/// The medians, the ratio of each bridge to the bare loop, and what the disk adds.
 pub(super) fn summary(format: Format, contenders: &[(Contender, Vec<Weight>)]) -> Vec<String> {
     let medians: Vec<(Contender, Weight)> = contenders
         .iter()
@@ -22,10 +22,20 @@ pub(super) fn summary(format: Format, contenders: &[(Contender, Vec<Weight>)]) -
         .iter()
         .map(|(contender, weight)| format!("{}  median", line(*contender, format, weight)))
         .collect();
-    if let [(_, bare), (_, bridge)] = &medians[..] {
-        let ratio = bridge.cpu_seconds_per_million / bare.cpu_seconds_per_million;
+    if let [(_, bare), bridges @ ..] = &medians[..] {
+        lines.extend(bridges.iter().map(|(contender, bridge)| {
+            let ratio = bridge.cpu_seconds_per_million / bare.cpu_seconds_per_million;
+            format!(
+                "{}, {}: {ratio:.2} times the CPU of its bare loop",
+                format.word(),
+                contender.word()
+            )
+        }));
+    }
+    if let [_, (_, memory), (_, disk)] = &medians[..] {
+        let more = disk.cpu_seconds_per_million - memory.cpu_seconds_per_million;
         lines.push(format!(
-            "{}: {ratio:.2} times the CPU of its bare loop",
+            "{}: the spool on disk costs {more:.2} CPU-seconds a million more than the one in memory",
             format.word()
         ));
     }
@@ -33,10 +43,11 @@ pub(super) fn summary(format: Format, contenders: &[(Contender, Vec<Weight>)]) -
 }
 
 /// The latency at a steady rate.
-pub(super) fn latency(format: Format, args: &Args, latency: &Latency) -> String {
+pub(super) fn latency(contender: Contender, format: Format, args: &Args, latency: &Latency) -> String {
     format!(
-        "{}: receipt to acknowledgement at {} events/s: p50 {}, p99 {}, of {} events",
+        "{}, {}: receipt to acknowledgement at {} events/s: p50 {}, p99 {}, of {} events",
         format.word(),
+        contender.word(),
         args.rate,
         milliseconds(latency.p50),
         milliseconds(latency.p99),
@@ -95,16 +106,24 @@ mod tests {
     fn the_median_decides() {
         let bare = vec![weight(9.0), weight(2.0), weight(1.0)];
         let bridge = vec![weight(2.0), weight(4.0)];
+        let disk = vec![weight(3.5)];
         let lines = summary(
             Format::Raw,
-            &[(Contender::Bare, bare), (Contender::Bridge, bridge)],
+            &[
+                (Contender::Bare, bare),
+                (Contender::Bridge, bridge),
+                (Contender::Disk, disk),
+            ],
         );
         assert_eq!(
             lines,
             [
                 "raw          bare              2.00    100000      50.0  median",
                 "raw          bridge            3.00    100000      50.0  median",
-                "raw: 1.50 times the CPU of its bare loop",
+                "raw          disk              3.50    100000      50.0  median",
+                "raw, bridge: 1.50 times the CPU of its bare loop",
+                "raw, disk: 1.75 times the CPU of its bare loop",
+                "raw: the spool on disk costs 0.50 CPU-seconds a million more than the one in memory",
             ]
         );
     }

@@ -144,7 +144,8 @@ fn options(config: &DiskConfig) -> Result<Options, OpenError> {
     })
 }
 
-fn lock_folder(folder: &Path) -> Result<Flock<File>, OpenError> {
+/// Takes the lock of a log's folder.
+pub(crate) fn lock_folder(folder: &Path) -> Result<Flock<File>, OpenError> {
     let path = folder.join(LOCK);
     let file = files::open_or_create(&path)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {

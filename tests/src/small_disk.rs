@@ -1,40 +1,34 @@
-//! A small file system of its own for the bridge's data, which can be full.
+//! A small file system for the bridge's data, which can be full.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::process::Guardian;
 use anyhow::{Context, Result};
-use neurobridge_tests::process::Guardian;
 
-use crate::shell::{say, succeeds};
-
-/// Some minutes of events: it fills by itself as well, with what the spool retains.
-const SIZE_MIB: u64 = 256;
 /// How often what became free meanwhile is taken again.
 const REFILL: Duration = Duration::from_millis(50);
 
 /// A file system that is mounted; dropped, it is unmounted.
 #[derive(Debug)]
-pub(super) struct SmallDisk {
+pub struct SmallDisk {
     place: PathBuf,
     guardian: Option<Guardian>,
 }
 
 impl SmallDisk {
-    /// Mounts one at `place`: ext4 in a file below `dir`, where syncing is real; or a tmpfs. Nothing where neither may be
-    /// mounted, which is said in words.
-    pub(super) fn mount(dir: &Path, place: &Path) -> Result<Option<Self>> {
+    /// Mounts one at `place`, which is made: ext4 in a file below `dir`, where syncing is real, or else a tmpfs. Nothing where
+    /// neither may be mounted (that takes root), which is the caller's to say.
+    ///
+    /// # Errors
+    /// When the folder or the file can't be made.
+    pub fn mount(dir: &Path, place: &Path, size_mib: u64) -> Result<Option<Self>> {
         fs::create_dir_all(place).with_context(|| format!("making the folder {}", place.display()))?;
-        let mounted = mount_ext4(&dir.join("disk.img"), place)? || mount_tmpfs(place);
-        if !mounted {
-            say(
-                "nothing can be mounted here (that takes root): the disk is never full in this run; the spool is, \
-                 at its max_size, when brokers are away for long",
-            );
+        if !mount_ext4(&dir.join("disk.img"), place, size_mib)? && !mount_tmpfs(place, size_mib) {
             return Ok(None);
         }
         let guardian = Guardian::new(&["umount", "--lazy", &place.to_string_lossy()])?;
@@ -45,7 +39,7 @@ impl SmallDisk {
     }
 
     /// Where a ballast may be put.
-    pub(super) fn ballast(&self) -> Ballast {
+    pub fn ballast(&self) -> Ballast {
         Ballast {
             path: self.place.join("ballast"),
         }
@@ -64,9 +58,9 @@ impl Drop for SmallDisk {
     }
 }
 
-fn mount_ext4(image: &Path, place: &Path) -> Result<bool> {
+fn mount_ext4(image: &Path, place: &Path, size_mib: u64) -> Result<bool> {
     let file = File::create(image).with_context(|| format!("making {}", image.display()))?;
-    file.set_len(SIZE_MIB << 20)
+    file.set_len(size_mib << 20)
         .with_context(|| format!("sizing {}", image.display()))?;
     drop(file);
     let (image, place) = (image.to_string_lossy(), place.to_string_lossy());
@@ -75,33 +69,41 @@ fn mount_ext4(image: &Path, place: &Path) -> Result<bool> {
         && succeeds("mount", &["-o", "loop", &image, &place]))
 }
 
-fn mount_tmpfs(place: &Path) -> bool {
-    let size = format!("size={SIZE_MIB}m");
-    let mut command = Command::new("mount");
-    command.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(place);
-    command.output().is_ok_and(|output| output.status.success())
+fn mount_tmpfs(place: &Path, size_mib: u64) -> bool {
+    let size = format!("size={size_mib}m");
+    succeeds(
+        "mount",
+        &["-t", "tmpfs", "-o", &size, "tmpfs", &place.to_string_lossy()],
+    )
+}
+
+/// What it says is of no use: it is tried in order to know whether it may be done.
+fn succeeds(program: &str, args: &[&str]) -> bool {
+    let output = Command::new(program).args(args).stdin(Stdio::null()).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// A file that takes all the room there is.
 #[derive(Debug)]
-pub(super) struct Ballast {
+pub struct Ballast {
     path: PathBuf,
 }
 
 impl Ballast {
-    /// Takes all room, and what becomes free, for so long; then gives it back.
-    pub(super) fn fill(&self, lasts: Duration) -> Result<()> {
-        let until = Instant::now() + lasts;
+    /// Takes all room, and what becomes free, as long as `goes_on` says so; then gives it back.
+    ///
+    /// # Errors
+    /// When the file can't be made, written to or removed for another reason than want of room.
+    pub fn fill(&self, mut goes_on: impl FnMut() -> bool) -> Result<()> {
         let mut file = File::create(&self.path).context("making the ballast")?;
         let filled = loop {
             if let Err(error) = take_all(&mut file) {
                 break Err(error);
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if !goes_on() {
                 break Ok(());
             }
-            thread::sleep(REFILL.min(left));
+            thread::sleep(REFILL);
         };
         fs::remove_file(&self.path).context("removing the ballast")?;
         filled

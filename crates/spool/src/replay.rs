@@ -1,0 +1,214 @@
+//! Reading a part of a log once more, beside the process that has it or without one: nothing is locked, and no cursor moves.
+
+use std::{io, path::PathBuf, str::FromStr};
+
+use jiff::Timestamp;
+use neurobridge_core::{
+    event::Sequence,
+    reader::{Cursor, Read, ReadError, Reader, Skipped},
+    record::{self, SealedBatch},
+};
+use tokio::{sync::mpsc, task::spawn_blocking};
+
+use crate::{
+    DiskError,
+    inspect::{self, Entry},
+};
+
+/// Batches between the disk and a sink. When it is full, reading waits.
+const PREFETCH: usize = 4;
+
+/// A place in a log, as people name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An event.
+    Sequence(Sequence),
+    /// When an event was received.
+    Time(Timestamp),
+}
+
+/// A text is no [`Place`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("found \"{found}\", expected a sequence such as 1000, or a time such as 2026-01-31T12:00:00Z")]
+pub struct PlaceError {
+    /// The text.
+    pub found: String,
+}
+
+impl FromStr for Place {
+    type Err = PlaceError;
+
+    fn from_str(text: &str) -> Result<Self, PlaceError> {
+        let sequence = text.parse().ok().and_then(Sequence::new);
+        sequence
+            .map(Self::Sequence)
+            .or_else(|| text.parse().ok().map(Self::Time))
+            .ok_or_else(|| PlaceError {
+                found: text.to_owned(),
+            })
+    }
+}
+
+impl Place {
+    /// The first event at this place or after it; for a time after all events, the one that comes next. Reads a segment at
+    /// most.
+    ///
+    /// # Errors
+    /// The log can't be read.
+    pub fn first_from(self, folder: &std::path::Path) -> Result<Sequence, DiskError> {
+        let time = match self {
+            Self::Sequence(sequence) => return Ok(sequence),
+            Self::Time(time) => time,
+        };
+        let mut next = Sequence::FIRST;
+        for entry in inspect::from_time(folder, time)? {
+            match entry? {
+                Entry::Events(batch) => {
+                    let mut events = batch.iter().filter_map(Result::ok);
+                    if let Some(event) = events.find(|event| event.received_at >= time) {
+                        return Ok(event.sequence);
+                    }
+                    next = batch.end();
+                }
+                Entry::Damaged(finding) => next = finding.from.plus(finding.events),
+            }
+        }
+        Ok(next)
+    }
+
+    /// The event after the last one at this place or before it.
+    ///
+    /// # Errors
+    /// The log can't be read.
+    pub fn end(self, folder: &std::path::Path) -> Result<Sequence, DiskError> {
+        match self {
+            Self::Sequence(sequence) => Ok(sequence.next()),
+            Self::Time(time) => {
+                // Times in the log are whole microseconds.
+                let after = time.checked_add(jiff::SignedDuration::from_micros(1));
+                Self::Time(after.unwrap_or(time)).first_from(folder)
+            }
+        }
+    }
+}
+
+/// A reader of a part of a log. What was deleted, or can't be read, is skipped and told.
+#[derive(Debug)]
+pub struct ReplayReader {
+    folder: PathBuf,
+    end: Sequence,
+    cursor: Cursor,
+    read: mpsc::Receiver<Result<Read, ReadError>>,
+}
+
+impl ReplayReader {
+    /// Begins at `first` and ends before `end`, which has to be durable. Needs a runtime.
+    pub fn start(folder: PathBuf, first: Sequence, end: Sequence) -> Self {
+        let read = read(folder.clone(), first, end);
+        Self {
+            folder,
+            end,
+            cursor: Cursor::starting_at(first),
+            read,
+        }
+    }
+}
+
+impl Reader for ReplayReader {
+    async fn next(&mut self) -> Result<Read, ReadError> {
+        self.read.recv().await.unwrap_or(Ok(Read::End))
+    }
+
+    fn rewind(&mut self, sequence: Sequence) {
+        self.read = read(self.folder.clone(), sequence, self.end);
+    }
+
+    /// Nothing is kept of it: the cursor of the sink is where it was.
+    fn commit(&mut self, _: &Cursor) {}
+
+    fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+}
+
+/// Reads in a thread that may block, which ends when nobody takes what it read.
+fn read(folder: PathBuf, first: Sequence, end: Sequence) -> mpsc::Receiver<Result<Read, ReadError>> {
+    let (sender, receiver) = mpsc::channel(PREFETCH);
+    spawn_blocking(move || {
+        let mut part = Part { next: first, end };
+        let failed = |sequence, error: DiskError| {
+            Err(ReadError::Disk {
+                sequence,
+                source: io::Error::other(error),
+            })
+        };
+        let entries = match inspect::from_sequence(&folder, first) {
+            Ok(entries) => entries,
+            Err(error) => return drop(sender.blocking_send(failed(first, error))),
+        };
+        for entry in entries {
+            let reads = match entry {
+                Ok(entry) => part.take(entry),
+                Err(error) => return drop(sender.blocking_send(failed(part.next, error))),
+            };
+            for read in reads.into_iter().flatten() {
+                if sender.blocking_send(Ok(read)).is_err() {
+                    return;
+                }
+            }
+            if part.next >= part.end {
+                return;
+            }
+        }
+        // All before the end was durable once.
+        if let Some(missing) = part.skip(part.end, Skipped::Damaged) {
+            // Nobody may be left to be told.
+            let _ = sender.blocking_send(Ok(missing));
+        }
+    });
+    receiver
+}
+
+/// How far a part of a log is read.
+struct Part {
+    next: Sequence,
+    end: Sequence,
+}
+
+impl Part {
+    /// What an entry is for the sink: first what is missing before it.
+    fn take(&mut self, entry: Entry) -> [Option<Read>; 2] {
+        match entry {
+            Entry::Events(batch) => {
+                let missing = self.skip(batch.first(), Skipped::Dropped);
+                let events = batch.from(self.next).and_then(|batch| before(&batch, self.end));
+                if let Some(events) = &events {
+                    self.next = events.end();
+                }
+                [missing, events.map(Read::Events)]
+            }
+            Entry::Damaged(finding) => [
+                self.skip(finding.from, Skipped::Dropped),
+                self.skip(finding.from.plus(finding.events), Skipped::Damaged),
+            ],
+        }
+    }
+
+    fn skip(&mut self, to: Sequence, reason: Skipped) -> Option<Read> {
+        let (from, to) = (self.next, to.min(self.end));
+        let events = to.since(from);
+        self.next = from.plus(events);
+        (events > 0).then_some(Read::Skipped { from, events, reason })
+    }
+}
+
+/// The events of a batch that stand before a sequence.
+fn before(batch: &SealedBatch, end: Sequence) -> Option<SealedBatch> {
+    let events = end.since(batch.first()).min(batch.events());
+    let mut length = 0;
+    for _ in 0..events {
+        // It was checked when it was read.
+        length += record::decode(batch.bytes().get(length..)?).ok()?.1;
+    }
+    (events > 0).then(|| SealedBatch::from_parts(batch.first(), events, batch.bytes().slice(..length)))
+}

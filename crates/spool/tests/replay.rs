@@ -1,0 +1,111 @@
+//! A part of a log once more: beside the process that has it, cut at both ends, and with what is missing told.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+mod support;
+
+use neurobridge_core::{event::Sequence, reader::Reader};
+use neurobridge_spool::{OpenError, Place, ReplayReader, inspect};
+use support::*;
+
+fn sequence(number: u64) -> Sequence {
+    Sequence::new(number).unwrap()
+}
+
+async fn replayed(root: &std::path::Path, first: u64, end: u64) -> Seen {
+    let mut reader = ReplayReader::start(root.join("spool"), sequence(first), sequence(end));
+    assert_eq!(reader.cursor().next, sequence(first));
+    read_to_end(&mut reader).await
+}
+
+async fn read_to_end(reader: &mut ReplayReader) -> Seen {
+    let mut seen = Seen::default();
+    while seen.take(&soon(reader.next()).await.unwrap()) {}
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_comes_again_and_no_cursor_moves() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    let reader = spool.reader("sink");
+    for _ in 0..20 {
+        append(&spool, 3, 600).await;
+    }
+    // Through several segments, cut within a batch at both ends.
+    for (first, end) in [(1, 61), (2, 60), (30, 31)] {
+        assert_eq!(
+            replayed(root.path(), first, end).await.events,
+            (first..end).collect::<Vec<_>>()
+        );
+    }
+    // A rewind begins anew, whatever was read ahead.
+    let mut again = ReplayReader::start(root.path().join("spool"), sequence(1), sequence(61));
+    soon(again.next()).await.unwrap();
+    again.rewind(sequence(50));
+    assert_eq!(read_to_end(&mut again).await.events, (50..61).collect::<Vec<_>>());
+    assert_eq!(reader.cursor().next, sequence(1));
+    assert!(matches!(
+        inspect::hold(&root.path().join("spool")),
+        Err(OpenError::Locked { .. })
+    ));
+    soon(spool.finish()).await.unwrap();
+    inspect::hold(&root.path().join("spool")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_or_is_damaged_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    drop(spool.reader("sink"));
+    for _ in 0..20 {
+        append(&spool, 3, 600).await;
+    }
+    soon(spool.finish()).await.unwrap();
+    let folder = root.path().join("spool");
+    let segments = inspect::list(&folder).unwrap().segments;
+    std::fs::remove_file(&segments[0].path).unwrap();
+    let (second, third) = (segments[1].first.get(), segments[2].first.get());
+    let seen = replayed(root.path(), 1, 61).await;
+    assert_eq!(seen.dropped, (1..second).collect::<Vec<_>>());
+    assert_eq!(seen.events, (second..61).collect::<Vec<_>>());
+
+    let mut bytes = std::fs::read(&segments[1].path).unwrap();
+    bytes[200] ^= 1;
+    std::fs::write(&segments[1].path, bytes).unwrap();
+    let seen = replayed(root.path(), second, third).await;
+    assert!(seen.damaged.contains(&second), "{seen:?}");
+    assert_eq!(seen.all(), third - second);
+    // More than there is: what is missing at the end was durable once.
+    let seen = replayed(root.path(), 60, 63).await;
+    assert_eq!((seen.events, seen.damaged), (vec![60], vec![61, 62]));
+}
+
+#[tokio::test]
+async fn a_time_is_a_place() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    drop(spool.reader("sink"));
+    // Event n is received at second n.
+    for _ in 0..20 {
+        append(&spool, 3, 600).await;
+    }
+    let folder = root.path().join("spool");
+    let place = |text: &str| text.parse::<Place>().unwrap();
+    for (text, first, end) in [
+        ("17", 17, 18),
+        ("1970-01-01T00:00:17Z", 17, 18),
+        ("1970-01-01T00:00:17.5Z", 18, 18),
+        ("1969-01-01T00:00:00Z", 1, 1),
+        ("2069-01-01T00:00:00Z", 61, 61),
+    ] {
+        assert_eq!(
+            place(text).first_from(&folder).unwrap(),
+            sequence(first),
+            "{text}"
+        );
+        assert_eq!(place(text).end(&folder).unwrap(), sequence(end), "{text}");
+    }
+    for wrong in ["", "0", "-1", "yesterday", "2026-01-31"] {
+        assert!(wrong.parse::<Place>().is_err(), "{wrong}");
+    }
+}
