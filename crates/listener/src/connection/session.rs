@@ -156,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Message::Close(frame) => {
                 // So does the answer to a close.
                 self.is_flushing = true;
-                Err(Lost::Closed(close_words(frame)))
+                Err(Lost::Closed(close_words(frame, &self.token)))
             }
             // Never read, by its documentation.
             Message::Frame(_) => Ok(()),
@@ -249,13 +249,31 @@ fn warn_malformed<O: Outlet>(link: &mut Link<O>, reason: MalformedReason, length
     }
 }
 
-fn close_words(frame: Option<CloseFrame>) -> String {
+fn close_words(frame: Option<CloseFrame>, token: &SecretString) -> String {
     match frame {
         None => "without a code".to_owned(),
         Some(frame) if frame.reason.is_empty() => format!("code {}", u16::from(frame.code)),
         Some(frame) => {
             let reason: String = frame.reason.chars().filter(|c| !c.is_control()).collect();
+            let reason = token::without_token(reason, token);
             format!("code {}, {reason:?}", u16::from(frame.code))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_in_one_line_and_without_the_token() {
+        let frame = CloseFrame {
+            code: 4001.into(),
+            reason: "not\nwith a-\"token\"".into(),
+        };
+        assert_eq!(
+            close_words(Some(frame), &"a-\"token\"".into()),
+            "code 4001, \"notwith [the token]\""
+        );
     }
 }

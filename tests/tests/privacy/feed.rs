@@ -1,0 +1,148 @@
+//! What the platform sends in this test: events, and all else, with what nobody may find in every place for it.
+
+use data_encoding::BASE64;
+use serde_json::{Value, json};
+
+use crate::known::Known;
+use crate::platform::Step;
+
+pub(crate) const NAME: &str = "Zoë Ångström-Müller";
+pub(crate) const PERSON: &str = "5f0c3a77-9d1b-4e62-8a34-c1d2e3f4a5b6";
+pub(crate) const TOKEN: &str = "tok-4Yq/8sHk2+VwPz0";
+pub(crate) const PASSWORD: &str = "pässword-of-a-broker-0815";
+pub(crate) const PROXY_PASSWORD: &str = "proxypassword0816";
+pub(crate) const PSEUDONYM_KEY: &str = "f3a9c5e7d1b2408697a5b4c3d2e1f00112233445566778899aabbccddeeff00";
+/// Redacted for one sink alone.
+pub(crate) const MEMO: &str = "was seen with the dog of the neighbours";
+
+/// Above what the topic takes, below what NATS does.
+pub(crate) const TOO_LARGE_FOR_THE_TOPIC: usize = 200_000;
+pub(crate) const MAX_FRAME_BYTES: usize = 1 << 20;
+
+/// A picture: bytes without a pattern in them.
+pub(crate) fn picture() -> Vec<u8> {
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_be_bytes()
+    };
+    (0..500).flat_map(|_| next()).collect()
+}
+
+/// What may stand nowhere.
+pub(crate) fn secrets() -> Vec<Known> {
+    vec![
+        // As bytes, too: the search makes base64 of it by itself.
+        Known::new("the picture", picture()),
+        Known::new("the name", NAME),
+        Known::new("the person", PERSON),
+        Known::new("the token", TOKEN),
+        Known::new("the password of a broker", PASSWORD),
+        Known::new("the password of a proxy", PROXY_PASSWORD),
+        Known::new("the key of the pseudonyms", PSEUDONYM_KEY),
+    ]
+}
+
+fn entry(id: u64) -> Value {
+    let picture = BASE64.encode(&picture());
+    json!({
+        "id": id,
+        "created": "2026-02-03T04:05:06.789Z",
+        "result": "new",
+        "pid": PERSON,
+        "source": { "id": 7, "name": NAME },
+        "space": { "id": 3, "name": NAME },
+        "face_image": picture,
+        "full_image": format!("data:image/jpeg;base64,{picture}"),
+        "person": { "name": NAME, "initial_face_image": [picture, { "full_image": picture }] },
+        "seen": [{ "pid": PERSON, "name": NAME }],
+        "memo": MEMO,
+    })
+}
+
+fn frame(id: u64, data: &Value) -> String {
+    json!({ "id": id, "data": data }).to_string()
+}
+
+/// Events as the platform sends them, and as it might.
+pub(crate) fn events() -> Vec<String> {
+    let mut large = entry(2);
+    large["filler"] = "x".repeat(TOO_LARGE_FOR_THE_TOPIC).into();
+    let escaped = frame(3, &entry(3))
+        .replace("\"pid\"", r#""p\u0069d""#)
+        .replace("\"name\"", r#""nam\u0065""#)
+        .replace("ë", r"\u00eb")
+        .replace("face_image", r"face\u005fimage");
+    let mut other = entry(1);
+    other["age"] = 40.into();
+    let twice = frame(4, &entry(4)).replacen("\"data\":{", &format!("\"data\":{{\"pid\":\"{PERSON}\","), 1);
+    let mut numbered = entry(5);
+    numbered["pid"] = json!({ "is": PERSON });
+    vec![
+        frame(1, &entry(1)),
+        frame(2, &large),
+        escaped,
+        // The same id with another body.
+        frame(1, &other),
+        twice,
+        frame(5, &numbered),
+        // Without an id; over several lines; with more beside the entry.
+        json!({ "data": entry(6), "pid": PERSON, "meta": { "name": NAME } }).to_string(),
+        serde_json::to_string_pretty(&json!({ "id": 7, "data": entry(7) })).unwrap(),
+    ]
+}
+
+/// Text that is no event, and is kept as a dead letter without its text.
+pub(crate) fn no_events() -> Vec<String> {
+    let whole = frame(8, &entry(8));
+    vec![
+        whole[..whole.len() - 2].to_owned(),
+        format!("{whole}}}"),
+        format!("{PERSON} {NAME}"),
+        json!(NAME).to_string(),
+        entry(9).to_string(),
+        json!({ "id": 10, "data": [entry(10)] }).to_string(),
+        json!({ "id": 11, "data": PERSON }).to_string(),
+    ]
+}
+
+/// What the platform does on one connection after the other.
+pub(crate) fn scripts() -> Vec<Vec<Step>> {
+    let text = |text: &str| Step::Text(text.to_owned());
+    let authorised = || text(r#"{"auth":"ok"}"#);
+    let texts = |frames: Vec<String>| frames.into_iter().map(Step::Text);
+    let mut good = vec![authorised()];
+    good.extend(texts(events()));
+    good.push(Step::Close(format!("not with {TOKEN}")));
+    let mut bad = vec![authorised()];
+    bad.extend(texts(no_events()));
+    bad.push(Step::Binary(picture()));
+    bad.push(Step::Text(
+        json!({ "error": format!("what is {TOKEN}?"), "data": entry(12) }).to_string(),
+    ));
+    bad.push(Step::Text(json!({ "PING": TOKEN }).to_string()));
+    let mut no_text = format!("{PERSON}{NAME}").into_bytes();
+    no_text.insert(50, 0xff);
+    let mut too_large = entry(13);
+    too_large["filler"] = "x".repeat(MAX_FRAME_BYTES).into();
+    vec![
+        vec![Step::Text(
+            json!({ "error": format!("Invalid token {TOKEN}") }).to_string(),
+        )],
+        vec![Step::Text(
+            json!({ "auth": format!("never, {TOKEN}") }).to_string(),
+        )],
+        good,
+        bad,
+        vec![authorised(), Step::BrokenText(no_text)],
+        vec![authorised(), Step::Text(frame(13, &too_large))],
+        vec![authorised(), Step::Text(last())],
+    ]
+}
+
+/// The last event, which every later connection sends again.
+pub(crate) fn last() -> String {
+    frame(99, &entry(99))
+}
