@@ -4,6 +4,8 @@
 # The whole workspace without its code: what the dependencies follow from. Its files are the same as long as no manifest
 # changes, and so the layer that compiles the dependencies stays in the cache, whatever changes in the code.
 FROM rust:1.95.0-bookworm AS manifests
+# A failure in the midst of a pipe ends the build.
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 WORKDIR /workspace
 COPY . .
 RUN find crates -type f ! -name Cargo.toml -delete \

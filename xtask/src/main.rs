@@ -3,6 +3,7 @@
 mod bench;
 mod brokers;
 mod chaos;
+mod dist;
 mod docs;
 mod packages;
 mod prometheus;
@@ -32,7 +33,9 @@ enum Chore {
     Bench(bench::Args),
     /// The bridge, Kafka and NATS killed, frozen and cut off at random under load; and the audit of every event
     Chaos(chaos::Args),
-    /// Writes the documents that are made from the program: docs/metrics.md
+    /// A tarball and a Debian package, with their checksums
+    Dist(dist::Args),
+    /// Writes the documents that are made from the program: docs/metrics.md and docs/configuration.md
     Docs,
 }
 
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Chore::Test(args) => test::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Chaos(args) => chaos::run(&args),
+        Chore::Dist(args) => dist::run(&args),
         Chore::Docs => docs::run(),
     };
     match result {

@@ -1,0 +1,215 @@
+//! `cargo xtask dist`: what others install, a tarball and a Debian package, with their checksums.
+
+use std::env;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use neurobridge_tests::paths::{Scratch, target_dir, workspace_root};
+use neurobridge_tests::program::{Profile, build};
+
+use crate::shell::{output, print, run_quietly, say};
+
+/// The version of cargo-deb that the package is made with.
+const CARGO_DEB_VERSION: &str = "3.8.0";
+
+/// It compiles cargo-deb the first time: a minute and a half of CPU.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// The shells whose completions are in the packages.
+const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
+
+/// Where to, and of what.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The program to pack [default: it is built, with --release]
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// The folder for what is made [default: target/dist]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Compresses less, for a trial
+    #[arg(long)]
+    fast: bool,
+}
+
+/// Builds, lays out, packs; the files' names go to standard output.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let binary = match &args.binary {
+        Some(binary) => binary.clone(),
+        None => {
+            say("building the program");
+            build("neurobridge", "neurobridge", Profile::Release)?
+        }
+    };
+    let out = args.out.clone().unwrap_or_else(|| target_dir().join("dist"));
+    fs::create_dir_all(&out).with_context(|| format!("making the folder {}", out.display()))?;
+    let out = out.canonicalize()?;
+    let scratch = Scratch::new("dist")?;
+    // Named like cargo's own, so that cargo-deb takes it for the target folder.
+    let made = scratch.join("release");
+    make(&binary, &made)?;
+    let tarball = tarball(&made, &scratch, &out)?;
+    let package = package(&scratch, &out, args.fast)?;
+    let sums = File::create(out.join("SHA256SUMS"))?;
+    let mut sha256sum = Command::new("sha256sum");
+    sha256sum
+        .current_dir(&out)
+        .args([&tarball, &package])
+        .stdout(sums);
+    done("sha256sum", &mut sha256sum)?;
+    for name in [&*tarball, &*package, "SHA256SUMS"] {
+        print(&out.join(name).display().to_string())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The program without its debug information (the names of functions stay, so that a panic can be read), and what it tells of
+/// itself: manual page and completions.
+fn make(binary: &Path, made: &Path) -> Result<()> {
+    fs::create_dir_all(made)?;
+    let program = made.join("neurobridge");
+    let mut strip = Command::new("strip");
+    done(
+        "strip",
+        strip.arg("--strip-debug").arg("-o").arg(&program).arg(binary),
+    )?;
+    let tell = |arguments: &[&str], file: &str| {
+        let mut command = Command::new(&program);
+        let told = command.args(arguments).stdout(File::create(made.join(file))?);
+        done(&format!("neurobridge {}", arguments.join(" ")), told)
+    };
+    tell(&["man"], "neurobridge.1")?;
+    for shell in SHELLS {
+        tell(&["completions", shell], &format!("neurobridge.{shell}"))?;
+    }
+    Ok(())
+}
+
+/// Everything in one folder, the same bytes for the same content. Returns the file's name.
+fn tarball(made: &Path, scratch: &Scratch, out: &Path) -> Result<String> {
+    let folder = format!("neurobridge-{}-{}", env!("CARGO_PKG_VERSION"), host()?);
+    let root = scratch.join(&folder);
+    let copy = |from: &Path, to: &str| -> Result<()> {
+        let to = root.join(to);
+        fs::create_dir_all(to.parent().context("a file in a folder")?)?;
+        let mut cp = Command::new("cp");
+        done("cp", cp.arg("-R").arg(from).arg(to))
+    };
+    copy(&made.join("neurobridge"), "neurobridge")?;
+    copy(&made.join("neurobridge.1"), "man/neurobridge.1")?;
+    for shell in SHELLS {
+        let file = format!("neurobridge.{shell}");
+        copy(&made.join(&file), &format!("completions/{file}"))?;
+    }
+    for path in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "config",
+        "docs",
+    ] {
+        copy(&workspace_root().join(path), path)?;
+    }
+    let name = format!("{folder}.tar.gz");
+    let mut tar = Command::new("tar");
+    tar.current_dir(scratch.path())
+        .args([
+            "--sort=name",
+            "--owner=0",
+            "--group=0",
+            "--numeric-owner",
+            "--mode=go-w,a+rX",
+        ])
+        .arg(format!("--mtime=@{}", time_of_the_source()))
+        .args(["--use-compress-program=gzip -n", "-cf"])
+        .arg(out.join(&name))
+        .arg(folder);
+    done("tar", &mut tar)?;
+    Ok(name)
+}
+
+/// The Debian package, as `crates/bridge/Cargo.toml` has it. Returns the file's name.
+fn package(scratch: &Scratch, out: &Path, fast: bool) -> Result<String> {
+    let program = cargo_deb()?;
+    let file = scratch.join("package");
+    fs::create_dir_all(&file)?;
+    let mut command = Command::new(program);
+    command
+        .current_dir(workspace_root())
+        .env("CARGO_TARGET_DIR", scratch.path())
+        .env("SOURCE_DATE_EPOCH", time_of_the_source())
+        // It was stripped already.
+        .args([
+            "deb",
+            "--no-build",
+            "--no-strip",
+            "--package",
+            "neurobridge",
+            "--output",
+        ])
+        .arg(&file);
+    if fast {
+        command.arg("--fast");
+    }
+    run_quietly("cargo-deb", &mut command, LIMIT)?;
+    let entry = fs::read_dir(&file)?
+        .next()
+        .context("cargo-deb has made nothing")??;
+    let name = entry.file_name().into_string().ok().context("a name in ASCII")?;
+    fs::copy(entry.path(), out.join(&name)).with_context(|| format!("writing {name}"))?;
+    Ok(name)
+}
+
+/// Where cargo-deb is; compiled where it is not there yet.
+fn cargo_deb() -> Result<PathBuf> {
+    let tools = target_dir().join("tools");
+    let root = tools.join(format!("cargo-deb-{CARGO_DEB_VERSION}"));
+    let program = root.join("bin/cargo-deb");
+    if !program.is_file() {
+        say("getting cargo-deb");
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command
+            // Without the optimiser and its own compressor: it packs one program, with the xz that dpkg needs as well.
+            .args([
+                "install",
+                "--quiet",
+                "--locked",
+                "--debug",
+                "--no-default-features",
+                "--root",
+            ])
+            .arg(&root)
+            .arg("--target-dir")
+            .arg(tools.join("build"))
+            .arg(format!("cargo-deb@{CARGO_DEB_VERSION}"));
+        run_quietly("cargo install cargo-deb", &mut command, LIMIT)?;
+    }
+    Ok(program)
+}
+
+/// What the program is compiled for, in Rust's words.
+fn host() -> Result<String> {
+    let told = output("rustc", &["-vV"]).context("rustc does not tell its version")?;
+    let host = told.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("rustc does not tell its host")
+}
+
+/// Seconds since 1970 of the commit, or what the environment says, as <https://reproducible-builds.org> has it.
+fn time_of_the_source() -> String {
+    env::var("SOURCE_DATE_EPOCH")
+        .ok()
+        .or_else(|| output("git", &["log", "-1", "--format=%ct"]))
+        .unwrap_or_else(|| "0".to_owned())
+}
+
+/// Runs a program that takes no time.
+fn done(name: &str, command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("starting {name}"))?;
+    anyhow::ensure!(status.success(), "{name} ended with {status}");
+    Ok(())
+}
