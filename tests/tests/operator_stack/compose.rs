@@ -150,6 +150,14 @@ fn the_bridges_configuration_is_right_and_fits_the_other_services() {
         said.contains(&format!("neuroio.entries at {listener}")) && said.contains("ws://simulator:8080/"),
         "{said}"
     );
+    assert!(
+        said.contains("in NEUROIO at nats://nats:4222") && services.contains_key("nats"),
+        "{said}"
+    );
+    for needed in ["kafka", "nats"] {
+        let how = &services["bridge"]["depends_on"][needed]["condition"];
+        assert_eq!(how, "service_healthy", "{needed}");
+    }
     let advertised = services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
         .as_str()
         .unwrap();
