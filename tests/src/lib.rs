@@ -8,6 +8,7 @@ pub mod audit;
 pub mod bridge;
 #[cfg(feature = "clients")]
 pub mod certificates;
+pub mod configuration;
 pub mod fingerprint;
 pub mod http;
 pub mod kafka;

@@ -4,14 +4,18 @@ use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use neurobridge_tests::reference;
+use neurobridge_tests::{configuration, reference};
 
 use crate::shell::say;
 
-/// Starts a bridge and writes down what it exports.
+/// Writes down what a bridge exports, and what it can be told.
 pub(crate) fn run() -> Result<ExitCode> {
-    let path = reference::path();
-    fs::write(&path, reference::make()?).with_context(|| format!("writing {}", path.display()))?;
-    say(&format!("{} is written", path.display()));
+    for (path, text) in [
+        (reference::path(), reference::make()?),
+        (configuration::path(), configuration::make()?),
+    ] {
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        say(&format!("{} is written", path.display()));
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,289 @@
+//! The reference of the configuration, `docs/configuration.md`: made from the schema that the program prints.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value};
+
+use crate::paths::workspace_root;
+use crate::program::neurobridge;
+
+const HEAD: &str = "\
+<!-- Made by `cargo xtask docs` from `neurobridge schema`; a test compares. -->
+# Configuration
+Every key, its type, its default, and its name in the environment. [neurobridge.toml](../config/neurobridge.toml) has them all in one file to
+start from, [examples](../config/examples) has small ones. `neurobridge check -c FILE` names all mistakes of a file at once, each with its line;
+`neurobridge schema` prints the JSON Schema that this page is made from, for editors.
+
+The file is `neurobridge.toml` here, then `/etc/neurobridge/neurobridge.toml`, or what `-c` names. The environment goes above the file. In the
+names below, `NAME` stands for the name of a source or a sink. A text is taken as it is (`007` stays `007`), a list is given whole (`[\"*_image\"]`), a
+table key by key. Times are written `250ms`, `5s`, `1h 30m` or `7d`, sizes `512 KiB`, `64 MiB` or `10 GiB`. A *secret* is a text that is never shown;
+the key with `_file` behind it names a file that holds it, which is read again at each connection. A key without a default may be left out unless
+it is *needed*.
+";
+
+/// What `{field}` means wherever it is allowed.
+const TEMPLATE: &str = "Template";
+
+/// Returns where the reference is.
+pub fn path() -> PathBuf {
+    workspace_root().join("docs/configuration.md")
+}
+
+/// Asks the program for its schema, and makes the reference of it.
+///
+/// # Errors
+/// When the program fails, or its schema has another form than expected.
+pub fn make() -> Result<String> {
+    let output = Command::new(neurobridge())
+        .arg("schema")
+        .output()
+        .context("starting the program")?;
+    ensure!(
+        output.status.success(),
+        "`neurobridge schema` ended with {}",
+        output.status
+    );
+    let schema: Value = serde_json::from_slice(&output.stdout).context("the schema")?;
+    let mut text = HEAD.to_owned();
+    let template = describe(&schema["$defs"][TEMPLATE]);
+    // Writing to a string can't fail.
+    let _ = writeln!(text, "\nA *template*: {template}");
+    let reference = Reference { schema: &schema };
+    reference.write_top(&mut text)?;
+    Ok(text)
+}
+
+struct Reference<'a> {
+    schema: &'a Value,
+}
+
+/// A row of a table.
+struct Row {
+    key: String,
+    kind: String,
+    default: String,
+    tells: String,
+}
+
+impl<'a> Reference<'a> {
+    fn write_top(&self, text: &mut String) -> Result<()> {
+        let top = properties(self.schema)?;
+        let is_table =
+            |value: &&Value| self.tables(value).next().is_some() || value["additionalProperties"].is_object();
+        let mut rows = Vec::new();
+        for (key, value) in top.iter().filter(|(_, value)| !is_table(value)) {
+            self.push_rows("", key, value, self.schema, &mut rows);
+        }
+        write_section(text, "At the top of the file", "", "NEUROBRIDGE__", &rows);
+        for (key, value) in top.iter().filter(|(_, value)| is_table(value)) {
+            let (title, prefix, value) = match &value["additionalProperties"] {
+                inner @ Value::Object(_) => (
+                    format!("[{key}.NAME]"),
+                    format!("NEUROBRIDGE__{}__NAME__", key.to_uppercase()),
+                    inner,
+                ),
+                _ => (
+                    format!("[{key}]"),
+                    format!("NEUROBRIDGE__{}__", key.to_uppercase()),
+                    value,
+                ),
+            };
+            let tables: Vec<_> = self.tables(value).collect();
+            for table in &tables {
+                let mut rows = Vec::new();
+                for (key, value) in properties(table)? {
+                    self.push_rows("", key, value, table, &mut rows);
+                }
+                let kind = table["properties"]["type"]["const"].as_str();
+                let title = match kind {
+                    Some(kind) => format!("`{title}` with `type = \"{kind}\"`"),
+                    None => format!("`{title}`"),
+                };
+                let tells = first(&[describe(&top[key]), describe(table)]);
+                let tells = if kind.is_some() { describe(table) } else { tells };
+                write_section(text, &title, &tells, &prefix, &rows);
+            }
+        }
+        Ok(())
+    }
+
+    /// The tables that a value may be: itself, what it refers to, or its alternatives.
+    fn tables(&self, value: &'a Value) -> Box<dyn Iterator<Item = &'a Value> + 'a> {
+        let value = self.resolve(value);
+        if value["properties"].is_object() {
+            return Box::new(std::iter::once(value));
+        }
+        let schema = self.schema;
+        let alternatives = ["oneOf", "anyOf"]
+            .into_iter()
+            .filter_map(|key| value[key].as_array());
+        Box::new(
+            alternatives
+                .flatten()
+                .flat_map(move |inner| Reference { schema }.tables(inner)),
+        )
+    }
+
+    fn resolve(&self, value: &'a Value) -> &'a Value {
+        let name = value["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+        name.map_or(value, |name| &self.schema["$defs"][name])
+    }
+
+    /// The row of a key, or those of the keys below it.
+    fn push_rows(&self, above: &str, key: &str, value: &'a Value, table: &'a Value, rows: &mut Vec<Row>) {
+        let key_here = format!("{above}{key}");
+        let is_needed = table["required"]
+            .as_array()
+            .is_some_and(|keys| keys.iter().any(|needed| needed == key));
+        let inner: Vec<_> = self.tables(value).collect();
+        if let [inner] = inner[..] {
+            rows.push(Row {
+                kind: "table".to_owned(),
+                default: if is_needed {
+                    "*needed*".to_owned()
+                } else {
+                    String::new()
+                },
+                tells: first(&[describe(value), describe(inner)]),
+                key: key_here.clone(),
+            });
+            for (key, value) in properties(inner).into_iter().flatten() {
+                self.push_rows(&format!("{key_here}."), key, value, inner, rows);
+            }
+            return;
+        }
+        let (kind, tells) = self.kind(value);
+        let default = match &value["default"] {
+            Value::Null if is_needed => "*needed*".to_owned(),
+            Value::Null => String::new(),
+            Value::String(text) => format!("`\"{text}\"`"),
+            other => format!("`{other}`"),
+        };
+        rows.push(Row {
+            key: key_here,
+            kind,
+            default,
+            tells: join(&[describe(value), tells]),
+        });
+    }
+
+    /// The type of a value in a word, and what its values mean where they are few.
+    fn kind(&self, value: &'a Value) -> (String, String) {
+        let nothing = String::new;
+        if let Some(only) = value["const"].as_str() {
+            return (format!("`\"{only}\"`"), nothing());
+        }
+        match value["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
+            Some("ByteSize") => return ("size".to_owned(), nothing()),
+            Some("Template") => return ("template".to_owned(), nothing()),
+            Some("Filter") => return ("table of lists".to_owned(), nothing()),
+            _ => {}
+        }
+        let value = self.resolve(value);
+        let alternatives = ["oneOf", "anyOf"]
+            .into_iter()
+            .find_map(|key| value[key].as_array());
+        if let Some(alternatives) = alternatives {
+            let inner = alternatives.iter().filter(|inner| inner["type"] != "null");
+            let inner: Vec<_> = inner.collect();
+            if let [only] = inner[..] {
+                return self.kind(only);
+            }
+            let words: Vec<_> = inner.iter().filter_map(|inner| inner["const"].as_str()).collect();
+            if words.len() == inner.len() {
+                let kinds: Vec<String> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
+                let mut tells = String::new();
+                for inner in &inner {
+                    let _ = write!(
+                        tells,
+                        " `{}`: {}",
+                        inner["const"].as_str().unwrap_or_default(),
+                        describe(inner)
+                    );
+                }
+                return (kinds.join(" or "), tells.trim().to_owned());
+            }
+        }
+        let word = match &value["type"] {
+            Value::Array(types) => types
+                .iter()
+                .find_map(|kind| kind.as_str().filter(|kind| *kind != "null")),
+            kind => kind.as_str(),
+        };
+        let kind = match (word, value["format"].as_str()) {
+            (_, Some("password")) => "secret",
+            (_, Some("duration")) => "time",
+            (Some("string"), _) if value["default"].as_str().is_some_and(is_time) => "time",
+            (Some("string"), _) => "text",
+            (Some("integer"), _) => "number",
+            (Some("boolean"), _) => "`true` or `false`",
+            (Some("array"), _) => "list",
+            (Some("object"), _) => "table",
+            _ => "text",
+        };
+        (kind.to_owned(), nothing())
+    }
+}
+
+/// Whether a default is written like a time: digits, then a unit.
+fn is_time(text: &str) -> bool {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    unit.len() < text.len() && ["ms", "s", "m", "h", "d"].contains(&unit)
+}
+
+fn properties(table: &Value) -> Result<&Map<String, Value>> {
+    table["properties"]
+        .as_object()
+        .context("a table without properties")
+}
+
+/// The words of a value itself, in one line.
+fn describe(value: &Value) -> String {
+    let words = value["description"].as_str().unwrap_or_default();
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn first(texts: &[String]) -> String {
+    texts
+        .iter()
+        .find(|text| !text.is_empty())
+        .cloned()
+        .unwrap_or_default()
+}
+
+fn join(texts: &[String]) -> String {
+    let texts: Vec<&str> = texts
+        .iter()
+        .map(String::as_str)
+        .filter(|text| !text.is_empty())
+        .collect();
+    texts.join(" ")
+}
+
+fn write_section(text: &mut String, title: &str, tells: &str, prefix: &str, rows: &[Row]) {
+    let _ = writeln!(text, "\n## {title}");
+    if !tells.is_empty() {
+        let _ = writeln!(text, "{tells}\n");
+    }
+    let _ = writeln!(
+        text,
+        "| key | type | default | tells | in the environment |\n|---|---|---|---|---|"
+    );
+    for Row {
+        key,
+        kind,
+        default,
+        tells,
+    } in rows
+    {
+        let variable = match kind.as_str() {
+            "table" | "table of lists" => String::new(),
+            _ => format!("`{prefix}{}`", key.to_uppercase().replace('.', "__")),
+        };
+        let tells = tells.replace('|', "\\|");
+        let _ = writeln!(text, "| `{key}` | {kind} | {default} | {tells} | {variable} |");
+    }
+}
