@@ -125,9 +125,11 @@ impl Site {
             if let Some(status) = bridge.exit_status()? {
                 anyhow::bail!("it ended with {status}: {}", bridge.log_tail());
             }
-            let Ok(status) = http::get(&page, "/status") else {
+            // The ledger alone would not do: after a restart it goes on where it was.
+            if http::get(&page, "/readyz").is_err() {
                 return Ok(None);
-            };
+            }
+            let status = http::get(&page, "/status")?;
             let status: Value = serde_json::from_str(&status)?;
             let sinks = status["sinks"].as_object().into_iter().flatten();
             let mut delivered = sinks.map(|(_, sink)| sink["ledger"]["delivered"].as_u64());
