@@ -1,6 +1,6 @@
 //! The least of HTTP: one GET, the whole answer.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -52,4 +52,47 @@ pub(crate) fn connect(address: &str) -> Result<TcpStream> {
         TcpStream::connect_timeout(&first, TIMEOUT).with_context(|| format!("connecting to {address}"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     Ok(stream)
+}
+
+/// A listener to a stream of server-sent events.
+#[derive(Debug)]
+pub struct EventStream(BufReader<TcpStream>);
+
+impl EventStream {
+    /// Asks `host:port` for the stream at `path`; nothing when the answer is that there is no room for another listener.
+    ///
+    /// # Errors
+    /// When nothing answers within 3 seconds, or with another status than 200 and 503.
+    pub fn open(address: &str, path: &str) -> Result<Option<Self>> {
+        let mut stream = BufReader::new(connect(address)?);
+        write!(stream.get_mut(), "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if stream.read_line(&mut head)? == 0 {
+                bail!("{address}{path} hangs up: {head}");
+            }
+        }
+        match head.split_ascii_whitespace().nth(1) {
+            Some("200") => Ok(Some(Self(stream))),
+            Some("503") => Ok(None),
+            _ => bail!("{address}{path} answers {head}"),
+        }
+    }
+
+    /// The data of the next event.
+    ///
+    /// # Errors
+    /// When none comes within 3 seconds.
+    pub fn next_event(&mut self) -> Result<String> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.0.read_line(&mut line).context("waiting for an event")? == 0 {
+                bail!("the stream has ended");
+            }
+            if let Some(data) = line.strip_prefix("data: ") {
+                return Ok(data.trim_end().to_owned());
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod bridge;
+pub mod browser;
 #[cfg(feature = "clients")]
 pub mod certificates;
 pub mod configuration;

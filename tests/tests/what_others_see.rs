@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::certificates::Certificates;
+use neurobridge_tests::http::EventStream;
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::{Platform, Sent};
 use neurobridge_tests::ports::free_ports;
@@ -158,10 +159,25 @@ fn the_page_is_served_and_has_nothing_from_elsewhere() {
     let bridge = Bridge::start(&dir, &config).unwrap();
     let page = bridge.get("/").unwrap();
     assert!(page.starts_with("<!doctype html>") && page.contains("<title>neurobridge</title>"));
-    for elsewhere in ["http:", "https:", "//cdn", "src=", "@import"] {
-        assert!(!page.contains(elsewhere), "{elsewhere}");
+    let files = [
+        "page.css", "page.js", "parts.js", "plots.js", "words.js", "icon.svg",
+    ];
+    let all = files
+        .map(|file| bridge.get(&format!("/{file}")).unwrap())
+        .concat()
+        + &page;
+    // The name of a kind of XML is written like an address, and is none.
+    let all = all.replace("http://www.w3.org/2000/svg", "");
+    for elsewhere in ["http:", "https:", "//cdn", "@import", "url("] {
+        assert!(!all.contains(elsewhere), "{elsewhere}");
     }
-    assert!(page.contains("/status"), "it shows /status live");
+    for inline in ["<style", "style=", "onclick", "<script>"] {
+        assert!(
+            !page.contains(inline),
+            "{inline}: the policy forbids what is inline"
+        );
+    }
+    assert!(all.contains("status/stream"), "it shows the status live");
     assert_eq!(
         neurobridge_tests::http::get_any(bridge.address(), "/nothing")
             .unwrap()
@@ -192,6 +208,10 @@ fn nothing_personal_and_no_secret_is_on_any_page_or_in_the_log() {
         let mut shown: Vec<(String, String)> = ["/", "/status", "/metrics", "/livez", "/readyz"]
             .map(|path| (path.to_owned(), bridge.get(path).unwrap()))
             .into();
+        let mut stream = EventStream::open(bridge.address(), "/status/stream")
+            .unwrap()
+            .unwrap();
+        shown.push(("/status/stream".to_owned(), stream.next_event().unwrap()));
         let log = stop(bridge);
         // What the platform says is shown, all but the token in it.
         let status = &shown[1].1;

@@ -3,9 +3,11 @@
 mod bench;
 mod brokers;
 mod chaos;
+mod chromium;
 mod dist;
 mod docs;
 mod packages;
+mod pictures;
 mod prometheus;
 mod shell;
 mod test;
@@ -37,6 +39,8 @@ enum Chore {
     Dist(dist::Args),
     /// Writes the documents that are made from the program: docs/metrics.md and docs/configuration.md
     Docs,
+    /// Takes the pictures of the documents anew: docs/pictures
+    Pictures,
 }
 
 fn main() -> ExitCode {
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Chore::Chaos(args) => chaos::run(&args),
         Chore::Dist(args) => dist::run(&args),
         Chore::Docs => docs::run(),
+        Chore::Pictures => pictures::run(),
     };
     match result {
         Ok(code) => code,

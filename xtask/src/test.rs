@@ -9,19 +9,19 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use neurobridge_tests::paths::{Scratch, sweep_scratch, workspace_root};
 use neurobridge_tests::program::{BINARY_VARIABLE, Profile, build};
-use neurobridge_tests::prometheus::SKIP_WORD;
 use neurobridge_tests::shared::{Broker, SKIP_VARIABLE, SKIPPED_FILE_VARIABLE};
+use neurobridge_tests::{browser, prometheus::SKIP_WORD};
 use serde::Deserialize;
 
 use crate::brokers::{Provided, provide};
-use crate::prometheus;
 use crate::shell::say;
+use crate::{chromium, prometheus};
 
 /// Which tests.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 NEUROBRIDGE_TEST_KAFKA=host:port and NEUROBRIDGE_TEST_NATS=url name brokers to use instead of new ones.
-NEUROBRIDGE_TEST_SKIP=kafka,nats,prometheus skips the tests that need these, and says which.")]
+NEUROBRIDGE_TEST_SKIP=kafka,nats,prometheus,chromium skips the tests that need these, and says which.")]
 pub(crate) struct Args {
     /// The packages whose tests to run; the whole workspace, when none is given
     #[arg(short, long)]
@@ -40,6 +40,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // Without it only the tests that need it fail, each with the way to get it.
     if !is_skipped(SKIP_WORD)
         && let Err(error) = prometheus::install()
+    {
+        say(&format!("{error:#}"));
+    }
+    if !is_skipped(browser::SKIP_WORD)
+        && let Err(error) = chromium::install()
     {
         say(&format!("{error:#}"));
     }

@@ -316,6 +316,7 @@ impl SinkParts<'_> {
         tasks.spawn(async move { (name, delivery.await) });
         Ok(SinkHandle {
             name: self.name.to_owned(),
+            kind: self.entry.kind.word(),
             required: common.required,
             progress,
         })

@@ -25,6 +25,8 @@ pub(crate) struct State {
 
 pub(crate) struct SinkHandle {
     pub(crate) name: String,
+    /// Its type, as in the configuration.
+    pub(crate) kind: &'static str,
     /// Counts for readiness.
     pub(crate) required: bool,
     pub(crate) progress: Arc<Progress>,
@@ -126,35 +128,56 @@ impl SinkLedger {
     }
 }
 
+impl SourceView<'_> {
+    /// Whether it is connected and authorised; it is so too while the spool holds back reading.
+    pub(crate) const fn is_connected(&self) -> bool {
+        matches!(
+            self.snapshot.state,
+            SourceState::Authorised | SourceState::Blocked
+        )
+    }
+
+    /// How long it has had no authorised connection: since the start of the bridge where it never had one.
+    pub(crate) fn unconnected_seconds(&self, uptime_seconds: f64) -> Option<f64> {
+        if self.is_connected() {
+            return None;
+        }
+        let open_gap = self.snapshot.open_gap.map(|gap| gap.as_secs_f64());
+        Some(open_gap.unwrap_or(uptime_seconds))
+    }
+}
+
+impl SinkView<'_> {
+    /// Whether it delivers.
+    pub(crate) const fn is_up(&self) -> bool {
+        matches!(self.snapshot.state, SinkState::Up | SinkState::Draining)
+    }
+}
+
 impl View<'_> {
     /// For each source and each required sink that is not ready: its name and why.
     pub(crate) fn unready(&self) -> Vec<(String, String)> {
-        let sources = self.sources.iter().filter_map(|source| {
-            let ready = matches!(
-                source.snapshot.state,
-                SourceState::Authorised | SourceState::Blocked
-            );
-            (!ready).then(|| {
+        let sources = self
+            .sources
+            .iter()
+            .filter(|source| !source.is_connected())
+            .map(|source| {
                 let reason = source.snapshot.reason.clone();
                 (
                     format!("sources.{}", source.name),
                     reason.unwrap_or_else(|| source.snapshot.state.to_string()),
                 )
-            })
-        });
+            });
         let sinks = self
             .sinks
             .iter()
-            .filter(|sink| sink.handle.required)
-            .filter_map(|sink| {
-                let ready = matches!(sink.snapshot.state, SinkState::Up | SinkState::Draining);
-                (!ready).then(|| {
-                    let reason = sink.snapshot.reason.clone();
-                    (
-                        format!("sinks.{}", sink.name),
-                        reason.unwrap_or_else(|| "connecting".to_owned()),
-                    )
-                })
+            .filter(|sink| sink.handle.required && !sink.is_up())
+            .map(|sink| {
+                let reason = sink.snapshot.reason.clone();
+                (
+                    format!("sinks.{}", sink.name),
+                    reason.unwrap_or_else(|| "connecting".to_owned()),
+                )
             });
         sources.chain(sinks).collect()
     }

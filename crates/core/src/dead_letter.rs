@@ -1,8 +1,9 @@
 //! Dead letters: what could not be delivered, and why, kept where a person can find it.
 
-use std::{fmt::Write, future::Future, io, pin::Pin};
+use std::{collections::VecDeque, fmt::Write, future::Future, io, pin::Pin};
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::{
     event::{Event, Sequence},
@@ -25,6 +26,39 @@ pub struct DeadLetter<'a> {
     pub sequence: Sequence,
     /// One JSON object on one line, without a line break.
     pub json: &'a str,
+}
+
+/// A dead letter as anybody may see it: nothing in it comes out of the event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Notice {
+    /// When it was stored.
+    pub at: Timestamp,
+    /// The kind of reason, as it stands in the letter.
+    pub reason: &'static str,
+    /// By which the letter is found: the event's place in the spool, where it has one.
+    pub sequence: Option<Sequence>,
+}
+
+/// The newest dead letters of a source or a sink, a bounded number of them.
+#[derive(Clone, Debug, Default)]
+pub struct Newest(VecDeque<Notice>);
+
+impl Newest {
+    /// Enough to see whether they have one cause.
+    pub const KEPT: usize = 8;
+
+    /// Takes one up; the oldest goes when there are too many.
+    pub fn push(&mut self, notice: Notice) {
+        if self.0.len() == Self::KEPT {
+            self.0.pop_back();
+        }
+        self.0.push_front(notice);
+    }
+
+    /// Those that are kept, the newest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Notice> {
+        self.0.iter()
+    }
 }
 
 /// Appends an event's dead letter as one JSON object on one line. Without its body (`with_event` false) where the
@@ -101,6 +135,24 @@ fn quoted(text: &str) -> serde_json::Value {
 mod tests {
     use super::*;
     use crate::envelope::{Kind, read};
+
+    #[test]
+    fn of_many_letters_the_newest_are_kept() {
+        let mut newest = Newest::default();
+        for sequence in 1..=20 {
+            newest.push(Notice {
+                at: Timestamp::UNIX_EPOCH,
+                reason: "invalid",
+                sequence: Sequence::new(sequence),
+            });
+        }
+        let kept: Vec<u64> = newest
+            .iter()
+            .filter_map(|notice| notice.sequence)
+            .map(Sequence::get)
+            .collect();
+        assert_eq!(kept, [20, 19, 18, 17, 16, 15, 14, 13]);
+    }
 
     #[test]
     fn letters_are_single_lines_of_json() {

@@ -34,7 +34,7 @@ pub use self::{
     source::Source,
     stats::{
         ConnectionCounts, ConnectionOutcome, Counts, DisconnectCounts, DisconnectReason, FrameCounts,
-        FrameKind, GapCounts, GapOutcome, Label, SourceSnapshot, SourceState, SourceStats,
+        FrameKind, Gap, GapCounts, GapOutcome, Label, SourceSnapshot, SourceState, SourceStats,
     },
     tls::TlsSetupError,
 };

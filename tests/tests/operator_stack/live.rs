@@ -33,7 +33,9 @@ fn every_query_has_data_and_every_fault_its_alert() {
     };
     let calm_dir = Scratch::new("stack-calm").unwrap();
     let mut calm_platform = Platform::start(&calm_dir, &["--rate", "50"]).unwrap();
-    let mut calm = Bridge::start(&calm_dir, &source(&calm_platform.url())).unwrap();
+    // On disk: there are syncs to be seen.
+    let on_disk = source(&calm_platform.url()) + "[spool]\ntype = \"disk\"\n";
+    let mut calm = Bridge::start(&calm_dir, &on_disk).unwrap();
 
     let refused_dir = Scratch::new("stack-refused").unwrap();
     let refusing = Platform::start(&refused_dir, &["--token", "right"]).unwrap();

@@ -111,6 +111,19 @@ pub enum SinkKind {
     Nats(Box<NatsConfig>),
 }
 
+impl SinkKind {
+    /// As it stands in `type`.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => "kafka",
+            #[cfg(feature = "nats")]
+            Self::Nats(_) => "nats",
+        }
+    }
+}
+
 impl SinkEntry {
     /// A sink of this type, and all else by default.
     pub fn new(kind: SinkKind) -> Self {

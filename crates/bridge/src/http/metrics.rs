@@ -203,11 +203,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
     );
     for sink in sinks {
         let name = ("sink", sink.name);
-        let is_up = matches!(
-            sink.snapshot.state,
-            neurobridge_core::delivery::SinkState::Up | neurobridge_core::delivery::SinkState::Draining
-        );
-        up.add(&[name], f64::from(u8::from(is_up)));
+        up.add(&[name], f64::from(u8::from(sink.is_up())));
         let counts = sink.ledger.counts;
         for (outcome, count) in [
             ("delivered", counts.delivered),

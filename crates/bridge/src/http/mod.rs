@@ -1,21 +1,24 @@
-//! What the bridge says over HTTP: `/`, `/metrics`, `/livez`, `/readyz`, `/status`. Never events.
+//! What the bridge says over HTTP: `/`, `/metrics`, `/livez`, `/readyz`, `/status`, `/status/stream`. Never events.
 
+mod answer;
 mod metrics;
+mod page;
 mod status;
+mod stream;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
-    Router,
-    extract::State as Extract,
+    extract::{FromRef, State as Extract},
     http::{StatusCode, header},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::status::Status;
+use self::stream::StatusStream;
 use crate::state::State;
 
 /// Binds the address at which the bridge answers.
@@ -35,22 +38,40 @@ pub(crate) async fn serve(
     state: Arc<State>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let router = Router::new()
-        .route("/", get(page))
+    let stream = Arc::new(StatusStream::new(stop.clone()));
+    let router = page::routes()
         .route("/status", get(status))
+        .route("/status/stream", get(listen))
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
-        .with_state(state);
+        .with_state(App {
+            state: Arc::clone(&state),
+            stream: Arc::clone(&stream),
+        });
     tokio::select! {
         biased;
         () = stop.cancelled() => Ok(()),
         served = async { axum::serve(listener, router).await } => served,
+        never = stream.tell(&state) => match never {},
     }
 }
 
-async fn page() -> Html<&'static str> {
-    Html(include_str!("page.html"))
+/// What the handlers share.
+#[derive(Clone)]
+struct App {
+    state: Arc<State>,
+    stream: Arc<StatusStream>,
+}
+
+impl FromRef<App> for Arc<State> {
+    fn from_ref(app: &App) -> Self {
+        Arc::clone(&app.state)
+    }
+}
+
+async fn listen(Extract(app): Extract<App>) -> Response {
+    app.stream.listen()
 }
 
 async fn status(Extract(state): Extract<Arc<State>>) -> Response {

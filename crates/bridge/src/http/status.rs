@@ -3,15 +3,23 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use jiff::Timestamp;
-use neurobridge_core::{delivery::SinkState, ledger::SourceCounts};
-use serde::Serialize;
+use neurobridge_core::{
+    dead_letter::Notice,
+    delivery::SinkState,
+    histogram::{self, BOUNDS},
+    ledger::SourceCounts,
+};
+use neurobridge_listener::Gap;
+use serde::{Serialize, Serializer, ser::SerializeMap};
 
+use super::answer::Answer;
 use crate::state::{SinkLedger, SinkView, SourceView, View};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Status<'a> {
     version: &'static str,
     uptime_seconds: f64,
+    losing_events: Answer,
     sources: BTreeMap<&'a str, Source>,
     spool: Spool,
     sinks: BTreeMap<&'a str, Sink>,
@@ -25,10 +33,23 @@ struct Source {
     connections: u64,
     last_event: Option<Timestamp>,
     last_platform_error: Option<String>,
+    /// Of the last ping.
+    round_trip_seconds: Option<f64>,
+    /// How long there has been no authorised connection; null while there is one.
+    unconnected_seconds: Option<f64>,
     /// Times without an authorised connection after the first one, and how long in all: what was sent then is missed.
     gaps: u64,
     gap_seconds: f64,
+    newest_gaps: Vec<PastGap>,
+    newest_dead_letters: Vec<Notice>,
     ledger: SourceCounts,
+}
+
+#[derive(Debug, Serialize)]
+struct PastGap {
+    began: Timestamp,
+    seconds: f64,
+    reason: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -47,14 +68,32 @@ struct Spool {
 
 #[derive(Debug, Serialize)]
 struct Sink {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    required: bool,
     state: SinkState,
     reason: Option<String>,
     notice: Option<String>,
     lag_events: u64,
     lag_seconds: f64,
+    in_flight: u64,
     resent: u64,
+    latency: Latency,
+    newest_dead_letters: Vec<Notice>,
     ledger: Ledger,
 }
+
+/// From receipt to acknowledgement, since the start.
+#[derive(Debug, Serialize)]
+struct Latency {
+    events: u64,
+    sum_seconds: f64,
+    /// How many of them took no longer than so many seconds.
+    within: Within,
+}
+
+#[derive(Debug)]
+struct Within(histogram::Snapshot);
 
 #[derive(Debug, Serialize)]
 struct Ledger {
@@ -80,10 +119,11 @@ impl<'a> Status<'a> {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: view.uptime_seconds,
+            losing_events: Answer::of(view),
             sources: view
                 .sources
                 .iter()
-                .map(|source| (source.name, Source::of(source)))
+                .map(|source| (source.name, Source::of(source, view.uptime_seconds)))
                 .collect(),
             spool: Spool {
                 kind: view.spool.kind,
@@ -145,7 +185,7 @@ impl<'a> Status<'a> {
 }
 
 impl Source {
-    fn of(source: &SourceView<'_>) -> Self {
+    fn of(source: &SourceView<'_>, uptime_seconds: f64) -> Self {
         let snapshot = &source.snapshot;
         Self {
             state: snapshot.state.into(),
@@ -154,10 +194,53 @@ impl Source {
             connections: snapshot.connections,
             last_event: snapshot.last_event,
             last_platform_error: snapshot.last_platform_error.clone(),
+            round_trip_seconds: snapshot.last_ping_rtt.map(|time| time.as_secs_f64()),
+            unconnected_seconds: source.unconnected_seconds(uptime_seconds),
             gaps: snapshot.gaps.total(),
             gap_seconds: snapshot.gap_time.as_secs_f64(),
+            newest_gaps: snapshot.newest_gaps.iter().map(PastGap::of).collect(),
+            newest_dead_letters: source
+                .handle
+                .intake
+                .stats
+                .newest_dead_letters()
+                .iter()
+                .cloned()
+                .collect(),
             ledger: source.ledger,
         }
+    }
+}
+
+impl PastGap {
+    fn of(gap: &Gap) -> Self {
+        Self {
+            began: gap.began,
+            seconds: gap.length.as_secs_f64(),
+            reason: gap.reason.into(),
+        }
+    }
+}
+
+impl Latency {
+    fn of(snapshot: histogram::Snapshot) -> Self {
+        Self {
+            events: snapshot.count(),
+            sum_seconds: snapshot.sum,
+            within: Within(snapshot),
+        }
+    }
+}
+
+impl Serialize for Within {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(BOUNDS.len()))?;
+        let mut events = 0;
+        for (bound, more) in BOUNDS.iter().zip(self.0.buckets) {
+            events += more;
+            map.serialize_entry(&bound.to_string(), &events)?;
+        }
+        map.end()
     }
 }
 
@@ -169,12 +252,17 @@ impl Sink {
             pending,
         } = sink.ledger;
         Self {
+            kind: sink.handle.kind,
+            required: sink.handle.required,
             state: sink.snapshot.state,
             reason: sink.snapshot.reason.clone(),
             notice: sink.snapshot.notice.clone(),
             lag_events: pending,
             lag_seconds: sink.lag_seconds,
+            in_flight: sink.snapshot.in_flight,
             resent: sink.snapshot.resent,
+            latency: Latency::of(sink.handle.progress.latency()),
+            newest_dead_letters: sink.snapshot.newest_dead_letters.iter().cloned().collect(),
             ledger: Ledger {
                 stored,
                 delivered: counts.delivered,

@@ -9,7 +9,7 @@ mod dedupe;
 use std::{
     borrow::Cow,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -17,7 +17,7 @@ use std::{
 
 use jiff::Timestamp;
 use neurobridge_core::{
-    dead_letter::{self, DeadLetters},
+    dead_letter::{self, DeadLetters, Newest, Notice},
     delivery::Backoff,
     envelope::{self, Envelope, Field, Kind},
     event::{Event, Sequence},
@@ -70,6 +70,29 @@ pub(crate) struct IntakeStats {
     pub(crate) id_conflicts: AtomicU64,
     /// From `created` to receipt; of one event of each wake-up of the socket.
     pub(crate) event_age: Histogram,
+    newest_dead_letters: Mutex<Newest>,
+}
+
+impl IntakeStats {
+    /// The newest dead letters of the source.
+    pub(crate) fn newest_dead_letters(&self) -> Newest {
+        self.newest().clone()
+    }
+
+    fn dead_letter(&self, reason: &'static str) {
+        self.newest().push(Notice {
+            at: Timestamp::now(),
+            reason,
+            sequence: None,
+        });
+    }
+
+    fn newest(&self) -> std::sync::MutexGuard<'_, Newest> {
+        // Nothing within the lock can panic half-way through an update.
+        self.newest_dead_letters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Turns frames into records until all listeners are gone.
@@ -191,6 +214,7 @@ impl Intake {
                 );
                 self.letters.push('\n');
                 self.tallies[index].dead_lettered += 1;
+                source.stats.dead_letter(label);
                 return;
             }
         };
@@ -252,6 +276,7 @@ impl Intake {
                 );
                 self.letters.push('\n');
                 self.tallies[index].dead_lettered += 1;
+                source.stats.dead_letter(reason);
                 return;
             }
         };

@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
+    dead_letter::{Newest, Notice},
+    event::Sequence,
     histogram::{self, Histogram},
     reader::Cursor,
     sink::{FaultKind, RejectionReason, SinkFault},
@@ -49,6 +51,8 @@ pub struct ProgressSnapshot {
     pub faults: [u64; FaultKind::ALL.len()],
     /// Dead letters by [`RejectionReason::ALL`].
     pub dead_letters: [u64; RejectionReason::ALL.len()],
+    /// The newest of them.
+    pub newest_dead_letters: Newest,
     /// What a person should know although nothing is wrong now: a sentence.
     pub notice: Option<String>,
     trouble: Option<String>,
@@ -65,6 +69,7 @@ impl Progress {
             resent: 0,
             faults: [0; FaultKind::ALL.len()],
             dead_letters: [0; RejectionReason::ALL.len()],
+            newest_dead_letters: Newest::default(),
             notice: None,
             trouble: None,
         };
@@ -115,8 +120,14 @@ impl Progress {
         inner.faults[position(&FaultKind::ALL, fault.kind)] += 1;
     }
 
-    pub(super) fn dead_letter(&self, reason: RejectionReason) {
-        self.lock().dead_letters[position(&RejectionReason::ALL, reason)] += 1;
+    pub(super) fn dead_letter(&self, sequence: Sequence, reason: RejectionReason) {
+        let mut inner = self.lock();
+        inner.dead_letters[position(&RejectionReason::ALL, reason)] += 1;
+        inner.newest_dead_letters.push(Notice {
+            at: Timestamp::now(),
+            reason: reason.label(),
+            sequence: Some(sequence),
+        });
     }
 
     pub(super) fn set_in_flight(&self, in_flight: u64, resent: u64) {

@@ -281,7 +281,7 @@ impl Window {
         })?;
         for (sequence, rejection, _) in self.rejected.drain(..) {
             self.tracker.settle(sequence, Outcome::DeadLettered);
-            self.progress.dead_letter(rejection.reason);
+            self.progress.dead_letter(sequence, rejection.reason);
         }
         Ok(())
     }
@@ -397,7 +397,7 @@ impl Window {
         match ack.verdict {
             Verdict::Delivered | Verdict::Duplicate => {
                 self.tracker.settle(ack.sequence, Outcome::DeadLettered);
-                self.progress.dead_letter(rejection.reason);
+                self.progress.dead_letter(ack.sequence, rejection.reason);
             }
             Verdict::Rejected(refusal) | Verdict::Suspect(refusal) => {
                 if body == Body::LeftOut {

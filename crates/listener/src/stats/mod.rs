@@ -4,6 +4,7 @@ mod labels;
 
 use std::{
     borrow::Cow,
+    collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,6 +18,8 @@ pub use self::labels::{
     GapCounts, GapOutcome, Label, SourceState,
 };
 
+/// How many of the newest gaps are remembered, to be shown.
+const GAPS_KEPT: usize = 8;
 const HELD_BACK: &str = "reading is held back: whoever takes the events has no room (a full spool, mostly)";
 
 /// The state and the counters of a source, shared by it and whoever shows them.
@@ -54,12 +57,18 @@ pub struct SourceSnapshot {
     pub received_bytes: u64,
     /// Round trips of pings, in seconds.
     pub ping_rtt: histogram::Snapshot,
+    /// The last of them.
+    pub last_ping_rtt: Option<Duration>,
     /// How long reading was held back, with the time that it is being held back now.
     pub blocked: Duration,
     /// Gaps that are over.
     pub gaps: GapCounts,
     /// The time within gaps, with the one that is open now.
     pub gap_time: Duration,
+    /// How long the gap lasts that is open now.
+    pub open_gap: Option<Duration>,
+    /// The newest gaps that are over, the newest first.
+    pub newest_gaps: Vec<Gap>,
     /// Our clock minus the platform's in seconds, by the `Date` header of its answer to the upgrade, and so known to
     /// a second only. `None` while no answer had one.
     pub clock_skew_seconds: Option<f64>,
@@ -67,6 +76,18 @@ pub struct SourceSnapshot {
     pub platform_errors: u64,
     /// The last of them, shortened.
     pub last_platform_error: Option<String>,
+}
+
+/// A time without an authorised connection, between two that were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gap {
+    /// When the connection was lost.
+    pub began: Timestamp,
+    /// How long it took until the next one was authorised.
+    pub length: Duration,
+    /// Why the connection had ended.
+    pub reason: DisconnectReason,
 }
 
 #[derive(Debug)]
@@ -84,6 +105,9 @@ struct Inner {
     blocked: Stopwatch,
     gaps: GapCounts,
     gap: Stopwatch,
+    gap_began: Option<(Timestamp, Instant, DisconnectReason)>,
+    newest_gaps: VecDeque<Gap>,
+    last_ping_rtt: Option<Duration>,
     clock_skew_seconds: Option<f64>,
     platform_errors: u64,
     last_platform_error: Option<String>,
@@ -122,6 +146,9 @@ impl SourceStats {
                 blocked: Stopwatch::default(),
                 gaps: GapCounts::default(),
                 gap: Stopwatch::default(),
+                gap_began: None,
+                newest_gaps: VecDeque::new(),
+                last_ping_rtt: None,
                 clock_skew_seconds: None,
                 platform_errors: 0,
                 last_platform_error: None,
@@ -146,9 +173,14 @@ impl SourceStats {
             frames: inner.frames,
             received_bytes: inner.received_bytes,
             ping_rtt: self.ping_rtt.snapshot(),
+            last_ping_rtt: inner.last_ping_rtt,
             blocked: inner.blocked.elapsed(now),
             gaps: inner.gaps,
             gap_time: inner.gap.elapsed(now),
+            open_gap: inner
+                .gap_began
+                .map(|(_, since, _)| now.saturating_duration_since(since)),
+            newest_gaps: inner.newest_gaps.iter().cloned().collect(),
             clock_skew_seconds: inner.clock_skew_seconds,
             platform_errors: inner.platform_errors,
             last_platform_error: inner.last_platform_error.clone(),
@@ -175,9 +207,11 @@ impl SourceStats {
         inner.enter(SourceState::Authorised);
         inner.reason = None;
         inner.outcomes.add(ConnectionOutcome::Authorised, 1);
-        if inner.gap.stop(Instant::now()) {
+        let now = Instant::now();
+        if inner.gap.stop(now) {
             inner.gaps.add(GapOutcome::Unrecovered, 1);
         }
+        inner.close_gap(now);
     }
 
     pub(crate) fn held_back(&self) {
@@ -208,6 +242,7 @@ impl SourceStats {
 
     pub(crate) fn pong(&self, round_trip: Duration) {
         self.ping_rtt.observe(round_trip.as_secs_f64());
+        self.lock().last_ping_rtt = Some(round_trip);
     }
 
     /// An open connection ended; `was_authorised` begins a gap, unless the source is being stopped.
@@ -219,6 +254,7 @@ impl SourceStats {
         inner.blocked.stop(now);
         if was_authorised && reason != DisconnectReason::Stopped {
             inner.gap.start(now);
+            inner.gap_began.get_or_insert((Timestamp::now(), now, reason));
         }
     }
 
@@ -241,6 +277,21 @@ impl SourceStats {
 }
 
 impl Inner {
+    /// The oldest of the gaps goes when there are too many.
+    fn close_gap(&mut self, now: Instant) {
+        let Some((began, since, reason)) = self.gap_began.take() else {
+            return;
+        };
+        if self.newest_gaps.len() == GAPS_KEPT {
+            self.newest_gaps.pop_back();
+        }
+        self.newest_gaps.push_front(Gap {
+            began,
+            length: now.saturating_duration_since(since),
+            reason,
+        });
+    }
+
     fn enter(&mut self, state: SourceState) {
         if self.state != state {
             self.state = state;
@@ -296,6 +347,7 @@ mod tests {
             Duration::from_secs(2),
             "the open gap counts"
         );
+        assert_eq!(stats.snapshot().open_gap, Some(Duration::from_secs(2)));
         stats.dialling();
         stats.authorising(Some(0.5));
         stats.disconnected(DisconnectReason::TokenRefused, false);
@@ -306,8 +358,35 @@ mod tests {
         let snapshot = stats.snapshot();
         assert_eq!(snapshot.gap_time, Duration::from_secs(5));
         assert_eq!(snapshot.gaps.get(GapOutcome::Unrecovered), 1);
+        assert_eq!(snapshot.open_gap, None);
+        let [gap] = &snapshot.newest_gaps[..] else {
+            panic!("{:?}", snapshot.newest_gaps)
+        };
+        assert_eq!(
+            (gap.length, gap.reason),
+            (Duration::from_secs(5), DisconnectReason::Closed),
+            "the reason is that of the first loss"
+        );
         assert_eq!((snapshot.connections, snapshot.open_connections), (4, 1));
         assert_eq!(snapshot.clock_skew_seconds, Some(0.5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_gaps_the_newest_are_kept() {
+        let stats = SourceStats::new();
+        for second in 0..20 {
+            stats.authorised();
+            stats.disconnected(DisconnectReason::Broken, true);
+            tokio::time::advance(Duration::from_secs(second)).await;
+        }
+        stats.authorised();
+        let lengths: Vec<u64> = stats
+            .snapshot()
+            .newest_gaps
+            .iter()
+            .map(|gap| gap.length.as_secs())
+            .collect();
+        assert_eq!(lengths, [19, 18, 17, 16, 15, 14, 13, 12]);
     }
 
     #[tokio::test(start_paused = true)]

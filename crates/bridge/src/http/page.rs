@@ -1,0 +1,55 @@
+//! `/`: one page for people, and the few files it needs. All of it is in the binary; nothing comes from elsewhere.
+
+use axum::{
+    Router,
+    http::{HeaderName, header},
+    response::IntoResponse,
+    routing::get,
+};
+
+use super::App;
+
+/// Nothing but what this server itself serves, nothing inline, nobody's frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/", get(|| file("text/html", include_str!("page/page.html"))))
+        .route(
+            "/page.css",
+            get(|| file("text/css", include_str!("page/page.css"))),
+        )
+        .route(
+            "/page.js",
+            get(|| file("text/javascript", include_str!("page/page.js"))),
+        )
+        .route(
+            "/parts.js",
+            get(|| file("text/javascript", include_str!("page/parts.js"))),
+        )
+        .route(
+            "/words.js",
+            get(|| file("text/javascript", include_str!("page/words.js"))),
+        )
+        .route(
+            "/plots.js",
+            get(|| file("text/javascript", include_str!("page/plots.js"))),
+        )
+        .route(
+            "/icon.svg",
+            get(|| file("image/svg+xml", include_str!("page/icon.svg"))),
+        )
+}
+
+async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+    let headers: [(HeaderName, String); 5] = [
+        (header::CONTENT_TYPE, format!("{kind}; charset=utf-8")),
+        (header::CONTENT_SECURITY_POLICY, POLICY.to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+        (header::REFERRER_POLICY, "no-referrer".to_owned()),
+        // Another version of the bridge has another page.
+        (header::CACHE_CONTROL, "no-cache".to_owned()),
+    ];
+    (headers, text)
+}

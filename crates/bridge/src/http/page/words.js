@@ -1,0 +1,52 @@
+// Numbers, times and states in words.
+
+export const number = n => Math.round(n).toLocaleString("en");
+
+export const rate = n => n === null ? "–" : `${n < 9.95 && n > 0 ? n.toFixed(1) : number(n)}/s`;
+
+export function seconds(s) {
+  if (s === null || s === undefined) return "–";
+  if (s === 0) return "0 s";
+  if (s < 0.0995) return `${(s * 1000).toFixed(s < 0.00995 ? 1 : 0)} ms`;
+  if (s < 10) return `${s.toFixed(1)} s`;
+  if (s < 120) return `${Math.round(s)} s`;
+  if (s < 7200) return `${Math.round(s / 60)} min`;
+  return s < 172800 ? `${(s / 3600).toFixed(1)} h` : `${(s / 86400).toFixed(1)} days`;
+}
+
+export function bytes(b) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  while (b >= 1024 && units.length > 1) { b /= 1024; units.shift(); }
+  return `${units[0] === "B" || b >= 10 ? Math.round(b) : b.toFixed(1)} ${units[0]}`;
+}
+
+/** The time of day, with the date when it is not today's. */
+export function moment(date) {
+  const time = date.toLocaleTimeString("en-GB");
+  return date.toDateString() === new Date().toDateString() ? time : `${date.toLocaleDateString("en-CA")} ${time}`;
+}
+
+/** A word of the status, as people write it. */
+export const plain = word => word.replaceAll("_", " ");
+
+const LETTERS = {
+  too_large: "larger than the sink takes",
+  invalid: "refused as invalid by the sink",
+  unrenderable: "no message can be made of it",
+};
+
+export const letterReason = reason => LETTERS[reason] ?? plain(reason);
+
+const TONES = {
+  authorised: "good", up: "good", blocked: "warn", draining: "warn", refused: "bad", waiting: "bad", down: "bad",
+};
+
+/** Of a state: how good it is. On the way to the first connection nothing is wrong yet. */
+export const tone = part => TONES[part.state] ?? (part.reason ? "bad" : "warn");
+
+export const ANSWERS = {
+  no: ["No", "good"],
+  not_yet: ["Not yet", "warn"],
+  not_now: ["Not now", "warn"],
+  yes: ["Yes", "bad"],
+};

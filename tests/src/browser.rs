@@ -1,0 +1,229 @@
+//! A real Chromium without a window, driven by its DevTools protocol: what a page shows to a person.
+
+mod accessibility;
+mod installation;
+mod pipe;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+pub use self::accessibility::Node;
+pub use self::installation::{SKIP_WORD, chromium, for_test};
+use self::pipe::Pipe;
+use crate::paths::Scratch;
+use crate::poll::wait_for;
+use crate::process::Process;
+
+/// It asks nobody in the network, and keeps nothing but in its folder. Root may not have its sandbox; what it shows is ours.
+const FLAGS: [&str; 11] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+];
+
+/// A running Chromium with one page. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Browser {
+    process: Process,
+    pipe: Pipe,
+    session: String,
+}
+
+/// Whom a page is shown to.
+#[derive(Debug, Clone, Copy)]
+pub struct Screen {
+    /// Its width, in CSS pixels.
+    pub width: u32,
+    /// Its height.
+    pub height: u32,
+    /// Whether the person has chosen dark colours.
+    pub dark: bool,
+}
+
+impl Browser {
+    /// Starts this Chromium with an empty profile in `dir`, and opens an empty page.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn start(chromium: &Path, dir: &Scratch) -> Result<Self> {
+        let (mut pipe, [commands, answers]) = Pipe::open(dir)?;
+        // The protocol is spoken over the descriptors 3 and 4.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "exec \"$@\" 3<\"$COMMANDS\" 4>\"$ANSWERS\"", "sh"])
+            .arg(chromium)
+            .args(FLAGS)
+            .arg(format!("--user-data-dir={}", dir.join("profile").display()))
+            .env("COMMANDS", commands)
+            .env("ANSWERS", answers)
+            .env("HOME", dir.path());
+        let process = Process::spawn("chromium", &mut command, &dir.join("chromium.log"))?;
+        let target = pipe
+            .call(None, "Target.createTarget", json!({ "url": "about:blank" }))
+            .with_context(|| process.log_tail())?;
+        let attached = pipe.call(
+            None,
+            "Target.attachToTarget",
+            json!({ "targetId": target["targetId"], "flatten": true }),
+        )?;
+        let session = attached["sessionId"]
+            .as_str()
+            .context("a page without a session")?;
+        let mut browser = Self {
+            process,
+            pipe,
+            session: session.to_owned(),
+        };
+        for domain in ["Page", "Runtime", "Log", "Network", "Accessibility"] {
+            browser.call(&format!("{domain}.enable"), json!({}))?;
+        }
+        Ok(browser)
+    }
+
+    /// Shows the page on this screen from now on.
+    ///
+    /// # Errors
+    /// When Chromium refuses.
+    pub fn show_on(&mut self, screen: Screen) -> Result<()> {
+        let Screen { width, height, dark } = screen;
+        let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.call("Emulation.setDeviceMetricsOverride", metrics)?;
+        let scheme = if dark { "dark" } else { "light" };
+        let feature = json!({ "name": "prefers-color-scheme", "value": scheme });
+        self.call("Emulation.setEmulatedMedia", json!({ "features": [feature] }))?;
+        Ok(())
+    }
+
+    /// Opens an address.
+    ///
+    /// # Errors
+    /// When nothing answers there.
+    pub fn open(&mut self, url: &str) -> Result<()> {
+        let answer = self.call("Page.navigate", json!({ "url": url }))?;
+        ensure!(answer["errorText"].is_null(), "{url}: {}", answer["errorText"]);
+        Ok(())
+    }
+
+    /// The value of an expression within the page.
+    ///
+    /// # Errors
+    /// When it throws.
+    pub fn evaluate(&mut self, expression: &str) -> Result<Value> {
+        let parameters = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let mut answer = self.call("Runtime.evaluate", parameters)?;
+        let thrown = &answer["exceptionDetails"];
+        ensure!(thrown.is_null(), "{expression}: {thrown}");
+        Ok(answer["result"]["value"].take())
+    }
+
+    /// Waits until an expression within the page has a value that is not false, null, 0 or empty.
+    ///
+    /// # Errors
+    /// When it has not within `timeout`; the error has the text of the page.
+    pub fn wait(&mut self, what: &str, timeout: Duration, expression: &str) -> Result<Value> {
+        let found = wait_for(what, timeout, || {
+            let value = self.evaluate(expression)?;
+            let nothing = [json!(false), Value::Null, json!(0), json!("")];
+            Ok((!nothing.contains(&value)).then_some(value))
+        });
+        found.with_context(|| match self.text() {
+            Ok(text) => format!("the page says: {text}"),
+            Err(error) => format!("the page can't be read: {error:#}"),
+        })
+    }
+
+    /// What stands on the page.
+    ///
+    /// # Errors
+    /// When the page can't be asked.
+    pub fn text(&mut self) -> Result<String> {
+        let text = self.evaluate("document.body.innerText")?;
+        Ok(text.as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Presses and releases a key, such as `Tab`.
+    ///
+    /// # Errors
+    /// When Chromium refuses.
+    pub fn press(&mut self, key: &str) -> Result<()> {
+        let code = match key {
+            "Tab" => 9,
+            "Enter" => 13,
+            _ => 0,
+        };
+        for kind in ["rawKeyDown", "char", "keyUp"] {
+            let mut event = json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code });
+            match (key, kind) {
+                ("Enter", "char") => event["text"] = json!("\r"),
+                (_, "char") => continue,
+                _ => {}
+            }
+            self.call("Input.dispatchKeyEvent", event)?;
+        }
+        Ok(())
+    }
+
+    /// A picture of the whole page, as PNG.
+    ///
+    /// # Errors
+    /// When Chromium refuses.
+    pub fn picture(&mut self) -> Result<Vec<u8>> {
+        let answer = self.call("Page.captureScreenshot", json!({ "captureBeyondViewport": true }))?;
+        let text = answer["data"].as_str().context("a picture without data")?;
+        data_encoding::BASE64
+            .decode(text.as_bytes())
+            .context("a picture that is no base64")
+    }
+
+    /// What a screen reader is told of the page, in its order.
+    ///
+    /// # Errors
+    /// When Chromium refuses.
+    pub fn accessibility(&mut self) -> Result<Vec<Node>> {
+        let tree = self.call("Accessibility.getFullAXTree", json!({}))?;
+        accessibility::nodes(&tree)
+    }
+
+    /// What the page has asked for so far.
+    pub fn requests(&self) -> Vec<String> {
+        let sent = self.events("Network.requestWillBeSent");
+        sent.filter_map(|event| event["request"]["url"].as_str().map(str::to_owned))
+            .collect()
+    }
+
+    /// Exceptions, and what the console has of errors: refusals by the page's policy among them.
+    pub fn complaints(&self) -> Vec<String> {
+        let thrown = self.events("Runtime.exceptionThrown").map(Value::to_string);
+        let logged = self
+            .events("Log.entryAdded")
+            .filter(|event| event["entry"]["level"] == "error")
+            .map(Value::to_string);
+        thrown.chain(logged).collect()
+    }
+
+    fn events(&self, method: &str) -> impl Iterator<Item = &Value> {
+        let events = self.pipe.events().iter();
+        events
+            .filter(move |event| event["method"] == method)
+            .map(|event| &event["params"])
+    }
+
+    fn call(&mut self, method: &str, parameters: Value) -> Result<Value> {
+        let session = self.session.clone();
+        self.pipe
+            .call(Some(&session), method, parameters)
+            .with_context(|| self.process.log_tail())
+    }
+}

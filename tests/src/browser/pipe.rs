@@ -1,0 +1,128 @@
+//! The DevTools protocol over two named pipes: JSON with a zero byte behind each message.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use serde_json::{Value, json};
+
+use crate::paths::Scratch;
+
+/// A browser on a busy machine takes seconds to start.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Answers and events that were not taken up yet; the browser waits when there are more.
+const WAITING: usize = 1024;
+/// Events that are kept. A page has a few dozen of those that are wanted.
+const KEPT: usize = 10_000;
+
+/// One end of a conversation with a browser.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    commands: File,
+    answers: PathBuf,
+    messages: Receiver<Value>,
+    events: Vec<Value>,
+    last_id: u64,
+}
+
+impl Pipe {
+    /// Makes both pipes in `dir`; their paths are for the browser: whence it reads, and where it writes.
+    pub(super) fn open(dir: &Scratch) -> Result<(Self, [PathBuf; 2])> {
+        let [commands, answers] = ["commands", "answers"].map(|name| dir.join(name));
+        for path in [&commands, &answers] {
+            mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)
+                .with_context(|| format!("making the pipe {}", path.display()))?;
+        }
+        let (send, messages) = sync_channel(WAITING);
+        let reader = BufReader::new(both_ways(&answers)?);
+        thread::spawn(move || read(reader, &send));
+        let pipe = Self {
+            commands: both_ways(&commands)?,
+            answers: answers.clone(),
+            messages,
+            events: Vec::new(),
+            last_id: 0,
+        };
+        Ok((pipe, [commands, answers]))
+    }
+
+    /// Calls a method, of a page's session or of the browser itself, and waits for its result.
+    pub(super) fn call(&mut self, session: Option<&str>, method: &str, parameters: Value) -> Result<Value> {
+        self.last_id += 1;
+        let mut command = json!({ "id": self.last_id, "method": method, "params": parameters });
+        if let Some(session) = session {
+            command["sessionId"] = session.into();
+        }
+        write!(self.commands, "{command}\0").context("writing to the browser")?;
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(mut message) = self.messages.recv_timeout(left) else {
+                bail!("the browser has not answered {method} within {TIMEOUT:?}");
+            };
+            if message["id"] != self.last_id {
+                self.keep(message);
+                continue;
+            }
+            if !message["error"].is_null() {
+                bail!("{method}: {}", message["error"]);
+            }
+            return Ok(message["result"].take());
+        }
+    }
+
+    /// The events so far.
+    pub(super) fn events(&self) -> &[Value] {
+        &self.events
+    }
+
+    fn keep(&mut self, message: Value) {
+        let wanted = [
+            "Network.requestWillBeSent",
+            "Runtime.exceptionThrown",
+            "Log.entryAdded",
+        ];
+        let is_wanted = message["method"]
+            .as_str()
+            .is_some_and(|method| wanted.contains(&method));
+        if is_wanted && self.events.len() < KEPT {
+            self.events.push(message);
+        }
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // The thread waits for a message, of which there are no more: an empty one ends it.
+        let _ = both_ways(&self.answers).and_then(|mut answers| Ok(answers.write_all(b"\0")?));
+    }
+}
+
+/// Opened both ways a pipe is open at once, whether the browser is there or not.
+fn both_ways(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .with_context(|| format!("opening the pipe {}", path.display()))
+}
+
+fn read(mut answers: BufReader<File>, messages: &SyncSender<Value>) {
+    let mut bytes = Vec::new();
+    while matches!(answers.read_until(0, &mut bytes), Ok(length) if length > 1) {
+        bytes.pop();
+        let Ok(message) = serde_json::from_slice(&bytes) else {
+            return;
+        };
+        if messages.send(message).is_err() {
+            return;
+        }
+        bytes.clear();
+    }
+}

@@ -1,0 +1,164 @@
+//! What happens to the bridge is on its page within two seconds.
+//!
+//! Of the bridge's own clock, and not of this test's, which may have to wait for a core: each status has the bridge's
+//! uptime, and the page keeps that of the status that it shows. Each limit grows by what a slow machine adds, which is
+//! taken from how long the same machine takes to answer a question that costs nothing.
+
+use std::process::Command;
+use std::time::Instant;
+
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::browser::Browser;
+use neurobridge_tests::nats::NatsOptions;
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::process::Process;
+use neurobridge_tests::program::neurobridge;
+use neurobridge_tests::shared::own_nats;
+use serde_json::Value;
+
+use super::{DESK, SOON, source, watch};
+
+const LIMIT_SECONDS: f64 = 2.0;
+/// So many answers may be late before something is seen.
+const LATE_ANSWERS: f64 = 4.0;
+
+/// Writes down each change of the page: the uptime that it shows, the browser's clock in seconds, and its words.
+const RECORD: &str = r##"
+    window.recorded = [];
+    new MutationObserver(() => {
+        const parts = [...document.querySelectorAll(".part")].map(part =>
+            `${part.querySelector("h3").firstChild.textContent}=${part.querySelector(".pill").textContent}`);
+        const words = [document.querySelector("#word").textContent, ...parts].join(" ");
+        if (recorded.at(-1)?.[2] !== words)
+            recorded.push([Number(document.documentElement.dataset.uptime), performance.now() / 1000, words]);
+    }).observe(document.querySelector("main"), { subtree: true, childList: true, characterData: true });
+    true
+"##;
+
+/// The uptime at which `/status` first says something, and how long the slowest answer took.
+fn first_in_status(bridge: &Bridge, what: &str, says: impl Fn(&Value) -> bool) -> (f64, f64) {
+    let slowest = std::cell::Cell::new(0.0_f64);
+    let asked = std::cell::Cell::new(Instant::now());
+    let status = bridge.wait(what, SOON, |status| {
+        slowest.set(slowest.get().max(asked.get().elapsed().as_secs_f64()));
+        asked.set(Instant::now());
+        says(status)
+    });
+    (status.unwrap()["uptime_seconds"].as_f64().unwrap(), slowest.get())
+}
+
+/// When the page first had words of which this is true, by both clocks.
+fn first_on_page(browser: &mut Browser, what: &str, condition: &str) -> (f64, f64) {
+    let found = format!("recorded.find(([uptime, at, words]) => {condition}) ?? null");
+    let found = browser.wait(what, SOON, &found).unwrap();
+    (found[0].as_f64().unwrap_or(f64::NAN), found[1].as_f64().unwrap())
+}
+
+#[test]
+fn a_cut_source_a_stopped_sink_and_a_killed_bridge_are_on_the_page_within_two_seconds() {
+    let Some(mut nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let dir = Scratch::new("page-faults").unwrap();
+    let mut platform = Platform::start(&dir, &["--rate", "50"]).unwrap();
+    let config = format!(
+        "{}[sinks.nats]\ntype = \"nats\"\nservers = [\"{}\"]\n\
+         stream = {{ name = \"PAGE\", create = true, max_age = \"1h\", replicas = 1 }}\n",
+        source(&platform.url()),
+        nats.url()
+    );
+    let mut bridge = Bridge::start(&dir, &config).unwrap();
+    let Some(mut browser) = watch(&bridge, &dir, DESK) else {
+        return;
+    };
+    let well = "document.querySelector('#word').textContent === 'No'";
+    browser.wait("all to be well", SOON, well).unwrap();
+    browser.evaluate(RECORD).unwrap();
+
+    nats.kill().unwrap();
+    let (in_status, slow) = first_in_status(&bridge, "the sink to be down", |status| {
+        status["sinks"]["nats"]["state"] == "down"
+    });
+    let (on_page, _) = first_on_page(
+        &mut browser,
+        "the page to say that the sink is down",
+        "words.startsWith('Not yet') && words.includes('nats=down')",
+    );
+    let limit = LIMIT_SECONDS + LATE_ANSWERS * slow;
+    assert!(
+        on_page - in_status < limit,
+        "{on_page} after {in_status}, limit {limit}"
+    );
+
+    platform.process().kill().unwrap();
+    let (in_status, slow) = first_in_status(&bridge, "the source to be cut", |status| {
+        status["sources"]["main"]["state"] != "authorised"
+    });
+    let (on_page, _) = first_on_page(
+        &mut browser,
+        "the page to say that the source is cut",
+        "words.startsWith('Yes') && !words.includes('main=authorised')",
+    );
+    let limit = LIMIT_SECONDS + LATE_ANSWERS * slow;
+    assert!(
+        on_page - in_status < limit,
+        "{on_page} after {in_status}, limit {limit}"
+    );
+    let because = browser
+        .evaluate("document.querySelector('#because').textContent")
+        .unwrap();
+    assert!(
+        because.as_str().unwrap().contains("main is not connected"),
+        "{because}"
+    );
+
+    let asked = Instant::now();
+    let killed_at = browser
+        .evaluate("performance.now() / 1000")
+        .unwrap()
+        .as_f64()
+        .unwrap();
+    let slow = asked.elapsed().as_secs_f64();
+    bridge.process().kill().unwrap();
+    let (_, said_at) = first_on_page(
+        &mut browser,
+        "the page to say that the bridge is gone",
+        "words.startsWith('Unknown')",
+    );
+    let limit = LIMIT_SECONDS + LATE_ANSWERS * slow;
+    assert!(
+        said_at - killed_at < limit,
+        "{said_at} after {killed_at}, limit {limit}"
+    );
+    let said = browser
+        .evaluate("document.querySelector('#said').textContent")
+        .unwrap();
+    assert_eq!(said, "The bridge does not answer.");
+
+    let mut again = Command::new(neurobridge());
+    again.args(["run", "-c"]).arg(dir.join("neurobridge.toml"));
+    let _again = Process::spawn("bridge", &mut again, &dir.join("again.log")).unwrap();
+    let back = "document.querySelector('#link').textContent === 'live' \
+                && document.querySelector('#seen').textContent.includes('The bridge was started again')";
+    browser
+        .wait("the page to come back by itself", SOON, back)
+        .unwrap();
+}
+
+#[test]
+fn a_bridge_that_hangs_is_as_good_as_gone_and_comes_back() {
+    let dir = Scratch::new("page-frozen").unwrap();
+    let mut bridge = Bridge::start(&dir, &source("ws://127.0.0.1:1/")).unwrap();
+    let Some(mut browser) = watch(&bridge, &dir, DESK) else {
+        return;
+    };
+    bridge.process().freeze().unwrap();
+    let gone = "document.querySelector('#word').textContent === 'Unknown'";
+    browser
+        .wait("the page to notice the silence", SOON, gone)
+        .unwrap();
+    bridge.process().thaw().unwrap();
+    let live = "document.querySelector('#link').textContent === 'live'";
+    browser.wait("the page to be live again", SOON, live).unwrap();
+}

@@ -1,0 +1,138 @@
+//! The page of a bridge in a real browser: what it says when something happens, to whom, and what it never says.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+mod faults;
+mod readers;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::browser::{self, Browser, Screen};
+use neurobridge_tests::http::EventStream;
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use serde_json::Value;
+
+/// Many times what all of it takes on two busy cores.
+const SOON: Duration = Duration::from_secs(120);
+const DESK: Screen = Screen {
+    width: 1280,
+    height: 900,
+    dark: false,
+};
+const TELEPHONE: Screen = Screen {
+    width: 360,
+    height: 740,
+    dark: true,
+};
+
+/// A browser that shows the page of this bridge, live; nothing when the test is to be skipped.
+fn watch(bridge: &Bridge, dir: &Scratch, screen: Screen) -> Option<Browser> {
+    let chromium = browser::for_test()?;
+    let mut browser = Browser::start(&chromium, dir).unwrap();
+    browser.show_on(screen).unwrap();
+    browser.open(&format!("http://{}/", bridge.address())).unwrap();
+    browser
+        .wait(
+            "the page to be live",
+            SOON,
+            "document.querySelector('#link')?.textContent === 'live'",
+        )
+        .unwrap();
+    Some(browser)
+}
+
+fn source(url: &str) -> String {
+    format!("[sources.main]\nurl = \"{url}\"\ntoken = \"t\"\n[sinks.events]\ntype = \"file\"\n")
+}
+
+#[test]
+fn nothing_personal_is_on_the_page_or_in_its_stream_and_nothing_comes_from_elsewhere() {
+    let dir = Scratch::new("page-personal").unwrap();
+    let faults = [
+        "--count",
+        "500",
+        "--fault",
+        "bad-json,after=20,times=1",
+        "--fault",
+        "unknown-kind,after=30,times=1",
+    ];
+    let platform = Platform::start(&dir, &faults).unwrap();
+    let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
+    let Some(mut browser) = watch(&bridge, &dir, DESK) else {
+        return;
+    };
+    let all = "document.querySelector('#received').textContent === '502'";
+    browser.wait("all events to be counted", SOON, all).unwrap();
+    let mut stream = EventStream::open(bridge.address(), "/status/stream")
+        .unwrap()
+        .unwrap();
+    let streamed = stream.next_event().unwrap();
+    let status: Value = serde_json::from_str(&streamed).unwrap();
+    assert_eq!(status["losing_events"]["answer"], "no", "{status:#}");
+    let letters = status["sources"]["main"]["newest_dead_letters"]
+        .as_array()
+        .unwrap();
+    assert_eq!(letters.len(), 2, "{letters:?}");
+    let page = browser.evaluate("document.documentElement.outerHTML").unwrap();
+    let page = page.as_str().unwrap();
+    assert!(page.contains("main: not json"), "the reason is told: {page}");
+
+    let origin = format!("http://{}/", bridge.address());
+    for request in browser.requests() {
+        assert!(
+            request.starts_with(&origin) || request.starts_with("data:"),
+            "{request}"
+        );
+    }
+    assert_eq!(
+        browser.complaints(),
+        [""; 0],
+        "the policy forbids nothing that the page does"
+    );
+
+    let sent = platform.stop().unwrap();
+    let secrets: BTreeSet<String> = sent.iter().flat_map(|event| secrets(&event.data)).collect();
+    assert!(secrets.len() > 500, "{} are enough to find one", secrets.len());
+    for (place, text) in [("page", page), ("stream", &streamed)] {
+        let found = secrets.iter().find(|secret| text.contains(secret.as_str()));
+        assert!(found.is_none(), "{found:?} is in the {place}");
+    }
+}
+
+/// What is long enough not to stand somewhere by chance, of all texts in an entry: persons, names and pictures.
+fn secrets(entry: &str) -> Vec<String> {
+    fn texts(value: &Value, found: &mut Vec<String>) {
+        match value {
+            // A word of small letters is one of a closed set, such as a result.
+            Value::String(text) if text.len() >= 6 && !text.bytes().all(|byte| byte.is_ascii_lowercase()) => {
+                found.push(text.clone());
+            }
+            Value::Array(list) => list.iter().for_each(|value| texts(value, found)),
+            Value::Object(fields) => fields.values().for_each(|value| texts(value, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    texts(&serde_json::from_str(entry).unwrap(), &mut found);
+    found
+}
+
+#[test]
+fn listeners_are_bounded_and_one_that_leaves_makes_room() {
+    let dir = Scratch::new("page-listeners").unwrap();
+    let bridge = Bridge::start(&dir, &source("ws://127.0.0.1:1/")).unwrap();
+    let open = || EventStream::open(bridge.address(), "/status/stream").unwrap();
+    let mut listeners: Vec<EventStream> = std::iter::from_fn(open).take(100).collect();
+    assert_eq!(listeners.len(), 32);
+    for listener in &mut listeners {
+        let status: Value = serde_json::from_str(&listener.next_event().unwrap()).unwrap();
+        assert_eq!(status["losing_events"]["answer"], "yes", "{status:#}");
+    }
+    listeners.pop();
+    let again = neurobridge_tests::poll::wait_for("room for another", SOON, || Ok(open()));
+    again.unwrap().next_event().unwrap();
+    // What is asked in between is answered as ever.
+    bridge.status().unwrap();
+}

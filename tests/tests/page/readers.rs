@@ -1,0 +1,169 @@
+//! Who reads the page: by ear, by keyboard, on a telephone, in the dark.
+
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::browser::{Browser, Screen};
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use serde_json::{Value, json};
+
+use super::{DESK, SOON, TELEPHONE, source, watch};
+
+/// Text whose contrast with what is behind it is below 4.5, the least that WCAG asks for.
+const FAINT: &str = r#"
+    (() => {
+        const parse = colour => (colour.match(/[\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
+        const light = colour => {
+            const [r, g, b] = parse(colour).map(c => (c /= 255) <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
+            return .2126 * r + .7152 * g + .0722 * b;
+        };
+        const behind = element => {
+            for (let at = element; at; at = at.parentElement) {
+                const colour = getComputedStyle(at).backgroundColor;
+                if ((parse(colour)[3] ?? 1) === 1) return colour;
+            }
+            return getComputedStyle(document.body).backgroundColor;
+        };
+        const faint = [];
+        for (const element of document.body.querySelectorAll("*")) {
+            const own = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+            if (!own || element.closest("noscript, svg, .unseen")) continue;
+            const [a, b] = [light(getComputedStyle(element).color), light(behind(element))].sort((a, b) => b - a);
+            const contrast = (a + .05) / (b + .05);
+            if (contrast < 4.5) faint.push(`${element.textContent}: ${contrast.toFixed(2)}`);
+        }
+        return faint;
+    })()
+"#;
+
+fn shown(screen: Screen) -> Option<(Browser, Bridge, Platform, Scratch)> {
+    let dir = Scratch::new("page-readers").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "50", "--fault", "bad-json,after=20,times=1"]).unwrap();
+    let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
+    let mut browser = watch(&bridge, &dir, screen)?;
+    let letter = "document.querySelector('#letters time')";
+    browser
+        .wait("a dead letter", SOON, &format!("{letter} !== null"))
+        .unwrap();
+    Some((browser, bridge, platform, dir))
+}
+
+#[test]
+fn a_screen_reader_finds_landmarks_headings_and_names() {
+    let Some((mut browser, _bridge, _platform, _dir)) = shown(DESK) else {
+        return;
+    };
+    let nodes = browser.accessibility().unwrap();
+    let names = |role: &str| -> Vec<&str> {
+        let found = nodes.iter().filter(|node| node.role == role);
+        found.map(|node| node.name.as_str()).collect()
+    };
+    for landmark in ["banner", "main", "contentinfo"] {
+        assert_eq!(names(landmark).len(), 1, "{landmark} in {nodes:#?}");
+    }
+    assert_eq!(names("navigation"), ["For programs"]);
+    assert_eq!(names("button"), ["Pause"]);
+    assert_eq!(names("link"), ["Metrics", "Status", "Readiness"]);
+    assert_eq!(
+        names("heading"),
+        [
+            "neurobridge",
+            "Am I losing events?",
+            "Sources",
+            "main",
+            "Spool",
+            "In memory",
+            "Sinks",
+            "events file",
+            "Ledgers",
+            "Dead letters",
+            "Gaps",
+            "Seen since this page was opened"
+        ]
+    );
+    assert_eq!(names("meter"), ["how full the spool is"]);
+    for role in ["region", "image", "img"] {
+        let nameless = names(role).into_iter().filter(|name| name.is_empty()).count();
+        assert_eq!(nameless, 0, "each {role} has a name: {nodes:#?}");
+    }
+    let plots = [names("image"), names("img")].concat();
+    assert_eq!(plots.len(), 6, "{plots:?}");
+    assert!(
+        plots[0].starts_with("received: ") && plots[0].contains("/s; at most "),
+        "{plots:?}"
+    );
+
+    // Read aloud when it changes, and only then: no number in it goes on.
+    let aloud = "document.querySelectorAll('[role=status], [aria-live]').length === 1 && document.querySelector('#said').textContent";
+    assert_eq!(browser.evaluate(aloud).unwrap(), "Losing events: No. ");
+}
+
+#[test]
+fn the_keyboard_reaches_all_and_pauses_the_page() {
+    let Some((mut browser, _bridge, _platform, _dir)) = shown(DESK) else {
+        return;
+    };
+    let mut order = Vec::new();
+    for _ in 0..6 {
+        browser.press("Tab").unwrap();
+        let focused =
+            "(({ activeElement: at }) => at.getAttribute('aria-label') ?? at.textContent)(document)";
+        order.push(browser.evaluate(focused).unwrap());
+        let outline = browser
+            .evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            .unwrap();
+        assert_eq!(outline, "solid", "it is seen where the focus is: {order:?}");
+        if order.last() == Some(&json!("Pause")) {
+            browser.press("Enter").unwrap();
+        }
+    }
+    assert_eq!(
+        order,
+        [
+            "Metrics",
+            "Status",
+            "Readiness",
+            "Pause",
+            "Ledger of the sources, since the start",
+            "Ledger of the sinks, since each one’s first event"
+        ]
+        .map(Value::from)
+    );
+    assert_eq!(
+        browser
+            .evaluate("document.querySelector('#pause').getAttribute('aria-pressed')")
+            .unwrap(),
+        "true"
+    );
+    browser
+        .wait(
+            "the pause",
+            SOON,
+            "document.querySelector('#link').textContent === 'paused'",
+        )
+        .unwrap();
+}
+
+#[test]
+fn it_can_be_read_in_both_colour_schemes_and_on_a_telephone() {
+    let Some((mut browser, _bridge, _platform, _dir)) = shown(DESK) else {
+        return;
+    };
+    for screen in [
+        DESK,
+        TELEPHONE,
+        Screen { dark: true, ..DESK },
+        Screen {
+            dark: false,
+            ..TELEPHONE
+        },
+    ] {
+        browser.show_on(screen).unwrap();
+        let width = screen.width;
+        browser
+            .wait("the screen", SOON, &format!("innerWidth === {width}"))
+            .unwrap();
+        assert_eq!(browser.evaluate(FAINT).unwrap(), json!([]), "on {screen:?}");
+        let wide = browser.evaluate("document.documentElement.scrollWidth").unwrap();
+        assert!(wide.as_u64().unwrap() <= u64::from(width), "{wide} on {screen:?}");
+    }
+}

@@ -1,0 +1,100 @@
+//! `cargo xtask pictures`: the pictures of the documents, taken of the program as it is.
+
+use std::fs;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::browser::{Browser, Screen, chromium};
+use neurobridge_tests::paths::{Scratch, workspace_root};
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::shared::Broker;
+
+use crate::brokers::provide;
+use crate::chromium;
+use crate::shell::say;
+
+/// Until the plots show something; many times that on a busy machine.
+const SHOWN_SECONDS: u32 = 40;
+const LIMIT: Duration = Duration::from_secs(300);
+/// As wide as the README shows it.
+const WIDTH: u32 = 1180;
+const HEIGHT: u32 = 1000;
+
+/// Runs a bridge between two simulated platforms and real brokers, and takes pictures of its page in both colour schemes.
+pub(crate) fn run() -> Result<ExitCode> {
+    chromium::install()?;
+    let [kafka, nats] = [provide(Broker::Kafka)?, provide(Broker::Nats)?];
+    let entrance_dir = Scratch::new("picture-entrance")?;
+    let faults = ["--rate", "50", "--fault", "bad-json,after=400,times=2"];
+    let entrance = Platform::start(&entrance_dir, &faults)?;
+    let gate_dir = Scratch::new("picture-gate")?;
+    let gate = Platform::start(&gate_dir, &["--rate", "9"])?;
+    let dir = Scratch::new("picture-bridge")?;
+    let config = config(&entrance.url(), &gate.url(), &kafka.address(), &nats.address());
+    let bridge = Bridge::start(&dir, &config)?;
+
+    let browser_dir = Scratch::new("picture-browser")?;
+    let mut browser = Browser::start(&chromium()?, &browser_dir)?;
+    let mut screen = Screen {
+        width: WIDTH,
+        height: HEIGHT,
+        dark: false,
+    };
+    browser.show_on(screen)?;
+    browser.open(&format!("http://{}/", bridge.address()))?;
+    say(&format!("watching the page for {SHOWN_SECONDS} s"));
+    let shown = format!(
+        "document.querySelector('#word').textContent === 'No' && document.documentElement.dataset.uptime > {SHOWN_SECONDS}"
+    );
+    browser.wait("a page with something on it", LIMIT, &shown)?;
+    let pictures = workspace_root().join("docs/pictures");
+    fs::create_dir_all(&pictures).with_context(|| format!("making the folder {}", pictures.display()))?;
+    for (name, dark) in [("page-light.png", false), ("page-dark.png", true)] {
+        screen.dark = dark;
+        browser.show_on(screen)?;
+        let path = pictures.join(name);
+        fs::write(&path, browser.picture()?).with_context(|| format!("writing {}", path.display()))?;
+        say(&format!("{} is written", path.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn config(entrance: &str, gate: &str, kafka: &str, nats: &str) -> String {
+    let id = std::process::id();
+    format!(
+        r#"
+        [sources.entrance]
+        url = "{entrance}"
+        token = "t"
+
+        [sources.north_gate]
+        url = "{gate}"
+        token = "t"
+
+        [spool]
+        type = "disk"
+        max_size = "64 MiB"
+
+        [sinks.kafka]
+        type = "kafka"
+        bootstrap_servers = "{kafka}"
+        topic = "picture-{id}"
+        create = true
+        partitions = 6
+        replicas = 1
+
+        [sinks.nats]
+        type = "nats"
+        servers = ["{nats}"]
+        subject = "picture-{id}.{{result}}"
+        stream = {{ name = "PICTURE-{id}", subjects = ["picture-{id}.>"], create = true, max_age = "1h", replicas = 1 }}
+
+        [sinks.archive]
+        type = "file"
+        path = "events.jsonl"
+        required = false
+        "#
+    )
+}
