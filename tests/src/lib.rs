@@ -26,3 +26,4 @@ pub mod reference;
 pub mod shared;
 pub mod small_disk;
 pub mod standing;
+pub mod terminal;

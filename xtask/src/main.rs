@@ -38,6 +38,9 @@ enum Chore {
     /// A tarball and a Debian package, with their checksums
     Dist(dist::Args),
     /// Writes the documents that are made from the program: docs/metrics.md and docs/configuration.md
+    /// Makes the pictures of the documents anew, out of the running program: docs/pictures
+    #[command(subcommand)]
+    Pictures(pictures::Command),
     Docs,
     /// Takes the pictures of the documents anew: docs/pictures
     Pictures,
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Chore::Bench(args) => bench::run(&args),
         Chore::Chaos(args) => chaos::run(&args),
         Chore::Dist(args) => dist::run(&args),
+        Chore::Pictures(command) => pictures::run(&command),
         Chore::Docs => docs::run(),
         Chore::Pictures => pictures::run(),
     };

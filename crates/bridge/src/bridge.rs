@@ -29,8 +29,10 @@ use crate::{
     feed::{Feed, joined, redaction},
     http::{self, Status},
     signals::Signals,
+    slow::{Slow, SlowSink},
     spool,
     state::{SinkHandle, State},
+    tap::{Greeting, Tap},
 };
 
 /// How long parts may take to end after time has run out.
@@ -46,6 +48,9 @@ pub(crate) struct Bridge {
     sinks: SinkTasks,
     http: JoinHandle<std::io::Result<()>>,
     stop_http: CancellationToken,
+    /// Without one `tail` can't look at this bridge, and all else works.
+    tap: Option<JoinHandle<()>>,
+    stop_tap: CancellationToken,
 }
 
 impl Bridge {
@@ -54,6 +59,14 @@ impl Bridge {
     /// # Errors
     /// A file, a key or an address is not to be had. What was started is stopped again.
     pub(crate) async fn start(config: &Config) -> Result<Self, Failure> {
+        Self::start_with(config, None).await
+    }
+
+    /// As [`start`](Self::start), with files whose disk can be made slow.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(crate) async fn start_with(config: &Config, slow: Option<Slow>) -> Result<Self, Failure> {
         let listener = http::bind(config.http.listen)
             .await
             .with_context(|| {
@@ -84,6 +97,7 @@ impl Bridge {
                 spool: &spool,
                 dead_letters,
                 shutdown: &shutdown,
+                slow: slow.as_ref(),
             };
             sink_handles.push(parts.start(&config.data_dir, &mut sinks)?);
         }
@@ -95,6 +109,8 @@ impl Bridge {
             );
         }
 
+        let stop_tap = CancellationToken::new();
+        let tap = start_tap(config, &spool, stop_tap.clone()).await;
         let (feed, sources) = Feed::start(config, spool.clone(), dead_letters)?;
         let state = Arc::new(State {
             started: Instant::now(),
@@ -114,6 +130,8 @@ impl Bridge {
             sinks,
             http,
             stop_http,
+            tap,
+            stop_tap,
         })
     }
 
@@ -217,6 +235,11 @@ impl Bridge {
         let deadline = Deadline::now() + ABORT_LIMIT;
         while let Ok(Some(_)) = timeout_at(deadline, self.sinks.join_next()).await {}
         self.sinks.abort_all();
+        self.stop_tap.cancel();
+        if let Some(tap) = self.tap.take() {
+            // It has a limit of its own for tails that still read.
+            joined(tap.await);
+        }
         self.stop_http.cancel();
     }
 
@@ -263,6 +286,7 @@ struct SinkParts<'a> {
     spool: &'a Spool,
     dead_letters: Arc<dyn DeadLetters>,
     shutdown: &'a Shutdown,
+    slow: Option<&'a Slow>,
 }
 
 /// The tasks of sinks, each with its name.
@@ -274,7 +298,10 @@ impl SinkParts<'_> {
         match &self.entry.kind {
             SinkKind::File(config) => {
                 let sink = FileSink::new(self.name, config, data_dir);
-                self.spawn(sink, tasks)
+                match self.slow.cloned() {
+                    Some(slow) => self.spawn(SlowSink::new(sink, slow), tasks),
+                    None => self.spawn(sink, tasks),
+                }
             }
             #[cfg(feature = "kafka")]
             SinkKind::Kafka(config) => {
@@ -320,6 +347,20 @@ impl SinkParts<'_> {
             required: common.required,
             progress,
         })
+    }
+}
+
+/// Opens the socket for `tail`. A folder in which there can be none is no reason not to run.
+async fn start_tap(config: &Config, spool: &Spool, stop: CancellationToken) -> Option<JoinHandle<()>> {
+    match Tap::bind(&config.data_dir).await {
+        Ok(tap) => {
+            let greeting = Greeting::new(&spool.id(), config);
+            Some(tokio::spawn(tap.serve(spool.clone(), greeting, stop)))
+        }
+        Err(error) => {
+            warn!(%error, data_dir = %config.data_dir.display(), "there is no socket for tail, which can't look at this bridge");
+            None
+        }
     }
 }
 

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
-use neurobridge_core::units::{self, ByteSize};
+use neurobridge_core::{
+    event::FieldPath,
+    units::{self, ByteSize},
+};
 use neurobridge_simulator::FaultRule;
 use secrecy::SecretString;
 
@@ -65,9 +68,11 @@ pub enum Command {
     /// Names all errors in the configuration at once, or says what it means.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckFlags),
-    /// Writes events to standard output as they come, one JSON object a line.
+    /// Shows events as they come: lines for people on a terminal, one JSON object a line in a pipe.
     ///
-    /// Filtered and redacted as for the sinks. Publishes nothing, keeps nothing.
+    /// They come from the bridge that runs with this configuration, by a socket in its data folder, so that the platform
+    /// sees no second connection; without one, from the feed itself. Filtered and redacted as for the sinks. Publishes
+    /// nothing, keeps nothing. A tail that is too slow misses events, and says how many; the bridge waits for none.
     #[command(after_help = TAIL_EXAMPLES)]
     Tail(TailFlags),
     /// Simulates the NeuroIO platform: event feed, REST interface, and faults by rule.
@@ -83,7 +88,7 @@ pub enum Command {
     /// Prints the JSON Schema of the configuration, for editors and other checkers.
     Schema,
     /// Prints the completions for a shell.
-    #[command(after_help = "Example:\n  neurobridge completions bash > /etc/bash_completion.d/neurobridge")]
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions(CompletionsFlags),
     /// Prints the manual page.
     #[command(after_help = "Example:\n  neurobridge man | man -l -")]
@@ -155,6 +160,16 @@ pub struct TailFlags {
     /// Which configuration.
     #[command(flatten)]
     pub config: ConfigFlag,
+    /// Frames as the feed sent them, on a terminal too.
+    #[arg(long, conflicts_with = "sink")]
+    pub raw: bool,
+    /// Shows what this sink would send: topic or subject, key, headers and body, after its filter and redaction.
+    #[arg(long, value_name = "NAME")]
+    pub sink: Option<String>,
+    /// Shows only events with this value in this field, such as result=new or space.id=1; may be given several times.
+    /// Of several values for one field any will do.
+    #[arg(long, value_name = "FIELD=VALUE", value_parser = condition)]
+    pub only: Vec<(String, String)>,
     /// Ends after so many events.
     #[arg(short = 'n', long, value_name = "N")]
     pub count: Option<u64>,
@@ -219,7 +234,11 @@ pub struct HealthcheckFlags {
 #[derive(Clone, Debug, Args)]
 pub struct CompletionsFlags {
     /// The shell.
-    pub shell: clap_complete::Shell,
+    #[arg(required_unless_present = "sinks")]
+    pub shell: Option<clap_complete::Shell>,
+    /// Prints the names of the configured sinks instead: what the completions ask for after --sink.
+    #[arg(long, hide = true, conflicts_with = "shell")]
+    pub sinks: bool,
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -242,7 +261,18 @@ can't be reached, 74 a file can't be written.";
 const TAIL_EXAMPLES: &str = "\
 Examples:
   neurobridge tail -n 10
-  neurobridge tail | jq .data.result";
+  neurobridge tail --only result=new --only result=exact
+  neurobridge tail --sink kafka
+  neurobridge tail | jq .data.result
+
+Exit codes: 0 fine, 64 no such sink or field, 69 the bridge is gone or can't be asked,
+77 token refused, 78 errors in the configuration.";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  neurobridge completions bash > /etc/bash_completion.d/neurobridge
+  neurobridge completions zsh > ~/.zfunc/_neurobridge
+  neurobridge completions fish > ~/.config/fish/completions/neurobridge.fish";
 
 const HEALTHCHECK_EXAMPLES: &str = "\
 Examples:
@@ -271,6 +301,16 @@ fn rate(text: &str) -> Result<f64, String> {
         Ok(rate) if rate.is_finite() && rate >= 0.0 => Ok(rate),
         _ => Err("expected a number of 0 or more".to_owned()),
     }
+}
+
+/// A field and a value that it may have.
+fn condition(text: &str) -> Result<(String, String), String> {
+    let expected = || "expected field=value, such as result=new or space.id=1".to_owned();
+    let (field, value) = text.split_once('=').ok_or_else(expected)?;
+    if FieldPath::parse(field).is_none() {
+        return Err(expected());
+    }
+    Ok((field.to_owned(), value.to_owned()))
 }
 
 /// A number of bytes, with a unit or without.
@@ -346,6 +386,8 @@ mod tests {
         assert_eq!(size("2 MiB"), Ok(2 << 20));
         assert!(size("2 apples").is_err());
         assert_eq!(http_authority("http://[::1]:9797/").as_deref(), Ok("[::1]:9797"));
+        assert_eq!(condition("space.id=a=b"), Ok(("space.id".into(), "a=b".into())));
+        assert!(condition("result").is_err() && condition("a..b=1").is_err());
         assert_eq!(http_authority("localhost:1").as_deref(), Ok("localhost:1"));
         for wrong in [
             "https://localhost:1",

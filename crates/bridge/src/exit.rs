@@ -32,6 +32,30 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// What to do after an end of this kind, in a sentence; for those of which the error itself does not say it.
+    pub const fn next_step(self) -> Option<&'static str> {
+        match self {
+            Self::Ok => None,
+            Self::Unhealthy => {
+                Some("the log of the bridge says why; `neurobridge check` says what it was told to do")
+            }
+            Self::Usage => Some("`neurobridge COMMAND --help` says what a command takes, with examples"),
+            Self::Unavailable => Some(
+                "`neurobridge check --connect` tries all that is needed; what passes by itself is worth another start",
+            ),
+            Self::Disk => Some(
+                "make room, or mend the disk or the permissions, and start again: what is stored is kept",
+            ),
+            Self::TryLater => Some("start again later, as a supervisor does after this exit code"),
+            Self::TokenRefused => Some(
+                "put a token that the platform takes where the configuration says; `neurobridge check --connect` tries it",
+            ),
+            Self::Config => Some("`neurobridge check` names all errors in the configuration at once"),
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())

@@ -9,9 +9,13 @@ mod feed;
 mod http;
 mod intake;
 pub mod logging;
+mod preview;
 mod signals;
+mod slow;
 mod spool;
 mod state;
+mod tap;
+mod terminal;
 
 use std::{
     io::{self, Write},
@@ -39,8 +43,22 @@ pub fn main() -> ExitCode {
     match commands::execute(cli) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "error: {failure}");
+            let _ = writeln!(io::stderr(), "{}", told(&failure));
             failure.exit.into()
         }
+    }
+}
+
+/// A failure as it stands on standard error.
+fn told(failure: &exit::Failure) -> String {
+    match failure.error.downcast_ref::<config::Report>() {
+        Some(report) => {
+            let stderr = io::stderr();
+            report.render(terminal::colours(&stderr), terminal::width_of(&stderr))
+        }
+        None => match failure.exit.next_step() {
+            Some(step) => format!("error: {failure}\n\nnext: {step}"),
+            None => format!("error: {failure}"),
+        },
     }
 }

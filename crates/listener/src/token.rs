@@ -110,7 +110,11 @@ pub(crate) fn deserialize_scalar<'de, D: Deserializer<'de>>(
 
 /// The schema of [`deserialize_scalar`].
 pub(crate) fn scalar_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": ["string", "integer", "number", "boolean"] })
+    json_schema!({
+        "type": ["string", "integer", "number", "boolean"],
+        "format": neurobridge_core::secret::SCHEMA_FORMAT,
+        "writeOnly": true,
+    })
 }
 
 struct ScalarVisitor;

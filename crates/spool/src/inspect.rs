@@ -150,7 +150,17 @@ pub fn list(folder: &Path) -> Result<Listing, DiskError> {
 /// # Errors
 /// It can't be read.
 pub fn verify(folder: &Path) -> Result<Report, DiskError> {
+    verify_telling(folder, |_, _| {})
+}
+
+/// As [`verify`]; tells now and then how many bytes were read, and how many there are about.
+///
+/// # Errors
+/// It can't be read.
+pub fn verify_telling(folder: &Path, mut tell: impl FnMut(u64, u64)) -> Result<Report, DiskError> {
     let listing = list(folder)?;
+    let all_bytes = listing.segments.iter().map(|segment| segment.size_bytes).sum();
+    let mut read_bytes = 0;
     let mut report = Report::default();
     if listing.id.is_none() {
         report.findings.push(Finding {
@@ -176,6 +186,8 @@ pub fn verify(folder: &Path) -> Result<Report, DiskError> {
     for entry in Entries::new(listing.segments, Sequence::FIRST) {
         match entry? {
             Entry::Events(batch) => {
+                read_bytes += batch.bytes().len() as u64;
+                tell(read_bytes, all_bytes);
                 report.events += batch.events();
                 let first = report.range.map_or(batch.first(), |(first, _)| first);
                 let last = Sequence::new(batch.end().get() - 1).unwrap_or(first);

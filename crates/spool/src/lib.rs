@@ -199,6 +199,13 @@ impl Spool {
         SpoolReader::start(self.log.clone(), name, start)
     }
 
+    /// A reader of what is appended from now on, for whoever only looks on: a log on disk keeps no cursor of it, and deletes
+    /// under it what no other reader needs, which it is told as skipped. One in memory keeps what it has not committed, until
+    /// it is dropped.
+    pub fn passing_reader(&self) -> SpoolReader {
+        SpoolReader::passing(self.log.clone())
+    }
+
     /// Lets go of the readers that the disk knows and that were not made since the log was opened: they hold nothing back
     /// any more. Their names. Should one come back it goes on at its cursor, and what was deleted meanwhile it skips.
     ///

@@ -50,6 +50,8 @@ pub(crate) enum Log {
 pub(crate) enum ReaderKey {
     Memory(u64),
     Disk(String),
+    /// One that holds nothing back and leaves nothing behind.
+    Passing,
 }
 
 impl Log {
@@ -127,6 +129,17 @@ impl Log {
         }
     }
 
+    /// A reader that begins with what is appended next and whose cursor no disk keeps.
+    pub(crate) fn register_passing(&self) -> (ReaderKey, Cursor) {
+        match self {
+            Self::Memory(_) => self.register("", Start::End),
+            Self::Disk(log) => {
+                let end = Sequence::FIRST.plus(*log.durable().borrow());
+                (ReaderKey::Passing, Cursor::starting_at(end))
+            }
+        }
+    }
+
     pub(crate) fn unregister(&self, reader: &ReaderKey) {
         // On disk the cursor stays, and holds what is not settled.
         if let (Self::Memory(log), ReaderKey::Memory(number)) = (self, reader) {
@@ -138,7 +151,7 @@ impl Log {
         match (self, reader) {
             (Self::Memory(log), ReaderKey::Memory(number)) => log.commit(*number, cursor.next),
             (Self::Disk(log), ReaderKey::Disk(name)) => log.commit(name, cursor),
-            // A reader's key is made by its own log.
+            // One that only passes, of which nothing is kept; a key is made by its own log.
             _ => {}
         }
     }

@@ -34,6 +34,15 @@ impl SpoolReader {
     pub(crate) fn start(log: Log, name: &str, start: Start) -> Self {
         let (key, cursor) = log.register(name, start);
         tracing::debug!(reader = name, next = cursor.next.get(), "reader begins");
+        Self::begin(log, key, cursor)
+    }
+
+    pub(crate) fn passing(log: Log) -> Self {
+        let (key, cursor) = log.register_passing();
+        Self::begin(log, key, cursor)
+    }
+
+    fn begin(log: Log, key: ReaderKey, cursor: Cursor) -> Self {
         let (position, positions) = watch::channel((0, cursor.next));
         let (sender, prefetched) = mpsc::channel(PREFETCH);
         let task = tokio::spawn(prefetch(log.clone(), positions, sender));

@@ -185,6 +185,42 @@ async fn a_reader_that_is_gone_holds_nothing_once_that_is_said() {
 }
 
 #[tokio::test]
+async fn a_passing_reader_holds_nothing_and_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    let mut sink = spool.reader("sink");
+    append(&spool, 5, 100).await;
+    let mut passing = spool.passing_reader();
+    append(&spool, 5, 100).await;
+    assert_eq!(
+        read_until(&mut passing, 5).await.events,
+        (6..=10).collect::<Vec<_>>()
+    );
+    // Many segments behind its back: what the sink has settled goes all the same.
+    for _ in 0..20 {
+        append(&spool, 10, 1000).await;
+    }
+    let seen = read_until(&mut sink, 210).await;
+    assert_eq!(seen.events.len(), 210);
+    sink.commit(&Cursor {
+        next: sequence(211),
+        ..sink.cursor().clone()
+    });
+    until("old segments go", || spool.status().oldest_sequence > 100).await;
+    let seen = read_until(&mut passing, 200).await;
+    assert!(!seen.dropped.is_empty(), "{seen:?}");
+    soon(spool.finish()).await.unwrap();
+    let cursors = inspect::list(&root.path().join("spool")).unwrap().cursors;
+    assert_eq!(
+        cursors
+            .iter()
+            .map(|cursor| cursor.reader.as_str())
+            .collect::<Vec<_>>(),
+        ["sink"]
+    );
+}
+
+#[tokio::test]
 async fn a_full_log_waits_and_goes_on_by_itself() {
     let root = tempfile::tempdir().unwrap();
     let config = DiskConfig {

@@ -1,10 +1,11 @@
 //! `neurobridge schema`, `completions`, `man`: what is made out of the program itself.
 
 use clap::CommandFactory;
+use clap_complete::Shell;
 
 use super::print;
 use crate::{
-    cli::Cli,
+    cli::{Cli, CompletionsFlags},
     config,
     exit::{Exit, Failure, OrExit},
 };
@@ -16,12 +17,44 @@ pub(super) fn schema() -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Prints completions for a shell.
-pub(super) fn completions(shell: clap_complete::Shell) -> Result<Exit, Failure> {
+/// Prints completions for a shell; or what they ask for.
+pub(super) fn completions(flags: &CompletionsFlags) -> Result<Exit, Failure> {
+    let Some(shell) = flags.shell else {
+        // In the middle of a line is no place for errors: without a configuration there is nothing to complete.
+        let loaded = config::load(None).ok();
+        let names = loaded
+            .into_iter()
+            .flat_map(|loaded| loaded.config.sinks.into_keys());
+        print(names.map(|name| name + "\n").collect::<String>())?;
+        return Ok(Exit::Ok);
+    };
+    print(completions_for(shell))?;
+    Ok(Exit::Ok)
+}
+
+/// The generated completions know flags and commands. After `--sink` they ask the program itself, as names of sinks stand in
+/// the configuration.
+fn completions_for(shell: Shell) -> String {
+    const ASK: &str = "neurobridge completions --sinks 2>/dev/null";
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "neurobridge", &mut text);
-    print(text)?;
-    Ok(Exit::Ok)
+    let text = String::from_utf8_lossy(&text).into_owned();
+    match shell {
+        Shell::Bash => text.replace(
+            "--sink)\n                    COMPREPLY=($(compgen -f \"${cur}\"))",
+            &format!("--sink)\n                    COMPREPLY=($(compgen -W \"$({ASK})\" -- \"${{cur}}\"))"),
+        ),
+        Shell::Zsh => text.replace(":NAME:_default", &format!(":NAME:($({ASK}))")),
+        Shell::Fish => {
+            let is_sink = |line: &str| line.contains(" -l sink ");
+            let lines = text.lines().map(|line| match is_sink(line) {
+                true => format!("{line} -f -a \"({ASK})\"\n"),
+                false => format!("{line}\n"),
+            });
+            lines.collect()
+        }
+        _ => text,
+    }
 }
 
 /// Prints the manual page: all commands on one page, as a reader searches one.
@@ -45,4 +78,18 @@ pub(super) fn manual() -> Result<Exit, Failure> {
     }
     print(text)?;
     Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_sink_the_program_is_asked() {
+        // For `check` and `tail`.
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let text = completions_for(shell);
+            assert_eq!(text.matches("completions --sinks").count(), 2, "{shell}: {text}");
+        }
+    }
 }

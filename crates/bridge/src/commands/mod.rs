@@ -51,12 +51,14 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
             block_on(demo::run(options)).map(|()| Exit::Ok)
         }
         Command::Check(flags) => {
-            let _guard = log_without_configuration(&log, "error")?;
+            // What is dangerous about topics and streams is seen, and warned of, when a sink connects.
+            let level = if flags.connect { "warn" } else { "error" };
+            let _guard = log_without_configuration(&log, level)?;
             block_on(check::run(&flags))
         }
         Command::Tail(flags) => {
             let (loaded, _guard) = load_and_log(&flags.config, &log)?;
-            block_on(tail::run(&loaded.config, flags.count)).map(|()| Exit::Ok)
+            block_on(tail::run(&loaded.config, &flags)).map(|()| Exit::Ok)
         }
         Command::Simulate(flags) => {
             let _guard = log_without_configuration(&log, "info")?;
@@ -65,7 +67,7 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Spool(flags) => spool::run(&flags),
         Command::Healthcheck(flags) => block_on(healthcheck::run(&flags)),
         Command::Schema => generate::schema(),
-        Command::Completions(flags) => generate::completions(flags.shell),
+        Command::Completions(flags) => generate::completions(&flags),
         Command::Man => generate::manual(),
     }
 }

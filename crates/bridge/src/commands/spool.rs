@@ -1,6 +1,10 @@
 //! `neurobridge spool`: what is stored, and whether it is whole.
 
-use std::path::PathBuf;
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::anyhow;
 use neurobridge_core::units::ByteSize;
@@ -32,13 +36,60 @@ pub(crate) fn run(flags: &SpoolFlags) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         SpoolCommand::Verify => {
-            let report = inspect::verify(&folder).or_exit(Exit::Disk)?;
+            let mut progress = Progress::start();
+            let report = inspect::verify_telling(&folder, |read, all| progress.tell(read, all));
+            drop(progress);
+            let report = report.or_exit(Exit::Disk)?;
             print(findings(&report))?;
             Ok(if report.findings.is_empty() {
                 Exit::Ok
             } else {
                 Exit::Disk
             })
+        }
+    }
+}
+
+/// How far a long work is: a line on a terminal that is written over and goes away in the end; nothing elsewhere.
+struct Progress {
+    is_terminal: bool,
+    told_at: Instant,
+    has_told: bool,
+}
+
+impl Progress {
+    /// Short work is done before anything is told.
+    const EVERY: Duration = Duration::from_millis(200);
+
+    fn start() -> Self {
+        Self {
+            is_terminal: io::stderr().is_terminal(),
+            told_at: Instant::now(),
+            has_told: false,
+        }
+    }
+
+    fn tell(&mut self, read: u64, all: u64) {
+        if self.is_terminal && self.told_at.elapsed() >= Self::EVERY {
+            let size = |bytes: u64| ByteSize::from_kib(bytes.div_ceil(1024));
+            let percent = read.saturating_mul(100) / all.max(1);
+            // A terminal that is gone needs no progress.
+            let _ = write!(
+                io::stderr(),
+                "\r{percent:>3} % checked, {} of {}\x1b[K",
+                size(read),
+                size(all)
+            );
+            self.told_at = Instant::now();
+            self.has_told = true;
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.has_told {
+            let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
 }
@@ -103,6 +154,11 @@ fn findings(report: &Report) -> String {
             finding.from,
             finding.what
         ));
+    }
+    if !report.findings.is_empty() {
+        text.push_str(
+            "A bridge that starts here delivers what is whole, sets the rest aside, and counts it.\n",
+        );
     }
     text
 }

@@ -1,21 +1,36 @@
 //! What is legal and dangerous.
 
 use std::net::IpAddr;
+#[cfg(feature = "nats")]
+use std::time::Duration;
 
+use neurobridge_core::redact::Redaction;
+#[cfg(feature = "nats")]
+use neurobridge_core::units;
 use neurobridge_listener::SourceConfig;
 use neurobridge_spool::{SpoolConfig, SyncPolicy, WhenFull};
 
 use super::{
     load::Loaded,
     model::Config,
+    report::Origin,
     sink::{SinkEntry, SinkKind},
 };
+
+/// What nats-server gives a stream for which nothing is said.
+#[cfg(feature = "nats")]
+const USUAL_DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// A broker that is being mended is away for so long.
+#[cfg(feature = "nats")]
+const LONG_OUTAGE: Duration = Duration::from_secs(3600);
 
 /// Something that is legal and dangerous.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Danger {
     /// The key, with dots between its parts.
     pub key: String,
+    /// Where it comes from, unless it is so by default.
+    pub origin: Option<Origin>,
     /// A sentence: what may happen, what avoids it.
     pub message: String,
 }
@@ -24,8 +39,16 @@ impl Loaded {
     /// What is legal and dangerous in this configuration.
     pub fn dangers(&self) -> Vec<Danger> {
         let mut dangers = Vec::new();
-        let mut add = |key: String, message: String| dangers.push(Danger { key, message });
-        for key in self.keys_in_file.iter().filter(|key| is_secret(key)) {
+        let mut add = |key: String, message: String| {
+            dangers.push(Danger {
+                origin: self.origins.get(&key).cloned(),
+                key,
+                message,
+            });
+        };
+        let in_file =
+            |(key, origin): &(&String, &Origin)| is_secret(key) && matches!(origin, Origin::File { .. });
+        for (key, _) in self.origins.iter().filter(in_file) {
             let file = self
                 .file
                 .as_deref()
@@ -89,6 +112,11 @@ fn spool(config: &Config, add: &mut impl FnMut(String, String)) {
             if let Some(message) = drops(disk.when_full) {
                 add("spool.when_full".to_owned(), message);
             }
+            if keeps_pictures(config) {
+                let message = "pictures of faces, or where they are to be had, are kept in the spool; redact = \
+                               [\"*_image\"] keeps them out of it, and out of all sinks";
+                add("event.redact".to_owned(), message.to_owned());
+            }
         }
         _ => {}
     }
@@ -114,6 +142,11 @@ fn of_sink(sink: &SinkEntry) -> Vec<(&'static str, String)> {
                 let message = "name, password or its proof, and all events travel in the clear; a [tls] table encrypts them";
                 dangers.push(("sasl", message.to_owned()));
             }
+            if kafka.create && kafka.replicas == Some(1) {
+                let message =
+                    "a topic made with one replica is gone with its broker; 3 survive the loss of one";
+                dangers.push(("replicas", message.to_owned()));
+            }
         }
         #[cfg(feature = "nats")]
         SinkKind::Nats(nats) => {
@@ -122,9 +155,35 @@ fn of_sink(sink: &SinkEntry) -> Vec<(&'static str, String)> {
                                mode = \"jetstream\" has a stream keep them";
                 dangers.push(("mode", message.to_owned()));
             }
+            if let Some(stream) = nats.stream.as_ref().filter(|stream| stream.create) {
+                if stream.replicas == Some(1) {
+                    let message =
+                        "a stream made with one replica is gone with its server; 3 survive the loss of one";
+                    dangers.push(("stream.replicas", message.to_owned()));
+                }
+                let window = stream.duplicate_window.unwrap_or(USUAL_DUPLICATE_WINDOW);
+                if nats.order() == neurobridge_sink_nats::Order::Relaxed && window < LONG_OUTAGE {
+                    let message = format!(
+                        "after an outage of more than {} what is sent again is stored twice; a window as long as the \
+                         longest outage to be expected, or order = \"strict\", prevents it",
+                        units::format_duration(window)
+                    );
+                    dangers.push(("stream.duplicate_window", message));
+                }
+            }
         }
     }
     dangers
+}
+
+/// Whether a picture would reach the spool. Redaction itself is asked, of which pseudonyms are no part: a picture has none.
+fn keeps_pictures(config: &Config) -> bool {
+    const FRAME: &str = r#"{"id":1,"data":{"face_image":"?","full_image":"?","initial_face_image":"?","initial_full_image":"?"}}"#;
+    let mut redacted = String::new();
+    match Redaction::new(&config.event.redact, None) {
+        Ok(redaction) if redaction.apply(FRAME, &mut redacted) => redacted.contains('?'),
+        _ => true,
+    }
 }
 
 /// Keys that hold a secret themselves; `token_file` and the like only say where it is.

@@ -1,6 +1,6 @@
 //! The configuration file: its values, and where each key stands.
 
-use std::{collections::BTreeMap, fs, io, io::Read, path::Path};
+use std::{collections::BTreeMap, fs, io, io::Read, ops::Range, path::Path};
 
 use serde_json::{Map, Number, Value};
 use toml::{
@@ -8,7 +8,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::report::{Origin, Report};
+use super::{
+    excerpt,
+    report::{Origin, Problem, Report},
+    shape::Shape,
+};
 
 /// Nobody writes that much by hand; whoever names another file by mistake learns it.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
@@ -21,8 +25,17 @@ pub(super) type KeyPath = Vec<String>;
 pub(super) struct Document {
     /// Its values.
     pub(super) values: Map<String, Value>,
-    /// Where each key stands: line and column, from 1.
-    pub(super) positions: BTreeMap<KeyPath, (usize, usize)>,
+    /// Where each key stands.
+    pub(super) places: BTreeMap<KeyPath, Place>,
+    /// The text that was read.
+    pub(super) text: String,
+}
+
+/// Where a key and its value stand, in bytes. An item of an array is its own key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) key: Range<usize>,
+    pub(super) value: Range<usize>,
 }
 
 impl Document {
@@ -30,7 +43,7 @@ impl Document {
     ///
     /// # Errors
     /// It can't be read, or is no TOML: then all that the parser could make out is reported.
-    pub(super) fn read(path: &Path) -> Result<Self, ReadError> {
+    pub(super) fn read(path: &Path, shape: &Shape<'_>) -> Result<Self, ReadError> {
         let mut text = String::new();
         let length = fs::File::open(path)
             .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
@@ -39,54 +52,66 @@ impl Document {
             let message = format!("found more than {MAX_FILE_BYTES} bytes, expected a configuration in TOML");
             return Err(ReadError::Report(Report::of_file(path, None, message)));
         }
-        Self::parse(path, &text).map_err(ReadError::Report)
+        Self::parse(path, &text, shape).map_err(ReadError::Report)
     }
 
     /// Reads the text of a file.
     ///
     /// # Errors
     /// It is no TOML.
-    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, Report> {
+    pub(super) fn parse(path: &Path, text: &str, shape: &Shape<'_>) -> Result<Self, Report> {
         let (table, errors) = DeTable::parse_recoverable(text);
         let mut report = Report::default();
         for error in errors {
             // The error's own rendering would quote the line, and with it perhaps a token.
-            let position = error.span().map(|span| position(text, span.start));
             let message = format!("this is no TOML: {}", error.message().trim());
-            for problem in Report::of_file(path, position, message).problems() {
-                report.push(problem.clone());
-            }
+            report.push(Problem {
+                origin: Origin::File {
+                    path: path.to_owned(),
+                    position: error.span().map(|span| position(text, span.start)),
+                },
+                key: String::new(),
+                message,
+                hint: None,
+                excerpt: error.span().map(|span| excerpt::of_broken(text, shape, &span)),
+            });
         }
         if !report.is_empty() {
             report.sort();
             return Err(report);
         }
-        let mut document = Self::default();
-        document.values = document.table(text, &mut Vec::new(), table.get_ref());
+        let mut document = Self {
+            text: text.to_owned(),
+            ..Self::default()
+        };
+        document.values = document.table(&mut Vec::new(), table.get_ref());
         Ok(document)
     }
 
     /// Where a key stands in the file at `path`.
     pub(super) fn origin(&self, path: &Path, key: &[String]) -> Option<Origin> {
-        self.positions.get(key).map(|position| Origin::File {
+        self.places.get(key).map(|place| Origin::File {
             path: path.to_owned(),
-            position: Some(*position),
+            position: Some(position(&self.text, place.key.start)),
         })
     }
 
-    fn table(&mut self, text: &str, path: &mut KeyPath, table: &DeTable<'_>) -> Map<String, Value> {
+    fn table(&mut self, path: &mut KeyPath, table: &DeTable<'_>) -> Map<String, Value> {
         let mut values = Map::new();
         for (key, value) in table {
             path.push(key.get_ref().clone().into_owned());
-            self.positions
-                .insert(path.clone(), position(text, key.span().start));
-            values.insert(key.get_ref().clone().into_owned(), self.value(text, path, value));
+            let place = Place {
+                key: key.span(),
+                value: value.span(),
+            };
+            self.places.insert(path.clone(), place);
+            values.insert(key.get_ref().clone().into_owned(), self.value(path, value));
             path.pop();
         }
         values
     }
 
-    fn value(&mut self, text: &str, path: &mut KeyPath, value: &Spanned<DeValue<'_>>) -> Value {
+    fn value(&mut self, path: &mut KeyPath, value: &Spanned<DeValue<'_>>) -> Value {
         match value.get_ref() {
             DeValue::String(string) => Value::String(string.clone().into_owned()),
             DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
@@ -104,14 +129,17 @@ impl Document {
                 let mut values = Vec::new();
                 for (place, item) in array.iter().enumerate() {
                     path.push(place.to_string());
-                    self.positions
-                        .insert(path.clone(), position(text, item.span().start));
-                    values.push(self.value(text, path, item));
+                    let place = Place {
+                        key: item.span(),
+                        value: item.span(),
+                    };
+                    self.places.insert(path.clone(), place);
+                    values.push(self.value(path, item));
                     path.pop();
                 }
                 Value::Array(values)
             }
-            DeValue::Table(table) => Value::Object(self.table(text, path, table)),
+            DeValue::Table(table) => Value::Object(self.table(path, table)),
         }
     }
 }
@@ -142,19 +170,24 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Document, Report> {
-        Document::parse(Path::new("n.toml"), text)
+        let schema = crate::config::schema();
+        Document::parse(Path::new("n.toml"), text, &Shape::root(&schema))
     }
 
     #[test]
     fn values_and_places_of_keys_are_known() {
-        let document = parse("a = 0x10\n[b.c]\n  d = [\n 1.5,\n true]\ne.f = { g = 1979-05-27 }\n").unwrap();
+        let text = "a = 0x10\n[b.c]\n  d = [\n 1.5,\n true]\ne.f = { g = 1979-05-27 }\n";
+        let document = parse(text).unwrap();
         assert_eq!(
             Value::Object(document.values.clone()),
             json!({ "a": 16, "b": { "c": { "d": [1.5, true], "e": { "f": { "g": "1979-05-27" } } } } })
         );
         let at = |key: &str| {
             let key: KeyPath = key.split('.').map(str::to_owned).collect();
-            document.positions.get(&key).copied()
+            document
+                .places
+                .get(&key)
+                .map(|place| position(text, place.key.start))
         };
         assert_eq!(at("a"), Some((1, 1)));
         assert_eq!(at("b.c.d"), Some((3, 3)));
@@ -164,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_place_and_never_quote_the_line() {
+    fn errors_name_the_place_and_never_quote_a_secret() {
         let report = parse("[sources.main]\ntoken = \"hunter2\nurl = = 1\n")
             .unwrap_err()
             .to_string();

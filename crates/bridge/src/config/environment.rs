@@ -59,6 +59,7 @@ impl Environment {
                 key: path.join("."),
                 message: message.to_owned(),
                 hint: None,
+                excerpt: None,
             };
             if path.iter().any(String::is_empty) {
                 let message = "found an empty key in its name, expected keys with two underscores between them, as in \
@@ -83,6 +84,11 @@ impl Environment {
     pub(super) fn origin(&self, key: &[String]) -> Option<Origin> {
         let variable = self.keys.get(key).or_else(|| self.tables.get(key))?;
         Some(Origin::Variable(variable.clone()))
+    }
+
+    /// The keys that variables set.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &KeyPath> {
+        self.keys.keys()
     }
 
     /// Whether a variable sets this very key.

@@ -1,7 +1,7 @@
 //! From a file and the environment to a configuration, or to all that is wrong with it.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     env,
     ffi::OsString,
     io,
@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use super::{
     document::{Document, KeyPath, ReadError},
     environment::Environment,
+    examples, excerpt,
     model::Config,
     report::{Origin, Problem, Report},
     shape::Shape,
@@ -30,8 +31,8 @@ pub struct Loaded {
     pub config: Config,
     /// The file that it comes from; without one it is the environment's alone.
     pub file: Option<PathBuf>,
-    /// Keys that the file itself sets, with dots between their parts.
-    pub(super) keys_in_file: BTreeSet<String>,
+    /// Where each key that is set comes from, by its parts with dots between them.
+    pub(super) origins: BTreeMap<String, Origin>,
 }
 
 /// Reads the configuration: the named file, or the first of [`PLACES`] that is there, then the environment.
@@ -48,9 +49,9 @@ pub(super) fn load_from<'p>(
     places: impl IntoIterator<Item = &'p Path>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Loaded, Report> {
-    let file = find(named, places)?;
     let schema = schema();
     let shape = Shape::root(&schema);
+    let file = find(named, places, &shape)?;
     let mut report = Report::default();
     let environment = Environment::read(variables, &shape, &mut report);
     let (path, document) = file.map_or_else(
@@ -66,8 +67,14 @@ pub(super) fn load_from<'p>(
         environment: &environment,
     };
     for mistake in mistakes {
+        let (origin, found) = origins.of(&mistake.key);
+        let excerpt = match &origin {
+            Origin::File { .. } => excerpt::of(&document, &shape, &mistake.key[..found]),
+            _ => None,
+        };
         report.push(Problem {
-            origin: origins.of(&mistake.key),
+            origin,
+            excerpt,
             key: mistake.key.join("."),
             message: mistake.message,
             hint: mistake.hint,
@@ -80,11 +87,12 @@ pub(super) fn load_from<'p>(
     let is_from_file = |key: &&KeyPath| !environment.sets(key);
     Ok(Loaded {
         config,
-        keys_in_file: document
-            .positions
+        origins: document
+            .places
             .keys()
             .filter(is_from_file)
-            .map(|key| key.join("."))
+            .chain(environment.keys())
+            .map(|key| (key.join("."), origins.of(key).0))
             .collect(),
         file: path,
     })
@@ -92,7 +100,9 @@ pub(super) fn load_from<'p>(
 
 /// The JSON Schema of the configuration.
 pub fn schema() -> Value {
-    schemars::schema_for!(Config).to_value()
+    let mut schema = schemars::schema_for!(Config).to_value();
+    examples::add(&mut schema);
+    schema
 }
 
 /// The file to read. figment takes a file that is not there for an empty one; a bridge that silently runs with
@@ -100,19 +110,20 @@ pub fn schema() -> Value {
 fn find<'p>(
     named: Option<&Path>,
     places: impl IntoIterator<Item = &'p Path>,
+    shape: &Shape<'_>,
 ) -> Result<Option<(PathBuf, Document)>, Report> {
     let unreadable = |path: &Path, error: &io::Error| {
         Report::of_file(path, None, format!("the file can't be read: {error}"))
     };
     if let Some(path) = named {
-        return match Document::read(path) {
+        return match Document::read(path, shape) {
             Ok(document) => Ok(Some((path.to_owned(), document))),
             Err(ReadError::Io(error)) => Err(unreadable(path, &error)),
             Err(ReadError::Report(report)) => Err(report),
         };
     }
     for path in places {
-        match Document::read(path) {
+        match Document::read(path, shape) {
             Ok(document) => return Ok(Some((path.to_owned(), document))),
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
             Err(ReadError::Io(error)) => return Err(unreadable(path, &error)),
@@ -141,8 +152,8 @@ struct Origins<'a> {
 }
 
 impl Origins<'_> {
-    /// Of the key itself, or of the nearest table around it.
-    fn of(&self, key: &[String]) -> Origin {
+    /// Of the key itself, or of the nearest table around it; how many parts of the key that has.
+    fn of(&self, key: &[String]) -> (Origin, usize) {
         for length in (1..=key.len()).rev() {
             let key = &key[..length];
             let variable = || self.environment.origin(key);
@@ -155,12 +166,13 @@ impl Origins<'_> {
                 place().or_else(variable)
             };
             if let Some(origin) = found {
-                return origin;
+                return (origin, length);
             }
         }
-        self.file.map_or(Origin::Nowhere, |path| Origin::File {
+        let nowhere = self.file.map_or(Origin::Nowhere, |path| Origin::File {
             path: path.to_owned(),
             position: None,
-        })
+        });
+        (nowhere, 0)
     }
 }

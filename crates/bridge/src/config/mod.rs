@@ -7,6 +7,8 @@ mod checks;
 mod dangers;
 mod document;
 mod environment;
+mod examples;
+mod excerpt;
 mod load;
 mod model;
 mod read;
@@ -18,6 +20,7 @@ mod tables;
 pub use self::{
     dangers::Danger,
     environment::PREFIX,
+    excerpt::Excerpt,
     load::{Loaded, PLACES, load, schema},
     model::{Config, DEFAULT_SINK, DeduplicateConfig, EventConfig, HttpConfig, LogConfig, LogFormat},
     report::{Origin, Problem, Report},

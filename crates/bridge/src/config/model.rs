@@ -82,6 +82,7 @@ impl Config {
                 key,
                 message,
                 hint,
+                excerpt: None,
             });
         }
         if report.is_empty() { Ok(()) } else { Err(report) }

@@ -1,13 +1,21 @@
-//! All that is wrong with a configuration, told at once.
+//! All that is wrong with a configuration, told at once: each with the line of the file, and what of it is meant.
 
 use std::{
     fmt,
     path::{Path, PathBuf},
 };
 
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+use super::excerpt::Excerpt;
+use crate::terminal::columns;
+
+/// The width of a page whose width is not known, and the most that a line of explanation takes on a wider one.
+const USUAL_WIDTH: usize = 100;
+/// What stands before an explanation: the gutter, and its name.
+const NOTE_INDENT: usize = 17;
+
 /// Everything that is wrong with a configuration.
-///
-/// Lines of the file are named and not shown: the value on such a line may be a token, under a key that was mistyped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     problems: Vec<Problem>,
@@ -24,6 +32,8 @@ pub struct Problem {
     pub message: String,
     /// What was meant, perhaps.
     pub hint: Option<String>,
+    /// The line of the file, without what may be secret.
+    pub excerpt: Option<Excerpt>,
 }
 
 /// Where something in the configuration comes from.
@@ -65,6 +75,7 @@ impl Report {
             key: String::new(),
             message: message.into(),
             hint: None,
+            excerpt: None,
         });
         report
     }
@@ -85,6 +96,30 @@ impl Report {
         }
     }
 
+    /// The report as text, for a page so many columns wide. Ends without a line break.
+    pub fn render(&self, colours: bool, width: usize) -> String {
+        let renderer = if colours {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        let renderer = renderer.term_width(width);
+        let mut text = String::new();
+        for problem in &self.problems {
+            text.push_str(&renderer.render(&[problem.group(width.min(USUAL_WIDTH))]));
+            text.push_str("\n\n");
+        }
+        let (count, them) = match self.problems.len() {
+            1 => ("an error".to_owned(), "it"),
+            count => (format!("{count} errors"), "them"),
+        };
+        let summary =
+            format!("the configuration has {count}; mend {them}, and ask `neurobridge check` again");
+        let summary = Group::with_title(Level::ERROR.primary_title(summary));
+        text.push_str(&renderer.render(&[summary]));
+        text
+    }
+
     /// In the order of the file, then the environment.
     pub(super) fn sort(&mut self) {
         let rank = |problem: &Problem| match &problem.origin {
@@ -98,32 +133,79 @@ impl Report {
 
 impl std::error::Error for Report {}
 
+/// As [`render`](Report::render), without colours and for a page of the usual width.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.problems.len() {
-            1 => write!(f, "the configuration has an error")?,
-            count => write!(f, "the configuration has {count} errors")?,
-        }
-        for problem in &self.problems {
-            write!(f, "\n\n{problem}")?;
-        }
-        Ok(())
+        f.write_str(&self.render(false, USUAL_WIDTH))
     }
 }
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.origin, self.key.is_empty()) {
-            (origin, true) => writeln!(f, "{origin}")?,
-            (Origin::Nowhere, false) => writeln!(f, "{}", self.key)?,
-            (origin, false) => writeln!(f, "{origin}: {}", self.key)?,
+impl Problem {
+    fn group(&self, width: usize) -> Group<'_> {
+        // What was expected stands below: it may be a long list.
+        let (found, expected) = match split_expected(&self.message) {
+            Some((found, expected)) => (found, Some(expected)),
+            None => (self.message.as_str(), None),
+        };
+        let title = if self.key.is_empty() {
+            found.to_owned()
+        } else {
+            format!("{}: {found}", self.key)
+        };
+        let mut group = Group::with_title(Level::ERROR.primary_title(title));
+        group = match (&self.origin, &self.excerpt) {
+            (Origin::File { path, .. }, Some(excerpt)) => {
+                let annotation = AnnotationKind::Primary
+                    .span(excerpt.span.clone())
+                    .label(self.hint.as_deref());
+                group.element(
+                    Snippet::source(excerpt.text.as_str())
+                        .line_start(excerpt.line)
+                        .path(path.display().to_string())
+                        .annotation(annotation),
+                )
+            }
+            (Origin::Nowhere, _) => group,
+            (origin, None | Some(_)) => group.element(annotate_snippets::Origin::path(origin.to_string())),
+        };
+        if let Some(expected) = expected {
+            let text = wrap(expected, width.saturating_sub(NOTE_INDENT));
+            group = group.element(Level::NOTE.with_name("expected").message(text));
         }
-        write!(f, "    {}", self.message)?;
         match &self.hint {
-            Some(hint) => write!(f, "\n    {hint}"),
-            None => Ok(()),
+            Some(hint) if self.excerpt.is_none() => {
+                let text = wrap(hint, width.saturating_sub(NOTE_INDENT));
+                group.element(Level::HELP.message(text))
+            }
+            _ => group,
         }
     }
+}
+
+/// What was found, and what was expected.
+fn split_expected(message: &str) -> Option<(&str, &str)> {
+    [", expected ", ": expected "]
+        .iter()
+        .find_map(|between| message.split_once(between))
+        .filter(|(_, expected)| !expected.is_empty())
+}
+
+/// Breaks a text into lines at blanks.
+fn wrap(text: &str, width: usize) -> String {
+    let (mut wrapped, mut column) = (String::new(), 0);
+    for word in text.split(' ') {
+        let length = columns(word);
+        if column > 0 && column + 1 + length > width {
+            wrapped.push('\n');
+            column = 0;
+        } else if column > 0 {
+            wrapped.push(' ');
+            column += 1;
+        }
+        wrapped.push_str(word);
+        column += length;
+    }
+    wrapped
 }
 
 impl fmt::Display for Origin {
@@ -155,6 +237,7 @@ mod tests {
             key: key.to_owned(),
             message: "found nothing, expected something".to_owned(),
             hint: None,
+            excerpt: None,
         }
     }
 
@@ -180,16 +263,19 @@ mod tests {
         }
         report.sort();
         insta::assert_snapshot!(report, @"
-        the configuration has 3 errors
+        error: a: found nothing
+        --> n.toml:2:1
+         = expected: something
 
-        n.toml:2:1: a
-            found nothing, expected something
+        error: b: found nothing
+        --> n.toml:9:1
+         = expected: something
 
-        n.toml:9:1: b
-            found nothing, expected something
+        error: c: found nothing
+         |
+         = expected: something
 
-        c
-            found nothing, expected something
+        error: the configuration has 3 errors; mend them, and ask `neurobridge check` again
         ");
     }
 }

@@ -1,7 +1,11 @@
 //! What the configuration's JSON Schema says about a key: the keys that a table knows, and the types that a value may
 //! have. Only as much of JSON Schema is understood as `schemars` writes for the types in use.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
+
+use super::excerpt;
 
 /// Alternatives deeper within one another than this are no alternatives but a circle.
 const MAX_DEPTH: usize = 16;
@@ -93,6 +97,13 @@ impl<'a> Shape<'a> {
         })
     }
 
+    /// Whether any table of the whole configuration has a key of this name.
+    pub(super) fn mentions(&self, key: &str) -> bool {
+        let mut names = BTreeSet::new();
+        excerpt::names(self.root, &mut names);
+        names.contains(key)
+    }
+
     /// The keys with names of their own, sorted.
     pub(super) fn keys(&self) -> Vec<&'a str> {
         let mut keys: Vec<&str> = self
@@ -142,6 +153,31 @@ impl<'a> Shape<'a> {
             .find_map(|node| node.get("description")?.as_str())?;
         let end = text.find(". ").map_or(text.len(), |stop| stop + 1);
         text.get(..end)
+    }
+
+    /// Whether a table has this key by its own name, not as one of any name.
+    #[cfg(test)]
+    pub(super) fn names(&self, key: &str) -> bool {
+        self.alternatives.iter().any(|node| property(node, key).is_some())
+    }
+
+    /// Whether a key of this table has a description: its own, or that of its type.
+    #[cfg(test)]
+    pub(super) fn describes(&self, key: &str) -> bool {
+        self.alternatives
+            .iter()
+            .filter_map(|node| property(node, key))
+            .any(|own| own.get("description").is_some())
+            || self.child(key).description().is_some()
+    }
+
+    /// Whether a key of this table has an example.
+    #[cfg(test)]
+    pub(super) fn has_example(&self, key: &str) -> bool {
+        self.alternatives
+            .iter()
+            .filter_map(|node| property(node, key))
+            .any(|own| own.get("examples").is_some())
     }
 
     /// The default of a key of this table.

@@ -24,11 +24,9 @@ fn all_keys() -> Document {
         Some(rest) if !rest.is_empty() && !rest.starts_with([' ', '#']) => rest,
         _ => line,
     });
-    Document::parse(
-        Path::new("neurobridge.toml"),
-        &lines.collect::<Vec<_>>().join("\n"),
-    )
-    .unwrap()
+    let schema = load::schema();
+    let text = lines.collect::<Vec<_>>().join("\n");
+    Document::parse(Path::new("neurobridge.toml"), &text, &Shape::root(&schema)).unwrap()
 }
 
 #[test]
@@ -53,7 +51,7 @@ fn every_key_is_explained_and_no_other() {
     let mut expected = BTreeSet::new();
     keys(&Shape::root(&schema), &all_keys().values, "", &mut expected);
     let written: BTreeSet<String> = all_keys()
-        .positions
+        .places
         .keys()
         .filter(|key| key.iter().all(|part| part.parse::<usize>().is_err()))
         .map(|key| key.join("."))
@@ -101,6 +99,39 @@ fn keys(shape: &Shape<'_>, table: &Map<String, Value>, path: &str, found: &mut B
 }
 
 #[test]
+fn editors_are_told_of_every_key_what_it_means_and_an_example() {
+    let schema = load::schema();
+    let document = all_keys();
+    let (mut described, mut with_examples) = (0, 0);
+    for key in document.places.keys() {
+        let Some((last, around)) = key.split_last() else {
+            continue;
+        };
+        let table = match around {
+            [] => Some(&document.values),
+            around => value(&document.values, around).and_then(Value::as_object),
+        };
+        let shape = Shape::root(&schema).at(around.iter().map(String::as_str));
+        let shape = table.map_or_else(|| shape.clone(), |table| shape.narrow(table));
+        if shape.is_empty() || last.parse::<usize>().is_ok() || !shape.names(last) {
+            continue;
+        }
+        let name = key.join(".");
+        assert!(shape.describes(last), "{name}");
+        described += 1;
+        let is_table = value(&document.values, key).is_some_and(Value::is_object);
+        if !is_table && !shape.child(last).is_secret() && last != "type" {
+            assert!(shape.has_example(last), "{name}");
+            with_examples += 1;
+        }
+    }
+    assert!(
+        described > 100 && with_examples > 60,
+        "{described}, {with_examples}"
+    );
+}
+
+#[test]
 fn keys_that_are_left_out_say_their_defaults() {
     let schema = load::schema();
     let document = all_keys();
@@ -123,7 +154,7 @@ fn keys_that_are_left_out_say_their_defaults() {
         "sinks",
     ];
     let mut compared = 0;
-    for key in document.positions.keys() {
+    for key in document.places.keys() {
         let name = key.join(".");
         let table = key
             .split_last()

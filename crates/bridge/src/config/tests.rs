@@ -32,12 +32,12 @@ fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
 /// The report, without the folder that differs from run to run.
 fn report(loaded: Result<Loaded, Report>) -> String {
     let report = loaded.unwrap_err().to_string();
-    let lines = report.lines().map(
-        |line| match (line.starts_with('/'), line.find("neurobridge.toml")) {
-            (true, Some(start)) => &line[start..],
-            _ => line,
-        },
-    );
+    let lines = report
+        .lines()
+        .map(|line| match (line.find("--> /"), line.find("neurobridge.toml")) {
+            (Some(arrow), Some(start)) => format!("{}{}", &line[..arrow + 4], &line[start..]),
+            _ => line.to_owned(),
+        });
     lines.collect::<Vec<_>>().join("\n")
 }
 

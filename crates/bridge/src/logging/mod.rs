@@ -3,10 +3,7 @@
 mod logfmt;
 mod repeats;
 
-use std::{
-    env,
-    io::{self, IsTerminal},
-};
+use std::io;
 
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt,
@@ -18,7 +15,7 @@ use self::{
     logfmt::Logfmt,
     repeats::{Repeats, Reporter},
 };
-use crate::config::LogFormat;
+use crate::{config::LogFormat, terminal::colours};
 
 /// Keeps logging complete: dropped at the end of the program, it tells what was left out and not told yet.
 #[must_use = "dropped at once, it tells nothing"]
@@ -61,7 +58,7 @@ pub fn init(format: LogFormat, level: &str) -> Result<Guard, LogError> {
             source,
         })?;
     let repeats = Repeats::default();
-    let layer = layer(format, io::stderr, colours())
+    let layer = layer(format, io::stderr, colours(&io::stderr()))
         .with_filter(repeats.clone())
         .with_filter(filter);
     Registry::default().with(layer).try_init()?;
@@ -82,11 +79,6 @@ where
         LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
         LogFormat::Logfmt => layer.event_format(Logfmt).boxed(),
     }
-}
-
-/// Only for people who see them, and not for those who said no (<https://no-color.org>: set, and not empty).
-fn colours() -> bool {
-    io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Tries what a configuration needs: feeds and tokens, brokers and topics, files.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,6 +26,7 @@ use super::super::{print, table::Table};
 use crate::{
     config::{Config, SinkEntry, SinkKind},
     exit::{Exit, Failure},
+    terminal::{Paint, Style},
 };
 
 /// A sink that takes longer is not there; librdkafka looks for its brokers for about as long by itself.
@@ -47,23 +49,41 @@ pub(super) async fn run(config: &Config) -> Result<Exit, Failure> {
     let mut answers = attempts.join_all().await;
     answers.sort_by(|one, other| one.0.cmp(&other.0));
 
-    let mut table = Table::new(["tried", "answer"]);
+    let mut table = Table::new(["", "tried", "answer"]);
     let mut worst = Exit::Ok;
     for (what, answer) in answers {
         match answer {
-            Ok(time) => table.row([what, format!("fine, within {} ms", time.as_millis())]),
+            Ok(time) => table.row([
+                FINE.to_owned(),
+                what,
+                format!("fine, within {} ms", time.as_millis()),
+            ]),
             Err((exit, reason)) => {
                 // A refused token needs a person, whatever else passes by itself.
                 if worst == Exit::Ok || exit == Exit::TokenRefused {
                     worst = exit;
                 }
-                table.row([what, reason]);
+                table.row([WRONG.to_owned(), what, reason]);
             }
         }
     }
+    let paint = Paint::of(&io::stdout());
+    let table = table
+        .to_string()
+        .replace(FINE, &paint.paint(Style::Green, FINE))
+        .replace(WRONG, &paint.paint(Style::Red, WRONG));
     print(format!("\n{table}"))?;
+    if worst != Exit::Ok {
+        print(format!(
+            "\nMend what is marked {WRONG}, and try again. Nothing was published.\n"
+        ))?;
+    }
     Ok(worst)
 }
+
+/// Marks of what answered as it should, and of what did not.
+const FINE: &str = "✓";
+const WRONG: &str = "✗";
 
 type Answer = Result<Duration, (Exit, String)>;
 

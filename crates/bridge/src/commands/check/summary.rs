@@ -24,7 +24,10 @@ pub(super) fn of(loaded: &Loaded) -> String {
         text.push_str("legal, but dangerous:\n");
         for danger in dangers {
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "  {}: {}", danger.key, danger.message);
+            let _ = match &danger.origin {
+                Some(origin) => writeln!(text, "  {} ({origin}): {}", danger.key, danger.message),
+                None => writeln!(text, "  {}: {}", danger.key, danger.message),
+            };
         }
     }
     text

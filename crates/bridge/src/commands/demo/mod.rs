@@ -1,6 +1,8 @@
 //! `neurobridge demo`: the platform, simulated, the bridge, and a file, in one process. What a newcomer runs first.
 
 mod happenings;
+mod picture;
+mod rates;
 mod screen;
 mod totals;
 
@@ -15,14 +17,10 @@ use std::{
 use anyhow::Context;
 use neurobridge_listener::SourceConfig;
 use neurobridge_simulator::{Options, Simulator};
-use tokio::{net::TcpListener, time::interval};
+use tokio::{net::TcpListener, sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    happenings::Happenings,
-    screen::{Places, Screen},
-    totals::Totals,
-};
+use self::{happenings::Happenings, picture::Places, screen::Screen, totals::Totals};
 use crate::{
     bridge::Bridge,
     config::Config,
@@ -65,18 +63,18 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     let simulation = tokio::spawn(simulator.run(stop_simulator.clone()));
 
     let config = config(handle.local_addr(), &options).await?;
-    let bridge = Bridge::start(&config).await?;
+    let (slow, is_slow) = watch::channel(false);
+    let bridge = Bridge::start_with(&config, Some(is_slow)).await?;
     let state = std::sync::Arc::clone(bridge.state());
     let totals = Totals::start(&state.spool);
-    let mut happenings = Happenings::new(handle);
+    let mut happenings = Happenings::new(handle, slow);
     let places = Places {
         events: options.data_dir.join("events.jsonl"),
         page: format!("http://{}/", bridge.address()),
         metrics: format!("http://{}/metrics", bridge.address()),
     };
     let is_terminal = io::stdout().is_terminal();
-    let mut screen = Screen::new(is_terminal, places);
-    screen.begin().or_exit(Exit::Disk)?;
+    let mut screen = Screen::begin(places).or_exit(Exit::Disk)?;
 
     let stop_bridge = CancellationToken::new();
     let over = tokio::time::sleep(options.duration.unwrap_or(Duration::MAX));
@@ -95,17 +93,17 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
             _ = tick.tick() => {
                 let view = state.view();
                 happenings.watch(&view);
-                screen.draw(&view, &totals.counts(), happenings.list()).or_exit(Exit::Disk)?;
+                screen.draw(&view, &totals, &happenings).or_exit(Exit::Disk)?;
             }
         }
     };
     stop_simulator.cancel();
     let _ = simulation.await;
     let view = state.view();
+    screen.draw(&view, &totals, &happenings).or_exit(Exit::Disk)?;
     screen
-        .draw(&view, &totals.counts(), happenings.list())
+        .end(&Status::of(&view).ledger(), &totals)
         .or_exit(Exit::Disk)?;
-    screen.end(&Status::of(&view).ledger()).or_exit(Exit::Disk)?;
     ended
 }
 

@@ -1,216 +1,170 @@
-//! The demo's picture: drawn over itself on a terminal, plain lines elsewhere.
+//! The demo's screen: a picture drawn over and over on a terminal, plain lines elsewhere.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
     fmt::Write as _,
-    io::{self, Write as _},
-    path::PathBuf,
+    io::{self, IsTerminal, Write as _},
     time::Instant,
 };
 
-use jiff::Timestamp;
+use super::{
+    happenings::Happenings,
+    picture::{Picture, Places},
+    rates::Rates,
+    totals::Totals,
+};
+use crate::{
+    state::View,
+    terminal::{self, Paint, Style},
+};
 
-use crate::state::View;
+/// A second screen, which leaves what was there as it was; no cursor; lines that are too long are cut, not wrapped.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J";
+const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+/// Shown at once when it is whole, by terminals that know these.
+const BEGIN_PICTURE: &str = "\x1b[?2026h\x1b[H";
+const END_PICTURE: &str = "\x1b[J\x1b[?2026l";
 
-/// Where a person finds what the demo makes.
-pub(super) struct Places {
-    pub(super) events: PathBuf,
-    pub(super) page: String,
-    pub(super) metrics: String,
-}
-
-/// Draws the demo.
+/// Draws the demo. Dropped, it leaves the terminal as it was.
 pub(super) struct Screen {
     is_terminal: bool,
-    colour: bool,
+    has_entered: bool,
+    paint: Paint,
     places: Places,
-    /// Lines of the last picture, to be drawn over.
-    drawn: usize,
-    before: Option<(Instant, u64, u64)>,
-    rates: (f64, f64),
-    told: Option<Timestamp>,
+    rates: Rates,
+    began: Instant,
+    /// Happenings that were told as lines.
+    told: usize,
 }
 
 impl Screen {
-    pub(super) fn new(is_terminal: bool, places: Places) -> Self {
-        let colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self {
-            is_terminal,
-            colour,
+    /// # Errors
+    /// Standard output can't be written to.
+    pub(super) fn begin(places: Places) -> io::Result<Self> {
+        let mut screen = Self {
+            is_terminal: io::stdout().is_terminal(),
+            has_entered: false,
+            paint: Paint::of(&io::stdout()),
             places,
-            drawn: 0,
-            before: None,
-            rates: (0.0, 0.0),
-            told: None,
+            rates: Rates::default(),
+            began: Instant::now(),
+            told: 0,
+        };
+        if screen.is_terminal {
+            write(ENTER)?;
+            screen.has_entered = true;
+        } else {
+            let Places {
+                events,
+                page,
+                metrics,
+            } = &screen.places;
+            write(&format!(
+                "neurobridge demo: a simulated NeuroIO platform, the bridge, and a file\n\n  events   {}\n  page     {page}\n  \
+                 metrics  {metrics}\n\n",
+                events.display()
+            ))?;
         }
+        Ok(screen)
     }
 
-    pub(super) fn begin(&self) -> io::Result<()> {
-        let mut stdout = io::stdout().lock();
-        writeln!(
-            stdout,
-            "{}",
-            self.bold("neurobridge demo: a simulated NeuroIO platform, the bridge, and a file")
-        )?;
-        writeln!(stdout)?;
-        writeln!(stdout, "  events   {}", self.places.events.display())?;
-        writeln!(stdout, "  page     {}", self.places.page)?;
-        writeln!(stdout, "  metrics  {}", self.places.metrics)?;
-        writeln!(stdout)?;
-        stdout.flush()
-    }
-
+    /// # Errors
+    /// Standard output can't be written to.
     pub(super) fn draw(
         &mut self,
         view: &View<'_>,
-        results: &BTreeMap<String, u64>,
-        happenings: &VecDeque<(Timestamp, String)>,
+        totals: &Totals,
+        happenings: &Happenings,
     ) -> io::Result<()> {
-        self.measure(view);
-        let picture = if self.is_terminal {
-            self.picture(view, results, happenings)
-        } else {
-            self.lines(view, happenings)
+        self.rates.measure(view);
+        if !self.is_terminal {
+            return write(&self.lines(view, happenings));
+        }
+        // Asked each time: a window may have become another.
+        let (columns, rows) = terminal::size();
+        let results = totals.counts();
+        let picture = Picture {
+            view,
+            results: &results,
+            happenings,
+            rates: &self.rates,
+            places: &self.places,
+            running_for: self.began.elapsed(),
         };
-        let mut stdout = io::stdout().lock();
-        if self.is_terminal && self.drawn > 0 {
-            // Back to the first line of the last picture, and clear from there.
-            write!(stdout, "\x1b[{}A\x1b[J", self.drawn)?;
-        }
-        stdout.write_all(picture.as_bytes())?;
-        self.drawn = picture.lines().count();
-        stdout.flush()
-    }
-
-    pub(super) fn end(&self, ledger: &str) -> io::Result<()> {
-        let mut stdout = io::stdout().lock();
-        writeln!(
-            stdout,
-            "\n{}",
-            self.bold("The ledger: what became of every event")
-        )?;
-        for line in ledger.lines() {
-            writeln!(stdout, "  {line}")?;
-        }
-        writeln!(stdout, "\nThe events are in {}", self.places.events.display())?;
-        stdout.flush()
-    }
-
-    fn measure(&mut self, view: &View<'_>) {
-        let received = view.sources.iter().map(|source| source.ledger.received).sum();
-        let delivered = view.sinks.iter().map(|sink| sink.ledger.counts.delivered).sum();
-        let now = Instant::now();
-        match self.before {
-            Some((at, old_received, old_delivered)) => {
-                let seconds = now.duration_since(at).as_secs_f64();
-                if seconds >= 1.0 {
-                    let rate = |new: u64, old: u64| new.saturating_sub(old) as f64 / seconds;
-                    self.rates = (rate(received, old_received), rate(delivered, old_delivered));
-                    self.before = Some((now, received, delivered));
-                }
+        let mut text = BEGIN_PICTURE.to_owned();
+        for (row, line) in picture.lines(columns, rows).iter().enumerate() {
+            if row > 0 {
+                text.push_str("\r\n");
             }
-            None => self.before = Some((now, received, delivered)),
+            // Cleared before: behind a line that fills its row, clearing would take its last character.
+            text.push_str("\x1b[2K");
+            text.push_str(&line.render(columns, self.paint));
         }
+        text.push_str(END_PICTURE);
+        write(&text)
     }
 
-    fn picture(
-        &self,
-        view: &View<'_>,
-        results: &BTreeMap<String, u64>,
-        happenings: &VecDeque<(Timestamp, String)>,
-    ) -> String {
+    /// Leaves the terminal, and says what became of every event.
+    ///
+    /// # Errors
+    /// Standard output can't be written to.
+    pub(super) fn end(mut self, ledger: &str, totals: &Totals) -> io::Result<()> {
+        self.leave();
         let mut text = String::new();
-        for source in &view.sources {
-            let state = self.state(source.snapshot.state.into(), "authorised");
-            let rate = self.rates.0;
-            let _ = writeln!(
-                text,
-                "  feed   {state}  {:>9} received   {rate:>7.1}/s",
-                source.ledger.received
-            );
+        // Writing to a string cannot fail.
+        let title = self
+            .paint
+            .paint(Style::Bold, "The ledger: what became of every event");
+        let _ = writeln!(text, "{}{title}", if self.is_terminal { "" } else { "\n" });
+        for line in ledger.lines() {
+            let _ = writeln!(text, "  {line}");
         }
-        let spool = &view.spool;
-        let _ = writeln!(
-            text,
-            "  spool  {:<11}  {:>9} stored     {:>7} KiB of {} MiB",
-            spool.kind,
-            spool.durable_sequence,
-            spool.size_bytes >> 10,
-            spool.limit_bytes >> 20
-        );
-        for sink in &view.sinks {
-            let up = matches!(sink.snapshot.state, neurobridge_core::delivery::SinkState::Up);
-            let state = self.state(if up { "up" } else { "not up" }, "up");
-            let latency = sink
-                .handle
-                .progress
-                .latency()
-                .quantile(0.99)
-                .map_or(String::new(), |bound| {
-                    format!("   99 of 100 within {:.0} ms", (bound * 1000.0).ceil())
-                });
-            let rate = self.rates.1;
-            let delivered = sink.ledger.counts.delivered;
-            let _ = writeln!(
-                text,
-                "  file   {state}  {delivered:>9} delivered  {rate:>7.1}/s{latency}"
-            );
+        let counts = totals.counts();
+        let counts = counts.iter().map(|(result, count)| format!("{result} {count}"));
+        let _ = writeln!(text, "\n  by result: {}", counts.collect::<Vec<_>>().join(", "));
+        let _ = writeln!(text, "\nThe events are in {}", self.places.events.display());
+        write(&text)
+    }
+
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.has_entered) {
+            // Nobody is left to tell when even this can't be written.
+            let _ = write(LEAVE);
         }
-        let results: Vec<String> = results
-            .iter()
-            .map(|(result, count)| format!("{result} {count}"))
-            .collect();
-        let _ = writeln!(text, "\n  by result  {}\n", results.join("  "));
-        for (at, happening) in happenings {
-            let _ = writeln!(text, "  {}  {happening}", at.strftime("%H:%M:%S"));
-        }
-        let _ = writeln!(
-            text,
-            "\n  {}",
-            self.dim("Ctrl-C ends the demo, with the ledger. A fault comes now and then.")
-        );
-        text
     }
 
     /// What is new since the last call, for an output that can't be drawn over.
-    fn lines(&mut self, view: &View<'_>, happenings: &VecDeque<(Timestamp, String)>) -> String {
+    fn lines(&mut self, view: &View<'_>, happenings: &Happenings) -> String {
         let mut text = String::new();
-        for (at, happening) in happenings
-            .iter()
-            .filter(|(at, _)| self.told.is_none_or(|told| *at > told))
-        {
-            let _ = writeln!(text, "{}  {happening}", at.strftime("%H:%M:%S"));
+        let (new, total) = happenings.after(self.told);
+        for happening in new {
+            let _ = writeln!(
+                text,
+                "{}  {}: {}",
+                happening.at.strftime("%H:%M:%S"),
+                happening.who.name(),
+                happening.what
+            );
         }
-        self.told = happenings.back().map(|(at, _)| *at).or(self.told);
+        self.told = total;
         let received: u64 = view.sources.iter().map(|source| source.ledger.received).sum();
         let delivered: u64 = view.sinks.iter().map(|sink| sink.ledger.counts.delivered).sum();
-        let (rate, _) = self.rates;
+        let rate = self.rates.received();
         let _ = writeln!(text, "{received} received, {delivered} delivered, {rate:.1}/s");
         text
     }
+}
 
-    fn state(&self, state: &str, good: &str) -> String {
-        let padded = format!("{state:<11}");
-        match (self.colour, state == good) {
-            (false, _) => padded,
-            (true, true) => format!("\x1b[32m{padded}\x1b[0m"),
-            (true, false) => format!("\x1b[33m{padded}\x1b[0m"),
-        }
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.leave();
     }
+}
 
-    fn bold(&self, text: &str) -> String {
-        if self.colour {
-            format!("\x1b[1m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
-    }
-
-    fn dim(&self, text: &str) -> String {
-        if self.colour {
-            format!("\x1b[2m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+/// Writes to standard output. A pipe that has seen enough is no reason to end: the demo ends by its signal or its time.
+fn write(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
     }
 }

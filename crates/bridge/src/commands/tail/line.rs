@@ -1,0 +1,130 @@
+//! An event as a line for people.
+
+use std::borrow::Cow;
+
+use neurobridge_core::{
+    envelope::Field,
+    event::{Event, FieldPath},
+};
+
+use crate::terminal::{Line, Paint, Style, pad, printable};
+
+/// The longest result of those that the platform knows.
+const RESULT_COLUMNS: usize = 6;
+/// Enough of a person's id to tell persons apart by eye.
+const PERSON_COLUMNS: usize = 8;
+const PLACE_COLUMNS: usize = 28;
+
+/// Time of receipt, result, person, place, then what fits of the rest. Fields that are not there are left out; none can
+/// say anything to the terminal itself.
+pub(super) fn of(event: &Event<'_>, names_feed: bool, width: usize, paint: Paint) -> String {
+    let time = event.received_at.strftime("%H:%M:%S%.3f").to_string();
+    let text = |field| event.text(field).unwrap_or_default();
+    let result = text(Field::Result);
+    let person = match event.text(Field::Pid) {
+        Some(pid) => pid.chars().take(PERSON_COLUMNS).collect(),
+        None => "-".to_owned(),
+    };
+    let place = [text(Field::SpaceName), text(Field::SourceName)]
+        .into_iter()
+        .filter(|name| !name.is_empty())
+        .collect::<Vec<_>>()
+        .join(" / ");
+
+    let mut line = Line::default()
+        .styled(Style::Dim, time)
+        .text("  ")
+        .styled(style_of(&result), pad(&printable(&result), RESULT_COLUMNS))
+        .text("  ");
+    if names_feed {
+        line = line.styled(Style::Dim, event.source).text("  ");
+    }
+    let place = printable(&place);
+    line = line
+        .text(pad(&printable(&person), PERSON_COLUMNS))
+        .text("  ")
+        .text(match width {
+            0..80 => place.into_owned(),
+            _ => pad(&place, PLACE_COLUMNS),
+        })
+        .text("  ")
+        .styled(Style::Dim, printable(&details(event)));
+    line.render(width, paint) + "\n"
+}
+
+fn details(event: &Event<'_>) -> String {
+    let value = |path: &str| FieldPath::parse(path).and_then(|path| path.value(event));
+    let sex = match value("sex").as_deref() {
+        Some("0") => "male ",
+        Some("1") => "female ",
+        _ => "",
+    };
+    let mut details = Vec::new();
+    if let Some(confidence) = value("confidence") {
+        details.push(format!("{confidence}%"));
+    }
+    if let Some(age) = value("age") {
+        details.push(format!("{sex}{age}"));
+    }
+    details.extend(value("mood").map(Cow::into_owned));
+    if let Some(liveness) = value("liveness").filter(|liveness| liveness != "passed") {
+        details.push(format!("liveness {liveness}"));
+    }
+    details.extend(event.text(Field::Id).map(|id| format!("#{id}")));
+    details.join("  ")
+}
+
+/// How sure the platform is of who it was.
+fn style_of(result: &str) -> Option<Style> {
+    match result {
+        "new" => Some(Style::Green),
+        "exact" => Some(Style::Cyan),
+        "ha" => Some(Style::Blue),
+        "reinit" => Some(Style::Magenta),
+        "junk" | "nm" => Some(Style::Yellow),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use neurobridge_core::{
+        envelope::{Kind, read},
+        event::Sequence,
+    };
+
+    use super::*;
+    use crate::terminal::columns;
+
+    const FRAME: &str = r#"{"id":7,"data":{"id":7,"result":"exact","pid":"ad9ad883-2879-4a58","source":{"id":1,"name":"T\u00fcr \u001b[2J"},"space":{"id":1,"name":"Head office"},"age":66,"sex":0,"mood":"anger","liveness":"failed","confidence":83.34,"face_image":"https://m/1.jpg"}}"#;
+
+    fn line(frame: &str, width: usize) -> String {
+        let Ok(Kind::Event(envelope)) = read(frame) else {
+            panic!("no event")
+        };
+        let event = Event {
+            sequence: Sequence::FIRST,
+            received_at: "2026-01-02T03:04:05.678Z".parse().unwrap(),
+            source: "main",
+            conflict: None,
+            envelope,
+            frame,
+        };
+        of(&event, false, width, Paint::PLAIN)
+    }
+
+    #[test]
+    fn a_line_says_who_was_seen_where() {
+        insta::assert_snapshot!(line(FRAME, 120), @"03:04:05.678  exact   ad9ad883  Head office / Tür �[2J        83.34%  male 66  anger  liveness failed  #7");
+        insta::assert_snapshot!(line(r#"{"id":"x","data":{}}"#, 120), @"03:04:05.678          -                                       #x");
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_what_fits() {
+        for width in [0, 1, 5, 13, 20, 40, 79, 80, 100] {
+            let line = line(FRAME, width);
+            assert!(columns(line.trim_end()) <= width, "{width}: {line}");
+        }
+        insta::assert_snapshot!(line(FRAME, 40), @"03:04:05.678  exact   ad9ad883  Head of…");
+    }
+}

@@ -1,0 +1,92 @@
+//! `neurobridge tail`: events to standard output as they come.
+
+mod line;
+mod origin;
+mod printer;
+
+use neurobridge_core::filter::Filter;
+use tracing::warn;
+
+use self::{origin::Origin, printer::Printer};
+use crate::{
+    cli::TailFlags,
+    config::Config,
+    exit::{Exit, Failure, OrExit},
+    preview::Preview,
+    signals::Signals,
+    tap::Arrival,
+};
+
+/// Writes events to standard output: from the running bridge, or from the feed itself where none runs. Publishes nothing.
+///
+/// Ends after `--count` events, at a signal, when standard output is closed, or with the bridge.
+///
+/// # Errors
+/// A source can't go on, the bridge is gone, or standard output can't be written to.
+pub(super) async fn run(config: &Config, flags: &TailFlags) -> Result<(), Failure> {
+    let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
+    let only = only(&flags.only)?;
+    let mut origin = Origin::open(config).await?;
+    let preview = match &flags.sink {
+        Some(name) => Some(Preview::new(config, name, origin.spool())?),
+        None => None,
+    };
+    let mut printer = Printer::new(preview, flags.raw, config.sources.len() > 1);
+    let mut left = flags.count.unwrap_or(u64::MAX);
+    while left > 0 {
+        let arrival = tokio::select! {
+            biased;
+            _ = signals.next() => return Ok(()),
+            arrival = origin.next() => arrival?,
+        };
+        match arrival {
+            Arrival::Events(batch) => {
+                for event in batch.iter() {
+                    let event = event.or_exit(Exit::Unavailable)?;
+                    if left > 0 && only.matches(&event) && printer.add(&event) {
+                        left -= 1;
+                    }
+                }
+                // A pipe that nobody empties holds up this program alone; a signal still ends it.
+                let is_open = tokio::select! {
+                    biased;
+                    _ = signals.next() => return Ok(()),
+                    written = printer.write() => written.or_exit(Exit::Disk)?,
+                };
+                if !is_open {
+                    return Ok(());
+                }
+                origin.settle(&batch);
+            }
+            Arrival::Missed(events) => {
+                warn!(
+                    events,
+                    "standard output is too slow: these were left out here (the bridge has them)"
+                );
+            }
+            Arrival::End if flags.count.is_some() => {
+                let message = format!(
+                    "the bridge has stopped, and {left} of the events that --count asks for did not come"
+                );
+                return Err(Failure::message(Exit::Unavailable, message));
+            }
+            Arrival::End => {
+                warn!("the bridge has stopped, and tail with it");
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The filter of `--only field=value`: of values for one field any will do, of fields all must fit.
+fn only(conditions: &[(String, String)]) -> Result<Filter, Failure> {
+    let mut fields: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (field, value) in conditions {
+        match fields.iter_mut().find(|(known, _)| known == field) {
+            Some((_, values)) => values.push(value),
+            None => fields.push((field, vec![value])),
+        }
+    }
+    Filter::new(fields).or_exit(Exit::Usage)
+}

@@ -1,0 +1,79 @@
+//! Examples for editors: those of `config/neurobridge.toml`, which explains every key, put into the schema.
+
+use serde_json::{Map, Value};
+
+/// The file whose commented keys are the examples.
+const ALL_KEYS: &str = include_str!("../../../../config/neurobridge.toml");
+/// References deeper within one another than this are a circle.
+const MAX_DEPTH: usize = 16;
+
+/// Gives each key of a schema the value that the shipped file has for it. Secrets have none.
+pub(super) fn add(schema: &mut Value) {
+    // What begins with `#` and no space is a key that is left to its default.
+    let lines = ALL_KEYS.lines().map(|line| match line.strip_prefix('#') {
+        Some(rest) if !rest.is_empty() && !rest.starts_with([' ', '#']) => rest,
+        _ => line,
+    });
+    // A test holds the file to be right; a schema without examples is one still.
+    let Ok(values) = toml::from_str::<Map<String, Value>>(&lines.collect::<Vec<_>>().join("\n")) else {
+        return;
+    };
+    add_to_table(schema, "", &values);
+}
+
+/// `node` is a JSON pointer.
+fn add_to_table(schema: &mut Value, node: &str, values: &Map<String, Value>) {
+    let mut tables = Vec::new();
+    alternatives(schema, node, values, MAX_DEPTH, &mut tables);
+    for table in tables {
+        for (key, value) in values {
+            let named = format!("{table}/properties/{}", key.replace('~', "~0").replace('/', "~1"));
+            let any = format!("{table}/additionalProperties");
+            let is_named = schema.pointer(&named).is_some();
+            match value {
+                Value::Object(below) => add_to_table(schema, if is_named { &named } else { &any }, below),
+                Value::String(text) if text == "…" => {}
+                value if is_named => {
+                    if let Some(Value::Object(property)) = schema.pointer_mut(&named) {
+                        property
+                            .entry("examples")
+                            .or_insert_with(|| Value::Array(vec![value.clone()]));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The tables that a node stands for, by way of references and alternatives, without those that another `type` excludes.
+fn alternatives(
+    schema: &Value,
+    node: &str,
+    values: &Map<String, Value>,
+    depth: usize,
+    found: &mut Vec<String>,
+) {
+    let (Some(object), Some(depth)) = (
+        schema.pointer(node).and_then(Value::as_object),
+        depth.checked_sub(1),
+    ) else {
+        return;
+    };
+    if let Some(reference) = object.get("$ref").and_then(Value::as_str) {
+        alternatives(schema, reference.trim_start_matches('#'), values, depth, found);
+    }
+    for several in ["oneOf", "anyOf", "allOf"] {
+        let count = object.get(several).and_then(Value::as_array).map_or(0, Vec::len);
+        for place in 0..count {
+            alternatives(schema, &format!("{node}/{several}/{place}"), values, depth, found);
+        }
+    }
+    let kind = object
+        .get("properties")
+        .and_then(|properties| properties.pointer("/type/const"));
+    let is_of_kind = kind.is_none_or(|kind| values.get("type") == Some(kind));
+    if is_of_kind && (object.contains_key("properties") || object.contains_key("additionalProperties")) {
+        found.push(node.to_owned());
+    }
+}

@@ -1,0 +1,352 @@
+//! Lines of the configuration file as they may be shown: without anything that might be a secret.
+//!
+//! A value is shown only where the schema knows its key and knows it for no secret. What stands under a mistyped key, under
+//! a name where a table should be, or in a file that is no TOML, may be a token: an ellipsis stands for it.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use serde_json::Value;
+
+use super::{
+    document::{Document, KeyPath},
+    shape::Shape,
+};
+
+const HIDDEN: &str = "…";
+
+/// A line of the file, and what of it is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt {
+    /// Its number, from 1.
+    pub(super) line: usize,
+    /// The line, without secrets and comments.
+    pub(super) text: String,
+    /// What of it is meant, in bytes of `text`.
+    pub(super) span: Range<usize>,
+}
+
+/// The line of a key; its value is underlined, or the key itself where that is what is wrong.
+pub(super) fn of(document: &Document, shape: &Shape<'_>, key: &[String]) -> Option<Excerpt> {
+    let place = document.places.get(key)?;
+    let is_key_unknown = shape.at(key.iter().map(String::as_str)).is_empty();
+    let text = document.text.as_str();
+    let line = line_around(text, place.key.start);
+    let meant = if is_key_unknown || is_table(document, key) || place.value.end > line.end {
+        &place.key
+    } else {
+        &place.value
+    };
+    let mut hidden = Vec::new();
+    let mut end_of_values = line.start;
+    for (path, place) in &document.places {
+        if !overlap(&place.key, &line) && !overlap(&place.value, &line) {
+            continue;
+        }
+        end_of_values = end_of_values.max(place.key.end);
+        if is_table(document, path) {
+            continue;
+        }
+        end_of_values = end_of_values.max(place.value.end);
+        if is_secret(document, shape, path) {
+            hidden.push(place.value.clone());
+        } else {
+            let value = text.get(place.value.clone()).unwrap_or_default();
+            hidden.extend(credentials(value).map(|range| shifted(&range, place.value.start)));
+        }
+    }
+    // Behind the last value there is a comment at most, and braces.
+    let rest = text.get(end_of_values..line.end).unwrap_or_default();
+    let end = rest.find('#').map_or(line.end, |comment| end_of_values + comment);
+    Some(excerpt(text, line.start..end, hidden, meant))
+}
+
+/// A line of what is no TOML. Its values have no place then: what stands behind the first `=` is hidden, and all of a line
+/// that does not begin with a key or a table that the schema knows.
+pub(super) fn of_broken(text: &str, shape: &Shape<'_>, meant: &Range<usize>) -> Excerpt {
+    let line = line_around(text, meant.start);
+    let content = text.get(line.clone()).unwrap_or_default();
+    let words = |part: &str| {
+        part.split('.')
+            .map(|word| word.trim().trim_matches('"').to_owned())
+            .collect::<Vec<_>>()
+    };
+    let known_end = match content.split_once('=') {
+        Some((key, _)) => {
+            let known = words(key).last().is_some_and(|word| shape.mentions(word));
+            known.then_some(key.len() + 1)
+        }
+        None => {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "[]._- ".contains(c);
+            let first = words(
+                content
+                    .trim_start_matches(['[', ' '])
+                    .trim_end_matches([']', ' ']),
+            );
+            let is_header = content.starts_with('[')
+                && content.chars().all(is_plain)
+                && first.first().is_some_and(|word| shape.knows(word));
+            is_header.then_some(content.len())
+        }
+    };
+    let shown = line.start + known_end.unwrap_or(0);
+    let rest = text.get(shown..line.end).unwrap_or_default();
+    let blanks = rest.len() - rest.trim_start().len();
+    if rest.trim().is_empty() {
+        return excerpt(text, line, Vec::new(), meant);
+    }
+    let hidden = shown + blanks..line.end;
+    // Nobody sees where in what is hidden the fault is.
+    let meant = if meant.start >= hidden.start {
+        &hidden
+    } else {
+        meant
+    };
+    excerpt(text, line, vec![hidden.clone()], meant)
+}
+
+/// Whether what stands under a key must not be shown.
+fn is_secret(document: &Document, shape: &Shape<'_>, path: &KeyPath) -> bool {
+    let place = shape.at(path.iter().map(String::as_str));
+    let is_scalar = !matches!(value_at(document, path), Some(Value::Object(_) | Value::Array(_)));
+    place.is_empty()
+        || place.is_secret()
+        // Whoever writes a value instead of a table may have written a token.
+        || (is_scalar && !["string", "integer", "number", "boolean", "array"].iter().any(|kind| place.allows(kind)))
+}
+
+fn is_table(document: &Document, path: &[String]) -> bool {
+    matches!(value_at(document, path), Some(Value::Object(_)))
+}
+
+fn value_at<'d>(document: &'d Document, path: &[String]) -> Option<&'d Value> {
+    let (first, rest) = path.split_first()?;
+    rest.iter()
+        .try_fold(document.values.get(first)?, |value, key| match value {
+            Value::Object(table) => table.get(key),
+            Value::Array(items) => items.get(key.parse::<usize>().ok()?),
+            _ => None,
+        })
+}
+
+/// Where names, passwords and queries stand in a value with URLs.
+fn credentials(value: &str) -> impl Iterator<Item = Range<usize>> {
+    let starts = value.match_indices("://").map(|(at, _)| at + 3);
+    starts.flat_map(|start| {
+        let rest = &value[start..];
+        let end = rest
+            .find(|c: char| c.is_whitespace() || "\"',".contains(c))
+            .unwrap_or(rest.len());
+        let url = &rest[..end];
+        let user = url.rfind('@').map(|at| start..start + at);
+        let query = url.find('?').map(|at| start + at + 1..start + end);
+        user.into_iter().chain(query)
+    })
+}
+
+/// The line, with ellipses for what is hidden, and the place of what is meant in it.
+fn excerpt(text: &str, line: Range<usize>, mut hidden: Vec<Range<usize>>, meant: &Range<usize>) -> Excerpt {
+    hidden.retain(|range| overlap(range, &line));
+    hidden.sort_by_key(|range| (range.start, std::cmp::Reverse(range.end)));
+    let number = text.get(..line.start).unwrap_or_default().matches('\n').count() + 1;
+    let (mut shown, mut at) = (String::new(), line.start);
+    // What is meant is followed through all that is left out.
+    let (mut start, mut end) = (None, None);
+    let mut note = |from: usize, to: usize, shown_from: usize, shown_to: usize, is_hidden: bool| {
+        let place = |offset: usize| {
+            if is_hidden {
+                shown_from
+            } else {
+                shown_from + offset - from
+            }
+        };
+        if start.is_none() && meant.start < to {
+            start = Some(place(meant.start.max(from)));
+        }
+        if end.is_none() && meant.end <= to {
+            end = Some(if is_hidden {
+                shown_to
+            } else {
+                place(meant.end.max(from))
+            });
+        }
+    };
+    let mut push = |from: usize, to: usize, replacement: Option<&str>, shown: &mut String| {
+        let begin = shown.len();
+        shown.push_str(replacement.unwrap_or_else(|| text.get(from..to).unwrap_or_default()));
+        note(from, to, begin, shown.len(), replacement.is_some());
+    };
+    for range in hidden {
+        let (from, to) = (range.start.max(line.start), range.end.min(line.end));
+        // Within what was left out already.
+        if to <= at {
+            continue;
+        }
+        let from = from.max(at);
+        push(at, from, None, &mut shown);
+        push(from, to, Some(HIDDEN), &mut shown);
+        at = to;
+    }
+    push(at, line.end, None, &mut shown);
+    let length = shown.trim_end().len();
+    shown.truncate(length);
+    let start = start.unwrap_or(length).min(length);
+    let end = end.unwrap_or(length).clamp(start, length);
+    Excerpt {
+        line: number,
+        text: shown,
+        span: start..end,
+    }
+}
+
+/// The line that holds an offset, without its line break.
+fn line_around(text: &str, offset: usize) -> Range<usize> {
+    let offset = offset.min(text.len());
+    let before = text.get(..offset).unwrap_or_default();
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let rest = text.get(start..).unwrap_or_default();
+    let end = rest.find('\n').map_or(text.len(), |newline| start + newline);
+    start..end
+}
+
+fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
+fn shifted(range: &Range<usize>, by: usize) -> Range<usize> {
+    range.start + by..range.end + by
+}
+
+/// All names of keys that a schema has anywhere.
+pub(super) fn names<'s>(schema: &'s Value, found: &mut BTreeSet<&'s str>) {
+    match schema {
+        Value::Object(object) => {
+            if let Some(Value::Object(properties)) = object.get("properties") {
+                found.extend(properties.keys().map(String::as_str));
+            }
+            object.values().for_each(|value| names(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| names(item, found)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::schema;
+
+    fn shown(text: &str, key: &str) -> String {
+        let schema = schema();
+        let shape = Shape::root(&schema);
+        let document = Document::parse(Path::new("n.toml"), text, &shape).unwrap();
+        let key: KeyPath = key.split('.').map(str::to_owned).collect();
+        let excerpt = of(&document, &shape, &key).unwrap();
+        format!(
+            "{} {} [{}]",
+            excerpt.line,
+            excerpt.text,
+            &excerpt.text[excerpt.span.clone()]
+        )
+    }
+
+    #[test]
+    fn what_is_meant_is_shown_and_secrets_are_not() {
+        for (text, key, expected) in [
+            (
+                "drain_timeout = 8 # hunter2",
+                "drain_timeout",
+                "1 drain_timeout = 8 [8]",
+            ),
+            (
+                "\n[sources.main]\ntokne = \"hunter2\"",
+                "sources.main.tokne",
+                "3 tokne = … [tokne]",
+            ),
+            (
+                "[sources.main]\n token = 'hunter2' # x",
+                "sources.main.token",
+                "2  token = … […]",
+            ),
+            (
+                "sources.main = \"hunter2\"",
+                "sources.main",
+                "1 sources.main = … […]",
+            ),
+            (
+                "sources.main = { token = \"hunter2\", urrl = \"hunter2\", ping_interval = 5 }",
+                "sources.main.ping_interval",
+                "1 sources.main = { token = …, urrl = …, ping_interval = 5 } [5]",
+            ),
+            (
+                "[sources.main]\nurl = \"wss://u:hunter2@h/?t=hunter2\" ",
+                "sources.main.url",
+                "2 url = \"wss://…@h/?…\" [\"wss://…@h/?…\"]",
+            ),
+            (
+                "[sinks.n]\ntype = \"nats\"\nservers = [\"nats://a:hunter2@h\", 5]",
+                "sinks.n.servers.1",
+                "3 servers = [\"nats://…@h\", 5] [5]",
+            ),
+            (
+                "[sources.Big]\ntoken_file = \"x\"",
+                "sources.Big",
+                "1 [sources.Big] [Big]",
+            ),
+            (
+                "[sources.main]\ntoken = \"\"\"\nhunter2\n\"\"\"",
+                "sources.main.token",
+                "2 token = … [token]",
+            ),
+            ("[event]\nredact = [\n 'a',\n 7]", "event.redact.1", "4  7] [7]"),
+        ] {
+            // Without its crate the keys of a sink are unknown, and hidden.
+            if cfg!(feature = "nats") || !text.contains("nats") {
+                assert_eq!(shown(text, key), expected, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_what_is_no_toml_only_known_keys_are_shown() {
+        let schema = schema();
+        let shape = Shape::root(&schema);
+        for (text, at, expected) in [
+            ("token = \"hunter2", 8, "token = … […]"),
+            ("url = hunter2", 0, "url = … [url = …]"),
+            ("hunter2", 0, "… […]"),
+            ("aHVudGVyMg==", 3, "… […]"),
+            ("tokne = hunter2", 8, "… […]"),
+            ("[sources.main", 13, "[sources.main []"),
+            ("[hunter2", 1, "… […]"),
+            ("token =", 7, "token = []"),
+        ] {
+            let excerpt = of_broken(text, &shape, &(at..text.len()));
+            let shown = format!("{} [{}]", excerpt.text, &excerpt.text[excerpt.span.clone()]);
+            assert_eq!(shown, expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_of_any_text_is_cut_within_a_character(
+            text in "[a-z\\[\\]=\"' #\n.é…0-9]{0,60}", start in 0usize..60, length in 0usize..20,
+        ) {
+            let schema = schema();
+            let shape = Shape::root(&schema);
+            let start = text.floor_char_boundary(start);
+            let end = text.floor_char_boundary(start + length).max(start);
+            let excerpt = of_broken(&text, &shape, &(start..end));
+            prop_assert!(excerpt.text.get(excerpt.span).is_some());
+            if let Ok(document) = Document::parse(Path::new("n"), &text, &shape) {
+                for key in document.places.keys() {
+                    let excerpt = of(&document, &shape, key).unwrap();
+                    prop_assert!(excerpt.text.get(excerpt.span).is_some());
+                }
+            }
+        }
+    }
+}

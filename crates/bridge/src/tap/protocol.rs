@@ -1,0 +1,121 @@
+//! What is said over the tap's socket: a line of JSON, then pieces of a kind, a length and that many bytes.
+//!
+//! Both ends are the same program, which the first line makes sure of; records are sent as the spool has them.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+};
+
+use bytes::Bytes;
+use neurobridge_core::{event::Sequence, identity::SpoolId, record::SealedBatch};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::config::Config;
+
+const EVENTS: u8 = b'e';
+const MISSED: u8 = b'm';
+const END: u8 = b'.';
+/// A kind and a length.
+const HEAD: usize = 5;
+
+/// What the bridge says first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Greeting {
+    /// The program's version.
+    pub(crate) version: String,
+    /// The bytes of the spool's id.
+    spool: [u8; 16],
+    /// A hash of the configuration that the bridge runs with.
+    configuration: u64,
+}
+
+impl Greeting {
+    pub(crate) fn new(spool: &SpoolId, config: &Config) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            spool: *spool.as_bytes(),
+            configuration: hash(config),
+        }
+    }
+
+    pub(crate) const fn spool(&self) -> SpoolId {
+        SpoolId::from_bytes(self.spool)
+    }
+
+    /// Whether the bridge runs with this configuration.
+    pub(crate) fn is_of(&self, config: &Config) -> bool {
+        self.configuration == hash(config)
+    }
+}
+
+/// Of all that can be seen of a configuration; secrets can't, and change no message.
+fn hash(config: &Config) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    format!("{config:?}").hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What comes to a tail.
+#[derive(Clone, Debug)]
+pub(crate) enum Arrival {
+    Events(SealedBatch),
+    /// So many events that it was too slow for.
+    Missed(u64),
+    /// The bridge has stopped, and all was sent.
+    End,
+}
+
+impl Arrival {
+    pub(super) async fn write(&self, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        let piece = |kind: u8, length: u32| {
+            let mut head = Vec::with_capacity(HEAD + 16);
+            head.push(kind);
+            head.extend(length.to_le_bytes());
+            head
+        };
+        match self {
+            Self::Events(batch) => {
+                let length = u32::try_from(batch.bytes().len() + 16)
+                    .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a batch of more than 4 GiB"))?;
+                let mut head = piece(EVENTS, length);
+                head.extend(batch.first().get().to_le_bytes());
+                head.extend(batch.events().to_le_bytes());
+                to.write_all(&head).await?;
+                to.write_all(batch.bytes()).await
+            }
+            Self::Missed(events) => {
+                let mut missed = piece(MISSED, 8);
+                missed.extend(events.to_le_bytes());
+                to.write_all(&missed).await
+            }
+            Self::End => to.write_all(&piece(END, 0)).await,
+        }
+    }
+
+    pub(super) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
+        let kind = from.read_u8().await?;
+        let length = from.read_u32_le().await?;
+        match kind {
+            EVENTS => {
+                let first = Sequence::new(from.read_u64_le().await?).ok_or(io::ErrorKind::InvalidData)?;
+                let events = from.read_u64_le().await?;
+                // As much as comes, whatever was said of the length.
+                let mut bytes = Vec::new();
+                let records = u64::from(length.saturating_sub(16));
+                if from.take(records).read_to_end(&mut bytes).await? as u64 != records {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                Ok(Self::Events(SealedBatch::from_parts(
+                    first,
+                    events,
+                    Bytes::from(bytes),
+                )))
+            }
+            MISSED => Ok(Self::Missed(from.read_u64_le().await?)),
+            END => Ok(Self::End),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use neurobridge_core::{
+    envelope::{Kind, read},
+    event::{Event, Sequence},
+    record::Batch,
+};
+use neurobridge_spool::{Spool, SpoolConfig};
+use tokio::time::{Duration, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{client::TapError, *};
+use crate::config::Config;
+
+const SOON: Duration = Duration::from_secs(30);
+
+async fn append(spool: &Spool, events: u64, size: usize) {
+    let frame = format!("{{\"id\":1,\"data\":{{\"x\":\"{}\"}}}}", "x".repeat(size));
+    let Ok(Kind::Event(envelope)) = read(&frame) else {
+        panic!("no event")
+    };
+    let mut batch = Batch::default();
+    for _ in 0..events {
+        batch.push(&Event {
+            sequence: Sequence::FIRST,
+            received_at: jiff::Timestamp::UNIX_EPOCH,
+            source: "main",
+            conflict: None,
+            envelope,
+            frame: &frame,
+        });
+    }
+    spool.append(batch).await.unwrap();
+}
+
+fn start(tap: Tap, spool: &Spool, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
+    let greeting = Greeting::new(&spool.id(), &Config::default());
+    tokio::spawn(tap.serve(spool.clone(), greeting, stop.clone()))
+}
+
+async fn connect(folder: &Path) -> Client {
+    Client::connect(folder).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_tail_gets_what_is_stored_from_then_on_and_the_end() {
+    let root = tempfile::tempdir().unwrap();
+    // As long as folders may be, and far longer than a socket's path.
+    let folder = root.path().join("a".repeat(200)).join("b".repeat(200));
+    assert!(Client::connect(&folder).await.unwrap().is_none());
+    let spool = Spool::open(&SpoolConfig::default(), &folder).unwrap();
+    let stop = CancellationToken::new();
+    let serving = start(Tap::bind(&folder).await.unwrap(), &spool, &stop);
+    assert_eq!(
+        path(&folder).metadata().unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    assert!(
+        Tap::bind(&folder)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("another bridge")
+    );
+
+    append(&spool, 3, 10).await;
+    let mut client = connect(&folder).await;
+    assert!(client.runs_with(&Config::default()));
+    assert_eq!(client.spool(), spool.id());
+    append(&spool, 2, 10).await;
+    let Arrival::Events(batch) = timeout(SOON, client.next()).await.unwrap().unwrap() else {
+        panic!("no events")
+    };
+    assert_eq!((batch.first().get(), batch.iter().count()), (4, 2));
+    spool.close();
+    stop.cancel();
+    assert!(matches!(
+        timeout(SOON, client.next()).await.unwrap(),
+        Ok(Arrival::End)
+    ));
+    serving.await.unwrap();
+    assert!(!path(&folder).exists());
+}
+
+#[tokio::test]
+async fn a_tail_that_does_not_read_misses_events_and_nothing_waits_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
+    let stop = CancellationToken::new();
+    let _serving = start(Tap::bind(folder.path()).await.unwrap(), &spool, &stop);
+    let mut client = connect(folder.path()).await;
+    // The default spool holds 64 MiB and blocks when it is full: this would never end if it waited for the tail.
+    timeout(SOON, async {
+        for _ in 0..200 {
+            append(&spool, 10, 100_000).await;
+        }
+    })
+    .await
+    .unwrap();
+    spool.close();
+    let (mut seen, mut missed) = (0, 0);
+    loop {
+        match timeout(SOON, client.next()).await.unwrap().unwrap() {
+            Arrival::Events(batch) => seen += batch.events(),
+            Arrival::Missed(events) => missed += events,
+            Arrival::End => break,
+        }
+    }
+    assert_eq!(seen + missed, 2000);
+    assert!(missed > 1000 && seen > 0, "{seen} seen, {missed} missed");
+}
+
+#[tokio::test]
+async fn what_a_killed_bridge_left_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(std::os::unix::net::UnixListener::bind(path(folder.path())).unwrap());
+    assert!(path(folder.path()).exists());
+    assert!(Client::connect(folder.path()).await.unwrap().is_none());
+    let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
+    let _serving = start(
+        Tap::bind(folder.path()).await.unwrap(),
+        &spool,
+        &CancellationToken::new(),
+    );
+    connect(folder.path()).await;
+    let names: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    assert_eq!(names, ["tail.sock"]);
+}
+
+#[tokio::test]
+async fn a_bridge_that_dies_is_told_from_one_that_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
+    let serving = start(
+        Tap::bind(folder.path()).await.unwrap(),
+        &spool,
+        &CancellationToken::new(),
+    );
+    let mut client = connect(folder.path()).await;
+    serving.abort();
+    let error = timeout(SOON, client.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error, TapError::Gone(_)), "{error}");
+}
+
+#[tokio::test]
+async fn there_may_be_so_many_tails_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
+    let _serving = start(
+        Tap::bind(folder.path()).await.unwrap(),
+        &spool,
+        &CancellationToken::new(),
+    );
+    let mut tails = Vec::new();
+    let error = loop {
+        match Client::connect(folder.path()).await {
+            Ok(tail) => tails.push(tail.unwrap()),
+            Err(error) => break error,
+        }
+        assert!(tails.len() <= 100);
+    };
+    assert!(matches!(error, TapError::TooMany), "{error}");
+    tails.pop();
+    // One that has left makes room without an event that would have told of it.
+    timeout(SOON, async {
+        while Client::connect(folder.path()).await.is_err() {}
+    })
+    .await
+    .unwrap();
+}

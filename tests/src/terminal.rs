@@ -1,0 +1,201 @@
+//! A terminal for a program under test: what it writes is made into a screen, as a person would see it.
+
+use std::fs::File;
+use std::io::Read;
+use std::num::NonZeroU16;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use crate::poll::wait_for;
+use crate::process::Guardian;
+
+/// A program on a terminal of its own, which is its standard input and both its outputs.
+///
+/// Dropped, it is killed, as a [`crate::process::Process`] is.
+#[derive(Debug)]
+pub struct Terminal {
+    child: Child,
+    controller: File,
+    shown: Arc<Mutex<Shown>>,
+    reader: Option<JoinHandle<()>>,
+    guardian: Option<Guardian>,
+}
+
+struct Shown {
+    bytes: Vec<u8>,
+    parser: vt100::Parser,
+}
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.parser.screen().contents())
+    }
+}
+
+impl Terminal {
+    /// Starts a program on a terminal of this size.
+    ///
+    /// # Errors
+    /// When there is no terminal to be had, or the program can't be started.
+    pub fn spawn(command: &mut Command, columns: u16, rows: u16) -> Result<Self> {
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).context("opening a terminal")?;
+        grantpt(&controller)?;
+        unlockpt(&controller)?;
+        let name = ptsname(&controller, Vec::new())?;
+        let user = File::from(rustix::fs::open(
+            name.as_c_str(),
+            OFlags::RDWR | OFlags::NOCTTY,
+            Mode::empty(),
+        )?);
+        tcsetwinsize(&controller, size(columns, rows))?;
+        let child = command
+            .stdin(user.try_clone()?)
+            .stdout(user.try_clone()?)
+            .stderr(user)
+            .env("TERM", "xterm-256color")
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("starting {}", command.get_program().display()))?;
+        // The command holds the terminal as long as it lives; with that the reader would never see its end.
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let controller = File::from(controller);
+        let shown = Arc::new(Mutex::new(Shown {
+            bytes: Vec::new(),
+            parser: vt100::Parser::new(nonzero(rows), nonzero(columns), 0),
+        }));
+        let reader = read(controller.try_clone()?, Arc::clone(&shown));
+        let guardian = Guardian::of_group(child.id())?;
+        Ok(Self {
+            child,
+            controller,
+            shown,
+            reader: Some(reader),
+            guardian: Some(guardian),
+        })
+    }
+
+    /// Makes the terminal larger or smaller, as a person does with a window.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        // Before the program learns of it: what it writes then is meant for the new size.
+        self.lock().parser.set_size(nonzero(rows), nonzero(columns));
+        tcsetwinsize(&self.controller, size(columns, rows))?;
+        Ok(())
+    }
+
+    /// What is on the screen, without colours.
+    pub fn contents(&self) -> String {
+        self.lock().parser.screen().contents()
+    }
+
+    /// What is on the screen.
+    pub fn screen(&self) -> vt100::Screen {
+        self.lock().parser.screen().clone()
+    }
+
+    /// All that was written, escape sequences and all.
+    pub fn written(&self) -> String {
+        String::from_utf8_lossy(&self.lock().bytes).into_owned()
+    }
+
+    /// Sends a signal to the program.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let id = i32::try_from(self.child.id()).context("a process id beyond what the kernel gives")?;
+        kill(Pid::from_raw(id), signal).context("sending a signal to the program on the terminal")
+    }
+
+    /// Waits for the program's end, and for all that it has written.
+    ///
+    /// # Errors
+    /// When `timeout` passes first; the error ends with the screen.
+    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let child = &mut self.child;
+        let status = wait_for("the end of the program on the terminal", timeout, || {
+            child.try_wait().context("asking after the program")
+        });
+        let status = status.with_context(|| self.contents())?;
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        Ok(status)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(guardian) = self.guardian.take() {
+            guardian.retire();
+        }
+    }
+}
+
+/// A terminal has one row and one column at the least.
+fn nonzero(size: u16) -> NonZeroU16 {
+    NonZeroU16::new(size).unwrap_or(NonZeroU16::MIN)
+}
+
+fn size(columns: u16, rows: u16) -> Winsize {
+    Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
+}
+
+/// Reads until nobody has the terminal any more, which the kernel tells as an error.
+fn read(mut controller: File, shown: Arc<Mutex<Shown>>) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = controller.read(&mut buffer) {
+            let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.bytes.extend_from_slice(&buffer[..length]);
+            shown.parser.process(&buffer[..length]);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::poll::wait_until;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_program_sees_a_terminal_and_its_size() {
+        let script = "test -t 1 && printf '\\033[31mred\\033[0m '; stty size; read -r _; stty size; exit 3";
+        let mut terminal = Terminal::spawn(Command::new("sh").args(["-c", script]), 70, 20).unwrap();
+        wait_until("the size", SOON, || terminal.contents().contains("20 70")).unwrap();
+        assert!(terminal.contents().starts_with("red"), "{}", terminal.contents());
+        assert!(terminal.written().contains("\u{1b}[31mred"));
+        terminal.resize(40, 10).unwrap();
+        std::io::Write::write_all(&mut &terminal.controller, b"\n").unwrap();
+        assert_eq!(terminal.wait(SOON).unwrap().code(), Some(3));
+        assert!(terminal.contents().contains("10 40"), "{}", terminal.contents());
+    }
+}

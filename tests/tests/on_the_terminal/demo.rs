@@ -1,0 +1,103 @@
+//! `neurobridge demo` as a person sees it, from the first event to the ledger.
+
+use std::process::Command;
+
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::poll::wait_until;
+use neurobridge_tests::program::neurobridge;
+use neurobridge_tests::terminal::Terminal;
+use nix::sys::signal::Signal;
+
+use super::SOON;
+
+fn demo(dir: &Scratch) -> Command {
+    let mut command = Command::new(neurobridge());
+    command
+        .current_dir(dir.path())
+        .args(["demo", "--rate", "100"])
+        .env_remove("NO_COLOR");
+    command
+}
+
+fn wait(terminal: &Terminal, what: &str) {
+    wait_until(what, SOON, || terminal.contents().contains(what))
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", terminal.contents()));
+}
+
+#[test]
+fn the_screen_shows_each_fault_and_what_became_of_it_and_leaves_the_terminal_as_it_was() {
+    let dir = Scratch::new("demo-screen").unwrap();
+    let mut terminal = Terminal::spawn(&mut demo(&dir), 80, 24).unwrap();
+    for line in [
+        "events flow into the file",
+        "cuts the connection",
+        "authorised again",
+        "stops for 4 s",
+        "has caught up",
+        "refuses the token once",
+        "not let in (token refused)",
+    ] {
+        wait(&terminal, line);
+    }
+    let screen = terminal.screen();
+    assert!(screen.alternate_screen() && screen.hide_cursor());
+    assert!(terminal.written().contains("\u{1b}[32m"), "colours");
+    let contents = terminal.contents();
+    for part in [
+        "feed",
+        "spool",
+        "file",
+        "exact",
+        "events   demo-data/events.jsonl",
+        "metrics",
+        "Ctrl-C",
+    ] {
+        assert!(contents.contains(part), "{part} is missing in\n{contents}");
+    }
+
+    // Smaller, and as small as can be: all that is left is a picture still.
+    for (columns, rows) in [(50, 12), (20, 4), (1, 1), (132, 43)] {
+        terminal.resize(columns, rows).unwrap();
+        let first = "  neurobridge demo"
+            .chars()
+            .take(usize::from(columns) - 1)
+            .collect::<String>();
+        let drawn = terminal.written().len();
+        wait_until("another picture", SOON, || {
+            terminal.written().len() > drawn + 10_000 || {
+                let contents = terminal.contents();
+                terminal.written().len() > drawn + 200
+                    && contents
+                        .lines()
+                        .next()
+                        .unwrap_or("")
+                        .starts_with(first.trim_end())
+            }
+        })
+        .unwrap();
+    }
+    wait(&terminal, "Ctrl-C");
+
+    terminal.signal(Signal::SIGINT).unwrap();
+    assert!(terminal.wait(SOON).unwrap().success(), "{}", terminal.contents());
+    let screen = terminal.screen();
+    assert!(
+        !screen.alternate_screen() && !screen.hide_cursor(),
+        "left as it was"
+    );
+    let contents = terminal.contents();
+    assert!(
+        contents.contains("The ledger: what became of every event") && contents.contains(" 0 pending"),
+        "{contents}"
+    );
+}
+
+#[test]
+fn without_colours_no_sequence_asks_for_any() {
+    let dir = Scratch::new("demo-plain").unwrap();
+    let mut terminal =
+        Terminal::spawn(demo(&dir).env("NO_COLOR", "1").args(["--duration", "3s"]), 80, 24).unwrap();
+    assert!(terminal.wait(SOON).unwrap().success(), "{}", terminal.contents());
+    assert!(!terminal.written().contains("\u{1b}[3"), "{}", terminal.written());
+    assert!(terminal.contents().contains("ledger"), "{}", terminal.contents());
+}

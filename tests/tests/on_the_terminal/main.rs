@@ -1,0 +1,14 @@
+//! What people and pipes see of the real program: `tail`, `check`, `demo`.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+mod check;
+mod demo;
+mod tail;
+
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn source(url: &str) -> String {
+    format!("[sources.main]\nurl = \"{url}\"\ntoken = \"t\"\n")
+}

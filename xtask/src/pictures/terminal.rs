@@ -1,0 +1,95 @@
+//! Pictures of the program on a terminal.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use neurobridge_tests::paths::{Scratch, workspace_root};
+use neurobridge_tests::poll::wait_until;
+use neurobridge_tests::program::neurobridge;
+use neurobridge_tests::terminal::Terminal;
+use nix::sys::signal::Signal;
+
+use super::svg;
+
+const SOON: Duration = Duration::from_secs(120);
+/// Between two screens of the demo, and how long each is shown.
+const EACH: Duration = Duration::from_secs(2);
+/// Enough for each of its three faults.
+const SCREENS: usize = 24;
+
+/// Five mistakes, a token among them, as a person makes them.
+const BROKEN: &str = "\
+drain_timeout = 8
+
+[sources.main]
+tokne = \"f3a9c4d1-not-for-your-eyes\"
+ping_interval = \"5 sec\"
+
+[event]
+redact = [\"*_image\"]
+
+[spool]
+type = \"dsik\"
+
+[sinks.archive]
+type = \"file\"
+max_sise = \"128 MiB\"
+";
+
+pub(super) fn run() -> Result<()> {
+    let folder = workspace_root().join("docs/pictures");
+    fs::create_dir_all(&folder)?;
+    let dir = Scratch::new("pictures")?;
+    demo(&dir, &folder.join("demo.svg"))?;
+    check(&dir, &folder.join("check.svg"))
+}
+
+/// The demo as it runs, from the first events on.
+fn demo(dir: &Scratch, picture: &Path) -> Result<()> {
+    let mut command = Command::new(neurobridge());
+    command.current_dir(dir.path()).args(["demo", "--rate", "50"]);
+    let mut terminal = Terminal::spawn(&mut command, 80, 24)?;
+    wait_until("events", SOON, || terminal.contents().contains("events flow"))?;
+    let mut screens = Vec::new();
+    while screens.len() < SCREENS {
+        screens.push(terminal.screen());
+        thread::sleep(EACH);
+    }
+    terminal.signal(Signal::SIGINT)?;
+    let status = terminal.wait(SOON)?;
+    ensure!(status.success(), "the demo ended with {status}");
+    write(picture, &svg::draw("cargo demo", &screens, EACH))
+}
+
+/// What is wrong with a configuration.
+fn check(dir: &Scratch, picture: &Path) -> Result<()> {
+    fs::write(dir.join("neurobridge.toml"), BROKEN)?;
+    let mut command = Command::new(neurobridge());
+    command.current_dir(dir.path()).arg("check");
+    let mut terminal = Terminal::spawn(&mut command, 100, 60)?;
+    let status = terminal.wait(SOON)?;
+    ensure!(
+        status.code() == Some(78),
+        "check ended with {status}: {}",
+        terminal.contents()
+    );
+    ensure!(
+        !terminal.written().contains("not-for-your-eyes"),
+        "check shows a token: {}",
+        terminal.contents()
+    );
+    write(
+        picture,
+        &svg::draw("neurobridge check", &[terminal.screen()], EACH),
+    )
+}
+
+fn write(picture: &Path, svg: &str) -> Result<()> {
+    fs::write(picture, svg).with_context(|| format!("writing {}", picture.display()))?;
+    println!("{}", picture.display());
+    Ok(())
+}
