@@ -68,7 +68,7 @@ pub enum Command {
     /// Names all errors in the configuration at once, or says what it means.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckFlags),
-    /// Shows events as they come: lines for people on a terminal, one JSON object a line in a pipe.
+    /// Shows events as they come: for people on a terminal, as JSON lines in a pipe.
     ///
     /// They come from the bridge that runs with this configuration, by a socket in its data folder, so that the platform
     /// sees no second connection; without one, from the feed itself. Filtered and redacted as for the sinks. Publishes

@@ -235,9 +235,10 @@ fn a_slow_tail_holds_up_nobody_and_is_told_what_it_missed() {
     // Far more than pipes, sockets and queues hold.
     let platform = Platform::start(&dir, &["--count", "30000", "--size", "2000", "--rate", "6000"]).unwrap();
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
+    let log = dir.join("tail.log");
     let mut tailing = tail(&dir, &[])
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stderr(fs::File::create(&log).unwrap())
         .spawn()
         .unwrap();
     bridge
@@ -245,11 +246,22 @@ fn a_slow_tail_holds_up_nobody_and_is_told_what_it_missed() {
             status["sinks"]["events"]["ledger"]["delivered"] == 30000
         })
         .unwrap();
+    // Only now somebody reads.
+    let mut stdout = tailing.stdout.take().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut shown = String::new();
+        stdout.read_to_string(&mut shown).map(|_| shown)
+    });
+    wait_until("what it missed", SOON, || {
+        fs::read_to_string(&log).unwrap().contains("too slow")
+    })
+    .unwrap();
     bridge.stop(Signal::SIGTERM, SOON).unwrap();
-    let (mut shown, mut log) = (String::new(), String::new());
-    tailing.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
-    tailing.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    tailing.wait().unwrap();
+    assert!(tailing.wait().unwrap().success());
+    let (shown, log) = (
+        reading.join().unwrap().unwrap(),
+        fs::read_to_string(&log).unwrap(),
+    );
     let missed: u64 = log
         .lines()
         .filter(|line| line.contains("too slow"))

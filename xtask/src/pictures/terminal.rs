@@ -90,6 +90,6 @@ fn check(dir: &Scratch, picture: &Path) -> Result<()> {
 
 fn write(picture: &Path, svg: &str) -> Result<()> {
     fs::write(picture, svg).with_context(|| format!("writing {}", picture.display()))?;
-    println!("{}", picture.display());
+    eprintln!("xtask: {}", picture.display());
     Ok(())
 }

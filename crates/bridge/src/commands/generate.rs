@@ -57,12 +57,16 @@ fn completions_for(shell: Shell) -> String {
     }
 }
 
+/// When the command line last changed: a page has a date.
+const PAGE_DATE: &str = "2026-11-25";
+
 /// Prints the manual page: all commands on one page, as a reader searches one.
 pub(super) fn manual() -> Result<Exit, Failure> {
     let mut text = Vec::new();
     let mut command = Cli::command();
     command.build();
     clap_mangen::Man::new(command.clone())
+        .date(PAGE_DATE)
         .render(&mut text)
         .or_exit(Exit::Disk)?;
     for subcommand in command
@@ -76,8 +80,23 @@ pub(super) fn manual() -> Result<Exit, Failure> {
         man.render_description_section(&mut text).or_exit(Exit::Disk)?;
         man.render_options_section(&mut text).or_exit(Exit::Disk)?;
     }
-    print(text)?;
+    print(tidy(&String::from_utf8_lossy(&text)))?;
     Ok(Exit::Ok)
+}
+
+/// A page without the line breaks that stand beside empty lines, of which mandoc warns.
+fn tidy(page: &str) -> String {
+    let lines: Vec<&str> = page.lines().collect();
+    let mut tidy = String::with_capacity(page.len());
+    for (place, line) in lines.iter().enumerate() {
+        let is_space = |place: Option<usize>| place.and_then(|place| lines.get(place)) == Some(&".sp");
+        if *line == ".br" && (is_space(place.checked_sub(1)) || is_space(place.checked_add(1))) {
+            continue;
+        }
+        tidy.push_str(line);
+        tidy.push('\n');
+    }
+    tidy
 }
 
 #[cfg(test)]

@@ -52,7 +52,11 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
         }
         Command::Check(flags) => {
             // What is dangerous about topics and streams is seen, and warned of, when a sink connects.
-            let level = if flags.connect { "warn" } else { "error" };
+            let level = if flags.connect {
+                "warn,neurobridge_listener=error"
+            } else {
+                "error"
+            };
             let _guard = log_without_configuration(&log, level)?;
             block_on(check::run(&flags))
         }

@@ -156,13 +156,13 @@ impl<'a> Shape<'a> {
     }
 
     /// Whether a table has this key by its own name, not as one of any name.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "kafka", feature = "nats"))]
     pub(super) fn names(&self, key: &str) -> bool {
         self.alternatives.iter().any(|node| property(node, key).is_some())
     }
 
     /// Whether a key of this table has a description: its own, or that of its type.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "kafka", feature = "nats"))]
     pub(super) fn describes(&self, key: &str) -> bool {
         self.alternatives
             .iter()
@@ -172,7 +172,7 @@ impl<'a> Shape<'a> {
     }
 
     /// Whether a key of this table has an example.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "kafka", feature = "nats"))]
     pub(super) fn has_example(&self, key: &str) -> bool {
         self.alternatives
             .iter()
@@ -181,7 +181,7 @@ impl<'a> Shape<'a> {
     }
 
     /// The default of a key of this table.
-    #[cfg(all(test, feature = "kafka"))]
+    #[cfg(all(test, feature = "kafka", feature = "nats"))]
     pub(super) fn default(&self, key: &str) -> Option<&'a Value> {
         self.alternatives
             .iter()

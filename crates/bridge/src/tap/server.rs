@@ -15,7 +15,7 @@ use neurobridge_spool::Spool;
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -95,19 +95,28 @@ impl Tap {
     }
 }
 
+/// What is on its way to one tail.
+#[derive(Debug, Default)]
+struct Line {
+    /// Bytes that wait.
+    bytes: AtomicUsize,
+    /// Nothing waits any more.
+    emptied: Notify,
+}
+
 /// Serves one tail until it is gone or all is sent.
 async fn serve(stream: UnixStream, reader: impl Reader, greeting: Greeting) {
     let (mut from_tail, mut to_tail) = stream.into_split();
-    let Ok(mut line) = serde_json::to_vec(&greeting) else {
+    let Ok(mut words) = serde_json::to_vec(&greeting) else {
         return;
     };
-    line.push(b'\n');
+    words.push(b'\n');
     let (queue, waiting) = mpsc::channel(QUEUE);
-    let bytes = AtomicUsize::new(0);
+    let line = Line::default();
     let serving = async {
-        if to_tail.write_all(&line).await.is_ok() {
+        if to_tail.write_all(&words).await.is_ok() {
             // When the tail is gone the queue closes, and with it the pump ends.
-            tokio::join!(pump(reader, queue, &bytes), send(waiting, &mut to_tail, &bytes));
+            tokio::join!(pump(reader, queue, &line), send(waiting, &mut to_tail, &line));
         }
     };
     tokio::select! {
@@ -119,13 +128,24 @@ async fn serve(stream: UnixStream, reader: impl Reader, greeting: Greeting) {
 }
 
 /// Takes what the spool hands over, at once and whatever the tail does, and queues what there is room for.
-async fn pump(mut reader: impl Reader, queue: mpsc::Sender<Arrival>, bytes: &AtomicUsize) {
+async fn pump(mut reader: impl Reader, queue: mpsc::Sender<Arrival>, line: &Line) {
     let mut missed = 0;
     loop {
-        match reader.next().await {
+        let read = tokio::select! {
+            biased;
+            read = reader.next() => read,
+            // What was missed is told when the tail has caught up, without waiting for an event.
+            () = line.emptied.notified(), if missed > 0 => {
+                if let Ok(place) = queue.try_reserve() {
+                    place.send(Arrival::Missed(std::mem::take(&mut missed)));
+                }
+                continue;
+            }
+        };
+        match read {
             Ok(Read::Events(batch)) => {
                 let next = batch.end();
-                missed = queue_up(&queue, bytes, Arrival::Events(batch), missed);
+                missed = queue_up(&queue, &line.bytes, Arrival::Events(batch), missed);
                 let cursor = Cursor {
                     next,
                     ..reader.cursor().clone()
@@ -171,17 +191,16 @@ fn queue_up(queue: &mpsc::Sender<Arrival>, bytes: &AtomicUsize, arrival: Arrival
     0
 }
 
-async fn send(
-    mut waiting: mpsc::Receiver<Arrival>,
-    to_tail: &mut (impl AsyncWrite + Unpin),
-    bytes: &AtomicUsize,
-) {
+async fn send(mut waiting: mpsc::Receiver<Arrival>, to_tail: &mut (impl AsyncWrite + Unpin), line: &Line) {
     while let Some(arrival) = waiting.recv().await {
         if arrival.write(to_tail).await.is_err() {
             return;
         }
         if let Arrival::Events(batch) = &arrival {
-            bytes.fetch_sub(batch.bytes().len(), Ordering::Relaxed);
+            line.bytes.fetch_sub(batch.bytes().len(), Ordering::Relaxed);
+        }
+        if waiting.is_empty() {
+            line.emptied.notify_one();
         }
     }
 }

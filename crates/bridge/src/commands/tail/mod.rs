@@ -4,7 +4,7 @@ mod line;
 mod origin;
 mod printer;
 
-use neurobridge_core::filter::Filter;
+use neurobridge_core::{filter::Filter, identity::SpoolId};
 use tracing::warn;
 
 use self::{origin::Origin, printer::Printer};
@@ -26,6 +26,10 @@ use crate::{
 pub(super) async fn run(config: &Config, flags: &TailFlags) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     let only = only(&flags.only)?;
+    if let Some(name) = &flags.sink {
+        // A mistyped name is told before anybody is connected to.
+        Preview::new(config, name, SpoolId::from_bytes([0; 16]))?;
+    }
     let mut origin = Origin::open(config).await?;
     let preview = match &flags.sink {
         Some(name) => Some(Preview::new(config, name, origin.spool())?),
