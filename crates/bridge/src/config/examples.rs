@@ -7,7 +7,8 @@ const ALL_KEYS: &str = include_str!("../../../../config/neurobridge.toml");
 /// References deeper within one another than this are a circle.
 const MAX_DEPTH: usize = 16;
 
-/// Gives each key of a schema the value that the shipped file has for it. Secrets have none.
+/// Gives each key of a schema the value that the shipped file has for it, and `type`, which has none of its own, a
+/// description. Secrets have no examples.
 pub(super) fn add(schema: &mut Value) {
     // What begins with `#` and no space is a key that is left to its default.
     let lines = ALL_KEYS.lines().map(|line| match line.strip_prefix('#') {
@@ -35,6 +36,10 @@ fn add_to_table(schema: &mut Value, node: &str, values: &Map<String, Value>) {
                 Value::String(text) if text == "…" => {}
                 value if is_named => {
                     if let Some(Value::Object(property)) = schema.pointer_mut(&named) {
+                        if key == "type" {
+                            let words = "Which kind it is; what other keys there are depends on it.";
+                            property.entry("description").or_insert_with(|| words.into());
+                        }
                         property
                             .entry("examples")
                             .or_insert_with(|| Value::Array(vec![value.clone()]));
