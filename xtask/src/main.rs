@@ -37,10 +37,10 @@ enum Chore {
     Chaos(chaos::Args),
     /// A tarball and a Debian package, with their checksums
     Dist(dist::Args),
-    /// Writes the documents that are made from the program: docs/metrics.md and docs/configuration.md
     /// Makes the pictures of the documents anew, out of the running program: docs/pictures
     #[command(subcommand)]
     Pictures(pictures::Command),
+    /// Writes the documents that are made from the program: docs/metrics.md and docs/configuration.md
     Docs,
     /// Takes the pictures of the documents anew: docs/pictures
     Pictures,
