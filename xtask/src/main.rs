@@ -42,8 +42,6 @@ enum Chore {
     Pictures(pictures::Command),
     /// Writes the documents that are made from the program: docs/metrics.md and docs/configuration.md
     Docs,
-    /// Takes the pictures of the documents anew: docs/pictures
-    Pictures,
 }
 
 fn main() -> ExitCode {
@@ -55,7 +53,6 @@ fn main() -> ExitCode {
         Chore::Dist(args) => dist::run(&args),
         Chore::Pictures(command) => pictures::run(&command),
         Chore::Docs => docs::run(),
-        Chore::Pictures => pictures::run(),
     };
     match result {
         Ok(code) => code,

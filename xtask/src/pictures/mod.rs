@@ -1,5 +1,6 @@
 //! The pictures of the documents, made out of the running program.
 
+mod page;
 mod svg;
 mod terminal;
 
@@ -10,18 +11,20 @@ use clap::Subcommand;
 
 /// Which pictures to make.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Of the terminal: `demo`, `check`, `tail`
+pub(crate) enum Command {
+    /// Of the terminal: `demo` and `check`
     Terminal,
+    /// Of the page, in both colour schemes, with real brokers and a real browser
+    Page,
 }
 
 /// Makes pictures.
 ///
 /// # Errors
 /// When a program does not start, or does not show what is to be seen.
-pub fn run(command: &Command) -> Result<ExitCode> {
+pub(crate) fn run(command: &Command) -> Result<ExitCode> {
     match command {
-        Command::Terminal => terminal::run()?,
+        Command::Terminal => terminal::run(),
+        Command::Page => page::run(),
     }
-    Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
 
@@ -40,12 +40,13 @@ type = \"file\"
 max_sise = \"128 MiB\"
 ";
 
-pub(super) fn run() -> Result<()> {
+pub(super) fn run() -> Result<ExitCode> {
     let folder = workspace_root().join("docs/pictures");
     fs::create_dir_all(&folder)?;
     let dir = Scratch::new("pictures")?;
     demo(&dir, &folder.join("demo.svg"))?;
-    check(&dir, &folder.join("check.svg"))
+    check(&dir, &folder.join("check.svg"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The demo as it runs, from the first events on.

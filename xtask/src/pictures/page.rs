@@ -1,4 +1,4 @@
-//! `cargo xtask pictures`: the pictures of the documents, taken of the program as it is.
+//! Pictures of the page.
 
 use std::fs;
 use std::process::ExitCode;
@@ -23,7 +23,7 @@ const WIDTH: u32 = 1180;
 const HEIGHT: u32 = 1000;
 
 /// Runs a bridge between two simulated platforms and real brokers, and takes pictures of its page in both colour schemes.
-pub(crate) fn run() -> Result<ExitCode> {
+pub(super) fn run() -> Result<ExitCode> {
     chromium::install()?;
     let [kafka, nats] = [provide(Broker::Kafka)?, provide(Broker::Nats)?];
     let entrance_dir = Scratch::new("picture-entrance")?;
