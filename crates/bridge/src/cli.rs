@@ -9,6 +9,7 @@ use neurobridge_core::{
     units::{self, ByteSize},
 };
 use neurobridge_simulator::FaultRule;
+use neurobridge_spool::Place;
 use secrecy::SecretString;
 
 use crate::config::LogFormat;
@@ -115,12 +116,37 @@ pub struct SpoolFlags {
 }
 
 /// What to do with a spool.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum SpoolCommand {
     /// Lists segments and the cursors of sinks.
     Ls,
     /// Reads all and names what is damaged; exit code 74 when anything is.
     Verify,
+    /// Sends events once more to one sink, marked as a replay. No cursor moves.
+    ///
+    /// Only what the sink has settled: the bridge delivers the rest by itself. Each message carries the attribute "replay"
+    /// (the headers ce_replay in Kafka and ce-replay in NATS) with the name of the run, and Nats-Msg-Id ends with
+    /// ";replay=" and that name. A sink of type "file" gets a file of its own. For NATS with strict order the bridge has to
+    /// be stopped.
+    #[command(after_help = REPLAY_EXAMPLES)]
+    Replay(ReplayFlags),
+}
+
+/// Flags of `spool replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayFlags {
+    /// The name of the sink in the configuration.
+    #[arg(long, value_name = "NAME")]
+    pub sink: String,
+    /// The first event: a sequence, or a time of receipt.
+    #[arg(long, value_name = "PLACE")]
+    pub from: Place,
+    /// The last event: a sequence, or a time of receipt [default: the last one that the sink has settled].
+    #[arg(long, value_name = "PLACE")]
+    pub to: Option<Place>,
+    /// What to call this run: the name of one that was stopped, to go on with it [default: the time].
+    #[arg(long, value_name = "NAME", value_parser = run_name)]
+    pub run: Option<String>,
 }
 
 /// Flags of `demo`.
@@ -274,6 +300,11 @@ Examples:
   neurobridge completions zsh > ~/.zfunc/_neurobridge
   neurobridge completions fish > ~/.config/fish/completions/neurobridge.fish";
 
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  neurobridge spool replay --sink kafka --from 1000 --to 1999
+  neurobridge spool replay --sink nats --from 2026-01-31T12:00:00Z";
+
 const HEALTHCHECK_EXAMPLES: &str = "\
 Examples:
   neurobridge healthcheck
@@ -311,6 +342,16 @@ fn condition(text: &str) -> Result<(String, String), String> {
         return Err(expected());
     }
     Ok((field.to_owned(), value.to_owned()))
+}
+
+/// It goes into headers and file names.
+fn run_name(text: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if (1..=64).contains(&text.len()) && text.chars().all(is_plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected at most 64 letters, digits, - and _".to_owned())
+    }
 }
 
 /// A number of bytes, with a unit or without.

@@ -17,6 +17,11 @@ const STRIPPED: &str = "strippedfields";
 /// Its header without CloudEvents.
 const RAW_STRIPPED: &str = "neurobridge_strippedfields";
 
+/// The attribute that names the replay that a record is part of.
+const REPLAY: &str = "replay";
+/// Its header without CloudEvents.
+const RAW_REPLAY: &str = "neurobridge_replay";
+
 /// What a record and its batch have beside key, headers and value: at most this.
 const RECORD_OVERHEAD: usize = 61 + 40;
 /// The lengths of a header's name and value: at most this.
@@ -28,6 +33,7 @@ pub(crate) struct Encoder {
     format: Format,
     topic: Rendered,
     key: Rendered,
+    replay: Option<String>,
     structured: String,
     scratch: String,
 }
@@ -66,9 +72,15 @@ impl Encoder {
             format: config.format,
             topic: Rendered::new(&config.topic),
             key: Rendered::new(&config.key),
+            replay: None,
             structured: String::new(),
             scratch: String::new(),
         }
+    }
+
+    /// From now on all records are part of this replay.
+    pub(crate) fn set_replay(&mut self, run: &str) {
+        self.replay = Some(run.to_owned());
     }
 
     /// Makes the record of an event. `stripped` names the fields that were taken out of it, if any were.
@@ -85,9 +97,10 @@ impl Encoder {
             Format::CloudeventsJson => {
                 self.structured.clear();
                 cloudevents::write_structured(event, spool, &mut self.scratch, &mut self.structured);
-                if let Some(fields) = stripped {
+                let ours = [(STRIPPED, stripped), (REPLAY, self.replay.as_deref())];
+                for (name, value) in ours.into_iter().filter_map(|(name, value)| Some((name, value?))) {
                     // Among the attributes, before all that comes from them: the object begins with a brace.
-                    let attribute = format!("\"{STRIPPED}\":{},", serde_json::Value::from(fields));
+                    let attribute = format!("\"{name}\":{},", serde_json::Value::from(value));
                     self.structured.insert_str(1, &attribute);
                 }
                 let mut headers = Headers::with_capacity(1);
@@ -96,9 +109,10 @@ impl Encoder {
             }
             Format::Raw => {
                 let mut headers = Headers::none();
-                if let Some(fields) = stripped {
-                    headers = Headers::with_capacity(1);
-                    headers.add(RAW_STRIPPED, fields);
+                let ours = [(RAW_STRIPPED, stripped), (RAW_REPLAY, self.replay.as_deref())];
+                for (name, value) in ours.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+                    headers.list.get_or_insert_with(OwnedHeaders::new);
+                    headers.add(name, value);
                 }
                 (headers, event.frame)
             }
@@ -115,13 +129,17 @@ impl Encoder {
 
     /// Attributes as headers, after the Kafka binding of CloudEvents 1.0.
     fn binary_headers(&mut self, event: &Event<'_>, spool: &SpoolId, stripped: Option<&str>) -> Headers {
-        let mut headers = Headers::with_capacity(7 + usize::from(stripped.is_some()));
+        let own = usize::from(stripped.is_some()) + usize::from(self.replay.is_some());
+        let mut headers = Headers::with_capacity(7 + own);
         headers.add("content-type", DATA_CONTENT_TYPE);
         cloudevents::attributes(event, spool, &mut self.scratch, |name, value| {
             headers.add(&header_name(name), value);
         });
         if let Some(fields) = stripped {
             headers.add(&header_name(STRIPPED), fields);
+        }
+        if let Some(run) = &self.replay {
+            headers.add(&header_name(REPLAY), run);
         }
         headers
     }

@@ -64,6 +64,13 @@ impl KafkaSink {
         }
     }
 
+    /// One that sends once more what was sent before: each record says so, and of which run it is.
+    #[must_use]
+    pub fn replaying(mut self, run: &str) -> Self {
+        self.encoder.set_replay(run);
+        self
+    }
+
     fn warn(&mut self, connection: &Connection) {
         if std::mem::replace(&mut self.warned, true) {
             return;

@@ -8,6 +8,9 @@
 //! where all is stored: it could be stored only behind all that were sent before it, and what was not sent by then was
 //! settled. What is known to be stored so is not sent again. That holds for as long as a message is kept, however long
 //! an outage lasts; the server's duplicate window is not needed for it.
+//!
+//! A replay comes into the stream while no bridge runs. It chains nothing, and each of its messages carries the header of
+//! the last one of ours before it: so the next bridge finds there up to where all is stored, however long the replay was.
 
 use neurobridge_core::{event::Sequence, identity::SpoolId};
 
@@ -64,7 +67,7 @@ impl Chain {
             Last::Place(place) => headers.add(EXPECTED_PLACE, place.to_string()),
             Last::Id(id) => headers.add(EXPECTED_ID, id.clone()),
         }
-        headers.add(HEADER, format!("{}{:020}", self.mark, sequence.get()));
+        headers.add(HEADER, value(&self.mark, sequence));
     }
 
     /// The message of this id was sent.
@@ -77,6 +80,15 @@ impl Chain {
 pub(crate) fn sequence(value: &str, sink: &str, spool: &SpoolId) -> Option<Sequence> {
     let number = value.strip_prefix(&mark(sink, spool))?;
     Sequence::new(number.parse().ok()?)
+}
+
+/// The value of the [`HEADER`] of a replay's messages.
+pub(crate) fn replayed_behind(sink: &str, spool: &SpoolId, ours: Sequence) -> String {
+    value(&mark(sink, spool), ours)
+}
+
+fn value(mark: &str, sequence: Sequence) -> String {
+    format!("{mark}{:020}", sequence.get())
 }
 
 fn mark(sink: &str, spool: &SpoolId) -> String {

@@ -226,6 +226,11 @@ impl NatsConfig {
             .unwrap_or(if creates { Order::Strict } else { Order::Relaxed })
     }
 
+    /// Whether each event is stored behind the one before it, so that nobody else may publish to the stream.
+    pub fn is_strict(&self) -> bool {
+        self.kept_by().is_some() && self.order() == Order::Strict
+    }
+
     /// The subject for dead letters, if they go to one.
     pub(crate) fn dead_letter_subject(&self) -> Option<&str> {
         self.dead_letter.as_ref()?.subject.as_deref()

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    chain::Chain,
+    chain::{self, Chain},
     config::NatsConfig,
     dial::Dialled,
     encode::Message,
@@ -60,7 +60,11 @@ struct Limit {
 /// Who keeps the events, and so who answers.
 enum Keeper {
     /// A stream answers to each message.
-    Stream { name: Arc<str>, chain: Option<Chain> },
+    Stream {
+        name: Arc<str>,
+        chain: Option<Chain>,
+        replayed_behind: Option<String>,
+    },
     /// Nobody: an echo of our own comes back when the server has taken all before it.
     Nobody { echo_is_out: bool },
 }
@@ -98,6 +102,7 @@ impl Connection {
             Some(stream) => Keeper::Stream {
                 name: stream.name.as_str().into(),
                 chain: dialled.chain,
+                replayed_behind: dialled.replayed_behind,
             },
             None => Keeper::Nobody { echo_is_out: false },
         };
@@ -146,12 +151,18 @@ impl Connection {
     /// Sends an event's message.
     pub(crate) fn send(&mut self, sequence: Sequence, mut message: Message<'_>) -> Result<(), PublishError> {
         let mut role = Role::Free;
-        if let Keeper::Stream {
-            chain: Some(chain), ..
-        } = &self.keeper
-        {
-            chain.add_to(&mut message.headers, sequence);
-            role = Role::Chained;
+        match &self.keeper {
+            Keeper::Stream {
+                chain: Some(chain), ..
+            } => {
+                chain.add_to(&mut message.headers, sequence);
+                role = Role::Chained;
+            }
+            Keeper::Stream {
+                replayed_behind: Some(value),
+                ..
+            } => message.headers.add(chain::HEADER, value.clone()),
+            Keeper::Stream { .. } | Keeper::Nobody { .. } => {}
         }
         let id = message.id.take();
         self.hand_over(sequence, message, role)?;

@@ -16,7 +16,7 @@ use neurobridge_core::{
 
 use crate::{
     auth::Identity,
-    chain::Chain,
+    chain::{self, Chain},
     config::{NatsConfig, Order},
     error,
     events::Events,
@@ -42,13 +42,20 @@ pub(crate) struct Dialled {
     pub(crate) events: Arc<Events>,
     pub(crate) stream: Option<Stream>,
     pub(crate) chain: Option<Chain>,
+    /// What each message of a replay carries with strict order.
+    pub(crate) replayed_behind: Option<String>,
 }
 
-/// Makes a connection.
+/// Makes a connection; for a replay one that chains nothing.
 ///
 /// # Errors
 /// Nobody answers, we are refused, or the stream is not as it has to be.
-pub(crate) async fn dial(config: &NatsConfig, sink: &str, spool: &SpoolId) -> Result<Dialled, SinkFault> {
+pub(crate) async fn dial(
+    config: &NatsConfig,
+    sink: &str,
+    spool: &SpoolId,
+    is_replay: bool,
+) -> Result<Dialled, SinkFault> {
     let events = Arc::new(Events::default());
     let client = connect(config, sink, &events).await?;
     let inbox = format!("{}.", client.new_inbox());
@@ -63,6 +70,7 @@ pub(crate) async fn dial(config: &NatsConfig, sink: &str, spool: &SpoolId) -> Re
         events,
         stream: None,
         chain: None,
+        replayed_behind: None,
     };
     if let Some(stream) = config.kept_by() {
         let api = Api {
@@ -72,7 +80,11 @@ pub(crate) async fn dial(config: &NatsConfig, sink: &str, spool: &SpoolId) -> Re
         let found = api.stream(config, stream).await?;
         if config.order() == Order::Strict {
             let end = api.end(&found, sink, spool).await?;
-            dialled.chain = Some(Chain::new(sink, spool, end));
+            if is_replay {
+                dialled.replayed_behind = end.ours.map(|ours| chain::replayed_behind(sink, spool, ours));
+            } else {
+                dialled.chain = Some(Chain::new(sink, spool, end));
+            }
         }
         dialled.stream = Some(found);
     }

@@ -21,6 +21,10 @@ use crate::{
 const STRIPPED: &str = "strippedfields";
 /// Its header without CloudEvents.
 const RAW_STRIPPED: &str = "neurobridge-strippedfields";
+/// The attribute that names the replay that a message is part of.
+const REPLAY: &str = "replay";
+/// Its header without CloudEvents.
+const RAW_REPLAY: &str = "neurobridge-replay";
 /// By this JetStream knows a message again that is sent twice.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 
@@ -37,6 +41,7 @@ pub(crate) struct Encoder {
     format: Format,
     has_id: bool,
     template: Template,
+    replay: Option<String>,
     structured: String,
     scratch: String,
 }
@@ -75,9 +80,15 @@ impl Encoder {
             format: config.format,
             has_id: config.mode == Mode::Jetstream,
             template: config.subject.clone(),
+            replay: None,
             structured: String::new(),
             scratch: String::new(),
         }
+    }
+
+    /// From now on all messages are part of this replay.
+    pub(crate) fn set_replay(&mut self, run: &str) {
+        self.replay = Some(run.to_owned());
     }
 
     /// Makes the message of an event. `stripped` names the fields that were taken out of it, if any were.
@@ -95,7 +106,13 @@ impl Encoder {
         let id = self.has_id.then(|| {
             self.scratch.clear();
             identity::write_identity(event, spool, &mut self.scratch);
-            percent_encode(&self.scratch).into_owned()
+            let mut id = percent_encode(&self.scratch).into_owned();
+            if let Some(run) = &self.replay {
+                // Under its own id the server would take it for a duplicate and swallow it.
+                id.push_str(";replay=");
+                id.push_str(&percent_encode(run));
+            }
+            id
         });
         if let Some(id) = &id {
             headers.add(MESSAGE_ID, id.clone());
@@ -106,6 +123,9 @@ impl Encoder {
             Format::Raw => {
                 if let Some(fields) = stripped {
                     headers.add(RAW_STRIPPED, percent_encode(fields).into_owned());
+                }
+                if let Some(run) = &self.replay {
+                    headers.add(RAW_REPLAY, percent_encode(run).into_owned());
                 }
             }
         }
@@ -164,14 +184,18 @@ impl Encoder {
         if let Some(fields) = stripped {
             headers.add_named(header_name(STRIPPED), percent_encode(fields).into_owned());
         }
+        if let Some(run) = &self.replay {
+            headers.add_named(header_name(REPLAY), percent_encode(run).into_owned());
+        }
     }
 
     fn structured(&mut self, event: &Event<'_>, spool: &SpoolId, stripped: Option<&str>) -> &str {
         self.structured.clear();
         cloudevents::write_structured(event, spool, &mut self.scratch, &mut self.structured);
-        if let Some(fields) = stripped {
+        let ours = [(STRIPPED, stripped), (REPLAY, self.replay.as_deref())];
+        for (name, value) in ours.into_iter().filter_map(|(name, value)| Some((name, value?))) {
             // Among the attributes, before all that comes from them: the object begins with a brace.
-            let attribute = format!("\"{STRIPPED}\":{},", serde_json::Value::from(fields));
+            let attribute = format!("\"{name}\":{},", serde_json::Value::from(value));
             self.structured.insert_str(1, &attribute);
         }
         &self.structured
@@ -210,6 +234,7 @@ fn header_name(attribute: &str) -> HeaderName {
         "time" => "ce-time",
         "sequence" => "ce-sequence",
         STRIPPED => "ce-strippedfields",
+        REPLAY => "ce-replay",
         other => return header_name_of_another(other),
     })
 }

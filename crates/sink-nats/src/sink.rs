@@ -34,6 +34,7 @@ pub struct NatsSink {
     encoder: Encoder,
     spool: SpoolId,
     connection: Option<Connection>,
+    is_replay: bool,
     /// Whether the dangers of the stream were said.
     warned: bool,
 }
@@ -48,8 +49,18 @@ impl NatsSink {
             // Nothing is published before `connect` tells the real one.
             spool: SpoolId::from_bytes([0; 16]),
             connection: None,
+            is_replay: false,
             warned: false,
         }
+    }
+
+    /// One that sends once more what was sent before: each message says so, and has an id of this run. With strict order no
+    /// bridge may publish to the stream meanwhile.
+    #[must_use]
+    pub fn replaying(mut self, run: &str) -> Self {
+        self.encoder.set_replay(run);
+        self.is_replay = true;
+        self
     }
 
     fn warn(&mut self, dangers: &[String]) {
@@ -91,7 +102,7 @@ impl Sink for NatsSink {
         self.spool = session.spool;
         // Its client ends with it, so that nothing is sent over it any more.
         self.connection = None;
-        let dialled = dial(&self.config, &self.name, &self.spool).await?;
+        let dialled = dial(&self.config, &self.name, &self.spool, self.is_replay).await?;
         let dangers = dialled
             .stream
             .as_ref()

@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod generate;
 mod healthcheck;
+mod replay;
 mod run;
 mod simulate;
 mod spool;
@@ -19,7 +20,7 @@ use std::{
 use tokio::runtime::{self, Runtime};
 
 use crate::{
-    cli::{Cli, Command, ConfigFlag, LogFlags},
+    cli::{Cli, Command, ConfigFlag, LogFlags, SpoolCommand},
     config::{self, Loaded, LogConfig, LogFormat},
     exit::{Exit, Failure, OrExit},
     logging::{self, Guard},
@@ -68,7 +69,15 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
             let _guard = log_without_configuration(&log, "info")?;
             block_on(simulate::run(*flags)).map(|()| Exit::Ok)
         }
-        Command::Spool(flags) => spool::run(&flags),
+        Command::Spool(flags) => match flags.command {
+            SpoolCommand::Ls => spool::ls(flags.config.as_deref()),
+            SpoolCommand::Verify => spool::verify(flags.config.as_deref()),
+            SpoolCommand::Replay(replay) => {
+                let config = ConfigFlag { config: flags.config };
+                let (loaded, _guard) = load_and_log(&config, &log)?;
+                block_on(replay::run(&loaded.config, &replay)).map(|()| Exit::Ok)
+            }
+        },
         Command::Healthcheck(flags) => block_on(healthcheck::run(&flags)),
         Command::Schema => generate::schema(),
         Command::Completions(flags) => generate::completions(&flags),

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -15,39 +15,38 @@ use neurobridge_spool::{
 
 use super::{print, table::Table};
 use crate::{
-    cli::{SpoolCommand, SpoolFlags},
     config::{self, Config},
     exit::{Exit, Failure, OrExit},
 };
 
-/// Lists or checks the spool of a configuration, also while a bridge runs. Changes nothing.
+/// Lists the spool of a configuration, also while a bridge runs. Changes nothing.
 ///
 /// # Errors
-/// It can't be read; or a check found that it is not whole.
-pub(crate) fn run(flags: &SpoolFlags) -> Result<Exit, Failure> {
-    let config = config::load(flags.config.as_deref())
-        .or_exit(Exit::Config)?
-        .config;
+/// It can't be read.
+pub(super) fn ls(config: Option<&Path>) -> Result<Exit, Failure> {
+    let config = config::load(config).or_exit(Exit::Config)?.config;
+    let listing = inspect::list(&folder(&config)?).or_exit(Exit::Disk)?;
+    print(list(&listing))?;
+    Ok(Exit::Ok)
+}
+
+/// Checks the spool of a configuration, also while a bridge runs. Changes nothing.
+///
+/// # Errors
+/// It can't be read; or it is not whole.
+pub(super) fn verify(config: Option<&Path>) -> Result<Exit, Failure> {
+    let config = config::load(config).or_exit(Exit::Config)?.config;
     let folder = folder(&config)?;
-    match flags.command {
-        SpoolCommand::Ls => {
-            let listing = inspect::list(&folder).or_exit(Exit::Disk)?;
-            print(list(&listing))?;
-            Ok(Exit::Ok)
-        }
-        SpoolCommand::Verify => {
-            let mut progress = Progress::start();
-            let report = inspect::verify_telling(&folder, |read, all| progress.tell(read, all));
-            drop(progress);
-            let report = report.or_exit(Exit::Disk)?;
-            print(findings(&report))?;
-            Ok(if report.findings.is_empty() {
-                Exit::Ok
-            } else {
-                Exit::Disk
-            })
-        }
-    }
+    let mut progress = Progress::start();
+    let report = inspect::verify_telling(&folder, |read, all| progress.tell(read, all));
+    drop(progress);
+    let report = report.or_exit(Exit::Disk)?;
+    print(findings(&report))?;
+    Ok(if report.findings.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Disk
+    })
 }
 
 /// How far a long work is: a line on a terminal that is written over and goes away in the end; nothing elsewhere.
@@ -94,7 +93,11 @@ impl Drop for Progress {
     }
 }
 
-fn folder(config: &Config) -> Result<PathBuf, Failure> {
+/// The folder of the spool on disk.
+///
+/// # Errors
+/// The spool is in memory.
+pub(super) fn folder(config: &Config) -> Result<PathBuf, Failure> {
     match &config.spool {
         SpoolConfig::Disk(disk) => Ok(config.data_dir.join(&disk.path)),
         _ => Err(Failure::new(

@@ -162,6 +162,10 @@ fn spool(view: &View<'_>) -> Vec<MetricFamily> {
         "spool_durable_sequence",
         "Sequence of the last durable event; 0 before the first.",
     );
+    let mut full = Family::gauge(
+        "spool_full",
+        "1 while the spool waits for room, within its limit or on its disk; 0 else.",
+    );
     let mut dropped = Family::counter("spool_dropped_events_total", "Events that a full spool dropped.");
     let mut damaged = Family::counter(
         "spool_damaged_records_total",
@@ -174,10 +178,11 @@ fn spool(view: &View<'_>) -> Vec<MetricFamily> {
     size.add(&[], spool.size_bytes as f64);
     limit.add(&[], spool.limit_bytes as f64);
     durable.add(&[], spool.durable_sequence as f64);
+    full.add(&[], f64::from(u8::from(spool.is_full)));
     dropped.add(&[], spool.dropped_events as f64);
     damaged.add(&[], spool.damaged_events as f64);
     sync.add_histogram(&[], &view.spool_sync);
-    [size, limit, durable, dropped, damaged, sync]
+    [size, limit, durable, full, dropped, damaged, sync]
         .map(Family::done)
         .into()
 }

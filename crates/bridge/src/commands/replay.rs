@@ -1,0 +1,279 @@
+//! `neurobridge spool replay`: events that the spool still has, to one sink once more.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, anyhow};
+use jiff::Timestamp;
+use neurobridge_core::{
+    delivery::{self, Ended, Progress, Shutdown},
+    event::Sequence,
+    reader::Reader,
+    sink::Sink,
+};
+use neurobridge_sink_file::{DeadLettersConfig, FileConfig, FileDeadLetters, FileSink};
+use neurobridge_spool::{
+    OpenError, ReplayReader,
+    inspect::{self, Held, Listing},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{print, spool::folder};
+use crate::{
+    cli::ReplayFlags,
+    config::{Config, SinkEntry, SinkKind},
+    exit::{Exit, Failure, OrExit},
+    feed::redaction,
+    signals::Signals,
+};
+
+/// Sends a part of the spool again, also while a bridge runs: nothing is locked, unless strict order in JetStream asks for
+/// it, and no cursor moves. The counts go to standard output.
+///
+/// # Errors
+/// The spool can't be read, the sink is not there, or time ran out; where to go on is said.
+pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Failure> {
+    let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
+    let entry = config.sinks.get(&flags.sink).ok_or_else(|| {
+        let names: Vec<&str> = config.sinks.keys().map(String::as_str).collect();
+        let error = anyhow!(
+            "there is no sink \"{}\", expected {}",
+            flags.sink,
+            names.join(" or ")
+        );
+        Failure::new(Exit::Usage, error)
+    })?;
+    let folder = folder(config)?;
+    let _held = hold(entry, &folder)?;
+    let listing = inspect::list(&folder).or_exit(Exit::Disk)?;
+    let id = listing
+        .id
+        .ok_or_else(|| Failure::message(Exit::Disk, "the spool's id is missing or damaged"))?;
+    let (first, end) = part(&folder, &listing, flags)?;
+    let run = flags.run.clone().unwrap_or_else(new_run);
+    info!(
+        sink = flags.sink,
+        first = first.get(),
+        end = end.get(),
+        run,
+        "replay begins"
+    );
+
+    let replay = Replay {
+        config,
+        entry,
+        name: &flags.sink,
+        run: &run,
+    };
+    let letters = replay.dead_letters_path();
+    let options = delivery::Options {
+        name: flags.sink.clone(),
+        spool: id,
+        filter: entry.common.filter.clone(),
+        redaction: redaction(
+            &entry.common.redact,
+            entry.common.pseudonymise.as_ref(),
+            &format!("sinks.{}", flags.sink),
+        )?,
+        dead_letters: replay.open_dead_letters(&letters).await?,
+        max_dead_letters_in_a_row: entry.common.max_dead_letters_in_a_row,
+    };
+    let reader = ReplayReader::start(folder, first, end);
+    let progress = Arc::new(Progress::new(reader.cursor().clone()));
+    let shutdown = Shutdown {
+        // A fault that is final ends it.
+        drain: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    };
+    shutdown.drain.cancel();
+    let abort = shutdown.abort.clone();
+    let delivery = replay.deliver(reader, options, Arc::clone(&progress), shutdown);
+    tokio::pin!(delivery);
+    let ended = tokio::select! {
+        biased;
+        signal = signals.next() => {
+            info!(signal, "stopping");
+            abort.cancel();
+            delivery.as_mut().await
+        }
+        ended = &mut delivery => ended,
+    };
+    remove_if_empty(&config.data_dir.join(&letters));
+    report(&progress, &run, ended?)
+}
+
+/// A stream with strict order has one writer: a bridge that publishes to it meanwhile would be refused again and again.
+fn hold(entry: &SinkEntry, folder: &Path) -> Result<Option<Held>, Failure> {
+    let is_strict = match &entry.kind {
+        SinkKind::File(_) => false,
+        #[cfg(feature = "kafka")]
+        SinkKind::Kafka(_) => false,
+        #[cfg(feature = "nats")]
+        SinkKind::Nats(nats) => nats.is_strict(),
+    };
+    if !is_strict {
+        return Ok(None);
+    }
+    inspect::hold(folder).map(Some).map_err(|error| match error {
+        OpenError::Locked { .. } => Failure::new(
+            Exit::TryLater,
+            anyhow!(error).context(
+                "this sink has strict order, in which nobody may publish beside the bridge; stop the bridge for the replay",
+            ),
+        ),
+        error => Failure::new(Exit::Disk, error),
+    })
+}
+
+/// The first event of a replay, and the one after its last: never more than the sink has settled, since a bridge delivers
+/// the rest by itself.
+fn part(folder: &Path, listing: &Listing, flags: &ReplayFlags) -> Result<(Sequence, Sequence), Failure> {
+    let first = flags.from.first_from(folder).or_exit(Exit::Disk)?;
+    let oldest = listing.segments.first().map(|segment| segment.first);
+    let oldest = oldest.ok_or_else(|| Failure::message(Exit::Usage, "the spool is empty"))?;
+    if first < oldest {
+        let message = format!("event {first} is not there any more: the oldest in the spool is {oldest}");
+        return Err(Failure::message(Exit::Usage, message));
+    }
+    let mut cursors = listing.cursors.iter();
+    let cursor = cursors
+        .find(|state| state.reader == flags.sink)
+        .and_then(|state| state.cursor.as_ref());
+    let settled = cursor.map(|cursor| cursor.next).ok_or_else(|| {
+        let message = format!(
+            "the spool has no cursor of the sink \"{}\": with start = \"oldest\" the bridge sends all to it by itself",
+            flags.sink
+        );
+        Failure::message(Exit::Usage, message)
+    })?;
+    let end = match flags.to {
+        Some(to) => to.end(folder).or_exit(Exit::Disk)?,
+        None => settled,
+    };
+    if end > settled {
+        warn!(
+            next = settled.get(),
+            "the replay ends where the sink is: from there on the bridge delivers by itself"
+        );
+    }
+    let end = end.min(settled);
+    if first >= end {
+        let message = format!("there is nothing to replay: from {first} on, and the sink is at {settled}");
+        return Err(Failure::message(Exit::Usage, message));
+    }
+    Ok((first, end))
+}
+
+/// Names a run by its time.
+fn new_run() -> String {
+    Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string()
+}
+
+struct Replay<'a> {
+    config: &'a Config,
+    entry: &'a SinkEntry,
+    name: &'a str,
+    run: &'a str,
+}
+
+impl Replay<'_> {
+    async fn deliver(
+        &self,
+        reader: ReplayReader,
+        options: delivery::Options,
+        progress: Arc<Progress>,
+        shutdown: Shutdown,
+    ) -> Result<Ended, Failure> {
+        match &self.entry.kind {
+            SinkKind::File(config) => {
+                // Its own file is the bridge's, who notes how far it has written.
+                let config = FileConfig {
+                    path: self.beside(&config.path),
+                    ..config.clone()
+                };
+                let sink = FileSink::new(self.name, &config, &self.config.data_dir);
+                deliver(sink, reader, options, progress, shutdown).await
+            }
+            #[cfg(feature = "kafka")]
+            SinkKind::Kafka(config) => {
+                let sink = neurobridge_sink_kafka::KafkaSink::new(self.name, (**config).clone());
+                deliver(sink.replaying(self.run), reader, options, progress, shutdown).await
+            }
+            #[cfg(feature = "nats")]
+            SinkKind::Nats(config) => {
+                let sink = neurobridge_sink_nats::NatsSink::new(self.name, (**config).clone());
+                deliver(sink.replaying(self.run), reader, options, progress, shutdown).await
+            }
+        }
+    }
+
+    fn dead_letters_path(&self) -> PathBuf {
+        let of_sink = self.entry.dead_letter_path();
+        self.beside(of_sink.unwrap_or(&self.config.dead_letters.path))
+    }
+
+    /// A file of this run's own: a bridge may write to the other one.
+    async fn open_dead_letters(&self, path: &Path) -> Result<Arc<FileDeadLetters>, Failure> {
+        let place = DeadLettersConfig {
+            path: path.to_owned(),
+            ..self.config.dead_letters.clone()
+        };
+        let opened = FileDeadLetters::open(&place, &self.config.data_dir).await;
+        Ok(Arc::new(opened.context("dead letters").or_exit(Exit::Disk)?))
+    }
+
+    /// `events.jsonl` → `events-replay-<run>.jsonl`.
+    fn beside(&self, path: &Path) -> PathBuf {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let mut name = format!("{stem}-replay-{}", self.run);
+        if let Some(extension) = path.extension() {
+            name.push('.');
+            name.push_str(&extension.to_string_lossy());
+        }
+        path.with_file_name(name)
+    }
+}
+
+async fn deliver(
+    sink: impl Sink,
+    reader: ReplayReader,
+    options: delivery::Options,
+    progress: Arc<Progress>,
+    shutdown: Shutdown,
+) -> Result<Ended, Failure> {
+    // On the heap: a client with all its parts is more than a stack should hold.
+    let delivery = Box::pin(delivery::deliver(sink, reader, options, progress, shutdown));
+    delivery.await.or_exit(Exit::Disk)
+}
+
+/// Most replays have no dead letters.
+fn remove_if_empty(path: &Path) {
+    if path.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+        // What is left then is an empty file.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn report(progress: &Progress, run: &str, ended: Ended) -> Result<(), Failure> {
+    let snapshot = progress.snapshot();
+    let (cursor, counts) = (&snapshot.cursor, snapshot.cursor.counts);
+    print(format!(
+        "run {run}: {} replayed = {} delivered + {} filtered + {} duplicate + {} dead-lettered + {} dropped + {} damaged\n",
+        counts.settled(),
+        counts.delivered,
+        counts.filtered,
+        counts.duplicate,
+        counts.dead_lettered,
+        counts.dropped,
+        counts.damaged
+    ))?;
+    if ended == Ended::Drained {
+        return Ok(());
+    }
+    let reason = snapshot.reason.unwrap_or_else(|| "it was stopped".to_owned());
+    let message = format!("{reason}; to go on: --from {} --run {run}", cursor.next);
+    Err(Failure::message(Exit::Unavailable, message))
+}

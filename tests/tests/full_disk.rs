@@ -1,0 +1,94 @@
+//! A disk that is really full, under a real bridge: reading is held back, and goes on by itself when there is room.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use neurobridge_tests::audit;
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::shared::say_skipped;
+use neurobridge_tests::small_disk::SmallDisk;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(120);
+const MIB: u64 = 24;
+
+fn number(status: &Value, pointer: &str) -> u64 {
+    status.pointer(pointer).and_then(Value::as_u64).unwrap()
+}
+
+#[test]
+fn a_full_disk_holds_the_feed_back_and_loses_nothing_that_was_durable() {
+    let dir = Scratch::new("full-disk").unwrap();
+    let Some(disk) = SmallDisk::mount(dir.path(), &dir.join("data"), MIB).unwrap() else {
+        say_skipped("no file system can be mounted here: that takes root");
+        return;
+    };
+    let platform = Platform::start(&dir, &["--rate", "5000", "--hold"]).unwrap();
+    // Larger than the disk. The file is elsewhere: it takes no room of the spool's, and is not full.
+    let events = dir.join("events.jsonl");
+    let config = format!(
+        r#"
+        [sources.main]
+        url = "{}"
+        token = "t"
+
+        [spool]
+        type = "disk"
+        max_size = "64 MiB"
+        segment_size = "1 MiB"
+
+        [sinks.events]
+        type = "file"
+        path = "{}"
+        max_size = "1 GiB"
+        "#,
+        platform.url(),
+        events.display()
+    );
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    let wait = |what: &str, says: &dyn Fn(&Value) -> bool| bridge.wait(what, SOON, says).unwrap();
+    wait("some events", &|status| {
+        number(status, "/spool/durable_sequence") > 3000
+    });
+
+    let ballast = disk.ballast();
+    let is_over = AtomicBool::new(false);
+    let durable = thread::scope(|scope| {
+        let filling = scope.spawn(|| ballast.fill(|| !is_over.load(Ordering::Relaxed)));
+        let full = wait("the spool to be full", &|status| {
+            status["spool"]["is_full"] == true
+        });
+        assert_eq!(full["spool"]["has_failed"], false);
+        let blocked = wait("the reading to be held back", &|status| {
+            status["sources"]["main"]["state"] == "blocked"
+        });
+        assert!(blocked["sources"]["main"]["reason"].is_string(), "{blocked:#}");
+        assert_eq!(bridge.metric("neurobridge_spool_full", &[]).unwrap(), 1.0);
+        is_over.store(true, Ordering::Relaxed);
+        filling.join().unwrap().unwrap();
+        number(&blocked, "/spool/durable_sequence")
+    });
+
+    let status = wait("it to go on", &|status| {
+        number(status, "/spool/durable_sequence") > durable + 5000 && status["spool"]["is_full"] == false
+    });
+    assert_eq!(status["sources"]["main"]["connections"], 1, "{status:#}");
+    assert_eq!(bridge.metric("neurobridge_spool_full", &[]).unwrap(), 0.0);
+    let (ended, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(ended.success(), "{log}");
+    assert!(log.contains("the disk is full"), "{log}");
+    assert!(log.contains("the spool has room again"), "{log}");
+
+    // Nothing that was read is missing, and its order is that of sending.
+    let arrived = audit::structured(&fs::read_to_string(events).unwrap()).unwrap();
+    let mut sent = platform.stop().unwrap();
+    assert!(arrived.len() as u64 > durable + 5000, "{}", arrived.len());
+    sent.truncate(arrived.len());
+    audit::audit(&sent, &[arrived]).unwrap();
+}

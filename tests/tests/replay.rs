@@ -1,0 +1,229 @@
+//! `neurobridge spool replay`, beside a running bridge and without one: marked copies come, no cursor moves.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+use std::collections::BTreeMap;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::kafka::{admin::KafkaAdmin, records::read_topic};
+use neurobridge_tests::nats::messages::{Message, each_message};
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::program::neurobridge;
+use neurobridge_tests::shared::{kafka_bootstrap, nats_url};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(120);
+const EVENTS: u64 = 2000;
+
+fn replay(dir: &Scratch, args: &[&str]) -> Output {
+    let mut command = Command::new(neurobridge());
+    command
+        .args(["spool", "replay", "-c"])
+        .arg(dir.join("neurobridge.toml"))
+        .args(args);
+    command.output().unwrap()
+}
+
+fn counts(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Runs a bridge until its sink has delivered all that the platform sends.
+fn deliver(dir: &Scratch, platform: &Platform, sink: &str) -> Bridge {
+    let url = platform.url();
+    let config = format!(
+        "[sources.main]\nurl = \"{url}\"\ntoken = \"t\"\n[spool]\ntype = \"disk\"\n[sinks.out]\n{sink}"
+    );
+    let bridge = Bridge::start(dir, &config).unwrap();
+    await_delivered(&bridge, EVENTS);
+    bridge
+}
+
+fn await_delivered(bridge: &Bridge, events: u64) -> Value {
+    let all = |status: &Value| {
+        let ledger = &status["sinks"]["out"]["ledger"];
+        ledger["stored"] == events && ledger["pending"] == 0
+    };
+    bridge.wait("all to be delivered", SOON, all).unwrap()
+}
+
+fn platform(dir: &Scratch) -> Platform {
+    Platform::start(dir, &["--count", &EVENTS.to_string()]).unwrap()
+}
+
+fn number(sequence: &str) -> u64 {
+    sequence.rsplit_once(':').unwrap().1.parse().unwrap()
+}
+
+fn messages(url: &str, stream: &str) -> Vec<Message> {
+    let mut messages = Vec::new();
+    each_message(url, stream, SOON, |message| {
+        messages.push(message);
+        Ok(())
+    })
+    .unwrap();
+    messages
+}
+
+/// The place of each message of a stream in the spool; `run` for those of a replay, none for the others.
+fn places(messages: &[Message], run: Option<&str>) -> Vec<u64> {
+    messages
+        .iter()
+        .filter(|message| message.header("ce-replay") == run)
+        .map(|message| number(message.header("ce-sequence").unwrap()))
+        .collect()
+}
+
+#[test]
+fn kafka_gets_marked_copies_from_beside_a_running_bridge() {
+    let Some(bootstrap) = kafka_bootstrap() else {
+        return;
+    };
+    let dir = Scratch::new("replay-kafka").unwrap();
+    let topic = format!("replay-{}", std::process::id());
+    KafkaAdmin::new(&bootstrap)
+        .unwrap()
+        .create_topic(&topic, 3, &[])
+        .unwrap();
+    let platform = platform(&dir);
+    let sink = format!("type = \"kafka\"\nbootstrap_servers = \"{bootstrap}\"\ntopic = \"{topic}\"\n");
+    let bridge = deliver(&dir, &platform, &sink);
+    let before = await_delivered(&bridge, EVENTS)["sinks"].clone();
+
+    let output = replay(
+        &dir,
+        &["--sink", "out", "--from", "501", "--to", "1500", "--run", "one"],
+    );
+    assert!(counts(&output).starts_with("run one: 1000 replayed = 1000 delivered"));
+    let mut originals = BTreeMap::new();
+    let mut copies = BTreeMap::new();
+    let mut last = BTreeMap::new();
+    for record in read_topic(&bootstrap, &topic, SOON).unwrap() {
+        let sequence = number(record.header("ce_sequence").unwrap());
+        let all = match record.header("ce_replay") {
+            Some("one") => {
+                assert!(
+                    last.insert(record.partition, sequence) < Some(sequence),
+                    "in order"
+                );
+                &mut copies
+            }
+            Some(other) => panic!("{other}"),
+            None => &mut originals,
+        };
+        let what = (
+            record.key.clone(),
+            record.value.clone(),
+            record.header("ce_id").map(str::to_owned),
+        );
+        assert_eq!(all.insert(sequence, what), None, "{sequence} twice");
+    }
+    assert_eq!(originals.len() as u64, EVENTS);
+    assert!(copies.keys().copied().eq(501..=1500), "{}", copies.len());
+    assert!(copies.iter().all(|(sequence, copy)| originals[sequence] == *copy));
+    // The bridge has not noticed anything.
+    assert_eq!(await_delivered(&bridge, EVENTS)["sinks"], before);
+
+    // By default up to where the sink is; and never beyond.
+    assert!(counts(&replay(&dir, &["--sink", "out", "--from", "1991"])).contains(": 10 replayed"));
+    assert!(
+        counts(&replay(
+            &dir,
+            &["--sink", "out", "--from", "1996", "--to", "9999"]
+        ))
+        .contains(": 5 replayed")
+    );
+    let future = replay(&dir, &["--sink", "out", "--from", "2100-01-01T00:00:00Z"]);
+    assert_eq!(future.status.code(), Some(64), "{future:?}");
+    let unknown = replay(&dir, &["--sink", "in", "--from", "1"]);
+    assert_eq!(unknown.status.code(), Some(64), "{unknown:?}");
+    let all = counts(&replay(
+        &dir,
+        &["--sink", "out", "--from", "2000-01-01T00:00:00Z"],
+    ));
+    assert!(all.contains(": 2000 replayed"), "{all}");
+
+    // And without a bridge as well.
+    let (ended, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(ended.success(), "{log}");
+    assert!(counts(&replay(&dir, &["--sink", "out", "--from", "1", "--to", "1"])).contains(": 1 replayed"));
+}
+
+#[test]
+fn a_relaxed_stream_stores_copies_although_it_knows_the_ids() {
+    let Some(url) = nats_url() else {
+        return;
+    };
+    let dir = Scratch::new("replay-nats").unwrap();
+    let stream = format!("REPLAY_{}", std::process::id());
+    let platform = platform(&dir);
+    let sink = format!(
+        "type = \"nats\"\nservers = [\"{url}\"]\nsubject = \"{stream}.{{result}}\"\norder = \"relaxed\"\n\
+         stream = {{ name = \"{stream}\", subjects = [\"{stream}.>\"], create = true, max_age = \"1h\", replicas = 1 }}\n"
+    );
+    let bridge = deliver(&dir, &platform, &sink);
+    let output = replay(&dir, &["--sink", "out", "--from", "1901", "--run", "two"]);
+    assert!(counts(&output).starts_with("run two: 100 replayed = 100 delivered"));
+    // The same run once more is the same messages.
+    let again = replay(&dir, &["--sink", "out", "--from", "1901", "--run", "two"]);
+    assert!(counts(&again).contains("100 duplicate"), "{again:?}");
+    let stored = messages(&url, &stream);
+    assert_eq!(stored.len() as u64, EVENTS + 100);
+    let mut originals = places(&stored, None);
+    originals.sort_unstable();
+    assert!(originals.into_iter().eq(1..=EVENTS));
+    assert!(places(&stored, Some("two")).into_iter().eq(1901..=EVENTS));
+    let copy = stored.last().unwrap();
+    let id = format!("main/{};replay=two", copy.header("ce-id").unwrap());
+    assert_eq!(copy.header("Nats-Msg-Id"), Some(&*id));
+    await_delivered(&bridge, EVENTS);
+}
+
+#[test]
+fn a_strict_stream_gets_copies_while_no_bridge_runs_and_goes_on_in_order() {
+    let Some(url) = nats_url() else {
+        return;
+    };
+    let dir = Scratch::new("replay-strict").unwrap();
+    let stream = format!("REPLAY_STRICT_{}", std::process::id());
+    let platform = platform(&dir);
+    let sink = format!(
+        "type = \"nats\"\nservers = [\"{url}\"]\nsubject = \"{stream}.{{result}}\"\n\
+         stream = {{ name = \"{stream}\", subjects = [\"{stream}.>\"], create = true, max_age = \"1h\", replicas = 1, \
+         duplicate_window = \"100ms\" }}\n"
+    );
+    let mut bridge = deliver(&dir, &platform, &sink);
+    let refused = replay(&dir, &["--sink", "out", "--from", "1"]);
+    assert_eq!(refused.status.code(), Some(75), "{refused:?}");
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("stop the bridge"),
+        "{refused:?}"
+    );
+
+    // Killed: its cursor on the disk may be behind what the stream has, and the stream forgets ids at once.
+    bridge.process().kill().unwrap();
+    let output = replay(
+        &dir,
+        &["--sink", "out", "--from", "1", "--to", "500", "--run", "three"],
+    );
+    assert!(counts(&output).contains("500 delivered"), "{output:?}");
+    drop(bridge);
+    platform.stop().unwrap();
+    let platform = self::platform(&dir);
+    let url_of_feed = platform.url();
+    let config = format!(
+        "[sources.second]\nurl = \"{url_of_feed}\"\ntoken = \"t\"\n[spool]\ntype = \"disk\"\n[sinks.out]\n{sink}"
+    );
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    await_delivered(&bridge, 2 * EVENTS);
+    let stored = messages(&url, &stream);
+    assert!(places(&stored, Some("three")).into_iter().eq(1..=500));
+    assert!(
+        places(&stored, None).into_iter().eq(1..=2 * EVENTS),
+        "in order, and once"
+    );
+}
