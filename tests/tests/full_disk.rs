@@ -4,7 +4,7 @@
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use neurobridge_tests::audit;
 use neurobridge_tests::bridge::Bridge;
@@ -60,7 +60,10 @@ fn a_full_disk_holds_the_feed_back_and_loses_nothing_that_was_durable() {
     let ballast = disk.ballast();
     let is_over = AtomicBool::new(false);
     let durable = thread::scope(|scope| {
-        let filling = scope.spawn(|| ballast.fill(|| !is_over.load(Ordering::Relaxed)));
+        // With a limit: a failed assertion below would wait here for ever.
+        let limit = Instant::now() + 3 * SOON;
+        let filling =
+            scope.spawn(|| ballast.fill(|| !is_over.load(Ordering::Relaxed) && Instant::now() < limit));
         let full = wait("the spool to be full", &|status| {
             status["spool"]["is_full"] == true
         });
