@@ -27,7 +27,7 @@ enum Look<'a> {
     /// A line for people.
     Line { names_feed: bool },
     /// What a sink would send.
-    Message(Preview<'a>),
+    Message(Box<Preview<'a>>),
 }
 
 impl<'a> Printer<'a> {
@@ -35,7 +35,7 @@ impl<'a> Printer<'a> {
     pub(super) fn new(preview: Option<Preview<'a>>, raw: bool, names_feed: bool) -> Self {
         let is_terminal = io::stdout().is_terminal();
         let look = match preview {
-            Some(preview) => Look::Message(preview),
+            Some(preview) => Look::Message(Box::new(preview)),
             None if raw || !is_terminal => Look::Frame,
             None => Look::Line { names_feed },
         };
