@@ -33,6 +33,9 @@ const FLAGS: [&str; 11] = [
     "--remote-debugging-pipe",
 ];
 
+/// A page and its files, from this machine.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A running Chromium with one page. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Browser {
@@ -106,14 +109,22 @@ impl Browser {
         Ok(())
     }
 
-    /// Opens an address.
+    /// Opens an address, and waits until the page is there.
     ///
     /// # Errors
     /// When nothing answers there.
     pub fn open(&mut self, url: &str) -> Result<()> {
         let answer = self.call("Page.navigate", json!({ "url": url }))?;
         ensure!(answer["errorText"].is_null(), "{url}: {}", answer["errorText"]);
-        Ok(())
+        let is_there = format!(
+            "location.href === {} && document.readyState === 'complete'",
+            json!(url)
+        );
+        wait_for(url, LOAD_TIMEOUT, || {
+            // Between two pages there may be none that could be asked.
+            let there = self.evaluate(&is_there).ok();
+            Ok((there == Some(json!(true))).then_some(()))
+        })
     }
 
     /// The value of an expression within the page.
