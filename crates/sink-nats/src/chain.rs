@@ -14,7 +14,7 @@
 
 use neurobridge_core::{event::Sequence, identity::SpoolId};
 
-use crate::encode::Headers;
+use crate::headers::Headers;
 
 /// The header that says which event of which spool a message is, and which sink sent it under strict order. Two sinks on
 /// one stream must not take each other's messages for their own.
@@ -37,14 +37,11 @@ pub(crate) struct End {
 pub(crate) struct Chain {
     mark: String,
     stored_to: Option<Sequence>,
-    last: Last,
-}
-
-/// What the next message expects to be the last in the stream.
-#[derive(Debug)]
-enum Last {
-    Place(u64),
-    Id(String),
+    /// The place of the last message in the stream, until one was sent.
+    place: Option<u64>,
+    /// The id of the last message sent, and that of the one that is about to be. They take turns in two buffers.
+    last_id: String,
+    next_id: String,
 }
 
 impl Chain {
@@ -52,7 +49,9 @@ impl Chain {
         Self {
             mark: mark(sink, spool),
             stored_to: end.ours,
-            last: Last::Place(end.place),
+            place: Some(end.place),
+            last_id: String::new(),
+            next_id: String::new(),
         }
     }
 
@@ -61,18 +60,21 @@ impl Chain {
         self.stored_to.is_some_and(|stored_to| sequence <= stored_to)
     }
 
-    /// Adds to the next message's headers what makes it a part of the chain.
-    pub(crate) fn add_to(&self, headers: &mut Headers, sequence: Sequence) {
-        match &self.last {
-            Last::Place(place) => headers.add(EXPECTED_PLACE, place.to_string()),
-            Last::Id(id) => headers.add(EXPECTED_ID, id.clone()),
+    /// Adds to the next message's headers what makes it, by this id, a part of the chain.
+    pub(crate) fn add_to(&mut self, headers: &mut Headers, sequence: Sequence, id: &str) {
+        match self.place {
+            Some(place) => headers.add_written(EXPECTED_PLACE, place),
+            None => headers.add(EXPECTED_ID, &self.last_id),
         }
-        headers.add(HEADER, value(&self.mark, sequence));
+        headers.add(HEADER, &value(&self.mark, sequence));
+        self.next_id.clear();
+        self.next_id.push_str(id);
     }
 
-    /// The message of this id was sent.
-    pub(crate) fn sent(&mut self, id: String) {
-        self.last = Last::Id(id);
+    /// That message was sent.
+    pub(crate) fn sent(&mut self) {
+        self.place = None;
+        std::mem::swap(&mut self.last_id, &mut self.next_id);
     }
 }
 
@@ -106,19 +108,27 @@ mod tests {
         let mut chain = Chain::new("nats", &spool, End { place: 7, ours });
         assert!(chain.has(Sequence::FIRST) && chain.has(ours.unwrap()) && !chain.has(ours.unwrap().next()));
 
-        let headers = |chain: &Chain, number| {
+        let mut headers = |number: u64, is_sent: bool| {
             let mut headers = Headers::default();
-            chain.add_to(&mut headers, Sequence::new(number).unwrap());
+            chain.add_to(
+                &mut headers,
+                Sequence::new(number).unwrap(),
+                &format!("main/{number}"),
+            );
+            if is_sent {
+                chain.sent();
+            }
             headers.lines()
         };
-        insta::assert_snapshot!(headers(&chain, 42), @r"
+        insta::assert_snapshot!(headers(42, true), @r"
         Nats-Expected-Last-Sequence: 7
         Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111:00000000000000000042
         ");
-        chain.sent("main/9".into());
-        insta::assert_snapshot!(headers(&chain, 43), @r"
-        Nats-Expected-Last-Msg-Id: main/9
-        Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111:00000000000000000043
+        // One that was refused on the way is no part of it.
+        headers(43, false);
+        insta::assert_snapshot!(headers(44, true), @r"
+        Nats-Expected-Last-Msg-Id: main/42
+        Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111:00000000000000000044
         ");
     }
 

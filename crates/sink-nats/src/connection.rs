@@ -69,6 +69,16 @@ enum Keeper {
     Nobody { echo_is_out: bool },
 }
 
+impl Keeper {
+    /// The chain, under strict order.
+    const fn chain(&mut self) -> Option<&mut Chain> {
+        match self {
+            Self::Stream { chain, .. } => chain.as_mut(),
+            Self::Nobody { .. } => None,
+        }
+    }
+}
+
 /// What a stream answers to a message.
 #[derive(Debug, Deserialize)]
 struct Answer<'a> {
@@ -151,29 +161,24 @@ impl Connection {
     /// Sends an event's message.
     pub(crate) fn send(&mut self, sequence: Sequence, mut message: Message<'_>) -> Result<(), PublishError> {
         let mut role = Role::Free;
-        match &self.keeper {
+        match &mut self.keeper {
             Keeper::Stream {
                 chain: Some(chain), ..
             } => {
-                chain.add_to(&mut message.headers, sequence);
-                role = Role::Chained;
+                if let Some(id) = message.id {
+                    chain.add_to(&mut message.headers, sequence, id);
+                    role = Role::Chained;
+                }
             }
             Keeper::Stream {
                 replayed_behind: Some(value),
                 ..
-            } => message.headers.add(chain::HEADER, value.clone()),
+            } => message.headers.add(chain::HEADER, value),
             Keeper::Stream { .. } | Keeper::Nobody { .. } => {}
         }
-        let id = message.id.take();
         self.hand_over(sequence, message, role)?;
-        if let (
-            Keeper::Stream {
-                chain: Some(chain), ..
-            },
-            Some(id),
-        ) = (&mut self.keeper, id)
-        {
-            chain.sent(id);
+        if let Some(chain) = self.keeper.chain() {
+            chain.sent();
         }
         Ok(())
     }
@@ -209,21 +214,21 @@ impl Connection {
         }
         let payload = Bytes::copy_from_slice(message.payload.as_bytes());
         let at = Instant::now();
-        let handed_over = match self.keeper {
-            Keeper::Stream { .. } => {
+        let headers = message.headers.into_map();
+        let handed_over = match (&self.keeper, headers) {
+            (Keeper::Stream { .. }, headers) => {
                 let reply = format!("{}{}", self.inbox, self.in_flight.next_number());
-                now(self.client.publish_with_reply_and_headers(
-                    message.subject,
-                    reply,
-                    message.headers.map,
-                    payload,
-                ))
-            }
-            Keeper::Nobody { .. } => {
+                let headers = headers.unwrap_or_default();
                 now(self
                     .client
-                    .publish_with_headers(message.subject, message.headers.map, payload))
+                    .publish_with_reply_and_headers(message.subject, reply, headers, payload))
             }
+            (Keeper::Nobody { .. }, Some(headers)) => {
+                now(self
+                    .client
+                    .publish_with_headers(message.subject, headers, payload))
+            }
+            (Keeper::Nobody { .. }, None) => now(self.client.publish(message.subject, payload)),
         };
         match handed_over {
             Some(Ok(())) => {

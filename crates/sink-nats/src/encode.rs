@@ -1,8 +1,7 @@
 //! From an event to a message: subject, headers, payload.
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
-use async_nats::{HeaderMap, HeaderName};
 use neurobridge_core::{
     cloudevents::{self, DATA_CONTENT_TYPE, STRUCTURED_CONTENT_TYPE, percent_encode},
     dead_letter::DeadLetter,
@@ -14,6 +13,7 @@ use neurobridge_core::{
 
 use crate::{
     config::{Format, Mode, NatsConfig},
+    headers::Headers,
     subject,
 };
 
@@ -28,10 +28,6 @@ const RAW_REPLAY: &str = "neurobridge-replay";
 /// By this JetStream knows a message again that is sent twice.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 
-/// The first line of the headers, and the empty line behind them.
-const HEADERS_OVERHEAD: usize = "NATS/1.0\r\n\r\n".len();
-/// What stands between name and value, and behind the value.
-const HEADER_OVERHEAD: usize = ": \r\n".len();
 /// JetStream takes 64 KiB. Half of it, because with strict order the id stands in the next message's headers as well.
 const MAX_HEADERS: usize = 32_000;
 
@@ -43,6 +39,7 @@ pub(crate) struct Encoder {
     template: Template,
     replay: Option<String>,
     structured: String,
+    id: String,
     scratch: String,
 }
 
@@ -51,16 +48,9 @@ pub(crate) struct Encoder {
 pub(crate) struct Message<'a> {
     pub(crate) subject: String,
     pub(crate) headers: Headers,
-    /// The id in the headers, for JetStream.
-    pub(crate) id: Option<String>,
+    /// The id in the headers, of an event for JetStream.
+    pub(crate) id: Option<&'a str>,
     pub(crate) payload: &'a str,
-}
-
-/// Headers, and how many bytes they take.
-#[derive(Debug)]
-pub(crate) struct Headers {
-    pub(crate) map: HeaderMap,
-    pub(crate) size: usize,
 }
 
 impl NatsConfig {
@@ -82,6 +72,7 @@ impl Encoder {
             template: config.subject.clone(),
             replay: None,
             structured: String::new(),
+            id: String::new(),
             scratch: String::new(),
         }
     }
@@ -103,50 +94,51 @@ impl Encoder {
     ) -> Result<Message<'a>, Rejection> {
         let subject = self.subject(event)?;
         let mut headers = Headers::default();
-        let id = self.has_id.then(|| {
+        if self.has_id {
             self.scratch.clear();
             identity::write_identity(event, spool, &mut self.scratch);
-            let mut id = percent_encode(&self.scratch).into_owned();
+            self.id.clear();
+            self.id.push_str(&percent_encode(&self.scratch));
             if let Some(run) = &self.replay {
                 // Under its own id the server would take it for a duplicate and swallow it.
-                id.push_str(";replay=");
-                id.push_str(&percent_encode(run));
+                self.id.push_str(";replay=");
+                self.id.push_str(&percent_encode(run));
             }
-            id
-        });
-        if let Some(id) = &id {
-            headers.add(MESSAGE_ID, id.clone());
+            headers.add(MESSAGE_ID, &self.id);
         }
         match self.format {
             Format::Cloudevents => self.add_attributes(event, spool, stripped, &mut headers),
-            Format::CloudeventsJson => headers.add("content-type", STRUCTURED_CONTENT_TYPE.into()),
+            Format::CloudeventsJson => headers.add("content-type", STRUCTURED_CONTENT_TYPE),
             Format::Raw => {
                 if let Some(fields) = stripped {
-                    headers.add(RAW_STRIPPED, percent_encode(fields).into_owned());
+                    headers.add(RAW_STRIPPED, &percent_encode(fields));
                 }
                 if let Some(run) = &self.replay {
-                    headers.add(RAW_REPLAY, percent_encode(run).into_owned());
+                    headers.add(RAW_REPLAY, &percent_encode(run));
                 }
             }
         }
-        if headers.size > MAX_HEADERS {
+        if headers.size() > MAX_HEADERS {
             return Err(Rejection {
                 reason: RejectionReason::TooLarge,
                 detail: format!(
                     "found headers of {} bytes, expected at most {MAX_HEADERS}",
-                    headers.size
+                    headers.size()
                 ),
             });
         }
         let payload = match self.format {
             Format::Cloudevents => event.data(),
-            Format::CloudeventsJson => self.structured(event, spool, stripped),
+            Format::CloudeventsJson => {
+                self.write_structured(event, spool, stripped);
+                &self.structured
+            }
             Format::Raw => event.frame,
         };
         Ok(Message {
             subject,
             headers,
-            id,
+            id: self.has_id.then_some(&self.id),
             payload,
         })
     }
@@ -178,18 +170,18 @@ impl Encoder {
         headers: &mut Headers,
     ) {
         cloudevents::attributes(event, spool, &mut self.scratch, |name, value| {
-            headers.add_named(header_name(name), percent_encode(value).into_owned());
+            headers.add(header_name(name), &percent_encode(value));
         });
-        headers.add("ce-datacontenttype", DATA_CONTENT_TYPE.into());
+        headers.add("ce-datacontenttype", DATA_CONTENT_TYPE);
         if let Some(fields) = stripped {
-            headers.add_named(header_name(STRIPPED), percent_encode(fields).into_owned());
+            headers.add(header_name(STRIPPED), &percent_encode(fields));
         }
         if let Some(run) = &self.replay {
-            headers.add_named(header_name(REPLAY), percent_encode(run).into_owned());
+            headers.add(header_name(REPLAY), &percent_encode(run));
         }
     }
 
-    fn structured(&mut self, event: &Event<'_>, spool: &SpoolId, stripped: Option<&str>) -> &str {
+    fn write_structured(&mut self, event: &Event<'_>, spool: &SpoolId, stripped: Option<&str>) {
         self.structured.clear();
         cloudevents::write_structured(event, spool, &mut self.scratch, &mut self.structured);
         let ours = [(STRIPPED, stripped), (REPLAY, self.replay.as_deref())];
@@ -198,7 +190,6 @@ impl Encoder {
             let attribute = format!("\"{name}\":{},", serde_json::Value::from(value));
             self.structured.insert_str(1, &attribute);
         }
-        &self.structured
     }
 }
 
@@ -211,22 +202,22 @@ pub(crate) fn dead_letter<'a>(
     mode: Mode,
 ) -> Message<'a> {
     let mut headers = Headers::default();
-    let id = (mode == Mode::Jetstream).then(|| format!("dead-letter/{sink}/{spool}:{}", letter.sequence));
-    if let Some(id) = &id {
-        headers.add(MESSAGE_ID, id.clone());
+    if mode == Mode::Jetstream {
+        let id = format_args!("dead-letter/{sink}/{spool}:{}", letter.sequence);
+        headers.add_written(MESSAGE_ID, id);
     }
-    headers.add("content-type", DATA_CONTENT_TYPE.into());
+    headers.add("content-type", DATA_CONTENT_TYPE);
     Message {
         subject: subject.to_owned(),
         headers,
-        id,
+        id: None,
         payload: letter.json,
     }
 }
 
 /// `ce-` and the attribute's name. Names are case-sensitive on the wire.
-fn header_name(attribute: &str) -> HeaderName {
-    HeaderName::from_static(match attribute {
+fn header_name(attribute: &str) -> Cow<'static, str> {
+    Cow::Borrowed(match attribute {
         "specversion" => "ce-specversion",
         "id" => "ce-id",
         "source" => "ce-source",
@@ -235,55 +226,15 @@ fn header_name(attribute: &str) -> HeaderName {
         "sequence" => "ce-sequence",
         STRIPPED => "ce-strippedfields",
         REPLAY => "ce-replay",
-        other => return header_name_of_another(other),
+        // One that is added later and forgotten here: slower, and right all the same.
+        other => return Cow::Owned(format!("ce-{other}")),
     })
-}
-
-/// For an attribute that is added later and forgotten above: slower, and right all the same.
-fn header_name_of_another(attribute: &str) -> HeaderName {
-    use async_nats::header::IntoHeaderName;
-
-    format!("ce-{attribute}").into_header_name()
-}
-
-impl Default for Headers {
-    fn default() -> Self {
-        Self {
-            map: HeaderMap::new(),
-            size: HEADERS_OVERHEAD,
-        }
-    }
-}
-
-impl Headers {
-    /// Adds a header; the client takes no line breaks in its value, which percent-encoding or its making rules out.
-    pub(crate) fn add(&mut self, name: &'static str, value: String) {
-        self.size += name.len() + value.len() + HEADER_OVERHEAD;
-        self.map.insert(HeaderName::from_static(name), value);
-    }
-
-    fn add_named(&mut self, name: HeaderName, value: String) {
-        let name_length = AsRef::<str>::as_ref(&name).len();
-        self.size += name_length + value.len() + HEADER_OVERHEAD;
-        self.map.insert(name, value);
-    }
-
-    /// A line each, sorted: the map has no order.
-    pub(crate) fn lines(&self) -> String {
-        let mut lines: Vec<_> = self
-            .map
-            .iter()
-            .flat_map(|(name, values)| values.iter().map(move |value| format!("{name}: {value}")))
-            .collect();
-        lines.sort();
-        lines.join("\n")
-    }
 }
 
 impl Message<'_> {
     /// What a server and a stream count: headers and payload.
     pub(crate) fn size(&self) -> usize {
-        self.headers.size + self.payload.len()
+        self.headers.size() + self.payload.len()
     }
 
     /// As text, for people.

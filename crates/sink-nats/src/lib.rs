@@ -16,6 +16,7 @@ mod dial;
 mod encode;
 mod error;
 mod events;
+mod headers;
 mod in_flight;
 mod sink;
 mod stream;

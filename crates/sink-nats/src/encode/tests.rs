@@ -86,7 +86,7 @@ fn the_size_is_what_goes_over_the_wire() {
     let mut encoder = Encoder::new(&config(Format::Cloudevents));
     let message = encoder.encode(&event, &spool(), None).unwrap();
     let lines: usize = message.headers.lines().lines().map(|line| line.len() + 2).sum();
-    assert_eq!(message.headers.size, lines + "NATS/1.0\r\n\r\n".len());
+    assert_eq!(message.headers.size(), lines + "NATS/1.0\r\n\r\n".len());
 }
 
 #[test]
