@@ -1,5 +1,7 @@
 //! The delivery against a broker that fails by schedule.
 
+mod idle;
+
 use std::{
     collections::BTreeSet,
     future::{Future, pending},

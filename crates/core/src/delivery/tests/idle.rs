@@ -1,0 +1,101 @@
+//! A fault that comes while nothing is on its way.
+
+use super::*;
+
+/// Acknowledges all at once, and has broken by itself when all of it is settled: once.
+struct IdleSink {
+    acknowledged: Vec<Ack>,
+    expected: u64,
+    delivered: u64,
+    connects: Arc<Mutex<u64>>,
+}
+
+impl Sink for IdleSink {
+    async fn connect(&mut self, _: &Session<'_>) -> Result<(), SinkFault> {
+        *self.connects.lock().unwrap() += 1;
+        Ok(())
+    }
+
+    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+        self.acknowledged.push(Ack {
+            sequence: event.sequence,
+            verdict: Verdict::Delivered,
+        });
+        Ok(())
+    }
+
+    fn publish_dead_letter(&mut self, _: &DeadLetter<'_>) -> Result<(), PublishError> {
+        Err(PublishError::Full)
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        false
+    }
+
+    async fn flush(&mut self) -> Result<(), SinkFault> {
+        Ok(())
+    }
+
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        self.delivered += self.acknowledged.len() as u64;
+        acks.append(&mut self.acknowledged);
+        Ok(())
+    }
+
+    fn fault(&self) -> Option<SinkFault> {
+        let is_first = *self.connects.lock().unwrap() == 1;
+        let is_idle = self.delivered == self.expected;
+        (is_first && is_idle).then(|| SinkFault::new(FaultKind::Unreachable, "the idle connection broke"))
+    }
+
+    async fn close(&mut self) {}
+}
+
+#[test]
+fn a_connection_that_breaks_while_idle_is_made_anew_before_the_next_event() {
+    let cursor = Cursor::starting_at(Sequence::FIRST);
+    let connects = Arc::new(Mutex::new(0));
+    let sink = IdleSink {
+        acknowledged: Vec::new(),
+        expected: 10,
+        delivered: 0,
+        connects: Arc::clone(&connects),
+    };
+    let reader = FakeReader {
+        batches: batches(10, None),
+        next: Sequence::FIRST,
+        cursor: cursor.clone(),
+        committed: Arc::new(Mutex::new(cursor.clone())),
+        ends: false,
+        skips: None,
+    };
+    let options = Options {
+        name: "idle".into(),
+        spool: SpoolId::from_bytes([7; 16]),
+        filter: Filter::default(),
+        redaction: Redaction::default(),
+        dead_letters: Arc::new(FakeLetters::default()),
+        max_dead_letters_in_a_row: 1,
+    };
+    let progress = Arc::new(Progress::new(cursor));
+    let shutdown = Shutdown {
+        drain: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    };
+    let abort = shutdown.abort.clone();
+    runtime().block_on(async {
+        tokio::spawn(async move {
+            sleep(Duration::from_secs(60)).await;
+            abort.cancel();
+        });
+        deliver(sink, reader, options, Arc::clone(&progress), shutdown)
+            .await
+            .unwrap()
+    });
+    let snapshot = progress.snapshot();
+    assert_eq!(*connects.lock().unwrap(), 2, "{snapshot:?}");
+    assert_eq!(snapshot.faults.iter().sum::<u64>(), 1);
+    assert_eq!((snapshot.cursor.counts.delivered, snapshot.resent), (10, 0));
+    // The reason is gone with what it was about.
+    assert_eq!((snapshot.state, snapshot.reason), (SinkState::Up, None));
+}
