@@ -14,7 +14,7 @@ use secrecy::SecretString;
 
 use crate::config::LogFormat;
 
-/// Brings the face-recognition events of a NeuroIO feed into Kafka topics and files, and loses none on the way.
+/// Brings the face-recognition events of a NeuroIO feed into Kafka, NATS and files, and loses none on the way.
 #[derive(Debug, Parser)]
 #[command(
     name = "neurobridge",
