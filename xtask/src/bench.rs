@@ -1,9 +1,11 @@
-//! `cargo xtask bench`: the bridge beside a bare loop, both into a real Kafka, by turns.
+//! `cargo xtask bench`: the bridge beside a bare loop of the same clients, both into a real broker, by turns.
 //!
 //! On a machine of few cores the broker and the simulator share them with what is weighed, so events a second say
 //! little; CPU-seconds a million events, and their ratio to a bare loop in the same hour, say what the bridge costs.
 
+mod case;
 mod contender;
+mod destination;
 mod feed;
 mod latency;
 mod machine;
@@ -13,18 +15,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use clap::ValueEnum;
 use neurobridge_tests::kafka::{Kafka, KafkaOptions};
 use neurobridge_tests::paths::{Scratch, sweep_scratch};
 use neurobridge_tests::program::{Profile, build};
 use neurobridge_tests::shared::Broker;
 
+use self::case::{Case, Format, Sink};
 use self::contender::{Contender, Weight};
 use crate::brokers;
 use crate::shell::{print, say};
-
-/// Enough for every core of a broker, few enough that batches stay large.
-const PARTITIONS: u32 = 4;
 
 /// What to weigh, and how often.
 #[derive(Debug, Clone, clap::Args)]
@@ -41,9 +40,12 @@ pub(crate) struct Args {
     /// Events a second while latency is measured
     #[arg(long, default_value_t = 10_000)]
     rate: u64,
-    /// For how many seconds latency is measured
+    /// For how many seconds latency is measured; 0 leaves it out
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// Where the events go; everywhere, when nothing is named
+    #[arg(long, value_enum)]
+    sink: Vec<Sink>,
     /// Message formats; both, when none is named
     #[arg(long, value_enum)]
     format: Vec<Format>,
@@ -52,57 +54,32 @@ pub(crate) struct Args {
     bare_only: bool,
 }
 
-/// The format in which messages are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// A key, the frame as it came
-    Raw,
-    /// A key, seven headers, the entry
-    Cloudevents,
-}
-
-impl Format {
-    /// Returns the word for it, in the configuration and for the bare loop.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Cloudevents => "cloudevents",
-        }
-    }
-}
-
 /// The programs, and the broker that all turns share.
 pub(crate) struct Bench {
     args: Args,
     neurobridge: PathBuf,
     bare_loop: PathBuf,
-    kafka: Kafka,
+    /// There when a case needs it. Of nats-server each turn has one of its own: it starts in a tenth of a second.
+    kafka: Option<Kafka>,
     scratch: Scratch,
 }
 
-/// Builds, starts a Kafka, weighs, prints.
+/// Builds, starts the brokers, weighs, prints.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     ensure!(
-        args.turns > 0 && args.events > 0 && args.seconds > 0,
-        "turns, events and seconds are at least 1"
+        args.turns > 0 && args.events > 0,
+        "turns and events are at least 1"
     );
     sweep_scratch()?;
     say("building the programs to weigh");
     let neurobridge = build("neurobridge", "neurobridge", Profile::Release)?;
     let bare_loop = build("neurobridge-tests", "bare-loop", Profile::Release)?;
-    brokers::install(Broker::Kafka)?;
-    say("starting Kafka");
-    // The heap as Kafka's own script sets it.
-    let kafka = Kafka::start(KafkaOptions {
-        heap_mib: 1024,
-        optimised: true,
-        ..KafkaOptions::default()
-    })?;
+    let cases = Case::all(&args.sink, &args.format);
     let bench = Bench {
         args: args.clone(),
         neurobridge,
         bare_loop,
-        kafka,
+        kafka: brokers(&cases)?,
         scratch: Scratch::new("bench")?,
     };
     for line in machine::describe() {
@@ -110,51 +87,61 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let (events, size) = (args.events, args.size);
     print(&format!(
-        "{events} events of about {} bytes in each turn, {PARTITIONS} partitions",
+        "{events} events of about {} bytes in each turn",
         size.unwrap_or(600)
     ))?;
     print("")?;
-    for format in bench.formats() {
-        bench.weigh(format)?;
+    for case in &cases {
+        bench.weigh(*case)?;
     }
-    if !args.bare_only {
-        for format in bench.formats() {
-            for contender in [Contender::Bridge, Contender::Disk] {
-                let latency = bench.latency(contender, format)?;
-                print(&report::latency(contender, format, args, &latency))?;
+    if !args.bare_only && args.seconds > 0 {
+        for case in cases {
+            for contender in Contender::of(case, false) {
+                if contender.is_bridge() {
+                    let latency = bench.latency(contender, case)?;
+                    print(&report::latency(contender, case, args, &latency))?;
+                }
             }
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-impl Bench {
-    fn formats(&self) -> Vec<Format> {
-        if self.args.format.is_empty() {
-            vec![Format::Raw, Format::Cloudevents]
-        } else {
-            self.args.format.clone()
-        }
+fn brokers(cases: &[Case]) -> Result<Option<Kafka>> {
+    if cases.iter().any(|case| case.sink != Sink::Kafka) {
+        brokers::install(Broker::Nats)?;
     }
+    if cases.iter().all(|case| case.sink != Sink::Kafka) {
+        return Ok(None);
+    }
+    brokers::install(Broker::Kafka)?;
+    say("starting Kafka");
+    // The heap as Kafka's own script sets it.
+    let options = KafkaOptions {
+        heap_mib: 1024,
+        optimised: true,
+        ..KafkaOptions::default()
+    };
+    Kafka::start(options).map(Some)
+}
 
+impl Bench {
     /// By turns, so that what else the machine does falls on all of them alike.
-    fn weigh(&self, format: Format) -> Result<()> {
-        let mut contenders = vec![(Contender::Bare, Vec::<Weight>::new())];
-        if !self.args.bare_only {
-            contenders.extend([Contender::Bridge, Contender::Disk].map(|one| (one, Vec::new())));
-        }
+    fn weigh(&self, case: Case) -> Result<()> {
+        let mut contenders: Vec<(Contender, Vec<Weight>)> = Contender::of(case, self.args.bare_only)
+            .into_iter()
+            .map(|contender| (contender, Vec::new()))
+            .collect();
         print(report::HEADING)?;
         for turn in 0..self.args.turns {
             for (contender, weights) in &mut contenders {
-                let topic = format!("bench-{}-{}-{turn}", contender.word(), format.word());
-                self.kafka.create_topic_by_tool(&topic, PARTITIONS, &[])?;
-                let weight = self.turn(*contender, format, &topic)?;
-                self.kafka.delete_topic_by_tool(&topic)?;
-                print(&report::turn(*contender, format, &weight))?;
+                let name = format!("bench-{}-{case}-{turn}", contender.word());
+                let weight = self.turn(*contender, case, &name)?;
+                print(&report::turn(*contender, case, &weight))?;
                 weights.push(weight);
             }
         }
-        for line in report::summary(format, &contenders) {
+        for line in report::summary(case, &contenders) {
             print(&line)?;
         }
         print("")

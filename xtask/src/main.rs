@@ -31,7 +31,7 @@ enum Chore {
     Brokers(brokers::Command),
     /// Every test of the workspace, against real brokers, which are fetched and started first
     Test(test::Args),
-    /// CPU, memory and latency of the bridge beside a bare loop, against a real broker
+    /// CPU, memory and latency of the bridge beside bare loops, against real brokers
     Bench(bench::Args),
     /// The bridge, Kafka and NATS killed, frozen and cut off at random under load; and the audit of every event
     Chaos(chaos::Args),

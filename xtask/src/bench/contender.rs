@@ -12,8 +12,10 @@ use neurobridge_tests::ports::free_ports;
 use neurobridge_tests::process::{Process, Usage};
 use serde_json::Value;
 
+use super::Bench;
+use super::case::{Case, Format, Sink};
+use super::destination::Destination;
 use super::feed::Feed;
-use super::{Bench, Format};
 
 /// A slow machine moves twenty thousand events a second.
 const EVENTS_PER_SECOND_AT_LEAST: u64 = 5_000;
@@ -24,7 +26,9 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 /// What is weighed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contender {
-    /// The bare loop.
+    /// The bare loop, without the id that a stream needs to know a message again: what the headers cost.
+    Plain,
+    /// The bare loop, with the headers that the bridge sends.
     Bare,
     /// The whole bridge, its spool in memory.
     Bridge,
@@ -33,19 +37,42 @@ pub(crate) enum Contender {
 }
 
 impl Contender {
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Bare => "bare",
-            Self::Bridge => "bridge",
-            Self::Disk => "disk",
+    /// Those of a case.
+    pub(super) fn of(case: Case, bare_only: bool) -> Vec<Self> {
+        let mut contenders = Vec::new();
+        if case.sink == Sink::Relaxed && case.format == Format::Raw {
+            contenders.push(Self::Plain);
         }
+        contenders.push(Self::Bare);
+        if !bare_only {
+            contenders.push(Self::Bridge);
+            // What the disk costs, it costs before any sink.
+            if case.sink == Sink::Kafka {
+                contenders.push(Self::Disk);
+            }
+        }
+        contenders
+    }
+
+    /// Whether it is the bridge, with whatever spool.
+    pub(super) const fn is_bridge(self) -> bool {
+        matches!(self, Self::Bridge | Self::Disk)
     }
 
     /// The spool of its configuration.
     const fn spool(self) -> &'static str {
         match self {
-            Self::Bare | Self::Bridge => "type = \"memory\"",
+            Self::Plain | Self::Bare | Self::Bridge => "type = \"memory\"",
             Self::Disk => "type = \"disk\"\nsync = \"always\"",
+        }
+    }
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Bare => "bare",
+            Self::Bridge => "bridge",
+            Self::Disk => "disk",
         }
     }
 }
@@ -61,8 +88,9 @@ pub(crate) struct Weight {
 }
 
 impl Bench {
-    /// Lets a contender bring all events of a fresh feed into `topic`.
-    pub(super) fn turn(&self, contender: Contender, format: Format, topic: &str) -> Result<Weight> {
+    /// Lets a contender bring all events of a fresh feed into a topic or stream of this name.
+    pub(super) fn turn(&self, contender: Contender, case: Case, name: &str) -> Result<Weight> {
+        let destination = self.destination(case, name)?;
         let events = self.args.events;
         let feed = Feed::start(
             &self.neurobridge,
@@ -74,14 +102,16 @@ impl Bench {
         let limit = Duration::from_secs(60 + events / EVENTS_PER_SECOND_AT_LEAST);
         let started = Instant::now();
         let usage = match contender {
-            Contender::Bare => self.bare(format, topic, feed.url(), limit)?,
+            Contender::Plain => self.bare(&destination, case, "plain", feed.url(), limit)?,
+            Contender::Bare => self.bare(&destination, case, case.format.word(), feed.url(), limit)?,
             Contender::Bridge | Contender::Disk => {
-                let mut bridge = self.bridge(contender, format, topic, feed.url())?;
+                let mut bridge = self.bridge(contender, &destination, feed.url())?;
                 bridge.await_delivered(events, limit)?;
                 bridge.process.usage()?
             }
         };
         let elapsed = started.elapsed();
+        destination.remove()?;
         Ok(Weight {
             cpu_seconds_per_million: usage.cpu.as_secs_f64() * 1e6 / events as f64,
             events_per_second: events as f64 / elapsed.as_secs_f64(),
@@ -89,10 +119,18 @@ impl Bench {
         })
     }
 
-    fn bare(&self, format: Format, topic: &str, url: &str, limit: Duration) -> Result<Usage> {
+    fn bare(
+        &self,
+        destination: &Destination<'_>,
+        case: Case,
+        format: &str,
+        url: &str,
+        limit: Duration,
+    ) -> Result<Usage> {
         let events = self.args.events.to_string();
         let mut command = Command::new(&self.bare_loop);
-        command.args([url, &self.kafka.bootstrap(), topic, format.word(), &events]);
+        command.args([url, case.sink.word(), &destination.server()]);
+        command.args([&destination.name, format, &events]);
         let log = self.scratch.join("bare-loop.log");
         let mut process = Process::spawn("the bare loop", &mut command, &log)?;
         let delivered = wait_for("the bare loop's last acknowledgement", limit, || {
@@ -105,28 +143,19 @@ impl Bench {
         process.usage()
     }
 
-    /// Starts the bridge with one source, the contender's spool and the Kafka sink.
+    /// Starts the bridge with one source, the contender's spool and one sink.
     pub(super) fn bridge(
         &self,
         contender: Contender,
-        format: Format,
-        topic: &str,
+        destination: &Destination<'_>,
         url: &str,
     ) -> Result<Bridge> {
         let [port] = free_ports::<1>()?;
         let http = format!("127.0.0.1:{port}");
-        let dir = self.scratch.join(topic);
+        let dir = self.scratch.join(&destination.name);
         fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
         let config = dir.join("neurobridge.toml");
-        let text = configuration(
-            &dir,
-            contender.spool(),
-            url,
-            &self.kafka.bootstrap(),
-            topic,
-            format,
-            &http,
-        );
+        let text = configuration(&dir, contender.spool(), url, &destination.sink(), &http);
         fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
         let mut command = Command::new(&self.neurobridge);
         command.arg("run").arg("-c").arg(&config).current_dir(&dir);
@@ -168,20 +197,12 @@ impl Bridge {
 fn delivered(status: &str) -> Result<u64> {
     let status: Value = serde_json::from_str(status).context("reading /status")?;
     let delivered = status
-        .pointer("/sinks/kafka/ledger/delivered")
+        .pointer("/sinks/out/ledger/delivered")
         .and_then(Value::as_u64);
-    delivered.with_context(|| format!("/status without sinks.kafka.ledger.delivered: {status}"))
+    delivered.with_context(|| format!("/status without sinks.out.ledger.delivered: {status}"))
 }
 
-fn configuration(
-    dir: &Path,
-    spool: &str,
-    url: &str,
-    bootstrap: &str,
-    topic: &str,
-    format: Format,
-    http: &str,
-) -> String {
+fn configuration(dir: &Path, spool: &str, url: &str, sink: &str, http: &str) -> String {
     format!(
         r#"data_dir = "{dir}/data"
 
@@ -192,17 +213,12 @@ token = "bench"
 [spool]
 {spool}
 
-[sinks.kafka]
-type = "kafka"
-bootstrap_servers = "{bootstrap}"
-topic = "{topic}"
-format = "{format}"
-
+[sinks.out]
+{sink}
 [http]
 listen = "{http}"
 "#,
         dir = dir.display(),
-        format = format.word(),
     )
 }
 
@@ -212,7 +228,7 @@ mod tests {
 
     #[test]
     fn reads_the_ledger() {
-        let status = r#"{"sinks":{"kafka":{"ledger":{"stored":9,"delivered":7}}}}"#;
+        let status = r#"{"sinks":{"out":{"ledger":{"stored":9,"delivered":7}}}}"#;
         assert_eq!(delivered(status).unwrap(), 7);
         assert!(
             delivered(r#"{"sinks":{}}"#)

@@ -5,9 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use neurobridge_tests::http::get;
 
+use super::Bench;
+use super::case::Case;
 use super::contender::Contender;
 use super::feed::Feed;
-use super::{Bench, Format, PARTITIONS};
 
 const METRIC: &str = "neurobridge_sink_delivery_latency_seconds";
 
@@ -31,9 +32,9 @@ pub(super) struct Quantile {
 
 impl Bench {
     /// Lets the bridge run at a steady rate and reads its histogram, without the first seconds.
-    pub(super) fn latency(&self, contender: Contender, format: Format) -> Result<Latency> {
-        let topic = format!("bench-latency-{}-{}", contender.word(), format.word());
-        self.kafka.create_topic_by_tool(&topic, PARTITIONS, &[])?;
+    pub(super) fn latency(&self, contender: Contender, case: Case) -> Result<Latency> {
+        let name = format!("bench-latency-{}-{case}", contender.word());
+        let destination = self.destination(case, &name)?;
         let rate = self.args.rate;
         let warm_up = rate * WARM_UP_SECONDS;
         let events = warm_up + rate * self.args.seconds;
@@ -45,14 +46,14 @@ impl Bench {
             Some(rate),
         )?;
         let limit = Duration::from_secs(60 + 2 * (WARM_UP_SECONDS + self.args.seconds));
-        let mut bridge = self.bridge(contender, format, &topic, feed.url())?;
+        let mut bridge = self.bridge(contender, &destination, feed.url())?;
         bridge.await_delivered(warm_up, limit)?;
         let before = buckets(&get(&bridge.http, "/metrics")?)?;
         bridge.await_delivered(events, limit)?;
         let after = buckets(&get(&bridge.http, "/metrics")?)?;
         let latency = between(&before, &after)?;
         drop((bridge, feed));
-        self.kafka.delete_topic_by_tool(&topic)?;
+        destination.remove()?;
         Ok(latency)
     }
 }
@@ -108,14 +109,11 @@ fn buckets(metrics: &str) -> Result<Buckets> {
     let prefix = format!("{METRIC}_bucket{{");
     let lines = metrics
         .lines()
-        .filter(|line| line.starts_with(&prefix) && line.contains("sink=\"kafka\""));
+        .filter(|line| line.starts_with(&prefix) && line.contains("sink=\"out\""));
     let mut buckets: Buckets = lines
         .map(|line| bucket(line).with_context(|| format!("no bucket: {line}")))
         .collect::<Result<_>>()?;
-    ensure!(
-        !buckets.is_empty(),
-        "/metrics has no {METRIC} of the sink `kafka`"
-    );
+    ensure!(!buckets.is_empty(), "/metrics has no {METRIC} of the sink `out`");
     buckets.sort_by(|(left, _), (right, _)| left.total_cmp(right));
     Ok(buckets)
 }
@@ -134,11 +132,11 @@ mod tests {
 
     const METRICS: &str = "\
 # TYPE neurobridge_sink_delivery_latency_seconds histogram
-neurobridge_sink_delivery_latency_seconds_bucket{sink=\"kafka\",le=\"0.005\"} 40
-neurobridge_sink_delivery_latency_seconds_bucket{sink=\"kafka\",le=\"0.01\"} 90
-neurobridge_sink_delivery_latency_seconds_bucket{sink=\"kafka\",le=\"+Inf\"} 100
+neurobridge_sink_delivery_latency_seconds_bucket{sink=\"out\",le=\"0.005\"} 40
+neurobridge_sink_delivery_latency_seconds_bucket{sink=\"out\",le=\"0.01\"} 90
+neurobridge_sink_delivery_latency_seconds_bucket{sink=\"out\",le=\"+Inf\"} 100
 neurobridge_sink_delivery_latency_seconds_bucket{sink=\"file\",le=\"+Inf\"} 7
-neurobridge_sink_delivery_latency_seconds_sum{sink=\"kafka\"} 1.5
+neurobridge_sink_delivery_latency_seconds_sum{sink=\"out\"} 1.5
 ";
 
     #[test]

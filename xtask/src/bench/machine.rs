@@ -4,6 +4,7 @@ use std::fs;
 use std::thread::available_parallelism;
 
 use neurobridge_tests::kafka;
+use neurobridge_tests::nats::NatsInstallation;
 use neurobridge_tests::paths::workspace_root;
 
 use crate::shell::output;
@@ -18,17 +19,21 @@ pub(super) fn describe() -> Vec<String> {
     let java = java
         .and_then(|found| output(&found.java.to_string_lossy(), &["--version"]))
         .unwrap_or_else(unknown);
+    let nats = NatsInstallation::find().ok();
+    let nats = nats.and_then(|found| found.version()).unwrap_or_else(unknown);
     vec![
         format!(
-            "{rustc}; rdkafka {}, librdkafka's bindings {}",
+            "{rustc}; rdkafka {}, librdkafka's bindings {}, async-nats {}",
             locked("rdkafka"),
-            locked("rdkafka-sys")
+            locked("rdkafka-sys"),
+            locked("async-nats")
         ),
         format!(
             "Kafka {} on {}",
             kafka::VERSION,
             java.lines().next().unwrap_or_default()
         ),
+        format!("nats-server {nats}"),
         format!("{kernel}, {cores} cores: {}", cpu_model().unwrap_or_else(unknown)),
     ]
 }

@@ -1,52 +1,55 @@
 //! The lines that are printed.
 
+use super::Args;
+use super::case::Case;
 use super::contender::{Contender, Weight};
 use super::latency::{Latency, Quantile};
-use super::{Args, Format};
 
 /// What stands above the turns.
-pub(super) const HEADING: &str = "format       program  CPU-s/million  events/s  peak MiB";
+pub(super) const HEADING: &str = "case                 program  CPU-s/million  events/s  peak MiB";
 
 /// A single turn.
-pub(super) fn turn(contender: Contender, format: Format, weight: &Weight) -> String {
-    line(contender, format, weight)
+pub(super) fn turn(contender: Contender, case: Case, weight: &Weight) -> String {
+    line(contender, case, weight)
 }
 
 /// The medians, the ratio of each bridge to the bare loop, and what the disk adds.
-pub(super) fn summary(format: Format, contenders: &[(Contender, Vec<Weight>)]) -> Vec<String> {
+pub(super) fn summary(case: Case, contenders: &[(Contender, Vec<Weight>)]) -> Vec<String> {
     let medians: Vec<(Contender, Weight)> = contenders
         .iter()
         .map(|(contender, weights)| (*contender, median(weights)))
         .collect();
     let mut lines: Vec<String> = medians
         .iter()
-        .map(|(contender, weight)| format!("{}  median", line(*contender, format, weight)))
+        .map(|(contender, weight)| format!("{}  median", line(*contender, case, weight)))
         .collect();
-    if let [(_, bare), bridges @ ..] = &medians[..] {
-        lines.extend(bridges.iter().map(|(contender, bridge)| {
-            let ratio = bridge.cpu_seconds_per_million / bare.cpu_seconds_per_million;
+    let of = |wanted| {
+        let (_, weight) = medians.iter().find(|(contender, _)| *contender == wanted)?;
+        Some(weight.cpu_seconds_per_million)
+    };
+    if let Some(bare) = of(Contender::Bare) {
+        let bridges = medians.iter().filter(|(contender, _)| contender.is_bridge());
+        lines.extend(bridges.map(|(contender, weight)| {
+            let ratio = weight.cpu_seconds_per_million / bare;
             format!(
-                "{}, {}: {ratio:.2} times the CPU of its bare loop",
-                format.word(),
+                "{case}, {}: {ratio:.2} times the CPU of its bare loop",
                 contender.word()
             )
         }));
     }
-    if let [_, (_, memory), (_, disk)] = &medians[..] {
-        let more = disk.cpu_seconds_per_million - memory.cpu_seconds_per_million;
+    if let (Some(memory), Some(disk)) = (of(Contender::Bridge), of(Contender::Disk)) {
+        let more = disk - memory;
         lines.push(format!(
-            "{}: the spool on disk costs {more:.2} CPU-seconds a million more than the one in memory",
-            format.word()
+            "{case}: the spool on disk costs {more:.2} CPU-seconds a million more than the one in memory"
         ));
     }
     lines
 }
 
 /// The latency at a steady rate.
-pub(super) fn latency(contender: Contender, format: Format, args: &Args, latency: &Latency) -> String {
+pub(super) fn latency(contender: Contender, case: Case, args: &Args, latency: &Latency) -> String {
     format!(
-        "{}, {}: receipt to acknowledgement at {} events/s: p50 {}, p99 {}, of {} events",
-        format.word(),
+        "{case}, {}: receipt to acknowledgement at {} events/s: p50 {}, p99 {}, of {} events",
         contender.word(),
         args.rate,
         milliseconds(latency.p50),
@@ -55,10 +58,10 @@ pub(super) fn latency(contender: Contender, format: Format, args: &Args, latency
     )
 }
 
-fn line(contender: Contender, format: Format, weight: &Weight) -> String {
+fn line(contender: Contender, case: Case, weight: &Weight) -> String {
     format!(
-        "{:<12} {:<7} {:>14.2} {:>9.0} {:>9.1}",
-        format.word(),
+        "{:<20} {:<7} {:>14.2} {:>9.0} {:>9.1}",
+        case.to_string(),
         contender.word(),
         weight.cpu_seconds_per_million,
         weight.events_per_second,
@@ -92,6 +95,7 @@ fn median(weights: &[Weight]) -> Weight {
 
 #[cfg(test)]
 mod tests {
+    use super::super::case::{Format, Sink};
     use super::*;
 
     fn weight(cpu: f64) -> Weight {
@@ -106,24 +110,28 @@ mod tests {
     fn the_median_decides() {
         let bare = vec![weight(9.0), weight(2.0), weight(1.0)];
         let bridge = vec![weight(2.0), weight(4.0)];
-        let disk = vec![weight(3.5)];
-        let lines = summary(
-            Format::Raw,
-            &[
-                (Contender::Bare, bare),
-                (Contender::Bridge, bridge),
-                (Contender::Disk, disk),
-            ],
-        );
+        let case = Case {
+            sink: Sink::Kafka,
+            format: Format::Raw,
+        };
+        let (plain, disk) = (vec![weight(1.0)], vec![weight(3.5)]);
+        let contenders = [
+            (Contender::Plain, plain),
+            (Contender::Bare, bare),
+            (Contender::Bridge, bridge),
+            (Contender::Disk, disk),
+        ];
+        let lines = summary(case, &contenders);
         assert_eq!(
             lines,
             [
-                "raw          bare              2.00    100000      50.0  median",
-                "raw          bridge            3.00    100000      50.0  median",
-                "raw          disk              3.50    100000      50.0  median",
-                "raw, bridge: 1.50 times the CPU of its bare loop",
-                "raw, disk: 1.75 times the CPU of its bare loop",
-                "raw: the spool on disk costs 0.50 CPU-seconds a million more than the one in memory",
+                "kafka-raw            plain             1.00    100000      50.0  median",
+                "kafka-raw            bare              2.00    100000      50.0  median",
+                "kafka-raw            bridge            3.00    100000      50.0  median",
+                "kafka-raw            disk              3.50    100000      50.0  median",
+                "kafka-raw, bridge: 1.50 times the CPU of its bare loop",
+                "kafka-raw, disk: 1.75 times the CPU of its bare loop",
+                "kafka-raw: the spool on disk costs 0.50 CPU-seconds a million more than the one in memory",
             ]
         );
     }

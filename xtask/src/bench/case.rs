@@ -1,0 +1,95 @@
+//! What is compared: a way into a broker, in a format.
+
+use std::fmt;
+
+use clap::ValueEnum;
+
+/// Where the events go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sink {
+    /// A topic of Kafka
+    Kafka,
+    /// Core NATS, where nobody keeps them
+    Core,
+    /// A JetStream stream, in relaxed order
+    Relaxed,
+    /// A JetStream stream, in strict order
+    Strict,
+}
+
+/// The format in which messages are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// The frame as it came; in a stream with the id by which it is known again
+    Raw,
+    /// The entry, with the attributes as headers
+    Cloudevents,
+}
+
+/// A sink and a format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Case {
+    pub(crate) sink: Sink,
+    pub(crate) format: Format,
+}
+
+impl Case {
+    /// Those that are asked for; where nothing is named, all.
+    pub(crate) fn all(sinks: &[Sink], formats: &[Format]) -> Vec<Self> {
+        let named = |sink: &Sink| sinks.is_empty() || sinks.contains(sink);
+        let sinks = Sink::value_variants().iter().copied().filter(named);
+        sinks
+            .flat_map(|sink| {
+                let wanted = |format: &Format| formats.is_empty() || formats.contains(format);
+                let formats = Format::value_variants().iter().copied().filter(wanted);
+                formats.map(move |format| Self { sink, format })
+            })
+            .collect()
+    }
+}
+
+impl Sink {
+    /// Returns the word for it, on the command line and for the bare loop.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Kafka => "kafka",
+            Self::Core => "core",
+            Self::Relaxed => "relaxed",
+            Self::Strict => "strict",
+        }
+    }
+}
+
+impl Format {
+    /// Returns the word for it, in the configuration and for the bare loop.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Cloudevents => "cloudevents",
+        }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.sink.word(), self.format.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_named_is_all() {
+        let names = |sinks: &[Sink], formats: &[Format]| -> Vec<String> {
+            Case::all(sinks, formats).iter().map(Case::to_string).collect()
+        };
+        assert_eq!(names(&[], &[]).len(), 8);
+        assert_eq!(names(&[Sink::Strict], &[]), ["strict-raw", "strict-cloudevents"]);
+        assert_eq!(
+            names(&[Sink::Kafka, Sink::Core], &[Format::Raw]),
+            ["kafka-raw", "core-raw"]
+        );
+    }
+}

@@ -1,0 +1,79 @@
+//! What the events of one turn are brought into: a new topic, or a new server of NATS.
+
+use anyhow::{Context, Result};
+use neurobridge_tests::kafka::Kafka;
+use neurobridge_tests::nats::{Nats, NatsOptions};
+
+use super::Bench;
+use super::case::{Case, Sink};
+
+/// Enough for every core of a broker, few enough that batches stay large.
+const PARTITIONS: u32 = 4;
+
+pub(super) struct Destination<'a> {
+    case: Case,
+    /// The topic, or the stream.
+    pub(super) name: String,
+    broker: Broker<'a>,
+}
+
+enum Broker<'a> {
+    Kafka(&'a Kafka),
+    Nats(Nats),
+}
+
+impl Bench {
+    /// Makes a topic, or starts a server; whoever writes to it makes its stream.
+    pub(super) fn destination(&self, case: Case, name: &str) -> Result<Destination<'_>> {
+        let broker = match case.sink {
+            Sink::Kafka => {
+                let kafka = self.kafka.as_ref().context("Kafka was not started")?;
+                kafka.create_topic_by_tool(name, PARTITIONS, &[])?;
+                Broker::Kafka(kafka)
+            }
+            Sink::Core | Sink::Relaxed | Sink::Strict => Broker::Nats(Nats::start(NatsOptions::default())?),
+        };
+        Ok(Destination {
+            case,
+            name: name.to_owned(),
+            broker,
+        })
+    }
+}
+
+impl Destination<'_> {
+    /// Where its server is.
+    pub(super) fn server(&self) -> String {
+        match &self.broker {
+            Broker::Kafka(kafka) => kafka.bootstrap(),
+            Broker::Nats(nats) => nats.url(),
+        }
+    }
+
+    /// The bridge's table for it.
+    pub(super) fn sink(&self) -> String {
+        let (server, name, format) = (self.server(), &self.name, self.case.format.word());
+        let stream =
+            format!("stream = {{ name = \"{name}\", create = true, max_age = \"1h\", replicas = 1 }}");
+        let how = match self.case.sink {
+            Sink::Kafka => {
+                format!("type = \"kafka\"\nbootstrap_servers = \"{server}\"\ntopic = \"{name}\"")
+            }
+            Sink::Core => format!("type = \"nats\"\nservers = [\"{server}\"]\nmode = \"core\""),
+            Sink::Relaxed | Sink::Strict => {
+                let order = self.case.sink.word();
+                format!("type = \"nats\"\nservers = [\"{server}\"]\norder = \"{order}\"\n{stream}")
+            }
+        };
+        format!("{how}\nformat = \"{format}\"\n")
+    }
+
+    /// Removes what was written.
+    pub(super) fn remove(self) -> Result<()> {
+        match self.broker {
+            Broker::Kafka(kafka) => kafka.delete_topic_by_tool(&self.name),
+            // Dropped, a server goes with its folder.
+            Broker::Nats(_) => Ok(()),
+        }
+    }
+}
