@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::platform::Sent;
+use crate::platform::{Platform, Sent};
 
 /// An event as it arrived, whatever the way.
 #[derive(Debug, Clone)]
@@ -91,6 +91,24 @@ pub fn audit(sent: &[Sent], lanes: &[Vec<Arrived>]) -> Result<Audit> {
     })
 }
 
+/// Stops a platform and gives what the bridge received of it, over one connection, by the ledger in its log: a platform
+/// that sends by the clock may have sent more behind the bridge's last words.
+///
+/// # Errors
+/// When the log has no ledger of this source, or says more than was sent.
+pub fn received(platform: Platform, log: &str, source: &str) -> Result<Vec<Sent>> {
+    let words = format!("source {source}: ");
+    let received = log
+        .lines()
+        .find_map(|line| line.split_once(&words)?.1.split_once(" received = "))
+        .and_then(|(received, _)| received.parse().ok())
+        .with_context(|| format!("no ledger of {source} in {log}"))?;
+    let mut sent = platform.stop()?;
+    ensure!(received <= sent.len(), "{received} of {}", sent.len());
+    sent.truncate(received);
+    Ok(sent)
+}
+
 /// Reads lines of CloudEvents in structured mode.
 ///
 /// # Errors
@@ -118,6 +136,105 @@ pub fn structured(text: &str) -> Result<Vec<Arrived>> {
         .collect()
 }
 
+/// Reads CloudEvents in binary mode out of NATS messages, checking subject and headers of each. `kept` says whether a
+/// stream keeps them, and so has their ids; what was written into it under strict order names its place in the chain.
+///
+/// # Errors
+/// When a message is none.
+#[cfg(feature = "clients")]
+pub fn nats_binary(
+    messages: &[crate::nats::messages::Message],
+    source: &str,
+    kept: bool,
+) -> Result<Vec<Arrived>> {
+    messages
+        .iter()
+        .map(|message| {
+            let header = |name: &str| {
+                message
+                    .header(name)
+                    .with_context(|| format!("{message:?} has no header {name}"))
+            };
+            let (id, sequence) = (header("ce-id")?, header("ce-sequence")?);
+            ensure!(
+                header("ce-specversion")? == "1.0" && header("ce-datacontenttype")? == "application/json",
+                "{message:?}"
+            );
+            ensure!(
+                header("ce-source")? == format!("/neuroio/{source}"),
+                "{message:?}"
+            );
+            let identity = kept.then(|| format!("{source}/{id}"));
+            ensure!(
+                message.header("Nats-Msg-Id") == identity.as_deref(),
+                "{message:?}"
+            );
+            if let Some(place) = message.header("Neurobridge-Chain") {
+                ensure!(place.ends_with(sequence), "{message:?}");
+            }
+            let entry = entry_of(message, "neuroio.entries")?;
+            ensure!(header("ce-type")? == kind_of(&entry), "{message:?}");
+            ensure!(
+                entry["created"].as_str() == message.header("ce-time"),
+                "{message:?}"
+            );
+            Ok(Arrived {
+                id: id.parse().with_context(|| format!("{message:?}"))?,
+                data: String::from_utf8(message.payload.clone())?,
+                sequence: sequence.to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// Reads frames as they came out of NATS messages, checking that the subject of each is `prefix` with the space, the
+/// camera and the result of its entry. They carry no sequence: their place stands for it.
+///
+/// # Errors
+/// When one is no frame.
+#[cfg(feature = "clients")]
+pub fn nats_raw(messages: &[crate::nats::messages::Message], prefix: &str) -> Result<Vec<Arrived>> {
+    messages
+        .iter()
+        .enumerate()
+        .map(|(place, message)| {
+            let frame = entry_of(message, prefix)?;
+            ensure!(message.header("ce-id").is_none(), "{message:?}");
+            Ok(Arrived {
+                id: frame["id"].as_u64().with_context(|| format!("{message:?}"))?,
+                data: String::from_utf8(message.payload.clone())?,
+                sequence: format!("{place:020}"),
+            })
+        })
+        .collect()
+}
+
+/// The payload as JSON, once the subject was found to be that of the entry in it.
+#[cfg(feature = "clients")]
+fn entry_of(message: &crate::nats::messages::Message, prefix: &str) -> Result<serde_json::Value> {
+    let payload: serde_json::Value = serde_json::from_slice(&message.payload)?;
+    let entry = payload.get("data").unwrap_or(&payload);
+    let expected = format!(
+        "{prefix}.{}.{}.{}",
+        entry["space"]["id"],
+        entry["source"]["id"],
+        entry["result"].as_str().unwrap_or("unknown")
+    );
+    ensure!(
+        message.subject == expected,
+        "expected the subject {expected}: {message:?}"
+    );
+    Ok(payload)
+}
+
+#[cfg(feature = "clients")]
+fn kind_of(entry: &serde_json::Value) -> String {
+    format!(
+        "com.neuroio.entry.{}",
+        entry["result"].as_str().unwrap_or("unknown")
+    )
+}
+
 /// Sorts a topic's records into its partitions, checking key and headers of each.
 ///
 /// # Errors
@@ -138,11 +255,7 @@ pub fn kafka(records: &[crate::kafka::records::Record], source: &str) -> Result<
         ensure!(header("ce_source")? == format!("/neuroio/{source}"), "{record:?}");
         let value = record.value.as_deref().context("a record without a value")?;
         let entry: serde_json::Value = serde_json::from_slice(value)?;
-        let kind = format!(
-            "com.neuroio.entry.{}",
-            entry["result"].as_str().unwrap_or("unknown")
-        );
-        ensure!(header("ce_type")? == kind, "{record:?}");
+        ensure!(header("ce_type")? == kind_of(&entry), "{record:?}");
         ensure!(
             entry["created"].as_str() == record.header("ce_time"),
             "{record:?}"

@@ -1,5 +1,7 @@
 //! A real nats-server as a child process, with JetStream; and three of them as a cluster.
 
+#[cfg(feature = "clients")]
+pub mod client;
 mod cluster;
 mod config;
 mod greeting;

@@ -10,7 +10,7 @@ use neurobridge_tests::audit::{self, Audit};
 use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::kafka::{Kafka, KafkaOptions, admin::KafkaAdmin, records::read_topic};
 use neurobridge_tests::paths::Scratch;
-use neurobridge_tests::platform::{Platform, Sent};
+use neurobridge_tests::platform::Platform;
 use neurobridge_tests::poll::wait_until;
 use neurobridge_tests::shared::{kafka_bootstrap, own_kafka};
 use nix::sys::signal::Signal;
@@ -56,26 +56,12 @@ fn finish(bridge: Bridge, platform: Platform, bootstrap: &str, topic: &str) -> (
     let file = bridge.data_dir().join("events.jsonl");
     let (status, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
     assert!(status.success(), "{status}: {log}");
-    let sent = received(platform, &log);
+    let sent = audit::received(platform, &log, "main").unwrap();
     let lines = audit::structured(&fs::read_to_string(file).unwrap()).unwrap();
     let in_file = audit::audit(&sent, &[lines]).unwrap();
     let records = read_topic(bootstrap, topic, DELIVERY).unwrap();
     let in_kafka = audit::audit(&sent, &audit::kafka(&records, "main").unwrap()).unwrap();
     (in_file, in_kafka)
-}
-
-/// Stops the platform and gives what the bridge received of it, over one connection: a platform that sends by the clock may
-/// have sent more behind the bridge's last words.
-fn received(platform: Platform, log: &str) -> Vec<Sent> {
-    let received = log
-        .lines()
-        .find_map(|line| line.split_once("source main: ")?.1.split_once(" received = "))
-        .and_then(|(received, _)| received.parse().ok())
-        .unwrap_or_else(|| panic!("no ledger in {log}"));
-    let mut sent = platform.stop().unwrap();
-    assert!(received <= sent.len(), "{received} of {}", sent.len());
-    sent.truncate(received);
-    sent
 }
 
 #[test]
@@ -210,7 +196,7 @@ fn a_deleted_topic_holds_the_cursor_until_it_is_there_again() {
     let (status, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
     assert!(status.success(), "{status}: {log}");
     // What was settled before went with the old topic; all from the cursor on is in the new one.
-    let sent = received(platform, &log);
+    let sent = audit::received(platform, &log, "main").unwrap();
     let records = read_topic(&bootstrap, &topic, DELIVERY).unwrap();
     let lanes = audit::kafka(&records, "main").unwrap();
     let first = lanes[0].first().unwrap().id;

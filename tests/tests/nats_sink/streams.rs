@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
-use neurobridge_core::sink::FaultKind;
+use neurobridge_core::{delivery::SinkState, sink::FaultKind};
 use neurobridge_sink_nats::{DeadLetterConfig, Format, NatsConfig, Order, Oversize, StreamConfig};
 use neurobridge_tests::{nats::NatsOptions, shared::own_nats};
 
@@ -33,7 +33,7 @@ async fn an_event_is_stored_as_it_is_meant() {
         assert_eq!(ending.cursor.counts.delivered, 3);
         let all = stored(&url, STREAM).await;
         assert_eq!(all.len(), 3);
-        assert_eq!(all[0].subject, "neuroio.entries.5.3.new");
+        assert_eq!(all[0].message.subject, "neuroio.entries.5.3.new");
         assert_eq!(all[0].header("Nats-Msg-Id"), Some("main/1"));
         assert_eq!(all[0].header("content-type"), content_type);
         match format {
@@ -329,6 +329,32 @@ async fn a_deleted_stream_lets_events_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_while_idle_is_noticed() {
+    let Some(mut nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, creating(&url, STREAM));
+    feed.append_many(100).await;
+    delivery.until_settled(100).await;
+    blocking(|| nats.kill().unwrap());
+    delivery
+        .until("the sink to notice", |snapshot| snapshot.reason.is_some())
+        .await;
+    blocking(|| nats.start_again().unwrap());
+    delivery
+        .until("the sink to come back", |snapshot| {
+            snapshot.state == SinkState::Up
+        })
+        .await;
+    feed.append_many(100).await;
+    let ending = delivery.finish(&feed).await;
+    assert_eq!(ending.resent, 0);
+    assert_once_and_in_order(&stored(&url, STREAM).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn relaxed_order_loses_nothing() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
@@ -346,7 +372,9 @@ async fn relaxed_order_loses_nothing() {
             1 => nats.freeze().unwrap(),
             _ => nats.stop().unwrap(),
         });
-        feed.append_over(Duration::from_secs(3), 500).await;
+        let before = delivery.faults();
+        feed.append_until("the sink to notice", 500, || delivery.faults() > before)
+            .await;
         blocking(|| match round {
             1 => nats.thaw().unwrap(),
             _ => nats.start_again().unwrap(),

@@ -12,13 +12,18 @@ use neurobridge_tests::{
 use tokio::time::sleep;
 
 use crate::support::{
-    Delivery, Feed, LIMIT, assert_once_and_in_order, assert_run, blocking, client, creating, stored,
+    Delivery, Feed, assert_once_and_in_order, assert_run, blocking, client, creating, eventually, stored,
     stream_of,
 };
 
 const STREAM: &str = "ENTRIES";
 /// The shortest that a server takes: whatever is sent again is sent after it.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(100);
+
+/// Waits until the server knows no id any more. Only time ends a duplicate window, and nothing tells that it has.
+async fn past_the_window() {
+    sleep(SHORTEST_WINDOW * 3).await;
+}
 
 fn strict(url: &str) -> NatsConfig {
     let mut config = creating(url, STREAM);
@@ -62,8 +67,8 @@ async fn survive(nats: &mut neurobridge_tests::nats::Nats) {
             1 => nats.stop().unwrap(),
             _ => nats.freeze().unwrap(),
         });
-        // Longer than the sink waits for an answer, in the case of the frozen server.
-        feed.append_over(Duration::from_millis(if round == 3 { 4000 } else { 500 }), 1000)
+        let before = delivery.faults();
+        feed.append_until("the sink to notice", 1000, || delivery.faults() > before)
             .await;
         blocking(|| match round {
             3 => nats.thaw().unwrap(),
@@ -96,7 +101,7 @@ async fn a_crash_in_the_middle_of_a_window_stores_nothing_twice() {
             if round % 2 == 0 {
                 cursor = kept;
             }
-            sleep(SHORTEST_WINDOW * 2).await;
+            past_the_window().await;
         }
         let delivery = Delivery::resume(&feed, config, cursor);
         delivery.finish(&feed).await;
@@ -125,7 +130,7 @@ async fn an_outage_longer_than_the_window_stores_nothing_twice() {
         // In the middle of them: stored, and without an acknowledgement.
         delivery.until_settled(feed.appended() - 3500).await;
         blocking(|| nats.kill().unwrap());
-        sleep(SHORTEST_WINDOW * 5).await;
+        past_the_window().await;
         blocking(|| nats.start_again().unwrap());
         delivery.until_settled(feed.appended()).await;
     }
@@ -185,7 +190,7 @@ async fn what_of_ours_lies_below_messages_of_others_is_found() {
             .await
             .unwrap();
     }
-    sleep(SHORTEST_WINDOW * 2).await;
+    past_the_window().await;
     feed.append_many(500).await;
     // As if nothing had ever been acknowledged.
     let delivery = Delivery::start(&feed, strict(&url));
@@ -290,7 +295,11 @@ async fn a_cluster_loses_its_leader_and_nothing_else() {
             1 => server.freeze().unwrap(),
             _ => server.kill().unwrap(),
         });
-        feed.append_over(Duration::from_secs(5), 1000).await;
+        let before = feed.appended();
+        feed.append_until("events to be stored without it", 1000, || {
+            delivery.now().cursor.counts.settled() > before
+        })
+        .await;
         blocking(|| match round {
             1 => server.thaw().unwrap(),
             _ => server.start_again().unwrap(),
@@ -303,18 +312,68 @@ async fn a_cluster_loses_its_leader_and_nothing_else() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn elections_lose_nothing_and_without_a_majority_events_wait() {
+    let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
+        return;
+    };
+    let mut cluster = cluster.unwrap();
+    let urls = cluster.urls();
+    let mut config = strict(&urls[0]);
+    config.servers = urls.clone();
+    config.stream.as_mut().unwrap().replicas = Some(3);
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, config);
+    feed.append_until("the first events", 2000, || {
+        delivery.now().cursor.counts.settled() > 1000
+    })
+    .await;
+    let other = client(&urls.join(",")).await;
+    for _ in 0..3 {
+        let before = leader(&urls).await;
+        let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{STREAM}");
+        let answer = other.request(subject, "".into()).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer.payload).into_owned();
+        assert!(answer.contains("\"success\":true"), "{answer}");
+        feed.append_over(Duration::from_secs(1), 2000).await;
+        delivery.until_settled(feed.appended()).await;
+        eventually("another leader", async || {
+            (leader(&urls).await != before).then_some(())
+        })
+        .await;
+    }
+
+    let [first, second, _] = cluster.servers() else {
+        panic!("not three servers")
+    };
+    blocking(|| {
+        first.kill().unwrap();
+        second.kill().unwrap();
+    });
+    let (settled, faults) = (feed.appended(), delivery.faults());
+    feed.append_until("the sink to notice", 1000, || delivery.faults() > faults + 1)
+        .await;
+    let down = delivery.now();
+    // What two of three had stored when they were killed may be acknowledged still.
+    assert_eq!(down.cursor.counts.dead_lettered, 0, "{down:?}");
+    assert!(down.cursor.counts.settled() <= settled + 100, "{down:?}");
+    blocking(|| {
+        // None of the two is healthy before it has seen another.
+        first.start_again().unwrap();
+        second.start_again().unwrap();
+    });
+    delivery.finish(&feed).await;
+    for url in &urls {
+        assert_once_and_in_order(&stored(url, STREAM).await, feed.appended());
+    }
+}
+
 /// The name of the server that leads the stream.
 async fn leader(urls: &[String]) -> String {
     let context = jetstream::new(client(&urls.join(",")).await);
-    let deadline = tokio::time::Instant::now() + LIMIT;
-    loop {
-        if let Ok(stream) = context.get_stream(STREAM).await
-            && let Some(cluster) = &stream.cached_info().cluster
-            && let Some(leader) = &cluster.leader
-        {
-            return leader.clone();
-        }
-        assert!(tokio::time::Instant::now() < deadline, "the stream has no leader");
-        sleep(Duration::from_millis(100)).await;
-    }
+    eventually("a leader of the stream", async || {
+        let stream = context.get_stream(STREAM).await.ok()?;
+        stream.cached_info().cluster.as_ref()?.leader.clone()
+    })
+    .await
 }

@@ -8,11 +8,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{
-    Client, ConnectOptions, HeaderMap,
-    jetstream::{self, consumer::pull::OrderedConfig, stream},
-};
-use futures_util::StreamExt;
+use async_nats::{Client, jetstream::stream};
 use jiff::Timestamp;
 use neurobridge_core::{
     dead_letter::DeadLetters,
@@ -27,6 +23,10 @@ use neurobridge_core::{
 };
 use neurobridge_sink_nats::{NatsConfig, NatsSink, StreamConfig};
 use neurobridge_spool::{Spool, SpoolConfig, SpoolReader};
+use neurobridge_tests::nats::{
+    client::{connect as connect_client, read_stream},
+    messages::Message,
+};
 use tokio::{
     task::{JoinHandle, block_in_place},
     time::{Instant, sleep, timeout},
@@ -35,6 +35,8 @@ use tokio_util::sync::CancellationToken;
 
 /// For whatever is waited for: long beside what it takes, so that a busy machine fails no test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+/// Between two looks at what is waited for.
+const INTERVAL: Duration = Duration::from_millis(10);
 
 /// A log of events, out of which several deliveries may go one after the other.
 pub(crate) struct Feed {
@@ -93,6 +95,15 @@ impl Feed {
         for _ in 0..time.as_millis() / 10 {
             ticks.tick().await;
             self.append_many(per_second / 100).await;
+        }
+    }
+
+    /// Appends so many events a second until something is the case: a load that lasts as long as it has to.
+    pub(crate) async fn append_until(&mut self, what: &str, per_second: u64, done: impl Fn() -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        while !done() {
+            assert!(Instant::now() < deadline, "waited in vain for {what}");
+            self.append_over(Duration::from_millis(50), per_second).await;
         }
     }
 
@@ -197,18 +208,21 @@ impl Delivery {
         what: &str,
         wanted: impl Fn(&ProgressSnapshot) -> bool,
     ) -> ProgressSnapshot {
-        let deadline = Instant::now() + LIMIT;
-        loop {
+        eventually(what, async || {
             let snapshot = self.progress.snapshot();
-            if wanted(&snapshot) {
-                return snapshot;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "waited in vain for {what}: {snapshot:?}"
-            );
-            sleep(Duration::from_millis(10)).await;
-        }
+            wanted(&snapshot).then_some(snapshot)
+        })
+        .await
+    }
+
+    /// How it is now.
+    pub(crate) fn now(&self) -> ProgressSnapshot {
+        self.progress.snapshot()
+    }
+
+    /// How often it had a fault so far.
+    pub(crate) fn faults(&self) -> u64 {
+        self.now().faults.iter().sum()
     }
 
     /// Waits for so many outcomes.
@@ -298,28 +312,31 @@ pub(crate) fn stream_of(name: &str) -> stream::Config {
 
 /// A client of the test's own, that comes back by itself.
 pub(crate) async fn client(url: &str) -> Client {
-    ConnectOptions::new()
-        .retry_on_initial_connect()
-        .connect(
-            url.split(',')
-                .map(|url| url.parse().unwrap())
-                .collect::<Vec<async_nats::ServerAddr>>(),
-        )
-        .await
-        .unwrap()
+    connect_client(url).await.unwrap()
 }
 
-/// A message as a stream has it.
+/// Looks again and again until there is something to see.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        sleep(INTERVAL).await;
+    }
+}
+
+/// A message of a stream, and its payload as JSON.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    pub(crate) subject: String,
-    pub(crate) headers: HeaderMap,
+    pub(crate) message: Message,
     pub(crate) body: serde_json::Value,
 }
 
 impl Stored {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(|value| value.as_str())
+        self.message.header(name)
     }
 
     /// The event's id, unless it is a message of somebody else.
@@ -330,28 +347,13 @@ impl Stored {
 
 /// All that a stream has.
 pub(crate) async fn stored(url: &str, name: &str) -> Vec<Stored> {
-    let context = jetstream::new(client(url).await);
-    let deadline = Instant::now() + LIMIT;
-    let stream = loop {
-        match context.get_stream(name).await {
-            Ok(stream) => break stream,
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
-        }
-        sleep(Duration::from_millis(100)).await;
-    };
-    let count = stream.cached_info().state.messages;
-    let consumer = stream.create_consumer(OrderedConfig::default()).await.unwrap();
-    let mut messages = consumer.messages().await.unwrap();
-    let mut all = Vec::new();
-    while (all.len() as u64) < count {
-        let message = timeout(LIMIT, messages.next()).await.unwrap().unwrap().unwrap();
-        all.push(Stored {
-            subject: message.subject.to_string(),
-            headers: message.headers.clone().unwrap_or_default(),
+    let all = blocking(|| read_stream(url, name, LIMIT).unwrap());
+    all.into_iter()
+        .map(|message| Stored {
             body: serde_json::from_slice(&message.payload).unwrap_or_default(),
-        });
-    }
-    all
+            message,
+        })
+        .collect()
 }
 
 /// Checks that the events 1 to `count` are there, in order, each once. Messages of others are left out.

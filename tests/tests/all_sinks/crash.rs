@@ -1,0 +1,110 @@
+//! A bridge killed in the middle of a window in flight, its spool on disk: each event is in the stream once, in order.
+
+use std::collections::HashMap;
+use std::thread::sleep;
+use std::time::Duration;
+
+use neurobridge_tests::audit;
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::nats::NatsOptions;
+use neurobridge_tests::nats::client::read_stream;
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::poll::wait_for;
+use neurobridge_tests::shared::own_nats;
+use nix::sys::signal::Signal;
+
+use crate::{LIMIT, STREAM, settled, stream_sink};
+
+const KILLS: u64 = 4;
+/// So many have no acknowledgement when the bridge is killed.
+const IN_FLIGHT: f64 = 300.0;
+/// Longer than the stream's duplicate window: what the server remembers of ids is no help then.
+const PAST_THE_WINDOW: Duration = Duration::from_millis(300);
+
+#[test]
+fn a_bridge_killed_with_messages_on_their_way_stores_each_once_and_in_order() {
+    let Some(mut nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let (dir, url) = (Scratch::new("killed-window").unwrap(), nats.url());
+    let platform = Platform::start(&dir, &["--rate", "2000"]).unwrap();
+    let config = format!(
+        "drain_timeout = \"60s\"\n[sources.main]\nurl = \"{}\"\ntoken = \"t\"\n[spool]\ntype = \"disk\"\n{}",
+        platform.url(),
+        stream_sink("stream", &url, STREAM, "")
+    );
+    let (mut durable, mut stored_unheard) = (0, 0);
+    for _ in 0..KILLS {
+        let mut bridge = Bridge::start(&dir, &config).unwrap();
+        let status = bridge
+            .wait("events in the stream", LIMIT, |status| {
+                settled(status, "stream") > durable + 2000
+            })
+            .unwrap();
+        nats.freeze().unwrap();
+        wait_for("messages without an answer", LIMIT, || {
+            let in_flight = bridge.metric("neurobridge_sink_inflight_events", &["sink=\"stream\""])?;
+            Ok((in_flight > IN_FLIGHT).then_some(()))
+        })
+        .unwrap();
+        let last = bridge.status().unwrap();
+        bridge.process().kill().unwrap();
+        // What lies in the server's socket is stored now, and nobody hears of it.
+        nats.thaw().unwrap();
+        durable = last["spool"]["durable_sequence"].as_u64().unwrap();
+        let settled = settled(&last, "stream");
+        assert!(settled >= crate::settled(&status, "stream"));
+        stored_unheard += wait_for("the server to store what it was sent", LIMIT, || {
+            let stored = stored(&nats);
+            Ok((stored > settled).then(|| stored - settled))
+        })
+        .unwrap();
+        sleep(PAST_THE_WINDOW);
+    }
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    bridge
+        .wait("all that was durable, and some more", LIMIT, |status| {
+            settled(status, "stream") > durable + 2000
+        })
+        .unwrap();
+    let (status, log) = bridge.stop(Signal::SIGTERM, LIMIT).unwrap();
+    assert!(status.success(), "{status}: {log}");
+    assert!(
+        stored_unheard > 0,
+        "no kill came between a message and its answer"
+    );
+
+    let messages = read_stream(&url, STREAM, LIMIT).unwrap();
+    let arrived = audit::nats_binary(&messages, "main", true).unwrap();
+    let places: Vec<u64> = arrived
+        .iter()
+        .map(|event| event.sequence.rsplit_once(':').unwrap().1.parse().unwrap())
+        .collect();
+    assert!(places.len() as u64 > durable + 2000);
+    let expected: Vec<u64> = (1..=places.len() as u64).collect();
+    let wrong = places
+        .iter()
+        .zip(&expected)
+        .find(|(found, expected)| found != expected);
+    assert_eq!(
+        wrong, None,
+        "found and expected: each sequence once, without a hole"
+    );
+    // What the platform sent while no bridge listened is missed; what came is not changed.
+    let sent: HashMap<u64, String> = platform
+        .stop()
+        .unwrap()
+        .into_iter()
+        .map(|event| (event.id, event.data))
+        .collect();
+    for event in &arrived {
+        assert_eq!(sent.get(&event.id), Some(&event.data));
+    }
+}
+
+/// How many messages the server has.
+fn stored(nats: &neurobridge_tests::nats::Nats) -> u64 {
+    let answer: serde_json::Value = serde_json::from_str(&nats.ask("/jsz").unwrap()).unwrap();
+    answer["messages"].as_u64().unwrap_or(0)
+}

@@ -1,0 +1,161 @@
+//! A server that is not there yet, stopped, killed, frozen: its sink waits and catches up by itself, and no other notices.
+
+use std::fs;
+
+use neurobridge_tests::audit::{self, received};
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::kafka::{KafkaOptions, admin::KafkaAdmin, records::read_topic};
+use neurobridge_tests::nats::NatsOptions;
+use neurobridge_tests::nats::client::{Listener, read_stream};
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::poll::wait_until;
+use neurobridge_tests::shared::{own_kafka, own_nats};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::{LIMIT, STREAM, expected, settled, stream_sink};
+
+const SINKS: [&str; 4] = ["kafka", "stream", "core", "archive"];
+/// More than a NATS sink has in flight, so that what waits is in the spool and not on the way.
+const OUTAGE_EVENTS: u64 = 8_000;
+
+const PICTURES: [&str; 4] = [
+    "face_image",
+    "full_image",
+    "initial_face_image",
+    "initial_full_image",
+];
+const OF_KAFKA: [&str; 5] = ["new", "exact", "ha", "reinit", "junk"];
+const OF_STREAM: [&str; 3] = ["new", "exact", "reinit"];
+const OF_CORE: [&str; 4] = ["exact", "ha", "nm", "det"];
+const OF_ARCHIVE: [&str; 3] = ["new", "exact", "ha"];
+
+#[test]
+fn an_outage_of_one_holds_up_no_other_and_each_has_what_it_asked_for() {
+    let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
+        return;
+    };
+    let Some(mut keeping) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let mut passing = NatsOptions::default();
+    passing.jetstream = false;
+    let Some(mut passing) = own_nats(passing) else {
+        return;
+    };
+    KafkaAdmin::new(&kafka.bootstrap())
+        .unwrap()
+        .create_topic("entries", 3, &[])
+        .unwrap();
+    let listener = Listener::start(&passing.url(), "neuroio.>").unwrap();
+    // The bridge finds the server of the stream absent; it is started meanwhile.
+    keeping.kill().unwrap();
+    let dir = Scratch::new("outages").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "2000"]).unwrap();
+    let config = config(
+        &platform.url(),
+        &kafka.bootstrap(),
+        &keeping.url(),
+        &passing.url(),
+    );
+    let bridge = Bridge::start(&dir, &config).unwrap();
+
+    outage(&bridge, "stream", || keeping.start_again().unwrap());
+    keeping.stop().unwrap();
+    outage(&bridge, "stream", || keeping.start_again().unwrap());
+    keeping.kill().unwrap();
+    outage(&bridge, "stream", || keeping.start_again().unwrap());
+    keeping.freeze().unwrap();
+    outage(&bridge, "stream", || keeping.thaw().unwrap());
+    passing.freeze().unwrap();
+    outage(&bridge, "core", || passing.thaw().unwrap());
+    kafka.freeze().unwrap();
+    outage(&bridge, "kafka", || kafka.thaw().unwrap());
+
+    // In the middle of the feed: what is on its way is awaited.
+    let file = bridge.data_dir().join("events.jsonl");
+    let (status, log) = bridge.stop(Signal::SIGTERM, LIMIT).unwrap();
+    assert!(status.success(), "{status}: {log}");
+    let sent = received(platform, &log, "main").unwrap();
+
+    let lines = audit::structured(&fs::read_to_string(file).unwrap()).unwrap();
+    let redacted = [&PICTURES[..], &["pid"]].concat();
+    let in_file = audit::audit(&expected(&sent, &OF_ARCHIVE, &redacted), &[lines]).unwrap();
+    assert_eq!(in_file.duplicates, 0);
+
+    let stored = read_stream(&keeping.url(), STREAM, LIMIT).unwrap();
+    let stored = audit::nats_binary(&stored, "main", true).unwrap();
+    let of_stream = expected(&sent, &OF_STREAM, &["full_image", "confidence"]);
+    let in_stream = audit::audit(&of_stream, &[stored]).unwrap();
+    assert_eq!(in_stream.duplicates, 0, "strict order stores each once");
+
+    let records = read_topic(&kafka.bootstrap(), "entries", LIMIT).unwrap();
+    let records = audit::kafka(&records, "main").unwrap();
+    audit::audit(&expected(&sent, &OF_KAFKA, &PICTURES), &records).unwrap();
+
+    let of_core = expected(&sent, &OF_CORE, &["age", "sex"]);
+    wait_until("the last messages to be heard", LIMIT, || {
+        listener.count() >= of_core.len()
+    })
+    .unwrap();
+    let heard = audit::nats_binary(&listener.stop().unwrap(), "main", false).unwrap();
+    audit::audit(&of_core, &[heard]).unwrap();
+}
+
+/// Lets the other sinks get far ahead of one whose server is not there, heals it, and waits until it has caught up.
+fn outage(bridge: &Bridge, sink: &str, heal: impl FnOnce()) {
+    let wait = |what: &str, says: &dyn Fn(&Value) -> bool| bridge.wait(what, LIMIT, says).unwrap();
+    let others = SINKS.iter().filter(|other| **other != sink);
+    let status = bridge.status().unwrap();
+    let target = SINKS.iter().map(|sink| settled(&status, sink)).max().unwrap() + OUTAGE_EVENTS;
+    let meanwhile = wait(&format!("the others to go on without {sink}"), &|status| {
+        others.clone().all(|other| settled(status, other) >= target)
+    });
+    let lag = meanwhile["sinks"][sink]["lag_events"].as_u64();
+    assert!(lag > Some(OUTAGE_EVENTS / 2), "{sink}: {meanwhile:#}");
+    heal();
+    wait(&format!("{sink} to catch up"), &|status| {
+        settled(status, sink) >= target && status["sinks"][sink]["state"] == "up"
+    });
+}
+
+fn config(url: &str, bootstrap: &str, keeping: &str, passing: &str) -> String {
+    let stream = stream_sink(
+        "stream",
+        keeping,
+        STREAM,
+        &format!("filter = {{ result = {OF_STREAM:?} }}\nredact = [\"full_image\", \"confidence\"]"),
+    );
+    format!(
+        r#"
+        drain_timeout = "60s"
+        [sources.main]
+        url = "{url}"
+        token = "t"
+
+        [sinks.kafka]
+        type = "kafka"
+        bootstrap_servers = "{bootstrap}"
+        topic = "entries"
+        filter = {{ result = {OF_KAFKA:?} }}
+        redact = ["*_image"]
+
+        {stream}
+
+        [sinks.core]
+        type = "nats"
+        servers = ["{passing}"]
+        mode = "core"
+        ack_timeout = "2s"
+        filter = {{ result = {OF_CORE:?} }}
+        redact = ["age", "sex"]
+
+        [sinks.archive]
+        type = "file"
+        path = "events.jsonl"
+        filter = {{ result = {OF_ARCHIVE:?} }}
+        redact = ["*_image", "pid"]
+        "#
+    )
+}
