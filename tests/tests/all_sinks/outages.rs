@@ -52,7 +52,7 @@ fn an_outage_of_one_holds_up_no_other_and_each_has_what_it_asked_for() {
     // The bridge finds the server of the stream absent; it is started meanwhile.
     keeping.kill().unwrap();
     let dir = Scratch::new("outages").unwrap();
-    let platform = Platform::start(&dir, &["--rate", "2000"]).unwrap();
+    let platform = Platform::start(&dir, &["--rate", "1500"]).unwrap();
     let config = config(
         &platform.url(),
         &kafka.bootstrap(),
@@ -130,6 +130,7 @@ fn config(url: &str, bootstrap: &str, keeping: &str, passing: &str) -> String {
     format!(
         r#"
         drain_timeout = "60s"
+        spool = {{ max_size = "512 MiB" }}
         [sources.main]
         url = "{url}"
         token = "t"
@@ -147,7 +148,6 @@ fn config(url: &str, bootstrap: &str, keeping: &str, passing: &str) -> String {
         type = "nats"
         servers = ["{passing}"]
         mode = "core"
-        ack_timeout = "2s"
         filter = {{ result = {OF_CORE:?} }}
         redact = ["age", "sex"]
 

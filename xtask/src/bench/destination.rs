@@ -19,7 +19,7 @@ pub(super) struct Destination<'a> {
 
 enum Broker<'a> {
     Kafka(&'a Kafka),
-    Nats(Nats),
+    Nats(Box<Nats>),
 }
 
 impl Bench {
@@ -31,7 +31,9 @@ impl Bench {
                 kafka.create_topic_by_tool(name, PARTITIONS, &[])?;
                 Broker::Kafka(kafka)
             }
-            Sink::Core | Sink::Relaxed | Sink::Strict => Broker::Nats(Nats::start(NatsOptions::default())?),
+            Sink::Core | Sink::Relaxed | Sink::Strict => {
+                Broker::Nats(Box::new(Nats::start(NatsOptions::default())?))
+            }
         };
         Ok(Destination {
             case,

@@ -111,7 +111,7 @@ impl Client for Kafka {
                 Err((error, _)) => return Err(error).context("sending a message"),
             }
         }
-        if number % POLL_EVERY == 0 {
+        if number.is_multiple_of(POLL_EVERY) {
             self.producer.poll(Duration::ZERO);
         }
         Ok(())
