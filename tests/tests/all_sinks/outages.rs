@@ -134,6 +134,8 @@ fn config(url: &str, bootstrap: &str, keeping: &str, passing: &str) -> String {
         [sources.main]
         url = "{url}"
         token = "t"
+        # One connection: a busy machine may let a platform wait that has nothing wrong with it.
+        pong_timeout = "2m"
 
         [sinks.kafka]
         type = "kafka"
