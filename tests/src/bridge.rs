@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -92,14 +93,18 @@ impl Bridge {
         Ok(status)
     }
 
-    /// Waits until `/status` says something; every answer meanwhile must balance.
+    /// Waits until `/status` says something; every answer meanwhile must balance. An answer that stays out on a busy machine
+    /// is asked for again.
     ///
     /// # Errors
-    /// When it does not within `timeout`; the error has the last status and the log's tail.
+    /// When it does not within `timeout`, or nobody listens any more; the error has the last status and the log's tail.
     pub fn wait(&self, what: &str, timeout: Duration, says: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut last = Value::Null;
         let found = wait_for(what, timeout, || {
-            let status = self.status()?;
+            let status = match self.status() {
+                Err(error) if is_late(&error) => return Ok(None),
+                status => status?,
+            };
             let found = says(&status).then(|| status.clone());
             last = status;
             Ok(found)
@@ -157,6 +162,12 @@ impl Bridge {
         let status = self.process.wait(timeout)?;
         Ok((status, self.process.logged()?))
     }
+}
+
+/// Whether an answer did not come in time, from somebody who listens.
+fn is_late(error: &anyhow::Error) -> bool {
+    let error = error.root_cause().downcast_ref::<io::Error>();
+    error.is_some_and(|error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
 }
 
 /// Checks that both ledgers hold, as they have to in every answer of `/status`.

@@ -137,9 +137,11 @@ fn config(sources: &[String; 2], bootstrap: &str, topic: &str, nats: &str) -> St
         [sources.door]
         url = "{door}"
         token = "t"
+        pong_timeout = "2m"
         [sources.gate]
         url = "{gate}"
         token = "t"
+        pong_timeout = "2m"
 
         [sinks.kafka]
         type = "kafka"
