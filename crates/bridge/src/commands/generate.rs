@@ -44,10 +44,15 @@ fn completions_for(shell: Shell) -> String {
             "--sink)\n                    COMPREPLY=($(compgen -f \"${cur}\"))",
             &format!("--sink)\n                    COMPREPLY=($(compgen -W \"$({ASK})\" -- \"${{cur}}\"))"),
         ),
-        Shell::Zsh => text.replace(":NAME:_default", &format!(":NAME:($({ASK}))")),
+        Shell::Zsh => {
+            let lines = text.lines().map(|line| match line.contains("'--sink=[") {
+                true => line.replace(":NAME:_default", &format!(":NAME:($({ASK}))")) + "\n",
+                false => format!("{line}\n"),
+            });
+            lines.collect()
+        }
         Shell::Fish => {
-            let is_sink = |line: &str| line.contains(" -l sink ");
-            let lines = text.lines().map(|line| match is_sink(line) {
+            let lines = text.lines().map(|line| match line.contains(" -l sink ") {
                 true => format!("{line} -f -a \"({ASK})\"\n"),
                 false => format!("{line}\n"),
             });
@@ -105,10 +110,10 @@ mod tests {
 
     #[test]
     fn after_sink_the_program_is_asked() {
-        // For `check` and `tail`.
+        // For `check`, `tail` and `spool replay`.
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let text = completions_for(shell);
-            assert_eq!(text.matches("completions --sinks").count(), 2, "{shell}: {text}");
+            assert_eq!(text.matches("completions --sinks").count(), 3, "{shell}: {text}");
         }
     }
 }
