@@ -20,6 +20,12 @@ pub trait Reader: Send + 'static {
 
     /// The cursor as it was when the reader was made.
     fn cursor(&self) -> &Cursor;
+
+    /// The first sequence that the log had not given when the reader was made, where that is known: an event from there
+    /// on is of this run.
+    fn end_at_start(&self) -> Option<Sequence> {
+        None
+    }
 }
 
 /// What a reader hands over.

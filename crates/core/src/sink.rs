@@ -74,8 +74,54 @@ pub trait Sink: Send + 'static {
         None
     }
 
+    /// How far the open transaction is, of a sink that publishes in transactions.
+    ///
+    /// Of such a sink nothing that it reports as delivered counts before [`commit`](Self::commit); an outcome tells only that
+    /// the broker has it. It has then opened its transaction by itself with the first message, and
+    /// [`outcomes`](Self::outcomes) returns, with nothing if need be, when the transaction has become due.
+    fn transaction(&self) -> Transaction {
+        Transaction::Unused
+    }
+
+    /// Commits all that was published since the last commit, and with it, all or nothing, this cursor. Only called when
+    /// all of it has its outcome and a transaction is open.
+    ///
+    /// # Errors
+    /// It may be committed or not: after the next connect, [`kept_cursor`](Self::kept_cursor) tells.
+    fn commit(&mut self, cursor: &Cursor) -> impl Future<Output = Result<(), SinkFault>> + Send {
+        let _ = cursor;
+        async { Ok(()) }
+    }
+
+    /// Takes back all that was published since the last commit; no outcome of it is reported after that.
+    ///
+    /// # Errors
+    /// The sink as a whole can't go on.
+    fn abort(&mut self) -> impl Future<Output = Result<(), SinkFault>> + Send {
+        async { Ok(()) }
+    }
+
+    /// The cursor that was committed last, by this process or an earlier one, as it was found by
+    /// [`connect`](Self::connect). `None`: there is none of this spool.
+    fn kept_cursor(&self) -> Option<&Cursor> {
+        None
+    }
+
     /// Closes. All that was published has its outcome, or time has run out.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// How far a transaction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transaction {
+    /// The sink has none: what it reports as delivered is.
+    Unused,
+    /// None is open.
+    Closed,
+    /// More may be published in it.
+    Open,
+    /// It is large or old enough: nothing more is to be published before it is committed, but what belongs to it.
+    Due,
 }
 
 /// What a sink is told when it connects.

@@ -15,6 +15,14 @@ pub(crate) const MAX_TOPIC_LENGTH: usize = 249;
 const MIN_QUEUE: ByteSize = ByteSize::from_mib(1);
 /// The most that librdkafka can be told.
 const MAX_QUEUE: ByteSize = ByteSize::from_mib(2 * 1024 * 1024 - 1);
+/// Shorter ones would be all commits.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+/// What a broker may take to answer.
+const MIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most that brokers allow by default (`transaction.max.timeout.ms`).
+const MAX_TIMEOUT: Duration = Duration::from_secs(900);
+/// Less would be all commits.
+const MIN_TRANSACTION: ByteSize = ByteSize::from_mib(1);
 /// The most that librdkafka can be told.
 const MAX_LINGER: Duration = Duration::from_secs(900);
 
@@ -58,6 +66,12 @@ pub struct KafkaConfig {
     /// What becomes of an event that is larger than its topic allows.
     #[serde(default)]
     pub oversize: Oversize,
+    /// How often an event may stand in Kafka.
+    #[serde(default)]
+    pub delivery: Delivery,
+    /// Of `delivery = "exactly_once"` only: its transactions.
+    #[serde(default)]
+    pub transaction: Option<TransactionConfig>,
     /// Where events go that are refused for themselves; a file in the data folder by default.
     #[serde(default)]
     pub dead_letter: Option<DeadLetterConfig>,
@@ -124,6 +138,54 @@ pub enum Oversize {
     /// Its pictures (`*_image`) become null and it is sent, marked by the attribute `strippedfields` (in `raw` by the
     /// header `neurobridge_strippedfields`) that names them. What is too large even so becomes a dead letter.
     Strip,
+}
+
+/// How often an event may stand in Kafka.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// Once, and after a fault or a restart perhaps once more, with the same identity.
+    #[default]
+    AtLeastOnce,
+    /// Once, for readers with `isolation.level = "read_committed"`: events and the cursor behind them are committed
+    /// together. Readers get them later, by up to `transaction.interval` and the time of a commit.
+    ExactlyOnce,
+}
+
+/// The transactions of `delivery = "exactly_once"`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TransactionConfig {
+    /// The `transactional.id`, also the key of the cursor's record; `neurobridge-` and the sink's name by default. Two that
+    /// run with one id stop each other, so it must be another one for each bridge of a cluster.
+    pub id: Option<String>,
+    /// The topic that keeps the cursor: compacted, only its partition 0 is used, several sinks may share it. Created, with
+    /// `replicas`, if `create` is set.
+    pub cursor_topic: String,
+    /// A transaction is committed when it is so old. A commit takes some tenths of a second at worst, and nothing is sent
+    /// meanwhile.
+    #[serde(with = "neurobridge_core::units::duration")]
+    #[schemars(with = "String")]
+    pub interval: Duration,
+    /// A transaction is committed when it has so many bytes.
+    pub max_size: ByteSize,
+    /// When Kafka gives up a transaction that nobody ends. So long may a bridge that was killed hold up readers, if it is
+    /// not started again before.
+    #[serde(with = "neurobridge_core::units::duration")]
+    #[schemars(with = "String")]
+    pub timeout: Duration,
+}
+
+impl Default for TransactionConfig {
+    fn default() -> Self {
+        Self {
+            id: None,
+            cursor_topic: "neurobridge.cursors".to_owned(),
+            interval: Duration::from_millis(500),
+            max_size: ByteSize::from_mib(32),
+            timeout: Duration::from_secs(60),
+        }
+    }
 }
 
 /// Where dead letters go: exactly one of these.
@@ -214,6 +276,8 @@ impl KafkaConfig {
             partitions: None,
             replicas: None,
             oversize: Oversize::default(),
+            delivery: Delivery::default(),
+            transaction: None,
             dead_letter: None,
             tls: None,
             sasl: None,
@@ -253,6 +317,7 @@ impl KafkaConfig {
             );
         }
         self.check_creation(&mut error);
+        self.check_transaction(&mut error);
         self.check_dead_letter(&mut error);
         self.check_security(&mut error);
         for (name, message) in properties::check(self) {
@@ -264,6 +329,67 @@ impl KafkaConfig {
     /// The topic for dead letters, if they go to one.
     pub(crate) fn dead_letter_topic(&self) -> Option<&str> {
         self.dead_letter.as_ref()?.topic.as_deref()
+    }
+
+    /// How transactions are made, if they are.
+    pub(crate) fn transactions(&self) -> Option<TransactionConfig> {
+        (self.delivery == Delivery::ExactlyOnce).then(|| self.transaction.clone().unwrap_or_default())
+    }
+
+    fn check_transaction(&self, error: &mut impl FnMut(&str, String)) {
+        let Some(transaction) = self.transactions() else {
+            if self.transaction.is_some() {
+                error(
+                    "transaction",
+                    "found it without transactions, expected delivery = \"exactly_once\" beside it".into(),
+                );
+            }
+            return;
+        };
+        if transaction.id.as_ref().is_some_and(String::is_empty) {
+            error(
+                "transaction.id",
+                "found an empty text, expected a name that no other bridge uses".into(),
+            );
+        }
+        let cursors = &transaction.cursor_topic;
+        let is_used = [self.topic.constant(), self.dead_letter_topic()].contains(&Some(cursors));
+        if let Err(message) = check_topic_name(cursors) {
+            error("transaction.cursor_topic", message);
+        } else if is_used {
+            error(
+                "transaction.cursor_topic",
+                format!("found \"{cursors}\", expected another topic than those of events and dead letters"),
+            );
+        }
+        if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&transaction.timeout) {
+            error(
+                "transaction.timeout",
+                format!(
+                    "found {:?}, expected {MIN_TIMEOUT:?} to {MAX_TIMEOUT:?}",
+                    transaction.timeout
+                ),
+            );
+        }
+        let most = transaction.timeout / 4;
+        if !(MIN_INTERVAL..=most).contains(&transaction.interval) {
+            error(
+                "transaction.interval",
+                format!(
+                    "found {:?}, expected {MIN_INTERVAL:?} to {most:?}, a quarter of transaction.timeout",
+                    transaction.interval
+                ),
+            );
+        }
+        if transaction.max_size < MIN_TRANSACTION {
+            error(
+                "transaction.max_size",
+                format!(
+                    "found {}, expected {MIN_TRANSACTION} or more: a commit costs some hundred events' time",
+                    transaction.max_size
+                ),
+            );
+        }
     }
 
     fn check_creation(&self, error: &mut impl FnMut(&str, String)) {

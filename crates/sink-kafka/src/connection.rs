@@ -4,15 +4,21 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use neurobridge_core::{
     event::Sequence,
-    sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, SinkFault, Verdict},
+    identity::SpoolId,
+    reader::Cursor,
+    sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, SinkFault, Transaction, Verdict},
 };
 use rdkafka::{ClientConfig, types::RDKafkaErrorCode as Code};
-use tokio::{sync::oneshot, time::Instant};
-use tracing::{debug, info};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, info, warn};
 
 use crate::{
-    config::{KafkaConfig, Oversize},
+    config::{KafkaConfig, Oversize, TransactionConfig},
     context::Reports,
+    cursors::{CursorRecord, Cursors},
     encode::Record,
     error::{self, Blame},
     health::Health,
@@ -20,6 +26,7 @@ use crate::{
     properties::{self, Limits},
     sink::{on_thread, started},
     topics::{self, Creation, DEFAULT_MAX_MESSAGE, Topic},
+    transaction::Transactions,
 };
 
 /// How often the topics' limits are read again. A limit that was lowered costs no event meanwhile, only order.
@@ -34,6 +41,34 @@ pub(crate) struct Open {
     pub(crate) sink: String,
     pub(crate) config: Arc<KafkaConfig>,
     pub(crate) health: Arc<Health>,
+    /// Only with transactions, and there only where the sink is to publish.
+    pub(crate) claim: Option<Claim>,
+}
+
+/// What a sink claims the transactional id with.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    pub(crate) spool: SpoolId,
+    /// Ours.
+    pub(crate) cursor: Cursor,
+    /// This process.
+    pub(crate) instance: Arc<str>,
+    /// It has claimed the id before: then another one's claim since is the end.
+    pub(crate) is_repeated: bool,
+}
+
+/// The transactions of a connection.
+struct InTransactions {
+    config: TransactionConfig,
+    id: String,
+    spool: SpoolId,
+    instance: Arc<str>,
+    /// What was found in the topic of cursors.
+    kept: Option<Cursor>,
+    /// Since when one is open.
+    opened: Option<Instant>,
+    /// Bytes in the open one.
+    bytes: u64,
 }
 
 /// See the module.
@@ -59,6 +94,7 @@ pub(crate) struct Connection {
     outdated: bool,
     look: Option<oneshot::Receiver<Result<Vec<Topic>, SinkFault>>>,
     next_look: Instant,
+    transactions: Option<InTransactions>,
 }
 
 impl Open {
@@ -77,7 +113,23 @@ impl Open {
             .collect();
         let constant = constant.and_then(|name| topics.remove(&name));
         let limits = limits(topics.values().chain(&constant), &self.config);
-        let (producer, reports) = start(&client, &self.config, limits, &self.health)?;
+        let id = self.config.transactions().map(|transactions| {
+            transactions
+                .id
+                .unwrap_or_else(|| format!("neurobridge-{}", self.sink))
+        });
+        let (producer, reports) = start(&client, &self.config, limits, id.as_deref(), &self.health)?;
+        let transactions = match (self.config.transactions(), id) {
+            (Some(config), Some(id)) => {
+                let cursors = look_at_cursors(&client, &self.health, &config, &self.config)?;
+                cursors.warn_of_losses(&self.sink);
+                let transactions = producer.transactions().ok_or_else(ended)?;
+                self.claim
+                    .map(|claim| claim.stake(&client, config, id, &transactions))
+                    .transpose()?
+            }
+            _ => None,
+        };
         Ok(Connection {
             config: self.config,
             health: self.health,
@@ -94,6 +146,60 @@ impl Open {
             outdated: false,
             look: None,
             next_look: Instant::now() + LOOK_INTERVAL,
+            transactions,
+        })
+    }
+}
+
+impl Claim {
+    /// Takes the transactional id over, and writes so into the topic of cursors. Blocks.
+    fn stake(
+        self,
+        client: &ClientConfig,
+        config: TransactionConfig,
+        id: String,
+        transactions: &Transactions,
+    ) -> Result<InTransactions, SinkFault> {
+        let cursors = Cursors {
+            client,
+            topic: &config.cursor_topic,
+        };
+        if self.is_repeated
+            && let Some(record) = cursors.find(&id)?
+            && !record.is_of_instance(&self.instance)
+        {
+            // Taking over in turn, it would be taken from us again, and so on for ever.
+            let reason = format!(
+                "another instance of this sink has taken over the transactional id \"{id}\" and fenced this one; stop one of \
+                 the two, or give each its own transaction.id, then restart"
+            );
+            return Err(SinkFault::fatal(FaultKind::Fenced, reason));
+        }
+        transactions.take_over()?;
+        // Only now: what was open under this id is committed or aborted.
+        let found = cursors.find_all(&id, config.timeout)?;
+        let kept = found.as_ref().and_then(|record| record.of_spool(self.spool));
+        if found.is_some() && kept.is_none() {
+            info!(
+                id,
+                "the cursor in the topic is of another spool: going on with our own"
+            );
+        }
+        let newest = match &kept {
+            Some(kept) if kept.next > self.cursor.next => kept,
+            _ => &self.cursor,
+        };
+        let record = CursorRecord::new(&id, &self.instance, self.spool, newest);
+        transactions.begin()?;
+        transactions.commit(&config.cursor_topic, &record)?;
+        Ok(InTransactions {
+            config,
+            id,
+            spool: self.spool,
+            instance: self.instance,
+            kept,
+            opened: None,
+            bytes: 0,
         })
     }
 }
@@ -116,6 +222,11 @@ impl Connection {
             // What is in flight with the old producer comes first.
             if self.in_flight > 0 {
                 return Err(PublishError::Full);
+            }
+            if self.transactions.is_some() {
+                // A new one has to claim its id first.
+                let reason = "the topics' limits have changed: going on with a new producer";
+                return Err(PublishError::Fault(SinkFault::new(FaultKind::Other, reason)));
             }
             self.replace_producer().map_err(PublishError::Fault)?;
         }
@@ -143,6 +254,16 @@ impl Connection {
                 most,
             )));
         }
+        if let Some(transactions) = &mut self.transactions
+            && transactions.opened.is_none()
+        {
+            self.producer
+                .transactions()
+                .ok_or_else(ended)
+                .and_then(|producer| producer.begin())
+                .map_err(PublishError::Fault)?;
+            transactions.opened = Some(Instant::now());
+        }
         let Record {
             topic,
             key,
@@ -157,6 +278,9 @@ impl Connection {
         {
             Ok(()) => {
                 self.sent();
+                if let Some(transactions) = &mut self.transactions {
+                    transactions.bytes += size as u64;
+                }
                 Ok(())
             }
             Err(code) => Err(self.refused(code, topic, size)),
@@ -186,8 +310,84 @@ impl Connection {
             if acks.len() > before {
                 return Ok(());
             }
-            self.reports.changed().await;
+            match self.due_at().filter(|due| *due > Instant::now()) {
+                Some(due) => tokio::select! {
+                    biased;
+                    () = self.reports.changed() => {}
+                    () = sleep_until(due) => return Ok(()),
+                },
+                None => self.reports.changed().await,
+            }
         }
+    }
+
+    /// How far the open transaction is.
+    pub(crate) fn transaction(&self) -> Transaction {
+        let Some(transactions) = &self.transactions else {
+            return Transaction::Closed;
+        };
+        let Some(due) = self.due_at() else {
+            return Transaction::Closed;
+        };
+        let is_large = transactions.bytes >= transactions.config.max_size.bytes();
+        if is_large || self.outdated || due <= Instant::now() {
+            Transaction::Due
+        } else {
+            Transaction::Open
+        }
+    }
+
+    /// The cursor that was found when the connection was opened.
+    pub(crate) fn kept_cursor(&self) -> Option<&Cursor> {
+        self.transactions.as_ref()?.kept.as_ref()
+    }
+
+    /// Commits the open transaction with a cursor.
+    pub(crate) async fn commit(&mut self, cursor: &Cursor) -> Result<(), SinkFault> {
+        let Some(transactions) = &mut self.transactions else {
+            return Ok(());
+        };
+        let record = CursorRecord::new(
+            &transactions.id,
+            &transactions.instance,
+            transactions.spool,
+            cursor,
+        );
+        let topic = transactions.config.cursor_topic.clone();
+        let producer = self.producer.transactions().ok_or_else(ended)?;
+        on_thread(move || producer.commit(&topic, &record)).await?;
+        transactions.close();
+        Ok(())
+    }
+
+    /// Takes back all of the open transaction; after that no report of it comes any more.
+    pub(crate) async fn abort(&mut self, limit: Option<Duration>) -> Result<(), SinkFault> {
+        if let Some(transactions) = &mut self.transactions
+            && transactions.opened.is_some()
+        {
+            let producer = self.producer.transactions().ok_or_else(ended)?;
+            on_thread(move || producer.abort(limit)).await?;
+            transactions.close();
+        }
+        self.reports.take(&mut Vec::new());
+        self.own.clear();
+        self.waiting = None;
+        self.in_flight = 0;
+        match self.reports.take_fault() {
+            Some(fault) => Err(fault),
+            None => Ok(()),
+        }
+    }
+
+    /// Why the open transaction can't be committed any more, where no report tells.
+    pub(crate) fn broken_transaction(&self) -> Option<SinkFault> {
+        self.transactions.as_ref()?.opened?;
+        self.producer.transactions()?.broken()
+    }
+
+    fn due_at(&self) -> Option<Instant> {
+        let transactions = self.transactions.as_ref()?;
+        Some(transactions.opened? + transactions.config.interval)
     }
 
     /// Looks at a topic that is new to us; and now and then at all of them, without waiting for it.
@@ -300,7 +500,7 @@ impl Connection {
             ?limits,
             "the topics' limits have changed: going on with a new producer"
         );
-        let (producer, reports) = start(&self.client, &self.config, limits, &self.health)?;
+        let (producer, reports) = start(&self.client, &self.config, limits, None, &self.health)?;
         // The old one has nothing left; dropped, it ends on its own thread.
         self.producer = producer;
         self.reports = reports;
@@ -314,6 +514,13 @@ impl Connection {
         let health = Arc::clone(&self.health);
         let config = Arc::clone(&self.config);
         move || look_at(&client, &health, &names, &config)
+    }
+}
+
+impl InTransactions {
+    fn close(&mut self) {
+        self.opened = None;
+        self.bytes = 0;
     }
 }
 
@@ -340,8 +547,52 @@ fn look_at(
             .and_then(|partitions| partitions.try_into().ok())
             .unwrap_or(1),
         replicas: config.replicas.map_or(1, i32::from),
+        is_compacted: false,
     });
     topics::inspect(client, health, names, creation)
+}
+
+fn look_at_cursors(
+    client: &ClientConfig,
+    health: &Arc<Health>,
+    transactions: &TransactionConfig,
+    config: &KafkaConfig,
+) -> Result<Topic, SinkFault> {
+    let creation = config.create.then(|| Creation {
+        partitions: 1,
+        replicas: config.replicas.map_or(1, i32::from),
+        is_compacted: true,
+    });
+    let name = &transactions.cursor_topic;
+    let topic = topics::inspect(client, health, std::slice::from_ref(name), creation)
+        .map_err(|fault| {
+            let reason = match fault.kind {
+                FaultKind::Missing => format!(
+                    "{}; exactly_once keeps its cursor there: it needs one partition and cleanup.policy=compact",
+                    fault.reason
+                ),
+                _ => fault.reason.clone(),
+            };
+            SinkFault { reason, ..fault }
+        })?
+        .pop()
+        .ok_or_else(ended)?;
+    let is_compacted = topic
+        .cleanup
+        .as_ref()
+        .is_none_or(|policy| policy.split(',').any(|one| one.trim() == "compact"));
+    if !is_compacted {
+        warn!(
+            topic = name,
+            "the topic of cursors is not compacted: what is in it is removed by age, and with it the cursor of a sink that was \
+             idle for so long; expected cleanup.policy=compact"
+        );
+    }
+    Ok(topic)
+}
+
+fn ended() -> SinkFault {
+    SinkFault::new(FaultKind::Other, "the producer has ended; a new one is made")
 }
 
 fn limits<'a>(topics: impl Iterator<Item = &'a Topic>, config: &KafkaConfig) -> Limits {
@@ -370,10 +621,12 @@ fn start(
     client: &ClientConfig,
     config: &KafkaConfig,
     limits: Limits,
+    transactional_id: Option<&str>,
     health: &Arc<Health>,
 ) -> Result<(KafkaProducer, Arc<Reports>), SinkFault> {
     let (context, reports) = reporting(health);
-    match KafkaProducer::start(&properties::producer(client, config, limits), context) {
+    let properties = properties::producer(client, config, limits, transactional_id);
+    match KafkaProducer::start(&properties, context) {
         Ok(producer) => Ok((producer, reports)),
         Err(StartError::Client(error)) => Err(topics::not_made(&error)),
         Err(StartError::Thread(error)) => Err(SinkFault::new(

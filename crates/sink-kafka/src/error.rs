@@ -156,6 +156,18 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
     SinkFault::new(kind, format!("{place} {verb} ({detail}); {advice}"))
 }
 
+/// The fault of a producer in transactions that Kafka takes for an old one. Not the last word: Kafka says the same when
+/// a transaction has outlived its time. What stands in the topic of cursors tells the two apart, at the next connect.
+pub(crate) fn outdated(detail: &str) -> SinkFault {
+    SinkFault::new(
+        FaultKind::Fenced,
+        format!(
+            "Kafka takes this producer for an old one ({detail}): its transaction has taken too long, or another instance of \
+             this sink has taken over; that is looked at now"
+        ),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::fmt::Write;

@@ -6,6 +6,7 @@
 mod config;
 mod connection;
 mod context;
+mod cursors;
 mod encode;
 mod error;
 mod health;
@@ -13,10 +14,12 @@ mod producer;
 mod properties;
 mod sink;
 mod topics;
+mod transaction;
 
 pub use self::{
     config::{
-        Compression, DeadLetterConfig, Format, KafkaConfig, Oversize, SaslConfig, SaslMechanism, TlsConfig,
+        Compression, DeadLetterConfig, Delivery, Format, KafkaConfig, Oversize, SaslConfig, SaslMechanism,
+        TlsConfig, TransactionConfig,
     },
     sink::KafkaSink,
 };

@@ -20,7 +20,10 @@ use rdkafka::{
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use crate::context::{Context, Reports};
+use crate::{
+    context::{Context, Reports},
+    transaction::Transactions,
+};
 
 /// How long one poll lasts, and so how long the thread takes to hear that it is to end. Reports do not wait for it.
 const POLL: Duration = Duration::from_millis(100);
@@ -119,6 +122,11 @@ impl KafkaProducer {
     /// What made this producer useless, if anything did.
     pub(crate) fn fatal_error(&self) -> Option<(Code, String)> {
         self.producer.as_ref()?.client().fatal_error()
+    }
+
+    /// Its transactions, for a thread that may block.
+    pub(crate) fn transactions(&self) -> Option<Transactions> {
+        self.producer.clone().map(Transactions::new)
     }
 
     /// Ends it, after waiting for what is queued and in flight for at most `flush`. The future only waits for the end;

@@ -44,6 +44,11 @@ const OWN_KEYS: &[(&str, &str)] = &[
     ("ssl.key.location", "tls.key_file"),
     ("ssl.key.password", "tls.key_password"),
     ("allow.auto.create.topics", "create"),
+    (
+        "transactional.id",
+        "delivery = \"exactly_once\" and transaction.id",
+    ),
+    ("transaction.timeout.ms", "transaction.timeout"),
 ];
 
 /// Properties that the promises of the bridge rest on, and why.
@@ -80,15 +85,14 @@ const PROMISED: &[(&str, &str)] = &[
         "idempotence bounds it by 5",
     ),
     (
-        "transactional.id",
-        "the bridge opens no transactions, and two of one id would stop each other",
-    ),
-    ("transaction.timeout.ms", "the bridge opens no transactions"),
-    (
         "partitioner",
         "it is always \"murmur2_random\", which finds the partition that Java programs find",
     ),
     ("queuing.strategy", "events are sent in their order"),
+    (
+        "isolation.level",
+        "the bridge reads nothing but its own cursor, and that as it must be read",
+    ),
     (
         "delivery.report.only.error",
         "the bridge needs the report of every event",
@@ -222,7 +226,12 @@ impl Limits {
 }
 
 /// Makes a producer of a client's properties.
-pub(crate) fn producer(client: &ClientConfig, config: &KafkaConfig, limits: Limits) -> ClientConfig {
+pub(crate) fn producer(
+    client: &ClientConfig,
+    config: &KafkaConfig,
+    limits: Limits,
+    transactional_id: Option<&str>,
+) -> ClientConfig {
     let mut producer = client.clone();
     producer
         .set("enable.idempotence", "true")
@@ -246,7 +255,25 @@ pub(crate) fn producer(client: &ClientConfig, config: &KafkaConfig, limits: Limi
             (config.max_queue_size.bytes() / 1024).to_string(),
         )
         .set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
+    if let (Some(transactions), Some(id)) = (config.transactions(), transactional_id) {
+        producer.set("transactional.id", id).set(
+            "transaction.timeout.ms",
+            transactions.timeout.as_millis().to_string(),
+        );
+    }
     producer
+}
+
+/// Makes a consumer of a client's properties, which reads the topic of cursors. It joins no group, but librdkafka wants
+/// the name of one.
+pub(crate) fn consumer(client: &ClientConfig, isolation: &str) -> ClientConfig {
+    let mut consumer = client.clone();
+    consumer
+        .set("group.id", "neurobridge")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("isolation.level", isolation);
+    consumer
 }
 
 fn resolve(
@@ -288,7 +315,7 @@ mod tests {
     fn the_promises_are_in_every_producer() {
         let config = config(&[("socket.keepalive.enable", "true")]);
         let client = client(&config, "kafka").unwrap();
-        let producer = producer(&client, &config, Limits::between(1_048_588, 1_048_588, &config));
+        let producer = producer(&client, &config, Limits::between(1_048_588, 1_048_588, &config), None);
         let text: Vec<String> = producer
             .config_map()
             .iter()

@@ -6,7 +6,8 @@ use neurobridge_core::{
     dead_letter::DeadLetter,
     event::Event,
     identity::SpoolId,
-    sink::{Ack, FaultKind, PublishError, RejectionReason, Session, Sink, SinkFault},
+    reader::Cursor,
+    sink::{Ack, FaultKind, PublishError, RejectionReason, Session, Sink, SinkFault, Transaction},
     strip::Stripped,
 };
 use tokio::{
@@ -16,8 +17,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    config::{KafkaConfig, Oversize, SaslMechanism},
-    connection::{Connection, Open},
+    config::{Delivery, KafkaConfig, Oversize, SaslMechanism},
+    connection::{Claim, Connection, Open},
     encode::Encoder,
     health::Health,
 };
@@ -46,6 +47,12 @@ pub struct KafkaSink {
     connection: Option<Connection>,
     /// Whether the dangers of the topics were said.
     warned: bool,
+    /// This process, among those that write in the name of this sink.
+    instance: Arc<str>,
+    /// Whether it has been connected, and so has claimed its transactional id.
+    has_claimed: bool,
+    /// It never claims its transactional id.
+    is_trial: bool,
 }
 
 impl KafkaSink {
@@ -61,14 +68,76 @@ impl KafkaSink {
             spool: SpoolId::from_bytes([0; 16]),
             connection: None,
             warned: false,
+            instance: uuid::Uuid::now_v7().to_string().into(),
+            has_claimed: false,
+            is_trial: false,
         }
     }
 
-    /// One that sends once more what was sent before: each record says so, and of which run it is.
+    /// One that sends once more what was sent before: each record says so, and of which run it is. Never in a transaction:
+    /// transactional id and cursor are those of the sink that runs.
     #[must_use]
     pub fn replaying(mut self, run: &str) -> Self {
         self.encoder.set_replay(run);
+        let config = Arc::make_mut(&mut self.config);
+        config.delivery = Delivery::AtLeastOnce;
+        config.transaction = None;
         self
+    }
+
+    /// One that only tries whether all is there: it takes no transactional id from a sink that runs. It must not publish.
+    pub fn trial(name: impl Into<String>, config: KafkaConfig) -> Self {
+        Self {
+            is_trial: true,
+            ..Self::new(name, config)
+        }
+    }
+
+    fn is_exactly_once(&self) -> bool {
+        self.config.delivery == Delivery::ExactlyOnce
+    }
+
+    /// A fault as this sink tells it: in transactions "fenced" is not the last word.
+    fn told(&self, fault: SinkFault) -> SinkFault {
+        if self.is_exactly_once() && fault.is_final && fault.kind == FaultKind::Fenced {
+            return crate::error::outdated("an event was refused");
+        }
+        fault
+    }
+
+    fn told_error(&self, error: PublishError) -> PublishError {
+        match error {
+            PublishError::Fault(fault) => PublishError::Fault(self.told(fault)),
+            other => other,
+        }
+    }
+
+    fn send(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        connection.ready()?;
+        let published = connection.send(event.sequence, self.encoder.encode(event, &self.spool, None));
+        if self.config.oversize == Oversize::Strip
+            && let Err(PublishError::Rejected(rejection)) = &published
+            && rejection.reason == RejectionReason::TooLarge
+            && let Some(stripped) = Stripped::of(event)
+            && let Some(event) = stripped.event(event)
+        {
+            let record = self.encoder.encode(&event, &self.spool, Some(&stripped.fields));
+            return connection.send(event.sequence, record);
+        }
+        published
+    }
+
+    fn send_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        let topic = self.config.dead_letter_topic().ok_or_else(|| {
+            PublishError::Fault(SinkFault::new(
+                FaultKind::Other,
+                "this sink keeps no dead letters; this is a bug",
+            ))
+        })?;
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        connection.ready()?;
+        connection.send(letter.sequence, crate::encode::dead_letter(topic, letter.json))
     }
 
     fn warn(&mut self, connection: &Connection) {
@@ -110,39 +179,27 @@ impl Sink for KafkaSink {
             sink: self.name.clone(),
             config: Arc::clone(&self.config),
             health: Arc::clone(&self.health),
+            claim: (self.is_exactly_once() && !self.is_trial).then(|| Claim {
+                spool: session.spool,
+                cursor: session.cursor.clone(),
+                instance: Arc::clone(&self.instance),
+                is_repeated: self.has_claimed,
+            }),
         };
         let connection = on_thread(move || open.open()).await?;
+        self.has_claimed = true;
         self.warn(&connection);
         self.connection = Some(connection);
         Ok(())
     }
 
     fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
-        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        connection.ready()?;
-        let published = connection.send(event.sequence, self.encoder.encode(event, &self.spool, None));
-        if self.config.oversize == Oversize::Strip
-            && let Err(PublishError::Rejected(rejection)) = &published
-            && rejection.reason == RejectionReason::TooLarge
-            && let Some(stripped) = Stripped::of(event)
-            && let Some(event) = stripped.event(event)
-        {
-            let record = self.encoder.encode(&event, &self.spool, Some(&stripped.fields));
-            return connection.send(event.sequence, record);
-        }
-        published
+        self.send(event).map_err(|error| self.told_error(error))
     }
 
     fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
-        let topic = self.config.dead_letter_topic().ok_or_else(|| {
-            PublishError::Fault(SinkFault::new(
-                FaultKind::Other,
-                "this sink keeps no dead letters; this is a bug",
-            ))
-        })?;
-        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        connection.ready()?;
-        connection.send(letter.sequence, crate::encode::dead_letter(topic, letter.json))
+        self.send_dead_letter(letter)
+            .map_err(|error| self.told_error(error))
     }
 
     fn keeps_dead_letters(&self) -> bool {
@@ -159,10 +216,42 @@ impl Sink for KafkaSink {
     }
 
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
-        match &mut self.connection {
+        let outcomes = match &mut self.connection {
             Some(connection) => connection.outcomes(acks).await,
             None => Err(not_connected_fault()),
+        };
+        outcomes.map_err(|fault| self.told(fault))
+    }
+
+    fn transaction(&self) -> Transaction {
+        match &self.connection {
+            _ if !self.is_exactly_once() => Transaction::Unused,
+            Some(connection) => connection.transaction(),
+            None => Transaction::Closed,
         }
+    }
+
+    async fn commit(&mut self, cursor: &Cursor) -> Result<(), SinkFault> {
+        match &mut self.connection {
+            Some(connection) => connection.commit(cursor).await,
+            None => Err(not_connected_fault()),
+        }
+    }
+
+    async fn abort(&mut self) -> Result<(), SinkFault> {
+        let aborted = match &mut self.connection {
+            Some(connection) => connection.abort(None).await,
+            None => Err(not_connected_fault()),
+        };
+        aborted.map_err(|fault| self.told(fault))
+    }
+
+    fn kept_cursor(&self) -> Option<&Cursor> {
+        self.connection.as_ref()?.kept_cursor()
+    }
+
+    fn fault(&self) -> Option<SinkFault> {
+        self.connection.as_ref()?.broken_transaction()
     }
 
     fn trouble(&self) -> Option<String> {
@@ -185,7 +274,14 @@ impl Sink for KafkaSink {
     }
 
     async fn close(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(mut connection) = self.connection.take() {
+            // What is not committed by now is sent again by the next start; left open, it would hold up readers.
+            if let Err(fault) = connection.abort(Some(CLOSE_FLUSH)).await {
+                info!(
+                    sink = self.name,
+                    "the open transaction is left to Kafka, which ends it: {fault}"
+                );
+            }
             connection.into_producer().close(CLOSE_FLUSH).await;
         }
     }

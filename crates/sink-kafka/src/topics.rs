@@ -48,6 +48,8 @@ const LEADER_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Creation {
     pub(crate) partitions: i32,
     pub(crate) replicas: i32,
+    /// Keeps the last record of each key, for ever.
+    pub(crate) is_compacted: bool,
 }
 
 /// A topic that is there.
@@ -61,6 +63,8 @@ pub(crate) struct Topic {
     pub(crate) max_message: Option<usize>,
     /// `min.insync.replicas`; `None` when we may not read it.
     pub(crate) min_insync: Option<usize>,
+    /// `cleanup.policy`; `None` when we may not read it.
+    pub(crate) cleanup: Option<String>,
     /// How many brokers the cluster has.
     pub(crate) brokers: usize,
 }
@@ -212,10 +216,18 @@ impl Inspection<'_> {
     }
 
     fn create(&self, name: &str, creation: Option<Creation>) -> Result<Topic, SinkFault> {
-        let Some(Creation { partitions, replicas }) = creation else {
+        let Some(Creation {
+            partitions,
+            replicas,
+            is_compacted,
+        }) = creation
+        else {
             return Err(error::fault(Code::UnknownTopicOrPartition, Some(name), ""));
         };
-        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
+        if is_compacted {
+            topic = topic.set("cleanup.policy", "compact");
+        }
         let results = self
             .runtime
             .block_on(self.admin.create_topics([&topic], &options(ANSWER_LIMIT)));
@@ -277,6 +289,9 @@ impl Inspection<'_> {
             let number = |name: &str| resource.get(name)?.value.as_ref()?.parse().ok();
             topic.max_message = number("max.message.bytes");
             topic.min_insync = number("min.insync.replicas");
+            topic.cleanup = resource
+                .get("cleanup.policy")
+                .and_then(|entry| entry.value.clone());
         }
         for topic in topics.iter().filter(|topic| topic.max_message.is_none()) {
             self.health.say(&format!(
@@ -314,6 +329,7 @@ fn described(topic: &MetadataTopic, brokers: usize) -> Topic {
             .unwrap_or(0),
         max_message: None,
         min_insync: None,
+        cleanup: None,
         brokers,
     }
 }
@@ -331,6 +347,7 @@ mod tests {
                 replicas,
                 max_message: None,
                 min_insync,
+                cleanup: None,
                 brokers,
             })
             .len()

@@ -24,6 +24,7 @@ pub struct SpoolReader {
     log: Log,
     key: ReaderKey,
     cursor: Cursor,
+    end_at_start: Sequence,
     prefetched: mpsc::Receiver<(u64, Result<Read, ReadError>)>,
     /// Where to read from, and for the how manyth time that was said.
     position: watch::Sender<(u64, Sequence)>,
@@ -43,6 +44,7 @@ impl SpoolReader {
     }
 
     fn begin(log: Log, key: ReaderKey, cursor: Cursor) -> Self {
+        let end_at_start = Sequence::FIRST.plus(*log.durable().borrow());
         let (position, positions) = watch::channel((0, cursor.next));
         let (sender, prefetched) = mpsc::channel(PREFETCH);
         let task = tokio::spawn(prefetch(log.clone(), positions, sender));
@@ -50,6 +52,7 @@ impl SpoolReader {
             log,
             key,
             cursor,
+            end_at_start,
             prefetched,
             position,
             task,
@@ -83,6 +86,10 @@ impl Reader for SpoolReader {
 
     fn cursor(&self) -> &Cursor {
         &self.cursor
+    }
+
+    fn end_at_start(&self) -> Option<Sequence> {
+        Some(self.end_at_start)
     }
 }
 

@@ -5,3 +5,4 @@
 mod security;
 mod support;
 mod topics;
+mod transactions;

@@ -65,8 +65,9 @@ impl Loaded {
             }
         }
         spool(&self.config, &mut add);
+        let is_in_memory = matches!(self.config.spool, SpoolConfig::Memory(_));
         for (name, sink) in &self.config.sinks {
-            for (key, message) in of_sink(sink) {
+            for (key, message) in of_sink(sink, is_in_memory) {
                 add(format!("sinks.{name}.{key}"), message);
             }
         }
@@ -122,7 +123,7 @@ fn spool(config: &Config, add: &mut impl FnMut(String, String)) {
     }
 }
 
-fn of_sink(sink: &SinkEntry) -> Vec<(&'static str, String)> {
+fn of_sink(sink: &SinkEntry, is_in_memory: bool) -> Vec<(&'static str, String)> {
     let mut dangers = Vec::new();
     match &sink.kind {
         SinkKind::File(file) => {
@@ -146,6 +147,11 @@ fn of_sink(sink: &SinkEntry) -> Vec<(&'static str, String)> {
                 let message =
                     "a topic made with one replica is gone with its broker; 3 survive the loss of one";
                 dangers.push(("replicas", message.to_owned()));
+            }
+            if kafka.delivery == neurobridge_sink_kafka::Delivery::ExactlyOnce && is_in_memory {
+                let message = "with the spool in memory, \"exactly_once\" keeps events from standing twice in Kafka, and loses \
+                               what was not delivered when the process ends; spool.type = \"disk\" loses none";
+                dangers.push(("delivery", message.to_owned()));
             }
         }
         #[cfg(feature = "nats")]

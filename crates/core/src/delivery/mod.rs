@@ -6,9 +6,10 @@
 
 mod backoff;
 mod progress;
+mod transaction;
 mod window;
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ use crate::{
     identity::SpoolId,
     reader::{Read, ReadError, Reader},
     redact::Redaction,
-    sink::{Session, Sink, SinkFault},
+    sink::{Session, Sink, SinkFault, Transaction},
 };
 
 /// How long a sink may take to close when time has run out already.
@@ -83,7 +84,13 @@ pub async fn deliver<S: Sink, R: Reader>(
     progress: Arc<Progress>,
     shutdown: Shutdown,
 ) -> Result<Ended, ReadError> {
-    let mut window = Window::new(options, reader.cursor().clone(), Arc::clone(&progress));
+    let is_transactional = sink.transaction() != Transaction::Unused;
+    let mut window = Window::new(
+        options,
+        reader.cursor().clone(),
+        Arc::clone(&progress),
+        is_transactional,
+    );
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
     let ended = loop {
         let connected_at = Instant::now();
@@ -164,6 +171,9 @@ async fn session<S: Sink, R: Reader>(
     if let Err(fault) = connected {
         return Ok(fault.into());
     }
+    if let Some(kept) = sink.kept_cursor() {
+        window.adopt(kept, reader);
+    }
     progress.set_state(SinkState::Up);
     info!(
         sink = window.name(),
@@ -176,18 +186,34 @@ async fn session<S: Sink, R: Reader>(
     let mut trouble = interval(TROUBLE_INTERVAL);
     trouble.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        if window.must_abort() {
+            if let Err(end) = until_abort(shutdown, sink.abort()).await {
+                return Ok(end);
+            }
+            reader.rewind(window.restart());
+            log_ended = false;
+        }
         let step = match publish(sink, window, shutdown).await {
             Ok(step) => step,
             Err(end) => return Ok(end),
         };
         window.commit(sink, reader);
-        if log_ended && window.is_empty() {
+        let is_last = log_ended && step == Step::Hungry;
+        if let Some(cursor) = window.cursor_to_commit(sink, is_last) {
+            if let Err(end) = until_abort(shutdown, sink.commit(&cursor)).await {
+                return Ok(end);
+            }
+            window.committed(cursor, reader);
+        }
+        let transaction = sink.transaction();
+        let is_open = matches!(transaction, Transaction::Open | Transaction::Due);
+        if log_ended && window.is_empty() && !is_open {
             return Ok(SessionEnd::Drained);
         }
         tokio::select! {
             biased;
             () = shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
-            outcome = sink.outcomes(&mut acks), if window.in_sink() > 0 => {
+            outcome = sink.outcomes(&mut acks), if window.in_sink() > 0 || is_open => {
                 let settled = window.settle(&mut acks);
                 // Now, not after the next publishing: the file sink's note is only true while nothing is in flight.
                 window.commit(sink, reader);
@@ -221,20 +247,24 @@ async fn publish<S: Sink>(
 ) -> Result<Step, SessionEnd> {
     let step = window.publish(sink)?;
     if !sink.keeps_dead_letters() {
-        tokio::select! {
-            biased;
-            () = shutdown.abort.cancelled() => return Err(SessionEnd::Aborted),
-            stored = window.store_dead_letters() => stored?,
-        }
+        until_abort(shutdown, window.store_dead_letters()).await?;
     }
     if window.published_since_flush() {
-        tokio::select! {
-            biased;
-            () = shutdown.abort.cancelled() => return Err(SessionEnd::Aborted),
-            flushed = sink.flush() => flushed?,
-        }
+        until_abort(shutdown, sink.flush()).await?;
     }
     Ok(step)
+}
+
+/// Waits for a part of the work, unless time runs out.
+async fn until_abort(
+    shutdown: &Shutdown,
+    work: impl Future<Output = Result<(), SinkFault>>,
+) -> Result<(), SessionEnd> {
+    tokio::select! {
+        biased;
+        () = shutdown.abort.cancelled() => Err(SessionEnd::Aborted),
+        done = work => done.map_err(SessionEnd::from),
+    }
 }
 
 #[cfg(test)]

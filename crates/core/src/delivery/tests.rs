@@ -1,6 +1,7 @@
 //! The delivery against a broker that fails by schedule.
 
 mod idle;
+mod transactions;
 
 use std::{
     collections::BTreeSet,

@@ -7,7 +7,11 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Options, progress::Progress};
+use super::{
+    Options,
+    progress::Progress,
+    transaction::{Pending, Turn},
+};
 use crate::{
     ack::AckTracker,
     dead_letter::{self, DeadLetter},
@@ -38,9 +42,9 @@ pub(super) enum Step {
 /// Their batches are kept, sharing the log's bytes, because a refusal may come late and a dead letter needs the event.
 pub(super) struct Window {
     options: Options,
-    progress: Arc<Progress>,
-    tracker: AckTracker,
-    cursor: Cursor,
+    pub(super) progress: Arc<Progress>,
+    pub(super) tracker: AckTracker,
+    pub(super) cursor: Cursor,
     batches: VecDeque<SealedBatch>,
     /// Bytes of `batches`.
     bytes: usize,
@@ -50,28 +54,35 @@ pub(super) struct Window {
     highest: u64,
     resent: u64,
     /// Messages that the sink has and that have no outcome.
-    in_sink: u64,
+    pub(super) in_sink: u64,
     unflushed: bool,
     /// Refused together with others: each is sent once more alone.
-    suspects: BTreeMap<Sequence, Rejection>,
-    alone: Option<Sequence>,
+    pub(super) suspects: BTreeMap<Sequence, Rejection>,
+    pub(super) alone: Option<Sequence>,
     /// Refused for themselves, on their way into the dead letters.
-    rejected: VecDeque<(Sequence, Rejection, Body)>,
+    pub(super) rejected: VecDeque<(Sequence, Rejection, Body)>,
     /// Dead letters that the sink itself keeps, without an outcome yet.
-    lettered: BTreeMap<Sequence, (Rejection, Body)>,
-    dead_letters_in_a_row: u64,
+    pub(super) lettered: BTreeMap<Sequence, (Rejection, Body)>,
+    pub(super) dead_letters_in_a_row: u64,
+    /// Of a sink that publishes in transactions: what depends on the next commit.
+    pub(super) pending: Option<Pending>,
 }
 
 /// Whether a dead letter carries its event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Body {
+pub(super) enum Body {
     Whole,
     /// Even the place for dead letters refused it.
     LeftOut,
 }
 
 impl Window {
-    pub(super) fn new(options: Options, cursor: Cursor, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(
+        options: Options,
+        cursor: Cursor,
+        progress: Arc<Progress>,
+        is_transactional: bool,
+    ) -> Self {
         Self {
             options,
             progress,
@@ -89,6 +100,7 @@ impl Window {
             rejected: VecDeque::new(),
             lettered: BTreeMap::new(),
             dead_letters_in_a_row: 0,
+            pending: is_transactional.then(Pending::default),
         }
     }
 
@@ -140,16 +152,23 @@ impl Window {
         self.published = 0;
         self.in_sink = 0;
         self.unflushed = false;
-        self.suspects.clear();
         self.alone = None;
         self.rejected.clear();
         self.lettered.clear();
+        if self.pending.is_some() {
+            self.roll_back();
+        } else {
+            self.suspects.clear();
+        }
         self.tracker.next()
     }
 
     /// Publishes what was read and is not published, as far as the sink takes it.
     pub(super) fn publish<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
-        while let Some((&sequence, _)) = self.suspects.first_key_value() {
+        // In a transaction each comes at its place.
+        while self.pending.is_none()
+            && let Some((&sequence, _)) = self.suspects.first_key_value()
+        {
             self.publish_alone(sink, sequence)?;
             if self.in_sink > 0 {
                 return Ok(Step::Waiting);
@@ -186,6 +205,14 @@ impl Window {
             };
             let sequence = event.sequence;
             if self.tracker.track(sequence, event.received_at) {
+                match self.turn(sink, sequence) {
+                    Turn::Publish => {}
+                    Turn::Wait => return Ok(Step::Waiting),
+                    Turn::Skip => {
+                        self.published += length;
+                        continue;
+                    }
+                }
                 if self.options.filter.matches(&event) {
                     match publish_redacted(&self.options, sink, &event, &mut scratch) {
                         Ok(()) => {
@@ -195,6 +222,9 @@ impl Window {
                                 self.resent += 1;
                             }
                             self.highest = self.highest.max(sequence.get());
+                            if self.pending.is_some() && self.suspects.contains_key(&sequence) {
+                                self.alone = Some(sequence);
+                            }
                         }
                         Err(PublishError::Full) => {
                             debug_assert!(self.in_sink > 0, "full of nothing");
@@ -220,6 +250,9 @@ impl Window {
         let mut run = (now, 0);
         for ack in acks.drain(..) {
             self.in_sink = self.in_sink.saturating_sub(1);
+            let Some(ack) = self.settle_refusal(ack)? else {
+                continue;
+            };
             if self.alone == Some(ack.sequence) {
                 self.alone = None;
                 let suspect = self.suspects.remove(&ack.sequence);
@@ -245,7 +278,7 @@ impl Window {
                     if let Some(received_at) = self.tracker.settle(ack.sequence, outcome) {
                         // What was received together has one latency: one observation for the run of it.
                         if run.0 != received_at {
-                            self.progress.observe(run.0, now, run.1);
+                            self.observe(run.0, now, run.1);
                             run = (received_at, 0);
                         }
                         run.1 += 1;
@@ -257,7 +290,7 @@ impl Window {
                 Verdict::Suspect(rejection) => drop(self.suspects.insert(ack.sequence, rejection)),
             }
         }
-        self.progress.observe(run.0, now, run.1);
+        self.observe(run.0, now, run.1);
         Ok(())
     }
 
@@ -279,9 +312,8 @@ impl Window {
                 format!("dead letters can't be stored: {error}; make room or mend the disk"),
             )
         })?;
-        for (sequence, rejection, _) in self.rejected.drain(..) {
-            self.tracker.settle(sequence, Outcome::DeadLettered);
-            self.progress.dead_letter(sequence, rejection.reason);
+        for (sequence, rejection, _) in std::mem::take(&mut self.rejected) {
+            self.stored_letter(sequence, rejection.reason);
         }
         Ok(())
     }
@@ -289,7 +321,8 @@ impl Window {
     /// Moves the cursor behind the settled prefix.
     pub(super) fn commit<S: Sink, R: Reader>(&mut self, sink: &S, reader: &mut R) {
         self.tracker.advance();
-        if self.tracker.next() == self.cursor.next {
+        self.forget_batches();
+        if self.tracker.next() == self.cursor.next || !self.may_commit_alone(sink) {
             return;
         }
         let note = sink.note();
@@ -300,11 +333,15 @@ impl Window {
         self.cursor.next = self.tracker.next();
         self.cursor.counts = self.tracker.counts();
         self.cursor.note = note;
-        while self
-            .batches
-            .front()
-            .is_some_and(|batch| batch.end() <= self.cursor.next)
-        {
+        reader.commit(&self.cursor);
+        self.progress.set_cursor(&self.cursor);
+        self.report();
+    }
+
+    /// Forgets the batches of the settled prefix: nothing can want their events any more.
+    fn forget_batches(&mut self) {
+        let next = self.tracker.next();
+        while self.batches.front().is_some_and(|batch| batch.end() <= next) {
             if self.batches.len() == 1 && self.unpublished().is_some() {
                 break;
             }
@@ -312,9 +349,6 @@ impl Window {
                 self.bytes -= batch.bytes().len();
             }
         }
-        reader.commit(&self.cursor);
-        self.progress.set_cursor(&self.cursor);
-        self.report();
     }
 
     /// The last batch, unless all of it is published.
@@ -324,7 +358,7 @@ impl Window {
             .filter(|batch| self.published < batch.bytes().len())
     }
 
-    fn report(&self) {
+    pub(super) fn report(&self) {
         self.progress.set_in_flight(self.in_sink, self.resent);
     }
 
@@ -396,8 +430,7 @@ impl Window {
     fn settle_letter(&mut self, ack: Ack, rejection: Rejection, body: Body) -> Result<(), SinkFault> {
         match ack.verdict {
             Verdict::Delivered | Verdict::Duplicate => {
-                self.tracker.settle(ack.sequence, Outcome::DeadLettered);
-                self.progress.dead_letter(ack.sequence, rejection.reason);
+                self.settle_as_letter(ack.sequence, rejection.reason);
             }
             Verdict::Rejected(refusal) | Verdict::Suspect(refusal) => {
                 if body == Body::LeftOut {
@@ -499,7 +532,7 @@ fn redacted<'a>(
     }
 }
 
-fn letter_refused(refusal: &Rejection) -> SinkFault {
+pub(super) fn letter_refused(refusal: &Rejection) -> SinkFault {
     let reason = format!(
         "the place for dead letters refuses them: {}; mend it, nothing is lost meanwhile",
         refusal.detail

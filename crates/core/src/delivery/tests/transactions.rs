@@ -1,0 +1,309 @@
+//! A delivery in transactions, against a broker that fails by schedule.
+
+use super::*;
+use crate::sink::Transaction;
+
+/// What the broker does at a call of `outcomes`, in turn; then all is acknowledged.
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    Acknowledge(usize),
+    /// Refuses all that waits if one of it is bad.
+    AcknowledgeBatch,
+    Fail,
+}
+
+/// What the broker does with a commit, in turn; then it commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Commit {
+    Done,
+    /// Done, and nobody hears of it.
+    Unheard,
+    Failed,
+}
+
+#[derive(Debug, Default)]
+struct Broker {
+    /// Sequences, and whether it is a dead letter.
+    committed: Vec<(u64, bool)>,
+    kept: Option<Cursor>,
+    turns: Vec<Turn>,
+    commits: Vec<Commit>,
+}
+
+/// The broker refuses these, and all that comes in one batch with them.
+fn is_bad(sequence: u64) -> bool {
+    sequence % 7 == 3
+}
+
+/// Of these even the dead letter is refused while it carries its event.
+fn has_bad_letter(sequence: u64) -> bool {
+    sequence % 14 == 10
+}
+
+struct Message {
+    sequence: Sequence,
+    is_letter: bool,
+    is_bad: bool,
+}
+
+struct FakeSink {
+    broker: Arc<Mutex<Broker>>,
+    keeps_dead_letters: bool,
+    kept: Option<Cursor>,
+    waiting: Vec<Message>,
+    /// Acknowledged in the open transaction.
+    open: Vec<(u64, bool)>,
+    is_open: bool,
+    is_due: bool,
+    is_broken: bool,
+}
+
+impl FakeSink {
+    fn take(&mut self, sequence: Sequence, is_letter: bool, is_bad: bool) -> Result<(), PublishError> {
+        assert!(!self.is_broken, "published into a transaction that can't be committed");
+        if self.waiting.len() >= 4 {
+            return Err(PublishError::Full);
+        }
+        self.is_open = true;
+        self.waiting.push(Message {
+            sequence,
+            is_letter,
+            is_bad,
+        });
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, count: usize, acks: &mut Vec<Ack>) {
+        for message in self.waiting.drain(..count.min(self.waiting.len())) {
+            let verdict = if message.is_bad {
+                self.is_broken = true;
+                Verdict::Suspect(too_large())
+            } else {
+                self.open.push((message.sequence.get(), message.is_letter));
+                Verdict::Delivered
+            };
+            acks.push(Ack {
+                sequence: message.sequence,
+                verdict,
+            });
+        }
+    }
+
+    fn forget(&mut self) {
+        self.waiting.clear();
+        self.open.clear();
+        (self.is_open, self.is_due, self.is_broken) = (false, false, false);
+    }
+}
+
+impl Sink for FakeSink {
+    async fn connect(&mut self, _: &Session<'_>) -> Result<(), SinkFault> {
+        self.forget();
+        self.kept = self.broker.lock().unwrap().kept.clone();
+        Ok(())
+    }
+
+    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+        assert_ne!(self.transaction(), Transaction::Due, "published although it is due");
+        self.take(event.sequence, false, is_bad(event.sequence.get()))
+    }
+
+    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        let json: serde_json::Value = serde_json::from_str(letter.json).unwrap();
+        let is_bad = has_bad_letter(letter.sequence.get()) && json.get("event").is_some();
+        self.take(letter.sequence, true, is_bad)
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        self.keeps_dead_letters
+    }
+
+    async fn flush(&mut self) -> Result<(), SinkFault> {
+        Ok(())
+    }
+
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        if self.waiting.is_empty() {
+            assert!(self.is_open && !self.is_due, "asked for nothing");
+            // Its time has come.
+            self.is_due = true;
+            return Ok(());
+        }
+        let turn = self.broker.lock().unwrap().turns.pop();
+        match turn {
+            Some(Turn::Acknowledge(count)) => self.acknowledge(count.max(1), acks),
+            Some(Turn::AcknowledgeBatch) => {
+                let any_bad = self.waiting.iter().any(|message| message.is_bad);
+                for message in &mut self.waiting {
+                    message.is_bad = any_bad;
+                }
+                self.acknowledge(usize::MAX, acks);
+            }
+            Some(Turn::Fail) => return Err(SinkFault::new(FaultKind::Unavailable, "no leader")),
+            None => self.acknowledge(usize::MAX, acks),
+        }
+        Ok(())
+    }
+
+    fn transaction(&self) -> Transaction {
+        match (self.is_open, self.is_due || self.open.len() >= 6) {
+            (false, _) => Transaction::Closed,
+            (true, false) => Transaction::Open,
+            (true, true) => Transaction::Due,
+        }
+    }
+
+    async fn commit(&mut self, cursor: &Cursor) -> Result<(), SinkFault> {
+        assert!(self.is_open && self.waiting.is_empty() && !self.is_broken);
+        let mut broker = self.broker.lock().unwrap();
+        let commit = broker.commits.pop().unwrap_or(Commit::Done);
+        if commit != Commit::Failed {
+            broker.committed.append(&mut self.open);
+            broker.kept = Some(cursor.clone());
+        }
+        drop(broker);
+        if commit != Commit::Done {
+            return Err(SinkFault::new(FaultKind::Timeout, "no answer"));
+        }
+        self.forget();
+        Ok(())
+    }
+
+    async fn abort(&mut self) -> Result<(), SinkFault> {
+        self.forget();
+        Ok(())
+    }
+
+    fn kept_cursor(&self) -> Option<&Cursor> {
+        self.kept.as_ref()
+    }
+
+    async fn close(&mut self) {}
+}
+
+struct Outcome {
+    broker: Broker,
+    in_file: Vec<u64>,
+    cursor: Cursor,
+    progress: ProgressSnapshot,
+}
+
+fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) -> Outcome {
+    let runtime = runtime();
+    let cursor = Cursor::starting_at(Sequence::FIRST);
+    let committed = Arc::new(Mutex::new(cursor.clone()));
+    let broker = Arc::new(Mutex::new(broker));
+    let letters = Arc::new(FakeLetters::default());
+    let progress = Arc::new(Progress::new(cursor.clone()));
+    let reader = FakeReader {
+        batches: batches(events, None),
+        next: Sequence::FIRST,
+        cursor,
+        committed: Arc::clone(&committed),
+        ends: true,
+        skips: None,
+    };
+    let sink = FakeSink {
+        broker: Arc::clone(&broker),
+        keeps_dead_letters,
+        kept: None,
+        waiting: Vec::new(),
+        open: Vec::new(),
+        is_open: false,
+        is_due: false,
+        is_broken: false,
+    };
+    let options = Options {
+        name: "fake".into(),
+        spool: SpoolId::from_bytes([7; 16]),
+        filter,
+        redaction: Redaction::default(),
+        dead_letters: Arc::clone(&letters) as Arc<dyn DeadLetters>,
+        max_dead_letters_in_a_row: 100,
+    };
+    let shutdown = Shutdown {
+        drain: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    };
+    shutdown.drain.cancel();
+    let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown);
+    let ended = runtime
+        .block_on(async { timeout(Duration::from_secs(3600), delivery).await })
+        .expect("it ends")
+        .unwrap();
+    assert_eq!(ended, Ended::Drained);
+    let lines = letters.lines.lock().unwrap();
+    Outcome {
+        in_file: lines.iter().map(|line| sequence_of(line)).collect(),
+        broker: std::mem::take(&mut *broker.lock().unwrap()),
+        cursor: committed.lock().unwrap().clone(),
+        progress: progress.snapshot(),
+    }
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        (0..5_usize).prop_map(Turn::Acknowledge),
+        Just(Turn::AcknowledgeBatch),
+        Just(Turn::Fail),
+    ]
+}
+
+fn commit() -> impl Strategy<Value = Commit> {
+    prop_oneof![Just(Commit::Done), Just(Commit::Unheard), Just(Commit::Failed)]
+}
+
+proptest! {
+    #[test]
+    fn each_event_is_committed_once_and_in_order_whatever_fails(
+        events in 1..60_u64,
+        turns in proptest::collection::vec(turn(), 0..30),
+        commits in proptest::collection::vec(commit(), 0..12),
+        keeps_dead_letters: bool,
+        filtered: bool,
+    ) {
+        let filter = if filtered { Filter::new([("result", ["new"])]).unwrap() } else { Filter::default() };
+        let passes = |sequence: &u64| !filtered || sequence % 3 != 0;
+        let broker = Broker { turns, commits, ..Broker::default() };
+        let result = run(events, broker, keeps_dead_letters, filter);
+        let wanted: Vec<u64> = (1..=events).filter(passes).filter(|sequence| !is_bad(*sequence)).collect();
+        let bad: Vec<u64> = (1..=events).filter(passes).filter(|sequence| is_bad(*sequence)).collect();
+        let of = |letters: bool| -> Vec<u64> {
+            let all = result.broker.committed.iter();
+            all.filter(|(_, is_letter)| *is_letter == letters).map(|(sequence, _)| *sequence).collect()
+        };
+        prop_assert_eq!(of(false), wanted.clone());
+        let letters = if keeps_dead_letters { of(true) } else { result.in_file.clone() };
+        prop_assert_eq!(&letters, &bad);
+        prop_assert_eq!(result.cursor.next.get(), events + 1);
+        prop_assert_eq!(result.cursor.counts.delivered, wanted.len() as u64);
+        prop_assert_eq!(result.cursor.counts.dead_lettered, bad.len() as u64);
+        prop_assert_eq!(result.cursor.counts.settled(), events);
+        let counted = result.progress.dead_letters.iter().sum::<u64>();
+        // Of a commit that nobody has heard of, the dead letters are in the ledger and not in this metric.
+        prop_assert!(counted <= bad.len() as u64);
+        prop_assert_eq!(result.progress.cursor, result.cursor);
+    }
+}
+
+#[test]
+fn a_cursor_of_an_earlier_run_that_is_further_wins_with_its_counts() {
+    let mut kept = Cursor::starting_at(Sequence::FIRST);
+    kept.next = Sequence::new(5).unwrap();
+    kept.counts.delivered = 3;
+    kept.counts.dead_lettered = 1;
+    let broker = Broker {
+        kept: Some(kept),
+        ..Broker::default()
+    };
+    let result = run(6, broker, true, Filter::default());
+    assert_eq!(result.broker.committed, [(5, false), (6, false)]);
+    assert_eq!(
+        result.cursor.counts,
+        SinkCounts {
+            delivered: 5,
+            dead_lettered: 1,
+            ..SinkCounts::default()
+        }
+    );
+}

@@ -1,0 +1,215 @@
+//! The topic of cursors: with each transaction goes a record of where the sink stands behind it.
+
+use std::time::{Duration, Instant};
+
+use neurobridge_core::{
+    event::Sequence,
+    identity::SpoolId,
+    ledger::SinkCounts,
+    reader::Cursor,
+    sink::{FaultKind, SinkFault},
+};
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    types::RDKafkaErrorCode as Code,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{error, properties};
+
+/// Where all cursors are: the place of a key must not move when partitions are added.
+pub(crate) const PARTITION: i32 = 0;
+
+/// How long a broker may take to hand out the topic, which is compacted and small.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+/// How long one poll lasts.
+const POLL: Duration = Duration::from_millis(100);
+/// Between two looks at whether others have ended their transactions.
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
+
+/// A cursor as it stands in the topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CursorRecord {
+    #[serde(skip)]
+    id: String,
+    /// The process that wrote it: where it is another one than ours, that one has taken over.
+    instance: String,
+    /// The spool that has given the sequences.
+    spool: String,
+    first: u64,
+    next: u64,
+    counts: SinkCounts,
+}
+
+impl CursorRecord {
+    pub(crate) fn new(id: &str, instance: &str, spool: SpoolId, cursor: &Cursor) -> Self {
+        Self {
+            id: id.to_owned(),
+            instance: instance.to_owned(),
+            spool: spool.to_string(),
+            first: cursor.first.get(),
+            next: cursor.next.get(),
+            counts: cursor.counts,
+        }
+    }
+
+    /// The transactional id: the record's key.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn is_of_instance(&self, instance: &str) -> bool {
+        self.instance == instance
+    }
+
+    /// The cursor, if it counts the sequences of this spool.
+    pub(crate) fn of_spool(&self, spool: SpoolId) -> Option<Cursor> {
+        if self.spool != spool.to_string() {
+            return None;
+        }
+        Some(Cursor {
+            first: Sequence::new(self.first)?,
+            next: Sequence::new(self.next)?,
+            counts: self.counts,
+            note: None,
+        })
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("numbers and texts are JSON")
+    }
+
+    fn read(id: &str, json: &[u8]) -> Result<Self, serde_json::Error> {
+        let mut record: Self = serde_json::from_slice(json)?;
+        record.id = id.to_owned();
+        Ok(record)
+    }
+}
+
+/// The topic of cursors, to be read.
+pub(crate) struct Cursors<'a> {
+    pub(crate) client: &'a ClientConfig,
+    pub(crate) topic: &'a str,
+}
+
+impl Cursors<'_> {
+    /// The last committed cursor of an id, as far as that can be told now.
+    pub(crate) fn find(&self, id: &str) -> Result<Option<CursorRecord>, SinkFault> {
+        self.last_of(&self.consumer("read_committed")?, id)
+    }
+
+    /// The last committed cursor of an id. Waits until transactions of others in the topic, behind which it may be
+    /// hidden, have ended; for at most `limit`.
+    pub(crate) fn find_all(&self, id: &str, limit: Duration) -> Result<Option<CursorRecord>, SinkFault> {
+        let end = self.end(&self.consumer("read_uncommitted")?)?;
+        let consumer = self.consumer("read_committed")?;
+        let deadline = Instant::now() + limit;
+        while self.end(&consumer)? < end {
+            if Instant::now() >= deadline {
+                let reason = format!(
+                    "in the topic \"{}\" a transaction of another sink is open and hides our cursor; expected its end within \
+                     {limit:?}, it is waited for again",
+                    self.topic
+                );
+                return Err(SinkFault::new(FaultKind::Unavailable, reason));
+            }
+            std::thread::sleep(OPEN_PAUSE);
+        }
+        self.last_of(&consumer, id)
+    }
+
+    fn consumer(&self, isolation: &str) -> Result<BaseConsumer, SinkFault> {
+        properties::consumer(self.client, isolation)
+            .create()
+            .map_err(|error| self.unreadable(&error))
+    }
+
+    fn end(&self, consumer: &BaseConsumer) -> Result<i64, SinkFault> {
+        let (_, end) = consumer
+            .fetch_watermarks(self.topic, PARTITION, READ_LIMIT)
+            .map_err(|error| self.unreadable(&error))?;
+        Ok(end)
+    }
+
+    fn last_of(&self, consumer: &BaseConsumer, id: &str) -> Result<Option<CursorRecord>, SinkFault> {
+        let mut assignment = TopicPartitionList::new();
+        assignment
+            .add_partition_offset(self.topic, PARTITION, Offset::Beginning)
+            .and_then(|()| consumer.assign(&assignment))
+            .map_err(|error| self.unreadable(&error))?;
+        let deadline = Instant::now() + READ_LIMIT;
+        let mut last = None;
+        loop {
+            match consumer.poll(POLL) {
+                Some(Ok(message)) if message.key() == Some(id.as_bytes()) => {
+                    last = message
+                        .payload()
+                        .map(|value| CursorRecord::read(id, value))
+                        .transpose()
+                        .map_err(|error| self.senseless(id, message.offset(), &error))?;
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
+                Some(Err(error)) if !passes(&error) => return Err(self.unreadable(&error)),
+                Some(Ok(_) | Err(_)) | None => {}
+            }
+            if Instant::now() >= deadline {
+                return Err(self.unreadable(&KafkaError::MessageConsumption(Code::OperationTimedOut)));
+            }
+        }
+    }
+
+    fn unreadable(&self, error: &KafkaError) -> SinkFault {
+        let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+        let fault = error::fault(code, Some(self.topic), "reading the cursor");
+        let reason = match fault.kind {
+            FaultKind::Unauthorised => format!(
+                "{}; exactly_once also needs Read on it, and Describe and Write on the transactional id",
+                fault.reason
+            ),
+            _ => fault.reason.clone(),
+        };
+        SinkFault { reason, ..fault }
+    }
+
+    fn senseless(&self, id: &str, offset: i64, error: &serde_json::Error) -> SinkFault {
+        SinkFault::fatal(
+            FaultKind::Other,
+            format!(
+                "the record with the key \"{id}\" at offset {offset} of the topic \"{}\" is no cursor ({error}); expected one \
+                 that this program wrote: choose another transaction.cursor_topic",
+                self.topic
+            ),
+        )
+    }
+}
+
+/// Whether a consumer tries again by itself.
+fn passes(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::Resolve | Code::OperationTimedOut)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_comes_back_as_it_was_and_only_to_its_spool() {
+        let (spool, other) = (SpoolId::from_bytes([1; 16]), SpoolId::from_bytes([2; 16]));
+        let mut cursor = Cursor::starting_at(Sequence::FIRST);
+        cursor.next = Sequence::FIRST.plus(9);
+        cursor.counts.delivered = 7;
+        cursor.counts.filtered = 2;
+        let record = CursorRecord::new("neurobridge-kafka", "one", spool, &cursor);
+        insta::assert_snapshot!(record.to_json(), @r#"{"instance":"one","spool":"01010101-0101-0101-0101-010101010101","first":1,"next":10,"counts":{"delivered":7,"filtered":2,"duplicate":0,"dead_lettered":0,"dropped":0,"damaged":0}}"#);
+        let back = CursorRecord::read("neurobridge-kafka", record.to_json().as_bytes()).unwrap();
+        assert_eq!(back, record);
+        assert!(back.is_of_instance("one") && !back.is_of_instance("two"));
+        assert_eq!(back.of_spool(spool), Some(cursor));
+        assert_eq!(back.of_spool(other), None);
+    }
+}

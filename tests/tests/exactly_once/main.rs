@@ -1,0 +1,170 @@
+//! `delivery = "exactly_once"`: the real bridge with its spool on disk, the real Kafka, and a reader that asks for
+//! `read_committed`. It finds each event once and in order, whatever happens to either.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+
+mod support;
+
+use neurobridge_tests::{bridge::Bridge, kafka::KafkaOptions, paths::Scratch, platform::Platform, shared::own_kafka};
+use serde_json::Value;
+
+use crate::support::{LIMIT, audit, config, delivered, finish};
+
+const TOPIC: &str = "entries";
+
+#[test]
+fn a_bridge_killed_in_its_transactions_delivers_each_event_once() {
+    let Some(kafka) = own_kafka(KafkaOptions::default()) else {
+        return;
+    };
+    let dir = Scratch::new("exactly-once-kills").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "3000"]).unwrap();
+    // No interval: at each moment a transaction is open or being committed.
+    let config = config(&platform, &kafka.bootstrap(), "transaction.interval = \"100ms\"");
+    let mut seen = 0;
+    for kill in 0..5 {
+        let mut bridge = Bridge::start(&dir, &config).unwrap();
+        let reached = seen + 2_000 + 777 * kill;
+        let status = bridge
+            .wait("events in Kafka", LIMIT, |status| delivered(status) > reached)
+            .unwrap();
+        seen = delivered(&status);
+        bridge.process().kill().unwrap();
+    }
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    bridge
+        .wait("what was stored before the last kill", LIMIT, |status| {
+            delivered(status) > seen + 5_000
+        })
+        .unwrap();
+    let counts = finish(bridge);
+    let sent = platform.stop().unwrap();
+    audit(&kafka.bootstrap(), TOPIC, &sent, counts.delivered);
+    assert_eq!(counts.stored, counts.delivered, "{counts:?}");
+}
+
+#[test]
+fn a_cursor_that_is_older_than_the_last_commit_gives_way() {
+    let Some(kafka) = own_kafka(KafkaOptions::default()) else {
+        return;
+    };
+    let dir = Scratch::new("exactly-once-cursor").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "1000"]).unwrap();
+    let config = config(&platform, &kafka.bootstrap(), "start = \"oldest\"");
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    bridge
+        .wait("events in Kafka", LIMIT, |status| delivered(status) > 3_000)
+        .unwrap();
+    let cursors = bridge.data_dir().join("spool/cursors");
+    let first = finish(bridge);
+    // As after a power cut that took the last saved cursors, all of them.
+    assert!(cursors.exists(), "{}", cursors.display());
+    std::fs::remove_dir_all(&cursors)
+        .or_else(|_| std::fs::remove_file(&cursors))
+        .unwrap();
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    bridge
+        .wait("more events in Kafka", LIMIT, |status| {
+            delivered(status) > first.delivered + 1_000
+        })
+        .unwrap();
+    let counts = finish(bridge);
+    audit(
+        &kafka.bootstrap(),
+        TOPIC,
+        &platform.stop().unwrap(),
+        counts.delivered,
+    );
+}
+
+#[test]
+fn a_broker_killed_restarted_and_frozen_makes_no_event_come_twice() {
+    let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
+        return;
+    };
+    let dir = Scratch::new("exactly-once-broker").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "2000"]).unwrap();
+    // The shortest life of a transaction: frozen for longer, the broker ends it behind our back, and says "fenced".
+    let config = config(
+        &platform,
+        &kafka.bootstrap(),
+        "transaction = { interval = \"200ms\", timeout = \"10s\" }",
+    );
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    let flows = |beyond: u64| {
+        let status = bridge
+            .wait("events to flow", LIMIT, |status| {
+                delivered(status) > beyond && status["sinks"]["kafka"]["state"] == "up"
+            })
+            .unwrap();
+        delivered(&status)
+    };
+    let reached = flows(2_000);
+    kafka.kill().unwrap();
+    kafka.start_again().unwrap();
+    let reached = flows(reached + 2_000);
+    kafka.stop().unwrap();
+    kafka.start_again().unwrap();
+    let reached = flows(reached + 2_000);
+    kafka.freeze().unwrap();
+    // A commit waits for 20 seconds: then its end is not known, and it is for the next producer to find out.
+    bridge
+        .wait("the sink to give up its transaction", LIMIT, |status| {
+            errors(status, &bridge) > 0.0 && status["sinks"]["kafka"]["state"] == "down"
+        })
+        .unwrap();
+    kafka.thaw().unwrap();
+    flows(reached + 4_000);
+    let counts = finish(bridge);
+    audit(
+        &kafka.bootstrap(),
+        TOPIC,
+        &platform.stop().unwrap(),
+        counts.delivered,
+    );
+}
+
+fn errors(_: &Value, bridge: &Bridge) -> f64 {
+    bridge
+        .metric("neurobridge_sink_errors_total", &["sink=\"kafka\""])
+        .unwrap()
+}
+
+#[test]
+fn of_two_with_one_name_the_first_stops_and_says_why() {
+    let Some(kafka) = own_kafka(KafkaOptions::default()) else {
+        return;
+    };
+    let dirs = [
+        Scratch::new("exactly-once-first").unwrap(),
+        Scratch::new("exactly-once-second").unwrap(),
+    ];
+    let platforms = [0, 1].map(|one: usize| Platform::start(&dirs[one], &["--rate", "500"]).unwrap());
+    let start = |one: usize| Bridge::start(&dirs[one], &config(&platforms[one], &kafka.bootstrap(), "")).unwrap();
+    let first = start(0);
+    first
+        .wait("events in Kafka", LIMIT, |status| delivered(status) > 500)
+        .unwrap();
+    let second = start(1);
+    let says_why = |status: &Value| {
+        let sink = &status["sinks"]["kafka"];
+        sink["state"] == "down"
+            && sink["reason"].as_str().is_some_and(|reason| {
+                reason.contains("another instance of this sink has taken over") && reason.contains("restart")
+            })
+    };
+    let stopped = first.wait("the first to stop its sink", LIMIT, says_why).unwrap();
+    let status = second
+        .wait("the second to deliver", LIMIT, |status| {
+            delivered(status) > 3_000 && status["sinks"]["kafka"]["state"] == "up"
+        })
+        .unwrap();
+    // No war: the second was never down, and the first has not come back.
+    assert_eq!(status["sinks"]["kafka"]["reason"], Value::Null);
+    let later = first.status().unwrap();
+    assert!(says_why(&later), "{later:#}");
+    assert_eq!(delivered(&later), delivered(&stopped));
+    let fenced = ["sink=\"kafka\"", "kind=\"fenced\""];
+    assert!(first.metric("neurobridge_sink_errors_total", &fenced).unwrap() >= 1.0);
+    assert_eq!(second.metric("neurobridge_sink_errors_total", &["sink=\"kafka\""]).unwrap(), 0.0);
+    finish(second);
+}

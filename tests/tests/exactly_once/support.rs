@@ -1,0 +1,99 @@
+//! A bridge with a spool on disk that delivers exactly once, and what a reader finds.
+
+use std::{collections::HashMap, time::Duration};
+
+use neurobridge_tests::{audit, bridge::Bridge, kafka::records::read_topic, platform::Platform, platform::Sent};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// For whatever is waited for: long beside what it takes, so that a busy machine fails no test.
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
+
+/// `more` goes into the sink's table.
+pub(crate) fn config(platform: &Platform, bootstrap: &str, more: &str) -> String {
+    format!(
+        r#"
+        drain_timeout = "60s"
+
+        [sources.main]
+        url = "{}"
+        token = "t"
+
+        [spool]
+        type = "disk"
+
+        [sinks.kafka]
+        type = "kafka"
+        bootstrap_servers = "{bootstrap}"
+        topic = "entries"
+        create = true
+        partitions = 3
+        replicas = 1
+        delivery = "exactly_once"
+        {more}
+        "#,
+        platform.url()
+    )
+}
+
+pub(crate) fn delivered(status: &Value) -> u64 {
+    status["sinks"]["kafka"]["ledger"]["delivered"].as_u64().unwrap_or(0)
+}
+
+/// What the ledger says at the end.
+#[derive(Debug)]
+pub(crate) struct Counts {
+    pub(crate) stored: u64,
+    pub(crate) delivered: u64,
+}
+
+/// Drains the bridge and reads its last ledger.
+pub(crate) fn finish(bridge: Bridge) -> Counts {
+    let (status, log) = bridge.stop(Signal::SIGTERM, LIMIT).unwrap();
+    assert!(status.success(), "{status}: {log}");
+    // "sink kafka: 12 stored = 12 delivered + 0 filtered + …"
+    let (_, ledger) = log.rsplit_once("sink kafka: ").unwrap();
+    let number = |word: &str| {
+        let (before, _) = ledger.split_once(word).unwrap();
+        before
+            .rsplit(|character: char| !character.is_ascii_digit())
+            .find(|digits| !digits.is_empty())
+            .and_then(|digits| digits.parse().ok())
+            .unwrap()
+    };
+    Counts {
+        stored: number(" stored"),
+        delivered: number(" delivered"),
+    }
+}
+
+/// A reader that asks for `read_committed` finds sequences 1 to `count`, each once, each person's in order, each as it was
+/// sent.
+pub(crate) fn audit(bootstrap: &str, topic: &str, sent: &[Sent], count: u64) {
+    let sent: HashMap<u64, &str> = sent.iter().map(|event| (event.id, event.data.as_str())).collect();
+    let records = read_topic(bootstrap, topic, LIMIT).unwrap();
+    let mut sequences = Vec::new();
+    for lane in audit::kafka(&records, "main").unwrap() {
+        let mut last = HashMap::new();
+        for event in lane {
+            assert_eq!(sent.get(&event.id), Some(&event.data.as_str()), "{}", event.id);
+            let sequence: u64 = event.sequence.rsplit_once(':').unwrap().1.parse().unwrap();
+            let entry: Value = serde_json::from_str(&event.data).unwrap();
+            let before = last.insert(entry["pid"].to_string(), sequence).unwrap_or(0);
+            assert!(
+                before < sequence || entry["pid"].is_null(),
+                "{sequence} came after {before} of the same person"
+            );
+            sequences.push(sequence);
+        }
+    }
+    sequences.sort_unstable();
+    let twice = sequences.windows(2).filter(|pair| pair[0] == pair[1]).count();
+    assert_eq!(twice, 0, "events that came twice");
+    assert_eq!(
+        sequences,
+        (1..=count).collect::<Vec<_>>(),
+        "{} of {count}",
+        sequences.len()
+    );
+}
