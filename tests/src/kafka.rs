@@ -2,6 +2,7 @@
 
 #[cfg(feature = "clients")]
 pub mod admin;
+pub mod cluster;
 mod config;
 mod installation;
 #[cfg(feature = "clients")]
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-pub use self::config::{KafkaOptions, Listener, Secure};
+pub use self::config::{KafkaOptions, Listener, Member, Secure};
 use self::config::{LOG4J, Ports, server_properties};
 pub use self::installation::{KafkaInstallation, MINIMUM_JAVA, VERSION};
 pub use self::tool::Grant;
@@ -188,7 +189,10 @@ impl Kafka {
     fn format(&self) -> Result<()> {
         let config = self.config_file();
         let config = config.to_string_lossy();
-        let mut args = vec!["format", "-t", CLUSTER_ID, "-c", &config, "--standalone"];
+        let mut args = vec!["format", "-t", CLUSTER_ID, "-c", &config];
+        if self.options.member.is_none() {
+            args.push("--standalone");
+        }
         let users = self.options.secure.iter().flat_map(|secure| &secure.users);
         let scram: Vec<String> = users
             .flat_map(|(name, password)| {

@@ -61,6 +61,8 @@ pub struct SourceConfig {
     #[serde(deserialize_with = "token::deserialize_scalar")]
     #[schemars(with = "Option<String>")]
     pub proxy: Option<SecretString>,
+    /// A file with the password of the user in `proxy`, read at every connection; `proxy` then has a user and no password.
+    pub proxy_password_file: Option<PathBuf>,
     /// How long to wait before connecting again.
     pub backoff: BackoffConfig,
 }
@@ -111,6 +113,7 @@ impl Default for SourceConfig {
             exit_on_refused_token: false,
             tls: TlsFiles::default(),
             proxy: None,
+            proxy_password_file: None,
             backoff: BackoffConfig::default(),
         }
     }
@@ -230,10 +233,14 @@ impl SourceConfig {
     }
 
     pub(crate) fn proxy_choice(&self) -> Result<ProxyChoice, String> {
-        match &self.proxy {
-            None => Ok(ProxyChoice::Environment),
-            Some(text) if text.expose_secret() == "none" => Ok(ProxyChoice::Direct),
-            Some(text) => Proxy::parse(text.expose_secret()).map(ProxyChoice::Through),
+        match (&self.proxy, &self.proxy_password_file) {
+            (None, None) => Ok(ProxyChoice::Environment),
+            (None, Some(_)) => Err("missing: `proxy_password_file` needs the proxy and its user".into()),
+            (Some(text), None) if text.expose_secret() == "none" => Ok(ProxyChoice::Direct),
+            (Some(text), None) => Proxy::parse(text.expose_secret()).map(ProxyChoice::Through),
+            (Some(text), Some(file)) => {
+                Proxy::with_password_in(text.expose_secret(), file).map(ProxyChoice::Through)
+            }
         }
     }
 }
@@ -410,7 +417,7 @@ mod tests {
     fn every_key_has_its_explanation_in_the_schema() {
         let schema = schemars::schema_for!(SourceConfig).to_value();
         let properties = schema["properties"].as_object().unwrap();
-        assert_eq!(properties.len(), 12);
+        assert_eq!(properties.len(), 13);
         for (key, property) in properties {
             assert!(property["description"].is_string(), "{key}");
         }

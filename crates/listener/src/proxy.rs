@@ -1,8 +1,13 @@
 //! The way through an HTTP proxy: which one, and asking it to CONNECT.
 
-use std::{env, net::IpAddr};
+use std::{
+    env,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use data_encoding::BASE64;
+use neurobridge_core::secret::{self, SecretError};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::http::Uri;
@@ -31,11 +36,19 @@ pub(crate) struct Proxy {
     pub(crate) port: u16,
     /// The value of `Proxy-Authorization`.
     authorization: Option<SecretString>,
+    /// The user, and the file with the password, read at every connection.
+    login: Option<(Vec<u8>, PathBuf)>,
 }
 
 /// Why there is no way through a proxy.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProxyError {
+    #[error("there is no password for the proxy {proxy}")]
+    Password {
+        proxy: String,
+        #[source]
+        source: SecretError,
+    },
     #[error("the proxy {proxy} ended the connection before it answered to CONNECT")]
     NoAnswer { proxy: String },
     #[error("the proxy {proxy} gave no HTTP answer to CONNECT")]
@@ -98,8 +111,45 @@ impl Proxy {
             host: host.trim_matches(['[', ']']).to_owned(),
             // What curl takes, too.
             port: uri.port_u16().unwrap_or(1080),
-            authorization: user.map(|user| format!("Basic {}", BASE64.encode(&user)).into()),
+            authorization: user.as_deref().map(basic),
+            login: None,
         })
+    }
+
+    /// Reads `http://user@host[:port]`, whose user's password is in a file.
+    pub(crate) fn with_password_in(text: &str, file: &Path) -> Result<Self, String> {
+        let proxy = Self::parse(text)?;
+        let user = text.rsplit_once('@').map(|(before, _)| before);
+        let user = user.map(|user| user.split_once("://").map_or(user, |(_, user)| user));
+        match user {
+            Some(user) if !user.is_empty() && !user.contains(':') => Ok(Self {
+                authorization: None,
+                login: Some((percent_decoded(user), file.to_owned())),
+                ..proxy
+            }),
+            _ => Err(
+                "expected a user without a password, as in http://user@host[:port], beside `proxy_password_file`".into(),
+            ),
+        }
+    }
+
+    async fn authorization(&self) -> Result<Option<SecretString>, ProxyError> {
+        let Some((user, file)) = self.login.clone() else {
+            return Ok(self.authorization.clone());
+        };
+        let read = tokio::task::spawn_blocking(move || {
+            secret::resolve("proxy_password", None, Some(&file)).map(|password| (user, password))
+        });
+        let (mut login, password) = read
+            .await
+            .expect("reading a file neither panics nor is cancelled")
+            .map_err(|source| ProxyError::Password {
+                proxy: self.shown(),
+                source,
+            })?;
+        login.push(b':');
+        login.extend_from_slice(password.as_ref().map_or("", secret::Secret::expose).as_bytes());
+        Ok(Some(basic(&login)))
     }
 
     /// Asks for a way to `endpoint`. Afterwards the stream leads there.
@@ -116,7 +166,7 @@ impl Proxy {
         };
         let target = endpoint.authority();
         let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
-        if let Some(authorization) = &self.authorization {
+        if let Some(authorization) = self.authorization().await? {
             request.push_str(&format!(
                 "Proxy-Authorization: {}\r\n",
                 authorization.expose_secret()
@@ -256,6 +306,11 @@ fn is_within(address: IpAddr, network: IpAddr, bits: u32) -> bool {
 }
 
 /// A password may hold characters that a URL may not.
+/// A user with a password as `Proxy-Authorization` has them.
+fn basic(login: &[u8]) -> SecretString {
+    format!("Basic {}", BASE64.encode(login)).into()
+}
+
 fn percent_decoded(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());

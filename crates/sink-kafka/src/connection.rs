@@ -355,7 +355,14 @@ impl Connection {
         );
         let topic = transactions.config.cursor_topic.clone();
         let producer = self.producer.transactions().ok_or_else(ended)?;
+        let begin = Instant::now();
         on_thread(move || producer.commit(&topic, &record)).await?;
+        debug!(
+            next = cursor.next.get(),
+            bytes = transactions.bytes,
+            took = ?begin.elapsed(),
+            "committed"
+        );
         transactions.close();
         Ok(())
     }

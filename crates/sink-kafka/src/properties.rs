@@ -315,7 +315,12 @@ mod tests {
     fn the_promises_are_in_every_producer() {
         let config = config(&[("socket.keepalive.enable", "true")]);
         let client = client(&config, "kafka").unwrap();
-        let producer = producer(&client, &config, Limits::between(1_048_588, 1_048_588, &config), None);
+        let producer = producer(
+            &client,
+            &config,
+            Limits::between(1_048_588, 1_048_588, &config),
+            None,
+        );
         let text: Vec<String> = producer
             .config_map()
             .iter()

@@ -29,8 +29,11 @@ use crate::{
 /// What Kafka allows by default: assumed of a topic whose limit we may not read.
 pub(crate) const DEFAULT_MAX_MESSAGE: usize = 1_048_588;
 
-/// How long a broker may take until it answers. Then it is tried again from the start, with a growing delay.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a broker may take until it answers. Then it is said, and tried again from the start with a growing delay: a
+/// person at `check --connect` waits for it. More than a broker takes that looks for a leader.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long the controller may take to make a topic.
+const CREATION_LIMIT: Duration = Duration::from_secs(10);
 /// How long a broker that has answered may take for its limits; without them it goes on with the defaults.
 const LIMITS_LIMIT: Duration = if cfg!(test) {
     // The mock cluster knows no such request, and a client waits for a broker that does.
@@ -207,12 +210,19 @@ impl Inspection<'_> {
             return None;
         }
         let unavailable = matches!(error::blame(code), Blame::Sink(FaultKind::Unavailable));
-        Some(
-            match self.health.last_error().filter(|_| passes && !unavailable) {
-                Some(detail) => error::fault(Code::BrokerTransportFailure, None, &detail),
-                None => error::fault(code, Some(name), ""),
-            },
-        )
+        if !passes || unavailable {
+            return Some(error::fault(code, Some(name), ""));
+        }
+        Some(match self.health.last_error() {
+            Some(detail) => error::fault(Code::BrokerTransportFailure, None, &detail),
+            None => SinkFault::new(
+                FaultKind::Timeout,
+                format!(
+                    "no Kafka broker answers within {} seconds ({code}); check bootstrap_servers, the brokers and the network",
+                    ANSWER_LIMIT.as_secs()
+                ),
+            ),
+        })
     }
 
     fn create(&self, name: &str, creation: Option<Creation>) -> Result<Topic, SinkFault> {
@@ -230,7 +240,7 @@ impl Inspection<'_> {
         }
         let results = self
             .runtime
-            .block_on(self.admin.create_topics([&topic], &options(ANSWER_LIMIT)));
+            .block_on(self.admin.create_topics([&topic], &options(CREATION_LIMIT)));
         let code = match results {
             Ok(results) => match results.into_iter().next() {
                 Some(Err((_, code))) => code,
@@ -252,11 +262,12 @@ impl Inspection<'_> {
             }
         }
         // The other brokers learn of it a little later.
+        let deadline = Instant::now() + CREATION_LIMIT;
         loop {
             if let Some(topic) = self.find(name)? {
                 return Ok(topic);
             }
-            if Instant::now() >= self.deadline {
+            if Instant::now() >= deadline {
                 return Err(error::fault(
                     Code::LeaderNotAvailable,
                     Some(name),

@@ -18,6 +18,17 @@ pub struct KafkaOptions {
     /// Lets Java compile hot code with its second compiler: for measurements. Off by default, since it takes the
     /// cores from what is tested.
     pub optimised: bool,
+    /// Makes it a broker of a cluster whose controller another one is. None by default.
+    pub member: Option<Member>,
+}
+
+/// A broker without a controller of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Member {
+    /// Its id among the brokers.
+    pub node: u16,
+    /// The port of the controller that it follows.
+    pub controller: u16,
 }
 
 impl Default for KafkaOptions {
@@ -28,6 +39,7 @@ impl Default for KafkaOptions {
             properties: Vec::new(),
             heap_mib: 512,
             optimised: false,
+            member: None,
         }
     }
 }
@@ -94,7 +106,7 @@ impl Listener {
 /// The ports of a broker, kept over its restarts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ports {
-    controller: u16,
+    pub(super) controller: u16,
     listeners: [u16; 5],
 }
 
@@ -193,6 +205,13 @@ pub(super) fn server_properties(options: &KafkaOptions, ports: &Ports, data: &Pa
     }
     if let Some(secure) = &options.secure {
         secure_lines(secure, &mut line);
+    }
+    if let Some(member) = options.member {
+        line("process.roles", "broker");
+        line("node.id", &member.node.to_string());
+        line("listeners", &advertised);
+        let controller = format!("127.0.0.1:{}", member.controller);
+        line("controller.quorum.bootstrap.servers", &controller);
     }
     for (key, value) in &options.properties {
         line(key, value);

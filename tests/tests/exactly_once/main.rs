@@ -4,7 +4,9 @@
 
 mod support;
 
-use neurobridge_tests::{bridge::Bridge, kafka::KafkaOptions, paths::Scratch, platform::Platform, shared::own_kafka};
+use neurobridge_tests::{
+    bridge::Bridge, kafka::KafkaOptions, paths::Scratch, platform::Platform, shared::own_kafka,
+};
 use serde_json::Value;
 
 use crate::support::{LIMIT, audit, config, delivered, finish};
@@ -139,7 +141,8 @@ fn of_two_with_one_name_the_first_stops_and_says_why() {
         Scratch::new("exactly-once-second").unwrap(),
     ];
     let platforms = [0, 1].map(|one: usize| Platform::start(&dirs[one], &["--rate", "500"]).unwrap());
-    let start = |one: usize| Bridge::start(&dirs[one], &config(&platforms[one], &kafka.bootstrap(), "")).unwrap();
+    let start =
+        |one: usize| Bridge::start(&dirs[one], &config(&platforms[one], &kafka.bootstrap(), "")).unwrap();
     let first = start(0);
     first
         .wait("events in Kafka", LIMIT, |status| delivered(status) > 500)
@@ -165,6 +168,11 @@ fn of_two_with_one_name_the_first_stops_and_says_why() {
     assert_eq!(delivered(&later), delivered(&stopped));
     let fenced = ["sink=\"kafka\"", "kind=\"fenced\""];
     assert!(first.metric("neurobridge_sink_errors_total", &fenced).unwrap() >= 1.0);
-    assert_eq!(second.metric("neurobridge_sink_errors_total", &["sink=\"kafka\""]).unwrap(), 0.0);
+    assert_eq!(
+        second
+            .metric("neurobridge_sink_errors_total", &["sink=\"kafka\""])
+            .unwrap(),
+        0.0
+    );
     finish(second);
 }

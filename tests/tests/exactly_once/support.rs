@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use neurobridge_tests::{audit, bridge::Bridge, kafka::records::read_topic, platform::Platform, platform::Sent};
+use neurobridge_tests::{
+    audit, bridge::Bridge, kafka::records::read_topic, platform::Platform, platform::Sent,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -37,7 +39,9 @@ pub(crate) fn config(platform: &Platform, bootstrap: &str, more: &str) -> String
 }
 
 pub(crate) fn delivered(status: &Value) -> u64 {
-    status["sinks"]["kafka"]["ledger"]["delivered"].as_u64().unwrap_or(0)
+    status["sinks"]["kafka"]["ledger"]["delivered"]
+        .as_u64()
+        .unwrap_or(0)
 }
 
 /// What the ledger says at the end.

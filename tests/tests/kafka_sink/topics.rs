@@ -1,14 +1,12 @@
 //! Topics: made, missing, deleted, too narrow, grown.
 
-use std::time::Duration;
-
 use neurobridge_core::sink::{FaultKind, RejectionReason};
 use neurobridge_sink_kafka::{DeadLetterConfig, Format, KafkaConfig, Oversize};
 use neurobridge_tests::{
     kafka::{Kafka, KafkaOptions, admin::KafkaAdmin},
     shared::{kafka_bootstrap, own_kafka},
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::support::{
     Delivery, LIMIT, assert_complete_and_in_order, blocking, connect, frame, records, topic,
@@ -287,7 +285,6 @@ async fn a_lowered_limit_is_read_again_soon_after_the_first_refusal() {
         // One that fits, so that the letters are not in a row.
         delivery.append(&frame(2)).await;
         delivery.until_settled().await;
-        sleep(Duration::from_millis(200)).await;
     }
     assert!(
         delivery.letters()[0].contains("refuses a message"),

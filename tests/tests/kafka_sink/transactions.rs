@@ -1,7 +1,9 @@
 //! Transactions: what is refused within one, and what becomes of the topics that they need.
 
 use neurobridge_core::sink::FaultKind;
-use neurobridge_sink_kafka::{Compression, DeadLetterConfig, Delivery as Guarantee, Format, KafkaConfig, TransactionConfig};
+use neurobridge_sink_kafka::{
+    Compression, DeadLetterConfig, Delivery as Guarantee, Format, KafkaConfig, TransactionConfig,
+};
 use neurobridge_tests::{kafka::admin::KafkaAdmin, shared::kafka_bootstrap};
 
 use crate::support::{Delivery, assert_complete_and_in_order, blocking, connect, frame, records, topic};
@@ -44,7 +46,11 @@ async fn what_is_refused_in_a_transaction_goes_alone_and_becomes_one_dead_letter
         .unwrap();
     let padding = "x".repeat(600);
     for id in 11..=60_u64 {
-        let text = if id == 30 { "x".repeat(4_000) } else { padding.clone() };
+        let text = if id == 30 {
+            "x".repeat(4_000)
+        } else {
+            padding.clone()
+        };
         delivery
             .append(&format!(
                 r#"{{"id":{id},"data":{{"id":{id},"pid":"p","x":"{text}"}}}}"#

@@ -5,6 +5,7 @@
 //! settled. A sink's fault costs nothing but time: all that has no outcome is sent again after the next connect.
 
 mod backoff;
+mod letters;
 mod progress;
 mod transaction;
 mod window;
@@ -204,6 +205,8 @@ async fn session<S: Sink, R: Reader>(
                 return Ok(end);
             }
             window.committed(cursor, reader);
+            // What had to wait for the commit is published now.
+            continue;
         }
         let transaction = sink.transaction();
         let is_open = matches!(transaction, Transaction::Open | Transaction::Due);

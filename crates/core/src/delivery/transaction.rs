@@ -10,7 +10,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::window::{Body, Window, letter_refused};
+use super::{
+    letters::{Body, letter_refused},
+    window::Window,
+};
 use crate::{
     ack::AckTracker,
     event::Sequence,
@@ -105,7 +108,9 @@ impl Window {
         match self.lettered.remove(&sequence) {
             Some((_, Body::LeftOut)) => return Err(letter_refused(&rejection)),
             Some((reason, Body::Whole)) => {
-                pending.fates.insert(sequence, Fate::Letter(reason, Body::LeftOut));
+                pending
+                    .fates
+                    .insert(sequence, Fate::Letter(reason, Body::LeftOut));
             }
             None if is_its_own => {
                 self.suspects.remove(&sequence);
@@ -168,7 +173,8 @@ impl Window {
             let lost = kept.next.since(end);
             warn!(
                 sink = self.name(),
-                lost, "the log ends before what was delivered of it; its last events are lost there, and delivered"
+                lost,
+                "the log ends before what was delivered of it; its last events are lost there, and delivered"
             );
             kept.next = end;
             kept.counts.delivered = kept.counts.delivered.saturating_sub(lost);

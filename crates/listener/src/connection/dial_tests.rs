@@ -304,6 +304,37 @@ async fn the_way_leads_through_a_proxy() {
 }
 
 #[tokio::test]
+async fn the_proxys_password_is_read_at_each_connection_and_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    let (listener, proxy) = listen().await;
+    let served = tokio::spawn(async move {
+        let mut heads = Vec::new();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            heads.push(read_head(&mut stream).await);
+            stream.write_all(b"HTTP/1.1 407 X\r\n\r\n").await.unwrap();
+        }
+        heads
+    });
+    let dialler = dialler("ws://events.invalid", |config| {
+        config.proxy = Some(format!("http://u@{proxy}").into());
+        config.proxy_password_file = Some(file.clone());
+    });
+    let error = failure(&dialler).await;
+    assert!(error.outcome() == ConnectionOutcome::ProxyFailed, "{error}");
+    for password in ["p", "rotated\n"] {
+        std::fs::write(&file, password).unwrap();
+        let error = failure(&dialler).await;
+        assert!(!format!("{error} {error:?}").contains(password.trim()) || password == "p");
+    }
+    let heads = served.await.unwrap();
+    // "u:p" and "u:rotated".
+    assert!(heads[0].contains("Basic dTpw\r\n"), "{}", heads[0]);
+    assert!(heads[1].contains("Basic dTpyb3RhdGVk\r\n"), "{}", heads[1]);
+}
+
+#[tokio::test]
 async fn a_proxy_that_refuses_says_so() {
     let url = answering("HTTP/1.1 407 X\r\n\r\n").await;
     let proxy = url.replace("ws://", "http://");

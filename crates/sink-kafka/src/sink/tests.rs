@@ -292,6 +292,23 @@ async fn nobody_there_is_said_in_a_sentence() {
 }
 
 #[tokio::test]
+async fn a_silent_broker_is_said_to_be_one() {
+    // Takes connections, and never says a word.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = KafkaConfig::new(listener.local_addr().unwrap().to_string());
+    let mut sink = KafkaSink::new("kafka", config);
+    let fault = timeout(LIMIT, connect(&mut sink)).await.unwrap().unwrap_err();
+    assert!(
+        matches!(fault.kind, FaultKind::Timeout | FaultKind::Unreachable),
+        "{fault}"
+    );
+    assert!(
+        fault.reason.contains("bootstrap_servers") && fault.reason.contains("answers within"),
+        "{fault}"
+    );
+}
+
+#[tokio::test]
 async fn a_broker_that_is_gone_is_trouble_and_no_fault() {
     let kafka = Kafka::start(1);
     let mut sink = connected(kafka.config()).await;

@@ -134,11 +134,7 @@ async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &std::path::Path) -> A
         SinkKind::File(file) => connect(FileSink::new(name, file, data_dir)).await,
         #[cfg(feature = "kafka")]
         SinkKind::Kafka(kafka) => {
-            connect(neurobridge_sink_kafka::KafkaSink::trial(
-                name,
-                (**kafka).clone(),
-            ))
-            .await
+            connect(neurobridge_sink_kafka::KafkaSink::trial(name, (**kafka).clone())).await
         }
         #[cfg(feature = "nats")]
         SinkKind::Nats(nats) => connect(neurobridge_sink_nats::NatsSink::new(name, (**nats).clone())).await,

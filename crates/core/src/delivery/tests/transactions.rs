@@ -60,7 +60,10 @@ struct FakeSink {
 
 impl FakeSink {
     fn take(&mut self, sequence: Sequence, is_letter: bool, is_bad: bool) -> Result<(), PublishError> {
-        assert!(!self.is_broken, "published into a transaction that can't be committed");
+        assert!(
+            !self.is_broken,
+            "published into a transaction that can't be committed"
+        );
         if self.waiting.len() >= 4 {
             return Err(PublishError::Full);
         }
@@ -104,7 +107,11 @@ impl Sink for FakeSink {
     }
 
     fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
-        assert_ne!(self.transaction(), Transaction::Due, "published although it is due");
+        assert_ne!(
+            self.transaction(),
+            Transaction::Due,
+            "published although it is due"
+        );
         self.take(event.sequence, false, is_bad(event.sequence.get()))
     }
 

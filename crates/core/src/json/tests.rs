@@ -1,0 +1,119 @@
+//! The scanner against serde_json, and against what is broken.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn accepts(text: &str) -> bool {
+    Scanner::new(text)
+        .and_then(|mut scanner| scanner.value().and_then(|_| scanner.end()))
+        .is_ok()
+}
+
+fn serde_accepts(text: &str) -> bool {
+    serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok()
+}
+
+#[test]
+fn accepts_what_serde_json_accepts() {
+    let deep = |depth| "[".repeat(depth) + &"]".repeat(depth);
+    let cases = [
+        "null",
+        "tru",
+        "truee",
+        "-",
+        "-0",
+        "01",
+        "1.",
+        "1.5e",
+        "1e+5",
+        "1E-05",
+        "[]",
+        "[1,]",
+        "[,]",
+        "{}",
+        "{\"a\":1,}",
+        "{\"a\" : [ 1 , {} ] }",
+        "\"\\u00e9\"",
+        "\"\\u00g9\"",
+        "\"\\ud800\"",
+        "\"\\x\"",
+        "\"a\nb\"",
+        "\"abcdefghijklmnopqrstuvwxyz\\\"0123456789\"",
+        "\"abc",
+        "",
+        " ",
+        "1 2",
+        "{1:2}",
+        "\u{feff}1",
+        "nul",
+    ];
+    for case in cases {
+        assert_eq!(accepts(case), serde_accepts(case), "{case:?}");
+    }
+    assert!(accepts(&deep(MAX_DEPTH)) && !accepts(&deep(MAX_DEPTH + 1)));
+}
+
+#[test]
+fn says_what_was_found_and_where() {
+    let error = |text: &str| {
+        Scanner::new(text)
+            .and_then(|mut scanner| scanner.value())
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        error("{\"a\":tru}"),
+        "unexpected byte 0x7d at offset 8, expected true"
+    );
+    assert_eq!(
+        error("{\"a\""),
+        "the text ends at offset 4, expected ':' after a key"
+    );
+}
+
+fn any_json() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        any::<f64>().prop_map(Into::into),
+        any::<String>().prop_map(Into::into),
+    ];
+    leaf.prop_recursive(5, 64, 8, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..8).prop_map(Into::into),
+            proptest::collection::hash_map(any::<String>(), inner, 0..8)
+                .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_value_is_read_whole(value in any_json(), pretty in any::<bool>()) {
+        let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+        let mut scanner = Scanner::new(&text).unwrap();
+        prop_assert_eq!(scanner.value().unwrap().of(&text), Some(text.as_str()));
+        prop_assert!(scanner.end().is_ok());
+    }
+
+    #[test]
+    fn a_damaged_value_is_judged_as_serde_json_does(
+        value in any_json(), cut in any::<prop::sample::Index>(), byte in 0u8..128, insert in any::<bool>(),
+    ) {
+        let mut text = serde_json::to_string(&value).unwrap().into_bytes();
+        let at = cut.index(text.len());
+        if insert { text.insert(at, byte) } else { text[at] = byte }
+        if let Ok(text) = String::from_utf8(text) {
+            prop_assert_eq!(accepts(&text), serde_accepts(&text), "{:?}", text);
+        }
+    }
+
+    #[test]
+    fn text_is_what_serde_json_reads(string in any::<String>()) {
+        let quoted = serde_json::to_string(&string).unwrap();
+        let read = text(&quoted);
+        prop_assert_eq!(read.as_deref(), Some(string.as_str()));
+    }
+}

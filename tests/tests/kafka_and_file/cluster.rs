@@ -1,0 +1,68 @@
+//! A Kafka of several brokers.
+
+use neurobridge_tests::{
+    bridge::Bridge,
+    kafka::{KafkaOptions, cluster::KafkaCluster},
+    paths::Scratch,
+    platform::Platform,
+    shared::with_own_kafka,
+};
+
+use crate::{DELIVERY, config, delivered, finish, furthest};
+
+#[test]
+fn leaders_killed_under_load_lose_nothing_and_what_can_lose_is_named() {
+    let options = KafkaOptions {
+        heap_mib: 256,
+        ..KafkaOptions::default()
+    };
+    let Some(cluster) = with_own_kafka(|| KafkaCluster::start(&options)) else {
+        return;
+    };
+    let mut cluster = cluster.unwrap();
+    let bootstrap = cluster.bootstrap();
+    let dir = Scratch::new("leaders").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "1000"]).unwrap();
+    // Three partitions on three brokers: each leads one.
+    let creation = |replicas: u16| format!("create = true\npartitions = 3\nreplicas = {replicas}\n");
+    let config = format!(
+        "{}\n[sinks.safe]\ntype = \"kafka\"\nbootstrap_servers = \"{bootstrap}\"\ntopic = \"safe\"\n{}\
+         [sinks.single]\ntype = \"kafka\"\nbootstrap_servers = \"{bootstrap}\"\ntopic = \"single\"\n\
+         filter = {{ result = [\"nm\"] }}\n{}",
+        config(&platform.url(), &bootstrap, "entries").replace(
+            "topic = \"entries\"",
+            &format!("topic = \"entries\"\n{}", creation(3))
+        ),
+        creation(3),
+        creation(1),
+    );
+    let mut bridge = Bridge::start(&dir, &config).unwrap();
+    let flows = |bridge: &Bridge, beyond: u64| {
+        let status = bridge
+            .wait("events to flow", DELIVERY, |status| {
+                delivered(status, "kafka") > beyond && delivered(status, "safe") > beyond
+            })
+            .unwrap();
+        furthest(&status)
+    };
+    let mut reached = flows(&bridge, 1_000);
+    for number in 0..2 {
+        cluster.followers()[number].kill().unwrap();
+        // Another one leads now, and acknowledges.
+        reached = flows(&bridge, reached + 2_000);
+        cluster.followers()[number].start_again().unwrap();
+        reached = flows(&bridge, reached + 1_000);
+    }
+    let log = bridge.process().logged().unwrap();
+    for danger in [
+        "the topic is kept on one broker only and is lost with it",
+        "min.insync.replicas is 1",
+    ] {
+        assert!(log.contains(danger), "{danger}: {log}");
+    }
+    let (in_file, in_kafka) = finish(bridge, platform, &bootstrap, "entries");
+    assert!(
+        in_kafka.sent == in_file.sent && in_file.sent > 7_000,
+        "{in_file:?} {in_kafka:?}"
+    );
+}

@@ -1,0 +1,93 @@
+//! What `at_least_once` means: an event may come once more, and is known by its identity.
+
+use std::collections::HashMap;
+
+use neurobridge_tests::{
+    bridge::Bridge,
+    kafka::{
+        KafkaOptions,
+        admin::KafkaAdmin,
+        records::{Record, read_topic},
+    },
+    paths::Scratch,
+    platform::Platform,
+    shared::own_kafka,
+};
+use nix::sys::signal::Signal;
+
+use crate::{DELIVERY, STOP, config, delivered};
+
+/// A kill hits no unsaved cursor only by chance; so many of them never do.
+const MOST_KILLS: u64 = 20;
+
+#[test]
+fn an_event_that_comes_twice_has_the_same_identity() {
+    let Some(kafka) = own_kafka(KafkaOptions::default()) else {
+        return;
+    };
+    let bootstrap = kafka.bootstrap();
+    KafkaAdmin::new(&bootstrap)
+        .unwrap()
+        .create_topic("entries", 3, &[])
+        .unwrap();
+    let dir = Scratch::new("twice").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "3000"]).unwrap();
+    let config = format!(
+        "{}\n[spool]\ntype = \"disk\"\n",
+        config(&platform.url(), &bootstrap, "entries")
+    );
+    let mut seen = 0;
+    let mut bridge = Bridge::start(&dir, &config).unwrap();
+    for kill in 1..=MOST_KILLS {
+        let status = bridge
+            .wait("events in Kafka", DELIVERY, |status| {
+                delivered(status, "kafka") > seen + 500
+            })
+            .unwrap();
+        seen = delivered(&status, "kafka");
+        bridge.process().kill().unwrap();
+        bridge = Bridge::start(&dir, &config).unwrap();
+        bridge
+            .wait("what was not known to be in Kafka", DELIVERY, |status| {
+                delivered(status, "kafka") > seen + 500
+            })
+            .unwrap();
+        let copies = copies(&read_topic(&bootstrap, "entries", DELIVERY).unwrap());
+        let twice: Vec<_> = copies.values().filter(|copies| copies.len() > 1).collect();
+        assert!(kill < MOST_KILLS || !twice.is_empty(), "no event came twice");
+        for copies in &twice {
+            for copy in &copies[1..] {
+                // Places in the partition apart, a copy is the very same: id, source, sequence, key, body.
+                assert_eq!(
+                    (copy.partition, &copy.key, &copy.headers, &copy.value),
+                    (
+                        copies[0].partition,
+                        &copies[0].key,
+                        &copies[0].headers,
+                        &copies[0].value
+                    )
+                );
+            }
+        }
+        if !twice.is_empty() {
+            break;
+        }
+    }
+    let (status, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
+    assert!(status.success(), "{status}: {log}");
+    drop(platform.stop().unwrap());
+}
+
+/// The records of each identity.
+fn copies(records: &[Record]) -> HashMap<String, Vec<Record>> {
+    let mut copies: HashMap<String, Vec<Record>> = HashMap::new();
+    for record in records {
+        let identity = format!(
+            "{}/{}",
+            record.header("ce_source").unwrap(),
+            record.header("ce_id").unwrap()
+        );
+        copies.entry(identity).or_default().push(record.clone());
+    }
+    copies
+}
