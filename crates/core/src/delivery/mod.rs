@@ -172,9 +172,7 @@ async fn session<S: Sink, R: Reader>(
     if let Err(fault) = connected {
         return Ok(fault.into());
     }
-    if let Some(kept) = sink.kept_cursor() {
-        window.adopt(kept, reader);
-    }
+    window.adopt(sink.kept_cursor(), reader);
     progress.set_state(SinkState::Up);
     info!(
         sink = window.name(),

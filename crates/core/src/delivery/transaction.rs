@@ -34,8 +34,8 @@ pub(super) struct Pending {
     letters: Vec<(Sequence, RejectionReason)>,
     /// Dead letters in a row at the last commit.
     letters_in_a_row: u64,
-    /// The cursor of an earlier run was looked at.
-    was_adopted: bool,
+    /// The cursor of an earlier run was looked for.
+    was_connected: bool,
 }
 
 /// What becomes of an event that was refused alone.
@@ -161,10 +161,11 @@ impl Window {
     /// Goes on at the cursor that the broker has kept, if it is further than ours: the commit came through although its
     /// answer did not, or our own cursor is older than the last commit. What stands between was counted by the run that
     /// committed it, so the counts are taken over with the place.
-    pub(super) fn adopt<R: Reader>(&mut self, kept: &Cursor, reader: &mut R) {
+    pub(super) fn adopt<R: Reader>(&mut self, kept: Option<&Cursor>, reader: &mut R) {
         let Some(pending) = &mut self.pending else { return };
-        let is_first = !std::mem::replace(&mut pending.was_adopted, true);
-        let mut kept = kept.clone();
+        // Later on, what is kept is what this run has committed.
+        let is_first = !std::mem::replace(&mut pending.was_connected, true);
+        let Some(mut kept) = kept.cloned() else { return };
         if is_first
             && let Some(end) = reader.end_at_start()
             && end < kept.next
