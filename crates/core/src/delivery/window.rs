@@ -168,6 +168,10 @@ impl Window {
         }
         let step = self.publish_unpublished(sink)?;
         self.report();
+        if self.pending.is_some() && self.alone.is_some() {
+            // Not with a dead letter either, for whose sake it could be refused.
+            return Ok(Step::Waiting);
+        }
         if sink.keeps_dead_letters() && !self.publish_dead_letters(sink)? {
             return Ok(Step::Waiting);
         }
