@@ -1,16 +1,21 @@
 //! Frame classification.
 
 use neurobridge_core::{
-    envelope::{self, Envelope, Field, Kind},
+    envelope::{self, Envelope, Field, FrameReader, Kind},
     json::{JsonError, Span},
 };
 use serde_json::{Value, value::RawValue};
 
-/// A frame is judged as `serde_json` judges it, and its fields are those that `serde_json` finds.
+/// A frame is judged as `serde_json` judges it, and its fields are those that `serde_json` finds. What came before it does
+/// not matter.
 pub fn frame(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
+    let mut reader = FrameReader::default();
+    for part in text.split('\n').chain([text]) {
+        assert_eq!(reader.read(part), envelope::read(part), "read after others");
+    }
     let kind = match envelope::read(text) {
         Ok(kind) => kind,
         Err(JsonError::TooDeep { .. }) => return,

@@ -1,7 +1,10 @@
 //! What the bridge reads of a frame: its kind, and where the fields stand that rendering needs.
 
+mod layout;
+
 use std::borrow::Cow;
 
+pub use self::layout::FrameReader;
 use crate::json::{self, JsonError, Key, Scanner, Span};
 
 /// A field of an event whose place is noted when the frame is read, so that no sink has to look for it again.
@@ -78,7 +81,8 @@ pub enum Kind {
 
 /// Reads a frame once: checks that it is JSON, tells its kind, and notes where the fields stand.
 ///
-/// Where a key stands twice, the last one counts, as for every common parser.
+/// Where a key stands twice, the last one counts, as for every common parser. [`FrameReader`] tells the same of many
+/// frames in less time.
 ///
 /// # Errors
 /// The frame is no JSON.

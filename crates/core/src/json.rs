@@ -181,16 +181,40 @@ impl<'a> Scanner<'a> {
         self.white_space();
         let start = self.position;
         match self.peek() {
-            Some(b'"') => drop(self.string()?),
             Some(b'{') => return self.object(|scanner, _| scanner.value().map(drop)),
             Some(b'[') => return self.array(|scanner| scanner.value().map(drop)),
-            Some(b'-' | b'0'..=b'9') => self.number()?,
-            Some(b't') => self.word("true")?,
-            Some(b'f') => self.word("false")?,
-            Some(b'n') => self.word("null")?,
-            _ => return Err(self.unexpected("a value")),
+            _ => self.scalar()?,
         }
         Ok(self.span_from(start))
+    }
+
+    /// Goes past a value that begins right here and holds no other values.
+    #[inline]
+    pub(crate) fn scalar(&mut self) -> Result<(), JsonError> {
+        match self.peek() {
+            Some(b'"') => self.string().map(drop),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            Some(b't') => self.word("true"),
+            Some(b'f') => self.word("false"),
+            Some(b'n') => self.word("null"),
+            _ => Err(self.unexpected("a value")),
+        }
+    }
+
+    /// Goes past `text`, if that is what stands here.
+    #[inline]
+    pub(crate) fn skip(&mut self, text: &[u8]) -> bool {
+        let is_there = self.text.as_bytes()[self.position..].starts_with(text);
+        if is_there {
+            self.position += text.len();
+        }
+        is_there
+    }
+
+    /// How far it has come.
+    pub(crate) const fn position(&self) -> u32 {
+        // Fits: `new` refused a longer text.
+        self.position as u32
     }
 
     /// Checks that nothing but white space follows.

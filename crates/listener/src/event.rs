@@ -295,11 +295,13 @@ pub enum Liveness {
 
 #[cfg(test)]
 mod tests {
+    use neurobridge_core::envelope::FrameReader;
+
     use super::*;
     use crate::frame::{Classified, classify};
 
     fn event(frame: &str) -> Event {
-        let Classified::Content(content) = classify(frame) else {
+        let Classified::Content(content) = classify(&mut FrameReader::default(), frame) else {
             panic!("{frame}");
         };
         let frame = Frame {

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 use neurobridge_core::{
-    envelope::{self, Envelope, Kind},
+    envelope::{Envelope, FrameReader, Kind},
     json::{JsonError, Span, text},
 };
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -88,8 +88,8 @@ impl fmt::Display for Shown {
 }
 
 /// Tells what a text frame is. Allocates for what is rare only.
-pub(crate) fn classify(frame: &str) -> Classified {
-    match envelope::read(frame) {
+pub(crate) fn classify(reader: &mut FrameReader, frame: &str) -> Classified {
+    match reader.read(frame) {
         Ok(Kind::Event(envelope)) => Classified::Content(Content::Event(envelope)),
         Ok(Kind::Ping(span)) => Classified::Pong(expect(frame, span, "PONG")),
         Ok(Kind::Auth(span)) => Classified::Auth(expect(frame, span, "ok")),
@@ -129,6 +129,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn classify(frame: &str) -> Classified {
+        super::classify(&mut FrameReader::default(), frame)
+    }
 
     fn refused(text: &str) -> Result<(), Shown> {
         Err(Shown(text.into()))

@@ -1,5 +1,6 @@
 use std::sync::Mutex;
 
+use neurobridge_core::envelope::FrameReader;
 use tokio::{io::DuplexStream, join};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -379,7 +380,9 @@ fn what_is_sent_is_in_the_ledger_first() {
         usual: 0,
     };
     for text in [event(1), "{".into()] {
-        let crate::frame::Classified::Content(content) = crate::frame::classify(&text) else {
+        let crate::frame::Classified::Content(content) =
+            crate::frame::classify(&mut FrameReader::default(), &text)
+        else {
             panic!("{text}");
         };
         outlet.frame(Frame {

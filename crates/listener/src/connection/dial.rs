@@ -8,7 +8,7 @@ use neurobridge_core::units::ByteSize;
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, BufReader},
     net::{TcpStream, lookup_host},
     time::{Instant, timeout, timeout_at},
 };
@@ -29,9 +29,13 @@ use crate::{
     tls::{self, Stream, TlsSetupError},
 };
 
-/// What is read from the socket at once. Larger ones gain nothing: the buffer is made anew, at 64 KiB, whenever slices
-/// of the last one are still held; smaller ones cost system calls.
+/// What is read from the socket at once. tungstenite alone reads 4 KiB: it makes its buffer anew, of the size that the
+/// handshake's had, whenever slices of the last one are still held; and a system call for every six events costs more
+/// than to copy them once more.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+/// tungstenite's own buffer, which frames are slices of. Not larger at the first than it is later.
+const FRAME_BUFFER_BYTES: usize = 4 * 1024;
 
 /// We send pings and closes only; a server that reads none of them must not fill our memory.
 const MAX_WRITE_BUFFER_BYTES: usize = 64 * 1024;
@@ -96,7 +100,7 @@ impl Dialler {
         })
     }
 
-    async fn open(&self) -> Result<Dialled<Stream>, DialError> {
+    async fn open(&self) -> Result<Dialled<BufReader<Stream>>, DialError> {
         let deadline = Instant::now() + self.open_timeout;
         let timed_out = |addresses| DialError::Timeout {
             target: self.endpoint.authority(),
@@ -135,7 +139,7 @@ impl Dialler {
         &self,
         address: SocketAddr,
         tls: Option<Arc<ClientConfig>>,
-    ) -> Result<Dialled<Stream>, DialError> {
+    ) -> Result<Dialled<BufReader<Stream>>, DialError> {
         let mut stream = connect(address)
             .await
             .map_err(|source| DialError::of_connect(address, source))?;
@@ -146,7 +150,8 @@ impl Dialler {
             Some(config) => tls::connect(config, &self.endpoint.host, stream).await?,
             None => Stream::Plain(stream),
         };
-        self.upgrade(stream).await
+        self.upgrade(BufReader::with_capacity(READ_BUFFER_BYTES, stream))
+            .await
     }
 
     async fn upgrade<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<Dialled<S>, DialError> {
@@ -168,9 +173,9 @@ impl Dialler {
 }
 
 impl Dial for Dialler {
-    type Stream = Stream;
+    type Stream = BufReader<Stream>;
 
-    async fn dial(&self) -> Result<Dialled<Stream>, DialError> {
+    async fn dial(&self) -> Result<Dialled<Self::Stream>, DialError> {
         self.open().await
     }
 }
@@ -178,7 +183,7 @@ impl Dial for Dialler {
 pub(crate) fn websocket_config(max_frame_size: ByteSize) -> WebSocketConfig {
     let limit = usize::try_from(max_frame_size.bytes()).unwrap_or(usize::MAX);
     WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
+        .read_buffer_size(FRAME_BUFFER_BYTES)
         // Each message is written at once: a ping that waits for company measures nothing.
         .write_buffer_size(0)
         .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::{Sink, Stream};
-use neurobridge_core::units::ByteSize;
+use neurobridge_core::{envelope::FrameReader, units::ByteSize};
 use secrecy::SecretString;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -38,6 +38,7 @@ pub(crate) struct Session<S> {
     pub(crate) is_authorised: bool,
     token: SecretString,
     max_frame_size: ByteSize,
+    reader: FrameReader,
     /// Something was written that may not have left yet.
     pub(crate) is_flushing: bool,
     /// Why nothing more can be written. There may be more to read: a server that closes has often said why, and sent
@@ -46,7 +47,7 @@ pub(crate) struct Session<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         socket: WebSocketStream<S>,
         token: SecretString,
         max_frame_size: ByteSize,
@@ -58,6 +59,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             is_authorised: false,
             token,
             max_frame_size,
+            reader: FrameReader::default(),
             is_flushing: false,
             write_error: None,
         }
@@ -123,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         match message {
             Message::Text(text) => {
                 reading.bytes += text.len() as u64;
-                match frame::classify(&text) {
+                match frame::classify(&mut self.reader, &text) {
                     Classified::Content(content) => {
                         reading.frames.add(kind_of(&content), 1);
                         if let Content::Malformed(reason) = content {
