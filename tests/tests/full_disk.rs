@@ -59,9 +59,9 @@ fn a_full_disk_holds_the_feed_back_and_loses_nothing_that_was_durable() {
 
     let ballast = disk.ballast();
     let is_over = AtomicBool::new(false);
+    // With a limit: a failed assertion below would wait here for ever.
+    let limit = Instant::now() + 3 * SOON;
     let durable = thread::scope(|scope| {
-        // With a limit: a failed assertion below would wait here for ever.
-        let limit = Instant::now() + 3 * SOON;
         let filling =
             scope.spawn(|| ballast.fill(|| !is_over.load(Ordering::Relaxed) && Instant::now() < limit));
         let full = wait("the spool to be full", &|status| {
