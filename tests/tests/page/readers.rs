@@ -40,10 +40,9 @@ fn shown(screen: Screen) -> Option<(Browser, Bridge, Platform, Scratch)> {
     let platform = Platform::start(&dir, &["--rate", "50", "--fault", "bad-json,after=20,times=1"]).unwrap();
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
     let mut browser = watch(&bridge, &dir, screen)?;
-    let letter = "document.querySelector('#letters time')";
-    browser
-        .wait("a dead letter", SOON, &format!("{letter} !== null"))
-        .unwrap();
+    // All that there is to read: a dead letter, and the rates, which take two looks.
+    let whole = "document.querySelector('#letters time') && document.querySelector('#sources b').textContent.endsWith('/s')";
+    browser.wait("a whole page", SOON, whole).unwrap();
     Some((browser, bridge, platform, dir))
 }
 
