@@ -1,10 +1,14 @@
 //! The answer to the first question of all: am I losing events?
 
+use jiff::{SignedDuration, Timestamp};
 use neurobridge_core::delivery::SinkState;
 use neurobridge_listener::{GapOutcome, SourceState};
 use serde::Serialize;
 
 use crate::state::{SinkView, SourceView, View};
+
+/// How long reading may be held back by a spool that is not full until a person should know.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(2);
 
 /// Whether events are being lost, and the numbers and sentences that it rests on.
 #[derive(Debug, PartialEq, Serialize)]
@@ -57,7 +61,7 @@ impl Answer {
                 .push("The bridge is stopping: what the platform sends now is missed.".to_owned());
         }
         for source in &view.sources {
-            found.source(source);
+            found.source(source, view);
         }
         let lost = view.sinks.iter().map(|sink| found.sink(sink, view)).max();
         let answer = match &found {
@@ -81,13 +85,18 @@ impl Answer {
 }
 
 impl Findings {
-    fn source(&mut self, source: &SourceView<'_>) {
+    fn source(&mut self, source: &SourceView<'_>, view: &View<'_>) {
         let name = source.name;
         let snapshot = &source.snapshot;
         match snapshot.state {
             SourceState::Authorised => {}
-            SourceState::Blocked => self.waiting.push(format!(
+            SourceState::Blocked if view.spool.is_full => self.waiting.push(format!(
                 "The spool is full: {name} is not read, and what the platform can't hold back it may throw away."
+            )),
+            // A busy disk holds up everybody for a moment.
+            SourceState::Blocked if snapshot.since + PATIENCE > Timestamp::now() => {}
+            SourceState::Blocked => self.waiting.push(format!(
+                "The disk does not keep up: {name} is not read, and what the platform can't hold back it may throw away."
             )),
             // An attempt that has not failed yet.
             SourceState::Dialling | SourceState::Authorising
