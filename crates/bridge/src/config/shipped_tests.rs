@@ -199,8 +199,10 @@ fn examples_of_keys_are_right_themselves() {
         mistakes,
         [
             "sources.main.token",
+            "sources.main.proxy",
             "sinks.kafka.partitions",
             "sinks.kafka.replicas",
+            "sinks.kafka.transaction",
             "sinks.kafka.tls.key_password",
             "sinks.kafka.sasl.password",
             "sinks.nats.stream.max_age",

@@ -146,7 +146,7 @@ fn unknown_keys_are_refused_and_the_schema_knows_them_all() {
     let schema = serde_json::to_value(schema_for!(KafkaConfig)).unwrap();
     let properties = schema["properties"].as_object().unwrap();
     assert_eq!(schema["additionalProperties"], false);
-    assert_eq!(properties.len(), 15);
+    assert_eq!(properties.len(), 17);
     for (key, property) in properties {
         assert!(property["description"].is_string(), "{key}");
     }
