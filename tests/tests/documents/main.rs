@@ -143,14 +143,20 @@ fn every_subcommand_and_flag_that_is_named_is_there() {
         }) else {
             continue;
         };
-        let mut words = rest.split_whitespace();
-        let subcommand = words.next().unwrap().trim_matches(['[', ']', ',']).to_owned();
+        let mut words = rest.split_whitespace().peekable();
+        let mut subcommand = words.next().unwrap().trim_matches(['[', ']', ',']).to_owned();
         if subcommand.starts_with('-') {
             continue;
         }
+        // It has subcommands of its own.
+        if subcommand == "spool"
+            && let Some(below) = words.next_if(|word| word.chars().all(char::is_alphabetic))
+        {
+            subcommand = format!("spool {below}");
+        }
         let help = helps.entry(subcommand.clone()).or_insert_with(|| {
             let output = Command::new(neurobridge())
-                .args([&subcommand, "--help"])
+                .args(subcommand.split(' ').chain(["--help"]))
                 .output()
                 .unwrap();
             assert!(output.status.success(), "{}: {}", command.place, command.text);
