@@ -1,6 +1,6 @@
 //! Transactions: what is refused within one, and what becomes of the topics that they need.
 
-use neurobridge_core::sink::FaultKind;
+use neurobridge_core::{delivery::SinkState, sink::FaultKind};
 use neurobridge_sink_kafka::{
     Compression, DeadLetterConfig, Delivery as Guarantee, Format, KafkaConfig, TransactionConfig,
 };
@@ -110,7 +110,7 @@ async fn a_topic_that_is_deleted_makes_no_event_come_twice() {
     }
     delivery
         .until("the sink to be down", |snapshot| {
-            snapshot.faults.iter().sum::<u64>() > 0
+            snapshot.state == SinkState::Down
         })
         .await;
     blocking({
