@@ -7,7 +7,9 @@ use std::{
 
 use jiff::Timestamp;
 use neurobridge_core::delivery::SinkState;
-use neurobridge_listener::{ConnectionOutcome, DisconnectReason, Label, SourceSnapshot};
+use neurobridge_listener::{
+    ConnectionCounts, ConnectionOutcome, DisconnectCounts, DisconnectReason, Label, SourceSnapshot,
+};
 use neurobridge_simulator::Handle;
 use tokio::sync::watch;
 
@@ -64,11 +66,19 @@ pub(super) struct Happenings {
     next_fault: Instant,
     faults: u64,
     slowness: Option<Slowness>,
-    /// What was seen of the feed at the last look.
-    seen: Option<SourceSnapshot>,
+    /// What was seen of the feed at the last look; nothing, before the first one.
+    seen: Seen,
     list: VecDeque<Happening>,
     /// Happenings ever: how many are new to a reader of the list.
     total: usize,
+}
+
+/// Of the feed, what tells that something has happened.
+#[derive(Default)]
+struct Seen {
+    outcomes: ConnectionCounts,
+    disconnections: DisconnectCounts,
+    gap_time: Duration,
 }
 
 /// A disk that has stopped, or that is being caught up with.
@@ -86,7 +96,7 @@ impl Happenings {
             next_fault: Instant::now() + FIRST_AFTER,
             faults: 0,
             slowness: None,
-            seen: None,
+            seen: Seen::default(),
             list: VecDeque::new(),
             total: 0,
         }
@@ -105,7 +115,7 @@ impl Happenings {
     /// Looks at the bridge, and makes the next fault when its time has come.
     pub(super) fn watch(&mut self, view: &View<'_>) {
         if let Some(source) = view.sources.first() {
-            self.watch_feed(source.snapshot.clone());
+            self.watch_feed(&source.snapshot);
         }
         let mut is_ending = false;
         if let Some(sink) = view.sinks.first() {
@@ -119,10 +129,13 @@ impl Happenings {
     }
 
     /// Told from counters, not from the state: a connection may be lost and found between two looks.
-    fn watch_feed(&mut self, now: SourceSnapshot) {
-        let Some(before) = self.seen.replace(now.clone()) else {
-            return;
+    fn watch_feed(&mut self, now: &SourceSnapshot) {
+        let seen = Seen {
+            outcomes: now.outcomes,
+            disconnections: now.disconnections,
+            gap_time: now.gap_time,
         };
+        let before = std::mem::replace(&mut self.seen, seen);
         for (reason, count) in now.disconnections.iter() {
             // A refusal is told by the outcome of the attempt.
             let is_told = matches!(reason, DisconnectReason::Stopped | DisconnectReason::TokenRefused);
