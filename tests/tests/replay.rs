@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use neurobridge_spool::inspect;
 use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::kafka::{admin::KafkaAdmin, records::read_topic};
 use neurobridge_tests::nats::messages::{Message, each_message};
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
+use neurobridge_tests::poll::wait_until;
 use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::shared::{kafka_bootstrap, nats_url};
 use nix::sys::signal::Signal;
@@ -32,7 +34,7 @@ fn counts(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Runs a bridge until its sink has delivered all that the platform sends.
+/// Runs a bridge until its sink has delivered all that the platform sends, and has written that down.
 fn deliver(dir: &Scratch, platform: &Platform, sink: &str) -> Bridge {
     let url = platform.url();
     let config = format!(
@@ -40,6 +42,14 @@ fn deliver(dir: &Scratch, platform: &Platform, sink: &str) -> Bridge {
     );
     let bridge = Bridge::start(dir, &config).unwrap();
     await_delivered(&bridge, EVENTS);
+    // A replay ends where the sink is, and that is told by the disk: its cursor is written a moment later.
+    let folder = bridge.data_dir().join("spool");
+    wait_until("the sink's cursor on the disk", SOON, || {
+        let cursors = inspect::list(&folder).unwrap().cursors;
+        let mut places = cursors.iter().filter_map(|state| state.cursor.as_ref());
+        places.any(|cursor| cursor.next.get() > EVENTS)
+    })
+    .unwrap();
     bridge
 }
 
