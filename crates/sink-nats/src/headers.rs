@@ -1,8 +1,9 @@
 //! Headers as they go over the wire, in one text.
 //!
 //! The client keeps headers in a map, with three allocations for each, freed by another thread: with ten headers they
-//! are most of what a message costs (`cargo xtask bench --sink strict` weighs it). So the map gets one entry: the first header's name, and a value that holds the others with the line breaks before them. The client writes
-//! name, colon, value, and what is read is ten headers.
+//! are most of what a message costs (`cargo xtask bench --sink strict` weighs it). So the map gets one entry: the first
+//! header's name, and a value that holds the others with the line breaks before them. The client writes name, colon,
+//! value, and what is read is ten headers.
 
 use std::{
     borrow::Cow,
