@@ -123,6 +123,10 @@ fn spool(config: &Config, add: &mut impl FnMut(String, String)) {
     }
 }
 
+#[cfg_attr(
+    not(feature = "kafka"),
+    expect(unused_variables, reason = "where the spool is matters to transactions alone")
+)]
 fn of_sink(sink: &SinkEntry, is_in_memory: bool) -> Vec<(&'static str, String)> {
     let mut dangers = Vec::new();
     match &sink.kind {
