@@ -6,12 +6,14 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
+use neurobridge_spool::inspect;
 use neurobridge_tests::audit;
 use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::program::neurobridge;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);
 const KILLS: u64 = 3;
@@ -23,7 +25,7 @@ fn config(platform: &Platform) -> String {
     )
 }
 
-fn delivered(status: &serde_json::Value) -> u64 {
+fn delivered(status: &Value) -> u64 {
     status["sinks"]["events"]["ledger"]["delivered"]
         .as_u64()
         .unwrap_or(0)
@@ -90,6 +92,112 @@ fn a_bridge_killed_again_and_again_delivers_all_that_was_durable_once_and_in_ord
         .output()
         .unwrap();
     assert!(verify.status.success(), "{verify:?}");
+}
+
+#[test]
+fn after_a_restart_it_is_still_known_what_was_there() {
+    const EVENTS: u64 = 500;
+    let dir = Scratch::new("known").unwrap();
+    // The same bytes from both: a platform that sends once more what it has sent.
+    let count = EVENTS.to_string();
+    let arguments = ["--count", &count, "--start", "2026-01-02T03:04:05Z"];
+    let again = Scratch::new("known-again").unwrap();
+    let received = |status: &Value, events: u64| status["sources"]["main"]["ledger"]["received"] == events;
+    let platform = Platform::start(&dir, &arguments).unwrap();
+    let mut bridge = Bridge::start(&dir, &config(&platform)).unwrap();
+    bridge
+        .wait("the events", SOON, |status| delivered(status) == EVENTS)
+        .unwrap();
+    bridge.process().kill().unwrap();
+    let platform = Platform::start(&again, &arguments).unwrap();
+    let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
+    let status = bridge
+        .wait("the same events again", SOON, |status| received(status, EVENTS))
+        .unwrap();
+    assert_eq!(
+        status["sources"]["main"]["ledger"]["duplicate"], EVENTS,
+        "{status:#}"
+    );
+    assert_eq!(status["spool"]["durable_sequence"], EVENTS, "{status:#}");
+}
+
+/// Runs `neurobridge spool` on the configuration in a folder.
+fn spool(dir: &Scratch, command: &str) -> (Option<i32>, String) {
+    let output = Command::new(neurobridge())
+        .args(["spool", command, "-c"])
+        .arg(dir.join("neurobridge.toml"))
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn the_commands_tell_what_is_there_and_what_is_not_whole() {
+    const EVENTS: u64 = 2_000;
+    let dir = Scratch::new("spool-commands").unwrap();
+    let platform = Platform::start(&dir, &["--count", &EVENTS.to_string()]).unwrap();
+    let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
+    bridge
+        .wait("the events", SOON, |status| delivered(status) == EVENTS)
+        .unwrap();
+    let folder = bridge.data_dir().join("spool");
+    bridge.stop(Signal::SIGTERM, SOON).unwrap();
+
+    let id = inspect::list(&folder).unwrap().id.unwrap().to_string();
+    let (code, text) = spool(&dir, "ls");
+    assert_eq!(code, Some(0), "{text}");
+    let row_of_sink = text.lines().find(|line| line.starts_with("events ")).unwrap();
+    let row: Vec<&str> = row_of_sink.split_whitespace().collect();
+    assert!(text.contains(&format!("spool {id}")), "{text}");
+    assert_eq!(row, ["events", "2001", "1", "2000", "0"], "{text}");
+    assert!(text.contains("00000000000000000001.segment"), "{text}");
+    let (code, text) = spool(&dir, "verify");
+    assert_eq!(
+        (code, text.as_str()),
+        (Some(0), "2000 events are whole, 1 to 2000\n")
+    );
+
+    let segment = folder.join("00000000000000000001.segment");
+    let mut bytes = fs::read(&segment).unwrap();
+    let middle = bytes.iter().rposition(|byte| *byte != 0).unwrap() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let (code, text) = spool(&dir, "verify");
+    assert_eq!(code, Some(74), "{text}");
+    let finding = text
+        .lines()
+        .find(|line| line.starts_with(segment.to_str().unwrap()))
+        .unwrap();
+    assert!(finding.ends_with(": 1 events can't be read"), "{finding}");
+    assert!(text.contains("1999 events are whole"), "{text}");
+
+    fs::write(
+        dir.join("neurobridge.toml"),
+        "[sources.main]\ntoken_file = \"x\"\n[spool]\ntype = \"memory\"\n",
+    )
+    .unwrap();
+    let (code, text) = spool(&dir, "ls");
+    assert!(
+        code == Some(78) && text.contains("spool.type is \"memory\""),
+        "{text}"
+    );
+}
+
+/// What is being written at this moment is no damage.
+#[test]
+fn a_spool_that_is_written_to_is_whole() {
+    let dir = Scratch::new("verify-beside").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "20000"]).unwrap();
+    let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
+    bridge
+        .wait("some events", SOON, |status| delivered(status) > 1_000)
+        .unwrap();
+    for _ in 0..20 {
+        let (code, text) = spool(&dir, "verify");
+        assert_eq!(code, Some(0), "{text}");
+    }
+    bridge.stop(Signal::SIGTERM, SOON).unwrap();
 }
 
 #[test]

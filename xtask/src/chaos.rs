@@ -65,6 +65,9 @@ pub(crate) struct Args {
     /// Events a second
     #[arg(long, default_value_t = 5_000)]
     rate: u64,
+    /// Kafka gets each event in a transaction, and no copy of it
+    #[arg(long)]
+    exactly_once: bool,
 }
 
 /// What came of a run, before the brokers are asked.
@@ -129,8 +132,14 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
     }
     let faults = schedule::draw(seed, duration, disk.is_some());
     print(&format!(
-        "seed {seed}, {} minutes, {} events a second",
-        args.minutes, args.rate
+        "seed {seed}, {} minutes, {} events a second, {} into Kafka",
+        args.minutes,
+        args.rate,
+        if args.exactly_once {
+            "exactly once"
+        } else {
+            "at least once"
+        }
     ))?;
     print("\nthe schedule")?;
     for fault in &faults {
@@ -151,7 +160,12 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
         report.findings
     );
     let read = |found: &mut Audit<'_>, what: &[&str]| read_broker(read_back, found, what, &outcome.spool);
-    let mut of_kafka = Audit::new("Kafka", Promise::AtLeastOnce, &outcome.durable);
+    let promise = if args.exactly_once {
+        Promise::Once
+    } else {
+        Promise::AtLeastOnce
+    };
+    let mut of_kafka = Audit::new("Kafka", promise, &outcome.durable);
     read(&mut of_kafka, &["kafka", &kafka.bootstrap(), TOPIC])?;
     let mut of_nats = Audit::new("NATS", Promise::OnceInOrder, &outcome.durable);
     read(&mut of_nats, &["nats", &nats.url(), STREAM])?;
@@ -172,7 +186,7 @@ fn torment_all(
     let rate = args.rate.to_string();
     let mut platform = Platform::start(dir, &["--rate", &rate, "--seed", "1"])?;
     let wire = Wire::to(platform.address().to_owned())?;
-    let config = configuration(&wire.url(), &kafka.bootstrap(), &nats.url());
+    let config = configuration(&wire.url(), &kafka.bootstrap(), &nats.url(), args.exactly_once);
     let mut lives = Lives::begin(dir, config)?;
 
     print("\nthe run")?;
@@ -253,7 +267,12 @@ fn fill(disk: Option<&SmallDisk>, faults: &[Fault], clock: &Clock) -> Result<()>
 }
 
 /// Larger than the file system that it is on: the disk is full before the spool is.
-fn configuration(feed: &str, bootstrap: &str, nats: &str) -> String {
+fn configuration(feed: &str, bootstrap: &str, nats: &str, exactly_once: bool) -> String {
+    let delivery = if exactly_once {
+        "exactly_once"
+    } else {
+        "at_least_once"
+    };
     format!(
         r#"
 [sources.main]
@@ -271,6 +290,7 @@ segment_size = "16 MiB"
 type = "kafka"
 bootstrap_servers = "{bootstrap}"
 topic = "{TOPIC}"
+delivery = "{delivery}"
 
 [sinks.nats]
 type = "nats"

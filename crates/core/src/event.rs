@@ -17,6 +17,8 @@ pub struct Sequence(NonZeroU64);
 impl Sequence {
     /// The first one.
     pub const FIRST: Self = Self(NonZeroU64::MIN);
+    /// Behind all that there will ever be.
+    pub const MAX: Self = Self(NonZeroU64::MAX);
 
     /// The sequence of this number, `None` for 0.
     pub const fn new(number: u64) -> Option<Self> {

@@ -1,10 +1,12 @@
 //! A connection: one producer, what is known of the topics it writes to, and what is in flight.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+mod open;
+mod transactions;
+
+use std::{collections::HashMap, fmt, future::pending, sync::Arc, time::Duration};
 
 use neurobridge_core::{
     event::Sequence,
-    identity::SpoolId,
     reader::Cursor,
     sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, SinkFault, Transaction, Verdict},
 };
@@ -13,12 +15,13 @@ use tokio::{
     sync::oneshot,
     time::{Instant, sleep_until},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
+pub(crate) use self::open::{Claim, Open};
+use self::transactions::InTransactions;
 use crate::{
-    config::{KafkaConfig, Oversize, TransactionConfig},
+    config::{KafkaConfig, Oversize},
     context::Reports,
-    cursors::{CursorRecord, Cursors},
     encode::Record,
     error::{self, Blame},
     health::Health,
@@ -26,50 +29,17 @@ use crate::{
     properties::{self, Limits},
     sink::{on_thread, started},
     topics::{self, Creation, DEFAULT_MAX_MESSAGE, Topic},
-    transaction::Transactions,
 };
 
 /// How often the topics' limits are read again. A limit that was lowered costs no event meanwhile, only order.
 const LOOK_INTERVAL: Duration = Duration::from_secs(300);
 /// How soon they are read again after a message was too large for what is known.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How soon they are looked at when nothing is acknowledged: for a topic that is gone, librdkafka waits in a transaction
+/// without a word. More than a broker takes that looks for a leader.
+const LOOK_IN_SILENCE: Duration = Duration::from_secs(5);
 /// So many topics are known at once. With more, all are forgotten and looked at anew when they come up.
 const MAX_TOPICS: usize = 1_000;
-
-/// What a connection is opened with.
-pub(crate) struct Open {
-    pub(crate) sink: String,
-    pub(crate) config: Arc<KafkaConfig>,
-    pub(crate) health: Arc<Health>,
-    /// Only with transactions, and there only where the sink is to publish.
-    pub(crate) claim: Option<Claim>,
-}
-
-/// What a sink claims the transactional id with.
-#[derive(Clone, Debug)]
-pub(crate) struct Claim {
-    pub(crate) spool: SpoolId,
-    /// Ours.
-    pub(crate) cursor: Cursor,
-    /// This process.
-    pub(crate) instance: Arc<str>,
-    /// It has claimed the id before: then another one's claim since is the end.
-    pub(crate) is_repeated: bool,
-}
-
-/// The transactions of a connection.
-struct InTransactions {
-    config: TransactionConfig,
-    id: String,
-    spool: SpoolId,
-    instance: Arc<str>,
-    /// What was found in the topic of cursors.
-    kept: Option<Cursor>,
-    /// Since when one is open.
-    opened: Option<Instant>,
-    /// Bytes in the open one.
-    bytes: u64,
-}
 
 /// See the module.
 pub(crate) struct Connection {
@@ -93,115 +63,10 @@ pub(crate) struct Connection {
     /// The topics' limits have changed, and librdkafka is told its limits once: a new producer is due.
     outdated: bool,
     look: Option<oneshot::Receiver<Result<Vec<Topic>, SinkFault>>>,
+    /// When the last look began.
+    looked: Instant,
     next_look: Instant,
     transactions: Option<InTransactions>,
-}
-
-impl Open {
-    /// Opens it. Blocks until the topics are known.
-    pub(crate) fn open(self) -> Result<Connection, SinkFault> {
-        let client = properties::client(&self.config, &self.sink)?;
-        let constant = self.config.topic.constant().map(str::to_owned);
-        let names: Vec<String> = constant
-            .iter()
-            .cloned()
-            .chain(self.config.dead_letter_topic().map(str::to_owned))
-            .collect();
-        let mut topics: HashMap<String, Topic> = look_at(&client, &self.health, &names, &self.config)?
-            .into_iter()
-            .map(|topic| (topic.name.clone(), topic))
-            .collect();
-        let constant = constant.and_then(|name| topics.remove(&name));
-        let limits = limits(topics.values().chain(&constant), &self.config);
-        let id = self.config.transactions().map(|transactions| {
-            transactions
-                .id
-                .unwrap_or_else(|| format!("neurobridge-{}", self.sink))
-        });
-        let (producer, reports) = start(&client, &self.config, limits, id.as_deref(), &self.health)?;
-        let transactions = match (self.config.transactions(), id) {
-            (Some(config), Some(id)) => {
-                let cursors = look_at_cursors(&client, &self.health, &config, &self.config)?;
-                cursors.warn_of_losses(&self.sink);
-                let transactions = producer.transactions().ok_or_else(ended)?;
-                self.claim
-                    .map(|claim| claim.stake(&client, config, id, &transactions))
-                    .transpose()?
-            }
-            _ => None,
-        };
-        Ok(Connection {
-            config: self.config,
-            health: self.health,
-            client,
-            producer,
-            reports,
-            limits,
-            topics,
-            constant,
-            in_flight: 0,
-            progress: Instant::now(),
-            waiting: None,
-            own: Vec::new(),
-            outdated: false,
-            look: None,
-            next_look: Instant::now() + LOOK_INTERVAL,
-            transactions,
-        })
-    }
-}
-
-impl Claim {
-    /// Takes the transactional id over, and writes so into the topic of cursors. Blocks.
-    fn stake(
-        self,
-        client: &ClientConfig,
-        config: TransactionConfig,
-        id: String,
-        transactions: &Transactions,
-    ) -> Result<InTransactions, SinkFault> {
-        let cursors = Cursors {
-            client,
-            topic: &config.cursor_topic,
-        };
-        if self.is_repeated
-            && let Some(record) = cursors.find(&id)?
-            && !record.is_of_instance(&self.instance)
-        {
-            // Taking over in turn, it would be taken from us again, and so on for ever.
-            let reason = format!(
-                "another instance of this sink has taken over the transactional id \"{id}\" and fenced this one; stop one of \
-                 the two, or give each its own transaction.id, then restart"
-            );
-            return Err(SinkFault::fatal(FaultKind::Fenced, reason));
-        }
-        transactions.take_over()?;
-        // Only now: what was open under this id is committed or aborted.
-        let found = cursors.find_all(&id, config.timeout)?;
-        let kept = found.as_ref().and_then(|record| record.of_spool(self.spool));
-        if found.is_some() && kept.is_none() {
-            info!(
-                id,
-                "the cursor in the topic is of another spool: going on with our own"
-            );
-        }
-        let newest = match &kept {
-            Some(kept) if kept.next > self.cursor.next => kept,
-            _ => &self.cursor,
-        };
-        let record = CursorRecord::new(&id, &self.instance, self.spool, newest);
-        transactions.begin()?;
-        transactions.commit(&config.cursor_topic, &record)?;
-        Ok(InTransactions {
-            config,
-            id,
-            spool: self.spool,
-            instance: self.instance,
-            kept,
-            opened: None,
-            bytes: 0,
-        })
-    }
 }
 
 impl Connection {
@@ -254,15 +119,8 @@ impl Connection {
                 most,
             )));
         }
-        if let Some(transactions) = &mut self.transactions
-            && transactions.opened.is_none()
-        {
-            self.producer
-                .transactions()
-                .ok_or_else(ended)
-                .and_then(|producer| producer.begin())
-                .map_err(PublishError::Fault)?;
-            transactions.opened = Some(Instant::now());
+        if let Some(transactions) = &mut self.transactions {
+            transactions.open(&self.producer).map_err(PublishError::Fault)?;
         }
         let Record {
             topic,
@@ -310,30 +168,25 @@ impl Connection {
             if acks.len() > before {
                 return Ok(());
             }
-            match self.due_at().filter(|due| *due > Instant::now()) {
-                Some(due) => tokio::select! {
-                    biased;
-                    () = self.reports.changed() => {}
-                    () = sleep_until(due) => return Ok(()),
-                },
-                None => self.reports.changed().await,
+            self.look_if_due();
+            // A transaction that is due already is the delivery's to commit; until then only reports count.
+            let due = self.due_at().filter(|due| *due > Instant::now());
+            let look_due = self.look_due();
+            tokio::select! {
+                biased;
+                () = self.reports.changed() => {}
+                () = at(due) => return Ok(()),
+                () = at(look_due) => {}
+                found = looked(&mut self.look) => self.take_look(found)?,
             }
         }
     }
 
     /// How far the open transaction is.
     pub(crate) fn transaction(&self) -> Transaction {
-        let Some(transactions) = &self.transactions else {
-            return Transaction::Closed;
-        };
-        let Some(due) = self.due_at() else {
-            return Transaction::Closed;
-        };
-        let is_large = transactions.bytes >= transactions.config.max_size.bytes();
-        if is_large || self.outdated || due <= Instant::now() {
-            Transaction::Due
-        } else {
-            Transaction::Open
+        match &self.transactions {
+            Some(transactions) => transactions.state(self.outdated),
+            None => Transaction::Closed,
         }
     }
 
@@ -344,37 +197,16 @@ impl Connection {
 
     /// Commits the open transaction with a cursor.
     pub(crate) async fn commit(&mut self, cursor: &Cursor) -> Result<(), SinkFault> {
-        let Some(transactions) = &mut self.transactions else {
-            return Ok(());
-        };
-        let record = CursorRecord::new(
-            &transactions.id,
-            &transactions.instance,
-            transactions.spool,
-            cursor,
-        );
-        let topic = transactions.config.cursor_topic.clone();
-        let producer = self.producer.transactions().ok_or_else(ended)?;
-        let begin = Instant::now();
-        on_thread(move || producer.commit(&topic, &record)).await?;
-        debug!(
-            next = cursor.next.get(),
-            bytes = transactions.bytes,
-            took = ?begin.elapsed(),
-            "committed"
-        );
-        transactions.close();
-        Ok(())
+        match &mut self.transactions {
+            Some(transactions) => transactions.commit(&self.producer, cursor).await,
+            None => Ok(()),
+        }
     }
 
     /// Takes back all of the open transaction; after that no report of it comes any more.
     pub(crate) async fn abort(&mut self, limit: Option<Duration>) -> Result<(), SinkFault> {
-        if let Some(transactions) = &mut self.transactions
-            && transactions.opened.is_some()
-        {
-            let producer = self.producer.transactions().ok_or_else(ended)?;
-            on_thread(move || producer.abort(limit)).await?;
-            transactions.close();
+        if let Some(transactions) = &mut self.transactions {
+            transactions.abort(&self.producer, limit).await?;
         }
         self.reports.take(&mut Vec::new());
         self.own.clear();
@@ -393,8 +225,7 @@ impl Connection {
     }
 
     fn due_at(&self) -> Option<Instant> {
-        let transactions = self.transactions.as_ref()?;
-        Some(transactions.opened? + transactions.config.interval)
+        self.transactions.as_ref()?.due_at()
     }
 
     /// Looks at a topic that is new to us; and now and then at all of them, without waiting for it.
@@ -423,17 +254,43 @@ impl Connection {
         }
         if let Some(look) = &mut self.look {
             match look.try_recv() {
-                Ok(Ok(found)) => self.learn(found),
-                // What goes wrong with a look goes wrong with the next record too, and is told there.
-                Ok(Err(fault)) => debug!("the topics can't be looked at now: {fault}"),
-                Err(oneshot::error::TryRecvError::Empty) => return Ok(()),
-                Err(oneshot::error::TryRecvError::Closed) => {}
+                Ok(found) => self.take_look(Some(found))?,
+                Err(oneshot::error::TryRecvError::Empty) => {}
+                Err(oneshot::error::TryRecvError::Closed) => self.take_look(None)?,
             }
-            self.look = None;
-        } else if Instant::now() >= self.next_look {
-            self.next_look = Instant::now() + LOOK_INTERVAL;
+        }
+        self.look_if_due();
+        Ok(())
+    }
+
+    /// When the topics are looked at next, unless a look is under way.
+    fn look_due(&self) -> Option<Instant> {
+        let in_silence = self
+            .waiting_since()
+            .map(|since| since.max(self.looked) + LOOK_IN_SILENCE);
+        let next = in_silence.map_or(self.next_look, |due| due.min(self.next_look));
+        self.look.is_none().then_some(next)
+    }
+
+    fn look_if_due(&mut self) {
+        let now = Instant::now();
+        if self.look_due().is_some_and(|due| due <= now) {
+            self.looked = now;
+            self.next_look = now + LOOK_INTERVAL;
             let names = self.topics().map(|topic| topic.name.clone()).collect();
             self.look = started(self.looking(names)).ok();
+        }
+    }
+
+    /// Takes what came of a look; nothing if its thread has panicked.
+    fn take_look(&mut self, found: Option<Result<Vec<Topic>, SinkFault>>) -> Result<(), SinkFault> {
+        self.look = None;
+        match found {
+            Some(Ok(topics)) => self.learn(topics),
+            Some(Err(fault)) if fault.kind == FaultKind::Missing => return Err(fault),
+            // What else goes wrong with a look goes wrong with the next record too, and is told there.
+            Some(Err(fault)) => debug!("the topics can't be looked at now: {fault}"),
+            None => {}
         }
         Ok(())
     }
@@ -524,13 +381,6 @@ impl Connection {
     }
 }
 
-impl InTransactions {
-    fn close(&mut self) {
-        self.opened = None;
-        self.bytes = 0;
-    }
-}
-
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the client: it has the secrets.
@@ -538,6 +388,24 @@ impl fmt::Debug for Connection {
             .field("limits", &self.limits)
             .field("in_flight", &self.in_flight)
             .finish_non_exhaustive()
+    }
+}
+
+/// At a time, if there is one.
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => pending().await,
+    }
+}
+
+/// What comes of a look, if one is under way.
+async fn looked(
+    look: &mut Option<oneshot::Receiver<Result<Vec<Topic>, SinkFault>>>,
+) -> Option<Result<Vec<Topic>, SinkFault>> {
+    match look {
+        Some(look) => look.await.ok(),
+        None => pending().await,
     }
 }
 
@@ -557,45 +425,6 @@ fn look_at(
         is_compacted: false,
     });
     topics::inspect(client, health, names, creation)
-}
-
-fn look_at_cursors(
-    client: &ClientConfig,
-    health: &Arc<Health>,
-    transactions: &TransactionConfig,
-    config: &KafkaConfig,
-) -> Result<Topic, SinkFault> {
-    let creation = config.create.then(|| Creation {
-        partitions: 1,
-        replicas: config.replicas.map_or(1, i32::from),
-        is_compacted: true,
-    });
-    let name = &transactions.cursor_topic;
-    let topic = topics::inspect(client, health, std::slice::from_ref(name), creation)
-        .map_err(|fault| {
-            let reason = match fault.kind {
-                FaultKind::Missing => format!(
-                    "{}; exactly_once keeps its cursor there: it needs one partition and cleanup.policy=compact",
-                    fault.reason
-                ),
-                _ => fault.reason.clone(),
-            };
-            SinkFault { reason, ..fault }
-        })?
-        .pop()
-        .ok_or_else(ended)?;
-    let is_compacted = topic
-        .cleanup
-        .as_ref()
-        .is_none_or(|policy| policy.split(',').any(|one| one.trim() == "compact"));
-    if !is_compacted {
-        warn!(
-            topic = name,
-            "the topic of cursors is not compacted: what is in it is removed by age, and with it the cursor of a sink that was \
-             idle for so long; expected cleanup.policy=compact"
-        );
-    }
-    Ok(topic)
 }
 
 fn ended() -> SinkFault {

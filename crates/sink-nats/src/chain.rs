@@ -1,20 +1,22 @@
-//! Strict order: each message names the one that has to be the last in the stream.
+//! Strict order: each message names what has to be the last in the stream.
 //!
-//! Within a connection a message expects the id of the one before it (`Nats-Expected-Last-Msg-Id`), so all behind a hole
-//! are refused. The first one expects the place of the last message that the stream had when the connection was made
-//! (`Nats-Expected-Last-Sequence`): whatever that message is, foreign, without an id, or purged.
+//! The first message of a connection expects the place of the last message that the stream had when the connection was
+//! made (`Nats-Expected-Last-Sequence`): whatever that message is, foreign, without an id, or purged. Those after it name
+//! the one before, so that all behind a hole are refused. There are two ways to name it ([`By`]), since neither is right
+//! for every stream.
 //!
-//! Each message carries [`HEADER`] with its own sequence in the spool. So the last one of ours in the stream tells up to
-//! where all is stored: it could be stored only behind all that were sent before it, and what was not sent by then was
-//! settled. What is known to be stored so is not sent again. That holds for as long as a message is kept, however long
-//! an outage lasts; the server's duplicate window is not needed for it.
+//! Each message carries [`HEADER`] with its own sequence in the spool. By it the next connection finds out what is
+//! stored, and does not send that again. That holds for as long as a message is kept, however long an outage lasts; the
+//! server's duplicate window is not needed for it.
 //!
 //! A replay comes into the stream while no bridge runs. It chains nothing, and each of its messages carries the header of
-//! the last one of ours before it: so the next bridge finds there up to where all is stored, however long the replay was.
+//! the last one of ours before it: so the next bridge finds there what is stored, however long the replay was.
+
+use std::collections::BTreeSet;
 
 use neurobridge_core::{event::Sequence, identity::SpoolId};
 
-use crate::headers::Headers;
+use crate::{headers::Headers, in_flight::Role};
 
 /// The header that says which event of which spool a message is, and which sink sent it under strict order. Two sinks on
 /// one stream must not take each other's messages for their own.
@@ -23,58 +25,162 @@ pub(crate) const HEADER: &str = "Neurobridge-Chain";
 const EXPECTED_ID: &str = "Nats-Expected-Last-Msg-Id";
 const EXPECTED_PLACE: &str = "Nats-Expected-Last-Sequence";
 
+/// How a message names the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// By its id: for a stream that one server keeps. What is stored is stored behind all that were sent before it, also
+    /// when a message of others gets between: all behind that one are refused.
+    Id,
+    /// By its place: for a stream of several replicas. A replica that was away and is given what it missed does not learn
+    /// the last id from it (nats-server 2.15.2, by its source, and seen): it then refuses what the others have stored,
+    /// and the stream has a replica less until that server is restarted. A message of others takes a place, so it can
+    /// stand in for the one that it got before: that one is refused, and those behind it are not. So nothing is taken to
+    /// be stored because a later one is. The one that was refused is sent again, and comes late.
+    Place,
+}
+
 /// The end of the stream as it was when the connection was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct End {
     /// The place of the last message there ever was.
     pub(crate) place: u64,
-    /// Which event the last message of ours is.
-    pub(crate) ours: Option<Sequence>,
+    pub(crate) by: By,
+    /// Events of ours, the last one in the stream first. By id one is enough; by place all that may be asked for.
+    pub(crate) ours: Vec<Sequence>,
 }
 
 /// The chain of one connection.
 #[derive(Debug)]
 pub(crate) struct Chain {
     mark: String,
-    stored_to: Option<Sequence>,
-    /// The place of the last message in the stream, until one was sent.
-    place: Option<u64>,
-    /// The id of the last message sent, and that of the one that is about to be. They take turns in two buffers.
-    last_id: String,
-    next_id: String,
+    stored: Stored,
+    link: Link,
+}
+
+#[derive(Debug)]
+enum Stored {
+    UpTo(Option<Sequence>),
+    These(BTreeSet<Sequence>),
+}
+
+/// What the next message expects.
+#[derive(Debug)]
+enum Link {
+    Id {
+        /// The place of the last message in the stream, until one was sent.
+        place: Option<u64>,
+        /// The id of the last message sent, and that of the one that is about to be. They take turns in two buffers.
+        last_id: String,
+        next_id: String,
+    },
+    Place {
+        /// The last place of the stream, once all is stored that was sent.
+        last: u64,
+        /// One was stored where it was meant to be. Until then each goes alone: a duplicate takes no place, and those
+        /// behind it would be refused.
+        is_anchored: bool,
+    },
 }
 
 impl Chain {
     pub(crate) fn new(sink: &str, spool: &SpoolId, end: End) -> Self {
+        let (stored, link) = match end.by {
+            By::Id => (
+                Stored::UpTo(end.ours.first().copied()),
+                Link::Id {
+                    place: Some(end.place),
+                    last_id: String::new(),
+                    next_id: String::new(),
+                },
+            ),
+            By::Place => (
+                Stored::These(end.ours.into_iter().collect()),
+                Link::Place {
+                    last: end.place,
+                    is_anchored: false,
+                },
+            ),
+        };
         Self {
             mark: mark(sink, spool),
-            stored_to: end.ours,
-            place: Some(end.place),
-            last_id: String::new(),
-            next_id: String::new(),
+            stored,
+            link,
         }
     }
 
     /// Whether an event is known to be stored.
     pub(crate) fn has(&self, sequence: Sequence) -> bool {
-        self.stored_to.is_some_and(|stored_to| sequence <= stored_to)
+        match &self.stored {
+            Stored::UpTo(stored_to) => stored_to.is_some_and(|stored_to| sequence <= stored_to),
+            Stored::These(these) => these.contains(&sequence),
+        }
+    }
+
+    /// Whether the next message has to wait until nothing is on its way.
+    pub(crate) const fn goes_alone(&self) -> bool {
+        matches!(
+            self.link,
+            Link::Place {
+                is_anchored: false,
+                ..
+            }
+        )
     }
 
     /// Adds to the next message's headers what makes it, by this id, a part of the chain.
-    pub(crate) fn add_to(&mut self, headers: &mut Headers, sequence: Sequence, id: &str) {
-        match self.place {
-            Some(place) => headers.add_written(EXPECTED_PLACE, place),
-            None => headers.add(EXPECTED_ID, &self.last_id),
-        }
+    pub(crate) fn add_to(&mut self, headers: &mut Headers, sequence: Sequence, id: &str) -> Role {
+        let role = match &mut self.link {
+            Link::Id {
+                place,
+                last_id,
+                next_id,
+            } => {
+                match *place {
+                    Some(place) => headers.add_written(EXPECTED_PLACE, place),
+                    None => headers.add(EXPECTED_ID, last_id),
+                }
+                next_id.clear();
+                next_id.push_str(id);
+                Role::Chained
+            }
+            Link::Place { last, .. } => {
+                headers.add_written(EXPECTED_PLACE, *last);
+                Role::Placed { place: *last + 1 }
+            }
+        };
         headers.add(HEADER, &value(&self.mark, sequence));
-        self.next_id.clear();
-        self.next_id.push_str(id);
+        role
     }
 
     /// That message was sent.
     pub(crate) fn sent(&mut self) {
-        self.place = None;
-        std::mem::swap(&mut self.last_id, &mut self.next_id);
+        match &mut self.link {
+            Link::Id {
+                place,
+                last_id,
+                next_id,
+            } => {
+                *place = None;
+                std::mem::swap(last_id, next_id);
+            }
+            Link::Place { last, .. } => *last += 1,
+        }
+    }
+
+    /// A message that named a place was stored there.
+    pub(crate) const fn stored(&mut self) {
+        if let Link::Place { is_anchored, .. } = &mut self.link {
+            *is_anchored = true;
+        }
+    }
+
+    /// A message that was to have this place is a duplicate, and has none. Those behind it, if there are any, are refused.
+    pub(crate) const fn passed_over(&mut self, place: u64) {
+        if let Link::Place { last, .. } = &mut self.link
+            && *last == place
+        {
+            *last -= 1;
+        }
     }
 }
 
@@ -101,35 +207,71 @@ fn mark(sink: &str, spool: &SpoolId) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_message_names_the_one_before_and_itself() {
-        let spool = SpoolId::from_bytes([0x11; 16]);
-        let ours = Sequence::new(41);
-        let mut chain = Chain::new("nats", &spool, End { place: 7, ours });
-        assert!(chain.has(Sequence::FIRST) && chain.has(ours.unwrap()) && !chain.has(ours.unwrap().next()));
-
-        let mut headers = |number: u64, is_sent: bool| {
-            let mut headers = Headers::default();
-            chain.add_to(
-                &mut headers,
-                Sequence::new(number).unwrap(),
-                &format!("main/{number}"),
-            );
-            if is_sent {
-                chain.sent();
-            }
-            headers.lines()
+    fn chain(by: By, ours: &[u64]) -> Chain {
+        let end = End {
+            place: 7,
+            by,
+            ours: ours.iter().map(|ours| Sequence::new(*ours).unwrap()).collect(),
         };
-        insta::assert_snapshot!(headers(42, true), @r"
+        Chain::new("nats", &SpoolId::from_bytes([0x11; 16]), end)
+    }
+
+    fn has(chain: &Chain, number: u64) -> bool {
+        chain.has(Sequence::new(number).unwrap())
+    }
+
+    /// Its headers, and what it is; as one that was sent, or was refused on the way.
+    fn message(chain: &mut Chain, number: u64, is_sent: bool) -> (String, Role) {
+        let mut headers = Headers::default();
+        let id = format!("main/{number}");
+        let role = chain.add_to(&mut headers, Sequence::new(number).unwrap(), &id);
+        if is_sent {
+            chain.sent();
+        }
+        (headers.lines(), role)
+    }
+
+    #[test]
+    fn a_message_names_the_id_before_and_itself() {
+        let mut chain = chain(By::Id, &[41]);
+        assert!(has(&chain, 1) && has(&chain, 41) && !has(&chain, 42));
+        insta::assert_snapshot!(message(&mut chain, 42, true).0, @r"
         Nats-Expected-Last-Sequence: 7
         Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111:00000000000000000042
         ");
         // One that was refused on the way is no part of it.
-        headers(43, false);
-        insta::assert_snapshot!(headers(44, true), @r"
+        message(&mut chain, 43, false);
+        insta::assert_snapshot!(message(&mut chain, 44, true).0, @r"
         Nats-Expected-Last-Msg-Id: main/42
         Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111:00000000000000000044
         ");
+        assert!(!chain.goes_alone());
+    }
+
+    #[test]
+    fn a_message_names_the_place_before_and_itself() {
+        let mut chain = chain(By::Place, &[41, 39]);
+        assert!(
+            has(&chain, 39) && has(&chain, 41) && !has(&chain, 40),
+            "a hole is one"
+        );
+        assert!(chain.goes_alone());
+        insta::assert_snapshot!(message(&mut chain, 42, true).0, @r"
+        Nats-Expected-Last-Sequence: 7
+        Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111:00000000000000000042
+        ");
+        // It was a duplicate, then: it has no place.
+        chain.passed_over(8);
+        assert_eq!(message(&mut chain, 43, true).1, Role::Placed { place: 8 });
+        assert!(chain.goes_alone());
+        chain.stored();
+        assert!(!chain.goes_alone());
+        message(&mut chain, 44, false);
+        assert_eq!(message(&mut chain, 45, true).1, Role::Placed { place: 9 });
+        assert_eq!(message(&mut chain, 46, true).1, Role::Placed { place: 10 });
+        // Of one in the middle the server tells the others.
+        chain.passed_over(9);
+        assert_eq!(message(&mut chain, 47, true).1, Role::Placed { place: 11 });
     }
 
     #[test]
@@ -147,7 +289,8 @@ mod tests {
 
     #[test]
     fn nothing_is_known_of_an_empty_stream() {
-        let spool = SpoolId::generate();
-        assert!(!Chain::new("nats", &spool, End::default()).has(Sequence::FIRST));
+        for by in [By::Id, By::Place] {
+            assert!(!has(&chain(by, &[]), 1));
+        }
     }
 }

@@ -71,7 +71,14 @@ enum Keeper {
 
 impl Keeper {
     /// The chain, under strict order.
-    const fn chain(&mut self) -> Option<&mut Chain> {
+    const fn chain(&self) -> Option<&Chain> {
+        match self {
+            Self::Stream { chain, .. } => chain.as_ref(),
+            Self::Nobody { .. } => None,
+        }
+    }
+
+    const fn chain_mut(&mut self) -> Option<&mut Chain> {
         match self {
             Self::Stream { chain, .. } => chain.as_mut(),
             Self::Nobody { .. } => None,
@@ -84,6 +91,9 @@ impl Keeper {
 struct Answer<'a> {
     #[serde(borrow, default)]
     stream: Cow<'a, str>,
+    /// The message's place.
+    #[serde(default)]
+    seq: u64,
     #[serde(default)]
     duplicate: bool,
     #[serde(default)]
@@ -134,7 +144,8 @@ impl Connection {
 
     /// Whether another message may be sent.
     pub(crate) fn ready(&self) -> Result<(), PublishError> {
-        if self.in_flight.len() + self.known.len() >= self.max_in_flight {
+        let must_wait = self.keeper.chain().is_some_and(Chain::goes_alone) && self.in_flight.len() > 0;
+        if must_wait || self.in_flight.len() + self.known.len() >= self.max_in_flight {
             return Err(PublishError::Full);
         }
         Ok(())
@@ -142,13 +153,7 @@ impl Connection {
 
     /// Whether an event is known to be stored: then it is settled without being sent.
     pub(crate) fn settle_if_stored(&mut self, sequence: Sequence) -> bool {
-        let Keeper::Stream {
-            chain: Some(chain), ..
-        } = &self.keeper
-        else {
-            return false;
-        };
-        if !chain.has(sequence) {
+        if !self.keeper.chain().is_some_and(|chain| chain.has(sequence)) {
             return false;
         }
         self.known.push(Ack {
@@ -166,8 +171,7 @@ impl Connection {
                 chain: Some(chain), ..
             } => {
                 if let Some(id) = message.id {
-                    chain.add_to(&mut message.headers, sequence, id);
-                    role = Role::Chained;
+                    role = chain.add_to(&mut message.headers, sequence, id);
                 }
             }
             Keeper::Stream {
@@ -177,7 +181,7 @@ impl Connection {
             Keeper::Stream { .. } | Keeper::Nobody { .. } => {}
         }
         self.hand_over(sequence, message, role)?;
-        if let Some(chain) = self.keeper.chain() {
+        if let Some(chain) = self.keeper.chain_mut() {
             chain.sent();
         }
         Ok(())
@@ -201,7 +205,7 @@ impl Connection {
         let size = message.size();
         let limit = match role {
             Role::Letter => self.letter_limit,
-            Role::Chained | Role::Free => self.event_limit,
+            Role::Chained | Role::Placed { .. } | Role::Free => self.event_limit,
         };
         if size > limit.bytes {
             return Err(PublishError::Rejected(Rejection {
@@ -398,6 +402,17 @@ impl Connection {
         } else {
             Verdict::Delivered
         };
+        if let Role::Placed { place } = sent.role
+            && let Some(chain) = self.keeper.chain_mut()
+        {
+            if answer.duplicate {
+                chain.passed_over(place);
+            } else if answer.seq == place {
+                chain.stored();
+            } else {
+                return Err(error::misplaced(stream, place, answer.seq));
+            }
+        }
         if sent.role == Role::Chained && !answer.duplicate {
             // It could be stored only behind the one before it: whose acknowledgement was lost, then.
             self.in_flight.take_before(

@@ -10,6 +10,7 @@ use std::{
 
 use async_nats::{AuthError, Client, ConnectOptions, ServerAddr, Subscriber};
 use neurobridge_core::{
+    event::Sequence,
     identity::SpoolId,
     sink::{FaultKind, SinkFault},
 };
@@ -46,7 +47,7 @@ pub(crate) struct Dialled {
     pub(crate) replayed_behind: Option<String>,
 }
 
-/// Makes a connection; for a replay one that chains nothing.
+/// Makes a connection, for the events from `next` on; for a replay one that chains nothing.
 ///
 /// # Errors
 /// Nobody answers, we are refused, or the stream is not as it has to be.
@@ -54,6 +55,7 @@ pub(crate) async fn dial(
     config: &NatsConfig,
     sink: &str,
     spool: &SpoolId,
+    next: Sequence,
     is_replay: bool,
 ) -> Result<Dialled, SinkFault> {
     let events = Arc::new(Events::default());
@@ -79,9 +81,13 @@ pub(crate) async fn dial(
         };
         let found = api.stream(config, stream).await?;
         if config.order() == Order::Strict {
-            let end = api.end(&found, sink, spool).await?;
+            let in_flight = u64::from(config.max_in_flight);
+            // Of a replay nothing was in flight: the last one of ours is all that it has to know.
+            let next = if is_replay { Sequence::MAX } else { next };
+            let end = api.end(&found, sink, spool, next, in_flight).await?;
             if is_replay {
-                dialled.replayed_behind = end.ours.map(|ours| chain::replayed_behind(sink, spool, ours));
+                let ours = end.ours.first();
+                dialled.replayed_behind = ours.map(|ours| chain::replayed_behind(sink, spool, *ours));
             } else {
                 dialled.chain = Some(Chain::new(sink, spool, end));
             }

@@ -115,6 +115,17 @@ pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
     )
 }
 
+/// The fault of a stream that has stored a message elsewhere than where it was told to.
+pub(crate) fn misplaced(stream: &str, expected: u64, found: u64) -> SinkFault {
+    SinkFault::new(
+        FaultKind::Other,
+        format!(
+            "the stream \"{stream}\" has stored an event at {found}, expected {expected}: its server does not hold to \
+             Nats-Expected-Last-Sequence; update it, or set order = \"relaxed\""
+        ),
+    )
+}
+
 /// The fault when nobody takes what was sent to a subject: status 503, "no responders".
 pub(crate) fn nobody_takes(subject: &str) -> SinkFault {
     SinkFault::new(

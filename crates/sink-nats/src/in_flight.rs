@@ -17,8 +17,10 @@ pub(crate) struct Sent {
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// An event that names the one before it: that one is stored when this one is.
+    /// An event that names the id of the one before it: that one is stored when this one is.
     Chained,
+    /// An event that names the place of the one before it, and is to have this place itself.
+    Placed { place: u64 },
     /// An event that stands alone.
     Free,
     /// A dead letter, which another stream keeps.

@@ -102,7 +102,14 @@ impl Sink for NatsSink {
         self.spool = session.spool;
         // Its client ends with it, so that nothing is sent over it any more.
         self.connection = None;
-        let dialled = dial(&self.config, &self.name, &self.spool, self.is_replay).await?;
+        let dialled = dial(
+            &self.config,
+            &self.name,
+            &self.spool,
+            session.cursor.next,
+            self.is_replay,
+        )
+        .await?;
         let dangers = dialled
             .stream
             .as_ref()

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_nats::{Client, RequestErrorKind};
 use bytes::Bytes;
 use data_encoding::BASE64;
+use futures_util::future::try_join_all;
 use neurobridge_core::{
     event::Sequence,
     identity::SpoolId,
@@ -17,16 +18,18 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use crate::{
-    chain::{self, End},
+    chain::{self, By, End},
     config::{NatsConfig, Order, Storage, StreamConfig},
     error::{self, ApiError},
     events::Events,
     subject,
 };
 
-/// So many messages at the end of a stream are looked at to find the last one of ours. More foreign ones than these
-/// behind it, and what comes twice is told by the duplicate window alone.
+/// So many messages at the end of a stream are looked at, beside those that may have been in flight, to find those of
+/// ours. More foreign ones than these behind them, and what comes twice is told by the duplicate window alone.
 const LOOK_BACK: u64 = 256;
+/// So many are asked for at once, when more than the last one has to be looked at.
+const MOST_ASKED: usize = 64;
 /// How long a delivery may stay away after a fault at the most, and the connection may take to be made then.
 const LONGEST_RETRY: Duration = Duration::from_secs(40);
 
@@ -107,21 +110,51 @@ impl Api<'_> {
         Ok(found)
     }
 
-    /// Where the stream ends, and which event the last message of ours is.
-    pub(crate) async fn end(&self, stream: &Stream, sink: &str, spool: &SpoolId) -> Result<End, SinkFault> {
-        let place = stream.state.last_seq;
-        let mut end = End { place, ours: None };
+    /// Where the stream ends, and what of ours is there of the events from `next` on, of which some may have been in
+    /// flight when the connection before broke.
+    pub(crate) async fn end(
+        &self,
+        stream: &Stream,
+        sink: &str,
+        spool: &SpoolId,
+        next: Sequence,
+        in_flight: u64,
+    ) -> Result<End, SinkFault> {
+        let mut end = End {
+            place: stream.state.last_seq,
+            by: stream.chained_by(),
+            ours: Vec::new(),
+        };
         if stream.state.messages == 0 {
             return Ok(end);
         }
-        let first = stream.state.first_seq.max(place.saturating_sub(LOOK_BACK)).max(1);
-        for place in (first..=place).rev() {
-            end.ours = self.message(&stream.config.name, place, sink, spool).await?;
-            if end.ours.is_some() {
-                break;
+        let look_back = match end.by {
+            By::Id => LOOK_BACK,
+            By::Place => LOOK_BACK + in_flight,
+        };
+        let first = stream
+            .state
+            .first_seq
+            .max(end.place.saturating_sub(look_back))
+            .max(1);
+        let mut places = (first..=end.place).rev();
+        let mut at_once = 1;
+        loop {
+            let asked: Vec<u64> = places.by_ref().take(at_once).collect();
+            if asked.is_empty() {
+                return Ok(end);
             }
+            let asking = asked
+                .into_iter()
+                .map(|place| self.message(&stream.config.name, place, sink, spool));
+            for ours in try_join_all(asking).await?.into_iter().flatten() {
+                end.ours.push(ours);
+                if end.by == By::Id || ours < next {
+                    return Ok(end);
+                }
+            }
+            at_once = MOST_ASKED;
         }
-        Ok(end)
     }
 
     /// Which event of ours stands at a place of the stream, if one does.
@@ -300,6 +333,15 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 }
 
 impl Stream {
+    /// How messages of a chain name the one before.
+    const fn chained_by(&self) -> By {
+        if self.config.num_replicas > 1 {
+            By::Place
+        } else {
+            By::Id
+        }
+    }
+
     /// Whether it can take what the sink sends.
     fn check(&self, config: &NatsConfig) -> Result<(), SinkFault> {
         let name = &self.config.name;

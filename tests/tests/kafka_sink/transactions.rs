@@ -105,12 +105,19 @@ async fn a_topic_that_is_deleted_makes_no_event_come_twice() {
     delivery.until_settled().await;
     assert_complete_and_in_order(&records(&bootstrap, &topic).await, 100);
     admin.delete_topic(&topic).unwrap();
+    let missing = FaultKind::ALL
+        .iter()
+        .position(|kind| *kind == FaultKind::Missing)
+        .unwrap();
     for id in 101..=200 {
         delivery.append(&frame(id)).await;
     }
     delivery
-        .until("the sink to be down", |snapshot| {
+        .until("the missing topic to be named", |snapshot| {
+            let named = |reason: &String| reason.contains(&topic) && !reason.contains(".cursors");
             snapshot.state == SinkState::Down
+                && snapshot.faults[missing] > 0
+                && snapshot.reason.as_ref().is_some_and(named)
         })
         .await;
     blocking({

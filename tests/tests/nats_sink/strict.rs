@@ -146,9 +146,41 @@ async fn messages_of_others_get_between_and_change_nothing() {
     let url = nats.url();
     let mut feed = Feed::new();
     let delivery = Delivery::start(&feed, strict(&url));
+    get_between(&mut feed, &delivery, &url).await;
+    let ending = delivery.finish(&feed).await;
+    assert!(ending.resent > 0, "nothing was refused: {ending:?}");
+    assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
+}
+
+/// In a stream of replicas a message of others can take the place of one of ours, which then comes late.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_others_between_replicas_make_none_be_missing_or_come_twice() {
+    let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
+        return;
+    };
+    let cluster = cluster.unwrap();
+    let urls = cluster.urls();
+    let mut config = strict(&urls[0]);
+    config.servers = urls.clone();
+    config.stream.as_mut().unwrap().replicas = Some(3);
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, config);
+    get_between(&mut feed, &delivery, &urls[0]).await;
+    let ending = delivery.finish(&feed).await;
+    assert!(ending.resent > 0, "nothing was refused: {ending:?}");
+    for url in &urls {
+        let all = stored(url, STREAM).await;
+        crate::support::assert_complete(&all, feed.appended());
+        let ours = all.iter().filter(|message| message.id().is_some());
+        assert_eq!(ours.count() as u64, feed.appended(), "none is there twice");
+    }
+}
+
+/// Somebody else publishes into the stream, with ids and without, while events come.
+async fn get_between(feed: &mut Feed, delivery: &Delivery, url: &str) {
     feed.append_over(Duration::from_millis(200), 1000).await;
     delivery.until_settled(1).await;
-    let other = jetstream::new(client(&url).await);
+    let other = jetstream::new(client(url).await);
     for number in 0..4 {
         let mut headers = async_nats::HeaderMap::new();
         if number % 2 == 0 {
@@ -165,9 +197,6 @@ async fn messages_of_others_get_between_and_change_nothing() {
         }
         feed.append_over(Duration::from_millis(500), 3000).await;
     }
-    let ending = delivery.finish(&feed).await;
-    assert!(ending.resent > 0, "nothing was refused: {ending:?}");
-    assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -340,7 +340,7 @@ impl Stored {
     }
 
     /// The event's id, unless it is a message of somebody else.
-    fn id(&self) -> Option<u64> {
+    pub(crate) fn id(&self) -> Option<u64> {
         self.body["id"].as_u64()
     }
 }
@@ -363,10 +363,23 @@ pub(crate) fn assert_once_and_in_order(stored: &[Stored], count: u64) {
 
 /// Checks that the events from one to another are there, in order, each once.
 pub(crate) fn assert_run(stored: &[Stored], first: u64, last: u64) {
-    let ids: Vec<_> = stored.iter().filter_map(Stored::id).collect();
+    let ours: Vec<_> = stored.iter().filter(|one| one.id().is_some()).collect();
     let mut expected = first;
-    for (place, id) in ids.iter().enumerate() {
-        assert_eq!(*id, expected, "at place {place} of {}", ids.len());
+    for (index, one) in ours.iter().enumerate() {
+        assert_eq!(
+            one.id(),
+            Some(expected),
+            "place and id of those about it, and where else it is: {:?}",
+            ours.iter()
+                .enumerate()
+                .filter(|(at, other)| at.abs_diff(index) < 10 || other.id() == Some(expected))
+                .map(|(_, other)| (
+                    other.message.place,
+                    other.id(),
+                    other.header("Nats-Expected-Last-Sequence")
+                ))
+                .collect::<Vec<_>>()
+        );
         expected += 1;
     }
     assert_eq!(expected, last + 1, "events are missing at the end");

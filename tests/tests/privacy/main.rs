@@ -17,10 +17,12 @@ use std::time::Duration;
 use async_nats::Subscriber;
 use futures_util::{FutureExt, StreamExt};
 use neurobridge_tests::bridge::Bridge;
-use neurobridge_tests::http;
+use neurobridge_tests::http::{self, EventStream};
 use neurobridge_tests::kafka::{admin::KafkaAdmin, records::read_topic};
 use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::poll::wait_until;
 use neurobridge_tests::ports::free_ports;
+use neurobridge_tests::process::Process;
 use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::shared::{kafka_bootstrap, nats_url};
 use nix::sys::signal::Signal;
@@ -29,9 +31,18 @@ use serde_json::Value;
 use tokio::task::block_in_place;
 
 use crate::known::{Known, Search};
+use crate::platform::Gate;
 
 /// Many times what it takes.
 const SOON: Duration = Duration::from_secs(120);
+
+/// Who looks on while the events come, through the running bridge.
+const TAILS: [(&str, &[&str]); 4] = [
+    ("tail-events", &[]),
+    ("tail-raw", &["--raw"]),
+    ("tail-kafka", &["--sink", "kafka"]),
+    ("tail-nats", &["--sink", "nats"]),
+];
 
 /// Where a bridge and what it may read lie, apart from what it writes.
 struct Place {
@@ -41,17 +52,20 @@ struct Place {
     nats: String,
     topic: String,
     url: String,
+    gate: Gate,
 }
 
 impl Place {
     fn new(kafka: String, nats: String) -> Self {
+        let gate = Gate::default();
         let place = Self {
             dir: Scratch::new("privacy").unwrap(),
             inputs: Scratch::new("privacy-inputs").unwrap(),
             kafka,
             nats,
             topic: format!("privacy-{}", std::process::id()),
-            url: platform::serve(feed::scripts()),
+            url: platform::serve(feed::scripts(), &gate),
+            gate,
         };
         for (name, text) in [
             ("token", feed::TOKEN),
@@ -141,6 +155,30 @@ impl Place {
             let name = format!("{when}-{}.answer", path.replace('/', "-"));
             fs::write(self.dir.join(name), body).unwrap();
         }
+        let stream = EventStream::open(bridge.address(), "/status/stream").unwrap();
+        let event = stream.expect("room for a listener").next_event().unwrap();
+        fs::write(self.dir.join(format!("{when}-stream.answer")), event).unwrap();
+    }
+
+    /// A tail of the running bridge, that has begun.
+    fn tail(&self, name: &str, events: u64, arguments: &[&str]) -> Process {
+        let mut command = Command::new(neurobridge());
+        command
+            .args(["tail", "-n", &events.to_string(), "-c"])
+            .arg(self.dir.join("neurobridge.toml"))
+            .args(arguments);
+        let (stdout, log) = (self.tailed(name), self.dir.join(format!("{name}.log")));
+        let tail = Process::spawn_split(name, &mut command, &stdout, &log).unwrap();
+        wait_until("the tail to be there", SOON, || {
+            tail.logged()
+                .is_ok_and(|log| log.contains("events come from the running bridge"))
+        })
+        .unwrap();
+        tail
+    }
+
+    fn tailed(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.stdout"))
     }
 
     fn data_dir(&self) -> PathBuf {
@@ -210,6 +248,8 @@ fn killed(place: &Place) {
     let events = feed::events().len() as u64 + 1;
     let received = events + feed::no_events().len() as u64;
     let mut bridge = Bridge::start(&place.dir, &place.config("text")).unwrap();
+    let tails = TAILS.map(|(name, arguments)| (name, place.tail(name, events, arguments)));
+    place.gate.open();
     let status = bridge
         .wait("all to be received and settled", SOON, |status| {
             status["sources"]["main"]["ledger"]["received"].as_u64() >= Some(received)
@@ -229,6 +269,12 @@ fn killed(place: &Place) {
         "{status:#}"
     );
     assert_eq!(status["sinks"]["away"]["ledger"]["pending"], events, "{status:#}");
+    for (name, mut tail) in tails {
+        let ended = tail.wait(SOON).unwrap();
+        assert!(ended.success(), "{name}: {}", tail.log_tail());
+        let lines = fs::read_to_string(place.tailed(name)).unwrap().lines().count() as u64;
+        assert!(lines >= events, "{name}: {lines} of {events}");
+    }
     place.keep_what_it_answers(&bridge, "killed");
     bridge.process().kill().unwrap();
     assert!(bridge.process().logged().unwrap().contains("DEBUG"));
@@ -384,9 +430,11 @@ fn one_sinks_redaction_holds_for_that_sink(place: &Place) {
     let is_in = |file: &str| !search.find(&fs::read(place.dir.join(file)).unwrap()).is_empty();
     assert!(!is_in("kafka.records"));
     assert!(!is_in("event-kafka.stdout"));
+    assert!(!is_in("tail-kafka.stdout"));
     assert!(!is_in("data/dead-letters.jsonl"));
     assert!(is_in("nats.messages"));
     assert!(is_in("event-nats.stdout"));
+    assert!(is_in("tail-nats.stdout"));
 }
 
 /// The events of a person can be told to be of one person.
@@ -405,7 +453,9 @@ fn persons_have_one_pseudonym(place: &Place) {
 #[test]
 fn without_redaction_it_is_found() {
     let dir = Scratch::new("no-privacy").unwrap();
-    let url = platform::serve(feed::scripts());
+    let gate = Gate::default();
+    gate.open();
+    let url = platform::serve(feed::scripts(), &gate);
     let config = format!(
         "[sources.main]\nurl = \"{url}\"\ntoken = \"{}\"\nmax_frame_size = \"1 MiB\"\n\
          backoff = {{ min = \"10ms\", max = \"50ms\" }}\n[spool]\ntype = \"disk\"\n",

@@ -16,6 +16,8 @@ const NAMED: usize = 5;
 pub(super) enum Promise {
     /// Copies are counted, and order is that of each person's first copies.
     AtLeastOnce,
+    /// There are none, and order is that of each person's copies.
+    Once,
     /// There are none, and order is that of the spool.
     OnceInOrder,
 }
@@ -90,7 +92,7 @@ impl<'a> Audit<'a> {
         };
         if std::mem::replace(has, true) {
             self.found.duplicates += 1;
-            if self.promise == Promise::OnceInOrder {
+            if self.promise != Promise::AtLeastOnce {
                 self.found.forbidden += 1;
                 self.found.name(format!("{sequence} is there twice"));
             }
@@ -181,11 +183,14 @@ mod tests {
 
     #[test]
     fn what_is_promised_is_held_against_what_is_there() {
-        use Promise::{AtLeastOnce, OnceInOrder};
+        use Promise::{AtLeastOnce, Once, OnceInOrder};
         for (promise, sequences, is_well) in [
             (OnceInOrder, &[1, 2, 3][..], true),
             (OnceInOrder, &[2, 1, 3], false),
             (OnceInOrder, &[1, 2, 2, 3], false),
+            (Once, &[2, 1, 3], true),
+            (Once, &[2, 3, 1], false),
+            (Once, &[1, 2, 3, 1], false),
             // Copies that come late are no disorder, first copies are.
             (AtLeastOnce, &[1, 2, 3, 1], true),
             (AtLeastOnce, &[3, 2, 1, 3], false),

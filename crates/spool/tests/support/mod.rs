@@ -78,6 +78,16 @@ pub async fn append(spool: &Spool, events: u64, size: usize) {
     assert_eq!((stored.first.get(), stored.events), (first, events));
 }
 
+/// A log of 120 events in some dozen segments, none settled.
+pub async fn filled(root: &Path) {
+    let spool = open(root, &config());
+    drop(spool.reader("sink"));
+    for _ in 0..40 {
+        append(&spool, 3, 300).await;
+    }
+    soon(spool.finish()).await.unwrap();
+}
+
 pub async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, what)
         .await

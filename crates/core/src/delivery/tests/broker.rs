@@ -1,0 +1,250 @@
+//! A broker that does what a schedule says, and what a delivery needs besides it.
+
+use super::*;
+
+/// What the broker does at a call of `outcomes`, in turn; then all is acknowledged.
+#[derive(Clone, Debug)]
+pub(super) enum Turn {
+    /// Acknowledges so many of what waits.
+    Acknowledge(usize),
+    /// Refuses all that waits if one of it is bad, as a broker does with a batch.
+    AcknowledgeBatch,
+    /// Stores so many of what waits, acknowledges none of it, and fails.
+    Fail(usize),
+    /// Fails the next connect too.
+    FailTwice,
+}
+
+/// What the broker has, in the order in which it came: sequences, and dead letters.
+#[derive(Debug, Default)]
+pub(super) struct Broker {
+    pub(super) stored: Vec<u64>,
+    pub(super) letters: Vec<u64>,
+    pub(super) connects: u64,
+    pub(super) turns: Vec<Turn>,
+    pub(super) refuse_connects: u64,
+}
+
+pub(super) struct FakeSink {
+    pub(super) broker: Arc<Mutex<Broker>>,
+    /// Sequences, and whether it is a dead letter.
+    pub(super) waiting: Vec<(Sequence, bool)>,
+    pub(super) bad: fn(u64) -> bool,
+    pub(super) keeps_dead_letters: bool,
+    pub(super) room: usize,
+}
+
+pub(super) fn too_large() -> Rejection {
+    Rejection {
+        reason: RejectionReason::TooLarge,
+        detail: "found 2 MiB, expected at most 1 MiB".into(),
+    }
+}
+
+impl FakeSink {
+    fn acknowledge(&mut self, count: usize, acks: &mut Vec<Ack>) {
+        let count = count.min(self.waiting.len());
+        let mut broker = self.broker.lock().unwrap();
+        for (sequence, is_letter) in self.waiting.drain(..count) {
+            let verdict = if is_letter {
+                broker.letters.push(sequence.get());
+                Verdict::Delivered
+            } else if (self.bad)(sequence.get()) {
+                Verdict::Rejected(too_large())
+            } else {
+                broker.stored.push(sequence.get());
+                Verdict::Delivered
+            };
+            acks.push(Ack { sequence, verdict });
+        }
+    }
+}
+
+impl Sink for FakeSink {
+    async fn connect(&mut self, session: &Session<'_>) -> Result<(), SinkFault> {
+        assert_eq!(session.spool, SpoolId::from_bytes([7; 16]));
+        self.waiting.clear();
+        let mut broker = self.broker.lock().unwrap();
+        broker.connects += 1;
+        if broker.refuse_connects > 0 {
+            broker.refuse_connects -= 1;
+            return Err(SinkFault::new(FaultKind::Unreachable, "nobody answers"));
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+        if self.waiting.len() >= self.room {
+            return Err(PublishError::Full);
+        }
+        self.waiting.push((event.sequence, false));
+        Ok(())
+    }
+
+    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        if self.waiting.len() >= self.room {
+            return Err(PublishError::Full);
+        }
+        assert!(serde_json::from_str::<serde_json::Value>(letter.json).is_ok());
+        self.waiting.push((letter.sequence, true));
+        Ok(())
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        self.keeps_dead_letters
+    }
+
+    async fn flush(&mut self) -> Result<(), SinkFault> {
+        Ok(())
+    }
+
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        assert!(!self.waiting.is_empty(), "nothing is on its way");
+        let turn = self.broker.lock().unwrap().turns.pop();
+        match turn {
+            Some(Turn::Acknowledge(count)) => self.acknowledge(count.max(1), acks),
+            Some(Turn::AcknowledgeBatch) => {
+                let any_bad = self
+                    .waiting
+                    .iter()
+                    .any(|(sequence, letter)| !letter && (self.bad)(sequence.get()));
+                if any_bad {
+                    let suspect = |sequence| Ack {
+                        sequence,
+                        verdict: Verdict::Suspect(too_large()),
+                    };
+                    acks.extend(self.waiting.drain(..).map(|(sequence, _)| suspect(sequence)));
+                } else {
+                    self.acknowledge(usize::MAX, acks);
+                }
+            }
+            Some(Turn::Fail(count)) => {
+                self.acknowledge(count, &mut Vec::new());
+                return Err(SinkFault::new(FaultKind::Unavailable, "no leader"));
+            }
+            Some(Turn::FailTwice) => {
+                self.broker.lock().unwrap().refuse_connects = 1;
+                return Err(SinkFault::new(FaultKind::Unavailable, "no leader"));
+            }
+            None => self.acknowledge(usize::MAX, acks),
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) {}
+}
+
+/// Batches in memory; ends after the last, or waits there for ever.
+pub(super) struct FakeReader {
+    pub(super) batches: Vec<SealedBatch>,
+    pub(super) next: Sequence,
+    pub(super) cursor: Cursor,
+    pub(super) committed: Arc<Mutex<Cursor>>,
+    pub(super) ends: bool,
+    pub(super) skips: Option<(u64, u64)>,
+}
+
+impl Reader for FakeReader {
+    async fn next(&mut self) -> Result<Read, ReadError> {
+        if let Some((from, events)) = self.skips
+            && self.next.get() == from
+        {
+            self.next = self.next.plus(events);
+            return Ok(Read::Skipped {
+                from: Sequence::new(from).unwrap(),
+                events,
+                reason: Skipped::Dropped,
+            });
+        }
+        let found = self
+            .batches
+            .iter()
+            .find_map(|batch| batch.from(self.next).filter(|part| part.first() == self.next));
+        match found {
+            Some(batch) => {
+                self.next = batch.end();
+                Ok(Read::Events(batch))
+            }
+            None if self.ends => Ok(Read::End),
+            None => pending().await,
+        }
+    }
+
+    fn rewind(&mut self, sequence: Sequence) {
+        self.next = sequence;
+    }
+
+    fn commit(&mut self, cursor: &Cursor) {
+        let mut committed = self.committed.lock().unwrap();
+        assert!(cursor.next > committed.next, "a cursor only moves on");
+        assert_eq!(
+            cursor.counts.settled(),
+            cursor.next.since(cursor.first),
+            "the ledger balances at each commit"
+        );
+        *committed = cursor.clone();
+    }
+
+    fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+}
+
+#[derive(Default)]
+pub(super) struct FakeLetters {
+    pub(super) lines: Mutex<Vec<String>>,
+    pub(super) fail: Mutex<u64>,
+}
+
+impl DeadLetters for FakeLetters {
+    fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
+        Box::pin(async move {
+            let mut fail = self.fail.lock().unwrap();
+            if *fail > 0 {
+                *fail -= 1;
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            self.lines
+                .lock()
+                .unwrap()
+                .extend(lines.lines().map(str::to_owned));
+            Ok(())
+        })
+    }
+}
+
+/// Events 1 to `count` in batches of three; each third has another result.
+pub(super) fn batches(count: u64, missing: Option<(u64, u64)>) -> Vec<SealedBatch> {
+    let mut batches = Vec::new();
+    let mut first = 1;
+    while first <= count {
+        if let Some((from, events)) = missing
+            && first == from
+        {
+            first += events;
+            continue;
+        }
+        let end = (first + 3)
+            .min(count + 1)
+            .min(missing.map_or(u64::MAX, |(from, _)| if from > first { from } else { u64::MAX }));
+        let mut batch = Batch::default();
+        for id in first..end {
+            let result = if id % 3 == 0 { "junk" } else { "new" };
+            let frame = format!(r#"{{"id":{id},"data":{{"result":"{result}","pid":"p"}}}}"#);
+            let Kind::Event(envelope) = read(&frame).unwrap() else {
+                panic!("no event")
+            };
+            batch.push(&Event {
+                sequence: Sequence::FIRST,
+                received_at: Timestamp::from_second(id as i64).unwrap(),
+                source: "main",
+                conflict: None,
+                envelope,
+                frame: &frame,
+            });
+        }
+        batches.push(batch.seal(Sequence::new(first).unwrap()));
+        first = end;
+    }
+    batches
+}

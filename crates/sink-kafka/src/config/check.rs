@@ -1,0 +1,268 @@
+//! What is wrong with a configuration, before anything is connected.
+
+use std::time::Duration;
+
+use neurobridge_core::{template::Template, units::ByteSize};
+
+use super::{KafkaConfig, MAX_TOPIC_LENGTH, is_topic_character};
+use crate::properties;
+
+/// Less would make the queue smaller than an ordinary message.
+const MIN_QUEUE: ByteSize = ByteSize::from_mib(1);
+/// The most that librdkafka can be told.
+const MAX_QUEUE: ByteSize = ByteSize::from_mib(2 * 1024 * 1024 - 1);
+/// Shorter ones would be all commits.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+/// What a broker may take to answer.
+const MIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most that brokers allow by default (`transaction.max.timeout.ms`).
+const MAX_TIMEOUT: Duration = Duration::from_secs(900);
+/// Less would be all commits.
+const MIN_TRANSACTION: ByteSize = ByteSize::from_mib(1);
+/// The most that librdkafka can be told.
+const MAX_LINGER: Duration = Duration::from_secs(900);
+
+impl KafkaConfig {
+    /// What is wrong with it, without connecting: keys below this sink's table, and for each a sentence that says what
+    /// was found and what was expected. Empty when all is well. Reads no file.
+    pub fn check(&self) -> Vec<(String, String)> {
+        let mut errors = Vec::new();
+        let mut error = |key: &str, message: String| errors.push((key.to_owned(), message));
+        if self
+            .bootstrap_servers
+            .split(',')
+            .all(|server| server.trim().is_empty())
+        {
+            error(
+                "bootstrap_servers",
+                "found no broker, expected host:port such as \"localhost:9092\"".into(),
+            );
+        }
+        if let Err(message) = check_topic(&self.topic) {
+            error("topic", message);
+        }
+        if self.linger > MAX_LINGER {
+            error(
+                "linger",
+                format!("found {:?}, expected at most {MAX_LINGER:?}", self.linger),
+            );
+        }
+        if !(MIN_QUEUE..=MAX_QUEUE).contains(&self.max_queue_size) {
+            let found = self.max_queue_size;
+            error(
+                "max_queue_size",
+                format!("found {found}, expected {MIN_QUEUE} to {MAX_QUEUE}"),
+            );
+        }
+        self.check_creation(&mut error);
+        self.check_transaction(&mut error);
+        self.check_dead_letter(&mut error);
+        self.check_security(&mut error);
+        for (name, message) in properties::check(self) {
+            error(&format!("properties.{name}"), message);
+        }
+        errors
+    }
+
+    fn check_transaction(&self, error: &mut impl FnMut(&str, String)) {
+        let Some(transaction) = self.transactions() else {
+            if self.transaction.is_some() {
+                error(
+                    "transaction",
+                    "found it without transactions, expected delivery = \"exactly_once\" beside it".into(),
+                );
+            }
+            return;
+        };
+        if transaction.id.as_ref().is_some_and(String::is_empty) {
+            error(
+                "transaction.id",
+                "found an empty text, expected a name that no other bridge uses".into(),
+            );
+        }
+        let cursors = &transaction.cursor_topic;
+        let is_used = [self.topic.constant(), self.dead_letter_topic()].contains(&Some(cursors));
+        if let Err(message) = check_topic_name(cursors) {
+            error("transaction.cursor_topic", message);
+        } else if is_used {
+            error(
+                "transaction.cursor_topic",
+                format!("found \"{cursors}\", expected another topic than those of events and dead letters"),
+            );
+        }
+        if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&transaction.timeout) {
+            error(
+                "transaction.timeout",
+                format!(
+                    "found {:?}, expected {MIN_TIMEOUT:?} to {MAX_TIMEOUT:?}",
+                    transaction.timeout
+                ),
+            );
+        }
+        let most = transaction.timeout / 4;
+        if !(MIN_INTERVAL..=most).contains(&transaction.interval) {
+            error(
+                "transaction.interval",
+                format!(
+                    "found {:?}, expected {MIN_INTERVAL:?} to {most:?}, a quarter of transaction.timeout",
+                    transaction.interval
+                ),
+            );
+        }
+        if transaction.max_size < MIN_TRANSACTION {
+            error(
+                "transaction.max_size",
+                format!(
+                    "found {}, expected {MIN_TRANSACTION} or more: a commit costs some hundred events' time",
+                    transaction.max_size
+                ),
+            );
+        }
+    }
+
+    fn check_creation(&self, error: &mut impl FnMut(&str, String)) {
+        if !self.create {
+            for (key, set) in [
+                ("partitions", self.partitions.is_some()),
+                ("replicas", self.replicas.is_some()),
+            ] {
+                if set {
+                    error(
+                        key,
+                        format!("found {key} without create, expected create = true beside it"),
+                    );
+                }
+            }
+            return;
+        }
+        // At most what the protocol can carry.
+        if !self
+            .partitions
+            .is_some_and(|partitions| (1..=i32::MAX as u32).contains(&partitions))
+        {
+            let found = found(self.partitions);
+            error(
+                "partitions",
+                format!("found {found}, expected a number of 1 or more: create = true needs it"),
+            );
+        }
+        if !self
+            .replicas
+            .is_some_and(|replicas| (1..=i16::MAX as u16).contains(&replicas))
+        {
+            let found = found(self.replicas);
+            error(
+                "replicas",
+                format!("found {found}, expected a number of 1 or more: create = true needs it"),
+            );
+        }
+    }
+
+    fn check_dead_letter(&self, error: &mut impl FnMut(&str, String)) {
+        let Some(place) = &self.dead_letter else { return };
+        match (&place.topic, &place.path) {
+            (Some(topic), None) => {
+                if let Err(message) = check_topic_name(topic) {
+                    error("dead_letter.topic", message);
+                } else if self.topic.constant() == Some(topic) {
+                    error(
+                        "dead_letter.topic",
+                        format!("found \"{topic}\", expected another topic than that of the events"),
+                    );
+                }
+            }
+            (None, Some(_)) => {}
+            (Some(_), Some(_)) => error("dead_letter", "found topic and path, expected one of them".into()),
+            (None, None) => error(
+                "dead_letter",
+                "found neither topic nor path, expected one of them".into(),
+            ),
+        }
+    }
+
+    fn check_security(&self, error: &mut impl FnMut(&str, String)) {
+        if let Some(tls) = &self.tls {
+            if tls.cert_file.is_some() != tls.key_file.is_some() {
+                error(
+                    "tls",
+                    "found one of cert_file and key_file, expected both or none".into(),
+                );
+            }
+            if tls.key_password.is_some() && tls.key_password_file.is_some() {
+                error(
+                    "tls.key_password",
+                    "found it beside key_password_file, expected one of them".into(),
+                );
+            }
+        }
+        if let Some(sasl) = &self.sasl {
+            if sasl.username.is_empty() {
+                error(
+                    "sasl.username",
+                    "found an empty text, expected the user's name".into(),
+                );
+            }
+            match (&sasl.password, &sasl.password_file) {
+                (Some(_), None) | (None, Some(_)) => {}
+                (Some(_), Some(_)) => {
+                    error(
+                        "sasl.password",
+                        "found it beside password_file, expected one of them".into(),
+                    );
+                }
+                (None, None) => error(
+                    "sasl.password",
+                    "found neither password nor password_file, expected one of them".into(),
+                ),
+            }
+        }
+    }
+}
+
+fn check_topic(topic: &Template) -> Result<(), String> {
+    // Topics are kept and listed by everyone who may look at the cluster; and there would be one for each person.
+    for person in ["pid", "initial_pid"] {
+        if topic.uses(person) {
+            return Err(format!(
+                "found \"{topic}\", expected a topic without {{{person}}}: put it into the key"
+            ));
+        }
+    }
+    match topic.constant() {
+        Some(name) => check_topic_name(name),
+        None => {
+            // The literal parts, and letters in the place of fields.
+            let text = topic.to_string();
+            let mut depth = false;
+            let wrong = text.chars().find(|character| {
+                match character {
+                    '{' => depth = true,
+                    '}' => depth = false,
+                    _ => return !depth && !is_topic_character(*character),
+                }
+                false
+            });
+            wrong.map_or(Ok(()), |wrong| Err(wrong_character(&text, wrong)))
+        }
+    }
+}
+
+fn check_topic_name(name: &str) -> Result<(), String> {
+    if let Some(wrong) = name.chars().find(|character| !is_topic_character(*character)) {
+        return Err(wrong_character(name, wrong));
+    }
+    if name.is_empty() || name == "." || name == ".." || name.len() > MAX_TOPIC_LENGTH {
+        return Err(format!(
+            "found \"{name}\", expected 1 to {MAX_TOPIC_LENGTH} characters, and not \".\" or \"..\""
+        ));
+    }
+    Ok(())
+}
+
+fn wrong_character(name: &str, wrong: char) -> String {
+    format!("found {wrong:?} in \"{name}\", expected letters, digits, \".\", \"_\" and \"-\" only")
+}
+
+fn found<T: std::fmt::Display>(value: Option<T>) -> String {
+    value.map_or_else(|| "nothing".to_owned(), |value| value.to_string())
+}

@@ -1,0 +1,190 @@
+//! How a connection comes to be: its topics looked at, its producer started, its transactional id claimed.
+
+use std::{collections::HashMap, sync::Arc};
+
+use neurobridge_core::{
+    identity::SpoolId,
+    reader::Cursor,
+    sink::{FaultKind, SinkFault},
+};
+use rdkafka::ClientConfig;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{Connection, LOOK_INTERVAL, ended, limits, look_at, start, transactions::InTransactions};
+use crate::{
+    config::{KafkaConfig, TransactionConfig},
+    cursors::{CursorRecord, Cursors},
+    health::Health,
+    properties,
+    topics::{self, Creation, Topic},
+    transaction::Transactions,
+};
+
+/// What a connection is opened with.
+pub(crate) struct Open {
+    pub(crate) sink: String,
+    pub(crate) config: Arc<KafkaConfig>,
+    pub(crate) health: Arc<Health>,
+    /// Only with transactions, and there only where the sink is to publish.
+    pub(crate) claim: Option<Claim>,
+}
+
+/// What a sink claims the transactional id with.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    pub(crate) spool: SpoolId,
+    /// Ours.
+    pub(crate) cursor: Cursor,
+    /// This process.
+    pub(crate) instance: Arc<str>,
+    /// It has claimed the id before: then another one's claim since is the end.
+    pub(crate) is_repeated: bool,
+}
+
+impl Open {
+    /// Opens it. Blocks until the topics are known.
+    pub(crate) fn open(self) -> Result<Connection, SinkFault> {
+        let client = properties::client(&self.config, &self.sink)?;
+        let constant = self.config.topic.constant().map(str::to_owned);
+        let names: Vec<String> = constant
+            .iter()
+            .cloned()
+            .chain(self.config.dead_letter_topic().map(str::to_owned))
+            .collect();
+        let mut topics: HashMap<String, Topic> = look_at(&client, &self.health, &names, &self.config)?
+            .into_iter()
+            .map(|topic| (topic.name.clone(), topic))
+            .collect();
+        let constant = constant.and_then(|name| topics.remove(&name));
+        let limits = limits(topics.values().chain(&constant), &self.config);
+        let id = self.config.transactions().map(|transactions| {
+            transactions
+                .id
+                .unwrap_or_else(|| format!("neurobridge-{}", self.sink))
+        });
+        let (producer, reports) = start(&client, &self.config, limits, id.as_deref(), &self.health)?;
+        let transactions = match (self.config.transactions(), id) {
+            (Some(config), Some(id)) => {
+                let cursors = look_at_cursors(&client, &self.health, &config, &self.config)?;
+                cursors.warn_of_losses(&self.sink);
+                let transactions = producer.transactions().ok_or_else(ended)?;
+                self.claim
+                    .map(|claim| claim.stake(&client, config, id, &transactions))
+                    .transpose()?
+            }
+            _ => None,
+        };
+        Ok(Connection {
+            config: self.config,
+            health: self.health,
+            client,
+            producer,
+            reports,
+            limits,
+            topics,
+            constant,
+            in_flight: 0,
+            progress: Instant::now(),
+            waiting: None,
+            own: Vec::new(),
+            outdated: false,
+            look: None,
+            looked: Instant::now(),
+            next_look: Instant::now() + LOOK_INTERVAL,
+            transactions,
+        })
+    }
+}
+
+impl Claim {
+    /// Takes the transactional id over, and writes so into the topic of cursors. Blocks.
+    fn stake(
+        self,
+        client: &ClientConfig,
+        config: TransactionConfig,
+        id: String,
+        transactions: &Transactions,
+    ) -> Result<InTransactions, SinkFault> {
+        let cursors = Cursors {
+            client,
+            topic: &config.cursor_topic,
+        };
+        if self.is_repeated
+            && let Some(record) = cursors.find(&id)?
+            && !record.is_of_instance(&self.instance)
+        {
+            // Taking over in turn, it would be taken from us again, and so on for ever.
+            let reason = format!(
+                "another instance of this sink has taken over the transactional id \"{id}\" and fenced this one; stop one of \
+                 the two, or give each its own transaction.id, then restart"
+            );
+            return Err(SinkFault::fatal(FaultKind::Fenced, reason));
+        }
+        transactions.take_over()?;
+        // Only now: what was open under this id is committed or aborted.
+        let found = cursors.find_all(&id, config.timeout)?;
+        let kept = found.as_ref().and_then(|record| record.of_spool(self.spool));
+        if found.is_some() && kept.is_none() {
+            info!(
+                id,
+                "the cursor in the topic is of another spool: going on with our own"
+            );
+        }
+        let newest = match &kept {
+            Some(kept) if kept.next > self.cursor.next => kept,
+            _ => &self.cursor,
+        };
+        let record = CursorRecord::new(&id, &self.instance, self.spool, newest);
+        transactions.begin()?;
+        transactions.commit(&config.cursor_topic, &record)?;
+        Ok(InTransactions {
+            config,
+            id,
+            spool: self.spool,
+            instance: self.instance,
+            kept,
+            opened: None,
+            bytes: 0,
+        })
+    }
+}
+
+fn look_at_cursors(
+    client: &ClientConfig,
+    health: &Arc<Health>,
+    transactions: &TransactionConfig,
+    config: &KafkaConfig,
+) -> Result<Topic, SinkFault> {
+    let creation = config.create.then(|| Creation {
+        partitions: 1,
+        replicas: config.replicas.map_or(1, i32::from),
+        is_compacted: true,
+    });
+    let name = &transactions.cursor_topic;
+    let topic = topics::inspect(client, health, std::slice::from_ref(name), creation)
+        .map_err(|fault| {
+            let reason = match fault.kind {
+                FaultKind::Missing => format!(
+                    "{}; exactly_once keeps its cursor there: it needs one partition and cleanup.policy=compact",
+                    fault.reason
+                ),
+                _ => fault.reason.clone(),
+            };
+            SinkFault { reason, ..fault }
+        })?
+        .pop()
+        .ok_or_else(ended)?;
+    let is_compacted = topic
+        .cleanup
+        .as_ref()
+        .is_none_or(|policy| policy.split(',').any(|one| one.trim() == "compact"));
+    if !is_compacted {
+        warn!(
+            topic = name,
+            "the topic of cursors is not compacted: what is in it is removed by age, and with it the cursor of a sink that was \
+             idle for so long; expected cleanup.policy=compact"
+        );
+    }
+    Ok(topic)
+}
