@@ -19,7 +19,7 @@ use crate::process::Process;
 use crate::program::neurobridge;
 
 /// The program has to bind a port and to open files.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running bridge.
 #[derive(Debug)]
@@ -30,11 +30,11 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Starts a bridge with this configuration (without `data_dir` and `[http]`, which are filled in), and waits until
-    /// it answers.
+    /// Starts a bridge with this configuration (without `data_dir` and `[http]`, which are filled in, and a long
+    /// `drain_timeout` where it has none), and waits until it answers.
     ///
     /// # Errors
-    /// When it ends, or does not answer within 20 seconds.
+    /// When it ends, or does not answer within a minute.
     pub fn start(dir: &Scratch, config: &str) -> Result<Self> {
         Self::start_with(dir, config, &[])
     }
@@ -48,7 +48,13 @@ impl Bridge {
         let address = format!("127.0.0.1:{port}");
         let data_dir = dir.join("data");
         let file = dir.join("neurobridge.toml");
-        let whole = format!("data_dir = {data_dir:?}\n{config}\n[http]\nlisten = \"{address}\"\n");
+        // The default is what a container has; a disk that many tests share may take longer for one sync.
+        let drain = if config.contains("drain_timeout") {
+            ""
+        } else {
+            "drain_timeout = \"60s\"\n"
+        };
+        let whole = format!("data_dir = {data_dir:?}\n{drain}{config}\n[http]\nlisten = \"{address}\"\n");
         fs::write(&file, whole).with_context(|| format!("writing {}", file.display()))?;
         let mut command = Command::new(neurobridge());
         command.args(["run", "-c"]).arg(&file).env_remove("RUST_LOG");

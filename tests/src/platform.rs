@@ -16,7 +16,7 @@ use crate::process::Process;
 use crate::program::neurobridge;
 
 /// The program only has to bind a port.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running simulator that writes down what it sends.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Platform {
     /// Starts a simulator with these further arguments, and waits until it listens.
     ///
     /// # Errors
-    /// When it does not within 20 seconds.
+    /// When it does not within a minute.
     pub fn start(dir: &Scratch, args: &[&str]) -> Result<Self> {
         let [port] = free_ports()?;
         let address = format!("127.0.0.1:{port}");

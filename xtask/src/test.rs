@@ -3,8 +3,10 @@
 use std::env;
 use std::fs;
 use std::io::BufReader;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use neurobridge_tests::paths::{Scratch, sweep_scratch, workspace_root};
@@ -16,6 +18,11 @@ use serde::Deserialize;
 use crate::brokers::{Provided, provide};
 use crate::shell::say;
 use crate::{chromium, prometheus};
+
+/// So many tests at a time at least: the long ones wait for brokers more than they compute.
+const LEAST_THREADS: usize = 4;
+/// By this the test harness is told.
+const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
 
 /// Which tests.
 #[derive(Debug, clap::Args)]
@@ -51,6 +58,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
     let mut cargo = cargo_test(args);
     cargo.arg("--no-fail-fast").arg("--").args(&args.filters);
+    if env::var_os(THREADS_VARIABLE).is_none() {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        cargo.env(THREADS_VARIABLE, cores.max(LEAST_THREADS).to_string());
+    }
     cargo.env(SKIPPED_FILE_VARIABLE, &skipped);
     if let Some(binary) = binary {
         cargo.env(BINARY_VARIABLE, binary);

@@ -170,7 +170,7 @@ impl Spool {
     }
 
     /// Numbers a batch's events and stores them; `None` for an empty batch. Waits while the log is full, unless it is
-    /// to drop the oldest. Several that wait are stored together.
+    /// to drop the oldest. Several that wait are stored together, in the order in which they were first polled.
     ///
     /// Dropping the future before it is ready: a log in memory stores nothing, one on disk all or nothing.
     ///

@@ -28,6 +28,8 @@ pub(crate) struct Memory {
     state: Mutex<State>,
     /// Wakes the appender when a cursor made room.
     room: Notify,
+    /// The append whose turn it is: a smaller one must not go before one that waits for room.
+    turn: tokio::sync::Mutex<()>,
     durable: watch::Sender<u64>,
     closed: watch::Sender<bool>,
 }
@@ -70,6 +72,7 @@ impl Memory {
             when_full: config.when_full,
             state: Mutex::new(state),
             room: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
             durable: watch::Sender::new(0),
             closed: watch::Sender::new(false),
         })
@@ -84,6 +87,7 @@ impl Memory {
             return Ok(None);
         }
         let cost = footprint(batch.len());
+        let _turn = self.turn.lock().await;
         // Sealing twice would number events twice, so the batch is sealed where its place is certain.
         let mut batch = Some(batch);
         loop {

@@ -3,6 +3,7 @@
 
 use std::{collections::VecDeque, future::Future, time::Duration};
 
+use futures_util::FutureExt;
 use neurobridge_core::{
     envelope::{Kind, read},
     event::{Event, Sequence},
@@ -10,7 +11,7 @@ use neurobridge_core::{
     record::Batch,
     units::ByteSize,
 };
-use neurobridge_spool::{AppendError, MemoryConfig, Spool, SpoolConfig, SpoolReader, WhenFull};
+use neurobridge_spool::{AppendError, MemoryConfig, Spool, SpoolConfig, SpoolReader, Stored, WhenFull};
 use proptest::prelude::*;
 
 /// Far more than any step needs; reached only when something waits for ever.
@@ -80,6 +81,24 @@ async fn read_until(reader: &mut SpoolReader, until: u64) -> (Vec<u64>, u64) {
         }
     }
     (sequences, skipped)
+}
+
+/// As the bridge does it: several at once, polled together.
+#[tokio::test]
+async fn a_small_append_waits_behind_a_large_one() {
+    let (spool, mut id) = (small(), 0);
+    let mut reader = spool.reader("sink");
+    // Room for a small one is left.
+    spool.append(batch(&mut id, 9, 100_000)).await.unwrap();
+    let mut large = Box::pin(spool.append(batch(&mut id, 3, 100_000)));
+    assert!((&mut large).now_or_never().is_none());
+    let mut small = Box::pin(spool.append(batch(&mut id, 1, 10)));
+    assert!((&mut small).now_or_never().is_none());
+    assert_eq!(read_until(&mut reader, 9).await.0.len(), 9);
+    commit(&mut reader, Sequence::new(10).unwrap());
+    let (large, small) = soon(async { tokio::join!(large, small) }).await;
+    let first = |stored: Result<Option<Stored>, _>| stored.unwrap().unwrap().first.get();
+    assert_eq!((first(large), first(small)), (10, 13));
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 /// Far more than 100,000 events need on two busy cores.
 const DELIVERY: Duration = Duration::from_secs(240);
-const STOP: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(120);
 
 /// What is done to a broker.
 type Strike = fn(&mut Kafka);

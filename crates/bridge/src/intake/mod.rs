@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream::FuturesOrdered};
 use jiff::Timestamp;
 use neurobridge_core::{
     dead_letter::{self, DeadLetters, Newest, Notice},
@@ -43,6 +44,8 @@ const TOGETHER: usize = 16;
 /// And how many bytes, not counting the last one's: a few large allocations of one size are used again and again, where
 /// ever larger ones of all sizes would each be kept by the allocator.
 const TOGETHER_BYTES: usize = 256 << 10;
+/// So many appends are on their way at once: while the disk syncs one, the next are made, and then synced together.
+const AT_ONCE: usize = 4;
 
 /// What the intake needs.
 pub(crate) struct Options {
@@ -121,15 +124,35 @@ pub(crate) async fn run(
         letters: String::new(),
     };
     let mut waiting = Vec::with_capacity(TOGETHER);
-    while frames.recv_many(&mut waiting, TOGETHER).await > 0 {
-        while !waiting.is_empty() {
-            let batch = intake.encode(&waiting[..together(&waiting)]);
-            // Here the slices of the sockets' read buffers end.
-            waiting.drain(..together(&waiting));
-            intake.store_letters().await;
-            spool.append(batch).await?;
-            intake.settle();
+    let mut appends = FuturesOrdered::new();
+    loop {
+        // What is pushed here is handed to the spool when the appends are looked at next: first of all, and in order.
+        tokio::select! {
+            biased;
+            Some(appended) = appends.next() => intake.settle(appended?),
+            received = frames.recv_many(&mut waiting, TOGETHER), if appends.len() < AT_ONCE => {
+                if received == 0 {
+                    break;
+                }
+                while !waiting.is_empty() {
+                    let batch = intake.encode(&waiting[..together(&waiting)]);
+                    // Here the slices of the sockets' read buffers end.
+                    waiting.drain(..together(&waiting));
+                    intake.store_letters().await;
+                    let tallies = intake.take_tallies();
+                    let spool = &spool;
+                    appends.push_back(async move { spool.append(batch).await.map(|_| tallies) });
+                    while appends.len() >= AT_ONCE {
+                        if let Some(appended) = appends.next().await {
+                            intake.settle(appended?);
+                        }
+                    }
+                }
+            }
         }
+    }
+    while let Some(appended) = appends.next().await {
+        intake.settle(appended?);
     }
     Ok(())
 }
@@ -313,14 +336,21 @@ impl Intake {
         self.letters.clear();
     }
 
-    fn settle(&mut self) {
-        for (source, tally) in self.sources.iter().zip(&mut self.tallies) {
+    /// What became of the events of the batch that was just encoded, by source.
+    fn take_tallies(&mut self) -> Vec<Tally> {
+        let none = vec![Tally::default(); self.sources.len()];
+        std::mem::replace(&mut self.tallies, none)
+    }
+
+    /// Counts what became of a batch's events, once it is stored.
+    fn settle(&self, tallies: Vec<Tally>) {
+        for (source, tally) in self.sources.iter().zip(tallies) {
             let Tally {
                 stored,
                 filtered,
                 duplicate,
                 dead_lettered,
-            } = std::mem::take(tally);
+            } = tally;
             for (outcome, events) in [
                 (SourceOutcome::Stored, stored),
                 (SourceOutcome::Filtered, filtered),
