@@ -53,6 +53,8 @@ pub(crate) struct Connection {
     /// By name; the topic of the configuration, if it is constant, apart: it is looked up for each event.
     topics: HashMap<String, Topic>,
     constant: Option<Topic>,
+    /// The topic of cursors, with transactions.
+    cursors: Option<Topic>,
     in_flight: usize,
     /// When something was last acknowledged, or sent while nothing was in flight.
     progress: Instant,
@@ -73,6 +75,14 @@ impl Connection {
     /// The topics that are known.
     pub(crate) fn topics(&self) -> impl Iterator<Item = &Topic> {
         self.topics.values().chain(&self.constant)
+    }
+
+    /// What can lose events, of all topics.
+    pub(crate) fn dangers(&self) -> Vec<String> {
+        self.topics()
+            .chain(&self.cursors)
+            .flat_map(Topic::dangers)
+            .collect()
     }
 
     /// Whether another record may be sent now.

@@ -45,7 +45,8 @@ pub struct KafkaSink {
     encoder: Encoder,
     spool: SpoolId,
     connection: Option<Connection>,
-    /// Whether the dangers of the topics were said.
+    /// What was found at the last connect that can lose events; said once.
+    dangers: Vec<String>,
     warned: bool,
     /// This process, among those that write in the name of this sink.
     instance: Arc<str>,
@@ -67,6 +68,7 @@ impl KafkaSink {
             // Nothing is published before `connect` tells the real one.
             spool: SpoolId::from_bytes([0; 16]),
             connection: None,
+            dangers: Vec::new(),
             warned: false,
             instance: uuid::Uuid::now_v7().to_string().into(),
             has_claimed: false,
@@ -85,12 +87,18 @@ impl KafkaSink {
         self
     }
 
-    /// One that only tries whether all is there: it takes no transactional id from a sink that runs. It must not publish.
+    /// One that only tries whether all is there: it takes no transactional id from a sink that runs, and leaves it to
+    /// [`dangers`](Self::dangers) to say what can lose events. It must not publish.
     pub fn trial(name: impl Into<String>, config: KafkaConfig) -> Self {
         Self {
             is_trial: true,
             ..Self::new(name, config)
         }
+    }
+
+    /// What is legal and can lose events, as the last connect found it: a sentence each.
+    pub fn dangers(&self) -> &[String] {
+        &self.dangers
     }
 
     fn is_exactly_once(&self) -> bool {
@@ -140,24 +148,23 @@ impl KafkaSink {
         connection.send(letter.sequence, crate::encode::dead_letter(topic, letter.json))
     }
 
-    fn warn(&mut self, connection: &Connection) {
-        if std::mem::replace(&mut self.warned, true) {
-            return;
-        }
-        let sink = &self.name;
-        for topic in connection.topics() {
-            topic.warn_of_losses(sink);
-        }
+    fn look_for_dangers(&mut self, connection: &Connection) {
+        self.dangers = connection.dangers();
         let is_plain = self
             .config
             .sasl
             .as_ref()
             .is_some_and(|sasl| sasl.mechanism == SaslMechanism::Plain);
         if is_plain && self.config.tls.is_none() {
-            warn!(
-                sink,
+            self.dangers.push(
                 "the password travels in the clear: expected tls beside sasl with the mechanism \"plain\""
+                    .into(),
             );
+        }
+        if !self.is_trial && !std::mem::replace(&mut self.warned, true) {
+            for danger in &self.dangers {
+                warn!(sink = self.name, "{danger}");
+            }
         }
     }
 }
@@ -188,7 +195,7 @@ impl Sink for KafkaSink {
         };
         let connection = on_thread(move || open.open()).await?;
         self.has_claimed = true;
-        self.warn(&connection);
+        self.look_for_dangers(&connection);
         self.connection = Some(connection);
         Ok(())
     }

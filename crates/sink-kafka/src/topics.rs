@@ -17,7 +17,7 @@ use rdkafka::{
     types::RDKafkaErrorCode as Code,
 };
 use tokio::runtime::{self, Runtime};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::{
     context::Context,
@@ -131,31 +131,27 @@ pub(crate) fn not_made(error: &KafkaError) -> SinkFault {
 }
 
 impl Topic {
-    /// Says what is legal and can lose events.
-    pub(crate) fn warn_of_losses(&self, sink: &str) {
-        for danger in dangers(self) {
-            warn!(sink, topic = self.name, "{danger}");
+    /// What is legal and can lose events.
+    pub(crate) fn dangers(&self) -> Vec<String> {
+        let Self { name, brokers, .. } = self;
+        // With a single broker there is no choice.
+        if *brokers < 2 {
+            return Vec::new();
         }
+        if self.replicas < 2 {
+            return vec![format!(
+                "the topic \"{name}\" is kept on one broker only and is lost with it: expected a replication factor of 2 or more, \
+                 the cluster has {brokers} brokers"
+            )];
+        }
+        if self.min_insync == Some(1) {
+            return vec![format!(
+                "min.insync.replicas of the topic \"{name}\" is 1: what one broker alone has acknowledged is lost with it, \
+                 expected 2 or more"
+            )];
+        }
+        Vec::new()
     }
-}
-
-fn dangers(topic: &Topic) -> Vec<String> {
-    let mut dangers = Vec::new();
-    // With a single broker there is no choice.
-    if topic.brokers < 2 {
-        return dangers;
-    }
-    if topic.replicas < 2 {
-        dangers.push(format!(
-            "the topic is kept on one broker only and is lost with it: expected a replication factor of 2 or more, the cluster has {} brokers",
-            topic.brokers
-        ));
-    } else if topic.min_insync == Some(1) {
-        dangers.push(
-            "min.insync.replicas is 1: what one broker alone has acknowledged is lost with it, expected 2 or more".into(),
-        );
-    }
-    dangers
 }
 
 struct Inspection<'a> {
@@ -352,7 +348,7 @@ mod tests {
     #[test]
     fn what_can_lose_events_is_named_where_there_is_a_choice() {
         let dangers = |brokers, replicas, min_insync| {
-            dangers(&Topic {
+            Topic {
                 name: "t".into(),
                 partitions: 1,
                 replicas,
@@ -360,7 +356,8 @@ mod tests {
                 min_insync,
                 cleanup: None,
                 brokers,
-            })
+            }
+            .dangers()
             .len()
         };
         assert_eq!(dangers(1, 1, Some(1)), 0);

@@ -35,8 +35,10 @@ pub struct NatsSink {
     spool: SpoolId,
     connection: Option<Connection>,
     is_replay: bool,
-    /// Whether the dangers of the stream were said.
+    /// What was found at the last connect that can lose events; said once.
+    dangers: Vec<String>,
     warned: bool,
+    is_trial: bool,
 }
 
 impl NatsSink {
@@ -50,8 +52,24 @@ impl NatsSink {
             spool: SpoolId::from_bytes([0; 16]),
             connection: None,
             is_replay: false,
+            dangers: Vec::new(),
             warned: false,
+            is_trial: false,
         }
+    }
+
+    /// One that only tries whether all is there, and leaves it to [`dangers`](Self::dangers) to say what can lose events.
+    /// It must not publish.
+    pub fn trial(name: impl Into<String>, config: NatsConfig) -> Self {
+        Self {
+            is_trial: true,
+            ..Self::new(name, config)
+        }
+    }
+
+    /// What is legal and can lose events, as the last connect found it: a sentence each.
+    pub fn dangers(&self) -> &[String] {
+        &self.dangers
     }
 
     /// One that sends once more what was sent before: each message says so, and has an id of this run. With strict order no
@@ -63,18 +81,12 @@ impl NatsSink {
         self
     }
 
-    fn warn(&mut self, dangers: &[String]) {
-        if std::mem::replace(&mut self.warned, true) {
-            return;
-        }
-        let sink = &self.name;
-        for danger in dangers {
-            warn!(sink, "{danger}");
-        }
+    /// Adds to what was found of the stream what its configuration tells, and says all of it once.
+    fn look_for_dangers(&mut self, of_stream: Vec<String>) {
+        self.dangers = of_stream;
         if self.config.mode == Mode::Core {
-            warn!(
-                sink,
-                "mode = \"core\": whoever does not listen at the moment of an event never gets it"
+            self.dangers.push(
+                "mode = \"core\": whoever does not listen at the moment of an event never gets it".into(),
             );
         }
         let is_plain = self.config.tls.is_none()
@@ -89,10 +101,14 @@ impl NatsSink {
                 auth.nkey.is_none() && auth.nkey_file.is_none() && auth.credentials_file.is_none()
             })
         {
-            warn!(
-                sink,
-                "the password or token travels in the clear where the server does not ask for TLS: expected tls beside auth"
+            self.dangers.push(
+                "the password or token travels in the clear where the server does not ask for TLS: expected tls beside auth".into(),
             );
+        }
+        if !self.is_trial && !std::mem::replace(&mut self.warned, true) {
+            for danger in &self.dangers {
+                warn!(sink = self.name, "{danger}");
+            }
         }
     }
 }
@@ -115,7 +131,7 @@ impl Sink for NatsSink {
             .as_ref()
             .map(|stream| stream.dangers(&self.config))
             .unwrap_or_default();
-        self.warn(&dangers);
+        self.look_for_dangers(dangers);
         self.connection = Some(Connection::new(&self.config, dialled));
         Ok(())
     }

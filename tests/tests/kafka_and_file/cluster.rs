@@ -1,10 +1,13 @@
 //! A Kafka of several brokers.
 
+use std::{fs, process::Command};
+
 use neurobridge_tests::{
     bridge::Bridge,
     kafka::{KafkaOptions, cluster::KafkaCluster},
     paths::Scratch,
     platform::Platform,
+    program::neurobridge,
     shared::with_own_kafka,
 };
 
@@ -55,11 +58,27 @@ fn leaders_killed_under_load_lose_nothing_and_what_can_lose_is_named() {
     }
     let log = bridge.process().logged().unwrap();
     for danger in [
-        "the topic is kept on one broker only and is lost with it",
-        "min.insync.replicas is 1",
+        "the topic \"single\" is kept on one broker only and is lost with it",
+        "min.insync.replicas of the topic \"safe\" is 1",
+        "min.insync.replicas of the topic \"entries\" is 1",
     ] {
         assert!(log.contains(danger), "{danger}: {log}");
     }
+    let only_single = dir.join("only-single.toml");
+    let config = format!(
+        "[sources.main]\nurl = \"{}\"\ntoken = \"t\"\n[sinks.single]\ntype = \"kafka\"\n\
+         bootstrap_servers = \"{bootstrap}\"\ntopic = \"single\"\n",
+        platform.url()
+    );
+    fs::write(&only_single, config).unwrap();
+    let check = Command::new(neurobridge())
+        .args(["check", "--connect", "-c"])
+        .arg(only_single)
+        .output()
+        .unwrap();
+    let answers = String::from_utf8_lossy(&check.stdout);
+    let row = "⚠  sink single  the topic \"single\" is kept on one broker only";
+    assert!(check.status.success() && answers.contains(row), "{check:?}");
     let (in_file, in_kafka) = finish(bridge, platform, &bootstrap, "entries");
     assert!(
         in_kafka.sent == in_file.sent && in_file.sent > 7_000,

@@ -64,10 +64,10 @@ impl Open {
                 .unwrap_or_else(|| format!("neurobridge-{}", self.sink))
         });
         let (producer, reports) = start(&client, &self.config, limits, id.as_deref(), &self.health)?;
+        let mut cursors = None;
         let transactions = match (self.config.transactions(), id) {
             (Some(config), Some(id)) => {
-                let cursors = look_at_cursors(&client, &self.health, &config, &self.config)?;
-                cursors.warn_of_losses(&self.sink);
+                cursors = Some(look_at_cursors(&client, &self.health, &config, &self.config)?);
                 let transactions = producer.transactions().ok_or_else(ended)?;
                 self.claim
                     .map(|claim| claim.stake(&client, config, id, &transactions))
@@ -84,6 +84,7 @@ impl Open {
             limits,
             topics,
             constant,
+            cursors,
             in_flight: 0,
             progress: Instant::now(),
             waiting: None,

@@ -53,11 +53,16 @@ pub(super) async fn run(config: &Config) -> Result<Exit, Failure> {
     let mut worst = Exit::Ok;
     for (what, answer) in answers {
         match answer {
-            Ok(time) => table.row([
-                FINE.to_owned(),
-                what,
-                format!("fine, within {} ms", time.as_millis()),
-            ]),
+            Ok(Fine { time, dangers }) => {
+                table.row([
+                    FINE.to_owned(),
+                    what.clone(),
+                    format!("fine, within {} ms", time.as_millis()),
+                ]);
+                for danger in dangers {
+                    table.row([DANGER.to_owned(), what.clone(), danger]);
+                }
+            }
             Err((exit, reason)) => {
                 // A refused token needs a person, whatever else passes by itself.
                 if worst == Exit::Ok || exit == Exit::TokenRefused {
@@ -71,7 +76,8 @@ pub(super) async fn run(config: &Config) -> Result<Exit, Failure> {
     let table = table
         .to_string()
         .replace(FINE, &paint.paint(Style::Green, FINE))
-        .replace(WRONG, &paint.paint(Style::Red, WRONG));
+        .replace(WRONG, &paint.paint(Style::Red, WRONG))
+        .replace(DANGER, &paint.paint(Style::Yellow, DANGER));
     print(format!("\n{table}"))?;
     if worst != Exit::Ok {
         print(format!(
@@ -81,11 +87,19 @@ pub(super) async fn run(config: &Config) -> Result<Exit, Failure> {
     Ok(worst)
 }
 
-/// Marks of what answered as it should, and of what did not.
+/// Marks of what answered as it should, of what did not, and of what works and can lose events.
 const FINE: &str = "✓";
 const WRONG: &str = "✗";
+const DANGER: &str = "⚠";
 
-type Answer = Result<Duration, (Exit, String)>;
+/// What answered as it should: how soon, and what of it can lose events.
+#[derive(Debug)]
+struct Fine {
+    time: Duration,
+    dangers: Vec<String>,
+}
+
+type Answer = Result<Fine, (Exit, String)>;
 
 /// Connects and authorises, and leaves again.
 async fn try_source(name: &str, config: SourceConfig) -> Answer {
@@ -121,7 +135,12 @@ async fn try_source(name: &str, config: SourceConfig) -> Answer {
                 .unwrap_or_else(|| "no reason was given".to_owned())
         };
         match snapshot.state {
-            SourceState::Authorised | SourceState::Blocked => return Ok(begin.elapsed()),
+            SourceState::Authorised | SourceState::Blocked => {
+                return Ok(Fine {
+                    time: begin.elapsed(),
+                    dangers: Vec::new(),
+                });
+            }
             SourceState::Refused => return Err((Exit::TokenRefused, reason())),
             SourceState::Waiting => return Err((Exit::Unavailable, reason())),
             _ => {}
@@ -131,18 +150,22 @@ async fn try_source(name: &str, config: SourceConfig) -> Answer {
 
 async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &std::path::Path) -> Answer {
     match &sink.kind {
-        SinkKind::File(file) => connect(FileSink::new(name, file, data_dir)).await,
+        SinkKind::File(file) => connect(FileSink::new(name, file, data_dir), |_| &[]).await,
         #[cfg(feature = "kafka")]
         SinkKind::Kafka(kafka) => {
-            connect(neurobridge_sink_kafka::KafkaSink::trial(name, (**kafka).clone())).await
+            use neurobridge_sink_kafka::KafkaSink;
+            connect(KafkaSink::trial(name, (**kafka).clone()), KafkaSink::dangers).await
         }
         #[cfg(feature = "nats")]
-        SinkKind::Nats(nats) => connect(neurobridge_sink_nats::NatsSink::new(name, (**nats).clone())).await,
+        SinkKind::Nats(nats) => {
+            use neurobridge_sink_nats::NatsSink;
+            connect(NatsSink::trial(name, (**nats).clone()), NatsSink::dangers).await
+        }
     }
 }
 
 /// Connects as for a delivery that begins, and leaves again. Publishes nothing.
-async fn connect(mut sink: impl Sink) -> Answer {
+async fn connect<S: Sink>(mut sink: S, dangers: fn(&S) -> &[String]) -> Answer {
     let begin = Instant::now();
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let session = Session {
@@ -156,10 +179,11 @@ async fn connect(mut sink: impl Sink) -> Answer {
             Err(SinkFault::new(FaultKind::Timeout, reason))
         });
     let time = begin.elapsed();
+    let dangers = dangers(&sink).to_vec();
     // What it leaves behind ends with the process.
     let _ = timeout(SINK_TIMEOUT, sink.close()).await;
     match connected {
-        Ok(()) => Ok(time),
+        Ok(()) => Ok(Fine { time, dangers }),
         Err(fault) if fault.kind == FaultKind::Disk => Err((Exit::Disk, fault.reason)),
         Err(fault) => Err((Exit::Unavailable, fault.reason)),
     }
