@@ -44,6 +44,7 @@ pub(crate) struct Connection {
     /// Known without having been sent.
     known: Vec<Ack>,
     max_in_flight: usize,
+    is_full: bool,
     event_limit: Limit,
     letter_limit: Limit,
     ack_timeout: Duration,
@@ -135,6 +136,7 @@ impl Connection {
             in_flight: InFlight::default(),
             known: Vec::new(),
             max_in_flight: config.max_in_flight as usize,
+            is_full: false,
             event_limit: of_stream.unwrap_or(of_server),
             letter_limit: of_server,
             ack_timeout: config.ack_timeout,
@@ -143,9 +145,13 @@ impl Connection {
     }
 
     /// Whether another message may be sent.
-    pub(crate) fn ready(&self) -> Result<(), PublishError> {
+    pub(crate) fn ready(&mut self) -> Result<(), PublishError> {
+        let used = self.in_flight.len() + self.known.len();
+        // Full until a quarter is free: one message for each answer would be a wake-up and a write for each.
+        self.is_full = used >= self.max_in_flight
+            || self.is_full && used > self.max_in_flight - self.max_in_flight / 4;
         let must_wait = self.keeper.chain().is_some_and(Chain::goes_alone) && self.in_flight.len() > 0;
-        if must_wait || self.in_flight.len() + self.known.len() >= self.max_in_flight {
+        if self.is_full || must_wait {
             return Err(PublishError::Full);
         }
         Ok(())
