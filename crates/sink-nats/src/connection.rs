@@ -148,8 +148,8 @@ impl Connection {
     pub(crate) fn ready(&mut self) -> Result<(), PublishError> {
         let used = self.in_flight.len() + self.known.len();
         // Full until a quarter is free: one message for each answer would be a wake-up and a write for each.
-        self.is_full = used >= self.max_in_flight
-            || self.is_full && used > self.max_in_flight - self.max_in_flight / 4;
+        self.is_full =
+            used >= self.max_in_flight || self.is_full && used > self.max_in_flight - self.max_in_flight / 4;
         let must_wait = self.keeper.chain().is_some_and(Chain::goes_alone) && self.in_flight.len() > 0;
         if self.is_full || must_wait {
             return Err(PublishError::Full);
