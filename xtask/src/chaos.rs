@@ -41,6 +41,8 @@ use crate::brokers;
 use crate::shell::{print, say};
 
 const TOPIC: &str = "chaos";
+/// Where the sink keeps its cursor with transactions, by default.
+const CURSORS: &str = "neurobridge.cursors";
 const STREAM: &str = "CHAOS";
 /// Persons are spread over them, and each stays in its own.
 const PARTITIONS: u32 = 6;
@@ -149,6 +151,9 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
     say("starting Kafka and NATS");
     let mut kafka = Kafka::start(KafkaOptions::default())?;
     kafka.create_topic_by_tool(TOPIC, PARTITIONS, &[])?;
+    if args.exactly_once {
+        kafka.create_topic_by_tool(CURSORS, 1, &[("cleanup.policy", "compact")])?;
+    }
     let mut nats = Nats::start(NatsOptions::default())?;
     let outcome = torment_all(dir, args, duration, &faults, &mut kafka, &mut nats, disk.as_ref())
         .inspect_err(|_| keep_spool(dir))?;

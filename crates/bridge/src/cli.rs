@@ -79,7 +79,7 @@ pub enum Command {
     /// Simulates the NeuroIO platform: event feed, REST interface, and faults by rule.
     #[command(after_help = SIMULATE_SHORT_HELP, after_long_help = simulate_long_help())]
     Simulate(Box<SimulateFlags>),
-    /// Shows what a spool on disk holds, and whether it is whole; also while a bridge runs.
+    /// Shows what a spool on disk holds, whether it is whole, and replays events; also while a bridge runs.
     Spool(SpoolFlags),
     /// Asks a running bridge whether it is well; exit code 0 or 1.
     ///
@@ -228,7 +228,7 @@ pub struct SimulateFlags {
     /// With --rate: stands still while nobody listens, instead of losing what comes meanwhile as the platform does.
     #[arg(long)]
     pub hold: bool,
-    /// A fault rule; may be given several times. The rules are explained by "neurobridge simulate --help".
+    /// A fault rule; may be given several times. The rules stand at the end of this help.
     #[arg(long = "fault", value_name = "RULE")]
     pub faults: Vec<FaultRule>,
     /// A file that gets each event sent as a JSON line; it is emptied first.
@@ -291,7 +291,7 @@ Examples:
   neurobridge tail --sink kafka
   neurobridge tail | jq .data.result
 
-Exit codes: 0 fine, 64 no such sink or field, 69 the bridge is gone or can't be asked,
+Exit codes: 0 fine, 64 no such sink, 69 the bridge is gone or can't be asked,
 77 token refused, 78 errors in the configuration.";
 
 const COMPLETIONS_EXAMPLES: &str = "\
@@ -315,7 +315,7 @@ Examples:
   neurobridge simulate --listen 127.0.0.1:8765 --rate 100
   neurobridge simulate --listen 127.0.0.1:8765 --token secret --fault close=1001,after=500,times=2
 
-All rules for --fault: neurobridge simulate --help";
+Rules for --fault: neurobridge simulate --help";
 
 fn simulate_long_help() -> String {
     let examples = SIMULATE_SHORT_HELP

@@ -2,6 +2,8 @@
 
 use std::{fmt, process::ExitCode};
 
+use neurobridge_spool::OpenError;
+
 /// An exit code. The numbers are those of `sysexits.h`, which supervisors and shells know, and are part of the
 /// contract: a supervisor restarts after 69 and 75, and should not after 64 and 78.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +82,21 @@ impl Failure {
         }
     }
 
+    /// What to do now, in a sentence.
+    pub fn next_step(&self) -> Option<&'static str> {
+        // Said only where nothing stands around the error: a replay says itself what to stop.
+        let is_locked = self
+            .error
+            .chain()
+            .next()
+            .is_some_and(|error| matches!(error.downcast_ref(), Some(OpenError::Locked { .. })));
+        if is_locked {
+            Some("stop that process, or give this one a data_dir of its own")
+        } else {
+            self.exit.next_step()
+        }
+    }
+
     /// One with a sentence instead of an error.
     pub fn message(exit: Exit, message: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> Self {
         Self {
@@ -108,5 +125,24 @@ pub trait OrExit<T> {
 impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
     fn or_exit(self, exit: Exit) -> Result<T, Failure> {
         self.map_err(|error| Failure::new(exit, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_the_spool_taken_learns_what_to_stop_or_to_set() {
+        let locked = || OpenError::Locked {
+            folder: "data/spool".into(),
+        };
+        let step = Failure::new(Exit::TryLater, locked()).next_step().unwrap();
+        assert!(step.contains("stop") && step.contains("data_dir"), "{step}");
+        let replay = Failure::new(
+            Exit::TryLater,
+            anyhow::anyhow!(locked()).context("stop the bridge"),
+        );
+        assert_eq!(replay.next_step(), Exit::TryLater.next_step());
     }
 }

@@ -56,7 +56,7 @@ fn told(failure: &exit::Failure) -> String {
             let stderr = io::stderr();
             report.render(terminal::colours(&stderr), terminal::width_of(&stderr))
         }
-        None => match failure.exit.next_step() {
+        None => match failure.next_step() {
             Some(step) => format!("error: {failure}\n\nnext: {step}"),
             None => format!("error: {failure}"),
         },

@@ -54,7 +54,7 @@ impl<S: Sink> Sink for SlowSink<S> {
         self.sink.note()
     }
 
-    fn trouble(&self) -> Option<String> {
+    fn trouble(&self) -> Option<SinkFault> {
         self.sink.trouble()
     }
 

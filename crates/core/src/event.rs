@@ -88,6 +88,30 @@ impl<'a> Event<'a> {
     }
 }
 
+/// The fields of an entry that the platform is known to send. Others may come.
+pub const ENTRY_FIELDS: [&str; 20] = [
+    "id",
+    "created",
+    "result",
+    "pid",
+    "pid_created",
+    "source",
+    "space",
+    "age",
+    "sex",
+    "mood",
+    "liveness",
+    "confidence",
+    "facesize",
+    "exposure",
+    "pan",
+    "tilt",
+    "face_image",
+    "full_image",
+    "initial_face_image",
+    "initial_full_image",
+];
+
 /// Which field of an event is meant: a path of keys below `data` such as `result` or `space.id`, `id` for the feed's
 /// id, `feed` for the name of the source in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +147,17 @@ impl FieldPath {
             "space.name" => Place::Noted(Field::SpaceName),
             path => Place::Path(path.split('.').map(str::to_owned).collect()),
         }))
+    }
+
+    /// Its first key, if the platform is not known to send a field of this name: a mistake, or something new.
+    pub fn unknown_field(&self) -> Option<&str> {
+        match &self.0 {
+            Place::Path(keys) => {
+                let first = keys.first()?.as_str();
+                (!ENTRY_FIELDS.contains(&first)).then_some(first)
+            }
+            Place::Feed | Place::Noted(_) => None,
+        }
     }
 
     /// Whether its place is known without a look into the body.

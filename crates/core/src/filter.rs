@@ -76,6 +76,13 @@ impl Filter {
         self.conditions.is_empty()
     }
 
+    /// The fields that are looked at, with their paths.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &FieldPath)> {
+        self.conditions
+            .iter()
+            .map(|condition| (condition.path.as_str(), &condition.field))
+    }
+
     /// Whether an event passes.
     pub fn matches(&self, event: &Event<'_>) -> bool {
         self.conditions.iter().all(|condition| {

@@ -57,9 +57,9 @@ pub trait Sink: Send + 'static {
         None
     }
 
-    /// What keeps published events from being acknowledged at this moment, in a sentence; the sink goes on by itself
-    /// when it has passed. For a client that tries again for ever on its own, as librdkafka does.
-    fn trouble(&self) -> Option<String> {
+    /// What keeps published events from being acknowledged at this moment; the sink goes on by itself when it has passed.
+    /// For a client that tries again for ever on its own, as librdkafka does. Said and counted when it begins.
+    fn trouble(&self) -> Option<SinkFault> {
         None
     }
 
@@ -202,7 +202,7 @@ pub enum PublishError {
 }
 
 /// Why a sink as a whole can't go on. Nothing is dead-lettered for it.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkFault {
     /// The kind, for metrics.
     pub kind: FaultKind,

@@ -120,6 +120,14 @@ impl Template {
         }
     }
 
+    /// The fields that stand in it.
+    pub fn fields(&self) -> impl Iterator<Item = &FieldPath> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Placeholder(field) => Some(field),
+            Part::Literal(_) => None,
+        })
+    }
+
     /// Whether the field at this path is in it.
     pub fn uses(&self, path: &str) -> bool {
         let wanted = FieldPath::parse(path);

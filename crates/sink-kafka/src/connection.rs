@@ -55,6 +55,8 @@ pub(crate) struct Connection {
     constant: Option<Topic>,
     /// The topic of cursors, with transactions.
     cursors: Option<Topic>,
+    /// Of a trial: what is not there and would be made, a sentence each.
+    absent: Vec<String>,
     in_flight: usize,
     /// When something was last acknowledged, or sent while nothing was in flight.
     progress: Instant,
@@ -79,10 +81,8 @@ impl Connection {
 
     /// What can lose events, of all topics.
     pub(crate) fn dangers(&self) -> Vec<String> {
-        self.topics()
-            .chain(&self.cursors)
-            .flat_map(Topic::dangers)
-            .collect()
+        let of_topics = self.topics().chain(&self.cursors).flat_map(Topic::dangers);
+        self.absent.iter().cloned().chain(of_topics).collect()
     }
 
     /// Whether another record may be sent now.
@@ -305,9 +305,9 @@ impl Connection {
         Ok(())
     }
 
-    /// The reason of a fault that was not returned yet.
-    pub(crate) fn fault_reason(&self) -> Option<String> {
-        self.reports.fault_reason()
+    /// A fault that was not returned yet.
+    pub(crate) fn fault(&self) -> Option<SinkFault> {
+        self.reports.fault()
     }
 
     /// Since when what is in flight waits for an acknowledgement.
@@ -387,7 +387,7 @@ impl Connection {
         let client = self.client.clone();
         let health = Arc::clone(&self.health);
         let config = Arc::clone(&self.config);
-        move || look_at(&client, &health, &names, &config)
+        move || look_at(&client, &health, &names, &config, true)
     }
 }
 
@@ -424,9 +424,10 @@ fn look_at(
     health: &Arc<Health>,
     names: &[String],
     config: &KafkaConfig,
+    may_create: bool,
 ) -> Result<Vec<Topic>, SinkFault> {
     // Numbers beyond the protocol's are refused with the configuration.
-    let creation = config.create.then(|| Creation {
+    let creation = (may_create && config.create).then(|| Creation {
         partitions: config
             .partitions
             .and_then(|partitions| partitions.try_into().ok())

@@ -72,9 +72,9 @@ impl Reports {
         lock(&self.fault).take()
     }
 
-    /// The sentence of a fault that was not taken yet.
-    pub(crate) fn fault_reason(&self) -> Option<String> {
-        lock(&self.fault).as_ref().map(|fault| fault.reason.clone())
+    /// A fault that was not taken yet.
+    pub(crate) fn fault(&self) -> Option<SinkFault> {
+        lock(&self.fault).clone()
     }
 
     fn push(&self, ack: Ack) {

@@ -87,8 +87,8 @@ impl KafkaSink {
         self
     }
 
-    /// One that only tries whether all is there: it takes no transactional id from a sink that runs, and leaves it to
-    /// [`dangers`](Self::dangers) to say what can lose events. It must not publish.
+    /// One that only tries whether all is there: it makes no topic, takes no transactional id from a sink that runs, and
+    /// leaves it to [`dangers`](Self::dangers) to say what can lose events or would be made. It must not publish.
     pub fn trial(name: impl Into<String>, config: KafkaConfig) -> Self {
         Self {
             is_trial: true,
@@ -192,6 +192,7 @@ impl Sink for KafkaSink {
                 instance: Arc::clone(&self.instance),
                 is_repeated: self.has_claimed,
             }),
+            is_trial: self.is_trial,
         };
         let connection = on_thread(move || open.open()).await?;
         self.has_claimed = true;
@@ -261,18 +262,22 @@ impl Sink for KafkaSink {
         self.connection.as_ref()?.broken_transaction()
     }
 
-    fn trouble(&self) -> Option<String> {
+    fn trouble(&self) -> Option<SinkFault> {
         let connection = self.connection.as_ref()?;
-        if let Some(reason) = connection.fault_reason().or_else(|| self.health.trouble()) {
-            return Some(reason);
+        if let Some(fault) = connection.fault() {
+            return Some(fault);
+        }
+        if let Some(reason) = self.health.trouble() {
+            return Some(SinkFault::new(FaultKind::Unreachable, reason));
         }
         let waiting = connection.waiting_since()?;
         let silence = Instant::now().saturating_duration_since(waiting);
         (silence > STALLED_AFTER).then(|| {
-            format!(
+            let reason = format!(
                 "Kafka has acknowledged nothing for {} seconds: look after the brokers, and whether enough replicas are in sync",
                 silence.as_secs()
-            )
+            );
+            SinkFault::new(FaultKind::Timeout, reason)
         })
     }
 

@@ -47,7 +47,17 @@ pub(crate) struct Dialled {
     pub(crate) replayed_behind: Option<String>,
 }
 
-/// Makes a connection, for the events from `next` on; for a replay one that chains nothing.
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Delivery,
+    /// It chains nothing.
+    Replay,
+    /// It makes nothing, and publishes nothing.
+    Trial,
+}
+
+/// Makes a connection, for the events from `next` on.
 ///
 /// # Errors
 /// Nobody answers, we are refused, or the stream is not as it has to be.
@@ -56,7 +66,7 @@ pub(crate) async fn dial(
     sink: &str,
     spool: &SpoolId,
     next: Sequence,
-    is_replay: bool,
+    purpose: Purpose,
 ) -> Result<Dialled, SinkFault> {
     let events = Arc::new(Events::default());
     let client = connect(config, sink, &events).await?;
@@ -79,10 +89,13 @@ pub(crate) async fn dial(
             client: &dialled.client,
             events: &dialled.events,
         };
-        let found = api.stream(config, stream).await?;
+        let Some(found) = api.stream(config, stream, purpose != Purpose::Trial).await? else {
+            return Ok(dialled);
+        };
         if config.order() == Order::Strict {
             let in_flight = u64::from(config.max_in_flight);
             // Of a replay nothing was in flight: the last one of ours is all that it has to know.
+            let is_replay = purpose == Purpose::Replay;
             let next = if is_replay { Sequence::MAX } else { next };
             let end = api.end(&found, sink, spool, next, in_flight).await?;
             if is_replay {

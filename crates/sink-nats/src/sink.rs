@@ -14,7 +14,7 @@ use tracing::warn;
 use crate::{
     config::{Mode, NatsConfig, Oversize},
     connection::Connection,
-    dial::dial,
+    dial::{Purpose, dial},
     encode::{self, Encoder},
 };
 
@@ -58,8 +58,8 @@ impl NatsSink {
         }
     }
 
-    /// One that only tries whether all is there, and leaves it to [`dangers`](Self::dangers) to say what can lose events.
-    /// It must not publish.
+    /// One that only tries whether all is there: it makes no stream, and leaves it to [`dangers`](Self::dangers) to say what
+    /// can lose events or would be made. It must not publish.
     pub fn trial(name: impl Into<String>, config: NatsConfig) -> Self {
         Self {
             is_trial: true,
@@ -123,14 +123,21 @@ impl Sink for NatsSink {
             &self.name,
             &self.spool,
             session.cursor.next,
-            self.is_replay,
+            match (self.is_trial, self.is_replay) {
+                (true, _) => Purpose::Trial,
+                (_, true) => Purpose::Replay,
+                _ => Purpose::Delivery,
+            },
         )
         .await?;
-        let dangers = dialled
-            .stream
-            .as_ref()
-            .map(|stream| stream.dangers(&self.config))
-            .unwrap_or_default();
+        let dangers = match (&dialled.stream, self.config.kept_by()) {
+            (Some(stream), _) => stream.dangers(&self.config),
+            (None, Some(stream)) => vec![format!(
+                "the stream \"{}\" is not there; the bridge makes it when it starts",
+                stream.name
+            )],
+            (None, None) => Vec::new(),
+        };
         self.look_for_dangers(dangers);
         self.connection = Some(Connection::new(&self.config, dialled));
         Ok(())
@@ -193,13 +200,14 @@ impl Sink for NatsSink {
         }
     }
 
-    fn trouble(&self) -> Option<String> {
+    fn trouble(&self) -> Option<SinkFault> {
         let silence = self.connection.as_ref()?.waiting_for()?;
         (silence > STALLED_AFTER).then(|| {
-            format!(
+            let reason = format!(
                 "NATS has acknowledged nothing for {} seconds: look after the servers and the network",
                 silence.as_secs()
-            )
+            );
+            SinkFault::new(FaultKind::Timeout, reason)
         })
     }
 

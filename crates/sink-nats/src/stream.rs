@@ -84,7 +84,7 @@ pub(crate) struct Api<'a> {
 }
 
 impl Api<'_> {
-    /// The stream; made if it is not there and is to be.
+    /// The stream; made if it is not there and is to be. `None` when it would be, and may not now.
     ///
     /// # Errors
     /// It is not there, can't take what the sink sends, or nobody answers.
@@ -92,13 +92,17 @@ impl Api<'_> {
         &self,
         config: &NatsConfig,
         stream: &StreamConfig,
-    ) -> Result<Stream, SinkFault> {
+        may_create: bool,
+    ) -> Result<Option<Stream>, SinkFault> {
         let asked = self
             .ask(&format!("STREAM.INFO.{}", stream.name), &Value::Null)
             .await?;
         let found: Stream = match asked {
             Ok(found) => found,
             Err(error) if error.err_code == error::STREAM_NOT_FOUND && stream.create => {
+                if !may_create {
+                    return Ok(None);
+                }
                 self.create(config, stream).await?
             }
             Err(error) => return Err(error::fault(&error, &stream.name)),
@@ -107,7 +111,7 @@ impl Api<'_> {
         if let Some(subject) = config.dead_letter_subject() {
             self.check_dead_letters(subject).await?;
         }
-        Ok(found)
+        Ok(Some(found))
     }
 
     /// Where the stream ends, and what of ours is there of the events from `next` on, of which some may have been in

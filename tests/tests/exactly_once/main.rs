@@ -117,6 +117,11 @@ fn a_broker_killed_restarted_and_frozen_makes_no_event_come_twice() {
         .unwrap();
     kafka.thaw().unwrap();
     flows(reached + 4_000);
+    // Each outage was counted when it began, whether it ended a connection or not.
+    let faults = bridge
+        .metric("neurobridge_sink_errors_total", &["sink=\"kafka\""])
+        .unwrap();
+    assert!(faults >= 2.0, "{faults}");
     let counts = finish(bridge);
     audit(
         &kafka.bootstrap(),

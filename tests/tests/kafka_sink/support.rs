@@ -171,12 +171,22 @@ pub(crate) fn frame(id: u64) -> String {
     )
 }
 
-/// Connects once, as `check --connect` does.
+/// Connects once.
 pub(crate) async fn connect(config: KafkaConfig) -> Result<(), SinkFault> {
     assert_eq!(config.check(), []);
+    connected(&mut KafkaSink::new("kafka", config)).await
+}
+
+/// Connects once as `check --connect` does; what can lose events, or would be made.
+pub(crate) async fn tried(config: KafkaConfig) -> Result<Vec<String>, SinkFault> {
+    let mut sink = KafkaSink::trial("kafka", config);
+    connected(&mut sink).await?;
+    Ok(sink.dangers().to_vec())
+}
+
+async fn connected(sink: &mut KafkaSink) -> Result<(), SinkFault> {
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let spool = Spool::open(&SpoolConfig::default(), "data".as_ref()).unwrap();
-    let mut sink = KafkaSink::new("kafka", config);
     let session = Session {
         spool: spool.id(),
         cursor: &cursor,

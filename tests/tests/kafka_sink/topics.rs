@@ -9,7 +9,7 @@ use neurobridge_tests::{
 use tokio::time::Instant;
 
 use crate::support::{
-    Delivery, LIMIT, assert_complete_and_in_order, blocking, connect, frame, records, topic,
+    Delivery, LIMIT, assert_complete_and_in_order, blocking, connect, frame, records, topic, tried,
 };
 
 fn config(bootstrap: &str, topic: &str) -> KafkaConfig {
@@ -51,9 +51,18 @@ async fn a_topic_is_made_only_if_asked_for() {
         topic: Some(format!("{topic}.dead")),
         path: None,
     });
-    let mut delivery = Delivery::start(config);
+    // A trial makes nothing, and says what would be made.
+    for _ in 0..2 {
+        assert_eq!(
+            tried(config.clone()).await.unwrap(),
+            [&topic, &format!("{topic}.dead")]
+                .map(|name| format!("the topic \"{name}\" is not there; the bridge makes it when it starts"))
+        );
+    }
+    let mut delivery = Delivery::start(config.clone());
     delivery.append_many(100).await;
     delivery.finish().await;
+    assert_eq!(tried(config).await.unwrap(), [""; 0]);
     assert_eq!(admin.leaders(&topic), 5);
     assert_eq!(admin.leaders(&format!("{topic}.dead")), 5);
     assert_complete_and_in_order(&records(&bootstrap, &topic).await, 100);

@@ -9,7 +9,7 @@ use neurobridge_tests::{nats::NatsOptions, shared::own_nats};
 
 use crate::support::{
     Delivery, Feed, assert_complete, assert_once_and_in_order, blocking, client, connect, creating, frame,
-    stored, stream_of,
+    stored, stream_of, tried,
 };
 
 const STREAM: &str = "ENTRIES";
@@ -83,6 +83,13 @@ async fn a_stream_that_is_not_there_is_missing() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
+    // A trial makes nothing, and says what would be made.
+    for _ in 0..2 {
+        assert_eq!(
+            tried(creating(&nats.url(), STREAM)).await.unwrap(),
+            ["the stream \"ENTRIES\" is not there; the bridge makes it when it starts"]
+        );
+    }
     let fault = connect(NatsConfig::new(nats.url(), STREAM)).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Missing, "{fault}");
     assert!(

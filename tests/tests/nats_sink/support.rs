@@ -274,12 +274,22 @@ pub(crate) fn frame(id: u64) -> String {
     )
 }
 
-/// Connects once, as `check --connect` does.
+/// Connects once.
 pub(crate) async fn connect(config: NatsConfig) -> Result<(), SinkFault> {
     assert_eq!(config.check(), []);
+    connected(&mut NatsSink::new("nats", config)).await
+}
+
+/// Connects once as `check --connect` does; what can lose events, or would be made.
+pub(crate) async fn tried(config: NatsConfig) -> Result<Vec<String>, SinkFault> {
+    let mut sink = NatsSink::trial("nats", config);
+    connected(&mut sink).await?;
+    Ok(sink.dangers().to_vec())
+}
+
+async fn connected(sink: &mut NatsSink) -> Result<(), SinkFault> {
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let spool = Spool::open(&SpoolConfig::default(), std::path::Path::new("unused")).unwrap();
-    let mut sink = NatsSink::new("nats", config);
     let session = Session {
         spool: spool.id(),
         cursor: &cursor,

@@ -4,15 +4,16 @@ use std::net::IpAddr;
 #[cfg(feature = "nats")]
 use std::time::Duration;
 
-use neurobridge_core::redact::Redaction;
 #[cfg(feature = "nats")]
 use neurobridge_core::units;
+use neurobridge_core::{event::ENTRY_FIELDS, filter::Filter, redact::Redaction};
 use neurobridge_listener::SourceConfig;
 use neurobridge_spool::{SpoolConfig, SyncPolicy, WhenFull};
 
 use super::{
     load::Loaded,
     model::Config,
+    read::suggest,
     report::Origin,
     sink::{SinkEntry, SinkKind},
 };
@@ -64,9 +65,15 @@ impl Loaded {
                 add(format!("sources.{name}.url"), message);
             }
         }
+        for (key, message) in of_filter("event.filter", &self.config.event.filter) {
+            add(key, message);
+        }
         spool(&self.config, &mut add);
         let is_in_memory = matches!(self.config.spool, SpoolConfig::Memory(_));
         for (name, sink) in &self.config.sinks {
+            for (key, message) in of_filter(&format!("sinks.{name}.filter"), &sink.common.filter) {
+                add(key, message);
+            }
             for (key, message) in of_sink(sink, is_in_memory) {
                 add(format!("sinks.{name}.{key}"), message);
             }
@@ -143,6 +150,8 @@ fn of_sink(sink: &SinkEntry, is_in_memory: bool) -> Vec<(&'static str, String)> 
         }
         #[cfg(feature = "kafka")]
         SinkKind::Kafka(kafka) => {
+            of_template("topic", &kafka.topic, &mut dangers);
+            of_template("key", &kafka.key, &mut dangers);
             if kafka.sasl.is_some() && kafka.tls.is_none() {
                 let message = "name, password or its proof, and all events travel in the clear; a [tls] table encrypts them";
                 dangers.push(("sasl", message.to_owned()));
@@ -160,6 +169,7 @@ fn of_sink(sink: &SinkEntry, is_in_memory: bool) -> Vec<(&'static str, String)> 
         }
         #[cfg(feature = "nats")]
         SinkKind::Nats(nats) => {
+            of_template("subject", &nats.subject, &mut dangers);
             if nats.mode == neurobridge_sink_nats::Mode::Core {
                 let message = "nobody keeps the events: who does not listen at the moment of an event never gets it; \
                                mode = \"jetstream\" has a stream keep them";
@@ -184,6 +194,33 @@ fn of_sink(sink: &SinkEntry, is_in_memory: bool) -> Vec<(&'static str, String)> 
         }
     }
     dangers
+}
+
+/// Fields that the platform is not known to send: a mistyped one lets no event pass, for ever, and nothing else tells.
+fn of_filter(key: &str, filter: &Filter) -> Vec<(String, String)> {
+    let unknown = filter.fields().filter_map(|(path, field)| {
+        let message = unknown(field.unknown_field()?, "an event without it does not pass");
+        Some((format!("{key}.{path}"), message))
+    });
+    unknown.collect()
+}
+
+#[cfg(any(feature = "kafka", feature = "nats"))]
+fn of_template(
+    key: &'static str,
+    template: &neurobridge_core::template::Template,
+    dangers: &mut Vec<(&'static str, String)>,
+) {
+    for field in template.fields().filter_map(|field| field.unknown_field()) {
+        dangers.push((key, unknown(field, "an event without it has no value there")));
+    }
+}
+
+fn unknown(field: &str, effect: &str) -> String {
+    let meant = suggest(field, &ENTRY_FIELDS)
+        .map(|meant| format!(", perhaps \"{meant}\" is meant"))
+        .unwrap_or_default();
+    format!("the platform is not known to send a field \"{field}\"{meant}: {effect}")
 }
 
 /// Whether a picture would reach the spool. Redaction itself is asked, of which pseudonyms are no part: a picture has none.
@@ -238,6 +275,19 @@ mod tests {
         ] {
             assert!(!far(url), "{url}");
         }
+    }
+
+    #[test]
+    fn a_field_that_nobody_sends_is_named_with_the_one_that_is_meant() {
+        let filter = Filter::new([("resutl", ["new"]), ("space.id", ["1"]), ("feed", ["main"])]).unwrap();
+        assert_eq!(
+            of_filter("event.filter", &filter),
+            [(
+                "event.filter.resutl".to_owned(),
+                "the platform is not known to send a field \"resutl\", perhaps \"result\" is meant: an event without it does not pass"
+                    .to_owned()
+            )]
+        );
     }
 
     #[test]

@@ -51,7 +51,8 @@ pub(super) fn load_from<'p>(
 ) -> Result<Loaded, Report> {
     let schema = schema();
     let shape = Shape::root(&schema);
-    let file = find(named, places, &shape)?;
+    let places: Vec<&Path> = places.into_iter().collect();
+    let file = find(named, &places, &shape)?;
     let mut report = Report::default();
     let environment = Environment::read(variables, &shape, &mut report);
     let (path, document) = file.map_or_else(
@@ -77,7 +78,12 @@ pub(super) fn load_from<'p>(
             excerpt,
             key: mistake.key.join("."),
             message: mistake.message,
-            hint: mistake.hint,
+            hint: match mistake.hint {
+                Some(hint) if path.is_none() && !places.is_empty() && mistake.key == ["sources"] => {
+                    Some(no_file(&places, &hint))
+                }
+                hint => hint,
+            },
         });
     }
     report.sort();
@@ -107,9 +113,9 @@ pub fn schema() -> Value {
 
 /// The file to read. figment takes a file that is not there for an empty one; a bridge that silently runs with
 /// defaults helps nobody.
-fn find<'p>(
+fn find(
     named: Option<&Path>,
-    places: impl IntoIterator<Item = &'p Path>,
+    places: &[&Path],
     shape: &Shape<'_>,
 ) -> Result<Option<(PathBuf, Document)>, Report> {
     let unreadable = |path: &Path, error: &io::Error| {
@@ -124,13 +130,25 @@ fn find<'p>(
     }
     for path in places {
         match Document::read(path, shape) {
-            Ok(document) => return Ok(Some((path.to_owned(), document))),
+            Ok(document) => return Ok(Some((path.to_path_buf(), document))),
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
             Err(ReadError::Io(error)) => return Err(unreadable(path, &error)),
             Err(ReadError::Report(report)) => return Err(report),
         }
     }
     Ok(None)
+}
+
+/// A hint for whoever thinks that there is a file: where none was found.
+fn no_file(places: &[&Path], hint: &str) -> String {
+    let looked: Vec<_> = places
+        .iter()
+        .map(|place| Path::new(".").join(place).display().to_string())
+        .collect();
+    format!(
+        "there is no {}; name a file with -c, {hint}",
+        looked.join(" and no ")
+    )
 }
 
 /// The file's values, and the environment's above them.

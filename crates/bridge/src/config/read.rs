@@ -110,6 +110,7 @@ pub(super) fn check_keys(
     shape: &Shape<'_>,
     mistakes: &mut Vec<Mistake>,
 ) {
+    let all_types = shape;
     let shape = shape.narrow(table);
     if shape.is_empty() || !shape.allows("object") {
         return;
@@ -121,8 +122,13 @@ pub(super) fn check_keys(
             check_below(value, at, &shape.child(key), mistakes);
         } else {
             let known = shape.keys();
-            let message = format!("found an unknown key, expected one of {}", list(&known));
-            mistakes.push(Mistake::new(at.clone(), message).with_suggestion(key, &known));
+            mistakes.push(match of_another_type(key, all_types, &shape) {
+                Some(message) => Mistake::new(at.clone(), message),
+                None => {
+                    let message = format!("found an unknown key, expected one of {}", list(&known));
+                    Mistake::new(at.clone(), message).with_suggestion(key, &known)
+                }
+            });
         }
         at.pop();
         is_known
@@ -140,8 +146,25 @@ pub(super) fn check_keys(
     }
 }
 
+/// What is wrong with a key that only a table of another type has: mostly, the line with the type is missing.
+fn of_another_type(key: &str, all_types: &Shape<'_>, own: &Shape<'_>) -> Option<String> {
+    let others = all_types.tags_of(key);
+    let (tag, _) = others.first()?;
+    let (_, own_type) = *own.tags_of(tag).first()?;
+    let lines: Vec<_> = others
+        .iter()
+        .map(|(tag, value)| format!("{tag} = {value}"))
+        .collect();
+    Some(format!(
+        "found a key of {}, a line that is missing here, expected that line in this table (without it the {tag} is \
+         {own_type}), or one of {}",
+        lines.join(" or "),
+        list(&own.keys())
+    ))
+}
+
 /// The candidate that a mistyped word was to be, if one is near.
-fn suggest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
+pub(super) fn suggest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
     let word = word.to_ascii_lowercase().replace('-', "_");
     // A third of the letters wrong is another word.
     let limit = (word.chars().count() / 3).max(1);

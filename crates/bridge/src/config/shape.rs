@@ -97,6 +97,19 @@ impl<'a> Shape<'a> {
         })
     }
 
+    /// The lines (`type = "disk"`) that make a table one which has this key: of each, its key and its value.
+    pub(super) fn tags_of(&self, key: &str) -> Vec<(&'a str, &'a Value)> {
+        self.alternatives
+            .iter()
+            .filter(|node| property(node, key).is_some())
+            .filter_map(|node| {
+                properties(node)?
+                    .iter()
+                    .find_map(|(tag, schema)| Some((tag.as_str(), schema.get("const")?)))
+            })
+            .collect()
+    }
+
     /// Whether any table of the whole configuration has a key of this name.
     pub(super) fn mentions(&self, key: &str) -> bool {
         let mut names = BTreeSet::new();
@@ -282,6 +295,7 @@ mod tests {
             (file.keys(), file.required()),
             (vec!["path", "type"], vec!["type", "path"])
         );
+        assert_eq!(sink.tags_of("servers"), [("type", &json!("kafka"))]);
         assert!(
             sink.narrow(json!({ "type": "nats" }).as_object().unwrap())
                 .is_empty()

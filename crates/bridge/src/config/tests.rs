@@ -164,6 +164,24 @@ fn unknown_keys_are_all_named_with_what_was_meant() {
 }
 
 #[test]
+fn a_key_of_another_type_says_which_line_is_missing() {
+    insta::assert_snapshot!(report(load(&format!("{SOURCE}[spool]\nretain = \"2h\"\n"))));
+}
+
+#[test]
+fn without_any_configuration_the_places_of_files_are_named() {
+    let places = super::PLACES
+        .iter()
+        .map(|place| Path::new("/nowhere").join(place));
+    let places: Vec<_> = places.collect();
+    insta::assert_snapshot!(report(load_from(
+        None,
+        places.iter().map(|place| place.as_path()),
+        []
+    )));
+}
+
+#[test]
 fn wrong_values_are_all_named() {
     insta::assert_snapshot!(report(load_with(
         "drain_timeout = 8\ndata_dir = true\n[sources.main]\ntoken = [\"hunter2\"]\nurl = 7\nping_interval = \"5 fortnights\"\n\

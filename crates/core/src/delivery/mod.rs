@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::progress::Change;
 use self::window::{Step, Window};
 pub use self::{
     backoff::Backoff,
@@ -231,12 +232,24 @@ async fn session<S: Sink, R: Reader>(
                 if let Some(fault) = sink.fault() {
                     return Ok(fault.into());
                 }
-                progress.set_words(sink.trouble(), sink.notice());
+                progress.set_notice(sink.notice());
+                tell_trouble(window.name(), progress, sink.trouble());
             }
         }
         if shutdown.drain.is_cancelled() {
             progress.set_state(SinkState::Draining);
         }
+    }
+}
+
+/// Says when something keeps a connected sink from delivering, and when it has passed.
+fn tell_trouble(sink: &str, progress: &Progress, trouble: Option<SinkFault>) {
+    match (progress.set_trouble(trouble.as_ref()), trouble) {
+        (Some(Change::Began), Some(fault)) => {
+            warn!(sink, kind = fault.kind.label(), "the sink is down: {fault}");
+        }
+        (Some(Change::Ended(lasted)), _) => info!(sink, ?lasted, "the sink is up again"),
+        _ => {}
     }
 }
 

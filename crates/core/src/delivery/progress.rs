@@ -1,6 +1,9 @@
 //! How a sink is doing: written by its delivery, read by `/status` and the metrics.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -55,7 +58,22 @@ pub struct ProgressSnapshot {
     pub newest_dead_letters: Newest,
     /// What a person should know although nothing is wrong now: a sentence.
     pub notice: Option<String>,
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
+}
+
+/// What keeps a connected sink from delivering, and since when.
+#[derive(Clone, Debug)]
+struct Trouble {
+    reason: String,
+    since: Instant,
+}
+
+/// What a change of a sink's trouble is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Began,
+    /// After so long.
+    Ended(Duration),
 }
 
 impl Progress {
@@ -83,7 +101,7 @@ impl Progress {
     pub fn snapshot(&self) -> ProgressSnapshot {
         let mut snapshot = self.lock().clone();
         if let (Some(trouble), SinkState::Up | SinkState::Draining) = (&snapshot.trouble, snapshot.state) {
-            snapshot.reason = Some(trouble.clone());
+            snapshot.reason = Some(trouble.reason.clone());
             snapshot.state = SinkState::Down;
         }
         snapshot
@@ -105,10 +123,26 @@ impl Progress {
         inner.state = state;
     }
 
-    pub(super) fn set_words(&self, trouble: Option<String>, notice: Option<String>) {
+    pub(super) fn set_notice(&self, notice: Option<String>) {
+        self.lock().notice = notice;
+    }
+
+    /// Takes what keeps the sink from delivering, and counts it when it begins.
+    pub(super) fn set_trouble(&self, trouble: Option<&SinkFault>) -> Option<Change> {
         let mut inner = self.lock();
-        inner.trouble = trouble;
-        inner.notice = notice;
+        let before = inner.trouble.take();
+        let Some(fault) = trouble else {
+            return before.map(|before| Change::Ended(before.since.elapsed()));
+        };
+        inner.trouble = Some(Trouble {
+            reason: fault.reason.clone(),
+            since: before.as_ref().map_or_else(Instant::now, |before| before.since),
+        });
+        if before.is_some() {
+            return None;
+        }
+        inner.faults[position(&FaultKind::ALL, fault.kind)] += 1;
+        Some(Change::Began)
     }
 
     pub(super) fn fault(&self, fault: &SinkFault) {
@@ -157,4 +191,27 @@ fn position<T: PartialEq>(all: &[T], kind: T) -> usize {
     all.iter()
         .position(|other| *other == kind)
         .unwrap_or(all.len() - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Sequence;
+
+    #[test]
+    fn a_trouble_is_counted_when_it_begins_and_ends_once() {
+        let progress = Progress::new(Cursor::starting_at(Sequence::FIRST));
+        progress.set_state(SinkState::Up);
+        let away = |reason: &str| SinkFault::new(FaultKind::Unreachable, reason);
+        assert_eq!(progress.set_trouble(None), None);
+        assert_eq!(progress.set_trouble(Some(&away("one"))), Some(Change::Began));
+        assert_eq!(progress.set_trouble(Some(&away("another"))), None);
+        let snapshot = progress.snapshot();
+        assert_eq!(snapshot.state, SinkState::Down);
+        assert_eq!(snapshot.reason.as_deref(), Some("another"));
+        assert_eq!(snapshot.faults.iter().sum::<u64>(), 1);
+        assert!(matches!(progress.set_trouble(None), Some(Change::Ended(_))));
+        assert_eq!(progress.set_trouble(None), None);
+        assert_eq!(progress.snapshot().state, SinkState::Up);
+    }
 }

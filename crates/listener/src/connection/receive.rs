@@ -218,6 +218,7 @@ where
             room = &mut reserve => break room.map_err(|_| Lost::Stopped)?,
             () = sleep_until(say_at), if !is_said => {
                 is_said = true;
+                link.stats.held_back_for_long();
                 if let Some(suppressed) = link.throttle.allow("blocked") {
                     warn!(source = %link.name, suppressed, "reading is held back: there is no room for more events");
                 }

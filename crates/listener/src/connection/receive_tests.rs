@@ -364,12 +364,12 @@ async fn a_stop_is_heard_while_reading_is_held_back() {
     let (mut link, _batches) = link(1);
     let (mut session, _platform) = authorised_connection().await;
     link.items.try_send(Vec::new()).unwrap();
-    let (stop, stats, start) = (link.stop.clone(), link.stats.clone(), Instant::now());
-    let (lost, ()) = join!(receive(&mut session, &mut link), async {
-        while stats.snapshot().state != SourceState::Blocked {
-            tokio::task::yield_now().await;
-        }
+    let (stop, stats) = (link.stop.clone(), link.stats.clone());
+    let (lost, start) = join!(receive(&mut session, &mut link), async {
+        tokio::time::sleep(LONG_HOLD * 2).await;
+        assert_eq!(stats.snapshot().state, SourceState::Blocked);
         stop.cancel();
+        Instant::now()
     });
     assert_eq!(
         (lost.reason(), start.elapsed()),

@@ -214,19 +214,26 @@ impl SourceStats {
         inner.close_gap(now);
     }
 
+    /// There is no room. A moment of it is counted and nothing else: a busy feed has many.
     pub(crate) fn held_back(&self) {
+        self.lock().blocked.start(Instant::now());
+    }
+
+    /// There has been no room for long.
+    pub(crate) fn held_back_for_long(&self) {
         let mut inner = self.lock();
         inner.enter(SourceState::Blocked);
         inner.reason = Some(HELD_BACK.into());
-        inner.blocked.start(Instant::now());
     }
 
     /// There is room again.
     pub(crate) fn released(&self) {
         let mut inner = self.lock();
         inner.blocked.stop(Instant::now());
-        inner.enter(SourceState::Authorised);
-        inner.reason = None;
+        if inner.state == SourceState::Blocked {
+            inner.enter(SourceState::Authorised);
+            inner.reason = None;
+        }
     }
 
     pub(crate) fn read(&self, reading: Reading) {
@@ -396,6 +403,8 @@ mod tests {
         stats.held_back();
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(stats.snapshot().blocked, Duration::from_secs(2));
+        assert_eq!(stats.snapshot().state, SourceState::Authorised);
+        stats.held_back_for_long();
         assert_eq!(stats.snapshot().state, SourceState::Blocked);
         stats.released();
         tokio::time::advance(Duration::from_secs(2)).await;

@@ -28,6 +28,8 @@ pub(crate) struct Open {
     pub(crate) health: Arc<Health>,
     /// Only with transactions, and there only where the sink is to publish.
     pub(crate) claim: Option<Claim>,
+    /// Nothing is made, and what is not there is noted.
+    pub(crate) is_trial: bool,
 }
 
 /// What a sink claims the transactional id with.
@@ -52,8 +54,23 @@ impl Open {
             .cloned()
             .chain(self.config.dead_letter_topic().map(str::to_owned))
             .collect();
-        let mut topics: HashMap<String, Topic> = look_at(&client, &self.health, &names, &self.config)?
+        let mut absent = Vec::new();
+        let mut found = Vec::new();
+        for name in names {
+            let look = || {
+                look_at(
+                    &client,
+                    &self.health,
+                    std::slice::from_ref(&name),
+                    &self.config,
+                    !self.is_trial,
+                )
+            };
+            found.extend(self.unless_absent(&name, look(), &mut absent)?);
+        }
+        let mut topics: HashMap<String, Topic> = found
             .into_iter()
+            .flatten()
             .map(|topic| (topic.name.clone(), topic))
             .collect();
         let constant = constant.and_then(|name| topics.remove(&name));
@@ -67,7 +84,8 @@ impl Open {
         let mut cursors = None;
         let transactions = match (self.config.transactions(), id) {
             (Some(config), Some(id)) => {
-                cursors = Some(look_at_cursors(&client, &self.health, &config, &self.config)?);
+                let looked = look_at_cursors(&client, &self.health, &config, &self.config, !self.is_trial);
+                cursors = self.unless_absent(&config.cursor_topic, looked, &mut absent)?;
                 let transactions = producer.transactions().ok_or_else(ended)?;
                 self.claim
                     .map(|claim| claim.stake(&client, config, id, &transactions))
@@ -85,6 +103,7 @@ impl Open {
             topics,
             constant,
             cursors,
+            absent,
             in_flight: 0,
             progress: Instant::now(),
             waiting: None,
@@ -95,6 +114,26 @@ impl Open {
             next_look: Instant::now() + LOOK_INTERVAL,
             transactions,
         })
+    }
+}
+
+impl Open {
+    /// Of a trial: notes of a topic that is not there, and that a sink would make, that it is so.
+    fn unless_absent<T>(
+        &self,
+        name: &str,
+        looked: Result<T, SinkFault>,
+        absent: &mut Vec<String>,
+    ) -> Result<Option<T>, SinkFault> {
+        match looked {
+            Err(fault) if fault.kind == FaultKind::Missing && self.is_trial && self.config.create => {
+                absent.push(format!(
+                    "the topic \"{name}\" is not there; the bridge makes it when it starts"
+                ));
+                Ok(None)
+            }
+            looked => looked.map(Some),
+        }
     }
 }
 
@@ -156,8 +195,9 @@ fn look_at_cursors(
     health: &Arc<Health>,
     transactions: &TransactionConfig,
     config: &KafkaConfig,
+    may_create: bool,
 ) -> Result<Topic, SinkFault> {
-    let creation = config.create.then(|| Creation {
+    let creation = (may_create && config.create).then(|| Creation {
         partitions: 1,
         replicas: config.replicas.map_or(1, i32::from),
         is_compacted: true,

@@ -316,7 +316,12 @@ async fn a_broker_that_is_gone_is_trouble_and_no_fault() {
     outcomes(&mut sink, 1).await.unwrap();
     kafka.cluster.broker_down(-1).unwrap();
     wait_until("trouble", || sink.trouble().is_some()).await;
-    assert!(sink.trouble().unwrap().contains("no Kafka broker can be reached"));
+    let trouble = sink.trouble().unwrap();
+    assert_eq!(trouble.kind, FaultKind::Unreachable);
+    assert!(
+        trouble.reason.contains("no Kafka broker can be reached"),
+        "{trouble}"
+    );
     let frames: Vec<_> = (2..=200).map(frame).collect();
     for (number, frame) in (2..).zip(&frames) {
         sink.publish(&event(number, frame)).unwrap();
@@ -453,6 +458,7 @@ async fn a_broker_that_says_nothing_is_trouble_after_a_while() {
     assert!(
         sink.trouble()
             .unwrap()
+            .reason
             .contains("acknowledged nothing for 11 seconds")
     );
 }

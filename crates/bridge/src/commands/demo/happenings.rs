@@ -7,14 +7,12 @@ use std::{
 
 use jiff::Timestamp;
 use neurobridge_core::delivery::SinkState;
-use neurobridge_listener::{
-    ConnectionCounts, ConnectionOutcome, DisconnectCounts, DisconnectReason, Label, SourceSnapshot,
-};
+use neurobridge_listener::{ConnectionOutcome, DisconnectReason, Label, SourceSnapshot};
 use neurobridge_simulator::Handle;
 use tokio::sync::watch;
 
 use crate::{
-    state::{SinkView, View},
+    state::{SinkLedger, View},
     terminal::Style,
 };
 
@@ -73,12 +71,15 @@ pub(super) struct Happenings {
     total: usize,
 }
 
-/// Of the feed, what tells that something has happened.
+/// Of the feed, what tells that something has happened: counters, not the state, since a connection may be lost and found
+/// between two looks.
 #[derive(Default)]
 struct Seen {
-    outcomes: ConnectionCounts,
-    disconnections: DisconnectCounts,
-    gap_time: Duration,
+    outcomes: Vec<(ConnectionOutcome, u64)>,
+    disconnections: Vec<(DisconnectReason, u64)>,
+    /// The time within gaps that are over: one that is open grows from look to look, and counts when it ends.
+    missed: Duration,
+    is_connected: bool,
 }
 
 /// A disk that has stopped, or that is being caught up with.
@@ -86,6 +87,57 @@ struct Slowness {
     until: Instant,
     /// The most events that waited.
     most: u64,
+    /// How many had been stored ever, the last of those included.
+    stored: u64,
+}
+
+impl Seen {
+    fn of(now: &SourceSnapshot) -> Self {
+        Self {
+            outcomes: now.outcomes.iter().collect(),
+            disconnections: now.disconnections.iter().collect(),
+            missed: now.gap_time.saturating_sub(now.open_gap.unwrap_or_default()),
+            is_connected: now.outcomes.get(ConnectionOutcome::Authorised) > 0 && now.open_gap.is_none(),
+        }
+    }
+
+    /// What happened since an earlier look, in the order in which it can have: who is connected loses the connection
+    /// first, who is not is let in first.
+    fn since(&self, before: &Self) -> Vec<String> {
+        let lost = grown(&before.disconnections, &self.disconnections)
+            // A refusal is told by the outcome of the attempt.
+            .filter(|(reason, _)| {
+                !matches!(reason, DisconnectReason::Stopped | DisconnectReason::TokenRefused)
+            })
+            .map(|(reason, _)| format!("lost the connection ({}), dials again", words(reason.as_str())));
+        let (authorised, failed): (Vec<_>, Vec<_>) = grown(&before.outcomes, &self.outcomes)
+            .partition(|(outcome, _)| *outcome == ConnectionOutcome::Authorised);
+        let failed = failed.into_iter().map(|(outcome, _)| {
+            let reason = words(outcome.as_str());
+            format!("not let in ({reason}), tries again, ever more slowly")
+        });
+        let authorised = authorised.into_iter().map(|(_, count)| {
+            if count == 1 {
+                return "connected and authorised: events flow into the file".to_owned();
+            }
+            let missed = self.missed.saturating_sub(before.missed).as_secs_f64();
+            format!("authorised again; {missed:.1} s missed, counted as a gap")
+        });
+        let let_in = failed.chain(authorised);
+        if before.is_connected {
+            lost.chain(let_in).collect()
+        } else {
+            let_in.chain(lost).collect()
+        }
+    }
+}
+
+impl Slowness {
+    fn watch(&mut self, ledger: &SinkLedger) {
+        if ledger.pending >= self.most {
+            (self.most, self.stored) = (ledger.pending, ledger.stored);
+        }
+    }
 }
 
 impl Happenings {
@@ -115,12 +167,12 @@ impl Happenings {
     /// Looks at the bridge, and makes the next fault when its time has come.
     pub(super) fn watch(&mut self, view: &View<'_>) {
         if let Some(source) = view.sources.first() {
-            self.watch_feed(&source.snapshot);
+            self.watch_feed(Seen::of(&source.snapshot));
         }
         let mut is_ending = false;
         if let Some(sink) = view.sinks.first() {
             is_ending = sink.snapshot.state == SinkState::Draining;
-            self.watch_disk(sink, is_ending);
+            self.watch_disk(&sink.ledger, is_ending);
         }
         if Instant::now() >= self.next_fault && !is_ending {
             self.next_fault = Instant::now() + EVERY;
@@ -128,63 +180,38 @@ impl Happenings {
         }
     }
 
-    /// Told from counters, not from the state: a connection may be lost and found between two looks.
-    fn watch_feed(&mut self, now: &SourceSnapshot) {
-        let seen = Seen {
-            outcomes: now.outcomes,
-            disconnections: now.disconnections,
-            gap_time: now.gap_time,
-        };
-        let before = std::mem::replace(&mut self.seen, seen);
-        for (reason, count) in now.disconnections.iter() {
-            // A refusal is told by the outcome of the attempt.
-            let is_told = matches!(reason, DisconnectReason::Stopped | DisconnectReason::TokenRefused);
-            if count > before.disconnections.get(reason) && !is_told {
-                let reason = words(reason.as_str());
-                self.note(
-                    Who::Bridge,
-                    format!("lost the connection ({reason}), dials again"),
-                );
-            }
-        }
-        for (outcome, count) in now.outcomes.iter() {
-            if count == before.outcomes.get(outcome) {
-                continue;
-            }
-            let what = if outcome != ConnectionOutcome::Authorised {
-                let reason = words(outcome.as_str());
-                format!("not let in ({reason}), tries again, ever more slowly")
-            } else if count == 1 {
-                "connected and authorised: events flow into the file".to_owned()
-            } else {
-                let gap = now.gap_time.saturating_sub(before.gap_time).as_secs_f64();
-                format!("authorised again; {gap:.1} s missed, counted as a gap")
-            };
+    fn watch_feed(&mut self, now: Seen) {
+        for what in now.since(&self.seen) {
             self.note(Who::Bridge, what);
         }
+        self.seen = now;
     }
 
-    fn watch_disk(&mut self, sink: &SinkView<'_>, is_ending: bool) {
+    fn watch_disk(&mut self, ledger: &SinkLedger, is_ending: bool) {
         let Some(slowness) = &mut self.slowness else {
             return;
         };
-        let waiting = sink.ledger.pending;
-        slowness.most = slowness.most.max(waiting);
-        let is_over = Instant::now() >= slowness.until || is_ending;
-        if is_over && self.slow.send_replace(false) {
-            let most = slowness.most;
-            self.note(
-                Who::Bridge,
-                format!("kept {most} events in its spool meanwhile; the feed went on"),
-            );
-        } else if is_over && waiting < slowness.most / 2 {
-            let most = slowness.most;
+        let what = if *self.slow.borrow() {
+            slowness.watch(ledger);
+            if Instant::now() < slowness.until && !is_ending {
+                return;
+            }
+            self.slow.send_replace(false);
+            if slowness.most == 0 {
+                // Nothing came meanwhile: there is nothing to tell.
+                self.slowness = None;
+                return;
+            }
+            let kept = events(slowness.most);
+            format!("kept {kept} in its spool meanwhile; the feed went on")
+        } else if ledger.counts.settled() >= slowness.stored {
+            let kept = events(slowness.most);
             self.slowness = None;
-            self.note(
-                Who::Bridge,
-                format!("has caught up: all {most} are in the file, none lost, in order"),
-            );
-        }
+            format!("has caught up: {kept} written, none lost, in order")
+        } else {
+            return;
+        };
+        self.note(Who::Bridge, what);
     }
 
     fn fault(&mut self) {
@@ -204,6 +231,7 @@ impl Happenings {
                 self.slowness = Some(Slowness {
                     until: Instant::now() + SLOW_FOR,
                     most: 0,
+                    stored: 0,
                 });
             }
             _ => {
@@ -234,4 +262,125 @@ impl Happenings {
 
 fn words(label: &str) -> String {
     label.replace('_', " ")
+}
+
+/// Those that are more than before, with how many they are now.
+fn grown<L: Copy + PartialEq>(before: &[(L, u64)], now: &[(L, u64)]) -> impl Iterator<Item = (L, u64)> {
+    now.iter()
+        .copied()
+        .filter(|(label, count)| *count > 0 && !before.contains(&(*label, *count)))
+}
+
+fn events(count: u64) -> String {
+    format!("{count} event{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use neurobridge_core::ledger::SinkCounts;
+    use neurobridge_simulator::{Options, Simulator};
+
+    use super::*;
+
+    async fn happenings() -> Happenings {
+        let platform = Simulator::bind(Options::default()).await.unwrap();
+        Happenings::new(platform.handle(), watch::channel(false).0)
+    }
+
+    fn told(happenings: &Happenings) -> Vec<&str> {
+        happenings
+            .last(KEPT)
+            .map(|happening| happening.what.as_str())
+            .collect()
+    }
+
+    fn seen(authorised: u64, refused: u64, lost: u64, missed: u64, is_connected: bool) -> Seen {
+        Seen {
+            outcomes: vec![
+                (ConnectionOutcome::Authorised, authorised),
+                (ConnectionOutcome::TokenRefused, refused),
+            ],
+            disconnections: vec![
+                (DisconnectReason::Broken, lost),
+                (DisconnectReason::TokenRefused, refused),
+            ],
+            missed: Duration::from_secs(missed),
+            is_connected,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_gap_is_told_in_whole_when_it_ends() {
+        let mut happenings = happenings().await;
+        happenings.watch_feed(seen(1, 0, 0, 0, true));
+        happenings.watch_feed(seen(1, 0, 1, 0, false));
+        happenings.watch_feed(seen(1, 1, 1, 0, false));
+        happenings.watch_feed(seen(2, 1, 1, 23, true));
+        happenings.watch_feed(seen(2, 1, 1, 23, true));
+        assert_eq!(
+            told(&happenings),
+            [
+                "connected and authorised: events flow into the file",
+                "lost the connection (broken), dials again",
+                "not let in (token refused), tries again, ever more slowly",
+                "authorised again; 23.0 s missed, counted as a gap",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_seen_in_one_look_is_told_in_its_order() {
+        let since_connected = seen(2, 1, 1, 1, true).since(&seen(1, 0, 0, 0, true));
+        let starts = since_connected.iter().map(|what| &what[..8]).collect::<Vec<_>>();
+        assert_eq!(starts, ["lost the", "not let ", "authoris"]);
+        let since_lost = seen(2, 1, 2, 1, false).since(&seen(1, 0, 1, 0, false));
+        let starts = since_lost.iter().map(|what| &what[..8]).collect::<Vec<_>>();
+        assert_eq!(starts, ["not let ", "authoris", "lost the"]);
+    }
+
+    fn ledger(stored: u64, delivered: u64) -> SinkLedger {
+        SinkLedger {
+            stored,
+            counts: SinkCounts {
+                delivered,
+                ..SinkCounts::default()
+            },
+            pending: stored - delivered,
+        }
+    }
+
+    fn stop(happenings: &mut Happenings) {
+        happenings.slow.send_replace(true);
+        happenings.slowness = Some(Slowness {
+            until: Instant::now(),
+            most: 0,
+            stored: 0,
+        });
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_while_the_disk_stopped_is_told_until_all_of_it_is_written() {
+        let mut happenings = happenings().await;
+        stop(&mut happenings);
+        happenings.watch_disk(&ledger(300, 100), false);
+        happenings.watch_disk(&ledger(310, 299), false);
+        assert_eq!(told(&happenings).len(), 1);
+        happenings.watch_disk(&ledger(320, 300), false);
+        assert_eq!(
+            told(&happenings),
+            [
+                "kept 200 events in its spool meanwhile; the feed went on",
+                "has caught up: 200 events written, none lost, in order",
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_stopped_while_nothing_came_is_not_told_of() {
+        let mut happenings = happenings().await;
+        stop(&mut happenings);
+        happenings.watch_disk(&ledger(100, 100), false);
+        assert!(told(&happenings).is_empty() && happenings.slowness.is_none());
+        assert!(!*happenings.slow.borrow());
+    }
 }

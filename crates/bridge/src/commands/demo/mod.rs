@@ -33,6 +33,8 @@ use crate::{
 const PICTURE_INTERVAL: Duration = Duration::from_millis(250);
 /// How often a line comes when the output is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
+/// The longest time until the bridge dials again.
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
 /// What the demo is asked for.
 #[derive(Clone, Debug)]
@@ -112,7 +114,10 @@ async fn config(platform: SocketAddr, options: &DemoOptions) -> Result<Config, F
         data_dir: options.data_dir.clone(),
         ..Config::default()
     };
-    let source = SourceConfig::new(format!("ws://{platform}/"), "demo");
+    let mut source = SourceConfig::new(format!("ws://{platform}/"), "demo");
+    // Faults come sooner after one another than a connection counts as stable: by and by, the usual delays would grow
+    // until nothing flows.
+    source.backoff.max = LONGEST_DELAY;
     config.sources = BTreeMap::from([("platform".to_owned(), source)]);
     // The documented port, so that what is learnt here holds later; another when a bridge runs already.
     if TcpListener::bind(config.http.listen).await.is_err() {

@@ -26,6 +26,9 @@ use crate::{
 pub(super) async fn run(config: &Config, flags: &TailFlags) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     let only = only(&flags.only)?;
+    for field in only.fields().filter_map(|(_, field)| field.unknown_field()) {
+        warn!("the platform is not known to send a field \"{field}\": an event without it is not shown");
+    }
     if let Some(name) = &flags.sink {
         // A mistyped name is told before anybody is connected to.
         Preview::new(config, name, SpoolId::from_bytes([0; 16]))?;
