@@ -35,8 +35,8 @@ use crate::{
 const LOOK_INTERVAL: Duration = Duration::from_secs(300);
 /// How soon they are read again after a message was too large for what is known.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// How soon they are looked at when nothing is acknowledged: for a topic that is gone, librdkafka waits in a transaction
-/// without a word. More than a broker takes that looks for a leader.
+/// How soon they are looked at when nothing is acknowledged in a transaction: there librdkafka waits for a topic that is
+/// gone without a word, elsewhere it fails what it has for it. More than a broker takes that looks for a leader.
 const LOOK_IN_SILENCE: Duration = Duration::from_secs(5);
 /// So many topics are known at once. With more, all are forgotten and looked at anew when they come up.
 const MAX_TOPICS: usize = 1_000;
@@ -277,6 +277,7 @@ impl Connection {
     fn look_due(&self) -> Option<Instant> {
         let in_silence = self
             .waiting_since()
+            .filter(|_| self.transactions.is_some())
             .map(|since| since.max(self.looked) + LOOK_IN_SILENCE);
         let next = in_silence.map_or(self.next_look, |due| due.min(self.next_look));
         self.look.is_none().then_some(next)
@@ -297,7 +298,11 @@ impl Connection {
         self.look = None;
         match found {
             Some(Ok(topics)) => self.learn(topics),
-            Some(Err(fault)) if fault.kind == FaultKind::Missing => return Err(fault),
+            // What is queued for it must not be stored behind our back when the topic is there again: of a transaction it
+            // is taken back.
+            Some(Err(fault)) if fault.kind == FaultKind::Missing && self.transactions.is_some() => {
+                return Err(fault);
+            }
             // What else goes wrong with a look goes wrong with the next record too, and is told there.
             Some(Err(fault)) => debug!("the topics can't be looked at now: {fault}"),
             None => {}
