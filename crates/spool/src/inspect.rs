@@ -214,6 +214,9 @@ pub fn verify_telling(folder: &Path, mut tell: impl FnMut(u64, u64)) -> Result<R
 
 /// Whether what looks damaged was being written by a running bridge: then it is whole, or deleted, a moment later.
 fn passes(folder: &Path, finding: &Finding) -> Result<bool, DiskError> {
+    if !recovery::is_locked(folder) {
+        return Ok(false);
+    }
     let end = finding.from.plus(finding.events);
     for _ in 0..LOOKS_AGAIN {
         thread::sleep(LOOK_AGAIN);

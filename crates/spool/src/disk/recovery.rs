@@ -156,6 +156,18 @@ pub(crate) fn lock_folder(folder: &Path) -> Result<Flock<File>, OpenError> {
     })
 }
 
+/// Whether a process has the log. A process that takes the lock at this very moment may be refused it: so only what is
+/// seldom asks.
+pub(crate) fn is_locked(folder: &Path) -> bool {
+    let Ok(file) = File::open(folder.join(LOCK)) else {
+        return false;
+    };
+    matches!(
+        Flock::lock(file, FlockArg::LockSharedNonblock),
+        Err((_, Errno::EWOULDBLOCK))
+    )
+}
+
 /// The log's id as its file has it; `None` when there is none that can be read.
 pub(crate) fn read_id(folder: &Path) -> Result<Option<SpoolId>, DiskError> {
     let path = folder.join(ID);
