@@ -31,7 +31,7 @@ use crate::process::Process;
 const CLUSTER_ID: &str = "bmV1cm9icmlkZ2UtdGVzdA";
 
 /// Three seconds on two quiet cores; a machine that compiles meanwhile takes several times as long.
-const START_TIMEOUT: Duration = Duration::from_secs(90);
+const START_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Two seconds as a rule; it moves leadership away and closes its log first.
 const STOP_TIMEOUT: Duration = Duration::from_secs(45);
@@ -57,7 +57,7 @@ impl Kafka {
     /// Formats and starts a broker in a new folder under the target directory, and waits until it answers.
     ///
     /// # Errors
-    /// When Kafka is not installed (the error says which command gets it), or does not answer within 90 seconds; the
+    /// When Kafka is not installed (the error says which command gets it), or does not answer within three minutes; the
     /// error then ends with the tail of its log.
     pub fn start(options: KafkaOptions) -> Result<Self> {
         Self::start_in(Scratch::new("kafka")?, options)
@@ -147,7 +147,7 @@ impl Kafka {
     /// Starts a stopped or killed broker on the same ports with the same data, and waits until it answers.
     ///
     /// # Errors
-    /// When it is running, or does not answer within 90 seconds.
+    /// When it is running, or does not answer within three minutes.
     pub fn start_again(&mut self) -> Result<()> {
         if self.process.is_some() {
             bail!("Kafka in {} is running already", self.dir.path().display());

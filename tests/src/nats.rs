@@ -28,8 +28,9 @@ use crate::poll::wait_for;
 use crate::ports::free_ports;
 use crate::process::Process;
 
-/// A tenth of a second on a quiet machine; a cluster elects its leader first.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// A tenth of a second on a quiet machine; a cluster elects its leader first, and a server with gigabytes in its streams
+/// looks through them.
+const START_TIMEOUT: Duration = Duration::from_secs(180);
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -51,7 +52,7 @@ impl Nats {
     /// Starts a server in a new folder under the target directory, and waits until it calls itself healthy.
     ///
     /// # Errors
-    /// When nats-server is not installed (the error says which command gets it), or is not healthy within a minute;
+    /// When nats-server is not installed (the error says which command gets it), or is not healthy within three minutes;
     /// the error then ends with the tail of its log.
     pub fn start(options: NatsOptions) -> Result<Self> {
         Self::start_in(Scratch::new("nats")?, options)
@@ -180,7 +181,7 @@ impl Nats {
     /// Starts a stopped or killed server on the same ports with the same data, and waits until it is healthy.
     ///
     /// # Errors
-    /// When it is running, or is not healthy within a minute.
+    /// When it is running, or is not healthy within three minutes.
     pub fn start_again(&mut self) -> Result<()> {
         self.launch()?;
         self.await_health()
