@@ -168,11 +168,10 @@ fn of_two_with_one_name_the_first_stops_and_says_why() {
     assert_eq!(delivered(&later), delivered(&stopped));
     let fenced = ["sink=\"kafka\"", "kind=\"fenced\""];
     assert!(first.metric("neurobridge_sink_errors_total", &fenced).unwrap() >= 1.0);
-    assert_eq!(
-        second
-            .metric("neurobridge_sink_errors_total", &["sink=\"kafka\""])
-            .unwrap(),
-        0.0
-    );
+    // Once at the most: where the first has come back before it could see the claim of the second.
+    let interrupted = second
+        .metric("neurobridge_sink_errors_total", &["sink=\"kafka\""])
+        .unwrap();
+    assert!(interrupted <= 1.0, "{interrupted}");
     finish(second);
 }

@@ -138,6 +138,19 @@ impl Open {
 }
 
 impl Claim {
+    /// Ends this sink when another instance has written the last cursor since ours: taking over in turn, it would be taken
+    /// from us again, and so on for ever.
+    fn yield_to_another(&self, last: Option<&CursorRecord>, id: &str) -> Result<(), SinkFault> {
+        if last.is_none_or(|record| record.is_of_instance(&self.instance)) {
+            return Ok(());
+        }
+        let reason = format!(
+            "another instance of this sink has taken over the transactional id \"{id}\" and fenced this one; stop one of \
+             the two, or give each its own transaction.id, then restart"
+        );
+        Err(SinkFault::fatal(FaultKind::Fenced, reason))
+    }
+
     /// Takes the transactional id over, and writes so into the topic of cursors. Blocks.
     fn stake(
         self,
@@ -150,20 +163,16 @@ impl Claim {
             client,
             topic: &config.cursor_topic,
         };
-        if self.is_repeated
-            && let Some(record) = cursors.find(&id)?
-            && !record.is_of_instance(&self.instance)
-        {
-            // Taking over in turn, it would be taken from us again, and so on for ever.
-            let reason = format!(
-                "another instance of this sink has taken over the transactional id \"{id}\" and fenced this one; stop one of \
-                 the two, or give each its own transaction.id, then restart"
-            );
-            return Err(SinkFault::fatal(FaultKind::Fenced, reason));
+        if self.is_repeated {
+            self.yield_to_another(cursors.find(&id)?.as_ref(), &id)?;
         }
         transactions.take_over()?;
         // Only now: what was open under this id is committed or aborted.
         let found = cursors.find_all(&id, config.timeout)?;
+        if self.is_repeated {
+            // Its claim was not to be seen before. It claims the id again, as its own is the last word.
+            self.yield_to_another(found.as_ref(), &id)?;
+        }
         let kept = found.as_ref().and_then(|record| record.of_spool(self.spool));
         if found.is_some() && kept.is_none() {
             info!(
