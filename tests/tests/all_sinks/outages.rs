@@ -156,6 +156,8 @@ fn config(url: &str, bootstrap: &str, keeping: &str, passing: &str) -> String {
         [sinks.archive]
         type = "file"
         path = "events.jsonl"
+        # All in one file, however long a slow machine takes.
+        max_size = "4 GiB"
         filter = {{ result = {OF_ARCHIVE:?} }}
         redact = ["*_image", "pid"]
         "#
