@@ -40,6 +40,8 @@ fn config(url: &str, bootstrap: &str, topic: &str) -> String {
         [sinks.archive]
         type = "file"
         path = "events.jsonl"
+        # All in one file, however long a slow machine takes.
+        max_size = "4 GiB"
         "#
     )
 }
