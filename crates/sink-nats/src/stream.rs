@@ -28,8 +28,9 @@ use crate::{
 /// So many messages at the end of a stream are looked at, beside those that may have been in flight, to find those of
 /// ours. More foreign ones than these behind them, and what comes twice is told by the duplicate window alone.
 const LOOK_BACK: u64 = 256;
-/// So many are asked for at once, when more than the last one has to be looked at.
-const MOST_ASKED: usize = 64;
+/// So many are asked for at once, when more than the last one has to be looked at. They come with their bodies, which may
+/// be pictures.
+const MOST_ASKED: usize = 16;
 /// How long a delivery may stay away after a fault at the most, and the connection may take to be made then.
 const LONGEST_RETRY: Duration = Duration::from_secs(40);
 
