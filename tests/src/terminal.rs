@@ -31,9 +31,41 @@ pub struct Terminal {
     guardian: Option<Guardian>,
 }
 
+/// Between these a program draws a picture that a terminal shows at once, when it is whole.
+const BEGIN_PICTURE: &[u8] = b"\x1b[?2026h";
+const END_PICTURE: &[u8] = b"\x1b[?2026l";
+
 struct Shown {
     bytes: Vec<u8>,
+    /// How many of `bytes` are on the screen.
+    drawn: usize,
     parser: vt100::Parser,
+}
+
+impl Shown {
+    /// Takes what was written; what of a picture is not whole yet is kept from the screen.
+    fn write(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        // A mark may have come in two pieces.
+        let from = self.drawn.saturating_sub(BEGIN_PICTURE.len());
+        let begun = last(&self.bytes[from..], BEGIN_PICTURE);
+        let until = match begun {
+            Some(begun) if last(&self.bytes[from..], END_PICTURE) < Some(begun) => {
+                (from + begun).max(self.drawn)
+            }
+            _ => self.bytes.len(),
+        };
+        self.draw(until);
+    }
+
+    fn draw(&mut self, until: usize) {
+        self.parser.process(&self.bytes[self.drawn..until]);
+        self.drawn = until;
+    }
+}
+
+fn last(bytes: &[u8], mark: &[u8]) -> Option<usize> {
+    bytes.windows(mark.len()).rposition(|window| window == mark)
 }
 
 impl std::fmt::Debug for Shown {
@@ -74,6 +106,7 @@ impl Terminal {
         let controller = File::from(controller);
         let shown = Arc::new(Mutex::new(Shown {
             bytes: Vec::new(),
+            drawn: 0,
             parser: vt100::Parser::new(nonzero(rows), nonzero(columns), 0),
         }));
         let reader = read(controller.try_clone()?, Arc::clone(&shown));
@@ -173,9 +206,12 @@ fn read(mut controller: File, shown: Arc<Mutex<Shown>>) -> JoinHandle<()> {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = controller.read(&mut buffer) {
             let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.bytes.extend_from_slice(&buffer[..length]);
-            shown.parser.process(&buffer[..length]);
+            shown.write(&buffer[..length]);
         }
+        // A program may have ended within a picture.
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = shown.bytes.len();
+        shown.draw(until);
     })
 }
 
@@ -185,6 +221,32 @@ mod tests {
     use crate::poll::wait_until;
 
     const SOON: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_picture_is_shown_when_it_is_whole() {
+        let whole = b"\x1b[?2026h\x1b[Hfirst\x1b[?2026l\x1b[?2026h\x1b[2J\x1b[Hsecond\x1b[?2026l!";
+        for step in 1..whole.len() {
+            let mut shown = Shown {
+                bytes: Vec::new(),
+                drawn: 0,
+                parser: vt100::Parser::new(nonzero(2), nonzero(20), 0),
+            };
+            let mut seen = Vec::new();
+            for piece in whole.chunks(step) {
+                shown.write(piece);
+                let contents = shown.parser.screen().contents();
+                if seen.last() != Some(&contents) {
+                    seen.push(contents);
+                }
+            }
+            assert!(
+                seen.iter()
+                    .all(|contents| ["", "first", "second", "second!"].contains(&contents.as_str())),
+                "{seen:?} in pieces of {step}"
+            );
+            assert_eq!(seen.last().map(String::as_str), Some("second!"));
+        }
+    }
 
     #[test]
     fn a_program_sees_a_terminal_and_its_size() {

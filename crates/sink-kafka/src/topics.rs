@@ -43,8 +43,8 @@ const LIMITS_LIMIT: Duration = if cfg!(test) {
 };
 /// Between two looks at what a connection says meanwhile: a refusal is not to wait for the limit.
 const SLICE: Duration = Duration::from_millis(500);
-/// Between two looks for a leader.
-const LEADER_PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks for what a broker does not know yet: a leader, a topic made just now.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// How to make a topic that is not there.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,8 @@ pub(crate) struct Topic {
     pub(crate) cleanup: Option<String>,
     /// How many brokers the cluster has.
     pub(crate) brokers: usize,
+    /// Made just now: some brokers may not know it yet.
+    pub(crate) is_new: bool,
 }
 
 /// Looks at topics, and makes those that are not there if told how. Blocks: for a thread
@@ -188,7 +190,7 @@ impl Inspection<'_> {
             if let Some(fault) = self.refusal(name, code) {
                 return Err(fault);
             }
-            std::thread::sleep(LEADER_PAUSE);
+            std::thread::sleep(PAUSE);
         }
     }
 
@@ -261,7 +263,10 @@ impl Inspection<'_> {
         let deadline = Instant::now() + CREATION_LIMIT;
         loop {
             if let Some(topic) = self.find(name)? {
-                return Ok(topic);
+                return Ok(Topic {
+                    is_new: true,
+                    ..topic
+                });
             }
             if Instant::now() >= deadline {
                 return Err(error::fault(
@@ -270,12 +275,35 @@ impl Inspection<'_> {
                     "it was created just now",
                 ));
             }
-            std::thread::sleep(LEADER_PAUSE);
+            std::thread::sleep(PAUSE);
         }
     }
 
     /// Reads the topics' limits. Whoever may not read them goes on with Kafka's defaults.
+    ///
+    /// A broker that does not know a topic yet answers as it does to one who may not ask, and without limits no danger is
+    /// named: of a topic made just now, it is asked again.
     fn read_limits(&self, topics: &mut [Topic]) {
+        let deadline = Instant::now() + LIMITS_LIMIT;
+        self.describe(topics);
+        while topics
+            .iter()
+            .any(|topic| topic.is_new && topic.max_message.is_none())
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(PAUSE);
+            self.describe(topics);
+        }
+        for topic in topics.iter().filter(|topic| topic.max_message.is_none()) {
+            self.health.say(&format!(
+                "the limits of the topic \"{}\" can't be read (this needs DescribeConfigs), {DEFAULT_MAX_MESSAGE} bytes are assumed",
+                topic.name
+            ));
+        }
+    }
+
+    /// Asks once for the limits of all topics.
+    fn describe(&self, topics: &mut [Topic]) {
         let specifiers: Vec<_> = topics
             .iter()
             .map(|topic| ResourceSpecifier::Topic(&topic.name))
@@ -299,12 +327,6 @@ impl Inspection<'_> {
             topic.cleanup = resource
                 .get("cleanup.policy")
                 .and_then(|entry| entry.value.clone());
-        }
-        for topic in topics.iter().filter(|topic| topic.max_message.is_none()) {
-            self.health.say(&format!(
-                "the limits of the topic \"{}\" can't be read (this needs DescribeConfigs), {DEFAULT_MAX_MESSAGE} bytes are assumed",
-                topic.name
-            ));
         }
     }
 }
@@ -338,6 +360,7 @@ fn described(topic: &MetadataTopic, brokers: usize) -> Topic {
         min_insync: None,
         cleanup: None,
         brokers,
+        is_new: false,
     }
 }
 
@@ -356,6 +379,7 @@ mod tests {
                 min_insync,
                 cleanup: None,
                 brokers,
+                is_new: false,
             }
             .dangers()
             .len()
