@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 pub use self::guardian::Guardian;
@@ -20,6 +21,8 @@ use crate::poll::wait_for;
 
 /// Lines of a log that go into an error: enough to show a Java stack trace's beginning.
 const TAIL_LINES: usize = 40;
+/// Many times what the kernel takes to stop all threads.
+const FREEZE_LIMIT: Duration = Duration::from_secs(20);
 
 /// A running child process in a process group of its own.
 ///
@@ -126,12 +129,19 @@ impl Process {
         kill(self.pid()?, signal).with_context(|| format!("sending {signal} to {}", self.name))
     }
 
-    /// Stops the process where it stands (SIGSTOP) until [`Process::thaw`].
+    /// Stops the process where it stands (SIGSTOP) until [`Process::thaw`]. Returns when it has: the signal alone leaves its
+    /// threads a moment in which they still answer.
     ///
     /// # Errors
     /// When it has ended already.
     pub fn freeze(&mut self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)
+        self.signal(Signal::SIGSTOP)?;
+        let pid = self.pid()?;
+        let look = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+        wait_for(&format!("{} to stand still", self.name), FREEZE_LIMIT, || {
+            let status = waitid(Id::Pid(pid), look).with_context(|| format!("asking after {}", self.name))?;
+            Ok(matches!(status, WaitStatus::Stopped(..)).then_some(()))
+        })
     }
 
     /// Lets a frozen process go on (SIGCONT).

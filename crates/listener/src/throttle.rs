@@ -1,6 +1,6 @@
 //! Keeps a log readable where the same thing happens again and again.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 use tokio::time::Instant;
 
@@ -22,8 +22,8 @@ struct Line {
 }
 
 impl Throttle {
-    /// Whether a line of this kind may be written now: then how many were not since the last one.
-    pub(crate) fn allow(&mut self, kind: &'static str) -> Option<u64> {
+    /// Whether a line of this kind may be written now: then how many were not since the last one, if any.
+    pub(crate) fn allow(&mut self, kind: &'static str) -> Option<Option<NonZeroU64>> {
         let now = Instant::now();
         let Some(line) = self.lines.iter_mut().find(|line| line.kind == kind) else {
             self.lines.push(Line {
@@ -31,14 +31,14 @@ impl Throttle {
                 last: now,
                 suppressed: 0,
             });
-            return Some(0);
+            return Some(None);
         };
         if now.saturating_duration_since(line.last) < INTERVAL {
             line.suppressed += 1;
             return None;
         }
         line.last = now;
-        Some(std::mem::take(&mut line.suppressed))
+        Some(NonZeroU64::new(std::mem::take(&mut line.suppressed)))
     }
 }
 
@@ -49,13 +49,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_repeats_is_written_once_an_interval_with_a_count() {
         let mut throttle = Throttle::default();
-        assert_eq!(throttle.allow("a"), Some(0));
+        assert_eq!(throttle.allow("a"), Some(None));
         for _ in 0..5 {
             assert_eq!(throttle.allow("a"), None);
         }
-        assert_eq!(throttle.allow("b"), Some(0), "another kind");
+        assert_eq!(throttle.allow("b"), Some(None), "another kind");
         tokio::time::advance(INTERVAL).await;
-        assert_eq!(throttle.allow("a"), Some(5));
+        assert_eq!(throttle.allow("a"), Some(NonZeroU64::new(5)));
         assert_eq!(throttle.allow("a"), None);
     }
 }

@@ -140,7 +140,7 @@ impl ClientContext for Context {
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
             | RDKafkaLogLevel::Warning => {
-                self.health.say(&format!("{facility}: {message}"));
+                self.health.pass_on(&format!("{facility}: {message}"));
             }
             // Errors of connections among them, which `error` is told too.
             _ => debug!("librdkafka: {facility}: {message}"),
@@ -174,7 +174,7 @@ impl ClientContext for Context {
             Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut => {
                 self.health.connection_failed(reason);
             }
-            _ => self.health.say(reason),
+            _ => self.health.pass_on(reason),
         }
     }
 }

@@ -91,7 +91,7 @@ impl Health {
     /// Takes an error that concerns a connection.
     pub(crate) fn connection_failed(&self, reason: &str) {
         self.lock().last_error = Some(reason.to_owned());
-        self.say(reason);
+        self.pass_on(reason);
     }
 
     /// Takes the news that no broker can be reached.
@@ -116,15 +116,20 @@ impl Health {
     /// Says in the log what was not said lately.
     pub(crate) fn say(&self, text: &str) {
         if self.is_news(text) {
-            warn!(sink = self.sink, "librdkafka: {text}");
+            warn!(sink = self.sink, "{text}");
         }
+    }
+
+    /// Says what librdkafka says.
+    pub(crate) fn pass_on(&self, text: &str) {
+        self.say(&format!("librdkafka: {text}"));
     }
 
     /// Takes librdkafka's statistics.
     pub(crate) fn statistics(&self, json: &[u8]) {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(json) else {
             // Of another version, perhaps: nothing but the partitions and a late all-clear would be missed.
-            self.say("its statistics can't be read");
+            self.say("librdkafka's statistics can't be read");
             return;
         };
         // Brokers without an id are the addresses that we began with, which have no connection of their own later.

@@ -66,6 +66,7 @@ fn every_query_has_data_and_every_fault_its_alert() {
     for (alert, instance) in [
         ("NeurobridgeTokenRefused", &refused_address),
         ("NeurobridgeEventsDropped", &troubled_address),
+        ("NeurobridgeSinkDown", &troubled_address),
         ("NeurobridgeDeliveryLate", &troubled_address),
         ("NeurobridgeDeadLetters", &troubled_address),
         ("NeurobridgeGap", &troubled_address),

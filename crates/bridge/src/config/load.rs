@@ -33,6 +33,37 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// Where each key that is set comes from, by its parts with dots between them.
     pub(super) origins: BTreeMap<String, Origin>,
+    /// The files of tokens, passwords, keys and certificates that it names, by key.
+    files: Vec<(String, PathBuf)>,
+}
+
+/// A file that the configuration names, and that can't be read from here.
+#[derive(Debug)]
+pub struct UnreadableFile {
+    /// The key, with dots between its parts.
+    pub key: String,
+    /// Where it is set.
+    pub origin: Option<Origin>,
+    /// The file.
+    pub path: PathBuf,
+    /// Why it can't be read.
+    pub error: io::Error,
+}
+
+impl Loaded {
+    /// The files of tokens, passwords, keys and certificates that can't be read from here. No mistake of the configuration:
+    /// they may be there where the bridge is to run.
+    pub fn unreadable_files(&self) -> Vec<UnreadableFile> {
+        let unreadable = |(key, path): &(String, PathBuf)| {
+            Some(UnreadableFile {
+                key: key.clone(),
+                origin: self.origins.get(key).cloned(),
+                path: path.clone(),
+                error: std::fs::read(path).err()?,
+            })
+        };
+        self.files.iter().filter_map(unreadable).collect()
+    }
 }
 
 /// Reads the configuration: the named file, or the first of [`PLACES`] that is there, then the environment.
@@ -61,6 +92,8 @@ pub(super) fn load_from<'p>(
     );
 
     let merged = merge(&document, &environment);
+    let mut files = Vec::new();
+    named_files(&merged, &mut Vec::new(), &mut files);
     let (config, mistakes) = tables::read(merged, &shape);
     let origins = Origins {
         file: path.as_deref(),
@@ -101,6 +134,7 @@ pub(super) fn load_from<'p>(
             .map(|key| (key.join("."), origins.of(key).0))
             .collect(),
         file: path,
+        files,
     })
 }
 
@@ -160,6 +194,19 @@ fn merge(document: &Document, environment: &Environment) -> Map<String, Value> {
     figment
         .extract()
         .expect("tables of texts, numbers and booleans are JSON")
+}
+
+/// The values of all keys whose name ends as those of files do.
+fn named_files(table: &Map<String, Value>, at: &mut KeyPath, files: &mut Vec<(String, PathBuf)>) {
+    for (key, value) in table {
+        at.push(key.clone());
+        match value {
+            Value::Object(table) => named_files(table, at, files),
+            Value::String(path) if key.ends_with("_file") => files.push((at.join("."), path.into())),
+            _ => {}
+        }
+        at.pop();
+    }
 }
 
 /// Where keys come from.

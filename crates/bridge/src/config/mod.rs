@@ -21,7 +21,7 @@ pub use self::{
     dangers::Danger,
     environment::PREFIX,
     excerpt::Excerpt,
-    load::{Loaded, PLACES, load, schema},
+    load::{Loaded, PLACES, UnreadableFile, load, schema},
     model::{Config, DEFAULT_SINK, DeduplicateConfig, EventConfig, HttpConfig, LogConfig, LogFormat},
     report::{Origin, Problem, Report},
     sink::{DeadLetterFile, KINDS, SinkCommon, SinkEntry, SinkKind},

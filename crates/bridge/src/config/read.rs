@@ -42,7 +42,8 @@ impl Mistake {
     }
 }
 
-/// Leaves out what follows from a mistyped key: the right one is not missing, it only has another name.
+/// Leaves out what follows from other mistakes: where a key is mistyped, the right one is not missing, it only has another
+/// name; where a key is wrong, what stands in for it is not wrong too.
 pub(super) fn without_consequences(mistakes: Vec<Mistake>) -> Vec<Mistake> {
     let meant: BTreeSet<KeyPath> = mistakes
         .iter()
@@ -51,9 +52,10 @@ pub(super) fn without_consequences(mistakes: Vec<Mistake>) -> Vec<Mistake> {
             Some(table.iter().chain([mistake.meant.as_ref()?]).cloned().collect())
         })
         .collect();
+    let mut told = BTreeSet::new();
     mistakes
         .into_iter()
-        .filter(|mistake| !meant.contains(&mistake.key))
+        .filter(|mistake| !meant.contains(&mistake.key) && told.insert(mistake.key.clone()))
         .collect()
 }
 
@@ -65,6 +67,8 @@ pub(super) fn read<T: DeserializeOwned>(
     shape: &Shape<'_>,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<T> {
+    // What is told of already: found wrong and taken out, or missing.
+    let mut told = BTreeSet::new();
     let mut stand_ins = BTreeSet::new();
     loop {
         let error = match serde_path_to_error::deserialize::<_, T>(&value) {
@@ -76,26 +80,27 @@ pub(super) fn read<T: DeserializeOwned>(
         // The error names the table around such a key.
         let field = quoted_after(&text, "missing field ").or_else(|| quoted_after(&text, "unknown field "));
         let is_missing = text.starts_with("missing field");
-        let mut key = [at, &path].concat();
+        let mut below = path.clone();
         if let Some(field) = field
             && path.last() != Some(&field)
         {
-            key.push(field.clone());
+            below.push(field.clone());
             if !is_missing {
                 path.push(field);
             }
         }
-        let message = if is_missing {
-            "missing, and needed".to_owned()
-        } else {
-            let place = shape.at(path.iter().map(String::as_str));
-            sentence(&text, place.is_secret())
-        };
-        if is_missing && stand_ins.insert(key.clone()) && stand_in(&mut value, &key[at.len()..], shape) {
-            mistakes.push(Mistake::new(key, message));
+        let place = shape.at(below.iter().map(String::as_str));
+        if told.insert(below.clone()) {
+            let message = if is_missing {
+                "missing, and needed".to_owned()
+            } else {
+                sentence(&text, place.is_secret())
+            };
+            mistakes.push(Mistake::new([at, &below].concat(), message));
+        }
+        if is_missing && stand_ins.insert(below.clone()) && put(&mut value, &below, place.stand_in()) {
             continue;
         }
-        mistakes.push(Mistake::new(key, message));
         if !remove(&mut value, &path) {
             return None;
         }
@@ -230,10 +235,9 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
     true
 }
 
-/// Puts an empty text where one is missing, so that a table without it can still tell what else is wrong with it.
-fn stand_in(value: &mut Value, path: &[String], shape: &Shape<'_>) -> bool {
-    let is_text = shape.at(path.iter().map(String::as_str)).allows("string");
-    let Some((last, around)) = path.split_last().filter(|_| is_text) else {
+/// Puts a value into the table where it is missing.
+fn put(value: &mut Value, path: &[String], stand_in: Option<Value>) -> bool {
+    let (Some((last, around)), Some(stand_in)) = (path.split_last(), stand_in) else {
         return false;
     };
     let table = around
@@ -242,7 +246,7 @@ fn stand_in(value: &mut Value, path: &[String], shape: &Shape<'_>) -> bool {
     let Some(Value::Object(table)) = table else {
         return false;
     };
-    table.insert(last.clone(), Value::String(String::new()));
+    table.insert(last.clone(), stand_in);
     true
 }
 
@@ -375,7 +379,6 @@ mod tests {
         insta::assert_snapshot!(mistakes.join("\n"), @r#"
         t.flag: found "yes", expected true or false
         t.inner.number: found -1, expected a whole number of 0 or more
-        t.inner.number: missing, and needed
         t.pause: found 5, expected a duration such as "250ms", "5s", "1h 30m" or "7d"
         t.words.1: found 7, expected a text
         "#);
@@ -399,6 +402,19 @@ mod tests {
             }
         );
         assert_eq!(read_table(json!("x")).0, None);
+    }
+
+    #[test]
+    fn what_is_wrong_and_needed_is_told_once_and_hides_nothing() {
+        let (table, mistakes) = read_table(json!({ "inner": { "number": 1, "name": 7 }, "flag": 1 }));
+        assert_eq!(
+            mistakes,
+            [
+                "t.flag: found 1, expected true or false",
+                "t.inner.name: found 7, expected a text"
+            ]
+        );
+        assert!(table.unwrap().inner.is_some(), "the rest is looked at");
     }
 
     #[test]

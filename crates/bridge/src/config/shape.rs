@@ -59,17 +59,18 @@ impl<'a> Shape<'a> {
         })
     }
 
-    /// Leaves out the alternatives that a table's own texts exclude (`type = "kafka"`). Those of another type know other
-    /// keys, which must not be suggested here.
+    /// Leaves out the alternatives that are no table, and those that a table's own texts exclude (`type = "kafka"`): they know
+    /// other keys, which must not be suggested here.
     pub(super) fn narrow(&self, table: &Map<String, Value>) -> Self {
         let fits = |node: &Map<String, Value>| {
-            properties(node).is_none_or(|properties| {
-                properties.iter().all(|(key, schema)| {
-                    schema
-                        .get("const")
-                        .is_none_or(|wanted| table.get(key) == Some(wanted))
+            may_be(node, "object")
+                && properties(node).is_none_or(|properties| {
+                    properties.iter().all(|(key, schema)| {
+                        schema
+                            .get("const")
+                            .is_none_or(|wanted| table.get(key) == Some(wanted))
+                    })
                 })
-            })
         };
         Self {
             root: self.root,
@@ -150,11 +151,23 @@ impl<'a> Shape<'a> {
 
     /// Whether a value of this JSON type may stand here.
     pub(super) fn allows(&self, json_type: &str) -> bool {
-        self.alternatives.iter().any(|node| match node.get("type") {
-            Some(Value::String(only)) => only == json_type,
-            Some(Value::Array(types)) => types.iter().any(|one| one == json_type),
-            // Enumerations of texts may come without a type.
-            _ => json_type == "string" && (node.contains_key("const") || node.contains_key("enum")),
+        self.alternatives.iter().any(|node| may_be(node, json_type))
+    }
+
+    /// Something that may stand here, of a type that can be made up: in the place of what is missing or wrong, so that a
+    /// table can still tell what else is wrong with it.
+    pub(super) fn stand_in(&self) -> Option<Value> {
+        self.alternatives.iter().find_map(|node| {
+            let choice = node
+                .get("const")
+                .or_else(|| node.get("enum")?.as_array()?.first());
+            choice.cloned().or_else(|| {
+                if may_be(node, "string") {
+                    Some(Value::String(String::new()))
+                } else {
+                    may_be(node, "array").then(|| Value::Array(Vec::new()))
+                }
+            })
         })
     }
 
@@ -210,6 +223,16 @@ impl<'a> Shape<'a> {
                     .get("writeOnly")
                     .is_some_and(|hidden| *hidden == Value::Bool(true))
         })
+    }
+}
+
+fn may_be(node: &Map<String, Value>, json_type: &str) -> bool {
+    match node.get("type") {
+        Some(Value::String(only)) => only == json_type,
+        Some(Value::Array(types)) => types.iter().any(|one| one == json_type),
+        // Enumerations of texts, and tables of several kinds, may come without a type.
+        _ if node.contains_key("const") || node.contains_key("enum") => json_type == "string",
+        _ => json_type == "object",
     }
 }
 
@@ -300,6 +323,32 @@ mod tests {
             sink.narrow(json!({ "type": "nats" }).as_object().unwrap())
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn what_a_table_needs_is_known_where_there_may_be_none() {
+        let schema = json!({ "properties": { "sasl": { "anyOf": [
+            { "type": "object", "required": ["user"], "properties": { "user": { "type": "string" } } },
+            { "type": "null" },
+        ] } } });
+        let sasl = Shape::root(&schema).child("sasl");
+        assert!(sasl.required().is_empty());
+        assert_eq!(sasl.narrow(&Map::new()).required(), ["user"]);
+    }
+
+    #[test]
+    fn something_stands_in_for_texts_choices_and_arrays() {
+        let schema = json!({ "properties": {
+            "text": { "type": ["string", "null"] },
+            "choice": { "oneOf": [{ "type": "string", "const": "a" }, { "type": "string", "const": "b" }] },
+            "words": { "type": "array" },
+            "number": { "type": "integer" },
+        } });
+        let stand_in = |key| Shape::root(&schema).child(key).stand_in();
+        assert_eq!(stand_in("text"), Some(json!("")));
+        assert_eq!(stand_in("choice"), Some(json!("a")));
+        assert_eq!(stand_in("words"), Some(json!([])));
+        assert_eq!(stand_in("number"), None);
     }
 
     #[test]

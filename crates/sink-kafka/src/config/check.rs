@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use neurobridge_core::{template::Template, units::ByteSize};
+use neurobridge_core::{
+    template::Template,
+    units::{ByteSize, format_duration},
+};
 
 use super::{KafkaConfig, MAX_TOPIC_LENGTH, is_topic_character};
 use crate::properties;
@@ -44,7 +47,11 @@ impl KafkaConfig {
         if self.linger > MAX_LINGER {
             error(
                 "linger",
-                format!("found {:?}, expected at most {MAX_LINGER:?}", self.linger),
+                format!(
+                    "found \"{}\", expected at most \"{}\"",
+                    format_duration(self.linger),
+                    format_duration(MAX_LINGER)
+                ),
             );
         }
         if !(MIN_QUEUE..=MAX_QUEUE).contains(&self.max_queue_size) {
@@ -94,8 +101,10 @@ impl KafkaConfig {
             error(
                 "transaction.timeout",
                 format!(
-                    "found {:?}, expected {MIN_TIMEOUT:?} to {MAX_TIMEOUT:?}",
-                    transaction.timeout
+                    "found \"{}\", expected \"{}\" to \"{}\"",
+                    format_duration(transaction.timeout),
+                    format_duration(MIN_TIMEOUT),
+                    format_duration(MAX_TIMEOUT)
                 ),
             );
         }
@@ -104,8 +113,10 @@ impl KafkaConfig {
             error(
                 "transaction.interval",
                 format!(
-                    "found {:?}, expected {MIN_INTERVAL:?} to {most:?}, a quarter of transaction.timeout",
-                    transaction.interval
+                    "found \"{}\", expected \"{}\" to \"{}\", a quarter of transaction.timeout",
+                    format_duration(transaction.interval),
+                    format_duration(MIN_INTERVAL),
+                    format_duration(most)
                 ),
             );
         }

@@ -7,7 +7,7 @@ use neurobridge_listener::SourceConfig;
 use neurobridge_spool::{SpoolConfig, WhenFull};
 
 use super::super::table::Table;
-use crate::config::{Config, Loaded, SinkEntry, SinkKind};
+use crate::config::{Config, Danger, Loaded, Origin, SinkEntry, SinkKind, UnreadableFile};
 
 /// Says where the configuration comes from, what it does, and what in it is dangerous.
 pub(super) fn of(loaded: &Loaded) -> String {
@@ -20,17 +20,41 @@ pub(super) fn of(loaded: &Loaded) -> String {
     push(&mut text, &sinks(config));
     push(&mut text, &others(config));
     let dangers = loaded.dangers();
-    if !dangers.is_empty() {
+    let has_dangers = !dangers.is_empty();
+    if has_dangers {
         text.push_str("legal, but dangerous:\n");
-        for danger in dangers {
-            // Writing to a string cannot fail.
-            let _ = match &danger.origin {
-                Some(origin) => writeln!(text, "  {} ({origin}): {}", danger.key, danger.message),
-                None => writeln!(text, "  {}: {}", danger.key, danger.message),
-            };
+        for Danger { key, origin, message } in dangers {
+            note(&mut text, &key, origin.as_ref(), &message);
+        }
+    }
+    let files = loaded.unreadable_files();
+    if !files.is_empty() {
+        text.push_str(if has_dangers { "\n" } else { "" });
+        text.push_str("files that can't be read from here:\n");
+        for UnreadableFile {
+            key,
+            origin,
+            path,
+            error,
+        } in files
+        {
+            note(
+                &mut text,
+                &key,
+                origin.as_ref(),
+                &format!("{}: {error}", path.display()),
+            );
         }
     }
     text
+}
+
+fn note(text: &mut String, key: &str, origin: Option<&Origin>, message: &str) {
+    // Writing to a string cannot fail.
+    let _ = match origin {
+        Some(origin) => writeln!(text, "  {key} ({origin}): {message}"),
+        None => writeln!(text, "  {key}: {message}"),
+    };
 }
 
 fn push(text: &mut String, table: &Table) {
