@@ -9,7 +9,7 @@ use neurobridge_core::{
     redact::{Pattern, Pseudonymise, Redaction},
 };
 use neurobridge_listener::{Source, SourceError, SourceStats};
-use neurobridge_spool::{AppendError, Spool};
+use neurobridge_spool::{AppendError, Spool, SpoolConfig};
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet},
@@ -77,6 +77,10 @@ impl Feed {
             remembered_events: config.deduplicate.max_events,
             dead_letters,
             keep_malformed: !redacts,
+            appends_at_once: match &config.spool {
+                SpoolConfig::Memory(_) => 1,
+                _ => intake::AT_ONCE_ON_DISK,
+            },
         };
         let intake_sources = handles
             .iter()

@@ -1,5 +1,6 @@
 //! A sink that is slow when it is told to be: what the demo shows of a slow disk.
 
+use bytes::Bytes;
 use neurobridge_core::{
     dead_letter::DeadLetter,
     event::Event,
@@ -26,6 +27,10 @@ impl<S> SlowSink<S> {
 impl<S: Sink> Sink for SlowSink<S> {
     async fn connect(&mut self, session: &Session<'_>) -> Result<(), SinkFault> {
         self.sink.connect(session).await
+    }
+
+    fn lend(&mut self, log: &Bytes) {
+        self.sink.lend(log);
     }
 
     fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {

@@ -6,6 +6,8 @@
 
 use std::{fmt, future::Future};
 
+use bytes::Bytes;
+
 use crate::{
     dead_letter::DeadLetter,
     event::{Event, Sequence},
@@ -23,6 +25,12 @@ pub trait Sink: Send + 'static {
     /// # Errors
     /// The service is not there or refuses: tried again with a growing delay, unless the fault is final.
     fn connect(&mut self, session: &Session<'_>) -> impl Future<Output = Result<(), SinkFault>> + Send;
+
+    /// Lends the bytes in which the events lie that are published next, until others are lent. A client that takes shared
+    /// bytes can be given parts of them, so that nothing is copied. Not all events lie there: redacted ones do not.
+    fn lend(&mut self, log: &Bytes) {
+        let _ = log;
+    }
 
     /// Hands an event to the client, which sends it in the background. Does not wait.
     ///

@@ -23,6 +23,7 @@ use crate::{
     error::{self, ApiError, Blame},
     events::Events,
     in_flight::{InFlight, Role, Sent},
+    lent::Lent,
 };
 
 /// With strict order a single answer that stays out stops everything: so it is not waited for long.
@@ -49,6 +50,9 @@ pub(crate) struct Connection {
     letter_limit: Limit,
     ack_timeout: Duration,
     last_answer: Instant,
+    /// When the run of messages began that is being sent: a look at the clock for each would cost more than it tells.
+    run_began: Option<Instant>,
+    lent: Lent,
 }
 
 /// How large a message may be with its headers.
@@ -141,7 +145,14 @@ impl Connection {
             letter_limit: of_server,
             ack_timeout: config.ack_timeout,
             last_answer: Instant::now(),
+            run_began: None,
+            lent: Lent::default(),
         }
+    }
+
+    /// Takes the bytes in which the payloads lie that are sent next.
+    pub(crate) fn lend(&mut self, log: &Bytes) {
+        self.lent.take(log);
     }
 
     /// Whether another message may be sent.
@@ -222,8 +233,8 @@ impl Connection {
                 ),
             }));
         }
-        let payload = Bytes::copy_from_slice(message.payload.as_bytes());
-        let at = Instant::now();
+        let payload = self.lent.payload(message.payload.as_bytes());
+        let at = *self.run_began.get_or_insert_with(Instant::now);
         let headers = message.headers.into_map();
         let handed_over = match (&self.keeper, headers) {
             (Keeper::Stream { .. }, headers) => {
@@ -265,6 +276,7 @@ impl Connection {
 
     /// Called after a run of messages. The client sends by itself; what nobody acknowledges needs an echo.
     pub(crate) fn flush(&mut self) -> Result<(), SinkFault> {
+        self.run_began = None;
         let has_sent = self.in_flight.len() > 0;
         match &mut self.keeper {
             Keeper::Nobody { echo_is_out } if has_sent && !*echo_is_out => {
@@ -294,6 +306,7 @@ impl Connection {
             let Some(reply) = reply else {
                 return Err(self.broken());
             };
+            self.last_answer = Instant::now();
             self.take(&reply, acks)?;
             for _ in 0..MOST_ANSWERS {
                 match now(self.replies.next()) {
@@ -335,7 +348,6 @@ impl Connection {
     }
 
     fn take(&mut self, reply: &async_nats::Message, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
-        self.last_answer = Instant::now();
         let number = reply
             .subject
             .strip_prefix(self.inbox.as_str())

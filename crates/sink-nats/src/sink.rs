@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use neurobridge_core::{
     dead_letter::DeadLetter,
     event::Event,
@@ -141,6 +142,12 @@ impl Sink for NatsSink {
         self.look_for_dangers(dangers);
         self.connection = Some(Connection::new(&self.config, dialled));
         Ok(())
+    }
+
+    fn lend(&mut self, log: &Bytes) {
+        if let Some(connection) = &mut self.connection {
+            connection.lend(log);
+        }
     }
 
     fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {

@@ -44,8 +44,9 @@ const TOGETHER: usize = 16;
 /// And how many bytes, not counting the last one's: a few large allocations of one size are used again and again, where
 /// ever larger ones of all sizes would each be kept by the allocator.
 const TOGETHER_BYTES: usize = 256 << 10;
-/// So many appends are on their way at once: while the disk syncs one, the next are made, and then synced together.
-const AT_ONCE: usize = 4;
+/// So many appends are on their way at once into a spool on disk: while it syncs one, the next are made, and then synced
+/// together. In memory nothing is gained by it, and those that wait for room would be held beside what is in the spool.
+pub(crate) const AT_ONCE_ON_DISK: usize = 4;
 
 /// What the intake needs.
 pub(crate) struct Options {
@@ -56,6 +57,8 @@ pub(crate) struct Options {
     pub(crate) dead_letters: Arc<dyn DeadLetters>,
     /// Frames that can't be parsed are kept whole: only where no sink and no setting redacts anything.
     pub(crate) keep_malformed: bool,
+    /// How many appends are on their way at once.
+    pub(crate) appends_at_once: usize,
 }
 
 /// A source as the intake knows it.
@@ -108,6 +111,7 @@ pub(crate) async fn run(
     spool: Spool,
     mut frames: mpsc::Receiver<FrameBatch>,
 ) -> Result<(), AppendError> {
+    let at_once = options.appends_at_once;
     let mut seen = Seen::new(options.remembered_events);
     // Events that come again after a restart are duplicates still. Meanwhile frames wait in the channel.
     let (known, newest) = spool::newest(&spool, options.remembered_events).await;
@@ -130,7 +134,7 @@ pub(crate) async fn run(
         tokio::select! {
             biased;
             Some(appended) = appends.next() => intake.settle(appended?),
-            received = frames.recv_many(&mut waiting, TOGETHER), if appends.len() < AT_ONCE => {
+            received = frames.recv_many(&mut waiting, TOGETHER), if appends.len() < at_once => {
                 if received == 0 {
                     break;
                 }
@@ -142,7 +146,7 @@ pub(crate) async fn run(
                     let tallies = intake.take_tallies();
                     let spool = &spool;
                     appends.push_back(async move { spool.append(batch).await.map(|_| tallies) });
-                    while appends.len() >= AT_ONCE {
+                    while appends.len() >= at_once {
                         if let Some(appended) = appends.next().await {
                             intake.settle(appended?);
                         }

@@ -12,6 +12,7 @@ use std::{
     sync::Mutex,
 };
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
@@ -98,6 +99,7 @@ fn run(setup: Setup) -> Outcome {
         bad: setup.bad,
         keeps_dead_letters: setup.keeps_dead_letters,
         room: 5,
+        lent: Bytes::new(),
     };
     let options = Options {
         name: "fake".into(),
@@ -160,6 +162,7 @@ fn all_is_delivered_in_order_and_counted() {
         }
     );
     assert_eq!((outcome.progress.in_flight, outcome.progress.resent), (0, 0));
+    assert_eq!(outcome.broker.lent, 10, "the sink may share the log's bytes");
 }
 
 #[test]
@@ -281,6 +284,7 @@ fn a_sink_that_cannot_connect_ends_when_time_runs_out() {
         bad: |_| false,
         keeps_dead_letters: false,
         room: 5,
+        lent: Bytes::new(),
     };
     let reader = FakeReader {
         batches: Vec::new(),

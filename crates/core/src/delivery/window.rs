@@ -187,6 +187,7 @@ impl Window {
         let Some(batch) = self.unpublished().cloned() else {
             return Ok(Step::Hungry);
         };
+        sink.lend(batch.bytes());
         while let Some(rest) = batch
             .bytes()
             .get(self.published..)

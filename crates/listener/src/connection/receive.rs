@@ -22,7 +22,7 @@ use crate::{error::Lost, stats::Reading};
 /// What one batch may hold: enough to make the cost of handing it on small, and little enough that a bound on batches
 /// is a bound on memory. One frame more may come on top, of up to `max_frame_size`.
 const MAX_BATCH_FRAMES: usize = 1024;
-const MAX_BATCH_BYTES: u64 = 256 * 1024;
+const MAX_BATCH_BYTES: u64 = 128 * 1024;
 
 /// From then on it counts: a shorter hold is the ordinary to and fro of a full channel, and no server has closed a
 /// connection over it.
