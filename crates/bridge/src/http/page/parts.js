@@ -1,7 +1,7 @@
 // Sources, spool and sinks: a card for each, made once and kept up to date, so that nothing jumps under a reader.
 
 import { Plot, make } from "./plots.js";
-import { bytes, moment, number, plain, rate, seconds, tone } from "./words.js";
+import { bytes, moment, number, plain, rate, seconds, times, tone } from "./words.js";
 
 /** Sets a text where it changes: what stays as it is stays selected. */
 export function text(element, content) {
@@ -145,7 +145,7 @@ export class SinkCard extends Card {
     // Ten seconds: enough events for a hundredth of them to mean something.
     if (this.recent.length > 20) this.recent.shift();
     const quantiles = [.5, .99].map(share => quantile(this.recent[0], sink.latency, share));
-    this.time.push(quantiles, trouble, quantiles[0] === null ? "–" : quantiles.map(seconds).join(" · "));
+    this.time.push(quantiles, trouble, quantiles[0] === null ? "–" : times(...quantiles));
   }
 
   show(sink) {

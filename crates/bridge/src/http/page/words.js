@@ -14,6 +14,13 @@ export function seconds(s) {
   return s < 172800 ? `${(s / 3600).toFixed(1)} h` : `${(s / 86400).toFixed(1)} days`;
 }
 
+/** Two times, with their unit once where it is the same. */
+export function times(one, other) {
+  const [first, second] = [seconds(one), seconds(other)];
+  const unit = second.slice(second.indexOf(" "));
+  return `${first.endsWith(unit) ? first.slice(0, -unit.length) : first} · ${second}`;
+}
+
 export function bytes(b) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   while (b >= 1024 && units.length > 1) { b /= 1024; units.shift(); }
