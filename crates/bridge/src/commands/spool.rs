@@ -70,7 +70,7 @@ impl Progress {
 
     fn tell(&mut self, read: u64, all: u64) {
         if self.is_terminal && self.told_at.elapsed() >= Self::EVERY {
-            let size = |bytes: u64| ByteSize::from_kib(bytes.div_ceil(1024));
+            let size = |bytes: u64| ByteSize::from_mib(bytes.div_ceil(1 << 20));
             let percent = read.saturating_mul(100) / all.max(1);
             // A terminal that is gone needs no progress.
             let _ = write!(
