@@ -172,6 +172,10 @@ impl Writer<'_> {
         let (Some(open), false) = (&mut self.segment, run.batches.is_empty()) else {
             return Ok(());
         };
+        // Before the events are there: a reader that the disk does not know begins behind them after a kill.
+        if self.shared.lock().has_unsaved_readers() {
+            retry(self.shared, || self.shared.save_new_cursors())?;
+        }
         let pieces: Vec<Bytes> = run.batches.iter().map(|batch| batch.bytes().clone()).collect();
         let offset = open.offset;
         let written = retry(self.shared, || {
