@@ -1,6 +1,6 @@
 //! A connection while it lasts: messages go out, answers come in.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{Client, PublishErrorKind, StatusCode, Subscriber};
 use bytes::Bytes;
@@ -9,7 +9,6 @@ use neurobridge_core::{
     event::Sequence,
     sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, SinkFault, Verdict},
 };
-use serde::Deserialize;
 use tokio::{
     task::coop::unconstrained,
     time::{Instant, sleep_until},
@@ -20,9 +19,10 @@ use crate::{
     config::NatsConfig,
     dial::Dialled,
     encode::Message,
-    error::{self, ApiError, Blame},
+    error::{self, Blame},
     events::Events,
     in_flight::{InFlight, Role, Sent},
+    keeper::{Answer, Keeper},
     lent::Lent,
 };
 
@@ -60,49 +60,6 @@ pub(crate) struct Connection {
 struct Limit {
     bytes: usize,
     whose: &'static str,
-}
-
-/// Who keeps the events, and so who answers.
-enum Keeper {
-    /// A stream answers to each message.
-    Stream {
-        name: Arc<str>,
-        chain: Option<Chain>,
-        replayed_behind: Option<String>,
-    },
-    /// Nobody: an echo of our own comes back when the server has taken all before it.
-    Nobody { echo_is_out: bool },
-}
-
-impl Keeper {
-    /// The chain, under strict order.
-    const fn chain(&self) -> Option<&Chain> {
-        match self {
-            Self::Stream { chain, .. } => chain.as_ref(),
-            Self::Nobody { .. } => None,
-        }
-    }
-
-    const fn chain_mut(&mut self) -> Option<&mut Chain> {
-        match self {
-            Self::Stream { chain, .. } => chain.as_mut(),
-            Self::Nobody { .. } => None,
-        }
-    }
-}
-
-/// What a stream answers to a message.
-#[derive(Debug, Deserialize)]
-struct Answer<'a> {
-    #[serde(borrow, default)]
-    stream: Cow<'a, str>,
-    /// The message's place.
-    #[serde(default)]
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
-    #[serde(default)]
-    error: Option<ApiError>,
 }
 
 impl Connection {
@@ -251,6 +208,10 @@ impl Connection {
             }
             (Keeper::Nobody { .. }, None) => now(self.client.publish(message.subject, payload)),
         };
+        if !matches!(handed_over, Some(Ok(()))) {
+            // What is not sent is not flushed, and the next message may be sent much later.
+            self.run_began = None;
+        }
         match handed_over {
             Some(Ok(())) => {
                 if self.in_flight.len() == 0 {

@@ -18,6 +18,7 @@ mod error;
 mod events;
 mod headers;
 mod in_flight;
+mod keeper;
 mod lent;
 mod sink;
 mod stream;

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
 };
@@ -54,15 +55,15 @@ impl Loaded {
     /// The files of tokens, passwords, keys and certificates that can't be read from here. No mistake of the configuration:
     /// they may be there where the bridge is to run.
     pub fn unreadable_files(&self) -> Vec<UnreadableFile> {
-        let unreadable = |(key, path): &(String, PathBuf)| {
+        let look = |(key, path): &(String, PathBuf)| {
             Some(UnreadableFile {
                 key: key.clone(),
                 origin: self.origins.get(key).cloned(),
                 path: path.clone(),
-                error: std::fs::read(path).err()?,
+                error: unreadable(path)?,
             })
         };
-        self.files.iter().filter_map(unreadable).collect()
+        self.files.iter().filter_map(look).collect()
     }
 }
 
@@ -196,6 +197,16 @@ fn merge(document: &Document, environment: &Environment) -> Map<String, Value> {
         .expect("tables of texts, numbers and booleans are JSON")
 }
 
+/// Why a file can't be read. A pipe or a device is not opened: that may wait for ever, or take what it holds.
+fn unreadable(path: &Path) -> Option<io::Error> {
+    match fs::metadata(path) {
+        Err(error) => Some(error),
+        Ok(found) if found.is_dir() => Some(io::ErrorKind::IsADirectory.into()),
+        Ok(found) if found.is_file() => File::open(path).err(),
+        Ok(_) => None,
+    }
+}
+
 /// The values of all keys whose name ends as those of files do.
 fn named_files(table: &Map<String, Value>, at: &mut KeyPath, files: &mut Vec<(String, PathBuf)>) {
     for (key, value) in table {
@@ -239,5 +250,29 @@ impl Origins<'_> {
             position: None,
         });
         (nowhere, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    #[test]
+    fn what_can_be_read_is_told_without_reading_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, pipe] = ["file", "pipe"].map(|name| dir.path().join(name));
+        fs::write(&file, "secret").unwrap();
+        mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        assert!(unreadable(&file).is_none());
+        // Opened, it would wait for somebody who writes.
+        assert!(unreadable(&pipe).is_none());
+        assert_eq!(
+            unreadable(dir.path()).unwrap().kind(),
+            io::ErrorKind::IsADirectory
+        );
+        let missing = unreadable(&dir.path().join("missing")).unwrap();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }
 }
