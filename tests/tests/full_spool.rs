@@ -141,8 +141,9 @@ fn the_oldest_are_dropped_where_so_configured_and_each_is_counted() {
     assert_eq!(full["sinks"]["kafka"]["ledger"]["delivered"], 0);
     let dropped_by_spool = scene.metric("neurobridge_spool_dropped_events_total");
     assert!(dropped_by_spool > 2.0 * EVENTS as f64, "{dropped_by_spool}");
-    // 24 MB of events went through meanwhile.
-    let grown = peak_memory(&mut scene) - memory;
+    // 24 MB of events went through meanwhile. The kernel counts pages for each processor and sums them up now and then,
+    // so that even a peak may be told a few pages lower than before.
+    let grown = peak_memory(&mut scene).saturating_sub(memory);
     assert!(grown < 8 << 20, "{grown} bytes more than after a third");
 
     scene.create_topic();
