@@ -221,3 +221,40 @@ fn a_second_bridge_on_the_same_spool_ends_with_75() {
     assert_eq!(output.status.code(), Some(75), "{output:?}");
     bridge.stop(Signal::SIGTERM, SOON).unwrap();
 }
+
+/// What the kernel says of a folder on NFS, to whoever asks by the C library.
+const SAYS_NFS: &str = r"
+#include <string.h>
+#include <sys/vfs.h>
+int statfs(const char *path, struct statfs *found) {
+    (void)path;
+    memset(found, 0, sizeof *found);
+    found->f_type = 0x6969;
+    return 0;
+}
+int statfs64(const char *path, struct statfs64 *found) { return statfs(path, (struct statfs *)found); }
+";
+
+/// No test may mount a network's file system everywhere, so the program is told that it is on one.
+#[test]
+fn a_spool_on_a_network_file_system_is_warned_about() {
+    let dir = Scratch::new("network").unwrap();
+    let (source, library) = (dir.join("says-nfs.c"), dir.join("says-nfs.so"));
+    fs::write(&source, SAYS_NFS).unwrap();
+    let mut compile = Command::new("cc");
+    compile
+        .args(["-D_GNU_SOURCE", "-shared", "-fPIC", "-o"])
+        .args([&library, &source]);
+    let compiled = compile.output().unwrap();
+    assert!(compiled.status.success(), "{compiled:?}");
+
+    let platform = Platform::start(&dir, &["--rate", "10"]).unwrap();
+    for (preload, is_warned) in [(library.to_str().unwrap(), true), ("", false)] {
+        let bridge = Bridge::start_with(&dir, &config(&platform), &[("LD_PRELOAD", preload)]).unwrap();
+        let (_, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+        let warning = log
+            .lines()
+            .find(|line| line.contains("WARN") && line.contains("network file system (NFS)"));
+        assert_eq!(warning.is_some(), is_warned, "{log}");
+    }
+}

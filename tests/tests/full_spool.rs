@@ -41,7 +41,7 @@ impl Scene {
             url = "{}"
             token = "t"
             ping_interval = "200ms"
-            pong_timeout = "500ms"
+            pong_timeout = "2s"
 
             [spool]
             max_size = "1 MiB"
@@ -98,8 +98,8 @@ fn a_full_spool_stops_the_reading_and_goes_on_by_itself() {
     assert!(blocked["sources"]["main"]["reason"].is_string(), "{blocked:#}");
     scene.wait("the reason", |status| status["sinks"]["kafka"]["state"] == "down");
     // Twice as long as silence is borne otherwise: pongs wait unread behind events, and are not judged.
-    let status = scene.wait("a second of it", |_| {
-        scene.metric("neurobridge_source_blocked_seconds_total") > 1.0
+    let status = scene.wait("four seconds of it", |_| {
+        scene.metric("neurobridge_source_blocked_seconds_total") > 4.0
     });
     let received = &status["sources"]["main"]["ledger"]["received"];
     assert!(received.as_u64().unwrap() < EVENTS, "{received}");

@@ -58,6 +58,8 @@ pub(crate) struct Connection {
     /// Of a trial: what is not there and would be made, a sentence each.
     absent: Vec<String>,
     in_flight: usize,
+    /// Bytes of the bodies of what librdkafka has.
+    queued: usize,
     /// When something was last acknowledged, or sent while nothing was in flight.
     progress: Instant,
     /// An event for a topic that is new to us: sent again when the topic is known.
@@ -129,6 +131,9 @@ impl Connection {
                 most,
             )));
         }
+        if self.in_flight > 0 && self.would_be_full(record.value.len()) {
+            return Err(PublishError::Full);
+        }
         if let Some(transactions) = &mut self.transactions {
             transactions.open(&self.producer).map_err(PublishError::Fault)?;
         }
@@ -146,6 +151,7 @@ impl Connection {
         {
             Ok(()) => {
                 self.sent();
+                self.queued += value.len();
                 if let Some(transactions) = &mut self.transactions {
                     transactions.bytes += size as u64;
                 }
@@ -161,7 +167,7 @@ impl Connection {
             let before = acks.len();
             // A fault ends the reports: asked for first, so that those before it are all taken after.
             let fault = self.reports.take_fault();
-            self.reports.take(acks);
+            self.queued = self.queued.saturating_sub(self.reports.take(acks));
             acks.append(&mut self.own);
             let new = &acks[before..];
             if !new.is_empty() {
@@ -221,7 +227,7 @@ impl Connection {
         self.reports.take(&mut Vec::new());
         self.own.clear();
         self.waiting = None;
-        self.in_flight = 0;
+        (self.in_flight, self.queued) = (0, 0);
         match self.reports.take_fault() {
             Some(fault) => Err(fault),
             None => Ok(()),
@@ -322,6 +328,13 @@ impl Connection {
 
     pub(crate) fn into_producer(self) -> KafkaProducer {
         self.producer
+    }
+
+    /// Counted here, not left to librdkafka: it gives a message's room free after it has told what became of it, and whoever
+    /// looks in between is refused, with nothing on its way that would tell when to try again.
+    fn would_be_full(&self, bytes: usize) -> bool {
+        let bound = properties::Queue::of(&self.config);
+        self.queued + bytes > bound.bytes || self.in_flight >= bound.messages
     }
 
     fn sent(&mut self) {
@@ -465,8 +478,7 @@ fn topic_limit(topic: &Topic) -> usize {
 /// The most bytes that a record for a topic may have. Never more than librdkafka's queue, which would be full of nothing
 /// else for ever.
 fn most_bytes(topic: &Topic, config: &KafkaConfig) -> usize {
-    let queue = usize::try_from(config.max_queue_size.bytes()).unwrap_or(usize::MAX);
-    topic_limit(topic).min(queue)
+    topic_limit(topic).min(properties::Queue::of(config).bytes)
 }
 
 fn start(

@@ -40,23 +40,32 @@ pub(crate) struct Context {
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
     /// Bounded by what is in flight, which `max_queue_size` bounds.
-    acks: Mutex<Vec<Ack>>,
+    waiting: Mutex<Waiting>,
     fault: Mutex<Option<SinkFault>>,
     /// Set with `fault`, and never taken back: this producer is done.
     failed: AtomicBool,
     news: Notify,
 }
 
+/// Acknowledgements that were not taken yet.
+#[derive(Debug, Default)]
+struct Waiting {
+    acks: Vec<Ack>,
+    /// Bytes of the bodies that they are for.
+    bytes: usize,
+}
+
 impl Reports {
-    /// Moves all acknowledgements over.
-    pub(crate) fn take(&self, acks: &mut Vec<Ack>) {
-        let mut waiting = lock(&self.acks);
+    /// Moves all acknowledgements over; how many bytes of bodies they are for.
+    pub(crate) fn take(&self, acks: &mut Vec<Ack>) -> usize {
+        let mut waiting = lock(&self.waiting);
         if acks.is_empty() {
             // Both vectors keep their memory, and the polling thread waits for no copy.
-            std::mem::swap(acks, &mut waiting);
+            std::mem::swap(acks, &mut waiting.acks);
         } else {
-            acks.append(&mut waiting);
+            acks.append(&mut waiting.acks);
         }
+        std::mem::take(&mut waiting.bytes)
     }
 
     /// Waits until there is something new. What came before the call counts.
@@ -77,11 +86,12 @@ impl Reports {
         lock(&self.fault).clone()
     }
 
-    fn push(&self, ack: Ack) {
+    fn push(&self, ack: Ack, bytes: usize) {
         let was_empty = {
-            let mut acks = lock(&self.acks);
-            acks.push(ack);
-            acks.len() == 1
+            let mut waiting = lock(&self.waiting);
+            waiting.acks.push(ack);
+            waiting.bytes += bytes;
+            waiting.acks.len() == 1
         };
         // One wake-up for all that the sink finds when it looks, not one for each.
         if was_empty {
@@ -188,12 +198,11 @@ impl ProducerContext for Context {
             return;
         };
         let (error, message) = match result {
-            Ok(_) => {
+            Ok(message) => {
                 self.health.reachable();
-                self.reports.push(Ack {
-                    sequence,
-                    verdict: Verdict::Delivered,
-                });
+                let verdict = Verdict::Delivered;
+                self.reports
+                    .push(Ack { sequence, verdict }, message.payload_len());
                 return;
             }
             Err((error, message)) => (error, message),
@@ -206,10 +215,8 @@ impl ProducerContext for Context {
                 let detail = format!(
                     "the topic \"{topic}\" refuses a message of {length} bytes, perhaps for another's sake ({code})"
                 );
-                self.reports.push(Ack {
-                    sequence,
-                    verdict: Verdict::Suspect(Rejection { reason, detail }),
-                });
+                let verdict = Verdict::Suspect(Rejection { reason, detail });
+                self.reports.push(Ack { sequence, verdict }, length);
             }
             // Taken back by ourselves: the first fault is the reason.
             Blame::Sink(_) if matches!(code, Code::PurgeQueue | Code::PurgeInflight) => {}
@@ -245,14 +252,14 @@ mod tests {
     async fn acknowledgements_wake_the_sink_and_are_taken_once() {
         let reports = Reports::default();
         assert!(timeout(Duration::from_secs(1), reports.changed()).await.is_err());
-        reports.push(ack(1));
-        reports.push(ack(2));
+        reports.push(ack(1), 10);
+        reports.push(ack(2), 20);
         reports.changed().await;
         let mut acks = Vec::new();
-        reports.take(&mut acks);
-        reports.push(ack(3));
+        assert_eq!(reports.take(&mut acks), 30);
+        reports.push(ack(3), 40);
         reports.changed().await;
-        reports.take(&mut acks);
+        assert_eq!(reports.take(&mut acks), 40);
         assert_eq!(acks, [ack(1), ack(2), ack(3)]);
         assert!(timeout(Duration::from_secs(1), reports.changed()).await.is_err());
     }

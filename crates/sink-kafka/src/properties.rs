@@ -21,8 +21,8 @@ const MAX_BATCH: usize = 1_000_000;
 /// The least and the most that librdkafka takes for `message.max.bytes`.
 const MESSAGE_BOUNDS: (usize, usize) = (1_000, 1_000_000_000);
 
-/// About what librdkafka keeps of a message beside its body.
-const LEAST_MESSAGE: u64 = 256;
+/// About what librdkafka keeps of a message with eight headers beside its body; 300 bytes of it without any.
+const BESIDE_BODY: usize = 1024;
 
 /// Properties with a key of their own in our configuration.
 const OWN_KEYS: &[(&str, &str)] = &[
@@ -225,6 +225,23 @@ impl Limits {
     }
 }
 
+/// What may be inside of the client at once. Both bounds are needed: the bytes hold large bodies, the number what small ones
+/// cost beside them, which would be twice as much.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queue {
+    /// Of bodies.
+    pub(crate) bytes: usize,
+    pub(crate) messages: usize,
+}
+
+impl Queue {
+    pub(crate) fn of(config: &KafkaConfig) -> Self {
+        let bytes = usize::try_from(config.max_queue_size.bytes()).unwrap_or(usize::MAX);
+        let messages = (bytes / BESIDE_BODY).max(1);
+        Self { bytes, messages }
+    }
+}
+
 /// Makes a producer of a client's properties.
 pub(crate) fn producer(
     client: &ClientConfig,
@@ -232,6 +249,7 @@ pub(crate) fn producer(
     limits: Limits,
     transactional_id: Option<&str>,
 ) -> ClientConfig {
+    let queue = Queue::of(config);
     let mut producer = client.clone();
     producer
         .set("enable.idempotence", "true")
@@ -244,15 +262,15 @@ pub(crate) fn producer(
         .set("partitioner", "murmur2_random")
         .set("message.max.bytes", limits.message.to_string())
         .set("batch.size", limits.batch.to_string())
-        // The bytes are the bound that counts: 100,000 messages, the default, would take 100 MiB and more. The number
-        // is for bodies so small that what a message costs beside its body would break it.
+        // The bounds are kept before a message comes here. Twice as much has always room: what is reported and not yet
+        // given free, and the next.
         .set(
             "queue.buffering.max.messages",
-            (config.max_queue_size.bytes() / LEAST_MESSAGE).to_string(),
+            queue.messages.saturating_mul(2).to_string(),
         )
         .set(
             "queue.buffering.max.kbytes",
-            (config.max_queue_size.bytes() / 1024).to_string(),
+            queue.bytes.div_ceil(1024).saturating_mul(2).to_string(),
         )
         .set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
     if let (Some(transactions), Some(id)) = (config.transactions(), transactional_id) {

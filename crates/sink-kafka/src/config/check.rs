@@ -12,8 +12,8 @@ use crate::properties;
 
 /// Less would make the queue smaller than an ordinary message.
 const MIN_QUEUE: ByteSize = ByteSize::from_mib(1);
-/// The most that librdkafka can be told.
-const MAX_QUEUE: ByteSize = ByteSize::from_mib(2 * 1024 * 1024 - 1);
+/// librdkafka is told twice as much, in KiB, and takes a number of 31 bits.
+const MAX_QUEUE: ByteSize = ByteSize::from_mib(512 * 1024);
 /// Shorter ones would be all commits.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// What a broker may take to answer.

@@ -105,6 +105,7 @@ impl Open {
             cursors,
             absent,
             in_flight: 0,
+            queued: 0,
             progress: Instant::now(),
             waiting: None,
             own: Vec::new(),

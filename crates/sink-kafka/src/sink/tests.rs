@@ -143,6 +143,20 @@ async fn a_full_queue_takes_on_at_a_report() {
     assert_eq!(acks.len(), 11);
 }
 
+/// librdkafka gives a message's room free only after it has told its report.
+#[tokio::test]
+async fn a_queue_with_nothing_in_flight_is_not_full() {
+    let kafka = Kafka::start(1);
+    let mut config = kafka.config();
+    config.max_queue_size = neurobridge_core::units::ByteSize::from_mib(1);
+    let mut sink = connected(config).await;
+    let frame = format!(r#"{{"id":1,"data":{{"id":1,"x":"{}"}}}}"#, "x".repeat(900_000));
+    for number in 1..=200 {
+        sink.publish(&event(number, &frame)).unwrap();
+        outcomes(&mut sink, 1).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_batch_refused_for_its_size_is_suspect_and_the_producer_goes_on() {
     for (code, reason) in [
