@@ -110,10 +110,11 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
     let place = topic
         .map(|topic| format!("the topic \"{topic}\""))
         .unwrap_or_else(|| "Kafka".to_owned());
-    let detail = if detail.is_empty() {
-        code.to_string()
-    } else {
-        format!("{code}: {detail}")
+    let detail = match (without_state(detail), code) {
+        ("", _) => code.to_string(),
+        // Says again what the sentence says.
+        (detail, Code::BrokerTransportFailure) => detail.to_owned(),
+        (detail, _) => format!("{code}: {detail}"),
     };
     let kind = match blame(code) {
         Blame::Fenced => {
@@ -154,6 +155,14 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
         _ => "fails",
     };
     SinkFault::new(kind, format!("{place} {verb} ({detail}); {advice}"))
+}
+
+/// What librdkafka says, without how long a connection was in which of its states, and how often it said so.
+fn without_state(detail: &str) -> &str {
+    match detail.rfind(" (after ") {
+        Some(end) if detail.ends_with(')') => &detail[..end],
+        _ => detail,
+    }
 }
 
 /// The fault of a producer in transactions that Kafka takes for an old one. Not the last word: Kafka says the same when
@@ -235,6 +244,8 @@ mod tests {
         }
         insta::assert_snapshot!(fault(Code::TopicAuthorizationFailed, Some("entries"), ""), @r#"the topic "entries" refuses us (TopicAuthorizationFailed (Broker: Topic authorization failed)); give this user Write and Describe on it"#);
         insta::assert_snapshot!(fault(Code::UnknownTopic, Some("entries"), ""), @r#"the topic "entries" is not there (UnknownTopic (Local: Unknown topic)); create it, or set create = true with partitions and replicas"#);
+        let away = "localhost:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT, 1 identical error(s) suppressed)";
+        insta::assert_snapshot!(fault(Code::BrokerTransportFailure, None, away), @"Kafka can't be reached (localhost:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused); check bootstrap_servers, the brokers' advertised listeners and the network");
         insta::assert_snapshot!(fault(Code::Authentication, None, "SASL authentication error: Authentication failed"), @"Kafka refuses us (Authentication (Local: Authentication failure): SASL authentication error: Authentication failed); check sasl and tls of this sink");
     }
 }

@@ -152,6 +152,7 @@ pub(super) fn check_keys(
 }
 
 /// What is wrong with a key that only a table of another type has: mostly, the line with the type is missing.
+/// Whether it is, or says something else, can't be told here, where defaults are filled in.
 fn of_another_type(key: &str, all_types: &Shape<'_>, own: &Shape<'_>) -> Option<String> {
     let others = all_types.tags_of(key);
     let (tag, _) = others.first()?;
@@ -161,8 +162,7 @@ fn of_another_type(key: &str, all_types: &Shape<'_>, own: &Shape<'_>) -> Option<
         .map(|(tag, value)| format!("{tag} = {value}"))
         .collect();
     Some(format!(
-        "found a key of {}, a line that is missing here, expected that line in this table (without it the {tag} is \
-         {own_type}), or one of {}",
+        "found a key of {0}, where the {tag} is {own_type}, expected {0} in this table, or one of {1}",
         lines.join(" or "),
         list(&own.keys())
     ))

@@ -169,6 +169,12 @@ fn a_key_of_another_type_says_which_line_is_missing() {
 }
 
 #[test]
+fn a_key_of_another_type_than_the_written_one_says_so() {
+    let text = format!("{SOURCE}[sinks.nats]\ntype = \"nats\"\nsubject = \"faces\"\ntopic = \"faces\"\n");
+    insta::assert_snapshot!(report(load(&text)));
+}
+
+#[test]
 fn without_any_configuration_the_places_of_files_are_named() {
     let places = super::PLACES
         .iter()

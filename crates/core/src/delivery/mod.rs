@@ -31,8 +31,9 @@ use crate::{
     sink::{Session, Sink, SinkFault, Transaction},
 };
 
-/// How long a sink may take to close when time has run out already.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// How long a sink may take to close. With the bridge's eight seconds for what is left to deliver, less than the ten after
+/// which Docker kills.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// How often a silent sink is asked whether something keeps it from working.
 const TROUBLE_INTERVAL: Duration = Duration::from_millis(500);
 /// A connection that worked for so long has earned a fresh backoff.
