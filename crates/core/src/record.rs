@@ -82,18 +82,18 @@ impl Batch {
         self.bytes.reserve(FIXED + source.len() + event.frame.len());
         let length = FIXED - PREFIX + source.len() + event.frame.len();
         // A frame fits: the scanner refuses more than 4 GiB, the listener far less.
-        self.bytes.put_u32_le(length as u32);
-        self.bytes.put_u32_le(0);
-        self.bytes.put_u64_le(0);
-        self.bytes.put_i64_le(event.received_at.as_microsecond());
-        self.bytes
-            .put_u8(if event.conflict.is_some() { CONFLICT } else { 0 });
-        self.bytes.put_u8(source.len() as u8);
-        self.bytes.put_u32_le(event.conflict.unwrap_or(0));
-        for span in event.envelope.spans() {
-            self.bytes.put_u32_le(span.start);
-            self.bytes.put_u32_le(span.end);
+        let mut fixed = [0; FIXED];
+        // Checksum and sequence come when the batch is sealed.
+        fixed[..4].copy_from_slice(&(length as u32).to_le_bytes());
+        fixed[16..24].copy_from_slice(&event.received_at.as_microsecond().to_le_bytes());
+        fixed[24] = if event.conflict.is_some() { CONFLICT } else { 0 };
+        fixed[25] = source.len() as u8;
+        fixed[26..30].copy_from_slice(&event.conflict.unwrap_or(0).to_le_bytes());
+        for (place, span) in fixed[30..].chunks_exact_mut(8).zip(event.envelope.spans()) {
+            place[..4].copy_from_slice(&span.start.to_le_bytes());
+            place[4..].copy_from_slice(&span.end.to_le_bytes());
         }
+        self.bytes.put_slice(&fixed);
         self.bytes.put_slice(source);
         self.bytes.put_slice(event.frame.as_bytes());
         self.events += 1;

@@ -60,7 +60,7 @@ pub trait Sink: Send + 'static {
     /// The sink as a whole can't go on: all that has no outcome is sent again after the next connect.
     fn outcomes(&mut self, acks: &mut Vec<Ack>) -> impl Future<Output = Result<(), SinkFault>> + Send;
 
-    /// What to keep with the cursor at this moment; asked when all that was published has its outcome.
+    /// What to keep with the cursor at this moment: true for the events whose outcomes were told, and them alone.
     fn note(&self) -> Option<String> {
         None
     }

@@ -21,16 +21,18 @@ use crate::{
     writer::Writer,
 };
 
-/// No more is collected for one write. It bounds memory, and how much a kill leaves to be cut off.
+/// No more is collected for one write, while another is under way. It bounds memory, and how much a kill leaves to be cut off.
 const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Writes events as JSON lines to a file.
 ///
-/// What was published since the last write is collected; [`flush`](Sink::flush) has it written and synced on the blocking
-/// pool, and until [`outcomes`](Sink::outcomes) has told of it nothing more is taken. So all that is taken has its outcome
-/// again and again, also under load, and the [`note`](Sink::note) can be kept with the cursor: file and offset. With a
-/// note, what stands behind it is cut off at the next start, as it is sent again: each event stands in the files once.
-/// Without (the spool was in memory, or is new) new lines are appended to what is there.
+/// What was published since the last write began is collected; [`flush`](Sink::flush) has it written and synced on the
+/// blocking pool, unless a write is under way: then it goes with the next one. So the slower the disk, the more events share
+/// a sync, and it is never the number of syncs that holds up the feed.
+///
+/// Writes are in order, and all that one wrote has its outcome together; so the [`note`](Sink::note), file and offset, can be
+/// kept with the cursor after each. With a note, what stands behind it is cut off at the next start, as it is sent again: each
+/// event stands in the files once. Without (the spool was in memory, or is new) new lines are appended to what is there.
 ///
 /// Dropping it leaves whole lines, and of a batch at hand all lines or none.
 pub struct FileSink {
@@ -43,6 +45,8 @@ pub struct FileSink {
     /// Where the last batch with an outcome ends. Better than the cursor's note for a reconnect: the cursor may be older.
     acknowledged: Option<Position>,
     batch: Batch,
+    /// The memory of the batch before.
+    spare: Batch,
     writing: Option<JoinHandle<Result<Written, FileError>>>,
     scratch: String,
 }
@@ -51,7 +55,7 @@ pub struct FileSink {
 struct Connected {
     spool: SpoolId,
     lineage: Arc<str>,
-    /// The length of the file.
+    /// The length of the file, once what is being written is in it.
     end: u64,
 }
 
@@ -90,6 +94,7 @@ impl FileSink {
             session: None,
             acknowledged: None,
             batch: Batch::default(),
+            spare: Batch::default(),
             writing: None,
             scratch: String::new(),
         }
@@ -97,20 +102,19 @@ impl FileSink {
 
     /// Whether so many bytes would make the file too large that has `end` already, with `collected` on their way to it.
     fn is_beyond_max_size(&self, end: u64, collected: u64, line: u64) -> bool {
-        // Where the first line collected did not fit any more, the file is rotated before they are written.
-        let fits = end + collected <= self.max_size;
-        let start = if fits { end } else { 0 };
-        collected > 0 && start + collected + line > self.max_size
+        collected > 0 && end_after(end, collected, self.max_size) + line > self.max_size
     }
 
     fn start_writing(&mut self) {
-        let Some(session) = &self.session else {
+        let Some(session) = &mut self.session else {
             return;
         };
         if self.writing.is_some() || self.batch.lines.is_empty() {
             return;
         }
-        let batch = std::mem::take(&mut self.batch);
+        let spare = std::mem::take(&mut self.spare);
+        let batch = std::mem::replace(&mut self.batch, spare);
+        session.end = end_after(session.end, batch.lines.len() as u64, self.max_size);
         let lineage = Arc::clone(&session.lineage);
         self.writing = Some(self.writer.spawn(move |log| {
             log.append(batch.lines.as_bytes())?;
@@ -133,7 +137,16 @@ impl FileSink {
         batch.lines.clear();
         // One huge event shall not hold its memory for ever.
         batch.lines.shrink_to(2 * BATCH_BYTES);
-        self.batch = batch;
+        self.spare = batch;
+    }
+}
+
+/// Where a file ends that ended at `end` when so many bytes are written. The log rotates before what does not fit.
+const fn end_after(end: u64, bytes: u64, max_size: u64) -> u64 {
+    if end + bytes <= max_size {
+        end + bytes
+    } else {
+        bytes
     }
 }
 
@@ -171,7 +184,7 @@ impl Sink for FileSink {
             return Err(PublishError::Fault(not_connected()));
         };
         let collected = self.batch.lines.len();
-        if self.writing.is_some() || collected >= BATCH_BYTES {
+        if collected >= BATCH_BYTES {
             return Err(PublishError::Full);
         }
         encode::push_line(

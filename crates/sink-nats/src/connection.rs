@@ -1,6 +1,6 @@
 //! A connection while it lasts: messages go out, answers come in.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use async_nats::{Client, PublishErrorKind, StatusCode, Subscriber};
 use bytes::Bytes;
@@ -22,8 +22,9 @@ use crate::{
     error::{self, Blame},
     events::Events,
     in_flight::{InFlight, Role, Sent},
-    keeper::{Answer, Keeper},
+    keeper::{Answer, Keeper, UsualAnswer},
     lent::Lent,
+    subjects::Subjects,
 };
 
 /// With strict order a single answer that stays out stops everything: so it is not waited for long.
@@ -53,6 +54,7 @@ pub(crate) struct Connection {
     /// When the run of messages began that is being sent: a look at the clock for each would cost more than it tells.
     run_began: Option<Instant>,
     lent: Lent,
+    reply_subjects: Subjects,
 }
 
 /// How large a message may be with its headers.
@@ -83,6 +85,7 @@ impl Connection {
         let keeper = match config.kept_by() {
             Some(stream) => Keeper::Stream {
                 name: stream.name.as_str().into(),
+                usual: UsualAnswer::of(&stream.name),
                 chain: dialled.chain,
                 replayed_behind: dialled.replayed_behind,
             },
@@ -104,6 +107,7 @@ impl Connection {
             last_answer: Instant::now(),
             run_began: None,
             lent: Lent::default(),
+            reply_subjects: Subjects::default(),
         }
     }
 
@@ -195,7 +199,12 @@ impl Connection {
         let headers = message.headers.into_map();
         let handed_over = match (&self.keeper, headers) {
             (Keeper::Stream { .. }, headers) => {
-                let reply = format!("{}{}", self.inbox, self.in_flight.next_number());
+                let number = self.in_flight.next_number();
+                let reply = self.reply_subjects.make(|text| {
+                    text.push_str(&self.inbox);
+                    // Writing to a string cannot fail.
+                    let _ = write!(text, "{number}");
+                });
                 let headers = headers.unwrap_or_default();
                 now(self
                     .client
@@ -323,9 +332,13 @@ impl Connection {
             ));
         };
         match &self.keeper {
-            Keeper::Stream { name, .. } => {
+            Keeper::Stream { name, usual, .. } => {
                 let name = Arc::clone(name);
-                self.take_answer(number, reply, &name, acks)
+                let answer = match usual.place(&reply.payload) {
+                    Some(seq) => Answer::stored(&name, seq),
+                    None => answer(reply, &name)?,
+                };
+                self.take_answer(number, answer, &name, acks)
             }
             Keeper::Nobody { .. } => self.take_echo(number, reply, acks),
         }
@@ -334,19 +347,10 @@ impl Connection {
     fn take_answer(
         &mut self,
         number: u64,
-        reply: &async_nats::Message,
+        answer: Answer<'_>,
         stream: &str,
         acks: &mut Vec<Ack>,
     ) -> Result<(), SinkFault> {
-        if reply.status == Some(StatusCode::NO_RESPONDERS) {
-            return Err(error::nobody_takes(&format!("the subjects of {stream}")));
-        }
-        let answer: Answer<'_> = serde_json::from_slice(&reply.payload).map_err(|error| {
-            SinkFault::new(
-                FaultKind::Other,
-                format!("an answer of JetStream can't be read: {error}; what has none is sent again"),
-            )
-        })?;
         if let Some(error) = answer.error {
             return match error::blame(&error) {
                 Blame::Message(reason) => {
@@ -453,6 +457,19 @@ impl Connection {
     fn broken(&self) -> SinkFault {
         self.events.fault().unwrap_or_else(error::broken)
     }
+}
+
+/// What a stream has answered.
+fn answer<'a>(reply: &'a async_nats::Message, stream: &str) -> Result<Answer<'a>, SinkFault> {
+    if reply.status == Some(StatusCode::NO_RESPONDERS) {
+        return Err(error::nobody_takes(&format!("the subjects of {stream}")));
+    }
+    serde_json::from_slice(&reply.payload).map_err(|error| {
+        SinkFault::new(
+            FaultKind::Other,
+            format!("an answer of JetStream can't be read: {error}; what has none is sent again"),
+        )
+    })
 }
 
 /// The result of what has no reason to wait. Without the runtime's say: it would make a busy task wait here, and what

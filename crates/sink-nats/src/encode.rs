@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, fmt::Write};
 
+use async_nats::Subject;
 use neurobridge_core::{
     cloudevents::{self, DATA_CONTENT_TYPE, STRUCTURED_CONTENT_TYPE, percent_encode},
     dead_letter::DeadLetter,
@@ -13,8 +14,9 @@ use neurobridge_core::{
 
 use crate::{
     config::{Format, Mode, NatsConfig},
-    headers::Headers,
+    headers::{self, Headers},
     subject,
+    subjects::Subjects,
 };
 
 /// The attribute that names the fields that were taken out.
@@ -37,6 +39,7 @@ pub(crate) struct Encoder {
     format: Format,
     has_id: bool,
     template: Template,
+    subjects: Subjects,
     replay: Option<String>,
     structured: String,
     id: String,
@@ -46,7 +49,7 @@ pub(crate) struct Encoder {
 /// A message, its payload borrowed from event and encoder. The rest is the client's own to take.
 #[derive(Debug)]
 pub(crate) struct Message<'a> {
-    pub(crate) subject: String,
+    pub(crate) subject: Subject,
     pub(crate) headers: Headers,
     /// The id in the headers, of an event for JetStream.
     pub(crate) id: Option<&'a str>,
@@ -70,6 +73,7 @@ impl Encoder {
             format: config.format,
             has_id: config.mode == Mode::Jetstream,
             template: config.subject.clone(),
+            subjects: Subjects::default(),
             replay: None,
             structured: String::new(),
             id: String::new(),
@@ -93,7 +97,10 @@ impl Encoder {
         stripped: Option<&str>,
     ) -> Result<Message<'a>, Rejection> {
         let subject = self.subject(event)?;
-        let mut headers = Headers::default();
+        let mut headers = Headers::with_room(match self.format {
+            Format::Cloudevents => headers::ROOM_FOR_ATTRIBUTES,
+            Format::Raw | Format::CloudeventsJson => headers::ROOM_FOR_ID,
+        });
         if self.has_id {
             self.scratch.clear();
             identity::write_identity(event, spool, &mut self.scratch);
@@ -143,10 +150,11 @@ impl Encoder {
         })
     }
 
-    fn subject(&self, event: &Event<'_>) -> Result<String, Rejection> {
-        let mut subject = String::with_capacity(64);
-        self.template
-            .render_name(event, subject::is_token_character, &mut subject);
+    fn subject(&mut self, event: &Event<'_>) -> Result<Subject, Rejection> {
+        let subject = self.subjects.make(|text| {
+            self.template
+                .render_name(event, subject::is_token_character, text);
+        });
         if subject.len() > subject::MAX_LENGTH {
             return Err(Rejection {
                 reason: RejectionReason::Unrenderable,
@@ -208,7 +216,7 @@ pub(crate) fn dead_letter<'a>(
     }
     headers.add("content-type", DATA_CONTENT_TYPE);
     Message {
-        subject: subject.to_owned(),
+        subject: subject.into(),
         headers,
         id: None,
         payload: letter.json,

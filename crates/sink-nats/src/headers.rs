@@ -19,7 +19,9 @@ const OVERHEAD: usize = "NATS/1.0\r\n\r\n".len();
 const COLON: &str = ": ";
 const LINE_BREAK: &str = "\r\n";
 /// Enough for the attributes of a usual event, with its place in the chain.
-const USUAL_SIZE: usize = 512;
+pub(crate) const ROOM_FOR_ATTRIBUTES: usize = 512;
+/// Enough for an id and a place in the chain.
+pub(crate) const ROOM_FOR_ID: usize = 256;
 
 /// Whether the client takes a value with line breaks from where it need not look at it. An update may change that; then
 /// headers go into the map one by one, which is slower and right all the same.
@@ -31,9 +33,18 @@ pub(crate) struct Headers {
     first: Option<Cow<'static, str>>,
     /// The first one's value; then, a line each, the others.
     text: String,
+    room: usize,
 }
 
 impl Headers {
+    /// None yet, and room for so many bytes of them, which is taken with the first one.
+    pub(crate) fn with_room(bytes: usize) -> Self {
+        Self {
+            room: bytes,
+            ..Self::default()
+        }
+    }
+
     /// Adds a header. There must be no line break in its value: percent-encoding, or how it is made, rules it out.
     pub(crate) fn add(&mut self, name: impl Into<Cow<'static, str>>, value: &str) {
         debug_assert!(!value.contains(['\r', '\n']), "a line break in {value:?}");
@@ -51,7 +62,7 @@ impl Headers {
     fn begin(&mut self, name: Cow<'static, str>) {
         if self.first.is_none() {
             self.first = Some(name);
-            self.text.reserve(USUAL_SIZE);
+            self.text.reserve(self.room);
         } else {
             self.text.push_str(LINE_BREAK);
             self.text.push_str(&name);

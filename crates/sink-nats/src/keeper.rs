@@ -11,6 +11,7 @@ pub(crate) enum Keeper {
     /// A stream answers to each message.
     Stream {
         name: Arc<str>,
+        usual: UsualAnswer,
         chain: Option<Chain>,
         replayed_behind: Option<String>,
     },
@@ -47,4 +48,71 @@ pub(crate) struct Answer<'a> {
     pub(crate) duplicate: bool,
     #[serde(default)]
     pub(crate) error: Option<ApiError>,
+}
+
+impl<'a> Answer<'a> {
+    /// Stored, and not before.
+    pub(crate) const fn stored(stream: &'a str, seq: u64) -> Self {
+        Self {
+            stream: Cow::Borrowed(stream),
+            seq,
+            duplicate: false,
+            error: None,
+        }
+    }
+}
+
+/// What servers answer to a message that they have stored, as they write it: nearly all answers are read by it, in a tenth of
+/// the time that a look at any JSON takes.
+#[derive(Debug)]
+pub(crate) struct UsualAnswer {
+    before_place: Vec<u8>,
+}
+
+impl UsualAnswer {
+    pub(crate) fn of(stream: &str) -> Self {
+        let before_place = format!(r#"{{"stream":{}, "seq":"#, serde_json::Value::from(stream));
+        Self {
+            before_place: before_place.into_bytes(),
+        }
+    }
+
+    /// The place of the message, if this is such an answer.
+    pub(crate) fn place(&self, answer: &[u8]) -> Option<u64> {
+        let digits = answer
+            .strip_prefix(self.before_place.as_slice())?
+            .strip_suffix(b"}")?;
+        if !digits.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        str::from_utf8(digits).ok()?.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usual_answer_is_read_as_any_other_or_not_at_all() {
+        let usual = UsualAnswer::of("EVENTS");
+        // As server 2.9 and 2.15 write it.
+        let answer = r#"{"stream":"EVENTS", "seq":18446744073709551615}"#;
+        assert_eq!(usual.place(answer.as_bytes()), Some(u64::MAX));
+        let read: Answer<'_> = serde_json::from_str(answer).unwrap();
+        assert_eq!((read.stream.as_ref(), read.seq), ("EVENTS", u64::MAX));
+        for other in [
+            r#"{"stream":"EVENTS", "seq":18446744073709551616}"#,
+            r#"{"stream":"EVENTS", "seq":}"#,
+            r#"{"stream":"EVENTS", "seq":+1}"#,
+            r#"{"stream":"EVENTS", "seq":1,"duplicate": true}"#,
+            r#"{"stream":"EVENTS", "seq":1"#,
+            r#"{"stream":"OTHER", "seq":1}"#,
+            r#"{"stream":"EVENTS","seq":1}"#,
+            r#"{"error":{"code":503}}"#,
+            "",
+        ] {
+            assert_eq!(usual.place(other.as_bytes()), None, "{other}");
+        }
+    }
 }

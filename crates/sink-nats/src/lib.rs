@@ -23,6 +23,7 @@ mod lent;
 mod sink;
 mod stream;
 mod subject;
+mod subjects;
 mod tls;
 
 pub use self::{

@@ -218,9 +218,9 @@ async fn session<S: Sink, R: Reader>(
             () = shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
             outcome = sink.outcomes(&mut acks), if window.in_sink() > 0 || is_open => {
                 let settled = window.settle(&mut acks);
-                // Now, not after the next publishing: the file sink's note is only true while nothing is in flight.
-                window.commit(sink, reader);
                 if let Err(fault) = outcome.and(settled) {
+                    // What was told before it counts, also if this was the last session.
+                    window.commit(sink, reader);
                     return Ok(fault.into());
                 }
             }

@@ -298,14 +298,9 @@ impl Window {
         if self.tracker.next() == self.cursor.next || !self.may_commit_alone(sink) {
             return;
         }
-        let note = sink.note();
-        if note.is_some() && self.in_sink > 0 {
-            // A note that is older than the cursor would make the next start undo what the cursor calls settled.
-            return;
-        }
         self.cursor.next = self.tracker.next();
         self.cursor.counts = self.tracker.counts();
-        self.cursor.note = note;
+        self.cursor.note = sink.note();
         reader.commit(&self.cursor);
         self.progress.set_cursor(&self.cursor);
         self.report();
