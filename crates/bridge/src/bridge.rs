@@ -71,7 +71,8 @@ impl Bridge {
             .await
             .with_context(|| {
                 format!(
-                    "can't listen on http.listen = \"{}\"; is another bridge running?",
+                    "can't listen on http.listen = \"{}\"; if another bridge runs there, stop it or give this one another \
+                     address",
                     config.http.listen
                 )
             })

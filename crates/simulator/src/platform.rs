@@ -137,6 +137,8 @@ pub(crate) struct Membership<'a> {
 impl<'a> Membership<'a> {
     /// Joins the feed and gives the first id that the connection gets.
     pub(crate) fn join(platform: &'a Platform, connection: u64) -> (Self, u64) {
+        // Together with the clock by which entries are due: one that is sent was not created later.
+        platform.entries.begin();
         let first = platform.feed.join(connection, Instant::now());
         platform.tally.open.fetch_add(1, Ordering::Relaxed);
         platform.count(Count::Authorised);

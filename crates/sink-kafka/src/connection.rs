@@ -60,6 +60,7 @@ pub(crate) struct Connection {
     in_flight: usize,
     /// Bytes of the bodies of what librdkafka has.
     queued: usize,
+    is_full: bool,
     /// When something was last acknowledged, or sent while nothing was in flight.
     progress: Instant,
     /// An event for a topic that is new to us: sent again when the topic is known.
@@ -92,7 +93,7 @@ impl Connection {
         if let Some(fault) = self.reports.take_fault() {
             return Err(PublishError::Fault(fault));
         }
-        if self.waiting.is_some() {
+        if self.waiting.is_some() || self.is_full() {
             return Err(PublishError::Full);
         }
         if self.outdated {
@@ -131,7 +132,9 @@ impl Connection {
                 most,
             )));
         }
-        if self.in_flight > 0 && self.would_be_full(record.value.len()) {
+        if self.in_flight > 0 && self.queued + record.value.len() > properties::Queue::of(&self.config).bytes
+        {
+            self.is_full = true;
             return Err(PublishError::Full);
         }
         if let Some(transactions) = &mut self.transactions {
@@ -332,9 +335,14 @@ impl Connection {
 
     /// Counted here, not left to librdkafka: it gives a message's room free after it has told what became of it, and whoever
     /// looks in between is refused, with nothing on its way that would tell when to try again.
-    fn would_be_full(&self, bytes: usize) -> bool {
+    fn is_full(&mut self) -> bool {
         let bound = properties::Queue::of(&self.config);
-        self.queued + bytes > bound.bytes || self.in_flight >= bound.messages
+        let is_beyond = |part: fn(usize) -> usize| {
+            self.in_flight >= part(bound.messages).max(1) || self.queued >= part(bound.bytes)
+        };
+        // Full until a quarter is free: one message for each report would be a wake-up for each.
+        self.is_full = is_beyond(|whole| whole) || self.is_full && is_beyond(|whole| whole - whole / 4);
+        self.is_full
     }
 
     fn sent(&mut self) {

@@ -157,8 +157,9 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
     SinkFault::new(kind, format!("{place} {verb} ({detail}); {advice}"))
 }
 
-/// What librdkafka says, without how long a connection was in which of its states, and how often it said so.
-fn without_state(detail: &str) -> &str {
+/// What librdkafka says, without how long a connection was in which of its states, and how often it said so: "(after 2ms in
+/// state CONNECT, 3 identical error(s) suppressed)".
+pub(crate) fn without_state(detail: &str) -> &str {
     match detail.rfind(" (after ") {
         Some(end) if detail.ends_with(')') => &detail[..end],
         _ => detail,

@@ -12,6 +12,8 @@ use std::{
 use serde::{Deserialize, de::IgnoredAny};
 use tracing::warn;
 
+use crate::error::without_state;
+
 /// What was said is not said again for so long.
 const SAID_FOR: Duration = Duration::from_secs(30);
 /// So many different things are remembered as said; more at once would be said again, no harm done.
@@ -97,7 +99,7 @@ impl Health {
     /// Takes the news that no broker can be reached.
     pub(crate) fn all_down(&self, reason: &str) {
         let mut inner = self.lock();
-        let cause = inner.last_error.as_deref().unwrap_or(reason);
+        let cause = without_state(inner.last_error.as_deref().unwrap_or(reason));
         inner.unreachable = Some(format!(
             "no Kafka broker can be reached ({cause}); events wait, it is tried again"
         ));
@@ -108,7 +110,10 @@ impl Health {
     pub(crate) fn reachable(&self) {
         // Relaxed: should news cross on the way, the next report or statistics mend it.
         if self.is_unreachable.load(Ordering::Relaxed) {
-            self.lock().unreachable = None;
+            let mut inner = self.lock();
+            inner.unreachable = None;
+            // No cause of what may come next: a broker that hangs then is not one that refuses connections.
+            inner.last_error = None;
             self.is_unreachable.store(false, Ordering::Relaxed);
         }
     }
@@ -184,8 +189,8 @@ impl Health {
     /// Whether a text was not said lately; takes it for said. librdkafka tells each error twice, and again for every
     /// attempt.
     fn is_news(&self, text: &str) -> bool {
-        // What follows differs from one time to the next: "(after 2ms in state CONNECT, 3 identical error(s)…)".
-        let text = text.split(" (after ").next().unwrap_or(text);
+        // What follows differs from one time to the next.
+        let text = without_state(text);
         let now = Instant::now();
         let mut inner = self.lock();
         inner.said.retain(|(_, at)| now.duration_since(*at) < SAID_FOR);
@@ -244,6 +249,9 @@ mod tests {
         assert!(health.trouble().is_some());
         health.statistics(br#"{"brokers":{"c":{"state":"UP","nodeid":1,"more":0}},"topics":{},"more":0}"#);
         assert_eq!(health.trouble(), None);
+        // Another time it is another cause.
+        health.all_down("1/1 brokers are down");
+        insta::assert_snapshot!(health.trouble().unwrap(), @"no Kafka broker can be reached (1/1 brokers are down); events wait, it is tried again");
     }
 
     #[test]

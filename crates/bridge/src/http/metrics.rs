@@ -156,7 +156,11 @@ fn sources(sources: &[SourceView<'_>]) -> Vec<MetricFamily> {
 
 fn spool(view: &View<'_>) -> Vec<MetricFamily> {
     let spool = &view.spool;
-    let mut size = Family::gauge("spool_size_bytes", "Bytes that the spool holds.");
+    let mut size = Family::gauge(
+        "spool_size_bytes",
+        "Bytes of the disk or of memory that the spool takes. On disk whole segments: also what is reserved for the next events, \
+         and what is kept for `retain`.",
+    );
     let mut limit = Family::gauge("spool_limit_bytes", "Bytes that the spool may hold.");
     let mut durable = Family::gauge(
         "spool_durable_sequence",

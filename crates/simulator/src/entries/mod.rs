@@ -53,7 +53,7 @@ pub struct Entries {
 }
 
 impl Entries {
-    /// Makes the sequence. Entry 1 is created at `start` (`None`: when the first entry is looked at), each later one `step`
+    /// Makes the sequence. Entry 1 is created at `start` (`None`: when the sequence [begins](Self::begin)), each later one `step`
     /// after the one before; with `size`, in bytes, frames are filled up to it with an inline picture.
     #[must_use]
     pub fn new(seed: u64, start: Option<Timestamp>, step: Duration, size: Option<usize>) -> Self {
@@ -64,6 +64,11 @@ impl Entries {
             size,
             pictures: pictures(seed),
         }
+    }
+
+    /// The sequence begins now, if it has no start and has not begun; looking at an entry begins it as well.
+    pub fn begin(&self) {
+        self.start.get_or_init(Timestamp::now);
     }
 
     /// Gives the fields of one entry; `id` counts from 1.

@@ -128,3 +128,16 @@ proptest! {
         prop_assert_eq!(serde_json::from_slice::<Value>(&entry).unwrap(), json["data"].clone());
     }
 }
+
+#[test]
+fn a_sequence_without_a_start_begins_once() {
+    let entries = Entries::new(1, None, Duration::from_secs(1), None);
+    entries.begin();
+    let begun = Timestamp::now().as_microsecond();
+    assert!(entries.describe(1).created <= begun);
+    entries.begin();
+    assert_eq!(
+        entries.describe(3).created,
+        entries.describe(1).created + 2_000_000
+    );
+}

@@ -106,6 +106,7 @@ impl Open {
             absent,
             in_flight: 0,
             queued: 0,
+            is_full: false,
             progress: Instant::now(),
             waiting: None,
             own: Vec::new(),

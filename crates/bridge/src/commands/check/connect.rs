@@ -1,7 +1,8 @@
-//! Tries what a configuration needs: feeds and tokens, brokers and topics, files.
+//! Tries what a configuration needs: feeds and tokens, brokers and topics, files, the address to listen on.
 
 use std::{
     io,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,6 +17,7 @@ use neurobridge_core::{
 use neurobridge_listener::{Source, SourceConfig, SourceError, SourceState};
 use neurobridge_sink_file::FileSink;
 use tokio::{
+    net::TcpListener,
     sync::mpsc,
     task::JoinSet,
     time::{interval, timeout},
@@ -45,6 +47,8 @@ pub(super) async fn run(config: &Config) -> Result<Exit, Failure> {
         let (name, sink, data_dir) = (name.clone(), sink.clone(), config.data_dir.clone());
         attempts.spawn(async move { (format!("sink {name}"), try_sink(&name, &sink, &data_dir).await) });
     }
+    let listen = config.http.listen;
+    attempts.spawn(async move { (format!("http {listen}"), try_listening(listen).await) });
     // A panic in an attempt is a bug of ours, and goes on as one.
     let mut answers = attempts.join_all().await;
     answers.sort_by(|one, other| one.0.cmp(&other.0));
@@ -148,6 +152,26 @@ async fn try_source(name: &str, config: SourceConfig) -> Answer {
     }
 }
 
+/// Listens for a moment. That a bridge runs there already is nothing wrong when it is asked beside it.
+async fn try_listening(address: SocketAddr) -> Answer {
+    let begin = Instant::now();
+    let bound = TcpListener::bind(address).await;
+    let mut dangers = Vec::new();
+    match bound {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let danger = "something listens there already; unless it is this bridge, http.listen needs another address";
+            dangers.push(danger.to_owned());
+        }
+        Err(error) => {
+            let reason = format!("can't listen there: {error}; http.listen needs an address of this machine");
+            return Err((Exit::Unavailable, reason));
+        }
+    }
+    let time = begin.elapsed();
+    Ok(Fine { time, dangers })
+}
+
 async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &std::path::Path) -> Answer {
     match &sink.kind {
         SinkKind::File(file) => connect(FileSink::new(name, file, data_dir), |_| &[]).await,
@@ -236,6 +260,23 @@ mod tests {
             .unwrap_err();
         assert_eq!(exit, Exit::Unavailable, "{reason}");
         assert!(!reason.contains("right"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn an_address_is_free_or_taken_or_somebody_elses() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        assert_eq!(try_listening(address).await.unwrap().dangers.len(), 1);
+        drop(taken);
+        assert!(try_listening(address).await.unwrap().dangers.is_empty());
+        // An address for documents, which no machine has.
+        let (exit, reason) = try_listening("192.0.2.1:9797".parse().unwrap())
+            .await
+            .unwrap_err();
+        assert!(
+            exit == Exit::Unavailable && reason.contains("http.listen"),
+            "{reason}"
+        );
     }
 
     #[tokio::test]

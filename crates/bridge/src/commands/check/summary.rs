@@ -12,10 +12,16 @@ use crate::config::{Config, Danger, Loaded, Origin, SinkEntry, SinkKind, Unreada
 /// Says where the configuration comes from, what it does, and what in it is dangerous.
 pub(super) fn of(loaded: &Loaded) -> String {
     let config = &loaded.config;
+    let files = loaded.unreadable_files();
     let mut text = match &loaded.file {
-        Some(file) => format!("{} is fine\n\n", file.display()),
-        None => "the configuration is fine; no file, the environment alone\n\n".to_owned(),
+        Some(file) => format!("{} is fine", file.display()),
+        None => "the configuration is fine; no file, the environment alone".to_owned(),
     };
+    text.push_str(match files.len() {
+        0 => "\n\n",
+        1 => ", but a file that it names can't be read from here\n\n",
+        _ => ", but files that it names can't be read from here\n\n",
+    });
     push(&mut text, &sources(config));
     push(&mut text, &sinks(config));
     push(&mut text, &others(config));
@@ -27,7 +33,6 @@ pub(super) fn of(loaded: &Loaded) -> String {
             note(&mut text, &key, origin.as_ref(), &message);
         }
     }
-    let files = loaded.unreadable_files();
     if !files.is_empty() {
         text.push_str(if has_dangers { "\n" } else { "" });
         text.push_str("files that can't be read from here:\n");
