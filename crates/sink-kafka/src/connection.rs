@@ -1,6 +1,7 @@
 //! A connection: one producer, what is known of the topics it writes to, and what is in flight.
 
 mod open;
+mod queue;
 mod transactions;
 
 use std::{collections::HashMap, fmt, future::pending, sync::Arc, time::Duration};
@@ -18,7 +19,7 @@ use tokio::{
 use tracing::{debug, info};
 
 pub(crate) use self::open::{Claim, Open};
-use self::transactions::InTransactions;
+use self::{queue::Queue, transactions::InTransactions};
 use crate::{
     config::{KafkaConfig, Oversize},
     context::Reports,
@@ -57,12 +58,8 @@ pub(crate) struct Connection {
     cursors: Option<Topic>,
     /// Of a trial: what is not there and would be made, a sentence each.
     absent: Vec<String>,
-    in_flight: usize,
-    /// Bytes of the bodies of what librdkafka has.
-    queued: usize,
-    is_full: bool,
-    /// When something was last acknowledged, or sent while nothing was in flight.
-    progress: Instant,
+    /// What is in flight.
+    queue: Queue,
     /// An event for a topic that is new to us: sent again when the topic is known.
     waiting: Option<(String, Sequence)>,
     /// Outcomes that do not come from librdkafka: at most one, of `waiting`.
@@ -93,12 +90,12 @@ impl Connection {
         if let Some(fault) = self.reports.take_fault() {
             return Err(PublishError::Fault(fault));
         }
-        if self.waiting.is_some() || self.is_full() {
+        if self.waiting.is_some() || self.queue.is_full() {
             return Err(PublishError::Full);
         }
         if self.outdated {
             // What is in flight with the old producer comes first.
-            if self.in_flight > 0 {
+            if !self.queue.is_empty() {
                 return Err(PublishError::Full);
             }
             if self.transactions.is_some() {
@@ -119,7 +116,8 @@ impl Connection {
                 Some(topic) => topic,
                 None => {
                     self.waiting = Some((record.topic.to_owned(), sequence));
-                    self.sent();
+                    // Not in librdkafka, but on its way: its outcome comes like the others.
+                    self.queue.add(0);
                     return Ok(());
                 }
             },
@@ -132,9 +130,7 @@ impl Connection {
                 most,
             )));
         }
-        if self.in_flight > 0 && self.queued + record.value.len() > properties::Queue::of(&self.config).bytes
-        {
-            self.is_full = true;
+        if !self.queue.fits(record.value.len()) {
             return Err(PublishError::Full);
         }
         if let Some(transactions) = &mut self.transactions {
@@ -153,8 +149,7 @@ impl Connection {
             .send(topic, key, value, headers, sequence.get() as usize)
         {
             Ok(()) => {
-                self.sent();
-                self.queued += value.len();
+                self.queue.add(value.len());
                 if let Some(transactions) = &mut self.transactions {
                     transactions.bytes += size as u64;
                 }
@@ -170,12 +165,11 @@ impl Connection {
             let before = acks.len();
             // A fault ends the reports: asked for first, so that those before it are all taken after.
             let fault = self.reports.take_fault();
-            self.queued = self.queued.saturating_sub(self.reports.take(acks));
+            let bytes = self.reports.take(acks);
             acks.append(&mut self.own);
             let new = &acks[before..];
             if !new.is_empty() {
-                self.in_flight = self.in_flight.saturating_sub(new.len());
-                self.progress = Instant::now();
+                self.queue.settle(new.len(), bytes);
                 let too_large = |ack: &Ack| matches!(&ack.verdict, Verdict::Suspect(rejection) if rejection.reason == RejectionReason::TooLarge);
                 if new.iter().any(too_large) {
                     self.next_look = self.next_look.min(Instant::now() + LOOK_AGAIN);
@@ -230,7 +224,7 @@ impl Connection {
         self.reports.take(&mut Vec::new());
         self.own.clear();
         self.waiting = None;
-        (self.in_flight, self.queued) = (0, 0);
+        self.queue.clear();
         match self.reports.take_fault() {
             Some(fault) => Err(fault),
             None => Ok(()),
@@ -326,30 +320,11 @@ impl Connection {
 
     /// Since when what is in flight waits for an acknowledgement.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
-        (self.in_flight > 0).then_some(self.progress)
+        self.queue.waiting_since()
     }
 
     pub(crate) fn into_producer(self) -> KafkaProducer {
         self.producer
-    }
-
-    /// Counted here, not left to librdkafka: it gives a message's room free after it has told what became of it, and whoever
-    /// looks in between is refused, with nothing on its way that would tell when to try again.
-    fn is_full(&mut self) -> bool {
-        let bound = properties::Queue::of(&self.config);
-        let is_beyond = |part: fn(usize) -> usize| {
-            self.in_flight >= part(bound.messages).max(1) || self.queued >= part(bound.bytes)
-        };
-        // Full until a quarter is free: one message for each report would be a wake-up for each.
-        self.is_full = is_beyond(|whole| whole) || self.is_full && is_beyond(|whole| whole - whole / 4);
-        self.is_full
-    }
-
-    fn sent(&mut self) {
-        if self.in_flight == 0 {
-            self.progress = Instant::now();
-        }
-        self.in_flight += 1;
     }
 
     fn refused(&self, code: Code, topic: &str, size: usize) -> PublishError {
@@ -422,7 +397,7 @@ impl fmt::Debug for Connection {
         // Not the client: it has the secrets.
         f.debug_struct("Connection")
             .field("limits", &self.limits)
-            .field("in_flight", &self.in_flight)
+            .field("queue", &self.queue)
             .finish_non_exhaustive()
     }
 }
@@ -486,7 +461,7 @@ fn topic_limit(topic: &Topic) -> usize {
 /// The most bytes that a record for a topic may have. Never more than librdkafka's queue, which would be full of nothing
 /// else for ever.
 fn most_bytes(topic: &Topic, config: &KafkaConfig) -> usize {
-    topic_limit(topic).min(properties::Queue::of(config).bytes)
+    topic_limit(topic).min(properties::QueueBounds::of(config).bytes)
 }
 
 fn start(

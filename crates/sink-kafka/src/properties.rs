@@ -228,13 +228,13 @@ impl Limits {
 /// What may be inside of the client at once. Both bounds are needed: the bytes hold large bodies, the number what small ones
 /// cost beside them, which would be twice as much.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Queue {
+pub(crate) struct QueueBounds {
     /// Of bodies.
     pub(crate) bytes: usize,
     pub(crate) messages: usize,
 }
 
-impl Queue {
+impl QueueBounds {
     pub(crate) fn of(config: &KafkaConfig) -> Self {
         let bytes = usize::try_from(config.max_queue_size.bytes()).unwrap_or(usize::MAX);
         let messages = (bytes / BESIDE_BODY).max(1);
@@ -249,7 +249,7 @@ pub(crate) fn producer(
     limits: Limits,
     transactional_id: Option<&str>,
 ) -> ClientConfig {
-    let queue = Queue::of(config);
+    let queue = QueueBounds::of(config);
     let mut producer = client.clone();
     producer
         .set("enable.idempotence", "true")

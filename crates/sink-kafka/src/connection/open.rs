@@ -11,12 +11,12 @@ use rdkafka::ClientConfig;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Connection, LOOK_INTERVAL, ended, limits, look_at, start, transactions::InTransactions};
+use super::{Connection, LOOK_INTERVAL, Queue, ended, limits, look_at, start, transactions::InTransactions};
 use crate::{
     config::{KafkaConfig, TransactionConfig},
     cursors::{CursorRecord, Cursors},
     health::Health,
-    properties,
+    properties::{self, QueueBounds},
     topics::{self, Creation, Topic},
     transaction::Transactions,
 };
@@ -93,6 +93,7 @@ impl Open {
             }
             _ => None,
         };
+        let queue = Queue::new(QueueBounds::of(&self.config));
         Ok(Connection {
             config: self.config,
             health: self.health,
@@ -104,10 +105,7 @@ impl Open {
             constant,
             cursors,
             absent,
-            in_flight: 0,
-            queued: 0,
-            is_full: false,
-            progress: Instant::now(),
+            queue,
             waiting: None,
             own: Vec::new(),
             outdated: false,

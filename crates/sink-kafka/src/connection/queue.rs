@@ -1,0 +1,141 @@
+//! How much librdkafka has of ours, and whether it may have more.
+//!
+//! Counted here, not left to librdkafka: it gives a message's room free after it has told what became of it, and whoever looks
+//! in between is refused, with nothing on its way that would tell when to try again.
+
+use tokio::time::Instant;
+
+use crate::properties::QueueBounds;
+
+/// What was sent and has no outcome. With nothing in it, it is never full.
+#[derive(Debug)]
+pub(super) struct Queue {
+    bounds: QueueBounds,
+    messages: usize,
+    /// Of their bodies.
+    bytes: usize,
+    is_full: bool,
+    /// When something was last acknowledged, or sent while nothing was in flight.
+    progress: Instant,
+}
+
+impl Queue {
+    pub(super) fn new(bounds: QueueBounds) -> Self {
+        Self {
+            bounds,
+            messages: 0,
+            bytes: 0,
+            is_full: false,
+            progress: Instant::now(),
+        }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.messages == 0
+    }
+
+    /// Whether to wait for outcomes: once it is full, until a quarter is free. One message for each report would be a
+    /// wake-up for each.
+    pub(super) fn is_full(&mut self) -> bool {
+        let is_beyond = |part: fn(usize) -> usize| {
+            self.messages >= part(self.bounds.messages).max(1) || self.bytes >= part(self.bounds.bytes)
+        };
+        self.is_full = is_beyond(|whole| whole) || self.is_full && is_beyond(|whole| whole - whole / 4);
+        self.is_full
+    }
+
+    /// Whether a body of so many bytes fits; if not, it is full.
+    pub(super) const fn fits(&mut self, body: usize) -> bool {
+        if self.messages > 0 && self.bytes + body > self.bounds.bytes {
+            self.is_full = true;
+            return false;
+        }
+        true
+    }
+
+    /// A message was sent.
+    pub(super) fn add(&mut self, body: usize) {
+        if self.is_empty() {
+            self.progress = Instant::now();
+        }
+        self.messages += 1;
+        self.bytes += body;
+    }
+
+    /// Messages have their outcomes.
+    pub(super) fn settle(&mut self, messages: usize, bytes: usize) {
+        self.messages = self.messages.saturating_sub(messages);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.progress = Instant::now();
+    }
+
+    /// All was taken back.
+    pub(super) const fn clear(&mut self) {
+        (self.messages, self.bytes) = (0, 0);
+    }
+
+    /// Since when what is in it waits for an acknowledgement.
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        (!self.is_empty()).then_some(self.progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn it_is_bounded_and_with_nothing_in_it_takes_anything(
+            steps in proptest::collection::vec((0usize..150, any::<bool>()), 1..200),
+        ) {
+            let bounds = QueueBounds { bytes: 100, messages: 5 };
+            let mut queue = Queue::new(bounds);
+            let mut sent = VecDeque::new();
+            for (body, is_outcome) in steps {
+                if is_outcome {
+                    if let Some(body) = sent.pop_front() {
+                        queue.settle(1, body);
+                    }
+                } else if !queue.is_full() && queue.fits(body) {
+                    queue.add(body);
+                    sent.push_back(body);
+                } else {
+                    prop_assert!(!sent.is_empty(), "an outcome will come");
+                }
+                prop_assert!(sent.len() <= bounds.messages);
+                // One alone may be larger: it is refused before, by its topic's limit.
+                prop_assert!(sent.len() == 1 || sent.iter().sum::<usize>() <= bounds.bytes);
+                prop_assert_eq!(queue.waiting_since().is_some(), !sent.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn once_full_it_takes_on_when_a_quarter_is_free() {
+        let mut queue = Queue::new(QueueBounds {
+            bytes: 100,
+            messages: 8,
+        });
+        for _ in 0..8 {
+            assert!(!queue.is_full() && queue.fits(10));
+            queue.add(10);
+        }
+        assert!(queue.is_full());
+        queue.settle(2, 20);
+        assert!(queue.is_full(), "six of eight are three quarters");
+        queue.settle(1, 10);
+        assert!(!queue.is_full());
+        // And by bytes.
+        assert!(
+            !queue.fits(51) && !queue.is_full(),
+            "50 are less than three quarters"
+        );
+        queue.clear();
+        assert!(!queue.is_full() && queue.fits(1_000));
+    }
+}
