@@ -49,9 +49,9 @@ pub(crate) struct Args {
     /// Message formats; both, when none is named
     #[arg(long, value_enum)]
     format: Vec<Format>,
-    /// Weigh the bare loops alone
-    #[arg(long)]
-    bare_only: bool,
+    /// What is weighed; all, when nothing is named
+    #[arg(long, value_enum)]
+    program: Vec<Contender>,
 }
 
 /// The programs, and the broker that all turns share.
@@ -94,9 +94,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for case in &cases {
         bench.weigh(*case)?;
     }
-    if !args.bare_only && args.seconds > 0 {
+    if args.seconds > 0 {
         for case in cases {
-            for contender in Contender::of(case, false) {
+            for contender in Contender::of(case, &args.program) {
                 if contender.is_bridge() {
                     let latency = bench.latency(contender, case)?;
                     print(&report::latency(contender, case, args, &latency))?;
@@ -128,7 +128,7 @@ fn brokers(cases: &[Case]) -> Result<Option<Kafka>> {
 impl Bench {
     /// By turns, so that what else the machine does falls on all of them alike.
     fn weigh(&self, case: Case) -> Result<()> {
-        let mut contenders: Vec<(Contender, Vec<Weight>)> = Contender::of(case, self.args.bare_only)
+        let mut contenders: Vec<(Contender, Vec<Weight>)> = Contender::of(case, &self.args.program)
             .into_iter()
             .map(|contender| (contender, Vec::new()))
             .collect();

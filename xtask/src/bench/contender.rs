@@ -24,7 +24,7 @@ const EVENTS_PER_SECOND_AT_LEAST: u64 = 5_000;
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// What is weighed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Contender {
     /// The bare loop, without the id that a stream needs to know a message again: what the headers cost.
     Plain,
@@ -37,20 +37,17 @@ pub(crate) enum Contender {
 }
 
 impl Contender {
-    /// Those of a case.
-    pub(super) fn of(case: Case, bare_only: bool) -> Vec<Self> {
-        let mut contenders = Vec::new();
+    /// Those of a case, as far as they are wanted; all, when nothing is named.
+    pub(super) fn of(case: Case, wanted: &[Self]) -> Vec<Self> {
+        let mut contenders = vec![Self::Bare, Self::Bridge];
         if case.sink == Sink::Relaxed && case.format == Format::Raw {
-            contenders.push(Self::Plain);
+            contenders.insert(0, Self::Plain);
         }
-        contenders.push(Self::Bare);
-        if !bare_only {
-            contenders.push(Self::Bridge);
-            // What the disk costs, it costs before any sink.
-            if case.sink == Sink::Kafka {
-                contenders.push(Self::Disk);
-            }
+        // What the disk costs, it costs before any sink.
+        if case.sink == Sink::Kafka {
+            contenders.push(Self::Disk);
         }
+        contenders.retain(|contender| wanted.is_empty() || wanted.contains(contender));
         contenders
     }
 
