@@ -21,6 +21,11 @@ pub trait Reader: Send + 'static {
     /// The cursor as it was when the reader was made.
     fn cursor(&self) -> &Cursor;
 
+    /// The first sequence that the log has not given yet, where that is known: what waits for this reader ends there.
+    fn end(&self) -> Option<Sequence> {
+        None
+    }
+
     /// The first sequence that the log had not given when the reader was made, where that is known: an event from there
     /// on is of this run.
     fn end_at_start(&self) -> Option<Sequence> {

@@ -88,6 +88,10 @@ impl Reader for SpoolReader {
         &self.cursor
     }
 
+    fn end(&self) -> Option<Sequence> {
+        Some(Sequence::FIRST.plus(*self.log.durable().borrow()))
+    }
+
     fn end_at_start(&self) -> Option<Sequence> {
         Some(self.end_at_start)
     }

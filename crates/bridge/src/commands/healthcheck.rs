@@ -32,7 +32,11 @@ pub(super) async fn run(flags: &HealthcheckFlags) -> Result<Exit, Failure> {
     let authority = match &flags.url {
         Some(authority) => authority.clone(),
         None => {
-            let loaded = config::load(flags.config.config.as_deref()).or_exit(Exit::Unhealthy)?;
+            let loaded = config::load(flags.config.config.as_deref())
+                .context(
+                    "the configuration tells where the bridge listens; name it with -c, or the address with --url",
+                )
+                .or_exit(Exit::Unhealthy)?;
             reachable(loaded.config.http.listen).to_string()
         }
     };

@@ -143,11 +143,11 @@ fn check_name(table: &str, name: &str, mistakes: &mut Vec<Mistake>) {
     }
 }
 
+/// The keys of a path. What stands in a table of librdkafka's properties is one key, whatever dots it has.
 fn path(around: &[&str], key: &str) -> Vec<String> {
-    around
-        .iter()
-        .copied()
-        .chain(key.split('.'))
-        .map(str::to_owned)
-        .collect()
+    let keys = match key.split_once('.') {
+        Some(("properties", property)) => vec!["properties", property],
+        _ => key.split('.').collect(),
+    };
+    around.iter().copied().chain(keys).map(str::to_owned).collect()
 }

@@ -16,6 +16,8 @@ pub const PREFIX: &str = "NEUROBRIDGE__";
 
 /// What stands between the keys of a path.
 const SEPARATOR: &str = "__";
+/// What a person writes who takes one underscore to be enough.
+const SHORT_PREFIX: &str = "NEUROBRIDGE_";
 
 /// Our variables.
 #[derive(Debug, Default)]
@@ -26,6 +28,27 @@ pub(super) struct Environment {
     keys: BTreeMap<KeyPath, String>,
     /// For the tables around these keys, one of the variables.
     tables: BTreeMap<KeyPath, String>,
+    /// Variables that are not read, and look as if they were meant to be.
+    pub(super) unread: Vec<Unread>,
+}
+
+/// A variable with one underscore where two are meant.
+#[derive(Clone, Debug)]
+pub(super) struct Unread {
+    pub(super) name: String,
+    /// The key that is meant.
+    pub(super) key: KeyPath,
+}
+
+impl Unread {
+    /// What is wrong with it.
+    pub(super) fn message(&self) -> String {
+        let keys: Vec<String> = self.key.iter().map(|key| key.to_uppercase()).collect();
+        format!(
+            "found it with single underscores, and it is not read; expected two before each key, as in {PREFIX}{}",
+            keys.join(SEPARATOR)
+        )
+    }
 }
 
 impl Environment {
@@ -43,12 +66,16 @@ impl Environment {
         let ours: BTreeMap<String, OsString> = variables
             .into_iter()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .filter(|(name, _)| {
-                name.get(..PREFIX.len())
-                    .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
-            })
+            .filter(|(name, _)| begins_with(name, SHORT_PREFIX))
             .collect();
         for (name, value) in ours {
+            if !begins_with(&name, PREFIX) {
+                let words = name[SHORT_PREFIX.len()..].to_ascii_lowercase();
+                let words: Vec<&str> = words.split('_').collect();
+                let key = meant(shape, &words);
+                environment.unread.extend(key.map(|key| Unread { name, key }));
+                continue;
+            }
             let path: KeyPath = name[PREFIX.len()..]
                 .to_ascii_lowercase()
                 .split(SEPARATOR)
@@ -123,6 +150,29 @@ impl Environment {
     }
 }
 
+fn begins_with(name: &str, prefix: &str) -> bool {
+    name.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// The key that words with underscores between them lead to, if there is one for a value that is no table.
+fn meant(shape: &Shape<'_>, words: &[&str]) -> Option<KeyPath> {
+    if words.is_empty() {
+        let types = ["string", "integer", "number", "boolean", "array"];
+        return types.iter().any(|of| shape.allows(of)).then(KeyPath::new);
+    }
+    (1..=words.len()).find_map(|length| {
+        let (key, rest) = words.split_at(length);
+        let key = key.join("_");
+        if key.is_empty() || !shape.knows(&key) {
+            return None;
+        }
+        let mut path = meant(&shape.child(&key), rest)?;
+        path.insert(0, key);
+        Some(path)
+    })
+}
+
 /// Reads a value as the configuration expects it: arrays and tables in figment's notation, texts as they are.
 fn parse(text: String, place: &Shape<'_>) -> Value {
     let start = text.trim_start();
@@ -189,6 +239,46 @@ mod tests {
             ("NEUROBRIDGE_PORT_9797_TCP_ADDR", "10.0.0.1"),
         ]);
         assert!(environment.layers.is_empty() && report.is_empty());
+        assert!(environment.unread.is_empty());
+    }
+
+    #[test]
+    fn single_underscores_are_told_of_where_they_lead_to_a_key() {
+        let schema = super::super::load::schema();
+        let mut report = Report::default();
+        let names = [
+            "NEUROBRIDGE_SINKS_KAFKA_EU_BOOTSTRAP_SERVERS",
+            "NEUROBRIDGE_SOURCES_MAIN_TOKEN",
+            "NEUROBRIDGE_DATA_DIR",
+            "neurobridge_http_listen",
+            // Another service's, as Kubernetes sets it; a table; ours; no key at all.
+            "NEUROBRIDGE_HTTP_SERVICE_HOST",
+            "NEUROBRIDGE_SINKS_PORT_9797_TCP_PROTO",
+            "NEUROBRIDGE_SINKS",
+            "NEUROBRIDGE__HTTP__LISTEN",
+            "NEUROBRIDGE_",
+        ];
+        let variables = names.map(|name| (name.into(), "127.0.0.1:1".into()));
+        let environment = Environment::read(variables, &Shape::root(&schema), &mut report);
+        let told: Vec<_> = environment
+            .unread
+            .iter()
+            .map(|unread| unread.key.join("."))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "data_dir",
+                "sinks.kafka_eu.bootstrap_servers",
+                "sources.main.token",
+                "http.listen"
+            ]
+        );
+        assert!(
+            environment.unread[1]
+                .message()
+                .contains("NEUROBRIDGE__SINKS__KAFKA_EU__BOOTSTRAP_SERVERS")
+        );
     }
 
     #[test]

@@ -95,9 +95,20 @@ pub async fn deliver<S: Sink, R: Reader>(
         is_transactional,
     );
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+    // A session has ended with events without an outcome: to be connected again does not mean that they can be delivered,
+    // and a sink that cannot would be called up before each fault.
+    let mut is_in_doubt = false;
     let ended = loop {
         let connected_at = Instant::now();
-        let end = session(&mut sink, &mut reader, &mut window, &progress, &shutdown).await?;
+        let end = session(
+            &mut sink,
+            &mut reader,
+            &mut window,
+            &progress,
+            &shutdown,
+            &mut is_in_doubt,
+        )
+        .await?;
         let fault = match end {
             SessionEnd::Drained => break Ended::Drained,
             SessionEnd::Aborted => break Ended::Unfinished,
@@ -123,6 +134,7 @@ pub async fn deliver<S: Sink, R: Reader>(
             ?delay,
             "the sink is down: {fault}"
         );
+        is_in_doubt |= !window.is_empty();
         reader.rewind(window.restart());
         tokio::select! {
             biased;
@@ -153,13 +165,15 @@ impl From<SinkFault> for SessionEnd {
     }
 }
 
-/// One connection of the sink, from its first attempt to its fault.
+/// One connection of the sink, from its first attempt to its fault. A sink in doubt is up when an event is settled, any
+/// other one when it is connected.
 async fn session<S: Sink, R: Reader>(
     sink: &mut S,
     reader: &mut R,
     window: &mut Window,
     progress: &Progress,
     shutdown: &Shutdown,
+    is_in_doubt: &mut bool,
 ) -> Result<SessionEnd, ReadError> {
     progress.set_state(SinkState::Connecting);
     let session = Session {
@@ -175,12 +189,10 @@ async fn session<S: Sink, R: Reader>(
         return Ok(fault.into());
     }
     window.adopt(sink.kept_cursor(), reader);
-    progress.set_state(SinkState::Up);
-    info!(
-        sink = window.name(),
-        next = window.cursor().next.get(),
-        "the sink is up"
-    );
+    let began_at = window.cursor().next;
+    if !*is_in_doubt {
+        say_up(window, reader, progress);
+    }
 
     let mut acks = Vec::new();
     let mut log_ended = false;
@@ -208,6 +220,10 @@ async fn session<S: Sink, R: Reader>(
             // What had to wait for the commit is published now.
             continue;
         }
+        if *is_in_doubt && window.cursor().next > began_at {
+            *is_in_doubt = false;
+            say_up(window, reader, progress);
+        }
         let transaction = sink.transaction();
         let is_open = matches!(transaction, Transaction::Open | Transaction::Due);
         if log_ended && window.is_empty() && !is_open {
@@ -234,22 +250,41 @@ async fn session<S: Sink, R: Reader>(
                     return Ok(fault.into());
                 }
                 progress.set_notice(sink.notice());
-                tell_trouble(window.name(), progress, sink.trouble());
+                let waiting = waiting(window, reader);
+                tell_trouble(window.name(), waiting, progress, sink.trouble());
             }
         }
-        if shutdown.drain.is_cancelled() {
+        if shutdown.drain.is_cancelled() && !*is_in_doubt {
             progress.set_state(SinkState::Draining);
         }
     }
 }
 
-/// Says when something keeps a connected sink from delivering, and when it has passed.
-fn tell_trouble(sink: &str, progress: &Progress, trouble: Option<SinkFault>) {
+fn say_up<R: Reader>(window: &Window, reader: &R, progress: &Progress) {
+    progress.set_state(SinkState::Up);
+    info!(
+        sink = window.name(),
+        next = window.cursor().next.get(),
+        waiting = waiting(window, reader),
+        "the sink is up"
+    );
+}
+
+/// How many events are stored and not settled by this sink.
+fn waiting<R: Reader>(window: &Window, reader: &R) -> Option<u64> {
+    reader.end().map(|end| end.since(window.cursor().next))
+}
+
+/// Says when something keeps a connected sink from delivering, when it becomes something else, and when it has passed.
+fn tell_trouble(sink: &str, waiting: Option<u64>, progress: &Progress, trouble: Option<SinkFault>) {
     match (progress.set_trouble(trouble.as_ref()), trouble) {
         (Some(Change::Began), Some(fault)) => {
             warn!(sink, kind = fault.kind.label(), "the sink is down: {fault}");
         }
-        (Some(Change::Ended(lasted)), _) => info!(sink, ?lasted, "the sink is up again"),
+        (Some(Change::OfKind), Some(fault)) => {
+            warn!(sink, kind = fault.kind.label(), "the sink is still down: {fault}");
+        }
+        (Some(Change::Ended(lasted)), _) => info!(sink, ?lasted, waiting, "the sink is up again"),
         _ => {}
     }
 }

@@ -64,6 +64,7 @@ pub struct ProgressSnapshot {
 /// What keeps a connected sink from delivering, and since when.
 #[derive(Clone, Debug)]
 struct Trouble {
+    kind: FaultKind,
     reason: String,
     since: Instant,
 }
@@ -72,6 +73,8 @@ struct Trouble {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Began,
+    /// It is of another kind than before. The words alone may change at each look, with a time in them.
+    OfKind,
     /// After so long.
     Ended(Duration),
 }
@@ -135,11 +138,12 @@ impl Progress {
             return before.map(|before| Change::Ended(before.since.elapsed()));
         };
         inner.trouble = Some(Trouble {
+            kind: fault.kind,
             reason: fault.reason.clone(),
             since: before.as_ref().map_or_else(Instant::now, |before| before.since),
         });
-        if before.is_some() {
-            return None;
+        if let Some(before) = before {
+            return (before.kind != fault.kind).then_some(Change::OfKind);
         }
         inner.faults[position(&FaultKind::ALL, fault.kind)] += 1;
         Some(Change::Began)
@@ -206,6 +210,8 @@ mod tests {
         assert_eq!(progress.set_trouble(None), None);
         assert_eq!(progress.set_trouble(Some(&away("one"))), Some(Change::Began));
         assert_eq!(progress.set_trouble(Some(&away("another"))), None);
+        let late = SinkFault::new(FaultKind::Timeout, "another");
+        assert_eq!(progress.set_trouble(Some(&late)), Some(Change::OfKind));
         let snapshot = progress.snapshot();
         assert_eq!(snapshot.state, SinkState::Down);
         assert_eq!(snapshot.reason.as_deref(), Some("another"));

@@ -100,6 +100,7 @@ fn run(setup: Setup) -> Outcome {
         keeps_dead_letters: setup.keeps_dead_letters,
         room: 5,
         lent: Bytes::new(),
+        progress: Arc::clone(&progress),
     };
     let options = Options {
         name: "fake".into(),
@@ -163,6 +164,32 @@ fn all_is_delivered_in_order_and_counted() {
     );
     assert_eq!((outcome.progress.in_flight, outcome.progress.resent), (0, 0));
     assert_eq!(outcome.broker.lent, 10, "the sink may share the log's bytes");
+}
+
+#[test]
+fn a_sink_that_connects_and_can_not_deliver_is_not_called_up() {
+    // The last one comes first.
+    let turns = vec![
+        Turn::Acknowledge(1),
+        Turn::Fail(0),
+        Turn::FailTwice,
+        Turn::Fail(0),
+    ];
+    let outcome = run(Setup {
+        turns,
+        ..Setup::default()
+    });
+    let (before, after) = outcome.broker.states.split_at(4);
+    assert_eq!(
+        before,
+        [SinkState::Up, SinkState::Down, SinkState::Down, SinkState::Down]
+    );
+    // One event is settled: it can deliver again.
+    assert!(
+        after.iter().all(|state| *state == SinkState::Draining),
+        "{after:?}"
+    );
+    assert!(!after.is_empty() && outcome.progress.reason.is_none());
 }
 
 #[test]
@@ -278,6 +305,7 @@ fn a_sink_that_cannot_connect_ends_when_time_runs_out() {
         ..Broker::default()
     }));
     let cursor = Cursor::starting_at(Sequence::FIRST);
+    let progress = Arc::new(Progress::new(cursor.clone()));
     let sink = FakeSink {
         broker: Arc::clone(&broker),
         waiting: Vec::new(),
@@ -285,6 +313,7 @@ fn a_sink_that_cannot_connect_ends_when_time_runs_out() {
         keeps_dead_letters: false,
         room: 5,
         lent: Bytes::new(),
+        progress: Arc::clone(&progress),
     };
     let reader = FakeReader {
         batches: Vec::new(),
@@ -302,7 +331,6 @@ fn a_sink_that_cannot_connect_ends_when_time_runs_out() {
         dead_letters: Arc::new(FakeLetters::default()),
         max_dead_letters_in_a_row: 1,
     };
-    let progress = Arc::new(Progress::new(cursor));
     let shutdown = Shutdown {
         drain: CancellationToken::new(),
         abort: CancellationToken::new(),

@@ -44,6 +44,11 @@ pub(crate) struct Claim {
     pub(crate) is_repeated: bool,
 }
 
+/// What a trial says of a topic that is a template.
+const TEMPLATED: &str = "the topic is a template, and which topics it names only events tell: each must be there, or the sink \
+                         stands still before the first event for one that is not (create = true makes it); `neurobridge \
+                         check --event FILE --sink NAME` shows what an event gives";
+
 impl Open {
     /// Opens it. Blocks until the topics are known.
     pub(crate) fn open(self) -> Result<Connection, SinkFault> {
@@ -55,6 +60,9 @@ impl Open {
             .chain(self.config.dead_letter_topic().map(str::to_owned))
             .collect();
         let mut absent = Vec::new();
+        if constant.is_none() && self.is_trial && !self.config.create {
+            absent.push(TEMPLATED.to_owned());
+        }
         let mut found = Vec::new();
         for name in names {
             let look = || {

@@ -6,13 +6,7 @@ mod rates;
 mod screen;
 mod totals;
 
-use std::{
-    collections::BTreeMap,
-    io::{self, IsTerminal},
-    net::SocketAddr,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use neurobridge_listener::SourceConfig;
@@ -29,10 +23,9 @@ use crate::{
     signals::Signals,
 };
 
-/// How often the picture changes on a terminal: quick enough to look alive, slow enough to be read.
-const PICTURE_INTERVAL: Duration = Duration::from_millis(250);
-/// How often a line comes when the output is no terminal.
-const LINE_INTERVAL: Duration = Duration::from_secs(2);
+/// How often is looked at what happens, and the picture changes on a terminal: quick enough to look alive, slow enough to
+/// be read.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// The longest time until the bridge dials again.
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
@@ -65,28 +58,25 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     let simulation = tokio::spawn(simulator.run(stop_simulator.clone()));
 
     let config = config(handle.local_addr(), &options).await?;
+    let had_events = fs::metadata(events_file(&options)).is_ok_and(|file| file.len() > 0);
     let (slow, is_slow) = watch::channel(false);
     let bridge = Bridge::start_with(&config, Some(is_slow)).await?;
     let state = std::sync::Arc::clone(bridge.state());
     let totals = Totals::start(&state.spool);
     let mut happenings = Happenings::new(handle, slow);
     let places = Places {
-        events: options.data_dir.join("events.jsonl"),
+        has_earlier_events: had_events,
+        events: events_file(&options),
         page: format!("http://{}/", bridge.address()),
         metrics: format!("http://{}/metrics", bridge.address()),
     };
-    let is_terminal = io::stdout().is_terminal();
     let mut screen = Screen::begin(places).or_exit(Exit::Disk)?;
 
     let stop_bridge = CancellationToken::new();
     let over = tokio::time::sleep(options.duration.unwrap_or(Duration::MAX));
     let running = bridge.run_until(stop_bridge.clone(), &mut signals);
     tokio::pin!(running, over);
-    let mut tick = interval(if is_terminal {
-        PICTURE_INTERVAL
-    } else {
-        LINE_INTERVAL
-    });
+    let mut tick = interval(LOOK_INTERVAL);
     let ended = loop {
         tokio::select! {
             biased;
@@ -102,11 +92,15 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     stop_simulator.cancel();
     let _ = simulation.await;
     let view = state.view();
-    screen.draw(&view, &totals, &happenings).or_exit(Exit::Disk)?;
     screen
-        .end(&Status::of(&view).ledger(), &totals)
+        .end(&view, &happenings, &Status::of(&view).ledger(), &totals)
         .or_exit(Exit::Disk)?;
     ended
+}
+
+/// Where the file sink that is there without a configuration writes.
+fn events_file(options: &DemoOptions) -> PathBuf {
+    options.data_dir.join("events.jsonl")
 }
 
 async fn config(platform: SocketAddr, options: &DemoOptions) -> Result<Config, Failure> {

@@ -26,6 +26,8 @@ pub(super) struct Picture<'a> {
 
 /// Where a person finds what the demo makes.
 pub(super) struct Places {
+    /// The file was there before, from an earlier run, and goes on.
+    pub(super) has_earlier_events: bool,
     pub(super) events: PathBuf,
     pub(super) page: String,
     pub(super) metrics: String,

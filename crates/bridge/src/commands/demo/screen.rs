@@ -3,14 +3,14 @@
 use std::{
     fmt::Write as _,
     io::{self, IsTerminal, Write as _},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
     happenings::Happenings,
     picture::{Picture, Places},
     rates::Rates,
-    totals::Totals,
+    totals::{self, Totals},
 };
 use crate::{
     state::View,
@@ -24,6 +24,9 @@ const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 const BEGIN_PICTURE: &str = "\x1b[?2026h\x1b[H";
 const END_PICTURE: &str = "\x1b[J\x1b[?2026l";
 
+/// How often the counts are told when the output is no terminal.
+const COUNTS_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Draws the demo. Dropped, it leaves the terminal as it was.
 pub(super) struct Screen {
     is_terminal: bool,
@@ -34,6 +37,8 @@ pub(super) struct Screen {
     began: Instant,
     /// Happenings that were told as lines.
     told: usize,
+    /// When the counts are told as a line again.
+    next_counts: Instant,
 }
 
 impl Screen {
@@ -48,6 +53,7 @@ impl Screen {
             rates: Rates::default(),
             began: Instant::now(),
             told: 0,
+            next_counts: Instant::now(),
         };
         if screen.is_terminal {
             write(ENTER)?;
@@ -57,6 +63,7 @@ impl Screen {
                 events,
                 page,
                 metrics,
+                ..
             } = &screen.places;
             write(&format!(
                 "neurobridge demo: a simulated NeuroIO platform, the bridge, and a file\n\n  events   {}\n  page     {page}\n  \
@@ -77,7 +84,12 @@ impl Screen {
     ) -> io::Result<()> {
         self.rates.measure(view);
         if !self.is_terminal {
-            return write(&self.lines(view, happenings));
+            let mut text = self.new_happenings(happenings);
+            if Instant::now() >= self.next_counts {
+                self.next_counts = Instant::now() + COUNTS_INTERVAL;
+                self.write_counts(view, &mut text);
+            }
+            return write(&text);
         }
         // Asked each time: a window may have become another.
         let (columns, rows) = terminal::size();
@@ -107,9 +119,19 @@ impl Screen {
     ///
     /// # Errors
     /// Standard output can't be written to.
-    pub(super) fn end(mut self, ledger: &str, totals: &Totals) -> io::Result<()> {
+    pub(super) fn end(
+        mut self,
+        view: &View<'_>,
+        happenings: &Happenings,
+        ledger: &str,
+        totals: &Totals,
+    ) -> io::Result<()> {
         self.leave();
         let mut text = String::new();
+        if !self.is_terminal {
+            text += &self.new_happenings(happenings);
+            self.write_counts(view, &mut text);
+        }
         // Writing to a string cannot fail.
         let title = self
             .paint
@@ -119,9 +141,20 @@ impl Screen {
             let _ = writeln!(text, "  {line}");
         }
         let counts = totals.counts();
-        let counts = counts.iter().map(|(result, count)| format!("{result} {count}"));
+        let counts = counts
+            .iter()
+            .map(|(result, count)| format!("{count} {}", totals::in_words(result)));
         let _ = writeln!(text, "\n  by result: {}", counts.collect::<Vec<_>>().join(", "));
-        let _ = writeln!(text, "\nThe events are in {}", self.places.events.display());
+        let earlier = if self.places.has_earlier_events {
+            ", behind those of an earlier run"
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            text,
+            "\nThe events are in {}{earlier}",
+            self.places.events.display()
+        );
         write(&text)
     }
 
@@ -132,8 +165,8 @@ impl Screen {
         }
     }
 
-    /// What is new since the last call, for an output that can't be drawn over.
-    fn lines(&mut self, view: &View<'_>, happenings: &Happenings) -> String {
+    /// What has happened since the last call, for an output that can't be drawn over.
+    fn new_happenings(&mut self, happenings: &Happenings) -> String {
         let mut text = String::new();
         let (new, total) = happenings.after(self.told);
         for happening in new {
@@ -146,11 +179,14 @@ impl Screen {
             );
         }
         self.told = total;
+        text
+    }
+
+    fn write_counts(&self, view: &View<'_>, text: &mut String) {
         let received: u64 = view.sources.iter().map(|source| source.ledger.received).sum();
         let delivered: u64 = view.sinks.iter().map(|sink| sink.ledger.counts.delivered).sum();
         let rate = self.rates.received();
         let _ = writeln!(text, "{received} received, {delivered} delivered, {rate:.1}/s");
-        text
     }
 }
 

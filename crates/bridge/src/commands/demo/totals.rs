@@ -53,6 +53,19 @@ impl Totals {
     }
 }
 
+/// A result's word on the feed, and what it means where the word does not say it.
+pub(super) fn in_words(result: &str) -> String {
+    let meaning = match result {
+        "reinit" => "registered anew",
+        "ha" => "high accuracy",
+        "junk" => "a weak match",
+        "nm" => "no match",
+        "det" => "detected, no more",
+        _ => return result.to_owned(),
+    };
+    format!("{result} ({meaning})")
+}
+
 impl Drop for Totals {
     fn drop(&mut self) {
         self.task.abort();

@@ -25,6 +25,8 @@ pub(super) struct Broker {
     pub(super) refuse_connects: u64,
     /// How many events were published that lie in the bytes lent before.
     pub(super) lent: u64,
+    /// What the sink was said to be at each call of `outcomes`.
+    pub(super) states: Vec<SinkState>,
 }
 
 pub(super) struct FakeSink {
@@ -35,6 +37,7 @@ pub(super) struct FakeSink {
     pub(super) keeps_dead_letters: bool,
     pub(super) room: usize,
     pub(super) lent: Bytes,
+    pub(super) progress: Arc<Progress>,
 }
 
 pub(super) fn too_large() -> Rejection {
@@ -112,7 +115,11 @@ impl Sink for FakeSink {
 
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         assert!(!self.waiting.is_empty(), "nothing is on its way");
-        let turn = self.broker.lock().unwrap().turns.pop();
+        let turn = {
+            let mut broker = self.broker.lock().unwrap();
+            broker.states.push(self.progress.snapshot().state);
+            broker.turns.pop()
+        };
         match turn {
             Some(Turn::Acknowledge(count)) => self.acknowledge(count.max(1), acks),
             Some(Turn::AcknowledgeBatch) => {
