@@ -54,7 +54,17 @@ fn told(failure: &exit::Failure) -> String {
     match failure.error.downcast_ref::<config::Report>() {
         Some(report) => {
             let stderr = io::stderr();
-            report.render(terminal::colours(&stderr), terminal::width_of(&stderr))
+            let mut text = report.render(terminal::colours(&stderr), terminal::width_of(&stderr));
+            // What a command says beside it, of what it wanted the configuration for.
+            if let Some(around) = failure
+                .error
+                .chain()
+                .next()
+                .filter(|error| !error.is::<config::Report>())
+            {
+                text.push_str(&format!("\n\nnext: {around}"));
+            }
+            text
         }
         None => match failure.next_step() {
             Some(step) => format!("error: {failure}\n\nnext: {step}"),

@@ -34,7 +34,7 @@ pub(super) async fn run(flags: &HealthcheckFlags) -> Result<Exit, Failure> {
         None => {
             let loaded = config::load(flags.config.config.as_deref())
                 .context(
-                    "the configuration tells where the bridge listens; name it with -c, or the address with --url",
+                    "name the configuration of the bridge that is asked with -c, or its address with --url",
                 )
                 .or_exit(Exit::Unhealthy)?;
             reachable(loaded.config.http.listen).to_string()

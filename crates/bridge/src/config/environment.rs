@@ -45,7 +45,7 @@ impl Unread {
     pub(super) fn message(&self) -> String {
         let keys: Vec<String> = self.key.iter().map(|key| key.to_uppercase()).collect();
         format!(
-            "found it with single underscores, and it is not read; expected two before each key, as in {PREFIX}{}",
+            "found it with single underscores, and it is not read, expected two before each key, as in {PREFIX}{}",
             keys.join(SEPARATOR)
         )
     }
