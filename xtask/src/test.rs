@@ -4,12 +4,14 @@ use std::env;
 use std::fs;
 use std::io::BufReader;
 use std::num::NonZero;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
 use neurobridge_tests::paths::{Scratch, sweep_scratch, workspace_root};
+use neurobridge_tests::process::Guardian;
 use neurobridge_tests::program::{BINARY_VARIABLE, Profile, build};
 use neurobridge_tests::shared::{Broker, SKIP_VARIABLE, SKIPPED_FILE_VARIABLE};
 use neurobridge_tests::{browser, prometheus::SKIP_WORD};
@@ -69,7 +71,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for (broker, provided) in &brokers {
         cargo.env(broker.variable(), provided.address());
     }
-    let status = cargo.status().context("starting cargo")?;
+    // A group of its own, that ends with this program however it is ended: the tests would go on without their brokers.
+    let mut tests = cargo.process_group(0).spawn().context("starting cargo")?;
+    let guardian = Guardian::of_group(tests.id())?;
+    let status = tests.wait().context("awaiting the tests")?;
+    guardian.retire();
     drop(brokers);
     say_skipped(&skipped);
     if status.success() {
