@@ -158,6 +158,22 @@ pub(crate) fn client(config: &KafkaConfig, sink: &str) -> Result<ClientConfig, S
         },
     );
     if let Some(tls) = &config.tls {
+        // librdkafka names the property, and OpenSSL its own sources, neither the file.
+        for (key, file) in [
+            ("ca_file", &tls.ca_file),
+            ("cert_file", &tls.cert_file),
+            ("key_file", &tls.key_file),
+        ] {
+            if let Some(file) = file
+                && let Err(error) = std::fs::File::open(file)
+            {
+                let reason = format!(
+                    "tls.{key} = \"{}\" can't be read: {error}; make it readable for the bridge, or name another file",
+                    file.display()
+                );
+                return Err(SinkFault::new(FaultKind::Other, reason));
+            }
+        }
         // The vendored OpenSSL would look for its roots in /usr/local/ssl, where there are none.
         client.set(
             "ssl.ca.location",

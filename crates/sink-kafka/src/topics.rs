@@ -74,8 +74,8 @@ pub(crate) struct Topic {
     pub(crate) is_new: bool,
 }
 
-/// Looks at topics, and makes those that are not there if told how. Blocks: for a thread
-/// that may.
+/// Looks at topics, and makes those that are not there if told how; without any, whether a broker answers. Blocks: for a
+/// thread that may.
 ///
 /// # Errors
 /// No broker answers, we are refused, or a topic is not there.
@@ -102,6 +102,9 @@ pub(crate) fn inspect(
         health,
         deadline: Instant::now() + ANSWER_LIMIT,
     };
+    if names.is_empty() {
+        inspection.reach()?;
+    }
     let mut topics = Vec::with_capacity(names.len());
     for name in names {
         let topic = match inspection.find(name)? {
@@ -166,6 +169,17 @@ struct Inspection<'a> {
 }
 
 impl Inspection<'_> {
+    /// Waits until a broker answers.
+    fn reach(&self) -> Result<(), SinkFault> {
+        while self.asking.client().fetch_cluster_id(SLICE).is_none() {
+            self.asking.poll(Duration::ZERO);
+            if let Some(fault) = self.refusal("", Code::OperationTimedOut) {
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
     /// The topic; `None` when it is not there.
     fn find(&self, name: &str) -> Result<Option<Topic>, SinkFault> {
         loop {

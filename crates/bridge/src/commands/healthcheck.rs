@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
@@ -32,7 +33,19 @@ pub(super) async fn run(flags: &HealthcheckFlags) -> Result<Exit, Failure> {
     let authority = match &flags.url {
         Some(authority) => authority.clone(),
         None => {
-            let loaded = config::load(flags.config.config.as_deref())
+            let named = flags.config.config.as_deref();
+            let loaded = config::load(named);
+            if loaded.is_err()
+                && named.is_none()
+                && !config::PLACES.iter().any(|place| Path::new(place).exists())
+            {
+                let message = format!(
+                    "there is no {} that says where the bridge listens; name its configuration with -c, or its address with --url",
+                    config::PLACES.join(" and no ")
+                );
+                return Err(Failure::message(Exit::Unhealthy, message));
+            }
+            let loaded = loaded
                 .context(
                     "name the configuration of the bridge that is asked with -c, or its address with --url",
                 )

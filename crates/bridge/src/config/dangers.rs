@@ -39,15 +39,7 @@ pub struct Danger {
 impl Loaded {
     /// What is legal and dangerous in this configuration.
     pub fn dangers(&self) -> Vec<Danger> {
-        let mut dangers: Vec<Danger> = self
-            .unread
-            .iter()
-            .map(|unread| Danger {
-                key: unread.key.join("."),
-                origin: Some(Origin::Variable(unread.name.clone())),
-                message: unread.message(),
-            })
-            .collect();
+        let mut dangers = Vec::new();
         let mut add = |key: String, message: String| {
             dangers.push(Danger {
                 origin: self.origins.get(&key).cloned(),

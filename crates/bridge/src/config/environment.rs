@@ -28,27 +28,6 @@ pub(super) struct Environment {
     keys: BTreeMap<KeyPath, String>,
     /// For the tables around these keys, one of the variables.
     tables: BTreeMap<KeyPath, String>,
-    /// Variables that are not read, and look as if they were meant to be.
-    pub(super) unread: Vec<Unread>,
-}
-
-/// A variable with one underscore where two are meant.
-#[derive(Clone, Debug)]
-pub(super) struct Unread {
-    pub(super) name: String,
-    /// The key that is meant.
-    pub(super) key: KeyPath,
-}
-
-impl Unread {
-    /// What is wrong with it.
-    pub(super) fn message(&self) -> String {
-        let keys: Vec<String> = self.key.iter().map(|key| key.to_uppercase()).collect();
-        format!(
-            "found it with single underscores, and it is not read, expected two before each key, as in {PREFIX}{}",
-            keys.join(SEPARATOR)
-        )
-    }
 }
 
 impl Environment {
@@ -72,8 +51,20 @@ impl Environment {
             if !begins_with(&name, PREFIX) {
                 let words = name[SHORT_PREFIX.len()..].to_ascii_lowercase();
                 let words: Vec<&str> = words.split('_').collect();
-                let key = meant(shape, &words);
-                environment.unread.extend(key.map(|key| Unread { name, key }));
+                // Not read, it would leave the bridge with another value than its operator believes.
+                if let Some(key) = meant(shape, &words) {
+                    let keys: Vec<String> = key.iter().map(|key| key.to_uppercase()).collect();
+                    report.push(Problem {
+                        origin: Origin::Variable(name),
+                        key: String::new(),
+                        message: format!(
+                            "found single underscores in its name, expected two before each key: {PREFIX}{}",
+                            keys.join(SEPARATOR)
+                        ),
+                        hint: None,
+                        excerpt: None,
+                    });
+                }
                 continue;
             }
             let path: KeyPath = name[PREFIX.len()..]
@@ -239,7 +230,6 @@ mod tests {
             ("NEUROBRIDGE_PORT_9797_TCP_ADDR", "10.0.0.1"),
         ]);
         assert!(environment.layers.is_empty() && report.is_empty());
-        assert!(environment.unread.is_empty());
     }
 
     #[test]
@@ -260,25 +250,18 @@ mod tests {
         ];
         let variables = names.map(|name| (name.into(), "127.0.0.1:1".into()));
         let environment = Environment::read(variables, &Shape::root(&schema), &mut report);
-        let told: Vec<_> = environment
-            .unread
-            .iter()
-            .map(|unread| unread.key.join("."))
-            .collect();
+        let told = |problem: &Problem| problem.message.rsplit(' ').next().map(str::to_owned);
+        let told: Vec<_> = report.problems().iter().filter_map(told).collect();
         assert_eq!(
             told,
             [
-                "data_dir",
-                "sinks.kafka_eu.bootstrap_servers",
-                "sources.main.token",
-                "http.listen"
+                "NEUROBRIDGE__DATA_DIR",
+                "NEUROBRIDGE__SINKS__KAFKA_EU__BOOTSTRAP_SERVERS",
+                "NEUROBRIDGE__SOURCES__MAIN__TOKEN",
+                "NEUROBRIDGE__HTTP__LISTEN",
             ]
         );
-        assert!(
-            environment.unread[1]
-                .message()
-                .contains("NEUROBRIDGE__SINKS__KAFKA_EU__BOOTSTRAP_SERVERS")
-        );
+        assert_eq!(environment.keys.len(), 1);
     }
 
     #[test]

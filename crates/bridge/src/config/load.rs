@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{
     document::{Document, KeyPath, ReadError},
-    environment::{Environment, Unread},
+    environment::Environment,
     examples, excerpt,
     model::Config,
     report::{Origin, Problem, Report},
@@ -36,8 +36,6 @@ pub struct Loaded {
     pub(super) origins: BTreeMap<String, Origin>,
     /// The files of tokens, passwords, keys and certificates that it names, by key.
     files: Vec<(String, PathBuf)>,
-    /// Variables of the environment that are not read although they seem to be meant.
-    pub(super) unread: Vec<Unread>,
 }
 
 /// A file that the configuration names, and that can't be read from here.
@@ -122,18 +120,8 @@ pub(super) fn load_from<'p>(
             },
         });
     }
+    report.sort();
     if !report.is_empty() {
-        // What is missing may stand in one of these.
-        for unread in &environment.unread {
-            report.push(Problem {
-                origin: Origin::Variable(unread.name.clone()),
-                key: String::new(),
-                message: unread.message(),
-                hint: None,
-                excerpt: None,
-            });
-        }
-        report.sort();
         return Err(report);
     }
     let is_from_file = |key: &&KeyPath| !environment.sets(key);
@@ -148,7 +136,6 @@ pub(super) fn load_from<'p>(
             .collect(),
         file: path,
         files,
-        unread: environment.unread.clone(),
     })
 }
 
@@ -167,7 +154,11 @@ fn find(
     shape: &Shape<'_>,
 ) -> Result<Option<(PathBuf, Document)>, Report> {
     let unreadable = |path: &Path, error: &io::Error| {
-        Report::of_file(path, None, format!("the file can't be read: {error}"))
+        Report::of_file(
+            path,
+            None,
+            format!("the file can't be read: {error}, expected the configuration; -c names another file"),
+        )
     };
     if let Some(path) = named {
         return match Document::read(path, shape) {

@@ -24,11 +24,12 @@ pub use self::{
 };
 use crate::{
     dead_letter::DeadLetters,
+    event::Sequence,
     filter::Filter,
     identity::SpoolId,
     reader::{Read, ReadError, Reader},
     redact::Redaction,
-    sink::{Session, Sink, SinkFault, Transaction},
+    sink::{FaultKind, Session, Sink, SinkFault, Transaction},
 };
 
 /// How long a sink may take to close. With the bridge's eight seconds for what is left to deliver, less than the ten after
@@ -36,6 +37,8 @@ use crate::{
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// How often a silent sink is asked whether something keeps it from working.
 const TROUBLE_INTERVAL: Duration = Duration::from_millis(500);
+/// An event without an answer for so long keeps its sink from delivering. Longer than a broker's election takes.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
 /// A connection that worked for so long has earned a fresh backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
@@ -95,9 +98,10 @@ pub async fn deliver<S: Sink, R: Reader>(
         is_transactional,
     );
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
-    // A session has ended with events without an outcome: to be connected again does not mean that they can be delivered,
-    // and a sink that cannot would be called up before each fault.
-    let mut is_in_doubt = false;
+    let mut standing = Standing {
+        is_in_doubt: waiting(&window, &reader).is_some_and(|waiting| waiting > 0),
+        down_since: None,
+    };
     let ended = loop {
         let connected_at = Instant::now();
         let end = session(
@@ -106,7 +110,7 @@ pub async fn deliver<S: Sink, R: Reader>(
             &mut window,
             &progress,
             &shutdown,
-            &mut is_in_doubt,
+            &mut standing,
         )
         .await?;
         let fault = match end {
@@ -115,6 +119,7 @@ pub async fn deliver<S: Sink, R: Reader>(
             SessionEnd::Fault(fault) => fault,
         };
         progress.fault(&fault);
+        standing.down_since.get_or_insert_with(Instant::now);
         if fault.is_final {
             warn!(
                 sink = window.name(),
@@ -134,7 +139,7 @@ pub async fn deliver<S: Sink, R: Reader>(
             ?delay,
             "the sink is down: {fault}"
         );
-        is_in_doubt |= !window.is_empty();
+        standing.is_in_doubt |= !window.is_empty();
         reader.rewind(window.restart());
         tokio::select! {
             biased;
@@ -151,6 +156,14 @@ pub async fn deliver<S: Sink, R: Reader>(
         "the sink has stopped"
     );
     Ok(ended)
+}
+
+/// What is known of a sink from one session to the next.
+struct Standing {
+    /// Events wait for it, or the last session ended with some that had no outcome: to be connected does not mean that they
+    /// can be delivered, and a sink that cannot would be called up before each fault.
+    is_in_doubt: bool,
+    down_since: Option<Instant>,
 }
 
 enum SessionEnd {
@@ -173,7 +186,7 @@ async fn session<S: Sink, R: Reader>(
     window: &mut Window,
     progress: &Progress,
     shutdown: &Shutdown,
-    is_in_doubt: &mut bool,
+    standing: &mut Standing,
 ) -> Result<SessionEnd, ReadError> {
     progress.set_state(SinkState::Connecting);
     let session = Session {
@@ -190,9 +203,10 @@ async fn session<S: Sink, R: Reader>(
     }
     window.adopt(sink.kept_cursor(), reader);
     let began_at = window.cursor().next;
-    if !*is_in_doubt {
-        say_up(window, reader, progress);
+    if !standing.is_in_doubt {
+        say_up(window, reader, progress, standing);
     }
+    let mut stall = Stall::new(window.settled_up_to());
 
     let mut acks = Vec::new();
     let mut log_ended = false;
@@ -220,9 +234,9 @@ async fn session<S: Sink, R: Reader>(
             // What had to wait for the commit is published now.
             continue;
         }
-        if *is_in_doubt && window.cursor().next > began_at {
-            *is_in_doubt = false;
-            say_up(window, reader, progress);
+        if standing.is_in_doubt && window.cursor().next > began_at {
+            standing.is_in_doubt = false;
+            say_up(window, reader, progress, standing);
         }
         let transaction = sink.transaction();
         let is_open = matches!(transaction, Transaction::Open | Transaction::Due);
@@ -250,24 +264,25 @@ async fn session<S: Sink, R: Reader>(
                     return Ok(fault.into());
                 }
                 progress.set_notice(sink.notice());
-                let waiting = waiting(window, reader);
-                tell_trouble(window.name(), waiting, progress, sink.trouble());
+                let waiting = waiting(window, reader).unwrap_or(0);
+                let trouble = sink.trouble().or_else(|| stall.watch(window));
+                tell_trouble(window.name(), waiting, progress, trouble);
             }
         }
-        if shutdown.drain.is_cancelled() && !*is_in_doubt {
+        if shutdown.drain.is_cancelled() && !standing.is_in_doubt {
             progress.set_state(SinkState::Draining);
         }
     }
 }
 
-fn say_up<R: Reader>(window: &Window, reader: &R, progress: &Progress) {
+fn say_up<R: Reader>(window: &Window, reader: &R, progress: &Progress, standing: &mut Standing) {
     progress.set_state(SinkState::Up);
-    info!(
-        sink = window.name(),
-        next = window.cursor().next.get(),
-        waiting = waiting(window, reader),
-        "the sink is up"
-    );
+    let (sink, next) = (window.name(), window.cursor().next.get());
+    let waiting = waiting(window, reader);
+    match standing.down_since.take() {
+        None => info!(sink, next, waiting, "the sink is up"),
+        Some(since) => info!(sink, next, waiting, lasted = ?since.elapsed(), "the sink is up again"),
+    }
 }
 
 /// How many events are stored and not settled by this sink.
@@ -275,16 +290,45 @@ fn waiting<R: Reader>(window: &Window, reader: &R) -> Option<u64> {
     reader.end().map(|end| end.since(window.cursor().next))
 }
 
+/// Watches whether the first event without an outcome gets one. Those behind it may all have theirs: a client that waits for
+/// one topic of several acknowledges the others, and says nothing for a long time.
+struct Stall {
+    at: Sequence,
+    since: Instant,
+}
+
+impl Stall {
+    fn new(at: Sequence) -> Self {
+        let since = Instant::now();
+        Self { at, since }
+    }
+
+    fn watch(&mut self, window: &Window) -> Option<SinkFault> {
+        let at = window.settled_up_to();
+        if at != self.at || window.in_sink() == 0 {
+            *self = Self::new(at);
+        }
+        let seconds = self.since.elapsed().as_secs();
+        (self.since.elapsed() > STALLED_AFTER).then(|| {
+            let reason = format!(
+                "event {at} has had no answer for {seconds} seconds, and those behind it count only after it; look after the broker \
+                 and after where this event goes"
+            );
+            SinkFault::new(FaultKind::Timeout, reason)
+        })
+    }
+}
+
 /// Says when something keeps a connected sink from delivering, when it becomes something else, and when it has passed.
-fn tell_trouble(sink: &str, waiting: Option<u64>, progress: &Progress, trouble: Option<SinkFault>) {
-    match (progress.set_trouble(trouble.as_ref()), trouble) {
+fn tell_trouble(sink: &str, waiting: u64, progress: &Progress, trouble: Option<SinkFault>) {
+    match (progress.set_trouble(trouble.as_ref(), waiting), trouble) {
         (Some(Change::Began), Some(fault)) => {
             warn!(sink, kind = fault.kind.label(), "the sink is down: {fault}");
         }
         (Some(Change::OfKind), Some(fault)) => {
             warn!(sink, kind = fault.kind.label(), "the sink is still down: {fault}");
         }
-        (Some(Change::Ended(lasted)), _) => info!(sink, ?lasted, waiting, "the sink is up again"),
+        (Some(Change::Ended { lasted, waited }), _) => info!(sink, ?lasted, waited, "the sink is up again"),
         _ => {}
     }
 }

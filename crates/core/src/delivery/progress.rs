@@ -67,6 +67,8 @@ struct Trouble {
     kind: FaultKind,
     reason: String,
     since: Instant,
+    /// The most events that waited meanwhile.
+    waited: u64,
 }
 
 /// What a change of a sink's trouble is.
@@ -75,8 +77,11 @@ pub(super) enum Change {
     Began,
     /// It is of another kind than before. The words alone may change at each look, with a time in them.
     OfKind,
-    /// After so long.
-    Ended(Duration),
+    /// After so long, while which so many events waited at the most: when the end is seen, they may be delivered.
+    Ended {
+        lasted: Duration,
+        waited: u64,
+    },
 }
 
 impl Progress {
@@ -131,16 +136,20 @@ impl Progress {
     }
 
     /// Takes what keeps the sink from delivering, and counts it when it begins.
-    pub(super) fn set_trouble(&self, trouble: Option<&SinkFault>) -> Option<Change> {
+    pub(super) fn set_trouble(&self, trouble: Option<&SinkFault>, waiting: u64) -> Option<Change> {
         let mut inner = self.lock();
         let before = inner.trouble.take();
         let Some(fault) = trouble else {
-            return before.map(|before| Change::Ended(before.since.elapsed()));
+            return before.map(|before| Change::Ended {
+                lasted: before.since.elapsed(),
+                waited: before.waited.max(waiting),
+            });
         };
         inner.trouble = Some(Trouble {
             kind: fault.kind,
             reason: fault.reason.clone(),
             since: before.as_ref().map_or_else(Instant::now, |before| before.since),
+            waited: before.as_ref().map_or(0, |before| before.waited).max(waiting),
         });
         if let Some(before) = before {
             return (before.kind != fault.kind).then_some(Change::OfKind);
@@ -207,17 +216,18 @@ mod tests {
         let progress = Progress::new(Cursor::starting_at(Sequence::FIRST));
         progress.set_state(SinkState::Up);
         let away = |reason: &str| SinkFault::new(FaultKind::Unreachable, reason);
-        assert_eq!(progress.set_trouble(None), None);
-        assert_eq!(progress.set_trouble(Some(&away("one"))), Some(Change::Began));
-        assert_eq!(progress.set_trouble(Some(&away("another"))), None);
+        assert_eq!(progress.set_trouble(None, 1), None);
+        assert_eq!(progress.set_trouble(Some(&away("one")), 3), Some(Change::Began));
+        assert_eq!(progress.set_trouble(Some(&away("another")), 7), None);
         let late = SinkFault::new(FaultKind::Timeout, "another");
-        assert_eq!(progress.set_trouble(Some(&late)), Some(Change::OfKind));
+        assert_eq!(progress.set_trouble(Some(&late), 5), Some(Change::OfKind));
         let snapshot = progress.snapshot();
         assert_eq!(snapshot.state, SinkState::Down);
         assert_eq!(snapshot.reason.as_deref(), Some("another"));
         assert_eq!(snapshot.faults.iter().sum::<u64>(), 1);
-        assert!(matches!(progress.set_trouble(None), Some(Change::Ended(_))));
-        assert_eq!(progress.set_trouble(None), None);
+        let ended = progress.set_trouble(None, 1);
+        assert!(matches!(ended, Some(Change::Ended { waited: 7, .. })));
+        assert_eq!(progress.set_trouble(None, 1), None);
         assert_eq!(progress.snapshot().state, SinkState::Up);
     }
 }

@@ -2,6 +2,7 @@
 
 mod broker;
 mod idle;
+mod stall;
 mod transactions;
 
 use std::{

@@ -108,6 +108,11 @@ impl Window {
         &self.cursor
     }
 
+    /// The first event that has no outcome.
+    pub(super) const fn settled_up_to(&self) -> Sequence {
+        self.tracker.next()
+    }
+
     pub(super) const fn in_sink(&self) -> u64 {
         self.in_sink
     }

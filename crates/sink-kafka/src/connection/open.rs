@@ -64,6 +64,7 @@ impl Open {
             absent.push(TEMPLATED.to_owned());
         }
         let mut found = Vec::new();
+        let is_all_templated = names.is_empty();
         for name in names {
             let look = || {
                 look_at(
@@ -75,6 +76,10 @@ impl Open {
                 )
             };
             found.extend(self.unless_absent(&name, look(), &mut absent)?);
+        }
+        if is_all_templated {
+            // Which topics there have to be only events tell: that a broker answers can be known now.
+            look_at(&client, &self.health, &[], &self.config, !self.is_trial)?;
         }
         let mut topics: HashMap<String, Topic> = found
             .into_iter()

@@ -1,0 +1,102 @@
+//! An event whose answer stays out while those behind it have theirs.
+
+use super::*;
+
+/// Acknowledges all but the first event at once, and the first one a minute later.
+struct SelectiveSink {
+    waiting: Vec<Sequence>,
+    /// When the first one's answer comes.
+    late: Option<Instant>,
+}
+
+impl Sink for SelectiveSink {
+    async fn connect(&mut self, _: &Session<'_>) -> Result<(), SinkFault> {
+        Ok(())
+    }
+
+    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+        self.waiting.push(event.sequence);
+        Ok(())
+    }
+
+    fn publish_dead_letter(&mut self, _: &DeadLetter<'_>) -> Result<(), PublishError> {
+        Err(PublishError::Full)
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        false
+    }
+
+    async fn flush(&mut self) -> Result<(), SinkFault> {
+        Ok(())
+    }
+
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        let is_first_alone = self.waiting == [Sequence::FIRST];
+        if is_first_alone {
+            // Cancelled and asked again meanwhile, so by the clock.
+            let late = Instant::now() + Duration::from_secs(60);
+            tokio::time::sleep_until(*self.late.get_or_insert(late)).await;
+        }
+        let told = self
+            .waiting
+            .extract_if(.., |sequence| is_first_alone || *sequence != Sequence::FIRST);
+        acks.extend(told.map(|sequence| Ack {
+            sequence,
+            verdict: Verdict::Delivered,
+        }));
+        Ok(())
+    }
+
+    async fn close(&mut self) {}
+}
+
+#[test]
+fn an_event_without_an_answer_is_an_outage_whatever_the_others_have() {
+    let cursor = Cursor::starting_at(Sequence::FIRST);
+    let reader = FakeReader {
+        batches: batches(10, None),
+        next: Sequence::FIRST,
+        cursor: cursor.clone(),
+        committed: Arc::new(Mutex::new(cursor.clone())),
+        ends: false,
+        skips: None,
+    };
+    let options = Options {
+        name: "selective".into(),
+        spool: SpoolId::from_bytes([7; 16]),
+        filter: Filter::default(),
+        redaction: Redaction::default(),
+        dead_letters: Arc::new(FakeLetters::default()),
+        max_dead_letters_in_a_row: 1,
+    };
+    let progress = Arc::new(Progress::new(cursor));
+    let shutdown = Shutdown {
+        drain: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    };
+    let abort = shutdown.abort.clone();
+    let watched = Arc::clone(&progress);
+    runtime().block_on(async {
+        let seen = tokio::spawn(async move {
+            let mut seen = Vec::new();
+            for _ in 0..3 {
+                sleep(Duration::from_secs(30)).await;
+                seen.push(watched.snapshot());
+            }
+            abort.cancel();
+            seen
+        });
+        let sink = SelectiveSink {
+            waiting: Vec::new(),
+            late: None,
+        };
+        deliver(sink, reader, options, progress, shutdown).await.unwrap();
+        let seen = seen.await.unwrap();
+        assert_eq!(seen[0].state, SinkState::Down);
+        assert!(seen[0].reason.as_deref().unwrap().starts_with("event 1 "));
+        assert_eq!(seen[0].cursor.next, Sequence::FIRST);
+        assert_eq!((seen[2].state, seen[2].cursor.next.get()), (SinkState::Up, 11));
+        assert_eq!(seen[2].reason, None);
+    });
+}
