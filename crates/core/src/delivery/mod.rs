@@ -99,7 +99,7 @@ pub async fn deliver<S: Sink, R: Reader>(
     );
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
     let mut standing = Standing {
-        is_in_doubt: waiting(&window, &reader).is_some_and(|waiting| waiting > 0),
+        is_in_doubt: false,
         down_since: None,
     };
     let ended = loop {
@@ -203,6 +203,7 @@ async fn session<S: Sink, R: Reader>(
     }
     window.adopt(sink.kept_cursor(), reader);
     let began_at = window.cursor().next;
+    standing.is_in_doubt |= waiting(window, reader).is_some_and(|waiting| waiting > 0);
     if !standing.is_in_doubt {
         say_up(window, reader, progress, standing);
     }
