@@ -22,8 +22,8 @@ const MIN_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_TIMEOUT: Duration = Duration::from_secs(900);
 /// Less would be all commits.
 const MIN_TRANSACTION: ByteSize = ByteSize::from_mib(1);
-/// The most that librdkafka can be told.
-const MAX_LINGER: Duration = Duration::from_secs(900);
+/// Half of the time after which a sink counts as down whose first event has no answer.
+const MAX_LINGER: Duration = Duration::from_secs(5);
 
 impl KafkaConfig {
     /// What is wrong with it, without connecting: keys below this sink's table, and for each a sentence that says what
