@@ -144,6 +144,27 @@ fn run(setup: Setup) -> Outcome {
     }
 }
 
+/// A reader that waits behind the tenth event, and options without anything special.
+fn ten_events(cursor: &Cursor, name: &str) -> (FakeReader, Options) {
+    let reader = FakeReader {
+        batches: batches(10, None),
+        next: Sequence::FIRST,
+        cursor: cursor.clone(),
+        committed: Arc::new(Mutex::new(cursor.clone())),
+        ends: false,
+        skips: None,
+    };
+    let options = Options {
+        name: name.into(),
+        spool: SpoolId::from_bytes([7; 16]),
+        filter: Filter::default(),
+        redaction: Redaction::default(),
+        dead_letters: Arc::new(FakeLetters::default()),
+        max_dead_letters_in_a_row: 1,
+    };
+    (reader, options)
+}
+
 fn sequence_of(letter: &str) -> u64 {
     serde_json::from_str::<serde_json::Value>(letter).unwrap()["sequence"]
         .as_u64()

@@ -297,13 +297,17 @@ async fn nobody_there_is_said_in_a_sentence() {
         "reconnect.backoff.ms".into(),
         neurobridge_core::secret::Secret::new("10"),
     );
-    let mut sink = KafkaSink::new("kafka", config);
-    let fault = timeout(LIMIT, connect(&mut sink)).await.unwrap().unwrap_err();
-    assert_eq!(fault.kind, FaultKind::Unreachable);
-    assert!(
-        fault.reason.contains("127.0.0.1:1") && fault.reason.contains("bootstrap_servers"),
-        "{fault}"
-    );
+    // A template names no topic that could be asked for, and a broker has to answer all the same.
+    for topic in ["events", "{result}"] {
+        config.topic = topic.parse().unwrap();
+        let mut sink = KafkaSink::new("kafka", config.clone());
+        let fault = timeout(LIMIT, connect(&mut sink)).await.unwrap().unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Unreachable);
+        assert!(
+            fault.reason.contains("127.0.0.1:1") && fault.reason.contains("bootstrap_servers"),
+            "{fault}"
+        );
+    }
 }
 
 #[tokio::test]

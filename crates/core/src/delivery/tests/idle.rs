@@ -61,22 +61,7 @@ fn a_connection_that_breaks_while_idle_is_made_anew_before_the_next_event() {
         delivered: 0,
         connects: Arc::clone(&connects),
     };
-    let reader = FakeReader {
-        batches: batches(10, None),
-        next: Sequence::FIRST,
-        cursor: cursor.clone(),
-        committed: Arc::new(Mutex::new(cursor.clone())),
-        ends: false,
-        skips: None,
-    };
-    let options = Options {
-        name: "idle".into(),
-        spool: SpoolId::from_bytes([7; 16]),
-        filter: Filter::default(),
-        redaction: Redaction::default(),
-        dead_letters: Arc::new(FakeLetters::default()),
-        max_dead_letters_in_a_row: 1,
-    };
+    let (reader, options) = ten_events(&cursor, "idle");
     let progress = Arc::new(Progress::new(cursor));
     let shutdown = Shutdown {
         drain: CancellationToken::new(),

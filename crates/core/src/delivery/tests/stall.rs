@@ -54,22 +54,7 @@ impl Sink for SelectiveSink {
 #[test]
 fn an_event_without_an_answer_is_an_outage_whatever_the_others_have() {
     let cursor = Cursor::starting_at(Sequence::FIRST);
-    let reader = FakeReader {
-        batches: batches(10, None),
-        next: Sequence::FIRST,
-        cursor: cursor.clone(),
-        committed: Arc::new(Mutex::new(cursor.clone())),
-        ends: false,
-        skips: None,
-    };
-    let options = Options {
-        name: "selective".into(),
-        spool: SpoolId::from_bytes([7; 16]),
-        filter: Filter::default(),
-        redaction: Redaction::default(),
-        dead_letters: Arc::new(FakeLetters::default()),
-        max_dead_letters_in_a_row: 1,
-    };
+    let (reader, options) = ten_events(&cursor, "stall");
     let progress = Arc::new(Progress::new(cursor));
     let shutdown = Shutdown {
         drain: CancellationToken::new(),
