@@ -336,6 +336,19 @@ fn without_value(message: &str) -> &str {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_file_that_can_not_be_read_is_named() {
+        let mut config = KafkaConfig::new("127.0.0.1:1");
+        config.tls = Some(crate::TlsConfig {
+            ca_file: Some("no/such.pem".into()),
+            ..Default::default()
+        });
+        let Err(fault) = client(&config, "kafka") else {
+            panic!("a file that is not there was taken");
+        };
+        assert!(fault.reason.contains("tls.ca_file = \"no/such.pem\""), "{fault}");
+    }
+
     fn config(properties: &[(&str, &str)]) -> KafkaConfig {
         let mut config = KafkaConfig::new("localhost:9092");
         config.properties = properties

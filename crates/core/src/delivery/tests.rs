@@ -2,6 +2,7 @@
 
 mod broker;
 mod idle;
+mod setup;
 mod stall;
 mod transactions;
 
@@ -18,6 +19,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use self::broker::*;
+use self::setup::*;
 use super::*;
 use crate::{
     dead_letter::DeadLetter,
@@ -28,148 +30,6 @@ use crate::{
     record::{Batch, SealedBatch},
     sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, Verdict},
 };
-
-/// Time passes as soon as all wait for it.
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
-}
-
-struct Setup {
-    events: u64,
-    turns: Vec<Turn>,
-    bad: fn(u64) -> bool,
-    filter: Filter,
-    keeps_dead_letters: bool,
-    skips: Option<(u64, u64)>,
-    failing_letters: u64,
-    max_in_a_row: u64,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            events: 10,
-            turns: Vec::new(),
-            bad: |_| false,
-            filter: Filter::default(),
-            keeps_dead_letters: false,
-            skips: None,
-            failing_letters: 0,
-            max_in_a_row: 100,
-        }
-    }
-}
-
-struct Outcome {
-    ended: Ended,
-    broker: Broker,
-    letters: Vec<u64>,
-    cursor: Cursor,
-    progress: ProgressSnapshot,
-}
-
-/// Runs a delivery to its end, with time that passes as soon as all wait for it.
-fn run(setup: Setup) -> Outcome {
-    let runtime = runtime();
-    let cursor = Cursor::starting_at(Sequence::FIRST);
-    let committed = Arc::new(Mutex::new(cursor.clone()));
-    let broker = Arc::new(Mutex::new(Broker {
-        turns: setup.turns,
-        ..Broker::default()
-    }));
-    let letters = Arc::new(FakeLetters {
-        fail: Mutex::new(setup.failing_letters),
-        ..FakeLetters::default()
-    });
-    let progress = Arc::new(Progress::new(cursor.clone()));
-    let reader = FakeReader {
-        batches: batches(setup.events, setup.skips),
-        next: Sequence::FIRST,
-        cursor,
-        committed: Arc::clone(&committed),
-        ends: true,
-        skips: setup.skips,
-    };
-    let sink = FakeSink {
-        broker: Arc::clone(&broker),
-        waiting: Vec::new(),
-        bad: setup.bad,
-        keeps_dead_letters: setup.keeps_dead_letters,
-        room: 5,
-        lent: Bytes::new(),
-        progress: Arc::clone(&progress),
-    };
-    let options = Options {
-        name: "fake".into(),
-        spool: SpoolId::from_bytes([7; 16]),
-        filter: setup.filter,
-        redaction: Redaction::default(),
-        dead_letters: Arc::clone(&letters) as Arc<dyn DeadLetters>,
-        max_dead_letters_in_a_row: setup.max_in_a_row,
-    };
-    let shutdown = Shutdown {
-        drain: CancellationToken::new(),
-        abort: CancellationToken::new(),
-    };
-    shutdown.drain.cancel();
-    let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown);
-    let ended = runtime
-        .block_on(async { timeout(Duration::from_secs(3600), delivery).await })
-        .expect("it ends")
-        .unwrap();
-    let in_file = letters
-        .lines
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|line| sequence_of(line))
-        .collect();
-    let broker = std::mem::take(&mut *broker.lock().unwrap());
-    let letters = if setup.keeps_dead_letters {
-        broker.letters.clone()
-    } else {
-        in_file
-    };
-    let cursor = committed.lock().unwrap().clone();
-    Outcome {
-        ended,
-        broker,
-        letters,
-        cursor,
-        progress: progress.snapshot(),
-    }
-}
-
-/// A reader that waits behind the tenth event, and options without anything special.
-fn ten_events(cursor: &Cursor, name: &str) -> (FakeReader, Options) {
-    let reader = FakeReader {
-        batches: batches(10, None),
-        next: Sequence::FIRST,
-        cursor: cursor.clone(),
-        committed: Arc::new(Mutex::new(cursor.clone())),
-        ends: false,
-        skips: None,
-    };
-    let options = Options {
-        name: name.into(),
-        spool: SpoolId::from_bytes([7; 16]),
-        filter: Filter::default(),
-        redaction: Redaction::default(),
-        dead_letters: Arc::new(FakeLetters::default()),
-        max_dead_letters_in_a_row: 1,
-    };
-    (reader, options)
-}
-
-fn sequence_of(letter: &str) -> u64 {
-    serde_json::from_str::<serde_json::Value>(letter).unwrap()["sequence"]
-        .as_u64()
-        .unwrap()
-}
 
 #[test]
 fn all_is_delivered_in_order_and_counted() {

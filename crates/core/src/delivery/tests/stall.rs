@@ -65,6 +65,7 @@ fn an_event_without_an_answer_is_an_outage_whatever_the_others_have() {
     runtime().block_on(async {
         let seen = tokio::spawn(async move {
             let mut seen = Vec::new();
+            // On the paused clock, which moves on as soon as all wait: what is to be seen is seen at a certain time of it.
             for _ in 0..3 {
                 sleep(Duration::from_secs(30)).await;
                 seen.push(watched.snapshot());
