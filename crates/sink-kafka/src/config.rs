@@ -31,7 +31,7 @@ pub struct KafkaConfig {
     /// How batches are compressed.
     #[serde(default)]
     pub compression: Compression,
-    /// How long the client waits for more records before it sends a batch.
+    /// How long the client waits for more records before it sends a batch; at most 5 s.
     #[serde(default = "default_linger", with = "neurobridge_core::units::duration")]
     #[schemars(with = "String")]
     pub linger: Duration,
