@@ -84,6 +84,9 @@ impl Place {
         let input = |name: &str| self.inputs.join(name);
         format!(
             r#"
+            # One of the sinks has nobody to drain to.
+            drain_timeout = "1s"
+
             [sources.main]
             url = "{url}"
             token_file = {token:?}
