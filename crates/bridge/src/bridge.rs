@@ -67,6 +67,8 @@ impl Bridge {
     /// # Errors
     /// As [`start`](Self::start).
     pub(crate) async fn start_with(config: &Config, slow: Option<Slow>) -> Result<Self, Failure> {
+        // First of all: that another bridge is at work here says more than that its address is taken.
+        let spool = spool::open(config).await?;
         let listener = http::bind(config.http.listen)
             .await
             .with_context(|| {
@@ -78,7 +80,6 @@ impl Bridge {
             })
             .or_exit(Exit::Unavailable)?;
         let address = listener.local_addr().or_exit(Exit::Unavailable)?;
-        let spool = spool::open(config).await?;
         let dead_letters = open_dead_letters(config, &config.dead_letters.path).await?;
 
         let shutdown = Shutdown {

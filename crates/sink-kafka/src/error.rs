@@ -16,6 +16,9 @@ pub(crate) enum Blame {
     Full,
 }
 
+const CREATE_IT: &str = "create it, or set create = true with partitions and replicas";
+const CREATE_THEM: &str = "create them, or set create = true with partitions and replicas";
+
 /// Decides whose fault an error is. Every failed message is possibly stored all the same, whatever is decided here.
 pub(crate) const fn blame(code: Code) -> Blame {
     use FaultKind::{Missing, Other, Timeout, Unauthorised, Unavailable, Unreachable};
@@ -111,10 +114,10 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
         .map(|topic| format!("the topic \"{topic}\""))
         .unwrap_or_else(|| "Kafka".to_owned());
     let detail = match (without_state(detail), code) {
-        ("", _) => code.to_string(),
+        ("", _) => words(code),
         // Says again what the sentence says.
         (detail, Code::BrokerTransportFailure) => detail.to_owned(),
-        (detail, _) => format!("{code}: {detail}"),
+        (detail, _) => format!("{}: {detail}", words(code)),
     };
     let kind = match blame(code) {
         Blame::Fenced => {
@@ -137,7 +140,7 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
         }
         (FaultKind::Unauthorised, _) => "check sasl and tls of this sink",
         (FaultKind::Missing, Code::InvalidTopic) => "choose a name that Kafka allows",
-        (FaultKind::Missing, _) => "create it, or set create = true with partitions and replicas",
+        (FaultKind::Missing, _) => CREATE_IT,
         (FaultKind::Unreachable, _) => {
             "check bootstrap_servers, the brokers' advertised listeners and the network"
         }
@@ -155,6 +158,34 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
         _ => "fails",
     };
     SinkFault::new(kind, format!("{place} {verb} ({detail}); {advice}"))
+}
+
+/// The fault of a sink some of whose topics are not there: all of them are named, so that they are made at once.
+pub(crate) fn missing(topics: &[&str]) -> SinkFault {
+    let [first, others @ ..] = topics else {
+        return fault(Code::UnknownTopicOrPartition, None, "");
+    };
+    let fault = fault(Code::UnknownTopicOrPartition, Some(first), "");
+    if others.is_empty() {
+        return fault;
+    }
+    let names = topics
+        .iter()
+        .map(|topic| format!("\"{topic}\""))
+        .collect::<Vec<_>>();
+    SinkFault::new(
+        fault.kind,
+        format!("the topics {} are not there; {CREATE_THEM}", names.join(", ")),
+    )
+}
+
+/// What a code means, without its name: librdkafka's own tools say no more.
+fn words(code: Code) -> String {
+    let named = code.to_string();
+    match named.split_once(" (") {
+        Some((_, words)) => words.trim_end_matches(')').to_owned(),
+        None => named,
+    }
 }
 
 /// What librdkafka says, without how long a connection was in which of its states, and how often it said so: "(after 2ms in
@@ -230,6 +261,16 @@ mod tests {
     }
 
     #[test]
+    fn all_missing_topics_are_named() {
+        let one = missing(&["entries"]);
+        assert_eq!((one.kind, one.reason), {
+            let fault = fault(Code::UnknownTopicOrPartition, Some("entries"), "");
+            (FaultKind::Missing, fault.reason)
+        });
+        insta::assert_snapshot!(missing(&["entries", "letters"]), @r#"the topics "entries", "letters" are not there; create them, or set create = true with partitions and replicas"#);
+    }
+
+    #[test]
     fn faults_are_sentences_and_only_a_fenced_one_is_final() {
         for code in all().filter(|code| matches!(blame(*code), Blame::Sink(_))) {
             let fault = fault(code, Some("entries"), "");
@@ -243,10 +284,10 @@ mod tests {
             let fault = fault(code, None, "");
             assert!(fault.is_final && fault.kind == FaultKind::Fenced, "{fault}");
         }
-        insta::assert_snapshot!(fault(Code::TopicAuthorizationFailed, Some("entries"), ""), @r#"the topic "entries" refuses us (TopicAuthorizationFailed (Broker: Topic authorization failed)); give this user Write and Describe on it"#);
-        insta::assert_snapshot!(fault(Code::UnknownTopic, Some("entries"), ""), @r#"the topic "entries" is not there (UnknownTopic (Local: Unknown topic)); create it, or set create = true with partitions and replicas"#);
+        insta::assert_snapshot!(fault(Code::TopicAuthorizationFailed, Some("entries"), ""), @r#"the topic "entries" refuses us (Broker: Topic authorization failed); give this user Write and Describe on it"#);
+        insta::assert_snapshot!(fault(Code::UnknownTopic, Some("entries"), ""), @r#"the topic "entries" is not there (Local: Unknown topic); create it, or set create = true with partitions and replicas"#);
         let away = "localhost:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT, 1 identical error(s) suppressed)";
         insta::assert_snapshot!(fault(Code::BrokerTransportFailure, None, away), @"Kafka can't be reached (localhost:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused); check bootstrap_servers, the brokers' advertised listeners and the network");
-        insta::assert_snapshot!(fault(Code::Authentication, None, "SASL authentication error: Authentication failed"), @"Kafka refuses us (Authentication (Local: Authentication failure): SASL authentication error: Authentication failed); check sasl and tls of this sink");
+        insta::assert_snapshot!(fault(Code::Authentication, None, "SASL authentication error: Authentication failed"), @"Kafka refuses us (Local: Authentication failure: SASL authentication error: Authentication failed); check sasl and tls of this sink");
     }
 }

@@ -125,9 +125,11 @@ impl Health {
         }
     }
 
-    /// Says what librdkafka says.
+    /// Says what librdkafka says, under a target of its own: who sees the sink's own sentence can leave it out.
     pub(crate) fn pass_on(&self, text: &str) {
-        self.say(&format!("librdkafka: {text}"));
+        if self.is_news(text) {
+            warn!(target: "neurobridge_sink_kafka::librdkafka", sink = self.sink, "librdkafka: {text}");
+        }
     }
 
     /// Takes librdkafka's statistics.

@@ -106,13 +106,19 @@ pub(crate) fn inspect(
         inspection.reach()?;
     }
     let mut topics = Vec::with_capacity(names.len());
+    let mut missing = Vec::new();
     for name in names {
-        let topic = match inspection.find(name)? {
-            Some(topic) => topic,
-            None => inspection.create(name, creation)?,
-        };
-        health.partitions(name, topic.partitions);
-        topics.push(topic);
+        match (inspection.find(name)?, creation) {
+            (Some(topic), _) => topics.push(topic),
+            (None, Some(creation)) => topics.push(inspection.create(name, creation)?),
+            (None, None) => missing.push(name.as_str()),
+        }
+    }
+    if !missing.is_empty() {
+        return Err(error::missing(&missing));
+    }
+    for topic in &topics {
+        health.partitions(&topic.name, topic.partitions);
     }
     inspection.read_limits(&mut topics);
     Ok(topics)
@@ -230,22 +236,19 @@ impl Inspection<'_> {
             None => SinkFault::new(
                 FaultKind::Timeout,
                 format!(
-                    "no Kafka broker answers within {} seconds ({code}); check bootstrap_servers, the brokers and the network",
+                    "no Kafka broker answers within {} seconds; check bootstrap_servers, the brokers and the network",
                     ANSWER_LIMIT.as_secs()
                 ),
             ),
         })
     }
 
-    fn create(&self, name: &str, creation: Option<Creation>) -> Result<Topic, SinkFault> {
-        let Some(Creation {
+    fn create(&self, name: &str, creation: Creation) -> Result<Topic, SinkFault> {
+        let Creation {
             partitions,
             replicas,
             is_compacted,
-        }) = creation
-        else {
-            return Err(error::fault(Code::UnknownTopicOrPartition, Some(name), ""));
-        };
+        } = creation;
         let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
         if is_compacted {
             topic = topic.set("cleanup.policy", "compact");

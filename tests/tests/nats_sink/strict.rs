@@ -190,7 +190,9 @@ async fn get_between(feed: &mut Feed, delivery: &Delivery, url: &str) {
             let subject = "neuroio.entries.other.other.other";
             // Among replicas there may be no leader for a moment: nobody answers then.
             eventually("a message of somebody else to be stored", async || {
-                let answer = other.publish_with_headers(subject, headers.clone(), "{}".into()).await;
+                let answer = other
+                    .publish_with_headers(subject, headers.clone(), "{}".into())
+                    .await;
                 answer.unwrap().await.ok()
             })
             .await;

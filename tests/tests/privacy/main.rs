@@ -255,7 +255,9 @@ fn killed(place: &Place) {
     place.gate.open();
     let status = bridge
         .wait("all to be received and settled", SOON, |status| {
-            status["sources"]["main"]["ledger"]["received"].as_u64() >= Some(received)
+            let source = &status["sources"]["main"]["ledger"];
+            source["received"].as_u64() >= Some(received)
+                && source["in_flight"] == 0
                 && ["kafka", "nats", "archive"]
                     .iter()
                     .all(|sink| settled(status, sink) == events)

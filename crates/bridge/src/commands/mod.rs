@@ -52,9 +52,9 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
             block_on(demo::run(options)).map(|()| Exit::Ok)
         }
         Command::Check(flags) => {
-            // What is dangerous about topics and streams is seen, and warned of, when a sink connects.
+            // What is dangerous about topics and streams is seen, and warned of, when a sink connects. The table has the rest.
             let level = if flags.connect {
-                "warn,neurobridge_listener=error"
+                "warn,neurobridge_listener=error,neurobridge_sink_kafka::librdkafka=error"
             } else {
                 "error"
             };

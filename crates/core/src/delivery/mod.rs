@@ -6,6 +6,7 @@
 
 mod backoff;
 mod letters;
+mod outage;
 mod progress;
 mod transaction;
 mod window;
@@ -16,11 +17,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::progress::Change;
-use self::window::{Step, Window};
 pub use self::{
     backoff::Backoff,
     progress::{Progress, ProgressSnapshot, SinkState},
+};
+use self::{
+    outage::{Outage, told},
+    progress::Change,
+    window::{Step, Window},
 };
 use crate::{
     dead_letter::DeadLetters,
@@ -100,7 +104,7 @@ pub async fn deliver<S: Sink, R: Reader>(
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
     let mut standing = Standing {
         is_in_doubt: false,
-        down_since: None,
+        outage: None,
     };
     let ended = loop {
         let connected_at = Instant::now();
@@ -119,7 +123,6 @@ pub async fn deliver<S: Sink, R: Reader>(
             SessionEnd::Fault(fault) => fault,
         };
         progress.fault(&fault);
-        standing.down_since.get_or_insert_with(Instant::now);
         if fault.is_final {
             warn!(
                 sink = window.name(),
@@ -133,12 +136,7 @@ pub async fn deliver<S: Sink, R: Reader>(
             backoff.reset();
         }
         let delay = backoff.next_delay();
-        warn!(
-            sink = window.name(),
-            kind = fault.kind.label(),
-            ?delay,
-            "the sink is down: {fault}"
-        );
+        Outage::tell(&mut standing.outage, window.name(), &fault, delay);
         standing.is_in_doubt |= !window.is_empty();
         reader.rewind(window.restart());
         tokio::select! {
@@ -163,7 +161,7 @@ struct Standing {
     /// Events wait for it, or the last session ended with some that had no outcome: to be connected does not mean that they
     /// can be delivered, and a sink that cannot would be called up before each fault.
     is_in_doubt: bool,
-    down_since: Option<Instant>,
+    outage: Option<Outage>,
 }
 
 enum SessionEnd {
@@ -280,9 +278,15 @@ fn say_up<R: Reader>(window: &Window, reader: &R, progress: &Progress, standing:
     progress.set_state(SinkState::Up);
     let (sink, next) = (window.name(), window.cursor().next.get());
     let waiting = waiting(window, reader);
-    match standing.down_since.take() {
+    match standing.outage.take() {
         None => info!(sink, next, waiting, "the sink is up"),
-        Some(since) => info!(sink, next, waiting, lasted = ?since.elapsed(), "the sink is up again"),
+        Some(outage) => info!(
+            sink,
+            next,
+            waiting,
+            lasted = told(outage.lasted()),
+            "the sink is up again"
+        ),
     }
 }
 
@@ -329,7 +333,9 @@ fn tell_trouble(sink: &str, waiting: u64, progress: &Progress, trouble: Option<S
         (Some(Change::OfKind), Some(fault)) => {
             warn!(sink, kind = fault.kind.label(), "the sink is still down: {fault}");
         }
-        (Some(Change::Ended { lasted, waited }), _) => info!(sink, ?lasted, waited, "the sink is up again"),
+        (Some(Change::Ended { lasted, waited }), _) => {
+            info!(sink, lasted = told(lasted), waited, "the sink is up again")
+        }
         _ => {}
     }
 }
