@@ -4,7 +4,11 @@
 //! stand. The text itself goes on unchanged. Up to [`MAX_DEPTH`] it accepts exactly what `serde_json` accepts as a
 //! raw value, a property that the tests hold it to.
 
+pub(crate) mod scalar;
+
 use std::borrow::Cow;
+
+use self::scalar::Wrong;
 
 /// The deepest nesting accepted. Common parsers stop at about this depth, so that whoever reads our output can; and it
 /// bounds the stack.
@@ -188,35 +192,6 @@ impl<'a> Scanner<'a> {
         Ok(self.span_from(start))
     }
 
-    /// Goes past a value that begins right here and holds no other values.
-    #[inline]
-    pub(crate) fn scalar(&mut self) -> Result<(), JsonError> {
-        match self.peek() {
-            Some(b'"') => self.string().map(drop),
-            Some(b'-' | b'0'..=b'9') => self.number(),
-            Some(b't') => self.word("true"),
-            Some(b'f') => self.word("false"),
-            Some(b'n') => self.word("null"),
-            _ => Err(self.unexpected("a value")),
-        }
-    }
-
-    /// Goes past `text`, if that is what stands here.
-    #[inline]
-    pub(crate) fn skip(&mut self, text: &[u8]) -> bool {
-        let is_there = self.text.as_bytes()[self.position..].starts_with(text);
-        if is_there {
-            self.position += text.len();
-        }
-        is_there
-    }
-
-    /// How far it has come.
-    pub(crate) const fn position(&self) -> u32 {
-        // Fits: `new` refused a longer text.
-        self.position as u32
-    }
-
     /// Checks that nothing but white space follows.
     ///
     /// # Errors
@@ -235,108 +210,17 @@ impl<'a> Scanner<'a> {
         if self.peek() != Some(b'"') {
             return Err(self.unexpected("a key in quotes"));
         }
-        let has_escape = self.string()?;
+        let string = scalar::string(self.text.as_bytes(), start).map_err(|wrong| self.told(wrong))?;
+        self.position = string.end;
         Ok(Key {
-            quoted: &self.text[start..self.position],
-            has_escape,
+            quoted: &self.text[start..string.end],
+            has_escape: string.has_escape,
         })
     }
 
-    /// At a quotation mark: goes past the string.
-    fn string(&mut self) -> Result<bool, JsonError> {
-        let mut has_escape = false;
-        let bytes = self.text.as_bytes();
-        let mut position = self.position + 1;
-        loop {
-            position = end_of_plain(bytes, position);
-            match bytes.get(position) {
-                Some(b'"') => {
-                    self.position = position + 1;
-                    return Ok(has_escape);
-                }
-                Some(b'\\') => {
-                    has_escape = true;
-                    position = self.escape(position)?;
-                }
-                found => {
-                    self.position = position;
-                    return Err(match found {
-                        Some(_) => self.unexpected("no control character within a string"),
-                        None => self.unexpected("'\"' at the end of a string"),
-                    });
-                }
-            }
-        }
-    }
-
-    /// At a backslash: the position after the escape.
-    fn escape(&mut self, backslash: usize) -> Result<usize, JsonError> {
-        let bytes = self.text.as_bytes();
-        match bytes.get(backslash + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(backslash + 2),
-            Some(b'u') => {
-                for offset in backslash + 2..backslash + 6 {
-                    if !bytes.get(offset).is_some_and(u8::is_ascii_hexdigit) {
-                        self.position = offset;
-                        return Err(self.unexpected("four hexadecimal digits"));
-                    }
-                }
-                Ok(backslash + 6)
-            }
-            _ => {
-                self.position = backslash + 1;
-                Err(self.unexpected("one of \" \\ / b f n r t u after a backslash"))
-            }
-        }
-    }
-
-    fn number(&mut self) -> Result<(), JsonError> {
-        self.eat(b'-');
-        match self.peek() {
-            Some(b'0') => self.position += 1,
-            Some(b'1'..=b'9') => self.digits(),
-            _ => return Err(self.unexpected("a digit")),
-        }
-        if self.eat(b'.') {
-            self.at_least_one_digit()?;
-        }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
-            self.position += 1;
-            if matches!(self.peek(), Some(b'+' | b'-')) {
-                self.position += 1;
-            }
-            self.at_least_one_digit()?;
-        }
+    fn scalar(&mut self) -> Result<(), JsonError> {
+        self.position = scalar::end(self.text.as_bytes(), self.position).map_err(|wrong| self.told(wrong))?;
         Ok(())
-    }
-
-    fn at_least_one_digit(&mut self) -> Result<(), JsonError> {
-        if !self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-            return Err(self.unexpected("a digit"));
-        }
-        self.digits();
-        Ok(())
-    }
-
-    fn digits(&mut self) {
-        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-            self.position += 1;
-        }
-    }
-
-    fn word(&mut self, word: &'static str) -> Result<(), JsonError> {
-        let rest = &self.text.as_bytes()[self.position..];
-        if rest.starts_with(word.as_bytes()) {
-            self.position += word.len();
-            return Ok(());
-        }
-        let common = rest
-            .iter()
-            .zip(word.as_bytes())
-            .take_while(|(found, expected)| found == expected)
-            .count();
-        self.position += common;
-        Err(self.unexpected(word))
     }
 
     #[inline]
@@ -378,16 +262,20 @@ impl<'a> Scanner<'a> {
     }
 
     fn unexpected(&self, expected: &'static str) -> JsonError {
-        match self.peek() {
+        self.told(Wrong {
+            offset: self.position,
+            expected,
+        })
+    }
+
+    fn told(&self, Wrong { offset, expected }: Wrong) -> JsonError {
+        match self.text.as_bytes().get(offset) {
             Some(found) => JsonError::Unexpected {
-                found,
-                offset: self.position,
+                found: *found,
+                offset,
                 expected,
             },
-            None => JsonError::Truncated {
-                offset: self.position,
-                expected,
-            },
+            None => JsonError::Truncated { offset, expected },
         }
     }
 
@@ -434,33 +322,6 @@ pub fn text(value: &str) -> Option<Cow<'_, str>> {
         b'{' | b'[' | b'n' => None,
         _ => Some(Cow::Borrowed(value)),
     }
-}
-
-/// The offset of the first byte at or after `position` that a string can't hold as it is.
-fn end_of_plain(bytes: &[u8], mut position: usize) -> usize {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGH: u64 = ONES << 7;
-    while let Some((word, _)) = bytes
-        .get(position..)
-        .and_then(|rest| rest.split_first_chunk::<8>())
-    {
-        let word = u64::from_le_bytes(*word);
-        let quote = word ^ (ONES * b'"' as u64);
-        let backslash = word ^ (ONES * b'\\' as u64);
-        let special = (quote.wrapping_sub(ONES) & !quote
-            | backslash.wrapping_sub(ONES) & !backslash
-            | word.wrapping_sub(ONES * 0x20) & !word)
-            & HIGH;
-        if special != 0 {
-            return position + (special.trailing_zeros() / 8) as usize;
-        }
-        position += 8;
-    }
-    let special = |byte: &u8| *byte == b'"' || *byte == b'\\' || *byte < 0x20;
-    bytes[position.min(bytes.len())..]
-        .iter()
-        .position(special)
-        .map_or(bytes.len(), |offset| position + offset)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What was seen already.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, hint::black_box};
 
 use hashbrown::HashTable;
 
@@ -67,6 +67,25 @@ impl Seen {
                 }
             }
         }
+    }
+
+    /// Brings what [`see`](Self::see) will look at for these identities into the processor's cache. One after the other, each
+    /// would wait for the memory several times; asked for together, they wait at the same time.
+    pub(super) fn look_ahead(&self, identities: impl Iterator<Item = u128>) {
+        let (mut looked_up, mut found) = (0usize, 0);
+        for identity in identities {
+            looked_up += 1;
+            found += usize::from(self.body(identity).is_some());
+        }
+        let free = self.capacity - self.events.len();
+        let to_be_forgotten = self.events.iter().take(looked_up.saturating_sub(free));
+        let numbers = (0..).map(|nth| self.oldest.wrapping_add(nth));
+        for (event, number) in to_be_forgotten.zip(numbers) {
+            let is_it = |other: &u32| *other == number;
+            found += usize::from(self.numbers.find(hash(event.identity), is_it).is_some());
+        }
+        // Not wanted: only that it was looked for.
+        black_box(found);
     }
 
     fn body(&self, identity: u128) -> Option<u128> {

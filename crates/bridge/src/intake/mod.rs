@@ -44,6 +44,8 @@ const TOGETHER: usize = 16;
 /// And how many bytes, not counting the last one's: a few large allocations of one size are used again and again, where
 /// ever larger ones of all sizes would each be kept by the allocator.
 const TOGETHER_BYTES: usize = 256 << 10;
+/// So many events are looked up together among those seen before.
+const LOOK_AHEAD: usize = 32;
 /// So many appends are on their way at once into a spool on disk: while it syncs one, the next are made, and then synced
 /// together. In memory nothing is gained by it, and those that wait for room would be held beside what is in the spool.
 pub(crate) const AT_ONCE_ON_DISK: usize = 4;
@@ -124,6 +126,7 @@ pub(crate) async fn run(
         options,
         sources,
         newest: newest.unwrap_or(Timestamp::MIN),
+        identities: Vec::with_capacity(LOOK_AHEAD),
         redacted: String::new(),
         letters: String::new(),
     };
@@ -179,6 +182,8 @@ struct Intake {
     tallies: Vec<Tally>,
     /// The latest time of receipt: the log's times never run backwards, whatever the clock and the sources do.
     newest: Timestamp,
+    /// Of the events at hand; `None` of one without an id.
+    identities: Vec<Option<u128>>,
     redacted: String,
     letters: String,
 }
@@ -214,14 +219,31 @@ impl Intake {
                 continue;
             };
             self.observe_age(index, batch);
-            for frame in &batch.frames {
-                self.encode_frame(index, frame, &mut records);
+            for frames in batch.frames.chunks(LOOK_AHEAD) {
+                self.identify(index, frames);
+                for (nth, frame) in frames.iter().enumerate() {
+                    self.encode_frame(index, frame, self.identities[nth], &mut records);
+                }
             }
         }
         records
     }
 
-    fn encode_frame(&mut self, index: usize, frame: &Frame, records: &mut Batch) {
+    /// Finds out who the events are, before what is known of them is looked at.
+    fn identify(&mut self, index: usize, frames: &[Frame]) {
+        let source = &self.sources[index].name;
+        self.identities.clear();
+        self.identities.extend(frames.iter().map(|frame| {
+            let Content::Event(envelope) = &frame.content else {
+                return None;
+            };
+            let id = envelope.text(Field::Id, &frame.text)?;
+            Some(identity::identity_hash(source, &id))
+        }));
+        self.seen.look_ahead(self.identities.iter().flatten().copied());
+    }
+
+    fn encode_frame(&mut self, index: usize, frame: &Frame, identity: Option<u128>, records: &mut Batch) {
         let source = &self.sources[index];
         let text = frame.text.as_str();
         let envelope = match &frame.content {
@@ -257,7 +279,7 @@ impl Intake {
         let redacted = self.options.redaction.apply(text, &mut self.redacted);
         let redacted = redacted.then(|| envelope::read(&self.redacted));
         // An event without an id is never a duplicate.
-        if let Some(id) = event.text(Field::Id) {
+        if let Some(identity) = identity {
             // As it is stored: with that it is compared after a restart.
             let body = identity::body_hash(match &redacted {
                 Some(Ok(Kind::Event(envelope))) => {
@@ -265,14 +287,19 @@ impl Intake {
                 }
                 _ => event.data(),
             });
-            match self.seen.see(identity::identity_hash(&source.name, &id), body) {
+            match self.seen.see(identity, body) {
                 Seeing::New => {}
                 Seeing::Duplicate => {
                     self.tallies[index].duplicate += 1;
                     return;
                 }
                 Seeing::Conflict => {
-                    debug!(source = &*source.name, %id, "an event of this id came before with another body");
+                    let id = event.text(Field::Id);
+                    debug!(
+                        source = &*source.name,
+                        id = id.as_deref(),
+                        "an event of this id came before with another body"
+                    );
                     source.stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
                     conflict = Some(identity::conflict_suffix(body));
                 }

@@ -1,0 +1,154 @@
+//! Strings, numbers and words: the values that hold no others.
+//!
+//! Every function takes a position and returns another, and none keeps one in memory: reading an event is mostly reading
+//! these, one behind the other, and each would wait until the last one's position is stored and loaded.
+
+/// What is wrong with a text: where, and what the grammar allows there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    pub(crate) offset: usize,
+    pub(crate) expected: &'static str,
+}
+
+/// A string that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quoted {
+    /// Behind its closing quotation mark.
+    pub(crate) end: usize,
+    pub(crate) has_escape: bool,
+}
+
+/// The end of the value that begins at `position` and holds no others.
+#[inline]
+pub(crate) fn end(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
+    match bytes.get(position) {
+        Some(b'"') => string(bytes, position).map(|string| string.end),
+        Some(b'-' | b'0'..=b'9') => number(bytes, position),
+        Some(b't') => word(bytes, position, "true"),
+        Some(b'f') => word(bytes, position, "false"),
+        Some(b'n') => word(bytes, position, "null"),
+        _ => wrong(position, "a value"),
+    }
+}
+
+/// Reads the string whose opening quotation mark is at `position`.
+#[inline]
+pub(crate) fn string(bytes: &[u8], position: usize) -> Result<Quoted, Wrong> {
+    let plain = end_of_plain(bytes, position + 1);
+    if bytes.get(plain) == Some(&b'"') {
+        return Ok(Quoted {
+            end: plain + 1,
+            has_escape: false,
+        });
+    }
+    string_with_escapes(bytes, plain)
+}
+
+/// The rest of a string, from what it can't hold as it is.
+#[inline(never)]
+fn string_with_escapes(bytes: &[u8], mut position: usize) -> Result<Quoted, Wrong> {
+    loop {
+        position = match bytes.get(position) {
+            Some(b'"') => {
+                return Ok(Quoted {
+                    end: position + 1,
+                    has_escape: true,
+                });
+            }
+            Some(b'\\') => end_of_plain(bytes, escape(bytes, position)?),
+            Some(_) => return wrong(position, "no control character within a string"),
+            None => return wrong(position, "'\"' at the end of a string"),
+        };
+    }
+}
+
+/// The position after the escape whose backslash is at `position`.
+fn escape(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
+    match bytes.get(position + 1) {
+        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(position + 2),
+        Some(b'u') => {
+            let is_digit = |offset: &usize| bytes.get(*offset).is_some_and(u8::is_ascii_hexdigit);
+            match (position + 2..position + 6).find(|offset| !is_digit(offset)) {
+                Some(offset) => wrong(offset, "four hexadecimal digits"),
+                None => Ok(position + 6),
+            }
+        }
+        _ => wrong(position + 1, "one of \" \\ / b f n r t u after a backslash"),
+    }
+}
+
+#[inline]
+fn number(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
+    let integer = position + usize::from(bytes[position] == b'-');
+    let mut position = match bytes.get(integer) {
+        Some(b'0') => integer + 1,
+        _ => digits(bytes, integer)?,
+    };
+    if bytes.get(position) == Some(&b'.') {
+        position = digits(bytes, position + 1)?;
+    }
+    if matches!(bytes.get(position), Some(b'e' | b'E')) {
+        let sign = matches!(bytes.get(position + 1), Some(b'+' | b'-'));
+        position = digits(bytes, position + 1 + usize::from(sign))?;
+    }
+    Ok(position)
+}
+
+/// The end of the digits at `position`, of which there has to be one.
+///
+/// One after the other: numbers are short, and the processor guesses how many there are and goes on meanwhile.
+#[inline]
+fn digits(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
+    let mut end = position;
+    while bytes.get(end).is_some_and(u8::is_ascii_digit) {
+        end += 1;
+    }
+    if end == position {
+        return wrong(position, "a digit");
+    }
+    Ok(end)
+}
+
+#[inline]
+fn word(bytes: &[u8], position: usize, word: &'static str) -> Result<usize, Wrong> {
+    let rest = &bytes[position..];
+    if rest.starts_with(word.as_bytes()) {
+        return Ok(position + word.len());
+    }
+    let is_same = |(found, expected): &(&u8, &u8)| found == expected;
+    let common = rest.iter().zip(word.as_bytes()).take_while(is_same).count();
+    wrong(position + common, word)
+}
+
+/// The offset of the first byte at or after `position` that a string can't hold as it is.
+#[inline]
+fn end_of_plain(bytes: &[u8], mut position: usize) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    while let Some((word, _)) = bytes
+        .get(position..)
+        .and_then(|rest| rest.split_first_chunk::<8>())
+    {
+        let word = u64::from_le_bytes(*word);
+        let quote = word ^ (ONES * b'"' as u64);
+        let backslash = word ^ (ONES * b'\\' as u64);
+        let special = (quote.wrapping_sub(ONES) & !quote
+            | backslash.wrapping_sub(ONES) & !backslash
+            | word.wrapping_sub(ONES * 0x20) & !word)
+            & HIGH;
+        if special != 0 {
+            return position + (special.trailing_zeros() / 8) as usize;
+        }
+        position += 8;
+    }
+    let special = |byte: &u8| *byte == b'"' || *byte == b'\\' || *byte < 0x20;
+    bytes[position.min(bytes.len())..]
+        .iter()
+        .position(special)
+        .map_or(bytes.len(), |offset| position + offset)
+}
+
+#[cold]
+const fn wrong<T>(offset: usize, expected: &'static str) -> Result<T, Wrong> {
+    Err(Wrong { offset, expected })
+}
