@@ -52,7 +52,7 @@ fn an_outage_of_one_holds_up_no_other_and_each_has_what_it_asked_for() {
     // The bridge finds the server of the stream absent; it is started meanwhile.
     keeping.kill().unwrap();
     let dir = Scratch::new("outages").unwrap();
-    let platform = Platform::start(&dir, &["--rate", "1500"]).unwrap();
+    let platform = Platform::start(&dir, &["--rate", "3000"]).unwrap();
     let config = config(
         &platform.url(),
         &kafka.bootstrap(),
