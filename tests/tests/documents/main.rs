@@ -191,6 +191,25 @@ fn the_reference_of_the_configuration_is_up_to_date() {
     );
 }
 
+/// Who looks for what to change finds the file that ARCHITECTURE.md names: from the root, or from `crates`.
+#[test]
+fn every_place_to_start_is_there() {
+    let root = workspace_root();
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let (_, table) = text.split_once("## Where to start").unwrap();
+    let named: Vec<&str> = table
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.contains('/') && !name.contains(' '))
+        .collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        let found = root.join(name).exists() || root.join("crates").join(name).exists();
+        assert!(found, "{name}");
+    }
+}
+
 /// Links within the repository lead somewhere.
 #[test]
 fn every_link_to_a_file_leads_to_one() {

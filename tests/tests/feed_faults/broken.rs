@@ -88,6 +88,7 @@ fn ends_with_a_loss(rule: &str, reason: &str, sentence: &str) {
     assert!(of_all("neurobridge_source_gap_seconds_total") > 0.0);
     let log = scene.stop().log;
     assert!(log.contains(sentence), "{log}");
+    assert!(log.contains(" in flight; 1 gap, "), "the ledger says it: {log}");
 }
 
 #[test]

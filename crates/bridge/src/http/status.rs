@@ -157,11 +157,21 @@ impl<'a> Status<'a> {
                 in_flight,
             } = source.ledger;
             // Writing to a string cannot fail.
-            let _ = writeln!(
+            let _ = write!(
                 text,
                 "source {name}: {received} received = {stored} stored + {filtered} filtered + {duplicate} duplicate \
                  + {dead_lettered} dead-lettered + {in_flight} in flight"
             );
+            // What no ledger can count: a feed does not send again.
+            if source.gaps > 0 {
+                let (gaps, seconds) = (source.gaps, source.gap_seconds);
+                let word = if gaps == 1 { "gap" } else { "gaps" };
+                let _ = write!(
+                    text,
+                    "; {gaps} {word}, {seconds:.1} s: what was sent then never came"
+                );
+            }
+            text.push('\n');
         }
         for (name, sink) in &self.sinks {
             let Ledger {

@@ -152,6 +152,7 @@ mod tests {
             ..Seen::new(4)
         };
         for identity in 0..20 {
+            seen.look_ahead([identity, 7].into_iter());
             assert_eq!(seen.see(identity, 1), Seeing::New);
             assert_eq!(seen.see(identity.saturating_sub(3), 1), Seeing::Duplicate);
         }
@@ -164,6 +165,7 @@ mod tests {
             let mut model: VecDeque<u128> = VecDeque::new();
             for identity in identities {
                 let expected = if model.contains(&identity) { Seeing::Duplicate } else { Seeing::New };
+                seen.look_ahead([identity, 7].into_iter());
                 prop_assert_eq!(seen.see(identity, 7), expected);
                 if expected == Seeing::New {
                     model.push_back(identity);
