@@ -31,7 +31,7 @@ use crate::{
     signals::Signals,
     slow::{Slow, SlowSink},
     spool,
-    state::{SinkHandle, State},
+    state::{SinkHandle, State, View},
     tap::{Greeting, Tap},
 };
 
@@ -164,7 +164,7 @@ impl Bridge {
         stop: CancellationToken,
         signals: &mut Signals,
     ) -> Result<(), Failure> {
-        let cause = tokio::select! {
+        let mut cause = tokio::select! {
             biased;
             () = stop.cancelled() => None,
             signal = signals.next() => {
@@ -180,10 +180,9 @@ impl Bridge {
         tokio::select! {
             biased;
             signal = signals.next() => warn!(signal, "stopping at once"),
-            drained = timeout_at(deadline, self.drain()) => {
-                if drained.is_err() {
-                    warn!(timeout = ?self.drain_timeout, "not all was delivered in time");
-                }
+            drained = timeout_at(deadline, self.drain()) => match drained {
+                Ok(failure) => cause = cause.or(failure),
+                Err(_) => warn!(timeout = ?self.drain_timeout, "not all was delivered in time"),
             }
         }
         self.abort().await;
@@ -206,7 +205,7 @@ impl Bridge {
             tokio::select! {
                 failure = self.feed.failed() => return failure,
                 Some(ended) = self.sinks.join_next() => match joined(ended) {
-                    (name, Err(error)) => return Failure::new(Exit::Disk, anyhow!(error).context(format!("sink {name} stops"))),
+                    (name, Err(error)) => return sink_failure(&name, error),
                     (name, Ok(ended)) => info!(sink = name, ?ended, "the sink has ended"),
                 },
                 ended = &mut self.http => return match joined(ended) {
@@ -218,15 +217,19 @@ impl Bridge {
     }
 
     /// Stop the intake, drain, await acknowledgements, save cursors, close: each waits for the one before.
-    async fn drain(&mut self) {
+    /// The failure of a sink that could not go on meanwhile.
+    async fn drain(&mut self) -> Option<Failure> {
         self.feed.drain().await;
         self.state.spool.close();
         self.shutdown.drain.cancel();
+        let mut failure = None;
         while let Some(ended) = self.sinks.join_next().await {
             if let (name, Err(error)) = joined(ended) {
                 error!(sink = name, "the sink has stopped: {error}");
+                failure.get_or_insert_with(|| sink_failure(&name, error));
             }
         }
+        failure
     }
 
     /// Ends what has not ended by itself.
@@ -250,9 +253,21 @@ impl Bridge {
         for line in Status::of(&view).ledger().lines() {
             info!("{line}");
         }
-        if let Some(failure) = cause {
-            return Err(failure);
+        let lost = Self::lost(&view);
+        match (cause, lost) {
+            (Some(failure), Some(lost)) => {
+                // The exit code is that of the cause, and what it has cost is said all the same.
+                error!("{lost}");
+                Err(failure)
+            }
+            (Some(failure), None) => Err(failure),
+            (None, Some(lost)) => Err(Failure::message(Exit::TryLater, lost)),
+            (None, None) => Ok(()),
         }
+    }
+
+    /// What is lost with the end, in a sentence.
+    fn lost(view: &View<'_>) -> Option<String> {
         let in_flight: u64 = view.sources.iter().map(|source| source.ledger.in_flight).sum();
         let pending = view
             .sinks
@@ -265,20 +280,23 @@ impl Bridge {
             info!("{pending} events are kept in the spool; they are delivered after the next start");
         }
         if in_flight == 0 && (is_kept || pending == 0) {
-            return Ok(());
+            return None;
         }
         if is_kept {
-            let message =
-                format!("{in_flight} events were on the way to the spool when time ran out: they are lost");
-            return Err(Failure::message(Exit::TryLater, message));
+            return Some(format!(
+                "{in_flight} events were on the way to the spool when time ran out: they are lost"
+            ));
         }
-        let message = format!(
+        Some(format!(
             "{} events were in memory and not delivered within drain_timeout ({pending} pending at a sink, {in_flight} \
              on the way to the spool): they are lost. A longer drain_timeout, or a sink that is up, avoids it",
             in_flight + pending
-        );
-        Err(Failure::message(Exit::TryLater, message))
+        ))
     }
+}
+
+fn sink_failure(name: &str, error: ReadError) -> Failure {
+    Failure::new(Exit::Disk, anyhow!(error).context(format!("sink {name} stops")))
 }
 
 /// What a sink is started with.

@@ -17,6 +17,9 @@ pub struct AckTracker {
     /// The first sequence that is not settled.
     next: Sequence,
     entries: VecDeque<Entry>,
+    /// Events behind all of the entries that are not there any more, and what became of them: there may be millions, so
+    /// there is no entry for each.
+    behind: Option<(u64, Outcome)>,
     pending: usize,
     counts: SinkCounts,
 }
@@ -33,6 +36,7 @@ impl AckTracker {
         Self {
             next,
             entries: VecDeque::new(),
+            behind: None,
             pending: 0,
             counts,
         }
@@ -40,7 +44,8 @@ impl AckTracker {
 
     /// Takes up an event that is to be sent; false when it is settled already.
     ///
-    /// Events come in the order of their sequences, from [`next`](Self::next) on, without holes.
+    /// Events come in the order of their sequences, from [`next`](Self::next) on, without holes; none while it
+    /// [`must wait`](Self::must_wait).
     pub fn track(&mut self, sequence: Sequence, received_at: Timestamp) -> bool {
         if sequence < self.next {
             return false;
@@ -48,6 +53,7 @@ impl AckTracker {
         match self.entries.get(self.index(sequence)) {
             Some(entry) => entry.outcome.is_none(),
             None => {
+                debug_assert!(self.behind.is_none(), "{sequence} came too early");
                 debug_assert_eq!(
                     self.index(sequence),
                     self.entries.len(),
@@ -65,18 +71,26 @@ impl AckTracker {
 
     /// Takes up events that are not there any more, with what became of them.
     pub fn skip(&mut self, from: Sequence, events: u64, outcome: Outcome) {
-        if self.entries.is_empty() && from == self.next {
-            // The usual case, and there may be millions: no entry for each.
-            self.counts.add(outcome, events);
-            self.next = self.next.plus(events);
-            return;
+        let tracked_to = self.next.plus(self.entries.len() as u64);
+        // Those that were taken up before they were gone; each may have its outcome.
+        let known = tracked_to.since(from).min(events);
+        for offset in 0..known {
+            self.settle(from.plus(offset), outcome);
         }
-        for offset in 0..events {
-            let sequence = from.plus(offset);
-            if self.track(sequence, Timestamp::UNIX_EPOCH) {
-                self.settle(sequence, outcome);
-            }
+        if events > known {
+            self.behind = Some((events - known, outcome));
         }
+        self.advance();
+    }
+
+    /// Whether no more may be taken up before all that was is settled.
+    pub const fn must_wait(&self) -> bool {
+        self.behind.is_some()
+    }
+
+    /// Begins to read again at [`next`](Self::next): what is not there any more is told again. What is settled stays so.
+    pub const fn rewind(&mut self) {
+        self.behind = None;
     }
 
     /// Settles an event; its time of receipt, or `None` when it was settled before or never taken up.
@@ -105,6 +119,12 @@ impl AckTracker {
             self.counts.add(*outcome, 1);
             self.next = self.next.next();
             self.entries.pop_front();
+        }
+        if self.entries.is_empty()
+            && let Some((events, outcome)) = self.behind.take()
+        {
+            self.counts.add(outcome, events);
+            self.next = self.next.plus(events);
         }
         self.next != before
     }
@@ -171,6 +191,35 @@ mod tests {
         );
         assert!(!tracker.track(sequence(3), Timestamp::UNIX_EPOCH));
         assert!(tracker.settle(sequence(3), Outcome::Delivered).is_none());
+    }
+
+    #[test]
+    fn millions_that_are_gone_take_no_room() {
+        let mut tracker = AckTracker::new(Sequence::FIRST, SinkCounts::default());
+        for number in 1..=3 {
+            tracker.track(sequence(number), Timestamp::UNIX_EPOCH);
+        }
+        tracker.settle(sequence(2), Outcome::Delivered);
+        // The third was taken up and is gone with a billion behind it; the first one waits for its outcome.
+        tracker.skip(sequence(3), 1_000_000_001, Outcome::Dropped);
+        assert!(tracker.must_wait() && !tracker.is_empty());
+        assert_eq!((tracker.entries.len(), tracker.next().get()), (3, 1));
+        // A fault: all is told again, and nothing is counted twice.
+        tracker.rewind();
+        assert!(!tracker.must_wait() && tracker.track(sequence(1), Timestamp::UNIX_EPOCH));
+        assert!(!tracker.track(sequence(2), Timestamp::UNIX_EPOCH));
+        tracker.skip(sequence(3), 1_000_000_001, Outcome::Dropped);
+        tracker.settle(sequence(1), Outcome::Delivered);
+        assert!(tracker.advance() && tracker.is_empty() && !tracker.must_wait());
+        assert_eq!(tracker.next().get(), 1_000_000_004);
+        let counts = tracker.counts();
+        assert_eq!((counts.delivered, counts.dropped), (2, 1_000_000_001));
+        // All of it gone, while nothing is on its way.
+        tracker.skip(tracker.next(), 5, Outcome::Damaged);
+        assert_eq!(
+            (tracker.next().get(), tracker.counts().damaged),
+            (1_000_000_009, 5)
+        );
     }
 
     proptest! {

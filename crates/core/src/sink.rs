@@ -162,6 +162,9 @@ pub enum Verdict {
     /// Refused together with others, perhaps for another's sake: sent once more alone, and what is refused then is
     /// refused for itself.
     Suspect(Rejection),
+    /// Not sent yet: something had to be found out first. It is to be published once more, at its place, and no number of
+    /// times counts against it.
+    NotSent,
 }
 
 /// Why one event was refused for itself.

@@ -79,6 +79,16 @@ impl Connection {
         self.topics.values().chain(&self.constant)
     }
 
+    /// Those of them that events have named.
+    pub(crate) fn named_topics(&self) -> Vec<String> {
+        let letters = self.config.dead_letter_topic();
+        let names = self.topics.keys();
+        names
+            .filter(|name| Some(name.as_str()) != letters)
+            .cloned()
+            .collect()
+    }
+
     /// What can lose events, of all topics.
     pub(crate) fn dangers(&self) -> Vec<String> {
         let of_topics = self.topics().chain(&self.cursors).flat_map(Topic::dangers);
@@ -87,8 +97,13 @@ impl Connection {
 
     /// Whether another record may be sent now.
     pub(crate) fn ready(&mut self) -> Result<(), PublishError> {
-        if let Some(fault) = self.reports.take_fault() {
-            return Err(PublishError::Fault(fault));
+        if let Some(fault) = self.reports.fault() {
+            // The reports that came before it count, and are taken with it.
+            return Err(if self.queue.is_empty() {
+                PublishError::Fault(fault)
+            } else {
+                PublishError::Full
+            });
         }
         if self.waiting.is_some() || self.queue.is_full() {
             return Err(PublishError::Full);
@@ -254,15 +269,10 @@ impl Connection {
             }
             self.learn(found);
             self.waiting = None;
-            // Sent again alone: nothing behind it was taken meanwhile, so it keeps its place.
-            let detail = format!("the topic \"{name}\" was not known yet");
-            let rejection = Rejection {
-                reason: RejectionReason::Unrenderable,
-                detail,
-            };
+            // Nothing behind it was taken meanwhile, so it keeps its place.
             self.own.push(Ack {
                 sequence,
-                verdict: Verdict::Suspect(rejection),
+                verdict: Verdict::NotSent,
             });
         }
         if let Some(look) = &mut self.look {

@@ -83,6 +83,9 @@ impl Reports {
 
     /// A fault that was not taken yet.
     pub(crate) fn fault(&self) -> Option<SinkFault> {
+        if !self.failed.load(Ordering::Acquire) {
+            return None;
+        }
         lock(&self.fault).clone()
     }
 

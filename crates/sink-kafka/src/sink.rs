@@ -45,6 +45,9 @@ pub struct KafkaSink {
     encoder: Encoder,
     spool: SpoolId,
     connection: Option<Connection>,
+    /// Topics that events have named so far. With transactions a topic that is not known breaks one, and one with other
+    /// limits the connection: a connection that forgot them all would be broken again and again.
+    named: Vec<String>,
     /// What was found at the last connect that can lose events; said once.
     dangers: Vec<String>,
     warned: bool,
@@ -68,6 +71,7 @@ impl KafkaSink {
             // Nothing is published before `connect` tells the real one.
             spool: SpoolId::from_bytes([0; 16]),
             connection: None,
+            named: Vec::new(),
             dangers: Vec::new(),
             warned: false,
             instance: uuid::Uuid::now_v7().to_string().into(),
@@ -174,6 +178,7 @@ impl Sink for KafkaSink {
         self.spool = session.spool;
         if let Some(old) = self.connection.take() {
             // Before the new one sends: the old one must not store anything behind it.
+            self.named = old.named_topics();
             if timeout(END_LIMIT, old.into_producer().take_back()).await.is_err() {
                 info!(
                     sink = self.name,
@@ -193,6 +198,7 @@ impl Sink for KafkaSink {
                 is_repeated: self.has_claimed,
             }),
             is_trial: self.is_trial,
+            named: self.named.clone(),
         };
         let connection = on_thread(move || open.open()).await?;
         self.has_claimed = true;

@@ -129,19 +129,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether an event is known to be stored: then it is settled without being sent.
-    pub(crate) fn settle_if_stored(&mut self, sequence: Sequence) -> bool {
-        if !self.keeper.chain().is_some_and(|chain| chain.has(sequence)) {
-            return false;
-        }
-        self.known.push(Ack {
-            sequence,
-            verdict: Verdict::Delivered,
-        });
-        true
-    }
-
-    /// Sends an event's message.
+    /// Sends an event's message; one that is known to be stored is settled without.
     pub(crate) fn send(&mut self, sequence: Sequence, mut message: Message<'_>) -> Result<(), PublishError> {
         let mut role = Role::Free;
         match &mut self.keeper {
@@ -158,6 +146,15 @@ impl Connection {
             } => message.headers.add(chain::HEADER, value),
             Keeper::Stream { .. } | Keeper::Nobody { .. } => {}
         }
+        self.check_size(&message, role)?;
+        // Asked of what can be sent alone: one that was refused here is not stored, although those behind it are.
+        if self.keeper.chain().is_some_and(|chain| chain.has(sequence)) {
+            self.known.push(Ack {
+                sequence,
+                verdict: Verdict::Delivered,
+            });
+            return Ok(());
+        }
         self.hand_over(sequence, message, role)?;
         if let Some(chain) = self.keeper.chain_mut() {
             chain.sent();
@@ -171,15 +168,11 @@ impl Connection {
         sequence: Sequence,
         message: Message<'_>,
     ) -> Result<(), PublishError> {
+        self.check_size(&message, Role::Letter)?;
         self.hand_over(sequence, message, Role::Letter)
     }
 
-    fn hand_over(
-        &mut self,
-        sequence: Sequence,
-        message: Message<'_>,
-        role: Role,
-    ) -> Result<(), PublishError> {
+    fn check_size(&self, message: &Message<'_>, role: Role) -> Result<(), PublishError> {
         let size = message.size();
         let limit = match role {
             Role::Letter => self.letter_limit,
@@ -194,6 +187,16 @@ impl Connection {
                 ),
             }));
         }
+        Ok(())
+    }
+
+    fn hand_over(
+        &mut self,
+        sequence: Sequence,
+        message: Message<'_>,
+        role: Role,
+    ) -> Result<(), PublishError> {
+        let size = message.size();
         let payload = self.lent.payload(message.payload.as_bytes());
         let at = *self.run_began.get_or_insert_with(Instant::now);
         let headers = message.headers.into_map();

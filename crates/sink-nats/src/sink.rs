@@ -153,9 +153,6 @@ impl Sink for NatsSink {
     fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
         connection.ready()?;
-        if connection.settle_if_stored(event.sequence) {
-            return Ok(());
-        }
         let published = self
             .encoder
             .encode(event, &self.spool, None)

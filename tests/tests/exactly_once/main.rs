@@ -5,7 +5,11 @@
 mod support;
 
 use neurobridge_tests::{
-    bridge::Bridge, kafka::KafkaOptions, paths::Scratch, platform::Platform, shared::own_kafka,
+    bridge::Bridge,
+    kafka::{KafkaOptions, admin::KafkaAdmin, records::read_topic},
+    paths::Scratch,
+    platform::Platform,
+    shared::own_kafka,
 };
 use serde_json::Value;
 
@@ -129,6 +133,51 @@ fn a_broker_killed_restarted_and_frozen_makes_no_event_come_twice() {
         &platform.stop().unwrap(),
         counts.delivered,
     );
+}
+
+/// Of a topic that an event is the first to name, limits have to be found out first, and other limits ask for a new
+/// connection: neither is held against the event.
+#[test]
+fn topics_that_events_name_first_cost_no_event() {
+    const EVENTS: u64 = 3_000;
+    const RESULTS: [&str; 7] = ["new", "exact", "ha", "reinit", "junk", "nm", "det"];
+    let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
+        return;
+    };
+    let admin = KafkaAdmin::new(&kafka.bootstrap()).unwrap();
+    for result in &RESULTS[..3] {
+        admin
+            .create_topic(&format!("faces.{result}"), 1, &[("max.message.bytes", "3000000")])
+            .unwrap();
+    }
+    let dir = Scratch::new("exactly-once-named").unwrap();
+    let count = EVENTS.to_string();
+    let platform = Platform::start(&dir, &["--rate", "500", "--count", &count, "--hold"]).unwrap();
+    let config = config(&platform, &kafka.bootstrap(), "start = \"oldest\"")
+        .replace("topic = \"entries\"", "topic = \"faces.{result}\"");
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    bridge
+        .wait("events in Kafka", LIMIT, |status| delivered(status) > EVENTS / 3)
+        .unwrap();
+    kafka.kill().unwrap();
+    kafka.start_again().unwrap();
+    let status = bridge
+        .wait("all events in Kafka", LIMIT, |status| delivered(status) == EVENTS)
+        .unwrap();
+    assert_eq!(
+        status["sinks"]["kafka"]["ledger"]["dead_lettered"], 0,
+        "{status:#}"
+    );
+    let counts = finish(bridge);
+    assert_eq!(counts.stored, counts.delivered, "{counts:?}");
+    let found: usize = RESULTS
+        .iter()
+        .map(|result| {
+            let topic = format!("faces.{result}");
+            read_topic(&kafka.bootstrap(), &topic, LIMIT).unwrap().len()
+        })
+        .sum();
+    assert_eq!(found as u64, counts.delivered);
 }
 
 #[test]

@@ -42,7 +42,7 @@ async fn a_topic_is_made_only_if_asked_for() {
     config.replicas = Some(3);
     let fault = connect(config.clone()).await.unwrap_err();
     assert!(
-        fault.reason.contains("InvalidReplicationFactor") && fault.reason.contains("3 replicas"),
+        fault.reason.contains("Invalid replication factor") && fault.reason.contains("3 replicas"),
         "{fault}"
     );
 

@@ -163,7 +163,7 @@ async fn what_is_too_large_is_a_dead_letter() {
         // Small enough itself, too large with its headers.
         feed.append("main", &large(12, 8000)).await;
         feed.append_many(10).await;
-        let delivery = Delivery::start(&feed, config);
+        let delivery = Delivery::start(&feed, config.clone());
         delivery.until_settled(22).await;
         let letters = delivery.letters();
         let ending = delivery.finish(&feed).await;
@@ -177,6 +177,16 @@ async fn what_is_too_large_is_a_dead_letter() {
             letters[0]
         );
         assert_eq!(stored(&url, STREAM).await.len(), 20);
+        if order == Order::Strict {
+            // As after a crash before the letters were safe: that those behind are stored makes these no delivered ones.
+            let delivery = Delivery::start(&feed, config);
+            let ending = delivery.finish(&feed).await;
+            assert_eq!(
+                (ending.cursor.counts.delivered, ending.cursor.counts.dead_lettered),
+                (20, 2)
+            );
+            assert_eq!(stored(&url, STREAM).await.len(), 20);
+        }
         jetstream::new(client(&url).await)
             .delete_stream(STREAM)
             .await

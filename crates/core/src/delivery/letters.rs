@@ -24,7 +24,7 @@ impl Window {
         let mut lines = String::new();
         for index in 0..self.rejected.len() {
             let (sequence, rejection, body) = self.rejected[index].clone();
-            self.count_letter_in_a_row(&rejection)?;
+            self.check_letters_in_a_row(index, &rejection)?;
             self.write_letter(sequence, &rejection, body, &mut lines)?;
             lines.push('\n');
         }
@@ -43,6 +43,7 @@ impl Window {
     /// Hands the dead letters to a sink that keeps them; false when it takes no more for now.
     pub(super) fn publish_dead_letters<S: Sink>(&mut self, sink: &mut S) -> Result<bool, SinkFault> {
         while let Some((sequence, rejection, body)) = self.rejected.front().cloned() {
+            self.check_letters_in_a_row(self.lettered.len(), &rejection)?;
             let mut json = String::new();
             self.write_letter(sequence, &rejection, body, &mut json)?;
             match sink.publish_dead_letter(&DeadLetter {
@@ -50,7 +51,6 @@ impl Window {
                 json: &json,
             }) {
                 Ok(()) => {
-                    self.count_letter_in_a_row(&rejection)?;
                     self.rejected.pop_front();
                     self.lettered.insert(sequence, (rejection, body));
                     self.in_sink += 1;
@@ -91,22 +91,25 @@ impl Window {
                 }
                 self.rejected.push_back((ack.sequence, rejection, Body::LeftOut));
             }
+            Verdict::NotSent => self.rejected.push_back((ack.sequence, rejection, body)),
         }
         Ok(())
     }
 
-    fn count_letter_in_a_row(&mut self, rejection: &Rejection) -> Result<(), SinkFault> {
-        if self.dead_letters_in_a_row >= self.options.max_dead_letters_in_a_row {
+    /// Whether one more dead letter may follow those that are settled and those that are `on_their_way`. They count when they
+    /// are settled: what has to be tried again because there is no room for it is one letter still.
+    fn check_letters_in_a_row(&self, on_their_way: usize, rejection: &Rejection) -> Result<(), SinkFault> {
+        let in_a_row = self.dead_letters_in_a_row + on_their_way as u64;
+        if in_a_row >= self.options.max_dead_letters_in_a_row {
             return Err(SinkFault::fatal(
                 FaultKind::TooManyDeadLetters,
                 format!(
-                    "{} events in a row were refused, the last one with \"{}\"; expected that to be the exception: \
+                    "{in_a_row} events in a row were refused, the last one with \"{}\"; expected that to be the exception: \
                      mend the cause and restart, nothing more is put into the dead letters",
-                    self.dead_letters_in_a_row, rejection.detail
+                    rejection.detail
                 ),
             ));
         }
-        self.dead_letters_in_a_row += 1;
         Ok(())
     }
 

@@ -105,9 +105,9 @@ pub async fn deliver<S: Sink, R: Reader>(
     let mut standing = Standing {
         is_in_doubt: false,
         outage: None,
+        connected_at: None,
     };
     let ended = loop {
-        let connected_at = Instant::now();
         let end = session(
             &mut sink,
             &mut reader,
@@ -132,7 +132,11 @@ pub async fn deliver<S: Sink, R: Reader>(
             shutdown.drain.cancelled().await;
             break Ended::Unfinished;
         }
-        if connected_at.elapsed() > STABLE_AFTER {
+        if standing
+            .connected_at
+            .take()
+            .is_some_and(|at| at.elapsed() > STABLE_AFTER)
+        {
             backoff.reset();
         }
         let delay = backoff.next_delay();
@@ -162,6 +166,8 @@ struct Standing {
     /// can be delivered, and a sink that cannot would be called up before each fault.
     is_in_doubt: bool,
     outage: Option<Outage>,
+    /// Since when it has been connected.
+    connected_at: Option<Instant>,
 }
 
 enum SessionEnd {
@@ -199,9 +205,15 @@ async fn session<S: Sink, R: Reader>(
     if let Err(fault) = connected {
         return Ok(fault.into());
     }
+    standing.connected_at = Some(Instant::now());
     window.adopt(sink.kept_cursor(), reader);
     let began_at = window.cursor().next;
-    standing.is_in_doubt |= waiting(window, reader).is_some_and(|waiting| waiting > 0);
+    match waiting(window, reader) {
+        // Also what had no outcome has it, by the cursor that the broker has kept.
+        Some(0) => standing.is_in_doubt = false,
+        Some(_) => standing.is_in_doubt = true,
+        None => {}
+    }
     if !standing.is_in_doubt {
         say_up(window, reader, progress, standing);
     }
@@ -265,7 +277,7 @@ async fn session<S: Sink, R: Reader>(
                 progress.set_notice(sink.notice());
                 let waiting = waiting(window, reader).unwrap_or(0);
                 let trouble = sink.trouble().or_else(|| stall.watch(window));
-                tell_trouble(window.name(), waiting, progress, trouble);
+                tell_trouble(window.name(), waiting, progress, trouble, standing.is_in_doubt);
             }
         }
         if shutdown.drain.is_cancelled() && !standing.is_in_doubt {
@@ -276,6 +288,8 @@ async fn session<S: Sink, R: Reader>(
 
 fn say_up<R: Reader>(window: &Window, reader: &R, progress: &Progress, standing: &mut Standing) {
     progress.set_state(SinkState::Up);
+    // Whatever kept it from delivering is over with it, and is not to end a second time.
+    let _ = progress.set_trouble(None, 0);
     let (sink, next) = (window.name(), window.cursor().next.get());
     let waiting = waiting(window, reader);
     match standing.outage.take() {
@@ -325,7 +339,13 @@ impl Stall {
 }
 
 /// Says when something keeps a connected sink from delivering, when it becomes something else, and when it has passed.
-fn tell_trouble(sink: &str, waiting: u64, progress: &Progress, trouble: Option<SinkFault>) {
+fn tell_trouble(
+    sink: &str,
+    waiting: u64,
+    progress: &Progress,
+    trouble: Option<SinkFault>,
+    is_in_doubt: bool,
+) {
     match (progress.set_trouble(trouble.as_ref(), waiting), trouble) {
         (Some(Change::Began), Some(fault)) => {
             warn!(sink, kind = fault.kind.label(), "the sink is down: {fault}");
@@ -333,7 +353,8 @@ fn tell_trouble(sink: &str, waiting: u64, progress: &Progress, trouble: Option<S
         (Some(Change::OfKind), Some(fault)) => {
             warn!(sink, kind = fault.kind.label(), "the sink is still down: {fault}");
         }
-        (Some(Change::Ended { lasted, waited }), _) => {
+        // A sink in doubt is called up when it has settled something.
+        (Some(Change::Ended { lasted, waited }), _) if !is_in_doubt => {
             info!(sink, lasted = told(lasted), waited, "the sink is up again")
         }
         _ => {}

@@ -85,7 +85,7 @@ impl Window {
                 self.settle_as_letter(sequence, reason);
                 Turn::Skip
             }
-            None if self.suspects.contains_key(&sequence) && self.in_sink > 0 => Turn::Wait,
+            None if self.suspects.contains(&sequence) && self.in_sink > 0 => Turn::Wait,
             None => Turn::Publish,
         }
     }
@@ -101,6 +101,11 @@ impl Window {
         }
         let (sequence, rejection, is_its_own) = match ack.verdict {
             Verdict::Delivered | Verdict::Duplicate => return Ok(Some(ack)),
+            // What came behind it may have been sent. All is taken back, and published once more in order.
+            Verdict::NotSent => {
+                pending.is_broken = true;
+                return Ok(None);
+            }
             Verdict::Rejected(rejection) => (ack.sequence, rejection, true),
             Verdict::Suspect(rejection) => (ack.sequence, rejection, is_alone),
         };
@@ -119,7 +124,7 @@ impl Window {
                     .insert(sequence, Fate::Letter(rejection, Body::Whole));
             }
             // Until the commit: should this one break again, it has to be alone again.
-            None => drop(self.suspects.insert(sequence, rejection)),
+            None => drop(self.suspects.insert(sequence)),
         }
         Ok(None)
     }
@@ -146,16 +151,21 @@ impl Window {
     /// Takes a cursor that was committed.
     pub(super) fn committed<R: Reader>(&mut self, cursor: Cursor, reader: &mut R) {
         self.move_to(cursor, reader);
-        let letters_in_a_row = self.dead_letters_in_a_row;
         let Some(pending) = &mut self.pending else { return };
         let now = Timestamp::now();
         for (received_at, events) in pending.received.drain(..) {
             self.progress.observe(received_at, now, events);
         }
+        self.count_letters();
+    }
+
+    /// Counts the dead letters behind which the cursor has moved.
+    pub(super) fn count_letters(&mut self) {
+        let Some(pending) = &mut self.pending else { return };
         for (sequence, reason) in pending.letters.drain(..) {
             self.progress.dead_letter(sequence, reason);
         }
-        pending.letters_in_a_row = letters_in_a_row;
+        pending.letters_in_a_row = self.dead_letters_in_a_row;
     }
 
     /// Goes on at the cursor that the broker has kept, if it is further than ours: the commit came through although its
@@ -225,6 +235,7 @@ impl Window {
     /// Settles an event whose dead letter is where it belongs.
     pub(super) fn settle_as_letter(&mut self, sequence: Sequence, reason: RejectionReason) {
         self.tracker.settle(sequence, Outcome::DeadLettered);
+        self.dead_letters_in_a_row += 1;
         match &mut self.pending {
             Some(pending) => pending.letters.push((sequence, reason)),
             None => self.progress.dead_letter(sequence, reason),

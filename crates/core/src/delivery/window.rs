@@ -1,7 +1,7 @@
 //! The events between the reader and the settled prefix.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -56,8 +56,10 @@ pub(super) struct Window {
     /// Messages that the sink has and that have no outcome.
     pub(super) in_sink: u64,
     pub(super) unflushed: bool,
-    /// Refused together with others: each is sent once more alone.
-    pub(super) suspects: BTreeMap<Sequence, Rejection>,
+    /// Refused together with others, or not sent yet: each is sent once more alone. Without transactions until it has its
+    /// outcome or the sink a fault; with them until the commit, as what is taken back may be refused again.
+    pub(super) suspects: BTreeSet<Sequence>,
+    /// The one of them that is on its way.
     pub(super) alone: Option<Sequence>,
     /// Refused for themselves, on their way into the dead letters.
     pub(super) rejected: VecDeque<(Sequence, Rejection, Body)>,
@@ -87,7 +89,7 @@ impl Window {
             resent: 0,
             in_sink: 0,
             unflushed: false,
-            suspects: BTreeMap::new(),
+            suspects: BTreeSet::new(),
             alone: None,
             rejected: VecDeque::new(),
             lettered: BTreeMap::new(),
@@ -157,6 +159,7 @@ impl Window {
         } else {
             self.suspects.clear();
         }
+        self.tracker.rewind();
         self.tracker.next()
     }
 
@@ -164,7 +167,7 @@ impl Window {
     pub(super) fn publish<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
         // In a transaction each comes at its place.
         while self.pending.is_none()
-            && let Some((&sequence, _)) = self.suspects.first_key_value()
+            && let Some(&sequence) = self.suspects.first()
         {
             self.publish_alone(sink, sequence)?;
             if self.in_sink > 0 {
@@ -180,7 +183,7 @@ impl Window {
         if sink.keeps_dead_letters() && !self.publish_dead_letters(sink)? {
             return Ok(Step::Waiting);
         }
-        if self.bytes >= MOST_BYTES && self.in_sink > 0 {
+        if self.tracker.must_wait() || self.bytes >= MOST_BYTES && self.in_sink > 0 {
             return Ok(Step::Waiting);
         }
         Ok(step)
@@ -224,7 +227,7 @@ impl Window {
                                 self.resent += 1;
                             }
                             self.highest = self.highest.max(sequence.get());
-                            if self.pending.is_some() && self.suspects.contains_key(&sequence) {
+                            if self.pending.is_some() && self.suspects.contains(&sequence) {
                                 self.alone = Some(sequence);
                             }
                         }
@@ -257,8 +260,10 @@ impl Window {
             };
             if self.alone == Some(ack.sequence) {
                 self.alone = None;
-                let suspect = self.suspects.remove(&ack.sequence);
-                if let (Verdict::Suspect(rejection), Some(_)) = (&ack.verdict, suspect) {
+                let was_suspect = self.suspects.remove(&ack.sequence);
+                if let Verdict::Suspect(rejection) = &ack.verdict
+                    && was_suspect
+                {
                     self.rejected
                         .push_back((ack.sequence, rejection.clone(), Body::Whole));
                     continue;
@@ -289,7 +294,7 @@ impl Window {
                 Verdict::Rejected(rejection) => {
                     self.rejected.push_back((ack.sequence, rejection, Body::Whole))
                 }
-                Verdict::Suspect(rejection) => drop(self.suspects.insert(ack.sequence, rejection)),
+                Verdict::Suspect(_) | Verdict::NotSent => drop(self.suspects.insert(ack.sequence)),
             }
         }
         self.observe(run.0, now, run.1);
@@ -306,6 +311,7 @@ impl Window {
         self.cursor.next = self.tracker.next();
         self.cursor.counts = self.tracker.counts();
         self.cursor.note = sink.note();
+        self.count_letters();
         reader.commit(&self.cursor);
         self.progress.set_cursor(&self.cursor);
         self.report();

@@ -30,6 +30,8 @@ pub(crate) struct Open {
     pub(crate) claim: Option<Claim>,
     /// Nothing is made, and what is not there is noted.
     pub(crate) is_trial: bool,
+    /// Topics that events have named before.
+    pub(crate) named: Vec<String>,
 }
 
 /// What a sink claims the transactional id with.
@@ -80,6 +82,14 @@ impl Open {
         if is_all_templated {
             // Which topics there have to be only events tell: that a broker answers can be known now.
             look_at(&client, &self.health, &[], &self.config, !self.is_trial)?;
+        }
+        if self.config.transactions().is_some() && !self.named.is_empty() {
+            match look_at(&client, &self.health, &self.named, &self.config, true) {
+                Ok(named) => found.push(named),
+                // One of them, which may never be named again. Those that are named are looked at then.
+                Err(fault) if fault.kind == FaultKind::Missing => {}
+                Err(fault) => return Err(fault),
+            }
         }
         let mut topics: HashMap<String, Topic> = found
             .into_iter()

@@ -36,11 +36,11 @@ pub(super) fn run(shared: Arc<Shared>) {
         }
         let is_stopping = state.is_stopping;
         drop(state);
-        let pause = match work(&shared, is_stopping) {
-            Ok(()) => SAVE_INTERVAL,
+        let (pause, is_stuck) = match work(&shared, is_stopping) {
+            Ok(()) => (SAVE_INTERVAL, false),
             Err(error) if error.is_full() => {
                 warn!(%error, cause = %error.source, "cursors wait for room on the disk");
-                FULL_INTERVAL
+                (FULL_INTERVAL, true)
             }
             Err(error) => {
                 // Events that are on the disk are still delivered; where the sinks stand is not kept any more.
@@ -52,7 +52,8 @@ pub(super) fn run(shared: Arc<Shared>) {
             return;
         }
         let mut state = shared.lock();
-        if !state.is_stopping && !state.is_full {
+        // A full log waits for what the keeper deletes; where it can't, to hurry helps nobody.
+        if !state.is_stopping && (is_stuck || !state.is_full) {
             state = shared.wait(&shared.chores, state, pause);
         }
         drop(state);

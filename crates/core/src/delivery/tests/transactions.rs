@@ -40,8 +40,14 @@ fn has_bad_letter(sequence: u64) -> bool {
     sequence % 14 == 10
 }
 
+/// These name something that has to be found out about first, once in each connection.
+fn is_first_of_its_kind(sequence: u64) -> bool {
+    sequence % 5 == 2
+}
+
 struct Message {
     sequence: Sequence,
+    is_unsent: bool,
     is_letter: bool,
     is_bad: bool,
 }
@@ -56,6 +62,8 @@ struct FakeSink {
     is_open: bool,
     is_due: bool,
     is_broken: bool,
+    /// What was found out in this connection.
+    known: std::collections::BTreeSet<Sequence>,
 }
 
 impl FakeSink {
@@ -67,9 +75,11 @@ impl FakeSink {
         if self.waiting.len() >= 4 {
             return Err(PublishError::Full);
         }
+        let is_unsent = !is_letter && is_first_of_its_kind(sequence.get()) && self.known.insert(sequence);
         self.is_open = true;
         self.waiting.push(Message {
             sequence,
+            is_unsent,
             is_letter,
             is_bad,
         });
@@ -78,7 +88,9 @@ impl FakeSink {
 
     fn acknowledge(&mut self, count: usize, acks: &mut Vec<Ack>) {
         for message in self.waiting.drain(..count.min(self.waiting.len())) {
-            let verdict = if message.is_bad {
+            let verdict = if message.is_unsent {
+                Verdict::NotSent
+            } else if message.is_bad {
                 self.is_broken = true;
                 Verdict::Suspect(too_large())
             } else {
@@ -102,6 +114,7 @@ impl FakeSink {
 impl Sink for FakeSink {
     async fn connect(&mut self, _: &Session<'_>) -> Result<(), SinkFault> {
         self.forget();
+        self.known.clear();
         self.kept = self.broker.lock().unwrap().kept.clone();
         Ok(())
     }
@@ -219,6 +232,7 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
         is_open: false,
         is_due: false,
         is_broken: false,
+        known: std::collections::BTreeSet::new(),
     };
     let options = Options {
         name: "fake".into(),
