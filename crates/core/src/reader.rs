@@ -83,6 +83,19 @@ impl Cursor {
             note: None,
         }
     }
+
+    /// This cursor, which an earlier run has committed, in a log that ends at `end`; and how many events the log has lost
+    /// that were delivered. Only a power cut does that, where the log is not synced always: the sequences from its end on
+    /// are given anew, to events that were not delivered.
+    #[must_use]
+    pub fn within(mut self, end: Sequence) -> (Self, u64) {
+        let lost = self.next.since(end);
+        if lost > 0 {
+            self.next = end;
+            self.counts.delivered = self.counts.delivered.saturating_sub(lost);
+        }
+        (self, lost)
+    }
 }
 
 /// Why the log can't be read.

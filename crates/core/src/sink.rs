@@ -139,6 +139,10 @@ pub struct Session<'a> {
     pub spool: SpoolId,
     /// Where delivery goes on.
     pub cursor: &'a Cursor,
+    /// Where the log ended when this run began, if that is known. Whatever an earlier run has published from there on, a
+    /// power cut has taken out of the log since (one that is not synced always), and its sequences are given anew: what
+    /// the broker has of it are other events.
+    pub log_end: Option<Sequence>,
 }
 
 /// What became of a published event.

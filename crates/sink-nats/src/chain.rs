@@ -47,6 +47,25 @@ pub(crate) struct End {
     pub(crate) by: By,
     /// Events of ours, the last one in the stream first. By id one is enough; by place all that may be asked for.
     pub(crate) ours: Vec<Sequence>,
+    /// There are messages of [`Lost`] events.
+    pub(crate) has_lost: bool,
+}
+
+/// Events that an earlier run has published, and a power cut has taken out of the log: other events have their sequences
+/// now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// The first of them.
+    pub(crate) from: Sequence,
+    /// The last place of the stream where one of them can stand; behind it this run has published.
+    pub(crate) up_to: u64,
+}
+
+impl Lost {
+    /// The last event before them.
+    pub(crate) fn before(self) -> Option<Sequence> {
+        Sequence::new(self.from.get() - 1)
+    }
 }
 
 /// The chain of one connection.
@@ -212,6 +231,7 @@ mod tests {
             place: 7,
             by,
             ours: ours.iter().map(|ours| Sequence::new(*ours).unwrap()).collect(),
+            has_lost: false,
         };
         Chain::new("nats", &SpoolId::from_bytes([0x11; 16]), end)
     }

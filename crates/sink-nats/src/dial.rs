@@ -17,7 +17,7 @@ use neurobridge_core::{
 
 use crate::{
     auth::Identity,
-    chain::{self, Chain},
+    chain::{self, Chain, Lost},
     config::{NatsConfig, Order},
     error,
     events::Events,
@@ -45,6 +45,8 @@ pub(crate) struct Dialled {
     pub(crate) chain: Option<Chain>,
     /// What each message of a replay carries with strict order.
     pub(crate) replayed_behind: Option<String>,
+    /// What was found in the stream that the log has lost, with strict order.
+    pub(crate) lost: Option<Lost>,
 }
 
 /// What a connection is for.
@@ -66,6 +68,7 @@ pub(crate) async fn dial(
     sink: &str,
     spool: &SpoolId,
     next: Sequence,
+    lost: Option<Lost>,
     purpose: Purpose,
 ) -> Result<Dialled, SinkFault> {
     let events = Arc::new(Events::default());
@@ -83,6 +86,7 @@ pub(crate) async fn dial(
         stream: None,
         chain: None,
         replayed_behind: None,
+        lost: None,
     };
     if let Some(stream) = config.kept_by() {
         let api = Api {
@@ -97,7 +101,11 @@ pub(crate) async fn dial(
             // Of a replay nothing was in flight: the last one of ours is all that it has to know.
             let is_replay = purpose == Purpose::Replay;
             let next = if is_replay { Sequence::MAX } else { next };
-            let end = api.end(&found, sink, spool, next, in_flight).await?;
+            let end = api.end(&found, sink, spool, next, in_flight, lost).await?;
+            dialled.lost = lost.filter(|_| end.has_lost).map(|lost| Lost {
+                up_to: lost.up_to.min(end.place),
+                ..lost
+            });
             if is_replay {
                 let ours = end.ours.first();
                 dialled.replayed_behind = ours.map(|ours| chain::replayed_behind(sink, spool, *ours));

@@ -13,6 +13,7 @@ use neurobridge_core::{
 use tracing::warn;
 
 use crate::{
+    chain::Lost,
     config::{Mode, NatsConfig, Oversize},
     connection::Connection,
     dial::{Purpose, dial},
@@ -35,6 +36,9 @@ pub struct NatsSink {
     encoder: Encoder,
     spool: SpoolId,
     connection: Option<Connection>,
+    was_connected: bool,
+    /// What the log has lost and the stream has, as the first connect found it.
+    lost: Option<Lost>,
     is_replay: bool,
     /// What was found at the last connect that can lose events; said once.
     dangers: Vec<String>,
@@ -52,6 +56,8 @@ impl NatsSink {
             // Nothing is published before `connect` tells the real one.
             spool: SpoolId::from_bytes([0; 16]),
             connection: None,
+            was_connected: false,
+            lost: None,
             is_replay: false,
             dangers: Vec::new(),
             warned: false,
@@ -119,11 +125,20 @@ impl Sink for NatsSink {
         self.spool = session.spool;
         // Its client ends with it, so that nothing is sent over it any more.
         self.connection = None;
+        let lost = match (self.was_connected, session.log_end) {
+            (true, _) => self.lost,
+            // Nothing of this run is there.
+            (false, from) => from.map(|from| Lost {
+                from,
+                up_to: u64::MAX,
+            }),
+        };
         let dialled = dial(
             &self.config,
             &self.name,
             &self.spool,
             session.cursor.next,
+            lost,
             match (self.is_trial, self.is_replay) {
                 (true, _) => Purpose::Trial,
                 (_, true) => Purpose::Replay,
@@ -140,6 +155,16 @@ impl Sink for NatsSink {
             (None, None) => Vec::new(),
         };
         self.look_for_dangers(dangers);
+        if !std::mem::replace(&mut self.was_connected, true)
+            && let Some(lost) = dialled.lost
+        {
+            warn!(
+                sink = self.name,
+                log_end = lost.from.get(),
+                "the log ends before what was delivered of it; its last events are lost there, and in the stream"
+            );
+        }
+        self.lost = dialled.lost;
         self.connection = Some(Connection::new(&self.config, dialled));
         Ok(())
     }

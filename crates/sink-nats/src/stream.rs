@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use crate::{
-    chain::{self, By, End},
+    chain::{self, By, End, Lost},
     config::{NatsConfig, Order, Storage, StreamConfig},
     error::{self, ApiError},
     events::Events,
@@ -116,7 +116,7 @@ impl Api<'_> {
     }
 
     /// Where the stream ends, and what of ours is there of the events from `next` on, of which some may have been in
-    /// flight when the connection before broke.
+    /// flight when the connection before broke. What is there of `lost` events is none of ours any more.
     pub(crate) async fn end(
         &self,
         stream: &Stream,
@@ -124,11 +124,13 @@ impl Api<'_> {
         spool: &SpoolId,
         next: Sequence,
         in_flight: u64,
+        lost: Option<Lost>,
     ) -> Result<End, SinkFault> {
         let mut end = End {
             place: stream.state.last_seq,
             by: stream.chained_by(),
             ours: Vec::new(),
+            has_lost: false,
         };
         if stream.state.messages == 0 {
             return Ok(end);
@@ -150,9 +152,19 @@ impl Api<'_> {
                 return Ok(end);
             }
             let asking = asked
-                .into_iter()
-                .map(|place| self.message(&stream.config.name, place, sink, spool));
-            for ours in try_join_all(asking).await?.into_iter().flatten() {
+                .iter()
+                .map(|&place| self.message(&stream.config.name, place, sink, spool));
+            let found = try_join_all(asking).await?.into_iter().zip(&asked);
+            for (mut ours, place) in found.filter_map(|(ours, place)| Some((ours?, *place))) {
+                if let Some(lost) = lost.filter(|lost| place <= lost.up_to && lost.from <= ours) {
+                    end.has_lost = true;
+                    match (end.by, lost.before()) {
+                        // It was stored behind all before it: those are there.
+                        (By::Id, Some(before)) => ours = before,
+                        (By::Id, None) => return Ok(end),
+                        (By::Place, _) => continue,
+                    }
+                }
                 end.ours.push(ours);
                 if end.by == By::Id || ours < next {
                     return Ok(end);

@@ -97,7 +97,24 @@ impl KafkaAdmin {
             .into_iter()
             .map(|result| result.map(drop).map_err(|(_, code)| code))
             .collect();
-        first(results).with_context(|| format!("configuring the topic {topic}"))
+        first(results).with_context(|| format!("configuring the topic {topic}"))?;
+        // The controller has it; the broker learns of it a moment later.
+        wait_until("the broker to know a topic's configuration", TIMEOUT, || {
+            self.is_configured(topic, config)
+        })
+    }
+
+    fn is_configured(&self, topic: &str, config: &[(&str, &str)]) -> bool {
+        let specifier = ResourceSpecifier::Topic(topic);
+        let described = block_on(self.client.describe_configs([&specifier], &self.options));
+        let Some(Ok(described)) = described.ok().and_then(|all| all.into_iter().next()) else {
+            return false;
+        };
+        let is_so = |(key, value): &(&str, &str)| {
+            let entry = described.get(key);
+            entry.is_some_and(|entry| entry.value.as_deref() == Some(*value))
+        };
+        config.iter().all(is_so)
     }
 
     /// Returns how many of a topic's partitions have a leader; 0 when there is no such topic.

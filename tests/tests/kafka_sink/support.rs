@@ -190,6 +190,7 @@ async fn connected(sink: &mut KafkaSink) -> Result<(), SinkFault> {
     let session = Session {
         spool: spool.id(),
         cursor: &cursor,
+        log_end: None,
     };
     let connected = timeout(LIMIT, sink.connect(&session)).await.unwrap();
     sink.close().await;

@@ -12,8 +12,8 @@ use neurobridge_tests::{
 use tokio::time::sleep;
 
 use crate::support::{
-    Delivery, Feed, assert_once_and_in_order, assert_run, blocking, client, creating, eventually, stored,
-    stream_of,
+    Delivery, Feed, Stored, assert_once_and_in_order, assert_run, blocking, client, creating, eventually,
+    stored, stream_of,
 };
 
 const STREAM: &str = "ENTRIES";
@@ -227,6 +227,44 @@ async fn what_of_ours_lies_below_messages_of_others_is_found() {
     let delivery = Delivery::start(&feed, strict(&url));
     delivery.finish(&feed).await;
     assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
+}
+
+/// A power cut takes the end of a log that is not synced always, and its sequences are given to other events: those are not
+/// delivered because the stream has what had these sequences before.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_with_the_sequences_of_lost_ones_are_not_taken_for_them() {
+    let Some(mut nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let mut before = Feed::new();
+    before.append_many(100).await;
+    let log = before.spool.id();
+    Delivery::start(&before, strict(&url)).finish(&before).await;
+    past_the_window().await;
+
+    // The log ends at 70 now; 71 and later are other events.
+    let mut after = Feed::new();
+    after.append_many(70).await;
+    for id in 1001..=1025 {
+        after.append("main", &crate::support::frame(id)).await;
+    }
+    let first = Cursor::starting_at(Sequence::FIRST);
+    let end = Sequence::new(71);
+    let delivery = Delivery::resume_log(&after, strict(&url), first, log, end);
+    delivery.until_settled(after.appended()).await;
+    // A second connection of the same run, with events of this run in the stream.
+    blocking(|| {
+        nats.kill().unwrap();
+        nats.start_again().unwrap();
+    });
+    for id in 1026..=1050 {
+        after.append("main", &crate::support::frame(id)).await;
+    }
+    let ending = delivery.finish(&after).await;
+    assert_eq!(ending.cursor.counts.delivered, 120);
+    let ids: Vec<u64> = stored(&url, STREAM).await.iter().filter_map(Stored::id).collect();
+    assert_eq!(ids, (1..=100).chain(1001..=1050).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@ use neurobridge_core::{
     envelope::{Kind, read},
     event::{Event, Sequence},
     filter::Filter,
+    identity::SpoolId,
     reader::{Cursor, Read, ReadError, Reader},
     record::Batch,
     redact::Redaction,
@@ -117,6 +118,7 @@ struct Resumed {
     reader: SpoolReader,
     cursor: Cursor,
     committed: Arc<Mutex<Cursor>>,
+    end_at_start: Option<Sequence>,
 }
 
 impl Reader for Resumed {
@@ -135,6 +137,10 @@ impl Reader for Resumed {
 
     fn cursor(&self) -> &Cursor {
         &self.cursor
+    }
+
+    fn end_at_start(&self) -> Option<Sequence> {
+        self.end_at_start
     }
 }
 
@@ -167,6 +173,17 @@ impl Delivery {
 
     /// Delivers what a feed has from a cursor on, and gets.
     pub(crate) fn resume(feed: &Feed, config: NatsConfig, cursor: Cursor) -> Self {
+        Self::resume_log(feed, config, cursor, feed.spool.id(), None)
+    }
+
+    /// Delivers what a feed has from a cursor on, and gets, as the log of this id, which ended there when the run began.
+    pub(crate) fn resume_log(
+        feed: &Feed,
+        config: NatsConfig,
+        cursor: Cursor,
+        spool: SpoolId,
+        end_at_start: Option<Sequence>,
+    ) -> Self {
         assert_eq!(config.check(), []);
         let mut reader = feed.spool.reader("nats");
         reader.rewind(cursor.next);
@@ -175,12 +192,13 @@ impl Delivery {
             reader,
             cursor: cursor.clone(),
             committed: Arc::clone(&committed),
+            end_at_start,
         };
         let progress = Arc::new(Progress::new(cursor));
         let letters = Arc::new(Letters::default());
         let options = Options {
             name: "nats".into(),
-            spool: feed.spool.id(),
+            spool,
             filter: Filter::default(),
             redaction: Redaction::default(),
             dead_letters: Arc::<Letters>::clone(&letters),
@@ -293,6 +311,7 @@ async fn connected(sink: &mut NatsSink) -> Result<(), SinkFault> {
     let session = Session {
         spool: spool.id(),
         cursor: &cursor,
+        log_end: None,
     };
     let connected = timeout(LIMIT, sink.connect(&session)).await.unwrap();
     sink.close().await;

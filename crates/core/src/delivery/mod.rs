@@ -196,6 +196,7 @@ async fn session<S: Sink, R: Reader>(
     let session = Session {
         spool: window.spool(),
         cursor: window.cursor(),
+        log_end: reader.end_at_start(),
     };
     let connected = tokio::select! {
         biased;

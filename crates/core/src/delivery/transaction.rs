@@ -176,19 +176,16 @@ impl Window {
         // Later on, what is kept is what this run has committed.
         let is_first = !std::mem::replace(&mut pending.was_connected, true);
         let Some(mut kept) = kept.cloned() else { return };
-        if is_first
-            && let Some(end) = reader.end_at_start()
-            && end < kept.next
-        {
-            // Only a power cut does that, where the log is not synced always. Sequences from its end on are given anew.
-            let lost = kept.next.since(end);
-            warn!(
-                sink = self.name(),
-                lost,
-                "the log ends before what was delivered of it; its last events are lost there, and delivered"
-            );
-            kept.next = end;
-            kept.counts.delivered = kept.counts.delivered.saturating_sub(lost);
+        if is_first && let Some(end) = reader.end_at_start() {
+            let lost;
+            (kept, lost) = kept.within(end);
+            if lost > 0 {
+                warn!(
+                    sink = self.name(),
+                    lost,
+                    "the log ends before what was delivered of it; its last events are lost there, and delivered"
+                );
+            }
         }
         if kept.next <= self.cursor.next || kept.counts.settled() != kept.next.since(kept.first) {
             return;

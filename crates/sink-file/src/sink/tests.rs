@@ -50,6 +50,7 @@ impl Setting {
         let session = Session {
             spool: self.spool,
             cursor: &self.cursor,
+            log_end: None,
         };
         self.sink.connect(&session).await.unwrap();
     }
@@ -307,6 +308,7 @@ async fn a_second_sink_on_the_same_file_is_told() {
     let session = Session {
         spool: setting.spool,
         cursor: &setting.cursor,
+        log_end: None,
     };
     let fault = second.connect(&session).await.unwrap_err();
     assert!(

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use neurobridge_core::{
+    event::Sequence,
     identity::SpoolId,
     reader::Cursor,
     sink::{FaultKind, SinkFault},
@@ -44,6 +45,8 @@ pub(crate) struct Claim {
     pub(crate) instance: Arc<str>,
     /// It has claimed the id before: then another one's claim since is the end.
     pub(crate) is_repeated: bool,
+    /// Where the log ended when this run began.
+    pub(crate) log_end: Option<Sequence>,
 }
 
 /// What a trial says of a topic that is a template.
@@ -203,7 +206,13 @@ impl Claim {
                 "the cursor in the topic is of another spool: going on with our own"
             );
         }
-        let newest = match &kept {
+        // What is found is this run's own from the second time on. Before, what the log has lost is no place to go on at: not
+        // even for the next connection, if this one ends before its first commit.
+        let within = match (kept.clone(), self.log_end) {
+            (Some(kept), Some(end)) if !self.is_repeated => Some(kept.within(end).0),
+            (kept, _) => kept,
+        };
+        let newest = match &within {
             Some(kept) if kept.next > self.cursor.next => kept,
             _ => &self.cursor,
         };

@@ -24,6 +24,7 @@ async fn connect(sink: &mut KafkaSink) -> Result<(), SinkFault> {
     sink.connect(&Session {
         spool: SpoolId::from_bytes([7; 16]),
         cursor: &cursor,
+        log_end: None,
     })
     .await
 }

@@ -195,6 +195,7 @@ async fn connect<S: Sink>(mut sink: S, dangers: fn(&S) -> &[String]) -> Answer {
     let session = Session {
         spool: SpoolId::generate(),
         cursor: &cursor,
+        log_end: None,
     };
     let connected = timeout(SINK_TIMEOUT, sink.connect(&session))
         .await
