@@ -142,9 +142,10 @@ pub(crate) async fn run(
                     break;
                 }
                 while !waiting.is_empty() {
-                    let batch = intake.encode(&waiting[..together(&waiting)]);
+                    let count = together(&waiting);
+                    let batch = intake.encode(&waiting[..count]);
                     // Here the slices of the sockets' read buffers end.
-                    waiting.drain(..together(&waiting));
+                    waiting.drain(..count);
                     intake.store_letters().await;
                     let tallies = intake.take_tallies();
                     let spool = &spool;

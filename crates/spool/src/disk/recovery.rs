@@ -98,7 +98,8 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
         id,
         shared.lock().segments.front().map_or(end, |first| first.first),
     )?;
-    // A sink may have settled what a power cut took, or damage: no later event may get such a sequence again.
+    // A sink may have settled what a power cut took, or damage: no later event gets such a sequence again. Cursors are saved
+    // a moment late, though: what a broker has beyond them is told apart by where the log ends now (`Reader::end_at_start`).
     let settled = readers.values().map(|reader| reader.cursor.next).max();
     let next = end.max(trimmed.next).max(settled.unwrap_or(end));
     if next > end {

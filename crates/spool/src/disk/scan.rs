@@ -100,8 +100,7 @@ impl Scan {
                     let bytes = read(&self.file, self.offset, total)?;
                     return Ok(self.take(bytes.into(), 1));
                 }
-                // The next block begins with it.
-                Look::Beyond(_) if events > 0 => break,
+                // The next block begins with it, or it is damaged.
                 Look::Beyond(_) | Look::None => break,
             }
         }
