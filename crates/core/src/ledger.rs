@@ -130,6 +130,22 @@ impl SinkCounts {
         }
     }
 
+    /// Takes back so many events, of which nobody knows any more what became of each: delivered ones first.
+    pub fn take_back(&mut self, mut events: u64) {
+        for count in [
+            &mut self.delivered,
+            &mut self.filtered,
+            &mut self.duplicate,
+            &mut self.dead_lettered,
+            &mut self.dropped,
+            &mut self.damaged,
+        ] {
+            let taken = events.min(*count);
+            *count -= taken;
+            events -= taken;
+        }
+    }
+
     /// All that is settled.
     pub const fn settled(&self) -> u64 {
         self.delivered + self.filtered + self.duplicate + self.dead_lettered + self.dropped + self.damaged
@@ -139,6 +155,22 @@ impl SinkCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_taken_back_is_missing_in_the_sum() {
+        let mut counts = SinkCounts {
+            delivered: 5,
+            filtered: 1000,
+            ..SinkCounts::default()
+        };
+        counts.take_back(20);
+        assert_eq!(
+            (counts.delivered, counts.filtered, counts.settled()),
+            (0, 985, 985)
+        );
+        counts.take_back(2000);
+        assert_eq!(counts.settled(), 0);
+    }
 
     #[test]
     fn a_source_balances_at_every_step() {

@@ -92,7 +92,7 @@ impl Cursor {
         let lost = self.next.since(end);
         if lost > 0 {
             self.next = end;
-            self.counts.delivered = self.counts.delivered.saturating_sub(lost);
+            self.counts.take_back(lost);
         }
         (self, lost)
     }

@@ -261,7 +261,12 @@ impl Connection {
         if let Some((name, sequence)) = self.waiting.clone() {
             let work = self.looking(vec![name.clone()]);
             let found = on_thread(work).await?;
-            if self.topics.len() >= MAX_TOPICS {
+            // Not in a transaction, which each topic that is not known breaks: it would never have known all of its own.
+            let is_open = self
+                .transactions
+                .as_ref()
+                .is_some_and(|transactions| transactions.opened.is_some());
+            if self.topics.len() >= MAX_TOPICS && !is_open {
                 debug!(
                     "{MAX_TOPICS} topics are known; they are forgotten and looked at again when they come up"
                 );

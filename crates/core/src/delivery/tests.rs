@@ -161,11 +161,20 @@ fn too_many_dead_letters_in_a_row_stop_the_sink() {
 
 #[test]
 fn what_the_log_dropped_is_counted() {
+    for turns in [vec![], vec![Turn::Later, Turn::Later]] {
+        what_was_dropped_is_counted(turns);
+    }
+}
+
+fn what_was_dropped_is_counted(turns: Vec<Turn>) {
     let outcome = run(Setup {
         skips: Some((4, 3)),
+        turns,
         ..Setup::default()
     });
     assert_eq!(outcome.broker.stored, [1, 2, 3, 7, 8, 9, 10]);
+    // Each of the sink's pauses would be one in which more is dropped.
+    assert_eq!(outcome.took, Duration::ZERO);
     assert_eq!(
         outcome.cursor.counts,
         SinkCounts {

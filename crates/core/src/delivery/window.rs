@@ -183,6 +183,8 @@ impl Window {
         if sink.keeps_dead_letters() && !self.publish_dead_letters(sink)? {
             return Ok(Step::Waiting);
         }
+        // What was settled last may be all that it waits for.
+        self.tracker.advance();
         if self.tracker.must_wait() || self.bytes >= MOST_BYTES && self.in_sink > 0 {
             return Ok(Step::Waiting);
         }
@@ -249,56 +251,64 @@ impl Window {
         Ok(Step::Hungry)
     }
 
-    /// Takes what the sink has told.
+    /// Takes what the sink has told: all of it, also behind something that is a fault.
     pub(super) fn settle(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         let now = Timestamp::now();
         let mut run = (now, 0);
+        let mut settled = Ok(());
         for ack in acks.drain(..) {
-            self.in_sink = self.in_sink.saturating_sub(1);
-            let Some(ack) = self.settle_refusal(ack)? else {
-                continue;
-            };
-            if self.alone == Some(ack.sequence) {
-                self.alone = None;
-                let was_suspect = self.suspects.remove(&ack.sequence);
-                if let Verdict::Suspect(rejection) = &ack.verdict
-                    && was_suspect
-                {
-                    self.rejected
-                        .push_back((ack.sequence, rejection.clone(), Body::Whole));
-                    continue;
-                }
-            }
-            if let Some((rejection, body)) = self.lettered.remove(&ack.sequence) {
-                self.settle_letter(ack, rejection, body)?;
-                continue;
-            }
-            match ack.verdict {
-                Verdict::Delivered | Verdict::Duplicate => {
-                    let delivered = ack.verdict == Verdict::Delivered;
-                    let outcome = if delivered {
-                        Outcome::Delivered
-                    } else {
-                        Outcome::Duplicate
-                    };
-                    self.dead_letters_in_a_row = 0;
-                    if let Some(received_at) = self.tracker.settle(ack.sequence, outcome) {
-                        // What was received together has one latency: one observation for the run of it.
-                        if run.0 != received_at {
-                            self.observe(run.0, now, run.1);
-                            run = (received_at, 0);
-                        }
-                        run.1 += 1;
+            match self.settle_one(ack) {
+                // What was received together has one latency: one observation for the run of it.
+                Ok(Some(received_at)) => {
+                    if run.0 != received_at {
+                        self.observe(run.0, now, run.1);
+                        run = (received_at, 0);
                     }
+                    run.1 += 1;
                 }
-                Verdict::Rejected(rejection) => {
-                    self.rejected.push_back((ack.sequence, rejection, Body::Whole))
-                }
-                Verdict::Suspect(_) | Verdict::NotSent => drop(self.suspects.insert(ack.sequence)),
+                Ok(None) => {}
+                Err(fault) => settled = settled.and(Err(fault)),
             }
         }
         self.observe(run.0, now, run.1);
-        Ok(())
+        settled
+    }
+
+    /// Takes what became of one; when it was received, if the broker has it now.
+    fn settle_one(&mut self, ack: Ack) -> Result<Option<Timestamp>, SinkFault> {
+        self.in_sink = self.in_sink.saturating_sub(1);
+        let Some(ack) = self.settle_refusal(ack)? else {
+            return Ok(None);
+        };
+        if self.alone == Some(ack.sequence) {
+            self.alone = None;
+            let was_suspect = self.suspects.remove(&ack.sequence);
+            if let Verdict::Suspect(rejection) = &ack.verdict
+                && was_suspect
+            {
+                self.rejected
+                    .push_back((ack.sequence, rejection.clone(), Body::Whole));
+                return Ok(None);
+            }
+        }
+        if let Some((rejection, body)) = self.lettered.remove(&ack.sequence) {
+            self.settle_letter(ack, rejection, body)?;
+            return Ok(None);
+        }
+        let outcome = match ack.verdict {
+            Verdict::Delivered => Outcome::Delivered,
+            Verdict::Duplicate => Outcome::Duplicate,
+            Verdict::Rejected(rejection) => {
+                self.rejected.push_back((ack.sequence, rejection, Body::Whole));
+                return Ok(None);
+            }
+            Verdict::Suspect(_) | Verdict::NotSent => {
+                self.suspects.insert(ack.sequence);
+                return Ok(None);
+            }
+        };
+        self.dead_letters_in_a_row = 0;
+        Ok(self.tracker.settle(ack.sequence, outcome))
     }
 
     /// Moves the cursor behind the settled prefix.

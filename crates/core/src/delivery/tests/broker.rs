@@ -13,6 +13,8 @@ pub(super) enum Turn {
     Fail(usize),
     /// Fails the next connect too.
     FailTwice,
+    /// Has nothing to say for now.
+    Later,
 }
 
 /// What the broker has, in the order in which it came: sequences, and dead letters.
@@ -145,6 +147,7 @@ impl Sink for FakeSink {
                 self.broker.lock().unwrap().refuse_connects = 1;
                 return Err(SinkFault::new(FaultKind::Unavailable, "no leader"));
             }
+            Some(Turn::Later) => tokio::time::sleep(Duration::from_millis(10)).await,
             None => self.acknowledge(usize::MAX, acks),
         }
         Ok(())

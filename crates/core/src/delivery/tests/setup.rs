@@ -38,6 +38,8 @@ impl Default for Setup {
 }
 
 pub(super) struct Outcome {
+    /// By the paused clock: only what waits for it takes any time.
+    pub(super) took: Duration,
     pub(super) ended: Ended,
     pub(super) broker: Broker,
     pub(super) letters: Vec<u64>,
@@ -90,10 +92,11 @@ pub(super) fn run(setup: Setup) -> Outcome {
     };
     shutdown.drain.cancel();
     let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown);
-    let ended = runtime
-        .block_on(async { timeout(Duration::from_secs(3600), delivery).await })
-        .expect("it ends")
-        .unwrap();
+    let (ended, took) = runtime.block_on(async {
+        let began = Instant::now();
+        let ended = timeout(Duration::from_secs(3600), delivery).await;
+        (ended.expect("it ends").unwrap(), began.elapsed())
+    });
     let in_file = letters
         .lines
         .lock()
@@ -109,6 +112,7 @@ pub(super) fn run(setup: Setup) -> Outcome {
     };
     let cursor = committed.lock().unwrap().clone();
     Outcome {
+        took,
         ended,
         broker,
         letters,
