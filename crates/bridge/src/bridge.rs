@@ -17,6 +17,7 @@ use neurobridge_core::{
 use neurobridge_sink_file::{DeadLettersConfig, FileDeadLetters, FileSink};
 use neurobridge_spool::Spool;
 use tokio::{
+    net::TcpListener,
     task::{JoinHandle, JoinSet},
     time::{Instant as Deadline, timeout, timeout_at},
 };
@@ -59,14 +60,6 @@ impl Bridge {
     /// # Errors
     /// A file, a key or an address is not to be had. What was started is stopped again.
     pub(crate) async fn start(config: &Config) -> Result<Self, Failure> {
-        Self::start_with(config, None).await
-    }
-
-    /// As [`start`](Self::start), with files whose disk can be made slow.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start).
-    pub(crate) async fn start_with(config: &Config, slow: Option<Slow>) -> Result<Self, Failure> {
         // First of all: that another bridge is at work here says more than that its address is taken.
         let spool = spool::open(config).await?;
         let listener = http::bind(config.http.listen)
@@ -79,6 +72,19 @@ impl Bridge {
                 )
             })
             .or_exit(Exit::Unavailable)?;
+        Self::start_on(listener, config, spool, None).await
+    }
+
+    /// As [`start`](Self::start), on an address and a spool that are had already, with files whose disk can be made slow.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(crate) async fn start_on(
+        listener: TcpListener,
+        config: &Config,
+        spool: Spool,
+        slow: Option<Slow>,
+    ) -> Result<Self, Failure> {
         let address = listener.local_addr().or_exit(Exit::Unavailable)?;
         let dead_letters = open_dead_letters(config, &config.dead_letters.path).await?;
 

@@ -21,6 +21,7 @@ use crate::{
     exit::{Exit, Failure, OrExit},
     http::Status,
     signals::Signals,
+    spool,
 };
 
 /// How often is looked at what happens, and the picture changes on a terminal: quick enough to look alive, slow enough to
@@ -57,10 +58,19 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     let stop_simulator = CancellationToken::new();
     let simulation = tokio::spawn(simulator.run(stop_simulator.clone()));
 
-    let config = config(handle.local_addr(), &options).await?;
+    let config = config(handle.local_addr(), &options)?;
+    // The documented port, so that what is learnt here holds later; another when a bridge runs already.
+    let listener = match TcpListener::bind(config.http.listen).await {
+        Err(_) => TcpListener::bind((config.http.listen.ip(), 0)).await,
+        bound => bound,
+    };
+    let listener = listener
+        .context("the page has no port to listen on")
+        .or_exit(Exit::Unavailable)?;
     let had_events = fs::metadata(events_file(&options)).is_ok_and(|file| file.len() > 0);
     let (slow, is_slow) = watch::channel(false);
-    let bridge = Bridge::start_with(&config, Some(is_slow)).await?;
+    let spool = spool::open(&config).await?;
+    let bridge = Bridge::start_on(listener, &config, spool, Some(is_slow)).await?;
     let state = std::sync::Arc::clone(bridge.state());
     let totals = Totals::start(&state.spool);
     let mut happenings = Happenings::new(handle, slow);
@@ -103,7 +113,7 @@ fn events_file(options: &DemoOptions) -> PathBuf {
     options.data_dir.join("events.jsonl")
 }
 
-async fn config(platform: SocketAddr, options: &DemoOptions) -> Result<Config, Failure> {
+fn config(platform: SocketAddr, options: &DemoOptions) -> Result<Config, Failure> {
     let mut config = Config {
         data_dir: options.data_dir.clone(),
         ..Config::default()
@@ -113,10 +123,6 @@ async fn config(platform: SocketAddr, options: &DemoOptions) -> Result<Config, F
     // until nothing flows.
     source.backoff.max = LONGEST_DELAY;
     config.sources = BTreeMap::from([("platform".to_owned(), source)]);
-    // The documented port, so that what is learnt here holds later; another when a bridge runs already.
-    if TcpListener::bind(config.http.listen).await.is_err() {
-        config.http.listen.set_port(0);
-    }
     config.complete().or_exit(Exit::Config)?;
     Ok(config)
 }
