@@ -142,7 +142,7 @@ fn a_broker_killed_restarted_and_frozen_makes_no_event_come_twice() {
 fn topics_that_events_name_first_cost_no_event() {
     const EVENTS: u64 = 3_000;
     const RESULTS: [&str; 7] = ["new", "exact", "ha", "reinit", "junk", "nm", "det"];
-    let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
+    let Some(kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };
     let admin = KafkaAdmin::new(&kafka.bootstrap()).unwrap();
@@ -157,11 +157,6 @@ fn topics_that_events_name_first_cost_no_event() {
     let config = config(&platform, &kafka.bootstrap(), "start = \"oldest\"")
         .replace("topic = \"entries\"", "topic = \"faces.{result}\"");
     let bridge = Bridge::start(&dir, &config).unwrap();
-    bridge
-        .wait("events in Kafka", LIMIT, |status| delivered(status) > EVENTS / 3)
-        .unwrap();
-    kafka.kill().unwrap();
-    kafka.start_again().unwrap();
     let status = bridge
         .wait("all events in Kafka", LIMIT, |status| delivered(status) == EVENTS)
         .unwrap();
