@@ -147,6 +147,7 @@ impl Sink for FakeSink {
                 self.broker.lock().unwrap().refuse_connects = 1;
                 return Err(SinkFault::new(FaultKind::Unavailable, "no leader"));
             }
+            // On the paused clock, which moves only when all wait for it.
             Some(Turn::Later) => tokio::time::sleep(Duration::from_millis(10)).await,
             None => self.acknowledge(usize::MAX, acks),
         }
