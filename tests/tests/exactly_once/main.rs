@@ -137,12 +137,12 @@ fn a_broker_killed_restarted_and_frozen_makes_no_event_come_twice() {
 }
 
 /// Of a topic that an event is the first to name, limits have to be found out first, and other limits ask for a new
-/// connection: neither is held against the event.
+/// connection: neither is held against the event. Nor is the broker's death right behind a commit.
 #[test]
 fn topics_that_events_name_first_cost_no_event() {
-    const EVENTS: u64 = 3_000;
+    const EVENTS: u64 = 8_000;
     const RESULTS: [&str; 7] = ["new", "exact", "ha", "reinit", "junk", "nm", "det"];
-    let Some(kafka) = own_kafka(KafkaOptions::default()) else {
+    let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };
     let admin = KafkaAdmin::new(&kafka.bootstrap()).unwrap();
@@ -153,10 +153,17 @@ fn topics_that_events_name_first_cost_no_event() {
     }
     let dir = Scratch::new("exactly-once-named").unwrap();
     let count = EVENTS.to_string();
-    let platform = Platform::start(&dir, &["--rate", "500", "--count", &count, "--hold"]).unwrap();
+    let platform = Platform::start(&dir, &["--rate", "1000", "--count", &count, "--hold"]).unwrap();
     let config = config(&platform, &kafka.bootstrap(), "start = \"oldest\"")
         .replace("topic = \"entries\"", "topic = \"faces.{result}\"");
     let bridge = Bridge::start(&dir, &config).unwrap();
+    bridge
+        .wait("events in Kafka", LIMIT, |status| delivered(status) > 1_000)
+        .unwrap();
+    // Just committed: Kafka 4.3 forgets to end the transaction in partitions that have no leader meanwhile
+    // (KAFKA-20734), which the next commit there makes up for. So more events come behind.
+    kafka.kill().unwrap();
+    kafka.start_again().unwrap();
     let status = bridge
         .wait("all events in Kafka", LIMIT, |status| delivered(status) == EVENTS)
         .unwrap();
