@@ -8,7 +8,7 @@ use neurobridge_core::units::ByteSize;
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, BufReader},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, BufReader},
     net::{TcpStream, lookup_host},
     time::{Instant, timeout, timeout_at},
 };
@@ -17,11 +17,11 @@ use tokio_tungstenite::{
     tungstenite::{
         client::IntoClientRequest,
         http::{HeaderValue, header},
-        protocol::WebSocketConfig,
+        protocol::{Role, WebSocketConfig},
     },
 };
 
-use super::http_date;
+use super::{head::UpToHead, http_date};
 use crate::{
     config::{Endpoint, SourceConfig},
     error::DialError,
@@ -29,13 +29,12 @@ use crate::{
     tls::{self, Stream, TlsSetupError},
 };
 
-/// What is read from the socket at once. tungstenite alone reads 4 KiB: it makes its buffer anew, of the size that the
-/// handshake's had, whenever slices of the last one are still held; and a system call for every six events costs more
-/// than to copy them once more.
-const READ_BUFFER_BYTES: usize = 64 * 1024;
+/// What is read from the socket at once, and what frames are slices of. Each is made anew when slices of the last one
+/// are still held, and zeroed before each read: more would cost a quiet source more than it spares a busy one.
+const FRAME_BUFFER_BYTES: usize = 16 * 1024;
 
-/// tungstenite's own buffer, which frames are slices of. Not larger at the first than it is later.
-const FRAME_BUFFER_BYTES: usize = 4 * 1024;
+/// For the answer to the upgrade, and what came in the same packet: later reads ask for more, and pass it by.
+const HEAD_BUFFER_BYTES: usize = FRAME_BUFFER_BYTES / 2;
 
 /// We send pings and closes only; a server that reads none of them must not fill our memory.
 const MAX_WRITE_BUFFER_BYTES: usize = 64 * 1024;
@@ -150,11 +149,14 @@ impl Dialler {
             Some(config) => tls::connect(config, &self.endpoint.host, stream).await?,
             None => Stream::Plain(stream),
         };
-        self.upgrade(BufReader::with_capacity(READ_BUFFER_BYTES, stream))
+        self.upgrade(BufReader::with_capacity(HEAD_BUFFER_BYTES, stream))
             .await
     }
 
-    async fn upgrade<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<Dialled<S>, DialError> {
+    async fn upgrade<S>(&self, stream: S) -> Result<Dialled<S>, DialError>
+    where
+        S: AsyncBufRead + AsyncWrite + Unpin,
+    {
         let explain = |error| DialError::of_upgrade(self.endpoint.authority(), &self.endpoint.host, error);
         let mut request = self.endpoint.uri.clone().into_client_request().map_err(explain)?;
         request.headers_mut().insert(
@@ -162,11 +164,12 @@ impl Dialler {
             HeaderValue::from_static(concat!("neurobridge/", env!("CARGO_PKG_VERSION"))),
         );
         let config = websocket_config(self.max_frame_size);
-        let (socket, response) = client_async_with_config(request, stream, Some(config))
+        let (upgraded, response) = client_async_with_config(request, UpToHead::new(stream), Some(config))
             .await
             .map_err(explain)?;
+        let stream = upgraded.into_inner().into_inner();
         Ok(Dialled {
-            socket,
+            socket: WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await,
             clock_skew_seconds: http_date::clock_skew_seconds(response.headers(), Timestamp::now()),
         })
     }

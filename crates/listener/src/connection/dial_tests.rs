@@ -4,6 +4,7 @@ use std::{
     path::Path,
 };
 
+use futures_util::StreamExt;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use socket2::{Domain, Socket, Type};
@@ -13,6 +14,7 @@ use tokio::{
     net::TcpListener,
 };
 use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::*;
 use crate::{
@@ -151,6 +153,36 @@ async fn the_clock_is_compared_with_the_platforms() {
         dialled.clock_skew_seconds.unwrap() > 1e9,
         "the Date header is of 1994"
     );
+}
+
+#[tokio::test]
+async fn what_comes_with_the_answer_is_read() {
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let head = read_head(&mut stream).await;
+        let key = head
+            .lines()
+            .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
+            .unwrap();
+        let mut answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+            derive_accept_key(key.as_bytes())
+        );
+        // More than was asked for with it.
+        let events: Vec<String> = (0..2_000).map(|number| format!("event {number}")).collect();
+        for event in &events {
+            answer.push_str(&format!("\u{81}{}{event}", char::from(event.len() as u8)));
+        }
+        // Each character is a byte.
+        let answer: Vec<u8> = answer.chars().map(|character| character as u8).collect();
+        stream.write_all(&answer).await.unwrap();
+    });
+    let mut dialled = dialler(&format!("ws://{address}"), |_| {}).dial().await.unwrap();
+    for number in 0..2_000 {
+        let message = dialled.socket.next().await.unwrap().unwrap();
+        assert_eq!(message.to_text().unwrap(), format!("event {number}"));
+    }
 }
 
 /// An address that answers nothing: its queue of connections is full, and further ones are not even refused.

@@ -4,6 +4,7 @@
 mod authorise;
 mod close;
 mod dial;
+mod head;
 pub(crate) mod http_date;
 mod link;
 mod receive;
