@@ -2,7 +2,12 @@
 
 use std::future::Future;
 
-use crate::{event::Sequence, ledger::SinkCounts, record::SealedBatch};
+use crate::{
+    epoch::{Epoch, Epochs},
+    event::Sequence,
+    ledger::SinkCounts,
+    record::SealedBatch,
+};
 
 /// A sink's place in the log. One for each sink, each at its own pace.
 pub trait Reader: Send + 'static {
@@ -26,10 +31,9 @@ pub trait Reader: Send + 'static {
         None
     }
 
-    /// The first sequence that the log had not given when the reader was made, where that is known: an event from there
-    /// on is of this run.
-    fn end_at_start(&self) -> Option<Sequence> {
-        None
+    /// The log's epochs. One in memory has none.
+    fn epochs(&self) -> Epochs {
+        Epochs::default()
     }
 }
 
@@ -84,11 +88,13 @@ impl Cursor {
         }
     }
 
-    /// This cursor, which an earlier run has committed, in a log that ends at `end`; and how many events the log has lost
-    /// that were delivered. Only a power cut does that, where the log is not synced always: the sequences from its end on
-    /// are given anew, to events that were not delivered.
+    /// This cursor, which that epoch has committed, in the log as it is; and how many events the log has lost that were
+    /// delivered: their sequences are given anew, to events that were not.
     #[must_use]
-    pub fn within(mut self, end: Sequence) -> (Self, u64) {
+    pub fn within(mut self, epoch: Epoch, epochs: &Epochs) -> (Self, u64) {
+        let Some(end) = epochs.end_of(epoch) else {
+            return (self, 0);
+        };
         let lost = self.next.since(end);
         if lost > 0 {
             self.next = end;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     dead_letter::DeadLetter,
+    epoch::Epochs,
     event::{Event, Sequence},
     identity::SpoolId,
     reader::Cursor,
@@ -139,10 +140,8 @@ pub struct Session<'a> {
     pub spool: SpoolId,
     /// Where delivery goes on.
     pub cursor: &'a Cursor,
-    /// Where the log ended when this run began, if that is known. Whatever an earlier run has published from there on, a
-    /// power cut has taken out of the log since (one that is not synced always), and its sequences are given anew: what
-    /// the broker has of it are other events.
-    pub log_end: Option<Sequence>,
+    /// The runs of that spool: what the broker has of an earlier one counts only as far as the log still has it.
+    pub epochs: &'a Epochs,
 }
 
 /// What became of a published event.

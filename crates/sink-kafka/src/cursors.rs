@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use neurobridge_core::{
+    epoch::{Epoch, Epochs},
     event::Sequence,
     identity::SpoolId,
     ledger::SinkCounts,
@@ -36,19 +37,22 @@ pub(crate) struct CursorRecord {
     id: String,
     /// The process that wrote it: where it is another one than ours, that one has taken over.
     instance: String,
-    /// The spool that has given the sequences.
+    /// The spool that has given the sequences, and which run of it.
     spool: String,
+    #[serde(default)]
+    epoch: Epoch,
     first: u64,
     next: u64,
     counts: SinkCounts,
 }
 
 impl CursorRecord {
-    pub(crate) fn new(id: &str, instance: &str, spool: SpoolId, cursor: &Cursor) -> Self {
+    pub(crate) fn new(id: &str, instance: &str, spool: SpoolId, epoch: Epoch, cursor: &Cursor) -> Self {
         Self {
             id: id.to_owned(),
             instance: instance.to_owned(),
             spool: spool.to_string(),
+            epoch,
             first: cursor.first.get(),
             next: cursor.next.get(),
             counts: cursor.counts,
@@ -64,17 +68,19 @@ impl CursorRecord {
         self.instance == instance
     }
 
-    /// The cursor, if it counts the sequences of this spool.
-    pub(crate) fn of_spool(&self, spool: SpoolId) -> Option<Cursor> {
+    /// The cursor in the log as it is, if it counts the sequences of this spool; and how many events the log has lost that
+    /// it counts as delivered.
+    pub(crate) fn of_spool(&self, spool: SpoolId, epochs: &Epochs) -> Option<(Cursor, u64)> {
         if self.spool != spool.to_string() {
             return None;
         }
-        Some(Cursor {
+        let cursor = Cursor {
             first: Sequence::new(self.first)?,
             next: Sequence::new(self.next)?,
             counts: self.counts,
             note: None,
-        })
+        };
+        Some(cursor.within(self.epoch, epochs))
     }
 
     pub(crate) fn to_json(&self) -> String {
@@ -204,12 +210,22 @@ mod tests {
         cursor.next = Sequence::FIRST.plus(9);
         cursor.counts.delivered = 7;
         cursor.counts.filtered = 2;
-        let record = CursorRecord::new("neurobridge-kafka", "one", spool, &cursor);
-        insta::assert_snapshot!(record.to_json(), @r#"{"instance":"one","spool":"01010101-0101-0101-0101-010101010101","first":1,"next":10,"counts":{"delivered":7,"filtered":2,"duplicate":0,"dead_lettered":0,"dropped":0,"damaged":0}}"#);
+        let record = CursorRecord::new("neurobridge-kafka", "one", spool, Epoch(5), &cursor);
+        insta::assert_snapshot!(record.to_json(), @r#"{"instance":"one","spool":"01010101-0101-0101-0101-010101010101","epoch":5,"first":1,"next":10,"counts":{"delivered":7,"filtered":2,"duplicate":0,"dead_lettered":0,"dropped":0,"damaged":0}}"#);
         let back = CursorRecord::read("neurobridge-kafka", record.to_json().as_bytes()).unwrap();
         assert_eq!(back, record);
         assert!(back.is_of_instance("one") && !back.is_of_instance("two"));
-        assert_eq!(back.of_spool(spool), Some(cursor));
-        assert_eq!(back.of_spool(other), None);
+        let epochs = Epochs::default().with(Epoch(5), Sequence::FIRST);
+        assert_eq!(back.of_spool(spool, &epochs), Some((cursor.clone(), 0)));
+        assert_eq!(back.of_spool(other, &epochs), None);
+
+        // A later run has found the log to end before what this one had committed.
+        let epochs = epochs.with(Epoch(6), Sequence::FIRST.plus(6));
+        let (kept, lost) = back.of_spool(spool, &epochs).unwrap();
+        assert_eq!((kept.next.get(), kept.counts.settled(), lost), (7, 6, 3));
+        // Written before there were epochs.
+        let older = record.to_json().replace(r#""epoch":5,"#, "");
+        let older = CursorRecord::read("neurobridge-kafka", older.as_bytes()).unwrap();
+        assert_eq!(older.of_spool(spool, &epochs).unwrap().0.next, Sequence::FIRST);
     }
 }

@@ -196,7 +196,7 @@ impl Sink for KafkaSink {
                 cursor: session.cursor.clone(),
                 instance: Arc::clone(&self.instance),
                 is_repeated: self.has_claimed,
-                log_end: session.log_end,
+                epochs: session.epochs.clone(),
             }),
             is_trial: self.is_trial,
             named: self.named.clone(),

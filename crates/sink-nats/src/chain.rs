@@ -14,7 +14,11 @@
 
 use std::collections::BTreeSet;
 
-use neurobridge_core::{event::Sequence, identity::SpoolId};
+use neurobridge_core::{
+    epoch::{Epoch, Epochs},
+    event::Sequence,
+    identity::SpoolId,
+};
 
 use crate::{headers::Headers, in_flight::Role};
 
@@ -47,24 +51,56 @@ pub(crate) struct End {
     pub(crate) by: By,
     /// Events of ours, the last one in the stream first. By id one is enough; by place all that may be asked for.
     pub(crate) ours: Vec<Sequence>,
-    /// There are messages of [`Lost`] events.
-    pub(crate) has_lost: bool,
+    /// Where the log has ended for an earlier run, of which the stream has more: other events have those sequences now.
+    pub(crate) log_end: Option<Sequence>,
 }
 
-/// Events that an earlier run has published, and a power cut has taken out of the log: other events have their sequences
-/// now.
+/// Who chains: the beginning of the value of each [`HEADER`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner<'a> {
+    pub(crate) sink: &'a str,
+    pub(crate) spool: &'a SpoolId,
+    pub(crate) epochs: &'a Epochs,
+}
+
+/// An event of ours in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lost {
-    /// The first of them.
-    pub(crate) from: Sequence,
-    /// The last place of the stream where one of them can stand; behind it this run has published.
-    pub(crate) up_to: u64,
+pub(crate) struct Ours {
+    pub(crate) sequence: Sequence,
+    /// Which run has sent it.
+    pub(crate) epoch: Epoch,
 }
 
-impl Lost {
-    /// The last event before them.
-    pub(crate) fn before(self) -> Option<Sequence> {
-        Sequence::new(self.from.get() - 1)
+impl Owner<'_> {
+    /// Which event of this sink and this spool a message is, by the value of its [`HEADER`].
+    pub(crate) fn event(&self, value: &str) -> Option<Ours> {
+        let rest = value.strip_prefix(&self.name())?;
+        // Without an epoch it was written before there were any.
+        let (epoch, sequence) = match rest.strip_prefix('/') {
+            Some(rest) => {
+                let (epoch, sequence) = rest.split_once(':')?;
+                (Epoch(epoch.parse().ok()?), sequence)
+            }
+            None => (Epoch(0), rest.strip_prefix(':')?),
+        };
+        Some(Ours {
+            sequence: Sequence::new(sequence.parse().ok()?)?,
+            epoch,
+        })
+    }
+
+    /// The value of the [`HEADER`] of a replay's messages.
+    pub(crate) fn replayed_behind(&self, ours: Sequence) -> String {
+        value(&self.mark(), ours)
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.sink, self.spool)
+    }
+
+    /// What each value of this run begins with.
+    fn mark(&self) -> String {
+        format!("{}/{}:", self.name(), self.epochs.current().0)
     }
 }
 
@@ -102,7 +138,7 @@ enum Link {
 }
 
 impl Chain {
-    pub(crate) fn new(sink: &str, spool: &SpoolId, end: End) -> Self {
+    pub(crate) fn new(owner: &Owner<'_>, end: End) -> Self {
         let (stored, link) = match end.by {
             By::Id => (
                 Stored::UpTo(end.ours.first().copied()),
@@ -121,7 +157,7 @@ impl Chain {
             ),
         };
         Self {
-            mark: mark(sink, spool),
+            mark: owner.mark(),
             stored,
             link,
         }
@@ -203,23 +239,8 @@ impl Chain {
     }
 }
 
-/// Which event of this sink and this spool a message is, by the value of its [`HEADER`].
-pub(crate) fn sequence(value: &str, sink: &str, spool: &SpoolId) -> Option<Sequence> {
-    let number = value.strip_prefix(&mark(sink, spool))?;
-    Sequence::new(number.parse().ok()?)
-}
-
-/// The value of the [`HEADER`] of a replay's messages.
-pub(crate) fn replayed_behind(sink: &str, spool: &SpoolId, ours: Sequence) -> String {
-    value(&mark(sink, spool), ours)
-}
-
 fn value(mark: &str, sequence: Sequence) -> String {
     format!("{mark}{:020}", sequence.get())
-}
-
-fn mark(sink: &str, spool: &SpoolId) -> String {
-    format!("{sink}/{spool}:")
 }
 
 #[cfg(test)]
@@ -231,9 +252,14 @@ mod tests {
             place: 7,
             by,
             ours: ours.iter().map(|ours| Sequence::new(*ours).unwrap()).collect(),
-            has_lost: false,
+            log_end: None,
         };
-        Chain::new("nats", &SpoolId::from_bytes([0x11; 16]), end)
+        let owner = Owner {
+            sink: "nats",
+            spool: &SpoolId::from_bytes([0x11; 16]),
+            epochs: &Epochs::default().with(Epoch(5), Sequence::FIRST),
+        };
+        Chain::new(&owner, end)
     }
 
     fn has(chain: &Chain, number: u64) -> bool {
@@ -257,13 +283,13 @@ mod tests {
         assert!(has(&chain, 1) && has(&chain, 41) && !has(&chain, 42));
         insta::assert_snapshot!(message(&mut chain, 42, true).0, @r"
         Nats-Expected-Last-Sequence: 7
-        Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111:00000000000000000042
+        Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111/5:00000000000000000042
         ");
         // One that was refused on the way is no part of it.
         message(&mut chain, 43, false);
         insta::assert_snapshot!(message(&mut chain, 44, true).0, @r"
         Nats-Expected-Last-Msg-Id: main/42
-        Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111:00000000000000000044
+        Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111/5:00000000000000000044
         ");
         assert!(!chain.goes_alone());
     }
@@ -278,7 +304,7 @@ mod tests {
         assert!(chain.goes_alone());
         insta::assert_snapshot!(message(&mut chain, 42, true).0, @r"
         Nats-Expected-Last-Sequence: 7
-        Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111:00000000000000000042
+        Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111/5:00000000000000000042
         ");
         // It was a duplicate, then: it has no place.
         chain.passed_over(8);
@@ -296,15 +322,27 @@ mod tests {
 
     #[test]
     fn only_what_this_sink_sent_out_of_this_spool_is_ours() {
-        let spool = SpoolId::from_bytes([0x11; 16]);
-        let value = "nats/11111111-1111-1111-1111-111111111111:00000000000000000042";
-        assert_eq!(sequence(value, "nats", &spool), Sequence::new(42));
-        assert_eq!(sequence(value, "other", &spool), None);
-        assert_eq!(sequence(value, "nats", &SpoolId::from_bytes([0x12; 16])), None);
-        assert_eq!(
-            sequence("nats/11111111-1111-1111-1111-111111111111:x", "nats", &spool),
-            None
-        );
+        let (spool, other) = (SpoolId::from_bytes([0x11; 16]), SpoolId::from_bytes([0x12; 16]));
+        let epochs = Epochs::default().with(Epoch(5), Sequence::FIRST);
+        let event = |sink, spool, value: &str| {
+            let owner = Owner {
+                sink,
+                spool,
+                epochs: &epochs,
+            };
+            let ours = owner.event(value)?;
+            Some((ours.epoch.0, ours.sequence.get()))
+        };
+        let value = "nats/11111111-1111-1111-1111-111111111111/3:00000000000000000042";
+        assert_eq!(event("nats", &spool, value), Some((3, 42)));
+        assert_eq!(event("other", &spool, value), None);
+        assert_eq!(event("nats", &other, value), None);
+        let older = "nats/11111111-1111-1111-1111-111111111111:00000000000000000042";
+        assert_eq!(event("nats", &spool, older), Some((0, 42)));
+        for wrong in [":x", "/3", "/x:1", "/3:x", ""] {
+            let value = format!("nats/11111111-1111-1111-1111-111111111111{wrong}");
+            assert_eq!(event("nats", &spool, &value), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -11,13 +11,12 @@ use std::{
 use async_nats::{AuthError, Client, ConnectOptions, ServerAddr, Subscriber};
 use neurobridge_core::{
     event::Sequence,
-    identity::SpoolId,
     sink::{FaultKind, SinkFault},
 };
 
 use crate::{
     auth::Identity,
-    chain::{self, Chain, Lost},
+    chain::{Chain, Owner},
     config::{NatsConfig, Order},
     error,
     events::Events,
@@ -45,8 +44,8 @@ pub(crate) struct Dialled {
     pub(crate) chain: Option<Chain>,
     /// What each message of a replay carries with strict order.
     pub(crate) replayed_behind: Option<String>,
-    /// What was found in the stream that the log has lost, with strict order.
-    pub(crate) lost: Option<Lost>,
+    /// With strict order: where the log has ended for an earlier run, of which the stream has more.
+    pub(crate) log_end: Option<Sequence>,
 }
 
 /// What a connection is for.
@@ -65,14 +64,12 @@ pub(crate) enum Purpose {
 /// Nobody answers, we are refused, or the stream is not as it has to be.
 pub(crate) async fn dial(
     config: &NatsConfig,
-    sink: &str,
-    spool: &SpoolId,
+    owner: &Owner<'_>,
     next: Sequence,
-    lost: Option<Lost>,
     purpose: Purpose,
 ) -> Result<Dialled, SinkFault> {
     let events = Arc::new(Events::default());
-    let client = connect(config, sink, &events).await?;
+    let client = connect(config, owner.sink, &events).await?;
     let inbox = format!("{}.", client.new_inbox());
     let replies = client
         .subscribe(format!("{inbox}*"))
@@ -86,7 +83,7 @@ pub(crate) async fn dial(
         stream: None,
         chain: None,
         replayed_behind: None,
-        lost: None,
+        log_end: None,
     };
     if let Some(stream) = config.kept_by() {
         let api = Api {
@@ -101,16 +98,13 @@ pub(crate) async fn dial(
             // Of a replay nothing was in flight: the last one of ours is all that it has to know.
             let is_replay = purpose == Purpose::Replay;
             let next = if is_replay { Sequence::MAX } else { next };
-            let end = api.end(&found, sink, spool, next, in_flight, lost).await?;
-            dialled.lost = lost.filter(|_| end.has_lost).map(|lost| Lost {
-                up_to: lost.up_to.min(end.place),
-                ..lost
-            });
+            let end = api.end(&found, owner, next, in_flight).await?;
+            dialled.log_end = end.log_end;
             if is_replay {
                 let ours = end.ours.first();
-                dialled.replayed_behind = ours.map(|ours| chain::replayed_behind(sink, spool, *ours));
+                dialled.replayed_behind = ours.map(|ours| owner.replayed_behind(*ours));
             } else {
-                dialled.chain = Some(Chain::new(sink, spool, end));
+                dialled.chain = Some(Chain::new(owner, end));
             }
         }
         dialled.stream = Some(found);

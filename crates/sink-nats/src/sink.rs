@@ -13,7 +13,7 @@ use neurobridge_core::{
 use tracing::warn;
 
 use crate::{
-    chain::Lost,
+    chain::Owner,
     config::{Mode, NatsConfig, Oversize},
     connection::Connection,
     dial::{Purpose, dial},
@@ -37,8 +37,6 @@ pub struct NatsSink {
     spool: SpoolId,
     connection: Option<Connection>,
     was_connected: bool,
-    /// What the log has lost and the stream has, as the first connect found it.
-    lost: Option<Lost>,
     is_replay: bool,
     /// What was found at the last connect that can lose events; said once.
     dangers: Vec<String>,
@@ -57,7 +55,6 @@ impl NatsSink {
             spool: SpoolId::from_bytes([0; 16]),
             connection: None,
             was_connected: false,
-            lost: None,
             is_replay: false,
             dangers: Vec::new(),
             warned: false,
@@ -125,20 +122,15 @@ impl Sink for NatsSink {
         self.spool = session.spool;
         // Its client ends with it, so that nothing is sent over it any more.
         self.connection = None;
-        let lost = match (self.was_connected, session.log_end) {
-            (true, _) => self.lost,
-            // Nothing of this run is there.
-            (false, from) => from.map(|from| Lost {
-                from,
-                up_to: u64::MAX,
-            }),
+        let owner = Owner {
+            sink: &self.name,
+            spool: &self.spool,
+            epochs: session.epochs,
         };
         let dialled = dial(
             &self.config,
-            &self.name,
-            &self.spool,
+            &owner,
             session.cursor.next,
-            lost,
             match (self.is_trial, self.is_replay) {
                 (true, _) => Purpose::Trial,
                 (_, true) => Purpose::Replay,
@@ -156,15 +148,14 @@ impl Sink for NatsSink {
         };
         self.look_for_dangers(dangers);
         if !std::mem::replace(&mut self.was_connected, true)
-            && let Some(lost) = dialled.lost
+            && let Some(log_end) = dialled.log_end
         {
             warn!(
                 sink = self.name,
-                log_end = lost.from.get(),
+                log_end = log_end.get(),
                 "the log ends before what was delivered of it; its last events are lost there, and in the stream"
             );
         }
-        self.lost = dialled.lost;
         self.connection = Some(Connection::new(&self.config, dialled));
         Ok(())
     }

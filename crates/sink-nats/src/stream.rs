@@ -9,7 +9,6 @@ use data_encoding::BASE64;
 use futures_util::future::try_join_all;
 use neurobridge_core::{
     event::Sequence,
-    identity::SpoolId,
     sink::{FaultKind, SinkFault},
     units::format_duration,
 };
@@ -18,7 +17,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use crate::{
-    chain::{self, By, End, Lost},
+    chain::{self, By, End, Ours, Owner},
     config::{NatsConfig, Order, Storage, StreamConfig},
     error::{self, ApiError},
     events::Events,
@@ -116,21 +115,19 @@ impl Api<'_> {
     }
 
     /// Where the stream ends, and what of ours is there of the events from `next` on, of which some may have been in
-    /// flight when the connection before broke. What is there of `lost` events is none of ours any more.
+    /// flight when the connection before broke. What is there of events that the log has lost is none of ours any more.
     pub(crate) async fn end(
         &self,
         stream: &Stream,
-        sink: &str,
-        spool: &SpoolId,
+        owner: &Owner<'_>,
         next: Sequence,
         in_flight: u64,
-        lost: Option<Lost>,
     ) -> Result<End, SinkFault> {
         let mut end = End {
             place: stream.state.last_seq,
             by: stream.chained_by(),
             ours: Vec::new(),
-            has_lost: false,
+            log_end: None,
         };
         if stream.state.messages == 0 {
             return Ok(end);
@@ -153,12 +150,12 @@ impl Api<'_> {
             }
             let asking = asked
                 .iter()
-                .map(|&place| self.message(&stream.config.name, place, sink, spool));
-            let found = try_join_all(asking).await?.into_iter().zip(&asked);
-            for (mut ours, place) in found.filter_map(|(ours, place)| Some((ours?, *place))) {
-                if let Some(lost) = lost.filter(|lost| place <= lost.up_to && lost.from <= ours) {
-                    end.has_lost = true;
-                    match (end.by, lost.before()) {
+                .map(|&place| self.message(&stream.config.name, place, owner));
+            for found in try_join_all(asking).await?.into_iter().flatten() {
+                let mut ours = found.sequence;
+                if let Some(log_end) = owner.epochs.end_of(found.epoch).filter(|end| *end <= ours) {
+                    end.log_end = end.log_end.min(Some(log_end)).or(Some(log_end));
+                    match (end.by, Sequence::new(log_end.get() - 1)) {
                         // It was stored behind all before it: those are there.
                         (By::Id, Some(before)) => ours = before,
                         (By::Id, None) => return Ok(end),
@@ -175,13 +172,7 @@ impl Api<'_> {
     }
 
     /// Which event of ours stands at a place of the stream, if one does.
-    async fn message(
-        &self,
-        stream: &str,
-        place: u64,
-        sink: &str,
-        spool: &SpoolId,
-    ) -> Result<Option<Sequence>, SinkFault> {
+    async fn message(&self, stream: &str, place: u64, owner: &Owner<'_>) -> Result<Option<Ours>, SinkFault> {
         #[derive(Deserialize)]
         struct Found {
             message: Message,
@@ -200,7 +191,7 @@ impl Api<'_> {
                     .message
                     .hdrs
                     .and_then(|hdrs| BASE64.decode(hdrs.as_bytes()).ok());
-                Ok(headers.and_then(|headers| ours(&headers, sink, spool)))
+                Ok(headers.and_then(|headers| ours(&headers, owner)))
             }
             // Purged or deleted.
             Err(error) if error.err_code == error::NO_MESSAGE => Ok(None),
@@ -334,13 +325,13 @@ fn creation(config: &NatsConfig, stream: &StreamConfig) -> Value {
 }
 
 /// Which event of ours has these headers.
-fn ours(headers: &[u8], sink: &str, spool: &SpoolId) -> Option<Sequence> {
+fn ours(headers: &[u8], owner: &Owner<'_>) -> Option<Ours> {
     let headers = std::str::from_utf8(headers).ok()?;
     headers
         .lines()
         .filter_map(|line| line.split_once(": "))
         .find(|(name, _)| *name == chain::HEADER)
-        .and_then(|(_, value)| chain::sequence(value.trim_end(), sink, spool))
+        .and_then(|(_, value)| owner.event(value.trim_end()))
 }
 
 fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(

@@ -4,6 +4,7 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use neurobridge_core::{
+    epoch::Epochs,
     event::Sequence,
     histogram,
     identity::SpoolId,
@@ -68,6 +69,13 @@ impl Log {
         match self {
             Self::Memory(log) => log.id(),
             Self::Disk(log) => log.id(),
+        }
+    }
+
+    pub(crate) fn epochs(&self) -> Epochs {
+        match self {
+            Self::Memory(_) => Epochs::default(),
+            Self::Disk(log) => log.epochs().clone(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! A reader: prefetches from the log into a bounded channel.
 
 use neurobridge_core::{
+    epoch::Epochs,
     event::Sequence,
     reader::{Cursor, Read, ReadError, Reader, Skipped},
 };
@@ -24,7 +25,6 @@ pub struct SpoolReader {
     log: Log,
     key: ReaderKey,
     cursor: Cursor,
-    end_at_start: Sequence,
     prefetched: mpsc::Receiver<(u64, Result<Read, ReadError>)>,
     /// Where to read from, and for the how manyth time that was said.
     position: watch::Sender<(u64, Sequence)>,
@@ -44,7 +44,6 @@ impl SpoolReader {
     }
 
     fn begin(log: Log, key: ReaderKey, cursor: Cursor) -> Self {
-        let end_at_start = Sequence::FIRST.plus(*log.durable().borrow());
         let (position, positions) = watch::channel((0, cursor.next));
         let (sender, prefetched) = mpsc::channel(PREFETCH);
         let task = tokio::spawn(prefetch(log.clone(), positions, sender));
@@ -52,7 +51,6 @@ impl SpoolReader {
             log,
             key,
             cursor,
-            end_at_start,
             prefetched,
             position,
             task,
@@ -92,8 +90,8 @@ impl Reader for SpoolReader {
         Some(Sequence::FIRST.plus(*self.log.durable().borrow()))
     }
 
-    fn end_at_start(&self) -> Option<Sequence> {
-        Some(self.end_at_start)
+    fn epochs(&self) -> Epochs {
+        self.log.epochs()
     }
 }
 

@@ -4,6 +4,7 @@ use std::{io, path::PathBuf, str::FromStr};
 
 use jiff::Timestamp;
 use neurobridge_core::{
+    epoch::Epochs,
     event::Sequence,
     reader::{Cursor, Read, ReadError, Reader, Skipped},
     record::{self, SealedBatch},
@@ -12,6 +13,7 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 use crate::{
     DiskError,
+    disk::epochs,
     inspect::{self, Entry},
 };
 
@@ -96,6 +98,7 @@ impl Place {
 #[derive(Debug)]
 pub struct ReplayReader {
     folder: PathBuf,
+    epochs: Epochs,
     end: Sequence,
     cursor: Cursor,
     read: mpsc::Receiver<Result<Read, ReadError>>,
@@ -105,8 +108,11 @@ impl ReplayReader {
     /// Begins at `first` and ends before `end`, which has to be durable. Needs a runtime.
     pub fn start(folder: PathBuf, first: Sequence, end: Sequence) -> Self {
         let read = read(folder.clone(), first, end);
+        // What can't be read is said by who reads the events.
+        let epochs = epochs::read(&folder).unwrap_or_default();
         Self {
             folder,
+            epochs,
             end,
             cursor: Cursor::starting_at(first),
             read,
@@ -128,6 +134,10 @@ impl Reader for ReplayReader {
 
     fn cursor(&self) -> &Cursor {
         &self.cursor
+    }
+
+    fn epochs(&self) -> Epochs {
+        self.epochs.clone()
     }
 }
 

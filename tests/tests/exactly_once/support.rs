@@ -1,6 +1,6 @@
 //! A bridge with a spool on disk that delivers exactly once, and what a reader finds.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fs, path::Path, time::Duration};
 
 use neurobridge_tests::{
     audit, bridge::Bridge, kafka::records::read_topic, platform::Platform, platform::Sent,
@@ -100,4 +100,45 @@ pub(crate) fn audit(bootstrap: &str, topic: &str, sent: &[Sent], count: u64) {
         "{} of {count}",
         sequences.len()
     );
+}
+
+/// The sequences of a source's events that a reader finds, in their order.
+pub(crate) fn sequences_of(bootstrap: &str, topic: &str, source: &str) -> Vec<u64> {
+    let source = format!("/neuroio/{source}");
+    let records = read_topic(bootstrap, topic, LIMIT).unwrap();
+    let mut sequences: Vec<u64> = records
+        .iter()
+        .filter(|record| record.header("ce_source") == Some(&source))
+        .map(|record| {
+            let sequence = record.header("ce_sequence").unwrap();
+            sequence.rsplit_once(':').unwrap().1.parse().unwrap()
+        })
+        .collect();
+    sequences.sort_unstable();
+    sequences
+}
+
+/// Copies a folder's files over those of another one, which is made if it is not there.
+pub(crate) fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// Cuts off the second half of what is written in the one segment of a log.
+pub(crate) fn halve_log(spool: &Path) {
+    let segments: Vec<_> = fs::read_dir(spool)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "segment"))
+        .collect();
+    let [segment] = &segments[..] else {
+        panic!("{segments:?}");
+    };
+    let written = fs::read(segment).unwrap();
+    let end = written.iter().rposition(|byte| *byte != 0).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(segment).unwrap();
+    file.set_len(end as u64 / 2).unwrap();
 }

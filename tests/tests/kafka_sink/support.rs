@@ -13,6 +13,7 @@ use neurobridge_core::{
     dead_letter::DeadLetters,
     delivery::{Ended, Options, Progress, ProgressSnapshot, Shutdown, deliver},
     envelope::{Kind, read},
+    epoch::Epochs,
     event::{Event, Sequence},
     filter::Filter,
     reader::Cursor,
@@ -190,7 +191,7 @@ async fn connected(sink: &mut KafkaSink) -> Result<(), SinkFault> {
     let session = Session {
         spool: spool.id(),
         cursor: &cursor,
-        log_end: None,
+        epochs: &Epochs::default(),
     };
     let connected = timeout(LIMIT, sink.connect(&session)).await.unwrap();
     sink.close().await;

@@ -14,6 +14,7 @@ use neurobridge_core::{
     dead_letter::DeadLetters,
     delivery::{Ended, Options, Progress, ProgressSnapshot, Shutdown, deliver},
     envelope::{Kind, read},
+    epoch::Epochs,
     event::{Event, Sequence},
     filter::Filter,
     identity::SpoolId,
@@ -118,7 +119,7 @@ struct Resumed {
     reader: SpoolReader,
     cursor: Cursor,
     committed: Arc<Mutex<Cursor>>,
-    end_at_start: Option<Sequence>,
+    epochs: Epochs,
 }
 
 impl Reader for Resumed {
@@ -139,8 +140,8 @@ impl Reader for Resumed {
         &self.cursor
     }
 
-    fn end_at_start(&self) -> Option<Sequence> {
-        self.end_at_start
+    fn epochs(&self) -> Epochs {
+        self.epochs.clone()
     }
 }
 
@@ -173,16 +174,16 @@ impl Delivery {
 
     /// Delivers what a feed has from a cursor on, and gets.
     pub(crate) fn resume(feed: &Feed, config: NatsConfig, cursor: Cursor) -> Self {
-        Self::resume_log(feed, config, cursor, feed.spool.id(), None)
+        Self::resume_log(feed, config, cursor, feed.spool.id(), Epochs::default())
     }
 
-    /// Delivers what a feed has from a cursor on, and gets, as the log of this id, which ended there when the run began.
+    /// Delivers what a feed has from a cursor on, and gets, as the log of this id, with these epochs.
     pub(crate) fn resume_log(
         feed: &Feed,
         config: NatsConfig,
         cursor: Cursor,
         spool: SpoolId,
-        end_at_start: Option<Sequence>,
+        epochs: Epochs,
     ) -> Self {
         assert_eq!(config.check(), []);
         let mut reader = feed.spool.reader("nats");
@@ -192,7 +193,7 @@ impl Delivery {
             reader,
             cursor: cursor.clone(),
             committed: Arc::clone(&committed),
-            end_at_start,
+            epochs,
         };
         let progress = Arc::new(Progress::new(cursor));
         let letters = Arc::new(Letters::default());
@@ -311,7 +312,7 @@ async fn connected(sink: &mut NatsSink) -> Result<(), SinkFault> {
     let session = Session {
         spool: spool.id(),
         cursor: &cursor,
-        log_end: None,
+        epochs: &Epochs::default(),
     };
     let connected = timeout(LIMIT, sink.connect(&session)).await.unwrap();
     sink.close().await;

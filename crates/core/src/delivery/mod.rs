@@ -193,10 +193,11 @@ async fn session<S: Sink, R: Reader>(
     standing: &mut Standing,
 ) -> Result<SessionEnd, ReadError> {
     progress.set_state(SinkState::Connecting);
+    let epochs = reader.epochs();
     let session = Session {
         spool: window.spool(),
         cursor: window.cursor(),
-        log_end: reader.end_at_start(),
+        epochs: &epochs,
     };
     let connected = tokio::select! {
         biased;

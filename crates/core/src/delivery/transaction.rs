@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
     letters::{Body, letter_refused},
@@ -34,8 +34,6 @@ pub(super) struct Pending {
     letters: Vec<(Sequence, RejectionReason)>,
     /// Dead letters in a row at the last commit.
     letters_in_a_row: u64,
-    /// The cursor of an earlier run was looked for.
-    was_connected: bool,
 }
 
 /// What becomes of an event that was refused alone.
@@ -172,21 +170,7 @@ impl Window {
     /// answer did not, or our own cursor is older than the last commit. What stands between was counted by the run that
     /// committed it, so the counts are taken over with the place.
     pub(super) fn adopt<R: Reader>(&mut self, kept: Option<&Cursor>, reader: &mut R) {
-        let Some(pending) = &mut self.pending else { return };
-        // Later on, what is kept is what this run has committed.
-        let is_first = !std::mem::replace(&mut pending.was_connected, true);
-        let Some(mut kept) = kept.cloned() else { return };
-        if is_first && let Some(end) = reader.end_at_start() {
-            let lost;
-            (kept, lost) = kept.within(end);
-            if lost > 0 {
-                warn!(
-                    sink = self.name(),
-                    lost,
-                    "the log ends before what was delivered of it; its last events are lost there, and delivered"
-                );
-            }
-        }
+        let Some(kept) = kept.cloned() else { return };
         if kept.next <= self.cursor.next || kept.counts.settled() != kept.next.since(kept.first) {
             return;
         }

@@ -7,6 +7,7 @@ use std::{
 
 use neurobridge_core::{
     envelope::{Kind, read},
+    epoch::Epochs,
     reader::Cursor,
 };
 use proptest::prelude::*;
@@ -50,7 +51,7 @@ impl Setting {
         let session = Session {
             spool: self.spool,
             cursor: &self.cursor,
-            log_end: None,
+            epochs: &Epochs::default(),
         };
         self.sink.connect(&session).await.unwrap();
     }
@@ -308,7 +309,7 @@ async fn a_second_sink_on_the_same_file_is_told() {
     let session = Session {
         spool: setting.spool,
         cursor: &setting.cursor,
-        log_end: None,
+        epochs: &Epochs::default(),
     };
     let fault = second.connect(&session).await.unwrap_err();
     assert!(

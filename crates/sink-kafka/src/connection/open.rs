@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use neurobridge_core::{
-    event::Sequence,
+    epoch::Epochs,
     identity::SpoolId,
     reader::Cursor,
     sink::{FaultKind, SinkFault},
@@ -45,8 +45,7 @@ pub(crate) struct Claim {
     pub(crate) instance: Arc<str>,
     /// It has claimed the id before: then another one's claim since is the end.
     pub(crate) is_repeated: bool,
-    /// Where the log ended when this run began.
-    pub(crate) log_end: Option<Sequence>,
+    pub(crate) epochs: Epochs,
 }
 
 /// What a trial says of a topic that is a template.
@@ -199,30 +198,36 @@ impl Claim {
             // Its claim was not to be seen before. It claims the id again, as its own is the last word.
             self.yield_to_another(found.as_ref(), &id)?;
         }
-        let kept = found.as_ref().and_then(|record| record.of_spool(self.spool));
+        let kept = found
+            .as_ref()
+            .and_then(|record| record.of_spool(self.spool, &self.epochs));
         if found.is_some() && kept.is_none() {
             info!(
                 id,
                 "the cursor in the topic is of another spool: going on with our own"
             );
         }
-        // What is found is this run's own from the second time on. Before, what the log has lost is no place to go on at: not
-        // even for the next connection, if this one ends before its first commit.
-        let within = match (kept.clone(), self.log_end) {
-            (Some(kept), Some(end)) if !self.is_repeated => Some(kept.within(end).0),
-            (kept, _) => kept,
-        };
-        let newest = match &within {
+        if let Some((_, lost @ 1..)) = kept {
+            warn!(
+                id,
+                lost,
+                "the log ends before what was delivered of it; its last events are lost there, and delivered"
+            );
+        }
+        let kept = kept.map(|(kept, _)| kept);
+        let newest = match &kept {
             Some(kept) if kept.next > self.cursor.next => kept,
             _ => &self.cursor,
         };
-        let record = CursorRecord::new(&id, &self.instance, self.spool, newest);
+        let epoch = self.epochs.current();
+        let record = CursorRecord::new(&id, &self.instance, self.spool, epoch, newest);
         transactions.begin()?;
         transactions.commit(&config.cursor_topic, &record)?;
         Ok(InTransactions {
             config,
             id,
             spool: self.spool,
+            epoch,
             instance: self.instance,
             kept,
             opened: None,

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use neurobridge_core::{
+    epoch::Epoch,
     identity::SpoolId,
     reader::Cursor,
     sink::{SinkFault, Transaction},
@@ -18,6 +19,7 @@ pub(super) struct InTransactions {
     pub(super) config: TransactionConfig,
     pub(super) id: String,
     pub(super) spool: SpoolId,
+    pub(super) epoch: Epoch,
     pub(super) instance: Arc<str>,
     /// What was found in the topic of cursors.
     pub(super) kept: Option<Cursor>,
@@ -63,7 +65,7 @@ impl InTransactions {
         producer: &KafkaProducer,
         cursor: &Cursor,
     ) -> Result<(), SinkFault> {
-        let record = CursorRecord::new(&self.id, &self.instance, self.spool, cursor);
+        let record = CursorRecord::new(&self.id, &self.instance, self.spool, self.epoch, cursor);
         let topic = self.config.cursor_topic.clone();
         let transactions = producer.transactions().ok_or_else(ended)?;
         let begin = Instant::now();

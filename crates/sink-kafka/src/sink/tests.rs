@@ -5,7 +5,7 @@ mod kafka;
 
 use std::collections::BTreeMap;
 
-use neurobridge_core::{event::Sequence, reader::Cursor, sink::Verdict};
+use neurobridge_core::{epoch::Epochs, event::Sequence, reader::Cursor, sink::Verdict};
 use rdkafka::types::RDKafkaRespErr as Resp;
 
 use self::kafka::{Kafka, TOPIC, frame, id};
@@ -24,7 +24,7 @@ async fn connect(sink: &mut KafkaSink) -> Result<(), SinkFault> {
     sink.connect(&Session {
         spool: SpoolId::from_bytes([7; 16]),
         cursor: &cursor,
-        log_end: None,
+        epochs: &Epochs::default(),
     })
     .await
 }

@@ -1,3 +1,5 @@
+use neurobridge_core::{epoch::Epochs, identity::SpoolId};
+
 use super::*;
 
 fn stream(changes: Value) -> Stream {
@@ -74,12 +76,17 @@ fn a_created_stream_keeps_what_the_subject_gives() {
 
 #[test]
 fn ours_is_told_by_its_header() {
-    let spool = SpoolId::from_bytes([0x11; 16]);
-    let headers = b"NATS/1.0\r\nNats-Msg-Id: main/7\r\nNeurobridge-Chain: nats/11111111-1111-1111-1111-111111111111:00000000000000000042\r\n\r\n";
-    assert_eq!(ours(headers, "nats", &spool), Sequence::new(42));
-    assert_eq!(ours(headers, "other", &spool), None);
-    assert_eq!(
-        ours(b"NATS/1.0\r\nNats-Msg-Id: main/7\r\n\r\n", "nats", &spool),
-        None
-    );
+    let (spool, epochs) = (SpoolId::from_bytes([0x11; 16]), Epochs::default());
+    let sequence = |sink, headers: &[u8]| {
+        let owner = Owner {
+            sink,
+            spool: &spool,
+            epochs: &epochs,
+        };
+        ours(headers, &owner).map(|ours| ours.sequence.get())
+    };
+    let headers = b"NATS/1.0\r\nNats-Msg-Id: main/7\r\nNeurobridge-Chain: nats/11111111-1111-1111-1111-111111111111/5:00000000000000000042\r\n\r\n";
+    assert_eq!(sequence("nats", headers), Some(42));
+    assert_eq!(sequence("other", headers), None);
+    assert_eq!(sequence("nats", b"NATS/1.0\r\nNats-Msg-Id: main/7\r\n\r\n"), None);
 }

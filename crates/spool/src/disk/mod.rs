@@ -1,7 +1,7 @@
 //! The log on disk: append-only segments, a cursor for each reader, and three threads.
 //!
 //! The folder holds `spool.id`, `spool.lock`, the segments (`<first sequence, 20 digits>.segment`), `cursors/<reader>.cursor`,
-//! `trimmed.cursor` (what was deleted on purpose), and `damaged/` with copies of bytes that could not be read.
+//! `trimmed.cursor` (what was deleted on purpose), `epochs` (which run gave which sequences), and `damaged/` with copies of bytes that could not be read.
 //!
 //! | thread | awaits | does | when blocked or stopped |
 //! |---|---|---|---|
@@ -11,6 +11,7 @@
 
 mod checker;
 pub(crate) mod cursor;
+pub(crate) mod epochs;
 pub(crate) mod files;
 mod keeper;
 pub(crate) mod recovery;
@@ -32,6 +33,7 @@ use std::{
 
 use jiff::Timestamp;
 use neurobridge_core::{
+    epoch::Epochs,
     event::Sequence,
     histogram::{self, Histogram},
     identity::SpoolId,
@@ -71,6 +73,7 @@ pub(crate) struct Disk {
 pub(crate) struct Shared {
     folder: PathBuf,
     id: SpoolId,
+    epochs: Epochs,
     options: Options,
     state: Mutex<State>,
     /// Wakes the writer: a batch, room, or the end.
@@ -128,6 +131,10 @@ impl Disk {
 
     pub(crate) fn id(&self) -> SpoolId {
         self.shared.id
+    }
+
+    pub(crate) fn epochs(&self) -> &Epochs {
+        &self.shared.epochs
     }
 
     pub(crate) async fn append(&self, batch: Batch) -> Result<Option<Stored>, AppendError> {

@@ -8,7 +8,9 @@ use std::{
     sync::{Arc, Condvar, Mutex},
 };
 
-use neurobridge_core::{event::Sequence, histogram::Histogram, identity::SpoolId, reader::Cursor, record};
+use neurobridge_core::{
+    epoch::Epochs, event::Sequence, histogram::Histogram, identity::SpoolId, reader::Cursor, record,
+};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -20,7 +22,7 @@ use uuid::Uuid;
 use super::{
     CURSORS, DAMAGED, Options, Shared,
     cursor::{self, CursorFile, Stored},
-    damaged_size,
+    damaged_size, epochs,
     files::{self, DiskError},
     keeper::AHEAD,
     scan::{self, BLOCK, Item, Region, Scan},
@@ -62,6 +64,7 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     for name in [AHEAD, NEW, ID_NEW] {
         files::remove(&folder.join(name))?;
     }
+    epochs::tidy(folder)?;
     let found = segment::list(folder)?;
     let id = match read_id(folder)? {
         Some(id) => id,
@@ -78,9 +81,10 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     let mut state = State::new(Sequence::FIRST, trimmed.next);
     state.dropped_events = trimmed.counts.dropped;
     state.segments = segments(folder, found, id, trimmed.next)?.into();
-    let shared = Shared {
+    let mut shared = Shared {
         folder: folder.to_owned(),
         id,
+        epochs: Epochs::default(),
         options,
         state: Mutex::new(state),
         work: Condvar::new(),
@@ -99,7 +103,7 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
         shared.lock().segments.front().map_or(end, |first| first.first),
     )?;
     // A sink may have settled what a power cut took, or damage: no later event gets such a sequence again. Cursors are saved
-    // a moment late, though: what a broker has beyond them is told apart by where the log ends now (`Reader::end_at_start`).
+    // a moment late, though: what a broker has beyond them is told apart by the epoch that begins here.
     let settled = readers.values().map(|reader| reader.cursor.next).max();
     let next = end.max(trimmed.next).max(settled.unwrap_or(end));
     if next > end {
@@ -108,6 +112,7 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
             "the end of the spool is missing: sinks have settled these events, and they are not there"
         );
     }
+    shared.epochs = epochs::begin(folder, next)?;
     let mut state = shared.lock();
     state.next = next;
     state.readers = readers;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use neurobridge_core::{
+    epoch::Epochs,
     event::Sequence,
     identity::SpoolId,
     ledger::SourceLedger,
@@ -195,7 +196,7 @@ async fn connect<S: Sink>(mut sink: S, dangers: fn(&S) -> &[String]) -> Answer {
     let session = Session {
         spool: SpoolId::generate(),
         cursor: &cursor,
-        log_end: None,
+        epochs: &Epochs::default(),
     };
     let connected = timeout(SINK_TIMEOUT, sink.connect(&session))
         .await
