@@ -98,6 +98,7 @@ impl Cursor {
         let lost = self.next.since(end);
         if lost > 0 {
             self.next = end;
+            self.first = self.first.min(end);
             self.counts.take_back(lost);
         }
         (self, lost)

@@ -10,7 +10,8 @@
 //! server's duplicate window is not needed for it.
 //!
 //! A replay comes into the stream while no bridge runs. It chains nothing, and each of its messages carries the header of
-//! the last one of ours before it: so the next bridge finds there what is stored, however long the replay was.
+//! the last one of ours before it: so the next bridge finds there what is stored, however long the replay was. By place it
+//! finds that one alone, if the replay was longer than it looks back; what was in flight before it at a kill is sent again.
 
 use std::collections::BTreeSet;
 

@@ -106,17 +106,25 @@ pub struct ReplayReader {
 
 impl ReplayReader {
     /// Begins at `first` and ends before `end`, which has to be durable. Needs a runtime.
-    pub fn start(folder: PathBuf, first: Sequence, end: Sequence) -> Self {
+    ///
+    /// # Errors
+    /// The log's epochs can't be read.
+    pub fn start(folder: PathBuf, first: Sequence, end: Sequence) -> Result<Self, DiskError> {
+        let epochs = epochs::read(&folder)?.ok_or_else(|| {
+            let damaged = io::Error::new(
+                io::ErrorKind::InvalidData,
+                "its checksum is wrong; a bridge that stores events in this spool writes it anew",
+            );
+            DiskError::of("read", &epochs::path(&folder))(damaged)
+        })?;
         let read = read(folder.clone(), first, end);
-        // What can't be read is said by who reads the events.
-        let epochs = epochs::read(&folder).unwrap_or_default();
-        Self {
+        Ok(Self {
             folder,
             epochs,
             end,
             cursor: Cursor::starting_at(first),
             read,
-        }
+        })
     }
 }
 

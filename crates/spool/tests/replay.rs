@@ -12,7 +12,7 @@ fn sequence(number: u64) -> Sequence {
 }
 
 async fn replayed(root: &std::path::Path, first: u64, end: u64) -> Seen {
-    let mut reader = ReplayReader::start(root.join("spool"), sequence(first), sequence(end));
+    let mut reader = ReplayReader::start(root.join("spool"), sequence(first), sequence(end)).unwrap();
     assert_eq!(reader.cursor().next, sequence(first));
     read_to_end(&mut reader).await
 }
@@ -39,7 +39,7 @@ async fn a_part_comes_again_and_no_cursor_moves() {
         );
     }
     // A rewind begins anew, whatever was read ahead.
-    let mut again = ReplayReader::start(root.path().join("spool"), sequence(1), sequence(61));
+    let mut again = ReplayReader::start(root.path().join("spool"), sequence(1), sequence(61)).unwrap();
     soon(again.next()).await.unwrap();
     again.rewind(sequence(50));
     assert_eq!(read_to_end(&mut again).await.events, (50..61).collect::<Vec<_>>());

@@ -81,7 +81,7 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
         dead_letters: replay.open_dead_letters(&letters).await?,
         max_dead_letters_in_a_row: entry.common.max_dead_letters_in_a_row,
     };
-    let reader = ReplayReader::start(folder, first, end);
+    let reader = ReplayReader::start(folder, first, end).or_exit(Exit::Disk)?;
     let progress = Arc::new(Progress::new(reader.cursor().clone()));
     let shutdown = Shutdown {
         // A fault that is final ends it.

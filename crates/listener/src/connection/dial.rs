@@ -33,8 +33,8 @@ use crate::{
 /// are still held, and zeroed before each read: more would cost a quiet source more than it spares a busy one.
 const FRAME_BUFFER_BYTES: usize = 16 * 1024;
 
-/// For the answer to the upgrade, and what came in the same packet: later reads ask for more, and pass it by.
-const HEAD_BUFFER_BYTES: usize = FRAME_BUFFER_BYTES / 2;
+/// For the answer to the upgrade, and what came in the same packet. Nearly all later reads ask for more, and pass it by.
+const HEAD_BUFFER_BYTES: usize = 512;
 
 /// We send pings and closes only; a server that reads none of them must not fill our memory.
 const MAX_WRITE_BUFFER_BYTES: usize = 64 * 1024;

@@ -50,11 +50,6 @@ impl<S> UpToHead<S> {
         }
     }
 
-    /// Whether all of the head was read, and nothing behind it.
-    pub(super) fn is_at_end(&self) -> bool {
-        self.place == Place::Behind
-    }
-
     /// The stream, with what comes behind the head in it.
     pub(super) fn into_inner(self) -> S {
         self.stream
@@ -69,7 +64,7 @@ impl<S: AsyncBufRead + Unpin> AsyncRead for UpToHead<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.is_at_end() {
+        if this.place == Place::Behind {
             return Poll::Ready(Ok(()));
         }
         let found = ready!(Pin::new(&mut this.stream).poll_fill_buf(cx))?;

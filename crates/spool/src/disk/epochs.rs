@@ -16,48 +16,43 @@ use super::files::{self, DiskError};
 
 /// The file.
 const NAME: &str = "epochs";
-const NEW: &str = "epochs.tmp";
+/// The file while it is written.
+pub(super) const NEW: &str = "epochs.tmp";
 
-/// Reads the epochs of the log in a folder. Of a file that makes no sense, nothing is known: what brokers have counts as
-/// far as the next epoch's beginning.
-pub(crate) fn read(folder: &Path) -> Result<Epochs, DiskError> {
-    let path = folder.join(NAME);
-    let text = match fs::read(&path) {
-        Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Epochs::default()),
-        Err(error) => return Err(DiskError::of("read", &path)(error)),
-    };
-    Ok(parse(&text).unwrap_or_else(|| {
-        warn!(file = %path.display(), "the file of the spool's epochs is damaged; it is written anew");
-        Epochs::default()
-    }))
-}
-
-/// Begins an epoch at the log's end, and keeps it. Where the disk has no room for it, it is kept by this run alone.
-pub(super) fn begin(folder: &Path, end: Sequence) -> Result<Epochs, DiskError> {
-    // By the clock, so that it is a later one also where the file was lost.
-    let now = Epoch(u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0));
-    let epochs = read(folder)?.with(now, end);
-    match write(folder, &epochs) {
-        Err(error) if error.is_full() => {
-            warn!(%error, "the spool's epoch can't be kept");
-            Ok(epochs)
-        }
-        written => written.map(|()| epochs),
+/// Reads the epochs of the log in a folder; `None` when the file makes no sense. Where there is none, nothing was written yet.
+pub(crate) fn read(folder: &Path) -> Result<Option<Epochs>, DiskError> {
+    let path = path(folder);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(String::from_utf8(bytes).ok().and_then(|text| parse(&text))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(Epochs::default())),
+        Err(error) => Err(DiskError::of("read", &path)(error)),
     }
 }
 
-/// Removes what a crash has left half-written.
-pub(super) fn tidy(folder: &Path) -> Result<(), DiskError> {
-    files::remove(&folder.join(NEW))
+/// Begins an epoch at the log's end. It has to be [written](write) before any event of it.
+pub(super) fn begin(folder: &Path, end: Sequence) -> Result<Epochs, DiskError> {
+    let before = read(folder)?.unwrap_or_else(|| {
+        warn!(
+            file = %path(folder).display(),
+            "the file of the spool's epochs is damaged: what brokers have counts as far as the log goes now"
+        );
+        Epochs::default()
+    });
+    // By the clock, so that it is a later one also where the file was lost.
+    let now = Epoch(u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0));
+    Ok(before.with(now, end))
 }
 
-fn write(folder: &Path, epochs: &Epochs) -> Result<(), DiskError> {
-    let temporary: PathBuf = folder.join(NEW);
+pub(super) fn write(folder: &Path, epochs: &Epochs) -> Result<(), DiskError> {
+    let temporary = folder.join(NEW);
     let file = files::create(&temporary)?;
     files::write_at(&file, &temporary, text(epochs).as_bytes(), 0)?;
     files::sync(&file, &temporary)?;
-    files::rename(&temporary, &folder.join(NAME))
+    files::rename(&temporary, &path(folder))
+}
+
+pub(crate) fn path(folder: &Path) -> PathBuf {
+    folder.join(NAME)
 }
 
 fn text(epochs: &Epochs) -> String {
@@ -94,33 +89,30 @@ mod tests {
     }
 
     #[test]
-    fn each_opening_begins_one_and_the_earlier_ones_are_known() {
+    fn they_come_back_and_damage_is_known_as_such() {
         let root = tempfile::tempdir().unwrap();
-        assert_eq!(read(root.path()).unwrap(), Epochs::default());
+        assert_eq!(read(root.path()).unwrap(), Some(Epochs::default()));
         let first = begin(root.path(), sequence(1)).unwrap();
+        write(root.path(), &first).unwrap();
         let second = begin(root.path(), sequence(101)).unwrap();
-        assert_eq!(read(root.path()).unwrap(), second);
-        assert!(second.current() > first.current());
         assert_eq!(second.end_of(first.current()), Some(sequence(101)));
-    }
+        write(root.path(), &second).unwrap();
+        assert_eq!(read(root.path()).unwrap(), Some(second.clone()));
 
-    #[test]
-    fn a_damaged_file_is_known_as_such_and_the_next_epoch_is_later_all_the_same() {
-        let root = tempfile::tempdir().unwrap();
-        let before = begin(root.path(), sequence(7)).unwrap();
-        let good = fs::read(root.path().join(NAME)).unwrap();
+        let good = fs::read(path(root.path())).unwrap();
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            fs::write(root.path().join(NAME), &bad).unwrap();
-            assert_eq!(read(root.path()).unwrap(), Epochs::default(), "bit {bit}");
+            fs::write(path(root.path()), &bad).unwrap();
+            assert_eq!(read(root.path()).unwrap(), None, "bit {bit}");
         }
         for length in 0..good.len() {
-            fs::write(root.path().join(NAME), &good[..length]).unwrap();
-            assert_eq!(read(root.path()).unwrap(), Epochs::default(), "length {length}");
+            fs::write(path(root.path()), &good[..length]).unwrap();
+            assert_eq!(read(root.path()).unwrap(), None, "length {length}");
         }
-        let after = begin(root.path(), sequence(5)).unwrap();
-        assert!(after.current() > before.current());
-        assert_eq!(after.end_of(before.current()), Some(sequence(5)));
+        // The next one is a later one all the same.
+        let after = begin(root.path(), sequence(55)).unwrap();
+        assert!(after.current() > second.current());
+        assert_eq!(after.end_of(second.current()), Some(sequence(55)));
     }
 }

@@ -61,10 +61,9 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
         );
     }
     let lock = lock_folder(folder)?;
-    for name in [AHEAD, NEW, ID_NEW] {
+    for name in [AHEAD, NEW, ID_NEW, epochs::NEW] {
         files::remove(&folder.join(name))?;
     }
-    epochs::tidy(folder)?;
     let found = segment::list(folder)?;
     let id = match read_id(folder)? {
         Some(id) => id,

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::{
-    Shared,
+    Shared, epochs,
     files::{self, DiskError},
     keeper::AHEAD,
     segment::{self, Segment},
@@ -40,6 +40,7 @@ pub(super) fn run(shared: Arc<Shared>) {
         segment: None,
         next: shared.lock().next,
         unsynced_since: None,
+        has_epoch: false,
     };
     let ended = match writer.run() {
         Err(Stop::Closed) => writer.complete(),
@@ -71,6 +72,8 @@ struct Writer<'a> {
     next: Sequence,
     /// Since when something is written and not synced.
     unsynced_since: Option<Instant>,
+    /// The file of epochs tells of this one.
+    has_epoch: bool,
 }
 
 /// The segment that is written to.
@@ -172,6 +175,13 @@ impl Writer<'_> {
         let (Some(open), false) = (&mut self.segment, run.batches.is_empty()) else {
             return Ok(());
         };
+        // Before the first event of it: where this epoch began is what earlier ones are judged by.
+        if !self.has_epoch {
+            retry(self.shared, || {
+                epochs::write(&self.shared.folder, &self.shared.epochs)
+            })?;
+            self.has_epoch = true;
+        }
         // Before the events are there: a reader that the disk does not know begins behind them after a kill.
         if self.shared.lock().has_unsaved_readers() {
             retry(self.shared, || self.shared.save_new_cursors())?;
