@@ -74,8 +74,14 @@ pub(super) fn config_file(options: &NatsOptions, ports: &Ports, data: &Path) -> 
         } else {
             ""
         };
+        // Its own limit is three quarters of what the disk has free at a start: less and less, where one is killed again and
+        // again and much is stored meanwhile.
         // Writing to a string can't fail.
-        let _ = writeln!(text, "jetstream {{ store_dir: \"{}\"\n{sync} }}", data.display());
+        let _ = writeln!(
+            text,
+            "jetstream {{ store_dir: \"{}\"\nmax_file_store: 1TB\n{sync} }}",
+            data.display()
+        );
     }
     if let Some(member) = &options.member {
         let routes: Vec<String> = member
