@@ -170,7 +170,13 @@ pub fn nats_binary(
                 "{message:?}"
             );
             if let Some(place) = message.header("Neurobridge-Chain") {
-                ensure!(place.ends_with(sequence), "{message:?}");
+                // `<sink>/<spool>/<epoch>:<sequence>`
+                let (who, number) = place.rsplit_once(':').with_context(|| format!("{message:?}"))?;
+                let (spool, expected) = sequence
+                    .rsplit_once(':')
+                    .with_context(|| format!("{message:?}"))?;
+                let epoch = who.rsplit_once('/').map(|(who, _)| who.ends_with(spool));
+                ensure!(number == expected && epoch == Some(true), "{message:?}");
             }
             let entry = entry_of(message, "neuroio.entries")?;
             ensure!(header("ce-type")? == kind_of(&entry), "{message:?}");

@@ -7,6 +7,8 @@ pub(crate) const SOURCE: &str = "/neuroio/main";
 
 /// A spool's id, which stands before each sequence.
 pub(crate) const SPOOL: &str = "019af0a0-0000-7000-8000-000000000000";
+/// A run of it: so long they are.
+pub(crate) const EPOCH: u64 = 1_795_751_676_024_000;
 
 /// Finds the fields of frames of one simulator.
 pub(crate) struct Finders {

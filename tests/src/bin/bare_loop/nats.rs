@@ -8,7 +8,7 @@ use async_nats::{ConnectOptions, HeaderMap, HeaderName, Message, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 
-use crate::frame::{Finders, SPOOL};
+use crate::frame::{EPOCH, Finders, SPOOL};
 use crate::{Client, Format};
 
 /// As many as the bridge has on their way by default.
@@ -97,7 +97,7 @@ impl Nats {
                     Some(last) => add("Nats-Expected-Last-Msg-Id", last),
                     None => add("Nats-Expected-Last-Sequence", "0".to_owned()),
                 }
-                add("Neurobridge-Chain", format!("bare/{SPOOL}:{number:020}"));
+                add("Neurobridge-Chain", format!("bare/{SPOOL}/{EPOCH}:{number:020}"));
             }
             add("Nats-Msg-Id", id);
         }
