@@ -79,7 +79,7 @@ pub(super) fn config_file(options: &NatsOptions, ports: &Ports, data: &Path) -> 
         // Writing to a string can't fail.
         let _ = writeln!(
             text,
-            "jetstream {{ store_dir: \"{}\"\nmax_file_store: 1TB\n{sync} }}",
+            "jetstream {{ store_dir: \"{}\"\nmax_file_store: 1000000000000\n{sync} }}",
             data.display()
         );
     }
