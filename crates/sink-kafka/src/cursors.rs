@@ -223,6 +223,16 @@ mod tests {
         let epochs = epochs.with(Epoch(6), Sequence::FIRST.plus(6));
         let (kept, lost) = back.of_spool(spool, &epochs).unwrap();
         assert_eq!((kept.next.get(), kept.counts.settled(), lost), (7, 6, 3));
+        // Also where the sink had begun behind that end: it has begun there, then, and settled nothing.
+        let mut late = Cursor::starting_at(Sequence::FIRST.plus(8));
+        late.next = Sequence::FIRST.plus(10);
+        late.counts.delivered = 2;
+        let late = CursorRecord::new("neurobridge-kafka", "one", spool, Epoch(5), &late);
+        let (kept, _) = late.of_spool(spool, &epochs).unwrap();
+        assert_eq!(
+            (kept.first.get(), kept.next.get(), kept.counts.settled()),
+            (7, 7, 0)
+        );
         // Written before there were epochs.
         let older = record.to_json().replace(r#""epoch":5,"#, "");
         let older = CursorRecord::read("neurobridge-kafka", older.as_bytes()).unwrap();

@@ -25,18 +25,18 @@ async fn a_log_goes_on_where_it_was() {
     let root = tempfile::tempdir().unwrap();
     let mut expected = Cursor::starting_at(Sequence::FIRST);
     let mut id = None;
-    let mut epoch = None;
+    let mut ended = Vec::new();
     for run in 0..4u64 {
         let spool = open(root.path(), &config());
         assert_eq!(*id.get_or_insert(spool.id()), spool.id());
         let mut reader = spool.reader("sink");
-        // Each run is an epoch, and the one before has ended where this one begins.
+        // Each run is an epoch that ends where the next one begins, and all later runs know where that was.
         let epochs = reader.epochs();
-        let before = epoch.replace(epochs.current());
-        assert!(before < epoch, "{epochs:?}");
-        if let Some(before) = before {
-            assert_eq!(epochs.end_of(before), Some(sequence(run * 30 + 1)));
+        for (epoch, end) in &ended {
+            assert!(*epoch < epochs.current(), "{epochs:?}");
+            assert_eq!(epochs.end_of(*epoch), Some(*end));
         }
+        ended.push((epochs.current(), sequence(run * 30 + 31)));
         assert_eq!(reader.cursor(), &expected);
         assert_eq!(spool.status().durable_sequence, run * 30);
         for _ in 0..10 {

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::fs;
+
 use neurobridge_core::{event::Sequence, reader::Reader};
 use neurobridge_spool::{OpenError, Place, ReplayReader, inspect};
 use support::*;
@@ -108,4 +110,25 @@ async fn a_time_is_a_place() {
     for wrong in ["", "0", "-1", "yesterday", "2026-01-31"] {
         assert!(wrong.parse::<Place>().is_err(), "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn damaged_epochs_are_told_before_anything_is_sent() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    append(&spool, 3, 300).await;
+    soon(spool.finish()).await.unwrap();
+    let folder = root.path().join("spool");
+    assert!(ReplayReader::start(folder.clone(), sequence(1), sequence(4)).is_ok());
+    fs::write(folder.join("epochs"), "nonsense").unwrap();
+    let error = ReplayReader::start(folder.clone(), sequence(1), sequence(4)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("can't read {}", folder.join("epochs").display())
+    );
+    assert!(
+        error.source.to_string().contains("writes it anew"),
+        "{}",
+        error.source
+    );
 }
