@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use neurobridge_core::{
     cloudevents,
     envelope::Field,
-    event::Event,
+    event::{Event, Sequence},
     identity::{self, SpoolId},
     record::{self, Batch},
 };
@@ -13,7 +13,7 @@ use neurobridge_core::{
 /// rendered, and comes back when it is written again.
 pub fn record(bytes: &[u8]) {
     let verified = record::verify(bytes);
-    if let Ok((event, length)) = record::decode(bytes) {
+    if let Ok((event, length)) = record::decode(bytes, Sequence::FIRST) {
         assert!(length <= bytes.len());
         use_all(&event);
         if let Ok(verified) = verified {
@@ -30,7 +30,7 @@ pub fn record(bytes: &[u8]) {
     };
     sealed[4..8].copy_from_slice(&checksum.to_le_bytes());
     assert_eq!(record::verify(&sealed), Ok(sealed.len()));
-    let Ok((event, length)) = record::decode(&sealed) else {
+    let Ok((event, length)) = record::decode(&sealed, Sequence::FIRST) else {
         return;
     };
     assert_eq!(length, sealed.len());

@@ -20,7 +20,7 @@ use tracing::{error, info};
 use crate::{
     config::Config,
     exit::{Exit, Failure, OrExit},
-    intake::{self, IntakeSource, IntakeStats},
+    intake::{self, Encoder, IntakeSource, IntakeStats, Rules},
     spool,
 };
 
@@ -48,7 +48,14 @@ impl Feed {
         spool: Spool,
         dead_letters: Arc<dyn DeadLetters>,
     ) -> Result<(Self, Vec<SourceHandle>), Failure> {
-        let (frames, intake_frames) = mpsc::channel(intake::CHANNEL);
+        let redaction = redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event")?;
+        let redacts = !redaction.is_empty() || config.sinks.values().any(|sink| sink.common.redacts());
+        let rules = Arc::new(Rules {
+            filter: config.event.filter.clone(),
+            redaction,
+            keep_malformed: !redacts,
+        });
+        let (batches, intake_batches) = mpsc::channel(intake::CHANNEL);
         let stop = CancellationToken::new();
         let mut sources = JoinSet::new();
         let mut handles = Vec::new();
@@ -58,25 +65,26 @@ impl Feed {
                 .with_context(|| format!("sources.{name}"))
                 .or_exit(Exit::Config)?;
             let intake = IntakeSource {
-                name: name.as_str().into(),
+                name: Arc::clone(source.name()),
                 ledger,
                 stats: Arc::new(IntakeStats::default()),
             };
+            let encoder = Encoder::new(
+                Arc::clone(&intake.name),
+                handles.len(),
+                Arc::clone(&intake.stats),
+                Arc::clone(&rules),
+            );
             handles.push(SourceHandle {
                 intake,
                 stats: source.stats(),
             });
-            let (name, frames, stop) = (name.clone(), frames.clone(), stop.child_token());
-            sources.spawn(async move { (name, source.run(frames, stop).await) });
+            let (name, batches, stop) = (name.clone(), batches.clone(), stop.child_token());
+            sources.spawn(async move { (name, source.run(encoder, batches, stop).await) });
         }
-        let redaction = redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event")?;
-        let redacts = !redaction.is_empty() || config.sinks.values().any(|sink| sink.common.redacts());
         let options = intake::Options {
-            filter: config.event.filter.clone(),
-            redaction,
             remembered_events: config.deduplicate.max_events,
             dead_letters,
-            keep_malformed: !redacts,
             appends_at_once: match &config.spool {
                 SpoolConfig::Memory(_) => 1,
                 _ => intake::AT_ONCE_ON_DISK,
@@ -87,7 +95,7 @@ impl Feed {
             .map(|source: &SourceHandle| source.intake.clone())
             .collect();
         let mut intake = JoinSet::new();
-        intake.spawn(intake::run(options, intake_sources, spool, intake_frames));
+        intake.spawn(intake::run(options, intake_sources, spool, intake_batches));
         Ok((
             Self {
                 stop,

@@ -12,9 +12,9 @@
 //! | 30 | 72 | where the fields stand in the frame: start and end of each |
 //! | 102 | … | the source's name, then the frame |
 //!
-//! All numbers are little-endian. The fields' places are stored so that no reader scans the frame again.
+//! A log in memory leaves checksum and sequence empty. All numbers are little-endian. The fields' places are stored so that no reader scans the frame again.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::{
@@ -61,20 +61,31 @@ pub enum RecordError {
 /// What the intake hands to the spool: records in one owned buffer, not yet numbered.
 #[derive(Debug, Default)]
 pub struct Batch {
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     events: u64,
+}
+
+/// What becomes of a record of a [`Batch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays.
+    Keep,
+    /// It stays, as an event whose identity came before with another body: the hash of this one's body.
+    KeepAsConflict(u32),
+    /// It goes.
+    Drop,
 }
 
 impl Batch {
     /// An empty one with room for so many bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         Self {
-            bytes: BytesMut::with_capacity(bytes),
+            bytes: Vec::with_capacity(bytes),
             events: 0,
         }
     }
 
-    /// Appends an event. Its sequence is ignored: the spool gives it one.
+    /// Appends an event. Its sequence is ignored: the log gives it one.
     ///
     /// A source's name longer than 255 bytes is cut; configuration allows none.
     pub fn push(&mut self, event: &Event<'_>) {
@@ -86,17 +97,76 @@ impl Batch {
         // Checksum and sequence come when the batch is sealed.
         fixed[..4].copy_from_slice(&(length as u32).to_le_bytes());
         fixed[16..24].copy_from_slice(&event.received_at.as_microsecond().to_le_bytes());
-        fixed[24] = if event.conflict.is_some() { CONFLICT } else { 0 };
+        set_conflict(&mut fixed, event.conflict);
         fixed[25] = source.len() as u8;
-        fixed[26..30].copy_from_slice(&event.conflict.unwrap_or(0).to_le_bytes());
         for (place, span) in fixed[30..].chunks_exact_mut(8).zip(event.envelope.spans()) {
             place[..4].copy_from_slice(&span.start.to_le_bytes());
             place[4..].copy_from_slice(&span.end.to_le_bytes());
         }
-        self.bytes.put_slice(&fixed);
-        self.bytes.put_slice(source);
-        self.bytes.put_slice(event.frame.as_bytes());
+        self.bytes.extend_from_slice(&fixed);
+        self.bytes.extend_from_slice(source);
+        self.bytes.extend_from_slice(event.frame.as_bytes());
         self.events += 1;
+    }
+
+    /// Gives all events their time of receipt.
+    pub fn set_received_at(&mut self, received_at: Timestamp) {
+        let received_at = received_at.as_microsecond().to_le_bytes();
+        let mut offset = 0;
+        while let Some(length) = total_length(&self.bytes[offset..]) {
+            self.bytes[offset + 16..offset + 24].copy_from_slice(&received_at);
+            offset += length;
+        }
+    }
+
+    /// Drops and marks events, in order; those that nothing is said of stay.
+    ///
+    /// The records stay in their buffer, and move only to where dropped ones were.
+    pub fn apply(&mut self, fates: impl IntoIterator<Item = Fate>) {
+        let mut fates = fates.into_iter();
+        let (mut from, mut to) = (0, 0);
+        while let Some(length) = total_length(&self.bytes[from..]) {
+            let record = from..from + length;
+            from = record.end;
+            match fates.next().unwrap_or(Fate::Keep) {
+                Fate::Keep => {}
+                Fate::KeepAsConflict(hash) => set_conflict(&mut self.bytes[record.clone()], Some(hash)),
+                Fate::Drop => {
+                    self.events -= 1;
+                    continue;
+                }
+            }
+            if to < record.start {
+                self.bytes.copy_within(record, to);
+            }
+            to += length;
+        }
+        self.bytes.truncate(to);
+    }
+
+    /// Appends the events of another batch.
+    pub fn append(&mut self, other: Self) {
+        if self.bytes.is_empty() {
+            *self = other;
+        } else {
+            self.bytes.extend_from_slice(&other.bytes);
+            self.events += other.events;
+        }
+    }
+
+    /// The same in a buffer of their size, unless this one is nearly full of them.
+    ///
+    /// A copy, and not the same buffer made shorter: buffers of one size are used again and again, while the rest of one
+    /// that was cut is of a size that nobody asks for.
+    #[must_use]
+    pub fn fitted(self) -> Self {
+        if self.bytes.len() >= self.bytes.capacity() / 4 * 3 {
+            return self;
+        }
+        Self {
+            bytes: self.bytes.as_slice().into(),
+            events: self.events,
+        }
     }
 
     /// How many events it has.
@@ -115,34 +185,27 @@ impl Batch {
     }
 
     /// Numbers the events from `first` on and completes their records.
-    pub fn seal(self, first: Sequence) -> SealedBatch {
-        self.number(first, true)
-    }
-
-    /// As [`seal`](Self::seal), with zeros for checksums: for a log that never leaves memory, which nobody verifies.
-    pub fn seal_in_memory(self, first: Sequence) -> SealedBatch {
-        self.number(first, false)
-    }
-
-    fn number(mut self, first: Sequence, with_checksums: bool) -> SealedBatch {
+    pub fn seal(mut self, first: Sequence) -> SealedBatch {
         let mut rest = &mut self.bytes[..];
         let mut sequence = first;
-        while !rest.is_empty() {
-            let (length, after) = rest.split_at_mut(4);
-            let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
-            let (record, next) = after.split_at_mut(4 + length);
-            record[4..12].copy_from_slice(&sequence.get().to_le_bytes());
-            if with_checksums {
-                let checksum = crc32c::crc32c(&record[4..]);
-                record[..4].copy_from_slice(&checksum.to_le_bytes());
-            }
+        while let Some(length) = total_length(rest) {
+            let (record, next) = rest.split_at_mut(length);
+            record[8..16].copy_from_slice(&sequence.get().to_le_bytes());
+            let checksum = crc32c::crc32c(&record[PREFIX..]);
+            record[4..8].copy_from_slice(&checksum.to_le_bytes());
             sequence = sequence.next();
             rest = next;
         }
+        self.seal_in_memory(first)
+    }
+
+    /// As [`seal`](Self::seal), but nothing is written into the records: for a log that never leaves memory. They tell
+    /// neither sequences nor checksums.
+    pub fn seal_in_memory(self, first: Sequence) -> SealedBatch {
         SealedBatch {
             first,
             events: self.events,
-            bytes: self.bytes.freeze(),
+            bytes: self.bytes.into(),
         }
     }
 }
@@ -183,14 +246,15 @@ impl SealedBatch {
 
     /// The events, one after the other. Ends after the first record that is none: what follows it can't be found.
     pub fn iter(&self) -> impl Iterator<Item = Result<Event<'_>, RecordError>> {
-        let mut rest = &self.bytes[..];
+        let (mut rest, mut sequence) = (&self.bytes[..], self.first);
         std::iter::from_fn(move || {
             if rest.is_empty() {
                 return None;
             }
-            match decode(rest) {
+            match decode(rest, sequence) {
                 Ok((event, length)) => {
                     rest = &rest[length..];
+                    sequence = sequence.next();
                     Some(Ok(event))
                 }
                 Err(error) => {
@@ -218,11 +282,6 @@ impl SealedBatch {
             bytes: self.bytes.slice(offset..),
         })
     }
-}
-
-/// Length of the record of a frame from a source.
-pub const fn length_of(source: &str, frame: &str) -> usize {
-    FIXED + source.len() + frame.len()
 }
 
 /// Length of the record that starts here, prefix included; `None` when fewer than four bytes are left.
@@ -258,12 +317,12 @@ pub fn verify(bytes: &[u8]) -> Result<usize, RecordError> {
     }
 }
 
-/// Reads the record that starts here and tells its length. The checksum is [`verify`]'s to check, once, where bytes
-/// come from a disk: this is called for every sink.
+/// Reads the record that starts here, which has this sequence, and tells its length. The checksum is [`verify`]'s to check,
+/// once, where bytes come from a disk, and so is the sequence that they tell: this is called for every sink.
 ///
 /// # Errors
 /// It is cut off, or its content is not valid.
-pub fn decode(bytes: &[u8]) -> Result<(Event<'_>, usize), RecordError> {
+pub fn decode(bytes: &[u8], sequence: Sequence) -> Result<(Event<'_>, usize), RecordError> {
     let total = total_length(bytes).ok_or(RecordError::Truncated {
         found: bytes.len(),
         expected: PREFIX,
@@ -278,7 +337,6 @@ pub fn decode(bytes: &[u8]) -> Result<(Event<'_>, usize), RecordError> {
     if total < source_end {
         return Err(RecordError::Content { what: "length" });
     }
-    let sequence = Sequence::new(u64_at(record, 8)).ok_or(RecordError::Content { what: "sequence" })?;
     let received_at =
         Timestamp::from_microsecond(u64_at(record, 16) as i64).map_err(|_| RecordError::Content {
             what: "time of receipt",
@@ -303,6 +361,11 @@ pub fn decode(bytes: &[u8]) -> Result<(Event<'_>, usize), RecordError> {
         frame,
     };
     Ok((event, total))
+}
+
+fn set_conflict(record: &mut [u8], conflict: Option<u32>) {
+    record[24] = if conflict.is_some() { CONFLICT } else { 0 };
+    record[26..30].copy_from_slice(&conflict.unwrap_or(0).to_le_bytes());
 }
 
 /// Four bytes at a fixed offset; the callers have checked the length.
@@ -368,6 +431,46 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn what_fates_were_applied_to_is_as_if_only_what_stays_had_come(
+            fates in proptest::collection::vec(0..4, 0..20),
+            split in any::<prop::sample::Index>(),
+        ) {
+            let frames = frames(fates.len());
+            let fates: Vec<_> = fates.iter().map(|fate| match fate {
+                0 => Fate::Drop,
+                1 => Fate::KeepAsConflict(7),
+                _ => Fate::Keep,
+            }).collect();
+            let received_at = Timestamp::from_microsecond(5).unwrap();
+            let push = |batch: &mut Batch, frame: &str, conflict, received_at| {
+                let Kind::Event(envelope) = read(frame).unwrap() else { panic!("no event") };
+                let (sequence, source) = (Sequence::FIRST, "main");
+                batch.push(&Event { sequence, received_at, source, conflict, envelope, frame });
+            };
+            let (mut expected, mut batches) = (Batch::default(), [Batch::default(), Batch::default()]);
+            let split = split.index(frames.len() + 1);
+            for (nth, (frame, fate)) in frames.iter().zip(&fates).enumerate() {
+                push(&mut batches[usize::from(nth >= split)], frame, None, Timestamp::UNIX_EPOCH);
+                match fate {
+                    Fate::Keep => push(&mut expected, frame, None, received_at),
+                    Fate::KeepAsConflict(hash) => push(&mut expected, frame, Some(*hash), received_at),
+                    Fate::Drop => {}
+                }
+            }
+            let [mut batch, mut second] = batches;
+            batch.apply(fates[..split].iter().copied());
+            second.apply(fates[split..].iter().copied());
+            batch.append(second);
+            batch.set_received_at(received_at);
+            batch = batch.fitted();
+            let (sealed, expected) = (batch.seal(Sequence::FIRST), expected.seal(Sequence::FIRST));
+            prop_assert_eq!(sealed.events(), expected.events());
+            prop_assert_eq!(sealed.bytes(), expected.bytes());
+        }
+    }
+
     #[test]
     fn a_part_starts_at_its_sequence() {
         let batch = sealed(&frames(5));
@@ -401,7 +504,7 @@ mod tests {
         #[test]
         fn foreign_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(verify(&bytes).is_err());
-            let _ = decode(&bytes).map(|(event, _)| (event.data().len(), event.text(Field::Pid)));
+            let _ = decode(&bytes, Sequence::FIRST).map(|(event, _)| (event.data().len(), event.text(Field::Pid)));
         }
 
         #[test]
@@ -409,7 +512,7 @@ mod tests {
             let mut bytes = sealed(&frames(1)).bytes().to_vec();
             let at = at.index(bytes.len());
             bytes[at] = byte;
-            let _ = decode(&bytes).map(|(event, _)| (event.data().len(), event.text(Field::Pid)));
+            let _ = decode(&bytes, Sequence::FIRST).map(|(event, _)| (event.data().len(), event.text(Field::Pid)));
         }
     }
 }

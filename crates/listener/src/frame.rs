@@ -1,8 +1,7 @@
-//! Frames, told apart, and the batches in which they travel.
+//! Frames, told apart.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
-use jiff::Timestamp;
 use neurobridge_core::{
     envelope::{Envelope, FrameReader, Kind},
     json::{JsonError, Span, text},
@@ -11,17 +10,6 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// The longest text of the platform that is kept for people to read.
 const MAX_SHOWN: usize = 200;
-
-/// What one wake-up of a source's socket gave: event frames, and text that is none.
-#[derive(Clone, Debug)]
-pub struct FrameBatch {
-    /// The name of the source.
-    pub source: Arc<str>,
-    /// When it was read. Never before the batch that the same source gave before, even when the clock is stepped.
-    pub received_at: Timestamp,
-    /// At least one frame, in the order of the feed.
-    pub frames: Vec<Frame>,
-}
 
 /// A text frame, as it came.
 #[derive(Clone, Debug)]

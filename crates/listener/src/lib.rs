@@ -2,13 +2,14 @@
 //! connects again whenever the connection ends.
 //!
 //! - [`EventListener`] is for programs that want typed messages, by a handler or as a stream.
-//! - [`Source`] is for programs that move many events: it hands on [`FrameBatch`]es of unchanged frames through a
-//!   bounded channel, keeps a ledger, and says of itself what there is to say in its [`SourceStats`].
+//! - [`Source`] is for programs that move many events: it hands on what a [`Batcher`] makes of the frames through a bounded
+//!   channel, keeps a ledger, and says of itself what there is to say in its [`SourceStats`].
 //!
 //! What is known of the protocol comes from the platform's public Python and JavaScript clients, their documentation
 //! and their tests; what is marked *assumed* is stated by none of them.
 
 mod backoff;
+mod batch;
 mod config;
 mod connection;
 mod error;
@@ -26,10 +27,11 @@ mod token;
 pub use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 pub use self::{
+    batch::{Batcher, FrameBatch, Frames},
     config::{BackoffConfig, SourceConfig, TlsFiles},
     error::SourceError,
     event::{Entry, Event, Liveness, Message, Mood, Named, PlatformError, Recognition},
-    frame::{Content, Frame, FrameBatch, MalformedReason},
+    frame::{Content, Frame, MalformedReason},
     listener::{EventListener, EventStream, ListenError},
     source::Source,
     stats::{

@@ -13,10 +13,11 @@ use tracing::{info, warn};
 
 use crate::{
     backoff::Backoff,
+    batch::Batcher,
     config::{Endpoint, SourceConfig},
     connection::{self, Dial, Dialler, Link, Notice, Outlet, Session},
     error::{DialError, Lost, SourceError, sentence},
-    frame::{Frame, FrameBatch},
+    frame::Frame,
     heartbeat::Heartbeat,
     stats::{Label, SourceState, SourceStats},
     token::TokenSource,
@@ -72,8 +73,8 @@ impl Source {
         Arc::clone(&self.stats)
     }
 
-    /// Connects, authorises, and sends what it reads to `batches`; connects again whenever the connection ends, for
-    /// ever, until `stop` is cancelled or the receiver of `batches` is dropped.
+    /// Connects, authorises, and sends what `batcher` makes of what it reads to `batches`; connects again whenever the
+    /// connection ends, for ever, until `stop` is cancelled or the receiver of `batches` is dropped.
     ///
     /// When `batches` is full, the socket is not read. A batch is counted as received in the ledger just before it is
     /// sent, and nothing in between can be interrupted: when this future ends or is dropped, all that was counted as
@@ -84,16 +85,16 @@ impl Source {
     ///
     /// # Errors
     /// [`SourceError::TokenRefused`], with `exit_on_refused_token` only.
-    pub async fn run(
+    pub async fn run<B: Batcher>(
         self,
-        batches: mpsc::Sender<FrameBatch>,
+        batcher: B,
+        batches: mpsc::Sender<B::Batch>,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
-        let outlet = Batches {
-            source: Arc::clone(&self.name),
+        let outlet = Counted {
+            batcher,
+            frames: 0,
             ledger: self.ledger,
-            frames: Vec::new(),
-            usual: 0,
         };
         let link = Link::new(self.name, outlet, batches, stop, self.stats);
         run(self.setup, link).await
@@ -249,42 +250,35 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
     ended
 }
 
-/// Gathers the frames of a wake-up into a [`FrameBatch`].
-struct Batches {
-    source: Arc<str>,
+/// Counts frames as received when what a [`Batcher`] made of them is sent.
+struct Counted<B> {
+    batcher: B,
+    /// How many the batcher holds.
+    frames: usize,
     ledger: Arc<SourceLedger>,
-    frames: Vec<Frame>,
-    /// How many there were last time: the next batch will be of about that size.
-    usual: usize,
 }
 
-impl Outlet for Batches {
-    type Item = FrameBatch;
+impl<B: Batcher> Outlet for Counted<B> {
+    type Item = B::Batch;
 
     fn frame(&mut self, frame: Frame) {
-        if self.frames.capacity() == 0 {
-            self.frames.reserve(self.usual);
-        }
-        self.frames.push(frame);
+        self.batcher.push(frame);
+        self.frames += 1;
     }
 
     fn notice(&mut self, _: Notice<'_>) {}
 
     fn len(&self) -> usize {
-        self.frames.len()
+        self.frames
     }
 
-    fn take(&mut self, received_at: jiff::Timestamp) -> Option<FrameBatch> {
-        if self.frames.is_empty() {
+    fn take(&mut self, received_at: jiff::Timestamp) -> Option<B::Batch> {
+        let frames = std::mem::take(&mut self.frames);
+        if frames == 0 {
             return None;
         }
-        self.usual = self.frames.len();
-        self.ledger.receive(self.usual as u64);
-        Some(FrameBatch {
-            source: Arc::clone(&self.source),
-            received_at,
-            frames: std::mem::take(&mut self.frames),
-        })
+        self.ledger.receive(frames as u64);
+        Some(self.batcher.take(received_at))
     }
 }
 

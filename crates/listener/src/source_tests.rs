@@ -6,6 +6,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::*;
 use crate::{
+    batch::Frames,
     connection::{
         Dialled,
         testing::{AUTH, Heard, LIMIT, Platform, event, sockets},
@@ -373,11 +374,10 @@ async fn a_rotated_token_is_picked_up_at_the_next_connection() {
 #[test]
 fn what_is_sent_is_in_the_ledger_first() {
     let ledger = Arc::new(SourceLedger::default());
-    let mut outlet = Batches {
-        source: "main".into(),
+    let mut outlet = Counted {
+        batcher: Frames::new("main"),
+        frames: 0,
         ledger: ledger.clone(),
-        frames: Vec::new(),
-        usual: 0,
     };
     for text in [event(1), "{".into()] {
         let crate::frame::Classified::Content(content) =
@@ -450,8 +450,9 @@ async fn a_hundred_sources_in_one_process_are_normal() {
         config.proxy = Some("none".into());
         config.open_timeout = Duration::from_secs(30);
         config.auth_timeout = Duration::from_secs(30);
-        let source = Source::new(format!("source{number}"), config, ledger.clone()).unwrap();
-        tasks.spawn(source.run(batches_in.clone(), stop.clone()));
+        let name = format!("source{number}");
+        let source = Source::new(name.as_str(), config, ledger.clone()).unwrap();
+        tasks.spawn(source.run(Frames::new(name), batches_in.clone(), stop.clone()));
         ledgers.push(ledger);
     }
     drop(batches_in);

@@ -226,7 +226,7 @@ fn before(batch: &SealedBatch, end: Sequence) -> Option<SealedBatch> {
     let mut length = 0;
     for _ in 0..events {
         // It was checked when it was read.
-        length += record::decode(batch.bytes().get(length..)?).ok()?.1;
+        length += record::total_length(batch.bytes().get(length..)?)?;
     }
     (events > 0).then(|| SealedBatch::from_parts(batch.first(), events, batch.bytes().slice(..length)))
 }

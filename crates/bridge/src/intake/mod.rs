@@ -1,13 +1,14 @@
-//! From frames to records: drops what was seen already, filters, redacts, and stores.
+//! From frames to records: encodes, filters, redacts, drops what was seen already, and stores.
 //!
-//! One task for all sources, because the spool has one writer. It waits for frames, then takes all that wait; it waits
-//! for the spool, and while it does, the channel of frames fills and the listeners stop reading. When all listeners are
-//! gone it stores what is left and ends.
+//! What can be done with an event alone is done by the [`Encoder`], in the task that reads the socket. The rest is one
+//! task for all sources, because they share the memory of what was seen, and the spool has one writer. It waits for
+//! batches, then takes all that wait; it waits for the spool, and while it does, the channel of batches fills and the
+//! listeners stop reading. When all listeners are gone it stores what is left and ends.
 
 mod dedupe;
+mod encode;
 
 use std::{
-    borrow::Cow,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -18,47 +19,39 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use jiff::Timestamp;
 use neurobridge_core::{
-    dead_letter::{self, DeadLetters, Newest, Notice},
+    dead_letter::{DeadLetters, Newest, Notice},
     delivery::Backoff,
-    envelope::{self, Envelope, Field, Kind},
-    event::{Event, Sequence},
-    filter::Filter,
     histogram::Histogram,
     identity,
     ledger::{SourceLedger, SourceOutcome},
-    record::{self, Batch},
-    redact::Redaction,
+    record::{Batch, Fate},
 };
-use neurobridge_listener::{Content, Frame, FrameBatch};
 use neurobridge_spool::{AppendError, Spool};
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{debug, error};
 
 use self::dedupe::{Seeing, Seen};
+pub(crate) use self::encode::{Encoded, Encoder, Rules};
 use crate::spool;
 
 /// Wake-ups of sockets between the listeners and the intake. When it is full the listeners stop reading their sockets.
 pub(crate) const CHANNEL: usize = 4;
 /// How many of them are stored together at most: one append, one sync, for all that waited.
 const TOGETHER: usize = 16;
-/// And how many bytes, not counting the last one's: a few large allocations of one size are used again and again, where
-/// ever larger ones of all sizes would each be kept by the allocator.
-const TOGETHER_BYTES: usize = 256 << 10;
+/// And how many bytes. More than that goes alone, in the buffer in which it came: putting it behind others would be
+/// copying it.
+const TOGETHER_BYTES: usize = 64 << 10;
 /// So many events are looked up together among those seen before.
 const LOOK_AHEAD: usize = 32;
 /// So many appends are on their way at once into a spool on disk: while it syncs one, the next are made, and then synced
 /// together. In memory nothing is gained by it, and those that wait for room would be held beside what is in the spool.
-pub(crate) const AT_ONCE_ON_DISK: usize = 4;
+pub(crate) const AT_ONCE_ON_DISK: usize = 8;
 
 /// What the intake needs.
 pub(crate) struct Options {
-    pub(crate) filter: Filter,
-    pub(crate) redaction: Redaction,
     /// Events remembered for telling duplicates.
     pub(crate) remembered_events: usize,
     pub(crate) dead_letters: Arc<dyn DeadLetters>,
-    /// Frames that can't be parsed are kept whole: only where no sink and no setting redacts anything.
-    pub(crate) keep_malformed: bool,
     /// How many appends are on their way at once.
     pub(crate) appends_at_once: usize,
 }
@@ -103,7 +96,7 @@ impl IntakeStats {
     }
 }
 
-/// Turns frames into records until all listeners are gone.
+/// Stores what the sources read until all listeners are gone. Batches name their source by its place in `sources`.
 ///
 /// # Errors
 /// The spool takes no more.
@@ -111,25 +104,16 @@ pub(crate) async fn run(
     options: Options,
     sources: Vec<IntakeSource>,
     spool: Spool,
-    mut frames: mpsc::Receiver<FrameBatch>,
+    mut batches: mpsc::Receiver<Encoded>,
 ) -> Result<(), AppendError> {
     let at_once = options.appends_at_once;
     let mut seen = Seen::new(options.remembered_events);
-    // Events that come again after a restart are duplicates still. Meanwhile frames wait in the channel.
+    // Events that come again after a restart are duplicates still. Meanwhile batches wait in the channel.
     let (known, newest) = spool::newest(&spool, options.remembered_events).await;
     for event in known {
         seen.see(event.identity, event.body);
     }
-    let mut intake = Intake {
-        seen,
-        tallies: vec![Tally::default(); sources.len()],
-        options,
-        sources,
-        newest: newest.unwrap_or(Timestamp::MIN),
-        identities: Vec::with_capacity(LOOK_AHEAD),
-        redacted: String::new(),
-        letters: String::new(),
-    };
+    let mut intake = Intake::new(sources, seen, newest, options.dead_letters);
     let mut waiting = Vec::with_capacity(TOGETHER);
     let mut appends = FuturesOrdered::new();
     loop {
@@ -137,19 +121,21 @@ pub(crate) async fn run(
         tokio::select! {
             biased;
             Some(appended) = appends.next() => intake.settle(appended?),
-            received = frames.recv_many(&mut waiting, TOGETHER), if appends.len() < at_once => {
+            received = batches.recv_many(&mut waiting, TOGETHER), if appends.len() < at_once => {
                 if received == 0 {
                     break;
                 }
                 while !waiting.is_empty() {
                     let count = together(&waiting);
-                    let batch = intake.encode(&waiting[..count]);
-                    // Here the slices of the sockets' read buffers end.
-                    waiting.drain(..count);
+                    let mut records = Batch::default();
+                    for batch in waiting.drain(..count) {
+                        records.append(intake.admit(batch));
+                    }
+                    let records = records.fitted();
                     intake.store_letters().await;
                     let tallies = intake.take_tallies();
                     let spool = &spool;
-                    appends.push_back(async move { spool.append(batch).await.map(|_| tallies) });
+                    appends.push_back(async move { spool.append(records).await.map(|_| tallies) });
                     while appends.len() >= at_once {
                         if let Some(appended) = appends.next().await {
                             intake.settle(appended?);
@@ -166,31 +152,29 @@ pub(crate) async fn run(
 }
 
 /// How many of the batches that wait are stored together; one at least.
-fn together(waiting: &[FrameBatch]) -> usize {
+fn together(waiting: &[Encoded]) -> usize {
     let mut bytes = 0;
-    let fits = |batch: &&FrameBatch| {
-        let fits = bytes < TOGETHER_BYTES;
-        bytes += batch.frames.iter().map(|frame| frame.text.len()).sum::<usize>();
-        fits
+    let fits = |batch: &&Encoded| {
+        bytes += batch.records.len();
+        bytes <= TOGETHER_BYTES
     };
-    waiting.iter().take_while(fits).count()
+    waiting.iter().take_while(fits).count().max(1)
 }
 
 struct Intake {
-    options: Options,
+    dead_letters: Arc<dyn DeadLetters>,
     sources: Vec<IntakeSource>,
     seen: Seen,
     tallies: Vec<Tally>,
     /// The latest time of receipt: the log's times never run backwards, whatever the clock and the sources do.
     newest: Timestamp,
-    /// Of the events at hand; `None` of one without an id.
-    identities: Vec<Option<u128>>,
-    redacted: String,
+    /// Of the records at hand.
+    fates: Vec<Fate>,
     letters: String,
 }
 
 /// What became of a source's events in the batch at hand.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
     stored: u64,
     filtered: u64,
@@ -199,158 +183,80 @@ struct Tally {
 }
 
 impl Intake {
-    fn encode(&mut self, waiting: &[FrameBatch]) -> Batch {
-        let size = waiting
-            .iter()
-            .flat_map(|batch| {
-                batch
-                    .frames
-                    .iter()
-                    .map(|frame| record::length_of(&batch.source, &frame.text))
-            })
-            .sum();
-        let mut records = Batch::with_capacity(size);
-        for batch in waiting {
-            self.newest = self.newest.max(batch.received_at);
-            let Some(index) = self.sources.iter().position(|source| source.name == batch.source) else {
-                error!(
-                    source = &*batch.source,
-                    "frames of an unknown source; this is a bug"
-                );
-                continue;
-            };
-            self.observe_age(index, batch);
-            for frames in batch.frames.chunks(LOOK_AHEAD) {
-                self.identify(index, frames);
-                for (nth, frame) in frames.iter().enumerate() {
-                    self.encode_frame(index, frame, self.identities[nth], &mut records);
+    fn new(
+        sources: Vec<IntakeSource>,
+        seen: Seen,
+        newest: Option<Timestamp>,
+        dead_letters: Arc<dyn DeadLetters>,
+    ) -> Self {
+        Self {
+            dead_letters,
+            tallies: vec![Tally::default(); sources.len()],
+            sources,
+            seen,
+            newest: newest.unwrap_or(Timestamp::MIN),
+            fates: Vec::new(),
+            letters: String::new(),
+        }
+    }
+
+    /// Decides what becomes of each event of a batch, and counts it; what is left are the records to store.
+    fn admit(&mut self, batch: Encoded) -> Batch {
+        let Encoded {
+            source,
+            received_at,
+            mut records,
+            arrivals,
+            letters,
+            dead_lettered,
+        } = batch;
+        self.newest = self.newest.max(received_at);
+        let source_name = &*self.sources[source].name;
+        let stats = &self.sources[source].stats;
+        let tally = &mut self.tallies[source];
+        self.letters.push_str(&letters);
+        tally.dead_lettered += dead_lettered;
+        self.fates.clear();
+        for arrivals in arrivals.chunks(LOOK_AHEAD) {
+            self.seen
+                .look_ahead(arrivals.iter().filter_map(|arrival| arrival.identity));
+            for arrival in arrivals {
+                let seeing = match arrival.identity {
+                    Some(identity) => self.seen.see(identity, arrival.body),
+                    None => Seeing::New,
+                };
+                let fate = match seeing {
+                    Seeing::New => Fate::Keep,
+                    Seeing::Duplicate => Fate::Drop,
+                    Seeing::Conflict => {
+                        let suffix = identity::conflict_suffix(arrival.body);
+                        debug!(
+                            source = source_name,
+                            suffix = format_args!("~{suffix:08x}"),
+                            "an event's id came before with another body"
+                        );
+                        stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
+                        Fate::KeepAsConflict(suffix)
+                    }
+                };
+                match (fate, arrival.is_encoded) {
+                    (Fate::Drop, _) => tally.duplicate += 1,
+                    (_, true) => tally.stored += 1,
+                    (_, false) => tally.filtered += 1,
+                }
+                if arrival.is_encoded {
+                    self.fates.push(fate);
                 }
             }
+        }
+        if self.newest != received_at {
+            records.set_received_at(self.newest);
+        }
+        // Mostly nothing is to be done; then this core does not even look at the records, which another one wrote.
+        if self.fates.iter().any(|fate| *fate != Fate::Keep) {
+            records.apply(self.fates.drain(..));
         }
         records
-    }
-
-    /// Finds out who the events are, before what is known of them is looked at.
-    fn identify(&mut self, index: usize, frames: &[Frame]) {
-        let source = &self.sources[index].name;
-        self.identities.clear();
-        self.identities.extend(frames.iter().map(|frame| {
-            let Content::Event(envelope) = &frame.content else {
-                return None;
-            };
-            let id = envelope.text(Field::Id, &frame.text)?;
-            Some(identity::identity_hash(source, &id))
-        }));
-        self.seen.look_ahead(self.identities.iter().flatten().copied());
-    }
-
-    fn encode_frame(&mut self, index: usize, frame: &Frame, identity: Option<u128>, records: &mut Batch) {
-        let source = &self.sources[index];
-        let text = frame.text.as_str();
-        let envelope = match &frame.content {
-            Content::Event(envelope) => *envelope,
-            Content::Malformed(reason) => {
-                let detail = detail(reason);
-                let keep = self.options.keep_malformed;
-                let label = reason.as_str();
-                dead_letter::write_frame(
-                    &source.name,
-                    self.newest,
-                    label,
-                    &detail,
-                    text,
-                    keep,
-                    &mut self.letters,
-                );
-                self.letters.push('\n');
-                self.tallies[index].dead_lettered += 1;
-                source.stats.dead_letter(label);
-                return;
-            }
-        };
-        let event = Event {
-            sequence: Sequence::FIRST,
-            received_at: self.newest,
-            source: &source.name,
-            conflict: None,
-            envelope,
-            frame: text,
-        };
-        let mut conflict = None;
-        let redacted = self.options.redaction.apply(text, &mut self.redacted);
-        let redacted = redacted.then(|| envelope::read(&self.redacted));
-        // An event without an id is never a duplicate.
-        if let Some(identity) = identity {
-            // As it is stored: with that it is compared after a restart.
-            let body = identity::body_hash(match &redacted {
-                Some(Ok(Kind::Event(envelope))) => {
-                    envelope.raw(Field::Data, &self.redacted).unwrap_or("null")
-                }
-                _ => event.data(),
-            });
-            match self.seen.see(identity, body) {
-                Seeing::New => {}
-                Seeing::Duplicate => {
-                    self.tallies[index].duplicate += 1;
-                    return;
-                }
-                Seeing::Conflict => {
-                    let id = event.text(Field::Id);
-                    debug!(
-                        source = &*source.name,
-                        id = id.as_deref(),
-                        "an event of this id came before with another body"
-                    );
-                    source.stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
-                    conflict = Some(identity::conflict_suffix(body));
-                }
-            }
-        }
-        if !self.options.filter.matches(&event) {
-            self.tallies[index].filtered += 1;
-            return;
-        }
-        let event = match redacted {
-            None => Event { conflict, ..event },
-            Some(Ok(Kind::Event(envelope))) => Event {
-                conflict,
-                envelope,
-                frame: &self.redacted,
-                ..event
-            },
-            Some(_) => {
-                let (reason, detail) = ("unrenderable", "what is left after redaction is no event");
-                dead_letter::write_frame(
-                    &source.name,
-                    self.newest,
-                    reason,
-                    detail,
-                    text,
-                    false,
-                    &mut self.letters,
-                );
-                self.letters.push('\n');
-                self.tallies[index].dead_lettered += 1;
-                source.stats.dead_letter(reason);
-                return;
-            }
-        };
-        records.push(&event);
-        self.tallies[index].stored += 1;
-    }
-
-    fn observe_age(&self, index: usize, batch: &FrameBatch) {
-        let Some(Frame {
-            text,
-            content: Content::Event(envelope),
-        }) = batch.frames.first()
-        else {
-            return;
-        };
-        if let Some(created) = created(envelope, text) {
-            let age = batch.received_at.as_microsecond() - created.as_microsecond();
-            self.sources[index].stats.event_age.observe(age as f64 / 1e6);
-        }
     }
 
     /// Stores the dead letters before the events behind them are called stored. Tries until it works: the feed waits
@@ -360,7 +266,7 @@ impl Intake {
             return;
         }
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
-        while let Err(error) = self.options.dead_letters.store(&self.letters).await {
+        while let Err(error) = self.dead_letters.store(&self.letters).await {
             let delay = backoff.next_delay();
             error!(%error, ?delay, "dead letters can't be stored; the feed waits. Make room or mend the disk");
             sleep(delay).await;
@@ -397,19 +303,5 @@ impl Intake {
     }
 }
 
-/// An error with its causes, in one line.
-fn detail(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-fn created(envelope: &Envelope, frame: &str) -> Option<Timestamp> {
-    let created: Cow<'_, str> = envelope.text(Field::Created, frame)?;
-    neurobridge_core::cloudevents::timestamp(&created)
-}
+#[cfg(test)]
+mod tests;

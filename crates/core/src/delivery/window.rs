@@ -50,6 +50,8 @@ pub(super) struct Window {
     bytes: usize,
     /// How much of the last batch is published: an offset into its bytes. At its end: all.
     published: usize,
+    /// The sequence of the first event behind that.
+    unpublished_from: Sequence,
     /// The highest sequence ever published: what comes below it is sent again.
     highest: u64,
     resent: u64,
@@ -85,6 +87,7 @@ impl Window {
             batches: VecDeque::new(),
             bytes: 0,
             published: 0,
+            unpublished_from: Sequence::FIRST,
             highest: 0,
             resent: 0,
             in_sink: 0,
@@ -132,6 +135,7 @@ impl Window {
     pub(super) fn take(&mut self, batch: SealedBatch) {
         debug_assert!(self.unpublished().is_none(), "read on before all was published");
         self.published = 0;
+        self.unpublished_from = batch.first();
         self.bytes += batch.bytes().len();
         self.batches.push_back(batch);
     }
@@ -203,20 +207,21 @@ impl Window {
             .get(self.published..)
             .filter(|rest| !rest.is_empty())
         {
-            let (event, length) = match record::decode(rest) {
+            let sequence = self.unpublished_from;
+            let (event, length) = match record::decode(rest, sequence) {
                 Ok(decoded) => decoded,
                 Err(error) => {
                     let reason = format!("a record of the spool can't be read: {error}; this is a bug");
                     return Err(SinkFault::fatal(FaultKind::Other, reason));
                 }
             };
-            let sequence = event.sequence;
             if self.tracker.track(sequence, event.received_at) {
                 match self.turn(sink, sequence) {
                     Turn::Publish => {}
                     Turn::Wait => return Ok(Step::Waiting),
                     Turn::Skip => {
                         self.published += length;
+                        self.unpublished_from = sequence.next();
                         continue;
                     }
                 }
@@ -247,6 +252,7 @@ impl Window {
                 }
             }
             self.published += length;
+            self.unpublished_from = sequence.next();
         }
         Ok(Step::Hungry)
     }

@@ -15,7 +15,7 @@ use neurobridge_core::{
     reader::Cursor,
     sink::{FaultKind, Session, Sink, SinkFault},
 };
-use neurobridge_listener::{Source, SourceConfig, SourceError, SourceState};
+use neurobridge_listener::{Frames, Source, SourceConfig, SourceError, SourceState};
 use neurobridge_sink_file::FileSink;
 use tokio::{
     net::TcpListener,
@@ -112,11 +112,12 @@ async fn try_source(name: &str, config: SourceConfig) -> Answer {
     let unavailable = |error: &SourceError| (Exit::Unavailable, chain(error));
     let source =
         Source::new(name, config, Arc::new(SourceLedger::default())).map_err(|error| unavailable(&error))?;
+    let frames = Frames::new(Arc::clone(source.name()));
     let stats = source.stats();
     let stop = CancellationToken::new();
     // What comes meanwhile is for nobody; two wake-ups of the socket wait here, and then reading stops.
     let (batches, _kept) = mpsc::channel(2);
-    let running = source.run(batches, stop.clone());
+    let running = source.run(frames, batches, stop.clone());
     tokio::pin!(running);
     let mut ask = interval(ASK_INTERVAL);
     loop {

@@ -1,0 +1,232 @@
+//! From frames to records, in the task that reads the socket: all that can be done with an event alone.
+
+use std::{borrow::Cow, sync::Arc};
+
+use jiff::Timestamp;
+use neurobridge_core::{
+    dead_letter,
+    envelope::{self, Envelope, Field, Kind},
+    event::{Event, Sequence},
+    filter::Filter,
+    identity,
+    record::Batch,
+    redact::Redaction,
+};
+use neurobridge_listener::{Batcher, Content, Frame};
+
+use super::IntakeStats;
+
+/// What is done with every event before it is stored, whatever came before it.
+pub(crate) struct Rules {
+    pub(crate) filter: Filter,
+    pub(crate) redaction: Redaction,
+    /// Frames that can't be parsed are kept whole: only where no sink and no setting redacts anything.
+    pub(crate) keep_malformed: bool,
+}
+
+/// What one wake-up of a source's socket gave.
+pub(crate) struct Encoded {
+    /// The source's place among the sources.
+    pub(super) source: usize,
+    pub(super) received_at: Timestamp,
+    /// The events that the filter lets through.
+    pub(super) records: Batch,
+    /// All events, in the order of the feed.
+    pub(super) arrivals: Vec<Arrival>,
+    /// Lines of dead letters.
+    pub(super) letters: String,
+    /// How many these are.
+    pub(super) dead_lettered: u64,
+}
+
+/// An event, as far as the intake needs to know it.
+pub(super) struct Arrival {
+    /// The hash of its identity; `None` for an event without an id, which is never a duplicate.
+    pub(super) identity: Option<u128>,
+    /// The hash of its body, as it is stored: with that it is compared after a restart.
+    pub(super) body: u128,
+    /// Whether it has a record.
+    pub(super) is_encoded: bool,
+}
+
+/// Encodes the frames of a source.
+pub(crate) struct Encoder {
+    name: Arc<str>,
+    source: usize,
+    stats: Arc<IntakeStats>,
+    rules: Arc<Rules>,
+    records: Batch,
+    arrivals: Vec<Arrival>,
+    malformed: Vec<Malformed>,
+    /// Room for the bytes and the events of a batch like the last one. Taken with the first event: most sources are quiet.
+    usual: (usize, usize),
+    /// When the batch's first event was made, if that is the first frame and says so.
+    created: Option<Timestamp>,
+    redacted: String,
+}
+
+struct Malformed {
+    frame: Frame,
+    reason: &'static str,
+    detail: String,
+    keep: bool,
+}
+
+impl Encoder {
+    pub(crate) fn new(name: Arc<str>, source: usize, stats: Arc<IntakeStats>, rules: Arc<Rules>) -> Self {
+        Self {
+            name,
+            source,
+            stats,
+            rules,
+            records: Batch::default(),
+            arrivals: Vec::new(),
+            malformed: Vec::new(),
+            usual: (0, 0),
+            created: None,
+            redacted: String::new(),
+        }
+    }
+
+    fn encode(&mut self, frame: Frame, envelope: Envelope) {
+        let text = frame.text.as_str();
+        if self.arrivals.is_empty() && self.malformed.is_empty() {
+            self.created = created(&envelope, text);
+        }
+        if self.arrivals.is_empty() {
+            let (bytes, events) = self.usual;
+            self.records = Batch::with_capacity(bytes);
+            self.arrivals.reserve(events);
+        }
+        let event = Event {
+            // Both are given later.
+            sequence: Sequence::FIRST,
+            received_at: Timestamp::UNIX_EPOCH,
+            source: &self.name,
+            conflict: None,
+            envelope,
+            frame: text,
+        };
+        let identity = event
+            .text(Field::Id)
+            .map(|id| identity::identity_hash(&self.name, &id));
+        let is_wanted = self.rules.filter.matches(&event);
+        let stored = if self.rules.redaction.apply(text, &mut self.redacted) {
+            let Ok(Kind::Event(envelope)) = envelope::read(&self.redacted) else {
+                self.refuse(
+                    frame,
+                    "unrenderable",
+                    "what is left after redaction is no event".to_owned(),
+                    false,
+                );
+                return;
+            };
+            Event {
+                envelope,
+                frame: &self.redacted,
+                ..event
+            }
+        } else {
+            event
+        };
+        // Without an identity it is compared with nothing.
+        let body = identity.map_or(0, |_| identity::body_hash(stored.data()));
+        if is_wanted {
+            self.records.push(&stored);
+        }
+        self.arrivals.push(Arrival {
+            identity,
+            body,
+            is_encoded: is_wanted,
+        });
+    }
+
+    fn refuse(&mut self, frame: Frame, reason: &'static str, detail: String, keep: bool) {
+        self.stats.dead_letter(reason);
+        self.malformed.push(Malformed {
+            frame,
+            reason,
+            detail,
+            keep,
+        });
+    }
+}
+
+impl Batcher for Encoder {
+    type Batch = Encoded;
+
+    fn push(&mut self, frame: Frame) {
+        match frame.content {
+            Content::Event(envelope) => self.encode(frame, envelope),
+            Content::Malformed(reason) => {
+                let keep = self.rules.keep_malformed;
+                self.refuse(frame, reason.as_str(), detail(&reason), keep);
+            }
+        }
+    }
+
+    fn take(&mut self, received_at: Timestamp) -> Encoded {
+        if let Some(created) = self.created.take() {
+            let age = received_at.as_microsecond() - created.as_microsecond();
+            self.stats.event_age.observe(age as f64 / 1e6);
+        }
+        let mut letters = String::new();
+        let dead_lettered = self.malformed.len() as u64;
+        for malformed in self.malformed.drain(..) {
+            let Malformed {
+                frame,
+                reason,
+                detail,
+                keep,
+            } = malformed;
+            dead_letter::write_frame(
+                &self.name,
+                received_at,
+                reason,
+                &detail,
+                &frame.text,
+                keep,
+                &mut letters,
+            );
+            letters.push('\n');
+        }
+        self.usual = (room_for(self.records.len()), self.arrivals.len());
+        let mut records = std::mem::take(&mut self.records).fitted();
+        records.set_received_at(received_at);
+        Encoded {
+            source: self.source,
+            received_at,
+            records,
+            arrivals: std::mem::take(&mut self.arrivals),
+            letters,
+            dead_lettered,
+        }
+    }
+}
+
+/// Room for about so many bytes. Large batches have one of few sizes, so that their buffers can be used again.
+const fn room_for(bytes: usize) -> usize {
+    const STEP: usize = 32 << 10;
+    if bytes < STEP {
+        bytes
+    } else {
+        (bytes + bytes / 16).next_multiple_of(STEP)
+    }
+}
+
+/// An error with its causes, in one line.
+fn detail(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn created(envelope: &Envelope, frame: &str) -> Option<Timestamp> {
+    let created: Cow<'_, str> = envelope.text(Field::Created, frame)?;
+    neurobridge_core::cloudevents::timestamp(&created)
+}
