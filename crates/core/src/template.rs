@@ -157,6 +157,8 @@ impl Template {
             match part {
                 Part::Literal(literal) => out.push_str(literal),
                 Part::Placeholder(placeholder) => match placeholder.value(event) {
+                    // Mostly all of it is allowed.
+                    Some(value) if !value.is_empty() && value.chars().all(&allowed) => out.push_str(&value),
                     Some(value) if !value.is_empty() => {
                         out.extend(value.chars().map(|c| if allowed(c) { c } else { '_' }));
                     }

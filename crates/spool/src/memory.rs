@@ -11,7 +11,10 @@ use neurobridge_core::{
     identity::SpoolId,
     record::{Batch, SealedBatch},
 };
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    task::yield_now,
+};
 
 use crate::{AppendError, MemoryConfig, OpenError, SpoolStatus, Start, Stored, WhenFull, log::Found};
 
@@ -19,6 +22,10 @@ use crate::{AppendError, MemoryConfig, OpenError, SpoolStatus, Start, Stored, Wh
 const BATCH_OVERHEAD: usize = 128;
 /// The smallest log: two batches of the listener's largest size fit.
 const LEAST_SIZE: u64 = 1 << 20;
+
+/// From here on those that empty the log go first, if they have something to do and no processor: what lies in the log for
+/// long falls out of the processors' caches, which costs more than all else that is done with it.
+const CROWDED: usize = 4 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -88,6 +95,9 @@ impl Memory {
         }
         let cost = footprint(batch.len());
         let _turn = self.turn.lock().await;
+        if self.lock().size > CROWDED {
+            yield_now().await;
+        }
         // Sealing twice would number events twice, so the batch is sealed where its place is certain.
         let mut batch = Some(batch);
         loop {

@@ -4,10 +4,12 @@ use std::{collections::VecDeque, hint::black_box};
 
 use hashbrown::HashTable;
 
-/// Remembers the newest events by identity, up to a bound.
+/// Remembers the newest events by identity: as many as its capacity at least, and twice as many at most.
 ///
-/// The events lie in a queue, and the table holds only their numbers: it stays small enough for a core's own cache,
-/// which a table of the events themselves does not.
+/// The events lie in a queue, and tables hold only their numbers: they stay small enough for a core's own cache, which a
+/// table of the events themselves does not. There are two tables. When the young one is full it becomes the old one, and
+/// all that the old one held is forgotten at once: to take out the oldest event at each new one would be a second look-up
+/// in cold memory.
 #[derive(Debug)]
 pub(super) struct Seen {
     capacity: usize,
@@ -15,8 +17,9 @@ pub(super) struct Seen {
     events: VecDeque<Remembered>,
     /// The number of the oldest one in `events`; numbers wrap around.
     oldest: u32,
-    /// Numbers of events, by the identity of each.
-    numbers: HashTable<u32>,
+    /// Numbers of events, by the identity of each: the newest, and those before.
+    young: HashTable<u32>,
+    old: HashTable<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,13 +41,14 @@ pub(super) enum Seeing {
 impl Seen {
     /// Remembers `capacity` events; with 0, none is ever a duplicate.
     pub(super) fn new(capacity: usize) -> Self {
-        // Half of all numbers at most, so that they can wrap around and still tell all events apart.
-        let capacity = capacity.min(1 << 31);
+        // Half of all numbers are in use at most, so that they can wrap around and still tell all events apart.
+        let capacity = capacity.min(1 << 30);
         Self {
             capacity,
             events: VecDeque::new(),
             oldest: 0,
-            numbers: HashTable::new(),
+            young: HashTable::new(),
+            old: HashTable::new(),
         }
     }
 
@@ -72,51 +76,38 @@ impl Seen {
     /// Brings what [`see`](Self::see) will look at for these identities into the processor's cache. One after the other, each
     /// would wait for the memory several times; asked for together, they wait at the same time.
     pub(super) fn look_ahead(&self, identities: impl Iterator<Item = u128>) {
-        let (mut looked_up, mut found) = (0usize, 0);
-        for identity in identities {
-            looked_up += 1;
-            found += usize::from(self.body(identity).is_some());
-        }
-        let free = self.capacity - self.events.len();
-        let to_be_forgotten = self.events.iter().take(looked_up.saturating_sub(free));
-        let numbers = (0..).map(|nth| self.oldest.wrapping_add(nth));
-        for (event, number) in to_be_forgotten.zip(numbers) {
-            let is_it = |other: &u32| *other == number;
-            found += usize::from(self.numbers.find(hash(event.identity), is_it).is_some());
-        }
+        let found = identities
+            .filter(|identity| self.body(*identity).is_some())
+            .count();
         // Not wanted: only that it was looked for.
         black_box(found);
     }
 
     fn body(&self, identity: u128) -> Option<u128> {
         let is_it = |number: &u32| self.event(*number).identity == identity;
-        self.numbers
+        let number = self
+            .young
             .find(hash(identity), is_it)
-            .map(|number| self.event(*number).body)
+            .or_else(|| self.old.find(hash(identity), is_it))?;
+        Some(self.event(*number).body)
     }
 
     fn remember(&mut self, identity: u128, body: u128) {
         if self.capacity == 0 {
             return;
         }
-        if self.events.len() >= self.capacity
-            && let Some(forgotten) = self.events.pop_front()
-        {
-            let oldest = self.oldest;
-            if let Ok(entry) = self
-                .numbers
-                .find_entry(hash(forgotten.identity), |number| *number == oldest)
-            {
-                entry.remove();
-            }
-            self.oldest = oldest.wrapping_add(1);
+        if self.young.len() >= self.capacity {
+            self.events.drain(..self.old.len());
+            // Fits: no more than the capacity.
+            self.oldest = self.oldest.wrapping_add(self.old.len() as u32);
+            self.old.clear();
+            std::mem::swap(&mut self.young, &mut self.old);
         }
-        // Fits: no more than the capacity.
         let number = self.oldest.wrapping_add(self.events.len() as u32);
         self.events.push_back(Remembered { identity, body });
         let (events, oldest) = (&self.events, self.oldest);
         let hash_of = |number: &u32| hash(events[number.wrapping_sub(oldest) as usize].identity);
-        self.numbers.insert_unique(hash(identity), number, hash_of);
+        self.young.insert_unique(hash(identity), number, hash_of);
     }
 
     fn event(&self, number: u32) -> Remembered {
@@ -151,7 +142,7 @@ mod tests {
             oldest: u32::MAX - 5,
             ..Seen::new(4)
         };
-        for identity in 0..20 {
+        for identity in 0..40 {
             seen.look_ahead([identity, 7].into_iter());
             assert_eq!(seen.see(identity, 1), Seeing::New);
             assert_eq!(seen.see(identity.saturating_sub(3), 1), Seeing::Duplicate);
@@ -160,20 +151,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_newest_are_remembered_and_no_more(identities in proptest::collection::vec(0u128..40, 0..200), capacity in 0usize..20) {
+        fn the_newest_are_remembered_and_not_many_more(
+            identities in proptest::collection::vec(0u128..40, 0..300),
+            capacity in 0usize..15,
+        ) {
             let mut seen = Seen::new(capacity);
+            // All that were new, newest first.
             let mut model: VecDeque<u128> = VecDeque::new();
             for identity in identities {
-                let expected = if model.contains(&identity) { Seeing::Duplicate } else { Seeing::New };
                 seen.look_ahead([identity, 7].into_iter());
-                prop_assert_eq!(seen.see(identity, 7), expected);
-                if expected == Seeing::New {
-                    model.push_back(identity);
-                    if model.len() > capacity {
-                        model.pop_front();
-                    }
+                let seeing = seen.see(identity, 7);
+                match model.iter().position(|known| *known == identity) {
+                    Some(age) if age < capacity => prop_assert_eq!(seeing, Seeing::Duplicate),
+                    Some(age) if age < 2 * capacity => {}
+                    _ => prop_assert_eq!(seeing, Seeing::New),
                 }
-                prop_assert!(seen.events.len() <= capacity && seen.numbers.len() == seen.events.len());
+                if seeing == Seeing::New {
+                    model.push_front(identity);
+                }
+                prop_assert!(seen.events.len() <= 2 * capacity);
+                prop_assert_eq!(seen.young.len() + seen.old.len(), seen.events.len());
             }
         }
     }
