@@ -131,7 +131,10 @@ impl Feed {
     /// Stops the sources, and stores what they have read. Safe to cancel.
     pub(crate) async fn drain(&mut self) {
         self.stop.cancel();
-        while self.sources.join_next().await.is_some() {}
+        while let Some(ended) = self.sources.join_next().await {
+            // Told to stop, it has no reason of its own to tell any more.
+            let (_, _) = joined(ended);
+        }
         // It ends by itself: with the listeners the last sender of its channel is gone.
         while let Some(ended) = self.intake.join_next().await {
             if let Err(error) = joined(ended) {

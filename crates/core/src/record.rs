@@ -12,7 +12,8 @@
 //! | 30 | 72 | where the fields stand in the frame: start and end of each |
 //! | 102 | … | the source's name, then the frame |
 //!
-//! A log in memory leaves checksum and sequence empty. All numbers are little-endian. The fields' places are stored so that no reader scans the frame again.
+//! A log in memory leaves checksum and sequence empty. All numbers are little-endian. The fields' places are stored so that
+//! no reader scans the frame again.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -142,6 +143,11 @@ impl Batch {
             to += length;
         }
         self.bytes.truncate(to);
+    }
+
+    /// How many bytes there is room for: what it takes of memory.
+    pub const fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Appends the events of another batch.
@@ -317,8 +323,8 @@ pub fn verify(bytes: &[u8]) -> Result<usize, RecordError> {
     }
 }
 
-/// Reads the record that starts here, which has this sequence, and tells its length. The checksum is [`verify`]'s to check,
-/// once, where bytes come from a disk, and so is the sequence that they tell: this is called for every sink.
+/// Reads the record that starts here, which has this sequence, and tells its length. Where bytes come from a disk, whoever
+/// reads them checks the checksum ([`verify`]) and the sequence that they tell, once: this is called for every sink.
 ///
 /// # Errors
 /// It is cut off, or its content is not valid.

@@ -42,8 +42,15 @@ pub(crate) struct Memory {
 }
 
 #[derive(Debug)]
+struct Held {
+    batch: SealedBatch,
+    cost: usize,
+}
+
+#[derive(Debug)]
 struct State {
-    batches: VecDeque<SealedBatch>,
+    batches: VecDeque<Held>,
+    /// What they cost together.
     size: usize,
     /// The sequence that the next event gets.
     next: Sequence,
@@ -93,7 +100,7 @@ impl Memory {
         if batch.is_empty() {
             return Ok(None);
         }
-        let cost = footprint(batch.len());
+        let cost = footprint(batch.capacity());
         let _turn = self.turn.lock().await;
         if self.lock().size > CROWDED {
             yield_now().await;
@@ -162,8 +169,8 @@ impl Memory {
         if sequence >= state.next {
             return Found::Nothing;
         }
-        let index = state.batches.partition_point(|batch| batch.end() <= sequence);
-        match state.batches.get(index) {
+        let index = state.batches.partition_point(|held| held.batch.end() <= sequence);
+        match state.batches.get(index).map(|held| &held.batch) {
             Some(batch) if batch.first() <= sequence => match batch.from(sequence) {
                 Some(part) => Found::Events(part),
                 None => Found::Nothing,
@@ -219,8 +226,8 @@ impl Memory {
             events: sealed.events(),
         };
         state.next = sealed.end();
-        state.size += footprint(sealed.bytes().len());
-        state.batches.push_back(sealed);
+        state.size += cost;
+        state.batches.push_back(Held { batch: sealed, cost });
         // Nobody reads: nothing to keep.
         self.trim(&mut state);
         Some(stored)
@@ -230,7 +237,11 @@ impl Memory {
     fn trim(&self, state: &mut State) {
         let needed = state.needed.values().min().copied().unwrap_or(state.next);
         let before = state.batches.len();
-        while state.batches.front().is_some_and(|batch| batch.end() <= needed) {
+        while state
+            .batches
+            .front()
+            .is_some_and(|held| held.batch.end() <= needed)
+        {
             state.forget_oldest();
         }
         if state.batches.len() != before {
@@ -244,7 +255,7 @@ impl Memory {
     }
 }
 
-/// What a batch takes of memory. Allocators round large pieces up, the usual ones to one of four sizes for each power of
+/// What a batch takes of memory, by the room of its buffer. Allocators round large pieces up, the usual ones to one of four sizes for each power of
 /// two: not counted, the log would be a tenth larger than it says.
 const fn footprint(bytes: usize) -> usize {
     let step = bytes.next_power_of_two() / 8;
@@ -258,7 +269,7 @@ const fn footprint(bytes: usize) -> usize {
 
 impl State {
     fn oldest(&self) -> Sequence {
-        self.batches.front().map_or(self.next, SealedBatch::first)
+        self.batches.front().map_or(self.next, |held| held.batch.first())
     }
 
     fn drop_oldest(&mut self) {
@@ -268,8 +279,8 @@ impl State {
     }
 
     fn forget_oldest(&mut self) -> Option<SealedBatch> {
-        let batch = self.batches.pop_front()?;
-        self.size -= footprint(batch.bytes().len());
+        let Held { batch, cost } = self.batches.pop_front()?;
+        self.size -= cost;
         Some(batch)
     }
 }

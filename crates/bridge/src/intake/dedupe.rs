@@ -39,7 +39,7 @@ pub(super) enum Seeing {
 }
 
 impl Seen {
-    /// Remembers `capacity` events; with 0, none is ever a duplicate.
+    /// Remembers `capacity` events at least; with 0, none is ever a duplicate.
     pub(super) fn new(capacity: usize) -> Self {
         // Half of all numbers are in use at most, so that they can wrap around and still tell all events apart.
         let capacity = capacity.min(1 << 30);

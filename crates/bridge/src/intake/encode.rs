@@ -16,6 +16,9 @@ use neurobridge_listener::{Batcher, Content, Frame};
 
 use super::IntakeStats;
 
+/// The most that a source keeps between two batches for frames that it redacts: pictures in them may be megabytes.
+const MAX_REDACTED: usize = 64 << 10;
+
 /// What is done with every event before it is stored, whatever came before it.
 pub(crate) struct Rules {
     pub(crate) filter: Filter,
@@ -113,6 +116,7 @@ impl Encoder {
         let is_wanted = self.rules.filter.matches(&event);
         let stored = if self.rules.redaction.apply(text, &mut self.redacted) {
             let Ok(Kind::Event(envelope)) = envelope::read(&self.redacted) else {
+                // Before all else: it can't be told from others, nor stored.
                 self.refuse(
                     frame,
                     "unrenderable",
@@ -142,7 +146,6 @@ impl Encoder {
     }
 
     fn refuse(&mut self, frame: Frame, reason: &'static str, detail: String, keep: bool) {
-        self.stats.dead_letter(reason);
         self.malformed.push(Malformed {
             frame,
             reason,
@@ -179,6 +182,7 @@ impl Batcher for Encoder {
                 detail,
                 keep,
             } = malformed;
+            self.stats.dead_letter(reason);
             dead_letter::write_frame(
                 &self.name,
                 received_at,
@@ -190,6 +194,8 @@ impl Batcher for Encoder {
             );
             letters.push('\n');
         }
+        self.redacted.clear();
+        self.redacted.shrink_to(MAX_REDACTED);
         self.usual = (room_for(self.records.len()), self.arrivals.len());
         let mut records = std::mem::take(&mut self.records).fitted();
         records.set_received_at(received_at);

@@ -252,7 +252,7 @@ impl Intake {
         if self.newest != received_at {
             records.set_received_at(self.newest);
         }
-        // Mostly nothing is to be done; then this core does not even look at the records, which another one wrote.
+        // Mostly nothing is to be done, and this core does not look at the records, which another one wrote.
         if self.fates.iter().any(|fate| *fate != Fate::Keep) {
             records.apply(self.fates.drain(..));
         }

@@ -1,8 +1,10 @@
 //! Encoder and intake together, against a model that keeps everything.
 
+use std::collections::HashMap;
+
 use neurobridge_core::{
     envelope::{self, Field, Kind},
-    event::Sequence,
+    event::{Event, Sequence},
     filter::Filter,
     redact::Redaction,
 };
@@ -15,13 +17,14 @@ use crate::feed::LoggedDeadLetters;
 /// A frame that the feed may send.
 #[derive(Clone, Copy, Debug)]
 enum Sent {
-    Event { id: Option<u8>, body: u8 },
+    Event { id: Option<u8>, body: u8, secret: u8 },
     Malformed,
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
+    let event = (proptest::option::weighted(0.9, 0..5_u8), 0..3_u8, 0..2_u8);
     prop_oneof![
-        8 => (proptest::option::weighted(0.9, 0..5_u8), 0..3_u8).prop_map(|(id, body)| Sent::Event { id, body }),
+        8 => event.prop_map(|(id, body, secret)| Sent::Event { id, body, secret }),
         1 => Just(Sent::Malformed),
     ]
 }
@@ -30,15 +33,13 @@ fn sent() -> impl Strategy<Value = Sent> {
 const UNWANTED: u8 = 2;
 
 fn frame(sent: Sent) -> Frame {
-    let Sent::Event { id, body } = sent else {
+    let Sent::Event { id, body, secret } = sent else {
         let content = Content::Malformed(MalformedReason::UnknownKind);
-        return Frame {
-            text: "[]".into(),
-            content,
-        };
+        let text = "[]".into();
+        return Frame { text, content };
     };
     let result = if body == UNWANTED { "junk" } else { "new" };
-    let data = format!(r#""data":{{"pid":"{body}","result":"{result}"}}"#);
+    let data = format!(r#""data":{{"pid":"{body}","result":"{result}","secret":"hidden {secret}"}}"#);
     let text = match id {
         Some(id) => format!(r#"{{"id":{id},{data}}}"#),
         None => format!("{{{data}}}"),
@@ -52,71 +53,103 @@ fn frame(sent: Sent) -> Frame {
     }
 }
 
+fn source(name: &str) -> IntakeSource {
+    IntakeSource {
+        name: name.into(),
+        ledger: Arc::default(),
+        stats: Arc::default(),
+    }
+}
+
+/// A stored event, by what tells it from others.
+#[derive(Debug, PartialEq, Eq)]
+struct Stored {
+    source: String,
+    id: Option<u8>,
+    body: u8,
+    secret: Option<u8>,
+    is_conflict: bool,
+    received_at: i64,
+}
+
+impl Stored {
+    fn of(event: &Event<'_>) -> Self {
+        let number = |field| event.text(field).map(|text| text.parse().unwrap());
+        let secret = event.frame.split_once("hidden ");
+        Self {
+            source: event.source.to_owned(),
+            id: number(Field::Id),
+            body: number(Field::Pid).unwrap(),
+            secret: secret.map(|(_, rest)| rest[..1].parse().unwrap()),
+            is_conflict: event.conflict.is_some(),
+            received_at: event.received_at.as_microsecond(),
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn each_frame_becomes_what_the_model_says(
-        batches in proptest::collection::vec(proptest::collection::vec(sent(), 1..12), 1..8),
-        times in proptest::collection::vec(0..1000_i64, 8),
+        batches in proptest::collection::vec(
+            (0..2_usize, proptest::collection::vec(sent(), 1..12), 0..1000_i64),
+            1..10,
+        ),
+        redacts in any::<bool>(),
     ) {
-        let source = IntakeSource {
-            name: "main".into(),
-            ledger: Arc::default(),
-            stats: Arc::default(),
-        };
-        let rules = Rules {
+        let sources = vec![source("one"), source("two")];
+        let redact: &[_] = if redacts { &["secret".parse().unwrap()] } else { &[] };
+        let rules = Arc::new(Rules {
             filter: Filter::new([("result", ["new"])]).unwrap(),
-            redaction: Redaction::new(&[], None).unwrap(),
-            keep_malformed: true,
-        };
-        let mut encoder = Encoder::new(source.name.clone(), 0, source.stats.clone(), rules.into());
-        let dead_letters = Arc::new(LoggedDeadLetters);
-        let mut intake = Intake::new(vec![source], Seen::new(1000), None, dead_letters);
-        // What was seen: the bodies of each id, in order.
-        let mut known = std::collections::HashMap::<u8, Vec<u8>>::new();
-        let (mut expected, mut tally, mut newest) = (Vec::new(), Tally::default(), i64::MIN);
+            redaction: Redaction::new(redact, None).unwrap(),
+            keep_malformed: !redacts,
+        });
+        let mut encoders: Vec<_> = sources
+            .iter()
+            .enumerate()
+            .map(|(index, source)| Encoder::new(source.name.clone(), index, source.stats.clone(), rules.clone()))
+            .collect();
+        let mut intake = Intake::new(sources.clone(), Seen::new(1000), None, Arc::new(LoggedDeadLetters));
+        // What was seen of each identity.
+        let mut known = HashMap::<(usize, u8), Vec<_>>::new();
+        let (mut expected, mut tallies, mut newest) = (Vec::new(), [Tally::default(); 2], i64::MIN);
         let mut stored = Batch::default();
-        for (batch, time) in batches.into_iter().zip(times) {
+        for (index, batch, time) in batches {
             newest = newest.max(time);
+            let tally = &mut tallies[index];
             for sent in batch {
-                encoder.push(frame(sent));
-                let Sent::Event { id, body } = sent else {
+                encoders[index].push(frame(sent));
+                let Sent::Event { id, body, secret } = sent else {
                     tally.dead_lettered += 1;
                     continue;
                 };
-                let bodies = id.map(|id| known.entry(id).or_default());
-                let is_conflict = match bodies {
-                    Some(bodies) if bodies.contains(&body) => {
+                let secret = (!redacts).then_some(secret);
+                let mut is_conflict = false;
+                if let Some(id) = id {
+                    let bodies = known.entry((index, id)).or_default();
+                    if bodies.contains(&(body, secret)) {
                         tally.duplicate += 1;
                         continue;
                     }
-                    Some(bodies) => {
-                        bodies.push(body);
-                        bodies.len() > 1
-                    }
-                    None => false,
-                };
+                    is_conflict = !bodies.is_empty();
+                    bodies.push((body, secret));
+                }
                 if body == UNWANTED {
                     tally.filtered += 1;
                 } else {
                     tally.stored += 1;
-                    expected.push((id, body, is_conflict, newest));
+                    let (source, received_at) = (sources[index].name.to_string(), newest);
+                    expected.push(Stored { source, id, body, secret, is_conflict, received_at });
                 }
             }
             let received_at = Timestamp::from_microsecond(time).unwrap();
-            stored.append(intake.admit(encoder.take(received_at)));
+            stored.append(intake.admit(encoders[index].take(received_at)));
         }
-        let found: Vec<_> = stored
-            .seal_in_memory(Sequence::FIRST)
-            .iter()
-            .map(|event| {
-                let event = event.unwrap();
-                let number = |field| event.text(field).map(|text| text.parse::<u8>().unwrap());
-                let body = number(Field::Pid).unwrap();
-                (number(Field::Id), body, event.conflict.is_some(), event.received_at.as_microsecond())
-            })
-            .collect();
+        let sealed = stored.seal_in_memory(Sequence::FIRST);
+        let found: Vec<_> = sealed.iter().map(|event| Stored::of(&event.unwrap())).collect();
         prop_assert_eq!(found, expected);
-        prop_assert_eq!(intake.tallies[0], tally);
-        prop_assert_eq!(intake.letters.lines().count() as u64, tally.dead_lettered);
+        prop_assert_eq!(&intake.tallies[..], &tallies);
+        let dead_lettered: u64 = tallies.iter().map(|tally| tally.dead_lettered).sum();
+        prop_assert_eq!(intake.letters.lines().count() as u64, dead_lettered);
+        prop_assert_eq!(intake.letters.contains("[]"), dead_lettered > 0 && !redacts);
     }
 }
