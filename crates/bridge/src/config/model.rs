@@ -129,13 +129,13 @@ pub struct EventConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeduplicateConfig {
-    /// How many of the newest events are remembered at least. One that comes again after more than that may be taken for new,
-    /// and after twice as many it is; with 0 every event is.
+    /// How many of the newest events are remembered at most; half as many always are. One that comes again after more than that
+    /// is taken for new; with 0 every event is.
     pub max_events: usize,
 }
 
 impl DeduplicateConfig {
-    /// The most that may be remembered, which takes some 350 MiB.
+    /// The most that may be remembered, which takes some 200 MiB.
     pub const MAX_EVENTS: usize = 4_194_304;
 }
 

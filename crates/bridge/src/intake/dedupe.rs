@@ -4,7 +4,7 @@ use std::{collections::VecDeque, hint::black_box};
 
 use hashbrown::HashTable;
 
-/// Remembers the newest events by identity: as many as its capacity at least, and twice as many at most.
+/// Remembers the newest events by identity: as many as its capacity at most, and half as many at least.
 ///
 /// The events lie in a queue, and tables hold only their numbers: they stay small enough for a core's own cache, which a
 /// table of the events themselves does not. There are two tables. When the young one is full it becomes the old one, and
@@ -12,7 +12,8 @@ use hashbrown::HashTable;
 /// in cold memory.
 #[derive(Debug)]
 pub(super) struct Seen {
-    capacity: usize,
+    /// How many a table holds at most.
+    generation: usize,
     /// Oldest first.
     events: VecDeque<Remembered>,
     /// The number of the oldest one in `events`; numbers wrap around.
@@ -39,12 +40,12 @@ pub(super) enum Seeing {
 }
 
 impl Seen {
-    /// Remembers `capacity` events at least; with 0, none is ever a duplicate.
+    /// Remembers `capacity` events at most, but two at least; with 0, none is ever a duplicate.
     pub(super) fn new(capacity: usize) -> Self {
         // Half of all numbers are in use at most, so that they can wrap around and still tell all events apart.
-        let capacity = capacity.min(1 << 30);
+        let generation = (capacity / 2).clamp(capacity.min(1), 1 << 30);
         Self {
-            capacity,
+            generation,
             events: VecDeque::new(),
             oldest: 0,
             young: HashTable::new(),
@@ -93,12 +94,12 @@ impl Seen {
     }
 
     fn remember(&mut self, identity: u128, body: u128) {
-        if self.capacity == 0 {
+        if self.generation == 0 {
             return;
         }
-        if self.young.len() >= self.capacity {
+        if self.young.len() >= self.generation {
             self.events.drain(..self.old.len());
-            // Fits: no more than the capacity.
+            // Fits: no more than a generation.
             self.oldest = self.oldest.wrapping_add(self.old.len() as u32);
             self.old.clear();
             std::mem::swap(&mut self.young, &mut self.old);
@@ -140,7 +141,7 @@ mod tests {
     fn numbers_wrap_around() {
         let mut seen = Seen {
             oldest: u32::MAX - 5,
-            ..Seen::new(4)
+            ..Seen::new(8)
         };
         for identity in 0..40 {
             seen.look_ahead([identity, 7].into_iter());
@@ -151,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_newest_are_remembered_and_not_many_more(
+        fn the_newest_are_remembered_and_no_more_than_allowed(
             identities in proptest::collection::vec(0u128..40, 0..300),
             capacity in 0usize..15,
         ) {
@@ -162,14 +163,15 @@ mod tests {
                 seen.look_ahead([identity, 7].into_iter());
                 let seeing = seen.see(identity, 7);
                 match model.iter().position(|known| *known == identity) {
-                    Some(age) if age < capacity => prop_assert_eq!(seeing, Seeing::Duplicate),
-                    Some(age) if age < 2 * capacity => {}
+                    Some(age) if age < capacity / 2 => prop_assert_eq!(seeing, Seeing::Duplicate),
+                    Some(age) if age < capacity => {}
+                    Some(_) if capacity == 1 => {}
                     _ => prop_assert_eq!(seeing, Seeing::New),
                 }
                 if seeing == Seeing::New {
                     model.push_front(identity);
                 }
-                prop_assert!(seen.events.len() <= 2 * capacity);
+                prop_assert!(seen.events.len() <= capacity.max(2));
                 prop_assert_eq!(seen.young.len() + seen.old.len(), seen.events.len());
             }
         }

@@ -216,7 +216,7 @@ const fn room_for(bytes: usize) -> usize {
     if bytes < STEP {
         bytes
     } else {
-        (bytes + bytes / 16).next_multiple_of(STEP)
+        (bytes + bytes / 64).next_multiple_of(STEP)
     }
 }
 
