@@ -255,8 +255,8 @@ impl Memory {
     }
 }
 
-/// What a batch takes of memory, by the room of its buffer. Allocators round large pieces up, the usual ones to one of four sizes for each power of
-/// two: not counted, the log would be a tenth larger than it says.
+/// What a batch takes of memory, by the room of its buffer. Allocators round large pieces up, the usual ones to one of four
+/// sizes for each power of two: not counted, the log would be a tenth larger than it says.
 const fn footprint(bytes: usize) -> usize {
     let step = bytes.next_power_of_two() / 8;
     let rounded = if step == 0 {

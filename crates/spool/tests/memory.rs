@@ -31,7 +31,11 @@ fn small() -> Spool {
 
 /// A batch of events whose ids go on from `id`, each of about `size` bytes.
 fn batch(id: &mut u64, events: usize, size: usize) -> Batch {
-    let mut batch = Batch::default();
+    batch_with_room(0, id, events, size)
+}
+
+fn batch_with_room(room: usize, id: &mut u64, events: usize, size: usize) -> Batch {
+    let mut batch = Batch::with_capacity(room);
     for _ in 0..events {
         *id += 1;
         let frame = format!(r#"{{"id":{id},"data":{{"fill":"{}"}}}}"#, "x".repeat(size));
@@ -312,4 +316,15 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(run(actions)).unwrap();
     }
+}
+
+#[tokio::test]
+async fn the_room_of_a_buffer_is_counted_and_not_what_stands_in_it() {
+    let spool = small();
+    let _reader = spool.reader("sink");
+    spool
+        .append(batch_with_room(256 << 10, &mut 0, 1, 10))
+        .await
+        .unwrap();
+    assert!(spool.status().size_bytes >= 256 << 10);
 }

@@ -15,6 +15,7 @@ use neurobridge_core::{
 use neurobridge_listener::{Batcher, Content, Frame};
 
 use super::IntakeStats;
+use crate::exit::chain;
 
 /// The most that a source keeps between two batches for frames that it redacts: pictures in them may be megabytes.
 const MAX_REDACTED: usize = 64 << 10;
@@ -163,7 +164,7 @@ impl Batcher for Encoder {
             Content::Event(envelope) => self.encode(frame, envelope),
             Content::Malformed(reason) => {
                 let keep = self.rules.keep_malformed;
-                self.refuse(frame, reason.as_str(), detail(&reason), keep);
+                self.refuse(frame, reason.as_str(), chain(&reason), keep);
             }
         }
     }
@@ -218,18 +219,6 @@ const fn room_for(bytes: usize) -> usize {
     } else {
         (bytes + bytes / 64).next_multiple_of(STEP)
     }
-}
-
-/// An error with its causes, in one line.
-fn detail(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn created(envelope: &Envelope, frame: &str) -> Option<Timestamp> {

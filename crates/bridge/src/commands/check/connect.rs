@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::{print, table::Table};
 use crate::{
     config::{Config, SinkEntry, SinkKind},
-    exit::{Exit, Failure},
+    exit::{Exit, Failure, chain},
     terminal::{Paint, Style},
 };
 
@@ -214,17 +214,6 @@ async fn connect<S: Sink>(mut sink: S, dangers: fn(&S) -> &[String]) -> Answer {
         Err(fault) if fault.kind == FaultKind::Disk => Err((Exit::Disk, fault.reason)),
         Err(fault) => Err((Exit::Unavailable, fault.reason)),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
