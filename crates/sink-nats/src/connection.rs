@@ -1,6 +1,11 @@
 //! A connection while it lasts: messages go out, answers come in.
 
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{
+    fmt::Write,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_nats::{Client, PublishErrorKind, StatusCode, Subscriber};
 use bytes::Bytes;
@@ -24,7 +29,7 @@ use crate::{
     in_flight::{InFlight, Role, Sent},
     keeper::{Answer, Keeper, UsualAnswer},
     lent::Lent,
-    subjects::Subjects,
+    subjects::{Given, Subjects},
 };
 
 /// With strict order a single answer that stays out stops everything: so it is not waited for long.
@@ -199,6 +204,7 @@ impl Connection {
         let size = message.size();
         let payload = self.lent.payload(message.payload.as_bytes());
         let at = *self.run_began.get_or_insert_with(Instant::now);
+        let subject = Given::from(message.subject);
         let headers = message.headers.into_map();
         let handed_over = match (&self.keeper, headers) {
             (Keeper::Stream { .. }, headers) => {
@@ -209,16 +215,17 @@ impl Connection {
                     let _ = write!(text, "{number}");
                 });
                 let headers = headers.unwrap_or_default();
-                now(self
-                    .client
-                    .publish_with_reply_and_headers(message.subject, reply, headers, payload))
+                now(pin!(self.client.publish_with_reply_and_headers(
+                    subject,
+                    Given::from(reply),
+                    headers,
+                    payload
+                )))
             }
             (Keeper::Nobody { .. }, Some(headers)) => {
-                now(self
-                    .client
-                    .publish_with_headers(message.subject, headers, payload))
+                now(pin!(self.client.publish_with_headers(subject, headers, payload)))
             }
-            (Keeper::Nobody { .. }, None) => now(self.client.publish(message.subject, payload)),
+            (Keeper::Nobody { .. }, None) => now(pin!(self.client.publish(subject, payload))),
         };
         if !matches!(handed_over, Some(Ok(()))) {
             // What is not sent is not flushed, and the next message may be sent much later.
@@ -282,7 +289,7 @@ impl Connection {
             self.last_answer = Instant::now();
             self.take(&reply, acks)?;
             for _ in 0..MOST_ANSWERS {
-                match now(self.replies.next()) {
+                match now(pin!(self.replies.next())) {
                     Some(Some(reply)) => self.take(&reply, acks)?,
                     Some(None) | None => break,
                 }
@@ -451,7 +458,7 @@ impl Connection {
 
     fn echo(&self, number: u64, way: &'static [u8]) -> Result<(), SinkFault> {
         let subject = format!("{}{number}", self.inbox);
-        match now(self.client.publish(subject, Bytes::from_static(way))) {
+        match now(pin!(self.client.publish(subject, Bytes::from_static(way)))) {
             Some(Ok(())) => Ok(()),
             Some(Err(_)) | None => Err(self.broken()),
         }
@@ -477,7 +484,9 @@ fn answer<'a>(reply: &'a async_nats::Message, stream: &str) -> Result<Answer<'a>
 
 /// The result of what has no reason to wait. Without the runtime's say: it would make a busy task wait here, and what
 /// was to be sent would be lost.
-fn now<F: Future>(future: F) -> Option<F::Output> {
+///
+/// It is pinned where it was made: one that publishes is larger than most messages, and passing it on would copy it.
+fn now<T>(future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     unconstrained(future).now_or_never()
 }
 

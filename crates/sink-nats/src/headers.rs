@@ -90,12 +90,13 @@ impl Headers {
 
     /// As the client takes them; nothing where there are none.
     pub(crate) fn into_map(self) -> Option<HeaderMap> {
+        self.first.as_ref()?;
         let mut map = HeaderMap::new();
         if !*TAKES_LINES {
             for (name, value) in self.pairs() {
                 map.insert(name, value);
             }
-            return (!map.is_empty()).then_some(map);
+            return Some(map);
         }
         let name = match self.first? {
             Cow::Borrowed(name) => HeaderName::from_static(name),

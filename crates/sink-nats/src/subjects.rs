@@ -1,6 +1,8 @@
 //! Subjects that share their memory.
 
-use async_nats::Subject;
+use std::cell::Cell;
+
+use async_nats::{Subject, ToSubject};
 use bytes::BytesMut;
 
 /// How much is allocated at once: some hundred subjects.
@@ -32,6 +34,23 @@ impl Subjects {
     }
 }
 
+/// A subject for the client to keep. It asks through a reference, where a subject gives another handle on its memory: counted
+/// up and down for each message, on two processors.
+pub(crate) struct Given(Cell<Subject>);
+
+impl From<Subject> for Given {
+    fn from(subject: Subject) -> Self {
+        Self(Cell::new(subject))
+    }
+}
+
+impl ToSubject for Given {
+    fn to_subject(&self) -> Subject {
+        // Asked a second time it gives an empty one, which the client refuses.
+        self.0.replace(Subject::from_static(""))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +76,15 @@ mod tests {
         let pairs = made[..10_000].windows(2);
         let shared = pairs.filter(|pair| end(&pair[0]) == pair[1].as_ptr()).count();
         assert!(shared > 9_900, "{shared}");
+    }
+
+    #[test]
+    fn what_is_given_is_not_counted_again() {
+        let subject = Subjects::default().make(|text| text.push_str("a.b"));
+        let memory = subject.as_ptr();
+        let given = Given::from(subject);
+        let taken = given.to_subject();
+        assert_eq!((taken.as_str(), taken.as_ptr()), ("a.b", memory));
+        assert_eq!(given.to_subject().as_str(), "");
     }
 }

@@ -111,9 +111,6 @@ impl Encoder {
             envelope,
             frame: text,
         };
-        let identity = event
-            .text(Field::Id)
-            .map(|id| identity::identity_hash(&self.name, &id));
         let is_wanted = self.rules.filter.matches(&event);
         let stored = if self.rules.redaction.apply(text, &mut self.redacted) {
             let Ok(Kind::Event(envelope)) = envelope::read(&self.redacted) else {
@@ -134,11 +131,15 @@ impl Encoder {
         } else {
             event
         };
-        // Without an identity it is compared with nothing.
-        let body = identity.map_or(0, |_| identity::body_hash(stored.data()));
         if is_wanted {
             self.records.push(&stored);
         }
+        // After the copy, which the processor finishes meanwhile: the frame's end waits for it.
+        let identity = event
+            .text(Field::Id)
+            .map(|id| identity::identity_hash(&self.name, &id));
+        // Without an identity it is compared with nothing.
+        let body = identity.map_or(0, |_| identity::body_hash(stored.data()));
         self.arrivals.push(Arrival {
             identity,
             body,
@@ -224,4 +225,31 @@ const fn room_for(bytes: usize) -> usize {
 fn created(envelope: &Envelope, frame: &str) -> Option<Timestamp> {
     let created: Cow<'_, str> = envelope.text(Field::Created, frame)?;
     neurobridge_core::cloudevents::timestamp(&created)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_for_a_large_redacted_frame_is_given_back() {
+        let rules = Rules {
+            filter: Filter::default(),
+            redaction: Redaction::new(&["secret".parse().unwrap()], None).unwrap(),
+            keep_malformed: false,
+        };
+        let mut encoder = Encoder::new("one".into(), 0, Arc::default(), Arc::new(rules));
+        let picture = "x".repeat(1 << 20);
+        let text = format!(r#"{{"id":1,"data":{{"picture":"{picture}","secret":1}}}}"#);
+        let Ok(Kind::Event(envelope)) = envelope::read(&text) else {
+            panic!("no event");
+        };
+        encoder.push(Frame {
+            text: text.into(),
+            content: Content::Event(envelope),
+        });
+        assert!(encoder.redacted.capacity() > picture.len());
+        assert_eq!(encoder.take(Timestamp::UNIX_EPOCH).records.events(), 1);
+        assert!(encoder.redacted.capacity() <= MAX_REDACTED);
+    }
 }
