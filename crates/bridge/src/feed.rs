@@ -194,3 +194,21 @@ impl DeadLetters for LoggedDeadLetters {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[should_panic = "a source is broken"]
+    async fn a_panic_of_a_source_goes_on_while_draining() {
+        let mut sources = JoinSet::new();
+        sources.spawn(async { panic!("a source is broken") });
+        let mut feed = Feed {
+            stop: CancellationToken::new(),
+            sources,
+            intake: JoinSet::new(),
+        };
+        feed.drain().await;
+    }
+}

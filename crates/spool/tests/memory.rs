@@ -328,3 +328,25 @@ async fn the_room_of_a_buffer_is_counted_and_not_what_stands_in_it() {
         .unwrap();
     assert!(spool.status().size_bytes >= 256 << 10);
 }
+
+#[tokio::test]
+async fn those_that_empty_a_crowded_log_go_first() {
+    let spool = open(ByteSize::from_mib(64), WhenFull::Block);
+    let _reader = spool.reader("sink");
+    let mut id = 0;
+    // From 4 MiB on it is crowded.
+    while spool.status().size_bytes <= 4 << 20 {
+        let stored = spool.append(batch(&mut id, 100, 600)).now_or_never();
+        assert!(
+            stored.is_some(),
+            "crowded with {} bytes",
+            spool.status().size_bytes
+        );
+    }
+    let stored = spool.status().durable_sequence;
+    let mut append = Box::pin(spool.append(batch(&mut id, 100, 600)));
+    assert!(append.as_mut().now_or_never().is_none());
+    assert_eq!(spool.status().durable_sequence, stored);
+    soon(append).await.unwrap();
+    assert_eq!(spool.status().durable_sequence, stored + 100);
+}
