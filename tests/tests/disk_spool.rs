@@ -1,5 +1,4 @@
 //! What a spool on disk has made durable is delivered, whatever happens to the process.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,4 @@
 //! A disk that is really full, under a real bridge: reading is held back, and goes on by itself when there is room.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};

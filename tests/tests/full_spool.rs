@@ -2,7 +2,6 @@
 //! by themselves.
 //!
 //! The sink is a Kafka sink whose topic is not there yet.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 use std::collections::HashSet;
 use std::time::Duration;

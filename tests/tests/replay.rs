@@ -1,5 +1,4 @@
 //! `neurobridge spool replay`, beside a running bridge and without one: marked copies come, no cursor moves.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 use std::collections::BTreeMap;
 use std::process::{Command, Output};

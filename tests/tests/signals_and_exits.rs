@@ -1,5 +1,4 @@
 //! Real signals to the real program, and how it ends.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 use std::fs;
 use std::process::{Command, Output};

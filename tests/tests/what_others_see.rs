@@ -1,6 +1,5 @@
 //! What the bridge shows to others, and what it keeps: metrics that are there from the start, a page, and nobody's data but
 //! where it belongs. And what it shows to the platform alone: its token, over TLS.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -13,7 +13,7 @@ use neurobridge_tests::platform::{Platform, Sent};
 use neurobridge_tests::shared::{kafka_bootstrap, own_nats};
 use nix::sys::signal::Signal;
 
-use crate::{LIMIT, STREAM, settled, stream_sink};
+use super::{LIMIT, STREAM, settled, stream_sink};
 
 const SOURCES: [&str; 2] = ["door", "gate"];
 const SINKS: [&str; 5] = ["kafka", "stream", "envelopes", "core", "archive"];

@@ -14,7 +14,7 @@ use neurobridge_tests::poll::wait_for;
 use neurobridge_tests::shared::own_nats;
 use nix::sys::signal::Signal;
 
-use crate::{LIMIT, STREAM, settled, stream_sink};
+use super::{LIMIT, STREAM, settled, stream_sink};
 
 const KILLS: u64 = 4;
 /// So many have no acknowledgement when the bridge is killed.
@@ -54,7 +54,7 @@ fn a_bridge_killed_with_messages_on_their_way_stores_each_once_and_in_order() {
         nats.thaw().unwrap();
         durable = last["spool"]["durable_sequence"].as_u64().unwrap();
         let settled = settled(&last, "stream");
-        assert!(settled >= crate::settled(&status, "stream"));
+        assert!(settled >= super::settled(&status, "stream"));
         stored_unheard += wait_for("the server to store what it was sent", LIMIT, || {
             let stored = stored(&nats);
             Ok((stored > settled).then(|| stored - settled))

@@ -14,7 +14,7 @@ use neurobridge_tests::shared::{own_kafka, own_nats};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{LIMIT, STREAM, expected, settled, stream_sink};
+use super::{LIMIT, STREAM, expected, settled, stream_sink};
 
 const SINKS: [&str; 4] = ["kafka", "stream", "core", "archive"];
 /// More than a NATS sink has in flight, so that what waits is in the spool and not on the way.

@@ -11,7 +11,7 @@ use neurobridge_tests::{
     shared::with_own_kafka,
 };
 
-use crate::{DELIVERY, config, delivered, finish, furthest};
+use super::{DELIVERY, config, delivered, finish, furthest};
 
 #[test]
 fn leaders_killed_under_load_lose_nothing_and_what_can_lose_is_named() {

@@ -15,7 +15,7 @@ use neurobridge_tests::{
 };
 use nix::sys::signal::Signal;
 
-use crate::{DELIVERY, STOP, config, delivered};
+use super::{DELIVERY, STOP, config, delivered};
 
 /// A kill hits no unsaved cursor only by chance; so many of them never do.
 const MOST_KILLS: u64 = 20;

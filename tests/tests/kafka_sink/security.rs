@@ -11,7 +11,7 @@ use neurobridge_tests::{
     shared::own_kafka,
 };
 
-use crate::support::{Delivery, assert_complete_and_in_order, blocking, connect, records, topic};
+use super::support::{Delivery, assert_complete_and_in_order, blocking, connect, records, topic};
 
 struct Secured {
     kafka: Kafka,

@@ -8,7 +8,7 @@ use neurobridge_tests::{
 };
 use tokio::time::Instant;
 
-use crate::support::{
+use super::support::{
     Delivery, LIMIT, assert_complete_and_in_order, blocking, connect, frame, records, topic, tried,
 };
 

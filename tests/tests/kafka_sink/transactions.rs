@@ -6,7 +6,7 @@ use neurobridge_sink_kafka::{
 };
 use neurobridge_tests::{kafka::admin::KafkaAdmin, shared::kafka_bootstrap};
 
-use crate::support::{Delivery, assert_complete_and_in_order, blocking, connect, frame, records, topic};
+use super::support::{Delivery, assert_complete_and_in_order, blocking, connect, frame, records, topic};
 
 /// One with topics of its own, made by the sink.
 fn config(bootstrap: &str, topic: &str) -> KafkaConfig {
@@ -124,7 +124,7 @@ async fn a_topic_that_is_deleted_makes_no_event_come_twice() {
         let (bootstrap, topic) = (bootstrap.clone(), topic.clone());
         move || {
             let admin = KafkaAdmin::new(&bootstrap).unwrap();
-            neurobridge_tests::poll::wait_until("the topic to be made anew", crate::support::LIMIT, || {
+            neurobridge_tests::poll::wait_until("the topic to be made anew", super::support::LIMIT, || {
                 admin.create_topic(&topic, 1, &[]).is_ok()
             })
             .unwrap();

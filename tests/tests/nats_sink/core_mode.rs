@@ -8,7 +8,7 @@ use neurobridge_sink_nats::{Mode, NatsConfig};
 use neurobridge_tests::{nats::NatsOptions, shared::own_nats};
 use tokio::time::timeout;
 
-use crate::support::{Delivery, Feed, LIMIT, blocking, client};
+use super::support::{Delivery, Feed, LIMIT, blocking, client};
 
 fn core(url: &str) -> NatsConfig {
     let mut config = NatsConfig::new(url, "");
@@ -75,12 +75,12 @@ async fn a_refused_subject_is_no_delivery() {
     );
     let Some(nats) = own_nats(options) else { return };
     let mut config = core(&nats.url());
-    config.auth = Some(crate::security::password("u", "p"));
+    config.auth = Some(super::security::password("u", "p"));
     let mut feed = Feed::new();
     feed.append_many(10).await;
     let delivery = Delivery::start(&feed, config);
     delivery.until_settled(10).await;
-    feed.append("main", &crate::support::frame(11).replace("\"new\"", "\"junk\""))
+    feed.append("main", &super::support::frame(11).replace("\"new\"", "\"junk\""))
         .await;
     let down = delivery.until_down("Permissions Violation").await;
     assert_eq!(down.cursor.counts.settled(), 10);

@@ -17,7 +17,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{Delivery, Feed, assert_once_and_in_order, creating, stored};
+use super::support::{Delivery, Feed, assert_once_and_in_order, creating, stored};
 
 const STREAM: &str = "ENTRIES";
 /// What is kept of what clients say: more than the handshake and some messages.

@@ -14,7 +14,7 @@ use neurobridge_tests::{
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-use crate::support::{Delivery, Feed, assert_once_and_in_order, blocking, connect, creating, stored};
+use super::support::{Delivery, Feed, assert_once_and_in_order, blocking, connect, creating, stored};
 
 const STREAM: &str = "ENTRIES";
 
@@ -121,7 +121,7 @@ async fn a_credentials_file_that_expires_and_is_exchanged() {
         None,
     );
     let account_jwt = jwt(&operator, &account, &account_claims, None);
-    let options = crate::core_mode::without_jetstream().config(&format!(
+    let options = super::core_mode::without_jetstream().config(&format!(
         "operator: {operator_jwt}\nresolver: MEMORY\nresolver_preload: {{ {}: {account_jwt} }}",
         account.public_key()
     ));

@@ -7,7 +7,7 @@ use neurobridge_core::{delivery::SinkState, sink::FaultKind};
 use neurobridge_sink_nats::{DeadLetterConfig, Format, NatsConfig, Order, Oversize, StreamConfig};
 use neurobridge_tests::{nats::NatsOptions, shared::own_nats};
 
-use crate::support::{
+use super::support::{
     Delivery, Feed, assert_complete, assert_once_and_in_order, blocking, client, connect, creating, frame,
     stored, stream_of, tried,
 };
@@ -128,7 +128,7 @@ async fn a_stream_that_is_not_there_is_missing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_jetstream_a_sentence_says_so() {
-    let Some(nats) = own_nats(crate::core_mode::without_jetstream()) else {
+    let Some(nats) = own_nats(super::core_mode::without_jetstream()) else {
         return;
     };
     let fault = connect(NatsConfig::new(nats.url(), STREAM)).await.unwrap_err();
@@ -340,7 +340,7 @@ async fn a_deleted_stream_lets_events_wait() {
         assert_eq!(down.cursor.counts.settled(), 100);
         context.create_stream(stream_of(STREAM)).await.unwrap();
         delivery.finish(&feed).await;
-        crate::support::assert_run(&stored(&url, STREAM).await, 101, 200);
+        super::support::assert_run(&stored(&url, STREAM).await, 101, 200);
         context.delete_stream(STREAM).await.unwrap();
     }
 }

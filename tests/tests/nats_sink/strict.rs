@@ -15,7 +15,7 @@ use neurobridge_tests::{
 };
 use tokio::time::sleep;
 
-use crate::support::{
+use super::support::{
     Delivery, Feed, Stored, assert_once_and_in_order, assert_run, blocking, client, creating, eventually,
     stored, stream_of,
 };
@@ -174,7 +174,7 @@ async fn messages_of_others_between_replicas_make_none_be_missing_or_come_twice(
     assert!(ending.resent > 0, "nothing was refused: {ending:?}");
     for url in &urls {
         let all = stored(url, STREAM).await;
-        crate::support::assert_complete(&all, feed.appended());
+        super::support::assert_complete(&all, feed.appended());
         let ours = all.iter().filter(|message| message.id().is_some());
         assert_eq!(ours.count() as u64, feed.appended(), "none is there twice");
     }
@@ -252,7 +252,7 @@ async fn events_with_the_sequences_of_lost_ones_are_not_taken_for_them() {
     let mut after = Feed::new();
     after.append_many(70).await;
     for id in 1001..=1025 {
-        after.append("main", &crate::support::frame(id)).await;
+        after.append("main", &super::support::frame(id)).await;
     }
     let first = Cursor::starting_at(Sequence::FIRST);
     let epochs = Epochs::default()
@@ -266,7 +266,7 @@ async fn events_with_the_sequences_of_lost_ones_are_not_taken_for_them() {
         nats.start_again().unwrap();
     });
     for id in 1026..=1050 {
-        after.append("main", &crate::support::frame(id)).await;
+        after.append("main", &super::support::frame(id)).await;
     }
     let ending = delivery.finish(&after).await;
     assert_eq!(ending.cursor.counts.delivered, 120);
@@ -309,7 +309,7 @@ async fn two_sources_with_the_same_ids_are_both_stored() {
     let mut feed = Feed::new();
     for id in 1..=200 {
         for source in ["door", "gate"] {
-            feed.append(source, &crate::support::frame(id)).await;
+            feed.append(source, &super::support::frame(id)).await;
         }
     }
     let delivery = Delivery::start(&feed, strict(&url));
@@ -346,7 +346,7 @@ async fn from_relaxed_to_strict_nothing_is_lost() {
     let delivery = Delivery::start(&feed, strict);
     delivery.finish(&feed).await;
     let all = stored(&url, STREAM).await;
-    crate::support::assert_complete(&all, 1000);
+    super::support::assert_complete(&all, 1000);
     assert_eq!(all.len(), 1000);
 }
 

@@ -9,7 +9,7 @@ use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::prometheus::PrometheusInstallation;
 use neurobridge_tests::{http, reference};
 
-use crate::support::{Dashboard, read, rules, selectors, shipped};
+use super::support::{Dashboard, read, rules, selectors, shipped};
 
 #[test]
 fn promtool_finds_rules_and_configuration_right_and_their_tests_pass() {

@@ -13,7 +13,7 @@ use neurobridge_tests::shared::with_own_nats;
 use neurobridge_tests::{http, kafka};
 use serde_json::{Map, Value};
 
-use crate::support::{check, read, shipped, version, yaml};
+use super::support::{check, read, shipped, version, yaml};
 
 const FILE: &str = "docker-compose.yml";
 

@@ -5,7 +5,7 @@ use std::fs;
 use neurobridge_tests::paths::Scratch;
 use serde_json::Value;
 
-use crate::support::{check, read, shipped, version, yaml};
+use super::support::{check, read, shipped, version, yaml};
 
 #[test]
 fn the_image_is_pinned_not_root_and_asks_itself_for_its_health() {

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::{
     handshake::server::{Request, Response},
 };
 
-use crate::support::{Dashboard, rules};
+use super::support::{Dashboard, rules};
 
 /// Many times what all of it takes on two busy cores.
 const SOON: Duration = Duration::from_secs(120);

@@ -3,8 +3,8 @@
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
-use crate::known::Known;
-use crate::platform::Step;
+use super::known::Known;
+use super::platform::Step;
 
 pub(crate) const NAME: &str = "Zoë Ångström-Müller";
 pub(crate) const PERSON: &str = "5f0c3a77-9d1b-4e62-8a34-c1d2e3f4a5b6";

@@ -1,5 +1,4 @@
 //! What people and pipes see of the real program: `tail`, `check`, `demo`.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod check;
 mod demo;

@@ -1,5 +1,4 @@
 //! The page of a bridge in a real browser: what it says when something happens, to whom, and what it never says.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod faults;
 mod readers;

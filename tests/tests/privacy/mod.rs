@@ -2,7 +2,6 @@
 //!
 //! A bridge with redaction and pseudonyms is fed what a platform sends and what it might send, at the most talkative
 //! level of its log, into every kind of sink; it is killed, its spool is damaged, and it is started again.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod feed;
 mod known;
@@ -30,8 +29,8 @@ use nix::sys::stat::{Mode, umask};
 use serde_json::Value;
 use tokio::task::block_in_place;
 
-use crate::known::{Known, Search};
-use crate::platform::Gate;
+use self::known::{Known, Search};
+use self::platform::Gate;
 
 /// Many times what it takes.
 const SOON: Duration = Duration::from_secs(120);

@@ -1,7 +1,6 @@
 //! The platform's two public clients connect to the simulated platform unchanged, and get what it sent.
 //!
 //! Only what their users configure is set: the address and the token.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod clients;
 
@@ -18,7 +17,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::clients::{Client, Language};
+use self::clients::{Client, Language};
 
 /// Far more than an interpreter needs to start, and a thousand events to arrive.
 const SOON: Duration = Duration::from_secs(60);

@@ -1,5 +1,4 @@
 //! Events into a real Kafka and a file at once: complete, in order, as the format says, whatever the broker does.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod cluster;
 mod duplicates;

@@ -27,7 +27,6 @@
 //! | too many open files | [`too_many_open_files_are_tried_again`] |
 //! | the clock steps | listener, `times_of_receipt_never_run_backwards`; sink-file, `a_clock_that_is_set_back_breaks_nothing` |
 //! | repeated ids | [`repeated_events_are_counted_and_another_body_is_another_event`] |
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod broken;
 mod harmless;

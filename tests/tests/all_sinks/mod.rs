@@ -1,6 +1,5 @@
 //! One spool, all kinds of sinks at once, each at its own pace and with its own filter and redaction: Kafka, a JetStream
 //! stream in strict order, core NATS, and a file.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod complete;
 mod crash;

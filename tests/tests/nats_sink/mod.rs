@@ -19,7 +19,6 @@
 //! | the limit of a payload counts the headers | `streams::what_is_too_large_is_a_dead_letter` |
 //! | a stream that deletes what was not read | `sink-nats`'s `stream::tests::dangers_are_named` |
 //! | header names in another case | `lost_answers::many_lost_acknowledgements_cost_a_strict_sink_nothing`, on the wire |
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod core_mode;
 mod lost_answers;

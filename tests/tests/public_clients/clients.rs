@@ -157,7 +157,7 @@ impl Client {
     /// Gives a command that runs the script of this name with the client at hand.
     pub(crate) fn script(&self, name: &str) -> Command {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/clients")
+            .join("tests/public_clients")
             .join(self.language.word());
         let (mut command, extension) = match self.language {
             Language::Python => {

@@ -1,7 +1,6 @@
 //! Every command line in the documents is run as it stands there, or the document says why it can't be.
 //!
 //! A new one fails the test until it is known here how to run it, or a line `<!-- not run: why -->` stands before its block.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod commands;
 mod site;
@@ -15,7 +14,7 @@ use neurobridge_tests::paths::{Scratch, workspace_root};
 use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::shared::kafka_bootstrap;
 
-use crate::site::Site;
+use self::site::Site;
 
 /// How a command is run.
 enum How {

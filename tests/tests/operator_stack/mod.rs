@@ -2,7 +2,6 @@
 //!
 //! No container engine is needed: the files are held to their schemas and to each other, and what runs in the
 //! containers runs here as processes, with the same files and command lines.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod alerts;
 mod compose;

@@ -1,7 +1,6 @@
 //! What `cargo xtask dist` makes: the tarball runs, the Debian package is installed, run and removed.
 //!
 //! Installing changes this machine, so that it is done as root only, where the package is not installed, and undone.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod unit;
 
@@ -23,7 +22,7 @@ use neurobridge_tests::shared::say_skipped;
 use nix::unistd::{User, geteuid};
 use serde_json::Value;
 
-use crate::unit::Unit;
+use self::unit::Unit;
 
 /// Many times what it takes.
 const SOON: Duration = Duration::from_secs(60);

@@ -1,6 +1,5 @@
 //! `delivery = "exactly_once"`: the real bridge with its spool on disk, the real Kafka, and a reader that asks for
 //! `read_committed`. It finds each event once and in order, whatever happens to either.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
 
 mod support;
 
@@ -14,7 +13,7 @@ use neurobridge_tests::{
 };
 use serde_json::Value;
 
-use crate::support::{LIMIT, audit, config, copy_files, delivered, finish, halve_log, sequences_of};
+use self::support::{LIMIT, audit, config, copy_files, delivered, finish, halve_log, sequences_of};
 
 const TOPIC: &str = "entries";
 
