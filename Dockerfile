@@ -4,21 +4,23 @@
 # The whole workspace without its code: what the dependencies follow from. Its files are the same as long as no manifest
 # changes, and so the layer that compiles the dependencies stays in the cache, whatever changes in the code.
 FROM rust:1.95.0-bookworm AS manifests
-# A failure in the midst of a pipe ends the build.
-SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# A failure anywhere ends the build.
+SHELL ["/bin/bash", "-e", "-o", "pipefail", "-c"]
 WORKDIR /workspace
 COPY . .
-RUN find crates -type f ! -name Cargo.toml -delete \
- && for manifest in crates/*/Cargo.toml tests/Cargo.toml xtask/Cargo.toml; do \
+RUN find crates -type f ! -name Cargo.toml -delete; \
+    rm -r config; \
+    for manifest in crates/*/Cargo.toml tests/Cargo.toml xtask/Cargo.toml; do \
         folder="$(dirname "$manifest")"; \
-        mkdir -p "$folder/src/bin"; \
+        mkdir -p "$folder/src"; \
         touch "$folder/src/lib.rs"; \
         echo 'fn main() {}' > "$folder/src/main.rs"; \
         sed -n 's/^path = "\(src\/bin\/.*\.rs\)"$/\1/p' "$manifest" | while read -r program; do \
+            mkdir -p "$(dirname "$folder/$program")"; \
             echo 'fn main() {}' > "$folder/$program"; \
         done; \
-    done \
- && find . -exec touch --date=@0 {} +
+    done; \
+    find . -exec touch --date=@0 {} +
 
 # The image of this version of Debian has the C compiler, make and perl that librdkafka and its OpenSSL are built with.
 FROM rust:1.95.0-bookworm AS build

@@ -1,6 +1,9 @@
 //! `Dockerfile` and the Kubernetes manifest.
 
+use std::env;
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use neurobridge_tests::paths::Scratch;
 use serde_json::Value;
@@ -56,6 +59,103 @@ fn the_build_gets_what_it_needs_and_no_more() {
             );
         }
     }
+}
+
+/// Whatever the compiler reads beside the code of a crate is in the build as well.
+#[test]
+fn the_build_gets_the_files_that_code_includes() {
+    let crates = shipped("crates");
+    for file in files_below(&crates).filter(|file| file.extension().is_some_and(|found| found == "rs")) {
+        let text = fs::read_to_string(&file).unwrap();
+        for rest in text.split("include_str!(\"").skip(1) {
+            let included = file.parent().unwrap().join(rest.split('"').next().unwrap());
+            let included = included.canonicalize().unwrap();
+            let place = included
+                .strip_prefix(shipped("").canonicalize().unwrap())
+                .unwrap();
+            let is_in = place.starts_with("crates")
+                || read(".dockerignore")
+                    .lines()
+                    .any(|line| line.strip_prefix('!') == place.to_str());
+            assert!(is_in, "{} includes {}", file.display(), place.display());
+        }
+    }
+}
+
+fn files_below(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let mut folders = vec![folder.to_owned()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    files.into_iter()
+}
+
+/// The first stage leaves a workspace that cargo can read, with a file for each program that a manifest names.
+#[test]
+fn the_dependencies_can_be_compiled_from_the_manifests_alone() {
+    let scratch = Scratch::new("image").unwrap();
+    for line in read(".dockerignore")
+        .lines()
+        .filter_map(|line| line.strip_prefix('!'))
+    {
+        let to = scratch.join(line);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        succeeds(Command::new("cp").arg("-r").arg(shipped(line)).arg(to));
+    }
+    let file = read("Dockerfile");
+    let shell = file.lines().find_map(|line| line.strip_prefix("SHELL ")).unwrap();
+    let shell: Vec<String> = serde_json::from_str(shell).unwrap();
+    let (_, rest) = file.split_once("\nRUN ").unwrap();
+    let (run, _) = rest.split_once("\n\n").unwrap();
+    succeeds(
+        Command::new(&shell[0])
+            .args(&shell[1..])
+            .arg(run)
+            .current_dir(scratch.path()),
+    );
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let metadata = Command::new(cargo)
+        .args([
+            "metadata",
+            "--no-deps",
+            "--offline",
+            "--locked",
+            "--format-version=1",
+        ])
+        .current_dir(scratch.path())
+        .output()
+        .unwrap();
+    assert!(
+        metadata.status.success(),
+        "{}",
+        String::from_utf8_lossy(&metadata.stderr)
+    );
+    let metadata: Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let mut programs = 0;
+    for package in metadata["packages"].as_array().unwrap() {
+        for target in package["targets"].as_array().unwrap() {
+            let path = target["src_path"].as_str().unwrap();
+            if target["kind"][0] != "test" {
+                assert!(fs::exists(path).unwrap(), "{path}");
+                programs += 1;
+            }
+        }
+    }
+    assert!(programs > 10, "{programs}");
+}
+
+fn succeeds(command: &mut Command) {
+    let output = command.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {error}");
 }
 
 /// The list of the workspace's members, which stands in one line.
