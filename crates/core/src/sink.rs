@@ -49,6 +49,12 @@ pub trait Sink: Send + 'static {
     /// Whether this sink was configured to keep its dead letters itself (a topic, a subject).
     fn keeps_dead_letters(&self) -> bool;
 
+    /// Whether it takes an event for stored because one behind it is. Then nothing is published behind an event that was
+    /// refused before that one's dead letter is safe: after a crash in between, it would count as delivered.
+    fn trusts_the_order(&self) -> bool {
+        false
+    }
+
     /// Called after a run of [`publish`](Self::publish) calls, before waiting: what was collected goes out now.
     ///
     /// # Errors

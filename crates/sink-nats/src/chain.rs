@@ -172,6 +172,11 @@ impl Chain {
         }
     }
 
+    /// Whether that is concluded from what is stored behind it.
+    pub(crate) const fn trusts_the_order(&self) -> bool {
+        matches!(self.stored, Stored::UpTo(_))
+    }
+
     /// Whether the next message has to wait until nothing is on its way.
     pub(crate) const fn goes_alone(&self) -> bool {
         matches!(

@@ -121,6 +121,11 @@ impl Connection {
         self.lent.take(log);
     }
 
+    /// Whether an event is taken for stored because one behind it is.
+    pub(crate) fn trusts_the_order(&self) -> bool {
+        self.keeper.chain().is_some_and(Chain::trusts_the_order)
+    }
+
     /// Whether another message may be sent.
     pub(crate) fn ready(&mut self) -> Result<(), PublishError> {
         let used = self.in_flight.len() + self.known.len();

@@ -202,6 +202,10 @@ impl Sink for NatsSink {
         connection.send_dead_letter(letter.sequence, message)
     }
 
+    fn trusts_the_order(&self) -> bool {
+        self.connection.as_ref().is_some_and(Connection::trusts_the_order)
+    }
+
     fn keeps_dead_letters(&self) -> bool {
         self.config.dead_letter_subject().is_some()
     }

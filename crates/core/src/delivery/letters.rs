@@ -24,7 +24,8 @@ impl Window {
         let mut lines = String::new();
         for index in 0..self.rejected.len() {
             let (sequence, rejection, body) = self.rejected[index].clone();
-            self.check_letters_in_a_row(index, &rejection)?;
+            let before = self.rejected.range(..index).map(|(sequence, ..)| *sequence);
+            self.check_letters_in_a_row(sequence, before, &rejection)?;
             self.write_letter(sequence, &rejection, body, &mut lines)?;
             lines.push('\n');
         }
@@ -43,7 +44,7 @@ impl Window {
     /// Hands the dead letters to a sink that keeps them; false when it takes no more for now.
     pub(super) fn publish_dead_letters<S: Sink>(&mut self, sink: &mut S) -> Result<bool, SinkFault> {
         while let Some((sequence, rejection, body)) = self.rejected.front().cloned() {
-            self.check_letters_in_a_row(self.lettered.len(), &rejection)?;
+            self.check_letters_in_a_row(sequence, self.lettered.keys().copied(), &rejection)?;
             let mut json = String::new();
             self.write_letter(sequence, &rejection, body, &mut json)?;
             match sink.publish_dead_letter(&DeadLetter {
@@ -98,8 +99,17 @@ impl Window {
 
     /// Whether one more dead letter may follow those that are settled and those that are `on_their_way`. They count when they
     /// are settled: what has to be tried again because there is no room for it is one letter still.
-    fn check_letters_in_a_row(&self, on_their_way: usize, rejection: &Rejection) -> Result<(), SinkFault> {
-        let in_a_row = self.dead_letters_in_a_row + on_their_way as u64;
+    fn check_letters_in_a_row(
+        &self,
+        sequence: Sequence,
+        on_their_way: impl Iterator<Item = Sequence>,
+        rejection: &Rejection,
+    ) -> Result<(), SinkFault> {
+        if !self.is_in_the_row(sequence) {
+            return Ok(());
+        }
+        let on_their_way = on_their_way.filter(|sequence| self.is_in_the_row(*sequence));
+        let in_a_row = self.dead_letters_in_a_row + on_their_way.count() as u64;
         if in_a_row >= self.options.max_dead_letters_in_a_row {
             return Err(SinkFault::fatal(
                 FaultKind::TooManyDeadLetters,
@@ -111,6 +121,11 @@ impl Window {
             ));
         }
         Ok(())
+    }
+
+    /// Whether nothing was delivered behind this event, that is known.
+    pub(super) fn is_in_the_row(&self, sequence: Sequence) -> bool {
+        self.last_delivered < Some(sequence)
     }
 
     fn write_letter(

@@ -235,7 +235,11 @@ async fn session<S: Sink, R: Reader>(
         }
         let step = match publish(sink, window, shutdown).await {
             Ok(step) => step,
-            Err(end) => return Ok(end),
+            Err(end) => {
+                // What has its outcome counts, also if this was the last session.
+                window.commit(sink, reader);
+                return Ok(end);
+            }
         };
         window.commit(sink, reader);
         let is_last = log_ended && step == Step::Hungry;
@@ -369,9 +373,11 @@ async fn publish<S: Sink>(
     window: &mut Window,
     shutdown: &Shutdown,
 ) -> Result<Step, SessionEnd> {
-    let step = window.publish(sink)?;
-    if !sink.keeps_dead_letters() {
+    let mut step = window.publish(sink)?;
+    while !sink.keeps_dead_letters() && !window.rejected.is_empty() {
         until_abort(shutdown, window.store_dead_letters()).await?;
+        // What waited for them goes on.
+        step = window.publish(sink)?;
     }
     if window.published_since_flush() {
         until_abort(shutdown, sink.flush()).await?;

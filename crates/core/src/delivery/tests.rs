@@ -160,10 +160,48 @@ fn too_many_dead_letters_in_a_row_stop_the_sink() {
 }
 
 #[test]
+fn a_delivered_event_ends_the_row_of_dead_letters() {
+    for (keeps_dead_letters, trusts_the_order) in [(false, false), (true, false), (false, true), (true, true)]
+    {
+        let outcome = run(Setup {
+            bad: |sequence| sequence == 2 || sequence == 4,
+            max_in_a_row: 1,
+            keeps_dead_letters,
+            trusts_the_order,
+            ..Setup::default()
+        });
+        assert_eq!(outcome.ended, Ended::Drained, "{:?}", outcome.progress.reason);
+        assert_eq!(outcome.letters, [2, 4]);
+    }
+}
+
+#[test]
+fn what_was_delivered_before_the_last_fault_counts() {
+    let outcome = run(Setup {
+        bad: |sequence| sequence > 1,
+        max_in_a_row: 1,
+        ..Setup::default()
+    });
+    assert_eq!(outcome.ended, Ended::Unfinished);
+    assert_eq!(outcome.broker.stored, [1]);
+    assert_eq!(
+        (outcome.cursor.next.get(), outcome.cursor.counts.delivered),
+        (2, 1)
+    );
+}
+
+#[test]
 fn what_the_log_dropped_is_counted() {
     for turns in [vec![], vec![Turn::Later, Turn::Later]] {
         what_was_dropped_is_counted(turns);
     }
+    let outcome = run(Setup {
+        skips: Some((4, 3)),
+        bad: |sequence| sequence == 3,
+        turns: vec![Turn::Later],
+        ..Setup::default()
+    });
+    assert_eq!((outcome.letters, outcome.took), (vec![3], Duration::ZERO));
 }
 
 fn what_was_dropped_is_counted(turns: Vec<Turn>) {
@@ -198,6 +236,9 @@ fn a_sink_that_cannot_connect_ends_when_time_runs_out() {
         broker: Arc::clone(&broker),
         waiting: Vec::new(),
         bad: |_| false,
+        trusts_the_order: false,
+        refused: BTreeSet::new(),
+        letters: Arc::default(),
         keeps_dead_letters: false,
         room: 5,
         lent: Bytes::new(),
@@ -257,13 +298,14 @@ proptest! {
     fn whatever_the_broker_does_nothing_is_lost(
         turns in proptest::collection::vec(any_turn(), 0..40),
         keeps_dead_letters: bool,
+        trusts_the_order: bool,
         filtered: bool,
         failing_letters in 0u64..3,
         skips in proptest::option::of((1u64..40, 1u64..10)),
     ) {
         let filter = if filtered { Filter::new([("result", ["new"])]).unwrap() } else { Filter::default() };
         let bad = |sequence: u64| sequence.is_multiple_of(7);
-        let outcome = run(Setup { events: 50, turns, bad, filter, keeps_dead_letters, skips, failing_letters, max_in_a_row: 100 });
+        let outcome = run(Setup { events: 50, turns, bad, filter, trusts_the_order, keeps_dead_letters, skips, failing_letters, max_in_a_row: 100 });
         prop_assert_eq!(outcome.ended, Ended::Drained);
         let dropped = |sequence: u64| skips.is_some_and(|(from, events)| (from..from + events).contains(&sequence));
         let left_out = |sequence: u64| filtered && sequence.is_multiple_of(3);

@@ -68,6 +68,8 @@ pub(super) struct Window {
     /// Dead letters that the sink itself keeps, without an outcome yet.
     pub(super) lettered: BTreeMap<Sequence, (Rejection, Body)>,
     pub(super) dead_letters_in_a_row: u64,
+    /// The highest sequence that was delivered: it ends the row of dead letters before it.
+    pub(super) last_delivered: Option<Sequence>,
     /// Of a sink that publishes in transactions: what depends on the next commit.
     pub(super) pending: Option<Pending>,
 }
@@ -97,6 +99,7 @@ impl Window {
             rejected: VecDeque::new(),
             lettered: BTreeMap::new(),
             dead_letters_in_a_row: 0,
+            last_delivered: None,
             pending: is_transactional.then(Pending::default),
         }
     }
@@ -171,6 +174,7 @@ impl Window {
     pub(super) fn publish<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
         // In a transaction each comes at its place.
         while self.pending.is_none()
+            && !self.waits_for_letters(sink)
             && let Some(&sequence) = self.suspects.first()
         {
             self.publish_alone(sink, sequence)?;
@@ -195,6 +199,11 @@ impl Window {
         Ok(step)
     }
 
+    /// Whether what comes behind a refused event has to wait until its dead letter is safe.
+    fn waits_for_letters<S: Sink>(&self, sink: &S) -> bool {
+        !(self.rejected.is_empty() && self.lettered.is_empty()) && sink.trusts_the_order()
+    }
+
     fn publish_unpublished<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
         let mut scratch = String::new();
         // A handle on the same bytes: the events borrow from it while the window changes.
@@ -207,6 +216,9 @@ impl Window {
             .get(self.published..)
             .filter(|rest| !rest.is_empty())
         {
+            if self.waits_for_letters(sink) {
+                return Ok(Step::Waiting);
+            }
             let sequence = self.unpublished_from;
             let (event, length) = match record::decode(rest, sequence) {
                 Ok(decoded) => decoded,
@@ -313,7 +325,10 @@ impl Window {
                 return Ok(None);
             }
         };
-        self.dead_letters_in_a_row = 0;
+        if self.last_delivered < Some(ack.sequence) {
+            self.last_delivered = Some(ack.sequence);
+            self.dead_letters_in_a_row = 0;
+        }
         Ok(self.tracker.settle(ack.sequence, outcome))
     }
 

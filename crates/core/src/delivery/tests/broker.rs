@@ -36,6 +36,10 @@ pub(super) struct FakeSink {
     /// Sequences, and whether it is a dead letter.
     pub(super) waiting: Vec<(Sequence, bool)>,
     pub(super) bad: fn(u64) -> bool,
+    /// Then bad ones are refused at once.
+    pub(super) trusts_the_order: bool,
+    pub(super) refused: BTreeSet<u64>,
+    pub(super) letters: Arc<FakeLetters>,
     pub(super) keeps_dead_letters: bool,
     pub(super) room: usize,
     pub(super) lent: Bytes,
@@ -89,6 +93,23 @@ impl Sink for FakeSink {
         if self.waiting.len() >= self.room {
             return Err(PublishError::Full);
         }
+        let number = event.sequence.get();
+        if self.trusts_the_order {
+            let mut kept = self.letters.sequences();
+            kept.extend(&self.broker.lock().unwrap().letters);
+            let unsafe_before = self
+                .refused
+                .range(..number)
+                .find(|refused| !kept.contains(refused));
+            assert_eq!(
+                unsafe_before, None,
+                "no dead letter of it yet, and {number} comes behind it"
+            );
+            if (self.bad)(number) {
+                self.refused.insert(number);
+                return Err(PublishError::Rejected(too_large()));
+            }
+        }
         let lies_there = self
             .lent
             .as_ptr_range()
@@ -105,6 +126,10 @@ impl Sink for FakeSink {
         assert!(serde_json::from_str::<serde_json::Value>(letter.json).is_ok());
         self.waiting.push((letter.sequence, true));
         Ok(())
+    }
+
+    fn trusts_the_order(&self) -> bool {
+        self.trusts_the_order
     }
 
     fn keeps_dead_letters(&self) -> bool {
@@ -217,6 +242,13 @@ impl Reader for FakeReader {
 pub(super) struct FakeLetters {
     pub(super) lines: Mutex<Vec<String>>,
     pub(super) fail: Mutex<u64>,
+}
+
+impl FakeLetters {
+    pub(super) fn sequences(&self) -> Vec<u64> {
+        let lines = self.lines.lock().unwrap();
+        lines.iter().map(|line| sequence_of(line)).collect()
+    }
 }
 
 impl DeadLetters for FakeLetters {

@@ -16,6 +16,7 @@ pub(super) struct Setup {
     pub(super) turns: Vec<Turn>,
     pub(super) bad: fn(u64) -> bool,
     pub(super) filter: Filter,
+    pub(super) trusts_the_order: bool,
     pub(super) keeps_dead_letters: bool,
     pub(super) skips: Option<(u64, u64)>,
     pub(super) failing_letters: u64,
@@ -29,6 +30,7 @@ impl Default for Setup {
             turns: Vec::new(),
             bad: |_| false,
             filter: Filter::default(),
+            trusts_the_order: false,
             keeps_dead_letters: false,
             skips: None,
             failing_letters: 0,
@@ -73,6 +75,9 @@ pub(super) fn run(setup: Setup) -> Outcome {
         broker: Arc::clone(&broker),
         waiting: Vec::new(),
         bad: setup.bad,
+        trusts_the_order: setup.trusts_the_order,
+        refused: BTreeSet::new(),
+        letters: Arc::clone(&letters),
         keeps_dead_letters: setup.keeps_dead_letters,
         room: 5,
         lent: Bytes::new(),
@@ -97,13 +102,7 @@ pub(super) fn run(setup: Setup) -> Outcome {
         let ended = timeout(Duration::from_secs(3600), delivery).await;
         (ended.expect("it ends").unwrap(), began.elapsed())
     });
-    let in_file = letters
-        .lines
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|line| sequence_of(line))
-        .collect();
+    let in_file = letters.sequences();
     let broker = std::mem::take(&mut *broker.lock().unwrap());
     let letters = if setup.keeps_dead_letters {
         broker.letters.clone()
