@@ -191,7 +191,7 @@ impl Bridge {
                 Err(_) => warn!(timeout = ?self.drain_timeout, "not all was delivered in time"),
             }
         }
-        self.abort().await;
+        cause = cause.or(self.abort().await);
         // Last of all: the cursors are saved here. A disk that hangs must not hang the end.
         let finished = timeout(ABORT_LIMIT, self.state.spool.finish()).await;
         let cause = match finished {
@@ -230,21 +230,21 @@ impl Bridge {
         self.shutdown.drain.cancel();
         let mut failure = None;
         while let Some(ended) = self.sinks.join_next().await {
-            if let (name, Err(error)) = joined(ended) {
-                error!(sink = name, "the sink has stopped: {error}");
-                failure.get_or_insert_with(|| sink_failure(&name, error));
-            }
+            failure = failure.or(failure_of(joined(ended)));
         }
         failure
     }
 
-    /// Ends what has not ended by itself.
-    async fn abort(&mut self) {
+    /// Ends what has not ended by itself. The failure of a sink that could not go on until then.
+    async fn abort(&mut self) -> Option<Failure> {
         self.state.spool.close();
         self.shutdown.drain.cancel();
         self.shutdown.abort.cancel();
         let deadline = Deadline::now() + ABORT_LIMIT;
-        while let Ok(Some(_)) = timeout_at(deadline, self.sinks.join_next()).await {}
+        let mut failure = None;
+        while let Ok(Some(ended)) = timeout_at(deadline, self.sinks.join_next()).await {
+            failure = failure.or(failure_of(joined(ended)));
+        }
         self.sinks.abort_all();
         self.stop_tap.cancel();
         if let Some(tap) = self.tap.take() {
@@ -252,6 +252,7 @@ impl Bridge {
             joined(tap.await);
         }
         self.stop_http.cancel();
+        failure
     }
 
     fn finish(self, cause: Option<Failure>) -> Result<(), Failure> {
@@ -299,6 +300,13 @@ impl Bridge {
             in_flight + pending
         ))
     }
+}
+
+/// The failure of a sink that has ended, if it could not go on.
+fn failure_of((name, ended): (String, Result<delivery::Ended, ReadError>)) -> Option<Failure> {
+    let error = ended.err()?;
+    error!(sink = name, "the sink has stopped: {error}");
+    Some(sink_failure(&name, error))
 }
 
 fn sink_failure(name: &str, error: ReadError) -> Failure {

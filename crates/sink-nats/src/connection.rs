@@ -54,6 +54,7 @@ pub(crate) struct Connection {
     is_full: bool,
     event_limit: Limit,
     letter_limit: Limit,
+    letter_subject: Option<String>,
     ack_timeout: Duration,
     last_answer: Instant,
     /// When the run of messages began that is being sent: a look at the clock for each would cost more than it tells.
@@ -108,6 +109,7 @@ impl Connection {
             is_full: false,
             event_limit: of_stream.unwrap_or(of_server),
             letter_limit: of_server,
+            letter_subject: config.dead_letter_subject().map(str::to_owned),
             ack_timeout: config.ack_timeout,
             last_answer: Instant::now(),
             run_began: None,
@@ -351,12 +353,26 @@ impl Connection {
                 let name = Arc::clone(name);
                 let answer = match usual.place(&reply.payload) {
                     Some(seq) => Answer::stored(&name, seq),
-                    None => answer(reply, &name)?,
+                    None if reply.status == Some(StatusCode::NO_RESPONDERS) => {
+                        return Err(match self.letter_subject_of(number) {
+                            Some(subject) => error::nobody_takes(subject),
+                            None => error::nobody_takes(&format!("the subjects of {name}")),
+                        });
+                    }
+                    None => answer(reply)?,
                 };
                 self.take_answer(number, answer, &name, acks)
             }
             Keeper::Nobody { .. } => self.take_echo(number, reply, acks),
         }
+    }
+
+    /// Where the message of this number was to go, if that was a dead letter: not where events go.
+    fn letter_subject_of(&self, number: u64) -> Option<&str> {
+        let sent = self.in_flight.get(number)?;
+        self.letter_subject
+            .as_deref()
+            .filter(|_| sent.role == Role::Letter)
     }
 
     fn take_answer(
@@ -380,7 +396,10 @@ impl Connection {
                     }
                     Ok(())
                 }
-                Blame::Sink(_) | Blame::Order => Err(error::fault(&error, stream)),
+                Blame::Sink(_) | Blame::Order => Err(match self.letter_subject_of(number) {
+                    Some(subject) => error::of_letter(&error, subject),
+                    None => error::fault(&error, stream),
+                }),
             };
         }
         let Some(sent) = self.in_flight.take(number) else {
@@ -475,10 +494,7 @@ impl Connection {
 }
 
 /// What a stream has answered.
-fn answer<'a>(reply: &'a async_nats::Message, stream: &str) -> Result<Answer<'a>, SinkFault> {
-    if reply.status == Some(StatusCode::NO_RESPONDERS) {
-        return Err(error::nobody_takes(&format!("the subjects of {stream}")));
-    }
+fn answer(reply: &async_nats::Message) -> Result<Answer<'_>, SinkFault> {
     serde_json::from_slice(&reply.payload).map_err(|error| {
         SinkFault::new(
             FaultKind::Other,

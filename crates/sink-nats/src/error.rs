@@ -115,6 +115,18 @@ pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
     )
 }
 
+/// The fault of whatever keeps the subject of dead letters.
+pub(crate) fn of_letter(error: &ApiError, subject: &str) -> SinkFault {
+    SinkFault {
+        reason: format!(
+            "a dead letter can't be stored under \"{subject}\": {} (error {}); look after the stream of that subject, \
+             nothing is lost meanwhile",
+            error.description, error.err_code
+        ),
+        ..fault(error, subject)
+    }
+}
+
 /// The fault of a stream that has stored a message elsewhere than where it was told to.
 pub(crate) fn misplaced(stream: &str, expected: u64, found: u64) -> SinkFault {
     SinkFault::new(

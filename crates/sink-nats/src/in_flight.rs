@@ -54,6 +54,12 @@ impl InFlight {
         self.count += 1;
     }
 
+    /// The message of this number, unless it has had its answer.
+    pub(crate) fn get(&self, number: u64) -> Option<&Sent> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.sent.get(index)?.as_ref()
+    }
+
     /// Takes the message of this number; `None` when it has had its answer before.
     pub(crate) fn take(&mut self, number: u64) -> Option<Sent> {
         let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
@@ -117,8 +123,10 @@ mod tests {
     #[test]
     fn answers_come_in_any_order_and_count_once() {
         let mut in_flight = filled(4);
+        assert_eq!(in_flight.get(2).unwrap().sequence.get(), 3);
         assert_eq!(in_flight.take(2).unwrap().sequence.get(), 3);
         assert_eq!(in_flight.take(2), None);
+        assert_eq!(in_flight.get(2), None);
         assert_eq!(in_flight.take(9), None);
         assert_eq!(in_flight.oldest().unwrap().sequence.get(), 1);
         in_flight.take(0).unwrap();

@@ -247,6 +247,53 @@ async fn what_the_stream_finds_too_large_is_stripped_or_a_dead_letter_of_its_own
     }
 }
 
+/// Were those behind it stored, it would count as stored as well, as soon as it could be sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_event_whose_dead_letter_finds_no_place_holds_up_those_behind_it() {
+    let Some(nats) = own_nats(NatsOptions::default().config("max_payload: 8192")) else {
+        return;
+    };
+    let url = nats.url();
+    let context = jetstream::new(client(&url).await);
+    let full = stream::Config {
+        name: "LETTERS".into(),
+        subjects: vec!["dead.>".into()],
+        max_messages: 1,
+        discard: stream::DiscardPolicy::New,
+        ..stream::Config::default()
+    };
+    context.create_stream(full).await.unwrap();
+    let published = context.publish("dead.other", "".into()).await.unwrap();
+    published.await.unwrap();
+
+    let mut config = creating(&url, STREAM);
+    config.dead_letter = dead_letters("dead.letters");
+    let mut feed = Feed::new();
+    feed.append_many(10).await;
+    feed.append("main", &large(11, 8192)).await;
+    for id in 12..=20 {
+        feed.append("main", &frame(id)).await;
+    }
+    let delivery = Delivery::start(&feed, config.clone());
+    let down = delivery.until_down("\"dead.letters\"").await;
+    assert!(
+        down.reason.unwrap().contains("maximum messages"),
+        "the server's words"
+    );
+    // The other stream's answers may come first; then these are known by the next connection.
+    delivery.until_settled(10).await;
+    delivery.until_down("\"dead.letters\"").await;
+    let cursor = delivery.crash().await;
+    assert_eq!(cursor.next.get(), 11);
+    assert_eq!(stored(&url, STREAM).await.len(), 10);
+
+    // As advised: without its picture it can be sent.
+    config.oversize = Oversize::Strip;
+    let ending = Delivery::resume(&feed, config, cursor).finish(&feed).await;
+    assert_eq!(ending.cursor.counts.delivered, 20);
+    assert_once_and_in_order(&stored(&url, STREAM).await, 20);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_that_is_lowered_meanwhile_makes_dead_letters_and_no_holes() {
     let Some(nats) = own_nats(NatsOptions::default()) else {

@@ -104,6 +104,8 @@ impl<O: Outlet> Link<O> {
 
     /// Sends what is to be handed on, waiting for room; a stop ends the wait.
     pub(crate) async fn flush(&mut self) {
+        // What there is room for is sent, stopped or not.
+        self.offer();
         if self.outlet.len() == 0 {
             return;
         }
@@ -128,7 +130,22 @@ impl<O: Outlet> Link<O> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::testing::link;
+    use crate::{
+        connection::testing::link,
+        frame::{Content, MalformedReason},
+    };
+
+    #[tokio::test]
+    async fn what_there_is_room_for_is_sent_also_when_stopped() {
+        let (mut link, mut items) = link(1);
+        link.outlet.frame(Frame {
+            text: "[]".into(),
+            content: Content::Malformed(MalformedReason::UnknownKind),
+        });
+        link.stop.cancel();
+        link.flush().await;
+        assert_eq!(items.try_recv().unwrap().len(), 1);
+    }
 
     #[test]
     fn times_of_receipt_never_run_backwards() {
