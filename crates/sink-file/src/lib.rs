@@ -13,6 +13,7 @@ mod log;
 mod position;
 mod rotation;
 mod sink;
+mod trial;
 mod writer;
 
 pub use self::{
@@ -20,4 +21,5 @@ pub use self::{
     dead_letters::{DeadLettersConfig, FileDeadLetters},
     error::FileError,
     sink::FileSink,
+    trial::try_out,
 };

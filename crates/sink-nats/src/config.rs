@@ -133,7 +133,7 @@ pub enum Storage {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Oversize {
-    /// It is kept whole among the dead letters: nothing is changed without being asked for.
+    /// It is kept whole among the dead letters, if these go into a file: nothing is changed without being asked for.
     #[default]
     DeadLetter,
     /// Its pictures (`*_image`) become null and it is sent, marked by the attribute `strippedfields` (in `raw` by the

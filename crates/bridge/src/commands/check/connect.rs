@@ -3,37 +3,34 @@
 use std::{
     io,
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use neurobridge_core::{
-    epoch::Epochs,
-    event::Sequence,
-    identity::SpoolId,
-    ledger::SourceLedger,
-    reader::Cursor,
-    sink::{FaultKind, Session, Sink, SinkFault},
-};
+use neurobridge_core::ledger::SourceLedger;
 use neurobridge_listener::{Frames, Source, SourceConfig, SourceError, SourceState};
-use neurobridge_sink_file::FileSink;
+use neurobridge_sink_file::FileConfig;
 use tokio::{
     net::TcpListener,
     sync::mpsc,
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::{interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::super::{print, table::Table};
+#[cfg(any(feature = "kafka", feature = "nats"))]
+use super::client;
 use crate::{
     config::{Config, SinkEntry, SinkKind},
     exit::{Exit, Failure, chain},
+    feed::joined,
     terminal::{Paint, Style},
 };
 
 /// A sink that takes longer is not there; librdkafka looks for its brokers for about as long by itself.
-const SINK_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const SINK_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often a source is asked how it is.
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -99,12 +96,12 @@ const DANGER: &str = "⚠";
 
 /// What answered as it should: how soon, and what of it can lose events.
 #[derive(Debug)]
-struct Fine {
-    time: Duration,
-    dangers: Vec<String>,
+pub(super) struct Fine {
+    pub(super) time: Duration,
+    pub(super) dangers: Vec<String>,
 }
 
-type Answer = Result<Fine, (Exit, String)>;
+pub(super) type Answer = Result<Fine, (Exit, String)>;
 
 /// Connects and authorises, and leaves again.
 async fn try_source(name: &str, config: SourceConfig) -> Answer {
@@ -174,45 +171,45 @@ async fn try_listening(address: SocketAddr) -> Answer {
     Ok(Fine { time, dangers })
 }
 
-async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &std::path::Path) -> Answer {
+#[cfg_attr(
+    not(any(feature = "kafka", feature = "nats")),
+    expect(unused_variables, reason = "a file needs no name")
+)]
+async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &Path) -> Answer {
     match &sink.kind {
-        SinkKind::File(file) => connect(FileSink::new(name, file, data_dir), |_| &[]).await,
+        SinkKind::File(file) => try_file(file, data_dir).await,
         #[cfg(feature = "kafka")]
         SinkKind::Kafka(kafka) => {
             use neurobridge_sink_kafka::KafkaSink;
-            connect(KafkaSink::trial(name, (**kafka).clone()), KafkaSink::dangers).await
+            client::connect(KafkaSink::trial(name, (**kafka).clone()), KafkaSink::dangers).await
         }
         #[cfg(feature = "nats")]
         SinkKind::Nats(nats) => {
             use neurobridge_sink_nats::NatsSink;
-            connect(NatsSink::trial(name, (**nats).clone()), NatsSink::dangers).await
+            client::connect(NatsSink::trial(name, (**nats).clone()), NatsSink::dangers).await
         }
     }
 }
 
-/// Connects as for a delivery that begins, and leaves again. Publishes nothing.
-async fn connect<S: Sink>(mut sink: S, dangers: fn(&S) -> &[String]) -> Answer {
+/// Looks at a file sink's file. A disk that hangs is given up on.
+async fn try_file(file: &FileConfig, data_dir: &Path) -> Answer {
     let begin = Instant::now();
-    let cursor = Cursor::starting_at(Sequence::FIRST);
-    let session = Session {
-        spool: SpoolId::generate(),
-        cursor: &cursor,
-        epochs: &Epochs::default(),
+    let (file, data_dir) = (file.clone(), data_dir.to_owned());
+    let trying = spawn_blocking(move || neurobridge_sink_file::try_out(&file, &data_dir));
+    let tried = match timeout(SINK_TIMEOUT, trying).await {
+        Ok(tried) => joined(tried),
+        Err(_) => {
+            let reason = format!("no answer of the disk within {} seconds", SINK_TIMEOUT.as_secs());
+            return Err((Exit::Disk, reason));
+        }
     };
-    let connected = timeout(SINK_TIMEOUT, sink.connect(&session))
-        .await
-        .unwrap_or_else(|_| {
-            let reason = format!("no answer within {} seconds", SINK_TIMEOUT.as_secs());
-            Err(SinkFault::new(FaultKind::Timeout, reason))
-        });
     let time = begin.elapsed();
-    let dangers = dangers(&sink).to_vec();
-    // What it leaves behind ends with the process.
-    let _ = timeout(SINK_TIMEOUT, sink.close()).await;
-    match connected {
-        Ok(()) => Ok(Fine { time, dangers }),
-        Err(fault) if fault.kind == FaultKind::Disk => Err((Exit::Disk, fault.reason)),
-        Err(fault) => Err((Exit::Unavailable, fault.reason)),
+    match tried {
+        Ok(danger) => Ok(Fine {
+            time,
+            dangers: danger.into_iter().collect(),
+        }),
+        Err(error) => Err((Exit::Disk, chain(&error))),
     }
 }
 
@@ -272,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_is_opened_and_one_that_can_not_be_is_named() {
+    async fn a_file_is_looked_at_and_one_that_can_not_be_written_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let sink = |path: &str| {
             let config = neurobridge_sink_file::FileConfig {
@@ -282,6 +279,9 @@ mod tests {
             SinkEntry::new(SinkKind::File(config))
         };
         try_sink("a", &sink("events.jsonl"), folder.path()).await.unwrap();
+        let file = folder.path().join("events.jsonl");
+        assert!(!file.exists(), "it only looks");
+        std::fs::write(&file, "").unwrap();
         // A file stands where a folder is needed.
         let (exit, reason) = try_sink("a", &sink("events.jsonl/x.jsonl"), folder.path())
             .await

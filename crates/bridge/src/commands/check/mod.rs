@@ -1,5 +1,7 @@
 //! `neurobridge check`: what is wrong with the configuration, or what it means.
 
+#[cfg(any(feature = "kafka", feature = "nats"))]
+mod client;
 mod connect;
 mod event;
 mod summary;

@@ -1,0 +1,98 @@
+//! Whether a file could be written to, without writing to it.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    libc::O_NONBLOCK,
+    unistd::{AccessFlags, access},
+};
+
+use crate::{config::FileConfig, error::FileError, rotation::Place};
+
+/// Looks whether a sink of this configuration could write to its file, and makes and changes nothing. What a person should
+/// know although it could, in a sentence.
+///
+/// # Errors
+/// It could not.
+pub fn try_out(config: &FileConfig, data_dir: &Path) -> Result<Option<String>, FileError> {
+    let path = data_dir.join(&config.path);
+    let lock_file = Place::new(&path)?.lock_file();
+    for file in [&path, &lock_file] {
+        // A pipe without a reader is not waited for.
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(O_NONBLOCK)
+            .open(file);
+        match opened {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(FileError::io("open", file)(error));
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    // Where there is no folder yet, one is made in the nearest that is there.
+    let folder = path.ancestors().skip(1).find(|folder| folder.exists());
+    let folder = folder.unwrap_or(Path::new("."));
+    access(folder, AccessFlags::W_OK | AccessFlags::X_OK)
+        .map_err(|error| FileError::io("make files in", folder)(error.into()))?;
+    Ok(is_locked(&lock_file).then(|| {
+        "another process writes to it; unless that is this bridge, each needs a path of its own".to_owned()
+    }))
+}
+
+fn is_locked(lock_file: &Path) -> bool {
+    let Ok(file) = File::open(lock_file) else {
+        return false;
+    };
+    matches!(
+        Flock::lock(file, FlockArg::LockSharedNonblock),
+        Err((_, Errno::EWOULDBLOCK))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::folder;
+
+    fn config(path: &str) -> FileConfig {
+        serde_json::from_value(serde_json::json!({ "path": path })).unwrap()
+    }
+
+    #[test]
+    fn it_makes_nothing_and_says_what_is_in_the_way() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(try_out(&config("a/b/events.jsonl"), root.path()).unwrap(), None);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+
+        fs::write(root.path().join("file"), "").unwrap();
+        let error = try_out(&config("file/events.jsonl"), root.path()).unwrap_err();
+        assert!(error.sentence().contains("can't open"), "{}", error.sentence());
+        fs::create_dir(root.path().join("folder")).unwrap();
+        let error = try_out(&config("folder"), root.path()).unwrap_err();
+        assert!(error.sentence().contains("directory"), "{}", error.sentence());
+    }
+
+    #[test]
+    fn a_file_that_somebody_writes_to_is_no_error() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("events.jsonl");
+        fs::write(&path, "{}\n").unwrap();
+        let lock = folder::lock(&Place::new(&path).unwrap().lock_file(), &path).unwrap();
+        let told = try_out(&config("events.jsonl"), root.path()).unwrap();
+        assert!(told.unwrap().contains("another process"));
+        drop(lock);
+        assert_eq!(try_out(&config("events.jsonl"), root.path()).unwrap(), None);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n");
+    }
+}
