@@ -216,7 +216,14 @@ impl<'a> Reference<'a> {
         let kind = match (word, value["format"].as_str()) {
             (_, Some("password")) => "secret",
             (_, Some("duration")) => "time",
-            (Some("string"), _) if value["default"].as_str().is_some_and(is_time) => "time",
+            (Some("string"), _)
+                if ["/default", "/examples/0"].iter().any(|at| {
+                    let text = value.pointer(at).and_then(Value::as_str);
+                    text.is_some_and(is_time)
+                }) =>
+            {
+                "time"
+            }
             (Some("string"), _) => "text",
             (Some("integer"), _) => "number",
             (Some("boolean"), _) => "`true` or `false`",

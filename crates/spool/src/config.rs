@@ -154,7 +154,7 @@ impl JsonSchema for SyncPolicy {
 }
 
 /// What becomes of events when the log is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
     /// Stop reading the feed until there is room. The platform may cut the connection, and what it sends meanwhile is

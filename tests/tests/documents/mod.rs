@@ -13,6 +13,7 @@ use neurobridge_tests::configuration;
 use neurobridge_tests::paths::{Scratch, workspace_root};
 use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::shared::kafka_bootstrap;
+use serde_json::json;
 
 use self::site::Site;
 
@@ -222,4 +223,18 @@ fn every_link_to_a_file_leads_to_one() {
             }
         }
     }
+}
+
+/// An editor marks as wrong what the schema does not take.
+#[test]
+fn the_schema_takes_what_the_program_takes() {
+    let output = Command::new(neurobridge()).arg("schema").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let schema = serde_json::from_slice(&output.stdout).unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    // Without a type it is a spool in memory.
+    assert!(schema.is_valid(&json!({ "spool": { "max_size": "1 GiB", "when_full": "drop_oldest" } })));
+    assert!(schema.is_valid(&json!({ "spool": { "type": "disk", "sync": "100ms" } })));
+    assert!(!schema.is_valid(&json!({ "spool": { "sync": "100ms" } })));
+    assert!(!schema.is_valid(&json!({ "spool": { "max_sise": "1 GiB" } })));
 }

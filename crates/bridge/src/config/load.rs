@@ -143,6 +143,10 @@ pub(super) fn load_from<'p>(
 pub fn schema() -> Value {
     let mut schema = schemars::schema_for!(Config).to_value();
     examples::add(&mut schema);
+    // Without a type it is a spool in memory.
+    if let Some(Value::Array(needed)) = schema.pointer_mut("/$defs/SpoolConfig/oneOf/0/required") {
+        needed.retain(|key| key != "type");
+    }
     schema
 }
 
