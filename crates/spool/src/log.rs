@@ -197,6 +197,8 @@ impl Log {
 #[derive(Debug)]
 pub(crate) struct Finder {
     log: Log,
+    /// For whom it finds, in a log in memory: what is on its way to a reader is dropped last.
+    reader: Option<u64>,
     walk: Walk,
 }
 
@@ -204,7 +206,20 @@ impl Finder {
     pub(crate) fn new(log: Log) -> Self {
         Self {
             log,
+            reader: None,
             walk: Walk::default(),
+        }
+    }
+
+    /// For a reader of the log.
+    pub(crate) fn of_reader(log: Log, key: &ReaderKey) -> Self {
+        let reader = match key {
+            ReaderKey::Memory(number) => Some(*number),
+            _ => None,
+        };
+        Self {
+            reader,
+            ..Self::new(log)
         }
     }
 
@@ -212,7 +227,12 @@ impl Finder {
     /// disk, which is found again.
     pub(crate) async fn find(&mut self, sequence: Sequence) -> Result<Found, ReadError> {
         let shared = match &self.log {
-            Log::Memory(log) => return Ok(log.find(sequence)),
+            Log::Memory(log) => {
+                return Ok(match self.reader {
+                    Some(reader) => log.hand_out(reader, sequence),
+                    None => log.find(sequence),
+                });
+            }
             Log::Disk(log) => log.shared(),
         };
         if let Some(found) = shared.find(sequence) {

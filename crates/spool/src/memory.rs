@@ -54,12 +54,20 @@ struct State {
     size: usize,
     /// The sequence that the next event gets.
     next: Sequence,
-    /// For each reader the first sequence that it still needs.
-    needed: BTreeMap<u64, Sequence>,
+    readers: BTreeMap<u64, Reader>,
     next_reader: u64,
     dropped_events: u64,
     /// An append waits for room.
     is_full: bool,
+}
+
+/// How far a reader is.
+#[derive(Clone, Copy, Debug)]
+struct Reader {
+    /// The first event that it still needs.
+    needed: Sequence,
+    /// The first one that it was not handed yet, since it was rewound last. Those between are on their way.
+    handed_to: Sequence,
 }
 
 impl Memory {
@@ -75,7 +83,7 @@ impl Memory {
             batches: VecDeque::new(),
             size: 0,
             next: Sequence::FIRST,
-            needed: BTreeMap::new(),
+            readers: BTreeMap::new(),
             next_reader: 0,
             dropped_events: 0,
             is_full: false,
@@ -145,41 +153,44 @@ impl Memory {
             Start::End => state.next,
             Start::Oldest => state.oldest(),
         };
-        state.needed.insert(number, first);
+        let reader = Reader {
+            needed: first,
+            handed_to: first,
+        };
+        state.readers.insert(number, reader);
         (number, first)
     }
 
     pub(crate) fn unregister(&self, reader: u64) {
         let mut state = self.lock();
-        state.needed.remove(&reader);
+        state.readers.remove(&reader);
         self.trim(&mut state);
     }
 
     /// Notes that a reader needs nothing before `next` any more.
     pub(crate) fn commit(&self, reader: u64, next: Sequence) {
         let mut state = self.lock();
-        if let Some(needed) = state.needed.get_mut(&reader) {
-            *needed = next.max(*needed);
+        if let Some(reader) = state.readers.get_mut(&reader) {
+            reader.needed = next.max(reader.needed);
         }
         self.trim(&mut state);
     }
 
+    /// What a reader is handed at its place.
+    pub(crate) fn hand_out(&self, reader: u64, sequence: Sequence) -> Found {
+        let mut state = self.lock();
+        let found = state.find(sequence);
+        if let Some(reader) = state.readers.get_mut(&reader) {
+            reader.handed_to = match &found {
+                Found::Events(batch) => batch.end(),
+                Found::Dropped { .. } | Found::Damaged { .. } | Found::Nothing => sequence,
+            };
+        }
+        found
+    }
+
     pub(crate) fn find(&self, sequence: Sequence) -> Found {
-        let state = self.lock();
-        if sequence >= state.next {
-            return Found::Nothing;
-        }
-        let index = state.batches.partition_point(|held| held.batch.end() <= sequence);
-        match state.batches.get(index).map(|held| &held.batch) {
-            Some(batch) if batch.first() <= sequence => match batch.from(sequence) {
-                Some(part) => Found::Events(part),
-                None => Found::Nothing,
-            },
-            Some(batch) => Found::Dropped {
-                oldest: batch.first(),
-            },
-            None => Found::Dropped { oldest: state.next },
-        }
+        self.lock().find(sequence)
     }
 
     pub(crate) fn received_at(&self, sequence: Sequence) -> Option<Timestamp> {
@@ -235,14 +246,15 @@ impl Memory {
 
     /// Forgets what every reader has settled.
     fn trim(&self, state: &mut State) {
-        let needed = state.needed.values().min().copied().unwrap_or(state.next);
+        let needed = state.readers.values().map(|reader| reader.needed).min();
+        let needed = needed.unwrap_or(state.next);
         let before = state.batches.len();
         while state
             .batches
             .front()
             .is_some_and(|held| held.batch.end() <= needed)
         {
-            state.forget_oldest();
+            state.forget(0);
         }
         if state.batches.len() != before {
             self.room.notify_waiters();
@@ -272,14 +284,39 @@ impl State {
         self.batches.front().map_or(self.next, |held| held.batch.first())
     }
 
+    fn find(&self, sequence: Sequence) -> Found {
+        if sequence >= self.next {
+            return Found::Nothing;
+        }
+        let index = self.batches.partition_point(|held| held.batch.end() <= sequence);
+        match self.batches.get(index).map(|held| &held.batch) {
+            Some(batch) if batch.first() <= sequence => match batch.from(sequence) {
+                Some(part) => Found::Events(part),
+                None => Found::Nothing,
+            },
+            Some(batch) => Found::Dropped {
+                oldest: batch.first(),
+            },
+            None => Found::Dropped { oldest: self.next },
+        }
+    }
+
+    /// Drops the oldest batch that is on its way to nobody: what is will be delivered most likely, and would be counted as
+    /// lost. It takes its memory until it is settled in any case.
     fn drop_oldest(&mut self) {
-        if let Some(batch) = self.forget_oldest() {
+        let is_on_its_way = |held: &Held| {
+            self.readers
+                .values()
+                .any(|reader| reader.needed < held.batch.end() && held.batch.first() < reader.handed_to)
+        };
+        let oldest = self.batches.iter().position(|held| !is_on_its_way(held));
+        if let Some(batch) = self.forget(oldest.unwrap_or(0)) {
             self.dropped_events += batch.events();
         }
     }
 
-    fn forget_oldest(&mut self) -> Option<SealedBatch> {
-        let Held { batch, cost } = self.batches.pop_front()?;
+    fn forget(&mut self, index: usize) -> Option<SealedBatch> {
+        let Held { batch, cost } = self.batches.remove(index)?;
         self.size -= cost;
         Some(batch)
     }

@@ -46,7 +46,8 @@ impl SpoolReader {
     fn begin(log: Log, key: ReaderKey, cursor: Cursor) -> Self {
         let (position, positions) = watch::channel((0, cursor.next));
         let (sender, prefetched) = mpsc::channel(PREFETCH);
-        let task = tokio::spawn(prefetch(log.clone(), positions, sender));
+        let finder = Finder::of_reader(log.clone(), &key);
+        let task = tokio::spawn(prefetch(log.clone(), finder, positions, sender));
         Self {
             log,
             key,
@@ -105,12 +106,12 @@ impl Drop for SpoolReader {
 /// Ends when the reader is dropped, or after an error.
 async fn prefetch(
     log: Log,
+    mut finder: Finder,
     mut positions: watch::Receiver<(u64, Sequence)>,
     sender: mpsc::Sender<(u64, Result<Read, ReadError>)>,
 ) {
     let mut durable = log.durable();
     let mut closed = log.closed();
-    let mut finder = Finder::new(log);
     loop {
         let (epoch, mut sequence) = *positions.borrow_and_update();
         loop {

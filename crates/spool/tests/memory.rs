@@ -179,6 +179,40 @@ async fn a_full_log_may_drop_the_oldest_and_counts_them() {
 }
 
 #[tokio::test]
+async fn what_is_on_its_way_is_dropped_last_and_each_loss_is_counted_once() {
+    let (spool, mut id) = (open(ByteSize::from_mib(1), WhenFull::DropOldest), 0);
+    let mut reader = spool.reader("sink");
+    let (mut handed, mut skipped, mut settled) = (0, 0, Sequence::FIRST);
+    for round in 1..=200 {
+        soon(spool.append(batch(&mut id, 1, 50_000))).await.unwrap();
+        // A third of what comes is taken, and settled some time later.
+        if round % 3 == 0 {
+            match next(&mut reader).await {
+                Read::Events(batch) => {
+                    handed += batch.events();
+                    commit(&mut reader, settled);
+                    settled = batch.first();
+                }
+                Read::Skipped { events, .. } => skipped += events,
+                Read::End => panic!("the log is open"),
+            }
+        }
+    }
+    let (rest, skipped_later) = read_until(&mut reader, 200 - handed - skipped).await;
+    assert_eq!(rest.last(), Some(&200));
+    let dropped = spool.status().dropped_events;
+    assert!(dropped > 100, "{dropped}");
+    assert_eq!(dropped, skipped + skipped_later);
+    assert!(spool.status().size_bytes <= spool.status().limit_bytes);
+    // As after a fault.
+    reader.rewind(settled);
+    match next(&mut reader).await {
+        Read::Events(batch) => assert_eq!(batch.first(), settled),
+        other => panic!("what was on its way is gone: {other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn an_event_larger_than_the_log_goes_in_alone() {
     let (spool, mut id) = (small(), 0);
     let mut reader = spool.reader("sink");
