@@ -29,6 +29,7 @@ use crate::{
     in_flight::{InFlight, Role, Sent},
     keeper::{Answer, Keeper, UsualAnswer},
     lent::Lent,
+    limits::Limits,
     subjects::{Given, Subjects},
 };
 
@@ -52,8 +53,7 @@ pub(crate) struct Connection {
     known: Vec<Ack>,
     max_in_flight: usize,
     is_full: bool,
-    event_limit: Limit,
-    letter_limit: Limit,
+    limits: Limits,
     letter_subject: Option<String>,
     ack_timeout: Duration,
     last_answer: Instant,
@@ -63,31 +63,14 @@ pub(crate) struct Connection {
     reply_subjects: Subjects,
 }
 
-/// How large a message may be with its headers.
-#[derive(Clone, Copy)]
-struct Limit {
-    bytes: usize,
-    whose: &'static str,
-}
-
 impl Connection {
     pub(crate) fn new(config: &NatsConfig, dialled: Dialled) -> Self {
-        let max_payload = dialled.client.max_payload();
         let max_message = dialled
             .stream
             .as_ref()
             .and_then(|stream| usize::try_from(stream.config.max_msg_size).ok())
             .filter(|size| *size > 0);
-        let of_server = Limit {
-            bytes: max_payload,
-            whose: "the server's max_payload",
-        };
-        let of_stream = max_message
-            .filter(|bytes| *bytes < max_payload)
-            .map(|bytes| Limit {
-                bytes,
-                whose: "the stream's max_msg_size",
-            });
+        let limits = Limits::new(dialled.client.max_payload(), max_message);
         let keeper = match config.kept_by() {
             Some(stream) => Keeper::Stream {
                 name: stream.name.as_str().into(),
@@ -107,8 +90,7 @@ impl Connection {
             known: Vec::new(),
             max_in_flight: config.max_in_flight as usize,
             is_full: false,
-            event_limit: of_stream.unwrap_or(of_server),
-            letter_limit: of_server,
+            limits,
             letter_subject: config.dead_letter_subject().map(str::to_owned),
             ack_timeout: config.ack_timeout,
             last_answer: Instant::now(),
@@ -158,7 +140,7 @@ impl Connection {
             } => message.headers.add(chain::HEADER, value),
             Keeper::Stream { .. } | Keeper::Nobody { .. } => {}
         }
-        self.check_size(&message, role)?;
+        self.limits.check(message.size(), role)?;
         // Asked of what can be sent alone: one that was refused here is not stored, although those behind it are.
         if self.keeper.chain().is_some_and(|chain| chain.has(sequence)) {
             self.known.push(Ack {
@@ -180,26 +162,8 @@ impl Connection {
         sequence: Sequence,
         message: Message<'_>,
     ) -> Result<(), PublishError> {
-        self.check_size(&message, Role::Letter)?;
+        self.limits.check(message.size(), Role::Letter)?;
         self.hand_over(sequence, message, Role::Letter)
-    }
-
-    fn check_size(&self, message: &Message<'_>, role: Role) -> Result<(), PublishError> {
-        let size = message.size();
-        let limit = match role {
-            Role::Letter => self.letter_limit,
-            Role::Chained | Role::Placed { .. } | Role::Free => self.event_limit,
-        };
-        if size > limit.bytes {
-            return Err(PublishError::Rejected(Rejection {
-                reason: RejectionReason::TooLarge,
-                detail: format!(
-                    "found a message of {size} bytes with its headers, expected at most {}, {}; raise it, or set oversize = \"strip\"",
-                    limit.bytes, limit.whose
-                ),
-            }));
-        }
-        Ok(())
     }
 
     fn hand_over(

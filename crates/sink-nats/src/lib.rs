@@ -20,6 +20,7 @@ mod headers;
 mod in_flight;
 mod keeper;
 mod lent;
+mod limits;
 mod sink;
 mod stream;
 mod subject;

@@ -54,7 +54,8 @@ pub struct DiskConfig {
     /// The size of each of its files. 64 MiB by default. At most an eighth of `max_size` is used.
     pub segment_size: ByteSize,
     /// When what was written is forced onto the disk: "always" (before it counts as stored), an interval such as "100ms"
-    /// (what a power cut may take), or "never" (the system decides). A crash of the process alone loses nothing that is stored, in any.
+    /// (what a power cut may take), or "never" (the system decides). A crash of the process alone loses
+    /// nothing that is stored, in any.
     pub sync: SyncPolicy,
     /// What to do when it holds that much.
     pub when_full: WhenFull,
