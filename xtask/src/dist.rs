@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use neurobridge_tests::paths::{Scratch, target_dir, workspace_root};
-use neurobridge_tests::program::{Profile, build};
+use neurobridge_tests::program::{Profile, build, cargo};
 
 use crate::shell::{output, print, run_quietly, say};
 
@@ -171,8 +171,7 @@ fn cargo_deb() -> Result<PathBuf> {
     let program = root.join("bin/cargo-deb");
     if !program.is_file() {
         say("getting cargo-deb");
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
+        let mut command = cargo();
         command
             // Without the optimiser and its own compressor: it packs one program, with the xz that dpkg needs as well.
             .args([

@@ -10,9 +10,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use neurobridge_tests::paths::{Scratch, sweep_scratch, workspace_root};
+use neurobridge_tests::paths::{Scratch, sweep_scratch};
 use neurobridge_tests::process::Guardian;
-use neurobridge_tests::program::{BINARY_VARIABLE, Profile, build};
+use neurobridge_tests::program::{self, BINARY_VARIABLE, Profile, build};
 use neurobridge_tests::shared::{Broker, SKIP_VARIABLE, SKIPPED_FILE_VARIABLE};
 use neurobridge_tests::{browser, prometheus::SKIP_WORD};
 use serde::Deserialize;
@@ -112,11 +112,8 @@ fn build_tests(args: &Args) -> Result<Option<PathBuf>> {
 }
 
 fn cargo_test(args: &Args) -> Command {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .current_dir(workspace_root())
-        .stdin(Stdio::null())
-        .arg("test");
+    let mut cargo = program::cargo();
+    cargo.stdin(Stdio::null()).arg("test");
     if args.package.is_empty() {
         cargo.arg("--workspace");
     }

@@ -1,11 +1,11 @@
 //! `Dockerfile` and the Kubernetes manifest.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::program::cargo;
 use serde_json::Value;
 
 use super::support::{check, read, shipped, version, yaml};
@@ -121,8 +121,7 @@ fn the_dependencies_can_be_compiled_from_the_manifests_alone() {
             .arg(run)
             .current_dir(scratch.path()),
     );
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let metadata = Command::new(cargo)
+    let metadata = cargo()
         .args([
             "metadata",
             "--no-deps",

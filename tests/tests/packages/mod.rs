@@ -4,7 +4,6 @@
 
 mod unit;
 
-use std::env;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -12,12 +11,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use neurobridge_tests::http;
-use neurobridge_tests::paths::{Scratch, workspace_root};
+use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::poll::wait_for;
 use neurobridge_tests::ports::free_ports;
 use neurobridge_tests::process::Process;
-use neurobridge_tests::program::neurobridge;
+use neurobridge_tests::program::{cargo, neurobridge};
 use neurobridge_tests::shared::say_skipped;
 use nix::unistd::{User, geteuid};
 use serde_json::Value;
@@ -56,10 +55,8 @@ fn only(folder: &Path, end: &str) -> PathBuf {
 #[test]
 fn what_is_made_can_be_installed_run_and_removed() {
     let dir = Scratch::new("packages").unwrap();
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut dist = Command::new(cargo);
-    dist.current_dir(workspace_root())
-        .args(["xtask", "dist", "--fast", "--binary"])
+    let mut dist = cargo();
+    dist.args(["xtask", "dist", "--fast", "--binary"])
         .arg(neurobridge())
         .arg("--out")
         .arg(dir.join("made"));
