@@ -1,13 +1,13 @@
 //! What was seen already.
 
-use std::{collections::VecDeque, hint::black_box};
+use std::collections::VecDeque;
 
 use hashbrown::HashTable;
 
 /// Remembers the newest events by identity: as many as its capacity at most, and half as many at least.
 ///
-/// The events lie in a queue, and tables hold only their numbers: they stay small enough for a core's own cache, which a
-/// table of the events themselves does not. There are two tables. When the young one is full it becomes the old one, and
+/// The events lie in a queue, and tables hold only where: they stay small enough for a core's own cache, which a table of the
+/// events themselves does not. There are two tables. When the young one is full it becomes the old one, and
 /// all that the old one held is forgotten at once: to take out the oldest event at each new one would be a second look-up
 /// in cold memory.
 #[derive(Debug)]
@@ -18,9 +18,17 @@ pub(super) struct Seen {
     events: VecDeque<Remembered>,
     /// The number of the oldest one in `events`; numbers wrap around.
     oldest: u32,
-    /// Numbers of events, by the identity of each: the newest, and those before.
-    young: HashTable<u32>,
-    old: HashTable<u32>,
+    /// By identity: the newest, and those before.
+    young: HashTable<Entry>,
+    old: HashTable<Entry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// The event's number.
+    number: u32,
+    /// A part of its identity: without it, one of ten look-ups would go to the queue for an event that is another.
+    mark: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -74,23 +82,14 @@ impl Seen {
         }
     }
 
-    /// Brings what [`see`](Self::see) will look at for these identities into the processor's cache. One after the other, each
-    /// would wait for the memory several times; asked for together, they wait at the same time.
-    pub(super) fn look_ahead(&self, identities: impl Iterator<Item = u128>) {
-        let found = identities
-            .filter(|identity| self.body(*identity).is_some())
-            .count();
-        // Not wanted: only that it was looked for.
-        black_box(found);
-    }
-
     fn body(&self, identity: u128) -> Option<u128> {
-        let is_it = |number: &u32| self.event(*number).identity == identity;
-        let number = self
+        let is_it =
+            |entry: &Entry| entry.mark == mark(identity) && self.event(entry.number).identity == identity;
+        let entry = self
             .young
             .find(hash(identity), is_it)
             .or_else(|| self.old.find(hash(identity), is_it))?;
-        Some(self.event(*number).body)
+        Some(self.event(entry.number).body)
     }
 
     fn remember(&mut self, identity: u128, body: u128) {
@@ -107,8 +106,10 @@ impl Seen {
         let number = self.oldest.wrapping_add(self.events.len() as u32);
         self.events.push_back(Remembered { identity, body });
         let (events, oldest) = (&self.events, self.oldest);
-        let hash_of = |number: &u32| hash(events[number.wrapping_sub(oldest) as usize].identity);
-        self.young.insert_unique(hash(identity), number, hash_of);
+        let hash_of = |entry: &Entry| hash(events[entry.number.wrapping_sub(oldest) as usize].identity);
+        let mark = mark(identity);
+        self.young
+            .insert_unique(hash(identity), Entry { number, mark }, hash_of);
     }
 
     fn event(&self, number: u32) -> Remembered {
@@ -116,9 +117,15 @@ impl Seen {
     }
 }
 
-/// Identities are hashes already: half of one is as good as a hash of it.
+/// Identities are hashes already: half of one is as good as a hash of it, and those that come together lie together by it
+/// ([`identity_hash`](neurobridge_core::identity::identity_hash)).
 const fn hash(identity: u128) -> u64 {
     identity as u64
+}
+
+/// Of the other half.
+const fn mark(identity: u128) -> u32 {
+    (identity >> 64) as u32
 }
 
 #[cfg(test)]
@@ -144,7 +151,6 @@ mod tests {
             ..Seen::new(8)
         };
         for identity in 0..40 {
-            seen.look_ahead([identity, 7].into_iter());
             assert_eq!(seen.see(identity, 1), Seeing::New);
             assert_eq!(seen.see(identity.saturating_sub(3), 1), Seeing::Duplicate);
         }
@@ -160,8 +166,7 @@ mod tests {
             // All that were new, newest first.
             let mut model: VecDeque<u128> = VecDeque::new();
             for identity in identities {
-                seen.look_ahead([identity, 7].into_iter());
-                let seeing = seen.see(identity, 7);
+                    let seeing = seen.see(identity, 7);
                 match model.iter().position(|known| *known == identity) {
                     Some(age) if age < capacity / 2 => prop_assert_eq!(seeing, Seeing::Duplicate),
                     Some(age) if age < capacity => {}

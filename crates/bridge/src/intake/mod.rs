@@ -41,8 +41,6 @@ const TOGETHER: usize = 16;
 /// And how many bytes. More than that goes alone, in the buffer in which it came: putting it behind others would be
 /// copying it.
 const TOGETHER_BYTES: usize = 64 << 10;
-/// So many events are looked up together among those seen before.
-const LOOK_AHEAD: usize = 32;
 /// So many appends are on their way at once into a spool on disk: while it syncs one, the next are made, and then synced
 /// together. In memory nothing is gained by it, and those that wait for room would be held beside what is in the spool.
 pub(crate) const AT_ONCE_ON_DISK: usize = 8;
@@ -217,36 +215,32 @@ impl Intake {
         self.letters.push_str(&letters);
         tally.dead_lettered += dead_lettered;
         self.fates.clear();
-        for arrivals in arrivals.chunks(LOOK_AHEAD) {
-            self.seen
-                .look_ahead(arrivals.iter().filter_map(|arrival| arrival.identity));
-            for arrival in arrivals {
-                let seeing = match arrival.identity {
-                    Some(identity) => self.seen.see(identity, arrival.body),
-                    None => Seeing::New,
-                };
-                let fate = match seeing {
-                    Seeing::New => Fate::Keep,
-                    Seeing::Duplicate => Fate::Drop,
-                    Seeing::Conflict => {
-                        let suffix = identity::conflict_suffix(arrival.body);
-                        debug!(
-                            source = source_name,
-                            suffix = format_args!("~{suffix:08x}"),
-                            "an event's id came before with another body"
-                        );
-                        stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
-                        Fate::KeepAsConflict(suffix)
-                    }
-                };
-                match (fate, arrival.is_encoded) {
-                    (Fate::Drop, _) => tally.duplicate += 1,
-                    (_, true) => tally.stored += 1,
-                    (_, false) => tally.filtered += 1,
+        for arrival in arrivals {
+            let seeing = match arrival.identity {
+                Some(identity) => self.seen.see(identity, arrival.body),
+                None => Seeing::New,
+            };
+            let fate = match seeing {
+                Seeing::New => Fate::Keep,
+                Seeing::Duplicate => Fate::Drop,
+                Seeing::Conflict => {
+                    let suffix = identity::conflict_suffix(arrival.body);
+                    debug!(
+                        source = source_name,
+                        suffix = format_args!("~{suffix:08x}"),
+                        "an event's id came before with another body"
+                    );
+                    stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
+                    Fate::KeepAsConflict(suffix)
                 }
-                if arrival.is_encoded {
-                    self.fates.push(fate);
-                }
+            };
+            match (fate, arrival.is_encoded) {
+                (Fate::Drop, _) => tally.duplicate += 1,
+                (_, true) => tally.stored += 1,
+                (_, false) => tally.filtered += 1,
+            }
+            if arrival.is_encoded {
+                self.fates.push(fate);
             }
         }
         if self.newest != received_at {

@@ -1,7 +1,10 @@
 //! Strings, numbers and words: the values that hold no others.
 //!
 //! Every function takes a position and returns another, and none keeps one in memory: reading an event is mostly reading
-//! these, one behind the other, and each would wait until the last one's position is stored and loaded.
+//! these, one behind the other, and each would wait until the last one's position is stored and loaded. For the same
+//! reason there is a way without errors, which need more than a register: [`usual_end`].
+
+use wide::u8x16;
 
 /// What is wrong with a text: where, and what the grammar allows there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +21,34 @@ pub(crate) struct Quoted {
     pub(crate) has_escape: bool,
 }
 
-/// The end of the value that begins at `position` and holds no others.
+/// The end of a value as most are, strings without escapes and numbers without exponents; `None` says nothing: [`end`] knows.
 #[inline]
+pub(crate) fn usual_end(bytes: &[u8], position: usize) -> Option<usize> {
+    match bytes.get(position)? {
+        b'"' => {
+            let plain = end_of_plain(bytes, position + 1);
+            (bytes.get(plain) == Some(&b'"')).then_some(plain + 1)
+        }
+        b'-' | b'0'..=b'9' => {
+            let integer = position + usize::from(bytes[position] == b'-');
+            let mut end = end_of_digits(bytes, integer);
+            if end == integer || end > integer + 1 && bytes[integer] == b'0' {
+                return None;
+            }
+            if bytes.get(end) == Some(&b'.') {
+                let fraction = end + 1;
+                end = end_of_digits(bytes, fraction);
+                if end == fraction {
+                    return None;
+                }
+            }
+            (!matches!(bytes.get(end), Some(b'e' | b'E'))).then_some(end)
+        }
+        _ => None,
+    }
+}
+
+/// The end of the value that begins at `position` and holds no others.
 pub(crate) fn end(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
     match bytes.get(position) {
         Some(b'"') => string(bytes, position).map(|string| string.end),
@@ -77,7 +106,6 @@ fn escape(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
     }
 }
 
-#[inline]
 fn number(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
     let integer = position + usize::from(bytes[position] == b'-');
     let mut position = match bytes.get(integer) {
@@ -95,21 +123,24 @@ fn number(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
 }
 
 /// The end of the digits at `position`, of which there has to be one.
-///
-/// One after the other: numbers are short, and the processor guesses how many there are and goes on meanwhile.
-#[inline]
 fn digits(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
-    let mut end = position;
-    while bytes.get(end).is_some_and(u8::is_ascii_digit) {
-        end += 1;
-    }
+    let end = end_of_digits(bytes, position);
     if end == position {
         return wrong(position, "a digit");
     }
     Ok(end)
 }
 
+/// One after the other: numbers are short, and the processor guesses how many there are and goes on meanwhile.
 #[inline]
+fn end_of_digits(bytes: &[u8], position: usize) -> usize {
+    let mut end = position;
+    while bytes.get(end).is_some_and(u8::is_ascii_digit) {
+        end += 1;
+    }
+    end
+}
+
 fn word(bytes: &[u8], position: usize, word: &'static str) -> Result<usize, Wrong> {
     let rest = &bytes[position..];
     if rest.starts_with(word.as_bytes()) {
@@ -123,29 +154,31 @@ fn word(bytes: &[u8], position: usize, word: &'static str) -> Result<usize, Wron
 /// The offset of the first byte at or after `position` that a string can't hold as it is.
 #[inline]
 fn end_of_plain(bytes: &[u8], mut position: usize) -> usize {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGH: u64 = ONES << 7;
-    while let Some((word, _)) = bytes
+    while let Some((block, _)) = bytes
         .get(position..)
-        .and_then(|rest| rest.split_first_chunk::<8>())
+        .and_then(|rest| rest.split_first_chunk::<16>())
     {
-        let word = u64::from_le_bytes(*word);
-        let quote = word ^ (ONES * b'"' as u64);
-        let backslash = word ^ (ONES * b'\\' as u64);
-        let special = (quote.wrapping_sub(ONES) & !quote
-            | backslash.wrapping_sub(ONES) & !backslash
-            | word.wrapping_sub(ONES * 0x20) & !word)
-            & HIGH;
+        let special = special(*block);
         if special != 0 {
-            return position + (special.trailing_zeros() / 8) as usize;
+            return position + special.trailing_zeros() as usize;
         }
-        position += 8;
+        position += 16;
     }
     let special = |byte: &u8| *byte == b'"' || *byte == b'\\' || *byte < 0x20;
     bytes[position.min(bytes.len())..]
         .iter()
         .position(special)
         .map_or(bytes.len(), |offset| position + offset)
+}
+
+/// A bit for each byte that a string can't hold as it is, the first byte's being the lowest.
+#[inline]
+fn special(block: [u8; 16]) -> u32 {
+    let block = u8x16::new(block);
+    let quote = block.simd_eq(u8x16::splat(b'"'));
+    let backslash = block.simd_eq(u8x16::splat(b'\\'));
+    let control = block.min(u8x16::splat(0x1f)).simd_eq(block);
+    (quote | backslash | control).to_bitmask()
 }
 
 #[cold]

@@ -116,4 +116,19 @@ proptest! {
         let read = text(&quoted);
         prop_assert_eq!(read.as_deref(), Some(string.as_str()));
     }
+
+    #[test]
+    fn what_ends_as_usual_ends_there(
+        text in r#"["-]?[0-9a.eE"\\\\ \x1f\x20\x7fé]{0,40}["]?,?"#, before in 0usize..20,
+    ) {
+        let text = " ".repeat(before) + &text;
+        let end = scalar::end(text.as_bytes(), before);
+        if let Some(usual) = scalar::usual_end(text.as_bytes(), before) {
+            prop_assert_eq!(end, Ok(usual));
+        } else {
+            // Nothing else is left to the long way.
+            let value = end.map(|end| &text[before..end]).unwrap_or_default();
+            prop_assert!(value.is_empty() || value.contains(['\\', 'e', 'E', 't', 'f', 'n']) || value.trim_start_matches('-').starts_with('0'), "{}", value);
+        }
+    }
 }
