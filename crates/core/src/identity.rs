@@ -69,10 +69,10 @@ pub fn write_sequence(sequence: Sequence, spool: &SpoolId, out: &mut String) {
 
 /// A hash of an identity, for remembering it. 128 bits: a collision would lose an event.
 ///
-/// In the lower half, ids that are numbers and follow one another mostly do so as well, but for its seven highest bits: in a table
-/// that takes its places from there, the events of a feed that counts lie together, and few memory is fetched for many.
+/// In a table that takes places from its lowest bits, ids that are numbers and follow one another lie together, so that a feed
+/// that counts has little memory fetched. It is not stored: another version's may be another.
 pub fn identity_hash(source: &str, id: &str) -> u128 {
-    /// The other bits are those by which tables tell entries apart that want the same place.
+    /// Of these bits. All others tell identities apart; by the next seven, tables know most entries that want the same place.
     const PLACE: u128 = (1 << 57) - 1;
     let seed = xxh3::xxh3_64(source.as_bytes());
     let hash = xxh3::xxh3_128_with_seed(id.as_bytes(), seed);
@@ -82,11 +82,12 @@ pub fn identity_hash(source: &str, id: &str) -> u128 {
     }
 }
 
-/// A hash of which only the last bits of a number are taken over as they are: numbers that all leave the same rest, as ids
-/// counted in steps do, would else want the same places.
+/// A hash that takes over the last bits of a number as they are. No more of them: ids that are counted in steps would all want
+/// the same places.
 fn place(number: u64, seed: u64) -> u64 {
+    /// As many as a table looks at together.
     const TOGETHER: u64 = 16;
-    let product = u128::from(number / TOGETHER ^ seed) * u128::from(0x9e37_79b9_7f4a_7c15_u64);
+    let product = u128::from((number / TOGETHER) ^ seed) * u128::from(0x9e37_79b9_7f4a_7c15_u64);
     let hash = (product >> 64) as u64 ^ product as u64;
     hash.wrapping_add(number % TOGETHER)
 }

@@ -1,7 +1,7 @@
 //! Frames of one feed are built alike: the same keys in the same order, other values between them.
 //!
 //! Reading a frame means mostly finding its keys. Where a frame has, byte for byte, what stood between the values of one
-//! before, its keys are found already: only the values are left to read, and it is read in half the time. The text
+//! before, its keys are found already: only the values are left to read, which takes less time. The text
 //! between the values being that of a valid frame, and every value being a valid scalar, the frame is valid as well, and
 //! its fields stand where they stood.
 
@@ -23,7 +23,7 @@ const HEAD: usize = 16;
 /// built alike, learning from each would cost more than reading it.
 const LEARN_EVERY: u32 = 16;
 
-/// Reads frames; those that are built like one before in half the time.
+/// Reads frames; those that are built like one before in less time.
 ///
 /// Of every frame it tells what [`read`] tells.
 #[derive(Clone, Debug, Default)]
@@ -99,7 +99,7 @@ impl Between {
 
     /// Where the next value begins, if this is what stands at `position`.
     ///
-    /// It is some fifteen bytes mostly: compared at once, whatever their number.
+    /// Some fifteen bytes mostly: up to [`HEAD`] are compared at once, whatever their number, and the rest after them.
     #[inline]
     fn end(&self, bytes: &[u8], position: usize) -> Option<usize> {
         let end = position + self.text.len();

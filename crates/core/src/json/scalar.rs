@@ -21,7 +21,7 @@ pub(crate) struct Quoted {
     pub(crate) has_escape: bool,
 }
 
-/// The end of a value as most are, strings without escapes and numbers without exponents; `None` says nothing: [`end`] knows.
+/// The end of a value as most are: a string without escapes, a number without an exponent. `None`: ask [`end`].
 #[inline]
 pub(crate) fn usual_end(bytes: &[u8], position: usize) -> Option<usize> {
     match bytes.get(position)? {
@@ -153,27 +153,27 @@ fn word(bytes: &[u8], position: usize, word: &'static str) -> Result<usize, Wron
 
 /// The offset of the first byte at or after `position` that a string can't hold as it is.
 #[inline]
-fn end_of_plain(bytes: &[u8], mut position: usize) -> usize {
+pub(super) fn end_of_plain(bytes: &[u8], mut position: usize) -> usize {
     while let Some((block, _)) = bytes
         .get(position..)
         .and_then(|rest| rest.split_first_chunk::<16>())
     {
-        let special = special(*block);
-        if special != 0 {
-            return position + special.trailing_zeros() as usize;
+        let found = specials(*block);
+        if found != 0 {
+            return position + found.trailing_zeros() as usize;
         }
         position += 16;
     }
-    let special = |byte: &u8| *byte == b'"' || *byte == b'\\' || *byte < 0x20;
+    let is_special = |byte: &u8| *byte == b'"' || *byte == b'\\' || *byte < 0x20;
     bytes[position.min(bytes.len())..]
         .iter()
-        .position(special)
+        .position(is_special)
         .map_or(bytes.len(), |offset| position + offset)
 }
 
 /// A bit for each byte that a string can't hold as it is, the first byte's being the lowest.
 #[inline]
-fn special(block: [u8; 16]) -> u32 {
+fn specials(block: [u8; 16]) -> u32 {
     let block = u8x16::new(block);
     let quote = block.simd_eq(u8x16::splat(b'"'));
     let backslash = block.simd_eq(u8x16::splat(b'\\'));
