@@ -118,7 +118,7 @@ impl Between {
 /// A place in the text between two values.
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    /// The how manyth of these texts.
+    /// The value that it stands before, counted from 0; their number for the text behind the last one.
     text: usize,
     offset: u32,
 }
