@@ -7,7 +7,7 @@
 //! | [`json`]: a scanner that builds nothing | [`record`]: an event in bytes | [`delivery`]: the loop of every sink | [`event`]: an event, its sequence, its fields |
 //! | [`envelope`]: a frame's kind and fields | [`reader`]: a reader with a cursor | [`sink`]: what a sink has to be | [`identity`]: who an event is |
 //! | [`filter`], [`redact`] | | [`template`], [`cloudevents`]: messages | [`ledger`]: what became of each event |
-//! | | [`epoch`]: which run gave a sequence | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`] |
+//! | | [`epoch`]: which run gave a sequence | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`os_error`] |
 //!
 //! To write a sink, implement [`sink::Sink`] and hand it to [`delivery::deliver`] with a reader of the spool.
 
@@ -23,6 +23,7 @@ pub mod histogram;
 pub mod identity;
 pub mod json;
 pub mod ledger;
+pub mod os_error;
 pub mod reader;
 pub mod record;
 pub mod redact;
