@@ -7,8 +7,12 @@ use serde::Serialize;
 
 use crate::{
     event::{Event, Sequence},
+    foreign_text,
     identity::{self, SpoolId},
 };
+
+/// The longest detail of a dead letter, in characters.
+const MAX_DETAIL_CHARS: usize = 2000;
 
 /// A place for dead letters outside of a sink: a file of JSON lines.
 pub trait DeadLetters: Send + Sync + 'static {
@@ -120,7 +124,8 @@ fn write_head(
         out,
         "{{\"reason\":{},\"detail\":{},\"source\":{},\"received_at\":\"{received_at}\",\"length\":{},\"hash\":\"{:032x}\"",
         quoted(reason),
-        quoted(detail),
+        // Quotes of an answer: whoever reads a dead letter in a terminal must not obey them.
+        quoted(&foreign_text::clean_to(detail, MAX_DETAIL_CHARS)),
         quoted(source),
         body.len(),
         identity::body_hash(body),

@@ -7,7 +7,7 @@
 //! | [`json`]: a scanner that builds nothing | [`record`]: an event in bytes | [`delivery`]: the loop of every sink | [`event`]: an event, its sequence, its fields |
 //! | [`envelope`]: a frame's kind and fields | [`reader`]: a reader with a cursor | [`sink`]: what a sink has to be | [`identity`]: who an event is |
 //! | [`filter`], [`redact`] | | [`template`], [`cloudevents`]: messages | [`ledger`]: what became of each event |
-//! | | [`epoch`]: which run gave a sequence | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`os_error`] |
+//! | | [`epoch`]: which run gave a sequence | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`os_error`] |
 //!
 //! To write a sink, implement [`sink::Sink`] and hand it to [`delivery::deliver`] with a reader of the spool.
 
@@ -19,6 +19,7 @@ pub mod envelope;
 pub mod epoch;
 pub mod event;
 pub mod filter;
+pub mod foreign_text;
 pub mod histogram;
 pub mod identity;
 pub mod json;

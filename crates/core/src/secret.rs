@@ -1,5 +1,7 @@
 //! Tokens and passwords: read from the configuration or from a file, and never shown.
 
+mod set;
+
 use std::{
     fmt,
     fs::File,
@@ -10,6 +12,8 @@ use std::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use self::set::SecretSet;
 
 /// The longest secret that a file may hold. Far above any token, so that a wrong path is noticed instead of read.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024;

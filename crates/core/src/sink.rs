@@ -12,6 +12,7 @@ use crate::{
     dead_letter::DeadLetter,
     epoch::Epochs,
     event::{Event, Sequence},
+    foreign_text,
     identity::SpoolId,
     reader::Cursor,
 };
@@ -221,12 +222,16 @@ pub enum PublishError {
     Fault(SinkFault),
 }
 
+/// The longest reason of a fault, in characters. Longer than all sentences of our own with the paths in them.
+const MAX_REASON_CHARS: usize = 2000;
+
 /// Why a sink as a whole can't go on. Nothing is dead-lettered for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkFault {
     /// The kind, for metrics.
     pub kind: FaultKind,
-    /// A sentence for people: what was found, what was expected, where, what to do.
+    /// A sentence for people: what was found, what was expected, where, what to do. The constructors escape what is unsafe
+    /// to show.
     pub reason: String,
     /// Never tried again until the program is restarted: another try would do harm.
     pub is_final: bool,
@@ -237,7 +242,7 @@ impl SinkFault {
     pub fn new(kind: FaultKind, reason: impl Into<String>) -> Self {
         Self {
             kind,
-            reason: reason.into(),
+            reason: shown(reason.into()),
             is_final: false,
         }
     }
@@ -246,10 +251,15 @@ impl SinkFault {
     pub fn fatal(kind: FaultKind, reason: impl Into<String>) -> Self {
         Self {
             kind,
-            reason: reason.into(),
+            reason: shown(reason.into()),
             is_final: true,
         }
     }
+}
+
+/// Returns a reason as it may be shown: it quotes the answers of brokers.
+fn shown(reason: String) -> String {
+    foreign_text::clean_to(&reason, MAX_REASON_CHARS)
 }
 
 impl fmt::Display for SinkFault {
@@ -309,6 +319,26 @@ impl FaultKind {
             Self::Disk => "disk",
             Self::TooManyDeadLetters => "too_many_dead_letters",
             Self::Other => "other",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_bounded_safe_line() {
+        for make in [SinkFault::new, SinkFault::fatal] {
+            let fault = make(
+                FaultKind::Other,
+                "refused: \u{1b}[2J\n\u{202e}".to_owned() + &"x".repeat(5000),
+            );
+            assert!(
+                fault.reason.starts_with("refused: \\u{1b}[2J\\n\\u{202e}xx"),
+                "{fault}"
+            );
+            assert_eq!(fault.reason.chars().count(), MAX_REASON_CHARS + 1);
         }
     }
 }
