@@ -1,4 +1,4 @@
-//! What a terminal is and takes: colours, columns, and no control characters that came from elsewhere.
+//! What a terminal is and takes: colours and columns.
 
 use std::{
     borrow::Cow,
@@ -169,20 +169,6 @@ pub(crate) fn pad(text: &str, width: usize) -> String {
     format!("{fitting}{}", " ".repeat(blanks))
 }
 
-/// A text without control characters, which a terminal would obey: a camera's name must not clear the screen.
-pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    if text.contains(|c: char| c.is_control() && c != '\n' && c != '\t') {
-        let harmless = |c: char| match c {
-            '\n' | '\t' => c,
-            c if c.is_control() => '\u{fffd}',
-            c => c,
-        };
-        Cow::Owned(text.chars().map(harmless).collect())
-    } else {
-        Cow::Borrowed(text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,12 +200,6 @@ mod tests {
             "ab \u{1b}[31mc…\u{1b}[0m"
         );
         assert_eq!(line.render(0, Paint::PLAIN), "");
-    }
-
-    #[test]
-    fn control_characters_do_not_reach_a_terminal() {
-        assert_eq!(printable("a\u{1b}[2Jb\u{9b}c\n"), "a\u{fffd}[2Jb\u{fffd}c\n");
-        assert!(matches!(printable("Tür"), Cow::Borrowed(_)));
     }
 
     #[test]

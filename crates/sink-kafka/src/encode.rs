@@ -243,15 +243,16 @@ pub(crate) fn dead_letter<'a>(topic: &'a str, json: &'a str) -> Record<'a> {
 
 /// Shows a record as text, for people.
 fn describe(record: &Record<'_>) -> String {
+    use neurobridge_core::foreign_text::escape;
     use rdkafka::message::Headers;
 
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "topic: {}", record.topic);
-    let _ = writeln!(text, "key: {}", record.key.unwrap_or("(none)"));
+    let _ = writeln!(text, "topic: {}", escape(record.topic));
+    let _ = writeln!(text, "key: {}", record.key.map_or("(none)".into(), escape));
     for header in record.headers.iter().flat_map(|headers| headers.iter()) {
         let value = header.value.map(String::from_utf8_lossy).unwrap_or_default();
-        let _ = writeln!(text, "{}: {value}", header.key);
+        let _ = writeln!(text, "{}: {}", escape(header.key), escape(&value));
     }
     let _ = write!(text, "\n{}", record.value);
     text
@@ -302,6 +303,13 @@ pub(crate) mod tests {
         insta::assert_snapshot!("cloudevents", rendered(Format::Cloudevents, FRAME, None));
         insta::assert_snapshot!("cloudevents_json", rendered(Format::CloudeventsJson, FRAME, None));
         insta::assert_snapshot!("raw", rendered(Format::Raw, FRAME, None));
+    }
+
+    #[test]
+    fn a_preview_escapes_control_characters() {
+        let frame = r#"{"id":7,"data":{"pid":"a\u001b[2J\nkey: b\u202e"}}"#;
+        let text = rendered(Format::Raw, frame, None);
+        assert!(text.contains("\nkey: a\\u{1b}[2J\\nkey: b\\u{202e}\n"), "{text}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use neurobridge_core::{
     cloudevents::{self, DATA_CONTENT_TYPE, STRUCTURED_CONTENT_TYPE, percent_encode},
     dead_letter::DeadLetter,
     event::Event,
+    foreign_text,
     identity::{self, SpoolId},
     sink::{Rejection, RejectionReason},
     template::Template,
@@ -249,8 +250,10 @@ impl Message<'_> {
     fn describe(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "subject: {}", self.subject);
-        let _ = write!(text, "{}\n\n{}", self.headers.lines(), self.payload);
+        let _ = writeln!(text, "subject: {}", foreign_text::escape(&self.subject));
+        let headers = self.headers.lines();
+        let headers = foreign_text::escape_except(&headers, |c| c == '\n');
+        let _ = write!(text, "{headers}\n\n{}", self.payload);
         text
     }
 }

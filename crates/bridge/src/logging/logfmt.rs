@@ -3,6 +3,7 @@
 use std::fmt::{self, Debug};
 
 use jiff::Timestamp;
+use neurobridge_core::foreign_text::{self, is_unsafe};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -81,17 +82,16 @@ impl Visit for Pairs {
 
 /// Quoted wherever a reader could take it for something else.
 fn push_value(value: &str, out: &mut String) {
-    let is_plain = |c: char| !(c.is_whitespace() || c.is_control() || matches!(c, '"' | '=' | '\\'));
+    let is_plain = |c: char| !(c.is_whitespace() || is_unsafe(c) || matches!(c, '"' | '=' | '\\'));
     if !value.is_empty() && value.chars().all(is_plain) {
         out.push_str(value);
         return;
     }
     out.push('"');
-    for c in value.chars() {
+    for c in foreign_text::escape_except(value, |c| c == '\n').chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
             '\n' => out.push_str("\\n"),
-            c if c.is_control() => out.push(' '),
             c => out.push(c),
         }
     }
@@ -113,6 +113,6 @@ mod tests {
         assert_eq!(written(""), "\"\"");
         assert_eq!(written("a b"), "\"a b\"");
         assert_eq!(written("k=v"), "\"k=v\"");
-        assert_eq!(written("a\n\"b\"\u{1b}[1m"), "\"a\\n\\\"b\\\" [1m\"");
+        assert_eq!(written("a\n\"b\"\u{1b}[1m"), "\"a\\n\\\"b\\\"\\\\u{1b}[1m\"");
     }
 }

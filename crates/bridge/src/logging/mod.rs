@@ -1,6 +1,7 @@
 //! Logging: to standard error, in one of three formats, what repeats only now and then.
 
 mod logfmt;
+mod one_line;
 mod repeats;
 
 use std::io;
@@ -13,6 +14,7 @@ use tracing_subscriber::{
 
 use self::{
     logfmt::Logfmt,
+    one_line::OneLine,
     repeats::{Repeats, Reporter},
 };
 use crate::{config::LogFormat, terminal::colours};
@@ -72,7 +74,10 @@ where
     W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
 {
     let layer = fmt::layer()
-        .with_writer(writer)
+        .with_writer(OneLine {
+            writer,
+            is_json: format == LogFormat::Json,
+        })
         .with_ansi(colours && format == LogFormat::Text);
     match format {
         LogFormat::Text => layer.boxed(),
@@ -173,6 +178,34 @@ mod tests {
         let left_out = format!("left_out={}", 100 - repeats::LIMIT);
         assert_eq!(count(&left_out), 2, "{text}");
         assert!(text.contains("like=\"no connection to port"), "{text}");
+    }
+
+    #[test]
+    fn foreign_text_stays_on_its_line_in_each_format() {
+        for format in [LogFormat::Text, LogFormat::Json, LogFormat::Logfmt] {
+            for colours in [false, true] {
+                let lines = Lines::default();
+                let writer = lines.clone();
+                with_default(
+                    Registry::default().with(layer(format, move || writer.clone(), colours)),
+                    || {
+                        let text = "a\nb\u{1b}[2Jc\u{2028}d\u{202e}e\u{200b}f";
+                        warn!(error = text, "the server says {text}");
+                    },
+                );
+                let text = lines.text();
+                let line = text.strip_suffix('\n').unwrap();
+                let is_unsafe = |c| c != '\u{1b}' && neurobridge_core::foreign_text::is_unsafe(c);
+                assert!(!line.contains(is_unsafe), "{format:?}: {line:?}");
+                assert!(
+                    !line.contains("\u{1b}[2J") && line.contains("[2Jc"),
+                    "{format:?}: {line:?}"
+                );
+                if format == LogFormat::Json {
+                    serde_json::from_str::<serde_json::Value>(line).unwrap();
+                }
+            }
+        }
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use neurobridge_core::{
     envelope::Field,
     event::{Event, FieldPath},
+    foreign_text::escape,
 };
 
-use crate::terminal::{Line, Paint, Style, pad, printable};
+use crate::terminal::{Line, Paint, Style, pad};
 
 /// The longest result of those that the platform knows.
 const RESULT_COLUMNS: usize = 6;
@@ -34,21 +35,21 @@ pub(super) fn of(event: &Event<'_>, names_feed: bool, width: usize, paint: Paint
     let mut line = Line::default()
         .styled(Style::Dim, time)
         .text("  ")
-        .styled(style_of(&result), pad(&printable(&result), RESULT_COLUMNS))
+        .styled(style_of(&result), pad(&escape(&result), RESULT_COLUMNS))
         .text("  ");
     if names_feed {
         line = line.styled(Style::Dim, event.source).text("  ");
     }
-    let place = printable(&place);
+    let place = escape(&place);
     line = line
-        .text(pad(&printable(&person), PERSON_COLUMNS))
+        .text(pad(&escape(&person), PERSON_COLUMNS))
         .text("  ")
         .text(match width {
             0..80 => place.into_owned(),
             _ => pad(&place, PLACE_COLUMNS),
         })
         .text("  ")
-        .styled(Style::Dim, printable(&details(event)));
+        .styled(Style::Dim, escape(&details(event)));
     line.render(width, paint) + "\n"
 }
 
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_line_says_who_was_seen_where() {
-        insta::assert_snapshot!(line(FRAME, 120), @"03:04:05.678  exact   ad9ad883  Head office / Tür �[2J        83.34%  male 66  anger  liveness failed  #7");
+        insta::assert_snapshot!(line(FRAME, 120), @r"03:04:05.678  exact   ad9ad883  Head office / Tür \u{1b}[2J   83.34%  male 66  anger  liveness failed  #7");
         insta::assert_snapshot!(line(r#"{"id":"x","data":{}}"#, 120), @"03:04:05.678          -                                       #x");
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
-use neurobridge_core::{cloudevents::push_one_line, event::Event};
+use neurobridge_core::{cloudevents::push_one_line, event::Event, foreign_text};
 
 use super::line;
 use crate::{
@@ -95,7 +95,7 @@ impl<'a> Printer<'a> {
 
     fn push(&mut self, text: &str) {
         if self.is_terminal {
-            self.text.push_str(&terminal::printable(text));
+            self.text.push_str(&foreign_text::escape_lines(text));
         } else {
             self.text.push_str(text);
         }
@@ -113,10 +113,10 @@ impl<'a> Printer<'a> {
         }
         for header in head.lines() {
             let (name, value) = header.split_once(": ").unwrap_or((header, ""));
-            let name = terminal::printable(name);
+            let name = foreign_text::escape(name);
             self.text.push_str(&self.paint.paint(Style::Cyan, &name));
             self.text.push_str(": ");
-            self.push(value);
+            self.text.push_str(&foreign_text::escape(value));
             self.text.push('\n');
         }
         self.text.push('\n');
