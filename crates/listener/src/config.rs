@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tokio_tungstenite::tungstenite::http::Uri;
 
 use crate::{
+    address::{Address, scheme_words},
     proxy::{Proxy, ProxyChoice},
     token::{self, TokenSource},
 };
@@ -256,36 +257,26 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
+    /// Reads `wss://host[:port][/path]`. No error repeats a part of `url`, which may hold a password by mistake.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
         const EXPECTED: &str = "expected wss://host[:port][/path], or ws:// without TLS";
+        let address = Address::parse(url).map_err(|mistake| format!("{mistake}, {EXPECTED}"))?;
+        let is_tls = match address.scheme {
+            Some(scheme) if scheme.eq_ignore_ascii_case("wss") => true,
+            Some(scheme) if scheme.eq_ignore_ascii_case("ws") => false,
+            scheme => return Err(format!("{}, {EXPECTED}", scheme_words(scheme))),
+        };
+        // It would be shown wherever the address is shown, and the platform knows tokens only.
+        if address.user.is_some() {
+            return Err(format!("found a user or password in the URL, {EXPECTED}"));
+        }
         let uri: Uri = url
             .parse()
             .map_err(|error| format!("no URL ({error}), {EXPECTED}"))?;
-        let is_tls = match uri.scheme_str() {
-            Some("wss") => true,
-            Some("ws") => false,
-            Some(other) => return Err(format!("found the scheme {other}://, {EXPECTED}")),
-            None => return Err(format!("found no scheme, {EXPECTED}")),
-        };
-        let host = uri.host().unwrap_or_default();
-        if host.is_empty() {
-            return Err(format!("found no host, {EXPECTED}"));
-        }
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
-        // It would be shown wherever the address is shown, and the platform knows tokens only.
-        if authority.contains('@') {
-            return Err(format!("found a user or password in the URL, {EXPECTED}"));
-        }
-        let port = uri.port_u16();
-        if port.is_none() && authority.len() > host.len() {
-            return Err(format!(
-                "found no port number after the host in {authority:?}, {EXPECTED}"
-            ));
-        }
         Ok(Self {
             is_tls,
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port: port.unwrap_or(if is_tls { 443 } else { 80 }),
+            host: address.host.to_owned(),
+            port: address.port.unwrap_or(if is_tls { 443 } else { 80 }),
             uri,
         })
     }
@@ -408,9 +399,22 @@ mod tests {
             "wss://u:p@host",
             "ws://host:port",
             "ws://host:99999",
+            "ws://host:",
+            "wss://bob:hunter2",
+            "wss://bob:12/hunter2@host",
+            "wss://bob:12?hunter2@host",
+            "wss://bob:12#hunter2@host",
+            "wss://host/#hunter2",
+            "bob:hunter2@host/",
+            "hunter2://host/",
         ] {
-            assert!(Endpoint::parse(bad).is_err(), "{bad}");
+            let error = Endpoint::parse(bad).unwrap_err();
+            assert!(
+                error.contains("expected") && !error.contains("hunter2"),
+                "{bad}: {error}"
+            );
         }
+        assert!(Endpoint::parse("WSS://host/feed?user=a%40b").unwrap().is_tls);
     }
 
     #[test]

@@ -6,7 +6,6 @@ use neurobridge_core::units::{ByteSize, format_duration};
 use tokio_tungstenite::tungstenite;
 
 use crate::{
-    frame::Shown,
     proxy::ProxyError,
     stats::{ConnectionOutcome, DisconnectReason},
     tls::{self, TlsError, TlsSetupError},
@@ -95,7 +94,7 @@ pub(crate) enum Lost {
     #[error("no answer to a ping within {}: the connection is taken for dead", format_duration(*timeout))]
     PongTimeout { timeout: Duration },
     #[error("the answer to a ping was {answer}, expected PONG")]
-    BadPong { answer: Shown },
+    BadPong { answer: String },
     #[error("a text frame was no UTF-8")]
     InvalidUtf8,
     #[error("a frame was larger than `max_frame_size`, {limit}{}", found(*size))]

@@ -1,15 +1,13 @@
 //! Frames, told apart.
 
-use std::fmt;
-
 use neurobridge_core::{
     envelope::{Envelope, FrameReader, Kind},
     json::{JsonError, Span, text},
 };
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// The longest text of the platform that is kept for people to read.
-const MAX_SHOWN: usize = 200;
+/// How much of a text of the platform is kept to be shown: more than is searched for secrets, and so than is shown.
+const MAX_KEPT_BYTES: usize = 16 * 1024;
 
 /// A text frame, as it came.
 #[derive(Clone, Debug)]
@@ -58,22 +56,17 @@ pub(crate) enum Classified {
     /// To be handed on.
     Content(Content),
     /// The answer to a ping: whether it is `PONG`, else what it was.
-    Pong(Result<(), Shown>),
+    Pong(Result<(), Foreign>),
     /// The answer to AUTH: whether it is `ok`, else what it was. *Assumed*: whatever is not `ok` is a refusal.
-    Auth(Result<(), Shown>),
+    Auth(Result<(), Foreign>),
     /// An error of the platform.
-    Error(Shown),
+    Error(Foreign),
 }
 
-/// A text of the platform, shortened, for people to read.
+/// A text of the platform as it came, which may repeat a secret. Without `Display`: it is shown by
+/// [`SecretSet::clean`](neurobridge_core::secret::SecretSet::clean) only.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shown(pub(crate) String);
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+pub(crate) struct Foreign(pub(crate) String);
 
 /// Tells what a text frame is. Allocates for what is rare only.
 pub(crate) fn classify(reader: &mut FrameReader, frame: &str) -> Classified {
@@ -81,35 +74,26 @@ pub(crate) fn classify(reader: &mut FrameReader, frame: &str) -> Classified {
         Ok(Kind::Event(envelope)) => Classified::Content(Content::Event(envelope)),
         Ok(Kind::Ping(span)) => Classified::Pong(expect(frame, span, "PONG")),
         Ok(Kind::Auth(span)) => Classified::Auth(expect(frame, span, "ok")),
-        Ok(Kind::Error(span)) => Classified::Error(shown(frame, span)),
+        Ok(Kind::Error(span)) => Classified::Error(foreign(frame, span)),
         Ok(Kind::Unknown) => Classified::Content(Content::Malformed(MalformedReason::UnknownKind)),
         Err(error) => Classified::Content(Content::Malformed(MalformedReason::NotJson(error))),
     }
 }
 
-fn expect(frame: &str, span: Span, word: &str) -> Result<(), Shown> {
+fn expect(frame: &str, span: Span, word: &str) -> Result<(), Foreign> {
     let raw = span.of(frame).unwrap_or_default();
     if raw.starts_with('"') && text(raw).as_deref() == Some(word) {
         Ok(())
     } else {
-        Err(shown(frame, span))
+        Err(foreign(frame, span))
     }
 }
 
 /// The value as a person reads it: a string without its quotes, anything else as it is written.
-fn shown(frame: &str, span: Span) -> Shown {
+fn foreign(frame: &str, span: Span) -> Foreign {
     let raw = span.of(frame).unwrap_or_default();
     let whole = text(raw).unwrap_or(raw.into());
-    let mut short: String = whole
-        .chars()
-        .take(MAX_SHOWN)
-        // A log line must stay one line, and no terminal be told what to do.
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    if short.len() < whole.len() {
-        short.push('…');
-    }
-    Shown(short)
+    Foreign(whole[..whole.floor_char_boundary(MAX_KEPT_BYTES)].to_owned())
 }
 
 #[cfg(test)]
@@ -122,8 +106,8 @@ mod tests {
         super::classify(&mut FrameReader::default(), frame)
     }
 
-    fn refused(text: &str) -> Result<(), Shown> {
-        Err(Shown(text.into()))
+    fn refused(text: &str) -> Result<(), Foreign> {
+        Err(Foreign(text.into()))
     }
 
     #[test]
@@ -137,11 +121,11 @@ mod tests {
         assert_eq!(classify(r#"{"auth":true}"#), Classified::Auth(refused("true")));
         assert_eq!(
             classify(r#"{"error":"Invalid\ntoken"}"#),
-            Classified::Error(Shown("Invalid token".into()))
+            Classified::Error(Foreign("Invalid\ntoken".into()))
         );
         assert_eq!(
             classify(r#"{"error":{"code":7}}"#),
-            Classified::Error(Shown(r#"{"code":7}"#.into()))
+            Classified::Error(Foreign(r#"{"code":7}"#.into()))
         );
         let frame = r#"{"id":1,"data":{"result":"new"}}"#;
         assert!(matches!(classify(frame), Classified::Content(Content::Event(_))));
@@ -156,12 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn what_people_read_is_short() {
+    fn a_kept_text_is_bounded() {
         let frame = format!(r#"{{"error":"{}"}}"#, "ü".repeat(100_000));
-        let Classified::Error(Shown(text)) = classify(&frame) else {
+        let Classified::Error(Foreign(text)) = classify(&frame) else {
             panic!("an error");
         };
-        assert_eq!(text.chars().count(), MAX_SHOWN + 1);
+        assert_eq!(text.len(), MAX_KEPT_BYTES);
     }
 
     proptest! {

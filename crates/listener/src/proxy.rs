@@ -7,12 +7,14 @@ use std::{
 };
 
 use data_encoding::BASE64;
-use neurobridge_core::secret::{self, SecretError};
-use secrecy::{ExposeSecret, SecretString};
+use neurobridge_core::secret::{self, SecretError, SecretSet};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_tungstenite::tungstenite::http::Uri;
 
-use crate::config::Endpoint;
+use crate::{
+    address::{Address, scheme_words},
+    config::Endpoint,
+};
 
 /// The longest answer to CONNECT, and the most headers in it. A proxy that says more is none.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
@@ -34,10 +36,23 @@ pub(crate) enum ProxyChoice {
 pub(crate) struct Proxy {
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// The value of `Proxy-Authorization`.
-    authorization: Option<SecretString>,
-    /// The user, and the file with the password, read at every connection.
-    login: Option<(Vec<u8>, PathBuf)>,
+    login: Option<Login>,
+}
+
+/// What is sent as `Proxy-Authorization`.
+#[derive(Clone, Debug)]
+struct Login {
+    /// Decoded: a user may hold characters that a URL may not.
+    user: Vec<u8>,
+    password: Password,
+}
+
+#[derive(Clone, Debug)]
+enum Password {
+    /// Decoded.
+    Text(SecretSlice<u8>),
+    /// Read at every connection.
+    File(PathBuf),
 }
 
 /// Why there is no way through a proxy.
@@ -82,49 +97,25 @@ impl ProxyChoice {
 impl Proxy {
     /// Reads `http://[user:password@]host[:port]`; the scheme may be left out.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        const EXPECTED: &str = "expected http://[user:password@]host[:port]";
-        // What was found may hold a password, so it is not shown.
-        let whole = if text.contains("://") {
-            text.to_owned()
-        } else {
-            format!("http://{text}")
-        };
-        let uri: Uri = whole.parse().map_err(|_| format!("no URL, {EXPECTED}"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            scheme => {
-                return Err(format!(
-                    "found the scheme {}://, {EXPECTED}",
-                    scheme.unwrap_or_default()
-                ));
+        let (proxy, user) = Self::without_login(text)?;
+        let login = user.map(|user| {
+            let (user, password) = user.split_once(':').unwrap_or((user, ""));
+            Login {
+                user: percent_decoded(user),
+                password: Password::Text(percent_decoded(password).into()),
             }
-        }
-        let host = uri.host().unwrap_or_default();
-        if host.is_empty() {
-            return Err(format!("found no host, {EXPECTED}"));
-        }
-        let user = uri
-            .authority()
-            .and_then(|authority| authority.as_str().rsplit_once('@'))
-            .map(|(user, _)| percent_decoded(user));
-        Ok(Self {
-            host: host.trim_matches(['[', ']']).to_owned(),
-            // What curl takes, too.
-            port: uri.port_u16().unwrap_or(1080),
-            authorization: user.as_deref().map(basic),
-            login: None,
-        })
+        });
+        Ok(Self { login, ..proxy })
     }
 
     /// Reads `http://user@host[:port]`, whose user's password is in a file.
     pub(crate) fn with_password_in(text: &str, file: &Path) -> Result<Self, String> {
-        let proxy = Self::parse(text)?;
-        let user = text.rsplit_once('@').map(|(before, _)| before);
-        let user = user.map(|user| user.split_once("://").map_or(user, |(_, user)| user));
-        match user {
-            Some(user) if !user.is_empty() && !user.contains(':') => Ok(Self {
-                authorization: None,
-                login: Some((percent_decoded(user), file.to_owned())),
+        match Self::without_login(text)? {
+            (proxy, Some(user)) if !user.is_empty() && !user.contains(':') => Ok(Self {
+                login: Some(Login {
+                    user: percent_decoded(user),
+                    password: Password::File(file.to_owned()),
+                }),
                 ..proxy
             }),
             _ => Err(
@@ -133,30 +124,73 @@ impl Proxy {
         }
     }
 
-    async fn authorization(&self) -> Result<Option<SecretString>, ProxyError> {
-        let Some((user, file)) = self.login.clone() else {
-            return Ok(self.authorization.clone());
+    /// Returns the proxy, and its user and password as they are written.
+    fn without_login(text: &str) -> Result<(Self, Option<&str>), String> {
+        const EXPECTED: &str = "expected http://[user:password@]host[:port]";
+        // The text may hold a password, so nothing of it is shown.
+        let address = Address::parse(text).map_err(|mistake| format!("{mistake}, {EXPECTED}"))?;
+        if address
+            .scheme
+            .is_some_and(|scheme| !scheme.eq_ignore_ascii_case("http"))
+        {
+            return Err(format!("{}, {EXPECTED}", scheme_words(address.scheme)));
+        }
+        if !matches!(address.rest, "" | "/") {
+            return Err(format!("found a path or a query, {EXPECTED}"));
+        }
+        let proxy = Self {
+            host: address.host.to_owned(),
+            // curl's default.
+            port: address.port.unwrap_or(1080),
+            login: None,
         };
-        let read = tokio::task::spawn_blocking(move || {
-            secret::resolve("proxy_password", None, Some(&file)).map(|password| (user, password))
-        });
-        let (mut login, password) = read
-            .await
-            .expect("reading a file neither panics nor is cancelled")
-            .map_err(|source| ProxyError::Password {
-                proxy: self.shown(),
-                source,
-            })?;
-        login.push(b':');
-        login.extend_from_slice(password.as_ref().map_or("", secret::Secret::expose).as_bytes());
-        Ok(Some(basic(&login)))
+        Ok((proxy, address.user))
+    }
+
+    /// Returns the value of `Proxy-Authorization`. It and the password are among the `secrets` before they are sent.
+    async fn authorization(&self, secrets: &SecretSet) -> Result<Option<SecretString>, ProxyError> {
+        let Some(login) = self.login.clone() else {
+            return Ok(None);
+        };
+        let password: SecretSlice<u8> = match login.password {
+            Password::Text(password) => password,
+            Password::File(file) => {
+                let read =
+                    tokio::task::spawn_blocking(move || secret::resolve("proxy_password", None, Some(&file)));
+                let password = read
+                    .await
+                    .expect("reading a file neither panics nor is cancelled")
+                    .map_err(|source| ProxyError::Password {
+                        proxy: self.shown(),
+                        source,
+                    })?;
+                password
+                    .as_ref()
+                    .map_or("", secret::Secret::expose)
+                    .as_bytes()
+                    .to_vec()
+                    .into()
+            }
+        };
+        let password = password.expose_secret();
+        if let Ok(password) = str::from_utf8(password) {
+            secrets.add(password);
+        }
+        let encoded = BASE64.encode(&[&login.user, b":".as_slice(), password].concat());
+        secrets.add(&encoded);
+        Ok(Some(format!("Basic {encoded}").into()))
     }
 
     /// Asks for a way to `endpoint`. Afterwards the stream leads there.
     ///
     /// # Errors
     /// The proxy refuses, or is none.
-    pub(crate) async fn connect<S>(&self, stream: &mut S, endpoint: &Endpoint) -> Result<(), ProxyError>
+    pub(crate) async fn connect<S>(
+        &self,
+        stream: &mut S,
+        endpoint: &Endpoint,
+        secrets: &SecretSet,
+    ) -> Result<(), ProxyError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -166,7 +200,7 @@ impl Proxy {
         };
         let target = endpoint.authority();
         let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
-        if let Some(authorization) = self.authorization().await? {
+        if let Some(authorization) = self.authorization(secrets).await? {
             request.push_str(&format!(
                 "Proxy-Authorization: {}\r\n",
                 authorization.expose_secret()
@@ -305,12 +339,7 @@ fn is_within(address: IpAddr, network: IpAddr, bits: u32) -> bool {
     }
 }
 
-/// A password may hold characters that a URL may not.
-/// A user with a password as `Proxy-Authorization` has them.
-fn basic(login: &[u8]) -> SecretString {
-    format!("Basic {}", BASE64.encode(login)).into()
-}
-
+/// A user or password may hold characters that a URL may not.
 fn percent_decoded(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
@@ -374,6 +403,40 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_is_no_proxy_is_refused_without_its_password() {
+        for text in [
+            "http://user:hunter2/x@proxy:3128",
+            "http://user:hunter2#x@proxy:3128",
+            "http://user:hunter2?x@proxy:3128",
+            "user:hunter2^@pro^xy:3128",
+            "hunter2://proxy",
+            "http://user:hunter2",
+            "proxy:abc",
+            "proxy:99999",
+            "proxy:",
+            "http://proxy:3128/hunter2",
+        ] {
+            for error in [
+                Proxy::parse(text).unwrap_err(),
+                chosen("wss://h", &[("HTTPS_PROXY", text)]).unwrap_err(),
+                Proxy::with_password_in(text, Path::new("/x")).unwrap_err(),
+            ] {
+                assert!(
+                    error.contains("expected") && !error.contains("hunter2"),
+                    "{text}: {error}"
+                );
+            }
+        }
+        for (text, expected) in [
+            ("http://user:p@proxy:3128/", "proxy:3128"),
+            ("HTTP://proxy", "proxy:1080"),
+            ("http://[::1]:8080", "::1:8080"),
+        ] {
+            assert_eq!(Proxy::parse(text).unwrap().shown(), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn exceptions_are_names_networks_and_ports() {
         for (url, exceptions, expected) in [
             ("wss://events.neuroio.com", "neuroio.com", true),
@@ -410,7 +473,8 @@ mod tests {
             String::from_utf8(request[..length].to_vec()).unwrap()
         };
         let endpoint = endpoint("wss://[::1]:9/feed");
-        tokio::join!(server, proxy.connect(&mut ours, &endpoint))
+        let secrets = SecretSet::default();
+        tokio::join!(server, proxy.connect(&mut ours, &endpoint, &secrets))
     }
 
     #[tokio::test]

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use neurobridge_core::{ledger::SourceLedger, units::format_duration};
+use neurobridge_core::{ledger::SourceLedger, secret::SecretSet, units::format_duration};
+use secrecy::ExposeSecret;
 use tokio::{
     select,
     sync::mpsc,
@@ -37,6 +38,8 @@ pub struct Source {
 pub(crate) struct Setup<D> {
     pub(crate) dialler: D,
     pub(crate) token: TokenSource,
+    /// All that is sent and must not be shown when it comes back.
+    pub(crate) secrets: SecretSet,
     pub(crate) config: SourceConfig,
 }
 
@@ -119,15 +122,28 @@ impl Setup<Dialler> {
             .proxy_choice()
             .and_then(|choice| choice.resolve(&endpoint))
             .map_err(|mistake| mistaken("proxy", mistake))?;
-        let dialler = Dialler::new(&config, endpoint, proxy).map_err(|source| SourceError::Tls {
-            name: name.to_owned(),
-            source,
-        })?;
+        let secrets = SecretSet::default();
+        let dialler =
+            Dialler::new(&config, endpoint, proxy, secrets.clone()).map_err(|source| SourceError::Tls {
+                name: name.to_owned(),
+                source,
+            })?;
         Ok(Self {
             dialler,
             token,
+            secrets,
             config,
         })
+    }
+}
+
+/// The longest reason of a lost connection, in characters. Its causes may quote what a server sent.
+const MAX_REASON_CHARS: usize = 1000;
+
+impl<D> Setup<D> {
+    /// An error and its causes as one sentence that may be shown.
+    fn shown(&self, error: &dyn std::error::Error) -> String {
+        self.secrets.clean_to(&sentence(error), MAX_REASON_CHARS)
     }
 }
 
@@ -152,23 +168,31 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, mut link: Link<O>) 
                 SourceState::Waiting,
                 error.retry_after(),
                 error.outcome().as_str(),
-                sentence(error),
+                setup.shown(error),
             ),
             Ended::NotAuthorised(lost @ Lost::TokenRefused { answer })
             | Ended::Lost(lost @ Lost::TokenRefused { answer }, _) => {
                 if setup.config.exit_on_refused_token {
-                    let reason = sentence(lost);
+                    let reason = setup.shown(lost);
                     link.stats.waiting(SourceState::Refused, reason);
                     return Err(SourceError::TokenRefused {
                         name: link.name.to_string(),
                         answer: answer.clone(),
                     });
                 }
-                (SourceState::Refused, None, lost.reason().as_str(), sentence(lost))
+                (
+                    SourceState::Refused,
+                    None,
+                    lost.reason().as_str(),
+                    setup.shown(lost),
+                )
             }
-            Ended::NotAuthorised(lost) | Ended::Lost(lost, _) => {
-                (SourceState::Waiting, None, lost.reason().as_str(), sentence(lost))
-            }
+            Ended::NotAuthorised(lost) | Ended::Lost(lost, _) => (
+                SourceState::Waiting,
+                None,
+                lost.reason().as_str(),
+                setup.shown(lost),
+            ),
         };
         if let Ended::Lost(_, authorised_for) = ended
             && authorised_for >= bounds.stable_after
@@ -202,6 +226,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
     let opened = stop
         .run_until_cancelled(async {
             let token = setup.token.read().await?;
+            setup.secrets.add(token.expose_secret());
             Ok((token, setup.dialler.dial().await?))
         })
         .await;
@@ -217,7 +242,13 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
     link.stats.authorising(dialled.clock_skew_seconds);
     let config = &setup.config;
     let heartbeat = Heartbeat::new(config.ping_interval, config.pong_timeout, Instant::now());
-    let mut session = Session::new(dialled.socket, token, config.max_frame_size, heartbeat);
+    let mut session = Session::new(
+        dialled.socket,
+        token,
+        setup.secrets.clone(),
+        config.max_frame_size,
+        heartbeat,
+    );
     let authorised = connection::authorise(&mut session, link, config.auth_timeout).await;
     let ended = match authorised {
         Err(lost) => {
@@ -240,7 +271,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
     if let Ended::NotAuthorised(lost) | Ended::Lost(lost, _) = &ended {
         let was_authorised = matches!(ended, Ended::Lost(..));
         link.stats.disconnected(lost.reason(), was_authorised);
-        let sentence = sentence(lost);
+        let sentence = setup.shown(lost);
         link.outlet.notice(Notice::Disconnected {
             reason: lost.reason(),
             sentence: &sentence,

@@ -1,6 +1,6 @@
 use std::sync::Mutex;
 
-use neurobridge_core::envelope::FrameReader;
+use neurobridge_core::{envelope::FrameReader, secret::SecretSet};
 use tokio::{io::DuplexStream, join};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -74,6 +74,7 @@ fn bench(
             failures: Mutex::new(failures),
         },
         token: config.token_source().unwrap(),
+        secrets: SecretSet::default(),
         config,
     };
     let (stop, stats) = (CancellationToken::new(), Arc::new(SourceStats::new()));
@@ -272,7 +273,7 @@ async fn a_refused_token_ends_the_source_only_where_it_is_told_so() {
             platform.say(r#"{"auth":"denied s3cret"}"#).await;
             bench.in_state(SourceState::Refused).await;
             let reason = bench.snapshot().reason.unwrap();
-            assert_eq!(reason, "the platform refused the token: denied [the token]");
+            assert_eq!(reason, "the platform refused the token: denied [redacted]");
             if !exits {
                 bench.platforms.recv().await.unwrap();
                 bench.stop.cancel();

@@ -36,7 +36,7 @@ async fn ok_lets_us_in() {
 #[tokio::test(start_paused = true)]
 async fn an_error_or_another_answer_is_a_refusal_and_does_not_show_the_token() {
     for (answer, expected) in [
-        (r#"{"error":"Invalid token s3cret"}"#, "Invalid token [the token]"),
+        (r#"{"error":"Invalid token s3cret"}"#, "Invalid token [redacted]"),
         (r#"{"error":{"code":401}}"#, r#"{"code":401}"#),
         (r#"{"auth":"fail"}"#, "fail"),
         (r#"{"auth":null}"#, "null"),

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use jiff::Timestamp;
-use neurobridge_core::units::ByteSize;
+use neurobridge_core::{secret::SecretSet, units::ByteSize};
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -69,6 +69,7 @@ pub(crate) struct Dialled<S> {
 pub(crate) struct Dialler {
     endpoint: Endpoint,
     proxy: Option<Proxy>,
+    secrets: SecretSet,
     open_timeout: Duration,
     max_frame_size: ByteSize,
     config: SourceConfig,
@@ -83,6 +84,7 @@ impl Dialler {
         config: &SourceConfig,
         endpoint: Endpoint,
         proxy: Option<Proxy>,
+        secrets: SecretSet,
     ) -> Result<Self, TlsSetupError> {
         let tls = endpoint
             .is_tls
@@ -92,6 +94,7 @@ impl Dialler {
         Ok(Self {
             endpoint,
             proxy,
+            secrets,
             open_timeout: config.open_timeout,
             max_frame_size: config.max_frame_size,
             config: config.clone(),
@@ -143,7 +146,7 @@ impl Dialler {
             .await
             .map_err(|source| DialError::of_connect(address, source))?;
         if let Some(proxy) = &self.proxy {
-            proxy.connect(&mut stream, &self.endpoint).await?;
+            proxy.connect(&mut stream, &self.endpoint, &self.secrets).await?;
         }
         let stream = match tls {
             Some(config) => tls::connect(config, &self.endpoint.host, stream).await?,

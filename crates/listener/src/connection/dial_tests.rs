@@ -29,7 +29,7 @@ fn dialler(url: &str, change: impl FnOnce(&mut SourceConfig)) -> Dialler {
     assert_eq!(config.check(), []);
     let endpoint = Endpoint::parse(url).unwrap();
     let proxy = config.proxy_choice().unwrap().resolve(&endpoint).unwrap();
-    Dialler::new(&config, endpoint, proxy).unwrap()
+    Dialler::new(&config, endpoint, proxy, SecretSet::default()).unwrap()
 }
 
 async fn listen() -> (TcpListener, SocketAddr) {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::{Sink, Stream};
-use neurobridge_core::{envelope::FrameReader, units::ByteSize};
+use neurobridge_core::{envelope::FrameReader, secret::SecretSet, units::ByteSize};
 use secrecy::SecretString;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -22,7 +22,7 @@ use tracing::warn;
 use super::{Link, Notice, Outlet};
 use crate::{
     error::Lost,
-    frame::{self, Classified, Content, Frame, MalformedReason, Shown},
+    frame::{self, Classified, Content, Foreign, Frame, MalformedReason},
     heartbeat::Heartbeat,
     stats::{FrameKind, Reading},
     token,
@@ -37,6 +37,8 @@ pub(crate) struct Session<S> {
     pub(crate) heartbeat: Heartbeat,
     pub(crate) is_authorised: bool,
     token: SecretString,
+    /// All that must not be shown when the platform repeats it, the token among it.
+    secrets: SecretSet,
     max_frame_size: ByteSize,
     reader: FrameReader,
     /// Something was written that may not have left yet.
@@ -50,6 +52,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(crate) fn new(
         socket: WebSocketStream<S>,
         token: SecretString,
+        secrets: SecretSet,
         max_frame_size: ByteSize,
         heartbeat: Heartbeat,
     ) -> Self {
@@ -58,6 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             heartbeat,
             is_authorised: false,
             token,
+            secrets,
             max_frame_size,
             reader: FrameReader::default(),
             is_flushing: false,
@@ -158,7 +162,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Message::Close(frame) => {
                 // So does the answer to a close.
                 self.is_flushing = true;
-                Err(Lost::Closed(close_words(frame, &self.token)))
+                Err(Lost::Closed(close_words(frame, &self.secrets)))
             }
             // Never read, by its documentation.
             Message::Frame(_) => Ok(()),
@@ -175,7 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Classified::Pong(answer) => {
                 reading.frames.add(FrameKind::Pong, 1);
                 if let Err(answer) = answer {
-                    let answer = Shown(self.without_token(answer));
+                    let answer = self.shown(&answer);
                     return Err(Lost::BadPong { answer });
                 }
                 let round_trip = self.heartbeat.answered(Instant::now());
@@ -187,7 +191,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Classified::Auth(answer) => {
                 reading.frames.add(FrameKind::Auth, 1);
                 if let Err(answer) = answer {
-                    let answer = self.without_token(answer);
+                    let answer = self.shown(&answer);
                     return Err(Lost::TokenRefused { answer });
                 }
                 if !self.is_authorised {
@@ -197,7 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Classified::Error(text) => {
                 reading.frames.add(FrameKind::Error, 1);
-                let text = self.without_token(text);
+                let text = self.shown(&text);
                 link.outlet.notice(Notice::Error(&text));
                 if !self.is_authorised {
                     return Err(Lost::TokenRefused { answer: text });
@@ -230,8 +234,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    fn without_token(&self, text: Shown) -> String {
-        token::without_token(text.0, &self.token)
+    fn shown(&self, text: &Foreign) -> String {
+        self.secrets.clean(&text.0)
     }
 }
 
@@ -251,14 +255,13 @@ fn warn_malformed<O: Outlet>(link: &mut Link<O>, reason: MalformedReason, length
     }
 }
 
-fn close_words(frame: Option<CloseFrame>, token: &SecretString) -> String {
+fn close_words(frame: Option<CloseFrame>, secrets: &SecretSet) -> String {
     match frame {
         None => "without a code".to_owned(),
         Some(frame) if frame.reason.is_empty() => format!("code {}", u16::from(frame.code)),
         Some(frame) => {
-            let reason: String = frame.reason.chars().filter(|c| !c.is_control()).collect();
-            let reason = token::without_token(reason, token);
-            format!("code {}, {reason:?}", u16::from(frame.code))
+            let reason = secrets.clean(&frame.reason);
+            format!("code {}, \"{reason}\"", u16::from(frame.code))
         }
     }
 }
@@ -269,13 +272,15 @@ mod tests {
 
     #[test]
     fn a_reason_is_told_in_one_line_and_without_the_token() {
+        let secrets = SecretSet::default();
+        secrets.add("a-\"token\"");
         let frame = CloseFrame {
             code: 4001.into(),
             reason: "not\nwith a-\"token\"".into(),
         };
         assert_eq!(
-            close_words(Some(frame), &"a-\"token\"".into()),
-            "code 4001, \"notwith [the token]\""
+            close_words(Some(frame), &secrets),
+            "code 4001, \"not\\nwith [redacted]\""
         );
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
-use neurobridge_core::units::ByteSize;
+use neurobridge_core::{secret::SecretSet, units::ByteSize};
 use tokio::{
     io::{AsyncWriteExt, DuplexStream, duplex},
     sync::mpsc,
@@ -66,7 +66,12 @@ pub(crate) fn link(capacity: usize) -> (Link<Heard>, mpsc::Receiver<Vec<String>>
 pub(crate) async fn connection() -> (Session<DuplexStream>, Platform) {
     let (socket, platform) = sockets().await;
     let heartbeat = Heartbeat::new(Duration::from_secs(5), Duration::from_secs(10), Instant::now());
-    (Session::new(socket, TOKEN.into(), LIMIT, heartbeat), platform)
+    let secrets = SecretSet::default();
+    secrets.add(TOKEN);
+    (
+        Session::new(socket, TOKEN.into(), secrets, LIMIT, heartbeat),
+        platform,
+    )
 }
 
 /// As [`connection`], authorised already.

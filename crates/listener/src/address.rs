@@ -1,0 +1,184 @@
+//! The parts of an address that a person has written. No error repeats any of it: it may hold a password.
+
+use std::net::Ipv6Addr;
+
+/// Schemes that people try. Others are not named in errors: what stands before `://` may be anything.
+const KNOWN_SCHEMES: [&str; 8] = ["http", "https", "ws", "wss", "socks4", "socks5", "socks5h", "tcp"];
+
+/// An address, taken apart: `[scheme://][user@]host[:port][rest]`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Address<'a> {
+    pub(crate) scheme: Option<&'a str>,
+    /// The part before the `@`, with the password, as it is written.
+    pub(crate) user: Option<&'a str>,
+    /// Without the brackets of an IPv6 address.
+    pub(crate) host: &'a str,
+    pub(crate) port: Option<u16>,
+    /// Path and query: empty, or with the `/` or `?` that it begins with.
+    pub(crate) rest: &'a str,
+}
+
+impl<'a> Address<'a> {
+    /// Takes `text` apart. What could be a password with a `/`, `?` or `#` in it is refused: otherwise the user would be
+    /// taken for the host, and looked up.
+    pub(crate) fn parse(text: &'a str) -> Result<Self, String> {
+        if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err("found a blank or a control character".into());
+        }
+        if text.contains('#') {
+            return Err("found a \"#\" (in a password, write %23)".into());
+        }
+        let (scheme, text) = match text.split_once("://") {
+            Some((scheme, text)) => (Some(scheme), text),
+            None => (None, text),
+        };
+        let (authority, rest) = text.split_at(text.find(['/', '?']).unwrap_or(text.len()));
+        if rest.contains('@') {
+            return Err(
+                "found an \"@\" after a \"/\" or \"?\" (write %40; in a password, %2F for / and %3F for ?)"
+                    .into(),
+            );
+        }
+        let (user, place) = match authority.rsplit_once('@') {
+            Some((user, place)) => (Some(user), place),
+            None => (None, authority),
+        };
+        let (host, port) = host_and_port(place)?;
+        Ok(Self {
+            scheme,
+            user,
+            host,
+            port,
+            rest,
+        })
+    }
+}
+
+/// Returns how a wrong scheme is named in an error.
+pub(crate) fn scheme_words(scheme: Option<&str>) -> String {
+    match scheme {
+        None => "found no scheme".to_owned(),
+        Some(scheme) => KNOWN_SCHEMES
+            .iter()
+            .find(|known| known.eq_ignore_ascii_case(scheme))
+            .map_or_else(
+                || "found another scheme".to_owned(),
+                |known| format!("found the scheme {known}://"),
+            ),
+    }
+}
+
+fn host_and_port(place: &str) -> Result<(&str, Option<u16>), String> {
+    let (host, port) = if let Some(inner) = place.strip_prefix('[') {
+        let (host, port) = inner
+            .split_once(']')
+            .filter(|(host, _)| host.parse::<Ipv6Addr>().is_ok())
+            .ok_or("found no IPv6 address between brackets")?;
+        match port.strip_prefix(':') {
+            None if !port.is_empty() => return Err("found no port after the IPv6 address".into()),
+            port => (host, port),
+        }
+    } else {
+        match place.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (place, None),
+        }
+    };
+    if host.is_empty() {
+        return Err("found no host".into());
+    }
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
+    if !host.chars().all(is_of_name) {
+        return Err("found characters in the host that no host name has".into());
+    }
+    let port = match port {
+        None => None,
+        Some(port) => {
+            let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+            let number = port.parse().ok().filter(|port| is_number && *port != 0);
+            Some(number.ok_or("found no port number (1 to 65535) after the host")?)
+        }
+    };
+    Ok((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(text: &str) -> Address<'_> {
+        Address::parse(text).unwrap()
+    }
+
+    #[test]
+    fn parts_are_found() {
+        assert_eq!(
+            parsed("wss://u:p@h.example:81/a?b=c%40d"),
+            Address {
+                scheme: Some("wss"),
+                user: Some("u:p"),
+                host: "h.example",
+                port: Some(81),
+                rest: "/a?b=c%40d",
+            }
+        );
+        assert_eq!((parsed("[::1]:8").host, parsed("[::1]:8").port), ("::1", Some(8)));
+        assert_eq!((parsed("h").host, parsed("u:p@x@h").user), ("h", Some("u:p@x")));
+    }
+
+    #[test]
+    fn mistakes_are_refused_and_not_repeated() {
+        for text in [
+            "",
+            "http://",
+            "http://bob:hunter2",
+            "http://bob:hunter2/x@proxy:3128",
+            "http://bob:12/hunter2@proxy:3128",
+            "http://bob:12?hunter2@proxy:3128",
+            "http://bob:12/?hunter2@proxy:3128",
+            "http://bob:12#hunter2@proxy:3128",
+            "http://bob:hunter2@:3128",
+            "http://bob:hunt er2@proxy",
+            "bob:hunter2@pr^oxy",
+            "proxy:abc",
+            "proxy:99999",
+            "proxy:0",
+            "proxy:+1",
+            "proxy:",
+            ":3128",
+            "[::1",
+            "[hunter2]",
+            "[::1]x",
+            "::1",
+        ] {
+            let error = Address::parse(text).unwrap_err();
+            assert!(
+                error.starts_with("found") && !error.contains("hunt"),
+                "{text}: {error}"
+            );
+        }
+        assert_eq!(scheme_words(Some("SOCKS5")), "found the scheme socks5://");
+        assert_eq!(scheme_words(Some("hunter2")), "found another scheme");
+    }
+
+    proptest! {
+        #[test]
+        fn no_part_of_a_password_is_a_host(
+            scheme in "(|http://|wss://)",
+            password in "[ -~]{0,6}hunter2[ -~]{0,6}",
+            port in "(|:3128)", rest in "(|/|/feed)",
+        ) {
+            let text = format!("{scheme}bob:{password}@proxy{port}{rest}");
+            match Address::parse(&text) {
+                Ok(address) if address.scheme.is_none_or(|scheme| !scheme.contains(':')) => {
+                    prop_assert_eq!(address.host, "proxy", "{}", text);
+                }
+                // What stands before `://` is no scheme then, and refused as such.
+                Ok(address) => prop_assert_eq!(scheme_words(address.scheme), "found another scheme"),
+                Err(error) => prop_assert!(!error.contains("hunter2"), "{}", error),
+            }
+        }
+    }
+}
