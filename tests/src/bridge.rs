@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use crate::http;
 use crate::paths::Scratch;
-use crate::poll::wait_for;
+use crate::poll::{wait_for, wait_with_progress};
 use crate::ports::free_ports;
 use crate::process::Process;
 use crate::program::neurobridge;
@@ -94,23 +93,21 @@ impl Bridge {
     /// # Errors
     /// When it does not answer, or a ledger does not balance.
     pub fn status(&self) -> Result<Value> {
-        let status: Value = serde_json::from_str(&http::get(&self.address, "/status")?)?;
+        let status: Value = serde_json::from_str(&self.get("/status")?)?;
         check_ledgers(&status)?;
         Ok(status)
     }
 
-    /// Waits until `/status` says something; every answer meanwhile must balance. An answer that stays out on a busy machine
-    /// is asked for again.
+    /// Waits until `/status` says something; every answer meanwhile must balance. A ledger that changes is progress.
     ///
     /// # Errors
-    /// When it does not within `timeout`, or nobody listens any more; the error has the last status and the log's tail.
-    pub fn wait(&self, what: &str, timeout: Duration, says: impl Fn(&Value) -> bool) -> Result<Value> {
+    /// When it does not within `limit` (see [`crate::poll::Patience`]), or nobody listens any more; the error has the last
+    /// status and the log's tail.
+    pub fn wait(&self, what: &str, limit: Duration, says: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut last = Value::Null;
-        let found = wait_for(what, timeout, || {
-            let status = match self.status() {
-                Err(error) if is_late(&error) => return Ok(None),
-                status => status?,
-            };
+        let found = wait_with_progress(what, limit, |patience| {
+            let status = self.status()?;
+            patience.observe(ledgers(&status));
             let found = says(&status).then(|| status.clone());
             last = status;
             Ok(found)
@@ -123,7 +120,7 @@ impl Bridge {
     /// # Errors
     /// When it does not answer with 200.
     pub fn get(&self, path: &str) -> Result<String> {
-        http::get(&self.address, path)
+        http::get_patiently(&self.address, path)
     }
 
     /// The sum of all series of this metric that have all these labels, written `name="value"`.
@@ -170,10 +167,11 @@ impl Bridge {
     }
 }
 
-/// Whether an answer did not come in time, from somebody who listens.
-fn is_late(error: &anyhow::Error) -> bool {
-    let error = error.root_cause().downcast_ref::<io::Error>();
-    error.is_some_and(|error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
+/// Returns the ledgers of all sources and sinks as text.
+fn ledgers(status: &Value) -> String {
+    let parts = ["sources", "sinks"].map(|kind| status[kind].as_object());
+    let ledgers = parts.into_iter().flatten().flat_map(|of| of.values());
+    ledgers.map(|of| of["ledger"].to_string()).collect()
 }
 
 /// Checks that both ledgers hold, as they have to in every answer of `/status`.

@@ -7,6 +7,8 @@ mod config;
 mod installation;
 #[cfg(feature = "clients")]
 pub mod records;
+#[cfg(feature = "clients")]
+mod retry;
 mod tool;
 mod wire;
 
@@ -23,7 +25,7 @@ pub use self::installation::{KafkaInstallation, MINIMUM_JAVA, VERSION};
 pub use self::tool::Grant;
 pub use self::wire::answers;
 use crate::paths::Scratch;
-use crate::poll::wait_for;
+use crate::poll::wait_with_progress;
 use crate::ports::free_ports;
 use crate::process::Process;
 
@@ -228,7 +230,8 @@ impl Kafka {
 }
 
 fn wait_until_ready(process: &mut Process, bootstrap: &str) -> Result<()> {
-    let started = wait_for("Kafka's first answer", START_TIMEOUT, || {
+    let started = wait_with_progress("Kafka's first answer", START_TIMEOUT, |patience| {
+        patience.observe(process.log_bytes());
         if let Some(status) = process.exit_status()? {
             bail!("Kafka ended with {status} instead of starting");
         }

@@ -22,9 +22,9 @@ pub use self::config::NatsOptions;
 use self::config::{Ports, config_file};
 pub use self::greeting::answers;
 pub use self::installation::{NatsInstallation, VERSION};
-use crate::http::get;
+use crate::http::{get, get_patiently};
 use crate::paths::Scratch;
-use crate::poll::wait_for;
+use crate::poll::{wait_for, wait_with_progress};
 use crate::ports::free_ports;
 use crate::process::Process;
 
@@ -104,7 +104,7 @@ impl Nats {
     /// # Errors
     /// When the server does not answer, or with another status than 200.
     pub fn ask(&self, path: &str) -> Result<String> {
-        get(&self.monitor(), path)
+        get_patiently(&self.monitor(), path)
     }
 
     /// Returns the folder with configuration, log and data.
@@ -218,7 +218,8 @@ impl Nats {
     fn await_health(&mut self) -> Result<()> {
         let monitor = self.monitor();
         let process = self.running()?;
-        let healthy = wait_for("nats-server to be healthy", START_TIMEOUT, || {
+        let healthy = wait_with_progress("nats-server to be healthy", START_TIMEOUT, |patience| {
+            patience.observe(process.log_bytes());
             if let Some(status) = process.exit_status()? {
                 bail!("nats-server ended with {status} instead of starting");
             }

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 
 pub use self::guardian::Guardian;
 pub use self::usage::Usage;
-use crate::poll::wait_for;
+use crate::poll::{wait_for, wait_with_progress};
 
 /// Lines of a log that go into an error: enough to show a Java stack trace's beginning.
 const TAIL_LINES: usize = 40;
@@ -166,22 +166,31 @@ impl Process {
         Ok(self.status)
     }
 
-    /// Waits until the process has ended by itself.
+    /// Waits until the process has ended by itself. Whatever it logs is progress.
     ///
     /// # Errors
-    /// When `timeout` passes first; the error ends with the tail of the log.
-    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
+    /// When `limit` (see [`crate::poll::Patience`]) is exceeded first; the error ends with the tail of the log.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("the end of {}", self.name);
-        wait_for(&what, timeout, || self.exit_status()).with_context(|| self.log_tail())
+        let ended = wait_with_progress(&what, limit, |patience| {
+            patience.observe(self.log_bytes());
+            self.exit_status()
+        });
+        ended.with_context(|| self.log_tail())
+    }
+
+    /// Returns the size of the log, as a measure of progress: 0 while it cannot be read.
+    pub fn log_bytes(&self) -> u64 {
+        fs::metadata(&self.log).map_or(0, |metadata| metadata.len())
     }
 
     /// Asks it to stop (SIGTERM) and waits until it has.
     ///
     /// # Errors
-    /// When it has ended before, or `timeout` passes.
-    pub fn terminate(&mut self, timeout: Duration) -> Result<ExitStatus> {
+    /// When it has ended before, or `limit` (see [`crate::poll::Patience`]) is exceeded.
+    pub fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
-        self.wait(timeout)
+        self.wait(limit)
     }
 
     /// Kills the process and its group (SIGKILL) and waits until it is gone; nothing happens when it has ended.

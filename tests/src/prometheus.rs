@@ -168,7 +168,7 @@ impl Prometheus {
     }
 
     fn get(&self, path: &str) -> Result<Value> {
-        let mut answer: Value = serde_json::from_str(&http::get(&self.address, path)?)?;
+        let mut answer: Value = serde_json::from_str(&http::get_patiently(&self.address, path)?)?;
         ensure!(answer["status"] == "success", "{path} is answered with {answer}");
         Ok(answer["data"].take())
     }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::bridge::Bridge;
-use crate::http;
 use crate::metrics::{Family, parse};
 use crate::paths::{Scratch, workspace_root};
 
@@ -49,7 +48,7 @@ pub fn make() -> Result<String> {
         &dir,
         "[sources.main]\nurl = \"ws://127.0.0.1:1/\"\ntoken = \"t\"\n",
     )?;
-    let mut families = parse(&http::get(bridge.address(), "/metrics")?)?;
+    let mut families = parse(&bridge.get("/metrics")?)?;
     let mut text = HEAD.to_owned();
     for (title, prefixes) in PARTS {
         let (part, rest): (Vec<_>, Vec<_>) = families

@@ -10,15 +10,21 @@ use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::http::is_late;
 use crate::kafka::{self, Kafka, KafkaInstallation, KafkaOptions};
 use crate::nats::{self, Nats, NatsInstallation, NatsOptions};
+use crate::poll::wait_for;
 use crate::standing::Standing;
 
 /// Names what is to be skipped, with commas between: `kafka`, `nats`, or what a test passes to [`skipped_by_name`].
 pub const SKIP_VARIABLE: &str = "NEUROBRIDGE_TEST_SKIP";
+
+/// For an answer of a broker.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A file to which the name of every skipped test is appended.
 pub const SKIPPED_FILE_VARIABLE: &str = "NEUROBRIDGE_TEST_SKIPPED_FILE";
@@ -56,16 +62,23 @@ impl Broker {
             .filter(|address| !address.is_empty())
     }
 
-    /// Asks the broker at this address for a sign of life.
+    /// Checks that the broker at this address answers. A late answer, as of a busy machine, is requested again.
     ///
     /// # Errors
-    /// When there is none within some seconds.
+    /// When nobody listens, or no answer comes in time (see [`crate::poll::Patience`]).
     pub fn answers(self, address: &str) -> Result<()> {
-        match self {
-            // A list of brokers: any of them will do.
-            Self::Kafka => kafka::answers(address.split(',').next().unwrap_or(address)),
-            Self::Nats => nats::answers(address.split(',').next().unwrap_or(address)),
-        }
+        // A list of brokers: any of them will do.
+        let first = address.split(',').next().unwrap_or(address);
+        wait_for(&format!("an answer of {self}"), PATIENCE, || {
+            let answer = match self {
+                Self::Kafka => kafka::answers(first),
+                Self::Nats => nats::answers(first),
+            };
+            match answer {
+                Err(error) if is_late(&error) => Ok(None),
+                answer => answer.map(Some),
+            }
+        })
     }
 
     fn installed(self) -> Result<()> {

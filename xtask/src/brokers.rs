@@ -91,7 +91,7 @@ fn start(broker: Broker) -> Result<Standing> {
     let dir = Scratch::at(Standing::dir(broker))?;
     let standing = match broker {
         Broker::Kafka => {
-            let kafka = Kafka::start_in(dir, KafkaOptions::default())?;
+            let kafka = Kafka::start_in(dir, KafkaOptions::shared())?;
             let address = kafka.bootstrap();
             Standing {
                 address,

@@ -3,9 +3,9 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::stat::Mode;
@@ -13,9 +13,12 @@ use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
 use crate::paths::Scratch;
+use crate::poll::Patience;
 
 /// A browser on a busy machine takes seconds to start.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(60);
+/// Between two looks at the limit.
+const INTERVAL: Duration = Duration::from_millis(250);
 /// Answers and events that were not taken up yet; the browser waits when there are more.
 const WAITING: usize = 1024;
 /// Events that are kept. A page has a few dozen of those that are wanted.
@@ -60,11 +63,15 @@ impl Pipe {
             command["sessionId"] = session.into();
         }
         write!(self.commands, "{command}\0").context("writing to the browser")?;
-        let deadline = Instant::now() + TIMEOUT;
+        let mut patience = Patience::new(format!("the browser's answer to {method}"), LIMIT);
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(mut message) = self.messages.recv_timeout(left) else {
-                bail!("the browser has not answered {method} within {TIMEOUT:?}");
+            let mut message = match self.messages.recv_timeout(INTERVAL) {
+                Ok(message) => message,
+                Err(RecvTimeoutError::Timeout) => {
+                    patience.check()?;
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => bail!("the browser ended before it answered {method}"),
             };
             if message["id"] != self.last_id {
                 self.keep(message);

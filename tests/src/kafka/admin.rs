@@ -8,11 +8,17 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaResult;
 use rdkafka::types::RDKafkaErrorCode;
 
-use crate::poll::{block_on, wait_until};
+use super::retry::{METADATA_TIMEOUT, code_of, is_temporary, was_perhaps_done};
+use crate::poll::{block_on, wait_for, wait_until};
 
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// For one request; a temporary refusal is followed by another one.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For a request that a broker refuses for a moment, and for its effect to be seen.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Administers the topics of one broker.
 pub struct KafkaAdmin {
@@ -31,8 +37,8 @@ impl KafkaAdmin {
             .create()
             .with_context(|| format!("making a client of {bootstrap}"))?;
         let options = AdminOptions::new()
-            .request_timeout(Some(TIMEOUT))
-            .operation_timeout(Some(TIMEOUT));
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .operation_timeout(Some(REQUEST_TIMEOUT));
         Ok(Self { client, options })
     }
 
@@ -45,11 +51,13 @@ impl KafkaAdmin {
         for (key, value) in config {
             new = new.set(key, value);
         }
-        let results = block_on(self.client.create_topics([&new], &self.options));
-        one(results.with_context(|| format!("creating the topic {topic}"))?)
-            .with_context(|| format!("creating the topic {topic}"))?;
+        request(
+            &format!("creating the topic {topic}"),
+            Some(RDKafkaErrorCode::TopicAlreadyExists),
+            || names(block_on(self.client.create_topics([&new], &self.options))),
+        )?;
         let partitions = usize::from(partitions);
-        wait_until(&format!("the leaders of {topic}"), TIMEOUT, || {
+        wait_until(&format!("the leaders of {topic}"), LIMIT, || {
             self.leaders(topic) == partitions
         })
     }
@@ -59,11 +67,13 @@ impl KafkaAdmin {
     /// # Errors
     /// When there is no such topic, or the broker refuses.
     pub fn delete_topic(&self, topic: &str) -> Result<()> {
-        let results = block_on(self.client.delete_topics(&[topic], &self.options));
-        one(results.with_context(|| format!("deleting the topic {topic}"))?)
-            .with_context(|| format!("deleting the topic {topic}"))?;
-        wait_until(&format!("the end of {topic}"), TIMEOUT, || {
-            self.leaders(topic) == 0
+        request(
+            &format!("deleting the topic {topic}"),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition),
+            || names(block_on(self.client.delete_topics(&[topic], &self.options))),
+        )?;
+        wait_until(&format!("the end of {topic}"), LIMIT, || {
+            self.known_leaders(topic) == Some(0)
         })
     }
 
@@ -73,11 +83,13 @@ impl KafkaAdmin {
     /// When the topic has as many already, or the broker refuses.
     pub fn grow_topic(&self, topic: &str, partitions: u16) -> Result<()> {
         let new = NewPartitions::new(topic, usize::from(partitions));
-        let results = block_on(self.client.create_partitions([&new], &self.options));
-        one(results.with_context(|| format!("adding partitions to {topic}"))?)
-            .with_context(|| format!("adding partitions to {topic}"))?;
+        request(
+            &format!("adding partitions to {topic}"),
+            Some(RDKafkaErrorCode::InvalidPartitions),
+            || names(block_on(self.client.create_partitions([&new], &self.options))),
+        )?;
         let partitions = usize::from(partitions);
-        wait_until(&format!("the leaders of {topic}"), TIMEOUT, || {
+        wait_until(&format!("the leaders of {topic}"), LIMIT, || {
             self.leaders(topic) == partitions
         })
     }
@@ -91,15 +103,12 @@ impl KafkaAdmin {
         for (key, value) in config {
             change = change.set(key, value);
         }
-        let results = block_on(self.client.alter_configs([&change], &self.options));
-        let results = results.with_context(|| format!("configuring the topic {topic}"))?;
-        let results = results
-            .into_iter()
-            .map(|result| result.map(drop).map_err(|(_, code)| code))
-            .collect();
-        first(results).with_context(|| format!("configuring the topic {topic}"))?;
+        request(&format!("configuring the topic {topic}"), None, || {
+            let results = block_on(self.client.alter_configs([&change], &self.options));
+            first(results.map(|results| results.into_iter().map(|result| result.map_err(|(_, code)| code))))
+        })?;
         // The controller has it; the broker learns of it a moment later.
-        wait_until("the broker to know a topic's configuration", TIMEOUT, || {
+        wait_until("the broker to know a topic's configuration", LIMIT, || {
             self.is_configured(topic, config)
         })
     }
@@ -119,29 +128,105 @@ impl KafkaAdmin {
 
     /// Returns how many of a topic's partitions have a leader; 0 when there is no such topic.
     pub fn leaders(&self, topic: &str) -> usize {
-        let Ok(metadata) = self.client.inner().fetch_metadata(Some(topic), TIMEOUT) else {
-            return 0;
-        };
-        let found = metadata.topics().iter().filter(|found| found.error().is_none());
-        found
-            .flat_map(|found| found.partitions())
-            .filter(|partition| partition.leader() >= 0)
-            .count()
+        self.known_leaders(topic).unwrap_or(0)
+    }
+
+    /// Nothing when the broker does not know at the moment.
+    fn known_leaders(&self, topic: &str) -> Option<usize> {
+        let metadata = self.client.inner().fetch_metadata(Some(topic), METADATA_TIMEOUT);
+        let metadata = metadata.ok()?;
+        let found = metadata.topics().first()?;
+        match found.error().map(RDKafkaErrorCode::from) {
+            None => {
+                let led = found
+                    .partitions()
+                    .iter()
+                    .filter(|partition| partition.leader() >= 0);
+                Some(led.count())
+            }
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition) => Some(0),
+            Some(_) => None,
+        }
     }
 }
 
-fn one(results: Vec<Result<String, (String, RDKafkaErrorCode)>>) -> Result<()> {
-    first(
-        results
-            .into_iter()
-            .map(|result| result.map(drop).map_err(|(_, code)| code))
-            .collect(),
-    )
+/// Sends a request until the broker accepts it or refuses it for good. `done` is the refusal of a repeated request whose first
+/// answer was lost.
+fn request(
+    what: &str,
+    done: Option<RDKafkaErrorCode>,
+    mut send: impl FnMut() -> Result<(), RDKafkaErrorCode>,
+) -> Result<()> {
+    let mut perhaps_done = false;
+    let mut refusal = None;
+    let accepted = wait_for(what, LIMIT, || match send() {
+        Ok(()) => Ok(Some(())),
+        Err(code) if perhaps_done && done == Some(code) => Ok(Some(())),
+        Err(code) if is_temporary(code) => {
+            perhaps_done |= was_perhaps_done(code);
+            refusal = Some(code);
+            Ok(None)
+        }
+        Err(code) => Err(anyhow!("{code}")),
+    });
+    accepted.with_context(|| match refusal {
+        Some(code) => format!("{what} (temporary refusal: {code})"),
+        None => what.to_owned(),
+    })
 }
 
-fn first(results: Vec<Result<(), RDKafkaErrorCode>>) -> Result<()> {
-    match results.into_iter().next() {
-        Some(result) => result.map_err(|code| anyhow!("{code}")),
-        None => Err(anyhow!("the broker answered with no result")),
+/// Returns the outcome of a request about one topic.
+fn names(
+    results: KafkaResult<Vec<Result<String, (String, RDKafkaErrorCode)>>>,
+) -> Result<(), RDKafkaErrorCode> {
+    first(results.map(|results| results.into_iter().map(|result| result.map_err(|(_, code)| code))))
+}
+
+/// Returns the first of the outcomes: each request here has one.
+fn first<T>(
+    results: KafkaResult<impl Iterator<Item = Result<T, RDKafkaErrorCode>>>,
+) -> Result<(), RDKafkaErrorCode> {
+    let mut results = results.map_err(|error| code_of(&error))?;
+    results.next().unwrap_or(Err(RDKafkaErrorCode::Unknown)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::types::RDKafkaErrorCode::{
+        InvalidPartitions, InvalidReplicationFactor, RequestTimedOut, TopicAlreadyExists,
+    };
+
+    use super::*;
+
+    fn answered(answers: &[Result<(), RDKafkaErrorCode>]) -> (Result<()>, usize) {
+        let mut sent = 0;
+        let result = request("creating t", Some(TopicAlreadyExists), || {
+            sent += 1;
+            answers[sent - 1]
+        });
+        (result, sent)
+    }
+
+    #[test]
+    fn temporary_refusals_are_sent_again() {
+        let (result, sent) = answered(&[Err(InvalidReplicationFactor), Err(RequestTimedOut), Ok(())]);
+        result.unwrap();
+        assert_eq!(sent, 3);
+    }
+
+    #[test]
+    fn an_existing_topic_is_an_error_unless_an_answer_was_lost() {
+        answered(&[Err(RequestTimedOut), Err(TopicAlreadyExists)])
+            .0
+            .unwrap();
+        for answers in [
+            &[Err(TopicAlreadyExists)][..],
+            &[Err(InvalidReplicationFactor), Err(TopicAlreadyExists)],
+            &[Err(RequestTimedOut), Err(InvalidPartitions)],
+        ] {
+            let (result, sent) = answered(answers);
+            assert!(format!("{:#}", result.unwrap_err()).starts_with("creating t"));
+            assert_eq!(sent, answers.len());
+        }
     }
 }

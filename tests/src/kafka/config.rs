@@ -45,6 +45,13 @@ impl Default for KafkaOptions {
 }
 
 impl KafkaOptions {
+    /// For a broker that many tests share and none of them kills or freezes: it is not fenced when a busy machine lets it miss
+    /// its heartbeats, since then it would refuse the topics of all tests for a moment.
+    #[must_use]
+    pub fn shared() -> Self {
+        Self::default().property("broker.session.timeout.ms", "60000")
+    }
+
     /// Adds a line of `server.properties`.
     #[must_use]
     pub fn property(mut self, key: &str, value: &str) -> Self {

@@ -1,16 +1,20 @@
 //! Reading back what a topic holds.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-/// How long one poll may block; the deadline is looked at in between.
+use super::retry::{METADATA_TIMEOUT, code_of, is_temporary};
+use crate::poll::{Patience, wait_for};
+
+/// How long one poll may block; the limit is checked in between.
 const POLL: Duration = Duration::from_millis(100);
 
 /// One record of a topic, as it lies in the broker.
@@ -41,10 +45,10 @@ impl Record {
 /// Aborted transactions are left out, as for every reader that asks for `read_committed`.
 ///
 /// # Errors
-/// When the topic is not there, or its end is not reached within `timeout`.
-pub fn read_topic(bootstrap: &str, topic: &str, timeout: Duration) -> Result<Vec<Record>> {
+/// When the topic is not there, or no record comes within `limit` (see [`Patience`]) before its end.
+pub fn read_topic(bootstrap: &str, topic: &str, limit: Duration) -> Result<Vec<Record>> {
     let mut records = Vec::new();
-    each_record(bootstrap, topic, timeout, |record| {
+    each_record(bootstrap, topic, limit, |record| {
         records.push(record);
         Ok(())
     })?;
@@ -58,13 +62,12 @@ pub fn read_topic(bootstrap: &str, topic: &str, timeout: Duration) -> Result<Vec
 pub fn each_record(
     bootstrap: &str,
     topic: &str,
-    timeout: Duration,
+    limit: Duration,
     mut visit: impl FnMut(Record) -> Result<()>,
 ) -> Result<()> {
-    let mut reader = Reader::open(bootstrap, topic)?;
-    let deadline = Instant::now() + timeout;
+    let mut reader = Reader::open(bootstrap, topic, limit)?;
     while !reader.at_end() {
-        if let Some(record) = reader.poll(deadline)? {
+        if let Some(record) = reader.poll()? {
             visit(record)?;
         }
     }
@@ -74,13 +77,12 @@ pub fn each_record(
 /// Reads a topic from its beginning until it has given `count` records.
 ///
 /// # Errors
-/// When the topic is not there, or there are fewer records when `timeout` has passed.
-pub fn await_records(bootstrap: &str, topic: &str, count: usize, timeout: Duration) -> Result<Vec<Record>> {
-    let mut reader = Reader::open(bootstrap, topic)?;
-    let deadline = Instant::now() + timeout;
+/// When the topic is not there, or there are fewer records and no other one comes within `limit` (see [`Patience`]).
+pub fn await_records(bootstrap: &str, topic: &str, count: usize, limit: Duration) -> Result<Vec<Record>> {
+    let mut reader = Reader::open(bootstrap, topic, limit)?;
     let mut records = Vec::new();
     while records.len() < count {
-        records.extend(reader.poll(deadline)?);
+        records.extend(reader.poll()?);
     }
     Ok(records)
 }
@@ -91,10 +93,11 @@ struct Reader {
     partitions: usize,
     ended: HashSet<i32>,
     read: u64,
+    patience: Patience,
 }
 
 impl Reader {
-    fn open(bootstrap: &str, topic: &str) -> Result<Self> {
+    fn open(bootstrap: &str, topic: &str, limit: Duration) -> Result<Self> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", bootstrap)
             .set("group.id", "neurobridge-tests")
@@ -103,41 +106,31 @@ impl Reader {
             .set("isolation.level", "read_committed")
             .create()
             .with_context(|| format!("making a consumer of {bootstrap}"))?;
-        let metadata = consumer
-            .fetch_metadata(Some(topic), Duration::from_secs(30))
-            .with_context(|| format!("asking {bootstrap} for the topic {topic}"))?;
-        let found = metadata.topics().first().context("an answer without the topic")?;
-        ensure!(
-            found.error().is_none(),
-            "the topic {topic} is not there: {:?}",
-            found.error()
-        );
+        let partitions = partitions(&consumer, topic, limit)
+            .with_context(|| format!("requesting the topic {topic} from {bootstrap}"))?;
+        ensure!(!partitions.is_empty(), "the topic {topic} has no partitions");
         let mut assignment = TopicPartitionList::new();
-        for partition in found.partitions() {
-            assignment.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
+        for partition in &partitions {
+            assignment.add_partition_offset(topic, *partition, Offset::Beginning)?;
         }
-        let partitions = found.partitions().len();
-        ensure!(partitions > 0, "the topic {topic} has no partitions");
         consumer
             .assign(&assignment)
             .with_context(|| format!("reading the topic {topic}"))?;
         Ok(Self {
             consumer,
             topic: topic.to_owned(),
-            partitions,
+            partitions: partitions.len(),
             ended: HashSet::new(),
             read: 0,
+            patience: Patience::new(format!("the records of {topic}"), limit),
         })
     }
 
     /// The next record, if one comes soon.
-    fn poll(&mut self, deadline: Instant) -> Result<Option<Record>> {
-        ensure!(
-            Instant::now() < deadline,
-            "the time did not suffice to read {}: {} records so far",
-            self.topic,
-            self.read
-        );
+    fn poll(&mut self) -> Result<Option<Record>> {
+        self.patience.observe((self.read, self.ended.len()));
+        let checked = self.patience.check();
+        checked.with_context(|| format!("{} records of {} were read", self.read, self.topic))?;
         match self.consumer.poll(POLL) {
             Some(Ok(message)) => {
                 self.ended.remove(&message.partition());
@@ -148,6 +141,8 @@ impl Reader {
                 self.ended.insert(partition);
                 Ok(None)
             }
+            // The client reports these and continues by itself.
+            Some(Err(error)) if is_temporary(code_of(&error)) => Ok(None),
             Some(Err(error)) => Err(error).with_context(|| format!("reading the topic {}", self.topic)),
             None => Ok(None),
         }
@@ -156,6 +151,22 @@ impl Reader {
     fn at_end(&self) -> bool {
         self.ended.len() == self.partitions
     }
+}
+
+/// Returns the ids of a topic's partitions.
+fn partitions(consumer: &BaseConsumer, topic: &str, limit: Duration) -> Result<Vec<i32>> {
+    wait_for(&format!("the partitions of {topic}"), limit, || {
+        let metadata = match consumer.fetch_metadata(Some(topic), METADATA_TIMEOUT) {
+            Err(error) if is_temporary(code_of(&error)) => return Ok(None),
+            metadata => metadata?,
+        };
+        let found = metadata.topics().first().context("an answer without the topic")?;
+        match found.error().map(RDKafkaErrorCode::from) {
+            None => Ok(Some(found.partitions().iter().map(|found| found.id()).collect())),
+            Some(code) if is_temporary(code) => Ok(None),
+            Some(code) => bail!("the topic {topic} is not there: {code}"),
+        }
+    })
 }
 
 fn to_record(message: &BorrowedMessage<'_>) -> Record {

@@ -7,10 +7,23 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::Kafka;
+use crate::poll::wait_for;
 use crate::process::{Process, log_tail};
 
 /// The tools' own time-outs are a minute.
 const TIMEOUT: Duration = Duration::from_secs(90);
+
+/// For a change that the broker refuses for a moment.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// What a tool prints when the broker refuses for a moment: while it is fenced, starts, or runs on a busy machine.
+const TEMPORARY: [&str; 5] = [
+    "BrokerNotAvailableException",
+    "DisconnectException",
+    "InvalidReplicationFactorException",
+    "NotControllerException",
+    "TimeoutException",
+];
 
 /// Errors only, and not into the tool's answer.
 const LOG4J: &str = r#"Configuration:
@@ -46,7 +59,7 @@ impl Kafka {
     /// Runs one of Kafka's tools by its class and returns what it prints.
     ///
     /// # Errors
-    /// When it ends with anything but 0, with what it printed, or does not end within 90 seconds.
+    /// When it ends with anything but 0, with what it printed, or does not end in time (see [`crate::poll::Patience`]).
     pub fn tool(&self, class: &str, args: &[&str]) -> Result<String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -73,7 +86,15 @@ impl Kafka {
         Ok(answer)
     }
 
-    /// Creates a topic, with configuration entries such as `("max.message.bytes", "1000")`.
+    /// Runs a tool that changes something, again after a temporary refusal.
+    fn administer(&self, class: &str, args: &[&str]) -> Result<()> {
+        wait_for(class, LIMIT, || match self.tool(class, args) {
+            Err(error) if is_temporary(&format!("{error:#}")) => Ok(None),
+            result => result.map(|_| Some(())),
+        })
+    }
+
+    /// Creates a topic unless it exists, with configuration entries such as `("max.message.bytes", "1000")`.
     ///
     /// Tests use `KafkaAdmin` instead, which does not start a Java each time.
     ///
@@ -85,6 +106,8 @@ impl Kafka {
             "--bootstrap-server",
             &bootstrap,
             "--create",
+            // An earlier try may have created it, and its answer been lost.
+            "--if-not-exists",
             "--topic",
             topic,
             "--partitions",
@@ -97,17 +120,24 @@ impl Kafka {
         for entry in &entries {
             args.extend(["--config", entry]);
         }
-        self.tool(TOPIC_COMMAND, &args).map(drop)
+        self.administer(TOPIC_COMMAND, &args)
     }
 
-    /// Deletes a topic.
+    /// Deletes a topic, if it exists.
     ///
     /// # Errors
     /// When the tool refuses.
     pub fn delete_topic_by_tool(&self, topic: &str) -> Result<()> {
         let bootstrap = self.bootstrap();
-        let args = ["--bootstrap-server", &bootstrap, "--delete", "--topic", topic];
-        self.tool(TOPIC_COMMAND, &args).map(drop)
+        let args = [
+            "--bootstrap-server",
+            &bootstrap,
+            "--delete",
+            "--if-exists",
+            "--topic",
+            topic,
+        ];
+        self.administer(TOPIC_COMMAND, &args)
     }
 
     /// Gives a permission; takes effect at once. Needs [`super::KafkaOptions::authorizer`].
@@ -166,8 +196,7 @@ impl Kafka {
             "--entity-name",
             name,
         ];
-        self.tool(CONFIG_COMMAND, &[&args[..], &["--add-config", entries]].concat())
-            .map(drop)
+        self.administer(CONFIG_COMMAND, &[&args[..], &["--add-config", entries]].concat())
     }
 
     fn acl(&self, action: &str, grant: Grant<'_>) -> Result<()> {
@@ -180,6 +209,10 @@ impl Kafka {
         if action == "--remove" {
             args.push("--force"); // It would ask on the terminal.
         }
-        self.tool(ACL_COMMAND, &args).map(drop)
+        self.administer(ACL_COMMAND, &args)
     }
+}
+
+fn is_temporary(printed: &str) -> bool {
+    TEMPORARY.iter().any(|name| printed.contains(name))
 }

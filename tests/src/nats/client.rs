@@ -5,16 +5,12 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use async_nats::{Client, ConnectOptions, ServerAddr, jetstream};
+use async_nats::{Client, ConnectOptions, ServerAddr};
 use futures_util::StreamExt;
 use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
 
 use super::messages::{Message, each_message};
-
-/// Between two looks at what may take a while.
-const INTERVAL: Duration = Duration::from_millis(50);
 
 /// More than any test sends: the client drops what a subscription has no room for.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
@@ -41,31 +37,18 @@ pub async fn connect(urls: &str) -> Result<Client> {
 /// also inside of an asynchronous runtime.
 ///
 /// # Errors
-/// When the stream is not there, or the next message does not come, within `patience`.
-pub fn read_stream(urls: &str, name: &str, patience: Duration) -> Result<Vec<Message>> {
+/// When the stream is not there, or the next message does not come, within `limit` (see [`crate::poll::Patience`]).
+pub fn read_stream(urls: &str, name: &str, limit: Duration) -> Result<Vec<Message>> {
     let (urls, name) = (urls.to_owned(), name.to_owned());
     let reader = thread::spawn(move || {
-        runtime()?.block_on(await_stream(&urls, &name, patience))?;
         let mut all = Vec::new();
-        each_message(&urls, &name, patience, |message| {
+        each_message(&urls, &name, limit, |message| {
             all.push(message);
             Ok(())
         })?;
         Ok(all)
     });
     join(reader)
-}
-
-async fn await_stream(urls: &str, name: &str, patience: Duration) -> Result<()> {
-    let context = jetstream::new(connect(urls).await?);
-    let deadline = Instant::now() + patience;
-    while let Err(error) = context.get_stream(name).await {
-        if Instant::now() >= deadline {
-            return Err(error).with_context(|| format!("asking {urls} for the stream {name}"));
-        }
-        sleep(INTERVAL).await;
-    }
-    Ok(())
 }
 
 /// Listens to subjects, on a thread of its own, until it is asked for what came.

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use async_nats::jetstream::{self, consumer::pull::OrderedConfig};
+use async_nats::jetstream::{self, consumer::pull::OrderedConfig, stream::Stream};
 use futures_util::StreamExt;
 use tokio::runtime;
-use tokio::time::timeout;
+use tokio::time::sleep;
+
+use super::client::connect;
+use crate::poll::{Patience, within};
 
 /// One message of a stream, as it lies in the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,32 +32,49 @@ impl Message {
     }
 }
 
+/// Between two requests for a stream or a consumer.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// Waits for a stream that does not exist yet, has no leader, or is not answered for in time.
+async fn await_stream(urls: &str, name: &str, limit: Duration) -> Result<Stream> {
+    let context = jetstream::new(connect(urls).await?);
+    let mut patience = Patience::new(format!("the stream {name} at {urls}"), limit);
+    loop {
+        match context.get_stream(name).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => patience.check().context(error)?,
+        }
+        sleep(INTERVAL).await;
+    }
+}
+
 /// Reads all that a stream holds now, in its order; `visit` gets one message after the other. Blocks.
 ///
 /// # Errors
-/// When the stream is not there, the next message does not come within `patience`, or `visit` fails.
+/// When the stream is not there, or the next message does not come, within `limit` (see [`Patience`]), or `visit` fails.
 pub fn each_message(
-    url: &str,
+    urls: &str,
     stream: &str,
-    patience: Duration,
+    limit: Duration,
     mut visit: impl FnMut(Message) -> Result<()>,
 ) -> Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = async_nats::connect(url)
-            .await
-            .with_context(|| format!("connecting to {url}"))?;
-        let stream = jetstream::new(client)
-            .get_stream(stream)
-            .await
-            .with_context(|| format!("asking {url} for the stream {stream}"))?;
+        let stream = await_stream(urls, stream, limit).await?;
         let mut left = stream.cached_info().state.messages;
-        let consumer = stream.create_consumer(OrderedConfig::default()).await?;
+        let mut patience = Patience::new("a consumer of the stream", limit);
+        let consumer = loop {
+            match stream.create_consumer(OrderedConfig::default()).await {
+                Ok(consumer) => break consumer,
+                Err(error) => patience.check().context(error)?,
+            }
+            sleep(INTERVAL).await;
+        };
         let mut messages = consumer.messages().await?;
         while left > 0 {
-            let next = timeout(patience, messages.next())
+            let next = within("the next message", limit, messages.next())
                 .await
-                .with_context(|| format!("{left} messages are left, and none comes for {patience:?}"))?;
+                .with_context(|| format!("{left} messages are left"))?;
             let message = next.context("the messages ended early")??;
             let place = message
                 .info()

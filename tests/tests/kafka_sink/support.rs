@@ -23,11 +23,11 @@ use neurobridge_core::{
 };
 use neurobridge_sink_kafka::{KafkaConfig, KafkaSink};
 use neurobridge_spool::{Spool, SpoolConfig};
-use neurobridge_tests::kafka::records::{Record, read_topic};
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, sleep, timeout},
+use neurobridge_tests::{
+    kafka::records::{Record, read_topic},
+    poll::{Patience, within},
 };
+use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 /// For whatever is waited for: long beside what it takes, so that a busy machine fails no test.
@@ -118,16 +118,16 @@ impl Delivery {
         what: &str,
         wanted: impl Fn(&ProgressSnapshot) -> bool,
     ) -> ProgressSnapshot {
-        let deadline = Instant::now() + LIMIT;
+        let mut patience = Patience::new(what, LIMIT);
         loop {
             let snapshot = self.progress.snapshot();
             if wanted(&snapshot) {
                 return snapshot;
             }
-            assert!(
-                Instant::now() < deadline,
-                "waited in vain for {what}: {snapshot:?}"
-            );
+            patience.observe(snapshot.cursor.counts.settled());
+            patience
+                .check()
+                .unwrap_or_else(|error| panic!("{error:#}: {snapshot:?}"));
             sleep(Duration::from_millis(10)).await;
         }
     }
@@ -148,7 +148,10 @@ impl Delivery {
     /// Delivers the rest and ends.
     pub(crate) async fn finish(mut self) -> Ending {
         self.spool.close();
-        let ended = timeout(LIMIT, &mut self.task).await.unwrap().unwrap();
+        let ended = within("the end of the delivery", LIMIT, &mut self.task)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(ended, Ended::Drained);
         let snapshot = self.progress.snapshot();
         assert_eq!(snapshot.cursor.counts.settled(), self.appended);
@@ -193,7 +196,9 @@ async fn connected(sink: &mut KafkaSink) -> Result<(), SinkFault> {
         cursor: &cursor,
         epochs: &Epochs::default(),
     };
-    let connected = timeout(LIMIT, sink.connect(&session)).await.unwrap();
+    let connected = within("the sink to connect", LIMIT, sink.connect(&session))
+        .await
+        .unwrap();
     sink.close().await;
     connected
 }

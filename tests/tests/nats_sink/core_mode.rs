@@ -5,8 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use neurobridge_core::sink::FaultKind;
 use neurobridge_sink_nats::{Mode, NatsConfig};
-use neurobridge_tests::{nats::NatsOptions, shared::own_nats};
-use tokio::time::timeout;
+use neurobridge_tests::{nats::NatsOptions, poll::within, shared::own_nats};
 
 use super::support::{Delivery, Feed, LIMIT, blocking, client};
 
@@ -38,7 +37,10 @@ async fn who_listens_gets_all_in_order() {
     let ending = delivery.finish(&feed).await;
     assert_eq!(ending.cursor.counts.delivered, feed.appended());
     for id in 1..=feed.appended() {
-        let message = timeout(LIMIT, messages.next()).await.unwrap().unwrap();
+        let message = within("the next message", LIMIT, messages.next())
+            .await
+            .unwrap()
+            .unwrap();
         let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
         assert_eq!(body["id"], id);
         assert!(message.headers.unwrap().get("Nats-Msg-Id").is_none());

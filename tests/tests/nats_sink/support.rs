@@ -25,13 +25,16 @@ use neurobridge_core::{
 };
 use neurobridge_sink_nats::{NatsConfig, NatsSink, StreamConfig};
 use neurobridge_spool::{Spool, SpoolConfig, SpoolReader};
-use neurobridge_tests::nats::{
-    client::{connect as connect_client, read_stream},
-    messages::Message,
+use neurobridge_tests::{
+    nats::{
+        client::{connect as connect_client, read_stream},
+        messages::Message,
+    },
+    poll::{Patience, within},
 };
 use tokio::{
     task::{JoinHandle, block_in_place},
-    time::{Instant, sleep, timeout},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -102,9 +105,9 @@ impl Feed {
 
     /// Appends so many events a second until something is the case: a load that lasts as long as it has to.
     pub(crate) async fn append_until(&mut self, what: &str, per_second: u64, done: impl Fn() -> bool) {
-        let deadline = Instant::now() + LIMIT;
+        let mut patience = Patience::new(what, LIMIT);
         while !done() {
-            assert!(Instant::now() < deadline, "waited in vain for {what}");
+            patience.check().unwrap();
             self.append_over(Duration::from_millis(50), per_second).await;
         }
     }
@@ -227,11 +230,18 @@ impl Delivery {
         what: &str,
         wanted: impl Fn(&ProgressSnapshot) -> bool,
     ) -> ProgressSnapshot {
-        eventually(what, async || {
+        let mut patience = Patience::new(what, LIMIT);
+        loop {
             let snapshot = self.progress.snapshot();
-            wanted(&snapshot).then_some(snapshot)
-        })
-        .await
+            if wanted(&snapshot) {
+                return snapshot;
+            }
+            patience.observe(snapshot.cursor.counts.settled());
+            patience
+                .check()
+                .unwrap_or_else(|error| panic!("{error:#}: {snapshot:?}"));
+            sleep(INTERVAL).await;
+        }
     }
 
     /// How it is now.
@@ -279,7 +289,10 @@ impl Delivery {
     pub(crate) async fn finish(mut self, feed: &Feed) -> ProgressSnapshot {
         let snapshot = self.until_settled(feed.appended()).await;
         self.shutdown.abort.cancel();
-        timeout(LIMIT, &mut self.task).await.unwrap().unwrap();
+        within("the end of the delivery", LIMIT, &mut self.task)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(snapshot.cursor.counts.settled(), feed.appended());
         assert_eq!(feed.keeper.cursor().next, Sequence::FIRST);
         snapshot
@@ -314,7 +327,9 @@ async fn connected(sink: &mut NatsSink) -> Result<(), SinkFault> {
         cursor: &cursor,
         epochs: &Epochs::default(),
     };
-    let connected = timeout(LIMIT, sink.connect(&session)).await.unwrap();
+    let connected = within("the sink to connect", LIMIT, sink.connect(&session))
+        .await
+        .unwrap();
     sink.close().await;
     connected
 }
@@ -347,12 +362,12 @@ pub(crate) async fn client(url: &str) -> Client {
 
 /// Looks again and again until there is something to see.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
+    let mut patience = Patience::new(what, LIMIT);
     loop {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        patience.check().unwrap();
         sleep(INTERVAL).await;
     }
 }

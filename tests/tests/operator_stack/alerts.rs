@@ -7,7 +7,7 @@ use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::metrics::{Family, matchers, parse};
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::prometheus::PrometheusInstallation;
-use neurobridge_tests::{http, reference};
+use neurobridge_tests::reference;
 
 use super::support::{Dashboard, read, rules, selectors, shipped};
 
@@ -81,7 +81,7 @@ fn exported() -> BTreeMap<String, Family> {
         "[sources.main]\nurl = \"ws://127.0.0.1:1/\"\ntoken = \"t\"\n",
     )
     .unwrap();
-    let families = parse(&http::get(bridge.address(), "/metrics").unwrap()).unwrap();
+    let families = parse(&bridge.get("/metrics").unwrap()).unwrap();
     families
         .into_iter()
         .map(|family| (family.name.clone(), family))

@@ -15,7 +15,7 @@ const NODE_PACKAGE: &str = include_str!("node/package.json");
 const NODE_LOCK: &str = include_str!("node/package-lock.json");
 
 /// A dozen small packages, over a slow line.
-const INSTALL_TIMEOUT: Duration = Duration::from_secs(180);
+const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 
 /// A language in which the platform has a public client.
 #[derive(Debug, Clone, Copy)]
@@ -197,7 +197,7 @@ fn run(dir: &Path, command: &mut Command) -> Result<()> {
         command.current_dir(dir),
         &dir.join("install.log"),
     )?;
-    let status = process.wait(INSTALL_TIMEOUT)?;
+    let status = process.wait(INSTALL_LIMIT)?;
     ensure!(
         status.success(),
         "{command:?} ended with {status}; {}",

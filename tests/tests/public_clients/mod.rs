@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::{Platform, Sent};
-use neurobridge_tests::poll::wait_for;
+use neurobridge_tests::poll::wait_with_progress;
 use neurobridge_tests::process::Process;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -132,11 +132,12 @@ fn hear(client: &Client, dir: &Scratch, platform: &Platform, enough: impl Fn(&[T
     let mut process =
         Process::spawn_split("the client", &mut command, &output, &dir.join("client.log")).unwrap();
     let mut told = Vec::new();
-    let heard = wait_for("all events and answers", SOON, || {
+    let heard = wait_with_progress("all events and answers", SOON, |patience| {
         if let Some(status) = process.exit_status()? {
             anyhow::bail!("the client ended with {status}");
         }
         told = read(&fs::read_to_string(&output)?)?;
+        patience.observe(told.len());
         Ok((events(&told).len() >= EVENTS && enough(&told)).then_some(()))
     });
     if let Err(error) = heard {

@@ -67,7 +67,7 @@ pub(crate) fn provide(broker: Broker) -> Result<Provided> {
     }
     say(&format!("starting {broker}"));
     Ok(match broker {
-        Broker::Kafka => Provided::Kafka(Box::new(Kafka::start(KafkaOptions::default())?)),
+        Broker::Kafka => Provided::Kafka(Box::new(Kafka::start(KafkaOptions::shared())?)),
         Broker::Nats => Provided::Nats(Box::new(Nats::start(NatsOptions::default())?)),
     })
 }
