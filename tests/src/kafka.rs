@@ -28,6 +28,7 @@ use crate::paths::Scratch;
 use crate::poll::wait_with_progress;
 use crate::ports::free_ports;
 use crate::process::Process;
+use crate::relay::Relay;
 
 /// The id of every cluster started here: the sixteen letters `neurobridge-test` in base64, as Kafka writes ids.
 const CLUSTER_ID: &str = "bmV1cm9icmlkZ2UtdGVzdA";
@@ -52,6 +53,7 @@ pub struct Kafka {
     installation: KafkaInstallation,
     options: KafkaOptions,
     ports: Ports,
+    relay: Option<Relay>,
     dir: Scratch,
 }
 
@@ -72,16 +74,24 @@ impl Kafka {
     pub fn start_in(dir: Scratch, options: KafkaOptions) -> Result<Self> {
         let installation = KafkaInstallation::find()?;
         let ports = Ports::from(free_ports()?);
+        let controller = format!("127.0.0.1:{}", ports.controller);
+        let relay = options.fenceable.then(|| Relay::to(controller)).transpose()?;
         let mut kafka = Self {
             process: None,
             installation,
             options,
             ports,
+            relay,
             dir,
         };
         fs::write(
             kafka.config_file(),
-            server_properties(&kafka.options, &kafka.ports, &kafka.dir.join("data")),
+            server_properties(
+                &kafka.options,
+                &kafka.ports,
+                &kafka.dir.join("data"),
+                kafka.relay.as_ref().map(Relay::address),
+            ),
         )
         .with_context(|| format!("writing {}", kafka.config_file().display()))?;
         fs::write(kafka.dir.join("log4j2.yaml"), LOG4J).context("writing the broker's log4j2.yaml")?;
@@ -144,6 +154,31 @@ impl Kafka {
     /// When it is not running.
     pub fn thaw(&mut self) -> Result<()> {
         self.running()?.thaw()
+    }
+
+    /// Separates the broker from its controller, which fences it after its session time-out (two seconds by default): it answers
+    /// its clients, and its metadata lists no broker and no leader.
+    ///
+    /// # Errors
+    /// When it was started without [`KafkaOptions::fenceable`].
+    pub fn fence(&self) -> Result<()> {
+        self.relay()?.cut();
+        Ok(())
+    }
+
+    /// Connects the broker with its controller again, which lists it after the next heartbeat.
+    ///
+    /// # Errors
+    /// When it was started without [`KafkaOptions::fenceable`].
+    pub fn unfence(&self) -> Result<()> {
+        self.relay()?.restore();
+        Ok(())
+    }
+
+    fn relay(&self) -> Result<&Relay> {
+        self.relay
+            .as_ref()
+            .context("this Kafka cannot be fenced: it was started without `fenceable`")
     }
 
     /// Starts a stopped or killed broker on the same ports with the same data, and waits until it answers.

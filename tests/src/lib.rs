@@ -23,6 +23,7 @@ pub mod process;
 pub mod program;
 pub mod prometheus;
 pub mod reference;
+pub mod relay;
 pub mod shared;
 pub mod small_disk;
 pub mod standing;

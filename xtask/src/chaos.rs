@@ -4,7 +4,6 @@
 mod audit;
 mod book;
 mod clock;
-mod feed;
 mod life;
 mod schedule;
 mod sent;
@@ -26,13 +25,13 @@ use neurobridge_tests::nats::{Nats, NatsOptions};
 use neurobridge_tests::paths::{Scratch, sweep_scratch};
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::program::{BINARY_VARIABLE, Profile, build, neurobridge};
+use neurobridge_tests::relay::Relay;
 use neurobridge_tests::shared::Broker;
 use neurobridge_tests::small_disk::SmallDisk;
 
 use self::audit::{Audit, Found, Promise};
 use self::book::Book;
 use self::clock::Clock;
-use self::feed::Wire;
 use self::life::Lives;
 use self::schedule::{Fault, Victim};
 use self::sent::{Reading, Sent};
@@ -190,8 +189,9 @@ fn torment_all(
     let reading = Reading::of(&dir.join("sent.jsonl"))?;
     let rate = args.rate.to_string();
     let mut platform = Platform::start(dir, &["--rate", &rate, "--seed", "1"])?;
-    let wire = Wire::to(platform.address().to_owned())?;
-    let config = configuration(&wire.url(), &kafka.bootstrap(), &nats.url(), args.exactly_once);
+    let relay = Relay::to(platform.address().to_owned())?;
+    let feed = format!("ws://{}/", relay.address());
+    let config = configuration(&feed, &kafka.bootstrap(), &nats.url(), args.exactly_once);
     let mut lives = Lives::begin(dir, config)?;
 
     print("\nthe run")?;
@@ -204,7 +204,7 @@ fn torment_all(
         let clock = &clock;
         let kafka = scope.spawn(|| guarded(clock, || server::torment(kafka, &of(Victim::Kafka), clock)));
         let nats = scope.spawn(|| guarded(clock, || server::torment(nats, &of(Victim::Nats), clock)));
-        let feed = scope.spawn(|| guarded(clock, || cut(&wire, &of(Victim::Feed), clock)));
+        let feed = scope.spawn(|| guarded(clock, || cut(&relay, &of(Victim::Feed), clock)));
         let disk = scope.spawn(|| guarded(clock, || fill(disk, &of(Victim::Disk), clock)));
         let bridge = guarded(clock, || lives.run(&of(Victim::Bridge), clock));
         let kills = (join(kafka), join(nats));
@@ -243,13 +243,13 @@ fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
         .map_err(|_| anyhow!("a thread has panicked; what it said stands above"))?
 }
 
-fn cut(wire: &Wire, faults: &[Fault], clock: &Clock) -> Result<()> {
+fn cut(relay: &Relay, faults: &[Fault], clock: &Clock) -> Result<()> {
     for fault in faults {
         if clock.wait_until(fault.at) {
-            wire.cut();
+            relay.cut();
             clock.say(fault.victim, "is cut")?;
             clock.pause(fault.lasts);
-            wire.mend();
+            relay.restore();
             clock.say(fault.victim, "is there again")?;
         }
     }

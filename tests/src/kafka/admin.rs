@@ -1,5 +1,6 @@
 //! Topics: made, changed, removed, by a client in this process (milliseconds, where Kafka's own tools take a second).
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -22,9 +23,13 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// Administers the topics of one broker.
 pub struct KafkaAdmin {
-    client: AdminClient<DefaultClientContext>,
+    bootstrap: String,
+    /// Replaced after each temporary refusal: a client that was told of no broker may never connect again.
+    client: Mutex<Client>,
     options: AdminOptions,
 }
+
+type Client = AdminClient<DefaultClientContext>;
 
 impl KafkaAdmin {
     /// Makes a client of the broker at `host:port`, over plain text. It connects when first used.
@@ -32,14 +37,14 @@ impl KafkaAdmin {
     /// # Errors
     /// When librdkafka refuses the address.
     pub fn new(bootstrap: &str) -> Result<Self> {
-        let client = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap)
-            .create()
-            .with_context(|| format!("making a client of {bootstrap}"))?;
         let options = AdminOptions::new()
             .request_timeout(Some(REQUEST_TIMEOUT))
             .operation_timeout(Some(REQUEST_TIMEOUT));
-        Ok(Self { client, options })
+        Ok(Self {
+            client: Mutex::new(connect(bootstrap)?),
+            bootstrap: bootstrap.to_owned(),
+            options,
+        })
     }
 
     /// Creates a topic of one replica and waits until it can be written to.
@@ -51,10 +56,10 @@ impl KafkaAdmin {
         for (key, value) in config {
             new = new.set(key, value);
         }
-        request(
+        self.request(
             &format!("creating the topic {topic}"),
             Some(RDKafkaErrorCode::TopicAlreadyExists),
-            || names(block_on(self.client.create_topics([&new], &self.options))),
+            |client| names(block_on(client.create_topics([&new], &self.options))),
         )?;
         let partitions = usize::from(partitions);
         wait_until(&format!("the leaders of {topic}"), LIMIT, || {
@@ -67,10 +72,10 @@ impl KafkaAdmin {
     /// # Errors
     /// When there is no such topic, or the broker refuses.
     pub fn delete_topic(&self, topic: &str) -> Result<()> {
-        request(
+        self.request(
             &format!("deleting the topic {topic}"),
             Some(RDKafkaErrorCode::UnknownTopicOrPartition),
-            || names(block_on(self.client.delete_topics(&[topic], &self.options))),
+            |client| names(block_on(client.delete_topics(&[topic], &self.options))),
         )?;
         wait_until(&format!("the end of {topic}"), LIMIT, || {
             self.known_leaders(topic) == Some(0)
@@ -83,10 +88,10 @@ impl KafkaAdmin {
     /// When the topic has as many already, or the broker refuses.
     pub fn grow_topic(&self, topic: &str, partitions: u16) -> Result<()> {
         let new = NewPartitions::new(topic, usize::from(partitions));
-        request(
+        self.request(
             &format!("adding partitions to {topic}"),
             Some(RDKafkaErrorCode::InvalidPartitions),
-            || names(block_on(self.client.create_partitions([&new], &self.options))),
+            |client| names(block_on(client.create_partitions([&new], &self.options))),
         )?;
         let partitions = usize::from(partitions);
         wait_until(&format!("the leaders of {topic}"), LIMIT, || {
@@ -103,8 +108,8 @@ impl KafkaAdmin {
         for (key, value) in config {
             change = change.set(key, value);
         }
-        request(&format!("configuring the topic {topic}"), None, || {
-            let results = block_on(self.client.alter_configs([&change], &self.options));
+        self.request(&format!("configuring the topic {topic}"), None, |client| {
+            let results = block_on(client.alter_configs([&change], &self.options));
             first(results.map(|results| results.into_iter().map(|result| result.map_err(|(_, code)| code))))
         })?;
         // The controller has it; the broker learns of it a moment later.
@@ -113,9 +118,36 @@ impl KafkaAdmin {
         })
     }
 
+    /// Sends a request until the broker accepts it or refuses it for good.
+    fn request(
+        &self,
+        what: &str,
+        done: Option<RDKafkaErrorCode>,
+        send: impl Fn(&Client) -> Result<(), RDKafkaErrorCode>,
+    ) -> Result<()> {
+        request(what, done, || {
+            let result = send(&self.client());
+            if result.is_err_and(is_temporary) {
+                self.renew();
+            }
+            result
+        })
+    }
+
+    fn client(&self) -> MutexGuard<'_, Client> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn renew(&self) {
+        // The address was good for the first client; without memory for another one, that one stays.
+        if let Ok(client) = connect(&self.bootstrap) {
+            *self.client() = client;
+        }
+    }
+
     fn is_configured(&self, topic: &str, config: &[(&str, &str)]) -> bool {
         let specifier = ResourceSpecifier::Topic(topic);
-        let described = block_on(self.client.describe_configs([&specifier], &self.options));
+        let described = block_on(self.client().describe_configs([&specifier], &self.options));
         let Some(Ok(described)) = described.ok().and_then(|all| all.into_iter().next()) else {
             return false;
         };
@@ -131,10 +163,30 @@ impl KafkaAdmin {
         self.known_leaders(topic).unwrap_or(0)
     }
 
+    /// Returns how many brokers the cluster's metadata lists; nothing when no broker answers. A fenced broker is not listed.
+    pub fn brokers(&self) -> Option<usize> {
+        let metadata = self.client().inner().fetch_metadata(None, METADATA_TIMEOUT);
+        let Ok(metadata) = metadata else {
+            self.renew();
+            return None;
+        };
+        let brokers = metadata.brokers().len();
+        if brokers == 0 {
+            self.renew();
+        }
+        Some(brokers)
+    }
+
     /// Nothing when the broker does not know at the moment.
     fn known_leaders(&self, topic: &str) -> Option<usize> {
-        let metadata = self.client.inner().fetch_metadata(Some(topic), METADATA_TIMEOUT);
-        let metadata = metadata.ok()?;
+        let metadata = self
+            .client()
+            .inner()
+            .fetch_metadata(Some(topic), METADATA_TIMEOUT);
+        let Some(metadata) = metadata.ok().filter(|metadata| !metadata.brokers().is_empty()) else {
+            self.renew();
+            return None;
+        };
         let found = metadata.topics().first()?;
         match found.error().map(RDKafkaErrorCode::from) {
             None => {
@@ -148,6 +200,13 @@ impl KafkaAdmin {
             Some(_) => None,
         }
     }
+}
+
+fn connect(bootstrap: &str) -> Result<Client> {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .create()
+        .with_context(|| format!("making a client of {bootstrap}"))
 }
 
 /// Sends a request until the broker accepts it or refuses it for good. `done` is the refusal of a repeated request whose first

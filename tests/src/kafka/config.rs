@@ -18,6 +18,8 @@ pub struct KafkaOptions {
     /// Lets Java compile hot code with its second compiler: for measurements. Off by default, since it takes the
     /// cores from what is tested.
     pub optimised: bool,
+    /// Places a relay between the broker and its controller, for [`super::Kafka::fence`]. Off by default.
+    pub fenceable: bool,
     /// Makes it a broker of a cluster whose controller another one is. None by default.
     pub member: Option<Member>,
 }
@@ -39,6 +41,7 @@ impl Default for KafkaOptions {
             properties: Vec::new(),
             heap_mib: 512,
             optimised: false,
+            fenceable: false,
             member: None,
         }
     }
@@ -175,7 +178,13 @@ broker.session.timeout.ms=2000
 auto.create.topics.enable=false
 ";
 
-pub(super) fn server_properties(options: &KafkaOptions, ports: &Ports, data: &Path) -> String {
+/// `relay` is the address under which the broker reaches its own controller, if it is not the controller's port itself.
+pub(super) fn server_properties(
+    options: &KafkaOptions,
+    ports: &Ports,
+    data: &Path,
+    relay: Option<&str>,
+) -> String {
     let mut listeners = vec![Listener::Plaintext];
     if options.secure.is_some() {
         listeners.extend(Listener::SECURE);
@@ -190,18 +199,22 @@ pub(super) fn server_properties(options: &KafkaOptions, ports: &Ports, data: &Pa
         .collect();
     let advertised = addresses.join(",");
     let controller = format!("127.0.0.1:{}", ports.controller);
+    let reached = relay.unwrap_or(&controller);
 
     let mut text = FIXED.to_owned();
     let mut line = |key: &str, value: &str| {
         let _ = writeln!(text, "{key}={value}"); // Writing to a string can't fail.
     };
     line("listeners", &format!("{advertised},CONTROLLER://{controller}"));
-    line("advertised.listeners", &advertised);
+    line(
+        "advertised.listeners",
+        &format!("{advertised},CONTROLLER://{reached}"),
+    );
     line(
         "listener.security.protocol.map",
         &format!("{},CONTROLLER:PLAINTEXT", protocols.join(",")),
     );
-    line("controller.quorum.bootstrap.servers", &controller);
+    line("controller.quorum.bootstrap.servers", reached);
     line("log.dirs", &data.display().to_string());
     if options.authorizer {
         line(
@@ -217,6 +230,7 @@ pub(super) fn server_properties(options: &KafkaOptions, ports: &Ports, data: &Pa
         line("process.roles", "broker");
         line("node.id", &member.node.to_string());
         line("listeners", &advertised);
+        line("advertised.listeners", &advertised);
         let controller = format!("127.0.0.1:{}", member.controller);
         line("controller.quorum.bootstrap.servers", &controller);
     }
@@ -275,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_plain_broker_has_one_listener() {
-        let text = server_properties(&KafkaOptions::default(), &PORTS, Path::new("/d"));
+        let text = server_properties(&KafkaOptions::default(), &PORTS, Path::new("/d"), None);
         assert!(
             text.contains("\nlisteners=PLAINTEXT://127.0.0.1:2,CONTROLLER://127.0.0.1:1\n"),
             "{text}"
@@ -284,9 +298,28 @@ mod tests {
     }
 
     #[test]
+    fn a_relay_takes_the_place_of_the_controllers_address() {
+        let text = server_properties(
+            &KafkaOptions::default(),
+            &PORTS,
+            Path::new("/d"),
+            Some("127.0.0.1:9"),
+        );
+        assert!(text.contains(",CONTROLLER://127.0.0.1:1\n"), "{text}");
+        assert!(
+            text.contains("advertised.listeners=PLAINTEXT://127.0.0.1:2,CONTROLLER://127.0.0.1:9\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\ncontroller.quorum.bootstrap.servers=127.0.0.1:9\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn ones_own_properties_come_last() {
         let options = KafkaOptions::default().property("auto.create.topics.enable", "true");
-        let text = server_properties(&options, &PORTS, Path::new("/d"));
+        let text = server_properties(&options, &PORTS, Path::new("/d"), None);
         assert!(text.ends_with("\nauto.create.topics.enable=true\n"), "{text}");
     }
 }

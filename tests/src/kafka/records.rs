@@ -1,7 +1,7 @@
 //! Reading back what a topic holds.
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rdkafka::config::ClientConfig;
@@ -16,6 +16,9 @@ use crate::poll::{Patience, wait_for};
 
 /// How long one poll may block; the limit is checked in between.
 const POLL: Duration = Duration::from_millis(100);
+
+/// A consumer that is silent for so long is replaced: one that was told of no broker may never connect again.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// One record of a topic, as it lies in the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,41 +92,44 @@ pub fn await_records(bootstrap: &str, topic: &str, count: usize, limit: Duration
 
 struct Reader {
     consumer: BaseConsumer,
+    bootstrap: String,
     topic: String,
-    partitions: usize,
+    /// The next offset of each partition.
+    next: BTreeMap<i32, Offset>,
     ended: HashSet<i32>,
     read: u64,
     patience: Patience,
+    answered: Instant,
 }
 
 impl Reader {
     fn open(bootstrap: &str, topic: &str, limit: Duration) -> Result<Self> {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap)
-            .set("group.id", "neurobridge-tests")
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("isolation.level", "read_committed")
-            .create()
-            .with_context(|| format!("making a consumer of {bootstrap}"))?;
+        let consumer = consumer(bootstrap)?;
         let partitions = partitions(&consumer, topic, limit)
             .with_context(|| format!("requesting the topic {topic} from {bootstrap}"))?;
         ensure!(!partitions.is_empty(), "the topic {topic} has no partitions");
-        let mut assignment = TopicPartitionList::new();
-        for partition in &partitions {
-            assignment.add_partition_offset(topic, *partition, Offset::Beginning)?;
-        }
-        consumer
-            .assign(&assignment)
-            .with_context(|| format!("reading the topic {topic}"))?;
-        Ok(Self {
+        let reader = Self {
             consumer,
+            bootstrap: bootstrap.to_owned(),
             topic: topic.to_owned(),
-            partitions: partitions.len(),
+            next: partitions.into_iter().map(|id| (id, Offset::Beginning)).collect(),
             ended: HashSet::new(),
             read: 0,
             patience: Patience::new(format!("the records of {topic}"), limit),
-        })
+            answered: Instant::now(),
+        };
+        reader.assign()?;
+        Ok(reader)
+    }
+
+    fn assign(&self) -> Result<()> {
+        let mut assignment = TopicPartitionList::new();
+        for (partition, offset) in &self.next {
+            assignment.add_partition_offset(&self.topic, *partition, *offset)?;
+        }
+        self.consumer
+            .assign(&assignment)
+            .with_context(|| format!("reading the topic {}", self.topic))
     }
 
     /// The next record, if one comes soon.
@@ -131,13 +137,22 @@ impl Reader {
         self.patience.observe((self.read, self.ended.len()));
         let checked = self.patience.check();
         checked.with_context(|| format!("{} records of {} were read", self.read, self.topic))?;
+        if self.answered.elapsed() >= SILENCE {
+            self.consumer = consumer(&self.bootstrap)?;
+            self.assign()?;
+            self.answered = Instant::now();
+        }
         match self.consumer.poll(POLL) {
             Some(Ok(message)) => {
+                self.answered = Instant::now();
+                self.next
+                    .insert(message.partition(), Offset::Offset(message.offset() + 1));
                 self.ended.remove(&message.partition());
                 self.read += 1;
                 Ok(Some(to_record(&message)))
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
+                self.answered = Instant::now();
                 self.ended.insert(partition);
                 Ok(None)
             }
@@ -149,8 +164,19 @@ impl Reader {
     }
 
     fn at_end(&self) -> bool {
-        self.ended.len() == self.partitions
+        self.ended.len() == self.next.len()
     }
+}
+
+fn consumer(bootstrap: &str) -> Result<BaseConsumer> {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "neurobridge-tests")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("isolation.level", "read_committed")
+        .create()
+        .with_context(|| format!("making a consumer of {bootstrap}"))
 }
 
 /// Returns the ids of a topic's partitions.

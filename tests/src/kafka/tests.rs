@@ -85,6 +85,36 @@ fn lives_through_what_tests_do_to_it() {
 }
 
 #[test]
+fn a_topic_is_created_beside_a_broker_that_is_fenced() {
+    let Some(kafka) = own_kafka(KafkaOptions {
+        fenceable: true,
+        ..KafkaOptions::default()
+    }) else {
+        return;
+    };
+    let bootstrap = kafka.bootstrap();
+    let admin = KafkaAdmin::new(&bootstrap).unwrap();
+    admin.create_topic("before", 1, &[]).unwrap();
+    send(&mut client(&bootstrap), "before", "one").unwrap();
+
+    kafka.fence().unwrap();
+    wait_until("the metadata to list no broker", SOON, || {
+        admin.brokers() == Some(0)
+    })
+    .unwrap();
+    answers(&bootstrap).unwrap();
+    std::thread::scope(|scope| {
+        let creating = scope.spawn(|| admin.create_topic("during", 1, &[]));
+        let reading = scope.spawn(|| count(&kafka, "before"));
+        kafka.unfence().unwrap();
+        creating.join().unwrap().unwrap();
+        assert_eq!(reading.join().unwrap(), 1);
+    });
+    let plain = own_kafka(KafkaOptions::default()).unwrap();
+    assert!(plain.fence().unwrap_err().to_string().contains("fenceable"));
+}
+
+#[test]
 fn knows_its_clients() {
     let scratch = Scratch::new("certificates").unwrap();
     let certificates = Certificates::generate(scratch.path()).unwrap();

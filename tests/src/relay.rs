@@ -1,4 +1,4 @@
-//! The wire between the platform and the bridge, which can be cut.
+//! A relay of TCP connections that can be cut: between the platform and the bridge, between a broker and its controller.
 
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -7,9 +7,9 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-/// Passes bytes on both ways; its threads end with their connections, the one that accepts with the program.
+/// Relays bytes both ways. The threads of a connection end with it, the thread that accepts ends with the program.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub struct Relay {
     address: String,
     state: Arc<Mutex<State>>,
 }
@@ -21,29 +21,32 @@ struct State {
     open: Vec<TcpStream>,
 }
 
-impl Wire {
-    /// Listens for the bridge, and connects each connection with the platform at `host:port`.
-    pub(super) fn to(platform: String) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").context("making the feed's wire")?;
+impl Relay {
+    /// Listens on a free port of 127.0.0.1, and connects each connection to the server at `host:port`.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn to(server: String) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").context("opening a relay")?;
         let address = listener.local_addr()?.to_string();
         let state = Arc::<Mutex<State>>::default();
         let shared = Arc::clone(&state);
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
-                // A connection that can't be made looks to the bridge like one that is cut.
-                let _ = connect(near, &platform, &shared);
+                // For the client, a connection that cannot be made is like one that is cut.
+                let _ = connect(near, &server, &shared);
             }
         });
         Ok(Self { address, state })
     }
 
-    /// The URL of the feed.
-    pub(super) fn url(&self) -> String {
-        format!("ws://{}/", self.address)
+    /// Returns `host:port` for clients.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
-    /// Ends all connections in the midst of what they carry, and refuses new ones.
-    pub(super) fn cut(&self) {
+    /// Closes all connections without delivering what is under way, and refuses new ones.
+    pub fn cut(&self) {
         let mut state = lock(&self.state);
         state.is_cut = true;
         for stream in state.open.drain(..) {
@@ -52,17 +55,18 @@ impl Wire {
         }
     }
 
-    pub(super) fn mend(&self) {
+    /// Accepts connections again.
+    pub fn restore(&self) {
         lock(&self.state).is_cut = false;
     }
 }
 
-fn connect(near: TcpStream, platform: &str, shared: &Mutex<State>) -> io::Result<()> {
+fn connect(near: TcpStream, server: &str, shared: &Mutex<State>) -> io::Result<()> {
     let mut state = lock(shared);
     if state.is_cut {
         return Ok(());
     }
-    let far = TcpStream::connect(platform)?;
+    let far = TcpStream::connect(server)?;
     // Those that have ended are of no use any more.
     state.open.retain(|stream| stream.peer_addr().is_ok());
     state.open.extend([near.try_clone()?, far.try_clone()?]);
@@ -73,7 +77,7 @@ fn connect(near: TcpStream, platform: &str, shared: &Mutex<State>) -> io::Result
     Ok(())
 }
 
-/// When one way ends, so does the other: the feed knows no half-closed connections.
+/// When one direction ends, so does the other: none of the relayed protocols uses half-closed connections.
 fn carry(mut from: &TcpStream, mut to: &TcpStream) {
     let _ = io::copy(&mut from, &mut to);
     let _ = from.shutdown(Shutdown::Both);
@@ -91,24 +95,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cut_ends_what_is_open_and_refuses_what_comes() {
-        let platform = TcpListener::bind("127.0.0.1:0").unwrap();
-        let wire = Wire::to(platform.local_addr().unwrap().to_string()).unwrap();
-        let mut near = TcpStream::connect(&wire.address).unwrap();
-        let (mut far, _) = platform.accept().unwrap();
+    fn a_cut_closes_connections_and_refuses_new_ones() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let relay = Relay::to(server.local_addr().unwrap().to_string()).unwrap();
+        let mut near = TcpStream::connect(&relay.address).unwrap();
+        let (mut far, _) = server.accept().unwrap();
         near.write_all(b"ping").unwrap();
         let mut bytes = [0; 4];
         far.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"ping");
 
-        wire.cut();
+        relay.cut();
         assert_eq!(near.read(&mut bytes).unwrap(), 0);
-        let mut refused = TcpStream::connect(&wire.address).unwrap();
+        let mut refused = TcpStream::connect(&relay.address).unwrap();
         assert_eq!(refused.read(&mut bytes).unwrap_or(0), 0);
 
-        wire.mend();
-        let mut near = TcpStream::connect(&wire.address).unwrap();
-        let (mut far, _) = platform.accept().unwrap();
+        relay.restore();
+        let mut near = TcpStream::connect(&relay.address).unwrap();
+        let (mut far, _) = server.accept().unwrap();
         far.write_all(b"pong").unwrap();
         near.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"pong");
