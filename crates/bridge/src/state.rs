@@ -3,8 +3,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use jiff::Timestamp;
 use neurobridge_core::{
+    clock,
     delivery::{Progress, ProgressSnapshot, SinkState},
     event::Sequence,
     histogram,
@@ -83,7 +83,7 @@ impl State {
         let snapshots: Vec<ProgressSnapshot> =
             self.sinks.iter().map(|sink| sink.progress.snapshot()).collect();
         let spool = self.spool.status();
-        let now = Timestamp::now();
+        let now = clock::now();
         let sinks = self
             .sinks
             .iter()

@@ -22,8 +22,7 @@ pub trait Batcher: Send + 'static {
 
     /// Hands out what was pushed since the last time: one frame at least. What it returns is sent, without fail.
     ///
-    /// `received_at` is when it was read. It never runs backwards from one batch of a source to the next, even when the
-    /// clock is stepped.
+    /// `received_at` is when it was read, by the guarded clock: it runs back only when the system's clock was set back.
     fn take(&mut self, received_at: Timestamp) -> Self::Batch;
 }
 
@@ -32,7 +31,7 @@ pub trait Batcher: Send + 'static {
 pub struct FrameBatch {
     /// The name of the source.
     pub source: Arc<str>,
-    /// When it was read. Never before the batch that the same source gave before, even when the clock is stepped.
+    /// When it was read, by the guarded clock: it runs back only when the system's clock was set back.
     pub received_at: Timestamp,
     /// At least one frame, in the order of the feed.
     pub frames: Vec<Frame>,

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use neurobridge_core::{ledger::SourceLedger, secret::SecretSet, units::format_duration};
+use jiff::SignedDuration;
+use neurobridge_core::{clock, ledger::SourceLedger, secret::SecretSet, units::format_duration};
 use secrecy::ExposeSecret;
 use tokio::{
     select,
@@ -239,6 +240,9 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
         }
         Some(Ok(opened)) => opened,
     };
+    if let Some(ahead) = dialled.clock_skew_seconds {
+        clock::compare_with_server(SignedDuration::try_from_secs_f64(ahead).unwrap_or(SignedDuration::MAX));
+    }
     link.stats.authorising(dialled.clock_skew_seconds);
     let config = &setup.config;
     let heartbeat = Heartbeat::new(config.ping_interval, config.pong_timeout, Instant::now());

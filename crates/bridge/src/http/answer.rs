@@ -1,7 +1,7 @@
 //! The answer to the first question of all: am I losing events?
 
-use jiff::{SignedDuration, Timestamp};
-use neurobridge_core::delivery::SinkState;
+use jiff::SignedDuration;
+use neurobridge_core::{clock, delivery::SinkState};
 use neurobridge_listener::{GapOutcome, SourceState};
 use serde::Serialize;
 
@@ -94,7 +94,7 @@ impl Findings {
                 "The spool is full: {name} is not read, and what the platform can't hold back it may throw away."
             )),
             // A busy disk holds up everybody for a moment.
-            SourceState::Blocked if snapshot.since + PATIENCE > Timestamp::now() => {}
+            SourceState::Blocked if snapshot.since + PATIENCE > clock::now() => {}
             SourceState::Blocked => self.waiting.push(format!(
                 "The disk does not keep up: {name} is not read, and what the platform can't hold back it may throw away."
             )),

@@ -17,8 +17,9 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use neurobridge_core::{
+    clock,
     dead_letter::{DeadLetters, Newest, Notice},
     delivery::Backoff,
     histogram::Histogram,
@@ -44,6 +45,8 @@ const TOGETHER_BYTES: usize = 64 << 10;
 /// So many appends are on their way at once into a spool on disk: while it syncs one, the next are made, and then synced
 /// together. In memory nothing is gained by it, and those that wait for room would be held beside what is in the spool.
 pub(crate) const AT_ONCE_ON_DISK: usize = 8;
+/// Batches of different sources come out of order by less. A larger difference is a step of the clock, now or in an earlier run.
+const OUT_OF_ORDER: SignedDuration = SignedDuration::from_secs(10);
 
 /// What the intake needs.
 pub(crate) struct Options {
@@ -80,7 +83,7 @@ impl IntakeStats {
 
     fn dead_letter(&self, reason: &'static str) {
         self.newest().push(Notice {
-            at: Timestamp::now(),
+            at: clock::now(),
             reason,
             sequence: None,
         });
@@ -164,7 +167,7 @@ struct Intake {
     sources: Vec<IntakeSource>,
     seen: Seen,
     tallies: Vec<Tally>,
-    /// The latest time of receipt: the log's times never run backwards, whatever the clock and the sources do.
+    /// The last time of receipt. Batches of several sources are put into its order; after a step of the clock back, it goes back.
     newest: Timestamp,
     /// Of the records at hand.
     fates: Vec<Fate>,
@@ -208,6 +211,9 @@ impl Intake {
             letters,
             dead_lettered,
         } = batch;
+        if self.newest.duration_since(received_at) > OUT_OF_ORDER {
+            self.newest = received_at;
+        }
         self.newest = self.newest.max(received_at);
         let source_name = &*self.sources[source].name;
         let stats = &self.sources[source].stats;

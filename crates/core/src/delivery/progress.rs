@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
+    clock,
     dead_letter::{Newest, Notice},
     event::Sequence,
     histogram::{self, Histogram},
@@ -171,7 +172,7 @@ impl Progress {
         let mut inner = self.lock();
         inner.dead_letters[position(&RejectionReason::ALL, reason)] += 1;
         inner.newest_dead_letters.push(Notice {
-            at: Timestamp::now(),
+            at: clock::now(),
             reason: reason.label(),
             sequence: Some(sequence),
         });

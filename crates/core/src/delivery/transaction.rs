@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     ack::AckTracker,
+    clock,
     event::Sequence,
     ledger::Outcome,
     reader::{Cursor, Reader},
@@ -150,7 +151,7 @@ impl Window {
     pub(super) fn committed<R: Reader>(&mut self, cursor: Cursor, reader: &mut R) {
         self.move_to(cursor, reader);
         let Some(pending) = &mut self.pending else { return };
-        let now = Timestamp::now();
+        let now = clock::now();
         for (received_at, events) in pending.received.drain(..) {
             self.progress.observe(received_at, now, events);
         }

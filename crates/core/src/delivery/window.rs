@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     ack::AckTracker,
+    clock,
     envelope::{self, Kind},
     event::{Event, Sequence},
     identity::SpoolId,
@@ -271,7 +272,7 @@ impl Window {
 
     /// Takes what the sink has told: all of it, also behind something that is a fault.
     pub(super) fn settle(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
-        let now = Timestamp::now();
+        let now = clock::now();
         let mut run = (now, 0);
         let mut settled = Ok(());
         for ack in acks.drain(..) {

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use neurobridge_core::clock;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +55,6 @@ pub(crate) struct Link<O: Outlet> {
     pub(crate) stop: CancellationToken,
     pub(crate) stats: Arc<SourceStats>,
     pub(crate) throttle: Throttle,
-    last_received_at: Timestamp,
 }
 
 impl<O: Outlet> Link<O> {
@@ -72,13 +72,12 @@ impl<O: Outlet> Link<O> {
             stop,
             stats,
             throttle: Throttle::default(),
-            last_received_at: Timestamp::UNIX_EPOCH,
         }
     }
 
     /// Counts what was read, and sends what is to be handed on.
     pub(crate) fn deliver(&mut self, room: mpsc::Permit<'_, O::Item>, reading: Reading) {
-        let now = self.received_at();
+        let now = clock::now();
         self.count(reading, now);
         if let Some(item) = self.outlet.take(now) {
             room.send(item);
@@ -87,7 +86,7 @@ impl<O: Outlet> Link<O> {
 
     /// Counts what was read before it can be sent.
     pub(crate) fn count_only(&mut self, reading: Reading) {
-        let now = self.received_at();
+        let now = clock::now();
         self.count(reading, now);
     }
 
@@ -119,12 +118,6 @@ impl<O: Outlet> Link<O> {
         reading.last_event = reading.has_event().then_some(now);
         self.stats.read(reading);
     }
-
-    /// The time, as long as it does not run backwards.
-    fn received_at(&mut self) -> Timestamp {
-        self.last_received_at = self.last_received_at.max(Timestamp::now());
-        self.last_received_at
-    }
 }
 
 #[cfg(test)]
@@ -145,13 +138,5 @@ mod tests {
         link.stop.cancel();
         link.flush().await;
         assert_eq!(items.try_recv().unwrap().len(), 1);
-    }
-
-    #[test]
-    fn times_of_receipt_never_run_backwards() {
-        let (mut link, _items) = link(1);
-        let future = Timestamp::now() + Duration::from_secs(3600);
-        link.last_received_at = future;
-        assert_eq!(link.received_at(), future);
     }
 }

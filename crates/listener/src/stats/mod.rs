@@ -10,7 +10,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use neurobridge_core::histogram::{self, Histogram};
+use neurobridge_core::{
+    clock,
+    histogram::{self, Histogram},
+};
 use tokio::time::Instant;
 
 pub use self::labels::{
@@ -135,7 +138,7 @@ impl SourceStats {
             inner: Mutex::new(Inner {
                 state: SourceState::Dialling,
                 reason: None,
-                since: Timestamp::now(),
+                since: clock::now(),
                 connections: 0,
                 open: false,
                 last_event: None,
@@ -261,7 +264,7 @@ impl SourceStats {
         inner.blocked.stop(now);
         if was_authorised && reason != DisconnectReason::Stopped {
             inner.gap.start(now);
-            inner.gap_began.get_or_insert((Timestamp::now(), now, reason));
+            inner.gap_began.get_or_insert((clock::now(), now, reason));
         }
     }
 
@@ -302,7 +305,7 @@ impl Inner {
     fn enter(&mut self, state: SourceState) {
         if self.state != state {
             self.state = state;
-            self.since = Timestamp::now();
+            self.since = clock::now();
         }
     }
 }

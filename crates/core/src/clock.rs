@@ -1,0 +1,328 @@
+//! The time of day, guarded against steps of the system's clock.
+//!
+//! A system's clock jumps: a wrong start after a power cut, a virtual machine that resumes, a server of the time protocol that is
+//! wrong. The monotonic clock does not. [`now`] follows the system's clock only while both agree, so that a jump that is
+//! taken back leaves no time of receipt in the future. [`trusted_now`] is for what cannot be undone: deleting by age.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use tracing::{info, warn};
+
+/// Both clocks agree when they differ by less. More than a slewed clock drifts between two calls that are a day apart.
+const TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
+/// A step ahead is followed after this time, unless it is taken back before.
+const FOLLOW_AFTER: Duration = Duration::from_secs(2 * 60);
+/// The system's clock is trusted when it has agreed with the monotonic clock for this time since the start or a step.
+const TRUST_AFTER: Duration = Duration::from_secs(60 * 60);
+/// A server's `Date` that differs by less confirms the clock, as it is another source of the time.
+const CONFIRMS_WITHIN: SignedDuration = SignedDuration::from_secs(60);
+/// A server's `Date` that differs by more contradicts the clock.
+const CONTRADICTS_BEYOND: SignedDuration = SignedDuration::from_hours(1);
+
+static GUARD: Mutex<Option<Guard>> = Mutex::new(None);
+
+/// Returns the time of day. Follows a step of the system's clock back at once, and a step ahead after two minutes: until
+/// then the time goes on as the monotonic clock does.
+pub fn now() -> Timestamp {
+    with(|guard, wall, at| (guard.now, guard.observe(wall, at)))
+}
+
+/// Returns the time of day where it is certain enough to delete files by their age: the system's clock has not stepped for an
+/// hour, or a server's clock has confirmed it since. `None` otherwise, and while a server's clock contradicts it.
+pub fn trusted_now() -> Option<Timestamp> {
+    with(|guard, wall, at| {
+        let change = guard.observe(wall, at);
+        (guard.trusted(at), change)
+    })
+}
+
+/// Takes another source of the time into account: by how much the system's clock is ahead of a server's.
+pub fn compare_with_server(ahead: SignedDuration) {
+    with(|guard, wall, at| {
+        let change = guard.observe(wall, at);
+        ((), guard.compare(ahead, wall, at).or(change))
+    });
+}
+
+/// Returns why nothing is deleted by age now, for people. `None` when the clock is trusted, and in the first hour, in which
+/// nothing is wrong.
+pub fn doubt() -> Option<String> {
+    with(|guard, wall, at| {
+        let change = guard.observe(wall, at);
+        (guard.doubt(at), change)
+    })
+}
+
+fn with<T>(work: impl FnOnce(&mut Guard, Timestamp, Instant) -> (T, Option<Change>)) -> T {
+    let (answer, change) = {
+        // Nothing within the lock can panic half-way through an update.
+        let mut guard = GUARD.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read within the lock: in the order in which the guard sees them.
+        let (wall, at) = (Timestamp::now(), Instant::now());
+        work(guard.get_or_insert_with(|| Guard::new(wall, at)), wall, at)
+    };
+    match change {
+        None => {}
+        Some(Change::SteppedAhead(step)) => warn!(
+            seconds = step.as_secs(),
+            "the system clock stepped ahead; followed in two minutes unless it steps back; nothing is deleted by age until the \
+             clock has been steady for an hour"
+        ),
+        Some(Change::SteppedBack(step)) => warn!(
+            seconds = step.as_secs(),
+            "the system clock stepped back; nothing is deleted by age until the clock has been steady for an hour"
+        ),
+        Some(Change::Returned) => info!("the system clock stepped back to the expected time"),
+        Some(Change::Followed) => info!("the step of the system clock is followed"),
+        Some(Change::Contradicted(ahead)) => warn!(
+            ahead_seconds = ahead.as_secs(),
+            "the server's clock contradicts the system clock; nothing is deleted by age meanwhile. Set the clock"
+        ),
+    }
+    answer
+}
+
+/// What is to be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    SteppedAhead(SignedDuration),
+    SteppedBack(SignedDuration),
+    /// A step ahead was taken back before it was followed.
+    Returned,
+    Followed,
+    Contradicted(SignedDuration),
+}
+
+/// The state of the guarded clock. All methods take the time as both clocks tell it.
+#[derive(Debug)]
+struct Guard {
+    /// The guarded time at `at`.
+    now: Timestamp,
+    at: Instant,
+    /// The clock is steady since.
+    steady_since: Instant,
+    has_stepped: bool,
+    /// A step ahead that is not followed yet: by how much, and since when.
+    ahead: Option<(SignedDuration, Instant)>,
+    is_confirmed: bool,
+    is_contradicted: bool,
+}
+
+impl Guard {
+    const fn new(now: Timestamp, at: Instant) -> Self {
+        Self {
+            now,
+            at,
+            steady_since: at,
+            has_stepped: false,
+            ahead: None,
+            is_confirmed: false,
+            is_contradicted: false,
+        }
+    }
+
+    /// Moves the guarded time to `at`.
+    fn observe(&mut self, wall: Timestamp, at: Instant) -> Option<Change> {
+        let elapsed = SignedDuration::try_from(at - self.at).unwrap_or(SignedDuration::MAX);
+        // Beyond the last time that there is, nothing is expected.
+        let expected = self.now.saturating_add(elapsed).unwrap_or(wall);
+        let step = wall.duration_since(expected);
+        self.at = at;
+        if step.abs() <= TOLERANCE {
+            self.now = wall;
+            return self.ahead.take().map(|_| Change::Returned);
+        }
+        if step.is_negative() {
+            self.now = wall;
+            self.ahead = None;
+            self.doubt_since(at);
+            return Some(Change::SteppedBack(step));
+        }
+        self.now = expected;
+        match self.ahead {
+            Some((before, since)) if (step - before).abs() <= TOLERANCE => {
+                (at - since >= FOLLOW_AFTER).then(|| {
+                    self.now = wall;
+                    self.ahead = None;
+                    Change::Followed
+                })
+            }
+            _ => {
+                self.ahead = Some((step, at));
+                self.doubt_since(at);
+                Some(Change::SteppedAhead(step))
+            }
+        }
+    }
+
+    fn compare(&mut self, ahead: SignedDuration, wall: Timestamp, at: Instant) -> Option<Change> {
+        if ahead.abs() <= CONFIRMS_WITHIN {
+            self.is_confirmed = true;
+            self.is_contradicted = false;
+            self.now = wall;
+            self.at = at;
+            return self.ahead.take().map(|_| Change::Followed);
+        }
+        if ahead.abs() <= CONTRADICTS_BEYOND {
+            return None;
+        }
+        self.is_confirmed = false;
+        let is_new = !std::mem::replace(&mut self.is_contradicted, true);
+        is_new.then_some(Change::Contradicted(ahead))
+    }
+
+    fn doubt_since(&mut self, at: Instant) {
+        self.steady_since = at;
+        self.has_stepped = true;
+        self.is_confirmed = false;
+    }
+
+    fn trusted(&self, at: Instant) -> Option<Timestamp> {
+        let is_steady = self.is_confirmed || at - self.steady_since >= TRUST_AFTER;
+        (is_steady && !self.is_contradicted && self.ahead.is_none()).then_some(self.now)
+    }
+
+    fn doubt(&self, at: Instant) -> Option<String> {
+        if self.trusted(at).is_some() {
+            return None;
+        }
+        if self.is_contradicted {
+            let sentence =
+                "the server's clock contradicts the system clock; nothing is deleted by age. Set the clock";
+            return Some(sentence.to_owned());
+        }
+        self.has_stepped.then(|| {
+            "the system clock stepped; nothing is deleted by age until it has been steady for an hour"
+                .to_owned()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DAY: i64 = 24 * 60 * 60;
+
+    /// A guard, a monotonic clock, and a system clock that is ahead by `offset`.
+    struct Setting {
+        guard: Guard,
+        began: Instant,
+        seconds: u64,
+        offset: i64,
+    }
+
+    impl Setting {
+        fn new() -> Self {
+            let began = Instant::now();
+            Self {
+                guard: Guard::new(Self::time(0), began),
+                began,
+                seconds: 0,
+                offset: 0,
+            }
+        }
+
+        fn time(seconds: i64) -> Timestamp {
+            Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+        }
+
+        fn wall(&self) -> Timestamp {
+            Self::time(self.seconds as i64 + self.offset)
+        }
+
+        fn at(&self) -> Instant {
+            self.began + Duration::from_secs(self.seconds)
+        }
+
+        fn advance(&mut self, seconds: u64) -> Option<Change> {
+            self.seconds += seconds;
+            let (wall, at) = (self.wall(), self.at());
+            self.guard.observe(wall, at)
+        }
+
+        fn is_trusted(&self) -> bool {
+            self.guard.trusted(self.at()).is_some()
+        }
+    }
+
+    #[test]
+    fn step_ahead_taken_back_moves_no_time() {
+        let mut clock = Setting::new();
+        clock.advance(4000);
+        assert!(clock.is_trusted());
+        clock.offset = 31 * DAY;
+        assert!(matches!(clock.advance(1), Some(Change::SteppedAhead(_))));
+        for _ in 0..100 {
+            assert_eq!(clock.advance(1), None);
+            assert_eq!(clock.guard.now, Setting::time(clock.seconds as i64));
+            assert!(!clock.is_trusted());
+        }
+        clock.offset = 0;
+        assert_eq!(clock.advance(1), Some(Change::Returned));
+        assert_eq!(clock.guard.now, clock.wall());
+        assert!(!clock.is_trusted() && clock.guard.doubt(clock.at()).is_some());
+        clock.advance(3600);
+        assert!(clock.is_trusted() && clock.guard.doubt(clock.at()).is_none());
+    }
+
+    #[test]
+    fn lasting_step_is_followed_and_step_back_at_once() {
+        let mut clock = Setting::new();
+        clock.offset = DAY;
+        clock.advance(1);
+        assert_eq!(clock.advance(120), Some(Change::Followed));
+        assert_eq!(clock.guard.now, clock.wall());
+        clock.offset = 0;
+        assert!(matches!(clock.advance(1), Some(Change::SteppedBack(_))));
+        assert_eq!(clock.guard.now, clock.wall());
+        assert!(!clock.is_trusted());
+    }
+
+    #[test]
+    fn start_is_trusted_after_an_hour_or_a_confirmation() {
+        let mut clock = Setting::new();
+        clock.advance(3599);
+        assert!(!clock.is_trusted() && clock.guard.doubt(clock.at()).is_none());
+        let (wall, at) = (clock.wall(), clock.at());
+        clock.guard.compare(SignedDuration::from_secs(3), wall, at);
+        assert!(clock.is_trusted());
+        let day = SignedDuration::from_hours(24);
+        assert_eq!(
+            clock.guard.compare(day, wall, at),
+            Some(Change::Contradicted(day))
+        );
+        assert_eq!(clock.guard.compare(day, wall, at), None);
+        clock.advance(100_000);
+        assert!(!clock.is_trusted());
+        let (wall, at) = (clock.wall(), clock.at());
+        clock.guard.compare(SignedDuration::ZERO, wall, at);
+        assert!(clock.is_trusted());
+    }
+
+    proptest! {
+        /// Whatever the system's clock does, the guarded time is never ahead of it for long, and never jumps ahead of both.
+        #[test]
+        fn guarded_time_is_never_ahead_of_the_clock(
+            steps in proptest::collection::vec((0u64..300, -100_000i64..100_000, any::<bool>()), 1..50),
+        ) {
+            let mut clock = Setting::new();
+            for (seconds, offset, does_step) in steps {
+                if does_step {
+                    clock.offset = offset;
+                }
+                let before = (clock.guard.now, clock.seconds);
+                clock.advance(seconds);
+                prop_assert!(clock.guard.now <= clock.wall());
+                let elapsed = SignedDuration::from_secs((clock.seconds - before.1) as i64);
+                prop_assert!(clock.guard.now == clock.wall() || clock.guard.now == before.0 + elapsed);
+            }
+        }
+    }
+}
