@@ -5,6 +5,7 @@ mod audit;
 mod book;
 mod clock;
 mod life;
+mod recovery;
 mod schedule;
 mod sent;
 mod server;
@@ -52,8 +53,8 @@ const STOP: Duration = Duration::from_secs(30);
 /// For how long, and which faults.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Ends with 1 when an event that the spool made durable is lost, comes out of order, comes twice where it may not, or
-when a ledger does not balance at any time. Its folder is kept then.
+Ends with 1 when an event that the spool made durable is lost, comes out of order, comes twice where it may not,
+when a ledger does not balance at any time, or when a sink does not recover after the last fault. Its folder is kept then.
 
 NEUROBRIDGE_TEST_BINARY=path names a program to use instead of one that is built now.")]
 pub(crate) struct Args {
@@ -148,7 +149,16 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
     }
 
     say("starting Kafka and NATS");
-    let mut kafka = Kafka::start(KafkaOptions::default())?;
+    let options = KafkaOptions {
+        fenceable: true,
+        ..KafkaOptions::default()
+    };
+    // Short, so that there is time for many fences.
+    let session = schedule::KAFKA_SESSION.as_millis();
+    let options = options
+        .property("broker.session.timeout.ms", &session.to_string())
+        .property("broker.heartbeat.interval.ms", &(session / 4).to_string());
+    let mut kafka = Kafka::start(options)?;
     kafka.create_topic_by_tool(TOPIC, PARTITIONS, &[])?;
     if args.exactly_once {
         kafka.create_topic_by_tool(CURSORS, 1, &[("cleanup.policy", "compact")])?;

@@ -18,12 +18,29 @@ pub(super) struct Book {
 }
 
 /// What a sink's ledger said.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Sink {
     pub(super) stored: u64,
     pub(super) delivered: u64,
     pub(super) duplicate: u64,
     pub(super) pending: u64,
+    state: String,
+    reason: String,
+}
+
+impl Sink {
+    /// Returns the number of events that it has settled.
+    pub(super) const fn settled(&self) -> u64 {
+        self.delivered + self.duplicate
+    }
+
+    /// Returns its state, and its reason in words.
+    pub(super) fn state(&self) -> String {
+        format!(
+            "state {:?}, reason {:?}, {} events pending",
+            self.state, self.reason, self.pending
+        )
+    }
 }
 
 impl Book {
@@ -45,12 +62,15 @@ impl Book {
         );
         for (name, sink) in status["sinks"].as_object().context("no sinks")? {
             let of = |key: &str| number(sink, &format!("/ledger/{key}"));
+            let text = |key: &str| sink[key].as_str().unwrap_or_default().to_owned();
             let last = self.sinks.entry(name.clone()).or_default();
             let now = Sink {
                 stored: of("stored")?,
                 delivered: of("delivered")?,
                 duplicate: of("duplicate")?,
                 pending: of("pending")?,
+                state: text("state"),
+                reason: text("reason"),
             };
             ensure!(
                 now.stored >= last.stored,
@@ -98,14 +118,6 @@ impl Book {
     pub(super) fn is_settled(&self) -> bool {
         !self.sinks.is_empty() && self.sinks.values().all(|sink| sink.pending == 0)
     }
-
-    /// Events that all sinks together have settled.
-    pub(super) fn settled(&self) -> u64 {
-        self.sinks
-            .values()
-            .map(|sink| sink.delivered + sink.duplicate)
-            .sum()
-    }
 }
 
 fn number(value: &Value, pointer: &str) -> Result<u64> {
@@ -135,7 +147,7 @@ mod tests {
         book.enter(&status(5, 5, 1, 0)).unwrap();
         book.enter(&status(6, 6, 6, 0)).unwrap();
         assert!(book.is_settled());
-        assert_eq!((book.settled(), book.answers()), (6, 3));
+        assert_eq!((book.sinks()["nats"].settled(), book.answers()), (6, 3));
         book.expect(6).unwrap();
         for (wrong, word) in [
             (status(5, 6, 6, 0), "durable"),

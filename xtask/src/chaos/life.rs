@@ -4,11 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::http::get;
 use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::poll::Patience;
 use nix::sys::signal::Signal;
 
 use super::book::Book;
 use super::clock::Clock;
+use super::recovery::Recovery;
 use super::schedule::Fault;
 use super::witness::Witness;
 
@@ -18,8 +21,6 @@ const ASK_EVERY: Duration = Duration::from_millis(250);
 const READ_EVERY: Duration = Duration::from_secs(1);
 /// A machine that runs two brokers beside it may keep a bridge waiting.
 const SILENCE: Duration = Duration::from_secs(60);
-/// For the sinks together to settle at least one more event, once nothing goes wrong any more.
-const PROGRESS: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(60);
 
 /// A bridge, and what is known of it.
@@ -30,7 +31,7 @@ pub(super) struct Lives<'a> {
     pub(super) book: Book,
     pub(super) witness: Witness,
     pub(super) kills: u64,
-    answered: Instant,
+    silence: Patience,
     read: Instant,
 }
 
@@ -46,7 +47,7 @@ impl<'a> Lives<'a> {
             book: Book::default(),
             witness,
             kills: 0,
-            answered: Instant::now(),
+            silence: Patience::new("an answer of the bridge", SILENCE),
             read: Instant::now(),
         })
     }
@@ -74,21 +75,14 @@ impl<'a> Lives<'a> {
 
     /// Waits until all sinks have settled all, and stops the bridge in order.
     pub(super) fn end(mut self) -> Result<(Book, Witness, u64)> {
-        let (mut settled, mut since) = (0, Instant::now());
+        let mut recovery = Recovery::default();
         loop {
             self.look()?;
             if self.book.is_settled() {
                 break;
             }
-            if self.book.settled() > settled {
-                (settled, since) = (self.book.settled(), Instant::now());
-            }
-            ensure!(
-                since.elapsed() < PROGRESS,
-                "no sink has settled anything for {PROGRESS:?}: {}\n{}",
-                self.bridge.get("/status").unwrap_or_default(),
-                self.bridge.process().log_tail()
-            );
+            let checked = recovery.check(self.book.sinks());
+            checked.with_context(|| self.bridge.process().log_tail())?;
             std::thread::sleep(ASK_EVERY);
         }
         let (status, log) = self.bridge.stop(Signal::SIGTERM, STOP)?;
@@ -99,9 +93,9 @@ impl<'a> Lives<'a> {
 
     /// Asks the bridge, and now and then the disk.
     fn look(&mut self) -> Result<()> {
-        match self.bridge.get("/status") {
+        match get(self.bridge.address(), "/status") {
             Ok(status) => {
-                self.answered = Instant::now();
+                self.silence = Patience::new("an answer of the bridge", SILENCE);
                 let status = serde_json::from_str(&status).context("reading /status")?;
                 self.book.enter(&status)?;
             }
@@ -110,11 +104,7 @@ impl<'a> Lives<'a> {
                     let log = self.bridge.process().log_tail();
                     bail!("the bridge ended by itself with {status}; {log}");
                 }
-                let silence = self.answered.elapsed();
-                ensure!(
-                    silence < SILENCE,
-                    "no answer of the bridge for {silence:.0?}: {error:#}"
-                );
+                self.silence.check().context(error)?;
             }
         }
         if self.read.elapsed() >= READ_EVERY {
@@ -138,7 +128,7 @@ impl<'a> Lives<'a> {
     fn start(&mut self) -> Result<()> {
         self.bridge = Bridge::start(self.dir, &self.config)
             .with_context(|| format!("starting the bridge after kill {}", self.kills))?;
-        self.answered = Instant::now();
+        self.silence = Patience::new("an answer of the bridge", SILENCE);
         self.look()
     }
 }

@@ -33,6 +33,8 @@ pub(super) enum Kind {
     Kill,
     /// SIGSTOP, and SIGCONT.
     Freeze,
+    /// The controller of Kafka does not hear the broker: it answers with metadata that lists no broker.
+    Fence,
     /// Connections are cut, and new ones refused.
     Cut,
     /// No byte is free.
@@ -53,6 +55,7 @@ impl fmt::Display for Fault {
         let what = match self.kind {
             Kind::Kill => "kill -9, started again after",
             Kind::Freeze => "frozen (SIGSTOP) for",
+            Kind::Fence => "fenced (metadata without a broker) for",
             Kind::Cut => "cut for",
             Kind::Fill => "full for",
         };
@@ -61,8 +64,44 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Seconds that the last series of freezes takes at most. It ends with the run.
+const LAST_SERIES: f64 = 30.0;
+/// Seconds that a series takes at most.
+const SERIES: f64 = 25.0;
+/// For so many seconds before the end the bridge is not killed. A client that never recovers would be ended with it, and not be
+/// found: after these seconds each sink has to recover with the clients that it has.
+const LAST_LIFE: f64 = 14.0;
+/// The freezes of a series, short and long ones by turns.
+const FREEZES: usize = 6;
+/// Seconds between two freezes of a series.
+const BETWEEN_FREEZES: Range<f64> = 0.1..0.9;
+/// Seconds; beyond what a NATS client with a ping every ten seconds tolerates.
+const PING_TIMEOUT: Range<f64> = 20.5..21.5;
+
+/// The session time-out of the broker.
+pub(super) const KAFKA_SESSION: Duration = Duration::from_secs(1);
+/// Fences of the last series. One in ten leaves a client of librdkafka 2.12 without any connection for good.
+const FENCES: usize = 8;
+/// Seconds; longer than the session time-out, after which a broker that is cut off counts as fenced.
+const FENCE: Range<f64> = 1.2..1.6;
+/// Seconds; the broker is listed again, and clients connect.
+const BETWEEN_FENCES: Range<f64> = 0.3..0.5;
+
+/// Freezes that a victim's clients and its cluster tolerate, and freezes that they do not, in seconds.
+fn freezes(victim: Victim) -> (Range<f64>, Range<f64>) {
+    match victim {
+        // The progress limit of strict order is three seconds: it ends a connection before pings do.
+        Victim::Nats => (0.3..2.5, 3.1..3.8),
+        // A freeze longer than the session time-out fences the broker.
+        _ => (0.2..0.8, 1.1..1.6),
+    }
+}
+
 /// Draws the faults of a run, in the order of their times. The bridge dies most often: every five to eleven seconds.
+///
+/// Each run ends with a series of freezes of both brokers in quick succession.
 pub(super) fn draw(seed: u64, duration: Duration, with_full_disk: bool) -> Vec<Fault> {
+    let end = duration.as_secs_f64();
     let mut faults = Vec::new();
     for victim in [
         Victim::Bridge,
@@ -75,39 +114,115 @@ pub(super) fn draw(seed: u64, duration: Duration, with_full_disk: bool) -> Vec<F
             continue;
         }
         // Each from its own beginning: what is left out for one changes nothing for the others.
-        let mut random = fastrand::Rng::with_seed(seed ^ ((victim as u64 + 1) << 56));
-        let (pauses, lengths): (Range<f64>, Range<f64>) = match victim {
-            Victim::Bridge => (5.0..11.0, 0.0..1.5),
-            Victim::Kafka | Victim::Nats => (10.0..25.0, 0.5..8.0),
-            Victim::Feed => (12.0..30.0, 0.1..3.0),
-            Victim::Disk => (20.0..40.0, 2.0..8.0),
+        let mut drawn = Drawn {
+            random: fastrand::Rng::with_seed(seed ^ ((victim as u64 + 1) << 56)),
+            victim,
+            at: 0.0,
+            faults: Vec::new(),
         };
-        let mut drawn = |range: &Range<f64>| {
-            let span = range.end - range.start;
-            Duration::from_secs_f64(range.start + random.f64() * span)
+        let (pauses, lengths, until): (Range<f64>, Range<f64>, f64) = match victim {
+            Victim::Bridge => (5.0..11.0, 0.0..1.5, end - LAST_LIFE),
+            Victim::Kafka | Victim::Nats => (10.0..20.0, 0.5..8.0, end - LAST_SERIES - 8.0),
+            Victim::Feed => (12.0..30.0, 0.1..3.0, end),
+            Victim::Disk => (20.0..40.0, 2.0..8.0, end),
         };
-        let mut at = drawn(&pauses);
-        while at < duration {
-            let lasts = drawn(&lengths);
-            let is_killed = drawn(&(0.0..1.0)) < Duration::from_millis(500);
-            let kind = match victim {
-                Victim::Bridge => Kind::Kill,
-                Victim::Kafka | Victim::Nats if is_killed => Kind::Kill,
-                Victim::Kafka | Victim::Nats => Kind::Freeze,
-                Victim::Feed => Kind::Cut,
-                Victim::Disk => Kind::Fill,
-            };
-            faults.push(Fault {
-                victim,
-                kind,
-                at,
-                lasts,
-            });
-            at += lasts + drawn(&pauses);
+        drawn.pause(pauses.clone());
+        while drawn.at < until.max(end / 2.0) {
+            let kind = drawn.random.f64();
+            match victim {
+                Victim::Bridge => drawn.fault(Kind::Kill, lengths.clone()),
+                Victim::Kafka | Victim::Nats if kind < 0.4 => drawn.fault(Kind::Kill, lengths.clone()),
+                Victim::Kafka | Victim::Nats if kind < 0.6 => drawn.fault(Kind::Freeze, lengths.clone()),
+                Victim::Kafka if kind < 0.8 => drawn.fault(Kind::Fence, lengths.clone()),
+                Victim::Kafka | Victim::Nats if drawn.at + SERIES < until => drawn.series(),
+                Victim::Kafka | Victim::Nats => drawn.fault(Kind::Freeze, lengths.clone()),
+                Victim::Feed => drawn.fault(Kind::Cut, lengths.clone()),
+                Victim::Disk => drawn.fault(Kind::Fill, lengths.clone()),
+            }
+            drawn.pause(pauses.clone());
         }
+        drawn.last_series(end);
+        faults.append(&mut drawn.faults);
     }
     faults.sort_by_key(|fault| fault.at);
     faults
+}
+
+/// The faults of one victim, as they are drawn.
+struct Drawn {
+    random: fastrand::Rng,
+    victim: Victim,
+    /// Seconds of the run at which the next fault begins.
+    at: f64,
+    faults: Vec<Fault>,
+}
+
+impl Drawn {
+    fn seconds(&mut self, range: Range<f64>) -> f64 {
+        range.start + self.random.f64() * (range.end - range.start)
+    }
+
+    fn pause(&mut self, range: Range<f64>) {
+        self.at += self.seconds(range);
+    }
+
+    fn fault(&mut self, kind: Kind, lengths: Range<f64>) {
+        let lasts = self.seconds(lengths);
+        self.faults.push(Fault {
+            victim: self.victim,
+            kind,
+            at: Duration::from_secs_f64(self.at),
+            lasts: Duration::from_secs_f64(lasts),
+        });
+        self.at += lasts;
+    }
+
+    /// Freezes in quick succession, shorter and longer than the time-outs of the victim's clients.
+    fn series(&mut self) {
+        let (short, long) = freezes(self.victim);
+        for freeze in 0..FREEZES {
+            let is_long = freeze % 2 == 1;
+            self.fault(Kind::Freeze, if is_long { long.clone() } else { short.clone() });
+            self.pause(BETWEEN_FREEZES);
+        }
+    }
+
+    /// Freezes up to the end of the run; in a short run also beyond, after the fault before them.
+    fn last_series(&mut self, end: f64) {
+        let before = self.faults.len();
+        let earliest = self.after_last();
+        self.at = 0.0;
+        match self.victim {
+            Victim::Kafka => {
+                self.series();
+                for _ in 0..FENCES {
+                    self.fault(Kind::Fence, FENCE);
+                    self.pause(BETWEEN_FENCES);
+                }
+            }
+            Victim::Nats if self.random.bool() => {
+                for _ in 0..2 {
+                    self.fault(Kind::Freeze, 0.3..1.0);
+                    self.pause(BETWEEN_FREEZES);
+                }
+                self.fault(Kind::Freeze, PING_TIMEOUT);
+            }
+            Victim::Nats => self.series(),
+            Victim::Bridge | Victim::Feed | Victim::Disk => {}
+        }
+        let start = (end - self.at).max(earliest);
+        for fault in &mut self.faults[before..] {
+            fault.at += Duration::from_secs_f64(start);
+        }
+    }
+
+    /// A moment after the last fault.
+    fn after_last(&self) -> f64 {
+        let last = self.faults.last();
+        last.map_or(0.0, |fault| {
+            (fault.at + fault.lasts).as_secs_f64() + BETWEEN_FREEZES.end
+        })
+    }
 }
 
 #[cfg(test)]
@@ -135,5 +250,64 @@ mod tests {
                 assert!(of(victim) >= 2, "seed {seed}: {victim}");
             }
         }
+    }
+
+    /// The freezes of the last series, and the end of the victim's last fault.
+    fn last_series(faults: &[Fault], victim: Victim) -> (Vec<Fault>, Duration) {
+        let from = TWO_MINUTES - Duration::from_secs_f64(LAST_SERIES);
+        let of = faults.iter().filter(|fault| fault.victim == victim);
+        let last = of.clone().next_back().unwrap();
+        let freezes = of.filter(|fault| fault.kind == Kind::Freeze && fault.at >= from);
+        (freezes.copied().collect(), last.at + last.lasts)
+    }
+
+    #[test]
+    fn every_run_ends_with_freezes_in_quick_succession() {
+        for seed in 0..200 {
+            let faults = draw(seed, TWO_MINUTES, true);
+            for (victim, session) in [(Victim::Kafka, 1.0), (Victim::Nats, 3.0)] {
+                let (freezes, end) = last_series(&faults, victim);
+                let lengths = freezes.iter().map(|freeze| freeze.lasts.as_secs_f64());
+                assert!(lengths.clone().any(|length| length < session), "seed {seed}");
+                assert!(lengths.clone().any(|length| length > session), "seed {seed}");
+                for pair in freezes.windows(2) {
+                    let pause = pair[1].at - (pair[0].at + pair[0].lasts);
+                    assert!(pause < Duration::from_secs(1), "seed {seed}: {pause:?}");
+                }
+                let left = TWO_MINUTES.abs_diff(end);
+                assert!(left < Duration::from_secs(1), "seed {seed}: {end:?}");
+            }
+            let fence = faults
+                .iter()
+                .rfind(|fault| fault.victim == Victim::Kafka)
+                .unwrap();
+            assert_eq!(fence.kind, Kind::Fence, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn the_bridge_lives_through_the_end_of_the_last_series() {
+        for seed in 0..200 {
+            let faults = draw(seed, TWO_MINUTES, true);
+            let killed = faults
+                .iter()
+                .rfind(|fault| fault.victim == Victim::Bridge)
+                .unwrap();
+            let fences = faults.iter().filter(|fault| fault.kind == Kind::Fence);
+            let after = fences.filter(|fence| fence.at > killed.at + killed.lasts);
+            assert!(after.count() >= 6, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn the_seed_of_the_gate_has_series_and_fences() {
+        let faults = draw(1, TWO_MINUTES, false);
+        for victim in [Victim::Kafka, Victim::Nats] {
+            let freezes = faults
+                .iter()
+                .filter(|fault| fault.victim == victim && fault.kind == Kind::Freeze);
+            assert!(freezes.count() >= 3, "{victim}");
+        }
+        assert!(faults.iter().any(|fault| fault.kind == Kind::Fence));
     }
 }

@@ -1,6 +1,6 @@
 //! The brokers, and what is done to them.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use neurobridge_tests::kafka::Kafka;
 use neurobridge_tests::nats::Nats;
 
@@ -14,6 +14,9 @@ pub(super) trait Server {
     fn start_again(&mut self) -> Result<()>;
     fn freeze(&mut self) -> Result<()>;
     fn thaw(&mut self) -> Result<()>;
+    /// Lets its cluster take it for dead, while it answers its clients.
+    fn fence(&mut self) -> Result<()>;
+    fn unfence(&mut self) -> Result<()>;
 }
 
 /// Does to a broker what is on the schedule; how often it was killed. In the end it runs.
@@ -23,17 +26,26 @@ pub(super) fn torment(server: &mut impl Server, faults: &[Fault], clock: &Clock)
         if !clock.wait_until(fault.at) {
             break;
         }
-        if fault.kind == Kind::Kill {
-            server.kill()?;
-            kills += 1;
-            clock.say(fault.victim, "is killed")?;
-            clock.pause(fault.lasts);
-            server.start_again()?;
-        } else {
-            server.freeze()?;
-            clock.say(fault.victim, "is frozen")?;
-            clock.pause(fault.lasts);
-            server.thaw()?;
+        match fault.kind {
+            Kind::Kill => {
+                server.kill()?;
+                kills += 1;
+                clock.say(fault.victim, "is killed")?;
+                clock.pause(fault.lasts);
+                server.start_again()?;
+            }
+            Kind::Fence => {
+                server.fence()?;
+                clock.say(fault.victim, "is fenced")?;
+                clock.pause(fault.lasts);
+                server.unfence()?;
+            }
+            Kind::Freeze | Kind::Cut | Kind::Fill => {
+                server.freeze()?;
+                clock.say(fault.victim, "is frozen")?;
+                clock.pause(fault.lasts);
+                server.thaw()?;
+            }
         }
         clock.say(fault.victim, "is there again")?;
     }
@@ -56,6 +68,14 @@ impl Server for Kafka {
     fn thaw(&mut self) -> Result<()> {
         Self::thaw(self)
     }
+
+    fn fence(&mut self) -> Result<()> {
+        Self::fence(self)
+    }
+
+    fn unfence(&mut self) -> Result<()> {
+        Self::unfence(self)
+    }
 }
 
 impl Server for Nats {
@@ -73,5 +93,13 @@ impl Server for Nats {
 
     fn thaw(&mut self) -> Result<()> {
         Self::thaw(self)
+    }
+
+    fn fence(&mut self) -> Result<()> {
+        bail!("NATS has no controller that could fence it")
+    }
+
+    fn unfence(&mut self) -> Result<()> {
+        bail!("NATS has no controller that could fence it")
     }
 }

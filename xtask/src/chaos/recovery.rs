@@ -1,0 +1,121 @@
+//! After the last fault: each sink has to recover, with the client that it has or with another one, and to settle all events.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use neurobridge_tests::poll::Patience;
+
+use super::book::Sink;
+
+/// For a sink to settle its first event after the last fault. Three times as long as a sink waits before it replaces its
+/// client.
+const RECOVERY: Duration = Duration::from_secs(90);
+/// For each further progress.
+const PROGRESS: Duration = Duration::from_secs(120);
+
+/// Watches the sinks from the last fault on.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    sinks: BTreeMap<String, Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    settled: u64,
+    has_recovered: bool,
+    patience: Patience,
+}
+
+impl Recovery {
+    /// Checks what the sinks have settled now.
+    ///
+    /// # Errors
+    /// When a sink with pending events settled none in time, with its state and reason.
+    pub(super) fn check(&mut self, sinks: &BTreeMap<String, Sink>) -> Result<()> {
+        for (name, sink) in sinks {
+            let watched = self.sinks.entry(name.clone()).or_insert_with(|| Watched {
+                settled: sink.settled(),
+                has_recovered: false,
+                patience: Patience::new("an event to be settled", RECOVERY),
+            });
+            if sink.settled() > watched.settled || sink.pending == 0 {
+                *watched = Watched {
+                    settled: sink.settled(),
+                    has_recovered: true,
+                    patience: Patience::new("the next event to be settled", PROGRESS),
+                };
+            }
+            let checked = watched.patience.check();
+            checked.with_context(|| {
+                if watched.has_recovered {
+                    format!("sink {name} settled no event for {PROGRESS:?}: {}", sink.state())
+                } else {
+                    format!(
+                        "sink {name} did not recover within {RECOVERY:?} of the last fault: {}",
+                        sink.state()
+                    )
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Checks with every limit exceeded.
+    #[cfg(test)]
+    fn check_at_the_limit(&mut self, sinks: &BTreeMap<String, Sink>) -> Result<()> {
+        for watched in self.sinks.values_mut() {
+            watched.patience = Patience::new("nothing", Duration::ZERO);
+        }
+        self.check(sinks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::book::Book;
+
+    fn sinks(delivered: u64, pending: u64) -> BTreeMap<String, Sink> {
+        let mut book = Book::default();
+        let status = serde_json::json!({
+            "sources": {},
+            "spool": { "durable_sequence": 9, "is_full": false, "has_failed": false },
+            "sinks": { "kafka": { "state": "down", "reason": "1/1 brokers are down", "ledger": {
+                "stored": delivered + pending, "delivered": delivered, "filtered": 0, "duplicate": 0,
+                "dead_lettered": 0, "dropped": 0, "damaged": 0, "pending": pending } } }
+        });
+        book.enter(&status).unwrap();
+        book.sinks().clone()
+    }
+
+    #[test]
+    fn a_stuck_sink_is_found_with_state_and_reason() {
+        let mut recovery = Recovery::default();
+        recovery.check(&sinks(5, 4)).unwrap();
+        recovery.check(&sinks(5, 4)).unwrap();
+        let error = format!("{:#}", recovery.check_at_the_limit(&sinks(5, 4)).unwrap_err());
+        assert!(
+            error.starts_with(
+                "sink kafka did not recover within 90s of the last fault: state \"down\", reason \"1/1 brokers are down\", \
+                 4 events pending"
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn progress_and_nothing_pending_are_recovery() {
+        let mut recovery = Recovery::default();
+        recovery.check(&sinks(5, 4)).unwrap();
+        recovery.check_at_the_limit(&sinks(6, 3)).unwrap();
+        let error = recovery.check_at_the_limit(&sinks(6, 3)).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("sink kafka settled no event for 120s")
+        );
+        recovery.check_at_the_limit(&sinks(9, 0)).unwrap();
+        recovery.check_at_the_limit(&sinks(9, 0)).unwrap();
+    }
+}
