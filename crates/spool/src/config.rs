@@ -60,7 +60,8 @@ pub struct DiskConfig {
     /// What to do when it holds that much.
     pub when_full: WhenFull,
     /// For how long events stay after all sinks have settled them, while there is room: for sending them again, and for
-    /// knowing them when they come again after a restart. 1 hour by default, because they hold personal data.
+    /// knowing them when they come again after a restart. 1 hour by default, because they hold personal data. They are deleted
+    /// by files, at most an eighth later (and 10 seconds). Copies of damaged bytes, in `damaged`, stay for a week.
     #[serde(with = "units::duration")]
     #[schemars(with = "String")]
     pub retain: Duration,

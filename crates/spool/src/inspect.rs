@@ -2,6 +2,7 @@
 //! that is asked for.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -18,9 +19,10 @@ use crate::{
     disk::{
         CURSORS,
         cursor::{self, Stored},
-        recovery,
+        epochs, readers, recovery,
+        registry::Registry,
         scan::{Item, Scan},
-        segment,
+        segment, stop_record,
     },
     format::{FormatError, HEADER_LENGTH},
 };
@@ -59,8 +61,10 @@ pub struct SegmentFile {
 pub struct CursorState {
     /// The reader.
     pub reader: String,
-    /// Where it is; `None` when the file is damaged.
+    /// Where it is; `None` when it is lost: the file is missing or damaged.
     pub cursor: Option<Cursor>,
+    /// What is wrong with its file: with all of it, or with one of the two copies in it.
+    pub damage: Option<String>,
 }
 
 /// What a full check found.
@@ -136,20 +140,48 @@ pub fn list(folder: &Path) -> Result<Listing, DiskError> {
             size_bytes,
         });
     }
-    let mut cursors = Vec::new();
-    for (reader, path) in cursor::list(&folder.join(CURSORS))? {
-        let cursor = match id.map(|id| cursor::read(&path, id)).transpose()? {
-            Some(Stored::Cursor(slot)) => Some(slot.cursor),
-            Some(Stored::Nothing) => continue,
-            Some(Stored::Damaged(_)) | None => None,
-        };
-        cursors.push(CursorState { reader, cursor });
-    }
+    let cursors = cursors(folder, id, !segments.is_empty())?;
     Ok(Listing {
         id,
         segments,
         cursors,
     })
+}
+
+/// The cursors that are there, and those that should be.
+fn cursors(folder: &Path, id: Option<SpoolId>, has_records: bool) -> Result<Vec<CursorState>, DiskError> {
+    let found = cursor::list(&folder.join(CURSORS))?;
+    let Some(id) = id else {
+        let unknown = |(reader, _)| CursorState {
+            reader,
+            cursor: None,
+            damage: Some("the log's id is missing or damaged".to_owned()),
+        };
+        return Ok(found.into_iter().map(unknown).collect());
+    };
+    let registry = Registry::read(folder, id)?;
+    let mut names: BTreeSet<String> = registry.names().cloned().collect();
+    names.extend(found.into_iter().map(|(name, _)| name));
+    let mut cursors = Vec::new();
+    for reader in names {
+        let path = folder.join(CURSORS).join(cursor::file_name(&reader));
+        let (cursor, damage) = match cursor::read(&path, id)? {
+            Stored::Cursor { slot, damage } => {
+                let damage = damage.map(|error| format!("one of its two copies is damaged: {error}"));
+                (Some(slot.cursor), damage)
+            }
+            stored => match readers::loss(&stored, &registry, &reader, has_records) {
+                Some(reason) => (None, Some(reason)),
+                None => continue,
+            },
+        };
+        cursors.push(CursorState {
+            reader,
+            cursor,
+            damage,
+        });
+    }
+    Ok(cursors)
 }
 
 /// Reads all of a log and checks it. What a running bridge is writing at this moment is no finding.
@@ -181,22 +213,32 @@ pub fn verify_telling(folder: &Path, mut tell: impl FnMut(u64, u64)) -> Result<R
     for segment in &listing.segments {
         check_head(segment, listing.id, &mut report)?;
     }
-    for state in listing.cursors.iter().filter(|state| state.cursor.is_none()) {
+    for state in &listing.cursors {
+        let Some(damage) = &state.damage else {
+            continue;
+        };
+        let what = match &state.cursor {
+            Some(_) => format!("the cursor of {}: {damage}", state.reader),
+            None => format!("the cursor of {} is damaged: {damage}", state.reader),
+        };
         report.findings.push(Finding {
             path: folder.join(CURSORS).join(cursor::file_name(&state.reader)),
             offset: 0,
             from: Sequence::FIRST,
             events: 0,
-            what: format!("the cursor of {} is damaged", state.reader),
+            what,
         });
     }
     let newest = listing.segments.last().map(|segment| segment.path.clone());
+    let id = listing.id;
+    let mut next = Sequence::FIRST;
     for entry in Entries::new(listing.segments, Sequence::FIRST) {
         match entry? {
             Entry::Events(batch) => {
                 read_bytes += batch.bytes().len() as u64;
                 tell(read_bytes, all_bytes);
                 report.events += batch.events();
+                next = batch.end();
                 let first = report.range.map_or(batch.first(), |(first, _)| first);
                 let last = Sequence::new(batch.end().get() - 1).unwrap_or(first);
                 report.range = Some((first, last));
@@ -206,10 +248,42 @@ pub fn verify_telling(folder: &Path, mut tell: impl FnMut(u64, u64)) -> Result<R
             {
                 report.events += finding.events;
             }
-            Entry::Damaged(finding) => report.findings.push(finding),
+            Entry::Damaged(finding) => {
+                next = finding.from.plus(finding.events);
+                report.findings.push(finding);
+            }
         }
     }
+    if let Some(id) = id {
+        report.findings.extend(missing_end(folder, id, next)?);
+    }
     Ok(report)
+}
+
+/// The events that a log had at its last orderly stop and that are not there any more after its last record.
+fn missing_end(folder: &Path, id: SpoolId, next: Sequence) -> Result<Option<Finding>, DiskError> {
+    let Some(stored) = epochs::read(folder)? else {
+        return Ok(None);
+    };
+    let Some(end) = stop_record::read(folder, &stored)? else {
+        return Ok(None);
+    };
+    // What was deleted on purpose is not missing.
+    let trimmed = match cursor::read(&folder.join(cursor::file_name(recovery::TRIMMED)), id)? {
+        Stored::Cursor { slot, .. } => slot.cursor.next,
+        _ => Sequence::FIRST,
+    };
+    let from = next.max(trimmed);
+    Ok((from < end).then(|| Finding {
+        path: folder.join(stop_record::NAME),
+        offset: 0,
+        from,
+        events: end.since(from),
+        what: format!(
+            "{} events at the end of the spool, there at the last orderly stop, are missing or can't be read",
+            end.since(from)
+        ),
+    }))
 }
 
 /// Whether what looks damaged was being written by a running bridge: then it is whole, or deleted, a moment later.

@@ -91,8 +91,12 @@ pub struct SpoolStatus {
     pub dropped_events: u64,
     /// Events found unreadable since the log was opened.
     pub damaged_events: u64,
+    /// Cursors found missing or damaged since the log was opened.
+    pub damaged_cursors: u64,
     /// An append waits for room.
     pub is_full: bool,
+    /// An append waits until the system has a resource again: open files, memory.
+    pub is_retrying: bool,
     /// The disk refused a write: the log takes no more events.
     pub has_failed: bool,
 }
@@ -148,6 +152,13 @@ pub enum AppendError {
         /// What was refused, and why.
         source: DiskError,
     },
+}
+
+/// The size of the file system on which a log is or will be, in bytes; `None` where that can't be told. A folder that is not
+/// there yet is on the file system of the nearest one above it that is.
+pub fn file_system_size(folder: &Path) -> Option<u64> {
+    let existing = folder.ancestors().find(|folder| folder.is_dir());
+    disk::files::file_system_size(existing.unwrap_or_else(|| Path::new(".")))
 }
 
 impl Spool {

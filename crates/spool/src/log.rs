@@ -1,6 +1,6 @@
 //! The two kinds of log behind one face.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use neurobridge_core::{
@@ -8,6 +8,7 @@ use neurobridge_core::{
     event::Sequence,
     histogram,
     identity::SpoolId,
+    os_error::ErrorClass,
     reader::{Cursor, ReadError},
     record::{Batch, SealedBatch},
 };
@@ -20,8 +21,8 @@ use crate::{
     memory::Memory,
 };
 
-/// How long to wait before trying again when the process has too many files open.
-const FILES_INTERVAL: Duration = Duration::from_secs(1);
+/// How long to wait before reading again after an error that may pass.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What stands at a place of the log.
 #[derive(Debug)]
@@ -255,9 +256,9 @@ impl Finder {
                 },
             };
             match found {
-                Err(error) if has_too_many_files(&error) => {
+                Err(error) if ErrorClass::of(&error).may_pass() => {
                     warn!(%error, "the spool can't be read now; it is tried again");
-                    sleep(FILES_INTERVAL).await;
+                    sleep(RETRY_INTERVAL).await;
                 }
                 found => return found.map_err(|source| ReadError::Disk { sequence, source }),
             }
@@ -268,17 +269,15 @@ impl Finder {
     pub(crate) fn find_blocking(&mut self, sequence: Sequence) -> Result<Found, ReadError> {
         match &self.log {
             Log::Memory(log) => Ok(log.find(sequence)),
-            Log::Disk(log) => self
-                .walk
-                .find(log.shared(), sequence)
-                .map_err(|source| ReadError::Disk { sequence, source }),
+            Log::Disk(log) => loop {
+                match self.walk.find(log.shared(), sequence) {
+                    Err(error) if ErrorClass::of(&error).may_pass() && !*log.closed().borrow() => {
+                        warn!(%error, "the spool can't be read now; it is tried again");
+                        std::thread::sleep(RETRY_INTERVAL);
+                    }
+                    found => return found.map_err(|source| ReadError::Disk { sequence, source }),
+                }
+            },
         }
     }
-}
-
-fn has_too_many_files(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    [Errno::EMFILE, Errno::ENFILE]
-        .map(|errno| Some(errno as i32))
-        .contains(&error.raw_os_error())
 }

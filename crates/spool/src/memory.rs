@@ -215,7 +215,9 @@ impl Memory {
             limit_bytes: self.limit as u64,
             dropped_events: state.dropped_events,
             damaged_events: 0,
+            damaged_cursors: 0,
             is_full: state.is_full,
+            is_retrying: false,
             has_failed: false,
         }
     }

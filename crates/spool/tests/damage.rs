@@ -79,17 +79,11 @@ async fn every_flipped_bit_costs_one_event_at_most() {
             let lost = (hit > 0).then(|| index as u64 * EVENTS / 2 + hit);
             let whole: Vec<u64> = (1..=EVENTS).filter(|sequence| Some(*sequence) != lost).collect();
             assert_eq!(seen.events, whole, "bit {bit} of segment {index}");
-            // The last of all is taken for a torn write, which no one was told is stored.
-            let is_last = lost == Some(EVENTS);
-            let damaged: Vec<u64> = lost.filter(|_| !is_last).into_iter().collect();
+            let damaged: Vec<u64> = lost.into_iter().collect();
             assert_eq!(seen.damaged, damaged, "bit {bit} of segment {index}");
             assert!(seen.dropped.is_empty());
             assert_eq!(report.events, whole.len() as u64);
-            assert_eq!(
-                report.findings.len(),
-                usize::from(!is_last),
-                "bit {bit}: {report:?}"
-            );
+            assert_eq!(report.findings.len(), 1, "bit {bit}: {report:?}");
         }
     }
 }
@@ -104,14 +98,21 @@ async fn every_cut_costs_what_was_behind_it() {
             let root = scratch();
             copy(log.path(), root.path());
             fs::write(&segments(root.path())[index], &bytes[..length]).unwrap();
+            let report = inspect::verify(&root.path().join("spool")).unwrap();
             let seen = outcome(root.path()).await;
             let left = ends.iter().skip(1).filter(|end| **end <= length).count() as u64;
             let before = index as u64 * EVENTS / 2;
             let lost = before + left + 1..=before + EVENTS / 2;
             let whole: Vec<u64> = (1..=EVENTS).filter(|sequence| !lost.contains(sequence)).collect();
             assert_eq!(seen.events, whole, "segment {index} cut at {length}");
-            let damaged: Vec<u64> = if index == 0 { lost.collect() } else { Vec::new() };
-            assert_eq!(seen.damaged, damaged, "segment {index} cut at {length}");
+            assert_eq!(report.events, whole.len() as u64);
+            assert!(!report.findings.is_empty(), "segment {index} cut at {length}");
+            // Also at the end: the log had stopped in order.
+            assert_eq!(
+                seen.damaged,
+                lost.collect::<Vec<_>>(),
+                "segment {index} cut at {length}"
+            );
         }
     }
 }
@@ -120,7 +121,7 @@ async fn every_cut_costs_what_was_behind_it() {
 #[tokio::test]
 async fn no_flipped_bit_of_another_file_costs_an_event() {
     let log = small_log().await;
-    for name in ["spool.id", "cursors/sink.cursor"] {
+    for name in ["spool.id", "cursors/sink.cursor", "readers", "stopped", "epochs"] {
         let bytes = fs::read(log.path().join("spool").join(name)).unwrap();
         // Bytes between the slots are of no meaning and many.
         for bit in
@@ -139,5 +140,22 @@ async fn no_flipped_bit_of_another_file_costs_an_event() {
             );
             assert_eq!((seen.damaged, seen.dropped), (Vec::new(), Vec::new()));
         }
+    }
+}
+
+/// A cursor that is lost is no cursor that never was: the sink is sent all that the log has, and that is reported.
+#[tokio::test]
+async fn every_cut_of_a_cursor_file_delivers_every_event() {
+    let log = small_log().await;
+    let path = log.path().join("spool/cursors/sink.cursor");
+    let bytes = fs::read(&path).unwrap();
+    // Each slot's content, and some of what is empty after it.
+    let lengths = (0..200).chain((8192..8400).step_by(3)).chain([bytes.len() - 1]);
+    for length in lengths {
+        let root = scratch();
+        copy(log.path(), root.path());
+        fs::write(root.path().join("spool/cursors/sink.cursor"), &bytes[..length]).unwrap();
+        let seen = outcome(root.path()).await;
+        assert_eq!(seen.events, (1..=EVENTS).collect::<Vec<_>>(), "cut at {length}");
     }
 }

@@ -8,7 +8,7 @@ use std::{fs, os::unix::fs::FileExt, path::Path};
 use neurobridge_core::{
     event::Sequence,
     ledger::{Outcome, SinkCounts},
-    reader::{Read, Reader, Skipped},
+    reader::{Cursor, Read, Reader, Skipped},
     units::ByteSize,
 };
 use neurobridge_spool::{DiskConfig, Spool, SpoolReader, WhenFull};
@@ -44,6 +44,19 @@ enum Action {
     },
     /// The process ends in order.
     Finish,
+    /// The process ends in order, and then the file of a reader's cursor is lost.
+    LoseCursor {
+        reader: usize,
+        how: CursorLoss,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum CursorLoss {
+    Removed,
+    Emptied,
+    Zeroed,
+    Overwritten,
 }
 
 fn any_action() -> impl Strategy<Value = Action> {
@@ -56,6 +69,16 @@ fn any_action() -> impl Strategy<Value = Action> {
         1 => (0..READERS.len()).prop_map(|reader| Action::Restart { reader }),
         1 => proptest::collection::vec(any::<u8>(), 0..200).prop_map(|torn| Action::Kill { torn }),
         1 => Just(Action::Finish),
+        1 => (0..READERS.len(), any_loss()).prop_map(|(reader, how)| Action::LoseCursor { reader, how }),
+    ]
+}
+
+fn any_loss() -> impl Strategy<Value = CursorLoss> {
+    prop_oneof![
+        Just(CursorLoss::Removed),
+        Just(CursorLoss::Emptied),
+        Just(CursorLoss::Zeroed),
+        Just(CursorLoss::Overwritten),
     ]
 }
 
@@ -143,13 +166,28 @@ impl World {
                 let killed = tempfile::tempdir().unwrap();
                 copy(self.root.path(), killed.path());
                 tear(killed.path(), &torn);
-                self.open_again(killed, false);
+                self.open_again(killed, false, None);
             }
             Action::Finish => {
                 soon(self.spool.finish()).await.unwrap();
                 let copied = tempfile::tempdir().unwrap();
                 copy(self.root.path(), copied.path());
-                self.open_again(copied, true);
+                self.open_again(copied, true, None);
+            }
+            Action::LoseCursor { reader, how } => {
+                soon(self.spool.finish()).await.unwrap();
+                let copied = tempfile::tempdir().unwrap();
+                copy(self.root.path(), copied.path());
+                let file = copied
+                    .path()
+                    .join(format!("spool/cursors/{}.cursor", READERS[reader]));
+                match how {
+                    CursorLoss::Removed => fs::remove_file(file).unwrap(),
+                    CursorLoss::Emptied => fs::write(file, "").unwrap(),
+                    CursorLoss::Zeroed => fs::write(file, [0; 16_384]).unwrap(),
+                    CursorLoss::Overwritten => fs::write(file, [0xff; 16_384]).unwrap(),
+                }
+                self.open_again(copied, true, Some(reader));
             }
         }
         let status = self.spool.status();
@@ -179,17 +217,33 @@ impl World {
         model.dropped.extend(seen.dropped);
     }
 
-    fn open_again(&mut self, root: TempDir, is_orderly: bool) {
+    fn open_again(&mut self, root: TempDir, is_orderly: bool, lost: Option<usize>) {
         self.spool = open(root.path(), &self.config);
         self.root = root;
         self.readers = READERS.map(|name| self.spool.reader(name)).into();
-        for (reader, model) in self.readers.iter().zip(&mut self.models) {
+        let (oldest, damaged) = (
+            self.spool.status().oldest_sequence,
+            self.spool.status().damaged_cursors,
+        );
+        // A kill may tear a slot, or come before a lost cursor is saved anew.
+        if is_orderly {
+            assert_eq!(damaged, u64::from(lost.is_some()));
+        }
+        for (index, (reader, model)) in self.readers.iter().zip(&mut self.models).enumerate() {
             let cursor = reader.cursor();
+            if lost == Some(index) {
+                assert_eq!(*cursor, Cursor::starting_at(Sequence::new(oldest).unwrap()));
+                model.next = oldest;
+                model.committed = oldest;
+                model.counts = SinkCounts::default();
+                model.dropped.clear();
+                continue;
+            }
             assert!(
                 cursor.next.get() <= model.committed && (!is_orderly || cursor.next.get() == model.committed)
             );
             assert_eq!(cursor.counts.settled(), cursor.next.get() - cursor.first.get());
-            let note = (cursor.next.get() > 1).then(|| format!("at {}", cursor.next));
+            let note = (cursor.next > cursor.first).then(|| format!("at {}", cursor.next));
             assert_eq!(cursor.note, note);
             model.next = cursor.next.get();
             model.committed = model.next;

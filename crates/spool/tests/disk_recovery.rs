@@ -3,10 +3,216 @@
 
 mod support;
 
-use std::{fs, io::Write};
+use std::{fs, io::Write, path::Path};
 
-use neurobridge_spool::inspect;
+use neurobridge_core::reader::Reader;
+use neurobridge_spool::{AppendError, Start, inspect};
 use support::*;
+
+/// What may happen to a cursor's file.
+type Loss = (&'static str, fn(&Path));
+const LOSSES: [Loss; 5] = [
+    ("removed", |path| fs::remove_file(path).unwrap()),
+    ("emptied", |path| fs::write(path, "").unwrap()),
+    ("zeroed", |path| fs::write(path, vec![0; 16_384]).unwrap()),
+    ("halved", |path| {
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+    }),
+    ("overwritten", |path| {
+        fs::write(path, vec![0xff; 16_384]).unwrap();
+    }),
+];
+
+#[tokio::test]
+async fn a_lost_cursor_delivers_from_the_oldest_record() {
+    for (what, lose) in LOSSES {
+        let root = tempfile::tempdir().unwrap();
+        filled(root.path()).await;
+        lose(&root.path().join("spool/cursors/sink.cursor"));
+        let report = inspect::verify(&root.path().join("spool")).unwrap();
+        assert_eq!(report.findings.len(), 1, "{what}: {report:?}");
+        let spool = open(root.path(), &config());
+        // Whatever its start policy is: it decides for a sink that never ran.
+        let mut reader = spool.reader_from("sink", Start::End);
+        assert_eq!(spool.status().damaged_cursors, 1, "{what}");
+        let seen = read_all(&spool, &mut reader).await;
+        assert_eq!(seen.events, (1..=120).collect::<Vec<_>>(), "{what}");
+        commit(&mut reader, 121);
+        soon(spool.finish()).await.unwrap();
+        drop((spool, reader));
+        let spool = open(root.path(), &config());
+        assert_eq!(spool.reader("sink").cursor().next.get(), 121, "{what}");
+        assert_eq!(spool.status().damaged_cursors, 0, "{what}");
+        // One that never ran begins with what comes next, as ever.
+        assert_eq!(spool.reader("new").cursor().next.get(), 121, "{what}");
+        assert_eq!(spool.status().damaged_cursors, 0, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn all_cursors_lost_deliver_from_the_oldest_record() {
+    let root = tempfile::tempdir().unwrap();
+    filled(root.path()).await;
+    fs::remove_dir_all(root.path().join("spool/cursors")).unwrap();
+    let spool = open(root.path(), &config());
+    let mut reader = spool.reader("sink");
+    assert_eq!(read_all(&spool, &mut reader).await.events.len(), 120);
+}
+
+#[tokio::test]
+async fn without_the_registry_no_reader_counts_as_new() {
+    let root = tempfile::tempdir().unwrap();
+    filled(root.path()).await;
+    fs::remove_file(root.path().join("spool/cursors/sink.cursor")).unwrap();
+    fs::write(root.path().join("spool/readers"), "nonsense").unwrap();
+    let spool = open(root.path(), &config());
+    let mut reader = spool.reader("sink");
+    assert_eq!(spool.status().damaged_cursors, 1);
+    assert_eq!(read_all(&spool, &mut reader).await.events.len(), 120);
+}
+
+#[tokio::test]
+async fn a_log_of_the_released_version_opens() {
+    for (what, lose) in &LOSSES[1..3] {
+        let root = tempfile::tempdir().unwrap();
+        filled(root.path()).await;
+        for new in ["readers", "stopped"] {
+            fs::remove_file(root.path().join("spool").join(new)).unwrap();
+        }
+        let report = inspect::verify(&root.path().join("spool")).unwrap();
+        assert_eq!((report.events, report.findings.len()), (120, 0));
+        let spool = open(root.path(), &config());
+        let mut reader = spool.reader("sink");
+        assert_eq!(read_all(&spool, &mut reader).await.events.len(), 120);
+        assert_eq!(spool.status().damaged_cursors, 0);
+        assert_eq!(spool.reader("new").cursor().next.get(), 121);
+        soon(spool.finish()).await.unwrap();
+        drop((spool, reader));
+        // Its cursors are registered from then on; and without a registry an empty file is no new reader either.
+        assert!(root.path().join("spool/readers").exists());
+        fs::remove_file(root.path().join("spool/readers")).unwrap();
+        lose(&root.path().join("spool/cursors/sink.cursor"));
+        let spool = open(root.path(), &config());
+        let mut reader = spool.reader("sink");
+        assert_eq!(read_all(&spool, &mut reader).await.events.len(), 120, "{what}");
+        assert_eq!(spool.status().damaged_cursors, 1, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_slot_of_a_cursor_is_reported() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    let mut reader = spool.reader("sink");
+    append(&spool, 30, 100).await;
+    for next in [11, 21] {
+        commit(&mut reader, next);
+        until("it is saved", || {
+            let listing = inspect::list(&root.path().join("spool")).unwrap();
+            let saved = listing.cursors[0].cursor.as_ref().unwrap().next.get();
+            saved == next
+        })
+        .await;
+    }
+    soon(spool.finish()).await.unwrap();
+    drop((spool, reader));
+    let path = root.path().join("spool/cursors/sink.cursor");
+    let whole = fs::read(&path).unwrap();
+    for slot in [0, 8192] {
+        let mut bad = whole.clone();
+        bad[slot + 40] ^= 1;
+        fs::write(&path, bad).unwrap();
+        let report = inspect::verify(&root.path().join("spool")).unwrap();
+        assert_eq!(report.findings.len(), 1, "{report:?}");
+        let copied = tempfile::tempdir().unwrap();
+        copy(root.path(), copied.path());
+        let spool = open(copied.path(), &config());
+        let next = spool.reader("sink").cursor().next.get();
+        assert!(next == 11 || next == 21, "{next}");
+        assert_eq!(spool.status().damaged_cursors, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_end_after_an_orderly_stop_is_counted() {
+    for (what, lose) in LOSSES.iter().filter(|(what, _)| *what != "halved") {
+        let root = tempfile::tempdir().unwrap();
+        filled(root.path()).await;
+        let all = segments(root.path());
+        lose(all.last().unwrap());
+        let report = inspect::verify(&root.path().join("spool")).unwrap();
+        let missing: u64 = report.findings.iter().map(|finding| finding.events).sum();
+        assert_eq!(report.events + missing, 120, "{what}: {report:?}");
+        assert!(missing > 0, "{what}");
+        // Twice: the loss stays known until events come after it.
+        for _ in 0..2 {
+            let spool = open(root.path(), &config());
+            let mut reader = spool.reader("sink");
+            assert_eq!(spool.status().damaged_events, missing, "{what}");
+            let seen = read_all(&spool, &mut reader).await;
+            assert_eq!(seen.events.len() as u64, report.events, "{what}");
+            assert_eq!(seen.damaged.len() as u64, missing, "{what}");
+            soon(spool.finish()).await.unwrap();
+        }
+        let spool = open(root.path(), &config());
+        append(&spool, 1, 10).await;
+        let seen = read_until(&mut spool.reader("sink"), 121).await;
+        assert_eq!(seen.events.last(), Some(&121), "{what}");
+        assert_eq!(seen.damaged.len() as u64, missing, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_log_after_an_orderly_stop_is_counted() {
+    let root = tempfile::tempdir().unwrap();
+    filled(root.path()).await;
+    for segment in segments(root.path()) {
+        fs::remove_file(segment).unwrap();
+    }
+    let spool = open(root.path(), &config());
+    assert_eq!(spool.status().damaged_events, 120);
+    let mut reader = spool.reader("sink");
+    let seen = read_all(&spool, &mut reader).await;
+    assert_eq!(seen.damaged, (1..=120).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_a_crash_tears_is_no_loss() {
+    let root = tempfile::tempdir().unwrap();
+    filled(root.path()).await;
+    let spool = open(root.path(), &config());
+    append(&spool, 3, 300).await;
+    let killed = tempfile::tempdir().unwrap();
+    copy(root.path(), killed.path());
+    let last = segments(killed.path()).pop().unwrap();
+    // As if only one of the three had reached the disk: the record of the stop before tells nothing of this run.
+    fs::OpenOptions::new()
+        .write(true)
+        .open(last)
+        .unwrap()
+        .set_len(600)
+        .unwrap();
+    let spool = open(killed.path(), &config());
+    let mut reader = spool.reader("sink");
+    let seen = read_all(&spool, &mut reader).await;
+    assert_eq!(seen.damaged, Vec::<u64>::new());
+    assert_eq!(seen.events, (1..=121).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_folder_removed_under_a_running_log_fails_it() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    let _reader = spool.reader("sink");
+    append(&spool, 3, 100).await;
+    fs::remove_dir_all(root.path().join("spool")).unwrap();
+    // What is appended then is not called stored.
+    let failed = soon(spool.append(batch(4, 1, 10))).await;
+    assert!(matches!(failed, Err(AppendError::Failed { .. })), "{failed:?}");
+    assert!(spool.status().has_failed);
+    soon(spool.finish()).await.unwrap_err();
+}
 
 #[tokio::test]
 async fn a_torn_write_is_cut_off_and_the_log_goes_on() {

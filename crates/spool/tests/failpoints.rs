@@ -20,19 +20,23 @@ use neurobridge_spool::{AppendError, DiskConfig, OpenError, Spool, WhenFull, ins
 use support::*;
 use tempfile::TempDir;
 
-/// Every point, and whether want of room there is more than a wait.
-const POINTS: [(&str, bool); 10] = [
-    ("folder-create", true),
+/// Every point, and whether an error there is final whatever it is: a failed sync.
+const POINTS: [(&str, bool); 12] = [
+    ("folder-create", false),
+    ("folder-open", false),
     ("folder-sync", true),
     ("file-create", false),
+    ("file-open", false),
     ("file-reserve", false),
     ("file-write", false),
     ("segment-write", false),
     ("file-sync", true),
-    ("file-cut", true),
-    ("file-rename", true),
-    ("file-remove", true),
+    ("file-cut", false),
+    ("file-rename", false),
+    ("file-remove", false),
 ];
+/// Errors that pass by themselves.
+const PASSING: [&str; 4] = ["full", "files", "memory", "interrupted"];
 
 /// A folder as a kill left it: before what, with what stored and committed for certain.
 type Kill = (String, TempDir, u64, u64);
@@ -46,10 +50,15 @@ struct Told {
 
 /// Appends, reads, commits and ends, through several segments; how it ended.
 async fn scenario(root: &Path, told: &Told) -> Result<(), String> {
-    let spool = match try_open(root, &config()) {
-        Ok(spool) => spool,
-        Err(OpenError::Disk { source }) => return Err(source.to_string()),
-        Err(other) => panic!("{other}"),
+    let mut attempts = 0;
+    let spool = loop {
+        match try_open(root, &config()) {
+            Ok(spool) => break spool,
+            // As a supervisor does after the exit code for it.
+            Err(OpenError::Disk { source }) if source.class().may_pass() && attempts < 3 => attempts += 1,
+            Err(OpenError::Disk { source }) => return Err(source.to_string()),
+            Err(other) => panic!("{other}"),
+        }
     };
     let mut reader = spool.reader("sink");
     let mut failed = None;
@@ -213,24 +222,101 @@ fn a_refusal_is_final_and_loses_nothing() {
 }
 
 #[test]
-fn want_of_room_is_waited_out() {
+fn an_error_that_passes_is_waited_out() {
     let failing = FailScenario::setup();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for (point, _) in POINTS.iter().filter(|(_, is_final)| !is_final) {
         // Each call in turn, and the one after: also when it is noted what is deleted to make room.
-        for passes in 0..12 {
+        for passes in 0..14 {
+            let error = PASSING[passes % PASSING.len()];
             let (root, before) = runtime.block_on(begun());
             let told = Told::default();
             told.stored.store(before, Ordering::SeqCst);
-            fail::cfg(*point, &format!("{passes}*off->2*return(full)->off")).unwrap();
+            fail::cfg(*point, &format!("{passes}*off->2*return({error})->off")).unwrap();
             let ended = runtime.block_on(scenario(root.path(), &told));
             fail::cfg(*point, "off").unwrap();
-            let what = format!("{point} after {passes}");
+            let what = format!("{error}: {point} after {passes}");
             assert_eq!(ended, Ok(()), "{what}");
             let stored = told.stored.load(Ordering::SeqCst);
             runtime.block_on(expect_whole(root.path(), stored, stored, &what));
         }
     }
+    failing.teardown();
+}
+
+#[test]
+fn every_error_of_a_sync_is_final() {
+    let failing = FailScenario::setup();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for (point, _) in POINTS.iter().filter(|(_, is_final)| *is_final) {
+        for error in PASSING {
+            let (root, before) = runtime.block_on(begun());
+            let told = Told::default();
+            told.stored.store(before, Ordering::SeqCst);
+            fail::cfg(*point, &format!("6*off->1*return({error})->off")).unwrap();
+            let ended = runtime.block_on(scenario(root.path(), &told));
+            fail::cfg(*point, "off").unwrap();
+            assert!(ended.is_err(), "{error}: {point}");
+        }
+    }
+    failing.teardown();
+}
+
+#[test]
+fn a_file_system_that_syncs_no_folders_is_accepted() {
+    let failing = FailScenario::setup();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    fail::cfg("folder-sync", "return(unsupported)").unwrap();
+    let (root, stored) = runtime.block_on(begun());
+    runtime.block_on(expect_whole(root.path(), stored, stored, "unsupported"));
+    failing.teardown();
+}
+
+/// Times are a hundredth in this test's build.
+#[test]
+fn events_of_a_quiet_feed_are_deleted_when_settled() {
+    let failing = FailScenario::setup();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let root = tempfile::tempdir().unwrap();
+        let spool = open(root.path(), &config());
+        let mut reader = spool.reader("sink");
+        append(&spool, 3, 100).await;
+        assert_eq!(segments(root.path()).len(), 1);
+        commit(&mut reader, 4);
+        until("they are deleted", || segments(root.path()).is_empty()).await;
+        append(&spool, 3, 100).await;
+        assert_eq!(read_until(&mut reader, 6).await.all(), 6);
+        // What is not settled stays.
+        commit(&mut reader, 5);
+        append(&spool, 1, 100).await;
+        soon(spool.finish()).await.unwrap();
+        drop((spool, reader));
+        let spool = open(root.path(), &config());
+        let seen = read_all(&spool, &mut spool.reader("sink")).await;
+        assert_eq!(seen.events, [5, 6, 7]);
+    });
+    failing.teardown();
+}
+
+#[test]
+fn a_removed_folder_is_noticed_on_a_quiet_feed() {
+    let failing = FailScenario::setup();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        for is_replaced in [false, true] {
+            let root = tempfile::tempdir().unwrap();
+            let spool = open(root.path(), &config());
+            let _reader = spool.reader("sink");
+            append(&spool, 3, 100).await;
+            std::fs::rename(root.path().join("spool"), root.path().join("moved")).unwrap();
+            if is_replaced {
+                std::fs::create_dir(root.path().join("spool")).unwrap();
+            }
+            until("it is noticed", || spool.status().has_failed).await;
+            soon(spool.finish()).await.unwrap_err();
+        }
+    });
     failing.teardown();
 }
 

@@ -2,6 +2,7 @@
 
 use std::{fs::File, io, sync::Arc, time::Duration};
 
+use neurobridge_core::os_error::ErrorClass;
 use tracing::{debug, warn};
 
 use super::{
@@ -13,6 +14,8 @@ use super::{
 
 /// Bytes read in a second at most: sinks and the writer go first.
 const RATE: u64 = 128 << 20;
+/// How long after an error that may pass.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs until all is read, or until the log is closed.
 pub(super) fn run(shared: Arc<Shared>) {
@@ -34,6 +37,14 @@ pub(super) fn run(shared: Arc<Shared>) {
             Ok(true) => next = located.limit,
             Ok(false) => return,
             Err(error) if error.kind() == io::ErrorKind::NotFound => next = located.limit,
+            Err(error) if ErrorClass::of(&error).may_pass() => {
+                debug!(%error, segment = %located.path.display(), "segment can't be checked now; retrying");
+                let state = shared.lock();
+                drop(shared.wait(&shared.chores, state, RETRY_INTERVAL));
+                if shared.lock().is_ending() {
+                    return;
+                }
+            }
             Err(error) => {
                 warn!(%error, segment = %located.path.display(), "the segment can't be checked");
                 next = located.limit;
@@ -85,11 +96,11 @@ fn check(shared: &Shared, located: &Located) -> io::Result<bool> {
         }
         let pause = Duration::from_nanos(1_000_000_000 * BLOCK as u64 / RATE);
         let state = shared.lock();
-        if state.is_closed || state.is_stopping {
+        if state.is_ending() {
             return Ok(false);
         }
         let state = shared.wait(&shared.chores, state, pause);
-        if state.is_closed || state.is_stopping {
+        if state.is_ending() {
             return Ok(false);
         }
     }

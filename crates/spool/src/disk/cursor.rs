@@ -7,6 +7,7 @@ use std::{
 };
 
 use neurobridge_core::{event::Sequence, identity::SpoolId, reader::Cursor};
+use tracing::warn;
 
 use super::files::{self, DiskError};
 use crate::format::{CursorSlot, FormatError, SLOT_LENGTH};
@@ -28,8 +29,19 @@ pub(crate) struct CursorFile {
 /// What a cursor's file holds.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
-    Nothing,
-    Cursor(CursorSlot),
+    /// There is no file.
+    Missing,
+    /// A file without content: made, and its first slot never written; or emptied.
+    Empty,
+    /// A cursor of another log.
+    Foreign,
+    /// The newest cursor that is whole.
+    Cursor {
+        slot: CursorSlot,
+        /// Why the other slot, which should hold the cursor before or after this one, can't be used: damaged, or torn by a
+        /// crash while it was written. It may have been the newer one.
+        damage: Option<FormatError>,
+    },
     /// There is a file, and nothing in it can be used.
     Damaged(FormatError),
 }
@@ -69,6 +81,10 @@ impl CursorFile {
         let Some(bytes) = slot.encode() else {
             return Ok(false);
         };
+        if self.file.as_ref().is_some_and(files::is_removed) {
+            warn!(file = %self.path.display(), "cursor file removed by another program; creating it again");
+            self.file = None;
+        }
         let file = opened(&mut self.file, &self.path)?;
         let offset = (slot.generation % 2) * SLOT_LENGTH as u64;
         files::write_at(file, &self.path, &bytes, offset)?;
@@ -84,14 +100,14 @@ fn opened<'a>(file: &'a mut Option<File>, path: &Path) -> Result<&'a File, DiskE
     let open = match file.take() {
         Some(open) => open,
         None => {
-            let is_new = !path.exists();
             let open = files::open_or_create(path)?;
             match files::reserve(&open, path, 2 * SLOT_LENGTH as u64) {
                 // Whether there is room for it now, writing will tell.
-                Err(error) if error.is_full() => {}
+                Err(error) if error.may_pass() => {}
                 reserved => reserved?,
             }
-            if let (true, Some(folder)) = (is_new, path.parent()) {
+            // Also when it was there: an earlier attempt may have ended just before this.
+            if let Some(folder) = path.parent() {
                 files::sync_folder(folder)?;
             }
             open
@@ -100,13 +116,16 @@ fn opened<'a>(file: &'a mut Option<File>, path: &Path) -> Result<&'a File, DiskE
     Ok(file.insert(open))
 }
 
-/// Reads a cursor's file. A cursor of another spool counts as none.
+/// Reads a cursor's file.
 pub(crate) fn read(path: &Path, spool: SpoolId) -> Result<Stored, DiskError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::Missing),
         Err(error) => return Err(DiskError::of("read", path)(error)),
     };
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(Stored::Empty);
+    }
     let slots = [0, SLOT_LENGTH].map(|offset| {
         let slot = bytes.get(offset..).unwrap_or_default();
         CursorSlot::decode(&slot[..slot.len().min(SLOT_LENGTH)])
@@ -117,11 +136,16 @@ pub(crate) fn read(path: &Path, spool: SpoolId) -> Result<Stored, DiskError> {
         .filter(|slot| slot.spool == spool)
         .max_by_key(|slot| slot.generation);
     Ok(match (newest, &slots) {
-        (Some(slot), _) => Stored::Cursor(slot.clone()),
-        // Made, and its first slot never written: nothing relied on it.
-        (None, _) if bytes.iter().all(|byte| *byte == 0) => Stored::Nothing,
+        (Some(slot), _) => Stored::Cursor {
+            slot: slot.clone(),
+            // The first generation stands alone: the other slot was never written.
+            damage: slots
+                .iter()
+                .find_map(|slot| slot.as_ref().err().copied())
+                .filter(|_| slot.generation > 1),
+        },
         (None, [Err(error), Err(_)]) => Stored::Damaged(*error),
-        (None, _) => Stored::Nothing,
+        (None, _) => Stored::Foreign,
     })
 }
 
@@ -162,7 +186,8 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, DiskError> {
     Ok(found)
 }
 
-fn reader_name(file_name: &str) -> Option<String> {
+/// The reader to which a name of a file belongs.
+pub(crate) fn reader_name(file_name: &str) -> Option<String> {
     let stem = file_name.strip_suffix(EXTENSION)?.strip_suffix('.')?;
     let mut pieces = stem.split('%');
     let mut bytes = pieces.next()?.as_bytes().to_vec();
@@ -195,7 +220,7 @@ mod tests {
 
     fn stored(path: &Path) -> Option<Cursor> {
         match read(path, SPOOL).unwrap() {
-            Stored::Cursor(slot) => Some(slot.cursor),
+            Stored::Cursor { slot, .. } => Some(slot.cursor),
             _ => None,
         }
     }
@@ -204,7 +229,7 @@ mod tests {
     fn the_newer_slot_counts_and_a_torn_one_leaves_the_other() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join(file_name("sink"));
-        assert_eq!(read(&path, SPOOL).unwrap(), Stored::Nothing);
+        assert_eq!(read(&path, SPOOL).unwrap(), Stored::Missing);
         let mut file = CursorFile::new(path.clone(), SPOOL, None);
         for next in 1..6 {
             assert!(file.save(&cursor(next)).unwrap());
@@ -219,6 +244,15 @@ mod tests {
         for length in SLOT_LENGTH..end {
             fs::write(&path, &whole[..length]).unwrap();
             assert_eq!(stored(&path), Some(cursor(4)), "{length}");
+            let read = read(&path, SPOOL).unwrap();
+            assert!(
+                matches!(read, Stored::Cursor { damage: Some(_), .. }),
+                "{length}: {read:?}"
+            );
+        }
+        for empty in [Vec::new(), vec![0; 100], vec![0; whole.len()]] {
+            fs::write(&path, empty).unwrap();
+            assert_eq!(read(&path, SPOOL).unwrap(), Stored::Empty);
         }
         for length in 1..100 {
             fs::write(&path, &whole[..length]).unwrap();
@@ -230,14 +264,56 @@ mod tests {
         fs::write(&path, &whole).unwrap();
         assert_eq!(
             read(&path, SpoolId::from_bytes([8; 16])).unwrap(),
-            Stored::Nothing
+            Stored::Foreign
         );
-        let Stored::Cursor(slot) = read(&path, SPOOL).unwrap() else {
+        let Stored::Cursor { slot, damage: None } = read(&path, SPOOL).unwrap() else {
             panic!("no cursor")
         };
         let mut file = CursorFile::new(path.clone(), SPOOL, Some(&slot));
         file.save(&cursor(9)).unwrap();
         assert_eq!(stored(&path), Some(cursor(9)));
+    }
+
+    #[test]
+    fn a_removed_file_is_made_again() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(file_name("sink"));
+        let mut file = CursorFile::new(path.clone(), SPOOL, None);
+        file.save(&cursor(1)).unwrap();
+        fs::remove_file(&path).unwrap();
+        file.save(&cursor(2)).unwrap();
+        assert_eq!(stored(&path), Some(cursor(2)));
+    }
+
+    #[test]
+    fn a_damaged_slot_is_reported_beside_the_whole_one() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(file_name("sink"));
+        let mut file = CursorFile::new(path.clone(), SPOOL, None);
+        for next in 1..4 {
+            file.save(&cursor(next)).unwrap();
+            let read = read(&path, SPOOL).unwrap();
+            assert!(
+                matches!(read, Stored::Cursor { damage: None, .. }),
+                "{next}: {read:?}"
+            );
+        }
+        let whole = fs::read(&path).unwrap();
+        for (slot, left) in [(0, 3), (SLOT_LENGTH, 2)] {
+            for bit in 0..118 * 8 {
+                let mut bad = whole.clone();
+                bad[slot + bit / 8] ^= 1 << (bit % 8);
+                fs::write(&path, bad).unwrap();
+                let Stored::Cursor {
+                    slot,
+                    damage: Some(_),
+                } = read(&path, SPOOL).unwrap()
+                else {
+                    panic!("bit {bit} of the slot at {slot}")
+                };
+                assert_eq!(slot.cursor, cursor(left));
+            }
+        }
     }
 
     #[test]

@@ -1,9 +1,6 @@
 //! The file of a log's epochs: a line for each, and a checksum.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use neurobridge_core::{
@@ -12,21 +9,21 @@ use neurobridge_core::{
 };
 use tracing::warn;
 
-use super::files::{self, DiskError};
+use super::{
+    files::DiskError,
+    lines::{self, Content},
+};
 
 /// The file.
-const NAME: &str = "epochs";
-/// The file while it is written.
-pub(super) const NEW: &str = "epochs.tmp";
+pub(super) const NAME: &str = "epochs";
 
 /// Reads the epochs of the log in a folder; `None` when the file makes no sense. Where there is none, nothing was written yet.
 pub(crate) fn read(folder: &Path) -> Result<Option<Epochs>, DiskError> {
-    let path = path(folder);
-    match fs::read(&path) {
-        Ok(bytes) => Ok(String::from_utf8(bytes).ok().and_then(|text| parse(&text))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(Epochs::default())),
-        Err(error) => Err(DiskError::of("read", &path)(error)),
-    }
+    Ok(match lines::read(&path(folder))? {
+        Content::Whole(text) => parse(&text),
+        Content::Missing => Some(Epochs::default()),
+        Content::Damaged => None,
+    })
 }
 
 /// Begins an epoch at the log's end. It has to be [written](write) before any event of it.
@@ -44,11 +41,7 @@ pub(super) fn begin(folder: &Path, end: Sequence) -> Result<Epochs, DiskError> {
 }
 
 pub(super) fn write(folder: &Path, epochs: &Epochs) -> Result<(), DiskError> {
-    let temporary = folder.join(NEW);
-    let file = files::create(&temporary)?;
-    files::write_at(&file, &temporary, text(epochs).as_bytes(), 0)?;
-    files::sync(&file, &temporary)?;
-    files::rename(&temporary, &path(folder))
+    lines::write(folder, NAME, &text(epochs))
 }
 
 pub(crate) fn path(folder: &Path) -> PathBuf {
@@ -60,16 +53,10 @@ fn text(epochs: &Epochs) -> String {
     for (epoch, begins) in epochs.beginnings() {
         text.push_str(&format!("{} {}\n", epoch.0, begins.get()));
     }
-    let checksum = crc32c::crc32c(text.as_bytes());
-    text.push_str(&format!("{checksum:08x}\n"));
     text
 }
 
-fn parse(text: &str) -> Option<Epochs> {
-    let (lines, checksum) = text.split_at_checked(text.len().checked_sub(9)?)?;
-    if checksum != format!("{:08x}\n", crc32c::crc32c(lines.as_bytes())) {
-        return None;
-    }
+fn parse(lines: &str) -> Option<Epochs> {
     let beginnings: Option<Vec<_>> = lines
         .lines()
         .map(|line| {
@@ -82,6 +69,8 @@ fn parse(text: &str) -> Option<Epochs> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn sequence(number: u64) -> Sequence {

@@ -4,18 +4,23 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, IoSlice, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
+use neurobridge_core::os_error::ErrorClass;
+use nix::errno::Errno;
 
 /// Events hold personal data.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 /// The most slices that one write takes: the system's own limit is 1,024.
 const SLICES: usize = 256;
+/// How often a reservation that a signal interrupts is repeated at once.
+#[cfg(target_os = "linux")]
+const INTERRUPTIONS: u32 = 16;
 
 /// What the disk refused.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -27,6 +32,7 @@ pub struct DiskError {
     pub path: PathBuf,
     /// What the system said.
     pub source: Arc<io::Error>,
+    class: ErrorClass,
 }
 
 impl DiskError {
@@ -35,16 +41,28 @@ impl DiskError {
         move |source| Self {
             action,
             path,
+            class: ErrorClass::of(&source),
             source: Arc::new(source),
         }
     }
 
-    /// Whether it passes once there is room: everything else is the end of the log.
-    pub(crate) fn is_full(&self) -> bool {
-        matches!(
-            self.source.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        )
+    /// A failed sync: final whatever the system said.
+    fn of_sync(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let error = Self::of(action, path);
+        move |source| Self {
+            class: ErrorClass::Final,
+            ..error(source)
+        }
+    }
+
+    /// Whether the operation may be retried: once there is space ([`ErrorClass::NoSpace`]), or a resource of the process or
+    /// the system ([`ErrorClass::Temporary`]). Every other error ends the log.
+    pub const fn class(&self) -> ErrorClass {
+        self.class
+    }
+
+    pub(crate) const fn may_pass(&self) -> bool {
+        self.class.may_pass()
     }
 }
 
@@ -71,11 +89,30 @@ pub(crate) fn make_folder(folder: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// Waits until the names in a folder are on the disk.
+/// Waits until the names in a folder are on the disk. On a file system that can't sync a folder it returns at once:
+/// [`can_sync_folder`] is asked when a log is opened, and the operator is warned then.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), DiskError> {
-    point("folder-sync")
-        .and_then(|()| File::open(folder)?.sync_all())
-        .map_err(DiskError::of("sync the folder", folder))
+    can_sync_folder(folder).map(drop)
+}
+
+/// Syncs a folder; whether its file system can. Some network and FUSE file systems answer `EINVAL`.
+pub(crate) fn can_sync_folder(folder: &Path) -> Result<bool, DiskError> {
+    // Apart from the sync: a lack of open files says nothing of the disk.
+    let open = point("folder-open")
+        .and_then(|()| File::open(folder))
+        .map_err(DiskError::of("open the folder", folder))?;
+    match point("folder-sync").and_then(|()| open.sync_all()) {
+        Ok(()) => Ok(true),
+        Err(error) if is_unsupported(&error) => Ok(false),
+        Err(error) => Err(DiskError::of_sync("sync the folder", folder)(error)),
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    let unsupported = [Errno::EINVAL, Errno::EOPNOTSUPP, Errno::ENOSYS];
+    unsupported
+        .map(|errno| Some(errno as i32))
+        .contains(&error.raw_os_error())
 }
 
 /// Makes an empty file, in the place of any that is there.
@@ -95,13 +132,16 @@ pub(crate) fn create(path: &Path) -> Result<File, DiskError> {
 
 /// Opens a file for reading and writing; it is made unless it is there.
 pub(crate) fn open_or_create(path: &Path) -> Result<File, DiskError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE)
-        .open(path)
+    point("file-open")
+        .and_then(|()| {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(FILE_MODE)
+                .open(path)
+        })
         .map_err(DiskError::of("open", path))
 }
 
@@ -110,16 +150,18 @@ pub(crate) fn open_or_create(path: &Path) -> Result<File, DiskError> {
 pub(crate) fn reserve(file: &File, path: &Path, length: u64) -> Result<(), DiskError> {
     #[cfg(target_os = "linux")]
     {
-        use nix::{
-            errno::Errno,
-            fcntl::{FallocateFlags, fallocate},
-        };
+        use nix::fcntl::{FallocateFlags, fallocate};
         let length = i64::try_from(length).unwrap_or(i64::MAX);
-        let reserved =
-            point("file-reserve").and_then(|()| match fallocate(file, FallocateFlags::empty(), 0, length) {
-                Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => Ok(()),
-                Err(error) => Err(error.into()),
-            });
+        let mut interruptions = 0;
+        let reserved = point("file-reserve").and_then(|()| {
+            loop {
+                match fallocate(file, FallocateFlags::empty(), 0, length) {
+                    Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => return Ok(()),
+                    Err(Errno::EINTR) if interruptions < INTERRUPTIONS => interruptions += 1,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        });
         reserved.map_err(DiskError::of("reserve room for", path))
     }
     #[cfg(not(target_os = "linux"))]
@@ -168,7 +210,7 @@ pub(crate) fn write_pieces(
 pub(crate) fn sync(file: &File, path: &Path) -> Result<(), DiskError> {
     point("file-sync")
         .and_then(|()| file.sync_data())
-        .map_err(DiskError::of("sync", path))
+        .map_err(DiskError::of_sync("sync", path))
 }
 
 /// Cuts a file to a length.
@@ -178,15 +220,44 @@ pub(crate) fn cut(file: &File, path: &Path, length: u64) -> Result<(), DiskError
         .map_err(DiskError::of("cut", path))
 }
 
-/// Gives a file another name in its folder, for good.
+/// Renames a file. The folder is the caller's to sync, as an operation of its own: each can be retried alone.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
     point("file-rename")
         .and_then(|()| fs::rename(from, to))
-        .map_err(DiskError::of("rename", from))?;
-    match to.parent() {
-        Some(folder) => sync_folder(folder),
-        None => Ok(()),
-    }
+        .map_err(DiskError::of("rename", from))
+}
+
+/// Replaces a small file as a whole, by way of a temporary one: after a crash it is the old one or the new one.
+pub(crate) fn replace(folder: &Path, name: &str, content: &[u8]) -> Result<(), DiskError> {
+    let temporary = folder.join(temporary_name(name));
+    let file = create(&temporary)?;
+    write_at(&file, &temporary, content, 0)?;
+    sync(&file, &temporary)?;
+    rename(&temporary, &folder.join(name))?;
+    sync_folder(folder)
+}
+
+/// The name under which [`replace`] writes a file.
+pub(crate) fn temporary_name(name: &str) -> String {
+    format!("{name}.tmp")
+}
+
+/// Whether an open file has been removed from its folder: what is written to it is lost when it is closed.
+pub(crate) fn is_removed(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+}
+
+/// Which folder a path leads to: device and inode.
+pub(crate) fn folder_identity(folder: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::metadata(folder)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// The size of the file system on which a folder is, in bytes; `None` where that can't be told.
+pub(crate) fn file_system_size(folder: &Path) -> Option<u64> {
+    let found = nix::sys::statvfs::statvfs(folder).ok()?;
+    let size = (found.blocks() as u64).checked_mul(found.fragment_size() as u64)?;
+    (size > 0).then_some(size)
 }
 
 /// Removes a file, if it is there. The folder is the caller's to sync.
@@ -218,11 +289,16 @@ pub(crate) fn network_file_system(folder: &Path) -> Option<&'static str> {
     }
 }
 
-/// Where a test lets the call that follows fail: with `return` as by a broken disk, with `return(full)` as without space.
+/// Where a test lets the call that follows fail: with `return` as by a broken disk, with `return(NAME)` by an error that
+/// may pass, or as on a file system that lacks the call.
 #[cfg(feature = "failpoints")]
 fn point(name: &'static str) -> io::Result<()> {
     fail::fail_point!(name, |how: Option<String>| Err(match how.as_deref() {
         Some("full") => io::ErrorKind::StorageFull.into(),
+        Some("files") => Errno::EMFILE.into(),
+        Some("memory") => Errno::ENOMEM.into(),
+        Some("interrupted") => Errno::EINTR.into(),
+        Some("unsupported") => Errno::EINVAL.into(),
         _ => io::Error::other("a test lets the disk fail"),
     }));
     Ok(())

@@ -1,30 +1,37 @@
 //! The log on disk: append-only segments, a cursor for each reader, and three threads.
 //!
 //! The folder holds `spool.id`, `spool.lock`, the segments (`<first sequence, 20 digits>.segment`), `cursors/<reader>.cursor`,
-//! `trimmed.cursor` (what was deleted on purpose), `epochs` (which run gave which sequences), and `damaged/` with copies of bytes that could not be read.
+//! `trimmed.cursor` (what was deleted on purpose), `epochs` (which run gave which sequences), `readers` (which of them ever ran), `stopped` (where the log
+//! ended at the last orderly stop), and `damaged/` with copies of bytes that could not be read, for a week.
 //!
 //! | thread | awaits | does | when blocked or stopped |
 //! |---|---|---|---|
 //! | writer | batches | one write and one sync for all that wait, then publishes | full: appends wait; closed: completes its segment and ends |
-//! | keeper | commits, a wanted segment | saves cursors, deletes segments, makes the next one | no room: tries again; stopped: saves once more and ends |
+//! | keeper | commits, a wanted segment, some seconds | saves cursors, deletes segments and old copies, makes the next one, looks after the folder | no room: tries again; stopped: saves once more and ends |
 //! | checker | nothing | reads what the last run left and notes damage | ends with the log, or when all is read |
 
+mod aside;
 mod checker;
 pub(crate) mod cursor;
 pub(crate) mod epochs;
 pub(crate) mod files;
+mod intervals;
 mod keeper;
+pub(crate) mod lines;
+pub(crate) mod readers;
 pub(crate) mod recovery;
+pub(crate) mod registry;
+mod retry;
 pub(crate) mod scan;
 pub(crate) mod segment;
 mod state;
+pub(crate) mod stop_record;
 mod walk;
 mod writer;
 
 use std::{
     collections::VecDeque,
-    fs::{self, File},
-    io,
+    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
@@ -46,18 +53,15 @@ use tracing::{error, warn};
 
 pub(crate) use self::walk::Walk;
 use self::{
+    aside::Aside,
     cursor::CursorFile,
     files::DiskError,
-    scan::{BLOCK, Region},
+    registry::Registry,
     segment::Segment,
-    state::{Pending, ReaderState, State},
+    state::{CursorDamage, Pending, ReaderState, State},
 };
 use crate::{AppendError, DiskConfig, OpenError, SpoolStatus, Start, Stored, log::Found};
 
-/// How much of bytes that can't be read is kept. It is for people to look at, and there may be any amount.
-const DAMAGED_LIMIT: u64 = 64 << 20;
-/// Where it is kept.
-const DAMAGED: &str = "damaged";
 /// Where cursors are kept.
 pub(crate) const CURSORS: &str = "cursors";
 
@@ -86,8 +90,12 @@ pub(crate) struct Shared {
     sync_duration: Histogram,
     /// The file of [`State::trimmed`].
     trimmed: Mutex<CursorFile>,
-    /// Bytes kept of what can't be read.
-    damaged_size: Mutex<u64>,
+    /// Which readers ever ran.
+    registry: Mutex<Registry>,
+    /// Copies of what can't be read.
+    aside: Mutex<Aside>,
+    /// The folder's device and inode when the log was opened.
+    identity: (u64, u64),
     lock: Mutex<Option<Flock<File>>>,
 }
 
@@ -99,6 +107,8 @@ struct Options {
     sync: crate::SyncPolicy,
     when_full: crate::WhenFull,
     retain: Duration,
+    /// A segment is completed at this age, so that its events can be deleted.
+    segment_age: Duration,
 }
 
 impl Disk {
@@ -187,12 +197,18 @@ impl Disk {
         let mut threads = lock(&self.threads);
         self.shared.lock().is_stopping = true;
         self.shared.chores.notify_all();
+        let mut has_panicked = false;
         for thread in threads.drain(..) {
             if thread.join().is_err() {
                 error!("a thread of the spool has panicked; this is a bug");
+                has_panicked = true;
             }
         }
-        lock(&self.shared.lock).take();
+        let mut locked = lock(&self.shared.lock);
+        if locked.is_some() && !has_panicked {
+            self.shared.record_stop();
+        }
+        locked.take();
         match &self.shared.lock().failed {
             Some(error) => Err(error.clone()),
             None => Ok(()),
@@ -203,6 +219,10 @@ impl Disk {
         let mut state = self.shared.lock();
         let cursor = state.cursor(name, start);
         let path = self.shared.folder.join(CURSORS).join(cursor::file_name(name));
+        let unknown = state.readers_are_unknown.then(|| CursorDamage {
+            reason: "the registry of readers is damaged, and there is no cursor".to_owned(),
+            has_older: false,
+        });
         let reader = state
             .readers
             .entry(name.to_owned())
@@ -210,12 +230,35 @@ impl Disk {
                 cursor: cursor.clone(),
                 saved: None,
                 file: Arc::new(Mutex::new(CursorFile::new(path, self.shared.id, None))),
+                is_registered: false,
+                damage: unknown,
                 is_known: true,
                 holds: true,
             });
         reader.is_known = true;
         reader.holds = true;
+        let damage = reader.damage.take();
+        state.damaged_cursors += u64::from(damage.is_some());
         self.shared.wake_keeper(&mut state);
+        let pending = state.next.since(cursor.next);
+        drop(state);
+        match damage {
+            Some(damage) if damage.has_older => warn!(
+                reader = name,
+                reason = damage.reason,
+                next = cursor.next.get(),
+                pending,
+                "one of the two copies of the cursor is damaged; if it was the newer one, events are delivered again"
+            ),
+            Some(damage) => error!(
+                reader = name,
+                reason = damage.reason,
+                next = cursor.next.get(),
+                pending,
+                "cursor lost; delivering from the oldest record in the spool"
+            ),
+            None => {}
+        }
         cursor
     }
 
@@ -253,7 +296,9 @@ impl Disk {
             limit_bytes: self.shared.options.max_size,
             dropped_events: state.dropped_events,
             damaged_events: state.damage.total(),
+            damaged_cursors: state.damaged_cursors,
             is_full: state.is_full,
+            is_retrying: state.is_retrying,
             has_failed: state.failed.is_some(),
         }
     }
@@ -307,8 +352,13 @@ impl Shared {
 
     /// The log takes no more events; those that are on the disk are still read.
     fn fail(&self, error: DiskError) {
-        error!(%error, cause = %error.source, "the spool has failed: it takes no more events");
         let mut state = self.lock();
+        error!(
+            %error,
+            cause = %error.source,
+            pending = state.next.since(state.needed()),
+            "the spool has failed: it takes no more events"
+        );
         for pending in state.queue.drain(..) {
             // Its caller may have gone.
             let _ = pending.reply.send(Err(AppendError::Failed {
@@ -318,6 +368,24 @@ impl Shared {
         state.failed.get_or_insert(error);
         drop(state);
         self.work.notify_all();
+    }
+
+    /// Records where the log ends, unless that is recorded already.
+    fn record_stop(&self) {
+        let (epoch, next) = {
+            let state = self.lock();
+            if state.failed.is_some() {
+                return;
+            }
+            let Some(epoch) = state.stored_epoch else {
+                return;
+            };
+            (epoch, state.next)
+        };
+        let recorded = retry::briefly(|| stop_record::write(&self.folder, epoch, next));
+        if let Err(error) = recorded {
+            warn!(%error, cause = %error.source, "orderly stop can't be recorded; a loss at the end of the spool won't be detected");
+        }
     }
 
     /// Deletes segments that were taken out of the list. That they were is on the disk first: otherwise a crash would
@@ -346,63 +414,6 @@ impl Shared {
         }
         files::sync_folder(&self.folder)
     }
-
-    /// Counts events that can't be read, says so once, and sets aside what stands in their place.
-    fn note_damage(&self, path: &Path, region: &Region) {
-        if !self.lock().damage.insert(region.from, region.to) && region.from != region.to {
-            return;
-        }
-        match self.set_aside(path, region) {
-            Ok(false) => return,
-            Ok(true) => {}
-            Err(error) => warn!(%error, segment = %path.display(), "damaged bytes can't be set aside"),
-        }
-        error!(
-            segment = %path.display(),
-            offset = region.offset,
-            bytes = region.length(),
-            first = region.from.get(),
-            events = region.to.since(region.from),
-            "the spool is damaged; these events are lost, the others are delivered"
-        );
-    }
-
-    /// Copies bytes that are no records into a folder of their own; whether that was new.
-    fn set_aside(&self, path: &Path, region: &Region) -> io::Result<bool> {
-        let folder = self.folder.join(DAMAGED);
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let copy = folder.join(format!("{stem}-{}.bytes", region.offset));
-        let mut size = lock(&self.damaged_size);
-        let length = region.length();
-        if copy.exists() || (length == 0 && region.from == region.to) {
-            return Ok(false);
-        }
-        if length == 0 || *size + length > DAMAGED_LIMIT {
-            return Ok(true);
-        }
-        files::make_folder(&folder).map_err(io::Error::other)?;
-        let (from, to) = (File::open(path)?, files::create(&copy).map_err(io::Error::other)?);
-        let mut done = 0;
-        while done < length {
-            let bytes = scan::read(&from, region.offset + done, BLOCK.min((length - done) as usize))?;
-            if bytes.is_empty() {
-                break;
-            }
-            files::write_at(&to, &copy, &bytes, done).map_err(io::Error::other)?;
-            done += bytes.len() as u64;
-        }
-        *size += done;
-        Ok(true)
-    }
-}
-
-/// Bytes that the copies of an earlier run take.
-fn damaged_size(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder.join(DAMAGED)).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.metadata().ok())
-        .map(|metadata| metadata.len())
-        .sum()
 }
 
 /// A pause, or a hundredth of it where tests let the disk fail hundreds of times.

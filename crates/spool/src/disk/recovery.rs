@@ -1,11 +1,11 @@
 //! Opening a log: whatever the last run left behind, of itself or of a crash, becomes a log again.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Condvar, Mutex},
+    time::{Duration, SystemTime},
 };
 
 use neurobridge_core::{
@@ -16,18 +16,23 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::{
-    CURSORS, DAMAGED, Options, Shared,
+    CURSORS, Options, Shared,
+    aside::{Aside, DAMAGED},
     cursor::{self, CursorFile, Stored},
-    damaged_size, epochs,
+    epochs,
     files::{self, DiskError},
     keeper::AHEAD,
+    readers,
+    registry::{self, FileState, Registry},
     scan::{self, BLOCK, Item, Region, Scan},
     segment::{self, Place, Segment},
-    state::{ReaderState, State},
+    shortened,
+    state::State,
+    stop_record,
     writer::NEW,
 };
 use crate::{
@@ -39,15 +44,18 @@ use crate::{
 const LEAST_SIZE: u64 = 1 << 20;
 /// The smallest segment: a block of a disk.
 const LEAST_SEGMENT: u64 = 4096;
+/// A segment is completed at no lower age, whatever `retain` is: each one costs some calls that wait for the disk.
+const LEAST_AGE: Duration = shortened(Duration::from_secs(10));
+/// So much of `retain` is the age at which a segment is completed: so much longer events stay at most.
+const AGE_PART: u32 = 8;
 /// At least so many segments fit into the log: deleting goes by whole ones.
 const SEGMENTS: u64 = 8;
 /// The file that holds the log's id.
 const ID: &str = "spool.id";
-const ID_NEW: &str = "spool.id.tmp";
 /// The file that only one process has locked.
 const LOCK: &str = "spool.lock";
 /// The name of the cursor that says what was deleted on purpose.
-const TRIMMED: &str = "trimmed";
+pub(crate) const TRIMMED: &str = "trimmed";
 
 /// Opens the log in a folder.
 pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenError> {
@@ -60,9 +68,20 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
             "the spool is on a network file system ({kind}), which may lose what it calls synced; a local disk is safe"
         );
     }
+    warn_of_size(folder, options.max_size);
     let lock = lock_folder(folder)?;
-    for name in [AHEAD, NEW, ID_NEW, epochs::NEW] {
+    if !files::can_sync_folder(folder)? {
+        warn!(
+            folder = %folder.display(),
+            "this file system can't sync a folder: after a power cut files of the spool may be missing; a local disk is safe"
+        );
+    }
+    let identity = files::folder_identity(folder).map_err(DiskError::of("look at the folder", folder))?;
+    for name in [AHEAD, NEW] {
         files::remove(&folder.join(name))?;
+    }
+    for name in [ID, epochs::NAME, registry::NAME, stop_record::NAME] {
+        files::remove(&folder.join(files::temporary_name(name)))?;
     }
     let found = segment::list(folder)?;
     let id = match read_id(folder)? {
@@ -74,7 +93,7 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     let (mut trimmed_file, trimmed) = read_trimmed(trimmed_path, id)?;
     match trimmed_file.make() {
         // Made when there is room: until then nothing is deleted.
-        Err(error) if error.is_full() => {}
+        Err(error) if error.may_pass() => {}
         made => made?,
     }
     let mut state = State::new(Sequence::FIRST, trimmed.next);
@@ -92,15 +111,14 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
         closed: watch::Sender::new(false),
         sync_duration: Histogram::default(),
         trimmed: Mutex::new(trimmed_file),
-        damaged_size: Mutex::new(damaged_size(folder)),
+        registry: Mutex::new(Registry::read(folder, id)?),
+        aside: Mutex::new(Aside::new(folder)),
+        identity,
         lock: Mutex::new(Some(lock)),
     };
-    let end = recover_last(&shared)?;
-    let readers = readers(
-        &cursors,
-        id,
-        shared.lock().segments.front().map_or(end, |first| first.first),
-    )?;
+    let stored = epochs::read(folder)?;
+    let end = recover_end(&shared, stored.as_ref(), trimmed.next)?;
+    let readers = readers::recover(&shared, &cursors, end)?;
     // A sink may have settled what a power cut took, or damage: no later event gets such a sequence again. Cursors are saved
     // a moment late, though: what a broker has beyond them is told apart by the epoch that begins here.
     let settled = readers.values().map(|reader| reader.cursor.next).max();
@@ -115,6 +133,8 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     let mut state = shared.lock();
     state.next = next;
     state.readers = readers;
+    state.readers_are_unknown = super::lock(&shared.registry).state() == FileState::Damaged;
+    state.stored_epoch = stored.map(|stored| stored.current());
     info!(
         folder = %shared.folder.display(),
         %id,
@@ -146,7 +166,22 @@ fn options(config: &DiskConfig) -> Result<Options, OpenError> {
         sync: config.sync,
         when_full: config.when_full,
         retain: config.retain,
+        segment_age: (config.retain / AGE_PART).max(LEAST_AGE),
     })
+}
+
+/// Warns when the disk is smaller than what the log may hold: it fills up before the limit is reached.
+fn warn_of_size(folder: &Path, max_size: u64) {
+    if let Some(size) = files::file_system_size(folder)
+        && size < max_size
+    {
+        warn!(
+            folder = %folder.display(),
+            max_size = max_size,
+            file_system_size = size,
+            "spool.max_size exceeds the size of the file system: the disk is full before the limit is reached"
+        );
+    }
 }
 
 /// Takes the lock of a log's folder.
@@ -202,11 +237,7 @@ fn make_id(folder: &Path, segments: &[(Sequence, PathBuf)]) -> Result<SpoolId, D
         warn!("the spool's id was missing or damaged, in all its files; it gets a new one");
     }
     let id = found.unwrap_or_else(SpoolId::generate);
-    let temporary = folder.join(ID_NEW);
-    let file = files::create(&temporary)?;
-    files::write_at(&file, &temporary, id_line(id).as_bytes(), 0)?;
-    files::sync(&file, &temporary)?;
-    files::rename(&temporary, &folder.join(ID))?;
+    files::replace(folder, ID, id_line(id).as_bytes())?;
     Ok(id)
 }
 
@@ -216,7 +247,12 @@ fn id_line(id: SpoolId) -> String {
 
 fn read_trimmed(path: PathBuf, id: SpoolId) -> Result<(CursorFile, Cursor), DiskError> {
     Ok(match cursor::read(&path, id)? {
-        Stored::Cursor(slot) => (CursorFile::new(path, id, Some(&slot)), slot.cursor),
+        Stored::Cursor { slot, damage } => {
+            if let Some(error) = damage {
+                warn!(%error, "one of two copies of the retention marker is damaged; removed segments may be reported as damage");
+            }
+            (CursorFile::new(path, id, Some(&slot)), slot.cursor)
+        }
         stored => {
             if let Stored::Damaged(error) = stored {
                 warn!(%error, "what the spool deleted on purpose is not known any more");
@@ -247,6 +283,11 @@ fn segments(
                 files::make_folder(&aside)?;
                 if let Some(name) = path.file_name() {
                     files::rename(&path, &aside.join(name))?;
+                    files::sync_folder(&aside)?;
+                }
+                // From now on it is kept for a while, however old it is.
+                if let Err(error) = file.set_modified(SystemTime::now()) {
+                    debug!(%error, "modification time can't be set");
                 }
                 continue;
             }
@@ -271,6 +312,39 @@ fn segments(
         files::sync_folder(folder)?;
     }
     Ok(segments)
+}
+
+/// Finds the end of the log. After an orderly stop that is known: what is missing before it is lost, not torn, and counted.
+fn recover_end(shared: &Shared, stored: Option<&Epochs>, trimmed: Sequence) -> Result<Sequence, OpenError> {
+    let recorded = match stored {
+        Some(stored) => stop_record::read(&shared.folder, stored)?,
+        None => None,
+    };
+    let end = recover_last(shared)?;
+    let Some(recorded) = recorded.filter(|recorded| *recorded > end) else {
+        return Ok(end);
+    };
+    let from = end.max(trimmed);
+    if from < recorded {
+        let last = shared
+            .lock()
+            .segments
+            .back()
+            .map(|last| (last.path.clone(), last.length));
+        let (path, offset) = last.unwrap_or_else(|| (segment::path(&shared.folder, from), 0));
+        let region = Region {
+            offset,
+            end: offset,
+            from,
+            to: recorded,
+        };
+        warn!(
+            events = recorded.since(from),
+            "end of the spool missing or damaged after an orderly stop"
+        );
+        shared.note_damage(&path, &region);
+    }
+    Ok(recorded)
 }
 
 /// Reads the last segment, cuts off what was being written when the last run ended, and tells the sequence after its end.
@@ -328,7 +402,7 @@ fn recover_last(shared: &Shared) -> Result<Sequence, OpenError> {
         files::sync(&file, &last.path)?;
     }
     let mut state = shared.lock();
-    state.newest = newest;
+    state.note_received(newest);
     if next > last.first {
         last.length = end;
         last.allocated = end;
@@ -354,36 +428,4 @@ fn is_zero(file: &File, mut offset: u64, end: u64) -> io::Result<bool> {
         offset += bytes.len() as u64;
     }
     Ok(true)
-}
-
-/// The readers that have a cursor on the disk.
-fn readers(folder: &Path, id: SpoolId, oldest: Sequence) -> Result<BTreeMap<String, ReaderState>, DiskError> {
-    let mut readers = BTreeMap::new();
-    for (name, path) in cursor::list(folder)? {
-        let (cursor, saved, file) = match cursor::read(&path, id)? {
-            Stored::Cursor(slot) => {
-                let file = CursorFile::new(path, id, Some(&slot));
-                let next = slot.cursor.next;
-                (slot.cursor, Some(next), file)
-            }
-            Stored::Nothing => continue,
-            Stored::Damaged(error) => {
-                warn!(
-                    reader = name,
-                    %error,
-                    "the cursor is damaged; it begins again with the oldest event that is kept"
-                );
-                (Cursor::starting_at(oldest), None, CursorFile::new(path, id, None))
-            }
-        };
-        let reader = ReaderState {
-            cursor,
-            saved,
-            file: Arc::new(Mutex::new(file)),
-            is_known: false,
-            holds: true,
-        };
-        readers.insert(name, reader);
-    }
-    Ok(readers)
 }

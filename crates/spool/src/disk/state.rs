@@ -5,10 +5,12 @@ use std::{
     fs::File,
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use neurobridge_core::{
+    epoch::Epoch,
     event::Sequence,
     reader::Cursor,
     record::{Batch, SealedBatch},
@@ -18,6 +20,7 @@ use tokio::sync::oneshot;
 use super::{
     cursor::CursorFile,
     files::DiskError,
+    intervals::Intervals,
     segment::{Place, Segment},
 };
 use crate::{AppendError, Start, Stored, log::Found};
@@ -34,8 +37,8 @@ pub(super) struct State {
     pub(super) is_writing: bool,
     /// The sequence after the last durable one.
     pub(super) next: Sequence,
-    /// The newest time of receipt: ages are judged against it, not against a clock that steps.
-    pub(super) newest: Option<Timestamp>,
+    /// The newest time of receipt, and when it was read or written here. See [`now`](Self::now).
+    newest: Option<(Timestamp, Instant)>,
     tail: VecDeque<SealedBatch>,
     tail_size: usize,
     pub(super) readers: BTreeMap<String, ReaderState>,
@@ -47,10 +50,18 @@ pub(super) struct State {
     pub(super) failed: Option<DiskError>,
     /// An append waits for room.
     pub(super) is_full: bool,
+    /// An append waits for a resource of the process or the system.
+    pub(super) is_retrying: bool,
     pub(super) dropped_events: u64,
     /// Everything before was deleted on purpose.
     pub(super) trimmed: Sequence,
     pub(super) damage: Intervals,
+    /// The epoch that the file of epochs ends with; `None` while that is not known.
+    pub(super) stored_epoch: Option<Epoch>,
+    /// Cursors found missing or damaged since the log was opened.
+    pub(super) damaged_cursors: u64,
+    /// Which readers ever ran is not known: none counts as new.
+    pub(super) readers_are_unknown: bool,
     pub(super) ahead: Ahead,
     /// The keeper sleeps and has to be woken for a commit.
     pub(super) keeper_sleeps: bool,
@@ -70,10 +81,22 @@ pub(super) struct ReaderState {
     /// What is on the disk of it; nothing before its first save.
     pub(super) saved: Option<Sequence>,
     pub(super) file: Arc<Mutex<CursorFile>>,
+    /// The registry on the disk names it.
+    pub(super) is_registered: bool,
+    /// What was wrong with its file when the log was opened. Reported once, when the reader is opened.
+    pub(super) damage: Option<CursorDamage>,
     /// Opened in this run.
     pub(super) is_known: bool,
     /// Segments wait for it.
     pub(super) holds: bool,
+}
+
+/// What is wrong with a cursor's file.
+#[derive(Clone, Debug)]
+pub(super) struct CursorDamage {
+    pub(super) reason: String,
+    /// The cursor before the damaged one could be read.
+    pub(super) has_older: bool,
 }
 
 /// The next segment, made before it is needed.
@@ -129,12 +152,21 @@ impl State {
             is_stopping: false,
             failed: None,
             is_full: false,
+            is_retrying: false,
             dropped_events: 0,
             trimmed,
             damage: Intervals::default(),
+            stored_epoch: None,
+            damaged_cursors: 0,
+            readers_are_unknown: false,
             ahead: Ahead::default(),
             keeper_sleeps: false,
         }
+    }
+
+    /// Whether the log takes no more events, or its threads are to end.
+    pub(super) const fn is_ending(&self) -> bool {
+        self.is_closed || self.is_stopping
     }
 
     /// Bytes of the disk that the log takes.
@@ -151,8 +183,8 @@ impl State {
     pub(super) fn cursor(&self, name: &str, start: Start) -> Cursor {
         self.readers.get(name).map_or_else(
             || match start {
-                Start::End => Cursor::starting_at(self.next),
-                Start::Oldest => Cursor::starting_at(self.oldest()),
+                Start::End if !self.readers_are_unknown => Cursor::starting_at(self.next),
+                Start::End | Start::Oldest => Cursor::starting_at(self.oldest()),
             },
             |reader| reader.cursor.clone(),
         )
@@ -162,7 +194,23 @@ impl State {
     pub(super) fn has_unsaved_readers(&self) -> bool {
         self.readers
             .values()
-            .any(|reader| reader.is_known && reader.saved.is_none())
+            .any(|reader| reader.is_known && !reader.is_kept())
+    }
+
+    /// The time of the log, by which ages are judged: the newest time of receipt and what a monotonic clock has counted
+    /// since. A step of the system's clock does not change it.
+    pub(super) fn now(&self) -> Option<Timestamp> {
+        let (newest, at) = self.newest?;
+        newest.checked_add(at.elapsed()).ok()
+    }
+
+    /// Takes note of a time of receipt.
+    pub(super) fn note_received(&mut self, received_at: Option<Timestamp>) {
+        if let Some(received_at) = received_at
+            && self.newest.is_none_or(|(newest, _)| newest <= received_at)
+        {
+            self.newest = Some((received_at, Instant::now()));
+        }
     }
 
     /// What is at hand of a sequence without a look at the disk; `None` when that is needed.
@@ -231,7 +279,7 @@ impl State {
                 });
             }
         }
-        self.newest = self.newest.max(received_at());
+        self.note_received(received_at());
         self.next = batch.end();
         self.tail_size += batch.bytes().len() + BATCH_OVERHEAD;
         self.tail.push_back(batch);
@@ -262,15 +310,19 @@ impl State {
         (self.complete() > 0).then(|| self.segments.get(1).map_or(self.next, |next| next.first))
     }
 
-    /// Takes out the oldest segment when all have settled it and it need not be kept for `retain` any more.
-    pub(super) fn take_settled(&mut self, retain: std::time::Duration) -> Option<Segment> {
+    /// Takes out the oldest segment when all have settled it and it need not be kept for `retain` any more. The last one of
+    /// the log stays for `least` at least, whatever `retain` is: the next start reads it to recognise duplicates.
+    pub(super) fn take_settled(&mut self, retain: Duration, least: Duration) -> Option<Segment> {
         let end = self.oldest_end()?;
         if end > self.needed() {
             return None;
         }
-        let ended_at = self.segments.get(1).map_or(self.newest, |next| next.begins_at);
-        if let (false, Some(ended_at), Some(newest)) = (self.is_full, ended_at, self.newest) {
-            let age = newest.as_microsecond() - ended_at.as_microsecond();
+        let (ended_at, retain) = match self.segments.get(1) {
+            Some(next) => (next.begins_at, retain),
+            None => (self.newest.map(|(newest, _)| newest), retain.max(least)),
+        };
+        if let (false, Some(ended_at), Some(now)) = (self.is_full, ended_at, self.now()) {
+            let age = now.as_microsecond() - ended_at.as_microsecond();
             if age <= i64::try_from(retain.as_micros()).unwrap_or(i64::MAX) {
                 return None;
             }
@@ -299,40 +351,15 @@ impl State {
     }
 }
 
-/// Ranges of sequences, disjoint: those that can't be read.
-#[derive(Debug, Default)]
-pub(super) struct Intervals {
-    ends: BTreeMap<Sequence, Sequence>,
-}
-
-impl Intervals {
-    /// Adds a range; whether any of it is new.
-    pub(super) fn insert(&mut self, mut from: Sequence, mut to: Sequence) -> bool {
-        let before = self.total();
-        while let Some((&start, &end)) = self.ends.range(..=to).next_back() {
-            if end < from {
-                break;
-            }
-            from = from.min(start);
-            to = to.max(end);
-            self.ends.remove(&start);
-        }
-        self.ends.insert(from, to);
-        self.total() != before
-    }
-
-    /// How many sequences they have together.
-    pub(super) fn total(&self) -> u64 {
-        self.ends.iter().map(|(from, to)| to.since(*from)).sum()
+impl ReaderState {
+    /// Whether the disk knows the reader and its cursor.
+    pub(super) const fn is_kept(&self) -> bool {
+        self.saved.is_some() && self.is_registered
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
     use super::*;
 
     fn sequence(number: u64) -> Sequence {
@@ -348,7 +375,7 @@ mod tests {
             let segment = Segment::new(PathBuf::from(first.to_string()), sequence(first), 1000, begins_at);
             state.segments.push_back(segment);
         }
-        state.newest = Some(Timestamp::from_second(40).unwrap());
+        state.note_received(Some(Timestamp::from_second(40).unwrap()));
         let mut cursor = Cursor::starting_at(Sequence::FIRST);
         cursor.next = sequence(committed);
         let file = CursorFile::new(
@@ -360,6 +387,8 @@ mod tests {
             cursor,
             saved: saved.map(sequence),
             file: Arc::new(Mutex::new(file)),
+            is_registered: true,
+            damage: None,
             is_known: true,
             holds: true,
         };
@@ -368,8 +397,8 @@ mod tests {
     }
 
     fn settled(state: &mut State, retain: u64) -> u64 {
-        let retain = std::time::Duration::from_secs(retain);
-        std::iter::from_fn(|| state.take_settled(retain)).count() as u64
+        let retain = Duration::from_secs(retain);
+        std::iter::from_fn(|| state.take_settled(retain, Duration::from_secs(10))).count() as u64
     }
 
     #[test]
@@ -391,6 +420,28 @@ mod tests {
     }
 
     #[test]
+    fn the_last_segment_goes_when_the_log_was_quiet_for_long_enough() {
+        for (quiet, retain, left) in [(5, 0, 1), (11, 0, 0), (11, 25, 2), (21, 20, 0)] {
+            let mut state = state(41, Some(41));
+            state.is_writing = false;
+            let (newest, at) = state.newest.unwrap();
+            state.newest = Some((newest, at.checked_sub(Duration::from_secs(quiet)).unwrap()));
+            settled(&mut state, retain);
+            assert_eq!(state.segments.len(), left, "quiet for {quiet}, kept for {retain}");
+        }
+    }
+
+    #[test]
+    fn a_time_of_receipt_that_is_older_changes_nothing() {
+        let mut state = state(41, None);
+        let before = state.newest;
+        state.note_received(Some(Timestamp::from_second(39).unwrap()));
+        state.note_received(None);
+        assert_eq!(state.newest, before);
+        assert!(state.now() >= Some(Timestamp::from_second(40).unwrap()));
+    }
+
+    #[test]
     fn what_is_dropped_is_counted_as_far_as_it_was_needed() {
         let mut state = state(16, Some(16));
         while state.take_dropped().is_some() {}
@@ -408,20 +459,6 @@ mod tests {
             assert_eq!((taken.len(), state.dropped_events), (3, 15));
             state.put_back(taken);
             assert_eq!((state.oldest(), state.segments.len()), (sequence(1), 4));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_sequence_is_counted_twice(ranges in proptest::collection::vec((1u64..50, 0u64..10), 0..20)) {
-            let (mut intervals, mut model) = (Intervals::default(), BTreeSet::new());
-            for (from, length) in ranges {
-                let before = model.len();
-                model.extend(from..from + length);
-                let from = Sequence::new(from).unwrap();
-                prop_assert_eq!(intervals.insert(from, from.plus(length)), model.len() != before);
-                prop_assert_eq!(intervals.total(), model.len() as u64);
-            }
         }
     }
 }

@@ -3,8 +3,9 @@
 
 use std::{
     fs::File,
-    path::PathBuf,
-    sync::{Arc, MutexGuard},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,23 +13,20 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use neurobridge_core::{event::Sequence, record::SealedBatch};
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
 
 use super::{
     Shared, epochs,
     files::{self, DiskError},
     keeper::AHEAD,
+    retry::{Stop, briefly, end_full, has_ended, make_room, retry},
     segment::{self, Segment},
-    shortened,
-    state::{Ahead, Pending, State},
+    state::{Ahead, Pending},
 };
 use crate::{
-    AppendError, Stored, SyncPolicy, WhenFull,
+    AppendError, Stored, SyncPolicy,
     format::{HEADER_LENGTH, SegmentHeader},
 };
 
-/// How often a full disk is tried again when nothing tells that there is room.
-const ROOM_INTERVAL: Duration = shortened(Duration::from_millis(500));
 /// The name of a segment that is being made because none was made ahead.
 pub(super) const NEW: &str = "new.tmp";
 
@@ -43,6 +41,7 @@ pub(super) fn run(shared: Arc<Shared>) {
         has_epoch: false,
     };
     let ended = match writer.run() {
+        // The end of the segment may stay as it is, with room that was never written: the next start truncates it.
         Err(Stop::Closed) => writer.complete(),
         ended => ended,
     };
@@ -83,6 +82,10 @@ struct Open {
     /// Where the next record goes.
     offset: u64,
     length: u64,
+    /// False on a file system that counts no links.
+    counts_links: bool,
+    /// When to look whether it is old enough to be completed.
+    look_at: Instant,
 }
 
 /// Batches that go into the segment at once.
@@ -93,21 +96,12 @@ struct Run {
     size: u64,
 }
 
-/// Why nothing more is written.
-enum Stop {
-    Closed,
-    Failed(DiskError),
-}
-
-impl From<DiskError> for Stop {
-    fn from(error: DiskError) -> Self {
-        Self::Failed(error)
-    }
-}
-
 impl Writer<'_> {
     fn run(&mut self) -> Result<(), Stop> {
         while let Some(group) = self.wait()? {
+            if self.is_old() {
+                self.complete()?;
+            }
             let mut run = Run::default();
             for Pending { batch, reply } in group {
                 // Its caller does not wait any more.
@@ -146,14 +140,27 @@ impl Writer<'_> {
             if has_ended(&state) {
                 return Ok(None);
             }
-            let due = match (self.shared.options.sync, self.unsynced_since) {
+            drop(state);
+            if self.is_old() {
+                self.complete()?;
+            }
+            state = self.shared.lock();
+            if !state.queue.is_empty() || has_ended(&state) {
+                continue;
+            }
+            let sync_due = match (self.shared.options.sync, self.unsynced_since) {
                 (SyncPolicy::Interval(interval), Some(since)) => {
                     Some(interval.saturating_sub(since.elapsed()))
                 }
                 _ => None,
             };
+            let look_due = self
+                .segment
+                .as_ref()
+                .map(|open| open.look_at.saturating_duration_since(Instant::now()));
+            let due = [sync_due, look_due].into_iter().flatten().min();
             state = match due {
-                Some(Duration::ZERO) => {
+                Some(Duration::ZERO) if sync_due == Some(Duration::ZERO) => {
                     drop(state);
                     self.sync()?;
                     self.shared.lock()
@@ -162,6 +169,19 @@ impl Writer<'_> {
                 None => self.shared.wait_long(&self.shared.work, state),
             };
         }
+    }
+
+    /// Whether the segment is to be completed although it has room: on a quiet feed its events would otherwise never be
+    /// deleted. Not while a sink needs all of it, because then it can't be deleted either way.
+    fn is_old(&mut self) -> bool {
+        let now = Instant::now();
+        let Some(open) = self.segment.as_mut().filter(|open| open.look_at <= now) else {
+            return false;
+        };
+        open.look_at = now + self.shared.options.segment_age;
+        let state = self.shared.lock();
+        let first = state.segments.back().map(|segment| segment.first);
+        first.is_some_and(|first| first < state.needed())
     }
 
     fn fits(&self, size: u64) -> bool {
@@ -181,6 +201,7 @@ impl Writer<'_> {
                 epochs::write(&self.shared.folder, &self.shared.epochs)
             })?;
             self.has_epoch = true;
+            self.shared.lock().stored_epoch = Some(self.shared.epochs.current());
         }
         // Before the events are there: a reader that the disk does not know begins behind them after a kill.
         if self.shared.lock().has_unsaved_readers() {
@@ -193,10 +214,13 @@ impl Writer<'_> {
         });
         if let Err(Stop::Closed) = written {
             // Nobody was told that any of it is stored, so none of it may be there at the next start.
-            files::cut(&open.file, &open.path, offset)?;
+            briefly(|| files::cut(&open.file, &open.path, offset))?;
             open.length = offset;
         }
         written?;
+        if open.counts_links && files::is_removed(&open.file) {
+            return Err(Stop::Failed(removed(&open.path)));
+        }
         open.offset += run.size;
         self.unsynced_since.get_or_insert_with(Instant::now);
         let sync_now = match (self.shared.options.sync, self.unsynced_since) {
@@ -254,16 +278,19 @@ impl Writer<'_> {
     /// can ever be torn.
     fn complete(&mut self) -> Result<(), Stop> {
         self.sync()?;
-        let Some(open) = self.segment.take() else {
+        let Some(open) = &self.segment else {
             return Ok(());
         };
-        files::cut(&open.file, &open.path, open.offset)?;
+        retry(self.shared, || files::cut(&open.file, &open.path, open.offset))?;
         files::sync(&open.file, &open.path)?;
         let mut state = self.shared.lock();
         if let Some(segment) = state.segments.back_mut() {
             segment.allocated = open.offset;
         }
         state.is_writing = false;
+        self.shared.wake_keeper(&mut state);
+        drop(state);
+        self.segment = None;
         Ok(())
     }
 
@@ -283,7 +310,8 @@ impl Writer<'_> {
         })?;
         files::sync(&file, &temporary)?;
         let path = segment::path(&self.shared.folder, self.next);
-        files::rename(&temporary, &path)?;
+        retry(self.shared, || files::rename(&temporary, &path))?;
+        retry(self.shared, || files::sync_folder(&self.shared.folder))?;
         let offset = HEADER_LENGTH as u64;
         let mut state = self.shared.lock();
         let mut segment = Segment::new(path.clone(), self.next, offset, Some(begins_at));
@@ -296,6 +324,8 @@ impl Writer<'_> {
         self.shared.wake_keeper(&mut state);
         drop(state);
         self.segment = Some(Open {
+            counts_links: !files::is_removed(&file),
+            look_at: Instant::now() + self.shared.options.segment_age,
             file,
             path,
             offset,
@@ -345,73 +375,11 @@ impl Writer<'_> {
     }
 }
 
-/// Does what may fail for want of room until it works.
-fn retry<T>(shared: &Shared, mut act: impl FnMut() -> Result<T, DiskError>) -> Result<T, Stop> {
-    loop {
-        match act() {
-            Err(error) if error.is_full() => {
-                let state = shared.lock();
-                if !state.is_full {
-                    error!(%error, cause = %error.source, "the disk is full; the spool waits for room");
-                }
-                drop(make_room(shared, state)?);
-            }
-            result => {
-                let result = result?;
-                end_full(&mut shared.lock());
-                return Ok(result);
-            }
-        }
-    }
-}
-
-/// Drops the oldest segment, or waits a while for one to be settled, as the configuration says.
-fn make_room<'a>(
-    shared: &'a Shared,
-    mut state: MutexGuard<'a, State>,
-) -> Result<MutexGuard<'a, State>, Stop> {
-    let was_full = std::mem::replace(&mut state.is_full, true);
-    // Settled segments go first, without a wait for the keeper: they are a loss to nobody.
-    let mut oldest = state.take_settled(shared.options.retain);
-    if oldest.is_none() && shared.options.when_full == WhenFull::DropOldest {
-        oldest = state.take_dropped();
-        if oldest.is_some() && !was_full {
-            warn!("the spool is full and drops its oldest events");
-        }
-    }
-    if let Some(segment) = oldest {
-        drop(state);
-        match shared.remove([segment]) {
-            // Where a disk can't even note what is deleted, it takes somebody else to make room.
-            Err(error) if error.is_full() => state = shared.lock(),
-            removed => {
-                removed?;
-                return Ok(shared.lock());
-            }
-        }
-    }
-    if !was_full {
-        warn!(
-            limit_bytes = shared.options.max_size,
-            "the spool is full; it takes no events until there is room"
-        );
-    }
-    if !has_ended(&state) {
-        shared.wake_keeper(&mut state);
-        state = shared.wait(&shared.work, state, ROOM_INTERVAL);
-    }
-    if has_ended(&state) {
-        return Err(Stop::Closed);
-    }
-    Ok(state)
-}
-
-fn has_ended(state: &State) -> bool {
-    state.is_closed || state.failed.is_some()
-}
-
-fn end_full(state: &mut State) {
-    if std::mem::replace(&mut state.is_full, false) {
-        info!("the spool has room again");
-    }
+/// The error of a segment that another program has removed.
+fn removed(path: &Path) -> DiskError {
+    let cause = io::Error::new(
+        io::ErrorKind::NotFound,
+        "another program removed the file while it was written",
+    );
+    DiskError::of("write", path)(cause)
 }

@@ -1,0 +1,128 @@
+//! Waiting for what comes back by itself: room on the disk, and resources of the process or the system.
+
+use std::{sync::MutexGuard, thread, time::Duration};
+
+use neurobridge_core::os_error::ErrorClass;
+use tracing::{error, info, warn};
+
+use super::{Shared, files::DiskError, shortened, state::State};
+use crate::WhenFull;
+
+/// How often a full disk is tried again when nothing tells that there is room.
+const ROOM_INTERVAL: Duration = shortened(Duration::from_millis(500));
+/// How often, and after how long, what must not wait is retried.
+const ATTEMPTS: u32 = 10;
+const ATTEMPT_INTERVAL: Duration = shortened(Duration::from_millis(20));
+
+/// Why nothing more is written.
+pub(super) enum Stop {
+    Closed,
+    Failed(DiskError),
+}
+
+impl From<DiskError> for Stop {
+    fn from(error: DiskError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Does what may fail for want of room, or of another resource, until it works.
+pub(super) fn retry<T>(shared: &Shared, mut act: impl FnMut() -> Result<T, DiskError>) -> Result<T, Stop> {
+    loop {
+        match act() {
+            Err(error) if error.class() == ErrorClass::NoSpace => {
+                let state = shared.lock();
+                if !state.is_full {
+                    error!(%error, cause = %error.source, "the disk is full; the spool waits for room");
+                }
+                drop(make_room(shared, state)?);
+            }
+            Err(error) if error.may_pass() => wait_for_resource(shared, &error)?,
+            result => {
+                let result = result?;
+                end_full(&mut shared.lock());
+                return Ok(result);
+            }
+        }
+    }
+}
+
+/// Does what may fail for a moment, a few times at most: for what must not wait.
+pub(super) fn briefly(mut act: impl FnMut() -> Result<(), DiskError>) -> Result<(), DiskError> {
+    for _ in 0..ATTEMPTS {
+        match act() {
+            Err(error) if error.may_pass() => thread::sleep(ATTEMPT_INTERVAL),
+            done => return done,
+        }
+    }
+    act()
+}
+
+/// Reports an error that passes by itself, and waits a while.
+fn wait_for_resource(shared: &Shared, error: &DiskError) -> Result<(), Stop> {
+    let mut state = shared.lock();
+    if !std::mem::replace(&mut state.is_retrying, true) {
+        error!(%error, cause = %error.source, "spool can't write now; retrying until the system allows it");
+    }
+    if !has_ended(&state) {
+        state = shared.wait(&shared.work, state, ROOM_INTERVAL);
+    }
+    if has_ended(&state) {
+        return Err(Stop::Closed);
+    }
+    Ok(())
+}
+
+/// Drops the oldest segment, or waits a while for one to be settled, as the configuration says.
+pub(super) fn make_room<'a>(
+    shared: &'a Shared,
+    mut state: MutexGuard<'a, State>,
+) -> Result<MutexGuard<'a, State>, Stop> {
+    let was_full = std::mem::replace(&mut state.is_full, true);
+    // Settled segments go first, without a wait for the keeper: they are a loss to nobody.
+    let mut oldest = state.take_settled(shared.options.retain, shared.options.segment_age);
+    if oldest.is_none() && shared.options.when_full == WhenFull::DropOldest {
+        oldest = state.take_dropped();
+        if oldest.is_some() && !was_full {
+            warn!("the spool is full and drops its oldest events");
+        }
+    }
+    if let Some(segment) = oldest {
+        drop(state);
+        match shared.remove([segment]) {
+            // Where a disk can't even note what is deleted, it takes somebody else to make room.
+            Err(error) if error.may_pass() => state = shared.lock(),
+            removed => {
+                removed?;
+                return Ok(shared.lock());
+            }
+        }
+    }
+    if !was_full {
+        warn!(
+            limit_bytes = shared.options.max_size,
+            "the spool is full; it takes no events until there is room"
+        );
+    }
+    if !has_ended(&state) {
+        shared.wake_keeper(&mut state);
+        state = shared.wait(&shared.work, state, ROOM_INTERVAL);
+    }
+    if has_ended(&state) {
+        return Err(Stop::Closed);
+    }
+    Ok(state)
+}
+
+pub(super) fn has_ended(state: &State) -> bool {
+    state.is_closed || state.failed.is_some()
+}
+
+pub(super) fn end_full(state: &mut State) {
+    if std::mem::replace(&mut state.is_full, false) {
+        info!("the spool has room again");
+    }
+    if std::mem::replace(&mut state.is_retrying, false) {
+        info!("spool can write again");
+    }
+}

@@ -1,0 +1,66 @@
+//! The record of an orderly stop: where the log ended. After one, a shorter log has lost events; without one, its end may
+//! have been torn by a crash, and nothing that was promised is missing.
+
+use std::path::Path;
+
+use neurobridge_core::{
+    epoch::{Epoch, Epochs},
+    event::Sequence,
+};
+use tracing::warn;
+
+use super::{
+    files::DiskError,
+    lines::{self, Content},
+};
+
+/// The file: a line with the epoch of the last event and the sequence after it.
+pub(crate) const NAME: &str = "stopped";
+
+/// Records that the log has ended in order before `next`.
+pub(super) fn write(folder: &Path, epoch: Epoch, next: Sequence) -> Result<(), DiskError> {
+    lines::write(folder, NAME, &format!("{} {}\n", epoch.0, next.get()))
+}
+
+/// Where the log ended; `None` when the last run that stored events did not stop in order. `stored` are the epochs as their
+/// file has them: a run writes its epoch before its first event, which makes an earlier record void without a change to it.
+pub(crate) fn read(folder: &Path, stored: &Epochs) -> Result<Option<Sequence>, DiskError> {
+    let path = folder.join(NAME);
+    let parsed = match lines::read(&path)? {
+        Content::Missing => return Ok(None),
+        Content::Damaged => None,
+        Content::Whole(text) => parse(&text),
+    };
+    let Some((epoch, next)) = parsed else {
+        warn!(file = %path.display(), "record of the last orderly stop damaged; a loss at the end of the spool can't be detected");
+        return Ok(None);
+    };
+    Ok((epoch == stored.current()).then_some(next))
+}
+
+fn parse(text: &str) -> Option<(Epoch, Sequence)> {
+    let (epoch, next) = text.strip_suffix('\n')?.split_once(' ')?;
+    Some((Epoch(epoch.parse().ok()?), Sequence::new(next.parse().ok()?)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_record_counts_until_the_next_run_stores_events() {
+        let root = tempfile::tempdir().unwrap();
+        let sequence = |number| Sequence::new(number).unwrap();
+        let none = Epochs::default();
+        assert_eq!(read(root.path(), &none).unwrap(), None);
+        let first = none.with(Epoch(70), sequence(1));
+        write(root.path(), first.current(), sequence(11)).unwrap();
+        assert_eq!(read(root.path(), &first).unwrap(), Some(sequence(11)));
+        let second = first.with(Epoch(80), sequence(11));
+        assert_eq!(read(root.path(), &second).unwrap(), None);
+        fs::write(root.path().join(NAME), "").unwrap();
+        assert_eq!(read(root.path(), &first).unwrap(), None);
+    }
+}
