@@ -1,7 +1,7 @@
 //! The spool of a bridge: opened with exit codes, and read for what must be known of the events before.
 
 use jiff::Timestamp;
-use neurobridge_core::{envelope::Field, identity};
+use neurobridge_core::{envelope::Field, identity, os_error::ErrorClass};
 use neurobridge_spool::{AppendError, OpenError, Spool, SpoolConfig};
 use tokio::task::spawn_blocking;
 
@@ -18,9 +18,11 @@ use crate::{
 pub(crate) async fn open(config: &Config) -> Result<Spool, Failure> {
     let (spool, data_dir) = (config.spool.clone(), config.data_dir.clone());
     joined(spawn_blocking(move || Spool::open(&spool, &data_dir)).await).map_err(|error| {
-        let exit = match error {
+        let exit = match &error {
             OpenError::Locked { .. } => Exit::TryLater,
             OpenError::TooSmall { .. } => Exit::Config,
+            // Too many open files or no memory: nothing of the disk is wrong.
+            OpenError::Disk { source } if source.class() == ErrorClass::Temporary => Exit::TryLater,
             _ => Exit::Disk,
         };
         Failure::new(exit, error)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 #[cfg(feature = "nats")]
 use neurobridge_core::units;
-use neurobridge_core::{event::ENTRY_FIELDS, filter::Filter, redact::Redaction};
+use neurobridge_core::{event::ENTRY_FIELDS, filter::Filter, redact::Redaction, units::ByteSize};
 use neurobridge_listener::SourceConfig;
 use neurobridge_spool::{SpoolConfig, SyncPolicy, WhenFull};
 
@@ -119,6 +119,17 @@ fn spool(config: &Config, add: &mut impl FnMut(String, String)) {
             }
             if let Some(message) = drops(disk.when_full) {
                 add("spool.when_full".to_owned(), message);
+            }
+            let max_size = disk.max_size.bytes();
+            if let Some(size) = neurobridge_spool::file_system_size(&config.data_dir.join(&disk.path))
+                .filter(|size| *size < max_size)
+            {
+                let message = format!(
+                    "found {}, but the file system has {} in all: the disk is full before the spool is",
+                    disk.max_size,
+                    ByteSize::from_kib(size / 1024)
+                );
+                add("spool.max_size".to_owned(), message);
             }
             if keeps_pictures(config) {
                 let message = "pictures of faces, or where they are to be had, are kept in the spool; redact = \

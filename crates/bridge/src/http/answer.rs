@@ -93,6 +93,10 @@ impl Findings {
             SourceState::Blocked if view.spool.is_full => self.waiting.push(format!(
                 "The spool is full: {name} is not read, and what the platform can't hold back it may throw away."
             )),
+            SourceState::Blocked if view.spool.is_retrying => self.waiting.push(format!(
+                "The spool waits until the system has open files or memory for it again (the log has the error): {name} is \
+                 not read, and what the platform can't hold back it may throw away."
+            )),
             // A busy disk holds up everybody for a moment.
             SourceState::Blocked if snapshot.since + PATIENCE > clock::now() => {}
             SourceState::Blocked => self.waiting.push(format!(

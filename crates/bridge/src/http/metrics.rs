@@ -175,6 +175,14 @@ fn spool(view: &View<'_>) -> Vec<MetricFamily> {
         "spool_damaged_records_total",
         "Events that the spool could not read.",
     );
+    let mut cursors = Family::counter(
+        "spool_damaged_cursors_total",
+        "Cursors of sinks found missing or damaged at the start.",
+    );
+    let mut retrying = Family::gauge(
+        "spool_retrying",
+        "1 while the spool waits for a resource of the system, such as open files; 0 else.",
+    );
     let mut sync = Family::histogram(
         "spool_sync_duration_seconds",
         "Time that the spool's disk took for a sync.",
@@ -185,10 +193,14 @@ fn spool(view: &View<'_>) -> Vec<MetricFamily> {
     full.add(&[], f64::from(u8::from(spool.is_full)));
     dropped.add(&[], spool.dropped_events as f64);
     damaged.add(&[], spool.damaged_events as f64);
+    cursors.add(&[], spool.damaged_cursors as f64);
+    retrying.add(&[], f64::from(u8::from(spool.is_retrying)));
     sync.add_histogram(&[], &view.spool_sync);
-    [size, limit, durable, full, dropped, damaged, sync]
-        .map(Family::done)
-        .into()
+    [
+        size, limit, durable, full, dropped, damaged, cursors, retrying, sync,
+    ]
+    .map(Family::done)
+    .into()
 }
 
 fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {

@@ -61,9 +61,11 @@ struct Spool {
     size_bytes: u64,
     limit_bytes: u64,
     is_full: bool,
+    is_retrying: bool,
     has_failed: bool,
     dropped_events: u64,
     damaged_events: u64,
+    damaged_cursors: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -132,9 +134,11 @@ impl<'a> Status<'a> {
                 size_bytes: view.spool.size_bytes,
                 limit_bytes: view.spool.limit_bytes,
                 is_full: view.spool.is_full,
+                is_retrying: view.spool.is_retrying,
                 has_failed: view.spool.has_failed,
                 dropped_events: view.spool.dropped_events,
                 damaged_events: view.spool.damaged_events,
+                damaged_cursors: view.spool.damaged_cursors,
             },
             sinks: view
                 .sinks
