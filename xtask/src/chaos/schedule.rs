@@ -65,12 +65,12 @@ impl fmt::Display for Fault {
 }
 
 /// Seconds that the last series of freezes takes at most. It ends with the run.
-const LAST_SERIES: f64 = 30.0;
+const LAST_SERIES: f64 = 36.0;
 /// Seconds that a series takes at most.
 const SERIES: f64 = 25.0;
 /// For so many seconds before the end the bridge is not killed. A client that never recovers would be ended with it, and not be
 /// found: after these seconds each sink has to recover with the clients that it has.
-const LAST_LIFE: f64 = 14.0;
+const LAST_LIFE: f64 = 15.0;
 /// The freezes of a series, short and long ones by turns.
 const FREEZES: usize = 6;
 /// Seconds between two freezes of a series.
@@ -81,9 +81,9 @@ const PING_TIMEOUT: Range<f64> = 20.5..21.5;
 /// The session time-out of the broker.
 pub(super) const KAFKA_SESSION: Duration = Duration::from_secs(1);
 /// Fences of the last series. One in ten leaves a client of librdkafka 2.12 without any connection for good.
-const FENCES: usize = 8;
+const FENCES: usize = 12;
 /// Seconds; longer than the session time-out, after which a broker that is cut off counts as fenced.
-const FENCE: Range<f64> = 1.2..1.6;
+const FENCE: Range<f64> = 1.2..1.4;
 /// Seconds; the broker is listed again, and clients connect.
 const BETWEEN_FENCES: Range<f64> = 0.3..0.5;
 
