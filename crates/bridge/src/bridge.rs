@@ -87,6 +87,7 @@ impl Bridge {
     ) -> Result<Self, Failure> {
         let address = listener.local_addr().or_exit(Exit::Unavailable)?;
         let dead_letters = open_dead_letters(config, &config.dead_letters.path).await?;
+        let mut places = vec![Arc::clone(&dead_letters)];
 
         let shutdown = Shutdown {
             drain: CancellationToken::new(),
@@ -96,7 +97,11 @@ impl Bridge {
         let mut sink_handles = Vec::new();
         for (name, entry) in &config.sinks {
             let dead_letters = match entry.dead_letter_path() {
-                Some(path) => open_dead_letters(config, path).await?,
+                Some(path) => {
+                    let place = open_dead_letters(config, path).await?;
+                    places.push(Arc::clone(&place));
+                    place
+                }
                 None => Arc::clone(&dead_letters),
             };
             let parts = SinkParts {
@@ -124,6 +129,7 @@ impl Bridge {
             started: Instant::now(),
             sources,
             sinks: sink_handles,
+            dead_letters: places,
             spool,
         });
         let stop_http = CancellationToken::new();

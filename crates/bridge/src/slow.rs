@@ -67,6 +67,10 @@ impl<S: Sink> Sink for SlowSink<S> {
         self.sink.notice()
     }
 
+    fn lost(&self) -> u64 {
+        self.sink.lost()
+    }
+
     fn fault(&self) -> Option<SinkFault> {
         self.sink.fault()
     }

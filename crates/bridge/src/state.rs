@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use neurobridge_core::{
     clock,
+    dead_letter::DeadLetters,
     delivery::{Progress, ProgressSnapshot, SinkState},
     event::Sequence,
     histogram,
@@ -20,6 +21,8 @@ pub(crate) struct State {
     pub(crate) started: Instant,
     pub(crate) sources: Vec<SourceHandle>,
     pub(crate) sinks: Vec<SinkHandle>,
+    /// All places of dead letters outside of the sinks.
+    pub(crate) dead_letters: Vec<Arc<dyn DeadLetters>>,
     pub(crate) spool: Spool,
 }
 
@@ -37,6 +40,8 @@ pub(crate) struct View<'a> {
     pub(crate) uptime_seconds: f64,
     pub(crate) sources: Vec<SourceView<'a>>,
     pub(crate) sinks: Vec<SinkView<'a>>,
+    /// Dead letters that were not kept, because there were too many.
+    pub(crate) dead_letters_not_kept: u64,
     pub(crate) spool: SpoolStatus,
     /// How long the spool's syncs took.
     pub(crate) spool_sync: histogram::Snapshot,
@@ -109,6 +114,7 @@ impl State {
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             sources,
             sinks,
+            dead_letters_not_kept: self.dead_letters.iter().map(|place| place.not_kept()).sum(),
             spool,
             spool_sync: self.spool.sync_duration(),
         }

@@ -21,6 +21,12 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// # Errors
     /// They are not stored, or not all of them.
     fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>;
+
+    /// Returns how many dead letters were not kept because there were too many of them. Storing them succeeded nevertheless:
+    /// whoever writes what cannot be delivered is not to fill a disk.
+    fn not_kept(&self) -> u64 {
+        0
+    }
 }
 
 /// A dead letter of a sink.

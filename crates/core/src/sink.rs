@@ -84,6 +84,12 @@ pub trait Sink: Send + 'static {
         None
     }
 
+    /// Returns how many events the destination has lost after they were acknowledged, as far as the sink has noticed in this
+    /// process: lines of a file that another program removed.
+    fn lost(&self) -> u64 {
+        0
+    }
+
     /// Why the sink as a whole can't go on, when that was found while nothing was asked of it: an idle connection that
     /// broke. Asked now and then; a fault is treated like those of the other calls.
     fn fault(&self) -> Option<SinkFault> {

@@ -4,11 +4,13 @@ use std::{
     io,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use jiff::Timestamp;
 use neurobridge_core::{
     dead_letter::DeadLetters,
     units::{self, ByteSize},
@@ -16,13 +18,18 @@ use neurobridge_core::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
+use tracing::warn;
 
 use crate::{
+    clock::{Clock, SystemClock},
     config::{Limits, SyncMode, check_path, effective_period},
     error::FileError,
-    log::Clock,
     writer::Writer,
 };
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Less would not hold one large event.
+const LEAST_PER_DAY: ByteSize = ByteSize::from_mib(1);
 
 /// Where dead letters go that no sink keeps itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -35,6 +42,9 @@ pub struct DeadLettersConfig {
     #[serde(with = "units::duration")]
     #[schemars(with = "String")]
     pub max_age: Duration,
+    /// No more is kept on a day, nor at once; the rest is counted by `neurobridge_dead_letters_not_kept_total`. A feed that sends
+    /// nothing but what is no event, or a sink that refuses all events, would fill the disk.
+    pub max_size_per_day: ByteSize,
 }
 
 impl Default for DeadLettersConfig {
@@ -42,6 +52,7 @@ impl Default for DeadLettersConfig {
         Self {
             path: PathBuf::from("dead-letters.jsonl"),
             max_age: Duration::from_secs(30 * 24 * 60 * 60),
+            max_size_per_day: ByteSize::from_mib(64),
         }
     }
 }
@@ -58,6 +69,15 @@ impl DeadLettersConfig {
                 format!("found \"{found}\", expected at least \"1m\""),
             ));
         }
+        if self.max_size_per_day < LEAST_PER_DAY {
+            errors.push((
+                "max_size_per_day".to_owned(),
+                format!(
+                    "found \"{}\", expected at least \"{LEAST_PER_DAY}\"",
+                    self.max_size_per_day
+                ),
+            ));
+        }
         errors
     }
 }
@@ -65,12 +85,14 @@ impl DeadLettersConfig {
 /// Keeps dead letters in a file of JSON lines. One for all sinks, in an [`Arc`]: what several store at a time is written
 /// one after the other.
 ///
-/// What is being stored when a future is dropped may be stored or not, whole in any case. After a failed sync nothing more
-/// is stored until restart.
+/// What is being stored when a future is dropped may be stored or not, whole in any case. After a failed sync the letters without
+/// an outcome are stored in a new file. What exceeds [`max_size_per_day`](DeadLettersConfig::max_size_per_day) is counted and not kept.
 pub struct FileDeadLetters {
     writer: Writer,
     /// One at a time: others would only hold threads of the blocking pool while they wait.
-    turn: Mutex<()>,
+    turn: Mutex<Budget>,
+    clock: Arc<dyn Clock>,
+    not_kept: AtomicU64,
 }
 
 impl FileDeadLetters {
@@ -80,13 +102,13 @@ impl FileDeadLetters {
     /// # Errors
     /// The file can't be written to, or another process does.
     pub async fn open(config: &DeadLettersConfig, data_dir: &Path) -> Result<Self, FileError> {
-        Self::with_clock(config, data_dir, Arc::new(Timestamp::now)).await
+        Self::with_clock(config, data_dir, Arc::new(SystemClock::new())).await
     }
 
     async fn with_clock(
         config: &DeadLettersConfig,
         data_dir: &Path,
-        clock: Clock,
+        clock: Arc<dyn Clock>,
     ) -> Result<Self, FileError> {
         let max_age = Some(config.max_age);
         let limits = Limits {
@@ -95,11 +117,17 @@ impl FileDeadLetters {
             max_age,
             sync: SyncMode::Always,
         };
-        let mut writer = Writer::new(data_dir.join(&config.path), limits, clock);
-        writer.open(|_| Ok(())).await?;
+        let mut writer = Writer::new(data_dir.join(&config.path), limits, Arc::clone(&clock));
+        let used = writer.open(|log| Ok(log.end())).await?;
         Ok(Self {
             writer,
-            turn: Mutex::new(()),
+            turn: Mutex::new(Budget::new(
+                config.max_size_per_day.bytes(),
+                used,
+                clock.elapsed(),
+            )),
+            clock,
+            not_kept: AtomicU64::new(0),
         })
     }
 
@@ -111,15 +139,81 @@ impl FileDeadLetters {
             // A line without an end would be cut off at the next start.
             lines.push('\n');
         }
-        let _turn = self.turn.lock().await;
-        let written = self.writer.spawn(move |log| log.append(lines.as_bytes()));
-        Ok(written.await.map_err(io::Error::other)??)
+        let mut budget = self.turn.lock().await;
+        budget.refill(self.clock.elapsed());
+        let kept = budget.fitting(&lines);
+        let not_kept = lines[kept..].lines().count() as u64;
+        lines.truncate(kept);
+        if kept > 0 {
+            let written = self.writer.spawn(move |log| log.append(lines.as_bytes()));
+            written.await.map_err(io::Error::other)??;
+            budget.left -= kept as u64;
+        }
+        if not_kept > 0 {
+            self.not_kept.fetch_add(not_kept, Ordering::Relaxed);
+        }
+        if not_kept > 0 && !std::mem::replace(&mut budget.is_exceeded, true) {
+            warn!(
+                limit = %ByteSize::from_bytes(budget.per_day),
+                "too many dead letters: the limit of dead_letters.max_size_per_day is exceeded; what exceeds it is counted and not kept"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// How many bytes may be stored: as many as on a day at once, and no more on average.
+struct Budget {
+    per_day: u64,
+    left: u64,
+    refilled_at: Duration,
+    is_exceeded: bool,
+}
+
+impl Budget {
+    /// After `used` bytes of today.
+    const fn new(per_day: u64, used: u64, now: Duration) -> Self {
+        Self {
+            per_day,
+            left: per_day.saturating_sub(used),
+            refilled_at: now,
+            is_exceeded: false,
+        }
+    }
+
+    /// Adds what the time since the last call allows.
+    fn refill(&mut self, now: Duration) {
+        let elapsed = now.saturating_sub(self.refilled_at);
+        let more = u128::from(self.per_day) * elapsed.as_millis() / DAY.as_millis();
+        // The rest of a byte counts the next time.
+        if more > 0 {
+            self.left = self
+                .left
+                .saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
+                .min(self.per_day);
+            self.refilled_at = now;
+        }
+        // Said once for one flood.
+        self.is_exceeded &= self.left < self.per_day / 2;
+    }
+
+    /// How many bytes of whole lines fit.
+    fn fitting(&self, lines: &str) -> usize {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(lines.len());
+        lines.as_bytes()[..most]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1)
     }
 }
 
 impl DeadLetters for FileDeadLetters {
     fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
         Box::pin(self.append(lines.to_owned()))
+    }
+
+    fn not_kept(&self) -> u64 {
+        self.not_kept.load(Ordering::Relaxed)
     }
 }
 
@@ -128,11 +222,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-
-    fn at(text: &str) -> Clock {
-        let time: Timestamp = text.parse().unwrap();
-        Arc::new(move || time)
-    }
+    use crate::{folder::testing, log::tests::HandClock};
 
     #[tokio::test]
     async fn letters_of_many_are_stored_whole() {
@@ -185,21 +275,84 @@ mod tests {
             names.sort();
             names
         };
-        // The file's last letter is of the real now: years before this clock.
-        let letters = open_when_free(&config, folder.path(), at("2100-01-01T00:00:00Z")).await;
+        // The file's last letter is of the real now: a month before this clock.
+        let clock = HandClock::now();
+        clock.advance(Duration::from_secs(31 * 24 * 3600));
+        // A clock that has just been stepped is no reason to remove anything.
+        clock.set_trusted(false);
+        drop(open_when_free(&config, folder.path(), clock.clock()).await);
+        assert_eq!(names().len(), 2);
+        clock.set_trusted(true);
+        let letters = open_when_free(&config, folder.path(), clock.clock()).await;
         assert_eq!(names(), ["dead-letters.jsonl"]);
         assert_eq!(fs::read(folder.path().join("dead-letters.jsonl")).unwrap(), b"");
         drop(letters);
     }
 
     /// The lock of one that was dropped is released by the pool, a moment later.
-    async fn open_when_free(config: &DeadLettersConfig, folder: &Path, clock: Clock) -> FileDeadLetters {
+    async fn open_when_free(
+        config: &DeadLettersConfig,
+        folder: &Path,
+        clock: Arc<dyn Clock>,
+    ) -> FileDeadLetters {
         loop {
             match FileDeadLetters::with_clock(config, folder, Arc::clone(&clock)).await {
                 Err(FileError::Locked { .. }) => tokio::task::yield_now().await,
                 opened => return opened.unwrap(),
             }
         }
+    }
+
+    #[tokio::test]
+    async fn failed_sync_blocks_no_later_letter() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = DeadLettersConfig::default();
+        let letters = FileDeadLetters::open(&config, folder.path()).await.unwrap();
+        letters.store("{\"n\":1}\n").await.unwrap();
+        testing::inject(&folder.path().join("dead-letters.jsonl"), 2, 5);
+        for _ in 0..2 {
+            let error = letters.store("{\"n\":2}\n").await.unwrap_err().to_string();
+            assert!(error.contains("could not be synced"), "{error}");
+        }
+        letters.store("{\"n\":2}\n").await.unwrap();
+        letters.store("{\"n\":3}\n").await.unwrap();
+        let active = fs::read_to_string(folder.path().join("dead-letters.jsonl")).unwrap();
+        assert_eq!(active, "{\"n\":2}\n{\"n\":3}\n");
+        let place = crate::rotation::Place::new(&folder.path().join("dead-letters.jsonl")).unwrap();
+        let rotated = place.list().unwrap();
+        assert_eq!(rotated.len(), 1);
+        assert_eq!(fs::read_to_string(&rotated[0].path).unwrap(), "{\"n\":1}\n");
+    }
+
+    #[tokio::test]
+    async fn letters_beyond_the_limit_are_counted_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = DeadLettersConfig {
+            max_size_per_day: LEAST_PER_DAY,
+            ..DeadLettersConfig::default()
+        };
+        let clock = HandClock::now();
+        let letters = FileDeadLetters::with_clock(&config, folder.path(), clock.clock())
+            .await
+            .unwrap();
+        let line = format!("{}\n", "x".repeat(99_999));
+        for _ in 0..5 {
+            letters.store(&line.repeat(4)).await.unwrap();
+        }
+        let length = || {
+            fs::metadata(folder.path().join("dead-letters.jsonl"))
+                .unwrap()
+                .len()
+        };
+        assert_eq!((length(), letters.not_kept()), (1_000_000, 10));
+        clock.advance(Duration::from_secs(6 * 3600));
+        letters.store(&line.repeat(4)).await.unwrap();
+        assert_eq!((length(), letters.not_kept()), (1_300_000, 11));
+        drop(letters);
+        // A restart allows no more.
+        let letters = open_when_free(&config, folder.path(), clock.clock()).await;
+        letters.store(&line).await.unwrap();
+        assert_eq!((length(), letters.not_kept()), (1_300_000, 1));
     }
 
     #[tokio::test]
@@ -216,9 +369,10 @@ mod tests {
 
     #[test]
     fn every_mistake_is_named() {
-        let config: DeadLettersConfig = serde_json::from_str(r#"{"path":"","max_age":"1s"}"#).unwrap();
+        let config: DeadLettersConfig =
+            serde_json::from_str(r#"{"path":"","max_age":"1s","max_size_per_day":"1 KiB"}"#).unwrap();
         let keys: Vec<String> = config.check().into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, ["path", "max_age"]);
+        assert_eq!(keys, ["path", "max_age", "max_size_per_day"]);
         assert!(DeadLettersConfig::default().check().is_empty());
     }
 }

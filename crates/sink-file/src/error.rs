@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use neurobridge_core::sink::{FaultKind, SinkFault};
+use neurobridge_core::{
+    os_error::ErrorClass,
+    sink::{FaultKind, SinkFault},
+};
 
 /// Why a file can't be written to.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +35,17 @@ pub enum FileError {
         /// What the system said.
         source: io::Error,
     },
-    /// Someone else writes to it.
+    /// The system lacks a resource for the moment: open files, memory, locks.
+    #[error("the system cannot {action} {} for the moment; retried", path.display())]
+    Busy {
+        /// The operation.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Someone else writes to it, perhaps this bridge under another spelling of the path.
     #[error(
         "another process writes to {}, expected to be the only one: stop it, or give each a path of its own",
         path.display()
@@ -41,18 +54,19 @@ pub enum FileError {
         /// The file.
         path: PathBuf,
     },
-    /// What was written may not be on the disk, and no later sync can tell: the system may have marked it clean.
-    #[error("{} could not be synced to the disk; restart when the disk is mended", path.display())]
+    /// What was written may not be on the disk, and no later sync can tell: the system may have marked it clean. The file is
+    /// not written to any more; what was not acknowledged is written again, to a new file.
+    #[error("{} could not be synced to the disk; retried in a new file. Check the disk", path.display())]
     Sync {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
-    /// A sync failed before.
-    #[error("{} is not written to any more since a sync failed; restart when the disk is mended", path.display())]
-    Failed {
-        /// The file.
+    /// A device, a pipe or a socket: what is written there cannot be read back, rotated or synced.
+    #[error("found that {} is not a regular file, expected a regular file or a free name", path.display())]
+    NotRegular {
+        /// The path.
         path: PathBuf,
     },
     /// The path is that of no file.
@@ -74,11 +88,10 @@ impl FileError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| {
             let path = path.to_owned();
-            match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    Self::NoSpace { action, path, source }
-                }
-                _ => Self::Io { action, path, source },
+            match ErrorClass::of(&source) {
+                ErrorClass::NoSpace => Self::NoSpace { action, path, source },
+                ErrorClass::Temporary => Self::Busy { action, path, source },
+                ErrorClass::Final => Self::Io { action, path, source },
             }
         }
     }
@@ -88,19 +101,6 @@ impl FileError {
         move |source| Self::Sync {
             path: path.to_owned(),
             source,
-        }
-    }
-
-    /// Whether another try could do harm.
-    pub fn is_final(&self) -> bool {
-        match self {
-            Self::Sync { .. } | Self::Failed { .. } => true,
-            // Permissions, mounts, full disks and other processes come and go.
-            Self::Io { .. }
-            | Self::NoSpace { .. }
-            | Self::Locked { .. }
-            | Self::NoFile { .. }
-            | Self::BrokenOff { .. } => false,
         }
     }
 
@@ -115,11 +115,8 @@ impl FileError {
 
 impl From<FileError> for SinkFault {
     fn from(error: FileError) -> Self {
-        if error.is_final() {
-            Self::fatal(FaultKind::Disk, error.sentence())
-        } else {
-            Self::new(FaultKind::Disk, error.sentence())
-        }
+        // Never final: permissions, mounts, full disks and other processes come and go, and after a failed sync the file is new.
+        Self::new(FaultKind::Disk, error.sentence())
     }
 }
 
@@ -128,9 +125,10 @@ impl From<FileError> for io::Error {
         let kind = match &error {
             FileError::Io { source, .. }
             | FileError::NoSpace { source, .. }
+            | FileError::Busy { source, .. }
             | FileError::Sync { source, .. } => source.kind(),
             FileError::Locked { .. } => io::ErrorKind::ResourceBusy,
-            FileError::Failed { .. } | FileError::NoFile { .. } | FileError::BrokenOff { .. } => {
+            FileError::NotRegular { .. } | FileError::NoFile { .. } | FileError::BrokenOff { .. } => {
                 io::ErrorKind::Other
             }
         };
@@ -143,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_passes_and_a_failed_sync_does_not() {
+    fn no_error_of_the_system_stops_the_sink_for_good() {
         let path = Path::new("/x/events.jsonl");
         let full = FileError::io("write to", path)(io::ErrorKind::StorageFull.into());
         let fault = SinkFault::from(full);
@@ -155,10 +153,19 @@ mod tests {
             "{fault}"
         );
         let fault = SinkFault::from(FileError::sync(path)(io::Error::from_raw_os_error(5)));
-        assert!(fault.is_final);
+        assert!(!fault.is_final);
         assert!(
-            fault.reason.contains("restart") && fault.reason.ends_with("(os error 5)"),
+            fault.reason.contains("in a new file") && fault.reason.ends_with("(os error 5)"),
             "{fault}"
         );
+        for (code, text) in [
+            (24, "for the moment"),
+            (12, "for the moment"),
+            (122, "no space left"),
+            (30, "can't open"),
+        ] {
+            let fault = SinkFault::from(FileError::io("open", path)(io::Error::from_raw_os_error(code)));
+            assert!(!fault.is_final && fault.reason.contains(text), "{fault}");
+        }
     }
 }

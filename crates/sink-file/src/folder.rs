@@ -2,11 +2,14 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
+    io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
+    sync::Once,
 };
 
 use nix::fcntl::{Flock, FlockArg};
+use tracing::warn;
 
 use crate::error::FileError;
 
@@ -36,12 +39,61 @@ pub(crate) fn make(folder: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Waits until the names in a folder are on the disk.
+/// Waits until the names in a folder are on the disk. Some network file systems cannot sync a folder at all, and say so; they
+/// are used with a warning.
 pub(crate) fn sync(folder: &Path) -> Result<(), FileError> {
-    File::open(folder)
-        .map_err(FileError::io("open", folder))?
-        .sync_all()
-        .map_err(FileError::sync(folder))
+    let file = File::open(folder).map_err(FileError::io("open", folder))?;
+    match synced(folder, || file.sync_all()) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => {
+            static WARNED: Once = Once::new();
+            WARNED.call_once(|| {
+                warn!(folder = %folder.display(), "the file system cannot sync a folder; new files may not survive a power cut");
+            });
+            Ok(())
+        }
+        synced => synced.map_err(FileError::sync(folder)),
+    }
+}
+
+/// Waits until the content of a file is on the disk.
+pub(crate) fn sync_file(file: &File, path: &Path) -> Result<(), FileError> {
+    synced(path, || file.sync_data()).map_err(FileError::sync(path))
+}
+
+#[cfg(not(test))]
+fn synced(_path: &Path, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    sync()
+}
+
+#[cfg(test)]
+fn synced(path: &Path, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    testing::fail(path).map_or_else(sync, Err)
+}
+
+/// Faults for tests.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::{
+        collections::HashMap,
+        path::PathBuf,
+        sync::{LazyLock, Mutex},
+    };
+
+    use super::*;
+
+    static FAULTS: LazyLock<Mutex<HashMap<PathBuf, (u32, i32)>>> = LazyLock::new(Mutex::default);
+
+    /// Lets the next operations on a path (each sync; each write) fail with an error number.
+    pub(crate) fn inject(path: &Path, times: u32, code: i32) {
+        FAULTS.lock().unwrap().insert(path.to_owned(), (times, code));
+    }
+
+    pub(crate) fn fail(path: &Path) -> Option<io::Error> {
+        let mut faults = FAULTS.lock().unwrap();
+        let (times, code) = faults.get_mut(path)?;
+        *times = times.checked_sub(1)?;
+        Some(io::Error::from_raw_os_error(*code))
+    }
 }
 
 /// Opens a file for reading and writing, making it unless it is there; whether it was made. Its name is not yet on the
@@ -62,14 +114,45 @@ pub(crate) fn open(path: &Path) -> Result<(File, bool), FileError> {
 /// Takes the lock of `lock_file` for as long as what is returned lives; `guarded` is the file it stands for.
 pub(crate) fn lock(lock_file: &Path, guarded: &Path) -> Result<Flock<File>, FileError> {
     let (file, is_new) = open(lock_file)?;
-    if is_new && let Some(folder) = lock_file.parent() {
-        sync(folder)?;
+    if is_new {
+        sync_name(lock_file)?;
     }
+    lock_open(file, lock_file, guarded)
+}
+
+/// Opens the file that is written to, makes it unless it is there, and locks it: the lock file stands for the name, this lock
+/// for the file, which may have several names.
+pub(crate) fn open_locked(path: &Path) -> Result<Flock<File>, FileError> {
+    let (file, is_new) = open(path)?;
+    let metadata = file.metadata().map_err(FileError::io("read", path))?;
+    if !metadata.is_file() {
+        return Err(FileError::NotRegular {
+            path: path.to_owned(),
+        });
+    }
+    if is_new {
+        sync_name(path)?;
+    }
+    lock_open(file, path, path)
+}
+
+/// Waits until the name of a new file is on the disk. Removes it where that fails: the next attempt makes and syncs it again.
+fn sync_name(path: &Path) -> Result<(), FileError> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    sync(folder).inspect_err(|_| {
+        let _ = fs::remove_file(path);
+    })
+}
+
+fn lock_open(file: File, path: &Path, guarded: &Path) -> Result<Flock<File>, FileError> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
         nix::errno::Errno::EWOULDBLOCK => FileError::Locked {
             path: guarded.to_owned(),
         },
-        error => FileError::io("lock", lock_file)(error.into()),
+        error => FileError::io("lock", path)(error.into()),
     })
 }
 

@@ -4,13 +4,16 @@
 //! write in the same way: a batch is one write and one sync, done on the blocking pool; a line is there whole or not at
 //! all; one process writes to a file at a time.
 
+mod clock;
 mod config;
 mod dead_letters;
 mod encode;
 mod error;
 mod folder;
+mod lineage;
 mod log;
 mod position;
+mod resume;
 mod rotation;
 mod sink;
 mod trial;

@@ -1,11 +1,13 @@
 //! A file of lines and those that it was rotated to. All calls block: they are for the blocking pool.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
+    io,
     os::unix::fs::{FileExt, MetadataExt},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -13,50 +15,68 @@ use nix::fcntl::Flock;
 use tracing::{info, warn};
 
 use crate::{
+    clock::Clock,
     config::{Limits, SyncMode},
     error::FileError,
     folder,
+    lineage::Lineage,
     position::{Fit, Position, Tail},
+    resume::{self, Resumed},
     rotation::{self, Place, Rotated},
 };
 
-/// Tells the time. Tests have their own.
-pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+/// The lines of a larger file are not counted when it is opened: that would take longer than a start may.
+const COUNTED_BYTES: u64 = 1 << 30;
 
 /// The only writer of a file, for as long as it lives.
 pub(crate) struct Log {
     place: Place,
     limits: Limits,
-    clock: Clock,
+    clock: Arc<dyn Clock>,
     lock: Flock<File>,
-    active: File,
+    active: Flock<File>,
     inode: u64,
     /// Up to here all lines are whole.
     end: u64,
+    /// The number of lines up to `end`.
+    lines: u64,
     tail: Tail,
     last_write: Timestamp,
     /// Something may stand behind `end`, left by a write that failed.
     is_torn: bool,
-    /// A sync failed: nothing that is written from now on can be trusted.
-    has_failed: bool,
+    /// A sync failed: nothing that is written to this file from now on can be trusted.
+    needs_new_file: bool,
+    /// Where lines of events that are sent again may stand.
+    resumed: Option<Resumed>,
+    /// Lines that were written and that other programs have removed.
+    lost: u64,
+    /// When this process last wrote to the file, on its monotonic clock.
+    written_here: Option<Duration>,
+    /// The same of the files that it rotated: no younger one is removed, whatever its name says.
+    rotated_here: BTreeMap<u64, Duration>,
 }
 
 impl Log {
     /// Opens the file, making what is not there; cuts off a last line without a line break, which a power cut or a kill
     /// has left; removes what is too old.
-    pub(crate) fn open(path: &Path, limits: Limits, clock: Clock) -> Result<Self, FileError> {
+    pub(crate) fn open(path: &Path, limits: Limits, clock: Arc<dyn Clock>) -> Result<Self, FileError> {
         let place = Place::new(path)?;
         folder::make(&place.folder)?;
         let lock = folder::lock(&place.lock_file(), path)?;
-        let active = open_active(&place)?;
+        let active = folder::open_locked(&place.active)?;
         let mut log = Self {
             lock,
             inode: 0,
             end: 0,
             tail: Tail::default(),
-            last_write: clock(),
+            lines: 0,
+            last_write: clock.now(),
             is_torn: false,
-            has_failed: false,
+            needs_new_file: false,
+            resumed: None,
+            lost: 0,
+            written_here: None,
+            rotated_here: BTreeMap::new(),
             active,
             place,
             limits,
@@ -71,144 +91,241 @@ impl Log {
     /// Appends lines, all of them or none, and waits until they are as safe as configured.
     pub(crate) fn append(&mut self, lines: &[u8]) -> Result<(), FileError> {
         let appended = self.try_append(lines);
-        self.has_failed |= matches!(appended, Err(FileError::Sync { .. }));
+        self.needs_new_file |= matches!(appended, Err(FileError::Sync { .. }));
         appended
+    }
+
+    /// As [`append`](Self::append), but the first `repeated` bytes are lines of events that an earlier attempt may have
+    /// written after the position that was [resumed](Self::resume_at): those that are there are not written again.
+    pub(crate) fn append_missing(&mut self, lines: &[u8], repeated: usize) -> Result<(), FileError> {
+        let present = self.skip_present(&lines[..repeated])?;
+        if present == lines.len() {
+            return Ok(());
+        }
+        self.end_comparison()?;
+        self.append(&lines[present..])
+    }
+
+    fn skip_present(&mut self, lines: &[u8]) -> Result<usize, FileError> {
+        let Some(resumed) = &mut self.resumed else {
+            return Ok(0);
+        };
+        let present = resumed.skip(lines)?;
+        // An earlier process may have ended before its sync.
+        if present > 0
+            && self.limits.sync == SyncMode::Always
+            && let Err(error) = folder::sync_file(resumed.file(), resumed.path())
+        {
+            warn!(
+                "the lines of events that are sent again are written to a new file: {}",
+                error.sentence()
+            );
+            self.resumed = None;
+            self.needs_new_file = true;
+            return Ok(0);
+        }
+        Ok(present)
+    }
+
+    /// No line that is there is taken for that of an event any more: what the spool does not send again is kept.
+    fn end_comparison(&mut self) -> Result<(), FileError> {
+        if let Some(mut resumed) = self.resumed.take() {
+            let kept = resumed.count_rest()?;
+            if kept > 0 {
+                warn!(
+                    path = %self.place.active.display(),
+                    lines = kept,
+                    "lines after the sink's cursor are kept: the spool does not send their events again, as an older copy of the \
+                     spool would not; new lines are appended after them"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The length of the file that is written to.
+    pub(crate) const fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Takes the number of lines that other programs have removed or overwritten, as far as that was noticed.
+    pub(crate) const fn take_lost(&mut self) -> u64 {
+        std::mem::replace(&mut self.lost, 0)
     }
 
     /// Rotates a file whose period is over, and removes those that are too old. What can't be removed is logged: it
     /// keeps nobody from writing.
     pub(crate) fn tidy(&mut self) -> Result<(), FileError> {
-        if self.has_failed {
+        if self.needs_new_file {
             return Ok(());
         }
-        let now = (self.clock)();
+        let now = self.clock.now();
         if self.end > 0 && rotation::is_later_period(self.limits.rotate_every, self.last_write, now) {
             let rotated = self.rotate();
-            self.has_failed |= matches!(rotated, Err(FileError::Sync { .. }));
+            self.needs_new_file |= matches!(rotated, Err(FileError::Sync { .. }));
             rotated?;
         }
+        // Right after a step of the clock nothing is removed: what is gone cannot be brought back.
+        let Some(now) = self.clock.trusted() else {
+            return Ok(());
+        };
         let mut removed = 0;
         for old in self.place.list()? {
-            if rotation::is_too_old(self.limits.max_age, old.time, now) {
+            if rotation::is_too_old(self.limits.max_age, old.time, now) && !self.is_young(old.number) {
                 match fs::remove_file(&old.path) {
-                    Ok(()) => removed += 1,
+                    Ok(()) => {
+                        removed += 1;
+                        self.rotated_here.remove(&old.number);
+                    }
                     Err(error) => warn!(path = %old.path.display(), "an old file can't be removed: {error}"),
                 }
             }
         }
         if removed > 0 {
             info!(folder = %self.place.folder.display(), removed, "old files are removed");
-            let synced = folder::sync(&self.place.folder);
-            self.has_failed |= matches!(synced, Err(FileError::Sync { .. }));
-            synced?;
+            // Should this fail: they may be there again after a power cut, and are removed then.
+            folder::sync(&self.place.folder)?;
         }
         Ok(())
     }
 
-    /// Up to where lines were appended.
-    pub(crate) fn position(&self, lineage: &str) -> Position {
-        Position {
-            file: self
-                .place
-                .active
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
+    /// Whether this process wrote to a rotated file less than `max_age` ago, by the monotonic clock.
+    fn is_young(&self, number: u64) -> bool {
+        let written_at = self.rotated_here.get(&number);
+        written_at.is_some_and(|at| Some(self.clock.elapsed().saturating_sub(*at)) < self.limits.max_age)
+    }
+
+    /// Up to where the lines are those of events with an outcome.
+    pub(crate) fn position(&self, lineage: &str) -> Result<Position, FileError> {
+        if let Some(resumed) = &self.resumed {
+            let position = resumed.position(lineage, self.last_write);
+            return position.map_err(FileError::io("read", resumed.path()));
+        }
+        Ok(Position {
+            file: resume::name_of(&self.place.active),
             inode: self.inode,
             offset: self.end,
             tail: self.tail.hash(),
             lineage: lineage.to_owned(),
-        }
+            lines: self.lines,
+            written_at: self.last_write,
+        })
     }
 
-    /// Undoes what was appended after a position; false, and nothing is touched, when its file is not there any more.
+    /// Continues at a position: the events after it are sent again, and their lines may be there. False when its file is not
+    /// there any more; what others removed of it is counted as lost.
     ///
-    /// Only for a position of this file's [`lineage`](Self::lineage). May be broken off at any point and done again.
-    pub(crate) fn truncate_to(&mut self, position: &Position) -> Result<bool, FileError> {
+    /// Only for a position of this file's [`lineage`](Self::lineage).
+    pub(crate) fn resume_at(&mut self, position: &Position) -> Result<bool, FileError> {
         let rotated = self.place.list()?;
         let Some(found) = self.find(position, &rotated)? else {
+            self.count_lost(position, &rotated)?;
             return Ok(false);
         };
-        let Some(index) = found else {
-            let removed = self.end.saturating_sub(position.offset);
-            self.cut(position.offset)?;
-            self.load()?;
-            report_removed(&self.place.active, removed);
-            return Ok(true);
-        };
-        // The file was rotated before the position could be kept: all that is younger came after it.
-        let path = &rotated[index].path;
-        let (file, _) = folder::open(path)?;
-        let length = file.metadata().map_err(FileError::io("read", path))?.len();
-        for younger in &rotated[index + 1..] {
-            fs::remove_file(&younger.path).map_err(FileError::io("remove", &younger.path))?;
-        }
-        self.cut(0)?;
-        self.load()?;
-        if length > position.offset {
-            file.set_len(position.offset)
-                .map_err(FileError::io("cut", path))?;
-            file.sync_all().map_err(FileError::sync(path))?;
-        }
-        folder::sync(&self.place.folder)?;
-        report_removed(path, length - position.offset);
+        let younger = &rotated[found.unwrap_or(rotated.len())..];
+        let paths = younger.iter().map(|file| &file.path).chain([&self.place.active]);
+        self.resumed = Resumed::new(paths.cloned().collect(), position)?;
         Ok(true)
     }
 
+    /// Counts what is missing of the lines before a position whose file was changed or removed while no process wrote to it.
+    fn count_lost(&mut self, position: &Position, rotated: &[Rotated]) -> Result<(), FileError> {
+        let paths = rotated.iter().map(|file| &file.path).chain([&self.place.active]);
+        let mut there = None;
+        for path in paths {
+            let counted = File::open(path).and_then(|file| {
+                let metadata = file.metadata()?;
+                let is_same = metadata.ino() == position.inode;
+                is_same
+                    .then(|| resume::count_lines(&file, 0, metadata.len()))
+                    .transpose()
+            });
+            there = there.or(counted.map_err(FileError::io("read", path))?);
+        }
+        if there.is_none() && rotation::is_too_old(self.limits.max_age, position.written_at, self.clock.now())
+        {
+            return Ok(());
+        }
+        let lost = position.lines.saturating_sub(there.unwrap_or(0));
+        warn!(
+            file = position.file,
+            lost,
+            "the file written last was removed or changed by another program; appending at the end of the current file"
+        );
+        self.lost += lost;
+        Ok(())
+    }
+
     /// What the last writer noted in the lock file.
-    ///
-    /// Writers that went on from each other's position share a lineage. One that had no position to go on from begins a
-    /// new one, so that nobody with an older position takes its lines for his own and cuts them off.
-    pub(crate) fn lineage(&mut self) -> Result<String, FileError> {
+    pub(crate) fn lineage(&mut self) -> Result<Lineage, FileError> {
         let path = self.place.lock_file();
-        let mut text = String::new();
-        self.lock
-            .seek(SeekFrom::Start(0))
-            .and_then(|_| Read::by_ref(&mut *self.lock).take(1024).read_to_string(&mut text))
-            .map_err(FileError::io("read", &path))?;
-        Ok(text.trim_end().to_owned())
+        Lineage::read(&mut self.lock, &path)
     }
 
     /// Notes a lineage in the lock file, durably: before the first line of it is written.
-    pub(crate) fn set_lineage(&mut self, lineage: &str) -> Result<(), FileError> {
-        let path = self.place.lock_file();
-        // A torn text is that of no lineage, which is safe.
-        self.lock
-            .set_len(0)
-            .and_then(|()| self.lock.write_all_at(format!("{lineage}\n").as_bytes(), 0))
-            .map_err(FileError::io("write to", &path))?;
-        self.lock.sync_all().map_err(FileError::sync(&path))
+    pub(crate) fn set_lineage(&self, lineage: &Lineage) -> Result<(), FileError> {
+        lineage.write(&self.lock, &self.place.lock_file())
     }
 
     fn try_append(&mut self, lines: &[u8]) -> Result<(), FileError> {
-        if self.has_failed {
-            return Err(FileError::Failed {
-                path: self.place.active.clone(),
-            });
-        }
+        self.put_aside()?;
         self.look_after()?;
-        let now = (self.clock)();
+        let now = self.clock.now();
         let is_full = self.end + lines.len() as u64 > self.limits.max_size;
         if self.end > 0
             && (is_full || rotation::is_later_period(self.limits.rotate_every, self.last_write, now))
         {
             self.rotate()?;
         }
-        if let Err(error) = self.active.write_all_at(lines, self.end) {
+        if let Err(error) = self.write(lines) {
             self.is_torn = true;
             // Now, as far as possible: who reads the file meanwhile shall not see half a line.
             let _ = self.mend();
             return Err(FileError::io("write to", &self.place.active)(error));
         }
-        if self.limits.sync == SyncMode::Always {
-            self.active
-                .sync_data()
-                .map_err(FileError::sync(&self.place.active))?;
+        if self.limits.sync == SyncMode::Always
+            && let Err(error) = folder::sync_file(&self.active, &self.place.active)
+        {
+            // They have no outcome, and are written again.
+            self.is_torn = true;
+            return Err(error);
         }
         self.end += lines.len() as u64;
+        self.lines += resume::count_breaks(lines);
         self.tail.extend(lines);
         self.last_write = now;
+        self.written_here = Some(self.clock.elapsed());
+        Ok(())
+    }
+
+    fn write(&self, lines: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(error) = folder::testing::fail(&self.place.active.with_extension("write")) {
+            return Err(error);
+        }
+        self.active.write_all_at(lines, self.end)
+    }
+
+    /// Puts a file aside whose sync failed, without what has no outcome, and makes a new one.
+    pub(crate) fn put_aside(&mut self) -> Result<(), FileError> {
+        if !self.needs_new_file {
+            return Ok(());
+        }
+        self.mend()?;
+        let path = self.place.active.clone();
+        let is_ours = fs::metadata(&path).is_ok_and(|metadata| metadata.ino() == self.inode);
+        if is_ours && self.end > 0 {
+            self.rotate()?;
+        } else {
+            if is_ours {
+                fs::remove_file(&path).map_err(FileError::io("remove", &path))?;
+            }
+            self.active = folder::open_locked(&path)?;
+            self.load()?;
+            folder::sync(&self.place.folder)?;
+        }
+        info!(path = %path.display(), "writing continues in a new file after a failed sync");
+        self.needs_new_file = false;
         Ok(())
     }
 
@@ -216,19 +333,52 @@ impl Log {
     fn look_after(&mut self) -> Result<(), FileError> {
         self.mend()?;
         let path = &self.place.active;
+        let failed = |error| FileError::io("read", path)(error);
         let is_there = match fs::metadata(path) {
             Ok(metadata) => metadata.ino() == self.inode,
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(FileError::io("read", path)(error)),
+            Err(error) => return Err(failed(error)),
         };
-        let length = self.active.metadata().map_err(FileError::io("read", path))?.len();
-        if is_there && length == self.end {
+        let metadata = self.active.metadata().map_err(failed)?;
+        if is_there
+            && metadata.len() == self.end
+            && Tail::read(&self.active, self.end).map_err(failed)? == self.tail
+        {
             return Ok(());
         }
-        warn!(path = %path.display(), "the file was changed or moved by another program; goes on with what is there");
-        self.active = open_active(&self.place)?;
+        let (before, is_elsewhere) = (self.lines, !is_there && metadata.nlink() > 0);
+        if !is_there {
+            folder::make(&self.place.folder)?;
+            self.lock_again()?;
+            self.active = folder::open_locked(&self.place.active)?;
+        }
         self.load()?;
-        self.cut_torn_line()
+        self.cut_torn_line()?;
+        let lost = match (is_there, is_elsewhere) {
+            (true, _) => before.saturating_sub(self.lines),
+            // Moved away: it still has a name.
+            (false, true) => 0,
+            (false, false) => before,
+        };
+        self.lost += lost;
+        warn!(
+            path = %self.place.active.display(),
+            lost,
+            "the file was changed, moved or removed by another program; appending at its current end"
+        );
+        Ok(())
+    }
+
+    /// Takes the lock again where the lock file was removed with its folder.
+    fn lock_again(&mut self) -> Result<(), FileError> {
+        let path = self.place.lock_file();
+        let ours = self.lock.metadata().map_err(FileError::io("read", &path))?.ino();
+        if fs::metadata(&path).is_ok_and(|metadata| metadata.ino() == ours) {
+            return Ok(());
+        }
+        let lineage = self.lineage()?;
+        self.lock = folder::lock(&path, &self.place.active)?;
+        self.set_lineage(&lineage)
     }
 
     /// Cuts off what a failed write has left.
@@ -250,10 +400,16 @@ impl Log {
             .map_or(1, |last| last.number.saturating_add(1));
         let rotated = self.place.rotated(self.last_write, number);
         fs::rename(&self.place.active, &rotated.path).map_err(FileError::io("rename", &self.place.active))?;
+        if let Some(resumed) = &mut self.resumed {
+            resumed.renamed(&self.place.active, &rotated.path);
+        }
+        if let (Some(at), Some(_)) = (self.written_here.take(), self.limits.max_age) {
+            self.rotated_here.insert(number, at);
+        }
         // Should this fail: the next append finds no file in its place, and makes one.
-        self.active = open_active(&self.place)?;
-        folder::sync(&self.place.folder)?;
-        self.load()
+        self.active = folder::open_locked(&self.place.active)?;
+        self.load()?;
+        folder::sync(&self.place.folder)
     }
 
     /// Reads where the file ends.
@@ -263,13 +419,18 @@ impl Log {
         self.inode = metadata.ino();
         self.end = metadata.len();
         self.tail = Tail::read(&self.active, self.end).map_err(failed)?;
+        self.lines = match self.end {
+            0..=COUNTED_BYTES => resume::count_lines(&self.active, 0, self.end).map_err(failed)?,
+            _ => 0,
+        };
         if self.end > 0
             && let Some(written) = metadata
                 .modified()
                 .ok()
                 .and_then(|time| Timestamp::try_from(time).ok())
         {
-            self.last_write = written;
+            // Never in the future: the system's clock may have been ahead.
+            self.last_write = written.min(self.clock.now());
         }
         Ok(())
     }
@@ -290,7 +451,7 @@ impl Log {
         let path = &self.place.active;
         if self.end != length {
             self.active.set_len(length).map_err(FileError::io("cut", path))?;
-            self.active.sync_all().map_err(FileError::sync(path))?;
+            folder::sync_file(&self.active, path)?;
         }
         Ok(())
     }
@@ -311,20 +472,6 @@ impl Log {
             consider(fit.map_err(FileError::io("read", &file.path))?, Some(index));
         }
         Ok((best.0 != Fit::No).then_some(best.1))
-    }
-}
-
-fn open_active(place: &Place) -> Result<File, FileError> {
-    let (file, is_new) = folder::open(&place.active)?;
-    if is_new {
-        folder::sync(&place.folder)?;
-    }
-    Ok(file)
-}
-
-fn report_removed(path: &Path, bytes: u64) {
-    if bytes > 0 {
-        info!(path = %path.display(), bytes, "lines of events that are sent again are cut off");
     }
 }
 

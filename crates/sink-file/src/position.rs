@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt},
 };
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -23,6 +24,12 @@ pub(crate) struct Position {
     pub(crate) tail: String,
     /// Which unbroken line of writers this is a place in; see [`Log::lineage`](crate::log::Log::lineage).
     pub(crate) lineage: String,
+    /// The number of lines before the offset, as far as they were counted.
+    #[serde(default)]
+    pub(crate) lines: u64,
+    /// When the last line before the offset was written; tells a file that was removed by age from one that was lost.
+    #[serde(default)]
+    pub(crate) written_at: Timestamp,
 }
 
 /// How sure it is that a file is that of a position.
@@ -57,7 +64,7 @@ impl Position {
 }
 
 /// The last bytes before a place.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tail(Vec<u8>);
 
 impl Tail {
@@ -92,6 +99,8 @@ mod tests {
             offset,
             tail: Tail::read(file, offset).unwrap().hash(),
             lineage: String::new(),
+            lines: 0,
+            written_at: Timestamp::UNIX_EPOCH,
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::{future::pending, path::Path, sync::Arc};
 
-use jiff::Timestamp;
 use neurobridge_core::{
     dead_letter::DeadLetter,
     event::{Event, Sequence},
@@ -13,15 +12,17 @@ use tokio::task::JoinHandle;
 use tracing::{debug, info};
 
 use crate::{
+    clock::{Clock, SystemClock},
     config::{FileConfig, FileFormat},
     encode,
     error::FileError,
-    log::{Clock, Log},
+    lineage::{Lineage, Start},
+    log::Log,
     position::Position,
     writer::Writer,
 };
 
-/// No more is collected for one write, while another is under way. It bounds memory, and how much a kill leaves to be cut off.
+/// No more is collected for one write, while another is under way. It bounds memory, and how much a kill leaves without an outcome.
 const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Writes events as JSON lines to a file.
@@ -31,8 +32,9 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// a sync, and it is never the number of syncs that holds up the feed.
 ///
 /// Writes are in order, and all that one wrote has its outcome together; so the [`note`](Sink::note), file and offset, can be
-/// kept with the cursor after each. With a note, what stands behind it is cut off at the next start, as it is sent again: each
-/// event stands in the files once. Without (the spool was in memory, or is new) new lines are appended to what is there.
+/// kept with the cursor after each. With a note, the lines after it are compared with the events that are sent again at the
+/// next start, and those that are there are not written again: each event stands in the files once. No whole line is ever cut
+/// off. Without a note (the spool was in memory, or is new) new lines are appended to what is there.
 ///
 /// Dropping it leaves whole lines, and of a batch at hand all lines or none.
 pub struct FileSink {
@@ -40,10 +42,17 @@ pub struct FileSink {
     format: FileFormat,
     max_size: u64,
     writer: Writer,
-    clock: Clock,
+    clock: Arc<dyn Clock>,
+    removes_by_age: bool,
     session: Option<Connected>,
     /// Where the last batch with an outcome ends. Better than the cursor's note for a reconnect: the cursor may be older.
     acknowledged: Option<Position>,
+    /// Events before it may have been written by an earlier attempt. The others are new: equal lines are no lines of theirs.
+    repeated_before: Sequence,
+    /// The first sequence that this process has not published yet.
+    unpublished: Sequence,
+    /// Lines that other programs have removed.
+    lost: u64,
     batch: Batch,
     /// The memory of the batch before.
     spare: Batch,
@@ -64,25 +73,28 @@ struct Connected {
 struct Batch {
     lines: String,
     sequences: Vec<Sequence>,
+    /// How many bytes of `lines` an earlier attempt may have written.
+    repeated: usize,
 }
 
 struct Written {
     batch: Batch,
     position: Position,
+    lost: u64,
 }
 
 impl FileSink {
     /// A sink for a configuration without [errors](FileConfig::check). A relative path begins at `data_dir`.
     /// Nothing is opened before it connects.
     pub fn new(name: impl Into<String>, config: &FileConfig, data_dir: &Path) -> Self {
-        Self::with_clock(name, config, data_dir, Arc::new(Timestamp::now))
+        Self::with_clock(name, config, data_dir, Arc::new(SystemClock::new()))
     }
 
     pub(crate) fn with_clock(
         name: impl Into<String>,
         config: &FileConfig,
         data_dir: &Path,
-        clock: Clock,
+        clock: Arc<dyn Clock>,
     ) -> Self {
         let limits = config.limits();
         Self {
@@ -91,8 +103,12 @@ impl FileSink {
             max_size: limits.max_size,
             writer: Writer::new(data_dir.join(&config.path), limits, Arc::clone(&clock)),
             clock,
+            removes_by_age: config.max_age.is_some(),
             session: None,
             acknowledged: None,
+            repeated_before: Sequence::FIRST,
+            unpublished: Sequence::FIRST,
+            lost: 0,
             batch: Batch::default(),
             spare: Batch::default(),
             writing: None,
@@ -117,15 +133,24 @@ impl FileSink {
         session.end = end_after(session.end, batch.lines.len() as u64, self.max_size);
         let lineage = Arc::clone(&session.lineage);
         self.writing = Some(self.writer.spawn(move |log| {
-            log.append(batch.lines.as_bytes())?;
-            let position = log.position(&lineage);
-            Ok(Written { batch, position })
+            log.append_missing(batch.lines.as_bytes(), batch.repeated)?;
+            let (position, lost) = (log.position(&lineage)?, log.take_lost());
+            Ok(Written {
+                batch,
+                position,
+                lost,
+            })
         }));
     }
 
     /// Takes the result of a write: what it wrote has its outcome from here on.
     fn finish_writing(&mut self, written: Written, acks: &mut Vec<Ack>) {
-        let Written { mut batch, position } = written;
+        let Written {
+            mut batch,
+            position,
+            lost,
+        } = written;
+        self.lost += lost;
         acks.extend(batch.sequences.drain(..).map(|sequence| Ack {
             sequence,
             verdict: Verdict::Delivered,
@@ -135,6 +160,7 @@ impl FileSink {
         }
         self.acknowledged = Some(position);
         batch.lines.clear();
+        batch.repeated = 0;
         // One huge event shall not hold its memory for ever.
         batch.lines.shrink_to(2 * BATCH_BYTES);
         self.spare = batch;
@@ -155,15 +181,24 @@ impl Sink for FileSink {
         self.session = None;
         self.batch.lines.clear();
         self.batch.sequences.clear();
-        // What it still writes is cut off, or never written: the writer sees to it.
+        self.batch.repeated = 0;
+        // What it still writes is found there, or never written: the writer sees to it.
         self.writing = None;
         let position = self
             .acknowledged
             .clone()
             .or_else(|| parse_note(session.cursor.note.as_deref()));
-        let new_lineage = format!("{}/{}", session.spool, (self.clock)().as_nanosecond());
-        let opened = self.writer.open(move |log| resume(log, position, new_lineage));
-        let position = opened.await?;
+        // Events of this run of the log have their lines in the file only where this process has written them.
+        let begins = session.epochs.beginnings().last().map(|(_, begins)| *begins);
+        self.repeated_before = self.unpublished.max(begins.unwrap_or(session.cursor.next));
+        let new_lineage = format!("{}/{}", session.spool, self.clock.now().as_nanosecond());
+        let (spool, next) = (session.spool.to_string(), session.cursor.next);
+        let opened = self.writer.open(move |log| {
+            let position = resume(log, position, &spool, next, new_lineage)?;
+            Ok((position, log.take_lost()))
+        });
+        let (position, lost) = opened.await?;
+        self.lost += lost;
         info!(
             sink = self.name,
             file = position.file,
@@ -200,6 +235,10 @@ impl Sink for FileSink {
             return Err(PublishError::Full);
         }
         self.batch.sequences.push(event.sequence);
+        if event.sequence < self.repeated_before {
+            self.batch.repeated = self.batch.lines.len();
+        }
+        self.unpublished = self.unpublished.max(event.sequence.next());
         Ok(())
     }
 
@@ -246,6 +285,14 @@ impl Sink for FileSink {
         serde_json::to_string(position).ok()
     }
 
+    fn notice(&self) -> Option<String> {
+        self.removes_by_age.then(neurobridge_core::clock::doubt).flatten()
+    }
+
+    fn lost(&self) -> u64 {
+        self.lost
+    }
+
     async fn close(&mut self) {
         if let Some(writing) = self.writing.take() {
             let _ = writing.await;
@@ -256,21 +303,36 @@ impl Sink for FileSink {
     }
 }
 
-/// Goes back to where delivery goes on, if that can be told; where the file ends then.
-fn resume(log: &mut Log, position: Option<Position>, new_lineage: String) -> Result<Position, FileError> {
-    let lineage = log.lineage()?;
-    if let Some(position) = position.filter(|position| position.lineage == lineage) {
-        if !log.truncate_to(&position)? {
-            info!(
-                file = position.file,
-                offset = position.offset,
-                "the file written last is gone; goes on behind what is there"
-            );
-        }
-        return Ok(log.position(&lineage));
+/// Continues where delivery continues, if that is known; returns the place up to which lines are known.
+fn resume(
+    log: &mut Log,
+    position: Option<Position>,
+    spool: &str,
+    next: Sequence,
+    new_lineage: String,
+) -> Result<Position, FileError> {
+    let Lineage { name, start } = log.lineage()?;
+    let position = match position {
+        Some(position) => (position.lineage == name).then_some(position),
+        // A kill before any position was kept leaves the cursor where the lineage began.
+        None => start
+            .filter(|start| start.next == next && name.split('/').next() == Some(spool))
+            .map(|start| start.position),
+    };
+    if let Some(position) = position {
+        log.resume_at(&position)?;
+        return log.position(&name);
     }
-    log.set_lineage(&new_lineage)?;
-    Ok(log.position(&new_lineage))
+    let position = log.position(&new_lineage)?;
+    let start = Start {
+        next,
+        position: position.clone(),
+    };
+    log.set_lineage(&Lineage {
+        name: new_lineage,
+        start: Some(start),
+    })?;
+    Ok(position)
 }
 
 /// A note of another version is none: then events may stand twice, and none is lost.

@@ -35,6 +35,9 @@ pub fn try_out(config: &FileConfig, data_dir: &Path) -> Result<Option<String>, F
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(FileError::io("open", file)(error));
             }
+            Ok(opened) if !opened.metadata().is_ok_and(|metadata| metadata.is_file()) => {
+                return Err(FileError::NotRegular { path: file.clone() });
+            }
             Ok(_) | Err(_) => {}
         }
     }

@@ -9,11 +9,7 @@ use std::{
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tracing::warn;
 
-use crate::{
-    config::Limits,
-    error::FileError,
-    log::{Clock, Log},
-};
+use crate::{clock::Clock, config::Limits, error::FileError, log::Log};
 
 /// Old files are removed this often, also when no event comes.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
@@ -22,7 +18,7 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) struct Writer {
     path: PathBuf,
     limits: Limits,
-    clock: Clock,
+    clock: Arc<dyn Clock>,
     slot: Arc<Mutex<Slot>>,
     generation: u64,
     housekeeping: JoinSet<()>,
@@ -36,7 +32,7 @@ struct Slot {
 }
 
 impl Writer {
-    pub(crate) fn new(path: PathBuf, limits: Limits, clock: Clock) -> Self {
+    pub(crate) fn new(path: PathBuf, limits: Limits, clock: Arc<dyn Clock>) -> Self {
         Self {
             path,
             limits,
@@ -63,6 +59,9 @@ impl Writer {
         self.start_housekeeping();
         let (limits, clock, path) = (self.limits, Arc::clone(&self.clock), self.path.clone());
         let opened = self.run(true, move |log| {
+            if let Some(old) = log {
+                old.put_aside()?;
+            }
             // The old one first, with its lock.
             *log = None;
             let mut opened = Log::open(&path, limits, clock)?;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -97,20 +98,31 @@ fn check_sinks(config: &Config, mistakes: &mut Vec<Mistake>) {
     }
 }
 
-/// Two that write to one file would spoil it.
+/// Two that write to one file would spoil it, under whatever spelling; a device keeps nothing.
 fn check_files(config: &Config, mistakes: &mut Vec<Mistake>) {
     let mut writers: BTreeMap<PathBuf, String> = BTreeMap::new();
     let mut claim = |file: &Path, key: Vec<&str>, mistakes: &mut Vec<Mistake>| {
         let file = config.data_dir.join(file);
+        if let Ok(metadata) = fs::metadata(&file)
+            && !metadata.is_file()
+        {
+            let message = format!(
+                "found \"{}\", which is there and no regular file; expected a regular file or a free name",
+                file.display()
+            );
+            mistakes.push(Mistake::new(key, message));
+            return;
+        }
+        let real = real_path(&file);
         let writer = key.join(".");
-        if let Some(other) = writers.get(&file) {
+        if let Some(other) = writers.get(&real) {
             let message = format!(
                 "found \"{}\", expected another file than that of {other}",
                 file.display()
             );
             mistakes.push(Mistake::new(key, message));
         } else {
-            writers.insert(file, writer);
+            writers.insert(real, writer);
         }
     };
     for (name, sink) in &config.sinks {
@@ -127,6 +139,24 @@ fn check_files(config: &Config, mistakes: &mut Vec<Mistake>) {
         if let Some(path) = sink.dead_letter_path() {
             claim(path, vec!["sinks", name, "dead_letter", "path"], mistakes);
         }
+    }
+}
+
+/// The path without links and dots, as far as it exists.
+fn real_path(path: &Path) -> PathBuf {
+    if let Ok(real) = path.canonicalize() {
+        return real;
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if parent != path => {
+            let parent = if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            };
+            real_path(parent).join(name)
+        }
+        _ => path.to_owned(),
     }
 }
 

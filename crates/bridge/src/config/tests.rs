@@ -220,6 +220,50 @@ fn what_is_no_toml_is_told_without_its_lines() {
     insta::assert_snapshot!(report);
 }
 
+#[test]
+fn one_file_under_two_spellings_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    std::os::unix::fs::symlink(&data, folder.path().join("link")).unwrap();
+    fs::write(data.join("there.jsonl"), "").unwrap();
+    std::os::unix::fs::symlink(data.join("there.jsonl"), data.join("alias.jsonl")).unwrap();
+    let link = folder.path().join("link/a.jsonl");
+    for (one, other) in [
+        ("a.jsonl", "./a.jsonl"),
+        ("a.jsonl", "../data/a.jsonl"),
+        ("there.jsonl", "alias.jsonl"),
+        ("a.jsonl", link.to_str().unwrap()),
+    ] {
+        let text = |other: &str| {
+            format!(
+                "data_dir = {data:?}\n{SOURCE}[sinks.one]\ntype = \"file\"\npath = {one:?}\n[sinks.two]\ntype = \"file\"\npath = {other:?}\n"
+            )
+        };
+        let report = report(load(&text(other)));
+        assert!(
+            report.contains("expected another file than that of sinks.one.path"),
+            "{report}"
+        );
+        load(&text("b.jsonl")).unwrap();
+        let letters = format!(
+            "{SOURCE}[dead_letters]\npath = {other:?}\n[sinks.one]\ntype = \"file\"\npath = {one:?}\n"
+        );
+        assert!(load(&format!("data_dir = {data:?}\n{letters}")).is_err());
+    }
+}
+
+#[test]
+fn device_as_a_file_is_an_error() {
+    for table in ["[sinks.a]\ntype = \"file\"", "[dead_letters]"] {
+        let report = report(load(&format!("{SOURCE}{table}\npath = \"/dev/null\"\n")));
+        assert!(
+            report.contains("\"/dev/null\", which is there and no regular file"),
+            "{report}"
+        );
+    }
+}
+
 #[cfg(feature = "kafka")]
 #[test]
 fn mistakes_of_a_kafka_sink_are_all_named() {

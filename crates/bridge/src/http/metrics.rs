@@ -23,6 +23,7 @@ pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
     families.extend(sources(&view.sources));
     families.extend(spool(view));
     families.extend(sinks(&view.sinks));
+    families.push(dead_letters(view));
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
     String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
@@ -31,6 +32,15 @@ pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
 fn build_info() -> MetricFamily {
     let mut family = Family::gauge("build_info", "The version that runs; always 1.");
     family.add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    family.done()
+}
+
+fn dead_letters(view: &View<'_>) -> MetricFamily {
+    let mut family = Family::counter(
+        "dead_letters_not_kept_total",
+        "Dead letters that were not kept, because there were more than dead_letters.max_size_per_day.",
+    );
+    family.add(&[], view.dead_letters_not_kept as f64);
     family.done()
 }
 
@@ -212,6 +222,10 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         "sink_resent_events_total",
         "Events published again after a fault.",
     );
+    let mut lost = Family::counter(
+        "sink_lost_events_total",
+        "Events that the destination lost after they were acknowledged: lines that another program removed from a file.",
+    );
     let mut in_flight = Family::gauge(
         "sink_inflight_events",
         "Events published and not yet acknowledged.",
@@ -243,6 +257,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
             errors.add(&[name, ("kind", kind.label())], count as f64);
         }
         resent.add(&[name], sink.snapshot.resent as f64);
+        lost.add(&[name], sink.snapshot.lost as f64);
         in_flight.add(&[name], sink.snapshot.in_flight as f64);
         lag_events.add(&[name], sink.ledger.pending as f64);
         lag_seconds.add(&[name], sink.lag_seconds);
@@ -254,6 +269,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         letters,
         errors,
         resent,
+        lost,
         in_flight,
         lag_events,
         lag_seconds,

@@ -281,6 +281,7 @@ async fn session<S: Sink, R: Reader>(
                     return Ok(fault.into());
                 }
                 progress.set_notice(sink.notice());
+                progress.set_lost(sink.lost());
                 let waiting = waiting(window, reader).unwrap_or(0);
                 let trouble = sink.trouble().or_else(|| stall.watch(window));
                 tell_trouble(window.name(), waiting, progress, trouble, standing.is_in_doubt);

@@ -59,6 +59,8 @@ pub struct ProgressSnapshot {
     pub newest_dead_letters: Newest,
     /// What a person should know although nothing is wrong now: a sentence.
     pub notice: Option<String>,
+    /// Events that the destination has lost after they were acknowledged, as far as the sink has noticed.
+    pub lost: u64,
     trouble: Option<Trouble>,
 }
 
@@ -98,6 +100,7 @@ impl Progress {
             dead_letters: [0; RejectionReason::ALL.len()],
             newest_dead_letters: Newest::default(),
             notice: None,
+            lost: 0,
             trouble: None,
         };
         Self {
@@ -134,6 +137,10 @@ impl Progress {
 
     pub(super) fn set_notice(&self, notice: Option<String>) {
         self.lock().notice = notice;
+    }
+
+    pub(super) fn set_lost(&self, lost: u64) {
+        self.lock().lost = lost;
     }
 
     /// Takes what keeps the sink from delivering, and counts it when it begins.

@@ -5,25 +5,63 @@ use std::{
     time::Duration,
 };
 
+use neurobridge_core::event::Sequence;
+
 use super::*;
+use crate::{folder::testing, lineage::Start};
 
 /// A clock that is set by hand.
 #[derive(Clone)]
-pub(crate) struct HandClock(Arc<Mutex<Timestamp>>);
+pub(crate) struct HandClock(Arc<Mutex<Hands>>);
+
+struct Hands {
+    now: Timestamp,
+    elapsed: Duration,
+    is_trusted: bool,
+}
 
 impl HandClock {
     /// Starts at the real time: the times of files are real.
     pub(crate) fn now() -> Self {
-        Self(Arc::new(Mutex::new(Timestamp::now())))
+        Self(Arc::new(Mutex::new(Hands {
+            now: Timestamp::now(),
+            elapsed: Duration::ZERO,
+            is_trusted: true,
+        })))
     }
 
     pub(crate) fn advance(&self, by: Duration) {
-        *self.0.lock().unwrap() += by;
+        let mut hands = self.0.lock().unwrap();
+        hands.now += by;
+        hands.elapsed += by;
     }
 
-    pub(crate) fn clock(&self) -> Clock {
-        let time = Arc::clone(&self.0);
-        Arc::new(move || *time.lock().unwrap())
+    /// Moves the time of day alone.
+    fn step(&self, by: Duration) {
+        self.0.lock().unwrap().now += by;
+    }
+
+    pub(crate) fn set_trusted(&self, is_trusted: bool) {
+        self.0.lock().unwrap().is_trusted = is_trusted;
+    }
+
+    pub(crate) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(self.clone())
+    }
+}
+
+impl Clock for HandClock {
+    fn now(&self) -> Timestamp {
+        self.0.lock().unwrap().now
+    }
+
+    fn trusted(&self) -> Option<Timestamp> {
+        let hands = self.0.lock().unwrap();
+        hands.is_trusted.then_some(hands.now)
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.lock().unwrap().elapsed
     }
 }
 
@@ -160,52 +198,127 @@ fn a_last_line_without_an_end_is_cut_off() {
 }
 
 #[test]
-fn what_came_after_a_position_is_undone_wherever_it_stands() {
+fn young_files_stay_whatever_the_clock_says() {
     let mut files = Files::new();
-    files.limits.max_size = 8;
+    files.limits.rotate_every = Some(HOUR);
+    files.limits.max_age = Some(5 * HOUR);
     let mut log = files.open();
-    let start = log.position("");
-    log.append(b"one\n").unwrap();
-    let after_one = log.position("");
-    log.append(b"two\n").unwrap();
-    let after_two = log.position("");
-    log.append(b"three\n").unwrap();
-    log.append(b"four\n").unwrap();
-    let after_four = log.position("");
-    log.append(b"5\n").unwrap();
-    assert_eq!(files.contents(), ["one\ntwo\n", "three\n", "four\n5\n"]);
-
-    assert!(log.truncate_to(&after_four).unwrap());
-    assert_eq!(files.contents(), ["one\ntwo\n", "three\n", "four\n"]);
-    assert_eq!(log.position(""), after_four);
-    assert!(log.truncate_to(&after_two).unwrap());
-    assert_eq!(files.contents(), ["one\ntwo\n", ""]);
-    log.append(b"three\n").unwrap();
-    assert!(log.truncate_to(&after_one).unwrap());
-    assert_eq!(files.contents(), ["one\n", ""]);
-    assert!(log.truncate_to(&start).unwrap());
-    assert_eq!(files.contents(), ["", ""]);
-    assert!(!log.truncate_to(&after_two).unwrap());
-    assert_eq!(files.contents(), ["", ""]);
+    for lines in ["one\n", "two\n", "three\n"] {
+        log.append(lines.as_bytes()).unwrap();
+        files.clock.advance(HOUR);
+    }
+    files.clock.step(31 * 24 * HOUR);
+    files.clock.set_trusted(false);
+    log.tidy().unwrap();
+    assert_eq!(files.contents(), ["one\n", "two\n", "three\n", ""]);
+    // Also when the step is taken for right: by the monotonic clock they are young.
+    files.clock.set_trusted(true);
+    log.tidy().unwrap();
+    assert_eq!(files.contents(), ["one\n", "two\n", "three\n", ""]);
+    files.clock.advance(3 * HOUR + MINUTE);
+    log.tidy().unwrap();
+    assert_eq!(files.contents(), ["three\n", ""]);
 }
 
 #[test]
-fn a_file_that_is_another_or_shorter_is_left_alone() {
+fn lines_that_are_there_are_not_written_again() {
+    let mut files = Files::new();
+    files.limits.max_size = 8;
+    let all = ["one\n", "two\n", "three\n", "four\n", "5\n"];
+    // From each position, with each number of lines at a time.
+    for after in 0..=all.len() {
+        for at_once in 1..=all.len() {
+            let root = tempfile::tempdir().unwrap();
+            files.root = root;
+            let mut log = files.open();
+            let mut positions = vec![log.position("").unwrap()];
+            for lines in all {
+                log.append(lines.as_bytes()).unwrap();
+                positions.push(log.position("").unwrap());
+            }
+            let before = files.contents();
+            assert_eq!(before, ["one\ntwo\n", "three\n", "four\n5\n"]);
+            drop(log);
+            let mut log = files.open();
+            assert!(log.resume_at(&positions[after]).unwrap());
+            for lines in all[after..].chunks(at_once) {
+                let lines = lines.concat();
+                log.append_missing(lines.as_bytes(), lines.len()).unwrap();
+            }
+            assert_eq!(files.contents(), before);
+            let mut end = log.position("").unwrap();
+            end.written_at = positions[all.len()].written_at;
+            assert_eq!(end, positions[all.len()]);
+            log.append_missing(b"six\n", 0).unwrap();
+            assert_eq!(files.contents().concat(), format!("{}six\n", all.concat()));
+        }
+    }
+}
+
+#[test]
+fn lines_that_are_not_sent_again_are_kept() {
+    let mut files = Files::new();
+    files.limits.max_size = 8;
+    let mut log = files.open();
+    log.append(b"one\n").unwrap();
+    let after_one = log.position("").unwrap();
+    for lines in ["two\n", "three\n", "four\n", "5\n"] {
+        log.append(lines.as_bytes()).unwrap();
+    }
+    let before = files.contents().concat();
+    // The spool has the second event, and then others: an older copy was put back.
+    assert!(log.resume_at(&after_one).unwrap());
+    log.append_missing(b"two\nTHREE\n", 10).unwrap();
+    log.append_missing(b"three\n", 6).unwrap();
+    assert_eq!(files.contents().concat(), format!("{before}THREE\nthree\n"));
+    // New events are never taken for lines that are there, even where they are equal.
+    assert!(log.resume_at(&after_one).unwrap());
+    log.append_missing(b"two\n", 0).unwrap();
+    assert_eq!(files.contents().concat(), format!("{before}THREE\nthree\ntwo\n"));
+    assert_eq!(log.take_lost(), 0);
+}
+
+#[test]
+fn a_file_that_is_another_or_shorter_is_counted_as_lost() {
     let files = Files::new();
     let mut log = files.open();
     log.append(b"one\ntwo\n").unwrap();
-    let position = log.position("");
+    let position = log.position("").unwrap();
     drop(log);
-    for other in ["one\n", "one\nTWO\nthree\n", ""] {
+    for (other, lost) in [
+        ("one\n", 1),
+        ("one\nTWO\nthree\n", 0),
+        ("", 2),
+        ("one\n\0\0\0\0", 1),
+    ] {
         fs::write(files.path(), other).unwrap();
-        assert!(!files.open().truncate_to(&position).unwrap());
-        assert_eq!(files.contents(), [other]);
+        let mut log = files.open();
+        assert!(!log.resume_at(&position).unwrap());
+        assert_eq!(log.take_lost(), lost, "{other:?}");
+        drop(log);
+        assert_eq!(files.contents(), [other.trim_end_matches('\0')]);
     }
     // Put back from a copy, it is known by its content.
     fs::remove_file(files.path()).unwrap();
     fs::write(files.path(), "one\ntwo\nthree\n").unwrap();
-    assert!(files.open().truncate_to(&position).unwrap());
-    assert_eq!(files.contents(), ["one\ntwo\n"]);
+    let mut log = files.open();
+    assert!(log.resume_at(&position).unwrap());
+    assert_eq!(files.contents(), ["one\ntwo\nthree\n"]);
+    drop(log);
+    // Removed by age while nothing came: no loss.
+    fs::remove_file(files.path()).unwrap();
+    fs::rename(
+        files.path().with_extension("jsonl.lock"),
+        files.root.path().join("old.lock"),
+    )
+    .unwrap();
+    let mut aged = files;
+    aged.limits.max_age = Some(HOUR);
+    aged.clock.advance(2 * HOUR);
+    fs::write(aged.root.path().join("log/other"), "").unwrap();
+    let mut log = aged.open();
+    assert!(!log.resume_at(&Position { inode: 0, ..position }).unwrap());
+    assert_eq!(log.take_lost(), 0);
 }
 
 #[test]
@@ -215,13 +328,72 @@ fn a_file_moved_away_or_emptied_by_others_is_gone_on_from() {
     log.append(b"one\n").unwrap();
     fs::rename(files.path(), files.root.path().join("taken")).unwrap();
     log.append(b"two\n").unwrap();
-    assert_eq!(files.contents(), ["two\n"]);
+    assert_eq!((files.contents(), log.take_lost()), (vec!["two\n".to_owned()], 0));
     fs::write(files.path(), "").unwrap();
     log.append(b"three\n").unwrap();
+    assert_eq!(log.take_lost(), 1);
     fs::write(files.path(), "edited\nhal").unwrap();
     log.append(b"four\n").unwrap();
     assert_eq!(files.contents(), ["edited\nfour\n"]);
     assert_eq!(fs::read(files.root.path().join("taken")).unwrap(), b"one\n");
+}
+
+#[test]
+fn lines_removed_by_others_are_counted_and_lines_stay_whole() {
+    let files = Files::new();
+    let mut log = files.open();
+    log.append(b"one\ntwo\nthree\nfour\n").unwrap();
+    // Cut to half, within a line.
+    let file = fs::OpenOptions::new().write(true).open(files.path()).unwrap();
+    file.set_len(6).unwrap();
+    log.append(b"five\n").unwrap();
+    assert_eq!(
+        (files.contents(), log.take_lost()),
+        (vec!["one\nfive\n".to_owned()], 3)
+    );
+    // Zeros at the end, at the same length.
+    file.write_all_at(&[0; 7], 2).unwrap();
+    log.append(b"six\n").unwrap();
+    assert_eq!((files.contents(), log.take_lost()), (vec!["six\n".to_owned()], 2));
+    // The folder replaced.
+    log.append(b"seven\n").unwrap();
+    fs::remove_dir_all(files.path().parent().unwrap()).unwrap();
+    log.append(b"eight\n").unwrap();
+    assert_eq!(
+        (files.contents(), log.take_lost()),
+        (vec!["eight\n".to_owned()], 2)
+    );
+    assert!(matches!(files.try_open(), Err(FileError::Locked { .. })));
+}
+
+#[test]
+fn a_file_has_one_writer_under_all_its_names() {
+    let files = Files::new();
+    let mut log = files.open();
+    log.append(b"one\n").unwrap();
+    for name in ["symbolic.jsonl", "hard.jsonl"] {
+        let other = files.root.path().join(name);
+        match name {
+            "symbolic.jsonl" => symlink(files.path(), &other).unwrap(),
+            _ => fs::hard_link(files.path(), &other).unwrap(),
+        }
+        let error = Log::open(&other, files.limits, files.clock.clock())
+            .err()
+            .unwrap();
+        assert!(matches!(error, FileError::Locked { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_device_or_pipe_is_refused() {
+    let files = Files::new();
+    drop(files.open());
+    for device in ["/dev/null", "/dev/full"] {
+        fs::remove_file(files.path()).unwrap();
+        symlink(device, files.path()).unwrap();
+        let error = files.try_open().err().unwrap();
+        assert!(matches!(error, FileError::NotRegular { .. }), "{error}");
+    }
 }
 
 #[test]
@@ -238,54 +410,78 @@ fn a_second_writer_is_told() {
 fn the_lineage_is_kept_with_the_lock() {
     let files = Files::new();
     let mut log = files.open();
-    assert_eq!(log.lineage().unwrap(), "");
-    log.set_lineage("a long one").unwrap();
-    log.set_lineage("short").unwrap();
-    assert_eq!(log.lineage().unwrap(), "short");
-    drop(log);
-    assert_eq!(files.open().lineage().unwrap(), "short");
+    assert_eq!(log.lineage().unwrap(), Lineage::default());
+    let start = Start {
+        next: Sequence::FIRST,
+        position: log.position("x").unwrap(),
+    };
+    for (name, start) in [("a long one", Some(start)), ("short", None)] {
+        let lineage = Lineage {
+            name: name.to_owned(),
+            start,
+        };
+        log.set_lineage(&lineage).unwrap();
+        assert_eq!(log.lineage().unwrap(), lineage);
+        drop(log);
+        log = files.open();
+        assert_eq!(log.lineage().unwrap(), lineage);
+    }
 }
 
 #[test]
 fn a_device_that_is_full_is_no_space_and_passes() {
     let files = Files::new();
-    drop(files.open());
-    fs::remove_file(files.path()).unwrap();
-    symlink("/dev/full", files.path()).unwrap();
     let mut log = files.open();
+    testing::inject(&files.path().with_extension("write"), 1, 28);
     let error = log.append(b"one\n").unwrap_err();
-    assert!(
-        matches!(error, FileError::NoSpace { .. }) && !error.is_final(),
-        "{error}"
-    );
-    drop(log);
-    fs::remove_file(files.path()).unwrap();
-    files.open().append(b"one\n").unwrap();
+    assert!(matches!(error, FileError::NoSpace { .. }), "{error}");
+    log.append(b"one\n").unwrap();
     assert_eq!(files.contents(), ["one\n"]);
 }
 
 #[test]
-fn a_sync_that_fails_is_final() {
+fn after_a_failed_sync_lines_go_to_a_new_file() {
+    let files = Files::new();
+    let mut log = files.open();
+    log.append(b"one\n").unwrap();
+    let position = log.position("").unwrap();
+    testing::inject(&files.path(), 1, 5);
+    let error = log.append(b"two\n").unwrap_err();
+    assert!(matches!(error, FileError::Sync { .. }), "{error}");
+    log.append(b"two\n").unwrap();
+    assert_eq!(files.contents(), ["one\n", "two\n"]);
+    // Of the lines that were there before the position, none is doubted.
+    assert!(log.resume_at(&position).unwrap());
+    log.append_missing(b"two\nthree\n", 10).unwrap();
+    assert_eq!(files.contents(), ["one\n", "two\nthree\n"]);
+}
+
+#[test]
+fn lines_whose_sync_failed_are_not_taken_for_written() {
+    let files = Files::new();
+    let mut log = files.open();
+    log.append(b"one\n").unwrap();
+    let position = log.position("").unwrap();
+    log.append(b"two\n").unwrap();
+    assert!(log.resume_at(&position).unwrap());
+    testing::inject(&files.path(), 1, 5);
+    log.append_missing(b"two\n", 4).unwrap();
+    assert_eq!(files.contents(), ["one\ntwo\n", "two\n"]);
+}
+
+#[test]
+fn folder_whose_sync_failed_is_synced_again() {
     let files = Files::new();
     drop(files.open());
     fs::remove_file(files.path()).unwrap();
-    // It takes what is written, and cannot be synced.
-    symlink("/dev/null", files.path()).unwrap();
-    let mut log = files.open();
-    let error = log.append(b"one\n").unwrap_err();
-    assert!(
-        matches!(error, FileError::Sync { .. }) && error.is_final(),
-        "{error}"
-    );
-    let error = log.append(b"two\n").unwrap_err();
-    assert!(
-        matches!(error, FileError::Failed { .. }) && error.is_final(),
-        "{error}"
-    );
-    drop(log);
-    let mut unsynced = files;
-    unsynced.limits.sync = SyncMode::Never;
-    unsynced.open().append(b"one\n").unwrap();
+    let folder = files.path().parent().unwrap().to_owned();
+    testing::inject(&folder, 1, 5);
+    assert!(matches!(files.try_open(), Err(FileError::Sync { .. })));
+    assert!(!files.path().exists());
+    // A file system that cannot sync folders is used nevertheless.
+    testing::inject(&folder, 1, 22);
+    files.open().append(b"one\n").unwrap();
+    assert_eq!(files.contents(), ["one\n"]);
 }
 
 /// A file system of 64 KiB, while it lives.
@@ -339,7 +535,6 @@ fn on_a_full_disk_no_line_is_torn() {
         log.append(line.repeat(3).as_bytes()),
         Err(FileError::NoSpace { .. })
     ));
-    assert!(log.truncate_to(&log.position("")).unwrap());
     log.cut(9000).unwrap();
     log.load().unwrap();
     log.append(b"there is room again\n").unwrap();

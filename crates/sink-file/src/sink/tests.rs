@@ -5,15 +5,16 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use neurobridge_core::{
     envelope::{Kind, read},
-    epoch::Epochs,
+    epoch::{Epoch, Epochs},
     reader::Cursor,
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::{log::tests::HandClock, rotation::Place};
+use crate::{folder::testing, log::tests::HandClock, rotation::Place};
 
 /// A feed, a folder, and what a delivery would keep: enough to start a sink again and again.
 struct Setting {
@@ -22,6 +23,7 @@ struct Setting {
     clock: HandClock,
     spool: SpoolId,
     cursor: Cursor,
+    epochs: Epochs,
     sink: FileSink,
 }
 
@@ -36,6 +38,7 @@ impl Setting {
             clock,
             spool: SpoolId::generate(),
             cursor: Cursor::starting_at(Sequence::FIRST),
+            epochs: Epochs::default().with(Epoch(1), Sequence::FIRST),
             sink,
         }
     }
@@ -44,6 +47,10 @@ impl Setting {
     async fn restart(&mut self) {
         // Until the lock is free; what it still writes is as if the kill had come later.
         self.sink.close().await;
+        // The spool has all that was published, and a new run of it begins after that.
+        let begins = self.epochs.beginnings().last().map(|(_, begins)| *begins);
+        let end = self.sink.unpublished.max(self.cursor.next).max(begins.unwrap());
+        self.epochs = self.epochs.with(Epoch(1), end);
         self.sink = FileSink::with_clock("archive", &self.config, self.folder.path(), self.clock.clock());
     }
 
@@ -51,7 +58,7 @@ impl Setting {
         let session = Session {
             spool: self.spool,
             cursor: &self.cursor,
-            epochs: &Epochs::default(),
+            epochs: &self.epochs,
         };
         self.sink.connect(&session).await.unwrap();
     }
@@ -210,13 +217,47 @@ async fn a_restart_goes_on_from_the_note() {
     setting.deliver(4..8).await;
     setting.restart().await;
     setting.connect().await;
-    assert_eq!(setting.stored(), [1, 2, 3]);
+    assert_eq!(setting.stored(), [1, 2, 3, 4, 5, 6, 7]);
     setting.deliver(4..6).await;
-    assert_eq!(setting.stored(), [1, 2, 3, 4, 5]);
+    assert_eq!(setting.stored(), [1, 2, 3, 4, 5, 6, 7]);
     // The note still is the old one, and the writer after it is of the same lineage.
     setting.restart().await;
     setting.connect().await;
-    assert_eq!(setting.stored(), [1, 2, 3]);
+    setting.deliver(4..10).await;
+    assert_eq!(setting.stored(), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+}
+
+#[tokio::test]
+async fn kill_before_the_first_note_repeats_no_line() {
+    let mut setting = Setting::new(raw());
+    setting.connect().await;
+    setting.deliver(1..4).await;
+    // The cursor never reached the disk.
+    setting.restart().await;
+    setting.connect().await;
+    setting.deliver(1..6).await;
+    assert_eq!(setting.stored(), [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn older_copy_of_the_spool_costs_no_line() {
+    let mut setting = Setting::new(raw());
+    setting.connect().await;
+    setting.deliver(1..4).await;
+    setting.commit(4);
+    let (cursor, epochs) = (setting.cursor.clone(), setting.epochs.clone());
+    setting.deliver(4..20).await;
+    setting.commit(20);
+    setting.restart().await;
+    setting.cursor = cursor;
+    setting.epochs = epochs.with(Epoch(2), Sequence::new(4).unwrap());
+    setting.connect().await;
+    // Other events have these sequences now, and one of them has an equal line.
+    publish_frame(&mut setting.sink, 4, "{\"id\":100,\"data\":{}}").unwrap();
+    setting.publish(5).unwrap();
+    setting.outcomes().await;
+    let expected: Vec<u64> = (1..20).chain([100, 5]).collect();
+    assert_eq!(setting.stored(), expected);
 }
 
 #[tokio::test]
@@ -228,7 +269,6 @@ async fn a_reconnect_goes_on_from_what_was_told_last() {
     setting.sink.flush().await.unwrap();
     // The cursor was never kept, and 3 may be on the disk by now: its outcome was not told.
     setting.connect().await;
-    assert_eq!(setting.stored(), [1, 2]);
     setting.deliver(3..5).await;
     assert_eq!(setting.stored(), [1, 2, 3, 4]);
 }
@@ -255,7 +295,8 @@ async fn lines_of_another_spool_are_never_cut_off() {
     setting.deliver(4..5).await;
     setting.restart().await;
     setting.connect().await;
-    assert_eq!(setting.stored(), [1, 2, 100, 101, 3]);
+    setting.deliver(4..5).await;
+    assert_eq!(setting.stored(), [1, 2, 100, 101, 3, 4]);
 }
 
 #[tokio::test]
@@ -276,29 +317,47 @@ async fn a_full_disk_is_a_fault_that_passes() {
     let mut setting = Setting::new(raw());
     setting.connect().await;
     setting.deliver(1..3).await;
-    fs::rename(setting.path(), setting.folder.path().join("kept")).unwrap();
-    std::os::unix::fs::symlink("/dev/full", setting.path()).unwrap();
+    testing::inject(&setting.path().with_extension("write"), 1, 28);
     setting.publish(3).unwrap();
     setting.sink.flush().await.unwrap();
     let fault = setting.sink.outcomes(&mut Vec::new()).await.unwrap_err();
     assert!(!fault.is_final && fault.kind == FaultKind::Disk, "{fault}");
     assert!(fault.reason.contains("no space left"), "{fault}");
-    fs::rename(setting.folder.path().join("kept"), setting.path()).unwrap();
     setting.connect().await;
     setting.deliver(3..4).await;
     assert_eq!(setting.stored(), [1, 2, 3]);
 }
 
 #[tokio::test]
-async fn a_failed_sync_is_a_final_fault() {
+async fn failed_sync_costs_no_event_and_repeats_none() {
     let mut setting = Setting::new(raw());
-    fs::create_dir(setting.folder.path().join("log")).unwrap();
-    std::os::unix::fs::symlink("/dev/null", setting.path()).unwrap();
     setting.connect().await;
-    setting.publish(1).unwrap();
+    setting.deliver(1..3).await;
+    testing::inject(&setting.path(), 1, 5);
+    setting.publish(3).unwrap();
     setting.sink.flush().await.unwrap();
     let fault = setting.sink.outcomes(&mut Vec::new()).await.unwrap_err();
-    assert!(fault.is_final && fault.kind == FaultKind::Disk, "{fault}");
+    assert!(!fault.is_final && fault.kind == FaultKind::Disk, "{fault}");
+    setting.connect().await;
+    setting.deliver(3..5).await;
+    assert_eq!(setting.stored(), [1, 2, 3, 4]);
+    assert_eq!(Place::new(&setting.path()).unwrap().list().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn lines_removed_by_others_are_counted() {
+    let mut setting = Setting::new(raw());
+    setting.connect().await;
+    setting.deliver(1..6).await;
+    setting.commit(6);
+    fs::write(setting.path(), "").unwrap();
+    setting.deliver(6..7).await;
+    assert_eq!(setting.sink.lost(), 5);
+    setting.commit(7);
+    setting.restart().await;
+    fs::remove_file(setting.path()).unwrap();
+    setting.connect().await;
+    assert_eq!(setting.sink.lost(), 1);
 }
 
 #[tokio::test]
@@ -383,6 +442,8 @@ async fn run(steps: Vec<Step>, max_size: u64) {
     });
     // What a delivery knows: all below `told` has its outcome, all below `published` is in the sink.
     let (mut told, mut published) = (1, 1);
+    // All below it has its line, of this attempt or an earlier one.
+    let mut there = 1;
     setting.connect().await;
     setting.commit(1);
     for step in steps {
@@ -405,7 +466,8 @@ async fn run(steps: Vec<Step>, max_size: u64) {
                     assert_eq!(acks, (told..end).collect::<Vec<_>>());
                     told = end;
                 }
-                assert_eq!(setting.stored(), (1..told).collect::<Vec<_>>());
+                there = there.max(told);
+                assert_eq!(setting.stored(), (1..there).collect::<Vec<_>>());
             }
             Step::Commit => setting.commit(told),
             Step::Crash { is_written, torn } => {
@@ -420,7 +482,7 @@ async fn run(steps: Vec<Step>, max_size: u64) {
                 setting.connect().await;
                 told = setting.cursor.next.get();
                 published = told;
-                assert_eq!(setting.stored(), (1..told).collect::<Vec<_>>());
+                there = assert_whole(&setting, there);
             }
             Step::Reconnect { is_written } => {
                 if is_written {
@@ -428,13 +490,22 @@ async fn run(steps: Vec<Step>, max_size: u64) {
                 }
                 setting.connect().await;
                 published = told;
-                assert_eq!(setting.stored(), (1..told).collect::<Vec<_>>());
+                there = assert_whole(&setting, there);
             }
             Step::Wait(minutes) => setting
                 .clock
                 .advance(Duration::from_secs(60 * u64::from(minutes))),
         }
     }
+}
+
+/// The files hold each event once and in order, none that was there is missing; the first that has no line.
+fn assert_whole(setting: &Setting, there: u64) -> u64 {
+    let stored = setting.stored();
+    let end = stored.len() as u64 + 1;
+    assert_eq!(stored, (1..end).collect::<Vec<_>>());
+    assert!(end >= there, "{end} {there}");
+    end
 }
 
 proptest! {
