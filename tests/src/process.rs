@@ -351,6 +351,22 @@ mod tests {
         wait_until("the victim's end", SOON, || !alive(id)).unwrap();
     }
 
+    #[test]
+    fn a_frozen_process_does_not_outlive_its_owner() {
+        let scratch = Scratch::new("process").unwrap();
+        let mut dropped = shell(&scratch, "exec sleep 600");
+        dropped.freeze().unwrap();
+        let id = dropped.id();
+        drop(dropped);
+        assert!(!alive(id));
+        let mut orphan = shell(&scratch, "exec sleep 600");
+        orphan.freeze().unwrap();
+        let id = orphan.id();
+        let Process { guardian, .. } = &mut *std::mem::ManuallyDrop::new(orphan);
+        drop(guardian.take().unwrap().into_pipe());
+        wait_until("the orphan's end", SOON, || !alive(id)).unwrap();
+    }
+
     /// A zombie, too, is dead.
     fn alive(id: u32) -> bool {
         let stat = fs::read_to_string(format!("/proc/{id}/stat"));
