@@ -143,9 +143,9 @@ impl Log {
         Ok(())
     }
 
-    /// The length of the file that is written to.
-    pub(crate) const fn end(&self) -> u64 {
-        self.end
+    /// The bytes of the files that were written to within this time.
+    pub(crate) fn size_within(&self, time: Duration) -> Result<u64, FileError> {
+        Ok(self.end + self.place.size_within(time, self.clock.now())?)
     }
 
     /// Takes the number of lines that other programs have removed or overwritten, as far as that was noticed.

@@ -87,6 +87,16 @@ impl Place {
         Ok(rotated)
     }
 
+    /// The bytes of the rotated files whose last event was written within this time.
+    pub(crate) fn size_within(&self, time: Duration, now: Timestamp) -> Result<u64, FileError> {
+        let rotated = self.list()?;
+        let young = rotated
+            .iter()
+            .filter(|file| !is_too_old(Some(time), file.time, now));
+        let lengths = young.filter_map(|file| file.path.metadata().ok());
+        Ok(lengths.map(|metadata| metadata.len()).sum())
+    }
+
     fn parse(&self, name: &str) -> Option<Rotated> {
         let middle = name
             .strip_prefix(&self.stem)?
