@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, ExitStatus};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -38,11 +38,47 @@ impl Bridge {
         Self::start_with(dir, config, &[])
     }
 
+    /// Like [`Bridge::start`], with its standard error somewhere else than in a file.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn start_with_stderr(dir: &Scratch, config: &str, stderr: Stdio) -> Result<Self> {
+        Self::launch(dir, config, |command, log| {
+            Process::spawn_logging_to("bridge", command, stderr, log)
+        })
+    }
+
     /// Like [`Bridge::start`], with these variables in its environment.
     ///
     /// # Errors
     /// The same.
     pub fn start_with(dir: &Scratch, config: &str, variables: &[(&str, &str)]) -> Result<Self> {
+        Self::launch(dir, config, |command, log| {
+            command.envs(variables.iter().copied());
+            Process::spawn("bridge", command, log)
+        })
+    }
+
+    /// Like [`Bridge::start`], with these signals ignored from the start, as by `nohup`: names for a shell's `trap`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn start_ignoring(dir: &Scratch, config: &str, signals: &str) -> Result<Self> {
+        Self::launch(dir, config, |command, log| {
+            let mut shell = Command::new("sh");
+            let script = format!("trap '' {signals}; exec \"$@\"");
+            shell.args(["-c", &script, "sh"]);
+            shell.arg(command.get_program()).args(command.get_args());
+            shell.env_remove("RUST_LOG");
+            Process::spawn("bridge", &mut shell, log)
+        })
+    }
+
+    fn launch(
+        dir: &Scratch,
+        config: &str,
+        spawn: impl FnOnce(&mut Command, &Path) -> Result<Process>,
+    ) -> Result<Self> {
         let [port] = free_ports()?;
         let address = format!("127.0.0.1:{port}");
         let data_dir = dir.join("data");
@@ -57,8 +93,7 @@ impl Bridge {
         fs::write(&file, whole).with_context(|| format!("writing {}", file.display()))?;
         let mut command = Command::new(neurobridge());
         command.args(["run", "-c"]).arg(&file).env_remove("RUST_LOG");
-        command.envs(variables.iter().copied());
-        let process = Process::spawn("bridge", &mut command, &dir.join("bridge.log"))?;
+        let process = spawn(&mut command, &dir.join("bridge.log"))?;
         let mut bridge = Self {
             process,
             address,
@@ -74,7 +109,7 @@ impl Bridge {
     }
 
     /// The folder of what it keeps.
-    pub fn data_dir(&self) -> &std::path::Path {
+    pub fn data_dir(&self) -> &Path {
         &self.dir
     }
 

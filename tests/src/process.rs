@@ -46,7 +46,7 @@ impl Process {
     pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let output = append(log)?;
         command.stdout(output);
-        Self::start(name, command, log)
+        Self::start(name, command, append(log)?.into(), log)
     }
 
     /// Like [`Process::spawn`], with the standard output appended to a file of its own.
@@ -55,19 +55,36 @@ impl Process {
     /// When a file can't be opened or the program can't be started.
     pub fn spawn_split(name: &str, command: &mut Command, stdout: &Path, log: &Path) -> Result<Self> {
         command.stdout(append(stdout)?);
-        Self::start(name, command, log)
+        Self::start(name, command, append(log)?.into(), log)
     }
 
-    fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
-        let output = append(log)?;
-        let log_start = output
+    /// Like [`Process::spawn`], with the standard output somewhere else.
+    ///
+    /// # Errors
+    /// When the log can't be opened or the program can't be started.
+    pub fn spawn_onto(name: &str, command: &mut Command, stdout: Stdio, log: &Path) -> Result<Self> {
+        command.stdout(stdout);
+        Self::start(name, command, append(log)?.into(), log)
+    }
+
+    /// Like [`Process::spawn`], with the standard error somewhere else.
+    ///
+    /// # Errors
+    /// When the log can't be opened or the program can't be started.
+    pub fn spawn_logging_to(name: &str, command: &mut Command, stderr: Stdio, log: &Path) -> Result<Self> {
+        command.stdout(append(log)?);
+        Self::start(name, command, stderr, log)
+    }
+
+    fn start(name: &str, command: &mut Command, stderr: Stdio, log: &Path) -> Result<Self> {
+        let log_start = append(log)?
             .metadata()
             .with_context(|| format!("asking for the size of {}", log.display()))?
             .len();
         // A group of its own: Ctrl-C on the terminal reaches it through its owner only, and its children die with it.
         let child = command
             .stdin(Stdio::null())
-            .stderr(output)
+            .stderr(stderr)
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {name}: {}", command.get_program().display()))?;
