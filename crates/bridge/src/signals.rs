@@ -1,17 +1,19 @@
 //! Signals that stop the program.
 
-use std::io;
+use std::{fs, future, io};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::info;
 
 /// SIGINT, SIGTERM and SIGHUP, which all mean the same: the first drains and stops, a second stops at once.
 ///
-/// SIGHUP is among them because a terminal that closes sends it; it does not reload.
+/// SIGHUP is among them because a terminal that closes sends it; it does not reload. A signal that was ignored when the program was
+/// started stays ignored: `nohup`, or a shell that starts a job in the background, has asked for that.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+    hangup: Option<Signal>,
 }
 
 impl Signals {
@@ -20,19 +22,75 @@ impl Signals {
     /// # Errors
     /// The system refuses to register a handler.
     pub(crate) fn new() -> io::Result<Self> {
+        let ignored = Ignored::read();
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            interrupt: ignored.listen("SIGINT", SignalKind::interrupt())?,
+            terminate: ignored.listen("SIGTERM", SignalKind::terminate())?,
+            hangup: ignored.listen("SIGHUP", SignalKind::hangup())?,
         })
     }
 
     /// Waits for the next one; its name. Safe to cancel.
     pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.hangup.recv() => "SIGHUP",
+            () = received(&mut self.interrupt) => "SIGINT",
+            () = received(&mut self.terminate) => "SIGTERM",
+            () = received(&mut self.hangup) => "SIGHUP",
         }
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => future::pending().await,
+    }
+}
+
+/// The signals that the process ignores, a bit for each.
+struct Ignored(u64);
+
+impl Ignored {
+    /// Reads what Linux says of this process. Nothing is ignored as far as is known where there is no such file: the call that every
+    /// system has needs unsafe code.
+    fn read() -> Self {
+        Self::parse(&fs::read_to_string("/proc/self/status").unwrap_or_default())
+    }
+
+    fn parse(status: &str) -> Self {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        Self(
+            mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+                .unwrap_or(0),
+        )
+    }
+
+    fn has(&self, kind: SignalKind) -> bool {
+        // Bit 0 is signal 1.
+        u32::try_from(kind.as_raw_value() - 1)
+            .ok()
+            .and_then(|bit| self.0.checked_shr(bit))
+            .is_some_and(|mask| mask & 1 == 1)
+    }
+
+    fn listen(&self, name: &'static str, kind: SignalKind) -> io::Result<Option<Signal>> {
+        if self.has(kind) {
+            info!(signal = name, "signal was ignored at the start and stays ignored");
+            return Ok(None);
+        }
+        signal(kind).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_kernels_mask() {
+        let ignored = Ignored::parse("Name:\tx\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000001003\n");
+        assert!(ignored.has(SignalKind::hangup()) && ignored.has(SignalKind::interrupt()));
+        assert!(!ignored.has(SignalKind::terminate()));
+        assert!(!Ignored::parse("").has(SignalKind::hangup()));
     }
 }
