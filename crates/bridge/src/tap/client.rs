@@ -39,7 +39,9 @@ pub(crate) enum TapError {
     #[error("the bridge is neurobridge {found}, and this is {ours}: use its own program to look at it")]
     Version { found: String, ours: &'static str },
     /// The bridge was killed.
-    #[error("the bridge is gone: it has not said that it stops")]
+    #[error(
+        "the bridge is gone without a word: it was killed, or this program did not read for five minutes"
+    )]
     Gone(#[source] io::Error),
 }
 

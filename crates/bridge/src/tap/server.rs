@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::Path,
     process,
     sync::atomic::{AtomicUsize, Ordering},
@@ -17,10 +17,10 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Notify, mpsc},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{Arrival, Folder, Greeting, SOCKET};
 
@@ -35,12 +35,18 @@ const FAREWELL: Duration = Duration::from_millis(500);
 const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// After an accept that failed: too many files are open.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A tail that takes nothing for so long (stopped, or a pager that nobody reads on) leaves its place to others.
+const WRITE_LIMIT: Duration = Duration::from_secs(300);
+/// The root user may do whatever the owner may.
+const ROOT: u32 = 0;
 
 /// A socket that waits for tails.
 #[derive(Debug)]
 pub(crate) struct Tap {
     listener: UnixListener,
     path: std::path::PathBuf,
+    /// The user whose bridge this is.
+    owner: u32,
 }
 
 impl Tap {
@@ -62,10 +68,15 @@ impl Tap {
         let _ = fs::remove_file(&unfinished);
         let listener = UnixListener::bind(&unfinished)?;
         let path = super::path(data_dir);
+        let owner = fs::symlink_metadata(&unfinished)?.uid();
         fs::set_permissions(&unfinished, Permissions::from_mode(0o600))
             .and_then(|()| fs::rename(&unfinished, &path))
             .inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
-        Ok(Self { listener, path })
+        Ok(Self {
+            listener,
+            path,
+            owner,
+        })
     }
 
     /// Serves tails until `stop`, then lets those that keep up read to the end, for a short while.
@@ -77,13 +88,15 @@ impl Tap {
                 () = stop.cancelled() => break,
                 Some(_) = tails.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
+                    // In a folder that others may enter, the socket was open to them for a moment before its mode was right.
+                    Ok((stream, _)) if !is_peer_allowed(&stream, self.owner) => {}
                     Ok((stream, _)) if tails.len() < MOST_TAILS => {
                         tails.spawn(serve(stream, spool.passing_reader(), greeting.clone()));
                     }
                     Ok(_) => debug!(most = MOST_TAILS, "one tail more than there may be was refused"),
                     Err(error) => {
                         debug!(%error, "a tail can't be accepted");
-                        sleep(PAUSE).await;
+                        let _ = timeout(PAUSE, stop.cancelled()).await;
                     }
                 },
             }
@@ -93,6 +106,28 @@ impl Tap {
         let _ = fs::remove_file(&self.path);
         let _ = timeout(FAREWELL, async { while tails.join_next().await.is_some() {} }).await;
     }
+}
+
+/// Whether the process at the other end is the owner's or the root user's. Where the system can't tell, nobody's is.
+fn is_peer_allowed(stream: &UnixStream, owner: u32) -> bool {
+    match stream.peer_cred() {
+        Ok(peer) if is_user_allowed(peer.uid(), owner) => true,
+        Ok(peer) => {
+            warn!(
+                uid = peer.uid(),
+                "connection of another user to the socket for tail refused"
+            );
+            false
+        }
+        Err(error) => {
+            warn!(%error, "connection to the socket for tail refused: unknown user");
+            false
+        }
+    }
+}
+
+const fn is_user_allowed(peer: u32, owner: u32) -> bool {
+    peer == owner || peer == ROOT
 }
 
 /// What is on its way to one tail.
@@ -114,7 +149,7 @@ async fn serve(stream: UnixStream, reader: impl Reader, greeting: Greeting) {
     let (queue, waiting) = mpsc::channel(QUEUE);
     let line = Line::default();
     let serving = async {
-        if to_tail.write_all(&words).await.is_ok() {
+        if matches!(timeout(WRITE_LIMIT, to_tail.write_all(&words)).await, Ok(Ok(()))) {
             // When the tail is gone the queue closes, and with it the pump ends.
             tokio::join!(pump(reader, queue, &line), send(waiting, &mut to_tail, &line));
         }
@@ -193,8 +228,13 @@ fn queue_up(queue: &mpsc::Sender<Arrival>, bytes: &AtomicUsize, arrival: Arrival
 
 async fn send(mut waiting: mpsc::Receiver<Arrival>, to_tail: &mut (impl AsyncWrite + Unpin), line: &Line) {
     while let Some(arrival) = waiting.recv().await {
-        if arrival.write(to_tail).await.is_err() {
-            return;
+        match timeout(WRITE_LIMIT, arrival.write(to_tail)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return,
+            Err(_) => {
+                warn!(limit = ?WRITE_LIMIT, "connection of a tail that reads nothing closed");
+                return;
+            }
         }
         if let Arrival::Events(batch) = &arrival {
             line.bytes.fetch_sub(batch.bytes().len(), Ordering::Relaxed);
@@ -202,5 +242,16 @@ async fn send(mut waiting: mpsc::Receiver<Arrival>, to_tail: &mut (impl AsyncWri
         if waiting.is_empty() {
             line.emptied.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_owner_and_root_are_allowed() {
+        assert!(is_user_allowed(1000, 1000) && is_user_allowed(ROOT, 1000));
+        assert!(!is_user_allowed(1001, 1000) && !is_user_allowed(1000, ROOT));
     }
 }
