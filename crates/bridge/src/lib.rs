@@ -9,6 +9,7 @@ mod feed;
 mod http;
 mod intake;
 pub mod logging;
+mod output;
 mod preview;
 mod signals;
 mod slow;
@@ -17,10 +18,7 @@ mod state;
 mod tap;
 mod terminal;
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use clap::Parser;
 
@@ -40,13 +38,15 @@ pub fn main() -> ExitCode {
     // Two providers are compiled in by what we depend on, and without a choice the first connection would panic.
     // It fails only where one was chosen before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match commands::execute(cli) {
-        Ok(exit) => exit.into(),
+    let exit = match commands::execute(cli) {
+        Ok(exit) => exit,
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "{}", told(&failure));
-            failure.exit.into()
+            logging::write_last(format!("{}\n", told(&failure)));
+            failure.exit
         }
-    }
+    };
+    logging::flush();
+    exit.into()
 }
 
 /// A failure as it stands on standard error.

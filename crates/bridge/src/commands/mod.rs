@@ -17,13 +17,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::{self, Runtime};
+use tokio::{
+    runtime::{self, Runtime},
+    task::spawn_blocking,
+};
 
 use crate::{
     cli::{Cli, Command, ConfigFlag, LogFlags, SpoolCommand},
     config::{self, Loaded, LogConfig, LogFormat},
     exit::{Exit, Failure, OrExit},
+    feed::joined,
     logging::{self, Guard},
+    signals::Signals,
 };
 
 /// A name that is still being looked up, or a write to a terminal that is held, must not hold up the end.
@@ -120,11 +125,23 @@ fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, F
     result
 }
 
-/// Writes an answer to standard output. A reader that has seen enough (`| head`) is no error.
+/// Writes an answer to standard output, after what was logged before. A reader that has seen enough (`| head`) is no error.
+///
+/// Waits for a reader that does not read: for commands in which a signal ends the program by itself.
 fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    logging::flush();
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).or_exit(Exit::Disk),
         _ => Ok(()),
+    }
+}
+
+/// Writes an answer to standard output as [`print`] does, or less of it when a signal comes: for commands that handle signals.
+async fn print_until_signal(text: String, signals: &mut Signals) -> Result<(), Failure> {
+    tokio::select! {
+        biased;
+        _ = signals.next() => Ok(()),
+        printed = spawn_blocking(move || print(text)) => joined(printed),
     }
 }

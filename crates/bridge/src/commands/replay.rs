@@ -21,7 +21,7 @@ use neurobridge_spool::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{print, spool::folder};
+use super::{print_until_signal, spool::folder};
 use crate::{
     cli::ReplayFlags,
     config::{Config, SinkEntry, SinkKind},
@@ -102,7 +102,7 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
         ended = &mut delivery => ended,
     };
     remove_if_empty(&config.data_dir.join(&letters));
-    report(&progress, &run, ended?)
+    report(&progress, &run, ended?, &mut signals).await
 }
 
 /// A stream with strict order has one writer: a bridge that publishes to it meanwhile would be refused again and again.
@@ -257,10 +257,10 @@ fn remove_if_empty(path: &Path) {
     }
 }
 
-fn report(progress: &Progress, run: &str, ended: Ended) -> Result<(), Failure> {
+async fn report(progress: &Progress, run: &str, ended: Ended, signals: &mut Signals) -> Result<(), Failure> {
     let snapshot = progress.snapshot();
     let (cursor, counts) = (&snapshot.cursor, snapshot.cursor.counts);
-    print(format!(
+    let counts = format!(
         "run {run}: {} replayed = {} delivered + {} filtered + {} duplicate + {} dead-lettered + {} dropped + {} damaged\n",
         counts.settled(),
         counts.delivered,
@@ -269,7 +269,8 @@ fn report(progress: &Progress, run: &str, ended: Ended) -> Result<(), Failure> {
         counts.dead_lettered,
         counts.dropped,
         counts.damaged
-    ))?;
+    );
+    print_until_signal(counts, signals).await?;
     if ended == Ended::Drained {
         return Ok(());
     }

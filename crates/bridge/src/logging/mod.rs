@@ -1,11 +1,20 @@
-//! Logging: to standard error, in one of three formats, what repeats only now and then.
+//! Logging: to standard error, in one of three formats, what repeats only now and then. No log line blocks whoever logs it.
 
 mod logfmt;
 mod one_line;
 mod repeats;
 
-use std::io;
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    fs::File,
+    io::{self, Write},
+    os::fd::AsFd,
+    panic,
+    sync::OnceLock,
+    thread,
+};
 
+use tracing::warn;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt,
     layer::SubscriberExt,
@@ -17,7 +26,10 @@ use self::{
     one_line::OneLine,
     repeats::{Repeats, Reporter},
 };
-use crate::{config::LogFormat, terminal::colours};
+use crate::{config::LogFormat, output::Output, terminal::colours};
+
+/// Standard error, once there is logging.
+static STDERR: OnceLock<Output> = OnceLock::new();
 
 /// Keeps logging complete: dropped at the end of the program, it tells what was left out and not told yet.
 #[must_use = "dropped at once, it tells nothing"]
@@ -41,8 +53,8 @@ pub enum LogError {
     /// There is logging already.
     #[error("logging is set up already")]
     Twice(#[from] TryInitError),
-    /// No thread can be had.
-    #[error("the thread that tells what was left out of the log can't be started")]
+    /// No thread is available.
+    #[error("a thread of the log can't be started")]
     Thread(#[source] io::Error),
 }
 
@@ -60,12 +72,69 @@ pub fn init(format: LogFormat, level: &str) -> Result<Guard, LogError> {
             source,
         })?;
     let repeats = Repeats::default();
-    let layer = layer(format, io::stderr, colours(&io::stderr()))
+    let output = stderr().map_err(LogError::Thread)?;
+    let writer = output.clone();
+    let layer = layer(format, move || writer.clone(), colours(&io::stderr()))
         .with_filter(repeats.clone())
         .with_filter(filter);
     Registry::default().with(layer).try_init()?;
+    report_panics(output.clone());
     let reporter = Reporter::start(repeats).map_err(LogError::Thread)?;
     Ok(Guard { _reporter: reporter })
+}
+
+/// Returns standard error, as it is written to by a thread of its own.
+fn stderr() -> io::Result<&'static Output> {
+    if let Some(output) = STDERR.get() {
+        return Ok(output);
+    }
+    // Not by way of the library's handle: its lock would be held by the thread for as long as a write waits.
+    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    let output = Output::start("log", stderr, |lines| {
+        warn!(
+            lines,
+            "log lines dropped; standard error was blocked or refused writes"
+        );
+    })?;
+    Ok(STDERR.get_or_init(|| output))
+}
+
+/// Writes the messages of panics by way of the queue, after the lines logged before. The usual hook could wait without limit, with
+/// a lock of the process held.
+fn report_panics(output: Output) {
+    panic::set_hook(Box::new(move |panic| {
+        let thread = thread::current();
+        let backtrace = Backtrace::capture();
+        let backtrace = match backtrace.status() {
+            BacktraceStatus::Captured => format!("{backtrace}\n"),
+            _ => String::new(),
+        };
+        let name = thread.name().unwrap_or("<unnamed>");
+        output.push(format!("thread '{name}' {panic}\n{backtrace}").into_bytes());
+        // The process may end before another flush.
+        output.flush();
+    }));
+}
+
+/// Writes the last words of the program to standard error, after all log lines.
+pub(crate) fn write_last(text: String) {
+    match STDERR.get() {
+        Some(output) => drop(output.push(text.into_bytes())),
+        // Without logging no signal is handled yet: a write that waits ends with the first one. There is nobody to report an error to.
+        None => drop(io::stderr().write_all(text.as_bytes())),
+    }
+}
+
+/// Waits until all log lines are written, for at most some seconds, so that the exit does not depend on a reader.
+pub(crate) fn flush() {
+    if let Some(output) = STDERR.get() {
+        output.flush();
+    }
+}
+
+/// Returns the number of log lines that were not written.
+pub(crate) fn dropped_lines() -> u64 {
+    STDERR.get().map_or(0, Output::dropped)
 }
 
 /// The layer that writes lines of this format.
@@ -78,6 +147,8 @@ where
             writer,
             is_json: format == LogFormat::Json,
         })
+        // It would write its own errors to standard error directly, and wait there.
+        .log_internal_errors(false)
         .with_ansi(colours && format == LogFormat::Text);
     match format {
         LogFormat::Text => layer.boxed(),

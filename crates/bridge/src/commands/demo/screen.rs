@@ -2,7 +2,9 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, IsTerminal, Write as _},
+    fs::File,
+    io::{self, IsTerminal},
+    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
@@ -13,6 +15,7 @@ use super::{
     totals::{self, Totals},
 };
 use crate::{
+    output::Output,
     state::View,
     terminal::{self, Paint, Style},
 };
@@ -27,8 +30,9 @@ const END_PICTURE: &str = "\x1b[J\x1b[?2026l";
 /// How often the counts are told when the output is no terminal.
 const COUNTS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Draws the demo. Dropped, it leaves the terminal as it was.
+/// Draws the demo, without waiting for the terminal. Dropped, it leaves the terminal as it was.
 pub(super) struct Screen {
+    output: Output,
     is_terminal: bool,
     has_entered: bool,
     paint: Paint,
@@ -45,7 +49,10 @@ impl Screen {
     /// # Errors
     /// Standard output can't be written to.
     pub(super) fn begin(places: Places) -> io::Result<Self> {
+        let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let mut screen = Self {
+            // What a reader who is too slow misses of a demo needs no report.
+            output: Output::start("screen", stdout, |_| {})?,
             is_terminal: io::stdout().is_terminal(),
             has_entered: false,
             paint: Paint::of(&io::stdout()),
@@ -56,7 +63,7 @@ impl Screen {
             next_counts: Instant::now(),
         };
         if screen.is_terminal {
-            write(ENTER)?;
+            screen.write(ENTER)?;
             screen.has_entered = true;
         } else {
             let Places {
@@ -65,7 +72,7 @@ impl Screen {
                 metrics,
                 ..
             } = &screen.places;
-            write(&format!(
+            screen.write(&format!(
                 "neurobridge demo: a simulated NeuroIO platform, the bridge, and a file\n\n  events   {}\n  page     {page}\n  \
                  metrics  {metrics}\n\n",
                 events.display()
@@ -89,7 +96,11 @@ impl Screen {
                 self.next_counts = Instant::now() + COUNTS_INTERVAL;
                 self.write_counts(view, &mut text);
             }
-            return write(&text);
+            return self.write(&text);
+        }
+        if !self.output.is_idle() {
+            // The terminal is slower than the pictures are, or held: the next one shows all of it.
+            return Ok(());
         }
         // Asked each time: a window may have become another.
         let (columns, rows) = terminal::size();
@@ -112,7 +123,7 @@ impl Screen {
             text.push_str(&line.render(columns, self.paint));
         }
         text.push_str(END_PICTURE);
-        write(&text)
+        self.write(&text)
     }
 
     /// Leaves the terminal, and says what became of every event.
@@ -155,13 +166,31 @@ impl Screen {
             "\nThe events are in {}{earlier}",
             self.places.events.display()
         );
-        write(&text)
+        self.write(&text)?;
+        self.output.flush();
+        self.failure()
     }
 
     fn leave(&mut self) {
         if std::mem::take(&mut self.has_entered) {
-            // Nobody is left to tell when even this can't be written.
-            let _ = write(LEAVE);
+            // Nobody is left to report an error to.
+            let _ = self.write(LEAVE);
+        }
+    }
+
+    /// Queues a text. Returns the error of an earlier one.
+    fn write(&self, text: &str) -> io::Result<()> {
+        if !text.is_empty() {
+            self.output.push(text.as_bytes());
+        }
+        self.failure()
+    }
+
+    /// A pipe that has seen enough is no reason to end: the demo ends by its signal or its time.
+    fn failure(&self) -> io::Result<()> {
+        match self.output.take_error() {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -193,14 +222,6 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         self.leave();
-    }
-}
-
-/// Writes to standard output. A pipe that has seen enough is no reason to end: the demo ends by its signal or its time.
-fn write(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+        self.output.flush();
     }
 }

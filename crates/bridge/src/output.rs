@@ -1,0 +1,320 @@
+//! Standard error and standard output without waiting: a bounded queue, and a thread that writes it.
+//!
+//! A terminal can be held (Ctrl-S), and whoever reads a pipe can stop reading. Then a write waits without limit, and with it
+//! whoever wrote: a task, a lock, the stop. Only the thread of an [`Output`] waits here. `tracing-appender` does the same for log
+//! lines, but its bound counts lines and not bytes, and it neither counts nor reports a line that could not be written.
+
+use std::{
+    collections::VecDeque,
+    io::{self, ErrorKind, Write},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Bytes that wait at most: several thousand log lines, or some hundred screens.
+const QUEUE_BYTES: usize = 2 << 20;
+/// What a queued text costs beside its bytes.
+const TEXT_OVERHEAD_BYTES: usize = 64;
+/// A flush gives up after so long without progress, and after so long in all: an exit must not depend on a reader.
+const STALL_LIMIT: Duration = Duration::from_secs(1);
+const FLUSH_LIMIT: Duration = Duration::from_secs(4);
+/// Somebody who shares the stream made it non-blocking: tried again after so long, by a thread that does nothing else.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A stream that is written to by a thread of its own. Clones are handles to the same queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Output {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// The queue has changed.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    texts: VecDeque<Box<[u8]>>,
+    bytes: usize,
+    /// A text was taken out of the queue and is not completely written yet.
+    is_writing: bool,
+    /// Texts that the thread is done with, written or not.
+    done: u64,
+    /// Texts that were not written, because the queue was full or the stream refused them.
+    dropped: u64,
+    /// Dropped texts that were reported.
+    reported: u64,
+    /// Why the stream refused the last text; nothing after one that it took.
+    error: Option<io::Error>,
+}
+
+impl Queue {
+    fn is_idle(&self) -> bool {
+        self.texts.is_empty() && !self.is_writing
+    }
+}
+
+impl Output {
+    /// Starts the thread. `report` is called by it after texts were dropped, once the stream takes texts again and the queue is
+    /// empty, with their number; it may [`push`](Self::push).
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub(crate) fn start(
+        name: &str,
+        target: impl Write + Send + 'static,
+        report: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let writer = Arc::clone(&shared);
+        // Never joined: it may be in a write that does not return. The end of the process ends it.
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || writer.write_all(target, report))?;
+        Ok(Self { shared })
+    }
+
+    /// Queues a text, without waiting. Returns false, and counts the text, if the queue is full.
+    pub(crate) fn push(&self, text: impl Into<Box<[u8]>>) -> bool {
+        let text = text.into();
+        let cost = text.len() + TEXT_OVERHEAD_BYTES;
+        let mut queue = self.shared.lock();
+        if queue.bytes + cost > QUEUE_BYTES {
+            queue.dropped += 1;
+            return false;
+        }
+        queue.bytes += cost;
+        queue.texts.push_back(text);
+        self.shared.changed.notify_all();
+        true
+    }
+
+    /// Waits until all queued texts are written. Returns false if the reader is stuck: after a second without progress, or after
+    /// some seconds in all.
+    pub(crate) fn flush(&self) -> bool {
+        let end = Instant::now() + FLUSH_LIMIT;
+        let mut queue = self.shared.lock();
+        while !queue.is_idle() {
+            let done = queue.done;
+            let (guard, wait) = self
+                .shared
+                .changed
+                .wait_timeout_while(queue, STALL_LIMIT, |queue| !queue.is_idle() && queue.done == done)
+                .unwrap_or_else(PoisonError::into_inner);
+            queue = guard;
+            if wait.timed_out() || Instant::now() >= end {
+                return queue.is_idle();
+            }
+        }
+        true
+    }
+
+    /// Returns whether everything is written.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.shared.lock().is_idle()
+    }
+
+    /// Returns the number of texts that were not written.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.shared.lock().dropped
+    }
+
+    /// Takes the reason for which the stream refused the last text.
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        self.shared.lock().error.take()
+    }
+}
+
+/// Queues; what does not fit is counted, so no writer ever fails.
+impl Write for Output {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.push(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Nothing within the lock can panic half-way through an update.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread: writes one text after the other, each by a write of its own, so that other writers of the same stream tear no
+    /// line. Ends never; the end of the process ends it.
+    fn write_all(&self, mut target: impl Write, report: impl Fn(u64)) {
+        loop {
+            let text = self.next();
+            let written = write(&mut target, &text);
+            let mut queue = self.lock();
+            queue.done += 1;
+            match written {
+                Ok(()) => queue.error = None,
+                Err(error) => {
+                    queue.error = Some(error);
+                    queue.dropped += 1;
+                }
+            }
+            let unreported = queue.dropped - queue.reported;
+            // After a text that was refused, the report would be refused too, and would have to be reported.
+            if unreported > 0 && queue.error.is_none() && queue.texts.is_empty() {
+                queue.reported = queue.dropped;
+                drop(queue);
+                report(unreported);
+                queue = self.lock();
+            }
+            queue.is_writing = false;
+            drop(queue);
+            self.changed.notify_all();
+        }
+    }
+
+    fn next(&self) -> Box<[u8]> {
+        let mut queue = self.lock();
+        loop {
+            if let Some(text) = queue.texts.pop_front() {
+                queue.bytes -= text.len() + TEXT_OVERHEAD_BYTES;
+                queue.is_writing = true;
+                return text;
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+fn write(target: &mut impl Write, mut text: &[u8]) -> io::Result<()> {
+    while !text.is_empty() {
+        match target.write(text) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => text = &text[written..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_INTERVAL),
+            Err(error) => return Err(error),
+        }
+    }
+    target.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A stream that takes a text whenever it is allowed to, or refuses it.
+    struct Gate {
+        allowed: mpsc::Receiver<io::Result<()>>,
+        written: mpsc::Sender<String>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            // Without a test there is nobody to refuse it.
+            self.allowed.recv().unwrap_or(Ok(()))?;
+            let _ = self.written.send(String::from_utf8_lossy(text).into_owned());
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Held {
+        output: Output,
+        allow: mpsc::Sender<io::Result<()>>,
+        written: mpsc::Receiver<String>,
+        reports: mpsc::Receiver<u64>,
+    }
+
+    fn held() -> Held {
+        let (allow, allowed) = mpsc::channel();
+        let (to_test, written) = mpsc::channel();
+        let (report, reports) = mpsc::channel();
+        let gate = Gate {
+            allowed,
+            written: to_test,
+        };
+        let output = Output::start("test", gate, move |lines| {
+            let _ = report.send(lines);
+        })
+        .unwrap();
+        Held {
+            output,
+            allow,
+            written,
+            reports,
+        }
+    }
+
+    #[test]
+    fn full_queue_drops_counts_and_reports_afterwards() {
+        let held = held();
+        let text = vec![b'x'; 64 * 1024];
+        let mut queued = 0_u64;
+        // One is in the write that waits, and does not count for the queue any more.
+        while held.output.dropped() == 0 {
+            queued += u64::from(held.output.push(text.clone()));
+        }
+        assert!(queued >= 31, "{queued}");
+        assert!(!held.output.push(text.clone()));
+        let dropped = held.output.dropped();
+        assert!(!held.output.flush(), "a reader that is stuck is not waited for");
+        for _ in 0..queued {
+            held.allow.send(Ok(())).unwrap();
+        }
+        assert!(held.output.flush());
+        assert_eq!(held.written.try_iter().count() as u64, queued);
+        assert_eq!(held.reports.try_iter().collect::<Vec<_>>(), [dropped]);
+    }
+
+    #[test]
+    fn refused_text_is_counted_and_reported_when_one_is_written() {
+        let held = held();
+        held.allow.send(Err(ErrorKind::BrokenPipe.into())).unwrap();
+        held.output.push(*b"lost");
+        assert!(held.output.flush());
+        assert_eq!(held.output.dropped(), 1);
+        assert!(
+            held.reports.try_recv().is_err(),
+            "reported to a stream that refuses"
+        );
+        assert_eq!(held.output.take_error().unwrap().kind(), ErrorKind::BrokenPipe);
+        held.allow.send(Err(ErrorKind::WouldBlock.into())).unwrap();
+        held.allow.send(Err(ErrorKind::Interrupted.into())).unwrap();
+        held.allow.send(Ok(())).unwrap();
+        held.output.push(*b"kept");
+        assert!(held.output.flush());
+        assert_eq!(held.written.try_iter().collect::<Vec<_>>(), ["kept"]);
+        assert_eq!(held.reports.try_iter().collect::<Vec<_>>(), [1]);
+        assert_eq!(held.output.dropped(), 1);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn every_text_is_written_in_order_or_counted(sizes in prop::collection::vec(0_usize..400_000, 1..40)) {
+            let held = held();
+            let mut expected = Vec::new();
+            for (number, size) in sizes.iter().enumerate() {
+                let text = format!("{number:>3} {}", "x".repeat(*size));
+                if held.output.push(text.clone().into_bytes()) {
+                    expected.push(text);
+                }
+            }
+            drop(held.allow);
+            prop_assert!(held.output.flush());
+            prop_assert_eq!(held.output.dropped() as usize, sizes.len() - expected.len());
+            prop_assert_eq!(held.written.try_iter().collect::<Vec<_>>(), expected);
+        }
+    }
+}
