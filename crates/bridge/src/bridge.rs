@@ -26,6 +26,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     config::{Config, SinkEntry, SinkKind},
+    data_dir::DataDir,
     exit::{Exit, Failure, OrExit},
     feed::{Feed, joined, redaction},
     http::{self, Status},
@@ -52,6 +53,8 @@ pub(crate) struct Bridge {
     /// Without one `tail` can't look at this bridge, and all else works.
     tap: Option<JoinHandle<()>>,
     stop_tap: CancellationToken,
+    /// Locked until all of it has ended.
+    _data_dir: DataDir,
 }
 
 impl Bridge {
@@ -60,7 +63,8 @@ impl Bridge {
     /// # Errors
     /// A file, a key or an address is not to be had. What was started is stopped again.
     pub(crate) async fn start(config: &Config) -> Result<Self, Failure> {
-        // First of all: that another bridge is at work here says more than that its address is taken.
+        // First of all: that another bridge runs here says more than that its address is taken.
+        let data_dir = DataDir::lock(&config.data_dir).await?;
         let spool = spool::open(config).await?;
         let listener = http::bind(config.http.listen)
             .await
@@ -72,16 +76,18 @@ impl Bridge {
                 )
             })
             .or_exit(Exit::Unavailable)?;
-        Self::start_on(listener, config, spool, None).await
+        Self::start_on(listener, config, data_dir, spool, None).await
     }
 
-    /// As [`start`](Self::start), on an address and a spool that are had already, with files whose disk can be made slow.
+    /// As [`start`](Self::start), on an address, a folder and a spool that are open already, with files whose disk can be made
+    /// slow.
     ///
     /// # Errors
     /// As [`start`](Self::start).
     pub(crate) async fn start_on(
         listener: TcpListener,
         config: &Config,
+        data_dir: DataDir,
         spool: Spool,
         slow: Option<Slow>,
     ) -> Result<Self, Failure> {
@@ -146,6 +152,7 @@ impl Bridge {
             stop_http,
             tap,
             stop_tap,
+            _data_dir: data_dir,
         })
     }
 

@@ -4,6 +4,8 @@ use std::{fmt, process::ExitCode};
 
 use neurobridge_spool::OpenError;
 
+use crate::data_dir::DataDirError;
+
 /// An exit code. The numbers are those of `sysexits.h`, which supervisors and shells know, and are part of the
 /// contract: a supervisor restarts after 69 and 75, and should not after 64 and 78.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +21,7 @@ pub enum Exit {
     Unavailable = 69,
     /// A disk says no.
     Disk = 74,
-    /// Come back later: another process has the spool, or time ran out before all events in memory were delivered.
+    /// Come back later: another process has the data folder or the spool, or time ran out before all events in memory were delivered.
     TryLater = 75,
     /// The platform refuses the token.
     TokenRefused = 77,
@@ -85,11 +87,10 @@ impl Failure {
     /// What to do now, in a sentence.
     pub fn next_step(&self) -> Option<&'static str> {
         // Said only where nothing stands around the error: a replay says itself what to stop.
-        let is_locked = self
-            .error
-            .chain()
-            .next()
-            .is_some_and(|error| matches!(error.downcast_ref(), Some(OpenError::Locked { .. })));
+        let is_locked = self.error.chain().next().is_some_and(|error| {
+            matches!(error.downcast_ref(), Some(OpenError::Locked { .. }))
+                || matches!(error.downcast_ref(), Some(DataDirError::Locked { .. }))
+        });
         if is_locked {
             Some("stop that process, or give this one a data_dir of its own")
         } else {

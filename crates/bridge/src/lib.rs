@@ -4,6 +4,7 @@ mod bridge;
 pub mod cli;
 mod commands;
 pub mod config;
+mod data_dir;
 pub mod exit;
 mod feed;
 mod http;

@@ -25,6 +25,7 @@ use super::{print_until_signal, spool::folder};
 use crate::{
     cli::ReplayFlags,
     config::{Config, SinkEntry, SinkKind},
+    data_dir::DataDir,
     exit::{Exit, Failure, OrExit},
     feed::redaction,
     signals::Signals,
@@ -47,7 +48,7 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
         Failure::new(Exit::Usage, error)
     })?;
     let folder = folder(config)?;
-    let _held = hold(entry, &folder)?;
+    let _held = hold(entry, &config.data_dir, &folder).await?;
     let listing = inspect::list(&folder).or_exit(Exit::Disk)?;
     let id = listing
         .id
@@ -106,7 +107,7 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
 }
 
 /// A stream with strict order has one writer: a bridge that publishes to it meanwhile would be refused again and again.
-fn hold(entry: &SinkEntry, folder: &Path) -> Result<Option<Held>, Failure> {
+async fn hold(entry: &SinkEntry, data_dir: &Path, folder: &Path) -> Result<Option<(DataDir, Held)>, Failure> {
     let is_strict = match &entry.kind {
         SinkKind::File(_) => false,
         #[cfg(feature = "kafka")]
@@ -117,15 +118,20 @@ fn hold(entry: &SinkEntry, folder: &Path) -> Result<Option<Held>, Failure> {
     if !is_strict {
         return Ok(None);
     }
-    inspect::hold(folder).map(Some).map_err(|error| match error {
-        OpenError::Locked { .. } => Failure::new(
-            Exit::TryLater,
-            anyhow!(error).context(
-                "this sink has strict order, in which nobody may publish beside the bridge; stop the bridge for the replay",
-            ),
-        ),
-        error => Failure::new(Exit::Disk, error),
-    })
+    let why = "this sink has strict order, in which nobody may publish beside the bridge; stop the bridge for the replay";
+    let data_dir = DataDir::lock(data_dir)
+        .await
+        .map_err(|failure| match failure.exit {
+            Exit::TryLater => Failure::new(failure.exit, failure.error.context(why)),
+            _ => failure,
+        })?;
+    match inspect::hold(folder) {
+        Ok(held) => Ok(Some((data_dir, held))),
+        Err(error @ OpenError::Locked { .. }) => {
+            Err(Failure::new(Exit::TryLater, anyhow!(error).context(why)))
+        }
+        Err(error) => Err(Failure::new(Exit::Disk, error)),
+    }
 }
 
 /// The first event of a replay, and the one after its last: never more than the sink has settled, since a bridge delivers

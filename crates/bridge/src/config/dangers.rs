@@ -17,6 +17,7 @@ use super::{
     report::Origin,
     sink::{SinkEntry, SinkKind},
 };
+use crate::data_dir;
 
 /// What nats-server gives a stream for which nothing is said.
 #[cfg(feature = "nats")]
@@ -67,6 +68,9 @@ impl Loaded {
         }
         for (key, message) in of_filter("event.filter", &self.config.event.filter) {
             add(key, message);
+        }
+        if let Some(message) = data_dir::open_to_others(&self.config.data_dir) {
+            add("data_dir".to_owned(), message);
         }
         spool(&self.config, &mut add);
         let is_in_memory = matches!(self.config.spool, SpoolConfig::Memory(_));

@@ -18,6 +18,7 @@ use self::{happenings::Happenings, picture::Places, screen::Screen, totals::Tota
 use crate::{
     bridge::Bridge,
     config::Config,
+    data_dir::DataDir,
     exit::{Exit, Failure, OrExit},
     http::Status,
     signals::Signals,
@@ -69,8 +70,9 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
         .or_exit(Exit::Unavailable)?;
     let had_events = fs::metadata(events_file(&options)).is_ok_and(|file| file.len() > 0);
     let (slow, is_slow) = watch::channel(false);
+    let data_dir = DataDir::lock(&config.data_dir).await?;
     let spool = spool::open(&config).await?;
-    let bridge = Bridge::start_on(listener, &config, spool, Some(is_slow)).await?;
+    let bridge = Bridge::start_on(listener, &config, data_dir, spool, Some(is_slow)).await?;
     let state = std::sync::Arc::clone(bridge.state());
     let totals = Totals::start(&state.spool);
     let mut happenings = Happenings::new(handle, slow);
