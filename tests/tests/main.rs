@@ -22,4 +22,5 @@ mod privacy;
 mod public_clients;
 mod replay;
 mod signals_and_exits;
+mod stuck_readers;
 mod what_others_see;

@@ -55,6 +55,75 @@ fn each_signal_drains_and_ends_with_the_ledger() {
     }
 }
 
+#[test]
+fn signals_ignored_at_the_start_stay_ignored() {
+    let dir = Scratch::new("nohup").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "1000"]).unwrap();
+    let mut bridge = Bridge::start_ignoring(&dir, &source(&platform.url()), "HUP INT").unwrap();
+    let delivered = |status: &serde_json::Value| status["sinks"]["events"]["ledger"]["delivered"].as_u64();
+    let before = delivered(&bridge.status().unwrap()).unwrap();
+    bridge.process().signal(Signal::SIGHUP).unwrap();
+    bridge.process().signal(Signal::SIGINT).unwrap();
+    bridge
+        .wait("further events", SOON, |status| {
+            delivered(status) > Some(before + 1000)
+        })
+        .unwrap();
+    let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(status.success(), "{log}");
+    let draining: Vec<&str> = log.lines().filter(|line| line.contains("draining;")).collect();
+    assert!(
+        matches!(draining[..], [line] if line.contains("SIGTERM")),
+        "{draining:?}"
+    );
+}
+
+#[test]
+fn second_bridge_on_a_data_dir_ends_with_75_and_the_first_goes_on() {
+    for spool in ["memory", "disk"] {
+        let dir = Scratch::new("two-bridges").unwrap();
+        let platform = Platform::start(&dir, &["--rate", "500"]).unwrap();
+        let config = format!("{}[spool]\ntype = \"{spool}\"\n", source(&platform.url()));
+        let bridge = Bridge::start(&dir, &config).unwrap();
+        // Whatever is deleted that looks as if it were left behind.
+        for folder in [bridge.data_dir().to_owned(), bridge.data_dir().join("spool")] {
+            for entry in fs::read_dir(folder).into_iter().flatten() {
+                let path = entry.unwrap().path();
+                if path
+                    .extension()
+                    .is_some_and(|extension| extension == "lock" || extension == "sock")
+                {
+                    fs::remove_file(path).unwrap();
+                }
+            }
+        }
+        let [port] = free_ports().unwrap();
+        let file = dir.join("second.toml");
+        let second = format!(
+            "data_dir = {:?}\n{config}[http]\nlisten = \"127.0.0.1:{port}\"\n",
+            bridge.data_dir()
+        );
+        fs::write(&file, second).unwrap();
+        let output = run(&["run", "-c", file.to_str().unwrap()]);
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(75), "{spool}: {log}");
+        assert!(
+            log.contains("another bridge runs on this data_dir") && log.contains("stop that process"),
+            "{spool}: {log}"
+        );
+        let delivered =
+            |status: &serde_json::Value| status["sinks"]["events"]["ledger"]["delivered"].as_u64();
+        let before = delivered(&bridge.status().unwrap()).unwrap();
+        bridge
+            .wait("further events", SOON, |status| {
+                delivered(status) > Some(before + 100)
+            })
+            .unwrap();
+        let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+        assert!(status.success(), "{spool}: {log}");
+    }
+}
+
 /// A Kafka that nobody runs: events stay pending.
 fn unreachable_kafka() -> String {
     let [port] = free_ports().unwrap();

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -86,6 +88,75 @@ fn stop(bridge: Bridge) -> String {
     let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
     assert!(status.success(), "{status}: {log}");
     log
+}
+
+#[test]
+fn half_open_connections_keep_nobody_from_health_and_status() {
+    let dir = Scratch::new("half-open").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
+    let config = format!("[sources.main]\nurl = \"{}\"\ntoken = \"t\"\n", platform.url());
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    let mut listener = EventStream::open(bridge.address(), "/status/stream")
+        .unwrap()
+        .unwrap();
+    listener.next_event().unwrap();
+    let half_open: Vec<TcpStream> = (0..600)
+        .map(|_| {
+            let mut stream = TcpStream::connect(bridge.address()).unwrap();
+            stream
+                .write_all(b"GET /status HTTP/1.1\r\nHost: x\r\nX: ")
+                .unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(bridge.get("/livez").unwrap(), "ok\n");
+    bridge.status().unwrap();
+    assert!(bridge.metric("neurobridge_http_open_connections", &[]).unwrap() <= 128.0);
+    let refused = |reason: &str| {
+        bridge
+            .metric("neurobridge_http_refusals_total", &[reason])
+            .unwrap()
+    };
+    assert!(refused("reason=\"connection_limit\"") >= 400.0);
+    listener.next_event().unwrap();
+    drop(half_open);
+    let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(status.success(), "{log}");
+}
+
+#[test]
+fn request_for_another_host_is_refused() {
+    let dir = Scratch::new("hosts").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
+    let config = format!("[sources.main]\nurl = \"{}\"\ntoken = \"t\"\n", platform.url());
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    for path in [
+        "/",
+        "/status",
+        "/status/stream",
+        "/metrics",
+        "/readyz",
+        "/nothing",
+    ] {
+        let mut stream = TcpStream::connect(bridge.address()).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: rebound.example.com\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 421 ") && answer.contains("http.hosts"),
+            "{path}: {answer}"
+        );
+    }
+    let refused = bridge
+        .metric("neurobridge_http_refusals_total", &["reason=\"unknown_host\""])
+        .unwrap();
+    assert_eq!(refused, 6.0);
+    bridge.stop(Signal::SIGTERM, SOON).unwrap();
 }
 
 #[test]

@@ -48,7 +48,7 @@ pub(crate) struct Bridge {
     shutdown: Shutdown,
     feed: Feed,
     sinks: SinkTasks,
-    http: JoinHandle<std::io::Result<()>>,
+    http: JoinHandle<()>,
     stop_http: CancellationToken,
     /// Without one `tail` can't look at this bridge, and all else works.
     tap: Option<JoinHandle<()>>,
@@ -137,9 +137,15 @@ impl Bridge {
             sinks: sink_handles,
             dead_letters: places,
             spool,
+            http: Arc::default(),
         });
         let stop_http = CancellationToken::new();
-        let http = tokio::spawn(http::serve(listener, Arc::clone(&state), stop_http.clone()));
+        let http = tokio::spawn(http::serve(
+            listener,
+            config.http.hosts.clone(),
+            Arc::clone(&state),
+            stop_http.clone(),
+        ));
         info!(listen = %address, sources = config.sources.len(), sinks = config.sinks.len(), "the bridge runs");
         Ok(Self {
             state,
@@ -227,10 +233,10 @@ impl Bridge {
                     (name, Err(error)) => return sink_failure(&name, error),
                     (name, Ok(ended)) => info!(sink = name, ?ended, "the sink has ended"),
                 },
-                ended = &mut self.http => return match joined(ended) {
-                    Err(error) => Failure::new(Exit::Unavailable, anyhow!(error).context("the HTTP server stops")),
-                    Ok(()) => Failure::message(Exit::Unavailable, "the HTTP server has stopped"),
-                },
+                ended = &mut self.http => {
+                    joined(ended);
+                    return Failure::message(Exit::Unavailable, "the HTTP server has stopped");
+                }
             }
         }
     }

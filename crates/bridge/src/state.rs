@@ -14,7 +14,7 @@ use neurobridge_core::{
 use neurobridge_listener::{SourceSnapshot, SourceState};
 use neurobridge_spool::{Spool, SpoolStatus};
 
-use crate::feed::SourceHandle;
+use crate::{feed::SourceHandle, http::Connections, logging};
 
 /// Handles on all parts of a running bridge.
 pub(crate) struct State {
@@ -24,6 +24,7 @@ pub(crate) struct State {
     /// All places of dead letters outside of the sinks.
     pub(crate) dead_letters: Vec<Arc<dyn DeadLetters>>,
     pub(crate) spool: Spool,
+    pub(crate) http: Arc<Connections>,
 }
 
 pub(crate) struct SinkHandle {
@@ -45,6 +46,9 @@ pub(crate) struct View<'a> {
     pub(crate) spool: SpoolStatus,
     /// How long the spool's syncs took.
     pub(crate) spool_sync: histogram::Snapshot,
+    /// Log lines that were not written.
+    pub(crate) dropped_log_lines: u64,
+    pub(crate) http: &'a Connections,
 }
 
 pub(crate) struct SourceView<'a> {
@@ -117,6 +121,8 @@ impl State {
             dead_letters_not_kept: self.dead_letters.iter().map(|place| place.not_kept()).sum(),
             spool,
             spool_sync: self.spool.sync_duration(),
+            dropped_log_lines: logging::dropped_lines(),
+            http: &self.http,
         }
     }
 }

@@ -51,6 +51,12 @@ pub(super) fn check(config: &Config, mistakes: &mut Vec<Mistake>) {
         );
         mistakes.push(Mistake::new(["deduplicate", "max_events"], message));
     }
+    for host in config.http.hosts.iter().filter(|host| !is_host_name(host)) {
+        let message = format!(
+            "found \"{host}\", expected a host name such as \"bridge.example.com\", without scheme, port and path"
+        );
+        mistakes.push(Mistake::new(["http", "hosts"], message));
+    }
     if let Err(error) = EnvFilter::builder().parse(&config.log.level) {
         let message = format!(
             "found \"{}\" ({error}), expected error, warn, info, debug or trace, or one for each part such as \
@@ -158,6 +164,11 @@ fn real_path(path: &Path) -> PathBuf {
         }
         _ => path.to_owned(),
     }
+}
+
+fn is_host_name(host: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=253).contains(&host.len()) && host.bytes().all(is_allowed)
 }
 
 fn check_name(table: &str, name: &str, mistakes: &mut Vec<Mistake>) {

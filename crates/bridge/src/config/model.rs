@@ -154,12 +154,17 @@ pub struct HttpConfig {
     #[serde(deserialize_with = "listen_address")]
     #[schemars(with = "String")]
     pub listen: SocketAddr,
+    /// The host names under which the bridge is reached, such as `bridge.example.com`. A request for another name is refused with
+    /// 421, so that no page of another site can read the answers by way of DNS (rebinding). `localhost` and IP addresses are
+    /// always accepted.
+    pub hosts: Vec<String>,
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9797)),
+            hosts: Vec::new(),
         }
     }
 }

@@ -11,6 +11,7 @@ use prometheus::{
     proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
 };
 
+use super::Refusal;
 use crate::state::{SinkView, SourceView, View};
 
 /// Writes all metrics in Prometheus' text format.
@@ -20,6 +21,7 @@ use crate::state::{SinkView, SourceView, View};
 pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
     let mut families = ProcessCollector::for_self().collect();
     families.push(build_info());
+    families.extend(program(view));
     families.extend(sources(&view.sources));
     families.extend(spool(view));
     families.extend(sinks(&view.sinks));
@@ -42,6 +44,28 @@ fn dead_letters(view: &View<'_>) -> MetricFamily {
     );
     family.add(&[], view.dead_letters_not_kept as f64);
     family.done()
+}
+
+/// What concerns the program and none of its parts.
+fn program(view: &View<'_>) -> [MetricFamily; 3] {
+    let mut lines = Family::counter(
+        "log_lines_dropped_total",
+        "Log lines that were not written, because standard error was blocked or refused writes.",
+    );
+    lines.add(&[], view.dropped_log_lines as f64);
+    let mut open = Family::gauge(
+        "http_open_connections",
+        "HTTP connections open at this moment, the one of this scrape among them.",
+    );
+    open.add(&[], view.http.open() as f64);
+    let mut refusals = Family::counter(
+        "http_refusals_total",
+        "HTTP connections closed and requests refused by the bridge, by reason.",
+    );
+    for reason in Refusal::ALL {
+        refusals.add(&[("reason", reason.label())], view.http.refused(reason) as f64);
+    }
+    [lines, open, refusals].map(Family::done)
 }
 
 fn sources(sources: &[SourceView<'_>]) -> Vec<MetricFamily> {

@@ -1,25 +1,38 @@
 //! What the bridge says over HTTP: `/`, `/metrics`, `/livez`, `/readyz`, `/status`, `/status/stream`. Never events.
 
 mod answer;
+mod connections;
+mod hosts;
 mod metrics;
 mod page;
+mod server;
 mod status;
 mod stream;
+#[cfg(test)]
+mod tests;
+mod timed;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     extract::{FromRef, State as Extract},
     http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::status::Status;
-use self::stream::StatusStream;
+pub(crate) use self::{
+    connections::{Connections, Refusal},
+    status::Status,
+};
+use self::{hosts::Hosts, stream::StatusStream};
 use crate::state::State;
+
+/// The path of the stream of server-sent events.
+const STREAM: &str = "/status/stream";
 
 /// Binds the address at which the bridge answers.
 ///
@@ -29,30 +42,32 @@ pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Answers until told to stop. Requests under way are not waited for: each takes milliseconds.
-///
-/// # Errors
-/// Connections can't be accepted.
+/// Answers requests for `localhost`, an address, or one of `hosts`, until `stop`. Answers under way are waited for, for half a
+/// second.
 pub(crate) async fn serve(
     listener: TcpListener,
+    hosts: Vec<String>,
     state: Arc<State>,
     stop: CancellationToken,
-) -> std::io::Result<()> {
+) {
     let stream = Arc::new(StatusStream::new(stop.clone()));
     let router = page::routes()
         .route("/status", get(status))
-        .route("/status/stream", get(listen))
+        .route(STREAM, get(listen))
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .with_state(App {
             state: Arc::clone(&state),
             stream: Arc::clone(&stream),
-        });
+        })
+        .layer(middleware::from_fn_with_state(
+            Hosts::new(&hosts, Arc::clone(&state.http)),
+            hosts::check,
+        ));
     tokio::select! {
         biased;
-        () = stop.cancelled() => Ok(()),
-        served = async { axum::serve(listener, router).await } => served,
+        () = server::accept(listener, router, &state.http, stop) => {}
         never = stream.tell(&state) => match never {},
     }
 }

@@ -1,0 +1,197 @@
+//! The open connections of the HTTP server, which are bounded: at the bound, the oldest one makes room for a new one.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Connections at a time. Four times as many as may listen to `/status/stream`, with heads of 2 MiB in all.
+pub(super) const MAX_CONNECTIONS: usize = 128;
+
+/// Why a connection or a request was refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Refusal {
+    /// Closed for a newer connection.
+    ConnectionLimit,
+    /// The head of a request did not come in time.
+    HeadTimeout,
+    /// An answer was not read in time.
+    WriteTimeout,
+    /// The system refused the connection: too many open files, for example.
+    AcceptError,
+    /// The request names a host that the bridge does not answer to.
+    UnknownHost,
+}
+
+impl Refusal {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::ConnectionLimit,
+        Self::HeadTimeout,
+        Self::WriteTimeout,
+        Self::AcceptError,
+        Self::UnknownHost,
+    ];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::ConnectionLimit => "connection_limit",
+            Self::HeadTimeout => "head_timeout",
+            Self::WriteTimeout => "write_timeout",
+            Self::AcceptError => "accept_error",
+            Self::UnknownHost => "unknown_host",
+        }
+    }
+}
+
+/// Counts of the HTTP server, and its open connections.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    open: Mutex<HashMap<u64, Entry>>,
+    next: AtomicU64,
+    refusals: [AtomicU64; Refusal::ALL.len()],
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// When it was accepted, or its last request came.
+    active_at: Instant,
+    /// It listens to `/status/stream`.
+    is_listener: bool,
+    evicted: CancellationToken,
+}
+
+impl Connections {
+    /// Adds a connection. At the bound the oldest other one is closed for it, so that a health check is always answered.
+    pub(super) fn add(self: &Arc<Self>) -> Seat {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let evicted = CancellationToken::new();
+        let entry = Entry {
+            active_at: Instant::now(),
+            is_listener: false,
+            evicted: evicted.clone(),
+        };
+        if self.open() >= MAX_CONNECTIONS {
+            self.evict_oldest();
+        }
+        self.lock().insert(id, entry);
+        Seat {
+            id,
+            evicted,
+            connections: Arc::clone(self),
+        }
+    }
+
+    /// Closes the connection that was without a request for longest; one that listens to the stream only if there is no other.
+    pub(super) fn evict_oldest(&self) {
+        let mut open = self.lock();
+        let oldest = open
+            .iter()
+            .min_by_key(|(id, entry)| (entry.is_listener, entry.active_at, **id))
+            .map(|(id, _)| *id);
+        // Removed at once: its task, which has yet to end, counts no more.
+        if let Some(entry) = oldest.and_then(|id| open.remove(&id)) {
+            entry.evicted.cancel();
+            drop(open);
+            self.refuse(Refusal::ConnectionLimit);
+        }
+    }
+
+    /// Counts a refusal.
+    pub(super) fn refuse(&self, refusal: Refusal) {
+        self.refusals[refusal as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how many connections are open.
+    pub(crate) fn open(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Returns how many times this was the reason of a refusal.
+    pub(crate) fn refused(&self, refusal: Refusal) -> u64 {
+        self.refusals[refusal as usize].load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
+        // Nothing within the lock can panic half-way through an update.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's place among those that may be open. Dropped, it is free.
+#[derive(Debug)]
+pub(super) struct Seat {
+    id: u64,
+    evicted: CancellationToken,
+    connections: Arc<Connections>,
+}
+
+impl Seat {
+    /// Waits until the connection has to make room for a newer one. Safe to cancel.
+    pub(super) async fn evicted(&self) {
+        self.evicted.cancelled().await;
+    }
+
+    /// Notes that a request came.
+    pub(super) fn note_request(&self) {
+        self.update(|entry| {
+            entry.active_at = Instant::now();
+            entry.is_listener = false;
+        });
+    }
+
+    /// Notes that the request is answered by the stream.
+    pub(super) fn note_listener(&self) {
+        self.update(|entry| entry.is_listener = true);
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.connections.lock().get_mut(&self.id) {
+            change(entry);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.connections.lock().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn oldest_connection_makes_room_and_listeners_stay() {
+        let connections = Arc::new(Connections::default());
+        let mut seats = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            seats.push(connections.add());
+            advance(Duration::from_millis(1)).await;
+        }
+        seats[0].note_listener();
+        seats[1].note_request();
+        let _newest = connections.add();
+        let evicted = |seats: &[Seat]| -> Vec<u64> {
+            let evicted = seats.iter().filter(|seat| seat.evicted.is_cancelled());
+            evicted.map(|seat| seat.id).collect()
+        };
+        assert_eq!(evicted(&seats), [2]);
+        assert_eq!(connections.open(), MAX_CONNECTIONS);
+        assert_eq!(connections.refused(Refusal::ConnectionLimit), 1);
+        connections.evict_oldest();
+        assert_eq!(evicted(&seats), [2, 3]);
+        drop(seats);
+        assert_eq!(connections.open(), 1);
+    }
+}

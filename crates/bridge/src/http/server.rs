@@ -1,0 +1,157 @@
+//! The loop that accepts HTTP connections, with bounds on what a client can cost: connections, heads, time.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    io::{self, ErrorKind},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, Response, StatusCode},
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{
+    STREAM,
+    connections::{Connections, Refusal, Seat},
+    timed::Timed,
+};
+
+/// A head comes in one packet; a connection that is kept open for the next request is closed after as long.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// The largest head: a browser's with cookies of other programs on this host.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// An answer of which nothing is read for so long is given up.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// After an accept that failed, until the next one.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How long the stop waits for answers under way.
+const STOP_LIMIT: Duration = Duration::from_millis(500);
+
+/// Accepts connections until `stop`. No error ends it: what a system refuses now it may grant later.
+pub(super) async fn accept(
+    listener: TcpListener,
+    router: Router,
+    connections: &Arc<Connections>,
+    stop: CancellationToken,
+) {
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(_) = tasks.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    tasks.spawn(serve(stream, router.clone(), connections.add(), Arc::clone(connections), stop.clone()));
+                }
+                Err(error) if is_of_client(&error) => debug!(%error, "HTTP connection closed before it was accepted"),
+                Err(error) => {
+                    warn!(%error, "HTTP connection not accepted");
+                    connections.refuse(Refusal::AcceptError);
+                    // A file descriptor less in use, perhaps.
+                    connections.evict_oldest();
+                    let _ = timeout(ACCEPT_PAUSE, stop.cancelled()).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let _ = timeout(STOP_LIMIT, async { while tasks.join_next().await.is_some() {} }).await;
+}
+
+/// Whether a client, and not the system, has ended a connection that was about to be accepted.
+fn is_of_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::Interrupted
+    )
+}
+
+/// Serves a connection until its end, its eviction, or the end of its last answer after `stop`.
+async fn serve(
+    stream: TcpStream,
+    router: Router,
+    seat: Seat,
+    connections: Arc<Connections>,
+    stop: CancellationToken,
+) {
+    // Answers are short: none waits for another packet.
+    let _ = stream.set_nodelay(true);
+    // Something came of a head that is not complete.
+    let has_read = Arc::new(AtomicBool::new(false));
+    let io = TokioIo::new(Timed::new(stream, WRITE_LIMIT, Arc::clone(&has_read)));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        has_read.store(false, Ordering::Relaxed);
+        answer(&router, &seat, request)
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_LIMIT)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(io, service)
+    );
+    let ended = tokio::select! {
+        biased;
+        () = seat.evicted() => return,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+            return;
+        }
+        ended = &mut connection => ended,
+    };
+    if let Err(error) = ended {
+        if is_write_timeout(&error) {
+            connections.refuse(Refusal::WriteTimeout);
+        } else if error.is_timeout() && has_read.load(Ordering::Relaxed) {
+            connections.refuse(Refusal::HeadTimeout);
+        }
+        debug!(%error, "HTTP connection ended");
+    }
+}
+
+async fn answer(
+    router: &TowerToHyperService<Router>,
+    seat: &Seat,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    use hyper::service::Service;
+    seat.note_request();
+    let is_stream = request.uri().path() == STREAM;
+    let response = router.call(request).await?;
+    if is_stream && response.status() == StatusCode::OK {
+        seat.note_listener();
+    }
+    Ok(response)
+}
+
+/// Whether [`Timed`] has ended a connection.
+fn is_write_timeout(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == ErrorKind::TimedOut)
+}
