@@ -7,11 +7,12 @@
 //! | [`json`]: a scanner that builds nothing | [`record`]: an event in bytes | [`delivery`]: the loop of every sink | [`event`]: an event, its sequence, its fields |
 //! | [`envelope`]: a frame's kind and fields | [`reader`]: a reader with a cursor | [`sink`]: what a sink has to be | [`identity`]: who an event is |
 //! | [`filter`], [`redact`] | | [`template`], [`cloudevents`]: messages | [`ledger`]: what became of each event |
-//! | | [`epoch`]: which run gave a sequence | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`os_error`], [`clock`] |
+//! | | [`epoch`]: which run gave a sequence | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`], [`pem`], [`os_error`], [`clock`] |
 //!
 //! To write a sink, implement [`sink::Sink`] and hand it to [`delivery::deliver`] with a reader of the spool.
 
 pub mod ack;
+pub mod address;
 pub mod clock;
 pub mod cloudevents;
 pub mod dead_letter;
@@ -19,6 +20,7 @@ pub mod delivery;
 pub mod envelope;
 pub mod epoch;
 pub mod event;
+pub mod file;
 pub mod filter;
 pub mod foreign_text;
 pub mod histogram;
@@ -26,6 +28,7 @@ pub mod identity;
 pub mod json;
 pub mod ledger;
 pub mod os_error;
+pub mod pem;
 pub mod reader;
 pub mod record;
 pub mod redact;

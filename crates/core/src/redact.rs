@@ -4,17 +4,19 @@ mod pattern;
 
 use std::{
     borrow::Cow,
-    fmt, fs, io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
 use hmac::{Hmac, KeyInit, Mac};
 use schemars::JsonSchema;
-use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use crate::json::{self, JsonError, Key, Scanner, Span};
+use crate::{
+    file,
+    json::{self, JsonError, Key, Scanner, Span},
+};
 
 pub use self::pattern::{Pattern, PatternError};
 
@@ -171,15 +173,18 @@ pub enum KeyFileError {
     },
 }
 
+/// No key is that long; whoever names a large file by mistake learns it.
+const MAX_KEY_FILE_BYTES: u64 = 1024 * 1024;
+
 fn read_key(path: &Path) -> Result<Hmac<Sha256>, KeyFileError> {
     let unreadable = |source| KeyFileError::Unreadable {
         path: path.to_owned(),
         source,
     };
-    // Wiped from memory when dropped.
-    let bytes: SecretSlice<u8> = fs::read(path).map_err(unreadable)?.into();
-    // A key is often text that a command wrote, with a line break that an editor adds or takes away: not part of it.
-    let key = bytes.expose_secret().trim_ascii();
+    let content = file::read(path, MAX_KEY_FILE_BYTES).map_err(unreadable)?;
+    // A key is often text that a command wrote, with a line break that an editor adds or takes away: not part of it. A byte
+    // order mark is: without it, a key in use would give other pseudonyms.
+    let key = content.raw().trim_ascii();
     if key.len() < MIN_KEY_BYTES {
         return Err(KeyFileError::TooShort {
             path: path.to_owned(),

@@ -3,9 +3,7 @@
 mod set;
 
 use std::{
-    fmt,
-    fs::File,
-    io::{self, Read},
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -14,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use self::set::SecretSet;
+use crate::file;
 
 /// The longest secret that a file may hold. Far above any token, so that a wrong path is noticed instead of read.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -46,9 +45,8 @@ impl Secret {
 /// Reads the secret of a configuration key that has a twin which names a file: `value` stands for `<key>`, `file` for
 /// `<key>_file`. `None` when neither is set.
 ///
-/// Of a file the white space around its text is cut off: editors and `echo` end a file with a line break. The file is
-/// read at each call, so that a secret can be exchanged while the program runs; this blocks for the time that a small
-/// file takes.
+/// See [`read_file`]. The file is read at each call, so that a secret can be exchanged while the program runs; this blocks
+/// for up to [`file::TIME_LIMIT`].
 ///
 /// # Errors
 /// Both are set, or the file can't be read or holds no secret.
@@ -66,30 +64,33 @@ pub fn resolve(
     }
 }
 
-fn read_file(key: &'static str, path: &Path) -> Result<Secret, SecretError> {
-    let unreadable = |source| SecretError::Unreadable {
-        key,
-        path: path.to_owned(),
-        source,
+/// Reads the file of the secret `<key>`: the only line of the file, without its line break and without a byte order mark,
+/// which editors and `echo` add. Blanks in the line are part of the secret. Blocks for up to [`file::TIME_LIMIT`].
+///
+/// # Errors
+/// The file can't be read, or holds no secret: it is blank, or has more than one line that is not.
+pub fn read_file(key: &'static str, path: &Path) -> Result<Secret, SecretError> {
+    let unreadable = |source: io::Error| {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::FileTooLarge => SecretError::TooLong { key, path },
+            _ => SecretError::Unreadable { key, path, source },
+        }
     };
-    let mut text = String::new();
-    let length = File::open(path)
-        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
-        .map_err(unreadable)?;
-    if length as u64 > MAX_FILE_BYTES {
-        return Err(SecretError::TooLong {
+    let content = file::read(path, MAX_FILE_BYTES).map_err(unreadable)?;
+    let text = content.text().map_err(unreadable)?;
+    let mut lines = text.split(['\n', '\r']).filter(|line| !line.trim().is_empty());
+    match (lines.next(), lines.next()) {
+        (Some(line), None) => Ok(Secret::new(line)),
+        (Some(_), Some(_)) => Err(SecretError::SeveralLines {
             key,
             path: path.to_owned(),
-        });
-    }
-    let secret = text.trim();
-    if secret.is_empty() {
-        return Err(SecretError::EmptyFile {
+        }),
+        (None, _) => Err(SecretError::EmptyFile {
             key,
             path: path.to_owned(),
-        });
+        }),
     }
-    Ok(Secret::new(secret))
 }
 
 /// Why there is no secret.
@@ -118,8 +119,16 @@ pub enum SecretError {
         /// What the system said.
         source: io::Error,
     },
+    /// The file has more than one line with text.
+    #[error("\"{key}_file\": found more than one line in {}, expected the secret as its only line", path.display())]
+    SeveralLines {
+        /// The key without `_file`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
     /// The file has nothing but white space.
-    #[error("\"{key}_file\": found nothing in {}, expected the secret as its only text", path.display())]
+    #[error("\"{key}_file\": found nothing but blanks in {}, expected the secret as its only line", path.display())]
     EmptyFile {
         /// The key without `_file`.
         key: &'static str,
@@ -302,6 +311,34 @@ mod tests {
             text(Some(&empty), None),
             Err(SecretError::Empty { key: "token" })
         ));
+    }
+
+    #[test]
+    fn a_secret_is_the_only_line_of_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        for (text, secret) in [
+            ("hunter2", Some("hunter2")),
+            ("hunter2\r\n", Some("hunter2")),
+            ("\u{feff}hunter2\n", Some("hunter2")),
+            ("\n hunter 2 \n \n", Some(" hunter 2 ")),
+            ("hunter2\nhunter3\n", None),
+            ("\u{feff}\r\n", None),
+            ("   ", None),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            match (read_file("token", &path), secret) {
+                (Ok(found), Some(secret)) => assert_eq!(found.expose(), secret),
+                (Err(error), None) => {
+                    let words = error.to_string();
+                    assert!(
+                        words.contains("only line") && !words.contains("hunter"),
+                        "{words}"
+                    );
+                }
+                (found, _) => panic!("{text:?}: {found:?}"),
+            }
+        }
     }
 
     #[test]

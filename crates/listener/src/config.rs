@@ -2,14 +2,16 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use neurobridge_core::units::ByteSize;
+use neurobridge_core::{
+    address::{self, Address, scheme_words},
+    units::ByteSize,
+};
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio_tungstenite::tungstenite::http::Uri;
 
 use crate::{
-    address::{Address, scheme_words},
     proxy::{Proxy, ProxyChoice},
     token::{self, TokenSource},
 };
@@ -24,6 +26,7 @@ const MAX_FRAME_SIZE: ByteSize = ByteSize::from_mib(1024);
 #[non_exhaustive]
 pub struct SourceConfig {
     /// Where the feed is: `wss://host[:port][/path]`, or `ws://` for one without TLS.
+    #[schemars(extend("format" = address::SCHEMA_FORMAT))]
     pub url: String,
     /// The API token. Exactly one of `token` and `token_file` is needed.
     #[serde(deserialize_with = "token::deserialize_scalar")]
@@ -60,7 +63,7 @@ pub struct SourceConfig {
     /// environment says: `HTTPS_PROXY` for `wss`, `HTTP_PROXY` for `ws`, `NO_PROXY` for exceptions; a loopback host
     /// is always reached without a proxy of the environment.
     #[serde(deserialize_with = "token::deserialize_scalar")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("format" = address::SCHEMA_FORMAT))]
     pub proxy: Option<SecretString>,
     /// A file with the password of the user in `proxy`, read at every connection; `proxy` then has a user and no password.
     pub proxy_password_file: Option<PathBuf>,

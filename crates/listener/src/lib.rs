@@ -8,7 +8,6 @@
 //! What is known of the protocol comes from the platform's public Python and JavaScript clients, their documentation
 //! and their tests; what is marked *assumed* is stated by none of them.
 
-mod address;
 mod backoff;
 mod batch;
 mod config;

@@ -7,14 +7,14 @@ use std::{
 };
 
 use data_encoding::BASE64;
-use neurobridge_core::secret::{self, SecretError, SecretSet};
+use neurobridge_core::{
+    address::{Address, scheme_words},
+    secret::{self, SecretError, SecretSet},
+};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::{
-    address::{Address, scheme_words},
-    config::Endpoint,
-};
+use crate::config::Endpoint;
 
 /// The longest answer to CONNECT, and the most headers in it. A proxy that says more is none.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;

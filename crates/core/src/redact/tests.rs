@@ -1,3 +1,5 @@
+use std::fs;
+
 use std::io::Write;
 
 use proptest::prelude::*;

@@ -1,27 +1,70 @@
-//! The parts of an address that a person has written. No error repeats any of it: it may hold a password.
+//! Addresses (`wss://host:port/path`, `host:port`) as they stand in a configuration: taken apart, and shown only where no
+//! part of them can be a user or a password.
 
 use std::net::Ipv6Addr;
 
 /// Schemes that people try. Others are not named in errors: what stands before `://` may be anything.
-const KNOWN_SCHEMES: [&str; 8] = ["http", "https", "ws", "wss", "socks4", "socks5", "socks5h", "tcp"];
+const KNOWN_SCHEMES: [&str; 11] = [
+    "http", "https", "ws", "wss", "socks4", "socks5", "socks5h", "tcp", "nats", "tls", "kafka",
+];
+
+/// The `format` of a key that holds an address, or several, in the JSON Schema: its value is shown by [`shown`] only.
+pub const SCHEMA_FORMAT: &str = "address";
+
+/// Stands for what is not shown.
+const HIDDEN: &str = "…";
+
+/// Returns an address as it may be shown: scheme, host and port, with an ellipsis for a path or a query; an ellipsis alone
+/// where it does not parse, or has a user.
+pub fn shown(text: &str) -> String {
+    let Some(length) = shown_bytes(text) else {
+        return HIDDEN.to_owned();
+    };
+    match &text[length..] {
+        "" | "/" => text.to_owned(),
+        _ => format!("{}/{HIDDEN}", &text[..length]),
+    }
+}
+
+/// As [`shown`], for a list with commas. A password may have a comma in it: one part with a user hides them all.
+pub fn shown_list(text: &str) -> String {
+    let parts: Vec<String> = text.split(',').map(|part| shown(part.trim())).collect();
+    if parts.iter().any(|part| part == HIDDEN) {
+        return HIDDEN.to_owned();
+    }
+    parts.join(", ")
+}
+
+/// Returns the length of what may be shown of an address: scheme, host and port. `None` where it does not parse, or has a
+/// user.
+pub fn shown_bytes(text: &str) -> Option<usize> {
+    let address = Address::parse(text).ok()?;
+    let is_known = address.scheme.is_none_or(|scheme| known_scheme(scheme).is_some());
+    (is_known && address.user.is_none()).then(|| text.len() - address.rest.len())
+}
 
 /// An address, taken apart: `[scheme://][user@]host[:port][rest]`.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Address<'a> {
-    pub(crate) scheme: Option<&'a str>,
+pub struct Address<'a> {
+    /// The part before `://`.
+    pub scheme: Option<&'a str>,
     /// The part before the `@`, with the password, as it is written.
-    pub(crate) user: Option<&'a str>,
+    pub user: Option<&'a str>,
     /// Without the brackets of an IPv6 address.
-    pub(crate) host: &'a str,
-    pub(crate) port: Option<u16>,
+    pub host: &'a str,
+    /// The port, where one is given.
+    pub port: Option<u16>,
     /// Path and query: empty, or with the `/` or `?` that it begins with.
-    pub(crate) rest: &'a str,
+    pub rest: &'a str,
 }
 
 impl<'a> Address<'a> {
     /// Takes `text` apart. What could be a password with a `/`, `?` or `#` in it is refused: otherwise the user would be
     /// taken for the host, and looked up.
-    pub(crate) fn parse(text: &'a str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// What was found, in words that repeat no part of `text`.
+    pub fn parse(text: &'a str) -> Result<Self, String> {
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err("found a blank or a control character".into());
         }
@@ -55,17 +98,20 @@ impl<'a> Address<'a> {
 }
 
 /// Returns how a wrong scheme is named in an error.
-pub(crate) fn scheme_words(scheme: Option<&str>) -> String {
+pub fn scheme_words(scheme: Option<&str>) -> String {
     match scheme {
         None => "found no scheme".to_owned(),
-        Some(scheme) => KNOWN_SCHEMES
-            .iter()
-            .find(|known| known.eq_ignore_ascii_case(scheme))
-            .map_or_else(
-                || "found another scheme".to_owned(),
-                |known| format!("found the scheme {known}://"),
-            ),
+        Some(scheme) => known_scheme(scheme).map_or_else(
+            || "found another scheme".to_owned(),
+            |known| format!("found the scheme {known}://"),
+        ),
     }
+}
+
+fn known_scheme(scheme: &str) -> Option<&'static str> {
+    KNOWN_SCHEMES
+        .into_iter()
+        .find(|known| known.eq_ignore_ascii_case(scheme))
 }
 
 fn host_and_port(place: &str) -> Result<(&str, Option<u16>), String> {
@@ -161,6 +207,24 @@ mod tests {
         }
         assert_eq!(scheme_words(Some("SOCKS5")), "found the scheme socks5://");
         assert_eq!(scheme_words(Some("hunter2")), "found another scheme");
+    }
+
+    #[test]
+    fn only_a_plain_address_is_shown() {
+        for (text, expected) in [
+            ("wss://events.neuroio.com", "wss://events.neuroio.com"),
+            ("wss://h:81/", "wss://h:81/"),
+            ("wss://h/feed/hunter2", "wss://h/…"),
+            ("wss://h?token=hunter2", "wss://h/…"),
+            ("nats://bob:hunter2@h", "…"),
+            ("hunter2://h", "…"),
+            ("bob:hunter2", "…"),
+        ] {
+            assert_eq!(shown(text), expected, "{text}");
+        }
+        assert_eq!(shown_list("a:1,b:2"), "a:1, b:2");
+        assert_eq!(shown_list("nats://bob:hunter,2@h:4222"), "…");
+        assert_eq!(shown_list("nats://bob:123,hunter2@h:4222"), "…");
     }
 
     proptest! {

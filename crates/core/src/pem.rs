@@ -1,0 +1,127 @@
+//! Certificates in a PEM file, each by itself: one that cannot be read must not make the others useless.
+
+use data_encoding::BASE64;
+
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
+
+/// The certificates of a PEM file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Certificates {
+    /// Those that can be read.
+    pub readable: Vec<Certificate>,
+    /// The places of the others in the file, from 1.
+    pub unreadable: Vec<usize>,
+}
+
+/// A certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Its place in the file, from 1.
+    pub number: usize,
+    /// Its bytes. What they mean is not looked at.
+    pub der: Vec<u8>,
+}
+
+impl Certificates {
+    /// Finds the certificates in a text. Whatever stands between them is skipped.
+    pub fn parse(text: &str) -> Self {
+        let mut found = Self::default();
+        let sections = text.split(BEGIN).skip(1);
+        for (number, section) in (1..).zip(sections) {
+            match section.split_once(END).and_then(|(body, _)| der(body)) {
+                Some(der) => found.readable.push(Certificate { number, der }),
+                None => found.unreadable.push(number),
+            }
+        }
+        found
+    }
+
+    /// Returns which certificates of `file` are skipped, in a sentence for the log. `unusable` are those of the readable
+    /// ones that were refused later.
+    pub fn skipped_words(&self, file: &str, unusable: &[usize]) -> Option<String> {
+        let mut numbers = [self.unreadable.as_slice(), unusable].concat();
+        numbers.sort_unstable();
+        let list: Vec<String> = numbers.iter().take(10).map(usize::to_string).collect();
+        let more = if numbers.len() > list.len() { ", …" } else { "" };
+        (!numbers.is_empty()).then(|| {
+            format!(
+                "certificate {}{more} of {file} cannot be read and is skipped; replace or remove it",
+                list.join(", ")
+            )
+        })
+    }
+}
+
+impl Certificate {
+    /// The certificate as PEM.
+    pub fn pem(&self) -> String {
+        let body = BASE64.encode(&self.der);
+        let mut pem = format!("{BEGIN}\n");
+        // Lines of 64 characters, as RFC 7468 wants them; base64 is ASCII.
+        for line in body.as_bytes().chunks(64) {
+            pem.push_str(&String::from_utf8_lossy(line));
+            pem.push('\n');
+        }
+        pem + END + "\n"
+    }
+}
+
+/// Decodes the body of a section, which is one ASN.1 sequence.
+fn der(body: &str) -> Option<Vec<u8>> {
+    let text: String = body.split_ascii_whitespace().collect();
+    let der = BASE64.decode(text.as_bytes()).ok()?;
+    let (0x30, rest) = (*der.first()?, der.get(2..)?) else {
+        return None;
+    };
+    let length = match der[1] {
+        short @ 0..=0x7f => usize::from(short),
+        // The length of the length.
+        long @ 0x81..=0x84 => {
+            let (length, rest) = rest.split_at_checked(usize::from(long & 0x7f))?;
+            let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+            return (rest.len() == length).then_some(der);
+        }
+        _ => return None,
+    };
+    (rest.len() == length).then_some(der)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(number: usize, length: usize) -> Certificate {
+        let mut der = vec![0x30, 0x82];
+        der.extend(u16::try_from(length).unwrap().to_be_bytes());
+        der.resize(der.len() + length, 7);
+        Certificate { number, der }
+    }
+
+    #[test]
+    fn unreadable_certificates_are_skipped_and_counted() {
+        let (first, last) = (certificate(1, 300), certificate(5, 60));
+        let text = format!(
+            "# roots\r\n{}{BEGIN}\nno base64!\n{END}\n{BEGIN}\n{}{BEGIN}\n{}\n{END}\nbetween{}",
+            first.pem().replace('\n', "\r\n"),
+            // Without its end, and with one that is too short.
+            "TUlJ\n",
+            BASE64.encode(&certificate(4, 300).der[..100]),
+            last.pem(),
+        );
+        let found = Certificates::parse(&text);
+        assert_eq!(found.readable, [first, last]);
+        assert_eq!(found.unreadable, [2, 3, 4]);
+        assert_eq!(
+            found.skipped_words("ca.pem", &[1]).unwrap(),
+            "certificate 1, 2, 3, 4 of ca.pem cannot be read and is skipped; replace or remove it"
+        );
+        assert_eq!(Certificates::parse("").skipped_words("x", &[]), None);
+    }
+
+    #[test]
+    fn a_certificate_is_written_as_it_is_read() {
+        let certificate = certificate(1, 200);
+        assert_eq!(Certificates::parse(&certificate.pem()).readable, [certificate]);
+    }
+}
