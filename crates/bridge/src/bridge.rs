@@ -28,7 +28,7 @@ use crate::{
     config::{Config, SinkEntry, SinkKind},
     data_dir::DataDir,
     exit::{Exit, Failure, OrExit},
-    feed::{Feed, joined, redaction},
+    feed::{Feed, joined, read_redaction},
     http::{self, Status},
     signals::Signals,
     slow::{Slow, SlowSink},
@@ -118,7 +118,7 @@ impl Bridge {
                 shutdown: &shutdown,
                 slow: slow.as_ref(),
             };
-            sink_handles.push(parts.start(&config.data_dir, &mut sinks)?);
+            sink_handles.push(parts.start(&config.data_dir, &mut sinks).await?);
         }
 
         for name in spool.release_others() {
@@ -130,7 +130,7 @@ impl Bridge {
 
         let stop_tap = CancellationToken::new();
         let tap = start_tap(config, &spool, stop_tap.clone()).await;
-        let (feed, sources) = Feed::start(config, spool.clone(), dead_letters)?;
+        let (feed, sources) = Feed::start(config, spool.clone(), dead_letters).await?;
         let state = Arc::new(State {
             started: Instant::now(),
             sources,
@@ -347,41 +347,43 @@ type SinkTasks = JoinSet<(String, Result<Ended, ReadError>)>;
 
 impl SinkParts<'_> {
     /// Adding a kind of sink is a crate, a feature, and a line here.
-    fn start(self, data_dir: &Path, tasks: &mut SinkTasks) -> Result<SinkHandle, Failure> {
+    async fn start(self, data_dir: &Path, tasks: &mut SinkTasks) -> Result<SinkHandle, Failure> {
         match &self.entry.kind {
             SinkKind::File(config) => {
                 let sink = FileSink::new(self.name, config, data_dir);
                 match self.slow.cloned() {
-                    Some(slow) => self.spawn(SlowSink::new(sink, slow), tasks),
-                    None => self.spawn(sink, tasks),
+                    Some(slow) => self.spawn(SlowSink::new(sink, slow), tasks).await,
+                    None => self.spawn(sink, tasks).await,
                 }
             }
             #[cfg(feature = "kafka")]
             SinkKind::Kafka(config) => {
                 let sink = neurobridge_sink_kafka::KafkaSink::new(self.name, (**config).clone());
-                self.spawn(sink, tasks)
+                self.spawn(sink, tasks).await
             }
             #[cfg(feature = "nats")]
             SinkKind::Nats(config) => {
                 let sink = neurobridge_sink_nats::NatsSink::new(self.name, (**config).clone());
-                self.spawn(sink, tasks)
+                self.spawn(sink, tasks).await
             }
         }
     }
 
-    fn spawn(self, sink: impl Sink, tasks: &mut SinkTasks) -> Result<SinkHandle, Failure> {
+    async fn spawn(self, sink: impl Sink, tasks: &mut SinkTasks) -> Result<SinkHandle, Failure> {
+        let common = &self.entry.common;
+        let redaction = read_redaction(
+            &common.redact,
+            common.pseudonymise.as_ref(),
+            &format!("sinks.{}", self.name),
+        )
+        .await?;
         let reader = self.spool.reader_from(self.name, self.entry.common.start);
         let progress = Arc::new(Progress::new(reader.cursor().clone()));
-        let common = &self.entry.common;
         let options = delivery::Options {
             name: self.name.to_owned(),
             spool: self.spool.id(),
             filter: common.filter.clone(),
-            redaction: redaction(
-                &common.redact,
-                common.pseudonymise.as_ref(),
-                &format!("sinks.{}", self.name),
-            )?,
+            redaction,
             dead_letters: self.dead_letters,
             max_dead_letters_in_a_row: common.max_dead_letters_in_a_row,
         };

@@ -6,13 +6,13 @@ use anyhow::{Context, anyhow};
 use neurobridge_core::{
     dead_letter::DeadLetters,
     ledger::SourceLedger,
-    redact::{Pattern, Pseudonymise, Redaction},
+    redact::{KeyFileError, Pattern, Pseudonymise, Redaction},
 };
-use neurobridge_listener::{Source, SourceError, SourceStats};
+use neurobridge_listener::{Source, SourceConfig, SourceError, SourceStats};
 use neurobridge_spool::{AppendError, Spool, SpoolConfig};
 use tokio::{
     sync::mpsc,
-    task::{JoinError, JoinSet},
+    task::{JoinError, JoinSet, spawn_blocking},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -43,12 +43,13 @@ impl Feed {
     ///
     /// # Errors
     /// A file or a key is not to be had. What was started is stopped again.
-    pub(crate) fn start(
+    pub(crate) async fn start(
         config: &Config,
         spool: Spool,
         dead_letters: Arc<dyn DeadLetters>,
     ) -> Result<(Self, Vec<SourceHandle>), Failure> {
-        let redaction = redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event")?;
+        let redaction =
+            read_redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event").await?;
         let redacts = !redaction.is_empty() || config.sinks.values().any(|sink| sink.common.redacts());
         let rules = Arc::new(Rules {
             filter: config.event.filter.clone(),
@@ -61,7 +62,8 @@ impl Feed {
         let mut handles = Vec::new();
         for (name, source) in &config.sources {
             let ledger = Arc::new(SourceLedger::default());
-            let source = Source::new(name.as_str(), source.clone(), Arc::clone(&ledger))
+            let source = made(name, source.clone(), Arc::clone(&ledger))
+                .await
                 .with_context(|| format!("sources.{name}"))
                 .or_exit(Exit::Config)?;
             let intake = IntakeSource {
@@ -151,7 +153,33 @@ impl Drop for Feed {
     }
 }
 
-/// What a part of the configuration takes out of events.
+/// Makes a source, without blocking while its files are read.
+///
+/// # Errors
+/// As [`Source::new`].
+pub(crate) async fn made(
+    name: &str,
+    config: SourceConfig,
+    ledger: Arc<SourceLedger>,
+) -> Result<Source, SourceError> {
+    let name = name.to_owned();
+    joined(spawn_blocking(move || Source::new(name, config, ledger)).await)
+}
+
+/// As [`redaction`], without blocking: the disk of the key file may hang.
+///
+/// # Errors
+/// As [`redaction`].
+pub(crate) async fn read_redaction(
+    redact: &[Pattern],
+    pseudonymise: Option<&Pseudonymise>,
+    place: &str,
+) -> Result<Redaction, Failure> {
+    let (redact, pseudonymise, place) = (redact.to_vec(), pseudonymise.cloned(), place.to_owned());
+    joined(spawn_blocking(move || redaction(&redact, pseudonymise.as_ref(), &place)).await)
+}
+
+/// What a part of the configuration takes out of events. Blocks while it reads the key file.
 ///
 /// # Errors
 /// The key file can't be used.
@@ -160,9 +188,19 @@ pub(crate) fn redaction(
     pseudonymise: Option<&Pseudonymise>,
     place: &str,
 ) -> Result<Redaction, Failure> {
-    Redaction::new(redact, pseudonymise)
-        .with_context(|| format!("{place}.pseudonymise.key_file"))
-        .or_exit(Exit::Config)
+    Redaction::new(redact, pseudonymise).map_err(|error| {
+        // A disk that hangs may recover, and a restart may help; a wrong file stays wrong.
+        let exit = match &error {
+            KeyFileError::Unreadable { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
+                Exit::Unavailable
+            }
+            _ => Exit::Config,
+        };
+        Failure::new(
+            exit,
+            anyhow!(error).context(format!("{place}.pseudonymise.key_file")),
+        )
+    })
 }
 
 /// The result of a task; a panic in it goes on here.

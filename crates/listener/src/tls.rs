@@ -1,13 +1,17 @@
 //! TLS: whom to trust, what to show, and the stream that may or may not be encrypted.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, LazyLock},
     task::{Context, Poll},
 };
 
+use neurobridge_core::{
+    file::{self, Content},
+    pem::Certificates,
+};
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::{
@@ -16,7 +20,12 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use tracing::warn;
+
 use crate::config::TlsFiles;
+
+/// All certificates that systems trust are a quarter of a MiB.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Why TLS cannot be set up. Public, because it stops a source from being made.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +67,13 @@ pub enum TlsSetupError {
         /// Why not.
         source: rustls::Error,
     },
+}
+
+impl TlsSetupError {
+    /// Whether a disk hangs. That may pass, other than a wrong file.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::TimedOut)
+    }
 }
 
 /// Why a TLS handshake failed.
@@ -105,7 +121,7 @@ static SYSTEM_ROOTS: LazyLock<Result<Arc<RootCertStore>, String>> = LazyLock::ne
     Ok(Arc::new(roots))
 });
 
-/// Reads the files. Blocks on the disk, shortly.
+/// Reads the files. Blocks for up to [`file::TIME_LIMIT`] for each.
 pub(crate) fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsSetupError> {
     // The provider is named here: with two of them compiled into a program, rustls refuses to choose.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -117,7 +133,7 @@ pub(crate) fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsSe
         (Some(cert_file), Some(key_file)) => {
             let chain = certificates("cert_file", cert_file)?;
             let pem = read("key_file", key_file)?;
-            let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsSetupError::NotPem {
+            let key = PrivateKeyDer::from_pem_slice(pem.bytes()).map_err(|_| TlsSetupError::NotPem {
                 key: "key_file",
                 path: key_file.clone(),
                 expected: "private key (PEM)",
@@ -219,30 +235,57 @@ fn roots(ca_file: Option<&Path>) -> Result<Arc<RootCertStore>, TlsSetupError> {
             .map_err(|problems| TlsSetupError::NoRoots { problems });
     };
     let mut roots = RootCertStore::empty();
-    for certificate in certificates("ca_file", path)? {
-        roots.add(certificate).map_err(|source| TlsSetupError::Unusable {
-            key: "ca_file",
-            source,
-        })?;
+    let found = parse(&read("ca_file", path)?);
+    let (mut unusable, mut refusal) = (Vec::new(), None);
+    for certificate in &found.readable {
+        if let Err(error) = roots.add(certificate.der.clone().into()) {
+            unusable.push(certificate.number);
+            refusal = Some(error);
+        }
+    }
+    if roots.is_empty() {
+        return Err(match refusal {
+            Some(source) => TlsSetupError::Unusable {
+                key: "ca_file",
+                source,
+            },
+            None => no_certificate("ca_file", path),
+        });
+    }
+    // The others may be all that is needed.
+    if let Some(words) = found.skipped_words(&path.display().to_string(), &unusable) {
+        warn!("tls.ca_file: {words}");
     }
     Ok(Arc::new(roots))
 }
 
 fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
-    let pem = read(key, path)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(TlsSetupError::NotPem {
-            key,
-            path: path.to_owned(),
-            expected: "certificate (PEM)",
-        }),
+    let found = parse(&read(key, path)?);
+    // Of our own chain none may be missing.
+    if found.readable.is_empty() || !found.unreadable.is_empty() {
+        return Err(no_certificate(key, path));
+    }
+    Ok(found
+        .readable
+        .into_iter()
+        .map(|certificate| certificate.der.into())
+        .collect())
+}
+
+fn parse(content: &Content) -> Certificates {
+    Certificates::parse(&String::from_utf8_lossy(content.bytes()))
+}
+
+fn no_certificate(key: &'static str, path: &Path) -> TlsSetupError {
+    TlsSetupError::NotPem {
+        key,
+        path: path.to_owned(),
+        expected: "certificate (PEM)",
     }
 }
 
-fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsSetupError> {
-    fs::read(path).map_err(|source| TlsSetupError::Unreadable {
+fn read(key: &'static str, path: &Path) -> Result<Content, TlsSetupError> {
+    file::read(path, MAX_FILE_BYTES).map_err(|source| TlsSetupError::Unreadable {
         key,
         path: path.to_owned(),
         source,

@@ -1,28 +1,16 @@
 //! The API token: where it comes from, and that nobody sees it.
 
-use std::{
-    fmt, io,
-    path::{Path, PathBuf},
-};
+use std::{fmt, path::PathBuf};
 
+use neurobridge_core::secret::{self, SecretError};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserializer, Serialize, de};
-use tokio::io::AsyncReadExt;
-
-/// No token is that long; whoever names a large file by mistake learns it.
-const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// Why there is no token to authorise with.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TokenError {
-    #[error("the token file {} cannot be read", path.display())]
-    Unreadable { path: PathBuf, source: io::Error },
-    #[error("the token file {} is empty", path.display())]
-    Empty { path: PathBuf },
-    #[error("the token file {} is larger than {MAX_FILE_BYTES} bytes: that is no token", path.display())]
-    TooLarge { path: PathBuf },
-}
+#[error("the token file cannot be read")]
+pub(crate) struct TokenError(#[source] SecretError);
 
 /// Where the token comes from.
 #[derive(Clone, Debug)]
@@ -36,36 +24,17 @@ impl TokenSource {
     pub(crate) async fn read(&self) -> Result<SecretString, TokenError> {
         match self {
             Self::Text(token) => Ok(token.clone()),
-            Self::File(path) => read_file(path).await,
+            Self::File(path) => {
+                let path = path.clone();
+                let read = tokio::task::spawn_blocking(move || secret::read_file("token", &path));
+                let token = read
+                    .await
+                    .expect("reading a file neither panics nor is cancelled")
+                    .map_err(TokenError)?;
+                Ok(token.expose().into())
+            }
         }
     }
-}
-
-async fn read_file(path: &Path) -> Result<SecretString, TokenError> {
-    let unreadable = |source| TokenError::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
-    let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
-    let mut text = String::new();
-    let length = file
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_string(&mut text)
-        .await
-        .map_err(unreadable)?;
-    if length as u64 > MAX_FILE_BYTES {
-        return Err(TokenError::TooLarge {
-            path: path.to_owned(),
-        });
-    }
-    // Editors and `echo` end a file with a line break; no token ends with one.
-    let token = text.trim_end_matches(['\r', '\n']);
-    if token.is_empty() {
-        return Err(TokenError::Empty {
-            path: path.to_owned(),
-        });
-    }
-    Ok(token.into())
 }
 
 /// The AUTH message, which must be the first on a connection.
@@ -156,15 +125,24 @@ mod tests {
         let path = folder.path().join("token");
         let source = TokenSource::File(path.clone());
         let error = source.read().await.unwrap_err();
-        assert!(matches!(error, TokenError::Unreadable { .. }), "{error}");
-        std::fs::write(&path, "\r\n").unwrap();
-        assert!(matches!(source.read().await, Err(TokenError::Empty { .. })));
+        assert!(matches!(error.0, SecretError::Unreadable { .. }), "{error}");
+        for (text, is_empty) in [("\r\n", true), ("  ", true), ("first\nsecond\n", false)] {
+            std::fs::write(&path, text).unwrap();
+            match source.read().await {
+                Err(TokenError(SecretError::EmptyFile { .. })) => assert!(is_empty, "{text:?}"),
+                Err(TokenError(SecretError::SeveralLines { .. })) => assert!(!is_empty, "{text:?}"),
+                other => panic!("{text:?}: {other:?}"),
+            }
+        }
         for token in ["first", " with spaces "] {
             std::fs::write(&path, format!("{token}\r\n")).unwrap();
             assert_eq!(source.read().await.unwrap().expose_secret(), token);
         }
         std::fs::write(&path, vec![b'x'; 70_000]).unwrap();
-        assert!(matches!(source.read().await, Err(TokenError::TooLarge { .. })));
+        assert!(matches!(
+            source.read().await,
+            Err(TokenError(SecretError::TooLong { .. }))
+        ));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod health;
 mod producer;
 mod properties;
 mod sink;
+mod tls;
 mod topics;
 mod transaction;
 

@@ -8,7 +8,7 @@ use neurobridge_core::{
 };
 use rdkafka::{ClientConfig, error::KafkaError};
 
-use crate::config::KafkaConfig;
+use crate::{config::KafkaConfig, tls};
 
 /// Queue depths and broker states, often enough for people, rarely enough to cost nothing.
 const STATISTICS_INTERVAL_MS: &str = "5000";
@@ -158,32 +158,17 @@ pub(crate) fn client(config: &KafkaConfig, sink: &str) -> Result<ClientConfig, S
         },
     );
     if let Some(tls) = &config.tls {
-        // librdkafka names the property, and OpenSSL its own sources, neither the file.
-        for (key, file) in [
-            ("ca_file", &tls.ca_file),
-            ("cert_file", &tls.cert_file),
-            ("key_file", &tls.key_file),
-        ] {
-            if let Some(file) = file
-                && let Err(error) = std::fs::File::open(file)
-            {
-                let reason = format!(
-                    "tls.{key} = \"{}\" can't be read: {error}; make it readable for the bridge, or name another file",
-                    file.display()
-                );
-                return Err(SinkFault::new(FaultKind::Other, reason));
-            }
+        // Read here, within a time limit: librdkafka would wait for a disk that hangs, and names no file that is wrong.
+        match &tls.ca_file {
+            Some(path) => client.set("ssl.ca.pem", tls::authorities(path)?),
+            // The vendored OpenSSL would look for its roots in /usr/local/ssl, where there are none.
+            None => client.set("ssl.ca.location", "probe"),
+        };
+        if let Some(path) = &tls.cert_file {
+            client.set("ssl.certificate.pem", tls::read("cert_file", path)?.as_str());
         }
-        // The vendored OpenSSL would look for its roots in /usr/local/ssl, where there are none.
-        client.set(
-            "ssl.ca.location",
-            tls.ca_file.as_deref().map_or("probe".into(), path),
-        );
-        if let Some(certificate) = &tls.cert_file {
-            client.set("ssl.certificate.location", path(certificate));
-        }
-        if let Some(key) = &tls.key_file {
-            client.set("ssl.key.location", path(key));
+        if let Some(path) = &tls.key_file {
+            client.set("ssl.key.pem", tls::read("key_file", path)?.as_str());
         }
         let password = resolve(
             "tls.key_password",
@@ -321,10 +306,6 @@ fn resolve(
             .unwrap_or_default();
         SinkFault::new(FaultKind::Unauthorised, format!("{error}{cause}"))
     })
-}
-
-fn path(path: &Path) -> String {
-    path.display().to_string()
 }
 
 /// librdkafka's messages quote the value, which may be a secret.

@@ -1,9 +1,10 @@
 //! Who we are, proved anew at each connection.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use async_nats::{Auth, AuthError};
 use neurobridge_core::{
+    file,
     secret::{self, Secret, SecretError},
     sink::{FaultKind, SinkFault},
 };
@@ -21,7 +22,7 @@ pub(crate) enum Identity {
 }
 
 impl Identity {
-    /// Reads it; its files each time, so that one that was exchanged counts. Blocks for the time that small files take.
+    /// Reads it; its files each time, so that one that was exchanged counts. Blocks for up to [`file::TIME_LIMIT`].
     ///
     /// # Errors
     /// A file can't be read, or has not in it what it should have.
@@ -84,9 +85,10 @@ fn read_credentials(path: &Path) -> Result<Identity, SinkFault> {
             ),
         )
     };
-    let text =
-        fs::read_to_string(path).map_err(|error| unusable(&format!("can't read what is ({error})")))?;
-    let mut parts = blocks(&text);
+    let unreadable = |error: std::io::Error| unusable(&format!("can't read what is ({error})"));
+    let content = file::read(path, secret::MAX_FILE_BYTES).map_err(unreadable)?;
+    let text = content.text().map_err(unreadable)?;
+    let mut parts = blocks(text);
     let (Some(jwt), Some(seed)) = (parts.next(), parts.next()) else {
         return Err(unusable("found fewer than two blocks"));
     };
@@ -126,6 +128,8 @@ fn unreadable(error: &SecretError) -> SinkFault {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const FILE: &str = "-----BEGIN NATS USER JWT-----\neyJ0.abc-_.x\n------END NATS USER JWT------\n\n\

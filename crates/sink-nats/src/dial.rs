@@ -17,7 +17,7 @@ use neurobridge_core::{
 use crate::{
     auth::Identity,
     chain::{Chain, Owner},
-    config::{NatsConfig, Order},
+    config::{NatsConfig, Order, TlsConfig},
     error,
     events::Events,
     stream::{Api, Stream},
@@ -112,11 +112,26 @@ pub(crate) async fn dial(
     Ok(dialled)
 }
 
+/// What to set up TLS with, where it may be needed.
+fn tls_config(config: &NatsConfig) -> Option<TlsConfig> {
+    let is_named = config.servers.iter().any(|server| server.starts_with("tls://"));
+    config.tls.clone().or_else(|| is_named.then(TlsConfig::default))
+}
+
 async fn connect(config: &NatsConfig, sink: &str, events: &Arc<Events>) -> Result<Client, SinkFault> {
     let servers: Result<Vec<ServerAddr>, _> = config.servers.iter().map(|server| server.parse()).collect();
     let servers = servers
         .map_err(|error| SinkFault::new(FaultKind::Other, format!("servers: {error}; expected URLs")))?;
-    let identity = Arc::new(Identity::read(config.auth.as_ref())?);
+    // Files may hang, and no other task may with them.
+    let (auth, tls) = (config.auth.clone(), tls_config(config));
+    let files = tokio::task::spawn_blocking(move || {
+        let tls = tls.as_ref().map(tls::client_config).transpose()?;
+        Ok::<_, SinkFault>((Identity::read(auth.as_ref())?, tls))
+    });
+    let (identity, tls) = files
+        .await
+        .expect("reading files neither panics nor is cancelled")?;
+    let identity = Arc::new(identity);
     let was_made = Arc::new(AtomicBool::new(false));
     let capacity = config.max_in_flight as usize + SPARE_CAPACITY;
     let mut options = ConnectOptions::with_auth_callback({
@@ -152,13 +167,8 @@ async fn connect(config: &NatsConfig, sink: &str, events: &Arc<Events>) -> Resul
             async {}
         }
     });
-    if let Some(tls) = &config.tls {
-        options = options
-            .require_tls(true)
-            .tls_client_config(tls::client_config(tls)?);
-    } else if config.servers.iter().any(|server| server.starts_with("tls://")) {
-        // With the provider named, as above.
-        options = options.tls_client_config(tls::client_config(&crate::TlsConfig::default())?);
+    if let Some(tls) = tls {
+        options = options.require_tls(config.tls.is_some()).tls_client_config(tls);
     }
     let client = options
         .connect(servers)

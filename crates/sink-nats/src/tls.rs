@@ -1,14 +1,23 @@
 //! TLS: whom to trust and what to show.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
-use neurobridge_core::sink::{FaultKind, SinkFault};
+use neurobridge_core::{
+    file::{self, Content},
+    pem::Certificates,
+    sink::{FaultKind, SinkFault},
+};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
+use tracing::warn;
+
 use crate::config::TlsConfig;
 
-/// Reads the files. Blocks on the disk, shortly.
+/// All certificates that systems trust are a quarter of a MiB.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Reads the files. Blocks for up to [`file::TIME_LIMIT`] for each.
 ///
 /// # Errors
 /// A file can't be read, or has not in it what it should have.
@@ -23,7 +32,7 @@ pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig, SinkFaul
         return Ok(builder.with_no_client_auth());
     };
     let chain = certificates("cert_file", cert_file)?;
-    let key = PrivateKeyDer::from_pem_slice(&read("key_file", key_file)?)
+    let key = PrivateKeyDer::from_pem_slice(read("key_file", key_file)?.bytes())
         .map_err(|_| wrong("key_file", key_file, "private key (PEM)"))?;
     builder.with_client_auth_cert(chain, key).map_err(|error| {
         fault(format!(
@@ -36,10 +45,23 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, SinkFault> {
     let mut roots = RootCertStore::empty();
     match ca_file {
         Some(path) => {
-            for certificate in certificates("ca_file", path)? {
-                roots.add(certificate).map_err(|error| {
-                    fault(format!("tls.ca_file: {} can't be used: {error}", path.display()))
-                })?;
+            let found = parse(&read("ca_file", path)?);
+            let (mut unusable, mut refusal) = (Vec::new(), None);
+            for certificate in &found.readable {
+                if let Err(error) = roots.add(certificate.der.clone().into()) {
+                    unusable.push(certificate.number);
+                    refusal = Some(error);
+                }
+            }
+            if roots.is_empty() {
+                return Err(match refusal {
+                    Some(error) => fault(format!("tls.ca_file: {} can't be used: {error}", path.display())),
+                    None => wrong("ca_file", path, "certificate (PEM)"),
+                });
+            }
+            // The others may be all that is needed.
+            if let Some(words) = found.skipped_words(&path.display().to_string(), &unusable) {
+                warn!("tls.ca_file: {words}");
             }
         }
         None => {
@@ -55,16 +77,25 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, SinkFault> {
 }
 
 fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SinkFault> {
-    let pem = read(key, path)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(wrong(key, path, "certificate (PEM)")),
+    let found = parse(&read(key, path)?);
+    // Of our own chain none may be missing.
+    if found.readable.is_empty() || !found.unreadable.is_empty() {
+        return Err(wrong(key, path, "certificate (PEM)"));
     }
+    Ok(found
+        .readable
+        .into_iter()
+        .map(|certificate| certificate.der.into())
+        .collect())
 }
 
-fn read(key: &str, path: &Path) -> Result<Vec<u8>, SinkFault> {
-    fs::read(path).map_err(|error| fault(format!("tls.{key}: can't read {}: {error}", path.display())))
+fn parse(content: &Content) -> Certificates {
+    Certificates::parse(&String::from_utf8_lossy(content.bytes()))
+}
+
+fn read(key: &str, path: &Path) -> Result<Content, SinkFault> {
+    file::read(path, MAX_FILE_BYTES)
+        .map_err(|error| fault(format!("tls.{key}: can't read {}: {error}", path.display())))
 }
 
 fn wrong(key: &str, path: &Path, expected: &str) -> SinkFault {
@@ -77,6 +108,8 @@ fn fault(reason: String) -> SinkFault {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

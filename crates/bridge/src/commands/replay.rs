@@ -27,7 +27,7 @@ use crate::{
     config::{Config, SinkEntry, SinkKind},
     data_dir::DataDir,
     exit::{Exit, Failure, OrExit},
-    feed::redaction,
+    feed::read_redaction,
     signals::Signals,
 };
 
@@ -74,11 +74,12 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
         name: flags.sink.clone(),
         spool: id,
         filter: entry.common.filter.clone(),
-        redaction: redaction(
+        redaction: read_redaction(
             &entry.common.redact,
             entry.common.pseudonymise.as_ref(),
             &format!("sinks.{}", flags.sink),
-        )?,
+        )
+        .await?,
         dead_letters: replay.open_dead_letters(&letters).await?,
         max_dead_letters_in_a_row: entry.common.max_dead_letters_in_a_row,
     };

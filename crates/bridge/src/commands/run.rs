@@ -1,5 +1,7 @@
 //! `neurobridge run`: the bridge.
 
+use tracing::info;
+
 use crate::{
     bridge::Bridge,
     config::Config,
@@ -13,5 +15,14 @@ use crate::{
 /// It could not start, could not go on, or could not deliver all in time.
 pub(crate) async fn run(config: &Config) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
-    Bridge::start(config).await?.run(&mut signals).await
+    let bridge = tokio::select! {
+        biased;
+        // The start reads files, and their disk may hang.
+        signal = signals.next() => {
+            info!(signal, "stopped before the start was complete");
+            return Ok(());
+        }
+        started = Bridge::start(config) => started?,
+    };
+    bridge.run(&mut signals).await
 }

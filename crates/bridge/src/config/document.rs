@@ -1,6 +1,8 @@
 //! The configuration file: its values, and where each key stands.
 
-use std::{collections::BTreeMap, fs, io, io::Read, ops::Range, path::Path};
+use std::{collections::BTreeMap, io, ops::Range, path::Path, time::Duration};
+
+use neurobridge_core::file;
 
 use serde_json::{Map, Number, Value};
 use toml::{
@@ -16,6 +18,9 @@ use super::{
 
 /// Nobody writes that much by hand; whoever names another file by mistake learns it.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How long the file may take. It may come from a command: `-c <(…)`.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 /// A path of keys; the places of an array are keys as well.
 pub(super) type KeyPath = Vec<String>;
@@ -44,15 +49,16 @@ impl Document {
     /// # Errors
     /// It can't be read, or is no TOML: then all that the parser could make out is reported.
     pub(super) fn read(path: &Path, shape: &Shape<'_>) -> Result<Self, ReadError> {
-        let mut text = String::new();
-        let length = fs::File::open(path)
-            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
-            .map_err(ReadError::Io)?;
-        if length as u64 > MAX_FILE_BYTES {
-            let message = format!("found more than {MAX_FILE_BYTES} bytes, expected a configuration in TOML");
-            return Err(ReadError::Report(Report::of_file(path, None, message)));
-        }
-        Self::parse(path, &text, shape).map_err(ReadError::Report)
+        let content = match file::read_within(path, MAX_FILE_BYTES, TIME_LIMIT) {
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                let message =
+                    format!("found more than {MAX_FILE_BYTES} bytes, expected a configuration in TOML");
+                return Err(ReadError::Report(Report::of_file(path, None, message)));
+            }
+            content => content.map_err(ReadError::Io)?,
+        };
+        let text = content.text().map_err(ReadError::Io)?;
+        Self::parse(path, text, shape).map_err(ReadError::Report)
     }
 
     /// Reads the text of a file.

@@ -4,12 +4,12 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
-    fs::{self, File},
     io,
     path::{Path, PathBuf},
 };
 
 use figment::{Figment, providers::Serialized};
+use neurobridge_core::file;
 use serde_json::{Map, Value};
 
 use super::{
@@ -207,12 +207,7 @@ fn merge(document: &Document, environment: &Environment) -> Map<String, Value> {
 
 /// Why a file can't be read. A pipe or a device is not opened: that may wait for ever, or take what it holds.
 fn unreadable(path: &Path) -> Option<io::Error> {
-    match fs::metadata(path) {
-        Err(error) => Some(error),
-        Ok(found) if found.is_dir() => Some(io::ErrorKind::IsADirectory.into()),
-        Ok(found) if found.is_file() => File::open(path).err(),
-        Ok(_) => None,
-    }
+    file::try_open(path).err()
 }
 
 /// The values of all keys whose name ends as those of files do.
@@ -263,6 +258,8 @@ impl Origins<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use nix::{sys::stat::Mode, unistd::mkfifo};
 
     use super::*;

@@ -79,17 +79,22 @@ pub(crate) struct Dialler {
 
 impl Dialler {
     /// Sets up what does not change from one connection to the next, and reads the files for TLS once, so that what is
-    /// wrong with them is known at the start.
+    /// wrong with them is known at the start. Blocks while it does; a disk that hangs is no error yet.
     pub(crate) fn new(
         config: &SourceConfig,
         endpoint: Endpoint,
         proxy: Option<Proxy>,
         secrets: SecretSet,
     ) -> Result<Self, TlsSetupError> {
-        let tls = endpoint
+        let tls = match endpoint
             .is_tls
             .then(|| tls::client_config(&config.tls))
-            .transpose()?;
+            .transpose()
+        {
+            // The dial reads them again, and says so while it waits.
+            Err(error) if error.is_timeout() => None,
+            tls => tls?,
+        };
         let has_files = config.tls.ca_file.is_some() || config.tls.cert_file.is_some();
         Ok(Self {
             endpoint,

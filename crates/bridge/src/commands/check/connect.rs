@@ -9,7 +9,7 @@ use std::{
 };
 
 use neurobridge_core::ledger::SourceLedger;
-use neurobridge_listener::{Frames, Source, SourceConfig, SourceError, SourceState};
+use neurobridge_listener::{Frames, SourceConfig, SourceError, SourceState};
 use neurobridge_sink_file::FileConfig;
 use tokio::{
     net::TcpListener,
@@ -25,7 +25,7 @@ use super::client;
 use crate::{
     config::{Config, SinkEntry, SinkKind},
     exit::{Exit, Failure, chain},
-    feed::joined,
+    feed::{joined, made},
     terminal::{Paint, Style},
 };
 
@@ -107,8 +107,9 @@ pub(super) type Answer = Result<Fine, (Exit, String)>;
 async fn try_source(name: &str, config: SourceConfig) -> Answer {
     let begin = Instant::now();
     let unavailable = |error: &SourceError| (Exit::Unavailable, chain(error));
-    let source =
-        Source::new(name, config, Arc::new(SourceLedger::default())).map_err(|error| unavailable(&error))?;
+    let source = made(name, config, Arc::new(SourceLedger::default()))
+        .await
+        .map_err(|error| unavailable(&error))?;
     let frames = Frames::new(Arc::clone(source.name()));
     let stats = source.stats();
     let stop = CancellationToken::new();
