@@ -16,6 +16,7 @@ pub(crate) const MAX_TOPIC_LENGTH: usize = 249;
 #[serde(deny_unknown_fields)]
 pub struct KafkaConfig {
     /// Brokers to begin with, `host:port` with commas between them; the others are learned from these.
+    #[schemars(extend("format" = neurobridge_core::address::SCHEMA_FORMAT))]
     pub bootstrap_servers: String,
     /// The topic. Fields of the event may stand in it between braces, as in `entries.{space.id}`; a field without a
     /// value becomes `unknown`, and what a topic's name may not contain becomes `_`. A person's id may not be in it.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct NatsConfig {
     /// Servers, as in `nats://localhost:4222`, or `tls://` where the connection has to be encrypted. One that answers
     /// will do: name several of a cluster, others are not learned from these.
+    #[schemars(extend("format" = neurobridge_core::address::SCHEMA_FORMAT))]
     pub servers: Vec<String>,
     /// The subject. Fields of the event may stand in it between braces; a field without a value becomes `unknown`, and
     /// what a token of a subject may not contain becomes `_`. A person's id may not be in it.

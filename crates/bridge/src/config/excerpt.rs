@@ -1,14 +1,16 @@
 //! Lines of the configuration file as they may be shown: without anything that might be a secret.
 //!
 //! A value is shown only where the schema knows its key and knows it for no secret. What stands under a mistyped key, under
-//! a name where a table should be, or in a file that is no TOML, may be a token: an ellipsis stands for it.
+//! a name where a table should be, or in a file that is no TOML, may be a token: an ellipsis stands for it. Of an address
+//! only scheme, host and port are shown, and nothing where it does not parse or has a user: a password may hold any character.
 
 use std::{collections::BTreeSet, ops::Range};
 
+use neurobridge_core::address;
 use serde_json::Value;
 
 use super::{
-    document::{Document, KeyPath},
+    document::{Document, KeyPath, Place},
     shape::Shape,
 };
 
@@ -47,12 +49,7 @@ pub(super) fn of(document: &Document, shape: &Shape<'_>, key: &[String]) -> Opti
             continue;
         }
         end_of_values = end_of_values.max(place.value.end);
-        if is_secret(document, shape, path) {
-            hidden.push(place.value.clone());
-        } else {
-            let value = text.get(place.value.clone()).unwrap_or_default();
-            hidden.extend(credentials(value).map(|range| shifted(&range, place.value.start)));
-        }
+        hidden.extend(hidden_part(document, shape, path, place));
     }
     // Behind the last value there is a comment at most, and braces.
     let rest = text.get(end_of_values..line.end).unwrap_or_default();
@@ -128,19 +125,45 @@ fn value_at<'d>(document: &'d Document, path: &[String]) -> Option<&'d Value> {
         })
 }
 
-/// Where names, passwords and queries stand in a value with URLs.
-fn credentials(value: &str) -> impl Iterator<Item = Range<usize>> {
-    let starts = value.match_indices("://").map(|(at, _)| at + 3);
-    starts.flat_map(|start| {
-        let rest = &value[start..];
-        let end = rest
-            .find(|c: char| c.is_whitespace() || "\"',".contains(c))
-            .unwrap_or(rest.len());
-        let url = &rest[..end];
-        let user = url.rfind('@').map(|at| start..start + at);
-        let query = url.find('?').map(|at| start + at + 1..start + end);
-        user.into_iter().chain(query)
-    })
+/// Returns the part of a value that must not be shown.
+fn hidden_part(
+    document: &Document,
+    shape: &Shape<'_>,
+    path: &KeyPath,
+    place: &Place,
+) -> Option<Range<usize>> {
+    if is_secret(document, shape, path) {
+        return Some(place.value.clone());
+    }
+    let Some(Value::String(value)) = value_at(document, path) else {
+        // A number, a boolean, or an array, whose items have places of their own.
+        return None;
+    };
+    let may_be_address = value.contains("://") && value.contains(['@', '?', '#']);
+    if !is_address(shape, path) && !may_be_address {
+        return None;
+    }
+    if value.contains(',') && address::shown_list(value) != "…" {
+        return None;
+    }
+    let shown = address::shown_bytes(value).filter(|_| !value.contains(','));
+    match shown {
+        Some(length) if matches!(&value[length..], "" | "/") => None,
+        // Between quotes, without escapes: the same text stands in the file.
+        Some(length) if document.text.get(place.value.start + 1..place.value.end - 1) == Some(value) => {
+            Some(place.value.start + 1 + length..place.value.end - 1)
+        }
+        _ => Some(place.value.clone()),
+    }
+}
+
+/// Whether a key holds an address, or is an item of an array of addresses.
+pub(super) fn is_address(shape: &Shape<'_>, path: &[String]) -> bool {
+    let at = |path: &[String]| shape.at(path.iter().map(String::as_str)).is_address();
+    at(path)
+        || path
+            .split_last()
+            .is_some_and(|(last, array)| last.parse::<usize>().is_ok() && at(array))
 }
 
 /// The line, with ellipses for what is hidden, and the place of what is meant in it.
@@ -212,10 +235,6 @@ fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
     one.start < other.end && other.start < one.end
 }
 
-fn shifted(range: &Range<usize>, by: usize) -> Range<usize> {
-    range.start + by..range.end + by
-}
-
 /// All names of keys that a schema has anywhere.
 pub(super) fn names<'s>(schema: &'s Value, found: &mut BTreeSet<&'s str>) {
     match schema {
@@ -284,12 +303,27 @@ mod tests {
             (
                 "[sources.main]\nurl = \"wss://u:hunter2@h/?t=hunter2\" ",
                 "sources.main.url",
-                "2 url = \"wss://…@h/?…\" [\"wss://…@h/?…\"]",
+                "2 url = … […]",
+            ),
+            (
+                "[sources.main]\nurl = \"wss://h:81/hunter2?t=hunter2\" ",
+                "sources.main.url",
+                "2 url = \"wss://h:81…\" [\"wss://h:81…\"]",
+            ),
+            (
+                "[sources.main]\nproxy = \"bob:hunt^er2@p:3128\"",
+                "sources.main.proxy",
+                "2 proxy = … […]",
             ),
             (
                 "[sinks.n]\ntype = \"nats\"\nservers = [\"nats://a:hunter2@h\", 5]",
                 "sinks.n.servers.1",
-                "3 servers = [\"nats://…@h\", 5] [5]",
+                "3 servers = […, 5] [5]",
+            ),
+            (
+                "[sinks.n]\ntype = \"nats\"\nservers = [\"nats://bob:1,hunter2@h\", 'tls://h:1', \"tls://h:hunter2\"]",
+                "sinks.n.servers.1",
+                "3 servers = […, 'tls://h:1', …] ['tls://h:1']",
             ),
             (
                 "[sources.Big]\ntoken_file = \"x\"",
@@ -331,6 +365,30 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_password_of_an_address_is_shown(
+            start in "(|http://|wss://|nats://|bob:)", middle in "[ -~]{0,8}", end in "[ -~]{0,8}", more in "(|, 'tls://h:1')",
+        ) {
+            let address = format!("{start}bob:{middle}hunter2{end}@proxy:3128");
+            let quoted = serde_json::to_string(&address).unwrap();
+            let schema = schema();
+            let shape = Shape::root(&schema);
+            let text = format!(
+                "[sources.main]\nurl = {quoted}\nproxy = {quoted}\n[sinks.n]\ntype = \"nats\"\nservers = [{quoted}{more}]\n[sinks.m]\ntype = \"nats\"\nservers = {quoted}"
+            );
+            let path = std::env::temp_dir();
+            let document = Document::parse(&path, &text, &shape).unwrap();
+            for key in document.places.keys() {
+                let excerpt = of(&document, &shape, key).unwrap();
+                prop_assert!(!excerpt.text.contains("hunter2"), "{}", excerpt.text);
+            }
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("n.toml");
+            std::fs::write(&file, &text).unwrap();
+            let report = crate::config::load::load_from(Some(&file), [], []).unwrap_err().to_string();
+            prop_assert!(!report.contains("hunter2"), "{}", report);
+        }
+
         #[test]
         fn no_line_of_any_text_is_cut_within_a_character(
             text in "[a-z\\[\\]=\"' #\n.é…0-9]{0,60}", start in 0usize..60, length in 0usize..20,

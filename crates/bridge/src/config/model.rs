@@ -206,7 +206,8 @@ fn listen_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<S
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|_| {
         serde::de::Error::custom(format!(
-            "found \"{text}\", expected an address and a port such as \"127.0.0.1:9797\", \"0.0.0.0:9797\" or \"[::]:9797\""
+            "found \"{}\", expected an address and a port such as \"127.0.0.1:9797\", \"0.0.0.0:9797\" or \"[::]:9797\"",
+            neurobridge_core::address::shown(&text)
         ))
     })
 }

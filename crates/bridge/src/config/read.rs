@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_path_to_error::{Path, Segment};
 
-use super::{document::KeyPath, shape::Shape};
+use super::{document::KeyPath, excerpt, shape::Shape};
 
 /// A mistake at a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub(super) fn read<T: DeserializeOwned>(
             let message = if is_missing {
                 "missing, and needed".to_owned()
             } else {
-                sentence(&text, place.is_secret())
+                sentence(&text, place.is_secret(), excerpt::is_address(shape, &below))
             };
             mistakes.push(Mistake::new([at, &below].concat(), message));
         }
@@ -257,7 +257,7 @@ fn quoted_after(text: &str, start: &str) -> Option<String> {
 }
 
 /// serde's error as a sentence like all others: what was found, what was expected.
-fn sentence(text: &str, is_secret: bool) -> String {
+fn sentence(text: &str, is_secret: bool, is_address: bool) -> String {
     if let Some(variant) = quoted_after(text, "unknown variant ") {
         let expected = text
             .split_once(", expected ")
@@ -283,8 +283,8 @@ fn sentence(text: &str, is_secret: bool) -> String {
         }
         Some((found, expected)) => {
             let expected = expected_in_words(expected);
-            // Whoever writes a value instead of a table may have written a token.
-            let found = if expected == "a table" {
+            // Whoever writes a value instead of a table may have written a token; an address may hold a password.
+            let found = if expected == "a table" || (is_address && found.starts_with("string ")) {
                 kind_in_words(found)
             } else {
                 found_in_words(found)
@@ -420,8 +420,10 @@ mod tests {
     #[test]
     fn a_secret_is_not_quoted() {
         let text = "invalid type: integer `4711`, expected a string";
-        assert_eq!(sentence(text, false), "found 4711, expected a text");
-        assert!(!sentence(text, true).contains("4711"));
+        assert_eq!(sentence(text, false, false), "found 4711, expected a text");
+        assert!(!sentence(text, true, false).contains("4711"));
+        let text = "invalid type: string \"nats://bob:hunter2@h\", expected a sequence";
+        assert_eq!(sentence(text, false, true), "found a text, expected an array");
     }
 
     #[test]

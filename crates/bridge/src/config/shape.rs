@@ -214,15 +214,23 @@ impl<'a> Shape<'a> {
             .find_map(|node| property(node, key)?.get("default"))
     }
 
+    /// Whether what stands here is an address, or an array of addresses.
+    pub(super) fn is_address(&self) -> bool {
+        self.has_format(neurobridge_core::address::SCHEMA_FORMAT)
+    }
+
+    fn has_format(&self, name: &str) -> bool {
+        let has_it = |node: &&Map<String, Value>| node.get("format").is_some_and(|format| format == name);
+        self.alternatives.iter().any(has_it)
+    }
+
     /// Whether what stands here must not be shown.
     pub(super) fn is_secret(&self) -> bool {
-        self.alternatives.iter().any(|node| {
-            node.get("format")
-                .is_some_and(|format| format == neurobridge_core::secret::SCHEMA_FORMAT)
-                || node
-                    .get("writeOnly")
+        self.has_format(neurobridge_core::secret::SCHEMA_FORMAT)
+            || self.alternatives.iter().any(|node| {
+                node.get("writeOnly")
                     .is_some_and(|hidden| *hidden == Value::Bool(true))
-        })
+            })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use neurobridge_core::{filter::Filter, redact::Pattern, units};
+use neurobridge_core::{address, filter::Filter, redact::Pattern, units};
 use neurobridge_listener::SourceConfig;
 use neurobridge_spool::{SpoolConfig, WhenFull};
 
@@ -70,7 +70,7 @@ fn push(text: &mut String, table: &Table) {
 fn sources(config: &Config) -> Table {
     let mut table = Table::new(["source", "url", "token"]);
     for (name, source) in &config.sources {
-        table.row([name.clone(), source.url.clone(), token(source)]);
+        table.row([name.clone(), address::shown(&source.url), token(source)]);
     }
     table
 }
@@ -101,14 +101,19 @@ fn destination(config: &Config, sink: &SinkEntry) -> String {
     match &sink.kind {
         SinkKind::File(file) => in_data_dir(config, &file.path),
         #[cfg(feature = "kafka")]
-        SinkKind::Kafka(kafka) => format!("{} at {}", kafka.topic, kafka.bootstrap_servers),
+        SinkKind::Kafka(kafka) => format!(
+            "{} at {}",
+            kafka.topic,
+            address::shown_list(&kafka.bootstrap_servers)
+        ),
         #[cfg(feature = "nats")]
         SinkKind::Nats(nats) => {
             let keeper = nats
                 .stream
                 .as_ref()
                 .map_or("nobody", |stream| stream.name.as_str());
-            format!("{} in {keeper} at {}", nats.subject, nats.servers.join(", "))
+            let servers: Vec<String> = nats.servers.iter().map(|server| address::shown(server)).collect();
+            format!("{} in {keeper} at {}", nats.subject, servers.join(", "))
         }
     }
 }
