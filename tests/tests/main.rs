@@ -11,6 +11,7 @@ mod exactly_once;
 mod feed_faults;
 mod full_disk;
 mod full_spool;
+mod hanging_files;
 mod kafka_and_file;
 mod kafka_sink;
 mod nats_sink;

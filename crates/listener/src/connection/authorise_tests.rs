@@ -117,3 +117,33 @@ async fn events_before_the_answer_are_kept_up_to_a_bound() {
     link.flush().await;
     assert_eq!(batches.recv().await.unwrap().len(), MAX_EARLY_FRAMES + 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_token_is_hidden_in_every_form() {
+    const LONG: &str = "eyJhbGciOi/JSUzI1NiIsIn+R5cCI6IkpXVCJ9.cGF5bG9hZA==";
+    for form in [
+        LONG.to_owned(),
+        LONG.replace('/', "\\/"),
+        LONG.replace('/', "%2F").replace('+', "%2b"),
+        LONG.replace('G', "\\u0047"),
+        LONG[..20].to_owned(),
+        LONG[12..].to_owned(),
+    ] {
+        for answer in [
+            format!(r#"{{"error":"Invalid token {form}"}}"#),
+            format!(r#"{{"error":"{}{form}"}}"#, "x".repeat(185)),
+            format!(r#"{{"auth":{{"message":"bad token {form}"}}}}"#),
+            format!(r#"{{"error":{}}}"#, serde_json::json!(format!("quoted: {form}"))),
+        ] {
+            let (mut link, _batches) = link(1);
+            let (mut session, mut platform) = connection().await;
+            session.secrets.add(LONG);
+            platform.say(answer.as_str()).await;
+            let lost = authorise(&mut session, &mut link, TIMEOUT).await.unwrap_err();
+            let text = sentence(&lost).replace("\\/", "/");
+            for piece in [&LONG[..8], &LONG[4..12], &LONG[12..20], &LONG[LONG.len() - 8..]] {
+                assert!(!text.contains(piece), "{answer}: {text}");
+            }
+        }
+    }
+}

@@ -38,7 +38,7 @@ pub(crate) struct Session<S> {
     pub(crate) is_authorised: bool,
     token: SecretString,
     /// All that must not be shown when the platform repeats it, the token among it.
-    secrets: SecretSet,
+    pub(crate) secrets: SecretSet,
     max_frame_size: ByteSize,
     reader: FrameReader,
     /// Something was written that may not have left yet.

@@ -1,0 +1,121 @@
+//! Files whose disk hangs, tried as pipes that nobody writes to: only what needs such a file waits for it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::ports::free_ports;
+use neurobridge_tests::process::Process;
+use neurobridge_tests::program::neurobridge;
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn pipe(dir: &Scratch, name: &str) -> PathBuf {
+    let path = dir.join(name);
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    path
+}
+
+fn source(url: &str) -> String {
+    format!("[sources.main]\nurl = \"{url}\"\ntoken = \"t\"\n")
+}
+
+/// Sources and sinks of which each needs a file that hangs.
+fn hanging(dir: &Scratch, url: &str) -> String {
+    let [ca, token, password, key, root] =
+        ["ca", "token", "password", "key", "root"].map(|name| pipe(dir, name));
+    let [nats, kafka] = free_ports().unwrap();
+    format!(
+        "[sources.ca]\nurl = \"wss://127.0.0.1:{nats}\"\ntoken = \"t\"\ntls.ca_file = {ca:?}\n\
+         [sources.token]\nurl = \"{url}\"\ntoken_file = {token:?}\n\
+         [sinks.nats]\ntype = \"nats\"\nservers = [\"nats://127.0.0.1:{nats}\"]\nmode = \"core\"\n\
+         auth = {{ user = \"u\", password_file = {password:?} }}\n\
+         [sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"127.0.0.1:{kafka}\"\n\
+         tls = {{ ca_file = {root:?} }}\nsasl = {{ mechanism = \"PLAIN\", username = \"u\", password_file = {key:?} }}\n\
+         [sinks.events]\ntype = \"file\"\npath = \"events.jsonl\"\n"
+    )
+}
+
+#[test]
+fn hanging_files_stop_only_what_needs_them() {
+    let dir = Scratch::new("hanging").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
+    let config = format!(
+        "drain_timeout = \"1s\"\n{}{}",
+        source(&platform.url()),
+        hanging(&dir, &platform.url())
+    );
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    let names = |part: &serde_json::Value, file: &str| {
+        let reason = part["reason"].as_str().unwrap_or_default();
+        reason.contains(file) && reason.contains("nothing came within")
+    };
+    bridge
+        .wait("the reasons", SOON, |status| {
+            let (sources, sinks) = (&status["sources"], &status["sinks"]);
+            names(&sources["ca"], "/ca")
+                && names(&sources["token"], "/token")
+                && names(&sinks["nats"], "/password")
+                && names(&sinks["kafka"], "/root")
+                && sinks["events"]["ledger"]["delivered"].as_u64() > Some(100)
+        })
+        .unwrap();
+    // A pipe that delivers in the end is as good as any file.
+    fs::write(dir.join("token"), "t\n").unwrap();
+    bridge
+        .wait("the token", SOON, |status| {
+            status["sources"]["token"]["ledger"]["received"].as_u64() > Some(0)
+        })
+        .unwrap();
+    let (_, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(log.contains("source main:"), "{log}");
+}
+
+fn ends(dir: &Scratch, args: &[&str], config: &str) -> (Option<i32>, String) {
+    let [port] = free_ports().unwrap();
+    let file = dir.join("neurobridge.toml");
+    let whole = format!(
+        "data_dir = {:?}\n{config}\n[http]\nlisten = \"127.0.0.1:{port}\"\n",
+        dir.join("data")
+    );
+    fs::write(&file, whole).unwrap();
+    let mut command = Command::new(neurobridge());
+    command.args(args).arg("-c").arg(&file).env_remove("RUST_LOG");
+    let log: &Path = &dir.join("output.log");
+    let mut process = Process::spawn("neurobridge", &mut command, log).unwrap();
+    let status = process.wait(SOON).unwrap();
+    (status.code(), process.logged().unwrap())
+}
+
+#[test]
+fn hanging_key_file_ends_the_start() {
+    let dir = Scratch::new("hanging-key").unwrap();
+    let key = pipe(&dir, "key");
+    let config = format!(
+        "{}[event.pseudonymise]\nfields = [\"pid\"]\nkey_file = {key:?}\n",
+        source("ws://127.0.0.1:1")
+    );
+    let (code, log) = ends(&dir, &["run"], &config);
+    assert_eq!(code, Some(69), "{log}");
+    assert!(
+        log.contains("/key") && log.contains("nothing came within"),
+        "{log}"
+    );
+}
+
+#[test]
+fn check_connect_names_hanging_files() {
+    let dir = Scratch::new("hanging-check").unwrap();
+    let (code, log) = ends(&dir, &["check", "--connect"], &hanging(&dir, "ws://127.0.0.1:1"));
+    assert_eq!(code, Some(69), "{log}");
+    for file in ["/ca", "/token", "/password", "/root"] {
+        assert!(log.contains(file), "{file}: {log}");
+    }
+}
