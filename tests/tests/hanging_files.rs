@@ -38,7 +38,7 @@ fn hanging(dir: &Scratch, url: &str) -> String {
          [sinks.nats]\ntype = \"nats\"\nservers = [\"nats://127.0.0.1:{nats}\"]\nmode = \"core\"\n\
          auth = {{ user = \"u\", password_file = {password:?} }}\n\
          [sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"127.0.0.1:{kafka}\"\n\
-         tls = {{ ca_file = {root:?} }}\nsasl = {{ mechanism = \"PLAIN\", username = \"u\", password_file = {key:?} }}\n\
+         tls = {{ ca_file = {root:?} }}\nsasl = {{ mechanism = \"plain\", username = \"u\", password_file = {key:?} }}\n\
          [sinks.events]\ntype = \"file\"\npath = \"events.jsonl\"\n"
     )
 }
