@@ -83,11 +83,12 @@ impl Bridge {
         let address = format!("127.0.0.1:{port}");
         let data_dir = dir.join("data");
         let file = dir.join("neurobridge.toml");
-        // The default is what a container has; a disk that many tests share may take longer for one sync.
+        // The default is what a container has. On a busy machine a backlog of many seconds is delivered at the stop; whoever
+        // waits for the end has a limit of its own.
         let drain = if config.contains("drain_timeout") {
             ""
         } else {
-            "drain_timeout = \"60s\"\n"
+            "drain_timeout = \"10m\"\n"
         };
         let whole = format!("data_dir = {data_dir:?}\n{drain}{config}\n[http]\nlisten = \"{address}\"\n");
         fs::write(&file, whole).with_context(|| format!("writing {}", file.display()))?;
