@@ -40,9 +40,11 @@ impl Envelope {
         self.spans[field as usize]
     }
 
-    /// The value of a field as it is written in `frame`, `None` when it is not there.
+    /// The value of a field as it is written in `frame`, `None` when it is not there. An empty id is none: all events
+    /// that carry one would share an identity, and an id of CloudEvents must not be empty.
     pub fn raw<'a>(&self, field: Field, frame: &'a str) -> Option<&'a str> {
-        self.span(field).of(frame)
+        let raw = self.span(field).of(frame)?;
+        (field != Field::Id || raw != "\"\"").then_some(raw)
     }
 
     /// The text of a field, without quotes and escapes; `None` when it is missing, null, or no scalar.
@@ -63,72 +65,148 @@ impl Envelope {
     }
 }
 
-/// The kinds of frames that the platform sends, told apart by their keys, in the order in which its documentation
-/// tests them.
+/// The keys of control messages, in the order in which the platform's documentation tests them.
+const CONTROL_KEYS: [&str; 3] = ["PING", "auth", "error"];
+
+/// The answer to a ping of a connection in order.
+const PONG: &str = "PONG";
+/// The answer to AUTH of a platform that accepts the token.
+const AUTHENTICATED: &str = "ok";
+
+/// The kinds of frames that the platform sends, told apart by their keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// `{"PING":…}`; holds where the answer stands.
-    Ping(Span),
-    /// `{"auth":…}`; holds where the answer stands.
-    Auth(Span),
-    /// `{"error":…}`; holds where the error stands: a string, *assumed* sometimes an object.
-    Error(Span),
+    /// A control message.
+    Control(Control),
     /// An event: an object with an object as `data`.
     Event(Envelope),
     /// JSON, but none of the above.
     Unknown,
 }
 
-/// Reads a frame once: checks that it is JSON, tells its kind, and notes where the fields stand.
+/// A control message; holds where its value stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// `{"PING":…}`: the answer to a ping.
+    Ping(Span),
+    /// `{"auth":…}`: the answer to AUTH.
+    Auth(Span),
+    /// `{"error":…}`: a string, *assumed* sometimes an object.
+    Error(Span),
+}
+
+/// Reads a frame once: checks that it is JSON, determines its kind, and notes where the fields stand.
 ///
-/// Where a key stands twice, the last one counts, as for every common parser. [`FrameReader`] tells the same of many
-/// frames in less time.
+/// Where a key stands twice, the last one counts, as for every common parser. [`FrameReader`] gives the same result for
+/// many frames in less time.
 ///
 /// # Errors
 /// The frame is no JSON.
 pub fn read(frame: &str) -> Result<Kind, JsonError> {
+    read_with_control(frame).map(|(kind, _)| kind)
+}
+
+/// Reads a frame as [`read`] does; also returns the control message that stands beside a `data` with content, so that
+/// neither of the two is lost.
+///
+/// Beside such a `data` a control key counts with a value that the protocol gives it: `PONG`, `ok`, for an error a string
+/// or an object that is not empty; any other value (`"error": null`) is a field of the event. Without `data` every value
+/// counts, so that an unexpected answer to AUTH is reported as one.
+///
+/// # Errors
+/// The frame is no JSON.
+pub fn read_with_control(frame: &str) -> Result<(Kind, Option<Control>), JsonError> {
     let mut scanner = Scanner::new(frame)?;
     if !scanner.at_object() {
         scanner.value()?;
         scanner.end()?;
-        return Ok(Kind::Unknown);
+        return Ok((Kind::Unknown, None));
     }
-    let (mut ping, mut auth, mut error) = (Span::ABSENT, Span::ABSENT, Span::ABSENT);
+    let mut controls = [Span::ABSENT; CONTROL_KEYS.len()];
     let mut envelope = Envelope::default();
+    let mut has_content = false;
     scanner.object(|scanner, key| {
-        match key.name().as_ref() {
-            "data" => read_data(scanner, &mut envelope)?,
+        let name = key.name();
+        match name.as_ref() {
+            "data" => has_content = read_data(scanner, frame, &mut envelope)?,
             "id" => envelope.set(Field::Id, scanner.value()?),
-            "PING" => ping = scanner.value()?,
-            "auth" => auth = scanner.value()?,
-            "error" => error = scanner.value()?,
-            _ => drop(scanner.value()?),
+            name => {
+                let value = scanner.value()?;
+                if let Some(control) = control_index(name) {
+                    controls[control] = value;
+                }
+            }
         }
         Ok(())
     })?;
     scanner.end()?;
-    Ok(if !ping.is_absent() {
-        Kind::Ping(ping)
-    } else if !auth.is_absent() {
-        Kind::Auth(auth)
-    } else if !error.is_absent() {
-        Kind::Error(error)
-    } else if !envelope.span(Field::Data).is_absent() {
+    let has_data = !envelope.span(Field::Data).is_absent();
+    let content = if has_data {
         Kind::Event(envelope)
     } else {
         Kind::Unknown
-    })
+    };
+    let control = |counts: fn(usize, &str) -> bool| {
+        let index = (0..controls.len()).find(|index| {
+            controls[*index]
+                .of(frame)
+                .is_some_and(|value| counts(*index, value))
+        })?;
+        let kind = [Control::Ping, Control::Auth, Control::Error][index];
+        Some(kind(controls[index]))
+    };
+    if has_content {
+        return Ok((content, control(is_of_the_protocol)));
+    }
+    let control = if has_data {
+        control(|_, value| value.starts_with(['"', '{']) && !is_empty(value))
+    } else {
+        control(|_, value| value != "null").or_else(|| control(|_, _| true))
+    };
+    Ok((control.map_or(content, Kind::Control), None))
 }
 
-fn read_data(scanner: &mut Scanner<'_>, envelope: &mut Envelope) -> Result<(), JsonError> {
+/// The place of a key among the control keys.
+fn control_index(key: &str) -> Option<usize> {
+    CONTROL_KEYS.iter().position(|control| *control == key)
+}
+
+/// Whether the protocol gives the control key of this place such a value.
+fn is_of_the_protocol(control: usize, value: &str) -> bool {
+    match CONTROL_KEYS[control] {
+        "error" => value.starts_with(['"', '{']) && !is_empty(value),
+        "PING" => is_text(value, PONG),
+        _ => is_text(value, AUTHENTICATED),
+    }
+}
+
+/// Whether a value is this string.
+fn is_text(value: &str, expected: &str) -> bool {
+    value.starts_with('"') && json::text(value).as_deref() == Some(expected)
+}
+
+/// Whether a value holds nothing: null, or an empty string, array or object.
+fn is_empty(value: &str) -> bool {
+    match value.as_bytes() {
+        [b'"', inner @ .., b'"'] => inner.is_empty(),
+        [b'[' | b'{', inner @ .., _] => inner.trim_ascii().is_empty(),
+        value => value == b"null",
+    }
+}
+
+/// Reads `data`, and returns whether anything is in it.
+fn read_data(scanner: &mut Scanner<'_>, frame: &str, envelope: &mut Envelope) -> Result<bool, JsonError> {
     // A second `data` replaces the first with all that was found in it.
     let id = envelope.span(Field::Id);
     *envelope = Envelope::default();
     envelope.set(Field::Id, id);
     if !scanner.at_object() {
-        return scanner.value().map(drop);
+        let data = scanner.value()?;
+        return Ok(data.of(frame).is_some_and(|data| !is_empty(data)));
     }
+    let mut has_content = false;
     let data = scanner.object(|scanner, key| {
+        has_content = true;
         match key.name().as_ref() {
             "created" => envelope.set(Field::Created, scanner.value()?),
             "result" => envelope.set(Field::Result, scanner.value()?),
@@ -140,7 +218,7 @@ fn read_data(scanner: &mut Scanner<'_>, envelope: &mut Envelope) -> Result<(), J
         Ok(())
     })?;
     envelope.set(Field::Data, data);
-    Ok(())
+    Ok(has_content)
 }
 
 /// Reads an `{id, name, …}` object; anything else has neither.
@@ -177,24 +255,39 @@ mod tests {
         }
     }
 
+    /// What a frame is, in words.
+    fn kind(frame: &str) -> String {
+        let words = |control: Control| {
+            let (word, span) = match control {
+                Control::Ping(span) => ("ping", span),
+                Control::Auth(span) => ("auth", span),
+                Control::Error(span) => ("error", span),
+            };
+            format!("{word} {}", span.of(frame).unwrap())
+        };
+        let (kind, control) = match read_with_control(frame) {
+            Ok(read) => read,
+            Err(error) => return error.to_string(),
+        };
+        let kind = match kind {
+            Kind::Control(control) => words(control),
+            Kind::Event(_) => "event".into(),
+            Kind::Unknown => "unknown".into(),
+        };
+        control.map_or(kind.clone(), |control| format!("{kind} and {}", words(control)))
+    }
+
     #[test]
     fn kinds_are_told_apart_in_the_documented_order() {
-        let kind = |frame: &str| match read(frame) {
-            Ok(Kind::Ping(span)) => format!("ping {}", span.of(frame).unwrap()),
-            Ok(Kind::Auth(span)) => format!("auth {}", span.of(frame).unwrap()),
-            Ok(Kind::Error(span)) => format!("error {}", span.of(frame).unwrap()),
-            Ok(Kind::Event(_)) => "event".into(),
-            Ok(Kind::Unknown) => "unknown".into(),
-            Err(error) => error.to_string(),
-        };
         assert_eq!(kind(r#"{"PING":"PONG"}"#), r#"ping "PONG""#);
         assert_eq!(kind(r#"{"auth":"ok"}"#), r#"auth "ok""#);
         assert_eq!(kind(r#"{"error":{"code":1}}"#), r#"error {"code":1}"#);
         assert_eq!(kind(r#"{"id":1,"data":{}}"#), "event");
         assert_eq!(
             kind(r#"{"data":{},"error":"x","auth":"ok","PING":null}"#),
-            "ping null"
+            r#"auth "ok""#
         );
+        assert_eq!(kind(r#"{"error":"x","auth":"ok","PING":"no"}"#), r#"ping "no""#);
         assert_eq!(kind(r#"{"\u0050ING":"PONG"}"#), r#"ping "PONG""#);
         assert_eq!(kind(r#"{"id":1,"data":null}"#), "unknown");
         assert_eq!(kind("[1]"), "unknown");
@@ -202,6 +295,86 @@ mod tests {
             kind("not json"),
             "unexpected byte 0x6f at offset 1, expected null"
         );
+    }
+
+    #[test]
+    fn a_control_key_counts_with_a_value_of_the_protocol_only() {
+        for key in ["PING", "auth"] {
+            for value in [r#""no""#, r#"{"code":1}"#] {
+                let frame = format!(r#"{{"id":1,"data":{{"pid":"a"}},"{key}":{value}}}"#);
+                assert_eq!(kind(&frame), "event", "{frame}");
+            }
+        }
+        for value in ["null", "false", "true", "0", "[]", r#"["x"]"#, "\"\"", "{ }"] {
+            for key in CONTROL_KEYS {
+                let frame = format!(r#"{{"id":1,"data":{{"pid":"a"}},"{key}":{value}}}"#);
+                assert_eq!(kind(&frame), "event", "{frame}");
+                let frame = format!(r#"{{"{key}":{value},"id":1,"data":{{}}}}"#);
+                assert_eq!(kind(&frame), "event", "{frame}");
+                let frame = format!(r#"{{"{key}":{value},"data":["a"]}}"#);
+                assert_eq!(kind(&frame), "unknown", "{frame}");
+                // Without data it can only be an answer that was not expected.
+                let word = key.to_ascii_lowercase();
+                for frame in [
+                    format!(r#"{{"{key}":{value}}}"#),
+                    format!(r#"{{"{key}":{value},"data":null}}"#),
+                ] {
+                    assert_eq!(kind(&frame), format!("{word} {value}"), "{frame}");
+                }
+            }
+        }
+        assert_eq!(kind(r#"{"PING":null,"auth":"ok","error":null}"#), r#"auth "ok""#);
+    }
+
+    #[test]
+    fn data_beside_a_control_message_is_kept_with_it() {
+        for (frame, expected) in [
+            (
+                r#"{"error":"blurred","data":{"pid":"a"}}"#,
+                r#"event and error "blurred""#,
+            ),
+            (r#"{"data":{"account":1},"auth":"ok"}"#, r#"event and auth "ok""#),
+            (
+                r#"{"data":{"account":1},"PING":"PONG"}"#,
+                r#"event and ping "PONG""#,
+            ),
+            (
+                r#"{"error":{"code":1},"data":[1]}"#,
+                r#"unknown and error {"code":1}"#,
+            ),
+            (r#"{"error":"x","data":"text"}"#, r#"unknown and error "x""#),
+            (
+                r#"{"auth":"o\u006b","data":{"a":1}}"#,
+                r#"event and auth "o\u006b""#,
+            ),
+            // Nothing is in it.
+            (r#"{"auth":"denied","data":{}}"#, r#"auth "denied""#),
+            (r#"{"PING":"PONG","data":{}}"#, r#"ping "PONG""#),
+            (r#"{"PING":"PONG","data":null}"#, r#"ping "PONG""#),
+            (r#"{"auth":"ok","data":[]}"#, r#"auth "ok""#),
+        ] {
+            assert_eq!(kind(frame), expected, "{frame}");
+        }
+    }
+
+    #[test]
+    fn an_empty_id_is_no_id() {
+        for (frame, expected) in [
+            (r#"{"id":"","data":{}}"#, None),
+            (r#"{"id":" ","data":{}}"#, Some(" ")),
+            (r#"{"id":"\"","data":{}}"#, Some("\"")),
+        ] {
+            let envelope = event(frame);
+            assert_eq!(envelope.text(Field::Id, frame).as_deref(), expected, "{frame}");
+        }
+        let frame = r#"{"data":{"pid":"","source":{"id":"","name":""}}}"#;
+        for field in [Field::Pid, Field::SourceId, Field::SourceName] {
+            assert_eq!(
+                event(frame).text(field, frame).as_deref(),
+                Some(""),
+                "its own field only"
+            );
+        }
     }
 
     #[test]

@@ -298,12 +298,12 @@ mod tests {
     use neurobridge_core::envelope::FrameReader;
 
     use super::*;
-    use crate::frame::{Classified, classify};
+    use crate::frame::classify;
 
     fn event(frame: &str) -> Event {
-        let Classified::Content(content) = classify(&mut FrameReader::default(), frame) else {
-            panic!("{frame}");
-        };
+        let content = classify(&mut FrameReader::default(), frame)
+            .content
+            .expect("an event");
         let frame = Frame {
             text: frame.to_owned().into(),
             content,

@@ -1,7 +1,7 @@
 //! Frames, told apart.
 
 use neurobridge_core::{
-    envelope::{Envelope, FrameReader, Kind},
+    envelope::{self, Envelope, FrameReader, Kind},
     json::{JsonError, Span, text},
 };
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -50,11 +50,18 @@ impl MalformedReason {
     }
 }
 
-/// What a text frame means for the connection.
+/// What a text frame means: for those that read events, for the connection, or for both.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Classified {
+pub(crate) struct Classified {
     /// To be handed on.
-    Content(Content),
+    pub(crate) content: Option<Content>,
+    /// For the connection itself.
+    pub(crate) control: Option<Control>,
+}
+
+/// A control message of the platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Control {
     /// The answer to a ping: whether it is `PONG`, else what it was.
     Pong(Result<(), Foreign>),
     /// The answer to AUTH: whether it is `ok`, else what it was. *Assumed*: whatever is not `ok` is a refusal.
@@ -68,15 +75,31 @@ pub(crate) enum Classified {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Foreign(pub(crate) String);
 
-/// Tells what a text frame is. Allocates for what is rare only.
+/// Determines what a text frame is. Allocates for what is rare only.
 pub(crate) fn classify(reader: &mut FrameReader, frame: &str) -> Classified {
-    match reader.read(frame) {
-        Ok(Kind::Event(envelope)) => Classified::Content(Content::Event(envelope)),
-        Ok(Kind::Ping(span)) => Classified::Pong(expect(frame, span, "PONG")),
-        Ok(Kind::Auth(span)) => Classified::Auth(expect(frame, span, "ok")),
-        Ok(Kind::Error(span)) => Classified::Error(foreign(frame, span)),
-        Ok(Kind::Unknown) => Classified::Content(Content::Malformed(MalformedReason::UnknownKind)),
-        Err(error) => Classified::Content(Content::Malformed(MalformedReason::NotJson(error))),
+    let control = |control| match control {
+        envelope::Control::Ping(span) => Control::Pong(expect(frame, span, "PONG")),
+        envelope::Control::Auth(span) => Control::Auth(expect(frame, span, "ok")),
+        envelope::Control::Error(span) => Control::Error(foreign(frame, span)),
+    };
+    let malformed = |reason| Some(Content::Malformed(reason));
+    match reader.read_with_control(frame) {
+        Ok((Kind::Control(message), _)) => Classified {
+            content: None,
+            control: Some(control(message)),
+        },
+        Ok((Kind::Event(envelope), beside)) => Classified {
+            content: Some(Content::Event(envelope)),
+            control: beside.map(control),
+        },
+        Ok((Kind::Unknown, beside)) => Classified {
+            content: malformed(MalformedReason::UnknownKind),
+            control: beside.map(control),
+        },
+        Err(error) => Classified {
+            content: malformed(MalformedReason::NotJson(error)),
+            control: None,
+        },
     }
 }
 
@@ -106,43 +129,55 @@ mod tests {
         super::classify(&mut FrameReader::default(), frame)
     }
 
+    fn control(frame: &str) -> Control {
+        let Classified { content, control } = classify(frame);
+        assert_eq!(content, None, "{frame}");
+        control.expect("a control message")
+    }
+
+    fn content(frame: &str) -> Content {
+        let Classified { content, control } = classify(frame);
+        assert_eq!(control, None, "{frame}");
+        content.expect("something to hand on")
+    }
+
     fn refused(text: &str) -> Result<(), Foreign> {
         Err(Foreign(text.into()))
     }
 
     #[test]
     fn the_four_kinds_are_told_apart() {
-        assert_eq!(classify(r#"{"PING":"PONG"}"#), Classified::Pong(Ok(())));
-        assert_eq!(classify(r#"{"PING":"PING"}"#), Classified::Pong(refused("PING")));
-        assert_eq!(classify(r#"{"PING":null}"#), Classified::Pong(refused("null")));
-        assert_eq!(classify(r#"{"auth":"ok"}"#), Classified::Auth(Ok(())));
-        assert_eq!(classify(r#"{"auth":"\u006fk"}"#), Classified::Auth(Ok(())));
-        assert_eq!(classify(r#"{"auth":"no"}"#), Classified::Auth(refused("no")));
-        assert_eq!(classify(r#"{"auth":true}"#), Classified::Auth(refused("true")));
+        assert_eq!(control(r#"{"PING":"PONG"}"#), Control::Pong(Ok(())));
+        assert_eq!(control(r#"{"PING":"PING"}"#), Control::Pong(refused("PING")));
+        assert_eq!(control(r#"{"PING":null}"#), Control::Pong(refused("null")));
+        assert_eq!(control(r#"{"auth":"ok"}"#), Control::Auth(Ok(())));
+        assert_eq!(control(r#"{"auth":"\u006fk"}"#), Control::Auth(Ok(())));
+        assert_eq!(control(r#"{"auth":"no"}"#), Control::Auth(refused("no")));
+        assert_eq!(control(r#"{"auth":true}"#), Control::Auth(refused("true")));
         assert_eq!(
-            classify(r#"{"error":"Invalid\ntoken"}"#),
-            Classified::Error(Foreign("Invalid\ntoken".into()))
+            control(r#"{"error":"Invalid\ntoken"}"#),
+            Control::Error(Foreign("Invalid\ntoken".into()))
         );
         assert_eq!(
-            classify(r#"{"error":{"code":7}}"#),
-            Classified::Error(Foreign(r#"{"code":7}"#.into()))
+            control(r#"{"error":{"code":7}}"#),
+            Control::Error(Foreign(r#"{"code":7}"#.into()))
         );
         let frame = r#"{"id":1,"data":{"result":"new"}}"#;
-        assert!(matches!(classify(frame), Classified::Content(Content::Event(_))));
-        assert_eq!(
-            classify("{}"),
-            Classified::Content(Content::Malformed(MalformedReason::UnknownKind))
-        );
+        assert!(matches!(content(frame), Content::Event(_)));
+        assert_eq!(content("{}"), Content::Malformed(MalformedReason::UnknownKind));
         assert!(matches!(
-            classify("{"),
-            Classified::Content(Content::Malformed(MalformedReason::NotJson(_)))
+            content("{"),
+            Content::Malformed(MalformedReason::NotJson(_))
         ));
+        let both = classify(r#"{"error":"blurred","data":{"result":"new"}}"#);
+        assert!(matches!(both.content, Some(Content::Event(_))));
+        assert_eq!(both.control, Some(Control::Error(Foreign("blurred".into()))));
     }
 
     #[test]
     fn a_kept_text_is_bounded() {
         let frame = format!(r#"{{"error":"{}"}}"#, "ü".repeat(100_000));
-        let Classified::Error(Foreign(text)) = classify(&frame) else {
+        let Control::Error(Foreign(text)) = control(&frame) else {
             panic!("an error");
         };
         assert_eq!(text.len(), MAX_KEPT_BYTES);
@@ -153,8 +188,8 @@ mod tests {
         fn any_text_is_something(frame in any::<String>()) {
             let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&frame).is_ok();
             let not_json = matches!(
-                classify(&frame),
-                Classified::Content(Content::Malformed(MalformedReason::NotJson(_)))
+                classify(&frame).content,
+                Some(Content::Malformed(MalformedReason::NotJson(_)))
             );
             prop_assert_eq!(is_json, !not_json);
         }

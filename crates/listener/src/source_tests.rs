@@ -381,11 +381,9 @@ fn what_is_sent_is_in_the_ledger_first() {
         ledger: ledger.clone(),
     };
     for text in [event(1), "{".into()] {
-        let crate::frame::Classified::Content(content) =
-            crate::frame::classify(&mut FrameReader::default(), &text)
-        else {
-            panic!("{text}");
-        };
+        let content = crate::frame::classify(&mut FrameReader::default(), &text)
+            .content
+            .expect("something to hand on");
         outlet.frame(Frame {
             text: text.into(),
             content,

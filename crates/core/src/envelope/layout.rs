@@ -6,7 +6,7 @@
 //! its fields stand where they stood.
 
 use crate::{
-    envelope::{Envelope, FIELDS, Kind, read},
+    envelope::{Control, Envelope, FIELDS, Kind, control_index, read_with_control},
     json::{JsonError, Scanner, Span, scalar},
 };
 
@@ -25,7 +25,7 @@ const LEARN_EVERY: u32 = 16;
 
 /// Reads frames; those that are built like one before in less time.
 ///
-/// Of every frame it tells what [`read`] tells.
+/// Of every frame it tells what [`read`](crate::envelope::read) tells.
 #[derive(Clone, Debug, Default)]
 pub struct FrameReader {
     /// The one that fitted last comes first.
@@ -40,18 +40,26 @@ impl FrameReader {
     /// # Errors
     /// The frame is no JSON.
     pub fn read(&mut self, frame: &str) -> Result<Kind, JsonError> {
+        self.read_with_control(frame).map(|(kind, _)| kind)
+    }
+
+    /// Reads a frame, as [`read_with_control`](crate::envelope::read_with_control) does.
+    ///
+    /// # Errors
+    /// The frame is no JSON.
+    pub fn read_with_control(&mut self, frame: &str) -> Result<(Kind, Option<Control>), JsonError> {
         for index in 0..self.layouts.len() {
             if let Some(envelope) = self.layouts[index].read(frame) {
                 self.layouts[..=index].rotate_right(1);
                 self.misfits = 0;
-                return Ok(Kind::Event(envelope));
+                return Ok((Kind::Event(envelope), None));
             }
         }
-        let kind = read(frame)?;
-        if let Kind::Event(envelope) = &kind {
+        let read = read_with_control(frame)?;
+        if let (Kind::Event(envelope), None) = &read {
             self.learn(frame, envelope);
         }
-        Ok(kind)
+        Ok(read)
     }
 
     fn learn(&mut self, frame: &str, envelope: &Envelope) {
@@ -127,7 +135,14 @@ impl Layout {
     /// The layout of an event frame, which has this envelope.
     fn of(frame: &str, envelope: &Envelope) -> Option<Self> {
         let mut values = Vec::new();
-        gather_values(&mut Scanner::new(frame).ok()?, &mut values).ok()?;
+        Scanner::new(frame)
+            .ok()?
+            .object(|scanner, key| match control_index(&key.name()) {
+                // Its value decides whether the frame is an event: another one is another layout.
+                Some(_) => scanner.value().map(drop),
+                None => gather_values(scanner, &mut values),
+            })
+            .ok()?;
         if values.len() > MAX_VALUES {
             return None;
         }
@@ -213,7 +228,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::envelope::Field;
+    use crate::envelope::{Field, read};
 
     const USUAL: &str = r#"{"id":7,"data":{"id":8,"created":"2026-01-02T03:04:05Z","result":"new","pid":null,"source":{"id":3,"name":"Door \"A\""},"sizes":[1,2.5e3],"empty":{}}}"#;
 
@@ -221,9 +236,40 @@ mod tests {
     fn agree(frames: &[&str]) -> FrameReader {
         let mut reader = FrameReader::default();
         for frame in frames {
-            assert_eq!(reader.read(frame), read(frame), "{frame}");
+            assert_eq!(
+                reader.read_with_control(frame),
+                read_with_control(frame),
+                "{frame}"
+            );
         }
         reader
+    }
+
+    #[test]
+    fn a_control_key_belongs_to_the_layout() {
+        for key in ["PING", "auth", "error", "\\u0065rror"] {
+            let frame = |value: &str| format!(r#"{{"id":1,"data":{{"pid":"a"}},"{key}":{value}}}"#);
+            let null = frame("null");
+            assert_eq!(agree(&[&null, &null]).misfits, 0, "{null}");
+            for value in ["\"x\"", "{\"code\":1}", "\"\"", "1", "[1]"] {
+                agree(&[&null, &frame(value), &null, &frame(value)]);
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_id_hides_no_later_one() {
+        let other = USUAL.replace(":7,", ":\"\",");
+        for frames in [[&other, USUAL], [USUAL, &other]] {
+            let mut reader = agree(&frames);
+            for frame in frames {
+                let Ok(Kind::Event(envelope)) = reader.read(frame) else {
+                    panic!("{frame}")
+                };
+                let id = envelope.text(Field::Id, frame);
+                assert_eq!(id.as_deref(), (frame == USUAL).then_some("7"));
+            }
+        }
     }
 
     #[test]
@@ -323,12 +369,14 @@ mod tests {
                 12..40,
             ),
             keys in proptest::sample::subsequence(vec!["id", "pid", "result", "created", "source", "age"], 1..6),
+            control in proptest::option::of(proptest::sample::select(vec!["PING", "auth", "error"])),
         ) {
             let mut reader = FrameReader::default();
             for values in values.chunks_exact(6) {
                 let members: Vec<String> = keys.iter().zip(values).map(|(key, value)| format!("\"{key}\":{value}")).collect();
-                let frame = format!(r#"{{"id":{},"data":{{{}}}}}"#, values[5], members.join(","));
-                prop_assert_eq!(reader.read(&frame), read(&frame), "{}", frame);
+                let control = control.map_or(String::new(), |key| format!("\"{key}\":{},", values[4]));
+                let frame = format!(r#"{{{control}"id":{},"data":{{{}}}}}"#, values[5], members.join(","));
+                prop_assert_eq!(reader.read_with_control(&frame), read_with_control(&frame), "{}", frame);
             }
         }
     }

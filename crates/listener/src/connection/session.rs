@@ -22,7 +22,7 @@ use tracing::warn;
 use super::{Link, Notice, Outlet};
 use crate::{
     error::Lost,
-    frame::{self, Classified, Content, Foreign, Frame, MalformedReason},
+    frame::{self, Classified, Content, Control, Foreign, Frame, MalformedReason},
     heartbeat::Heartbeat,
     stats::{FrameKind, Reading},
     token,
@@ -129,17 +129,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         match message {
             Message::Text(text) => {
                 reading.bytes += text.len() as u64;
-                match frame::classify(&mut self.reader, &text) {
-                    Classified::Content(content) => {
-                        reading.frames.add(kind_of(&content), 1);
-                        if let Content::Malformed(reason) = content {
-                            warn_malformed(link, reason, text.len());
-                        }
-                        link.outlet.frame(Frame { text, content });
-                        Ok(())
-                    }
-                    control => self.take_control(control, link, reading),
+                let Classified { content, control } = frame::classify(&mut self.reader, &text);
+                // A frame is counted as one kind; that of its control message where there is nothing else.
+                match (&content, &control) {
+                    (Some(content), _) => reading.frames.add(kind_of(content), 1),
+                    (None, Some(control)) => reading.frames.add(kind_of_control(control), 1),
+                    (None, None) => {}
                 }
+                if let Some(content) = content {
+                    if let Content::Malformed(reason) = content {
+                        warn_malformed(link, reason, text.len());
+                    }
+                    link.outlet.frame(Frame { text, content });
+                }
+                control.map_or(Ok(()), |control| self.take_control(control, link, reading))
             }
             Message::Binary(bytes) => {
                 reading.bytes += bytes.len() as u64;
@@ -171,13 +174,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     fn take_control<O: Outlet>(
         &mut self,
-        control: Classified,
+        control: Control,
         link: &mut Link<O>,
         reading: &mut Reading,
     ) -> Result<(), Lost> {
         match control {
-            Classified::Pong(answer) => {
-                reading.frames.add(FrameKind::Pong, 1);
+            Control::Pong(answer) => {
                 if let Err(answer) = answer {
                     let answer = self.shown(&answer);
                     return Err(Lost::BadPong { answer });
@@ -188,8 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
                 link.outlet.notice(Notice::Pong { round_trip });
             }
-            Classified::Auth(answer) => {
-                reading.frames.add(FrameKind::Auth, 1);
+            Control::Auth(answer) => {
                 if let Err(answer) = answer {
                     let answer = self.shown(&answer);
                     return Err(Lost::TokenRefused { answer });
@@ -199,8 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     link.outlet.notice(Notice::Authorised);
                 }
             }
-            Classified::Error(text) => {
-                reading.frames.add(FrameKind::Error, 1);
+            Control::Error(text) => {
                 let text = self.shown(&text);
                 link.outlet.notice(Notice::Error(&text));
                 if !self.is_authorised {
@@ -212,7 +212,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 reading.platform_errors += 1;
                 reading.last_platform_error = Some(text);
             }
-            Classified::Content(_) => {}
         }
         Ok(())
     }
@@ -244,6 +243,14 @@ const fn kind_of(content: &Content) -> FrameKind {
         Content::Event(_) => FrameKind::Event,
         Content::Malformed(MalformedReason::UnknownKind) => FrameKind::Unknown,
         Content::Malformed(_) => FrameKind::NotJson,
+    }
+}
+
+const fn kind_of_control(control: &Control) -> FrameKind {
+    match control {
+        Control::Pong(_) => FrameKind::Pong,
+        Control::Auth(_) => FrameKind::Auth,
+        Control::Error(_) => FrameKind::Error,
     }
 }
 
