@@ -1,11 +1,18 @@
 //! What can go wrong, each way with its own words, its own outcome in the metrics, and its place in the backoff.
 
-use std::{error::Error, fmt::Write, io, net::SocketAddr, time::Duration};
+use std::{
+    error::Error,
+    fmt::{self, Write},
+    io,
+    net::SocketAddr,
+    time::Duration,
+};
 
 use neurobridge_core::units::{ByteSize, format_duration};
 use tokio_tungstenite::tungstenite;
 
 use crate::{
+    connection::{UpgradeError, head::HeadError, http_date},
     proxy::ProxyError,
     stats::{ConnectionOutcome, DisconnectReason},
     tls::{self, TlsError, TlsSetupError},
@@ -58,11 +65,12 @@ pub(crate) enum DialError {
     Connect { address: SocketAddr, source: io::Error },
     #[error("no file descriptor is left for a connection: raise the limit of open files")]
     TooManyOpenFiles { source: io::Error },
-    #[error("{target} was not open within {}{}", format_duration(*timeout), tried(*addresses))]
+    #[error("{target} was not open within {}{}: {stage}", format_duration(*timeout), tried(*addresses))]
     Timeout {
         target: String,
         timeout: Duration,
         addresses: usize,
+        stage: DialStage,
     },
     #[error(transparent)]
     Proxy(#[from] ProxyError),
@@ -76,10 +84,30 @@ pub(crate) enum DialError {
         retry_after: Option<Duration>,
     },
     #[error("{target} did not answer with a WebSocket handshake")]
-    Handshake {
-        target: String,
-        source: tungstenite::Error,
-    },
+    Handshake { target: String, source: UpgradeError },
+}
+
+/// The steps of opening a connection, in order; each is displayed as what was missing when time was up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum DialStage {
+    #[default]
+    Resolve,
+    Connect,
+    Proxy,
+    Tls,
+    Upgrade,
+}
+
+impl fmt::Display for DialStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resolve => "the host name was not resolved",
+            Self::Connect => "no TCP connection",
+            Self::Proxy => "no complete answer of the proxy to CONNECT",
+            Self::Tls => "the TLS handshake was not complete",
+            Self::Upgrade => "no complete answer to the WebSocket upgrade",
+        })
+    }
 }
 
 /// Why an open connection ended.
@@ -121,16 +149,20 @@ impl DialError {
         }
     }
 
-    /// Makes it of what the upgrade came to.
-    pub(crate) fn of_upgrade(target: String, host: &str, error: tungstenite::Error) -> Self {
+    /// Converts the error of an upgrade.
+    pub(crate) fn of_upgrade(target: String, host: &str, error: UpgradeError) -> Self {
         match error {
-            tungstenite::Error::Http(response) => Self::Status {
+            UpgradeError::Status(head) => Self::Status {
                 target,
-                status: response.status().as_u16(),
-                words: status_words(response.status().as_u16()),
-                retry_after: crate::connection::http_date::retry_after(response.headers()),
+                status: head.status,
+                words: status_words(head.status),
+                retry_after: http_date::retry_after(&head),
             },
-            tungstenite::Error::Io(error) if tls::is_tls_error(&error) => tls::explain(host, error).into(),
+            UpgradeError::Send(error) | UpgradeError::Head(HeadError::Io(error))
+                if tls::is_tls_error(&error) =>
+            {
+                tls::explain(host, error).into()
+            }
             source => Self::Handshake { target, source },
         }
     }
@@ -155,7 +187,9 @@ impl DialError {
 
     pub(crate) const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Status { retry_after, .. } => *retry_after,
+            Self::Status { retry_after, .. } | Self::Proxy(ProxyError::Refused { retry_after, .. }) => {
+                *retry_after
+            }
             _ => None,
         }
     }

@@ -4,6 +4,7 @@ use std::{
     env,
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use data_encoding::BASE64;
@@ -12,13 +13,15 @@ use neurobridge_core::{
     secret::{self, SecretError, SecretSet},
 };
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use crate::config::Endpoint;
-
-/// The longest answer to CONNECT, and the most headers in it. A proxy that says more is none.
-const MAX_ANSWER_BYTES: usize = 16 * 1024;
-const MAX_HEADERS: usize = 64;
+use crate::{
+    config::Endpoint,
+    connection::{
+        head::{Head, HeadError},
+        http_date,
+    },
+};
 
 /// How a source decides on its proxy.
 #[derive(Clone, Debug)]
@@ -64,10 +67,8 @@ pub(crate) enum ProxyError {
         #[source]
         source: SecretError,
     },
-    #[error("the proxy {proxy} ended the connection before it answered to CONNECT")]
-    NoAnswer { proxy: String },
-    #[error("the proxy {proxy} gave no HTTP answer to CONNECT")]
-    NotHttp { proxy: String },
+    #[error("the proxy {proxy} did not answer CONNECT")]
+    Answer { proxy: String, source: HeadError },
     #[error("the proxy {proxy} wants a user and a password (HTTP 407)")]
     WantsAuthorization { proxy: String },
     #[error("the proxy {proxy} refused to connect to {target}: HTTP {status}")]
@@ -75,6 +76,7 @@ pub(crate) enum ProxyError {
         proxy: String,
         target: String,
         status: u16,
+        retry_after: Option<Duration>,
     },
     #[error("talking to the proxy {proxy} failed")]
     Io { proxy: String, source: std::io::Error },
@@ -207,34 +209,26 @@ impl Proxy {
             ));
         }
         request.push_str("\r\n");
-        stream.write_all(request.as_bytes()).await.map_err(io)?;
-        let mut answer = Vec::with_capacity(1024);
-        loop {
-            let mut byte = [0];
-            // Byte by byte: what follows the answer belongs to the next layer. It is a few hundred, once a connection.
-            if stream.read(&mut byte).await.map_err(io)? == 0 {
-                return Err(ProxyError::NoAnswer { proxy: self.shown() });
-            }
-            answer.push(byte[0]);
-            if answer.ends_with(b"\r\n\r\n") {
-                break;
-            }
-            if answer.len() >= MAX_ANSWER_BYTES {
-                return Err(ProxyError::NotHttp { proxy: self.shown() });
-            }
-        }
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut response = httparse::Response::new(&mut headers);
-        let parsed = response.parse(&answer);
-        match (parsed, response.code) {
-            (Ok(_), Some(200..=299)) => Ok(()),
-            (Ok(_), Some(407)) => Err(ProxyError::WantsAuthorization { proxy: self.shown() }),
-            (Ok(_), Some(status)) => Err(ProxyError::Refused {
+        let sent = stream.write_all(request.as_bytes()).await;
+        // Also when the request could not be sent: a proxy may refuse a connection before it reads from it.
+        let answer = |source| ProxyError::Answer {
+            proxy: self.shown(),
+            source,
+        };
+        let mut head = match (Head::read(stream).await, sent) {
+            (Ok(head), _) => head,
+            (Err(HeadError::Io(_) | HeadError::Incomplete), Err(error)) => return Err(io(error)),
+            (Err(error), _) => return Err(answer(error)),
+        };
+        match head.status {
+            200..=299 => head.complete().map_err(answer),
+            407 => Err(ProxyError::WantsAuthorization { proxy: self.shown() }),
+            status => Err(ProxyError::Refused {
                 proxy: self.shown(),
                 target,
                 status,
+                retry_after: http_date::retry_after(&head),
             }),
-            _ => Err(ProxyError::NotHttp { proxy: self.shown() }),
         }
     }
 
@@ -357,9 +351,10 @@ fn percent_decoded(text: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::duplex;
+    use tokio::io::{AsyncReadExt, duplex};
 
     use super::*;
+    use crate::error::sentence;
 
     fn endpoint(url: &str) -> Endpoint {
         Endpoint::parse(url).unwrap()
@@ -490,6 +485,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn interim_answers_and_odd_headers_are_accepted() {
+        let many: &'static str = Box::leak("X-Filler: 1\n".repeat(150).into_boxed_str());
+        for answer in [
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.0 200 OK\n\n",
+            "HTTP/1.1 204\r\n\r\n",
+            Box::leak(format!("HTTP/1.1 200 OK\n{many}\n").into_boxed_str()),
+        ] {
+            answered(answer).await.1.unwrap();
+        }
+        let (_, refused) = answered("HTTP/1.0 503 X\nretry-after: 7\n\n").await;
+        let error = crate::error::DialError::from(refused.unwrap_err());
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(7)), "{error}");
+    }
+
+    #[tokio::test]
     async fn refusals_are_told_in_words() {
         for (answer, expected) in [
             ("HTTP/1.1 407 X\r\n\r\n", "wants a user and a password (HTTP 407)"),
@@ -497,11 +508,20 @@ mod tests {
                 "HTTP/1.0 403 X\r\nA: b\r\n\r\n",
                 "refused to connect to [::1]:9: HTTP 403",
             ),
-            ("SSH-2.0\r\n\r\n", "gave no HTTP answer"),
-            ("HTTP/1.1 200", "ended the connection before it answered"),
+            ("SSH-2.0\r\n\r\n", "the answer is not HTTP"),
+            (
+                "HTTP/1.1 200",
+                "the connection ended before the answer was complete",
+            ),
+            (
+                "HTTP/1.1 200 X\r\nA",
+                "the connection ended before the answer was complete",
+            ),
+            // Cut, but clear.
+            ("HTTP/1.1 403 X\r\nA", "HTTP 403"),
         ] {
             let (_, result) = answered(answer).await;
-            let error = result.unwrap_err().to_string();
+            let error = sentence(&result.unwrap_err());
             assert!(error.contains(expected), "{error}");
             assert!(!error.contains("p@ss"), "{error}");
         }

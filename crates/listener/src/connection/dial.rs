@@ -1,6 +1,10 @@
 //! Opens a connection: name, TCP, proxy, TLS and upgrade, all within one time-out.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use jiff::Timestamp;
@@ -8,23 +12,19 @@ use neurobridge_core::{secret::SecretSet, units::ByteSize};
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncBufRead, AsyncRead, AsyncWrite, BufReader},
+    io::{AsyncRead, AsyncWrite, BufReader},
     net::{TcpStream, lookup_host},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_tungstenite::{
-    WebSocketStream, client_async_with_config,
-    tungstenite::{
-        client::IntoClientRequest,
-        http::{HeaderValue, header},
-        protocol::{Role, WebSocketConfig},
-    },
+    WebSocketStream,
+    tungstenite::protocol::{Role, WebSocketConfig},
 };
 
-use super::{head::UpToHead, http_date};
+use super::{http_date, upgrade::upgrade};
 use crate::{
     config::{Endpoint, SourceConfig},
-    error::DialError,
+    error::{DialError, DialStage},
     proxy::Proxy,
     tls::{self, Stream, TlsSetupError},
 };
@@ -109,10 +109,12 @@ impl Dialler {
 
     async fn open(&self) -> Result<Dialled<BufReader<Stream>>, DialError> {
         let deadline = Instant::now() + self.open_timeout;
+        let progress = Progress::default();
         let timed_out = |addresses| DialError::Timeout {
             target: self.endpoint.authority(),
             timeout: self.open_timeout,
             addresses,
+            stage: progress.stage(),
         };
         let tls = self.tls_config().await?;
         let (host, port) = match &self.proxy {
@@ -122,9 +124,10 @@ impl Dialler {
         let addresses = timeout_at(deadline, resolve(host, port))
             .await
             .map_err(|_| timed_out(0))??;
+        progress.reach(DialStage::Connect);
         first_of(&addresses, deadline, |address| {
             // Boxed: the handshakes are large, and rare.
-            Box::pin(self.open_at(address, tls.clone()))
+            Box::pin(self.open_at(address, tls.clone(), &progress))
         })
         .await
         .unwrap_or_else(|| Err(timed_out(addresses.len())))
@@ -146,40 +149,55 @@ impl Dialler {
         &self,
         address: SocketAddr,
         tls: Option<Arc<ClientConfig>>,
+        progress: &Progress,
     ) -> Result<Dialled<BufReader<Stream>>, DialError> {
         let mut stream = connect(address)
             .await
             .map_err(|source| DialError::of_connect(address, source))?;
         if let Some(proxy) = &self.proxy {
+            progress.reach(DialStage::Proxy);
             proxy.connect(&mut stream, &self.endpoint, &self.secrets).await?;
         }
         let stream = match tls {
-            Some(config) => tls::connect(config, &self.endpoint.host, stream).await?,
+            Some(config) => {
+                progress.reach(DialStage::Tls);
+                tls::connect(config, &self.endpoint.host, stream).await?
+            }
             None => Stream::Plain(stream),
         };
+        progress.reach(DialStage::Upgrade);
         self.upgrade(BufReader::with_capacity(HEAD_BUFFER_BYTES, stream))
             .await
     }
 
-    async fn upgrade<S>(&self, stream: S) -> Result<Dialled<S>, DialError>
+    async fn upgrade<S>(&self, mut stream: S) -> Result<Dialled<S>, DialError>
     where
-        S: AsyncBufRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Unpin,
     {
-        let explain = |error| DialError::of_upgrade(self.endpoint.authority(), &self.endpoint.host, error);
-        let mut request = self.endpoint.uri.clone().into_client_request().map_err(explain)?;
-        request.headers_mut().insert(
-            header::USER_AGENT,
-            HeaderValue::from_static(concat!("neurobridge/", env!("CARGO_PKG_VERSION"))),
-        );
-        let config = websocket_config(self.max_frame_size);
-        let (upgraded, response) = client_async_with_config(request, UpToHead::new(stream), Some(config))
+        let head = upgrade(&mut stream, &self.endpoint.uri)
             .await
-            .map_err(explain)?;
-        let stream = upgraded.into_inner().into_inner();
+            .map_err(|error| DialError::of_upgrade(self.endpoint.authority(), &self.endpoint.host, error))?;
+        let config = websocket_config(self.max_frame_size);
         Ok(Dialled {
             socket: WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await,
-            clock_skew_seconds: http_date::clock_skew_seconds(response.headers(), Timestamp::now()),
+            clock_skew_seconds: http_date::clock_skew_seconds(&head, Timestamp::now()),
         })
+    }
+}
+
+/// How far an attempt has come, over all addresses of the host.
+#[derive(Default)]
+struct Progress(Mutex<DialStage>);
+
+impl Progress {
+    fn reach(&self, stage: DialStage) {
+        // Nothing within the lock can panic.
+        let mut reached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *reached = stage.max(*reached);
+    }
+
+    fn stage(&self) -> DialStage {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
     net::TcpListener,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::{handshake::derive_accept_key, http::header};
 
 use super::*;
 use crate::{
@@ -129,7 +129,9 @@ async fn each_way_to_fail_has_its_own_outcome() {
     assert_eq!(error.outcome(), ConnectionOutcome::OpenTimeout, "{error}");
     assert_eq!(
         error.to_string(),
-        format!("{address} was not open within 100ms (1 address tried)")
+        format!(
+            "{address} was not open within 100ms (1 address tried): no complete answer to the WebSocket upgrade"
+        )
     );
 }
 

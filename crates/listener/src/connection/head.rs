@@ -1,98 +1,155 @@
-//! Reading the answer to the upgrade, and not a byte more.
+//! Reads the head of an HTTP answer, of a server or of a proxy, and not a byte more.
 //!
-//! tungstenite's handshake reads what is there, and keeps what came behind the answer in a buffer of its own size, which
-//! stays the size of all later ones. So the frames are left in the stream, and the WebSocket gets a buffer of our size.
+//! As lenient as the answer allows: what follows from an answer is decided by its status and a few of its headers, and a
+//! refusal must be reported as such however it is written. Lines may end with a bare line feed, there may be any number of
+//! headers, and they may arrive byte by byte; bounded is only the length.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
+use std::io;
 
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use neurobridge_core::units::ByteSize;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// A stream that ends a read where the head of an HTTP answer ends.
+/// The longest answer, with the interim answers before it.
+const MAX_HEAD: ByteSize = ByteSize::from_kib(64);
+
+/// What every answer begins with.
+const PREFIX: &[u8] = b"HTTP/";
+
+/// The head of an HTTP answer.
 #[derive(Debug)]
-pub(super) struct UpToHead<S> {
-    stream: S,
-    place: Place,
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    /// Names in lower case.
+    headers: Vec<(String, String)>,
+    /// Why it ends before its empty line.
+    cut: Option<HeadError>,
 }
 
-/// Where in the head the next byte is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Nothing but empty lines so far, which a parser skips.
-    Before,
-    /// At the beginning of a line.
-    LineStart,
-    InLine,
-    /// Behind the empty line that ends it.
-    Behind,
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HeadError {
+    #[error("the answer is not HTTP")]
+    NotHttp,
+    #[error("the headers are longer than {MAX_HEAD}")]
+    TooLong,
+    #[error("the connection ended before the answer was complete")]
+    Incomplete,
+    #[error("the connection failed before the answer was complete")]
+    Io(#[source] io::Error),
 }
 
-impl Place {
-    const fn after(self, byte: u8) -> Self {
-        match (self, byte) {
-            (Self::Behind, _) | (Self::LineStart, b'\n') => Self::Behind,
-            (_, b'\r') => self,
-            (Self::Before, b'\n') => Self::Before,
-            (Self::InLine, b'\n') => Self::LineStart,
-            _ => Self::InLine,
-        }
-    }
-}
-
-impl<S> UpToHead<S> {
-    pub(super) const fn new(stream: S) -> Self {
-        Self {
-            stream,
-            place: Place::Before,
-        }
-    }
-
-    /// The stream, with what comes behind the head in it.
-    pub(super) fn into_inner(self) -> S {
-        self.stream
-    }
-}
-
-impl<S: AsyncBufRead + Unpin> AsyncRead for UpToHead<S> {
-    /// Reads what there is of the head; behind it, the stream seems to be at its end.
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.place == Place::Behind {
-            return Poll::Ready(Ok(()));
-        }
-        let found = ready!(Pin::new(&mut this.stream).poll_fill_buf(cx))?;
-        let mut length = 0;
-        for byte in found.iter().take(buffer.remaining()) {
-            this.place = this.place.after(*byte);
-            length += 1;
-            if this.place == Place::Behind {
-                break;
+impl Head {
+    /// Reads an answer, skipping interim ones such as `100 Continue` and `103 Early Hints` (RFC 9110, 15.2); 101 is the
+    /// answer to an upgrade.
+    ///
+    /// An answer that ends early is returned once its status is known: a server that refuses a connection may not wait
+    /// until everything is sent.
+    ///
+    /// # Errors
+    /// There is no status.
+    pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self, HeadError> {
+        let mut allowance = MAX_HEAD.bytes();
+        loop {
+            let mut head = Self::read_one(stream, &mut allowance).await?;
+            let is_interim = (100..200).contains(&head.status) && head.status != 101;
+            match head.cut.take() {
+                Some(cut) if is_interim => return Err(cut),
+                None if is_interim => {}
+                cut => return Ok(Self { cut, ..head }),
             }
         }
-        buffer.put_slice(&found[..length]);
-        Pin::new(&mut this.stream).consume(length);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for UpToHead<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    async fn read_one(stream: &mut (impl AsyncRead + Unpin), allowance: &mut u64) -> Result<Self, HeadError> {
+        let mut text = Vec::new();
+        let mut is_line_empty = true;
+        let cut = loop {
+            if *allowance == 0 {
+                break Some(HeadError::TooLong);
+            }
+            *allowance -= 1;
+            // Byte by byte: what follows the head belongs to the next layer. It is a few hundred, once a connection.
+            let byte = match stream.read_u8().await {
+                Ok(byte) => byte,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    break Some(HeadError::Incomplete);
+                }
+                Err(error) => break Some(HeadError::Io(error)),
+            };
+            match byte {
+                b'\r' => {}
+                // Empty lines before a status line are skipped (RFC 9112, 2.2).
+                b'\n' if is_line_empty && text.is_empty() => {}
+                b'\n' if is_line_empty => break None,
+                b'\n' => {
+                    text.push(byte);
+                    is_line_empty = true;
+                }
+                _ => {
+                    text.push(byte);
+                    is_line_empty = false;
+                    // At once: a server of another protocol may wait for more from us.
+                    if text.len() <= PREFIX.len() && !PREFIX.starts_with(&text) {
+                        return Err(HeadError::NotHttp);
+                    }
+                }
+            }
+        };
+        Self::parse(&text, cut)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn parse(text: &[u8], cut: Option<HeadError>) -> Result<Self, HeadError> {
+        let text = String::from_utf8_lossy(text);
+        // Without its line feed the status may be cut as well.
+        let Some((status_line, rest)) = text.split_once('\n') else {
+            return Err(cut.unwrap_or(HeadError::NotHttp));
+        };
+        let status = status_line
+            .split_ascii_whitespace()
+            .nth(1)
+            .filter(|code| code.len() == 3)
+            .and_then(|code| code.parse().ok())
+            .filter(|code| (100..1000).contains(code))
+            .ok_or(HeadError::NotHttp)?;
+        let mut headers: Vec<(String, String)> = Vec::new();
+        for line in rest.lines() {
+            if line.starts_with([' ', '\t']) {
+                // The continuation of the line before (RFC 9112, 5.2).
+                if let Some((_, value)) = headers.last_mut() {
+                    value.push(' ');
+                    value.push_str(line.trim());
+                }
+            } else if let Some((name, value)) = line.split_once(':') {
+                headers.push((name.trim_end().to_ascii_lowercase(), value.trim().to_owned()));
+            }
+        }
+        Ok(Self { status, headers, cut })
+    }
+
+    /// Why the answer ends before its empty line, if it does.
+    pub(crate) fn complete(&mut self) -> Result<(), HeadError> {
+        self.cut.take().map_or(Ok(()), Err)
+    }
+
+    /// The values of a header, whose name is given in lower case.
+    pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers
+            .iter()
+            .filter(move |(header, _)| header == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The elements of a header that is a list, over all its lines; empty ones do not count (RFC 9110, 5.6.1).
+    pub(crate) fn list(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.values(name)
+            .flat_map(|value| value.split(','))
+            .map(str::trim)
+            .filter(|element| !element.is_empty())
+    }
+
+    /// Whether a header that is a list has an element, in upper or lower case.
+    pub(crate) fn lists(&self, name: &str, element: &str) -> bool {
+        self.list(name).any(|found| found.eq_ignore_ascii_case(element))
     }
 }
 
@@ -105,48 +162,104 @@ mod tests {
 
     const HEAD: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n";
 
-    /// Reads by pieces; what came of the head, and what is left.
-    fn read(text: &str, at_once: usize, room: usize) -> (String, String) {
-        let (mut head, mut rest) = (Vec::new(), String::new());
+    /// Reads an answer that arrives in pieces; also returns what is left in the stream.
+    fn read(bytes: &[u8], piece: usize) -> (Result<Head, HeadError>, Vec<u8>) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let mut stream = UpToHead::new(BufReader::with_capacity(at_once, text.as_bytes()));
-            let mut piece = vec![0; room];
-            loop {
-                let length = stream.read(&mut piece).await.unwrap();
-                if length == 0 {
-                    break;
-                }
-                head.extend_from_slice(&piece[..length]);
-            }
-            stream.into_inner().read_to_string(&mut rest).await.unwrap();
-        });
-        (String::from_utf8(head).unwrap(), rest)
+            let mut stream = BufReader::with_capacity(piece, bytes);
+            let head = Head::read(&mut stream).await;
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).await.unwrap();
+            (head, rest)
+        })
     }
 
     #[test]
     fn a_head_ends_at_its_empty_line() {
         for head in [
             HEAD.to_owned(),
-            // Both are legal to a parser that is lenient, as ours is.
             HEAD.replace('\r', ""),
             format!("\r\n\r\n{HEAD}"),
+            format!("HTTP/1.1 100 Continue\r\n\r\n{HEAD}"),
+            format!("HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 102 X\n\n{HEAD}"),
         ] {
             for rest in ["", "frames\r\n\r\nmore"] {
-                let both = format!("{head}{rest}");
-                assert_eq!(read(&both, 8192, 4096), (head.clone(), rest.to_owned()));
+                let (read, left) = read(format!("{head}{rest}").as_bytes(), 512);
+                let mut read = read.unwrap();
+                assert_eq!(read.status, 101);
+                assert!(read.complete().is_ok() && read.lists("upgrade", "WebSocket"));
+                assert_eq!(left, rest.as_bytes());
             }
         }
-        // Cut off: all of it, and no end.
-        let cut = &HEAD[..HEAD.len() - 2];
-        assert_eq!(read(cut, 8192, 4096), (cut.to_owned(), String::new()));
+    }
+
+    #[test]
+    fn headers_are_read_however_they_are_written() {
+        let many = "X-Filler: 1\r\n".repeat(500);
+        let text = format!(
+            "HTTP/1.0 503\r\n{many}no header\r\nCONNECTION : keep-alive,\r\n\tUpgrade\r\nconnection:a,,b\r\nN\u{e4}me:\u{e4}\r\n\r\n"
+        );
+        let head = read(text.as_bytes(), 1).0.unwrap();
+        assert_eq!(head.status, 503);
+        assert_eq!(
+            head.list("connection").collect::<Vec<_>>(),
+            ["keep-alive", "Upgrade", "a", "b"]
+        );
+        assert_eq!(head.values("x-filler").count(), 500);
+        assert_eq!(head.values("no header").count(), 0);
+    }
+
+    #[test]
+    fn the_status_of_a_cut_answer_is_known() {
+        let endless = format!(
+            "HTTP/1.1 503 X\r\nRetry-After: 7\r\n{}",
+            "X-Filler: 1\r\n".repeat(10_000)
+        );
+        for (text, expected) in [
+            (endless.as_str(), "longer than 64 KiB"),
+            ("HTTP/1.1 503 X\r\nRetry-After: 7\r\nX", "ended before"),
+        ] {
+            let mut head = read(text.as_bytes(), 512).0.unwrap();
+            assert_eq!(head.status, 503);
+            assert_eq!(head.values("retry-after").next(), Some("7"));
+            let error = head.complete().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        for (text, expected) in [
+            ("", "ended before"),
+            ("HTTP/1.1 50", "ended before"),
+            ("HTTP/1.1 100 Continue\r\n\r\n", "ended before"),
+            ("HTTP/1.1 100 Continue\r\n", "ended before"),
+            ("SSH-2.0", "not HTTP"),
+            ("\x15\x03\x01", "not HTTP"),
+            ("HTTP/1.1 5000 X\r\n\r\n", "not HTTP"),
+            ("HTTP/1.1 abc\r\n\r\n", "not HTTP"),
+        ] {
+            let error = read(text.as_bytes(), 512).0.unwrap_err().to_string();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn interim_answers_are_bounded() {
+        let endless = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(10_000);
+        assert!(matches!(read(endless.as_bytes(), 512).0, Err(HeadError::TooLong)));
     }
 
     proptest! {
         #[test]
-        fn it_does_not_matter_how_it_comes(at_once in 1usize..80, room in 1usize..80, rest in "[\r\na]{0,9}") {
-            let (head, left) = read(&format!("{HEAD}{rest}"), at_once, room);
-            prop_assert_eq!((head.as_str(), left), (HEAD, rest));
+        fn pieces_make_no_difference(piece in 1usize..80, rest in "[\r\na]{0,9}") {
+            let (head, left) = read(format!("{HEAD}{rest}").as_bytes(), piece);
+            prop_assert_eq!(head.unwrap().status, 101);
+            prop_assert_eq!(left, rest.as_bytes());
+        }
+
+        #[test]
+        fn any_bytes_are_an_answer_or_an_error(bytes: Vec<u8>, piece in 1usize..80) {
+            let mut whole = b"HTTP/1.1 ".to_vec();
+            whole.extend(bytes);
+            let (head, _) = read(&whole, piece);
+            prop_assert!(head.map_or(true, |head| (100..1000).contains(&head.status)));
         }
     }
 }

@@ -4,13 +4,14 @@
 mod authorise;
 mod close;
 mod dial;
-mod head;
+pub(crate) mod head;
 pub(crate) mod http_date;
 mod link;
 mod receive;
 mod session;
 #[cfg(test)]
 pub(crate) mod testing;
+mod upgrade;
 
 #[cfg(test)]
 pub(crate) use self::dial::{Dialled, websocket_config};
@@ -22,4 +23,5 @@ pub(crate) use self::{
     link::{Link, Notice, Outlet},
     receive::receive,
     session::Session,
+    upgrade::UpgradeError,
 };
