@@ -16,8 +16,7 @@ pub trait Batcher: Send + 'static {
 
     /// Takes a frame: an event, or text that is none. The next one is read when it returns, so it must not wait.
     ///
-    /// A batch ends after 1,024 frames or 128 KiB of text and one frame more, if the socket gives that many; what comes
-    /// before the answer to AUTH is bounded by the number of frames alone.
+    /// A batch ends after 1,024 frames or 128 KiB of text and one frame more, if the socket gives that many.
     fn push(&mut self, frame: Frame);
 
     /// Hands out what was pushed since the last time: one frame at least. What it returns is sent, without fail.

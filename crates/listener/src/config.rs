@@ -390,6 +390,9 @@ mod tests {
             (endpoint.host.as_str(), endpoint.port, endpoint.is_tls),
             ("events.neuroio.com", 443, true)
         );
+        for (url, is_tls) in [("WSS://host", true), ("Ws://host", false)] {
+            assert_eq!(Endpoint::parse(url).unwrap().is_tls, is_tls, "{url}");
+        }
         let endpoint = Endpoint::parse("ws://[::1]:81/a?b").unwrap();
         assert_eq!(
             (endpoint.host.as_str(), endpoint.port, endpoint.is_tls),

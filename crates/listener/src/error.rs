@@ -129,8 +129,6 @@ pub(crate) enum Lost {
     TooLarge { size: Option<usize>, limit: ByteSize },
     #[error("the platform did not keep to the WebSocket protocol")]
     Protocol { source: tungstenite::Error },
-    #[error("events came before the answer to AUTH, more than can be kept")]
-    EarlyEvents,
     #[error("the platform refused the token: {answer}")]
     TokenRefused { answer: String },
     #[error("no answer to AUTH within {}", format_duration(*timeout))]
@@ -234,10 +232,18 @@ impl Lost {
             Self::BadPong { .. } => DisconnectReason::BadPong,
             Self::InvalidUtf8 => DisconnectReason::InvalidUtf8,
             Self::TooLarge { .. } => DisconnectReason::FrameTooLarge,
-            Self::Protocol { .. } | Self::EarlyEvents => DisconnectReason::ProtocolViolation,
+            Self::Protocol { .. } => DisconnectReason::ProtocolViolation,
             Self::TokenRefused { .. } => DisconnectReason::TokenRefused,
             Self::AuthTimeout { .. } => DisconnectReason::AuthTimeout,
             Self::Blocked { .. } => DisconnectReason::Blocked,
+        }
+    }
+
+    /// Why the connection ended, whether or not reading was held back before.
+    pub(crate) fn root(&self) -> &Self {
+        match self {
+            Self::Blocked { source } => source.root(),
+            lost => lost,
         }
     }
 

@@ -243,6 +243,8 @@ impl Outlet for Messages {
         self.messages.len()
     }
 
+    fn count_waiting(&mut self) {}
+
     fn take(&mut self, _: Timestamp) -> Option<Vec<Message>> {
         (!self.messages.is_empty()).then(|| std::mem::take(&mut self.messages))
     }

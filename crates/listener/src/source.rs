@@ -81,10 +81,12 @@ impl Source {
     /// connection ends, for ever, until `stop` is cancelled or the receiver of `batches` is dropped.
     ///
     /// When `batches` is full, the socket is not read. A batch is counted as received in the ledger just before it is
-    /// sent, and nothing in between can be interrupted: when this future ends or is dropped, all that was counted as
-    /// received is in the channel.
+    /// sent, and nothing in between can be interrupted: when this future ends, all that was counted as received is in the
+    /// channel, unless its receiver was dropped. Frames that came before the answer to AUTH may have to wait for room:
+    /// they are counted when they are read, and are not in the channel yet when this future is dropped instead.
     ///
-    /// After a stop it ends at once, whatever it is doing. A name that is being looked up goes on being looked up in a
+    /// After a stop it sends its close frame, and reads what the server had sent before its own, for at most one second;
+    /// in any other state it ends at once. Where frames wait for room, it ends when they are in the channel. A name that is being looked up goes on being looked up in a
     /// thread of the runtime's: give the runtime a time-out to shut down in.
     ///
     /// # Errors
@@ -98,6 +100,7 @@ impl Source {
         let outlet = Counted {
             batcher,
             frames: 0,
+            counted: 0,
             ledger: self.ledger,
         };
         let link = Link::new(self.name, outlet, batches, stop, self.stats);
@@ -273,6 +276,8 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
         }
     };
     if let Ended::NotAuthorised(lost) | Ended::Lost(lost, _) = &ended {
+        // Before the end is counted: events that are read meanwhile are of this connection.
+        connection::close(session, link, lost).await;
         let was_authorised = matches!(ended, Ended::Lost(..));
         link.stats.disconnected(lost.reason(), was_authorised);
         let sentence = setup.shown(lost);
@@ -280,16 +285,17 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
             reason: lost.reason(),
             sentence: &sentence,
         });
-        connection::close(session, lost, &stop).await;
     }
     ended
 }
 
-/// Counts frames as received when what a [`Batcher`] made of them is sent.
+/// Counts frames as received when what a [`Batcher`] made of them is sent, or has to wait.
 struct Counted<B> {
     batcher: B,
     /// How many the batcher holds.
     frames: usize,
+    /// How many of them are counted as received.
+    counted: usize,
     ledger: Arc<SourceLedger>,
 }
 
@@ -307,12 +313,17 @@ impl<B: Batcher> Outlet for Counted<B> {
         self.frames
     }
 
+    fn count_waiting(&mut self) {
+        self.ledger.receive((self.frames - self.counted) as u64);
+        self.counted = self.frames;
+    }
+
     fn take(&mut self, received_at: jiff::Timestamp) -> Option<B::Batch> {
-        let frames = std::mem::take(&mut self.frames);
-        if frames == 0 {
+        if self.frames == 0 {
             return None;
         }
-        self.ledger.receive(frames as u64);
+        self.count_waiting();
+        (self.frames, self.counted) = (0, 0);
         Some(self.batcher.take(received_at))
     }
 }

@@ -271,6 +271,8 @@ async fn a_refused_token_ends_the_source_only_where_it_is_told_so() {
             let mut platform = bench.platforms.recv().await.unwrap();
             assert_eq!(platform.hear().await, AUTH);
             platform.say(r#"{"auth":"denied s3cret"}"#).await;
+            // It answers the close frame.
+            platform.pong_for_ever().await;
             bench.in_state(SourceState::Refused).await;
             let reason = bench.snapshot().reason.unwrap();
             assert_eq!(reason, "the platform refused the token: denied [redacted]");
@@ -290,8 +292,10 @@ async fn every_state_hears_the_stop_at_once() {
     let (source, bench) = bench_without_platform();
     stopped_at_once(source, &bench, SourceState::Dialling).await;
     // Authorising.
-    let (source, bench) = self::bench(|_| {}, Vec::new());
-    stopped_at_once(source, &bench, SourceState::Authorising).await;
+    let (source, mut bench) = self::bench(|_| {}, Vec::new());
+    let mut platforms = std::mem::replace(&mut bench.platforms, mpsc::unbounded_channel().1);
+    let server = async { platforms.recv().await.unwrap().pong_for_ever().await };
+    join!(stopped_at_once(source, &bench, SourceState::Authorising), server);
     // Waiting.
     let failure = DialError::NoAddress { host: "h".into() };
     let (source, bench) = self::bench(|_| {}, vec![failure]);
@@ -372,12 +376,77 @@ async fn a_rotated_token_is_picked_up_at_the_next_connection() {
     result.unwrap();
 }
 
+/// A source whose frames are counted in a ledger, on a channel without room.
+fn counted_source() -> (impl Future<Output = Result<(), SourceError>>, Counting) {
+    let (platforms_in, platforms) = mpsc::unbounded_channel();
+    let (items, batches) = mpsc::channel(1);
+    let config = SourceConfig::new("ws://localhost", "s3cret");
+    let setup = Setup {
+        dialler: Doors {
+            platforms: platforms_in,
+            failures: Mutex::default(),
+        },
+        token: config.token_source().unwrap(),
+        secrets: SecretSet::default(),
+        config,
+    };
+    let ledger = Arc::new(SourceLedger::default());
+    let outlet = Counted {
+        batcher: Frames::new("test"),
+        frames: 0,
+        counted: 0,
+        ledger: Arc::clone(&ledger),
+    };
+    let mut full = Frames::new("full");
+    items.try_send(full.take(jiff::Timestamp::UNIX_EPOCH)).unwrap();
+    let (stop, stats) = (CancellationToken::new(), Arc::new(SourceStats::new()));
+    let link = Link::new("test".into(), outlet, items, stop.clone(), stats);
+    let counting = Counting {
+        platforms,
+        batches,
+        stop,
+        ledger,
+    };
+    (run(setup, link), counting)
+}
+
+struct Counting {
+    platforms: mpsc::UnboundedReceiver<Platform>,
+    batches: mpsc::Receiver<crate::batch::FrameBatch>,
+    stop: CancellationToken,
+    ledger: Arc<SourceLedger>,
+}
+
+#[tokio::test(start_paused = true)]
+async fn early_frames_are_counted_and_survive_a_stop() {
+    let (source, mut test) = counted_source();
+    let (result, ()) = join!(source, async {
+        let mut platform = test.platforms.recv().await.unwrap();
+        assert_eq!(platform.hear().await, AUTH);
+        platform.say_all((0..20).map(event)).await;
+        while test.ledger.counts().received < 20 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(test.ledger.counts().in_flight, 20, "received, and not stored");
+        test.stop.cancel();
+        assert_eq!(platform.hear().await, "[close 1000]");
+        drop(platform);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(test.batches.recv().await.unwrap().frames.len(), 0);
+        assert_eq!(test.batches.recv().await.unwrap().frames.len(), 20);
+        assert!(test.batches.recv().await.is_none(), "the source has ended");
+    });
+    result.unwrap();
+    assert_eq!(test.ledger.counts().received, 20);
+}
+
 #[test]
 fn what_is_sent_is_in_the_ledger_first() {
     let ledger = Arc::new(SourceLedger::default());
     let mut outlet = Counted {
         batcher: Frames::new("main"),
         frames: 0,
+        counted: 0,
         ledger: ledger.clone(),
     };
     for text in [event(1), "{".into()] {

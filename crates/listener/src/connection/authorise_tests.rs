@@ -8,7 +8,7 @@ use crate::{
         testing::{AUTH, connection, event, link},
     },
     error::sentence,
-    stats::{ConnectionOutcome, FrameKind},
+    stats::{ConnectionOutcome, FrameKind, SourceState},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -105,17 +105,60 @@ async fn events_right_behind_the_answer_are_received() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_before_the_answer_are_kept_up_to_a_bound() {
+async fn early_events_are_bounded_by_number_and_by_bytes() {
+    let large = |id| event(id).replace("new", &"x".repeat(10_000));
+    for (frame, bound) in [
+        (&event as &dyn Fn(usize) -> String, MAX_BATCH_FRAMES),
+        (&large, MAX_BATCH_BYTES as usize / 10_000 + 1),
+    ] {
+        let (mut link, mut batches) = link(1);
+        let (mut session, mut platform) = connection().await;
+        link.items.try_send(vec!["in the way".into()]).unwrap();
+        let stats = link.stats.clone();
+        let count = 3 * bound;
+        let frames: Vec<String> = (0..count).map(frame).collect();
+        platform.say_all(frames.clone()).await;
+        platform.say(r#"{"auth":"ok"}"#).await;
+        let (authorised, seen) = join!(authorise(&mut session, &mut link, TIMEOUT), async {
+            tokio::time::sleep(TIMEOUT * 2).await;
+            let snapshot = stats.snapshot();
+            assert_eq!(snapshot.state, SourceState::Blocked);
+            assert!(
+                snapshot.frames.total() <= bound as u64,
+                "{}",
+                snapshot.frames.total()
+            );
+            assert_eq!(batches.recv().await.unwrap(), ["in the way"]);
+            let mut seen = Vec::new();
+            while seen.len() < count {
+                let batch = batches.recv().await.unwrap();
+                assert!(batch.len() <= bound);
+                seen.extend(batch);
+            }
+            seen
+        });
+        authorised.unwrap();
+        assert_eq!(seen, frames);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_before_the_answer_is_a_time_out() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = connection().await;
-    let count = MAX_EARLY_FRAMES + 3;
-    platform.say_all((0..count).map(event)).await;
-    let lost = authorise(&mut session, &mut link, TIMEOUT).await.unwrap_err();
-    assert!(matches!(lost, Lost::EarlyEvents));
-    // One went into the channel at once; the rest waits for room.
-    assert_eq!(batches.recv().await.unwrap(), [event(0)]);
-    link.flush().await;
-    assert_eq!(batches.recv().await.unwrap().len(), MAX_EARLY_FRAMES + 1);
+    let flood = async {
+        for id in 0.. {
+            platform.say(event(id)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let drain = async { while batches.recv().await.is_some() {} };
+    let lost = tokio::select! {
+        authorised = authorise(&mut session, &mut link, TIMEOUT) => authorised.unwrap_err(),
+        () = flood => unreachable!("it never ends"),
+        () = drain => unreachable!("the link holds the channel"),
+    };
+    assert_eq!(lost.outcome(), ConnectionOutcome::AuthTimeout);
 }
 
 #[tokio::test(start_paused = true)]

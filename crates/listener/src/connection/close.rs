@@ -1,36 +1,44 @@
-//! Takes leave.
+//! Closes a connection without losing what the server has sent.
 
-use std::{future::poll_fn, time::Duration};
+use std::{future::poll_fn, pin::pin, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, sink},
+    select,
+    sync::mpsc::{Permit, Sender},
     time::timeout,
 };
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
-use tokio_util::sync::CancellationToken;
 
-use super::Session;
+use super::{
+    Link, Outlet, Session,
+    receive::{Read, poll_batch},
+};
 use crate::error::Lost;
 
-/// How long what is still on its way is read and thrown away, so that our reason arrives: closing a socket with unread
-/// data resets the connection, and the close frame with it.
+/// How long the server's close frame is awaited. What is still on its way is read meanwhile: closing a socket with unread
+/// data resets the connection, and our close frame may be lost with it.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Ends a connection, telling the server why where it does not know. Waits only where the server has to be told that it
-/// did wrong, and never when stopping.
-pub(crate) async fn close<S>(mut session: Session<S>, lost: &Lost, stop: &CancellationToken)
+/// Closes a connection with a code that states the reason, unless the server has closed it.
+///
+/// Where frames can still be told apart, the events that the server had sent are received as before, up to its close
+/// frame, for at most [`LINGER`]; without room for them they are not read. After a frame that cannot be read (too large, no
+/// UTF-8, a violation of the protocol) nobody knows where the next one begins: then the rest is discarded, so that the
+/// server reads the reason.
+pub(crate) async fn close<S, O>(mut session: Session<S>, link: &mut Link<O>, lost: &Lost)
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    O: Outlet,
 {
-    let (code, reason) = match lost {
+    let (code, reason) = match lost.root() {
         Lost::Stopped => (CloseCode::Normal, ""),
         Lost::TokenRefused { .. } => (CloseCode::Normal, "token refused"),
         Lost::AuthTimeout { .. } => (CloseCode::Normal, "no answer to AUTH"),
         Lost::TooLarge { .. } => (CloseCode::Size, "frame too large"),
         Lost::InvalidUtf8 => (CloseCode::Invalid, "no UTF-8"),
         Lost::Protocol { .. } => (CloseCode::Protocol, "protocol violation"),
-        Lost::EarlyEvents => (CloseCode::Policy, "events before the answer to AUTH"),
         Lost::BadPong { .. } => (CloseCode::Policy, "the answer to PING was not PONG"),
         Lost::PongTimeout { .. } => (CloseCode::Away, "no answer to PING"),
         Lost::Closed(_) => {
@@ -40,27 +48,68 @@ where
         }
         Lost::Broken { .. } | Lost::Blocked { .. } => return,
     };
-    let frame = CloseFrame {
+    let is_unreadable = matches!(
+        lost.root(),
+        Lost::TooLarge { .. } | Lost::InvalidUtf8 | Lost::Protocol { .. }
+    );
+    session.send_close(CloseFrame {
         code,
         reason: reason.into(),
-    };
-    session.send_close(frame);
-    let is_told = matches!(
-        lost,
-        Lost::TooLarge { .. } | Lost::InvalidUtf8 | Lost::Protocol { .. } | Lost::EarlyEvents
-    );
-    if is_told {
-        let farewell = timeout(LINGER, async {
-            flush(&mut session).await;
-            let stream = session.socket.get_mut();
-            if stream.shutdown().await.is_ok() {
-                // What comes is of no use, nor is how it ends.
-                copy(stream, &mut sink()).await.ok();
-            }
-        });
-        stop.run_until_cancelled(farewell).await;
+    });
+    if is_unreadable {
+        let stop = link.stop.clone();
+        let discarded = timeout(LINGER, discard(&mut session));
+        stop.run_until_cancelled(discarded).await;
     } else {
-        flush(&mut session).now_or_never();
+        // A batch that was read is sent without a pause in between, so the end of the time loses nothing.
+        timeout(LINGER, receive_rest(&mut session, link)).await.ok();
+    }
+}
+
+/// Receives what comes until the server closes the connection, or nobody takes it any more.
+async fn receive_rest<S, O>(session: &mut Session<S>, link: &mut Link<O>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    O: Outlet,
+{
+    let items = link.items.clone();
+    let mut room = None;
+    loop {
+        let read = poll_fn(|cx| poll_batch(cx, session, link, &items, &mut room, &mut true, false)).await;
+        match read {
+            Read::Batch => {}
+            // The connection is being closed: a reason more does not count, and events may follow it.
+            Read::Lost(Lost::BadPong { .. } | Lost::TokenRefused { .. }) => {}
+            Read::NoRoom => match wait_for_room(session, &items).await {
+                Some(permit) => room = Some(permit),
+                None => return,
+            },
+            Read::Dry | Read::Lost(_) => return,
+        }
+    }
+}
+
+async fn wait_for_room<'a, S, T>(session: &mut Session<S>, items: &'a Sender<T>) -> Option<Permit<'a, T>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut reserve = pin!(items.reserve());
+    loop {
+        select! {
+            biased;
+            room = &mut reserve => return room.ok(),
+            // Our close frame leaves meanwhile.
+            () = flush(session), if session.is_flushing => {}
+        }
+    }
+}
+
+async fn discard<S: AsyncRead + AsyncWrite + Unpin>(session: &mut Session<S>) {
+    flush(session).await;
+    let stream = session.socket.get_mut();
+    if stream.shutdown().await.is_ok() {
+        // What comes is of no use, nor is how it ends.
+        copy(stream, &mut sink()).await.ok();
     }
 }
 
@@ -68,3 +117,7 @@ where
 async fn flush<S: AsyncRead + AsyncWrite + Unpin>(session: &mut Session<S>) {
     poll_fn(|cx| session.poll_flush(cx)).await;
 }
+
+#[cfg(test)]
+#[path = "close_tests.rs"]
+mod tests;

@@ -21,7 +21,7 @@ use tokio_tungstenite::{
     tungstenite::protocol::{Role, WebSocketConfig},
 };
 
-use super::{http_date, upgrade::upgrade};
+use super::{Recent, http_date, upgrade::upgrade};
 use crate::{
     config::{Endpoint, SourceConfig},
     error::{DialError, DialStage},
@@ -61,7 +61,7 @@ pub(crate) trait Dial: Send + Sync + 'static {
 
 /// An open WebSocket.
 pub(crate) struct Dialled<S> {
-    pub(crate) socket: WebSocketStream<S>,
+    pub(crate) socket: WebSocketStream<Recent<S>>,
     pub(crate) clock_skew_seconds: Option<f64>,
 }
 
@@ -179,7 +179,7 @@ impl Dialler {
             .map_err(|error| DialError::of_upgrade(self.endpoint.authority(), &self.endpoint.host, error))?;
         let config = websocket_config(self.max_frame_size);
         Ok(Dialled {
-            socket: WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await,
+            socket: WebSocketStream::from_raw_socket(Recent::new(stream), Role::Client, Some(config)).await,
             clock_skew_seconds: http_date::clock_skew_seconds(&head, Timestamp::now()),
         })
     }

@@ -27,6 +27,10 @@ pub(crate) trait Outlet: Send + 'static {
     /// How much was taken since the last [`Outlet::take`].
     fn len(&self) -> usize;
 
+    /// Counts as received what was taken and has to wait for room; what is sent at once is counted by
+    /// [`Outlet::take`].
+    fn count_waiting(&mut self);
+
     /// What was taken, `None` when nothing. What it returns is sent, without fail.
     fn take(&mut self, received_at: Timestamp) -> Option<Self::Item>;
 }
@@ -101,15 +105,15 @@ impl<O: Outlet> Link<O> {
         }
     }
 
-    /// Sends what is to be handed on, waiting for room; a stop ends the wait.
+    /// Sends what is to be handed on, waiting for room; also after a stop, for it is counted as received.
+    ///
+    /// Ends when there is no receiver any more. Whoever stops a source has a limit of time of their own.
     pub(crate) async fn flush(&mut self) {
-        // What there is room for is sent, stopped or not.
-        self.offer();
         if self.outlet.len() == 0 {
             return;
         }
         let items = self.items.clone();
-        if let Some(Ok(room)) = self.stop.clone().run_until_cancelled(items.reserve()).await {
+        if let Ok(room) = items.reserve().await {
             self.deliver(room, Reading::default());
         }
     }
@@ -128,15 +132,22 @@ mod tests {
         frame::{Content, MalformedReason},
     };
 
-    #[tokio::test]
-    async fn what_there_is_room_for_is_sent_also_when_stopped() {
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_does_not_end_the_wait_for_room() {
         let (mut link, mut items) = link(1);
+        link.items.try_send(vec!["in the way".into()]).unwrap();
         link.outlet.frame(Frame {
             text: "[]".into(),
             content: Content::Malformed(MalformedReason::UnknownKind),
         });
         link.stop.cancel();
+        tokio::join!(link.flush(), async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(items.recv().await.unwrap(), ["in the way"]);
+            assert_eq!(items.recv().await.unwrap(), ["[]"]);
+        });
+        link.items.try_send(vec!["in the way".into()]).unwrap();
+        drop(items);
         link.flush().await;
-        assert_eq!(items.try_recv().unwrap().len(), 1);
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod head;
 pub(crate) mod http_date;
 mod link;
 mod receive;
+mod recent;
 mod session;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -22,6 +23,7 @@ pub(crate) use self::{
     dial::{Dial, Dialler},
     link::{Link, Notice, Outlet},
     receive::receive,
+    recent::Recent,
     session::Session,
     upgrade::UpgradeError,
 };

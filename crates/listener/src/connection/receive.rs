@@ -21,8 +21,8 @@ use crate::{error::Lost, stats::Reading};
 
 /// What one batch may hold: enough to make the cost of handing it on small, and little enough that a bound on batches
 /// is a bound on memory. One frame more may come on top, of up to `max_frame_size`.
-const MAX_BATCH_FRAMES: usize = 1024;
-const MAX_BATCH_BYTES: u64 = 128 * 1024;
+pub(super) const MAX_BATCH_FRAMES: usize = 1024;
+pub(super) const MAX_BATCH_BYTES: u64 = 128 * 1024;
 
 /// From then on it counts: a shorter hold is the ordinary to and fro of a full channel, and no server has closed a
 /// connection over it.
@@ -33,7 +33,7 @@ const LONG_HOLD: Duration = Duration::from_secs(1);
 const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// What a look at the socket gave.
-enum Read {
+pub(super) enum Read {
     /// Something was read, and handed on.
     Batch,
     /// Nothing is there (reported on demand only).
@@ -137,7 +137,7 @@ where
 }
 
 /// Reads what is there, if there is room for it.
-fn poll_batch<'a, S, O>(
+pub(super) fn poll_batch<'a, S, O>(
     cx: &mut Context<'_>,
     session: &mut Session<S>,
     link: &mut Link<O>,
@@ -194,7 +194,7 @@ where
 /// Waits for room, reading nothing; also says how long that took. Pings and pongs go on as far as the server reads
 /// them, so that it sees us alive; its silence is not judged, because its answers wait unread behind events. Nor does a
 /// connection that broke end here: what it has left unread is read when there is room.
-async fn hold_back<'a, S, O>(
+pub(super) async fn hold_back<'a, S, O>(
     session: &mut Session<S>,
     link: &mut Link<O>,
     items: &'a Sender<O::Item>,
@@ -223,7 +223,8 @@ where
                     warn!(source = %link.name, suppressed, "reading is held back: there is no room for more events");
                 }
             }
-            () = sleep_until(session.heartbeat.due()) => session.ping(),
+            // AUTH comes before all else, also before pings.
+            () = sleep_until(session.heartbeat.due()), if session.is_authorised => session.ping(),
             () = poll_fn(|cx| session.poll_flush(cx)), if session.is_flushing => {}
         }
     };

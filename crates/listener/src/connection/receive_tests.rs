@@ -176,6 +176,7 @@ async fn while_there_is_no_room_pings_go_on_and_silence_is_not_judged() {
     let (mut session, mut platform) = authorised_connection().await;
     link.items.try_send(vec!["in the way".into()]).unwrap();
     let (stop, stats) = (link.stop.clone(), link.stats.clone());
+    stats.authorised();
     let (lost, ()) = join!(receive(&mut session, &mut link), async {
         platform.say_all((0..10).map(event)).await;
         for _ in 0..12 {
@@ -317,8 +318,7 @@ async fn what_the_protocol_forbids_is_answered_with_its_code() {
             [event(7)],
             "what came before is handed on"
         );
-        let stop = link.stop.clone();
-        let ((), heard) = join!(close(session, &lost, &stop), async {
+        let ((), heard) = join!(close(session, &mut link, &lost), async {
             let mut heard = Vec::new();
             while heard.last().is_none_or(|last: &String| !last.contains("close")) {
                 heard.push(platform.hear().await);
@@ -331,32 +331,37 @@ async fn what_the_protocol_forbids_is_answered_with_its_code() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closes_of_the_platform_are_told_in_words() {
+async fn close_codes_are_reported_as_received() {
+    // The platform has been seen to send 102; none but the last two may be sent.
+    for code in [
+        0, 1, 102, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535, 1002, 4001,
+    ] {
+        for reason in ["", "b\u{fc}y"] {
+            let (mut link, mut batches) = link(1);
+            let (mut session, mut platform) = authorised_connection().await;
+            platform.say(event(1)).await;
+            let payload = [&u16::to_be_bytes(code)[..], reason.as_bytes()].concat();
+            platform.write(&raw_frame(8, &payload)).await;
+            let lost = receive(&mut session, &mut link).await;
+            assert_eq!(lost.reason(), DisconnectReason::Closed, "{lost:?}");
+            let reason = if reason.is_empty() { "" } else { ", \"b\u{fc}y\"" };
+            assert_eq!(
+                sentence(&lost),
+                format!("the platform closed the connection (code {code}{reason})")
+            );
+            assert_eq!(batches.recv().await.unwrap(), [event(1)]);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_without_a_close_frame_is_named() {
     let (mut link, _batches) = link(1);
-    let (mut session, mut platform) = authorised_connection().await;
-    // Code 102 is none that may be used; the platform has been seen to send it.
-    platform.write(&raw_frame(8, &102u16.to_be_bytes())).await;
-    let lost = receive(&mut session, &mut link).await;
-    assert_eq!(lost.reason(), DisconnectReason::Closed, "{lost:?}");
     let (mut session, platform) = authorised_connection().await;
     drop(platform);
     let lost = receive(&mut session, &mut link).await;
     assert_eq!(lost.reason(), DisconnectReason::Broken);
     assert_eq!(sentence(&lost), "the connection ended without a close frame");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stop_is_heard_at_once_and_the_platform_is_told() {
-    let (mut link, _batches) = link(1);
-    let (mut session, mut platform) = authorised_connection().await;
-    let (stop, start) = (link.stop.clone(), Instant::now());
-    let (lost, ()) = join!(receive(&mut session, &mut link), async {
-        assert_eq!(platform.hear().await, PING);
-        stop.cancel();
-    });
-    close(session, &lost, &stop).await;
-    assert_eq!(start.elapsed(), Duration::ZERO);
-    assert_eq!(platform.hear().await, "[close 1000]");
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ use tokio_tungstenite::{
 };
 use tracing::warn;
 
-use super::{Link, Notice, Outlet};
+use super::{Link, Notice, Outlet, Recent};
 use crate::{
     error::Lost,
     frame::{self, Classified, Content, Control, Foreign, Frame, MalformedReason},
@@ -33,7 +33,7 @@ const PING: &str = r#"{"action":"PING"}"#;
 
 /// An open connection.
 pub(crate) struct Session<S> {
-    pub(crate) socket: WebSocketStream<S>,
+    pub(crate) socket: WebSocketStream<Recent<S>>,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) is_authorised: bool,
     token: SecretString,
@@ -50,7 +50,7 @@ pub(crate) struct Session<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(crate) fn new(
-        socket: WebSocketStream<S>,
+        socket: WebSocketStream<Recent<S>>,
         token: SecretString,
         secrets: SecretSet,
         max_frame_size: ByteSize,
@@ -165,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Message::Close(frame) => {
                 // So does the answer to a close.
                 self.is_flushing = true;
+                let frame = frame.map(|frame| self.socket.get_ref().as_sent(frame));
                 Err(Lost::Closed(close_words(frame, &self.secrets)))
             }
             // Never read, by its documentation.

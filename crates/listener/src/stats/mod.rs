@@ -106,6 +106,8 @@ struct Inner {
     frames: FrameCounts,
     received_bytes: u64,
     blocked: Stopwatch,
+    /// The state to return to when reading goes on.
+    before_blocked: SourceState,
     gaps: GapCounts,
     gap: Stopwatch,
     gap_began: Option<(Timestamp, Instant, DisconnectReason)>,
@@ -147,6 +149,7 @@ impl SourceStats {
                 frames: FrameCounts::default(),
                 received_bytes: 0,
                 blocked: Stopwatch::default(),
+                before_blocked: SourceState::Dialling,
                 gaps: GapCounts::default(),
                 gap: Stopwatch::default(),
                 gap_began: None,
@@ -225,6 +228,7 @@ impl SourceStats {
     /// There has been no room for long.
     pub(crate) fn held_back_for_long(&self) {
         let mut inner = self.lock();
+        inner.before_blocked = inner.state;
         inner.enter(SourceState::Blocked);
         inner.reason = Some(HELD_BACK.into());
     }
@@ -234,7 +238,8 @@ impl SourceStats {
         let mut inner = self.lock();
         inner.blocked.stop(Instant::now());
         if inner.state == SourceState::Blocked {
-            inner.enter(SourceState::Authorised);
+            let before = inner.before_blocked;
+            inner.enter(before);
             inner.reason = None;
         }
     }

@@ -1,0 +1,210 @@
+use std::time::Duration;
+
+use tokio::{join, time::Instant};
+
+use super::*;
+use crate::{
+    connection::{
+        authorise, receive,
+        testing::{AUTH, Heard, PING, authorised_connection, connection, event, link},
+    },
+    stats::DisconnectReason,
+};
+
+const PANG: &str = r#"{"PING":"PANG"}"#;
+/// A close frame with code 1000.
+const CLOSE_FRAME: &[u8] = b"\x88\x02\x03\xe8";
+
+/// Does what a source does with a connection: receives until it is lost, then closes it.
+async fn run<S>(mut session: Session<S>, link: &mut Link<Heard>) -> Lost
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let lost = if session.is_authorised {
+        receive(&mut session, link).await
+    } else {
+        authorise(&mut session, link, Duration::from_secs(10))
+            .await
+            .unwrap_err()
+    };
+    close(session, link, &lost).await;
+    lost
+}
+
+/// A text frame of a server, as no library sends it any more after a close frame.
+fn text_frame(text: &str) -> Vec<u8> {
+    let mut frame = vec![0x81, u8::try_from(text.len()).unwrap()];
+    frame.extend_from_slice(text.as_bytes());
+    frame
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_up_to_the_close_frame_of_the_server_count() {
+    for (trigger, is_authorised, reason, code) in [
+        (PANG, true, DisconnectReason::BadPong, 1008),
+        (
+            r#"{"auth":"expired"}"#,
+            true,
+            DisconnectReason::TokenRefused,
+            1000,
+        ),
+        ("silence", true, DisconnectReason::PongTimeout, 1001),
+        ("stop", true, DisconnectReason::Stopped, 1000),
+        (r#"{"error":"no"}"#, false, DisconnectReason::TokenRefused, 1000),
+        ("silence", false, DisconnectReason::AuthTimeout, 1000),
+        ("stop", false, DisconnectReason::Stopped, 1000),
+    ] {
+        let (mut link, mut batches) = link(64);
+        let (session, mut platform) = if is_authorised {
+            authorised_connection().await
+        } else {
+            connection().await
+        };
+        let stop = link.stop.clone();
+        let (lost, ()) = join!(run(session, &mut link), async {
+            assert_eq!(platform.hear().await, if is_authorised { PING } else { AUTH });
+            let behind = (1..11).map(event);
+            match trigger {
+                "silence" => platform.say_all(behind).await,
+                "stop" => {
+                    stop.cancel();
+                    platform.say_all(behind).await;
+                }
+                // In one segment.
+                trigger => {
+                    platform
+                        .say_all([trigger.to_owned()].into_iter().chain(behind))
+                        .await
+                }
+            }
+            while platform.hear().await != format!("[close {code}]") {}
+            // These were on their way when the close frame arrived, and an unexpected answer among them.
+            for text in (11..16)
+                .map(event)
+                .chain([PANG.to_owned()])
+                .chain((16..21).map(event))
+            {
+                platform.write(&text_frame(&text)).await;
+            }
+            platform.write(CLOSE_FRAME).await;
+            let after = Instant::now();
+            assert_eq!(platform.hear().await, "[end]");
+            assert_eq!(after.elapsed(), Duration::ZERO, "nothing is awaited after that");
+        });
+        assert_eq!(lost.reason(), reason);
+        drop(link);
+        let mut received = Vec::new();
+        while let Some(batch) = batches.recv().await {
+            received.extend(batch);
+        }
+        assert_eq!(received, (1..21).map(event).collect::<Vec<_>>(), "{reason}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_close_is_awaited_for_a_second() {
+    for floods in [false, true] {
+        let (mut link, mut batches) = link(4);
+        let (session, mut platform) = authorised_connection().await;
+        let stop = link.stop.clone();
+        let stopped = async {
+            assert_eq!(platform.hear().await, PING);
+            stop.cancel();
+            let since = Instant::now();
+            let mut id = 0;
+            let mut next = tokio::time::interval(Duration::from_millis(10));
+            if floods {
+                let mut sent = true;
+                while sent {
+                    next.tick().await;
+                    let frame = text_frame(&event(id));
+                    sent = platform.0.get_mut().write_all(&frame).await.is_ok();
+                    id += usize::from(sent);
+                }
+            }
+            (since, id)
+        };
+        let drain = async {
+            let mut count = 0;
+            while let Some(batch) = batches.recv().await {
+                count += batch.len();
+            }
+            count
+        };
+        let run = async {
+            let lost = run(session, &mut link).await;
+            drop(link);
+            (lost, Instant::now())
+        };
+        let ((lost, ended), (since, sent), received) = join!(run, stopped, drain);
+        assert_eq!(lost.reason(), DisconnectReason::Stopped);
+        assert_eq!(ended.duration_since(since), LINGER);
+        assert!(!floods || (90..=sent).contains(&received), "{received} of {sent}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_intake_does_not_hold_up_the_close() {
+    let (mut link, mut batches) = link(1);
+    let (session, mut platform) = authorised_connection().await;
+    link.items.try_send(vec!["in the way".into()]).unwrap();
+    let stop = link.stop.clone();
+    let (lost, (since, heard)) = join!(run(session, &mut link), async {
+        platform.say_all((0..10).map(event)).await;
+        assert_eq!(platform.hear().await, PING);
+        stop.cancel();
+        (Instant::now(), platform.hear().await)
+    });
+    assert_eq!(heard, "[close 1000]", "it leaves while there is no room");
+    assert_eq!(lost.reason(), DisconnectReason::Stopped);
+    assert_eq!(since.elapsed(), LINGER);
+    assert_eq!(batches.recv().await.unwrap(), ["in the way"]);
+    assert_eq!(batches.try_recv().ok(), None, "not read, so not received");
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_that_comes_while_closing_is_used() {
+    let (mut link, mut batches) = link(1);
+    let (session, mut platform) = authorised_connection().await;
+    link.items.try_send(vec!["in the way".into()]).unwrap();
+    let stop = link.stop.clone();
+    let (_, ()) = join!(run(session, &mut link), async {
+        platform.say_all((0..10).map(event)).await;
+        stop.cancel();
+        while platform.hear().await != "[close 1000]" {}
+        tokio::time::sleep(LINGER / 2).await;
+        assert_eq!(batches.recv().await.unwrap(), ["in the way"]);
+        assert_eq!(batches.recv().await.unwrap().len(), 10);
+        platform.write(CLOSE_FRAME).await;
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reason_found_after_a_long_hold_is_sent_as_well() {
+    let (mut link, mut batches) = link(1);
+    let (session, mut platform) = authorised_connection().await;
+    link.items.try_send(Vec::new()).unwrap();
+    let (lost, ()) = join!(run(session, &mut link), async {
+        platform.say_all([PANG.to_owned(), event(1)]).await;
+        tokio::time::sleep(LINGER * 20).await;
+        batches.recv().await.unwrap();
+        while platform.hear().await != "[close 1008]" {}
+        platform.write(CLOSE_FRAME).await;
+        assert_eq!(batches.recv().await.unwrap(), [event(1)]);
+    });
+    assert_eq!(lost.reason(), DisconnectReason::Blocked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_reads_nothing_is_left_after_a_second() {
+    let (mut link, mut batches) = link(4);
+    let (session, mut platform) = authorised_connection().await;
+    let stop = link.stop.clone();
+    let (_, since) = join!(run(session, &mut link), async {
+        platform.say(event(1)).await;
+        assert_eq!(batches.recv().await.unwrap(), [event(1)]);
+        stop.cancel();
+        Instant::now()
+    });
+    assert_eq!(since.elapsed(), LINGER);
+}

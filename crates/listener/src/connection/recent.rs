@@ -1,0 +1,148 @@
+//! Keeps the last bytes that were read, to report close codes as the server sent them.
+//!
+//! tungstenite replaces a close frame whose code must not be sent (0, 1005, 65535) with one of code 1002 before anybody
+//! sees it: the code is read from the bytes of the frame instead.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
+
+/// The longest close frame of a server: a header of two bytes and a payload of 125 (RFC 6455, 5.5).
+const MAX_CLOSE_FRAME: usize = 2 + 125;
+
+/// The first byte of a close frame: final, opcode 8.
+const CLOSE: u8 = 0x88;
+
+/// A stream that keeps the last bytes that were read from it.
+#[derive(Debug)]
+pub(crate) struct Recent<S> {
+    stream: S,
+    /// At most [`MAX_CLOSE_FRAME`].
+    bytes: Vec<u8>,
+}
+
+impl<S> Recent<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            bytes: Vec::with_capacity(MAX_CLOSE_FRAME),
+        }
+    }
+
+    /// The close frame that the server sent, given the one that the WebSocket reports.
+    pub(crate) fn as_sent(&self, reported: CloseFrame) -> CloseFrame {
+        if reported != replacement() {
+            return reported;
+        }
+        // Mostly nothing follows the close frame. Where something does, the first such frame is the best guess.
+        let frames = (0..self.bytes.len()).filter_map(|start| {
+            let (frame, rest) = close_frame(&self.bytes[start..])?;
+            (!frame.code.is_allowed()).then_some((rest, frame))
+        });
+        frames
+            .min_by_key(|(rest, _)| *rest)
+            .map_or(reported, |(_, frame)| frame)
+    }
+
+    fn keep(&mut self, read: &[u8]) {
+        let read = &read[read.len().saturating_sub(MAX_CLOSE_FRAME)..];
+        let excess = (self.bytes.len() + read.len()).saturating_sub(MAX_CLOSE_FRAME);
+        self.bytes.drain(..excess);
+        self.bytes.extend_from_slice(read);
+    }
+}
+
+/// What tungstenite reports instead of a close frame that must not be sent.
+fn replacement() -> CloseFrame {
+    CloseFrame {
+        code: CloseCode::Protocol,
+        reason: "Protocol violation".into(),
+    }
+}
+
+/// The close frame at the beginning of `bytes`, and how many bytes follow it.
+fn close_frame(bytes: &[u8]) -> Option<(CloseFrame, usize)> {
+    let [CLOSE, length, payload @ ..] = bytes else {
+        return None;
+    };
+    let (payload, rest) = payload.split_at_checked(usize::from(*length))?;
+    let (code, reason) = payload.split_first_chunk()?;
+    let frame = CloseFrame {
+        code: u16::from_be_bytes(*code).into(),
+        reason: std::str::from_utf8(reason).ok()?.into(),
+    };
+    Some((frame, rest.len()))
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Recent<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.keep(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Recent<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_close_code_is_found_however_it_was_read(
+            code in any::<u16>(),
+            reason in "\\PC{0,30}",
+            before in proptest::collection::vec(any::<u8>(), 0..300),
+            piece in 1usize..40,
+        ) {
+            let sent = CloseFrame { code: code.into(), reason: reason.into() };
+            let mut bytes = before;
+            bytes.extend([CLOSE, 2 + sent.reason.len() as u8]);
+            bytes.extend(code.to_be_bytes());
+            bytes.extend(sent.reason.as_bytes());
+            let mut recent = Recent::new(());
+            bytes.chunks(piece).for_each(|read| recent.keep(read));
+            prop_assert!(recent.bytes.len() <= MAX_CLOSE_FRAME);
+            let reported = if sent.code.is_allowed() { sent.clone() } else { replacement() };
+            prop_assert_eq!(recent.as_sent(reported), sent);
+        }
+    }
+
+    #[test]
+    fn a_close_for_a_protocol_violation_is_one() {
+        let sent = CloseFrame {
+            code: CloseCode::Protocol,
+            reason: "mask missing".into(),
+        };
+        let mut recent = Recent::new(());
+        recent.keep(b"{\"id\":1}\x88\x0e\x03\xeamask missing");
+        assert_eq!(recent.as_sent(sent.clone()), sent);
+        // Also in the words of tungstenite: no other frame is there.
+        assert_eq!(recent.as_sent(replacement()), replacement());
+    }
+}
