@@ -26,9 +26,10 @@ const IMAGES: [&str; 4] = [
     "initial_full_image",
 ];
 /// The metrics that people's dashboards rest on: a name, once published, stays.
-const PUBLISHED: [&str; 32] = [
+const PUBLISHED: [&str; 33] = [
     "neurobridge_build_info",
     "neurobridge_event_age_seconds",
+    "neurobridge_sink_client_replacements_total",
     "neurobridge_sink_dead_letters_total",
     "neurobridge_sink_delivery_latency_seconds",
     "neurobridge_sink_errors_total",

@@ -19,6 +19,11 @@ use crate::{
 
 /// A sink. It is driven by one task; none of its calls overlap.
 pub trait Sink: Send + 'static {
+    /// Whether [`connect`](Self::connect) replaces a client that hangs. Then the delivery connects again when no event was
+    /// settled for too long, and ends calls that take too long. Not for a sink whose unfinished work cannot be abandoned, as a
+    /// write to a file.
+    const REPLACES_CLIENT: bool = true;
+
     /// Connects, or connects anew after a fault, and checks that what it needs is there. What was in flight before
     /// is forgotten: no outcome of it may be reported any more. Warnings about what is legal and dangerous go to the log.
     ///
@@ -201,11 +206,21 @@ pub enum RejectionReason {
     Invalid,
     /// No message can be made of it.
     Unrenderable,
+    /// Its destination does not exist and cannot exist, or is configured not to be waited for.
+    Unroutable,
+    /// It has no key, and its destination requires one.
+    MissingKey,
 }
 
 impl RejectionReason {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::TooLarge, Self::Invalid, Self::Unrenderable];
+    pub const ALL: [Self; 5] = [
+        Self::TooLarge,
+        Self::Invalid,
+        Self::Unrenderable,
+        Self::Unroutable,
+        Self::MissingKey,
+    ];
 
     /// As in metrics and dead letters.
     pub const fn label(self) -> &'static str {
@@ -213,6 +228,17 @@ impl RejectionReason {
             Self::TooLarge => "too_large",
             Self::Invalid => "invalid",
             Self::Unrenderable => "unrenderable",
+            Self::Unroutable => "unroutable",
+            Self::MissingKey => "missing_key",
+        }
+    }
+
+    /// Whether the event itself is known to be the cause, so that any number of them says nothing about the sink: these do not
+    /// count for the bound on dead letters in a row.
+    pub const fn is_certain(self) -> bool {
+        match self {
+            Self::Unroutable | Self::MissingKey => true,
+            Self::TooLarge | Self::Invalid | Self::Unrenderable => false,
         }
     }
 }

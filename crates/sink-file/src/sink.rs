@@ -177,6 +177,9 @@ const fn end_after(end: u64, bytes: u64, max_size: u64) -> u64 {
 }
 
 impl Sink for FileSink {
+    // A write that hangs cannot be abandoned: it may still be done, after another one to the same file.
+    const REPLACES_CLIENT: bool = false;
+
     async fn connect(&mut self, session: &Session<'_>) -> Result<(), SinkFault> {
         self.session = None;
         self.batch.lines.clear();

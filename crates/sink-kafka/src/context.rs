@@ -34,6 +34,8 @@ pub(crate) struct Context {
     reports: Arc<Reports>,
     /// The producer that this belongs to. Set right after it was made; weak, as it owns this.
     producer: OnceLock<Weak<BaseProducer<Self>>>,
+    /// Counts the client until it is destroyed: it owns this.
+    _client: Arc<()>,
 }
 
 /// What became of messages, on its way from the polling thread to the sink.
@@ -118,6 +120,7 @@ impl Reports {
 impl Context {
     pub(crate) fn new(health: Arc<Health>, reports: Arc<Reports>) -> Self {
         Self {
+            _client: health.count_client(),
             health,
             reports,
             producer: OnceLock::new(),

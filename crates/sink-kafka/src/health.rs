@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -28,6 +28,8 @@ pub(crate) struct Health {
     /// Whether `unreachable` is set: looked at with every report, without the lock.
     is_unreachable: AtomicBool,
     inner: Mutex<Inner>,
+    /// Held by the context of each librdkafka client of this sink, until the client is destroyed.
+    clients: Arc<()>,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +68,19 @@ impl Health {
             sink: sink.to_owned(),
             is_unreachable: AtomicBool::new(false),
             inner: Mutex::default(),
+            clients: Arc::new(()),
         }
+    }
+
+    /// Counts a client for as long as the handle is held.
+    pub(crate) fn count_client(&self) -> Arc<()> {
+        Arc::clone(&self.clients)
+    }
+
+    /// Returns the number of clients that are not destroyed yet. librdkafka destroys a client when all of its threads have
+    /// ended, which a name server or a hanging connection can delay.
+    pub(crate) fn clients(&self) -> usize {
+        Arc::strong_count(&self.clients) - 1
     }
 
     /// What has changed that a person should know.

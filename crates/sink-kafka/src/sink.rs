@@ -28,6 +28,9 @@ use crate::{
 const CLOSE_FLUSH: Duration = Duration::from_secs(1);
 /// How long a producer may take to go away. What it had was taken back before; only its threads are waited for.
 const END_LIMIT: Duration = Duration::from_secs(5);
+/// So many librdkafka clients of a sink exist at once. A client that hangs is replaced before it is destroyed; without this
+/// bound, each replacement could leave threads and memory behind.
+const MAX_CLIENTS: usize = 8;
 /// Without any acknowledgement for so long, something is wrong, although librdkafka says nothing.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
@@ -185,6 +188,13 @@ impl Sink for KafkaSink {
                     "the producer before takes long to end; nothing is left in it"
                 );
             }
+        }
+        let clients = self.health.clients();
+        if clients >= MAX_CLIENTS {
+            let reason = format!(
+                "{clients} Kafka clients of earlier connections have not shut down, expected fewer than {MAX_CLIENTS}: librdkafka                  hangs; restart the bridge if this lasts"
+            );
+            return Err(SinkFault::new(FaultKind::Other, reason));
         }
         self.health.forget();
         let open = Open {

@@ -102,26 +102,9 @@ pub(crate) fn inspect(
         health,
         deadline: Instant::now() + ANSWER_LIMIT,
     };
-    if names.is_empty() {
-        inspection.reach()?;
-    }
-    let mut topics = Vec::with_capacity(names.len());
-    let mut missing = Vec::new();
-    for name in names {
-        match (inspection.find(name)?, creation) {
-            (Some(topic), _) => topics.push(topic),
-            (None, Some(creation)) => topics.push(inspection.create(name, creation)?),
-            (None, None) => missing.push(name.as_str()),
-        }
-    }
-    if !missing.is_empty() {
-        return Err(error::missing(&missing));
-    }
-    for topic in &topics {
-        health.partitions(&topic.name, topic.partitions);
-    }
-    inspection.read_limits(&mut topics);
-    Ok(topics)
+    let topics = inspection.look(names, creation);
+    inspection.end();
+    topics
 }
 
 /// The fault of a client that librdkafka does not make.
@@ -175,6 +158,39 @@ struct Inspection<'a> {
 }
 
 impl Inspection<'_> {
+    fn look(&self, names: &[String], creation: Option<Creation>) -> Result<Vec<Topic>, SinkFault> {
+        if names.is_empty() {
+            self.reach()?;
+        }
+        let mut topics = Vec::with_capacity(names.len());
+        let mut missing = Vec::new();
+        for name in names {
+            match (self.find(name)?, creation) {
+                (Some(topic), _) => topics.push(topic),
+                (None, Some(creation)) => topics.push(self.create(name, creation)?),
+                (None, None) => missing.push(name.as_str()),
+            }
+        }
+        if !missing.is_empty() {
+            return Err(error::missing(&missing));
+        }
+        for topic in &topics {
+            self.health.partitions(&topic.name, topic.partitions);
+        }
+        self.read_limits(&mut topics);
+        Ok(topics)
+    }
+
+    /// Destroys the clients in the background: librdkafka waits for its threads, and one of them may wait for a name server.
+    fn end(self) {
+        let Self { asking, admin, .. } = self;
+        let clients = (asking, admin);
+        // Without a thread they are destroyed here.
+        let _ = std::thread::Builder::new()
+            .name("kafka-end".into())
+            .spawn(move || drop(clients));
+    }
+
     /// Waits until a broker answers.
     fn reach(&self) -> Result<(), SinkFault> {
         while self.asking.client().fetch_cluster_id(SLICE).is_none() {

@@ -250,6 +250,10 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         "sink_lost_events_total",
         "Events that the destination lost after they were acknowledged: lines that another program removed from a file.",
     );
+    let mut replacements = Family::counter(
+        "sink_client_replacements_total",
+        "Clients of the sink that were replaced because they settled no event for too long while events waited.",
+    );
     let mut in_flight = Family::gauge(
         "sink_inflight_events",
         "Events published and not yet acknowledged.",
@@ -282,6 +286,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         }
         resent.add(&[name], sink.snapshot.resent as f64);
         lost.add(&[name], sink.snapshot.lost as f64);
+        replacements.add(&[name], sink.snapshot.client_replacements as f64);
         in_flight.add(&[name], sink.snapshot.in_flight as f64);
         lag_events.add(&[name], sink.ledger.pending as f64);
         lag_seconds.add(&[name], sink.lag_seconds);
@@ -294,6 +299,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         errors,
         resent,
         lost,
+        replacements,
         in_flight,
         lag_events,
         lag_seconds,

@@ -80,6 +80,7 @@ struct Sink {
     lag_seconds: f64,
     in_flight: u64,
     resent: u64,
+    client_replacements: u64,
     latency: Latency,
     newest_dead_letters: Vec<Notice>,
     ledger: Ledger,
@@ -275,6 +276,7 @@ impl Sink {
             lag_seconds: sink.lag_seconds,
             in_flight: sink.snapshot.in_flight,
             resent: sink.snapshot.resent,
+            client_replacements: sink.snapshot.client_replacements,
             latency: Latency::of(sink.handle.progress.latency()),
             newest_dead_letters: sink.snapshot.newest_dead_letters.iter().cloned().collect(),
             ledger: Ledger {

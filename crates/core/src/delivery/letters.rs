@@ -24,7 +24,9 @@ impl Window {
         let mut lines = String::new();
         for index in 0..self.rejected.len() {
             let (sequence, rejection, body) = self.rejected[index].clone();
-            let before = self.rejected.range(..index).map(|(sequence, ..)| *sequence);
+            let before = self.rejected.range(..index);
+            let before = before.filter(|(_, rejection, _)| !rejection.reason.is_certain());
+            let before = before.map(|(sequence, ..)| *sequence);
             self.check_letters_in_a_row(sequence, before, &rejection)?;
             self.write_letter(sequence, &rejection, body, &mut lines)?;
             lines.push('\n');
@@ -44,7 +46,9 @@ impl Window {
     /// Hands the dead letters to a sink that keeps them; false when it takes no more for now.
     pub(super) fn publish_dead_letters<S: Sink>(&mut self, sink: &mut S) -> Result<bool, SinkFault> {
         while let Some((sequence, rejection, body)) = self.rejected.front().cloned() {
-            self.check_letters_in_a_row(sequence, self.lettered.keys().copied(), &rejection)?;
+            let lettered = self.lettered.iter();
+            let lettered = lettered.filter(|(_, (rejection, _))| !rejection.reason.is_certain());
+            self.check_letters_in_a_row(sequence, lettered.map(|(sequence, _)| *sequence), &rejection)?;
             let mut json = String::new();
             self.write_letter(sequence, &rejection, body, &mut json)?;
             match sink.publish_dead_letter(&DeadLetter {
@@ -105,7 +109,7 @@ impl Window {
         on_their_way: impl Iterator<Item = Sequence>,
         rejection: &Rejection,
     ) -> Result<(), SinkFault> {
-        if !self.is_in_the_row(sequence) {
+        if rejection.reason.is_certain() || !self.is_in_the_row(sequence) {
             return Ok(());
         }
         let on_their_way = on_their_way.filter(|sequence| self.is_in_the_row(*sequence));

@@ -8,6 +8,7 @@ mod backoff;
 mod letters;
 mod outage;
 mod progress;
+mod replacement;
 mod transaction;
 mod window;
 
@@ -24,16 +25,16 @@ pub use self::{
 use self::{
     outage::{Outage, told},
     progress::Change,
+    replacement::{Call, Watch},
     window::{Step, Window},
 };
 use crate::{
     dead_letter::DeadLetters,
-    event::Sequence,
     filter::Filter,
     identity::SpoolId,
     reader::{Read, ReadError, Reader},
     redact::Redaction,
-    sink::{FaultKind, Session, Sink, SinkFault, Transaction},
+    sink::{Session, Sink, SinkFault, Transaction, Verdict},
 };
 
 /// How long a sink may take to close. With the bridge's eight seconds for what is left to deliver, less than the ten after
@@ -41,8 +42,6 @@ use crate::{
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// How often a silent sink is asked whether something keeps it from working.
 const TROUBLE_INTERVAL: Duration = Duration::from_millis(500);
-/// An event without an answer for so long keeps its sink from delivering. Longer than a broker's election takes.
-const STALLED_AFTER: Duration = Duration::from_secs(10);
 /// A connection that worked for so long has earned a fresh backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
@@ -106,6 +105,7 @@ pub async fn deliver<S: Sink, R: Reader>(
         is_in_doubt: false,
         outage: None,
         connected_at: None,
+        watch: Watch::new(window.settled_up_to()),
     };
     let ended = loop {
         let end = session(
@@ -121,6 +121,10 @@ pub async fn deliver<S: Sink, R: Reader>(
             SessionEnd::Drained => break Ended::Drained,
             SessionEnd::Aborted => break Ended::Unfinished,
             SessionEnd::Fault(fault) => fault,
+            SessionEnd::Replace(fault) => {
+                progress.client_replaced();
+                fault
+            }
         };
         progress.fault(&fault);
         if fault.is_final {
@@ -168,12 +172,15 @@ struct Standing {
     outage: Option<Outage>,
     /// Since when it has been connected.
     connected_at: Option<Instant>,
+    watch: Watch,
 }
 
 enum SessionEnd {
     Drained,
     Aborted,
     Fault(SinkFault),
+    /// The client makes no progress and is replaced.
+    Replace(SinkFault),
 }
 
 impl From<SinkFault> for SessionEnd {
@@ -202,10 +209,10 @@ async fn session<S: Sink, R: Reader>(
     let connected = tokio::select! {
         biased;
         () = shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
-        connected = sink.connect(&session) => connected,
+        connected = limited(Call::Connect, S::REPLACES_CLIENT, sink.connect(&session)) => connected,
     };
-    if let Err(fault) = connected {
-        return Ok(fault.into());
+    if let Err(end) = connected {
+        return Ok(end);
     }
     standing.connected_at = Some(Instant::now());
     window.adopt(sink.kept_cursor(), reader);
@@ -219,7 +226,7 @@ async fn session<S: Sink, R: Reader>(
     if !standing.is_in_doubt {
         say_up(window, reader, progress, standing);
     }
-    let mut stall = Stall::new(window.settled_up_to());
+    standing.watch.connected(window);
 
     let mut acks = Vec::new();
     let mut log_ended = false;
@@ -227,7 +234,7 @@ async fn session<S: Sink, R: Reader>(
     trouble.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         if window.must_abort() {
-            if let Err(end) = until_abort(shutdown, sink.abort()).await {
+            if let Err(end) = sink_call::<S>(Call::Abort, shutdown, sink.abort()).await {
                 return Ok(end);
             }
             reader.rewind(window.restart());
@@ -244,7 +251,7 @@ async fn session<S: Sink, R: Reader>(
         window.commit(sink, reader);
         let is_last = log_ended && step == Step::Hungry;
         if let Some(cursor) = window.cursor_to_commit(sink, is_last) {
-            if let Err(end) = until_abort(shutdown, sink.commit(&cursor)).await {
+            if let Err(end) = sink_call::<S>(Call::Commit, shutdown, sink.commit(&cursor)).await {
                 return Ok(end);
             }
             window.committed(cursor, reader);
@@ -264,6 +271,9 @@ async fn session<S: Sink, R: Reader>(
             biased;
             () = shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
             outcome = sink.outcomes(&mut acks), if window.in_sink() > 0 || is_open => {
+                if acks.iter().any(|ack| ack.verdict != Verdict::NotSent) {
+                    standing.watch.outcome();
+                }
                 let settled = window.settle(&mut acks);
                 if let Err(fault) = outcome.and(settled) {
                     // What was told before it counts, also if this was the last session.
@@ -282,9 +292,17 @@ async fn session<S: Sink, R: Reader>(
                 }
                 progress.set_notice(sink.notice());
                 progress.set_lost(sink.lost());
-                let waiting = waiting(window, reader).unwrap_or(0);
-                let trouble = sink.trouble().or_else(|| stall.watch(window));
-                tell_trouble(window.name(), waiting, progress, trouble, standing.is_in_doubt);
+                let waiting = waiting(window, reader);
+                let watch = &mut standing.watch;
+                watch.observe(window);
+                let trouble = sink.trouble();
+                if S::REPLACES_CLIENT
+                    && let Some(fault) = watch.replacement(waiting, trouble.as_ref())
+                {
+                    return Ok(SessionEnd::Replace(fault));
+                }
+                let trouble = trouble.or_else(|| watch.stall());
+                tell_trouble(window.name(), waiting.unwrap_or(0), progress, trouble, standing.is_in_doubt);
             }
         }
         if shutdown.drain.is_cancelled() && !standing.is_in_doubt {
@@ -314,35 +332,6 @@ fn say_up<R: Reader>(window: &Window, reader: &R, progress: &Progress, standing:
 /// How many events are stored and not settled by this sink.
 fn waiting<R: Reader>(window: &Window, reader: &R) -> Option<u64> {
     reader.end().map(|end| end.since(window.cursor().next))
-}
-
-/// Watches whether the first event without an outcome gets one. Those behind it may all have theirs: a client that waits for
-/// one topic of several acknowledges the others, and says nothing for a long time.
-struct Stall {
-    at: Sequence,
-    since: Instant,
-}
-
-impl Stall {
-    fn new(at: Sequence) -> Self {
-        let since = Instant::now();
-        Self { at, since }
-    }
-
-    fn watch(&mut self, window: &Window) -> Option<SinkFault> {
-        let at = window.settled_up_to();
-        if at != self.at || window.in_sink() == 0 {
-            *self = Self::new(at);
-        }
-        let seconds = self.since.elapsed().as_secs();
-        (self.since.elapsed() > STALLED_AFTER).then(|| {
-            let reason = format!(
-                "event {at} has had no answer for {seconds} seconds, and those behind it count only after it; look after the broker \
-                 and after where this event goes"
-            );
-            SinkFault::new(FaultKind::Timeout, reason)
-        })
-    }
 }
 
 /// Says when something keeps a connected sink from delivering, when it becomes something else, and when it has passed.
@@ -381,9 +370,38 @@ async fn publish<S: Sink>(
         step = window.publish(sink)?;
     }
     if window.published_since_flush() {
-        until_abort(shutdown, sink.flush()).await?;
+        sink_call::<S>(Call::Flush, shutdown, sink.flush()).await?;
     }
     Ok(step)
+}
+
+/// Waits for a call of the sink, unless time runs out or the call takes too long.
+async fn sink_call<S: Sink>(
+    call: Call,
+    shutdown: &Shutdown,
+    work: impl Future<Output = Result<(), SinkFault>>,
+) -> Result<(), SessionEnd> {
+    tokio::select! {
+        biased;
+        () = shutdown.abort.cancelled() => Err(SessionEnd::Aborted),
+        done = limited(call, S::REPLACES_CLIENT, work) => done,
+    }
+}
+
+/// Waits for a call of the sink. A client that can be replaced is given up after the call's limit.
+async fn limited(
+    call: Call,
+    is_limited: bool,
+    work: impl Future<Output = Result<(), SinkFault>>,
+) -> Result<(), SessionEnd> {
+    let done = if is_limited {
+        call.within_limit(work)
+            .await
+            .ok_or_else(|| SessionEnd::Replace(call.overdue()))?
+    } else {
+        work.await
+    };
+    done.map_err(SessionEnd::from)
 }
 
 /// Waits for a part of the work, unless time runs out.

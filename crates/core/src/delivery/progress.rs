@@ -51,6 +51,8 @@ pub struct ProgressSnapshot {
     pub in_flight: u64,
     /// Events published again after a fault. Not part of the ledger.
     pub resent: u64,
+    /// Clients that were replaced because they made no progress while events waited.
+    pub client_replacements: u64,
     /// Faults by [`FaultKind::ALL`].
     pub faults: [u64; FaultKind::ALL.len()],
     /// Dead letters by [`RejectionReason::ALL`].
@@ -96,6 +98,7 @@ impl Progress {
             cursor,
             in_flight: 0,
             resent: 0,
+            client_replacements: 0,
             faults: [0; FaultKind::ALL.len()],
             dead_letters: [0; RejectionReason::ALL.len()],
             newest_dead_letters: Newest::default(),
@@ -173,6 +176,10 @@ impl Progress {
         inner.trouble = None;
         inner.in_flight = 0;
         inner.faults[position(&FaultKind::ALL, fault.kind)] += 1;
+    }
+
+    pub(super) fn client_replaced(&self) {
+        self.lock().client_replacements += 1;
     }
 
     pub(super) fn dead_letter(&self, sequence: Sequence, reason: RejectionReason) {

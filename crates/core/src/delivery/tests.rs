@@ -2,6 +2,7 @@
 
 mod broker;
 mod idle;
+mod replacement;
 mod setup;
 mod stall;
 mod transactions;
@@ -235,6 +236,7 @@ fn a_sink_that_cannot_connect_ends_when_time_runs_out() {
     let sink = FakeSink {
         broker: Arc::clone(&broker),
         waiting: Vec::new(),
+        is_silent: false,
         bad: |_| false,
         trusts_the_order: false,
         refused: BTreeSet::new(),
@@ -285,10 +287,13 @@ fn a_sink_that_cannot_connect_ends_when_time_runs_out() {
 
 fn any_turn() -> impl Strategy<Value = Turn> {
     prop_oneof![
-        3 => (1usize..6).prop_map(Turn::Acknowledge),
-        2 => Just(Turn::AcknowledgeBatch),
-        1 => (0usize..6).prop_map(Turn::Fail),
-        1 => Just(Turn::FailTwice),
+        30 => (1usize..6).prop_map(Turn::Acknowledge),
+        20 => Just(Turn::AcknowledgeBatch),
+        10 => (0usize..6).prop_map(Turn::Fail),
+        10 => Just(Turn::FailTwice),
+        // Seldom: each lets the clock run for minutes, in steps of half a second.
+        1 => (0usize..6).prop_map(Turn::Silent),
+        1 => Just(Turn::SilentTwice),
     ]
 }
 
@@ -392,6 +397,8 @@ impl Reader for EndlessReader {
 
     fn rewind(&mut self, sequence: Sequence) {
         self.next = sequence;
+        // What was read before is forgotten: the client was replaced.
+        *self.read_bytes.lock().unwrap() = 0;
     }
 
     fn commit(&mut self, _: &Cursor) {}

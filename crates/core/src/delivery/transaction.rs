@@ -218,7 +218,7 @@ impl Window {
     /// Settles an event whose dead letter is where it belongs.
     pub(super) fn settle_as_letter(&mut self, sequence: Sequence, reason: RejectionReason) {
         self.tracker.settle(sequence, Outcome::DeadLettered);
-        self.dead_letters_in_a_row += u64::from(self.is_in_the_row(sequence));
+        self.dead_letters_in_a_row += u64::from(!reason.is_certain() && self.is_in_the_row(sequence));
         match &mut self.pending {
             Some(pending) => pending.letters.push((sequence, reason)),
             None => self.progress.dead_letter(sequence, reason),

@@ -483,3 +483,20 @@ async fn a_broker_that_says_nothing_is_trouble_after_a_while() {
             .contains("acknowledged nothing for 11 seconds")
     );
 }
+
+#[tokio::test]
+async fn clients_that_do_not_end_are_bounded() {
+    let kafka = Kafka::start(1);
+    let mut sink = connected(kafka.config()).await;
+    let hanging: Vec<_> = (0..MAX_CLIENTS).map(|_| sink.health.count_client()).collect();
+    let fault = connect(&mut sink).await.unwrap_err();
+    assert!(
+        !fault.is_final && fault.reason.contains("have not shut down"),
+        "{fault}"
+    );
+    drop(hanging);
+    connect(&mut sink).await.unwrap();
+    drop(sink.connection.take());
+    // Those of the inspections among them.
+    wait_until("all clients to end", || sink.health.clients() == 0).await;
+}

@@ -40,6 +40,8 @@ const LETTERS = {
   too_large: "larger than the sink takes",
   invalid: "refused as invalid by the sink",
   unrenderable: "no message can be made of it",
+  unroutable: "its topic or subject does not exist",
+  missing_key: "no key, and the topic requires one",
 };
 
 export const letterReason = reason => LETTERS[reason] ?? plain(reason);

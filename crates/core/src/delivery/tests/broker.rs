@@ -15,6 +15,10 @@ pub(super) enum Turn {
     FailTwice,
     /// Has nothing to say for now.
     Later,
+    /// The client stores so many of what waits, and reports nothing any more until it is replaced.
+    Silent(usize),
+    /// As `Silent`, and the next connect hangs.
+    SilentTwice,
 }
 
 /// What the broker has, in the order in which it came: sequences, and dead letters.
@@ -25,6 +29,7 @@ pub(super) struct Broker {
     pub(super) connects: u64,
     pub(super) turns: Vec<Turn>,
     pub(super) refuse_connects: u64,
+    pub(super) hanging_connects: u64,
     /// How many events were published that lie in the bytes lent before.
     pub(super) lent: u64,
     /// What the sink was said to be at each call of `outcomes`.
@@ -35,6 +40,8 @@ pub(super) struct FakeSink {
     pub(super) broker: Arc<Mutex<Broker>>,
     /// Sequences, and whether it is a dead letter.
     pub(super) waiting: Vec<(Sequence, bool)>,
+    /// The client reports nothing any more.
+    pub(super) is_silent: bool,
     pub(super) bad: fn(u64) -> bool,
     /// Then bad ones are refused at once.
     pub(super) trusts_the_order: bool,
@@ -76,8 +83,18 @@ impl Sink for FakeSink {
     async fn connect(&mut self, session: &Session<'_>) -> Result<(), SinkFault> {
         assert_eq!(session.spool, SpoolId::from_bytes([7; 16]));
         self.waiting.clear();
+        self.is_silent = false;
+        let hangs = {
+            let mut broker = self.broker.lock().unwrap();
+            broker.connects += 1;
+            let hangs = broker.hanging_connects > 0;
+            broker.hanging_connects -= u64::from(hangs);
+            hangs
+        };
+        if hangs {
+            pending::<()>().await;
+        }
         let mut broker = self.broker.lock().unwrap();
-        broker.connects += 1;
         if broker.refuse_connects > 0 {
             broker.refuse_connects -= 1;
             return Err(SinkFault::new(FaultKind::Unreachable, "nobody answers"));
@@ -141,6 +158,9 @@ impl Sink for FakeSink {
     }
 
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        if self.is_silent {
+            return pending().await;
+        }
         assert!(!self.waiting.is_empty(), "nothing is on its way");
         let turn = {
             let mut broker = self.broker.lock().unwrap();
@@ -173,6 +193,14 @@ impl Sink for FakeSink {
                 return Err(SinkFault::new(FaultKind::Unavailable, "no leader"));
             }
             // On the paused clock, which moves only when all wait for it.
+            Some(Turn::Silent(count)) => {
+                self.acknowledge(count, &mut Vec::new());
+                self.is_silent = true;
+            }
+            Some(Turn::SilentTwice) => {
+                self.broker.lock().unwrap().hanging_connects = 1;
+                self.is_silent = true;
+            }
             Some(Turn::Later) => tokio::time::sleep(Duration::from_millis(10)).await,
             None => self.acknowledge(usize::MAX, acks),
         }

@@ -74,6 +74,7 @@ pub(super) fn run(setup: Setup) -> Outcome {
     let sink = FakeSink {
         broker: Arc::clone(&broker),
         waiting: Vec::new(),
+        is_silent: false,
         bad: setup.bad,
         trusts_the_order: setup.trusts_the_order,
         refused: BTreeSet::new(),
@@ -99,7 +100,7 @@ pub(super) fn run(setup: Setup) -> Outcome {
     let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown);
     let (ended, took) = runtime.block_on(async {
         let began = Instant::now();
-        let ended = timeout(Duration::from_secs(3600), delivery).await;
+        let ended = timeout(Duration::from_secs(86_400), delivery).await;
         (ended.expect("it ends").unwrap(), began.elapsed())
     });
     let in_file = letters.sequences();

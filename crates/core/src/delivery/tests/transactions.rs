@@ -10,6 +10,8 @@ enum Turn {
     /// Refuses all that waits if one of it is bad.
     AcknowledgeBatch,
     Fail,
+    /// The client reports nothing any more until it is replaced.
+    Silent,
 }
 
 /// What the broker does with a commit, in turn; then it commits.
@@ -19,6 +21,8 @@ enum Commit {
     /// Done, and nobody hears of it.
     Unheard,
     Failed,
+    /// Done, and the call does not return.
+    Hanging,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +66,8 @@ struct FakeSink {
     is_open: bool,
     is_due: bool,
     is_broken: bool,
+    /// The client reports nothing any more.
+    is_silent: bool,
     /// What was found out in this connection.
     known: std::collections::BTreeSet<Sequence>,
 }
@@ -108,6 +114,7 @@ impl FakeSink {
         self.waiting.clear();
         self.open.clear();
         (self.is_open, self.is_due, self.is_broken) = (false, false, false);
+        self.is_silent = false;
     }
 }
 
@@ -143,6 +150,9 @@ impl Sink for FakeSink {
     }
 
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        if self.is_silent {
+            return pending().await;
+        }
         if self.waiting.is_empty() {
             assert!(self.is_open && !self.is_due, "asked for nothing");
             // Its time has come.
@@ -151,6 +161,7 @@ impl Sink for FakeSink {
         }
         let turn = self.broker.lock().unwrap().turns.pop();
         match turn {
+            Some(Turn::Silent) => self.is_silent = true,
             Some(Turn::Acknowledge(count)) => self.acknowledge(count.max(1), acks),
             Some(Turn::AcknowledgeBatch) => {
                 let any_bad = self.waiting.iter().any(|message| message.is_bad);
@@ -175,13 +186,18 @@ impl Sink for FakeSink {
 
     async fn commit(&mut self, cursor: &Cursor) -> Result<(), SinkFault> {
         assert!(self.is_open && self.waiting.is_empty() && !self.is_broken);
-        let mut broker = self.broker.lock().unwrap();
-        let commit = broker.commits.pop().unwrap_or(Commit::Done);
-        if commit != Commit::Failed {
-            broker.committed.append(&mut self.open);
-            broker.kept = Some(cursor.clone());
+        let commit = {
+            let mut broker = self.broker.lock().unwrap();
+            let commit = broker.commits.pop().unwrap_or(Commit::Done);
+            if commit != Commit::Failed {
+                broker.committed.append(&mut self.open);
+                broker.kept = Some(cursor.clone());
+            }
+            commit
+        };
+        if commit == Commit::Hanging {
+            return pending().await;
         }
-        drop(broker);
         if commit != Commit::Done {
             return Err(SinkFault::new(FaultKind::Timeout, "no answer"));
         }
@@ -232,6 +248,7 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
         is_open: false,
         is_due: false,
         is_broken: false,
+        is_silent: false,
         known: std::collections::BTreeSet::new(),
     };
     let options = Options {
@@ -249,7 +266,7 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
     shutdown.drain.cancel();
     let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown);
     let ended = runtime
-        .block_on(async { timeout(Duration::from_secs(3600), delivery).await })
+        .block_on(async { timeout(Duration::from_secs(86_400), delivery).await })
         .expect("it ends")
         .unwrap();
     assert_eq!(ended, Ended::Drained);
@@ -264,14 +281,21 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
 
 fn turn() -> impl Strategy<Value = Turn> {
     prop_oneof![
-        (0..5_usize).prop_map(Turn::Acknowledge),
-        Just(Turn::AcknowledgeBatch),
-        Just(Turn::Fail),
+        10 => (0..5_usize).prop_map(Turn::Acknowledge),
+        10 => Just(Turn::AcknowledgeBatch),
+        10 => Just(Turn::Fail),
+        // Seldom: each lets the clock run for minutes, in steps of half a second.
+        1 => Just(Turn::Silent),
     ]
 }
 
 fn commit() -> impl Strategy<Value = Commit> {
-    prop_oneof![Just(Commit::Done), Just(Commit::Unheard), Just(Commit::Failed)]
+    prop_oneof![
+        Just(Commit::Done),
+        Just(Commit::Unheard),
+        Just(Commit::Failed),
+        Just(Commit::Hanging)
+    ]
 }
 
 proptest! {
