@@ -95,6 +95,13 @@ pub trait Sink: Send + 'static {
         0
     }
 
+    /// Returns whether all that was published and has no outcome has to be published again, in order and over the same
+    /// connection: it was refused because of what stands before it. Nothing is in flight then, and no outcome of it is
+    /// reported any more. Called after each call of [`outcomes`](Self::outcomes); the answer is given once.
+    fn must_resend(&mut self) -> bool {
+        false
+    }
+
     /// Why the sink as a whole can't go on, when that was found while nothing was asked of it: an idle connection that
     /// broke. Asked now and then; a fault is treated like those of the other calls.
     fn fault(&self) -> Option<SinkFault> {

@@ -108,6 +108,7 @@ pub async fn deliver<S: Sink, R: Reader>(
         watch: Watch::new(window.settled_up_to()),
     };
     let ended = loop {
+        let before = window.settled_up_to();
         let end = session(
             &mut sink,
             &mut reader,
@@ -136,11 +137,12 @@ pub async fn deliver<S: Sink, R: Reader>(
             shutdown.drain.cancelled().await;
             break Ended::Unfinished;
         }
-        if standing
+        let was_stable = standing
             .connected_at
             .take()
-            .is_some_and(|at| at.elapsed() > STABLE_AFTER)
-        {
+            .is_some_and(|at| at.elapsed() > STABLE_AFTER);
+        // A connection that settled events worked, however short it was.
+        if was_stable || window.settled_up_to() > before {
             backoff.reset();
         }
         let delay = backoff.next_delay();
@@ -279,6 +281,11 @@ async fn session<S: Sink, R: Reader>(
                     // What was told before it counts, also if this was the last session.
                     window.commit(sink, reader);
                     return Ok(fault.into());
+                }
+                if sink.must_resend() {
+                    window.commit(sink, reader);
+                    reader.rewind(window.restart());
+                    log_ended = false;
                 }
             }
             read = reader.next(), if step == Step::Hungry && !log_ended => match read? {

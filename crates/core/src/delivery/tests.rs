@@ -291,10 +291,36 @@ fn any_turn() -> impl Strategy<Value = Turn> {
         20 => Just(Turn::AcknowledgeBatch),
         10 => (0usize..6).prop_map(Turn::Fail),
         10 => Just(Turn::FailTwice),
+        10 => (0usize..6).prop_map(Turn::Resend),
         // Seldom: each lets the clock run for minutes, in steps of half a second.
         1 => (0usize..6).prop_map(Turn::Silent),
         1 => Just(Turn::SilentTwice),
     ]
+}
+
+#[test]
+fn resending_keeps_connection_and_order() {
+    let outcome = run(Setup {
+        turns: vec![Turn::Resend(0), Turn::Acknowledge(2), Turn::Resend(3)],
+        ..Setup::default()
+    });
+    assert_eq!((outcome.ended, outcome.broker.connects), (Ended::Drained, 1));
+    assert_eq!(outcome.broker.stored, (1..=10).collect::<Vec<_>>());
+    assert_eq!(outcome.progress.faults.iter().sum::<u64>(), 0);
+    assert_eq!(outcome.cursor.counts.delivered, 10);
+}
+
+#[test]
+fn progress_resets_the_backoff() {
+    // Each connection settles one event before its fault.
+    let turns = [Turn::Fail(0), Turn::Acknowledge(1)].into_iter().cycle();
+    let outcome = run(Setup {
+        events: 40,
+        turns: turns.take(78).collect(),
+        ..Setup::default()
+    });
+    assert_eq!((outcome.ended, outcome.broker.connects), (Ended::Drained, 40));
+    assert!(outcome.took <= Duration::from_secs(10), "{:?}", outcome.took);
 }
 
 proptest! {

@@ -19,6 +19,8 @@ pub(super) enum Turn {
     Silent(usize),
     /// As `Silent`, and the next connect hangs.
     SilentTwice,
+    /// Acknowledges so many of what waits; the others have to be published again over the same connection.
+    Resend(usize),
 }
 
 /// What the broker has, in the order in which it came: sequences, and dead letters.
@@ -30,6 +32,7 @@ pub(super) struct Broker {
     pub(super) turns: Vec<Turn>,
     pub(super) refuse_connects: u64,
     pub(super) hanging_connects: u64,
+    pub(super) must_resend: bool,
     /// How many events were published that lie in the bytes lent before.
     pub(super) lent: u64,
     /// What the sink was said to be at each call of `outcomes`.
@@ -202,9 +205,18 @@ impl Sink for FakeSink {
                 self.is_silent = true;
             }
             Some(Turn::Later) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Some(Turn::Resend(count)) => {
+                self.acknowledge(count, acks);
+                self.waiting.clear();
+                self.broker.lock().unwrap().must_resend = true;
+            }
             None => self.acknowledge(usize::MAX, acks),
         }
         Ok(())
+    }
+
+    fn must_resend(&mut self) -> bool {
+        std::mem::take(&mut self.broker.lock().unwrap().must_resend)
     }
 
     async fn close(&mut self) {}
