@@ -54,6 +54,36 @@ pub(crate) struct End {
     pub(crate) ours: Vec<Sequence>,
     /// Where the log has ended for an earlier run, of which the stream has more: other events have those sequences now.
     pub(crate) log_end: Option<Sequence>,
+    /// Whether the last message is one of ours.
+    pub(crate) is_ours: bool,
+    /// Whether `ours` has all that may be asked for, also by id.
+    pub(crate) is_exact: bool,
+}
+
+/// An [`Owner`] that outlives the call that made it.
+#[derive(Clone, Debug)]
+pub(crate) struct Ownership {
+    sink: String,
+    spool: SpoolId,
+    epochs: Epochs,
+}
+
+impl Ownership {
+    pub(crate) fn of(owner: &Owner<'_>) -> Self {
+        Self {
+            sink: owner.sink.to_owned(),
+            spool: *owner.spool,
+            epochs: owner.epochs.clone(),
+        }
+    }
+
+    pub(crate) fn owner(&self) -> Owner<'_> {
+        Owner {
+            sink: &self.sink,
+            spool: &self.spool,
+            epochs: &self.epochs,
+        }
+    }
 }
 
 /// Who chains: the beginning of the value of each [`HEADER`].
@@ -140,9 +170,9 @@ enum Link {
 
 impl Chain {
     pub(crate) fn new(owner: &Owner<'_>, end: End) -> Self {
-        let (stored, link) = match end.by {
+        let (mut stored, link) = match end.by {
             By::Id => (
-                Stored::UpTo(end.ours.first().copied()),
+                Stored::UpTo(end.ours.first().copied().filter(|_| !end.is_exact)),
                 Link::Id {
                     place: Some(end.place),
                     last_id: String::new(),
@@ -150,13 +180,16 @@ impl Chain {
                 },
             ),
             By::Place => (
-                Stored::These(end.ours.into_iter().collect()),
+                Stored::These(end.ours.iter().copied().collect()),
                 Link::Place {
                     last: end.place,
                     is_anchored: false,
                 },
             ),
         };
+        if end.is_exact {
+            stored = Stored::These(end.ours.into_iter().collect());
+        }
         Self {
             mark: owner.mark(),
             stored,
@@ -174,7 +207,8 @@ impl Chain {
 
     /// Whether that is concluded from what is stored behind it.
     pub(crate) const fn trusts_the_order(&self) -> bool {
-        matches!(self.stored, Stored::UpTo(_))
+        // A continued chain knows each event that is stored; the next connection by id concludes again.
+        matches!(self.link, Link::Id { .. })
     }
 
     /// Whether the next message has to wait until nothing is on its way.
@@ -235,6 +269,14 @@ impl Chain {
         }
     }
 
+    /// Continues after this place of the stream. Only to be called when each message that was sent has its answer.
+    pub(crate) const fn continue_after(&mut self, end: u64) {
+        match &mut self.link {
+            Link::Id { place, .. } => *place = Some(end),
+            Link::Place { last, .. } => *last = end,
+        }
+    }
+
     /// A message that was to have this place is a duplicate, and has none. Those behind it, if there are any, are refused.
     pub(crate) const fn passed_over(&mut self, place: u64) {
         if let Link::Place { last, .. } = &mut self.link
@@ -259,6 +301,8 @@ mod tests {
             by,
             ours: ours.iter().map(|ours| Sequence::new(*ours).unwrap()).collect(),
             log_end: None,
+            is_ours: true,
+            is_exact: false,
         };
         let owner = Owner {
             sink: "nats",

@@ -28,9 +28,9 @@ impl NatsConfig {
                 "found none, expected one or more such as \"nats://localhost:4222\"".into(),
             );
         }
-        for server in &self.servers {
+        for (index, server) in self.servers.iter().enumerate() {
             if let Some(message) = server_mistake(server) {
-                error("servers", message);
+                error(&format!("servers.{index}"), message);
             }
         }
         self.check_subject(&mut error);
@@ -98,7 +98,7 @@ impl NatsConfig {
         }
         // A token with a field in it is a wildcard in the pattern; one in the template's own text is a mistake.
         let literal = self.subject.to_string();
-        let message = if literal.contains(['*', '>']) {
+        let message = if literal.contains(['*', '>']) || literal.starts_with('$') {
             subject::mistake(&literal, false)
         } else {
             subject::mistake(&subject::pattern(&self.subject), true)
@@ -218,29 +218,69 @@ impl NatsConfig {
 }
 
 fn server_mistake(server: &str) -> Option<String> {
+    const EXAMPLE: &str = "expected one such as \"nats://localhost:4222\"";
     // What stands in a URL is shown in logs and in /status. The URL is not repeated here for the same reason.
-    let address: ServerAddr = match server.parse() {
-        Ok(address) => address,
-        Err(_) => {
-            return Some(
-                "found a text that is no URL, expected one such as \"nats://localhost:4222\"".into(),
-            );
-        }
+    if server.is_empty() {
+        return Some(format!("found an empty text, {EXAMPLE}"));
+    }
+    if server.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Some(format!(
+            "found white space or a control character in an address, {EXAMPLE}"
+        ));
+    }
+    if server.contains(',') {
+        return Some("found a comma in an address, expected each address as an entry of its own".into());
+    }
+    let (scheme, rest) = match server.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
+        None => (None, server),
     };
-    if address.username().is_some() || address.password().is_some() {
+    let address: Result<ServerAddr, _> = server.parse();
+    if let Ok(address) = &address
+        && (address.username().is_some() || address.password().is_some())
+    {
         return Some(
             "found a URL with a user or password in it, expected auth = { user = …, password_file = … }"
                 .into(),
         );
     }
-    if !matches!(address.scheme(), "nats" | "tls") {
+    if let Some(scheme) = scheme
+        && !matches!(scheme.as_str(), "nats" | "tls")
+    {
+        // Not shown when it is none: it may be a part of a password.
+        let is_scheme = scheme.len() <= 10 && scheme.chars().all(|c| c.is_ascii_alphabetic());
+        let found = if is_scheme {
+            scheme + "://"
+        } else {
+            "another scheme".into()
+        };
+        return Some(format!("found {found}, expected nats:// or tls://"));
+    }
+    let address = match address {
+        Ok(address) => address,
+        // The parser's errors ("invalid port number") contain nothing of the text.
+        Err(error) => {
+            let detail = error.to_string();
+            let detail = detail.rsplit(": ").next().unwrap_or_default();
+            return Some(format!("found a text that is no address ({detail}), {EXAMPLE}"));
+        }
+    };
+    if address.host().is_empty() {
+        return Some(format!("found a URL without a host, {EXAMPLE}"));
+    }
+    let is_host_character = |c: char| c.is_ascii_alphanumeric() || "-_.:[]".contains(c);
+    if !address.host().chars().all(is_host_character) {
         return Some(format!(
-            "found {}://, expected nats:// or tls://",
-            address.scheme()
+            "found a host name with a character that none can contain, {EXAMPLE}"
         ));
     }
-    if address.host().is_empty() {
-        return Some("found a URL without a host, expected one such as \"nats://localhost:4222\"".into());
+    if address.port() == 0 {
+        return Some(format!("found port 0, {EXAMPLE}"));
+    }
+    if rest.find(['/', '?', '#']).is_some_and(|at| &rest[at..] != "/") {
+        return Some(format!(
+            "found a path, a query or a fragment in an address, {EXAMPLE}"
+        ));
     }
     None
 }
@@ -339,6 +379,58 @@ mod tests {
             "stream": { "name": "S", "max_age": "7d", "replicas": 1 },
             "dead_letter": { "subject": "neuroio.entries.dead.letters.too" },
         })));
+    }
+
+    #[test]
+    fn addresses_that_cannot_work_are_refused() {
+        for (server, found) in [
+            ("h:abc", "invalid port number"),
+            ("h:99999", "invalid port number"),
+            ("h:0", "port 0"),
+            ("h 4222", "white space"),
+            (" nats://h", "white space"),
+            ("nats://h:4222,nats://i:4222", "a comma"),
+            ("kafka://h", "found kafka://"),
+            ("nats://", "without a host"),
+            ("nats://:4222", "empty"),
+            ("nats://h/path", "a path"),
+            ("h?tls=true", "a path"),
+            ("nats://h*", "character"),
+            ("nats://[::1", "IPv6"),
+            ("hunter2@h", "user or password"),
+            ("", "empty text"),
+        ] {
+            let message = server_mistake(server).unwrap_or_else(|| panic!("{server} is accepted"));
+            assert!(message.contains(found), "{server}: {message}");
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+        for server in [
+            "h",
+            "h:4222",
+            "nats://h",
+            "NATS://h",
+            "TLS://h:1/",
+            "[::1]:4222",
+            "1.2.3.4",
+            "h.",
+            "nats://a_b",
+        ] {
+            assert_eq!(server_mistake(server), None, "{server}");
+        }
+    }
+
+    #[test]
+    fn reserved_subjects_are_refused() {
+        for subject in [
+            "_INBOX.x",
+            "$JS{feed}.x",
+            "$SYS.a",
+            "$JS.API.{result}",
+            "_R_.{feed}",
+        ] {
+            let found = mistakes(serde_json::json!({ "servers": ["h"], "mode": "core", "subject": subject }));
+            assert!(found.starts_with("subject: found"), "{subject}: {found}");
+        }
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub struct NatsConfig {
     /// What becomes of an event that is larger than server and stream take.
     #[serde(default)]
     pub oversize: Oversize,
+    /// What becomes of an event whose subject the stream does not take.
+    #[serde(default)]
+    pub missing_stream: MissingStream,
     /// Where events go that are refused for themselves; a file in the data folder by default.
     #[serde(default)]
     pub dead_letter: Option<DeadLetterConfig>,
@@ -142,6 +145,17 @@ pub enum Oversize {
     Strip,
 }
 
+/// What becomes of an event whose subject the stream does not take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MissingStream {
+    /// It waits, and the events after it wait with it, until the subject is added to the stream.
+    #[default]
+    Wait,
+    /// It becomes a dead letter.
+    DeadLetter,
+}
+
 /// Where dead letters go: exactly one of these.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -213,6 +227,7 @@ impl NatsConfig {
             max_in_flight: default_max_in_flight(),
             ack_timeout: default_ack_timeout(),
             oversize: Oversize::default(),
+            missing_stream: MissingStream::default(),
             dead_letter: None,
             auth: None,
             tls: None,

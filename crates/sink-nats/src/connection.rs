@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, PublishErrorKind, StatusCode, Subscriber};
+use async_nats::{Client, PublishErrorKind, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use neurobridge_core::{
@@ -20,18 +20,24 @@ use tokio::{
 };
 
 use crate::{
-    chain::{self, Chain},
+    chain::{self, Chain, Ownership},
     config::NatsConfig,
     dial::Dialled,
     encode::Message,
-    error::{self, Blame},
+    error,
     events::Events,
     in_flight::{InFlight, Role, Sent},
-    keeper::{Answer, Keeper, UsualAnswer},
+    keeper::{Keeper, UsualAnswer},
     lent::Lent,
     limits::Limits,
+    recovery::{Asked, Recovery},
+    routes::Routes,
+    subject,
     subjects::{Given, Subjects},
 };
+
+mod answers;
+mod continuation;
 
 /// With strict order a single answer that stays out stops everything: so it is not waited for long.
 const STRICT_PROGRESS_LIMIT: Duration = Duration::from_secs(3);
@@ -55,12 +61,20 @@ pub(crate) struct Connection {
     is_full: bool,
     limits: Limits,
     letter_subject: Option<String>,
+    /// The subjects of the events, as a pattern.
+    pattern: String,
+    /// Set where the stream does not take all subjects of the pattern.
+    routes: Option<Routes>,
     ack_timeout: Duration,
     last_answer: Instant,
     /// When the run of messages began that is being sent: a look at the clock for each would cost more than it tells.
     run_began: Option<Instant>,
     lent: Lent,
     reply_subjects: Subjects,
+    /// The question for the end of the stream, while it has no answer.
+    asked: Option<Asked>,
+    ownership: Ownership,
+    must_resend: bool,
 }
 
 impl Connection {
@@ -91,12 +105,20 @@ impl Connection {
             max_in_flight: config.max_in_flight as usize,
             is_full: false,
             limits,
+            pattern: subject::pattern(&config.subject),
+            routes: dialled
+                .stream
+                .as_ref()
+                .and_then(|stream| Routes::of(config, stream)),
             letter_subject: config.dead_letter_subject().map(str::to_owned),
             ack_timeout: config.ack_timeout,
             last_answer: Instant::now(),
             run_began: None,
             lent: Lent::default(),
             reply_subjects: Subjects::default(),
+            asked: None,
+            ownership: dialled.ownership,
+            must_resend: false,
         }
     }
 
@@ -110,13 +132,24 @@ impl Connection {
         self.keeper.chain().is_some_and(Chain::trusts_the_order)
     }
 
-    /// Whether another message may be sent.
+    /// Whether another event may be sent.
     pub(crate) fn ready(&mut self) -> Result<(), PublishError> {
+        if self.keeper.recovery().is_some_and(Recovery::is_broken) {
+            return Err(PublishError::Full);
+        }
+        self.ready_for_letter()
+    }
+
+    /// Whether a dead letter may be sent: also while the chain is broken, to which it does not belong.
+    pub(crate) fn ready_for_letter(&mut self) -> Result<(), PublishError> {
         let used = self.in_flight.len() + self.known.len();
         // Full until a quarter is free: one message for each answer would be a wake-up and a write for each.
         self.is_full =
             used >= self.max_in_flight || self.is_full && used > self.max_in_flight - self.max_in_flight / 4;
-        let must_wait = self.keeper.chain().is_some_and(Chain::goes_alone) && self.in_flight.len() > 0;
+        let recovery = self.keeper.recovery();
+        let goes_alone = self.keeper.chain().is_some_and(Chain::goes_alone)
+            || recovery.is_some_and(Recovery::is_contended);
+        let must_wait = goes_alone && self.in_flight.len() > 0;
         if self.is_full || must_wait {
             return Err(PublishError::Full);
         }
@@ -128,7 +161,8 @@ impl Connection {
         let mut role = Role::Free;
         match &mut self.keeper {
             Keeper::Stream {
-                chain: Some(chain), ..
+                chain: Some((chain, _)),
+                ..
             } => {
                 if let Some(id) = message.id {
                     role = chain.add_to(&mut message.headers, sequence, id);
@@ -141,6 +175,16 @@ impl Connection {
             Keeper::Stream { .. } | Keeper::Nobody { .. } => {}
         }
         self.limits.check(message.size(), role)?;
+        if let Some(routes) = &self.routes
+            && let Err(error) = routes.check(sequence, &message.subject)
+        {
+            let has_outcomes = self.in_flight.len() + self.known.len() > 0;
+            return Err(match error {
+                // The outcomes of the events before it first: a fault now would keep these from being delivered, too.
+                PublishError::Fault(_) if has_outcomes => PublishError::Full,
+                error => error,
+            });
+        }
         // Asked of what can be sent alone: one that was refused here is not stored, although those behind it are.
         if self.keeper.chain().is_some_and(|chain| chain.has(sequence)) {
             self.known.push(Ack {
@@ -175,6 +219,7 @@ impl Connection {
         let size = message.size();
         let payload = self.lent.payload(message.payload.as_bytes());
         let at = *self.run_began.get_or_insert_with(Instant::now);
+        let subject_bytes = message.subject.len();
         let subject = Given::from(message.subject);
         let headers = message.headers.into_map();
         let handed_over = match (&self.keeper, headers) {
@@ -207,7 +252,12 @@ impl Connection {
                 if self.in_flight.len() == 0 {
                     self.last_answer = at;
                 }
-                self.in_flight.push(Sent { sequence, at, role });
+                self.in_flight.push(Sent {
+                    sequence,
+                    at,
+                    role,
+                    subject_bytes,
+                });
                 Ok(())
             }
             Some(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
@@ -246,6 +296,10 @@ impl Connection {
         }
         let before = acks.len();
         while acks.len() == before {
+            let is_broken = self.keeper.recovery().is_some_and(Recovery::is_broken);
+            if is_broken && self.in_flight.len() == 0 {
+                return self.continue_chain().await;
+            }
             let late = late(self.patience());
             let reply = tokio::select! {
                 biased;
@@ -267,6 +321,13 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// The length in bytes of a subject that the server did not accept, if it closed the connection for one.
+    pub(crate) fn refused_subject(&self) -> Option<usize> {
+        // The one refused has no answer, and one that is longer than a refused one is refused as well.
+        let longest = self.in_flight.longest_subject();
+        longest.filter(|_| self.events.is_line_too_long())
     }
 
     /// The fault that the client has told while nothing was waited for.
@@ -296,122 +357,6 @@ impl Connection {
             }
             _ => (Some(at_last), self.ack_timeout),
         }
-    }
-
-    fn take(&mut self, reply: &async_nats::Message, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
-        let number = reply
-            .subject
-            .strip_prefix(self.inbox.as_str())
-            .and_then(|number| number.parse().ok());
-        let Some(number) = number else {
-            return Err(SinkFault::new(
-                FaultKind::Other,
-                format!(
-                    "an answer came to \"{}\", where none was expected; what has none is sent again",
-                    reply.subject
-                ),
-            ));
-        };
-        match &self.keeper {
-            Keeper::Stream { name, usual, .. } => {
-                let name = Arc::clone(name);
-                let answer = match usual.place(&reply.payload) {
-                    Some(seq) => Answer::stored(&name, seq),
-                    None if reply.status == Some(StatusCode::NO_RESPONDERS) => {
-                        return Err(match self.letter_subject_of(number) {
-                            Some(subject) => error::nobody_takes(subject),
-                            None => error::nobody_takes(&format!("the subjects of {name}")),
-                        });
-                    }
-                    None => answer(reply)?,
-                };
-                self.take_answer(number, answer, &name, acks)
-            }
-            Keeper::Nobody { .. } => self.take_echo(number, reply, acks),
-        }
-    }
-
-    /// Where the message of this number was to go, if that was a dead letter: not where events go.
-    fn letter_subject_of(&self, number: u64) -> Option<&str> {
-        let sent = self.in_flight.get(number)?;
-        self.letter_subject
-            .as_deref()
-            .filter(|_| sent.role == Role::Letter)
-    }
-
-    fn take_answer(
-        &mut self,
-        number: u64,
-        answer: Answer<'_>,
-        stream: &str,
-        acks: &mut Vec<Ack>,
-    ) -> Result<(), SinkFault> {
-        if let Some(error) = answer.error {
-            return match error::blame(&error) {
-                Blame::Message(reason) => {
-                    if let Some(sent) = self.in_flight.take(number) {
-                        acks.push(Ack {
-                            sequence: sent.sequence,
-                            verdict: Verdict::Rejected(Rejection {
-                                reason,
-                                detail: format!("{} (error {})", error.description, error.err_code),
-                            }),
-                        });
-                    }
-                    Ok(())
-                }
-                Blame::Sink(_) | Blame::Order => Err(match self.letter_subject_of(number) {
-                    Some(subject) => error::of_letter(&error, subject),
-                    None => error::fault(&error, stream),
-                }),
-            };
-        }
-        let Some(sent) = self.in_flight.take(number) else {
-            return Ok(());
-        };
-        if answer.stream != stream && sent.role != Role::Letter {
-            return Err(SinkFault::new(
-                FaultKind::Missing,
-                format!(
-                    "the stream \"{}\" has stored an event that was meant for \"{stream}\"; let the subjects of only one stream take those of this sink",
-                    answer.stream
-                ),
-            ));
-        }
-        let verdict = if answer.duplicate {
-            Verdict::Duplicate
-        } else {
-            Verdict::Delivered
-        };
-        if let Role::Placed { place } = sent.role
-            && let Some(chain) = self.keeper.chain_mut()
-        {
-            if answer.duplicate {
-                chain.passed_over(place);
-            } else if answer.seq == place {
-                chain.stored();
-            } else {
-                return Err(error::misplaced(stream, place, answer.seq));
-            }
-        }
-        if sent.role == Role::Chained && !answer.duplicate {
-            // It could be stored only behind the one before it: whose acknowledgement was lost, then.
-            self.in_flight.take_before(
-                number,
-                |earlier| earlier.role == Role::Chained,
-                |earlier| {
-                    acks.push(Ack {
-                        sequence: earlier.sequence,
-                        verdict: Verdict::Delivered,
-                    });
-                },
-            );
-        }
-        acks.push(Ack {
-            sequence: sent.sequence,
-            verdict,
-        });
-        Ok(())
     }
 
     /// An echo came back: the server has taken all that was sent before it. Whether it has refused some of that is told
@@ -455,16 +400,6 @@ impl Connection {
     fn broken(&self) -> SinkFault {
         self.events.fault().unwrap_or_else(error::broken)
     }
-}
-
-/// What a stream has answered.
-fn answer(reply: &async_nats::Message) -> Result<Answer<'_>, SinkFault> {
-    serde_json::from_slice(&reply.payload).map_err(|error| {
-        SinkFault::new(
-            FaultKind::Other,
-            format!("an answer of JetStream can't be read: {error}; what has none is sent again"),
-        )
-    })
 }
 
 /// The result of what has no reason to wait. Without the runtime's say: it would make a busy task wait here, and what

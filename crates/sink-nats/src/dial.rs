@@ -16,10 +16,11 @@ use neurobridge_core::{
 
 use crate::{
     auth::Identity,
-    chain::{Chain, Owner},
+    chain::{Chain, Owner, Ownership},
     config::{NatsConfig, Order, TlsConfig},
     error,
     events::Events,
+    recovery::Recovery,
     stream::{Api, Stream},
     tls,
 };
@@ -40,8 +41,9 @@ pub(crate) struct Dialled {
     /// What reply subjects begin with.
     pub(crate) inbox: String,
     pub(crate) events: Arc<Events>,
+    pub(crate) ownership: Ownership,
     pub(crate) stream: Option<Stream>,
-    pub(crate) chain: Option<Chain>,
+    pub(crate) chain: Option<(Chain, Recovery)>,
     /// What each message of a replay carries with strict order.
     pub(crate) replayed_behind: Option<String>,
     /// With strict order: where the log has ended for an earlier run, of which the stream has more.
@@ -80,6 +82,7 @@ pub(crate) async fn dial(
         replies,
         inbox,
         events,
+        ownership: Ownership::of(owner),
         stream: None,
         chain: None,
         replayed_behind: None,
@@ -104,7 +107,8 @@ pub(crate) async fn dial(
                 let ours = end.ours.first();
                 dialled.replayed_behind = ours.map(|ours| owner.replayed_behind(*ours));
             } else {
-                dialled.chain = Some(Chain::new(owner, end));
+                let recovery = Recovery::new(end.place);
+                dialled.chain = Some((Chain::new(owner, end), recovery));
             }
         }
         dialled.stream = Some(found);
@@ -114,7 +118,10 @@ pub(crate) async fn dial(
 
 /// What to set up TLS with, where it may be needed.
 fn tls_config(config: &NatsConfig) -> Option<TlsConfig> {
-    let is_named = config.servers.iter().any(|server| server.starts_with("tls://"));
+    let is_named = config
+        .servers
+        .iter()
+        .any(|server| server.to_ascii_lowercase().starts_with("tls://"));
     config.tls.clone().or_else(|| is_named.then(TlsConfig::default))
 }
 

@@ -41,6 +41,8 @@ pub(crate) struct Encoder {
     has_id: bool,
     template: Template,
     subjects: Subjects,
+    /// The longest subject that the server accepts, in bytes, as far as that is known.
+    max_subject: usize,
     replay: Option<String>,
     structured: String,
     id: String,
@@ -75,6 +77,7 @@ impl Encoder {
             has_id: config.mode == Mode::Jetstream,
             template: config.subject.clone(),
             subjects: Subjects::default(),
+            max_subject: subject::MAX_LENGTH,
             replay: None,
             structured: String::new(),
             id: String::new(),
@@ -156,17 +159,33 @@ impl Encoder {
             self.template
                 .render_name(event, subject::is_token_character, text);
         });
-        if subject.len() > subject::MAX_LENGTH {
-            return Err(Rejection {
-                reason: RejectionReason::Unrenderable,
-                detail: format!(
-                    "found a subject of {} bytes, expected at most {}: a field in it is too long",
-                    subject.len(),
-                    subject::MAX_LENGTH
-                ),
-            });
-        }
-        Ok(subject)
+        let detail = if subject.len() > self.max_subject {
+            let limit = if self.max_subject < subject::MAX_LENGTH {
+                "the server closed the connection for a longer one: raise its max_control_line and restart the bridge"
+            } else {
+                "a field in it is too long"
+            };
+            format!(
+                "found a subject of {} bytes, expected at most {}: {limit}",
+                subject.len(),
+                self.max_subject
+            )
+        } else if subject::is_reserved(&subject) {
+            format!(
+                "found the subject \"{subject}\", expected one that servers and clients do not use themselves"
+            )
+        } else {
+            return Ok(subject);
+        };
+        Err(Rejection {
+            reason: RejectionReason::Unroutable,
+            detail,
+        })
+    }
+
+    /// Rejects longer subjects from now on, because the server does not accept them.
+    pub(crate) fn limit_subject(&mut self, max_bytes: usize) {
+        self.max_subject = self.max_subject.min(max_bytes);
     }
 
     /// Attributes as headers, after the NATS binding of CloudEvents: the working draft of 1.0.3, the first that has

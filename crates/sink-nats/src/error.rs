@@ -3,7 +3,10 @@
 use std::{error::Error, io};
 
 use async_nats::{ConnectError, ConnectErrorKind, Event, RequestErrorKind, ServerError};
-use neurobridge_core::sink::{FaultKind, RejectionReason, SinkFault};
+use neurobridge_core::{
+    event::Sequence,
+    sink::{FaultKind, RejectionReason, SinkFault},
+};
 use serde::Deserialize;
 
 /// Whose fault an error of JetStream is.
@@ -15,6 +18,8 @@ pub(crate) enum Blame {
     Sink(FaultKind),
     /// Another message is the last one of the stream than the one that was expected.
     Order,
+    /// A message with the same id is being stored: whether it will be is not known yet.
+    SameId,
 }
 
 /// An error as JetStream tells it.
@@ -58,8 +63,9 @@ pub(crate) const fn blame(error: &ApiError) -> Blame {
         10004 | 10005 | 10007 | 10008 | 10009 | 10118 | 10194 => Blame::Sink(Unavailable),
         // Sealed: an administrator's deed.
         10109 => Blame::Sink(Unavailable),
-        // More on its way to the stream than the server holds back for it; a message of this id is on its way. Both pass.
-        10167 | 10158 => Blame::Sink(Unavailable),
+        // More on its way to the stream than the server holds back for it.
+        10167 => Blame::Sink(Unavailable),
+        10158 => Blame::SameId,
 
         // By the class of the error what the number does not say. To blame the sink for what is unknown costs time, to
         // blame the message could cost the backlog.
@@ -87,6 +93,7 @@ pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
                 ),
             );
         }
+        Blame::SameId => FaultKind::Unavailable,
         // The callers ask about messages' faults first.
         Blame::Message(_) => FaultKind::Other,
     };
@@ -117,14 +124,14 @@ pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
 
 /// The fault of whatever keeps the subject of dead letters.
 pub(crate) fn of_letter(error: &ApiError, subject: &str) -> SinkFault {
-    SinkFault {
-        reason: format!(
+    SinkFault::new(
+        fault(error, subject).kind,
+        format!(
             "a dead letter can't be stored under \"{subject}\": {} (error {}); look after the stream of that subject, \
              nothing is lost meanwhile",
             error.description, error.err_code
         ),
-        ..fault(error, subject)
-    }
+    )
 }
 
 /// The fault of a stream that has stored a message elsewhere than where it was told to.
@@ -139,11 +146,11 @@ pub(crate) fn misplaced(stream: &str, expected: u64, found: u64) -> SinkFault {
 }
 
 /// The fault when nobody takes what was sent to a subject: status 503, "no responders".
-pub(crate) fn nobody_takes(subject: &str) -> SinkFault {
+pub(crate) fn nobody_takes(what: &str, sequence: Sequence, subject: &str) -> SinkFault {
     SinkFault::new(
         FaultKind::Unavailable,
         format!(
-            "no stream takes \"{subject}\" at this moment: it has no leader, or is gone, or JetStream is off; look after the \
+            "no stream takes {what} {sequence} (\"{subject}\") at this moment: it has no leader, or is gone, or JetStream is off; look after the \
              servers, it is tried again"
         ),
     )
@@ -166,6 +173,14 @@ pub(crate) fn of_request(kind: RequestErrorKind) -> SinkFault {
             format!("the connection to NATS broke during a request ({other}); it is tried again"),
         ),
     }
+}
+
+/// What a server says before it closes a connection on which a line was longer than its `max_control_line`.
+const LINE_TOO_LONG: &str = "maximum control line";
+
+/// Whether the server says that a line of the protocol is too long.
+pub(crate) fn is_line_too_long(event: &Event) -> bool {
+    matches!(event, Event::ServerError(ServerError::Other(text)) if text.to_lowercase().contains(LINE_TOO_LONG))
 }
 
 /// The fault that the client tells, if it is one.
@@ -199,6 +214,15 @@ fn of_server(error: &ServerError) -> Option<SinkFault> {
         return Some(unauthorised(&error.to_string(), "check auth"));
     };
     let lower = text.to_lowercase();
+    if lower.contains(LINE_TOO_LONG) {
+        return Some(SinkFault::new(
+            FaultKind::Unavailable,
+            format!(
+                "the server closed the connection: {text}; events with such long subjects become dead letters; raise the \
+                 server's max_control_line, or shorten subject"
+            ),
+        ));
+    }
     if lower.contains("permissions violation") {
         let advice = if lower.contains("for subscription") {
             "give this user the right to subscribe to _INBOX.>"

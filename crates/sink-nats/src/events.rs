@@ -1,6 +1,9 @@
 //! What the client tells besides the answers: that the connection broke, that something was refused.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use async_nats::Event;
 use neurobridge_core::sink::SinkFault;
@@ -13,6 +16,7 @@ use crate::error;
 pub(crate) struct Events {
     fault: Mutex<Option<SinkFault>>,
     faulted: Notify,
+    is_line_too_long: AtomicBool,
 }
 
 impl Events {
@@ -21,6 +25,9 @@ impl Events {
         let Some(fault) = error::of_event(event) else {
             return;
         };
+        if error::is_line_too_long(event) {
+            self.is_line_too_long.store(true, Ordering::Release);
+        }
         // Nothing within the lock can panic half-way.
         let mut first = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {
@@ -38,6 +45,11 @@ impl Events {
             reason: fault.reason.clone(),
             is_final: fault.is_final,
         })
+    }
+
+    /// Whether the server closed the connection because a line of the protocol was longer than its `max_control_line`.
+    pub(crate) fn is_line_too_long(&self) -> bool {
+        self.is_line_too_long.load(Ordering::Acquire)
     }
 
     /// Waits for a fault.

@@ -12,6 +12,8 @@ pub(crate) struct Sent {
     pub(crate) sequence: Sequence,
     pub(crate) at: Instant,
     pub(crate) role: Role,
+    /// The length of the subject in bytes.
+    pub(crate) subject_bytes: usize,
 }
 
 /// What a message is.
@@ -25,6 +27,13 @@ pub(crate) enum Role {
     Free,
     /// A dead letter, which another stream keeps.
     Letter,
+}
+
+impl Role {
+    /// Whether the message is part of the chain of strict order.
+    pub(crate) const fn is_chained(self) -> bool {
+        matches!(self, Self::Chained | Self::Placed { .. })
+    }
 }
 
 /// Messages by the numbers that their reply subjects end with, in the order in which they were sent.
@@ -86,6 +95,16 @@ impl InFlight {
         self.trim();
     }
 
+    /// The length in bytes of the longest subject among the events without an answer.
+    pub(crate) fn longest_subject(&self) -> Option<usize> {
+        let events = self
+            .sent
+            .iter()
+            .flatten()
+            .filter(|sent| sent.role != Role::Letter);
+        events.map(|sent| sent.subject_bytes).max()
+    }
+
     /// The one that waits longest.
     pub(crate) fn oldest(&self) -> Option<&Sent> {
         self.sent.front()?.as_ref()
@@ -115,6 +134,7 @@ mod tests {
                 } else {
                     Role::Free
                 },
+                subject_bytes: 3 + number as usize,
             });
         }
         in_flight
@@ -134,6 +154,7 @@ mod tests {
         assert_eq!(in_flight.oldest().unwrap().sequence.get(), 4);
         assert_eq!((in_flight.len(), in_flight.next_number()), (1, 4));
         assert_eq!(in_flight.take(0), None);
+        assert_eq!(in_flight.longest_subject(), Some(6));
     }
 
     #[test]

@@ -4,15 +4,19 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde::Deserialize;
 
-use crate::{chain::Chain, error::ApiError};
+use crate::{chain::Chain, error::ApiError, recovery::Recovery};
 
 /// Who keeps the events, and so who answers.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for each connection, and a box would cost a look-up for each message"
+)]
 pub(crate) enum Keeper {
     /// A stream answers to each message.
     Stream {
         name: Arc<str>,
         usual: UsualAnswer,
-        chain: Option<Chain>,
+        chain: Option<(Chain, Recovery)>,
         replayed_behind: Option<String>,
     },
     /// Nobody: an echo of our own comes back when the server has taken all before it.
@@ -23,15 +27,42 @@ impl Keeper {
     /// The chain, under strict order.
     pub(crate) const fn chain(&self) -> Option<&Chain> {
         match self {
-            Self::Stream { chain, .. } => chain.as_ref(),
-            Self::Nobody { .. } => None,
+            Self::Stream {
+                chain: Some((chain, _)),
+                ..
+            } => Some(chain),
+            _ => None,
         }
     }
 
     pub(crate) const fn chain_mut(&mut self) -> Option<&mut Chain> {
         match self {
-            Self::Stream { chain, .. } => chain.as_mut(),
-            Self::Nobody { .. } => None,
+            Self::Stream {
+                chain: Some((chain, _)),
+                ..
+            } => Some(chain),
+            _ => None,
+        }
+    }
+
+    /// Whether the chain is intact, under strict order.
+    pub(crate) const fn recovery(&self) -> Option<&Recovery> {
+        match self {
+            Self::Stream {
+                chain: Some((_, recovery)),
+                ..
+            } => Some(recovery),
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn recovery_mut(&mut self) -> Option<&mut Recovery> {
+        match self {
+            Self::Stream {
+                chain: Some((_, recovery)),
+                ..
+            } => Some(recovery),
+            _ => None,
         }
     }
 }

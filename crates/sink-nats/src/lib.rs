@@ -21,6 +21,8 @@ mod in_flight;
 mod keeper;
 mod lent;
 mod limits;
+mod recovery;
+mod routes;
 mod sink;
 mod stream;
 mod subject;
@@ -29,8 +31,8 @@ mod tls;
 
 pub use self::{
     config::{
-        AuthConfig, DeadLetterConfig, Format, Mode, NatsConfig, Order, Oversize, Storage, StreamConfig,
-        TlsConfig,
+        AuthConfig, DeadLetterConfig, Format, MissingStream, Mode, NatsConfig, Order, Oversize, Storage,
+        StreamConfig, TlsConfig,
     },
     sink::NatsSink,
 };

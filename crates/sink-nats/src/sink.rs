@@ -6,6 +6,7 @@ use bytes::Bytes;
 use neurobridge_core::{
     dead_letter::DeadLetter,
     event::Event,
+    foreign_text,
     identity::SpoolId,
     sink::{Ack, FaultKind, PublishError, RejectionReason, Session, Sink, SinkFault},
     strip::Stripped,
@@ -87,7 +88,10 @@ impl NatsSink {
 
     /// Adds to what was found of the stream what its configuration tells, and says all of it once.
     fn look_for_dangers(&mut self, of_stream: Vec<String>) {
-        self.dangers = of_stream;
+        self.dangers = of_stream
+            .iter()
+            .map(|danger| foreign_text::escape(danger).into_owned())
+            .collect();
         if self.config.mode == Mode::Core {
             self.dangers.push(
                 "mode = \"core\": whoever does not listen at the moment of an event never gets it".into(),
@@ -98,7 +102,7 @@ impl NatsSink {
                 .config
                 .servers
                 .iter()
-                .any(|server| !server.starts_with("tls://"));
+                .any(|server| !server.to_ascii_lowercase().starts_with("tls://"));
         let auth = self.config.auth.as_ref();
         if is_plain
             && auth.is_some_and(|auth| {
@@ -120,6 +124,10 @@ impl NatsSink {
 impl Sink for NatsSink {
     async fn connect(&mut self, session: &Session<'_>) -> Result<(), SinkFault> {
         self.spool = session.spool;
+        let refused = self.connection.as_ref().and_then(Connection::refused_subject);
+        if let Some(refused) = refused {
+            self.encoder.limit_subject(refused.saturating_sub(1));
+        }
         // Its client ends with it, so that nothing is sent over it any more.
         self.connection = None;
         let owner = Owner {
@@ -197,7 +205,7 @@ impl Sink for NatsSink {
             ))
         })?;
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        connection.ready()?;
+        connection.ready_for_letter()?;
         let message = encode::dead_letter(subject, letter, &self.name, &self.spool, self.config.mode);
         connection.send_dead_letter(letter.sequence, message)
     }
@@ -222,6 +230,14 @@ impl Sink for NatsSink {
             Some(connection) => connection.outcomes(acks).await,
             None => Err(not_connected_fault()),
         }
+    }
+
+    fn must_resend(&mut self) -> bool {
+        self.connection.as_mut().is_some_and(Connection::must_resend)
+    }
+
+    fn notice(&self) -> Option<String> {
+        self.connection.as_ref()?.notice()
     }
 
     fn trouble(&self) -> Option<SinkFault> {

@@ -18,7 +18,7 @@ use tracing::info;
 
 use crate::{
     chain::{self, By, End, Ours, Owner},
-    config::{NatsConfig, Order, Storage, StreamConfig},
+    config::{MissingStream, NatsConfig, Order, Storage, StreamConfig},
     error::{self, ApiError},
     events::Events,
     subject,
@@ -46,9 +46,10 @@ pub(crate) struct Stream {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Config {
-    name: String,
+    pub(crate) name: String,
     #[serde(deserialize_with = "null_as_default")]
-    subjects: Vec<String>,
+    pub(crate) subjects: Vec<String>,
+    mirror: Option<Mirror>,
     retention: String,
     discard: String,
     storage: String,
@@ -61,6 +62,13 @@ pub(crate) struct Config {
     no_ack: bool,
     sealed: bool,
     persist_mode: String,
+}
+
+/// The stream that another one copies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct Mirror {
+    name: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -123,18 +131,32 @@ impl Api<'_> {
         next: Sequence,
         in_flight: u64,
     ) -> Result<End, SinkFault> {
+        self.look(stream, owner, next, in_flight, false).await
+    }
+
+    /// As [`end`](Self::end); with `is_exact` each event of ours from `next` on is looked for, also by id.
+    async fn look(
+        &self,
+        stream: &Stream,
+        owner: &Owner<'_>,
+        next: Sequence,
+        in_flight: u64,
+        is_exact: bool,
+    ) -> Result<End, SinkFault> {
         let mut end = End {
             place: stream.state.last_seq,
             by: stream.chained_by(),
             ours: Vec::new(),
             log_end: None,
+            is_ours: false,
+            is_exact,
         };
         if stream.state.messages == 0 {
             return Ok(end);
         }
         let look_back = match end.by {
-            By::Id => LOOK_BACK,
-            By::Place => LOOK_BACK + in_flight,
+            By::Id if !is_exact => LOOK_BACK,
+            By::Id | By::Place => LOOK_BACK + in_flight,
         };
         let first = stream
             .state
@@ -151,7 +173,9 @@ impl Api<'_> {
             let asking = asked
                 .iter()
                 .map(|&place| self.message(&stream.config.name, place, owner));
-            for found in try_join_all(asking).await?.into_iter().flatten() {
+            for (place, found) in asked.iter().zip(try_join_all(asking).await?) {
+                let Some(found) = found else { continue };
+                end.is_ours |= *place == end.place;
                 let mut ours = found.sequence;
                 if let Some(log_end) = owner.epochs.end_of(found.epoch).filter(|end| *end <= ours) {
                     end.log_end = end.log_end.min(Some(log_end)).or(Some(log_end));
@@ -163,11 +187,32 @@ impl Api<'_> {
                     }
                 }
                 end.ours.push(ours);
-                if end.by == By::Id || ours < next {
+                if end.by == By::Id && !is_exact || ours < next {
                     return Ok(end);
                 }
             }
             at_once = MOST_ASKED;
+        }
+    }
+
+    /// As [`end`](Self::end), with the state of the stream as it is now and each event of ours: while the chain is broken, one can
+    /// be stored after another one that was refused, where it names a duplicate that is the last message.
+    ///
+    /// # Errors
+    /// The stream does not exist, or no answer comes.
+    pub(crate) async fn end_now(
+        &self,
+        stream: &str,
+        owner: &Owner<'_>,
+        next: Sequence,
+        in_flight: u64,
+    ) -> Result<End, SinkFault> {
+        let asked = self
+            .ask::<Stream>(&format!("STREAM.INFO.{stream}"), &Value::Null)
+            .await?;
+        match asked {
+            Ok(found) => self.look(&found, owner, next, in_flight, true).await,
+            Err(error) => Err(error::fault(&error, stream)),
         }
     }
 
@@ -221,11 +266,13 @@ impl Api<'_> {
             )),
             Err(error) => {
                 let fault = error::fault(&error, &stream.name);
-                let reason = format!(
-                    "the stream \"{}\" can't be created: {}",
-                    stream.name, fault.reason
-                );
-                Err(SinkFault { reason, ..fault })
+                Err(SinkFault::new(
+                    fault.kind,
+                    format!(
+                        "the stream \"{}\" can't be created: {}",
+                        stream.name, fault.reason
+                    ),
+                ))
             }
         }
     }
@@ -354,6 +401,16 @@ impl Stream {
     fn check(&self, config: &NatsConfig) -> Result<(), SinkFault> {
         let name = &self.config.name;
         let pattern = subject::pattern(&config.subject);
+        if let Some(mirror) = &self.config.mirror {
+            return Err(SinkFault::new(
+                FaultKind::Missing,
+                format!(
+                    "the stream \"{name}\" is a mirror of \"{}\" and takes no messages, expected a stream with subjects of its \
+                     own for \"{pattern}\"; set stream.name to another stream",
+                    mirror.name
+                ),
+            ));
+        }
         if !self
             .config
             .subjects
@@ -411,7 +468,11 @@ impl Stream {
             .any(|subject| subject::covers(subject, &pattern))
         {
             dangers.push(format!(
-                "no subject of the stream takes all of \"{pattern}\": an event beside them stops the sink, found {:?}",
+                "no subject of the stream takes all of \"{pattern}\": an event beside them {}, found {:?}",
+                match config.missing_stream {
+                    MissingStream::Wait => "stops the sink (missing_stream = \"wait\")",
+                    MissingStream::DeadLetter => "becomes a dead letter (missing_stream = \"dead_letter\")",
+                },
                 stream.subjects
             ));
         }

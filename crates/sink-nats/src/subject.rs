@@ -12,6 +12,15 @@ pub(crate) const fn is_token_character(character: char) -> bool {
     character.is_ascii_graphic() && !matches!(character, '.' | '*' | '>' | '$')
 }
 
+/// First tokens of subjects that belong to servers and clients: answers to requests, imports of services, gateways.
+const RESERVED: [&str; 3] = ["_INBOX", "_R_", "_GR_"];
+
+/// Returns whether a subject belongs to servers or clients, so that no event may be published to it.
+pub(crate) fn is_reserved(subject: &str) -> bool {
+    let first = subject.split('.').next().unwrap_or_default();
+    first.starts_with('$') || RESERVED.contains(&first)
+}
+
 /// The subjects that a template can give, as a pattern: a token with a field in it is any token.
 pub(crate) fn pattern(template: &Template) -> String {
     if let Some(constant) = template.constant() {
@@ -54,6 +63,12 @@ pub(crate) fn mistake(subject: &str, wildcards: bool) -> Option<String> {
             subject.len()
         ));
     }
+    if is_reserved(subject) {
+        return Some(format!(
+            "found \"{subject}\", expected a subject that does not begin with $, {}: servers and clients use these",
+            RESERVED.join(", ")
+        ));
+    }
     let tokens: Vec<_> = subject.split('.').collect();
     for (position, token) in tokens.iter().enumerate() {
         let what = match *token {
@@ -62,7 +77,6 @@ pub(crate) fn mistake(subject: &str, wildcards: bool) -> Option<String> {
             ">" if wildcards && position + 1 == tokens.len() => continue,
             token if token.chars().any(|c| c.is_whitespace() || c.is_control()) => "white space",
             token if token.contains(['*', '>']) => "a wildcard",
-            token if token.starts_with('$') && position == 0 => "a subject of the server's own",
             _ => continue,
         };
         return Some(format!(
@@ -141,6 +155,25 @@ mod tests {
         }
         assert_eq!(mistake("a.*.>", true), None);
         assert!(mistake("a.>.b", true).is_some());
+    }
+
+    #[test]
+    fn reserved_subjects_are_known() {
+        for reserved in [
+            "_INBOX.x",
+            "_INBOX",
+            "$JS.API.x",
+            "$SYS.a",
+            "$x",
+            "_R_.a",
+            "_GR_.a.b",
+        ] {
+            assert!(is_reserved(reserved), "{reserved}");
+            assert!(mistake(reserved, true).unwrap().contains("servers and clients"));
+        }
+        for free in ["_INBOXES.x", "a._INBOX", "a.$JS", "_", "neuroio.entries"] {
+            assert!(!is_reserved(free), "{free}");
+        }
     }
 
     proptest! {

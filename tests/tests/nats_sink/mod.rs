@@ -21,6 +21,8 @@
 //! | header names in another case | `lost_answers::many_lost_acknowledgements_cost_a_strict_sink_nothing`, on the wire |
 
 mod core_mode;
+mod destinations;
+mod hostile_server;
 mod lost_answers;
 mod security;
 mod streams;

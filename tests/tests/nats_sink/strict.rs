@@ -153,6 +153,11 @@ async fn messages_of_others_get_between_and_change_nothing() {
     get_between(&mut feed, &delivery, &url).await;
     let ending = delivery.finish(&feed).await;
     assert!(ending.resent > 0, "nothing was refused: {ending:?}");
+    assert_eq!(
+        ending.faults.iter().sum::<u64>(),
+        0,
+        "a new connection: {ending:?}"
+    );
     assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
 }
 
@@ -203,6 +208,80 @@ async fn get_between(feed: &mut Feed, delivery: &Delivery, url: &str) {
         }
         feed.append_over(Duration::from_millis(500), 3000).await;
     }
+}
+
+/// Events that the stream knows and the bridge does not: each twentieth one comes again.
+async fn append_with_duplicates(feed: &mut Feed, count: u64) {
+    for id in 1..=count {
+        feed.append("main", &super::support::frame(id)).await;
+        if id % 20 == 0 {
+            feed.append("main", &super::support::frame(id - 10)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn duplicates_continue_the_chain() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let mut feed = Feed::new();
+    append_with_duplicates(&mut feed, 2000).await;
+    let ending = Delivery::start(&feed, creating(&url, STREAM)).finish(&feed).await;
+    assert_eq!(
+        (ending.cursor.counts.delivered, ending.cursor.counts.duplicate),
+        (2000, 100)
+    );
+    assert_eq!(
+        ending.faults.iter().sum::<u64>(),
+        0,
+        "a new connection: {ending:?}"
+    );
+    assert_once_and_in_order(&stored(&url, STREAM).await, 2000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn duplicates_among_replicas_continue_the_chain() {
+    let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
+        return;
+    };
+    let cluster = cluster.unwrap();
+    let urls = cluster.urls();
+    let mut config = creating(&urls[0], STREAM);
+    config.servers = urls.clone();
+    config.stream.as_mut().unwrap().replicas = Some(3);
+    let mut feed = Feed::new();
+    append_with_duplicates(&mut feed, 1000).await;
+    let ending = Delivery::start(&feed, config).finish(&feed).await;
+    assert_eq!(ending.cursor.counts.settled(), 1050);
+    let all = stored(&urls[0], STREAM).await;
+    assert_once_and_in_order(&all, 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn freezes_in_quick_succession_end_in_recovery() {
+    let Some(mut nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let url = nats.url();
+    let mut feed = Feed::new();
+    let delivery = Delivery::start(&feed, strict(&url));
+    for round in 0..6 {
+        blocking(|| nats.freeze().unwrap());
+        if round % 2 == 0 {
+            feed.append_over(Duration::from_millis(500), 1000).await;
+        } else {
+            // Longer than an acknowledgement is waited for.
+            let before = delivery.faults();
+            feed.append_until("the sink to notice", 1000, || delivery.faults() > before)
+                .await;
+        }
+        blocking(|| nats.thaw().unwrap());
+        feed.append_over(Duration::from_millis(100), 1000).await;
+    }
+    delivery.finish(&feed).await;
+    assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
 }
 
 #[tokio::test(flavor = "multi_thread")]

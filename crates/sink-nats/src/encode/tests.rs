@@ -96,7 +96,7 @@ fn what_would_close_the_connection_is_refused() {
     let rejection = Encoder::new(&config(Format::Raw))
         .encode(&event(1, &frame), &spool(), None)
         .unwrap_err();
-    assert_eq!(rejection.reason, RejectionReason::Unrenderable);
+    assert_eq!(rejection.reason, RejectionReason::Unroutable);
 
     let long = "y".repeat(70_000);
     let frame = format!(r#"{{"id":"{long}","data":{{}}}}"#);

@@ -56,6 +56,11 @@ fn a_stream_that_can_not_take_the_events_is_refused() {
             "expected \"neuroio.entries.*.*.*\"",
         ),
         (json!({ "subjects": null }), config(), "among them"),
+        (
+            json!({ "subjects": null, "mirror": { "name": "ORIGIN" } }),
+            config(),
+            "is a mirror of \"ORIGIN\" and takes no messages",
+        ),
         (json!({ "sealed": true }), config(), "sealed"),
         (json!({ "no_ack": true }), config(), "acknowledges nothing"),
         (json!({}), strict, "dead letters"),

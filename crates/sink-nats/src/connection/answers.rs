@@ -1,0 +1,194 @@
+//! What the answers of a stream mean for the messages in flight.
+
+use std::sync::Arc;
+
+use async_nats::StatusCode;
+use neurobridge_core::{
+    foreign_text,
+    sink::{Ack, FaultKind, Rejection, SinkFault, Verdict},
+};
+
+use super::Connection;
+use crate::{
+    error::{self, Blame},
+    in_flight::{Role, Sent},
+    keeper::{Answer, Keeper},
+};
+
+impl Connection {
+    pub(super) fn take(&mut self, reply: &async_nats::Message, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        let number = reply
+            .subject
+            .strip_prefix(self.inbox.as_str())
+            .and_then(|number| number.parse().ok());
+        let Some(number) = number else {
+            return Err(SinkFault::new(
+                FaultKind::Other,
+                format!(
+                    "an answer came to \"{}\", where none was expected; what has none is sent again",
+                    reply.subject
+                ),
+            ));
+        };
+        match &self.keeper {
+            Keeper::Stream { name, usual, .. } => {
+                let name = Arc::clone(name);
+                let answer = match usual.place(&reply.payload) {
+                    Some(seq) => Answer::stored(&name, seq),
+                    None if reply.status == Some(StatusCode::NO_RESPONDERS) => {
+                        return match self.in_flight.get(number) {
+                            Some(sent) => Err(self.nobody_takes(*sent)),
+                            None => Ok(()),
+                        };
+                    }
+                    None => answer(reply)?,
+                };
+                self.take_answer(number, answer, &name, acks)
+            }
+            Keeper::Nobody { .. } => self.take_echo(number, reply, acks),
+        }
+    }
+
+    fn nobody_takes(&self, sent: Sent) -> SinkFault {
+        match &self.letter_subject {
+            Some(subject) if sent.role == Role::Letter => {
+                error::nobody_takes("the dead letter of event", sent.sequence, subject)
+            }
+            _ => error::nobody_takes("event", sent.sequence, &self.pattern),
+        }
+    }
+
+    /// Where the message of this number was to go, if that was a dead letter: not where events go.
+    fn letter_subject_of(&self, number: u64) -> Option<&str> {
+        let sent = self.in_flight.get(number)?;
+        self.letter_subject
+            .as_deref()
+            .filter(|_| sent.role == Role::Letter)
+    }
+
+    fn take_answer(
+        &mut self,
+        number: u64,
+        answer: Answer<'_>,
+        stream: &str,
+        acks: &mut Vec<Ack>,
+    ) -> Result<(), SinkFault> {
+        if let Some(error) = answer.error {
+            return match error::blame(&error) {
+                Blame::Message(reason) => {
+                    if let Some(sent) = self.in_flight.take(number) {
+                        acks.push(Ack {
+                            sequence: sent.sequence,
+                            verdict: Verdict::Rejected(Rejection {
+                                reason,
+                                detail: format!(
+                                    "{} (error {})",
+                                    foreign_text::clean(&error.description),
+                                    error.err_code
+                                ),
+                            }),
+                        });
+                    }
+                    Ok(())
+                }
+                Blame::Order | Blame::SameId if self.takes_refusal(number) => Ok(()),
+                // It is published once more alone; its outcome is known then.
+                Blame::SameId if self.keeper.chain().is_none() => {
+                    if let Some(sent) = self.in_flight.take(number) {
+                        acks.push(Ack {
+                            sequence: sent.sequence,
+                            verdict: Verdict::NotSent,
+                        });
+                    }
+                    Ok(())
+                }
+                Blame::Sink(_) | Blame::Order | Blame::SameId => Err(match self.letter_subject_of(number) {
+                    Some(subject) => error::of_letter(&error, subject),
+                    None => error::fault(&error, stream),
+                }),
+            };
+        }
+        let Some(sent) = self.in_flight.take(number) else {
+            return Ok(());
+        };
+        if answer.stream != stream && sent.role != Role::Letter {
+            return Err(SinkFault::new(
+                FaultKind::Missing,
+                format!(
+                    "the stream \"{}\" has stored an event that was meant for \"{stream}\"; let the subjects of only one stream take those of this sink",
+                    answer.stream
+                ),
+            ));
+        }
+        let verdict = if answer.duplicate {
+            Verdict::Duplicate
+        } else {
+            Verdict::Delivered
+        };
+        if sent.role.is_chained()
+            && let Some(recovery) = self.keeper.recovery_mut()
+        {
+            if answer.duplicate {
+                recovery.duplicate();
+            } else {
+                recovery.stored(answer.seq);
+            }
+        }
+        if let Role::Placed { place } = sent.role
+            && let Some(chain) = self.keeper.chain_mut()
+        {
+            if answer.duplicate {
+                chain.passed_over(place);
+            } else if answer.seq == place {
+                chain.stored();
+            } else {
+                return Err(error::misplaced(stream, place, answer.seq));
+            }
+        }
+        if sent.role == Role::Chained && !answer.duplicate {
+            // It could be stored only behind the one before it: whose acknowledgement was lost, then.
+            self.in_flight.take_before(
+                number,
+                |earlier| earlier.role == Role::Chained,
+                |earlier| {
+                    acks.push(Ack {
+                        sequence: earlier.sequence,
+                        verdict: Verdict::Delivered,
+                    });
+                },
+            );
+        }
+        acks.push(Ack {
+            sequence: sent.sequence,
+            verdict,
+        });
+        Ok(())
+    }
+
+    /// Takes the refusal of a message of the chain because of what stands before it; false when it is none of the chain, or the
+    /// chain can't be continued over this connection.
+    fn takes_refusal(&mut self, number: u64) -> bool {
+        let Some(&sent) = self.in_flight.get(number) else {
+            return true;
+        };
+        let Some(recovery) = self.keeper.recovery_mut().filter(|_| sent.role.is_chained()) else {
+            return false;
+        };
+        if !recovery.refused(sent.sequence) {
+            return false;
+        }
+        // Without an outcome: it is sent again when the chain continues.
+        self.in_flight.take(number);
+        true
+    }
+}
+
+/// What a stream has answered.
+fn answer(reply: &async_nats::Message) -> Result<Answer<'_>, SinkFault> {
+    serde_json::from_slice(&reply.payload).map_err(|error| {
+        SinkFault::new(
+            FaultKind::Other,
+            format!("an answer of JetStream can't be read: {error}; what has none is sent again"),
+        )
+    })
+}

@@ -1,0 +1,74 @@
+//! How a broken chain is continued over the same connection.
+
+use std::sync::Arc;
+
+use neurobridge_core::sink::SinkFault;
+
+use super::Connection;
+use crate::{chain::Chain, keeper::Keeper, recovery::End, stream::Api};
+
+impl Connection {
+    /// Finds the end of the stream and continues the chain there. Safe to cancel: a question that was sent is kept.
+    pub(super) async fn continue_chain(&mut self) -> Result<(), SinkFault> {
+        let Keeper::Stream {
+            name,
+            chain: Some((chain, recovery)),
+            ..
+        } = &mut self.keeper
+        else {
+            return Ok(());
+        };
+        match recovery.end() {
+            End::Known(place) => {
+                chain.continue_after(place);
+                recovery.continued(place, false);
+            }
+            End::Unknown => {
+                let asked = self.asked.get_or_insert_with(|| {
+                    let (client, events) = (self.client.clone(), Arc::clone(&self.events));
+                    let (name, ownership) = (Arc::clone(name), self.ownership.clone());
+                    let (next, in_flight) = (recovery.first_refused(), self.max_in_flight as u64);
+                    Box::pin(async move {
+                        let api = Api {
+                            client: &client,
+                            events: &events,
+                        };
+                        api.end_now(&name, &ownership.owner(), next, in_flight).await
+                    })
+                });
+                let answer = asked.await;
+                self.asked = None;
+                let end = answer?;
+                recovery.continued(end.place, !end.is_ours);
+                // What is stored of ours may have come over an older connection.
+                *chain = Chain::new(&self.ownership.owner(), end);
+            }
+        }
+        self.must_resend = true;
+        Ok(())
+    }
+
+    /// Whether what has no outcome has to be sent again; said once.
+    pub(crate) const fn must_resend(&mut self) -> bool {
+        std::mem::replace(&mut self.must_resend, false)
+    }
+
+    /// What a person should know although events are delivered.
+    pub(crate) fn notice(&self) -> Option<String> {
+        let Keeper::Stream {
+            name,
+            chain: Some((_, recovery)),
+            ..
+        } = &self.keeper
+        else {
+            return None;
+        };
+        (recovery.foreign() > 0).then(|| {
+            format!(
+                "somebody else publishes to the stream \"{name}\" ({} times found since the sink connected); with order = \"strict\" \
+                 each time costs a pause: give the sink a stream of its own, or set order = \"relaxed\"",
+                recovery.foreign()
+            )
+        })
+    }
+}
