@@ -214,7 +214,7 @@ impl Delivery {
         };
         let sink = NatsSink::new("nats", config);
         let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown.clone());
-        let task = tokio::spawn(async move { delivery.await.unwrap() });
+        let task = tokio::spawn(async move { Box::pin(delivery).await.unwrap() });
         Self {
             progress,
             committed,
