@@ -11,6 +11,14 @@ use serde::{Deserialize, Serialize};
 /// The longest name that Kafka allows for a topic.
 pub(crate) const MAX_TOPIC_LENGTH: usize = 249;
 
+/// Kafka's own topics.
+const INTERNAL_TOPICS: [&str; 4] = [
+    "__consumer_offsets",
+    "__transaction_state",
+    "__share_group_state",
+    "__cluster_metadata",
+];
+
 /// A Kafka topic, or several by template.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +57,10 @@ pub struct KafkaConfig {
     /// On how many brokers each partition of a created topic is kept.
     #[serde(default)]
     pub replicas: Option<u16>,
+    /// What becomes of an event whose topic does not exist. A topic that cannot exist (an internal name, or one that collides
+    /// with another topic) makes the event a dead letter in any case.
+    #[serde(default)]
+    pub missing_topic: MissingTopic,
     /// What becomes of an event that is larger than its topic allows.
     #[serde(default)]
     pub oversize: Oversize,
@@ -112,6 +124,17 @@ impl Compression {
             Self::Zstd => "zstd",
         }
     }
+}
+
+/// What becomes of an event whose topic does not exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MissingTopic {
+    /// The sink waits until the topic exists: no event is passed over.
+    #[default]
+    Wait,
+    /// The event becomes a dead letter, and the next one follows. Only for a topic that is a template.
+    DeadLetter,
 }
 
 /// What becomes of an event that is larger than its topic allows.
@@ -261,6 +284,7 @@ impl KafkaConfig {
             create: false,
             partitions: None,
             replicas: None,
+            missing_topic: MissingTopic::default(),
             oversize: Oversize::default(),
             delivery: Delivery::default(),
             transaction: None,
@@ -305,6 +329,11 @@ const fn default_linger() -> Duration {
 /// 16 MiB cost a fifth more processor time and 40 MiB more memory, for nothing.
 const fn default_max_queue_size() -> ByteSize {
     ByteSize::from_mib(4)
+}
+
+/// Whether a name is one of Kafka's own topics, which take no records of others.
+pub(crate) fn is_internal(topic: &str) -> bool {
+    INTERNAL_TOPICS.contains(&topic)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod open;
 mod queue;
+mod routes;
 mod transactions;
 
 use std::{collections::HashMap, fmt, future::pending, sync::Arc, time::Duration};
@@ -19,7 +20,11 @@ use tokio::{
 use tracing::{debug, info};
 
 pub(crate) use self::open::{Claim, Open};
-use self::{queue::Queue, transactions::InTransactions};
+use self::{
+    queue::Queue,
+    routes::{Unroutable, creation, keyless, rejection},
+    transactions::InTransactions,
+};
 use crate::{
     config::{KafkaConfig, Oversize},
     context::Reports,
@@ -28,8 +33,9 @@ use crate::{
     health::Health,
     producer::{KafkaProducer, StartError, reporting},
     properties::{self, Limits},
-    sink::{on_thread, started},
-    topics::{self, Creation, DEFAULT_MAX_MESSAGE, Topic},
+    sink::started,
+    topic::Topic,
+    topics::{self, DEFAULT_MAX_MESSAGE, Inspector},
 };
 
 /// How often the topics' limits are read again. A limit that was lowered costs no event meanwhile, only order.
@@ -62,6 +68,10 @@ pub(crate) struct Connection {
     queue: Queue,
     /// An event for a topic that is new to us: sent again when the topic is known.
     waiting: Option<(String, Sequence)>,
+    /// Topics that take no events.
+    unroutable: Unroutable,
+    /// The clients that looked at the last new topic; dropped with the next look at all topics.
+    inspector: Option<Inspector>,
     /// Outcomes that do not come from librdkafka: at most one, of `waiting`.
     own: Vec<Ack>,
     /// The topics' limits have changed, and librdkafka is told its limits once: a new producer is due.
@@ -91,8 +101,15 @@ impl Connection {
 
     /// What can lose events, of all topics.
     pub(crate) fn dangers(&self) -> Vec<String> {
-        let of_topics = self.topics().chain(&self.cursors).flat_map(Topic::dangers);
-        self.absent.iter().cloned().chain(of_topics).collect()
+        let of_topics = self.topics().flat_map(Topic::dangers);
+        // That one is to be compacted.
+        let of_cursors = self.cursors.iter().flat_map(Topic::replication_dangers);
+        self.absent
+            .iter()
+            .cloned()
+            .chain(of_topics)
+            .chain(of_cursors)
+            .collect()
     }
 
     /// Whether another record may be sent now.
@@ -130,6 +147,9 @@ impl Connection {
             _ => match self.topics.get(record.topic) {
                 Some(topic) => topic,
                 None => {
+                    if let Some(reason) = self.unroutable.reason(record.topic) {
+                        return Err(PublishError::Rejected(rejection(reason.to_owned())));
+                    }
                     self.waiting = Some((record.topic.to_owned(), sequence));
                     // Not in librdkafka, but on its way: its outcome comes like the others.
                     self.queue.add(0);
@@ -137,6 +157,9 @@ impl Connection {
                 }
             },
         };
+        if record.key.is_none() && topic.is_compacted() {
+            return Err(PublishError::Rejected(keyless(&topic.name)));
+        }
         let most = most_bytes(topic, &self.config);
         if record.size > most {
             return Err(PublishError::Rejected(self.too_large(
@@ -258,28 +281,7 @@ impl Connection {
 
     /// Looks at a topic that is new to us; and now and then at all of them, without waiting for it.
     pub(crate) async fn look_at_topics(&mut self) -> Result<(), SinkFault> {
-        if let Some((name, sequence)) = self.waiting.clone() {
-            let work = self.looking(vec![name.clone()]);
-            let found = on_thread(work).await?;
-            // Not in a transaction, which each topic that is not known breaks: it would never have known all of its own.
-            let is_open = self
-                .transactions
-                .as_ref()
-                .is_some_and(|transactions| transactions.opened.is_some());
-            if self.topics.len() >= MAX_TOPICS && !is_open {
-                debug!(
-                    "{MAX_TOPICS} topics are known; they are forgotten and looked at again when they come up"
-                );
-                self.topics.clear();
-            }
-            self.learn(found);
-            self.waiting = None;
-            // Nothing behind it was taken meanwhile, so it keeps its place.
-            self.own.push(Ack {
-                sequence,
-                verdict: Verdict::NotSent,
-            });
-        }
+        self.look_at_waiting().await?;
         if let Some(look) = &mut self.look {
             match look.try_recv() {
                 Ok(found) => self.take_look(Some(found))?,
@@ -306,6 +308,7 @@ impl Connection {
         if self.look_due().is_some_and(|due| due <= now) {
             self.looked = now;
             self.next_look = now + LOOK_INTERVAL;
+            self.inspector = None;
             let names = self.topics().map(|topic| topic.name.clone()).collect();
             self.look = started(self.looking(names)).ok();
         }
@@ -442,16 +445,7 @@ fn look_at(
     config: &KafkaConfig,
     may_create: bool,
 ) -> Result<Vec<Topic>, SinkFault> {
-    // Numbers beyond the protocol's are refused with the configuration.
-    let creation = (may_create && config.create).then(|| Creation {
-        partitions: config
-            .partitions
-            .and_then(|partitions| partitions.try_into().ok())
-            .unwrap_or(1),
-        replicas: config.replicas.map_or(1, i32::from),
-        is_compacted: false,
-    });
-    topics::inspect(client, health, names, creation)
+    topics::inspect(client, health, names, creation(config, may_create))
 }
 
 fn ended() -> SinkFault {

@@ -14,13 +14,14 @@ mod producer;
 mod properties;
 mod sink;
 mod tls;
+mod topic;
 mod topics;
 mod transaction;
 
 pub use self::{
     config::{
-        Compression, DeadLetterConfig, Delivery, Format, KafkaConfig, Oversize, SaslConfig, SaslMechanism,
-        TlsConfig, TransactionConfig,
+        Compression, DeadLetterConfig, Delivery, Format, KafkaConfig, MissingTopic, Oversize, SaslConfig,
+        SaslMechanism, TlsConfig, TransactionConfig,
     },
     sink::KafkaSink,
 };

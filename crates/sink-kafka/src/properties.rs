@@ -108,7 +108,14 @@ pub(crate) fn check(config: &KafkaConfig) -> Vec<(String, String)> {
     let mut errors = Vec::new();
     let mut allowed = ClientConfig::new();
     for (name, value) in &config.properties {
-        if let Some((_, own)) = OWN_KEYS.iter().find(|(property, _)| property == name) {
+        if name.contains('\0') || value.expose().contains('\0') {
+            // Would be the end of the text for librdkafka.
+            let name = name.replace('\0', "\u{fffd}");
+            errors.push((
+                name,
+                "found a NUL character, expected text without any".to_owned(),
+            ));
+        } else if let Some((_, own)) = OWN_KEYS.iter().find(|(property, _)| property == name) {
             errors.push((
                 name.clone(),
                 format!("found it among the properties, expected {own} of the sink instead"),
@@ -300,12 +307,22 @@ fn resolve(
     value: Option<&Secret>,
     file: Option<&Path>,
 ) -> Result<Option<Secret>, SinkFault> {
-    secret::resolve(key, value, file).map_err(|error| {
+    let found = secret::resolve(key, value, file).map_err(|error| {
         let cause = std::error::Error::source(&error)
             .map(|cause| format!(": {cause}"))
             .unwrap_or_default();
         SinkFault::new(FaultKind::Unauthorised, format!("{error}{cause}"))
-    })
+    })?;
+    if let (Some(secret), Some(file)) = (&found, file)
+        && secret.expose().contains('\0')
+    {
+        let reason = format!(
+            "{key}: found a NUL character in \"{}\", expected text without any; write the file anew",
+            file.display()
+        );
+        return Err(SinkFault::new(FaultKind::Unauthorised, reason));
+    }
+    Ok(found)
 }
 
 /// librdkafka's messages quote the value, which may be a secret.

@@ -130,7 +130,13 @@ impl KafkaSink {
     fn send(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
         connection.ready()?;
-        let published = connection.send(event.sequence, self.encoder.encode(event, &self.spool, None));
+        let record = self.encoder.encode(event, &self.spool, None);
+        if self.config.topic.constant().is_none()
+            && let Some(rejection) = self.config.reserved(record.topic)
+        {
+            return Err(PublishError::Rejected(rejection));
+        }
+        let published = connection.send(event.sequence, record);
         if self.config.oversize == Oversize::Strip
             && let Err(PublishError::Rejected(rejection)) = &published
             && rejection.reason == RejectionReason::TooLarge

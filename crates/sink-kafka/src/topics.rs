@@ -24,6 +24,7 @@ use crate::{
     error::{self, Blame},
     health::Health,
     producer::reporting,
+    topic::{Topic, described, has_a_leader},
 };
 
 /// What Kafka allows by default: assumed of a topic whose limit we may not read.
@@ -55,25 +56,6 @@ pub(crate) struct Creation {
     pub(crate) is_compacted: bool,
 }
 
-/// A topic that is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Topic {
-    pub(crate) name: String,
-    pub(crate) partitions: usize,
-    /// On how many brokers its least safe partition is kept.
-    pub(crate) replicas: usize,
-    /// `max.message.bytes`; `None` when we may not read it.
-    pub(crate) max_message: Option<usize>,
-    /// `min.insync.replicas`; `None` when we may not read it.
-    pub(crate) min_insync: Option<usize>,
-    /// `cleanup.policy`; `None` when we may not read it.
-    pub(crate) cleanup: Option<String>,
-    /// How many brokers the cluster has.
-    pub(crate) brokers: usize,
-    /// Made just now: some brokers may not know it yet.
-    pub(crate) is_new: bool,
-}
-
 /// Looks at topics, and makes those that are not there if told how; without any, whether a broker answers. Blocks: for a
 /// thread that may.
 ///
@@ -85,26 +67,107 @@ pub(crate) fn inspect(
     names: &[String],
     creation: Option<Creation>,
 ) -> Result<Vec<Topic>, SinkFault> {
-    // An admin client keeps its errors to itself; a producer tells them. This one sends nothing.
-    let (context, _) = reporting(health);
-    let asking: BaseProducer<Context> = client
-        .create_with_context(context)
-        .map_err(|error| not_made(&error))?;
-    let inspection = Inspection {
-        asking,
-        admin: admin(client)?,
-        runtime: runtime::Builder::new_current_thread().build().map_err(|error| {
-            SinkFault::new(
-                FaultKind::Other,
-                format!("no runtime can be made: {error}; raise the limit of open files"),
-            )
-        })?,
-        health,
-        deadline: Instant::now() + ANSWER_LIMIT,
-    };
-    let topics = inspection.look(names, creation);
-    inspection.end();
-    topics
+    Inspector::new(client, health)?.inspect(names, creation)
+}
+
+/// The clients that look at topics. May be kept, so that many topics are looked at over the same connections. Dropped, they
+/// are destroyed in the background: librdkafka waits for its threads, and one of them may wait for a name server.
+pub(crate) struct Inspector {
+    /// `None` only while it is dropped.
+    inspection: Option<Inspection>,
+}
+
+struct Inspection {
+    asking: BaseProducer<Context>,
+    admin: AdminClient<DefaultClientContext>,
+    /// Waits for the answers to `admin`, on this thread.
+    runtime: Runtime,
+    health: Arc<Health>,
+    deadline: Instant,
+}
+
+/// What was found at the name of a topic.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Topic(Topic),
+    /// It does not exist, and is not to be created.
+    Missing,
+    /// It cannot exist, for this reason.
+    Impossible(String),
+}
+
+impl Inspector {
+    /// Makes the clients, which connect when they are used.
+    ///
+    /// # Errors
+    /// librdkafka refuses the configuration.
+    pub(crate) fn new(client: &ClientConfig, health: &Arc<Health>) -> Result<Self, SinkFault> {
+        // An admin client keeps its errors to itself; a producer tells them. This one sends nothing.
+        let (context, _) = reporting(health);
+        let asking: BaseProducer<Context> = client
+            .create_with_context(context)
+            .map_err(|error| not_made(&error))?;
+        let inspection = Inspection {
+            asking,
+            admin: admin(client)?,
+            runtime: runtime::Builder::new_current_thread().build().map_err(|error| {
+                SinkFault::new(
+                    FaultKind::Other,
+                    format!("no runtime can be made: {error}; raise the limit of open files"),
+                )
+            })?,
+            health: Arc::clone(health),
+            deadline: Instant::now(),
+        };
+        Ok(Self {
+            inspection: Some(inspection),
+        })
+    }
+
+    /// See [`inspect`].
+    ///
+    /// # Errors
+    /// The same. Then the clients are not to be used again.
+    pub(crate) fn inspect(
+        &mut self,
+        names: &[String],
+        creation: Option<Creation>,
+    ) -> Result<Vec<Topic>, SinkFault> {
+        self.begin()?.look(names, creation)
+    }
+
+    /// Looks at the topic that an event has named, and makes it if told how. `is_patient`: asks for some seconds before it
+    /// takes the topic for missing, as a broker that has just started may not know all topics.
+    ///
+    /// # Errors
+    /// No broker answers, or we are refused. Then the clients are not to be used again.
+    pub(crate) fn look_for(
+        &mut self,
+        name: &str,
+        creation: Option<Creation>,
+        is_patient: bool,
+    ) -> Result<Found, SinkFault> {
+        self.begin()?.look_for(name, creation, is_patient)
+    }
+
+    fn begin(&mut self) -> Result<&Inspection, SinkFault> {
+        let inspection = self
+            .inspection
+            .as_mut()
+            .ok_or_else(|| SinkFault::new(FaultKind::Other, "the inspection has ended; this is a bug"))?;
+        inspection.deadline = Instant::now() + ANSWER_LIMIT;
+        Ok(inspection)
+    }
+}
+
+impl Drop for Inspector {
+    fn drop(&mut self) {
+        let inspection = self.inspection.take();
+        // Without a thread they are destroyed here.
+        let _ = std::thread::Builder::new()
+            .name("kafka-end".into())
+            .spawn(move || drop(inspection));
+    }
 }
 
 /// The fault of a client that librdkafka does not make.
@@ -124,40 +187,7 @@ pub(crate) fn not_made(error: &KafkaError) -> SinkFault {
     )
 }
 
-impl Topic {
-    /// What is legal and can lose events.
-    pub(crate) fn dangers(&self) -> Vec<String> {
-        let Self { name, brokers, .. } = self;
-        // With a single broker there is no choice.
-        if *brokers < 2 {
-            return Vec::new();
-        }
-        if self.replicas < 2 {
-            return vec![format!(
-                "the topic \"{name}\" is kept on one broker only and is lost with it: expected a replication factor of 2 or more, \
-                 the cluster has {brokers} brokers"
-            )];
-        }
-        if self.min_insync == Some(1) {
-            return vec![format!(
-                "min.insync.replicas of the topic \"{name}\" is 1: what one broker alone has acknowledged is lost with it, \
-                 expected 2 or more"
-            )];
-        }
-        Vec::new()
-    }
-}
-
-struct Inspection<'a> {
-    asking: BaseProducer<Context>,
-    admin: AdminClient<DefaultClientContext>,
-    /// Waits for the answers to `admin`, on this thread.
-    runtime: Runtime,
-    health: &'a Health,
-    deadline: Instant,
-}
-
-impl Inspection<'_> {
+impl Inspection {
     fn look(&self, names: &[String], creation: Option<Creation>) -> Result<Vec<Topic>, SinkFault> {
         if names.is_empty() {
             self.reach()?;
@@ -181,14 +211,49 @@ impl Inspection<'_> {
         Ok(topics)
     }
 
-    /// Destroys the clients in the background: librdkafka waits for its threads, and one of them may wait for a name server.
-    fn end(self) {
-        let Self { asking, admin, .. } = self;
-        let clients = (asking, admin);
-        // Without a thread they are destroyed here.
-        let _ = std::thread::Builder::new()
-            .name("kafka-end".into())
-            .spawn(move || drop(clients));
+    fn look_for(&self, name: &str, creation: Option<Creation>, is_patient: bool) -> Result<Found, SinkFault> {
+        let topic = loop {
+            match self.find(name)? {
+                Some(topic) => break Some(topic),
+                None if is_patient && creation.is_none() && Instant::now() < self.deadline => {
+                    std::thread::sleep(PAUSE);
+                }
+                None => break None,
+            }
+        };
+        let mut topic = match (topic, creation) {
+            (Some(topic), _) => topic,
+            (None, creation) => {
+                if let Some(reason) = self.collision(name) {
+                    return Ok(Found::Impossible(reason));
+                }
+                let Some(creation) = creation else {
+                    return Ok(Found::Missing);
+                };
+                self.create(name, creation)?
+            }
+        };
+        self.health.partitions(&topic.name, topic.partitions);
+        self.read_limits(std::slice::from_mut(&mut topic));
+        Ok(Found::Topic(topic))
+    }
+
+    /// Returns why a topic that is missing cannot exist, if another one has almost the same name: Kafka names metrics after
+    /// topics, where "." and "_" are the same.
+    fn collision(&self, name: &str) -> Option<String> {
+        if !name.contains(['.', '_']) {
+            return None;
+        }
+        let folded = |name: &str| name.replace('.', "_");
+        let metadata = self.asking.client().fetch_metadata(None, SLICE).ok()?;
+        let other = metadata
+            .topics()
+            .iter()
+            .map(MetadataTopic::name)
+            .find(|other| *other != name && folded(other) == folded(name))?;
+        Some(format!(
+            "the topic \"{name}\" cannot exist beside \"{other}\": Kafka takes \".\" and \"_\" for the same in names"
+        ))
     }
 
     /// Waits until a broker answers.
@@ -357,6 +422,9 @@ impl Inspection<'_> {
             let number = |name: &str| resource.get(name)?.value.as_ref()?.parse().ok();
             topic.max_message = number("max.message.bytes");
             topic.min_insync = number("min.insync.replicas");
+            topic.retention_ms = resource
+                .get("retention.ms")
+                .and_then(|entry| entry.value.as_ref()?.parse().ok());
             topic.cleanup = resource
                 .get("cleanup.policy")
                 .and_then(|entry| entry.value.clone());
@@ -372,55 +440,4 @@ fn options(limit: Duration) -> AdminOptions {
     AdminOptions::new()
         .request_timeout(Some(limit))
         .operation_timeout(Some(limit))
-}
-
-fn has_a_leader(topic: &MetadataTopic) -> bool {
-    // One will do: events for the others wait in librdkafka until these have theirs.
-    topic.partitions().iter().any(|partition| partition.leader() >= 0)
-}
-
-fn described(topic: &MetadataTopic, brokers: usize) -> Topic {
-    Topic {
-        name: topic.name().to_owned(),
-        partitions: topic.partitions().len(),
-        replicas: topic
-            .partitions()
-            .iter()
-            .map(|partition| partition.replicas().len())
-            .min()
-            .unwrap_or(0),
-        max_message: None,
-        min_insync: None,
-        cleanup: None,
-        brokers,
-        is_new: false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_can_lose_events_is_named_where_there_is_a_choice() {
-        let dangers = |brokers, replicas, min_insync| {
-            Topic {
-                name: "t".into(),
-                partitions: 1,
-                replicas,
-                max_message: None,
-                min_insync,
-                cleanup: None,
-                brokers,
-                is_new: false,
-            }
-            .dangers()
-            .len()
-        };
-        assert_eq!(dangers(1, 1, Some(1)), 0);
-        assert_eq!(dangers(3, 1, Some(1)), 1);
-        assert_eq!(dangers(3, 3, Some(1)), 1);
-        assert_eq!(dangers(3, 3, Some(2)), 0);
-        assert_eq!(dangers(3, 3, None), 0);
-    }
 }

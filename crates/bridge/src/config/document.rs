@@ -34,6 +34,8 @@ pub(super) struct Document {
     pub(super) places: BTreeMap<KeyPath, Place>,
     /// The text that was read.
     pub(super) text: String,
+    /// Keys whose value is a date or a time, which no key takes.
+    dates: Vec<KeyPath>,
 }
 
 /// Where a key and its value stand, in bytes. An item of an array is its own key.
@@ -91,6 +93,26 @@ impl Document {
             ..Self::default()
         };
         document.values = document.table(&mut Vec::new(), table.get_ref());
+        for key in &document.dates {
+            report.push(Problem {
+                origin: document.origin(path, key).unwrap_or(Origin::File {
+                    path: path.to_owned(),
+                    position: None,
+                }),
+                key: key.join("."),
+                message: "found a date or a time, expected text between quotes, a number, or true or false"
+                    .into(),
+                hint: None,
+                excerpt: document
+                    .places
+                    .get(key)
+                    .map(|place| excerpt::of_broken(text, shape, &place.value)),
+            });
+        }
+        if !report.is_empty() {
+            report.sort();
+            return Err(report);
+        }
         Ok(document)
     }
 
@@ -130,7 +152,10 @@ impl Document {
                 .and_then(Number::from_f64)
                 .map_or_else(|| Value::String(float.as_str().to_owned()), Value::Number),
             DeValue::Boolean(boolean) => Value::Bool(*boolean),
-            DeValue::Datetime(datetime) => Value::String(datetime.to_string()),
+            DeValue::Datetime(datetime) => {
+                self.dates.push(path.clone());
+                Value::String(datetime.to_string())
+            }
             DeValue::Array(array) => {
                 let mut values = Vec::new();
                 for (place, item) in array.iter().enumerate() {
@@ -182,7 +207,7 @@ mod tests {
 
     #[test]
     fn values_and_places_of_keys_are_known() {
-        let text = "a = 0x10\n[b.c]\n  d = [\n 1.5,\n true]\ne.f = { g = 1979-05-27 }\n";
+        let text = "a = 0x10\n[b.c]\n  d = [\n 1.5,\n true]\ne.f = { g = \"1979-05-27\" }\n";
         let document = parse(text).unwrap();
         assert_eq!(
             Value::Object(document.values.clone()),

@@ -279,6 +279,20 @@ fn mistakes_of_a_kafka_sink_are_all_named() {
     )));
 }
 
+#[test]
+fn dates_are_errors_with_their_place() {
+    let report = report(load(&format!(
+        "{SOURCE}[sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"h\"\ntopic = 2026-01-01\nlinger = 07:32:00\n"
+    )));
+    for expected in [
+        "sinks.kafka.topic: found a date",
+        "sinks.kafka.linger: found a date",
+        "neurobridge.toml:6:",
+    ] {
+        assert!(report.contains(expected), "{report}");
+    }
+}
+
 #[cfg(not(feature = "kafka"))]
 #[test]
 fn a_sink_that_this_build_leaves_out_is_named_so() {

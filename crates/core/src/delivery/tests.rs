@@ -161,6 +161,22 @@ fn too_many_dead_letters_in_a_row_stop_the_sink() {
 }
 
 #[test]
+fn dead_letters_with_a_certain_cause_stop_no_sink() {
+    for keeps_dead_letters in [false, true] {
+        let outcome = run(Setup {
+            bad: |sequence| sequence < 30,
+            reason: RejectionReason::MissingKey,
+            max_in_a_row: 4,
+            keeps_dead_letters,
+            events: 30,
+            ..Setup::default()
+        });
+        assert_eq!(outcome.ended, Ended::Drained);
+        assert_eq!((outcome.letters.len(), outcome.broker.stored), (29, vec![30]));
+    }
+}
+
+#[test]
 fn a_delivered_event_ends_the_row_of_dead_letters() {
     for (keeps_dead_letters, trusts_the_order) in [(false, false), (true, false), (false, true), (true, true)]
     {
@@ -238,6 +254,7 @@ fn a_sink_that_cannot_connect_ends_when_time_runs_out() {
         waiting: Vec::new(),
         is_silent: false,
         bad: |_| false,
+        reason: RejectionReason::TooLarge,
         trusts_the_order: false,
         refused: BTreeSet::new(),
         letters: Arc::default(),
@@ -336,7 +353,7 @@ proptest! {
     ) {
         let filter = if filtered { Filter::new([("result", ["new"])]).unwrap() } else { Filter::default() };
         let bad = |sequence: u64| sequence.is_multiple_of(7);
-        let outcome = run(Setup { events: 50, turns, bad, filter, trusts_the_order, keeps_dead_letters, skips, failing_letters, max_in_a_row: 100 });
+        let outcome = run(Setup { events: 50, turns, bad, filter, trusts_the_order, keeps_dead_letters, skips, failing_letters, max_in_a_row: 100, ..Setup::default() });
         prop_assert_eq!(outcome.ended, Ended::Drained);
         let dropped = |sequence: u64| skips.is_some_and(|(from, events)| (from..from + events).contains(&sequence));
         let left_out = |sequence: u64| filtered && sequence.is_multiple_of(3);

@@ -1,13 +1,13 @@
 //! What is wrong with a configuration, before anything is connected.
 
-use std::time::Duration;
+use std::{net::Ipv6Addr, time::Duration};
 
 use neurobridge_core::{
     template::Template,
     units::{ByteSize, format_duration},
 };
 
-use super::{KafkaConfig, MAX_TOPIC_LENGTH, is_topic_character};
+use super::{KafkaConfig, MAX_TOPIC_LENGTH, MissingTopic, is_internal, is_topic_character};
 use crate::properties;
 
 /// Less would make the queue smaller than an ordinary message.
@@ -31,14 +31,20 @@ impl KafkaConfig {
     pub fn check(&self) -> Vec<(String, String)> {
         let mut errors = Vec::new();
         let mut error = |key: &str, message: String| errors.push((key.to_owned(), message));
-        if self
-            .bootstrap_servers
-            .split(',')
-            .all(|server| server.trim().is_empty())
-        {
+        if let Err(message) = check_servers(&self.bootstrap_servers) {
+            error("bootstrap_servers", message);
+        }
+        for (key, text) in self.texts() {
+            if text.contains('\0') {
+                error(key, "found a NUL character, expected text without any".into());
+            }
+        }
+        if self.missing_topic == MissingTopic::DeadLetter && self.topic.constant().is_some() {
             error(
-                "bootstrap_servers",
-                "found no broker, expected host:port such as \"localhost:9092\"".into(),
+                "missing_topic",
+                "found \"dead_letter\" beside a topic that is the same for all events, expected \"wait\": all events would \
+                 become dead letters"
+                    .into(),
             );
         }
         if let Err(message) = check_topic(&self.topic) {
@@ -69,6 +75,26 @@ impl KafkaConfig {
             error(&format!("properties.{name}"), message);
         }
         errors
+    }
+
+    /// Texts that librdkafka takes as C strings, in which a NUL would be their end. Others are checked by themselves.
+    fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let sasl = self.sasl.iter();
+        let sasl = sasl.flat_map(|sasl| {
+            let password = sasl
+                .password
+                .as_ref()
+                .map(|password| ("sasl.password", password.expose()));
+            [Some(("sasl.username", sasl.username.as_str())), password]
+        });
+        let key_password = self.tls.as_ref().and_then(|tls| tls.key_password.as_ref());
+        let key_password = key_password.map(|password| ("tls.key_password", password.expose()));
+        let id = self
+            .transaction
+            .as_ref()
+            .and_then(|transaction| transaction.id.as_deref());
+        let id = id.map(|id| ("transaction.id", id));
+        sasl.chain([key_password, id]).flatten()
     }
 
     fn check_transaction(&self, error: &mut impl FnMut(&str, String)) {
@@ -230,6 +256,58 @@ impl KafkaConfig {
     }
 }
 
+/// Checks a list of `host:port`. librdkafka takes wrong ones without a word and never connects.
+fn check_servers(servers: &str) -> Result<(), String> {
+    const EXPECTED: &str = "expected host:port such as \"localhost:9092\"";
+    let mut servers = servers
+        .split(',')
+        .map(str::trim)
+        .filter(|server| !server.is_empty())
+        .peekable();
+    if servers.peek().is_none() {
+        return Err(format!("found no broker, {EXPECTED}"));
+    }
+    for (number, server) in (1..).zip(servers) {
+        // The text itself is not shown: it may have a password in it.
+        check_server(server).map_err(|what| format!("found {what} in address {number}, {EXPECTED}"))?;
+    }
+    Ok(())
+}
+
+/// Checks one `host:port`, of which the port may be left out. What is wrong, if anything is.
+fn check_server(server: &str) -> Result<(), &'static str> {
+    if server.contains("://") {
+        return Err("a scheme");
+    }
+    // An address of IPv6 stands between brackets.
+    let (host, port) = match server.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) if host.parse::<Ipv6Addr>().is_ok() => return Ok(()),
+        Some((host, rest)) if host.parse::<Ipv6Addr>().is_ok() => {
+            let port = rest
+                .strip_prefix(':')
+                .ok_or("something else than a port after \"]\"")?;
+            ("", Some(port))
+        }
+        Some(_) => return Err("no IPv6 address between brackets"),
+        None => match server.split_once(':') {
+            Some(("", _)) => return Err("no host"),
+            Some((host, port)) => (host, Some(port)),
+            None => (server, None),
+        },
+    };
+    let is_host = |character: char| character.is_alphanumeric() || matches!(character, '.' | '-' | '_');
+    if !host.chars().all(is_host) {
+        return Err("a character that no host has");
+    }
+    match port {
+        Some(port) if !port.bytes().all(|byte| byte.is_ascii_digit()) => Err("a port that is no number"),
+        Some(port) if !port.parse::<u16>().is_ok_and(|port| port > 0) => {
+            Err("a port that is not between 1 and 65535")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn check_topic(topic: &Template) -> Result<(), String> {
     // Topics are kept and listed by everyone who may look at the cluster; and there would be one for each person.
     for person in ["pid", "initial_pid"] {
@@ -265,6 +343,11 @@ fn check_topic_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name == "." || name == ".." || name.len() > MAX_TOPIC_LENGTH {
         return Err(format!(
             "found \"{name}\", expected 1 to {MAX_TOPIC_LENGTH} characters, and not \".\" or \"..\""
+        ));
+    }
+    if is_internal(name) {
+        return Err(format!(
+            "found \"{name}\", which is a topic of Kafka itself, expected another one"
         ));
     }
     Ok(())

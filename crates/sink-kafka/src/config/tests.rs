@@ -146,8 +146,88 @@ fn unknown_keys_are_refused_and_the_schema_knows_them_all() {
     let schema = serde_json::to_value(schema_for!(KafkaConfig)).unwrap();
     let properties = schema["properties"].as_object().unwrap();
     assert_eq!(schema["additionalProperties"], false);
-    assert_eq!(properties.len(), 17);
+    assert_eq!(properties.len(), 18);
     for (key, property) in properties {
         assert!(property["description"].is_string(), "{key}");
     }
+}
+
+#[test]
+fn malformed_broker_addresses_are_errors_and_not_shown() {
+    let wrong = |servers: &str| -> Option<String> {
+        let errors = KafkaConfig::new(servers).check();
+        let found = errors.into_iter().find(|(key, _)| key == "bootstrap_servers");
+        found.map(|(_, message)| message)
+    };
+    for servers in [
+        "h",
+        "h:9092",
+        "a-b.c_d:1, [::1]:65535,",
+        "[2001:db8::1]",
+        "127.0.0.1:9092",
+        "b\u{fc}cher.example:9092",
+    ] {
+        assert_eq!(wrong(servers), None, "{servers}");
+    }
+    for servers in [
+        "",
+        " , ",
+        "h:abc",
+        "h:99999",
+        "h:0",
+        "h:",
+        "h 9092",
+        "kafka://h",
+        ":9092",
+        "::1",
+        "h:1:2",
+        "[::1",
+        "[h]:1",
+        "[::1]9092",
+        "user:s3cret@h:1",
+        "h\0:1",
+        "s3cret/x@h",
+    ] {
+        let message = wrong(servers).unwrap_or_else(|| panic!("{servers:?} is taken"));
+        assert!(
+            !message.contains("s3cret") && message.contains("expected host:port"),
+            "{message}"
+        );
+    }
+    insta::assert_snapshot!(wrong("a:1, h:99999").unwrap(), @r#"found a port that is not between 1 and 65535 in address 2, expected host:port such as "localhost:9092""#);
+}
+
+#[test]
+fn nul_characters_are_errors_where_librdkafka_would_cut_the_text() {
+    let mut config = KafkaConfig::new("h:1");
+    config.sasl = Some(SaslConfig {
+        mechanism: SaslMechanism::Plain,
+        username: "a\0b".into(),
+        password: Some(Secret::new("c\0d")),
+        password_file: None,
+    });
+    config.properties.insert("client.id".into(), Secret::new("e\0f"));
+    config.properties.insert("client\0rack".into(), Secret::new("g"));
+    let keys: Vec<_> = config.check().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(
+        keys,
+        [
+            "sasl.username",
+            "sasl.password",
+            "properties.client\u{fffd}rack",
+            "properties.client.id"
+        ]
+    );
+}
+
+#[test]
+fn internal_topics_are_errors_and_a_constant_topic_is_waited_for() {
+    let mut config = KafkaConfig::new("h:1");
+    config.topic = "__consumer_offsets".parse().unwrap();
+    config.missing_topic = MissingTopic::DeadLetter;
+    let keys: Vec<_> = config.check().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["missing_topic", "topic"]);
+    config.topic = "entries.{result}".parse().unwrap();
+    assert_eq!(config.check(), []);
+    assert!(config.reserved("__transaction_state").is_some() && config.reserved("entries.new").is_none());
 }

@@ -12,13 +12,16 @@ use rdkafka::ClientConfig;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Connection, LOOK_INTERVAL, Queue, ended, limits, look_at, start, transactions::InTransactions};
+use super::{
+    Connection, LOOK_INTERVAL, Queue, Unroutable, ended, limits, look_at, start, transactions::InTransactions,
+};
 use crate::{
     config::{KafkaConfig, TransactionConfig},
     cursors::{CursorRecord, Cursors},
     health::Health,
     properties::{self, QueueBounds},
-    topics::{self, Creation, Topic},
+    topic::Topic,
+    topics::{self, Creation},
     transaction::Transactions,
 };
 
@@ -132,6 +135,8 @@ impl Open {
             absent,
             queue,
             waiting: None,
+            unroutable: Unroutable::default(),
+            inspector: None,
             own: Vec::new(),
             outdated: false,
             look: None,

@@ -2,6 +2,7 @@
 
 mod delivery;
 mod kafka;
+mod routes;
 
 use std::collections::BTreeMap;
 

@@ -46,6 +46,8 @@ pub(super) struct FakeSink {
     /// The client reports nothing any more.
     pub(super) is_silent: bool,
     pub(super) bad: fn(u64) -> bool,
+    /// The reason for which bad ones are refused.
+    pub(super) reason: RejectionReason,
     /// Then bad ones are refused at once.
     pub(super) trusts_the_order: bool,
     pub(super) refused: BTreeSet<u64>,
@@ -72,7 +74,10 @@ impl FakeSink {
                 broker.letters.push(sequence.get());
                 Verdict::Delivered
             } else if (self.bad)(sequence.get()) {
-                Verdict::Rejected(too_large())
+                Verdict::Rejected(Rejection {
+                    reason: self.reason,
+                    ..too_large()
+                })
             } else {
                 broker.stored.push(sequence.get());
                 Verdict::Delivered

@@ -1,0 +1,161 @@
+//! A topic that exists: how safe its records are, and what it takes.
+
+use rdkafka::metadata::MetadataTopic;
+
+/// Less is warned of: events would be deleted within the restart of a reader.
+const MIN_RETENTION_MS: i64 = 3_600_000;
+
+/// A topic that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Topic {
+    pub(crate) name: String,
+    pub(crate) partitions: usize,
+    /// On how many brokers its least safe partition is kept.
+    pub(crate) replicas: usize,
+    /// `max.message.bytes`; `None` when we may not read it.
+    pub(crate) max_message: Option<usize>,
+    /// `min.insync.replicas`; `None` when we may not read it.
+    pub(crate) min_insync: Option<usize>,
+    /// `cleanup.policy`; `None` when we may not read it.
+    pub(crate) cleanup: Option<String>,
+    /// `retention.ms`; `None` when we may not read it.
+    pub(crate) retention_ms: Option<i64>,
+    /// How many brokers the cluster has.
+    pub(crate) brokers: usize,
+    /// Made just now: some brokers may not know it yet.
+    pub(crate) is_new: bool,
+}
+
+impl Topic {
+    /// Whether it keeps only the last record of each key, and so refuses records without one.
+    pub(crate) fn is_compacted(&self) -> bool {
+        self.cleanup
+            .as_ref()
+            .is_some_and(|policies| policies.split(',').any(|one| one.trim() == "compact"))
+    }
+
+    /// Settings that are legal and lose events, of a topic for events or dead letters.
+    pub(crate) fn dangers(&self) -> Vec<String> {
+        let name = &self.name;
+        let mut dangers = self.replication_dangers();
+        if self.is_compacted() {
+            dangers.push(format!(
+                "the topic \"{name}\" is compacted (cleanup.policy): it refuses events without a key, which become dead letters, and \
+                 keeps only the newest event of each key; expected cleanup.policy=delete"
+            ));
+        }
+        if let Some(retention @ 0..MIN_RETENTION_MS) = self.retention_ms {
+            dangers.push(format!(
+                "retention.ms of the topic \"{name}\" is {retention}: events are deleted before a reader that is slow or restarts has \
+                 read them, expected {MIN_RETENTION_MS} or more"
+            ));
+        }
+        dangers
+    }
+
+    /// What is legal and loses records with a broker.
+    pub(crate) fn replication_dangers(&self) -> Vec<String> {
+        let Self { name, brokers, .. } = self;
+        // With a single broker there is no choice.
+        if *brokers < 2 {
+            return Vec::new();
+        }
+        if self.replicas < 2 {
+            return vec![format!(
+                "the topic \"{name}\" is kept on one broker only and is lost with it: expected a replication factor of 2 or more, \
+                 the cluster has {brokers} brokers"
+            )];
+        }
+        if self.min_insync == Some(1) {
+            return vec![format!(
+                "min.insync.replicas of the topic \"{name}\" is 1: what one broker alone has acknowledged is lost with it, \
+                 expected 2 or more"
+            )];
+        }
+        Vec::new()
+    }
+}
+
+pub(crate) fn has_a_leader(topic: &MetadataTopic) -> bool {
+    // One will do: events for the others wait in librdkafka until these have theirs.
+    topic.partitions().iter().any(|partition| partition.leader() >= 0)
+}
+
+pub(crate) fn described(topic: &MetadataTopic, brokers: usize) -> Topic {
+    Topic {
+        name: topic.name().to_owned(),
+        partitions: topic.partitions().len(),
+        replicas: topic
+            .partitions()
+            .iter()
+            .map(|partition| partition.replicas().len())
+            .min()
+            .unwrap_or(0),
+        max_message: None,
+        min_insync: None,
+        cleanup: None,
+        retention_ms: None,
+        brokers,
+        is_new: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_lose_events_is_named_where_there_is_a_choice() {
+        let dangers = |brokers, replicas, min_insync| {
+            Topic {
+                name: "t".into(),
+                partitions: 1,
+                replicas,
+                max_message: None,
+                min_insync,
+                cleanup: None,
+                retention_ms: None,
+                brokers,
+                is_new: false,
+            }
+            .dangers()
+            .len()
+        };
+        assert_eq!(dangers(1, 1, Some(1)), 0);
+        assert_eq!(dangers(3, 1, Some(1)), 1);
+        assert_eq!(dangers(3, 3, Some(1)), 1);
+        assert_eq!(dangers(3, 3, Some(2)), 0);
+        assert_eq!(dangers(3, 3, None), 0);
+    }
+
+    #[test]
+    fn compacted_and_short_lived_topics_are_dangers() {
+        let topic = |cleanup: &str, retention_ms| Topic {
+            name: "t".into(),
+            partitions: 1,
+            replicas: 1,
+            max_message: None,
+            min_insync: None,
+            cleanup: Some(cleanup.into()),
+            retention_ms,
+            brokers: 1,
+            is_new: false,
+        };
+        for (cleanup, is_compacted) in [("compact", true), ("delete, compact", true), ("delete", false)] {
+            let topic = topic(cleanup, None);
+            assert_eq!(
+                (topic.is_compacted(), topic.dangers().len()),
+                (is_compacted, usize::from(is_compacted))
+            );
+            assert_eq!(topic.replication_dangers().len(), 0);
+        }
+        // -1 is no limit.
+        for (retention, dangers) in [(-1, 0), (0, 1), (1_000, 1), (3_600_000, 0)] {
+            assert_eq!(
+                topic("delete", Some(retention)).dangers().len(),
+                dangers,
+                "{retention}"
+            );
+        }
+    }
+}
