@@ -141,6 +141,7 @@ fn keys_that_are_left_out_say_their_defaults() {
         "dead_letters",
         "event",
         "http",
+        "http.hosts",
         "log",
         "spool",
         "event.filter",

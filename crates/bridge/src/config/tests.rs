@@ -242,7 +242,7 @@ fn one_file_under_two_spellings_is_an_error() {
         };
         let report = report(load(&text(other)));
         assert!(
-            report.contains("expected another file than that of sinks.one.path"),
+            report.contains("expected: another file than that of sinks.one.path"),
             "{report}"
         );
         load(&text("b.jsonl")).unwrap();
