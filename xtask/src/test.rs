@@ -26,6 +26,11 @@ const LEAST_THREADS: usize = 4;
 /// By this the test harness is told.
 const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
 
+/// Starts the test programs with no signal ignored. The bridge leaves a signal ignored that was ignored at its start, as SIGINT is
+/// in a script's background jobs and SIGHUP under `nohup`, and the tests send both.
+const SIGNALS_RUNNER: &str =
+    r#"target."cfg(target_os = \"linux\")".runner = ["env", "--default-signal=HUP,INT,TERM"]"#;
+
 /// Which tests.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -59,6 +64,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
 
     let mut cargo = cargo_test(args);
+    if can_reset_signals() {
+        cargo.args(["--config", SIGNALS_RUNNER]);
+    }
     cargo.arg("--no-fail-fast").arg("--").args(&args.filters);
     if env::var_os(THREADS_VARIABLE).is_none() {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
@@ -109,6 +117,15 @@ fn build_tests(args: &Args) -> Result<Option<PathBuf>> {
         program = Some(build("neurobridge", "neurobridge", Profile::Dev)?);
     }
     Ok(program)
+}
+
+/// Returns whether `env` is one that resets signals: that of GNU, since version 8.31.
+fn can_reset_signals() -> bool {
+    let status = Command::new("env")
+        .args(["--default-signal=HUP", "true"])
+        .stderr(Stdio::null())
+        .status();
+    status.is_ok_and(|status| status.success())
 }
 
 fn cargo_test(args: &Args) -> Command {
