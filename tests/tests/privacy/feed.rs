@@ -120,7 +120,7 @@ pub(crate) fn scripts() -> Vec<Vec<Step>> {
     bad.extend(texts(no_events()));
     bad.push(Step::Binary(picture()));
     bad.push(Step::Text(
-        json!({ "error": { "message": format!("what is {TOKEN}?"), "entry": entry(12) } }).to_string(),
+        json!({ "error": format!("what is {TOKEN}?"), "entry": entry(12) }).to_string(),
     ));
     bad.push(Step::Text(json!({ "PING": TOKEN }).to_string()));
     let mut no_text = format!("{PERSON}{NAME}").into_bytes();
