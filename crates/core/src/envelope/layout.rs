@@ -35,7 +35,7 @@ pub struct FrameReader {
 }
 
 impl FrameReader {
-    /// Reads a frame, as [`read`] does.
+    /// Reads a frame, as [`read`](crate::envelope::read) does.
     ///
     /// # Errors
     /// The frame is no JSON.
