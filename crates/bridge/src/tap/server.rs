@@ -108,7 +108,7 @@ impl Tap {
     }
 }
 
-/// Whether the process at the other end is the owner's or the root user's. Where the system can't tell, nobody's is.
+/// Returns whether the process at the other end runs as the owner or as root; false where the system cannot tell.
 fn is_peer_allowed(stream: &UnixStream, owner: u32) -> bool {
     match stream.peer_cred() {
         Ok(peer) if is_user_allowed(peer.uid(), owner) => true,
