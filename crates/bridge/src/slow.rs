@@ -29,8 +29,8 @@ impl<S: Sink> Sink for SlowSink<S> {
         self.sink.connect(session).await
     }
 
-    fn lend(&mut self, log: &Bytes) {
-        self.sink.lend(log);
+    fn set_backing_buffer(&mut self, log: &Bytes) {
+        self.sink.set_backing_buffer(log);
     }
 
     fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
@@ -59,8 +59,8 @@ impl<S: Sink> Sink for SlowSink<S> {
         self.sink.note()
     }
 
-    fn trouble(&self) -> Option<SinkFault> {
-        self.sink.trouble()
+    fn unavailable(&self) -> Option<SinkFault> {
+        self.sink.unavailable()
     }
 
     fn notice(&self) -> Option<String> {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     event::Sequence,
-    ledger::{Outcome, SinkCounts},
+    ledger::{Settlement, SinkCounts},
 };
 
 /// Keeps what was handed to a broker and is not yet part of the settled prefix.
@@ -19,7 +19,7 @@ pub struct AckTracker {
     entries: VecDeque<Entry>,
     /// Events behind all of the entries that are not there any more, and what became of them: there may be millions, so
     /// there is no entry for each.
-    behind: Option<(u64, Outcome)>,
+    behind: Option<(u64, Settlement)>,
     pending: usize,
     counts: SinkCounts,
 }
@@ -27,7 +27,7 @@ pub struct AckTracker {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     received_at: Timestamp,
-    outcome: Option<Outcome>,
+    outcome: Option<Settlement>,
 }
 
 impl AckTracker {
@@ -70,7 +70,7 @@ impl AckTracker {
     }
 
     /// Takes up events that are not there any more, with what became of them.
-    pub fn skip(&mut self, from: Sequence, events: u64, outcome: Outcome) {
+    pub fn skip(&mut self, from: Sequence, events: u64, outcome: Settlement) {
         let tracked_to = self.next.plus(self.entries.len() as u64);
         // Those that were taken up before they were gone; each may have its outcome.
         let known = tracked_to.since(from).min(events);
@@ -94,7 +94,7 @@ impl AckTracker {
     }
 
     /// Settles an event; its time of receipt, or `None` when it was settled before or never taken up.
-    pub fn settle(&mut self, sequence: Sequence, outcome: Outcome) -> Option<Timestamp> {
+    pub fn settle(&mut self, sequence: Sequence, outcome: Settlement) -> Option<Timestamp> {
         if sequence < self.next {
             return None;
         }
@@ -171,14 +171,14 @@ mod tests {
         for number in 1..=3 {
             assert!(tracker.track(sequence(number), Timestamp::UNIX_EPOCH));
         }
-        assert!(tracker.settle(sequence(3), Outcome::Delivered).is_some());
-        assert!(tracker.settle(sequence(2), Outcome::Delivered).is_some());
+        assert!(tracker.settle(sequence(3), Settlement::Delivered).is_some());
+        assert!(tracker.settle(sequence(2), Settlement::Delivered).is_some());
         assert!(!tracker.advance());
         assert_eq!((tracker.next().get(), tracker.pending()), (1, 1));
         // Sent again from the hole on: what is settled is not.
         assert!(tracker.track(sequence(1), Timestamp::UNIX_EPOCH));
         assert!(!tracker.track(sequence(2), Timestamp::UNIX_EPOCH));
-        tracker.settle(sequence(1), Outcome::Duplicate);
+        tracker.settle(sequence(1), Settlement::Duplicate);
         assert!(tracker.advance() && tracker.is_empty());
         assert_eq!(tracker.next().get(), 4);
         assert_eq!(
@@ -190,7 +190,7 @@ mod tests {
             }
         );
         assert!(!tracker.track(sequence(3), Timestamp::UNIX_EPOCH));
-        assert!(tracker.settle(sequence(3), Outcome::Delivered).is_none());
+        assert!(tracker.settle(sequence(3), Settlement::Delivered).is_none());
     }
 
     #[test]
@@ -199,23 +199,23 @@ mod tests {
         for number in 1..=3 {
             tracker.track(sequence(number), Timestamp::UNIX_EPOCH);
         }
-        tracker.settle(sequence(2), Outcome::Delivered);
+        tracker.settle(sequence(2), Settlement::Delivered);
         // The third was taken up and is gone with a billion behind it; the first one waits for its outcome.
-        tracker.skip(sequence(3), 1_000_000_001, Outcome::Dropped);
+        tracker.skip(sequence(3), 1_000_000_001, Settlement::Dropped);
         assert!(tracker.must_wait() && !tracker.is_empty());
         assert_eq!((tracker.entries.len(), tracker.next().get()), (3, 1));
         // A fault: all is told again, and nothing is counted twice.
         tracker.rewind();
         assert!(!tracker.must_wait() && tracker.track(sequence(1), Timestamp::UNIX_EPOCH));
         assert!(!tracker.track(sequence(2), Timestamp::UNIX_EPOCH));
-        tracker.skip(sequence(3), 1_000_000_001, Outcome::Dropped);
-        tracker.settle(sequence(1), Outcome::Delivered);
+        tracker.skip(sequence(3), 1_000_000_001, Settlement::Dropped);
+        tracker.settle(sequence(1), Settlement::Delivered);
         assert!(tracker.advance() && tracker.is_empty() && !tracker.must_wait());
         assert_eq!(tracker.next().get(), 1_000_000_004);
         let counts = tracker.counts();
         assert_eq!((counts.delivered, counts.dropped), (2, 1_000_000_001));
         // All of it gone, while nothing is on its way.
-        tracker.skip(tracker.next(), 5, Outcome::Damaged);
+        tracker.skip(tracker.next(), 5, Settlement::Damaged);
         assert_eq!(
             (tracker.next().get(), tracker.counts().damaged),
             (1_000_000_009, 5)
@@ -231,9 +231,9 @@ mod tests {
             }
             let mut settled = std::collections::BTreeSet::new();
             for number in &order[..stop] {
-                tracker.settle(sequence(*number), Outcome::Delivered);
+                tracker.settle(sequence(*number), Settlement::Delivered);
                 // A second acknowledgement changes nothing.
-                tracker.settle(sequence(*number), Outcome::Filtered);
+                tracker.settle(sequence(*number), Settlement::Filtered);
                 tracker.advance();
                 settled.insert(*number);
                 let prefix = (1..).take_while(|number| settled.contains(number)).count() as u64;

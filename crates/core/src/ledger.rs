@@ -81,9 +81,9 @@ impl SourceLedger {
     }
 }
 
-/// What became of an event at a sink.
+/// The final result of an event at a sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
+pub enum Settlement {
     /// Acknowledged by the broker, or on disk.
     Delivered,
     /// Left out by the sink's own filter.
@@ -119,14 +119,14 @@ pub struct SinkCounts {
 
 impl SinkCounts {
     /// Adds `events` with an outcome.
-    pub const fn add(&mut self, outcome: Outcome, events: u64) {
+    pub const fn add(&mut self, outcome: Settlement, events: u64) {
         match outcome {
-            Outcome::Delivered => self.delivered += events,
-            Outcome::Filtered => self.filtered += events,
-            Outcome::Duplicate => self.duplicate += events,
-            Outcome::DeadLettered => self.dead_lettered += events,
-            Outcome::Dropped => self.dropped += events,
-            Outcome::Damaged => self.damaged += events,
+            Settlement::Delivered => self.delivered += events,
+            Settlement::Filtered => self.filtered += events,
+            Settlement::Duplicate => self.duplicate += events,
+            Settlement::DeadLettered => self.dead_lettered += events,
+            Settlement::Dropped => self.dropped += events,
+            Settlement::Damaged => self.damaged += events,
         }
     }
 

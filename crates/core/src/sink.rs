@@ -33,9 +33,9 @@ pub trait Sink: Send + 'static {
     /// The service is not there or refuses: tried again with a growing delay, unless the fault is final.
     fn connect(&mut self, session: &Session<'_>) -> impl Future<Output = Result<(), SinkFault>> + Send;
 
-    /// Lends the bytes in which the events lie that are published next, until others are lent. A client that takes shared
-    /// bytes can be given parts of them, so that nothing is copied. Not all events lie there: redacted ones do not.
-    fn lend(&mut self, log: &Bytes) {
+    /// Sets the buffer that the following [`publish`](Self::publish) calls refer to, so that a client can take zero-copy
+    /// slices of it. Redacted events lie outside of it.
+    fn set_backing_buffer(&mut self, log: &Bytes) {
         let _ = log;
     }
 
@@ -55,9 +55,9 @@ pub trait Sink: Send + 'static {
     /// Whether this sink was configured to keep its dead letters itself (a topic, a subject).
     fn keeps_dead_letters(&self) -> bool;
 
-    /// Whether it takes an event for stored because one behind it is. Then nothing is published behind an event that was
-    /// refused before that one's dead letter is safe: after a crash in between, it would count as delivered.
-    fn trusts_the_order(&self) -> bool {
+    /// Whether the acknowledgement of an event also acknowledges all events before it. Then nothing is published after a
+    /// rejected event until its dead letter is stored: after a crash in between, it would count as delivered.
+    fn acks_are_cumulative(&self) -> bool {
         false
     }
 
@@ -80,7 +80,7 @@ pub trait Sink: Send + 'static {
 
     /// What keeps published events from being acknowledged at this moment; the sink goes on by itself when it has passed.
     /// For a client that tries again for ever on its own, as librdkafka does. Said and counted when it begins.
-    fn trouble(&self) -> Option<SinkFault> {
+    fn unavailable(&self) -> Option<SinkFault> {
         None
     }
 
@@ -121,7 +121,7 @@ pub trait Sink: Send + 'static {
     /// all of it has its outcome and a transaction is open.
     ///
     /// # Errors
-    /// It may be committed or not: after the next connect, [`kept_cursor`](Self::kept_cursor) tells.
+    /// It may be committed or not: after the next connect, [`committed_cursor`](Self::committed_cursor) tells.
     fn commit(&mut self, cursor: &Cursor) -> impl Future<Output = Result<(), SinkFault>> + Send {
         let _ = cursor;
         async { Ok(()) }
@@ -137,7 +137,7 @@ pub trait Sink: Send + 'static {
 
     /// The cursor that was committed last, by this process or an earlier one, as it was found by
     /// [`connect`](Self::connect). `None`: there is none of this spool.
-    fn kept_cursor(&self) -> Option<&Cursor> {
+    fn committed_cursor(&self) -> Option<&Cursor> {
         None
     }
 
@@ -169,18 +169,18 @@ pub struct Session<'a> {
     pub epochs: &'a Epochs,
 }
 
-/// What became of a published event.
+/// The outcome of one published event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ack {
-    /// Which one.
+    /// The event's position in the spool.
     pub sequence: Sequence,
-    /// What became of it.
-    pub verdict: Verdict,
+    /// Its outcome.
+    pub outcome: Outcome,
 }
 
-/// What became of a published event.
+/// The result of publishing one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Outcome {
     /// Stored, as safely as the sink's configuration asks for.
     Delivered,
     /// It was stored before.
@@ -189,10 +189,10 @@ pub enum Verdict {
     Rejected(Rejection),
     /// Refused together with others, perhaps for another's sake: sent once more alone, and what is refused then is
     /// refused for itself.
-    Suspect(Rejection),
+    RetryAlone(Rejection),
     /// Not sent yet: something had to be found out first. It is to be published once more, at its place, and no number of
     /// times counts against it.
-    NotSent,
+    Deferred,
 }
 
 /// Why one event was refused for itself.

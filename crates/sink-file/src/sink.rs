@@ -6,7 +6,7 @@ use neurobridge_core::{
     dead_letter::DeadLetter,
     event::{Event, Sequence},
     identity::SpoolId,
-    sink::{Ack, FaultKind, PublishError, Session, Sink, SinkFault, Verdict},
+    sink::{Ack, FaultKind, Outcome, PublishError, Session, Sink, SinkFault},
 };
 use tokio::task::JoinHandle;
 use tracing::{debug, info};
@@ -153,7 +153,7 @@ impl FileSink {
         self.lost += lost;
         acks.extend(batch.sequences.drain(..).map(|sequence| Ack {
             sequence,
-            verdict: Verdict::Delivered,
+            outcome: Outcome::Delivered,
         }));
         if let Some(session) = &mut self.session {
             session.end = position.offset;

@@ -10,7 +10,7 @@ use std::{collections::HashMap, fmt, future::pending, sync::Arc, time::Duration}
 use neurobridge_core::{
     event::Sequence,
     reader::Cursor,
-    sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, SinkFault, Transaction, Verdict},
+    sink::{Ack, FaultKind, Outcome, PublishError, Rejection, RejectionReason, SinkFault, Transaction},
 };
 use rdkafka::{ClientConfig, types::RDKafkaErrorCode as Code};
 use tokio::{
@@ -208,7 +208,7 @@ impl Connection {
             let new = &acks[before..];
             if !new.is_empty() {
                 self.queue.settle(new.len(), bytes);
-                let too_large = |ack: &Ack| matches!(&ack.verdict, Verdict::Suspect(rejection) if rejection.reason == RejectionReason::TooLarge);
+                let too_large = |ack: &Ack| matches!(&ack.outcome, Outcome::RetryAlone(rejection) if rejection.reason == RejectionReason::TooLarge);
                 if new.iter().any(too_large) {
                     self.next_look = self.next_look.min(Instant::now() + LOOK_AGAIN);
                 }
@@ -242,7 +242,7 @@ impl Connection {
     }
 
     /// The cursor that was found when the connection was opened.
-    pub(crate) fn kept_cursor(&self) -> Option<&Cursor> {
+    pub(crate) fn committed_cursor(&self) -> Option<&Cursor> {
         self.transactions.as_ref()?.kept.as_ref()
     }
 

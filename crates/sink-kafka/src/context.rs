@@ -7,7 +7,7 @@ use std::sync::{
 
 use neurobridge_core::{
     event::Sequence,
-    sink::{Ack, Rejection, SinkFault, Verdict},
+    sink::{Ack, Outcome, Rejection, SinkFault},
 };
 use rdkafka::{
     ClientContext, Message,
@@ -206,9 +206,9 @@ impl ProducerContext for Context {
         let (error, message) = match result {
             Ok(message) => {
                 self.health.reachable();
-                let verdict = Verdict::Delivered;
+                let outcome = Outcome::Delivered;
                 self.reports
-                    .push(Ack { sequence, verdict }, message.payload_len());
+                    .push(Ack { sequence, outcome }, message.payload_len());
                 return;
             }
             Err((error, message)) => (error, message),
@@ -221,8 +221,8 @@ impl ProducerContext for Context {
                 let detail = format!(
                     "the topic \"{topic}\" refuses a message of {length} bytes, perhaps for another's sake ({code})"
                 );
-                let verdict = Verdict::Suspect(Rejection { reason, detail });
-                self.reports.push(Ack { sequence, verdict }, length);
+                let outcome = Outcome::RetryAlone(Rejection { reason, detail });
+                self.reports.push(Ack { sequence, outcome }, length);
             }
             // Taken back by ourselves: the first fault is the reason.
             Blame::Sink(_) if matches!(code, Code::PurgeQueue | Code::PurgeInflight) => {}
@@ -250,7 +250,7 @@ mod tests {
     fn ack(sequence: u64) -> Ack {
         Ack {
             sequence: Sequence::new(sequence).unwrap(),
-            verdict: Verdict::Delivered,
+            outcome: Outcome::Delivered,
         }
     }
 

@@ -277,15 +277,15 @@ impl Sink for KafkaSink {
         aborted.map_err(|fault| self.told(fault))
     }
 
-    fn kept_cursor(&self) -> Option<&Cursor> {
-        self.connection.as_ref()?.kept_cursor()
+    fn committed_cursor(&self) -> Option<&Cursor> {
+        self.connection.as_ref()?.committed_cursor()
     }
 
     fn fault(&self) -> Option<SinkFault> {
         self.connection.as_ref()?.broken_transaction()
     }
 
-    fn trouble(&self) -> Option<SinkFault> {
+    fn unavailable(&self) -> Option<SinkFault> {
         let connection = self.connection.as_ref()?;
         if let Some(fault) = connection.fault() {
             return Some(fault);

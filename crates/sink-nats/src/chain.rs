@@ -206,7 +206,7 @@ impl Chain {
     }
 
     /// Whether that is concluded from what is stored behind it.
-    pub(crate) const fn trusts_the_order(&self) -> bool {
+    pub(crate) const fn acks_are_cumulative(&self) -> bool {
         // A continued chain knows each event that is stored; the next connection by id concludes again.
         matches!(self.link, Link::Id { .. })
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use neurobridge_core::{
     event::Sequence,
-    sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, SinkFault, Verdict},
+    sink::{Ack, FaultKind, Outcome, PublishError, Rejection, RejectionReason, SinkFault},
 };
 use tokio::{
     task::coop::unconstrained,
@@ -123,13 +123,13 @@ impl Connection {
     }
 
     /// Takes the bytes in which the payloads lie that are sent next.
-    pub(crate) fn lend(&mut self, log: &Bytes) {
+    pub(crate) fn set_backing_buffer(&mut self, log: &Bytes) {
         self.lent.take(log);
     }
 
     /// Whether an event is taken for stored because one behind it is.
-    pub(crate) fn trusts_the_order(&self) -> bool {
-        self.keeper.chain().is_some_and(Chain::trusts_the_order)
+    pub(crate) fn acks_are_cumulative(&self) -> bool {
+        self.keeper.chain().is_some_and(Chain::acks_are_cumulative)
     }
 
     /// Whether another event may be sent.
@@ -189,7 +189,7 @@ impl Connection {
         if self.keeper.chain().is_some_and(|chain| chain.has(sequence)) {
             self.known.push(Ack {
                 sequence,
-                verdict: Verdict::Delivered,
+                outcome: Outcome::Delivered,
             });
             return Ok(());
         }
@@ -379,7 +379,7 @@ impl Connection {
             |sent| {
                 acks.push(Ack {
                     sequence: sent.sequence,
-                    verdict: Verdict::Delivered,
+                    outcome: Outcome::Delivered,
                 });
             },
         );

@@ -168,9 +168,9 @@ impl Sink for NatsSink {
         Ok(())
     }
 
-    fn lend(&mut self, log: &Bytes) {
+    fn set_backing_buffer(&mut self, log: &Bytes) {
         if let Some(connection) = &mut self.connection {
-            connection.lend(log);
+            connection.set_backing_buffer(log);
         }
     }
 
@@ -210,8 +210,10 @@ impl Sink for NatsSink {
         connection.send_dead_letter(letter.sequence, message)
     }
 
-    fn trusts_the_order(&self) -> bool {
-        self.connection.as_ref().is_some_and(Connection::trusts_the_order)
+    fn acks_are_cumulative(&self) -> bool {
+        self.connection
+            .as_ref()
+            .is_some_and(Connection::acks_are_cumulative)
     }
 
     fn keeps_dead_letters(&self) -> bool {
@@ -240,7 +242,7 @@ impl Sink for NatsSink {
         self.connection.as_ref()?.notice()
     }
 
-    fn trouble(&self) -> Option<SinkFault> {
+    fn unavailable(&self) -> Option<SinkFault> {
         let silence = self.connection.as_ref()?.waiting_for()?;
         (silence > STALLED_AFTER).then(|| {
             let reason = format!(

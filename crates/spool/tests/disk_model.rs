@@ -7,7 +7,7 @@ use std::{fs, os::unix::fs::FileExt, path::Path};
 
 use neurobridge_core::{
     event::Sequence,
-    ledger::{Outcome, SinkCounts},
+    ledger::{Settlement, SinkCounts},
     reader::{Cursor, Read, Reader, Skipped},
     units::ByteSize,
 };
@@ -145,8 +145,8 @@ impl World {
             Action::Commit { reader } => {
                 let model = &mut self.models[reader];
                 let (settled, dropped) = (model.next - model.committed, model.dropped.len() as u64);
-                model.counts.add(Outcome::Dropped, dropped);
-                model.counts.add(Outcome::Delivered, settled - dropped);
+                model.counts.add(Settlement::Dropped, dropped);
+                model.counts.add(Settlement::Delivered, settled - dropped);
                 model.committed = model.next;
                 model.dropped.clear();
                 let mut cursor = self.readers[reader].cursor().clone();

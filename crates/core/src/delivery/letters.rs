@@ -4,7 +4,7 @@ use super::window::{Window, missing, redacted};
 use crate::{
     dead_letter::{self, DeadLetter},
     event::Sequence,
-    sink::{Ack, FaultKind, PublishError, Rejection, Sink, SinkFault, Verdict},
+    sink::{Ack, FaultKind, Outcome, PublishError, Rejection, Sink, SinkFault},
 };
 
 /// Whether a dead letter carries its event.
@@ -86,17 +86,17 @@ impl Window {
         rejection: Rejection,
         body: Body,
     ) -> Result<(), SinkFault> {
-        match ack.verdict {
-            Verdict::Delivered | Verdict::Duplicate => {
+        match ack.outcome {
+            Outcome::Delivered | Outcome::Duplicate => {
                 self.settle_as_letter(ack.sequence, rejection.reason);
             }
-            Verdict::Rejected(refusal) | Verdict::Suspect(refusal) => {
+            Outcome::Rejected(refusal) | Outcome::RetryAlone(refusal) => {
                 if body == Body::LeftOut {
                     return Err(letter_refused(&refusal));
                 }
                 self.rejected.push_back((ack.sequence, rejection, Body::LeftOut));
             }
-            Verdict::NotSent => self.rejected.push_back((ack.sequence, rejection, body)),
+            Outcome::Deferred => self.rejected.push_back((ack.sequence, rejection, body)),
         }
         Ok(())
     }

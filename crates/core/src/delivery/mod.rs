@@ -34,7 +34,7 @@ use crate::{
     identity::SpoolId,
     reader::{Read, ReadError, Reader},
     redact::Redaction,
-    sink::{Session, Sink, SinkFault, Transaction, Verdict},
+    sink::{Outcome, Session, Sink, SinkFault, Transaction},
 };
 
 /// How long a sink may take to close. With the bridge's eight seconds for what is left to deliver, less than the ten after
@@ -217,7 +217,7 @@ async fn session<S: Sink, R: Reader>(
         return Ok(end);
     }
     standing.connected_at = Some(Instant::now());
-    window.adopt(sink.kept_cursor(), reader);
+    window.adopt(sink.committed_cursor(), reader);
     let began_at = window.cursor().next;
     match waiting(window, reader) {
         // Also what had no outcome has it, by the cursor that the broker has kept.
@@ -251,7 +251,7 @@ async fn session<S: Sink, R: Reader>(
             }
         };
         window.commit(sink, reader);
-        let is_last = log_ended && step == Step::Hungry;
+        let is_last = log_ended && step == Step::Read;
         if let Some(cursor) = window.cursor_to_commit(sink, is_last) {
             if let Err(end) = sink_call::<S>(Call::Commit, shutdown, sink.commit(&cursor)).await {
                 return Ok(end);
@@ -273,7 +273,7 @@ async fn session<S: Sink, R: Reader>(
             biased;
             () = shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
             outcome = sink.outcomes(&mut acks), if window.in_sink() > 0 || is_open => {
-                if acks.iter().any(|ack| ack.verdict != Verdict::NotSent) {
+                if acks.iter().any(|ack| ack.outcome != Outcome::Deferred) {
                     standing.watch.outcome();
                 }
                 let settled = window.settle(&mut acks);
@@ -288,7 +288,7 @@ async fn session<S: Sink, R: Reader>(
                     log_ended = false;
                 }
             }
-            read = reader.next(), if step == Step::Hungry && !log_ended => match read? {
+            read = reader.next(), if step == Step::Read && !log_ended => match read? {
                 Read::Events(batch) => window.take(batch),
                 Read::Skipped { from, events, reason } => window.skip(from, events, reason),
                 Read::End => log_ended = true,
@@ -302,7 +302,7 @@ async fn session<S: Sink, R: Reader>(
                 let waiting = waiting(window, reader);
                 let watch = &mut standing.watch;
                 watch.observe(window);
-                let trouble = sink.trouble();
+                let trouble = sink.unavailable();
                 if S::REPLACES_CLIENT
                     && let Some(fault) = watch.replacement(waiting, trouble.as_ref())
                 {

@@ -29,7 +29,7 @@ use crate::{
     ledger::SinkCounts,
     reader::{Cursor, Skipped},
     record::{Batch, SealedBatch},
-    sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, Verdict},
+    sink::{Ack, FaultKind, Outcome, PublishError, Rejection, RejectionReason},
 };
 
 #[test]
@@ -178,13 +178,14 @@ fn dead_letters_with_a_certain_cause_stop_no_sink() {
 
 #[test]
 fn a_delivered_event_ends_the_row_of_dead_letters() {
-    for (keeps_dead_letters, trusts_the_order) in [(false, false), (true, false), (false, true), (true, true)]
+    for (keeps_dead_letters, acks_are_cumulative) in
+        [(false, false), (true, false), (false, true), (true, true)]
     {
         let outcome = run(Setup {
             bad: |sequence| sequence == 2 || sequence == 4,
             max_in_a_row: 1,
             keeps_dead_letters,
-            trusts_the_order,
+            acks_are_cumulative,
             ..Setup::default()
         });
         assert_eq!(outcome.ended, Ended::Drained, "{:?}", outcome.progress.reason);
@@ -255,7 +256,7 @@ fn a_sink_that_cannot_connect_ends_when_time_runs_out() {
         is_silent: false,
         bad: |_| false,
         reason: RejectionReason::TooLarge,
-        trusts_the_order: false,
+        acks_are_cumulative: false,
         refused: BTreeSet::new(),
         letters: Arc::default(),
         keeps_dead_letters: false,
@@ -346,14 +347,14 @@ proptest! {
     fn whatever_the_broker_does_nothing_is_lost(
         turns in proptest::collection::vec(any_turn(), 0..40),
         keeps_dead_letters: bool,
-        trusts_the_order: bool,
+        acks_are_cumulative: bool,
         filtered: bool,
         failing_letters in 0u64..3,
         skips in proptest::option::of((1u64..40, 1u64..10)),
     ) {
         let filter = if filtered { Filter::new([("result", ["new"])]).unwrap() } else { Filter::default() };
         let bad = |sequence: u64| sequence.is_multiple_of(7);
-        let outcome = run(Setup { events: 50, turns, bad, filter, trusts_the_order, keeps_dead_letters, skips, failing_letters, max_in_a_row: 100, ..Setup::default() });
+        let outcome = run(Setup { events: 50, turns, bad, filter, acks_are_cumulative, keeps_dead_letters, skips, failing_letters, max_in_a_row: 100, ..Setup::default() });
         prop_assert_eq!(outcome.ended, Ended::Drained);
         let dropped = |sequence: u64| skips.is_some_and(|(from, events)| (from..from + events).contains(&sequence));
         let left_out = |sequence: u64| filtered && sequence.is_multiple_of(3);

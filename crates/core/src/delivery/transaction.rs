@@ -18,9 +18,9 @@ use crate::{
     ack::AckTracker,
     clock,
     event::Sequence,
-    ledger::Outcome,
+    ledger::Settlement,
     reader::{Cursor, Reader},
-    sink::{Ack, Rejection, RejectionReason, Sink, SinkFault, Transaction, Verdict},
+    sink::{Ack, Outcome, Rejection, RejectionReason, Sink, SinkFault, Transaction},
 };
 
 /// What depends on the next commit.
@@ -98,15 +98,15 @@ impl Window {
         if is_alone {
             self.alone = None;
         }
-        let (sequence, rejection, is_its_own) = match ack.verdict {
-            Verdict::Delivered | Verdict::Duplicate => return Ok(Some(ack)),
+        let (sequence, rejection, is_its_own) = match ack.outcome {
+            Outcome::Delivered | Outcome::Duplicate => return Ok(Some(ack)),
             // What came behind it may have been sent. All is taken back, and published once more in order.
-            Verdict::NotSent => {
+            Outcome::Deferred => {
                 pending.is_broken = true;
                 return Ok(None);
             }
-            Verdict::Rejected(rejection) => (ack.sequence, rejection, true),
-            Verdict::Suspect(rejection) => (ack.sequence, rejection, is_alone),
+            Outcome::Rejected(rejection) => (ack.sequence, rejection, true),
+            Outcome::RetryAlone(rejection) => (ack.sequence, rejection, is_alone),
         };
         pending.is_broken = true;
         match self.lettered.remove(&sequence) {
@@ -217,7 +217,7 @@ impl Window {
 
     /// Settles an event whose dead letter is where it belongs.
     pub(super) fn settle_as_letter(&mut self, sequence: Sequence, reason: RejectionReason) {
-        self.tracker.settle(sequence, Outcome::DeadLettered);
+        self.tracker.settle(sequence, Settlement::DeadLettered);
         self.dead_letters_in_a_row += u64::from(!reason.is_certain() && self.is_in_the_row(sequence));
         match &mut self.pending {
             Some(pending) => pending.letters.push((sequence, reason)),

@@ -19,10 +19,10 @@ use crate::{
     envelope::{self, Kind},
     event::{Event, Sequence},
     identity::SpoolId,
-    ledger::Outcome,
+    ledger::Settlement,
     reader::{Cursor, Reader, Skipped},
     record::{self, SealedBatch},
-    sink::{Ack, FaultKind, PublishError, Rejection, RejectionReason, Sink, SinkFault, Verdict},
+    sink::{Ack, FaultKind, Outcome, PublishError, Rejection, RejectionReason, Sink, SinkFault},
 };
 
 /// How many bytes of batches may wait for outcomes before no more is read. More than a client keeps in flight, and bounded:
@@ -33,9 +33,9 @@ const MOST_BYTES: usize = 16 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Read on: all that was read is published.
-    Hungry,
+    Read,
     /// Wait for outcomes first.
-    Waiting,
+    Wait,
 }
 
 /// The events that were read and are not yet part of the settled prefix.
@@ -135,7 +135,7 @@ impl Window {
         std::mem::replace(&mut self.unflushed, false)
     }
 
-    /// Takes what the reader gave. Only to be called when hungry.
+    /// Takes what the reader gave. Only to be called after [`Step::Read`].
     pub(super) fn take(&mut self, batch: SealedBatch) {
         debug_assert!(self.unpublished().is_none(), "read on before all was published");
         self.published = 0;
@@ -146,8 +146,8 @@ impl Window {
 
     pub(super) fn skip(&mut self, from: Sequence, events: u64, reason: Skipped) {
         let outcome = match reason {
-            Skipped::Dropped => Outcome::Dropped,
-            Skipped::Damaged => Outcome::Damaged,
+            Skipped::Dropped => Settlement::Dropped,
+            Skipped::Damaged => Settlement::Damaged,
         };
         self.tracker.skip(from, events, outcome);
     }
@@ -180,45 +180,45 @@ impl Window {
         {
             self.publish_alone(sink, sequence)?;
             if self.in_sink > 0 {
-                return Ok(Step::Waiting);
+                return Ok(Step::Wait);
             }
         }
         let step = self.publish_unpublished(sink)?;
         self.report();
         if self.pending.is_some() && self.alone.is_some() {
             // Not with a dead letter either, for whose sake it could be refused.
-            return Ok(Step::Waiting);
+            return Ok(Step::Wait);
         }
         if sink.keeps_dead_letters() && !self.publish_dead_letters(sink)? {
-            return Ok(Step::Waiting);
+            return Ok(Step::Wait);
         }
         // What was settled last may be all that it waits for.
         self.tracker.advance();
         if self.tracker.must_wait() || self.bytes >= MOST_BYTES && self.in_sink > 0 {
-            return Ok(Step::Waiting);
+            return Ok(Step::Wait);
         }
         Ok(step)
     }
 
     /// Whether what comes behind a refused event has to wait until its dead letter is safe.
     fn waits_for_letters<S: Sink>(&self, sink: &S) -> bool {
-        !(self.rejected.is_empty() && self.lettered.is_empty()) && sink.trusts_the_order()
+        !(self.rejected.is_empty() && self.lettered.is_empty()) && sink.acks_are_cumulative()
     }
 
     fn publish_unpublished<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
         let mut scratch = String::new();
         // A handle on the same bytes: the events borrow from it while the window changes.
         let Some(batch) = self.unpublished().cloned() else {
-            return Ok(Step::Hungry);
+            return Ok(Step::Read);
         };
-        sink.lend(batch.bytes());
+        sink.set_backing_buffer(batch.bytes());
         while let Some(rest) = batch
             .bytes()
             .get(self.published..)
             .filter(|rest| !rest.is_empty())
         {
             if self.waits_for_letters(sink) {
-                return Ok(Step::Waiting);
+                return Ok(Step::Wait);
             }
             let sequence = self.unpublished_from;
             let (event, length) = match record::decode(rest, sequence) {
@@ -231,7 +231,7 @@ impl Window {
             if self.tracker.track(sequence, event.received_at) {
                 match self.turn(sink, sequence) {
                     Turn::Publish => {}
-                    Turn::Wait => return Ok(Step::Waiting),
+                    Turn::Wait => return Ok(Step::Wait),
                     Turn::Skip => {
                         self.published += length;
                         self.unpublished_from = sequence.next();
@@ -253,7 +253,7 @@ impl Window {
                         }
                         Err(PublishError::Full) => {
                             debug_assert!(self.in_sink > 0, "full of nothing");
-                            return Ok(Step::Waiting);
+                            return Ok(Step::Wait);
                         }
                         Err(PublishError::Rejected(rejection)) => {
                             self.rejected.push_back((sequence, rejection, Body::Whole));
@@ -261,13 +261,13 @@ impl Window {
                         Err(PublishError::Fault(fault)) => return Err(fault),
                     }
                 } else {
-                    self.tracker.settle(sequence, Outcome::Filtered);
+                    self.tracker.settle(sequence, Settlement::Filtered);
                 }
             }
             self.published += length;
             self.unpublished_from = sequence.next();
         }
-        Ok(Step::Hungry)
+        Ok(Step::Read)
     }
 
     /// Takes what the sink has told: all of it, also behind something that is a fault.
@@ -302,7 +302,7 @@ impl Window {
         if self.alone == Some(ack.sequence) {
             self.alone = None;
             let was_suspect = self.suspects.remove(&ack.sequence);
-            if let Verdict::Suspect(rejection) = &ack.verdict
+            if let Outcome::RetryAlone(rejection) = &ack.outcome
                 && was_suspect
             {
                 self.rejected
@@ -314,14 +314,14 @@ impl Window {
             self.settle_letter(ack, rejection, body)?;
             return Ok(None);
         }
-        let outcome = match ack.verdict {
-            Verdict::Delivered => Outcome::Delivered,
-            Verdict::Duplicate => Outcome::Duplicate,
-            Verdict::Rejected(rejection) => {
+        let settlement = match ack.outcome {
+            Outcome::Delivered => Settlement::Delivered,
+            Outcome::Duplicate => Settlement::Duplicate,
+            Outcome::Rejected(rejection) => {
                 self.rejected.push_back((ack.sequence, rejection, Body::Whole));
                 return Ok(None);
             }
-            Verdict::Suspect(_) | Verdict::NotSent => {
+            Outcome::RetryAlone(_) | Outcome::Deferred => {
                 self.suspects.insert(ack.sequence);
                 return Ok(None);
             }
@@ -330,7 +330,7 @@ impl Window {
             self.last_delivered = Some(ack.sequence);
             self.dead_letters_in_a_row = 0;
         }
-        Ok(self.tracker.settle(ack.sequence, outcome))
+        Ok(self.tracker.settle(ack.sequence, settlement))
     }
 
     /// Moves the cursor behind the settled prefix.

@@ -84,7 +84,7 @@ impl Setting {
         self.sink.flush().await.unwrap();
         let mut acks = Vec::new();
         self.sink.outcomes(&mut acks).await.unwrap();
-        assert!(acks.iter().all(|ack| ack.verdict == Verdict::Delivered));
+        assert!(acks.iter().all(|ack| ack.outcome == Outcome::Delivered));
         acks.iter().map(|ack| ack.sequence.get()).collect()
     }
 

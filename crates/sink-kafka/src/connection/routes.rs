@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use neurobridge_core::sink::{Ack, Rejection, RejectionReason, SinkFault, Verdict};
+use neurobridge_core::sink::{Ack, Outcome, Rejection, RejectionReason, SinkFault};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -66,12 +66,12 @@ impl Connection {
             return Ok(());
         };
         let is_dead_letter = self.config.missing_topic == MissingTopic::DeadLetter;
-        let verdict = match self.look_for(name.clone(), is_dead_letter).await? {
+        let outcome = match self.look_for(name.clone(), is_dead_letter).await? {
             Found::Topic(topic) => {
                 self.make_room();
                 self.learn(vec![topic]);
                 // Nothing behind it was taken meanwhile, so it keeps its place.
-                Verdict::NotSent
+                Outcome::Deferred
             }
             Found::Impossible(reason) => self.unroutable(name, reason),
             Found::Missing if is_dead_letter => {
@@ -91,14 +91,14 @@ impl Connection {
             }
         };
         self.waiting = None;
-        self.own.push(Ack { sequence, verdict });
+        self.own.push(Ack { sequence, outcome });
         Ok(())
     }
 
-    fn unroutable(&mut self, topic: String, reason: String) -> Verdict {
+    fn unroutable(&mut self, topic: String, reason: String) -> Outcome {
         warn!("events for the topic \"{topic}\" become dead letters: {reason}");
         self.unroutable.insert(topic, reason.clone());
-        Verdict::Rejected(rejection(reason))
+        Outcome::Rejected(rejection(reason))
     }
 
     /// Looks at one topic over connections that are kept for the next one.

@@ -6,7 +6,7 @@ mod routes;
 
 use std::collections::BTreeMap;
 
-use neurobridge_core::{epoch::Epochs, event::Sequence, reader::Cursor, sink::Verdict};
+use neurobridge_core::{epoch::Epochs, event::Sequence, reader::Cursor, sink::Outcome};
 use rdkafka::types::RDKafkaRespErr as Resp;
 
 use self::kafka::{Kafka, TOPIC, frame, id};
@@ -60,14 +60,14 @@ async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn verdicts(acks: &[Ack]) -> Vec<&'static str> {
+fn outcome_words(acks: &[Ack]) -> Vec<&'static str> {
     acks.iter()
-        .map(|ack| match &ack.verdict {
-            Verdict::Delivered => "delivered",
-            Verdict::Duplicate => "duplicate",
-            Verdict::Rejected(_) => "rejected",
-            Verdict::Suspect(_) => "suspect",
-            Verdict::NotSent => "not sent",
+        .map(|ack| match &ack.outcome {
+            Outcome::Delivered => "delivered",
+            Outcome::Duplicate => "duplicate",
+            Outcome::Rejected(_) => "rejected",
+            Outcome::RetryAlone(_) => "retry alone",
+            Outcome::Deferred => "deferred",
         })
         .collect()
 }
@@ -84,8 +84,8 @@ async fn events_are_delivered_and_each_has_one_outcome() {
     acks.sort_by_key(|ack| ack.sequence);
     let sequences: Vec<u64> = acks.iter().map(|ack| ack.sequence.get()).collect();
     assert_eq!(sequences, (1..=500).collect::<Vec<_>>());
-    assert!(acks.iter().all(|ack| ack.verdict == Verdict::Delivered));
-    assert_eq!(sink.trouble(), None);
+    assert!(acks.iter().all(|ack| ack.outcome == Outcome::Delivered));
+    assert_eq!(sink.unavailable(), None);
     // One person, one partition, in order.
     let records = kafka.records(TOPIC, 500);
     let mut partition_of = BTreeMap::new();
@@ -179,13 +179,16 @@ async fn a_batch_refused_for_its_size_is_suspect_and_the_producer_goes_on() {
         }
         let acks = outcomes(&mut sink, 3).await.unwrap();
         for ack in &acks {
-            if let Verdict::Suspect(rejection) = &ack.verdict {
+            if let Outcome::RetryAlone(rejection) = &ack.outcome {
                 assert_eq!(rejection.reason, reason);
             }
         }
-        assert!(verdicts(&acks).contains(&"suspect"), "{acks:?}");
+        assert!(outcome_words(&acks).contains(&"retry alone"), "{acks:?}");
         sink.publish(&event(4, &frame(4))).unwrap();
-        assert_eq!(verdicts(&outcomes(&mut sink, 1).await.unwrap()), ["delivered"]);
+        assert_eq!(
+            outcome_words(&outcomes(&mut sink, 1).await.unwrap()),
+            ["delivered"]
+        );
     }
 }
 
@@ -217,7 +220,7 @@ async fn what_is_the_sinks_fault_ends_the_producer_and_takes_the_rest_back() {
             acks,
             [Ack {
                 sequence: Sequence::new(2).unwrap(),
-                verdict: Verdict::Delivered
+                outcome: Outcome::Delivered
             }]
         );
         assert_eq!(kafka.ids(1), [2]);
@@ -279,11 +282,17 @@ async fn a_topic_by_template_is_looked_at_before_it_is_used() {
         Err(PublishError::Full)
     ));
     sink.flush().await.unwrap();
-    assert_eq!(verdicts(&outcomes(&mut sink, 1).await.unwrap()), ["not sent"]);
+    assert_eq!(
+        outcome_words(&outcomes(&mut sink, 1).await.unwrap()),
+        ["deferred"]
+    );
     for number in 1..=2 {
         sink.publish(&event(number, &frame(number))).unwrap();
     }
-    assert_eq!(verdicts(&outcomes(&mut sink, 2).await.unwrap()), ["delivered"; 2]);
+    assert_eq!(
+        outcome_words(&outcomes(&mut sink, 2).await.unwrap()),
+        ["delivered"; 2]
+    );
     sink.publish(&event(3, r#"{"id":3,"data":{"result":"gone"}}"#))
         .unwrap();
     let fault = sink.flush().await.unwrap_err();
@@ -337,8 +346,8 @@ async fn a_broker_that_is_gone_is_trouble_and_no_fault() {
     sink.publish(&event(1, &frame(1))).unwrap();
     outcomes(&mut sink, 1).await.unwrap();
     kafka.cluster.broker_down(-1).unwrap();
-    wait_until("trouble", || sink.trouble().is_some()).await;
-    let trouble = sink.trouble().unwrap();
+    wait_until("unavailable", || sink.unavailable().is_some()).await;
+    let trouble = sink.unavailable().unwrap();
     assert_eq!(trouble.kind, FaultKind::Unreachable);
     assert!(
         trouble.reason.contains("no Kafka broker can be reached"),
@@ -350,8 +359,8 @@ async fn a_broker_that_is_gone_is_trouble_and_no_fault() {
     }
     kafka.cluster.broker_up(-1).unwrap();
     let acks = outcomes(&mut sink, 199).await.unwrap();
-    assert!(acks.iter().all(|ack| ack.verdict == Verdict::Delivered));
-    assert_eq!(sink.trouble(), None);
+    assert!(acks.iter().all(|ack| ack.outcome == Outcome::Delivered));
+    assert_eq!(sink.unavailable(), None);
     // The same producer: in order, and none twice.
     assert_eq!(kafka.ids(200), (1..=200).collect::<Vec<_>>());
 }
@@ -402,7 +411,10 @@ async fn what_is_too_large_is_refused_before_it_is_sent_or_stripped() {
     config.oversize = Oversize::Strip;
     let mut sink = connected(config).await;
     sink.publish(&event(1, &large)).unwrap();
-    assert_eq!(verdicts(&outcomes(&mut sink, 1).await.unwrap()), ["delivered"]);
+    assert_eq!(
+        outcome_words(&outcomes(&mut sink, 1).await.unwrap()),
+        ["delivered"]
+    );
     assert_eq!(kafka.records(TOPIC, 1)[&0], [r#"{"id":1,"face_image":null}"#]);
     rejected(sink.publish(&event(2, &hopeless)));
 }
@@ -425,7 +437,10 @@ async fn dead_letters_go_to_their_topic() {
     };
     sink.publish_dead_letter(&letter).unwrap();
     let acks = outcomes(&mut sink, 1).await.unwrap();
-    assert_eq!((acks[0].sequence.get(), verdicts(&acks)), (9, vec!["delivered"]));
+    assert_eq!(
+        (acks[0].sequence.get(), outcome_words(&acks)),
+        (9, vec!["delivered"])
+    );
     assert_eq!(kafka.records("dead", 1)[&0], [r#"{"reason":"too_large"}"#]);
 }
 
@@ -445,7 +460,7 @@ async fn waiting_for_outcomes_can_be_given_up_without_losing_one() {
             () = tokio::task::yield_now() => {}
         }
     }
-    assert_eq!(verdicts(&acks), ["delivered"]);
+    assert_eq!(outcome_words(&acks), ["delivered"]);
 }
 
 #[tokio::test]
@@ -471,14 +486,14 @@ async fn a_broker_that_says_nothing_is_trouble_after_a_while() {
     let mut sink = connected(kafka.config()).await;
     tokio::time::pause();
     tokio::time::advance(STALLED_AFTER * 2).await;
-    assert_eq!(sink.trouble(), None, "nothing waits");
+    assert_eq!(sink.unavailable(), None, "nothing waits");
     kafka.cluster.broker_round_trip_time(-1, LIMIT).unwrap();
     sink.publish(&event(1, &frame(1))).unwrap();
     tokio::time::advance(STALLED_AFTER).await;
-    assert_eq!(sink.trouble(), None);
+    assert_eq!(sink.unavailable(), None);
     tokio::time::advance(Duration::from_secs(1)).await;
     assert!(
-        sink.trouble()
+        sink.unavailable()
             .unwrap()
             .reason
             .contains("acknowledged nothing for 11 seconds")

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_nats::StatusCode;
 use neurobridge_core::{
     foreign_text,
-    sink::{Ack, FaultKind, Rejection, SinkFault, Verdict},
+    sink::{Ack, FaultKind, Outcome, Rejection, SinkFault},
 };
 
 use super::Connection;
@@ -79,7 +79,7 @@ impl Connection {
                     if let Some(sent) = self.in_flight.take(number) {
                         acks.push(Ack {
                             sequence: sent.sequence,
-                            verdict: Verdict::Rejected(Rejection {
+                            outcome: Outcome::Rejected(Rejection {
                                 reason,
                                 detail: format!(
                                     "{} (error {})",
@@ -97,7 +97,7 @@ impl Connection {
                     if let Some(sent) = self.in_flight.take(number) {
                         acks.push(Ack {
                             sequence: sent.sequence,
-                            verdict: Verdict::NotSent,
+                            outcome: Outcome::Deferred,
                         });
                     }
                     Ok(())
@@ -120,10 +120,10 @@ impl Connection {
                 ),
             ));
         }
-        let verdict = if answer.duplicate {
-            Verdict::Duplicate
+        let outcome = if answer.duplicate {
+            Outcome::Duplicate
         } else {
-            Verdict::Delivered
+            Outcome::Delivered
         };
         if sent.role.is_chained()
             && let Some(recovery) = self.keeper.recovery_mut()
@@ -153,14 +153,14 @@ impl Connection {
                 |earlier| {
                     acks.push(Ack {
                         sequence: earlier.sequence,
-                        verdict: Verdict::Delivered,
+                        outcome: Outcome::Delivered,
                     });
                 },
             );
         }
         acks.push(Ack {
             sequence: sent.sequence,
-            verdict,
+            outcome,
         });
         Ok(())
     }

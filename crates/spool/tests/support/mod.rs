@@ -13,7 +13,7 @@ use std::{
 use neurobridge_core::{
     envelope::{Kind, read},
     event::{Event, Sequence},
-    ledger::Outcome,
+    ledger::Settlement,
     reader::{Read, Reader, Skipped},
     record::Batch,
     units::ByteSize,
@@ -167,7 +167,7 @@ pub async fn read_all(spool: &Spool, reader: &mut SpoolReader) -> Seen {
 pub fn commit(reader: &mut SpoolReader, next: u64) {
     let mut cursor = reader.cursor().clone();
     let settled = next - cursor.next.get();
-    cursor.counts.add(Outcome::Delivered, settled);
+    cursor.counts.add(Settlement::Delivered, settled);
     cursor.next = Sequence::new(next).unwrap();
     reader.commit(&cursor);
 }

@@ -49,7 +49,7 @@ pub(super) struct FakeSink {
     /// The reason for which bad ones are refused.
     pub(super) reason: RejectionReason,
     /// Then bad ones are refused at once.
-    pub(super) trusts_the_order: bool,
+    pub(super) acks_are_cumulative: bool,
     pub(super) refused: BTreeSet<u64>,
     pub(super) letters: Arc<FakeLetters>,
     pub(super) keeps_dead_letters: bool,
@@ -70,19 +70,19 @@ impl FakeSink {
         let count = count.min(self.waiting.len());
         let mut broker = self.broker.lock().unwrap();
         for (sequence, is_letter) in self.waiting.drain(..count) {
-            let verdict = if is_letter {
+            let outcome = if is_letter {
                 broker.letters.push(sequence.get());
-                Verdict::Delivered
+                Outcome::Delivered
             } else if (self.bad)(sequence.get()) {
-                Verdict::Rejected(Rejection {
+                Outcome::Rejected(Rejection {
                     reason: self.reason,
                     ..too_large()
                 })
             } else {
                 broker.stored.push(sequence.get());
-                Verdict::Delivered
+                Outcome::Delivered
             };
-            acks.push(Ack { sequence, verdict });
+            acks.push(Ack { sequence, outcome });
         }
     }
 }
@@ -110,7 +110,7 @@ impl Sink for FakeSink {
         Ok(())
     }
 
-    fn lend(&mut self, log: &Bytes) {
+    fn set_backing_buffer(&mut self, log: &Bytes) {
         self.lent = log.clone();
     }
 
@@ -119,7 +119,7 @@ impl Sink for FakeSink {
             return Err(PublishError::Full);
         }
         let number = event.sequence.get();
-        if self.trusts_the_order {
+        if self.acks_are_cumulative {
             let mut kept = self.letters.sequences();
             kept.extend(&self.broker.lock().unwrap().letters);
             let unsafe_before = self
@@ -153,8 +153,8 @@ impl Sink for FakeSink {
         Ok(())
     }
 
-    fn trusts_the_order(&self) -> bool {
-        self.trusts_the_order
+    fn acks_are_cumulative(&self) -> bool {
+        self.acks_are_cumulative
     }
 
     fn keeps_dead_letters(&self) -> bool {
@@ -185,7 +185,7 @@ impl Sink for FakeSink {
                 if any_bad {
                     let suspect = |sequence| Ack {
                         sequence,
-                        verdict: Verdict::Suspect(too_large()),
+                        outcome: Outcome::RetryAlone(too_large()),
                     };
                     acks.extend(self.waiting.drain(..).map(|(sequence, _)| suspect(sequence)));
                 } else {

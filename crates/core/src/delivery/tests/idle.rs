@@ -19,7 +19,7 @@ impl Sink for IdleSink {
     fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
         self.acknowledged.push(Ack {
             sequence: event.sequence,
-            verdict: Verdict::Delivered,
+            outcome: Outcome::Delivered,
         });
         Ok(())
     }

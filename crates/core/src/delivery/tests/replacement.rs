@@ -41,12 +41,12 @@ impl Sink for StuckSink {
         }
         acks.extend(self.waiting.drain(..).map(|sequence| Ack {
             sequence,
-            verdict: Verdict::Delivered,
+            outcome: Outcome::Delivered,
         }));
         Ok(())
     }
 
-    fn trouble(&self) -> Option<SinkFault> {
+    fn unavailable(&self) -> Option<SinkFault> {
         Some(SinkFault::new(FaultKind::Unreachable, "1/1 brokers are down"))
             .filter(|_| !self.waiting.is_empty())
     }

@@ -17,7 +17,7 @@ pub(super) struct Setup {
     pub(super) bad: fn(u64) -> bool,
     pub(super) reason: RejectionReason,
     pub(super) filter: Filter,
-    pub(super) trusts_the_order: bool,
+    pub(super) acks_are_cumulative: bool,
     pub(super) keeps_dead_letters: bool,
     pub(super) skips: Option<(u64, u64)>,
     pub(super) failing_letters: u64,
@@ -32,7 +32,7 @@ impl Default for Setup {
             bad: |_| false,
             reason: RejectionReason::TooLarge,
             filter: Filter::default(),
-            trusts_the_order: false,
+            acks_are_cumulative: false,
             keeps_dead_letters: false,
             skips: None,
             failing_letters: 0,
@@ -41,7 +41,7 @@ impl Default for Setup {
     }
 }
 
-pub(super) struct Outcome {
+pub(super) struct Ending {
     /// By the paused clock: only what waits for it takes any time.
     pub(super) took: Duration,
     pub(super) ended: Ended,
@@ -52,7 +52,7 @@ pub(super) struct Outcome {
 }
 
 /// Runs a delivery to its end, with time that passes as soon as all wait for it.
-pub(super) fn run(setup: Setup) -> Outcome {
+pub(super) fn run(setup: Setup) -> Ending {
     let runtime = runtime();
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let committed = Arc::new(Mutex::new(cursor.clone()));
@@ -79,7 +79,7 @@ pub(super) fn run(setup: Setup) -> Outcome {
         is_silent: false,
         bad: setup.bad,
         reason: setup.reason,
-        trusts_the_order: setup.trusts_the_order,
+        acks_are_cumulative: setup.acks_are_cumulative,
         refused: BTreeSet::new(),
         letters: Arc::clone(&letters),
         keeps_dead_letters: setup.keeps_dead_letters,
@@ -114,7 +114,7 @@ pub(super) fn run(setup: Setup) -> Outcome {
         in_file
     };
     let cursor = committed.lock().unwrap().clone();
-    Outcome {
+    Ending {
         took,
         ended,
         broker,

@@ -44,7 +44,7 @@ impl Sink for SelectiveSink {
             .extract_if(.., |sequence| is_first_alone || *sequence != Sequence::FIRST);
         acks.extend(told.map(|sequence| Ack {
             sequence,
-            verdict: Verdict::Delivered,
+            outcome: Outcome::Delivered,
         }));
         Ok(())
     }

@@ -94,18 +94,18 @@ impl FakeSink {
 
     fn acknowledge(&mut self, count: usize, acks: &mut Vec<Ack>) {
         for message in self.waiting.drain(..count.min(self.waiting.len())) {
-            let verdict = if message.is_unsent {
-                Verdict::NotSent
+            let outcome = if message.is_unsent {
+                Outcome::Deferred
             } else if message.is_bad {
                 self.is_broken = true;
-                Verdict::Suspect(too_large())
+                Outcome::RetryAlone(too_large())
             } else {
                 self.open.push((message.sequence.get(), message.is_letter));
-                Verdict::Delivered
+                Outcome::Delivered
             };
             acks.push(Ack {
                 sequence: message.sequence,
-                verdict,
+                outcome,
             });
         }
     }
@@ -210,21 +210,21 @@ impl Sink for FakeSink {
         Ok(())
     }
 
-    fn kept_cursor(&self) -> Option<&Cursor> {
+    fn committed_cursor(&self) -> Option<&Cursor> {
         self.kept.as_ref()
     }
 
     async fn close(&mut self) {}
 }
 
-struct Outcome {
+struct Ending {
     broker: Broker,
     in_file: Vec<u64>,
     cursor: Cursor,
     progress: ProgressSnapshot,
 }
 
-fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) -> Outcome {
+fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) -> Ending {
     let runtime = runtime();
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let committed = Arc::new(Mutex::new(cursor.clone()));
@@ -271,7 +271,7 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
         .unwrap();
     assert_eq!(ended, Ended::Drained);
     let lines = letters.lines.lock().unwrap();
-    Outcome {
+    Ending {
         in_file: lines.iter().map(|line| sequence_of(line)).collect(),
         broker: std::mem::take(&mut *broker.lock().unwrap()),
         cursor: committed.lock().unwrap().clone(),

@@ -17,26 +17,26 @@ async fn templated(kafka: &Kafka, missing_topic: MissingTopic) -> KafkaSink {
 }
 
 /// Publishes an event as the delivery does, and once more when it was not sent; what became of it.
-async fn outcome(sink: &mut KafkaSink, id: u64, result: &str) -> Result<Verdict, SinkFault> {
+async fn outcome(sink: &mut KafkaSink, id: u64, result: &str) -> Result<Outcome, SinkFault> {
     let frame = frame(id, result);
     for _ in 0..2 {
         match sink.publish(&event(id, &frame)) {
             Ok(()) => {}
-            Err(PublishError::Rejected(rejection)) => return Ok(Verdict::Rejected(rejection)),
+            Err(PublishError::Rejected(rejection)) => return Ok(Outcome::Rejected(rejection)),
             Err(other) => panic!("{other:?}"),
         }
         sink.flush().await?;
-        match outcomes(sink, 1).await?.remove(0).verdict {
-            Verdict::NotSent => {}
-            verdict => return Ok(verdict),
+        match outcomes(sink, 1).await?.remove(0).outcome {
+            Outcome::Deferred => {}
+            outcome => return Ok(outcome),
         }
     }
     panic!("{id} was not sent twice")
 }
 
-fn unroutable(verdict: Verdict) -> String {
-    match verdict {
-        Verdict::Rejected(rejection) => {
+fn unroutable(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Rejected(rejection) => {
             assert_eq!(rejection.reason, RejectionReason::Unroutable);
             rejection.detail
         }
@@ -57,7 +57,7 @@ async fn event_with_an_impossible_topic_stops_no_other() {
     }
     let reason = unroutable(outcome(&mut sink, 3, "__consumer_offsets").await.unwrap());
     insta::assert_snapshot!(reason, @r#"found the topic "__consumer_offsets", which is a topic of Kafka itself, expected one for events; change the template of the sink's topic"#);
-    assert_eq!(outcome(&mut sink, 4, "x_a").await.unwrap(), Verdict::Delivered);
+    assert_eq!(outcome(&mut sink, 4, "x_a").await.unwrap(), Outcome::Delivered);
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn missing_topic_is_waited_for_or_makes_a_dead_letter() {
     let mut sink = templated_again(&kafka).await;
     let reason = unroutable(outcome(&mut sink, 1, "gone").await.unwrap());
     assert!(reason.contains("\"gone\" does not exist"), "{reason}");
-    assert_eq!(outcome(&mut sink, 2, "x_a").await.unwrap(), Verdict::Delivered);
+    assert_eq!(outcome(&mut sink, 2, "x_a").await.unwrap(), Outcome::Delivered);
     // The clients that looked at the topics are kept for the next one.
     assert!(sink.connection.as_ref().unwrap().keeps_inspector());
 }
