@@ -4,7 +4,7 @@ use bytes::Bytes;
 use neurobridge_core::{
     dead_letter::DeadLetter,
     event::Event,
-    sink::{Ack, PublishError, Session, Sink, SinkFault},
+    sink::{Ack, ConnectContext, PublishError, Sink, SinkFault},
 };
 use tokio::sync::watch;
 
@@ -25,8 +25,8 @@ impl<S> SlowSink<S> {
 }
 
 impl<S: Sink> Sink for SlowSink<S> {
-    async fn connect(&mut self, session: &Session<'_>) -> Result<(), SinkFault> {
-        self.sink.connect(session).await
+    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
+        self.sink.connect(context).await
     }
 
     fn set_backing_buffer(&mut self, log: &Bytes) {

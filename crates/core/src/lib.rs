@@ -5,7 +5,7 @@
 //! | on the way in | in the log | on the way out | all along |
 //! |---|---|---|---|
 //! | [`json`]: a scanner that builds nothing | [`record`]: an event in bytes | [`delivery`]: the loop of every sink | [`event`]: an event, its sequence, its fields |
-//! | [`envelope`]: a frame's kind and fields | [`reader`]: a reader with a cursor | [`sink`]: what a sink has to be | [`identity`]: who an event is |
+//! | [`envelope`]: a frame's kind and fields | [`reader`]: a reader with a cursor | [`sink`]: what a sink has to be; [`connect`]: its steps | [`identity`]: who an event is |
 //! | [`filter`], [`redact`] | | [`template`], [`cloudevents`]: messages | [`ledger`]: what became of each event |
 //! | | [`epoch`]: which run gave a sequence | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`os_error`], [`clock`] |
 //!
@@ -15,6 +15,7 @@ pub mod ack;
 pub mod address;
 pub mod clock;
 pub mod cloudevents;
+pub mod connect;
 pub mod dead_letter;
 pub mod delivery;
 pub mod envelope;

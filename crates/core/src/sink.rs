@@ -9,6 +9,7 @@ use std::{fmt, future::Future};
 use bytes::Bytes;
 
 use crate::{
+    connect::ConnectSteps,
     dead_letter::DeadLetter,
     epoch::Epochs,
     event::{Event, Sequence},
@@ -27,11 +28,14 @@ pub trait Sink: Send + 'static {
     /// Connects, or connects anew after a fault, and checks that what it needs is there. What was in flight before
     /// is forgotten: no outcome of it may be reported any more. Warnings about what is legal and dangerous go to the log.
     ///
-    /// `cursor` is where delivery goes on. Dropping the future leaves the sink disconnected.
+    /// `context.cursor` is the position at which delivery continues. The sink notes each step that waits for a server in
+    /// `context.steps`: the reason of a sink that is not connected after some seconds is made of it, and an attempt without
+    /// progress is dropped after a limit. Dropping the future leaves the sink disconnected.
     ///
     /// # Errors
     /// The service is not there or refuses: tried again with a growing delay, unless the fault is final.
-    fn connect(&mut self, session: &Session<'_>) -> impl Future<Output = Result<(), SinkFault>> + Send;
+    fn connect(&mut self, context: &ConnectContext<'_>)
+    -> impl Future<Output = Result<(), SinkFault>> + Send;
 
     /// Sets the buffer that the following [`publish`](Self::publish) calls refer to, so that a client can take zero-copy
     /// slices of it. Redacted events lie outside of it.
@@ -158,15 +162,17 @@ pub enum Transaction {
     Due,
 }
 
-/// What a sink is told when it connects.
+/// What a sink needs to connect.
 #[derive(Clone, Copy, Debug)]
-pub struct Session<'a> {
+pub struct ConnectContext<'a> {
     /// The spool that numbers the events: part of ids and sequences.
     pub spool: SpoolId,
     /// Where delivery goes on.
     pub cursor: &'a Cursor,
     /// The runs of that spool: what the broker has of an earlier one counts only as far as the log still has it.
     pub epochs: &'a Epochs,
+    /// Where the sink notes what it waits for.
+    pub steps: &'a ConnectSteps,
 }
 
 /// The outcome of one published event.

@@ -6,7 +6,7 @@ use neurobridge_core::{
     dead_letter::DeadLetter,
     event::{Event, Sequence},
     identity::SpoolId,
-    sink::{Ack, FaultKind, Outcome, PublishError, Session, Sink, SinkFault},
+    sink::{Ack, ConnectContext, FaultKind, Outcome, PublishError, Sink, SinkFault},
 };
 use tokio::task::JoinHandle;
 use tracing::{debug, info};
@@ -180,7 +180,7 @@ impl Sink for FileSink {
     // A write that hangs cannot be abandoned: it may still be done, after another one to the same file.
     const REPLACES_CLIENT: bool = false;
 
-    async fn connect(&mut self, session: &Session<'_>) -> Result<(), SinkFault> {
+    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
         self.session = None;
         self.batch.lines.clear();
         self.batch.sequences.clear();
@@ -190,12 +190,12 @@ impl Sink for FileSink {
         let position = self
             .acknowledged
             .clone()
-            .or_else(|| parse_note(session.cursor.note.as_deref()));
+            .or_else(|| parse_note(context.cursor.note.as_deref()));
         // Events of this run of the log have their lines in the file only where this process has written them.
-        let begins = session.epochs.beginnings().last().map(|(_, begins)| *begins);
-        self.repeated_before = self.unpublished.max(begins.unwrap_or(session.cursor.next));
-        let new_lineage = format!("{}/{}", session.spool, self.clock.now().as_nanosecond());
-        let (spool, next) = (session.spool.to_string(), session.cursor.next);
+        let begins = context.epochs.beginnings().last().map(|(_, begins)| *begins);
+        self.repeated_before = self.unpublished.max(begins.unwrap_or(context.cursor.next));
+        let new_lineage = format!("{}/{}", context.spool, self.clock.now().as_nanosecond());
+        let (spool, next) = (context.spool.to_string(), context.cursor.next);
         let opened = self.writer.open(move |log| {
             let position = resume(log, position, &spool, next, new_lineage)?;
             Ok((position, log.take_lost()))
@@ -209,7 +209,7 @@ impl Sink for FileSink {
             "the file is open"
         );
         self.session = Some(Connected {
-            spool: session.spool,
+            spool: context.spool,
             lineage: position.lineage.as_str().into(),
             end: position.offset,
         });

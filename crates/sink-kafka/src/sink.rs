@@ -7,7 +7,7 @@ use neurobridge_core::{
     event::Event,
     identity::SpoolId,
     reader::Cursor,
-    sink::{Ack, FaultKind, PublishError, RejectionReason, Session, Sink, SinkFault, Transaction},
+    sink::{Ack, ConnectContext, FaultKind, PublishError, RejectionReason, Sink, SinkFault, Transaction},
     strip::Stripped,
 };
 use tokio::{
@@ -183,8 +183,8 @@ impl KafkaSink {
 }
 
 impl Sink for KafkaSink {
-    async fn connect(&mut self, session: &Session<'_>) -> Result<(), SinkFault> {
-        self.spool = session.spool;
+    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
+        self.spool = context.spool;
         if let Some(old) = self.connection.take() {
             // Before the new one sends: the old one must not store anything behind it.
             self.named = old.named_topics();
@@ -208,11 +208,11 @@ impl Sink for KafkaSink {
             config: Arc::clone(&self.config),
             health: Arc::clone(&self.health),
             claim: (self.is_exactly_once() && !self.is_trial).then(|| Claim {
-                spool: session.spool,
-                cursor: session.cursor.clone(),
+                spool: context.spool,
+                cursor: context.cursor.clone(),
                 instance: Arc::clone(&self.instance),
                 is_repeated: self.has_claimed,
-                epochs: session.epochs.clone(),
+                epochs: context.epochs.clone(),
             }),
             is_trial: self.is_trial,
             named: self.named.clone(),

@@ -8,7 +8,7 @@ use neurobridge_core::{
     event::Event,
     foreign_text,
     identity::SpoolId,
-    sink::{Ack, FaultKind, PublishError, RejectionReason, Session, Sink, SinkFault},
+    sink::{Ack, ConnectContext, FaultKind, PublishError, RejectionReason, Sink, SinkFault},
     strip::Stripped,
 };
 use tracing::warn;
@@ -122,8 +122,8 @@ impl NatsSink {
 }
 
 impl Sink for NatsSink {
-    async fn connect(&mut self, session: &Session<'_>) -> Result<(), SinkFault> {
-        self.spool = session.spool;
+    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
+        self.spool = context.spool;
         let refused = self.connection.as_ref().and_then(Connection::refused_subject);
         if let Some(refused) = refused {
             self.encoder.limit_subject(refused.saturating_sub(1));
@@ -133,12 +133,12 @@ impl Sink for NatsSink {
         let owner = Owner {
             sink: &self.name,
             spool: &self.spool,
-            epochs: session.epochs,
+            epochs: context.epochs,
         };
         let dialled = dial(
             &self.config,
             &owner,
-            session.cursor.next,
+            context.cursor.next,
             match (self.is_trial, self.is_replay) {
                 (true, _) => Purpose::Trial,
                 (_, true) => Purpose::Replay,

@@ -10,6 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use neurobridge_core::{
+    connect::ConnectSteps,
     dead_letter::DeadLetters,
     delivery::{Ended, Options, Progress, ProgressSnapshot, Shutdown, deliver},
     envelope::{Kind, read},
@@ -19,7 +20,7 @@ use neurobridge_core::{
     reader::Cursor,
     record::Batch,
     redact::Redaction,
-    sink::{Session, Sink, SinkFault},
+    sink::{ConnectContext, Sink, SinkFault},
 };
 use neurobridge_sink_kafka::{KafkaConfig, KafkaSink};
 use neurobridge_spool::{Spool, SpoolConfig};
@@ -191,12 +192,13 @@ pub(crate) async fn tried(config: KafkaConfig) -> Result<Vec<String>, SinkFault>
 async fn connected(sink: &mut KafkaSink) -> Result<(), SinkFault> {
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let spool = Spool::open(&SpoolConfig::default(), "data".as_ref()).unwrap();
-    let session = Session {
+    let context = ConnectContext {
         spool: spool.id(),
         cursor: &cursor,
         epochs: &Epochs::default(),
+        steps: &ConnectSteps::default(),
     };
-    let connected = within("the sink to connect", LIMIT, sink.connect(&session))
+    let connected = within("the sink to connect", LIMIT, sink.connect(&context))
         .await
         .unwrap();
     sink.close().await;

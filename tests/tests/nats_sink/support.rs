@@ -11,6 +11,7 @@ use std::{
 use async_nats::{Client, jetstream::stream};
 use jiff::Timestamp;
 use neurobridge_core::{
+    connect::ConnectSteps,
     dead_letter::DeadLetters,
     delivery::{Ended, Options, Progress, ProgressSnapshot, Shutdown, deliver},
     envelope::{Kind, read},
@@ -21,7 +22,7 @@ use neurobridge_core::{
     reader::{Cursor, Read, ReadError, Reader},
     record::Batch,
     redact::Redaction,
-    sink::{Session, Sink, SinkFault},
+    sink::{ConnectContext, Sink, SinkFault},
 };
 use neurobridge_sink_nats::{NatsConfig, NatsSink, StreamConfig};
 use neurobridge_spool::{Spool, SpoolConfig, SpoolReader};
@@ -322,12 +323,13 @@ pub(crate) async fn tried(config: NatsConfig) -> Result<Vec<String>, SinkFault> 
 async fn connected(sink: &mut NatsSink) -> Result<(), SinkFault> {
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let spool = Spool::open(&SpoolConfig::default(), std::path::Path::new("unused")).unwrap();
-    let session = Session {
+    let context = ConnectContext {
         spool: spool.id(),
         cursor: &cursor,
         epochs: &Epochs::default(),
+        steps: &ConnectSteps::default(),
     };
-    let connected = within("the sink to connect", LIMIT, sink.connect(&session))
+    let connected = within("the sink to connect", LIMIT, sink.connect(&context))
         .await
         .unwrap();
     sink.close().await;

@@ -5,6 +5,7 @@
 //! settled. A sink's fault costs nothing but time: all that has no outcome is sent again after the next connect.
 
 mod backoff;
+mod connecting;
 mod letters;
 mod outage;
 mod progress;
@@ -29,12 +30,13 @@ use self::{
     window::{Step, Window},
 };
 use crate::{
+    connect::ConnectSteps,
     dead_letter::DeadLetters,
     filter::Filter,
     identity::SpoolId,
     reader::{Read, ReadError, Reader},
     redact::Redaction,
-    sink::{Outcome, Session, Sink, SinkFault, Transaction},
+    sink::{ConnectContext, Outcome, Sink, SinkFault, Transaction},
 };
 
 /// How long a sink may take to close. With the bridge's eight seconds for what is left to deliver, less than the ten after
@@ -203,15 +205,17 @@ async fn session<S: Sink, R: Reader>(
 ) -> Result<SessionEnd, ReadError> {
     progress.set_state(SinkState::Connecting);
     let epochs = reader.epochs();
-    let session = Session {
+    let steps = ConnectSteps::default();
+    let context = ConnectContext {
         spool: window.spool(),
         cursor: window.cursor(),
         epochs: &epochs,
+        steps: &steps,
     };
     let connected = tokio::select! {
         biased;
         () = shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
-        connected = limited(Call::Connect, S::REPLACES_CLIENT, sink.connect(&session)) => connected,
+        connected = connecting::connect(sink, window.name(), &context, progress, &mut standing.outage) => connected,
     };
     if let Err(end) = connected {
         return Ok(end);

@@ -178,6 +178,16 @@ impl Progress {
         inner.faults[position(&FaultKind::ALL, fault.kind)] += 1;
     }
 
+    /// Takes the reason of a sink that is not connected yet. Counted once for each attempt.
+    pub(super) fn slow_connect(&self, fault: &SinkFault, is_first: bool) {
+        let mut inner = self.lock();
+        inner.state = SinkState::Down;
+        inner.reason = Some(fault.reason.clone());
+        if is_first {
+            inner.faults[position(&FaultKind::ALL, fault.kind)] += 1;
+        }
+    }
+
     pub(super) fn client_replaced(&self) {
         self.lock().client_replacements += 1;
     }

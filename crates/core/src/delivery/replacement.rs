@@ -24,8 +24,6 @@ const REPLACED_AFTER: Duration = Duration::from_secs(30);
 const REPLACED_AFTER_GAP: Duration = Duration::from_secs(300);
 /// Each replacement without progress doubles the time before the next one, up to this.
 const REPLACED_AT_MOST_EVERY: Duration = Duration::from_secs(600);
-/// How long a sink may take to connect. More than the sum of the limits that a sink sets for its own steps.
-const CONNECT_LIMIT: Duration = Duration::from_secs(180);
 /// How long a sink may take for a flush, a commit or an abort. More than the limits that a sink sets for these itself.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -130,7 +128,8 @@ impl Watch {
     }
 }
 
-const REPLACED: &str = "client replaced, sending again from the cursor; if this repeats, check the broker";
+pub(super) const REPLACED: &str =
+    "client replaced, sending again from the cursor; if this repeats, check the broker";
 
 /// The time without progress before a replacement, after so many in vain.
 fn patience(first: Duration, in_vain: u32) -> Duration {
@@ -142,7 +141,6 @@ fn patience(first: Duration, in_vain: u32) -> Duration {
 /// A call of a sink, with the time that it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
-    Connect,
     Flush,
     Commit,
     Abort,
@@ -151,14 +149,12 @@ pub(super) enum Call {
 impl Call {
     const fn limit(self) -> Duration {
         match self {
-            Self::Connect => CONNECT_LIMIT,
             Self::Flush | Self::Commit | Self::Abort => CALL_LIMIT,
         }
     }
 
     const fn label(self) -> &'static str {
         match self {
-            Self::Connect => "connect",
             Self::Flush => "flush",
             Self::Commit => "commit",
             Self::Abort => "abort",

@@ -1,6 +1,7 @@
 //! The delivery against a broker that fails by schedule.
 
 mod broker;
+mod connecting;
 mod idle;
 mod replacement;
 mod setup;
@@ -376,7 +377,7 @@ proptest! {
 struct SilentSink;
 
 impl Sink for SilentSink {
-    async fn connect(&mut self, _: &Session<'_>) -> Result<(), SinkFault> {
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
         Ok(())
     }
 

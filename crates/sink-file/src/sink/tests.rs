@@ -7,6 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use neurobridge_core::{
+    connect::ConnectSteps,
     envelope::{Kind, read},
     epoch::{Epoch, Epochs},
     reader::Cursor,
@@ -55,12 +56,13 @@ impl Setting {
     }
 
     async fn connect(&mut self) {
-        let session = Session {
+        let context = ConnectContext {
             spool: self.spool,
             cursor: &self.cursor,
             epochs: &self.epochs,
+            steps: &ConnectSteps::default(),
         };
-        self.sink.connect(&session).await.unwrap();
+        self.sink.connect(&context).await.unwrap();
     }
 
     fn publish(&mut self, sequence: u64) -> Result<(), PublishError> {
@@ -365,18 +367,19 @@ async fn a_second_sink_on_the_same_file_is_told() {
     let mut setting = Setting::new(raw());
     setting.connect().await;
     let mut second = FileSink::new("second", &setting.config, setting.folder.path());
-    let session = Session {
+    let context = ConnectContext {
         spool: setting.spool,
         cursor: &setting.cursor,
         epochs: &Epochs::default(),
+        steps: &ConnectSteps::default(),
     };
-    let fault = second.connect(&session).await.unwrap_err();
+    let fault = second.connect(&context).await.unwrap_err();
     assert!(
         !fault.is_final && fault.reason.contains("another process writes to"),
         "{fault}"
     );
     setting.sink.close().await;
-    second.connect(&session).await.unwrap();
+    second.connect(&context).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

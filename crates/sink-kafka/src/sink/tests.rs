@@ -6,7 +6,9 @@ mod routes;
 
 use std::collections::BTreeMap;
 
-use neurobridge_core::{epoch::Epochs, event::Sequence, reader::Cursor, sink::Outcome};
+use neurobridge_core::{
+    connect::ConnectSteps, epoch::Epochs, event::Sequence, reader::Cursor, sink::Outcome,
+};
 use rdkafka::types::RDKafkaRespErr as Resp;
 
 use self::kafka::{Kafka, TOPIC, frame, id};
@@ -22,10 +24,11 @@ fn session_cursor() -> Cursor {
 
 async fn connect(sink: &mut KafkaSink) -> Result<(), SinkFault> {
     let cursor = session_cursor();
-    sink.connect(&Session {
+    sink.connect(&ConnectContext {
         spool: SpoolId::from_bytes([7; 16]),
         cursor: &cursor,
         epochs: &Epochs::default(),
+        steps: &ConnectSteps::default(),
     })
     .await
 }

@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use neurobridge_core::{
+    connect::ConnectSteps,
     epoch::Epochs,
     event::Sequence,
     identity::SpoolId,
     reader::Cursor,
-    sink::{FaultKind, Session, Sink, SinkFault},
+    sink::{ConnectContext, FaultKind, Sink},
 };
 use tokio::time::timeout;
 
@@ -18,17 +19,16 @@ use crate::exit::Exit;
 pub(super) async fn connect<S: Sink>(mut sink: S, dangers: fn(&S) -> &[String]) -> Answer {
     let begin = Instant::now();
     let cursor = Cursor::starting_at(Sequence::FIRST);
-    let session = Session {
+    let steps = ConnectSteps::default();
+    let context = ConnectContext {
         spool: SpoolId::generate(),
         cursor: &cursor,
         epochs: &Epochs::default(),
+        steps: &steps,
     };
-    let connected = timeout(SINK_TIMEOUT, sink.connect(&session))
+    let connected = timeout(SINK_TIMEOUT, sink.connect(&context))
         .await
-        .unwrap_or_else(|_| {
-            let reason = format!("no answer within {} seconds", SINK_TIMEOUT.as_secs());
-            Err(SinkFault::new(FaultKind::Timeout, reason))
-        });
+        .unwrap_or_else(|_| Err(steps.pending().fault));
     let time = begin.elapsed();
     let dangers = dangers(&sink).to_vec();
     // What it leaves behind ends with the process.

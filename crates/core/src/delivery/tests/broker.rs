@@ -88,8 +88,8 @@ impl FakeSink {
 }
 
 impl Sink for FakeSink {
-    async fn connect(&mut self, session: &Session<'_>) -> Result<(), SinkFault> {
-        assert_eq!(session.spool, SpoolId::from_bytes([7; 16]));
+    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
+        assert_eq!(context.spool, SpoolId::from_bytes([7; 16]));
         self.waiting.clear();
         self.is_silent = false;
         let hangs = {

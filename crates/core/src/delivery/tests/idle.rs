@@ -11,7 +11,7 @@ struct IdleSink {
 }
 
 impl Sink for IdleSink {
-    async fn connect(&mut self, _: &Session<'_>) -> Result<(), SinkFault> {
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
         *self.connects.lock().unwrap() += 1;
         Ok(())
     }

@@ -10,7 +10,7 @@ struct StuckSink {
 }
 
 impl Sink for StuckSink {
-    async fn connect(&mut self, _: &Session<'_>) -> Result<(), SinkFault> {
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
         self.waiting.clear();
         self.connects.lock().unwrap().push(Instant::now());
         Ok(())

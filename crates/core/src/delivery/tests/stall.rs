@@ -10,7 +10,7 @@ struct SelectiveSink {
 }
 
 impl Sink for SelectiveSink {
-    async fn connect(&mut self, _: &Session<'_>) -> Result<(), SinkFault> {
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
         self.waiting.clear();
         Ok(())
     }

@@ -119,7 +119,7 @@ impl FakeSink {
 }
 
 impl Sink for FakeSink {
-    async fn connect(&mut self, _: &Session<'_>) -> Result<(), SinkFault> {
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
         self.forget();
         self.known.clear();
         self.kept = self.broker.lock().unwrap().kept.clone();

@@ -1,0 +1,50 @@
+//! A connection attempt: its limit, and the reason of a sink that is not connected after some seconds.
+
+use std::{pin::pin, time::Duration};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{SessionEnd, TROUBLE_INTERVAL, outage::Outage, progress::Progress, replacement::REPLACED};
+use crate::{
+    connect::SlowConnect,
+    sink::{ConnectContext, FaultKind, Sink, SinkFault},
+};
+
+/// How long an attempt may last without progress, see [`ConnectSteps`](crate::connect::ConnectSteps). More than the limits
+/// that a sink sets for its own steps, of which the longest is 30 seconds.
+const PROGRESS_LIMIT: Duration = Duration::from_secs(45);
+
+/// Connects a sink. After some seconds the sink counts as down, with the step that the attempt waits for as the reason. A
+/// client that can be replaced is dropped after [`PROGRESS_LIMIT`].
+pub(super) async fn connect<S: Sink>(
+    sink: &mut S,
+    name: &str,
+    context: &ConnectContext<'_>,
+    progress: &Progress,
+    outage: &mut Option<Outage>,
+) -> Result<(), SessionEnd> {
+    let mut connecting = pin!(sink.connect(context));
+    let mut tick = interval(TROUBLE_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_counted = false;
+    loop {
+        tokio::select! {
+            biased;
+            connected = &mut connecting => return connected.map_err(SessionEnd::from),
+            _ = tick.tick() => {}
+        }
+        let Some(slow) = context.steps.slow() else {
+            continue;
+        };
+        if S::REPLACES_CLIENT && context.steps.without_progress() >= PROGRESS_LIMIT {
+            return Err(SessionEnd::Replace(abandoned(&slow)));
+        }
+        progress.slow_connect(&slow.fault, !std::mem::replace(&mut is_counted, true));
+        Outage::tell_slow_connect(outage, name, &slow);
+    }
+}
+
+/// Returns the fault of an attempt without progress.
+fn abandoned(slow: &SlowConnect) -> SinkFault {
+    SinkFault::new(FaultKind::Timeout, format!("{}; {REPLACED}", slow.fault))
+}
