@@ -12,9 +12,9 @@ use neurobridge_core::{
     dead_letter::DeadLetters,
     delivery::{self, Ended, Progress, Shutdown},
     reader::{ReadError, Reader},
-    sink::Sink,
+    sink_type::{BuildContext, DeadLetterPlace},
 };
-use neurobridge_sink_file::{DeadLettersConfig, FileDeadLetters, FileSink};
+use neurobridge_sink_file::{DeadLettersConfig, FileDeadLetters};
 use neurobridge_spool::Spool;
 use tokio::{
     net::TcpListener,
@@ -25,13 +25,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{Config, SinkEntry, SinkKind},
+    config::{Config, SinkEntry},
     data_dir::DataDir,
     exit::{Exit, Failure, OrExit},
     feed::{Feed, joined, read_redaction},
     http::{self, Status},
     signals::Signals,
-    slow::{Slow, SlowSink},
     spool,
     state::{SinkHandle, State, View},
     tap::{Greeting, Tap},
@@ -76,11 +75,10 @@ impl Bridge {
                 )
             })
             .or_exit(Exit::Unavailable)?;
-        Self::start_on(listener, config, data_dir, spool, None).await
+        Self::start_on(listener, config, data_dir, spool).await
     }
 
-    /// As [`start`](Self::start), on an address, a folder and a spool that are open already, with files whose disk can be made
-    /// slow.
+    /// As [`start`](Self::start), on an address, a folder and a spool that are open already.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -89,7 +87,6 @@ impl Bridge {
         config: &Config,
         data_dir: DataDir,
         spool: Spool,
-        slow: Option<Slow>,
     ) -> Result<Self, Failure> {
         let address = listener.local_addr().or_exit(Exit::Unavailable)?;
         let dead_letters = open_dead_letters(config, &config.dead_letters.path).await?;
@@ -102,13 +99,13 @@ impl Bridge {
         let mut sinks = JoinSet::new();
         let mut sink_handles = Vec::new();
         for (name, entry) in &config.sinks {
-            let dead_letters = match entry.dead_letter_path() {
-                Some(path) => {
+            let dead_letters = match entry.config.dead_letter_place() {
+                DeadLetterPlace::File(path) => {
                     let place = open_dead_letters(config, path).await?;
                     places.push(Arc::clone(&place));
                     place
                 }
-                None => Arc::clone(&dead_letters),
+                DeadLetterPlace::Shared | DeadLetterPlace::Destination(_) => Arc::clone(&dead_letters),
             };
             let parts = SinkParts {
                 name,
@@ -116,9 +113,9 @@ impl Bridge {
                 spool: &spool,
                 dead_letters,
                 shutdown: &shutdown,
-                slow: slow.as_ref(),
+                data_dir: &config.data_dir,
             };
-            sink_handles.push(parts.start(&config.data_dir, &mut sinks).await?);
+            sink_handles.push(parts.start(&mut sinks).await?);
         }
 
         for name in spool.release_others() {
@@ -339,37 +336,14 @@ struct SinkParts<'a> {
     spool: &'a Spool,
     dead_letters: Arc<dyn DeadLetters>,
     shutdown: &'a Shutdown,
-    slow: Option<&'a Slow>,
+    data_dir: &'a Path,
 }
 
 /// The tasks of sinks, each with its name.
 type SinkTasks = JoinSet<(String, Result<Ended, ReadError>)>;
 
 impl SinkParts<'_> {
-    /// Adding a kind of sink is a crate, a feature, and a line here.
-    async fn start(self, data_dir: &Path, tasks: &mut SinkTasks) -> Result<SinkHandle, Failure> {
-        match &self.entry.kind {
-            SinkKind::File(config) => {
-                let sink = FileSink::new(self.name, config, data_dir);
-                match self.slow.cloned() {
-                    Some(slow) => self.spawn(SlowSink::new(sink, slow), tasks).await,
-                    None => self.spawn(sink, tasks).await,
-                }
-            }
-            #[cfg(feature = "kafka")]
-            SinkKind::Kafka(config) => {
-                let sink = neurobridge_sink_kafka::KafkaSink::new(self.name, (**config).clone());
-                self.spawn(sink, tasks).await
-            }
-            #[cfg(feature = "nats")]
-            SinkKind::Nats(config) => {
-                let sink = neurobridge_sink_nats::NatsSink::new(self.name, (**config).clone());
-                self.spawn(sink, tasks).await
-            }
-        }
-    }
-
-    async fn spawn(self, sink: impl Sink, tasks: &mut SinkTasks) -> Result<SinkHandle, Failure> {
+    async fn start(self, tasks: &mut SinkTasks) -> Result<SinkHandle, Failure> {
         let common = &self.entry.common;
         let redaction = read_redaction(
             &common.redact,
@@ -387,8 +361,13 @@ impl SinkParts<'_> {
             dead_letters: self.dead_letters,
             max_dead_letters_in_a_row: common.max_dead_letters_in_a_row,
         };
-        let delivery = delivery::deliver(
-            sink,
+        let context = BuildContext {
+            name: self.name,
+            data_dir: self.data_dir,
+            replay: None,
+        };
+        let delivery = self.entry.config.deliver(
+            &context,
             reader,
             options,
             Arc::clone(&progress),
@@ -398,7 +377,7 @@ impl SinkParts<'_> {
         tasks.spawn(async move { (name, delivery.await) });
         Ok(SinkHandle {
             name: self.name.to_owned(),
-            kind: self.entry.kind.word(),
+            kind: self.entry.config.type_name(),
             required: common.required,
             progress,
         })
@@ -420,7 +399,7 @@ async fn start_tap(config: &Config, spool: &Spool, stop: CancellationToken) -> O
 }
 
 /// Opens a file of dead letters.
-async fn open_dead_letters(config: &Config, path: &Path) -> Result<Arc<dyn DeadLetters>, Failure> {
+pub(crate) async fn open_dead_letters(config: &Config, path: &Path) -> Result<Arc<dyn DeadLetters>, Failure> {
     let place = DeadLettersConfig {
         path: path.to_owned(),
         ..config.dead_letters.clone()

@@ -13,7 +13,7 @@ pub mod logging;
 mod output;
 mod preview;
 mod signals;
-mod slow;
+mod sinks;
 mod spool;
 mod state;
 mod tap;
@@ -23,7 +23,15 @@ use std::{io, process::ExitCode};
 
 use clap::Parser;
 
+pub use self::sinks::{AnySink, RegisteredSink};
 use crate::{cli::Cli, exit::Exit};
+
+/// As [`main`], with further sink types beside those of this build: a program with a sink of its own is this call.
+pub fn main_with(sink_types: &'static [RegisteredSink]) -> ExitCode {
+    // Only a second call in one process finds them added.
+    sinks::add(sink_types);
+    main()
+}
 
 /// The program: reads the command line, does what it says, and says with which exit code to end.
 pub fn main() -> ExitCode {

@@ -1,16 +1,14 @@
 //! The message that a sink would send, as text for people: for `check --event` and `tail --sink`.
 
 use neurobridge_core::{
-    cloudevents,
     envelope::{self, Kind},
     event::Event,
     identity::SpoolId,
     redact::Redaction,
 };
-use neurobridge_sink_file::FileFormat;
 
 use crate::{
-    config::{Config, SinkEntry, SinkKind},
+    config::{Config, SinkEntry},
     exit::{Exit, Failure},
     feed::redaction,
 };
@@ -67,22 +65,7 @@ impl<'a> Preview<'a> {
     }
 
     fn render(&self, event: &Event<'_>) -> String {
-        match &self.sink.kind {
-            SinkKind::File(file) => {
-                let mut line = String::new();
-                match file.format {
-                    FileFormat::CloudeventsJson => {
-                        cloudevents::write_structured(event, &self.spool, &mut String::new(), &mut line);
-                    }
-                    FileFormat::Raw => cloudevents::push_one_line(event.frame, &mut line),
-                }
-                line
-            }
-            #[cfg(feature = "kafka")]
-            SinkKind::Kafka(kafka) => kafka.preview(event, &self.spool),
-            #[cfg(feature = "nats")]
-            SinkKind::Nats(nats) => nats.preview(event, &self.spool),
-        }
+        self.sink.config.preview(event, &self.spool)
     }
 }
 

@@ -9,7 +9,8 @@
 //! | [`filter`], [`redact`] | | [`template`], [`cloudevents`]: messages | [`ledger`]: what became of each event |
 //! | | [`epoch`]: which run gave a sequence | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`os_error`], [`clock`] |
 //!
-//! To write a sink, implement [`sink::Sink`] and hand it to [`delivery::deliver`] with a reader of the spool.
+//! To write a sink, implement [`sink::Sink`] and hand it to [`delivery::deliver`] with a reader of the spool. For a sink of the
+//! `neurobridge` program, implement [`sink_type::SinkType`] for its configuration as well.
 
 pub mod ack;
 pub mod address;
@@ -35,6 +36,7 @@ pub mod record;
 pub mod redact;
 pub mod secret;
 pub mod sink;
+pub mod sink_type;
 pub mod strip;
 pub mod template;
 pub mod units;

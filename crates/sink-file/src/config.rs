@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use neurobridge_core::units::{self, ByteSize};
+use neurobridge_core::{
+    sink_type::DeadLetterFile,
+    units::{self, ByteSize},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +40,9 @@ pub struct FileConfig {
     pub max_age: Option<Duration>,
     /// When an event counts as delivered.
     pub sync: SyncMode,
+    /// Where events go that are refused for themselves; a file in the data folder by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<DeadLetterFile>,
 }
 
 /// What a line of the file is.
@@ -70,6 +76,7 @@ impl Default for FileConfig {
             rotate_every: None,
             max_age: None,
             sync: SyncMode::default(),
+            dead_letter: None,
         }
     }
 }

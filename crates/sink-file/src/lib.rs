@@ -16,6 +16,7 @@ mod position;
 mod resume;
 mod rotation;
 mod sink;
+mod sink_type;
 mod trial;
 mod writer;
 
@@ -24,5 +25,4 @@ pub use self::{
     dead_letters::{DeadLettersConfig, FileDeadLetters},
     error::FileError,
     sink::FileSink,
-    trial::try_out,
 };

@@ -21,7 +21,7 @@ use crate::{config::FileConfig, error::FileError, rotation::Place};
 ///
 /// # Errors
 /// It could not.
-pub fn try_out(config: &FileConfig, data_dir: &Path) -> Result<Option<String>, FileError> {
+pub(crate) fn try_out(config: &FileConfig, data_dir: &Path) -> Result<Option<String>, FileError> {
     let path = data_dir.join(&config.path);
     let lock_file = Place::new(&path)?.lock_file();
     for file in [&path, &lock_file] {

@@ -58,14 +58,6 @@ pub(crate) struct Record<'a> {
     pub(crate) size: usize,
 }
 
-impl KafkaConfig {
-    /// The record that the sink would send for an event, as text for people: topic, key and headers a line each, an
-    /// empty line, the value. What a topic's limit would change is not known here.
-    pub fn preview(&self, event: &Event<'_>, spool: &SpoolId) -> String {
-        describe(&Encoder::new(self).encode(event, spool, None))
-    }
-}
-
 impl Encoder {
     pub(crate) fn new(config: &KafkaConfig) -> Self {
         Self {
@@ -242,7 +234,7 @@ pub(crate) fn dead_letter<'a>(topic: &'a str, json: &'a str) -> Record<'a> {
 }
 
 /// Shows a record as text, for people.
-fn describe(record: &Record<'_>) -> String {
+pub(crate) fn describe(record: &Record<'_>) -> String {
     use neurobridge_core::foreign_text::escape;
     use rdkafka::message::Headers;
 

@@ -13,6 +13,7 @@ mod health;
 mod producer;
 mod properties;
 mod sink;
+mod sink_type;
 mod tls;
 mod topic;
 mod topics;

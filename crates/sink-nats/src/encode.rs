@@ -59,17 +59,6 @@ pub(crate) struct Message<'a> {
     pub(crate) payload: &'a str,
 }
 
-impl NatsConfig {
-    /// The message that the sink would send for an event, as text for people: subject and headers a line each, an empty
-    /// line, the payload. What a server's limit would change, and what strict order adds, is not known here.
-    pub fn preview(&self, event: &Event<'_>, spool: &SpoolId) -> String {
-        match Encoder::new(self).encode(event, spool, None) {
-            Ok(message) => message.describe(),
-            Err(rejection) => format!("a dead letter: {}", rejection.detail),
-        }
-    }
-}
-
 impl Encoder {
     pub(crate) fn new(config: &NatsConfig) -> Self {
         Self {
@@ -266,7 +255,7 @@ impl Message<'_> {
     }
 
     /// As text, for people.
-    fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = writeln!(text, "subject: {}", foreign_text::escape(&self.subject));

@@ -24,6 +24,7 @@ mod limits;
 mod recovery;
 mod routes;
 mod sink;
+mod sink_type;
 mod stream;
 mod subject;
 mod subjects;

@@ -29,6 +29,7 @@ use crate::{
     feed::joined,
     logging::{self, Guard},
     signals::Signals,
+    sinks,
 };
 
 /// A name that is still being looked up, or a write to a terminal that is held, must not hold up the end.
@@ -58,12 +59,14 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
         }
         Command::Check(flags) => {
             // What is dangerous about topics and streams is seen, and warned of, when a sink connects. The table has the rest.
-            let level = if flags.connect {
-                "warn,neurobridge_listener=error,neurobridge_sink_kafka::librdkafka=error"
-            } else {
-                "error"
-            };
-            let _guard = log_without_configuration(&log, level)?;
+            let mut level = "error".to_owned();
+            if flags.connect {
+                level = "warn,neurobridge_listener=error".to_owned();
+                for target in sinks::all().flat_map(|sink_type| sink_type.client_log_targets) {
+                    level.push_str(&format!(",{target}=off"));
+                }
+            }
+            let _guard = log_without_configuration(&log, &level)?;
             block_on(check::run(&flags))
         }
         Command::Tail(flags) => {

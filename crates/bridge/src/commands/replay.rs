@@ -5,15 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use jiff::Timestamp;
 use neurobridge_core::{
     delivery::{self, Ended, Progress, Shutdown},
     event::Sequence,
     reader::Reader,
-    sink::Sink,
+    sink_type::{BuildContext, DeadLetterPlace, replay_file},
 };
-use neurobridge_sink_file::{DeadLettersConfig, FileConfig, FileDeadLetters, FileSink};
 use neurobridge_spool::{
     OpenError, ReplayReader,
     inspect::{self, Held, Listing},
@@ -23,8 +22,9 @@ use tracing::{info, warn};
 
 use super::{print_until_signal, spool::folder};
 use crate::{
+    bridge::open_dead_letters,
     cli::ReplayFlags,
-    config::{Config, SinkEntry, SinkKind},
+    config::{Config, SinkEntry},
     data_dir::DataDir,
     exit::{Exit, Failure, OrExit},
     feed::read_redaction,
@@ -63,13 +63,7 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
         "replay begins"
     );
 
-    let replay = Replay {
-        config,
-        entry,
-        name: &flags.sink,
-        run: &run,
-    };
-    let letters = replay.dead_letters_path();
+    let dead_letters = dead_letters_path(config, entry, &run);
     let options = delivery::Options {
         name: flags.sink.clone(),
         spool: id,
@@ -80,7 +74,7 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
             &format!("sinks.{}", flags.sink),
         )
         .await?,
-        dead_letters: replay.open_dead_letters(&letters).await?,
+        dead_letters: open_dead_letters(config, &dead_letters).await?,
         max_dead_letters_in_a_row: entry.common.max_dead_letters_in_a_row,
     };
     let reader = ReplayReader::start(folder, first, end).or_exit(Exit::Disk)?;
@@ -92,31 +86,31 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
     };
     shutdown.drain.cancel();
     let abort = shutdown.abort.clone();
-    let delivery = replay.deliver(reader, options, Arc::clone(&progress), shutdown);
-    tokio::pin!(delivery);
+    let context = BuildContext {
+        name: &flags.sink,
+        data_dir: &config.data_dir,
+        replay: Some(&run),
+    };
+    let mut delivery =
+        entry
+            .config
+            .deliver_replay(&context, reader, options, Arc::clone(&progress), shutdown);
     let ended = tokio::select! {
         biased;
         signal = signals.next() => {
             info!(signal, "stopping");
             abort.cancel();
-            delivery.as_mut().await
+            delivery.await
         }
         ended = &mut delivery => ended,
     };
-    remove_if_empty(&config.data_dir.join(&letters));
-    report(&progress, &run, ended?, &mut signals).await
+    remove_if_empty(&config.data_dir.join(&dead_letters));
+    report(&progress, &run, ended.or_exit(Exit::Disk)?, &mut signals).await
 }
 
 /// A stream with strict order has one writer: a bridge that publishes to it meanwhile would be refused again and again.
 async fn hold(entry: &SinkEntry, data_dir: &Path, folder: &Path) -> Result<Option<(DataDir, Held)>, Failure> {
-    let is_strict = match &entry.kind {
-        SinkKind::File(_) => false,
-        #[cfg(feature = "kafka")]
-        SinkKind::Kafka(_) => false,
-        #[cfg(feature = "nats")]
-        SinkKind::Nats(nats) => nats.is_strict(),
-    };
-    if !is_strict {
+    if !entry.config.is_only_writer() {
         return Ok(None);
     }
     let why = "this sink has strict order, in which nobody may publish beside the bridge; stop the bridge for the replay";
@@ -179,81 +173,13 @@ fn new_run() -> String {
     Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string()
 }
 
-struct Replay<'a> {
-    config: &'a Config,
-    entry: &'a SinkEntry,
-    name: &'a str,
-    run: &'a str,
-}
-
-impl Replay<'_> {
-    async fn deliver(
-        &self,
-        reader: ReplayReader,
-        options: delivery::Options,
-        progress: Arc<Progress>,
-        shutdown: Shutdown,
-    ) -> Result<Ended, Failure> {
-        match &self.entry.kind {
-            SinkKind::File(config) => {
-                // Its own file is the bridge's, who notes how far it has written.
-                let config = FileConfig {
-                    path: self.beside(&config.path),
-                    ..config.clone()
-                };
-                let sink = FileSink::new(self.name, &config, &self.config.data_dir);
-                deliver(sink, reader, options, progress, shutdown).await
-            }
-            #[cfg(feature = "kafka")]
-            SinkKind::Kafka(config) => {
-                let sink = neurobridge_sink_kafka::KafkaSink::new(self.name, (**config).clone());
-                deliver(sink.replaying(self.run), reader, options, progress, shutdown).await
-            }
-            #[cfg(feature = "nats")]
-            SinkKind::Nats(config) => {
-                let sink = neurobridge_sink_nats::NatsSink::new(self.name, (**config).clone());
-                deliver(sink.replaying(self.run), reader, options, progress, shutdown).await
-            }
-        }
-    }
-
-    fn dead_letters_path(&self) -> PathBuf {
-        let of_sink = self.entry.dead_letter_path();
-        self.beside(of_sink.unwrap_or(&self.config.dead_letters.path))
-    }
-
-    /// A file of this run's own: a bridge may write to the other one.
-    async fn open_dead_letters(&self, path: &Path) -> Result<Arc<FileDeadLetters>, Failure> {
-        let place = DeadLettersConfig {
-            path: path.to_owned(),
-            ..self.config.dead_letters.clone()
-        };
-        let opened = FileDeadLetters::open(&place, &self.config.data_dir).await;
-        Ok(Arc::new(opened.context("dead letters").or_exit(Exit::Disk)?))
-    }
-
-    /// `events.jsonl` → `events-replay-<run>.jsonl`.
-    fn beside(&self, path: &Path) -> PathBuf {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let mut name = format!("{stem}-replay-{}", self.run);
-        if let Some(extension) = path.extension() {
-            name.push('.');
-            name.push_str(&extension.to_string_lossy());
-        }
-        path.with_file_name(name)
-    }
-}
-
-async fn deliver(
-    sink: impl Sink,
-    reader: ReplayReader,
-    options: delivery::Options,
-    progress: Arc<Progress>,
-    shutdown: Shutdown,
-) -> Result<Ended, Failure> {
-    // On the heap: a client with all its parts is more than a stack should hold.
-    let delivery = Box::pin(delivery::deliver(sink, reader, options, progress, shutdown));
-    delivery.await.or_exit(Exit::Disk)
+/// A file of dead letters of this replay's own: a bridge may be writing to the configured one.
+fn dead_letters_path(config: &Config, entry: &SinkEntry, run: &str) -> PathBuf {
+    let configured = match entry.config.dead_letter_place() {
+        DeadLetterPlace::File(path) => path,
+        DeadLetterPlace::Shared | DeadLetterPlace::Destination(_) => &config.dead_letters.path,
+    };
+    replay_file(configured, run)
 }
 
 /// Most replays have no dead letters.

@@ -7,13 +7,12 @@ use std::{
     time::Duration,
 };
 
-use neurobridge_core::units;
+use neurobridge_core::{sink_type::DeadLetterPlace, units};
 use tracing_subscriber::EnvFilter;
 
 use super::{
     model::{Config, DeduplicateConfig},
     read::Mistake,
-    sink::SinkKind,
 };
 
 /// The longest name of a source or a sink: it is part of identities, metrics, and names of files.
@@ -91,7 +90,7 @@ fn check_sources(config: &Config, mistakes: &mut Vec<Mistake>) {
 fn check_sinks(config: &Config, mistakes: &mut Vec<Mistake>) {
     for (name, sink) in &config.sinks {
         check_name("sinks", name, mistakes);
-        for (key, message) in sink.kind.check() {
+        for (key, message) in sink.config.errors() {
             mistakes.push(Mistake::new(path(&["sinks", name], &key), message));
         }
         if sink.common.max_dead_letters_in_a_row == 0 {
@@ -132,17 +131,13 @@ fn check_files(config: &Config, mistakes: &mut Vec<Mistake>) {
         }
     };
     for (name, sink) in &config.sinks {
-        match &sink.kind {
-            SinkKind::File(file) => claim(&file.path, vec!["sinks", name, "path"], mistakes),
-            #[cfg(feature = "kafka")]
-            SinkKind::Kafka(_) => {}
-            #[cfg(feature = "nats")]
-            SinkKind::Nats(_) => {}
+        for (key, path) in sink.config.files() {
+            claim(path, vec!["sinks", name, key], mistakes);
         }
     }
     claim(&config.dead_letters.path, vec!["dead_letters", "path"], mistakes);
     for (name, sink) in &config.sinks {
-        if let Some(path) = sink.dead_letter_path() {
+        if let DeadLetterPlace::File(path) = sink.config.dead_letter_place() {
             claim(path, vec!["sinks", name, "dead_letter", "path"], mistakes);
         }
     }

@@ -1,30 +1,13 @@
 //! What is legal and dangerous.
 
 use std::net::IpAddr;
-#[cfg(feature = "nats")]
-use std::time::Duration;
 
-#[cfg(feature = "nats")]
-use neurobridge_core::units;
 use neurobridge_core::{event::ENTRY_FIELDS, filter::Filter, redact::Redaction, units::ByteSize};
 use neurobridge_listener::SourceConfig;
 use neurobridge_spool::{SpoolConfig, SyncPolicy, WhenFull};
 
-use super::{
-    load::Loaded,
-    model::Config,
-    read::suggest,
-    report::Origin,
-    sink::{SinkEntry, SinkKind},
-};
+use super::{load::Loaded, model::Config, read::suggest, report::Origin, sink::SinkEntry};
 use crate::data_dir;
-
-/// What nats-server gives a stream for which nothing is said.
-#[cfg(feature = "nats")]
-const USUAL_DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-/// A broker that is being mended is away for so long.
-#[cfg(feature = "nats")]
-const LONG_OUTAGE: Duration = Duration::from_secs(3600);
 
 /// Something that is legal and dangerous.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,69 +128,14 @@ fn spool(config: &Config, add: &mut impl FnMut(String, String)) {
     }
 }
 
-#[cfg_attr(
-    not(feature = "kafka"),
-    expect(unused_variables, reason = "where the spool is matters to transactions alone")
-)]
 fn of_sink(sink: &SinkEntry, is_in_memory: bool) -> Vec<(&'static str, String)> {
     let mut dangers = Vec::new();
-    match &sink.kind {
-        SinkKind::File(file) => {
-            if file.max_age.is_none() {
-                let message =
-                    "files are kept for ever, and faces with them; max_age = \"30d\" removes old ones";
-                dangers.push(("max_age", message.to_owned()));
-            }
-            if file.sync == neurobridge_sink_file::SyncMode::Never {
-                let message = "events count as delivered before they are on the disk: a power cut loses them";
-                dangers.push(("sync", message.to_owned()));
-            }
-        }
-        #[cfg(feature = "kafka")]
-        SinkKind::Kafka(kafka) => {
-            of_template("topic", &kafka.topic, &mut dangers);
-            of_template("key", &kafka.key, &mut dangers);
-            if kafka.sasl.is_some() && kafka.tls.is_none() {
-                let message = "name, password or its proof, and all events travel in the clear; a [tls] table encrypts them";
-                dangers.push(("sasl", message.to_owned()));
-            }
-            if kafka.create && kafka.replicas == Some(1) {
-                let message =
-                    "a topic made with one replica is gone with its broker; 3 survive the loss of one";
-                dangers.push(("replicas", message.to_owned()));
-            }
-            if kafka.delivery == neurobridge_sink_kafka::Delivery::ExactlyOnce && is_in_memory {
-                let message = "with the spool in memory, \"exactly_once\" keeps events from standing twice in Kafka, and loses \
-                               what was not delivered when the process ends; spool.type = \"disk\" loses none";
-                dangers.push(("delivery", message.to_owned()));
-            }
-        }
-        #[cfg(feature = "nats")]
-        SinkKind::Nats(nats) => {
-            of_template("subject", &nats.subject, &mut dangers);
-            if nats.mode == neurobridge_sink_nats::Mode::Core {
-                let message = "nobody keeps the events: who does not listen at the moment of an event never gets it; \
-                               mode = \"jetstream\" has a stream keep them";
-                dangers.push(("mode", message.to_owned()));
-            }
-            if let Some(stream) = nats.stream.as_ref().filter(|stream| stream.create) {
-                if stream.replicas == Some(1) {
-                    let message =
-                        "a stream made with one replica is gone with its server; 3 survive the loss of one";
-                    dangers.push(("stream.replicas", message.to_owned()));
-                }
-                let window = stream.duplicate_window.unwrap_or(USUAL_DUPLICATE_WINDOW);
-                if nats.order() == neurobridge_sink_nats::Order::Relaxed && window < LONG_OUTAGE {
-                    let message = format!(
-                        "after an outage of more than {} what is sent again is stored twice; a window as long as the \
-                         longest outage to be expected, or order = \"strict\", prevents it",
-                        units::format_duration(window)
-                    );
-                    dangers.push(("stream.duplicate_window", message));
-                }
-            }
+    for (key, template) in sink.config.templates() {
+        for field in template.fields().filter_map(|field| field.unknown_field()) {
+            dangers.push((key, unknown(field, "an event without it has no value there")));
         }
     }
+    dangers.extend(sink.config.warnings(!is_in_memory));
     dangers
 }
 
@@ -218,17 +146,6 @@ fn of_filter(key: &str, filter: &Filter) -> Vec<(String, String)> {
         Some((format!("{key}.{path}"), message))
     });
     unknown.collect()
-}
-
-#[cfg(any(feature = "kafka", feature = "nats"))]
-fn of_template(
-    key: &'static str,
-    template: &neurobridge_core::template::Template,
-    dangers: &mut Vec<(&'static str, String)>,
-) {
-    for field in template.fields().filter_map(|field| field.unknown_field()) {
-        dangers.push((key, unknown(field, "an event without it has no value there")));
-    }
 }
 
 fn unknown(field: &str, effect: &str) -> String {

@@ -24,7 +24,7 @@ pub use self::{
     load::{Loaded, PLACES, UnreadableFile, load, schema},
     model::{Config, DEFAULT_SINK, DeduplicateConfig, EventConfig, HttpConfig, LogConfig, LogFormat},
     report::{Origin, Problem, Report},
-    sink::{DeadLetterFile, KINDS, SinkCommon, SinkEntry, SinkKind},
+    sink::{SinkCommon, SinkEntry},
 };
 
 #[cfg(test)]

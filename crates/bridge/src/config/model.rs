@@ -21,7 +21,7 @@ use super::{
     checks,
     read::Mistake,
     report::{Origin, Problem, Report},
-    sink::{SinkEntry, SinkKind},
+    sink::SinkEntry,
 };
 
 /// The name of the sink that there is when none is configured.
@@ -90,7 +90,7 @@ impl Config {
 
     pub(super) fn add_default_sink(&mut self) {
         if self.sinks.is_empty() {
-            let sink = SinkEntry::new(SinkKind::File(FileConfig::default()));
+            let sink = SinkEntry::new(FileConfig::default());
             self.sinks.insert(DEFAULT_SINK.to_owned(), sink);
         }
     }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use serde_path_to_error::{Path, Segment};
 
 use super::{document::KeyPath, excerpt, shape::Shape};
+use crate::sinks::ParseError;
 
 /// A mistake at a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +63,23 @@ pub(super) fn without_consequences(mistakes: Vec<Mistake>) -> Vec<Mistake> {
 /// Reads a type from a value. A key with a mistake is noted, taken out, and the rest read again, until nothing is wrong
 /// any more: serde itself stops at the first. `None` when even the rest is nothing.
 pub(super) fn read<T: DeserializeOwned>(
+    value: Value,
+    at: &[String],
+    shape: &Shape<'_>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<T> {
+    read_with(
+        |value| serde_path_to_error::deserialize(value),
+        value,
+        at,
+        shape,
+        mistakes,
+    )
+}
+
+/// As [`read`], for a type that `parse` reads.
+pub(super) fn read_with<T>(
+    parse: impl Fn(&Value) -> Result<T, ParseError>,
     mut value: Value,
     at: &[String],
     shape: &Shape<'_>,
@@ -71,7 +89,7 @@ pub(super) fn read<T: DeserializeOwned>(
     let mut told = BTreeSet::new();
     let mut stand_ins = BTreeSet::new();
     loop {
-        let error = match serde_path_to_error::deserialize::<_, T>(&value) {
+        let error = match parse(&value) {
             Ok(read) => return Some(read),
             Err(error) => error,
         };

@@ -1,43 +1,18 @@
 //! A sink in the configuration: what all have in common, and what its type adds.
 
-use std::{
-    borrow::Cow,
-    path::{Path, PathBuf},
-};
+use std::{borrow::Cow, sync::Arc};
 
 use neurobridge_core::{
     filter::Filter,
     redact::{Pattern, Pseudonymise},
+    sink_type::SinkType,
 };
-use neurobridge_sink_file::FileConfig;
-#[cfg(feature = "kafka")]
-use neurobridge_sink_kafka::KafkaConfig;
-#[cfg(feature = "nats")]
-use neurobridge_sink_nats::NatsConfig;
 use neurobridge_spool::Start;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// The types of sinks that this build has, as they stand in `type`.
-pub const KINDS: &[&str] = &[
-    "file",
-    #[cfg(feature = "kafka")]
-    "kafka",
-    #[cfg(feature = "nats")]
-    "nats",
-];
-
-/// Types that other builds have, and the cargo feature that brings each.
-pub(super) const KINDS_LEFT_OUT: &[(&str, &str)] = &[
-    #[cfg(not(feature = "kafka"))]
-    ("kafka", "kafka"),
-    #[cfg(not(feature = "nats"))]
-    ("nats", "nats"),
-];
-
-/// Where dead letters go.
-pub(super) const DEAD_LETTER: &str = "dead_letter";
+use crate::sinks::{self, AnySink};
 
 /// A sink.
 #[derive(Clone, Debug)]
@@ -45,17 +20,7 @@ pub struct SinkEntry {
     /// What all sinks have in common.
     pub common: SinkCommon,
     /// What its type adds.
-    pub kind: SinkKind,
-    /// A file of its own for dead letters, relative to the data folder. By default they are with those of others.
-    pub dead_letter_path: Option<PathBuf>,
-}
-
-/// Where dead letters go, for types of sinks that keep none themselves.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DeadLetterFile {
-    /// A file of JSON lines; a relative path is below the data folder.
-    pub path: PathBuf,
+    pub config: Arc<dyn AnySink>,
 }
 
 /// What can be said of every sink.
@@ -97,80 +62,12 @@ impl SinkCommon {
     }
 }
 
-/// What a sink's type adds.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum SinkKind {
-    /// JSON lines in files.
-    File(FileConfig),
-    /// Kafka topics.
-    #[cfg(feature = "kafka")]
-    Kafka(Box<KafkaConfig>),
-    /// NATS subjects.
-    #[cfg(feature = "nats")]
-    Nats(Box<NatsConfig>),
-}
-
-impl SinkKind {
-    /// As it stands in `type`.
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Self::File(_) => "file",
-            #[cfg(feature = "kafka")]
-            Self::Kafka(_) => "kafka",
-            #[cfg(feature = "nats")]
-            Self::Nats(_) => "nats",
-        }
-    }
-}
-
 impl SinkEntry {
-    /// A sink of this type, and all else by default.
-    pub fn new(kind: SinkKind) -> Self {
+    /// Returns a sink of this configuration, with the defaults of what all sinks have in common.
+    pub fn new(config: impl SinkType) -> Self {
         Self {
             common: SinkCommon::default(),
-            kind,
-            dead_letter_path: None,
-        }
-    }
-
-    /// The file of its own that this sink's dead letters go to, if there is one; a relative path is below the data folder.
-    pub fn dead_letter_path(&self) -> Option<&Path> {
-        self.dead_letter_path.as_deref()
-    }
-
-    /// The topic or subject that this sink's dead letters go to, if there is one.
-    pub fn dead_letter_topic(&self) -> Option<&str> {
-        match &self.kind {
-            SinkKind::File(_) => None,
-            #[cfg(feature = "kafka")]
-            SinkKind::Kafka(config) => config.dead_letter.as_ref()?.topic.as_deref(),
-            #[cfg(feature = "nats")]
-            SinkKind::Nats(config) => config.dead_letter.as_ref()?.subject.as_deref(),
-        }
-    }
-}
-
-impl SinkKind {
-    /// As in `type`.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::File(_) => "file",
-            #[cfg(feature = "kafka")]
-            Self::Kafka(_) => "kafka",
-            #[cfg(feature = "nats")]
-            Self::Nats(_) => "nats",
-        }
-    }
-
-    /// What is wrong with it: keys below the sink's table, and for each a sentence.
-    pub fn check(&self) -> Vec<(String, String)> {
-        match self {
-            Self::File(config) => config.check(),
-            #[cfg(feature = "kafka")]
-            Self::Kafka(config) => config.check(),
-            #[cfg(feature = "nats")]
-            Self::Nats(config) => config.check(),
+            config: Arc::new(config),
         }
     }
 }
@@ -193,16 +90,9 @@ impl JsonSchema for SinkEntry {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let common = SinkCommon::json_schema(generator);
-        let kinds = [
-            with_dead_letter_file(
-                with_common(&common, "file", FileConfig::json_schema(generator)),
-                generator,
-            ),
-            #[cfg(feature = "kafka")]
-            with_common(&common, "kafka", KafkaConfig::json_schema(generator)),
-            #[cfg(feature = "nats")]
-            with_common(&common, "nats", NatsConfig::json_schema(generator)),
-        ];
+        let kinds: Vec<Schema> = sinks::all()
+            .map(|sink_type| with_common(&common, sink_type.name, (sink_type.schema)(generator)))
+            .collect();
         json_schema!({ "oneOf": kinds })
     }
 }
@@ -228,19 +118,6 @@ fn with_common(common: &Schema, kind: &str, specific: Schema) -> Schema {
         .or_insert_with(|| Value::Array(Vec::new()));
     if let Some(required) = required.as_array_mut() {
         required.push("type".into());
-    }
-    schema
-}
-
-/// The schema of a type of sink that keeps no dead letters itself.
-fn with_dead_letter_file(mut schema: Schema, generator: &mut SchemaGenerator) -> Schema {
-    let mut place = generator.subschema_for::<DeadLetterFile>();
-    place.insert(
-        "description".to_owned(),
-        "Where events go that are refused for themselves; a file in the data folder by default.".into(),
-    );
-    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.insert(DEAD_LETTER.to_owned(), place.to_value());
     }
     schema
 }

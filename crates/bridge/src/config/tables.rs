@@ -12,8 +12,9 @@ use super::{
     model::Config,
     read::{self, Mistake},
     shape::Shape,
-    sink::{self, DEAD_LETTER, DeadLetterFile, SinkCommon, SinkEntry, SinkKind},
+    sink::{self, SinkCommon, SinkEntry},
 };
+use crate::sinks;
 
 /// Reads the configuration, and notes all that is wrong. Where something is, the default stands in its place.
 pub(super) fn read(mut table: Map<String, Value>, shape: &Shape<'_>) -> (Config, Vec<Mistake>) {
@@ -139,62 +140,46 @@ impl Tables<'_> {
             Some(_) => return self.unknown_kind(name, "no text"),
             None => return self.unknown_kind(name, "nothing"),
         };
+        let Some(sink_type) = sinks::find(&kind) else {
+            return self.unknown_kind(name, &format!("\"{kind}\""));
+        };
         let common = Value::Object(sink::split_common(&mut table));
         let common: Option<SinkCommon> = self.read(common, &at);
-        let mut dead_letter_path = None;
-        let kind = match kind.as_str() {
-            "file" => {
-                if let Some(place) = table.remove(DEAD_LETTER) {
-                    let [sinks, name] = at.clone();
-                    let place: Option<DeadLetterFile> =
-                        self.read(place, &[sinks, name, DEAD_LETTER.to_owned()]);
-                    dead_letter_path = place.map(|place| place.path);
-                }
-                self.read(Value::Object(table), &at).map(SinkKind::File)
-            }
-            #[cfg(feature = "kafka")]
-            "kafka" => {
-                self.read(Value::Object(table), &at)
-                    .map(|config: neurobridge_sink_kafka::KafkaConfig| {
-                        dead_letter_path = config.dead_letter.as_ref().and_then(|place| place.path.clone());
-                        SinkKind::Kafka(Box::new(config))
-                    })
-            }
-            #[cfg(feature = "nats")]
-            "nats" => {
-                self.read(Value::Object(table), &at)
-                    .map(|config: neurobridge_sink_nats::NatsConfig| {
-                        dead_letter_path = config.dead_letter.as_ref().and_then(|place| place.path.clone());
-                        SinkKind::Nats(Box::new(config))
-                    })
-            }
-            other => return self.unknown_kind(name, &format!("\"{other}\"")),
-        };
+        let shape = self.shape.at(at.iter().map(String::as_str));
+        let config = read::read_with(
+            sink_type.parse,
+            Value::Object(table),
+            &at,
+            &shape,
+            &mut self.mistakes,
+        );
         Some(SinkEntry {
             common: common.unwrap_or_default(),
-            kind: kind?,
-            dead_letter_path,
+            config: config?,
         })
     }
 
     fn unknown_kind(&mut self, name: &str, found: &str) -> Option<SinkEntry> {
         let word = found.trim_matches('"');
-        let left_out = sink::KINDS_LEFT_OUT.iter().find(|(kind, _)| *kind == word);
-        let message = match left_out {
-            Some((kind, feature)) => format!(
-                "found \"{kind}\", which this build of neurobridge leaves out; expected one of {}, or a build with the \
-                 cargo feature \"{feature}\"",
-                read::list(sink::KINDS)
-            ),
-            None => format!(
+        let known: Vec<&str> = sinks::all().map(|sink_type| sink_type.name).collect();
+        let is_left_out = sinks::LEFT_OUT.contains(&word);
+        let message = if is_left_out {
+            format!(
+                "found \"{word}\", which this build of neurobridge leaves out; expected one of {}, or a build with the cargo \
+                 feature \"{word}\"",
+                read::list(&known)
+            )
+        } else {
+            format!(
                 "found {found}, expected the type of the sink, one of {}",
-                read::list(sink::KINDS)
-            ),
+                read::list(&known)
+            )
         };
         let mistake = Mistake::new(["sinks", name, "type"], message);
-        self.mistakes.push(match left_out {
-            Some(_) => mistake,
-            None => mistake.with_suggestion(word, sink::KINDS),
+        self.mistakes.push(if is_left_out {
+            mistake
+        } else {
+            mistake.with_suggestion(word, &known)
         });
         None
     }

@@ -2,12 +2,13 @@
 
 use std::{ffi::OsString, fs, path::Path};
 
+use neurobridge_core::sink_type::DeadLetterPlace;
 use neurobridge_sink_file::FileConfig;
 
 use super::{
     load::{Loaded, load_from},
     report::Report,
-    sink::{SinkEntry, SinkKind},
+    sink::SinkEntry,
 };
 
 /// Reads `text` as the file `neurobridge.toml`, below these variables.
@@ -42,13 +43,8 @@ fn report(loaded: Result<Loaded, Report>) -> String {
 }
 
 fn file(sink: &SinkEntry) -> &FileConfig {
-    match &sink.kind {
-        SinkKind::File(config) => config,
-        #[cfg(feature = "kafka")]
-        SinkKind::Kafka(_) => panic!("no file sink"),
-        #[cfg(feature = "nats")]
-        SinkKind::Nats(_) => panic!("no file sink"),
-    }
+    let config: &dyn std::any::Any = &*sink.config;
+    config.downcast_ref().unwrap()
 }
 
 const SOURCE: &str = "[sources.main]\ntoken_file = \"/run/secrets/token\"\n";
@@ -143,12 +139,12 @@ fn a_sink_may_have_a_place_of_its_own_for_dead_letters() {
         .unwrap()
         .config;
     assert_eq!(
-        config.sinks["a"].dead_letter_path(),
-        Some(Path::new("a.dead.jsonl"))
+        config.sinks["a"].config.dead_letter_place(),
+        DeadLetterPlace::File(Path::new("a.dead.jsonl"))
     );
     assert_eq!(
-        config.sinks["b"].dead_letter_path(),
-        Some(Path::new("/var/b.dead.jsonl"))
+        config.sinks["b"].config.dead_letter_place(),
+        DeadLetterPlace::File(Path::new("/var/b.dead.jsonl"))
     );
 }
 

@@ -1,6 +1,7 @@
 use neurobridge_core::{
     envelope::{Kind, read},
     event::Sequence,
+    sink_type::SinkConfig,
     strip::Stripped,
 };
 use proptest::prelude::*;

@@ -8,29 +8,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use neurobridge_core::ledger::SourceLedger;
+use neurobridge_core::{
+    connect::ConnectSteps, ledger::SourceLedger, sink::FaultKind, sink_type::BuildContext,
+};
 use neurobridge_listener::{Frames, SourceConfig, SourceError, SourceState};
-use neurobridge_sink_file::FileConfig;
 use tokio::{
     net::TcpListener,
     sync::mpsc,
-    task::{JoinSet, spawn_blocking},
+    task::JoinSet,
     time::{interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::super::{print, table::Table};
-#[cfg(any(feature = "kafka", feature = "nats"))]
-use super::client;
 use crate::{
-    config::{Config, SinkEntry, SinkKind},
+    config::{Config, SinkEntry},
     exit::{Exit, Failure, chain},
-    feed::{joined, made},
+    feed::made,
     terminal::{Paint, Style},
 };
 
 /// A sink that takes longer is not there; librdkafka looks for its brokers for about as long by itself.
-pub(super) const SINK_TIMEOUT: Duration = Duration::from_secs(15);
+const SINK_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often a source is asked how it is.
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -96,12 +95,12 @@ const DANGER: &str = "⚠";
 
 /// What answered as it should: how soon, and what of it can lose events.
 #[derive(Debug)]
-pub(super) struct Fine {
-    pub(super) time: Duration,
-    pub(super) dangers: Vec<String>,
+struct Fine {
+    time: Duration,
+    dangers: Vec<String>,
 }
 
-pub(super) type Answer = Result<Fine, (Exit, String)>;
+type Answer = Result<Fine, (Exit, String)>;
 
 /// Connects and authorises, and leaves again.
 async fn try_source(name: &str, config: SourceConfig) -> Answer {
@@ -172,45 +171,24 @@ async fn try_listening(address: SocketAddr) -> Answer {
     Ok(Fine { time, dangers })
 }
 
-#[cfg_attr(
-    not(any(feature = "kafka", feature = "nats")),
-    expect(unused_variables, reason = "a file needs no name")
-)]
+/// Probes a sink: connects as for a delivery that begins, and publishes nothing.
 async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &Path) -> Answer {
-    match &sink.kind {
-        SinkKind::File(file) => try_file(file, data_dir).await,
-        #[cfg(feature = "kafka")]
-        SinkKind::Kafka(kafka) => {
-            use neurobridge_sink_kafka::KafkaSink;
-            client::connect(KafkaSink::trial(name, (**kafka).clone()), KafkaSink::dangers).await
-        }
-        #[cfg(feature = "nats")]
-        SinkKind::Nats(nats) => {
-            use neurobridge_sink_nats::NatsSink;
-            client::connect(NatsSink::trial(name, (**nats).clone()), NatsSink::dangers).await
-        }
-    }
-}
-
-/// Looks at a file sink's file. A disk that hangs is given up on.
-async fn try_file(file: &FileConfig, data_dir: &Path) -> Answer {
     let begin = Instant::now();
-    let (file, data_dir) = (file.clone(), data_dir.to_owned());
-    let trying = spawn_blocking(move || neurobridge_sink_file::try_out(&file, &data_dir));
-    let tried = match timeout(SINK_TIMEOUT, trying).await {
-        Ok(tried) => joined(tried),
-        Err(_) => {
-            let reason = format!("no answer of the disk within {} seconds", SINK_TIMEOUT.as_secs());
-            return Err((Exit::Disk, reason));
-        }
+    let context = BuildContext {
+        name,
+        data_dir,
+        replay: None,
     };
+    // A client that hangs, and what it leaves behind, ends with the process.
+    let steps = ConnectSteps::default();
+    let probed = timeout(SINK_TIMEOUT, sink.config.probe(&context, &steps))
+        .await
+        .unwrap_or_else(|_| Err(steps.pending().fault));
     let time = begin.elapsed();
-    match tried {
-        Ok(danger) => Ok(Fine {
-            time,
-            dangers: danger.into_iter().collect(),
-        }),
-        Err(error) => Err((Exit::Disk, chain(&error))),
+    match probed {
+        Ok(dangers) => Ok(Fine { time, dangers }),
+        Err(fault) if fault.kind == FaultKind::Disk => Err((Exit::Disk, fault.reason)),
+        Err(fault) => Err((Exit::Unavailable, fault.reason)),
     }
 }
 
@@ -277,7 +255,7 @@ mod tests {
                 path: path.into(),
                 ..Default::default()
             };
-            SinkEntry::new(SinkKind::File(config))
+            SinkEntry::new(config)
         };
         try_sink("a", &sink("events.jsonl"), folder.path()).await.unwrap();
         let file = folder.path().join("events.jsonl");

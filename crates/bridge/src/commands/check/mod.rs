@@ -1,7 +1,5 @@
 //! `neurobridge check`: what is wrong with the configuration, or what it means.
 
-#[cfg(any(feature = "kafka", feature = "nats"))]
-mod client;
 mod connect;
 mod event;
 mod summary;

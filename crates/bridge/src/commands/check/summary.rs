@@ -2,12 +2,12 @@
 
 use std::{fmt::Write, path::Path};
 
-use neurobridge_core::{address, filter::Filter, redact::Pattern, units};
+use neurobridge_core::{address, filter::Filter, redact::Pattern, sink_type::DeadLetterPlace, units};
 use neurobridge_listener::SourceConfig;
 use neurobridge_spool::{SpoolConfig, WhenFull};
 
 use super::super::table::Table;
-use crate::config::{Config, Danger, Loaded, Origin, SinkEntry, SinkKind, UnreadableFile};
+use crate::config::{Config, Danger, Loaded, Origin, SinkEntry, UnreadableFile};
 
 /// Says where the configuration comes from, what it does, and what in it is dangerous.
 pub(super) fn of(loaded: &Loaded) -> String {
@@ -87,35 +87,14 @@ fn sinks(config: &Config) -> Table {
     for (name, sink) in &config.sinks {
         table.row([
             name.clone(),
-            sink.kind.label().to_owned(),
-            destination(config, sink),
+            sink.config.type_name().to_owned(),
+            sink.config.destination(&config.data_dir),
             events(sink),
             if sink.common.required { "yes" } else { "no" }.to_owned(),
             dead_letters(config, sink),
         ]);
     }
     table
-}
-
-fn destination(config: &Config, sink: &SinkEntry) -> String {
-    match &sink.kind {
-        SinkKind::File(file) => in_data_dir(config, &file.path),
-        #[cfg(feature = "kafka")]
-        SinkKind::Kafka(kafka) => format!(
-            "{} at {}",
-            kafka.topic,
-            address::shown_list(&kafka.bootstrap_servers)
-        ),
-        #[cfg(feature = "nats")]
-        SinkKind::Nats(nats) => {
-            let keeper = nats
-                .stream
-                .as_ref()
-                .map_or("nobody", |stream| stream.name.as_str());
-            let servers: Vec<String> = nats.servers.iter().map(|server| address::shown(server)).collect();
-            format!("{} in {keeper} at {}", nats.subject, servers.join(", "))
-        }
-    }
 }
 
 fn events(sink: &SinkEntry) -> String {
@@ -143,12 +122,10 @@ fn patterns(patterns: &[Pattern]) -> String {
 }
 
 fn dead_letters(config: &Config, sink: &SinkEntry) -> String {
-    match sink.dead_letter_topic() {
-        Some(topic) => format!("topic {topic}"),
-        None => in_data_dir(
-            config,
-            sink.dead_letter_path().unwrap_or(&config.dead_letters.path),
-        ),
+    match sink.config.dead_letter_place() {
+        DeadLetterPlace::Destination(place) => place,
+        DeadLetterPlace::File(path) => in_data_dir(config, path),
+        DeadLetterPlace::Shared => in_data_dir(config, &config.dead_letters.path),
     }
 }
 

@@ -4,6 +4,7 @@ mod happenings;
 mod picture;
 mod rates;
 mod screen;
+mod slow;
 mod totals;
 
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
@@ -14,10 +15,10 @@ use neurobridge_simulator::{Options, Simulator};
 use tokio::{net::TcpListener, sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
 
-use self::{happenings::Happenings, picture::Places, screen::Screen, totals::Totals};
+use self::{happenings::Happenings, picture::Places, screen::Screen, slow::SlowFile, totals::Totals};
 use crate::{
     bridge::Bridge,
-    config::Config,
+    config::{Config, DEFAULT_SINK, SinkEntry},
     data_dir::DataDir,
     exit::{Exit, Failure, OrExit},
     http::Status,
@@ -59,7 +60,8 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     let stop_simulator = CancellationToken::new();
     let simulation = tokio::spawn(simulator.run(stop_simulator.clone()));
 
-    let config = config(handle.local_addr(), &options)?;
+    let (slow, is_slow) = watch::channel(false);
+    let config = config(handle.local_addr(), &options, is_slow)?;
     // The documented port, so that what is learnt here holds later; another when a bridge runs already.
     let listener = match TcpListener::bind(config.http.listen).await {
         Err(_) => TcpListener::bind((config.http.listen.ip(), 0)).await,
@@ -69,10 +71,9 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
         .context("the page has no port to listen on")
         .or_exit(Exit::Unavailable)?;
     let had_events = fs::metadata(events_file(&options)).is_ok_and(|file| file.len() > 0);
-    let (slow, is_slow) = watch::channel(false);
     let data_dir = DataDir::lock(&config.data_dir).await?;
     let spool = spool::open(&config).await?;
-    let bridge = Bridge::start_on(listener, &config, data_dir, spool, Some(is_slow)).await?;
+    let bridge = Bridge::start_on(listener, &config, data_dir, spool).await?;
     let state = std::sync::Arc::clone(bridge.state());
     let totals = Totals::start(&state.spool);
     let mut happenings = Happenings::new(handle, slow);
@@ -115,7 +116,11 @@ fn events_file(options: &DemoOptions) -> PathBuf {
     options.data_dir.join("events.jsonl")
 }
 
-fn config(platform: SocketAddr, options: &DemoOptions) -> Result<Config, Failure> {
+fn config(
+    platform: SocketAddr,
+    options: &DemoOptions,
+    is_slow: watch::Receiver<bool>,
+) -> Result<Config, Failure> {
     let mut config = Config {
         data_dir: options.data_dir.clone(),
         ..Config::default()
@@ -125,6 +130,8 @@ fn config(platform: SocketAddr, options: &DemoOptions) -> Result<Config, Failure
     // until nothing flows.
     source.backoff.max = LONGEST_DELAY;
     config.sources = BTreeMap::from([("platform".to_owned(), source)]);
+    let sink = SinkEntry::new(SlowFile::new(is_slow));
+    config.sinks = BTreeMap::from([(DEFAULT_SINK.to_owned(), sink)]);
     config.complete().or_exit(Exit::Config)?;
     Ok(config)
 }

@@ -1,0 +1,152 @@
+//! The file sink of the demo, whose disk is slow while the demo says so.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use neurobridge_core::{
+    connect::ConnectSteps,
+    dead_letter::DeadLetter,
+    event::Event,
+    identity::SpoolId,
+    sink::{Ack, ConnectContext, PublishError, Sink, SinkFault},
+    sink_type::{BuildContext, DeadLetterPlace, SinkConfig, SinkType},
+    template::Template,
+};
+use neurobridge_sink_file::{FileConfig, FileSink};
+use tokio::sync::watch;
+
+/// A file sink that reports no outcome while its disk counts as slow.
+#[derive(Debug)]
+pub(super) struct SlowFile {
+    file: FileConfig,
+    is_slow: watch::Receiver<bool>,
+}
+
+impl SlowFile {
+    pub(super) fn new(is_slow: watch::Receiver<bool>) -> Self {
+        Self {
+            file: FileConfig::default(),
+            is_slow,
+        }
+    }
+}
+
+impl SinkConfig for SlowFile {
+    fn errors(&self) -> Vec<(String, String)> {
+        self.file.errors()
+    }
+
+    fn warnings(&self, spool_is_durable: bool) -> Vec<(&'static str, String)> {
+        self.file.warnings(spool_is_durable)
+    }
+
+    fn destination(&self, data_dir: &Path) -> String {
+        self.file.destination(data_dir)
+    }
+
+    fn templates(&self) -> Vec<(&'static str, &Template)> {
+        self.file.templates()
+    }
+
+    fn files(&self) -> Vec<(&'static str, &Path)> {
+        self.file.files()
+    }
+
+    fn dead_letter_place(&self) -> DeadLetterPlace<'_> {
+        self.file.dead_letter_place()
+    }
+
+    fn is_only_writer(&self) -> bool {
+        self.file.is_only_writer()
+    }
+
+    fn preview(&self, event: &Event<'_>, spool: &SpoolId) -> String {
+        self.file.preview(event, spool)
+    }
+}
+
+impl SinkType for SlowFile {
+    type Sink = SlowSink;
+
+    const NAME: &'static str = FileConfig::NAME;
+    const CLIENT_LOG_TARGETS: &'static [&'static str] = FileConfig::CLIENT_LOG_TARGETS;
+
+    fn build(&self, context: &BuildContext<'_>) -> SlowSink {
+        SlowSink {
+            sink: self.file.build(context),
+            is_slow: self.is_slow.clone(),
+        }
+    }
+
+    async fn probe(
+        &self,
+        context: &BuildContext<'_>,
+        steps: &ConnectSteps,
+    ) -> Result<Vec<String>, SinkFault> {
+        self.file.probe(context, steps).await
+    }
+}
+
+/// The sink of [`SlowFile`].
+pub(super) struct SlowSink {
+    sink: FileSink,
+    is_slow: watch::Receiver<bool>,
+}
+
+impl Sink for SlowSink {
+    const REPLACES_CLIENT: bool = FileSink::REPLACES_CLIENT;
+
+    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
+        self.sink.connect(context).await
+    }
+
+    fn set_backing_buffer(&mut self, log: &Bytes) {
+        self.sink.set_backing_buffer(log);
+    }
+
+    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+        self.sink.publish(event)
+    }
+
+    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        self.sink.publish_dead_letter(letter)
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        self.sink.keeps_dead_letters()
+    }
+
+    async fn flush(&mut self) -> Result<(), SinkFault> {
+        self.sink.flush().await
+    }
+
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        // Nobody is left to say when it is over: then it is.
+        let _ = self.is_slow.wait_for(|is_slow| !is_slow).await;
+        self.sink.outcomes(acks).await
+    }
+
+    fn note(&self) -> Option<String> {
+        self.sink.note()
+    }
+
+    fn unavailable(&self) -> Option<SinkFault> {
+        self.sink.unavailable()
+    }
+
+    fn notice(&self) -> Option<String> {
+        self.sink.notice()
+    }
+
+    fn lost(&self) -> u64 {
+        self.sink.lost()
+    }
+
+    fn fault(&self) -> Option<SinkFault> {
+        self.sink.fault()
+    }
+
+    async fn close(&mut self) {
+        self.sink.close().await;
+    }
+}

@@ -1,0 +1,168 @@
+//! The list of sink types: the only place of the program that names them.
+
+use std::{
+    any::Any,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
+
+use neurobridge_core::{
+    connect::ConnectSteps,
+    delivery::{self, Ended, Options, Progress, Shutdown},
+    reader::{ReadError, Reader},
+    sink::SinkFault,
+    sink_type::{BuildContext, SinkConfig, SinkType},
+};
+use neurobridge_spool::{ReplayReader, SpoolReader};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// The sink types of this build. A new one is one line.
+const BUILT_IN: &[RegisteredSink] = &[
+    RegisteredSink::of::<neurobridge_sink_file::FileConfig>(),
+    #[cfg(feature = "kafka")]
+    RegisteredSink::of::<neurobridge_sink_kafka::KafkaConfig>(),
+    #[cfg(feature = "nats")]
+    RegisteredSink::of::<neurobridge_sink_nats::NatsConfig>(),
+];
+
+/// The sink types that this build leaves out. Each has a cargo feature of the same name.
+pub(crate) const LEFT_OUT: &[&str] = &[
+    #[cfg(not(feature = "kafka"))]
+    "kafka",
+    #[cfg(not(feature = "nats"))]
+    "nats",
+];
+
+/// Sink types that a program of its own has added.
+static ADDED: OnceLock<&'static [RegisteredSink]> = OnceLock::new();
+
+/// Adds sink types to those of this build. Only the first call has an effect; returns whether this was the first.
+pub(crate) fn add(types: &'static [RegisteredSink]) -> bool {
+    ADDED.set(types).is_ok()
+}
+
+/// Returns all sink types, in the order in which they are listed to people.
+pub(crate) fn all() -> impl Iterator<Item = &'static RegisteredSink> {
+    let added = ADDED.get().copied().unwrap_or_default();
+    BUILT_IN.iter().chain(added)
+}
+
+/// Returns the sink type with this value of the key `type`.
+pub(crate) fn find(name: &str) -> Option<&'static RegisteredSink> {
+    all().find(|sink_type| sink_type.name == name)
+}
+
+/// A sink type as the program knows it: its name, its schema and how its configuration is read.
+#[derive(Clone, Copy, Debug)]
+pub struct RegisteredSink {
+    pub(crate) name: &'static str,
+    /// As [`SinkType::CLIENT_LOG_TARGETS`].
+    pub(crate) client_log_targets: &'static [&'static str],
+    pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
+    pub(crate) parse: fn(&Value) -> Result<Arc<dyn AnySink>, ParseError>,
+}
+
+/// Why a value is no configuration of a sink type, with the path of the value in question.
+pub(crate) type ParseError = serde_path_to_error::Error<serde_json::Error>;
+
+impl RegisteredSink {
+    /// Returns the entry of a sink type.
+    pub const fn of<T: SinkType + DeserializeOwned + JsonSchema>() -> Self {
+        Self {
+            name: T::NAME,
+            client_log_targets: T::CLIENT_LOG_TARGETS,
+            schema: T::json_schema,
+            parse: parse::<T>,
+        }
+    }
+}
+
+fn parse<T: SinkType + DeserializeOwned>(value: &Value) -> Result<Arc<dyn AnySink>, ParseError> {
+    let config: T = serde_path_to_error::deserialize(value)?;
+    Ok(Arc::new(config))
+}
+
+/// A running delivery, from its first event until it has drained or was ended.
+pub(crate) type Delivery = Pin<Box<dyn Future<Output = Result<Ended, ReadError>> + Send>>;
+
+/// The configuration of a sink of any type.
+pub trait AnySink: SinkConfig + Any {
+    /// Returns the value of the key `type`.
+    fn type_name(&self) -> &'static str;
+
+    /// Delivers events of the spool. As [`delivery::deliver`].
+    fn deliver(
+        &self,
+        context: &BuildContext<'_>,
+        reader: SpoolReader,
+        options: Options,
+        progress: Arc<Progress>,
+        shutdown: Shutdown,
+    ) -> Pin<Box<dyn Future<Output = Result<Ended, ReadError>> + Send>>;
+
+    /// Delivers the events of a replay. As [`delivery::deliver`].
+    fn deliver_replay(
+        &self,
+        context: &BuildContext<'_>,
+        reader: ReplayReader,
+        options: Options,
+        progress: Arc<Progress>,
+        shutdown: Shutdown,
+    ) -> Pin<Box<dyn Future<Output = Result<Ended, ReadError>> + Send>>;
+
+    /// Checks whether the sink could deliver. As [`SinkType::probe`].
+    fn probe<'a>(
+        &'a self,
+        context: &'a BuildContext<'a>,
+        steps: &'a ConnectSteps,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<String>, SinkFault>> + Send + 'a>>;
+}
+
+impl<T: SinkType> AnySink for T {
+    fn type_name(&self) -> &'static str {
+        T::NAME
+    }
+
+    fn deliver(
+        &self,
+        context: &BuildContext<'_>,
+        reader: SpoolReader,
+        options: Options,
+        progress: Arc<Progress>,
+        shutdown: Shutdown,
+    ) -> Delivery {
+        deliver_boxed(self.build(context), reader, options, progress, shutdown)
+    }
+
+    fn deliver_replay(
+        &self,
+        context: &BuildContext<'_>,
+        reader: ReplayReader,
+        options: Options,
+        progress: Arc<Progress>,
+        shutdown: Shutdown,
+    ) -> Delivery {
+        deliver_boxed(self.build(context), reader, options, progress, shutdown)
+    }
+
+    fn probe<'a>(
+        &'a self,
+        context: &'a BuildContext<'a>,
+        steps: &'a ConnectSteps,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<String>, SinkFault>> + Send + 'a>> {
+        Box::pin(SinkType::probe(self, context, steps))
+    }
+}
+
+fn deliver_boxed<S: neurobridge_core::sink::Sink>(
+    sink: S,
+    reader: impl Reader,
+    options: Options,
+    progress: Arc<Progress>,
+    shutdown: Shutdown,
+) -> Delivery {
+    Box::pin(delivery::deliver(sink, reader, options, progress, shutdown))
+}

@@ -1,0 +1,49 @@
+//! A kind of sink is named in one file of the program: the list of sink types.
+
+use std::{fs, io, path::Path};
+
+/// What names a kind of sink in code.
+const NAMES: [&str; 4] = [
+    "neurobridge_sink_kafka::",
+    "neurobridge_sink_nats::",
+    "feature = \"kafka\"",
+    "feature = \"nats\"",
+];
+
+/// Adds the files below a folder that name a kind of sink outside their tests.
+fn add_naming(folder: &Path, found: &mut Vec<String>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            add_naming(&path, found)?;
+            continue;
+        }
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        // Tests have examples of each kind.
+        if !name.ends_with(".rs") || name.ends_with("tests.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path)?;
+        let product = text
+            .split("\n#[cfg(test)]\nmod tests {")
+            .next()
+            .unwrap_or_default();
+        let is_naming =
+            |line: &str| NAMES.iter().any(|name| line.contains(name)) && !line.contains("cfg(all(test");
+        if product.lines().any(is_naming) {
+            found.push(name);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_kind_of_sink_is_named_in_one_file() {
+    let mut found = Vec::new();
+    add_naming(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found).unwrap();
+    assert_eq!(found, ["sinks.rs"]);
+}

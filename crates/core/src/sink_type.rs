@@ -1,0 +1,183 @@
+//! The `SinkConfig` and `SinkType` traits: what a program needs to know of a kind of sink besides delivering events.
+//!
+//! A sink crate implements them for its part of the configuration. The program registers the type in one list and does not
+//! distinguish kinds of sinks anywhere else.
+
+use std::{
+    fmt,
+    future::Future,
+    path::{Path, PathBuf},
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    connect::ConnectSteps,
+    epoch::Epochs,
+    event::{Event, Sequence},
+    identity::SpoolId,
+    reader::Cursor,
+    sink::{ConnectContext, Sink, SinkFault},
+    template::Template,
+};
+
+/// The configuration of one sink: what is wrong with it, what it means, what the sink would send. Nothing here connects.
+pub trait SinkConfig: fmt::Debug + Send + Sync + 'static {
+    /// Returns the configuration errors that the type of a single key does not exclude: the key below the sink's table, and a
+    /// sentence with what was found and what was expected.
+    fn errors(&self) -> Vec<(String, String)>;
+
+    /// Returns the settings that are legal but may lose, duplicate or expose events: the key below the sink's table, and a
+    /// sentence with what may happen and what prevents it. `spool_is_durable` is false for a spool in memory.
+    fn warnings(&self, spool_is_durable: bool) -> Vec<(&'static str, String)>;
+
+    /// Returns where the events go, for people: a topic and its servers, without credentials. Relative paths begin at
+    /// `data_dir`.
+    fn destination(&self, data_dir: &Path) -> String;
+
+    /// Returns the templates with the key of each, so that unknown event fields in them can be reported.
+    fn templates(&self) -> Vec<(&'static str, &Template)>;
+
+    /// Returns the files that the sink writes, with the key of each. No two sinks may write to the same file.
+    fn files(&self) -> Vec<(&'static str, &Path)>;
+
+    /// Returns where dead letters of this sink are stored.
+    fn dead_letter_place(&self) -> DeadLetterPlace<'_>;
+
+    /// Returns whether nobody else may write to the destination while the sink delivers, so that a replay needs the bridge to be
+    /// stopped.
+    fn is_only_writer(&self) -> bool;
+
+    /// Returns the message that the sink would send for an event, as text for people. Limits of the destination are not known
+    /// here and not applied.
+    fn preview(&self, event: &Event<'_>, spool: &SpoolId) -> String;
+}
+
+/// A kind of sink: its name and how its sinks are made.
+///
+/// Implement `Deserialize` and `JsonSchema` beside it. Unknown keys have to be refused (`deny_unknown_fields`); the keys that all
+/// sinks have in common (`type`, `required`, `start`, `filter`, …) are removed before the type's own keys are read.
+pub trait SinkType: SinkConfig {
+    /// The sink that this configuration makes.
+    type Sink: Sink;
+
+    /// The value of the key `type`.
+    const NAME: &'static str;
+    /// The targets of log lines in which a client library repeats what the sink reports as its state. They are not shown where the
+    /// state is.
+    const CLIENT_LOG_TARGETS: &'static [&'static str];
+
+    /// Makes the sink, not connected yet. The configuration has no [errors](SinkConfig::errors).
+    fn build(&self, context: &BuildContext<'_>) -> Self::Sink;
+
+    /// Checks whether the sink could deliver, and publishes and creates nothing. Returns what would work but may lose events,
+    /// a sentence each. Notes each step that waits for a server in `steps`. Has no time limit of its own; dropping the future
+    /// ends the attempt.
+    ///
+    /// # Errors
+    /// The sink could not deliver.
+    fn probe(
+        &self,
+        context: &BuildContext<'_>,
+        steps: &ConnectSteps,
+    ) -> impl Future<Output = Result<Vec<String>, SinkFault>> + Send;
+}
+
+/// Connects a sink as for a spool without events and closes it again. For [`SinkType::probe`], with a sink that creates nothing.
+///
+/// # Errors
+/// As [`Sink::connect`].
+pub async fn probe<S: Sink>(sink: &mut S, steps: &ConnectSteps) -> Result<(), SinkFault> {
+    let cursor = Cursor::starting_at(Sequence::FIRST);
+    let context = ConnectContext {
+        spool: SpoolId::generate(),
+        cursor: &cursor,
+        epochs: &Epochs::default(),
+        steps,
+    };
+    let connected = sink.connect(&context).await;
+    sink.close().await;
+    connected
+}
+
+/// What a sink is made with, besides its configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildContext<'a> {
+    /// The name of the sink in the configuration.
+    pub name: &'a str,
+    /// The folder at which relative paths begin.
+    pub data_dir: &'a Path,
+    /// The replay that the sink is made for. `None`: for the deliveries of a bridge.
+    pub replay: Option<&'a str>,
+}
+
+impl BuildContext<'_> {
+    /// Returns the path of a file to write: for a replay one of the replay's own beside it, since the bridge may be writing to
+    /// the configured one (`events.jsonl`, `events-replay-<run>.jsonl`).
+    pub fn file(&self, path: &Path) -> PathBuf {
+        self.replay
+            .map_or_else(|| path.to_owned(), |run| replay_file(path, run))
+    }
+}
+
+/// Returns the path of a replay's own file beside a configured one.
+pub fn replay_file(path: &Path, run: &str) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let mut name = format!("{stem}-replay-{run}");
+    if let Some(extension) = path.extension() {
+        name.push('.');
+        name.push_str(&extension.to_string_lossy());
+    }
+    path.with_file_name(name)
+}
+
+/// Where the dead letters of a sink are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeadLetterPlace<'a> {
+    /// In the file that all sinks share.
+    Shared,
+    /// In a file of this sink's own; a relative path begins at the data folder.
+    File(&'a Path),
+    /// In the destination of the sink, which stores them itself; named for people, such as `topic faces.dead`.
+    Destination(String),
+}
+
+/// The key `dead_letter` of a sink that cannot store dead letters in its destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetterFile {
+    /// A file of JSON lines; a relative path is below the data folder.
+    pub path: PathBuf,
+}
+
+impl DeadLetterFile {
+    /// Returns the place of a key that may be missing.
+    pub fn place(file: Option<&Self>) -> DeadLetterPlace<'_> {
+        file.map_or(DeadLetterPlace::Shared, |file| DeadLetterPlace::File(&file.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_writes_beside_the_configured_file() {
+        let context = |replay| BuildContext {
+            name: "a",
+            data_dir: Path::new("data"),
+            replay,
+        };
+        let path = Path::new("x/events.jsonl");
+        assert_eq!(context(None).file(path), path);
+        assert_eq!(
+            context(Some("1")).file(path),
+            Path::new("x/events-replay-1.jsonl")
+        );
+        assert_eq!(
+            context(Some("1")).file(Path::new("log")),
+            Path::new("log-replay-1")
+        );
+    }
+}

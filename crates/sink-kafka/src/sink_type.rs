@@ -1,0 +1,110 @@
+//! The Kafka sink as a kind of sink of the program.
+
+use std::path::Path;
+
+use neurobridge_core::{
+    address,
+    connect::ConnectSteps,
+    event::Event,
+    identity::SpoolId,
+    sink::SinkFault,
+    sink_type::{self, BuildContext, DeadLetterPlace, SinkConfig, SinkType},
+    template::Template,
+};
+
+use crate::{
+    config::{Delivery, KafkaConfig},
+    encode::{Encoder, describe},
+    sink::KafkaSink,
+};
+
+impl SinkConfig for KafkaConfig {
+    fn errors(&self) -> Vec<(String, String)> {
+        self.check()
+    }
+
+    fn warnings(&self, spool_is_durable: bool) -> Vec<(&'static str, String)> {
+        let mut warnings = Vec::new();
+        let mut warn = |key: &'static str, message: &str| warnings.push((key, message.to_owned()));
+        if self.sasl.is_some() && self.tls.is_none() {
+            warn(
+                "sasl",
+                "name, password or its proof, and all events travel in the clear; a [tls] table encrypts them",
+            );
+        }
+        if self.create && self.replicas == Some(1) {
+            warn(
+                "replicas",
+                "a topic made with one replica is gone with its broker; 3 survive the loss of one",
+            );
+        }
+        if self.delivery == Delivery::ExactlyOnce && !spool_is_durable {
+            warn(
+                "delivery",
+                "with the spool in memory, \"exactly_once\" keeps events from standing twice in Kafka, and loses what was not \
+                 delivered when the process ends; spool.type = \"disk\" loses none",
+            );
+        }
+        warnings
+    }
+
+    fn destination(&self, _data_dir: &Path) -> String {
+        format!(
+            "{} at {}",
+            self.topic,
+            address::shown_list(&self.bootstrap_servers)
+        )
+    }
+
+    fn templates(&self) -> Vec<(&'static str, &Template)> {
+        vec![("topic", &self.topic), ("key", &self.key)]
+    }
+
+    fn files(&self) -> Vec<(&'static str, &Path)> {
+        Vec::new()
+    }
+
+    fn dead_letter_place(&self) -> DeadLetterPlace<'_> {
+        match &self.dead_letter {
+            Some(place) => match (&place.topic, &place.path) {
+                (Some(topic), _) => DeadLetterPlace::Destination(format!("topic {topic}")),
+                (None, Some(path)) => DeadLetterPlace::File(path),
+                (None, None) => DeadLetterPlace::Shared,
+            },
+            None => DeadLetterPlace::Shared,
+        }
+    }
+
+    fn is_only_writer(&self) -> bool {
+        false
+    }
+
+    fn preview(&self, event: &Event<'_>, spool: &SpoolId) -> String {
+        describe(&Encoder::new(self).encode(event, spool, None))
+    }
+}
+
+impl SinkType for KafkaConfig {
+    type Sink = KafkaSink;
+
+    const NAME: &'static str = "kafka";
+    const CLIENT_LOG_TARGETS: &'static [&'static str] = &["neurobridge_sink_kafka::librdkafka"];
+
+    fn build(&self, context: &BuildContext<'_>) -> KafkaSink {
+        let sink = KafkaSink::new(context.name, self.clone());
+        match context.replay {
+            Some(run) => sink.replaying(run),
+            None => sink,
+        }
+    }
+
+    async fn probe(
+        &self,
+        context: &BuildContext<'_>,
+        steps: &ConnectSteps,
+    ) -> Result<Vec<String>, SinkFault> {
+        let mut sink = KafkaSink::trial(context.name, self.clone());
+        sink_type::probe(&mut sink, steps).await?;
+        Ok(sink.dangers().to_vec())
+    }
+}

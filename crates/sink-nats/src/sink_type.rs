@@ -1,0 +1,121 @@
+//! The NATS sink as a kind of sink of the program.
+
+use std::{path::Path, time::Duration};
+
+use neurobridge_core::{
+    address,
+    connect::ConnectSteps,
+    event::Event,
+    identity::SpoolId,
+    sink::SinkFault,
+    sink_type::{self, BuildContext, DeadLetterPlace, SinkConfig, SinkType},
+    template::Template,
+    units,
+};
+
+use crate::{
+    config::{Mode, NatsConfig, Order},
+    encode::Encoder,
+    sink::NatsSink,
+};
+
+/// The duplicate window that nats-server gives a stream for which none is configured.
+const DEFAULT_DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// An outage that has to be expected, such as the repair of a broker.
+const LONG_OUTAGE: Duration = Duration::from_secs(3600);
+
+impl SinkConfig for NatsConfig {
+    fn errors(&self) -> Vec<(String, String)> {
+        self.check()
+    }
+
+    fn warnings(&self, _spool_is_durable: bool) -> Vec<(&'static str, String)> {
+        let mut warnings = Vec::new();
+        if self.mode == Mode::Core {
+            let message = "nobody keeps the events: who does not listen at the moment of an event never gets it; \
+                           mode = \"jetstream\" has a stream keep them";
+            warnings.push(("mode", message.to_owned()));
+        }
+        let Some(stream) = self.stream.as_ref().filter(|stream| stream.create) else {
+            return warnings;
+        };
+        if stream.replicas == Some(1) {
+            let message = "a stream made with one replica is gone with its server; 3 survive the loss of one";
+            warnings.push(("stream.replicas", message.to_owned()));
+        }
+        let window = stream.duplicate_window.unwrap_or(DEFAULT_DUPLICATE_WINDOW);
+        if self.order() == Order::Relaxed && window < LONG_OUTAGE {
+            let message = format!(
+                "after an outage of more than {} what is sent again is stored twice; a window as long as the longest outage to be \
+                 expected, or order = \"strict\", prevents it",
+                units::format_duration(window)
+            );
+            warnings.push(("stream.duplicate_window", message));
+        }
+        warnings
+    }
+
+    fn destination(&self, _data_dir: &Path) -> String {
+        let stream = self
+            .stream
+            .as_ref()
+            .map_or("nobody", |stream| stream.name.as_str());
+        let servers: Vec<String> = self.servers.iter().map(|server| address::shown(server)).collect();
+        format!("{} in {stream} at {}", self.subject, servers.join(", "))
+    }
+
+    fn templates(&self) -> Vec<(&'static str, &Template)> {
+        vec![("subject", &self.subject)]
+    }
+
+    fn files(&self) -> Vec<(&'static str, &Path)> {
+        Vec::new()
+    }
+
+    fn dead_letter_place(&self) -> DeadLetterPlace<'_> {
+        match &self.dead_letter {
+            Some(place) => match (&place.subject, &place.path) {
+                (Some(subject), _) => DeadLetterPlace::Destination(format!("subject {subject}")),
+                (None, Some(path)) => DeadLetterPlace::File(path),
+                (None, None) => DeadLetterPlace::Shared,
+            },
+            None => DeadLetterPlace::Shared,
+        }
+    }
+
+    fn is_only_writer(&self) -> bool {
+        self.is_strict()
+    }
+
+    fn preview(&self, event: &Event<'_>, spool: &SpoolId) -> String {
+        match Encoder::new(self).encode(event, spool, None) {
+            Ok(message) => message.describe(),
+            Err(rejection) => format!("a dead letter: {}", rejection.detail),
+        }
+    }
+}
+
+impl SinkType for NatsConfig {
+    type Sink = NatsSink;
+
+    const NAME: &'static str = "nats";
+    const CLIENT_LOG_TARGETS: &'static [&'static str] = &["async_nats"];
+
+    fn build(&self, context: &BuildContext<'_>) -> NatsSink {
+        let sink = NatsSink::new(context.name, self.clone());
+        match context.replay {
+            Some(run) => sink.replaying(run),
+            None => sink,
+        }
+    }
+
+    async fn probe(
+        &self,
+        context: &BuildContext<'_>,
+        steps: &ConnectSteps,
+    ) -> Result<Vec<String>, SinkFault> {
+        let mut sink = NatsSink::trial(context.name, self.clone());
+        sink_type::probe(&mut sink, steps).await?;
+        Ok(sink.dangers().to_vec())
+    }
+}
