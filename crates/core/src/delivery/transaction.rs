@@ -161,7 +161,9 @@ impl Window {
     /// Counts the dead letters behind which the cursor has moved.
     pub(super) fn count_letters(&mut self) {
         let Some(pending) = &mut self.pending else { return };
-        for (sequence, reason) in pending.letters.drain(..) {
+        let next = self.cursor.next;
+        // A later one was stored by an earlier attempt, while an event before it has no result yet.
+        for (sequence, reason) in pending.letters.extract_if(.., |(sequence, _)| *sequence < next) {
             self.progress.dead_letter(sequence, reason);
         }
         pending.letters_in_a_row = self.dead_letters_in_a_row;
