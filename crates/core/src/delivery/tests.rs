@@ -3,6 +3,7 @@
 mod broker;
 mod connecting;
 mod idle;
+mod model;
 mod replacement;
 mod setup;
 mod stall;

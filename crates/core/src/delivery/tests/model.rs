@@ -1,0 +1,143 @@
+//! Random deliveries compared with a reference, for both commit modes: a scripted broker fails at every call, rejects,
+//! falls silent and is restarted, the process is killed and starts again from an older cursor.
+
+mod log;
+mod reference;
+mod sink;
+mod world;
+
+use self::{
+    log::{Feed, Letters},
+    reference::{Kind, Reference},
+    sink::Model,
+    world::World,
+};
+use super::*;
+
+/// How a run of one process ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Exit {
+    Ended(Ended),
+    Killed,
+}
+
+/// Runs one process from a cursor that an earlier one has committed.
+fn run_process(world: &Arc<Mutex<World>>, cursor: &Cursor) -> (Exit, ProgressSnapshot) {
+    let shutdown = Shutdown {
+        drain: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    };
+    shutdown.drain.cancel();
+    let kill = CancellationToken::new();
+    let progress = Arc::new(Progress::new(cursor.clone()));
+    let filter = {
+        let mut world = world.lock().unwrap();
+        world.start_process(cursor, kill.clone(), shutdown.abort.clone());
+        world.filter.clone()
+    };
+    let options = Options {
+        name: "model".into(),
+        spool: SpoolId::from_bytes([7; 16]),
+        filter,
+        redaction: Redaction::default(),
+        dead_letters: Arc::new(Letters(Arc::clone(world))),
+        max_dead_letters_in_a_row: 1000,
+    };
+    let sink = Model::new(Arc::clone(world));
+    let reader = Feed::new(Arc::clone(world), cursor.clone());
+    let delivery = deliver(sink, reader, options, Arc::clone(&progress), shutdown);
+    let exit = runtime().block_on(async {
+        tokio::select! {
+            biased;
+            () = kill.cancelled() => Exit::Killed,
+            ended = timeout(Duration::from_secs(10 * 86_400), delivery) => {
+                Exit::Ended(ended.expect("the delivery ends").expect("the log is readable"))
+            }
+        }
+    });
+    (exit, progress.snapshot())
+}
+
+/// Runs processes until one has delivered all, and compares what the broker has with the reference.
+fn check(world: World) {
+    let events = world.reference.events();
+    let is_transactional = world.is_transactional;
+    let world = Arc::new(Mutex::new(world));
+    let mut cursor = Cursor::starting_at(Sequence::FIRST);
+    for process in 0.. {
+        assert!(process < 1000, "no process ends");
+        let (exit, snapshot) = run_process(&world, &cursor);
+        let mut world = world.lock().unwrap();
+        assert_eq!(
+            snapshot.cursor, world.cursor,
+            "the status shows the committed cursor"
+        );
+        if exit == Exit::Ended(Ended::Drained) {
+            assert_eq!(
+                (world.cursor.next.get(), snapshot.in_flight),
+                (events + 1, 0),
+                "drained, and not all is settled"
+            );
+            let shown = snapshot.dead_letters.iter().sum::<u64>();
+            let counted = world.cursor.counts.dead_lettered - cursor.counts.dead_lettered;
+            // The metric misses the dead letters of a commit without an answer.
+            assert!(shown == counted || is_transactional && shown < counted);
+            break;
+        }
+        cursor = world.restart();
+    }
+    let world = world.lock().unwrap();
+    let reference = &world.reference;
+    for sequence in 1..=events {
+        let is_stored = world.stored.contains(&sequence);
+        let has_letter = world.letters.contains(&sequence);
+        match reference.kind(sequence) {
+            // It may have been dropped after a process that then was killed had published it.
+            Kind::Dropped => {}
+            Kind::Filtered => assert!(!is_stored && !has_letter, "{sequence} was filtered"),
+            Kind::Good => assert!(is_stored && !has_letter, "{sequence} was good"),
+            Kind::Bad | Kind::BadLetter => assert!(!is_stored && has_letter, "{sequence} was bad"),
+        }
+    }
+    if is_transactional {
+        assert!(
+            world.stored.is_sorted_by(|one, next| one < next),
+            "once, in order"
+        );
+    }
+    if is_transactional && world.keeps_dead_letters {
+        assert!(
+            world.letters.is_sorted_by(|one, next| one < next),
+            "once, in order"
+        );
+    }
+    if world.acks_are_cumulative {
+        assert!(world.stored.is_sorted_by(|one, next| one < next), "in order");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::with_cases(cases())
+    })]
+    #[test]
+    fn any_schedule_settles_each_event_as_the_reference(
+        kinds in proptest::collection::vec(any::<u8>(), 1..60),
+        script in proptest::collection::vec(any::<u8>(), 0..400),
+        filtered: bool,
+        keeps_dead_letters: bool,
+        mode in 0_u8..4,
+        batch_size in 1_u64..6,
+    ) {
+        check(World::new(&kinds, script, filtered, keeps_dead_letters, mode, batch_size));
+    }
+}
+
+/// The number of cases: more by `PROPTEST_CASES`.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(512)
+}

@@ -1,0 +1,430 @@
+//! The sink of the model: publishes into the world's broker, and checks what the delivery asks of it.
+
+use std::collections::BTreeSet;
+
+use super::{world::interrupted, *};
+use crate::{ledger::Settlement, sink::Transaction};
+
+#[derive(Clone, Copy, Debug)]
+struct Message {
+    /// When it was published.
+    order: u64,
+    sequence: u64,
+    is_letter: bool,
+    is_bad: bool,
+}
+
+/// The sink of one process.
+pub(super) struct Model {
+    world: Arc<Mutex<World>>,
+    is_transactional: bool,
+    acks_are_cumulative: bool,
+    waiting: Vec<Message>,
+    published: u64,
+    committed_cursor: Option<Cursor>,
+    /// In the open transaction.
+    open: Vec<Message>,
+    is_open: bool,
+    is_due: bool,
+    /// A refusal in it: it can only be aborted.
+    is_broken: bool,
+    /// The client reports nothing any more.
+    is_silent: bool,
+    /// Events whose next publication has to be alone.
+    alone: BTreeSet<u64>,
+    /// Events that were rejected, and are not to be published again: in this connection, with transactions in this process.
+    rejected: BTreeSet<u64>,
+    /// A rejected message has broken the chain of cumulative acknowledgements: the later ones are refused with it.
+    is_chain_broken: bool,
+    must_resend: bool,
+}
+
+impl Model {
+    pub(super) fn new(world: Arc<Mutex<World>>) -> Self {
+        let (is_transactional, acks_are_cumulative) = {
+            let world = world.lock().unwrap();
+            (world.is_transactional, world.acks_are_cumulative)
+        };
+        Self {
+            world,
+            is_transactional,
+            acks_are_cumulative,
+            waiting: Vec::new(),
+            published: 0,
+            committed_cursor: None,
+            open: Vec::new(),
+            is_open: false,
+            is_due: false,
+            is_broken: false,
+            is_silent: false,
+            alone: BTreeSet::new(),
+            rejected: BTreeSet::new(),
+            is_chain_broken: false,
+            must_resend: false,
+        }
+    }
+
+    fn forget_transaction(&mut self) {
+        self.waiting.clear();
+        self.open.clear();
+        (self.is_open, self.is_due, self.is_broken) = (false, false, false);
+    }
+
+    fn forget_refusals(&mut self) {
+        self.waiting.clear();
+        self.alone.clear();
+        self.rejected.clear();
+        self.is_chain_broken = false;
+    }
+
+    fn accept(&mut self, sequence: u64, is_letter: bool, is_bad: bool) -> Result<(), PublishError> {
+        let choice = self.world.lock().unwrap().draw();
+        assert!(
+            !self.is_broken,
+            "{sequence} published into a transaction that can't be committed"
+        );
+        let is_doubled = self
+            .waiting
+            .iter()
+            .any(|other| (other.sequence, other.is_letter) == (sequence, is_letter));
+        assert!(!is_doubled, "{sequence} is in flight");
+        let settlement = self.world.lock().unwrap().settlement(sequence);
+        assert_eq!(settlement, None, "{sequence} is settled");
+        let alone = self
+            .waiting
+            .iter()
+            .find(|other| !other.is_letter && self.alone.contains(&other.sequence));
+        assert!(alone.is_none(), "{sequence} published beside {alone:?}");
+        let has_room = self.waiting.len() < 5 && !(3..10).contains(&choice);
+        match choice {
+            0..3 => {
+                return Err(PublishError::Fault(SinkFault::new(
+                    FaultKind::Unavailable,
+                    "publish",
+                )));
+            }
+            _ if !has_room && !self.waiting.is_empty() => return Err(PublishError::Full),
+            10..90 if is_bad => return Err(PublishError::Rejected(too_large())),
+            _ => {}
+        }
+        let must_be_alone = !is_letter && self.alone.contains(&sequence);
+        assert!(
+            !must_be_alone || self.waiting.is_empty(),
+            "{sequence} beside {:?}",
+            self.waiting
+        );
+        self.is_open = self.is_transactional;
+        self.published += 1;
+        self.waiting.push(Message {
+            order: self.published,
+            sequence,
+            is_letter,
+            is_bad,
+        });
+        Ok(())
+    }
+
+    /// Answers one message and reports the answer.
+    fn answer(&mut self, message: Message, is_shared_refusal: bool, acks: &mut Vec<Ack>) {
+        let Message {
+            sequence,
+            is_letter,
+            is_bad,
+            ..
+        } = message;
+        let outcome = if is_shared_refusal {
+            self.alone.insert(sequence);
+            Outcome::RetryAlone(too_large())
+        } else if is_bad {
+            let is_alone = !is_letter && self.alone.remove(&sequence);
+            self.rejected.insert(sequence);
+            if is_alone {
+                Outcome::RetryAlone(too_large())
+            } else {
+                Outcome::Rejected(too_large())
+            }
+        } else {
+            let outcome = self.store(message);
+            let settlement = match (is_letter, &outcome) {
+                (true, _) => Settlement::DeadLettered,
+                (false, Outcome::Duplicate) => Settlement::Duplicate,
+                (false, _) => Settlement::Delivered,
+            };
+            if !is_letter {
+                self.alone.remove(&sequence);
+            }
+            self.world.lock().unwrap().reference.settle(sequence, settlement);
+            outcome
+        };
+        let is_refused = !matches!(outcome, Outcome::Delivered | Outcome::Duplicate);
+        self.is_broken |= is_refused && self.is_transactional;
+        self.is_chain_broken |= is_refused && self.acks_are_cumulative && !is_letter;
+        acks.push(Ack {
+            sequence: Sequence::new(sequence).unwrap(),
+            outcome,
+        });
+    }
+
+    fn store(&mut self, message: Message) -> Outcome {
+        let mut world = self.world.lock().unwrap();
+        if self.is_transactional {
+            self.open.push(message);
+        } else if message.is_letter {
+            world.letters.push(message.sequence);
+        } else {
+            let is_stored = world.stored.contains(&message.sequence);
+            let is_before_end = world.stored.last() >= Some(&message.sequence);
+            if world.removes_duplicates && is_stored || self.acks_are_cumulative && is_before_end {
+                return Outcome::Duplicate;
+            }
+            world.stored.push(message.sequence);
+        }
+        Outcome::Delivered
+    }
+
+    /// Stores the first messages, up to one that is rejected, and reports nothing of it.
+    fn store_silently(&mut self, count: usize) {
+        let mut stored = std::mem::take(&mut self.waiting);
+        stored.sort_by_key(|message| message.order);
+        for message in stored
+            .into_iter()
+            .take(count)
+            .take_while(|message| !message.is_bad)
+        {
+            self.store(message);
+        }
+    }
+
+    fn answer_some(&mut self, count: usize, acks: &mut Vec<Ack>) {
+        let count = count.min(self.waiting.len());
+        for message in self.waiting.drain(..count).collect::<Vec<_>>() {
+            if self.is_chain_broken && !message.is_letter {
+                self.waiting.push(message);
+            } else {
+                self.answer(message, false, acks);
+            }
+        }
+        self.waiting.sort_by_key(|message| message.order);
+    }
+
+    /// Asks for all that has no outcome to be published again, where no dead letter is in flight.
+    fn resend(&mut self) {
+        if self.waiting.iter().all(|message| !message.is_letter) {
+            self.forget_refusals();
+            self.must_resend = true;
+        }
+    }
+
+    /// Reports outcomes as the script wants it.
+    fn report(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        let (choice, number) = {
+            let mut world = self.world.lock().unwrap();
+            (world.draw(), usize::from(world.draw()))
+        };
+        match choice {
+            0..20 => {
+                self.answer_some(number % 3, acks);
+                if !self.is_chain_broken {
+                    self.store_silently(number / 3 % 6);
+                }
+                return Err(SinkFault::new(FaultKind::Unavailable, "no leader"));
+            }
+            20..22 if !self.is_chain_broken => {
+                self.store_silently(number % 6);
+                self.is_silent = true;
+            }
+            _ if self.is_chain_broken => {
+                if self.waiting.iter().any(|message| message.is_letter) {
+                    self.answer_some(usize::MAX, acks);
+                } else {
+                    self.resend();
+                }
+            }
+            22..60 if !self.acks_are_cumulative => {
+                let is_shared = self.waiting.len() > 1 && self.waiting.iter().any(|message| message.is_bad);
+                for message in std::mem::take(&mut self.waiting) {
+                    self.answer(message, is_shared && !message.is_letter, acks);
+                }
+            }
+            60..75 if !self.acks_are_cumulative => {
+                let index = number % self.waiting.len();
+                let sequence = Sequence::new(self.waiting.remove(index).sequence).unwrap();
+                acks.push(Ack {
+                    sequence,
+                    outcome: Outcome::Deferred,
+                });
+                self.is_broken = self.is_transactional;
+            }
+            75..90 if !self.is_transactional => {
+                self.answer_some(number % 6, acks);
+                if !self.is_chain_broken {
+                    self.resend();
+                }
+            }
+            90..110 if !self.acks_are_cumulative => {
+                let length = self.waiting.len();
+                self.waiting.rotate_left(number % length);
+                self.answer_some(1 + number / 16, acks);
+            }
+            110..160 => self.answer_some(1 + number % 5, acks),
+            160..170 => self.is_due |= self.is_open,
+            _ => self.answer_some(usize::MAX, acks),
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Model {
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
+        let interruption = self.world.lock().unwrap().draw_fault("connect");
+        interrupted(interruption).await?;
+        self.forget_transaction();
+        (self.is_silent, self.must_resend) = (false, false);
+        if !self.is_transactional {
+            self.forget_refusals();
+        }
+        self.committed_cursor
+            .clone_from(&self.world.lock().unwrap().broker_cursor);
+        Ok(())
+    }
+
+    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+        let sequence = event.sequence.get();
+        assert_ne!(
+            self.transaction(),
+            Transaction::Due,
+            "{sequence} published although it is due"
+        );
+        assert!(!self.rejected.contains(&sequence), "{sequence} was rejected");
+        let kind = {
+            let world = self.world.lock().unwrap();
+            let is_safe = |rejected: &&u64| world.letters.contains(*rejected);
+            let mut before = self.rejected.range(..sequence);
+            let unsafe_before = before.find(|rejected| self.acks_are_cumulative && !is_safe(rejected));
+            assert_eq!(
+                unsafe_before, None,
+                "{sequence} published before the dead letter is stored"
+            );
+            world.reference.kind(sequence)
+        };
+        assert!(
+            !matches!(kind, Kind::Filtered | Kind::Dropped),
+            "{sequence} published: {kind:?}"
+        );
+        let accepted = self.accept(sequence, false, kind != Kind::Good);
+        if matches!(accepted, Err(PublishError::Rejected(_))) && !self.is_transactional {
+            self.rejected.insert(sequence);
+        }
+        accepted
+    }
+
+    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        let sequence = letter.sequence.get();
+        let json: serde_json::Value = serde_json::from_str(letter.json).unwrap();
+        let kind = self.world.lock().unwrap().reference.kind(sequence);
+        assert!(
+            matches!(kind, Kind::Bad | Kind::BadLetter),
+            "a dead letter of {sequence}: {kind:?}"
+        );
+        assert!(self.is_transactional || self.rejected.contains(&sequence));
+        let is_bad = kind == Kind::BadLetter && json.get("event").is_some();
+        self.accept(sequence, true, is_bad)
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        self.world.lock().unwrap().keeps_dead_letters
+    }
+
+    fn acks_are_cumulative(&self) -> bool {
+        self.acks_are_cumulative
+    }
+
+    async fn flush(&mut self) -> Result<(), SinkFault> {
+        let interruption = self.world.lock().unwrap().draw_fault("flush");
+        interrupted(interruption).await
+    }
+
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        if self.is_silent {
+            return pending().await;
+        }
+        let (is_late, interruption) = {
+            let mut world = self.world.lock().unwrap();
+            (world.draw() < 10, world.draw_fault("outcomes"))
+        };
+        if is_late {
+            sleep(Duration::from_millis(10)).await;
+        }
+        interrupted(interruption).await?;
+        if self.waiting.is_empty() {
+            assert!(self.is_open && !self.is_due, "nothing is in flight");
+            self.is_due = true;
+            return Ok(());
+        }
+        self.report(acks)
+    }
+
+    fn must_resend(&mut self) -> bool {
+        std::mem::take(&mut self.must_resend)
+    }
+
+    fn fault(&self) -> Option<SinkFault> {
+        let is_broken = self.world.lock().unwrap().draw() < 3;
+        is_broken.then(|| SinkFault::new(FaultKind::Unreachable, "the connection broke"))
+    }
+
+    fn transaction(&self) -> Transaction {
+        match (self.is_open, self.is_due || self.open.len() >= 6) {
+            _ if !self.is_transactional => Transaction::Unused,
+            (false, _) => Transaction::Closed,
+            (true, false) => Transaction::Open,
+            (true, true) => Transaction::Due,
+        }
+    }
+
+    async fn commit(&mut self, cursor: &Cursor) -> Result<(), SinkFault> {
+        assert!(
+            self.is_open && self.waiting.is_empty() && !self.is_broken,
+            "committed too early"
+        );
+        let interruption = {
+            let mut world = self.world.lock().unwrap();
+            let before = world.draw_fault("commit, not done");
+            if before.is_none() {
+                world.check(cursor);
+                self.open.sort_by_key(|message| message.order);
+                for message in self.open.drain(..) {
+                    assert!(
+                        message.sequence < cursor.next.get(),
+                        "{message:?} is after the cursor"
+                    );
+                    let place = if message.is_letter {
+                        &mut world.letters
+                    } else {
+                        &mut world.stored
+                    };
+                    place.push(message.sequence);
+                }
+                world.broker_cursor = Some(cursor.clone());
+            }
+            before.or_else(|| world.draw_fault("commit, done"))
+        };
+        interrupted(interruption).await?;
+        self.forget_transaction();
+        self.alone.clear();
+        Ok(())
+    }
+
+    async fn abort(&mut self) -> Result<(), SinkFault> {
+        let interruption = self.world.lock().unwrap().draw_fault("abort");
+        interrupted(interruption).await?;
+        self.forget_transaction();
+        Ok(())
+    }
+
+    fn committed_cursor(&self) -> Option<&Cursor> {
+        self.committed_cursor.as_ref()
+    }
+
+    async fn close(&mut self) {}
+}
