@@ -40,3 +40,8 @@ pub use self::{
     },
     tls::TlsSetupError,
 };
+
+/// Compiles the code of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
