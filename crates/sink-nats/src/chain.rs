@@ -1,9 +1,9 @@
 //! Strict order: each message names what has to be the last in the stream.
 //!
-//! The first message of a connection expects the place of the last message that the stream had when the connection was
-//! made (`Nats-Expected-Last-Sequence`): whatever that message is, foreign, without an id, or purged. Those after it name
-//! the one before, so that all behind a hole are refused. There are two ways to name it ([`By`]), since neither is right
-//! for every stream.
+//! The first message of a connection expects the sequence of the last message that the stream had when the connection was
+//! made (`Nats-Expected-Last-Sequence`, here the place): whatever that message is, foreign, without an id, or purged. Each message
+//! after it expects the place of the one before, and in a stream of one replica its id too ([`By`]), so that all messages
+//! after a hole are refused.
 //!
 //! Each message carries [`HEADER`] with its own sequence in the spool. By it the next connection finds out what is
 //! stored, and does not send that again. That holds for as long as a message is kept, however long an outage lasts; the
@@ -33,14 +33,14 @@ const EXPECTED_PLACE: &str = "Nats-Expected-Last-Sequence";
 /// How a message names the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
-    /// By its id: for a stream that one server keeps. What is stored is stored behind all that were sent before it, also
-    /// when a message of others gets between: all behind that one are refused.
+    /// By its id and its place: for a stream of one replica. A message is stored only after all that were sent before it. With
+    /// the id alone one would be stored after a refused one, if a duplicate between them is the stream's last message; with the
+    /// place alone, if another publisher's message has taken the place of the refused one.
     Id,
-    /// By its place: for a stream of several replicas. A replica that was away and is given what it missed does not learn
-    /// the last id from it (nats-server 2.15.2, by its source, and seen): it then refuses what the others have stored,
-    /// and the stream has a replica less until that server is restarted. A message of others takes a place, so it can
-    /// stand in for the one that it got before: that one is refused, and those behind it are not. So nothing is taken to
-    /// be stored because a later one is. The one that was refused is sent again, and comes late.
+    /// By its place alone: for a stream of several replicas. A replica that catches up does not learn the last id (nats-server
+    /// 2.15.2, by its source, and seen): it then refuses what the others have stored, and the stream has a replica less
+    /// until that server is restarted. As another publisher's message can take the place of a refused one, no event counts as stored
+    /// because a later one is. The refused one is sent again, and comes late.
     Place,
 }
 
@@ -56,8 +56,6 @@ pub(crate) struct End {
     pub(crate) log_end: Option<Sequence>,
     /// Whether the last message is one of ours.
     pub(crate) is_ours: bool,
-    /// Whether `ours` has all that may be asked for, also by id.
-    pub(crate) is_exact: bool,
 }
 
 /// An [`Owner`] that outlives the call that made it.
@@ -140,6 +138,8 @@ impl Owner<'_> {
 pub(crate) struct Chain {
     mark: String,
     stored: Stored,
+    /// The last place of the stream, once all is stored that was sent.
+    last: u64,
     link: Link,
 }
 
@@ -149,50 +149,35 @@ enum Stored {
     These(BTreeSet<Sequence>),
 }
 
-/// What the next message expects.
+/// What the next message expects beside the place.
 #[derive(Debug)]
 enum Link {
-    Id {
-        /// The place of the last message in the stream, until one was sent.
-        place: Option<u64>,
-        /// The id of the last message sent, and that of the one that is about to be. They take turns in two buffers.
-        last_id: String,
-        next_id: String,
-    },
-    Place {
-        /// The last place of the stream, once all is stored that was sent.
-        last: u64,
-        /// One was stored where it was meant to be. Until then each goes alone: a duplicate takes no place, and those
-        /// behind it would be refused.
-        is_anchored: bool,
-    },
+    /// The id of the last message sent, none until one was, and that of the one that is about to be. They take turns in two buffers.
+    Id { last_id: String, next_id: String },
+    /// Nothing. Until one was stored where it was meant to be, each goes alone: a duplicate takes no place, and those after it
+    /// would be refused.
+    Place { is_anchored: bool },
 }
 
 impl Chain {
     pub(crate) fn new(owner: &Owner<'_>, end: End) -> Self {
-        let (mut stored, link) = match end.by {
+        let (stored, link) = match end.by {
             By::Id => (
-                Stored::UpTo(end.ours.first().copied().filter(|_| !end.is_exact)),
+                Stored::UpTo(end.ours.first().copied()),
                 Link::Id {
-                    place: Some(end.place),
                     last_id: String::new(),
                     next_id: String::new(),
                 },
             ),
             By::Place => (
-                Stored::These(end.ours.iter().copied().collect()),
-                Link::Place {
-                    last: end.place,
-                    is_anchored: false,
-                },
+                Stored::These(end.ours.into_iter().collect()),
+                Link::Place { is_anchored: false },
             ),
         };
-        if end.is_exact {
-            stored = Stored::These(end.ours.into_iter().collect());
-        }
         Self {
             mark: owner.mark(),
             stored,
+            last: end.place,
             link,
         }
     }
@@ -207,82 +192,56 @@ impl Chain {
 
     /// Whether that is concluded from what is stored behind it.
     pub(crate) const fn acks_are_cumulative(&self) -> bool {
-        // A continued chain knows each event that is stored; the next connection by id concludes again.
         matches!(self.link, Link::Id { .. })
     }
 
     /// Whether the next message has to wait until nothing is on its way.
     pub(crate) const fn goes_alone(&self) -> bool {
-        matches!(
-            self.link,
-            Link::Place {
-                is_anchored: false,
-                ..
-            }
-        )
+        matches!(self.link, Link::Place { is_anchored: false })
     }
 
     /// Adds to the next message's headers what makes it, by this id, a part of the chain.
     pub(crate) fn add_to(&mut self, headers: &mut Headers, sequence: Sequence, id: &str) -> Role {
-        let role = match &mut self.link {
-            Link::Id {
-                place,
-                last_id,
-                next_id,
-            } => {
-                match *place {
-                    Some(place) => headers.add_written(EXPECTED_PLACE, place),
-                    None => headers.add(EXPECTED_ID, last_id),
-                }
-                next_id.clear();
-                next_id.push_str(id);
-                Role::Chained
+        headers.add_written(EXPECTED_PLACE, self.last);
+        if let Link::Id { last_id, next_id } = &mut self.link {
+            if !last_id.is_empty() {
+                headers.add(EXPECTED_ID, last_id);
             }
-            Link::Place { last, .. } => {
-                headers.add_written(EXPECTED_PLACE, *last);
-                Role::Placed { place: *last + 1 }
-            }
-        };
+            next_id.clear();
+            next_id.push_str(id);
+        }
         headers.add(HEADER, &value(&self.mark, sequence));
-        role
+        Role::Chained { place: self.last + 1 }
     }
 
     /// That message was sent.
-    pub(crate) fn sent(&mut self) {
-        match &mut self.link {
-            Link::Id {
-                place,
-                last_id,
-                next_id,
-            } => {
-                *place = None;
-                std::mem::swap(last_id, next_id);
-            }
-            Link::Place { last, .. } => *last += 1,
+    pub(crate) const fn sent(&mut self) {
+        self.last += 1;
+        if let Link::Id { last_id, next_id } = &mut self.link {
+            std::mem::swap(last_id, next_id);
         }
     }
 
-    /// A message that named a place was stored there.
+    /// A message of the chain was stored at its place.
     pub(crate) const fn stored(&mut self) {
-        if let Link::Place { is_anchored, .. } = &mut self.link {
+        if let Link::Place { is_anchored } = &mut self.link {
             *is_anchored = true;
         }
     }
 
     /// Continues after this place of the stream. Only to be called when each message that was sent has its answer.
-    pub(crate) const fn continue_after(&mut self, end: u64) {
-        match &mut self.link {
-            Link::Id { place, .. } => *place = Some(end),
-            Link::Place { last, .. } => *last = end,
+    pub(crate) fn continue_after(&mut self, end: u64) {
+        self.last = end;
+        if let Link::Id { last_id, .. } = &mut self.link {
+            last_id.clear();
         }
     }
 
-    /// A message that was to have this place is a duplicate, and has none. Those behind it, if there are any, are refused.
-    pub(crate) const fn passed_over(&mut self, place: u64) {
-        if let Link::Place { last, .. } = &mut self.link
-            && *last == place
-        {
-            *last -= 1;
+    /// A message that was to have this place is a duplicate, and has none. Those after it, if there are any, are refused.
+    pub(crate) fn passed_over(&mut self, place: u64) {
+        // By id the next one names the duplicate: what an older connection has stored stands at that place.
+        if matches!(self.link, Link::Place { .. }) && self.last == place {
+            self.last -= 1;
         }
     }
 }
@@ -302,7 +261,6 @@ mod tests {
             ours: ours.iter().map(|ours| Sequence::new(*ours).unwrap()).collect(),
             log_end: None,
             is_ours: true,
-            is_exact: false,
         };
         let owner = Owner {
             sink: "nats",
@@ -328,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_names_the_id_before_and_itself() {
+    fn a_message_names_the_id_and_the_place_before_and_itself() {
         let mut chain = chain(By::Id, &[41]);
         assert!(has(&chain, 1) && has(&chain, 41) && !has(&chain, 42));
         insta::assert_snapshot!(message(&mut chain, 42, true).0, @r"
@@ -339,6 +297,7 @@ mod tests {
         message(&mut chain, 43, false);
         insta::assert_snapshot!(message(&mut chain, 44, true).0, @r"
         Nats-Expected-Last-Msg-Id: main/42
+        Nats-Expected-Last-Sequence: 8
         Neurobridge-Chain: nats/11111111-1111-1111-1111-111111111111/5:00000000000000000044
         ");
         assert!(!chain.goes_alone());
@@ -358,16 +317,16 @@ mod tests {
         ");
         // It was a duplicate, then: it has no place.
         chain.passed_over(8);
-        assert_eq!(message(&mut chain, 43, true).1, Role::Placed { place: 8 });
+        assert_eq!(message(&mut chain, 43, true).1, Role::Chained { place: 8 });
         assert!(chain.goes_alone());
         chain.stored();
         assert!(!chain.goes_alone());
         message(&mut chain, 44, false);
-        assert_eq!(message(&mut chain, 45, true).1, Role::Placed { place: 9 });
-        assert_eq!(message(&mut chain, 46, true).1, Role::Placed { place: 10 });
+        assert_eq!(message(&mut chain, 45, true).1, Role::Chained { place: 9 });
+        assert_eq!(message(&mut chain, 46, true).1, Role::Chained { place: 10 });
         // Of one in the middle the server tells the others.
         chain.passed_over(9);
-        assert_eq!(message(&mut chain, 47, true).1, Role::Placed { place: 11 });
+        assert_eq!(message(&mut chain, 47, true).1, Role::Chained { place: 11 });
     }
 
     #[test]

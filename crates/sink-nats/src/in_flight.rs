@@ -19,10 +19,8 @@ pub(crate) struct Sent {
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// An event that names the id of the one before it: that one is stored when this one is.
-    Chained,
-    /// An event that names the place of the one before it, and is to have this place itself.
-    Placed { place: u64 },
+    /// An event that names the one before it, and is to have this place.
+    Chained { place: u64 },
     /// An event that stands alone.
     Free,
     /// A dead letter, which another stream keeps.
@@ -32,7 +30,7 @@ pub(crate) enum Role {
 impl Role {
     /// Whether the message is part of the chain of strict order.
     pub(crate) const fn is_chained(self) -> bool {
-        matches!(self, Self::Chained | Self::Placed { .. })
+        matches!(self, Self::Chained { .. })
     }
 }
 
@@ -130,7 +128,7 @@ mod tests {
                 sequence: Sequence::FIRST.plus(number),
                 at: Instant::now(),
                 role: if number % 2 == 0 {
-                    Role::Chained
+                    Role::Chained { place: number }
                 } else {
                     Role::Free
                 },
@@ -163,7 +161,7 @@ mod tests {
         let mut taken = Vec::new();
         in_flight.take_before(
             3,
-            |sent| sent.role == Role::Chained,
+            |sent| sent.role.is_chained(),
             |sent| taken.push(sent.sequence.get()),
         );
         assert_eq!(taken, [1, 3]);

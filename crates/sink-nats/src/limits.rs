@@ -44,7 +44,7 @@ impl Limits {
     pub(crate) fn check(&self, size: usize, role: Role) -> Result<(), PublishError> {
         let limit = match role {
             Role::Letter => self.letter,
-            Role::Chained | Role::Placed { .. } | Role::Free => self.event,
+            Role::Chained { .. } | Role::Free => self.event,
         };
         if size > limit.bytes {
             return Err(PublishError::Rejected(Rejection {

@@ -131,32 +131,19 @@ impl Api<'_> {
         next: Sequence,
         in_flight: u64,
     ) -> Result<End, SinkFault> {
-        self.look(stream, owner, next, in_flight, false).await
-    }
-
-    /// As [`end`](Self::end); with `is_exact` each event of ours from `next` on is looked for, also by id.
-    async fn look(
-        &self,
-        stream: &Stream,
-        owner: &Owner<'_>,
-        next: Sequence,
-        in_flight: u64,
-        is_exact: bool,
-    ) -> Result<End, SinkFault> {
         let mut end = End {
             place: stream.state.last_seq,
             by: stream.chained_by(),
             ours: Vec::new(),
             log_end: None,
             is_ours: false,
-            is_exact,
         };
         if stream.state.messages == 0 {
             return Ok(end);
         }
         let look_back = match end.by {
-            By::Id if !is_exact => LOOK_BACK,
-            By::Id | By::Place => LOOK_BACK + in_flight,
+            By::Id => LOOK_BACK,
+            By::Place => LOOK_BACK + in_flight,
         };
         let first = stream
             .state
@@ -187,7 +174,7 @@ impl Api<'_> {
                     }
                 }
                 end.ours.push(ours);
-                if end.by == By::Id && !is_exact || ours < next {
+                if end.by == By::Id || ours < next {
                     return Ok(end);
                 }
             }
@@ -195,8 +182,7 @@ impl Api<'_> {
         }
     }
 
-    /// As [`end`](Self::end), with the state of the stream as it is now and each event of ours: while the chain is broken, one can
-    /// be stored after another one that was refused, where it names a duplicate that is the last message.
+    /// As [`end`](Self::end), with the state of the stream as it is now.
     ///
     /// # Errors
     /// The stream does not exist, or no answer comes.
@@ -211,7 +197,7 @@ impl Api<'_> {
             .ask::<Stream>(&format!("STREAM.INFO.{stream}"), &Value::Null)
             .await?;
         match asked {
-            Ok(found) => self.look(&found, owner, next, in_flight, true).await,
+            Ok(found) => self.end(&found, owner, next, in_flight).await,
             Err(error) => Err(error::fault(&error, stream)),
         }
     }

@@ -125,38 +125,34 @@ impl Connection {
         } else {
             Outcome::Delivered
         };
-        if sent.role.is_chained()
-            && let Some(recovery) = self.keeper.recovery_mut()
+        if let Role::Chained { place } = sent.role
+            && let Keeper::Stream {
+                chain: Some((chain, recovery)),
+                ..
+            } = &mut self.keeper
         {
             if answer.duplicate {
                 recovery.duplicate();
-            } else {
-                recovery.stored(answer.seq);
-            }
-        }
-        if let Role::Placed { place } = sent.role
-            && let Some(chain) = self.keeper.chain_mut()
-        {
-            if answer.duplicate {
                 chain.passed_over(place);
             } else if answer.seq == place {
+                recovery.stored(place);
                 chain.stored();
+                if chain.acks_are_cumulative() {
+                    // It could be stored only after the one before it: whose acknowledgement was lost, then.
+                    self.in_flight.take_before(
+                        number,
+                        |earlier| earlier.role.is_chained(),
+                        |earlier| {
+                            acks.push(Ack {
+                                sequence: earlier.sequence,
+                                outcome: Outcome::Delivered,
+                            });
+                        },
+                    );
+                }
             } else {
                 return Err(error::misplaced(stream, place, answer.seq));
             }
-        }
-        if sent.role == Role::Chained && !answer.duplicate {
-            // It could be stored only behind the one before it: whose acknowledgement was lost, then.
-            self.in_flight.take_before(
-                number,
-                |earlier| earlier.role == Role::Chained,
-                |earlier| {
-                    acks.push(Ack {
-                        sequence: earlier.sequence,
-                        outcome: Outcome::Delivered,
-                    });
-                },
-            );
         }
         acks.push(Ack {
             sequence: sent.sequence,
