@@ -31,7 +31,7 @@ fn delivered(status: &Value) -> u64 {
 }
 
 #[test]
-fn a_bridge_killed_again_and_again_delivers_all_that_was_durable_once_and_in_order() {
+fn killed_bridge_delivers_durable_events_once_in_order() {
     let dir = Scratch::new("kill-9").unwrap();
     let platform = Platform::start(&dir, &["--rate", "3000"]).unwrap();
     let mut durable = 0;

@@ -32,7 +32,7 @@ impl Drop for Over<'_> {
 }
 
 #[test]
-fn a_full_disk_holds_the_feed_back_and_loses_nothing_that_was_durable() {
+fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
     let dir = Scratch::new("full-disk").unwrap();
     let Some(disk) = SmallDisk::mount(dir.path(), &dir.join("data"), MIB).unwrap() else {
         say_skipped("no file system can be mounted here: that takes root");

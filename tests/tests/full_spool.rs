@@ -123,7 +123,7 @@ fn a_full_spool_stops_the_reading_and_goes_on_by_itself() {
 }
 
 #[test]
-fn the_oldest_are_dropped_where_so_configured_and_each_is_counted() {
+fn drop_oldest_counts_each_dropped_event() {
     let Some(mut scene) = Scene::start("drop_oldest", 3 * EVENTS) else {
         return;
     };

@@ -193,7 +193,7 @@ fn a_relaxed_stream_stores_copies_although_it_knows_the_ids() {
 }
 
 #[test]
-fn a_strict_stream_gets_copies_while_no_bridge_runs_and_goes_on_in_order() {
+fn replay_into_a_strict_stream_keeps_its_order() {
     let Some(url) = nats_url() else {
         return;
     };

@@ -79,7 +79,7 @@ fn signals_ignored_at_the_start_stay_ignored() {
 }
 
 #[test]
-fn second_bridge_on_a_data_dir_ends_with_75_and_the_first_goes_on() {
+fn second_bridge_on_a_data_dir_ends_with_75() {
     for spool in ["memory", "disk"] {
         let dir = Scratch::new("two-bridges").unwrap();
         let platform = Platform::start(&dir, &["--rate", "500"]).unwrap();
@@ -226,7 +226,7 @@ fn a_refused_token_ends_with_77_only_when_asked_to() {
 }
 
 #[test]
-fn a_busy_port_a_useless_folder_a_broken_configuration_and_a_wrong_command_line_each_have_their_exit_code() {
+fn each_failed_start_has_its_exit_code() {
     let dir = Scratch::new("exits").unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let file = dir.join("c.toml");

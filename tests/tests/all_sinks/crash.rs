@@ -23,7 +23,7 @@ const IN_FLIGHT: f64 = 300.0;
 const PAST_THE_WINDOW: Duration = Duration::from_millis(300);
 
 #[test]
-fn a_bridge_killed_with_messages_on_their_way_stores_each_once_and_in_order() {
+fn bridge_killed_in_flight_stores_each_once_in_order() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };

@@ -32,7 +32,7 @@ const OF_CORE: [&str; 4] = ["exact", "ha", "nm", "det"];
 const OF_ARCHIVE: [&str; 3] = ["new", "exact", "ha"];
 
 #[test]
-fn an_outage_of_one_holds_up_no_other_and_each_has_what_it_asked_for() {
+fn outage_of_one_sink_delays_no_other() {
     let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };

@@ -85,7 +85,7 @@ fn a_cursor_that_is_older_than_the_last_commit_gives_way() {
 /// A power cut takes the end of a log that is not synced always, which Kafka has. Other events get those sequences, in a run
 /// that never comes to Kafka: the one after it must not take them for delivered either.
 #[test]
-fn events_that_a_power_cut_took_are_told_from_those_that_got_their_sequences() {
+fn power_cut_confuses_no_events_of_the_same_sequence() {
     let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };
@@ -146,7 +146,7 @@ fn events_that_a_power_cut_took_are_told_from_those_that_got_their_sequences() {
 }
 
 #[test]
-fn a_broker_killed_restarted_and_frozen_makes_no_event_come_twice() {
+fn broker_faults_duplicate_no_event() {
     let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };

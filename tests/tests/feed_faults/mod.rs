@@ -16,17 +16,17 @@
 //! | `{"error":…}` later | [`a_later_error_is_shown_and_the_connection_stays`] |
 //! | no pong, a wrong pong, a half-open connection | [`broken::no_pong`], [`broken::a_wrong_pong`], [`broken::half_open`]; with a full spool: `full_spool`, `a_full_spool_stops_the_reading_and_goes_on_by_itself`, and the listener's `while_there_is_no_room_pings_go_on_and_silence_is_not_judged` |
 //! | first of several addresses answers nothing | listener, `addresses_are_tried_one_after_the_other_but_not_for_long_each` |
-//! | event too large for a broker | `kafka_and_file`, `an_event_too_large_for_the_topic_is_stripped_or_a_dead_letter` |
+//! | event too large for a broker | `kafka_and_file`, `oversize_event_is_stripped_or_dead_lettered` |
 //! | one message refused for itself | the same; a bound on letters in a row: core, `too_many_dead_letters_in_a_row_stop_the_sink` |
 //! | sink refused as a whole | `kafka_and_file`, `a_permission_taken_away_and_given_back_costs_time_alone`; `kafka_and_file`, `a_deleted_topic_holds_the_cursor_until_it_is_there_again`; a password exchanged: `kafka_sink`, `an_exchanged_password_is_picked_up` |
 //! | another instance has fenced the producer | sink-kafka, `a_fenced_producer_stops_for_good` |
 //! | a topic's partitions grow | `kafka_and_file`, `partitions_that_grow_are_said` |
-//! | broker gone | `kafka_and_file`, `a_broker_stopped_killed_and_frozen_loses_nothing_and_holds_up_nobody` |
+//! | broker gone | `kafka_and_file`, `broker_faults_lose_nothing_and_delay_no_other_sink` |
 //! | spool full | `full_spool`, all of it |
 //! | no space on the disk, a failed sync | sink-file, `on_a_full_disk_no_line_is_torn`, `a_full_disk_is_a_fault_that_passes`, `a_failed_sync_is_a_final_fault` |
 //! | too many open files | [`too_many_open_files_are_tried_again`] |
 //! | the clock steps | listener, `times_of_receipt_never_run_backwards`; sink-file, `a_clock_that_is_set_back_breaks_nothing` |
-//! | repeated ids | [`repeated_events_are_counted_and_another_body_is_another_event`] |
+//! | repeated ids | [`repeats_are_counted_and_changed_bodies_are_new_events`] |
 
 mod broken;
 mod harmless;
@@ -200,7 +200,7 @@ fn what_is_no_event_is_a_dead_letter_with_its_reason() {
 }
 
 #[test]
-fn repeated_events_are_counted_and_another_body_is_another_event() {
+fn repeats_are_counted_and_changed_bodies_are_new_events() {
     let scene = Scene::start(&["duplicate=5,after=100,times=1", "same-id,after=200,times=1"]);
     let status = scene.wait("duplicates", |status| {
         status["sources"]["main"]["ledger"]["duplicate"] == 5 && delivered(status) == EVENTS + 1
@@ -256,7 +256,7 @@ fn too_many_open_files_are_tried_again() {
 }
 
 #[test]
-fn a_slow_drip_is_read_to_its_end_and_two_sources_with_the_same_ids_are_both_delivered() {
+fn slow_feed_and_equal_ids_of_two_sources_are_delivered() {
     let dir = Scratch::new("two").unwrap();
     let other_dir = Scratch::new("two-other").unwrap();
     let one = Platform::start(&dir, &["--count", "500"]).unwrap();

@@ -14,7 +14,7 @@ use neurobridge_tests::{
 use super::{DELIVERY, config, delivered, finish, furthest};
 
 #[test]
-fn leaders_killed_under_load_lose_nothing_and_what_can_lose_is_named() {
+fn killed_leaders_lose_nothing_and_risks_are_named() {
     let options = KafkaOptions {
         heap_mib: 256,
         ..KafkaOptions::default()

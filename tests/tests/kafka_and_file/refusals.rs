@@ -78,7 +78,7 @@ fn a_permission_taken_away_and_given_back_costs_time_alone() {
 }
 
 #[test]
-fn an_event_too_large_for_the_topic_is_stripped_or_a_dead_letter() {
+fn oversize_event_is_stripped_or_dead_lettered() {
     const LARGE: usize = 3;
     const COUNT: usize = 1000;
     let Some(bootstrap) = kafka_bootstrap() else {

@@ -143,7 +143,7 @@ async fn a_deleted_topic_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_fit_a_narrow_topic_and_what_does_not_is_a_dead_letter() {
+async fn batches_fit_the_topic_limit_or_become_dead_letters() {
     let Some(bootstrap) = blocking(kafka_bootstrap).await else {
         return;
     };

@@ -23,7 +23,7 @@ fn config(bootstrap: &str, topic: &str) -> KafkaConfig {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_in_a_transaction_goes_alone_and_becomes_one_dead_letter() {
+async fn rejection_in_a_transaction_becomes_one_dead_letter() {
     let Some(bootstrap) = blocking(kafka_bootstrap).await else {
         return;
     };

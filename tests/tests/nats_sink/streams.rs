@@ -195,7 +195,7 @@ async fn what_is_too_large_is_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_stream_finds_too_large_is_stripped_or_a_dead_letter_of_its_own() {
+async fn message_too_large_for_the_stream_is_stripped_or_dead() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -249,7 +249,7 @@ async fn what_the_stream_finds_too_large_is_stripped_or_a_dead_letter_of_its_own
 
 /// Were those behind it stored, it would count as stored as well, as soon as it could be sent.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_event_whose_dead_letter_finds_no_place_holds_up_those_behind_it() {
+async fn rejected_event_without_dead_letter_blocks_later_events() {
     let Some(nats) = own_nats(NatsOptions::default().config("max_payload: 8192")) else {
         return;
     };
@@ -295,7 +295,7 @@ async fn a_refused_event_whose_dead_letter_finds_no_place_holds_up_those_behind_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_that_is_lowered_meanwhile_makes_dead_letters_and_no_holes() {
+async fn lowered_limit_makes_dead_letters_and_no_holes() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };

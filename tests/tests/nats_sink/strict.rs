@@ -163,7 +163,7 @@ async fn messages_of_others_get_between_and_change_nothing() {
 
 /// In a stream of replicas a message of others can take the place of one of ours, which then comes late.
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_of_others_between_replicas_make_none_be_missing_or_come_twice() {
+async fn foreign_messages_between_replicas_cost_no_event() {
     let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
         return;
     };
@@ -315,7 +315,7 @@ async fn what_of_ours_lies_below_messages_of_others_is_found() {
 /// A power cut takes the end of a log that is not synced always, and its sequences are given to other events: those are not
 /// delivered because the stream has what had these sequences before.
 #[tokio::test(flavor = "multi_thread")]
-async fn events_with_the_sequences_of_lost_ones_are_not_taken_for_them() {
+async fn reused_sequences_are_not_taken_for_lost_events() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };

@@ -25,7 +25,7 @@ fn wait(terminal: &Terminal, what: &str) {
 }
 
 #[test]
-fn the_screen_shows_each_fault_and_what_became_of_it_and_leaves_the_terminal_as_it_was() {
+fn screen_shows_each_fault_and_restores_the_terminal() {
     let dir = Scratch::new("demo-screen").unwrap();
     let mut terminal = Terminal::spawn(&mut demo(&dir), 80, 24).unwrap();
     for line in [

@@ -57,7 +57,7 @@ fn number(log: &str, name: &str) -> u64 {
 }
 
 #[test]
-fn events_come_from_the_bridge_and_the_platform_sees_one_connection() {
+fn tail_reads_from_the_bridge_over_one_connection() {
     let dir = Scratch::new("tail").unwrap();
     let mut platform = Platform::start(&dir, &["--rate", "300"]).unwrap();
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();

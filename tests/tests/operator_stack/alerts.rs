@@ -12,7 +12,7 @@ use neurobridge_tests::reference;
 use super::support::{Dashboard, read, rules, selectors, shipped};
 
 #[test]
-fn promtool_finds_rules_and_configuration_right_and_their_tests_pass() {
+fn promtool_accepts_rules_and_passes_their_tests() {
     let Some(installation) = PrometheusInstallation::for_test() else {
         return;
     };
@@ -39,7 +39,7 @@ fn promtool_finds_rules_and_configuration_right_and_their_tests_pass() {
 }
 
 #[test]
-fn every_alert_has_its_paragraph_and_its_panel_and_no_other_is_described() {
+fn each_alert_has_a_runbook_and_a_panel() {
     let document = read("docs/operations.md");
     let titles: BTreeSet<&str> = document
         .lines()

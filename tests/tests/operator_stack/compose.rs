@@ -59,7 +59,7 @@ fn every_image_is_pinned_to_what_is_tested_with() {
 }
 
 #[test]
-fn nothing_is_open_to_the_outside_and_every_service_tells_its_health() {
+fn services_are_local_and_have_health_checks() {
     let all = services();
     for (name, service) in &all {
         if service["ports"].is_array() {
@@ -84,7 +84,7 @@ fn nothing_is_open_to_the_outside_and_every_service_tells_its_health() {
 }
 
 #[test]
-fn only_the_simulator_is_in_the_profile_and_it_cuts_every_two_minutes() {
+fn profile_has_only_the_simulator_with_its_cuts() {
     for (name, service) in services() {
         let profiles = &service["profiles"];
         if name == "simulator" {
@@ -134,7 +134,7 @@ fn default_of(text: &str) -> &str {
 }
 
 #[test]
-fn the_bridges_configuration_is_right_and_fits_the_other_services() {
+fn configuration_of_the_bridge_fits_the_other_services() {
     let services = services();
     let environment = &services["bridge"]["environment"];
     let url = default_of(environment["NEUROBRIDGE__SOURCES__MAIN__URL"].as_str().unwrap());
@@ -175,7 +175,7 @@ fn the_bridges_configuration_is_right_and_fits_the_other_services() {
 
 /// The server itself, without the container around it.
 #[test]
-fn nats_starts_with_its_command_line_and_answers_its_health_check() {
+fn nats_command_line_starts_and_is_healthy() {
     with_own_nats(|| {
         let dir = Scratch::new("compose-nats").unwrap();
         let [port, http_port] = free_ports().unwrap();

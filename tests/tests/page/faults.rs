@@ -56,7 +56,7 @@ fn first_on_page(browser: &mut Browser, what: &str, condition: &str) -> (f64, f6
 }
 
 #[test]
-fn a_cut_source_a_stopped_sink_and_a_killed_bridge_are_on_the_page_within_two_seconds() {
+fn page_shows_each_fault_within_two_seconds() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };

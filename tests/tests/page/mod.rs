@@ -47,7 +47,7 @@ fn source(url: &str) -> String {
 }
 
 #[test]
-fn nothing_personal_is_on_the_page_or_in_its_stream_and_nothing_comes_from_elsewhere() {
+fn page_shows_nothing_personal_and_loads_nothing_foreign() {
     let dir = Scratch::new("page-personal").unwrap();
     let faults = [
         "--count",

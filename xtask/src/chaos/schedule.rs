@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn two_minutes_have_eight_kills_of_the_bridge_and_something_for_everyone() {
+    fn two_minutes_have_eight_kills_and_faults_for_each_broker() {
         for seed in 0..200 {
             let faults = draw(seed, TWO_MINUTES, true);
             let of = |victim| faults.iter().filter(|fault| fault.victim == victim).count();
