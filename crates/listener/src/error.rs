@@ -135,6 +135,8 @@ pub(crate) enum Lost {
     AuthTimeout { timeout: Duration },
     #[error("the connection ended while reading was held back")]
     Blocked { source: Box<Lost> },
+    #[error("the frames after one that could not be read were discarded")]
+    Unread { source: Box<Lost> },
 }
 
 impl DialError {
@@ -223,8 +225,9 @@ impl Lost {
         }
     }
 
-    pub(crate) const fn reason(&self) -> DisconnectReason {
+    pub(crate) fn reason(&self) -> DisconnectReason {
         match self {
+            Self::Unread { source } => source.reason(),
             Self::Stopped => DisconnectReason::Stopped,
             Self::Closed(_) => DisconnectReason::Closed,
             Self::Broken { .. } => DisconnectReason::Broken,
@@ -242,9 +245,17 @@ impl Lost {
     /// Why the connection ended, whether or not reading was held back before.
     pub(crate) fn root(&self) -> &Self {
         match self {
-            Self::Blocked { source } => source.root(),
+            Self::Blocked { source } | Self::Unread { source } => source.root(),
             lost => lost,
         }
+    }
+
+    /// Whether a frame of the server could not be read.
+    pub(crate) fn is_of_a_frame(&self) -> bool {
+        matches!(
+            self.root(),
+            Self::TooLarge { .. } | Self::InvalidUtf8 | Self::Protocol { .. }
+        )
     }
 
     /// The outcome of the attempt, where the connection was not authorised yet.

@@ -257,7 +257,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
         heartbeat,
     );
     let authorised = connection::authorise(&mut session, link, config.auth_timeout).await;
-    let ended = match authorised {
+    let mut ended = match authorised {
         Err(lost) => {
             if !matches!(lost, Lost::Stopped) {
                 link.stats.attempt_failed(lost.outcome());
@@ -275,10 +275,17 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
             Ended::Lost(lost, since.elapsed())
         }
     };
-    if let Ended::NotAuthorised(lost) | Ended::Lost(lost, _) = &ended {
+    let was_authorised = matches!(ended, Ended::Lost(..));
+    if let Ended::NotAuthorised(lost) | Ended::Lost(lost, _) = &mut ended {
         // Before the end is counted: events that are read meanwhile are of this connection.
-        connection::close(session, link, lost).await;
-        let was_authorised = matches!(ended, Ended::Lost(..));
+        let is_all_read = connection::close(session, link, lost).await;
+        if !is_all_read {
+            link.stats.disconnected_unread();
+        }
+        if !is_all_read && lost.is_of_a_frame() {
+            let source = Box::new(std::mem::replace(lost, Lost::Stopped));
+            *lost = Lost::Unread { source };
+        }
         link.stats.disconnected(lost.reason(), was_authorised);
         let sentence = setup.shown(lost);
         link.outlet.notice(Notice::Disconnected {

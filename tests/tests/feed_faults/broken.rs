@@ -73,8 +73,8 @@ fn half_open() {
     ends("half-open,after=500,times=1", "pong_timeout", 1, "taken for dead");
 }
 
-/// The same once, where what the platform has sent behind the fault is lost with the connection: what comes by the
-/// clock goes on with the next one.
+/// The same once, where what the platform sends after it has closed is lost with the connection: what comes by the clock
+/// goes on with the next one.
 fn ends_with_a_loss(rule: &str, reason: &str, sentence: &str) {
     let scene = Scene::start_with(&[rule], &["--rate", "1000"], "1s");
     let status = scene.wait("events of the next connection", |status| {

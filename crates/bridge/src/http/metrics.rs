@@ -78,6 +78,10 @@ fn sources(sources: &[SourceView<'_>]) -> Vec<MetricFamily> {
         "source_disconnections_total",
         "Connections that ended, by reason.",
     );
+    let mut unread = Family::counter(
+        "source_unread_disconnections_total",
+        "Connections given up before all that the server had sent was read.",
+    );
     let mut frames = Family::counter("source_frames_total", "Frames read, by kind.");
     let mut bytes = Family::counter("source_received_bytes_total", "Bytes of frames read.");
     let mut events = Family::counter(
@@ -131,6 +135,7 @@ fn sources(sources: &[SourceView<'_>]) -> Vec<MetricFamily> {
         for (reason, count) in snapshot.disconnections.iter() {
             disconnections.add(&[name, ("reason", reason.into())], count as f64);
         }
+        unread.add(&[name], snapshot.unread_disconnections as f64);
         for (kind, count) in snapshot.frames.iter() {
             frames.add(&[name, ("kind", kind.into())], count as f64);
         }
@@ -170,6 +175,7 @@ fn sources(sources: &[SourceView<'_>]) -> Vec<MetricFamily> {
         open,
         connections,
         disconnections,
+        unread,
         frames,
         bytes,
         events,

@@ -23,11 +23,12 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Closes a connection with a code that states the reason, unless the server has closed it.
 ///
-/// Where frames can still be told apart, the events that the server had sent are received as before, up to its close
-/// frame, for at most [`LINGER`]; without room for them they are not read. After a frame that cannot be read (too large, no
-/// UTF-8, a violation of the protocol) nobody knows where the next one begins: then the rest is discarded, so that the
-/// server reads the reason.
-pub(crate) async fn close<S, O>(mut session: Session<S>, link: &mut Link<O>, lost: &Lost)
+/// The events that the server had sent are received as before, up to its close frame, for at most [`LINGER`]; without room
+/// for them they are not read. That holds also after a frame that cannot be read (too large, no UTF-8, a violation of the
+/// protocol) if the next frame can be found. Else the rest is discarded, so that the server reads the reason.
+///
+/// Returns whether all is read that the server is known to have sent.
+pub(crate) async fn close<S, O>(mut session: Session<S>, link: &mut Link<O>, lost: &Lost) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
@@ -44,49 +45,55 @@ where
         Lost::Closed(_) => {
             // The answer to its close frame is queued already.
             flush(&mut session).now_or_never();
-            return;
+            return true;
         }
-        Lost::Broken { .. } | Lost::Blocked { .. } => return,
+        Lost::Broken { .. } | Lost::Blocked { .. } | Lost::Unread { .. } => return true,
     };
-    let is_unreadable = matches!(
-        lost.root(),
-        Lost::TooLarge { .. } | Lost::InvalidUtf8 | Lost::Protocol { .. }
-    );
     session.send_close(CloseFrame {
         code,
         reason: reason.into(),
     });
-    if is_unreadable {
-        let stop = link.stop.clone();
-        let discarded = timeout(LINGER, discard(&mut session));
-        stop.run_until_cancelled(discarded).await;
-    } else {
-        // A batch that was read is sent without a pause in between, so the end of the time loses nothing.
-        timeout(LINGER, receive_rest(&mut session, link)).await.ok();
-    }
+    let mut is_all_read = true;
+    // A batch that was read is sent without a pause in between, so the end of the time loses nothing.
+    timeout(LINGER, receive_rest(&mut session, link, &mut is_all_read))
+        .await
+        .ok();
+    is_all_read
 }
 
 /// Receives what comes until the server closes the connection, or nobody takes it any more.
-async fn receive_rest<S, O>(session: &mut Session<S>, link: &mut Link<O>)
+async fn receive_rest<S, O>(session: &mut Session<S>, link: &mut Link<O>, is_all_read: &mut bool)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
 {
     let items = link.items.clone();
     let mut room = None;
-    loop {
+    let mut is_frame_lost = false;
+    while session.socket.is_readable() {
         let read = poll_fn(|cx| poll_batch(cx, session, link, &items, &mut room, &mut true, false)).await;
         match read {
             Read::Batch => {}
             // The connection is being closed: a reason more does not count, and events may follow it.
             Read::Lost(Lost::BadPong { .. } | Lost::TokenRefused { .. }) => {}
-            Read::NoRoom => match wait_for_room(session, &items).await {
-                Some(permit) => room = Some(permit),
-                None => return,
-            },
+            Read::Lost(Lost::TooLarge { .. } | Lost::InvalidUtf8 | Lost::Protocol { .. }) => {
+                is_frame_lost = true;
+                *is_all_read = false;
+            }
+            Read::NoRoom => {
+                *is_all_read = false;
+                match wait_for_room(session, &items).await {
+                    Some(permit) => room = Some(permit),
+                    None => return,
+                }
+                *is_all_read = !is_frame_lost;
+            }
             Read::Dry | Read::Lost(_) => return,
         }
     }
+    *is_all_read = false;
+    let stop = link.stop.clone();
+    stop.run_until_cancelled(discard(session)).await;
 }
 
 async fn wait_for_room<'a, S, T>(session: &mut Session<S>, items: &'a Sender<T>) -> Option<Permit<'a, T>>
@@ -106,7 +113,7 @@ where
 
 async fn discard<S: AsyncRead + AsyncWrite + Unpin>(session: &mut Session<S>) {
     flush(session).await;
-    let stream = session.socket.get_mut();
+    let stream = session.socket.stream();
     if stream.shutdown().await.is_ok() {
         // What comes is of no use, nor is how it ends.
         copy(stream, &mut sink()).await.ok();

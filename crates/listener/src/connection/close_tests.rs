@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     connection::{
         authorise, receive,
-        testing::{AUTH, Heard, PING, authorised_connection, connection, event, link},
+        testing::{AUTH, Heard, LIMIT, PING, authorised_connection, connection, event, link},
     },
     stats::DisconnectReason,
 };
@@ -16,7 +16,15 @@ const PANG: &str = r#"{"PING":"PANG"}"#;
 const CLOSE_FRAME: &[u8] = b"\x88\x02\x03\xe8";
 
 /// Does what a source does with a connection: receives until it is lost, then closes it.
-async fn run<S>(mut session: Session<S>, link: &mut Link<Heard>) -> Lost
+async fn run<S>(session: Session<S>, link: &mut Link<Heard>) -> Lost
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    close_after_loss(session, link).await.0
+}
+
+/// As [`run`]; also returns whether all was read.
+async fn close_after_loss<S>(mut session: Session<S>, link: &mut Link<Heard>) -> (Lost, bool)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -27,8 +35,8 @@ where
             .await
             .unwrap_err()
     };
-    close(session, link, &lost).await;
-    lost
+    let is_all_read = close(session, link, &lost).await;
+    (lost, is_all_read)
 }
 
 /// A text frame of a server, as no library sends it any more after a close frame.
@@ -99,6 +107,97 @@ async fn events_up_to_the_close_frame_of_the_server_count() {
         }
         assert_eq!(received, (1..21).map(event).collect::<Vec<_>>(), "{reason}");
     }
+}
+
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match u8::try_from(payload.len()) {
+        Ok(length @ 0..126) => frame.push(length),
+        _ => {
+            frame.push(127);
+            frame.extend((payload.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    frame
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_after_an_unreadable_frame_are_received() {
+    let too_large = vec![b'x'; LIMIT.bytes() as usize + 1];
+    for (bytes, reason, code) in [
+        (frame(0x81, &too_large), DisconnectReason::FrameTooLarge, 1009),
+        (frame(0x81, b"\xff\xfe"), DisconnectReason::InvalidUtf8, 1007),
+        // A reserved bit, a masked frame, and a ping that is too long.
+        (frame(0xC1, b"{}"), DisconnectReason::ProtocolViolation, 1002),
+        (b"\x81\x82\0\0\0\0{}".to_vec(), DisconnectReason::ProtocolViolation, 1002),
+        (frame(0x89, &[b'x'; 126]), DisconnectReason::ProtocolViolation, 1002),
+    ] {
+        let (mut link, mut batches) = link(64);
+        let (session, mut platform) = authorised_connection().await;
+        let ((lost, is_all_read), ()) = join!(close_after_loss(session, &mut link), async {
+            let mut segment = text_frame(&event(0));
+            segment.extend(&bytes);
+            segment.extend((1..11).flat_map(|id| text_frame(&event(id))));
+            platform.write(&segment).await;
+            while platform.hear().await != format!("[close {code}]") {}
+            for id in 11..21 {
+                platform.write(&text_frame(&event(id))).await;
+            }
+            platform.write(CLOSE_FRAME).await;
+            assert_eq!(platform.hear().await, "[end]");
+        });
+        assert_eq!(lost.reason(), reason);
+        assert!(is_all_read, "{lost:?}");
+        drop(link);
+        let mut received = Vec::new();
+        while let Some(batch) = batches.recv().await {
+            received.extend(batch);
+        }
+        assert_eq!(received, (0..21).map(event).collect::<Vec<_>>(), "{reason}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_cannot_be_read_on_is_reported_unread() {
+    for bytes in [
+        // A reserved opcode: tungstenite does not get past it.
+        frame(0x83, b"{}"),
+        // A message in two frames, of which the second is no UTF-8.
+        [frame(0x01, b"{"), frame(0x80, b"\xff\xfe")].concat(),
+        // A new message within one.
+        [frame(0x01, b"{"), frame(0x81, b"{}")].concat(),
+    ] {
+        let (mut link, mut batches) = link(64);
+        let (session, mut platform) = authorised_connection().await;
+        let ((_, is_all_read), ()) = join!(close_after_loss(session, &mut link), async {
+            let mut segment = text_frame(&event(0));
+            segment.extend(&bytes);
+            segment.extend(text_frame(&event(1)));
+            platform.write(&segment).await;
+            while !platform.hear().await.starts_with("[close 100") {}
+            drop(platform);
+        });
+        assert!(!is_all_read);
+        assert_eq!(batches.recv().await.unwrap(), [event(0)]);
+        assert_eq!(batches.try_recv().ok(), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_unreadable_frame_counts_as_unread() {
+    let (mut link, mut batches) = link(64);
+    let (session, mut platform) = authorised_connection().await;
+    let ((_, is_all_read), ()) = join!(close_after_loss(session, &mut link), async {
+        let bad = frame(0x81, b"\xff\xfe");
+        let segment = [bad.clone(), text_frame(&event(0)), bad, text_frame(&event(1))].concat();
+        platform.write(&segment).await;
+        while platform.hear().await != "[close 1007]" {}
+        platform.write(CLOSE_FRAME).await;
+    });
+    assert!(!is_all_read);
+    assert_eq!(batches.recv().await.unwrap(), [event(0)]);
+    assert_eq!(batches.recv().await.unwrap(), [event(1)]);
 }
 
 #[tokio::test(start_paused = true)]

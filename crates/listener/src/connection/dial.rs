@@ -16,12 +16,9 @@ use tokio::{
     net::{TcpStream, lookup_host},
     time::{Instant, timeout, timeout_at},
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::protocol::{Role, WebSocketConfig},
-};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use super::{Recent, http_date, upgrade::upgrade};
+use super::{Socket, http_date, upgrade::upgrade};
 use crate::{
     config::{Endpoint, SourceConfig},
     error::{DialError, DialStage},
@@ -61,7 +58,7 @@ pub(crate) trait Dial: Send + Sync + 'static {
 
 /// An open WebSocket.
 pub(crate) struct Dialled<S> {
-    pub(crate) socket: WebSocketStream<Recent<S>>,
+    pub(crate) socket: Socket<S>,
     pub(crate) clock_skew_seconds: Option<f64>,
 }
 
@@ -179,7 +176,7 @@ impl Dialler {
             .map_err(|error| DialError::of_upgrade(self.endpoint.authority(), &self.endpoint.host, error))?;
         let config = websocket_config(self.max_frame_size);
         Ok(Dialled {
-            socket: WebSocketStream::from_raw_socket(Recent::new(stream), Role::Client, Some(config)).await,
+            socket: Socket::new(stream, config),
             clock_skew_seconds: http_date::clock_skew_seconds(&head, Timestamp::now()),
         })
     }

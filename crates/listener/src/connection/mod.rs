@@ -4,12 +4,14 @@
 mod authorise;
 mod close;
 mod dial;
+mod gate;
 pub(crate) mod head;
 pub(crate) mod http_date;
 mod link;
 mod receive;
 mod recent;
 mod session;
+mod socket;
 #[cfg(test)]
 pub(crate) mod testing;
 mod upgrade;
@@ -25,5 +27,6 @@ pub(crate) use self::{
     receive::receive,
     recent::Recent,
     session::Session,
+    socket::Socket,
     upgrade::UpgradeError,
 };

@@ -318,7 +318,7 @@ async fn what_the_protocol_forbids_is_answered_with_its_code() {
             [event(7)],
             "what came before is handed on"
         );
-        let ((), heard) = join!(close(session, &mut link, &lost), async {
+        let (_, heard) = join!(close(session, &mut link, &lost), async {
             let mut heard = Vec::new();
             while heard.last().is_none_or(|last: &String| !last.contains("close")) {
                 heard.push(platform.hear().await);

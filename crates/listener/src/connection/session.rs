@@ -1,11 +1,7 @@
 //! An open WebSocket, and what each message on it means.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
+use std::task::{Context, Poll, ready};
 
-use futures_util::{Sink, Stream};
 use neurobridge_core::{envelope::FrameReader, secret::SecretSet, units::ByteSize};
 use secrecy::SecretString;
 use tokio::{
@@ -13,13 +9,10 @@ use tokio::{
     task::coop,
     time::Instant,
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{self, Message, protocol::CloseFrame},
-};
+use tokio_tungstenite::tungstenite::{self, Message, protocol::CloseFrame};
 use tracing::warn;
 
-use super::{Link, Notice, Outlet, Recent};
+use super::{Link, Notice, Outlet, Socket};
 use crate::{
     error::Lost,
     frame::{self, Classified, Content, Control, Foreign, Frame, MalformedReason},
@@ -33,7 +26,7 @@ const PING: &str = r#"{"action":"PING"}"#;
 
 /// An open connection.
 pub(crate) struct Session<S> {
-    pub(crate) socket: WebSocketStream<Recent<S>>,
+    pub(crate) socket: Socket<S>,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) is_authorised: bool,
     token: SecretString,
@@ -50,7 +43,7 @@ pub(crate) struct Session<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(crate) fn new(
-        socket: WebSocketStream<Recent<S>>,
+        socket: Socket<S>,
         token: SecretString,
         secrets: SecretSet,
         max_frame_size: ByteSize,
@@ -95,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Gets out what was written, pongs of the WebSocket protocol among it. Ready when there is nothing more to get out.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_flushing {
-            let flushed = ready!(Pin::new(&mut self.socket).poll_flush(cx));
+            let flushed = ready!(self.socket.poll_flush(cx));
             self.written(flushed);
         }
         Poll::Ready(())
@@ -103,10 +96,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Reads a message.
     pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Lost>> {
-        let lost = match Pin::new(&mut self.socket).poll_next(cx) {
-            Poll::Ready(Some(Ok(message))) => return Poll::Ready(Ok(message)),
-            Poll::Ready(Some(Err(error))) => Lost::of_socket(error, self.max_frame_size),
-            Poll::Ready(None) => Lost::Broken { source: None },
+        let lost = match self.socket.poll_message(cx) {
+            Poll::Ready(Ok(message)) => return Poll::Ready(Ok(message)),
+            Poll::Ready(Err(error)) => Lost::of_socket(error, self.max_frame_size),
             Poll::Pending => match self.write_error.take() {
                 // All that came before is read.
                 Some(lost) if coop::has_budget_remaining() => lost,
@@ -165,7 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Message::Close(frame) => {
                 // So does the answer to a close.
                 self.is_flushing = true;
-                let frame = frame.map(|frame| self.socket.get_ref().as_sent(frame));
+                let frame = frame.map(|frame| self.socket.as_sent(frame));
                 Err(Lost::Closed(close_words(frame, &self.secrets)))
             }
             // Never read, by its documentation.
@@ -220,7 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn send(&mut self, message: Message) {
         // Not asked whether it is ready: what does not fit into the socket is kept, within the bound of the write
         // buffer.
-        let sent = Pin::new(&mut self.socket).start_send(message);
+        let sent = self.socket.queue(message);
         let is_sent = sent.is_ok();
         self.written(sent);
         self.is_flushing = is_sent;

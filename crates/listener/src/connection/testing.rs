@@ -19,7 +19,7 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Link, Notice, Outlet, Recent, Session, websocket_config};
+use super::{Link, Notice, Outlet, Session, Socket, websocket_config};
 use crate::{frame::Frame, heartbeat::Heartbeat, stats::SourceStats};
 
 pub(crate) const TOKEN: &str = "s3cret";
@@ -84,10 +84,9 @@ pub(crate) async fn authorised_connection() -> (Session<DuplexStream>, Platform)
 }
 
 /// The two ends of an open WebSocket.
-pub(crate) async fn sockets() -> (WebSocketStream<Recent<DuplexStream>>, Platform) {
+pub(crate) async fn sockets() -> (Socket<DuplexStream>, Platform) {
     let (ours, theirs) = duplex(1 << 20);
-    let config = Some(websocket_config(LIMIT));
-    let ours = WebSocketStream::from_raw_socket(Recent::new(ours), Role::Client, config).await;
+    let ours = Socket::new(ours, websocket_config(LIMIT));
     let theirs = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
     (ours, Platform(theirs))
 }

@@ -54,6 +54,8 @@ pub struct SourceSnapshot {
     pub outcomes: ConnectionCounts,
     /// Connections that ended, by reason.
     pub disconnections: DisconnectCounts,
+    /// How many of them ended before all that the server had sent was read.
+    pub unread_disconnections: u64,
     /// Frames read, by kind.
     pub frames: FrameCounts,
     /// Bytes of payload of the text and binary frames read.
@@ -103,6 +105,7 @@ struct Inner {
     last_event: Option<Timestamp>,
     outcomes: ConnectionCounts,
     disconnections: DisconnectCounts,
+    unread_disconnections: u64,
     frames: FrameCounts,
     received_bytes: u64,
     blocked: Stopwatch,
@@ -146,6 +149,7 @@ impl SourceStats {
                 last_event: None,
                 outcomes: ConnectionCounts::default(),
                 disconnections: DisconnectCounts::default(),
+                unread_disconnections: 0,
                 frames: FrameCounts::default(),
                 received_bytes: 0,
                 blocked: Stopwatch::default(),
@@ -176,6 +180,7 @@ impl SourceStats {
             last_event: inner.last_event,
             outcomes: inner.outcomes,
             disconnections: inner.disconnections,
+            unread_disconnections: inner.unread_disconnections,
             frames: inner.frames,
             received_bytes: inner.received_bytes,
             ping_rtt: self.ping_rtt.snapshot(),
@@ -271,6 +276,11 @@ impl SourceStats {
             inner.gap.start(now);
             inner.gap_began.get_or_insert((clock::now(), now, reason));
         }
+    }
+
+    /// A connection is given up with data of the server unread.
+    pub(crate) fn disconnected_unread(&self) {
+        self.lock().unread_disconnections += 1;
     }
 
     /// An attempt failed before it was authorised.

@@ -1,0 +1,162 @@
+//! A WebSocket that can be read on after a frame that could not be read.
+//!
+//! Not tokio-tungstenite's `WebSocketStream`: that yields nothing after its first error. tungstenite itself goes on after a
+//! frame that it has taken from its buffer; one that is too large never gets there, because the [`Gate`] skips it.
+
+use std::{
+    io::{self, Read, Write},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::tungstenite::{
+    self, Message,
+    error::{CapacityError, ProtocolError},
+    protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext},
+};
+
+use super::{Recent, gate::Gate};
+
+/// The client's end of a WebSocket.
+#[derive(Debug)]
+pub(crate) struct Socket<S> {
+    stream: Recent<S>,
+    gate: Gate,
+    context: WebSocketContext,
+    /// Whether the next frame can be found and has a meaning of its own.
+    is_readable: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    /// Takes over a stream after the upgrade.
+    pub(crate) fn new(stream: S, config: WebSocketConfig) -> Self {
+        Self {
+            stream: Recent::new(stream),
+            gate: Gate::new(config.max_frame_size.unwrap_or(usize::MAX)),
+            context: WebSocketContext::new(Role::Client, Some(config)),
+            is_readable: true,
+        }
+    }
+
+    /// Reads a message. After an error more can be read while [`Socket::is_readable`].
+    pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<tungstenite::Result<Message>> {
+        let read = self.context.read(&mut Polled {
+            stream: &mut self.stream,
+            gate: &mut self.gate,
+            cx,
+        });
+        let error = match read {
+            Ok(message) => return Poll::Ready(Ok(message)),
+            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                // All frames before the one that is too large are read.
+                match self.gate.take_too_large() {
+                    None => return Poll::Pending,
+                    Some((size, max_size)) => CapacityError::MessageTooLong { size, max_size }.into(),
+                }
+            }
+            Err(error) => error,
+        };
+        // A fragment that is left out would leave a hole in its message.
+        self.is_readable = self.is_readable && leaves_next_frame(&error) && !self.gate.has_fragments();
+        Poll::Ready(Err(error))
+    }
+
+    /// Whether the frames that follow can be read, also after an error.
+    pub(crate) const fn is_readable(&self) -> bool {
+        self.is_readable
+    }
+
+    /// Queues a message.
+    ///
+    /// # Errors
+    /// The connection fails, or the write buffer is full.
+    pub(crate) fn queue(&mut self, message: Message) -> tungstenite::Result<()> {
+        // What does not fit into the socket is kept, and leaves with a flush.
+        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        let written = self.context.write(
+            &mut Polled {
+                stream: &mut self.stream,
+                gate: &mut self.gate,
+                cx: &mut nobody,
+            },
+            message,
+        );
+        match written {
+            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            written => written,
+        }
+    }
+
+    /// Gets out what is queued.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<tungstenite::Result<()>> {
+        let flushed = self.context.flush(&mut Polled {
+            stream: &mut self.stream,
+            gate: &mut self.gate,
+            cx,
+        });
+        match flushed {
+            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            Err(tungstenite::Error::ConnectionClosed) => Poll::Ready(Ok(())),
+            flushed => Poll::Ready(flushed),
+        }
+    }
+
+    /// The close frame that the server sent, given the one that was read.
+    pub(crate) fn as_sent(&self, reported: CloseFrame) -> CloseFrame {
+        self.stream.as_sent(reported)
+    }
+
+    /// The stream below, for bytes that are no frames any more.
+    pub(crate) const fn stream(&mut self) -> &mut Recent<S> {
+        &mut self.stream
+    }
+}
+
+/// Whether the frame with the error is read to its end, so that the next one begins where it is looked for. Not a frame with
+/// a reserved opcode: tungstenite leaves its header in the buffer, and stumbles over it again.
+const fn leaves_next_frame(error: &tungstenite::Error) -> bool {
+    matches!(
+        error,
+        tungstenite::Error::Utf8(_)
+            | tungstenite::Error::Capacity(_)
+            | tungstenite::Error::Protocol(
+                ProtocolError::NonZeroReservedBits
+                    | ProtocolError::MaskedFrameFromServer
+                    | ProtocolError::FragmentedControlFrame
+                    | ProtocolError::ControlFrameTooBig
+                    | ProtocolError::UnexpectedContinueFrame
+                    | ProtocolError::InvalidCloseSequence
+            )
+    )
+}
+
+/// The stream as tungstenite wants it: whoever would have to wait gets `WouldBlock`, and is woken.
+struct Polled<'a, 'b, S> {
+    stream: &'a mut Recent<S>,
+    gate: &'a mut Gate,
+    cx: &'a mut Context<'b>,
+}
+
+impl<S: AsyncRead + Unpin> Read for Polled<'_, '_, S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        or_would_block(self.gate.poll_read(self.stream, self.cx, buffer))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Write for Polled<'_, '_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        or_would_block(Pin::new(&mut *self.stream).poll_write(self.cx, bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        or_would_block(Pin::new(&mut *self.stream).poll_flush(self.cx))
+    }
+}
+
+fn or_would_block<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
