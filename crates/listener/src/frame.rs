@@ -1,10 +1,14 @@
 //! Frames, told apart.
 
+use std::borrow::Cow;
+
 use neurobridge_core::{
     envelope::{self, Envelope, FrameReader, Kind},
     json::{JsonError, Span, text},
 };
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::error_fields;
 
 /// How much of a text of the platform is kept to be shown: more than is searched for secrets, and so than is shown.
 const MAX_KEPT_BYTES: usize = 16 * 1024;
@@ -112,10 +116,15 @@ fn expect(frame: &str, span: Span, word: &str) -> Result<(), Foreign> {
     }
 }
 
-/// The value as a person reads it: a string without its quotes, anything else as it is written.
+/// The value as a person reads it: a string without its quotes, an object without fields that may be a person's, anything
+/// else as it is written.
 fn foreign(frame: &str, span: Span) -> Foreign {
     let raw = span.of(frame).unwrap_or_default();
-    let whole = text(raw).unwrap_or(raw.into());
+    let whole = if raw.starts_with(['{', '[']) {
+        Cow::Owned(error_fields::reduce(raw))
+    } else {
+        text(raw).unwrap_or(raw.into())
+    };
     Foreign(whole[..whole.floor_char_boundary(MAX_KEPT_BYTES)].to_owned())
 }
 

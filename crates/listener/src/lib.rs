@@ -13,6 +13,7 @@ mod batch;
 mod config;
 mod connection;
 mod error;
+mod error_fields;
 mod event;
 mod frame;
 mod heartbeat;

@@ -38,6 +38,10 @@ async fn an_error_or_another_answer_is_a_refusal_and_does_not_show_the_token() {
     for (answer, expected) in [
         (r#"{"error":"Invalid token s3cret"}"#, "Invalid token [redacted]"),
         (r#"{"error":{"code":401}}"#, r#"{"code":401}"#),
+        (
+            r#"{"error":{"message":"no s3cret","user":"Ada Lovelace"}}"#,
+            r#"{"message":"no [redacted]"} (1 field is not shown)"#,
+        ),
         (r#"{"auth":"fail"}"#, "fail"),
         (r#"{"auth":null}"#, "null"),
     ] {

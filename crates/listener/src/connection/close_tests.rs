@@ -130,8 +130,16 @@ async fn events_after_an_unreadable_frame_are_received() {
         (frame(0x81, b"\xff\xfe"), DisconnectReason::InvalidUtf8, 1007),
         // A reserved bit, a masked frame, and a ping that is too long.
         (frame(0xC1, b"{}"), DisconnectReason::ProtocolViolation, 1002),
-        (b"\x81\x82\0\0\0\0{}".to_vec(), DisconnectReason::ProtocolViolation, 1002),
-        (frame(0x89, &[b'x'; 126]), DisconnectReason::ProtocolViolation, 1002),
+        (
+            b"\x81\x82\0\0\0\0{}".to_vec(),
+            DisconnectReason::ProtocolViolation,
+            1002,
+        ),
+        (
+            frame(0x89, &[b'x'; 126]),
+            DisconnectReason::ProtocolViolation,
+            1002,
+        ),
     ] {
         let (mut link, mut batches) = link(64);
         let (session, mut platform) = authorised_connection().await;
