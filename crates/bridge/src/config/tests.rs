@@ -50,6 +50,20 @@ fn file(sink: &SinkEntry) -> &FileConfig {
 const SOURCE: &str = "[sources.main]\ntoken_file = \"/run/secrets/token\"\n";
 
 #[test]
+fn a_spool_larger_than_its_disk_is_warned_about() {
+    for (size, is_warned) in [("100000 TiB", true), ("64 MiB", false)] {
+        let loaded = load(&format!(
+            "{SOURCE}[spool]\ntype = \"disk\"\nmax_size = \"{size}\"\n"
+        ))
+        .unwrap();
+        let is_found = loaded.dangers().iter().any(|danger| {
+            danger.key == "spool.max_size" && danger.message.contains("the disk is full before the spool is")
+        });
+        assert_eq!(is_found, is_warned, "{size}");
+    }
+}
+
+#[test]
 fn a_source_is_all_it_takes() {
     let loaded = load(SOURCE).unwrap();
     let config = loaded.config;
