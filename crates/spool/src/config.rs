@@ -61,7 +61,9 @@ pub struct DiskConfig {
     pub when_full: WhenFull,
     /// For how long events stay after all sinks have settled them, while there is room: for sending them again, and for
     /// knowing them when they come again after a restart. 1 hour by default, because they hold personal data. They are deleted
-    /// by files, at most an eighth later (and 10 seconds). Copies of damaged bytes, in `damaged`, stay for a week.
+    /// by files, at most an eighth later (and 10 seconds). While the system's clock is not trusted (it stepped, or nothing
+    /// has confirmed it since the start), their age counts from the start of the bridge at the earliest. Copies of damaged bytes, in
+    /// `damaged`, stay for a week.
     #[serde(with = "units::duration")]
     #[schemars(with = "String")]
     pub retain: Duration,

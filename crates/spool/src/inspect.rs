@@ -12,7 +12,6 @@ use std::{
 
 use jiff::Timestamp;
 use neurobridge_core::{event::Sequence, identity::SpoolId, reader::Cursor, record, record::SealedBatch};
-use nix::fcntl::Flock;
 
 use crate::{
     DiskError, OpenError,
@@ -105,7 +104,7 @@ pub enum Entry {
 /// A log that nobody else can open as long as this lives.
 #[derive(Debug)]
 pub struct Held {
-    _lock: Flock<File>,
+    _lock: recovery::FolderLock,
 }
 
 /// Holds a log, without opening it.

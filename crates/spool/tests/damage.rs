@@ -3,9 +3,14 @@
 
 mod support;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
-use neurobridge_core::reader::Reader;
+use jiff::SignedDuration;
+use neurobridge_core::{clock, reader::Reader};
 use neurobridge_spool::inspect;
 use support::*;
 use tempfile::TempDir;
@@ -158,4 +163,33 @@ async fn every_cut_of_a_cursor_file_delivers_every_event() {
         let seen = outcome(root.path()).await;
         assert_eq!(seen.events, (1..=EVENTS).collect::<Vec<_>>(), "cut at {length}");
     }
+}
+
+/// Copies of damaged bytes are for people to look at, and hold personal data.
+#[tokio::test]
+async fn copies_of_damaged_bytes_are_removed_after_a_week() {
+    let root = scratch();
+    let spool = open(root.path(), &config());
+    drop(spool.reader("sink"));
+    append_now(&spool).await;
+    soon(spool.finish()).await.unwrap();
+    let folder = root.path().join("spool/damaged");
+    fs::create_dir(&folder).unwrap();
+    let copy = |name: &str, days: u64| {
+        let path = folder.join(name);
+        fs::write(&path, "bytes").unwrap();
+        let age = Duration::from_secs(days * 24 * 60 * 60);
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+        path
+    };
+    let (old, recent) = (copy("1-64.bytes", 8), copy("4-64.bytes", 6));
+    let spool = open(root.path(), &config());
+    // Nothing confirms the clock yet.
+    append_now(&spool).await;
+    assert!(old.exists());
+    clock::compare_with_server(SignedDuration::ZERO);
+    until("the old copy is removed", || !old.exists()).await;
+    assert!(recent.exists());
+    soon(spool.finish()).await.unwrap();
 }

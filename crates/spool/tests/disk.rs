@@ -94,6 +94,11 @@ async fn a_second_process_is_refused() {
         try_open(root.path(), &config()),
         Err(OpenError::Locked { .. })
     ));
+    fs::remove_file(root.path().join("spool/spool.lock")).unwrap();
+    assert!(matches!(
+        try_open(root.path(), &config()),
+        Err(OpenError::Locked { .. })
+    ));
     soon(spool.finish()).await.unwrap();
     open(root.path(), &config());
 }
@@ -140,6 +145,8 @@ async fn what_all_have_settled_is_deleted_and_nothing_else() {
 
 #[tokio::test]
 async fn what_is_settled_stays_for_a_while() {
+    // Otherwise ages count from the start.
+    neurobridge_core::clock::compare_with_server(jiff::SignedDuration::ZERO);
     let root = tempfile::tempdir().unwrap();
     let config = DiskConfig {
         // An event is received each second.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use neurobridge_core::clock;
 use tracing::{error, info, warn};
 
 use super::{
@@ -93,18 +94,18 @@ impl Shared {
         Ok(true)
     }
 
-    /// Removes copies that are older than `limit`. Their age is judged by the system's clock and by the time of the log, and
-    /// the smaller one counts: neither a wrong clock nor a quiet feed makes a copy old.
+    /// Removes copies that are older than `limit`. Their age is judged by the system's clock, while that is trusted, and by the
+    /// time of the log, and the smaller one counts: neither a wrong clock nor a quiet feed makes a copy old.
     pub(super) fn remove_old_copies(&self, limit: Duration) {
         let now = self.lock().now();
         let mut aside = lock(&self.aside);
         if aside.size == 0 || aside.looked_at.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
             return;
         }
-        aside.looked_at = Some(Instant::now());
-        let Some(now) = now.map(|now| now.min(Timestamp::now())) else {
+        let Some(now) = now.zip(clock::trusted_now()).map(|(log, system)| log.min(system)) else {
             return;
         };
+        aside.looked_at = Some(Instant::now());
         let entries = fs::read_dir(self.folder.join(DAMAGED))
             .into_iter()
             .flatten()

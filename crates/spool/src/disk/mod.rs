@@ -31,7 +31,6 @@ mod writer;
 
 use std::{
     collections::VecDeque,
-    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
@@ -47,7 +46,6 @@ use neurobridge_core::{
     reader::Cursor,
     record::Batch,
 };
-use nix::fcntl::Flock;
 use tokio::sync::{oneshot, watch};
 use tracing::{error, warn};
 
@@ -96,7 +94,7 @@ pub(crate) struct Shared {
     aside: Mutex<Aside>,
     /// The folder's device and inode when the log was opened.
     identity: (u64, u64),
-    lock: Mutex<Option<Flock<File>>>,
+    lock: Mutex<Option<recovery::FolderLock>>,
 }
 
 /// The configuration, in numbers.

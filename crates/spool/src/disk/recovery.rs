@@ -61,7 +61,7 @@ pub(crate) const TRIMMED: &str = "trimmed";
 pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenError> {
     let options = options(config)?;
     let cursors = folder.join(CURSORS);
-    files::make_folder(&cursors)?;
+    files::make_folder(folder)?;
     if let Some(kind) = files::network_file_system(folder) {
         warn!(
             folder = %folder.display(),
@@ -184,28 +184,50 @@ fn warn_of_size(folder: &Path, max_size: u64) {
     }
 }
 
-/// Takes the lock of a log's folder.
-pub(crate) fn lock_folder(folder: &Path) -> Result<Flock<File>, OpenError> {
-    let path = folder.join(LOCK);
-    let file = files::open_or_create(&path)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        Errno::EWOULDBLOCK => OpenError::Locked {
-            folder: folder.to_owned(),
-        },
-        error => DiskError::of("lock", &path)(error.into()).into(),
+/// The locks of a log's folder.
+#[derive(Debug)]
+pub(crate) struct FolderLock {
+    /// Of the folder of cursors: it cannot be removed while it holds one, and the lock file can. Not of the log's folder, which
+    /// may be that of all data, and locked as such.
+    _cursors: Flock<File>,
+    /// Of the lock file, which is all that earlier versions lock.
+    _file: Flock<File>,
+}
+
+/// Locks a log's folder.
+pub(crate) fn lock_folder(folder: &Path) -> Result<FolderLock, OpenError> {
+    let lock = |path: &Path, file| {
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+            Errno::EWOULDBLOCK => OpenError::Locked {
+                folder: folder.to_owned(),
+            },
+            error => DiskError::of("lock", path)(error.into()).into(),
+        })
+    };
+    let cursors = folder.join(CURSORS);
+    if folder.is_dir() {
+        files::make_folder(&cursors)?;
+    }
+    let opened = File::open(&cursors).map_err(DiskError::of("open", &cursors))?;
+    let cursors = lock(&cursors, opened)?;
+    let file = folder.join(LOCK);
+    let opened = files::open_or_create(&file)?;
+    Ok(FolderLock {
+        _cursors: cursors,
+        _file: lock(&file, opened)?,
     })
 }
 
 /// Whether a process has the log. A process that takes the lock at this very moment may be refused it: so only what is
 /// seldom asks.
 pub(crate) fn is_locked(folder: &Path) -> bool {
-    let Ok(file) = File::open(folder.join(LOCK)) else {
-        return false;
-    };
-    matches!(
-        Flock::lock(file, FlockArg::LockSharedNonblock),
-        Err((_, Errno::EWOULDBLOCK))
-    )
+    let files = [CURSORS, LOCK].map(|name| File::open(folder.join(name)));
+    files.into_iter().flatten().any(|file| {
+        matches!(
+            Flock::lock(file, FlockArg::LockSharedNonblock),
+            Err((_, Errno::EWOULDBLOCK))
+        )
+    })
 }
 
 /// The log's id as its file has it; `None` when there is none that can be read.

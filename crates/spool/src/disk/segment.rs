@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use jiff::Timestamp;
@@ -29,6 +30,8 @@ pub(crate) struct Segment {
     pub(crate) allocated: u64,
     /// The time of receipt of its first record; `None` when its header is damaged.
     pub(crate) begins_at: Option<Timestamp>,
+    /// Since when this process knows it, by the monotonic clock: not before its first record was received.
+    pub(crate) known_since: Instant,
     /// Places from which reading can begin, in order.
     index: Vec<Place>,
 }
@@ -42,18 +45,14 @@ pub(crate) struct Place {
 }
 
 impl Segment {
-    pub(crate) const fn new(
-        path: PathBuf,
-        first: Sequence,
-        length: u64,
-        begins_at: Option<Timestamp>,
-    ) -> Self {
+    pub(crate) fn new(path: PathBuf, first: Sequence, length: u64, begins_at: Option<Timestamp>) -> Self {
         Self {
             path,
             first,
             length,
             allocated: length,
             begins_at,
+            known_since: Instant::now(),
             index: Vec::new(),
         }
     }

@@ -10,6 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use neurobridge_core::{
+    clock,
     epoch::Epoch,
     event::Sequence,
     reader::Cursor,
@@ -39,6 +40,8 @@ pub(super) struct State {
     pub(super) next: Sequence,
     /// The newest time of receipt, and when it was read or written here. See [`now`](Self::now).
     newest: Option<(Timestamp, Instant)>,
+    /// The system's clock while it is trusted.
+    trusted_now: fn() -> Option<Timestamp>,
     tail: VecDeque<SealedBatch>,
     tail_size: usize,
     pub(super) readers: BTreeMap<String, ReaderState>,
@@ -144,6 +147,7 @@ impl State {
             is_writing: false,
             next,
             newest: None,
+            trusted_now: clock::trusted_now,
             tail: VecDeque::new(),
             tail_size: 0,
             readers: BTreeMap::new(),
@@ -317,17 +321,39 @@ impl State {
         if end > self.needed() {
             return None;
         }
-        let (ended_at, retain) = match self.segments.get(1) {
-            Some(next) => (next.begins_at, retain),
-            None => (self.newest.map(|(newest, _)| newest), retain.max(least)),
-        };
-        if let (false, Some(ended_at), Some(now)) = (self.is_full, ended_at, self.now()) {
-            let age = now.as_microsecond() - ended_at.as_microsecond();
-            if age <= i64::try_from(retain.as_micros()).unwrap_or(i64::MAX) {
-                return None;
+        let (ended_at, known_since, retain) = match self.segments.get(1) {
+            Some(next) => (next.begins_at, Some(next.known_since), retain),
+            None => {
+                let (ended_at, known_since) = self.newest.unzip();
+                (ended_at, known_since, retain.max(least))
             }
+        };
+        // Where room is needed, its age does not count.
+        if !self.is_full && !self.is_older(ended_at, known_since, retain) {
+            return None;
         }
         self.take_oldest(end)
+    }
+
+    /// Whether something that ended at a time of receipt, and is known to this process since then or later, is older than
+    /// `limit`: by the monotonic clock, or by the time of the log and the system's clock while that is trusted. A step of the
+    /// system's clock makes nothing old.
+    fn is_older(&self, ended_at: Option<Timestamp>, known_since: Option<Instant>, limit: Duration) -> bool {
+        if known_since.is_none_or(|since| since.elapsed() > limit) {
+            return true;
+        }
+        let Some(now) = self
+            .now()
+            .zip((self.trusted_now)())
+            .map(|(log, system)| log.min(system))
+        else {
+            return false;
+        };
+        // Without a header that can be read nobody knows its age.
+        ended_at.is_none_or(|ended_at| {
+            let age = now.as_microsecond() - ended_at.as_microsecond();
+            age > i64::try_from(limit.as_micros()).unwrap_or(i64::MAX)
+        })
     }
 
     /// Takes out the oldest complete segment, settled or not, and counts what is lost.
@@ -376,6 +402,7 @@ mod tests {
             state.segments.push_back(segment);
         }
         state.note_received(Some(Timestamp::from_second(40).unwrap()));
+        state.trusted_now = || Some(Timestamp::MAX);
         let mut cursor = Cursor::starting_at(Sequence::FIRST);
         cursor.next = sequence(committed);
         let file = CursorFile::new(
@@ -429,6 +456,24 @@ mod tests {
             settled(&mut state, retain);
             assert_eq!(state.segments.len(), left, "quiet for {quiet}, kept for {retain}");
         }
+    }
+
+    #[test]
+    fn a_step_of_the_clock_makes_nothing_old() {
+        let day = 24 * 60 * 60;
+        let mut state = state(41, Some(41));
+        state.trusted_now = || None;
+        // An event of 31 days later, as the clock had it.
+        state.note_received(Some(Timestamp::from_second(31 * day).unwrap()));
+        assert_eq!(settled(&mut state, 60), 0);
+        // Trusted again and right again: the time of the log is still ahead.
+        state.trusted_now = || Some(Timestamp::from_second(45).unwrap());
+        assert_eq!(settled(&mut state, 60), 0);
+        // What this process has held for that long is old whatever the clock says.
+        state.trusted_now = || None;
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(61)).unwrap();
+        state.segments[1].known_since = long_ago;
+        assert_eq!(settled(&mut state, 60), 1);
     }
 
     #[test]

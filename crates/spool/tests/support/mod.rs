@@ -50,6 +50,12 @@ pub fn frame(sequence: u64, size: usize) -> String {
 
 /// Events that will get the sequences from `first` on.
 pub fn batch(first: u64, events: u64, size: usize) -> Batch {
+    batch_at(first, events, size, |sequence| {
+        jiff::Timestamp::from_second(sequence as i64).unwrap()
+    })
+}
+
+fn batch_at(first: u64, events: u64, size: usize, received_at: impl Fn(u64) -> jiff::Timestamp) -> Batch {
     let mut batch = Batch::default();
     for sequence in first..first + events {
         let frame = frame(sequence, size);
@@ -58,7 +64,7 @@ pub fn batch(first: u64, events: u64, size: usize) -> Batch {
         };
         batch.push(&Event {
             sequence: Sequence::FIRST,
-            received_at: jiff::Timestamp::from_second(sequence as i64).unwrap(),
+            received_at: received_at(sequence),
             source: "main",
             conflict: None,
             envelope,
@@ -76,6 +82,13 @@ pub async fn append(spool: &Spool, events: u64, size: usize) {
         .unwrap()
         .unwrap();
     assert_eq!((stored.first.get(), stored.events), (first, events));
+}
+
+/// Appends an event that is received now.
+pub async fn append_now(spool: &Spool) {
+    let first = spool.status().durable_sequence + 1;
+    let batch = batch_at(first, 1, 10, |_| jiff::Timestamp::now());
+    soon(spool.append(batch)).await.unwrap().unwrap();
 }
 
 /// A log of 120 events in some dozen segments, none settled.
