@@ -27,4 +27,5 @@ pub mod relay;
 pub mod shared;
 pub mod small_disk;
 pub mod standing;
+pub mod status;
 pub mod terminal;

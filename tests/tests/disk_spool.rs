@@ -12,7 +12,6 @@ use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::program::neurobridge;
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);
 const KILLS: u64 = 3;
@@ -22,12 +21,6 @@ fn config(platform: &Platform) -> String {
         "[sources.main]\nurl = \"{}\"\ntoken = \"t\"\n[spool]\ntype = \"disk\"\n",
         platform.url()
     )
-}
-
-fn delivered(status: &Value) -> u64 {
-    status["sinks"]["events"]["ledger"]["delivered"]
-        .as_u64()
-        .unwrap_or(0)
 }
 
 #[test]
@@ -41,18 +34,18 @@ fn killed_bridge_delivers_durable_events_once_in_order() {
         let reached = seen + 3000;
         let status = bridge
             .wait("events on disk and in the file", SOON, |status| {
-                delivered(status) > reached
+                status.delivered("events") > reached
             })
             .unwrap();
-        seen = delivered(&status);
-        durable = status["spool"]["durable_sequence"].as_u64().unwrap();
+        seen = status.delivered("events");
+        durable = status.spool.durable_sequence;
         assert!(durable >= seen, "{status:#}");
         bridge.process().kill().unwrap();
     }
     let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
     bridge
         .wait("what was durable before the last kill", SOON, |status| {
-            delivered(status) > durable
+            status.delivered("events") > durable
         })
         .unwrap();
     let (file, config_file) = (
@@ -104,22 +97,19 @@ fn after_a_restart_it_is_still_known_what_was_there() {
     let platform = Platform::start(&dir, &arguments).unwrap();
     let mut bridge = Bridge::start(&dir, &config(&platform)).unwrap();
     bridge
-        .wait("the events", SOON, |status| delivered(status) == EVENTS)
+        .wait("the events", SOON, |status| status.delivered("events") == EVENTS)
         .unwrap();
     bridge.process().kill().unwrap();
     let platform = Platform::start(&again, &arguments).unwrap();
     let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
     let status = bridge
         .wait("the same events to come again and be judged", SOON, |status| {
-            let ledger = &status["sources"]["main"]["ledger"];
-            ledger["received"] == EVENTS && ledger["in_flight"] == 0
+            let ledger = &status.source("main").ledger;
+            ledger.received == EVENTS && ledger.in_flight == 0
         })
         .unwrap();
-    assert_eq!(
-        status["sources"]["main"]["ledger"]["duplicate"], EVENTS,
-        "{status:#}"
-    );
-    assert_eq!(status["spool"]["durable_sequence"], EVENTS, "{status:#}");
+    assert_eq!(status.source("main").ledger.duplicate, EVENTS, "{status:#}");
+    assert_eq!(status.spool.durable_sequence, EVENTS, "{status:#}");
 }
 
 /// Runs `neurobridge spool` on the configuration in a folder.
@@ -140,7 +130,7 @@ fn the_commands_tell_what_is_there_and_what_is_not_whole() {
     let platform = Platform::start(&dir, &["--count", &EVENTS.to_string()]).unwrap();
     let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
     bridge
-        .wait("the events", SOON, |status| delivered(status) == EVENTS)
+        .wait("the events", SOON, |status| status.delivered("events") == EVENTS)
         .unwrap();
     let folder = bridge.data_dir().join("spool");
     bridge.stop(Signal::SIGTERM, SOON).unwrap();
@@ -192,7 +182,7 @@ fn a_spool_that_is_written_to_is_whole() {
     let platform = Platform::start(&dir, &["--rate", "20000"]).unwrap();
     let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
     bridge
-        .wait("some events", SOON, |status| delivered(status) > 1_000)
+        .wait("some events", SOON, |status| status.delivered("events") > 1_000)
         .unwrap();
     for _ in 0..20 {
         let (code, text) = spool(&dir, "verify");

@@ -12,15 +12,11 @@ use neurobridge_tests::platform::Platform;
 use neurobridge_tests::poll::wait_until;
 use neurobridge_tests::shared::say_skipped;
 use neurobridge_tests::small_disk::SmallDisk;
+use neurobridge_tests::status::{SourceState, Status};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(120);
 const MIB: u64 = 24;
-
-fn number(status: &Value, pointer: &str) -> u64 {
-    status.pointer(pointer).and_then(Value::as_u64).unwrap()
-}
 
 /// Dropped, it says that it is over.
 struct Over<'a>(&'a AtomicBool);
@@ -61,10 +57,8 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
         events.display()
     );
     let bridge = Bridge::start(&dir, &config).unwrap();
-    let wait = |what: &str, says: &dyn Fn(&Value) -> bool| bridge.wait(what, SOON, says).unwrap();
-    wait("some events", &|status| {
-        number(status, "/spool/durable_sequence") > 3000
-    });
+    let wait = |what: &str, says: &dyn Fn(&Status) -> bool| bridge.wait(what, SOON, says).unwrap();
+    wait("some events", &|status| status.spool.durable_sequence > 3000);
 
     let ballast = disk.ballast();
     let is_over = AtomicBool::new(false);
@@ -72,14 +66,12 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
         let filling = scope.spawn(|| ballast.fill(|| !is_over.load(Ordering::Relaxed)));
         // Also when an assertion fails: the scope waits for the ballast.
         let over = Over(&is_over);
-        let full = wait("the spool to be full", &|status| {
-            status["spool"]["is_full"] == true
-        });
-        assert_eq!(full["spool"]["has_failed"], false);
+        let full = wait("the spool to be full", &|status| status.spool.is_full == true);
+        assert_eq!(full.spool.has_failed, false);
         let blocked = wait("the reading to be held back", &|status| {
-            status["sources"]["main"]["state"] == "blocked"
+            status.source("main").state == SourceState::Blocked
         });
-        assert!(blocked["sources"]["main"]["reason"].is_string(), "{blocked:#}");
+        assert!(blocked.source("main").reason.is_some(), "{blocked:#}");
         // As long as there are old segments to delete it has room again for moments.
         wait_until("the metric to say that it is full", SOON, || {
             bridge
@@ -89,13 +81,13 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
         .unwrap();
         drop(over);
         filling.join().unwrap().unwrap();
-        number(&blocked, "/spool/durable_sequence")
+        blocked.spool.durable_sequence
     });
 
     let status = wait("it to go on", &|status| {
-        number(status, "/spool/durable_sequence") > durable + 5000 && status["spool"]["is_full"] == false
+        status.spool.durable_sequence > durable + 5000 && status.spool.is_full == false
     });
-    assert_eq!(status["sources"]["main"]["connections"], 1, "{status:#}");
+    assert_eq!(status.source("main").connections, 1, "{status:#}");
     assert_eq!(bridge.metric("neurobridge_spool_full", &[]).unwrap(), 0.0);
     let (ended, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
     assert!(ended.success(), "{log}");

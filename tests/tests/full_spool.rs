@@ -12,8 +12,8 @@ use neurobridge_tests::kafka::{admin::KafkaAdmin, records::read_topic};
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::shared::kafka_bootstrap;
+use neurobridge_tests::status::{SinkState, SourceState, Status};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(120);
 /// A dozen times what the spool holds.
@@ -66,13 +66,10 @@ impl Scene {
         })
     }
 
-    fn wait(&self, what: &str, says: impl Fn(&Value) -> bool) -> Value {
+    fn wait(&self, what: &str, says: impl Fn(&Status) -> bool) -> Status {
         let status = self.bridge.wait(what, SOON, says).unwrap();
-        let spool = &status["spool"];
-        assert!(
-            spool["size_bytes"].as_u64() <= spool["limit_bytes"].as_u64(),
-            "{spool}"
-        );
+        let spool = &status.spool;
+        assert!(spool.size_bytes <= spool.limit_bytes, "{spool:?}");
         status
     }
 
@@ -92,25 +89,27 @@ fn a_full_spool_stops_the_reading_and_goes_on_by_itself() {
         return;
     };
     let blocked = scene.wait("the spool to be full", |status| {
-        status["sources"]["main"]["state"] == "blocked"
+        status.source("main").state == SourceState::Blocked
     });
-    assert!(blocked["sources"]["main"]["reason"].is_string(), "{blocked:#}");
-    scene.wait("the reason", |status| status["sinks"]["kafka"]["state"] == "down");
+    assert!(blocked.source("main").reason.is_some(), "{blocked:#}");
+    scene.wait("the reason", |status| {
+        status.sink("kafka").state == SinkState::Down
+    });
     // Twice as long as silence is borne otherwise: pongs wait unread behind events, and are not judged.
     let status = scene.wait("four seconds of it", |_| {
         scene.metric("neurobridge_source_blocked_seconds_total") > 4.0
     });
-    let received = &status["sources"]["main"]["ledger"]["received"];
-    assert!(received.as_u64().unwrap() < EVENTS, "{received}");
-    assert_eq!(status["sources"]["main"]["state"], "blocked");
+    let received = status.source("main").ledger.received;
+    assert!(received < EVENTS, "{received}");
+    assert_eq!(status.source("main").state, SourceState::Blocked);
 
     scene.create_topic();
     let status = scene.wait("all to be delivered", |status| {
-        status["sinks"]["kafka"]["ledger"]["delivered"] == EVENTS
+        status.sink("kafka").ledger.delivered == EVENTS
     });
-    assert_eq!(status["sources"]["main"]["state"], "authorised");
-    assert_eq!(status["sources"]["main"]["connections"], 1);
-    assert_eq!(status["sinks"]["kafka"]["ledger"]["dead_lettered"], 0);
+    assert_eq!(status.source("main").state, SourceState::Authorised);
+    assert_eq!(status.source("main").connections, 1);
+    assert_eq!(status.sink("kafka").ledger.dead_lettered, 0);
     assert_eq!(scene.metric("neurobridge_source_gaps_total"), 0.0);
     assert_eq!(scene.metric("neurobridge_spool_dropped_events_total"), 0.0);
 
@@ -127,7 +126,7 @@ fn drop_oldest_counts_each_dropped_event() {
     let Some(mut scene) = Scene::start("drop_oldest", 3 * EVENTS) else {
         return;
     };
-    let stored = |status: &Value| status["sources"]["main"]["ledger"]["stored"].as_u64().unwrap();
+    let stored = |status: &Status| status.source("main").ledger.stored;
     let peak_memory = |scene: &mut Scene| {
         let usage = scene.bridge.process().usage().unwrap();
         usage.peak_memory_bytes
@@ -136,8 +135,8 @@ fn drop_oldest_counts_each_dropped_event() {
     let memory = peak_memory(&mut scene);
     // The feed is read to its end, though nothing is delivered.
     let full = scene.wait("all to be read", |status| stored(status) == 3 * EVENTS);
-    assert_eq!(full["sources"]["main"]["connections"], 1);
-    assert_eq!(full["sinks"]["kafka"]["ledger"]["delivered"], 0);
+    assert_eq!(full.source("main").connections, 1);
+    assert_eq!(full.sink("kafka").ledger.delivered, 0);
     let dropped_by_spool = scene.metric("neurobridge_spool_dropped_events_total");
     assert!(dropped_by_spool > 2.0 * EVENTS as f64, "{dropped_by_spool}");
     // 24 MB of events went through meanwhile. The kernel counts pages for each processor and sums them up now and then,
@@ -147,14 +146,14 @@ fn drop_oldest_counts_each_dropped_event() {
 
     scene.create_topic();
     let status = scene.wait("what is left to be delivered", |status| {
-        status["sinks"]["kafka"]["ledger"]["pending"] == 0
+        status.sink("kafka").ledger.pending == 0
     });
-    let ledger = &status["sinks"]["kafka"]["ledger"];
-    let dropped = ledger["dropped"].as_u64().unwrap();
+    let ledger = &status.sink("kafka").ledger;
+    let dropped = ledger.dropped;
     // A few that the spool has dropped were on their way to the sink already.
     assert!(
         dropped > 2 * EVENTS && dropped as f64 <= dropped_by_spool,
-        "{ledger}"
+        "{ledger:?}"
     );
     let labels = &["outcome=\"dropped\""];
     let counted = scene.bridge.metric("neurobridge_sink_events_total", labels);

@@ -53,25 +53,24 @@ fn hanging_files_stop_only_what_needs_them() {
         hanging(&dir, &platform.url())
     );
     let bridge = Bridge::start(&dir, &config).unwrap();
-    let names = |part: &serde_json::Value, file: &str| {
-        let reason = part["reason"].as_str().unwrap_or_default();
+    let names = |reason: &Option<String>, file: &str| {
+        let reason = reason.as_deref().unwrap_or_default();
         reason.contains(file) && reason.contains("nothing came within")
     };
     bridge
         .wait("the reasons", SOON, |status| {
-            let (sources, sinks) = (&status["sources"], &status["sinks"]);
-            names(&sources["ca"], "/ca")
-                && names(&sources["token"], "/token")
-                && names(&sinks["nats"], "/password")
-                && names(&sinks["kafka"], "/root")
-                && sinks["events"]["ledger"]["delivered"].as_u64() > Some(100)
+            names(&status.source("ca").reason, "/ca")
+                && names(&status.source("token").reason, "/token")
+                && names(&status.sink("nats").reason, "/password")
+                && names(&status.sink("kafka").reason, "/root")
+                && status.delivered("events") > 100
         })
         .unwrap();
     // A pipe that delivers in the end is as good as any file.
     fs::write(dir.join("token"), "t\n").unwrap();
     bridge
         .wait("the token", SOON, |status| {
-            status["sources"]["token"]["ledger"]["received"].as_u64() > Some(0)
+            status.source("token").ledger.received > 0
         })
         .unwrap();
     let (_, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();

@@ -13,8 +13,8 @@ use neurobridge_tests::platform::Platform;
 use neurobridge_tests::poll::wait_until;
 use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::shared::{kafka_bootstrap, nats_url};
+use neurobridge_tests::status::Status;
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(120);
 const EVENTS: u64 = 2000;
@@ -52,10 +52,10 @@ fn deliver(dir: &Scratch, platform: &Platform, sink: &str) -> Bridge {
     bridge
 }
 
-fn await_delivered(bridge: &Bridge, events: u64) -> Value {
-    let all = |status: &Value| {
-        let ledger = &status["sinks"]["out"]["ledger"];
-        ledger["stored"] == events && ledger["pending"] == 0
+fn await_delivered(bridge: &Bridge, events: u64) -> Status {
+    let all = |status: &Status| {
+        let ledger = &status.sink("out").ledger;
+        ledger.stored == events && ledger.pending == 0
     };
     bridge.wait("all to be delivered", SOON, all).unwrap()
 }
@@ -101,7 +101,7 @@ fn kafka_gets_marked_copies_from_beside_a_running_bridge() {
     let platform = platform(&dir);
     let sink = format!("type = \"kafka\"\nbootstrap_servers = \"{bootstrap}\"\ntopic = \"{topic}\"\n");
     let bridge = deliver(&dir, &platform, &sink);
-    let before = await_delivered(&bridge, EVENTS)["sinks"].clone();
+    let before = await_delivered(&bridge, EVENTS).sinks;
 
     let output = replay(
         &dir,
@@ -135,7 +135,7 @@ fn kafka_gets_marked_copies_from_beside_a_running_bridge() {
     assert!(copies.keys().copied().eq(501..=1500), "{}", copies.len());
     assert!(copies.iter().all(|(sequence, copy)| originals[sequence] == *copy));
     // The bridge has not noticed anything.
-    assert_eq!(await_delivered(&bridge, EVENTS)["sinks"], before);
+    assert_eq!(await_delivered(&bridge, EVENTS).sinks, before);
 
     // By default up to where the sink is; and never beyond.
     assert!(counts(&replay(&dir, &["--sink", "out", "--from", "1991"])).contains(": 10 replayed"));

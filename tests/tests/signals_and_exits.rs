@@ -11,6 +11,7 @@ use neurobridge_tests::poll::wait_until;
 use neurobridge_tests::ports::free_ports;
 use neurobridge_tests::process::Process;
 use neurobridge_tests::program::neurobridge;
+use neurobridge_tests::status::{SinkState, SourceState, Status};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -35,7 +36,7 @@ fn each_signal_drains_and_ends_with_the_ledger() {
         let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
         bridge
             .wait("events", SOON, |status| {
-                status["sinks"]["events"]["ledger"]["delivered"].as_u64() > Some(500)
+                status.sink("events").ledger.delivered > 500
             })
             .unwrap();
         let file = bridge.data_dir().join("events.jsonl");
@@ -60,14 +61,12 @@ fn signals_ignored_at_the_start_stay_ignored() {
     let dir = Scratch::new("nohup").unwrap();
     let platform = Platform::start(&dir, &["--rate", "1000"]).unwrap();
     let mut bridge = Bridge::start_ignoring(&dir, &source(&platform.url()), "HUP INT").unwrap();
-    let delivered = |status: &serde_json::Value| status["sinks"]["events"]["ledger"]["delivered"].as_u64();
-    let before = delivered(&bridge.status().unwrap()).unwrap();
+    let delivered = |status: &Status| status.delivered("events");
+    let before = delivered(&bridge.status().unwrap());
     bridge.process().signal(Signal::SIGHUP).unwrap();
     bridge.process().signal(Signal::SIGINT).unwrap();
     bridge
-        .wait("further events", SOON, |status| {
-            delivered(status) > Some(before + 1000)
-        })
+        .wait("further events", SOON, |status| delivered(status) > before + 1000)
         .unwrap();
     let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
     assert!(status.success(), "{log}");
@@ -111,13 +110,10 @@ fn second_bridge_on_a_data_dir_ends_with_75() {
             log.contains("another bridge runs on this data_dir") && log.contains("stop that process"),
             "{spool}: {log}"
         );
-        let delivered =
-            |status: &serde_json::Value| status["sinks"]["events"]["ledger"]["delivered"].as_u64();
-        let before = delivered(&bridge.status().unwrap()).unwrap();
+        let delivered = |status: &Status| status.delivered("events");
+        let before = delivered(&bridge.status().unwrap());
         bridge
-            .wait("further events", SOON, |status| {
-                delivered(status) > Some(before + 100)
-            })
+            .wait("further events", SOON, |status| delivered(status) > before + 100)
             .unwrap();
         let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
         assert!(status.success(), "{spool}: {log}");
@@ -142,7 +138,7 @@ fn events_left_in_memory_are_counted_and_the_exit_code_is_75() {
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
         .wait("events", SOON, |status| {
-            status["sinks"]["kafka"]["ledger"]["pending"] == 1000
+            status.sink("kafka").ledger.pending == 1000
         })
         .unwrap();
     let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
@@ -164,9 +160,7 @@ fn a_second_signal_stops_at_once() {
     );
     let mut bridge = Bridge::start(&dir, &config).unwrap();
     bridge
-        .wait("events", SOON, |status| {
-            status["sinks"]["kafka"]["ledger"]["pending"] == 10
-        })
+        .wait("events", SOON, |status| status.sink("kafka").ledger.pending == 10)
         .unwrap();
     bridge.process().signal(Signal::SIGTERM).unwrap();
     // Two signals that come before the first is seen are one to the kernel.
@@ -179,7 +173,7 @@ fn a_second_signal_stops_at_once() {
     })
     .unwrap();
     assert_eq!(
-        bridge.status().unwrap()["sinks"]["kafka"]["ledger"]["pending"],
+        bridge.status().unwrap().sink("kafka").ledger.pending,
         10,
         "it answers while it drains"
     );
@@ -208,14 +202,11 @@ fn a_refused_token_ends_with_77_only_when_asked_to() {
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
     let status = bridge
         .wait("the refusal", SOON, |status| {
-            status["sources"]["main"]["state"] == "refused"
+            status.source("main").state == SourceState::Refused
         })
         .unwrap();
     assert!(
-        status["sources"]["main"]["reason"]
-            .as_str()
-            .unwrap()
-            .contains("token"),
+        status.source("main").reason.as_deref().unwrap().contains("token"),
         "{status:#}"
     );
     let (code, body) = neurobridge_tests::http::get_any(bridge.address(), "/readyz").unwrap();
@@ -355,7 +346,8 @@ fn healthcheck_tells_a_live_bridge_from_none() {
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
     bridge
         .wait("readiness", SOON, |status| {
-            status["sources"]["main"]["state"] == "authorised" && status["sinks"]["events"]["state"] == "up"
+            status.source("main").state == SourceState::Authorised
+                && status.sink("events").state == SinkState::Up
         })
         .unwrap();
     let config = dir.join("neurobridge.toml");

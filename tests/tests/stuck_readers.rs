@@ -67,19 +67,16 @@ fn stuck_log_reader_stops_no_event_check_or_signal() {
     let config = format!("{sources}[spool]\ntype = \"disk\"\n");
     let (reader, writer) = full_pipe();
     let bridge = Bridge::start_with_stderr(&dir, &config, writer.try_clone().unwrap().into()).unwrap();
-    let count = |name: &'static str| {
-        move |status: &serde_json::Value| status["sinks"]["events"]["ledger"][name].as_u64()
-    };
     // Each source has logged several lines, which nobody reads, and goes on.
     bridge
         .wait("connections", SOON, |status| {
-            (0..4).all(|number| status["sources"][format!("s{number}")]["connections"].as_u64() > Some(5))
+            (0..4).all(|number| status.source(&format!("s{number}")).connections > 5)
         })
         .unwrap();
-    let before = count("delivered")(&bridge.status().unwrap()).unwrap();
+    let before = bridge.status().unwrap().delivered("events");
     bridge
         .wait("further events", SOON, |status| {
-            count("delivered")(status) > Some(before + 500)
+            status.delivered("events") > before + 500
         })
         .unwrap();
     assert_eq!(bridge.get("/livez").unwrap(), "ok\n");
@@ -99,7 +96,7 @@ fn log_that_is_read_has_the_ledger_as_its_last_lines() {
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
     bridge
         .wait("events", SOON, |status| {
-            status["sinks"]["events"]["ledger"]["delivered"].as_u64() > Some(100)
+            status.sink("events").ledger.delivered > 100
         })
         .unwrap();
     let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();

@@ -81,10 +81,6 @@ const FAULTS: [&str; 16] = [
     "close=1001,after=500,times=1",
 ];
 
-fn delivered(status: &Value) -> u64 {
-    status["sinks"]["events"]["ledger"]["delivered"].as_u64().unwrap()
-}
-
 fn stop(bridge: Bridge) -> String {
     let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
     assert!(status.success(), "{status}: {log}");
@@ -182,7 +178,7 @@ fn every_series_is_there_from_the_start() {
         &("drain_timeout = \"1s\"\n".to_owned() + &config(&platform.url(), kafka)),
     )
     .unwrap();
-    busy.wait("traffic", SOON, |status| delivered(status) == 2001)
+    busy.wait("traffic", SOON, |status| status.delivered("events") == 2001)
         .unwrap();
     busy.wait("pongs", SOON, |_| {
         let pongs = busy.metric("neurobridge_source_ping_rtt_seconds_count", &[]);
@@ -274,7 +270,7 @@ fn nothing_personal_and_no_secret_is_on_any_page_or_in_the_log() {
         let token = [("NEUROBRIDGE__SOURCES__MAIN__TOKEN", TOKEN)];
         let bridge = Bridge::start_with(&dir, &config, &token).unwrap();
         bridge
-            .wait("all", SOON, |status| delivered(status) == 1001)
+            .wait("all", SOON, |status| status.delivered("events") == 1001)
             .unwrap();
         let mut shown: Vec<(String, String)> = ["/", "/status", "/metrics", "/livez", "/readyz"]
             .map(|path| (path.to_owned(), bridge.get(path).unwrap()))
@@ -353,7 +349,7 @@ fn what_is_redacted_or_a_pseudonym_is_in_no_file() {
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
         .wait("all", SOON, |status| {
-            delivered(status) == 1001 && status["sinks"]["nameless"]["ledger"]["delivered"] == 1001
+            status.delivered("events") == 1001 && status.sink("nameless").ledger.delivered == 1001
         })
         .unwrap();
     let data_dir = bridge.data_dir().to_owned();
@@ -388,7 +384,7 @@ fn a_pseudonym_stands_for_one_person() {
     );
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
-        .wait("all", SOON, |status| delivered(status) == 1000)
+        .wait("all", SOON, |status| status.delivered("events") == 1000)
         .unwrap();
     let file = bridge.data_dir().join("events.jsonl");
     stop(bridge);
@@ -440,7 +436,7 @@ fn a_token_from_the_environment_stays_as_it_is() {
         let bridge = Bridge::start_with(&dir, &config, &variables).unwrap();
         bridge
             .wait(&format!("{token} to be right"), SOON, |status| {
-                delivered(status) == 10
+                status.delivered("events") == 10
             })
             .unwrap();
         stop(bridge);
@@ -477,20 +473,22 @@ fn a_certificate_is_verified_by_the_authority_that_is_named() {
     let bridge = Bridge::start(&dir, &config(&stranger.ca)).unwrap();
     let refused = bridge
         .wait("the refusal", SOON, |status| {
-            status["sources"]["main"]["reason"].is_string()
+            status.source("main").reason.is_some()
         })
         .unwrap();
-    let reason = refused["sources"]["main"]["reason"].as_str().unwrap();
+    let reason = refused.source("main").reason.as_deref().unwrap();
     assert!(reason.contains("certificate"), "{reason}");
     let labels = &["outcome=\"tls_failed\""];
     let failed = bridge.metric("neurobridge_source_connections_total", labels);
     assert!(failed.unwrap() >= 1.0);
-    assert_eq!(delivered(&refused), 0);
+    assert_eq!(refused.delivered("events"), 0);
     stop(bridge);
 
     let bridge = Bridge::start(&dir, &config(&known.ca)).unwrap();
     bridge
-        .wait("all events over TLS", SOON, |status| delivered(status) == 100)
+        .wait("all events over TLS", SOON, |status| {
+            status.delivered("events") == 100
+        })
         .unwrap();
     stop(bridge);
 }

@@ -375,14 +375,16 @@ fn report_all(outcome: &Outcome, found: &[Found], seed: u64) -> Result<bool> {
     let mut balances = true;
     for (name, sink) in book.sinks() {
         let all = durable.len() as u64;
-        let is_right = sink.stored == all && sink.delivered + sink.duplicate == all && sink.pending == 0;
+        let is_right = sink.ledger.stored == all
+            && sink.ledger.delivered + sink.ledger.duplicate == all
+            && sink.ledger.pending == 0;
         balances &= is_right;
         print(&format!(
             "ledger of {name}: {} stored = {} delivered + {} duplicate + {} pending{}",
-            sink.stored,
-            sink.delivered,
-            sink.duplicate,
-            sink.pending,
+            sink.ledger.stored,
+            sink.ledger.delivered,
+            sink.ledger.duplicate,
+            sink.ledger.pending,
             if is_right {
                 ""
             } else {

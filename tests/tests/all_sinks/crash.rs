@@ -52,7 +52,7 @@ fn bridge_killed_in_flight_stores_each_once_in_order() {
         bridge.process().kill().unwrap();
         // What lies in the server's socket is stored now, and nobody hears of it.
         nats.thaw().unwrap();
-        durable = last["spool"]["durable_sequence"].as_u64().unwrap();
+        durable = last.spool.durable_sequence;
         let settled = settled(&last, "stream");
         assert!(settled >= super::settled(&status, "stream"));
         stored_unheard += wait_for("the server to store what it was sent", LIMIT, || {

@@ -8,6 +8,7 @@ mod outages;
 use std::time::Duration;
 
 use neurobridge_tests::platform::Sent;
+use neurobridge_tests::status::Status;
 use serde_json::Value;
 
 /// Far more than anything here needs on two busy cores.
@@ -36,9 +37,9 @@ fn stream_sink(name: &str, url: &str, stream: &str, more: &str) -> String {
 }
 
 /// How many events a sink is through with, whatever became of them.
-fn settled(status: &Value, sink: &str) -> u64 {
-    let ledger = &status["sinks"][sink]["ledger"];
-    ledger["stored"].as_u64().unwrap_or(0) - ledger["pending"].as_u64().unwrap_or(0)
+fn settled(status: &Status, sink: &str) -> u64 {
+    let ledger = &status.sink(sink).ledger;
+    ledger.stored - ledger.pending
 }
 
 /// What a sink with this filter and this redaction is to deliver of what was sent.

@@ -11,8 +11,8 @@ use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::poll::wait_until;
 use neurobridge_tests::shared::{own_kafka, own_nats};
+use neurobridge_tests::status::{SinkState, Status};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 use super::{LIMIT, STREAM, expected, settled, stream_sink};
 
@@ -105,18 +105,18 @@ fn outage_of_one_sink_delays_no_other() {
 
 /// Lets the other sinks get far ahead of one whose server is not there, heals it, and waits until it has caught up.
 fn outage(bridge: &Bridge, sink: &str, heal: impl FnOnce()) {
-    let wait = |what: &str, says: &dyn Fn(&Value) -> bool| bridge.wait(what, LIMIT, says).unwrap();
+    let wait = |what: &str, says: &dyn Fn(&Status) -> bool| bridge.wait(what, LIMIT, says).unwrap();
     let others = SINKS.iter().filter(|other| **other != sink);
     let status = bridge.status().unwrap();
     let target = SINKS.iter().map(|sink| settled(&status, sink)).max().unwrap() + OUTAGE_EVENTS;
     let meanwhile = wait(&format!("the others to go on without {sink}"), &|status| {
         others.clone().all(|other| settled(status, other) >= target)
     });
-    let lag = meanwhile["sinks"][sink]["lag_events"].as_u64();
-    assert!(lag > Some(OUTAGE_EVENTS / 2), "{sink}: {meanwhile:#}");
+    let lag = meanwhile.sink(sink).lag_events;
+    assert!(lag > OUTAGE_EVENTS / 2, "{sink}: {meanwhile:#}");
     heal();
     wait(&format!("{sink} to catch up"), &|status| {
-        settled(status, sink) >= target && status["sinks"][sink]["state"] == "up"
+        settled(status, sink) >= target && status.sink(sink).state == SinkState::Up
     });
 }
 

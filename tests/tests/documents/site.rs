@@ -13,7 +13,7 @@ use neurobridge_tests::poll::wait_for;
 use neurobridge_tests::ports::free_ports;
 use neurobridge_tests::process::Process;
 use neurobridge_tests::program::neurobridge;
-use serde_json::Value;
+use neurobridge_tests::status::Status;
 
 /// Many times what any of them takes.
 const SOON: Duration = Duration::from_secs(120);
@@ -130,10 +130,9 @@ impl Site {
                 return Ok(None);
             }
             let status = http::get(&page, "/status")?;
-            let status: Value = serde_json::from_str(&status)?;
-            let sinks = status["sinks"].as_object().into_iter().flatten();
-            let mut delivered = sinks.map(|(_, sink)| sink["ledger"]["delivered"].as_u64());
-            Ok(delivered.all(|delivered| delivered > Some(10)).then_some(()))
+            let status = Status::read(&status)?;
+            let mut sinks = status.sinks.values();
+            Ok(sinks.all(|sink| sink.ledger.delivered > 10).then_some(()))
         })
         .unwrap_or_else(|error| panic!("{error:#}: {}", bridge.log_tail()));
         self.bridge = Some(bridge);

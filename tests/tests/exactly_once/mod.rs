@@ -3,6 +3,7 @@
 
 mod support;
 
+use neurobridge_tests::status::{SinkState, Status};
 use neurobridge_tests::{
     bridge::Bridge,
     kafka::{KafkaOptions, admin::KafkaAdmin, records::read_topic},
@@ -11,9 +12,8 @@ use neurobridge_tests::{
     poll::wait_until,
     shared::own_kafka,
 };
-use serde_json::Value;
 
-use self::support::{LIMIT, audit, config, copy_files, delivered, finish, halve_log, sequences_of};
+use self::support::{LIMIT, audit, config, copy_files, finish, halve_log, sequences_of};
 
 const TOPIC: &str = "entries";
 
@@ -31,15 +31,17 @@ fn a_bridge_killed_in_its_transactions_delivers_each_event_once() {
         let mut bridge = Bridge::start(&dir, &config).unwrap();
         let reached = seen + 2_000 + 777 * kill;
         let status = bridge
-            .wait("events in Kafka", LIMIT, |status| delivered(status) > reached)
+            .wait("events in Kafka", LIMIT, |status| {
+                status.delivered("kafka") > reached
+            })
             .unwrap();
-        seen = delivered(&status);
+        seen = status.delivered("kafka");
         bridge.process().kill().unwrap();
     }
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
         .wait("what was stored before the last kill", LIMIT, |status| {
-            delivered(status) > seen + 5_000
+            status.delivered("kafka") > seen + 5_000
         })
         .unwrap();
     let counts = finish(bridge);
@@ -58,7 +60,9 @@ fn a_cursor_that_is_older_than_the_last_commit_gives_way() {
     let config = config(&platform, &kafka.bootstrap(), "start = \"oldest\"");
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
-        .wait("events in Kafka", LIMIT, |status| delivered(status) > 3_000)
+        .wait("events in Kafka", LIMIT, |status| {
+            status.delivered("kafka") > 3_000
+        })
         .unwrap();
     let cursors = bridge.data_dir().join("spool/cursors");
     let first = finish(bridge);
@@ -70,7 +74,7 @@ fn a_cursor_that_is_older_than_the_last_commit_gives_way() {
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
         .wait("more events in Kafka", LIMIT, |status| {
-            delivered(status) > first.delivered + 1_000
+            status.delivered("kafka") > first.delivered + 1_000
         })
         .unwrap();
     let counts = finish(bridge);
@@ -97,8 +101,10 @@ fn power_cut_confuses_no_events_of_the_same_sequence() {
     };
     let (before, after) = (config("before"), config("after"));
     let in_kafka = |bridge: &Bridge, events| {
-        let status = bridge.wait("events in Kafka", LIMIT, |status| delivered(status) > events);
-        delivered(&status.unwrap())
+        let status = bridge.wait("events in Kafka", LIMIT, |status| {
+            status.delivered("kafka") > events
+        });
+        status.unwrap().delivered("kafka")
     };
     let kept = dir.join("cursors");
 
@@ -108,10 +114,10 @@ fn power_cut_confuses_no_events_of_the_same_sequence() {
     copy_files(&spool.join("cursors"), &kept);
     // Half of it is more than was saved, and Kafka has clearly more than half of the log, also where delivery lags behind.
     let status = bridge.wait("more than half of the log in Kafka", LIMIT, |status| {
-        let stored = status["sinks"]["kafka"]["ledger"]["stored"].as_u64().unwrap();
-        delivered(status) > 3 * saved && 3 * delivered(status) > 2 * stored + 3_000
+        let stored = status.sink("kafka").ledger.stored;
+        status.delivered("kafka") > 3 * saved && 3 * status.delivered("kafka") > 2 * stored + 3_000
     });
-    let middle = delivered(&status.unwrap()) / 2;
+    let middle = status.unwrap().delivered("kafka") / 2;
     bridge.process().kill().unwrap();
     // The last of the log, and the cursors saved since.
     halve_log(&spool);
@@ -121,7 +127,7 @@ fn power_cut_confuses_no_events_of_the_same_sequence() {
     let mut bridge = Bridge::start(&dir, &after).unwrap();
     bridge
         .wait("events in the log", LIMIT, |status| {
-            status["sources"]["after"]["ledger"]["stored"].as_u64() > Some(300)
+            status.source("after").ledger.stored > 300
         })
         .unwrap();
     bridge.process().kill().unwrap();
@@ -162,10 +168,10 @@ fn broker_faults_duplicate_no_event() {
     let flows = |beyond: u64| {
         let status = bridge
             .wait("events to flow", LIMIT, |status| {
-                delivered(status) > beyond && status["sinks"]["kafka"]["state"] == "up"
+                status.delivered("kafka") > beyond && status.sink("kafka").state == SinkState::Up
             })
             .unwrap();
-        delivered(&status)
+        status.delivered("kafka")
     };
     let reached = flows(2_000);
     kafka.kill().unwrap();
@@ -178,8 +184,8 @@ fn broker_faults_duplicate_no_event() {
     // In the middle of a transaction or of its commit, as it happens, and for longer than both may last.
     bridge
         .wait("the sink to be down for long", LIMIT, |status| {
-            let sink = &status["sinks"]["kafka"];
-            sink["state"] == "down" && sink["lag_seconds"].as_f64() > Some(30.0)
+            let sink = &status.sink("kafka");
+            sink.state == SinkState::Down && sink.lag_seconds > 30.0
         })
         .unwrap();
     kafka.thaw().unwrap();
@@ -221,19 +227,20 @@ fn topics_that_events_name_first_cost_no_event() {
         .replace("topic = \"entries\"", "topic = \"faces.{result}\"");
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
-        .wait("events in Kafka", LIMIT, |status| delivered(status) > 1_000)
+        .wait("events in Kafka", LIMIT, |status| {
+            status.delivered("kafka") > 1_000
+        })
         .unwrap();
     // Just committed: Kafka 4.3 forgets to end the transaction in partitions that have no leader meanwhile
     // (KAFKA-20734), which the next commit there makes up for. So more events come behind.
     kafka.kill().unwrap();
     kafka.start_again().unwrap();
     let status = bridge
-        .wait("all events in Kafka", LIMIT, |status| delivered(status) == EVENTS)
+        .wait("all events in Kafka", LIMIT, |status| {
+            status.delivered("kafka") == EVENTS
+        })
         .unwrap();
-    assert_eq!(
-        status["sinks"]["kafka"]["ledger"]["dead_lettered"], 0,
-        "{status:#}"
-    );
+    assert_eq!(status.sink("kafka").ledger.dead_lettered, 0, "{status:#}");
     let counts = finish(bridge);
     assert_eq!(counts.stored, counts.delivered, "{counts:?}");
     // A transaction is committed before each of its partitions has been told, and readers wait for that.
@@ -260,27 +267,27 @@ fn of_two_with_one_name_the_first_stops_and_says_why() {
         |one: usize| Bridge::start(&dirs[one], &config(&platforms[one], &kafka.bootstrap(), "")).unwrap();
     let first = start(0);
     first
-        .wait("events in Kafka", LIMIT, |status| delivered(status) > 500)
+        .wait("events in Kafka", LIMIT, |status| status.delivered("kafka") > 500)
         .unwrap();
     let second = start(1);
-    let says_why = |status: &Value| {
-        let sink = &status["sinks"]["kafka"];
-        sink["state"] == "down"
-            && sink["reason"].as_str().is_some_and(|reason| {
+    let says_why = |status: &Status| {
+        let sink = &status.sink("kafka");
+        sink.state == SinkState::Down
+            && sink.reason.as_deref().is_some_and(|reason| {
                 reason.contains("another instance of this sink has taken over") && reason.contains("restart")
             })
     };
     let stopped = first.wait("the first to stop its sink", LIMIT, says_why).unwrap();
     let status = second
         .wait("the second to deliver", LIMIT, |status| {
-            delivered(status) > 3_000 && status["sinks"]["kafka"]["state"] == "up"
+            status.delivered("kafka") > 3_000 && status.sink("kafka").state == SinkState::Up
         })
         .unwrap();
     // No war: the second was never down, and the first has not come back.
-    assert_eq!(status["sinks"]["kafka"]["reason"], Value::Null);
+    assert_eq!(status.sink("kafka").reason, None);
     let later = first.status().unwrap();
     assert!(says_why(&later), "{later:#}");
-    assert_eq!(delivered(&later), delivered(&stopped));
+    assert_eq!(later.delivered("kafka"), stopped.delivered("kafka"));
     let fenced = ["sink=\"kafka\"", "kind=\"fenced\""];
     assert!(first.metric("neurobridge_sink_errors_total", &fenced).unwrap() >= 1.0);
     // Once at the most: where the first has come back before it could see the claim of the second.

@@ -38,12 +38,6 @@ pub(crate) fn config(platform: &Platform, bootstrap: &str, more: &str) -> String
     )
 }
 
-pub(crate) fn delivered(status: &Value) -> u64 {
-    status["sinks"]["kafka"]["ledger"]["delivered"]
-        .as_u64()
-        .unwrap_or(0)
-}
-
 /// What the ledger says at the end.
 #[derive(Debug)]
 pub(crate) struct Counts {

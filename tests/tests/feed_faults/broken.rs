@@ -1,6 +1,7 @@
 //! Faults that let an authorised connection end.
 
 use super::*;
+use neurobridge_tests::status::SourceState;
 
 /// The fault ends so many connections for this reason, and costs no event.
 fn ends(rule: &str, reason: &str, times: u32, sentence: &str) {
@@ -78,9 +79,9 @@ fn half_open() {
 fn ends_with_a_loss(rule: &str, reason: &str, sentence: &str) {
     let scene = Scene::start_with(&[rule], &["--rate", "1000"], "1s");
     let status = scene.wait("events of the next connection", |status| {
-        status["sources"]["main"]["connections"] == 2 && delivered(status) > 1000
+        status.source("main").connections == 2 && status.delivered("events") > 1000
     });
-    assert_eq!(status["sources"]["main"]["state"], "authorised");
+    assert_eq!(status.source("main").state, SourceState::Authorised);
     scene.wait_for_metric(DISCONNECTIONS, &[&format!("reason=\"{reason}\"")], 1.0);
     scene.wait_for_metric(GAPS, &[], 1.0);
     let of_all = |name| scene.bridge.metric(name, &[]).unwrap();

@@ -1,14 +1,12 @@
 //! Faults that leave the connection as it is.
 
 use super::*;
+use neurobridge_tests::status::SourceState;
 
 fn stays(rules: &[&str]) -> Scene {
     let scene = Scene::start(rules);
     let status = scene.wait_for_delivery(EVENTS);
-    assert_eq!(
-        status["sources"]["main"]["connections"], 1,
-        "the connection stays"
-    );
+    assert_eq!(status.source("main").connections, 1, "the connection stays");
     scene
 }
 
@@ -49,7 +47,7 @@ fn silence_with_pongs() {
             .unwrap()
             > 10.0
     });
-    assert_eq!(status["sources"]["main"]["connections"], 1);
-    assert_eq!(status["sources"]["main"]["state"], "authorised");
+    assert_eq!(status.source("main").connections, 1);
+    assert_eq!(status.source("main").state, SourceState::Authorised);
     scene.stop();
 }

@@ -41,6 +41,7 @@ use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::poll::wait_until;
+use neurobridge_tests::status::Status;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -78,12 +79,14 @@ impl Scene {
         }
     }
 
-    fn wait(&self, what: &str, says: impl Fn(&Value) -> bool) -> Value {
+    fn wait(&self, what: &str, says: impl Fn(&Status) -> bool) -> Status {
         self.bridge.wait(what, SOON, says).unwrap()
     }
 
-    fn wait_for_delivery(&self, events: u64) -> Value {
-        self.wait("all to be delivered", |status| delivered(status) == events)
+    fn wait_for_delivery(&self, events: u64) -> Status {
+        self.wait("all to be delivered", |status| {
+            status.delivered("events") == events
+        })
     }
 
     fn wait_for_metric(&self, name: &str, labels: &[&str], value: f64) {
@@ -130,16 +133,15 @@ fn config(url: &str, pong_timeout: &str) -> String {
     )
 }
 
-fn delivered(status: &Value) -> u64 {
-    status["sinks"]["events"]["ledger"]["delivered"].as_u64().unwrap()
-}
-
 #[test]
 fn a_later_error_is_shown_and_the_connection_stays() {
     let scene = Scene::start(&["error=later,after=500,times=1"]);
     let status = scene.wait_for_delivery(EVENTS);
-    assert_eq!(status["sources"]["main"]["last_platform_error"], "later");
-    assert_eq!(status["sources"]["main"]["connections"], 1);
+    assert_eq!(
+        status.source("main").last_platform_error.as_deref(),
+        Some("later")
+    );
+    assert_eq!(status.source("main").connections, 1);
     scene.wait_for_metric("neurobridge_source_platform_errors_total", &[], 1.0);
     let ending = scene.stop();
     ending.is_complete();
@@ -177,13 +179,10 @@ fn what_is_no_event_is_a_dead_letter_with_its_reason() {
     ] {
         let scene = Scene::start(&[rule]);
         let status = scene.wait(rule, |status| {
-            status["sources"]["main"]["ledger"]["dead_lettered"] == 2 && delivered(status) == EVENTS
+            status.source("main").ledger.dead_lettered == 2 && status.delivered("events") == EVENTS
         });
-        assert_eq!(status["sources"]["main"]["ledger"]["received"], EVENTS + 2);
-        assert_eq!(
-            status["sources"]["main"]["connections"], 1,
-            "the connection stays"
-        );
+        assert_eq!(status.source("main").ledger.received, EVENTS + 2);
+        assert_eq!(status.source("main").connections, 1, "the connection stays");
         scene.wait_for_metric("neurobridge_source_frames_total", &[kind], 2.0);
         let letters = fs::read_to_string(scene.bridge.data_dir().join("dead-letters.jsonl")).unwrap();
         assert_eq!(letters.lines().count(), 2, "{letters}");
@@ -203,9 +202,9 @@ fn what_is_no_event_is_a_dead_letter_with_its_reason() {
 fn repeats_are_counted_and_changed_bodies_are_new_events() {
     let scene = Scene::start(&["duplicate=5,after=100,times=1", "same-id,after=200,times=1"]);
     let status = scene.wait("duplicates", |status| {
-        status["sources"]["main"]["ledger"]["duplicate"] == 5 && delivered(status) == EVENTS + 1
+        status.source("main").ledger.duplicate == 5 && status.delivered("events") == EVENTS + 1
     });
-    assert_eq!(status["sources"]["main"]["ledger"]["received"], EVENTS + 6);
+    assert_eq!(status.source("main").ledger.received, EVENTS + 6);
     scene.wait_for_metric("neurobridge_source_id_conflicts_total", &[], 1.0);
     let ending = scene.stop();
     let lines = ending
@@ -232,7 +231,7 @@ fn repeats_are_counted_and_changed_bodies_are_new_events() {
 #[test]
 fn too_many_open_files_are_tried_again() {
     let mut scene = Scene::start_with(&["cut,every=2s"], &["--rate", "1000"], "1s");
-    scene.wait("events", |status| delivered(status) > 0);
+    scene.wait("events", |status| status.delivered("events") > 0);
     let process = scene.bridge.process();
     let limit = |process: u32, files: &str| {
         let mut command = std::process::Command::new("prlimit");
@@ -249,7 +248,9 @@ fn too_many_open_files_are_tried_again() {
     .unwrap();
     limit(process.id(), "1024");
     let before = scene.wait("an answer, for which a file is needed too", |_| true);
-    scene.wait("events", |status| delivered(status) > delivered(&before));
+    scene.wait("events", |status| {
+        status.delivered("events") > before.delivered("events")
+    });
     let labels = &["outcome=\"too_many_open_files\""];
     assert!(scene.bridge.metric(CONNECTIONS, labels).unwrap() >= 1.0);
     scene.stop();
@@ -269,7 +270,7 @@ fn slow_feed_and_equal_ids_of_two_sources_are_delivered() {
     );
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
-        .wait("both", SOON, |status| delivered(status) == 1000)
+        .wait("both", SOON, |status| status.delivered("events") == 1000)
         .unwrap();
     let text = fs::read_to_string(bridge.data_dir().join("events.jsonl")).unwrap();
     for source in ["/neuroio/one", "/neuroio/other"] {

@@ -5,9 +5,7 @@ use super::*;
 fn is_made_by(rule: &str, counted: &str) {
     let before = Instant::now();
     let scene = Scene::start(&[rule]);
-    scene.wait("a reason", |status| {
-        status["sources"]["main"]["reason"].is_string()
-    });
+    scene.wait("a reason", |status| status.source("main").reason.is_some());
     scene.wait("five attempts", |_| {
         scene.bridge.metric(counted, &[]).unwrap() >= 5.0
     });

@@ -11,7 +11,7 @@ use neurobridge_tests::{
     shared::with_own_kafka,
 };
 
-use super::{DELIVERY, config, delivered, finish, furthest};
+use super::{DELIVERY, config, finish, furthest};
 
 #[test]
 fn killed_leaders_lose_nothing_and_risks_are_named() {
@@ -43,7 +43,7 @@ fn killed_leaders_lose_nothing_and_risks_are_named() {
     let flows = |bridge: &Bridge, beyond: u64| {
         let status = bridge
             .wait("events to flow", DELIVERY, |status| {
-                delivered(status, "kafka") > beyond && delivered(status, "safe") > beyond
+                status.delivered("kafka") > beyond && status.delivered("safe") > beyond
             })
             .unwrap();
         furthest(&status)

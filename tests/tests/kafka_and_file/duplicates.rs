@@ -15,7 +15,7 @@ use neurobridge_tests::{
 };
 use nix::sys::signal::Signal;
 
-use super::{DELIVERY, STOP, config, delivered};
+use super::{DELIVERY, STOP, config};
 
 /// A kill hits no unsaved cursor only by chance; so many of them never do.
 const MOST_KILLS: u64 = 20;
@@ -41,15 +41,15 @@ fn an_event_that_comes_twice_has_the_same_identity() {
     for kill in 1..=MOST_KILLS {
         let status = bridge
             .wait("events in Kafka", DELIVERY, |status| {
-                delivered(status, "kafka") > seen + 500
+                status.delivered("kafka") > seen + 500
             })
             .unwrap();
-        seen = delivered(&status, "kafka");
+        seen = status.delivered("kafka");
         bridge.process().kill().unwrap();
         bridge = Bridge::start(&dir, &config).unwrap();
         bridge
             .wait("what was not known to be in Kafka", DELIVERY, |status| {
-                delivered(status, "kafka") > seen + 500
+                status.delivered("kafka") > seen + 500
             })
             .unwrap();
         let copies = copies(&read_topic(&bootstrap, "entries", DELIVERY).unwrap());

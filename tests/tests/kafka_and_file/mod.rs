@@ -14,6 +14,7 @@ use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::poll::wait_until;
 use neurobridge_tests::shared::{kafka_bootstrap, own_kafka};
+use neurobridge_tests::status::{SinkState, Status};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -45,13 +46,9 @@ fn config(url: &str, bootstrap: &str, topic: &str) -> String {
     )
 }
 
-fn delivered(status: &Value, sink: &str) -> u64 {
-    status["sinks"][sink]["ledger"]["delivered"].as_u64().unwrap_or(0)
-}
-
 /// How far the sink has come that has come further.
-fn furthest(status: &Value) -> u64 {
-    delivered(status, "kafka").max(delivered(status, "archive"))
+fn furthest(status: &Status) -> u64 {
+    status.delivered("kafka").max(status.delivered("archive"))
 }
 
 /// Stops all, and audits both sinks against what was sent.
@@ -82,7 +79,7 @@ fn a_hundred_thousand_events_arrive_complete_and_in_order() {
     let bridge = Bridge::start(&dir, &config(&platform.url(), &bootstrap, &topic)).unwrap();
     bridge
         .wait("all to be delivered", DELIVERY, |status| {
-            delivered(status, "kafka") == 100_000 && delivered(status, "archive") == 100_000
+            status.delivered("kafka") == 100_000 && status.delivered("archive") == 100_000
         })
         .unwrap();
     let (in_file, in_kafka) = finish(bridge, platform, &bootstrap, &topic);
@@ -115,7 +112,7 @@ fn broker_faults_lose_nothing_and_delay_no_other_sink() {
     let dir = Scratch::new("broker-faults").unwrap();
     let platform = Platform::start(&dir, &["--rate", "2000"]).unwrap();
     let bridge = Bridge::start(&dir, &config(&platform.url(), &bootstrap, "entries")).unwrap();
-    let wait = |what: &str, says: &dyn Fn(&Value) -> bool| bridge.wait(what, DELIVERY, says).unwrap();
+    let wait = |what: &str, says: &dyn Fn(&Status) -> bool| bridge.wait(what, DELIVERY, says).unwrap();
 
     let start = |kafka: &mut Kafka| kafka.start_again().unwrap();
     let faults: [(&str, Strike); 3] = [
@@ -124,28 +121,29 @@ fn broker_faults_lose_nothing_and_delay_no_other_sink() {
         ("frozen", |kafka| kafka.freeze().unwrap()),
     ];
     for (fault, strike) in faults {
-        wait("events to flow", &|status| delivered(status, "kafka") > 1000);
+        wait("events to flow", &|status| status.delivered("kafka") > 1000);
         strike(&mut kafka);
         let reached = furthest(&bridge.status().unwrap()) + 3000;
         let meanwhile = wait("the file to go on", &|status| {
-            delivered(status, "archive") >= reached
+            status.delivered("archive") >= reached
         });
         assert!(
-            meanwhile["sinks"]["kafka"]["lag_events"].as_u64() > Some(1000),
+            meanwhile.sink("kafka").lag_events > 1000,
             "{fault}: {meanwhile:#}"
         );
         if fault == "frozen" {
             kafka.thaw().unwrap();
         } else {
             wait("the sink to say why", &|status| {
-                let kafka = &status["sinks"]["kafka"];
-                kafka["state"] == "down" && kafka["reason"].as_str().is_some_and(|reason| reason.len() > 20)
+                let kafka = &status.sink("kafka");
+                kafka.state == SinkState::Down
+                    && kafka.reason.as_deref().is_some_and(|reason| reason.len() > 20)
             });
             start(&mut kafka);
         }
         let target = furthest(&meanwhile);
         wait("Kafka to catch up", &|status| {
-            delivered(status, "kafka") > target && status["sinks"]["kafka"]["state"] == "up"
+            status.delivered("kafka") > target && status.sink("kafka").state == SinkState::Up
         });
     }
     let (in_file, in_kafka) = finish(bridge, platform, &bootstrap, "entries");
@@ -172,30 +170,31 @@ fn a_deleted_topic_holds_the_cursor_until_it_is_there_again() {
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
         .wait("events to flow", DELIVERY, |status| {
-            delivered(status, "kafka") > 100
+            status.delivered("kafka") > 100
         })
         .unwrap();
     admin.delete_topic(&topic).unwrap();
     let down = bridge
         .wait("the sink to name the topic", DELIVERY, |status| {
-            let kafka = &status["sinks"]["kafka"];
-            kafka["state"] == "down"
-                && kafka["reason"]
-                    .as_str()
+            let kafka = &status.sink("kafka");
+            kafka.state == SinkState::Down
+                && kafka
+                    .reason
+                    .as_deref()
                     .is_some_and(|reason| reason.contains(&topic))
         })
         .unwrap();
-    let settled = delivered(&down, "kafka");
+    let settled = down.delivered("kafka");
     wait_until("the topic to be gone and made anew", DELIVERY, || {
         admin.create_topic(&topic, 1, &[]).is_ok()
     })
     .unwrap();
     let up = bridge
         .wait("the sink to go on", DELIVERY, |status| {
-            status["sinks"]["kafka"]["state"] == "up" && delivered(status, "kafka") > settled + 1000
+            status.sink("kafka").state == SinkState::Up && status.delivered("kafka") > settled + 1000
         })
         .unwrap();
-    assert_eq!(up["sinks"]["kafka"]["ledger"]["dead_lettered"], 0);
+    assert_eq!(up.sink("kafka").ledger.dead_lettered, 0);
     let (status, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
     assert!(status.success(), "{status}: {log}");
     // What was settled before went with the old topic; all from the cursor on is in the new one.

@@ -7,6 +7,7 @@ use std::path::Path;
 use neurobridge_tests::certificates::Certificates;
 use neurobridge_tests::http::get_any;
 use neurobridge_tests::kafka::{Grant, Listener};
+use neurobridge_tests::status::{SinkState, Status};
 
 #[test]
 fn a_permission_taken_away_and_given_back_costs_time_alone() {
@@ -44,35 +45,32 @@ fn a_permission_taken_away_and_given_back_costs_time_alone() {
         quoted(&certificates.client_key)
     );
     let bridge = Bridge::start(&dir, &(own + &tls)).unwrap();
-    let wait = |what: &str, says: &dyn Fn(&Value) -> bool| bridge.wait(what, DELIVERY, says).unwrap();
+    let wait = |what: &str, says: &dyn Fn(&Status) -> bool| bridge.wait(what, DELIVERY, says).unwrap();
 
-    wait("events to flow", &|status| delivered(status, "kafka") > 500);
+    wait("events to flow", &|status| status.delivered("kafka") > 500);
     kafka.revoke(grant).unwrap();
     let down = wait("the sink to say why", &|status| {
-        let kafka = &status["sinks"]["kafka"];
+        let kafka = &status.sink("kafka");
         let names = |reason: &str| reason.contains("entries") && reason.contains("Write");
-        kafka["state"] == "down" && kafka["reason"].as_str().is_some_and(names)
+        kafka.state == SinkState::Down && kafka.reason.as_deref().is_some_and(names)
     });
     let (code, body) = get_any(bridge.address(), "/readyz").unwrap();
     assert!(code == 503 && body.contains("sinks.kafka"), "{code}: {body}");
     let reached = furthest(&down) + 1000;
     let meanwhile = wait("the file to go on", &|status| {
-        delivered(status, "archive") >= reached
+        status.delivered("archive") >= reached
     });
-    assert_eq!(meanwhile["sinks"]["kafka"]["ledger"]["dead_lettered"], 0);
-    assert!(
-        meanwhile["sinks"]["kafka"]["lag_events"].as_u64() >= Some(1000),
-        "{meanwhile:#}"
-    );
+    assert_eq!(meanwhile.sink("kafka").ledger.dead_lettered, 0);
+    assert!(meanwhile.sink("kafka").lag_events >= 1000, "{meanwhile:#}");
     let unauthorised = bridge.metric("neurobridge_sink_errors_total", &["kind=\"unauthorised\""]);
     assert!(unauthorised.unwrap() >= 1.0);
 
     kafka.grant(grant).unwrap();
     let target = furthest(&meanwhile);
     let up = wait("Kafka to catch up", &|status| {
-        delivered(status, "kafka") > target && status["sinks"]["kafka"]["state"] == "up"
+        status.delivered("kafka") > target && status.sink("kafka").state == SinkState::Up
     });
-    assert_eq!(up["sinks"]["kafka"]["ledger"]["dead_lettered"], 0);
+    assert_eq!(up.sink("kafka").ledger.dead_lettered, 0);
     let (in_file, in_kafka) = finish(bridge, platform, &kafka.bootstrap(), "entries");
     assert_eq!(in_file.sent, in_kafka.sent);
 }
@@ -104,16 +102,14 @@ fn oversize_event_is_stripped_or_dead_lettered() {
     let bridge = Bridge::start(&dir, &config).unwrap();
     let status = bridge
         .wait("all to be settled", DELIVERY, |status| {
-            let settled = |sink: &str| status["sinks"][sink]["ledger"]["pending"] == 0;
-            status["sources"]["main"]["ledger"]["stored"] == COUNT
-                && settled("stripped")
-                && settled("refused")
+            let settled = |sink: &str| status.sink(sink).ledger.pending == 0;
+            status.source("main").ledger.stored == COUNT as u64 && settled("stripped") && settled("refused")
         })
         .unwrap();
-    let ledger = |sink: &str, part: &str| status["sinks"][sink]["ledger"][part].as_u64();
-    assert_eq!(ledger("stripped", "delivered"), Some(COUNT as u64));
-    assert_eq!(ledger("refused", "delivered"), Some((COUNT - LARGE) as u64));
-    assert_eq!(ledger("refused", "dead_lettered"), Some(LARGE as u64));
+    assert_eq!(status.delivered("stripped"), COUNT as u64);
+    let refused_ledger = &status.sink("refused").ledger;
+    assert_eq!(refused_ledger.delivered, (COUNT - LARGE) as u64);
+    assert_eq!(refused_ledger.dead_lettered, LARGE as u64);
     let labels = &["sink=\"refused\"", "reason=\"too_large\""];
     let counted = bridge.metric("neurobridge_sink_dead_letters_total", labels);
     assert_eq!(counted.unwrap(), LARGE as f64);
@@ -168,16 +164,18 @@ fn partitions_that_grow_are_said() {
     let config = config(&platform.url(), &bootstrap, &topic)
         + "[sinks.kafka.properties]\n\"topic.metadata.refresh.interval.ms\" = \"500\"\n";
     let bridge = Bridge::start(&dir, &config).unwrap();
-    let wait = |what: &str, says: &dyn Fn(&Value) -> bool| bridge.wait(what, DELIVERY, says).unwrap();
-    let before = wait("events to flow", &|status| delivered(status, "kafka") > 10);
-    assert!(before["sinks"]["kafka"]["notice"].is_null(), "{before:#}");
+    let wait = |what: &str, says: &dyn Fn(&Status) -> bool| bridge.wait(what, DELIVERY, says).unwrap();
+    let before = wait("events to flow", &|status| status.delivered("kafka") > 10);
+    assert!(before.sink("kafka").notice.is_none(), "{before:#}");
     admin.grow_topic(&topic, 3).unwrap();
     let status = wait("the notice", &|status| {
-        status["sinks"]["kafka"]["notice"]
-            .as_str()
+        status
+            .sink("kafka")
+            .notice
+            .as_deref()
             .is_some_and(|notice| notice.contains(&topic) && notice.contains("3 partitions"))
     });
-    assert_eq!(status["sinks"]["kafka"]["state"], "up");
+    assert_eq!(status.sink("kafka").state, SinkState::Up);
     let (ended, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
     assert!(ended.success(), "{log}");
     let said = log

@@ -43,9 +43,7 @@ fn lines(output: &Output) -> Vec<String> {
 
 fn delivered(bridge: &Bridge, at_least: u64) {
     bridge
-        .wait("events", SOON, |status| {
-            status["sinks"]["events"]["ledger"]["delivered"].as_u64() >= Some(at_least)
-        })
+        .wait("events", SOON, |status| status.delivered("events") >= at_least)
         .unwrap();
 }
 
@@ -243,7 +241,7 @@ fn a_slow_tail_holds_up_nobody_and_is_told_what_it_missed() {
         .unwrap();
     bridge
         .wait("all events", SOON * 2, |status| {
-            status["sinks"]["events"]["ledger"]["delivered"] == 30000
+            status.sink("events").ledger.delivered == 30000
         })
         .unwrap();
     // Only now somebody reads.

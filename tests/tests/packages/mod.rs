@@ -18,8 +18,8 @@ use neurobridge_tests::ports::free_ports;
 use neurobridge_tests::process::Process;
 use neurobridge_tests::program::{cargo, neurobridge};
 use neurobridge_tests::shared::say_skipped;
+use neurobridge_tests::status::Status;
 use nix::unistd::{User, geteuid};
-use serde_json::Value;
 
 use self::unit::Unit;
 
@@ -275,8 +275,8 @@ fn it_runs(unit: &Unit, uid: u32, dir: &Scratch) {
         let Ok(status) = http::get(&address, "/status") else {
             return Ok(None);
         };
-        let status: Value = serde_json::from_str(&status)?;
-        Ok((status["sinks"]["events"]["ledger"]["delivered"].as_u64() > Some(100)).then_some(()))
+        let status = Status::read(&status)?;
+        Ok((status.delivered("events") > 100).then_some(()))
     })
     .unwrap_or_else(|error| panic!("{error:#}: {}", bridge.log_tail()));
     let status = fs::read_to_string(format!("/proc/{}/status", bridge.id())).unwrap();

@@ -15,7 +15,7 @@ use neurobridge_tests::platform::Platform;
 use neurobridge_tests::process::Process;
 use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::shared::own_nats;
-use serde_json::Value;
+use neurobridge_tests::status::{SinkState, SourceState, Status};
 
 use super::{DESK, SOON, source, watch};
 
@@ -37,7 +37,7 @@ const RECORD: &str = r##"
 "##;
 
 /// The uptime at which `/status` first says something, and how long the slowest answer took.
-fn first_in_status(bridge: &Bridge, what: &str, says: impl Fn(&Value) -> bool) -> (f64, f64) {
+fn first_in_status(bridge: &Bridge, what: &str, says: impl Fn(&Status) -> bool) -> (f64, f64) {
     let slowest = std::cell::Cell::new(0.0_f64);
     let asked = std::cell::Cell::new(Instant::now());
     let status = bridge.wait(what, SOON, |status| {
@@ -45,7 +45,7 @@ fn first_in_status(bridge: &Bridge, what: &str, says: impl Fn(&Value) -> bool) -
         asked.set(Instant::now());
         says(status)
     });
-    (status.unwrap()["uptime_seconds"].as_f64().unwrap(), slowest.get())
+    (status.unwrap().uptime_seconds, slowest.get())
 }
 
 /// When the page first had words of which this is true, by both clocks.
@@ -78,7 +78,7 @@ fn page_shows_each_fault_within_two_seconds() {
 
     nats.kill().unwrap();
     let (in_status, slow) = first_in_status(&bridge, "the sink to be down", |status| {
-        status["sinks"]["nats"]["state"] == "down"
+        status.sink("nats").state == SinkState::Down
     });
     let (on_page, _) = first_on_page(
         &mut browser,
@@ -93,7 +93,7 @@ fn page_shows_each_fault_within_two_seconds() {
 
     platform.process().kill().unwrap();
     let (in_status, slow) = first_in_status(&bridge, "the source to be cut", |status| {
-        status["sources"]["main"]["state"] != "authorised"
+        status.source("main").state != SourceState::Authorised
     });
     let (on_page, _) = first_on_page(
         &mut browser,

@@ -11,6 +11,7 @@ use neurobridge_tests::browser::{self, Browser, Screen};
 use neurobridge_tests::http::EventStream;
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
+use neurobridge_tests::status::Status;
 use serde_json::Value;
 
 /// Many times what all of it takes on two busy cores.
@@ -68,11 +69,9 @@ fn page_shows_nothing_personal_and_loads_nothing_foreign() {
         .unwrap()
         .unwrap();
     let streamed = stream.next_event().unwrap();
-    let status: Value = serde_json::from_str(&streamed).unwrap();
-    assert_eq!(status["losing_events"]["answer"], "no", "{status:#}");
-    let letters = status["sources"]["main"]["newest_dead_letters"]
-        .as_array()
-        .unwrap();
+    let status = Status::read(&streamed).unwrap();
+    assert_eq!(status.losing_events.answer, "no", "{status:#}");
+    let letters = &status.source("main").newest_dead_letters;
     assert_eq!(letters.len(), 2, "{letters:?}");
     let page = browser.evaluate("document.documentElement.outerHTML").unwrap();
     let page = page.as_str().unwrap();
@@ -126,8 +125,8 @@ fn listeners_are_bounded_and_one_that_leaves_makes_room() {
     let mut listeners: Vec<EventStream> = std::iter::from_fn(open).take(100).collect();
     assert_eq!(listeners.len(), 32);
     for listener in &mut listeners {
-        let status: Value = serde_json::from_str(&listener.next_event().unwrap()).unwrap();
-        assert_eq!(status["losing_events"]["answer"], "yes", "{status:#}");
+        let status = Status::read(&listener.next_event().unwrap()).unwrap();
+        assert_eq!(status.losing_events.answer, "yes", "{status:#}");
     }
     listeners.pop();
     let again = neurobridge_tests::poll::wait_for("room for another", SOON, || Ok(open()));

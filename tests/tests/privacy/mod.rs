@@ -24,9 +24,9 @@ use neurobridge_tests::ports::free_ports;
 use neurobridge_tests::process::Process;
 use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::shared::{kafka_bootstrap, nats_url};
+use neurobridge_tests::status::Status;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use serde_json::Value;
 use tokio::task::block_in_place;
 
 use self::known::{Known, Search};
@@ -198,9 +198,9 @@ impl Place {
     }
 }
 
-fn settled(status: &Value, sink: &str) -> u64 {
-    let ledger = &status["sinks"][sink]["ledger"];
-    ledger["delivered"].as_u64().unwrap() + ledger["dead_lettered"].as_u64().unwrap()
+fn settled(status: &Status, sink: &str) -> u64 {
+    let ledger = &status.sink(sink).ledger;
+    ledger.delivered + ledger.dead_lettered
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,25 +254,18 @@ fn killed(place: &Place) {
     place.gate.open();
     let status = bridge
         .wait("all to be received and settled", SOON, |status| {
-            let source = &status["sources"]["main"]["ledger"];
-            source["received"].as_u64() >= Some(received)
-                && source["in_flight"] == 0
+            let source = &status.source("main").ledger;
+            source.received >= received
+                && source.in_flight == 0
                 && ["kafka", "nats", "archive"]
                     .iter()
                     .all(|sink| settled(status, sink) == events)
         })
         .unwrap();
-    let source = &status["sources"]["main"]["ledger"];
-    assert_eq!(
-        source["dead_lettered"],
-        feed::no_events().len() as u64,
-        "{status:#}"
-    );
-    assert_eq!(
-        status["sinks"]["kafka"]["ledger"]["dead_lettered"], 1,
-        "{status:#}"
-    );
-    assert_eq!(status["sinks"]["away"]["ledger"]["pending"], events, "{status:#}");
+    let source = &status.source("main").ledger;
+    assert_eq!(source.dead_lettered, feed::no_events().len() as u64, "{status:#}");
+    assert_eq!(status.sink("kafka").ledger.dead_lettered, 1, "{status:#}");
+    assert_eq!(status.sink("away").ledger.pending, events, "{status:#}");
     for (name, mut tail) in tails {
         let ended = tail.wait(SOON).unwrap();
         assert!(ended.success(), "{name}: {}", tail.log_tail());
@@ -290,7 +283,7 @@ fn started_again(place: &Place, log_format: &str) {
     let bridge = Bridge::start(&place.dir, &place.config(log_format)).unwrap();
     bridge
         .wait("the feed to come again", SOON, |status| {
-            status["sources"]["main"]["ledger"]["received"].as_u64() >= Some(1)
+            status.source("main").ledger.received >= 1
         })
         .unwrap();
     place.keep_what_it_answers(&bridge, log_format);

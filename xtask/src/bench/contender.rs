@@ -10,7 +10,7 @@ use neurobridge_tests::http::get;
 use neurobridge_tests::poll::wait_for;
 use neurobridge_tests::ports::free_ports;
 use neurobridge_tests::process::{Process, Usage};
-use serde_json::Value;
+use neurobridge_tests::status::Status;
 
 use super::Bench;
 use super::case::{Case, Format, Sink};
@@ -192,11 +192,12 @@ impl Bridge {
 }
 
 fn delivered(status: &str) -> Result<u64> {
-    let status: Value = serde_json::from_str(status).context("reading /status")?;
-    let delivered = status
-        .pointer("/sinks/out/ledger/delivered")
-        .and_then(Value::as_u64);
-    delivered.with_context(|| format!("/status without sinks.out.ledger.delivered: {status}"))
+    let status = Status::read(status).context("reading /status")?;
+    let sink = status
+        .sinks
+        .get("out")
+        .context("/status without the sink \"out\"")?;
+    Ok(sink.ledger.delivered)
 }
 
 fn configuration(dir: &Path, spool: &str, url: &str, sink: &str, http: &str) -> String {

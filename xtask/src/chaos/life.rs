@@ -7,6 +7,7 @@ use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::http::get;
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::poll::Patience;
+use neurobridge_tests::status::Status;
 use nix::sys::signal::Signal;
 
 use super::book::Book;
@@ -96,8 +97,8 @@ impl<'a> Lives<'a> {
         match get(self.bridge.address(), "/status") {
             Ok(status) => {
                 self.silence = Patience::new("an answer of the bridge", SILENCE);
-                let status = serde_json::from_str(&status).context("reading /status")?;
-                self.book.enter(&status)?;
+                let status = Status::read(&status).context("reading /status")?;
+                self.book.enter(status)?;
             }
             Err(error) => {
                 if let Some(status) = self.bridge.process().exit_status()? {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use neurobridge_tests::poll::Patience;
 
-use super::book::Sink;
+use neurobridge_tests::status::Sink;
 
 /// For a sink to settle its first event after the last fault. Three times as long as a sink waits before it replaces its
 /// client.
@@ -35,13 +35,13 @@ impl Recovery {
     pub(super) fn check(&mut self, sinks: &BTreeMap<String, Sink>) -> Result<()> {
         for (name, sink) in sinks {
             let watched = self.sinks.entry(name.clone()).or_insert_with(|| Watched {
-                settled: sink.settled(),
+                settled: sink.ledger.settled(),
                 has_recovered: false,
                 patience: Patience::new("an event to be settled", RECOVERY),
             });
-            if sink.settled() > watched.settled || sink.pending == 0 {
+            if sink.ledger.settled() > watched.settled || sink.ledger.pending == 0 {
                 *watched = Watched {
-                    settled: sink.settled(),
+                    settled: sink.ledger.settled(),
                     has_recovered: true,
                     patience: Patience::new("the next event to be settled", PROGRESS),
                 };
@@ -49,11 +49,11 @@ impl Recovery {
             let checked = watched.patience.check();
             checked.with_context(|| {
                 if watched.has_recovered {
-                    format!("sink {name} settled no event for {PROGRESS:?}: {}", sink.state())
+                    format!("sink {name} settled no event for {PROGRESS:?}: {}", state(sink))
                 } else {
                     format!(
                         "sink {name} did not recover within {RECOVERY:?} of the last fault: {}",
-                        sink.state()
+                        state(sink)
                     )
                 }
             })?;
@@ -71,22 +71,28 @@ impl Recovery {
     }
 }
 
+/// Returns the state of a sink with its reason.
+fn state(sink: &Sink) -> String {
+    let reason = sink.reason.as_deref().unwrap_or("none");
+    format!(
+        "state {:?}, reason {reason:?}, {} events pending",
+        sink.state, sink.ledger.pending
+    )
+}
+
 #[cfg(test)]
 mod tests {
+    use neurobridge_tests::status::{SinkState, examples};
+
     use super::*;
-    use crate::chaos::book::Book;
 
     fn sinks(delivered: u64, pending: u64) -> BTreeMap<String, Sink> {
-        let mut book = Book::default();
-        let status = serde_json::json!({
-            "sources": {},
-            "spool": { "durable_sequence": 9, "is_full": false, "has_failed": false },
-            "sinks": { "kafka": { "state": "down", "reason": "1/1 brokers are down", "ledger": {
-                "stored": delivered + pending, "delivered": delivered, "filtered": 0, "duplicate": 0,
-                "dead_lettered": 0, "dropped": 0, "damaged": 0, "pending": pending } } }
-        });
-        book.enter(&status).unwrap();
-        book.sinks().clone()
+        let sink = Sink {
+            state: SinkState::Down,
+            reason: Some("1/1 brokers are down".to_owned()),
+            ..examples::sink(delivered, pending)
+        };
+        [("kafka".to_owned(), sink)].into()
     }
 
     #[test]

@@ -1,0 +1,280 @@
+//! `/status` as a type: a key that is missing, or of another type, fails the test that reads it at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// An answer of `/status`, as far as tests read it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Seconds since the start.
+    pub uptime_seconds: f64,
+    /// Whether events are being lost.
+    pub losing_events: Losing,
+    /// The sources by name.
+    pub sources: BTreeMap<String, Source>,
+    /// The spool.
+    pub spool: Spool,
+    /// The sinks by name.
+    pub sinks: BTreeMap<String, Sink>,
+}
+
+/// Whether events are being lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Losing {
+    /// `yes`, `no`, `not_yet` or `not_now`.
+    pub answer: String,
+    /// The reasons, the worst first.
+    pub because: Vec<String>,
+}
+
+/// A source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its state.
+    pub state: SourceState,
+    /// Why it is not connected, or does not read.
+    pub reason: Option<String>,
+    /// Connections since the start.
+    pub connections: u64,
+    /// The latest error that the platform reported.
+    pub last_platform_error: Option<String>,
+    /// Times without a connection.
+    pub gaps: u64,
+    /// The latest dead letters.
+    pub newest_dead_letters: Vec<Value>,
+    /// What became of its events.
+    pub ledger: SourceLedger,
+}
+
+/// The state of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the names are those of `/status`")]
+pub enum SourceState {
+    Dialling,
+    Authorising,
+    Authorised,
+    Blocked,
+    Waiting,
+    Refused,
+}
+
+/// The ledger of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the ledger")]
+pub struct SourceLedger {
+    pub received: u64,
+    pub stored: u64,
+    pub filtered: u64,
+    pub duplicate: u64,
+    pub dead_lettered: u64,
+    pub in_flight: u64,
+}
+
+/// The spool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spool {
+    /// The sequence up to which events are durable.
+    pub durable_sequence: u64,
+    /// Bytes in the log.
+    pub size_bytes: u64,
+    /// The largest size.
+    pub limit_bytes: u64,
+    /// Whether appends wait for room.
+    pub is_full: bool,
+    /// Whether the disk has failed for good.
+    pub has_failed: bool,
+}
+
+/// A sink.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sink {
+    /// Its state.
+    pub state: SinkState,
+    /// Why it does not deliver.
+    pub reason: Option<String>,
+    /// What a person should know although it delivers.
+    pub notice: Option<String>,
+    /// Events that are stored and not settled.
+    pub lag_events: u64,
+    /// The age of the oldest of them.
+    pub lag_seconds: f64,
+    /// Events without an outcome.
+    pub in_flight: u64,
+    /// Events that were published again.
+    pub resent: u64,
+    /// Clients that were replaced.
+    pub client_replacements: u64,
+    /// Time from receipt to acknowledgement.
+    pub latency: Value,
+    /// The latest dead letters.
+    pub newest_dead_letters: Vec<Value>,
+    /// What became of its events.
+    pub ledger: SinkLedger,
+}
+
+/// The state of a sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the names are those of `/status`")]
+pub enum SinkState {
+    Connecting,
+    Up,
+    Down,
+    Draining,
+}
+
+/// The ledger of a sink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of the ledger")]
+pub struct SinkLedger {
+    pub stored: u64,
+    pub delivered: u64,
+    pub filtered: u64,
+    pub duplicate: u64,
+    pub dead_lettered: u64,
+    pub dropped: u64,
+    pub damaged: u64,
+    pub pending: u64,
+}
+
+impl SinkLedger {
+    /// Returns the events with a final result.
+    pub const fn settled(&self) -> u64 {
+        self.delivered + self.filtered + self.duplicate + self.dead_lettered + self.dropped + self.damaged
+    }
+}
+
+impl Status {
+    /// Reads an answer of `/status`.
+    ///
+    /// # Errors
+    /// A key is missing or has another type, or a ledger does not balance.
+    pub fn read(json: &str) -> Result<Self> {
+        let status: Self = serde_json::from_str(json)?;
+        status.check_ledgers()?;
+        Ok(status)
+    }
+
+    /// Returns the source of this name.
+    #[track_caller]
+    pub fn source(&self, name: &str) -> &Source {
+        let source = self.sources.get(name);
+        source.unwrap_or_else(|| panic!("no source {name} in {self}"))
+    }
+
+    /// Returns the sink of this name.
+    #[track_caller]
+    pub fn sink(&self, name: &str) -> &Sink {
+        let sink = self.sinks.get(name);
+        sink.unwrap_or_else(|| panic!("no sink {name} in {self}"))
+    }
+
+    /// Returns how many events the sink of this name has delivered.
+    #[track_caller]
+    pub fn delivered(&self, sink: &str) -> u64 {
+        self.sink(sink).ledger.delivered
+    }
+
+    /// Checks that both ledgers balance, as in every answer of `/status`.
+    fn check_ledgers(&self) -> Result<()> {
+        for (name, source) in &self.sources {
+            let ledger = &source.ledger;
+            let parts =
+                ledger.stored + ledger.filtered + ledger.duplicate + ledger.dead_lettered + ledger.in_flight;
+            ensure!(
+                ledger.received == parts,
+                "the ledger of source {name} does not balance: {ledger:?}"
+            );
+        }
+        for (name, sink) in &self.sinks {
+            let ledger = &sink.ledger;
+            ensure!(
+                ledger.stored == ledger.settled() + ledger.pending,
+                "the ledger of sink {name} does not balance: {ledger:?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string_pretty(self).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// Answers for tests of what reads them.
+pub mod examples {
+    use super::*;
+
+    /// Returns an answer with these sinks: name, events delivered, events pending.
+    pub fn status<const N: usize>(sinks: [(&str, u64, u64); N]) -> Status {
+        Status {
+            uptime_seconds: 1.0,
+            losing_events: Losing {
+                answer: "no".to_owned(),
+                because: Vec::new(),
+            },
+            sources: BTreeMap::new(),
+            spool: Spool {
+                durable_sequence: 0,
+                size_bytes: 0,
+                limit_bytes: 0,
+                is_full: false,
+                has_failed: false,
+            },
+            sinks: sinks
+                .map(|(name, delivered, pending)| (name.to_owned(), sink(delivered, pending)))
+                .into(),
+        }
+    }
+
+    /// Returns a sink that is up.
+    pub fn sink(delivered: u64, pending: u64) -> Sink {
+        Sink {
+            state: SinkState::Up,
+            reason: None,
+            notice: None,
+            lag_events: pending,
+            lag_seconds: 0.0,
+            in_flight: 0,
+            resent: 0,
+            client_replacements: 0,
+            latency: Value::Null,
+            newest_dead_letters: Vec::new(),
+            ledger: SinkLedger {
+                stored: delivered + pending,
+                delivered,
+                filtered: 0,
+                duplicate: 0,
+                dead_lettered: 0,
+                dropped: 0,
+                damaged: 0,
+                pending,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unbalanced_ledger_or_missing_key_is_an_error() {
+        let mut status = examples::status([("nats", 5, 2)]);
+        assert_eq!(Status::read(&status.to_string()).unwrap(), status);
+        if let Some(sink) = status.sinks.get_mut("nats") {
+            sink.ledger.stored += 1;
+        }
+        let error = Status::read(&status.to_string()).unwrap_err().to_string();
+        assert!(error.contains("nats does not balance"), "{error}");
+        let renamed = examples::status([]).to_string().replace("is_full", "full");
+        assert!(Status::read(&renamed).is_err());
+    }
+}
