@@ -4,7 +4,7 @@ use std::{pin::pin, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{SessionEnd, TROUBLE_INTERVAL, outage::Outage, progress::Progress, replacement::REPLACED};
+use super::{OBSERVE_INTERVAL, SessionEnd, health::SinkHealth, replacement::REPLACED};
 use crate::{
     connect::SlowConnect,
     sink::{ConnectContext, FaultKind, Sink, SinkFault},
@@ -18,15 +18,13 @@ const PROGRESS_LIMIT: Duration = Duration::from_secs(45);
 /// client that can be replaced is dropped after [`PROGRESS_LIMIT`].
 pub(super) async fn connect<S: Sink>(
     sink: &mut S,
-    name: &str,
     context: &ConnectContext<'_>,
-    progress: &Progress,
-    outage: &mut Option<Outage>,
+    health: &mut SinkHealth,
 ) -> Result<(), SessionEnd> {
     let mut connecting = pin!(sink.connect(context));
-    let mut tick = interval(TROUBLE_INTERVAL);
+    let mut tick = interval(OBSERVE_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut is_counted = false;
+    health.connecting();
     loop {
         tokio::select! {
             biased;
@@ -39,8 +37,7 @@ pub(super) async fn connect<S: Sink>(
         if S::REPLACES_CLIENT && context.steps.without_progress() >= PROGRESS_LIMIT {
             return Err(SessionEnd::Replace(abandoned(&slow)));
         }
-        progress.slow_connect(&slow.fault, !std::mem::replace(&mut is_counted, true));
-        Outage::tell_slow_connect(outage, name, &slow);
+        health.slow_connect(&slow);
     }
 }
 

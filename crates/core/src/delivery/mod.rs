@@ -1,31 +1,48 @@
 //! The way from the spool into a sink: what all sinks have in common.
 //!
-//! One task for each sink reads its reader, leaves out what the sink's filter leaves out, publishes, tracks
-//! acknowledgements, puts what is refused for itself into the dead letters, and moves the cursor behind what is
-//! settled. A sink's fault costs nothing but time: all that has no outcome is sent again after the next connect.
+//! One task for each sink reads the spool, filters, publishes, tracks acknowledgements, stores rejected events as dead letters,
+//! and moves the cursor to the end of the settled prefix. A fault of the sink costs nothing but time: all that has no outcome is
+//! sent again after the next connect.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod` | the loop: connect, publish, settle, commit, start again after a fault |
+//! | `window` | the events between the reader and the cursor; it combines the next four |
+//! | `inbox` | the batches that were read, and the position of publishing |
+//! | `outstanding` | which events are in flight, which are settled |
+//! | `refusals` | the state of each refused event |
+//! | `dead_letters` | the bound on dead letters in a row |
+//! | `commit_mode` | what counts at once, and what with the commit of a transaction |
+//! | `health` | the states of a sink with their log lines |
+//! | `connecting`, `replacement`, `backoff` | slow connection attempts, clients without progress, delays |
+//! | `progress` | what `/status` and the metrics read |
 
 mod backoff;
+mod commit_mode;
 mod connecting;
-mod letters;
-mod outage;
+mod dead_letters;
+mod health;
+mod inbox;
+mod outstanding;
 mod progress;
+mod redacted;
+mod refusals;
 mod replacement;
-mod transaction;
 mod window;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 pub use self::{
     backoff::Backoff,
     progress::{Progress, ProgressSnapshot, SinkState},
 };
 use self::{
-    outage::{Outage, told},
-    progress::Change,
+    commit_mode::{CommitMode, PerEvent, PerTransaction},
+    health::SinkHealth,
     replacement::{Call, Watch},
     window::{Step, Window},
 };
@@ -42,8 +59,8 @@ use crate::{
 /// How long a sink may take to close. With the bridge's eight seconds for what is left to deliver, less than the ten after
 /// which Docker kills.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
-/// How often a silent sink is asked whether something keeps it from working.
-const TROUBLE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a sink is asked for its status.
+const OBSERVE_INTERVAL: Duration = Duration::from_millis(500);
 /// A connection that worked for so long has earned a fresh backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
@@ -89,96 +106,61 @@ pub enum Ended {
 /// # Errors
 /// The spool can't be read.
 pub async fn deliver<S: Sink, R: Reader>(
-    mut sink: S,
-    mut reader: R,
+    sink: S,
+    reader: R,
     options: Options,
     progress: Arc<Progress>,
     shutdown: Shutdown,
 ) -> Result<Ended, ReadError> {
-    let is_transactional = sink.transaction() != Transaction::Unused;
-    let mut window = Window::new(
-        options,
-        reader.cursor().clone(),
-        Arc::clone(&progress),
-        is_transactional,
-    );
-    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
-    let mut standing = Standing {
-        is_in_doubt: false,
-        outage: None,
-        connected_at: None,
+    if sink.transaction() == Transaction::Unused {
+        deliver_with::<S, R, PerEvent>(sink, reader, options, progress, shutdown).await
+    } else {
+        deliver_with::<S, R, PerTransaction>(sink, reader, options, progress, shutdown).await
+    }
+}
+
+async fn deliver_with<S: Sink, R: Reader, M: CommitMode>(
+    sink: S,
+    reader: R,
+    options: Options,
+    progress: Arc<Progress>,
+    shutdown: Shutdown,
+) -> Result<Ended, ReadError> {
+    let cursor = reader.cursor().clone();
+    let window = Window::<M>::new(options, cursor, Arc::clone(&progress));
+    let mut delivery = Delivery {
+        health: SinkHealth::new(window.name(), Arc::clone(&progress)),
         watch: Watch::new(window.settled_up_to()),
+        sink,
+        reader,
+        window,
+        progress,
+        shutdown,
     };
-    let ended = loop {
-        let before = window.settled_up_to();
-        let end = session(
-            &mut sink,
-            &mut reader,
-            &mut window,
-            &progress,
-            &shutdown,
-            &mut standing,
-        )
-        .await?;
-        let fault = match end {
-            SessionEnd::Drained => break Ended::Drained,
-            SessionEnd::Aborted => break Ended::Unfinished,
-            SessionEnd::Fault(fault) => fault,
-            SessionEnd::Replace(fault) => {
-                progress.client_replaced();
-                fault
-            }
-        };
-        progress.fault(&fault);
-        if fault.is_final {
-            warn!(
-                sink = window.name(),
-                kind = fault.kind.label(),
-                "the sink stops until restart: {fault}"
-            );
-            shutdown.drain.cancelled().await;
-            break Ended::Unfinished;
-        }
-        let was_stable = standing
-            .connected_at
-            .take()
-            .is_some_and(|at| at.elapsed() > STABLE_AFTER);
-        // A connection that settled events worked, however short it was.
-        if was_stable || window.settled_up_to() > before {
-            backoff.reset();
-        }
-        let delay = backoff.next_delay();
-        Outage::tell(&mut standing.outage, window.name(), &fault, delay);
-        standing.is_in_doubt |= !window.is_empty();
-        reader.rewind(window.restart());
-        tokio::select! {
-            biased;
-            () = shutdown.abort.cancelled() => break Ended::Unfinished,
-            () = sleep(delay) => {}
-        }
-    };
+    let ended = delivery.run().await?;
     // Bounded: a client that can't reach its broker would wait for it here.
-    let _ = timeout(CLOSE_LIMIT, sink.close()).await;
+    let _ = timeout(CLOSE_LIMIT, delivery.sink.close()).await;
     info!(
-        sink = window.name(),
+        sink = delivery.window.name(),
         ?ended,
-        next = window.cursor().next.get(),
+        next = delivery.window.cursor().next.get(),
         "the sink has stopped"
     );
     Ok(ended)
 }
 
-/// What is known of a sink from one session to the next.
-struct Standing {
-    /// Events wait for it, or the last session ended with some that had no outcome: to be connected does not mean that they
-    /// can be delivered, and a sink that cannot would be called up before each fault.
-    is_in_doubt: bool,
-    outage: Option<Outage>,
-    /// Since when it has been connected.
-    connected_at: Option<Instant>,
+/// What lives as long as the delivery, over all connections of its sink.
+struct Delivery<S, R, M> {
+    sink: S,
+    reader: R,
+    window: Window<M>,
+    health: SinkHealth,
     watch: Watch,
+    progress: Arc<Progress>,
+    shutdown: Shutdown,
 }
 
+/// Why a connection has ended.
 enum SessionEnd {
     Drained,
     Aborted,
@@ -193,237 +175,214 @@ impl From<SinkFault> for SessionEnd {
     }
 }
 
-/// One connection of the sink, from its first attempt to its fault. A sink in doubt is up when an event is settled, any
-/// other one when it is connected.
-async fn session<S: Sink, R: Reader>(
-    sink: &mut S,
-    reader: &mut R,
-    window: &mut Window,
-    progress: &Progress,
-    shutdown: &Shutdown,
-    standing: &mut Standing,
-) -> Result<SessionEnd, ReadError> {
-    progress.set_state(SinkState::Connecting);
-    let epochs = reader.epochs();
-    let steps = ConnectSteps::default();
-    let context = ConnectContext {
-        spool: window.spool(),
-        cursor: window.cursor(),
-        epochs: &epochs,
-        steps: &steps,
-    };
-    let connected = tokio::select! {
-        biased;
-        () = shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
-        connected = connecting::connect(sink, window.name(), &context, progress, &mut standing.outage) => connected,
-    };
-    if let Err(end) = connected {
-        return Ok(end);
+impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
+    /// Connects again after each fault, until all is delivered or time has run out.
+    async fn run(&mut self) -> Result<Ended, ReadError> {
+        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+        loop {
+            let before = self.window.settled_up_to();
+            let end = match self.connect().await {
+                Ok(()) => self.serve().await?,
+                Err(end) => end,
+            };
+            let fault = match end {
+                SessionEnd::Drained => return Ok(Ended::Drained),
+                SessionEnd::Aborted => return Ok(Ended::Unfinished),
+                SessionEnd::Fault(fault) => fault,
+                SessionEnd::Replace(fault) => {
+                    self.progress.client_replaced();
+                    fault
+                }
+            };
+            if fault.is_final {
+                self.health.stopped(&fault);
+                self.shutdown.drain.cancelled().await;
+                return Ok(Ended::Unfinished);
+            }
+            // A connection that settled events worked, however short it was.
+            let was_stable = self.health.take_connected_for() > STABLE_AFTER;
+            if was_stable || self.window.settled_up_to() > before {
+                backoff.reset();
+            }
+            let delay = backoff.next_delay();
+            self.health.failed(&fault, delay, !self.window.is_empty());
+            self.restart();
+            tokio::select! {
+                biased;
+                () = self.shutdown.abort.cancelled() => return Ok(Ended::Unfinished),
+                () = sleep(delay) => {}
+            }
+        }
     }
-    standing.connected_at = Some(Instant::now());
-    window.adopt(sink.committed_cursor(), reader);
-    let began_at = window.cursor().next;
-    match waiting(window, reader) {
-        // Also what had no outcome has it, by the cursor that the broker has kept.
-        Some(0) => standing.is_in_doubt = false,
-        Some(_) => standing.is_in_doubt = true,
-        None => {}
-    }
-    if !standing.is_in_doubt {
-        say_up(window, reader, progress, standing);
-    }
-    standing.watch.connected(window);
 
-    let mut acks = Vec::new();
-    let mut log_ended = false;
-    let mut trouble = interval(TROUBLE_INTERVAL);
-    trouble.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        if window.must_abort() {
-            if let Err(end) = sink_call::<S>(Call::Abort, shutdown, sink.abort()).await {
-                return Ok(end);
-            }
-            reader.rewind(window.restart());
-            log_ended = false;
-        }
-        let step = match publish(sink, window, shutdown).await {
-            Ok(step) => step,
-            Err(end) => {
-                // What has its outcome counts, also if this was the last session.
-                window.commit(sink, reader);
-                return Ok(end);
-            }
+    async fn connect(&mut self) -> Result<(), SessionEnd> {
+        let epochs = self.reader.epochs();
+        let steps = ConnectSteps::default();
+        let context = ConnectContext {
+            spool: self.window.spool(),
+            cursor: self.window.cursor(),
+            epochs: &epochs,
+            steps: &steps,
         };
-        window.commit(sink, reader);
-        let is_last = log_ended && step == Step::Read;
-        if let Some(cursor) = window.cursor_to_commit(sink, is_last) {
-            if let Err(end) = sink_call::<S>(Call::Commit, shutdown, sink.commit(&cursor)).await {
-                return Ok(end);
-            }
-            window.committed(cursor, reader);
-            // What had to wait for the commit is published now.
-            continue;
-        }
-        if standing.is_in_doubt && window.cursor().next > began_at {
-            standing.is_in_doubt = false;
-            say_up(window, reader, progress, standing);
-        }
-        let transaction = sink.transaction();
-        let is_open = matches!(transaction, Transaction::Open | Transaction::Due);
-        if log_ended && window.is_empty() && !is_open {
-            return Ok(SessionEnd::Drained);
-        }
         tokio::select! {
             biased;
-            () = shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
-            outcome = sink.outcomes(&mut acks), if window.in_sink() > 0 || is_open => {
-                if acks.iter().any(|ack| ack.outcome != Outcome::Deferred) {
-                    standing.watch.outcome();
+            () = self.shutdown.abort.cancelled() => return Err(SessionEnd::Aborted),
+            connected = connecting::connect(&mut self.sink, &context, &mut self.health) => connected?,
+        }
+        self.window.adopt(self.sink.committed_cursor(), &mut self.reader);
+        self.health.connected(self.window.cursor().next, self.waiting());
+        self.watch.connected(&self.window);
+        Ok(())
+    }
+
+    /// Publishes and settles over one connection, until its end.
+    async fn serve(&mut self) -> Result<SessionEnd, ReadError> {
+        let connected_at = self.window.cursor().next;
+        let mut acks = Vec::new();
+        let mut log_ended = false;
+        let mut observe = interval(OBSERVE_INTERVAL);
+        observe.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if self.window.must_abort() {
+                if let Err(end) = call::<S>(Call::Abort, &self.shutdown, self.sink.abort()).await {
+                    return Ok(end);
                 }
-                let settled = window.settle(&mut acks);
-                if let Err(fault) = outcome.and(settled) {
-                    // What was told before it counts, also if this was the last session.
-                    window.commit(sink, reader);
-                    return Ok(fault.into());
+                self.restart();
+                log_ended = false;
+            }
+            let published = self.publish().await;
+            // What has its outcome counts, also if this was the last connection.
+            self.window.commit(&self.sink, &mut self.reader);
+            let step = match published {
+                Ok(step) => step,
+                Err(end) => return Ok(end),
+            };
+            let is_last = log_ended && step == Step::Read;
+            if let Some(cursor) = self.window.cursor_to_commit(&self.sink, is_last) {
+                let commit = self.sink.commit(&cursor);
+                if let Err(end) = call::<S>(Call::Commit, &self.shutdown, commit).await {
+                    return Ok(end);
                 }
-                if sink.must_resend() {
-                    window.commit(sink, reader);
-                    reader.rewind(window.restart());
-                    log_ended = false;
+                self.window.committed(cursor, &mut self.reader);
+                // What had to wait for the commit is published now.
+                continue;
+            }
+            let next = self.window.cursor().next;
+            if next > connected_at && self.health.needs_proof() {
+                self.health.delivered(next, self.waiting());
+            }
+            let is_open = matches!(self.sink.transaction(), Transaction::Open | Transaction::Due);
+            if log_ended && self.window.is_empty() && !is_open {
+                return Ok(SessionEnd::Drained);
+            }
+            tokio::select! {
+                biased;
+                () = self.shutdown.abort.cancelled() => return Ok(SessionEnd::Aborted),
+                reported = self.sink.outcomes(&mut acks), if self.window.in_flight() > 0 || is_open => {
+                    if acks.iter().any(|ack| ack.outcome != Outcome::Deferred) {
+                        self.watch.outcome();
+                    }
+                    let settled = self.window.settle(&mut acks);
+                    let settled = reported.and(settled);
+                    let must_resend = settled.is_ok() && self.sink.must_resend();
+                    if must_resend || settled.is_err() {
+                        self.window.commit(&self.sink, &mut self.reader);
+                    }
+                    if let Err(fault) = settled {
+                        return Ok(fault.into());
+                    }
+                    if must_resend {
+                        self.restart();
+                        log_ended = false;
+                    }
+                }
+                read = self.reader.next(), if step == Step::Read && !log_ended => match read? {
+                    Read::Events(batch) => self.window.take(batch),
+                    Read::Skipped { from, events, reason } => self.window.skip(from, events, reason),
+                    Read::End => log_ended = true,
+                },
+                _ = observe.tick() => {
+                    if let Err(end) = self.observe() {
+                        return Ok(end);
+                    }
                 }
             }
-            read = reader.next(), if step == Step::Read && !log_ended => match read? {
-                Read::Events(batch) => window.take(batch),
-                Read::Skipped { from, events, reason } => window.skip(from, events, reason),
-                Read::End => log_ended = true,
-            },
-            _ = trouble.tick() => {
-                if let Some(fault) = sink.fault() {
-                    return Ok(fault.into());
-                }
-                progress.set_notice(sink.notice());
-                progress.set_lost(sink.lost());
-                let waiting = waiting(window, reader);
-                let watch = &mut standing.watch;
-                watch.observe(window);
-                let trouble = sink.unavailable();
-                if S::REPLACES_CLIENT
-                    && let Some(fault) = watch.replacement(waiting, trouble.as_ref())
-                {
-                    return Ok(SessionEnd::Replace(fault));
-                }
-                let trouble = trouble.or_else(|| watch.stall());
-                tell_trouble(window.name(), waiting.unwrap_or(0), progress, trouble, standing.is_in_doubt);
+            if self.shutdown.drain.is_cancelled() {
+                self.health.draining();
             }
         }
-        if shutdown.drain.is_cancelled() && !standing.is_in_doubt {
-            progress.set_state(SinkState::Draining);
+    }
+
+    /// Asks the sink for its status, and ends the connection if that is broken or makes no progress.
+    fn observe(&mut self) -> Result<(), SessionEnd> {
+        if let Some(fault) = self.sink.fault() {
+            return Err(fault.into());
         }
-    }
-}
-
-fn say_up<R: Reader>(window: &Window, reader: &R, progress: &Progress, standing: &mut Standing) {
-    progress.set_state(SinkState::Up);
-    // Whatever kept it from delivering is over with it, and is not to end a second time.
-    let _ = progress.set_trouble(None, 0);
-    let (sink, next) = (window.name(), window.cursor().next.get());
-    let waiting = waiting(window, reader);
-    match standing.outage.take() {
-        None => info!(sink, next, waiting, "the sink is up"),
-        Some(outage) => info!(
-            sink,
-            next,
-            waiting,
-            lasted = told(outage.lasted()),
-            "the sink is up again"
-        ),
-    }
-}
-
-/// How many events are stored and not settled by this sink.
-fn waiting<R: Reader>(window: &Window, reader: &R) -> Option<u64> {
-    reader.end().map(|end| end.since(window.cursor().next))
-}
-
-/// Says when something keeps a connected sink from delivering, when it becomes something else, and when it has passed.
-fn tell_trouble(
-    sink: &str,
-    waiting: u64,
-    progress: &Progress,
-    trouble: Option<SinkFault>,
-    is_in_doubt: bool,
-) {
-    match (progress.set_trouble(trouble.as_ref(), waiting), trouble) {
-        (Some(Change::Began), Some(fault)) => {
-            warn!(sink, kind = fault.kind.label(), "the sink is down: {fault}");
+        self.progress.set_notice(self.sink.notice());
+        self.progress.set_lost(self.sink.lost());
+        let waiting = self.waiting();
+        self.watch.observe(&self.window);
+        let unavailable = self.sink.unavailable();
+        if S::REPLACES_CLIENT
+            && let Some(fault) = self.watch.replacement(waiting, unavailable.as_ref())
+        {
+            return Err(SessionEnd::Replace(fault));
         }
-        (Some(Change::OfKind), Some(fault)) => {
-            warn!(sink, kind = fault.kind.label(), "the sink is still down: {fault}");
+        let unavailable = unavailable.or_else(|| self.watch.stall());
+        let next = self.window.cursor().next;
+        self.health.unavailable(unavailable.as_ref(), next, waiting);
+        Ok(())
+    }
+
+    /// Goes back to the first event that has no result.
+    fn restart(&mut self) {
+        let next = self.window.restart();
+        self.reader.rewind(next);
+    }
+
+    /// How many events are stored and not settled by this sink, where that is known.
+    fn waiting(&self) -> Option<u64> {
+        let end = self.reader.end()?;
+        Some(end.since(self.window.cursor().next))
+    }
+
+    /// Publishes as much as can be, and stores the dead letters that this brought.
+    async fn publish(&mut self) -> Result<Step, SessionEnd> {
+        let mut step = self.window.publish(&mut self.sink)?;
+        while !self.sink.keeps_dead_letters() && self.window.has_dead_letters() {
+            tokio::select! {
+                biased;
+                () = self.shutdown.abort.cancelled() => return Err(SessionEnd::Aborted),
+                stored = self.window.store_dead_letters() => stored?,
+            }
+            // What waited for them goes on.
+            step = self.window.publish(&mut self.sink)?;
         }
-        // A sink in doubt is called up when it has settled something.
-        (Some(Change::Ended { lasted, waited }), _) if !is_in_doubt => {
-            info!(sink, lasted = told(lasted), waited, "the sink is up again")
+        if self.window.take_unflushed() {
+            call::<S>(Call::Flush, &self.shutdown, self.sink.flush()).await?;
         }
-        _ => {}
+        Ok(step)
     }
 }
 
-/// Publishes as much as can be, and stores the dead letters that this brought.
-async fn publish<S: Sink>(
-    sink: &mut S,
-    window: &mut Window,
-    shutdown: &Shutdown,
-) -> Result<Step, SessionEnd> {
-    let mut step = window.publish(sink)?;
-    while !sink.keeps_dead_letters() && !window.rejected.is_empty() {
-        until_abort(shutdown, window.store_dead_letters()).await?;
-        // What waited for them goes on.
-        step = window.publish(sink)?;
-    }
-    if window.published_since_flush() {
-        sink_call::<S>(Call::Flush, shutdown, sink.flush()).await?;
-    }
-    Ok(step)
-}
-
-/// Waits for a call of the sink, unless time runs out or the call takes too long.
-async fn sink_call<S: Sink>(
+/// Waits for a call of the sink, unless time runs out. A client that can be replaced is given up after the call's limit.
+async fn call<S: Sink>(
     call: Call,
     shutdown: &Shutdown,
     work: impl Future<Output = Result<(), SinkFault>>,
 ) -> Result<(), SessionEnd> {
-    tokio::select! {
-        biased;
-        () = shutdown.abort.cancelled() => Err(SessionEnd::Aborted),
-        done = limited(call, S::REPLACES_CLIENT, work) => done,
-    }
-}
-
-/// Waits for a call of the sink. A client that can be replaced is given up after the call's limit.
-async fn limited(
-    call: Call,
-    is_limited: bool,
-    work: impl Future<Output = Result<(), SinkFault>>,
-) -> Result<(), SessionEnd> {
-    let done = if is_limited {
-        call.within_limit(work)
-            .await
-            .ok_or_else(|| SessionEnd::Replace(call.overdue()))?
-    } else {
-        work.await
+    let limited = async {
+        if !S::REPLACES_CLIENT {
+            return work.await.map_err(SessionEnd::from);
+        }
+        let done = call.within_limit(work).await;
+        done.ok_or_else(|| SessionEnd::Replace(call.overdue()))?
+            .map_err(SessionEnd::from)
     };
-    done.map_err(SessionEnd::from)
-}
-
-/// Waits for a part of the work, unless time runs out.
-async fn until_abort(
-    shutdown: &Shutdown,
-    work: impl Future<Output = Result<(), SinkFault>>,
-) -> Result<(), SessionEnd> {
     tokio::select! {
         biased;
         () = shutdown.abort.cancelled() => Err(SessionEnd::Aborted),
-        done = work => done.map_err(SessionEnd::from),
+        done = limited => done,
     }
 }
 

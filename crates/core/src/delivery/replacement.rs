@@ -8,7 +8,7 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-use super::window::Window;
+use super::{commit_mode::CommitMode, window::Window};
 use crate::{
     event::Sequence,
     sink::{FaultKind, SinkFault},
@@ -54,7 +54,7 @@ impl Watch {
     }
 
     /// Starts the times anew for a new connection. What was replaced in vain before still counts.
-    pub(super) fn connected(&mut self, window: &Window) {
+    pub(super) fn connected<M: CommitMode>(&mut self, window: &Window<M>) {
         let now = Instant::now();
         (self.first_since, self.outcome_at) = (now, now);
         self.first = self.first.max(window.settled_up_to());
@@ -67,9 +67,9 @@ impl Watch {
     }
 
     /// Notes how far the window is. Called at regular intervals.
-    pub(super) fn observe(&mut self, window: &Window) {
+    pub(super) fn observe<M: CommitMode>(&mut self, window: &Window<M>) {
         let first = window.settled_up_to();
-        let is_idle = window.is_empty() && window.in_sink() == 0;
+        let is_idle = window.is_empty() && window.in_flight() == 0;
         if first > self.first {
             self.without_first = 0;
         }

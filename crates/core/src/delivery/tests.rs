@@ -20,6 +20,7 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use self::broker::*;
 use self::setup::*;

@@ -1,107 +1,73 @@
-//! The events between the reader and the settled prefix.
+//! The events between the reader and the cursor: published, retried, dead-lettered, settled, committed.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use tracing::info;
 
 use super::{
     Options,
-    letters::Body,
+    commit_mode::CommitMode,
+    dead_letters::Row,
+    inbox::Inbox,
+    outstanding::Outstanding,
     progress::Progress,
-    transaction::{Pending, Turn},
+    redacted::{publish_redacted, redacted},
+    refusals::{Body, Refusals, Refused},
 };
 use crate::{
-    ack::AckTracker,
     clock,
-    envelope::{self, Kind},
-    event::{Event, Sequence},
+    dead_letter::{self, DeadLetter},
+    event::Sequence,
     identity::SpoolId,
     ledger::Settlement,
     reader::{Cursor, Reader, Skipped},
     record::{self, SealedBatch},
-    sink::{Ack, FaultKind, Outcome, PublishError, Rejection, RejectionReason, Sink, SinkFault},
+    sink::{Ack, FaultKind, Outcome, PublishError, Rejection, RejectionReason, Sink, SinkFault, Transaction},
 };
-
-/// How many bytes of batches may wait for outcomes before no more is read. More than a client keeps in flight, and bounded:
-/// where a filter leaves most out, one event without an outcome would otherwise gather all that comes behind it.
-const MOST_BYTES: usize = 16 << 20;
 
 /// What the delivery may do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Read on: all that was read is published.
+    /// Read: all that was read is published.
     Read,
     /// Wait for outcomes first.
     Wait,
 }
 
-/// The events that were read and are not yet part of the settled prefix.
-///
-/// Their batches are kept, sharing the log's bytes, because a refusal may come late and a dead letter needs the event.
-pub(super) struct Window {
-    pub(super) options: Options,
-    pub(super) progress: Arc<Progress>,
-    pub(super) tracker: AckTracker,
-    pub(super) cursor: Cursor,
-    batches: VecDeque<SealedBatch>,
-    /// Bytes of `batches`.
-    bytes: usize,
-    /// How much of the last batch is published: an offset into its bytes. At its end: all.
-    published: usize,
-    /// The sequence of the first event behind that.
-    unpublished_from: Sequence,
-    /// The highest sequence ever published: what comes below it is sent again.
-    highest: u64,
-    resent: u64,
-    /// Messages that the sink has and that have no outcome.
-    pub(super) in_sink: u64,
-    pub(super) unflushed: bool,
-    /// Refused together with others, or not sent yet: each is sent once more alone. Without transactions until it has its
-    /// outcome or the sink a fault; with them until the commit, as what is taken back may be refused again.
-    pub(super) suspects: BTreeSet<Sequence>,
-    /// The one of them that is on its way.
-    pub(super) alone: Option<Sequence>,
-    /// Refused for themselves, on their way into the dead letters.
-    pub(super) rejected: VecDeque<(Sequence, Rejection, Body)>,
-    /// Dead letters that the sink itself keeps, without an outcome yet.
-    pub(super) lettered: BTreeMap<Sequence, (Rejection, Body)>,
-    pub(super) dead_letters_in_a_row: u64,
-    /// The highest sequence that was delivered: it ends the row of dead letters before it.
-    pub(super) last_delivered: Option<Sequence>,
-    /// Of a sink that publishes in transactions: what depends on the next commit.
-    pub(super) pending: Option<Pending>,
+/// What to do with the event at the position of publishing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Publish,
+    /// It needs no publishing.
+    Skip,
+    /// Not now: the transaction is due, or this event or another one has to be alone.
+    Wait,
 }
 
-impl Window {
-    pub(super) fn new(
-        options: Options,
-        cursor: Cursor,
-        progress: Arc<Progress>,
-        is_transactional: bool,
-    ) -> Self {
+/// The events that were read and are not committed.
+pub(super) struct Window<M> {
+    options: Options,
+    progress: Arc<Progress>,
+    cursor: Cursor,
+    inbox: Inbox,
+    outstanding: Outstanding,
+    refusals: Refusals,
+    row: Row,
+    mode: M,
+}
+
+impl<M: CommitMode> Window<M> {
+    pub(super) fn new(options: Options, cursor: Cursor, progress: Arc<Progress>) -> Self {
         Self {
-            options,
             progress,
-            tracker: AckTracker::new(cursor.next, cursor.counts),
+            inbox: Inbox::new(cursor.next),
+            outstanding: Outstanding::new(&cursor),
+            refusals: Refusals::default(),
+            row: Row::new(options.max_dead_letters_in_a_row),
+            mode: M::default(),
             cursor,
-            batches: VecDeque::new(),
-            bytes: 0,
-            published: 0,
-            unpublished_from: Sequence::FIRST,
-            highest: 0,
-            resent: 0,
-            in_sink: 0,
-            unflushed: false,
-            suspects: BTreeSet::new(),
-            alone: None,
-            rejected: VecDeque::new(),
-            lettered: BTreeMap::new(),
-            dead_letters_in_a_row: 0,
-            last_delivered: None,
-            pending: is_transactional.then(Pending::default),
+            options,
         }
     }
 
@@ -117,160 +83,266 @@ impl Window {
         &self.cursor
     }
 
-    /// The first event that has no outcome.
+    /// The first event that has no result.
     pub(super) const fn settled_up_to(&self) -> Sequence {
-        self.tracker.next()
+        self.outstanding.next()
     }
 
-    pub(super) const fn in_sink(&self) -> u64 {
-        self.in_sink
+    pub(super) const fn in_flight(&self) -> u64 {
+        self.outstanding.in_flight()
     }
 
     /// Whether all that was read is part of the settled prefix.
     pub(super) fn is_empty(&self) -> bool {
-        self.tracker.is_empty() && self.unpublished().is_none()
+        self.outstanding.is_empty() && self.inbox.unpublished().is_none()
     }
 
-    pub(super) const fn published_since_flush(&mut self) -> bool {
-        std::mem::replace(&mut self.unflushed, false)
+    /// Returns whether something was published since the last call.
+    pub(super) const fn take_unflushed(&mut self) -> bool {
+        self.outstanding.take_unflushed()
     }
 
-    /// Takes what the reader gave. Only to be called after [`Step::Read`].
+    /// Whether all since the last commit has to be taken back.
+    pub(super) fn must_abort(&self) -> bool {
+        self.mode.must_abort()
+    }
+
+    /// Takes a batch of the reader. Only to be called after [`Step::Read`].
     pub(super) fn take(&mut self, batch: SealedBatch) {
-        debug_assert!(self.unpublished().is_none(), "read on before all was published");
-        self.published = 0;
-        self.unpublished_from = batch.first();
-        self.bytes += batch.bytes().len();
-        self.batches.push_back(batch);
+        self.inbox.add(batch);
     }
 
+    /// Takes events that the log does not have any more.
     pub(super) fn skip(&mut self, from: Sequence, events: u64, reason: Skipped) {
-        let outcome = match reason {
+        let settlement = match reason {
             Skipped::Dropped => Settlement::Dropped,
             Skipped::Damaged => Settlement::Damaged,
         };
-        self.tracker.skip(from, events, outcome);
+        self.outstanding.skip(from, events, settlement);
     }
 
-    /// Forgets all that has no outcome; the sequence from which it has to be read again.
+    /// Forgets all that has no result, with transactions all that is not committed. Returns the sequence from which it has to
+    /// be read again.
     pub(super) fn restart(&mut self) -> Sequence {
-        self.batches.clear();
-        self.bytes = 0;
-        self.published = 0;
-        self.in_sink = 0;
-        self.unflushed = false;
-        self.alone = None;
-        self.rejected.clear();
-        self.lettered.clear();
-        if self.pending.is_some() {
-            self.roll_back();
+        if M::TAKES_BACK {
+            self.mode.roll_back();
+            self.outstanding.reset(&self.cursor);
+            self.refusals.roll_back();
+            self.row.roll_back();
         } else {
-            self.suspects.clear();
+            self.refusals.clear();
         }
-        self.tracker.rewind();
-        self.tracker.next()
+        let next = self.outstanding.restart();
+        self.inbox.restart(next);
+        next
     }
 
-    /// Publishes what was read and is not published, as far as the sink takes it.
+    /// Publishes what was read and is not published, as far as the sink takes it, and the dead letters that the sink keeps.
     pub(super) fn publish<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
-        // In a transaction each comes at its place.
-        while self.pending.is_none()
-            && !self.waits_for_letters(sink)
-            && let Some(&sequence) = self.suspects.first()
-        {
-            self.publish_alone(sink, sequence)?;
-            if self.in_sink > 0 {
-                return Ok(Step::Wait);
-            }
+        if !M::TAKES_BACK && self.publish_retries(sink)? == Step::Wait {
+            return Ok(Step::Wait);
         }
         let step = self.publish_unpublished(sink)?;
         self.report();
-        if self.pending.is_some() && self.alone.is_some() {
-            // Not with a dead letter either, for whose sake it could be refused.
-            return Ok(Step::Wait);
-        }
-        if sink.keeps_dead_letters() && !self.publish_dead_letters(sink)? {
+        // Not even a dead letter may be beside an event that has to be alone: it could be refused for the letter's sake.
+        if self.refusals.is_one_alone() || sink.keeps_dead_letters() && !self.publish_dead_letters(sink)? {
             return Ok(Step::Wait);
         }
         // What was settled last may be all that it waits for.
-        self.tracker.advance();
-        if self.tracker.must_wait() || self.bytes >= MOST_BYTES && self.in_sink > 0 {
+        self.outstanding.advance();
+        let is_full = self.inbox.is_full() && self.in_flight() > 0;
+        if self.outstanding.must_wait() || is_full {
             return Ok(Step::Wait);
         }
         Ok(step)
     }
 
-    /// Whether what comes behind a refused event has to wait until its dead letter is safe.
-    fn waits_for_letters<S: Sink>(&self, sink: &S) -> bool {
-        !(self.rejected.is_empty() && self.lettered.is_empty()) && sink.acks_are_cumulative()
+    /// Whether no later event may be published until the dead letter of a rejected one is stored.
+    fn waits_for_dead_letters<S: Sink>(&self, sink: &S) -> bool {
+        !self.refusals.is_empty() && sink.acks_are_cumulative() && self.refusals.has_open_dead_letters()
+    }
+
+    /// Publishes the events that have to be alone, each when nothing else is in flight.
+    fn publish_retries<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
+        while !self.waits_for_dead_letters(sink)
+            && let Some(sequence) = self.refusals.first_retry()
+        {
+            if self.in_flight() == 0 {
+                let Some(event) = self.inbox.find(sequence) else {
+                    return Err(missing(sequence));
+                };
+                match publish_redacted(&self.options, sink, &event, &mut String::new()) {
+                    Ok(()) => {
+                        self.outstanding.published(sequence);
+                        self.refusals.published(sequence);
+                    }
+                    Err(PublishError::Rejected(rejection)) => self.refusals.reject(sequence, rejection),
+                    Err(PublishError::Full) => {
+                        let reason = "the client's queue is full with nothing in flight";
+                        return Err(SinkFault::new(FaultKind::Other, reason));
+                    }
+                    Err(PublishError::Fault(fault)) => return Err(fault),
+                }
+            }
+            if self.in_flight() > 0 {
+                return Ok(Step::Wait);
+            }
+        }
+        Ok(Step::Read)
     }
 
     fn publish_unpublished<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
         let mut scratch = String::new();
         // A handle on the same bytes: the events borrow from it while the window changes.
-        let Some(batch) = self.unpublished().cloned() else {
+        let Some(batch) = self.inbox.unpublished().cloned() else {
             return Ok(Step::Read);
         };
         sink.set_backing_buffer(batch.bytes());
         while let Some(rest) = batch
             .bytes()
-            .get(self.published..)
+            .get(self.inbox.offset()..)
             .filter(|rest| !rest.is_empty())
         {
-            if self.waits_for_letters(sink) {
+            if self.waits_for_dead_letters(sink) {
                 return Ok(Step::Wait);
             }
-            let sequence = self.unpublished_from;
-            let (event, length) = match record::decode(rest, sequence) {
-                Ok(decoded) => decoded,
-                Err(error) => {
-                    let reason = format!("a record of the spool can't be read: {error}; this is a bug");
-                    return Err(SinkFault::fatal(FaultKind::Other, reason));
-                }
-            };
-            if self.tracker.track(sequence, event.received_at) {
+            let sequence = self.inbox.position();
+            let (event, length) = record::decode(rest, sequence).map_err(|error| {
+                let reason = format!("a record of the spool can't be read: {error}; this is a bug");
+                SinkFault::fatal(FaultKind::Other, reason)
+            })?;
+            if self.outstanding.track(sequence, event.received_at) {
                 match self.turn(sink, sequence) {
-                    Turn::Publish => {}
+                    Turn::Skip => {}
                     Turn::Wait => return Ok(Step::Wait),
-                    Turn::Skip => {
-                        self.published += length;
-                        self.unpublished_from = sequence.next();
-                        continue;
+                    Turn::Publish if !self.options.filter.matches(&event) => {
+                        self.outstanding.settle(sequence, Settlement::Filtered);
                     }
-                }
-                if self.options.filter.matches(&event) {
-                    match publish_redacted(&self.options, sink, &event, &mut scratch) {
+                    Turn::Publish => match publish_redacted(&self.options, sink, &event, &mut scratch) {
                         Ok(()) => {
-                            self.in_sink += 1;
-                            self.unflushed = true;
-                            if sequence.get() <= self.highest {
-                                self.resent += 1;
-                            }
-                            self.highest = self.highest.max(sequence.get());
-                            if self.pending.is_some() && self.suspects.contains(&sequence) {
-                                self.alone = Some(sequence);
+                            self.outstanding.published(sequence);
+                            if !self.refusals.is_empty() {
+                                self.refusals.published(sequence);
                             }
                         }
                         Err(PublishError::Full) => {
-                            debug_assert!(self.in_sink > 0, "full of nothing");
+                            debug_assert!(self.in_flight() > 0, "full of nothing");
                             return Ok(Step::Wait);
                         }
-                        Err(PublishError::Rejected(rejection)) => {
-                            self.rejected.push_back((sequence, rejection, Body::Whole));
-                        }
+                        Err(PublishError::Rejected(rejection)) => self.refusals.reject(sequence, rejection),
                         Err(PublishError::Fault(fault)) => return Err(fault),
-                    }
-                } else {
-                    self.tracker.settle(sequence, Settlement::Filtered);
+                    },
                 }
             }
-            self.published += length;
-            self.unpublished_from = sequence.next();
+            self.inbox.pass(length);
         }
         Ok(Step::Read)
     }
 
-    /// Takes what the sink has told: all of it, also behind something that is a fault.
+    /// Decides about the next event, by what is known of it from before a rollback.
+    fn turn<S: Sink>(&mut self, sink: &S, sequence: Sequence) -> Turn {
+        if self.mode.must_wait(sink) || self.refusals.is_one_alone() {
+            return Turn::Wait;
+        }
+        if self.refusals.is_empty() {
+            return Turn::Publish;
+        }
+        match self.refusals.get(sequence) {
+            None => Turn::Publish,
+            Some(Refused::Retrying) if self.in_flight() > 0 => Turn::Wait,
+            Some(Refused::Retrying) => Turn::Publish,
+            // Its dead letter is published when its turn has passed.
+            Some(Refused::Rejected(..) | Refused::DeadLettering(..) | Refused::DeadLettered(..)) => {
+                Turn::Skip
+            }
+            Some(Refused::Stored(reason)) => {
+                let reason = *reason;
+                self.settle_as_dead_letter(sequence, reason);
+                Turn::Skip
+            }
+        }
+    }
+
+    /// Publishes the dead letters to a sink that keeps them; false when it takes no more for now.
+    fn publish_dead_letters<S: Sink>(&mut self, sink: &mut S) -> Result<bool, SinkFault> {
+        while let Some((sequence, rejection, body)) = self.next_dead_letter() {
+            self.row
+                .check(sequence, rejection, self.refusals.dead_lettering())?;
+            let mut json = String::new();
+            self.write_dead_letter(sequence, rejection, body, &mut json)?;
+            match sink.publish_dead_letter(&DeadLetter {
+                sequence,
+                json: &json,
+            }) {
+                Ok(()) => {
+                    self.refusals.dead_letter_published(sequence);
+                    self.outstanding.published_dead_letter();
+                }
+                Err(PublishError::Full) => return Ok(false),
+                Err(PublishError::Rejected(refusal)) => {
+                    self.refusals.dead_letter_rejected(sequence, &refusal)?
+                }
+                Err(PublishError::Fault(fault)) => return Err(fault),
+            }
+        }
+        Ok(true)
+    }
+
+    fn next_dead_letter(&self) -> Option<(Sequence, &Rejection, Body)> {
+        self.refusals.rejected_before(self.inbox.position()).next()
+    }
+
+    /// Whether dead letters have to be stored.
+    pub(super) fn has_dead_letters(&self) -> bool {
+        self.next_dead_letter().is_some()
+    }
+
+    /// Stores the dead letters for which the sink has no place of its own.
+    pub(super) async fn store_dead_letters(&mut self) -> Result<(), SinkFault> {
+        let mut lines = String::new();
+        let mut stored: Vec<(Sequence, RejectionReason)> = Vec::new();
+        for (sequence, rejection, body) in self.refusals.rejected_before(self.inbox.position()) {
+            self.row.check(sequence, rejection, stored.iter().copied())?;
+            self.write_dead_letter(sequence, rejection, body, &mut lines)?;
+            lines.push('\n');
+            stored.push((sequence, rejection.reason));
+        }
+        self.options.dead_letters.store(&lines).await.map_err(|error| {
+            let reason = format!("dead letters can't be stored: {error}; make room or mend the disk");
+            SinkFault::new(FaultKind::Disk, reason)
+        })?;
+        for (sequence, reason) in stored {
+            self.refusals.dead_letter_stored(sequence, reason, M::TAKES_BACK);
+            self.settle_as_dead_letter(sequence, reason);
+        }
+        Ok(())
+    }
+
+    fn write_dead_letter(
+        &self,
+        sequence: Sequence,
+        rejection: &Rejection,
+        body: Body,
+        out: &mut String,
+    ) -> Result<(), SinkFault> {
+        let event = self.inbox.find(sequence).ok_or_else(|| missing(sequence))?;
+        let mut scratch = String::new();
+        // What this sink may not see, its dead letters may not hold. Where that can't be told, the event is left out.
+        let redacted = redacted(&self.options, &event, &mut scratch);
+        let whole = body == Body::Whole && redacted.is_ok();
+        dead_letter::write_event(
+            &redacted.unwrap_or(event),
+            &self.options.spool,
+            &self.options.name,
+            rejection.reason.label(),
+            &rejection.detail,
+            whole,
+            out,
+        );
+        Ok(())
+    }
+
+    /// Takes the outcomes that the sink has reported: all of them, also after one that is a fault.
     pub(super) fn settle(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         let now = clock::now();
         let mut run = (now, 0);
@@ -280,7 +352,7 @@ impl Window {
                 // What was received together has one latency: one observation for the run of it.
                 Ok(Some(received_at)) => {
                     if run.0 != received_at {
-                        self.observe(run.0, now, run.1);
+                        self.mode.acknowledged(&self.progress, run.0, now, run.1);
                         run = (received_at, 0);
                     }
                     run.1 += 1;
@@ -289,172 +361,122 @@ impl Window {
                 Err(fault) => settled = settled.and(Err(fault)),
             }
         }
-        self.observe(run.0, now, run.1);
+        self.mode.acknowledged(&self.progress, run.0, now, run.1);
         settled
     }
 
-    /// Takes what became of one; when it was received, if the broker has it now.
+    /// Takes one outcome. Returns the time of receipt of an event that is acknowledged by it.
     fn settle_one(&mut self, ack: Ack) -> Result<Option<Timestamp>, SinkFault> {
-        self.in_sink = self.in_sink.saturating_sub(1);
-        let Some(ack) = self.settle_refusal(ack)? else {
-            return Ok(None);
-        };
-        if self.alone == Some(ack.sequence) {
-            self.alone = None;
-            let was_suspect = self.suspects.remove(&ack.sequence);
-            if let Outcome::RetryAlone(rejection) = &ack.outcome
-                && was_suspect
-            {
-                self.rejected
-                    .push_back((ack.sequence, rejection.clone(), Body::Whole));
-                return Ok(None);
-            }
-        }
-        if let Some((rejection, body)) = self.lettered.remove(&ack.sequence) {
-            self.settle_letter(ack, rejection, body)?;
-            return Ok(None);
-        }
-        let settlement = match ack.outcome {
+        self.outstanding.answered();
+        let Ack { sequence, outcome } = ack;
+        let settlement = match outcome {
             Outcome::Delivered => Settlement::Delivered,
             Outcome::Duplicate => Settlement::Duplicate,
-            Outcome::Rejected(rejection) => {
-                self.rejected.push_back((ack.sequence, rejection, Body::Whole));
+            // Later events may have been sent: all is taken back, and published once more in order.
+            Outcome::Deferred if M::TAKES_BACK => {
+                self.mode.refused();
                 return Ok(None);
             }
-            Outcome::RetryAlone(_) | Outcome::Deferred => {
-                self.suspects.insert(ack.sequence);
-                return Ok(None);
+            outcome => {
+                self.mode.refused();
+                return self.refusals.refuse(sequence, outcome).map(|()| None);
             }
         };
-        if self.last_delivered < Some(ack.sequence) {
-            self.last_delivered = Some(ack.sequence);
-            self.dead_letters_in_a_row = 0;
+        if !self.refusals.is_empty()
+            && let Some(reason) = self.refusals.accept(sequence, M::TAKES_BACK)
+        {
+            self.settle_as_dead_letter(sequence, reason);
+            return Ok(None);
         }
-        Ok(self.tracker.settle(ack.sequence, settlement))
+        self.row.delivered(sequence);
+        Ok(self.outstanding.settle(sequence, settlement))
     }
 
-    /// Moves the cursor behind the settled prefix.
+    /// Settles an event whose dead letter is stored.
+    fn settle_as_dead_letter(&mut self, sequence: Sequence, reason: RejectionReason) {
+        self.outstanding.settle(sequence, Settlement::DeadLettered);
+        self.row.dead_lettered(sequence, reason);
+        self.mode.dead_lettered(&self.progress, sequence, reason);
+    }
+
+    /// Moves the cursor to the end of the settled prefix, unless that needs a transaction.
     pub(super) fn commit<S: Sink, R: Reader>(&mut self, sink: &S, reader: &mut R) {
-        self.tracker.advance();
-        self.forget_batches();
-        if self.tracker.next() == self.cursor.next || !self.may_commit_alone(sink) {
+        let next = self.outstanding.advance();
+        self.inbox.remove_settled(next);
+        if next != self.cursor.next && self.mode.may_move_cursor(sink) {
+            self.cursor.next = next;
+            self.cursor.counts = self.outstanding.counts();
+            self.cursor.note = sink.note();
+            self.cursor_moved(reader);
+        }
+    }
+
+    /// Returns the cursor to commit with the open transaction, if that is to be done now. `is_last`: no more will come.
+    pub(super) fn cursor_to_commit<S: Sink>(&mut self, sink: &S, is_last: bool) -> Option<Cursor> {
+        let is_due = match sink.transaction() {
+            Transaction::Due => true,
+            Transaction::Open => is_last,
+            Transaction::Closed | Transaction::Unused => false,
+        };
+        let is_complete = self.in_flight() == 0 && !self.has_dead_letters() && !self.must_abort();
+        // Published in order, and all of it settled: so the settled prefix ends where publishing stands.
+        (is_due && is_complete).then(|| Cursor {
+            next: self.outstanding.advance(),
+            counts: self.outstanding.counts(),
+            ..self.cursor.clone()
+        })
+    }
+
+    /// Takes a cursor that was committed with a transaction.
+    pub(super) fn committed<R: Reader>(&mut self, cursor: Cursor, reader: &mut R) {
+        self.cursor = cursor;
+        self.cursor_moved(reader);
+        self.mode.committed(&self.progress);
+    }
+
+    /// Goes on at the cursor that the broker has, if it is further than ours: the commit came through although its answer
+    /// did not, or our own cursor is older than the last commit. The events between were counted by the process that
+    /// committed them, so the counts are taken over with the position.
+    pub(super) fn adopt<R: Reader>(&mut self, committed: Option<&Cursor>, reader: &mut R) {
+        let Some(committed) = committed.cloned() else {
+            return;
+        };
+        let is_balanced = committed.counts.settled() == committed.next.since(committed.first);
+        if committed.next <= self.cursor.next || !is_balanced {
             return;
         }
-        self.cursor.next = self.tracker.next();
-        self.cursor.counts = self.tracker.counts();
-        self.cursor.note = sink.note();
-        self.count_letters();
+        info!(
+            sink = self.name(),
+            from = self.cursor.next.get(),
+            next = committed.next.get(),
+            "going on at the cursor that was committed with the events"
+        );
+        self.outstanding.reset(&committed);
+        self.inbox.restart(committed.next);
+        reader.rewind(committed.next);
+        self.cursor = committed;
+        self.cursor_moved(reader);
+    }
+
+    fn cursor_moved<R: Reader>(&mut self, reader: &mut R) {
+        let next = self.cursor.next;
+        if M::TAKES_BACK {
+            self.refusals.committed(next);
+            self.row.commit();
+        }
+        self.mode.cursor_moved(&self.progress, next);
         reader.commit(&self.cursor);
         self.progress.set_cursor(&self.cursor);
         self.report();
     }
 
-    /// Forgets the batches of the settled prefix: nothing can want their events any more.
-    fn forget_batches(&mut self) {
-        let next = self.tracker.next();
-        while self.batches.front().is_some_and(|batch| batch.end() <= next) {
-            if self.batches.len() == 1 && self.unpublished().is_some() {
-                break;
-            }
-            if let Some(batch) = self.batches.pop_front() {
-                self.bytes -= batch.bytes().len();
-            }
-        }
-    }
-
-    /// The last batch, unless all of it is published.
-    fn unpublished(&self) -> Option<&SealedBatch> {
-        self.batches
-            .back()
-            .filter(|batch| self.published < batch.bytes().len())
-    }
-
-    pub(super) fn report(&self) {
-        self.progress.set_in_flight(self.in_sink, self.resent);
-    }
-
-    /// Sends a suspect when nothing else is on its way: what is refused then is refused for itself.
-    fn publish_alone<S: Sink>(&mut self, sink: &mut S, sequence: Sequence) -> Result<(), SinkFault> {
-        if self.in_sink > 0 || self.alone.is_some() {
-            return Ok(());
-        }
-        let published = match self.find(sequence) {
-            Some(event) => publish_redacted(&self.options, sink, &event, &mut String::new()),
-            None => return Err(missing(sequence)),
-        };
-        match published {
-            Ok(()) => {
-                self.alone = Some(sequence);
-                self.in_sink += 1;
-                self.resent += 1;
-                self.unflushed = true;
-                Ok(())
-            }
-            Err(PublishError::Rejected(rejection)) => {
-                self.suspects.remove(&sequence);
-                self.rejected.push_back((sequence, rejection, Body::Whole));
-                Ok(())
-            }
-            Err(PublishError::Full) => Err(SinkFault::new(
-                FaultKind::Other,
-                "the client's queue is full with nothing in flight",
-            )),
-            Err(PublishError::Fault(fault)) => Err(fault),
-        }
-    }
-
-    /// An event that was read and is not settled.
-    pub(super) fn find(&self, sequence: Sequence) -> Option<Event<'_>> {
-        let batch = self
-            .batches
-            .iter()
-            .find(|batch| batch.first() <= sequence && sequence < batch.end())?;
-        batch
-            .iter()
-            .filter_map(Result::ok)
-            .find(|event| event.sequence == sequence)
+    fn report(&self) {
+        self.progress
+            .set_in_flight(self.in_flight(), self.outstanding.resent());
     }
 }
 
-fn publish_redacted<S: Sink>(
-    options: &Options,
-    sink: &mut S,
-    event: &Event<'_>,
-    scratch: &mut String,
-) -> Result<(), PublishError> {
-    if options.redaction.is_empty() {
-        return sink.publish(event);
-    }
-    let event = redacted(options, event, scratch).map_err(PublishError::Rejected)?;
-    sink.publish(&event)
-}
-
-/// The event as this sink may see it.
-pub(super) fn redacted<'a>(
-    options: &Options,
-    event: &Event<'a>,
-    scratch: &'a mut String,
-) -> Result<Event<'a>, Rejection> {
-    scratch.clear();
-    if options.redaction.is_empty() || !options.redaction.apply(event.frame, scratch) {
-        return Ok(*event);
-    }
-    match envelope::read(scratch) {
-        Ok(Kind::Event(envelope)) => Ok(Event {
-            envelope,
-            frame: scratch,
-            ..*event
-        }),
-        _ => Err(Rejection {
-            reason: RejectionReason::Unrenderable,
-            detail: "what is left after redaction is no event".to_owned(),
-        }),
-    }
-}
-
-pub(super) fn missing(sequence: Sequence) -> SinkFault {
-    SinkFault::new(
-        FaultKind::Other,
-        format!("event {sequence} was refused and is not at hand; it is read again"),
-    )
+fn missing(sequence: Sequence) -> SinkFault {
+    let reason = format!("event {sequence} was refused and is not at hand; it is read again");
+    SinkFault::new(FaultKind::Other, reason)
 }

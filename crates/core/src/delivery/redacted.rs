@@ -1,0 +1,45 @@
+//! An event as its sink may see it.
+
+use super::Options;
+use crate::{
+    envelope::{self, Kind},
+    event::Event,
+    sink::{PublishError, Rejection, RejectionReason, Sink},
+};
+
+/// Publishes an event as this sink may see it.
+pub(super) fn publish_redacted<S: Sink>(
+    options: &Options,
+    sink: &mut S,
+    event: &Event<'_>,
+    scratch: &mut String,
+) -> Result<(), PublishError> {
+    if options.redaction.is_empty() {
+        return sink.publish(event);
+    }
+    let event = redacted(options, event, scratch).map_err(PublishError::Rejected)?;
+    sink.publish(&event)
+}
+
+/// Returns the event as this sink may see it.
+pub(super) fn redacted<'a>(
+    options: &Options,
+    event: &Event<'a>,
+    scratch: &'a mut String,
+) -> Result<Event<'a>, Rejection> {
+    scratch.clear();
+    if options.redaction.is_empty() || !options.redaction.apply(event.frame, scratch) {
+        return Ok(*event);
+    }
+    match envelope::read(scratch) {
+        Ok(Kind::Event(envelope)) => Ok(Event {
+            envelope,
+            frame: scratch,
+            ..*event
+        }),
+        _ => Err(Rejection {
+            reason: RejectionReason::Unrenderable,
+            detail: "what is left after redaction is no event".to_owned(),
+        }),
+    }
+}
