@@ -39,4 +39,6 @@ pub mod sink;
 pub mod sink_type;
 pub mod strip;
 pub mod template;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod units;

@@ -67,6 +67,11 @@ impl Certificate {
     }
 }
 
+/// Returns whether a text holds an encrypted private key: PKCS#8, or the older form of OpenSSL.
+pub fn has_encrypted_key(text: &str) -> bool {
+    text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
+}
+
 /// Decodes the body of a section, which is one ASN.1 sequence.
 fn der(body: &str) -> Option<Vec<u8>> {
     let text: String = body.split_ascii_whitespace().collect();

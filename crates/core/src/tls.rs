@@ -1,0 +1,248 @@
+//! TLS of a client: the files of `tls`, and the reasons for a refused certificate in words.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock},
+};
+
+use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tracing::warn;
+
+use crate::{
+    file::{self, Content},
+    pem::{self, Certificates},
+};
+
+/// All certificates that systems trust are a quarter of a MiB.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The files of a client, as the configuration names them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TlsPaths<'a> {
+    /// The certificates of trusted authorities; those of the system by default.
+    pub ca_file: Option<&'a Path>,
+    /// The client's certificate, with its chain.
+    pub cert_file: Option<&'a Path>,
+    /// The private key of `cert_file`.
+    pub key_file: Option<&'a Path>,
+}
+
+/// Why TLS cannot be set up. Public, because it stops a source from being made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsSetupError {
+    /// The system has no certificates of authorities.
+    #[error(
+        "found no certificates of authorities on this system ({problems}): install ca-certificates, or set `tls.ca_file`"
+    )]
+    NoRoots {
+        /// What went wrong on the way.
+        problems: String,
+    },
+    /// A file cannot be read.
+    #[error("cannot read `tls.{key}`, {}", path.display())]
+    Unreadable {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file has not in it what it should have.
+    #[error("found no {expected} in `tls.{key}`, {}", path.display())]
+    NotPem {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What it should have held.
+        expected: &'static str,
+    },
+    /// A private key is encrypted.
+    #[error(
+        "the private key in `tls.{key}`, {}, is encrypted; expected one without a passphrase, as `openssl pkey -in FILE -out NEW` \
+         writes it",
+        path.display()
+    )]
+    EncryptedKey {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// The files are readable, but not usable, or not together.
+    #[error("the certificates of `tls.{key}` cannot be used")]
+    Unusable {
+        /// The key of the configuration.
+        key: &'static str,
+        /// Why not.
+        source: rustls::Error,
+    },
+}
+
+impl TlsSetupError {
+    /// Returns whether a disk hangs. That may pass, other than a wrong file.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::TimedOut)
+    }
+}
+
+/// The system's roots, read once: a hundred sources share them.
+static SYSTEM_ROOTS: LazyLock<Result<Arc<RootCertStore>, String>> = LazyLock::new(|| {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    if usable == 0 {
+        let problems: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
+        return Err(if problems.is_empty() {
+            "no certificate file where systems have one".to_owned()
+        } else {
+            problems.join("; ")
+        });
+    }
+    Ok(Arc::new(roots))
+});
+
+/// Reads the files. Blocks for up to [`file::TIME_LIMIT`] for each.
+///
+/// # Errors
+/// A file cannot be read, or does not hold what it should.
+///
+/// # Panics
+/// Never: the provider has the default protocol versions.
+pub fn client_config(paths: TlsPaths<'_>) -> Result<ClientConfig, TlsSetupError> {
+    // The provider is named here: with two of them compiled into a program, rustls refuses to choose.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has the default protocol versions")
+        .with_root_certificates(roots(paths.ca_file)?);
+    let (Some(cert_file), Some(key_file)) = (paths.cert_file, paths.key_file) else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain = certificates("cert_file", cert_file)?;
+    let key = private_key("key_file", key_file)?;
+    builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|source| TlsSetupError::Unusable {
+            key: "cert_file",
+            source,
+        })
+}
+
+/// Returns why a server's certificate is refused: the end of a sentence that begins with the certificate. `address_key` is the key of
+/// the configuration that holds the server's name.
+pub fn certificate_words(error: &CertificateError, address_key: &str) -> String {
+    let words = match error {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "comes from an authority that is not trusted here: set `tls.ca_file` where it is one of your own"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            return format!("is for another name: look at the host in `{address_key}`");
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "has expired (or the clock here is wrong)"
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "is not valid yet (or the clock here is wrong)"
+        }
+        CertificateError::Revoked => "is revoked",
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "is not for a server: issue one with the extended key usage serverAuth"
+        }
+        // The library of the verification has names for these, and rustls has none.
+        CertificateError::Other(other) => match format!("{other:?}") {
+            name if name.contains("UnsupportedCertVersion") => {
+                "is of X.509 version 1: issue one of version 3, with a subjectAltName"
+            }
+            name if name.contains("CaUsedAsEndEntity") => {
+                "is that of an authority (CA:TRUE): let the authority issue one for this server"
+            }
+            _ => "is refused",
+        },
+        _ => "is refused",
+    };
+    words.to_owned()
+}
+
+fn roots(ca_file: Option<&Path>) -> Result<Arc<RootCertStore>, TlsSetupError> {
+    let Some(path) = ca_file else {
+        return SYSTEM_ROOTS
+            .clone()
+            .map_err(|problems| TlsSetupError::NoRoots { problems });
+    };
+    let mut roots = RootCertStore::empty();
+    let found = parse(&read("ca_file", path)?);
+    let (mut unusable, mut refusal) = (Vec::new(), None);
+    for certificate in &found.readable {
+        if let Err(error) = roots.add(certificate.der.clone().into()) {
+            unusable.push(certificate.number);
+            refusal = Some(error);
+        }
+    }
+    if roots.is_empty() {
+        return Err(match refusal {
+            Some(source) => TlsSetupError::Unusable {
+                key: "ca_file",
+                source,
+            },
+            None => no_certificate("ca_file", path),
+        });
+    }
+    // The others may be all that is needed.
+    if let Some(words) = found.skipped_words(&path.display().to_string(), &unusable) {
+        warn!("tls.ca_file: {words}");
+    }
+    Ok(Arc::new(roots))
+}
+
+fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
+    let found = parse(&read(key, path)?);
+    // Of our own chain none may be missing.
+    if found.readable.is_empty() || !found.unreadable.is_empty() {
+        return Err(no_certificate(key, path));
+    }
+    Ok(found
+        .readable
+        .into_iter()
+        .map(|certificate| certificate.der.into())
+        .collect())
+}
+
+fn private_key(key: &'static str, path: &Path) -> Result<PrivateKeyDer<'static>, TlsSetupError> {
+    let content = read(key, path)?;
+    if pem::has_encrypted_key(&String::from_utf8_lossy(content.bytes())) {
+        return Err(TlsSetupError::EncryptedKey {
+            key,
+            path: path.to_owned(),
+        });
+    }
+    PrivateKeyDer::from_pem_slice(content.bytes()).map_err(|_| TlsSetupError::NotPem {
+        key,
+        path: path.to_owned(),
+        expected: "private key (PEM)",
+    })
+}
+
+fn parse(content: &Content) -> Certificates {
+    Certificates::parse(&String::from_utf8_lossy(content.bytes()))
+}
+
+fn no_certificate(key: &'static str, path: &Path) -> TlsSetupError {
+    TlsSetupError::NotPem {
+        key,
+        path: path.to_owned(),
+        expected: "certificate (PEM)",
+    }
+}
+
+fn read(key: &'static str, path: &Path) -> Result<Content, TlsSetupError> {
+    file::read(path, MAX_FILE_BYTES).map_err(|source| TlsSetupError::Unreadable {
+        key,
+        path: path.to_owned(),
+        source,
+    })
+}
