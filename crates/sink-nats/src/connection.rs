@@ -30,6 +30,7 @@ use crate::{
     keeper::{Keeper, UsualAnswer},
     lent::Lent,
     limits::Limits,
+    receive_limit::ReceiveLimit,
     recovery::{Asked, Recovery},
     routes::Routes,
     subject,
@@ -53,6 +54,8 @@ pub(crate) struct Connection {
     replies: Subscriber,
     inbox: String,
     events: Arc<Events>,
+    /// Ends with the connection.
+    _receive_limit: ReceiveLimit,
     keeper: Keeper,
     in_flight: InFlight,
     /// Known without having been sent.
@@ -99,6 +102,7 @@ impl Connection {
             replies: dialled.replies,
             inbox: dialled.inbox,
             events: dialled.events,
+            _receive_limit: dialled.receive_limit,
             keeper,
             in_flight: InFlight::default(),
             known: Vec::new(),

@@ -1,6 +1,7 @@
 //! Makes a connection: client, identity, TLS, the subscription for acknowledgements, the look at the stream.
 
 use std::{
+    hash::{BuildHasher, RandomState},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -8,11 +9,13 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{AuthError, Client, ConnectOptions, ServerAddr, Subscriber};
+use async_nats::{AuthError, Client, ConnectErrorKind, ConnectOptions, ServerAddr, Subscriber};
 use neurobridge_core::{
+    connect::{ConnectStep, ConnectSteps},
     event::Sequence,
     sink::{FaultKind, SinkFault},
 };
+use tokio::time::timeout;
 
 use crate::{
     auth::Identity,
@@ -20,13 +23,15 @@ use crate::{
     config::{NatsConfig, Order, TlsConfig},
     error,
     events::Events,
+    probe,
+    receive_limit::ReceiveLimit,
     recovery::Recovery,
     stream::{Api, Stream},
     tls,
 };
 
 /// How long a server may take until it has said who it is and accepted who we are.
-const OPEN_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const OPEN_LIMIT: Duration = Duration::from_secs(5);
 /// How long JetStream may take for an answer of its API.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// A silent server is taken for dead after three of them.
@@ -41,6 +46,7 @@ pub(crate) struct Dialled {
     /// What reply subjects begin with.
     pub(crate) inbox: String,
     pub(crate) events: Arc<Events>,
+    pub(crate) receive_limit: ReceiveLimit,
     pub(crate) ownership: Ownership,
     pub(crate) stream: Option<Stream>,
     pub(crate) chain: Option<(Chain, Recovery)>,
@@ -69,9 +75,11 @@ pub(crate) async fn dial(
     owner: &Owner<'_>,
     next: Sequence,
     purpose: Purpose,
+    steps: &ConnectSteps,
 ) -> Result<Dialled, SinkFault> {
     let events = Arc::new(Events::default());
-    let client = connect(config, owner.sink, &events).await?;
+    let client = connect(config, owner.sink, &events, steps).await?;
+    let receive_limit = ReceiveLimit::start(&client, Arc::clone(&events));
     let inbox = format!("{}.", client.new_inbox());
     let replies = client
         .subscribe(format!("{inbox}*"))
@@ -82,6 +90,7 @@ pub(crate) async fn dial(
         replies,
         inbox,
         events,
+        receive_limit,
         ownership: Ownership::of(owner),
         stream: None,
         chain: None,
@@ -93,6 +102,10 @@ pub(crate) async fn dial(
             client: &dialled.client,
             events: &dialled.events,
         };
+        steps.begin(
+            ConnectStep::Stream,
+            format_args!("the stream \"{}\"", stream.name),
+        );
         let Some(found) = api.stream(config, stream, purpose != Purpose::Trial).await? else {
             return Ok(dialled);
         };
@@ -101,6 +114,10 @@ pub(crate) async fn dial(
             // Of a replay nothing was in flight: the last one of ours is all that it has to know.
             let is_replay = purpose == Purpose::Replay;
             let next = if is_replay { Sequence::MAX } else { next };
+            steps.begin(
+                ConnectStep::Cursor,
+                format_args!("the last messages of the stream \"{}\"", stream.name),
+            );
             let end = api.end(&found, owner, next, in_flight).await?;
             dialled.log_end = end.log_end;
             if is_replay {
@@ -125,9 +142,15 @@ fn tls_config(config: &NatsConfig) -> Option<TlsConfig> {
     config.tls.clone().or_else(|| is_named.then(TlsConfig::default))
 }
 
-async fn connect(config: &NatsConfig, sink: &str, events: &Arc<Events>) -> Result<Client, SinkFault> {
+/// Connects to one of the servers, each tried once, from a random one on.
+async fn connect(
+    config: &NatsConfig,
+    sink: &str,
+    events: &Arc<Events>,
+    steps: &ConnectSteps,
+) -> Result<Client, SinkFault> {
     let servers: Result<Vec<ServerAddr>, _> = config.servers.iter().map(|server| server.parse()).collect();
-    let servers = servers
+    let mut servers = servers
         .map_err(|error| SinkFault::new(FaultKind::Other, format!("servers: {error}; expected URLs")))?;
     // Files may hang, and no other task may with them.
     let (auth, tls) = (config.auth.clone(), tls_config(config));
@@ -138,49 +161,110 @@ async fn connect(config: &NatsConfig, sink: &str, events: &Arc<Events>) -> Resul
     let (identity, tls) = files
         .await
         .expect("reading files neither panics nor is cancelled")?;
-    let identity = Arc::new(identity);
-    let was_made = Arc::new(AtomicBool::new(false));
-    let capacity = config.max_in_flight as usize + SPARE_CAPACITY;
-    let mut options = ConnectOptions::with_auth_callback({
-        let was_made = Arc::clone(&was_made);
-        move |nonce| {
-            // One client, one connection: see the crate's documentation. The client has no other way to be told.
-            let proof = if was_made.load(Ordering::Acquire) {
-                Err(AuthError::new("this client has had its connection"))
-            } else {
-                identity.prove(&nonce)
-            };
-            async move { proof }
+    let attempt = Attempt {
+        config,
+        sink,
+        events,
+        steps,
+        identity: Arc::new(identity),
+        tls,
+    };
+    let first = RandomState::new().hash_one(()) as usize % servers.len().max(1);
+    servers.rotate_left(first);
+    let mut faults = Vec::new();
+    for server in servers {
+        match attempt.connect_to(&server).await {
+            Ok(client) => return Ok(client),
+            Err(fault) => faults.push(fault),
         }
-    })
-    .name(format!("neurobridge/{sink}"))
-    .connection_timeout(OPEN_LIMIT)
-    .request_timeout(Some(ANSWER_LIMIT))
-    .ping_interval(PING_INTERVAL)
-    // As many attempts as there are servers, to come up; after it had its connection the client ends when as many
-    // were refused.
-    .max_reconnects(servers.len())
-    .ignore_discovered_servers()
-    // Full when as much is in flight as may be: the sink stops before, so that sending never waits.
-    .client_capacity(capacity)
-    // All acknowledgements of what is in flight fit; the client drops what does not.
-    .subscription_capacity(capacity)
-    // Subjects are made of what they may contain.
-    .skip_subject_validation(true)
-    .event_callback({
-        let events = Arc::clone(events);
-        move |event| {
-            events.take(&event);
-            async {}
-        }
-    });
-    if let Some(tls) = tls {
-        options = options.require_tls(config.tls.is_some()).tls_client_config(tls);
     }
-    let client = options
-        .connect(servers)
-        .await
-        .map_err(|error| error::of_connect(&error, &config.servers.join(", ")))?;
-    was_made.store(true, Ordering::Release);
-    Ok(client)
+    Err(error::of_servers(faults))
+}
+
+/// What is set once a client has its connection.
+type WasMade = Arc<AtomicBool>;
+
+/// An attempt to connect to one of the servers.
+struct Attempt<'a> {
+    config: &'a NatsConfig,
+    sink: &'a str,
+    events: &'a Arc<Events>,
+    steps: &'a ConnectSteps,
+    identity: Arc<Identity>,
+    tls: Option<rustls::ClientConfig>,
+}
+
+impl Attempt<'_> {
+    fn options(&self, server: &str) -> (ConnectOptions, WasMade) {
+        let was_made = WasMade::default();
+        let capacity = self.config.max_in_flight as usize + SPARE_CAPACITY;
+        let mut options = ConnectOptions::with_auth_callback({
+            let (was_made, identity) = (Arc::clone(&was_made), Arc::clone(&self.identity));
+            let (steps, server) = (self.steps.clone(), server.to_owned());
+            move |nonce| {
+                // One client, one connection: see the crate's documentation. The client has no other way to be told.
+                let proof = if was_made.load(Ordering::Acquire) {
+                    Err(AuthError::new("this client has had its connection"))
+                } else {
+                    steps.begin(ConnectStep::SignIn, &server);
+                    identity.prove(&nonce)
+                };
+                async move { proof }
+            }
+        })
+        .name(format!("neurobridge/{}", self.sink))
+        .connection_timeout(OPEN_LIMIT)
+        .request_timeout(Some(ANSWER_LIMIT))
+        .ping_interval(PING_INTERVAL)
+        // One attempt to come up; after it had its connection the client ends when one was refused.
+        .max_reconnects(1)
+        .ignore_discovered_servers()
+        // Full when as much is in flight as may be: the sink stops before, so that sending never waits.
+        .client_capacity(capacity)
+        // All acknowledgements of what is in flight fit; the client drops what does not.
+        .subscription_capacity(capacity)
+        // Subjects are made of what they may contain.
+        .skip_subject_validation(true)
+        .event_callback({
+            let events = Arc::clone(self.events);
+            move |event| {
+                events.take(&event);
+                async {}
+            }
+        });
+        if let Some(tls) = &self.tls {
+            options = options
+                .require_tls(self.config.tls.is_some())
+                .tls_client_config(tls.clone());
+        }
+        (options, was_made)
+    }
+
+    /// Connects to one server: first to its addresses by ourselves, as the client tells neither which of them it tries nor how far
+    /// it got, and has no limit for a name look-up or for the first line of a server.
+    async fn connect_to(&self, server: &ServerAddr) -> Result<Client, SinkFault> {
+        let steps = self.steps;
+        let name = format!("{}:{}", server.host(), server.port());
+        let addresses = probe::addresses(server.host(), server.port(), steps).await?;
+        let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let info = probe::info(&name, addresses, steps).await?;
+        let step = if self.config.tls.is_some() || server.tls_required() || info.tls_required {
+            ConnectStep::Tls
+        } else {
+            ConnectStep::SignIn
+        };
+        steps.begin(step, &name);
+        // The client tries all addresses, and looks up the name once more.
+        let limit = OPEN_LIMIT.saturating_mul(count.saturating_add(1));
+        let (options, was_made) = self.options(&name);
+        let client = timeout(limit, options.connect(server.clone()))
+            .await
+            .map_err(|_| steps.pending().fault)?
+            .map_err(|error| match error.kind() {
+                ConnectErrorKind::TimedOut => steps.pending().fault,
+                _ => error::of_connect(&error, &name),
+            })?;
+        was_made.store(true, Ordering::Release);
+        Ok(client)
+    }
 }

@@ -6,6 +6,7 @@ use async_nats::{ConnectError, ConnectErrorKind, Event, RequestErrorKind, Server
 use neurobridge_core::{
     event::Sequence,
     sink::{FaultKind, RejectionReason, SinkFault},
+    tls,
 };
 use serde::Deserialize;
 
@@ -250,13 +251,23 @@ fn unauthorised(text: &str, advice: &str) -> SinkFault {
 }
 
 /// The fault of a connection that could not be made.
-pub(crate) fn of_connect(error: &ConnectError, servers: &str) -> SinkFault {
+pub(crate) fn of_connect(error: &ConnectError, server: &str) -> SinkFault {
     let detail = causes(error);
-    if is_tls(error) {
+    let tls_error = tls_error(error);
+    if let Some(rustls::Error::InvalidCertificate(refusal)) = tls_error {
         return SinkFault::new(
             FaultKind::Unauthorised,
             format!(
-                "no encrypted connection to {servers} ({detail}); check the certificates on both sides, and tls"
+                "no encrypted connection to {server}: its certificate {}",
+                tls::certificate_words(refusal, "servers")
+            ),
+        );
+    }
+    if tls_error.is_some() {
+        return SinkFault::new(
+            FaultKind::Unauthorised,
+            format!(
+                "no encrypted connection to {server} ({detail}); check the certificates on both sides, and tls"
             ),
         );
     }
@@ -273,7 +284,25 @@ pub(crate) fn of_connect(error: &ConnectError, servers: &str) -> SinkFault {
         _ if detail.to_lowercase().contains("authentication") => unauthorised(&detail, "check auth"),
         _ => SinkFault::new(
             FaultKind::Unreachable,
-            format!("none of {servers} can be reached ({detail}); check servers and the network"),
+            format!("{server} cannot be reached ({detail}); check servers and the network"),
+        ),
+    }
+}
+
+/// The fault of an attempt at several servers: that of the server that came furthest, as far as that can be told.
+pub(crate) fn of_servers(mut faults: Vec<SinkFault>) -> SinkFault {
+    let furthest = faults
+        .iter()
+        .position(|fault| fault.kind != FaultKind::Unreachable);
+    if let Some(furthest) = furthest {
+        return faults.swap_remove(furthest);
+    }
+    let reasons: Vec<&str> = faults.iter().map(|fault| fault.reason.as_str()).collect();
+    match reasons.as_slice() {
+        [one] => SinkFault::new(FaultKind::Unreachable, *one),
+        all => SinkFault::new(
+            FaultKind::Unreachable,
+            format!("none of {} servers can be reached: {}", all.len(), all.join("; ")),
         ),
     }
 }
@@ -292,19 +321,15 @@ fn causes(error: &dyn Error) -> String {
     text
 }
 
-/// Whether TLS is what failed: who we are, or they are, is not accepted. Since TLS 1.3 a refused client certificate is
-/// told after the handshake, as an error of reading.
-fn is_tls(error: &(dyn Error + 'static)) -> bool {
-    if error.is::<rustls::Error>() {
-        return true;
-    }
+/// Returns the error of TLS among the causes: who we are, or they are, is not accepted. Since TLS 1.3 a refused client certificate
+/// is told after the handshake, as an error of reading.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     // An `io::Error` keeps what it is about beside its source.
-    if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref)
-        && inner.is::<rustls::Error>()
-    {
-        return true;
-    }
-    error.source().is_some_and(is_tls)
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    error
+        .downcast_ref()
+        .or_else(|| inner?.downcast_ref())
+        .or_else(|| tls_error(error.source()?))
 }
 
 #[cfg(test)]

@@ -28,6 +28,11 @@ impl Events {
         if error::is_line_too_long(event) {
             self.is_line_too_long.store(true, Ordering::Release);
         }
+        self.fail(fault);
+    }
+
+    /// Notes a fault of the connection, unless there was one before.
+    pub(crate) fn fail(&self, fault: SinkFault) {
         // Nothing within the lock can panic half-way.
         let mut first = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {

@@ -21,6 +21,8 @@ mod in_flight;
 mod keeper;
 mod lent;
 mod limits;
+mod probe;
+mod receive_limit;
 mod recovery;
 mod routes;
 mod sink;

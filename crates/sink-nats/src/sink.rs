@@ -144,6 +144,7 @@ impl Sink for NatsSink {
                 (_, true) => Purpose::Replay,
                 _ => Purpose::Delivery,
             },
+            context.steps,
         )
         .await?;
         let dangers = match (&dialled.stream, self.config.kept_by()) {

@@ -20,6 +20,7 @@
 //! | a stream that deletes what was not read | `sink-nats`'s `stream::tests::dangers_are_named` |
 //! | header names in another case | `lost_answers::many_lost_acknowledgements_cost_a_strict_sink_nothing`, on the wire |
 
+mod connecting;
 mod core_mode;
 mod destinations;
 mod hostile_server;

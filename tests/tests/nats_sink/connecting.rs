@@ -1,0 +1,243 @@
+//! What a sink says of a server that does not let it connect; and how much it takes from one that sends without end.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use neurobridge_core::sink::FaultKind;
+use neurobridge_sink_nats::NatsConfig;
+use neurobridge_tests::{
+    nats::{NatsCluster, NatsOptions},
+    poll::within,
+    shared::{own_nats, with_own_nats},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+
+use super::support::{LIMIT, connect, creating, eventually};
+
+const BANNER: &[u8] =
+    b"INFO {\"server_id\":\"fake\",\"version\":\"2.15.2\",\"headers\":true,\"max_payload\":1048576}\r\n";
+/// More than what is held of one message, with the room that a growing buffer takes and what sockets hold.
+const MOST_SENT: u64 = 256 << 20;
+
+/// A server that is none.
+#[derive(Clone, Copy)]
+enum Behaviour {
+    /// Accepts connections and sends nothing.
+    Silent,
+    /// Sends a first line without an end.
+    EndlessFirstLine,
+    /// Begins as a server does, and does not answer what the client then sends.
+    SilentAfterInfo,
+    /// Connects, and answers a request with this, and then zeros without end.
+    Endless(&'static str),
+}
+
+struct Server {
+    url: String,
+    sent: Arc<AtomicU64>,
+    /// How many connections have ended.
+    ended: watch::Receiver<u64>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let sent = Arc::new(AtomicU64::new(0));
+        let (ended_to, ended) = watch::channel(0);
+        let task = tokio::spawn({
+            let sent = Arc::clone(&sent);
+            async move {
+                let ended_to = Arc::new(ended_to);
+                loop {
+                    let (socket, _) = listener.accept().await.unwrap();
+                    let (sent, ended) = (Arc::clone(&sent), Arc::clone(&ended_to));
+                    tokio::spawn(async move {
+                        serve(socket, behaviour, &sent).await;
+                        ended.send_modify(|ended| *ended += 1);
+                    });
+                }
+            }
+        });
+        Self {
+            url,
+            sent,
+            ended,
+            task,
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(socket: TcpStream, behaviour: Behaviour, sent: &AtomicU64) -> Option<()> {
+    let (from, mut to) = socket.into_split();
+    let mut lines = BufReader::new(from).lines();
+    match behaviour {
+        Behaviour::Silent => {}
+        Behaviour::EndlessFirstLine => loop {
+            to.write_all(&[b'x'; 4096]).await.ok()?;
+            sent.fetch_add(4096, Ordering::Relaxed);
+        },
+        Behaviour::SilentAfterInfo | Behaviour::Endless(_) => to.write_all(BANNER).await.ok()?,
+    }
+    while let Ok(Some(line)) = lines.next_line().await {
+        let Behaviour::Endless(begin) = behaviour else {
+            continue;
+        };
+        if line.starts_with("PING") {
+            to.write_all(b"PONG\r\n").await.ok()?;
+        }
+        if line.starts_with("PUB") {
+            to.write_all(begin.as_bytes()).await.ok()?;
+            let zeros = vec![0; 64 << 10];
+            loop {
+                to.write_all(&zeros).await.ok()?;
+                sent.fetch_add(zeros.len() as u64, Ordering::Relaxed);
+            }
+        }
+    }
+    None
+}
+
+/// Connects to a server that sends without end, and returns it once the sink has given the reason.
+async fn refused(begin: &'static str) -> Server {
+    let server = Server::start(Behaviour::Endless(begin)).await;
+    let fault = connect(NatsConfig::new(&server.url, "ENTRIES"))
+        .await
+        .unwrap_err();
+    let sent = server.sent.load(Ordering::Relaxed);
+    assert!(fault.reason.contains("of which no end came"), "{fault}");
+    assert!(sent < MOST_SENT, "{sent} bytes were sent");
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn message_without_end_ends_the_connection() {
+    let mut server = refused("MSG a 1 4294967296\r\n").await;
+    // The first look at the server, and the client's connection.
+    within(
+        "the client to end",
+        LIMIT,
+        server.ended.wait_for(|ended| *ended == 2),
+    )
+    .await
+    .unwrap()
+    .unwrap();
+    let sent = server.sent.load(Ordering::Relaxed);
+    assert!(sent < MOST_SENT, "{sent} bytes were sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn line_without_end_ends_the_connection() {
+    // When the client itself ends is not asserted: it searches all of the line again with each part of it, and while it does not catch
+    // up with the server, only its pings end it.
+    refused("-ERR '").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_line_without_end_is_refused() {
+    let server = Server::start(Behaviour::EndlessFirstLine).await;
+    let fault = connect(NatsConfig::new(&server.url, "ENTRIES"))
+        .await
+        .unwrap_err();
+    assert!(fault.reason.contains("its first line is no INFO"), "{fault}");
+    let sent = server.sent.load(Ordering::Relaxed);
+    assert!(sent < 16 << 20, "{sent} bytes were sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_server_is_named_with_its_address() {
+    let server = Server::start(Behaviour::Silent).await;
+    let fault = connect(NatsConfig::new(&server.url, "ENTRIES"))
+        .await
+        .unwrap_err();
+    let address = server.url.strip_prefix("nats://").unwrap();
+    let expected = format!("{address} accepts connections, but sends no complete first line within 5 s");
+    assert!(fault.reason.contains(&expected), "{fault}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_silent_at_sign_in_is_named_with_its_address() {
+    let server = Server::start(Behaviour::SilentAfterInfo).await;
+    let fault = connect(NatsConfig::new(&server.url, "ENTRIES"))
+        .await
+        .unwrap_err();
+    let address = server.url.strip_prefix("nats://").unwrap();
+    assert!(
+        fault.kind == FaultKind::Timeout
+            && fault.reason.contains("sign-in")
+            && fault.reason.contains(address),
+        "{fault}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_unreachable_server_is_named() {
+    let closed = async || {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    let (one, other) = (closed().await, closed().await);
+    let mut config = NatsConfig::new(&one, "ENTRIES");
+    config.servers.push(other.clone());
+    let fault = connect(config).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Unreachable);
+    for address in [one, other] {
+        assert!(
+            fault.reason.contains(&format!("{address} cannot be reached")),
+            "{fault}"
+        );
+    }
+    let fault = connect(NatsConfig::new("no-such-host.invalid", "ENTRIES"))
+        .await
+        .unwrap_err();
+    assert!(
+        fault.reason.contains("found no address of no-such-host.invalid"),
+        "{fault}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unreachable_server_costs_no_other_one() {
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let silent = Server::start(Behaviour::Silent).await;
+    let mut config = creating(&nats.url(), "ENTRIES");
+    config.servers.push(silent.url.clone());
+    config.servers.push("127.0.0.1:1".into());
+    for _ in 0..3 {
+        connect(config.clone()).await.unwrap();
+    }
+}
+
+/// The sink connects to the servers of its configuration only: it need not reach what they advertise.
+#[tokio::test(flavor = "multi_thread")]
+async fn advertised_addresses_are_not_used() {
+    let silent = Server::start(Behaviour::Silent).await;
+    let advertised = silent.url.strip_prefix("nats://").unwrap();
+    let options = NatsOptions::default().config(&format!("client_advertise: \"{advertised}\""));
+    let Some(cluster) = with_own_nats(|| NatsCluster::start(&options)) else {
+        return;
+    };
+    let cluster = cluster.unwrap();
+    let mut config = creating(&cluster.urls()[0], "ENTRIES");
+    config.servers = cluster.urls();
+    // Among servers that have just started there may be no leader yet.
+    eventually("the sink to connect", async || connect(config.clone()).await.ok()).await;
+    assert_eq!(*silent.ended.borrow(), 0);
+    assert_eq!(silent.sent.load(Ordering::Relaxed), 0);
+}
