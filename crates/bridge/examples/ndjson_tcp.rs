@@ -19,7 +19,7 @@ use neurobridge_core::{
     dead_letter::DeadLetter,
     event::{Event, Sequence},
     identity::SpoolId,
-    sink::{Ack, ConnectContext, FaultKind, Outcome, PublishError, Sink, SinkFault},
+    sink::{Ack, ConnectContext, FaultKind, Outcome, PublishError, Sink, SinkFault, SinkStatus},
     sink_type::{self, BuildContext, DeadLetterFile, DeadLetterPlace, SinkConfig, SinkType},
     template::Template,
 };
@@ -227,6 +227,10 @@ impl Sink for TcpSink {
             }
             Err(error) => Err(self.unreachable(error)),
         }
+    }
+
+    fn status(&self) -> SinkStatus {
+        SinkStatus::default()
     }
 
     async fn close(&mut self) {

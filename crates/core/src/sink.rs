@@ -82,34 +82,15 @@ pub trait Sink: Send + 'static {
         None
     }
 
-    /// What keeps published events from being acknowledged at this moment; the sink goes on by itself when it has passed.
-    /// For a client that tries again for ever on its own, as librdkafka does. Said and counted when it begins.
-    fn unavailable(&self) -> Option<SinkFault> {
-        None
-    }
-
-    /// What a person should know although nothing is wrong now, in a sentence.
-    fn notice(&self) -> Option<String> {
-        None
-    }
-
-    /// Returns how many events the destination has lost after they were acknowledged, as far as the sink has noticed in this
-    /// process: lines of a file that another program removed.
-    fn lost(&self) -> u64 {
-        0
-    }
+    /// Returns the status at this moment. Asked now and then, also while nothing is published. Without a default: a sink that
+    /// wraps another one cannot forget to pass it on.
+    fn status(&self) -> SinkStatus;
 
     /// Returns whether all that was published and has no outcome has to be published again, in order and over the same
     /// connection: it was refused because of what stands before it. Nothing is in flight then, and no outcome of it is
     /// reported any more. Called after each call of [`outcomes`](Self::outcomes); the answer is given once.
     fn must_resend(&mut self) -> bool {
         false
-    }
-
-    /// Why the sink as a whole can't go on, when that was found while nothing was asked of it: an idle connection that
-    /// broke. Asked now and then; a fault is treated like those of the other calls.
-    fn fault(&self) -> Option<SinkFault> {
-        None
     }
 
     /// How far the open transaction is, of a sink that publishes in transactions.
@@ -147,6 +128,21 @@ pub trait Sink: Send + 'static {
 
     /// Closes. All that was published has its outcome, or time has run out.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// What a sink knows of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SinkStatus {
+    /// The fault of a connection that broke while no call was waiting for it. Treated like the faults of the calls.
+    pub broken: Option<SinkFault>,
+    /// The reason for which published events are not acknowledged, while the client retries by itself, as librdkafka does. Logged
+    /// and counted when it begins.
+    pub unavailable: Option<SinkFault>,
+    /// A sentence for the operator, although nothing is wrong now.
+    pub notice: Option<String>,
+    /// The events that the destination has lost after they were acknowledged, as far as the sink has noticed in this process:
+    /// lines of a file that another program removed.
+    pub lost: u64,
 }
 
 /// How far a transaction is.

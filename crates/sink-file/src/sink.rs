@@ -6,7 +6,7 @@ use neurobridge_core::{
     dead_letter::DeadLetter,
     event::{Event, Sequence},
     identity::SpoolId,
-    sink::{Ack, ConnectContext, FaultKind, Outcome, PublishError, Sink, SinkFault},
+    sink::{Ack, ConnectContext, FaultKind, Outcome, PublishError, Sink, SinkFault, SinkStatus},
 };
 use tokio::task::JoinHandle;
 use tracing::{debug, info};
@@ -288,12 +288,12 @@ impl Sink for FileSink {
         serde_json::to_string(position).ok()
     }
 
-    fn notice(&self) -> Option<String> {
-        self.removes_by_age.then(neurobridge_core::clock::doubt).flatten()
-    }
-
-    fn lost(&self) -> u64 {
-        self.lost
+    fn status(&self) -> SinkStatus {
+        SinkStatus {
+            notice: self.removes_by_age.then(neurobridge_core::clock::doubt).flatten(),
+            lost: self.lost,
+            ..SinkStatus::default()
+        }
     }
 
     async fn close(&mut self) {

@@ -7,7 +7,10 @@ use neurobridge_core::{
     event::Event,
     identity::SpoolId,
     reader::Cursor,
-    sink::{Ack, ConnectContext, FaultKind, PublishError, RejectionReason, Sink, SinkFault, Transaction},
+    sink::{
+        Ack, ConnectContext, FaultKind, PublishError, RejectionReason, Sink, SinkFault, SinkStatus,
+        Transaction,
+    },
     strip::Stripped,
 };
 use tokio::{
@@ -180,6 +183,26 @@ impl KafkaSink {
             }
         }
     }
+
+    /// Returns why nothing is acknowledged, if something was published.
+    fn unavailable(&self) -> Option<SinkFault> {
+        let connection = self.connection.as_ref()?;
+        if let Some(fault) = connection.fault() {
+            return Some(fault);
+        }
+        if let Some(reason) = self.health.trouble() {
+            return Some(SinkFault::new(FaultKind::Unreachable, reason));
+        }
+        let waiting = connection.waiting_since()?;
+        let silence = Instant::now().saturating_duration_since(waiting);
+        (silence > STALLED_AFTER).then(|| {
+            let reason = format!(
+                "Kafka has acknowledged nothing for {} seconds: look after the brokers, and whether enough replicas are in sync",
+                silence.as_secs()
+            );
+            SinkFault::new(FaultKind::Timeout, reason)
+        })
+    }
 }
 
 impl Sink for KafkaSink {
@@ -281,31 +304,14 @@ impl Sink for KafkaSink {
         self.connection.as_ref()?.committed_cursor()
     }
 
-    fn fault(&self) -> Option<SinkFault> {
-        self.connection.as_ref()?.broken_transaction()
-    }
-
-    fn unavailable(&self) -> Option<SinkFault> {
-        let connection = self.connection.as_ref()?;
-        if let Some(fault) = connection.fault() {
-            return Some(fault);
+    fn status(&self) -> SinkStatus {
+        let connection = self.connection.as_ref();
+        SinkStatus {
+            broken: connection.and_then(Connection::broken_transaction),
+            unavailable: self.unavailable(),
+            notice: self.health.notice(),
+            lost: 0,
         }
-        if let Some(reason) = self.health.trouble() {
-            return Some(SinkFault::new(FaultKind::Unreachable, reason));
-        }
-        let waiting = connection.waiting_since()?;
-        let silence = Instant::now().saturating_duration_since(waiting);
-        (silence > STALLED_AFTER).then(|| {
-            let reason = format!(
-                "Kafka has acknowledged nothing for {} seconds: look after the brokers, and whether enough replicas are in sync",
-                silence.as_secs()
-            );
-            SinkFault::new(FaultKind::Timeout, reason)
-        })
-    }
-
-    fn notice(&self) -> Option<String> {
-        self.health.notice()
     }
 
     async fn close(&mut self) {

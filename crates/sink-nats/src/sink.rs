@@ -8,7 +8,7 @@ use neurobridge_core::{
     event::Event,
     foreign_text,
     identity::SpoolId,
-    sink::{Ack, ConnectContext, FaultKind, PublishError, RejectionReason, Sink, SinkFault},
+    sink::{Ack, ConnectContext, FaultKind, PublishError, RejectionReason, Sink, SinkFault, SinkStatus},
     strip::Stripped,
 };
 use tracing::warn;
@@ -118,6 +118,18 @@ impl NatsSink {
                 warn!(sink = self.name, "{danger}");
             }
         }
+    }
+
+    /// Returns why nothing is acknowledged, if something was published.
+    fn unavailable(&self) -> Option<SinkFault> {
+        let silence = self.connection.as_ref()?.waiting_for()?;
+        (silence > STALLED_AFTER).then(|| {
+            let reason = format!(
+                "NATS has acknowledged nothing for {} seconds: look after the servers and the network",
+                silence.as_secs()
+            );
+            SinkFault::new(FaultKind::Timeout, reason)
+        })
     }
 }
 
@@ -239,24 +251,15 @@ impl Sink for NatsSink {
         self.connection.as_mut().is_some_and(Connection::must_resend)
     }
 
-    fn notice(&self) -> Option<String> {
-        self.connection.as_ref()?.notice()
-    }
-
-    fn unavailable(&self) -> Option<SinkFault> {
-        let silence = self.connection.as_ref()?.waiting_for()?;
-        (silence > STALLED_AFTER).then(|| {
-            let reason = format!(
-                "NATS has acknowledged nothing for {} seconds: look after the servers and the network",
-                silence.as_secs()
-            );
-            SinkFault::new(FaultKind::Timeout, reason)
-        })
-    }
-
-    fn fault(&self) -> Option<SinkFault> {
-        // While something is in flight its answers come first: some may have come before the fault.
-        self.connection.as_ref()?.idle_fault()
+    fn status(&self) -> SinkStatus {
+        let connection = self.connection.as_ref();
+        SinkStatus {
+            // While something is in flight its answers come first: some may have come before the fault.
+            broken: connection.and_then(Connection::idle_fault),
+            unavailable: self.unavailable(),
+            notice: connection.and_then(Connection::notice),
+            lost: 0,
+        }
     }
 
     async fn close(&mut self) {

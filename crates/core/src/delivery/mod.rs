@@ -53,7 +53,7 @@ use crate::{
     identity::SpoolId,
     reader::{Read, ReadError, Reader},
     redact::Redaction,
-    sink::{ConnectContext, Outcome, Sink, SinkFault, Transaction},
+    sink::{ConnectContext, Outcome, Sink, SinkFault, SinkStatus, Transaction},
 };
 
 /// How long a sink may take to close. With the bridge's eight seconds for what is left to deliver, less than the ten after
@@ -315,14 +315,18 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
 
     /// Asks the sink for its status, and ends the connection if that is broken or makes no progress.
     fn observe(&mut self) -> Result<(), SessionEnd> {
-        if let Some(fault) = self.sink.fault() {
+        let SinkStatus {
+            broken,
+            unavailable,
+            notice,
+            lost,
+        } = self.sink.status();
+        if let Some(fault) = broken {
             return Err(fault.into());
         }
-        self.progress.set_notice(self.sink.notice());
-        self.progress.set_lost(self.sink.lost());
+        self.progress.set_status(notice, lost);
         let waiting = self.waiting();
         self.watch.observe(&self.window);
-        let unavailable = self.sink.unavailable();
         if S::REPLACES_CLIENT
             && let Some(fault) = self.watch.replacement(waiting, unavailable.as_ref())
         {

@@ -110,12 +110,10 @@ impl Progress {
         self.lock().in_flight = 0;
     }
 
-    pub(super) fn set_notice(&self, notice: Option<String>) {
-        self.lock().notice = notice;
-    }
-
-    pub(super) fn set_lost(&self, lost: u64) {
-        self.lock().lost = lost;
+    pub(super) fn set_status(&self, notice: Option<String>, lost: u64) {
+        let mut inner = self.lock();
+        inner.notice = notice;
+        inner.lost = lost;
     }
 
     pub(super) fn client_replaced(&self) {

@@ -403,6 +403,10 @@ impl Sink for SilentSink {
         pending().await
     }
 
+    fn status(&self) -> SinkStatus {
+        SinkStatus::default()
+    }
+
     async fn close(&mut self) {}
 }
 

@@ -8,7 +8,7 @@ use neurobridge_core::{
     dead_letter::DeadLetter,
     event::Event,
     identity::SpoolId,
-    sink::{Ack, ConnectContext, PublishError, Sink, SinkFault},
+    sink::{Ack, ConnectContext, PublishError, Sink, SinkFault, SinkStatus},
     sink_type::{BuildContext, DeadLetterPlace, SinkConfig, SinkType},
     template::Template,
 };
@@ -130,20 +130,8 @@ impl Sink for SlowSink {
         self.sink.note()
     }
 
-    fn unavailable(&self) -> Option<SinkFault> {
-        self.sink.unavailable()
-    }
-
-    fn notice(&self) -> Option<String> {
-        self.sink.notice()
-    }
-
-    fn lost(&self) -> u64 {
-        self.sink.lost()
-    }
-
-    fn fault(&self) -> Option<SinkFault> {
-        self.sink.fault()
+    fn status(&self) -> SinkStatus {
+        self.sink.status()
     }
 
     async fn close(&mut self) {

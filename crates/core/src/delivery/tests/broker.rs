@@ -224,6 +224,10 @@ impl Sink for FakeSink {
         std::mem::take(&mut self.broker.lock().unwrap().must_resend)
     }
 
+    fn status(&self) -> SinkStatus {
+        SinkStatus::default()
+    }
+
     async fn close(&mut self) {}
 }
 

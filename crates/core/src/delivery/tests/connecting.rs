@@ -45,6 +45,10 @@ impl Sink for WaitingSink {
         Ok(())
     }
 
+    fn status(&self) -> SinkStatus {
+        SinkStatus::default()
+    }
+
     async fn close(&mut self) {}
 }
 

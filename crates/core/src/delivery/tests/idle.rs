@@ -42,10 +42,16 @@ impl Sink for IdleSink {
         Ok(())
     }
 
-    fn fault(&self) -> Option<SinkFault> {
-        let is_first = *self.connects.lock().unwrap() == 1;
-        let is_idle = self.delivered == self.expected;
-        (is_first && is_idle).then(|| SinkFault::new(FaultKind::Unreachable, "the idle connection broke"))
+    fn status(&self) -> SinkStatus {
+        let broken = {
+            let is_first = *self.connects.lock().unwrap() == 1;
+            let is_idle = self.delivered == self.expected;
+            (is_first && is_idle).then(|| SinkFault::new(FaultKind::Unreachable, "the idle connection broke"))
+        };
+        SinkStatus {
+            broken,
+            ..SinkStatus::default()
+        }
     }
 
     async fn close(&mut self) {}

@@ -46,9 +46,15 @@ impl Sink for StuckSink {
         Ok(())
     }
 
-    fn unavailable(&self) -> Option<SinkFault> {
-        Some(SinkFault::new(FaultKind::Unreachable, "1/1 brokers are down"))
-            .filter(|_| !self.waiting.is_empty())
+    fn status(&self) -> SinkStatus {
+        let unavailable = {
+            Some(SinkFault::new(FaultKind::Unreachable, "1/1 brokers are down"))
+                .filter(|_| !self.waiting.is_empty())
+        };
+        SinkStatus {
+            unavailable,
+            ..SinkStatus::default()
+        }
     }
 
     async fn close(&mut self) {}

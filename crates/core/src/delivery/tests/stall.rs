@@ -49,6 +49,10 @@ impl Sink for SelectiveSink {
         Ok(())
     }
 
+    fn status(&self) -> SinkStatus {
+        SinkStatus::default()
+    }
+
     async fn close(&mut self) {}
 }
 

@@ -214,6 +214,10 @@ impl Sink for FakeSink {
         self.kept.as_ref()
     }
 
+    fn status(&self) -> SinkStatus {
+        SinkStatus::default()
+    }
+
     async fn close(&mut self) {}
 }
 

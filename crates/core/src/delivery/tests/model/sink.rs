@@ -368,9 +368,15 @@ impl Sink for Model {
         std::mem::take(&mut self.must_resend)
     }
 
-    fn fault(&self) -> Option<SinkFault> {
-        let is_broken = self.world.lock().unwrap().draw() < 3;
-        is_broken.then(|| SinkFault::new(FaultKind::Unreachable, "the connection broke"))
+    fn status(&self) -> SinkStatus {
+        let broken = {
+            let is_broken = self.world.lock().unwrap().draw() < 3;
+            is_broken.then(|| SinkFault::new(FaultKind::Unreachable, "the connection broke"))
+        };
+        SinkStatus {
+            broken,
+            ..SinkStatus::default()
+        }
     }
 
     fn transaction(&self) -> Transaction {
