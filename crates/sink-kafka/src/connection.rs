@@ -8,6 +8,7 @@ mod transactions;
 use std::{collections::HashMap, fmt, future::pending, sync::Arc, time::Duration};
 
 use neurobridge_core::{
+    connect::ConnectSteps,
     event::Sequence,
     reader::Cursor,
     sink::{Ack, FaultKind, Outcome, PublishError, Rejection, RejectionReason, SinkFault, Transaction},
@@ -33,6 +34,7 @@ use crate::{
     health::Health,
     producer::{KafkaProducer, StartError, reporting},
     properties::{self, Limits},
+    reach,
     sink::started,
     topic::Topic,
     topics::{self, DEFAULT_MAX_MESSAGE, Inspector},
@@ -341,6 +343,12 @@ impl Connection {
         self.queue.waiting_since()
     }
 
+    /// Which advertised addresses fail while events wait, in a sentence.
+    pub(crate) fn advertised_trouble(&self) -> Option<String> {
+        self.health
+            .advertised_trouble(&reach::addresses(&self.config.bootstrap_servers))
+    }
+
     pub(crate) fn into_producer(self) -> KafkaProducer {
         self.producer
     }
@@ -393,7 +401,14 @@ impl Connection {
             ?limits,
             "the topics' limits have changed: going on with a new producer"
         );
-        let (producer, reports) = start(&self.client, &self.config, limits, None, &self.health)?;
+        let (producer, reports) = start(
+            &self.client,
+            &self.config,
+            limits,
+            None,
+            &self.health,
+            ConnectSteps::default(),
+        )?;
         // The old one has nothing left; dropped, it ends on its own thread.
         self.producer = producer;
         self.reports = reports;
@@ -406,7 +421,7 @@ impl Connection {
         let client = self.client.clone();
         let health = Arc::clone(&self.health);
         let config = Arc::clone(&self.config);
-        move || look_at(&client, &health, &names, &config, true)
+        move || topics::inspect(&client, &health, &names, creation(&config, true))
     }
 }
 
@@ -436,16 +451,6 @@ async fn looked(
         Some(look) => look.await.ok(),
         None => pending().await,
     }
-}
-
-fn look_at(
-    client: &ClientConfig,
-    health: &Arc<Health>,
-    names: &[String],
-    config: &KafkaConfig,
-    may_create: bool,
-) -> Result<Vec<Topic>, SinkFault> {
-    topics::inspect(client, health, names, creation(config, may_create))
 }
 
 fn ended() -> SinkFault {
@@ -479,8 +484,9 @@ fn start(
     limits: Limits,
     transactional_id: Option<&str>,
     health: &Arc<Health>,
+    steps: ConnectSteps,
 ) -> Result<(KafkaProducer, Arc<Reports>), SinkFault> {
-    let (context, reports) = reporting(health);
+    let (context, reports) = reporting(health, steps);
     let properties = properties::producer(client, config, limits, transactional_id);
     match KafkaProducer::start(&properties, context) {
         Ok(producer) => Ok((producer, reports)),

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use neurobridge_core::{
+    connect::ConnectSteps,
     event::Sequence,
     sink::{Ack, Outcome, Rejection, SinkFault},
 };
@@ -34,6 +35,8 @@ pub(crate) struct Context {
     reports: Arc<Reports>,
     /// The producer that this belongs to. Set right after it was made; weak, as it owns this.
     producer: OnceLock<Weak<BaseProducer<Self>>>,
+    /// The notes of the connection attempt that the client is of.
+    steps: ConnectSteps,
     /// Counts the client until it is destroyed: it owns this.
     _client: Arc<()>,
 }
@@ -118,11 +121,12 @@ impl Reports {
 }
 
 impl Context {
-    pub(crate) fn new(health: Arc<Health>, reports: Arc<Reports>) -> Self {
+    pub(crate) fn new(health: Arc<Health>, reports: Arc<Reports>, steps: ConnectSteps) -> Self {
         Self {
             _client: health.count_client(),
             health,
             reports,
+            steps,
             producer: OnceLock::new(),
         }
     }
@@ -136,6 +140,11 @@ impl Context {
     /// The fault for which its producer is done, once.
     pub(crate) fn take_fault(&self) -> Option<SinkFault> {
         self.reports.take_fault()
+    }
+
+    fn connection_failed(&self, reason: &str) {
+        self.steps.client_error(error::without_state(reason));
+        self.health.connection_failed(reason);
     }
 
     /// Ends this producer for a fault. What waits in it is taken back at once: were the cause to pass just now, later
@@ -183,12 +192,12 @@ impl ClientContext for Context {
             }
             // Only a new client reads passwords and certificates again.
             Code::Authentication | Code::SSL => {
-                self.health.connection_failed(reason);
+                self.connection_failed(reason);
                 self.fail(error::fault(code, None, reason));
             }
             // librdkafka goes on by itself.
             Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut => {
-                self.health.connection_failed(reason);
+                self.connection_failed(reason);
             }
             _ => self.health.pass_on(reason),
         }
@@ -272,7 +281,11 @@ mod tests {
 
     #[test]
     fn the_first_fault_is_the_reason_and_is_told_once() {
-        let context = Context::new(Arc::new(Health::new("kafka")), Arc::default());
+        let context = Context::new(
+            Arc::new(Health::new("kafka")),
+            Arc::default(),
+            ConnectSteps::default(),
+        );
         assert!(context.reports.take_fault().is_none());
         // librdkafka tells each error twice.
         for _ in 0..2 {

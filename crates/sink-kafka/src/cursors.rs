@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use neurobridge_core::{
+    connect::{ConnectStep, ConnectSteps},
     epoch::{Epoch, Epochs},
     event::Sequence,
     identity::SpoolId,
@@ -98,17 +99,20 @@ impl CursorRecord {
 pub(crate) struct Cursors<'a> {
     pub(crate) client: &'a ClientConfig,
     pub(crate) topic: &'a str,
+    pub(crate) steps: &'a ConnectSteps,
 }
 
 impl Cursors<'_> {
     /// The last committed cursor of an id, as far as that can be told now.
     pub(crate) fn find(&self, id: &str) -> Result<Option<CursorRecord>, SinkFault> {
+        self.begin();
         self.last_of(&self.consumer("read_committed")?, id)
     }
 
     /// The last committed cursor of an id. Waits until transactions of others in the topic, behind which it may be
     /// hidden, have ended; for at most `limit`.
     pub(crate) fn find_all(&self, id: &str, limit: Duration) -> Result<Option<CursorRecord>, SinkFault> {
+        self.begin();
         let end = self.end(&self.consumer("read_uncommitted")?)?;
         let consumer = self.consumer("read_committed")?;
         let deadline = Instant::now() + limit;
@@ -121,9 +125,16 @@ impl Cursors<'_> {
                 );
                 return Err(SinkFault::new(FaultKind::Unavailable, reason));
             }
+            // Bounded by the limit, which is longer than an attempt may last without progress.
+            self.steps.progress();
             std::thread::sleep(OPEN_PAUSE);
         }
         self.last_of(&consumer, id)
+    }
+
+    fn begin(&self) {
+        self.steps
+            .begin(ConnectStep::Cursor, format_args!("the topic \"{}\"", self.topic));
     }
 
     fn consumer(&self, isolation: &str) -> Result<BaseConsumer, SinkFault> {

@@ -18,6 +18,8 @@ use crate::error::without_state;
 const SAID_FOR: Duration = Duration::from_secs(30);
 /// So many different things are remembered as said; more at once would be said again, no harm done.
 const MAX_SAID: usize = 32;
+/// Of so many brokers the last error is remembered.
+const MAX_BROKERS: usize = 64;
 /// So many topics' partitions are remembered; far more than anybody sends faces to.
 const MAX_TOPICS: usize = 1_000;
 
@@ -38,10 +40,24 @@ struct Inner {
     unreachable: Option<String>,
     /// The last error that a connection had.
     last_error: Option<String>,
+    /// The last error of each broker's connection, by `host:port`, with the broker's id where it is one of the metadata.
+    errors: HashMap<String, (Option<i32>, String)>,
+    /// The brokers of the metadata, as the newest statistics have them.
+    brokers: Vec<KnownBroker>,
     said: Vec<(String, Instant)>,
     partitions: HashMap<String, usize>,
     /// That a topic's partitions have grown, the last time they did.
     notice: Option<String>,
+}
+
+/// A broker of the metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KnownBroker {
+    pub(crate) id: i32,
+    /// `host:port`, from its `advertised.listeners`.
+    pub(crate) address: String,
+    /// The state of its connection, in librdkafka's words.
+    state: String,
 }
 
 /// The part of librdkafka's statistics that is read.
@@ -98,15 +114,75 @@ impl Health {
         self.lock().last_error.clone()
     }
 
+    /// The last error of the connection to `host:port`, if it had one since [`forget`](Self::forget) and is not up since.
+    pub(crate) fn error_at(&self, address: &str) -> Option<String> {
+        self.lock().errors.get(address).map(|(_, error)| error.clone())
+    }
+
+    /// Returns the brokers of the metadata that are not connected although it is tried, as the newest statistics have them.
+    pub(crate) fn brokers_without_connection(&self) -> Vec<KnownBroker> {
+        let inner = self.lock();
+        let brokers = inner.brokers.iter();
+        brokers
+            .filter(|broker| broker.state != "UP" && broker.state != "INIT")
+            .cloned()
+            .collect()
+    }
+
+    /// Returns which brokers cannot be reached at an address that is not among the bootstrap servers, in a sentence.
+    pub(crate) fn advertised_trouble(&self, servers: &[String]) -> Option<String> {
+        let silent = self.brokers_without_connection();
+        let inner = self.lock();
+        if inner.errors.values().any(|(id, _)| id.is_none()) {
+            // Nor can the bootstrap servers: then it is not the addresses.
+            return None;
+        }
+        let silent = silent
+            .iter()
+            .filter(|broker| {
+                !servers.contains(&broker.address) && !inner.errors.contains_key(&broker.address)
+            })
+            .map(|KnownBroker { id, address, state }| {
+                format!("broker {id} at {address}: no answer in state {state}")
+            });
+        let mut failed: Vec<_> = inner
+            .errors
+            .iter()
+            .filter(|(address, _)| !servers.contains(address))
+            .filter_map(|(address, (id, error))| Some(format!("broker {} at {address}: {error}", (*id)?)))
+            .chain(silent)
+            .collect();
+        if failed.is_empty() {
+            return None;
+        }
+        failed.sort();
+        Some(format!(
+            "brokers cannot be reached at their advertised.listeners ({}); check that these run, and that this \
+             machine can reach these addresses; events wait, it is tried again",
+            failed.join("; ")
+        ))
+    }
+
     /// Forgets what concerns the connections of an earlier client.
     pub(crate) fn forget(&self) {
         self.reachable();
-        self.lock().last_error = None;
+        let mut inner = self.lock();
+        inner.last_error = None;
+        inner.errors.clear();
+        inner.brokers.clear();
     }
 
     /// Takes an error that concerns a connection.
     pub(crate) fn connection_failed(&self, reason: &str) {
-        self.lock().last_error = Some(reason.to_owned());
+        {
+            let mut inner = self.lock();
+            inner.last_error = Some(reason.to_owned());
+            if let Some((address, id, error)) = parts(reason)
+                && (inner.errors.len() < MAX_BROKERS || inner.errors.contains_key(address))
+            {
+                inner.errors.insert(address.to_owned(), (id, error.to_owned()));
+            }
+        }
         self.pass_on(reason);
     }
 
@@ -154,13 +230,42 @@ impl Health {
             return;
         };
         // Brokers without an id are the addresses that we began with, which have no connection of their own later.
-        if statistics
+        let mut up = statistics
             .brokers
-            .values()
-            .any(|broker| broker.nodeid >= 0 && broker.state == "UP")
-        {
+            .iter()
+            .filter(|(_, broker)| broker.nodeid >= 0 && broker.state == "UP")
+            .peekable();
+        if up.peek().is_some() {
             self.reachable();
         }
+        for (name, _) in up {
+            if let Some((address, _)) = broker(name) {
+                self.lock().errors.remove(address);
+            }
+        }
+        let brokers: Vec<_> = statistics
+            .brokers
+            .iter()
+            .filter_map(|(name, statistics)| {
+                let (address, id) = broker(name)?;
+                Some(KnownBroker {
+                    id: id?,
+                    address: address.to_owned(),
+                    state: statistics.state.clone(),
+                })
+            })
+            .take(MAX_BROKERS)
+            .collect();
+        let mut inner = self.lock();
+        if brokers.is_empty() {
+            // After all connections have failed, librdkafka begins again with the bootstrap servers.
+            for broker in &mut inner.brokers {
+                "DOWN".clone_into(&mut broker.state);
+            }
+        } else {
+            inner.brokers = brokers;
+        }
+        drop(inner);
         for (topic, statistics) in &statistics.topics {
             // -1 stands for messages without a partition yet.
             let partitions = statistics
@@ -232,9 +337,53 @@ impl Health {
     }
 }
 
+/// Takes apart what librdkafka says of a connection: `[protocol://]host:port/id: error`.
+fn parts(reason: &str) -> Option<(&str, Option<i32>, &str)> {
+    let (name, error) = without_state(reason).split_once(": ")?;
+    let (address, id) = broker(name)?;
+    Some((address, id, error))
+}
+
+/// Takes apart librdkafka's name of a broker: `[protocol://]host:port/id`, with the word `bootstrap` in place of an id.
+fn broker(name: &str) -> Option<(&str, Option<i32>)> {
+    let name = name.split_once("://").map_or(name, |(_, name)| name);
+    let (address, id) = name.rsplit_once('/')?;
+    Some((address, id.parse().ok()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advertised_address_that_fails_is_named_until_it_is_up() {
+        let health = Health::new("kafka");
+        let servers = ["b0:9092".to_owned()];
+        health.connection_failed("b0:9092/0: Disconnected (after 9ms in state UP)");
+        assert_eq!(health.advertised_trouble(&servers), None);
+        health.connection_failed("sasl_ssl://inside:9093/1: Failed to resolve 'inside:9093': Name or service not known (after 1ms in state CONNECT, 2 identical error(s) suppressed)");
+        insta::assert_snapshot!(health.advertised_trouble(&servers).unwrap(), @"brokers cannot be reached at their advertised.listeners (broker 1 at inside:9093: Failed to resolve 'inside:9093': Name or service not known); check that these run, and that this machine can reach these addresses; events wait, it is tried again");
+        assert!(health.error_at("inside:9093").is_some());
+        health
+            .statistics(br#"{"brokers":{"sasl_ssl://inside:9093/1":{"state":"UP","nodeid":1}},"topics":{}}"#);
+        assert_eq!(health.advertised_trouble(&servers), None);
+        // One that accepts connections and never answers has no error at first.
+        health.statistics(
+            br#"{"brokers":{"b0:9092/0":{"state":"CONNECT","nodeid":0},"b0:9092/bootstrap":{"state":"DOWN","nodeid":-1},"b2:9092/2":{"state":"INIT","nodeid":2},"b3:9092/3":{"state":"APIVERSION_QUERY","nodeid":3}},"topics":{}}"#,
+        );
+        assert!(
+            health
+                .advertised_trouble(&servers)
+                .unwrap()
+                .contains("(broker 3 at b3:9092: no answer in state APIVERSION_QUERY)")
+        );
+        health.statistics(br#"{"brokers":{"b0:9092/bootstrap":{"state":"UP","nodeid":-1}},"topics":{}}"#);
+        assert_eq!(health.brokers_without_connection().len(), 3);
+        health.connection_failed("b0:9092/bootstrap: Connect to ipv4#1.2.3.4:9092 failed: Connection refused (after 0ms in state CONNECT)");
+        assert_eq!(health.advertised_trouble(&servers), None);
+        health.forget();
+        assert_eq!(health.brokers_without_connection(), []);
+    }
 
     #[test]
     fn each_thing_is_said_once() {

@@ -12,6 +12,7 @@ mod error;
 mod health;
 mod producer;
 mod properties;
+mod reach;
 mod sink;
 mod sink_type;
 mod tls;

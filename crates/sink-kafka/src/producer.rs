@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use neurobridge_core::connect::ConnectSteps;
 use rdkafka::{
     ClientConfig,
     error::KafkaError,
@@ -171,7 +172,8 @@ impl Drop for KafkaProducer {
 }
 
 /// Makes the pair of a context and the reports that it writes.
-pub(crate) fn reporting(health: &Arc<crate::health::Health>) -> (Context, Arc<Reports>) {
+pub(crate) fn reporting(health: &Arc<crate::health::Health>, steps: ConnectSteps) -> (Context, Arc<Reports>) {
     let reports = Arc::new(Reports::default());
-    (Context::new(Arc::clone(health), Arc::clone(&reports)), reports)
+    let context = Context::new(Arc::clone(health), Arc::clone(&reports), steps);
+    (context, reports)
 }

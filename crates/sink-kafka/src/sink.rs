@@ -34,6 +34,8 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 /// So many librdkafka clients of a sink exist at once. A client that hangs is replaced before it is destroyed; without this
 /// bound, each replacement could leave threads and memory behind.
 const MAX_CLIENTS: usize = 8;
+/// Without any acknowledgement for so long, the errors of connections to brokers are taken for the reason.
+const ADVERTISED_AFTER: Duration = Duration::from_secs(5);
 /// Without any acknowledgement for so long, something is wrong, although librdkafka says nothing.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
@@ -190,11 +192,17 @@ impl KafkaSink {
         if let Some(fault) = connection.fault() {
             return Some(fault);
         }
-        if let Some(reason) = self.health.trouble() {
+        let unreachable = self.health.trouble();
+        let silence = connection
+            .waiting_since()
+            .map(|since| Instant::now().saturating_duration_since(since));
+        let advertised = (unreachable.is_some() || silence.is_some_and(|silence| silence > ADVERTISED_AFTER))
+            .then(|| connection.advertised_trouble())
+            .flatten();
+        if let Some(reason) = advertised.or(unreachable) {
             return Some(SinkFault::new(FaultKind::Unreachable, reason));
         }
-        let waiting = connection.waiting_since()?;
-        let silence = Instant::now().saturating_duration_since(waiting);
+        let silence = silence?;
         (silence > STALLED_AFTER).then(|| {
             let reason = format!(
                 "Kafka has acknowledged nothing for {} seconds: look after the brokers, and whether enough replicas are in sync",
@@ -239,6 +247,7 @@ impl Sink for KafkaSink {
             }),
             is_trial: self.is_trial,
             named: self.named.clone(),
+            steps: context.steps.clone(),
         };
         let connection = on_thread(move || open.open()).await?;
         self.has_claimed = true;

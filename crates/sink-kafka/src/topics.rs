@@ -1,12 +1,17 @@
 //! What is to be known of a topic before anything is sent to it: whether it is there, how large its messages may be,
 //! how safe it is.
 
+mod leaders;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use neurobridge_core::sink::{FaultKind, SinkFault};
+use neurobridge_core::{
+    connect::{ConnectStep, ConnectSteps},
+    sink::{FaultKind, SinkFault},
+};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
@@ -24,8 +29,11 @@ use crate::{
     error::{self, Blame},
     health::Health,
     producer::reporting,
+    reach,
     topic::{Topic, described, has_a_leader},
 };
+
+pub(crate) use self::leaders::Demand;
 
 /// What Kafka allows by default: assumed of a topic whose limit we may not read.
 pub(crate) const DEFAULT_MAX_MESSAGE: usize = 1_048_588;
@@ -42,6 +50,10 @@ const LIMITS_LIMIT: Duration = if cfg!(test) {
 } else {
     Duration::from_secs(3)
 };
+/// How often the client that looks tells how its connections are.
+const STATISTICS_INTERVAL_MS: &str = "500";
+/// More than the client has to tell between two looks.
+const MAX_EVENTS: usize = 64;
 /// Between two looks at what a connection says meanwhile: a refusal is not to wait for the limit.
 const SLICE: Duration = Duration::from_millis(500);
 /// Between two looks for what a broker does not know yet: a leader, a topic made just now.
@@ -67,7 +79,7 @@ pub(crate) fn inspect(
     names: &[String],
     creation: Option<Creation>,
 ) -> Result<Vec<Topic>, SinkFault> {
-    Inspector::new(client, health)?.inspect(names, creation)
+    Inspector::new(client, health, ConnectSteps::default(), Duration::ZERO)?.inspect(names, creation)
 }
 
 /// The clients that look at topics. May be kept, so that many topics are looked at over the same connections. Dropped, they
@@ -78,6 +90,10 @@ pub(crate) struct Inspector {
 }
 
 struct Inspection {
+    steps: ConnectSteps,
+    /// The addresses of `bootstrap_servers`.
+    servers: Vec<String>,
+    answer_limit: Duration,
     asking: BaseProducer<Context>,
     admin: AdminClient<DefaultClientContext>,
     /// Waits for the answers to `admin`, on this thread.
@@ -97,17 +113,28 @@ pub(crate) enum Found {
 }
 
 impl Inspector {
-    /// Makes the clients, which connect when they are used.
+    /// Makes the clients, which connect when they are used. `lookup` is the time that the names of the brokers took: for a
+    /// client it takes as long, before anything is answered.
     ///
     /// # Errors
     /// librdkafka refuses the configuration.
-    pub(crate) fn new(client: &ClientConfig, health: &Arc<Health>) -> Result<Self, SinkFault> {
+    pub(crate) fn new(
+        client: &ClientConfig,
+        health: &Arc<Health>,
+        steps: ConnectSteps,
+        lookup: Duration,
+    ) -> Result<Self, SinkFault> {
         // An admin client keeps its errors to itself; a producer tells them. This one sends nothing.
-        let (context, _) = reporting(health);
+        let (context, _) = reporting(health, steps.clone());
         let asking: BaseProducer<Context> = client
+            .clone()
+            .set("statistics.interval.ms", STATISTICS_INTERVAL_MS)
             .create_with_context(context)
             .map_err(|error| not_made(&error))?;
         let inspection = Inspection {
+            steps,
+            servers: reach::addresses(client.get("bootstrap.servers").unwrap_or_default()),
+            answer_limit: ANSWER_LIMIT + lookup,
             asking,
             admin: admin(client)?,
             runtime: runtime::Builder::new_current_thread().build().map_err(|error| {
@@ -133,7 +160,20 @@ impl Inspector {
         names: &[String],
         creation: Option<Creation>,
     ) -> Result<Vec<Topic>, SinkFault> {
-        self.begin()?.look(names, creation)
+        self.begin()?.look(names, creation, None)
+    }
+
+    /// As [`inspect`](Self::inspect), and checks that the brokers can be reached at the addresses that they advertise.
+    ///
+    /// # Errors
+    /// The same, and too few leaders can be reached.
+    pub(crate) fn inspect_and_reach(
+        &mut self,
+        names: &[String],
+        creation: Option<Creation>,
+        demand: Demand,
+    ) -> Result<Vec<Topic>, SinkFault> {
+        self.begin()?.look(names, creation, Some(demand))
     }
 
     /// Looks at the topic that an event has named, and makes it if told how. `is_patient`: asks for some seconds before it
@@ -155,7 +195,7 @@ impl Inspector {
             .inspection
             .as_mut()
             .ok_or_else(|| SinkFault::new(FaultKind::Other, "the inspection has ended; this is a bug"))?;
-        inspection.deadline = Instant::now() + ANSWER_LIMIT;
+        inspection.deadline = Instant::now() + inspection.answer_limit;
         Ok(inspection)
     }
 }
@@ -188,8 +228,13 @@ pub(crate) fn not_made(error: &KafkaError) -> SinkFault {
 }
 
 impl Inspection {
-    fn look(&self, names: &[String], creation: Option<Creation>) -> Result<Vec<Topic>, SinkFault> {
-        if names.is_empty() {
+    fn look(
+        &self,
+        names: &[String],
+        creation: Option<Creation>,
+        demand: Option<Demand>,
+    ) -> Result<Vec<Topic>, SinkFault> {
+        if names.is_empty() || demand.is_some() {
             self.reach()?;
         }
         let mut topics = Vec::with_capacity(names.len());
@@ -197,7 +242,12 @@ impl Inspection {
         for name in names {
             match (self.find(name)?, creation) {
                 (Some(topic), _) => topics.push(topic),
-                (None, Some(creation)) => topics.push(self.create(name, creation)?),
+                (None, Some(creation)) => {
+                    if let Some(demand) = demand {
+                        self.reach_leaders(&[], demand)?;
+                    }
+                    topics.push(self.create(name, creation)?);
+                }
                 (None, None) => missing.push(name.as_str()),
             }
         }
@@ -206,6 +256,9 @@ impl Inspection {
         }
         for topic in &topics {
             self.health.partitions(&topic.name, topic.partitions);
+        }
+        if let Some(demand) = demand {
+            self.reach_leaders(names, demand)?;
         }
         self.read_limits(&mut topics);
         Ok(topics)
@@ -258,8 +311,13 @@ impl Inspection {
 
     /// Waits until a broker answers.
     fn reach(&self) -> Result<(), SinkFault> {
+        let servers = self.servers.join(", ");
+        self.steps.begin(
+            ConnectStep::Metadata,
+            format_args!("{servers} (bootstrap_servers)"),
+        );
         while self.asking.client().fetch_cluster_id(SLICE).is_none() {
-            self.asking.poll(Duration::ZERO);
+            self.serve();
             if let Some(fault) = self.refusal("", Code::OperationTimedOut) {
                 return Err(fault);
             }
@@ -269,6 +327,7 @@ impl Inspection {
 
     /// The topic; `None` when it is not there.
     fn find(&self, name: &str) -> Result<Option<Topic>, SinkFault> {
+        self.steps.begin(ConnectStep::Topic, format_args!("\"{name}\""));
         loop {
             let code = match self.asking.client().fetch_metadata(Some(name), SLICE) {
                 Ok(metadata) => {
@@ -287,11 +346,18 @@ impl Inspection {
                 }
                 Err(error) => error.rdkafka_error_code().unwrap_or(Code::Fail),
             };
-            self.asking.poll(Duration::ZERO);
+            self.serve();
             if let Some(fault) = self.refusal(name, code) {
                 return Err(fault);
             }
             std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Takes what the client tells of its connections. One call of it takes one event, and statistics count as one.
+    fn serve(&self) {
+        for _ in 0..MAX_EVENTS {
+            self.asking.poll(Duration::ZERO);
         }
     }
 
@@ -312,15 +378,19 @@ impl Inspection {
         if !passes || unavailable {
             return Some(error::fault(code, Some(name), ""));
         }
+        if let Some(fault) = self.advertised_silence() {
+            return Some(fault);
+        }
         Some(match self.health.last_error() {
             Some(detail) => error::fault(Code::BrokerTransportFailure, None, &detail),
-            None => SinkFault::new(
-                FaultKind::Timeout,
-                format!(
-                    "no Kafka broker answers within {} seconds; check bootstrap_servers, the brokers and the network",
-                    ANSWER_LIMIT.as_secs()
-                ),
-            ),
+            None => {
+                let reason = format!(
+                    "no Kafka broker answers within {} seconds ({}); check bootstrap_servers, the brokers and the network",
+                    self.answer_limit.as_secs(),
+                    reach::dialled(&self.servers)
+                );
+                SinkFault::new(FaultKind::Timeout, reason)
+            }
         })
     }
 
@@ -334,6 +404,10 @@ impl Inspection {
         if is_compacted {
             topic = topic.set("cleanup.policy", "compact");
         }
+        self.steps.begin(
+            ConnectStep::Topic,
+            format_args!("\"{name}\", which the cluster's controller creates"),
+        );
         let results = self
             .runtime
             .block_on(self.admin.create_topics([&topic], &options(CREATION_LIMIT)));
@@ -350,9 +424,11 @@ impl Inspection {
             Code::TopicAlreadyExists => {}
             code => {
                 let fault = error::fault(code, Some(name), "");
+                let is_silent = matches!(fault.kind, FaultKind::Timeout | FaultKind::Unreachable);
+                let advertised = is_silent.then(|| self.advertised_trouble()).flatten();
                 let reason = format!(
                     "the topic \"{name}\" is not there and can't be created with {partitions} partitions and {replicas} replicas: {}",
-                    fault.reason
+                    advertised.as_ref().unwrap_or(&fault.reason)
                 );
                 return Err(SinkFault { reason, ..fault });
             }

@@ -1,6 +1,7 @@
 //! The Kafka sink against a real Kafka: who we are, what the topics are like, and what becomes of events when either
 //! changes.
 
+mod advertised;
 mod frozen;
 mod security;
 mod support;

@@ -22,8 +22,9 @@ const REPLACED_AFTER: Duration = Duration::from_secs(30);
 /// After this time without an outcome of the first event, although later events have theirs, the client is replaced. Later
 /// than above, because the later events are sent again.
 const REPLACED_AFTER_GAP: Duration = Duration::from_secs(300);
-/// Each replacement without progress doubles the time before the next one, up to this.
-const REPLACED_AT_MOST_EVERY: Duration = Duration::from_secs(600);
+/// Each replacement without progress doubles the time before the next one, up to this, or to the first time where that is
+/// longer. Short enough that a person who has repaired the broker sees the sink recover.
+const REPLACED_AT_MOST_EVERY: Duration = Duration::from_secs(120);
 /// How long a sink may take for a flush, a commit or an abort. More than the limits that a sink sets for these itself.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -135,7 +136,7 @@ pub(super) const REPLACED: &str =
 fn patience(first: Duration, in_vain: u32) -> Duration {
     first
         .saturating_mul(1 << in_vain.min(8))
-        .min(REPLACED_AT_MOST_EVERY)
+        .min(REPLACED_AT_MOST_EVERY.max(first))
 }
 
 /// A call of a sink, with the time that it may take.
@@ -184,10 +185,7 @@ mod tests {
     #[test]
     fn patience_doubles_up_to_its_bound() {
         let after = |in_vain| patience(REPLACED_AFTER, in_vain).as_secs();
-        assert_eq!(
-            [0, 1, 2, 3, 4, 5, u32::MAX].map(after),
-            [30, 60, 120, 240, 480, 600, 600]
-        );
-        assert_eq!(patience(REPLACED_AFTER_GAP, 1), REPLACED_AT_MOST_EVERY);
+        assert_eq!([0, 1, 2, 3, u32::MAX].map(after), [30, 60, 120, 120, 120]);
+        assert_eq!(patience(REPLACED_AFTER_GAP, 1), REPLACED_AFTER_GAP);
     }
 }

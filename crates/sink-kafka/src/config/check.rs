@@ -269,15 +269,23 @@ fn check_servers(servers: &str) -> Result<(), String> {
     }
     for (number, server) in (1..).zip(servers) {
         // The text itself is not shown: it may have a password in it.
-        check_server(server).map_err(|what| format!("found {what} in address {number}, {EXPECTED}"))?;
+        check_server(server).map_err(|what| {
+            let hint = if what == SCHEME { SCHEME_HINT } else { "" };
+            format!("found {what} in address {number}, {EXPECTED}{hint}")
+        })?;
     }
     Ok(())
 }
 
+const SCHEME: &str = "a scheme";
+/// For those who copy the address of a listener, such as `SASL_SSL://host:9092`.
+const SCHEME_HINT: &str =
+    "; leave out PLAINTEXT://, and instead of SSL:// or SASL_SSL:// add the tables tls and sasl to the sink";
+
 /// Checks one `host:port`, of which the port may be left out. What is wrong, if anything is.
 fn check_server(server: &str) -> Result<(), &'static str> {
     if server.contains("://") {
-        return Err("a scheme");
+        return Err(SCHEME);
     }
     // An address of IPv6 stands between brackets.
     let (host, port) = match server.strip_prefix('[').and_then(|rest| rest.split_once(']')) {

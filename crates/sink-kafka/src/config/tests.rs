@@ -194,6 +194,12 @@ fn malformed_broker_addresses_are_errors_and_not_shown() {
             "{message}"
         );
     }
+    // The spelling of listeners, with what to write instead.
+    let message = wrong("PLAINTEXT://host:9092").unwrap();
+    assert!(
+        message.contains("leave out PLAINTEXT://") && message.contains("expected host:port"),
+        "{message}"
+    );
     insta::assert_snapshot!(wrong("a:1, h:99999").unwrap(), @r#"found a port that is not between 1 and 65535 in address 2, expected host:port such as "localhost:9092""#);
 }
 

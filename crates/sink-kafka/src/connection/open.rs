@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use neurobridge_core::{
+    connect::{ConnectStep, ConnectSteps},
     epoch::Epochs,
     identity::SpoolId,
     reader::Cursor,
@@ -13,15 +14,17 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
-    Connection, LOOK_INTERVAL, Queue, Unroutable, ended, limits, look_at, start, transactions::InTransactions,
+    Connection, LOOK_INTERVAL, Queue, Unroutable, ended, limits, routes::creation, start,
+    transactions::InTransactions,
 };
 use crate::{
     config::{KafkaConfig, TransactionConfig},
     cursors::{CursorRecord, Cursors},
     health::Health,
     properties::{self, QueueBounds},
+    reach,
     topic::Topic,
-    topics::{self, Creation},
+    topics::{Creation, Demand, Inspector},
     transaction::Transactions,
 };
 
@@ -36,6 +39,7 @@ pub(crate) struct Open {
     pub(crate) is_trial: bool,
     /// Topics that events have named before.
     pub(crate) named: Vec<String>,
+    pub(crate) steps: ConnectSteps,
 }
 
 /// What a sink claims the transactional id with.
@@ -70,26 +74,22 @@ impl Open {
         if constant.is_none() && self.is_trial && !self.config.create {
             absent.push(TEMPLATED.to_owned());
         }
+        let lookup = reach::look_up(&reach::addresses(&self.config.bootstrap_servers), &self.steps)?;
+        let mut inspector = Inspector::new(&client, &self.health, self.steps.clone(), lookup)?;
+        let creation = creation(&self.config, !self.is_trial);
+        let demand = if self.is_trial { Demand::All } else { Demand::One };
         let mut found = Vec::new();
         let is_all_templated = names.is_empty();
         for name in names {
-            let look = || {
-                look_at(
-                    &client,
-                    &self.health,
-                    std::slice::from_ref(&name),
-                    &self.config,
-                    !self.is_trial,
-                )
-            };
-            found.extend(self.unless_absent(&name, look(), &mut absent)?);
+            let looked = inspector.inspect_and_reach(std::slice::from_ref(&name), creation, demand);
+            found.extend(self.unless_absent(&name, looked, &mut absent)?);
         }
         if is_all_templated {
             // Which topics there have to be only events tell: that a broker answers can be known now.
-            look_at(&client, &self.health, &[], &self.config, !self.is_trial)?;
+            inspector.inspect_and_reach(&[], None, demand)?;
         }
         if self.config.transactions().is_some() && !self.named.is_empty() {
-            match look_at(&client, &self.health, &self.named, &self.config, true) {
+            match inspector.inspect(&self.named, creation) {
                 Ok(named) => found.push(named),
                 // One of them, which may never be named again. Those that are named are looked at then.
                 Err(fault) if fault.kind == FaultKind::Missing => {}
@@ -108,15 +108,23 @@ impl Open {
                 .id
                 .unwrap_or_else(|| format!("neurobridge-{}", self.sink))
         });
-        let (producer, reports) = start(&client, &self.config, limits, id.as_deref(), &self.health)?;
+        let (producer, reports) = start(
+            &client,
+            &self.config,
+            limits,
+            id.as_deref(),
+            &self.health,
+            self.steps.clone(),
+        )?;
         let mut cursors = None;
         let transactions = match (self.config.transactions(), id) {
             (Some(config), Some(id)) => {
-                let looked = look_at_cursors(&client, &self.health, &config, &self.config, !self.is_trial);
+                let may_create = !self.is_trial;
+                let looked = look_at_cursors(&mut inspector, &config, &self.config, may_create, demand);
                 cursors = self.unless_absent(&config.cursor_topic, looked, &mut absent)?;
                 let transactions = producer.transactions().ok_or_else(ended)?;
                 self.claim
-                    .map(|claim| claim.stake(&client, config, id, &transactions))
+                    .map(|claim| claim.stake(&client, config, id, &transactions, &self.steps))
                     .transpose()?
             }
             _ => None,
@@ -188,14 +196,20 @@ impl Claim {
         config: TransactionConfig,
         id: String,
         transactions: &Transactions,
+        steps: &ConnectSteps,
     ) -> Result<InTransactions, SinkFault> {
         let cursors = Cursors {
             client,
             topic: &config.cursor_topic,
+            steps,
         };
         if self.is_repeated {
             self.yield_to_another(cursors.find(&id)?.as_ref(), &id)?;
         }
+        steps.begin(
+            ConnectStep::ProducerId,
+            format_args!("the transactional id \"{id}\""),
+        );
         transactions.take_over()?;
         // Only now: what was open under this id is committed or aborted.
         let found = cursors.find_all(&id, config.timeout)?;
@@ -242,11 +256,11 @@ impl Claim {
 }
 
 fn look_at_cursors(
-    client: &ClientConfig,
-    health: &Arc<Health>,
+    inspector: &mut Inspector,
     transactions: &TransactionConfig,
     config: &KafkaConfig,
     may_create: bool,
+    demand: Demand,
 ) -> Result<Topic, SinkFault> {
     let creation = (may_create && config.create).then(|| Creation {
         partitions: 1,
@@ -254,7 +268,8 @@ fn look_at_cursors(
         is_compacted: true,
     });
     let name = &transactions.cursor_topic;
-    let topic = topics::inspect(client, health, std::slice::from_ref(name), creation)
+    let topic = inspector
+        .inspect_and_reach(std::slice::from_ref(name), creation, demand)
         .map_err(|fault| {
             let reason = match fault.kind {
                 FaultKind::Missing => format!(

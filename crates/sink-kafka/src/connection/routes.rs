@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use neurobridge_core::sink::{Ack, Outcome, Rejection, RejectionReason, SinkFault};
+use neurobridge_core::{
+    connect::ConnectSteps,
+    sink::{Ack, Outcome, Rejection, RejectionReason, SinkFault},
+};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -110,7 +113,7 @@ impl Connection {
         let (found, inspector) = on_thread(move || {
             let mut inspector = match kept {
                 Some(inspector) => inspector,
-                None => Inspector::new(&client, &health)?,
+                None => Inspector::new(&client, &health, ConnectSteps::default(), Duration::ZERO)?,
             };
             let found = inspector.look_for(&name, creation, is_patient)?;
             Ok((found, inspector))

@@ -1,0 +1,291 @@
+//! Whether the brokers that lead the partitions can be reached at the addresses that they advertise.
+//!
+//! A client begins with `bootstrap_servers` and goes on with the addresses in the metadata, which each broker takes from its
+//! `advertised.listeners`. Where these cannot be reached, the metadata comes and no event is ever acknowledged.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use neurobridge_core::{
+    connect::ConnectStep,
+    sink::{FaultKind, SinkFault},
+};
+use rdkafka::{
+    metadata::{Metadata, MetadataBroker},
+    producer::Producer,
+    types::RDKafkaErrorCode as Code,
+};
+
+use super::{Inspection, PAUSE, SLICE};
+use crate::{
+    error::{self, Blame},
+    reach,
+};
+
+/// How long the leaders may take, all together. More than a broker takes that has just become the leader.
+const LEADERS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many of the leaders have to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// One: events for the others wait, and the log names these.
+    One,
+    /// All, for a person who wants to know whether all is well.
+    All,
+}
+
+/// A broker, as the metadata has it.
+#[derive(Clone, Debug)]
+struct Broker {
+    id: i32,
+    /// `host:port`.
+    address: String,
+    /// A partition that it leads.
+    partition: Option<(String, i32)>,
+}
+
+impl Broker {
+    fn new(broker: &MetadataBroker) -> Self {
+        let host = broker.host();
+        let host = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
+        Self {
+            id: broker.id(),
+            address: format!("{host}:{}", broker.port()),
+            partition: None,
+        }
+    }
+}
+
+impl Inspection {
+    /// Checks that the leaders of the topics answer at their advertised addresses; without topics, that all brokers accept
+    /// connections there.
+    ///
+    /// # Errors
+    /// Too few of them do: the fault names each address that fails.
+    pub(super) fn reach_leaders(&self, topics: &[String], demand: Demand) -> Result<(), SinkFault> {
+        let failed = if topics.is_empty() {
+            self.dial_brokers(demand)?
+        } else {
+            self.ask_leaders(topics, demand)?
+        };
+        if failed.unreached.is_empty() {
+            return Ok(());
+        }
+        let reason = self.reason(&failed.unreached);
+        if demand == Demand::One && failed.reached > 0 {
+            self.health.say(&reason);
+            return Ok(());
+        }
+        Err(SinkFault::new(FaultKind::Unreachable, reason))
+    }
+
+    /// Returns what is wrong with the advertised addresses of the brokers, for a request that had no answer.
+    pub(super) fn advertised_trouble(&self) -> Option<String> {
+        match self.dial_brokers(Demand::All) {
+            Ok(failed) if !failed.unreached.is_empty() => Some(self.reason(&failed.unreached)),
+            Ok(_) => self.advertised_silence().map(|fault| fault.reason),
+            Err(fault) => Some(fault.reason),
+        }
+    }
+
+    /// Returns the fault of brokers that cannot be reached at their advertised addresses, as the client has found out: it
+    /// leaves the bootstrap servers once it has metadata, and may then wait for these brokers with every request.
+    pub(super) fn advertised_silence(&self) -> Option<SinkFault> {
+        let brokers = self.health.brokers_without_connection();
+        let brokers: Vec<_> = brokers
+            .into_iter()
+            .filter(|broker| self.is_advertised_alone(&broker.address))
+            .map(|broker| Broker {
+                id: broker.id,
+                address: broker.address,
+                partition: None,
+            })
+            .collect();
+        if brokers.is_empty() {
+            return None;
+        }
+        let reason = self.reason(&self.with_reasons(brokers));
+        Some(SinkFault::new(FaultKind::Unreachable, reason))
+    }
+
+    /// Finds out why brokers do not answer.
+    fn with_reasons(&self, brokers: Vec<Broker>) -> Vec<(Broker, String)> {
+        let addresses: Vec<_> = brokers.iter().map(|broker| broker.address.clone()).collect();
+        let dialled = reach::dial(&addresses, false);
+        brokers
+            .into_iter()
+            .map(|broker| {
+                let dialled = dialled.iter().find(|(address, _)| *address == broker.address);
+                let why = match dialled {
+                    Some((_, Err(why))) => why.clone(),
+                    _ => self
+                        .health
+                        .error_at(&broker.address)
+                        .unwrap_or_else(|| reach::SILENT.into()),
+                };
+                (broker, why)
+            })
+            .collect()
+    }
+
+    /// Sends each leader a request that needs no more rights than writing does.
+    fn ask_leaders(&self, topics: &[String], demand: Demand) -> Result<Reached, SinkFault> {
+        let mut leaders = self.leaders(topics)?;
+        let mut reached = 0;
+        let deadline = Instant::now() + LEADERS_LIMIT;
+        loop {
+            let mut index = 0;
+            while index < leaders.len() {
+                let leader = &leaders[index];
+                let (id, address) = (leader.id, &leader.address);
+                self.steps.begin(
+                    ConnectStep::Topic,
+                    format_args!("broker {id} at {address}{}", self.origin(address)),
+                );
+                if self.is_advertised_alone(address) {
+                    self.steps.advise(ADVICE);
+                }
+                let answer = match &leader.partition {
+                    Some((topic, partition)) => {
+                        let asked = self.asking.client().fetch_watermarks(topic, *partition, SLICE);
+                        asked.err().and_then(|error| error.rdkafka_error_code())
+                    }
+                    None => None,
+                };
+                self.serve();
+                if let Some(fault) = self.asking.context().take_fault() {
+                    return Err(fault);
+                }
+                if answer.is_some_and(is_silence) {
+                    index += 1;
+                } else {
+                    reached += 1;
+                    leaders.remove(index);
+                }
+                if Instant::now() >= deadline {
+                    break;
+                }
+            }
+            let is_enough = leaders.is_empty() || demand == Demand::One && reached > 0;
+            if is_enough || Instant::now() >= deadline {
+                let unreached = self.with_reasons(leaders);
+                return Ok(Reached { reached, unreached });
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn dial_brokers(&self, demand: Demand) -> Result<Reached, SinkFault> {
+        let metadata = self.metadata(None)?;
+        let brokers: Vec<_> = metadata.brokers().iter().map(Broker::new).collect();
+        let addresses: Vec<_> = brokers.iter().map(|broker| broker.address.clone()).collect();
+        let text = addresses.join(", ");
+        self.steps.begin(
+            ConnectStep::Topic,
+            format_args!("the brokers at {text}, their advertised.listeners"),
+        );
+        let dialled = reach::dial(&addresses, demand == Demand::One);
+        let reached = dialled.iter().filter(|(_, answer)| answer.is_ok()).count();
+        let unreached = dialled
+            .into_iter()
+            .filter_map(|(address, answer)| {
+                let broker = brokers.iter().find(|broker| broker.address == address)?;
+                Some((broker.clone(), answer.err()?))
+            })
+            .collect();
+        Ok(Reached { reached, unreached })
+    }
+
+    /// Requests the metadata until it comes.
+    fn metadata(&self, topic: Option<&str>) -> Result<Metadata, SinkFault> {
+        loop {
+            let error = match self.asking.client().fetch_metadata(topic, SLICE) {
+                Ok(metadata) => return Ok(metadata),
+                Err(error) => error,
+            };
+            self.serve();
+            let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+            if let Some(fault) = self.refusal(topic.unwrap_or_default(), code) {
+                return Err(fault);
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// The brokers that lead partitions of the topics, each once.
+    fn leaders(&self, topics: &[String]) -> Result<Vec<Broker>, SinkFault> {
+        let mut leaders = BTreeMap::new();
+        for topic in topics {
+            let metadata = self.metadata(Some(topic))?;
+            let brokers = metadata.brokers();
+            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            for partition in partitions {
+                if let Some(broker) = brokers.iter().find(|one| one.id() == partition.leader()) {
+                    leaders.entry(broker.id()).or_insert_with(|| Broker {
+                        partition: Some((topic.clone(), partition.id())),
+                        ..Broker::new(broker)
+                    });
+                }
+            }
+        }
+        Ok(leaders.into_values().collect())
+    }
+
+    /// Whether an address is known from the metadata only.
+    fn is_advertised_alone(&self, address: &str) -> bool {
+        !self.servers.iter().any(|server| server == address)
+    }
+
+    fn origin(&self, address: &str) -> &'static str {
+        if self.is_advertised_alone(address) {
+            " (its advertised.listeners)"
+        } else {
+            ""
+        }
+    }
+
+    fn reason(&self, unreached: &[(Broker, String)]) -> String {
+        let each: Vec<_> = unreached
+            .iter()
+            .map(|(Broker { id, address, .. }, why)| {
+                format!("broker {id} at {address}{}: {why}", self.origin(address))
+            })
+            .collect();
+        let is_advertised = unreached
+            .iter()
+            .any(|(broker, _)| self.is_advertised_alone(&broker.address));
+        let advice = if is_advertised {
+            ADVICE
+        } else {
+            "check the brokers and the network"
+        };
+        format!(
+            "Kafka answers at {} (bootstrap_servers), but not {}; {advice}",
+            self.servers.join(", "),
+            each.join("; ")
+        )
+    }
+}
+
+const ADVICE: &str = "set advertised.listeners of the broker to an address that this machine can reach";
+
+/// The brokers without an answer, each with the reason.
+#[derive(Debug)]
+struct Reached {
+    reached: usize,
+    unreached: Vec<(Broker, String)>,
+}
+
+/// Whether a code means that the broker has not answered. Every answer will do, also a refusal.
+fn is_silence(code: Code) -> bool {
+    matches!(
+        error::blame(code),
+        Blame::Sink(FaultKind::Unreachable | FaultKind::Timeout)
+    )
+}
