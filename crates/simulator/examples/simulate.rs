@@ -1,6 +1,7 @@
-//! A simulated platform until Ctrl-C: `cargo run -p neurobridge-simulator --example simulate [ADDR] [RATE] [FAULT]…`
+//! Runs a simulated platform until Ctrl-C: `cargo run -p neurobridge-simulator --example simulate [ADDR] [RATE]
+//! [FAULT]…`
 //!
-//! A rate of `max` sends as fast as it is read.
+//! The rate `max` sends as fast as clients read.
 
 use std::{error::Error, io::Write};
 

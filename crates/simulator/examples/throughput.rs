@@ -1,4 +1,4 @@
-//! Measures how fast the simulator sends to one connection whose client does nothing but count.
+//! Measures how fast the simulator sends to one connection whose client only counts.
 //!
 //! `cargo run --release -p neurobridge-simulator --example throughput [SECONDS] [SIZE]`
 
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let seconds: u64 = arguments.next().map_or(Ok(5), |argument| argument.parse())?;
     let size: Option<usize> = arguments.next().map(|argument| argument.parse()).transpose()?;
 
-    // One worker: what is measured is what one core sends.
+    // One worker thread, so that the result is the speed of one core.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut socket = TcpStream::connect(handle.local_addr())?;
     socket.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")?;
-    // Masked with zeros, which leaves the text as it is.
+    // A mask of zeros leaves the payload unchanged.
     let auth = br#"{"action":"AUTH","data":{"token":"any"}}"#;
     socket.write_all(&[0x81, 0x80 | auth.len() as u8, 0, 0, 0, 0])?;
     socket.write_all(auth)?;

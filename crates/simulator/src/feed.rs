@@ -1,8 +1,9 @@
-//! Where the common sequence of entries stands: what may be sent now, who reads where, what was sent already.
+//! The state of the shared sequence: the entries that may be sent, the position of each connection, and the entries
+//! already sent.
 //!
-//! Entries are functions of their ids, so nothing waits in memory here: a connection that lags only has a lower number.
+//! An entry is a function of its id, so nothing is buffered here: a slow connection merely has a lower position.
 
-mod handed;
+mod sent;
 
 use std::{
     collections::BTreeMap,
@@ -13,10 +14,11 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use self::handed::Handed;
+use self::sent::SentIds;
 
-/// How many entries one connection may be ahead of the slowest, when no rate is given: the platform sends each entry to all at
-/// about the same time, and a receiver of two connections may count on that.
+/// The largest number of entries by which a connection may be ahead of the slowest one when there is no rate. The
+/// platform sends an entry to all connections at about the same time, and a receiver with two connections may rely on
+/// that.
 const MAX_LEAD: u64 = 1_024;
 
 /// The state of the sequence, shared by all connections.
@@ -26,14 +28,14 @@ pub(crate) struct Feed {
     changes: watch::Sender<()>,
 }
 
-/// What a connection may do now.
+/// The entries that a connection may send next.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Allowance {
-    /// Send up to this id, included.
+    /// Entries up to and including this id.
     UpTo(u64),
-    /// Nothing before this time, unless the feed changes.
+    /// None before this time, unless the feed changes.
     At(Instant),
-    /// Nothing until the feed changes.
+    /// None until the feed changes.
     Wait,
 }
 
@@ -43,18 +45,18 @@ struct State {
     hold: bool,
     count: u64,
     readers: BTreeMap<u64, Reader>,
-    handed: Handed,
+    sent: SentIds,
 }
 
 #[derive(Debug)]
 enum Pace {
-    /// As fast as it is read.
+    /// As fast as clients read.
     Free,
     Fixed {
         per_second: f64,
-        /// The last id that was due at `since`.
+        /// The last id that was released before `since`.
         before: u64,
-        /// When the clock started; `None`: it stands.
+        /// The time at which the clock started; `None` while it is paused.
         since: Option<Instant>,
     },
 }
@@ -62,7 +64,7 @@ enum Pace {
 #[derive(Debug)]
 struct Reader {
     next: u64,
-    /// Whether the others wait for it when no rate is given.
+    /// Whether other connections wait for this one when there is no rate.
     sets_pace: bool,
 }
 
@@ -78,7 +80,7 @@ impl Feed {
             hold,
             count: count.unwrap_or(u64::MAX),
             readers: BTreeMap::new(),
-            handed: Handed::default(),
+            sent: SentIds::default(),
         };
         Self {
             state: Mutex::new(state),
@@ -86,25 +88,25 @@ impl Feed {
         }
     }
 
-    /// Hears of every change that may allow more, or finish the sequence.
+    /// Subscribes to changes that may allow further entries or finish the sequence.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// Takes an authorised connection in and gives the first id that it gets.
+    /// Adds an authenticated connection and returns the first id for it.
     pub(crate) fn join(&self, connection: u64, now: Instant) -> u64 {
         let next = self.with(|state| state.join(connection, now));
         self.changes.send_replace(());
         next
     }
 
-    /// Takes a connection out, because it is closed or sends no more.
+    /// Removes a connection that is closed or sends no further entries.
     pub(crate) fn leave(&self, connection: u64, now: Instant) {
         self.with(|state| state.leave(connection, now));
         self.changes.send_replace(());
     }
 
-    /// Lets the others run ahead of a connection that is slow on purpose.
+    /// Excludes a deliberately slow connection from the pace, so that others do not wait for it.
     pub(crate) fn leave_behind(&self, connection: u64) {
         self.with(|state| {
             if let Some(reader) = state.readers.get_mut(&connection) {
@@ -114,43 +116,43 @@ impl Feed {
         self.changes.send_replace(());
     }
 
-    /// Says up to which id a connection that stands before `next` may send.
+    /// Returns the entries that a connection whose next id is `next` may send.
     pub(crate) fn allowance(&self, next: u64, now: Instant) -> Allowance {
         self.with(|state| state.allowance(next, now))
     }
 
-    /// Notes ids that a connection has handed over, and gives those of them that no other had handed over before.
-    pub(crate) fn handed(&self, connection: u64, ids: RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
-        let (fresh, wake) = self.with(|state| state.note_handed(connection, ids));
+    /// Marks ids as sent by a connection and returns those that no other connection had sent before.
+    pub(crate) fn mark_sent(&self, connection: u64, ids: RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
+        let (fresh, wake) = self.with(|state| state.mark_sent(connection, ids));
         if wake {
             self.changes.send_replace(());
         }
         fresh
     }
 
-    /// Lets every connection look again, because something beside the feed has changed.
+    /// Wakes every connection, because something outside the feed has changed.
     pub(crate) fn wake_all(&self) {
         self.changes.send_replace(());
     }
 
-    /// Gives the last id that there will ever be.
+    /// Returns the last id of the sequence.
     pub(crate) fn last_id(&self) -> u64 {
         self.with(|state| state.count)
     }
 
-    /// Gives the id of the newest entry that exists.
+    /// Returns the id of the newest entry that was created.
     pub(crate) fn produced(&self, now: Instant) -> u64 {
         self.with(|state| state.produced(now))
     }
 
-    /// Changes the rate from now on.
+    /// Changes the rate, effective immediately.
     pub(crate) fn set_rate(&self, rate: Option<f64>, now: Instant) {
         self.with(|state| state.set_rate(rate, now));
         self.changes.send_replace(());
     }
 
-    /// Waits until all `count` entries were sent, or were due while nobody was connected, and every open connection has its
-    /// last one. Never ends without a count.
+    /// Waits until all `count` entries were sent, or released while no client was connected, and every open connection
+    /// has received its last entry. Never returns if there is no count.
     pub(crate) async fn done(&self) {
         let mut changes = self.changes();
         loop {
@@ -160,13 +162,15 @@ impl Feed {
                 Done::At(time) => time,
                 Done::Wait => Instant::now() + Duration::from_secs(3_600),
             };
-            // Both ways lead to another look; the sender lives as long as `self`.
+            // A timeout and a change both lead to another check. The channel cannot close, because `self` owns its
+            // sender.
             let _ = tokio::time::timeout_at(again, changes.changed()).await;
         }
     }
 
     fn with<T>(&self, use_state: impl FnOnce(&mut State) -> T) -> T {
-        // No code under this lock can panic half-way through a change; a poisoned lock is as good as another.
+        // No code under this lock can panic in the middle of a change, so a poisoned lock still protects a consistent
+        // state.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         use_state(&mut state)
     }
@@ -179,7 +183,8 @@ enum Done {
 }
 
 impl State {
-    /// Without a rate entries exist by being read, so the sequence stands still while nobody reads, whatever `hold` says.
+    /// Returns whether the sequence pauses without readers. Without a rate it always does, because entries are created
+    /// only for readers.
     fn holds(&self) -> bool {
         self.hold || matches!(self.pace, Pace::Free)
     }
@@ -192,11 +197,11 @@ impl State {
             *since = Some(now);
         }
         let next = if self.holds() {
-            self.handed.first_missing()
+            self.sent.first_missing()
         } else {
             let produced = self.produced(now);
             if self.readers.is_empty() {
-                self.handed.settle(produced);
+                self.sent.discard_below(produced);
             }
             produced + 1
         };
@@ -214,18 +219,18 @@ impl State {
         if self.readers.remove(&connection).is_none() {
             return;
         }
-        let handed = self.handed.first_missing() - 1;
+        let sent = self.sent.first_missing() - 1;
         match &mut self.pace {
             Pace::Fixed { before, since, .. } if self.hold && self.readers.is_empty() => {
-                *before = handed;
+                *before = sent;
                 *since = None;
             }
-            _ => self.settle(now),
+            _ => self.discard_below(now),
         }
     }
 
-    /// Forgets details below what any reader can still hand over.
-    fn settle(&mut self, now: Instant) {
+    /// Discards details about ids that no connection can send any more.
+    fn discard_below(&mut self, now: Instant) {
         if self.holds() {
             return;
         }
@@ -233,7 +238,7 @@ impl State {
             Some(next) => next - 1,
             None => self.produced(now),
         };
-        self.handed.settle(floor);
+        self.sent.discard_below(floor);
     }
 
     fn allowance(&self, next: u64, now: Instant) -> Allowance {
@@ -267,21 +272,21 @@ impl State {
         }
     }
 
-    fn note_handed(&mut self, connection: u64, ids: RangeInclusive<u64>) -> (Vec<RangeInclusive<u64>>, bool) {
-        let fresh = self.handed.insert(ids.clone());
+    fn mark_sent(&mut self, connection: u64, ids: RangeInclusive<u64>) -> (Vec<RangeInclusive<u64>>, bool) {
+        let fresh = self.sent.insert(ids.clone());
         if let Some(reader) = self.readers.get_mut(&connection) {
             reader.next = reader.next.max(ids.end() + 1);
         }
         if !self.holds() {
             let floor = self.readers.values().map(|reader| reader.next - 1).min();
-            self.handed.settle(floor.unwrap_or(0));
+            self.sent.discard_below(floor.unwrap_or(0));
         }
         (fresh, self.readers.len() > 1 || *ids.end() >= self.count)
     }
 
     fn produced(&self, now: Instant) -> u64 {
         let produced = match self.pace {
-            Pace::Free => self.handed.last(),
+            Pace::Free => self.sent.last(),
             Pace::Fixed {
                 before, since: None, ..
             } => before,
@@ -290,7 +295,7 @@ impl State {
                 before,
                 since: Some(since),
             } => {
-                // A millionth more, so that the very instant at which an entry is due is not rounded to before it.
+                // The small addend prevents rounding down at the exact instant at which an entry is released.
                 let after = now.saturating_duration_since(since).as_secs_f64() * per_second + 1e-6;
                 before.saturating_add(after as u64)
             }
@@ -298,7 +303,7 @@ impl State {
         produced.min(self.count)
     }
 
-    /// Gives when an entry is due; `None`: never, as things are.
+    /// Returns the time at which an entry is released; `None` if the current rate never releases it.
     fn due(&self, id: u64) -> Option<Instant> {
         match self.pace {
             Pace::Fixed {
@@ -320,8 +325,8 @@ impl State {
             Pace::Fixed { since, .. } => since.is_some(),
         };
         if !self.holds() && rate.is_none() {
-            // From here on the sequence is driven by those who read: what nobody can hand over any more is settled.
-            self.settle(now);
+            // From now on the readers drive the sequence, so ids that no connection can send any more are discarded.
+            self.discard_below(now);
         }
         self.pace = rate.map_or(Pace::Free, |per_second| Pace::Fixed {
             per_second,
@@ -342,7 +347,7 @@ impl State {
             return Done::Wait;
         }
         let over = if self.holds() {
-            self.handed.first_missing() > self.count
+            self.sent.first_missing() > self.count
         } else {
             self.produced(now) >= self.count
         };
@@ -363,25 +368,25 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn without_a_rate_nothing_is_lost_between_connections() {
+    fn no_rate_loses_nothing_between_connections() {
         let (feed, now) = (Feed::new(None, false, Some(100)), Instant::now());
         assert_eq!(feed.join(1, now), 1);
         assert_eq!(feed.allowance(1, now), Allowance::UpTo(100));
-        assert_eq!(feed.handed(1, 1..=40), [1..=40]);
+        assert_eq!(feed.mark_sent(1, 1..=40), [1..=40]);
         feed.leave(1, now);
         assert_eq!(feed.join(2, now + SECOND), 41);
-        assert_eq!(feed.handed(2, 41..=100), [41..=100]);
+        assert_eq!(feed.mark_sent(2, 41..=100), [41..=100]);
         assert_eq!(feed.allowance(101, now), Allowance::Wait);
     }
 
     #[test]
-    fn without_a_rate_the_slowest_sets_the_pace() {
+    fn no_rate_waits_for_the_slowest_connection() {
         let (feed, now) = (Feed::new(None, false, None), Instant::now());
         feed.join(1, now);
         feed.join(2, now);
-        feed.handed(1, 1..=MAX_LEAD + 1);
+        feed.mark_sent(1, 1..=MAX_LEAD + 1);
         assert_eq!(feed.allowance(MAX_LEAD + 2, now), Allowance::Wait);
-        assert_eq!(feed.handed(2, 1..=10), []);
+        assert_eq!(feed.mark_sent(2, 1..=10), []);
         assert_eq!(feed.allowance(MAX_LEAD + 2, now), Allowance::UpTo(MAX_LEAD + 11));
         feed.leave_behind(2);
         assert_eq!(
@@ -391,38 +396,38 @@ mod tests {
     }
 
     #[test]
-    fn with_a_rate_what_comes_while_nobody_listens_is_lost() {
+    fn rate_without_clients_loses_entries() {
         let (feed, now) = (Feed::new(Some(10.0), false, None), Instant::now());
         assert_eq!(feed.join(1, now), 1);
         assert_eq!(feed.allowance(1, now), Allowance::At(now + SECOND / 10));
         assert_eq!(feed.allowance(1, now + SECOND), Allowance::UpTo(10));
-        feed.handed(1, 1..=5);
+        feed.mark_sent(1, 1..=5);
         feed.leave(1, now + SECOND);
         assert_eq!(feed.join(2, now + 2 * SECOND), 21);
         assert_eq!(feed.produced(now + 3 * SECOND), 30);
     }
 
     #[test]
-    fn with_a_rate_and_hold_the_clock_stands_while_nobody_listens() {
+    fn hold_pauses_the_rate_without_clients() {
         let (feed, now) = (Feed::new(Some(10.0), true, None), Instant::now());
         feed.join(1, now);
-        feed.handed(1, 1..=5);
+        feed.mark_sent(1, 1..=5);
         feed.leave(1, now + SECOND);
         assert_eq!(feed.join(2, now + 9 * SECOND), 6);
         assert_eq!(feed.allowance(6, now + 10 * SECOND), Allowance::UpTo(15));
     }
 
     #[test]
-    fn a_lagging_connection_still_hands_over_what_a_newer_one_never_got() {
+    fn slow_connection_sends_entries_a_newer_one_skipped() {
         let (feed, now) = (Feed::new(Some(10.0), false, None), Instant::now());
         feed.join(1, now);
         assert_eq!(feed.join(2, now + SECOND), 11);
-        assert_eq!(feed.handed(2, 11..=15), [11..=15]);
-        assert_eq!(feed.handed(1, 1..=12), [1..=10]);
+        assert_eq!(feed.mark_sent(2, 11..=15), [11..=15]);
+        assert_eq!(feed.mark_sent(1, 1..=12), [1..=10]);
     }
 
     #[test]
-    fn a_new_rate_goes_on_where_the_old_one_was() {
+    fn new_rate_continues_at_the_current_position() {
         let (feed, now) = (Feed::new(Some(10.0), false, None), Instant::now());
         feed.join(1, now);
         feed.set_rate(Some(1_000.0), now + SECOND);
@@ -432,7 +437,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn done_waits_for_the_last_entry_of_a_rate_even_when_all_are_gone() {
+    async fn done_waits_for_last_entry_without_connections() {
         let (feed, now) = (Feed::new(Some(10.0), false, Some(20)), Instant::now());
         feed.join(1, now);
         feed.leave(1, now);

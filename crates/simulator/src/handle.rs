@@ -1,4 +1,4 @@
-//! Control over a simulator that runs.
+//! Control of a running simulator.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::{
     platform::{Counters, Platform},
 };
 
-/// Controls a running simulator and looks into it; cheap to clone. Dropping it changes nothing.
+/// Controls and observes a running simulator. Cheap to clone; dropping it has no effect on the simulator.
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(crate) platform: Arc<Platform>,
@@ -19,19 +19,19 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Gives the address that the simulator listens at.
+    /// Returns the address that the simulator listens on.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Gives the counters as they are now.
+    /// Returns the current counters.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.platform.counters()
     }
 
-    /// Waits until the counters satisfy a condition. Without a deadline of its own.
+    /// Waits until the counters satisfy a condition. The caller sets the deadline.
     pub async fn wait_until(&self, mut condition: impl FnMut(&Counters) -> bool) -> Counters {
         let mut activity = self.platform.activity.subscribe();
         loop {
@@ -40,13 +40,14 @@ impl Handle {
             if condition(&counters) {
                 return counters;
             }
-            // The sender lives as long as this handle.
+            // The channel cannot close, because this handle owns its sender.
             let _ = activity.changed().await;
         }
     }
 
-    /// Waits until all [`count`] entries were sent (with a rate and without [`hold`]: sent, or due while nobody listened) and
-    /// every open connection has its last. Never ends without a count.
+    /// Waits until all [`count`] entries were sent and every open connection has received its last entry. With a rate
+    /// and without [`hold`], entries that were created while no client was connected count as sent. Never returns if
+    /// there is no count.
     ///
     /// [`count`]: crate::Options::count
     /// [`hold`]: crate::Options::hold
@@ -54,7 +55,7 @@ impl Handle {
         self.platform.feed.done().await;
     }
 
-    /// Gives the newest frames that were sent, oldest first, as many as [`keep_frames`] says.
+    /// Returns the most recent frames, oldest first; [`keep_frames`] limits their number.
     ///
     /// [`keep_frames`]: crate::Options::keep_frames
     #[must_use]
@@ -62,27 +63,27 @@ impl Handle {
         self.platform.journal.newest()
     }
 
-    /// Ends every connection without a close frame. What was written before still arrives.
+    /// Ends every connection without a close frame. Bytes that were written before still arrive.
     pub fn cut_all(&self) {
         self.platform.cut.send_replace(());
     }
 
-    /// Adds a fault rule, also for the connections that are open.
+    /// Adds a fault rule, which also applies to open connections.
     pub fn add_fault(&self, rule: FaultRule) {
         self.platform.plan.add(rule, Instant::now());
         self.platform.feed.wake_all();
     }
 
-    /// Forgets all fault rules. What they have done to a connection stays.
+    /// Removes all fault rules. Effects on existing connections remain.
     pub fn clear_faults(&self) {
         self.platform.plan.clear();
         self.platform.feed.wake_all();
     }
 
-    /// Changes the rate in events a second from now on; `None`: as fast as they are read, 0: none.
+    /// Changes the rate, in events per second. `None` sends as fast as clients read; 0 sends nothing.
     ///
     /// # Errors
-    /// Refuses a negative rate, and one that is no number.
+    /// Returns an error if the rate is negative or not a number.
     pub fn set_rate(&self, rate: Option<f64>) -> Result<(), OptionsError> {
         check_rate(rate)?;
         self.platform.feed.set_rate(rate, Instant::now());

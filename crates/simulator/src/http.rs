@@ -1,4 +1,5 @@
-//! As much of HTTP/1.1 as the platform's port needs: one request a connection, its head read whole, its body not at all.
+//! The part of HTTP/1.1 that the platform's port needs: one request per connection, with a complete head and without a
+//! body.
 
 use std::{io, time::Duration};
 
@@ -9,28 +10,28 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::handshake::{machine::TryParse, server::Request};
 
-/// Above what the public clients send by far.
+/// Far above the size of the requests that the public clients send.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// A client that has not asked for anything by then never will.
+/// A client that has sent no request within this time is not going to send one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why no request was read.
+/// A reason why no request could be read.
 #[derive(Debug, Error)]
 pub(crate) enum RequestError {
-    #[error("the connection ended before a whole request came")]
+    #[error("the connection ended before a complete request arrived")]
     Ended,
-    #[error("no whole request came within {HEAD_TIMEOUT:?}")]
+    #[error("no complete request within {HEAD_TIMEOUT:?}")]
     Timeout,
     #[error("the request's head is longer than {MAX_HEAD_BYTES} bytes")]
     TooLong,
-    #[error("what came is no HTTP/1.1 GET request")]
+    #[error("not an HTTP/1.1 GET request")]
     NotHttp,
-    #[error("the connection could not be read")]
+    #[error("cannot read from the connection")]
     Io(#[source] io::Error),
 }
 
-/// Reads a request's head, and gives it with the bytes that came behind it.
+/// Reads a request's head and returns it with the bytes that arrived after it.
 pub(crate) async fn read_request<S: AsyncRead + Unpin>(
     stream: &mut S,
 ) -> Result<(Request, Vec<u8>), RequestError> {
@@ -54,7 +55,7 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(Request, Vec
     }
 }
 
-/// An answer with a JSON body.
+/// An HTTP response with a JSON body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -71,13 +72,13 @@ impl Response {
         }
     }
 
-    /// Makes the platform's form of an error.
+    /// Creates an error in the platform's JSON format.
     pub(crate) fn error(status: u16, message: &str, code: &str, fields: &[&str]) -> Self {
         let body = serde_json::json!({ "message": message, "error_codes": [code], "fields": fields });
         Self::new(status, body.to_string().into_bytes())
     }
 
-    /// Writes the answer and ends the writing side.
+    /// Sends the response and closes the writing side.
     pub(crate) async fn send<S: AsyncWrite + Unpin>(&self, stream: &mut S) -> io::Result<()> {
         stream.write_all(&self.to_bytes()).await?;
         stream.shutdown().await
@@ -107,14 +108,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn bytes_behind_the_head_are_kept() {
+    async fn bytes_after_the_head_are_kept() {
         let mut bytes: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbehind";
         let (request, rest) = read_request(&mut bytes).await.unwrap();
         assert_eq!((request.uri().path(), rest.as_slice()), ("/", &b"behind"[..]));
     }
 
     #[tokio::test]
-    async fn what_is_no_request_is_refused() {
+    async fn invalid_requests_are_refused() {
         let error = |bytes: &'static [u8]| async move { read_request(&mut &*bytes).await.unwrap_err() };
         assert!(matches!(
             error(b"GET / HTTP/1.1\r\nHost:").await,
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_in_bytes() {
+    fn error_response_matches_snapshot() {
         let mut response = Response::error(503, "busy", "unavailable", &[]);
         response.retry_after = Some(3);
         insta::assert_snapshot!(String::from_utf8(response.to_bytes()).unwrap().replace('\r', ""));

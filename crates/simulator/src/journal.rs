@@ -1,4 +1,4 @@
-//! What was sent, written down, so that a test can compare.
+//! The record of the frames that were sent, which tests compare with what was received.
 
 use std::{
     collections::VecDeque,
@@ -10,15 +10,16 @@ use std::{
 
 use bytes::Bytes;
 
-/// Enough for the events of some milliseconds at full speed, so that the file is written in large pieces.
+/// Large enough for the events of some milliseconds at full speed, so that the file is written in large blocks.
 const BUFFER_BYTES: usize = 1024 * 1024;
 
-/// The record of the frames that were sent, in a file, in memory, in both or nowhere.
+/// The record of the frames that were sent: in a file, in memory, in both, or disabled.
 ///
-/// Written to from the connections' own tasks: a slow disk slows the simulator down, and no queue can grow or lose.
+/// The connections' own tasks write to it: a slow disk slows down the simulator, and no queue can overflow or lose
+/// frames.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    /// Whether there is anything to write to: most simulators keep no record, and then take no lock.
+    /// Whether a record exists. Most simulators have none and then take no lock.
     active: bool,
     state: Mutex<State>,
 }
@@ -27,13 +28,13 @@ pub(crate) struct Journal {
 struct State {
     file: Option<BufWriter<File>>,
     error: Option<io::Error>,
-    /// At most `keep` of the newest frames.
+    /// The most recent frames, at most `keep`.
     newest: VecDeque<Bytes>,
     keep: usize,
 }
 
 impl Journal {
-    /// Creates the record; a file that exists is emptied.
+    /// Creates the record; an existing file is truncated.
     pub(crate) fn create(path: Option<&Path>, keep: usize) -> io::Result<Self> {
         let file = path
             .map(File::create)
@@ -48,7 +49,7 @@ impl Journal {
         Ok(Self { active, state })
     }
 
-    /// Writes frames down, in this order. An error is kept for [`Journal::flush`].
+    /// Records frames in this order. An error is stored and returned by [`Journal::flush`].
     pub(crate) fn write<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) {
         if !self.active {
             return;
@@ -71,13 +72,13 @@ impl Journal {
                 && let Err(failure) = open.write_all(frame).and_then(|()| open.write_all(b"\n"))
             {
                 *error = Some(failure);
-                // A hole in a record is worse than none: nothing is written after it.
+                // A gap in a record is worse than a short record, so nothing is written after an error.
                 *file = None;
             }
         }
     }
 
-    /// Hands everything to the operating system, and gives the first error since the last call.
+    /// Writes all buffered frames to the operating system, and returns the first error since the last call.
     pub(crate) fn flush(&self) -> io::Result<()> {
         if !self.active {
             return Ok(());
@@ -89,7 +90,7 @@ impl Journal {
         state.file.as_mut().map_or(Ok(()), BufWriter::flush)
     }
 
-    /// Gives the newest frames that are kept in memory, oldest first.
+    /// Returns the frames kept in memory, oldest first.
     pub(crate) fn newest(&self) -> Vec<Bytes> {
         self.lock().newest.iter().cloned().collect()
     }
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_for_each_frame_and_the_newest_in_memory() {
+    fn frames_are_written_as_lines_and_newest_are_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("sent.jsonl");
         let journal = Journal::create(Some(&path), 2).unwrap();
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_by_flush() {
+    fn write_error_is_returned_by_flush() {
         let journal = Journal::create(Some(Path::new("/dev/full")), 0).unwrap();
         let frame = vec![b'x'; 2 * BUFFER_BYTES];
         journal.write(std::iter::once(frame.as_slice()));
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_place_nothing_is_kept() {
+    fn record_without_destination_keeps_nothing() {
         let journal = Journal::create(None, 0).unwrap();
         journal.write(std::iter::once(&b"1"[..]));
         assert!(journal.newest().is_empty());

@@ -1,8 +1,9 @@
-//! The NeuroIO platform, simulated: for tests, for measurements, and to see events without an account.
+//! A simulator of the NeuroIO platform for tests, for measurements, and for trying out clients without an account.
 //!
-//! It speaks what the platform's public clients speak (the Python package `neuroio` 0.1.2 and `@neuroio/websocket` 1.0.1
-//! connect to it unchanged): the WebSocket feed at `/`, and on the same port the REST interface for what was missed. It makes
-//! realistic entries out of a seed, misbehaves by [rules](FaultRule), and writes down what it sent.
+//! The simulator implements the protocol of the platform's public clients (the Python package `neuroio` 0.1.2 and
+//! `@neuroio/websocket` 1.0.1 connect to it unchanged): the WebSocket feed at `/` and, on the same port, the REST
+//! interface for past entries. It generates realistic entries from a seed, injects faults according to
+//! [rules](FaultRule), and records the frames that it sent.
 //!
 //! ```
 //! use neurobridge_simulator::{Options, Simulator};
@@ -27,24 +28,26 @@
 //! # }
 //! ```
 //!
-//! # Who gets what
-//! There is one sequence of entries, with ids from 1, for all connections and all tokens, and no replay: a connection gets what
-//! comes after it was authorised.
+//! # Delivery
+//! All connections and all tokens share one sequence of entries, with ids from 1. There is no replay: a connection
+//! receives the entries that are created after its authentication.
 //!
-//! - With a [rate](Options::rate) entries come by the clock, from the first authorised client on. What comes while no authorised
-//!   connection is open is lost (the REST interface still has it), unless the options say [`hold`](Options::hold). A client that
-//!   reads slowly gets its entries later; it holds nobody back.
-//! - Without a rate entries come by being read: none is lost between two connections. With several connections each gets the same
-//!   sequence, and the slowest sets the pace: no other is more than about a thousand entries ahead of it. Connections that a rule
-//!   has made silent or slow are not waited for.
+//! - With a [rate](Options::rate), the clock creates entries, starting with the first authenticated client. Entries
+//!   that are created while no authenticated connection is open are never sent (the REST interface still returns them),
+//!   unless [`hold`](Options::hold) is set. A slow reader receives its entries later and does not delay other
+//!   connections.
+//! - Without a rate, entries are created when a connection can send them, so none is lost between two connections. With
+//!   several connections, each receives the same sequence, and the slowest sets the pace: no other connection is more
+//!   than about a thousand entries ahead. Connections that a rule has made silent or slow do not set the pace.
 //!
-//! # What is written down
-//! [`Options::record`] gets a line for each event frame, its bytes as they were sent. An entry is written once, when a socket has
-//! taken the last byte of its frame for the first time, whether one connection gets it or ten; with one connection at a time the
-//! lines are in the order of sending, with several they may differ from it by what lies between the connections. Copies sent on
-//! purpose (`duplicate`, `same-id`) are lines of their own. Frames that are no events are not written. What a socket has taken may
-//! still be lost with a connection that the client, or the rule `reset`, breaks off; after `close` and `cut` it arrives, if the
-//! client reads on to the end.
+//! # The record
+//! [`Options::record`] receives one line for each event frame, with exactly the bytes that were sent. An entry is
+//! recorded once, when a socket accepts the last byte of its frame for the first time, however many connections receive
+//! it. With one connection at a time, the lines are in sending order; with several, the order of lines may differ by
+//! the distance between the connections. Deliberate copies (`duplicate`, `same-id`) are recorded as separate lines.
+//! Frames that are not events are not recorded. A frame that the socket accepted may still be lost if the client closes
+//! the connection, or if the rule `reset` does. After `close` and `cut` the frame arrives, provided that the client
+//! reads to the end.
 
 mod connection;
 mod entries;

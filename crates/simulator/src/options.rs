@@ -1,4 +1,4 @@
-//! What a simulator is started with.
+//! The options of a simulator.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -12,51 +12,54 @@ use thiserror::Error;
 
 use crate::{entries::MIN_FRAME_BYTES, faults::FaultRule};
 
-/// The largest frame that can be asked for, in bytes: one is held in memory for each connection.
+/// The largest configurable frame size in bytes. Each connection holds one frame in memory.
 pub const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
 
-/// What a simulator is started with. Fill what you need and take the rest from [`Options::default`].
+/// The options of a simulator. Set the required fields and take the others from [`Options::default`].
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where to listen; port 0 takes a free one. Default: `127.0.0.1:0`.
+    /// The address to listen on; port 0 selects a free port. Default: `127.0.0.1:0`.
     pub listen: SocketAddr,
-    /// The tokens that are right. With none, which is the default, every token is. All tokens get the same events.
+    /// The accepted tokens. An empty list, the default, accepts every token. All tokens receive the same events.
     pub tokens: Vec<SecretString>,
-    /// Events a second. `None`, the default: as fast as they are read. 0 stands still until [`Handle::set_rate`].
+    /// Events per second. `None`, the default, sends as fast as clients read; 0 sends nothing until
+    /// [`Handle::set_rate`].
     ///
     /// [`Handle::set_rate`]: crate::Handle::set_rate
     pub rate: Option<f64>,
-    /// How many entries there are; afterwards connections stay open. Default: no end.
+    /// The number of entries; connections stay open after the last one. Default: unlimited.
     pub count: Option<u64>,
-    /// The size of every frame in bytes, reached with an inline picture; from [`MIN_FRAME_BYTES`] to [`MAX_FRAME_BYTES`].
-    /// Default: about 600 bytes with picture URLs.
+    /// The size of every frame in bytes, from [`MIN_FRAME_BYTES`] to [`MAX_FRAME_BYTES`]; an inline picture fills the
+    /// frame up to that size. Default: about 600 bytes, with picture URLs instead.
     pub size: Option<usize>,
-    /// What entries are drawn from. Default: 1.
+    /// The seed from which entries are generated. Default: 1.
     pub seed: u64,
-    /// The creation time of the first entry. Default: when the first client is authorised. Give one for the same bytes each time.
+    /// The creation time of the first entry. Default: the time at which the first client is authenticated. A fixed time
+    /// makes every run produce the same bytes.
     pub start: Option<Timestamp>,
-    /// The time between two entries' creation. Default: what `rate` gives, and 2 µs without one. It does not follow a changed
-    /// rate: an entry's bytes depend on its id only.
+    /// The time between the creation of two entries. Default: the inverse of `rate`, or 2 µs without a rate. A later
+    /// change of the rate has no effect, because an entry's bytes depend only on its id.
     pub step: Option<Duration>,
-    /// With a rate: whether the sequence stands still while no client is authorised, instead of losing what comes. Default: no,
-    /// as the platform has no replay. Without a rate entries only come by being read, and this has no effect.
+    /// With a rate: whether the sequence pauses while no client is authenticated, instead of losing entries. Default:
+    /// no, because the platform has no replay. Without a rate this option has no effect, since entries are created only
+    /// for readers.
     pub hold: bool,
     /// The fault rules. Default: none.
     pub faults: Vec<FaultRule>,
-    /// A file for the frames that were sent; one that exists is emptied. Default: none.
+    /// A file that records the frames that were sent; an existing file is truncated. Default: none.
     pub record: Option<PathBuf>,
-    /// How many of the newest frames [`Handle::frames`] keeps. Default: 0.
+    /// The number of recent frames that [`Handle::frames`] returns. Default: 0.
     ///
     /// [`Handle::frames`]: crate::Handle::frames
     pub keep_frames: usize,
-    /// Serves TLS. Default: no.
+    /// The TLS files; `None`, the default, serves plain TCP.
     pub tls: Option<TlsFiles>,
 }
 
-/// The files that TLS is served with.
+/// The certificate and key files for TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate chain in PEM, the server's own first.
+    /// The certificate chain in PEM, with the server's own certificate first.
     pub certificates: PathBuf,
     /// The private key in PEM.
     pub key: PathBuf,
@@ -82,31 +85,29 @@ impl Default for Options {
     }
 }
 
-/// Why options cannot be used.
+/// An option with an invalid value.
 #[derive(Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum OptionsError {
-    /// A frame size out of bounds.
-    #[error(
-        "a frame of {found} bytes was asked for; from {MIN_FRAME_BYTES} to {MAX_FRAME_BYTES} are possible"
-    )]
+    /// The frame size is out of range.
+    #[error("invalid frame size {found}; expected {MIN_FRAME_BYTES} to {MAX_FRAME_BYTES} bytes")]
     Size {
-        /// The size found, in bytes.
+        /// The configured size in bytes.
         found: usize,
     },
-    /// A rate that is no number of events a second.
-    #[error("a rate of {found} events a second was asked for; expected 0 or more, and finite")]
+    /// The rate is negative or not finite.
+    #[error("invalid rate {found}; expected a finite number of events per second, 0 or more")]
     Rate {
-        /// The rate found.
+        /// The configured rate.
         found: f64,
     },
 }
 
 impl Options {
-    /// Looks for values that cannot be used.
+    /// Validates all values.
     ///
     /// # Errors
-    /// Gives the first one.
+    /// Returns the first invalid value.
     pub fn check(&self) -> Result<(), OptionsError> {
         if let Some(found) = self.size
             && !(MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&found)
@@ -117,7 +118,7 @@ impl Options {
     }
 
     pub(crate) fn created_step(&self) -> Duration {
-        /// About what a fast reader takes, so that times of creation keep near the clock.
+        /// The approximate time that a fast reader needs for one entry, so that creation times stay near the clock.
         const WITHOUT_RATE: Duration = Duration::from_micros(2);
         self.step.unwrap_or_else(|| {
             let seconds = self.rate.filter(|rate| *rate > 0.0).map(f64::recip);
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_cannot_be_used_are_named() {
+    fn invalid_values_are_reported() {
         let size = Options {
             size: Some(100),
             ..Options::default()
@@ -152,13 +153,13 @@ mod tests {
         };
         assert_eq!(
             rate.check().unwrap_err().to_string(),
-            "a rate of -1 events a second was asked for; expected 0 or more, and finite"
+            "invalid rate -1; expected a finite number of events per second, 0 or more"
         );
         assert_eq!(Options::default().check(), Ok(()));
     }
 
     #[test]
-    fn tokens_are_not_printed() {
+    fn debug_output_hides_tokens() {
         let options = Options {
             tokens: vec!["hush".into()],
             ..Options::default()

@@ -1,4 +1,4 @@
-//! What all connections of one simulator share.
+//! The state that all connections of one simulator share.
 
 use std::{
     ops::RangeInclusive,
@@ -19,13 +19,13 @@ pub(crate) struct Platform {
     pub(crate) plan: Plan,
     pub(crate) journal: Journal,
     pub(crate) tally: Tally,
-    /// Told when all connections are to be cut.
+    /// Notifies every connection when all connections are to be cut.
     pub(crate) cut: watch::Sender<()>,
-    /// Told whenever a counter has changed.
+    /// Notifies waiting tasks whenever a counter has changed.
     pub(crate) activity: watch::Sender<()>,
 }
 
-/// The counters at work.
+/// The counters as atomics.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     connections: AtomicU64,
@@ -39,31 +39,31 @@ pub(crate) struct Tally {
     requests: AtomicU64,
 }
 
-/// What a simulator has done so far.
+/// A snapshot of what a simulator has done since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Requests for a WebSocket connection since the start, refused ones included.
+    /// Requests for a WebSocket connection since the start, including refused ones.
     pub connections: u64,
-    /// Connections that are authorised and open now.
+    /// Connections that are authenticated and open.
     pub open: u64,
-    /// Connections that were authorised since the start.
+    /// Connections that were authenticated since the start.
     pub authorised: u64,
-    /// Connections whose token was refused, by itself or by a rule.
+    /// Connections whose token was refused, because it was wrong or because of a fault rule.
     pub refused: u64,
-    /// Different entries handed to at least one connection.
+    /// Distinct entries that were sent to at least one connection.
     pub sent: u64,
-    /// Event frames handed to connections, each copy counted.
+    /// Event frames that were sent, including copies.
     pub frames: u64,
-    /// `{"action":"PING"}` received.
+    /// `{"action":"PING"}` messages received.
     pub pings: u64,
-    /// Fault rules used.
+    /// Applications of fault rules.
     pub faults: u64,
     /// REST requests answered.
     pub requests: u64,
 }
 
-/// One of the counters.
+/// The counters that [`Platform::count`] increments.
 #[derive(Clone, Copy)]
 pub(crate) enum Count {
     Authorised,
@@ -74,12 +74,12 @@ pub(crate) enum Count {
 }
 
 impl Platform {
-    /// Says whether a token is right.
+    /// Returns whether a token is accepted.
     pub(crate) fn accepts(&self, token: &str) -> bool {
         self.tokens.is_empty() || self.tokens.iter().any(|right| right.expose_secret() == token)
     }
 
-    /// Counts a request for a WebSocket connection and gives its number, from 1.
+    /// Counts a request for a WebSocket connection and returns its number, starting from 1.
     pub(crate) fn next_connection(&self) -> u64 {
         let number = self.tally.connections.fetch_add(1, Ordering::Relaxed) + 1;
         self.activity.send_replace(());
@@ -98,9 +98,9 @@ impl Platform {
         self.activity.send_replace(());
     }
 
-    /// Notes the entries that a connection has handed over, and gives those that it was the first to.
-    pub(crate) fn handed(&self, connection: u64, ids: RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
-        let fresh = self.feed.handed(connection, ids);
+    /// Marks entries as sent by a connection and returns the ones that no connection had sent before.
+    pub(crate) fn mark_sent(&self, connection: u64, ids: RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
+        let fresh = self.feed.mark_sent(connection, ids);
         let sent = fresh.iter().map(|ids| ids.end() - ids.start() + 1).sum();
         self.tally.sent.fetch_add(sent, Ordering::Relaxed);
         fresh
@@ -127,7 +127,7 @@ impl Platform {
     }
 }
 
-/// An authorised connection's place in the feed; gives it up when dropped.
+/// The membership of an authenticated connection in the feed; ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Membership<'a> {
     platform: &'a Platform,
@@ -135,9 +135,10 @@ pub(crate) struct Membership<'a> {
 }
 
 impl<'a> Membership<'a> {
-    /// Joins the feed and gives the first id that the connection gets.
+    /// Joins the feed and returns the first id for this connection.
     pub(crate) fn join(platform: &'a Platform, connection: u64) -> (Self, u64) {
-        // Together with the clock by which entries are due: one that is sent was not created later.
+        // The sequence starts together with the clock that releases entries, so that no entry is sent before its
+        // creation time.
         platform.entries.begin();
         let first = platform.feed.join(connection, Instant::now());
         platform.tally.open.fetch_add(1, Ordering::Relaxed);

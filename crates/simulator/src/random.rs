@@ -1,4 +1,5 @@
-//! Numbers that follow from a seed and an entry's id alone, so that any entry can be made without those before it.
+//! Random numbers that depend only on a seed and an entry's id, so that any entry can be generated without the entries
+//! before it.
 
 /// Mixes a seed, an id and a lane into 64 well-spread bits (the finaliser of SplitMix64, Steele et al. 2014).
 pub(crate) fn mix(seed: u64, id: u64, lane: u64) -> u64 {
@@ -35,7 +36,7 @@ impl Draws {
         low + i64::try_from(self.below(width)).unwrap_or(0)
     }
 
-    /// Picks one value out of a table whose second column says how many of 100 it takes.
+    /// Picks one value from a table whose second column is the value's share in percent.
     pub(crate) fn weighted<T: Copy>(&mut self, table: &[(T, u64)]) -> T {
         let mut left = self.below(table.iter().map(|(_, weight)| weight).sum());
         for (value, weight) in table {
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_of_a_table_is_drawn_about_as_often_as_it_says() {
+    fn table_rows_are_drawn_according_to_their_share() {
         let mut draws = Draws::new(1, 1, 1);
         let mut seen = [0_u32; 3];
         for _ in 0..10_000 {
@@ -65,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn between_reaches_both_ends() {
+    fn between_includes_both_bounds() {
         let mut draws = Draws::new(7, 7, 7);
         let drawn: std::collections::BTreeSet<i64> = (0..1_000).map(|_| draws.between(-2, 2)).collect();
         assert_eq!(drawn.into_iter().collect::<Vec<_>>(), [-2, -1, 0, 1, 2]);

@@ -1,10 +1,11 @@
-//! The REST interface, for what was missed: the entries of late and a person's statistics.
+//! The REST interface: recent entries and the statistics of a person.
 //!
-//! Entries are made again from the seed, so nothing is stored; the window is bounded all the same, as no platform looks back
-//! for ever in one request.
+//! Entries are regenerated from the seed, so nothing is stored. The window is limited nevertheless, because a real
+//! platform does not search an unlimited range in one request either.
 //!
-//! *Assumed*, since no client says so: newest first; pages of at most 100 entries; `date_from`, `date_to` and `id_from` include
-//! their bounds; `id_from` is the least id; the fields of a person's statistics; the words in `error_codes`.
+//! *Assumed*, since no public client shows it: the newest entry comes first; a page has at most 100 entries;
+//! `date_from`, `date_to` and `id_from` are inclusive; `id_from` is a lower bound; the fields of a person's statistics;
+//! the words in `error_codes`.
 
 mod query;
 
@@ -17,16 +18,16 @@ use crate::{
     http::Response,
 };
 
-/// How many of the newest entries the REST interface knows.
+/// The number of recent entries that the REST interface returns.
 pub const REST_WINDOW: u64 = 100_000;
 
-/// The largest page. *Assumed*: that there is one.
+/// The largest page. *Assumed*: that the platform has such a limit.
 pub const MAX_PAGE: usize = 100;
 
-/// A page is cut short rather than longer than this, so that inline pictures cannot fill the memory.
+/// The largest response body. A page with large inline pictures is cut short at this size to limit memory.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
-/// Answers a request whose token was found right.
+/// Answers an authenticated request.
 pub(crate) fn respond(request: &Request, entries: &Entries, produced: u64) -> Response {
     let path = request.uri().path().trim_end_matches('/');
     if path == "/v1/entries" {
@@ -37,11 +38,11 @@ pub(crate) fn respond(request: &Request, entries: &Entries, produced: u64) -> Re
     }
     match path.strip_prefix("/v1/entries/stats/pid/") {
         Some(pid) if !pid.is_empty() && !pid.contains('/') => statistics(pid, entries, produced),
-        _ => not_found("there is nothing at this path"),
+        _ => not_found("no such path"),
     }
 }
 
-/// Gives the token of an `Authorization: Token …` header.
+/// Returns the token of an `Authorization: Token …` header.
 pub(crate) fn token(request: &Request) -> Option<&str> {
     request
         .headers()
@@ -52,14 +53,9 @@ pub(crate) fn token(request: &Request) -> Option<&str> {
         .map(str::trim)
 }
 
-/// Answers a request without a right token.
+/// Answers a request with a missing or wrong token.
 pub(crate) fn unauthorised() -> Response {
-    Response::error(
-        401,
-        "the token is missing or not valid",
-        "authentication_failed",
-        &[],
-    )
+    Response::error(401, "missing or invalid token", "authentication_failed", &[])
 }
 
 fn not_found(message: &str) -> Response {
@@ -103,7 +99,7 @@ fn statistics(pid: &str, entries: &Entries, produced: u64) -> Response {
         }
     }
     let (Some(newest), Some(oldest)) = (newest_to_oldest.first(), newest_to_oldest.last()) else {
-        return not_found("no entry of this person is known");
+        return not_found("no entry of this person");
     };
     let results: serde_json::Map<String, serde_json::Value> = EntryResult::ALL
         .into_iter()

@@ -1,4 +1,4 @@
-//! The listener and its connections.
+//! The TCP listener and the tasks of its connections.
 
 use std::{io, net::SocketAddr, panic, path::PathBuf, sync::Arc, time::Duration};
 
@@ -27,12 +27,13 @@ use crate::{
     tls::{self, TlsError},
 };
 
-/// More connections than this wait in the system's own queue.
+/// The largest number of open connections; further ones wait in the operating system's accept queue.
 const MAX_CONNECTIONS: usize = 4_096;
 
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often the record goes to the operating system: a reader of the file is never further behind.
+/// The interval at which the record is written to the operating system, and so the largest delay for a reader of the
+/// file.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long connections may take to close once the simulator is stopped.
@@ -47,44 +48,44 @@ pub struct Simulator {
     handle: Handle,
 }
 
-/// Why a simulator cannot start.
+/// An error that prevents the simulator from starting.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// Options that cannot be used.
-    #[error("the simulator's options cannot be used")]
+    /// An option has an invalid value.
+    #[error("invalid simulator options")]
     Options(#[from] OptionsError),
-    /// TLS cannot be served.
-    #[error("the simulator cannot serve TLS")]
+    /// The TLS files are unusable.
+    #[error("cannot set up TLS")]
     Tls(#[from] TlsError),
-    /// The record cannot be created.
-    #[error("the record {path:?} cannot be created")]
+    /// The record file cannot be created.
+    #[error("cannot create the record {path:?}")]
     Record {
-        /// The file.
+        /// The path of the record.
         path: PathBuf,
-        /// The cause.
+        /// The cause, as the operating system reported it.
         source: io::Error,
     },
-    /// The address cannot be listened at.
-    #[error("the simulator cannot listen at {address}")]
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}")]
     Listen {
-        /// The address.
+        /// The address to listen on.
         address: SocketAddr,
-        /// The cause.
+        /// The cause, as the operating system reported it.
         source: io::Error,
     },
 }
 
-/// Why a simulator has stopped by itself.
+/// An error that stops a running simulator.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// The record cannot be written; it ends with whole frames or in the middle of one.
-    #[error("the record {path:?} cannot be written")]
+    /// The record cannot be written; the file may end in the middle of a frame.
+    #[error("cannot write the record {path:?}")]
     Record {
-        /// The file.
+        /// The path of the record.
         path: PathBuf,
-        /// The cause.
+        /// The cause, as the operating system reported it.
         source: io::Error,
     },
 }
@@ -93,7 +94,8 @@ impl Simulator {
     /// Binds the listener and creates the record; connections are served once [`Simulator::run`] runs.
     ///
     /// # Errors
-    /// Says which option cannot be used, which file cannot be read or created, or why the address cannot be had.
+    /// Returns an error if an option is invalid, if a file cannot be read or created, or if the address cannot be
+    /// bound.
     pub async fn bind(options: Options) -> Result<Self, BindError> {
         options.check()?;
         let tls = options.tls.as_ref().map(tls::server_config).transpose()?;
@@ -103,7 +105,7 @@ impl Simulator {
         };
         let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
         let local_addr = listener.local_addr().map_err(listen)?;
-        // Last, so that a start that fails does not empty the record of the one before.
+        // The record is created last, so that a failed start does not truncate the record of an earlier run.
         let journal = Journal::create(options.record.as_deref(), options.keep_frames).map_err(|source| {
             BindError::Record {
                 path: options.record.clone().unwrap_or_default(),
@@ -132,32 +134,33 @@ impl Simulator {
         })
     }
 
-    /// Gives the address that the simulator listens at, with the port that was taken.
+    /// Returns the address that the simulator listens on, with the port that the operating system assigned.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.handle.local_addr
     }
 
-    /// Gives control over the simulator while it runs.
+    /// Returns a handle that controls the running simulator.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Serves until `stop` is cancelled; then closes all connections with 1001, at most within two seconds, and completes the
-    /// record. Dropped earlier, it ends all connections at once, and the last second of the record may be missing.
+    /// Serves connections until `stop` is cancelled; then closes all of them with code 1001 within two seconds and
+    /// completes the record. If the future is dropped earlier, all connections end at once, and the last second of the
+    /// record may be missing.
     ///
     /// # Errors
-    /// Ends by itself only when the record cannot be written.
+    /// Returns an error only if the record cannot be written.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
         let stop = stop.child_token();
         let mut connections = JoinSet::new();
         let result = self.accept(&mut connections, &stop).await;
-        // Connections write to the record until they have ended, so it is completed after them.
+        // Connections write to the record until they end, so the record is completed after them.
         stop.cancel();
         let deadline = Instant::now() + STOP_TIMEOUT;
         while let Ok(Some(joined)) = timeout_at(deadline, connections.join_next()).await {
-            pass_panic_on(joined);
+            propagate_panic(joined);
         }
         connections.shutdown().await;
         result.and(self.flush())
@@ -170,16 +173,17 @@ impl Simulator {
             select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                Some(joined) = connections.join_next() => pass_panic_on(joined),
+                Some(joined) = connections.join_next() => propagate_panic(joined),
                 _ = flush.tick() => self.flush()?,
                 accepted = self.listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                     Ok((stream, peer)) => {
-                        debug!(%peer, "connection");
+                        debug!(%peer, "connection accepted");
                         connections.spawn(serve(stream, self.tls.clone(), self.handle.platform.clone(), stop.clone()));
                     }
                     Err(error) => {
-                        // Too many open files, mostly: it passes when connections end, and must not become a hot loop.
-                        warn!(%error, "no connection can be accepted");
+                        // The usual cause is too many open files. It disappears when connections end, and must not
+                        // cause a hot loop.
+                        warn!(%error, "cannot accept a connection");
                         sleep(Duration::from_millis(100)).await;
                     }
                 },
@@ -205,22 +209,22 @@ async fn serve(
     platform: Arc<Platform>,
     stop: CancellationToken,
 ) {
-    // A single event must not wait for the acknowledgement of the one before.
+    // An event must not wait for the acknowledgement of the previous one.
     if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "small frames may be delayed");
+        debug!(%error, "cannot set TCP_NODELAY; small frames may be delayed");
     }
     let socket: Socket = match tls {
         None => Either::Left(stream),
         Some(tls) => match timeout(TLS_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await {
             Ok(Ok(stream)) => Either::Right(Box::new(stream)),
-            Ok(Err(error)) => return debug!(%error, "no TLS"),
-            Err(_) => return debug!("no TLS within {TLS_TIMEOUT:?}"),
+            Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
+            Err(_) => return debug!("TLS handshake did not complete within {TLS_TIMEOUT:?}"),
         },
     };
     connection::serve(socket, platform, stop).await;
 }
 
-fn pass_panic_on(joined: Result<(), JoinError>) {
+fn propagate_panic(joined: Result<(), JoinError>) {
     if let Err(error) = joined
         && error.is_panic()
     {

@@ -1,4 +1,4 @@
-//! TLS for the listener, from PEM files.
+//! The TLS configuration of the listener, loaded from PEM files.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -8,33 +8,33 @@ use thiserror::Error;
 
 use crate::options::TlsFiles;
 
-/// Why TLS cannot be served.
+/// An error that prevents the simulator from serving TLS.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// A file that cannot be read as PEM.
-    #[error("{what} cannot be read from {path:?}")]
+    /// A file cannot be read as PEM.
+    #[error("cannot read {what} from {path:?}")]
     Pem {
-        /// What was expected in it.
+        /// The expected content of the file.
         what: &'static str,
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The cause.
+        /// The cause, as the PEM parser reported it.
         source: pem::Error,
     },
-    /// A certificate and a key that cannot be used, or not together.
-    #[error("certificate {certificates:?} and key {key:?} cannot be used together")]
+    /// The certificate or the key is unusable, or they do not match.
+    #[error("certificate {certificates:?} and key {key:?} are invalid or do not match")]
     Unusable {
-        /// The certificate file.
+        /// The path of the certificate file.
         certificates: PathBuf,
-        /// The key file.
+        /// The path of the key file.
         key: PathBuf,
-        /// The cause.
+        /// The cause, as the TLS library reported it.
         source: rustls::Error,
     },
 }
 
-/// Reads the files. The crypto provider is named, so that a process with two of them does not panic.
+/// Loads the files. The crypto provider is set explicitly, because a process with two providers would panic otherwise.
 pub(crate) fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let unreadable = |what, path: &PathBuf| {
         let path = path.clone();

@@ -1,16 +1,16 @@
-//! WebSocket frames (RFC 6455) as a server writes and reads them.
+//! Encoding and decoding of WebSocket frames (RFC 6455) on the server's side.
 //!
-//! Written here rather than taken from a library: the faults need frames that no library lets through, and events go from
-//! their generator into the socket's buffer without a copy of each.
+//! Implemented here instead of with a library, because the faults need frames that no library produces, and because
+//! events are generated directly in the socket's buffer without a copy of each.
 
 use std::ops::Range;
 
 use thiserror::Error;
 
-/// The longest message taken from a client, in bytes; the protocol's own have a few hundred.
+/// The longest message accepted from a client, in bytes; messages of the protocol have a few hundred.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
-/// Kinds of frames.
+/// The frame types that the simulator sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opcode {
     Text = 0x1,
@@ -19,7 +19,7 @@ pub(crate) enum Opcode {
     Pong = 0xa,
 }
 
-/// Appends a frame, unmasked as a server's are, and gives where its payload lies.
+/// Appends an unmasked frame and returns the range of its payload.
 pub(crate) fn push_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) -> Range<usize> {
     push_header(out, opcode, payload.len());
     let start = out.len();
@@ -27,8 +27,8 @@ pub(crate) fn push_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) -> R
     start..out.len()
 }
 
-/// Appends a text frame whose payload is written in place by `write`. `expected` is about how long it will be: the header is
-/// laid out for it, and only a payload of another class of length is moved.
+/// Appends a text frame whose payload `write` produces in place. The header is sized for a payload of about `expected`
+/// bytes; the payload is moved only if its length needs a header of another size.
 pub(crate) fn push_text_with(
     out: &mut Vec<u8>,
     expected: usize,
@@ -48,11 +48,11 @@ pub(crate) fn push_text_with(
     frame + size..out.len()
 }
 
-/// Appends a close frame with any code, also one that RFC 6455 does not allow.
+/// Appends a close frame with any code, including codes that RFC 6455 does not allow.
 pub(crate) fn push_close(out: &mut Vec<u8>, code: u16, reason: &str) {
     let mut payload = code.to_be_bytes().to_vec();
     payload.extend_from_slice(reason.as_bytes());
-    // A control frame's payload has at most 125 bytes.
+    // The payload of a control frame has at most 125 bytes.
     payload.truncate(125);
     push_frame(out, Opcode::Close, &payload);
 }
@@ -85,18 +85,18 @@ fn header(opcode: Opcode, length: usize) -> ([u8; 10], usize) {
     (header, size)
 }
 
-/// What a client sent.
+/// A message from a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Message {
     Text(String),
     Binary,
     Ping(Vec<u8>),
     Pong,
-    /// With the code, if there was one.
+    /// A close frame, with its code if it has one.
     Close(Option<u16>),
 }
 
-/// Why a client's bytes are no frames.
+/// A violation of the WebSocket protocol by a client.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum ReadError {
     #[error("the client's frame is not masked")]
@@ -105,7 +105,7 @@ pub(crate) enum ReadError {
     Reserved(u8),
     #[error("the client's control frame is fragmented or longer than 125 bytes")]
     Control,
-    #[error("the client continues a message that it did not begin, or begins one inside another")]
+    #[error("the client sent an unexpected continuation frame, or began a message inside another")]
     Continuation,
     #[error("the client's message is longer than {MAX_MESSAGE_BYTES} bytes")]
     TooLong,
@@ -114,7 +114,7 @@ pub(crate) enum ReadError {
 }
 
 impl ReadError {
-    /// Gives the close code for it (RFC 6455, 7.4.1).
+    /// Returns the close code for this violation (RFC 6455, 7.4.1).
     pub(crate) fn close_code(&self) -> u16 {
         match self {
             Self::TooLong => 1009,
@@ -124,16 +124,16 @@ impl ReadError {
     }
 }
 
-/// Cuts a client's bytes into messages.
+/// Splits a client's bytes into messages.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     bytes: Vec<u8>,
-    /// The opcode and the payload so far of a fragmented message.
+    /// The opcode of a fragmented message and its payload so far.
     begun: Option<(u8, Vec<u8>)>,
 }
 
 impl Decoder {
-    /// Starts with bytes that were read behind the upgrade request.
+    /// Creates a decoder that starts with the bytes read after the upgrade request.
     pub(crate) fn new(bytes: Vec<u8>) -> Self {
         Self { bytes, begun: None }
     }
@@ -142,7 +142,7 @@ impl Decoder {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Takes the next whole message; `None`: more bytes are needed.
+    /// Returns the next complete message, or `None` if more bytes are needed.
     pub(crate) fn next(&mut self) -> Result<Option<Message>, ReadError> {
         loop {
             let Some((first, payload)) = self.next_frame()? else {
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_a_short_text_and_a_close() {
+    fn short_text_and_close_have_exact_bytes() {
         let mut out = Vec::new();
         assert_eq!(push_frame(&mut out, Opcode::Text, b"{}"), 2..4);
         push_close(&mut out, 102, "bye");
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rfc_6455_forbids_is_named() {
+    fn protocol_violations_are_reported() {
         let read = |bytes: Vec<u8>| Decoder::new(bytes).next();
         assert_eq!(read(vec![0x81, 0x00]), Err(ReadError::NotMasked));
         assert_eq!(read(masked(0xc1, b"x")), Err(ReadError::Reserved(0xc1)));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_between_two_halves_of_a_text() {
+    fn ping_between_fragments_is_decoded_first() {
         let mut decoder =
             Decoder::new([masked(0x01, b"ab"), masked(0x89, b"!"), masked(0x80, b"cd")].concat());
         assert_eq!(decoder.next(), Ok(Some(Message::Ping(b"!".to_vec()))));
@@ -288,7 +288,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_text_written_in_place_is_the_same_frame(length in 0_usize..70_000, expected in 0_usize..70_000) {
+        fn in_place_text_equals_copied_text(length in 0_usize..70_000, expected in 0_usize..70_000) {
             let payload = vec![b'x'; length];
             let (mut plain, mut in_place) = (vec![1, 2, 3], vec![1, 2, 3]);
             let first = push_frame(&mut plain, Opcode::Text, &payload);
@@ -298,7 +298,7 @@ mod tests {
         }
 
         #[test]
-        fn however_the_bytes_arrive_the_messages_are_the_same(texts in prop::collection::vec(".{0,200}", 0..5), piece in 1_usize..50) {
+        fn split_input_yields_the_same_messages(texts in prop::collection::vec(".{0,200}", 0..5), piece in 1_usize..50) {
             let bytes: Vec<u8> = texts.iter().flat_map(|text| masked(0x81, text.as_bytes())).collect();
             let mut decoder = Decoder::default();
             let mut read = Vec::new();
@@ -312,7 +312,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_without_a_panic(bytes: Vec<u8>) {
+        fn arbitrary_bytes_do_not_panic(bytes: Vec<u8>) {
             let mut decoder = Decoder::new(bytes);
             while let Ok(Some(_)) = decoder.next() {}
         }

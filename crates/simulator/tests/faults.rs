@@ -1,4 +1,4 @@
-//! Each fault rule over a real socket, seen by a client that is no part of the simulator.
+//! Tests of each fault rule over a real socket, with a client that is independent of the simulator.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 
@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use self::support::{AUTH, PING, assert_silent, id_of, start_with, within};
 
 #[tokio::test]
-async fn close_with_a_code_after_so_many_events() {
+async fn close_sends_its_code_after_the_events() {
     let simulator = start_with(&["close=4001,connection=1,after=50"], None).await;
     let (texts, code) = simulator.authorised().await.rest().await;
     assert_eq!((texts.len(), code), (50, Some(4001)));
@@ -27,9 +27,9 @@ async fn close_with_a_code_after_so_many_events() {
 }
 
 #[tokio::test]
-async fn an_invalid_close_code() {
+async fn close_sends_an_invalid_code() {
     let simulator = start_with(&["close=102"], None).await;
-    // Read off the wire: the client library here tells such a code as 1002, which it answers.
+    // Read from the TCP stream, because the client library reports such a code as 1002, its own answer.
     let mut stream = TcpStream::connect(simulator.handle.local_addr()).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").await.unwrap();
     stream
@@ -56,7 +56,7 @@ async fn cut_ends_without_a_close_frame() {
 }
 
 #[tokio::test]
-async fn reset_resets() {
+async fn reset_resets_the_connection() {
     let simulator = start_with(&["reset"], None).await;
     let mut client = simulator.connect().await.unwrap();
     client.send(AUTH).await;
@@ -73,13 +73,13 @@ async fn reset_resets() {
 }
 
 #[tokio::test]
-async fn silence_keeps_the_pings() {
+async fn silence_still_answers_pings() {
     let simulator = start_with(&["silence,after=3"], None).await;
     let mut client = simulator.authorised().await;
     assert_eq!(client.ids(3).await, [1, 2, 3]);
     assert_silent(client.next()).await;
     assert_eq!(client.ping().await, json!({ "PING": "PONG" }));
-    // The others are not held up by it.
+    // Other connections are not affected.
     let mut other = simulator.connect().await.unwrap();
     other.send(AUTH).await;
     other.text().await;
@@ -87,7 +87,7 @@ async fn silence_keeps_the_pings() {
 }
 
 #[tokio::test]
-async fn no_pong_keeps_the_events() {
+async fn no_pong_still_sends_events() {
     let simulator = start_with(&["no-pong,after=2"], None).await;
     simulator.handle.set_rate(Some(0.0)).unwrap();
     let mut client = simulator.authorised().await;
@@ -100,7 +100,7 @@ async fn no_pong_keeps_the_events() {
 }
 
 #[tokio::test]
-async fn a_wrong_pong() {
+async fn wrong_pong_answers_with_its_text() {
     let simulator = start_with(&["wrong-pong=PUNG"], Some(0)).await;
     assert_eq!(
         simulator.authorised().await.ping().await,
@@ -109,7 +109,7 @@ async fn a_wrong_pong() {
 }
 
 #[tokio::test]
-async fn a_token_refused_three_times() {
+async fn refuse_token_stops_after_three_times() {
     let simulator = start_with(
         &["refuse-token=expired,times=2", "wrong-auth=maybe,times=1"],
         Some(1),
@@ -129,7 +129,7 @@ async fn a_token_refused_three_times() {
 }
 
 #[tokio::test]
-async fn close_after_auth() {
+async fn close_after_auth_closes_with_1000() {
     let simulator = start_with(&["close-after-auth,times=1"], Some(1)).await;
     let mut client = simulator.authorised().await;
     assert_eq!(client.rest().await, (vec![], Some(1000)));
@@ -137,7 +137,7 @@ async fn close_after_auth() {
 }
 
 #[tokio::test]
-async fn no_answer_to_auth() {
+async fn no_auth_answer_keeps_connection_silent() {
     let simulator = start_with(&["no-auth-answer,connection=1"], None).await;
     let mut client = simulator.connect().await.unwrap();
     client.send(AUTH).await;
@@ -147,7 +147,7 @@ async fn no_answer_to_auth() {
 }
 
 #[tokio::test]
-async fn a_status_instead_of_an_upgrade() {
+async fn http_answers_upgrade_with_a_status() {
     let simulator = start_with(
         &["http=503,retry-after=3,connection=2", "http=401,connection=3"],
         Some(1),
@@ -164,14 +164,14 @@ async fn a_status_instead_of_an_upgrade() {
                     .map(|value| value.to_str().unwrap());
                 assert_eq!(header, retry_after);
             }
-            other => panic!("expected an HTTP answer, found {other:?}"),
+            other => panic!("expected an HTTP response, found {other:?}"),
         }
     }
     simulator.authorised().await;
 }
 
 #[tokio::test]
-async fn frames_that_are_no_events() {
+async fn malformed_frames_are_sent_between_events() {
     for (rule, expected) in [
         ("bad-json,after=2", r#"{"id":1,"data":{"result":"#),
         ("unknown-kind,after=2", r#"{"maintenance":"soon"}"#),
@@ -187,7 +187,7 @@ async fn frames_that_are_no_events() {
 }
 
 #[tokio::test]
-async fn a_binary_frame() {
+async fn binary_sends_a_binary_frame() {
     let simulator = start_with(&["binary,after=1"], Some(2)).await;
     let mut client = simulator.authorised().await;
     client.id().await;
@@ -196,7 +196,7 @@ async fn a_binary_frame() {
 }
 
 #[tokio::test]
-async fn a_text_that_is_not_utf_8() {
+async fn bad_utf8_sends_an_invalid_text() {
     let simulator = start_with(&["bad-utf8,after=1"], None).await;
     let mut client = simulator.authorised().await;
     client.id().await;
@@ -204,7 +204,7 @@ async fn a_text_that_is_not_utf_8() {
 }
 
 #[tokio::test]
-async fn a_huge_frame_is_the_next_entry() {
+async fn huge_sends_the_next_entry() {
     let simulator = start_with(&["huge=4MiB,after=2"], Some(4)).await;
     let mut client = simulator.authorised().await;
     client.ids(2).await;
@@ -215,7 +215,7 @@ async fn a_huge_frame_is_the_next_entry() {
 }
 
 #[tokio::test]
-async fn half_open_answers_nothing_and_keeps_the_connection() {
+async fn half_open_keeps_a_silent_connection() {
     let simulator = start_with(&["half-open,after=3,connection=1"], None).await;
     let mut client = simulator.authorised().await;
     client.ids(3).await;
@@ -223,13 +223,13 @@ async fn half_open_answers_nothing_and_keeps_the_connection() {
     assert_silent(client.next()).await;
     let mut other = simulator.authorised().await;
     other.ids(5_000).await;
-    // It is still there, until it is cut.
+    // The connection stays open until it is cut.
     simulator.handle.cut_all();
     assert_eq!(client.rest().await, (vec![], None));
 }
 
 #[tokio::test]
-async fn a_drip_is_slow_and_holds_nobody_up() {
+async fn drip_slows_only_its_connection() {
     let simulator = start_with(&["drip=2000,connection=1,after=2"], None).await;
     let mut slow = simulator.authorised().await;
     slow.ids(2).await;
@@ -237,7 +237,7 @@ async fn a_drip_is_slow_and_holds_nobody_up() {
     let mut fast = simulator.authorised().await;
     fast.ids(5_000).await;
     assert_eq!(slow.id().await, 3);
-    // 600 bytes at 2,000 a second.
+    // 600 bytes at 2,000 bytes per second.
     assert!(
         start.elapsed() > Duration::from_millis(150),
         "{:?}",
@@ -246,7 +246,7 @@ async fn a_drip_is_slow_and_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn duplicates_are_the_same_bytes_and_recorded() {
+async fn duplicates_are_identical_and_recorded() {
     let simulator = start_with(&["duplicate=2,after=5"], Some(6)).await;
     let mut client = simulator.authorised().await;
     let mut texts = Vec::new();
@@ -261,7 +261,7 @@ async fn duplicates_are_the_same_bytes_and_recorded() {
 }
 
 #[tokio::test]
-async fn the_same_id_with_another_body() {
+async fn same_id_sends_another_body() {
     let simulator = start_with(&["same-id,after=3"], Some(4)).await;
     let mut client = simulator.authorised().await;
     let mut texts = Vec::new();
@@ -276,7 +276,7 @@ async fn the_same_id_with_another_body() {
 }
 
 #[tokio::test]
-async fn out_of_order_swaps_the_next_two() {
+async fn out_of_order_swaps_the_next_two_entries() {
     let simulator = start_with(&["out-of-order,every=3"], Some(10)).await;
     let mut client = simulator.authorised().await;
     assert_eq!(client.ids(10).await, [1, 2, 3, 5, 4, 6, 8, 7, 9, 10]);
@@ -285,13 +285,13 @@ async fn out_of_order_swaps_the_next_two() {
 }
 
 #[tokio::test]
-async fn a_swap_without_a_second_entry_holds_nothing_back() {
+async fn out_of_order_at_the_end_blocks_nothing() {
     let simulator = start_with(&["out-of-order,after=2"], Some(3)).await;
     assert_eq!(simulator.authorised().await.ids(3).await, [1, 2, 3]);
 }
 
 #[tokio::test]
-async fn a_rule_with_a_rest_and_one_added_while_running() {
+async fn interval_rule_and_late_rule_are_applied() {
     let simulator = start_with(&[], Some(0)).await;
     let mut client = simulator.authorised().await;
     simulator

@@ -1,4 +1,4 @@
-//! The feed, the record and the REST interface over real sockets.
+//! Tests of the feed, the record and the REST interface over real sockets.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 
@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 use self::support::{AUTH, PING, assert_silent, id_of, start, start_with, within};
 
 #[tokio::test]
-async fn a_client_is_authorised_gets_its_events_and_pongs() {
+async fn authenticated_client_receives_events_and_pongs() {
     let simulator = start_with(&[], Some(500)).await;
     let mut client = simulator.authorised().await;
     assert_eq!(client.ids(500).await, (1..=500).collect::<Vec<_>>());
@@ -35,7 +35,7 @@ async fn a_client_is_authorised_gets_its_events_and_pongs() {
 }
 
 #[tokio::test]
-async fn a_websocket_ping_is_answered_in_the_midst_of_events() {
+async fn websocket_ping_is_answered_between_events() {
     let simulator = start_with(&[], None).await;
     let mut client = simulator.authorised().await;
     use futures_util::SinkExt;
@@ -44,7 +44,7 @@ async fn a_websocket_ping_is_answered_in_the_midst_of_events() {
 }
 
 #[tokio::test]
-async fn auth_comes_first_and_with_a_right_token() {
+async fn missing_auth_or_wrong_token_is_refused() {
     let simulator = start(Options {
         tokens: vec!["secret".into(), "other".into()],
         ..Options::default()
@@ -52,8 +52,8 @@ async fn auth_comes_first_and_with_a_right_token() {
     .await;
     simulator.authorised().await;
     for (message, error) in [
-        (PING, "authorization required: AUTH with a token comes first"),
-        ("no json", "authorization required: AUTH with a token comes first"),
+        (PING, "authorization required: send AUTH with a token first"),
+        ("no json", "authorization required: send AUTH with a token first"),
         (r#"{"action":"AUTH","data":{"token":"wrong"}}"#, "invalid token"),
     ] {
         let mut client = simulator.connect().await.unwrap();
@@ -66,7 +66,7 @@ async fn auth_comes_first_and_with_a_right_token() {
 }
 
 #[tokio::test]
-async fn an_unknown_action_is_an_error_that_leaves_the_connection_open() {
+async fn unknown_action_keeps_the_connection_open() {
     let simulator = start_with(&[], Some(0)).await;
     let mut client = simulator.authorised().await;
     client.send(r#"{"action":"DANCE"}"#).await;
@@ -75,7 +75,7 @@ async fn an_unknown_action_is_an_error_that_leaves_the_connection_open() {
 }
 
 #[tokio::test]
-async fn every_connection_gets_every_event() {
+async fn every_connection_receives_every_event() {
     let simulator = start_with(&[], Some(5_000)).await;
     simulator.handle.set_rate(Some(0.0)).unwrap();
     let (mut first, mut second) = (simulator.authorised().await, simulator.authorised().await);
@@ -93,12 +93,12 @@ async fn every_connection_gets_every_event() {
 }
 
 #[tokio::test]
-async fn without_a_rate_the_slowest_reader_sets_the_pace() {
+async fn no_rate_waits_for_the_slowest_reader() {
     let simulator = start_with(&[], Some(100_000)).await;
     simulator.handle.set_rate(Some(0.0)).unwrap();
     let (mut reader, idle) = (simulator.authorised().await, simulator.authorised().await);
     simulator.handle.set_rate(None).unwrap();
-    // The idle one's socket fills up; the other is held back with it, far from the end.
+    // The socket of the idle client fills up, which then also stops the other client, far from the end.
     let read = async {
         loop {
             reader.id().await;
@@ -121,7 +121,7 @@ impl support::Client {
 }
 
 #[tokio::test]
-async fn with_a_rate_what_comes_while_nobody_is_connected_is_lost() {
+async fn rate_without_connections_loses_entries() {
     let simulator = start(Options {
         rate: Some(1_000.0),
         ..Options::default()
@@ -132,7 +132,7 @@ async fn with_a_rate_what_comes_while_nobody_is_connected_is_lost() {
     drop(client);
     simulator.handle.wait_until(|counters| counters.open == 0).await;
     let before = simulator.handle.counters().sent;
-    // Time is what loses entries here, so the condition is the REST interface's newest entry.
+    // Entries are lost as time passes, so the test waits for a newer entry in the REST interface.
     within(async { while newest_id(&simulator).await < before + 50 {} }).await;
     let mut client = simulator.authorised().await;
     assert!(client.id().await > before + 50);
@@ -144,7 +144,7 @@ async fn newest_id(simulator: &support::Running) -> u64 {
 }
 
 #[tokio::test]
-async fn without_a_rate_or_with_hold_nothing_is_lost_between_connections() {
+async fn no_rate_or_hold_loses_nothing_between_connections() {
     for rate in [None, Some(2_000.0)] {
         let faults = vec![
             "close=1001,after=100".parse().unwrap(),
@@ -181,7 +181,7 @@ async fn without_a_rate_or_with_hold_nothing_is_lost_between_connections() {
 }
 
 #[tokio::test]
-async fn the_record_has_the_bytes_that_were_sent() {
+async fn record_contains_the_bytes_that_were_sent() {
     let directory = tempfile::tempdir().unwrap();
     let record = directory.path().join("sent.jsonl");
     let simulator = start(Options {
@@ -196,7 +196,7 @@ async fn the_record_has_the_bytes_that_were_sent() {
         received.push_str(&client.text().await);
         received.push('\n');
     }
-    // Within a second of itself, while the simulator goes on.
+    // The record is flushed within a second, while the simulator runs.
     within(async {
         while std::fs::metadata(&record).unwrap().len() < received.len() as u64 {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -209,7 +209,7 @@ async fn the_record_has_the_bytes_that_were_sent() {
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_written_ends_the_simulator_with_the_reason() {
+async fn unwritable_record_stops_the_simulator() {
     let simulator = start(Options {
         record: Some("/dev/full".into()),
         ..Options::default()
@@ -218,11 +218,11 @@ async fn a_record_that_cannot_be_written_ends_the_simulator_with_the_reason() {
     let mut client = simulator.authorised().await;
     while client.socket_next().await {}
     let error = simulator.stop().await.unwrap_err();
-    assert_eq!(error.to_string(), r#"the record "/dev/full" cannot be written"#);
+    assert_eq!(error.to_string(), r#"cannot write the record "/dev/full""#);
 }
 
 #[tokio::test]
-async fn frames_of_two_mebibytes() {
+async fn frames_of_two_mebibytes_arrive_complete() {
     let size = 2 << 20;
     let simulator = start(Options {
         size: Some(size),
@@ -239,7 +239,7 @@ async fn frames_of_two_mebibytes() {
 }
 
 #[tokio::test]
-async fn cutting_all_connections_loses_nothing_that_was_sent() {
+async fn cut_all_loses_no_sent_entry() {
     let simulator = start_with(&[], None).await;
     let mut client = simulator.authorised().await;
     client.ids(100).await;
@@ -251,7 +251,7 @@ async fn cutting_all_connections_loses_nothing_that_was_sent() {
 }
 
 #[tokio::test]
-async fn options_that_cannot_be_used_are_refused_at_the_start() {
+async fn invalid_options_are_refused_at_start() {
     let bind = |options: Options| async move { Simulator::bind(options).await.unwrap_err() };
     let size = bind(Options {
         size: Some(MIN_FRAME_BYTES - 1),
@@ -267,10 +267,7 @@ async fn options_that_cannot_be_used_are_refused_at_the_start() {
         ..Options::default()
     })
     .await;
-    assert_eq!(
-        record.to_string(),
-        r#"the record "/nowhere/sent" cannot be created"#
-    );
+    assert_eq!(record.to_string(), r#"cannot create the record "/nowhere/sent""#);
     let files = TlsFiles {
         certificates: "/nowhere/cert".into(),
         key: "/nowhere/key".into(),
@@ -283,12 +280,12 @@ async fn options_that_cannot_be_used_are_refused_at_the_start() {
     let cause = std::error::Error::source(&tls).unwrap();
     assert_eq!(
         cause.to_string(),
-        r#"a certificate cannot be read from "/nowhere/cert""#
+        r#"cannot read a certificate from "/nowhere/cert""#
     );
 }
 
 #[tokio::test]
-async fn rest_on_the_same_port() {
+async fn rest_is_served_on_the_same_port() {
     let simulator = start(Options {
         tokens: vec!["secret".into()],
         count: Some(100),
@@ -333,7 +330,7 @@ async fn get(simulator: &support::Running, path: &str, token: Option<&str>) -> (
 }
 
 #[tokio::test]
-async fn the_same_over_tls() {
+async fn tls_connection_receives_every_event() {
     let directory = tempfile::tempdir().unwrap();
     let tls = certificate(directory.path());
     let root = std::fs::read(&tls.certificates).unwrap();
@@ -393,7 +390,7 @@ fn certificate(directory: &Path) -> TlsFiles {
 }
 
 #[tokio::test]
-async fn a_silent_tcp_connection_does_not_hold_up_the_end() {
+async fn idle_tcp_connection_does_not_delay_shutdown() {
     let simulator = start_with(&[], None).await;
     let _idle = TcpStream::connect(simulator.handle.local_addr()).await.unwrap();
     let _client = simulator.authorised().await;

@@ -1,4 +1,4 @@
-//! One TCP connection: its request, then REST or the WebSocket feed.
+//! One TCP connection: the HTTP request, then either a REST response or the WebSocket feed.
 
 mod outbox;
 mod session;
@@ -21,7 +21,8 @@ use crate::{
     rest,
 };
 
-/// Serves a connection until it ends, or until `stop`. What happens on it is no error of the simulator: it is logged.
+/// Serves a connection until it ends or `stop` is cancelled. Failures of a connection are logged; they are not errors
+/// of the simulator.
 pub(crate) async fn serve(mut socket: Socket, platform: Arc<Platform>, stop: CancellationToken) {
     let request = tokio::select! {
         biased;
@@ -31,7 +32,7 @@ pub(crate) async fn serve(mut socket: Socket, platform: Arc<Platform>, stop: Can
     let (request, behind) = match request {
         Ok(read) => read,
         Err(error) => {
-            debug!(%error, "no request");
+            debug!(%error, "invalid request");
             if matches!(error, RequestError::NotHttp | RequestError::TooLong) {
                 answer(
                     socket,
@@ -53,7 +54,7 @@ pub(crate) async fn serve(mut socket: Socket, platform: Arc<Platform>, stop: Can
         faults.early(&platform.plan, Phase::Upgrade, Instant::now())
     {
         platform.count(Count::Fault);
-        let mut response = Response::error(status, "no upgrade: a fault rule says so", "fault", &[]);
+        let mut response = Response::error(status, "upgrade refused by a fault rule", "fault", &[]);
         response.retry_after = retry_after;
         return answer(socket, &response).await;
     }
@@ -74,7 +75,7 @@ fn wants_upgrade(request: &Request) -> bool {
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Gives the bytes that accept an upgrade. No extension is accepted: none is needed.
+/// Returns the bytes that accept an upgrade. No WebSocket extension is accepted.
 fn upgrade(request: &Request) -> Result<Vec<u8>, Response> {
     if request.uri().path() != "/" {
         return Err(Response::error(
@@ -102,7 +103,7 @@ fn respond(request: &Request, platform: &Platform) -> Response {
 
 async fn answer(mut socket: Socket, response: &Response) {
     if let Err(error) = response.send(&mut socket).await {
-        debug!(%error, "the answer was not taken");
+        debug!(%error, "cannot send the response");
     }
     socket::linger(&mut socket).await;
 }

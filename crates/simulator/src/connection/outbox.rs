@@ -1,4 +1,4 @@
-//! Frames on their way into the socket, and which of them are through.
+//! The frames that wait to be written to a socket, and the tracking of those that the socket accepted.
 
 use crate::{
     entries::Entries,
@@ -6,17 +6,18 @@ use crate::{
     wire::{Opcode, push_close, push_frame, push_text_with},
 };
 
-/// How many bytes are made before they are written: large enough that the call costs little, small enough for a core's cache.
+/// The number of bytes that are generated before a write: large enough to amortise the system call, small enough for a
+/// core's cache.
 pub(super) const BATCH_BYTES: usize = 64 * 1024;
 
-/// Bytes to write, cut into frames.
+/// A write buffer that is divided into frames.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     bytes: Vec<u8>,
     frames: Vec<Frame>,
-    /// How many bytes the socket has taken.
+    /// The number of bytes that the socket accepted.
     written: usize,
-    /// How many frames were reported as handed over.
+    /// The number of frames that were reported as sent.
     reported: usize,
 }
 
@@ -30,13 +31,13 @@ struct Frame {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Content {
     Entry(u64),
-    /// An entry that was sent before, as it was or with another body.
+    /// A copy of an entry that was sent before, unchanged or with another body.
     Copy,
     Other,
 }
 
 impl Outbox {
-    /// Says whether everything was taken by the socket.
+    /// Returns whether the socket accepted everything.
     pub(super) fn is_done(&self) -> bool {
         self.written == self.bytes.len()
     }
@@ -45,12 +46,12 @@ impl Outbox {
         self.bytes.len() >= BATCH_BYTES
     }
 
-    /// What the socket has yet to take.
+    /// Returns the bytes that the socket has not accepted yet.
     pub(super) fn rest(&self) -> &[u8] {
         &self.bytes[self.written..]
     }
 
-    /// Starts anew once everything is written.
+    /// Clears the buffer, which must have been written completely.
     pub(super) fn reset(&mut self) {
         debug_assert!(self.is_done(), "frames would be lost");
         self.bytes.clear();
@@ -72,7 +73,7 @@ impl Outbox {
         self.push(Opcode::Text, json.to_string().as_bytes());
     }
 
-    /// Appends an entry of the sequence, in its usual size or in another.
+    /// Appends an entry of the sequence, in its usual size or with `bytes` bytes.
     pub(super) fn push_entry(&mut self, entries: &Entries, id: u64, bytes: Option<usize>) {
         match bytes {
             None => self.push_event(Content::Entry(id), entries.frame_bytes_hint(), |out| {
@@ -86,14 +87,15 @@ impl Outbox {
         }
     }
 
-    /// Appends an entry that was sent before.
+    /// Appends a copy of an entry that was sent before.
     pub(super) fn push_copy(&mut self, entries: &Entries, id: u64) {
         self.push_event(Content::Copy, entries.frame_bytes_hint(), |out| {
             entries.write_frame(id, out)
         });
     }
 
-    /// Appends the id of an entry that was sent before with another body; `variant` from 1 tells such bodies apart.
+    /// Appends an entry that was sent before, with the same id and another body; `variant`, from 1, distinguishes such
+    /// bodies.
     pub(super) fn push_variant(&mut self, entries: &Entries, id: u64, variant: u64) {
         self.push_event(Content::Copy, entries.frame_bytes_hint(), |out| {
             entries.write_variant(id, variant, out)
@@ -109,11 +111,11 @@ impl Outbox {
         });
     }
 
-    /// Drops what was not begun, and ends with a close frame.
+    /// Drops the frames that are not partly written, and appends a close frame.
     pub(super) fn close(&mut self, code: u16, reason: &str) {
         let begun = self.frames.partition_point(|frame| frame.end <= self.written);
         let keep = match self.frames.get(begun) {
-            // A frame whose header is half-way out cannot be taken back.
+            // A frame whose header is partly written has to be completed.
             Some(frame) if self.begin_of(begun) < self.written => (begun + 1, frame.end),
             _ => (begun, self.written),
         };
@@ -126,19 +128,19 @@ impl Outbox {
         index.checked_sub(1).map_or(0, |before| self.frames[before].end)
     }
 
-    /// Notes what the socket has taken, and reports the frames that went out whole by it.
+    /// Records bytes that the socket accepted, and reports the frames that are now completely written.
     pub(super) fn advance(&mut self, bytes: usize, connection: u64, platform: &Platform) {
         self.written += bytes;
         let through = self.frames[self.reported..].partition_point(|frame| frame.end <= self.written);
         let frames = &self.frames[self.reported..self.reported + through];
         self.reported += through;
         let mut events = 0;
-        // Runs of ids that ascend are noted at once: almost always the whole batch.
+        // Ranges of consecutive ids, almost always the whole batch, are reported in one call.
         for run in frames.chunk_by(|one, next| follows(one.content, next.content)) {
             match (run[0].content, run[run.len() - 1].content) {
                 (Content::Other, _) => continue,
                 (Content::Entry(first), Content::Entry(last)) => {
-                    let fresh = platform.handed(connection, first..=last);
+                    let fresh = platform.mark_sent(connection, first..=last);
                     let is_fresh = |id: u64| fresh.iter().any(|ids| ids.contains(&id));
                     platform.journal.write(
                         run.iter()
@@ -172,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn closing_keeps_a_frame_that_was_begun_and_no_other() {
+    fn close_keeps_only_the_partly_written_frame() {
         let entries = Entries::new(1, None, Duration::ZERO, None);
         let mut outbox = Outbox::default();
         for id in 1..=3 {

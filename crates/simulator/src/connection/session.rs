@@ -1,4 +1,4 @@
-//! A WebSocket connection: authorise, then send events, each a function with its own ways to end.
+//! A WebSocket connection: authentication, then events. Each phase is a function that returns how the connection ends.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tracing::debug;
 use super::{
     outbox::Outbox,
     socket::{Socket, discard, linger, reset},
-    stream::Mood,
+    stream::FaultState,
 };
 use crate::{
     faults::{ConnectionFaults, Phase, Reaction},
@@ -23,26 +23,26 @@ use crate::{
     wire::{Decoder, Message, Opcode, ReadError},
 };
 
-/// A client that has not authorised itself by then is closed. *Assumed*; the public clients send AUTH at once.
+/// The time within which a client must authenticate. *Assumed*; the public clients send AUTH at once.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long answers, and a close frame, may take into a socket whose client does not read.
+/// The time that answers and a close frame may take to write when the client does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The close code after a refused token. *Assumed*: policy violation (RFC 6455, 7.4.1).
 const REFUSED: u16 = 1008;
 
-/// How a session ends.
+/// The way in which a session ends.
 #[derive(Debug, PartialEq)]
 pub(super) enum End {
-    /// By a close frame from here.
+    /// The simulator sends a close frame with this code.
     Close(u16),
-    /// By an end of the TCP connection in order.
+    /// The simulator closes the TCP connection without a close frame.
     Cut,
     Reset,
-    /// Not at all, but for the client.
+    /// The simulator keeps the connection open and sends nothing, until the client closes it.
     HalfOpen,
-    /// The client is gone.
+    /// The client has closed the connection.
     Gone,
 }
 
@@ -52,20 +52,21 @@ pub(super) struct Session<'a> {
     pub(super) writer: WriteHalf<Socket>,
     pub(super) decoder: Decoder,
     pub(super) outbox: Outbox,
-    /// Answers for the next gap between two batches.
+    /// Answers that are sent between two batches of events.
     pub(super) answers: Outbox,
     pub(super) number: u64,
     pub(super) faults: ConnectionFaults,
     pub(super) platform: &'a Platform,
     pub(super) stop: CancellationToken,
-    /// Told when all connections are to be cut; from the beginning, so that none is missed between two phases.
+    /// Notified when all connections are to be cut. Subscribed from the beginning, so that no notification is missed
+    /// between two phases.
     pub(super) cut: watch::Receiver<()>,
-    pub(super) mood: Mood,
+    pub(super) fault_state: FaultState,
     /// The next id of the sequence.
     pub(super) next: u64,
-    /// The first id that this connection got.
+    /// The first id of this connection.
     pub(super) first: u64,
-    /// How many entries of the sequence were put on their way.
+    /// The number of entries that were appended to the outbox.
     pub(super) events: u64,
 }
 
@@ -90,14 +91,14 @@ impl<'a> Session<'a> {
             platform,
             stop,
             cut: platform.cut.subscribe(),
-            mood: Mood::default(),
+            fault_state: FaultState::default(),
             next: 1,
             first: 1,
             events: 0,
         }
     }
 
-    /// Runs the connection to its end; `upgrade` is the answer to its request.
+    /// Runs the connection until it ends; `upgrade` is the response to the upgrade request.
     pub(super) async fn run(mut self, upgrade: Vec<u8>) {
         let platform = self.platform;
         if self.writer.write_all(&upgrade).await.is_err() || self.writer.flush().await.is_err() {
@@ -117,12 +118,13 @@ impl<'a> Session<'a> {
             connection = self.number,
             ?end,
             events = self.events,
-            "connection ends"
+            "connection closed"
         );
         if let End::Close(code) = end {
             self.send_close(code).await;
         }
-        // After the close frame, since an event that was half-way out is completed before it and still counts.
+        // The membership ends after the close frame, since a partly written event is completed before that frame and
+        // still counts.
         drop(membership);
         self.end(end).await;
     }
@@ -149,18 +151,18 @@ impl<'a> Session<'a> {
             }
             self.send_answers().await?;
         };
-        let result = self.judge(token.as_deref());
+        let result = self.answer_auth(token.as_deref());
         self.send_answers().await?;
         result
     }
 
-    /// Answers AUTH, by the token or by a fault rule.
-    fn judge(&mut self, token: Option<&str>) -> Result<(), End> {
+    /// Answers AUTH according to the token or to a fault rule.
+    fn answer_auth(&mut self, token: Option<&str>) -> Result<(), End> {
         let ok = json!({ "auth": "ok" });
         let Some(token) = token else {
             self.platform.count(Count::Refused);
             self.answers
-                .push_json(&json!({ "error": "authorization required: AUTH with a token comes first" }));
+                .push_json(&json!({ "error": "authorization required: send AUTH with a token first" }));
             return Err(End::Close(REFUSED));
         };
         let fault = self
@@ -200,7 +202,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Writes the frame that is half-way out, then a close frame.
+    /// Completes a partly written frame, then sends a close frame.
     async fn send_close(&mut self, code: u16) {
         self.outbox.close(code, reason(code));
         let written = async {
@@ -211,7 +213,7 @@ impl<'a> Session<'a> {
             self.writer.flush().await
         };
         if !matches!(timeout(WRITE_TIMEOUT, written).await, Ok(Ok(()))) {
-            debug!(connection = self.number, "the close frame was not taken");
+            debug!(connection = self.number, "cannot send the close frame");
         }
     }
 
@@ -228,13 +230,13 @@ impl<'a> Session<'a> {
             }
             End::Close(_) | End::Cut | End::Gone => {}
         }
-        // A client that is gone already makes this fail, and nothing is lost by it.
+        // A failure is harmless: it means that the client has closed the connection already.
         let _ = timeout(WRITE_TIMEOUT, self.writer.shutdown()).await;
         linger(&mut self.reader).await;
     }
 }
 
-/// Reads until there is a whole message; `None`: the connection has ended. Nothing is lost when it is dropped.
+/// Reads until a message is complete; `None` means that the connection has ended. Cancelling the future loses no input.
 pub(super) async fn read_message(
     reader: &mut ReadHalf<Socket>,
     decoder: &mut Decoder,
@@ -251,7 +253,7 @@ pub(super) async fn read_message(
     }
 }
 
-/// Gives the token of an AUTH message.
+/// Returns the token of an AUTH message.
 fn auth_token(text: &str) -> Option<String> {
     let message: Value = serde_json::from_str(text).ok()?;
     (message["action"] == "AUTH").then(|| message["data"]["token"].as_str().map(str::to_owned))?

@@ -1,4 +1,4 @@
-//! The socket under a connection, plain or with TLS, and its ways to end.
+//! The socket of a connection, plain or with TLS, and the ways to close it.
 
 use std::time::Duration;
 
@@ -10,32 +10,32 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-/// A socket, plain or with TLS.
+/// A plain or TLS socket.
 pub(crate) type Socket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// How long a client is given to end its side. A socket that is dropped with bytes unread sends a reset, and the client may
-/// lose what was sent before it.
+/// The time that a client has to close its side. A socket that is dropped with unread input sends a reset, and the
+/// client may then lose bytes that were sent before.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Reads and forgets until the client ends its side.
+/// Discards input until the client closes its side, at most for `LINGER`.
 pub(super) async fn linger<S: AsyncRead + Unpin>(reader: &mut S) {
-    // Whatever the reason, the socket is dropped next.
+    // The socket is dropped next, whatever the result.
     let _ = timeout(LINGER, discard(reader)).await;
 }
 
-/// Reads and forgets until the connection ends.
+/// Discards input until the connection ends.
 pub(super) async fn discard<S: AsyncRead + Unpin>(reader: &mut S) {
     let mut buffer = [0; 1024];
     while matches!(reader.read(&mut buffer).await, Ok(1..)) {}
 }
 
-/// Ends a connection by a reset.
+/// Resets a connection.
 pub(super) fn reset(socket: Socket) {
     let tcp = match &socket {
         Either::Left(tcp) => tcp,
         Either::Right(tls) => tls.get_ref().0,
     };
     if let Err(error) = tcp.set_zero_linger() {
-        tracing::debug!(%error, "the connection ends without a reset");
+        tracing::debug!(%error, "cannot reset the connection");
     }
 }

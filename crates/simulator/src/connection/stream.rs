@@ -1,4 +1,4 @@
-//! An authorised connection: what is sent when, and what fault rules make of it.
+//! An authenticated connection: the order of answers and events, and the effects of fault rules.
 
 use std::{io, time::Duration};
 
@@ -21,12 +21,12 @@ use crate::{
     wire::{Message, Opcode, ReadError},
 };
 
-/// Answers that wait for their turn, in bytes: with more of them, nothing is read until they are written.
+/// The largest size of the pending answers in bytes; nothing is read while there are more.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// What fault rules have made of the connection.
+/// The effects of fault rules on the connection.
 #[derive(Debug, Default)]
-pub(super) struct Mood {
+pub(super) struct FaultState {
     pong: Pong,
     silent: bool,
     drip: Option<Drip>,
@@ -50,25 +50,25 @@ struct Drip {
     next: Instant,
 }
 
-/// What there is to write.
+/// The result of filling the outbox.
 enum Fill {
     Ready,
-    /// Nothing until then, or until the feed changes.
+    /// Nothing to send until this time, or until the feed changes.
     Idle(Option<Instant>),
     End(End),
 }
 
 impl Session<'_> {
-    /// Sends events until the connection is to end.
+    /// Sends events until the connection has to end, and returns how.
     pub(super) async fn stream(&mut self) -> End {
         let stop = self.stop.clone();
         let mut changes = self.platform.feed.changes();
-        // What the socket has taken may still lie in the TLS layer, until it is flushed.
+        // Bytes that the socket accepted may remain in the TLS layer until it is flushed.
         let mut flushed = true;
         loop {
             let mut wake = None;
             if self.outbox.is_done() && flushed {
-                // Before the look, so that what changes during it is seen.
+                // The mark comes before the check, so that a change during the check is noticed.
                 changes.mark_unchanged();
                 match self.fill(Instant::now()) {
                     Fill::Ready => {}
@@ -79,7 +79,7 @@ impl Session<'_> {
             let idle = self.outbox.is_done() && flushed;
             let mut drip_wait = None;
             let mut piece = usize::MAX;
-            if let Some(drip) = self.mood.drip.as_ref().filter(|_| !idle) {
+            if let Some(drip) = self.fault_state.drip.as_ref().filter(|_| !idle) {
                 drip_wait = Some(drip.next).filter(|next| *next > Instant::now());
                 piece = drip.bytes;
             }
@@ -100,7 +100,7 @@ impl Session<'_> {
                         Ok(bytes) => {
                             flushed = false;
                             self.outbox.advance(bytes, self.number, self.platform);
-                            if let Some(drip) = &mut self.mood.drip {
+                            if let Some(drip) = &mut self.fault_state.drip {
                                 drip.next = Instant::now() + drip.interval;
                             }
                         }
@@ -113,18 +113,18 @@ impl Session<'_> {
         }
     }
 
-    /// Takes a message of an authorised client.
+    /// Handles a message of an authenticated client.
     fn receive(&mut self, message: Result<Option<Message>, ReadError>) -> Option<End> {
         match message {
             Ok(Some(Message::Text(text))) => self.receive_text(&text),
-            Ok(Some(Message::Ping(payload))) if !matches!(self.mood.pong, Pong::None) => {
+            Ok(Some(Message::Ping(payload))) if !matches!(self.fault_state.pong, Pong::None) => {
                 self.answers.push(Opcode::Pong, &payload);
             }
             Ok(Some(Message::Ping(_) | Message::Pong | Message::Binary)) => {}
             Ok(Some(Message::Close(code))) => return Some(End::Close(code.unwrap_or(1000))),
             Ok(None) => return Some(End::Gone),
             Err(error) => {
-                debug!(connection = self.number, %error, "closing");
+                debug!(connection = self.number, %error, "protocol violation; closing the connection");
                 return Some(End::Close(error.close_code()));
             }
         }
@@ -136,36 +136,36 @@ impl Session<'_> {
         match action.as_ref().and_then(|message| message["action"].as_str()) {
             Some("PING") => {
                 self.platform.count(Count::Ping);
-                match &self.mood.pong {
+                match &self.fault_state.pong {
                     Pong::Right => self.answers.push_json(&json!({ "PING": "PONG" })),
                     Pong::Wrong(value) => self.answers.push_json(&json!({ "PING": value })),
                     Pong::None => {}
                 }
             }
             Some("AUTH") => self.answers.push_json(&json!({ "auth": "ok" })),
-            // *Assumed*: an unknown request is an error that leaves the connection open.
+            // *Assumed*: the platform answers an unknown request with an error and keeps the connection open.
             _ => self
                 .answers
-                .push_json(&json!({ "error": "unknown action; AUTH and PING are known" })),
+                .push_json(&json!({ "error": "unknown action; expected AUTH or PING" })),
         }
     }
 
-    /// Makes the next bytes: answers first, then what fault rules ask for, then entries.
+    /// Fills the outbox with answers first, then with due faults, then with entries.
     fn fill(&mut self, now: Instant) -> Fill {
         self.outbox.reset();
         if !self.answers.is_done() {
             std::mem::swap(&mut self.outbox, &mut self.answers);
             return Fill::Ready;
         }
-        if self.mood.silent {
+        if self.fault_state.silent {
             return Fill::Idle(None);
         }
-        if let Some(reaction) = self.mood.waiting.take() {
+        if let Some(reaction) = self.fault_state.waiting.take() {
             return self.react_with_entries(reaction, now);
         }
         match self.faults.next(&self.platform.plan, self.events, now) {
             Due::Now(reaction) => {
-                debug!(connection = self.number, events = self.events, %reaction, "fault");
+                debug!(connection = self.number, events = self.events, %reaction, "fault applied");
                 self.platform.count(Count::Fault);
                 self.react(reaction, now)
             }
@@ -197,14 +197,14 @@ impl Session<'_> {
             Reaction::Reset => return Fill::End(End::Reset),
             Reaction::HalfOpen => return Fill::End(End::HalfOpen),
             Reaction::Silence => {
-                self.mood.silent = true;
+                self.fault_state.silent = true;
                 self.platform.feed.leave(self.number, now);
                 return Fill::Idle(None);
             }
-            Reaction::NoPong => self.mood.pong = Pong::None,
-            Reaction::WrongPong { value } => self.mood.pong = Pong::Wrong(value),
+            Reaction::NoPong => self.fault_state.pong = Pong::None,
+            Reaction::WrongPong { value } => self.fault_state.pong = Pong::Wrong(value),
             Reaction::Drip { bytes_per_second } => {
-                self.mood.drip = Some(Drip::new(bytes_per_second, now));
+                self.fault_state.drip = Some(Drip::new(bytes_per_second, now));
                 self.platform.feed.leave_behind(self.number);
             }
             Reaction::Binary => self.outbox.push(Opcode::Binary, &[0, 1, 2, 0xfe, 0xff]),
@@ -219,13 +219,13 @@ impl Session<'_> {
                 }
             }
             Reaction::SameId => {
-                self.mood.variants += 1;
+                self.fault_state.variants += 1;
                 self.outbox
-                    .push_variant(entries, self.next - 1, self.mood.variants);
+                    .push_variant(entries, self.next - 1, self.fault_state.variants);
             }
             other => return self.react_with_entries(other, now),
         }
-        // What changes only the mood goes on at once with the next rule or entry.
+        // A reaction that only changes the state sends nothing, so the next rule or entry follows immediately.
         if self.outbox.is_done() {
             self.fill(now)
         } else {
@@ -233,22 +233,22 @@ impl Session<'_> {
         }
     }
 
-    /// Does what needs the next entries of the sequence, or waits until they are due.
+    /// Applies a reaction that needs the next entries of the sequence, or waits until they are released.
     fn react_with_entries(&mut self, reaction: Reaction, now: Instant) -> Fill {
         let needed = if reaction == Reaction::OutOfOrder { 2 } else { 1 };
         let last = self.next + needed - 1;
         if last > self.platform.feed.last_id() {
-            // So many will never come; the ones that do are not held back for it.
+            // The sequence ends before that many entries. The remaining ones are sent without the reaction.
             return self.fill(now);
         }
         match self.platform.feed.allowance(last, now) {
             Allowance::UpTo(_) => {}
             Allowance::At(due) => {
-                self.mood.waiting = Some(reaction);
+                self.fault_state.waiting = Some(reaction);
                 return Fill::Idle(Some(due));
             }
             Allowance::Wait => {
-                self.mood.waiting = Some(reaction);
+                self.fault_state.waiting = Some(reaction);
                 return Fill::Idle(None);
             }
         }
@@ -266,7 +266,8 @@ impl Session<'_> {
 
 impl Drip {
     fn new(bytes_per_second: u32, now: Instant) -> Self {
-        // One byte at a time as long as the timer's millisecond is fine enough, then more of them.
+        // Single bytes as long as the resolution of the timer, one millisecond, is fine enough; larger pieces above
+        // that speed.
         let bytes = bytes_per_second.div_ceil(100).max(1);
         let interval = Duration::from_secs(1) * bytes / bytes_per_second.max(1);
         Self {
@@ -277,7 +278,8 @@ impl Drip {
     }
 }
 
-/// Writes some bytes, or flushes when there are none and gives 0. Nothing is lost when it is dropped: each way has one await.
+/// Writes some bytes; with no bytes, flushes and returns 0. Cancelling the future loses nothing, because each branch
+/// has one await.
 async fn write_or_flush(writer: &mut WriteHalf<Socket>, bytes: &[u8], most: usize) -> io::Result<usize> {
     if bytes.is_empty() {
         return writer.flush().await.map(|()| 0);

@@ -1,7 +1,7 @@
-//! Realistic entries out of a seed.
+//! Realistic entries, generated from a seed.
 //!
-//! Every entry follows from the seed and its id alone: the same seed, start and step give the same bytes, in whatever
-//! order, on whatever machine, and an old entry is made again when the REST interface asks for it.
+//! An entry depends only on the seed and its id: the same seed, start and step yield the same bytes in any order and on
+//! any machine, and the REST interface regenerates past entries on request.
 
 mod tables;
 mod text;
@@ -17,20 +17,21 @@ use self::{
 };
 use crate::random::{Draws, mix};
 
-/// The least size of a frame that can be asked for, in bytes: what the fields beside the inline picture may take.
+/// The smallest configurable frame size in bytes, which leaves enough space for the fields other than the inline
+/// picture.
 pub const MIN_FRAME_BYTES: usize = 768;
 
-/// How many entries are taken to have been there before the first, so that most persons are known from the start on.
+/// The number of entries assumed to exist before the first one, so that most persons are known from the start.
 const HISTORY: u64 = 20_000;
 
-/// The time between two of those, which spreads them over two weeks.
+/// The time between two of the entries in the assumed history, which then spans two weeks.
 const HISTORY_STEP: Duration = Duration::from_secs(60);
 
-/// How far back most persons that come back were first seen, in entries.
+/// The number of entries within which most returning persons were first seen.
 const RECENT: u64 = 5_000;
 
-/// Where inline pictures are cut from, in base64 characters: well above the windows of fast compressors, so that pictures
-/// compress as little as real ones do.
+/// The size of the data from which inline pictures are cut, in base64 characters. It is far larger than the windows of
+/// fast compressors, so that pictures compress as badly as real ones.
 const PICTURES: usize = 256 * 1024;
 
 /// The first bytes of every JPEG file, in base64.
@@ -53,8 +54,9 @@ pub struct Entries {
 }
 
 impl Entries {
-    /// Makes the sequence. Entry 1 is created at `start` (`None`: when the sequence [begins](Self::begin)), each later one `step`
-    /// after the one before; with `size`, in bytes, frames are filled up to it with an inline picture.
+    /// Creates the sequence. Entry 1 is created at `start` (`None`: when the sequence [begins](Self::begin)), each
+    /// later one `step` after its predecessor. If `size` is set, an inline picture fills each frame up to that many
+    /// bytes.
     #[must_use]
     pub fn new(seed: u64, start: Option<Timestamp>, step: Duration, size: Option<usize>) -> Self {
         Self {
@@ -66,12 +68,13 @@ impl Entries {
         }
     }
 
-    /// The sequence begins now, if it has no start and has not begun; looking at an entry begins it as well.
+    /// Fixes the start of the sequence to the current time if it is not set. The first access to an entry has the same
+    /// effect.
     pub fn begin(&self) {
         self.start.get_or_init(Timestamp::now);
     }
 
-    /// Gives the fields of one entry; `id` counts from 1.
+    /// Returns the fields of one entry; `id` counts from 1.
     #[must_use]
     pub fn describe(&self, id: u64) -> Entry {
         self.describe_variant(id, 0)
@@ -82,7 +85,7 @@ impl Entries {
         self.write_frame_as(&self.describe(id), self.size, out);
     }
 
-    /// Appends the entry as the REST interface returns it: what stands in the frame's `data`.
+    /// Appends the entry as the REST interface returns it, which is the value of `data` in the frame.
     pub fn write_entry(&self, entry: &Entry, out: &mut Vec<u8>) {
         let mut frame = Vec::with_capacity(self.frame_bytes_hint());
         self.write_frame_as(entry, self.size, &mut frame);
@@ -93,7 +96,8 @@ impl Entries {
         out.extend_from_slice(&frame[data..frame.len() - 1]);
     }
 
-    /// Appends a frame of the same id, result and person as [`Entries::write_frame`] gives, with other values beside them.
+    /// Appends a frame with the id, result and person of [`Entries::write_frame`], and other values in the remaining
+    /// fields.
     pub(crate) fn write_variant(&self, id: u64, variant: u64, out: &mut Vec<u8>) {
         self.write_frame_as(&self.describe_variant(id, variant), self.size, out);
     }
@@ -103,15 +107,15 @@ impl Entries {
         self.write_frame_as(&self.describe(id), Some(bytes), out);
     }
 
-    /// Gives about how many bytes one frame takes.
+    /// Returns the approximate size of a frame in bytes.
     pub(crate) fn frame_bytes_hint(&self) -> usize {
         self.size.unwrap_or(640)
     }
 
     fn describe_variant(&self, id: u64, variant: u64) -> Entry {
         let mut kind = Draws::new(self.seed, id, LANE_KIND);
-        let place = id + HISTORY;
-        let result = if self.brings_new_person(place) {
+        let position = id + HISTORY;
+        let result = if self.introduces_person(position) {
             EntryResult::New
         } else {
             kind.weighted(&OTHER_RESULTS)
@@ -119,9 +123,9 @@ impl Entries {
         let source = kind.below(100);
         let source_index = weighted_index(source);
         let person = match result {
-            EntryResult::New => Some(place),
+            EntryResult::New => Some(position),
             EntryResult::NoMatch | EntryResult::Detected => None,
-            _ => Some(self.person_of(place)),
+            _ => Some(self.person_of(position)),
         };
         let mut looks = Draws::new(self.seed, id, LANE_LOOKS + variant.wrapping_mul(16));
         let confidence = match result {
@@ -205,7 +209,8 @@ impl Entries {
         }
     }
 
-    /// Fills the frame up to `end` bytes of `out`. Base64 comes in fours; the rest of one to four is taken by the URL after it.
+    /// Fills the frame up to `end` bytes of `out`. A base64 text has a multiple of four characters; the URL after it
+    /// fills the remaining one to four bytes.
     fn push_inline_picture(&self, id: u64, end: usize, out: &mut Vec<u8>) {
         const FULL: &[u8] = br#"","full_image":"https://media.neuroio.example/"#;
         const END: &[u8] = br#""}}"#;
@@ -233,7 +238,7 @@ impl Entries {
         out.extend_from_slice(self.pid(person).hyphenated().encode_lower(&mut text).as_bytes());
     }
 
-    /// Gives the id of a person.
+    /// Returns the id of a person.
     pub(crate) fn pid(&self, person: u64) -> uuid::Uuid {
         let high = mix(self.seed, person, LANE_PID);
         let low = mix(self.seed, person, LANE_PID + 1);
@@ -241,29 +246,30 @@ impl Entries {
             .into_uuid()
     }
 
-    /// Finds the person of an entry that brings no new one: mostly somebody seen lately, now and then somebody from long ago.
-    /// `place` counts entries from the beginning of the history.
-    fn person_of(&self, place: u64) -> u64 {
-        let mut draws = Draws::new(self.seed, place, LANE_PERSON);
-        let before = place - 1;
+    /// Selects the person of an entry that introduces nobody new: mostly a recently seen person, sometimes one from
+    /// long ago. `position` counts entries from the beginning of the history.
+    fn person_of(&self, position: u64) -> u64 {
+        let mut draws = Draws::new(self.seed, position, LANE_PERSON);
+        let before = position - 1;
         let reach = if draws.below(100) < 85 {
             before.min(RECENT)
         } else {
             before
         };
         let mut candidate = before - draws.below(reach);
-        while !self.brings_new_person(candidate) {
+        while !self.introduces_person(candidate) {
             candidate -= 1;
         }
         candidate
     }
 
-    /// Says whether an entry brings a new person. The very first does, so that each later one finds somebody before it.
-    fn brings_new_person(&self, place: u64) -> bool {
-        place <= 1 || mix(self.seed, place, 0) % 100 < NEW_OF_100
+    /// Returns whether an entry introduces a new person. The first entry does, so that every later one finds an earlier
+    /// person.
+    fn introduces_person(&self, position: u64) -> bool {
+        position <= 1 || mix(self.seed, position, 0) % 100 < NEW_OF_100
     }
 
-    /// Gives when a person was first seen, in microseconds since 1970.
+    /// Returns the time at which a person was first seen, in microseconds since 1970.
     fn first_seen(&self, person: u64) -> i64 {
         match person.checked_sub(HISTORY) {
             Some(id @ 1..) => self.created(id),
@@ -274,7 +280,7 @@ impl Entries {
         }
     }
 
-    /// Gives the time of creation in microseconds since 1970.
+    /// Returns the time of creation in microseconds since 1970.
     fn created(&self, id: u64) -> i64 {
         let start = self.start.get_or_init(Timestamp::now).as_microsecond();
         let after = u128::from(id.saturating_sub(1)) * self.step.as_nanos() / 1_000;
@@ -288,19 +294,19 @@ impl Entries {
 pub struct Entry {
     /// The entry's id, from 1.
     pub id: u64,
-    /// What the platform made of the face.
+    /// The platform's recognition result.
     pub result: EntryResult,
-    /// Microseconds since 1970.
+    /// The creation time in microseconds since 1970.
     pub created: i64,
     /// The number of the person; its `pid` follows from it and the seed.
     pub person: Option<u64>,
-    /// Years.
+    /// The age in years.
     pub age: Option<u8>,
-    /// 0 male, 1 female.
+    /// The sex: 0 male, 1 female.
     pub sex: Option<u8>,
-    /// The word of the mood.
+    /// The platform's word for the mood.
     pub mood: &'static str,
-    /// The word of the liveness.
+    /// The platform's word for the liveness.
     pub liveness: &'static str,
     source: usize,
     confidence: Option<i64>,
@@ -311,13 +317,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Gives the id of the camera or upload.
+    /// Returns the id of the camera or upload.
     #[must_use]
     pub fn source_id(&self) -> u64 {
         self.source().id
     }
 
-    /// Gives the id of the space.
+    /// Returns the id of the space.
     #[must_use]
     pub fn space_id(&self) -> u64 {
         self.source().space_id

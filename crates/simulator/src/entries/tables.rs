@@ -1,26 +1,26 @@
-//! The values that entries are drawn from, with how many of 100 each takes.
+//! The values that entries are drawn from, each with its share in percent.
 
-/// What the platform made of a face. The words are those of the public Python client (`neuroio.constants`).
+/// The platform's recognition result for a face. The words are those of the public Python client (`neuroio.constants`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EntryResult {
     /// A person seen for the first time.
     New,
-    /// A known person, registered anew.
+    /// A known person, registered again.
     Reinit,
-    /// A known person beyond doubt.
+    /// A known person, recognised with certainty.
     Exact,
-    /// A known person with high accuracy.
+    /// A known person, recognised with high accuracy.
     HighAccuracy,
     /// A match too weak to rely on.
     Junk,
-    /// No match.
+    /// A face without a match.
     NoMatch,
-    /// A face was detected, and no more.
+    /// A face that was only detected.
     Detected,
 }
 
 impl EntryResult {
-    /// All of them, in the order of the protocol.
+    /// All results, in the order of the protocol.
     pub const ALL: [Self; 7] = [
         Self::New,
         Self::Reinit,
@@ -31,7 +31,7 @@ impl EntryResult {
         Self::Detected,
     ];
 
-    /// Gives the word that stands in `result`.
+    /// Returns the word for the field `result`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,10 +46,10 @@ impl EntryResult {
     }
 }
 
-/// How many of 100 entries bring a new person.
+/// The share of entries that introduce a new person, in percent.
 pub(crate) const NEW_OF_100: u64 = 12;
 
-/// The results of entries that bring no new person.
+/// The results of entries that introduce no new person.
 pub(crate) const OTHER_RESULTS: [(EntryResult, u64); 6] = [
     (EntryResult::Exact, 52),
     (EntryResult::HighAccuracy, 16),
@@ -72,11 +72,12 @@ pub(crate) const MOODS: [(&str, u64); 8] = [
 
 pub(crate) const LIVENESS: [(&str, u64); 3] = [("passed", 90), ("undetermined", 7), ("failed", 3)];
 
-/// A camera or an upload, in its space.
+/// A camera or an upload, and its space.
 pub(crate) struct Source {
     pub(crate) id: u64,
     pub(crate) space_id: u64,
-    /// Both objects as they stand in an entry. Some names are not ASCII and one has a quote, since real ones do.
+    /// The JSON of `source` and `space`. As on the real platform, some names are not ASCII and one contains a quotation
+    /// mark.
     pub(crate) json: &'static str,
 }
 
@@ -146,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_of_each_source_says_what_its_fields_say() {
+    fn source_json_matches_its_fields() {
         for (source, _) in SOURCES {
             let json: serde_json::Value = serde_json::from_str(&format!("{{{}}}", source.json)).unwrap();
             assert_eq!(json["source"]["id"], source.id);

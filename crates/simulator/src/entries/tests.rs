@@ -23,31 +23,31 @@ fn frame(entries: &Entries, id: u64) -> String {
 }
 
 #[test]
-fn the_first_entries_of_seed_1() {
+fn first_entries_of_seed_1_match_snapshot() {
     let entries = entries(1, None);
     let frames: Vec<String> = (1..=5).map(|id| frame(&entries, id)).collect();
     insta::assert_snapshot!(frames.join("\n"));
 }
 
 #[test]
-fn an_entry_far_along() {
+fn late_entry_matches_snapshot() {
     insta::assert_snapshot!(frame(&entries(1, None), 123_456_789));
 }
 
 #[test]
-fn a_frame_with_an_inline_picture() {
+fn inline_picture_frame_matches_snapshot() {
     insta::assert_snapshot!(frame(&entries(1, Some(800)), 7));
 }
 
 #[test]
-fn a_default_event_takes_about_600_bytes() {
+fn default_event_has_about_600_bytes() {
     let entries = entries(1, None);
     let total: usize = (100_000..101_000).map(|id| frame(&entries, id).len()).sum();
     assert!((560_000..680_000).contains(&total), "{total}");
 }
 
 #[test]
-fn all_values_appear_and_persons_come_back() {
+fn all_values_appear_and_persons_return() {
     let entries = entries(3, None);
     let all: Vec<Entry> = (1..=5_000).map(|id| entries.describe(id)).collect();
     let results: BTreeSet<EntryResult> = all.iter().map(|entry| entry.result).collect();
@@ -79,7 +79,7 @@ fn all_values_appear_and_persons_come_back() {
 }
 
 #[test]
-fn another_body_keeps_id_result_and_person() {
+fn variant_keeps_id_result_and_person() {
     let entries = entries(1, None);
     for id in 1..500 {
         let mut variant = Vec::new();
@@ -97,7 +97,7 @@ fn another_body_keeps_id_result_and_person() {
 
 proptest! {
     #[test]
-    fn same_seed_same_bytes(seed: u64, id in 1_u64..1_000_000_000_000) {
+    fn same_seed_yields_the_same_bytes(seed: u64, id in 1_u64..1_000_000_000_000) {
         let (first, second) = (frame(&entries(seed, None), id), frame(&entries(seed, None), id));
         prop_assert_eq!(&first, &second);
         let json: Value = serde_json::from_str(&first).unwrap();
@@ -111,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn a_size_asked_for_is_met_to_the_byte(seed: u64, id in 1_u64..1_000_000_000_000, size in MIN_FRAME_BYTES..70_000) {
+    fn frame_has_exactly_the_configured_size(seed: u64, id in 1_u64..1_000_000_000_000, size in MIN_FRAME_BYTES..70_000) {
         let entries = entries(seed, Some(size));
         let text = frame(&entries, id);
         prop_assert_eq!(text.len(), size);
@@ -120,7 +120,7 @@ proptest! {
     }
 
     #[test]
-    fn the_rest_entry_is_the_data_of_the_frame(seed: u64, id in 1_u64..1_000_000) {
+    fn rest_entry_equals_the_frame_data(seed: u64, id in 1_u64..1_000_000) {
         let entries = entries(seed, None);
         let mut entry = Vec::new();
         entries.write_entry(&entries.describe(id), &mut entry);
@@ -130,7 +130,7 @@ proptest! {
 }
 
 #[test]
-fn a_sequence_without_a_start_begins_once() {
+fn start_is_fixed_at_first_access() {
     let entries = Entries::new(1, None, Duration::from_secs(1), None);
     entries.begin();
     let begun = Timestamp::now().as_microsecond();

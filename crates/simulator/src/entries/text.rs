@@ -1,4 +1,5 @@
-//! Numbers and times as JSON text, written straight into a buffer: `format!` would cost more than the rest of an entry.
+//! Numbers and times as JSON text, written directly into a buffer, because `format!` would cost more than the rest of
+//! an entry.
 
 /// Appends a whole number.
 pub(crate) fn push_number(out: &mut Vec<u8>, mut number: u64) {
@@ -49,8 +50,8 @@ fn put(digits: &mut [u8], mut number: u64) {
     }
 }
 
-/// Turns days since 1970 into year, month and day. The year is counted from March, so that the leap day is its last and
-/// every month before it starts at a fixed offset.
+/// Converts days since 1970 into year, month and day. The year starts in March, so that the leap day is its last day
+/// and every month before it has a fixed offset.
 fn civil(days: i64) -> (u64, u64, u64) {
     let from_march_0 = days + 719_468;
     let era = from_march_0.div_euclid(146_097);
@@ -90,7 +91,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn times_read_back_as_the_same_instant(microseconds in 0_i64..253_370_764_799_000_000) {
+        fn written_times_parse_to_the_same_instant(microseconds in 0_i64..253_370_764_799_000_000) {
             let written = text(|out| push_time(out, microseconds));
             prop_assert_eq!(written.len(), 27);
             let read: Timestamp = written.parse().unwrap();
@@ -98,7 +99,7 @@ mod tests {
         }
 
         #[test]
-        fn numbers_are_written_as_rust_writes_them(number: u64) {
+        fn numbers_are_written_like_display(number: u64) {
             prop_assert_eq!(text(|out| push_number(out, number)), number.to_string());
         }
     }

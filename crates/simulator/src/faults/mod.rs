@@ -1,11 +1,12 @@
-//! Faults as rules: a condition and a reaction.
+//! Fault rules, each with one reaction and conditions.
 //!
-//! A rule is written as words between commas: one reaction and any number of conditions, in any order.
+//! The text form of a rule is a list of words separated by commas: one reaction and any number of conditions, in any
+//! order.
 //!
 #![doc = concat!("```text\n", include_str!("grammar.txt"), "```")]
 //!
-//! A rule without `every` is used once on a connection; without `times`, on each connection that meets its conditions. Several
-//! rules that are due at once are used in the order in which they were given.
+//! A rule without `every` is applied once per connection, and without `times` on each connection that meets its
+//! conditions. If several rules are due at once, they are applied in the order in which they were added.
 //!
 //! ```
 //! use neurobridge_simulator::{FaultRule, Reaction};
@@ -26,9 +27,9 @@ pub(crate) use self::plan::{ConnectionFaults, Due, Plan};
 /// The grammar of fault rules, for a help text.
 pub const GRAMMAR: &str = include_str!("grammar.txt");
 
-/// A fault rule: when it is used, and what then happens.
+/// A fault rule: conditions, and the reaction when they are met.
 ///
-/// Its `Display` writes the text that `FromStr` reads.
+/// Its `Display` output can be parsed with `FromStr`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FaultRule {
     reaction: Reaction,
@@ -38,40 +39,40 @@ pub struct FaultRule {
     every: Option<Every>,
 }
 
-/// How long a rule rests after it was used.
+/// The interval between two applications of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Every {
-    /// A time since it was last used on any connection, or was added.
+    /// A time since the rule was last applied on any connection, or since it was added.
     Time(Duration),
-    /// A number of events on the same connection, counted from `after`, from the start, or from the last use.
+    /// A number of events on the same connection, counted from `after`, from the start, or from the last application.
     Events(u64),
 }
 
-/// What happens when a rule is used.
+/// The effect of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reaction {
-    /// Closes with this code, also one that RFC 6455 forbids, such as 102.
+    /// Closes the connection with this code, which may be invalid under RFC 6455, such as 102.
     Close {
         /// The close code.
         code: u16,
     },
-    /// Answers `{"auth":"ok"}` and closes at once with this code.
+    /// Answers `{"auth":"ok"}` and closes immediately with this code.
     CloseAfterAuth {
         /// The close code.
         code: u16,
     },
-    /// Ends the TCP connection in order, without a close frame; what was sent before arrives.
+    /// Closes the TCP connection without a close frame; bytes that were sent before arrive.
     Cut,
-    /// Resets the TCP connection; what was sent shortly before may never arrive.
+    /// Resets the TCP connection; bytes that were sent shortly before may be lost.
     Reset,
-    /// Sends no more events; pings are answered.
+    /// Sends no further events, and still answers pings.
     Silence,
-    /// Answers no more pings, of the protocol or of WebSocket.
+    /// Stops answering pings, both the protocol's and WebSocket's.
     NoPong,
-    /// Answers pings with another value than `PONG`.
+    /// Answers pings with a value other than `PONG`.
     WrongPong {
-        /// The value instead.
+        /// The value in the answer.
         value: String,
     },
     /// Answers AUTH with an error and closes.
@@ -79,18 +80,18 @@ pub enum Reaction {
         /// The text of the error.
         message: String,
     },
-    /// Answers AUTH with another value than `ok` and closes.
+    /// Answers AUTH with a value other than `ok` and closes.
     WrongAuth {
-        /// The value instead.
+        /// The value in the answer.
         value: String,
     },
-    /// Leaves AUTH without an answer; the connection stays open and silent.
+    /// Does not answer AUTH; the connection stays open and silent.
     NoAuthAnswer,
     /// Answers the upgrade request with an HTTP status.
     Http {
-        /// The status, 200 to 599.
+        /// The HTTP status, from 200 to 599.
         status: u16,
-        /// Seconds for a `Retry-After` header.
+        /// The value of a `Retry-After` header in seconds.
         retry_after: Option<u64>,
     },
     /// Sends a binary frame.
@@ -99,9 +100,9 @@ pub enum Reaction {
     BadUtf8,
     /// Sends a text frame that is not JSON.
     BadJson,
-    /// Sends a JSON object that is none of the four kinds.
+    /// Sends a JSON object that is none of the four known message kinds.
     UnknownKind,
-    /// Sends `{"error":…}`; the connection stays.
+    /// Sends `{"error":…}` and keeps the connection open.
     Error {
         /// The text of the error.
         message: String,
@@ -111,27 +112,28 @@ pub enum Reaction {
         /// The size of the frame's payload.
         bytes: usize,
     },
-    /// Keeps the TCP connection, writes nothing more and takes no notice of what comes.
+    /// Keeps the TCP connection open, but sends nothing and ignores all input.
     ///
-    /// What comes is still taken off the socket, for that is the only way to see the client leave.
+    /// The input is still read from the socket, because only reading shows that the client has closed the connection.
     HalfOpen,
-    /// Lets the bytes trickle from here on; other connections do not wait for this one.
+    /// Limits the sending speed from here on; other connections do not wait for this one.
     Drip {
-        /// Bytes a second, at least 1.
+        /// Bytes per second, at least 1.
         bytes_per_second: u32,
     },
-    /// Sends the entries before once more, byte for byte; one that was huge comes in its usual size.
+    /// Sends the previous entries again, byte for byte; an entry that was sent in a huge frame is repeated in its usual
+    /// size.
     Duplicate {
-        /// How many of them, at least 1.
+        /// The number of entries to repeat, at least 1.
         entries: u32,
     },
-    /// Sends the last entry's id with another body.
+    /// Sends another entry with the id of the last one.
     SameId,
-    /// Sends the next two entries in reverse.
+    /// Sends the next two entries in reverse order.
     OutOfOrder,
 }
 
-/// The part of a connection's life in which a reaction belongs.
+/// The phase of a connection in which a reaction applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Upgrade,
@@ -140,7 +142,7 @@ pub(crate) enum Phase {
 }
 
 impl FaultRule {
-    /// Makes a rule that is used on every connection, once, as soon as it can be.
+    /// Creates a rule that is applied once on every connection, as early as possible.
     #[must_use]
     pub fn new(reaction: Reaction) -> Self {
         Self {
@@ -152,36 +154,37 @@ impl FaultRule {
         }
     }
 
-    /// Restricts the rule to the nth connection since the start, counted from 1. Every request for an upgrade counts, also a
-    /// refused one.
+    /// Restricts the rule to the nth connection since the start, counted from 1. Every upgrade request counts,
+    /// including refused ones.
     #[must_use]
     pub fn connection(mut self, number: u64) -> Self {
         self.connection = Some(number);
         self
     }
 
-    /// Lets the rule wait for this many events on the connection. Means nothing for a reaction that comes before the first.
+    /// Delays the rule until this many events were sent on the connection. Has no effect on reactions before the first
+    /// event.
     #[must_use]
     pub fn after(mut self, events: u64) -> Self {
         self.after = events;
         self
     }
 
-    /// Limits how often the rule is used, over all connections.
+    /// Limits how often the rule is applied, over all connections.
     #[must_use]
     pub fn times(mut self, times: u64) -> Self {
         self.times = Some(times);
         self
     }
 
-    /// Lets the rule be used again and again, with this rest between.
+    /// Repeats the rule at this interval.
     #[must_use]
     pub fn every(mut self, every: Every) -> Self {
         self.every = Some(every);
         self
     }
 
-    /// Gives what happens when the rule is used.
+    /// Returns the reaction of the rule.
     #[must_use]
     pub fn reaction(&self) -> &Reaction {
         &self.reaction
@@ -200,8 +203,8 @@ impl Reaction {
         }
     }
 
-    /// Says how many events must have gone before, whatever `after` says.
-    pub(crate) fn least_events(&self) -> u64 {
+    /// Returns the number of events that the reaction needs before it, independently of `after`.
+    pub(crate) fn min_events(&self) -> u64 {
         match self {
             Self::Duplicate { .. } | Self::SameId => 1,
             _ => 0,

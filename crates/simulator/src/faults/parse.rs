@@ -1,4 +1,4 @@
-//! The text of fault rules.
+//! The text form of fault rules.
 
 use std::{
     fmt::{self, Display, Formatter},
@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::{Every, FaultRule, Phase, Reaction};
 use crate::entries::MIN_FRAME_BYTES;
 
-/// The largest frame that a rule may ask for: memory is taken for it at once.
+/// The largest frame size that a rule may set, because the memory is allocated at once.
 const MAX_HUGE_BYTES: u64 = 256 * 1024 * 1024;
 
 const CONDITIONS: [&str; 5] = ["connection", "after", "times", "every", "retry-after"];
@@ -41,53 +41,53 @@ const REACTIONS: [&str; 22] = [
     "out-of-order",
 ];
 
-/// Why a text is no fault rule.
+/// An error in the text of a fault rule.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParseFaultError {
-    /// A word that is neither a reaction nor a condition.
-    #[error("{word:?} is no reaction or condition of a fault rule{}", suggest(.nearest))]
+    /// A word is neither a reaction nor a condition.
+    #[error("unknown reaction or condition {word:?}{}", suggest(.nearest))]
     UnknownWord {
-        /// What was found.
+        /// The unknown word.
         word: String,
-        /// The known word that is nearest to it, if one is near.
+        /// The most similar known word, if one is similar enough.
         nearest: Option<&'static str>,
     },
-    /// A word without the value that it needs, or with one that it cannot use.
+    /// A word has no value, or an invalid one.
     #[error("`{word}` expects {expected}, found {}", found(.value))]
     Value {
         /// The reaction or condition.
         word: &'static str,
-        /// What it expects.
+        /// The expected value.
         expected: &'static str,
-        /// What was found; `None`: no value.
+        /// The given value; `None` if it is missing.
         value: Option<String>,
     },
-    /// No reaction among the words.
-    #[error("a fault rule needs a reaction, such as `close=1001` or `silence`; found only conditions")]
+    /// The rule has no reaction.
+    #[error("missing reaction, such as `close=1001` or `silence`")]
     NoReaction,
-    /// More than one reaction.
-    #[error("a fault rule has one reaction, found `{first}` and `{second}`; give a second rule")]
+    /// The rule has more than one reaction.
+    #[error("two reactions, `{first}` and `{second}`; write two rules")]
     TwoReactions {
-        /// The first one.
+        /// The first reaction.
         first: &'static str,
-        /// The second one.
+        /// The second reaction.
         second: &'static str,
     },
-    /// The same condition twice.
-    #[error("the condition `{word}` stands twice in the fault rule")]
+    /// A condition occurs twice.
+    #[error("duplicate condition `{word}`")]
     Twice {
-        /// The condition.
+        /// The repeated condition.
         word: &'static str,
     },
-    /// A condition that the reaction can never meet.
-    #[error("`{condition}` has no meaning for `{reaction}`: {reason}")]
+    /// The condition cannot apply to the reaction.
+    #[error("`{condition}` cannot be combined with `{reaction}`: {reason}")]
     Meaningless {
-        /// The condition.
+        /// The condition that cannot apply.
         condition: &'static str,
-        /// The reaction.
+        /// The reaction of the rule.
         reaction: &'static str,
-        /// Why.
+        /// The reason why the condition cannot apply.
         reason: &'static str,
     },
 }
@@ -156,7 +156,7 @@ fn condition(word: &str) -> Result<&'static str, ParseFaultError> {
 }
 
 fn nearest(word: &str) -> Option<&'static str> {
-    // Two words are taken for the same one mistyped when at most a third of it differs.
+    // A word counts as misspelt if it differs from a known word in at most a third of the characters.
     CONDITIONS
         .into_iter()
         .chain(REACTIONS)
@@ -174,14 +174,14 @@ fn check_meaning(
 ) -> Result<(), ParseFaultError> {
     let early = reaction.phase() != Phase::Events;
     let (condition, reason) = if early && seen.contains(&"after") {
-        ("after", "it comes before the first event")
+        ("after", "the reaction comes before the first event")
     } else if early && matches!(rule.every, Some(Every::Events(_))) {
         (
             "every",
-            "it comes before the first event; give a duration with a unit, such as `every=30s`",
+            "the reaction comes before the first event; give a duration with a unit, such as `every=30s`",
         )
     } else if seen.contains(&"retry-after") && word != "http" {
-        ("retry-after", "only an HTTP answer has such a header")
+        ("retry-after", "only an HTTP response has this header")
     } else {
         return Ok(());
     };
@@ -192,7 +192,7 @@ fn check_meaning(
     })
 }
 
-/// Cuts a rule at its commas, but for those behind a backslash.
+/// Splits a rule at its commas; a backslash escapes a comma.
 fn parts(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut characters = text.chars();
@@ -236,7 +236,7 @@ fn parse_reaction(word: &'static str, value: Option<&str>) -> Result<Reaction, P
         },
         "close" => Reaction::Close { code: code(None)? },
         "drip" => Reaction::Drip {
-            bytes_per_second: small("a number of bytes a second from 1", 16)?,
+            bytes_per_second: small("a number of bytes per second from 1", 16)?,
         },
         "wrong-pong" => Reaction::WrongPong { value: text("PANG") },
         "error" => Reaction::Error {

@@ -1,4 +1,4 @@
-//! The rules at work: which is due on which connection, and how often each was used.
+//! The active fault rules: which rule is due on which connection, and how often each was applied.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{Every, FaultRule, Phase, Reaction};
 
-/// All rules of a simulator.
+/// The fault rules of a simulator.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     rules: RwLock<Vec<Arc<ArmedRule>>>,
@@ -22,7 +22,7 @@ pub(crate) struct Plan {
 
 #[derive(Debug)]
 struct ArmedRule {
-    /// Never given twice, so that a connection can tell a rule from one that was there before it.
+    /// A unique number that is never reused, so that a connection can distinguish a new rule from an earlier one.
     number: u64,
     rule: FaultRule,
     usage: Mutex<Usage>,
@@ -31,16 +31,16 @@ struct ArmedRule {
 #[derive(Debug)]
 struct Usage {
     times: u64,
-    /// When it was last used, or else added.
+    /// The time of the last application, or of the addition.
     last: Instant,
 }
 
-/// What the rules say of a connection that stands between two events.
+/// The next fault of a connection, decided between two events.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Due {
-    /// This is to happen now.
+    /// A fault is due immediately.
     Now(Reaction),
-    /// Nothing for so many events, and until this time.
+    /// No fault is due for this many events and, if `at` is set, before that time.
     Later { events: u64, at: Option<Instant> },
 }
 
@@ -76,7 +76,7 @@ impl Plan {
 }
 
 impl ArmedRule {
-    /// Uses the rule if its limits allow it now.
+    /// Applies the rule if its limits allow it now, and returns whether they do.
     fn claim(&self, now: Instant) -> bool {
         let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         let rested = self.rest().is_none_or(|rest| now >= usage.last + rest);
@@ -88,7 +88,7 @@ impl ArmedRule {
         rested && left
     }
 
-    /// Gives when the rule has rested enough; `None`: it is used up.
+    /// Returns the time from which the rule may be applied again; `None` if its `times` are used up.
     fn rested_at(&self) -> Option<Instant> {
         let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         let left = self.rule.times.is_none_or(|times| usage.times < times);
@@ -103,11 +103,11 @@ impl ArmedRule {
     }
 }
 
-/// What one connection has seen of the rules.
+/// The rules that were applied on one connection.
 #[derive(Debug)]
 pub(crate) struct ConnectionFaults {
     connection: u64,
-    /// How many events had been sent when a rule was last used here, by the rule's number.
+    /// The number of events sent when a rule was last applied on this connection, by the rule's number.
     used: HashMap<u64, u64>,
 }
 
@@ -119,21 +119,21 @@ impl ConnectionFaults {
         }
     }
 
-    /// Uses the first rule for this phase before the events, if one is due.
+    /// Applies the first rule that is due in a phase before the events.
     pub(crate) fn early(&mut self, plan: &Plan, phase: Phase, now: Instant) -> Option<Reaction> {
         let rules = plan.rules();
         let rule = rules
             .iter()
-            .find(|rule| rule.rule.reaction.phase() == phase && self.is_meant(rule) && rule.claim(now))?;
+            .find(|rule| rule.rule.reaction.phase() == phase && self.applies_to(rule) && rule.claim(now))?;
         self.used.insert(rule.number, 0);
         Some(rule.rule.reaction.clone())
     }
 
-    /// Uses the first rule that is due after `events` events, or says how long none will be.
+    /// Applies the first rule that is due after `events` events, or returns how long no rule is due.
     pub(crate) fn next(&mut self, plan: &Plan, events: u64, now: Instant) -> Due {
         let (mut within, mut wake) = (u64::MAX, None::<Instant>);
         for rule in plan.rules() {
-            if rule.rule.reaction.phase() != Phase::Events || !self.is_meant(&rule) {
+            if rule.rule.reaction.phase() != Phase::Events || !self.applies_to(&rule) {
                 continue;
             }
             let (Some(from), Some(rested)) = (self.due_from(&rule), rule.rested_at()) else {
@@ -154,18 +154,18 @@ impl ConnectionFaults {
         }
     }
 
-    fn is_meant(&self, rule: &ArmedRule) -> bool {
+    fn applies_to(&self, rule: &ArmedRule) -> bool {
         rule.rule
             .connection
             .is_none_or(|connection| connection == self.connection)
     }
 
-    /// Gives the number of events from which a rule is due here; `None`: not again.
+    /// Returns the number of events from which a rule is due on this connection; `None` if it is not due again.
     fn due_from(&self, rule: &ArmedRule) -> Option<u64> {
         match (self.used.get(&rule.number), rule.rule.every) {
-            // At least one, or a rule made with none would never let an event through.
+            // The minimum is one, because an interval of zero events would never let an event through.
             (None, Some(Every::Events(events))) => rule.rule.after.checked_add(events.max(1)),
-            (None, _) => Some(rule.rule.after.max(rule.rule.reaction.least_events())),
+            (None, _) => Some(rule.rule.after.max(rule.rule.reaction.min_events())),
             (Some(_), Some(Every::Time(_))) => Some(0),
             (Some(last), Some(Every::Events(events))) => last.checked_add(events.max(1)),
             (Some(_), None) => None,
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_and_times_and_connection() {
+    async fn rule_is_due_once_on_its_connection() {
         let now = Instant::now();
         let plan = plan(&["close=1001,connection=2,after=5,times=1"], now);
         assert_eq!(ConnectionFaults::new(1).next(&plan, 9, now), LATER);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn times_are_counted_over_all_connections() {
+    async fn times_limit_counts_all_connections() {
         let now = Instant::now();
         let plan = plan(&["refuse-token,times=2"], now);
         let refused = |number| {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rest_is_kept_over_all_connections() {
+    async fn time_interval_spans_all_connections() {
         let now = Instant::now();
         let minute = Duration::from_secs(60);
         let plan = plan(&["cut,every=1m"], now);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_so_many_events_of_a_connection() {
+    async fn event_interval_repeats_on_a_connection() {
         let now = Instant::now();
         let plan = plan(&["duplicate,every=10"], now);
         let mut faults = ConnectionFaults::new(1);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rule_added_late_is_due_at_once_where_enough_was_sent() {
+    async fn late_rule_is_due_at_once_after_enough_events() {
         let now = Instant::now();
         let plan = Plan::default();
         let mut faults = ConnectionFaults::new(1);

@@ -1,4 +1,4 @@
-//! The query of `GET /v1/entries/`, as the public Python client writes it.
+//! The query string of `GET /v1/entries/`, as the public Python client writes it.
 
 use std::str::FromStr;
 
@@ -7,10 +7,10 @@ use thiserror::Error;
 
 use crate::entries::{Entries, Entry, EntryResult};
 
-/// The page that is given when none is asked for.
+/// The page size of a query without a `limit`.
 const DEFAULT_LIMIT: usize = 20;
 
-/// Which entries are asked for.
+/// The filter and the page that a query selects.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Query {
     pub(super) limit: usize,
@@ -29,7 +29,7 @@ pub(super) struct Query {
     pid: Option<Vec<String>>,
 }
 
-/// A parameter that cannot be read.
+/// A parameter with an invalid value.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("`{field}` expects {expected}, found {found:?}")]
 pub(super) struct QueryError {
@@ -45,7 +45,7 @@ impl QueryError {
 }
 
 impl Query {
-    /// Reads the part of a URL behind its question mark; unknown parameters are ignored.
+    /// Parses the part of a URL after the question mark; unknown parameters are ignored.
     pub(super) fn parse(text: &str) -> Result<Self, QueryError> {
         let mut query = Self {
             limit: DEFAULT_LIMIT,
@@ -78,15 +78,15 @@ impl Query {
             "age_from" => self.age_from = Some(number(value).ok_or("a number of years")?),
             "age_to" => self.age_to = Some(number(value).ok_or("a number of years")?),
             "sex" => self.sex = Some(number(value).filter(|sex| *sex < 2).ok_or("0 or 1")?),
-            "spaces_ids" => self.spaces_ids = Some(list(value, number).ok_or("ids between commas")?),
-            "sources_ids" => self.sources_ids = Some(list(value, number).ok_or("ids between commas")?),
+            "spaces_ids" => self.spaces_ids = Some(list(value, number).ok_or("ids separated by commas")?),
+            "sources_ids" => self.sources_ids = Some(list(value, number).ok_or("ids separated by commas")?),
             "result" => {
                 let known = |word: &str| {
                     EntryResult::ALL
                         .into_iter()
                         .find(|result| result.as_str() == word)
                 };
-                let expected = "results between commas, of new, reinit, exact, ha, junk, nm, det";
+                let expected = "results separated by commas, from new, reinit, exact, ha, junk, nm, det";
                 self.result = Some(list(value, known).ok_or(expected)?);
             }
             "mood" => self.mood = words(value),
@@ -97,7 +97,7 @@ impl Query {
         Ok(())
     }
 
-    /// Says whether an entry is asked for.
+    /// Returns whether an entry matches the query.
     pub(super) fn matches(&self, entry: &Entry, entries: &Entries) -> bool {
         fn among<T: PartialEq>(wanted: &Option<Vec<T>>, has: impl Fn(&T) -> bool) -> bool {
             wanted.as_ref().is_none_or(|wanted| wanted.iter().any(has))
@@ -138,7 +138,7 @@ fn words(value: &str) -> Option<Vec<String>> {
     Some(value.split(',').map(|word| word.trim().to_owned()).collect())
 }
 
-/// Reads an ISO 8601 time; one without an offset is UTC.
+/// Parses an ISO 8601 time; a time without an offset is UTC.
 fn time(value: &str) -> Result<Timestamp, &'static str> {
     let expected = "an ISO 8601 time, such as 2026-03-01T08:00:00Z";
     value.parse::<Timestamp>().or_else(|_| {
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_as_the_python_client_writes_it() {
+    fn python_client_query_is_parsed() {
         let query =
             Query::parse("result=new%2Cexact&date_from=2026-03-01+08%3A00%3A00%2B00%3A00&limit=20&offset=0")
                 .unwrap();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_without_an_offset_is_utc() {
+    fn time_without_offset_is_utc() {
         assert_eq!(
             time("2026-03-01T08:00:00"),
             Ok("2026-03-01T08:00:00Z".parse().unwrap())
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_field() {
+    fn error_names_the_field() {
         let error = Query::parse("limit=many").unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -214,7 +214,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_query_is_read_or_refused(text in ".{0,60}") {
+        fn arbitrary_query_does_not_panic(text in ".{0,60}") {
             let _ = Query::parse(&text);
         }
     }

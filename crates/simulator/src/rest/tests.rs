@@ -32,7 +32,7 @@ fn ids(path: &str, produced: u64) -> Vec<u64> {
 }
 
 #[test]
-fn newest_first_in_pages() {
+fn pages_start_with_the_newest_entry() {
     assert_eq!(ids("/v1/entries/", 50), (31..=50).rev().collect::<Vec<_>>());
     assert_eq!(ids("/v1/entries/?limit=5&offset=48", 50), [2, 1]);
     assert_eq!(ids("/v1/entries/?limit=1000", 5_000).len(), MAX_PAGE);
@@ -40,7 +40,7 @@ fn newest_first_in_pages() {
 }
 
 #[test]
-fn only_the_window_is_known() {
+fn entries_before_the_window_are_not_returned() {
     let offset = REST_WINDOW - 1;
     assert_eq!(
         ids(&format!("/v1/entries/?offset={offset}"), REST_WINDOW + 10),
@@ -49,7 +49,7 @@ fn only_the_window_is_known() {
 }
 
 #[test]
-fn filters() {
+fn filters_select_matching_entries() {
     assert_eq!(ids("/v1/entries/?id_from=48", 50), [50, 49, 48]);
     let times = "date_from=2026-03-01T08:00:10Z&date_to=2026-03-01T08:00:12";
     assert_eq!(ids(&format!("/v1/entries/?{times}"), 50), [13, 12, 11]);
@@ -67,7 +67,7 @@ fn filters() {
 }
 
 #[test]
-fn errors_have_the_platforms_form() {
+fn errors_use_the_platform_format() {
     let (status, body) = get("/v1/entries/?limit=many", 50);
     assert_eq!(status, 400);
     insta::assert_snapshot!(body.to_string());
@@ -76,7 +76,7 @@ fn errors_have_the_platforms_form() {
 }
 
 #[test]
-fn statistics_of_a_person() {
+fn person_statistics_match_listed_entries() {
     let entries = entries();
     let person = (1..200).find_map(|id| entries.describe(id).person).unwrap();
     let pid = entries.pid(person).to_string();
@@ -88,7 +88,7 @@ fn statistics_of_a_person() {
 }
 
 #[test]
-fn the_token_is_behind_its_word() {
+fn token_requires_the_token_scheme() {
     let with = |value: &str| {
         let request = http::Request::builder()
             .header("Authorization", value)

@@ -1,6 +1,6 @@
-//! A simulator in this process and clients over real sockets.
+//! A simulator in this process, and clients that connect over real sockets.
 
-#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(dead_code, reason = "each test program uses only some of the helpers")]
 
 use std::{fmt::Debug, future::Future, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio_tungstenite::{WebSocketStream, client_async, tungstenite};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tungstenite::{Error, Message, protocol::CloseFrame};
 
-/// A test that waits longer than this fails.
+/// The longest wait of a test before it fails.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Running {
@@ -49,7 +49,7 @@ impl Running {
         within(self.task).await.unwrap()
     }
 
-    /// The frames that were sent, as text.
+    /// Returns the sent frames as text.
     pub(crate) fn frames(&self) -> Vec<String> {
         self.handle
             .frames()
@@ -99,7 +99,7 @@ impl Client {
         serde_json::from_str(&self.text().await).unwrap()
     }
 
-    /// The next event's id.
+    /// Receives an event and returns its id.
     pub(crate) async fn id(&mut self) -> u64 {
         self.json().await["id"].as_u64().unwrap()
     }
@@ -112,7 +112,7 @@ impl Client {
         ids
     }
 
-    /// All texts up to the end of the connection, and its close code.
+    /// Receives all texts until the connection ends, and returns them with the close code.
     pub(crate) async fn rest(&mut self) -> (Vec<String>, Option<u16>) {
         let (mut texts, mut code) = (Vec::new(), None);
         while let Some(message) = self.next().await {
@@ -126,7 +126,7 @@ impl Client {
         (texts, code)
     }
 
-    /// Pings, and passes over events until the answer.
+    /// Sends a ping and skips events until its answer arrives.
     pub(crate) async fn ping(&mut self) -> Value {
         self.send(PING).await;
         loop {
@@ -150,9 +150,9 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
         .expect("nothing happened within the deadline")
 }
 
-/// Asserts that nothing comes: what must not come is given as long as what does come takes many times over.
+/// Asserts that the future stays pending. The wait is many times longer than an expected message takes to arrive.
 pub(crate) async fn assert_silent<T: Debug>(future: impl Future<Output = T>) {
     if let Ok(came) = timeout(Duration::from_millis(300), future).await {
-        panic!("expected silence, found {came:?}");
+        panic!("expected no message, found {came:?}");
     }
 }

@@ -12,7 +12,7 @@ fn refusal(text: &str) -> String {
 }
 
 #[test]
-fn words_come_in_any_order_and_with_spaces() {
+fn words_may_be_reordered_and_spaced() {
     let rule = FaultRule::new(Reaction::Close { code: 1001 })
         .connection(1)
         .after(500)
@@ -45,7 +45,7 @@ fn words_come_in_any_order_and_with_spaces() {
 }
 
 #[test]
-fn refusals_say_what_was_found_and_what_was_expected() {
+fn errors_name_found_and_expected_values() {
     let refusals: Vec<String> = [
         "",
         "clsoe=1001",
@@ -75,7 +75,7 @@ fn refusals_say_what_was_found_and_what_was_expected() {
 }
 
 #[test]
-fn the_grammar_names_every_word_and_its_examples_are_right() {
+fn grammar_lists_every_word_with_valid_examples() {
     for word in CONDITIONS.iter().chain(&REACTIONS) {
         assert!(GRAMMAR.contains(word), "{word}");
     }
@@ -84,7 +84,7 @@ fn the_grammar_names_every_word_and_its_examples_are_right() {
 }
 
 #[test]
-fn every_reaction_can_be_typed_without_a_condition() {
+fn every_reaction_parses_without_conditions() {
     for word in REACTIONS {
         let text = match word {
             "http" => "http=503",
@@ -128,7 +128,7 @@ fn reactions() -> impl Strategy<Value = Reaction> {
 
 proptest! {
     #[test]
-    fn what_is_written_reads_back(
+    fn displayed_rule_parses_to_the_same_rule(
         reaction in reactions(),
         connection in prop::option::of(1_u64..),
         after: u64,
@@ -144,7 +144,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_read_or_refused(text in ".{0,60}") {
+    fn arbitrary_text_does_not_panic(text in ".{0,60}") {
         let _: Result<FaultRule, ParseFaultError> = text.parse();
     }
 }

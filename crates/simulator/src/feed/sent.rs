@@ -1,18 +1,19 @@
-//! Which entries were handed over already.
+//! The set of entries that were sent already.
 
 use std::ops::RangeInclusive;
 
-/// The set of ids that were handed over.
+/// The set of ids that were sent.
 #[derive(Debug, Default)]
-pub(super) struct Handed {
-    /// Everything up to here was handed over, or cannot be any more.
+pub(super) struct SentIds {
+    /// Ids up to this one were sent, or cannot be sent any more.
     floor: u64,
-    /// What was handed over above it: sorted, apart from each other. As many as there are connections, at most about.
+    /// The ids above `floor` that were sent, as sorted ranges with gaps between them. There are about as many ranges as
+    /// connections.
     spans: Vec<(u64, u64)>,
 }
 
-impl Handed {
-    /// Adds ids and gives those that were missing.
+impl SentIds {
+    /// Adds ids and returns those that were missing.
     pub(super) fn insert(&mut self, ids: RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
         let (first, last) = ((*ids.start()).max(self.floor + 1), *ids.end());
         if first > last {
@@ -38,20 +39,20 @@ impl Handed {
         fresh
     }
 
-    /// Gives up on what is missing up to `floor`.
-    pub(super) fn settle(&mut self, floor: u64) {
+    /// Treats all missing ids up to `floor` as unsendable.
+    pub(super) fn discard_below(&mut self, floor: u64) {
         if floor > self.floor {
             self.floor = floor;
             self.merge();
         }
     }
 
-    /// Gives the first id that was not handed over and still can be.
+    /// Returns the first id that was not sent and still can be.
     pub(super) fn first_missing(&self) -> u64 {
         self.floor + 1
     }
 
-    /// Gives the last id that was handed over.
+    /// Returns the last id that was sent.
     pub(super) fn last(&self) -> u64 {
         self.spans.last().map_or(self.floor, |(_, end)| *end)
     }
@@ -82,15 +83,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_handed_is_what_a_set_would_say(ranges in prop::collection::vec((1_u64..200, 0_u64..30), 1..20)) {
-            let (mut handed, mut set) = (Handed::default(), BTreeSet::new());
+        fn ranges_agree_with_a_plain_set(ranges in prop::collection::vec((1_u64..200, 0_u64..30), 1..20)) {
+            let (mut sent, mut set) = (SentIds::default(), BTreeSet::new());
             for (first, length) in ranges {
-                let fresh: Vec<u64> = handed.insert(first..=first + length).into_iter().flatten().collect();
+                let fresh: Vec<u64> = sent.insert(first..=first + length).into_iter().flatten().collect();
                 let expected: Vec<u64> = (first..=first + length).filter(|id| set.insert(*id)).collect();
                 prop_assert_eq!(fresh, expected);
                 let missing = (1..).find(|id| !set.contains(id)).unwrap();
-                prop_assert_eq!(handed.first_missing(), missing);
-                prop_assert_eq!(handed.last(), *set.last().unwrap());
+                prop_assert_eq!(sent.first_missing(), missing);
+                prop_assert_eq!(sent.last(), *set.last().unwrap());
             }
         }
     }
