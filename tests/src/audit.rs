@@ -1,4 +1,4 @@
-//! Whether what arrived is what was sent.
+//! Compares the events that arrived at a sink with those that the platform sent.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,33 +8,33 @@ use serde_json::value::RawValue;
 
 use crate::platform::{Platform, Sent};
 
-/// An event as it arrived, whatever the way.
+/// An event as it arrived at a sink.
 #[derive(Debug, Clone)]
 pub struct Arrived {
-    /// The id that the feed gave it.
+    /// The id assigned by the feed.
     pub id: u64,
-    /// The entry, byte for byte.
+    /// The unmodified JSON of the entry.
     pub data: String,
-    /// Its sequence attribute: text that sorts in the order of the log.
+    /// The `sequence` attribute, a text that sorts in the order of the log.
     pub sequence: String,
 }
 
-/// What an audit found.
+/// The result of an audit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Audit {
-    /// Events sent, each counted once.
+    /// The number of sent events, each counted once.
     pub sent: usize,
-    /// Copies beyond the first of each.
+    /// The number of copies after the first of each event.
     pub duplicates: usize,
 }
 
-/// Checks that each event sent has arrived with the very same body, nothing else has, and that each person's first
-/// copies came in the order of sending and of their sequences.
+/// Checks that each sent event arrived with an identical body, that no other event arrived, and that each person's
+/// first copies arrived in the order of sending and of their sequences.
 ///
-/// `lanes` are the partitions, or the one file: order holds within each.
+/// `lanes` are the partitions of a topic, or a single file: the order is checked within each.
 ///
 /// # Errors
-/// When it is not so; the first difference is named.
+/// Returns an error that describes the first violation.
 pub fn audit(sent: &[Sent], lanes: &[Vec<Arrived>]) -> Result<Audit> {
     let places: HashMap<u64, usize> = sent
         .iter()
@@ -43,7 +43,7 @@ pub fn audit(sent: &[Sent], lanes: &[Vec<Arrived>]) -> Result<Audit> {
         .collect();
     ensure!(
         places.len() == sent.len(),
-        "an id was sent twice: this audit can't tell its copies apart"
+        "an id was sent twice, which this audit does not support"
     );
     let mut seen = HashSet::new();
     let mut arrived_in_all = 0;
@@ -57,7 +57,7 @@ pub fn audit(sent: &[Sent], lanes: &[Vec<Arrived>]) -> Result<Audit> {
             let event = &sent[place];
             ensure!(
                 event.data == arrived.data,
-                "{} arrived with another body: {}",
+                "{} arrived with a different body: {}",
                 arrived.id,
                 arrived.data
             );
@@ -91,11 +91,11 @@ pub fn audit(sent: &[Sent], lanes: &[Vec<Arrived>]) -> Result<Audit> {
     })
 }
 
-/// Stops a platform and gives what the bridge received of it, over one connection, by the ledger in its log: a platform
-/// that sends by the clock may have sent more behind the bridge's last words.
+/// Stops a platform and returns the events that the bridge received from it over one connection, according to the
+/// ledger in the bridge's log. A platform with a rate may have sent more events after the bridge's last status.
 ///
 /// # Errors
-/// When the log has no ledger of this source, or says more than was sent.
+/// Returns an error if the log has no ledger of this source, or if the ledger has more events than were sent.
 pub fn received(platform: Platform, log: &str, source: &str) -> Result<Vec<Sent>> {
     let words = format!("source {source}: ");
     let received = log
@@ -109,10 +109,10 @@ pub fn received(platform: Platform, log: &str, source: &str) -> Result<Vec<Sent>
     Ok(sent)
 }
 
-/// Reads lines of CloudEvents in structured mode.
+/// Parses lines of CloudEvents in structured mode.
 ///
 /// # Errors
-/// When a line is none.
+/// Returns an error if a line is not a CloudEvent.
 pub fn structured(text: &str) -> Result<Vec<Arrived>> {
     #[derive(Deserialize)]
     struct Structured<'a> {
@@ -125,7 +125,7 @@ pub fn structured(text: &str) -> Result<Vec<Arrived>> {
     text.lines()
         .map(|line| {
             let event: Structured<'_> =
-                serde_json::from_str(line).with_context(|| format!("no event: {line}"))?;
+                serde_json::from_str(line).with_context(|| format!("not a CloudEvent: {line}"))?;
             ensure!(event.specversion == "1.0", "specversion is {}", event.specversion);
             Ok(Arrived {
                 id: event.id.parse().with_context(|| format!("the id {}", event.id))?,
@@ -136,11 +136,11 @@ pub fn structured(text: &str) -> Result<Vec<Arrived>> {
         .collect()
 }
 
-/// Reads CloudEvents in binary mode out of NATS messages, checking subject and headers of each. `kept` says whether a
-/// stream keeps them, and so has their ids; what was written into it under strict order names its place in the chain.
+/// Parses CloudEvents in binary mode from NATS messages and checks their subjects and headers. `kept` is true for
+/// messages of a stream, which have ids; in strict order these ids contain the position in the chain.
 ///
 /// # Errors
-/// When a message is none.
+/// Returns an error if a message is not a CloudEvent.
 #[cfg(feature = "clients")]
 pub fn nats_binary(
     messages: &[crate::nats::messages::Message],
@@ -193,11 +193,11 @@ pub fn nats_binary(
         .collect()
 }
 
-/// Reads frames as they came out of NATS messages, checking that the subject of each is `prefix` with the space, the
-/// camera and the result of its entry. They carry no sequence: their place stands for it.
+/// Parses raw frames from NATS messages and checks that each subject is `prefix` followed by the space, the camera and
+/// the result of the entry. Frames have no sequence, so their position is used instead.
 ///
 /// # Errors
-/// When one is no frame.
+/// Returns an error if a message is not a frame.
 #[cfg(feature = "clients")]
 pub fn nats_raw(messages: &[crate::nats::messages::Message], prefix: &str) -> Result<Vec<Arrived>> {
     messages
@@ -215,7 +215,7 @@ pub fn nats_raw(messages: &[crate::nats::messages::Message], prefix: &str) -> Re
         .collect()
 }
 
-/// The payload as JSON, once the subject was found to be that of the entry in it.
+/// Parses the payload as JSON and checks that the subject matches its entry.
 #[cfg(feature = "clients")]
 fn entry_of(message: &crate::nats::messages::Message, prefix: &str) -> Result<serde_json::Value> {
     let payload: serde_json::Value = serde_json::from_slice(&message.payload)?;
@@ -241,10 +241,10 @@ fn kind_of(entry: &serde_json::Value) -> String {
     )
 }
 
-/// Sorts a topic's records into its partitions, checking key and headers of each.
+/// Sorts a topic's records by partition and checks the key and the headers of each.
 ///
 /// # Errors
-/// When a record is not a CloudEvent in binary mode, or its key is not its person.
+/// Returns an error if a record is not a CloudEvent in binary mode, or if its key is not the person.
 #[cfg(feature = "clients")]
 pub fn kafka(records: &[crate::kafka::records::Record], source: &str) -> Result<Vec<Vec<Arrived>>> {
     let mut lanes: HashMap<i32, Vec<Arrived>> = HashMap::new();

@@ -1,4 +1,4 @@
-//! The bridge as a process: the real program, real signals, its `/status`.
+//! The bridge as a process: the real program with real signals and its `/status`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::process::Process;
 use crate::program::neurobridge;
 use crate::status::Status;
 
-/// The program has to bind a port and to open files.
+/// The start includes binding a port and opening files.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running bridge.
@@ -29,29 +29,29 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Starts a bridge with this configuration (without `data_dir` and `[http]`, which are filled in, and a long
-    /// `drain_timeout` where it has none), and waits until it answers.
+    /// Starts a bridge with this configuration and waits until it answers. `data_dir`, `[http]` and, if it is missing,
+    /// a long `drain_timeout` are added to the configuration.
     ///
     /// # Errors
-    /// When it ends, or does not answer within a minute.
+    /// Returns an error if the bridge exits or does not answer within a minute.
     pub fn start(dir: &Scratch, config: &str) -> Result<Self> {
         Self::start_with(dir, config, &[])
     }
 
-    /// Like [`Bridge::start`], with its standard error somewhere else than in a file.
+    /// Like [`Bridge::start`], with another destination for standard error than a file.
     ///
     /// # Errors
-    /// The same.
+    /// Returns an error in the same cases.
     pub fn start_with_stderr(dir: &Scratch, config: &str, stderr: Stdio) -> Result<Self> {
         Self::launch(dir, config, |command, log| {
             Process::spawn_logging_to("bridge", command, stderr, log)
         })
     }
 
-    /// Like [`Bridge::start`], with these variables in its environment.
+    /// Like [`Bridge::start`], with these environment variables.
     ///
     /// # Errors
-    /// The same.
+    /// Returns an error in the same cases.
     pub fn start_with(dir: &Scratch, config: &str, variables: &[(&str, &str)]) -> Result<Self> {
         Self::launch(dir, config, |command, log| {
             command.envs(variables.iter().copied());
@@ -59,10 +59,11 @@ impl Bridge {
         })
     }
 
-    /// Like [`Bridge::start`], with these signals ignored from the start, as by `nohup`: names for a shell's `trap`.
+    /// Like [`Bridge::start`], with these signals ignored from the start, as with `nohup`. `signals` contains names for
+    /// a shell's `trap`.
     ///
     /// # Errors
-    /// The same.
+    /// Returns an error in the same cases.
     pub fn start_ignoring(dir: &Scratch, config: &str, signals: &str) -> Result<Self> {
         Self::launch(dir, config, |command, log| {
             let mut shell = Command::new("sh");
@@ -83,8 +84,8 @@ impl Bridge {
         let address = format!("127.0.0.1:{port}");
         let data_dir = dir.join("data");
         let file = dir.join("neurobridge.toml");
-        // The default is what a container has. On a busy machine a backlog of many seconds is delivered at the stop; whoever
-        // waits for the end has a limit of its own.
+        // The default drain timeout is meant for containers. On a busy machine the shutdown may have to deliver a long
+        // backlog, and the caller sets its own limit.
         let drain = if config.contains("drain_timeout") {
             ""
         } else {
@@ -102,41 +103,42 @@ impl Bridge {
         };
         wait_for("the bridge", START_TIMEOUT, || {
             if let Some(status) = bridge.process.exit_status()? {
-                anyhow::bail!("the bridge ended with {status}:\n{}", bridge.process.log_tail());
+                anyhow::bail!("the bridge exited with {status}:\n{}", bridge.process.log_tail());
             }
             Ok(http::get(&bridge.address, "/livez").ok())
         })?;
         Ok(bridge)
     }
 
-    /// The folder of what it keeps.
+    /// Returns the data folder.
     pub fn data_dir(&self) -> &Path {
         &self.dir
     }
 
-    /// `host:port` of its page.
+    /// Returns `host:port` of the HTTP server.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Its process.
+    /// Returns the process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// Its `/status`, whose ledgers are held to their sums.
+    /// Reads `/status` and checks that its ledgers balance.
     ///
     /// # Errors
-    /// When it does not answer, or a ledger does not balance.
+    /// Returns an error if the bridge does not answer, or if a ledger does not balance.
     pub fn status(&self) -> Result<Status> {
         Status::read(&self.get("/status")?)
     }
 
-    /// Waits until `/status` says something; every answer meanwhile must balance. A ledger that changes is progress.
+    /// Waits until `/status` satisfies a condition. The ledgers of every response have to balance, and a changed ledger
+    /// counts as progress.
     ///
     /// # Errors
-    /// When it does not within `limit` (see [`crate::poll::Patience`]), or nobody listens any more; the error has the last
-    /// status and the log's tail.
+    /// Returns an error if the condition is not met within `limit` (see [`crate::poll::Patience`]) or if the bridge no
+    /// longer listens; the error contains the last status and the end of the log.
     pub fn wait(&self, what: &str, limit: Duration, says: impl Fn(&Status) -> bool) -> Result<Status> {
         let mut last = None;
         let found = wait_with_progress(what, limit, |patience| {
@@ -156,18 +158,18 @@ impl Bridge {
         found.with_context(|| format!("last status: {last}\nlog:\n{}", self.process.log_tail()))
     }
 
-    /// What one of its pages says.
+    /// Returns the body of a page.
     ///
     /// # Errors
-    /// When it does not answer with 200.
+    /// Returns an error if the status is not 200.
     pub fn get(&self, path: &str) -> Result<String> {
         http::get_patiently(&self.address, path)
     }
 
-    /// The sum of all series of this metric that have all these labels, written `name="value"`.
+    /// Returns the sum of all series of a metric that have all these labels, in the form `name="value"`.
     ///
     /// # Errors
-    /// When there is no such series.
+    /// Returns an error if there is no such series.
     pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
         let text = self.get("/metrics")?;
         let mut values = Vec::new();
@@ -182,10 +184,10 @@ impl Bridge {
         Ok(values.iter().sum())
     }
 
-    /// The names and labels of all series of its metrics, sorted.
+    /// Returns the sorted names and labels of all series in `/metrics`.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Returns an error if the bridge does not answer.
     pub fn series(&self) -> Result<BTreeSet<String>> {
         let text = self.get("/metrics")?;
         let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -197,10 +199,10 @@ impl Bridge {
             .collect()
     }
 
-    /// Sends a signal and waits for the end; the exit status and the whole log.
+    /// Sends a signal, waits until the process has exited, and returns the exit status and the complete log.
     ///
     /// # Errors
-    /// When it does not end within `timeout`.
+    /// Returns an error if the process does not exit within `timeout`.
     pub fn stop(mut self, signal: Signal, timeout: Duration) -> Result<(ExitStatus, String)> {
         self.process.signal(signal)?;
         let status = self.process.wait(timeout)?;

@@ -1,4 +1,4 @@
-//! A real Chromium without a window, driven by its DevTools protocol: what a page shows to a person.
+//! A headless Chromium, controlled over its DevTools protocol, for tests of a page as a person sees it.
 
 mod accessibility;
 mod installation;
@@ -18,7 +18,8 @@ use crate::paths::Scratch;
 use crate::poll::wait_for;
 use crate::process::Process;
 
-/// It asks nobody in the network, and keeps nothing but in its folder. Root may not have its sandbox; what it shows is ours.
+/// Disables network access of the browser itself, and storage outside of its folder. The sandbox is not available to
+/// root and not needed for the bridge's own page.
 const FLAGS: [&str; 11] = [
     "--headless",
     "--no-sandbox",
@@ -33,10 +34,10 @@ const FLAGS: [&str; 11] = [
     "--remote-debugging-pipe",
 ];
 
-/// A page and its files, from this machine.
+/// The time limit for loading a page from this machine.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A running Chromium with one page. Dropped, it is killed.
+/// A running Chromium with one page, which is killed when dropped.
 #[derive(Debug)]
 pub struct Browser {
     process: Process,
@@ -44,25 +45,25 @@ pub struct Browser {
     session: String,
 }
 
-/// Whom a page is shown to.
+/// The properties of a display.
 #[derive(Debug, Clone, Copy)]
 pub struct Screen {
-    /// Its width, in CSS pixels.
+    /// The width in CSS pixels.
     pub width: u32,
-    /// Its height.
+    /// The height in CSS pixels.
     pub height: u32,
-    /// Whether the person has chosen dark colours.
+    /// Whether the dark colour scheme is preferred.
     pub dark: bool,
 }
 
 impl Browser {
-    /// Starts this Chromium with an empty profile in `dir`, and opens an empty page.
+    /// Starts Chromium with an empty profile in `dir` and opens an empty page.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Returns an error if Chromium does not answer.
     pub fn start(chromium: &Path, dir: &Scratch) -> Result<Self> {
         let (mut pipe, [commands, answers]) = Pipe::open(dir)?;
-        // The protocol is spoken over the descriptors 3 and 4.
+        // Chromium uses the file descriptors 3 and 4 for the protocol.
         let mut command = Command::new("sh");
         command
             .args(["-c", "exec \"$@\" 3<\"$COMMANDS\" 4>\"$ANSWERS\"", "sh"])
@@ -83,7 +84,7 @@ impl Browser {
         )?;
         let session = attached["sessionId"]
             .as_str()
-            .context("a page without a session")?;
+            .context("the page has no session")?;
         let mut browser = Self {
             process,
             pipe,
@@ -95,10 +96,10 @@ impl Browser {
         Ok(browser)
     }
 
-    /// Shows the page on this screen from now on.
+    /// Applies the properties of a display to the page.
     ///
     /// # Errors
-    /// When Chromium refuses.
+    /// Returns an error if Chromium refuses the command.
     pub fn show_on(&mut self, screen: Screen) -> Result<()> {
         let Screen { width, height, dark } = screen;
         let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
@@ -109,10 +110,10 @@ impl Browser {
         Ok(())
     }
 
-    /// Opens an address, and waits until the page is there.
+    /// Opens a URL and waits until the page is loaded.
     ///
     /// # Errors
-    /// When nothing answers there.
+    /// Returns an error if the page cannot be loaded.
     pub fn open(&mut self, url: &str) -> Result<()> {
         let answer = self.call("Page.navigate", json!({ "url": url }))?;
         ensure!(answer["errorText"].is_null(), "{url}: {}", answer["errorText"]);
@@ -121,16 +122,16 @@ impl Browser {
             json!(url)
         );
         wait_for(url, LOAD_TIMEOUT, || {
-            // Between two pages there may be none that could be asked.
+            // Between two pages there may be no page that evaluates the expression.
             let there = self.evaluate(&is_there).ok();
             Ok((there == Some(json!(true))).then_some(()))
         })
     }
 
-    /// The value of an expression within the page.
+    /// Evaluates a JavaScript expression in the page.
     ///
     /// # Errors
-    /// When it throws.
+    /// Returns an error if the expression throws.
     pub fn evaluate(&mut self, expression: &str) -> Result<Value> {
         let parameters = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let mut answer = self.call("Runtime.evaluate", parameters)?;
@@ -139,10 +140,10 @@ impl Browser {
         Ok(answer["result"]["value"].take())
     }
 
-    /// Waits until an expression within the page has a value that is not false, null, 0 or empty.
+    /// Waits until a JavaScript expression has a truthy value.
     ///
     /// # Errors
-    /// When it has not within `timeout`; the error has the text of the page.
+    /// Returns an error if that does not happen within `timeout`; the error contains the text of the page.
     pub fn wait(&mut self, what: &str, timeout: Duration, expression: &str) -> Result<Value> {
         let found = wait_for(what, timeout, || {
             let value = self.evaluate(expression)?;
@@ -150,15 +151,15 @@ impl Browser {
             Ok((!nothing.contains(&value)).then_some(value))
         });
         found.with_context(|| match self.text() {
-            Ok(text) => format!("the page says: {text}"),
-            Err(error) => format!("the page can't be read: {error:#}"),
+            Ok(text) => format!("the page shows: {text}"),
+            Err(error) => format!("cannot read the page: {error:#}"),
         })
     }
 
-    /// What stands on the page.
+    /// Returns the text of the page.
     ///
     /// # Errors
-    /// When the page can't be asked.
+    /// Returns an error if the page cannot be evaluated.
     pub fn text(&mut self) -> Result<String> {
         let text = self.evaluate("document.body.innerText")?;
         Ok(text.as_str().unwrap_or_default().to_owned())
@@ -167,7 +168,7 @@ impl Browser {
     /// Presses and releases a key, such as `Tab`.
     ///
     /// # Errors
-    /// When Chromium refuses.
+    /// Returns an error if Chromium refuses the command.
     pub fn press(&mut self, key: &str) -> Result<()> {
         let code = match key {
             "Tab" => 9,
@@ -186,36 +187,36 @@ impl Browser {
         Ok(())
     }
 
-    /// A picture of the whole page, as PNG.
+    /// Takes a PNG screenshot of the whole page.
     ///
     /// # Errors
-    /// When Chromium refuses.
+    /// Returns an error if Chromium refuses the command.
     pub fn picture(&mut self) -> Result<Vec<u8>> {
         let answer = self.call("Page.captureScreenshot", json!({ "captureBeyondViewport": true }))?;
-        let text = answer["data"].as_str().context("a picture without data")?;
+        let text = answer["data"].as_str().context("the screenshot has no data")?;
         data_encoding::BASE64
             .decode(text.as_bytes())
-            .context("a picture that is no base64")
+            .context("the screenshot is not base64")
     }
 
-    /// What a screen reader is told of the page, in its order.
+    /// Returns the accessibility tree of the page, in reading order.
     ///
     /// # Errors
-    /// When Chromium refuses.
+    /// Returns an error if Chromium refuses the command.
     pub fn accessibility(&mut self) -> Result<Vec<Node>> {
         let tree = self.call("Accessibility.getFullAXTree", json!({}))?;
         accessibility::nodes(&tree)
     }
 
-    /// What the page has asked for so far.
+    /// Returns the URLs that the page has requested so far.
     pub fn requests(&self) -> Vec<String> {
         let sent = self.events("Network.requestWillBeSent");
         sent.filter_map(|event| event["request"]["url"].as_str().map(str::to_owned))
             .collect()
     }
 
-    /// Exceptions, and what the console has of errors: refusals by the page's policy among them.
-    pub fn complaints(&self) -> Vec<String> {
+    /// Returns exceptions and console errors, which include violations of the page's security policy.
+    pub fn errors(&self) -> Vec<String> {
         let thrown = self.events("Runtime.exceptionThrown").map(Value::to_string);
         let logged = self
             .events("Log.entryAdded")

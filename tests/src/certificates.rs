@@ -1,4 +1,4 @@
-//! An authority of one's own with a server's and a client's certificate, as files.
+//! A certificate authority with a server's and a client's certificate, as files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,29 +11,29 @@ use rcgen::{
 
 use crate::kafka::Secure;
 
-/// Certificates of one authority. Each [`Certificates::generate`] makes another authority, so that a second set is
-/// what a stranger would show.
+/// Certificates of one authority. Each call of [`Certificates::generate`] creates another authority, so a second set
+/// serves as untrusted certificates.
 #[derive(Debug, Clone)]
 pub struct Certificates {
-    /// The authority's certificate, PEM.
+    /// The authority's certificate in PEM.
     pub ca: PathBuf,
-    /// The server's certificate, good for `localhost` and `127.0.0.1`, PEM.
+    /// The server's certificate for `localhost` and `127.0.0.1` in PEM.
     pub server_cert: PathBuf,
-    /// The server's key, PKCS#8, PEM.
+    /// The server's PKCS#8 key in PEM.
     pub server_key: PathBuf,
-    /// The server's key, its certificate and the authority's in one file, as Kafka wants them.
+    /// The server's key, its certificate and the authority's certificate in one PEM file, as Kafka expects.
     pub server_keystore: PathBuf,
-    /// The client's certificate, its common name `client`, PEM.
+    /// The client's certificate in PEM, with the common name `client`.
     pub client_cert: PathBuf,
-    /// The client's key, PKCS#8, PEM.
+    /// The client's PKCS#8 key in PEM.
     pub client_key: PathBuf,
 }
 
 impl Certificates {
-    /// Makes an authority and both certificates, and writes them into `dir`, which is created.
+    /// Generates an authority and both certificates, and writes them to `dir`, which is created if necessary.
     ///
     /// # Errors
-    /// When they can't be made or written.
+    /// Returns an error if the files cannot be generated or written.
     pub fn generate(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("making the folder {}", dir.display()))?;
         let (ca_pem, issuer) = authority()?;
@@ -57,7 +57,7 @@ impl Certificates {
         })
     }
 
-    /// Returns what a Kafka needs for its secure listeners, with these names and passwords.
+    /// Returns the settings of Kafka's secure listeners, with these user names and passwords.
     pub fn secure_kafka(&self, users: &[(&str, &str)]) -> Secure {
         Secure {
             keystore: self.server_keystore.clone(),

@@ -1,4 +1,4 @@
-//! The reference of the configuration, `docs/configuration.md`: made from the schema that the program prints.
+//! The configuration reference, `docs/configuration.md`, generated from the schema that the program prints.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -24,18 +24,18 @@ the key with `_file` behind it names a file that holds it, which is read again a
 it is *needed*.
 ";
 
-/// What `{field}` means wherever it is allowed.
+/// The schema definition that explains `{field}` in templates.
 const TEMPLATE: &str = "Template";
 
-/// Returns where the reference is.
+/// Returns the path of the reference.
 pub fn path() -> PathBuf {
     workspace_root().join("docs/configuration.md")
 }
 
-/// Asks the program for its schema, and makes the reference of it.
+/// Generates the reference from the program's schema.
 ///
 /// # Errors
-/// When the program fails, or its schema has another form than expected.
+/// Returns an error if the program fails, or if its schema has an unexpected form.
 pub fn make() -> Result<String> {
     let output = Command::new(neurobridge())
         .arg("schema")
@@ -49,7 +49,7 @@ pub fn make() -> Result<String> {
     let schema: Value = serde_json::from_slice(&output.stdout).context("the schema")?;
     let mut text = HEAD.to_owned();
     let template = describe(&schema["$defs"][TEMPLATE]);
-    // Writing to a string can't fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "\nA *template*: {template}");
     let reference = Reference { schema: &schema };
     reference.write_top(&mut text)?;
@@ -110,7 +110,7 @@ impl<'a> Reference<'a> {
         Ok(())
     }
 
-    /// The tables that a value may be: itself, what it refers to, or its alternatives.
+    /// Returns the tables that a value may be: the value itself, a referenced definition, or its alternatives.
     fn tables(&self, value: &'a Value) -> Box<dyn Iterator<Item = &'a Value> + 'a> {
         let value = self.resolve(value);
         if value["properties"].is_object() {
@@ -132,7 +132,7 @@ impl<'a> Reference<'a> {
         name.map_or(value, |name| &self.schema["$defs"][name])
     }
 
-    /// The row of a key, or those of the keys below it.
+    /// Adds the row of a key, or the rows of the keys below it.
     fn push_rows(&self, above: &str, key: &str, value: &'a Value, table: &'a Value, rows: &mut Vec<Row>) {
         let key_here = format!("{above}{key}");
         let is_needed = table["required"]
@@ -170,7 +170,7 @@ impl<'a> Reference<'a> {
         });
     }
 
-    /// The type of a value in a word, and what its values mean where they are few.
+    /// Returns the type of a value in one word, and the meaning of its values if there are only a few.
     fn kind(&self, value: &'a Value) -> (String, String) {
         let nothing = String::new;
         if let Some(only) = value["const"].as_str() {
@@ -235,7 +235,7 @@ impl<'a> Reference<'a> {
     }
 }
 
-/// Whether a default is written like a time: digits, then a unit.
+/// Returns whether a default value is a duration: digits followed by a unit.
 fn is_time(text: &str) -> bool {
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
     unit.len() < text.len() && ["ms", "s", "m", "h", "d"].contains(&unit)
@@ -247,7 +247,7 @@ fn properties(table: &Value) -> Result<&Map<String, Value>> {
         .context("a table without properties")
 }
 
-/// The words of a value itself, in one line.
+/// Returns the description of a value in one line.
 fn describe(value: &Value) -> String {
     let words = value["description"].as_str().unwrap_or_default();
     words.split_whitespace().collect::<Vec<_>>().join(" ")

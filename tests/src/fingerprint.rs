@@ -1,4 +1,4 @@
-//! Events as numbers, so that millions of them can be held against one another.
+//! Events as hashes, so that millions of them can be compared.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -6,19 +6,19 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 
-/// A copy of an event, as it was found somewhere.
+/// The fingerprint of an event's copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// Its place in the spool.
+    /// The position in the spool.
     pub sequence: u64,
-    /// A hash of its id and its body.
+    /// A hash of the id and the body.
     pub content: u64,
-    /// A hash of its person; 0 where there is none.
+    /// A hash of the person, or 0 if there is none.
     pub person: u64,
 }
 
 impl Fingerprint {
-    /// The fingerprint of an event with this entry.
+    /// Returns the fingerprint of an event with this entry.
     pub fn of(sequence: u64, id: &str, entry: &str, pid: Option<&str>) -> Self {
         Self {
             sequence,
@@ -28,12 +28,12 @@ impl Fingerprint {
     }
 }
 
-/// A hash of an event's id and body.
+/// Returns a hash of an event's id and body.
 pub fn content(id: &str, entry: &str) -> u64 {
     hash((id, entry))
 }
 
-/// The same in each program that one toolchain builds: what is hashed here and there is compared.
+/// The hash is stable across all programs built with one toolchain, because hashes of different programs are compared.
 fn hash(value: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
@@ -59,7 +59,7 @@ impl FromStr for Fingerprint {
             };
             words.next().is_none().then_some(found)
         };
-        parse().with_context(|| format!("no fingerprint: {line}"))
+        parse().with_context(|| format!("invalid fingerprint: {line}"))
     }
 }
 
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_read_as_it_is_written() {
+    fn fingerprint_parses_as_it_is_written() {
         let one = Fingerprint::of(7, "1", "{}", Some("p"));
         assert_eq!(one.to_string().parse::<Fingerprint>().unwrap(), one);
         assert!("7 x 1".parse::<Fingerprint>().is_err());

@@ -1,4 +1,4 @@
-//! The least of HTTP: one GET, the whole answer.
+//! A minimal HTTP client: one GET request and its complete response.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -8,35 +8,37 @@ use anyhow::{Context, Result, bail};
 
 use crate::poll::{Patience, wait_for};
 
-/// Enough for a server that is not overloaded; a frozen one accepts the connection and stays silent.
+/// Long enough for a server that is not overloaded. A frozen server accepts the connection and does not answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Enough for a server on a busy machine, which is asked again.
+/// Long enough for a server on a busy machine; the request is repeated until then.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Sends one GET request and returns the body of the answer: a look at a server that may be frozen.
+/// Sends one GET request and returns the body of the response. Suitable for a server that may be frozen.
 ///
 /// # Errors
-/// When the answer does not come within 3 seconds, or has another status than 200; the error then has the body.
+/// Returns an error if no response arrives within 3 seconds, or if its status is not 200; the error then contains the
+/// body.
 pub fn get(address: &str, path: &str) -> Result<String> {
     body(address, path, request(address, path)?)
 }
 
-/// Like [`get`], from a server that is expected to answer: a late answer is requested again.
+/// Like [`get`], for a server that is expected to answer: repeats the request after a timeout.
 ///
 /// # Errors
-/// When no answer comes in time (see [`Patience`]), or it has another status than 200; the error then has the body.
+/// Returns an error if no response arrives in time (see [`Patience`]), or if its status is not 200; the error then
+/// contains the body.
 pub fn get_patiently(address: &str, path: &str) -> Result<String> {
     body(address, path, get_any(address, path)?)
 }
 
-/// Returns status and body of the answer, whatever the status. A late answer is requested again.
+/// Returns the status and the body of the response, for any status. Repeats the request after a timeout.
 ///
 /// # Errors
-/// When nobody listens, no answer comes in time (see [`Patience`]), or it is not HTTP.
+/// Returns an error if the port is closed, if no response arrives in time (see [`Patience`]), or if it is not HTTP.
 pub fn get_any(address: &str, path: &str) -> Result<(u16, String)> {
     wait_for(
-        &format!("the answer of {address}{path}"),
+        &format!("the response of {address}{path}"),
         PATIENCE,
         || match request(address, path) {
             Err(error) if is_late(&error) => Ok(None),
@@ -45,7 +47,7 @@ pub fn get_any(address: &str, path: &str) -> Result<(u16, String)> {
     )
 }
 
-/// Returns whether an answer did not come in time, from a server that listens.
+/// Returns whether the error is a timeout of a server that listens.
 pub(crate) fn is_late(error: &anyhow::Error) -> bool {
     let error = error.root_cause().downcast_ref::<io::Error>();
     error.is_some_and(is_timeout)
@@ -57,31 +59,31 @@ fn is_timeout(error: &io::Error) -> bool {
 
 fn body(address: &str, path: &str, (status, body): (u16, String)) -> Result<String> {
     if status != 200 {
-        bail!("{address}{path} answers {status}: {body}");
+        bail!("{address}{path} responded with {status}: {body}");
     }
     Ok(body)
 }
 
 fn request(address: &str, path: &str) -> Result<(u16, String)> {
     let mut stream = connect(address)?;
-    // Version 1.0, so that the body comes in one piece and ends with the connection.
+    // HTTP/1.0, so that the body is not chunked and ends with the connection.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")
-        .with_context(|| format!("asking {address}"))?;
+        .with_context(|| format!("sending a request to {address}"))?;
     let mut answer = String::new();
     stream
         .read_to_string(&mut answer)
-        .with_context(|| format!("reading the answer of {address}"))?;
+        .with_context(|| format!("reading the response of {address}"))?;
     let parsed = answer.split_once("\r\n\r\n").and_then(|(head, body)| {
         let status = head.split_ascii_whitespace().nth(1)?.parse().ok()?;
         Some((status, body.to_owned()))
     });
-    parsed.with_context(|| format!("{address}{path} does not answer in HTTP: {answer}"))
+    parsed.with_context(|| format!("{address}{path} sent an invalid HTTP response: {answer}"))
 }
 
 pub(crate) fn connect(address: &str) -> Result<TcpStream> {
     let mut addresses = address
         .to_socket_addrs()
-        .with_context(|| format!("looking up {address}"))?;
+        .with_context(|| format!("resolving {address}"))?;
     let first = addresses
         .next()
         .with_context(|| format!("{address} has no address"))?;
@@ -91,41 +93,41 @@ pub(crate) fn connect(address: &str) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// A listener to a stream of server-sent events.
+/// A subscriber of a server-sent event stream.
 #[derive(Debug)]
 pub struct EventStream(BufReader<TcpStream>);
 
 impl EventStream {
-    /// Asks `host:port` for the stream at `path`; nothing when the answer is that there is no room for another listener.
+    /// Subscribes to the stream at `path` of `host:port`; returns `None` if the server has too many subscribers.
     ///
     /// # Errors
-    /// When no answer comes in time (see [`Patience`]), or it has another status than 200 and 503.
+    /// Returns an error if no response arrives in time (see [`Patience`]), or if its status is neither 200 nor 503.
     pub fn open(address: &str, path: &str) -> Result<Option<Self>> {
         let mut stream = BufReader::new(connect(address)?);
         write!(stream.get_mut(), "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             if read_line(&mut stream, &mut head)? == 0 {
-                bail!("{address}{path} hangs up: {head}");
+                bail!("{address}{path} closed the connection: {head}");
             }
         }
         match head.split_ascii_whitespace().nth(1) {
             Some("200") => Ok(Some(Self(stream))),
             Some("503") => Ok(None),
-            _ => bail!("{address}{path} answers {head}"),
+            _ => bail!("{address}{path} responded with {head}"),
         }
     }
 
-    /// The data of the next event.
+    /// Returns the data of the next event.
     ///
     /// # Errors
-    /// When none comes in time (see [`Patience`]).
+    /// Returns an error if no event arrives in time (see [`Patience`]).
     pub fn next_event(&mut self) -> Result<String> {
         let mut line = String::new();
         loop {
             line.clear();
             if read_line(&mut self.0, &mut line).context("waiting for an event")? == 0 {
-                bail!("the stream has ended");
+                bail!("the stream ended");
             }
             if let Some(data) = line.strip_prefix("data: ") {
                 return Ok(data.trim_end().to_owned());
@@ -134,7 +136,7 @@ impl EventStream {
     }
 }
 
-/// Reads on after each time-out of the socket; what was read before stays in `line`.
+/// Reads a line, and continues after timeouts of the socket; `line` keeps the part that was read before.
 fn read_line(stream: &mut BufReader<TcpStream>, line: &mut String) -> Result<usize> {
     let mut patience = Patience::new("a line", PATIENCE);
     loop {

@@ -1,4 +1,4 @@
-//! A real Apache Kafka as a child process: one node, broker and controller in one (KRaft).
+//! A real Apache Kafka as a child process: one node that is broker and controller (KRaft).
 
 #[cfg(feature = "clients")]
 pub mod admin;
@@ -30,25 +30,26 @@ use crate::ports::free_ports;
 use crate::process::Process;
 use crate::relay::Relay;
 
-/// The id of every cluster started here: the sixteen letters `neurobridge-test` in base64, as Kafka writes ids.
+/// The id of every test cluster: the sixteen letters `neurobridge-test` in base64, Kafka's format for ids.
 const CLUSTER_ID: &str = "bmV1cm9icmlkZ2UtdGVzdA";
 
-/// Three seconds on two quiet cores; a machine that compiles meanwhile takes several times as long.
+/// A start takes three seconds on two idle cores, and several times as long on a machine that compiles.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Two seconds as a rule; it moves leadership away and closes its log first.
+/// A shutdown usually takes two seconds, in which the broker transfers leadership and closes its log.
 const STOP_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// What the broker logs when all its listeners take requests and the controller counts it in.
+/// The broker's log message after all its listeners accept requests and the controller has registered it.
 const READY: &str = "Kafka Server started";
 
-/// A Kafka of one's own, with its data in a folder of its own.
+/// A Kafka process with its own data folder.
 ///
-/// Dropped, it is killed and its folder removed (kept when the thread panics, for its log). See [`Process`] for what
-/// happens when the program dies.
+/// When dropped, it is killed and its folder is removed (the folder is kept when the thread panics, because it contains
+/// the log). See [`Process`] for the case that this program dies.
 #[derive(Debug)]
 pub struct Kafka {
-    // Before the folder: fields are dropped in this order, and the broker writes into the folder until it is dead.
+    // Declared before the folder: fields are dropped in this order, and the broker writes to the folder until it is
+    // killed.
     process: Option<Process>,
     installation: KafkaInstallation,
     options: KafkaOptions,
@@ -58,11 +59,11 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// Formats and starts a broker in a new folder under the target directory, and waits until it answers.
+    /// Formats the storage, starts a broker in a new folder below the target directory, and waits until it answers.
     ///
     /// # Errors
-    /// When Kafka is not installed (the error says which command gets it), or does not answer within three minutes; the
-    /// error then ends with the tail of its log.
+    /// Returns an error if Kafka is not installed (the error contains the command that installs it), or if it does not
+    /// answer within three minutes; the error then ends with the last lines of its log.
     pub fn start(options: KafkaOptions) -> Result<Self> {
         Self::start_in(Scratch::new("kafka")?, options)
     }
@@ -70,7 +71,7 @@ impl Kafka {
     /// Like [`Kafka::start`], in the given folder.
     ///
     /// # Errors
-    /// The same.
+    /// Returns an error in the same cases.
     pub fn start_in(dir: Scratch, options: KafkaOptions) -> Result<Self> {
         let installation = KafkaInstallation::find()?;
         let ports = Ports::from(free_ports()?);
@@ -100,76 +101,77 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// Returns `host:port` of the listener without encryption or authentication, whose clients are super-users.
+    /// Returns `host:port` of the listener without encryption or authentication, whose clients are superusers.
     pub fn bootstrap(&self) -> String {
         self.bootstrap_of(Listener::Plaintext)
     }
 
-    /// Returns `host:port` of a listener; all but [`Listener::Plaintext`] exist only with [`KafkaOptions::secure`].
+    /// Returns `host:port` of a listener; listeners other than [`Listener::Plaintext`] exist only with
+    /// [`KafkaOptions::secure`].
     pub fn bootstrap_of(&self, listener: Listener) -> String {
         format!("127.0.0.1:{}", self.ports.of(listener))
     }
 
-    /// Returns the folder with configuration, log and data.
+    /// Returns the folder with the configuration, the log and the data.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Returns the child process, or nothing while the broker is stopped.
+    /// Returns the child process, or `None` while the broker is stopped.
     pub fn process(&self) -> Option<&Process> {
         self.process.as_ref()
     }
 
-    /// Stops the broker in order (SIGTERM) and waits until it has ended.
+    /// Shuts down the broker (SIGTERM) and waits until it has exited.
     ///
     /// # Errors
-    /// When it is not running, or does not end within 45 seconds.
+    /// Returns an error if the broker is not running or does not exit within 45 seconds.
     pub fn stop(&mut self) -> Result<()> {
         self.running()?.terminate(STOP_TIMEOUT)?;
         self.process = None;
         Ok(())
     }
 
-    /// Kills the broker (SIGKILL) and waits until it is gone.
+    /// Kills the broker (SIGKILL) and waits until it has exited.
     ///
     /// # Errors
-    /// When it is not running.
+    /// Returns an error if the broker is not running.
     pub fn kill(&mut self) -> Result<()> {
         self.running()?.kill()?;
         self.process = None;
         Ok(())
     }
 
-    /// Freezes the broker (SIGSTOP): connections stay open, nothing answers.
+    /// Freezes the broker (SIGSTOP): connections stay open, but nothing answers.
     ///
     /// # Errors
-    /// When it is not running.
+    /// Returns an error if the broker is not running.
     pub fn freeze(&mut self) -> Result<()> {
         self.running()?.freeze()
     }
 
-    /// Lets a frozen broker go on (SIGCONT).
+    /// Resumes a frozen broker (SIGCONT).
     ///
     /// # Errors
-    /// When it is not running.
+    /// Returns an error if the broker is not running.
     pub fn thaw(&mut self) -> Result<()> {
         self.running()?.thaw()
     }
 
-    /// Separates the broker from its controller, which fences it after its session time-out (two seconds by default): it answers
-    /// its clients, and its metadata lists no broker and no leader.
+    /// Separates the broker from its controller, which fences it after the session timeout (two seconds by default).
+    /// The broker then answers its clients with metadata that lists no broker and no leader.
     ///
     /// # Errors
-    /// When it was started without [`KafkaOptions::fenceable`].
+    /// Returns an error if Kafka was started without [`KafkaOptions::fenceable`].
     pub fn fence(&self) -> Result<()> {
         self.relay()?.cut();
         Ok(())
     }
 
-    /// Connects the broker with its controller again, which lists it after the next heartbeat.
+    /// Reconnects the broker with its controller, which lists it again after the next heartbeat.
     ///
     /// # Errors
-    /// When it was started without [`KafkaOptions::fenceable`].
+    /// Returns an error if Kafka was started without [`KafkaOptions::fenceable`].
     pub fn unfence(&self) -> Result<()> {
         self.relay()?.restore();
         Ok(())
@@ -178,20 +180,20 @@ impl Kafka {
     fn relay(&self) -> Result<&Relay> {
         self.relay
             .as_ref()
-            .context("this Kafka cannot be fenced: it was started without `fenceable`")
+            .context("cannot fence Kafka: it was started without `fenceable`")
     }
 
-    /// Starts a stopped or killed broker on the same ports with the same data, and waits until it answers.
+    /// Restarts a stopped or killed broker on the same ports with the same data, and waits until it answers.
     ///
     /// # Errors
-    /// When it is running, or does not answer within three minutes.
+    /// Returns an error if the broker is running, or does not answer within three minutes.
     pub fn start_again(&mut self) -> Result<()> {
         if self.process.is_some() {
-            bail!("Kafka in {} is running already", self.dir.path().display());
+            bail!("Kafka in {} is already running", self.dir.path().display());
         }
         let mut command = self.java(self.options.heap_mib);
         if !self.options.optimised {
-            // The first compiler alone starts faster, and leaves the cores to what is tested.
+            // With only the first compiler, Java starts faster and leaves more CPU time to the tested program.
             command.arg("-XX:TieredStopAtLevel=1");
         }
         command.arg(format!(
@@ -207,10 +209,10 @@ impl Kafka {
         wait_until_ready(process, &bootstrap)
     }
 
-    /// Lets the broker and its folder outlive this program, and returns the broker's process id.
+    /// Keeps the broker and its folder when this program exits, and returns the broker's process id.
     ///
     /// # Errors
-    /// When it is not running.
+    /// Returns an error if the broker is not running.
     pub fn detach(mut self) -> Result<u32> {
         let process = self.process.take().context("Kafka is not running")?;
         self.dir.keep();
@@ -220,7 +222,7 @@ impl Kafka {
     fn running(&mut self) -> Result<&mut Process> {
         self.process
             .as_mut()
-            .context("Kafka is not running: it was stopped or killed before")
+            .context("Kafka is not running: it was stopped or killed")
     }
 
     fn format(&self) -> Result<()> {
@@ -255,7 +257,7 @@ impl Kafka {
             .current_dir(self.dir.path())
             .arg("-XX:+UseSerialGC")
             .arg(format!("-Xmx{heap_mib}m"));
-        // They would be added to ours, and print a line about it.
+        // Java would add these variables to the arguments and print a line about it.
         command
             .env_remove("JAVA_TOOL_OPTIONS")
             .env_remove("_JAVA_OPTIONS")
@@ -265,10 +267,10 @@ impl Kafka {
 }
 
 fn wait_until_ready(process: &mut Process, bootstrap: &str) -> Result<()> {
-    let started = wait_with_progress("Kafka's first answer", START_TIMEOUT, |patience| {
+    let started = wait_with_progress("Kafka's first response", START_TIMEOUT, |patience| {
         patience.observe(process.log_bytes());
         if let Some(status) = process.exit_status()? {
-            bail!("Kafka ended with {status} instead of starting");
+            bail!("Kafka exited with {status} during its start");
         }
         let ready = process.logged()?.contains(READY) && answers(bootstrap).is_ok();
         Ok(ready.then_some(()))

@@ -1,8 +1,8 @@
-//! What the end-to-end tests and the chores share: real brokers as child processes, their certificates, their
-//! administration, and the rules by which a test finds a broker or is skipped by name.
+//! Shared code of the end-to-end tests and the development tasks: real brokers as child processes, their certificates,
+//! their administration, and the rules by which a test gets a broker or is skipped by name.
 //!
-//! Everything here blocks the calling thread: the tests drive processes, not futures. A process started here dies
-//! with the program that started it, whatever ends that program (see [`process`]).
+//! All functions block the calling thread, because the tests control processes instead of futures. A process started
+//! here dies with the program that started it, however that program ends (see [`process`]).
 
 pub mod audit;
 pub mod bridge;

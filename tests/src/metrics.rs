@@ -1,31 +1,31 @@
-//! What a bridge exports, read from the text of its `/metrics`.
+//! The metrics of a bridge, parsed from the text of its `/metrics`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 
-/// A metric, with all its series.
+/// A metric with all its series.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Family {
-    /// Its name; those of a histogram's series have `_bucket`, `_sum` and `_count` after it.
+    /// The metric's name; the series of a histogram append `_bucket`, `_sum` and `_count`.
     pub name: String,
-    /// `counter`, `gauge` or `histogram`.
+    /// The metric's type: `counter`, `gauge` or `histogram`.
     pub kind: String,
-    /// What it tells.
+    /// The help text.
     pub help: String,
-    /// Its labels, each with the values that were seen.
+    /// The labels with the values that occur.
     pub labels: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// Reads Prometheus' text format, as far as a bridge uses it, in the order of the text.
+/// Parses the part of Prometheus' text format that a bridge uses, in the order of the text.
 ///
 /// # Errors
-/// When a line is not of that format, or of no metric that was announced.
+/// Returns an error if a line is invalid, or if its metric was not declared before.
 pub fn parse(text: &str) -> Result<Vec<Family>> {
     let mut families: Vec<Family> = Vec::new();
     for line in text.lines() {
         if let Some(help) = line.strip_prefix("# HELP ") {
-            let (name, help) = help.split_once(' ').context("a HELP line without a text")?;
+            let (name, help) = help.split_once(' ').context("a HELP line has no text")?;
             families.push(Family {
                 name: name.to_owned(),
                 kind: String::new(),
@@ -38,7 +38,7 @@ pub fn parse(text: &str) -> Result<Vec<Family>> {
             .last_mut()
             .with_context(|| format!("before the first HELP line: {line}"))?;
         if let Some(kind) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = kind.split_once(' ').context("a TYPE line without a type")?;
+            let (name, kind) = kind.split_once(' ').context("a TYPE line has no type")?;
             if name != family.name {
                 bail!("a TYPE line of {name} after the HELP line of {}", family.name);
             }
@@ -47,7 +47,7 @@ pub fn parse(text: &str) -> Result<Vec<Family>> {
         }
         let (series, _) = line
             .rsplit_once(' ')
-            .with_context(|| format!("no value: {line}"))?;
+            .with_context(|| format!("missing value: {line}"))?;
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         if base(name, &family.kind) != family.name {
             bail!("{name} is among the series of {}", family.name);
@@ -59,7 +59,7 @@ pub fn parse(text: &str) -> Result<Vec<Family>> {
     Ok(families)
 }
 
-/// The name of a metric by that of one of its series.
+/// Returns the name of the metric to which a series belongs.
 fn base<'a>(series: &'a str, kind: &str) -> &'a str {
     let suffixes = ["_bucket", "_sum", "_count"].into_iter();
     let mut bases = suffixes.filter_map(|suffix| series.strip_suffix(suffix));
@@ -70,7 +70,7 @@ fn base<'a>(series: &'a str, kind: &str) -> &'a str {
     }
 }
 
-/// Reads `a="1",b="2"}`, or a selector of a query: `a=~"1|2", b!="3"}`. Values have no quotation marks in them.
+/// Parses `a="1",b="2"}`, or a selector of a query: `a=~"1|2", b!="3"}`. Values contain no quotation marks.
 pub fn matchers(text: &str) -> Vec<(String, String)> {
     let mut pieces = text.split('"');
     let mut found = Vec::new();
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_names_labels_and_values() {
+    fn names_labels_and_values_are_parsed() {
         let text = "# HELP a A thing.\n# TYPE a counter\na{x=\"1\",y=\"2\"} 3\na{x=\"4\",y=\"2\"} 0\n\
                     # HELP b Time.\n# TYPE b histogram\nb_bucket{le=\"1\"} 0\nb_sum 0\nb_count 0\n";
         let families = parse(text).unwrap();
@@ -98,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn a_series_of_another_metric_is_an_error() {
+    fn series_of_undeclared_metric_is_an_error() {
         assert!(parse("# HELP a A.\n# TYPE a gauge\nb 1\n").is_err());
         assert!(parse("a 1\n").is_err());
     }
 
     #[test]
-    fn reads_selectors() {
+    fn selectors_are_parsed() {
         let found = matchers("instance=~\"$instance\", outcome!=\"a|b\"}[5m]) > 0");
         let found: Vec<_> = found.iter().map(|(a, b)| (&**a, &**b)).collect();
         assert_eq!(found, [("instance", "$instance"), ("outcome", "a|b")]);

@@ -1,4 +1,4 @@
-//! A real nats-server as a child process, with JetStream; and three of them as a cluster.
+//! A real nats-server with JetStream as a child process, and a cluster of three servers.
 
 #[cfg(feature = "clients")]
 pub mod client;
@@ -28,19 +28,20 @@ use crate::poll::{wait_for, wait_with_progress};
 use crate::ports::free_ports;
 use crate::process::Process;
 
-/// A tenth of a second on a quiet machine; a cluster elects its leader first, and a server with gigabytes in its streams
-/// looks through them.
+/// A start takes a tenth of a second on an idle machine. A cluster elects its leader first, and a server with gigabytes
+/// in its streams recovers them first.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A nats-server of one's own, with its data in a folder of its own.
+/// A nats-server process with its own data folder.
 ///
-/// Dropped, it is killed and its folder removed (kept when the thread panics, for its log). See [`Process`] for what
-/// happens when the program dies.
+/// When dropped, it is killed and its folder is removed (the folder is kept when the thread panics, because it contains
+/// the log). See [`Process`] for the case that this program dies.
 #[derive(Debug)]
 pub struct Nats {
-    // Before the folder: fields are dropped in this order, and the server writes into the folder until it is dead.
+    // Declared before the folder: fields are dropped in this order, and the server writes to the folder until it is
+    // killed.
     process: Option<Process>,
     binary: PathBuf,
     options: NatsOptions,
@@ -49,11 +50,11 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// Starts a server in a new folder under the target directory, and waits until it calls itself healthy.
+    /// Starts a server in a new folder below the target directory and waits until it reports that it is healthy.
     ///
     /// # Errors
-    /// When nats-server is not installed (the error says which command gets it), or is not healthy within three minutes;
-    /// the error then ends with the tail of its log.
+    /// Returns an error if nats-server is not installed (the error contains the command that installs it), or if it is
+    /// not healthy within three minutes; the error then ends with the last lines of its log.
     pub fn start(options: NatsOptions) -> Result<Self> {
         Self::start_in(Scratch::new("nats")?, options)
     }
@@ -61,14 +62,14 @@ impl Nats {
     /// Like [`Nats::start`], in the given folder.
     ///
     /// # Errors
-    /// The same.
+    /// Returns an error in the same cases.
     pub fn start_in(dir: Scratch, options: NatsOptions) -> Result<Self> {
         let mut server = Self::prepare(dir, options)?;
         server.start_again()?;
         Ok(server)
     }
 
-    /// Everything but the start itself: a cluster's servers must be started before any of them is healthy.
+    /// Prepares the folder without the start: all servers of a cluster have to be started before one is healthy.
     fn prepare(dir: Scratch, options: NatsOptions) -> Result<Self> {
         let binary = match &options.binary {
             Some(binary) => binary.clone(),
@@ -99,72 +100,73 @@ impl Nats {
         format!("127.0.0.1:{}", self.ports.http)
     }
 
-    /// Asks a monitoring endpoint and returns the body of the answer.
+    /// Requests a monitoring endpoint and returns the body of the response.
     ///
     /// # Errors
-    /// When the server does not answer, or with another status than 200.
+    /// Returns an error if the server does not answer, or if the status is not 200.
     pub fn ask(&self, path: &str) -> Result<String> {
         get_patiently(&self.monitor(), path)
     }
 
-    /// Returns the folder with configuration, log and data.
+    /// Returns the folder with the configuration, the log and the data.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Returns the child process, or nothing while the server is stopped.
+    /// Returns the child process, or `None` while the server is stopped.
     pub fn process(&self) -> Option<&Process> {
         self.process.as_ref()
     }
 
-    /// Stops the server in order (SIGTERM) and waits until it has ended.
+    /// Shuts down the server (SIGTERM) and waits until it has exited.
     ///
     /// # Errors
-    /// When it is not running, or does not end within half a minute.
+    /// Returns an error if the server is not running or does not exit within half a minute.
     pub fn stop(&mut self) -> Result<()> {
         self.running()?.terminate(STOP_TIMEOUT)?;
         self.process = None;
         Ok(())
     }
 
-    /// Kills the server (SIGKILL) and waits until it is gone.
+    /// Kills the server (SIGKILL) and waits until it has exited.
     ///
     /// # Errors
-    /// When it is not running.
+    /// Returns an error if the server is not running.
     pub fn kill(&mut self) -> Result<()> {
         self.running()?.kill()?;
         self.process = None;
         Ok(())
     }
 
-    /// Freezes the server (SIGSTOP): connections stay open, nothing answers.
+    /// Freezes the server (SIGSTOP): connections stay open, but nothing answers.
     ///
     /// # Errors
-    /// When it is not running.
+    /// Returns an error if the server is not running.
     pub fn freeze(&mut self) -> Result<()> {
         self.running()?.freeze()
     }
 
-    /// Lets a frozen server go on (SIGCONT).
+    /// Resumes a frozen server (SIGCONT).
     ///
     /// # Errors
-    /// When it is not running.
+    /// Returns an error if the server is not running.
     pub fn thaw(&mut self) -> Result<()> {
         self.running()?.thaw()
     }
 
-    /// Lets the server turn its clients away in order, over `lame_duck_duration`, and then end (SIGUSR2).
+    /// Starts the lame duck mode (SIGUSR2), in which the server disconnects its clients over `lame_duck_duration` and
+    /// then exits.
     ///
     /// # Errors
-    /// When it is not running.
+    /// Returns an error if the server is not running.
     pub fn lame_duck(&mut self) -> Result<()> {
         self.running()?.signal(Signal::SIGUSR2)
     }
 
-    /// Replaces [`NatsOptions::config`] and lets the running server read it again (SIGHUP).
+    /// Replaces [`NatsOptions::config`] and makes the running server reload it (SIGHUP).
     ///
     /// # Errors
-    /// When it is not running, or does not log that it has taken the new configuration.
+    /// Returns an error if the server is not running, or does not log the reload.
     pub fn reconfigure(&mut self, config: &str) -> Result<()> {
         const TAKEN: &str = "Reloaded server configuration";
         config.clone_into(&mut self.options.config);
@@ -178,19 +180,19 @@ impl Nats {
         reloaded.with_context(|| process.log_tail())
     }
 
-    /// Starts a stopped or killed server on the same ports with the same data, and waits until it is healthy.
+    /// Restarts a stopped or killed server on the same ports with the same data, and waits until it is healthy.
     ///
     /// # Errors
-    /// When it is running, or is not healthy within three minutes.
+    /// Returns an error if the server is running, or is not healthy within three minutes.
     pub fn start_again(&mut self) -> Result<()> {
         self.launch()?;
         self.await_health()
     }
 
-    /// Lets the server and its folder outlive this program, and returns its process id.
+    /// Keeps the server and its folder when this program exits, and returns the server's process id.
     ///
     /// # Errors
-    /// When it is not running.
+    /// Returns an error if the server is not running.
     pub fn detach(mut self) -> Result<u32> {
         let process = self.process.take().context("nats-server is not running")?;
         self.dir.keep();
@@ -199,7 +201,7 @@ impl Nats {
 
     fn launch(&mut self) -> Result<()> {
         if self.process.is_some() {
-            bail!("nats-server in {} is running already", self.dir.path().display());
+            bail!("nats-server in {} is already running", self.dir.path().display());
         }
         self.write_config()?;
         let mut command = Command::new(&self.binary);
@@ -221,7 +223,7 @@ impl Nats {
         let healthy = wait_with_progress("nats-server to be healthy", START_TIMEOUT, |patience| {
             patience.observe(process.log_bytes());
             if let Some(status) = process.exit_status()? {
-                bail!("nats-server ended with {status} instead of starting");
+                bail!("nats-server exited with {status} during its start");
             }
             Ok(get(&monitor, "/healthz").is_ok().then_some(()))
         });
@@ -237,7 +239,7 @@ impl Nats {
     fn running(&mut self) -> Result<&mut Process> {
         self.process
             .as_mut()
-            .context("nats-server is not running: it was stopped or killed before")
+            .context("nats-server is not running: it was stopped or killed")
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where things lie: the workspace, the target directory, and folders of one process under it.
+//! The paths of the workspace, the target directory, and temporary folders below it.
 
 use std::env;
 use std::fs;
@@ -9,13 +9,13 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-/// Returns the folder of the workspace's `Cargo.toml`.
+/// Returns the folder that contains the workspace's `Cargo.toml`.
 pub fn workspace_root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_path_buf()
 }
 
-/// Returns cargo's target directory: `CARGO_TARGET_DIR` where it is set, else `target` in the workspace.
+/// Returns cargo's target directory: `CARGO_TARGET_DIR` if it is set, otherwise `target` in the workspace.
 pub fn target_dir() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => workspace_root().join(dir),
@@ -23,19 +23,19 @@ pub fn target_dir() -> PathBuf {
     }
 }
 
-/// Returns the folder of everything that concerns brokers; downloads are kept in its `cache`.
+/// Returns the folder of all broker files; its `cache` contains the downloads.
 pub fn brokers_dir() -> PathBuf {
     target_dir().join("brokers")
 }
 
-/// Returns the folder in which every [`Scratch`] lies.
+/// Returns the folder that contains every [`Scratch`].
 pub fn scratch_dir() -> PathBuf {
     brokers_dir().join("run")
 }
 
-/// A folder of this process alone, `target/brokers/run/<name>-<pid>-<n>`.
+/// A temporary folder of this process, `target/brokers/run/<name>-<pid>-<n>`.
 ///
-/// Dropped, it is removed, unless the thread panics: then the logs in it are what one wants to read.
+/// When dropped, the folder is removed unless the thread panics, because its logs are then needed.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
@@ -43,20 +43,20 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes a new folder whose name begins with `name`.
+    /// Creates a new folder whose name begins with `name`.
     ///
     /// # Errors
-    /// When the folder can't be made.
+    /// Returns an error if the folder cannot be created.
     pub fn new(name: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self::at(scratch_dir().join(format!("{name}-{}-{number}", process::id())))
     }
 
-    /// Makes a folder at this very place; what lies there from before is removed.
+    /// Creates a folder at exactly this path; an existing one is removed first.
     ///
     /// # Errors
-    /// When the folder can't be made or emptied.
+    /// Returns an error if the folder cannot be created or removed.
     pub fn at(path: PathBuf) -> Result<Self> {
         if path.exists() {
             fs::remove_dir_all(&path).with_context(|| format!("removing the old {}", path.display()))?;
@@ -65,17 +65,17 @@ impl Scratch {
         Ok(Self { path, kept: false })
     }
 
-    /// Returns the folder.
+    /// Returns the path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns the path of something in the folder.
+    /// Returns the path of an item in the folder.
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Leaves the folder where it is when this is dropped.
+    /// Keeps the folder when this value is dropped.
     pub fn keep(&mut self) {
         self.kept = true;
     }
@@ -86,15 +86,15 @@ impl Drop for Scratch {
         if self.kept || thread::panicking() {
             return;
         }
-        // A folder that can't be removed now is swept up by the next run.
+        // A folder that cannot be removed now is removed by the next run.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Removes the scratch folders of processes that live no longer (ended by a signal, or by a failed test).
+/// Removes the temporary folders of processes that no longer exist (after a signal or a failed test).
 ///
 /// # Errors
-/// When the folder of scratch folders can't be read.
+/// Returns an error if the parent folder cannot be read.
 pub fn sweep_scratch() -> Result<()> {
     let dir = scratch_dir();
     if !dir.exists() {
@@ -136,9 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn sweep_takes_only_what_nobody_owns() {
+    fn sweep_removes_only_folders_of_dead_processes() {
         let mine = Scratch::new("sweep-test").unwrap();
-        // Above the largest process id of Linux (2^22), so it is nobody's.
+        // Larger than the largest process id of Linux (2^22), so that no process has it.
         let orphan = scratch_dir().join("sweep-test-4194999-0");
         fs::create_dir_all(&orphan).unwrap();
         sweep_scratch().unwrap();

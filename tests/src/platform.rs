@@ -1,4 +1,4 @@
-//! The simulated platform as a process of its own: `neurobridge simulate`.
+//! The simulated platform in a separate process: `neurobridge simulate`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use crate::ports::free_ports;
 use crate::process::Process;
 use crate::program::neurobridge;
 
-/// The program only has to bind a port.
+/// The start consists of binding a port.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A running simulator that writes down what it sends.
+/// A running simulator that records the frames it sends.
 #[derive(Debug)]
 pub struct Platform {
     process: Process,
@@ -29,21 +29,21 @@ pub struct Platform {
 /// An event as the simulator sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sent {
-    /// Its id.
+    /// The event's id.
     pub id: u64,
-    /// The person, where there is one.
+    /// The id of the person, if there is one.
     pub pid: Option<String>,
-    /// The entry, byte for byte.
+    /// The unmodified JSON of the entry.
     pub data: String,
-    /// The whole frame, byte for byte.
+    /// The unmodified frame.
     pub frame: String,
 }
 
 impl Platform {
-    /// Starts a simulator with these further arguments, and waits until it listens.
+    /// Starts a simulator with additional arguments and waits until it listens.
     ///
     /// # Errors
-    /// When it does not within a minute.
+    /// Returns an error if the simulator does not listen within a minute.
     pub fn start(dir: &Scratch, args: &[&str]) -> Result<Self> {
         let [port] = free_ports()?;
         let address = format!("127.0.0.1:{port}");
@@ -56,7 +56,7 @@ impl Platform {
         let mut process = Process::spawn("simulator", &mut command, &dir.join("simulator.log"))?;
         wait_for("the simulator", START_TIMEOUT, || {
             if let Some(status) = process.exit_status()? {
-                anyhow::bail!("the simulator ended with {status}:\n{}", process.log_tail());
+                anyhow::bail!("the simulator exited with {status}:\n{}", process.log_tail());
             }
             Ok(std::net::TcpStream::connect(&address).ok())
         })?;
@@ -67,40 +67,40 @@ impl Platform {
         })
     }
 
-    /// `host:port` of its feed.
+    /// Returns `host:port` of the feed.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Its URL, for a platform without TLS.
+    /// Returns the URL of a platform without TLS.
     pub fn url(&self) -> String {
         format!("ws://{}/", self.address)
     }
 
-    /// Its URL, for one with TLS.
+    /// Returns the URL of a platform with TLS.
     pub fn tls_url(&self) -> String {
         format!("wss://{}/", self.address)
     }
 
-    /// Its process.
+    /// Returns the process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// Stops it, so that its record is whole, and reads what it sent.
+    /// Stops the simulator, which completes its record, and returns the sent events.
     ///
     /// # Errors
-    /// When it does not stop, or its record can't be read.
+    /// Returns an error if the simulator does not stop, or if its record cannot be read.
     pub fn stop(mut self) -> Result<Vec<Sent>> {
         self.process.terminate(START_TIMEOUT)?;
         read_record(&self.record)
     }
 }
 
-/// Reads a file of frames, one a line.
+/// Reads a file with one frame per line.
 ///
 /// # Errors
-/// When it can't be read, or a line is no frame.
+/// Returns an error if the file cannot be read, or if a line is not a frame.
 pub fn read_record(path: &Path) -> Result<Vec<Sent>> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     text.lines()
@@ -108,12 +108,12 @@ pub fn read_record(path: &Path) -> Result<Vec<Sent>> {
         .collect()
 }
 
-/// Reads a line of such a file.
+/// Parses one line of a record.
 ///
 /// # Errors
-/// When it is no frame.
+/// Returns an error if the line is not a frame.
 pub fn parse(line: &str) -> Result<Sent> {
-    read_frame(line).with_context(|| format!("no frame: {line}"))
+    read_frame(line).with_context(|| format!("invalid frame: {line}"))
 }
 
 fn read_frame(line: &str) -> Result<Sent> {

@@ -1,4 +1,4 @@
-//! Waiting for a condition: the one place in which the tests and the chores limit how long something may take.
+//! Waiting for a condition. All time limits of tests and tasks are implemented here.
 
 use std::{
     fs,
@@ -15,34 +15,34 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// Short beside what is waited for (processes, brokers), long beside the cost of one look.
+/// Short compared to the start of a process or broker, and long compared to the cost of one check.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Between two looks at the limit of a future, which reports its end by itself.
+/// The interval of the limit checks for a future, which reports its completion by itself.
 #[cfg(feature = "clients")]
 const FUTURE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The absolute bound of a wait, in limits: for what makes progress without end, or on a machine that never becomes free.
+/// The absolute bound of a wait as a multiple of its limit, for endless progress and for machines that stay busy.
 const MAX_LIMITS: u32 = 10;
 
-/// The limit of one wait, which follows progress and not the clock.
+/// The limit of one wait. It measures time without progress, adjusted to the load of the machine.
 ///
-/// Time counts by the share of a processor that each runnable task of this machine gets: on two processors with forty runnable
-/// tasks, a second counts as a twentieth. It counts from zero again whenever the observed state changes. Ten times the limit by
-/// the clock is the absolute bound.
+/// Time is multiplied by the share of a processor that each runnable task of this machine gets: with two processors and
+/// forty runnable tasks, a second counts as a twentieth. The count restarts whenever the observed state changes. The
+/// absolute bound is ten times the limit in real time.
 #[derive(Debug)]
 pub struct Patience {
     what: String,
     limit: Duration,
     started: Instant,
     checked: Instant,
-    /// Since the start, or since the last change of the observed state.
+    /// The counted time since the start or since the last change of the observed state.
     counted: Duration,
     observed: Option<u64>,
 }
 
 impl Patience {
-    /// Starts to wait for `what`.
+    /// Starts a wait for `what`.
     pub fn new(what: impl Into<String>, limit: Duration) -> Self {
         let now = Instant::now();
         Self {
@@ -55,7 +55,7 @@ impl Patience {
         }
     }
 
-    /// Counts the time from zero again if `state` differs from the state that was observed before.
+    /// Restarts the count if `state` differs from the state observed before.
     pub fn observe(&mut self, state: impl Hash) {
         let mut hasher = DefaultHasher::new();
         state.hash(&mut hasher);
@@ -67,7 +67,7 @@ impl Patience {
     /// Checks the limit.
     ///
     /// # Errors
-    /// When it is exceeded, naming what was waited for.
+    /// Returns an error that names `what` if the limit is exceeded.
     pub fn check(&mut self) -> Result<()> {
         self.check_with(share_of_a_task)
     }
@@ -89,15 +89,15 @@ impl Patience {
     }
 }
 
-/// The share of a processor that a task gets now: 1 on a machine with a free processor.
+/// Returns the share of a processor that a task gets now: 1 on a machine with a free processor.
 fn share_of_a_task() -> f64 {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     share(&load, processors)
 }
 
-/// Takes the larger of the tasks that are runnable at this moment and of the average of the last minute, which includes those
-/// that wait for a disk. A text of another form counts as a free machine.
+/// Uses the larger of the number of tasks that are runnable now and the average of the last minute, which includes
+/// tasks that wait for a disk. An unreadable text counts as an idle machine.
 fn share(loadavg: &str, processors: usize) -> f64 {
     let mut fields = loadavg.split_ascii_whitespace();
     let average: f64 = fields.next().and_then(|field| field.parse().ok()).unwrap_or(0.0);
@@ -105,23 +105,24 @@ fn share(loadavg: &str, processors: usize) -> f64 {
         .nth(2)
         .and_then(|field| field.split('/').next()?.parse().ok())
         .unwrap_or(0.0);
-    // Few processors: every usize of them is exact.
+    // The number of processors is small enough for an exact conversion.
     let processors = f64::from(u32::try_from(processors).unwrap_or(u32::MAX));
     (processors / average.max(runnable).max(processors)).clamp(0.0, 1.0)
 }
 
-/// Waits until `attempt` gives a value and returns it. The calling thread is blocked.
+/// Calls `attempt` until it returns a value, and returns that value. Blocks the calling thread.
 ///
 /// # Errors
-/// When `limit` (see [`Patience`]) is exceeded first, naming `what` was waited for; an error of `attempt` ends the waiting at once.
+/// Returns an error that names `what` if `limit` (see [`Patience`]) is exceeded. An error of `attempt` is returned
+/// immediately.
 pub fn wait_for<T>(what: &str, limit: Duration, mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     wait_with_progress(what, limit, |_| attempt())
 }
 
-/// Like [`wait_for`], for an `attempt` that observes progress: it calls [`Patience::observe`].
+/// Like [`wait_for`], for an `attempt` that reports progress with [`Patience::observe`].
 ///
 /// # Errors
-/// The same.
+/// Returns an error in the same cases.
 pub fn wait_with_progress<T>(
     what: &str,
     limit: Duration,
@@ -140,18 +141,18 @@ pub fn wait_with_progress<T>(
 /// Waits until `condition` holds.
 ///
 /// # Errors
-/// When `limit` (see [`Patience`]) is exceeded first, naming `what` was waited for.
+/// Returns an error that names `what` if `limit` (see [`Patience`]) is exceeded.
 pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) -> Result<()> {
     wait_for(what, limit, || Ok(condition().then_some(())))
 }
 
-/// Awaits a future. Dropped at the limit, it is cancelled.
+/// Awaits a future, which is cancelled when the limit is exceeded.
 ///
 /// # Errors
-/// When `limit` (see [`Patience`]) is exceeded first, naming `what` was waited for.
+/// Returns an error that names `what` if `limit` (see [`Patience`]) is exceeded.
 #[cfg(feature = "clients")]
 pub fn within<F: Future>(what: &str, limit: Duration, future: F) -> impl Future<Output = Result<F::Output>> {
-    // On the heap, since futures of sinks are large.
+    // Boxed, since the futures of sinks are large.
     let mut future = Box::pin(future);
     async move {
         let mut patience = Patience::new(what, limit);
@@ -164,7 +165,7 @@ pub fn within<F: Future>(what: &str, limit: Duration, future: F) -> impl Future<
     }
 }
 
-/// Runs a future on this thread, also inside of an asynchronous runtime (whose own `block_on` refuses to).
+/// Runs a future on this thread, also within an asynchronous runtime, where the runtime's own `block_on` panics.
 #[cfg(feature = "clients")]
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(thread::Thread);
@@ -187,11 +188,11 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 mod tests {
     use super::*;
 
-    /// So short that a machine that has just started has run for all of the bound.
+    /// Short enough that a machine has been running for longer than the absolute bound.
     const LIMIT: Duration = Duration::from_millis(500);
 
     #[test]
-    fn the_error_names_what_was_waited_for() {
+    fn error_names_the_awaited_condition() {
         let error = wait_until("a thing", Duration::ZERO, || false).unwrap_err();
         assert!(
             error
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn returns_the_first_value() {
+    fn first_value_is_returned() {
         let mut calls = 0;
         let value = wait_for("the third call", Duration::from_secs(5), || {
             calls += 1;
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_machine_counts_a_share_of_the_time() {
+    fn busy_machine_counts_a_share_of_the_time() {
         for (loadavg, processors, expected) in [
             ("0.10 0.2 0.3 1/115 27495\n", 2, 1.0),
             ("0.10 0.2 0.3 40/115 27495\n", 2, 0.05),
@@ -228,7 +229,7 @@ mod tests {
         }
     }
 
-    /// A wait that began, was last checked, and made its last progress so long ago.
+    /// Returns a wait that started, was last checked, and made its last progress this long ago.
     fn waiting(started: Duration, checked: Duration, counted: Duration) -> Patience {
         let now = Instant::now();
         Patience {
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_follows_the_share_and_not_the_clock() {
+    fn limit_depends_on_share_instead_of_real_time() {
         assert!(waiting(LIMIT, LIMIT, Duration::ZERO).check_with(|| 1.0).is_err());
         assert!(waiting(LIMIT, LIMIT, Duration::ZERO).check_with(|| 0.5).is_ok());
         assert!(waiting(LIMIT, LIMIT, LIMIT / 2).check_with(|| 0.5).is_err());
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_restarts_the_limit_up_to_the_bound() {
+    fn progress_restarts_the_limit_until_the_bound() {
         let mut patience = waiting(LIMIT * 2, Duration::ZERO, LIMIT);
         patience.observe(1);
         assert!(patience.check_with(|| 1.0).is_ok());
@@ -268,7 +269,7 @@ mod tests {
 
     #[cfg(feature = "clients")]
     #[tokio::test]
-    async fn a_future_is_awaited_within_its_limit() {
+    async fn future_is_awaited_within_its_limit() {
         assert_eq!(within("a value", LIMIT, async { 1 }).await.unwrap(), 1);
         let never = within("nothing", Duration::ZERO, std::future::pending::<()>()).await;
         assert!(never.unwrap_err().to_string().contains("nothing"));

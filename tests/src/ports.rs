@@ -1,4 +1,4 @@
-//! Ports that are free, and stay free while their owner is down.
+//! Free ports that stay free while the server that uses them is down.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -7,20 +7,20 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 
-/// Below Linux's range of ephemeral ports (32768 and up): while a broker is down, a client that tries to reach it must
-/// not be given the broker's own port as its local one, which would connect the client to itself and keep the broker
-/// from starting again.
+/// Below Linux's range of ephemeral ports (32768 and up). Otherwise a client that tries to reach a stopped broker could
+/// get the broker's port as its own local port, which connects the client to itself and prevents the broker from
+/// restarting.
 const RANGE: std::ops::Range<u16> = 12_000..32_000;
 
-/// Returns ports of 127.0.0.1 on which nobody listens, each given out once by this process.
+/// Returns free ports of 127.0.0.1, each only once per process.
 ///
 /// # Errors
-/// When no free port is found.
+/// Returns an error if not enough free ports are found.
 pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
     static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let given = given.get_or_insert_default();
-    // Two programs that look at the same moment begin at different places.
+    // A random start, so that two programs that search at the same time find different ports.
     let seed = RandomState::new().hash_one(std::process::id());
     let span = RANGE.end - RANGE.start;
     let mut offset = u16::try_from(seed % u64::from(span)).unwrap_or_default();
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gives_each_port_once() {
+    fn each_port_is_returned_once() {
         let first = free_ports::<4>().unwrap();
         let second = free_ports::<4>().unwrap();
         let all: HashSet<u16> = first.into_iter().chain(second).collect();

@@ -1,4 +1,5 @@
-//! A child process that can be stopped, killed, frozen and weighed, and that never outlives the program that started it.
+//! A child process that can be stopped, killed, frozen and measured, and that never outlives the program that started
+//! it.
 
 mod guardian;
 mod usage;
@@ -19,15 +20,15 @@ pub use self::guardian::Guardian;
 pub use self::usage::Usage;
 use crate::poll::{wait_for, wait_with_progress};
 
-/// Lines of a log that go into an error: enough to show a Java stack trace's beginning.
+/// The number of log lines in an error: enough for the beginning of a Java stack trace.
 const TAIL_LINES: usize = 40;
-/// Many times what the kernel takes to stop all threads.
+/// Many times longer than the kernel needs to stop all threads.
 const FREEZE_LIMIT: Duration = Duration::from_secs(20);
 
-/// A running child process in a process group of its own.
+/// A running child process in its own process group.
 ///
-/// Dropped, it and its group are killed and waited for. Should this program end without dropping it (a signal,
-/// `process::exit`, a static), a [`Guardian`] kills the group.
+/// When dropped, the group is killed and awaited. If this program exits without a drop (after a signal, by
+/// `process::exit`, or with the process in a static), a [`Guardian`] kills the group.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -39,38 +40,38 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` with an empty standard input; both its outputs are appended to the file `log`.
+    /// Starts `command` with an empty standard input; both outputs are appended to the file `log`.
     ///
     /// # Errors
-    /// When the log can't be opened or the program can't be started.
+    /// Returns an error if the log cannot be opened or the program cannot be started.
     pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let output = append(log)?;
         command.stdout(output);
         Self::start(name, command, append(log)?.into(), log)
     }
 
-    /// Like [`Process::spawn`], with the standard output appended to a file of its own.
+    /// Like [`Process::spawn`], with the standard output appended to a separate file.
     ///
     /// # Errors
-    /// When a file can't be opened or the program can't be started.
+    /// Returns an error if a file cannot be opened or the program cannot be started.
     pub fn spawn_split(name: &str, command: &mut Command, stdout: &Path, log: &Path) -> Result<Self> {
         command.stdout(append(stdout)?);
         Self::start(name, command, append(log)?.into(), log)
     }
 
-    /// Like [`Process::spawn`], with the standard output somewhere else.
+    /// Like [`Process::spawn`], with another destination for standard output.
     ///
     /// # Errors
-    /// When the log can't be opened or the program can't be started.
+    /// Returns an error if the log cannot be opened or the program cannot be started.
     pub fn spawn_onto(name: &str, command: &mut Command, stdout: Stdio, log: &Path) -> Result<Self> {
         command.stdout(stdout);
         Self::start(name, command, append(log)?.into(), log)
     }
 
-    /// Like [`Process::spawn`], with the standard error somewhere else.
+    /// Like [`Process::spawn`], with another destination for standard error.
     ///
     /// # Errors
-    /// When the log can't be opened or the program can't be started.
+    /// Returns an error if the log cannot be opened or the program cannot be started.
     pub fn spawn_logging_to(name: &str, command: &mut Command, stderr: Stdio, log: &Path) -> Result<Self> {
         command.stdout(append(log)?);
         Self::start(name, command, stderr, log)
@@ -79,9 +80,10 @@ impl Process {
     fn start(name: &str, command: &mut Command, stderr: Stdio, log: &Path) -> Result<Self> {
         let log_start = append(log)?
             .metadata()
-            .with_context(|| format!("asking for the size of {}", log.display()))?
+            .with_context(|| format!("reading the size of {}", log.display()))?
             .len();
-        // A group of its own: Ctrl-C on the terminal reaches it through its owner only, and its children die with it.
+        // A separate process group: a Ctrl-C in the terminal reaches the child only through its owner, and the child's
+        // own children are killed with it.
         let child = command
             .stdin(Stdio::null())
             .stderr(stderr)
@@ -100,25 +102,25 @@ impl Process {
         Ok(process)
     }
 
-    /// Returns the name by which errors speak of the process.
+    /// Returns the name of the process in error messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns the process id, which is the id of the process group too.
+    /// Returns the process id, which is also the id of the process group.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Returns the file with its standard error (and, by [`Process::spawn`], its standard output).
+    /// Returns the file with the standard error and, with [`Process::spawn`], the standard output.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Returns what this process (not an earlier one with the same log) has logged so far.
+    /// Returns the log of this process, without that of an earlier process with the same file.
     ///
     /// # Errors
-    /// When the log can't be read.
+    /// Returns an error if the log cannot be read.
     pub fn logged(&self) -> Result<String> {
         let bytes = fs::read(&self.log).with_context(|| format!("reading {}", self.log.display()))?;
         let start = usize::try_from(self.log_start)
@@ -132,61 +134,62 @@ impl Process {
         log_tail(&self.log)
     }
 
-    /// Sends a signal to the process itself, not to its group.
+    /// Sends a signal to the process, but not to its group.
     ///
     /// # Errors
-    /// When it has ended already.
+    /// Returns an error if the process has exited.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         if let Some(status) = self.exit_status()? {
             bail!(
-                "{signal} can't be sent to {}: it has ended with {status}",
+                "cannot send {signal} to {}: it exited with {status}",
                 self.name
             );
         }
         kill(self.pid()?, signal).with_context(|| format!("sending {signal} to {}", self.name))
     }
 
-    /// Stops the process where it stands (SIGSTOP) until [`Process::thaw`]. Returns when it has: the signal alone leaves its
-    /// threads a moment in which they still answer.
+    /// Stops the process (SIGSTOP) until [`Process::thaw`], and returns when all threads are stopped. For a moment
+    /// after the signal they may still run.
     ///
     /// # Errors
-    /// When it has ended already.
+    /// Returns an error if the process has exited.
     pub fn freeze(&mut self) -> Result<()> {
         self.signal(Signal::SIGSTOP)?;
         let pid = self.pid()?;
         let look = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
-        wait_for(&format!("{} to stand still", self.name), FREEZE_LIMIT, || {
-            let status = waitid(Id::Pid(pid), look).with_context(|| format!("asking after {}", self.name))?;
+        wait_for(&format!("all threads of {} to stop", self.name), FREEZE_LIMIT, || {
+            let status = waitid(Id::Pid(pid), look).with_context(|| format!("reading the status of {}", self.name))?;
             Ok(matches!(status, WaitStatus::Stopped(..)).then_some(()))
         })
     }
 
-    /// Lets a frozen process go on (SIGCONT).
+    /// Resumes a frozen process (SIGCONT).
     ///
     /// # Errors
-    /// When it has ended already.
+    /// Returns an error if the process has exited.
     pub fn thaw(&mut self) -> Result<()> {
         self.signal(Signal::SIGCONT)
     }
 
-    /// Returns how it ended, or nothing while it runs.
+    /// Returns the exit status, or `None` while the process runs.
     ///
     /// # Errors
-    /// When the operating system can't tell.
+    /// Returns an error if the operating system cannot report the status.
     pub fn exit_status(&mut self) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {
             self.status = self
                 .child
                 .try_wait()
-                .with_context(|| format!("asking after {}", self.name))?;
+                .with_context(|| format!("reading the status of {}", self.name))?;
         }
         Ok(self.status)
     }
 
-    /// Waits until the process has ended by itself. Whatever it logs is progress.
+    /// Waits until the process has exited by itself. Any log output counts as progress.
     ///
     /// # Errors
-    /// When `limit` (see [`crate::poll::Patience`]) is exceeded first; the error ends with the tail of the log.
+    /// Returns an error if `limit` (see [`crate::poll::Patience`]) is exceeded; the error ends with the last lines of
+    /// the log.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("the end of {}", self.name);
         let ended = wait_with_progress(&what, limit, |patience| {
@@ -196,24 +199,24 @@ impl Process {
         ended.with_context(|| self.log_tail())
     }
 
-    /// Returns the size of the log, as a measure of progress: 0 while it cannot be read.
+    /// Returns the size of the log as a measure of progress, or 0 if it cannot be read.
     pub fn log_bytes(&self) -> u64 {
         fs::metadata(&self.log).map_or(0, |metadata| metadata.len())
     }
 
-    /// Asks it to stop (SIGTERM) and waits until it has.
+    /// Sends SIGTERM and waits until the process has exited.
     ///
     /// # Errors
-    /// When it has ended before, or `limit` (see [`crate::poll::Patience`]) is exceeded.
+    /// Returns an error if the process has exited before, or if `limit` (see [`crate::poll::Patience`]) is exceeded.
     pub fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
         self.wait(limit)
     }
 
-    /// Kills the process and its group (SIGKILL) and waits until it is gone; nothing happens when it has ended.
+    /// Kills the process and its group (SIGKILL) and waits until it has exited. Has no effect if it has exited already.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    /// Returns an error if the operating system refuses the signal.
     pub fn kill(&mut self) -> Result<()> {
         if self.exit_status()?.is_some() {
             return Ok(());
@@ -222,33 +225,34 @@ impl Process {
         let status = self
             .child
             .wait()
-            .with_context(|| format!("awaiting the end of {}", self.name))?;
+            .with_context(|| format!("waiting for the end of {}", self.name))?;
         self.status = Some(status);
         Ok(())
     }
 
-    /// Returns what the process has used so far, or nothing once it has ended and was waited for.
+    /// Returns the resources that the process has used, or `None` after it has exited and was awaited.
     ///
     /// # Errors
-    /// When the kernel's account of it can't be read.
+    /// Returns an error if the kernel's statistics cannot be read.
     pub fn usage(&self) -> Result<Usage> {
         Usage::of(self.id())
     }
 
-    /// Lets the process outlive this program and returns its id.
+    /// Keeps the process running when this program exits, and returns its process id.
     pub fn detach(mut self) -> u32 {
         if let Some(guardian) = self.guardian.take() {
             guardian.retire();
         }
         let id = self.id();
-        // Dropping it would kill it. What is forgotten is small, and the operating system reaps the process.
+        // Dropping the value would kill the process. The leaked value is small, and the operating system reaps the
+        // process.
         std::mem::forget(self);
         id
     }
 
     fn pid(&self) -> Result<Pid> {
         Ok(Pid::from_raw(
-            i32::try_from(self.id()).context("a process id beyond what the kernel gives")?,
+            i32::try_from(self.id()).context("the process id is out of range")?,
         ))
     }
 }
@@ -256,19 +260,19 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.kill();
-        // Only now: had this program died before, the guardian would still have been needed.
+        // The guardian ends last, because it is needed if this program dies before this point.
         if let Some(guardian) = self.guardian.take() {
             guardian.retire();
         }
     }
 }
 
-/// Returns the last lines of a log file with its name above them, for an error message.
+/// Returns the last lines of a log file, headed by its name, for an error message.
 pub fn log_tail(log: &Path) -> String {
     let mut text = Vec::new();
     let read = fs::File::open(log).and_then(|mut file| file.read_to_end(&mut text));
     if let Err(error) = read {
-        return format!("({} can't be read: {error})", log.display());
+        return format!("(cannot read {}: {error})", log.display());
     }
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
@@ -299,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_by_itself_and_leaves_its_log() {
+    fn exited_process_leaves_its_log() {
         let scratch = Scratch::new("process").unwrap();
         let mut process = shell(&scratch, "echo out; echo err >&2; exit 3");
         assert_eq!(process.wait(SOON).unwrap().code(), Some(3));
@@ -316,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn is_stopped_frozen_and_weighed() {
+    fn process_is_frozen_measured_and_stopped() {
         let scratch = Scratch::new("process").unwrap();
         let mut process = shell(&scratch, "trap 'exit 7' TERM; echo ready; while :; do :; done");
         wait_until("the trap", SOON, || process.logged().unwrap() == "ready\n").unwrap();
@@ -335,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_shows_the_log() {
+    fn timeout_error_contains_the_log() {
         let scratch = Scratch::new("process").unwrap();
         let mut process = shell(&scratch, "echo what I was doing; exec sleep 60");
         wait_until("the line", SOON, || process.logged().unwrap().contains("doing")).unwrap();
@@ -347,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn dropping_kills_the_whole_group() {
+    fn drop_kills_the_whole_group() {
         let scratch = Scratch::new("process").unwrap();
         let process = shell(&scratch, "sleep 600 & echo $!; wait");
         wait_until("the child", SOON, || process.logged().unwrap().ends_with('\n')).unwrap();
@@ -358,18 +362,18 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_owner_takes_it_along() {
+    fn guardian_kills_process_of_a_dead_owner() {
         let scratch = Scratch::new("process").unwrap();
         let victim = shell(&scratch, "exec sleep 600");
         let id = victim.id();
-        // What the kernel does with an owner's pipes when it is killed, without killing this test.
+        // The test closes the guardian's pipe, as the kernel does when the owner is killed.
         let Process { guardian, .. } = &mut *std::mem::ManuallyDrop::new(victim);
         drop(guardian.take().unwrap().into_pipe());
         wait_until("the victim's end", SOON, || !alive(id)).unwrap();
     }
 
     #[test]
-    fn a_frozen_process_does_not_outlive_its_owner() {
+    fn frozen_process_dies_with_its_owner() {
         let scratch = Scratch::new("process").unwrap();
         let mut dropped = shell(&scratch, "exec sleep 600");
         dropped.freeze().unwrap();
@@ -384,7 +388,7 @@ mod tests {
         wait_until("the orphan's end", SOON, || !alive(id)).unwrap();
     }
 
-    /// A zombie, too, is dead.
+    /// A zombie counts as dead.
     fn alive(id: u32) -> bool {
         let stat = fs::read_to_string(format!("/proc/{id}/stat"));
         stat.is_ok_and(|stat| !stat.contains(") Z "))

@@ -9,14 +9,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::paths::{target_dir, workspace_root};
 
-/// Names the program to test; `cargo xtask test` sets it after it has built it.
+/// The variable with the path of the program to test; `cargo xtask test` sets it after the build.
 pub const BINARY_VARIABLE: &str = "NEUROBRIDGE_TEST_BINARY";
 
-/// Returns the path of the `neurobridge` program: the one that [`BINARY_VARIABLE`] names, else one that is built now
-/// (once for each process; nothing is done when it is up to date).
+/// Returns the path of the `neurobridge` program: that of [`BINARY_VARIABLE`] or, if it is not set, of a program that
+/// is built now, once per process.
 ///
 /// # Panics
-/// When it can't be built.
+/// Panics if the program cannot be built.
 pub fn neurobridge() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let binary = BUILT.get_or_init(|| match env::var_os(BINARY_VARIABLE) {
@@ -26,11 +26,11 @@ pub fn neurobridge() -> PathBuf {
     binary.clone()
 }
 
-/// Cargo in the workspace's root, as if the user had started it.
+/// Returns a cargo command in the workspace's root, with the environment of the user's own shell.
 ///
-/// A program that cargo runs is told of its own package. Build scripts that look at the same variables (ring's does) would run
-/// anew, and all that depends on them would be compiled again: a minute and a half, at each change between `cargo test` and
-/// `cargo xtask test`.
+/// Cargo describes the current package to the programs it runs, in environment variables. These variables are removed,
+/// because build scripts that depend on them (such as ring's) would run again and recompile their dependents: a minute
+/// and a half at each change between `cargo test` and `cargo xtask test`.
 pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace_root());
@@ -45,19 +45,19 @@ pub fn cargo() -> Command {
     command
 }
 
-/// How a program is to be compiled.
+/// The build profile of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
-    /// Fast to compile.
+    /// Compiles fast.
     Dev,
-    /// Fast to run.
+    /// Runs fast.
     Release,
 }
 
-/// Builds one program of the workspace and returns its path. Cargo's messages go to standard error.
+/// Builds one program of the workspace and returns its path. Cargo's messages are printed to standard error.
 ///
 /// # Errors
-/// When cargo fails.
+/// Returns an error if cargo fails.
 pub fn build(package: &str, binary: &str, profile: Profile) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--quiet", "--package", package, "--bin", binary]);
@@ -70,7 +70,7 @@ pub fn build(package: &str, binary: &str, profile: Profile) -> Result<PathBuf> {
     };
     let status = command.status().context("starting cargo")?;
     if !status.success() {
-        bail!("`cargo build --package {package} --bin {binary}` ended with {status}");
+        bail!("`cargo build --package {package} --bin {binary}` exited with {status}");
     }
     Ok(target_dir().join(folder).join(binary))
 }
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cargo_is_not_told_of_the_package_that_asks() {
+    fn cargo_command_has_no_package_variables() {
         assert!(env::var_os("CARGO_MANIFEST_DIR").is_some(), "started by cargo");
         let cargo = cargo();
         let removed: Vec<_> = cargo.get_envs().filter(|(_, value)| value.is_none()).collect();

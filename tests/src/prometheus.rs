@@ -1,4 +1,4 @@
-//! A real Prometheus as a child process, and where it is on this machine.
+//! A real Prometheus as a child process, and the search for its programs.
 
 use std::env;
 use std::fs;
@@ -17,26 +17,26 @@ use crate::ports::free_ports;
 use crate::process::Process;
 use crate::shared::{SKIP_VARIABLE, skipped_by_name};
 
-/// The word for it in [`SKIP_VARIABLE`].
+/// The word for Prometheus in [`SKIP_VARIABLE`].
 pub const SKIP_WORD: &str = "prometheus";
 
-/// It reads its configuration, makes a database and binds a port.
+/// The start includes reading the configuration, creating a database and binding a port.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The programs `prometheus` and `promtool`.
+/// The paths of the programs `prometheus` and `promtool`.
 #[derive(Debug, Clone)]
 pub struct PrometheusInstallation {
-    /// The server.
+    /// The path of the server.
     pub prometheus: PathBuf,
-    /// What checks and tests rules.
+    /// The path of the program that checks and tests rules.
     pub promtool: PathBuf,
 }
 
 impl PrometheusInstallation {
-    /// Finds what `cargo xtask test` fetched, else what is installed.
+    /// Finds the programs that `cargo xtask test` downloaded, otherwise installed ones.
     ///
     /// # Errors
-    /// When there is neither; the error says which command gets it.
+    /// Returns an error if there are none; the error contains the command that downloads them.
     pub fn find() -> Result<Self> {
         let path = env::var_os("PATH").unwrap_or_default();
         let folders = [Self::fetched_dir().join("usr/bin")]
@@ -62,10 +62,10 @@ impl PrometheusInstallation {
         target_dir().join("tools").join("prometheus")
     }
 
-    /// Finds it for a test; nothing when the test is to be skipped.
+    /// Finds the programs for a test; returns `None` if the test is to be skipped.
     ///
     /// # Panics
-    /// When there is none.
+    /// Panics if there are none.
     pub fn for_test() -> Option<Self> {
         if skipped_by_name(SKIP_WORD) {
             return None;
@@ -75,26 +75,26 @@ impl PrometheusInstallation {
     }
 }
 
-/// A running Prometheus. Dropped, it is killed.
+/// A running Prometheus, which is killed when dropped.
 #[derive(Debug)]
 pub struct Prometheus {
     process: Process,
     address: String,
 }
 
-/// An alert that is pending or firing.
+/// A pending or firing alert.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Alert {
-    /// Its labels, `alertname` among them.
+    /// The labels, including `alertname`.
     pub labels: std::collections::BTreeMap<String, String>,
-    /// Its texts, as they were rendered.
+    /// The rendered annotations.
     pub annotations: std::collections::BTreeMap<String, String>,
-    /// `pending` or `firing`.
+    /// The state: `pending` or `firing`.
     pub state: String,
 }
 
 impl Alert {
-    /// Whether it has this name, and is about this instance.
+    /// Returns whether the alert has this name and this instance.
     pub fn is(&self, name: &str, instance: &str) -> bool {
         self.labels.get("alertname").is_some_and(|found| found == name)
             && self.labels.get("instance").is_some_and(|found| found == instance)
@@ -102,10 +102,10 @@ impl Alert {
 }
 
 impl Prometheus {
-    /// Starts one with the configuration file `config`, its data in `dir`, and waits until it is ready.
+    /// Starts Prometheus with the configuration file `config` and its data in `dir`, and waits until it is ready.
     ///
     /// # Errors
-    /// When it ends, or is not ready within a minute.
+    /// Returns an error if Prometheus exits or is not ready within a minute.
     pub fn start(installation: &PrometheusInstallation, config: &Path, dir: &Scratch) -> Result<Self> {
         let [port] = free_ports()?;
         let address = format!("127.0.0.1:{port}");
@@ -119,7 +119,7 @@ impl Prometheus {
         wait_for("Prometheus", START_TIMEOUT, || {
             if let Some(status) = prometheus.process.exit_status()? {
                 bail!(
-                    "Prometheus ended with {status}:\n{}",
+                    "Prometheus exited with {status}:\n{}",
                     prometheus.process.log_tail()
                 );
             }
@@ -128,56 +128,56 @@ impl Prometheus {
         Ok(prometheus)
     }
 
-    /// Asks an instant query; the values of the series that it gives, those that are no number left out.
+    /// Executes an instant query and returns the values of the resulting series, without those that are not numbers.
     ///
     /// # Errors
-    /// When the query is wrong, or gives no vector.
+    /// Returns an error if the query is invalid or its result is not a vector.
     pub fn query(&self, query: &str) -> Result<Vec<f64>> {
         let data = self.get(&format!("/api/v1/query?query={}", encode(query)))?;
         ensure!(
             data["resultType"] == "vector",
-            "{query} gives no vector but {}",
+            "the result of {query} is {}, not a vector",
             data["resultType"]
         );
-        let series = data["result"].as_array().context("a vector without a list")?;
+        let series = data["result"].as_array().context("the vector has no list")?;
         let values = series
             .iter()
             .filter_map(|series| series["value"][1].as_str()?.parse::<f64>().ok());
         Ok(values.filter(|value| !value.is_nan()).collect())
     }
 
-    /// The values of a label, of the series that `selector` selects.
+    /// Returns the values of a label in the series that `selector` selects.
     ///
     /// # Errors
-    /// When the selector is wrong.
+    /// Returns an error if the selector is invalid.
     pub fn label_values(&self, selector: &str, label: &str) -> Result<Vec<String>> {
         let data = self.get(&format!(
             "/api/v1/label/{label}/values?match[]={}",
             encode(selector)
         ))?;
-        serde_json::from_value(data).context("label values that are no list of texts")
+        serde_json::from_value(data).context("the label values are not a list of strings")
     }
 
-    /// The alerts that are pending or firing.
+    /// Returns the pending and firing alerts.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Returns an error if Prometheus does not answer.
     pub fn alerts(&self) -> Result<Vec<Alert>> {
         let mut data = self.get("/api/v1/alerts")?;
-        serde_json::from_value(data["alerts"].take()).context("alerts of another form")
+        serde_json::from_value(data["alerts"].take()).context("the alerts have an unexpected form")
     }
 
     fn get(&self, path: &str) -> Result<Value> {
         let mut answer: Value = serde_json::from_str(&http::get_patiently(&self.address, path)?)?;
-        ensure!(answer["status"] == "success", "{path} is answered with {answer}");
+        ensure!(answer["status"] == "success", "{path} responded with {answer}");
         Ok(answer["data"].take())
     }
 }
 
-/// Reads a file of the folder `config/prometheus`.
+/// Reads a file from the folder `config/prometheus`.
 ///
 /// # Errors
-/// When it can't be read.
+/// Returns an error if the file cannot be read.
 pub fn shipped(name: &str) -> Result<String> {
     let path = crate::paths::workspace_root()
         .join("config/prometheus")
@@ -185,7 +185,7 @@ pub fn shipped(name: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
 }
 
-/// Writes a text so that it can stand in a URL's query.
+/// Encodes a text for the query of a URL.
 fn encode(text: &str) -> String {
     let letter = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' => char::from(byte).to_string(),

@@ -1,4 +1,4 @@
-//! The reference of metrics, `docs/metrics.md`: made from what a running bridge exports.
+//! The metrics reference, `docs/metrics.md`, generated from the metrics of a running bridge.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ rate can be taken of the first event. Labels have few values: never a person, ne
 [operations.md](operations.md) says which of them call a person, and what to do then.
 ";
 
-/// A part of the reference: its title, and how the names of its metrics begin.
+/// The parts of the reference: a title, and the prefixes of the metrics' names.
 const PARTS: [(&str, &[&str]); 4] = [
     (
         "Sources, by the label `source`",
@@ -29,21 +29,21 @@ const PARTS: [(&str, &[&str]); 4] = [
     ("The program and its process", &[""]),
 ];
 
-/// Labels whose values are chosen by whoever configures the bridge, or follow from it.
+/// Labels whose values depend on the configuration or on the version.
 const OPEN_LABELS: [&str; 4] = ["source", "sink", "version", "le"];
 
-/// Returns where the reference is.
+/// Returns the path of the reference.
 pub fn path() -> PathBuf {
     workspace_root().join("docs/metrics.md")
 }
 
-/// Starts a bridge, which needs nothing, and makes the reference of what it exports.
+/// Starts a bridge without external servers and generates the reference from its metrics.
 ///
 /// # Errors
-/// When the bridge does not start, or its metrics can't be read.
+/// Returns an error if the bridge does not start, or if its metrics cannot be read.
 pub fn make() -> Result<String> {
     let dir = Scratch::new("reference")?;
-    // Nobody has to answer there: every series is there before the first connection.
+    // No server has to answer at this address: all series exist before the first connection.
     let bridge = Bridge::start(
         &dir,
         "[sources.main]\nurl = \"ws://127.0.0.1:1/\"\ntoken = \"t\"\n",
@@ -61,7 +61,7 @@ pub fn make() -> Result<String> {
 }
 
 fn write_part(text: &mut String, title: &str, families: &[Family]) {
-    // Writing to a string can't fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "\n## {title}\n| metric | type | tells |\n|---|---|---|");
     for Family {
         name,

@@ -1,4 +1,4 @@
-//! A relay of TCP connections that can be cut: between the platform and the bridge, between a broker and its controller.
+//! A TCP relay whose connections can be cut: between platform and bridge, or between a broker and its controller.
 
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -7,7 +7,8 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-/// Relays bytes both ways. The threads of a connection end with it, the thread that accepts ends with the program.
+/// Relays bytes in both directions. The threads of a connection end with the connection; the accepting thread ends with
+/// the program.
 #[derive(Debug)]
 pub struct Relay {
     address: String,
@@ -17,15 +18,15 @@ pub struct Relay {
 #[derive(Debug, Default)]
 struct State {
     is_cut: bool,
-    /// Both ends of each connection.
+    /// Both sockets of each connection.
     open: Vec<TcpStream>,
 }
 
 impl Relay {
-    /// Listens on a free port of 127.0.0.1, and connects each connection to the server at `host:port`.
+    /// Listens on a free port of 127.0.0.1 and relays each connection to the server at `host:port`.
     ///
     /// # Errors
-    /// When no port is free.
+    /// Returns an error if no port is free.
     pub fn to(server: String) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("opening a relay")?;
         let address = listener.local_addr()?.to_string();
@@ -33,7 +34,7 @@ impl Relay {
         let shared = Arc::clone(&state);
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
-                // For the client, a connection that cannot be made is like one that is cut.
+                // A failed connection to the server looks like a cut connection to the client.
                 let _ = connect(near, &server, &shared);
             }
         });
@@ -45,12 +46,12 @@ impl Relay {
         &self.address
     }
 
-    /// Closes all connections without delivering what is under way, and refuses new ones.
+    /// Closes all connections, drops undelivered bytes, and refuses new connections.
     pub fn cut(&self) {
         let mut state = lock(&self.state);
         state.is_cut = true;
         for stream in state.open.drain(..) {
-            // It may have ended by itself.
+            // The connection may have ended already.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -67,7 +68,7 @@ fn connect(near: TcpStream, server: &str, shared: &Mutex<State>) -> io::Result<(
         return Ok(());
     }
     let far = TcpStream::connect(server)?;
-    // Those that have ended are of no use any more.
+    // Removes connections that have ended.
     state.open.retain(|stream| stream.peer_addr().is_ok());
     state.open.extend([near.try_clone()?, far.try_clone()?]);
     drop(state);
@@ -77,7 +78,8 @@ fn connect(near: TcpStream, server: &str, shared: &Mutex<State>) -> io::Result<(
     Ok(())
 }
 
-/// When one direction ends, so does the other: none of the relayed protocols uses half-closed connections.
+/// Copies bytes in one direction. Its end closes the other direction too, because no relayed protocol uses half-closed
+/// connections.
 fn carry(mut from: &TcpStream, mut to: &TcpStream) {
     let _ = io::copy(&mut from, &mut to);
     let _ = from.shutdown(Shutdown::Both);
@@ -95,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cut_closes_connections_and_refuses_new_ones() {
+    fn cut_closes_connections_and_refuses_new_ones() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let relay = Relay::to(server.local_addr().unwrap().to_string()).unwrap();
         let mut near = TcpStream::connect(&relay.address).unwrap();

@@ -1,9 +1,9 @@
-//! How a test gets its broker: the shared one, one of its own, or the word that it is to be skipped.
+//! Provides the broker of a test: the shared one or a separate one, unless the test is to be skipped.
 //!
-//! Without a broker a test fails, with the sentence that says how to get one: a silent skip is a hole. Only
-//! `NEUROBRIDGE_TEST_SKIP=kafka,nats` skips, and a broker named by the environment on a machine that has no program
-//! to start one's own from; each skipped test is then named on standard error and in the summary of
-//! `cargo xtask test`.
+//! Without a broker a test fails with instructions on how to get one, because a silently skipped test proves nothing.
+//! Tests are skipped only by `NEUROBRIDGE_TEST_SKIP=kafka,nats`, or if the environment names a broker and the machine
+//! has no program to start a separate one. Each skipped test is named on standard error and in the summary of `cargo
+//! xtask test`.
 
 use std::env;
 use std::fmt;
@@ -20,16 +20,17 @@ use crate::nats::{self, Nats, NatsInstallation, NatsOptions};
 use crate::poll::wait_for;
 use crate::standing::Standing;
 
-/// Names what is to be skipped, with commas between: `kafka`, `nats`, or what a test passes to [`skipped_by_name`].
+/// The variable that lists the tests to skip, separated by commas: `kafka`, `nats`, or a word that a test passes to
+/// [`skipped_by_name`].
 pub const SKIP_VARIABLE: &str = "NEUROBRIDGE_TEST_SKIP";
 
-/// For an answer of a broker.
+/// The time limit for a broker's response.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A file to which the name of every skipped test is appended.
 pub const SKIPPED_FILE_VARIABLE: &str = "NEUROBRIDGE_TEST_SKIPPED_FILE";
 
-/// The brokers that tests need.
+/// The types of brokers that tests need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broker {
     /// Apache Kafka.
@@ -39,7 +40,7 @@ pub enum Broker {
 }
 
 impl Broker {
-    /// Returns the environment variable that names a running broker: `host:port`, or a URL for NATS.
+    /// Returns the environment variable with the address of a running broker: `host:port`, or a URL for NATS.
     pub fn variable(self) -> &'static str {
         match self {
             Self::Kafka => "NEUROBRIDGE_TEST_KAFKA",
@@ -47,7 +48,7 @@ impl Broker {
         }
     }
 
-    /// Returns the word for it in [`SKIP_VARIABLE`] and in file names.
+    /// Returns the broker's word for [`SKIP_VARIABLE`] and for file names.
     pub fn word(self) -> &'static str {
         match self {
             Self::Kafka => "kafka",
@@ -55,19 +56,19 @@ impl Broker {
         }
     }
 
-    /// Returns the broker that the environment names, if it does.
+    /// Returns the address from the environment variable, if it is set.
     pub fn named(self) -> Option<String> {
         env::var(self.variable())
             .ok()
             .filter(|address| !address.is_empty())
     }
 
-    /// Checks that the broker at this address answers. A late answer, as of a busy machine, is requested again.
+    /// Checks that the broker at this address answers. Repeats the request after a timeout.
     ///
     /// # Errors
-    /// When nobody listens, or no answer comes in time (see [`crate::poll::Patience`]).
+    /// Returns an error if the port is closed, or if no response arrives in time (see [`crate::poll::Patience`]).
     pub fn answers(self, address: &str) -> Result<()> {
-        // A list of brokers: any of them will do.
+        // The address may be a list of brokers, of which any is sufficient.
         let first = address.split(',').next().unwrap_or(address);
         wait_for(&format!("an answer of {self}"), PATIENCE, || {
             let answer = match self {
@@ -98,77 +99,78 @@ impl fmt::Display for Broker {
     }
 }
 
-/// Returns `host:port` of the shared Kafka, over plain text; nothing when the test is to be skipped.
+/// Returns `host:port` of the shared Kafka's unencrypted listener, or `None` if the test is to be skipped.
 ///
-/// Every test uses topics of its own there, under random names, and leaves the broker running.
+/// Every test uses its own topics with random names and leaves the broker running.
 ///
 /// # Panics
-/// When there is none, or it does not answer.
+/// Panics if there is no shared Kafka, or if it does not answer.
 pub fn kafka_bootstrap() -> Option<String> {
     shared(Broker::Kafka)
 }
 
-/// Returns the URL of the shared nats-server with JetStream; nothing when the test is to be skipped.
+/// Returns the URL of the shared nats-server with JetStream, or `None` if the test is to be skipped.
 ///
-/// Every test uses streams and subjects of its own there, and leaves the server running.
+/// Every test uses its own streams and subjects and leaves the server running.
 ///
 /// # Panics
-/// When there is none, or it does not answer.
+/// Panics if there is no shared server, or if it does not answer.
 pub fn nats_url() -> Option<String> {
     shared(Broker::Nats)
 }
 
-/// Starts a Kafka that this test may stop, kill and freeze; nothing when the test is to be skipped.
+/// Starts a separate Kafka, which the test may stop, kill and freeze; returns `None` if the test is to be skipped.
 ///
 /// # Panics
-/// When it can't be started.
+/// Panics if Kafka cannot be started.
 pub fn own_kafka(options: KafkaOptions) -> Option<Kafka> {
     with_own_kafka(|| Kafka::start(options))
         .map(|started| started.unwrap_or_else(|error| panic!("{error:#}")))
 }
 
-/// Starts a nats-server that this test may stop, kill and freeze; nothing when the test is to be skipped.
+/// Starts a separate nats-server, which the test may stop, kill and freeze; returns `None` if the test is to be
+/// skipped.
 ///
 /// # Panics
-/// When it can't be started.
+/// Panics if nats-server cannot be started.
 pub fn own_nats(options: NatsOptions) -> Option<Nats> {
     with_own_nats(|| Nats::start(options)).map(|started| started.unwrap_or_else(|error| panic!("{error:#}")))
 }
 
-/// Calls `start`, which starts a Kafka of the test's own, unless the test is to be skipped.
+/// Calls `start`, which starts a separate Kafka, unless the test is to be skipped.
 ///
 /// # Panics
-/// When Kafka is not installed.
+/// Panics if Kafka is not installed.
 pub fn with_own_kafka<T>(start: impl FnOnce() -> T) -> Option<T> {
     own(Broker::Kafka).then(start)
 }
 
-/// Calls `start`, which starts a nats-server of the test's own, unless the test is to be skipped.
+/// Calls `start`, which starts a separate nats-server, unless the test is to be skipped.
 ///
 /// # Panics
-/// When nats-server is not installed.
+/// Panics if nats-server is not installed.
 pub fn with_own_nats<T>(start: impl FnOnce() -> T) -> Option<T> {
     own(Broker::Nats).then(start)
 }
 
-/// Returns whether [`SKIP_VARIABLE`] names `word`, and if so says that this test is skipped.
+/// Returns whether [`SKIP_VARIABLE`] contains `word`, and if so reports that this test is skipped.
 pub fn skipped_by_name(word: &str) -> bool {
     let list = env::var(SKIP_VARIABLE).unwrap_or_default();
     let skipped = list.split(',').any(|skipped| skipped.trim() == word);
     if skipped {
-        say_skipped(&format!("{SKIP_VARIABLE} names {word}"));
+        report_skipped(&format!("{SKIP_VARIABLE} names {word}"));
     }
     skipped
 }
 
-/// Says on standard error, past the test harness's capture, that the current test is skipped and why.
-pub fn say_skipped(reason: &str) {
+/// Reports that the current test is skipped, on standard error and past the capture of the test harness.
+pub fn report_skipped(reason: &str) {
     let thread = thread::current();
     let line = format!(
         "skipped: {}: {reason}\n",
-        thread.name().unwrap_or("a test without a name")
+        thread.name().unwrap_or("unnamed test")
     );
-    // Neither may fail a test; what can't be told here is at most missing from a summary.
+    // A failed write must not fail the test; at worst the report is missing in the summary.
     let _ = io::stderr().write_all(line.as_bytes());
     if let Some(path) = env::var_os(SKIPPED_FILE_VARIABLE) {
         let file = OpenOptions::new().append(true).create(true).open(path);
@@ -186,7 +188,7 @@ fn shared(broker: Broker) -> Option<String> {
     };
     if let Err(error) = broker.answers(&address) {
         panic!(
-            "the {broker} at {address} (from {} or `cargo xtask brokers up`) is not there: {error:#}",
+            "the {broker} at {address} (from {} or `cargo xtask brokers up`) does not answer: {error:#}",
             broker.variable()
         );
     }
@@ -202,12 +204,12 @@ fn own(broker: Broker) -> bool {
     };
     if broker.named().is_some() {
         let variable = broker.variable();
-        say_skipped(&format!(
-            "it stops and kills its {broker}, and the one that {variable} names is not ours: {error:#}"
+        report_skipped(&format!(
+            "the test needs to stop and kill {broker}, which is not permitted with the broker of {variable}: {error:#}"
         ));
         return false;
     }
-    panic!("this test starts a {broker} of its own: {error:#}");
+    panic!("this test starts a separate {broker}: {error:#}");
 }
 
 fn how_to_get(broker: Broker) -> String {
@@ -224,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sentence_names_every_way() {
+    fn instructions_name_every_way() {
         let sentence = how_to_get(Broker::Kafka);
         for way in [
             "cargo xtask test",
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shared_brokers_answer() {
+    fn shared_brokers_answer() {
         if let Some(bootstrap) = kafka_bootstrap() {
             kafka::answers(&bootstrap).unwrap();
         }

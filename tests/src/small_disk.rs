@@ -1,4 +1,4 @@
-//! A small file system for the bridge's data, which can be full.
+//! A small file system for the bridge's data, which tests can fill up.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -10,10 +10,10 @@ use std::time::Duration;
 use crate::process::Guardian;
 use anyhow::{Context, Result};
 
-/// How often what became free meanwhile is taken again.
+/// The interval at which space that has become free is filled again.
 const REFILL: Duration = Duration::from_millis(50);
 
-/// A file system that is mounted; dropped, it is unmounted.
+/// A mounted file system, which is unmounted when dropped.
 #[derive(Debug)]
 pub struct SmallDisk {
     place: PathBuf,
@@ -21,11 +21,11 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts one at `place`, which is made: ext4 in a file below `dir`, where syncing is real, or else a tmpfs. Nothing where
-    /// neither may be mounted (that takes root), which is the caller's to say.
+    /// Mounts a file system at `place`, which is created: ext4 in a file below `dir`, where a sync reaches the disk, or
+    /// else a tmpfs. Returns `None` if neither may be mounted, which needs root; the caller reports that.
     ///
     /// # Errors
-    /// When the folder or the file can't be made.
+    /// Returns an error if the folder or the file cannot be created.
     pub fn mount(dir: &Path, place: &Path, size_mib: u64) -> Result<Option<Self>> {
         fs::create_dir_all(place).with_context(|| format!("making the folder {}", place.display()))?;
         if !mount_ext4(&dir.join("disk.img"), place, size_mib)? && !mount_tmpfs(place, size_mib) {
@@ -38,7 +38,7 @@ impl SmallDisk {
         }))
     }
 
-    /// Where a ballast may be put.
+    /// Returns the ballast file of this file system.
     pub fn ballast(&self) -> Ballast {
         Ballast {
             path: self.place.join("ballast"),
@@ -64,7 +64,7 @@ fn mount_ext4(image: &Path, place: &Path, size_mib: u64) -> Result<bool> {
         .with_context(|| format!("sizing {}", image.display()))?;
     drop(file);
     let (image, place) = (image.to_string_lossy(), place.to_string_lossy());
-    // No block is kept for root, who may run this.
+    // No blocks are reserved for root, which may run this test.
     Ok(succeeds("mkfs.ext4", &["-q", "-F", "-m", "0", &image])
         && succeeds("mount", &["-o", "loop", &image, &place]))
 }
@@ -77,23 +77,23 @@ fn mount_tmpfs(place: &Path, size_mib: u64) -> bool {
     )
 }
 
-/// What it says is of no use: it is tried in order to know whether it may be done.
+/// Runs a program without its output, to find out whether it succeeds.
 fn succeeds(program: &str, args: &[&str]) -> bool {
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
     output.is_ok_and(|output| output.status.success())
 }
 
-/// A file that takes all the room there is.
+/// A file that fills the free space.
 #[derive(Debug)]
 pub struct Ballast {
     path: PathBuf,
 }
 
 impl Ballast {
-    /// Takes all room, and what becomes free, as long as `goes_on` says so; then gives it back.
+    /// Fills the free space, and any that becomes free later, as long as `goes_on` returns true; then removes the file.
     ///
     /// # Errors
-    /// When the file can't be made, written to or removed for another reason than want of room.
+    /// Returns an error if the file cannot be created, written or removed, except for a full disk.
     pub fn fill(&self, mut goes_on: impl FnMut() -> bool) -> Result<()> {
         let mut file = File::create(&self.path).context("making the ballast")?;
         let filled = loop {
@@ -111,7 +111,7 @@ impl Ballast {
 }
 
 fn take_all(file: &mut File) -> Result<()> {
-    // The last free bytes are taken by small writes.
+    // Small writes fill the last free bytes.
     for size in [1 << 20, 4096, 1] {
         let zeros = vec![0; size];
         loop {

@@ -1,4 +1,4 @@
-//! Brokers that stay after `cargo xtask brokers up`, until `cargo xtask brokers down`.
+//! Brokers that run from `cargo xtask brokers up` until `cargo xtask brokers down`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,22 +14,22 @@ use crate::shared::Broker;
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A broker that runs for itself.
+/// A broker that runs independently of this program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// Its process id, which is the id of its process group too.
+    /// The process id, which is also the id of the process group.
     pub pid: u32,
-    /// `host:port`, or a URL for NATS.
+    /// The address: `host:port`, or a URL for NATS.
     pub address: String,
 }
 
 impl Standing {
-    /// Returns the folder in which such a broker has its data; it may hold what an earlier one left.
+    /// Returns the data folder of such a broker; it may contain data of an earlier one.
     pub fn dir(broker: Broker) -> PathBuf {
         brokers_dir().join("standing").join(broker.word())
     }
 
-    /// Finds the broker that was left running; a note of one that has ended meanwhile is no broker.
+    /// Finds a running broker; the note of a broker that has exited is ignored.
     pub fn find(broker: Broker) -> Option<Self> {
         let text = fs::read_to_string(note(broker)).ok()?;
         let (pid, address) = text.trim().split_once(' ')?;
@@ -40,23 +40,23 @@ impl Standing {
         standing.is_running(broker).then_some(standing)
     }
 
-    /// Notes the broker down, for [`Standing::find`].
+    /// Writes a note of the broker for [`Standing::find`].
     ///
     /// # Errors
-    /// When the note can't be written.
+    /// Returns an error if the note cannot be written.
     pub fn note(&self, broker: Broker) -> Result<()> {
         let path = note(broker);
         fs::write(&path, format!("{} {}\n", self.pid, self.address))
             .with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Stops the broker (SIGTERM, and SIGKILL when it does not end within half a minute) and removes its data.
+    /// Stops the broker (SIGTERM, or SIGKILL after half a minute) and removes its data.
     ///
     /// # Errors
-    /// When it can't be stopped, or its folder can't be removed.
+    /// Returns an error if the broker cannot be stopped, or if its folder cannot be removed.
     pub fn stop(&self, broker: Broker) -> Result<()> {
         let pid =
-            Pid::from_raw(i32::try_from(self.pid).context("a process id beyond what the kernel gives")?);
+            Pid::from_raw(i32::try_from(self.pid).context("the process id is out of range")?);
         kill(pid, Signal::SIGTERM).with_context(|| format!("stopping {broker}, process {pid}"))?;
         let ended = || !self.is_running(broker);
         if wait_until("its end", STOP_TIMEOUT, ended).is_err() {
@@ -68,7 +68,7 @@ impl Standing {
         fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))
     }
 
-    /// The id alone would not do: it may have been given to somebody else's process meanwhile.
+    /// Compares more than the process id, because the id may belong to another process by now.
     fn is_running(&self, broker: Broker) -> bool {
         let Ok(command) = fs::read(Path::new("/proc").join(self.pid.to_string()).join("cmdline")) else {
             return false;

@@ -1,4 +1,4 @@
-//! `/status` as a type: a key that is missing, or of another type, fails the test that reads it at once.
+//! `/status` as a type: a missing key or a key of another type fails the test that reads it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// An answer of `/status`, as far as tests read it.
+/// A response of `/status`, as far as tests read it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Seconds since the start.
@@ -27,16 +27,16 @@ pub struct Status {
 pub struct Losing {
     /// `yes`, `no`, `not_yet` or `not_now`.
     pub answer: String,
-    /// The reasons, the worst first.
+    /// The reasons, with the most severe one first.
     pub because: Vec<String>,
 }
 
 /// A source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
-    /// Its state.
+    /// The state of the source.
     pub state: SourceState,
-    /// Why it is not connected, or does not read.
+    /// The reason why the source is not connected or does not read.
     pub reason: Option<String>,
     /// Connections since the start.
     pub connections: u64,
@@ -46,7 +46,7 @@ pub struct Source {
     pub gaps: u64,
     /// The latest dead letters.
     pub newest_dead_letters: Vec<Value>,
-    /// What became of its events.
+    /// The ledger of the source's events.
     pub ledger: SourceLedger,
 }
 
@@ -82,38 +82,38 @@ pub struct Spool {
     pub durable_sequence: u64,
     /// Bytes in the log.
     pub size_bytes: u64,
-    /// The largest size.
+    /// The configured limit of the log in bytes.
     pub limit_bytes: u64,
-    /// Whether appends wait for room.
+    /// Whether appends wait for free space.
     pub is_full: bool,
-    /// Whether the disk has failed for good.
+    /// Whether the disk has failed permanently.
     pub has_failed: bool,
 }
 
 /// A sink.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sink {
-    /// Its state.
+    /// The state of the sink.
     pub state: SinkState,
-    /// Why it does not deliver.
+    /// The reason why the sink does not deliver.
     pub reason: Option<String>,
-    /// What a person should know although it delivers.
+    /// A notice for the operator of a sink that delivers.
     pub notice: Option<String>,
-    /// Events that are stored and not settled.
+    /// The number of stored events that are not settled.
     pub lag_events: u64,
-    /// The age of the oldest of them.
+    /// The age in seconds of the oldest event that is not settled.
     pub lag_seconds: f64,
-    /// Events without an outcome.
+    /// The number of events without an outcome.
     pub in_flight: u64,
-    /// Events that were published again.
+    /// The number of events that were published again.
     pub resent: u64,
-    /// Clients that were replaced.
+    /// The number of clients that were replaced.
     pub client_replacements: u64,
-    /// Time from receipt to acknowledgement.
+    /// The time from receipt to acknowledgement.
     pub latency: Value,
     /// The latest dead letters.
     pub newest_dead_letters: Vec<Value>,
-    /// What became of its events.
+    /// The ledger of the sink's events.
     pub ledger: SinkLedger,
 }
 
@@ -150,37 +150,37 @@ impl SinkLedger {
 }
 
 impl Status {
-    /// Reads an answer of `/status`.
+    /// Parses a response of `/status`.
     ///
     /// # Errors
-    /// A key is missing or has another type, or a ledger does not balance.
+    /// Returns an error if a key is missing or has another type, or if a ledger does not balance.
     pub fn read(json: &str) -> Result<Self> {
         let status: Self = serde_json::from_str(json)?;
         status.check_ledgers()?;
         Ok(status)
     }
 
-    /// Returns the source of this name.
+    /// Returns the source with this name.
     #[track_caller]
     pub fn source(&self, name: &str) -> &Source {
         let source = self.sources.get(name);
         source.unwrap_or_else(|| panic!("no source {name} in {self}"))
     }
 
-    /// Returns the sink of this name.
+    /// Returns the sink with this name.
     #[track_caller]
     pub fn sink(&self, name: &str) -> &Sink {
         let sink = self.sinks.get(name);
         sink.unwrap_or_else(|| panic!("no sink {name} in {self}"))
     }
 
-    /// Returns how many events the sink of this name has delivered.
+    /// Returns the number of events that the sink with this name has delivered.
     #[track_caller]
     pub fn delivered(&self, sink: &str) -> u64 {
         self.sink(sink).ledger.delivered
     }
 
-    /// Checks that both ledgers balance, as in every answer of `/status`.
+    /// Checks that all ledgers balance, as they must in every response of `/status`.
     fn check_ledgers(&self) -> Result<()> {
         for (name, source) in &self.sources {
             let ledger = &source.ledger;
@@ -208,11 +208,11 @@ impl fmt::Display for Status {
     }
 }
 
-/// Answers for tests of what reads them.
+/// Example responses for tests of code that reads them.
 pub mod examples {
     use super::*;
 
-    /// Returns an answer with these sinks: name, events delivered, events pending.
+    /// Returns a response with these sinks: name, delivered events, pending events.
     pub fn status<const N: usize>(sinks: [(&str, u64, u64); N]) -> Status {
         Status {
             uptime_seconds: 1.0,

@@ -1,4 +1,4 @@
-//! A terminal for a program under test: what it writes is made into a screen, as a person would see it.
+//! A terminal for a program under test, which turns the program's output into a screen as a person would see it.
 
 use std::fs::File;
 use std::io::Read;
@@ -19,9 +19,9 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use crate::poll::wait_for;
 use crate::process::Guardian;
 
-/// A program on a terminal of its own, which is its standard input and both its outputs.
+/// A program in its own terminal, which is its standard input and both outputs.
 ///
-/// Dropped, it is killed, as a [`crate::process::Process`] is.
+/// When dropped, it is killed, like a [`crate::process::Process`].
 #[derive(Debug)]
 pub struct Terminal {
     child: Child,
@@ -31,26 +31,26 @@ pub struct Terminal {
     guardian: Option<Guardian>,
 }
 
-/// Between these a program draws a picture that a terminal shows at once, when it is whole.
-const BEGIN_PICTURE: &[u8] = b"\x1b[?2026h";
-const END_PICTURE: &[u8] = b"\x1b[?2026l";
+/// The sequences between which a program writes a screen that the terminal shows in one step, after it is complete.
+const BEGIN_SCREEN: &[u8] = b"\x1b[?2026h";
+const END_SCREEN: &[u8] = b"\x1b[?2026l";
 
 struct Shown {
     bytes: Vec<u8>,
-    /// How many of `bytes` are on the screen.
+    /// The number of `bytes` that are on the screen.
     drawn: usize,
     parser: vt100::Parser,
 }
 
 impl Shown {
-    /// Takes what was written; what of a picture is not whole yet is kept from the screen.
+    /// Adds output; an incomplete screen is not shown yet.
     fn write(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
-        // A mark may have come in two pieces.
-        let from = self.drawn.saturating_sub(BEGIN_PICTURE.len());
-        let begun = last(&self.bytes[from..], BEGIN_PICTURE);
+        // A sequence may arrive in two parts.
+        let from = self.drawn.saturating_sub(BEGIN_SCREEN.len());
+        let begun = last(&self.bytes[from..], BEGIN_SCREEN);
         let until = match begun {
-            Some(begun) if last(&self.bytes[from..], END_PICTURE) < Some(begun) => {
+            Some(begun) if last(&self.bytes[from..], END_SCREEN) < Some(begun) => {
                 (from + begun).max(self.drawn)
             }
             _ => self.bytes.len(),
@@ -75,10 +75,10 @@ impl std::fmt::Debug for Shown {
 }
 
 impl Terminal {
-    /// Starts a program on a terminal of this size.
+    /// Starts a program in a terminal of this size.
     ///
     /// # Errors
-    /// When there is no terminal to be had, or the program can't be started.
+    /// Returns an error if no terminal can be opened, or if the program cannot be started.
     pub fn spawn(command: &mut Command, columns: u16, rows: u16) -> Result<Self> {
         let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).context("opening a terminal")?;
         grantpt(&controller)?;
@@ -98,7 +98,7 @@ impl Terminal {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", command.get_program().display()))?;
-        // The command holds the terminal as long as it lives; with that the reader would never see its end.
+        // The command holds the terminal open as long as it exists, and the reading thread would not see the end.
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -120,28 +120,29 @@ impl Terminal {
         })
     }
 
-    /// Makes the terminal larger or smaller, as a person does with a window.
+    /// Changes the size of the terminal, as a person does with a window.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// Returns an error if the system refuses the size.
     pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
-        // Before the program learns of it: what it writes then is meant for the new size.
+        // The parser is resized before the program learns of the new size, because the program's next output is for
+        // that size.
         self.lock().parser.set_size(nonzero(rows), nonzero(columns));
         tcsetwinsize(&self.controller, size(columns, rows))?;
         Ok(())
     }
 
-    /// What is on the screen, without colours.
+    /// Returns the text on the screen, without colours.
     pub fn contents(&self) -> String {
         self.lock().parser.screen().contents()
     }
 
-    /// What is on the screen.
+    /// Returns the screen.
     pub fn screen(&self) -> vt100::Screen {
         self.lock().parser.screen().clone()
     }
 
-    /// All that was written, escape sequences and all.
+    /// Returns everything that the program wrote, with escape sequences.
     pub fn written(&self) -> String {
         String::from_utf8_lossy(&self.lock().bytes).into_owned()
     }
@@ -149,20 +150,20 @@ impl Terminal {
     /// Sends a signal to the program.
     ///
     /// # Errors
-    /// When it has ended.
+    /// Returns an error if the program has exited.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let id = i32::try_from(self.child.id()).context("a process id beyond what the kernel gives")?;
+        let id = i32::try_from(self.child.id()).context("the process id is out of range")?;
         kill(Pid::from_raw(id), signal).context("sending a signal to the program on the terminal")
     }
 
-    /// Waits for the program's end, and for all that it has written.
+    /// Waits until the program has exited and all its output is read.
     ///
     /// # Errors
-    /// When `timeout` passes first; the error ends with the screen.
+    /// Returns an error if `timeout` passes first; the error ends with the screen.
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let child = &mut self.child;
         let status = wait_for("the end of the program on the terminal", timeout, || {
-            child.try_wait().context("asking after the program")
+            child.try_wait().context("reading the status of the program")
         });
         let status = status.with_context(|| self.contents())?;
         if let Some(reader) = self.reader.take() {
@@ -186,7 +187,7 @@ impl Drop for Terminal {
     }
 }
 
-/// A terminal has one row and one column at the least.
+/// Raises a size of zero to one, the minimum for a terminal.
 fn nonzero(size: u16) -> NonZeroU16 {
     NonZeroU16::new(size).unwrap_or(NonZeroU16::MIN)
 }
@@ -200,7 +201,7 @@ fn size(columns: u16, rows: u16) -> Winsize {
     }
 }
 
-/// Reads until nobody has the terminal any more, which the kernel tells as an error.
+/// Reads until no process has the terminal open, which the kernel reports as an error.
 fn read(mut controller: File, shown: Arc<Mutex<Shown>>) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut buffer = [0; 4096];
@@ -208,7 +209,7 @@ fn read(mut controller: File, shown: Arc<Mutex<Shown>>) -> JoinHandle<()> {
             let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
             shown.write(&buffer[..length]);
         }
-        // A program may have ended within a picture.
+        // A program may exit in the middle of a screen.
         let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
         let until = shown.bytes.len();
         shown.draw(until);
@@ -223,7 +224,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
 
     #[test]
-    fn a_picture_is_shown_when_it_is_whole() {
+    fn screen_is_shown_after_it_is_complete() {
         let whole = b"\x1b[?2026h\x1b[Hfirst\x1b[?2026l\x1b[?2026h\x1b[2J\x1b[Hsecond\x1b[?2026l!";
         for step in 1..whole.len() {
             let mut shown = Shown {
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_sees_a_terminal_and_its_size() {
+    fn program_sees_a_terminal_and_its_size() {
         let script = "test -t 1 && printf '\\033[31mred\\033[0m '; stty size; read -r _; stty size; exit 3";
         let mut terminal = Terminal::spawn(Command::new("sh").args(["-c", script]), 70, 20).unwrap();
         wait_until("the size", SOON, || terminal.contents().contains("20 70")).unwrap();

@@ -10,7 +10,7 @@ use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
 use neurobridge_tests::poll::wait_until;
-use neurobridge_tests::shared::say_skipped;
+use neurobridge_tests::shared::report_skipped;
 use neurobridge_tests::small_disk::SmallDisk;
 use neurobridge_tests::status::{SourceState, Status};
 use nix::sys::signal::Signal;
@@ -31,7 +31,7 @@ impl Drop for Over<'_> {
 fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
     let dir = Scratch::new("full-disk").unwrap();
     let Some(disk) = SmallDisk::mount(dir.path(), &dir.join("data"), MIB).unwrap() else {
-        say_skipped("no file system can be mounted here: that takes root");
+        report_skipped("no file system can be mounted here: that takes root");
         return;
     };
     let platform = Platform::start(&dir, &["--rate", "5000", "--hold"]).unwrap();

@@ -1,10 +1,12 @@
-//! `cargo xtask bench`: the bridge beside a bare loop of the same clients, both into a real broker, by turns.
+//! `cargo xtask bench`: compares the bridge with a bare loop of the same clients, in alternating runs against a real
+//! broker.
 //!
-//! On a machine of few cores the broker and the simulator share them with what is weighed, so events a second say
-//! little; CPU-seconds a million events, and their ratio to a bare loop in the same hour, say what the bridge costs.
+//! On a machine with few cores, the broker and the simulator share the cores with the measured program, so the number
+//! of events per second has little meaning. The cost of the bridge is its CPU time per million events, and the ratio to
+//! a bare loop measured within the same hour.
 
 mod case;
-mod contender;
+mod program;
 mod destination;
 mod feed;
 mod latency;
@@ -21,57 +23,57 @@ use neurobridge_tests::program::{Profile, build};
 use neurobridge_tests::shared::Broker;
 
 use self::case::{Case, Format, Sink};
-use self::contender::{Contender, Weight};
+use self::program::{Program, Cost};
 use crate::brokers;
-use crate::shell::{print, say};
+use crate::shell::{print, log};
 
-/// What to weigh, and how often.
+/// The programs to measure and the number of runs.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// Events in each turn
+    /// Events per run
     #[arg(long, default_value_t = 1_000_000)]
     events: u64,
-    /// Bytes of each event, from 768 on [default: the simulator's usual entries, about 600]
+    /// Bytes per event, at least 768 [default: the simulator's usual entries, about 600]
     #[arg(long)]
     size: Option<u32>,
-    /// Turns of each contender; the median counts
+    /// Runs per program; the median is reported
     #[arg(long, default_value_t = 3)]
     turns: u32,
-    /// Events a second while latency is measured
+    /// Events per second during the latency measurement
     #[arg(long, default_value_t = 10_000)]
     rate: u64,
-    /// For how many seconds latency is measured; 0 leaves it out
+    /// Duration of the latency measurement in seconds; 0 skips it
     #[arg(long, default_value_t = 20)]
     seconds: u64,
-    /// Where the events go; everywhere, when nothing is named
+    /// Sinks to measure [default: all]
     #[arg(long, value_enum)]
     sink: Vec<Sink>,
-    /// Message formats; both, when none is named
+    /// Message formats to measure [default: both]
     #[arg(long, value_enum)]
     format: Vec<Format>,
-    /// What is weighed; all, when nothing is named
+    /// Programs to measure [default: all]
     #[arg(long, value_enum)]
-    program: Vec<Contender>,
+    program: Vec<Program>,
 }
 
-/// The programs, and the broker that all turns share.
+/// The programs to measure, and the broker that all runs share.
 pub(crate) struct Bench {
     args: Args,
     neurobridge: PathBuf,
     bare_loop: PathBuf,
-    /// There when a case needs it. Of nats-server each turn has one of its own: it starts in a tenth of a second.
+    /// Kafka, if a case needs it. NATS is started for each run, since it starts within a tenth of a second.
     kafka: Option<Kafka>,
     scratch: Scratch,
 }
 
-/// Builds, starts the brokers, weighs, prints.
+/// Builds the programs, starts the brokers, measures, and prints the results.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     ensure!(
         args.turns > 0 && args.events > 0,
-        "turns and events are at least 1"
+        "--turns and --events must be at least 1"
     );
     sweep_scratch()?;
-    say("building the programs to weigh");
+    log("building the programs");
     let neurobridge = build("neurobridge", "neurobridge", Profile::Release)?;
     let bare_loop = build("neurobridge-tests", "bare-loop", Profile::Release)?;
     let cases = Case::all(&args.sink, &args.format);
@@ -87,19 +89,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let (events, size) = (args.events, args.size);
     print(&format!(
-        "{events} events of about {} bytes in each turn",
+        "{events} events of about {} bytes per run",
         size.unwrap_or(600)
     ))?;
     print("")?;
     for case in &cases {
-        bench.weigh(*case)?;
+        bench.measure(*case)?;
     }
     if args.seconds > 0 {
         for case in cases {
-            for contender in Contender::of(case, &args.program) {
-                if contender.is_bridge() {
-                    let latency = bench.latency(contender, case)?;
-                    print(&report::latency(contender, case, args, &latency))?;
+            for program in Program::of(case, &args.program) {
+                if program.is_bridge() {
+                    let latency = bench.latency(program, case)?;
+                    print(&report::latency(program, case, args, &latency))?;
                 }
             }
         }
@@ -115,8 +117,8 @@ fn brokers(cases: &[Case]) -> Result<Option<Kafka>> {
         return Ok(None);
     }
     brokers::install(Broker::Kafka)?;
-    say("starting Kafka");
-    // The heap as Kafka's own script sets it.
+    log("starting Kafka");
+    // The heap size is that of Kafka's own start script.
     let options = KafkaOptions {
         heap_mib: 1024,
         optimised: true,
@@ -126,22 +128,22 @@ fn brokers(cases: &[Case]) -> Result<Option<Kafka>> {
 }
 
 impl Bench {
-    /// By turns, so that what else the machine does falls on all of them alike.
-    fn weigh(&self, case: Case) -> Result<()> {
-        let mut contenders: Vec<(Contender, Vec<Weight>)> = Contender::of(case, &self.args.program)
+    /// Measures the programs in alternating runs, so that other load on the machine affects all of them equally.
+    fn measure(&self, case: Case) -> Result<()> {
+        let mut programs: Vec<(Program, Vec<Cost>)> = Program::of(case, &self.args.program)
             .into_iter()
-            .map(|contender| (contender, Vec::new()))
+            .map(|program| (program, Vec::new()))
             .collect();
         print(report::HEADING)?;
         for turn in 0..self.args.turns {
-            for (contender, weights) in &mut contenders {
-                let name = format!("bench-{}-{case}-{turn}", contender.word());
-                let weight = self.turn(*contender, case, &name)?;
-                print(&report::turn(*contender, case, &weight))?;
-                weights.push(weight);
+            for (program, costs) in &mut programs {
+                let name = format!("bench-{}-{case}-{turn}", program.word());
+                let cost = self.turn(*program, case, &name)?;
+                print(&report::turn(*program, case, &cost))?;
+                costs.push(cost);
             }
         }
-        for line in report::summary(case, &contenders) {
+        for line in report::summary(case, &programs) {
             print(&line)?;
         }
         print("")

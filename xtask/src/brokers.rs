@@ -1,4 +1,4 @@
-//! `cargo xtask brokers`: real brokers on this machine.
+//! `cargo xtask brokers`: runs real brokers on this machine.
 
 mod container;
 mod kafka;
@@ -17,25 +17,25 @@ use neurobridge_tests::shared::Broker;
 use neurobridge_tests::standing::Standing;
 
 pub(crate) use self::provide::{Provided, provide};
-use crate::shell::{print, say};
+use crate::shell::{print, log};
 
-/// What to do with them.
+/// The action to take.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Fetch what is needed to run them, start nothing
+    /// Download what the brokers need, without starting them
     Install(Args),
-    /// Start them on free ports; they stay until `down`, and the tests find them by themselves
+    /// Start the brokers on free ports; they run until `down`, and the tests use them automatically
     Up(Args),
     /// Stop them and remove their data
     Down(Args),
-    /// Say which run, and where
+    /// Show which brokers run, and their addresses
     Status(Args),
 }
 
-/// Which of them.
+/// The selected brokers.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// All, when none is named
+    /// Brokers [default: all]
     brokers: Vec<Which>,
 }
 
@@ -58,7 +58,7 @@ impl Args {
     }
 }
 
-/// Does what was asked.
+/// Runs a command.
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Install(args) => args.brokers().into_iter().try_for_each(install)?,
@@ -69,7 +69,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Fetches what is not there yet.
+/// Downloads a broker unless it is installed.
 pub(crate) fn install(broker: Broker) -> Result<()> {
     match broker {
         Broker::Kafka => kafka::install(),
@@ -87,7 +87,7 @@ fn up(broker: Broker) -> Result<()> {
 
 fn start(broker: Broker) -> Result<Standing> {
     install(broker)?;
-    say(&format!("starting {broker}"));
+    log(&format!("starting {broker}"));
     let dir = Scratch::at(Standing::dir(broker))?;
     let standing = match broker {
         Broker::Kafka => {
@@ -115,20 +115,20 @@ fn down(broker: Broker) -> Result<()> {
     match Standing::find(broker) {
         Some(standing) => {
             standing.stop(broker)?;
-            say(&format!("{broker} at {} is stopped", standing.address));
+            log(&format!("{broker} at {} is stopped", standing.address));
         }
         None => {
             let dir = Standing::dir(broker);
             if dir.exists() {
                 fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
             }
-            say(&format!("{broker} was not running"));
+            log(&format!("{broker} was not running"));
         }
     }
     Ok(())
 }
 
-/// Ends with 1 when one of them does not answer.
+/// Prints the state of each broker; the exit code is 1 if one does not answer.
 fn status(brokers: &[Broker]) -> Result<ExitCode> {
     let mut all_well = true;
     for &broker in brokers {

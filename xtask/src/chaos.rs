@@ -1,15 +1,15 @@
-//! `cargo xtask chaos`: the bridge between a simulated platform, a real Kafka and a real NATS, while all of them are killed,
-//! frozen and cut off by a schedule; and in the end the audit of what became of each event.
+//! `cargo xtask chaos`: runs the bridge between a simulated platform, a real Kafka and a real NATS, while a schedule
+//! kills, freezes and disconnects all of them; then audits the result of each event.
 
 mod audit;
-mod book;
+mod history;
 mod clock;
-mod life;
+mod bridge_runs;
 mod recovery;
 mod schedule;
 mod sent;
 mod server;
-mod witness;
+mod spool_reader;
 
 use std::collections::HashSet;
 use std::env;
@@ -31,26 +31,26 @@ use neurobridge_tests::shared::Broker;
 use neurobridge_tests::small_disk::SmallDisk;
 
 use self::audit::{Audit, Found, Promise};
-use self::book::Book;
+use self::history::StatusHistory;
 use self::clock::Clock;
-use self::life::Lives;
+use self::bridge_runs::BridgeRuns;
 use self::schedule::{Fault, Victim};
 use self::sent::{Reading, Sent};
-use self::witness::{Seen, Witness};
+use self::spool_reader::{Seen, SpoolReader};
 use crate::brokers;
-use crate::shell::{print, say};
+use crate::shell::{print, log};
 
 const TOPIC: &str = "chaos";
-/// Where the sink keeps its cursor with transactions, by default.
+/// The default topic in which the sink stores its cursor with transactions.
 const CURSORS: &str = "neurobridge.cursors";
 const STREAM: &str = "CHAOS";
-/// Persons are spread over them, and each stays in its own.
+/// Each person's events are in one partition; the persons are distributed over all partitions.
 const PARTITIONS: u32 = 6;
-/// Some minutes of events: it fills by itself as well, with what the spool retains.
+/// The disk holds some minutes of events, so that the events retained by the spool also fill it.
 const DISK_MIB: u64 = 256;
 const STOP: Duration = Duration::from_secs(30);
 
-/// For how long, and which faults.
+/// The duration and the faults of a run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Ends with 1 when an event that the spool made durable is lost, comes out of order, comes twice where it may not,
@@ -58,23 +58,23 @@ when a ledger does not balance at any time, or when a sink does not recover afte
 
 NEUROBRIDGE_TEST_BINARY=path names a program to use instead of one that is built now.")]
 pub(crate) struct Args {
-    /// For how long things go wrong
+    /// Duration of the faults in minutes
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
-    /// What the schedule is drawn from [default: another one each time]
+    /// Seed of the schedule [default: random]
     #[arg(long)]
     seed: Option<u64>,
-    /// Events a second
+    /// Events per second
     #[arg(long, default_value_t = 5_000)]
     rate: u64,
-    /// Kafka gets each event in a transaction, and no copy of it
+    /// Publish to Kafka in transactions, and allow no duplicates
     #[arg(long)]
     exactly_once: bool,
 }
 
-/// What came of a run, before the brokers are asked.
+/// The result of a run before the brokers are read.
 struct Outcome {
-    book: Book,
+    history: StatusHistory,
     durable: Vec<Option<Seen>>,
     spool: String,
     sent: Sent,
@@ -87,14 +87,14 @@ struct Kills {
     nats: u64,
 }
 
-/// Builds, starts everything, lets it go wrong, drains, audits, prints.
+/// Builds the programs, starts all servers, injects the faults, drains the spool, audits, and prints the result.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     ensure!(
         args.minutes > 0.0 && args.minutes < 10_000.0,
-        "some minutes are needed"
+        "--minutes must be positive"
     );
     sweep_scratch()?;
-    say("building the programs");
+    log("building the programs");
     let read_back = read_back_program()?;
     brokers::install(Broker::Kafka)?;
     brokers::install(Broker::Nats)?;
@@ -103,7 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let result = run_in(&dir, args, &read_back);
     if !matches!(result, Ok(true)) {
         dir.keep();
-        say(&format!("all is kept in {}", dir.path().display()));
+        log(&format!("all files are kept in {}", dir.path().display()));
     }
     Ok(if result? {
         ExitCode::SUCCESS
@@ -112,7 +112,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// What reads the brokers, built beside the program under test.
+/// Builds the program that reads the brokers, next to the program under test.
 fn read_back_program() -> Result<PathBuf> {
     let beside = neurobridge().with_file_name("read-back");
     if env::var_os(BINARY_VARIABLE).is_some() && beside.is_file() {
@@ -121,20 +121,20 @@ fn read_back_program() -> Result<PathBuf> {
     build("neurobridge-tests", "read-back", Profile::Dev)
 }
 
-/// Whether all was as promised.
+/// Performs a run and returns whether all guarantees held.
 fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let duration = Duration::from_secs_f64(args.minutes * 60.0);
     let disk = SmallDisk::mount(dir.path(), &dir.join("data"), DISK_MIB)?;
     if disk.is_none() {
-        say(
+        log(
             "nothing can be mounted here (that takes root): the disk is never full in this run; the spool is, \
              at its max_size, when brokers are away for long",
         );
     }
     let faults = schedule::draw(seed, duration, disk.is_some());
     print(&format!(
-        "seed {seed}, {} minutes, {} events a second, {} into Kafka",
+        "seed {seed}, {} minutes, {} events per second, {} for Kafka",
         args.minutes,
         args.rate,
         if args.exactly_once {
@@ -148,12 +148,12 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
         print(&fault.to_string())?;
     }
 
-    say("starting Kafka and NATS");
+    log("starting Kafka and NATS");
     let options = KafkaOptions {
         fenceable: true,
         ..KafkaOptions::default()
     };
-    // Short, so that there is time for many fences.
+    // A short session, which leaves time for many fences.
     let session = schedule::KAFKA_SESSION.as_millis();
     let options = options
         .property("broker.session.timeout.ms", &session.to_string())
@@ -164,13 +164,13 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
         kafka.create_topic_by_tool(CURSORS, 1, &[("cleanup.policy", "compact")])?;
     }
     let mut nats = Nats::start(NatsOptions::default())?;
-    let outcome = torment_all(dir, args, duration, &faults, &mut kafka, &mut nats, disk.as_ref())
+    let outcome = run_with_faults(dir, args, duration, &faults, &mut kafka, &mut nats, disk.as_ref())
         .inspect_err(|_| keep_spool(dir))?;
 
     let report = inspect::verify(&dir.join("data/spool"))?;
     ensure!(
         report.findings.is_empty(),
-        "the spool is not whole: {:?}",
+        "the spool is damaged: {:?}",
         report.findings
     );
     let read = |found: &mut Audit<'_>, what: &[&str]| read_broker(read_back, found, what, &outcome.spool);
@@ -186,8 +186,8 @@ fn run_in(dir: &Scratch, args: &Args, read_back: &Path) -> Result<bool> {
     report_all(&outcome, &[of_kafka.end(), of_nats.end()], seed)
 }
 
-/// Lets everything run for its time, each victim tormented by a thread of its own; then lets it drain.
-fn torment_all(
+/// Runs everything for the duration, with one thread of faults per victim; then waits until the spool is drained.
+fn run_with_faults(
     dir: &Scratch,
     args: &Args,
     duration: Duration,
@@ -202,7 +202,7 @@ fn torment_all(
     let relay = Relay::to(platform.address().to_owned())?;
     let feed = format!("ws://{}/", relay.address());
     let config = configuration(&feed, &kafka.bootstrap(), &nats.url(), args.exactly_once);
-    let mut lives = Lives::begin(dir, config)?;
+    let mut runs = BridgeRuns::begin(dir, config)?;
 
     print("\nthe run")?;
     let clock = Clock::start(duration);
@@ -212,25 +212,25 @@ fn torment_all(
     };
     let (killed_kafka, killed_nats) = thread::scope(|scope| -> Result<(u64, u64)> {
         let clock = &clock;
-        let kafka = scope.spawn(|| guarded(clock, || server::torment(kafka, &of(Victim::Kafka), clock)));
-        let nats = scope.spawn(|| guarded(clock, || server::torment(nats, &of(Victim::Nats), clock)));
+        let kafka = scope.spawn(|| guarded(clock, || server::apply_faults(kafka, &of(Victim::Kafka), clock)));
+        let nats = scope.spawn(|| guarded(clock, || server::apply_faults(nats, &of(Victim::Nats), clock)));
         let feed = scope.spawn(|| guarded(clock, || cut(&relay, &of(Victim::Feed), clock)));
         let disk = scope.spawn(|| guarded(clock, || fill(disk, &of(Victim::Disk), clock)));
-        let bridge = guarded(clock, || lives.run(&of(Victim::Bridge), clock));
+        let bridge = guarded(clock, || runs.run(&of(Victim::Bridge), clock));
         let kills = (join(kafka), join(nats));
         bridge.and(join(feed)).and(join(disk))?;
         Ok((kills.0?, kills.1?))
     })?;
 
-    say("nothing goes wrong any more; draining");
+    log("end of the faults; draining");
     let started = Instant::now();
     platform.process().terminate(STOP)?;
     let sent = reading.end()?;
-    let (book, witness, killed) = lives.end()?;
-    say(&format!("drained in {:.1?}", started.elapsed()));
-    let (spool, durable) = Witness::into_seen(witness)?;
+    let (history, spool_reader, killed) = runs.end()?;
+    log(&format!("drained in {:.1?}", started.elapsed()));
+    let (spool, durable) = SpoolReader::into_seen(spool_reader)?;
     Ok(Outcome {
-        book,
+        history,
         durable,
         spool,
         sent,
@@ -242,7 +242,7 @@ fn torment_all(
     })
 }
 
-/// Stops all other threads when this one fails.
+/// Stops all other threads if `run` fails.
 fn guarded<T>(clock: &Clock, run: impl FnOnce() -> Result<T>) -> Result<T> {
     run().inspect_err(|_| clock.stop())
 }
@@ -250,17 +250,17 @@ fn guarded<T>(clock: &Clock, run: impl FnOnce() -> Result<T>) -> Result<T> {
 fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread
         .join()
-        .map_err(|_| anyhow!("a thread has panicked; what it said stands above"))?
+        .map_err(|_| anyhow!("a thread has panicked; its message is above"))?
 }
 
 fn cut(relay: &Relay, faults: &[Fault], clock: &Clock) -> Result<()> {
     for fault in faults {
         if clock.wait_until(fault.at) {
             relay.cut();
-            clock.say(fault.victim, "is cut")?;
+            clock.log(fault.victim, "disconnected")?;
             clock.pause(fault.lasts);
             relay.restore();
-            clock.say(fault.victim, "is there again")?;
+            clock.log(fault.victim, "available again")?;
         }
     }
     Ok(())
@@ -272,16 +272,17 @@ fn fill(disk: Option<&SmallDisk>, faults: &[Fault], clock: &Clock) -> Result<()>
     };
     for fault in faults {
         if clock.wait_until(fault.at) {
-            clock.say(fault.victim, "is full")?;
+            clock.log(fault.victim, "full")?;
             let until = Instant::now() + fault.lasts;
             ballast.fill(|| Instant::now() < until && !clock.has_stopped())?;
-            clock.say(fault.victim, "has room again")?;
+            clock.log(fault.victim, "no longer full")?;
         }
     }
     Ok(())
 }
 
-/// Larger than the file system that it is on: the disk is full before the spool is.
+/// Returns the bridge's configuration. The spool is larger than its file system, so the disk is full before the spool
+/// is.
 fn configuration(feed: &str, bootstrap: &str, nats: &str, exactly_once: bool) -> String {
     let delivery = if exactly_once {
         "exactly_once"
@@ -315,17 +316,17 @@ stream = {{ name = "{STREAM}", create = true, max_age = "7d", replicas = 1 }}
     )
 }
 
-/// For people to look at: the file system is unmounted.
+/// Copies the spool for later inspection, because its file system is going to be unmounted.
 fn keep_spool(dir: &Scratch) {
     let mut copy = Command::new("cp");
     copy.arg("-r").arg(dir.join("data")).arg(dir.join("data-kept"));
     if let Err(error) = copy.status() {
-        say(&format!("the spool can't be kept: {error}"));
+        log(&format!("cannot keep the spool: {error}"));
     }
 }
 
 fn read_broker(program: &Path, audit: &mut Audit<'_>, what: &[&str], spool: &str) -> Result<()> {
-    say(&format!("reading back what {} has", what[0]));
+    log(&format!("reading the events of {}", what[0]));
     let mut command = Command::new(program);
     command
         .args(what)
@@ -335,17 +336,17 @@ fn read_broker(program: &Path, audit: &mut Audit<'_>, what: &[&str], spool: &str
     let mut child = command
         .spawn()
         .with_context(|| format!("starting {}", program.display()))?;
-    let output = child.stdout.take().context("a pipe was asked for")?;
+    let output = child.stdout.take().context("the pipe is missing")?;
     audit.read(BufReader::new(output).lines())?;
-    let status = child.wait().context("awaiting the program that reads back")?;
-    ensure!(status.success(), "{} ended with {status}", program.display());
+    let status = child.wait().context("waiting for the program that reads the broker")?;
+    ensure!(status.success(), "{} exited with {status}", program.display());
     Ok(())
 }
 
-/// Prints what came of it; whether all is as promised.
+/// Prints the result and returns whether all guarantees held.
 fn report_all(outcome: &Outcome, found: &[Found], seed: u64) -> Result<bool> {
     let Outcome {
-        book,
+        history,
         durable,
         sent,
         kills,
@@ -359,13 +360,13 @@ fn report_all(outcome: &Outcome, found: &[Found], seed: u64) -> Result<bool> {
     let distinct: HashSet<u64> = contents.iter().copied().collect();
     let twice = contents.len() - distinct.len();
     let unseen = durable.len() - contents.len();
-    print("\nwhat came of it")?;
+    print("\nresult")?;
     print(&format!(
         "kill -9: the bridge {} times, Kafka {}, NATS {}",
         kills.bridge, kills.kafka, kills.nats
     ))?;
     print(&format!(
-        "{} events sent, {} made durable ({unsent} of them never sent, {twice} twice, {unseen} gone before they were looked at)",
+        "{} events sent, {} made durable ({unsent} of them never sent, {twice} twice, {unseen} deleted before they were read)",
         sent.events,
         durable.len()
     ))?;
@@ -373,7 +374,7 @@ fn report_all(outcome: &Outcome, found: &[Found], seed: u64) -> Result<bool> {
         print(&found.to_string())?;
     }
     let mut balances = true;
-    for (name, sink) in book.sinks() {
+    for (name, sink) in history.sinks() {
         let all = durable.len() as u64;
         let is_right = sink.ledger.stored == all
             && sink.ledger.delivered + sink.ledger.duplicate == all
@@ -388,19 +389,19 @@ fn report_all(outcome: &Outcome, found: &[Found], seed: u64) -> Result<bool> {
             if is_right {
                 ""
             } else {
-                ", which is not what was durable"
+                ", which differs from the durable events"
             }
         ))?;
     }
     print(&format!(
         "{} answers of /status, all balanced; in {} of them the spool was full",
-        book.answers(),
-        book.full()
+        history.answers(),
+        history.full()
     ))?;
-    let is_well = balances && unsent == 0 && twice == 0 && found.iter().all(Found::is_well);
+    let holds = balances && unsent == 0 && twice == 0 && found.iter().all(Found::holds);
     print(&format!(
         "seed {seed}: {}",
-        if is_well { "all is well" } else { "NOT as promised" }
+        if holds { "all guarantees held" } else { "guarantees VIOLATED" }
     ))?;
-    Ok(is_well)
+    Ok(holds)
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: what others install, a tarball and a Debian package, with their checksums.
+//! `cargo xtask dist`: builds the release files, a tarball and a Debian package, with their checksums.
 
 use std::env;
 use std::fs::{self, File};
@@ -10,37 +10,37 @@ use anyhow::{Context, Result};
 use neurobridge_tests::paths::{Scratch, target_dir, workspace_root};
 use neurobridge_tests::program::{Profile, build, cargo};
 
-use crate::shell::{output, print, run_quietly, say};
+use crate::shell::{output, print, run_quietly, log};
 
-/// The version of cargo-deb that the package is made with.
+/// The version of cargo-deb that builds the package.
 const CARGO_DEB_VERSION: &str = "3.8.0";
 
-/// It compiles cargo-deb the first time: a minute and a half of CPU.
+/// The time limit. The first run compiles cargo-deb, which takes a minute and a half of CPU time.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// The shells whose completions are in the packages.
+/// The shells for which the packages contain completions.
 const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
-/// Where to, and of what.
+/// The program to pack, and the output folder.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The program to pack [default: it is built, with --release]
+    /// Program to pack [default: build it with --release]
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// The folder for what is made [default: target/dist]
+    /// Output folder [default: target/dist]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Compresses less, for a trial
+    /// Compress less, for a trial
     #[arg(long)]
     fast: bool,
 }
 
-/// Builds, lays out, packs; the files' names go to standard output.
+/// Builds the program and packs it; the file names are printed to standard output.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let binary = match &args.binary {
         Some(binary) => binary.clone(),
         None => {
-            say("building the program");
+            log("building the program");
             build("neurobridge", "neurobridge", Profile::Release)?
         }
     };
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     fs::create_dir_all(&out).with_context(|| format!("making the folder {}", out.display()))?;
     let out = out.canonicalize()?;
     let scratch = Scratch::new("dist")?;
-    // Named like cargo's own, so that cargo-deb takes it for the target folder.
+    // The name equals that of cargo's folder, so that cargo-deb accepts it as the target folder.
     let made = scratch.join("release");
     make(&binary, &made)?;
     let tarball = tarball(&made, &scratch, &out)?;
@@ -66,8 +66,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The program without its debug information (the names of functions stay, so that a panic can be read), and what it tells of
-/// itself: manual page and completions.
+/// Writes the program without its debug information (function names remain, so that a panic is readable), its manual
+/// page and its completions.
 fn make(binary: &Path, made: &Path) -> Result<()> {
     fs::create_dir_all(made)?;
     let program = made.join("neurobridge");
@@ -78,8 +78,8 @@ fn make(binary: &Path, made: &Path) -> Result<()> {
     )?;
     let tell = |arguments: &[&str], file: &str| {
         let mut command = Command::new(&program);
-        let told = command.args(arguments).stdout(File::create(made.join(file))?);
-        done(&format!("neurobridge {}", arguments.join(" ")), told)
+        let reply = command.args(arguments).stdout(File::create(made.join(file))?);
+        done(&format!("neurobridge {}", arguments.join(" ")), reply)
     };
     tell(&["man"], "neurobridge.1")?;
     for shell in SHELLS {
@@ -88,13 +88,13 @@ fn make(binary: &Path, made: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Everything in one folder, the same bytes for the same content. Returns the file's name.
+/// Packs all files in one folder and returns the file's name. The same content produces the same bytes.
 fn tarball(made: &Path, scratch: &Scratch, out: &Path) -> Result<String> {
     let folder = format!("neurobridge-{}-{}", env!("CARGO_PKG_VERSION"), host()?);
     let root = scratch.join(&folder);
     let copy = |from: &Path, to: &str| -> Result<()> {
         let to = root.join(to);
-        fs::create_dir_all(to.parent().context("a file in a folder")?)?;
+        fs::create_dir_all(to.parent().context("the file has no parent folder")?)?;
         let mut cp = Command::new("cp");
         done("cp", cp.arg("-R").arg(from).arg(to))
     };
@@ -132,7 +132,7 @@ fn tarball(made: &Path, scratch: &Scratch, out: &Path) -> Result<String> {
     Ok(name)
 }
 
-/// The Debian package, as `crates/bridge/Cargo.toml` has it. Returns the file's name.
+/// Builds the Debian package defined in `crates/bridge/Cargo.toml` and returns the file's name.
 fn package(scratch: &Scratch, out: &Path, fast: bool) -> Result<String> {
     let program = cargo_deb()?;
     let file = scratch.join("package");
@@ -142,7 +142,7 @@ fn package(scratch: &Scratch, out: &Path, fast: bool) -> Result<String> {
         .current_dir(workspace_root())
         .env("CARGO_TARGET_DIR", scratch.path())
         .env("SOURCE_DATE_EPOCH", time_of_the_source())
-        // It was stripped already.
+        // The program is already stripped.
         .args([
             "deb",
             "--no-build",
@@ -158,22 +158,23 @@ fn package(scratch: &Scratch, out: &Path, fast: bool) -> Result<String> {
     run_quietly("cargo-deb", &mut command, LIMIT)?;
     let entry = fs::read_dir(&file)?
         .next()
-        .context("cargo-deb has made nothing")??;
-    let name = entry.file_name().into_string().ok().context("a name in ASCII")?;
+        .context("cargo-deb produced no package")??;
+    let name = entry.file_name().into_string().ok().context("the file name is not valid Unicode")?;
     fs::copy(entry.path(), out.join(&name)).with_context(|| format!("writing {name}"))?;
     Ok(name)
 }
 
-/// Where cargo-deb is; compiled where it is not there yet.
+/// Returns the path of cargo-deb, which is compiled if it is missing.
 fn cargo_deb() -> Result<PathBuf> {
     let tools = target_dir().join("tools");
     let root = tools.join(format!("cargo-deb-{CARGO_DEB_VERSION}"));
     let program = root.join("bin/cargo-deb");
     if !program.is_file() {
-        say("getting cargo-deb");
+        log("installing cargo-deb");
         let mut command = cargo();
         command
-            // Without the optimiser and its own compressor: it packs one program, with the xz that dpkg needs as well.
+            // Compiled without optimisation and without its own compressor: it packs one program, with the xz program
+            // that dpkg needs anyway.
             .args([
                 "install",
                 "--quiet",
@@ -191,14 +192,15 @@ fn cargo_deb() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// What the program is compiled for, in Rust's words.
+/// Returns the target triple of this machine.
 fn host() -> Result<String> {
-    let told = output("rustc", &["-vV"]).context("rustc does not tell its version")?;
-    let host = told.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).context("rustc does not tell its host")
+    let reply = output("rustc", &["-vV"]).context("rustc prints no version")?;
+    let host = reply.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("rustc prints no host")
 }
 
-/// Seconds since 1970 of the commit, or what the environment says, as <https://reproducible-builds.org> has it.
+/// Returns the commit time in seconds since 1970, or the value from the environment, as specified by
+/// <https://reproducible-builds.org>.
 fn time_of_the_source() -> String {
     env::var("SOURCE_DATE_EPOCH")
         .ok()
@@ -206,9 +208,9 @@ fn time_of_the_source() -> String {
         .unwrap_or_else(|| "0".to_owned())
 }
 
-/// Runs a program that takes no time.
+/// Runs a program that needs no time limit.
 fn done(name: &str, command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("starting {name}"))?;
-    anyhow::ensure!(status.success(), "{name} ended with {status}");
+    anyhow::ensure!(status.success(), "{name} exited with {status}");
     Ok(())
 }

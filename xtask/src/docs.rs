@@ -1,4 +1,4 @@
-//! `cargo xtask docs`: the documents that are made from the program, so that they tell what it does.
+//! `cargo xtask docs`: generates documents from the program, so that they match its behaviour.
 
 use std::fs;
 use std::process::ExitCode;
@@ -6,16 +6,16 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use neurobridge_tests::{configuration, reference};
 
-use crate::shell::say;
+use crate::shell::log;
 
-/// Writes down what a bridge exports, and what it can be told.
+/// Writes the references of the metrics and of the configuration.
 pub(crate) fn run() -> Result<ExitCode> {
     for (path, text) in [
         (reference::path(), reference::make()?),
         (configuration::path(), configuration::make()?),
     ] {
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-        say(&format!("{} is written", path.display()));
+        log(&format!("{} is written", path.display()));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! The chores of neurobridge, as `cargo xtask …`.
+//! The development tasks of neurobridge, as `cargo xtask …`.
 
 mod bench;
 mod brokers;
@@ -16,43 +16,43 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// The chores of neurobridge.
+/// Development tasks of neurobridge
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", version, about)]
 struct Cli {
     #[command(subcommand)]
-    chore: Chore,
+    chore: Task,
 }
 
 #[derive(Debug, Subcommand)]
-enum Chore {
-    /// Real brokers on this machine: fetched, started, stopped
+enum Task {
+    /// Install, start and stop real brokers on this machine
     #[command(subcommand)]
     Brokers(brokers::Command),
-    /// Every test of the workspace, against real brokers, which are fetched and started first
+    /// Run all tests of the workspace against real brokers, which are installed and started first
     Test(test::Args),
-    /// CPU, memory and latency of the bridge beside bare loops, against real brokers
+    /// Compare CPU, memory and latency of the bridge with bare loops, against real brokers
     Bench(bench::Args),
-    /// The bridge, Kafka and NATS killed, frozen and cut off at random under load; and the audit of every event
+    /// Kill, freeze and disconnect the bridge, Kafka and NATS at random under load, and audit every event
     Chaos(chaos::Args),
-    /// A tarball and a Debian package, with their checksums
+    /// Build a tarball and a Debian package, with their checksums
     Dist(dist::Args),
-    /// Makes the pictures of the documents anew, out of the running program: docs/pictures
+    /// Regenerate the pictures of the documents from the running program: docs/pictures
     #[command(subcommand)]
     Pictures(pictures::Command),
-    /// Writes the documents that are made from the program: docs/metrics.md and docs/configuration.md
+    /// Generate the documents docs/metrics.md and docs/configuration.md from the program
     Docs,
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().chore {
-        Chore::Brokers(command) => brokers::run(command),
-        Chore::Test(args) => test::run(&args),
-        Chore::Bench(args) => bench::run(&args),
-        Chore::Chaos(args) => chaos::run(&args),
-        Chore::Dist(args) => dist::run(&args),
-        Chore::Pictures(command) => pictures::run(&command),
-        Chore::Docs => docs::run(),
+        Task::Brokers(command) => brokers::run(command),
+        Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
+        Task::Chaos(args) => chaos::run(&args),
+        Task::Dist(args) => dist::run(&args),
+        Task::Pictures(command) => pictures::run(&command),
+        Task::Docs => docs::run(),
     };
     match result {
         Ok(code) => code,

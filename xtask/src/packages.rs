@@ -1,4 +1,4 @@
-//! The distribution's packages, on Debian and its kin.
+//! Packages of the distribution, on Debian and its derivatives.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,25 +8,25 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
 
-use crate::shell::{output, run_quietly, say, succeeds};
+use crate::shell::{output, run_quietly, log, succeeds};
 
-/// A slow mirror and a hundred megabytes of Java.
+/// The time limit for a slow mirror and a hundred megabytes of Java.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// Installs the first package of `candidates` that the distribution has.
+/// Installs the first of the `candidates` that the distribution offers.
 ///
 /// # Errors
-/// When there is no apt-get, or no right to use it; the error says what to type.
+/// Returns an error if apt-get is missing or not permitted; the message contains the command to type.
 pub(crate) fn install(reason: &str, candidates: &[&str]) -> Result<()> {
     let names = candidates.join(" or ");
     if !succeeds("apt-get", &["--version"]) {
         bail!(
-            "{reason}, and there is no apt-get to install {names} with: please install it in your system's way"
+            "{reason}, and apt-get is not available to install {names}; install it with your system's package manager"
         );
     }
     let Some(prefix) = privilege() else {
         bail!(
-            "{reason}; type: sudo apt-get update && sudo apt-get install {}",
+            "{reason}; run: sudo apt-get update && sudo apt-get install {}",
             candidates[0]
         );
     };
@@ -36,14 +36,14 @@ pub(crate) fn install(reason: &str, candidates: &[&str]) -> Result<()> {
         package = candidates.iter().find(|name| is_available(name));
     }
     let Some(package) = package else {
-        bail!("{reason}, and the distribution has no {names}: please install it yourself");
+        bail!("{reason}, and the distribution has no package {names}; install it manually");
     };
     let arguments = ["install", "-q", "-y", "--no-install-recommends", package];
     let name = format!("apt-get install {package}");
     if let Err(error) = apt(prefix, &name, &arguments) {
-        // The lists may be older than what the mirror still has.
-        say(&format!(
-            "{name} failed, trying again with new lists: {}",
+        // The package lists may name files that the mirror no longer has.
+        log(&format!(
+            "{name} failed; retrying with new package lists: {}",
             error.root_cause()
         ));
         apt(prefix, "apt-get update", &["update", "-q"])?;
@@ -52,20 +52,20 @@ pub(crate) fn install(reason: &str, candidates: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Unpacks a package of the distribution into the folder `into`, without installing it: that takes no rights, and starts
-/// no service on this machine.
+/// Unpacks a package of the distribution into the folder `into` without installing it, which needs no privileges and
+/// starts no service.
 ///
 /// # Errors
-/// When there is no apt-get, or it does not know the package; the error says what to type.
+/// Returns an error if apt-get is missing or does not know the package; the message contains the command to type.
 pub(crate) fn unpack(reason: &str, package: &str, into: &Path) -> Result<()> {
     if !succeeds("apt-get", &["--version"]) {
         bail!(
-            "{reason}, and there is no apt-get to get {package} with: please install it in your system's way"
+            "{reason}, and apt-get is not available to download {package}; install it with your system's package manager"
         );
     }
     if !is_available(package) {
         let Some(prefix) = privilege() else {
-            bail!("{reason}; type: sudo apt-get update && sudo apt-get install {package}");
+            bail!("{reason}; run: sudo apt-get update && sudo apt-get install {package}");
         };
         apt(prefix, "apt-get update", &["update", "-q"])?;
     }
@@ -75,27 +75,27 @@ pub(crate) fn unpack(reason: &str, package: &str, into: &Path) -> Result<()> {
     }
     fs::create_dir_all(&work).with_context(|| format!("making the folder {}", work.display()))?;
     let name = format!("apt-get download {package}");
-    say(&name);
+    log(&name);
     let mut download = Command::new("apt-get");
     download.args(["download", "-q", package]).current_dir(&work);
     run_quietly(&name, &mut download, LIMIT)
-        .with_context(|| format!("{reason}; type: sudo apt-get update && sudo apt-get install {package}"))?;
+        .with_context(|| format!("{reason}; run: sudo apt-get update && sudo apt-get install {package}"))?;
     let archive = only_file(&work)?;
     let mut unpack = Command::new("dpkg-deb");
     unpack.arg("--extract").arg(&archive).arg(work.join("root"));
     run_quietly("dpkg-deb", &mut unpack, LIMIT)?;
-    // Whole or not at all: what was interrupted does not look like a program that is there.
+    // The rename is atomic: an interrupted download leaves nothing that looks like a program.
     fs::rename(work.join("root"), into).with_context(|| format!("moving {package} to {}", into.display()))?;
     fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))
 }
 
 fn only_file(dir: &Path) -> Result<PathBuf> {
     let mut entries = fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))?;
-    let entry = entries.next().context("apt-get brought nothing")??;
+    let entry = entries.next().context("apt-get downloaded no file")??;
     Ok(entry.path())
 }
 
-/// What to put before `apt-get`: nothing as root, sudo where it asks for no password.
+/// Returns the words to put before `apt-get`: none as root, or sudo if it needs no password.
 fn privilege() -> Option<&'static [&'static str]> {
     if geteuid().is_root() {
         return Some(&[]);
@@ -113,7 +113,7 @@ fn is_available(package: &str) -> bool {
 }
 
 fn apt(prefix: &[&str], name: &str, arguments: &[&str]) -> Result<()> {
-    say(name);
+    log(name);
     let words: Vec<&str> = prefix
         .iter()
         .copied()

@@ -7,14 +7,14 @@ use neurobridge_tests::prometheus::PrometheusInstallation;
 
 use crate::packages;
 
-/// Fetches Prometheus where there is none yet.
+/// Downloads Prometheus if it is missing.
 pub(crate) fn install() -> Result<()> {
     if PrometheusInstallation::find().is_ok() {
         return Ok(());
     }
     let dir = PrometheusInstallation::fetched_dir();
-    let parent = dir.parent().context("the place of Prometheus has no folder")?;
+    let parent = dir.parent().context("the path of Prometheus has no parent folder")?;
     fs::create_dir_all(parent).with_context(|| format!("making the folder {}", parent.display()))?;
-    packages::unpack("there is no Prometheus", "prometheus", &dir)?;
+    packages::unpack("Prometheus is missing", "prometheus", &dir)?;
     PrometheusInstallation::find().map(drop)
 }

@@ -1,4 +1,4 @@
-//! Running other programs, with their output in sight and a limit on their time.
+//! Runs other programs, with a log of their output and a time limit.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,23 +10,23 @@ use anyhow::{Context, Result, bail};
 use neurobridge_tests::paths::target_dir;
 use neurobridge_tests::process::Process;
 
-/// Says on standard error what is about to take its time.
-pub(crate) fn say(what: &str) {
+/// Prints progress to standard error.
+pub(crate) fn log(what: &str) {
     eprintln!("xtask: {what}");
 }
 
-/// Writes a line of the chore's result to standard output.
+/// Prints a line of a task's result to standard output.
 ///
 /// # Errors
-/// When nobody reads it any more.
+/// Returns an error if standard output is closed.
 pub(crate) fn print(line: &str) -> Result<()> {
     writeln!(io::stdout().lock(), "{line}").context("writing to standard output")
 }
 
-/// Runs a program that gets something; its output goes to a log, of which an error shows the tail.
+/// Runs an installation command. Its output is written to a log; an error contains the end of that log.
 ///
 /// # Errors
-/// When it can't be started, ends with anything but 0, or takes longer than `limit`.
+/// Returns an error if the program cannot be started, exits with a status other than 0, or takes longer than `limit`.
 pub(crate) fn run_quietly(name: &str, command: &mut Command, limit: Duration) -> Result<()> {
     let dir = target_dir().join("brokers").join("logs");
     fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
@@ -37,7 +37,7 @@ pub(crate) fn run_quietly(name: &str, command: &mut Command, limit: Duration) ->
     let status = process.wait(limit)?;
     if !status.success() {
         bail!(
-            "{name} ended with {status} after {:.0?}; {}",
+            "{name} exited with {status} after {:.0?}; {}",
             started.elapsed(),
             process.log_tail()
         );
@@ -45,7 +45,7 @@ pub(crate) fn run_quietly(name: &str, command: &mut Command, limit: Duration) ->
     Ok(())
 }
 
-/// Returns whether a program ends with 0; its output is thrown away.
+/// Returns whether a program exits with 0; its output is discarded.
 pub(crate) fn succeeds(program: impl AsRef<Path>, args: &[&str]) -> bool {
     let mut command = Command::new(program.as_ref());
     command
@@ -56,7 +56,7 @@ pub(crate) fn succeeds(program: impl AsRef<Path>, args: &[&str]) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Returns what a program prints, or nothing when it fails or is not there.
+/// Returns the output of a program, or `None` if it fails or is missing.
 pub(crate) fn output(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program)
         .args(args)

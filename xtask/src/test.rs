@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test of the workspace, against real brokers.
+//! `cargo xtask test`: runs all tests of the workspace against real brokers.
 
 use std::env;
 use std::fs;
@@ -18,49 +18,49 @@ use neurobridge_tests::{browser, prometheus::SKIP_WORD};
 use serde::Deserialize;
 
 use crate::brokers::{Provided, provide};
-use crate::shell::say;
+use crate::shell::log;
 use crate::{chromium, prometheus};
 
-/// So many tests at a time at least: the long ones wait for brokers more than they compute.
+/// The minimum number of parallel tests, because the long ones mostly wait for brokers.
 const LEAST_THREADS: usize = 4;
-/// By this the test harness is told.
+/// The variable from which the test harness reads the number of threads.
 const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
 
-/// Starts the test programs with no signal ignored. The bridge leaves a signal ignored that was ignored at its start, as SIGINT is
-/// in a script's background jobs and SIGHUP under `nohup`, and the tests send both.
+/// Starts the test programs without ignored signals. The bridge respects a signal that was ignored at its start, as
+/// SIGINT is in a script's background jobs and SIGHUP under `nohup`, but the tests send both.
 const SIGNALS_RUNNER: &str =
     r#"target."cfg(target_os = \"linux\")".runner = ["env", "--default-signal=HUP,INT,TERM"]"#;
 
-/// Which tests.
+/// The tests to run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 NEUROBRIDGE_TEST_KAFKA=host:port and NEUROBRIDGE_TEST_NATS=url name brokers to use instead of new ones.
 NEUROBRIDGE_TEST_SKIP=kafka,nats,prometheus,chromium skips the tests that need these, and says which.")]
 pub(crate) struct Args {
-    /// The packages whose tests to run; the whole workspace, when none is given
+    /// Packages to test [default: the whole workspace]
     #[arg(short, long)]
     package: Vec<String>,
-    /// Parts of the names of the tests to run; all of them, when none is given
+    /// Parts of test names [default: all tests]
     filters: Vec<String>,
 }
 
-/// Builds, starts the brokers, runs the tests, and stops the brokers whatever came of it.
+/// Builds, starts the brokers, runs the tests, and stops the brokers regardless of the result.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     sweep_scratch()?;
     let binary = build_tests(args)?;
     let scratch = Scratch::new("test")?;
     let skipped = scratch.join("skipped");
     let brokers = start_brokers()?;
-    // Without it only the tests that need it fail, each with the way to get it.
+    // Without Chromium only the tests that need it fail, each with the command that installs it.
     if !is_skipped(SKIP_WORD)
         && let Err(error) = prometheus::install()
     {
-        say(&format!("{error:#}"));
+        log(&format!("{error:#}"));
     }
     if !is_skipped(browser::SKIP_WORD)
         && let Err(error) = chromium::install()
     {
-        say(&format!("{error:#}"));
+        log(&format!("{error:#}"));
     }
 
     let mut cargo = cargo_test(args);
@@ -79,47 +79,49 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for (broker, provided) in &brokers {
         cargo.env(broker.variable(), provided.address());
     }
-    // A group of its own, that ends with this program however it is ended: the tests would go on without their brokers.
+    // A separate process group, which is killed together with this program; otherwise the tests would continue without
+    // brokers.
     let mut tests = cargo.process_group(0).spawn().context("starting cargo")?;
     let guardian = Guardian::of_group(tests.id())?;
-    let status = tests.wait().context("awaiting the tests")?;
+    let status = tests.wait().context("waiting for the tests")?;
     guardian.retire();
     drop(brokers);
-    say_skipped(&skipped);
+    print_skipped(&skipped);
     if status.success() {
-        say("all tests passed");
+        log("all tests passed");
         return Ok(ExitCode::SUCCESS);
     }
-    say(&format!("`cargo test` ended with {status}"));
+    log(&format!("`cargo test` exited with {status}"));
     Ok(ExitCode::FAILURE)
 }
 
-/// Compiles before any broker runs: both want all cores, and a mistake in the code should not wait for a broker.
+/// Compiles before any broker runs, because both use all cores, and because a compile error should not wait for a
+/// broker.
 fn build_tests(args: &Args) -> Result<Option<PathBuf>> {
-    say("building the tests");
+    log("building the tests");
     let mut cargo = cargo_test(args);
     cargo
         .args(["--no-run", "--message-format=json-render-diagnostics"])
         .stdout(Stdio::piped());
     let mut child = cargo.spawn().context("starting cargo")?;
-    let output = child.stdout.take().context("a pipe was asked for")?;
+    let output = child.stdout.take().context("the pipe is missing")?;
     let mut program = None;
     for message in serde_json::Deserializer::from_reader(BufReader::new(output)).into_iter::<Message>() {
-        let message = message.context("reading what cargo says")?;
+        let message = message.context("reading cargo's messages")?;
         program = message.program().or(program);
     }
-    let status = child.wait().context("awaiting cargo")?;
+    let status = child.wait().context("waiting for cargo")?;
     if !status.success() {
-        bail!("the tests could not be built: cargo ended with {status}");
+        bail!("cannot build the tests: cargo exited with {status}");
     }
     if program.is_none() && args.package.is_empty() {
-        // Cargo builds a package's programs beside its tests only while it has integration tests.
+        // Cargo builds a package's programs next to its tests only if the package has integration tests.
         program = Some(build("neurobridge", "neurobridge", Profile::Dev)?);
     }
     Ok(program)
 }
 
-/// Returns whether `env` is one that resets signals: that of GNU, since version 8.31.
+/// Returns whether `env` can reset signals, as GNU's can since version 8.31.
 fn can_reset_signals() -> bool {
     let status = Command::new("env")
         .args(["--default-signal=HUP", "true"])
@@ -154,15 +156,15 @@ fn is_skipped(word: &str) -> bool {
     skipped.split(',').any(|skipped| skipped.trim() == word)
 }
 
-/// The lines went by between those of the tests; here they are again, where they are seen.
-fn say_skipped(file: &Path) {
+/// Repeats the skipped tests at the end, because their lines were lost among those of the other tests.
+fn print_skipped(file: &Path) {
     let lines = fs::read_to_string(file).unwrap_or_default();
     for line in lines.lines() {
-        say(line);
+        log(line);
     }
 }
 
-/// The part of cargo's messages that tells where a program was put.
+/// The part of cargo's messages that contains the path of a built program.
 #[derive(Debug, Deserialize)]
 struct Message {
     reason: String,
@@ -198,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_program_among_the_messages() {
+    fn program_is_found_in_cargo_messages() {
         let program = r#"{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"neurobridge","src_path":"x"},
             "profile":{"opt_level":"0","test":false},"executable":"/t/neurobridge","fresh":true}"#;
         let parse = |text: &str| serde_json::from_str::<Message>(text).unwrap().program();

@@ -1,8 +1,8 @@
-//! Reads back all that a broker holds of the events of one spool, and prints the fingerprint of each copy, a line each,
-//! in the order in which a consumer gets them.
+//! Reads all events of one spool that a broker stores, and prints the fingerprint of each copy on one line, in the
+//! order in which a consumer receives them.
 //!
-//! `read-back (kafka BOOTSTRAP TOPIC|nats URL STREAM) SPOOL`: a program of its own, so that the chores need no broker
-//! clients. What is no event of that spool is an error.
+//! `read-back (kafka BOOTSTRAP TOPIC|nats URL STREAM) SPOOL` is a separate program, so that the development tasks need
+//! no broker clients. A record that is not an event of that spool is an error.
 
 use std::borrow::Cow;
 use std::env;
@@ -15,9 +15,9 @@ use neurobridge_tests::kafka::records::each_record;
 use neurobridge_tests::nats::messages::each_message;
 use serde::Deserialize;
 
-/// A day of events can be read in that time.
+/// Long enough to read the events of a day.
 const LIMIT: Duration = Duration::from_secs(3600);
-/// Between two messages.
+/// The longest wait for the next message.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> Result<()> {
@@ -44,7 +44,7 @@ fn main() -> Result<()> {
             )
             .with_context(|| format!("message {} of the stream", message.place))
         })?,
-        other => bail!("the broker is kafka or nats, not {other}"),
+        other => bail!("unknown broker {other}; expected kafka or nats"),
     }
     out.flush().context("writing to standard output")
 }
@@ -55,16 +55,16 @@ fn fingerprint(spool: &str, sequence: Option<&str>, id: Option<&str>, entry: &[u
         #[serde(borrow)]
         pid: Option<Cow<'a, str>>,
     }
-    let sequence = sequence.context("no sequence")?;
+    let sequence = sequence.context("the record has no sequence")?;
     let number = sequence
         .strip_prefix(spool)
         .and_then(|rest| rest.strip_prefix(':')?.parse().ok())
-        .with_context(|| format!("the sequence {sequence} is none of the spool {spool}"))?;
-    let entry = str::from_utf8(entry).context("the body is no text")?;
-    let Entry { pid } = serde_json::from_str(entry).context("the body is no entry")?;
+        .with_context(|| format!("the sequence {sequence} is not from the spool {spool}"))?;
+    let entry = str::from_utf8(entry).context("the body is not UTF-8")?;
+    let Entry { pid } = serde_json::from_str(entry).context("the body is not an entry")?;
     Ok(Fingerprint::of(
         number,
-        id.context("no id")?,
+        id.context("the record has no id")?,
         entry,
         pid.as_deref(),
     ))

@@ -1,24 +1,24 @@
-//! What a screen reader is told of a page.
+//! The accessibility tree of a page, as screen readers use it.
 
 use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// Something on a page.
+/// A node of the accessibility tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// What it is: `heading`, `button`, `region`.
+    /// The role, such as `heading`, `button` or `region`.
     pub role: String,
-    /// Its name.
+    /// The accessible name.
     pub name: String,
 }
 
-/// All that is not ignored, from the top down.
+/// Returns all nodes that are not ignored, in document order.
 pub(super) fn nodes(tree: &Value) -> Result<Vec<Node>> {
     let list = tree["nodes"]
         .as_array()
-        .context("an accessibility tree without nodes")?;
+        .context("the accessibility tree has no nodes")?;
     let by_id: HashMap<&str, &Value> = list
         .iter()
         .filter_map(|node| Some((node["nodeId"].as_str()?, node)))

@@ -1,4 +1,4 @@
-//! Where Chromium is on this machine.
+//! Finds Chromium on this machine.
 
 use std::env;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 
 use crate::shared::{SKIP_VARIABLE, skipped_by_name};
 
-/// The word for it in [`SKIP_VARIABLE`].
+/// The word for Chromium in [`SKIP_VARIABLE`].
 pub const SKIP_WORD: &str = "chromium";
 
-/// The names under which distributions install it.
+/// The names of the program in different distributions.
 const NAMES: [&str; 4] = [
     "chromium",
     "chromium-browser",
@@ -18,10 +18,10 @@ const NAMES: [&str; 4] = [
     "google-chrome",
 ];
 
-/// Finds the program.
+/// Finds the Chromium program.
 ///
 /// # Errors
-/// When there is none; the error says which command gets it.
+/// Returns an error if there is none; the error contains the command that installs it.
 pub fn chromium() -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     for name in NAMES {
@@ -33,14 +33,14 @@ pub fn chromium() -> Result<PathBuf> {
         }
     }
     bail!(
-        "there is no Chromium here; `cargo xtask test` installs it where it may, `sudo apt-get install chromium` does elsewhere"
+        "Chromium is missing; `cargo xtask test` installs it if permitted, otherwise run `sudo apt-get install chromium`"
     );
 }
 
-/// Finds it for a test; nothing when the test is to be skipped.
+/// Finds Chromium for a test; returns `None` if the test is to be skipped.
 ///
 /// # Panics
-/// When there is none.
+/// Panics if there is no Chromium.
 pub fn for_test() -> Option<PathBuf> {
     if skipped_by_name(SKIP_WORD) {
         return None;

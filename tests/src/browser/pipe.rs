@@ -1,4 +1,4 @@
-//! The DevTools protocol over two named pipes: JSON with a zero byte behind each message.
+//! The DevTools protocol over two named pipes: JSON messages, each terminated by a zero byte.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -15,16 +15,16 @@ use serde_json::{Value, json};
 use crate::paths::Scratch;
 use crate::poll::Patience;
 
-/// A browser on a busy machine takes seconds to start.
+/// A browser may need seconds to start on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks at the limit.
+/// The interval of the limit checks.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// Answers and events that were not taken up yet; the browser waits when there are more.
+/// The capacity for unread responses and events; the browser waits when it is full.
 const WAITING: usize = 1024;
-/// Events that are kept. A page has a few dozen of those that are wanted.
+/// The number of stored events. A page causes a few dozen events of the relevant types.
 const KEPT: usize = 10_000;
 
-/// One end of a conversation with a browser.
+/// The client side of a connection to a browser.
 #[derive(Debug)]
 pub(super) struct Pipe {
     commands: File,
@@ -35,7 +35,7 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    /// Makes both pipes in `dir`; their paths are for the browser: whence it reads, and where it writes.
+    /// Creates both pipes in `dir`, and returns the paths from which the browser reads and to which it writes.
     pub(super) fn open(dir: &Scratch) -> Result<(Self, [PathBuf; 2])> {
         let [commands, answers] = ["commands", "answers"].map(|name| dir.join(name));
         for path in [&commands, &answers] {
@@ -55,7 +55,7 @@ impl Pipe {
         Ok((pipe, [commands, answers]))
     }
 
-    /// Calls a method, of a page's session or of the browser itself, and waits for its result.
+    /// Calls a method of a page's session, or of the browser itself, and waits for the result.
     pub(super) fn call(&mut self, session: Option<&str>, method: &str, parameters: Value) -> Result<Value> {
         self.last_id += 1;
         let mut command = json!({ "id": self.last_id, "method": method, "params": parameters });
@@ -63,7 +63,7 @@ impl Pipe {
             command["sessionId"] = session.into();
         }
         write!(self.commands, "{command}\0").context("writing to the browser")?;
-        let mut patience = Patience::new(format!("the browser's answer to {method}"), LIMIT);
+        let mut patience = Patience::new(format!("the browser's response to {method}"), LIMIT);
         loop {
             let mut message = match self.messages.recv_timeout(INTERVAL) {
                 Ok(message) => message,
@@ -71,7 +71,7 @@ impl Pipe {
                     patience.check()?;
                     continue;
                 }
-                Err(RecvTimeoutError::Disconnected) => bail!("the browser ended before it answered {method}"),
+                Err(RecvTimeoutError::Disconnected) => bail!("the browser exited before it answered {method}"),
             };
             if message["id"] != self.last_id {
                 self.keep(message);
@@ -84,7 +84,7 @@ impl Pipe {
         }
     }
 
-    /// The events so far.
+    /// Returns the events received so far.
     pub(super) fn events(&self) -> &[Value] {
         &self.events
     }
@@ -106,12 +106,12 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        // The thread waits for a message, of which there are no more: an empty one ends it.
+        // The reading thread waits for a message that will not come; an empty message ends the thread.
         let _ = both_ways(&self.answers).and_then(|mut answers| Ok(answers.write_all(b"\0")?));
     }
 }
 
-/// Opened both ways a pipe is open at once, whether the browser is there or not.
+/// Opens a pipe for both reading and writing, which does not wait for the browser to open it.
 fn both_ways(path: &Path) -> Result<File> {
     OpenOptions::new()
         .read(true)

@@ -1,4 +1,5 @@
-//! Topics: made, changed, removed, by a client in this process (milliseconds, where Kafka's own tools take a second).
+//! Creates, changes and deletes topics with a client in this process, which takes milliseconds instead of the second of
+//! Kafka's tools.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,16 +16,16 @@ use rdkafka::types::RDKafkaErrorCode;
 use super::retry::{METADATA_TIMEOUT, code_of, is_temporary, was_perhaps_done};
 use crate::poll::{block_on, wait_for, wait_until};
 
-/// For one request; a temporary refusal is followed by another one.
+/// The timeout of one request, which is repeated after a temporary error.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// For a request that a broker refuses for a moment, and for its effect to be seen.
+/// The time limit for a request with temporary errors, and for its effect to be visible.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Administers the topics of one broker.
+/// Administers the topics of a broker.
 pub struct KafkaAdmin {
     bootstrap: String,
-    /// Replaced after each temporary refusal: a client that was told of no broker may never connect again.
+    /// Replaced after each temporary error: a client that received metadata without brokers may never connect again.
     client: Mutex<Client>,
     options: AdminOptions,
 }
@@ -32,10 +33,10 @@ pub struct KafkaAdmin {
 type Client = AdminClient<DefaultClientContext>;
 
 impl KafkaAdmin {
-    /// Makes a client of the broker at `host:port`, over plain text. It connects when first used.
+    /// Creates a client of the broker at `host:port`, without encryption. It connects when it is first used.
     ///
     /// # Errors
-    /// When librdkafka refuses the address.
+    /// Returns an error if librdkafka refuses the address.
     pub fn new(bootstrap: &str) -> Result<Self> {
         let options = AdminOptions::new()
             .request_timeout(Some(REQUEST_TIMEOUT))
@@ -47,10 +48,10 @@ impl KafkaAdmin {
         })
     }
 
-    /// Creates a topic of one replica and waits until it can be written to.
+    /// Creates a topic with one replica and waits until it accepts records.
     ///
     /// # Errors
-    /// When it exists already, or the broker refuses.
+    /// Returns an error if the topic exists already, or if the broker refuses.
     pub fn create_topic(&self, topic: &str, partitions: u16, config: &[(&str, &str)]) -> Result<()> {
         let mut new = NewTopic::new(topic, i32::from(partitions), TopicReplication::Fixed(1));
         for (key, value) in config {
@@ -67,10 +68,10 @@ impl KafkaAdmin {
         })
     }
 
-    /// Deletes a topic and waits until the broker knows it no longer.
+    /// Deletes a topic and waits until the broker no longer lists it.
     ///
     /// # Errors
-    /// When there is no such topic, or the broker refuses.
+    /// Returns an error if the topic does not exist, or if the broker refuses.
     pub fn delete_topic(&self, topic: &str) -> Result<()> {
         self.request(
             &format!("deleting the topic {topic}"),
@@ -82,10 +83,10 @@ impl KafkaAdmin {
         })
     }
 
-    /// Raises the number of a topic's partitions.
+    /// Increases the number of a topic's partitions.
     ///
     /// # Errors
-    /// When the topic has as many already, or the broker refuses.
+    /// Returns an error if the topic has this many partitions already, or if the broker refuses.
     pub fn grow_topic(&self, topic: &str, partitions: u16) -> Result<()> {
         let new = NewPartitions::new(topic, usize::from(partitions));
         self.request(
@@ -99,10 +100,10 @@ impl KafkaAdmin {
         })
     }
 
-    /// Replaces a topic's configuration: entries that are not named go back to their defaults.
+    /// Replaces a topic's configuration; entries that are not listed return to their defaults.
     ///
     /// # Errors
-    /// When the broker refuses.
+    /// Returns an error if the broker refuses.
     pub fn configure_topic(&self, topic: &str, config: &[(&str, &str)]) -> Result<()> {
         let mut change = AlterConfig::new(ResourceSpecifier::Topic(topic));
         for (key, value) in config {
@@ -112,13 +113,13 @@ impl KafkaAdmin {
             let results = block_on(client.alter_configs([&change], &self.options));
             first(results.map(|results| results.into_iter().map(|result| result.map_err(|(_, code)| code))))
         })?;
-        // The controller has it; the broker learns of it a moment later.
+        // The controller applies the change first, and the broker a moment later.
         wait_until("the broker to know a topic's configuration", LIMIT, || {
             self.is_configured(topic, config)
         })
     }
 
-    /// Sends a request until the broker accepts it or refuses it for good.
+    /// Repeats a request until the broker accepts it or refuses it permanently.
     fn request(
         &self,
         what: &str,
@@ -139,7 +140,8 @@ impl KafkaAdmin {
     }
 
     fn renew(&self) {
-        // The address was good for the first client; without memory for another one, that one stays.
+        // The address was valid for the first client. If no other client can be created for lack of memory, the current
+        // one stays.
         if let Ok(client) = connect(&self.bootstrap) {
             *self.client() = client;
         }
@@ -158,12 +160,13 @@ impl KafkaAdmin {
         config.iter().all(is_so)
     }
 
-    /// Returns how many of a topic's partitions have a leader; 0 when there is no such topic.
+    /// Returns the number of a topic's partitions that have a leader, or 0 if the topic does not exist.
     pub fn leaders(&self, topic: &str) -> usize {
         self.known_leaders(topic).unwrap_or(0)
     }
 
-    /// Returns how many brokers the cluster's metadata lists; nothing when no broker answers. A fenced broker is not listed.
+    /// Returns the number of brokers in the cluster's metadata, or `None` if no broker answers. A fenced broker is not
+    /// included.
     pub fn brokers(&self) -> Option<usize> {
         let metadata = self.client().inner().fetch_metadata(None, METADATA_TIMEOUT);
         let Ok(metadata) = metadata else {
@@ -177,7 +180,7 @@ impl KafkaAdmin {
         Some(brokers)
     }
 
-    /// Nothing when the broker does not know at the moment.
+    /// Returns `None` if the broker temporarily does not know.
     fn known_leaders(&self, topic: &str) -> Option<usize> {
         let metadata = self
             .client()
@@ -209,8 +212,8 @@ fn connect(bootstrap: &str) -> Result<Client> {
         .with_context(|| format!("making a client of {bootstrap}"))
 }
 
-/// Sends a request until the broker accepts it or refuses it for good. `done` is the refusal of a repeated request whose first
-/// answer was lost.
+/// Repeats a request until the broker accepts it or refuses it permanently. `done` is the error of a repeated request
+/// whose first response was lost.
 fn request(
     what: &str,
     done: Option<RDKafkaErrorCode>,
@@ -234,14 +237,14 @@ fn request(
     })
 }
 
-/// Returns the outcome of a request about one topic.
+/// Returns the result of a request about one topic.
 fn names(
     results: KafkaResult<Vec<Result<String, (String, RDKafkaErrorCode)>>>,
 ) -> Result<(), RDKafkaErrorCode> {
     first(results.map(|results| results.into_iter().map(|result| result.map_err(|(_, code)| code))))
 }
 
-/// Returns the first of the outcomes: each request here has one.
+/// Returns the only result, because each request here has exactly one.
 fn first<T>(
     results: KafkaResult<impl Iterator<Item = Result<T, RDKafkaErrorCode>>>,
 ) -> Result<(), RDKafkaErrorCode> {
@@ -267,14 +270,14 @@ mod tests {
     }
 
     #[test]
-    fn temporary_refusals_are_sent_again() {
+    fn request_is_repeated_after_temporary_errors() {
         let (result, sent) = answered(&[Err(InvalidReplicationFactor), Err(RequestTimedOut), Ok(())]);
         result.unwrap();
         assert_eq!(sent, 3);
     }
 
     #[test]
-    fn an_existing_topic_is_an_error_unless_an_answer_was_lost() {
+    fn existing_topic_is_an_error_on_the_first_request() {
         answered(&[Err(RequestTimedOut), Err(TopicAlreadyExists)])
             .0
             .unwrap();

@@ -4,17 +4,18 @@ use anyhow::Result;
 
 use super::{Kafka, KafkaOptions, Member};
 
-/// A cluster of three: the first is the controller too, the others may be struck while the cluster goes on.
+/// A cluster of three brokers. The first is also the controller; tests may stop the others while the cluster keeps
+/// running.
 #[derive(Debug)]
 pub struct KafkaCluster {
     brokers: Vec<Kafka>,
 }
 
 impl KafkaCluster {
-    /// Starts three brokers with the same options, one after the other, and waits until each answers.
+    /// Starts three brokers with the same options in sequence, and waits until each answers.
     ///
     /// # Errors
-    /// As [`Kafka::start`].
+    /// Returns an error in the same cases as [`Kafka::start`].
     pub fn start(options: &KafkaOptions) -> Result<Self> {
         let first = Kafka::start(options.clone())?;
         let controller = first.ports.controller;
@@ -28,13 +29,13 @@ impl KafkaCluster {
         Ok(Self { brokers })
     }
 
-    /// Returns `host:port` of all brokers, with commas between them.
+    /// Returns `host:port` of all brokers, separated by commas.
     pub fn bootstrap(&self) -> String {
         let addresses: Vec<String> = self.brokers.iter().map(Kafka::bootstrap).collect();
         addresses.join(",")
     }
 
-    /// Returns the brokers that are no controller, to be stopped, killed, frozen.
+    /// Returns the brokers other than the controller, which tests may stop, kill and freeze.
     pub fn followers(&mut self) -> &mut [Kafka] {
         &mut self.brokers[1..]
     }

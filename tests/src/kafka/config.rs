@@ -1,35 +1,35 @@
-//! The broker's configuration: listeners, ports, properties.
+//! The broker's configuration: listeners, ports and properties.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// How a broker of one's own is to be.
+/// The options of a separate broker.
 #[derive(Debug, Clone)]
 pub struct KafkaOptions {
-    /// Adds the listeners with TLS and SASL. None by default.
+    /// The settings of additional listeners with TLS and SASL. Default: none.
     pub secure: Option<Secure>,
-    /// Refuses what is not granted, to all but the clients of [`Listener::Plaintext`], who are super-users. Off by
-    /// default.
+    /// Whether operations need a permission, except for the clients of [`Listener::Plaintext`], which are superusers.
+    /// Default: false.
     pub authorizer: bool,
-    /// Further lines of `server.properties`; they win over the ones written here.
+    /// Additional lines of `server.properties`, which override the generated ones.
     pub properties: Vec<(String, String)>,
-    /// The Java heap's limit. 512 by default: the broker takes about 350 MiB of memory with it.
+    /// The limit of the Java heap in MiB. Default: 512, with which the broker needs about 350 MiB of memory.
     pub heap_mib: u32,
-    /// Lets Java compile hot code with its second compiler: for measurements. Off by default, since it takes the
-    /// cores from what is tested.
+    /// Whether Java uses its second compiler for hot code, which is needed for measurements. Default: false, because it
+    /// takes CPU time from the tested program.
     pub optimised: bool,
-    /// Places a relay between the broker and its controller, for [`super::Kafka::fence`]. Off by default.
+    /// Whether a relay connects the broker with its controller, for [`super::Kafka::fence`]. Default: false.
     pub fenceable: bool,
-    /// Makes it a broker of a cluster whose controller another one is. None by default.
+    /// Makes the broker a member of another broker's cluster. Default: none.
     pub member: Option<Member>,
 }
 
-/// A broker without a controller of its own.
+/// A broker without its own controller.
 #[derive(Debug, Clone, Copy)]
 pub struct Member {
-    /// Its id among the brokers.
+    /// The node id in the cluster.
     pub node: u16,
-    /// The port of the controller that it follows.
+    /// The port of the cluster's controller.
     pub controller: u16,
 }
 
@@ -48,8 +48,8 @@ impl Default for KafkaOptions {
 }
 
 impl KafkaOptions {
-    /// For a broker that many tests share and none of them kills or freezes: it is not fenced when a busy machine lets it miss
-    /// its heartbeats, since then it would refuse the topics of all tests for a moment.
+    /// Returns the options of a broker that many tests share and that none of them kills or freezes. It is not fenced
+    /// when it misses heartbeats on a busy machine, because it would then temporarily refuse the topics of all tests.
     #[must_use]
     pub fn shared() -> Self {
         Self::default().property("broker.session.timeout.ms", "60000")
@@ -63,36 +63,36 @@ impl KafkaOptions {
     }
 }
 
-/// What the listeners with TLS and SASL need.
+/// The settings of the listeners with TLS and SASL.
 #[derive(Debug, Clone)]
 pub struct Secure {
-    /// PEM: the server's PKCS#8 key, its certificate, the authority's certificate, one after the other.
+    /// A PEM file with the server's PKCS#8 key, its certificate and the authority's certificate, in this order.
     pub keystore: PathBuf,
-    /// PEM: the authority whose client certificates are taken.
+    /// A PEM file with the authority whose client certificates are accepted.
     pub truststore: PathBuf,
-    /// Names and passwords, good for PLAIN and for both kinds of SCRAM; a user's principal is `User:<name>`.
+    /// User names and passwords for PLAIN and both kinds of SCRAM; the principal of a user is `User:<name>`.
     pub users: Vec<(String, String)>,
 }
 
 /// The broker's listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listener {
-    /// Neither encryption nor authentication; the principal is `User:ANONYMOUS`, always a super-user.
+    /// Without encryption and authentication; the principal is `User:ANONYMOUS`, always a superuser.
     Plaintext,
-    /// TLS, the client unknown (`User:ANONYMOUS` too, and so a super-user).
+    /// TLS without client authentication; the principal is `User:ANONYMOUS`, and therefore a superuser.
     Tls,
-    /// TLS with a client certificate required; the principal is `User:CN=<name>`.
+    /// TLS with a required client certificate; the principal is `User:CN=<name>`.
     MutualTls,
-    /// TLS, then SASL by PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
+    /// TLS and SASL with PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
     SaslTls,
-    /// The same SASL without TLS.
+    /// The same SASL mechanisms without TLS.
     SaslPlaintext,
 }
 
 impl Listener {
     const SECURE: [Self; 4] = [Self::Tls, Self::MutualTls, Self::SaslTls, Self::SaslPlaintext];
 
-    /// The name in the broker's configuration, in capitals.
+    /// Returns the listener's name in the broker's configuration.
     fn name(self) -> &'static str {
         match self {
             Self::Plaintext => "PLAINTEXT",
@@ -113,7 +113,7 @@ impl Listener {
     }
 }
 
-/// The ports of a broker, kept over its restarts.
+/// The ports of a broker, which stay the same after a restart.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ports {
     pub(super) controller: u16,
@@ -135,8 +135,8 @@ impl Ports {
     }
 }
 
-/// Logs to standard output, where the owner of the process collects it. The controller's and the log's own chatter
-/// is left out: a tail of a log should show the reason of a failure.
+/// Logs to standard output, which the owner of the process stores. Routine messages of the controller and the log are
+/// omitted, so that the last lines of a log show the reason of a failure.
 pub(super) const LOG4J: &str = r#"Configuration:
   Appenders:
     Console:
@@ -157,8 +157,8 @@ pub(super) const LOG4J: &str = r#"Configuration:
         level: WARN
 "#;
 
-/// For one node: with three replicas expected of the internal topics, none of them would come to be. The two
-/// time-outs make the controller forget a killed broker in 2 s instead of 9, so that it is back as soon.
+/// Settings for one node, which cannot create internal topics with the usual three replicas. The two timeouts make the
+/// controller detect a killed broker within 2 s instead of 9 s, so that it is available again sooner.
 const FIXED: &str = "\
 process.roles=broker,controller
 node.id=1
@@ -178,7 +178,8 @@ broker.session.timeout.ms=2000
 auto.create.topics.enable=false
 ";
 
-/// `relay` is the address under which the broker reaches its own controller, if it is not the controller's port itself.
+/// Returns the text of `server.properties`. `relay` is the address at which the broker reaches its own controller, if
+/// it differs from the controller's port.
 pub(super) fn server_properties(
     options: &KafkaOptions,
     ports: &Ports,
@@ -203,7 +204,7 @@ pub(super) fn server_properties(
 
     let mut text = FIXED.to_owned();
     let mut line = |key: &str, value: &str| {
-        let _ = writeln!(text, "{key}={value}"); // Writing to a string can't fail.
+        let _ = writeln!(text, "{key}={value}"); // Writing to a string cannot fail.
     };
     line("listeners", &format!("{advertised},CONTROLLER://{controller}"));
     line(
@@ -288,7 +289,7 @@ mod tests {
     };
 
     #[test]
-    fn a_plain_broker_has_one_listener() {
+    fn insecure_broker_has_one_listener() {
         let text = server_properties(&KafkaOptions::default(), &PORTS, Path::new("/d"), None);
         assert!(
             text.contains("\nlisteners=PLAINTEXT://127.0.0.1:2,CONTROLLER://127.0.0.1:1\n"),
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_takes_the_place_of_the_controllers_address() {
+    fn relay_replaces_the_controller_address() {
         let text = server_properties(
             &KafkaOptions::default(),
             &PORTS,
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn ones_own_properties_come_last() {
+    fn additional_properties_come_last() {
         let options = KafkaOptions::default().property("auto.create.topics.enable", "true");
         let text = server_properties(&options, &PORTS, Path::new("/d"), None);
         assert!(text.ends_with("\nauto.create.topics.enable=true\n"), "{text}");

@@ -1,4 +1,4 @@
-//! Where Kafka and the Java that runs it are on this machine.
+//! Finds Kafka and a suitable Java on this machine.
 
 use std::env;
 use std::fs;
@@ -9,46 +9,47 @@ use anyhow::{Result, bail};
 
 use crate::paths::brokers_dir;
 
-/// The version of Apache Kafka that is fetched and tested with.
+/// The version of Apache Kafka that is downloaded and tested.
 pub const VERSION: &str = "4.3.1";
 
-/// The oldest Java on which Kafka 4 brokers run.
+/// The oldest Java version that runs Kafka 4 brokers.
 pub const MINIMUM_JAVA: u32 = 17;
 
-/// Kafka's jars, and a Java to run them.
+/// The JAR files of Kafka, and a Java to run them.
 #[derive(Debug, Clone)]
 pub struct KafkaInstallation {
-    /// The `java` program, of version 17 or newer.
+    /// The path of the `java` program, version 17 or newer.
     pub java: PathBuf,
-    /// The folder with Kafka's jars and those that they need.
+    /// The folder with the JAR files of Kafka and its dependencies.
     pub jars: PathBuf,
 }
 
 impl KafkaInstallation {
-    /// Finds what was installed by `cargo xtask brokers`.
+    /// Finds the installation of `cargo xtask brokers`.
     ///
     /// # Errors
-    /// When the jars or a Java are not there; the error says which command gets them.
+    /// Returns an error if the JAR files or Java are missing; the error contains the command that installs them.
     pub fn find() -> Result<Self> {
         let jars = Self::jars_dir();
         if !jars.is_dir() {
             bail!(
-                "there is no Kafka {VERSION} in {}; type `cargo xtask brokers install` to get it",
+                "Kafka {VERSION} is missing in {}; run `cargo xtask brokers install`",
                 jars.display()
             );
         }
         let Some(java) = Self::find_java() else {
-            bail!("there is no Java {MINIMUM_JAVA} or newer; type `cargo xtask brokers install` to get it");
+            bail!("Java {MINIMUM_JAVA} or newer is missing; run `cargo xtask brokers install`");
         };
         Ok(Self { java, jars })
     }
 
-    /// Returns the folder in which the jars are, once they were fetched.
+    /// Returns the folder of the downloaded JAR files.
     pub fn jars_dir() -> PathBuf {
         brokers_dir().join("cache").join(format!("kafka-{VERSION}"))
     }
 
-    /// Returns a Java that is new enough: of `JAVA_HOME`, of the path, or one that lies beside an older default.
+    /// Returns a Java that is new enough: from `JAVA_HOME`, from the path, or another version installed by the
+    /// distribution.
     pub fn find_java() -> Option<PathBuf> {
         let home = env::var_os("JAVA_HOME").map(|home| Path::new(&home).join("bin/java"));
         let candidates = home
@@ -60,13 +61,13 @@ impl KafkaInstallation {
             .find(|java| java_version(java).is_some_and(|version| version >= MINIMUM_JAVA))
     }
 
-    /// Returns the class path of all the jars.
+    /// Returns the class path with all JAR files.
     pub(super) fn class_path(&self) -> String {
         format!("{}/*", self.jars.display())
     }
 }
 
-/// Where Debian and its kin install every Java beside the default one.
+/// Returns the Java versions that Debian and its derivatives install next to the default one.
 fn distribution_javas() -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir("/usr/lib/jvm") else {
         return Vec::new();
@@ -82,7 +83,8 @@ fn java_version(java: &Path) -> Option<u32> {
     major_version(&String::from_utf8_lossy(&output.stderr))
 }
 
-/// Java 8 and older call themselves 1.8, newer ones by the major number first; some print a notice above it.
+/// Parses the major version. Java 8 and older report 1.8, newer ones the major number first; some print a notice above
+/// it.
 fn major_version(text: &str) -> Option<u32> {
     let (_, version) = text.split_once("version \"")?;
     let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
@@ -94,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_javas_version() {
+    fn java_version_is_parsed() {
         assert_eq!(
             major_version("openjdk version \"17.0.15\" 2025-04-15\nOpenJDK"),
             Some(17)

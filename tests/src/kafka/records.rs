@@ -1,4 +1,4 @@
-//! Reading back what a topic holds.
+//! Reads the records of a topic.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -14,41 +14,43 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::retry::{METADATA_TIMEOUT, code_of, is_temporary};
 use crate::poll::{Patience, wait_for};
 
-/// How long one poll may block; the limit is checked in between.
+/// The longest time of one poll; the limit is checked between polls.
 const POLL: Duration = Duration::from_millis(100);
 
-/// A consumer that is silent for so long is replaced: one that was told of no broker may never connect again.
+/// The time without records after which a consumer is replaced, because one that received metadata without brokers may
+/// never connect again.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// One record of a topic, as it lies in the broker.
+/// A record as stored in a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its partition.
+    /// The partition of the record.
     pub partition: i32,
-    /// Its offset there.
+    /// The offset in the partition.
     pub offset: i64,
-    /// Its key; none where the producer sent the null key.
+    /// The key, or `None` for a null key.
     pub key: Option<Vec<u8>>,
-    /// Its value; none where the producer sent the null value.
+    /// The value, or `None` for a null value.
     pub value: Option<Vec<u8>>,
-    /// Its headers in their order.
+    /// The headers in their order.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 impl Record {
-    /// Returns the value of the first header of this name as text; nothing where it is missing or no UTF-8.
+    /// Returns the value of the first header with this name as text, or `None` if it is missing or not UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
         std::str::from_utf8(value.as_deref()?).ok()
     }
 }
 
-/// Reads all that a topic holds now, each partition in its order.
+/// Reads all current records of a topic, each partition in its order.
 ///
-/// Aborted transactions are left out, as for every reader that asks for `read_committed`.
+/// Records of aborted transactions are omitted, as for every consumer with `read_committed`.
 ///
 /// # Errors
-/// When the topic is not there, or no record comes within `limit` (see [`Patience`]) before its end.
+/// Returns an error if the topic does not exist, or if no further record arrives within `limit` (see [`Patience`])
+/// before the end.
 pub fn read_topic(bootstrap: &str, topic: &str, limit: Duration) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     each_record(bootstrap, topic, limit, |record| {
@@ -58,10 +60,10 @@ pub fn read_topic(bootstrap: &str, topic: &str, limit: Duration) -> Result<Vec<R
     Ok(records)
 }
 
-/// As [`read_topic`], for a topic that is more than memory holds: `visit` gets one record after the other.
+/// Like [`read_topic`], for a topic that does not fit into memory: calls `visit` with each record.
 ///
 /// # Errors
-/// The same, and those of `visit`.
+/// Returns an error in the same cases, and the errors of `visit`.
 pub fn each_record(
     bootstrap: &str,
     topic: &str,
@@ -77,10 +79,10 @@ pub fn each_record(
     Ok(())
 }
 
-/// Reads a topic from its beginning until it has given `count` records.
+/// Reads a topic from its beginning until `count` records were read.
 ///
 /// # Errors
-/// When the topic is not there, or there are fewer records and no other one comes within `limit` (see [`Patience`]).
+/// Returns an error if the topic does not exist, or if no further record arrives within `limit` (see [`Patience`]).
 pub fn await_records(bootstrap: &str, topic: &str, count: usize, limit: Duration) -> Result<Vec<Record>> {
     let mut reader = Reader::open(bootstrap, topic, limit)?;
     let mut records = Vec::new();
@@ -132,7 +134,7 @@ impl Reader {
             .with_context(|| format!("reading the topic {}", self.topic))
     }
 
-    /// The next record, if one comes soon.
+    /// Returns the next record if one arrives within [`POLL`].
     fn poll(&mut self) -> Result<Option<Record>> {
         self.patience.observe((self.read, self.ended.len()));
         let checked = self.patience.check();
@@ -156,7 +158,7 @@ impl Reader {
                 self.ended.insert(partition);
                 Ok(None)
             }
-            // The client reports these and continues by itself.
+            // The client recovers from these errors by itself.
             Some(Err(error)) if is_temporary(code_of(&error)) => Ok(None),
             Some(Err(error)) => Err(error).with_context(|| format!("reading the topic {}", self.topic)),
             None => Ok(None),
@@ -186,11 +188,11 @@ fn partitions(consumer: &BaseConsumer, topic: &str, limit: Duration) -> Result<V
             Err(error) if is_temporary(code_of(&error)) => return Ok(None),
             metadata => metadata?,
         };
-        let found = metadata.topics().first().context("an answer without the topic")?;
+        let found = metadata.topics().first().context("the response lacks the topic")?;
         match found.error().map(RDKafkaErrorCode::from) {
             None => Ok(Some(found.partitions().iter().map(|found| found.id()).collect())),
             Some(code) if is_temporary(code) => Ok(None),
-            Some(code) => bail!("the topic {topic} is not there: {code}"),
+            Some(code) => bail!("the topic {topic} is not available: {code}"),
         }
     })
 }

@@ -1,14 +1,14 @@
-//! What a broker refuses for a moment: while it is fenced, elects a leader, or runs on a busy machine.
+//! Temporary errors of a broker: while it is fenced, while it elects a leader, or on a busy machine.
 
 use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 
-/// One metadata request; a broker that does not answer is asked again.
+/// The timeout of one metadata request, which is repeated if the broker does not answer.
 pub(super) const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Returns whether a request with this result is to be sent again.
+/// Returns whether a request with this result should be repeated.
 ///
 /// A cluster whose only broker is fenced refuses each new topic with "invalid replication factor".
 pub(super) fn is_temporary(code: RDKafkaErrorCode) -> bool {
@@ -34,8 +34,8 @@ pub(super) fn is_temporary(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Returns whether a request with this result may have been executed: its answer was lost.
-pub(super) fn was_perhaps_done(code: RDKafkaErrorCode) -> bool {
+/// Returns whether a request with this result may have been executed, although its response was lost.
+pub(super) fn may_be_done(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         code,
@@ -46,7 +46,7 @@ pub(super) fn was_perhaps_done(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Returns the code of an error, of the requests of administrators too (rdkafka leaves these out).
+/// Returns the code of an error, including errors of administrative requests, for which rdkafka returns no code.
 pub(super) fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
     match error {
         KafkaError::AdminOp(code) => *code,
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fenced_broker_is_temporary_and_a_missing_topic_final() {
+    fn fenced_broker_is_a_temporary_error() {
         for code in [
             RDKafkaErrorCode::InvalidReplicationFactor,
             RDKafkaErrorCode::AllBrokersDown,

@@ -27,7 +27,7 @@ fn send(config: &mut ClientConfig, topic: &str, key: &str) -> Result<(), rdkafka
     producer.flush(SOON)?;
     match producer.in_flight_count() {
         0 => Ok(()),
-        _ => panic!("flushed, and yet something is in flight"),
+        _ => panic!("a message is still in flight after the flush"),
     }
 }
 
@@ -42,7 +42,7 @@ fn count(kafka: &Kafka, topic: &str) -> usize {
 }
 
 #[test]
-fn lives_through_what_tests_do_to_it() {
+fn broker_survives_stop_kill_and_freeze() {
     let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };
@@ -61,7 +61,7 @@ fn lives_through_what_tests_do_to_it() {
     assert_eq!(records[0].header("h"), Some("v"));
 
     kafka.freeze().unwrap();
-    assert!(answers(&bootstrap).is_err(), "a frozen broker answers nobody");
+    assert!(answers(&bootstrap).is_err(), "a frozen broker must not answer");
     kafka.thaw().unwrap();
     wait_until("the thawed broker", SOON, || answers(&bootstrap).is_ok()).unwrap();
 
@@ -85,7 +85,7 @@ fn lives_through_what_tests_do_to_it() {
 }
 
 #[test]
-fn a_topic_is_created_beside_a_broker_that_is_fenced() {
+fn topic_is_created_once_the_broker_is_unfenced() {
     let Some(kafka) = own_kafka(KafkaOptions {
         fenceable: true,
         ..KafkaOptions::default()
@@ -115,7 +115,7 @@ fn a_topic_is_created_beside_a_broker_that_is_fenced() {
 }
 
 #[test]
-fn knows_its_clients() {
+fn every_listener_authenticates_its_clients() {
     let scratch = Scratch::new("certificates").unwrap();
     let certificates = Certificates::generate(scratch.path()).unwrap();
     let secure = certificates.secure_kafka(&[("alice", "secret"), ("bob", "bobsecret")]);
@@ -198,7 +198,8 @@ fn knows_its_clients() {
             operations: &["Write"],
         })
         .unwrap();
-    // A refused message is reported to the producer's context, of which this one has none: what counts is the topic.
+    // A refused message is reported only to the producer's context, which this producer does not have, so the test
+    // checks the topic.
     let _ = send(
         &mut sasl(Listener::SaslTls, "SCRAM-SHA-512", "bob", "other"),
         "t",
@@ -208,7 +209,7 @@ fn knows_its_clients() {
 }
 
 #[test]
-fn a_start_that_fails_shows_the_log() {
+fn failed_start_error_contains_the_log() {
     let scratch = Scratch::new("kafka-fails").unwrap();
     let path = scratch.path().to_path_buf();
     let options = KafkaOptions::default().property("num.io.threads", "none");

@@ -1,4 +1,4 @@
-//! Kafka's own command-line tools, run from its jars (a second each).
+//! Kafka's own command-line tools, run from its JAR files; each run takes a second.
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,13 +10,13 @@ use super::Kafka;
 use crate::poll::wait_for;
 use crate::process::{Process, log_tail};
 
-/// The tools' own time-outs are a minute.
+/// Longer than the tools' own timeouts of one minute.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// For a change that the broker refuses for a moment.
+/// The time limit for a change that the broker refuses temporarily.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// What a tool prints when the broker refuses for a moment: while it is fenced, starts, or runs on a busy machine.
+/// The messages of temporary errors: while the broker is fenced, while it starts, or on a busy machine.
 const TEMPORARY: [&str; 5] = [
     "BrokerNotAvailableException",
     "DisconnectException",
@@ -25,7 +25,7 @@ const TEMPORARY: [&str; 5] = [
     "TimeoutException",
 ];
 
-/// Errors only, and not into the tool's answer.
+/// Logs only errors, and not to standard output, which contains the tool's response.
 const LOG4J: &str = r#"Configuration:
   Appenders:
     Console:
@@ -44,22 +44,24 @@ const TOPIC_COMMAND: &str = "org.apache.kafka.tools.TopicCommand";
 const ACL_COMMAND: &str = "org.apache.kafka.tools.AclCommand";
 const CONFIG_COMMAND: &str = "kafka.admin.ConfigCommand";
 
-/// A permission on one topic.
+/// A permission for one topic.
 #[derive(Debug, Clone, Copy)]
 pub struct Grant<'a> {
-    /// `User:alice`, `User:CN=client` or `User:*`.
+    /// The principal, such as `User:alice`, `User:CN=client` or `User:*`.
     pub principal: &'a str,
-    /// The topic's name, or `*`.
+    /// The name of the topic, or `*`.
     pub topic: &'a str,
-    /// `Write` (which includes `Describe`, and idempotent writing), `Read`, `Create`, `DescribeConfigs`, `All`, ….
+    /// The operations, such as `Write` (which includes `Describe` and idempotent writes), `Read`, `Create`,
+    /// `DescribeConfigs` or `All`.
     pub operations: &'a [&'a str],
 }
 
 impl Kafka {
-    /// Runs one of Kafka's tools by its class and returns what it prints.
+    /// Runs a Kafka tool by its class name and returns its output.
     ///
     /// # Errors
-    /// When it ends with anything but 0, with what it printed, or does not end in time (see [`crate::poll::Patience`]).
+    /// Returns an error with the output if the tool exits with a status other than 0, or does not exit in time (see
+    /// [`crate::poll::Patience`]).
     pub fn tool(&self, class: &str, args: &[&str]) -> Result<String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -78,7 +80,7 @@ impl Kafka {
         let answer = fs::read_to_string(&stdout).with_context(|| format!("reading {}", stdout.display()))?;
         if !status.success() {
             bail!(
-                "{class} {} ended with {status}: {answer}\n{}",
+                "{class} {} exited with {status}: {answer}\n{}",
                 args.join(" "),
                 log_tail(&log)
             );
@@ -86,7 +88,7 @@ impl Kafka {
         Ok(answer)
     }
 
-    /// Runs a tool that changes something, again after a temporary refusal.
+    /// Runs a tool that changes something, and repeats it after a temporary error.
     fn administer(&self, class: &str, args: &[&str]) -> Result<()> {
         wait_for(class, LIMIT, || match self.tool(class, args) {
             Err(error) if is_temporary(&format!("{error:#}")) => Ok(None),
@@ -96,17 +98,17 @@ impl Kafka {
 
     /// Creates a topic unless it exists, with configuration entries such as `("max.message.bytes", "1000")`.
     ///
-    /// Tests use `KafkaAdmin` instead, which does not start a Java each time.
+    /// Most tests use `KafkaAdmin`, which does not start a Java process.
     ///
     /// # Errors
-    /// When the tool refuses.
+    /// Returns an error if the tool refuses.
     pub fn create_topic_by_tool(&self, topic: &str, partitions: u32, config: &[(&str, &str)]) -> Result<()> {
         let (bootstrap, partitions) = (self.bootstrap(), partitions.to_string());
         let mut args = vec![
             "--bootstrap-server",
             &bootstrap,
             "--create",
-            // An earlier try may have created it, and its answer been lost.
+            // An earlier attempt may have created the topic although its response was lost.
             "--if-not-exists",
             "--topic",
             topic,
@@ -123,10 +125,10 @@ impl Kafka {
         self.administer(TOPIC_COMMAND, &args)
     }
 
-    /// Deletes a topic, if it exists.
+    /// Deletes a topic if it exists.
     ///
     /// # Errors
-    /// When the tool refuses.
+    /// Returns an error if the tool refuses.
     pub fn delete_topic_by_tool(&self, topic: &str) -> Result<()> {
         let bootstrap = self.bootstrap();
         let args = [
@@ -140,47 +142,47 @@ impl Kafka {
         self.administer(TOPIC_COMMAND, &args)
     }
 
-    /// Gives a permission; takes effect at once. Needs [`super::KafkaOptions::authorizer`].
+    /// Grants a permission, effective immediately. Needs [`super::KafkaOptions::authorizer`].
     ///
     /// # Errors
-    /// When the tool refuses.
+    /// Returns an error if the tool refuses.
     pub fn grant(&self, grant: Grant<'_>) -> Result<()> {
         self.acl("--add", grant)
     }
 
-    /// Takes a permission away that was given by the same grant; takes effect at once.
+    /// Revokes a permission that was granted with the same value, effective immediately.
     ///
     /// # Errors
-    /// When the tool refuses.
+    /// Returns an error if the tool refuses.
     pub fn revoke(&self, grant: Grant<'_>) -> Result<()> {
         self.acl("--remove", grant)
     }
 
-    /// Sets a user's password for both kinds of SCRAM; the user need not exist. (PLAIN knows only the users it
-    /// started with.) Connections that are open stay so.
+    /// Sets a user's password for both kinds of SCRAM; the user need not exist. PLAIN has only the users from the start
+    /// of the broker. Open connections stay open.
     ///
     /// # Errors
-    /// When the tool refuses.
+    /// Returns an error if the tool refuses.
     pub fn set_scram_password(&self, user: &str, password: &str) -> Result<()> {
-        // One by one: the broker takes no two credentials of a user in one request.
+        // One request per credential, because the broker accepts only one credential of a user per request.
         for kind in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
             self.alter_config("users", user, &format!("{kind}=[password={password}]"))?;
         }
         Ok(())
     }
 
-    /// Sets entries of a broker's dynamic configuration, `key=value` with commas between them.
+    /// Changes the broker's dynamic configuration; entries have the form `key=value` and are separated by commas.
     ///
     /// # Errors
-    /// When the tool refuses.
+    /// Returns an error if the tool refuses.
     pub fn alter_broker_config(&self, entries: &str) -> Result<()> {
         self.alter_config("brokers", "1", entries)
     }
 
-    /// Sets entries of a topic's configuration, `key=value` with commas between them, leaving the others.
+    /// Changes entries of a topic's configuration; entries have the form `key=value` and are separated by commas.
     ///
     /// # Errors
-    /// When the tool refuses.
+    /// Returns an error if the tool refuses.
     pub fn alter_topic_config(&self, topic: &str, entries: &str) -> Result<()> {
         self.alter_config("topics", topic, entries)
     }

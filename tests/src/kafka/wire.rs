@@ -1,4 +1,4 @@
-//! The one request of Kafka's protocol that every broker answers to everyone.
+//! The one request of Kafka's protocol that every broker answers without authentication.
 
 use std::io::{Read, Write};
 
@@ -11,19 +11,19 @@ const CORRELATION: i32 = 0x6e62;
 /// `ApiVersions` version 0 without a client id: request key 18, version 0, correlation id, null string.
 const API_VERSIONS: [u8; 14] = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0x6e, 0x62, 0xff, 0xff];
 
-/// Asks the broker at `host:port` for the versions it speaks, over plain text.
+/// Requests the supported versions from the broker at `host:port`, without encryption.
 ///
 /// # Errors
-/// When nobody listens there, or what listens is silent for 3 seconds or no Kafka.
+/// Returns an error if the port is closed, or if the server does not answer within 3 seconds or is not Kafka.
 pub fn answers(bootstrap: &str) -> Result<()> {
     let mut stream = connect(bootstrap)?;
     stream
         .write_all(&API_VERSIONS)
-        .with_context(|| format!("asking {bootstrap}"))?;
+        .with_context(|| format!("sending a request to {bootstrap}"))?;
     let mut answer = [0; 10];
     stream
         .read_exact(&mut answer)
-        .with_context(|| format!("awaiting the answer of {bootstrap}"))?;
+        .with_context(|| format!("waiting for the response of {bootstrap}"))?;
     let [_, _, _, _, a, b, c, d, e, f] = answer;
     ensure!(
         i32::from_be_bytes([a, b, c, d]) == CORRELATION,
@@ -31,7 +31,7 @@ pub fn answers(bootstrap: &str) -> Result<()> {
     );
     match i16::from_be_bytes([e, f]) {
         0 => Ok(()),
-        code => bail!("{bootstrap} answers with Kafka's error {code}"),
+        code => bail!("{bootstrap} responded with Kafka's error {code}"),
     }
 }
 
@@ -56,12 +56,12 @@ mod tests {
     }
 
     #[test]
-    fn takes_a_broker_for_one() {
+    fn kafka_response_is_accepted() {
         answer_with(&[0, 0, 0, 10, 0, 0, 0x6e, 0x62, 0, 0]).unwrap();
     }
 
     #[test]
-    fn names_what_is_none() {
+    fn other_responses_are_rejected() {
         let error = answer_with(b"HTTP/1.1 400 Bad Request").unwrap_err();
         assert!(
             error.to_string().contains("does not speak Kafka's protocol"),

@@ -1,4 +1,4 @@
-//! A client of the tests' own: reads what a stream holds, listens where nothing is held.
+//! A NATS client for tests, which reads streams and subscribes to core subjects.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -12,19 +12,19 @@ use tokio::sync::oneshot;
 
 use super::messages::{Message, each_message};
 
-/// More than any test sends: the client drops what a subscription has no room for.
+/// More messages than any test sends, because the client drops messages that exceed a subscription's capacity.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
 
-/// Connects a client that comes back by itself. Several servers stand with commas between.
+/// Connects a client that reconnects automatically. Several servers are separated by commas.
 ///
 /// # Errors
-/// When a URL is none.
+/// Returns an error if a URL is invalid.
 pub async fn connect(urls: &str) -> Result<Client> {
     let servers: Vec<ServerAddr> = urls
         .split(',')
         .map(str::parse)
         .collect::<Result<_, _>>()
-        .with_context(|| format!("reading {urls}"))?;
+        .with_context(|| format!("parsing {urls}"))?;
     ConnectOptions::new()
         .retry_on_initial_connect()
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
@@ -33,11 +33,12 @@ pub async fn connect(urls: &str) -> Result<Client> {
         .with_context(|| format!("connecting to {urls}"))
 }
 
-/// Reads all that a stream holds now, in its order. Waits for a stream that is not there yet, or has no leader. Blocks,
-/// also inside of an asynchronous runtime.
+/// Reads all current messages of a stream in order. Waits for a stream that does not exist yet or has no leader.
+/// Blocks, also within an asynchronous runtime.
 ///
 /// # Errors
-/// When the stream is not there, or the next message does not come, within `limit` (see [`crate::poll::Patience`]).
+/// Returns an error if the stream does not exist, or if the next message does not arrive within `limit` (see
+/// [`crate::poll::Patience`]).
 pub fn read_stream(urls: &str, name: &str, limit: Duration) -> Result<Vec<Message>> {
     let (urls, name) = (urls.to_owned(), name.to_owned());
     let reader = thread::spawn(move || {
@@ -51,7 +52,7 @@ pub fn read_stream(urls: &str, name: &str, limit: Duration) -> Result<Vec<Messag
     join(reader)
 }
 
-/// Listens to subjects, on a thread of its own, until it is asked for what came.
+/// A thread that receives the messages of a subject until it is stopped.
 #[derive(Debug)]
 pub struct Listener {
     heard: Arc<Mutex<Vec<Message>>>,
@@ -60,10 +61,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Subscribes, and returns when the server has taken the subscription: whatever is published from then on is heard.
+    /// Subscribes and returns after the server has processed the subscription, so that every later message is received.
     ///
     /// # Errors
-    /// When there is no server.
+    /// Returns an error if the server cannot be reached.
     pub fn start(url: &str, subject: &str) -> Result<Self> {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = oneshot::channel();
@@ -75,23 +76,23 @@ impl Listener {
         });
         if is_ready.recv().is_err() {
             join(thread)?;
-            bail!("the listener ended at once");
+            bail!("the listener exited immediately");
         }
         Ok(Self { heard, stop, thread })
     }
 
-    /// How many messages came so far.
+    /// Returns the number of messages received so far.
     pub fn count(&self) -> usize {
-        // Nothing within the lock can panic half-way.
+        // Code within the lock cannot panic in the middle of a change.
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Stops, and returns what came, in its order.
+    /// Stops the thread and returns the received messages in order.
     ///
     /// # Errors
-    /// When the listening had ended early.
+    /// Returns an error if the thread has ended early.
     pub fn stop(self) -> Result<Vec<Message>> {
-        // Whoever is gone already needs no word.
+        // The send fails only if the thread has ended already.
         let _ = self.stop.send(());
         join(self.thread)?;
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,11 +109,11 @@ async fn listen(
 ) -> Result<()> {
     let client = connect(url).await?;
     let mut messages = client.subscribe(subject).await.context("subscribing")?;
-    // A request that nobody answers comes back behind the subscription.
+    // The response to a request without a responder arrives after the server has processed the subscription.
     if client.request("nobody.answers", "".into()).await.is_ok() {
-        bail!("somebody answers where nobody should");
+        bail!("the subject nobody.answers has a responder");
     }
-    // Whoever started this waits for the word.
+    // The send fails only if the starting thread no longer waits.
     let _ = ready.send(());
     for place in 1.. {
         let message = tokio::select! {

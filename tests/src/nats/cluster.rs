@@ -7,17 +7,17 @@ use super::config::{Member, NatsOptions};
 use crate::paths::Scratch;
 use crate::ports::free_ports;
 
-/// A cluster of three, its servers named `n0`, `n1` and `n2`.
+/// A cluster of three servers, named `n0`, `n1` and `n2`.
 #[derive(Debug)]
 pub struct NatsCluster {
     servers: Vec<Nats>,
 }
 
 impl NatsCluster {
-    /// Starts three servers with the same options and waits until each is healthy (and so a leader elected).
+    /// Starts three servers with the same options and waits until each is healthy, which includes an elected leader.
     ///
     /// # Errors
-    /// As [`Nats::start`].
+    /// Returns an error in the same cases as [`Nats::start`].
     pub fn start(options: &NatsOptions) -> Result<Self> {
         let routes = free_ports::<3>()?;
         let mut servers = Vec::new();
@@ -33,7 +33,7 @@ impl NatsCluster {
             };
             servers.push(Nats::prepare(Scratch::new(&format!("nats_n{number}"))?, options)?);
         }
-        // None of them is healthy before it has seen another.
+        // All servers start before the wait, because none becomes healthy without another one.
         for server in &mut servers {
             server.launch()?;
         }
@@ -48,18 +48,18 @@ impl NatsCluster {
         self.servers.iter().map(Nats::url).collect()
     }
 
-    /// Returns the servers, to be stopped, killed, frozen.
+    /// Returns the servers, which tests may stop, kill and freeze.
     pub fn servers(&mut self) -> &mut [Nats] {
         &mut self.servers
     }
 
-    /// Returns the server of this name, as JetStream names its leaders.
+    /// Returns the server with this name, as in JetStream's leader information.
     ///
     /// # Errors
-    /// When there is none of this name.
+    /// Returns an error if no server has this name.
     pub fn server(&mut self, name: &str) -> Result<&mut Nats> {
         let number: Option<usize> = name.strip_prefix('n').and_then(|number| number.parse().ok());
         let server = number.and_then(|number| self.servers.get_mut(number));
-        server.with_context(|| format!("no server of the cluster is called {name}: they are n0, n1, n2"))
+        server.with_context(|| format!("no server {name} in the cluster; expected n0, n1 or n2"))
     }
 }

@@ -3,22 +3,23 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// How a nats-server of one's own is to be.
+/// The options of a separate nats-server.
 #[derive(Debug, Clone)]
 pub struct NatsOptions {
-    /// Turns JetStream on (the default).
+    /// Whether JetStream is enabled. Default: true.
     pub jetstream: bool,
-    /// Syncs every message to disk (`sync_interval: always`) instead of every two minutes. Off by default.
+    /// Whether every message is synced to disk (`sync_interval: always`) instead of every two minutes. Default: false.
     pub sync_always: bool,
-    /// Further text of the configuration file: `max_payload: 1MB`, `authorization {…}`, `tls {…}`, `accounts {…}`.
+    /// Additional text of the configuration file, such as `max_payload: 1MB`, `authorization {…}`, `tls {…}` or
+    /// `accounts {…}`.
     pub config: String,
-    /// Another program than the one that `cargo xtask brokers install` fetched: a distribution's old one.
+    /// Another program than the one installed by `cargo xtask brokers install`, such as a distribution's old version.
     pub binary: Option<PathBuf>,
-    /// Set by [`super::NatsCluster`].
+    /// The server's role in a cluster, set by [`super::NatsCluster`].
     pub(super) member: Option<Member>,
 }
 
-/// A server's place in its cluster.
+/// The role of a server in a cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
     pub(super) name: String,
@@ -48,7 +49,7 @@ impl NatsOptions {
     }
 }
 
-/// The ports of a server, kept over its restarts.
+/// The ports of a server, which stay the same after a restart.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ports {
     pub(super) client: u16,
@@ -66,7 +67,7 @@ pub(super) fn config_file(options: &NatsOptions, ports: &Ports, data: &Path) -> 
         "listen: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\n",
         ports.client, ports.http
     );
-    // Lame-duck mode waits for `lame_duck_grace_period` and lasts two minutes by default, 30 s at the least.
+    // Lame duck mode waits for `lame_duck_grace_period` and lasts two minutes by default; the minimum is 30 s.
     text.push_str("lame_duck_grace_period: \"1s\"\nlame_duck_duration: \"30s\"\n");
     if options.jetstream {
         let sync = if options.sync_always {
@@ -74,9 +75,8 @@ pub(super) fn config_file(options: &NatsOptions, ports: &Ports, data: &Path) -> 
         } else {
             ""
         };
-        // Its own limit is three quarters of what the disk has free at a start: less and less, where one is killed again and
-        // again and much is stored meanwhile.
-        // Writing to a string can't fail.
+        // The server's own limit is three quarters of the free disk space at its start, which decreases when a server
+        // is killed repeatedly while messages are stored. Writing to a string cannot fail.
         let _ = writeln!(
             text,
             "jetstream {{ store_dir: \"{}\"\nmax_file_store: 1000000000000\n{sync} }}",

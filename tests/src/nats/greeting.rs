@@ -1,4 +1,4 @@
-//! The greeting by which a NATS server is known.
+//! The greeting that identifies a NATS server.
 
 use std::io::Read;
 
@@ -6,22 +6,22 @@ use anyhow::{Context, Result, ensure};
 
 use crate::http::connect;
 
-/// Greetings are below a kilobyte; whatever sends more is something else.
+/// Greetings are smaller than a kilobyte; a server that sends more is not NATS.
 const GREETING_BYTES: usize = 4096;
 
-/// Awaits the greeting of the server at `nats://host:port` or `host:port`.
+/// Waits for the greeting of the server at `nats://host:port` or `host:port`.
 ///
 /// # Errors
-/// When nobody listens there, or what listens is silent for 3 seconds or no NATS server.
+/// Returns an error if the port is closed, or if the server does not answer within 3 seconds or is not NATS.
 pub fn answers(url: &str) -> Result<()> {
     let (_, address) = url.rsplit_once("://").unwrap_or(("", url));
-    // A URL may carry a user and a password, which are nobody's business in an error.
+    // A URL may contain a user and a password, which must not appear in an error.
     let (_, address) = address.rsplit_once('@').unwrap_or(("", address));
     let mut stream = connect(address.trim_end_matches('/'))?;
     let mut greeting = [0; GREETING_BYTES];
     let read = stream
         .read(&mut greeting)
-        .with_context(|| format!("awaiting the greeting of {address}"))?;
+        .with_context(|| format!("waiting for the greeting of {address}"))?;
     ensure!(
         greeting[..read].starts_with(b"INFO "),
         "{address} does not speak the NATS protocol"

@@ -1,4 +1,4 @@
-//! Where nats-server is on this machine.
+//! Finds nats-server on this machine.
 
 use std::env;
 use std::path::PathBuf;
@@ -8,33 +8,33 @@ use anyhow::{Result, bail};
 
 use crate::paths::brokers_dir;
 
-/// The version of nats-server that is fetched and tested with.
+/// The version of nats-server that is downloaded and tested.
 pub const VERSION: &str = "2.15.2";
 
-/// A nats-server program.
+/// An installed nats-server.
 #[derive(Debug, Clone)]
 pub struct NatsInstallation {
-    /// The program.
+    /// The path of the program.
     pub binary: PathBuf,
 }
 
 impl NatsInstallation {
-    /// Finds what `cargo xtask brokers install` fetched, else the distribution's.
+    /// Finds the program installed by `cargo xtask brokers install`, otherwise the distribution's.
     ///
     /// # Errors
-    /// When there is neither; the error says which command gets it.
+    /// Returns an error if there is neither; the error contains the command that installs the program.
     pub fn find() -> Result<Self> {
         let fetched = Self::fetched_binary();
         if fetched.is_file() {
             return Ok(Self { binary: fetched });
         }
         let Some(found) = Self::of_distribution() else {
-            bail!("there is no nats-server here; type `cargo xtask brokers install` to get it");
+            bail!("nats-server is missing; run `cargo xtask brokers install`");
         };
         Ok(found)
     }
 
-    /// Returns where the fetched program is, once it was fetched.
+    /// Returns the path of the downloaded program.
     pub fn fetched_binary() -> PathBuf {
         brokers_dir()
             .join("cache")
@@ -42,7 +42,7 @@ impl NatsInstallation {
             .join("nats-server")
     }
 
-    /// Returns the distribution's program, where it is installed: often an old one.
+    /// Returns the distribution's program if it is installed; it is often an old version.
     pub fn of_distribution() -> Option<Self> {
         let path = env::var_os("PATH").unwrap_or_default();
         let folders = env::split_paths(&path).chain(["/usr/sbin", "/usr/bin"].map(PathBuf::from));
@@ -52,7 +52,7 @@ impl NatsInstallation {
             .map(|binary| Self { binary })
     }
 
-    /// Returns the version that the program reports, such as `v2.15.2`; nothing when it does not run.
+    /// Returns the version that the program reports, such as `v2.15.2`, or `None` if it does not run.
     pub fn version(&self) -> Option<String> {
         let output = Command::new(&self.binary).arg("--version").output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

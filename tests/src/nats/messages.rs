@@ -1,4 +1,4 @@
-//! Reading back what a stream holds.
+//! Reads the messages of a stream.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use tokio::time::sleep;
 use super::client::connect;
 use crate::poll::{Patience, within};
 
-/// One message of a stream, as it lies in the server.
+/// A message as stored in a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Its place in the stream.
+    /// The sequence in the stream.
     pub place: u64,
-    /// Its subject.
+    /// The subject of the message.
     pub subject: String,
-    /// Its headers, the first value of each.
+    /// The headers, with the first value of each.
     pub headers: Vec<(String, String)>,
-    /// Its payload.
+    /// The payload of the message.
     pub payload: Vec<u8>,
 }
 
@@ -32,10 +32,10 @@ impl Message {
     }
 }
 
-/// Between two requests for a stream or a consumer.
+/// The interval between two requests for a stream or a consumer.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Waits for a stream that does not exist yet, has no leader, or is not answered for in time.
+/// Waits for a stream that does not exist yet, has no leader, or does not answer in time.
 async fn await_stream(urls: &str, name: &str, limit: Duration) -> Result<Stream> {
     let context = jetstream::new(connect(urls).await?);
     let mut patience = Patience::new(format!("the stream {name} at {urls}"), limit);
@@ -48,10 +48,11 @@ async fn await_stream(urls: &str, name: &str, limit: Duration) -> Result<Stream>
     }
 }
 
-/// Reads all that a stream holds now, in its order; `visit` gets one message after the other. Blocks.
+/// Reads all current messages of a stream in order and calls `visit` with each. Blocks.
 ///
 /// # Errors
-/// When the stream is not there, or the next message does not come, within `limit` (see [`Patience`]), or `visit` fails.
+/// Returns an error if the stream does not exist, if the next message does not arrive within `limit` (see
+/// [`Patience`]), or if `visit` fails.
 pub fn each_message(
     urls: &str,
     stream: &str,

@@ -7,7 +7,7 @@ use crate::shared::own_nats;
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
-fn lives_through_what_tests_do_to_it() {
+fn server_survives_stop_kill_and_freeze() {
     let Some(mut nats) = own_nats(NatsOptions {
         sync_always: true,
         ..NatsOptions::default()
@@ -18,11 +18,11 @@ fn lives_through_what_tests_do_to_it() {
     answers(&url).unwrap();
     assert!(
         nats.ask("/jsz").unwrap().contains("\"config\""),
-        "JetStream is on"
+        "JetStream must be enabled"
     );
 
     nats.freeze().unwrap();
-    assert!(answers(&url).is_err(), "a frozen server greets nobody");
+    assert!(answers(&url).is_err(), "a frozen server must not send a greeting");
     nats.thaw().unwrap();
     wait_until("the thawed server", SOON, || answers(&url).is_ok()).unwrap();
 
@@ -42,7 +42,7 @@ fn lives_through_what_tests_do_to_it() {
 }
 
 #[test]
-fn a_start_that_fails_shows_the_log() {
+fn failed_start_error_contains_the_log() {
     let scratch = Scratch::new("nats-fails").unwrap();
     let path = scratch.path().to_path_buf();
     let Some(result) =
@@ -52,14 +52,14 @@ fn a_start_that_fails_shows_the_log() {
     };
     let error = format!("{:#}", result.unwrap_err());
     assert!(
-        error.contains("instead of starting") && error.contains("Parse error"),
+        error.contains("during its start") && error.contains("Parse error"),
         "{error}"
     );
     assert!(!path.exists());
 }
 
 #[test]
-fn three_make_a_cluster() {
+fn three_servers_form_a_cluster() {
     let Some(cluster) = crate::shared::with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
         return;
     };

@@ -1,4 +1,4 @@
-//! The one that cleans up after a program that could not do it itself.
+//! Cleans up after a program that died and could not do it itself.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -6,14 +6,14 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// A line on standard input means "all is well", its end without one that the owner is dead.
+/// A line on standard input means that no cleanup is needed; end of file without a line means that the owner died.
 const SCRIPT: &str = r#"read -r _ || exec "$@""#;
 
-/// A small process that waits for the death of this program, and then runs a command.
+/// A small process that waits for the death of this program and then runs a command.
 ///
-/// It holds the reading end of a pipe whose writing end only this program has, so that it notices every death,
-/// `kill -9` included. The kernel's parent-death signal would not do: it comes when the *thread* that started the
-/// child ends, and a test's thread ends before the broker that it shares with others may.
+/// It has the reading end of a pipe whose only writing end belongs to this program, so it notices every death,
+/// including `kill -9`. The kernel's parent-death signal is not suitable: it is sent when the *thread* that started the
+/// child ends, and a test's thread may end before a broker that it shares with other tests.
 #[derive(Debug)]
 pub struct Guardian {
     shell: Child,
@@ -21,10 +21,10 @@ pub struct Guardian {
 }
 
 impl Guardian {
-    /// Watches over a process group, to be killed when this program dies.
+    /// Kills a process group when this program dies.
     ///
     /// # Errors
-    /// When `sh` can't be started.
+    /// Returns an error if `sh` cannot be started.
     pub fn of_group(group: u32) -> Result<Self> {
         Self::new(&["kill", "-KILL", "--", &format!("-{group}")])
     }
@@ -32,10 +32,10 @@ impl Guardian {
     /// Runs `command` when this program dies.
     ///
     /// # Errors
-    /// When `sh` can't be started.
+    /// Returns an error if `sh` cannot be started.
     pub fn new(command: &[&str]) -> Result<Self> {
-        // A group of its own, since Ctrl-C would otherwise end it before it can act; no outputs, since whoever reads
-        // ours to the end would wait for it.
+        // A separate process group, since Ctrl-C would otherwise kill the guardian before it can act. No outputs, since
+        // a reader of this program's outputs would otherwise wait for the guardian's end.
         let mut shell = Command::new("sh")
             .args(["-c", SCRIPT, "guardian"])
             .args(command)
@@ -45,13 +45,13 @@ impl Guardian {
             .process_group(0)
             .spawn()
             .context("starting the shell that cleans up after this program")?;
-        let pipe = shell.stdin.take().context("a pipe was asked for")?;
+        let pipe = shell.stdin.take().context("the pipe is missing")?;
         Ok(Self { shell, pipe })
     }
 
-    /// Sends it home without running the command.
+    /// Ends the guardian without running the command.
     pub fn retire(mut self) {
-        // Neither can fail in a way that matters: a guardian that is gone needs no word.
+        // Failures are irrelevant here: they mean that the guardian has exited already.
         let _ = self.pipe.write_all(b"done\n");
         let _ = self.shell.wait();
     }

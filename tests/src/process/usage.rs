@@ -1,4 +1,4 @@
-//! What a process has used, by the kernel's account.
+//! The resources that a process has used, from the kernel's statistics.
 
 use std::fs;
 use std::time::Duration;
@@ -6,25 +6,25 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
 
-/// CPU time and memory of one process, without its children.
+/// The CPU time and memory of one process, without its children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// User and system time of all its threads, in steps of the kernel's clock tick (10 ms).
+    /// User and system time of all threads, in steps of the kernel's clock tick (10 ms).
     pub cpu: Duration,
-    /// The most resident memory it ever had; 0 for a process that has ended.
+    /// The largest resident memory so far; 0 for a process that has exited.
     pub peak_memory_bytes: u64,
 }
 
 impl Usage {
-    /// Reads the account of a process that runs, or has ended and was not waited for yet.
+    /// Reads the statistics of a process that runs, or that has exited and was not awaited yet.
     ///
     /// # Errors
-    /// When there is no such process.
+    /// Returns an error if the process does not exist.
     pub fn of(id: u32) -> Result<Self> {
         let stat = read(id, "stat")?;
         let ticks = cpu_ticks(&stat).with_context(|| format!("no CPU times in /proc/{id}/stat: {stat}"))?;
         let per_second = sysconf(SysconfVar::CLK_TCK)
-            .context("asking for the clock tick")?
+            .context("reading the clock tick")?
             .unwrap_or(100);
         let per_second = u64::try_from(per_second).context("a negative clock tick")?;
         Ok(Self {
@@ -39,7 +39,7 @@ fn read(id: u32, file: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("reading {path}"))
 }
 
-/// Fields 14 and 15 of `/proc/<pid>/stat`, counted after the name in parentheses, which may hold blanks itself.
+/// Sums the fields 14 and 15 of `/proc/<pid>/stat`, counted after the name in parentheses, which may contain spaces.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace().skip(11);
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_kernels_lines() {
+    fn kernel_statistics_are_parsed() {
         let stat = "12 (a b) c) S 1 2 3 4 5 6 7 8 9 10 250 31 0 0 20 0";
         assert_eq!(cpu_ticks(stat), Some(281));
         assert_eq!(cpu_ticks("12 (a) S 1"), None);
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn weighs_this_process() {
+    fn usage_of_this_process_is_measured() {
         assert!(Usage::of(std::process::id()).unwrap().peak_memory_bytes > 1_000_000);
         assert!(Usage::of(4_194_999).is_err());
     }

@@ -11,7 +11,7 @@ use neurobridge_core::{
 use neurobridge_sink_nats::{Format, NatsConfig, Order};
 use neurobridge_tests::{
     nats::{NatsCluster, NatsInstallation, NatsOptions},
-    shared::{own_nats, say_skipped, skipped_by_name, with_own_nats},
+    shared::{own_nats, report_skipped, skipped_by_name, with_own_nats},
 };
 use tokio::time::sleep;
 
@@ -50,7 +50,7 @@ async fn an_old_server_keeps_the_order_too() {
     }
     // Optional, and said: the order rests on the server's rules, which the test above holds the current one to.
     let Some(old) = NatsInstallation::of_distribution() else {
-        return say_skipped(
+        return report_skipped(
             "no distribution's nats-server is here; `apt-get install nats-server` brings one",
         );
     };

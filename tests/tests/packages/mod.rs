@@ -17,7 +17,7 @@ use neurobridge_tests::poll::wait_for;
 use neurobridge_tests::ports::free_ports;
 use neurobridge_tests::process::Process;
 use neurobridge_tests::program::{cargo, neurobridge};
-use neurobridge_tests::shared::say_skipped;
+use neurobridge_tests::shared::report_skipped;
 use neurobridge_tests::status::Status;
 use nix::unistd::{User, geteuid};
 
@@ -83,7 +83,7 @@ fn what_is_made_can_be_installed_run_and_removed() {
     } else {
         return installed(&package, &dir);
     };
-    say_skipped(reason);
+    report_skipped(reason);
 }
 
 fn succeeds(program: &str, arguments: &[&str]) -> bool {
@@ -214,7 +214,7 @@ fn installed(package: &Path, dir: &Scratch) {
             &["security", "--offline=true", "--threshold=15", unit_file],
         );
     } else {
-        say_skipped("there is no systemd-analyze to verify the unit with");
+        report_skipped("there is no systemd-analyze to verify the unit with");
     }
     let page = Command::new("man").args(["-P", "cat", "neurobridge"]).output();
     if let Ok(page) = page {

@@ -85,7 +85,7 @@ fn page_shows_nothing_personal_and_loads_nothing_foreign() {
         );
     }
     assert_eq!(
-        browser.complaints(),
+        browser.errors(),
         [""; 0],
         "the policy forbids nothing that the page does"
     );

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use neurobridge_tests::paths::target_dir;
 use neurobridge_tests::process::Process;
-use neurobridge_tests::shared::{SKIP_VARIABLE, say_skipped, skipped_by_name};
+use neurobridge_tests::shared::{SKIP_VARIABLE, report_skipped, skipped_by_name};
 
 const REQUIREMENTS: &str = include_str!("python/requirements.txt");
 const NODE_PACKAGE: &str = include_str!("node/package.json");
@@ -37,13 +37,13 @@ impl Language {
     /// Installs the client, unless it is there from an earlier run; nothing when the test is to be skipped, which is said.
     ///
     /// # Panics
-    /// When it can't be installed on a machine that has the language.
+    /// Panics if it can't be installed on a machine that has the language.
     pub(crate) fn client(self) -> Option<Client> {
         if skipped_by_name(self.word()) {
             return None;
         }
         let Some(versions) = self.versions() else {
-            say_skipped(&format!("there is no {} here", self.needs()));
+            report_skipped(&format!("there is no {} here", self.needs()));
             return None;
         };
         let dir = target_dir().join("tools/public-clients").join(self.word());
@@ -70,7 +70,7 @@ impl Language {
         }
     }
 
-    /// Gives the versions of all that installing needs; nothing when a part is missing.
+    /// Returns the versions of all that installing needs; nothing when a part is missing.
     fn versions(self) -> Option<String> {
         match self {
             // Where a distribution has split `venv` off, the module is there and `ensurepip` is not.

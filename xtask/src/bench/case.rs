@@ -1,15 +1,15 @@
-//! What is compared: a way into a broker, in a format.
+//! The compared cases: a sink with a message format.
 
 use std::fmt;
 
 use clap::ValueEnum;
 
-/// Where the events go.
+/// The destination of the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Sink {
-    /// A topic of Kafka
+    /// A Kafka topic
     Kafka,
-    /// Core NATS, where nobody keeps them
+    /// Core NATS, which stores nothing
     Core,
     /// A JetStream stream, in relaxed order
     Relaxed,
@@ -17,16 +17,16 @@ pub(crate) enum Sink {
     Strict,
 }
 
-/// The format in which messages are sent.
+/// The message format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// The frame as it came; in a stream with the id by which it is known again
+    /// The frame as received; for a stream, with a message id for deduplication
     Raw,
-    /// The entry, with the attributes as headers
+    /// The entry, with the CloudEvents attributes as headers
     Cloudevents,
 }
 
-/// A sink and a format.
+/// A sink with a message format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Case {
     pub(crate) sink: Sink,
@@ -34,7 +34,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// Those that are asked for; where nothing is named, all.
+    /// Returns the selected combinations; an empty selection means all.
     pub(crate) fn all(sinks: &[Sink], formats: &[Format]) -> Vec<Self> {
         let named = |sink: &Sink| sinks.is_empty() || sinks.contains(sink);
         let sinks = Sink::value_variants().iter().copied().filter(named);
@@ -49,7 +49,7 @@ impl Case {
 }
 
 impl Sink {
-    /// Returns the word for it, on the command line and for the bare loop.
+    /// Returns the sink's name on the command line and for the bare loop.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Kafka => "kafka",
@@ -61,7 +61,7 @@ impl Sink {
 }
 
 impl Format {
-    /// Returns the word for it, in the configuration and for the bare loop.
+    /// Returns the format's name in the configuration and for the bare loop.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Raw => "raw",
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_named_is_all() {
+    fn empty_selection_means_all() {
         let names = |sinks: &[Sink], formats: &[Format]| -> Vec<String> {
             Case::all(sinks, formats).iter().map(Case::to_string).collect()
         };

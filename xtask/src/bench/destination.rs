@@ -1,4 +1,4 @@
-//! What the events of one turn are brought into: a new topic, or a new server of NATS.
+//! The destination of one run: a new topic, or a new NATS server.
 
 use anyhow::{Context, Result};
 use neurobridge_tests::kafka::Kafka;
@@ -7,12 +7,12 @@ use neurobridge_tests::nats::{Nats, NatsOptions};
 use super::Bench;
 use super::case::{Case, Sink};
 
-/// Enough for every core of a broker, few enough that batches stay large.
+/// Enough partitions to use every core of a broker, and few enough for large batches.
 const PARTITIONS: u32 = 4;
 
 pub(super) struct Destination<'a> {
     case: Case,
-    /// The topic, or the stream.
+    /// The name of the topic or stream.
     pub(super) name: String,
     broker: Broker<'a>,
 }
@@ -23,7 +23,7 @@ enum Broker<'a> {
 }
 
 impl Bench {
-    /// Makes a topic, or starts a server; whoever writes to it makes its stream.
+    /// Creates a topic or starts a server. The program under measurement creates its stream.
     pub(super) fn destination(&self, case: Case, name: &str) -> Result<Destination<'_>> {
         let broker = match case.sink {
             Sink::Kafka => {
@@ -44,7 +44,7 @@ impl Bench {
 }
 
 impl Destination<'_> {
-    /// Where its server is.
+    /// Returns the address of the server.
     pub(super) fn server(&self) -> String {
         match &self.broker {
             Broker::Kafka(kafka) => kafka.bootstrap(),
@@ -52,7 +52,7 @@ impl Destination<'_> {
         }
     }
 
-    /// The bridge's table for it.
+    /// Returns the sink table for the bridge's configuration.
     pub(super) fn sink(&self) -> String {
         let (server, name, format) = (self.server(), &self.name, self.case.format.word());
         let stream =
@@ -70,11 +70,11 @@ impl Destination<'_> {
         format!("{how}\nformat = \"{format}\"\n")
     }
 
-    /// Removes what was written.
+    /// Removes the written data.
     pub(super) fn remove(self) -> Result<()> {
         match self.broker {
             Broker::Kafka(kafka) => kafka.delete_topic_by_tool(&self.name),
-            // Dropped, a server goes with its folder.
+            // A dropped server removes its folder.
             Broker::Nats(_) => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! The simulated platform, as a process of its own.
+//! The simulated platform in a separate process.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -12,14 +12,14 @@ use neurobridge_tests::process::Process;
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A running `neurobridge simulate`; dropped, it is killed.
+/// A running `neurobridge simulate`, which is killed when dropped.
 pub(super) struct Feed {
     url: String,
     _process: Process,
 }
 
 impl Feed {
-    /// Starts it and waits until it listens. Without a rate it sends as fast as it is read.
+    /// Starts the simulator and waits until it listens. Without a rate, it sends as fast as the client reads.
     pub(super) fn start(
         program: &Path,
         dir: &Path,
@@ -41,7 +41,7 @@ impl Feed {
         let mut process = Process::spawn("the simulator", &mut command, &dir.join("simulator.log"))?;
         let listening = wait_for("the simulator to listen", START_TIMEOUT, || {
             if let Some(status) = process.exit_status()? {
-                bail!("the simulator ended with {status} instead of listening");
+                bail!("the simulator exited with {status} before it listened");
             }
             Ok(TcpStream::connect(&address).ok().map(drop))
         });

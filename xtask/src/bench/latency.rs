@@ -1,4 +1,4 @@
-//! From receipt to acknowledgement, by the bridge's own histogram.
+//! The latency from receipt to acknowledgement, from the bridge's own histogram.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use neurobridge_tests::http::get;
 
 use super::Bench;
 use super::case::Case;
-use super::contender::Contender;
+use super::program::Program;
 use super::feed::Feed;
 
 const METRIC: &str = "neurobridge_sink_delivery_latency_seconds";
 
-/// The connections, the first batches and cold caches are not what is asked for.
+/// The time that is excluded, because it contains the connections, the first batches and cold caches.
 const WARM_UP_SECONDS: u64 = 3;
 
-/// The two quantiles, each with the bucket it fell into.
+/// Two quantiles, each with its bucket.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Latency {
     pub(super) p50: Quantile,
@@ -23,7 +23,7 @@ pub(super) struct Latency {
     pub(super) events: u64,
 }
 
-/// An estimate between the bounds of a bucket.
+/// An estimated quantile and the bounds of its bucket.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Quantile {
     pub(super) seconds: f64,
@@ -31,9 +31,9 @@ pub(super) struct Quantile {
 }
 
 impl Bench {
-    /// Lets the bridge run at a steady rate and reads its histogram, without the first seconds.
-    pub(super) fn latency(&self, contender: Contender, case: Case) -> Result<Latency> {
-        let name = format!("bench-latency-{}-{case}", contender.word());
+    /// Runs the bridge at a constant rate and reads its histogram, without the warm-up.
+    pub(super) fn latency(&self, program: Program, case: Case) -> Result<Latency> {
+        let name = format!("bench-latency-{}-{case}", program.word());
         let destination = self.destination(case, &name)?;
         let rate = self.args.rate;
         let warm_up = rate * WARM_UP_SECONDS;
@@ -46,7 +46,7 @@ impl Bench {
             Some(rate),
         )?;
         let limit = Duration::from_secs(60 + 2 * (WARM_UP_SECONDS + self.args.seconds));
-        let mut bridge = self.bridge(contender, &destination, feed.url())?;
+        let mut bridge = self.bridge(program, &destination, feed.url())?;
         bridge.await_delivered(warm_up, limit)?;
         let before = buckets(&get(&bridge.http, "/metrics")?)?;
         bridge.await_delivered(events, limit)?;
@@ -64,7 +64,7 @@ type Buckets = Vec<(f64, u64)>;
 fn between(before: &Buckets, after: &Buckets) -> Result<Latency> {
     ensure!(
         before.len() == after.len(),
-        "the histogram {METRIC} changed its buckets"
+        "the histogram {METRIC} has other buckets than before"
     );
     let difference: Buckets = before
         .iter()
@@ -72,7 +72,7 @@ fn between(before: &Buckets, after: &Buckets) -> Result<Latency> {
         .map(|((_, before), (bound, after))| (*bound, after.saturating_sub(*before)))
         .collect();
     let events = difference.last().map_or(0, |(_, count)| *count);
-    ensure!(events > 0, "the histogram {METRIC} did not grow");
+    ensure!(events > 0, "the histogram {METRIC} has no new events");
     Ok(Latency {
         p50: quantile(&difference, events, 0.5),
         p99: quantile(&difference, events, 0.99),
@@ -80,7 +80,7 @@ fn between(before: &Buckets, after: &Buckets) -> Result<Latency> {
     })
 }
 
-/// As Prometheus estimates it: evenly spread within its bucket.
+/// Estimates a quantile like Prometheus, with evenly distributed values within a bucket.
 fn quantile(buckets: &Buckets, events: u64, quantile: f64) -> Quantile {
     let rank = quantile * events as f64;
     let (mut lower, mut below) = (0.0, 0);
@@ -111,7 +111,7 @@ fn buckets(metrics: &str) -> Result<Buckets> {
         .lines()
         .filter(|line| line.starts_with(&prefix) && line.contains("sink=\"out\""));
     let mut buckets: Buckets = lines
-        .map(|line| bucket(line).with_context(|| format!("no bucket: {line}")))
+        .map(|line| bucket(line).with_context(|| format!("invalid bucket: {line}")))
         .collect::<Result<_>>()?;
     ensure!(!buckets.is_empty(), "/metrics has no {METRIC} of the sink `out`");
     buckets.sort_by(|(left, _), (right, _)| left.total_cmp(right));
@@ -122,7 +122,7 @@ fn bucket(line: &str) -> Option<(f64, u64)> {
     let (labels, count) = line.rsplit_once(' ')?;
     let (_, bound) = labels.split_once("le=\"")?;
     let (bound, _) = bound.split_once('"')?;
-    // Rust reads Prometheus's `+Inf` too.
+    // Rust's parser accepts the `+Inf` of Prometheus.
     Some((bound.parse().ok()?, count.parse().ok()?))
 }
 
@@ -140,14 +140,14 @@ neurobridge_sink_delivery_latency_seconds_sum{sink=\"out\"} 1.5
 ";
 
     #[test]
-    fn reads_the_sinks_own_buckets() {
+    fn only_buckets_of_the_sink_are_read() {
         let expected = vec![(0.005, 40), (0.01, 90), (f64::INFINITY, 100)];
         assert_eq!(buckets(METRICS).unwrap(), expected);
         assert!(buckets("").is_err());
     }
 
     #[test]
-    fn takes_the_difference() {
+    fn latency_excludes_earlier_events() {
         let before = vec![(0.005, 40), (0.01, 40), (f64::INFINITY, 40)];
         let latency = between(&before, &buckets(METRICS).unwrap()).unwrap();
         assert_eq!(latency.events, 60);

@@ -1,4 +1,4 @@
-//! What the figures were measured with.
+//! A description of the machine and the versions behind the results.
 
 use std::fs;
 use std::thread::available_parallelism;
@@ -9,7 +9,7 @@ use neurobridge_tests::paths::workspace_root;
 
 use crate::shell::output;
 
-/// Returns lines with the versions and the machine.
+/// Returns the versions and the machine as lines of text.
 pub(super) fn describe() -> Vec<String> {
     let unknown = || "unknown".to_owned();
     let rustc = output("rustc", &["--version"]).unwrap_or_else(unknown);
@@ -38,7 +38,7 @@ pub(super) fn describe() -> Vec<String> {
     ]
 }
 
-/// The version of a dependency in the lock file.
+/// Returns the version of a dependency from the lock file.
 fn locked(package: &str) -> String {
     let lock = fs::read_to_string(workspace_root().join("Cargo.lock")).unwrap_or_default();
     version_of(&lock, package).unwrap_or("unknown").to_owned()
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_lock_file() {
+    fn locked_version_is_found() {
         let lock = "[[package]]\nname = \"rdkafka-sys\"\nversion = \"4.10.0+2.12.1\"\n\n[[package]]\nname = \"rdkafka\"\nversion = \"0.39.0\"\n";
         assert_eq!(version_of(lock, "rdkafka"), Some("0.39.0"));
         assert_eq!(version_of(lock, "rdkafka-sys"), Some("4.10.0+2.12.1"));

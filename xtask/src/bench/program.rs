@@ -1,4 +1,4 @@
-//! One turn: a program between the feed and the broker, weighed from outside.
+//! One run: a program that moves events from the feed to the broker, measured from outside.
 
 use std::fs;
 use std::path::Path;
@@ -17,46 +17,48 @@ use super::case::{Case, Format, Sink};
 use super::destination::Destination;
 use super::feed::Feed;
 
-/// A slow machine moves twenty thousand events a second.
-const EVENTS_PER_SECOND_AT_LEAST: u64 = 5_000;
+/// A conservative speed for the time limit; a slow machine moves twenty thousand events per second.
+const MIN_EVENTS_PER_SECOND: u64 = 5_000;
 
-/// What is asked of a running bridge costs it something too: seldom enough not to weigh, often enough to see the end.
-const ASK_EVERY: Duration = Duration::from_millis(100);
+/// The interval of status requests. Each request costs the bridge CPU time, so the interval is long enough not to
+/// affect the result, and short enough to notice the end.
+const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is weighed.
+/// A program to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Contender {
-    /// The bare loop, without the id that a stream needs to know a message again: what the headers cost.
+pub(crate) enum Program {
+    /// The bare loop without the message id that a stream needs for deduplication; the difference is the cost of the
+    /// headers.
     Plain,
-    /// The bare loop, with the headers that the bridge sends.
+    /// The bare loop, with the same headers as the bridge.
     Bare,
-    /// The whole bridge, its spool in memory.
+    /// The complete bridge with its spool in memory.
     Bridge,
-    /// The whole bridge, its spool on disk, with each event synced.
+    /// The complete bridge with its spool on disk, where each event is synced.
     Disk,
 }
 
-impl Contender {
-    /// Those of a case, as far as they are wanted; all, when nothing is named.
+impl Program {
+    /// Returns the selected programs of a case; an empty selection means all.
     pub(super) fn of(case: Case, wanted: &[Self]) -> Vec<Self> {
-        let mut contenders = vec![Self::Bare, Self::Bridge];
+        let mut programs = vec![Self::Bare, Self::Bridge];
         if case.sink == Sink::Relaxed && case.format == Format::Raw {
-            contenders.insert(0, Self::Plain);
+            programs.insert(0, Self::Plain);
         }
-        // What the disk costs, it costs before any sink.
+        // The cost of the disk is independent of the sink, so one sink is enough.
         if case.sink == Sink::Kafka {
-            contenders.push(Self::Disk);
+            programs.push(Self::Disk);
         }
-        contenders.retain(|contender| wanted.is_empty() || wanted.contains(contender));
-        contenders
+        programs.retain(|program| wanted.is_empty() || wanted.contains(program));
+        programs
     }
 
-    /// Whether it is the bridge, with whatever spool.
+    /// Returns whether the program is the bridge, with either spool.
     pub(super) const fn is_bridge(self) -> bool {
         matches!(self, Self::Bridge | Self::Disk)
     }
 
-    /// The spool of its configuration.
+    /// Returns the spool's table in the bridge's configuration.
     const fn spool(self) -> &'static str {
         match self {
             Self::Plain | Self::Bare | Self::Bridge => "type = \"memory\"",
@@ -74,19 +76,19 @@ impl Contender {
     }
 }
 
-/// What a turn cost.
+/// The cost of one run.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Weight {
-    /// User and system time of the process over a million events.
+pub(crate) struct Cost {
+    /// User and system time of the process per million events.
     pub(super) cpu_seconds_per_million: f64,
-    /// From the program's start to the last acknowledgement.
+    /// Events per second from the program's start to the last acknowledgement.
     pub(super) events_per_second: f64,
     pub(super) peak_memory_bytes: u64,
 }
 
 impl Bench {
-    /// Lets a contender bring all events of a fresh feed into a topic or stream of this name.
-    pub(super) fn turn(&self, contender: Contender, case: Case, name: &str) -> Result<Weight> {
+    /// Runs a program until it has moved all events of a fresh feed into the topic or stream `name`.
+    pub(super) fn turn(&self, program: Program, case: Case, name: &str) -> Result<Cost> {
         let destination = self.destination(case, name)?;
         let events = self.args.events;
         let feed = Feed::start(
@@ -96,20 +98,20 @@ impl Bench {
             self.args.size,
             None,
         )?;
-        let limit = Duration::from_secs(60 + events / EVENTS_PER_SECOND_AT_LEAST);
+        let limit = Duration::from_secs(60 + events / MIN_EVENTS_PER_SECOND);
         let started = Instant::now();
-        let usage = match contender {
-            Contender::Plain => self.bare(&destination, case, "plain", feed.url(), limit)?,
-            Contender::Bare => self.bare(&destination, case, case.format.word(), feed.url(), limit)?,
-            Contender::Bridge | Contender::Disk => {
-                let mut bridge = self.bridge(contender, &destination, feed.url())?;
+        let usage = match program {
+            Program::Plain => self.bare(&destination, case, "plain", feed.url(), limit)?,
+            Program::Bare => self.bare(&destination, case, case.format.word(), feed.url(), limit)?,
+            Program::Bridge | Program::Disk => {
+                let mut bridge = self.bridge(program, &destination, feed.url())?;
                 bridge.await_delivered(events, limit)?;
                 bridge.process.usage()?
             }
         };
         let elapsed = started.elapsed();
         destination.remove()?;
-        Ok(Weight {
+        Ok(Cost {
             cpu_seconds_per_million: usage.cpu.as_secs_f64() * 1e6 / events as f64,
             events_per_second: events as f64 / elapsed.as_secs_f64(),
             peak_memory_bytes: usage.peak_memory_bytes,
@@ -132,7 +134,7 @@ impl Bench {
         let mut process = Process::spawn("the bare loop", &mut command, &log)?;
         let delivered = wait_for("the bare loop's last acknowledgement", limit, || {
             if let Some(status) = process.exit_status()? {
-                bail!("the bare loop ended early with {status}");
+                bail!("the bare loop exited early with {status}");
             }
             Ok(process.logged()?.contains("delivered").then_some(()))
         });
@@ -140,10 +142,10 @@ impl Bench {
         process.usage()
     }
 
-    /// Starts the bridge with one source, the contender's spool and one sink.
+    /// Starts the bridge with one source, the program's spool and one sink.
     pub(super) fn bridge(
         &self,
-        contender: Contender,
+        program: Program,
         destination: &Destination<'_>,
         url: &str,
     ) -> Result<Bridge> {
@@ -152,7 +154,7 @@ impl Bench {
         let dir = self.scratch.join(&destination.name);
         fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
         let config = dir.join("neurobridge.toml");
-        let text = configuration(&dir, contender.spool(), url, &destination.sink(), &http);
+        let text = configuration(&dir, program.spool(), url, &destination.sink(), &http);
         fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
         let mut command = Command::new(&self.neurobridge);
         command.arg("run").arg("-c").arg(&config).current_dir(&dir);
@@ -161,22 +163,22 @@ impl Bench {
     }
 }
 
-/// A running bridge; dropped, it is killed.
+/// A running bridge, which is killed when dropped.
 pub(super) struct Bridge {
     process: Process,
     pub(super) http: String,
 }
 
 impl Bridge {
-    /// Waits until the sink has delivered so many events.
+    /// Waits until the sink has delivered this many events.
     pub(super) fn await_delivered(&mut self, events: u64, limit: Duration) -> Result<()> {
-        let mut last = "it did not answer at all".to_owned();
+        let mut last = "no answer".to_owned();
         let mut asked: Option<Instant> = None;
         let delivered = wait_for(&format!("{events} events to be delivered"), limit, || {
             if let Some(status) = self.process.exit_status()? {
-                bail!("the bridge ended early with {status}");
+                bail!("the bridge exited early with {status}");
             }
-            if asked.is_some_and(|asked| asked.elapsed() < ASK_EVERY) {
+            if asked.is_some_and(|asked| asked.elapsed() < STATUS_INTERVAL) {
                 return Ok(None);
             }
             asked = Some(Instant::now());
@@ -225,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_ledger() {
+    fn delivered_events_are_read_from_status() {
         let status = r#"{"sinks":{"out":{"ledger":{"stored":9,"delivered":7}}}}"#;
         assert_eq!(delivered(status).unwrap(), 7);
         assert!(

@@ -1,57 +1,57 @@
-//! The lines that are printed.
+//! The printed lines of the results.
 
 use super::Args;
 use super::case::Case;
-use super::contender::{Contender, Weight};
+use super::program::{Program, Cost};
 use super::latency::{Latency, Quantile};
 
-/// What stands above the turns.
+/// The heading above the runs.
 pub(super) const HEADING: &str = "case                 program  CPU-s/million  events/s  peak MiB";
 
-/// A single turn.
-pub(super) fn turn(contender: Contender, case: Case, weight: &Weight) -> String {
-    line(contender, case, weight)
+/// Formats a single run.
+pub(super) fn turn(program: Program, case: Case, cost: &Cost) -> String {
+    line(program, case, cost)
 }
 
-/// The medians, the ratio of each bridge to the bare loop, and what the disk adds.
-pub(super) fn summary(case: Case, contenders: &[(Contender, Vec<Weight>)]) -> Vec<String> {
-    let mut lines: Vec<String> = contenders
+/// Formats the medians, the ratio of each bridge to the bare loop, and the additional cost of the disk.
+pub(super) fn summary(case: Case, programs: &[(Program, Vec<Cost>)]) -> Vec<String> {
+    let mut lines: Vec<String> = programs
         .iter()
-        .map(|(contender, weights)| format!("{}  median", line(*contender, case, &median(weights))))
+        .map(|(program, costs)| format!("{}  median", line(*program, case, &median(costs))))
         .collect();
-    let bridges = contenders.iter().filter(|(contender, _)| contender.is_bridge());
-    lines.extend(bridges.filter_map(|(contender, _)| {
-        let (low, median, high) = compared(contenders, *contender, Contender::Bare, |bridge, bare| {
+    let bridges = programs.iter().filter(|(program, _)| program.is_bridge());
+    lines.extend(bridges.filter_map(|(program, _)| {
+        let (low, median, high) = compared(programs, *program, Program::Bare, |bridge, bare| {
             bridge / bare
         })?;
         Some(format!(
-            "{case}, {}: {median:.2} times the CPU of its bare loop, from turn to turn {low:.2} to {high:.2}",
-            contender.word()
+            "{case}, {}: {median:.2} times the CPU of its bare loop, per run {low:.2} to {high:.2}",
+            program.word()
         ))
     }));
-    let disk_cost = compared(contenders, Contender::Disk, Contender::Bridge, |disk, memory| {
+    let disk_cost = compared(programs, Program::Disk, Program::Bridge, |disk, memory| {
         disk - memory
     });
     lines.extend(disk_cost.map(|(low, median, high)| {
         format!(
-            "{case}: the spool on disk costs {median:.2} CPU-seconds a million more than the one in memory, from turn to \
+            "{case}: the spool on disk costs {median:.2} CPU-seconds per million more than the one in memory, from turn to \
              turn {low:.2} to {high:.2}"
         )
     }));
     lines
 }
 
-/// The CPU of two contenders compared turn by turn: the least, the median, the most. Both of a turn ran in the same
-/// minute, so what else the machine did falls out; of a comparison of two medians it would not.
+/// Compares the CPU time of two programs run by run, and returns the minimum, the median and the maximum. Both programs
+/// of a pair ran within the same minute, so other load cancels out, unlike in a comparison of two medians.
 fn compared(
-    contenders: &[(Contender, Vec<Weight>)],
-    one: Contender,
-    other: Contender,
+    programs: &[(Program, Vec<Cost>)],
+    one: Program,
+    other: Program,
     compare: fn(f64, f64) -> f64,
 ) -> Option<(f64, f64, f64)> {
     let of = |wanted| {
-        let (_, weights) = contenders.iter().find(|(contender, _)| *contender == wanted)?;
-        Some(weights.iter().map(|weight| weight.cpu_seconds_per_million))
+        let (_, costs) = programs.iter().find(|(program, _)| *program == wanted)?;
+        Some(costs.iter().map(|cost| cost.cpu_seconds_per_million))
     };
     let figures: Vec<f64> = of(one)?
         .zip(of(other)?)
@@ -62,11 +62,11 @@ fn compared(
     Some((least, middle(figures), most))
 }
 
-/// The latency at a steady rate.
-pub(super) fn latency(contender: Contender, case: Case, args: &Args, latency: &Latency) -> String {
+/// Formats the latency at a constant rate.
+pub(super) fn latency(program: Program, case: Case, args: &Args, latency: &Latency) -> String {
     format!(
         "{case}, {}: receipt to acknowledgement at {} events/s: p50 {}, p99 {}, of {} events",
-        contender.word(),
+        program.word(),
         args.rate,
         milliseconds(latency.p50),
         milliseconds(latency.p99),
@@ -74,14 +74,14 @@ pub(super) fn latency(contender: Contender, case: Case, args: &Args, latency: &L
     )
 }
 
-fn line(contender: Contender, case: Case, weight: &Weight) -> String {
+fn line(program: Program, case: Case, cost: &Cost) -> String {
     format!(
         "{:<20} {:<7} {:>14.2} {:>9.0} {:>9.1}",
         case.to_string(),
-        contender.word(),
-        weight.cpu_seconds_per_million,
-        weight.events_per_second,
-        weight.peak_memory_bytes as f64 / 1_048_576.0
+        program.word(),
+        cost.cpu_seconds_per_million,
+        cost.events_per_second,
+        cost.peak_memory_bytes as f64 / 1_048_576.0
     )
 }
 
@@ -94,13 +94,13 @@ fn milliseconds(quantile: Quantile) -> String {
     }
 }
 
-/// Each figure's own median: they need not come from the same turn.
-fn median(weights: &[Weight]) -> Weight {
-    let middle = |figure: fn(&Weight) -> f64| middle(weights.iter().map(figure).collect());
-    Weight {
-        cpu_seconds_per_million: middle(|weight| weight.cpu_seconds_per_million),
-        events_per_second: middle(|weight| weight.events_per_second),
-        peak_memory_bytes: middle(|weight| weight.peak_memory_bytes as f64) as u64,
+/// Returns the median of each figure; the figures may come from different runs.
+fn median(costs: &[Cost]) -> Cost {
+    let middle = |figure: fn(&Cost) -> f64| middle(costs.iter().map(figure).collect());
+    Cost {
+        cpu_seconds_per_million: middle(|cost| cost.cpu_seconds_per_million),
+        events_per_second: middle(|cost| cost.events_per_second),
+        peak_memory_bytes: middle(|cost| cost.peak_memory_bytes as f64) as u64,
     }
 }
 
@@ -115,8 +115,8 @@ mod tests {
     use super::super::case::{Format, Sink};
     use super::*;
 
-    fn weight(cpu: f64) -> Weight {
-        Weight {
+    fn cost(cpu: f64) -> Cost {
+        Cost {
             cpu_seconds_per_million: cpu,
             events_per_second: 100_000.0,
             peak_memory_bytes: 50 << 20,
@@ -124,21 +124,21 @@ mod tests {
     }
 
     #[test]
-    fn the_median_decides() {
-        let bare = vec![weight(9.0), weight(2.0), weight(1.0)];
-        let bridge = vec![weight(2.0), weight(3.0), weight(9.0)];
+    fn summary_reports_the_median() {
+        let bare = vec![cost(9.0), cost(2.0), cost(1.0)];
+        let bridge = vec![cost(2.0), cost(3.0), cost(9.0)];
         let case = Case {
             sink: Sink::Kafka,
             format: Format::Raw,
         };
-        let (plain, disk) = (vec![weight(1.0)], vec![weight(3.5), weight(3.25), weight(10.0)]);
-        let contenders = [
-            (Contender::Plain, plain),
-            (Contender::Bare, bare),
-            (Contender::Bridge, bridge),
-            (Contender::Disk, disk),
+        let (plain, disk) = (vec![cost(1.0)], vec![cost(3.5), cost(3.25), cost(10.0)]);
+        let programs = [
+            (Program::Plain, plain),
+            (Program::Bare, bare),
+            (Program::Bridge, bridge),
+            (Program::Disk, disk),
         ];
-        let lines = summary(case, &contenders);
+        let lines = summary(case, &programs);
         assert_eq!(
             lines,
             [
@@ -146,9 +146,9 @@ mod tests {
                 "kafka-raw            bare              2.00    100000      50.0  median",
                 "kafka-raw            bridge            3.00    100000      50.0  median",
                 "kafka-raw            disk              3.50    100000      50.0  median",
-                "kafka-raw, bridge: 1.50 times the CPU of its bare loop, from turn to turn 0.22 to 9.00",
-                "kafka-raw, disk: 1.62 times the CPU of its bare loop, from turn to turn 0.39 to 10.00",
-                "kafka-raw: the spool on disk costs 1.00 CPU-seconds a million more than the one in memory, from turn to turn 0.25 to 1.50",
+                "kafka-raw, bridge: 1.50 times the CPU of its bare loop, per run 0.22 to 9.00",
+                "kafka-raw, disk: 1.62 times the CPU of its bare loop, per run 0.39 to 10.00",
+                "kafka-raw: the spool on disk costs 1.00 CPU-seconds per million more than the one in memory, per run 0.25 to 1.50",
             ]
         );
     }

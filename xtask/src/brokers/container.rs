@@ -1,4 +1,4 @@
-//! Brokers from a container engine, for machines on which the programs themselves can't be had.
+//! Brokers in containers, for machines on which the programs cannot be installed.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use neurobridge_tests::process::Guardian;
 use neurobridge_tests::shared::Broker;
 use neurobridge_tests::{kafka, nats};
 
-use crate::shell::{output, run_quietly, say, succeeds};
+use crate::shell::{output, run_quietly, log, succeeds};
 
-/// The image has to be fetched first.
+/// The time limit, which includes the download of the image.
 const LIMIT: Duration = Duration::from_secs(900);
 
 const START_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A broker in a container, removed when this is dropped and when this program dies.
+/// A broker in a container, which is removed when this value is dropped or when this process dies.
 #[derive(Debug)]
 pub(crate) struct Container {
     name: String,
@@ -35,7 +35,7 @@ impl Container {
     pub(super) fn start(broker: Broker) -> Result<Self> {
         let [port] = free_ports::<1>()?;
         let name = format!("neurobridge-{}-{}", broker.word(), std::process::id());
-        say(&format!("starting {broker} in the container {name}"));
+        log(&format!("starting {broker} in the container {name}"));
         let mut command = Command::new("docker");
         command
             .args(["run", "--detach", "--rm", "--name", &name])
@@ -94,7 +94,7 @@ fn arguments(broker: Broker, port: u16) -> Vec<String> {
                 .to_vec()
         }
         Broker::Kafka => {
-            // What the image's own configuration has, with the address under which the outside reaches it.
+            // The settings of the image's own configuration, with an address that is reachable from outside.
             let settings = [
                 "KAFKA_NODE_ID=1".to_owned(),
                 "KAFKA_PROCESS_ROLES=broker,controller".to_owned(),

@@ -1,4 +1,4 @@
-//! Apache Kafka, from its published jars.
+//! Apache Kafka, from its published JAR files.
 
 use std::fs;
 use std::process::Command;
@@ -9,20 +9,20 @@ use neurobridge_tests::kafka::{KafkaInstallation, MINIMUM_JAVA, VERSION};
 use neurobridge_tests::paths::brokers_dir;
 
 use crate::packages;
-use crate::shell::{run_quietly, say, succeeds};
+use crate::shell::{run_quietly, log, succeeds};
 
-/// Fifty megabytes in a hundred files, of which Maven's own plugin is another twenty.
+/// The time limit for fifty megabytes in a hundred files; Maven's own plugin adds twenty.
 const LIMIT: Duration = Duration::from_secs(900);
 
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
 
-/// Fetches a Java, Maven and Kafka's jars, each where it is not there yet.
+/// Installs Java, Maven and the JAR files of Kafka where they are missing.
 pub(super) fn install() -> Result<()> {
     let jars = KafkaInstallation::jars_dir();
     if !jars.is_dir() {
         if !succeeds("mvn", &["--version"]) {
             packages::install(
-                "Kafka's jars are fetched by Maven, and there is no `mvn`",
+                "Maven (`mvn`) is needed to download Kafka",
                 &["maven"],
             )?;
         }
@@ -41,7 +41,7 @@ pub(super) fn install() -> Result<()> {
 }
 
 fn fetch_jars() -> Result<()> {
-    say(&format!("fetching Kafka {VERSION}"));
+    log(&format!("downloading Kafka {VERSION}"));
     let jars = KafkaInstallation::jars_dir();
     let work = brokers_dir().join("cache").join("kafka-fetch");
     if work.exists() {
@@ -57,10 +57,10 @@ fn fetch_jars() -> Result<()> {
     let fetched = work.join("jars");
     ensure!(
         fetched.join(format!("kafka_2.13-{VERSION}.jar")).is_file(),
-        "Maven brought no Kafka into {}",
+        "Maven downloaded no Kafka into {}",
         fetched.display()
     );
-    // Whole or not at all: a fetch that was interrupted leaves nothing that looks like an installation.
+    // The rename is atomic: an interrupted download leaves nothing that looks like an installation.
     fs::rename(&fetched, &jars).with_context(|| format!("moving the jars to {}", jars.display()))?;
     fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))
 }

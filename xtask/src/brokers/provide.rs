@@ -1,4 +1,4 @@
-//! A broker for as long as a chore runs, by the first way that is open.
+//! Provides a broker for the duration of a task, in the first way that works.
 
 use anyhow::{Context, Result};
 use neurobridge_tests::kafka::{Kafka, KafkaOptions};
@@ -8,18 +8,18 @@ use neurobridge_tests::standing::Standing;
 
 use super::container::Container;
 use super::install;
-use crate::shell::say;
+use crate::shell::log;
 
-/// A broker that answers; dropped, it is stopped unless it is somebody else's.
+/// A running broker. When dropped, it is stopped unless another process owns it.
 #[derive(Debug)]
 pub(crate) enum Provided {
-    /// Named by the environment, or left running by `cargo xtask brokers up`.
+    /// Given by the environment, or started by `cargo xtask brokers up`.
     Foreign(String),
-    /// Started here. Boxed, since it is many times the size of the others.
+    /// Started by this process. Boxed, because it is much larger than the other variants.
     Kafka(Box<Kafka>),
-    /// Started here.
+    /// Started by this process.
     Nats(Box<Nats>),
-    /// Started here, in a container.
+    /// Started by this process in a container.
     Container(Container),
 }
 
@@ -35,37 +35,37 @@ impl Provided {
     }
 }
 
-/// Takes the broker that the environment names, or that stands already, or starts one: as a process, or where the
-/// program can't be had, in a container.
+/// Uses the broker given by the environment, or one that runs already, or starts one: as a process or, if the program
+/// cannot be installed, in a container.
 ///
 /// # Errors
-/// When none of these ways is open; the error says which command opens one.
+/// Returns an error if none of these ways works; the message names a command that enables one.
 pub(crate) fn provide(broker: Broker) -> Result<Provided> {
     if let Some(address) = broker.named() {
         let variable = broker.variable();
         broker
             .answers(&address)
             .with_context(|| format!("{variable} names {address}"))?;
-        say(&format!("{broker} at {address}, named by {variable}"));
+        log(&format!("{broker} at {address}, given by {variable}"));
         return Ok(Provided::Foreign(address));
     }
     if let Some(Standing { address, .. }) = Standing::find(broker) {
         broker
             .answers(&address)
             .with_context(|| format!("the {broker} of `cargo xtask brokers up`"))?;
-        say(&format!("{broker} at {address}, of `cargo xtask brokers up`"));
+        log(&format!("{broker} at {address}, of `cargo xtask brokers up`"));
         return Ok(Provided::Foreign(address));
     }
     if let Err(error) = install(broker) {
         if Container::engine_answers() {
-            say(&format!(
-                "{broker} can't be installed ({error:#}), a container will do"
+            log(&format!(
+                "{broker} cannot be installed ({error:#}); using a container"
             ));
             return Container::start(broker).map(Provided::Container);
         }
         return Err(error);
     }
-    say(&format!("starting {broker}"));
+    log(&format!("starting {broker}"));
     Ok(match broker {
         Broker::Kafka => Provided::Kafka(Box::new(Kafka::start(KafkaOptions::shared())?)),
         Broker::Nats => Provided::Nats(Box::new(Nats::start(NatsOptions::default())?)),

@@ -1,4 +1,4 @@
-//! Whether each broker has what the spool had.
+//! Compares the events stored by each broker with those of the spool.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -6,23 +6,23 @@ use std::fmt;
 use anyhow::Result;
 use neurobridge_tests::fingerprint::Fingerprint;
 
-use super::witness::Seen;
+use super::spool_reader::Seen;
 
-/// How many of what is wrong are named; the rest is counted.
+/// The number of violations that are described; further ones are only counted.
 const NAMED: usize = 5;
 
-/// What a broker may do with a copy that comes again.
+/// The guarantee of a broker about duplicates and order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Promise {
-    /// Copies are counted, and order is that of each person's first copies.
+    /// Duplicates are counted; the order is that of each person's first copies.
     AtLeastOnce,
-    /// There are none, and order is that of each person's copies.
+    /// No duplicates; the order is that of each person's events.
     Once,
-    /// There are none, and order is that of the spool.
+    /// No duplicates; the order is that of the spool.
     OnceInOrder,
 }
 
-/// The copies of one broker, as they are read.
+/// The audit of one broker's events, while they are read.
 #[derive(Debug)]
 pub(super) struct Audit<'a> {
     promise: Promise,
@@ -33,13 +33,13 @@ pub(super) struct Audit<'a> {
     found: Found,
 }
 
-/// What was found.
+/// The result of an audit.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     broker: &'static str,
-    /// Events of which there is a copy.
+    /// The number of events with at least one copy.
     pub(super) delivered: u64,
-    /// Copies beyond the first of each.
+    /// The number of copies after the first of each event.
     pub(super) duplicates: u64,
     lost: u64,
     disordered: u64,
@@ -63,7 +63,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// Takes the copies of a program's output.
+    /// Reads the events from a program's output.
     pub(super) fn read(&mut self, lines: impl Iterator<Item = std::io::Result<String>>) -> Result<()> {
         for line in lines {
             self.take(line?.parse()?);
@@ -71,7 +71,7 @@ impl<'a> Audit<'a> {
         Ok(())
     }
 
-    /// Takes the next copy; those of a person come in the order of the broker.
+    /// Adds the next event; the events of one person arrive in the order of the broker.
     pub(super) fn take(&mut self, copy: Fingerprint) {
         let Fingerprint {
             sequence,
@@ -82,19 +82,19 @@ impl<'a> Audit<'a> {
             .ok()
             .and_then(|place| place.checked_sub(1));
         let expected = place.and_then(|place| Some((self.durable.get(place)?, self.has.get_mut(place)?)));
-        // Of what was not seen only the place is known.
+        // For an event that the spool reader missed, only the position is known.
         let is_as_seen = |seen: Option<Seen>| seen.is_none_or(|seen| seen == Seen { content, person });
         let Some((_, has)) = expected.filter(|(seen, _)| is_as_seen(**seen)) else {
             self.found.foreign += 1;
             self.found
-                .name(format!("{sequence} is none of the spool's, or has another body"));
+                .name(format!("{sequence} is not in the spool, or has another body"));
             return;
         };
         if std::mem::replace(has, true) {
             self.found.duplicates += 1;
             if self.promise != Promise::AtLeastOnce {
                 self.found.forbidden += 1;
-                self.found.name(format!("{sequence} is there twice"));
+                self.found.name(format!("{sequence} is duplicated"));
             }
             return;
         }
@@ -112,11 +112,11 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// What is not there is lost.
+    /// Counts the missing events as lost and returns the result.
     pub(super) fn end(mut self) -> Found {
         for (place, _) in self.has.iter().enumerate().filter(|(_, has)| !**has) {
             self.found.lost += 1;
-            self.found.name(format!("{} is not there", place + 1));
+            self.found.name(format!("{} is missing", place + 1));
         }
         self.found
     }
@@ -129,8 +129,8 @@ impl Found {
         }
     }
 
-    /// Whether all is as promised.
-    pub(super) const fn is_well(&self) -> bool {
+    /// Returns whether all guarantees held.
+    pub(super) const fn holds(&self) -> bool {
         self.lost == 0 && self.disordered == 0 && self.foreign == 0 && self.forbidden == 0
     }
 }
@@ -182,30 +182,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_promised_is_held_against_what_is_there() {
+    fn stored_events_are_checked_against_the_promise() {
         use Promise::{AtLeastOnce, Once, OnceInOrder};
-        for (promise, sequences, is_well) in [
+        for (promise, sequences, holds) in [
             (OnceInOrder, &[1, 2, 3][..], true),
             (OnceInOrder, &[2, 1, 3], false),
             (OnceInOrder, &[1, 2, 2, 3], false),
             (Once, &[2, 1, 3], true),
             (Once, &[2, 3, 1], false),
             (Once, &[1, 2, 3, 1], false),
-            // Copies that come late are no disorder, first copies are.
+            // Late duplicates do not violate the order; late first copies do.
             (AtLeastOnce, &[1, 2, 3, 1], true),
             (AtLeastOnce, &[3, 2, 1, 3], false),
             (AtLeastOnce, &[1, 3], false),
             (AtLeastOnce, &[1, 2, 3, 4], false),
         ] {
             let found = audit(promise, sequences);
-            assert_eq!(found.is_well(), is_well, "{promise:?} {sequences:?}: {found}");
+            assert_eq!(found.holds(), holds, "{promise:?} {sequences:?}: {found}");
         }
         let found = audit(AtLeastOnce, &[1, 1]);
         assert_eq!((found.delivered, found.duplicates, found.lost), (1, 1, 2));
     }
 
     #[test]
-    fn another_body_is_foreign() {
+    fn changed_body_counts_as_foreign() {
         let mut audit = Audit::new("x", Promise::AtLeastOnce, &SPOOL);
         audit
             .read(["1 b 1".to_owned(), "2 14 3".to_owned()].into_iter().map(Ok))

@@ -1,4 +1,4 @@
-//! The lives of the bridge: started, watched, killed, started again.
+//! The runs of the bridge: started, observed, killed, and restarted.
 
 use std::time::{Duration, Instant};
 
@@ -10,106 +10,107 @@ use neurobridge_tests::poll::Patience;
 use neurobridge_tests::status::Status;
 use nix::sys::signal::Signal;
 
-use super::book::Book;
+use super::history::StatusHistory;
 use super::clock::Clock;
 use super::recovery::Recovery;
 use super::schedule::Fault;
-use super::witness::Witness;
+use super::spool_reader::SpoolReader;
 
-/// How often `/status` is asked.
-const ASK_EVERY: Duration = Duration::from_millis(250);
-/// How often the spool is read from outside: before what it retains is deleted for want of room.
-const READ_EVERY: Duration = Duration::from_secs(1);
-/// A machine that runs two brokers beside it may keep a bridge waiting.
-const SILENCE: Duration = Duration::from_secs(60);
+/// The interval of the requests to `/status`.
+const STATUS_INTERVAL: Duration = Duration::from_millis(250);
+/// The interval at which the spool is read from outside, short enough to read events before retention deletes them on a
+/// full disk.
+const SPOOL_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest time without a response. The bridge may be slow on a machine that also runs two brokers.
+const RESPONSE_LIMIT: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(60);
 
-/// A bridge, and what is known of it.
-pub(super) struct Lives<'a> {
+/// The bridge over several runs, with its observed state.
+pub(super) struct BridgeRuns<'a> {
     dir: &'a Scratch,
     config: String,
     bridge: Bridge,
-    pub(super) book: Book,
-    pub(super) witness: Witness,
+    pub(super) history: StatusHistory,
+    pub(super) spool_reader: SpoolReader,
     pub(super) kills: u64,
     silence: Patience,
     read: Instant,
 }
 
-impl<'a> Lives<'a> {
-    /// Starts the first one; its spool is in `spool` below the data folder.
+impl<'a> BridgeRuns<'a> {
+    /// Starts the first run; the spool is in the folder `spool` below the data folder.
     pub(super) fn begin(dir: &'a Scratch, config: String) -> Result<Self> {
         let bridge = Bridge::start(dir, &config)?;
-        let witness = Witness::new(bridge.data_dir().join("spool"));
+        let spool_reader = SpoolReader::new(bridge.data_dir().join("spool"));
         Ok(Self {
             dir,
             config,
             bridge,
-            book: Book::default(),
-            witness,
+            history: StatusHistory::default(),
+            spool_reader,
             kills: 0,
-            silence: Patience::new("an answer of the bridge", SILENCE),
+            silence: Patience::new("a response of the bridge", RESPONSE_LIMIT),
             read: Instant::now(),
         })
     }
 
-    /// Watches the bridge and kills it on schedule.
+    /// Observes the bridge and kills it on schedule.
     pub(super) fn run(&mut self, faults: &[Fault], clock: &Clock) -> Result<()> {
         for fault in faults {
-            while clock.wait(fault.at, ASK_EVERY) {
-                self.look()?;
+            while clock.wait(fault.at, STATUS_INTERVAL) {
+                self.observe()?;
             }
             if clock.has_stopped() {
                 return Ok(());
             }
             self.kill()?;
-            clock.say(fault.victim, "is killed")?;
+            clock.log(fault.victim, "killed")?;
             clock.pause(fault.lasts);
             self.start()?;
-            clock.say(fault.victim, "is there again")?;
+            clock.log(fault.victim, "available again")?;
         }
-        while clock.wait(clock.end(), ASK_EVERY) {
-            self.look()?;
+        while clock.wait(clock.end(), STATUS_INTERVAL) {
+            self.observe()?;
         }
         Ok(())
     }
 
-    /// Waits until all sinks have settled all, and stops the bridge in order.
-    pub(super) fn end(mut self) -> Result<(Book, Witness, u64)> {
+    /// Waits until all sinks have settled all events, and shuts down the bridge.
+    pub(super) fn end(mut self) -> Result<(StatusHistory, SpoolReader, u64)> {
         let mut recovery = Recovery::default();
         loop {
-            self.look()?;
-            if self.book.is_settled() {
+            self.observe()?;
+            if self.history.is_settled() {
                 break;
             }
-            let checked = recovery.check(self.book.sinks());
+            let checked = recovery.check(self.history.sinks());
             checked.with_context(|| self.bridge.process().log_tail())?;
-            std::thread::sleep(ASK_EVERY);
+            std::thread::sleep(STATUS_INTERVAL);
         }
         let (status, log) = self.bridge.stop(Signal::SIGTERM, STOP)?;
-        ensure!(status.success(), "the bridge ended with {status}:\n{log}");
-        self.witness.read_all()?;
-        Ok((self.book, self.witness, self.kills))
+        ensure!(status.success(), "the bridge exited with {status}:\n{log}");
+        self.spool_reader.read_all()?;
+        Ok((self.history, self.spool_reader, self.kills))
     }
 
-    /// Asks the bridge, and now and then the disk.
-    fn look(&mut self) -> Result<()> {
+    /// Requests the status and, at a longer interval, reads the spool.
+    fn observe(&mut self) -> Result<()> {
         match get(self.bridge.address(), "/status") {
             Ok(status) => {
-                self.silence = Patience::new("an answer of the bridge", SILENCE);
+                self.silence = Patience::new("a response of the bridge", RESPONSE_LIMIT);
                 let status = Status::read(&status).context("reading /status")?;
-                self.book.enter(status)?;
+                self.history.enter(status)?;
             }
             Err(error) => {
                 if let Some(status) = self.bridge.process().exit_status()? {
                     let log = self.bridge.process().log_tail();
-                    bail!("the bridge ended by itself with {status}; {log}");
+                    bail!("the bridge exited unexpectedly with {status}; {log}");
                 }
                 self.silence.check().context(error)?;
             }
         }
-        if self.read.elapsed() >= READ_EVERY {
-            self.witness.read_to(self.book.durable())?;
+        if self.read.elapsed() >= SPOOL_INTERVAL {
+            self.spool_reader.read_to(self.history.durable())?;
             self.read = Instant::now();
         }
         Ok(())
@@ -117,19 +118,19 @@ impl<'a> Lives<'a> {
 
     fn kill(&mut self) -> Result<()> {
         if let Some(status) = self.bridge.process().exit_status()? {
-            bail!("the bridge ended by itself with {status}");
+            bail!("the bridge exited unexpectedly with {status}");
         }
         self.bridge.process().kill()?;
         self.kills += 1;
-        self.witness.read_all()?;
-        // All that is whole on the disk has to be there again, whether or not it was called durable.
-        self.book.expect(self.witness.count())
+        self.spool_reader.read_all()?;
+        // Every complete record on the disk has to exist after the restart, even if it was not reported as durable.
+        self.history.expect(self.spool_reader.count())
     }
 
     fn start(&mut self) -> Result<()> {
         self.bridge = Bridge::start(self.dir, &self.config)
             .with_context(|| format!("starting the bridge after kill {}", self.kills))?;
-        self.silence = Patience::new("an answer of the bridge", SILENCE);
-        self.look()
+        self.silence = Patience::new("a response of the bridge", RESPONSE_LIMIT);
+        self.observe()
     }
 }

@@ -1,4 +1,4 @@
-//! The time of a run, which all threads share; and the end of all of them when one fails.
+//! The time of a run, shared by all threads, and a stop signal for all of them when one fails.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::schedule::Victim;
 use crate::shell::print;
 
-/// How soon a thread notices that another has failed.
+/// The delay with which a thread notices a stop.
 const STEP: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
@@ -28,12 +28,12 @@ impl Clock {
         }
     }
 
-    /// When the run ends.
+    /// Returns the time at which the run ends.
     pub(super) const fn end(&self) -> Duration {
         self.end
     }
 
-    /// Ends all waiting.
+    /// Stops all waiting threads.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
@@ -42,20 +42,20 @@ impl Clock {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Waits for a time, `most` at the most; whether it is still to come.
+    /// Waits until `at`, but at most for `most`; returns whether `at` is still in the future.
     pub(super) fn wait(&self, at: Duration, most: Duration) -> bool {
         let left = at.saturating_sub(self.started.elapsed());
         self.pause(left.min(most));
         !self.has_stopped() && self.started.elapsed() < at
     }
 
-    /// Waits until a time; false when the run was stopped.
+    /// Waits until a time; returns false if the run was stopped.
     pub(super) fn wait_until(&self, at: Duration) -> bool {
         while self.wait(at, at) {}
         !self.has_stopped()
     }
 
-    /// Waits for so long.
+    /// Waits for a duration.
     pub(super) fn pause(&self, lasts: Duration) {
         let until = Instant::now() + lasts;
         while !self.has_stopped() {
@@ -67,8 +67,8 @@ impl Clock {
         }
     }
 
-    /// Prints what happens now.
-    pub(super) fn say(&self, victim: Victim, what: &str) -> Result<()> {
+    /// Prints an event of the run.
+    pub(super) fn log(&self, victim: Victim, what: &str) -> Result<()> {
         let now = self.started.elapsed().as_secs_f64();
         print(&format!("{now:7.1} s  {victim:<6}  {what}"))
     }

@@ -1,64 +1,64 @@
-//! What the bridge says of itself, over all its lives: no answer of `/status` may contradict another.
+//! The `/status` responses over all runs of the bridge; no response may contradict an earlier one.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use neurobridge_tests::status::{Sink, Status};
 
-/// What was said so far.
+/// The latest response and the counters over all responses.
 #[derive(Debug, Default)]
-pub(super) struct Book {
+pub(super) struct StatusHistory {
     answers: u64,
     durable: u64,
-    /// The last word of each sink.
+    /// The latest values of each sink.
     sinks: BTreeMap<String, Sink>,
-    /// In how many answers the spool was full.
+    /// The number of responses with a full spool.
     full: u64,
 }
 
-impl Book {
-    /// Takes an answer, whose ledgers balance: what was stored stays stored, and nothing is given up.
+impl StatusHistory {
+    /// Adds a response with balanced ledgers. Stored events must stay stored, and no event may be dropped.
     pub(super) fn enter(&mut self, status: Status) -> Result<()> {
         self.answers += 1;
         let durable = status.spool.durable_sequence;
         ensure!(
             durable >= self.durable,
-            "the spool had made {} durable and now has {durable}",
+            "the spool reported {} durable events before and now {durable}",
             self.durable
         );
         self.durable = durable;
         self.full += u64::from(status.spool.is_full);
-        ensure!(!status.spool.has_failed, "the spool has failed: {status}");
+        ensure!(!status.spool.has_failed, "the spool failed: {status}");
         for (name, sink) in &status.sinks {
             let ledger = &sink.ledger;
             let stored = self.sinks.get(name).map_or(0, |last| last.ledger.stored);
             ensure!(
                 ledger.stored >= stored,
-                "the sink {name} had {stored} stored and now has {}",
+                "the sink {name} reported {stored} stored events before and now {}",
                 ledger.stored
             );
             let lost = ledger.filtered + ledger.dead_lettered + ledger.dropped + ledger.damaged;
             ensure!(
                 lost == 0,
-                "the sink {name} has events that are not delivered: {ledger:?}"
+                "the sink {name} has lost events: {ledger:?}"
             );
         }
         self.sinks = status.sinks;
         Ok(())
     }
 
-    /// From now on so many events have to be durable: they were seen on the disk.
+    /// Sets a lower bound for the durable events, because this many were seen on the disk.
     pub(super) fn expect(&mut self, durable: u64) -> Result<()> {
         ensure!(
             durable >= self.durable,
-            "{} events were called durable, and {durable} are on the disk",
+            "{} events were reported as durable, but {durable} are on the disk",
             self.durable
         );
         self.durable = durable;
         Ok(())
     }
 
-    /// The highest sequence that was called durable.
+    /// Returns the highest sequence that was reported as durable.
     pub(super) const fn durable(&self) -> u64 {
         self.durable
     }
@@ -75,7 +75,7 @@ impl Book {
         &self.sinks
     }
 
-    /// Whether each sink has settled all that is durable.
+    /// Returns whether each sink has settled all durable events.
     pub(super) fn is_settled(&self) -> bool {
         !self.sinks.is_empty() && self.sinks.values().all(|sink| sink.ledger.pending == 0)
     }
@@ -98,24 +98,24 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stored_stays_stored() {
-        let mut book = Book::default();
-        book.enter(status(5, 5, 3, 0)).unwrap();
-        assert!(!book.is_settled());
-        // After a kill a sink may be some way back.
-        book.enter(status(5, 5, 1, 0)).unwrap();
-        book.enter(status(6, 6, 6, 0)).unwrap();
-        assert!(book.is_settled());
-        assert_eq!((book.sinks()["nats"].ledger.settled(), book.answers()), (6, 3));
-        book.expect(6).unwrap();
+    fn stored_events_must_not_disappear() {
+        let mut history = StatusHistory::default();
+        history.enter(status(5, 5, 3, 0)).unwrap();
+        assert!(!history.is_settled());
+        // A kill may set a sink's cursor back.
+        history.enter(status(5, 5, 1, 0)).unwrap();
+        history.enter(status(6, 6, 6, 0)).unwrap();
+        assert!(history.is_settled());
+        assert_eq!((history.sinks()["nats"].ledger.settled(), history.answers()), (6, 3));
+        history.expect(6).unwrap();
         for (wrong, word) in [
             (status(5, 6, 6, 0), "durable"),
             (status(6, 5, 5, 0), "stored"),
             (status(7, 7, 6, 1), "dropped: 1"),
         ] {
-            let error = book.enter(wrong).unwrap_err().to_string();
+            let error = history.enter(wrong).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
-        assert!(book.expect(5).is_err());
+        assert!(history.expect(5).is_err());
     }
 }

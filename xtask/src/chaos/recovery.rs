@@ -1,4 +1,4 @@
-//! After the last fault: each sink has to recover, with the client that it has or with another one, and to settle all events.
+//! Checks that each sink recovers after the last fault, with its current client or a new one, and settles all events.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use neurobridge_tests::poll::Patience;
 
 use neurobridge_tests::status::Sink;
 
-/// For a sink to settle its first event after the last fault. Three times as long as a sink waits before it replaces its
-/// client.
+/// The time limit for a sink to settle its first event after the last fault: three times as long as the sink waits
+/// before it replaces its client.
 const RECOVERY: Duration = Duration::from_secs(90);
-/// For each further progress.
+/// The time limit for each further settled event.
 const PROGRESS: Duration = Duration::from_secs(120);
 
-/// Watches the sinks from the last fault on.
+/// The progress of the sinks since the last fault.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
     sinks: BTreeMap<String, Watched>,
@@ -28,10 +28,11 @@ struct Watched {
 }
 
 impl Recovery {
-    /// Checks what the sinks have settled now.
+    /// Checks the current progress of the sinks.
     ///
     /// # Errors
-    /// When a sink with pending events settled none in time, with its state and reason.
+    /// Returns an error if a sink with pending events settled none within the limit; it contains the state and the
+    /// reason of the sink.
     pub(super) fn check(&mut self, sinks: &BTreeMap<String, Sink>) -> Result<()> {
         for (name, sink) in sinks {
             let watched = self.sinks.entry(name.clone()).or_insert_with(|| Watched {
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stuck_sink_is_found_with_state_and_reason() {
+    fn stuck_sink_is_reported_with_its_reason() {
         let mut recovery = Recovery::default();
         recovery.check(&sinks(5, 4)).unwrap();
         recovery.check(&sinks(5, 4)).unwrap();
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_and_nothing_pending_are_recovery() {
+    fn settled_or_empty_sink_counts_as_recovered() {
         let mut recovery = Recovery::default();
         recovery.check(&sinks(5, 4)).unwrap();
         recovery.check_at_the_limit(&sinks(6, 3)).unwrap();

@@ -1,10 +1,10 @@
-//! What goes wrong, and when: drawn from the seed, the same each time.
+//! The schedule of the faults, which depends only on the seed.
 
 use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
-/// Who it happens to. Each has a thread of its own, so that faults overlap.
+/// The target of a fault. Each victim has its own thread, so that faults of different victims overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Victim {
     Bridge,
@@ -26,22 +26,22 @@ impl fmt::Display for Victim {
     }
 }
 
-/// What happens.
+/// The type of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// `kill -9`, and a new start.
+    /// `kill -9`, then a restart.
     Kill,
-    /// SIGSTOP, and SIGCONT.
+    /// SIGSTOP, then SIGCONT.
     Freeze,
-    /// The controller of Kafka does not hear the broker: it answers with metadata that lists no broker.
+    /// The Kafka controller receives no heartbeat, so the broker answers with metadata that lists no broker.
     Fence,
-    /// Connections are cut, and new ones refused.
+    /// Connections are closed, and new ones are refused.
     Cut,
-    /// No byte is free.
+    /// The disk has no free space.
     Fill,
 }
 
-/// A fault: from `at` on, for `lasts`.
+/// A fault that begins at `at` and ends after `lasts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fault {
     pub(super) victim: Victim,
@@ -64,42 +64,44 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Seconds that the last series of freezes takes at most. It ends with the run.
+/// The longest duration of the last series of freezes in seconds. The series ends with the run.
 const LAST_SERIES: f64 = 36.0;
-/// Seconds that a series takes at most.
+/// The longest duration of a series in seconds.
 const SERIES: f64 = 25.0;
-/// For so many seconds before the end the bridge is not killed. A client that never recovers would be ended with it, and not be
-/// found: after these seconds each sink has to recover with the clients that it has.
+/// The number of seconds before the end in which the bridge is not killed. A kill would also remove a client that never
+/// recovers, and so hide the error: after this time each sink has to recover with its current clients.
 const LAST_LIFE: f64 = 15.0;
-/// The freezes of a series, short and long ones by turns.
+/// The number of freezes in a series; short and long ones alternate.
 const FREEZES: usize = 6;
-/// Seconds between two freezes of a series.
+/// The pause between two freezes of a series in seconds.
 const BETWEEN_FREEZES: Range<f64> = 0.1..0.9;
-/// Seconds; beyond what a NATS client with a ping every ten seconds tolerates.
+/// Freezes in seconds that exceed the tolerance of a NATS client with a ping every ten seconds.
 const PING_TIMEOUT: Range<f64> = 20.5..21.5;
 
-/// The session time-out of the broker.
+/// The session timeout of the Kafka broker.
 pub(super) const KAFKA_SESSION: Duration = Duration::from_secs(1);
-/// Fences of the last series. One in ten leaves a client of librdkafka 2.12 without any connection for good.
+/// The number of fences in the last series. One in ten leaves a client of librdkafka 2.12 permanently without a
+/// connection.
 const FENCES: usize = 12;
-/// Seconds; longer than the session time-out, after which a broker that is cut off counts as fenced.
+/// The duration of a fence in seconds; longer than the session timeout, after which a disconnected broker is fenced.
 const FENCE: Range<f64> = 1.2..1.4;
-/// Seconds; the broker is listed again, and clients connect.
+/// The pause between two fences in seconds, in which the broker is listed and clients connect.
 const BETWEEN_FENCES: Range<f64> = 0.3..0.5;
 
-/// Freezes that a victim's clients and its cluster tolerate, and freezes that they do not, in seconds.
+/// Returns the durations, in seconds, of freezes that the victim's clients and cluster tolerate, and of freezes that
+/// they do not.
 fn freezes(victim: Victim) -> (Range<f64>, Range<f64>) {
     match victim {
-        // The progress limit of strict order is three seconds: it ends a connection before pings do.
+        // The progress limit of strict order is three seconds, so it closes a connection before the ping timeout does.
         Victim::Nats => (0.3..2.5, 3.1..3.8),
-        // A freeze longer than the session time-out fences the broker.
+        // A freeze longer than the session timeout fences the broker.
         _ => (0.2..0.8, 1.1..1.6),
     }
 }
 
-/// Draws the faults of a run, in the order of their times. The bridge dies most often: every five to eleven seconds.
+/// Draws the faults of a run, sorted by time. The bridge is killed most often, every five to eleven seconds.
 ///
-/// Each run ends with a series of freezes of both brokers in quick succession.
+/// Each run ends with a quick series of freezes of both brokers.
 pub(super) fn draw(seed: u64, duration: Duration, with_full_disk: bool) -> Vec<Fault> {
     let end = duration.as_secs_f64();
     let mut faults = Vec::new();
@@ -113,7 +115,7 @@ pub(super) fn draw(seed: u64, duration: Duration, with_full_disk: bool) -> Vec<F
         if victim == Victim::Disk && !with_full_disk {
             continue;
         }
-        // Each from its own beginning: what is left out for one changes nothing for the others.
+        // Each victim has its own random numbers, so that faults omitted for one victim change nothing for the others.
         let mut drawn = Drawn {
             random: fastrand::Rng::with_seed(seed ^ ((victim as u64 + 1) << 56)),
             victim,
@@ -148,11 +150,11 @@ pub(super) fn draw(seed: u64, duration: Duration, with_full_disk: bool) -> Vec<F
     faults
 }
 
-/// The faults of one victim, as they are drawn.
+/// The faults of one victim while they are drawn.
 struct Drawn {
     random: fastrand::Rng,
     victim: Victim,
-    /// Seconds of the run at which the next fault begins.
+    /// The time at which the next fault begins, in seconds of the run.
     at: f64,
     faults: Vec<Fault>,
 }
@@ -177,7 +179,7 @@ impl Drawn {
         self.at += lasts;
     }
 
-    /// Freezes in quick succession, shorter and longer than the time-outs of the victim's clients.
+    /// Adds a quick series of freezes, both shorter and longer than the timeouts of the victim's clients.
     fn series(&mut self) {
         let (short, long) = freezes(self.victim);
         for freeze in 0..FREEZES {
@@ -187,7 +189,8 @@ impl Drawn {
         }
     }
 
-    /// Freezes up to the end of the run; in a short run also beyond, after the fault before them.
+    /// Adds freezes until the end of the run. In a short run they may exceed the end, because they follow the earlier
+    /// faults.
     fn last_series(&mut self, end: f64) {
         let before = self.faults.len();
         let earliest = self.after_last();
@@ -216,7 +219,7 @@ impl Drawn {
         }
     }
 
-    /// A moment after the last fault.
+    /// Returns a time shortly after the last fault.
     fn after_last(&self) -> f64 {
         let last = self.faults.last();
         last.map_or(0.0, |fault| {
@@ -232,7 +235,7 @@ mod tests {
     const TWO_MINUTES: Duration = Duration::from_secs(120);
 
     #[test]
-    fn a_seed_is_a_schedule() {
+    fn same_seed_gives_the_same_schedule() {
         assert_eq!(draw(7, TWO_MINUTES, true), draw(7, TWO_MINUTES, true));
         assert_ne!(draw(7, TWO_MINUTES, true), draw(8, TWO_MINUTES, true));
         let mut without = draw(7, TWO_MINUTES, true);
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn two_minutes_have_eight_kills_and_faults_for_each_broker() {
+    fn two_minutes_contain_kills_and_broker_faults() {
         for seed in 0..200 {
             let faults = draw(seed, TWO_MINUTES, true);
             let of = |victim| faults.iter().filter(|fault| fault.victim == victim).count();
@@ -252,7 +255,7 @@ mod tests {
         }
     }
 
-    /// The freezes of the last series, and the end of the victim's last fault.
+    /// Returns the freezes of the last series and the end of the victim's last fault.
     fn last_series(faults: &[Fault], victim: Victim) -> (Vec<Fault>, Duration) {
         let from = TWO_MINUTES - Duration::from_secs_f64(LAST_SERIES);
         let of = faults.iter().filter(|fault| fault.victim == victim);
@@ -262,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn every_run_ends_with_freezes_in_quick_succession() {
+    fn every_run_ends_with_a_series_of_freezes() {
         for seed in 0..200 {
             let faults = draw(seed, TWO_MINUTES, true);
             for (victim, session) in [(Victim::Kafka, 1.0), (Victim::Nats, 3.0)] {
@@ -286,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bridge_lives_through_the_end_of_the_last_series() {
+    fn bridge_is_not_killed_during_the_last_freezes() {
         for seed in 0..200 {
             let faults = draw(seed, TWO_MINUTES, true);
             let killed = faults
@@ -300,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_of_the_gate_has_series_and_fences() {
+    fn seed_of_ci_contains_series_and_fences() {
         let faults = draw(1, TWO_MINUTES, false);
         for victim in [Victim::Kafka, Victim::Nats] {
             let freezes = faults

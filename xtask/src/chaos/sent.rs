@@ -1,4 +1,5 @@
-//! What the platform has sent, by its own record: read as it is written, since half an hour of it fills a disk.
+//! The events that the platform sent, from its own record. The record is read while it is written, since half an hour
+//! of it would fill a disk.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -12,18 +13,18 @@ use neurobridge_tests::platform::parse;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-/// Hashes of what was sent.
+/// Hashes of the sent events.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     pub(super) events: u64,
     pub(super) contents: HashSet<u64>,
 }
 
-/// Reads the record until the platform has closed it.
+/// A thread that reads the record until the platform closes it.
 pub(super) struct Reading(JoinHandle<Result<Sent>>);
 
 impl Reading {
-    /// Makes the pipe that takes the place of the record's file.
+    /// Creates a named pipe at the path of the record.
     pub(super) fn of(record: &Path) -> Result<Self> {
         mkfifo(record, Mode::S_IRUSR | Mode::S_IWUSR)
             .with_context(|| format!("making the pipe {}", record.display()))?;

@@ -1,4 +1,4 @@
-//! The brokers, and what is done to them.
+//! The brokers and their faults.
 
 use std::time::Duration;
 
@@ -9,27 +9,27 @@ use neurobridge_tests::nats::Nats;
 use super::clock::Clock;
 use super::schedule::{Fault, Kind};
 
-/// Between two faults that are late.
+/// The shortest pause between two delayed faults.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A broker that can be killed and frozen.
 pub(super) trait Server {
     fn kill(&mut self) -> Result<()>;
-    /// Waits until it answers.
+    /// Restarts the broker and waits until it answers.
     fn start_again(&mut self) -> Result<()>;
     fn freeze(&mut self) -> Result<()>;
     fn thaw(&mut self) -> Result<()>;
-    /// Lets its cluster take it for dead, while it answers its clients.
+    /// Makes the cluster consider the broker dead, while the broker still answers its clients.
     fn fence(&mut self) -> Result<()>;
     fn unfence(&mut self) -> Result<()>;
 }
 
-/// Does to a broker what is on the schedule; how often it was killed. In the end it runs.
-pub(super) fn torment(server: &mut impl Server, faults: &[Fault], clock: &Clock) -> Result<u64> {
+/// Applies the scheduled faults to a broker and returns the number of kills. The broker runs at the end.
+pub(super) fn apply_faults(server: &mut impl Server, faults: &[Fault], clock: &Clock) -> Result<u64> {
     let mut kills = 0;
     let mut previous_end = Duration::ZERO;
     for fault in faults {
-        // A start that took long, as on a busy machine, delays the faults after it: between them the server still runs.
+        // A slow start, as on a busy machine, delays the following faults: the server still runs between them.
         clock.pause(fault.at.saturating_sub(previous_end).min(SHORTEST_PAUSE));
         if !clock.wait_until(fault.at) {
             break;
@@ -39,24 +39,24 @@ pub(super) fn torment(server: &mut impl Server, faults: &[Fault], clock: &Clock)
             Kind::Kill => {
                 server.kill()?;
                 kills += 1;
-                clock.say(fault.victim, "is killed")?;
+                clock.log(fault.victim, "killed")?;
                 clock.pause(fault.lasts);
                 server.start_again()?;
             }
             Kind::Fence => {
                 server.fence()?;
-                clock.say(fault.victim, "is fenced")?;
+                clock.log(fault.victim, "fenced")?;
                 clock.pause(fault.lasts);
                 server.unfence()?;
             }
             Kind::Freeze | Kind::Cut | Kind::Fill => {
                 server.freeze()?;
-                clock.say(fault.victim, "is frozen")?;
+                clock.log(fault.victim, "frozen")?;
                 clock.pause(fault.lasts);
                 server.thaw()?;
             }
         }
-        clock.say(fault.victim, "is there again")?;
+        clock.log(fault.victim, "available again")?;
     }
     Ok(kills)
 }
@@ -105,10 +105,10 @@ impl Server for Nats {
     }
 
     fn fence(&mut self) -> Result<()> {
-        bail!("NATS has no controller that could fence it")
+        bail!("NATS cannot be fenced: it has no controller")
     }
 
     fn unfence(&mut self) -> Result<()> {
-        bail!("NATS has no controller that could fence it")
+        bail!("NATS cannot be fenced: it has no controller")
     }
 }

@@ -1,4 +1,4 @@
-//! What the spool has made durable, read from its files beside the bridge: what a broker lacks of it is lost.
+//! The durable events, read from the spool's files while the bridge runs. An event that is missing in a broker is lost.
 
 use std::path::PathBuf;
 
@@ -8,23 +8,24 @@ use neurobridge_core::event::Sequence;
 use neurobridge_spool::inspect::{self, Entry};
 use neurobridge_tests::fingerprint::Fingerprint;
 
-/// Remembers each event of the spool, in order.
+/// The events of the spool, in order.
 #[derive(Debug)]
-pub(super) struct Witness {
+pub(super) struct SpoolReader {
     folder: PathBuf,
     spool: Option<String>,
-    /// The first is that of sequence 1. Nothing of what a full disk made the spool delete before it was read here.
+    /// The events by sequence, from 1. An event is `None` if the spool deleted it on a full disk before it was read
+    /// here.
     seen: Vec<Option<Seen>>,
 }
 
-/// An event of the spool.
+/// A hash of one event in the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) content: u64,
     pub(super) person: u64,
 }
 
-impl Witness {
+impl SpoolReader {
     pub(super) fn new(folder: PathBuf) -> Self {
         Self {
             folder,
@@ -33,24 +34,24 @@ impl Witness {
         }
     }
 
-    /// Reads on up to a sequence that the bridge calls durable. What is behind it may be written only in part.
+    /// Reads up to a sequence that the bridge reported as durable. Later records may be incomplete.
     pub(super) fn read_to(&mut self, durable: u64) -> Result<()> {
         self.read(durable)
     }
 
-    /// Reads on to the end: of a spool to which nobody writes, since what is whole in it is found by the next start.
+    /// Reads to the end of a spool that has no writer. The next start of the bridge recovers every complete record.
     pub(super) fn read_all(&mut self) -> Result<()> {
         self.read(u64::MAX)
     }
 
-    /// How many events it has seen.
+    /// Returns the number of events read so far.
     pub(super) fn count(&self) -> u64 {
         self.seen.len() as u64
     }
 
-    /// The spool's id, and all that was seen of it.
+    /// Returns the spool's id and all events.
     pub(super) fn into_seen(self) -> Result<(String, Vec<Option<Seen>>)> {
-        let spool = self.spool.context("the spool was never there")?;
+        let spool = self.spool.context("the spool does not exist")?;
         Ok((spool, self.seen))
     }
 
@@ -66,7 +67,7 @@ impl Witness {
         for entry in inspect::from_sequence(&self.folder, next)? {
             let batch = match entry? {
                 Entry::Events(batch) => batch,
-                // Being written at this moment.
+                // This record is being written.
                 Entry::Damaged(finding) if finding.from.get() > last => return Ok(()),
                 Entry::Damaged(finding) => {
                     anyhow::bail!("the spool is damaged at event {}: {finding:?}", self.count() + 1)
@@ -80,7 +81,7 @@ impl Witness {
                 }
                 ensure!(
                     sequence > self.count(),
-                    "the spool has event {sequence} after {}",
+                    "the spool contains event {sequence} after {}",
                     self.count()
                 );
                 self.seen.resize(place(sequence)?, None);

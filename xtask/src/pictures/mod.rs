@@ -1,4 +1,4 @@
-//! The pictures of the documents, made out of the running program.
+//! The pictures in the documents, generated from the running program.
 
 mod page;
 mod svg;
@@ -9,19 +9,19 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 
-/// Which pictures to make.
+/// The pictures to generate.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Of the terminal: `demo` and `check`
+    /// The terminal: `demo` and `check`
     Terminal,
-    /// Of the page, in both colour schemes, with real brokers and a real browser
+    /// The page in both colour schemes, with real brokers and a real browser
     Page,
 }
 
-/// Makes pictures.
+/// Generates pictures.
 ///
 /// # Errors
-/// When a program does not start, or does not show what is to be seen.
+/// Returns an error if a program does not start or does not show the expected content.
 pub(crate) fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Terminal => terminal::run(),

@@ -1,4 +1,4 @@
-//! Pictures of the page.
+//! Screenshots of the page.
 
 use std::fs;
 use std::process::ExitCode;
@@ -13,16 +13,17 @@ use neurobridge_tests::shared::Broker;
 
 use crate::brokers::provide;
 use crate::chromium;
-use crate::shell::say;
+use crate::shell::log;
 
-/// Until the plots show something; many times that on a busy machine.
+/// The uptime after which the plots contain data. The limit is many times longer, for a busy machine.
 const SHOWN_SECONDS: u32 = 40;
 const LIMIT: Duration = Duration::from_secs(300);
-/// As wide as the README shows it.
+/// The width in the README.
 const WIDTH: u32 = 1180;
 const HEIGHT: u32 = 1000;
 
-/// Runs a bridge between two simulated platforms and real brokers, and takes pictures of its page in both colour schemes.
+/// Runs a bridge between two simulated platforms and real brokers, and takes screenshots of its page in both colour
+/// schemes.
 pub(super) fn run() -> Result<ExitCode> {
     chromium::install()?;
     let [kafka, nats] = [provide(Broker::Kafka)?, provide(Broker::Nats)?];
@@ -44,11 +45,11 @@ pub(super) fn run() -> Result<ExitCode> {
     };
     browser.show_on(screen)?;
     browser.open(&format!("http://{}/", bridge.address()))?;
-    say(&format!("watching the page for {SHOWN_SECONDS} s"));
+    log(&format!("watching the page for {SHOWN_SECONDS} s"));
     let shown = format!(
         "document.querySelector('#word').textContent === 'No' && document.documentElement.dataset.uptime > {SHOWN_SECONDS}"
     );
-    browser.wait("a page with something on it", LIMIT, &shown)?;
+    browser.wait("a page with data", LIMIT, &shown)?;
     let pictures = workspace_root().join("docs/pictures");
     fs::create_dir_all(&pictures).with_context(|| format!("making the folder {}", pictures.display()))?;
     for (name, dark) in [("page-light.png", false), ("page-dark.png", true)] {
@@ -56,7 +57,7 @@ pub(super) fn run() -> Result<ExitCode> {
         browser.show_on(screen)?;
         let path = pictures.join(name);
         fs::write(&path, browser.picture()?).with_context(|| format!("writing {}", path.display()))?;
-        say(&format!("{} is written", path.display()));
+        log(&format!("{} is written", path.display()));
     }
     Ok(ExitCode::SUCCESS)
 }

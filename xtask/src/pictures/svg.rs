@@ -1,4 +1,4 @@
-//! A terminal's screen as SVG; several of them are shown one after the other.
+//! A terminal screen as SVG; several screens are shown in succession.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -6,11 +6,12 @@ use std::time::Duration;
 use vt100::{Cell, Color, Screen};
 
 const FONT_SIZE: f64 = 14.0;
-/// Of a monospaced font, by its size; each run of text is made as wide as its columns, whatever the font.
+/// The column width of a monospaced font of this size. Each run of text is stretched to the width of its columns,
+/// whatever the font.
 const COLUMN: f64 = 8.4;
 const ROW: f64 = 18.0;
 const MARGIN: f64 = 16.0;
-/// The bar above, with the command line in it.
+/// The height of the bar at the top, which shows the command line.
 const BAR: f64 = 34.0;
 
 const BACKGROUND: &str = "#11151c";
@@ -21,7 +22,7 @@ const COLOURS: [&str; 16] = [
     "#ff8f8f", "#86e8a6", "#ffd97a", "#93c2ff", "#e3b0ff", "#7be3e9", "#ffffff",
 ];
 
-/// The look of a run of cells.
+/// The style of a run of cells.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Look {
     colour: &'static str,
@@ -43,8 +44,8 @@ impl Look {
     }
 }
 
-/// Draws screens, each shown for so long, below the command that they come from. Rows that are empty in all are left out
-/// at the end.
+/// Draws screens below the command that produced them, each shown for `each`. Rows at the end that are empty on all
+/// screens are left out.
 pub(super) fn draw(command: &str, screens: &[Screen], each: Duration) -> String {
     let rows = screens.iter().map(used_rows).max().unwrap_or(0);
     let columns = screens.first().map_or(80, |screen| screen.size().1.get());
@@ -89,7 +90,7 @@ pub(super) fn draw(command: &str, screens: &[Screen], each: Duration) -> String 
     svg
 }
 
-/// One screen after the other, over and over; the first one stands where nothing moves.
+/// Returns an animation that shows the screens in a loop; without animation support, the first screen is shown.
 fn animation(screens: usize, each: Duration) -> String {
     if screens < 2 {
         return String::new();
@@ -116,7 +117,7 @@ fn draw_row(screen: &Screen, row: u16, svg: &mut String) {
         let is_blank = text.trim().is_empty();
         let width = if cell.is_wide() { 2 } else { 1 };
         match runs.last_mut() {
-            // A blank has no look of its own.
+            // A blank cell takes the style of the cell before it.
             Some((_, columns, known, run)) if *known == look || is_blank => {
                 run.push_str(if text.is_empty() { " " } else { text });
                 *columns += width;

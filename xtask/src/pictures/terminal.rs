@@ -1,4 +1,4 @@
-//! Pictures of the program on a terminal.
+//! Pictures of the program in a terminal.
 
 use std::fs;
 use std::path::Path;
@@ -16,12 +16,12 @@ use nix::sys::signal::Signal;
 use super::svg;
 
 const SOON: Duration = Duration::from_secs(120);
-/// Between two screens of the demo, and how long each is shown.
+/// The time between two screens of the demo, which is also how long each one is shown.
 const EACH: Duration = Duration::from_secs(2);
-/// Enough for each of its three faults.
+/// Enough screens to show each of the demo's three faults.
 const SCREENS: usize = 24;
 
-/// Five mistakes, a token among them, as a person makes them.
+/// A configuration with five typical errors, one of which exposes a token.
 const BROKEN: &str = "\
 drain_timeout = 8
 
@@ -49,7 +49,7 @@ pub(super) fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The demo as it runs, from the first events on.
+/// Takes pictures of the running demo, beginning with the first events.
 fn demo(dir: &Scratch, picture: &Path) -> Result<()> {
     let mut command = Command::new(neurobridge());
     command.current_dir(dir.path()).args(["demo", "--rate", "50"]);
@@ -62,11 +62,11 @@ fn demo(dir: &Scratch, picture: &Path) -> Result<()> {
     }
     terminal.signal(Signal::SIGINT)?;
     let status = terminal.wait(SOON)?;
-    ensure!(status.success(), "the demo ended with {status}");
+    ensure!(status.success(), "the demo exited with {status}");
     write(picture, &svg::draw("cargo demo", &screens, EACH))
 }
 
-/// What is wrong with a configuration.
+/// Takes a picture of the errors in a configuration.
 fn check(dir: &Scratch, picture: &Path) -> Result<()> {
     fs::write(dir.join("neurobridge.toml"), BROKEN)?;
     let mut command = Command::new(neurobridge());
@@ -75,7 +75,7 @@ fn check(dir: &Scratch, picture: &Path) -> Result<()> {
     let status = terminal.wait(SOON)?;
     ensure!(
         status.code() == Some(78),
-        "check ended with {status}: {}",
+        "check exited with {status}: {}",
         terminal.contents()
     );
     ensure!(

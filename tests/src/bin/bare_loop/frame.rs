@@ -1,16 +1,16 @@
-//! What is needed of a frame, found by its words.
+//! Extracts the required fields of a frame by text search, without a JSON parser.
 
 use std::fmt::Write as _;
 
-/// Where an event comes from, as the bridge says it.
+/// The `source` attribute of an event, in the bridge's format.
 pub(crate) const SOURCE: &str = "/neuroio/main";
 
-/// A spool's id, which stands before each sequence.
+/// A spool id, the prefix of each sequence.
 pub(crate) const SPOOL: &str = "019af0a0-0000-7000-8000-000000000000";
-/// A run of it: so long they are.
+/// An epoch of the spool, with a realistic number of digits.
 pub(crate) const EPOCH: u64 = 1_795_751_676_024_000;
 
-/// Finds the fields of frames of one simulator.
+/// Finds the fields in frames of one simulator.
 pub(crate) struct Finders {
     id: Finder,
     created: Finder,
@@ -46,24 +46,24 @@ impl Finders {
         self.person.after(frame).map(until_quote)
     }
 
-    /// The entry.
+    /// Returns the JSON of the entry.
     pub(crate) fn data<'f>(&mut self, frame: &'f str) -> Option<&'f str> {
         let data = self.data.after(frame)?;
         Some(data.strip_suffix('}').unwrap_or(data))
     }
 
-    /// What stands in the subject.
+    /// Returns the subject of the entry.
     pub(crate) fn subject(&mut self, frame: &str) -> String {
         let space = self.space.after(frame).map(digits).unwrap_or_default();
         let camera = self.camera.after(frame).map(digits).unwrap_or_default();
         let result = self.result.after(frame).map(until_quote).unwrap_or("unknown");
         let mut subject = String::with_capacity(64);
-        // Writing to a string can't fail.
+        // Writing to a string cannot fail.
         let _ = write!(subject, "neuroio.entries.{space}.{camera}.{result}");
         subject
     }
 
-    /// The six attributes, by name and value.
+    /// Returns the six CloudEvents attributes as names and values.
     pub(crate) fn attributes<'a>(&'a mut self, frame: &'a str, number: u64) -> [(&'static str, &'a str); 6] {
         let id = self.id(frame);
         self.kind.clear();
@@ -71,7 +71,7 @@ impl Finders {
         self.kind
             .push_str(self.result.after(frame).map(until_quote).unwrap_or("unknown"));
         self.sequence.clear();
-        // Writing to a string can't fail.
+        // Writing to a string cannot fail.
         let _ = write!(self.sequence, "{SPOOL}:{number:020}");
         let time = self.created.after(frame).map(until_quote).unwrap_or_default();
         [
@@ -85,7 +85,7 @@ impl Finders {
     }
 }
 
-/// Finds a word that is at nearly the same place in every frame.
+/// Finds a text that is at nearly the same position in every frame.
 struct Finder {
     word: &'static str,
     last: usize,
@@ -96,7 +96,7 @@ impl Finder {
         Self { word, last: 0 }
     }
 
-    /// Returns what comes after the word.
+    /// Returns the rest of the frame after the text.
     fn after<'f>(&mut self, frame: &'f str) -> Option<&'f str> {
         if let Some(rest) = frame
             .get(self.last..)

@@ -1,4 +1,4 @@
-//! Into a topic, through librdkafka.
+//! Publishes to a Kafka topic with librdkafka.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use crate::frame::Finders;
 use crate::{Client, Format};
 
-/// Delivery reports are taken so many messages at a time; each look takes librdkafka's lock.
+/// The number of messages between two polls of the delivery reports, because each poll takes librdkafka's lock.
 const POLL_EVERY: u64 = 256;
 
 pub(crate) struct Kafka {
@@ -93,7 +93,7 @@ impl Client for Kafka {
         let mut record: BaseRecord<'_, str, str> = BaseRecord::to(&self.topic);
         record = match headers {
             Some(headers) => {
-                let data = self.finders.data(frame).context("an event without data")?;
+                let data = self.finders.data(frame).context("the frame has no data")?;
                 record.payload(data).headers(headers)
             }
             None => record.payload(frame),
@@ -120,7 +120,7 @@ impl Client for Kafka {
     async fn finish(&mut self, count: u64) -> Result<()> {
         self.producer
             .flush(Duration::from_secs(120))
-            .context("awaiting the acknowledgements")?;
+            .context("waiting for the acknowledgements")?;
         let reports = self.producer.context();
         let (delivered, failed) = (
             reports.delivered.load(Ordering::Relaxed),

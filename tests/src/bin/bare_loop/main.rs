@@ -1,9 +1,10 @@
-//! The least that has to be done with the feed: WebSocket in, a broker's client out, nothing between.
+//! The minimal program between the feed and a broker: a WebSocket client, a broker's client, and nothing else.
 //!
-//! `bare-loop URL (kafka|core|relaxed|strict) SERVER NAME (plain|raw|cloudevents) COUNT` reads COUNT events, sends each
-//! with the key or the subject and the headers that sink and format give, awaits all acknowledgements, prints
-//! `delivered COUNT` and stays until it is killed, so that it can be weighed from outside. NAME is the topic, or the stream
-//! that is made. It looks at nothing else: no identity, no duplicates, no cursor, no reconnection.
+//! `bare-loop URL (kafka|core|relaxed|strict) SERVER NAME (plain|raw|cloudevents) COUNT` reads COUNT events, publishes
+//! each with the key or subject and the headers of the sink and the format, waits for all acknowledgements, and prints
+//! `delivered COUNT`. It then keeps running until it is killed, so that its resources can be measured from outside.
+//! NAME is the topic, or the stream to create. There is no source identity, no deduplication, no cursor and no
+//! reconnection.
 
 mod frame;
 mod kafka;
@@ -17,32 +18,32 @@ use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
-/// As in the bridge: what one thread allocates another frees.
+/// The same allocator as in the bridge, because memory is freed by another thread than the one that allocated it.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const AUTH: &str = r#"{"action":"AUTH","data":{"token":"bench"}}"#;
 
-/// How frames begin that carry no event.
+/// The beginnings of frames without an event.
 const CONTROL: [&str; 3] = [r#"{"error""#, r#"{"auth""#, r#"{"PING""#];
 
-/// What is sent with an event.
+/// The content of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
-    /// The frame, and not even an id by which a stream knows it again.
+    /// The frame, without the message id that a stream uses for deduplication.
     Plain,
-    /// The frame.
+    /// The frame, with a message id.
     Raw,
-    /// The entry, and the attributes as headers.
+    /// The entry, with the CloudEvents attributes as headers.
     Cloudevents,
 }
 
 /// A broker's client.
 trait Client {
-    /// Sends an event, the nth one.
+    /// Publishes the event with this number.
     async fn send(&mut self, frame: &str, number: u64) -> Result<()>;
 
-    /// Awaits all acknowledgements.
+    /// Waits for all acknowledgements.
     async fn finish(&mut self, count: u64) -> Result<()>;
 }
 
@@ -56,15 +57,15 @@ async fn main() -> Result<()> {
         "plain" => Format::Plain,
         "raw" => Format::Raw,
         "cloudevents" => Format::Cloudevents,
-        other => bail!("the format is plain, raw or cloudevents, not {other}"),
+        other => bail!("unknown format {other}; expected plain, raw or cloudevents"),
     };
-    let count = count.parse().context("COUNT is a number")?;
+    let count = count.parse().context("COUNT must be a number")?;
     match sink.as_str() {
         "kafka" => run(url, kafka::Kafka::connect(server, name, format)?, count).await?,
         "core" | "relaxed" | "strict" => {
             run(url, nats::Nats::connect(server, sink, name, format).await?, count).await?;
         }
-        other => bail!("the sink is kafka, core, relaxed or strict, not {other}"),
+        other => bail!("unknown sink {other}; expected kafka, core, relaxed or strict"),
     }
     Ok(())
 }
@@ -73,7 +74,7 @@ async fn run(url: &str, mut client: impl Client, count: u64) -> Result<()> {
     let (mut socket, _) = connect_async(url)
         .await
         .with_context(|| format!("connecting to {url}"))?;
-    socket.send(Message::text(AUTH)).await.context("authorising")?;
+    socket.send(Message::text(AUTH)).await.context("sending AUTH")?;
     let mut sent = 0;
     while sent < count {
         let message = socket
@@ -83,7 +84,7 @@ async fn run(url: &str, mut client: impl Client, count: u64) -> Result<()> {
             .context("reading the feed")?;
         let Message::Text(frame) = message else { continue };
         if CONTROL.iter().any(|start| frame.starts_with(start)) {
-            ensure!(!frame.starts_with(CONTROL[0]), "the feed answers {frame}");
+            ensure!(!frame.starts_with(CONTROL[0]), "the feed responded with {frame}");
             continue;
         }
         sent += 1;

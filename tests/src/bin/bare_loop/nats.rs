@@ -1,4 +1,5 @@
-//! Into NATS: without a stream, or into one, by reply subjects of our own and one subscription for all acknowledgements.
+//! Publishes to NATS: to core NATS, or to a stream with custom reply subjects and one subscription for all
+//! acknowledgements.
 
 use std::time::Duration;
 
@@ -11,17 +12,17 @@ use futures_util::{FutureExt, StreamExt};
 use crate::frame::{EPOCH, Finders, SPOOL};
 use crate::{Client, Format};
 
-/// As many as the bridge has on their way by default.
+/// The bridge's default number of messages in flight.
 const IN_FLIGHT: u64 = 4096;
-/// Beside them, for what is no event.
+/// Additional capacity for messages that are not acknowledgements.
 const SPARE: usize = 64;
 
-/// Who keeps the events.
+/// The way in which the events are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keeper {
+enum Storage {
     Nobody,
     Stream,
-    /// A stream, each message naming the one before it.
+    /// A stream in strict order, where each message names its predecessor.
     Chain,
 }
 
@@ -29,21 +30,21 @@ pub(crate) struct Nats {
     client: async_nats::Client,
     replies: Subscriber,
     inbox: String,
-    keeper: Keeper,
+    storage: Storage,
     format: Format,
     finders: Finders,
     in_flight: u64,
-    /// The id of the message before.
+    /// The id of the previous message.
     last: Option<String>,
 }
 
 impl Nats {
-    /// Connects, and makes the stream where one keeps the events.
+    /// Connects, and creates the stream if the events are stored in one.
     pub(crate) async fn connect(url: &str, sink: &str, name: &str, format: Format) -> Result<Self> {
-        let keeper = match sink {
-            "core" => Keeper::Nobody,
-            "strict" => Keeper::Chain,
-            _ => Keeper::Stream,
+        let storage = match sink {
+            "core" => Storage::Nobody,
+            "strict" => Storage::Chain,
+            _ => Storage::Stream,
         };
         let capacity = IN_FLIGHT as usize + SPARE;
         let client = ConnectOptions::new()
@@ -53,7 +54,7 @@ impl Nats {
             .connect(url)
             .await
             .with_context(|| format!("connecting to {url}"))?;
-        if keeper != Keeper::Nobody {
+        if storage != Storage::Nobody {
             let config = stream::Config {
                 name: name.to_owned(),
                 subjects: vec!["neuroio.entries.*.*.*".to_owned()],
@@ -74,7 +75,7 @@ impl Nats {
             client,
             replies,
             inbox,
-            keeper,
+            storage,
             format,
             finders: Finders::new(),
             in_flight: 0,
@@ -82,9 +83,9 @@ impl Nats {
         })
     }
 
-    /// The headers of a message, as the bridge sends them.
+    /// Returns the headers that the bridge sends with a message.
     fn headers(&mut self, frame: &str, number: u64) -> Option<HeaderMap> {
-        let has_id = self.keeper != Keeper::Nobody && self.format != Format::Plain;
+        let has_id = self.storage != Storage::Nobody && self.format != Format::Plain;
         if !has_id && self.format != Format::Cloudevents {
             return None;
         }
@@ -92,7 +93,7 @@ impl Nats {
         let mut add = |name, value: String| headers.insert(HeaderName::from_static(name), value);
         if has_id {
             let id = format!("main/{}", self.finders.id(frame));
-            if self.keeper == Keeper::Chain {
+            if self.storage == Storage::Chain {
                 match self.last.replace(id.clone()) {
                     Some(last) => add("Nats-Expected-Last-Msg-Id", last),
                     None => add("Nats-Expected-Last-Sequence", "0".to_owned()),
@@ -119,7 +120,7 @@ impl Nats {
     }
 
     fn take(&mut self, reply: Option<Message>) -> Result<()> {
-        let reply = reply.context("the connection broke")?;
+        let reply = reply.context("the connection was lost")?;
         if reply.status.is_some() || reply.payload.windows(7).any(|word| word == b"\"error\"") {
             bail!(
                 "refused: {:?} {}",
@@ -137,13 +138,13 @@ impl Client for Nats {
         let subject = self.finders.subject(frame);
         let headers = self.headers(frame, number);
         let payload = match self.format {
-            Format::Cloudevents => self.finders.data(frame).context("an event without data")?,
+            Format::Cloudevents => self.finders.data(frame).context("the frame has no data")?,
             Format::Plain | Format::Raw => frame,
         };
-        // A slice of what was read would keep the whole buffer alive until it is sent.
+        // A slice of the read buffer would keep the whole buffer alive until the message is sent.
         let payload = Bytes::copy_from_slice(payload.as_bytes());
         let client = &self.client;
-        if self.keeper == Keeper::Nobody {
+        if self.storage == Storage::Nobody {
             match headers {
                 Some(headers) => client.publish_with_headers(subject, headers, payload).await,
                 None => client.publish(subject, payload).await,
@@ -173,8 +174,8 @@ impl Client for Nats {
     }
 
     async fn finish(&mut self, _: u64) -> Result<()> {
-        if self.keeper == Keeper::Nobody {
-            // Behind all events: what comes back says that the server has taken them.
+        if self.storage == Storage::Nobody {
+            // Published after all events, so its return proves that the server has received them.
             let echo = format!("{}echo", self.inbox);
             self.client
                 .publish(echo, Bytes::new())
