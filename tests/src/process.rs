@@ -140,10 +140,7 @@ impl Process {
     /// Returns an error if the process has exited.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         if let Some(status) = self.exit_status()? {
-            bail!(
-                "cannot send {signal} to {}: it exited with {status}",
-                self.name
-            );
+            bail!("cannot send {signal} to {}: it exited with {status}", self.name);
         }
         kill(self.pid()?, signal).with_context(|| format!("sending {signal} to {}", self.name))
     }
@@ -157,10 +154,15 @@ impl Process {
         self.signal(Signal::SIGSTOP)?;
         let pid = self.pid()?;
         let look = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
-        wait_for(&format!("all threads of {} to stop", self.name), FREEZE_LIMIT, || {
-            let status = waitid(Id::Pid(pid), look).with_context(|| format!("reading the status of {}", self.name))?;
-            Ok(matches!(status, WaitStatus::Stopped(..)).then_some(()))
-        })
+        wait_for(
+            &format!("all threads of {} to stop", self.name),
+            FREEZE_LIMIT,
+            || {
+                let status = waitid(Id::Pid(pid), look)
+                    .with_context(|| format!("reading the status of {}", self.name))?;
+                Ok(matches!(status, WaitStatus::Stopped(..)).then_some(()))
+            },
+        )
     }
 
     /// Resumes a frozen process (SIGCONT).

@@ -166,10 +166,7 @@ pub fn skipped_by_name(word: &str) -> bool {
 /// Reports that the current test is skipped, on standard error and past the capture of the test harness.
 pub fn report_skipped(reason: &str) {
     let thread = thread::current();
-    let line = format!(
-        "skipped: {}: {reason}\n",
-        thread.name().unwrap_or("unnamed test")
-    );
+    let line = format!("skipped: {}: {reason}\n", thread.name().unwrap_or("unnamed test"));
     // A failed write must not fail the test; at worst the report is missing in the summary.
     let _ = io::stderr().write_all(line.as_bytes());
     if let Some(path) = env::var_os(SKIPPED_FILE_VARIABLE) {

@@ -55,8 +55,7 @@ impl Standing {
     /// # Errors
     /// Returns an error if the broker cannot be stopped, or if its folder cannot be removed.
     pub fn stop(&self, broker: Broker) -> Result<()> {
-        let pid =
-            Pid::from_raw(i32::try_from(self.pid).context("the process id is out of range")?);
+        let pid = Pid::from_raw(i32::try_from(self.pid).context("the process id is out of range")?);
         kill(pid, Signal::SIGTERM).with_context(|| format!("stopping {broker}, process {pid}"))?;
         let ended = || !self.is_running(broker);
         if wait_until("its end", STOP_TIMEOUT, ended).is_err() {

@@ -1,4 +1,4 @@
-//! What a spool on disk has made durable is delivered, whatever happens to the process.
+//! Events that a disk spool has made durable are delivered, whatever happens to the process.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -67,7 +67,7 @@ fn killed_bridge_delivers_durable_events_once_in_order() {
     );
     let expected: Vec<u64> = (1..=sequences.len() as u64).collect();
     assert_eq!(sequences, expected, "each sequence once, without a hole");
-    // And each is what the platform sent: what it sent while no bridge listened is missed, not changed.
+    // Each event is unmodified; events that the platform sent while no bridge was connected are missing.
     let sent: BTreeMap<u64, String> = platform
         .stop()
         .unwrap()
@@ -87,10 +87,10 @@ fn killed_bridge_delivers_durable_events_once_in_order() {
 }
 
 #[test]
-fn after_a_restart_it_is_still_known_what_was_there() {
+fn restarted_bridge_recognises_earlier_events() {
     const EVENTS: u64 = 500;
     let dir = Scratch::new("known").unwrap();
-    // The same bytes from both: a platform that sends once more what it has sent.
+    // Two platforms with the same bytes, like one platform that repeats all its events.
     let count = EVENTS.to_string();
     let arguments = ["--count", &count, "--start", "2026-01-02T03:04:05Z"];
     let again = Scratch::new("known-again").unwrap();
@@ -103,7 +103,7 @@ fn after_a_restart_it_is_still_known_what_was_there() {
     let platform = Platform::start(&again, &arguments).unwrap();
     let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
     let status = bridge
-        .wait("the same events to come again and be judged", SOON, |status| {
+        .wait("the repeated events to be counted", SOON, |status| {
             let ledger = &status.source("main").ledger;
             ledger.received == EVENTS && ledger.in_flight == 0
         })
@@ -112,7 +112,7 @@ fn after_a_restart_it_is_still_known_what_was_there() {
     assert_eq!(status.spool.durable_sequence, EVENTS, "{status:#}");
 }
 
-/// Runs `neurobridge spool` on the configuration in a folder.
+/// Runs `neurobridge spool` with the configuration in a folder.
 fn spool(dir: &Scratch, command: &str) -> (Option<i32>, String) {
     let output = Command::new(neurobridge())
         .args(["spool", command, "-c"])
@@ -124,7 +124,7 @@ fn spool(dir: &Scratch, command: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn the_commands_tell_what_is_there_and_what_is_not_whole() {
+fn spool_commands_list_sinks_and_report_damage() {
     const EVENTS: u64 = 2_000;
     let dir = Scratch::new("spool-commands").unwrap();
     let platform = Platform::start(&dir, &["--count", &EVENTS.to_string()]).unwrap();
@@ -175,9 +175,9 @@ fn the_commands_tell_what_is_there_and_what_is_not_whole() {
     );
 }
 
-/// What is being written at this moment is no damage.
+/// A record that is being written is not reported as damage.
 #[test]
-fn a_spool_that_is_written_to_is_whole() {
+fn verify_reports_no_damage_while_the_bridge_writes() {
     let dir = Scratch::new("verify-beside").unwrap();
     let platform = Platform::start(&dir, &["--rate", "20000"]).unwrap();
     let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
@@ -192,7 +192,7 @@ fn a_spool_that_is_written_to_is_whole() {
 }
 
 #[test]
-fn a_second_bridge_on_the_same_spool_ends_with_75() {
+fn second_bridge_on_the_same_spool_exits_with_75() {
     let dir = Scratch::new("locked").unwrap();
     let platform = Platform::start(&dir, &["--rate", "10"]).unwrap();
     let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
@@ -205,8 +205,8 @@ fn a_second_bridge_on_the_same_spool_ends_with_75() {
     bridge.stop(Signal::SIGTERM, SOON).unwrap();
 }
 
-/// What the kernel says of a folder on NFS, to whoever asks by the C library.
-const SAYS_NFS: &str = r"
+/// Replaces the C library's answer about the file system of a folder with NFS.
+const FAKE_NFS: &str = r"
 #include <string.h>
 #include <sys/vfs.h>
 int statfs(const char *path, struct statfs *found) {
@@ -218,12 +218,12 @@ int statfs(const char *path, struct statfs *found) {
 int statfs64(const char *path, struct statfs64 *found) { return statfs(path, (struct statfs *)found); }
 ";
 
-/// No test may mount a network's file system everywhere, so the program is told that it is on one.
+/// Mounting a network file system needs privileges, so the program gets a false answer from the C library instead.
 #[test]
-fn a_spool_on_a_network_file_system_is_warned_about() {
+fn network_file_system_logs_a_warning() {
     let dir = Scratch::new("network").unwrap();
     let (source, library) = (dir.join("says-nfs.c"), dir.join("says-nfs.so"));
-    fs::write(&source, SAYS_NFS).unwrap();
+    fs::write(&source, FAKE_NFS).unwrap();
     let mut compile = Command::new("cc");
     compile
         .args(["-D_GNU_SOURCE", "-shared", "-fPIC", "-o"])

@@ -1,4 +1,4 @@
-//! A disk that is really full, under a real bridge: reading is held back, and goes on by itself when there is room.
+//! A bridge on a disk that is really full: reading is blocked, and continues when space is free again.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 const SOON: Duration = Duration::from_secs(120);
 const MIB: u64 = 24;
 
-/// Dropped, it says that it is over.
+/// Signals the end of the ballast when dropped.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -31,11 +31,12 @@ impl Drop for Over<'_> {
 fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
     let dir = Scratch::new("full-disk").unwrap();
     let Some(disk) = SmallDisk::mount(dir.path(), &dir.join("data"), MIB).unwrap() else {
-        report_skipped("no file system can be mounted here: that takes root");
+        report_skipped("a file system can be mounted only by root");
         return;
     };
     let platform = Platform::start(&dir, &["--rate", "5000", "--hold"]).unwrap();
-    // Larger than the disk. The file is elsewhere: it takes no room of the spool's, and is not full.
+    // The spool may grow beyond the disk. The sink's file is on another disk, so it takes no space from the spool and
+    // can always be written.
     let events = dir.join("events.jsonl");
     let config = format!(
         r#"
@@ -64,16 +65,16 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
     let is_over = AtomicBool::new(false);
     let durable = thread::scope(|scope| {
         let filling = scope.spawn(|| ballast.fill(|| !is_over.load(Ordering::Relaxed)));
-        // Also when an assertion fails: the scope waits for the ballast.
+        // Dropped also when an assertion fails, because the scope waits for the ballast.
         let over = Over(&is_over);
         let full = wait("the spool to be full", &|status| status.spool.is_full == true);
         assert_eq!(full.spool.has_failed, false);
-        let blocked = wait("the reading to be held back", &|status| {
+        let blocked = wait("reading to be blocked", &|status| {
             status.source("main").state == SourceState::Blocked
         });
         assert!(blocked.source("main").reason.is_some(), "{blocked:#}");
-        // As long as there are old segments to delete it has room again for moments.
-        wait_until("the metric to say that it is full", SOON, || {
+        // While old segments can be deleted, space is free for moments.
+        wait_until("the metric of the full spool", SOON, || {
             bridge
                 .metric("neurobridge_spool_full", &[])
                 .is_ok_and(|full| full == 1.0)
@@ -84,7 +85,7 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
         blocked.spool.durable_sequence
     });
 
-    let status = wait("it to go on", &|status| {
+    let status = wait("reading to continue", &|status| {
         status.spool.durable_sequence > durable + 5000 && status.spool.is_full == false
     });
     assert_eq!(status.source("main").connections, 1, "{status:#}");
@@ -94,7 +95,7 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
     assert!(log.contains("the disk is full"), "{log}");
     assert!(log.contains("the spool has room again"), "{log}");
 
-    // Nothing that was read is missing, and its order is that of sending.
+    // No event that was read is missing, and the events are in sending order.
     let arrived = audit::structured(&fs::read_to_string(events).unwrap()).unwrap();
     let mut sent = platform.stop().unwrap();
     assert!(arrived.len() as u64 > durable + 5000, "{}", arrived.len());

@@ -1,7 +1,7 @@
-//! A spool that is full because a sink takes nothing: the feed waits, or the oldest events go; both counted, and both end
-//! by themselves.
+//! A full spool, because a sink delivers nothing: either the feed is blocked or the oldest events are dropped. Both are
+//! counted, and both end without intervention.
 //!
-//! The sink is a Kafka sink whose topic is not there yet.
+//! The sink is a Kafka sink whose topic does not exist yet.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use neurobridge_tests::status::{SinkState, SourceState, Status};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(120);
-/// A dozen times what the spool holds.
+/// Twelve times as many events as the spool can store.
 const EVENTS: u64 = 20_000;
 
-/// What happened, told by a bridge that has a spool of 1 MiB and a Kafka sink without a topic.
+/// A bridge with a spool of 1 MiB and a Kafka sink without a topic.
 struct Scene {
     platform: Platform,
     bridge: Bridge,
@@ -84,7 +84,7 @@ impl Scene {
 }
 
 #[test]
-fn a_full_spool_stops_the_reading_and_goes_on_by_itself() {
+fn full_spool_blocks_reading_until_space_is_free() {
     let Some(scene) = Scene::start("block", EVENTS) else {
         return;
     };
@@ -95,8 +95,9 @@ fn a_full_spool_stops_the_reading_and_goes_on_by_itself() {
     scene.wait("the reason", |status| {
         status.sink("kafka").state == SinkState::Down
     });
-    // Twice as long as silence is borne otherwise: pongs wait unread behind events, and are not judged.
-    let status = scene.wait("four seconds of it", |_| {
+    // Twice as long as the pong timeout: while the feed is blocked, pongs remain unread behind events, and the timeout
+    // does not apply.
+    let status = scene.wait("four seconds of a full spool", |_| {
         scene.metric("neurobridge_source_blocked_seconds_total") > 4.0
     });
     let received = status.source("main").ledger.received;
@@ -104,7 +105,7 @@ fn a_full_spool_stops_the_reading_and_goes_on_by_itself() {
     assert_eq!(status.source("main").state, SourceState::Blocked);
 
     scene.create_topic();
-    let status = scene.wait("all to be delivered", |status| {
+    let status = scene.wait("all events to be delivered", |status| {
         status.sink("kafka").ledger.delivered == EVENTS
     });
     assert_eq!(status.source("main").state, SourceState::Authorised);
@@ -131,26 +132,28 @@ fn drop_oldest_counts_each_dropped_event() {
         let usage = scene.bridge.process().usage().unwrap();
         usage.peak_memory_bytes
     };
-    scene.wait("a third to be read", |status| stored(status) >= EVENTS);
+    scene.wait("a third of the events to be read", |status| {
+        stored(status) >= EVENTS
+    });
     let memory = peak_memory(&mut scene);
-    // The feed is read to its end, though nothing is delivered.
-    let full = scene.wait("all to be read", |status| stored(status) == 3 * EVENTS);
+    // The feed is read completely, although nothing is delivered.
+    let full = scene.wait("all events to be read", |status| stored(status) == 3 * EVENTS);
     assert_eq!(full.source("main").connections, 1);
     assert_eq!(full.sink("kafka").ledger.delivered, 0);
     let dropped_by_spool = scene.metric("neurobridge_spool_dropped_events_total");
     assert!(dropped_by_spool > 2.0 * EVENTS as f64, "{dropped_by_spool}");
-    // 24 MB of events went through meanwhile. The kernel counts pages for each processor and sums them up now and then,
-    // so that even a peak may be told a few pages lower than before.
+    // 24 MB of events have passed through the bridge. The kernel counts pages per processor and adds them up
+    // occasionally, so that even a peak may be reported a few pages lower than before.
     let grown = peak_memory(&mut scene).saturating_sub(memory);
     assert!(grown < 8 << 20, "{grown} bytes more than after a third");
 
     scene.create_topic();
-    let status = scene.wait("what is left to be delivered", |status| {
+    let status = scene.wait("the remaining events to be delivered", |status| {
         status.sink("kafka").ledger.pending == 0
     });
     let ledger = &status.sink("kafka").ledger;
     let dropped = ledger.dropped;
-    // A few that the spool has dropped were on their way to the sink already.
+    // A few of the events that the spool dropped were in flight already.
     assert!(
         dropped > 2 * EVENTS && dropped as f64 <= dropped_by_spool,
         "{ledger:?}"
@@ -163,10 +166,10 @@ fn drop_oldest_counts_each_dropped_event() {
     assert!(
         log.lines()
             .any(|line| line.contains("WARN") && line.contains("dropped")),
-        "it is said: {log}"
+        "the log must mention it: {log}"
     );
 
-    // All others are there, the newest among them, in order.
+    // All other events were delivered in order, including the newest.
     let sent = scene.platform.stop().unwrap();
     let records = read_topic(&scene.bootstrap, &scene.topic, SOON).unwrap();
     let lanes = audit::kafka(&records, "main").unwrap();

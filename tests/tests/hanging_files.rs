@@ -1,4 +1,4 @@
-//! Files whose disk hangs, tried as pipes that nobody writes to: only what needs such a file waits for it.
+//! Files on a disk that hangs, simulated by pipes without a writer: only the parts that need such a file wait for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ fn source(url: &str) -> String {
     format!("[sources.main]\nurl = \"{url}\"\ntoken = \"t\"\n")
 }
 
-/// Sources and sinks of which each needs a file that hangs.
+/// Returns sources and sinks that each need a file that hangs.
 fn hanging(dir: &Scratch, url: &str) -> String {
     let [ca, token, password, key, root] =
         ["ca", "token", "password", "key", "root"].map(|name| pipe(dir, name));
@@ -44,7 +44,7 @@ fn hanging(dir: &Scratch, url: &str) -> String {
 }
 
 #[test]
-fn hanging_files_stop_only_what_needs_them() {
+fn hanging_files_stop_only_their_users() {
     let dir = Scratch::new("hanging").unwrap();
     let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
     let config = format!(
@@ -66,7 +66,7 @@ fn hanging_files_stop_only_what_needs_them() {
                 && status.delivered("events") > 100
         })
         .unwrap();
-    // A pipe that delivers in the end is as good as any file.
+    // A pipe that finally delivers is as good as a regular file.
     fs::write(dir.join("token"), "t\n").unwrap();
     bridge
         .wait("the token", SOON, |status| {
@@ -94,7 +94,7 @@ fn ends(dir: &Scratch, args: &[&str], config: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn hanging_key_file_ends_the_start() {
+fn hanging_key_file_fails_the_start() {
     let dir = Scratch::new("hanging-key").unwrap();
     let key = pipe(&dir, "key");
     let config = format!(

@@ -1,8 +1,8 @@
-//! What the README promises, held to a real bridge between real platforms, brokers and disks.
+//! End-to-end tests of the README's promises, with a real bridge and real platforms, brokers and disks.
 //!
-//! One program, so that the tests of all modules run beside each other: most of the time they wait for a broker. A module
-//! is run alone by its name: `cargo xtask test --package neurobridge-tests nats_sink`.
-#![allow(clippy::unwrap_used, reason = "a test's helpers panic as the test does")]
+//! All modules are in one program, so that their tests run in parallel, because they mostly wait for a broker. A single
+//! module is run by its name: `cargo xtask test --package neurobridge-tests nats_sink`.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 
 mod all_sinks;
 mod disk_spool;

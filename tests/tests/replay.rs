@@ -1,4 +1,4 @@
-//! `neurobridge spool replay`, beside a running bridge and without one: marked copies come, no cursor moves.
+//! `neurobridge spool replay`, with and without a running bridge: marked copies are delivered, and no cursor changes.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Output};
@@ -33,7 +33,7 @@ fn counts(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Runs a bridge until its sink has delivered all that the platform sends, and has written that down.
+/// Runs a bridge until its sink has delivered all events of the platform and saved its cursor.
 fn deliver(dir: &Scratch, platform: &Platform, sink: &str) -> Bridge {
     let url = platform.url();
     let config = format!(
@@ -41,7 +41,7 @@ fn deliver(dir: &Scratch, platform: &Platform, sink: &str) -> Bridge {
     );
     let bridge = Bridge::start(dir, &config).unwrap();
     await_delivered(&bridge, EVENTS);
-    // A replay ends where the sink is, and that is told by the disk: its cursor is written a moment later.
+    // A replay ends at the saved cursor of the sink, which is written a moment after the delivery.
     let folder = bridge.data_dir().join("spool");
     wait_until("the sink's cursor on the disk", SOON, || {
         let cursors = inspect::list(&folder).unwrap().cursors;
@@ -57,7 +57,7 @@ fn await_delivered(bridge: &Bridge, events: u64) -> Status {
         let ledger = &status.sink("out").ledger;
         ledger.stored == events && ledger.pending == 0
     };
-    bridge.wait("all to be delivered", SOON, all).unwrap()
+    bridge.wait("all events to be delivered", SOON, all).unwrap()
 }
 
 fn platform(dir: &Scratch) -> Platform {
@@ -78,7 +78,7 @@ fn messages(url: &str, stream: &str) -> Vec<Message> {
     messages
 }
 
-/// The place of each message of a stream in the spool; `run` for those of a replay, none for the others.
+/// Returns the sequence of each message in a stream; `run` selects the messages of a replay, `None` the original ones.
 fn places(messages: &[Message], run: Option<&str>) -> Vec<u64> {
     messages
         .iter()
@@ -88,7 +88,7 @@ fn places(messages: &[Message], run: Option<&str>) -> Vec<u64> {
 }
 
 #[test]
-fn kafka_gets_marked_copies_from_beside_a_running_bridge() {
+fn replay_beside_a_running_bridge_marks_copies() {
     let Some(bootstrap) = kafka_bootstrap() else {
         return;
     };
@@ -129,15 +129,15 @@ fn kafka_gets_marked_copies_from_beside_a_running_bridge() {
             record.value.clone(),
             record.header("ce_id").map(str::to_owned),
         );
-        assert_eq!(all.insert(sequence, what), None, "{sequence} twice");
+        assert_eq!(all.insert(sequence, what), None, "{sequence} is duplicated");
     }
     assert_eq!(originals.len() as u64, EVENTS);
     assert!(copies.keys().copied().eq(501..=1500), "{}", copies.len());
     assert!(copies.iter().all(|(sequence, copy)| originals[sequence] == *copy));
-    // The bridge has not noticed anything.
+    // The replay has not affected the bridge.
     assert_eq!(await_delivered(&bridge, EVENTS).sinks, before);
 
-    // By default up to where the sink is; and never beyond.
+    // By default a replay ends at the cursor of the sink, and it never goes beyond.
     assert!(counts(&replay(&dir, &["--sink", "out", "--from", "1991"])).contains(": 10 replayed"));
     assert!(
         counts(&replay(
@@ -156,14 +156,14 @@ fn kafka_gets_marked_copies_from_beside_a_running_bridge() {
     ));
     assert!(all.contains(": 2000 replayed"), "{all}");
 
-    // And without a bridge as well.
+    // The replay also works without a bridge.
     let (ended, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
     assert!(ended.success(), "{log}");
     assert!(counts(&replay(&dir, &["--sink", "out", "--from", "1", "--to", "1"])).contains(": 1 replayed"));
 }
 
 #[test]
-fn a_relaxed_stream_stores_copies_although_it_knows_the_ids() {
+fn relaxed_stream_stores_replayed_copies() {
     let Some(url) = nats_url() else {
         return;
     };
@@ -177,7 +177,7 @@ fn a_relaxed_stream_stores_copies_although_it_knows_the_ids() {
     let bridge = deliver(&dir, &platform, &sink);
     let output = replay(&dir, &["--sink", "out", "--from", "1901", "--run", "two"]);
     assert!(counts(&output).starts_with("run two: 100 replayed = 100 delivered"));
-    // The same run once more is the same messages.
+    // A repeated run has the same message ids.
     let again = replay(&dir, &["--sink", "out", "--from", "1901", "--run", "two"]);
     assert!(counts(&again).contains("100 duplicate"), "{again:?}");
     let stored = messages(&url, &stream);
@@ -213,7 +213,7 @@ fn replay_into_a_strict_stream_keeps_its_order() {
         "{refused:?}"
     );
 
-    // Killed: its cursor on the disk may be behind what the stream has, and the stream forgets ids at once.
+    // After a kill, the saved cursor may be older than the stream, and the stream has already forgotten the ids.
     bridge.process().kill().unwrap();
     let output = replay(
         &dir,
@@ -233,6 +233,6 @@ fn replay_into_a_strict_stream_keeps_its_order() {
     assert!(places(&stored, Some("three")).into_iter().eq(1..=500));
     assert!(
         places(&stored, None).into_iter().eq(1..=2 * EVENTS),
-        "in order, and once"
+        "each copy once and in order"
     );
 }

@@ -1,4 +1,4 @@
-//! Real signals to the real program, and how it ends.
+//! Real signals sent to the real program, and its exit codes.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -29,7 +29,7 @@ fn run(args: &[&str]) -> Output {
 }
 
 #[test]
-fn each_signal_drains_and_ends_with_the_ledger() {
+fn each_signal_drains_and_logs_the_ledger() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let dir = Scratch::new("signal").unwrap();
         let platform = Platform::start(&dir, &["--rate", "1000"]).unwrap();
@@ -78,13 +78,13 @@ fn signals_ignored_at_the_start_stay_ignored() {
 }
 
 #[test]
-fn second_bridge_on_a_data_dir_ends_with_75() {
+fn second_bridge_on_a_data_dir_exits_with_75() {
     for spool in ["memory", "disk"] {
         let dir = Scratch::new("two-bridges").unwrap();
         let platform = Platform::start(&dir, &["--rate", "500"]).unwrap();
         let config = format!("{}[spool]\ntype = \"{spool}\"\n", source(&platform.url()));
         let bridge = Bridge::start(&dir, &config).unwrap();
-        // Whatever is deleted that looks as if it were left behind.
+        // The test deletes everything that looks like a leftover lock.
         for folder in [bridge.data_dir().to_owned(), bridge.data_dir().join("spool")] {
             for entry in fs::read_dir(folder).into_iter().flatten() {
                 let path = entry.unwrap().path();
@@ -120,14 +120,14 @@ fn second_bridge_on_a_data_dir_ends_with_75() {
     }
 }
 
-/// A Kafka that nobody runs: events stay pending.
+/// Returns a Kafka sink without a server, so that events stay pending.
 fn unreachable_kafka() -> String {
     let [port] = free_ports().unwrap();
     format!("[sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"127.0.0.1:{port}\"\n")
 }
 
 #[test]
-fn events_left_in_memory_are_counted_and_the_exit_code_is_75() {
+fn undelivered_events_in_memory_exit_with_75() {
     let dir = Scratch::new("pending").unwrap();
     let platform = Platform::start(&dir, &["--count", "1000"]).unwrap();
     let config = format!(
@@ -150,7 +150,7 @@ fn events_left_in_memory_are_counted_and_the_exit_code_is_75() {
 }
 
 #[test]
-fn a_second_signal_stops_at_once() {
+fn second_signal_stops_at_once() {
     let dir = Scratch::new("second-signal").unwrap();
     let platform = Platform::start(&dir, &["--count", "10"]).unwrap();
     let config = format!(
@@ -163,7 +163,7 @@ fn a_second_signal_stops_at_once() {
         .wait("events", SOON, |status| status.sink("kafka").ledger.pending == 10)
         .unwrap();
     bridge.process().signal(Signal::SIGTERM).unwrap();
-    // Two signals that come before the first is seen are one to the kernel.
+    // For the kernel, two signals before the first is handled are one signal.
     wait_until("the drain", SOON, || {
         bridge
             .process()
@@ -175,7 +175,7 @@ fn a_second_signal_stops_at_once() {
     assert_eq!(
         bridge.status().unwrap().sink("kafka").ledger.pending,
         10,
-        "it answers while it drains"
+        "the bridge must answer while it drains"
     );
     let (status, log) = bridge.stop(Signal::SIGTERM, Duration::from_secs(10)).unwrap();
     assert_eq!(status.code(), Some(75), "{log}");
@@ -183,7 +183,7 @@ fn a_second_signal_stops_at_once() {
 }
 
 #[test]
-fn a_refused_token_ends_with_77_only_when_asked_to() {
+fn refused_token_exits_with_77_only_if_configured() {
     let dir = Scratch::new("refused").unwrap();
     let platform = Platform::start(&dir, &["--token", "right"]).unwrap();
     let file = dir.join("c.toml");
@@ -312,7 +312,7 @@ fn tail_prints_frames_and_ends_with_its_pipe() {
 }
 
 #[test]
-fn the_demo_shows_events_and_ends_with_the_ledger() {
+fn demo_shows_events_and_ends_with_the_ledger() {
     let dir = Scratch::new("demo").unwrap();
     let mut command = Command::new(neurobridge());
     command.current_dir(dir.path()).args(["demo", "--rate", "200"]);
@@ -340,7 +340,7 @@ fn the_demo_shows_events_and_ends_with_the_ledger() {
 }
 
 #[test]
-fn healthcheck_tells_a_live_bridge_from_none() {
+fn healthcheck_fails_without_a_bridge() {
     let dir = Scratch::new("health").unwrap();
     let platform = Platform::start(&dir, &["--rate", "10"]).unwrap();
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();

@@ -1,4 +1,5 @@
-//! Whoever reads what the program writes may stop reading: a stuck log driver, a pager, Ctrl-S. Nothing waits for it.
+//! A reader of the program's output may stop reading (a stuck log driver, a pager, Ctrl-S). Nothing waits for that
+//! reader.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
@@ -22,8 +23,8 @@ fn source(url: &str) -> String {
     format!("[sources.main]\nurl = \"{url}\"\ntoken = \"t\"\n")
 }
 
-/// Another handle of a pipe, which does not block. The pipe's own is shared with the program under test: it would become
-/// non-blocking for that program too.
+/// Returns another, non-blocking handle of a pipe. The pipe's own handle is shared with the program under test, and
+/// would become non-blocking there as well.
 fn unblocked(options: &mut OpenOptions, pipe: &impl AsRawFd) -> File {
     options
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
@@ -31,7 +32,7 @@ fn unblocked(options: &mut OpenOptions, pipe: &impl AsRawFd) -> File {
         .unwrap()
 }
 
-/// Writes into a pipe until it is full.
+/// Fills a pipe completely.
 fn fill(pipe: &PipeWriter) {
     let mut writer = unblocked(OpenOptions::new().write(true), pipe);
     for size in [4096, 1] {
@@ -52,9 +53,9 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
 }
 
 #[test]
-fn stuck_log_reader_stops_no_event_check_or_signal() {
+fn stuck_log_reader_blocks_no_event_or_signal() {
     let dir = Scratch::new("stuck-log").unwrap();
-    // Each cut is a line of the log.
+    // Each disconnect writes a line to the log.
     let platform = Platform::start(&dir, &["--rate", "500", "--fault", "cut,every=300ms"]).unwrap();
     let sources: String = (0..4)
         .map(|number| {
@@ -67,7 +68,7 @@ fn stuck_log_reader_stops_no_event_check_or_signal() {
     let config = format!("{sources}[spool]\ntype = \"disk\"\n");
     let (reader, writer) = full_pipe();
     let bridge = Bridge::start_with_stderr(&dir, &config, writer.try_clone().unwrap().into()).unwrap();
-    // Each source has logged several lines, which nobody reads, and goes on.
+    // Each source has logged several lines, which nobody reads, and keeps receiving.
     bridge
         .wait("connections", SOON, |status| {
             (0..4).all(|number| status.source(&format!("s{number}")).connections > 5)
@@ -90,7 +91,7 @@ fn stuck_log_reader_stops_no_event_check_or_signal() {
 }
 
 #[test]
-fn log_that_is_read_has_the_ledger_as_its_last_lines() {
+fn log_ends_with_the_ledger() {
     let dir = Scratch::new("whole-log").unwrap();
     let platform = Platform::start(&dir, &["--rate", "500"]).unwrap();
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
@@ -109,7 +110,7 @@ fn log_that_is_read_has_the_ledger_as_its_last_lines() {
 }
 
 #[test]
-fn stuck_screen_of_the_demo_stops_neither_events_nor_signals() {
+fn stuck_screen_blocks_no_event_of_the_demo() {
     let dir = Scratch::new("stuck-demo").unwrap();
     let (reader, writer) = full_pipe();
     let mut command = Command::new(neurobridge());
@@ -129,7 +130,7 @@ fn stuck_screen_of_the_demo_stops_neither_events_nor_signals() {
 }
 
 #[test]
-fn stuck_reader_of_tail_does_not_hold_up_its_signal() {
+fn stuck_reader_of_tail_delays_no_signal() {
     let dir = Scratch::new("stuck-tail").unwrap();
     let platform = Platform::start(&dir, &["--rate", "500"]).unwrap();
     let file = dir.join("c.toml");
@@ -143,7 +144,7 @@ fn stuck_reader_of_tail_does_not_hold_up_its_signal() {
     command.arg("tail").arg("-c").arg(&file);
     let shared = writer.try_clone().unwrap();
     let mut tail = Process::spawn_onto("tail", &mut command, shared.into(), &dir.join("tail.log")).unwrap();
-    // It has written something, so its signals are handled by now.
+    // The program has written output, so its signal handlers are installed.
     let mut read = unblocked(OpenOptions::new().read(true), &reader);
     wait_until("events", SOON, || read.read(&mut [0]).is_ok()).unwrap();
     fill(&writer);

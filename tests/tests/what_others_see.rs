@@ -1,5 +1,5 @@
-//! What the bridge shows to others, and what it keeps: metrics that are there from the start, a page, and nobody's data but
-//! where it belongs. And what it shows to the platform alone: its token, over TLS.
+//! Data that the bridge exposes: metrics that exist from the start, the page, and no personal data except in the sinks;
+//! and the token, which only the platform receives, over TLS.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,7 +25,7 @@ const IMAGES: [&str; 4] = [
     "initial_face_image",
     "initial_full_image",
 ];
-/// The metrics that people's dashboards rest on: a name, once published, stays.
+/// The metrics that users' dashboards depend on: a published name never changes.
 const PUBLISHED: [&str; 33] = [
     "neurobridge_build_info",
     "neurobridge_event_age_seconds",
@@ -61,7 +61,7 @@ const PUBLISHED: [&str; 33] = [
     "process_resident_memory_bytes",
     "process_start_time_seconds",
 ];
-/// One of each kind of what may be written about.
+/// One fault of each type that is logged.
 const FAULTS: [&str; 16] = [
     "--fault",
     "error=token a-token-that-nobody-may-see is about to expire,after=10,times=1",
@@ -88,7 +88,7 @@ fn stop(bridge: Bridge) -> String {
 }
 
 #[test]
-fn half_open_connections_keep_nobody_from_health_and_status() {
+fn half_open_connections_block_no_request() {
     let dir = Scratch::new("half-open").unwrap();
     let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
     let config = format!("[sources.main]\nurl = \"{}\"\ntoken = \"t\"\n", platform.url());
@@ -157,7 +157,7 @@ fn request_for_another_host_is_refused() {
 }
 
 #[test]
-fn every_series_is_there_from_the_start() {
+fn every_series_exists_from_the_start() {
     let config = |url: &str, kafka: u16| {
         format!(
             "[sources.main]\nurl = \"{url}\"\ntoken = \"{TOKEN}\"\nping_interval = \"50ms\"\n\
@@ -165,7 +165,7 @@ fn every_series_is_there_from_the_start() {
              [sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"127.0.0.1:{kafka}\"\nrequired = false\n"
         )
     };
-    // Nobody is at either port.
+    // No server listens on these ports.
     let [nowhere, kafka] = free_ports().unwrap();
     let quiet_dir = Scratch::new("series-quiet").unwrap();
     let quiet = Bridge::start(&quiet_dir, &config(&format!("ws://127.0.0.1:{nowhere}/"), kafka)).unwrap();
@@ -201,7 +201,7 @@ fn every_series_is_there_from_the_start() {
         ["kind", "le", "outcome", "reason", "sink", "source", "version"]
             .map(str::to_owned)
             .into(),
-        "labels that what the feed sends can't multiply"
+        "the feed must not be able to add label values"
     );
 }
 
@@ -219,7 +219,7 @@ fn labels(series: &BTreeSet<String>) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_page_is_served_and_has_nothing_from_elsewhere() {
+fn page_loads_nothing_from_other_hosts() {
     let dir = Scratch::new("page").unwrap();
     let platform = Platform::start(&dir, &["--count", "1"]).unwrap();
     let config = format!("[sources.main]\nurl = \"{}\"\ntoken = \"t\"\n", platform.url());
@@ -233,7 +233,7 @@ fn the_page_is_served_and_has_nothing_from_elsewhere() {
         .map(|file| bridge.get(&format!("/{file}")).unwrap())
         .concat()
         + &page;
-    // The name of a kind of XML is written like an address, and is none.
+    // This XML namespace looks like a URL, but nothing is loaded from it.
     let all = all.replace("http://www.w3.org/2000/svg", "");
     for elsewhere in ["http:", "https:", "//cdn", "@import", "url("] {
         assert!(!all.contains(elsewhere), "{elsewhere}");
@@ -241,10 +241,13 @@ fn the_page_is_served_and_has_nothing_from_elsewhere() {
     for inline in ["<style", "style=", "onclick", "<script>"] {
         assert!(
             !page.contains(inline),
-            "{inline}: the policy forbids what is inline"
+            "{inline}: the security policy forbids inline content"
         );
     }
-    assert!(all.contains("status/stream"), "it shows the status live");
+    assert!(
+        all.contains("status/stream"),
+        "the page must show the live status"
+    );
     assert_eq!(
         neurobridge_tests::http::get_any(bridge.address(), "/nothing")
             .unwrap()
@@ -255,7 +258,7 @@ fn the_page_is_served_and_has_nothing_from_elsewhere() {
 }
 
 #[test]
-fn nothing_personal_and_no_secret_is_on_any_page_or_in_the_log() {
+fn pages_and_log_contain_no_personal_data() {
     for level in ["info", "trace"] {
         let dir = Scratch::new("personal").unwrap();
         let platform = Platform::start(
@@ -280,7 +283,7 @@ fn nothing_personal_and_no_secret_is_on_any_page_or_in_the_log() {
             .unwrap();
         shown.push(("/status/stream".to_owned(), stream.next_event().unwrap()));
         let log = stop(bridge);
-        // What the platform says is shown, all but the token in it.
+        // Error texts of the platform are shown without the token.
         let status = &shown[1].1;
         assert!(status.contains("is about to expire"), "{status}");
         assert!(
@@ -299,7 +302,7 @@ fn nothing_personal_and_no_secret_is_on_any_page_or_in_the_log() {
     }
 }
 
-/// What a person could be known by: `pid` and pictures.
+/// Returns the values that identify a person: `pid` and pictures.
 fn personal(sent: &[Sent]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for event in sent {
@@ -311,12 +314,12 @@ fn personal(sent: &[Sent]) -> BTreeSet<String> {
                 .filter_map(|name| entry[name].as_str().map(str::to_owned)),
         );
     }
-    assert!(found.len() > 1000, "{} are enough to find one", found.len());
+    assert!(found.len() > 1000, "only {} values", found.len());
     found
 }
 
 #[test]
-fn what_is_redacted_or_a_pseudonym_is_in_no_file() {
+fn redacted_values_are_in_no_file() {
     let dir = Scratch::new("redacted").unwrap();
     let key = dir.join("key");
     fs::write(&key, "0f".repeat(32)).unwrap();
@@ -367,12 +370,12 @@ fn what_is_redacted_or_a_pseudonym_is_in_no_file() {
     assert_eq!(letters.lines().count(), 2);
     assert!(
         !letters.contains("\"frame\""),
-        "what can't be read can't be redacted: {letters}"
+        "an unreadable text cannot be redacted: {letters}"
     );
 }
 
 #[test]
-fn a_pseudonym_stands_for_one_person() {
+fn pseudonym_stands_for_one_person() {
     let dir = Scratch::new("pseudonyms").unwrap();
     let key = dir.join("key");
     fs::write(&key, "0f".repeat(32)).unwrap();
@@ -406,11 +409,15 @@ fn a_pseudonym_stands_for_one_person() {
                 *value = Value::Null;
             }
         }
-        assert_eq!(arrived, expected, "all else stays as it was");
+        assert_eq!(arrived, expected, "all other fields must be unchanged");
     }
     let distinct: BTreeSet<_> = pseudonyms.values().collect();
-    assert_eq!(distinct.len(), pseudonyms.len(), "two persons never share one");
-    assert!(pseudonyms.len() < sent.len(), "some came back");
+    assert_eq!(
+        distinct.len(),
+        pseudonyms.len(),
+        "two persons must not share a pseudonym"
+    );
+    assert!(pseudonyms.len() < sent.len(), "some persons must have returned");
 }
 
 fn files_below(dir: &Path) -> Vec<PathBuf> {
@@ -427,7 +434,7 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_token_from_the_environment_stays_as_it_is() {
+fn token_from_the_environment_is_unchanged() {
     for token in ["007", "true", "[x]", "1e3", " = \"'"] {
         let dir = Scratch::new("scalar").unwrap();
         let platform = Platform::start(&dir, &["--count", "10", "--token", token]).unwrap();
@@ -435,7 +442,7 @@ fn a_token_from_the_environment_stays_as_it_is() {
         let variables = [("NEUROBRIDGE__SOURCES__MAIN__TOKEN", token)];
         let bridge = Bridge::start_with(&dir, &config, &variables).unwrap();
         bridge
-            .wait(&format!("{token} to be right"), SOON, |status| {
+            .wait(&format!("{token} to be accepted"), SOON, |status| {
                 status.delivered("events") == 10
             })
             .unwrap();
@@ -444,7 +451,7 @@ fn a_token_from_the_environment_stays_as_it_is() {
 }
 
 #[test]
-fn a_certificate_is_verified_by_the_authority_that_is_named() {
+fn certificate_is_verified_by_the_configured_authority() {
     let dir = Scratch::new("wss").unwrap();
     let known = Certificates::generate(&dir.join("known")).unwrap();
     let stranger = Certificates::generate(&dir.join("stranger")).unwrap();

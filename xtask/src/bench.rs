@@ -6,11 +6,11 @@
 //! a bare loop measured within the same hour.
 
 mod case;
-mod program;
 mod destination;
 mod feed;
 mod latency;
 mod machine;
+mod program;
 mod report;
 
 use std::path::PathBuf;
@@ -23,9 +23,9 @@ use neurobridge_tests::program::{Profile, build};
 use neurobridge_tests::shared::Broker;
 
 use self::case::{Case, Format, Sink};
-use self::program::{Program, Cost};
+use self::program::{Cost, Program};
 use crate::brokers;
-use crate::shell::{print, log};
+use crate::shell::{log, print};
 
 /// The programs to measure and the number of runs.
 #[derive(Debug, Clone, clap::Args)]

@@ -17,7 +17,7 @@ use neurobridge_tests::shared::Broker;
 use neurobridge_tests::standing::Standing;
 
 pub(crate) use self::provide::{Provided, provide};
-use crate::shell::{print, log};
+use crate::shell::{log, print};
 
 /// The action to take.
 #[derive(Debug, Subcommand)]

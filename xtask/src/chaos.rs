@@ -2,9 +2,9 @@
 //! kills, freezes and disconnects all of them; then audits the result of each event.
 
 mod audit;
-mod history;
-mod clock;
 mod bridge_runs;
+mod clock;
+mod history;
 mod recovery;
 mod schedule;
 mod sent;
@@ -31,14 +31,14 @@ use neurobridge_tests::shared::Broker;
 use neurobridge_tests::small_disk::SmallDisk;
 
 use self::audit::{Audit, Found, Promise};
-use self::history::StatusHistory;
-use self::clock::Clock;
 use self::bridge_runs::BridgeRuns;
+use self::clock::Clock;
+use self::history::StatusHistory;
 use self::schedule::{Fault, Victim};
 use self::sent::{Reading, Sent};
 use self::spool_reader::{Seen, SpoolReader};
 use crate::brokers;
-use crate::shell::{print, log};
+use crate::shell::{log, print};
 
 const TOPIC: &str = "chaos";
 /// The default topic in which the sink stores its cursor with transactions.
@@ -338,7 +338,9 @@ fn read_broker(program: &Path, audit: &mut Audit<'_>, what: &[&str], spool: &str
         .with_context(|| format!("starting {}", program.display()))?;
     let output = child.stdout.take().context("the pipe is missing")?;
     audit.read(BufReader::new(output).lines())?;
-    let status = child.wait().context("waiting for the program that reads the broker")?;
+    let status = child
+        .wait()
+        .context("waiting for the program that reads the broker")?;
     ensure!(status.success(), "{} exited with {status}", program.display());
     Ok(())
 }
@@ -401,7 +403,11 @@ fn report_all(outcome: &Outcome, found: &[Found], seed: u64) -> Result<bool> {
     let holds = balances && unsent == 0 && twice == 0 && found.iter().all(Found::holds);
     print(&format!(
         "seed {seed}: {}",
-        if holds { "all guarantees held" } else { "guarantees VIOLATED" }
+        if holds {
+            "all guarantees held"
+        } else {
+            "guarantees VIOLATED"
+        }
     ))?;
     Ok(holds)
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use neurobridge_tests::paths::{Scratch, target_dir, workspace_root};
 use neurobridge_tests::program::{Profile, build, cargo};
 
-use crate::shell::{output, print, run_quietly, log};
+use crate::shell::{log, output, print, run_quietly};
 
 /// The version of cargo-deb that builds the package.
 const CARGO_DEB_VERSION: &str = "3.8.0";
@@ -159,7 +159,11 @@ fn package(scratch: &Scratch, out: &Path, fast: bool) -> Result<String> {
     let entry = fs::read_dir(&file)?
         .next()
         .context("cargo-deb produced no package")??;
-    let name = entry.file_name().into_string().ok().context("the file name is not valid Unicode")?;
+    let name = entry
+        .file_name()
+        .into_string()
+        .ok()
+        .context("the file name is not valid Unicode")?;
     fs::copy(entry.path(), out.join(&name)).with_context(|| format!("writing {name}"))?;
     Ok(name)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
 
-use crate::shell::{output, run_quietly, log, succeeds};
+use crate::shell::{log, output, run_quietly, succeeds};
 
 /// The time limit for a slow mirror and a hundred megabytes of Java.
 const LIMIT: Duration = Duration::from_secs(900);

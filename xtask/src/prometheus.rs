@@ -13,7 +13,9 @@ pub(crate) fn install() -> Result<()> {
         return Ok(());
     }
     let dir = PrometheusInstallation::fetched_dir();
-    let parent = dir.parent().context("the path of Prometheus has no parent folder")?;
+    let parent = dir
+        .parent()
+        .context("the path of Prometheus has no parent folder")?;
     fs::create_dir_all(parent).with_context(|| format!("making the folder {}", parent.display()))?;
     packages::unpack("Prometheus is missing", "prometheus", &dir)?;
     PrometheusInstallation::find().map(drop)

@@ -71,7 +71,9 @@ impl Pipe {
                     patience.check()?;
                     continue;
                 }
-                Err(RecvTimeoutError::Disconnected) => bail!("the browser exited before it answered {method}"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("the browser exited before it answered {method}")
+                }
             };
             if message["id"] != self.last_id {
                 self.keep(message);

@@ -13,7 +13,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaResult;
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::retry::{METADATA_TIMEOUT, code_of, is_temporary, was_perhaps_done};
+use super::retry::{METADATA_TIMEOUT, code_of, is_temporary, may_be_done};
 use crate::poll::{block_on, wait_for, wait_until};
 
 /// The timeout of one request, which is repeated after a temporary error.
@@ -219,13 +219,13 @@ fn request(
     done: Option<RDKafkaErrorCode>,
     mut send: impl FnMut() -> Result<(), RDKafkaErrorCode>,
 ) -> Result<()> {
-    let mut perhaps_done = false;
+    let mut may_be_done_before = false;
     let mut refusal = None;
     let accepted = wait_for(what, LIMIT, || match send() {
         Ok(()) => Ok(Some(())),
-        Err(code) if perhaps_done && done == Some(code) => Ok(Some(())),
+        Err(code) if may_be_done_before && done == Some(code) => Ok(Some(())),
         Err(code) if is_temporary(code) => {
-            perhaps_done |= was_perhaps_done(code);
+            may_be_done_before |= may_be_done(code);
             refusal = Some(code);
             Ok(None)
         }

@@ -188,7 +188,10 @@ fn partitions(consumer: &BaseConsumer, topic: &str, limit: Duration) -> Result<V
             Err(error) if is_temporary(code_of(&error)) => return Ok(None),
             metadata => metadata?,
         };
-        let found = metadata.topics().first().context("the response lacks the topic")?;
+        let found = metadata
+            .topics()
+            .first()
+            .context("the response lacks the topic")?;
         match found.error().map(RDKafkaErrorCode::from) {
             None => Ok(Some(found.partitions().iter().map(|found| found.id()).collect())),
             Some(code) if is_temporary(code) => Ok(None),

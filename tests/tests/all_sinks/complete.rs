@@ -1,4 +1,4 @@
-//! 100,000 events of two sources with the same ids: complete, in order, and byte for byte what was sent.
+//! 100,000 events of two sources with equal ids arrive in all sinks, complete, in order and unmodified.
 
 use std::collections::HashSet;
 use std::fs;
@@ -21,7 +21,7 @@ const OF_EACH: usize = 50_000;
 const ALL: usize = 2 * OF_EACH;
 
 #[test]
-fn a_hundred_thousand_events_of_two_sources_are_in_all_sinks() {
+fn all_sinks_store_every_event_of_two_sources() {
     let Some(bootstrap) = kafka_bootstrap() else {
         return;
     };
@@ -44,7 +44,7 @@ fn a_hundred_thousand_events_of_two_sources_are_in_all_sinks() {
     let config = config(&platforms.each_ref().map(Platform::url), &bootstrap, &topic, &url);
     let bridge = Bridge::start(&dir, &config).unwrap();
     bridge
-        .wait("all to be delivered", LIMIT, |status| {
+        .wait("all events to be delivered", LIMIT, |status| {
             SINKS.iter().all(|sink| settled(status, sink) == ALL as u64)
         })
         .unwrap();
@@ -93,7 +93,7 @@ fn a_hundred_thousand_events_of_two_sources_are_in_all_sinks() {
         assert_whole(sent, &[structured(of_source, &source)]);
         assert_whole(sent, &[structured(lines.lines(), &source)]);
 
-        // The frames say nothing of their source, but each source has others.
+        // The frames do not name their source, but each source sends different frames.
         let frames: HashSet<&str> = sent.iter().map(|event| event.frame.as_str()).collect();
         let mut of_source = audit::nats_raw(&heard, "core").unwrap();
         of_source.retain(|arrived| frames.contains(arrived.data.as_str()));

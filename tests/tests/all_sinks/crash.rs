@@ -1,4 +1,4 @@
-//! A bridge killed in the middle of a window in flight, its spool on disk: each event is in the stream once, in order.
+//! A bridge with a disk spool is killed while events are in flight: the stream stores each event once and in order.
 
 use std::collections::HashMap;
 use std::thread::sleep;
@@ -17,13 +17,13 @@ use nix::sys::signal::Signal;
 use super::{LIMIT, STREAM, settled, stream_sink};
 
 const KILLS: u64 = 4;
-/// So many have no acknowledgement when the bridge is killed.
+/// The number of events without an acknowledgement when the bridge is killed.
 const IN_FLIGHT: f64 = 300.0;
-/// Longer than the stream's duplicate window: what the server remembers of ids is no help then.
+/// Longer than the stream's duplicate window, so that the server's deduplication by message id cannot help.
 const PAST_THE_WINDOW: Duration = Duration::from_millis(300);
 
 #[test]
-fn bridge_killed_in_flight_stores_each_once_in_order() {
+fn kill_in_flight_stores_each_event_once_in_order() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -34,7 +34,7 @@ fn bridge_killed_in_flight_stores_each_once_in_order() {
         platform.url(),
         stream_sink("stream", &url, STREAM, "")
     );
-    let (mut durable, mut stored_unheard) = (0, 0);
+    let (mut durable, mut stored_unacknowledged) = (0, 0);
     for _ in 0..KILLS {
         let mut bridge = Bridge::start(&dir, &config).unwrap();
         let status = bridge
@@ -43,19 +43,19 @@ fn bridge_killed_in_flight_stores_each_once_in_order() {
             })
             .unwrap();
         nats.freeze().unwrap();
-        wait_for("messages without an answer", LIMIT, || {
+        wait_for("messages without an acknowledgement", LIMIT, || {
             let in_flight = bridge.metric("neurobridge_sink_inflight_events", &["sink=\"stream\""])?;
             Ok((in_flight > IN_FLIGHT).then_some(()))
         })
         .unwrap();
         let last = bridge.status().unwrap();
         bridge.process().kill().unwrap();
-        // What lies in the server's socket is stored now, and nobody hears of it.
+        // The server stores the messages in its socket buffer, but the killed bridge receives no acknowledgement.
         nats.thaw().unwrap();
         durable = last.spool.durable_sequence;
         let settled = settled(&last, "stream");
         assert!(settled >= super::settled(&status, "stream"));
-        stored_unheard += wait_for("the server to store what it was sent", LIMIT, || {
+        stored_unacknowledged += wait_for("the server to store what it was sent", LIMIT, || {
             let stored = stored(&nats);
             Ok((stored > settled).then(|| stored - settled))
         })
@@ -71,8 +71,8 @@ fn bridge_killed_in_flight_stores_each_once_in_order() {
     let (status, log) = bridge.stop(Signal::SIGTERM, LIMIT).unwrap();
     assert!(status.success(), "{status}: {log}");
     assert!(
-        stored_unheard > 0,
-        "no kill came between a message and its answer"
+        stored_unacknowledged > 0,
+        "no kill happened between a message and its acknowledgement"
     );
 
     let messages = read_stream(&url, STREAM, LIMIT).unwrap();
@@ -91,7 +91,7 @@ fn bridge_killed_in_flight_stores_each_once_in_order() {
         wrong, None,
         "found and expected: each sequence once, without a hole"
     );
-    // What the platform sent while no bridge listened is missed; what came is not changed.
+    // Events that the platform sent while no bridge was connected are missing; the others must be unmodified.
     let sent: HashMap<u64, String> = platform
         .stop()
         .unwrap()
@@ -103,7 +103,7 @@ fn bridge_killed_in_flight_stores_each_once_in_order() {
     }
 }
 
-/// How many messages the server has.
+/// Returns the number of messages in the stream.
 fn stored(nats: &neurobridge_tests::nats::Nats) -> u64 {
     let answer: serde_json::Value = serde_json::from_str(&nats.ask("/jsz").unwrap()).unwrap();
     answer["messages"].as_u64().unwrap_or(0)

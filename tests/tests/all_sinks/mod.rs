@@ -1,5 +1,5 @@
-//! One spool, all kinds of sinks at once, each at its own pace and with its own filter and redaction: Kafka, a JetStream
-//! stream in strict order, core NATS, and a file.
+//! One spool with all types of sinks at once, each with its own speed, filter and redaction: Kafka, a JetStream stream
+//! in strict order, core NATS, and a file.
 
 mod complete;
 mod crash;
@@ -11,13 +11,13 @@ use neurobridge_tests::platform::Sent;
 use neurobridge_tests::status::Status;
 use serde_json::Value;
 
-/// Far more than anything here needs on two busy cores.
+/// Far longer than any wait here takes on two busy cores.
 const LIMIT: Duration = Duration::from_secs(300);
 
 const STREAM: &str = "ENTRIES";
 
-/// A JetStream sink's tables: strict order, since it creates its stream; the window is the shortest that a server takes,
-/// so that the order does not rest on it.
+/// Returns the tables of a JetStream sink in strict order that creates its stream. The duplicate window is the shortest
+/// that a server accepts, so that the order cannot depend on the window.
 fn stream_sink(name: &str, url: &str, stream: &str, more: &str) -> String {
     format!(
         r#"
@@ -36,13 +36,13 @@ fn stream_sink(name: &str, url: &str, stream: &str, more: &str) -> String {
     )
 }
 
-/// How many events a sink is through with, whatever became of them.
+/// Returns the number of events that a sink has settled, with any outcome.
 fn settled(status: &Status, sink: &str) -> u64 {
     let ledger = &status.sink(sink).ledger;
     ledger.stored - ledger.pending
 }
 
-/// What a sink with this filter and this redaction is to deliver of what was sent.
+/// Returns the events that a sink with this filter and this redaction has to deliver.
 fn expected(sent: &[Sent], results: &[&str], redacted: &[&str]) -> Vec<Sent> {
     sent.iter()
         .filter(|event| {
@@ -57,8 +57,8 @@ fn expected(sent: &[Sent], results: &[&str], redacted: &[&str]) -> Vec<Sent> {
         .collect()
 }
 
-/// The very text, but null for the values of these fields. It knows only what the simulator writes: numbers, null, and
-/// strings without a quote in them.
+/// Replaces the values of these fields with null in the text. Supports only the values that the simulator writes:
+/// numbers, null, and strings without quotation marks.
 fn without(json: &str, fields: &[&str]) -> String {
     let mut json = json.to_owned();
     for field in fields {
@@ -79,7 +79,7 @@ fn without(json: &str, fields: &[&str]) -> String {
 }
 
 #[test]
-fn the_expectation_is_right_itself() {
+fn expected_text_replaces_only_the_fields() {
     let json = r#"{"id":1,"data":{"pid":"a","full_image":"x","initial_full_image":"y","age":5}}"#;
     assert_eq!(
         without(json, &["full_image", "age"]),

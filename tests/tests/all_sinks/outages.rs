@@ -1,4 +1,4 @@
-//! A server that is not there yet, stopped, killed, frozen: its sink waits and catches up by itself, and no other notices.
+//! A server is missing, stopped, killed or frozen: its sink waits and catches up, and no other sink is affected.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use super::{LIMIT, STREAM, expected, settled, stream_sink};
 
 const SINKS: [&str; 4] = ["kafka", "stream", "core", "archive"];
-/// More than a NATS sink has in flight, so that what waits is in the spool and not on the way.
+/// More events than a NATS sink has in flight, so that some of the waiting events are only in the spool.
 const OUTAGE_EVENTS: u64 = 8_000;
 
 const PICTURES: [&str; 4] = [
@@ -49,7 +49,7 @@ fn outage_of_one_sink_delays_no_other() {
         .create_topic("entries", 3, &[])
         .unwrap();
     let listener = Listener::start(&passing.url(), "neuroio.>").unwrap();
-    // The bridge finds the server of the stream absent; it is started meanwhile.
+    // The stream's server is down when the bridge starts, and starts later.
     keeping.kill().unwrap();
     let dir = Scratch::new("outages").unwrap();
     let platform = Platform::start(&dir, &["--rate", "3000"]).unwrap();
@@ -73,7 +73,7 @@ fn outage_of_one_sink_delays_no_other() {
     kafka.freeze().unwrap();
     outage(&bridge, "kafka", || kafka.thaw().unwrap());
 
-    // In the middle of the feed: what is on its way is awaited.
+    // The stop happens in the middle of the feed and waits for the events in flight.
     let file = bridge.data_dir().join("events.jsonl");
     let (status, log) = bridge.stop(Signal::SIGTERM, LIMIT).unwrap();
     assert!(status.success(), "{status}: {log}");
@@ -95,7 +95,7 @@ fn outage_of_one_sink_delays_no_other() {
     audit::audit(&expected(&sent, &OF_KAFKA, &PICTURES), &records).unwrap();
 
     let of_core = expected(&sent, &OF_CORE, &["age", "sex"]);
-    wait_until("the last messages to be heard", LIMIT, || {
+    wait_until("the last messages to be received", LIMIT, || {
         listener.count() >= of_core.len()
     })
     .unwrap();
@@ -103,15 +103,17 @@ fn outage_of_one_sink_delays_no_other() {
     audit::audit(&of_core, &[heard]).unwrap();
 }
 
-/// Lets the other sinks get far ahead of one whose server is not there, heals it, and waits until it has caught up.
+/// Waits until the other sinks are far ahead of one whose server is down, restores the server, and waits until the sink
+/// has caught up.
 fn outage(bridge: &Bridge, sink: &str, heal: impl FnOnce()) {
     let wait = |what: &str, says: &dyn Fn(&Status) -> bool| bridge.wait(what, LIMIT, says).unwrap();
     let others = SINKS.iter().filter(|other| **other != sink);
     let status = bridge.status().unwrap();
     let target = SINKS.iter().map(|sink| settled(&status, sink)).max().unwrap() + OUTAGE_EVENTS;
-    let meanwhile = wait(&format!("the others to go on without {sink}"), &|status| {
-        others.clone().all(|other| settled(status, other) >= target)
-    });
+    let meanwhile = wait(
+        &format!("the other sinks to continue without {sink}"),
+        &|status| others.clone().all(|other| settled(status, other) >= target),
+    );
     let lag = meanwhile.sink(sink).lag_events;
     assert!(lag > OUTAGE_EVENTS / 2, "{sink}: {meanwhile:#}");
     heal();

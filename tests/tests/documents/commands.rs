@@ -1,25 +1,25 @@
-//! The command lines in the documents, and where each stands.
+//! The command lines in the documents, with their positions.
 
 use std::fs;
 use std::path::PathBuf;
 
 use neurobridge_tests::paths::workspace_root;
 
-/// What says that the commands of the next block are not run, and why.
+/// The marker before a block whose commands are not run; the reason follows the marker.
 const MARKER: &str = "<!-- not run: ";
 
-/// A command line of a document.
+/// A command line in a document.
 #[derive(Debug)]
 pub(crate) struct Command {
-    /// The file, and the line in it.
+    /// The file and the line number.
     pub(crate) place: String,
-    /// The line as a person would type it: without its comment, put together where it goes on in the next line.
+    /// The command as a person would type it, without its comment and with continuation lines joined.
     pub(crate) text: String,
-    /// Why it is not run, where the document says so.
+    /// The reason why the command is not run, if the document states one.
     pub(crate) not_run: Option<String>,
 }
 
-/// All documents that a person reads.
+/// Returns all documents for readers.
 pub(crate) fn documents() -> Vec<PathBuf> {
     let root = workspace_root();
     let mut documents: Vec<PathBuf> = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"]
@@ -34,7 +34,7 @@ pub(crate) fn documents() -> Vec<PathBuf> {
     documents
 }
 
-/// The files whose comments have commands in them.
+/// Returns the files that contain commands in comments.
 fn commented() -> Vec<PathBuf> {
     fn below(folder: PathBuf, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -63,7 +63,7 @@ fn place(path: &std::path::Path, line: usize) -> String {
     format!("{}:{}", path.display(), line + 1)
 }
 
-/// The commands of all `sh` blocks of the documents.
+/// Returns the commands in all `sh` blocks of the documents.
 pub(crate) fn in_documents() -> Vec<Command> {
     documents()
         .iter()
@@ -107,7 +107,7 @@ fn in_blocks(path: &std::path::Path, text: &str) -> Vec<Command> {
     commands
 }
 
-/// Without what begins with two spaces and a `#`, as comments behind commands are written here.
+/// Returns the line without a comment, which starts with two spaces and a `#`.
 fn without_comment(line: &str) -> &str {
     let line = if line.starts_with('#') { "" } else { line };
     line.split_once("  #")
@@ -115,7 +115,7 @@ fn without_comment(line: &str) -> &str {
         .trim_end()
 }
 
-/// The commands in comments: lines that are set off by three spaces, and are no addresses.
+/// Returns the commands in comments: lines with an indentation of three spaces that are not URLs.
 pub(crate) fn in_comments() -> Vec<Command> {
     let mut commands = Vec::new();
     for path in commented() {
@@ -136,7 +136,7 @@ pub(crate) fn in_comments() -> Vec<Command> {
     commands
 }
 
-/// What stands between backticks in the text of the documents and begins with the name of the program.
+/// Returns the text in backticks, in the prose of the documents, that begins with the name of the program.
 pub(crate) fn in_text() -> Vec<Command> {
     let mut commands = Vec::new();
     for path in documents() {
@@ -157,7 +157,7 @@ pub(crate) fn in_text() -> Vec<Command> {
 }
 
 #[test]
-fn blocks_are_read_as_a_person_reads_them() {
+fn blocks_yield_commands_without_comments() {
     let text = "a\n<!-- not run: no engine -->\n```sh\ndocker up\n```\n```sh\nA=1 neurobridge run \\\n  -c x  # and so on\n# only words\n\nb\n```\n\
                 ```toml\nnot = \"this\"\n```\n";
     let found: Vec<_> = in_blocks(&workspace_root().join("x.md"), text)

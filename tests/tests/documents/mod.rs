@@ -1,6 +1,7 @@
-//! Every command line in the documents is run as it stands there, or the document says why it can't be.
+//! Every command line in the documents is run exactly as written, or the document states why it cannot be run.
 //!
-//! A new one fails the test until it is known here how to run it, or a line `<!-- not run: why -->` stands before its block.
+//! A new command fails the test until this module knows how to run it, or until the line `<!-- not run: why -->`
+//! precedes its block.
 
 mod commands;
 mod site;
@@ -17,15 +18,15 @@ use serde_json::json;
 
 use self::site::Site;
 
-/// How a command is run.
+/// The way in which a command is run.
 enum How {
-    /// To its end.
+    /// Runs until it exits.
     Once,
-    /// Until the end of all; the next commands find it listening.
+    /// Keeps running until the end of the test; later commands use it.
     Simulator,
-    /// Until the next one; the commands between find events in its sinks.
+    /// Keeps running until the next bridge starts; commands in between find events in its sinks.
     Bridge,
-    /// `cargo demo`, without compiling the program a second time.
+    /// Runs `cargo demo` without compiling the program again.
     Demo,
 }
 
@@ -44,26 +45,26 @@ fn how(command: &str) -> Option<How> {
     })
 }
 
-/// Of the commands in comments, which have no room for a marker: those that are not run, and why.
+/// The commands in comments that are not run, with the reason, because a comment has no place for a marker.
 const NOT_RUN: [(&str, &str); 5] = [
     (
         "docker compose",
-        "no container engine runs where the tests do; the test operator_stack holds the file to its schema",
+        "the tests have no container engine; the test operator_stack validates the file against its schema",
     ),
-    ("NEUROIO_URL=", "as docker compose"),
+    ("NEUROIO_URL=", "same as docker compose"),
     (
         "kubectl",
-        "no cluster runs where the tests do; the test operator_stack reads the manifest",
+        "the tests have no cluster; the test operator_stack checks the manifest",
     ),
     (
         "systemctl",
-        "no systemd runs where the tests do; the test packages starts the service as the unit says",
+        "the tests have no systemd; the test packages starts the service according to the unit",
     ),
-    ("install -o root", "the test packages does it"),
+    ("install -o root", "covered by the test packages"),
 ];
 
 #[test]
-fn every_command_runs_or_the_document_says_why_not() {
+fn every_command_runs_or_has_a_stated_reason() {
     let Some(bootstrap) = kafka_bootstrap() else {
         return;
     };
@@ -72,7 +73,11 @@ fn every_command_runs_or_the_document_says_why_not() {
     let mut run = 0;
     for command in commands::in_documents() {
         if let Some(reason) = command.not_run {
-            assert!(reason.len() > 10, "{}: \"{reason}\" is no reason", command.place);
+            assert!(
+                reason.len() > 10,
+                "{}: \"{reason}\" is not a sufficient reason",
+                command.place
+            );
             continue;
         }
         match how(&command.text) {
@@ -87,12 +92,12 @@ fn every_command_runs_or_the_document_says_why_not() {
     site.stop();
     assert!(
         unknown.is_empty(),
-        "not known how to run these, and nothing says why they can't be: {unknown:#?}"
+        "no way to run these commands, and no stated reason: {unknown:#?}"
     );
     assert!(run >= 6, "{run}");
 }
 
-/// What the alias of cargo comes to, with the program that is there.
+/// Runs the command behind the cargo alias with the existing program.
 fn demo() {
     let aliases = fs::read_to_string(workspace_root().join(".cargo/config.toml")).unwrap();
     let alias = aliases.lines().find_map(|line| line.strip_prefix("demo = "));
@@ -114,7 +119,7 @@ fn demo() {
 }
 
 #[test]
-fn commands_in_comments_are_known() {
+fn commands_in_comments_are_covered() {
     let mut unknown = Vec::new();
     let found = commands::in_comments();
     assert!(found.len() >= 6, "{found:#?}");
@@ -127,9 +132,9 @@ fn commands_in_comments_are_known() {
     assert!(unknown.is_empty(), "{unknown:#?}");
 }
 
-/// Commands within sentences are not run; what they name has to be there.
+/// Commands within sentences are not run, but their subcommands and flags have to exist.
 #[test]
-fn every_subcommand_and_flag_that_is_named_is_there() {
+fn named_subcommands_and_flags_exist() {
     let mut helps: BTreeMap<String, String> = BTreeMap::new();
     let mut checked = 0;
     let in_blocks = commands::in_documents()
@@ -148,7 +153,7 @@ fn every_subcommand_and_flag_that_is_named_is_there() {
         if subcommand.starts_with('-') {
             continue;
         }
-        // It has subcommands of its own.
+        // This command has subcommands.
         if subcommand == "spool"
             && let Some(below) = words.next_if(|word| word.chars().all(char::is_alphabetic))
         {
@@ -167,7 +172,7 @@ fn every_subcommand_and_flag_that_is_named_is_there() {
             if word.starts_with('-') && word.len() > 1 {
                 assert!(
                     help.contains(word),
-                    "{}: {} knows no {word}",
+                    "{}: {} has no {word}",
                     command.place,
                     subcommand
                 );
@@ -179,21 +184,21 @@ fn every_subcommand_and_flag_that_is_named_is_there() {
 }
 
 #[test]
-fn the_reference_of_the_configuration_is_up_to_date() {
+fn configuration_reference_is_up_to_date() {
     let made = configuration::make().unwrap();
     let path = configuration::path();
     let found = fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(
         found,
         made,
-        "{}: renew it with `cargo xtask docs`",
+        "{} is outdated; run `cargo xtask docs`",
         path.display()
     );
 }
 
-/// Who looks for what to change finds the file that ARCHITECTURE.md names: from the root, or from `crates`.
+/// Every file that ARCHITECTURE.md names as a starting point exists, relative to the root or to `crates`.
 #[test]
-fn every_place_to_start_is_there() {
+fn files_named_as_starting_points_exist() {
     let root = workspace_root();
     let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
     let (_, table) = text.split_once("## Where to start").unwrap();
@@ -210,9 +215,9 @@ fn every_place_to_start_is_there() {
     }
 }
 
-/// Links within the repository lead somewhere.
+/// Every link within the repository points to an existing file.
 #[test]
-fn every_link_to_a_file_leads_to_one() {
+fn links_to_files_resolve() {
     for path in commands::documents() {
         let text = fs::read_to_string(&path).unwrap();
         for link in text.split("](").skip(1) {
@@ -225,14 +230,14 @@ fn every_link_to_a_file_leads_to_one() {
     }
 }
 
-/// An editor marks as wrong what the schema does not take.
+/// An editor reports errors according to the schema, which therefore has to accept and reject the same as the program.
 #[test]
-fn the_schema_takes_what_the_program_takes() {
+fn schema_accepts_the_same_as_the_program() {
     let output = Command::new(neurobridge()).arg("schema").output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let schema = serde_json::from_slice(&output.stdout).unwrap();
     let schema = jsonschema::validator_for(&schema).unwrap();
-    // Without a type it is a spool in memory.
+    // A spool without a type is a spool in memory.
     assert!(schema.is_valid(&json!({ "spool": { "max_size": "1 GiB", "when_full": "drop_oldest" } })));
     assert!(schema.is_valid(&json!({ "spool": { "type": "disk", "sync": "100ms" } })));
     assert!(!schema.is_valid(&json!({ "spool": { "sync": "100ms" } })));

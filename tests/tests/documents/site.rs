@@ -1,4 +1,5 @@
-//! Where the documents' commands are run: a folder with the documented configuration, a platform, a broker.
+//! The environment in which the documents' commands are run: a folder with the documented configuration, a platform and
+//! a broker.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,10 +16,10 @@ use neurobridge_tests::process::Process;
 use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::status::Status;
 
-/// Many times what any of them takes.
+/// Far longer than any wait here takes.
 const SOON: Duration = Duration::from_secs(120);
 
-/// The folder in which a new user would be, and what is around it.
+/// The folder of a new user with its surroundings.
 pub(crate) struct Site {
     dir: Scratch,
     platform: Platform,
@@ -30,8 +31,8 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// With the first configuration of the README as `neurobridge.toml`, which is made to fit this machine by its
-    /// environment alone.
+    /// Creates the folder with the first configuration of the README as `neurobridge.toml`; only environment variables
+    /// adapt it to this machine.
     pub(crate) fn new(bootstrap: &str) -> Self {
         let dir = Scratch::new("documents").unwrap();
         let [page, simulator] = free_ports().unwrap();
@@ -73,7 +74,7 @@ impl Site {
     }
 
     fn shell(&self, text: &str) -> Command {
-        // The documents' addresses are those of a machine with nothing else on it.
+        // The documents' addresses assume a machine without other servers, so they are replaced.
         let text = text
             .replace("127.0.0.1:9797", &self.page)
             .replace("127.0.0.1:8080", &self.simulator);
@@ -83,7 +84,7 @@ impl Site {
             .args(["-c", &text])
             .env("PATH", format!("{}:{path}", self.dir.join("bin").display()));
         if text.contains("NEUROBRIDGE__SOURCES__MAIN__TOKEN=") {
-            // It brings all that it needs, and is for somebody who has no configuration yet.
+            // The demo needs no configuration, so it runs in an empty folder.
             command.current_dir(self.dir.join("empty"));
         } else {
             let variables = self.variables.iter().map(|(name, value)| (name, value));
@@ -92,21 +93,21 @@ impl Site {
         command
     }
 
-    /// Runs it to its end, which has to be a good one.
+    /// Runs a command until it exits; it has to succeed.
     pub(crate) fn once(&self, text: &str) -> Output {
         let output = self.shell(text).output().unwrap();
         assert!(output.status.success(), "{text}: {output:?}");
         output
     }
 
-    /// Starts it, to go on while the commands after it run.
+    /// Starts a command that runs while later commands are executed.
     fn start(&self, text: &str) -> Process {
         let log = self.dir.join("commands.log");
         let text = format!("exec {}", text.trim_end_matches('&').trim_end());
-        Process::spawn("a command of the documents", &mut self.shell(&text), &log).unwrap()
+        Process::spawn("a documented command", &mut self.shell(&text), &log).unwrap()
     }
 
-    /// Starts a simulator, which goes on until the end, and waits until it accepts connections.
+    /// Starts a simulator, which runs until the end, and waits until it accepts connections.
     pub(crate) fn simulator(&mut self, text: &str) {
         let simulator = self.start(text);
         self.running.push(simulator);
@@ -116,16 +117,16 @@ impl Site {
         .unwrap();
     }
 
-    /// Starts a bridge in the place of the one before, and waits until it has brought events into its sink.
+    /// Starts a bridge instead of the previous one and waits until it has delivered events to its sink.
     pub(crate) fn bridge(&mut self, text: &str) {
         self.stop_bridge();
         let mut bridge = self.start(text);
         let page = self.page.clone();
         wait_for("events in the sink", SOON, || {
             if let Some(status) = bridge.exit_status()? {
-                anyhow::bail!("it ended with {status}: {}", bridge.log_tail());
+                anyhow::bail!("the bridge exited with {status}: {}", bridge.log_tail());
             }
-            // The ledger alone would not do: after a restart it goes on where it was.
+            // The ledger is not sufficient: after a restart it continues at its previous values.
             if http::get(&page, "/readyz").is_err() {
                 return Ok(None);
             }
@@ -144,7 +145,7 @@ impl Site {
         }
     }
 
-    /// Stops what runs; each has to end well.
+    /// Stops all processes; each has to exit successfully.
     pub(crate) fn stop(mut self) {
         self.stop_bridge();
         self.running.drain(..).for_each(end);
@@ -157,12 +158,12 @@ fn end(mut process: Process) {
     assert!(status.success(), "{status}: {}", process.log_tail());
 }
 
-/// The block of the README that begins with the name of the file.
+/// Returns the first configuration block of the README.
 fn first_configuration() -> String {
     let readme: PathBuf = workspace_root().join("README.md");
     let readme = fs::read_to_string(readme).unwrap();
     let (_, block) = readme
         .split_once("```toml\n# neurobridge.toml\n")
-        .expect("a configuration in the README");
+        .expect("the README has no configuration");
     block.split_once("```").unwrap().0.to_owned()
 }

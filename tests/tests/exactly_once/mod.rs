@@ -1,5 +1,5 @@
-//! `delivery = "exactly_once"`: the real bridge with its spool on disk, the real Kafka, and a reader that asks for
-//! `read_committed`. It finds each event once and in order, whatever happens to either.
+//! `delivery = "exactly_once"`: the real bridge with a disk spool, the real Kafka, and a consumer with
+//! `read_committed`. The consumer finds each event once and in order, whatever happens to the bridge or to Kafka.
 
 mod support;
 
@@ -18,13 +18,13 @@ use self::support::{LIMIT, audit, config, copy_files, finish, halve_log, sequenc
 const TOPIC: &str = "entries";
 
 #[test]
-fn a_bridge_killed_in_its_transactions_delivers_each_event_once() {
+fn kill_within_transactions_delivers_each_event_once() {
     let Some(kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };
     let dir = Scratch::new("exactly-once-kills").unwrap();
     let platform = Platform::start(&dir, &["--rate", "3000"]).unwrap();
-    // No interval: at each moment a transaction is open or being committed.
+    // Without a pause between transactions, one is always open or being committed.
     let config = config(&platform, &kafka.bootstrap(), "transaction.interval = \"100ms\"");
     let mut seen = 0;
     for kill in 0..5 {
@@ -51,7 +51,7 @@ fn a_bridge_killed_in_its_transactions_delivers_each_event_once() {
 }
 
 #[test]
-fn a_cursor_that_is_older_than_the_last_commit_gives_way() {
+fn committed_cursor_replaces_an_older_saved_cursor() {
     let Some(kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };
@@ -66,7 +66,7 @@ fn a_cursor_that_is_older_than_the_last_commit_gives_way() {
         .unwrap();
     let cursors = bridge.data_dir().join("spool/cursors");
     let first = finish(bridge);
-    // As after a power cut that took the last saved cursors, all of them.
+    // The removal of all cursor files simulates a power cut that lost the most recent cursors.
     assert!(cursors.exists(), "{}", cursors.display());
     std::fs::remove_dir_all(&cursors)
         .or_else(|_| std::fs::remove_file(&cursors))
@@ -86,10 +86,11 @@ fn a_cursor_that_is_older_than_the_last_commit_gives_way() {
     );
 }
 
-/// A power cut takes the end of a log that is not synced always, which Kafka has. Other events get those sequences, in a run
-/// that never comes to Kafka: the one after it must not take them for delivered either.
+/// A power cut may lose the end of a log that is not synced after each write, although Kafka has these events. Other
+/// events then get the same sequences, in an epoch that never reaches Kafka. The next epoch must not treat them as
+/// delivered.
 #[test]
-fn power_cut_confuses_no_events_of_the_same_sequence() {
+fn power_cut_mixes_up_no_events_of_equal_sequence() {
     let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };
@@ -112,14 +113,15 @@ fn power_cut_confuses_no_events_of_the_same_sequence() {
     let spool = bridge.data_dir().join("spool");
     let saved = in_kafka(&bridge, 500);
     copy_files(&spool.join("cursors"), &kept);
-    // Half of it is more than was saved, and Kafka has clearly more than half of the log, also where delivery lags behind.
+    // Half of the log is more than the saved copy, and Kafka has clearly more than half of it, also if delivery is
+    // slow.
     let status = bridge.wait("more than half of the log in Kafka", LIMIT, |status| {
         let stored = status.sink("kafka").ledger.stored;
         status.delivered("kafka") > 3 * saved && 3 * status.delivered("kafka") > 2 * stored + 3_000
     });
     let middle = status.unwrap().delivered("kafka") / 2;
     bridge.process().kill().unwrap();
-    // The last of the log, and the cursors saved since.
+    // The second half of the log is lost, and the cursors saved since then.
     halve_log(&spool);
     copy_files(&kept, &spool.join("cursors"));
 
@@ -139,7 +141,7 @@ fn power_cut_confuses_no_events_of_the_same_sequence() {
     assert_eq!(counts.stored, counts.delivered, "{counts:?}");
     let of = |source: &str| sequences_of(&kafka.bootstrap(), TOPIC, source);
     let mut new = of("after");
-    wait_until("all to be found by a reader", LIMIT, || {
+    wait_until("all events to be readable", LIMIT, || {
         new = of("after");
         new.last() == Some(&counts.stored)
     })
@@ -148,7 +150,10 @@ fn power_cut_confuses_no_events_of_the_same_sequence() {
     assert_eq!(new, (first..=counts.stored).collect::<Vec<_>>());
     let last = old.len() as u64;
     assert_eq!(old, (1..=last).collect::<Vec<_>>());
-    assert!(first + 300 < last, "{first} to {last} were given twice");
+    assert!(
+        first + 300 < last,
+        "the sequences {first} to {last} were not reused"
+    );
 }
 
 #[test]
@@ -158,7 +163,8 @@ fn broker_faults_duplicate_no_event() {
     };
     let dir = Scratch::new("exactly-once-broker").unwrap();
     let platform = Platform::start(&dir, &["--rate", "2000"]).unwrap();
-    // The shortest life of a transaction: frozen for longer, the broker ends it behind our back, and says "fenced".
+    // The shortest transaction timeout: a broker that was frozen for longer aborts the transaction and reports
+    // "fenced".
     let config = config(
         &platform,
         &kafka.bootstrap(),
@@ -181,16 +187,16 @@ fn broker_faults_duplicate_no_event() {
     kafka.start_again().unwrap();
     let reached = flows(reached + 2_000);
     kafka.freeze().unwrap();
-    // In the middle of a transaction or of its commit, as it happens, and for longer than both may last.
+    // The freeze hits a transaction or its commit, and exceeds the timeouts of both.
     bridge
-        .wait("the sink to be down for long", LIMIT, |status| {
+        .wait("the sink to be down for a long time", LIMIT, |status| {
             let sink = &status.sink("kafka");
             sink.state == SinkState::Down && sink.lag_seconds > 30.0
         })
         .unwrap();
     kafka.thaw().unwrap();
     flows(reached + 4_000);
-    // Each outage was counted when it began, whether it ended a connection or not.
+    // Each outage is counted when it begins, whether or not it closes a connection.
     let faults = bridge
         .metric("neurobridge_sink_errors_total", &["sink=\"kafka\""])
         .unwrap();
@@ -204,11 +210,11 @@ fn broker_faults_duplicate_no_event() {
     );
 }
 
-/// Of a topic that an event is the first to name, limits have to be found out first, and other limits ask for a new
-/// connection: neither is held against the event. Nor is the broker's death right behind a commit.
+/// The limits of a topic that an event is the first to use are read first, and different limits need a new connection.
+/// Neither may fail the event, and neither may a broker that dies right after a commit.
 #[test]
-fn topics_that_events_name_first_cost_no_event() {
-    // Twenty seconds of them: also where the sink comes up late, many come behind the kill.
+fn new_topics_of_events_lose_no_event() {
+    // Events for twenty seconds, so that many follow the kill even if the sink starts late.
     const EVENTS: u64 = 20_000;
     const RESULTS: [&str; 7] = ["new", "exact", "ha", "reinit", "junk", "nm", "det"];
     let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
@@ -231,8 +237,8 @@ fn topics_that_events_name_first_cost_no_event() {
             status.delivered("kafka") > 1_000
         })
         .unwrap();
-    // Just committed: Kafka 4.3 forgets to end the transaction in partitions that have no leader meanwhile
-    // (KAFKA-20734), which the next commit there makes up for. So more events come behind.
+    // The kill follows a commit: Kafka 4.3 does not end the transaction in partitions that have no leader at that time
+    // (KAFKA-20734), until the next commit in that partition. So further events follow.
     kafka.kill().unwrap();
     kafka.start_again().unwrap();
     let status = bridge
@@ -243,8 +249,8 @@ fn topics_that_events_name_first_cost_no_event() {
     assert_eq!(status.sink("kafka").ledger.dead_lettered, 0, "{status:#}");
     let counts = finish(bridge);
     assert_eq!(counts.stored, counts.delivered, "{counts:?}");
-    // A transaction is committed before each of its partitions has been told, and readers wait for that.
-    wait_until("all to be found by a reader", LIMIT, || {
+    // A transaction counts as committed before all of its partitions know, and consumers wait for the partitions.
+    wait_until("all events to be readable", LIMIT, || {
         let in_topic = |result: &&str| read_topic(&kafka.bootstrap(), &format!("faces.{result}"), LIMIT);
         let found: usize = RESULTS.iter().map(|result| in_topic(result).unwrap().len()).sum();
         assert!(found as u64 <= counts.delivered, "{found} of {counts:?}");
@@ -254,7 +260,7 @@ fn topics_that_events_name_first_cost_no_event() {
 }
 
 #[test]
-fn of_two_with_one_name_the_first_stops_and_says_why() {
+fn second_instance_stops_the_first_with_a_reason() {
     let Some(kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };
@@ -270,27 +276,30 @@ fn of_two_with_one_name_the_first_stops_and_says_why() {
         .wait("events in Kafka", LIMIT, |status| status.delivered("kafka") > 500)
         .unwrap();
     let second = start(1);
-    let says_why = |status: &Status| {
+    let has_reason = |status: &Status| {
         let sink = &status.sink("kafka");
         sink.state == SinkState::Down
             && sink.reason.as_deref().is_some_and(|reason| {
                 reason.contains("another instance of this sink has taken over") && reason.contains("restart")
             })
     };
-    let stopped = first.wait("the first to stop its sink", LIMIT, says_why).unwrap();
+    let stopped = first
+        .wait("the first bridge to stop its sink", LIMIT, has_reason)
+        .unwrap();
     let status = second
-        .wait("the second to deliver", LIMIT, |status| {
+        .wait("the second bridge to deliver", LIMIT, |status| {
             status.delivered("kafka") > 3_000 && status.sink("kafka").state == SinkState::Up
         })
         .unwrap();
-    // No war: the second was never down, and the first has not come back.
+    // The two bridges do not keep taking over from each other: the second was never down, and the first has not
+    // reconnected.
     assert_eq!(status.sink("kafka").reason, None);
     let later = first.status().unwrap();
-    assert!(says_why(&later), "{later:#}");
+    assert!(has_reason(&later), "{later:#}");
     assert_eq!(later.delivered("kafka"), stopped.delivered("kafka"));
     let fenced = ["sink=\"kafka\"", "kind=\"fenced\""];
     assert!(first.metric("neurobridge_sink_errors_total", &fenced).unwrap() >= 1.0);
-    // Once at the most: where the first has come back before it could see the claim of the second.
+    // At most one interruption: the first may have reconnected before it could see that the second had taken over.
     let interrupted = second
         .metric("neurobridge_sink_errors_total", &["sink=\"kafka\""])
         .unwrap();

@@ -1,4 +1,4 @@
-//! A bridge with a spool on disk that delivers exactly once, and what a reader finds.
+//! A bridge with a disk spool that delivers exactly once, and the check of the events that a consumer finds.
 
 use std::{collections::HashMap, fs, path::Path, time::Duration};
 
@@ -8,10 +8,10 @@ use neurobridge_tests::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// For whatever is waited for: long beside what it takes, so that a busy machine fails no test.
+/// The time limit of all waits, far longer than usual, so that a busy machine fails no test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
-/// `more` goes into the sink's table.
+/// Returns a configuration; `more` is added to the sink's table.
 pub(crate) fn config(platform: &Platform, bootstrap: &str, more: &str) -> String {
     format!(
         r#"
@@ -38,18 +38,18 @@ pub(crate) fn config(platform: &Platform, bootstrap: &str, more: &str) -> String
     )
 }
 
-/// What the ledger says at the end.
+/// The final values of the ledger.
 #[derive(Debug)]
 pub(crate) struct Counts {
     pub(crate) stored: u64,
     pub(crate) delivered: u64,
 }
 
-/// Drains the bridge and reads its last ledger.
+/// Drains the bridge and reads its final ledger.
 pub(crate) fn finish(bridge: Bridge) -> Counts {
     let (status, log) = bridge.stop(Signal::SIGTERM, LIMIT).unwrap();
     assert!(status.success(), "{status}: {log}");
-    // "sink kafka: 12 stored = 12 delivered + 0 filtered + …"
+    // The format is "sink kafka: 12 stored = 12 delivered + 0 filtered + …".
     let (_, ledger) = log.rsplit_once("sink kafka: ").unwrap();
     let number = |word: &str| {
         let (before, _) = ledger.split_once(word).unwrap();
@@ -65,8 +65,8 @@ pub(crate) fn finish(bridge: Bridge) -> Counts {
     }
 }
 
-/// A reader that asks for `read_committed` finds sequences 1 to `count`, each once, each person's in order, each as it was
-/// sent.
+/// Checks that a consumer with `read_committed` finds the sequences 1 to `count`, each once, each person's in order,
+/// and each event unmodified.
 pub(crate) fn audit(bootstrap: &str, topic: &str, sent: &[Sent], count: u64) {
     let sent: HashMap<u64, &str> = sent.iter().map(|event| (event.id, event.data.as_str())).collect();
     let records = read_topic(bootstrap, topic, LIMIT).unwrap();
@@ -87,7 +87,7 @@ pub(crate) fn audit(bootstrap: &str, topic: &str, sent: &[Sent], count: u64) {
     }
     sequences.sort_unstable();
     let twice = sequences.windows(2).filter(|pair| pair[0] == pair[1]).count();
-    assert_eq!(twice, 0, "events that came twice");
+    assert_eq!(twice, 0, "duplicated events");
     assert_eq!(
         sequences,
         (1..=count).collect::<Vec<_>>(),
@@ -96,7 +96,7 @@ pub(crate) fn audit(bootstrap: &str, topic: &str, sent: &[Sent], count: u64) {
     );
 }
 
-/// The sequences of a source's events that a reader finds, in their order.
+/// Returns the sequences of a source's events that a consumer finds, in order.
 pub(crate) fn sequences_of(bootstrap: &str, topic: &str, source: &str) -> Vec<u64> {
     let source = format!("/neuroio/{source}");
     let records = read_topic(bootstrap, topic, LIMIT).unwrap();
@@ -112,7 +112,7 @@ pub(crate) fn sequences_of(bootstrap: &str, topic: &str, source: &str) -> Vec<u6
     sequences
 }
 
-/// Copies a folder's files over those of another one, which is made if it is not there.
+/// Copies a folder's files into another folder, which is created if necessary.
 pub(crate) fn copy_files(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -121,7 +121,7 @@ pub(crate) fn copy_files(from: &Path, to: &Path) {
     }
 }
 
-/// Cuts off the second half of what is written in the one segment of a log.
+/// Removes the second half of the data in a log's only segment.
 pub(crate) fn halve_log(spool: &Path) {
     let segments: Vec<_> = fs::read_dir(spool)
         .unwrap()

@@ -1,9 +1,9 @@
-//! Faults that let an authorised connection end.
+//! Faults that close an authenticated connection.
 
 use super::*;
 use neurobridge_tests::status::SourceState;
 
-/// The fault ends so many connections for this reason, and costs no event.
+/// Checks that the fault closes the connection this many times, for this reason, and loses no event.
 fn ends(rule: &str, reason: &str, times: u32, sentence: &str) {
     let scene = Scene::start(&[rule]);
     scene.wait_for_delivery(EVENTS);
@@ -11,8 +11,12 @@ fn ends(rule: &str, reason: &str, times: u32, sentence: &str) {
     scene.wait_for_metric(DISCONNECTIONS, &[&format!("reason=\"{reason}\"")], times);
     scene.wait_for_metric(GAPS, &[], times);
     let of_all = |name| scene.bridge.metric(name, &[]).unwrap();
-    assert_eq!(of_all(DISCONNECTIONS), times, "for no other reason");
-    assert_eq!(of_all(CONNECTIONS), times + 1.0, "and no attempt too many");
+    assert_eq!(of_all(DISCONNECTIONS), times, "there must be no other reason");
+    assert_eq!(
+        of_all(CONNECTIONS),
+        times + 1.0,
+        "there must be no additional attempt"
+    );
     assert!(of_all("neurobridge_source_gap_seconds_total") > 0.0);
     let ending = scene.stop();
     ending.is_complete();
@@ -20,7 +24,7 @@ fn ends(rule: &str, reason: &str, times: u32, sentence: &str) {
 }
 
 #[test]
-fn closes() {
+fn close_reconnects_without_loss() {
     ends(
         "close=1001,after=500,times=2",
         "closed",
@@ -30,7 +34,7 @@ fn closes() {
 }
 
 #[test]
-fn a_close_with_an_invalid_code() {
+fn invalid_close_code_reconnects_without_loss() {
     ends(
         "close=102,after=500,times=1",
         "closed",
@@ -40,7 +44,7 @@ fn a_close_with_an_invalid_code() {
 }
 
 #[test]
-fn a_close_right_after_authorisation() {
+fn close_after_auth_reconnects_without_loss() {
     ends(
         "close-after-auth,times=2",
         "closed",
@@ -50,7 +54,7 @@ fn a_close_right_after_authorisation() {
 }
 
 #[test]
-fn an_end_without_a_close() {
+fn cut_reconnects_without_loss() {
     ends(
         "cut,after=500,times=1",
         "broken",
@@ -60,7 +64,7 @@ fn an_end_without_a_close() {
 }
 
 #[test]
-fn no_pong() {
+fn missing_pong_reconnects_without_loss() {
     ends(
         "no-pong,times=1",
         "pong_timeout",
@@ -70,12 +74,12 @@ fn no_pong() {
 }
 
 #[test]
-fn half_open() {
+fn half_open_reconnects_without_loss() {
     ends("half-open,after=500,times=1", "pong_timeout", 1, "taken for dead");
 }
 
-/// The same once, where what the platform sends after it has closed is lost with the connection: what comes by the clock
-/// goes on with the next one.
+/// Checks a fault that closes the connection once. Events that the platform sends after the fault are lost with the
+/// connection; the next connection continues at the current event.
 fn ends_with_a_loss(rule: &str, reason: &str, sentence: &str) {
     let scene = Scene::start_with(&[rule], &["--rate", "1000"], "1s");
     let status = scene.wait("events of the next connection", |status| {
@@ -85,15 +89,18 @@ fn ends_with_a_loss(rule: &str, reason: &str, sentence: &str) {
     scene.wait_for_metric(DISCONNECTIONS, &[&format!("reason=\"{reason}\"")], 1.0);
     scene.wait_for_metric(GAPS, &[], 1.0);
     let of_all = |name| scene.bridge.metric(name, &[]).unwrap();
-    assert_eq!(of_all(CONNECTIONS), 2.0, "no attempt too many");
+    assert_eq!(of_all(CONNECTIONS), 2.0, "there must be no additional attempt");
     assert!(of_all("neurobridge_source_gap_seconds_total") > 0.0);
     let log = scene.stop().log;
     assert!(log.contains(sentence), "{log}");
-    assert!(log.contains(" in flight; 1 gap, "), "the ledger says it: {log}");
+    assert!(
+        log.contains(" in flight; 1 gap, "),
+        "the ledger must contain it: {log}"
+    );
 }
 
 #[test]
-fn a_wrong_pong() {
+fn wrong_pong_reconnects() {
     ends_with_a_loss(
         "wrong-pong=WHAT,times=1",
         "bad_pong",
@@ -102,12 +109,12 @@ fn a_wrong_pong() {
 }
 
 #[test]
-fn a_frame_that_is_no_utf8() {
+fn invalid_utf8_reconnects() {
     ends_with_a_loss("bad-utf8,after=500,times=1", "invalid_utf8", "no UTF-8");
 }
 
 #[test]
-fn a_frame_above_the_limit() {
+fn oversize_frame_reconnects() {
     ends_with_a_loss(
         "huge=2MiB,after=500,times=1",
         "frame_too_large",
@@ -116,6 +123,6 @@ fn a_frame_above_the_limit() {
 }
 
 #[test]
-fn a_reset() {
+fn reset_reconnects() {
     ends_with_a_loss("reset,after=500,times=1", "broken", "ended without a close frame");
 }

@@ -1,32 +1,32 @@
-//! What a misbehaving platform does, each fault rule of the simulator, and what the bridge makes of it: its own reason, its
-//! own count, no event lost that came whole, and no hot loop.
+//! Each fault rule of the simulator, applied to a bridge: every fault has its own reason and counter, no completely
+//! received event is lost, and no hot loop occurs.
 //!
-//! Which test covers which way for input to be bad, here and elsewhere:
+//! The tests for each type of bad input, in this module and elsewhere:
 //!
-//! | what | test |
+//! | bad input | test |
 //! |---|---|
-//! | frame that is no JSON, or JSON of no known kind | [`what_is_no_event_is_a_dead_letter_with_its_reason`] |
-//! | text frame that is no UTF-8 | [`broken::a_frame_that_is_no_utf8`]; closed with 1007: listener, `what_the_protocol_forbids_is_answered_with_its_code` |
-//! | binary frame | [`harmless::binary_frames`] |
-//! | frame above the size limit | [`broken::a_frame_above_the_limit`]; closed with 1009: listener, as above |
-//! | `{"error":…}` before authorisation, or an `auth` other than `ok` | [`refused::by_an_error`], [`refused::by_another_answer`]; readiness and exit code 77: `signals_and_exits`, `a_refused_token_ends_with_77_only_when_asked_to` |
-//! | no answer to AUTH | [`refused::by_no_answer`] |
-//! | HTTP 401, 403, 429, 503 instead of an upgrade | [`refused::by_http_401`] and the next; `Retry-After`: [`retry_after_is_honoured`] |
-//! | delays that grow | [`no_hot_loop::of_refusals`] and the next |
-//! | `{"error":…}` later | [`a_later_error_is_shown_and_the_connection_stays`] |
-//! | no pong, a wrong pong, a half-open connection | [`broken::no_pong`], [`broken::a_wrong_pong`], [`broken::half_open`]; with a full spool: `full_spool`, `a_full_spool_stops_the_reading_and_goes_on_by_itself`, and the listener's `while_there_is_no_room_pings_go_on_and_silence_is_not_judged` |
-//! | first of several addresses answers nothing | listener, `addresses_are_tried_one_after_the_other_but_not_for_long_each` |
+//! | frame that is not JSON, or of an unknown kind | [`malformed_frame_becomes_a_dead_letter`] |
+//! | text frame that is not UTF-8 | [`broken::invalid_utf8_reconnects`]; closed with 1007: listener, `what_the_protocol_forbids_is_answered_with_its_code` |
+//! | binary frame | [`harmless::binary_frames_keep_the_connection`] |
+//! | frame above the size limit | [`broken::oversize_frame_reconnects`]; closed with 1009: the same test of the listener |
+//! | `{"error":…}` before authentication, or an `auth` other than `ok` | [`refused::error_answer_is_token_refused`], [`refused::wrong_auth_answer_is_token_refused`]; readiness and exit code 77: `signals_and_exits`, `refused_token_exits_with_77_only_if_configured` |
+//! | no answer to AUTH | [`refused::missing_auth_answer_is_a_timeout`] |
+//! | HTTP 401, 403, 429, 503 instead of an upgrade | [`refused::http_401_is_unauthorized`] and the following ones; `Retry-After`: [`retry_after_delays_the_next_attempt`] |
+//! | increasing delays | [`no_hot_loop::refusals_are_delayed`] and the following ones |
+//! | `{"error":…}` later | [`error_after_auth_is_shown_and_keeps_the_connection`] |
+//! | no pong, a wrong pong, a half-open connection | [`broken::missing_pong_reconnects_without_loss`], [`broken::wrong_pong_reconnects`], [`broken::half_open_reconnects_without_loss`]; with a full spool: `full_spool`, `full_spool_blocks_reading_until_space_is_free`, and the listener's `while_there_is_no_room_pings_go_on_and_silence_is_not_judged` |
+//! | first of several addresses does not answer | listener, `addresses_are_tried_one_after_the_other_but_not_for_long_each` |
 //! | event too large for a broker | `kafka_and_file`, `oversize_event_is_stripped_or_dead_lettered` |
-//! | one message refused for itself | the same; a bound on letters in a row: core, `too_many_dead_letters_in_a_row_stop_the_sink` |
-//! | sink refused as a whole | `kafka_and_file`, `a_permission_taken_away_and_given_back_costs_time_alone`; `kafka_and_file`, `a_deleted_topic_holds_the_cursor_until_it_is_there_again`; a password exchanged: `kafka_sink`, `an_exchanged_password_is_picked_up` |
+//! | one message refused by the broker | the same; a limit for consecutive dead letters: core, `too_many_dead_letters_in_a_row_stop_the_sink` |
+//! | sink refused as a whole | `kafka_and_file`, `revoked_permission_delays_but_loses_no_event`; `kafka_and_file`, `deleted_topic_holds_the_cursor_until_recreated`; a changed password: `kafka_sink`, `an_exchanged_password_is_picked_up` |
 //! | another instance has fenced the producer | sink-kafka, `a_fenced_producer_stops_for_good` |
-//! | a topic's partitions grow | `kafka_and_file`, `partitions_that_grow_are_said` |
+//! | a topic's partitions grow | `kafka_and_file`, `added_partitions_are_reported` |
 //! | broker gone | `kafka_and_file`, `broker_faults_lose_nothing_and_delay_no_other_sink` |
 //! | spool full | `full_spool`, all of it |
 //! | no space on the disk, a failed sync | sink-file, `on_a_full_disk_no_line_is_torn`, `a_full_disk_is_a_fault_that_passes`, `a_failed_sync_is_a_final_fault` |
-//! | too many open files | [`too_many_open_files_are_tried_again`] |
+//! | too many open files | [`exhausted_file_descriptors_are_retried`] |
 //! | the clock steps | listener, `times_of_receipt_never_run_backwards`; sink-file, `a_clock_that_is_set_back_breaks_nothing` |
-//! | repeated ids | [`repeats_are_counted_and_changed_bodies_are_new_events`] |
+//! | repeated ids | [`repeated_events_are_counted_as_duplicates`] |
 
 mod broken;
 mod harmless;
@@ -52,7 +52,7 @@ const CONNECTIONS: &str = "neurobridge_source_connections_total";
 const DISCONNECTIONS: &str = "neurobridge_source_disconnections_total";
 const GAPS: &str = "neurobridge_source_gaps_total";
 
-/// A platform with these faults and [`EVENTS`] events, and a bridge that writes them into a file.
+/// A platform with these faults and [`EVENTS`] events, and a bridge with a file sink.
 struct Scene {
     platform: Platform,
     bridge: Bridge,
@@ -84,7 +84,7 @@ impl Scene {
     }
 
     fn wait_for_delivery(&self, events: u64) -> Status {
-        self.wait("all to be delivered", |status| {
+        self.wait("all events to be delivered", |status| {
             status.delivered("events") == events
         })
     }
@@ -95,7 +95,7 @@ impl Scene {
         });
     }
 
-    /// Stops all; the bridge's log, and what it wrote.
+    /// Stops both processes, and returns the bridge's log and the delivered events.
     fn stop(self) -> Ending {
         let file = self.bridge.data_dir().join("events.jsonl");
         let (status, log) = self.bridge.stop(Signal::SIGTERM, SOON).unwrap();
@@ -117,7 +117,7 @@ struct Ending {
 }
 
 impl Ending {
-    /// Each event that was sent is there once.
+    /// Checks that each sent event was delivered exactly once.
     fn is_complete(&self) {
         let arrived = audit::structured(&self.written).unwrap();
         let found = audit::audit(&self.sent, &[arrived]).unwrap();
@@ -134,7 +134,7 @@ fn config(url: &str, pong_timeout: &str) -> String {
 }
 
 #[test]
-fn a_later_error_is_shown_and_the_connection_stays() {
+fn error_after_auth_is_shown_and_keeps_the_connection() {
     let scene = Scene::start(&["error=later,after=500,times=1"]);
     let status = scene.wait_for_delivery(EVENTS);
     assert_eq!(
@@ -153,18 +153,18 @@ fn a_later_error_is_shown_and_the_connection_stays() {
 }
 
 #[test]
-fn retry_after_is_honoured() {
+fn retry_after_delays_the_next_attempt() {
     let before = Instant::now();
     let scene = Scene::start(&["http=429,retry-after=3,times=1"]);
     scene.wait_for_delivery(EVENTS);
-    // Without it the second attempt comes within 250 ms.
+    // Without the header, the second attempt would follow within 250 ms.
     assert!(before.elapsed() >= Duration::from_secs(3));
     scene.wait_for_metric(CONNECTIONS, &[], 2.0);
     scene.stop().is_complete();
 }
 
 #[test]
-fn what_is_no_event_is_a_dead_letter_with_its_reason() {
+fn malformed_frame_becomes_a_dead_letter() {
     for (rule, reason, kind) in [
         (
             "bad-json,after=10,every=10,times=2",
@@ -184,9 +184,9 @@ fn what_is_no_event_is_a_dead_letter_with_its_reason() {
         assert_eq!(status.source("main").ledger.received, EVENTS + 2);
         assert_eq!(status.source("main").connections, 1, "the connection stays");
         scene.wait_for_metric("neurobridge_source_frames_total", &[kind], 2.0);
-        let letters = fs::read_to_string(scene.bridge.data_dir().join("dead-letters.jsonl")).unwrap();
-        assert_eq!(letters.lines().count(), 2, "{letters}");
-        for letter in letters.lines() {
+        let dead_letters = fs::read_to_string(scene.bridge.data_dir().join("dead-letters.jsonl")).unwrap();
+        assert_eq!(dead_letters.lines().count(), 2, "{dead_letters}");
+        for letter in dead_letters.lines() {
             let letter: Value = serde_json::from_str(letter).unwrap();
             assert_eq!(letter["reason"], reason);
             assert!(
@@ -199,7 +199,7 @@ fn what_is_no_event_is_a_dead_letter_with_its_reason() {
 }
 
 #[test]
-fn repeats_are_counted_and_changed_bodies_are_new_events() {
+fn repeated_events_are_counted_as_duplicates() {
     let scene = Scene::start(&["duplicate=5,after=100,times=1", "same-id,after=200,times=1"]);
     let status = scene.wait("duplicates", |status| {
         status.source("main").ledger.duplicate == 5 && status.delivered("events") == EVENTS + 1
@@ -229,7 +229,7 @@ fn repeats_are_counted_and_changed_bodies_are_new_events() {
 }
 
 #[test]
-fn too_many_open_files_are_tried_again() {
+fn exhausted_file_descriptors_are_retried() {
     let mut scene = Scene::start_with(&["cut,every=2s"], &["--rate", "1000"], "1s");
     scene.wait("events", |status| status.delivered("events") > 0);
     let process = scene.bridge.process();
@@ -240,14 +240,14 @@ fn too_many_open_files_are_tried_again() {
             .arg(format!("--nofile={files}:"));
         assert!(command.status().unwrap().success(), "{command:?}");
     };
-    // Files that are open stay so.
+    // The limit does not close files that are open.
     limit(process.id(), "3");
     wait_until("the next attempt to connect", SOON, || {
         process.logged().unwrap().contains("no file descriptor is left")
     })
     .unwrap();
     limit(process.id(), "1024");
-    let before = scene.wait("an answer, for which a file is needed too", |_| true);
+    let before = scene.wait("a response, which needs a file descriptor too", |_| true);
     scene.wait("events", |status| {
         status.delivered("events") > before.delivered("events")
     });

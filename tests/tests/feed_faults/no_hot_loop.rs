@@ -1,37 +1,37 @@
-//! Faults that never end.
+//! Permanent faults, which must not cause a hot loop.
 
 use super::*;
 
-fn is_made_by(rule: &str, counted: &str) {
+fn assert_delays(rule: &str, counted: &str) {
     let before = Instant::now();
     let scene = Scene::start(&[rule]);
     scene.wait("a reason", |status| status.source("main").reason.is_some());
     scene.wait("five attempts", |_| {
         scene.bridge.metric(counted, &[]).unwrap() >= 5.0
     });
-    // A hot loop makes five attempts within milliseconds. Four delays, each drawn from twice the range of the
-    // one before, the first from 250 ms, are together below 100 ms in one of 60,000 runs.
+    // A hot loop makes five attempts within milliseconds. Each of the four delays is drawn from a range twice as large
+    // as the previous one, starting with 250 ms; their sum is below 100 ms in one of 60,000 runs.
     let took = before.elapsed();
     assert!(took > Duration::from_millis(100), "{took:?}");
     scene.stop();
 }
 
 #[test]
-fn of_refusals() {
-    is_made_by("refuse-token", CONNECTIONS);
+fn refusals_are_delayed() {
+    assert_delays("refuse-token", CONNECTIONS);
 }
 
 #[test]
-fn of_statuses() {
-    is_made_by("http=503", CONNECTIONS);
+fn http_errors_are_delayed() {
+    assert_delays("http=503", CONNECTIONS);
 }
 
 #[test]
-fn of_closes() {
-    is_made_by("close-after-auth", DISCONNECTIONS);
+fn closed_connections_are_delayed() {
+    assert_delays("close-after-auth", DISCONNECTIONS);
 }
 
 #[test]
-fn of_cuts() {
-    is_made_by("cut", DISCONNECTIONS);
+fn cut_connections_are_delayed() {
+    assert_delays("cut", DISCONNECTIONS);
 }

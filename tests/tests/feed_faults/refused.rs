@@ -1,19 +1,19 @@
-//! Faults before a connection is authorised.
+//! Faults before a connection is authenticated.
 
 use super::*;
 
-/// The fault is the outcome of so many attempts, and costs no event.
+/// Checks that this many attempts have this outcome, and that no event is lost.
 fn has_outcome(rule: &str, outcome: &str, times: u32, sentence: &str) {
     let scene = Scene::start(&[rule]);
     scene.wait_for_delivery(EVENTS);
     let times = f64::from(times);
     scene.wait_for_metric(CONNECTIONS, &[&format!("outcome=\"{outcome}\"")], times);
     let all = scene.bridge.metric(CONNECTIONS, &[]).unwrap();
-    assert_eq!(all, times + 1.0, "and no attempt too many");
+    assert_eq!(all, times + 1.0, "there must be no additional attempt");
     assert_eq!(
         scene.bridge.metric(GAPS, &[]).unwrap(),
         0.0,
-        "before the first connection nothing can be missed"
+        "there is no gap before the first connection"
     );
     let ending = scene.stop();
     ending.is_complete();
@@ -21,7 +21,7 @@ fn has_outcome(rule: &str, outcome: &str, times: u32, sentence: &str) {
 }
 
 #[test]
-fn by_an_error() {
+fn error_answer_is_token_refused() {
     has_outcome(
         "refuse-token=Unknown token,times=2",
         "token_refused",
@@ -31,12 +31,12 @@ fn by_an_error() {
 }
 
 #[test]
-fn by_another_answer() {
+fn wrong_auth_answer_is_token_refused() {
     has_outcome("wrong-auth=no,times=1", "token_refused", 1, "refused the token");
 }
 
 #[test]
-fn by_no_answer() {
+fn missing_auth_answer_is_a_timeout() {
     has_outcome(
         "no-auth-answer,times=1",
         "auth_timeout",
@@ -46,17 +46,17 @@ fn by_no_answer() {
 }
 
 #[test]
-fn by_http_401() {
+fn http_401_is_unauthorized() {
     has_outcome("http=401,times=1", "http_unauthorized", 1, "answered HTTP 401");
 }
 
 #[test]
-fn by_http_403() {
+fn http_403_is_forbidden() {
     has_outcome("http=403,times=1", "http_forbidden", 1, "answered HTTP 403");
 }
 
 #[test]
-fn by_http_429() {
+fn http_429_is_rate_limited() {
     has_outcome(
         "http=429,times=1",
         "http_too_many_requests",
@@ -66,11 +66,11 @@ fn by_http_429() {
 }
 
 #[test]
-fn by_http_503() {
+fn http_503_is_unavailable() {
     has_outcome("http=503,times=1", "http_unavailable", 1, "answered HTTP 503");
 }
 
 #[test]
-fn by_another_status() {
+fn http_404_is_another_error() {
     has_outcome("http=404,times=1", "http_other", 1, "answered HTTP 404");
 }

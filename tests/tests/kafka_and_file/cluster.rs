@@ -1,4 +1,4 @@
-//! A Kafka of several brokers.
+//! A Kafka cluster with several brokers.
 
 use std::{fs, process::Command};
 
@@ -14,7 +14,7 @@ use neurobridge_tests::{
 use super::{DELIVERY, config, finish, furthest};
 
 #[test]
-fn killed_leaders_lose_nothing_and_risks_are_named() {
+fn killed_leaders_lose_no_event() {
     let options = KafkaOptions {
         heap_mib: 256,
         ..KafkaOptions::default()
@@ -26,7 +26,7 @@ fn killed_leaders_lose_nothing_and_risks_are_named() {
     let bootstrap = cluster.bootstrap();
     let dir = Scratch::new("leaders").unwrap();
     let platform = Platform::start(&dir, &["--rate", "1000"]).unwrap();
-    // Three partitions on three brokers: each leads one.
+    // With three partitions on three brokers, each broker leads one partition.
     let creation = |replicas: u16| format!("create = true\npartitions = 3\nreplicas = {replicas}\n");
     let config = format!(
         "{}\n[sinks.safe]\ntype = \"kafka\"\nbootstrap_servers = \"{bootstrap}\"\ntopic = \"safe\"\n{}\
@@ -51,7 +51,7 @@ fn killed_leaders_lose_nothing_and_risks_are_named() {
     let mut reached = flows(&bridge, 1_000);
     for number in 0..2 {
         cluster.followers()[number].kill().unwrap();
-        // Another one leads now, and acknowledges.
+        // Another broker is the leader now and acknowledges.
         reached = flows(&bridge, reached + 2_000);
         cluster.followers()[number].start_again().unwrap();
         reached = flows(&bridge, reached + 1_000);

@@ -1,4 +1,4 @@
-//! What `at_least_once` means: an event may come once more, and is known by its identity.
+//! The meaning of `at_least_once`: an event may be delivered twice, and its identity shows that it is a duplicate.
 
 use std::collections::HashMap;
 
@@ -17,11 +17,11 @@ use nix::sys::signal::Signal;
 
 use super::{DELIVERY, STOP, config};
 
-/// A kill hits no unsaved cursor only by chance; so many of them never do.
+/// A kill duplicates events only if it hits an unsaved cursor, so the test kills the bridge up to this many times.
 const MOST_KILLS: u64 = 20;
 
 #[test]
-fn an_event_that_comes_twice_has_the_same_identity() {
+fn duplicate_event_has_the_same_identity() {
     let Some(kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };
@@ -48,22 +48,22 @@ fn an_event_that_comes_twice_has_the_same_identity() {
         bridge.process().kill().unwrap();
         bridge = Bridge::start(&dir, &config).unwrap();
         bridge
-            .wait("what was not known to be in Kafka", DELIVERY, |status| {
+            .wait("the events without an acknowledgement", DELIVERY, |status| {
                 status.delivered("kafka") > seen + 500
             })
             .unwrap();
         let copies = copies(&read_topic(&bootstrap, "entries", DELIVERY).unwrap());
         let twice: Vec<_> = copies.values().filter(|copies| copies.len() > 1).collect();
-        assert!(kill < MOST_KILLS || !twice.is_empty(), "no event came twice");
+        assert!(kill < MOST_KILLS || !twice.is_empty(), "no event was duplicated");
         for copies in &twice {
             for copy in &copies[1..] {
-                // Places in the partition apart, a copy is the very same: id, source, sequence, key, body.
+                // Apart from its position in the partition, a copy is identical: id, source, sequence, key and body.
                 let first = &copies[0];
                 assert_eq!(
                     (&copy.key, &copy.headers, &copy.value),
                     (&first.key, &first.headers, &first.value)
                 );
-                // Without a key any partition will do.
+                // An event without a key may be in any partition.
                 assert!(copy.key.is_none() || copy.partition == first.partition);
             }
         }
@@ -76,7 +76,7 @@ fn an_event_that_comes_twice_has_the_same_identity() {
     drop(platform.stop().unwrap());
 }
 
-/// The records of each identity.
+/// Groups the records by identity.
 fn copies(records: &[Record]) -> HashMap<String, Vec<Record>> {
     let mut copies: HashMap<String, Vec<Record>> = HashMap::new();
     for record in records {

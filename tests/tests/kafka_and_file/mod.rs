@@ -1,4 +1,5 @@
-//! Events into a real Kafka and a file at once: complete, in order, as the format says, whatever the broker does.
+//! Events delivered to a real Kafka and a file at once: complete, in order and in the documented format, whatever
+//! happens to the broker.
 
 mod cluster;
 mod duplicates;
@@ -18,11 +19,11 @@ use neurobridge_tests::status::{SinkState, Status};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// Far more than 100,000 events need on two busy cores.
+/// Far longer than 100,000 events need on two busy cores.
 const DELIVERY: Duration = Duration::from_secs(240);
 const STOP: Duration = Duration::from_secs(120);
 
-/// What is done to a broker.
+/// A fault of a broker.
 type Strike = fn(&mut Kafka);
 
 fn config(url: &str, bootstrap: &str, topic: &str) -> String {
@@ -46,12 +47,12 @@ fn config(url: &str, bootstrap: &str, topic: &str) -> String {
     )
 }
 
-/// How far the sink has come that has come further.
+/// Returns the number of events of the sink that has delivered most.
 fn furthest(status: &Status) -> u64 {
     status.delivered("kafka").max(status.delivered("archive"))
 }
 
-/// Stops all, and audits both sinks against what was sent.
+/// Stops both processes and audits both sinks against the sent events.
 fn finish(bridge: Bridge, platform: Platform, bootstrap: &str, topic: &str) -> (Audit, Audit) {
     let file = bridge.data_dir().join("events.jsonl");
     let (status, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
@@ -65,7 +66,7 @@ fn finish(bridge: Bridge, platform: Platform, bootstrap: &str, topic: &str) -> (
 }
 
 #[test]
-fn a_hundred_thousand_events_arrive_complete_and_in_order() {
+fn hundred_thousand_events_arrive_in_order() {
     let Some(bootstrap) = kafka_bootstrap() else {
         return;
     };
@@ -78,7 +79,7 @@ fn a_hundred_thousand_events_arrive_complete_and_in_order() {
     let platform = Platform::start(&dir, &["--count", "100000"]).unwrap();
     let bridge = Bridge::start(&dir, &config(&platform.url(), &bootstrap, &topic)).unwrap();
     bridge
-        .wait("all to be delivered", DELIVERY, |status| {
+        .wait("all events to be delivered", DELIVERY, |status| {
             status.delivered("kafka") == 100_000 && status.delivered("archive") == 100_000
         })
         .unwrap();
@@ -124,7 +125,7 @@ fn broker_faults_lose_nothing_and_delay_no_other_sink() {
         wait("events to flow", &|status| status.delivered("kafka") > 1000);
         strike(&mut kafka);
         let reached = furthest(&bridge.status().unwrap()) + 3000;
-        let meanwhile = wait("the file to go on", &|status| {
+        let meanwhile = wait("the file sink to continue", &|status| {
             status.delivered("archive") >= reached
         });
         assert!(
@@ -134,7 +135,7 @@ fn broker_faults_lose_nothing_and_delay_no_other_sink() {
         if fault == "frozen" {
             kafka.thaw().unwrap();
         } else {
-            wait("the sink to say why", &|status| {
+            wait("the sink to report a reason", &|status| {
                 let kafka = &status.sink("kafka");
                 kafka.state == SinkState::Down
                     && kafka.reason.as_deref().is_some_and(|reason| reason.len() > 20)
@@ -155,7 +156,7 @@ fn broker_faults_lose_nothing_and_delay_no_other_sink() {
 }
 
 #[test]
-fn a_deleted_topic_holds_the_cursor_until_it_is_there_again() {
+fn deleted_topic_holds_the_cursor_until_recreated() {
     let Some(bootstrap) = kafka_bootstrap() else {
         return;
     };
@@ -164,7 +165,7 @@ fn a_deleted_topic_holds_the_cursor_until_it_is_there_again() {
     admin.create_topic(&topic, 1, &[]).unwrap();
     let dir = Scratch::new("deleted-topic").unwrap();
     let platform = Platform::start(&dir, &["--rate", "500"]).unwrap();
-    // For 30 s, a topic that was seen before and is not there now is taken for one that has not got around yet.
+    // For 30 s, a topic that existed before counts as not yet known to the broker instead of missing.
     let config = config(&platform.url(), &bootstrap, &topic)
         + "[sinks.kafka.properties]\n\"topic.metadata.propagation.max.ms\" = \"1000\"\n";
     let bridge = Bridge::start(&dir, &config).unwrap();
@@ -185,26 +186,26 @@ fn a_deleted_topic_holds_the_cursor_until_it_is_there_again() {
         })
         .unwrap();
     let settled = down.delivered("kafka");
-    wait_until("the topic to be gone and made anew", DELIVERY, || {
+    wait_until("the topic to be deleted and recreated", DELIVERY, || {
         admin.create_topic(&topic, 1, &[]).is_ok()
     })
     .unwrap();
     let up = bridge
-        .wait("the sink to go on", DELIVERY, |status| {
+        .wait("the sink to continue", DELIVERY, |status| {
             status.sink("kafka").state == SinkState::Up && status.delivered("kafka") > settled + 1000
         })
         .unwrap();
     assert_eq!(up.sink("kafka").ledger.dead_lettered, 0);
     let (status, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
     assert!(status.success(), "{status}: {log}");
-    // What was settled before went with the old topic; all from the cursor on is in the new one.
+    // The events settled before were deleted with the old topic; the new topic has all events after the cursor.
     let sent = audit::received(platform, &log, "main").unwrap();
     let records = read_topic(&bootstrap, &topic, DELIVERY).unwrap();
     let lanes = audit::kafka(&records, "main").unwrap();
     let first = lanes[0].first().unwrap().id;
     assert!(
         first <= settled + 1,
-        "{first} is the first in the new topic, {settled} were settled before"
+        "the new topic starts with {first}, but {settled} events were settled before"
     );
     let rest: Vec<_> = sent.into_iter().filter(|event| event.id >= first).collect();
     audit::audit(&rest, &lanes).unwrap();

@@ -1,4 +1,4 @@
-//! What Kafka refuses: us, an event, or nothing but the old order of things.
+//! Operations that Kafka refuses: for the client, for an event, or because the partitions have changed.
 
 use super::*;
 
@@ -10,7 +10,7 @@ use neurobridge_tests::kafka::{Grant, Listener};
 use neurobridge_tests::status::{SinkState, Status};
 
 #[test]
-fn a_permission_taken_away_and_given_back_costs_time_alone() {
+fn revoked_permission_delays_but_loses_no_event() {
     let dir = Scratch::new("permission").unwrap();
     let certificates = Certificates::generate(&dir.join("certificates")).unwrap();
     let options = KafkaOptions {
@@ -49,7 +49,7 @@ fn a_permission_taken_away_and_given_back_costs_time_alone() {
 
     wait("events to flow", &|status| status.delivered("kafka") > 500);
     kafka.revoke(grant).unwrap();
-    let down = wait("the sink to say why", &|status| {
+    let down = wait("the sink to report a reason", &|status| {
         let kafka = &status.sink("kafka");
         let names = |reason: &str| reason.contains("entries") && reason.contains("Write");
         kafka.state == SinkState::Down && kafka.reason.as_deref().is_some_and(names)
@@ -57,7 +57,7 @@ fn a_permission_taken_away_and_given_back_costs_time_alone() {
     let (code, body) = get_any(bridge.address(), "/readyz").unwrap();
     assert!(code == 503 && body.contains("sinks.kafka"), "{code}: {body}");
     let reached = furthest(&down) + 1000;
-    let meanwhile = wait("the file to go on", &|status| {
+    let meanwhile = wait("the file sink to continue", &|status| {
         status.delivered("archive") >= reached
     });
     assert_eq!(meanwhile.sink("kafka").ledger.dead_lettered, 0);
@@ -101,7 +101,7 @@ fn oversize_event_is_stripped_or_dead_lettered() {
     );
     let bridge = Bridge::start(&dir, &config).unwrap();
     let status = bridge
-        .wait("all to be settled", DELIVERY, |status| {
+        .wait("all events to be settled", DELIVERY, |status| {
             let settled = |sink: &str| status.sink(sink).ledger.pending == 0;
             status.source("main").ledger.stored == COUNT as u64 && settled("stripped") && settled("refused")
         })
@@ -120,7 +120,7 @@ fn oversize_event_is_stripped_or_dead_lettered() {
     let (large, usual): (Vec<_>, Vec<_>) = sent.iter().cloned().partition(|event| event.data.len() > 5000);
     assert_eq!(large.len(), LARGE);
 
-    // Whole in the dead letters, and all others where they belong.
+    // The dead letters contain the whole events, and all other events are in the topic.
     let letters: Vec<Value> = letters
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -134,7 +134,7 @@ fn oversize_event_is_stripped_or_dead_lettered() {
     let records = read_topic(&bootstrap, &refused, DELIVERY).unwrap();
     audit::audit(&usual, &audit::kafka(&records, "main").unwrap()).unwrap();
 
-    // Without its pictures, and saying so; nothing else of it is changed.
+    // The event has no pictures and names the removed fields; nothing else is changed.
     let records = read_topic(&bootstrap, &stripped, DELIVERY).unwrap();
     assert_eq!(records.len(), COUNT);
     for (record, event) in records.iter().zip(&sent) {
@@ -151,7 +151,7 @@ fn oversize_event_is_stripped_or_dead_lettered() {
 }
 
 #[test]
-fn partitions_that_grow_are_said() {
+fn added_partitions_are_reported() {
     let Some(bootstrap) = kafka_bootstrap() else {
         return;
     };
@@ -160,7 +160,7 @@ fn partitions_that_grow_are_said() {
     let admin = KafkaAdmin::new(&bootstrap).unwrap();
     admin.create_topic(&topic, 1, &[]).unwrap();
     let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
-    // Instead of every five minutes.
+    // The metadata is refreshed more often than the default of every five minutes.
     let config = config(&platform.url(), &bootstrap, &topic)
         + "[sinks.kafka.properties]\n\"topic.metadata.refresh.interval.ms\" = \"500\"\n";
     let bridge = Bridge::start(&dir, &config).unwrap();

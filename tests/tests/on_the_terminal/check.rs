@@ -1,4 +1,4 @@
-//! `neurobridge check` as a person sees it.
+//! The output of `neurobridge check` on a terminal.
 
 use std::fs;
 use std::process::Command;
@@ -32,7 +32,7 @@ fn check(dir: &Scratch) -> Command {
 }
 
 #[test]
-fn every_error_has_its_line_underlined_and_no_secret() {
+fn errors_underline_their_line_and_hide_secrets() {
     let dir = Scratch::new("check").unwrap();
     fs::write(dir.join("neurobridge.toml"), BROKEN).unwrap();
     let seen = |command: &mut Command, columns: u16| {

@@ -1,4 +1,4 @@
-//! `neurobridge demo` as a person sees it, from the first event to the ledger.
+//! The output of `neurobridge demo` on a terminal, from the first event to the ledger.
 
 use std::process::Command;
 
@@ -55,7 +55,7 @@ fn screen_shows_each_fault_and_restores_the_terminal() {
         assert!(contents.contains(part), "{part} is missing in\n{contents}");
     }
 
-    // Smaller, and as small as can be: all that is left is a picture still.
+    // In smaller terminals, down to the smallest size, the output is still a screen.
     for (columns, rows) in [(50, 12), (20, 4), (1, 1), (132, 43)] {
         terminal.resize(columns, rows).unwrap();
         let first = "  neurobridge demo"
@@ -63,7 +63,7 @@ fn screen_shows_each_fault_and_restores_the_terminal() {
             .take(usize::from(columns) - 1)
             .collect::<String>();
         let drawn = terminal.written().len();
-        wait_until("another picture", SOON, || {
+        wait_until("another screen", SOON, || {
             terminal.written().len() > drawn + 10_000 || {
                 let contents = terminal.contents();
                 terminal.written().len() > drawn + 200
@@ -83,7 +83,7 @@ fn screen_shows_each_fault_and_restores_the_terminal() {
     let screen = terminal.screen();
     assert!(
         !screen.alternate_screen() && !screen.hide_cursor(),
-        "left as it was"
+        "the cursor and the mode of the terminal must be restored"
     );
     let contents = terminal.contents();
     assert!(
@@ -93,7 +93,7 @@ fn screen_shows_each_fault_and_restores_the_terminal() {
 }
 
 #[test]
-fn without_colours_no_sequence_asks_for_any() {
+fn no_color_writes_no_colour_sequences() {
     let dir = Scratch::new("demo-plain").unwrap();
     let mut terminal =
         Terminal::spawn(demo(&dir).env("NO_COLOR", "1").args(["--duration", "3s"]), 80, 24).unwrap();

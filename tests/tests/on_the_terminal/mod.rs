@@ -1,4 +1,4 @@
-//! What people and pipes see of the real program: `tail`, `check`, `demo`.
+//! The output of the real program on terminals and in pipes: `tail`, `check` and `demo`.
 
 mod check;
 mod demo;

@@ -1,4 +1,4 @@
-//! `neurobridge tail` beside a running bridge.
+//! `neurobridge tail` while a bridge runs.
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::{SOON, source};
 
-/// `tail` for the bridge of this folder.
+/// Returns a `tail` command for the bridge of this folder.
 fn tail(dir: &Scratch, args: &[&str]) -> Command {
     let mut command = Command::new(neurobridge());
     command
@@ -47,7 +47,7 @@ fn delivered(bridge: &Bridge, at_least: u64) {
         .unwrap();
 }
 
-/// `name=<number>` in a log.
+/// Returns the number in `name=<number>` from a log.
 fn number(log: &str, name: &str) -> u64 {
     let (_, rest) = log.split_once(&format!("{name}=")).unwrap();
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
@@ -61,7 +61,7 @@ fn tail_reads_from_the_bridge_over_one_connection() {
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
     delivered(&bridge, 1);
 
-    // In a pipe: the very frames.
+    // In a pipe, `tail` prints the unmodified frames.
     let frames = lines(&run(&dir, &["--count", "50"]));
     assert_eq!(frames.len(), 50);
     let only = lines(&run(
@@ -75,7 +75,7 @@ fn tail_reads_from_the_bridge_over_one_connection() {
             "{line}"
         );
     }
-    // What a sink would send is what it has sent.
+    // With a sink, `tail` prints the messages that the sink has sent.
     let messages = lines(&run(&dir, &["-n", "50", "--sink", "events"]));
     let ids: Vec<Value> = messages
         .iter()
@@ -100,11 +100,14 @@ fn tail_reads_from_the_bridge_over_one_connection() {
     let record = fs::read_to_string(dir.join("sent.jsonl")).unwrap();
     let first = record.lines().position(|line| line == frames[0]).unwrap();
     let expected: Vec<&str> = record.lines().skip(first).take(50).collect();
-    assert_eq!(frames, expected, "none is left out, in the order of the feed");
+    assert_eq!(
+        frames, expected,
+        "all events must be present in the order of the feed"
+    );
 }
 
 #[test]
-fn a_closed_pipe_and_a_signal_end_it_quietly() {
+fn closed_pipe_or_signal_ends_tail_quietly() {
     let dir = Scratch::new("tail-pipe").unwrap();
     let platform = Platform::start(&dir, &["--rate", "300"]).unwrap();
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
@@ -144,7 +147,7 @@ fn a_closed_pipe_and_a_signal_end_it_quietly() {
 }
 
 #[test]
-fn a_terminal_gets_lines_for_people_in_colours() {
+fn terminal_shows_readable_lines_in_colour() {
     let dir = Scratch::new("tail-terminal").unwrap();
     let platform = Platform::start(&dir, &["--rate", "300"]).unwrap();
     let config = format!("{}[event]\nredact = [\"pid\"]\n", source(&platform.url()));
@@ -166,13 +169,13 @@ fn a_terminal_gets_lines_for_people_in_colours() {
     assert!(raw.starts_with("{\"id\":") && !raw.contains('\u{1b}'), "{raw}");
     assert!(
         raw.contains("\"pid\":null"),
-        "what is redacted for all is redacted here: {raw}"
+        "fields redacted for all sinks must be redacted here: {raw}"
     );
     bridge.stop(Signal::SIGTERM, SOON).unwrap();
 }
 
 #[test]
-fn the_socket_is_its_owners_alone_and_outlives_no_kill() {
+fn tail_socket_is_private_and_replaced_after_a_kill() {
     let dir = Scratch::new("tail-socket").unwrap();
     let platform = Platform::start(&dir, &["--rate", "300"]).unwrap();
     let config = source(&platform.url());
@@ -181,7 +184,7 @@ fn the_socket_is_its_owners_alone_and_outlives_no_kill() {
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&socket), mode(bridge.data_dir())), (0o600, 0o700));
 
-    // A tail of a bridge that is killed says so; one of a bridge that stops ends with it.
+    // `tail` reports that its bridge was killed, and ends together with a bridge that stops.
     let start = || {
         let out = dir.join("out");
         fs::write(&out, "").unwrap();
@@ -206,7 +209,7 @@ fn the_socket_is_its_owners_alone_and_outlives_no_kill() {
         "{}",
         tailing.log_tail()
     );
-    assert!(socket.exists(), "kill -9 leaves it behind");
+    assert!(socket.exists(), "the socket must remain after kill -9");
 
     let bridge = Bridge::start(&dir, &config).unwrap();
     let mut tailing = start();
@@ -221,14 +224,14 @@ fn the_socket_is_its_owners_alone_and_outlives_no_kill() {
         "{}",
         tailing.log_tail()
     );
-    // It may have come when the bridge was gone: then it listens to the feed itself, and is not asked.
+    // If this `tail` connected after the bridge had gone, it reads the feed itself and does not end, so it is killed.
     let _ = counting.kill();
     counting.wait().unwrap();
-    assert!(!socket.exists(), "a bridge that stops takes it along");
+    assert!(!socket.exists(), "a stopping bridge must remove the socket");
 }
 
 #[test]
-fn a_slow_tail_holds_up_nobody_and_is_told_what_it_missed() {
+fn slow_tail_blocks_nobody_and_reports_missed_events() {
     let dir = Scratch::new("tail-slow").unwrap();
     // Far more than pipes, sockets and queues hold.
     let platform = Platform::start(&dir, &["--count", "30000", "--size", "2000", "--rate", "6000"]).unwrap();
@@ -244,13 +247,13 @@ fn a_slow_tail_holds_up_nobody_and_is_told_what_it_missed() {
             status.sink("events").ledger.delivered == 30000
         })
         .unwrap();
-    // Only now somebody reads.
+    // Reading starts only now.
     let mut stdout = tailing.stdout.take().unwrap();
     let reading = std::thread::spawn(move || {
         let mut shown = String::new();
         stdout.read_to_string(&mut shown).map(|_| shown)
     });
-    wait_until("what it missed", SOON, || {
+    wait_until("the number of missed events", SOON, || {
         fs::read_to_string(&log).unwrap().contains("too slow")
     })
     .unwrap();

@@ -1,4 +1,4 @@
-//! Rules, dashboard and documents agree with each other and with what a bridge exports.
+//! Alert rules, dashboard and documents agree with each other and with the metrics of a bridge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -32,14 +32,14 @@ fn promtool_accepts_rules_and_passes_their_tests() {
     for rule in rules() {
         assert!(
             tests.contains(&format!("alertname=\"{}\", alertstate=\"firing\"", rule.alert)),
-            "no unit test sees {} fire",
+            "no unit test covers the alert {}",
             rule.alert
         );
     }
 }
 
 #[test]
-fn each_alert_has_a_runbook_and_a_panel() {
+fn alerts_have_a_runbook_and_a_panel() {
     let document = read("docs/operations.md");
     let titles: BTreeSet<&str> = document
         .lines()
@@ -67,13 +67,13 @@ fn each_alert_has_a_runbook_and_a_panel() {
         let id = link.split('&').next().unwrap();
         assert!(
             panels.get(id).is_some_and(|panel| panel.contains(&runbook)),
-            "{} opens panel {id}, which does not know it",
+            "{} links to panel {id}, which does not contain its metric",
             rule.alert
         );
     }
 }
 
-/// What a bridge exports, by name.
+/// Returns the metrics of a bridge by name.
 fn exported() -> BTreeMap<String, Family> {
     let dir = Scratch::new("exported").unwrap();
     let bridge = Bridge::start(
@@ -89,7 +89,7 @@ fn exported() -> BTreeMap<String, Family> {
 }
 
 #[test]
-fn every_metric_and_label_that_a_query_names_is_exported() {
+fn metrics_and_labels_in_queries_are_exported() {
     let exported = exported();
     let mut queries: Vec<(String, String)> =
         rules().into_iter().map(|rule| (rule.alert, rule.expr)).collect();
@@ -106,7 +106,7 @@ fn every_metric_and_label_that_a_query_names_is_exported() {
             let family = family.unwrap_or_else(|| panic!("{place}: {metric} is not exported"));
             named += 1;
             for (label, values) in matchers(&labels) {
-                // Prometheus adds these.
+                // Prometheus adds these labels.
                 if ["instance", "job"].contains(&&*label) {
                     continue;
                 }
@@ -125,17 +125,17 @@ fn every_metric_and_label_that_a_query_names_is_exported() {
 }
 
 #[test]
-fn the_reference_of_metrics_is_what_a_bridge_exports() {
+fn metrics_reference_matches_the_bridge() {
     let made = reference::make().unwrap();
     assert!(
         made == read("docs/metrics.md"),
-        "docs/metrics.md is not what a bridge exports; type `cargo xtask docs`"
+        "docs/metrics.md is outdated; run `cargo xtask docs`"
     );
 }
 
-/// What the README names, with `…` for what is named in full before, is a part of it.
+/// The README abbreviates names that it has given in full before with `…`.
 #[test]
-fn the_readme_names_metrics_that_there_are() {
+fn metrics_named_in_the_readme_exist() {
     let exported = exported();
     let readme = read("README.md");
     let names = readme.split('`').filter(|word| word.starts_with("neurobridge_"));

@@ -1,4 +1,5 @@
-//! `docker-compose.yml`: of the specification's form, pinned, closed to the outside, and with a configuration that is right.
+//! Tests of `docker-compose.yml`: valid according to the specification, with pinned images, local ports and a valid
+//! configuration.
 
 use std::process::Command;
 use std::time::Duration;
@@ -27,7 +28,7 @@ fn texts(list: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn it_is_of_the_specifications_form() {
+fn compose_file_matches_the_specification() {
     let schema = serde_json::from_str(&read("tests/data/compose-spec/compose-spec.json")).unwrap();
     let validator: Validator = jsonschema::validator_for(&schema).unwrap();
     let mut file = yaml(FILE);
@@ -36,20 +37,20 @@ fn it_is_of_the_specifications_form() {
         .map(|error| format!("{}: {error}", error.instance_path()))
         .collect();
     assert!(errors.is_empty(), "{errors:#?}");
-    // The schema does see mistakes.
+    // A misspelt key proves that the schema detects errors.
     file["services"]["kafka"]["helthcheck"] = Value::Null;
     assert!(!validator.is_valid(&file));
 }
 
 #[test]
-fn every_image_is_pinned_to_what_is_tested_with() {
+fn images_are_pinned_to_the_tested_versions() {
     for (name, service) in services() {
         let image = service["image"].as_str().unwrap();
         let (_, tag) = image.rsplit_once(':').unwrap_or_else(|| panic!("{name}: no tag"));
         let numbers = tag
             .split('.')
             .filter(|part| part.contains(|c: char| c.is_ascii_digit()));
-        assert!(numbers.count() >= 3, "{name}: {image} names no full version");
+        assert!(numbers.count() >= 3, "{name}: {image} has no full version");
     }
     let image = |name: &str| services()[name]["image"].as_str().unwrap().to_owned();
     assert_eq!(image("kafka"), format!("apache/kafka:{}", kafka::VERSION));
@@ -67,7 +68,7 @@ fn services_are_local_and_have_health_checks() {
                 assert!(port.starts_with("127.0.0.1:"), "{name}: {port}");
             }
         }
-        // The bridge's is in its image.
+        // The bridge's health check is defined in its image.
         let has_check = service["healthcheck"]["test"].is_array();
         assert!(has_check || name == "bridge", "{name} has no health check");
         assert!(service["privileged"].is_null() && service["network_mode"].is_null());
@@ -102,7 +103,7 @@ fn profile_has_only_the_simulator_with_its_cuts() {
 }
 
 #[test]
-fn every_file_that_it_mounts_is_there() {
+fn mounted_files_exist() {
     let file = yaml(FILE);
     let mut mounted = 0;
     for service in file["services"].as_object().unwrap().values() {
@@ -127,7 +128,7 @@ fn every_file_that_it_mounts_is_there() {
     assert!(shipped(token).is_file(), "{token}");
 }
 
-/// `${NAME:-default}`.
+/// Returns the default in `${NAME:-default}`.
 fn default_of(text: &str) -> &str {
     let inner = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
     inner.unwrap().split_once(":-").unwrap().1
@@ -168,12 +169,12 @@ fn configuration_of_the_bridge_fits_the_other_services() {
             .windows(2)
             .any(|pair| pair == ["--listen", "0.0.0.0:8080"])
     );
-    // The secret is where the configuration looks for it.
+    // The secret is mounted at the path in the configuration.
     assert_eq!(texts(&services["bridge"]["secrets"]), ["neuroio_token"]);
     assert!(said.contains("/run/secrets/neuroio_token"), "{said}");
 }
 
-/// The server itself, without the container around it.
+/// Runs the server's command line without the container.
 #[test]
 fn nats_command_line_starts_and_is_healthy() {
     with_own_nats(|| {
@@ -195,7 +196,7 @@ fn nats_command_line_starts_and_is_healthy() {
         let _nats = Process::spawn("nats-server", &mut command, &dir.join("nats.log")).unwrap();
         let check = texts(&services["nats"]["healthcheck"]["test"]);
         let (_, path) = check.last().unwrap().split_once(":8222").unwrap();
-        let answer = wait_for("its health", Duration::from_secs(30), || {
+        let answer = wait_for("the server to be healthy", Duration::from_secs(30), || {
             Ok(http::get(&format!("127.0.0.1:{http_port}"), path).ok())
         });
         assert!(answer.unwrap().contains("ok"));

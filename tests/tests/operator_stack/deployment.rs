@@ -1,4 +1,4 @@
-//! `Dockerfile` and the Kubernetes manifest.
+//! Tests of the `Dockerfile` and of the Kubernetes manifest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::support::{check, read, shipped, version, yaml};
 
 #[test]
-fn the_image_is_pinned_not_root_and_asks_itself_for_its_health() {
+fn image_is_pinned_unprivileged_and_has_a_health_check() {
     let file = read("Dockerfile");
     let lines = |word: &str| {
         let word = format!("{word} ");
@@ -22,9 +22,9 @@ fn the_image_is_pinned_not_root_and_asks_itself_for_its_health() {
     assert!(images.len() >= 3, "{images:?}");
     for image in &images {
         let (name, tag) = image.split_whitespace().next().unwrap().split_once(':').unwrap();
-        assert!(tag.contains('.'), "{image} names no full version");
+        assert!(tag.contains('.'), "{image} has no full version");
         assert!(["rust", "debian"].contains(&name), "{image}");
-        // One Debian, and so one C library, where it is built and where it runs.
+        // The build and the final image use the same Debian release, and therefore the same C library.
         assert!(tag.contains("bookworm") || tag.starts_with("12."), "{image}");
     }
     let compiler = images[0].split([':', '-']).nth(1).unwrap();
@@ -37,12 +37,16 @@ fn the_image_is_pinned_not_root_and_asks_itself_for_its_health() {
     assert!(file.contains("CMD [\"neurobridge\", \"healthcheck\""), "{file}");
 }
 
-/// What the Dockerfile copies is what `.dockerignore` lets through: manifests of every member, the code of the program.
+/// The files that the Dockerfile copies are those that `.dockerignore` permits: the manifests of all members and the
+/// program's code.
 #[test]
-fn the_build_gets_what_it_needs_and_no_more() {
+fn build_context_has_only_the_required_files() {
     let ignore = read(".dockerignore");
     let let_through: Vec<&str> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();
-    assert!(ignore.lines().any(|line| line == "*"), "all else stays out");
+    assert!(
+        ignore.lines().any(|line| line == "*"),
+        "all other files must be excluded"
+    );
     for path in &let_through {
         assert!(shipped(path).exists(), "{path}");
     }
@@ -51,7 +55,7 @@ fn the_build_gets_what_it_needs_and_no_more() {
             "crates/*" => let_through.contains(&"crates"),
             folder => let_through.contains(&&*format!("{folder}/Cargo.toml")),
         };
-        assert!(covered, "the manifest of {member} does not get into the build");
+        assert!(covered, "the manifest of {member} is not in the build context");
         if member != "crates/*" {
             assert!(
                 read("Dockerfile").contains(&format!("{member}/Cargo.toml")),
@@ -61,9 +65,9 @@ fn the_build_gets_what_it_needs_and_no_more() {
     }
 }
 
-/// Whatever the compiler reads beside the code of a crate is in the build as well.
+/// Files that the code of a crate includes at compile time are part of the build too.
 #[test]
-fn the_build_gets_the_files_that_code_includes() {
+fn build_context_has_files_included_by_code() {
     let crates = shipped("crates");
     for file in files_below(&crates).filter(|file| file.extension().is_some_and(|found| found == "rs")) {
         let text = fs::read_to_string(&file).unwrap();
@@ -100,7 +104,7 @@ fn files_below(folder: &Path) -> impl Iterator<Item = PathBuf> {
 
 /// The first stage leaves a workspace that cargo can read, with a file for each program that a manifest names.
 #[test]
-fn the_dependencies_can_be_compiled_from_the_manifests_alone() {
+fn manifests_suffice_to_compile_dependencies() {
     let scratch = Scratch::new("image").unwrap();
     for line in read(".dockerignore")
         .lines()
@@ -157,7 +161,7 @@ fn succeeds(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {error}");
 }
 
-/// The list of the workspace's members, which stands in one line.
+/// Returns the workspace's members, which are listed on one line.
 fn members() -> Vec<String> {
     let manifest = read("Cargo.toml");
     let list = manifest.lines().find_map(|line| line.strip_prefix("members = "));
@@ -174,7 +178,7 @@ fn object(kind: &str) -> Value {
 }
 
 #[test]
-fn there_is_one_bridge_at_a_time_and_it_may_do_little() {
+fn manifest_runs_one_unprivileged_bridge() {
     let deployment = object("Deployment");
     assert_eq!(deployment["spec"]["replicas"], 1);
     assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate");
@@ -192,11 +196,11 @@ fn there_is_one_bridge_at_a_time_and_it_may_do_little() {
     assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/livez");
     assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz");
     assert!(container["resources"]["limits"]["memory"].is_string());
-    // The service and the deployment mean the same pods.
+    // The service and the deployment select the same pods.
     let labels = &deployment["spec"]["template"]["metadata"]["labels"];
     assert_eq!(&object("Service")["spec"]["selector"], labels);
     assert_eq!(&deployment["spec"]["selector"]["matchLabels"], labels);
-    // Each mount has its volume.
+    // Each mount has a volume.
     for mount in container["volumeMounts"].as_array().unwrap() {
         let volumes = pod["volumes"].as_array().unwrap();
         assert!(
@@ -207,7 +211,7 @@ fn there_is_one_bridge_at_a_time_and_it_may_do_little() {
 }
 
 #[test]
-fn the_configuration_in_the_manifest_is_right() {
+fn configuration_in_the_manifest_is_valid() {
     let config = object("ConfigMap")["data"]["neurobridge.toml"].take();
     let dir = Scratch::new("kubernetes").unwrap();
     let file = dir.join("neurobridge.toml");
@@ -227,7 +231,7 @@ fn the_configuration_in_the_manifest_is_right() {
 }
 
 #[test]
-fn all_in_the_manifest_is_of_known_kinds() {
+fn manifest_has_only_expected_objects() {
     let kinds: Vec<String> = manifest()
         .iter()
         .map(|object| object["kind"].as_str().unwrap().to_owned())
@@ -236,7 +240,7 @@ fn all_in_the_manifest_is_of_known_kinds() {
         kinds,
         ["ConfigMap", "PersistentVolumeClaim", "Deployment", "Service"]
     );
-    // The rules know the bridge by the name of its job.
+    // The alert rules select the bridge by the name of its job.
     let jobs = yaml("config/prometheus/prometheus.yml")["scrape_configs"].take();
     assert_eq!(jobs[0]["job_name"], "neurobridge");
 }

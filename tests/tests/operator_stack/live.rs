@@ -1,5 +1,5 @@
-//! A real Prometheus with the shipped configuration, beside real bridges in trouble: each alert comes, each query of the
-//! dashboard has data.
+//! A real Prometheus with the shipped configuration, which observes real bridges with faults: every alert fires, and
+//! every query of the dashboard has data.
 
 use std::fs;
 use std::net::TcpListener;
@@ -23,17 +23,17 @@ use tokio_tungstenite::tungstenite::{
 
 use super::support::{Dashboard, rules};
 
-/// Many times what all of it takes on two busy cores.
+/// Far longer than the whole test takes on two busy cores.
 const SOON: Duration = Duration::from_secs(120);
 
 #[test]
-fn every_query_has_data_and_every_fault_its_alert() {
+fn every_fault_fires_its_alert() {
     let Some(installation) = PrometheusInstallation::for_test() else {
         return;
     };
     let calm_dir = Scratch::new("stack-calm").unwrap();
     let mut calm_platform = Platform::start(&calm_dir, &["--rate", "50"]).unwrap();
-    // On disk: there are syncs to be seen.
+    // A disk spool, which has sync metrics.
     let on_disk = source(&calm_platform.url()) + "[spool]\ntype = \"disk\"\n";
     let mut calm = Bridge::start(&calm_dir, &on_disk).unwrap();
 
@@ -51,10 +51,10 @@ fn every_query_has_data_and_every_fault_its_alert() {
         "cut,every=3s",
     ];
     let unruly = Platform::start(&troubled_dir, &faults).unwrap();
-    // It refuses each write.
+    // Every write to standard error fails.
     let stderr = fs::File::options().write(true).open("/dev/full").unwrap();
     let troubled =
-        Bridge::start_with_stderr(&troubled_dir, &in_trouble(&unruly.url()), stderr.into()).unwrap();
+        Bridge::start_with_stderr(&troubled_dir, &faulty_config(&unruly.url()), stderr.into()).unwrap();
 
     let skewed_dir = Scratch::new("stack-skewed").unwrap();
     let skewed = Bridge::start(&skewed_dir, &source(&platform_of_an_hour_ago())).unwrap();
@@ -81,7 +81,7 @@ fn every_query_has_data_and_every_fault_its_alert() {
         seen.wait(&prometheus, alert, instance);
     }
     every_panel_has_data(&prometheus);
-    nothing_is_said_of(&calm_address, &prometheus);
+    assert_no_alerts(&calm_address, &prometheus);
 
     calm_platform.process().kill().unwrap();
     seen.wait(&prometheus, "NeurobridgeNoOpenConnection", &calm_address);
@@ -99,11 +99,12 @@ fn every_query_has_data_and_every_fault_its_alert() {
         has_data(&prometheus, annotation);
     }
 
-    // A process without open files to spare answers Prometheus no more than it writes: only the rules' own tests make that fault.
+    // A process without free file descriptors could not answer Prometheus either, so only the rules' unit tests cover
+    // this fault.
     seen.0.push("NeurobridgeSpoolRetrying".to_owned());
     let all = rules().into_iter().map(|rule| rule.alert).collect::<Vec<_>>();
     for alert in &all {
-        assert!(seen.0.contains(alert), "no fault was made for {alert}");
+        assert!(seen.0.contains(alert), "no fault fires the alert {alert}");
     }
 }
 
@@ -111,8 +112,8 @@ fn source(url: &str) -> String {
     format!("[sources.main]\nurl = \"{url}\"\ntoken = \"t\"\n")
 }
 
-/// A sink that nobody answers, a spool that is full soon, and no long wait after a cut.
-fn in_trouble(url: &str) -> String {
+/// Returns a sink without a server, a spool that fills up soon, and a short delay after a disconnect.
+fn faulty_config(url: &str) -> String {
     let [port] = free_ports().unwrap();
     format!(
         "{}[sources.main.backoff]\nmax = \"1s\"\n[spool]\nmax_size = \"2 MiB\"\nwhen_full = \"drop_oldest\"\n\
@@ -121,13 +122,13 @@ fn in_trouble(url: &str) -> String {
     )
 }
 
-/// A platform that authorises, sends nothing, and whose clock is an hour behind.
+/// Starts a platform that authenticates clients, sends no events, and has a clock that is an hour behind.
 fn platform_of_an_hour_ago() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
-            // Its bridge hangs up when the test is over.
+            // The bridge closes the connection at the end of the test.
             let _ = serve(stream);
         }
     });
@@ -152,7 +153,7 @@ fn serve(stream: std::net::TcpStream) -> Result<(), Box<dyn std::error::Error>> 
     }
 }
 
-/// The shipped files, with these bridges as targets; seconds are enough for a test where a site needs minutes and hours.
+/// Writes the shipped files with these bridges as targets; durations of minutes and hours become seconds.
 fn write_config(dir: &Scratch, bridges: &[String]) {
     let replaced = |text: String, from: &str, to: &str| {
         assert!(text.contains(from), "{from} in {text}");
@@ -170,12 +171,12 @@ fn write_config(dir: &Scratch, bridges: &[String]) {
     fs::write(dir.join("rules.yml"), rules).unwrap();
 }
 
-/// The alerts that came.
+/// The alerts that fired.
 #[derive(Default)]
 struct Seen(Vec<String>);
 
 impl Seen {
-    /// Waits for an alert about this instance, and looks at its texts.
+    /// Waits for an alert of this instance and checks its texts.
     fn wait(&mut self, prometheus: &Prometheus, name: &str, instance: &str) {
         let mut last = Vec::new();
         let alert = wait_for(&format!("{name} of {instance}"), SOON, || {
@@ -193,8 +194,9 @@ impl Seen {
     }
 }
 
-/// But for the spool: a line through a few seconds' sizes points anywhere, so that alert waits for five minutes.
-fn nothing_is_said_of(instance: &str, prometheus: &Prometheus) {
+/// Waits until no alert fires for the instance. The alert of a full spool is excluded: it extrapolates a few seconds of
+/// data, which needs five minutes to be reliable.
+fn assert_no_alerts(instance: &str, prometheus: &Prometheus) {
     let is_about = |alert: &Alert| {
         alert
             .labels
@@ -202,14 +204,14 @@ fn nothing_is_said_of(instance: &str, prometheus: &Prometheus) {
             .is_some_and(|found| found == instance)
             && !alert.is("NeurobridgeSpoolFilling", instance)
     };
-    wait_for("no alert of a bridge that is well", SOON, || {
+    wait_for("no alert for the bridge without faults", SOON, || {
         let alerts = prometheus.alerts()?;
         Ok((!alerts.iter().any(is_about)).then_some(()))
     })
     .unwrap();
 }
 
-/// With what Grafana puts in for variables.
+/// Replaces Grafana's variables in a query.
 fn filled(query: &str) -> String {
     query
         .replace("$__rate_interval", "15s")
@@ -231,7 +233,7 @@ fn every_panel_has_data(prometheus: &Prometheus) {
     }
 }
 
-/// Every query of this panel or annotation.
+/// Checks every query of a panel or annotation.
 fn has_data(prometheus: &Prometheus, title: &str) {
     let queries = Dashboard::read().queries();
     let mut count = 0;

@@ -1,7 +1,8 @@
-//! What stands beside the bridge: the compose file, the image, the manifest, alerts, dashboard and their documents.
+//! Tests of the files around the bridge: the compose file, the image, the manifest, the alerts, the dashboard and their
+//! documents.
 //!
-//! No container engine is needed: the files are held to their schemas and to each other, and what runs in the
-//! containers runs here as processes, with the same files and command lines.
+//! No container engine is needed: the files are compared with their schemas and with each other, and the containers'
+//! programs run here as processes with the same files and command lines.
 
 mod alerts;
 mod compose;

@@ -1,4 +1,4 @@
-//! Reading the shipped files.
+//! Helpers that read the shipped files.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use neurobridge_tests::program::neurobridge;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A file of the repository.
+/// Returns the path of a file in the repository.
 pub(crate) fn shipped(path: &str) -> PathBuf {
     workspace_root().join(path)
 }
@@ -22,12 +22,12 @@ pub(crate) fn yaml(path: &str) -> Value {
     serde_saphyr::from_str(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The version of the workspace, which the image's tag has to be.
+/// Returns the version of the workspace, which is also the image's tag.
 pub(crate) fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
-/// Runs `neurobridge check` on this file.
+/// Runs `neurobridge check` with this file.
 pub(crate) fn check(file: &str, variables: &[(&str, &str)]) -> Output {
     Command::new(neurobridge())
         .args(["check", "-c", file])
@@ -36,7 +36,7 @@ pub(crate) fn check(file: &str, variables: &[(&str, &str)]) -> Output {
         .unwrap()
 }
 
-/// An alert's rule.
+/// An alert rule.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Rule {
     pub(crate) alert: String,
@@ -56,7 +56,7 @@ pub(crate) fn rules() -> Vec<Rule> {
         .collect()
 }
 
-/// The dashboard.
+/// The Grafana dashboard.
 pub(crate) struct Dashboard(Value);
 
 impl Dashboard {
@@ -64,13 +64,13 @@ impl Dashboard {
         Self(serde_json::from_str(&read("config/grafana/dashboards/neurobridge.json")).unwrap())
     }
 
-    /// Panels without the rows.
+    /// Returns all panels except rows.
     pub(crate) fn panels(&self) -> impl Iterator<Item = &Value> {
         let panels = self.0["panels"].as_array().unwrap();
         panels.iter().filter(|panel| panel["type"] != "row")
     }
 
-    /// The queries of panels and annotations, each with where it stands.
+    /// Returns the queries of panels and annotations with their positions.
     pub(crate) fn queries(&self) -> Vec<(String, String)> {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let panels = self.panels().flat_map(|panel| {
@@ -87,7 +87,8 @@ impl Dashboard {
         panels.chain(annotations).collect()
     }
 
-    /// The variables that are asked of Prometheus: name, selector and label of `label_values(selector, label)`.
+    /// Returns the variables that are read from Prometheus: the name, and the selector and label of
+    /// `label_values(selector, label)`.
     pub(crate) fn variables(&self) -> Vec<(String, String, String)> {
         let list = self.0["templating"]["list"].as_array().unwrap();
         let queried = list.iter().filter(|variable| variable["type"] == "query");
@@ -105,7 +106,7 @@ impl Dashboard {
     }
 }
 
-/// Every selector of a query: the metric's name, and what stands in the braces after it.
+/// Returns every selector of a query: the metric's name and the text in braces after it.
 pub(crate) fn selectors(query: &str) -> Vec<(String, String)> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let mut found = Vec::new();

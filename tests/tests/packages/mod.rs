@@ -1,6 +1,7 @@
-//! What `cargo xtask dist` makes: the tarball runs, the Debian package is installed, run and removed.
+//! Tests of the files from `cargo xtask dist`: the tarball runs, and the Debian package is installed, run and removed.
 //!
-//! Installing changes this machine, so that it is done as root only, where the package is not installed, and undone.
+//! The installation changes this machine. It is therefore tested only as root, only if the package is not installed,
+//! and it is undone afterwards.
 
 mod unit;
 
@@ -23,14 +24,14 @@ use nix::unistd::{User, geteuid};
 
 use self::unit::Unit;
 
-/// Many times what it takes.
+/// Far longer than any wait here takes.
 const SOON: Duration = Duration::from_secs(60);
 
 const CONFIG: &str = "/etc/neurobridge/neurobridge.toml";
 const DATA: &str = "/var/lib/neurobridge";
 const ENVIRONMENT: &str = "/etc/default/neurobridge";
 
-/// Runs a program and returns what it prints; it has to end well.
+/// Runs a program, which has to succeed, and returns its output.
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -41,7 +42,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
     said
 }
 
-/// The file in `folder` whose name ends like this.
+/// Returns the only file in `folder` whose name ends with `end`.
 fn only(folder: &Path, end: &str) -> PathBuf {
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut files = files.filter(|path| path.to_str().unwrap().ends_with(end));
@@ -53,7 +54,7 @@ fn only(folder: &Path, end: &str) -> PathBuf {
 }
 
 #[test]
-fn what_is_made_can_be_installed_run_and_removed() {
+fn release_files_install_run_and_uninstall() {
     let dir = Scratch::new("packages").unwrap();
     let mut dist = cargo();
     dist.args(["xtask", "dist", "--fast", "--binary"])
@@ -73,13 +74,13 @@ fn what_is_made_can_be_installed_run_and_removed() {
         .status();
     assert!(sums.unwrap().success());
 
-    the_tarball_runs(&only(&made, ".tar.gz"), &dir);
+    tarball_runs(&only(&made, ".tar.gz"), &dir);
     let package = only(&made, ".deb");
-    the_package_is_whole(&package);
+    check_package_contents(&package);
     let reason = if !geteuid().is_root() {
-        "the package is installed as root only"
+        "installing the package needs root"
     } else if succeeds("dpkg", &["--status", "neurobridge"]) {
-        "neurobridge is installed on this machine, and not by this test"
+        "neurobridge is installed on this machine already"
     } else {
         return installed(&package, &dir);
     };
@@ -93,7 +94,7 @@ fn succeeds(program: &str, arguments: &[&str]) -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
-fn the_tarball_runs(tarball: &Path, dir: &Scratch) {
+fn tarball_runs(tarball: &Path, dir: &Scratch) {
     let unpacked = dir.join("unpacked");
     fs::create_dir(&unpacked).unwrap();
     run(
@@ -118,10 +119,10 @@ fn the_tarball_runs(tarball: &Path, dir: &Scratch) {
         &["check", "-c", example.to_str().unwrap()],
     );
     let sections = run("readelf", &["--sections", "--wide", program.to_str().unwrap()]);
-    assert!(!sections.contains(".debug_info"), "it is not stripped");
+    assert!(!sections.contains(".debug_info"), "the program is not stripped");
     assert!(
         sections.contains(".symtab"),
-        "without names of functions no panic can be read"
+        "the program has no function names for panics"
     );
     for file in [
         "README.md",
@@ -142,7 +143,7 @@ fn the_tarball_runs(tarball: &Path, dir: &Scratch) {
     );
 }
 
-fn the_package_is_whole(package: &Path) {
+fn check_package_contents(package: &Path) {
     let package = package.to_str().unwrap();
     assert_eq!(
         run("dpkg-deb", &["--info", package, "conffiles"]),
@@ -170,7 +171,7 @@ fn the_package_is_whole(package: &Path) {
     }
 }
 
-/// Undoes it all, whatever comes of the test.
+/// Removes the installed package when dropped, whatever the result of the test.
 struct Installed {
     user_was_there: bool,
 }
@@ -194,7 +195,7 @@ fn installed(package: &Path, dir: &Scratch) {
 
     let user = User::from_name("neurobridge")
         .unwrap()
-        .expect("the package makes a user");
+        .expect("the package created no user");
     assert_ne!(user.uid.as_raw(), 0);
     let is = |path: &str, owner: u32, group: u32, mode: u32| {
         let found = fs::metadata(path).unwrap();
@@ -208,13 +209,13 @@ fn installed(package: &Path, dir: &Scratch) {
     let unit_file = "/usr/lib/systemd/system/neurobridge.service";
     if succeeds("systemd-analyze", &["--version"]) {
         run("systemd-analyze", &["verify", unit_file]);
-        // In tenths: what is open has to be, the network above all.
+        // The score in tenths. The network and some other permissions are required, so zero is impossible.
         run(
             "systemd-analyze",
             &["security", "--offline=true", "--threshold=15", unit_file],
         );
     } else {
-        report_skipped("there is no systemd-analyze to verify the unit with");
+        report_skipped("systemd-analyze is missing, so the unit is not verified");
     }
     let page = Command::new("man").args(["-P", "cat", "neurobridge"]).output();
     if let Ok(page) = page {
@@ -238,9 +239,9 @@ fn installed(package: &Path, dir: &Scratch) {
         ],
     );
     fs::write("/etc/neurobridge/token", "a-token\n").unwrap();
-    it_runs(&Unit::read(Path::new(unit_file)), uid, dir);
+    service_runs(&Unit::read(Path::new(unit_file)), uid, dir);
 
-    // What an operator has changed stays, and so does what was kept.
+    // Changes by the operator and stored data are kept.
     let changed = fs::read_to_string(CONFIG).unwrap() + "# changed\n";
     fs::write(CONFIG, &changed).unwrap();
     run("dpkg", &["--install", package]);
@@ -257,8 +258,8 @@ fn installed(package: &Path, dir: &Scratch) {
     assert!(!succeeds("dpkg", &["--status", "neurobridge"]));
 }
 
-/// Started as the unit would, without systemd, which does not run everywhere that tests do.
-fn it_runs(unit: &Unit, uid: u32, dir: &Scratch) {
+/// Runs the service as the unit specifies, but without systemd, which is not available on every test machine.
+fn service_runs(unit: &Unit, uid: u32, dir: &Scratch) {
     let platform = Platform::start(dir, &["--token", "a-token", "--rate", "200"]).unwrap();
     let [port] = free_ports().unwrap();
     let address = format!("127.0.0.1:{port}");
@@ -270,7 +271,7 @@ fn it_runs(unit: &Unit, uid: u32, dir: &Scratch) {
     let mut bridge = Process::spawn("the service", &mut unit.command(), &dir.join("service.log")).unwrap();
     wait_for("events in the file", SOON, || {
         if let Some(status) = bridge.exit_status()? {
-            anyhow::bail!("it ended with {status}");
+            anyhow::bail!("the service exited with {status}");
         }
         let Ok(status) = http::get(&address, "/status") else {
             return Ok(None);

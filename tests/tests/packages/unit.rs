@@ -1,10 +1,10 @@
-//! A systemd unit, as far as it can be started without systemd: the command line, its user, its folder, its environment.
+//! The parts of a systemd unit that can be tested without systemd: command line, user, folder and environment.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// The lines of `[Service]`.
+/// The lines of the section `[Service]`.
 pub(crate) struct Unit(Vec<(String, String)>);
 
 impl Unit {
@@ -23,7 +23,7 @@ impl Unit {
         Self(service.map(pair).collect())
     }
 
-    /// The one value of a key.
+    /// Returns the only value of a key.
     pub(crate) fn get(&self, key: &str) -> &str {
         let mut values = self.0.iter().filter(|(found, _)| found == key);
         let (_, value) = values.next().unwrap_or_else(|| panic!("the unit has no {key}"));
@@ -31,7 +31,8 @@ impl Unit {
         value
     }
 
-    /// What systemd would start: as this user, without rights, in this folder, with the variables of the environment file.
+    /// Returns the command that systemd would start: with this user, without capabilities, in this folder, with the
+    /// variables of the environment file.
     pub(crate) fn command(&self) -> Command {
         let (user, group) = (self.get("User"), self.get("Group"));
         assert_eq!(self.get("CapabilityBoundingSet"), "");

@@ -1,8 +1,8 @@
-//! What happens to the bridge is on its page within two seconds.
+//! Faults of the bridge appear on its page within two seconds.
 //!
-//! Of the bridge's own clock, and not of this test's, which may have to wait for a core: each status has the bridge's
-//! uptime, and the page keeps that of the status that it shows. Each limit grows by what a slow machine adds, which is
-//! taken from how long the same machine takes to answer a question that costs nothing.
+//! The time is measured with the bridge's own clock, because this test may have to wait for a core: each status
+//! contains the bridge's uptime, and the page stores the uptime of the status that it shows. On a slow machine, each
+//! limit is extended according to the time that the machine needs for a trivial request.
 
 use std::process::Command;
 use std::time::Instant;
@@ -20,10 +20,10 @@ use neurobridge_tests::status::{SinkState, SourceState, Status};
 use super::{DESK, SOON, source, watch};
 
 const LIMIT_SECONDS: f64 = 2.0;
-/// So many answers may be late before something is seen.
+/// The number of late responses before a change is visible.
 const LATE_ANSWERS: f64 = 4.0;
 
-/// Writes down each change of the page: the uptime that it shows, the browser's clock in seconds, and its words.
+/// Records each change of the page: the displayed uptime, the browser's clock in seconds, and the displayed words.
 const RECORD: &str = r##"
     window.recorded = [];
     new MutationObserver(() => {
@@ -36,7 +36,7 @@ const RECORD: &str = r##"
     true
 "##;
 
-/// The uptime at which `/status` first says something, and how long the slowest answer took.
+/// Returns the uptime at which `/status` first satisfies a condition, and the time of the slowest response.
 fn first_in_status(bridge: &Bridge, what: &str, says: impl Fn(&Status) -> bool) -> (f64, f64) {
     let slowest = std::cell::Cell::new(0.0_f64);
     let asked = std::cell::Cell::new(Instant::now());
@@ -48,7 +48,7 @@ fn first_in_status(bridge: &Bridge, what: &str, says: impl Fn(&Status) -> bool) 
     (status.unwrap().uptime_seconds, slowest.get())
 }
 
-/// When the page first had words of which this is true, by both clocks.
+/// Returns the time at which the page first had words that satisfy a condition, in both clocks.
 fn first_on_page(browser: &mut Browser, what: &str, condition: &str) -> (f64, f64) {
     let found = format!("recorded.find(([uptime, at, words]) => {condition}) ?? null");
     let found = browser.wait(what, SOON, &found).unwrap();
@@ -73,7 +73,7 @@ fn page_shows_each_fault_within_two_seconds() {
         return;
     };
     let well = "document.querySelector('#word').textContent === 'No'";
-    browser.wait("all to be well", SOON, well).unwrap();
+    browser.wait("no fault to be shown", SOON, well).unwrap();
     browser.evaluate(RECORD).unwrap();
 
     nats.kill().unwrap();
@@ -82,7 +82,7 @@ fn page_shows_each_fault_within_two_seconds() {
     });
     let (on_page, _) = first_on_page(
         &mut browser,
-        "the page to say that the sink is down",
+        "the page to show that the sink is down",
         "words.startsWith('Not yet') && words.includes('nats=down')",
     );
     let limit = LIMIT_SECONDS + LATE_ANSWERS * slow;
@@ -97,7 +97,7 @@ fn page_shows_each_fault_within_two_seconds() {
     });
     let (on_page, _) = first_on_page(
         &mut browser,
-        "the page to say that the source is cut",
+        "the page to show that the source is disconnected",
         "words.startsWith('Yes') && !words.includes('main=authorised')",
     );
     let limit = LIMIT_SECONDS + LATE_ANSWERS * slow;
@@ -123,7 +123,7 @@ fn page_shows_each_fault_within_two_seconds() {
     bridge.process().kill().unwrap();
     let (_, said_at) = first_on_page(
         &mut browser,
-        "the page to say that the bridge is gone",
+        "the page to show that the bridge is gone",
         "words.startsWith('Unknown')",
     );
     let limit = LIMIT_SECONDS + LATE_ANSWERS * slow;
@@ -141,13 +141,11 @@ fn page_shows_each_fault_within_two_seconds() {
     let _again = Process::spawn("bridge", &mut again, &dir.join("again.log")).unwrap();
     let back = "document.querySelector('#link').textContent === 'live' \
                 && document.querySelector('#seen').textContent.includes('The bridge was started again')";
-    browser
-        .wait("the page to come back by itself", SOON, back)
-        .unwrap();
+    browser.wait("the page to reconnect", SOON, back).unwrap();
 }
 
 #[test]
-fn a_bridge_that_hangs_is_as_good_as_gone_and_comes_back() {
+fn frozen_bridge_is_shown_as_gone_until_it_resumes() {
     let dir = Scratch::new("page-frozen").unwrap();
     let mut bridge = Bridge::start(&dir, &source("ws://127.0.0.1:1/")).unwrap();
     let Some(mut browser) = watch(&bridge, &dir, DESK) else {

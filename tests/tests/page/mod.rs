@@ -1,4 +1,4 @@
-//! The page of a bridge in a real browser: what it says when something happens, to whom, and what it never says.
+//! The page of a bridge in a real browser: display of faults, accessibility, and the absence of personal data.
 
 mod faults;
 mod readers;
@@ -14,7 +14,7 @@ use neurobridge_tests::platform::Platform;
 use neurobridge_tests::status::Status;
 use serde_json::Value;
 
-/// Many times what all of it takes on two busy cores.
+/// Far longer than any wait here takes on two busy cores.
 const SOON: Duration = Duration::from_secs(120);
 const DESK: Screen = Screen {
     width: 1280,
@@ -27,7 +27,7 @@ const TELEPHONE: Screen = Screen {
     dark: true,
 };
 
-/// A browser that shows the page of this bridge, live; nothing when the test is to be skipped.
+/// Opens a bridge's live page in a browser; returns `None` if the test is to be skipped.
 fn watch(bridge: &Bridge, dir: &Scratch, screen: Screen) -> Option<Browser> {
     let chromium = browser::for_test()?;
     let mut browser = Browser::start(&chromium, dir).unwrap();
@@ -75,7 +75,10 @@ fn page_shows_nothing_personal_and_loads_nothing_foreign() {
     assert_eq!(letters.len(), 2, "{letters:?}");
     let page = browser.evaluate("document.documentElement.outerHTML").unwrap();
     let page = page.as_str().unwrap();
-    assert!(page.contains("main: not json"), "the reason is told: {page}");
+    assert!(
+        page.contains("main: not json"),
+        "the page must show the reason: {page}"
+    );
 
     let origin = format!("http://{}/", bridge.address());
     for request in browser.requests() {
@@ -87,23 +90,23 @@ fn page_shows_nothing_personal_and_loads_nothing_foreign() {
     assert_eq!(
         browser.errors(),
         [""; 0],
-        "the policy forbids nothing that the page does"
+        "the page must not violate its security policy"
     );
 
     let sent = platform.stop().unwrap();
     let secrets: BTreeSet<String> = sent.iter().flat_map(|event| secrets(&event.data)).collect();
-    assert!(secrets.len() > 500, "{} are enough to find one", secrets.len());
+    assert!(secrets.len() > 500, "only {} secrets", secrets.len());
     for (place, text) in [("page", page), ("stream", &streamed)] {
         let found = secrets.iter().find(|secret| text.contains(secret.as_str()));
         assert!(found.is_none(), "{found:?} is in the {place}");
     }
 }
 
-/// What is long enough not to stand somewhere by chance, of all texts in an entry: persons, names and pictures.
+/// Returns the texts in an entry that are too long to occur by chance: persons, names and pictures.
 fn secrets(entry: &str) -> Vec<String> {
     fn texts(value: &Value, found: &mut Vec<String>) {
         match value {
-            // A word of small letters is one of a closed set, such as a result.
+            // A word in lower case belongs to a closed set, such as a result.
             Value::String(text) if text.len() >= 6 && !text.bytes().all(|byte| byte.is_ascii_lowercase()) => {
                 found.push(text.clone());
             }
@@ -118,7 +121,7 @@ fn secrets(entry: &str) -> Vec<String> {
 }
 
 #[test]
-fn listeners_are_bounded_and_one_that_leaves_makes_room() {
+fn stream_subscribers_are_limited() {
     let dir = Scratch::new("page-listeners").unwrap();
     let bridge = Bridge::start(&dir, &source("ws://127.0.0.1:1/")).unwrap();
     let open = || EventStream::open(bridge.address(), "/status/stream").unwrap();
@@ -129,8 +132,8 @@ fn listeners_are_bounded_and_one_that_leaves_makes_room() {
         assert_eq!(status.losing_events.answer, "yes", "{status:#}");
     }
     listeners.pop();
-    let again = neurobridge_tests::poll::wait_for("room for another", SOON, || Ok(open()));
+    let again = neurobridge_tests::poll::wait_for("another subscription to be accepted", SOON, || Ok(open()));
     again.unwrap().next_event().unwrap();
-    // What is asked in between is answered as ever.
+    // Other requests are answered in the meantime.
     bridge.status().unwrap();
 }

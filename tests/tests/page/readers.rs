@@ -1,4 +1,4 @@
-//! Who reads the page: by ear, by keyboard, on a telephone, in the dark.
+//! Accessibility of the page: screen readers, keyboards, small screens and the dark colour scheme.
 
 use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::browser::{Browser, Screen};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{DESK, SOON, TELEPHONE, source, watch};
 
-/// Text whose contrast with what is behind it is below 4.5, the least that WCAG asks for.
+/// Finds text whose contrast with its background is below 4.5, the minimum of WCAG.
 const FAINT: &str = r#"
     (() => {
         const parse = colour => (colour.match(/[\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
@@ -40,14 +40,14 @@ fn shown(screen: Screen) -> Option<(Browser, Bridge, Platform, Scratch)> {
     let platform = Platform::start(&dir, &["--rate", "50", "--fault", "bad-json,after=20,times=1"]).unwrap();
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
     let mut browser = watch(&bridge, &dir, screen)?;
-    // All that there is to read: a dead letter, and the rates, which take two looks.
+    // The page is complete: it shows a dead letter and the rates, which need two updates.
     let whole = "document.querySelector('#letters time') && document.querySelector('#sources b').textContent.endsWith('/s')";
-    browser.wait("a whole page", SOON, whole).unwrap();
+    browser.wait("a complete page", SOON, whole).unwrap();
     Some((browser, bridge, platform, dir))
 }
 
 #[test]
-fn a_screen_reader_finds_landmarks_headings_and_names() {
+fn screen_reader_finds_landmarks_and_names() {
     let Some((mut browser, _bridge, _platform, _dir)) = shown(DESK) else {
         return;
     };
@@ -91,13 +91,13 @@ fn a_screen_reader_finds_landmarks_headings_and_names() {
         "{plots:?}"
     );
 
-    // Read aloud when it changes, and only then: no number in it goes on.
+    // The live region is read aloud only after a change, so it contains no continuously changing number.
     let aloud = "document.querySelectorAll('[role=status], [aria-live]').length === 1 && document.querySelector('#said').textContent";
     assert_eq!(browser.evaluate(aloud).unwrap(), "Losing events: No. ");
 }
 
 #[test]
-fn the_keyboard_reaches_all_and_pauses_the_page() {
+fn keyboard_reaches_every_control() {
     let Some((mut browser, _bridge, _platform, _dir)) = shown(DESK) else {
         return;
     };
@@ -110,7 +110,7 @@ fn the_keyboard_reaches_all_and_pauses_the_page() {
         let outline = browser
             .evaluate("getComputedStyle(document.activeElement).outlineStyle")
             .unwrap();
-        assert_eq!(outline, "solid", "it is seen where the focus is: {order:?}");
+        assert_eq!(outline, "solid", "the focus must be visible: {order:?}");
         if order.last() == Some(&json!("Pause")) {
             browser.press("Enter").unwrap();
         }
@@ -143,7 +143,7 @@ fn the_keyboard_reaches_all_and_pauses_the_page() {
 }
 
 #[test]
-fn it_can_be_read_in_both_colour_schemes_and_on_a_telephone() {
+fn page_is_legible_on_every_screen() {
     let Some((mut browser, _bridge, _platform, _dir)) = shown(DESK) else {
         return;
     };

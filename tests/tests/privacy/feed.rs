@@ -1,4 +1,4 @@
-//! What the platform sends in this test: events, and all else, with what nobody may find in every place for it.
+//! The feed of this test: events and other messages, with the secrets that must not appear anywhere.
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};
@@ -12,14 +12,14 @@ pub(crate) const TOKEN: &str = "tok-4Yq/8sHk2+VwPz0";
 pub(crate) const PASSWORD: &str = "pässword-of-a-broker-0815";
 pub(crate) const PROXY_PASSWORD: &str = "proxypassword0816";
 pub(crate) const PSEUDONYM_KEY: &str = "f3a9c5e7d1b2408697a5b4c3d2e1f00112233445566778899aabbccddeeff00";
-/// Redacted for one sink alone.
+/// Redacted only for one sink.
 pub(crate) const MEMO: &str = "was seen with the dog of the neighbours";
 
-/// Above what the topic takes, below what NATS does.
+/// Larger than the topic's limit and smaller than the limit of NATS.
 pub(crate) const TOO_LARGE_FOR_THE_TOPIC: usize = 200_000;
 pub(crate) const MAX_FRAME_BYTES: usize = 1 << 20;
 
-/// A picture: bytes without a pattern in them.
+/// Returns a picture: bytes without a pattern.
 pub(crate) fn picture() -> Vec<u8> {
     let mut state = 88_172_645_463_325_252_u64;
     let mut next = || {
@@ -31,10 +31,10 @@ pub(crate) fn picture() -> Vec<u8> {
     (0..500).flat_map(|_| next()).collect()
 }
 
-/// What may stand nowhere.
+/// Returns the secrets that must not appear anywhere.
 pub(crate) fn secrets() -> Vec<Known> {
     vec![
-        // As bytes, too: the search makes base64 of it by itself.
+        // The picture as bytes; the search covers its base64 form.
         Known::new("the picture", picture()),
         Known::new("the name", NAME),
         Known::new("the person", PERSON),
@@ -66,7 +66,7 @@ fn frame(id: u64, data: &Value) -> String {
     json!({ "id": id, "data": data }).to_string()
 }
 
-/// Events as the platform sends them, and as it might.
+/// Returns events that the platform sends, and unusual ones that it could send.
 pub(crate) fn events() -> Vec<String> {
     let mut large = entry(2);
     large["filler"] = "x".repeat(TOO_LARGE_FOR_THE_TOPIC).into();
@@ -84,17 +84,17 @@ pub(crate) fn events() -> Vec<String> {
         frame(1, &entry(1)),
         frame(2, &large),
         escaped,
-        // The same id with another body.
+        // An event with the same id and another body.
         frame(1, &other),
         twice,
         frame(5, &numbered),
-        // Without an id; over several lines; with more beside the entry.
+        // Events without an id, over several lines, and with additional fields beside the entry.
         json!({ "data": entry(6), "pid": PERSON, "meta": { "name": NAME } }).to_string(),
         serde_json::to_string_pretty(&json!({ "id": 7, "data": entry(7) })).unwrap(),
     ]
 }
 
-/// Text that is no event, and is kept as a dead letter without its text.
+/// Returns messages that are not events; they become dead letters without their text.
 pub(crate) fn no_events() -> Vec<String> {
     let whole = frame(8, &entry(8));
     vec![
@@ -108,7 +108,7 @@ pub(crate) fn no_events() -> Vec<String> {
     ]
 }
 
-/// What the platform does on one connection after the other.
+/// Returns the platform's steps for each successive connection.
 pub(crate) fn scripts() -> Vec<Vec<Step>> {
     let text = |text: &str| Step::Text(text.to_owned());
     let authorised = || text(r#"{"auth":"ok"}"#);
@@ -142,7 +142,7 @@ pub(crate) fn scripts() -> Vec<Vec<Step>> {
     ]
 }
 
-/// The last event, which every later connection sends again.
+/// Returns the last event, which every later connection repeats.
 pub(crate) fn last() -> String {
     frame(99, &entry(99))
 }

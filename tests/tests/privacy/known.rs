@@ -1,14 +1,14 @@
-//! What nobody may find, and the search for it in whatever form a program could write it.
+//! Secrets, and the search for them in every form in which a program could write them.
 
 use std::collections::HashMap;
 
 use data_encoding::{BASE64, BASE64_NOPAD, HEXLOWER, HEXUPPER};
 
-/// The search looks for pieces of this length, so that a part of a long text is found too: any part of twice the length
-/// holds a whole piece.
+/// The length of the pieces that the search looks for, so that it also finds a part of a long text: any part of twice
+/// this length contains a complete piece.
 const PIECE: usize = 20;
 
-/// Something that is in the feed, and nowhere in what the bridge writes.
+/// A secret that is in the feed and must not be in any output of the bridge.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
     what: &'static str,
@@ -18,18 +18,18 @@ pub(crate) struct Known {
 impl Known {
     pub(crate) fn new(what: &'static str, bytes: impl AsRef<[u8]>) -> Self {
         let bytes = bytes.as_ref().to_vec();
-        assert!(bytes.len() >= 6, "{what} is found by chance");
+        assert!(bytes.len() >= 6, "{what} is too short: it may occur by chance");
         Self { what, bytes }
     }
 }
 
-/// All forms of all that is known, ready to be looked for.
+/// All forms of all secrets, indexed for the search.
 pub(crate) struct Search {
-    /// By their first bytes: which forms begin with them.
+    /// The forms, by their first bytes.
     forms: HashMap<[u8; HEAD], Vec<Form>>,
 }
 
-/// The shortest form is longer.
+/// Shorter than the shortest form.
 const HEAD: usize = 6;
 
 struct Form {
@@ -56,7 +56,7 @@ impl Search {
         Self { forms }
     }
 
-    /// What of it stands in these bytes: once for each thing and form.
+    /// Returns the secrets in these bytes and their forms, without repetitions.
     pub(crate) fn find(&self, bytes: &[u8]) -> Vec<(&'static str, &'static str)> {
         let mut found = Vec::new();
         for (start, head) in bytes.windows(HEAD).enumerate() {
@@ -79,8 +79,8 @@ fn pieces(form: &[u8]) -> Vec<&[u8]> {
     if whole.is_empty() { vec![form] } else { whole }
 }
 
-/// The ways in which a program writes bytes: as they are, escaped by JSON, by Rust's `Debug`, by a URL, in hexadecimal
-/// digits, in base64 (alone, or anywhere within a longer text), and as a list of numbers.
+/// Returns the forms in which a program may write bytes: unchanged, escaped by JSON, by Rust's `Debug` or by a URL, as
+/// hexadecimal digits, in base64 (alone or within a longer text), and as a list of numbers.
 fn forms_of(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let mut forms = vec![
         ("as it is", bytes.to_vec()),
@@ -127,7 +127,7 @@ fn numbers(bytes: &[u8]) -> Vec<u8> {
     numbers.join(", ").into_bytes()
 }
 
-/// Letters, digits and what no URL has to encode as they are, all else by its digits.
+/// Encodes bytes for a URL: letters, digits and unreserved characters stay unchanged.
 fn percent(bytes: &[u8], sign: &str, digits: String) -> Vec<u8> {
     let mut form = Vec::new();
     for (byte, digits) in bytes.iter().zip(digits.as_bytes().chunks(2)) {
@@ -144,7 +144,8 @@ fn percent(bytes: &[u8], sign: &str, digits: String) -> Vec<u8> {
     form
 }
 
-/// What is the same of its base64 whatever stands before and behind it, when `before` bytes of the last group stand before it.
+/// Returns the part of the base64 form that does not depend on the surrounding text, if `before` bytes of the same
+/// group precede it.
 fn within_base64(bytes: &[u8], before: usize) -> Vec<u8> {
     let skipped = (3 - before) % 3;
     let rest = &bytes[skipped..];
@@ -152,7 +153,7 @@ fn within_base64(bytes: &[u8], before: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_search_finds_every_form_and_parts_of_it() {
+fn search_finds_every_form_and_parts_of_it() {
     let name = "Zoë Ångström-Müller";
     let picture: Vec<u8> = (0..2000_u32).map(|n| (n * n % 251) as u8).collect();
     let search = Search::new(&[Known::new("the name", name), Known::new("the picture", &picture)]);
@@ -168,7 +169,7 @@ fn the_search_finds_every_form_and_parts_of_it() {
         r"Zo\u00eb \u00c5ngstr\u00f6m-M\u00fcller".to_owned(),
         r"Zo\xc3\xab \xc3\x85ngstr\xc3\xb6m-M\xc3\xbcller".to_owned(),
     ] {
-        let within = format!("before {text} behind");
+        let within = format!("before {text} after");
         assert!(
             search
                 .find(within.as_bytes())

@@ -1,7 +1,7 @@
-//! Pictures, names, persons and secrets are looked for in every byte that the program writes anywhere.
+//! Searches for pictures, names, persons and secrets in every byte that the program writes.
 //!
-//! A bridge with redaction and pseudonyms is fed what a platform sends and what it might send, at the most talkative
-//! level of its log, into every kind of sink; it is killed, its spool is damaged, and it is started again.
+//! A bridge with redaction and pseudonyms receives normal and unusual messages of a platform, with the most verbose log
+//! level and with every type of sink. It is then killed, its spool is damaged, and it is restarted.
 
 mod feed;
 mod known;
@@ -32,10 +32,10 @@ use tokio::task::block_in_place;
 use self::known::{Known, Search};
 use self::platform::Gate;
 
-/// Many times what it takes.
+/// Far longer than any wait here takes.
 const SOON: Duration = Duration::from_secs(120);
 
-/// Who looks on while the events come, through the running bridge.
+/// The `tail` commands that run while the events arrive.
 const TAILS: [(&str, &[&str]); 4] = [
     ("tail-events", &[]),
     ("tail-raw", &["--raw"]),
@@ -43,7 +43,7 @@ const TAILS: [(&str, &[&str]); 4] = [
     ("tail-nats", &["--sink", "nats"]),
 ];
 
-/// Where a bridge and what it may read lie, apart from what it writes.
+/// The folder of a bridge and its inputs, separate from its outputs.
 struct Place {
     dir: Scratch,
     inputs: Scratch,
@@ -148,7 +148,7 @@ impl Place {
         )
     }
 
-    /// What everybody sees of the bridge, kept as a file beside its log.
+    /// Stores all responses of the bridge in a file next to its log.
     fn keep_what_it_answers(&self, bridge: &Bridge, when: &str) {
         for path in [
             "/", "/metrics", "/status", "/livez", "/readyz", "/nothing", "/?pid=1",
@@ -158,11 +158,14 @@ impl Place {
             fs::write(self.dir.join(name), body).unwrap();
         }
         let stream = EventStream::open(bridge.address(), "/status/stream").unwrap();
-        let event = stream.expect("room for a listener").next_event().unwrap();
+        let event = stream
+            .expect("the server refused the subscription")
+            .next_event()
+            .unwrap();
         fs::write(self.dir.join(format!("{when}-stream.answer")), event).unwrap();
     }
 
-    /// A tail of the running bridge, that has begun.
+    /// Starts a `tail` of the running bridge and waits until it is connected.
     fn tail(&self, name: &str, events: u64, arguments: &[&str]) -> Process {
         let mut command = Command::new(neurobridge());
         command
@@ -171,7 +174,7 @@ impl Place {
             .args(arguments);
         let (stdout, log) = (self.tailed(name), self.dir.join(format!("{name}.log")));
         let tail = Process::spawn_split(name, &mut command, &stdout, &log).unwrap();
-        wait_until("the tail to be there", SOON, || {
+        wait_until("the tail to be connected", SOON, || {
             tail.logged()
                 .is_ok_and(|log| log.contains("events come from the running bridge"))
         })
@@ -187,7 +190,7 @@ impl Place {
         self.dir.join("data")
     }
 
-    /// Runs a command to its end and keeps what it says.
+    /// Runs a command until it exits and stores its output.
     fn run(&self, name: &str, arguments: &[&str]) -> Output {
         let mut command = Command::new(neurobridge());
         command.args(arguments).current_dir(self.inputs.path());
@@ -204,11 +207,11 @@ fn settled(status: &Status, sink: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_is_redacted_or_secret_is_written_anywhere() {
+async fn redacted_fields_and_secrets_are_never_written() {
     let (Some(kafka), Some(nats)) = (kafka_bootstrap(), nats_url()) else {
         return;
     };
-    // The modes of files are the bridge's own doing, whatever it is started with.
+    // The bridge sets the modes of its files, whatever umask it starts with.
     umask(Mode::empty());
     let place = Place::new(kafka, nats);
     let listener = async_nats::connect(&place.nats).await.unwrap();
@@ -234,7 +237,7 @@ async fn nothing_that_is_redacted_or_secret_is_written_anywhere() {
     let files = files(place.dir.path());
     assert!(files.len() > 40, "{files:?}");
     for file in files {
-        // Written by this test, with a password in it.
+        // This file was written by the test and contains a password.
         if file.ends_with("neurobridge.toml") {
             continue;
         }
@@ -245,7 +248,7 @@ async fn nothing_that_is_redacted_or_secret_is_written_anywhere() {
     persons_have_one_pseudonym(&place);
 }
 
-/// A first run, to its end by SIGKILL with events pending for a sink that nobody answers.
+/// The first run, which is killed (SIGKILL) while events are pending for a sink without a server.
 fn killed(place: &Place) {
     let events = feed::events().len() as u64 + 1;
     let received = events + feed::no_events().len() as u64;
@@ -253,7 +256,7 @@ fn killed(place: &Place) {
     let tails = TAILS.map(|(name, arguments)| (name, place.tail(name, events, arguments)));
     place.gate.open();
     let status = bridge
-        .wait("all to be received and settled", SOON, |status| {
+        .wait("all events to be received and settled", SOON, |status| {
             let source = &status.source("main").ledger;
             source.received >= received
                 && source.in_flight == 0
@@ -278,11 +281,11 @@ fn killed(place: &Place) {
     is_for_its_user_alone(&place.data_dir());
 }
 
-/// Further runs on what the first has left, to their end in order.
+/// Later runs with the data of the first one, which are shut down.
 fn started_again(place: &Place, log_format: &str) {
     let bridge = Bridge::start(&place.dir, &place.config(log_format)).unwrap();
     bridge
-        .wait("the feed to come again", SOON, |status| {
+        .wait("the repeated feed", SOON, |status| {
             status.source("main").ledger.received >= 1
         })
         .unwrap();
@@ -292,19 +295,20 @@ fn started_again(place: &Place, log_format: &str) {
     is_for_its_user_alone(&place.data_dir());
 }
 
-/// Changes a byte within the first segment: what can't be read is set aside, in a file of its own.
+/// Changes a byte in the first segment, so that the bridge moves the unreadable part to a separate file.
 fn damage_the_spool(data_dir: &Path) {
     let mut segments: Vec<PathBuf> = files(&data_dir.join("spool"));
     segments.retain(|file| file.extension().is_some_and(|kind| kind == "segment"));
     segments.sort();
-    let first = segments.first().expect("a spool with segments");
+    let first = segments.first().expect("the spool has no segments");
     let mut bytes = fs::read(first).unwrap();
     let middle = bytes.iter().rposition(|byte| *byte != 0).unwrap() / 2;
     bytes[middle] = bytes[middle].wrapping_add(1);
     fs::write(first, bytes).unwrap();
 }
 
-/// The commands that show something, right and wrong ones, and configurations with mistakes beside secrets.
+/// Runs the commands that print something, with valid and invalid arguments, and with configuration errors next to
+/// secrets.
 fn commands(place: &Place) {
     let config = place.dir.join("neurobridge.toml");
     let run = |name: &str, expected: i32, arguments: &[&str]| {
@@ -312,7 +316,7 @@ fn commands(place: &Place) {
         assert_eq!(output.status.code(), Some(expected), "{name}: {output:?}");
     };
     run("check", 0, &["check"]);
-    // Nobody answers for one of the sinks.
+    // One of the sinks has no server.
     run("check-connect", 69, &["check", "--connect"]);
     for sink in ["kafka", "nats", "archive"] {
         run(
@@ -365,7 +369,7 @@ fn commands(place: &Place) {
     }
 }
 
-/// Files 0600, folders 0700.
+/// Checks that files have the mode 0600 and folders 0700.
 fn is_for_its_user_alone(data_dir: &Path) {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(data_dir), 0o700);
@@ -376,7 +380,7 @@ fn is_for_its_user_alone(data_dir: &Path) {
     }
 }
 
-/// All files at and below a folder.
+/// Returns all files in and below a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -392,7 +396,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 fn keep_what_kafka_has(place: &Place) {
     let records = read_topic(&place.kafka, &place.topic, SOON).unwrap();
-    // All but the one that is too large; some may be there twice, as the bridge was killed.
+    // All events except the one that is too large; some are duplicated, because the bridge was killed.
     assert!(records.len() >= feed::events().len(), "{records:?}");
     let mut kept = Vec::new();
     for record in &records {
@@ -421,7 +425,7 @@ fn keep_what_nats_had(place: &Place, messages: &mut Subscriber) {
     fs::write(place.dir.join("nats.messages"), kept.join(&b'\n')).unwrap();
 }
 
-/// What is redacted for Kafka alone is neither there nor in Kafka's dead letters, and is with the others.
+/// Checks that a field redacted only for Kafka is neither in Kafka nor in Kafka's dead letters, but in the other sinks.
 fn one_sinks_redaction_holds_for_that_sink(place: &Place) {
     let search = Search::new(&[Known::new("the memo", feed::MEMO)]);
     let is_in = |file: &str| !search.find(&fs::read(place.dir.join(file)).unwrap()).is_empty();
@@ -434,21 +438,21 @@ fn one_sinks_redaction_holds_for_that_sink(place: &Place) {
     assert!(is_in("tail-nats.stdout"));
 }
 
-/// The events of a person can be told to be of one person.
+/// Checks that all events of a person have the same pseudonym.
 fn persons_have_one_pseudonym(place: &Place) {
     let text = fs::read_to_string(place.dir.join("kafka.records")).unwrap();
     let keys: Vec<&str> = text
         .lines()
         .filter(|line| line.len() == 64 && line.bytes().all(|byte| byte.is_ascii_hexdigit()))
         .collect();
-    // All but the one whose person is an object.
+    // All events except the one whose person is an object.
     assert!(keys.len() >= feed::events().len() - 1, "{text}");
     assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
 }
 
-/// Without redaction all of it is there: the search does find it, and would in the test above.
+/// Without redaction all secrets are found, which proves that the search works.
 #[test]
-fn without_redaction_it_is_found() {
+fn search_finds_secrets_without_redaction() {
     let dir = Scratch::new("no-privacy").unwrap();
     let gate = Gate::default();
     gate.open();
@@ -461,7 +465,7 @@ fn without_redaction_it_is_found() {
     let bridge = Bridge::start(&dir, &config).unwrap();
     let events = feed::events().len() as u64 + 1;
     bridge
-        .wait("all to be delivered", SOON, |status| {
+        .wait("all events to be delivered", SOON, |status| {
             settled(status, "events") == events
         })
         .unwrap();

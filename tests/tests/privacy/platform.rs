@@ -1,4 +1,4 @@
-//! A platform that sends what it is told to, over one connection after the other.
+//! A platform that sends scripted messages on successive connections.
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -15,18 +15,18 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-/// What is done on a connection, step by step.
+/// A step of a connection.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    /// Answers AUTH.
+    /// Sends a text; the first one answers AUTH.
     Text(String),
     Binary(Vec<u8>),
-    /// Text that is no UTF-8.
+    /// Sends a text frame that is not UTF-8.
     BrokenText(Vec<u8>),
     Close(String),
 }
 
-/// Keeps a platform from answering until it is opened, so that all who are to look on are there before the first event.
+/// Delays the platform's answers until it is opened, so that all observers are connected before the first event.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -42,8 +42,8 @@ impl Gate {
     }
 }
 
-/// Serves connections: the first by the first list, and so on; those after the last list by the last list again. After a
-/// list without a close it answers pings. No connection is answered before the gate is open.
+/// Serves connections: each one uses the next script, and all connections after the last script repeat the last one.
+/// After a script without a close, the platform answers pings. No connection is answered before the gate is open.
 pub(crate) fn serve(scripts: Vec<Vec<Step>>, gate: &Gate) -> String {
     let gate = gate.clone();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -59,14 +59,15 @@ pub(crate) fn serve(scripts: Vec<Vec<Step>>, gate: &Gate) -> String {
                 *number += 1;
                 script
             };
-            // A bridge that is killed hangs up in the middle.
+            // A killed bridge closes its connection in the middle, so errors are ignored.
             thread::spawn(move || drop(converse(stream, &gate, next)));
         }
     });
     url
 }
 
-/// Only a connection that says AUTH gets the next list: at the gate some are given up.
+/// Uses the next script only for a connection that sends AUTH, because some connections are given up while they wait at
+/// the gate.
 fn converse(
     stream: TcpStream,
     gate: &Gate,
@@ -74,7 +75,7 @@ fn converse(
 ) -> Result<(), Box<tungstenite::Error>> {
     gate.pass();
     let mut socket = tungstenite::accept(stream).map_err(|_| tungstenite::Error::AttackAttempt)?;
-    // AUTH, the first of all.
+    // AUTH is the first message.
     socket.read()?;
     for step in &next() {
         match step {

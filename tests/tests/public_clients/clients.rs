@@ -1,4 +1,4 @@
-//! The platform's public clients, installed as their users would, in pinned versions.
+//! The platform's public clients in pinned versions, installed in the same way as by their users.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,19 +14,19 @@ const REQUIREMENTS: &str = include_str!("python/requirements.txt");
 const NODE_PACKAGE: &str = include_str!("node/package.json");
 const NODE_LOCK: &str = include_str!("node/package-lock.json");
 
-/// A dozen small packages, over a slow line.
+/// The time limit for a dozen small packages on a slow network.
 const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 
-/// A language in which the platform has a public client.
+/// A language with a public client of the platform.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Language {
-    /// The package `neuroio` of the Python Package Index.
+    /// The package `neuroio` from the Python Package Index.
     Python,
-    /// The package `@neuroio/websocket` of npm.
+    /// The package `@neuroio/websocket` from npm.
     JavaScript,
 }
 
-/// A client that is installed.
+/// An installed client.
 #[derive(Debug)]
 pub(crate) struct Client {
     language: Language,
@@ -34,16 +34,17 @@ pub(crate) struct Client {
 }
 
 impl Language {
-    /// Installs the client, unless it is there from an earlier run; nothing when the test is to be skipped, which is said.
+    /// Installs the client unless an earlier run has installed it. Reports the skip and returns `None` if the test is
+    /// to be skipped.
     ///
     /// # Panics
-    /// Panics if it can't be installed on a machine that has the language.
+    /// Panics if the client cannot be installed on a machine that has the language.
     pub(crate) fn client(self) -> Option<Client> {
         if skipped_by_name(self.word()) {
             return None;
         }
         let Some(versions) = self.versions() else {
-            report_skipped(&format!("there is no {} here", self.needs()));
+            report_skipped(&format!("{} is missing", self.needs()));
             return None;
         };
         let dir = target_dir().join("tools/public-clients").join(self.word());
@@ -70,10 +71,10 @@ impl Language {
         }
     }
 
-    /// Returns the versions of all that installing needs; nothing when a part is missing.
+    /// Returns the versions of all programs that the installation needs, or `None` if one is missing.
     fn versions(self) -> Option<String> {
         match self {
-            // Where a distribution has split `venv` off, the module is there and `ensurepip` is not.
+            // Some distributions package `venv` separately; then the module exists, but `ensurepip` does not.
             Self::Python => {
                 said(Command::new("python3").args(["-c", "import ensurepip, sys, venv; print(sys.version)"]))
             }
@@ -84,16 +85,16 @@ impl Language {
         }
     }
 
-    /// Sees to it that `dir` has what is pinned. The last thing written is a note of it, so that half an installation,
-    /// other pins and another interpreter are each noticed.
+    /// Installs the pinned versions in `dir`. A note is written last, which detects incomplete installations, other
+    /// versions and another interpreter.
     fn provide(self, dir: &Path, versions: &str) -> Result<()> {
-        let parent = dir.parent().context("a folder in a folder")?;
+        let parent = dir.parent().context("the folder has no parent")?;
         fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
-        // Tests run at once, in one process or in several; the lock goes with its file.
+        // Tests run in parallel, in one or several processes. The lock is released when its file is closed.
         let lock = dir.with_extension("lock");
         let lock = File::create(&lock).with_context(|| format!("opening {}", lock.display()))?;
         lock.lock()
-            .context("awaiting the test that installs the client")?;
+            .context("waiting for another test that installs the client")?;
 
         let wanted = match self {
             Self::Python => format!("{versions}\n{REQUIREMENTS}"),
@@ -116,7 +117,7 @@ impl Language {
             Self::Python => {
                 run(dir, Command::new("python3").args(["-m", "venv", "venv"]))?;
                 fs::write(dir.join("requirements.txt"), REQUIREMENTS)?;
-                // No dependencies beyond the list, or what a version of pip finds today would come along.
+                // No dependencies beyond the list, because pip would otherwise install the current versions of others.
                 run(
                     dir,
                     Command::new(dir.join("venv/bin/python"))
@@ -154,7 +155,7 @@ impl Language {
 }
 
 impl Client {
-    /// Gives a command that runs the script of this name with the client at hand.
+    /// Returns a command that runs a script with the installed client.
     pub(crate) fn script(&self, name: &str) -> Command {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/public_clients")
@@ -162,7 +163,7 @@ impl Client {
         let (mut command, extension) = match self.language {
             Language::Python => {
                 let mut command = Command::new(self.dir.join("venv/bin/python"));
-                // Isolated: no packages of the user's, no `PYTHONPATH`.
+                // Isolated mode: no packages of the user, no `PYTHONPATH`.
                 command.arg("-I");
                 (command, "py")
             }
@@ -173,7 +174,7 @@ impl Client {
             }
         };
         let script = scripts.join(name).with_extension(extension);
-        // The simulator is on this machine, whatever proxy leads out of it.
+        // The simulator is on this machine, so no proxy is used.
         command
             .env("NO_PROXY", "127.0.0.1")
             .env("no_proxy", "127.0.0.1")
@@ -182,7 +183,7 @@ impl Client {
     }
 }
 
-/// Gives what a command prints; nothing when it is not there or fails.
+/// Returns the output of a command, or `None` if the command is missing or fails.
 fn said(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).output().ok()?;
     output
@@ -200,7 +201,7 @@ fn run(dir: &Path, command: &mut Command) -> Result<()> {
     let status = process.wait(INSTALL_LIMIT)?;
     ensure!(
         status.success(),
-        "{command:?} ended with {status}; {}",
+        "{command:?} exited with {status}; {}",
         process.log_tail()
     );
     Ok(())

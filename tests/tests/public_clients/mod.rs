@@ -1,6 +1,6 @@
-//! The platform's two public clients connect to the simulated platform unchanged, and get what it sent.
+//! The platform's two public clients connect to the simulated platform without changes and receive the sent events.
 //!
-//! Only what their users configure is set: the address and the token.
+//! The tests set only the URL and the token, as users do.
 
 mod clients;
 
@@ -19,39 +19,39 @@ use serde_json::{Value, json};
 
 use self::clients::{Client, Language};
 
-/// Far more than an interpreter needs to start, and a thousand events to arrive.
+/// Far longer than an interpreter needs to start and a thousand events need to arrive.
 const SOON: Duration = Duration::from_secs(60);
 const EVENTS: usize = 1000;
 const TOKEN: &str = "the-right-one";
 const CLOSE_IN_THE_MIDDLE: [&str; 2] = ["--fault", "close=1001,after=500,times=1"];
 const MIDDLE: usize = 500;
 
-/// What a client told its user.
+/// A callback of the client.
 #[derive(Debug, Clone, PartialEq)]
-enum Told {
+enum Callback {
     Connect,
     Disconnect(u64),
     Auth(String),
     Ping(String),
     Error(String),
-    /// As the handler got it: Python's gets text, JavaScript's an object.
+    /// The value passed to the handler: text in Python, an object in JavaScript.
     Event(Value),
 }
 
 #[test]
-fn the_python_client_gets_its_events_and_lists_the_same() {
+fn python_client_receives_and_lists_all_events() {
     let Some(client) = Language::Python.client() else {
         return;
     };
     let dir = Scratch::new("python-client").unwrap();
     let platform = start(&dir, &[]);
-    let told = hear(&client, &dir, &platform, last_ping_is_answered);
+    let callbacks = receive(&client, &dir, &platform, last_ping_is_answered);
     let all = list(&client, &dir, &platform, &[]);
     let some = list(&client, &dir, &platform, &["new", "junk"]);
     let sent = platform.stop().unwrap();
 
-    assert_eq!(beside_events_and_pongs(&told), [authorised()]);
-    assert_same(&events(&told), &texts(&sent));
+    assert_eq!(other_callbacks_without_pongs(&callbacks), [authorised()]);
+    assert_same(&events(&callbacks), &texts(&sent));
 
     let newest_first = |kinds: &[&str]| -> Vec<String> {
         let newest_first = sent.iter().rev();
@@ -62,60 +62,63 @@ fn the_python_client_gets_its_events_and_lists_the_same() {
     assert_same(&some, &newest_first(&["new", "junk"]));
     assert!(
         !some.is_empty() && some.len() < EVENTS,
-        "{} events are of these kinds",
+        "{} events have these results",
         some.len()
     );
 }
 
 #[test]
-fn the_python_client_comes_back_after_a_close() {
+fn python_client_reconnects_after_a_close() {
     let Some(client) = Language::Python.client() else {
         return;
     };
     let dir = Scratch::new("python-client").unwrap();
     let platform = start(&dir, &CLOSE_IN_THE_MIDDLE);
-    let told = hear(&client, &dir, &platform, last_ping_is_answered);
+    let callbacks = receive(&client, &dir, &platform, last_ping_is_answered);
     let sent = platform.stop().unwrap();
 
-    assert_eq!(beside_events_and_pongs(&told), [authorised(), authorised()]);
-    assert_eq!(events(before_last_auth(&told)).len(), MIDDLE);
-    assert_same(&events(&told), &texts(&sent));
+    assert_eq!(
+        other_callbacks_without_pongs(&callbacks),
+        [authorised(), authorised()]
+    );
+    assert_eq!(events(before_last_auth(&callbacks)).len(), MIDDLE);
+    assert_same(&events(&callbacks), &texts(&sent));
 }
 
 #[test]
-fn the_javascript_client_gets_its_events() {
+fn javascript_client_receives_all_events() {
     let Some(client) = Language::JavaScript.client() else {
         return;
     };
     let dir = Scratch::new("javascript-client").unwrap();
     let platform = start(&dir, &[]);
-    let told = hear(&client, &dir, &platform, |_| true);
+    let callbacks = receive(&client, &dir, &platform, |_| true);
     let sent = platform.stop().unwrap();
 
-    assert_eq!(beside_events(&told), [Told::Connect, authorised()]);
-    assert_same(&javascript(events(&told)), &javascript(objects(&sent)));
+    assert_eq!(other_callbacks(&callbacks), [Callback::Connect, authorised()]);
+    assert_same(&javascript(events(&callbacks)), &javascript(objects(&sent)));
 }
 
 #[test]
-fn the_javascript_client_comes_back_after_a_close() {
+fn javascript_client_reconnects_after_a_close() {
     let Some(client) = Language::JavaScript.client() else {
         return;
     };
     let dir = Scratch::new("javascript-client").unwrap();
     let platform = start(&dir, &CLOSE_IN_THE_MIDDLE);
-    let told = hear(&client, &dir, &platform, |_| true);
+    let callbacks = receive(&client, &dir, &platform, |_| true);
     let sent = platform.stop().unwrap();
 
     let twice = [
-        Told::Connect,
+        Callback::Connect,
         authorised(),
-        Told::Disconnect(1001),
-        Told::Connect,
+        Callback::Disconnect(1001),
+        Callback::Connect,
         authorised(),
     ];
-    assert_eq!(beside_events(&told), twice);
-    assert_eq!(events(before_last_auth(&told)).len(), MIDDLE);
-    assert_same(&javascript(events(&told)), &javascript(objects(&sent)));
+    assert_eq!(other_callbacks(&callbacks), twice);
+    assert_eq!(events(before_last_auth(&callbacks)).len(), MIDDLE);
+    assert_same(&javascript(events(&callbacks)), &javascript(objects(&sent)));
 }
 
 fn start(dir: &Scratch, more: &[&str]) -> Platform {
@@ -124,35 +127,40 @@ fn start(dir: &Scratch, more: &[&str]) -> Platform {
     Platform::start(dir, &args).unwrap()
 }
 
-/// Lets a client listen until it has told of all events, and of what else is wanted.
-fn hear(client: &Client, dir: &Scratch, platform: &Platform, enough: impl Fn(&[Told]) -> bool) -> Vec<Told> {
-    let output = dir.join("told.jsonl");
+/// Runs a client until it has reported all events and the condition `enough` holds.
+fn receive(
+    client: &Client,
+    dir: &Scratch,
+    platform: &Platform,
+    enough: impl Fn(&[Callback]) -> bool,
+) -> Vec<Callback> {
+    let output = dir.join("callbacks.jsonl");
     let mut command = client.script("events");
     command.args([&platform.url(), TOKEN]);
     let mut process =
         Process::spawn_split("the client", &mut command, &output, &dir.join("client.log")).unwrap();
-    let mut told = Vec::new();
+    let mut callbacks = Vec::new();
     let heard = wait_with_progress("all events and answers", SOON, |patience| {
         if let Some(status) = process.exit_status()? {
-            anyhow::bail!("the client ended with {status}");
+            anyhow::bail!("the client exited with {status}");
         }
-        told = read(&fs::read_to_string(&output)?)?;
-        patience.observe(told.len());
-        Ok((events(&told).len() >= EVENTS && enough(&told)).then_some(()))
+        callbacks = read(&fs::read_to_string(&output)?)?;
+        patience.observe(callbacks.len());
+        Ok((events(&callbacks).len() >= EVENTS && enough(&callbacks)).then_some(()))
     });
     if let Err(error) = heard {
-        let (count, beside) = (events(&told).len(), beside_events(&told));
-        // Of a client that connects again and again, the last words will do.
+        let (count, beside) = (events(&callbacks).len(), other_callbacks(&callbacks));
+        // For a client that keeps reconnecting, the last messages are enough.
         let last = &beside[beside.len().saturating_sub(20)..];
         panic!(
-            "{error:#}; it told of {count} events and, last, {last:?}; {}",
+            "{error:#}; the client reported {count} events and last {last:?}; {}",
             process.log_tail()
         );
     }
-    told
+    callbacks
 }
 
-/// Lists the entries of these kinds, or all, with the client for REST; each byte for byte.
+/// Lists the entries with these results, or all, with the REST client; returns the unmodified text of each.
 fn list(client: &Client, dir: &Scratch, platform: &Platform, kinds: &[&str]) -> Vec<String> {
     #[derive(Deserialize)]
     struct Page<'a> {
@@ -176,8 +184,8 @@ fn list(client: &Client, dir: &Scratch, platform: &Platform, kinds: &[&str]) -> 
     entries
 }
 
-/// Reads the whole lines of a script's output.
-fn read(text: &str) -> Result<Vec<Told>> {
+/// Parses the complete lines of a script's output.
+fn read(text: &str) -> Result<Vec<Callback>> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole
         .lines()
@@ -185,31 +193,31 @@ fn read(text: &str) -> Result<Vec<Told>> {
         .collect()
 }
 
-fn parse(line: &str) -> Result<Told> {
+fn parse(line: &str) -> Result<Callback> {
     let (word, value): (String, Value) = serde_json::from_str(line)?;
     match word.as_str() {
-        "connect" => Ok(Told::Connect),
-        "disconnect" => Ok(Told::Disconnect(value.as_u64().context("a close code")?)),
-        "auth" => Ok(Told::Auth(text(&value))),
-        "error" => Ok(Told::Error(text(&value))),
+        "connect" => Ok(Callback::Connect),
+        "disconnect" => Ok(Callback::Disconnect(value.as_u64().context("a close code")?)),
+        "auth" => Ok(Callback::Auth(text(&value))),
+        "error" => Ok(Callback::Error(text(&value))),
         "message" => message(value),
-        _ => anyhow::bail!("no word of the scripts: {word}"),
+        _ => anyhow::bail!("unknown word in the script's output: {word}"),
     }
 }
 
-/// Tells the four kinds apart, in the order that the Python client's documentation has.
-fn message(value: Value) -> Result<Told> {
+/// Distinguishes the four kinds of messages in the order of the Python client's documentation.
+fn message(value: Value) -> Result<Callback> {
     let object = match &value {
         Value::String(text) => serde_json::from_str(text)?,
         _ => value.clone(),
     };
-    ensure!(object.is_object(), "a message that is no object");
+    ensure!(object.is_object(), "the message is not an object");
     Ok(
         match (object.get("PING"), object.get("auth"), object.get("error")) {
-            (Some(answer), _, _) => Told::Ping(text(answer)),
-            (_, Some(answer), _) => Told::Auth(text(answer)),
-            (_, _, Some(error)) => Told::Error(text(error)),
-            _ => Told::Event(value),
+            (Some(answer), _, _) => Callback::Ping(text(answer)),
+            (_, Some(answer), _) => Callback::Auth(text(answer)),
+            (_, _, Some(error)) => Callback::Error(text(error)),
+            _ => Callback::Event(value),
         },
     )
 }
@@ -218,49 +226,54 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn authorised() -> Told {
-    Told::Auth("ok".to_owned())
+fn authorised() -> Callback {
+    Callback::Auth("ok".to_owned())
 }
 
-fn pong() -> Told {
-    Told::Ping("PONG".to_owned())
+fn pong() -> Callback {
+    Callback::Ping("PONG".to_owned())
 }
 
-/// Each connection begins with a ping; of an earlier one, the close may have come before the answer.
-fn last_ping_is_answered(told: &[Told]) -> bool {
-    told.rsplit(|told| matches!(told, Told::Auth(_)))
+/// Returns whether the last ping was answered. Each connection begins with a ping, and an earlier connection may have
+/// closed before the answer.
+fn last_ping_is_answered(callbacks: &[Callback]) -> bool {
+    callbacks
+        .rsplit(|callback| matches!(callback, Callback::Auth(_)))
         .next()
         .is_some_and(|last| last.contains(&pong()))
 }
 
-fn before_last_auth(told: &[Told]) -> &[Told] {
-    let last = told.iter().rposition(|told| matches!(told, Told::Auth(_)));
-    &told[..last.unwrap_or_default()]
+fn before_last_auth(callbacks: &[Callback]) -> &[Callback] {
+    let last = callbacks
+        .iter()
+        .rposition(|callback| matches!(callback, Callback::Auth(_)));
+    &callbacks[..last.unwrap_or_default()]
 }
 
-fn beside_events(told: &[Told]) -> Vec<Told> {
-    told.iter()
-        .filter(|told| !matches!(told, Told::Event(_)))
+fn other_callbacks(callbacks: &[Callback]) -> Vec<Callback> {
+    callbacks
+        .iter()
+        .filter(|callback| !matches!(callback, Callback::Event(_)))
         .cloned()
         .collect()
 }
 
-fn beside_events_and_pongs(told: &[Told]) -> Vec<Told> {
-    beside_events(told)
+fn other_callbacks_without_pongs(callbacks: &[Callback]) -> Vec<Callback> {
+    other_callbacks(callbacks)
         .into_iter()
-        .filter(|told| *told != pong())
+        .filter(|callback| *callback != pong())
         .collect()
 }
 
-fn events(told: &[Told]) -> Vec<Value> {
-    let event = |told: &Told| {
-        if let Told::Event(event) = told {
+fn events(callbacks: &[Callback]) -> Vec<Value> {
+    let event = |callback: &Callback| {
+        if let Callback::Event(event) = callback {
             Some(event.clone())
         } else {
             None
         }
     };
-    told.iter().filter_map(event).collect()
+    callbacks.iter().filter_map(event).collect()
 }
 
 fn texts(sent: &[Sent]) -> Vec<Value> {
@@ -273,7 +286,7 @@ fn objects(sent: &[Sent]) -> Vec<Value> {
         .collect()
 }
 
-/// The values as JavaScript has them: with one kind of number, so that 5.0 is written as 5.
+/// Converts values to JavaScript's single number type, in which 5.0 is written as 5.
 fn javascript(values: Vec<Value>) -> Vec<Value> {
     fn one(value: Value) -> Value {
         match value {
@@ -294,10 +307,10 @@ fn result(event: &Sent) -> String {
     text(&data["result"])
 }
 
-/// Shows the first difference alone, not two lists of a thousand.
+/// Compares two lists and shows only the first difference.
 fn assert_same<T: PartialEq + Debug>(arrived: &[T], sent: &[T]) {
-    for (place, (arrived, sent)) in arrived.iter().zip(sent).enumerate() {
-        assert_eq!(arrived, sent, "at place {place}");
+    for (position, (arrived, sent)) in arrived.iter().zip(sent).enumerate() {
+        assert_eq!(arrived, sent, "at position {position}");
     }
     assert_eq!(arrived.len(), sent.len());
 }

