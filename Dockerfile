@@ -1,10 +1,10 @@
 # The image of neurobridge: docker build -t neurobridge:0.1.0 .
-# BuildKit is needed, which docker build is since Docker 23.
+# Needs BuildKit, the default builder since Docker 23.
 
-# The whole workspace without its code: what the dependencies follow from. Its files are the same as long as no manifest
-# changes, and so the layer that compiles the dependencies stays in the cache, whatever changes in the code.
+# The manifests of the workspace without its code. They change only with the dependencies, so the layer that compiles
+# the dependencies stays in the cache when only code changes.
 FROM rust:1.95.0-bookworm AS manifests
-# A failure anywhere ends the build.
+# Any failing command fails the build.
 SHELL ["/bin/bash", "-e", "-o", "pipefail", "-c"]
 WORKDIR /workspace
 COPY . .
@@ -22,31 +22,32 @@ RUN find crates -type f ! -name Cargo.toml -delete; \
     done; \
     find . -exec touch --date=@0 {} +
 
-# The image of this version of Debian has the C compiler, make and perl that librdkafka and its OpenSSL are built with.
+# This image contains the C compiler, make and perl, which librdkafka and its OpenSSL need.
 FROM rust:1.95.0-bookworm AS build
 WORKDIR /workspace
-# Names of functions stay, so that a panic can be read.
+# Function names are kept, so that a panic is readable.
 ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
 COPY --from=manifests /workspace .
 RUN cargo build --release --locked --package neurobridge
 COPY . .
-# Cargo goes by the time of a file, and a checkout may be older than the empty files compiled above.
+# Cargo compares modification times, and a checkout may be older than the empty files compiled above.
 RUN find crates -name '*.rs' -exec touch {} + \
  && cargo build --release --locked --package neurobridge \
  && install -D target/release/neurobridge /image/usr/local/bin/neurobridge \
  && install -D /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt \
  && install -d -o 10001 -g 10001 -m 0700 /image/var/lib/neurobridge
 
-# The program needs glibc, libgcc and certificates. Distroless has these too and is smaller by some 50 MB; but its tags name
-# no version and move, and it has no shell to look around with when something is wrong.
+# The program needs glibc, libgcc and certificates. Distroless contains them and is about 50 MB smaller, but its tags
+# have no versions and change, and it has no shell for debugging.
 FROM debian:12.12-slim
 COPY --from=build /image /
-# In a container the outside reaches only what listens at all addresses. The environment goes above the file.
+# In a container only a server that listens on all addresses is reachable from outside. Environment variables override
+# the configuration file.
 ENV NEUROBRIDGE__DATA_DIR=/var/lib/neurobridge \
     NEUROBRIDGE__HTTP__LISTEN=0.0.0.0:9797
-# A number, so that Kubernetes can see that it is not root.
+# A numeric user, so that Kubernetes can verify that it is not root.
 USER 10001:10001
-# Files that neurobridge.toml names are found beside it.
+# Relative paths in neurobridge.toml refer to this folder.
 WORKDIR /etc/neurobridge
 EXPOSE 9797
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \
