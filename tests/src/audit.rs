@@ -36,13 +36,13 @@ pub struct Audit {
 /// # Errors
 /// Returns an error that describes the first violation.
 pub fn audit(sent: &[Sent], lanes: &[Vec<Arrived>]) -> Result<Audit> {
-    let places: HashMap<u64, usize> = sent
+    let positions: HashMap<u64, usize> = sent
         .iter()
         .enumerate()
-        .map(|(place, event)| (event.id, place))
+        .map(|(position, event)| (event.id, position))
         .collect();
     ensure!(
-        places.len() == sent.len(),
+        positions.len() == sent.len(),
         "an id was sent twice, which this audit does not support"
     );
     let mut seen = HashSet::new();
@@ -51,10 +51,10 @@ pub fn audit(sent: &[Sent], lanes: &[Vec<Arrived>]) -> Result<Audit> {
         let mut last_of_person: HashMap<&str, (usize, &str)> = HashMap::new();
         for arrived in lane {
             arrived_in_all += 1;
-            let place = *places
+            let position = *positions
                 .get(&arrived.id)
                 .with_context(|| format!("{} was never sent", arrived.id))?;
-            let event = &sent[place];
+            let event = &sent[position];
             ensure!(
                 event.data == arrived.data,
                 "{} arrived with a different body: {}",
@@ -65,7 +65,7 @@ pub fn audit(sent: &[Sent], lanes: &[Vec<Arrived>]) -> Result<Audit> {
                 continue;
             }
             if let Some(pid) = &event.pid {
-                let now = (place, arrived.sequence.as_str());
+                let now = (position, arrived.sequence.as_str());
                 if let Some(last) = last_of_person.insert(pid, now) {
                     ensure!(
                         last.0 < now.0 && last.1 < now.1,
@@ -169,9 +169,11 @@ pub fn nats_binary(
                 message.header("Nats-Msg-Id") == identity.as_deref(),
                 "{message:?}"
             );
-            if let Some(place) = message.header("Neurobridge-Chain") {
+            if let Some(position) = message.header("Neurobridge-Chain") {
                 // `<sink>/<spool>/<epoch>:<sequence>`
-                let (who, number) = place.rsplit_once(':').with_context(|| format!("{message:?}"))?;
+                let (who, number) = position
+                    .rsplit_once(':')
+                    .with_context(|| format!("{message:?}"))?;
                 let (spool, expected) = sequence
                     .rsplit_once(':')
                     .with_context(|| format!("{message:?}"))?;
@@ -203,13 +205,13 @@ pub fn nats_raw(messages: &[crate::nats::messages::Message], prefix: &str) -> Re
     messages
         .iter()
         .enumerate()
-        .map(|(place, message)| {
+        .map(|(position, message)| {
             let frame = entry_of(message, prefix)?;
             ensure!(message.header("ce-id").is_none(), "{message:?}");
             Ok(Arrived {
                 id: frame["id"].as_u64().with_context(|| format!("{message:?}"))?,
                 data: String::from_utf8(message.payload.clone())?,
-                sequence: format!("{place:020}"),
+                sequence: format!("{position:020}"),
             })
         })
         .collect()

@@ -13,15 +13,16 @@ use crate::program::neurobridge;
 const HEAD: &str = "\
 <!-- Made by `cargo xtask docs` from `neurobridge schema`; a test compares. -->
 # Configuration
-Every key, its type, its default, and its name in the environment. [neurobridge.toml](../config/neurobridge.toml) has them all in one file to
-start from, [examples](../config/examples) has small ones. `neurobridge check -c FILE` names all mistakes of a file at once, each with its line;
-`neurobridge schema` prints the JSON Schema that this page is made from, for editors.
+This page lists every key with its type, its default and its environment variable. [neurobridge.toml](../config/neurobridge.toml) contains all
+keys in one file to start from, and [examples](../config/examples) contains small configurations. `neurobridge check -c FILE` reports all errors
+of a file at once, each with its line; `neurobridge schema` prints the JSON Schema, from which this page is generated, for editors.
 
-The file is `neurobridge.toml` here, then `/etc/neurobridge/neurobridge.toml`, or what `-c` names. The environment goes above the file. In the
-names below, `NAME` stands for the name of a source or a sink. A text is taken as it is (`007` stays `007`), a list is given whole (`[\"*_image\"]`), a
-table key by key. Times are written `250ms`, `5s`, `1h 30m` or `7d`, sizes `512 KiB`, `64 MiB` or `10 GiB`. A *secret* is a text that is never shown;
-the key with `_file` behind it names a file that holds it, which is read again at each connection. A key without a default may be left out unless
-it is *needed*.
+The configuration file is the argument of `-c`, otherwise `neurobridge.toml` in the current folder, otherwise `/etc/neurobridge/neurobridge.toml`.
+Environment variables override the file. In the names below, `NAME` stands for the name of a source or sink. A variable for a text contains the text
+without quotes (`007` stays `007`), a variable for a list contains the whole list (`[\"*_image\"]`), and each key of a table has its own variable.
+Times are written as `250ms`, `5s`, `1h 30m` or `7d`, and sizes as `512 KiB`, `64 MiB` or `10 GiB`. A *secret* is a text that is never printed; the same
+key with the suffix `_file` names a file with the secret, which is read again at each connection. A key without a default is optional unless it
+is marked as *needed*.
 ";
 
 /// The schema definition that explains `{field}` in templates.
@@ -65,7 +66,7 @@ struct Row {
     key: String,
     kind: String,
     default: String,
-    tells: String,
+    description: String,
 }
 
 impl<'a> Reference<'a> {
@@ -102,9 +103,13 @@ impl<'a> Reference<'a> {
                     Some(kind) => format!("`{title}` with `type = \"{kind}\"`"),
                     None => format!("`{title}`"),
                 };
-                let tells = first(&[describe(&top[key]), describe(table)]);
-                let tells = if kind.is_some() { describe(table) } else { tells };
-                write_section(text, &title, &tells, &prefix, &rows);
+                let description = first(&[describe(&top[key]), describe(table)]);
+                let description = if kind.is_some() {
+                    describe(table)
+                } else {
+                    description
+                };
+                write_section(text, &title, &description, &prefix, &rows);
             }
         }
         Ok(())
@@ -147,7 +152,7 @@ impl<'a> Reference<'a> {
                 } else {
                     String::new()
                 },
-                tells: first(&[describe(value), describe(inner)]),
+                description: first(&[describe(value), describe(inner)]),
                 key: key_here.clone(),
             });
             for (key, value) in properties(inner).into_iter().flatten() {
@@ -155,7 +160,7 @@ impl<'a> Reference<'a> {
             }
             return;
         }
-        let (kind, tells) = self.kind(value);
+        let (kind, description) = self.kind(value);
         let default = match &value["default"] {
             Value::Null if is_needed => "*needed*".to_owned(),
             Value::Null => String::new(),
@@ -166,7 +171,7 @@ impl<'a> Reference<'a> {
             key: key_here,
             kind,
             default,
-            tells: join(&[describe(value), tells]),
+            description: join(&[describe(value), description]),
         });
     }
 
@@ -195,16 +200,16 @@ impl<'a> Reference<'a> {
             let words: Vec<_> = inner.iter().filter_map(|inner| inner["const"].as_str()).collect();
             if words.len() == inner.len() {
                 let kinds: Vec<String> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
-                let mut tells = String::new();
+                let mut description = String::new();
                 for inner in &inner {
                     let _ = write!(
-                        tells,
+                        description,
                         " `{}`: {}",
                         inner["const"].as_str().unwrap_or_default(),
                         describe(inner)
                     );
                 }
-                return (kinds.join(" or "), tells.trim().to_owned());
+                return (kinds.join(" or "), description.trim().to_owned());
             }
         }
         let word = match &value["type"] {
@@ -270,27 +275,30 @@ fn join(texts: &[String]) -> String {
     texts.join(" ")
 }
 
-fn write_section(text: &mut String, title: &str, tells: &str, prefix: &str, rows: &[Row]) {
+fn write_section(text: &mut String, title: &str, description: &str, prefix: &str, rows: &[Row]) {
     let _ = writeln!(text, "\n## {title}");
-    if !tells.is_empty() {
-        let _ = writeln!(text, "{tells}\n");
+    if !description.is_empty() {
+        let _ = writeln!(text, "{description}\n");
     }
     let _ = writeln!(
         text,
-        "| key | type | default | tells | in the environment |\n|---|---|---|---|---|"
+        "| key | type | default | description | environment variable |\n|---|---|---|---|---|"
     );
     for Row {
         key,
         kind,
         default,
-        tells,
+        description,
     } in rows
     {
         let variable = match kind.as_str() {
             "table" | "table of lists" => String::new(),
             _ => format!("`{prefix}{}`", key.to_uppercase().replace('.', "__")),
         };
-        let tells = tells.replace('|', "\\|");
-        let _ = writeln!(text, "| `{key}` | {kind} | {default} | {tells} | {variable} |");
+        let description = description.replace('|', "\\|");
+        let _ = writeln!(
+            text,
+            "| `{key}` | {kind} | {default} | {description} | {variable} |"
+        );
     }
 }

@@ -17,9 +17,9 @@ const RANGE: std::ops::Range<u16> = 12_000..32_000;
 /// # Errors
 /// Returns an error if not enough free ports are found.
 pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let given = given.get_or_insert_default();
+    static USED: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    let mut used = USED.lock().unwrap_or_else(PoisonError::into_inner);
+    let used = used.get_or_insert_default();
     // A random start, so that two programs that search at the same time find different ports.
     let seed = RandomState::new().hash_one(std::process::id());
     let span = RANGE.end - RANGE.start;
@@ -32,8 +32,8 @@ pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
         }
         let port = RANGE.start + offset;
         offset = (offset + 1) % span;
-        if !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            given.insert(port);
+        if !used.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            used.insert(port);
             ports[found] = port;
             found += 1;
         }

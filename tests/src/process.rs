@@ -153,12 +153,12 @@ impl Process {
     pub fn freeze(&mut self) -> Result<()> {
         self.signal(Signal::SIGSTOP)?;
         let pid = self.pid()?;
-        let look = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+        let options = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
         wait_for(
             &format!("all threads of {} to stop", self.name),
             FREEZE_LIMIT,
             || {
-                let status = waitid(Id::Pid(pid), look)
+                let status = waitid(Id::Pid(pid), options)
                     .with_context(|| format!("reading the status of {}", self.name))?;
                 Ok(matches!(status, WaitStatus::Stopped(..)).then_some(()))
             },

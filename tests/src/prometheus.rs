@@ -187,11 +187,11 @@ pub fn shipped(name: &str) -> Result<String> {
 
 /// Encodes a text for the query of a URL.
 fn encode(text: &str) -> String {
-    let letter = |byte: u8| match byte {
+    let encoded = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),
     };
-    text.bytes().map(letter).collect()
+    text.bytes().map(encoded).collect()
 }
 
 #[cfg(test)]

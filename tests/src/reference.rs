@@ -12,10 +12,10 @@ use crate::paths::{Scratch, workspace_root};
 const HEAD: &str = "\
 <!-- Made by `cargo xtask docs` from what a running bridge exports; a test compares. -->
 # Metrics
-All that `/metrics` exports. Every series is there from the start of the bridge, with 0 where nothing has happened, so that a
-rate can be taken of the first event. Labels have few values: never a person, never an event.
+This page lists all metrics of `/metrics`. Every series exists from the start of the bridge, with the value 0 before its first event, so
+that a rate covers the first event. Labels have few values, which never contain a person or an event.
 
-[operations.md](operations.md) says which of them call a person, and what to do then.
+[operations.md](operations.md) describes the alerts based on these metrics, and what to do when one fires.
 ";
 
 /// The parts of the reference: a title, and the prefixes of the metrics' names.
@@ -62,7 +62,10 @@ pub fn make() -> Result<String> {
 
 fn write_part(text: &mut String, title: &str, families: &[Family]) {
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "\n## {title}\n| metric | type | tells |\n|---|---|---|");
+    let _ = writeln!(
+        text,
+        "\n## {title}\n| metric | type | description |\n|---|---|---|"
+    );
     for Family {
         name,
         kind,
@@ -70,13 +73,13 @@ fn write_part(text: &mut String, title: &str, families: &[Family]) {
         labels,
     } in families
     {
-        let mut tells = help.clone();
+        let mut description = help.clone();
         for (label, values) in labels {
             if !OPEN_LABELS.contains(&&**label) {
                 let values: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
-                let _ = write!(tells, " `{label}`: {}.", values.join(", "));
+                let _ = write!(description, " `{label}`: {}.", values.join(", "));
             }
         }
-        let _ = writeln!(text, "| `{name}` | {kind} | {tells} |");
+        let _ = writeln!(text, "| `{name}` | {kind} | {description} |");
     }
 }

@@ -18,7 +18,7 @@ use crate::http::is_late;
 use crate::kafka::{self, Kafka, KafkaInstallation, KafkaOptions};
 use crate::nats::{self, Nats, NatsInstallation, NatsOptions};
 use crate::poll::wait_for;
-use crate::standing::Standing;
+use crate::running_broker::RunningBroker;
 
 /// The variable that lists the tests to skip, separated by commas: `kafka`, `nats`, or a word that a test passes to
 /// [`skipped_by_name`].
@@ -179,9 +179,11 @@ fn shared(broker: Broker) -> Option<String> {
     if skipped_by_name(broker.word()) {
         return None;
     }
-    let found = broker.named().or_else(|| Some(Standing::find(broker)?.address));
+    let found = broker
+        .named()
+        .or_else(|| Some(RunningBroker::find(broker)?.address));
     let Some(address) = found else {
-        panic!("{}", how_to_get(broker));
+        panic!("{}", instructions(broker));
     };
     if let Err(error) = broker.answers(&address) {
         panic!(
@@ -209,7 +211,7 @@ fn own(broker: Broker) -> bool {
     panic!("this test starts a separate {broker}: {error:#}");
 }
 
-fn how_to_get(broker: Broker) -> String {
+fn instructions(broker: Broker) -> String {
     format!(
         "this test needs a running {broker}: `cargo xtask test` starts one, `cargo xtask brokers up` starts one that \
          stays, {} names one, and {SKIP_VARIABLE}={} skips the test",
@@ -224,7 +226,7 @@ mod tests {
 
     #[test]
     fn instructions_name_every_way() {
-        let sentence = how_to_get(Broker::Kafka);
+        let sentence = instructions(Broker::Kafka);
         for way in [
             "cargo xtask test",
             "cargo xtask brokers up",

@@ -45,8 +45,8 @@ fn deliver(dir: &Scratch, platform: &Platform, sink: &str) -> Bridge {
     let folder = bridge.data_dir().join("spool");
     wait_until("the sink's cursor on the disk", SOON, || {
         let cursors = inspect::list(&folder).unwrap().cursors;
-        let mut places = cursors.iter().filter_map(|state| state.cursor.as_ref());
-        places.any(|cursor| cursor.next.get() > EVENTS)
+        let mut positions = cursors.iter().filter_map(|state| state.cursor.as_ref());
+        positions.any(|cursor| cursor.next.get() > EVENTS)
     })
     .unwrap();
     bridge
@@ -79,7 +79,7 @@ fn messages(url: &str, stream: &str) -> Vec<Message> {
 }
 
 /// Returns the sequence of each message in a stream; `run` selects the messages of a replay, `None` the original ones.
-fn places(messages: &[Message], run: Option<&str>) -> Vec<u64> {
+fn sequences(messages: &[Message], run: Option<&str>) -> Vec<u64> {
     messages
         .iter()
         .filter(|message| message.header("ce-replay") == run)
@@ -182,10 +182,10 @@ fn relaxed_stream_stores_replayed_copies() {
     assert!(counts(&again).contains("100 duplicate"), "{again:?}");
     let stored = messages(&url, &stream);
     assert_eq!(stored.len() as u64, EVENTS + 100);
-    let mut originals = places(&stored, None);
+    let mut originals = sequences(&stored, None);
     originals.sort_unstable();
     assert!(originals.into_iter().eq(1..=EVENTS));
-    assert!(places(&stored, Some("two")).into_iter().eq(1901..=EVENTS));
+    assert!(sequences(&stored, Some("two")).into_iter().eq(1901..=EVENTS));
     let copy = stored.last().unwrap();
     let id = format!("main/{};replay=two", copy.header("ce-id").unwrap());
     assert_eq!(copy.header("Nats-Msg-Id"), Some(&*id));
@@ -230,9 +230,9 @@ fn replay_into_a_strict_stream_keeps_its_order() {
     let bridge = Bridge::start(&dir, &config).unwrap();
     await_delivered(&bridge, 2 * EVENTS);
     let stored = messages(&url, &stream);
-    assert!(places(&stored, Some("three")).into_iter().eq(1..=500));
+    assert!(sequences(&stored, Some("three")).into_iter().eq(1..=500));
     assert!(
-        places(&stored, None).into_iter().eq(1..=2 * EVENTS),
+        sequences(&stored, None).into_iter().eq(1..=2 * EVENTS),
         "each copy once and in order"
     );
 }

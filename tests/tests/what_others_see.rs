@@ -366,11 +366,11 @@ fn redacted_values_are_in_no_file() {
         let found = secrets.iter().find(|secret| text.contains(secret.as_str()));
         assert!(found.is_none(), "{found:?} is in {}", file.display());
     }
-    let letters = fs::read_to_string(data_dir.join("dead-letters.jsonl")).unwrap();
-    assert_eq!(letters.lines().count(), 2);
+    let dead_letters = fs::read_to_string(data_dir.join("dead-letters.jsonl")).unwrap();
+    assert_eq!(dead_letters.lines().count(), 2);
     assert!(
-        !letters.contains("\"frame\""),
-        "an unreadable text cannot be redacted: {letters}"
+        !dead_letters.contains("\"frame\""),
+        "an unreadable text cannot be redacted: {dead_letters}"
     );
 }
 

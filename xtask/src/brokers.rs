@@ -13,8 +13,8 @@ use clap::{Subcommand, ValueEnum};
 use neurobridge_tests::kafka::{Kafka, KafkaOptions};
 use neurobridge_tests::nats::{Nats, NatsOptions};
 use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::running_broker::RunningBroker;
 use neurobridge_tests::shared::Broker;
-use neurobridge_tests::standing::Standing;
 
 pub(crate) use self::provide::{Provided, provide};
 use crate::shell::{log, print};
@@ -78,22 +78,22 @@ pub(crate) fn install(broker: Broker) -> Result<()> {
 }
 
 fn up(broker: Broker) -> Result<()> {
-    let standing = match Standing::find(broker) {
-        Some(standing) => standing,
+    let running = match RunningBroker::find(broker) {
+        Some(running) => running,
         None => start(broker)?,
     };
-    print(&format!("{}={}", broker.variable(), standing.address))
+    print(&format!("{}={}", broker.variable(), running.address))
 }
 
-fn start(broker: Broker) -> Result<Standing> {
+fn start(broker: Broker) -> Result<RunningBroker> {
     install(broker)?;
     log(&format!("starting {broker}"));
-    let dir = Scratch::at(Standing::dir(broker))?;
-    let standing = match broker {
+    let dir = Scratch::at(RunningBroker::dir(broker))?;
+    let running = match broker {
         Broker::Kafka => {
             let kafka = Kafka::start_in(dir, KafkaOptions::shared())?;
             let address = kafka.bootstrap();
-            Standing {
+            RunningBroker {
                 address,
                 pid: kafka.detach()?,
             }
@@ -101,24 +101,24 @@ fn start(broker: Broker) -> Result<Standing> {
         Broker::Nats => {
             let nats = Nats::start_in(dir, NatsOptions::default())?;
             let address = nats.url();
-            Standing {
+            RunningBroker {
                 address,
                 pid: nats.detach()?,
             }
         }
     };
-    standing.note(broker)?;
-    Ok(standing)
+    running.note(broker)?;
+    Ok(running)
 }
 
 fn down(broker: Broker) -> Result<()> {
-    match Standing::find(broker) {
-        Some(standing) => {
-            standing.stop(broker)?;
-            log(&format!("{broker} at {} is stopped", standing.address));
+    match RunningBroker::find(broker) {
+        Some(running) => {
+            running.stop(broker)?;
+            log(&format!("{broker} at {} is stopped", running.address));
         }
         None => {
-            let dir = Standing::dir(broker);
+            let dir = RunningBroker::dir(broker);
             if dir.exists() {
                 fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
             }
@@ -130,24 +130,24 @@ fn down(broker: Broker) -> Result<()> {
 
 /// Prints the state of each broker; the exit code is 1 if one does not answer.
 fn status(brokers: &[Broker]) -> Result<ExitCode> {
-    let mut all_well = true;
+    let mut all_answer = true;
     for &broker in brokers {
-        let line = match Standing::find(broker) {
+        let line = match RunningBroker::find(broker) {
             None => {
-                all_well = false;
+                all_answer = false;
                 format!("{broker}: not running")
             }
-            Some(Standing { pid, address }) => match broker.answers(&address) {
+            Some(RunningBroker { pid, address }) => match broker.answers(&address) {
                 Ok(()) => format!("{broker}: answers at {address}, process {pid}"),
                 Err(error) => {
-                    all_well = false;
+                    all_answer = false;
                     format!("{broker}: process {pid}, but no answer at {address}: {error:#}")
                 }
             },
         };
         print(&line)?;
     }
-    Ok(if all_well {
+    Ok(if all_answer {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

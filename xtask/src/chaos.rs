@@ -53,10 +53,10 @@ const STOP: Duration = Duration::from_secs(30);
 /// The duration and the faults of a run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Ends with 1 when an event that the spool made durable is lost, comes out of order, comes twice where it may not,
-when a ledger does not balance at any time, or when a sink does not recover after the last fault. Its folder is kept then.
+Exits with 1 if a durable event is lost, out of order, or duplicated although duplicates are excluded,
+if a ledger does not balance at any time, or if a sink does not recover after the last fault. The run's folder is then kept.
 
-NEUROBRIDGE_TEST_BINARY=path names a program to use instead of one that is built now.")]
+NEUROBRIDGE_TEST_BINARY=path sets the program to test; by default, the program is built.")]
 pub(crate) struct Args {
     /// Duration of the faults in minutes
     #[arg(long, default_value_t = 2.0)]

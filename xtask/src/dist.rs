@@ -76,14 +76,14 @@ fn make(binary: &Path, made: &Path) -> Result<()> {
         "strip",
         strip.arg("--strip-debug").arg("-o").arg(&program).arg(binary),
     )?;
-    let tell = |arguments: &[&str], file: &str| {
+    let write_output = |arguments: &[&str], file: &str| {
         let mut command = Command::new(&program);
-        let reply = command.args(arguments).stdout(File::create(made.join(file))?);
-        done(&format!("neurobridge {}", arguments.join(" ")), reply)
+        command.args(arguments).stdout(File::create(made.join(file))?);
+        done(&format!("neurobridge {}", arguments.join(" ")), &mut command)
     };
-    tell(&["man"], "neurobridge.1")?;
+    write_output(&["man"], "neurobridge.1")?;
     for shell in SHELLS {
-        tell(&["completions", shell], &format!("neurobridge.{shell}"))?;
+        write_output(&["completions", shell], &format!("neurobridge.{shell}"))?;
     }
     Ok(())
 }
@@ -198,8 +198,8 @@ fn cargo_deb() -> Result<PathBuf> {
 
 /// Returns the target triple of this machine.
 fn host() -> Result<String> {
-    let reply = output("rustc", &["-vV"]).context("rustc prints no version")?;
-    let host = reply.lines().find_map(|line| line.strip_prefix("host: "));
+    let version = output("rustc", &["-vV"]).context("rustc prints no version")?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     host.map(str::to_owned).context("rustc prints no host")
 }
 

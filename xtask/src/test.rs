@@ -34,8 +34,8 @@ const SIGNALS_RUNNER: &str =
 /// The tests to run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-NEUROBRIDGE_TEST_KAFKA=host:port and NEUROBRIDGE_TEST_NATS=url name brokers to use instead of new ones.
-NEUROBRIDGE_TEST_SKIP=kafka,nats,prometheus,chromium skips the tests that need these, and says which.")]
+NEUROBRIDGE_TEST_KAFKA=host:port and NEUROBRIDGE_TEST_NATS=url set running brokers to use instead of new ones.
+NEUROBRIDGE_TEST_SKIP=kafka,nats,prometheus,chromium skips the tests that need these, and lists them.")]
 pub(crate) struct Args {
     /// Packages to test [default: the whole workspace]
     #[arg(short, long)]

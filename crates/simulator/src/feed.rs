@@ -107,7 +107,7 @@ impl Feed {
     }
 
     /// Excludes a deliberately slow connection from the pace, so that others do not wait for it.
-    pub(crate) fn leave_behind(&self, connection: u64) {
+    pub(crate) fn exclude_from_pace(&self, connection: u64) {
         self.with(|state| {
             if let Some(reader) = state.readers.get_mut(&connection) {
                 reader.sets_pace = false;
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(feed.allowance(MAX_LEAD + 2, now), Allowance::Wait);
         assert_eq!(feed.mark_sent(2, 1..=10), []);
         assert_eq!(feed.allowance(MAX_LEAD + 2, now), Allowance::UpTo(MAX_LEAD + 11));
-        feed.leave_behind(2);
+        feed.exclude_from_pace(2);
         assert_eq!(
             feed.allowance(MAX_LEAD + 2, now),
             Allowance::UpTo(2 * MAX_LEAD + 2)

@@ -209,7 +209,7 @@ impl Kafka {
             args.extend(["--operation", operation]);
         }
         if action == "--remove" {
-            args.push("--force"); // It would ask on the terminal.
+            args.push("--force"); // Without it, the tool asks for confirmation on the terminal.
         }
         self.administer(ACL_COMMAND, &args)
     }

@@ -55,7 +55,7 @@ pub fn read_stream(urls: &str, name: &str, limit: Duration) -> Result<Vec<Messag
 /// A thread that receives the messages of a subject until it is stopped.
 #[derive(Debug)]
 pub struct Listener {
-    heard: Arc<Mutex<Vec<Message>>>,
+    received: Arc<Mutex<Vec<Message>>>,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<Result<()>>,
 }
@@ -66,25 +66,29 @@ impl Listener {
     /// # Errors
     /// Returns an error if the server cannot be reached.
     pub fn start(url: &str, subject: &str) -> Result<Self> {
-        let heard = Arc::new(Mutex::new(Vec::new()));
+        let received = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = mpsc::channel();
         let (url, subject) = (url.to_owned(), subject.to_owned());
         let thread = thread::spawn({
-            let heard = Arc::clone(&heard);
-            move || runtime()?.block_on(listen(&url, subject, &heard, ready, stopped))
+            let received = Arc::clone(&received);
+            move || runtime()?.block_on(listen(&url, subject, &received, ready, stopped))
         });
         if is_ready.recv().is_err() {
             join(thread)?;
             bail!("the listener exited immediately");
         }
-        Ok(Self { heard, stop, thread })
+        Ok(Self {
+            received,
+            stop,
+            thread,
+        })
     }
 
     /// Returns the number of messages received so far.
     pub fn count(&self) -> usize {
         // Code within the lock cannot panic in the middle of a change.
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Stops the thread and returns the received messages in order.
@@ -95,15 +99,15 @@ impl Listener {
         // The send fails only if the thread has ended already.
         let _ = self.stop.send(());
         join(self.thread)?;
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(std::mem::take(&mut *heard))
+        let mut received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::take(&mut *received))
     }
 }
 
 async fn listen(
     url: &str,
     subject: String,
-    heard: &Mutex<Vec<Message>>,
+    received: &Mutex<Vec<Message>>,
     ready: mpsc::Sender<()>,
     mut stopped: oneshot::Receiver<()>,
 ) -> Result<()> {
@@ -130,7 +134,10 @@ async fn listen(
                 .collect(),
             payload: message.payload.to_vec(),
         };
-        heard.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        received
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(message);
     }
     Ok(())
 }

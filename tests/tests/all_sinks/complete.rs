@@ -56,10 +56,10 @@ fn all_sinks_store_every_event_of_two_sources() {
     let records = read_topic(&bootstrap, &topic, LIMIT).unwrap();
     let stored = read_stream(&url, STREAM, LIMIT).unwrap();
     let envelopes = read_stream(&url, "ENVELOPES", LIMIT).unwrap();
-    let heard = listener.stop().unwrap();
+    let received = listener.stop().unwrap();
     let lines = fs::read_to_string(file).unwrap();
     assert_eq!(
-        [records.len(), stored.len(), envelopes.len(), heard.len()],
+        [records.len(), stored.len(), envelopes.len(), received.len()],
         [ALL; 4]
     );
     for (name, sent) in SOURCES.iter().zip(&sent) {
@@ -95,7 +95,7 @@ fn all_sinks_store_every_event_of_two_sources() {
 
         // The frames do not name their source, but each source sends different frames.
         let frames: HashSet<&str> = sent.iter().map(|event| event.frame.as_str()).collect();
-        let mut of_source = audit::nats_raw(&heard, "core").unwrap();
+        let mut of_source = audit::nats_raw(&received, "core").unwrap();
         of_source.retain(|arrived| frames.contains(arrived.data.as_str()));
         let sent: Vec<Sent> = sent
             .iter()

@@ -77,13 +77,13 @@ fn kill_in_flight_stores_each_event_once_in_order() {
 
     let messages = read_stream(&url, STREAM, LIMIT).unwrap();
     let arrived = audit::nats_binary(&messages, "main", true).unwrap();
-    let places: Vec<u64> = arrived
+    let sequences: Vec<u64> = arrived
         .iter()
         .map(|event| event.sequence.rsplit_once(':').unwrap().1.parse().unwrap())
         .collect();
-    assert!(places.len() as u64 > durable + 2000);
-    let expected: Vec<u64> = (1..=places.len() as u64).collect();
-    let wrong = places
+    assert!(sequences.len() as u64 > durable + 2000);
+    let expected: Vec<u64> = (1..=sequences.len() as u64).collect();
+    let wrong = sequences
         .iter()
         .zip(&expected)
         .find(|(found, expected)| found != expected);

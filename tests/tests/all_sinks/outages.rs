@@ -99,8 +99,8 @@ fn outage_of_one_sink_delays_no_other() {
         listener.count() >= of_core.len()
     })
     .unwrap();
-    let heard = audit::nats_binary(&listener.stop().unwrap(), "main", false).unwrap();
-    audit::audit(&of_core, &[heard]).unwrap();
+    let received = audit::nats_binary(&listener.stop().unwrap(), "main", false).unwrap();
+    audit::audit(&of_core, &[received]).unwrap();
 }
 
 /// Waits until the other sinks are far ahead of one whose server is down, restores the server, and waits until the sink
@@ -136,7 +136,7 @@ fn config(url: &str, bootstrap: &str, keeping: &str, passing: &str) -> String {
         [sources.main]
         url = "{url}"
         token = "t"
-        # One connection: a busy machine may let a platform wait that has nothing wrong with it.
+        # Exactly one connection, because a busy machine may delay pongs beyond the timeout.
         pong_timeout = "2m"
 
         [sinks.kafka]
@@ -158,7 +158,7 @@ fn config(url: &str, bootstrap: &str, keeping: &str, passing: &str) -> String {
         [sinks.archive]
         type = "file"
         path = "events.jsonl"
-        # All in one file, however long a slow machine takes.
+        # No rotation, so that the test reads a single file.
         max_size = "4 GiB"
         filter = {{ result = {OF_ARCHIVE:?} }}
         redact = ["*_image", "pid"]

@@ -107,12 +107,12 @@ fn power_cut_mixes_up_no_events_of_equal_sequence() {
         });
         status.unwrap().delivered("kafka")
     };
-    let kept = dir.join("cursors");
+    let cursor_copy = dir.join("cursors");
 
     let mut bridge = Bridge::start(&dir, &before).unwrap();
     let spool = bridge.data_dir().join("spool");
     let saved = in_kafka(&bridge, 500);
-    copy_files(&spool.join("cursors"), &kept);
+    copy_files(&spool.join("cursors"), &cursor_copy);
     // Half of the log is more than the saved copy, and Kafka has clearly more than half of it, also if delivery is
     // slow.
     let status = bridge.wait("more than half of the log in Kafka", LIMIT, |status| {
@@ -123,7 +123,7 @@ fn power_cut_mixes_up_no_events_of_equal_sequence() {
     bridge.process().kill().unwrap();
     // The second half of the log is lost, and the cursors saved since then.
     halve_log(&spool);
-    copy_files(&kept, &spool.join("cursors"));
+    copy_files(&cursor_copy, &spool.join("cursors"));
 
     kafka.stop().unwrap();
     let mut bridge = Bridge::start(&dir, &after).unwrap();

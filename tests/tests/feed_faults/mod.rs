@@ -186,12 +186,12 @@ fn malformed_frame_becomes_a_dead_letter() {
         scene.wait_for_metric("neurobridge_source_frames_total", &[kind], 2.0);
         let dead_letters = fs::read_to_string(scene.bridge.data_dir().join("dead-letters.jsonl")).unwrap();
         assert_eq!(dead_letters.lines().count(), 2, "{dead_letters}");
-        for letter in dead_letters.lines() {
-            let letter: Value = serde_json::from_str(letter).unwrap();
-            assert_eq!(letter["reason"], reason);
+        for dead_letter in dead_letters.lines() {
+            let dead_letter: Value = serde_json::from_str(dead_letter).unwrap();
+            assert_eq!(dead_letter["reason"], reason);
             assert!(
-                letter["frame"].is_string() && letter["source"] == "main",
-                "{letter}"
+                dead_letter["frame"].is_string() && dead_letter["source"] == "main",
+                "{dead_letter}"
             );
         }
         scene.stop().is_complete();

@@ -41,7 +41,7 @@ fn config(url: &str, bootstrap: &str, topic: &str) -> String {
         [sinks.archive]
         type = "file"
         path = "events.jsonl"
-        # All in one file, however long a slow machine takes.
+        # No rotation, so that the test reads a single file.
         max_size = "4 GiB"
         "#
     )

@@ -113,7 +113,7 @@ fn oversize_event_is_stripped_or_dead_lettered() {
     let labels = &["sink=\"refused\"", "reason=\"too_large\""];
     let counted = bridge.metric("neurobridge_sink_dead_letters_total", labels);
     assert_eq!(counted.unwrap(), LARGE as f64);
-    let letters = fs::read_to_string(bridge.data_dir().join("dead-letters.jsonl")).unwrap();
+    let dead_letters = fs::read_to_string(bridge.data_dir().join("dead-letters.jsonl")).unwrap();
     let (ended, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
     assert!(ended.success(), "{log}");
     let sent = platform.stop().unwrap();
@@ -121,15 +121,15 @@ fn oversize_event_is_stripped_or_dead_lettered() {
     assert_eq!(large.len(), LARGE);
 
     // The dead letters contain the whole events, and all other events are in the topic.
-    let letters: Vec<Value> = letters
+    let dead_letters: Vec<Value> = dead_letters
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(letters.len(), LARGE);
-    for (letter, event) in letters.iter().zip(&large) {
-        assert_eq!(letter["reason"], "too_large", "{letter}");
-        assert_eq!(letter["sink"], "refused");
-        assert_eq!(letter["event"]["data"], parsed(&event.data));
+    assert_eq!(dead_letters.len(), LARGE);
+    for (dead_letter, event) in dead_letters.iter().zip(&large) {
+        assert_eq!(dead_letter["reason"], "too_large", "{dead_letter}");
+        assert_eq!(dead_letter["sink"], "refused");
+        assert_eq!(dead_letter["event"]["data"], parsed(&event.data));
     }
     let records = read_topic(&bootstrap, &refused, DELIVERY).unwrap();
     audit::audit(&usual, &audit::kafka(&records, "main").unwrap()).unwrap();
@@ -178,10 +178,10 @@ fn added_partitions_are_reported() {
     assert_eq!(status.sink("kafka").state, SinkState::Up);
     let (ended, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
     assert!(ended.success(), "{log}");
-    let said = log
+    let notices = log
         .lines()
         .filter(|line| line.contains("has more partitions than before"));
-    assert_eq!(said.count(), 1, "{log}");
+    assert_eq!(notices.count(), 1, "{log}");
 }
 
 fn parsed(text: &str) -> Value {

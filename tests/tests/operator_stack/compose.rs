@@ -144,16 +144,17 @@ fn configuration_of_the_bridge_fits_the_other_services() {
         file.to_str().unwrap(),
         &[("NEUROBRIDGE__SOURCES__MAIN__URL", url)],
     );
-    let said = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
     let listener = "kafka:19092";
     assert!(
-        said.contains(&format!("neuroio.entries at {listener}")) && said.contains("ws://simulator:8080/"),
-        "{said}"
+        printed.contains(&format!("neuroio.entries at {listener}"))
+            && printed.contains("ws://simulator:8080/"),
+        "{printed}"
     );
     assert!(
-        said.contains("in NEUROIO at nats://nats:4222") && services.contains_key("nats"),
-        "{said}"
+        printed.contains("in NEUROIO at nats://nats:4222") && services.contains_key("nats"),
+        "{printed}"
     );
     for needed in ["kafka", "nats"] {
         let how = &services["bridge"]["depends_on"][needed]["condition"];
@@ -171,7 +172,7 @@ fn configuration_of_the_bridge_fits_the_other_services() {
     );
     // The secret is mounted at the path in the configuration.
     assert_eq!(texts(&services["bridge"]["secrets"]), ["neuroio_token"]);
-    assert!(said.contains("/run/secrets/neuroio_token"), "{said}");
+    assert!(printed.contains("/run/secrets/neuroio_token"), "{printed}");
 }
 
 /// Runs the server's command line without the container.

@@ -34,12 +34,12 @@ const ENVIRONMENT: &str = "/etc/default/neurobridge";
 /// Runs a program, which has to succeed, and returns its output.
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),
-        "{program} {arguments:?}: {said}{output:?}"
+        "{program} {arguments:?}: {stdout}{output:?}"
     );
-    said
+    stdout
 }
 
 /// Returns the only file in `folder` whose name ends with `end`.

@@ -39,10 +39,10 @@ const RECORD: &str = r##"
 /// Returns the uptime at which `/status` first satisfies a condition, and the time of the slowest response.
 fn first_in_status(bridge: &Bridge, what: &str, says: impl Fn(&Status) -> bool) -> (f64, f64) {
     let slowest = std::cell::Cell::new(0.0_f64);
-    let asked = std::cell::Cell::new(Instant::now());
+    let requested = std::cell::Cell::new(Instant::now());
     let status = bridge.wait(what, SOON, |status| {
-        slowest.set(slowest.get().max(asked.get().elapsed().as_secs_f64()));
-        asked.set(Instant::now());
+        slowest.set(slowest.get().max(requested.get().elapsed().as_secs_f64()));
+        requested.set(Instant::now());
         says(status)
     });
     (status.unwrap().uptime_seconds, slowest.get())
@@ -72,8 +72,8 @@ fn page_shows_each_fault_within_two_seconds() {
     let Some(mut browser) = watch(&bridge, &dir, DESK) else {
         return;
     };
-    let well = "document.querySelector('#word').textContent === 'No'";
-    browser.wait("no fault to be shown", SOON, well).unwrap();
+    let no_fault = "document.querySelector('#word').textContent === 'No'";
+    browser.wait("no fault to be shown", SOON, no_fault).unwrap();
     browser.evaluate(RECORD).unwrap();
 
     nats.kill().unwrap();
@@ -113,13 +113,13 @@ fn page_shows_each_fault_within_two_seconds() {
         "{because}"
     );
 
-    let asked = Instant::now();
+    let requested = Instant::now();
     let killed_at = browser
         .evaluate("performance.now() / 1000")
         .unwrap()
         .as_f64()
         .unwrap();
-    let slow = asked.elapsed().as_secs_f64();
+    let slow = requested.elapsed().as_secs_f64();
     bridge.process().kill().unwrap();
     let (_, said_at) = first_on_page(
         &mut browser,
@@ -131,10 +131,10 @@ fn page_shows_each_fault_within_two_seconds() {
         said_at - killed_at < limit,
         "{said_at} after {killed_at}, limit {limit}"
     );
-    let said = browser
+    let announced = browser
         .evaluate("document.querySelector('#said').textContent")
         .unwrap();
-    assert_eq!(said, "The bridge does not answer.");
+    assert_eq!(announced, "The bridge does not answer.");
 
     let mut again = Command::new(neurobridge());
     again.args(["run", "-c"]).arg(dir.join("neurobridge.toml"));

@@ -71,8 +71,8 @@ fn page_shows_nothing_personal_and_loads_nothing_foreign() {
     let streamed = stream.next_event().unwrap();
     let status = Status::read(&streamed).unwrap();
     assert_eq!(status.losing_events.answer, "no", "{status:#}");
-    let letters = &status.source("main").newest_dead_letters;
-    assert_eq!(letters.len(), 2, "{letters:?}");
+    let dead_letters = &status.source("main").newest_dead_letters;
+    assert_eq!(dead_letters.len(), 2, "{dead_letters:?}");
     let page = browser.evaluate("document.documentElement.outerHTML").unwrap();
     let page = page.as_str().unwrap();
     assert!(

@@ -100,7 +100,7 @@ fn forms_of(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     }
     if let Ok(text) = std::str::from_utf8(bytes) {
         let json = |digits: fn(u16) -> String| -> Vec<u8> {
-            let letter = |c: char| match c {
+            let escape = |c: char| match c {
                 c if c.is_ascii() => c.to_string(),
                 c => c
                     .encode_utf16(&mut [0; 2])
@@ -108,7 +108,7 @@ fn forms_of(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
                     .map(|unit| digits(*unit))
                     .collect(),
             };
-            text.chars().map(letter).collect::<String>().into_bytes()
+            text.chars().map(escape).collect::<String>().into_bytes()
         };
         forms.push(("escaped as in JSON", json(|unit| format!("\\u{unit:04x}"))));
         forms.push(("escaped as in JSON", json(|unit| format!("\\u{unit:04X}"))));

@@ -44,7 +44,7 @@ const TAILS: [(&str, &[&str]); 4] = [
 ];
 
 /// The folder of a bridge and its inputs, separate from its outputs.
-struct Place {
+struct Site {
     dir: Scratch,
     inputs: Scratch,
     kafka: String,
@@ -54,10 +54,10 @@ struct Place {
     gate: Gate,
 }
 
-impl Place {
+impl Site {
     fn new(kafka: String, nats: String) -> Self {
         let gate = Gate::default();
-        let place = Self {
+        let site = Self {
             dir: Scratch::new("privacy").unwrap(),
             inputs: Scratch::new("privacy-inputs").unwrap(),
             kafka,
@@ -73,17 +73,17 @@ impl Place {
             ("event.json", &feed::last()),
             ("broken.json", &feed::last()[..200]),
         ] {
-            fs::write(place.inputs.join(name), text).unwrap();
+            fs::write(site.inputs.join(name), text).unwrap();
         }
-        place
+        site
     }
 
     fn config(&self, log_format: &str) -> String {
-        let [nobody] = free_ports().unwrap();
+        let [closed_port] = free_ports().unwrap();
         let input = |name: &str| self.inputs.join(name);
         format!(
             r#"
-            # One of the sinks has nobody to drain to.
+            # One of the sinks has no server and cannot drain.
             drain_timeout = "1s"
 
             [sources.main]
@@ -93,9 +93,9 @@ impl Place {
             backoff = {{ min = "10ms", max = "50ms" }}
 
             [sources.behind_a_proxy]
-            url = "ws://127.0.0.1:{nobody}/"
+            url = "ws://127.0.0.1:{closed_port}/"
             token_file = {token:?}
-            proxy = "http://someone:{proxy_password}@127.0.0.1:{nobody}"
+            proxy = "http://someone:{proxy_password}@127.0.0.1:{closed_port}"
 
             [event]
             redact = ["*_image", "name"]
@@ -126,7 +126,7 @@ impl Place {
 
             [sinks.away]
             type = "kafka"
-            bootstrap_servers = "127.0.0.1:{nobody}"
+            bootstrap_servers = "127.0.0.1:{closed_port}"
             topic = "{topic}"
             required = false
             tls = {{}}
@@ -149,7 +149,7 @@ impl Place {
     }
 
     /// Stores all responses of the bridge in a file next to its log.
-    fn keep_what_it_answers(&self, bridge: &Bridge, when: &str) {
+    fn store_responses(&self, bridge: &Bridge, when: &str) {
         for path in [
             "/", "/metrics", "/status", "/livez", "/readyz", "/nothing", "/?pid=1",
         ] {
@@ -213,28 +213,28 @@ async fn redacted_fields_and_secrets_are_never_written() {
     };
     // The bridge sets the modes of its files, whatever umask it starts with.
     umask(Mode::empty());
-    let place = Place::new(kafka, nats);
-    let listener = async_nats::connect(&place.nats).await.unwrap();
-    let mut messages = listener.subscribe(format!("{}.>", place.topic)).await.unwrap();
+    let site = Site::new(kafka, nats);
+    let listener = async_nats::connect(&site.nats).await.unwrap();
+    let mut messages = listener.subscribe(format!("{}.>", site.topic)).await.unwrap();
     listener.flush().await.unwrap();
     block_in_place(|| {
         let limit = feed::TOO_LARGE_FOR_THE_TOPIC.to_string();
-        KafkaAdmin::new(&place.kafka)
+        KafkaAdmin::new(&site.kafka)
             .unwrap()
-            .create_topic(&place.topic, 1, &[("max.message.bytes", &limit)])
+            .create_topic(&site.topic, 1, &[("max.message.bytes", &limit)])
             .unwrap();
-        killed(&place);
+        killed(&site);
         for format in ["json", "logfmt"] {
-            damage_the_spool(&place.data_dir());
-            started_again(&place, format);
+            damage_the_spool(&site.data_dir());
+            restarted(&site, format);
         }
-        commands(&place);
-        keep_what_kafka_has(&place);
+        commands(&site);
+        store_kafka_records(&site);
     });
-    keep_what_nats_had(&place, &mut messages);
+    store_nats_messages(&site, &mut messages);
 
     let search = Search::new(&feed::secrets());
-    let files = files(place.dir.path());
+    let files = files(site.dir.path());
     assert!(files.len() > 40, "{files:?}");
     for file in files {
         // This file was written by the test and contains a password.
@@ -244,17 +244,17 @@ async fn redacted_fields_and_secrets_are_never_written() {
         let found = search.find(&fs::read(&file).unwrap());
         assert!(found.is_empty(), "{}: {found:?}", file.display());
     }
-    one_sinks_redaction_holds_for_that_sink(&place);
-    persons_have_one_pseudonym(&place);
+    check_redaction_per_sink(&site);
+    check_pseudonyms(&site);
 }
 
 /// The first run, which is killed (SIGKILL) while events are pending for a sink without a server.
-fn killed(place: &Place) {
+fn killed(site: &Site) {
     let events = feed::events().len() as u64 + 1;
     let received = events + feed::no_events().len() as u64;
-    let mut bridge = Bridge::start(&place.dir, &place.config("text")).unwrap();
-    let tails = TAILS.map(|(name, arguments)| (name, place.tail(name, events, arguments)));
-    place.gate.open();
+    let mut bridge = Bridge::start(&site.dir, &site.config("text")).unwrap();
+    let tails = TAILS.map(|(name, arguments)| (name, site.tail(name, events, arguments)));
+    site.gate.open();
     let status = bridge
         .wait("all events to be received and settled", SOON, |status| {
             let source = &status.source("main").ledger;
@@ -272,27 +272,27 @@ fn killed(place: &Place) {
     for (name, mut tail) in tails {
         let ended = tail.wait(SOON).unwrap();
         assert!(ended.success(), "{name}: {}", tail.log_tail());
-        let lines = fs::read_to_string(place.tailed(name)).unwrap().lines().count() as u64;
+        let lines = fs::read_to_string(site.tailed(name)).unwrap().lines().count() as u64;
         assert!(lines >= events, "{name}: {lines} of {events}");
     }
-    place.keep_what_it_answers(&bridge, "killed");
+    site.store_responses(&bridge, "killed");
     bridge.process().kill().unwrap();
     assert!(bridge.process().logged().unwrap().contains("DEBUG"));
-    is_for_its_user_alone(&place.data_dir());
+    check_modes(&site.data_dir());
 }
 
 /// Later runs with the data of the first one, which are shut down.
-fn started_again(place: &Place, log_format: &str) {
-    let bridge = Bridge::start(&place.dir, &place.config(log_format)).unwrap();
+fn restarted(site: &Site, log_format: &str) {
+    let bridge = Bridge::start(&site.dir, &site.config(log_format)).unwrap();
     bridge
         .wait("the repeated feed", SOON, |status| {
             status.source("main").ledger.received >= 1
         })
         .unwrap();
-    place.keep_what_it_answers(&bridge, log_format);
+    site.store_responses(&bridge, log_format);
     let (_, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
     assert!(log.contains("debug") || log.contains("DEBUG"), "{log}");
-    is_for_its_user_alone(&place.data_dir());
+    check_modes(&site.data_dir());
 }
 
 /// Changes a byte in the first segment, so that the bridge moves the unreadable part to a separate file.
@@ -309,10 +309,10 @@ fn damage_the_spool(data_dir: &Path) {
 
 /// Runs the commands that print something, with valid and invalid arguments, and with configuration errors next to
 /// secrets.
-fn commands(place: &Place) {
-    let config = place.dir.join("neurobridge.toml");
+fn commands(site: &Site) {
+    let config = site.dir.join("neurobridge.toml");
     let run = |name: &str, expected: i32, arguments: &[&str]| {
-        let output = place.run(name, &[arguments, &["-c", config.to_str().unwrap()]].concat());
+        let output = site.run(name, &[arguments, &["-c", config.to_str().unwrap()]].concat());
         assert_eq!(output.status.code(), Some(expected), "{name}: {output:?}");
     };
     run("check", 0, &["check"]);
@@ -357,10 +357,10 @@ fn commands(place: &Place) {
     .iter()
     .enumerate()
     {
-        let file = place.inputs.join(format!("mistake-{number}.toml"));
+        let file = site.inputs.join(format!("mistake-{number}.toml"));
         fs::write(&file, mistake).unwrap();
         for command in ["check", "run"] {
-            let output = place.run(
+            let output = site.run(
                 &format!("{command}-{number}"),
                 &[command, "-c", file.to_str().unwrap()],
             );
@@ -370,7 +370,7 @@ fn commands(place: &Place) {
 }
 
 /// Checks that files have the mode 0600 and folders 0700.
-fn is_for_its_user_alone(data_dir: &Path) {
+fn check_modes(data_dir: &Path) {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(data_dir), 0o700);
     for file in files(data_dir) {
@@ -394,41 +394,41 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn keep_what_kafka_has(place: &Place) {
-    let records = read_topic(&place.kafka, &place.topic, SOON).unwrap();
+fn store_kafka_records(site: &Site) {
+    let records = read_topic(&site.kafka, &site.topic, SOON).unwrap();
     // All events except the one that is too large; some are duplicated, because the bridge was killed.
     assert!(records.len() >= feed::events().len(), "{records:?}");
-    let mut kept = Vec::new();
+    let mut stored = Vec::new();
     for record in &records {
-        kept.extend([record.key.clone(), record.value.clone()].into_iter().flatten());
+        stored.extend([record.key.clone(), record.value.clone()].into_iter().flatten());
         for (name, value) in &record.headers {
-            kept.extend([name.clone().into_bytes(), value.clone().unwrap_or_default()]);
+            stored.extend([name.clone().into_bytes(), value.clone().unwrap_or_default()]);
         }
     }
-    fs::write(place.dir.join("kafka.records"), kept.join(&b'\n')).unwrap();
+    fs::write(site.dir.join("kafka.records"), stored.join(&b'\n')).unwrap();
 }
 
-fn keep_what_nats_had(place: &Place, messages: &mut Subscriber) {
-    let mut kept = Vec::new();
+fn store_nats_messages(site: &Site, messages: &mut Subscriber) {
+    let mut stored = Vec::new();
     let mut count = 0;
     while let Some(Some(message)) = messages.next().now_or_never() {
-        kept.push(message.subject.as_bytes().to_vec());
-        kept.push(format!("{:?}", message.headers).into_bytes());
+        stored.push(message.subject.as_bytes().to_vec());
+        stored.push(format!("{:?}", message.headers).into_bytes());
         for (name, values) in message.headers.iter().flat_map(|headers| headers.iter()) {
-            kept.push(name.to_string().into_bytes());
-            kept.extend(values.iter().map(|value| value.as_str().as_bytes().to_vec()));
+            stored.push(name.to_string().into_bytes());
+            stored.extend(values.iter().map(|value| value.as_str().as_bytes().to_vec()));
         }
-        kept.push(message.payload.to_vec());
+        stored.push(message.payload.to_vec());
         count += 1;
     }
     assert!(count > feed::events().len(), "{count}");
-    fs::write(place.dir.join("nats.messages"), kept.join(&b'\n')).unwrap();
+    fs::write(site.dir.join("nats.messages"), stored.join(&b'\n')).unwrap();
 }
 
 /// Checks that a field redacted only for Kafka is neither in Kafka nor in Kafka's dead letters, but in the other sinks.
-fn one_sinks_redaction_holds_for_that_sink(place: &Place) {
+fn check_redaction_per_sink(site: &Site) {
     let search = Search::new(&[Known::new("the memo", feed::MEMO)]);
-    let is_in = |file: &str| !search.find(&fs::read(place.dir.join(file)).unwrap()).is_empty();
+    let is_in = |file: &str| !search.find(&fs::read(site.dir.join(file)).unwrap()).is_empty();
     assert!(!is_in("kafka.records"));
     assert!(!is_in("event-kafka.stdout"));
     assert!(!is_in("tail-kafka.stdout"));
@@ -439,8 +439,8 @@ fn one_sinks_redaction_holds_for_that_sink(place: &Place) {
 }
 
 /// Checks that all events of a person have the same pseudonym.
-fn persons_have_one_pseudonym(place: &Place) {
-    let text = fs::read_to_string(place.dir.join("kafka.records")).unwrap();
+fn check_pseudonyms(site: &Site) {
+    let text = fs::read_to_string(site.dir.join("kafka.records")).unwrap();
     let keys: Vec<&str> = text
         .lines()
         .filter(|line| line.len() == 64 && line.bytes().all(|byte| byte.is_ascii_hexdigit()))
@@ -483,11 +483,11 @@ fn search_finds_secrets_without_redaction() {
         found.dedup();
         found
     };
-    for place in ["spool", "events.jsonl", "dead-letters.jsonl"] {
+    for site in ["spool", "events.jsonl", "dead-letters.jsonl"] {
         assert_eq!(
-            found_in(place),
+            found_in(site),
             ["the name", "the person", "the picture"],
-            "{place}"
+            "{site}"
         );
     }
 }

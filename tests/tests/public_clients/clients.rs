@@ -75,12 +75,12 @@ impl Language {
     fn versions(self) -> Option<String> {
         match self {
             // Some distributions package `venv` separately; then the module exists, but `ensurepip` does not.
-            Self::Python => {
-                said(Command::new("python3").args(["-c", "import ensurepip, sys, venv; print(sys.version)"]))
-            }
+            Self::Python => output_of(
+                Command::new("python3").args(["-c", "import ensurepip, sys, venv; print(sys.version)"]),
+            ),
             Self::JavaScript => {
-                let node = said(Command::new("node").arg("--version"))?;
-                Some(node + &said(Command::new("npm").arg("--version"))?)
+                let node = output_of(Command::new("node").arg("--version"))?;
+                Some(node + &output_of(Command::new("npm").arg("--version"))?)
             }
         }
     }
@@ -184,7 +184,7 @@ impl Client {
 }
 
 /// Returns the output of a command, or `None` if the command is missing or fails.
-fn said(command: &mut Command) -> Option<String> {
+fn output_of(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).output().ok()?;
     output
         .status

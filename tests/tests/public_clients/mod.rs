@@ -140,7 +140,7 @@ fn receive(
     let mut process =
         Process::spawn_split("the client", &mut command, &output, &dir.join("client.log")).unwrap();
     let mut callbacks = Vec::new();
-    let heard = wait_with_progress("all events and answers", SOON, |patience| {
+    let received = wait_with_progress("all events and answers", SOON, |patience| {
         if let Some(status) = process.exit_status()? {
             anyhow::bail!("the client exited with {status}");
         }
@@ -148,7 +148,7 @@ fn receive(
         patience.observe(callbacks.len());
         Ok((events(&callbacks).len() >= EVENTS && enough(&callbacks)).then_some(()))
     });
-    if let Err(error) = heard {
+    if let Err(error) = received {
         let (count, beside) = (events(&callbacks).len(), other_callbacks(&callbacks));
         // For a client that keeps reconnecting, the last messages are enough.
         let last = &beside[beside.len().saturating_sub(20)..];

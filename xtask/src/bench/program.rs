@@ -173,15 +173,15 @@ impl Bridge {
     /// Waits until the sink has delivered this many events.
     pub(super) fn await_delivered(&mut self, events: u64, limit: Duration) -> Result<()> {
         let mut last = "no answer".to_owned();
-        let mut asked: Option<Instant> = None;
+        let mut last_request: Option<Instant> = None;
         let delivered = wait_for(&format!("{events} events to be delivered"), limit, || {
             if let Some(status) = self.process.exit_status()? {
                 bail!("the bridge exited early with {status}");
             }
-            if asked.is_some_and(|asked| asked.elapsed() < STATUS_INTERVAL) {
+            if last_request.is_some_and(|last_request| last_request.elapsed() < STATUS_INTERVAL) {
                 return Ok(None);
             }
-            asked = Some(Instant::now());
+            last_request = Some(Instant::now());
             let Ok(status) = get(&self.http, "/status") else {
                 return Ok(None);
             };
@@ -224,17 +224,15 @@ listen = "{http}"
 
 #[cfg(test)]
 mod tests {
+    use neurobridge_tests::status::examples;
+
     use super::*;
 
     #[test]
     fn delivered_events_are_read_from_status() {
-        let status = r#"{"sinks":{"out":{"ledger":{"stored":9,"delivered":7}}}}"#;
-        assert_eq!(delivered(status).unwrap(), 7);
-        assert!(
-            delivered(r#"{"sinks":{}}"#)
-                .unwrap_err()
-                .to_string()
-                .contains("ledger.delivered")
-        );
+        let status = examples::status([("out", 7, 2)]).to_string();
+        assert_eq!(delivered(&status).unwrap(), 7);
+        let error = delivered(&examples::status([]).to_string()).unwrap_err();
+        assert_eq!(error.to_string(), "/status without the sink \"out\"");
     }
 }

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use neurobridge_tests::kafka::{Kafka, KafkaOptions};
 use neurobridge_tests::nats::{Nats, NatsOptions};
+use neurobridge_tests::running_broker::RunningBroker;
 use neurobridge_tests::shared::Broker;
-use neurobridge_tests::standing::Standing;
 
 use super::container::Container;
 use super::install;
@@ -49,7 +49,7 @@ pub(crate) fn provide(broker: Broker) -> Result<Provided> {
         log(&format!("{broker} at {address}, given by {variable}"));
         return Ok(Provided::Foreign(address));
     }
-    if let Some(Standing { address, .. }) = Standing::find(broker) {
+    if let Some(RunningBroker { address, .. }) = RunningBroker::find(broker) {
         broker
             .answers(&address)
             .with_context(|| format!("the {broker} of `cargo xtask brokers up`"))?;

@@ -104,7 +104,7 @@ mod tests {
         let error = format!("{:#}", recovery.check_at_the_limit(&sinks(5, 4)).unwrap_err());
         assert!(
             error.starts_with(
-                "sink kafka did not recover within 90s of the last fault: state \"down\", reason \"1/1 brokers are down\", \
+                "sink kafka did not recover within 90s of the last fault: state Down, reason \"1/1 brokers are down\", \
                  4 events pending"
             ),
             "{error}"

@@ -205,7 +205,7 @@ impl Session<'_> {
             Reaction::WrongPong { value } => self.fault_state.pong = Pong::Wrong(value),
             Reaction::Drip { bytes_per_second } => {
                 self.fault_state.drip = Some(Drip::new(bytes_per_second, now));
-                self.platform.feed.leave_behind(self.number);
+                self.platform.feed.exclude_from_pace(self.number);
             }
             Reaction::Binary => self.outbox.push(Opcode::Binary, &[0, 1, 2, 0xfe, 0xff]),
             Reaction::BadUtf8 => self.outbox.push(Opcode::Text, b"{\"id\":\"\xff\xfe\"}"),

@@ -16,14 +16,14 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A broker that runs independently of this program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct RunningBroker {
     /// The process id, which is also the id of the process group.
     pub pid: u32,
     /// The address: `host:port`, or a URL for NATS.
     pub address: String,
 }
 
-impl Standing {
+impl RunningBroker {
     /// Returns the data folder of such a broker; it may contain data of an earlier one.
     pub fn dir(broker: Broker) -> PathBuf {
         brokers_dir().join("standing").join(broker.word())
@@ -33,14 +33,14 @@ impl Standing {
     pub fn find(broker: Broker) -> Option<Self> {
         let text = fs::read_to_string(note(broker)).ok()?;
         let (pid, address) = text.trim().split_once(' ')?;
-        let standing = Self {
+        let broker_process = Self {
             pid: pid.parse().ok()?,
             address: address.to_owned(),
         };
-        standing.is_running(broker).then_some(standing)
+        broker_process.is_running(broker).then_some(broker_process)
     }
 
-    /// Writes a note of the broker for [`Standing::find`].
+    /// Writes a note of the broker for [`RunningBroker::find`].
     ///
     /// # Errors
     /// Returns an error if the note cannot be written.
