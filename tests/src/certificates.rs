@@ -35,7 +35,7 @@ impl Certificates {
     /// # Errors
     /// Returns an error if the files cannot be generated or written.
     pub fn generate(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).with_context(|| format!("making the folder {}", dir.display()))?;
+        fs::create_dir_all(dir).with_context(|| format!("creating the folder {}", dir.display()))?;
         let (ca_pem, issuer) = authority()?;
         let server = leaf(&issuer, "localhost", ExtendedKeyUsagePurpose::ServerAuth)?;
         let client = leaf(&issuer, "client", ExtendedKeyUsagePurpose::ClientAuth)?;
@@ -82,7 +82,7 @@ fn authority() -> Result<(String, Issuer<'static, KeyPair>)> {
         .push(DnType::CommonName, "neurobridge test authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let key = KeyPair::generate().context("making the authority's key")?;
+    let key = KeyPair::generate().context("creating the authority's key")?;
     let certificate = params
         .self_signed(&key)
         .context("signing the authority's certificate")?;
@@ -97,7 +97,7 @@ fn leaf(issuer: &Issuer<'_, KeyPair>, name: &str, purpose: ExtendedKeyUsagePurpo
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![purpose];
-    let key = KeyPair::generate().with_context(|| format!("making the key of {name}"))?;
+    let key = KeyPair::generate().with_context(|| format!("creating the key of {name}"))?;
     let certificate = params
         .signed_by(&key, issuer)
         .with_context(|| format!("signing the certificate of {name}"))?;

@@ -61,7 +61,7 @@ impl Scratch {
         if path.exists() {
             fs::remove_dir_all(&path).with_context(|| format!("removing the old {}", path.display()))?;
         }
-        fs::create_dir_all(&path).with_context(|| format!("making the folder {}", path.display()))?;
+        fs::create_dir_all(&path).with_context(|| format!("creating the folder {}", path.display()))?;
         Ok(Self { path, kept: false })
     }
 

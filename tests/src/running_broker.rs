@@ -58,7 +58,7 @@ impl RunningBroker {
         let pid = Pid::from_raw(i32::try_from(self.pid).context("the process id is out of range")?);
         kill(pid, Signal::SIGTERM).with_context(|| format!("stopping {broker}, process {pid}"))?;
         let ended = || !self.is_running(broker);
-        if wait_until("its end", STOP_TIMEOUT, ended).is_err() {
+        if wait_until("the end of the broker", STOP_TIMEOUT, ended).is_err() {
             killpg(pid, Signal::SIGKILL).with_context(|| format!("killing {broker}, process {pid}"))?;
             wait_until(&format!("the end of {broker}"), STOP_TIMEOUT, ended)?;
         }

@@ -27,7 +27,7 @@ impl SmallDisk {
     /// # Errors
     /// Returns an error if the folder or the file cannot be created.
     pub fn mount(dir: &Path, place: &Path, size_mib: u64) -> Result<Option<Self>> {
-        fs::create_dir_all(place).with_context(|| format!("making the folder {}", place.display()))?;
+        fs::create_dir_all(place).with_context(|| format!("creating the folder {}", place.display()))?;
         if !mount_ext4(&dir.join("disk.img"), place, size_mib)? && !mount_tmpfs(place, size_mib) {
             return Ok(None);
         }
@@ -59,7 +59,7 @@ impl Drop for SmallDisk {
 }
 
 fn mount_ext4(image: &Path, place: &Path, size_mib: u64) -> Result<bool> {
-    let file = File::create(image).with_context(|| format!("making {}", image.display()))?;
+    let file = File::create(image).with_context(|| format!("creating {}", image.display()))?;
     file.set_len(size_mib << 20)
         .with_context(|| format!("sizing {}", image.display()))?;
     drop(file);
@@ -95,7 +95,7 @@ impl Ballast {
     /// # Errors
     /// Returns an error if the file cannot be created, written or removed, except for a full disk.
     pub fn fill(&self, mut goes_on: impl FnMut() -> bool) -> Result<()> {
-        let mut file = File::create(&self.path).context("making the ballast")?;
+        let mut file = File::create(&self.path).context("creating the ballast")?;
         let filled = loop {
             if let Err(error) = take_all(&mut file) {
                 break Err(error);

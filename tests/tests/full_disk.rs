@@ -67,8 +67,8 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
         let filling = scope.spawn(|| ballast.fill(|| !is_over.load(Ordering::Relaxed)));
         // Dropped also when an assertion fails, because the scope waits for the ballast.
         let over = Over(&is_over);
-        let full = wait("the spool to be full", &|status| status.spool.is_full == true);
-        assert_eq!(full.spool.has_failed, false);
+        let full = wait("the spool to be full", &|status| status.spool.is_full);
+        assert!(!full.spool.has_failed);
         let blocked = wait("reading to be blocked", &|status| {
             status.source("main").state == SourceState::Blocked
         });
@@ -86,7 +86,7 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
     });
 
     let status = wait("reading to continue", &|status| {
-        status.spool.durable_sequence > durable + 5000 && status.spool.is_full == false
+        status.spool.durable_sequence > durable + 5000 && !status.spool.is_full
     });
     assert_eq!(status.source("main").connections, 1, "{status:#}");
     assert_eq!(bridge.metric("neurobridge_spool_full", &[]).unwrap(), 0.0);

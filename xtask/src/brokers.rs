@@ -26,7 +26,7 @@ pub(crate) enum Command {
     Install(Args),
     /// Start the brokers on free ports; they run until `down`, and the tests use them automatically
     Up(Args),
-    /// Stop them and remove their data
+    /// Stop the brokers and remove their data
     Down(Args),
     /// Show which brokers run, and their addresses
     Status(Args),

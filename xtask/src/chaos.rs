@@ -30,13 +30,13 @@ use neurobridge_tests::relay::Relay;
 use neurobridge_tests::shared::Broker;
 use neurobridge_tests::small_disk::SmallDisk;
 
-use self::audit::{Audit, Found, Promise};
+use self::audit::{Audit, AuditResult, Promise};
 use self::bridge_runs::BridgeRuns;
 use self::clock::Clock;
 use self::history::StatusHistory;
 use self::schedule::{Fault, Victim};
 use self::sent::{Reading, Sent};
-use self::spool_reader::{Seen, SpoolReader};
+use self::spool_reader::{EventHash, SpoolReader};
 use crate::brokers;
 use crate::shell::{log, print};
 
@@ -75,7 +75,7 @@ pub(crate) struct Args {
 /// The result of a run before the brokers are read.
 struct Outcome {
     history: StatusHistory,
-    durable: Vec<Option<Seen>>,
+    durable: Vec<Option<EventHash>>,
     spool: String,
     sent: Sent,
     kills: Kills,
@@ -228,7 +228,7 @@ fn run_with_faults(
     let sent = reading.end()?;
     let (history, spool_reader, killed) = runs.end()?;
     log(&format!("drained in {:.1?}", started.elapsed()));
-    let (spool, durable) = SpoolReader::into_seen(spool_reader)?;
+    let (spool, durable) = SpoolReader::into_events(spool_reader)?;
     Ok(Outcome {
         history,
         durable,
@@ -346,7 +346,7 @@ fn read_broker(program: &Path, audit: &mut Audit<'_>, what: &[&str], spool: &str
 }
 
 /// Prints the result and returns whether all guarantees held.
-fn report_all(outcome: &Outcome, found: &[Found], seed: u64) -> Result<bool> {
+fn report_all(outcome: &Outcome, found: &[AuditResult], seed: u64) -> Result<bool> {
     let Outcome {
         history,
         durable,
@@ -354,21 +354,21 @@ fn report_all(outcome: &Outcome, found: &[Found], seed: u64) -> Result<bool> {
         kills,
         ..
     } = outcome;
-    let contents: Vec<u64> = durable.iter().flatten().map(|seen| seen.content).collect();
+    let contents: Vec<u64> = durable.iter().flatten().map(|event| event.content).collect();
     let unsent = contents
         .iter()
         .filter(|content| !sent.contents.contains(content))
         .count();
     let distinct: HashSet<u64> = contents.iter().copied().collect();
     let twice = contents.len() - distinct.len();
-    let unseen = durable.len() - contents.len();
+    let unread = durable.len() - contents.len();
     print("\nresult")?;
     print(&format!(
         "kill -9: the bridge {} times, Kafka {}, NATS {}",
         kills.bridge, kills.kafka, kills.nats
     ))?;
     print(&format!(
-        "{} events sent, {} made durable ({unsent} of them never sent, {twice} twice, {unseen} deleted before they were read)",
+        "{} events sent, {} made durable ({unsent} of them never sent, {twice} twice, {unread} deleted before they were read)",
         sent.events,
         durable.len()
     ))?;
@@ -400,7 +400,7 @@ fn report_all(outcome: &Outcome, found: &[Found], seed: u64) -> Result<bool> {
         history.answers(),
         history.full()
     ))?;
-    let holds = balances && unsent == 0 && twice == 0 && found.iter().all(Found::holds);
+    let holds = balances && unsent == 0 && twice == 0 && found.iter().all(AuditResult::holds);
     print(&format!(
         "seed {seed}: {}",
         if holds {

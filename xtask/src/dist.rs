@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
     };
     let out = args.out.clone().unwrap_or_else(|| target_dir().join("dist"));
-    fs::create_dir_all(&out).with_context(|| format!("making the folder {}", out.display()))?;
+    fs::create_dir_all(&out).with_context(|| format!("creating the folder {}", out.display()))?;
     let out = out.canonicalize()?;
     let scratch = Scratch::new("dist")?;
     // The name equals that of cargo's folder, so that cargo-deb accepts it as the target folder.

@@ -73,7 +73,7 @@ pub(crate) fn unpack(reason: &str, package: &str, into: &Path) -> Result<()> {
     if work.exists() {
         fs::remove_dir_all(&work).with_context(|| format!("removing the old {}", work.display()))?;
     }
-    fs::create_dir_all(&work).with_context(|| format!("making the folder {}", work.display()))?;
+    fs::create_dir_all(&work).with_context(|| format!("creating the folder {}", work.display()))?;
     let name = format!("apt-get download {package}");
     log(&name);
     let mut download = Command::new("apt-get");

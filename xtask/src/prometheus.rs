@@ -16,7 +16,7 @@ pub(crate) fn install() -> Result<()> {
     let parent = dir
         .parent()
         .context("the path of Prometheus has no parent folder")?;
-    fs::create_dir_all(parent).with_context(|| format!("making the folder {}", parent.display()))?;
+    fs::create_dir_all(parent).with_context(|| format!("creating the folder {}", parent.display()))?;
     packages::unpack("Prometheus is missing", "prometheus", &dir)?;
     PrometheusInstallation::find().map(drop)
 }

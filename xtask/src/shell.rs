@@ -29,7 +29,7 @@ pub(crate) fn print(line: &str) -> Result<()> {
 /// Returns an error if the program cannot be started, exits with a status other than 0, or takes longer than `limit`.
 pub(crate) fn run_quietly(name: &str, command: &mut Command, limit: Duration) -> Result<()> {
     let dir = target_dir().join("brokers").join("logs");
-    fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
+    fs::create_dir_all(&dir).with_context(|| format!("creating the folder {}", dir.display()))?;
     let log = dir.join(format!("{}.log", name.replace(' ', "-")));
     let _ = fs::remove_file(&log);
     let started = Instant::now();

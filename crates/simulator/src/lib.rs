@@ -43,11 +43,10 @@
 //! # The record
 //! [`Options::record`] receives one line for each event frame, with exactly the bytes that were sent. An entry is
 //! recorded once, when a socket accepts the last byte of its frame for the first time, however many connections receive
-//! it. With one connection at a time, the lines are in sending order; with several, the order of lines may differ by
-//! the distance between the connections. Deliberate copies (`duplicate`, `same-id`) are recorded as separate lines.
-//! Frames that are not events are not recorded. A frame that the socket accepted may still be lost if the client closes
-//! the connection, or if the rule `reset` does. After `close` and `cut` the frame arrives, provided that the client
-//! reads to the end.
+//! it. With one connection at a time, the lines are in sending order; with several, neighbouring lines may be out of
+//! order. Deliberate copies (`duplicate`, `same-id`) are recorded as separate lines. Frames that are not events are not
+//! recorded. A frame that the socket accepted may still be lost if the client closes the connection, or if the rule
+//! `reset` does. After `close` and `cut` the frame arrives, provided that the client reads to the end.
 
 mod connection;
 mod entries;

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-/// The longest message accepted from a client, in bytes; messages of the protocol have a few hundred.
+/// The longest message accepted from a client, in bytes. The protocol's messages have a few hundred bytes.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// The frame types that the simulator sends.

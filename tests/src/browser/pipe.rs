@@ -40,7 +40,7 @@ impl Pipe {
         let [commands, answers] = ["commands", "answers"].map(|name| dir.join(name));
         for path in [&commands, &answers] {
             mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)
-                .with_context(|| format!("making the pipe {}", path.display()))?;
+                .with_context(|| format!("creating the pipe {}", path.display()))?;
         }
         let (send, messages) = sync_channel(WAITING);
         let reader = BufReader::new(both_ways(&answers)?);

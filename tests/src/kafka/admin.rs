@@ -209,7 +209,7 @@ fn connect(bootstrap: &str) -> Result<Client> {
     ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .create()
-        .with_context(|| format!("making a client of {bootstrap}"))
+        .with_context(|| format!("creating a client of {bootstrap}"))
 }
 
 /// Repeats a request until the broker accepts it or refuses it permanently. `done` is the error of a repeated request

@@ -178,7 +178,7 @@ fn consumer(bootstrap: &str) -> Result<BaseConsumer> {
         .set("enable.partition.eof", "true")
         .set("isolation.level", "read_committed")
         .create()
-        .with_context(|| format!("making a consumer of {bootstrap}"))
+        .with_context(|| format!("creating a consumer of {bootstrap}"))
 }
 
 /// Returns the ids of a topic's partitions.

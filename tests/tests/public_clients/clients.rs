@@ -89,7 +89,7 @@ impl Language {
     /// versions and another interpreter.
     fn provide(self, dir: &Path, versions: &str) -> Result<()> {
         let parent = dir.parent().context("the folder has no parent")?;
-        fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+        fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
         // Tests run in parallel, in one or several processes. The lock is released when its file is closed.
         let lock = dir.with_extension("lock");
         let lock = File::create(&lock).with_context(|| format!("opening {}", lock.display()))?;
@@ -107,7 +107,7 @@ impl Language {
         if dir.exists() {
             fs::remove_dir_all(dir).with_context(|| format!("removing the old {}", dir.display()))?;
         }
-        fs::create_dir(dir).with_context(|| format!("making {}", dir.display()))?;
+        fs::create_dir(dir).with_context(|| format!("creating {}", dir.display()))?;
         self.install(dir)?;
         fs::write(&note, wanted).with_context(|| format!("writing {}", note.display()))
     }

@@ -152,7 +152,7 @@ impl Bench {
         let [port] = free_ports::<1>()?;
         let http = format!("127.0.0.1:{port}");
         let dir = self.scratch.join(&destination.name);
-        fs::create_dir_all(&dir).with_context(|| format!("making the folder {}", dir.display()))?;
+        fs::create_dir_all(&dir).with_context(|| format!("creating the folder {}", dir.display()))?;
         let config = dir.join("neurobridge.toml");
         let text = configuration(&dir, program.spool(), url, &destination.sink(), &http);
         fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;

@@ -33,7 +33,7 @@ pub(super) fn summary(case: Case, programs: &[(Program, Vec<Cost>)]) -> Vec<Stri
     lines.extend(disk_cost.map(|(low, median, high)| {
         format!(
             "{case}: the spool on disk costs {median:.2} CPU-seconds per million more than the one in memory, per run \
-             turn {low:.2} to {high:.2}"
+             {low:.2} to {high:.2}"
         )
     }));
     lines

@@ -51,7 +51,7 @@ impl Container {
             guardian,
         };
         run_quietly("docker run", &mut command, LIMIT)?;
-        wait_until("its first answer", START_TIMEOUT, || {
+        wait_until("the first response of the broker", START_TIMEOUT, || {
             broker.answers(&container.address).is_ok()
         })
         .map_err(|error| error.context(container.logs()))?;
@@ -94,7 +94,7 @@ fn arguments(broker: Broker, port: u16) -> Vec<String> {
                 .to_vec()
         }
         Broker::Kafka => {
-            // The settings of the image's own configuration, with an address that is reachable from outside.
+            // The default settings of the image, except for an advertised address that is reachable from outside.
             let settings = [
                 "KAFKA_NODE_ID=1".to_owned(),
                 "KAFKA_PROCESS_ROLES=broker,controller".to_owned(),

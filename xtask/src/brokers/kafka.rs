@@ -44,7 +44,7 @@ fn fetch_jars() -> Result<()> {
     if work.exists() {
         fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))?;
     }
-    fs::create_dir_all(&work).with_context(|| format!("making the folder {}", work.display()))?;
+    fs::create_dir_all(&work).with_context(|| format!("creating the folder {}", work.display()))?;
     fs::write(work.join("pom.xml"), pom()).context("writing a pom.xml")?;
     let mut maven = Command::new("mvn");
     maven

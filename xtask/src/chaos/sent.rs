@@ -27,7 +27,7 @@ impl Reading {
     /// Creates a named pipe at the path of the record.
     pub(super) fn of(record: &Path) -> Result<Self> {
         mkfifo(record, Mode::S_IRUSR | Mode::S_IWUSR)
-            .with_context(|| format!("making the pipe {}", record.display()))?;
+            .with_context(|| format!("creating the pipe {}", record.display()))?;
         let record = record.to_path_buf();
         Ok(Self(thread::spawn(move || {
             let file = File::open(&record).context("opening the platform's record")?;

@@ -15,12 +15,12 @@ pub(super) struct SpoolReader {
     spool: Option<String>,
     /// The events by sequence, from 1. An event is `None` if the spool deleted it on a full disk before it was read
     /// here.
-    seen: Vec<Option<Seen>>,
+    events: Vec<Option<EventHash>>,
 }
 
 /// A hash of one event in the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct EventHash {
     pub(super) content: u64,
     pub(super) person: u64,
 }
@@ -30,7 +30,7 @@ impl SpoolReader {
         Self {
             folder,
             spool: None,
-            seen: Vec::new(),
+            events: Vec::new(),
         }
     }
 
@@ -46,13 +46,13 @@ impl SpoolReader {
 
     /// Returns the number of events read so far.
     pub(super) fn count(&self) -> u64 {
-        self.seen.len() as u64
+        self.events.len() as u64
     }
 
     /// Returns the spool's id and all events.
-    pub(super) fn into_seen(self) -> Result<(String, Vec<Option<Seen>>)> {
+    pub(super) fn into_events(self) -> Result<(String, Vec<Option<EventHash>>)> {
         let spool = self.spool.context("the spool does not exist")?;
-        Ok((spool, self.seen))
+        Ok((spool, self.events))
     }
 
     fn read(&mut self, last: u64) -> Result<()> {
@@ -84,11 +84,11 @@ impl SpoolReader {
                     "the spool contains event {sequence} after {}",
                     self.count()
                 );
-                self.seen.resize(place(sequence)?, None);
+                self.events.resize(index(sequence)?, None);
                 let id = event.text(Field::Id).unwrap_or_default();
                 let pid = event.text(Field::Pid);
                 let found = Fingerprint::of(sequence, &id, event.data(), pid.as_deref());
-                self.seen.push(Some(Seen {
+                self.events.push(Some(EventHash {
                     content: found.content,
                     person: found.person,
                 }));
@@ -98,6 +98,6 @@ impl SpoolReader {
     }
 }
 
-fn place(sequence: u64) -> Result<usize> {
+fn index(sequence: u64) -> Result<usize> {
     usize::try_from(sequence - 1).context("more events than memory holds")
 }

@@ -51,7 +51,7 @@ pub(super) fn run() -> Result<ExitCode> {
     );
     browser.wait("a page with data", LIMIT, &shown)?;
     let pictures = workspace_root().join("docs/pictures");
-    fs::create_dir_all(&pictures).with_context(|| format!("making the folder {}", pictures.display()))?;
+    fs::create_dir_all(&pictures).with_context(|| format!("creating the folder {}", pictures.display()))?;
     for (name, dark) in [("page-light.png", false), ("page-dark.png", true)] {
         screen.dark = dark;
         browser.show_on(screen)?;

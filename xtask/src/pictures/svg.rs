@@ -24,13 +24,13 @@ const COLOURS: [&str; 16] = [
 
 /// The style of a run of cells.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Look {
+struct Style {
     colour: &'static str,
     bold: bool,
     dim: bool,
 }
 
-impl Look {
+impl Style {
     fn of(cell: &Cell) -> Self {
         let colour = match cell.fgcolor() {
             Color::Idx(index @ 0..16) => COLOURS[usize::from(index)],
@@ -44,9 +44,9 @@ impl Look {
     }
 }
 
-/// Draws screens below the command that produced them, each shown for `each`. Rows at the end that are empty on all
+/// Draws screens below the command that produced them, each shown for `time_per_screen`. Rows at the end that are empty on all
 /// screens are left out.
-pub(super) fn draw(command: &str, screens: &[Screen], each: Duration) -> String {
+pub(super) fn draw(command: &str, screens: &[Screen], time_per_screen: Duration) -> String {
     let rows = screens.iter().map(used_rows).max().unwrap_or(0);
     let columns = screens.first().map_or(80, |screen| screen.size().1.get());
     let width = f64::from(columns) * COLUMN + 2.0 * MARGIN;
@@ -60,10 +60,10 @@ pub(super) fn draw(command: &str, screens: &[Screen], each: Duration) -> String 
          'DejaVu Sans Mono',monospace;fill:{TEXT};white-space:pre}}{animation}</style>\n\
          <rect width=\"100%\" height=\"100%\" rx=\"8\" fill=\"{BACKGROUND}\"/>",
         label = escape(&format!("a terminal with: {command}")),
-        animation = animation(screens.len(), each),
+        animation = animation(screens.len(), time_per_screen),
     );
-    for (place, colour) in ["#ff6b6b", "#f2c55c", "#5fd787"].iter().enumerate() {
-        let x = MARGIN + 4.0 + 16.0 * place as f64;
+    for (index, colour) in ["#ff6b6b", "#f2c55c", "#5fd787"].iter().enumerate() {
+        let x = MARGIN + 4.0 + 16.0 * index as f64;
         let _ = writeln!(svg, "<circle cx=\"{x}\" cy=\"18\" r=\"5\" fill=\"{colour}\"/>");
     }
     let _ = writeln!(
@@ -72,13 +72,13 @@ pub(super) fn draw(command: &str, screens: &[Screen], each: Duration) -> String 
         MARGIN + 62.0,
         escape(command)
     );
-    for (place, screen) in screens.iter().enumerate() {
+    for (index, screen) in screens.iter().enumerate() {
         let _ = match screens.len() {
             1 => writeln!(svg, "<g>"),
             _ => writeln!(
                 svg,
                 "<g class=\"s\" style=\"animation-delay:{}s\">",
-                place as f64 * each.as_secs_f64()
+                index as f64 * time_per_screen.as_secs_f64()
             ),
         };
         for row in 0..rows {
@@ -91,12 +91,12 @@ pub(super) fn draw(command: &str, screens: &[Screen], each: Duration) -> String 
 }
 
 /// Returns an animation that shows the screens in a loop; without animation support, the first screen is shown.
-fn animation(screens: usize, each: Duration) -> String {
+fn animation(screens: usize, time_per_screen: Duration) -> String {
     if screens < 2 {
         return String::new();
     }
     let share = 100.0 / screens as f64;
-    let all = each.as_secs_f64() * screens as f64;
+    let all = time_per_screen.as_secs_f64() * screens as f64;
     format!(
         ".s{{visibility:hidden;animation:s {all}s step-end infinite}}@keyframes s{{0%{{visibility:visible}}\
          {share:.3}%{{visibility:hidden}}}}@media (prefers-reduced-motion:reduce){{.s{{animation:none}}\
@@ -105,7 +105,7 @@ fn animation(screens: usize, each: Duration) -> String {
 }
 
 fn draw_row(screen: &Screen, row: u16, svg: &mut String) {
-    let mut runs: Vec<(u16, u16, Look, String)> = Vec::new();
+    let mut runs: Vec<(u16, u16, Style, String)> = Vec::new();
     for column in 0..screen.size().1.get() {
         let Some(cell) = screen
             .cell(row, column)
@@ -113,32 +113,32 @@ fn draw_row(screen: &Screen, row: u16, svg: &mut String) {
         else {
             continue;
         };
-        let (look, text) = (Look::of(cell), cell.contents());
+        let (style, text) = (Style::of(cell), cell.contents());
         let is_blank = text.trim().is_empty();
         let width = if cell.is_wide() { 2 } else { 1 };
         match runs.last_mut() {
             // A blank cell takes the style of the cell before it.
-            Some((_, columns, known, run)) if *known == look || is_blank => {
+            Some((_, columns, known, run)) if *known == style || is_blank => {
                 run.push_str(if text.is_empty() { " " } else { text });
                 *columns += width;
             }
             _ if is_blank => {}
-            _ => runs.push((column, width, look, text.to_owned())),
+            _ => runs.push((column, width, style, text.to_owned())),
         }
     }
     let y = BAR + MARGIN + (f64::from(row) + 0.75) * ROW;
-    for (column, _, look, run) in runs {
+    for (column, _, style, run) in runs {
         let run = run.trim_end();
         let x = MARGIN + f64::from(column) * COLUMN;
         let length = run.chars().count() as f64 * COLUMN;
         let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" textLength=\"{length:.1}\"");
-        if look.colour != TEXT {
-            let _ = write!(svg, " style=\"fill:{}\"", look.colour);
+        if style.colour != TEXT {
+            let _ = write!(svg, " style=\"fill:{}\"", style.colour);
         }
-        if look.bold {
+        if style.bold {
             svg.push_str(" font-weight=\"bold\"");
         }
-        if look.dim {
+        if style.dim {
             svg.push_str(" opacity=\".65\"");
         }
         let _ = writeln!(svg, ">{}</text>", escape(run));

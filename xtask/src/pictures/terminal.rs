@@ -17,7 +17,7 @@ use super::svg;
 
 const SOON: Duration = Duration::from_secs(120);
 /// The time between two screens of the demo, which is also how long each one is shown.
-const EACH: Duration = Duration::from_secs(2);
+const TIME_PER_SCREEN: Duration = Duration::from_secs(2);
 /// Enough screens to show each of the demo's three faults.
 const SCREENS: usize = 24;
 
@@ -58,12 +58,12 @@ fn demo(dir: &Scratch, picture: &Path) -> Result<()> {
     let mut screens = Vec::new();
     while screens.len() < SCREENS {
         screens.push(terminal.screen());
-        thread::sleep(EACH);
+        thread::sleep(TIME_PER_SCREEN);
     }
     terminal.signal(Signal::SIGINT)?;
     let status = terminal.wait(SOON)?;
     ensure!(status.success(), "the demo exited with {status}");
-    write(picture, &svg::draw("cargo demo", &screens, EACH))
+    write(picture, &svg::draw("cargo demo", &screens, TIME_PER_SCREEN))
 }
 
 /// Takes a picture of the errors in a configuration.
@@ -85,7 +85,7 @@ fn check(dir: &Scratch, picture: &Path) -> Result<()> {
     );
     write(
         picture,
-        &svg::draw("neurobridge check", &[terminal.screen()], EACH),
+        &svg::draw("neurobridge check", &[terminal.screen()], TIME_PER_SCREEN),
     )
 }
 

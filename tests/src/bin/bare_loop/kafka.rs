@@ -56,7 +56,7 @@ impl Kafka {
             .set("partitioner", "murmur2_random")
             .set("queue.buffering.max.kbytes", "65536")
             .create_with_context(Reports::default())
-            .with_context(|| format!("making a producer for {bootstrap}"))?;
+            .with_context(|| format!("creating a producer for {bootstrap}"))?;
         Ok(Self {
             producer,
             topic: topic.to_owned(),

@@ -64,7 +64,7 @@ impl Nats {
             jetstream::new(client.clone())
                 .create_stream(config)
                 .await
-                .with_context(|| format!("making the stream {name}"))?;
+                .with_context(|| format!("creating the stream {name}"))?;
         }
         let inbox = format!("{}.", client.new_inbox());
         let replies = client
