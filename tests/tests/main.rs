@@ -22,6 +22,7 @@ mod page;
 mod privacy;
 mod public_clients;
 mod replay;
+mod shared_files;
 mod signals_and_exits;
 mod stuck_readers;
 mod what_others_see;

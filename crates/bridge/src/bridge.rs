@@ -223,9 +223,12 @@ impl Bridge {
 
     /// Waits until a part ends that should not.
     async fn failed(&mut self) -> Failure {
+        let spool = self.state.spool.clone();
         loop {
             tokio::select! {
                 failure = self.feed.failed() => return failure,
+                // Also where no event comes that would be refused.
+                error = spool.failed() => return Failure::new(Exit::Disk, error),
                 Some(ended) = self.sinks.join_next() => match joined(ended) {
                     (name, Err(error)) => return sink_failure(&name, error),
                     (name, Ok(ended)) => info!(sink = name, ?ended, "the sink has ended"),

@@ -243,6 +243,11 @@ impl Spool {
         self.log.finish().await
     }
 
+    /// Waits until the log fails, which may happen while nothing is appended; for ever if it does not, or is closed in order.
+    pub async fn failed(&self) -> DiskError {
+        self.log.failed().await
+    }
+
     /// What it holds now.
     pub fn status(&self) -> SpoolStatus {
         self.log.status()

@@ -101,6 +101,15 @@ impl Log {
         }
     }
 
+    pub(crate) async fn failed(&self) -> DiskError {
+        if let Self::Disk(log) = self
+            && let Some(error) = log.failed().await
+        {
+            return error;
+        }
+        std::future::pending().await
+    }
+
     pub(crate) fn close(&self) {
         match self {
             Self::Memory(log) => log.close(),

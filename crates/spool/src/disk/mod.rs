@@ -184,6 +184,12 @@ impl Disk {
         self.shared.closed.subscribe()
     }
 
+    /// Waits until the writer has ended; the error if one ended it.
+    pub(crate) async fn failed(&self) -> Option<DiskError> {
+        let _ = self.closed().wait_for(|closed| *closed).await;
+        self.shared.lock().failed.clone()
+    }
+
     pub(crate) fn close(&self) {
         self.shared.lock().is_closed = true;
         self.shared.work.notify_all();
