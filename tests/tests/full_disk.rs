@@ -102,3 +102,54 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
     sent.truncate(arrived.len());
     audit::audit(&sent, &[arrived]).unwrap();
 }
+
+#[test]
+fn a_start_on_a_full_disk_waits_where_there_is_a_spool() {
+    let dir = Scratch::new("full-start").unwrap();
+    let Some(disk) = SmallDisk::mount(dir.path(), &dir.join("data"), MIB).unwrap() else {
+        say_skipped("no file system can be mounted here: that takes root");
+        return;
+    };
+    let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
+    let events = dir.join("events.jsonl");
+    let config = |spool: &str| {
+        format!(
+            "[sources.main]\nurl = \"{}\"\ntoken = \"t\"\n[spool]\ntype = \"disk\"\npath = \"{spool}\"\n\
+             max_size = \"8 MiB\"\n[sinks.events]\ntype = \"file\"\npath = {events:?}\n",
+            platform.url(),
+        )
+    };
+    let some_events = |status: &Status| status.delivered("events") > 10;
+    let bridge = Bridge::start(&dir, &config("spool")).unwrap();
+    bridge.wait("some events", SOON, some_events).unwrap();
+    let (ended, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(ended.success(), "{log}");
+
+    let ballast = disk.ballast();
+    let is_over = AtomicBool::new(false);
+    let bridge = thread::scope(|scope| {
+        let filling = scope.spawn(|| ballast.fill(|| !is_over.load(Ordering::Relaxed)));
+        let over = Over(&is_over);
+        let (mut refused, mut tries) = (String::new(), 0);
+        wait_until("a new spool to find no room", SOON, || {
+            // It may find some while the ballast is not complete.
+            tries += 1;
+            let started = Bridge::start(&dir, &config(&format!("another-{tries}")));
+            refused = started.map_or_else(|error| format!("{error:#}"), |_| String::new());
+            !refused.is_empty()
+        })
+        .unwrap();
+        assert!(refused.contains("exit status: 75"), "{refused}");
+        assert!(refused.contains("No space left on device"), "{refused}");
+        let bridge = Bridge::start(&dir, &config("spool")).unwrap();
+        bridge
+            .wait("the spool to be full", SOON, |status| status.spool.is_full)
+            .unwrap();
+        drop(over);
+        filling.join().unwrap().unwrap();
+        bridge
+    });
+    bridge.wait("more events", SOON, some_events).unwrap();
+    let (ended, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(ended.success(), "{log}");
+}

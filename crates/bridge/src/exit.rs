@@ -21,7 +21,8 @@ pub enum Exit {
     Unavailable = 69,
     /// A disk says no.
     Disk = 74,
-    /// Come back later: another process has the data folder or the spool, or time ran out before all events in memory were delivered.
+    /// Come back later: another process has the data folder or the spool, the system lacks a resource, or time ran out before all events in memory were
+    /// delivered.
     TryLater = 75,
     /// The platform refuses the token.
     TokenRefused = 77,

@@ -21,8 +21,8 @@ pub(crate) async fn open(config: &Config) -> Result<Spool, Failure> {
         let exit = match &error {
             OpenError::Locked { .. } => Exit::TryLater,
             OpenError::TooSmall { .. } => Exit::Config,
-            // Too many open files or no memory: nothing of the disk is wrong.
-            OpenError::Disk { source } if source.class() == ErrorClass::Temporary => Exit::TryLater,
+            // Too many open files, no memory, no space: what a running bridge waits for.
+            OpenError::Disk { source } if source.class() != ErrorClass::Final => Exit::TryLater,
             _ => Exit::Disk,
         };
         Failure::new(exit, error)
