@@ -14,6 +14,9 @@ use crate::{
     stats::{ConnectionOutcome, DisconnectReason, GapOutcome, SourceSnapshot},
 };
 
+#[path = "source_ledger_tests.rs"]
+mod ledger;
+
 /// Hands the platform's end of each connection to a test.
 struct Doors {
     platforms: mpsc::UnboundedSender<Platform>,
@@ -374,95 +377,6 @@ async fn a_rotated_token_is_picked_up_at_the_next_connection() {
         bench.stop.cancel();
     });
     result.unwrap();
-}
-
-/// A source whose frames are counted in a ledger, on a channel without room.
-fn counted_source() -> (impl Future<Output = Result<(), SourceError>>, Counting) {
-    let (platforms_in, platforms) = mpsc::unbounded_channel();
-    let (items, batches) = mpsc::channel(1);
-    let config = SourceConfig::new("ws://localhost", "s3cret");
-    let setup = Setup {
-        dialler: Doors {
-            platforms: platforms_in,
-            failures: Mutex::default(),
-        },
-        token: config.token_source().unwrap(),
-        secrets: SecretSet::default(),
-        config,
-    };
-    let ledger = Arc::new(SourceLedger::default());
-    let outlet = Counted {
-        batcher: Frames::new("test"),
-        frames: 0,
-        counted: 0,
-        ledger: Arc::clone(&ledger),
-    };
-    let mut full = Frames::new("full");
-    items.try_send(full.take(jiff::Timestamp::UNIX_EPOCH)).unwrap();
-    let (stop, stats) = (CancellationToken::new(), Arc::new(SourceStats::new()));
-    let link = Link::new("test".into(), outlet, items, stop.clone(), stats);
-    let counting = Counting {
-        platforms,
-        batches,
-        stop,
-        ledger,
-    };
-    (run(setup, link), counting)
-}
-
-struct Counting {
-    platforms: mpsc::UnboundedReceiver<Platform>,
-    batches: mpsc::Receiver<crate::batch::FrameBatch>,
-    stop: CancellationToken,
-    ledger: Arc<SourceLedger>,
-}
-
-#[tokio::test(start_paused = true)]
-async fn early_frames_are_counted_and_survive_a_stop() {
-    let (source, mut test) = counted_source();
-    let (result, ()) = join!(source, async {
-        let mut platform = test.platforms.recv().await.unwrap();
-        assert_eq!(platform.hear().await, AUTH);
-        platform.say_all((0..20).map(event)).await;
-        while test.ledger.counts().received < 20 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(test.ledger.counts().in_flight, 20, "received, and not stored");
-        test.stop.cancel();
-        assert_eq!(platform.hear().await, "[close 1000]");
-        drop(platform);
-        tokio::time::sleep(Duration::from_secs(30)).await;
-        assert_eq!(test.batches.recv().await.unwrap().frames.len(), 0);
-        assert_eq!(test.batches.recv().await.unwrap().frames.len(), 20);
-        assert!(test.batches.recv().await.is_none(), "the source has ended");
-    });
-    result.unwrap();
-    assert_eq!(test.ledger.counts().received, 20);
-}
-
-#[test]
-fn what_is_sent_is_in_the_ledger_first() {
-    let ledger = Arc::new(SourceLedger::default());
-    let mut outlet = Counted {
-        batcher: Frames::new("main"),
-        frames: 0,
-        counted: 0,
-        ledger: ledger.clone(),
-    };
-    for text in [event(1), "{".into()] {
-        let content = crate::frame::classify(&mut FrameReader::default(), &text)
-            .content
-            .expect("something to hand on");
-        outlet.frame(Frame {
-            text: text.into(),
-            content,
-        });
-    }
-    assert_eq!(ledger.counts().received, 0);
-    let batch = outlet.take(jiff::Timestamp::UNIX_EPOCH).unwrap();
-    assert_eq!((batch.frames.len(), &*batch.source), (2, "main"));
-    assert_eq!((ledger.counts().received, ledger.counts().in_flight), (2, 2));
-    assert!(outlet.take(jiff::Timestamp::UNIX_EPOCH).is_none());
 }
 
 #[test]
