@@ -107,7 +107,7 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
 fn a_start_on_a_full_disk_waits_where_there_is_a_spool() {
     let dir = Scratch::new("full-start").unwrap();
     let Some(disk) = SmallDisk::mount(dir.path(), &dir.join("data"), MIB).unwrap() else {
-        say_skipped("no file system can be mounted here: that takes root");
+        report_skipped("a file system can be mounted only by root");
         return;
     };
     let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
