@@ -2,6 +2,7 @@
 //! how safe it is.
 
 mod leaders;
+mod limits;
 
 use std::{
     sync::Arc,
@@ -14,7 +15,7 @@ use neurobridge_core::{
 };
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     error::KafkaError,
     metadata::MetadataTopic,
@@ -22,7 +23,7 @@ use rdkafka::{
     types::RDKafkaErrorCode as Code,
 };
 use tokio::runtime::{self, Runtime};
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::{
     context::Context,
@@ -33,23 +34,13 @@ use crate::{
     topic::{Topic, described, has_a_leader},
 };
 
-pub(crate) use self::leaders::Demand;
-
-/// What Kafka allows by default: assumed of a topic whose limit we may not read.
-pub(crate) const DEFAULT_MAX_MESSAGE: usize = 1_048_588;
+pub(crate) use self::{leaders::Demand, limits::DEFAULT_MAX_MESSAGE};
 
 /// How long a broker may take until it answers. Then it is said, and tried again from the start with a growing delay: a
 /// person at `check --connect` waits for it. More than a broker takes that looks for a leader.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long the controller may take to make a topic.
 const CREATION_LIMIT: Duration = Duration::from_secs(10);
-/// How long a broker that has answered may take for its limits; without them it goes on with the defaults.
-const LIMITS_LIMIT: Duration = if cfg!(test) {
-    // The mock cluster knows no such request, and a client waits for a broker that does.
-    Duration::from_millis(50)
-} else {
-    Duration::from_secs(3)
-};
 /// How often the client that looks tells how its connections are.
 const STATISTICS_INTERVAL_MS: &str = "500";
 /// More than the client has to tell between two looks.
@@ -450,60 +441,6 @@ impl Inspection {
                 ));
             }
             std::thread::sleep(PAUSE);
-        }
-    }
-
-    /// Reads the topics' limits. Whoever may not read them goes on with Kafka's defaults.
-    ///
-    /// A broker that does not know a topic yet answers as it does to one who may not ask, and without limits no danger is
-    /// named: of a topic made just now, it is asked again.
-    fn read_limits(&self, topics: &mut [Topic]) {
-        let deadline = Instant::now() + LIMITS_LIMIT;
-        self.describe(topics);
-        while topics
-            .iter()
-            .any(|topic| topic.is_new && topic.max_message.is_none())
-            && Instant::now() < deadline
-        {
-            std::thread::sleep(PAUSE);
-            self.describe(topics);
-        }
-        for topic in topics.iter().filter(|topic| topic.max_message.is_none()) {
-            self.health.say(&format!(
-                "the limits of the topic \"{}\" can't be read (this needs DescribeConfigs), {DEFAULT_MAX_MESSAGE} bytes are assumed",
-                topic.name
-            ));
-        }
-    }
-
-    /// Asks once for the limits of all topics.
-    fn describe(&self, topics: &mut [Topic]) {
-        let specifiers: Vec<_> = topics
-            .iter()
-            .map(|topic| ResourceSpecifier::Topic(&topic.name))
-            .collect();
-        let described = self
-            .runtime
-            .block_on(self.admin.describe_configs(&specifiers, &options(LIMITS_LIMIT)));
-        let resources = match described {
-            Ok(resources) => resources,
-            Err(error) => {
-                debug!("the topics' limits can't be read: {error}");
-                Vec::new()
-            }
-        };
-        for (topic, resource) in topics.iter_mut().zip(resources) {
-            // A topic whose configuration we may not read comes without entries.
-            let Ok(resource) = resource else { continue };
-            let number = |name: &str| resource.get(name)?.value.as_ref()?.parse().ok();
-            topic.max_message = number("max.message.bytes");
-            topic.min_insync = number("min.insync.replicas");
-            topic.retention_ms = resource
-                .get("retention.ms")
-                .and_then(|entry| entry.value.as_ref()?.parse().ok());
-            topic.cleanup = resource
-                .get("cleanup.policy")
-                .and_then(|entry| entry.value.clone());
         }
     }
 }

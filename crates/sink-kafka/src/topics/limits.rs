@@ -1,0 +1,75 @@
+//! The limits of topics: how large a message may be, how many replicas have to hold it, and how long it is kept.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::ResourceSpecifier;
+use tracing::debug;
+
+use super::{Inspection, PAUSE, options};
+use crate::topic::Topic;
+
+/// What Kafka allows by default: assumed of a topic whose limit we may not read.
+pub(crate) const DEFAULT_MAX_MESSAGE: usize = 1_048_588;
+/// How long a broker that has answered may take for its limits; without them it goes on with the defaults.
+const LIMITS_LIMIT: Duration = if cfg!(test) {
+    // The mock cluster knows no such request, and a client waits for a broker that does.
+    Duration::from_millis(50)
+} else {
+    Duration::from_secs(3)
+};
+
+impl Inspection {
+    /// Reads the topics' limits. Whoever may not read them goes on with Kafka's defaults.
+    ///
+    /// A broker that does not know a topic yet answers as it does to one who may not ask, and without limits no danger is
+    /// named: of a topic made just now, it is asked again.
+    pub(super) fn read_limits(&self, topics: &mut [Topic]) {
+        let deadline = Instant::now() + LIMITS_LIMIT;
+        self.describe(topics);
+        while topics
+            .iter()
+            .any(|topic| topic.is_new && topic.max_message.is_none())
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(PAUSE);
+            self.describe(topics);
+        }
+        for topic in topics.iter().filter(|topic| topic.max_message.is_none()) {
+            self.health.say(&format!(
+                "the limits of the topic \"{}\" can't be read (this needs DescribeConfigs), {DEFAULT_MAX_MESSAGE} bytes are assumed",
+                topic.name
+            ));
+        }
+    }
+
+    /// Asks once for the limits of all topics.
+    fn describe(&self, topics: &mut [Topic]) {
+        let specifiers: Vec<_> = topics
+            .iter()
+            .map(|topic| ResourceSpecifier::Topic(&topic.name))
+            .collect();
+        let described = self
+            .runtime
+            .block_on(self.admin.describe_configs(&specifiers, &options(LIMITS_LIMIT)));
+        let resources = match described {
+            Ok(resources) => resources,
+            Err(error) => {
+                debug!("the topics' limits can't be read: {error}");
+                Vec::new()
+            }
+        };
+        for (topic, resource) in topics.iter_mut().zip(resources) {
+            // A topic whose configuration we may not read comes without entries.
+            let Ok(resource) = resource else { continue };
+            let number = |name: &str| resource.get(name)?.value.as_ref()?.parse().ok();
+            topic.max_message = number("max.message.bytes");
+            topic.min_insync = number("min.insync.replicas");
+            topic.retention_ms = resource
+                .get("retention.ms")
+                .and_then(|entry| entry.value.as_ref()?.parse().ok());
+            topic.cleanup = resource
+                .get("cleanup.policy")
+                .and_then(|entry| entry.value.clone());
+        }
+    }
+}
