@@ -146,7 +146,7 @@ fn spool_commands_list_sinks_and_report_damage() {
     let (code, text) = spool(&dir, "verify");
     assert_eq!(
         (code, text.as_str()),
-        (Some(0), "2000 events are whole, 1 to 2000\n")
+        (Some(0), "2000 intact events, 1 to 2000\n")
     );
 
     let segment = folder.join("00000000000000000001.segment");
@@ -161,7 +161,7 @@ fn spool_commands_list_sinks_and_report_damage() {
         .find(|line| line.starts_with(segment.to_str().unwrap()))
         .unwrap();
     assert!(finding.ends_with(": 1 events can't be read"), "{finding}");
-    assert!(text.contains("1999 events are whole"), "{text}");
+    assert!(text.contains("1999 intact events"), "{text}");
 
     fs::write(
         dir.join("neurobridge.toml"),

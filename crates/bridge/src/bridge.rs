@@ -69,7 +69,7 @@ impl Bridge {
             .await
             .with_context(|| {
                 format!(
-                    "can't listen on http.listen = \"{}\"; if another bridge runs there, stop it or give this one another \
+                    "cannot listen on http.listen = \"{}\"; if another bridge runs there, stop it or give this one another \
                      address",
                     config.http.listen
                 )
@@ -121,7 +121,7 @@ impl Bridge {
         for name in spool.release_others() {
             warn!(
                 sink = name,
-                "the spool has a cursor of a sink that is not configured any more; nothing is kept for it"
+                "spool has a cursor of a sink that is no longer configured; it does not retain events"
             );
         }
 
@@ -204,7 +204,7 @@ impl Bridge {
             signal = signals.next() => warn!(signal, "stopping at once"),
             drained = timeout_at(deadline, self.drain()) => match drained {
                 Ok(failure) => cause = cause.or(failure),
-                Err(_) => warn!(timeout = ?self.drain_timeout, "not all was delivered in time"),
+                Err(_) => warn!(timeout = ?self.drain_timeout, "drain timeout exceeded; undelivered events remain"),
             }
         }
         cause = cause.or(self.abort().await);
@@ -214,7 +214,7 @@ impl Bridge {
             Ok(Err(error)) => cause.or_else(|| Some(Failure::new(Exit::Disk, error))),
             Ok(Ok(())) => cause,
             Err(_) => {
-                warn!("the spool could not save its cursors in time; events may be sent again");
+                warn!("cursors not saved in time; events may be sent again");
                 cause
             }
         };
@@ -303,7 +303,7 @@ impl Bridge {
             .unwrap_or(0);
         let is_kept = view.spool.kind == "disk";
         if is_kept && pending > 0 {
-            info!("{pending} events are kept in the spool; they are delivered after the next start");
+            info!("{pending} pending events stored in the spool; they are delivered after the next start");
         }
         if in_flight == 0 && (is_kept || pending == 0) {
             return None;
@@ -395,7 +395,7 @@ async fn start_tap(config: &Config, spool: &Spool, stop: CancellationToken) -> O
             Some(tokio::spawn(tap.serve(spool.clone(), greeting, stop)))
         }
         Err(error) => {
-            warn!(%error, data_dir = %config.data_dir.display(), "there is no socket for tail, which can't look at this bridge");
+            warn!(%error, data_dir = %config.data_dir.display(), "socket for tail not available; tail cannot read from this bridge");
             None
         }
     }

@@ -42,7 +42,7 @@ pub(crate) enum DataDirError {
     #[error("another bridge runs on this data_dir, {}", path.display())]
     Locked { path: PathBuf },
     /// The system refused to create or to open it.
-    #[error("can't {action} the data_dir {}", path.display())]
+    #[error("cannot {action} the data_dir {}", path.display())]
     Io {
         action: &'static str,
         path: PathBuf,
@@ -91,7 +91,7 @@ impl DataDir {
                 warn!(
                     data_dir = %path.display(),
                     %error,
-                    "data_dir can't be locked on this file system; a second bridge on it would not be noticed"
+                    "file system does not support locks; a second bridge in this data_dir would not be detected"
                 );
                 Ok(Self { _lock: None })
             }
@@ -116,7 +116,7 @@ pub(crate) fn open_to_others(path: &Path) -> Option<String> {
         _ => return None,
     };
     Some(format!(
-        "{} has the mode {:04o}: every user of this machine may {what}; chmod 0700 keeps others out",
+        "{} has the mode {:04o}: every user of this machine may {what}; chmod 0700 denies access to others",
         path.display(),
         found & 0o7777
     ))

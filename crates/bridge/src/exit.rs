@@ -43,14 +43,14 @@ impl Exit {
         match self {
             Self::Ok => None,
             Self::Unhealthy => {
-                Some("the log of the bridge says why; `neurobridge check` says what it was told to do")
+                Some("see the log of the bridge for the cause, and `neurobridge check` for its configuration")
             }
-            Self::Usage => Some("`neurobridge COMMAND --help` says what a command takes, with examples"),
+            Self::Usage => Some("run `neurobridge COMMAND --help` for flags and examples"),
             Self::Unavailable => Some(
-                "`neurobridge check --connect` tries all that is needed; what passes by itself is worth another start",
+                "run `neurobridge check --connect` to test all connections; if the cause is temporary, start again",
             ),
             Self::Disk => Some(
-                "make room, or mend the disk or the permissions, and start again: what is stored is kept",
+                "free space, or fix the disk or the permissions, and start again: stored events are kept",
             ),
             Self::TryLater => Some("start again later, as a supervisor does after this exit code"),
             Self::TokenRefused => Some(

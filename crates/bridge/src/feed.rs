@@ -209,7 +209,7 @@ pub(crate) fn joined<T>(result: Result<T, JoinError>) -> T {
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => panic!("a task was cancelled by nobody: {error}"),
+            Err(error) => panic!("unexpected cancellation of a task: {error}"),
         },
     }
 }
@@ -224,10 +224,7 @@ impl DeadLetters for LoggedDeadLetters {
         lines: &'a str,
     ) -> std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
         Box::pin(async move {
-            tracing::warn!(
-                frames = lines.lines().count(),
-                "frames that are no events were left out"
-            );
+            tracing::warn!(frames = lines.lines().count(), "malformed frames discarded");
             Ok(())
         })
     }

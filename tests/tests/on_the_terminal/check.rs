@@ -51,11 +51,11 @@ fn errors_underline_their_line_and_hide_secrets() {
     for expected in [
         "1 | drain_timeout = 8",
         "4 | tokne = …",
-        "^^^^^ perhaps \"token\" was meant",
+        "^^^^^ did you mean \"token\"?",
         "5 | url = …",
         "9 | max_sise = …",
         "environment variable NEUROBRIDGE__HTTP__LISTEN",
-        "the configuration has 5 errors",
+        "5 configuration errors; fix them and run `neurobridge check` again",
     ] {
         assert!(screen.contains(expected), "{expected} is missing in\n{screen}");
     }

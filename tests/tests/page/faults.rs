@@ -134,13 +134,13 @@ fn page_shows_each_fault_within_two_seconds() {
     let announced = browser
         .evaluate("document.querySelector('#said').textContent")
         .unwrap();
-    assert_eq!(announced, "The bridge does not answer.");
+    assert_eq!(announced, "The bridge does not respond.");
 
     let mut again = Command::new(neurobridge());
     again.args(["run", "-c"]).arg(dir.join("neurobridge.toml"));
     let _again = Process::spawn("bridge", &mut again, &dir.join("again.log")).unwrap();
     let back = "document.querySelector('#link').textContent === 'live' \
-                && document.querySelector('#seen').textContent.includes('The bridge was started again')";
+                && document.querySelector('#seen').textContent.includes('The bridge was restarted')";
     browser.wait("the page to reconnect", SOON, back).unwrap();
 }
 

@@ -76,10 +76,10 @@ fn screen_reader_finds_landmarks_and_names() {
             "Ledgers",
             "Dead letters",
             "Gaps",
-            "Seen since this page was opened"
+            "Changes since this page was opened"
         ]
     );
-    assert_eq!(names("meter"), ["how full the spool is"]);
+    assert_eq!(names("meter"), ["fill level of the spool"]);
     for role in ["region", "image", "img"] {
         let nameless = names(role).into_iter().filter(|name| name.is_empty()).count();
         assert_eq!(nameless, 0, "each {role} has a name: {nodes:#?}");

@@ -176,7 +176,7 @@ impl Site {
         let tail = Process::spawn_split(name, &mut command, &stdout, &log).unwrap();
         wait_until("the tail to be connected", SOON, || {
             tail.logged()
-                .is_ok_and(|log| log.contains("events come from the running bridge"))
+                .is_ok_and(|log| log.contains("reading events from the running bridge"))
         })
         .unwrap();
         tail

@@ -1,4 +1,4 @@
-//! `neurobridge schema`, `completions`, `man`: what is made out of the program itself.
+//! `neurobridge schema`, `completions`, `man`: output generated from the program's own definitions.
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -17,10 +17,10 @@ pub(super) fn schema() -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Prints completions for a shell; or what they ask for.
+/// Prints completions for a shell, or the names that the completions request.
 pub(super) fn completions(flags: &CompletionsFlags) -> Result<Exit, Failure> {
     let Some(shell) = flags.shell else {
-        // In the middle of a line is no place for errors: without a configuration there is nothing to complete.
+        // A completion must not print errors: without a valid configuration there are no candidates.
         let loaded = config::load(None).ok();
         let names = loaded
             .into_iter()
@@ -32,7 +32,7 @@ pub(super) fn completions(flags: &CompletionsFlags) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// The generated completions know flags and commands. After `--sink` they ask the program itself, as names of sinks stand in
+/// Returns the completions for flags and commands. After `--sink` they run the program, because the names of sinks come from
 /// the configuration.
 fn completions_for(shell: Shell) -> String {
     const ASK: &str = "neurobridge completions --sinks 2>/dev/null";
@@ -62,10 +62,10 @@ fn completions_for(shell: Shell) -> String {
     }
 }
 
-/// When the command line last changed: a page has a date.
+/// The date of the manual page: the last change of the command line.
 const PAGE_DATE: &str = "2026-11-25";
 
-/// Prints the manual page: all commands on one page, as a reader searches one.
+/// Prints the manual page, with all commands on one page so that it can be searched.
 pub(super) fn manual() -> Result<Exit, Failure> {
     let mut text = Vec::new();
     let mut command = Cli::command();
@@ -89,7 +89,7 @@ pub(super) fn manual() -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// A page without the line breaks that stand beside empty lines, of which mandoc warns.
+/// Removes line breaks next to empty lines, about which mandoc warns.
 fn tidy(page: &str) -> String {
     let lines: Vec<&str> = page.lines().collect();
     let mut tidy = String::with_capacity(page.len());
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_sink_the_program_is_asked() {
+    fn sink_completion_runs_the_program() {
         // For `check`, `tail` and `spool replay`.
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let text = completions_for(shell);

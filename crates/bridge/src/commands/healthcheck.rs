@@ -1,4 +1,4 @@
-//! `neurobridge healthcheck`: asks a running bridge how it is.
+//! `neurobridge healthcheck`: requests the health of a running bridge.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -20,15 +20,15 @@ use crate::{
     exit::{Exit, Failure, OrExit},
 };
 
-/// A bridge that takes longer to answer is not well.
+/// The time limit of the request; a bridge that takes longer is unhealthy.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Far more than a bridge with a hundred sources has to say.
+/// The largest response, far above that of a bridge with a hundred sources.
 const MAX_ANSWER_BYTES: u64 = 256 * 1024;
 
-/// Asks, and prints the answer.
+/// Sends the request and prints the response.
 ///
 /// # Errors
-/// There is no answer, or no address to ask at. The exit code says no more than "not well".
+/// Fails without a response or an address. The exit code is the same for every failure.
 pub(super) async fn run(flags: &HealthcheckFlags) -> Result<Exit, Failure> {
     let authority = match &flags.url {
         Some(authority) => authority.clone(),
@@ -40,15 +40,13 @@ pub(super) async fn run(flags: &HealthcheckFlags) -> Result<Exit, Failure> {
                 && !config::PLACES.iter().any(|place| Path::new(place).exists())
             {
                 let message = format!(
-                    "there is no {} that says where the bridge listens; name its configuration with -c, or its address with --url",
-                    config::PLACES.join(" and no ")
+                    "no configuration file {}; name the configuration of the bridge with -c, or its address with --url",
+                    config::PLACES.join(" or ")
                 );
                 return Err(Failure::message(Exit::Unhealthy, message));
             }
             let loaded = loaded
-                .context(
-                    "name the configuration of the bridge that is asked with -c, or its address with --url",
-                )
+                .context("name the configuration of the bridge with -c, or its address with --url")
                 .or_exit(Exit::Unhealthy)?;
             reachable(loaded.config.http.listen).to_string()
         }
@@ -58,12 +56,13 @@ pub(super) async fn run(flags: &HealthcheckFlags) -> Result<Exit, Failure> {
         .await
         .map_err(|_| {
             anyhow!(
-                "http://{authority}{path} gave no answer within {} seconds",
+                "http://{authority}{path} did not respond within {} seconds",
                 TIMEOUT.as_secs()
             )
         })
         .and_then(|answer| {
-            answer.with_context(|| format!("http://{authority}{path} can't be asked (does the bridge run?)"))
+            answer
+                .with_context(|| format!("http://{authority}{path} is unreachable (is the bridge running?)"))
         })
         .or_exit(Exit::Unhealthy)?;
     print(format!("{}\n", answer.body.trim_end()))?;
@@ -74,7 +73,7 @@ pub(super) async fn run(flags: &HealthcheckFlags) -> Result<Exit, Failure> {
     })
 }
 
-/// An address to connect to: "all of this machine's" is none.
+/// Returns an address to connect to: the loopback address in place of the unspecified one.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -90,14 +89,14 @@ struct Answer {
     body: String,
 }
 
-/// One request, in HTTP/1.0: the answer is what comes until the connection ends, never in chunks.
+/// Sends one HTTP/1.0 request. The response ends with the connection and is never chunked.
 async fn get(authority: &str, path: &str) -> anyhow::Result<Answer> {
     let mut stream = TcpStream::connect(authority).await?;
     let request = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
-    parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| anyhow!("what answers there does not speak HTTP"))
+    parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| anyhow!("the response is not HTTP"))
 }
 
 fn parse(answer: &str) -> Option<Answer> {
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_read_to_its_end() {
+    async fn response_is_read_to_its_end() {
         let answer = asked("HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\n\r\nnot ready\n")
             .await
             .unwrap();
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn all_addresses_of_this_machine_are_asked_at_one() {
+    fn unspecified_address_is_reached_at_loopback() {
         assert_eq!(reachable("0.0.0.0:1".parse().unwrap()).to_string(), "127.0.0.1:1");
         assert_eq!(reachable("[::]:1".parse().unwrap()).to_string(), "[::1]:1");
         assert_eq!(reachable("10.0.0.1:1".parse().unwrap()).to_string(), "10.0.0.1:1");

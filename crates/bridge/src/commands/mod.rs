@@ -1,4 +1,4 @@
-//! What each command does.
+//! The commands.
 
 mod check;
 mod demo;
@@ -32,23 +32,23 @@ use crate::{
     sinks,
 };
 
-/// A name that is still being looked up, or a write to a terminal that is held, must not hold up the end.
+/// The time limit of the runtime's shutdown: a pending name lookup or a blocked terminal must not delay the exit.
 const RUNTIME_SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
 
-/// Does what the command line says.
+/// Executes the command line.
 ///
 /// # Errors
-/// What went wrong, with its exit code.
+/// Returns the failure with its exit code.
 pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
     let log = cli.log;
     match cli.command {
         Command::Run(flag) => {
             let (loaded, _guard) = load_and_log(&flag, &log)?;
-            warn_of_dangers(&loaded);
+            log_warnings(&loaded);
             block_on(run::run(&loaded.config)).map(|()| Exit::Ok)
         }
         Command::Demo(flags) => {
-            // Its picture says what there is to say.
+            // The demo's screen shows everything that the log would.
             let _guard = log_without_configuration(&log, "error")?;
             let options = demo::DemoOptions {
                 rate: flags.rate,
@@ -58,7 +58,7 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
             block_on(demo::run(options)).map(|()| Exit::Ok)
         }
         Command::Check(flags) => {
-            // What is dangerous about topics and streams is seen, and warned of, when a sink connects. The table has the rest.
+            // Warnings about topics and streams are found and logged when a sink connects. The table has the others.
             let mut level = "error".to_owned();
             if flags.connect {
                 level = "warn,neurobridge_listener=error".to_owned();
@@ -110,27 +110,27 @@ fn init_logging(flags: &LogFlags, format: LogFormat, level: &str) -> Result<Guar
     logging::init(format, level).or_exit(Exit::Usage)
 }
 
-fn warn_of_dangers(loaded: &Loaded) {
-    for danger in loaded.dangers() {
-        tracing::warn!(key = danger.key, "{}", danger.message);
+fn log_warnings(loaded: &Loaded) {
+    for warning in loaded.warnings() {
+        tracing::warn!(key = warning.key, "{}", warning.message);
     }
 }
 
-/// Runs a command's future to its end.
+/// Runs a command's future to completion.
 fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime: Runtime = runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .or_exit(Exit::Unavailable)?;
-    // On the heap: a bridge with all its parts is more than a stack should hold.
+    // On the heap, because the future of a bridge is too large for the stack.
     let result = runtime.block_on(Box::pin(command));
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN_LIMIT);
     result
 }
 
-/// Writes an answer to standard output, after what was logged before. A reader that has seen enough (`| head`) is no error.
+/// Writes a result to standard output, after all earlier log lines. A closed pipe (`| head`) is not an error.
 ///
-/// Waits for a reader that does not read: for commands in which a signal ends the program by itself.
+/// Blocks while the reader does not read: only for commands that a signal terminates by default.
 fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     logging::flush();
     let mut stdout = io::stdout().lock();
@@ -140,7 +140,7 @@ fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     }
 }
 
-/// Writes an answer to standard output as [`print`] does, or less of it when a signal comes: for commands that handle signals.
+/// Writes a result to standard output as [`print`] does, and stops at a signal: for commands that handle signals.
 async fn print_until_signal(text: String, signals: &mut Signals) -> Result<(), Failure> {
     tokio::select! {
         biased;

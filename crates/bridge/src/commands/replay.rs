@@ -1,4 +1,4 @@
-//! `neurobridge spool replay`: events that the spool still has, to one sink once more.
+//! `neurobridge spool replay`: sends stored events to one sink again.
 
 use std::{
     path::{Path, PathBuf},
@@ -31,20 +31,16 @@ use crate::{
     signals::Signals,
 };
 
-/// Sends a part of the spool again, also while a bridge runs: nothing is locked, unless strict order in JetStream asks for
-/// it, and no cursor moves. The counts go to standard output.
+/// Sends a part of the spool again, also while a bridge runs: takes no lock, except for strict order in JetStream, and moves
+/// no cursor. The counts go to standard output.
 ///
 /// # Errors
-/// The spool can't be read, the sink is not there, or time ran out; where to go on is said.
+/// Fails when the spool cannot be read, the sink is unknown or unavailable, or time ran out; reports where to resume.
 pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     let entry = config.sinks.get(&flags.sink).ok_or_else(|| {
         let names: Vec<&str> = config.sinks.keys().map(String::as_str).collect();
-        let error = anyhow!(
-            "there is no sink \"{}\", expected {}",
-            flags.sink,
-            names.join(" or ")
-        );
+        let error = anyhow!("unknown sink \"{}\", expected {}", flags.sink, names.join(" or "));
         Failure::new(Exit::Usage, error)
     })?;
     let folder = folder(config)?;
@@ -52,7 +48,7 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
     let listing = inspect::list(&folder).or_exit(Exit::Disk)?;
     let id = listing
         .id
-        .ok_or_else(|| Failure::message(Exit::Disk, "the spool's id is missing or damaged"))?;
+        .ok_or_else(|| Failure::message(Exit::Disk, "spool id missing or damaged"))?;
     let (first, end) = part(&folder, &listing, flags)?;
     let run = flags.run.clone().unwrap_or_else(new_run);
     info!(
@@ -60,7 +56,7 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
         first = first.get(),
         end = end.get(),
         run,
-        "replay begins"
+        "replay started"
     );
 
     let dead_letters = dead_letters_path(config, entry, &run);
@@ -80,7 +76,7 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
     let reader = ReplayReader::start(folder, first, end).or_exit(Exit::Disk)?;
     let progress = Arc::new(Progress::new(reader.cursor().clone()));
     let shutdown = Shutdown {
-        // A fault that is final ends it.
+        // A permanent fault ends the replay.
         drain: CancellationToken::new(),
         abort: CancellationToken::new(),
     };
@@ -108,12 +104,13 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
     report(&progress, &run, ended.or_exit(Exit::Disk)?, &mut signals).await
 }
 
-/// A stream with strict order has one writer: a bridge that publishes to it meanwhile would be refused again and again.
+/// Locks the data folder for a stream with strict order, which has one writer: a bridge that publishes meanwhile would be
+/// rejected again and again.
 async fn hold(entry: &SinkEntry, data_dir: &Path, folder: &Path) -> Result<Option<(DataDir, Held)>, Failure> {
     if !entry.config.is_only_writer() {
         return Ok(None);
     }
-    let why = "this sink has strict order, in which nobody may publish beside the bridge; stop the bridge for the replay";
+    let why = "this sink has strict order, which allows one publisher; stop the bridge for the replay";
     let data_dir = DataDir::lock(data_dir)
         .await
         .map_err(|failure| match failure.exit {
@@ -129,14 +126,14 @@ async fn hold(entry: &SinkEntry, data_dir: &Path, folder: &Path) -> Result<Optio
     }
 }
 
-/// The first event of a replay, and the one after its last: never more than the sink has settled, since a bridge delivers
-/// the rest by itself.
+/// Returns the first event of a replay and the one after its last. The range ends at the sink's cursor, because the bridge
+/// delivers the rest.
 fn part(folder: &Path, listing: &Listing, flags: &ReplayFlags) -> Result<(Sequence, Sequence), Failure> {
     let first = flags.from.first_from(folder).or_exit(Exit::Disk)?;
     let oldest = listing.segments.first().map(|segment| segment.first);
     let oldest = oldest.ok_or_else(|| Failure::message(Exit::Usage, "the spool is empty"))?;
     if first < oldest {
-        let message = format!("event {first} is not there any more: the oldest in the spool is {oldest}");
+        let message = format!("event {first} was removed: the oldest in the spool is {oldest}");
         return Err(Failure::message(Exit::Usage, message));
     }
     let mut cursors = listing.cursors.iter();
@@ -145,7 +142,7 @@ fn part(folder: &Path, listing: &Listing, flags: &ReplayFlags) -> Result<(Sequen
         .and_then(|state| state.cursor.as_ref());
     let settled = cursor.map(|cursor| cursor.next).ok_or_else(|| {
         let message = format!(
-            "the spool has no cursor of the sink \"{}\": with start = \"oldest\" the bridge sends all to it by itself",
+            "the spool has no cursor of sink \"{}\": with start = \"oldest\" the bridge sends all events to it",
             flags.sink
         );
         Failure::message(Exit::Usage, message)
@@ -157,23 +154,24 @@ fn part(folder: &Path, listing: &Listing, flags: &ReplayFlags) -> Result<(Sequen
     if end > settled {
         warn!(
             next = settled.get(),
-            "the replay ends where the sink is: from there on the bridge delivers by itself"
+            "replay ends at the sink's cursor; the bridge delivers the later events"
         );
     }
     let end = end.min(settled);
     if first >= end {
-        let message = format!("there is nothing to replay: from {first} on, and the sink is at {settled}");
+        let message =
+            format!("no events to replay: --from is {first}, and the sink's cursor is at {settled}");
         return Err(Failure::message(Exit::Usage, message));
     }
     Ok((first, end))
 }
 
-/// Names a run by its time.
+/// Returns a name for a run, from the current time.
 fn new_run() -> String {
     Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string()
 }
 
-/// A file of dead letters of this replay's own: a bridge may be writing to the configured one.
+/// Returns the path of a separate dead letter file: a bridge may be writing to the configured one.
 fn dead_letters_path(config: &Config, entry: &SinkEntry, run: &str) -> PathBuf {
     let configured = match entry.config.dead_letter_place() {
         DeadLetterPlace::File(path) => path,
@@ -182,10 +180,10 @@ fn dead_letters_path(config: &Config, entry: &SinkEntry, run: &str) -> PathBuf {
     replay_file(configured, run)
 }
 
-/// Most replays have no dead letters.
+/// Removes a dead letter file without content.
 fn remove_if_empty(path: &Path) {
     if path.metadata().is_ok_and(|metadata| metadata.len() == 0) {
-        // What is left then is an empty file.
+        // On failure an empty file remains, which does no harm.
         let _ = std::fs::remove_file(path);
     }
 }
@@ -207,7 +205,7 @@ async fn report(progress: &Progress, run: &str, ended: Ended, signals: &mut Sign
     if ended == Ended::Drained {
         return Ok(());
     }
-    let reason = snapshot.reason.unwrap_or_else(|| "it was stopped".to_owned());
-    let message = format!("{reason}; to go on: --from {} --run {run}", cursor.next);
+    let reason = snapshot.reason.unwrap_or_else(|| "stopped".to_owned());
+    let message = format!("{reason}; to resume: --from {} --run {run}", cursor.next);
     Err(Failure::message(Exit::Unavailable, message))
 }

@@ -1,4 +1,4 @@
-//! `neurobridge run`: the bridge.
+//! `neurobridge run`: runs the bridge.
 
 use tracing::info;
 
@@ -12,14 +12,14 @@ use crate::{
 /// Runs the bridge until a signal stops it.
 ///
 /// # Errors
-/// It could not start, could not go on, or could not deliver all in time.
+/// Fails when the bridge cannot start or continue, or cannot deliver all events in time.
 pub(crate) async fn run(config: &Config) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     let bridge = tokio::select! {
         biased;
-        // The start reads files, and their disk may hang.
+        // The start reads files, which may block.
         signal = signals.next() => {
-            info!(signal, "stopped before the start was complete");
+            info!(signal, "stopped during the start");
             return Ok(());
         }
         started = Bridge::start(config) => started?,

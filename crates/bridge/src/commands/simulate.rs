@@ -1,4 +1,4 @@
-//! `neurobridge simulate`: the platform, simulated.
+//! `neurobridge simulate`: the platform simulator.
 
 use anyhow::Context;
 use neurobridge_simulator::{Options, Simulator, TlsFiles};
@@ -11,17 +11,17 @@ use crate::{
     signals::Signals,
 };
 
-/// Runs the simulator until a signal; a second one ends it at once. Says in the end what it has sent.
+/// Runs the simulator until a signal; a second one ends it at once. Logs the number of sent events at the end.
 ///
 /// # Errors
-/// An option, an address or a file can't be used; or the record can't be written.
+/// Fails when an option, an address or a file is unusable, or the record cannot be written.
 pub(super) async fn run(flags: SimulateFlags) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     let scheme = if flags.tls_cert.is_some() { "wss" } else { "ws" };
     let simulator = Simulator::bind(options(flags)).await.or_exit(Exit::Unavailable)?;
     let handle = simulator.handle();
     let address = simulator.local_addr();
-    info!(url = format!("{scheme}://{address}/"), "the simulator listens");
+    info!(url = format!("{scheme}://{address}/"), "simulator listening");
 
     let stop = CancellationToken::new();
     let running = simulator.run(stop.clone());
@@ -49,9 +49,9 @@ pub(super) async fn run(flags: SimulateFlags) -> Result<(), Failure> {
         pings = counters.pings,
         faults = counters.faults,
         rest_requests = counters.requests,
-        "the simulator has stopped"
+        "simulator stopped"
     );
-    ended.context("the simulator can't go on").or_exit(Exit::Disk)
+    ended.context("simulator failed").or_exit(Exit::Disk)
 }
 
 fn options(flags: SimulateFlags) -> Options {

@@ -1,4 +1,4 @@
-//! `neurobridge spool`: what is stored, and whether it is whole.
+//! `neurobridge spool`: lists, verifies and replays the stored events.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -22,7 +22,7 @@ use crate::{
 /// Lists the spool of a configuration, also while a bridge runs. Changes nothing.
 ///
 /// # Errors
-/// It can't be read.
+/// Fails when the spool cannot be read.
 pub(super) fn ls(config: Option<&Path>) -> Result<Exit, Failure> {
     let config = config::load(config).or_exit(Exit::Config)?.config;
     let listing = inspect::list(&folder(&config)?).or_exit(Exit::Disk)?;
@@ -30,15 +30,15 @@ pub(super) fn ls(config: Option<&Path>) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Checks the spool of a configuration, also while a bridge runs. Changes nothing.
+/// Verifies the spool of a configuration, also while a bridge runs. Changes nothing.
 ///
 /// # Errors
-/// It can't be read; or it is not whole.
+/// Fails when the spool cannot be read or is damaged.
 pub(super) fn verify(config: Option<&Path>) -> Result<Exit, Failure> {
     let config = config::load(config).or_exit(Exit::Config)?.config;
     let folder = folder(&config)?;
     let mut progress = Progress::start();
-    let report = inspect::verify_telling(&folder, |read, all| progress.tell(read, all));
+    let report = inspect::verify_telling(&folder, |read, all| progress.update(read, all));
     drop(progress);
     let report = report.or_exit(Exit::Disk)?;
     print(findings(&report))?;
@@ -49,7 +49,7 @@ pub(super) fn verify(config: Option<&Path>) -> Result<Exit, Failure> {
     })
 }
 
-/// How far a long work is: a line on a terminal that is written over and goes away in the end; nothing elsewhere.
+/// A progress line, which is overwritten on a terminal and removed at the end. Without a terminal, nothing is written.
 struct Progress {
     is_terminal: bool,
     told_at: Instant,
@@ -57,7 +57,7 @@ struct Progress {
 }
 
 impl Progress {
-    /// Short work is done before anything is told.
+    /// Starts the measurement. Work that ends soon shows no progress.
     const EVERY: Duration = Duration::from_millis(200);
 
     fn start() -> Self {
@@ -68,11 +68,11 @@ impl Progress {
         }
     }
 
-    fn tell(&mut self, read: u64, all: u64) {
+    fn update(&mut self, read: u64, all: u64) {
         if self.is_terminal && self.told_at.elapsed() >= Self::EVERY {
             let size = |bytes: u64| ByteSize::from_mib(bytes.div_ceil(1 << 20));
             let percent = read.saturating_mul(100) / all.max(1);
-            // A terminal that is gone needs no progress.
+            // Without a terminal, progress is not needed.
             let _ = write!(
                 io::stderr(),
                 "\r{percent:>3} % checked, {} of {}\x1b[K",
@@ -93,16 +93,16 @@ impl Drop for Progress {
     }
 }
 
-/// The folder of the spool on disk.
+/// Returns the folder of the spool on disk.
 ///
 /// # Errors
-/// The spool is in memory.
+/// Fails when the spool is in memory.
 pub(super) fn folder(config: &Config) -> Result<PathBuf, Failure> {
     match &config.spool {
         SpoolConfig::Disk(disk) => Ok(config.data_dir.join(&disk.path)),
         _ => Err(Failure::new(
             Exit::Config,
-            anyhow!("spool.type is \"memory\", expected \"disk\": there is nothing on disk to look at"),
+            anyhow!("spool.type is \"memory\", expected \"disk\": a spool in memory has no files"),
         )),
     }
 }
@@ -148,7 +148,7 @@ fn findings(report: &Report) -> String {
     let range = report
         .range
         .map_or_else(String::new, |(first, last)| format!(", {first} to {last}"));
-    let mut text = format!("{} events are whole{range}\n", report.events);
+    let mut text = format!("{} intact events{range}\n", report.events);
     for finding in &report.findings {
         text.push_str(&format!(
             "{}, offset {}, event {}: {}\n",
@@ -160,7 +160,7 @@ fn findings(report: &Report) -> String {
     }
     if !report.findings.is_empty() {
         text.push_str(
-            "A bridge that starts here delivers what is whole, sets the rest aside, and counts it.\n",
+            "At its next start the bridge delivers the intact events, sets the damaged ones aside, and counts them.\n",
         );
     }
     text

@@ -1,15 +1,15 @@
-//! Tables of text, for answers to people.
+//! Text tables for people.
 
 use std::fmt;
 
-/// Rows of cells, padded so that columns stand under one another.
+/// Rows of cells with aligned columns.
 #[derive(Debug)]
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// One with these headings; empty ones leave the line of headings out.
+    /// Creates a table with these headings; with empty ones the heading line is left out.
     pub(super) fn new<const COLUMNS: usize>(headings: [&str; COLUMNS]) -> Self {
         let rows = if headings.iter().all(|heading| heading.is_empty()) {
             Vec::new()
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_stand_under_one_another() {
+    fn columns_are_aligned() {
         let mut table = Table::new(["a", "long"]);
         table.row(["größer".to_owned(), "x".to_owned()]);
         assert_eq!(table.to_string(), "A       LONG\ngrößer  x\n");

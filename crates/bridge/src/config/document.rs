@@ -1,4 +1,4 @@
-//! The configuration file: its values, and where each key stands.
+//! The parsed configuration file: its values and the position of each key.
 
 use std::{collections::BTreeMap, io, ops::Range, path::Path, time::Duration};
 
@@ -16,29 +16,29 @@ use super::{
     shape::Shape,
 };
 
-/// Nobody writes that much by hand; whoever names another file by mistake learns it.
+/// The largest configuration file. A larger file is most likely not a configuration.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// How long the file may take. It may come from a command: `-c <(…)`.
+/// The time limit of reading the file, which may be the output of a command: `-c <(…)`.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 
-/// A path of keys; the places of an array are keys as well.
+/// A path of keys; the indices of an array are keys as well.
 pub(super) type KeyPath = Vec<String>;
 
-/// A TOML file that was read.
+/// A parsed TOML file.
 #[derive(Debug, Default)]
 pub(super) struct Document {
-    /// Its values.
+    /// The values.
     pub(super) values: Map<String, Value>,
-    /// Where each key stands.
+    /// The position of each key.
     pub(super) places: BTreeMap<KeyPath, Place>,
-    /// The text that was read.
+    /// The text of the file.
     pub(super) text: String,
-    /// Keys whose value is a date or a time, which no key takes.
+    /// Keys whose value is a date or a time, which is never valid.
     dates: Vec<KeyPath>,
 }
 
-/// Where a key and its value stand, in bytes. An item of an array is its own key.
+/// The byte ranges of a key and its value. An item of an array is its own key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) key: Range<usize>,
@@ -49,7 +49,7 @@ impl Document {
     /// Reads a file.
     ///
     /// # Errors
-    /// It can't be read, or is no TOML: then all that the parser could make out is reported.
+    /// Fails when the file cannot be read or is invalid TOML; all syntax errors that the parser recovers from are reported.
     pub(super) fn read(path: &Path, shape: &Shape<'_>) -> Result<Self, ReadError> {
         let content = match file::read_within(path, MAX_FILE_BYTES, TIME_LIMIT) {
             Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
@@ -63,16 +63,16 @@ impl Document {
         Self::parse(path, text, shape).map_err(ReadError::Report)
     }
 
-    /// Reads the text of a file.
+    /// Parses the text of a file.
     ///
     /// # Errors
-    /// It is no TOML.
+    /// Fails when the text is invalid TOML.
     pub(super) fn parse(path: &Path, text: &str, shape: &Shape<'_>) -> Result<Self, Report> {
         let (table, errors) = DeTable::parse_recoverable(text);
         let mut report = Report::default();
         for error in errors {
-            // The error's own rendering would quote the line, and with it perhaps a token.
-            let message = format!("this is no TOML: {}", error.message().trim());
+            // The error's own rendering quotes the line, which may contain a token.
+            let message = format!("invalid TOML: {}", error.message().trim());
             report.push(Problem {
                 origin: Origin::File {
                     path: path.to_owned(),
@@ -100,7 +100,7 @@ impl Document {
                     position: None,
                 }),
                 key: key.join("."),
-                message: "found a date or a time, expected text between quotes, a number, or true or false"
+                message: "found a date or a time, expected a string in quotes, a number, or true or false"
                     .into(),
                 hint: None,
                 excerpt: document
@@ -116,7 +116,7 @@ impl Document {
         Ok(document)
     }
 
-    /// Where a key stands in the file at `path`.
+    /// Returns the position of a key in the file at `path`.
     pub(super) fn origin(&self, path: &Path, key: &[String]) -> Option<Origin> {
         self.places.get(key).map(|place| Origin::File {
             path: path.to_owned(),
@@ -144,7 +144,7 @@ impl Document {
             DeValue::String(string) => Value::String(string.clone().into_owned()),
             DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
                 .map_or_else(|_| Value::String(integer.as_str().to_owned()), Value::from),
-            // Not a number and infinity have no place in JSON; as text, they are refused where a number is expected.
+            // JSON has no NaN and no infinity; as strings, they are rejected where a number is expected.
             DeValue::Float(float) => float
                 .as_str()
                 .parse()
@@ -175,16 +175,16 @@ impl Document {
     }
 }
 
-/// Why there is no document.
+/// The reason why a document cannot be read.
 #[derive(Debug)]
 pub(super) enum ReadError {
-    /// The file can't be read.
+    /// The file cannot be read.
     Io(io::Error),
-    /// It is no TOML.
+    /// The file is invalid TOML.
     Report(Report),
 }
 
-/// Line and column of an offset, from 1; columns count characters.
+/// Returns line and column of an offset, from 1; columns count characters.
 fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);

@@ -1,4 +1,4 @@
-//! The environment as a part of the configuration: `NEUROBRIDGE__SINKS__KAFKA__TOPIC`.
+//! Configuration keys from environment variables such as `NEUROBRIDGE__SINKS__KAFKA__TOPIC`.
 
 use std::{collections::BTreeMap, ffi::OsString};
 
@@ -10,31 +10,31 @@ use super::{
     shape::Shape,
 };
 
-/// What our variables begin with. Two underscores: for a service called `neurobridge` Kubernetes itself sets
-/// `NEUROBRIDGE_PORT` and more of that kind in every container.
+/// The prefix of the bridge's variables. It has two underscores because Kubernetes sets `NEUROBRIDGE_PORT` and similar
+/// variables in every container for a service called `neurobridge`.
 pub const PREFIX: &str = "NEUROBRIDGE__";
 
-/// What stands between the keys of a path.
+/// The separator between the keys of a path.
 const SEPARATOR: &str = "__";
-/// What a person writes who takes one underscore to be enough.
+/// The prefix of variables that were written with single underscores by mistake.
 const SHORT_PREFIX: &str = "NEUROBRIDGE_";
 
-/// Our variables.
+/// The bridge's environment variables.
 #[derive(Debug, Default)]
 pub(super) struct Environment {
-    /// What each of them sets.
+    /// The value that each variable sets, as a nested table.
     pub(super) layers: Vec<Dict>,
     /// The variable that set each key.
     keys: BTreeMap<KeyPath, String>,
-    /// For the tables around these keys, one of the variables.
+    /// One of the variables for each table around these keys.
     tables: BTreeMap<KeyPath, String>,
 }
 
 impl Environment {
-    /// Takes our variables out of an environment, and adds to `report` those that can't be read.
+    /// Reads the bridge's variables from an environment, and adds invalid ones to `report`.
     ///
-    /// A text stays as it is wherever the configuration expects one: figment would make numbers, booleans and arrays
-    /// of the tokens `007`, `true` and `[x]`.
+    /// A value stays a string wherever the configuration expects one: figment would turn the tokens `007`, `true` and
+    /// `[x]` into a number, a boolean and an array.
     pub(super) fn read(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
         shape: &Shape<'_>,
@@ -51,7 +51,7 @@ impl Environment {
             if !begins_with(&name, PREFIX) {
                 let words = name[SHORT_PREFIX.len()..].to_ascii_lowercase();
                 let words: Vec<&str> = words.split('_').collect();
-                // Not read, it would leave the bridge with another value than its operator believes.
+                // If it were ignored, the bridge would run with another value than its operator believes.
                 if let Some(key) = meant(shape, &words) {
                     let keys: Vec<String> = key.iter().map(|key| key.to_uppercase()).collect();
                     report.push(Problem {
@@ -89,7 +89,7 @@ impl Environment {
                 continue;
             }
             let Ok(text) = value.into_string() else {
-                report.push(refused("found bytes that are no UTF-8, expected text"));
+                report.push(refused("found invalid UTF-8, expected text"));
                 continue;
             };
             let place = shape.at(path.iter().map(String::as_str));
@@ -98,18 +98,18 @@ impl Environment {
         environment
     }
 
-    /// The variable that a key comes from, or one of those that a table comes from.
+    /// Returns the variable that sets a key, or one of those that set keys of a table.
     pub(super) fn origin(&self, key: &[String]) -> Option<Origin> {
         let variable = self.keys.get(key).or_else(|| self.tables.get(key))?;
         Some(Origin::Variable(variable.clone()))
     }
 
-    /// The keys that variables set.
+    /// Returns the keys that variables set.
     pub(super) fn keys(&self) -> impl Iterator<Item = &KeyPath> {
         self.keys.keys()
     }
 
-    /// Whether a variable sets this very key.
+    /// Returns whether a variable sets this key itself.
     pub(super) fn sets(&self, key: &[String]) -> bool {
         self.keys.contains_key(key)
     }
@@ -128,7 +128,7 @@ impl Environment {
         self.layers.extend(layer.into_dict());
     }
 
-    /// Keys within a value of its own are known by place as well: `{ path = "…" }`.
+    /// Records the origin of a key, and of the keys within an inline table such as `{ path = "…" }`.
     fn note(&mut self, name: &str, path: KeyPath, value: &Value) {
         if let Value::Dict(_, table) = value {
             for (key, value) in table {
@@ -146,7 +146,7 @@ fn begins_with(name: &str, prefix: &str) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
-/// The key that words with underscores between them lead to, if there is one for a value that is no table.
+/// Returns the key path that the words between underscores spell, if it exists and its value is not a table.
 fn meant(shape: &Shape<'_>, words: &[&str]) -> Option<KeyPath> {
     if words.is_empty() {
         let types = ["string", "integer", "number", "boolean", "array"];
@@ -164,7 +164,7 @@ fn meant(shape: &Shape<'_>, words: &[&str]) -> Option<KeyPath> {
     })
 }
 
-/// Reads a value as the configuration expects it: arrays and tables in figment's notation, texts as they are.
+/// Parses a value according to the schema: arrays and tables in figment's notation, strings unchanged.
 fn parse(text: String, place: &Shape<'_>) -> Value {
     let start = text.trim_start();
     let is_text = place.allows("string")
@@ -173,7 +173,7 @@ fn parse(text: String, place: &Shape<'_>) -> Value {
     if is_text {
         return Value::from(text);
     }
-    // What looks like no value at all is taken for text.
+    // Anything that does not parse as a value is a string.
     text.parse()
         .unwrap_or_else(|never: std::convert::Infallible| match never {})
 }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_stay_as_they_are_and_all_else_is_parsed() {
+    fn strings_are_not_parsed_and_other_values_are() {
         for token in ["007", "true", "[x]", "{x}", " a ", "\"q\"", "1.50", ""] {
             assert_eq!(
                 values(&[("NEUROBRIDGE__TOKEN", token)]),
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubernetes_sets_is_not_ours() {
+    fn variables_of_kubernetes_are_ignored() {
         let (environment, report) = read(&[
             ("NEUROBRIDGE_PORT", "tcp://10.0.0.1:9797"),
             ("NEUROBRIDGE_SERVICE_HOST", "10.0.0.1"),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn single_underscores_are_told_of_where_they_lead_to_a_key() {
+    fn single_underscores_are_reported_if_they_spell_a_key() {
         let schema = super::super::load::schema();
         let mut report = Report::default();
         let names = [
@@ -241,7 +241,7 @@ mod tests {
             "NEUROBRIDGE_SOURCES_MAIN_TOKEN",
             "NEUROBRIDGE_DATA_DIR",
             "neurobridge_http_listen",
-            // Another service's, as Kubernetes sets it; a table; ours; no key at all.
+            // A variable set by Kubernetes for another service; a table; a valid variable; no key at all.
             "NEUROBRIDGE_HTTP_SERVICE_HOST",
             "NEUROBRIDGE_SINKS_PORT_9797_TCP_PROTO",
             "NEUROBRIDGE_SINKS",
@@ -250,10 +250,10 @@ mod tests {
         ];
         let variables = names.map(|name| (name.into(), "127.0.0.1:1".into()));
         let environment = Environment::read(variables, &Shape::root(&schema), &mut report);
-        let told = |problem: &Problem| problem.message.rsplit(' ').next().map(str::to_owned);
-        let told: Vec<_> = report.problems().iter().filter_map(told).collect();
+        let suggested = |problem: &Problem| problem.message.rsplit(' ').next().map(str::to_owned);
+        let suggested: Vec<_> = report.problems().iter().filter_map(suggested).collect();
         assert_eq!(
-            told,
+            suggested,
             [
                 "NEUROBRIDGE__DATA_DIR",
                 "NEUROBRIDGE__SINKS__KAFKA_EU__BOOTSTRAP_SERVERS",
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_keys_is_refused() {
+    fn variable_with_an_empty_key_is_an_error() {
         for name in ["NEUROBRIDGE__", "NEUROBRIDGE____TOKEN", "NEUROBRIDGE__TOKEN__"] {
             let (environment, report) = read(&[(name, "x")]);
             assert!(environment.layers.is_empty());

@@ -1,21 +1,21 @@
-//! Examples for editors: those of `config/neurobridge.toml`, which explains every key, put into the schema.
+//! Adds the values of `config/neurobridge.toml`, which explains every key, to the schema as examples for editors.
 
 use serde_json::{Map, Value};
 
 /// The file whose commented keys are the examples.
 const ALL_KEYS: &str = include_str!("../../../../config/neurobridge.toml");
-/// References deeper within one another than this are a circle.
+/// The largest nesting of references; a deeper one is circular.
 const MAX_DEPTH: usize = 16;
 
-/// Gives each key of a schema the value that the shipped file has for it, and `type`, which has none of its own, a
-/// description. Secrets have no examples.
+/// Adds the value of the shipped file to each key of a schema, and a description to `type`, which has none of its own.
+/// Secrets have no examples.
 pub(super) fn add(schema: &mut Value) {
-    // What begins with `#` and no space is a key that is left to its default.
+    // A line that begins with `#` and no space is a key with its default.
     let lines = ALL_KEYS.lines().map(|line| match line.strip_prefix('#') {
         Some(rest) if !rest.is_empty() && !rest.starts_with([' ', '#']) => rest,
         _ => line,
     });
-    // A test holds the file to be right; a schema without examples is one still.
+    // A test proves that the file is valid; a schema without examples is valid too.
     let Ok(values) = toml::from_str::<Map<String, Value>>(&lines.collect::<Vec<_>>().join("\n")) else {
         return;
     };
@@ -37,7 +37,7 @@ fn add_to_table(schema: &mut Value, node: &str, values: &Map<String, Value>) {
                 value if is_named => {
                     if let Some(Value::Object(property)) = schema.pointer_mut(&named) {
                         if key == "type" {
-                            let words = "Which kind it is; what other keys there are depends on it.";
+                            let words = "The type, which determines the other keys.";
                             property.entry("description").or_insert_with(|| words.into());
                         }
                         property
@@ -51,7 +51,7 @@ fn add_to_table(schema: &mut Value, node: &str, values: &Map<String, Value>) {
     }
 }
 
-/// The tables that a node stands for, by way of references and alternatives, without those that another `type` excludes.
+/// Collects the tables that a node refers to, through references and alternatives, without those of another `type`.
 fn alternatives(
     schema: &Value,
     node: &str,

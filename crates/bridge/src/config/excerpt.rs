@@ -1,8 +1,8 @@
-//! Lines of the configuration file as they may be shown: without anything that might be a secret.
+//! Excerpts of the configuration file for error reports, without possible secrets.
 //!
-//! A value is shown only where the schema knows its key and knows it for no secret. What stands under a mistyped key, under
-//! a name where a table should be, or in a file that is no TOML, may be a token: an ellipsis stands for it. Of an address
-//! only scheme, host and port are shown, and nothing where it does not parse or has a user: a password may hold any character.
+//! A value is shown only where the schema has its key and does not mark it as secret. A value of a mistyped key, in place of a
+//! table, or in invalid TOML may be a token and is replaced by an ellipsis. Of an address only scheme, host and port are shown,
+//! and nothing if it does not parse or has a user: a password may contain any character.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -16,18 +16,18 @@ use super::{
 
 const HIDDEN: &str = "…";
 
-/// A line of the file, and what of it is meant.
+/// A line of the file with a marked span.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt {
-    /// Its number, from 1.
+    /// The line number, from 1.
     pub(super) line: usize,
     /// The line, without secrets and comments.
     pub(super) text: String,
-    /// What of it is meant, in bytes of `text`.
+    /// The marked span, in bytes of `text`.
     pub(super) span: Range<usize>,
 }
 
-/// The line of a key; its value is underlined, or the key itself where that is what is wrong.
+/// Returns the line of a key. Marks the value, or the key where the key itself is invalid.
 pub(super) fn of(document: &Document, shape: &Shape<'_>, key: &[String]) -> Option<Excerpt> {
     let place = document.places.get(key)?;
     let is_key_unknown = shape.at(key.iter().map(String::as_str)).is_empty();
@@ -51,14 +51,14 @@ pub(super) fn of(document: &Document, shape: &Shape<'_>, key: &[String]) -> Opti
         end_of_values = end_of_values.max(place.value.end);
         hidden.extend(hidden_part(document, shape, path, place));
     }
-    // Behind the last value there is a comment at most, and braces.
+    // After the last value there are only braces and a comment.
     let rest = text.get(end_of_values..line.end).unwrap_or_default();
     let end = rest.find('#').map_or(line.end, |comment| end_of_values + comment);
     Some(excerpt(text, line.start..end, hidden, meant))
 }
 
-/// A line of what is no TOML. Its values have no place then: what stands behind the first `=` is hidden, and all of a line
-/// that does not begin with a key or a table that the schema knows.
+/// Returns a line of invalid TOML. The positions of its values are unknown, so that everything after the first `=` is hidden,
+/// and every line that does not begin with a key or a table of the schema.
 pub(super) fn of_broken(text: &str, shape: &Shape<'_>, meant: &Range<usize>) -> Excerpt {
     let line = line_around(text, meant.start);
     let content = text.get(line.clone()).unwrap_or_default();
@@ -92,7 +92,7 @@ pub(super) fn of_broken(text: &str, shape: &Shape<'_>, meant: &Range<usize>) -> 
         return excerpt(text, line, Vec::new(), meant);
     }
     let hidden = shown + blanks..line.end;
-    // Nobody sees where in what is hidden the fault is.
+    // The position of an error within a hidden part is not visible.
     let meant = if meant.start >= hidden.start {
         &hidden
     } else {
@@ -101,13 +101,13 @@ pub(super) fn of_broken(text: &str, shape: &Shape<'_>, meant: &Range<usize>) -> 
     excerpt(text, line, vec![hidden.clone()], meant)
 }
 
-/// Whether what stands under a key must not be shown.
+/// Returns whether the value of a key must not be shown.
 fn is_secret(document: &Document, shape: &Shape<'_>, path: &KeyPath) -> bool {
     let place = shape.at(path.iter().map(String::as_str));
     let is_scalar = !matches!(value_at(document, path), Some(Value::Object(_) | Value::Array(_)));
     place.is_empty()
         || place.is_secret()
-        // Whoever writes a value instead of a table may have written a token.
+        // A value in place of a table may be a token.
         || (is_scalar && !["string", "integer", "number", "boolean", "array"].iter().any(|kind| place.allows(kind)))
 }
 
@@ -149,7 +149,7 @@ fn hidden_part(
     let shown = address::shown_bytes(value).filter(|_| !value.contains(','));
     match shown {
         Some(length) if matches!(&value[length..], "" | "/") => None,
-        // Between quotes, without escapes: the same text stands in the file.
+        // Without escapes, the text between the quotes is the value.
         Some(length) if document.text.get(place.value.start + 1..place.value.end - 1) == Some(value) => {
             Some(place.value.start + 1 + length..place.value.end - 1)
         }
@@ -157,7 +157,7 @@ fn hidden_part(
     }
 }
 
-/// Whether a key holds an address, or is an item of an array of addresses.
+/// Returns whether a key holds an address, or is an item of an array of addresses.
 pub(super) fn is_address(shape: &Shape<'_>, path: &[String]) -> bool {
     let at = |path: &[String]| shape.at(path.iter().map(String::as_str)).is_address();
     at(path)
@@ -166,13 +166,13 @@ pub(super) fn is_address(shape: &Shape<'_>, path: &[String]) -> bool {
             .is_some_and(|(last, array)| last.parse::<usize>().is_ok() && at(array))
 }
 
-/// The line, with ellipses for what is hidden, and the place of what is meant in it.
+/// Returns the line with ellipses for hidden parts, and the marked span in it.
 fn excerpt(text: &str, line: Range<usize>, mut hidden: Vec<Range<usize>>, meant: &Range<usize>) -> Excerpt {
     hidden.retain(|range| overlap(range, &line));
     hidden.sort_by_key(|range| (range.start, std::cmp::Reverse(range.end)));
     let number = text.get(..line.start).unwrap_or_default().matches('\n').count() + 1;
     let (mut shown, mut at) = (String::new(), line.start);
-    // What is meant is followed through all that is left out.
+    // The marked span moves with every hidden part.
     let (mut start, mut end) = (None, None);
     let mut note = |from: usize, to: usize, shown_from: usize, shown_to: usize, is_hidden: bool| {
         let place = |offset: usize| {
@@ -200,7 +200,7 @@ fn excerpt(text: &str, line: Range<usize>, mut hidden: Vec<Range<usize>>, meant:
     };
     for range in hidden {
         let (from, to) = (range.start.max(line.start), range.end.min(line.end));
-        // Within what was left out already.
+        // Within a part that is hidden already.
         if to <= at {
             continue;
         }
@@ -221,7 +221,7 @@ fn excerpt(text: &str, line: Range<usize>, mut hidden: Vec<Range<usize>>, meant:
     }
 }
 
-/// The line that holds an offset, without its line break.
+/// Returns the line around an offset, without its line break.
 fn line_around(text: &str, offset: usize) -> Range<usize> {
     let offset = offset.min(text.len());
     let before = text.get(..offset).unwrap_or_default();
@@ -235,7 +235,7 @@ fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
     one.start < other.end && other.start < one.end
 }
 
-/// All names of keys that a schema has anywhere.
+/// Collects the names of all keys in a schema.
 pub(super) fn names<'s>(schema: &'s Value, found: &mut BTreeSet<&'s str>) {
     match schema {
         Value::Object(object) => {
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_meant_is_shown_and_secrets_are_not() {
+    fn marked_span_is_shown_and_secrets_are_hidden() {
         for (text, key, expected) in [
             (
                 "drain_timeout = 8 # hunter2",
@@ -337,7 +337,7 @@ mod tests {
             ),
             ("[event]\nredact = [\n 'a',\n 7]", "event.redact.1", "4  7] [7]"),
         ] {
-            // Without its crate the keys of a sink are unknown, and hidden.
+            // Without its crate the keys of a sink are unknown, and their values hidden.
             if cfg!(feature = "nats") || !text.contains("nats") {
                 assert_eq!(shown(text, key), expected, "{text}");
             }
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_is_no_toml_only_known_keys_are_shown() {
+    fn only_known_keys_of_invalid_toml_are_shown() {
         let schema = schema();
         let shape = Shape::root(&schema);
         for (text, at, expected) in [

@@ -1,4 +1,4 @@
-//! From a file and the environment to a configuration, or to all that is wrong with it.
+//! Loads the configuration from a file and the environment, or reports all configuration errors.
 
 use std::{
     collections::BTreeMap,
@@ -22,38 +22,38 @@ use super::{
     tables,
 };
 
-/// Where a configuration is looked for when none is named, in this order.
+/// Default paths of the configuration file, in the order in which they are tried.
 pub const PLACES: &[&str] = &["neurobridge.toml", "/etc/neurobridge/neurobridge.toml"];
 
-/// A configuration that is right.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// The file that it comes from; without one it is the environment's alone.
+    /// The configuration file; `None` when all values come from the environment.
     pub file: Option<PathBuf>,
-    /// Where each key that is set comes from, by its parts with dots between them.
+    /// The origin of each key that is set, by dotted key.
     pub(super) origins: BTreeMap<String, Origin>,
-    /// The files of tokens, passwords, keys and certificates that it names, by key.
+    /// The files of tokens, passwords, keys and certificates that the configuration names, by dotted key.
     files: Vec<(String, PathBuf)>,
 }
 
-/// A file that the configuration names, and that can't be read from here.
+/// A file named in the configuration that this process cannot read.
 #[derive(Debug)]
 pub struct UnreadableFile {
     /// The key, with dots between its parts.
     pub key: String,
-    /// Where it is set.
+    /// The position at which the key is set.
     pub origin: Option<Origin>,
     /// The file.
     pub path: PathBuf,
-    /// Why it can't be read.
+    /// The reason.
     pub error: io::Error,
 }
 
 impl Loaded {
-    /// The files of tokens, passwords, keys and certificates that can't be read from here. No mistake of the configuration:
-    /// they may be there where the bridge is to run.
+    /// Returns the files of tokens, passwords, keys and certificates that this process cannot read. They are not
+    /// configuration errors: the files may exist on the machine that runs the bridge.
     pub fn unreadable_files(&self) -> Vec<UnreadableFile> {
         let look = |(key, path): &(String, PathBuf)| {
             Some(UnreadableFile {
@@ -67,15 +67,15 @@ impl Loaded {
     }
 }
 
-/// Reads the configuration: the named file, or the first of [`PLACES`] that is there, then the environment.
+/// Reads the configuration: the named file, or the first of [`PLACES`] that exists, then the environment.
 ///
 /// # Errors
-/// All that is wrong with it; a named file that is not there too.
+/// Returns all configuration errors. A named file that does not exist is one.
 pub fn load(named: Option<&Path>) -> Result<Loaded, Report> {
     load_from(named, PLACES.iter().map(Path::new), env::vars_os())
 }
 
-/// As [`load`], from other places and another environment.
+/// Reads the configuration as [`load`] does, from the given paths and variables.
 pub(super) fn load_from<'p>(
     named: Option<&Path>,
     places: impl IntoIterator<Item = &'p Path>,
@@ -95,25 +95,25 @@ pub(super) fn load_from<'p>(
     let merged = merge(&document, &environment);
     let mut files = Vec::new();
     named_files(&merged, &mut Vec::new(), &mut files);
-    let (config, mistakes) = tables::read(merged, &shape);
+    let (config, errors) = tables::read(merged, &shape);
     let origins = Origins {
         file: path.as_deref(),
         document: &document,
         environment: &environment,
     };
-    for mistake in mistakes {
-        let (origin, found) = origins.of(&mistake.key);
+    for error in errors {
+        let (origin, found) = origins.of(&error.key);
         let excerpt = match &origin {
-            Origin::File { .. } => excerpt::of(&document, &shape, &mistake.key[..found]),
+            Origin::File { .. } => excerpt::of(&document, &shape, &error.key[..found]),
             _ => None,
         };
         report.push(Problem {
             origin,
             excerpt,
-            key: mistake.key.join("."),
-            message: mistake.message,
-            hint: match mistake.hint {
-                Some(hint) if path.is_none() && !places.is_empty() && mistake.key == ["sources"] => {
+            key: error.key.join("."),
+            message: error.message,
+            hint: match error.hint {
+                Some(hint) if path.is_none() && !places.is_empty() && error.key == ["sources"] => {
                     Some(no_file(&places, &hint))
                 }
                 hint => hint,
@@ -139,19 +139,19 @@ pub(super) fn load_from<'p>(
     })
 }
 
-/// The JSON Schema of the configuration.
+/// Returns the JSON Schema of the configuration.
 pub fn schema() -> Value {
     let mut schema = schemars::schema_for!(Config).to_value();
     examples::add(&mut schema);
-    // Without a type it is a spool in memory.
+    // The default type of a spool is "memory".
     if let Some(Value::Array(needed)) = schema.pointer_mut("/$defs/SpoolConfig/oneOf/0/required") {
         needed.retain(|key| key != "type");
     }
     schema
 }
 
-/// The file to read. figment takes a file that is not there for an empty one; a bridge that silently runs with
-/// defaults helps nobody.
+/// Finds and parses the configuration file. figment treats a missing file as an empty one, so that the bridge would
+/// silently run with defaults.
 fn find(
     named: Option<&Path>,
     places: &[&Path],
@@ -161,7 +161,7 @@ fn find(
         Report::of_file(
             path,
             None,
-            format!("the file can't be read: {error}, expected the configuration; -c names another file"),
+            format!("file cannot be read: {error}, expected a configuration file; -c names another one"),
         )
     };
     if let Some(path) = named {
@@ -182,19 +182,16 @@ fn find(
     Ok(None)
 }
 
-/// A hint for whoever thinks that there is a file: where none was found.
+/// Returns a hint with the paths at which no file was found.
 fn no_file(places: &[&Path], hint: &str) -> String {
     let looked: Vec<_> = places
         .iter()
         .map(|place| Path::new(".").join(place).display().to_string())
         .collect();
-    format!(
-        "there is no {}; name a file with -c, {hint}",
-        looked.join(" and no ")
-    )
+    format!("no file {}; name a file with -c, {hint}", looked.join(" or "))
 }
 
-/// The file's values, and the environment's above them.
+/// Merges the values of file and environment; the environment overrides the file.
 fn merge(document: &Document, environment: &Environment) -> Map<String, Value> {
     let figment = environment.layers.iter().fold(
         Figment::from(Serialized::defaults(&document.values)),
@@ -205,12 +202,12 @@ fn merge(document: &Document, environment: &Environment) -> Map<String, Value> {
         .expect("tables of texts, numbers and booleans are JSON")
 }
 
-/// Why a file can't be read. A pipe or a device is not opened: that may wait for ever, or take what it holds.
+/// Returns the error of opening a file. Does not open a pipe or a device: opening may block for ever, or consume data.
 fn unreadable(path: &Path) -> Option<io::Error> {
     file::try_open(path).err()
 }
 
-/// The values of all keys whose name ends as those of files do.
+/// Collects the values of all keys that end with `_file`.
 fn named_files(table: &Map<String, Value>, at: &mut KeyPath, files: &mut Vec<(String, PathBuf)>) {
     for (key, value) in table {
         at.push(key.clone());
@@ -223,7 +220,7 @@ fn named_files(table: &Map<String, Value>, at: &mut KeyPath, files: &mut Vec<(St
     }
 }
 
-/// Where keys come from.
+/// Resolves the origin of keys.
 struct Origins<'a> {
     file: Option<&'a Path>,
     document: &'a Document,
@@ -231,13 +228,13 @@ struct Origins<'a> {
 }
 
 impl Origins<'_> {
-    /// Of the key itself, or of the nearest table around it; how many parts of the key that has.
+    /// Returns the origin of the key or of the nearest enclosing table, and the number of parts of that key.
     fn of(&self, key: &[String]) -> (Origin, usize) {
         for length in (1..=key.len()).rev() {
             let key = &key[..length];
             let variable = || self.environment.origin(key);
             let place = || self.document.origin(self.file?, key);
-            // A value that both set is the environment's; a table that both know is better looked up in the file.
+            // The environment overrides a value that both set; for a table that both set, the file's position is more helpful.
             let is_whole = self.environment.sets(key);
             let found = if is_whole {
                 variable().or_else(place)
@@ -265,13 +262,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_read_is_told_without_reading_it() {
+    fn readable_file_is_not_opened_for_the_check() {
         let dir = tempfile::tempdir().unwrap();
         let [file, pipe] = ["file", "pipe"].map(|name| dir.path().join(name));
         fs::write(&file, "secret").unwrap();
         mkfifo(&pipe, Mode::S_IRWXU).unwrap();
         assert!(unreadable(&file).is_none());
-        // Opened, it would wait for somebody who writes.
+        // Opening the pipe would block until a writer opens it.
         assert!(unreadable(&pipe).is_none());
         assert_eq!(
             unreadable(dir.path()).unwrap().kind(),

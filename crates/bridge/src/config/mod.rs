@@ -1,10 +1,10 @@
-//! The configuration: a file, then the environment, then all that is wrong with them at once.
+//! The configuration: read from a file and the environment, validated as a whole, with all errors in one report.
 //!
-//! [`load`] reads the file with the place of each key, puts the environment above it, holds all keys against the JSON
-//! Schema of [`Config`], reads each table by itself, and asks each part what it thinks of its own.
+//! [`load`] parses the file and records the position of each key, overrides values with those of the environment, compares all
+//! keys with the JSON Schema of [`Config`], deserialises each table separately, and calls the validation of each part.
 
 mod checks;
-mod dangers;
+
 mod document;
 mod environment;
 mod examples;
@@ -16,15 +16,16 @@ mod report;
 mod shape;
 mod sink;
 mod tables;
+mod warnings;
 
 pub use self::{
-    dangers::Danger,
     environment::PREFIX,
     excerpt::Excerpt,
     load::{Loaded, PLACES, UnreadableFile, load, schema},
     model::{Config, DEFAULT_SINK, DeduplicateConfig, EventConfig, HttpConfig, LogConfig, LogFormat},
     report::{Origin, Problem, Report},
     sink::{SinkCommon, SinkEntry},
+    warnings::Warning,
 };
 
 #[cfg(test)]

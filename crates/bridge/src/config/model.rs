@@ -1,4 +1,4 @@
-//! The configuration as the program sees it: all read, all defaults filled in.
+//! The types of the configuration, with all defaults.
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +19,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     checks,
-    read::Mistake,
+    read::ConfigError,
     report::{Origin, Problem, Report},
     sink::SinkEntry,
 };
 
-/// The name of the sink that there is when none is configured.
+/// The name of the default sink, which exists when none is configured.
 pub const DEFAULT_SINK: &str = "events";
 
 /// The configuration of a bridge.
@@ -32,9 +32,9 @@ pub const DEFAULT_SINK: &str = "events";
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "neurobridge.toml")]
 pub struct Config {
-    /// The folder of all that the bridge keeps. Relative paths that it writes to are below it.
+    /// The folder of all data that the bridge stores. Relative paths of files that it writes are resolved against it.
     pub data_dir: PathBuf,
-    /// How long the bridge takes at most to deliver what it has when it is told to stop. 8 seconds: Docker kills
+    /// The longest time for delivering the remaining events after a signal to stop. 8 seconds by default: Docker kills
     /// after 10.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "String")]
@@ -43,38 +43,37 @@ pub struct Config {
     /// identity, so that another name makes its events other events. At least one is needed.
     #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9_]+$" }))]
     pub sources: BTreeMap<String, SourceConfig>,
-    /// What is done to every event, before anything is kept.
+    /// Filter, redaction and pseudonymisation, applied to every event before it is stored.
     pub event: EventConfig,
-    /// How events that come twice are recognised.
+    /// The detection of duplicate events.
     pub deduplicate: DeduplicateConfig,
-    /// Where events wait for the sinks.
+    /// The log of events between the sources and the sinks.
     pub spool: SpoolConfig,
-    /// Where events go, by name. A name consists of `a`-`z`, `0`-`9` and `_`. Without any there is one of type `file`
-    /// with the name `events`.
+    /// The sinks, by name. A name consists of `a`-`z`, `0`-`9` and `_`. Without any there is one of type `file` with the
+    /// name `events`.
     #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9_]+$" }))]
     pub sinks: BTreeMap<String, SinkEntry>,
-    /// Where dead letters go unless a sink has a place of its own for them.
+    /// The file for dead letters of sinks without their own.
     pub dead_letters: DeadLettersConfig,
     /// The HTTP server with the page, metrics and health.
     pub http: HttpConfig,
-    /// What is logged, and how.
+    /// The log: level and format.
     pub log: LogConfig,
 }
 
 impl Config {
-    /// Completes a configuration that was made in code as one that was read is: adds the default sink where there is
-    /// none, and checks all.
+    /// Completes a configuration that was built in code: adds the default sink where there is none, and validates all keys.
     ///
     /// # Errors
-    /// All that is wrong with it.
+    /// Returns all configuration errors.
     pub fn complete(&mut self) -> Result<(), Report> {
         self.add_default_sink();
-        let mut mistakes = Vec::new();
-        checks::check(self, &mut mistakes);
+        let mut errors = Vec::new();
+        checks::check(self, &mut errors);
         let mut report = Report::default();
-        for Mistake {
+        for ConfigError {
             key, message, hint, ..
-        } in mistakes
+        } in errors
         {
             let key = key.join(".");
             report.push(Problem {
@@ -113,11 +112,11 @@ impl Default for Config {
     }
 }
 
-/// What is done to every event, before anything is kept.
+/// Filter, redaction and pseudonymisation, applied to every event before it is stored.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventConfig {
-    /// Which events are wanted: values allowed for each field, by its path below `data`. All by default.
+    /// The filter: values allowed for each field, by its path below `data`. All events pass by default.
     pub filter: Filter,
     /// Fields whose values are replaced by null, by name, pattern (`*_image`) or path. None by default.
     pub redact: Vec<Pattern>,
@@ -125,17 +124,17 @@ pub struct EventConfig {
     pub pseudonymise: Option<Pseudonymise>,
 }
 
-/// How events that come twice are recognised.
+/// The detection of duplicate events.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeduplicateConfig {
-    /// How many of the newest events are remembered at most; half as many always are. One that comes again after more than that
-    /// is taken for new; with 0 every event is.
+    /// The size of the deduplication window in events; at least half of it is always in use. A duplicate outside of the window
+    /// is treated as a new event; 0 switches deduplication off.
     pub max_events: usize,
 }
 
 impl DeduplicateConfig {
-    /// The most that may be remembered, which takes some 200 MiB.
+    /// The largest deduplication window, which takes some 200 MiB.
     pub const MAX_EVENTS: usize = 4_194_304;
 }
 
@@ -149,14 +148,14 @@ impl Default for DeduplicateConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
-    /// The address and port to listen on. This machine alone by default: whoever reaches it sees what the bridge
-    /// does, though never an event.
+    /// The address and port to listen on. Loopback by default: anyone who can reach it can read the bridge's state, though
+    /// never an event.
     #[serde(deserialize_with = "listen_address")]
     #[schemars(with = "String")]
     pub listen: SocketAddr,
-    /// The host names under which the bridge is reached, such as `bridge.example.com`. A request for another name is refused with
-    /// 421, so that no page of another site can read the answers by way of DNS (rebinding). `localhost` and IP addresses are
-    /// always accepted.
+    /// The host names under which the bridge is reached, such as `bridge.example.com`. A request for another name is rejected with
+    /// 421, so that no page of another site can read the responses by DNS rebinding. `localhost` and IP addresses are always
+    /// accepted.
     pub hosts: Vec<String>,
 }
 
@@ -169,7 +168,7 @@ impl Default for HttpConfig {
     }
 }
 
-/// What is logged, and how. All goes to standard error.
+/// The log, which goes to standard error.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
@@ -189,7 +188,7 @@ impl Default for LogConfig {
     }
 }
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {

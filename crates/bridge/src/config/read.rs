@@ -1,4 +1,4 @@
-//! From values to types: every mistake in a table is found, not the first alone.
+//! Deserialises tables and finds every configuration error in them, not the first alone.
 
 use std::collections::BTreeSet;
 
@@ -9,20 +9,20 @@ use serde_path_to_error::{Path, Segment};
 use super::{document::KeyPath, excerpt, shape::Shape};
 use crate::sinks::ParseError;
 
-/// A mistake at a key.
+/// A configuration error at a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mistake {
-    /// The key; a missing one too.
+pub(super) struct ConfigError {
+    /// The key; for a missing key, the one that is expected.
     pub(super) key: KeyPath,
-    /// A sentence.
+    /// The error in one sentence: what was found, what was expected.
     pub(super) message: String,
-    /// What was meant, perhaps: another word for the last part of the key.
+    /// The suggested replacement of the last part of the key.
     pub(super) meant: Option<String>,
-    /// What to do.
+    /// The suggested action.
     pub(super) hint: Option<String>,
 }
 
-impl Mistake {
+impl ConfigError {
     pub(super) fn new(key: impl IntoIterator<Item = impl Into<String>>, message: impl Into<String>) -> Self {
         Self {
             key: key.into_iter().map(Into::into).collect(),
@@ -32,61 +32,61 @@ impl Mistake {
         }
     }
 
-    /// Says which of the words that would be right was meant, perhaps.
+    /// Adds the nearest of the valid words as a suggestion.
     pub(super) fn with_suggestion(self, found: &str, candidates: &[&str]) -> Self {
         let meant = suggest(found, candidates);
         Self {
             meant: meant.map(str::to_owned),
-            hint: meant.map(|meant| format!("perhaps \"{meant}\" was meant")),
+            hint: meant.map(|meant| format!("did you mean \"{meant}\"?")),
             ..self
         }
     }
 }
 
-/// Leaves out what follows from other mistakes: where a key is mistyped, the right one is not missing, it only has another
-/// name; where a key is wrong, what stands in for it is not wrong too.
-pub(super) fn without_consequences(mistakes: Vec<Mistake>) -> Vec<Mistake> {
-    let meant: BTreeSet<KeyPath> = mistakes
+/// Removes errors that follow from other errors: a required key that was mistyped is not reported as missing too, and the
+/// placeholder of an invalid value is not reported as invalid.
+pub(super) fn without_consequences(errors: Vec<ConfigError>) -> Vec<ConfigError> {
+    let meant: BTreeSet<KeyPath> = errors
         .iter()
-        .filter_map(|mistake| {
-            let (_, table) = mistake.key.split_last()?;
-            Some(table.iter().chain([mistake.meant.as_ref()?]).cloned().collect())
+        .filter_map(|error| {
+            let (_, table) = error.key.split_last()?;
+            Some(table.iter().chain([error.meant.as_ref()?]).cloned().collect())
         })
         .collect();
-    let mut told = BTreeSet::new();
-    mistakes
+    let mut reported = BTreeSet::new();
+    errors
         .into_iter()
-        .filter(|mistake| !meant.contains(&mistake.key) && told.insert(mistake.key.clone()))
+        .filter(|error| !meant.contains(&error.key) && reported.insert(error.key.clone()))
         .collect()
 }
 
-/// Reads a type from a value. A key with a mistake is noted, taken out, and the rest read again, until nothing is wrong
-/// any more: serde itself stops at the first. `None` when even the rest is nothing.
+/// Deserialises a value. Because serde stops at the first error, an invalid key is reported and removed, and the rest is
+/// deserialised again until no error is left. Returns `None` when the rest is invalid as a whole.
 pub(super) fn read<T: DeserializeOwned>(
     value: Value,
     at: &[String],
     shape: &Shape<'_>,
-    mistakes: &mut Vec<Mistake>,
+    errors: &mut Vec<ConfigError>,
 ) -> Option<T> {
     read_with(
         |value| serde_path_to_error::deserialize(value),
         value,
         at,
         shape,
-        mistakes,
+        errors,
     )
 }
 
-/// As [`read`], for a type that `parse` reads.
+/// Deserialises a value as [`read`] does, with `parse`.
 pub(super) fn read_with<T>(
     parse: impl Fn(&Value) -> Result<T, ParseError>,
     mut value: Value,
     at: &[String],
     shape: &Shape<'_>,
-    mistakes: &mut Vec<Mistake>,
+    errors: &mut Vec<ConfigError>,
 ) -> Option<T> {
-    // What is told of already: found wrong and taken out, or missing.
-    let mut told = BTreeSet::new();
+    // Keys that were reported: invalid and removed, or missing.
+    let mut reported = BTreeSet::new();
     let mut stand_ins = BTreeSet::new();
     loop {
         let error = match parse(&value) {
@@ -95,7 +95,7 @@ pub(super) fn read_with<T>(
         };
         let mut path = keys(error.path());
         let text = error.inner().to_string();
-        // The error names the table around such a key.
+        // For these errors serde's path is that of the enclosing table.
         let field = quoted_after(&text, "missing field ").or_else(|| quoted_after(&text, "unknown field "));
         let is_missing = text.starts_with("missing field");
         let mut below = path.clone();
@@ -108,13 +108,13 @@ pub(super) fn read_with<T>(
             }
         }
         let place = shape.at(below.iter().map(String::as_str));
-        if told.insert(below.clone()) {
+        if reported.insert(below.clone()) {
             let message = if is_missing {
-                "missing, and needed".to_owned()
+                "missing key".to_owned()
             } else {
                 sentence(&text, place.is_secret(), excerpt::is_address(shape, &below))
             };
-            mistakes.push(Mistake::new([at, &below].concat(), message));
+            errors.push(ConfigError::new([at, &below].concat(), message));
         }
         if is_missing && stand_ins.insert(below.clone()) && put(&mut value, &below, place.stand_in()) {
             continue;
@@ -125,13 +125,12 @@ pub(super) fn read_with<T>(
     }
 }
 
-/// Notes keys that the schema does not know, and keys that it needs and that are not there, at all depths; takes the
-/// unknown ones out.
+/// Reports unknown and missing keys at all depths, and removes the unknown ones.
 pub(super) fn check_keys(
     table: &mut Map<String, Value>,
     at: &mut KeyPath,
     shape: &Shape<'_>,
-    mistakes: &mut Vec<Mistake>,
+    errors: &mut Vec<ConfigError>,
 ) {
     let all_types = shape;
     let shape = shape.narrow(table);
@@ -142,14 +141,14 @@ pub(super) fn check_keys(
         at.push(key.clone());
         let is_known = shape.knows(key);
         if is_known {
-            check_below(value, at, &shape.child(key), mistakes);
+            check_below(value, at, &shape.child(key), errors);
         } else {
             let known = shape.keys();
-            mistakes.push(match of_another_type(key, all_types, &shape) {
-                Some(message) => Mistake::new(at.clone(), message),
+            errors.push(match of_another_type(key, all_types, &shape) {
+                Some(message) => ConfigError::new(at.clone(), message),
                 None => {
-                    let message = format!("found an unknown key, expected one of {}", list(&known));
-                    Mistake::new(at.clone(), message).with_suggestion(key, &known)
+                    let message = format!("unknown key, expected one of {}", list(&known));
+                    ConfigError::new(at.clone(), message).with_suggestion(key, &known)
                 }
             });
         }
@@ -160,17 +159,17 @@ pub(super) fn check_keys(
         if !table.contains_key(key) {
             at.push(key.to_owned());
             let message = match shape.child(key).description() {
-                Some(description) => format!("missing, and needed: {description}"),
-                None => "missing, and needed".to_owned(),
+                Some(description) => format!("missing key: {description}"),
+                None => "missing key".to_owned(),
             };
-            mistakes.push(Mistake::new(at.clone(), message));
+            errors.push(ConfigError::new(at.clone(), message));
             at.pop();
         }
     }
 }
 
-/// What is wrong with a key that only a table of another type has: mostly, the line with the type is missing.
-/// Whether it is, or says something else, can't be told here, where defaults are filled in.
+/// Returns the error text for a key that only a table of another type has. Usually the line with the type is missing, which
+/// cannot be distinguished from a wrong type here, as defaults are filled in.
 fn of_another_type(key: &str, all_types: &Shape<'_>, own: &Shape<'_>) -> Option<String> {
     let others = all_types.tags_of(key);
     let (tag, _) = others.first()?;
@@ -180,16 +179,16 @@ fn of_another_type(key: &str, all_types: &Shape<'_>, own: &Shape<'_>) -> Option<
         .map(|(tag, value)| format!("{tag} = {value}"))
         .collect();
     Some(format!(
-        "found a key of {0}, where the {tag} is {own_type}, expected {0} in this table, or one of {1}",
+        "found a key of {0} in a table of {tag} = {own_type}, expected {0} in this table, or one of {1}",
         lines.join(" or "),
         list(&own.keys())
     ))
 }
 
-/// The candidate that a mistyped word was to be, if one is near.
+/// Returns the candidate that is most similar to a mistyped word, if any is similar enough.
 pub(super) fn suggest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
     let word = word.to_ascii_lowercase().replace('-', "_");
-    // A third of the letters wrong is another word.
+    // With a third of the characters different, it is another word.
     let limit = (word.chars().count() / 3).max(1);
     candidates
         .iter()
@@ -202,7 +201,7 @@ pub(super) fn suggest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str>
         .map(|(_, candidate)| candidate)
 }
 
-/// Words as people list them: `"a", "b"`.
+/// Formats words as a list: `"a", "b"`.
 pub(super) fn list(words: &[&str]) -> String {
     words
         .iter()
@@ -211,13 +210,13 @@ pub(super) fn list(words: &[&str]) -> String {
         .join(", ")
 }
 
-fn check_below(value: &mut Value, at: &mut KeyPath, shape: &Shape<'_>, mistakes: &mut Vec<Mistake>) {
+fn check_below(value: &mut Value, at: &mut KeyPath, shape: &Shape<'_>, errors: &mut Vec<ConfigError>) {
     match value {
-        Value::Object(table) => check_keys(table, at, shape, mistakes),
+        Value::Object(table) => check_keys(table, at, shape, errors),
         Value::Array(items) => {
             for (place, item) in items.iter_mut().enumerate() {
                 at.push(place.to_string());
-                check_below(item, at, &shape.items(), mistakes);
+                check_below(item, at, &shape.items(), errors);
                 at.pop();
             }
         }
@@ -236,7 +235,7 @@ fn keys(path: &Path) -> KeyPath {
         .collect()
 }
 
-/// Takes a key out, or the nearest table's around it that is there: the value of an array can't be missed alone.
+/// Removes a key, or the nearest enclosing table that exists: an item of an array cannot be removed alone.
 fn remove(value: &mut Value, path: &[String]) -> bool {
     let Some((first, rest)) = path.split_first() else {
         return false;
@@ -253,7 +252,7 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
     true
 }
 
-/// Puts a value into the table where it is missing.
+/// Inserts a placeholder for a missing key.
 fn put(value: &mut Value, path: &[String], stand_in: Option<Value>) -> bool {
     let (Some((last, around)), Some(stand_in)) = (path.split_last(), stand_in) else {
         return false;
@@ -268,13 +267,13 @@ fn put(value: &mut Value, path: &[String], stand_in: Option<Value>) -> bool {
     true
 }
 
-/// What stands in backquotes after `start`.
+/// Returns the text in backquotes after `start`.
 fn quoted_after(text: &str, start: &str) -> Option<String> {
     let quoted = text.strip_prefix(start)?.strip_prefix('`')?;
     quoted.split_once('`').map(|(word, _)| word.to_owned())
 }
 
-/// serde's error as a sentence like all others: what was found, what was expected.
+/// Rewrites serde's error in the project's form: what was found, what was expected.
 fn sentence(text: &str, is_secret: bool, is_address: bool) -> String {
     if let Some(variant) = quoted_after(text, "unknown variant ") {
         let expected = text
@@ -295,13 +294,13 @@ fn sentence(text: &str, is_secret: bool, is_address: bool) -> String {
     match found_and_expected {
         Some((_, expected)) if is_secret => {
             format!(
-                "found something else (not shown, it may be the secret), expected {}",
+                "found another type (not shown, it may be the secret), expected {}",
                 expected_in_words(expected)
             )
         }
         Some((found, expected)) => {
             let expected = expected_in_words(expected);
-            // Whoever writes a value instead of a table may have written a token; an address may hold a password.
+            // A value in place of a table may be a token; an address may contain a password.
             let found = if expected == "a table" || (is_address && found.starts_with("string ")) {
                 kind_in_words(found)
             } else {
@@ -313,7 +312,7 @@ fn sentence(text: &str, is_secret: bool, is_address: bool) -> String {
     }
 }
 
-/// What serde calls what it found, in TOML's words.
+/// Translates serde's description of the found value into TOML's terms.
 fn found_in_words(found: &str) -> String {
     match found {
         "map" => "a table".to_owned(),
@@ -326,7 +325,7 @@ fn found_in_words(found: &str) -> String {
     }
 }
 
-/// As [`found_in_words`], without the value itself.
+/// Translates as [`found_in_words`] does, without the value itself.
 fn kind_in_words(found: &str) -> String {
     let kinds = [
         ("string ", "a text"),
@@ -340,7 +339,7 @@ fn kind_in_words(found: &str) -> String {
         .map_or_else(|| found_in_words(found), |(_, kind)| (*kind).to_owned())
 }
 
-/// What serde calls what it expected, in TOML's words.
+/// Translates serde's description of the expected type into TOML's terms.
 fn expected_in_words(expected: &str) -> String {
     match expected {
         "a boolean" => "true or false",
@@ -380,21 +379,21 @@ mod tests {
 
     fn read_table(value: Value) -> (Option<Table>, Vec<String>) {
         let schema = json!({ "properties": { "inner": { "properties": { "name": { "type": "string" } } } } });
-        let mut mistakes = Vec::new();
-        let table = read(value, &["t".to_owned()], &Shape::root(&schema), &mut mistakes);
-        let lines = mistakes
+        let mut errors = Vec::new();
+        let table = read(value, &["t".to_owned()], &Shape::root(&schema), &mut errors);
+        let lines = errors
             .iter()
-            .map(|mistake| format!("{}: {}", mistake.key.join("."), mistake.message))
+            .map(|error| format!("{}: {}", error.key.join("."), error.message))
             .collect();
         (table, lines)
     }
 
     #[test]
-    fn all_mistakes_of_a_table_are_found_and_the_rest_is_read() {
-        let (table, mistakes) = read_table(json!({
+    fn all_errors_of_a_table_are_found_and_the_rest_is_read() {
+        let (table, errors) = read_table(json!({
             "flag": "yes", "pause": 5, "words": ["a", 7], "inner": { "number": -1, "name": "n" },
         }));
-        insta::assert_snapshot!(mistakes.join("\n"), @r#"
+        insta::assert_snapshot!(errors.join("\n"), @r#"
         t.flag: found "yes", expected true or false
         t.inner.number: found -1, expected a whole number of 0 or more
         t.pause: found 5, expected a duration such as "250ms", "5s", "1h 30m" or "7d"
@@ -405,8 +404,8 @@ mod tests {
 
     #[test]
     fn a_missing_key_is_named_in_full() {
-        let (table, mistakes) = read_table(json!({ "flag": true, "inner": { "number": 1 } }));
-        assert_eq!(mistakes, ["t.inner.name: missing, and needed"]);
+        let (table, errors) = read_table(json!({ "flag": true, "inner": { "number": 1 } }));
+        assert_eq!(errors, ["t.inner.name: missing key"]);
         let inner = Inner {
             number: 1,
             name: String::new(),
@@ -423,16 +422,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_and_needed_is_told_once_and_hides_nothing() {
-        let (table, mistakes) = read_table(json!({ "inner": { "number": 1, "name": 7 }, "flag": 1 }));
+    fn invalid_required_key_is_reported_once() {
+        let (table, errors) = read_table(json!({ "inner": { "number": 1, "name": 7 }, "flag": 1 }));
         assert_eq!(
-            mistakes,
+            errors,
             [
                 "t.flag: found 1, expected true or false",
                 "t.inner.name: found 7, expected a text"
             ]
         );
-        assert!(table.unwrap().inner.is_some(), "the rest is looked at");
+        assert!(table.unwrap().inner.is_some(), "the rest is validated");
     }
 
     #[test]
@@ -445,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn near_words_are_suggested_and_far_ones_not() {
+    fn only_similar_words_are_suggested() {
         let keys = ["token", "token_file", "url", "ping_interval"];
         assert_eq!(suggest("tokn", &keys), Some("token"));
         assert_eq!(suggest("ping-interval", &keys), Some("ping_interval"));

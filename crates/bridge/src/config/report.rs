@@ -1,4 +1,4 @@
-//! All that is wrong with a configuration, told at once: each with the line of the file, and what of it is meant.
+//! The report of all configuration errors, each with the line of the file and the marked span.
 
 use std::{
     fmt,
@@ -10,61 +10,61 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use super::excerpt::Excerpt;
 use crate::terminal::columns;
 
-/// The width of a page whose width is not known, and the most that a line of explanation takes on a wider one.
+/// The terminal width where it is unknown, and the largest width of an explanation on a wider terminal.
 const USUAL_WIDTH: usize = 100;
-/// What stands before an explanation: the gutter, and its name.
+/// The width of the prefix of an explanation: the gutter and its label.
 const NOTE_INDENT: usize = 17;
 
-/// Everything that is wrong with a configuration.
+/// All errors of a configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     problems: Vec<Problem>,
 }
 
-/// One thing that is wrong.
+/// One configuration error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it was found.
+    /// The position of the error.
     pub origin: Origin,
-    /// The key, with dots between its parts; empty when it concerns no key.
+    /// The dotted key; empty when the error concerns no key.
     pub key: String,
-    /// A sentence: what was found, what was expected.
+    /// The error in one sentence: what was found, what was expected.
     pub message: String,
-    /// What was meant, perhaps.
+    /// A suggestion or the action to take.
     pub hint: Option<String>,
-    /// The line of the file, without what may be secret.
+    /// The line of the file, without possible secrets.
     pub excerpt: Option<Excerpt>,
 }
 
-/// Where something in the configuration comes from.
+/// The origin of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// A place in a file.
+    /// A position in a file.
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Line and column, from 1, when it has one.
+        /// Line and column, from 1, where known.
         position: Option<(usize, usize)>,
     },
-    /// A variable of the environment.
+    /// An environment variable.
     Variable(String),
-    /// There is no file, and no variable says it.
+    /// Neither a file nor a variable.
     Nowhere,
 }
 
 impl Report {
-    /// Whether nothing is wrong.
+    /// Returns whether there are no errors.
     pub fn is_empty(&self) -> bool {
         self.problems.is_empty()
     }
 
-    /// What is wrong.
+    /// Returns the errors.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// A report of one thing that concerns no key.
+    /// Returns a report with one error that concerns no key.
     pub(super) fn of_file(path: &Path, position: Option<(usize, usize)>, message: impl Into<String>) -> Self {
         let mut report = Self::default();
         report.push(Problem {
@@ -80,8 +80,7 @@ impl Report {
         report
     }
 
-    /// Adds a problem, unless its key, or a table around it, has one already: what follows from a problem tells nobody
-    /// anything new.
+    /// Adds a problem, unless its key or an enclosing table has one already, of which it would be a mere consequence.
     pub(super) fn push(&mut self, problem: Problem) {
         let is_known = |known: &Problem| {
             !known.key.is_empty()
@@ -96,7 +95,7 @@ impl Report {
         }
     }
 
-    /// The report as text, for a page so many columns wide. Ends without a line break.
+    /// Renders the report for a terminal of `width` columns. The text does not end with a line break.
     pub fn render(&self, colours: bool, width: usize) -> String {
         let renderer = if colours {
             Renderer::styled()
@@ -109,18 +108,16 @@ impl Report {
             text.push_str(&renderer.render(&[problem.group(width.min(USUAL_WIDTH))]));
             text.push_str("\n\n");
         }
-        let (count, them) = match self.problems.len() {
-            1 => ("an error".to_owned(), "it"),
-            count => (format!("{count} errors"), "them"),
+        let summary = match self.problems.len() {
+            1 => "1 configuration error; fix it and run `neurobridge check` again".to_owned(),
+            count => format!("{count} configuration errors; fix them and run `neurobridge check` again"),
         };
-        let summary =
-            format!("the configuration has {count}; mend {them}, and ask `neurobridge check` again");
         let summary = Group::with_title(Level::ERROR.primary_title(summary));
         text.push_str(&renderer.render(&[summary]));
         text
     }
 
-    /// In the order of the file, then the environment.
+    /// Sorts the problems by position in the file, then by environment variable.
     pub(super) fn sort(&mut self) {
         let rank = |problem: &Problem| match &problem.origin {
             Origin::File { position, .. } => (0, *position, String::new()),
@@ -133,7 +130,7 @@ impl Report {
 
 impl std::error::Error for Report {}
 
-/// As [`render`](Report::render), without colours and for a page of the usual width.
+/// Renders as [`render`](Report::render) does, without colours and with the default width.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.render(false, USUAL_WIDTH))
@@ -142,7 +139,7 @@ impl fmt::Display for Report {
 
 impl Problem {
     fn group(&self, width: usize) -> Group<'_> {
-        // What was expected stands below: it may be a long list.
+        // The expectation goes below the excerpt, because it may be a long list.
         let (found, expected) = match split_expected(&self.message) {
             Some((found, expected)) => (found, Some(expected)),
             None => (self.message.as_str(), None),
@@ -182,7 +179,7 @@ impl Problem {
     }
 }
 
-/// What was found, and what was expected.
+/// Splits a message into what was found and what was expected.
 fn split_expected(message: &str) -> Option<(&str, &str)> {
     [", expected ", ": expected "]
         .iter()
@@ -190,7 +187,7 @@ fn split_expected(message: &str) -> Option<(&str, &str)> {
         .filter(|(_, expected)| !expected.is_empty())
 }
 
-/// Breaks a text into lines at blanks.
+/// Wraps a text at spaces.
 fn wrap(text: &str, width: usize) -> String {
     let (mut wrapped, mut column) = (String::new(), 0);
     for word in text.split(' ') {
@@ -242,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_from_a_problem_is_left_out() {
+    fn problems_below_a_reported_key_are_left_out() {
         let mut report = Report::default();
         for key in ["sinks.a", "sinks.a", "sinks.a.topic", "sinks.ab", "sinks"] {
             report.push(problem(key, None));
@@ -275,7 +272,7 @@ mod tests {
          |
          = expected: something
 
-        error: the configuration has 3 errors; mend them, and ask `neurobridge check` again
+        error: 3 configuration errors; fix them and run `neurobridge check` again
         ");
     }
 }

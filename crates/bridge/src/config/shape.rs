@@ -1,5 +1,5 @@
-//! What the configuration's JSON Schema says about a key: the keys that a table knows, and the types that a value may
-//! have. Only as much of JSON Schema is understood as `schemars` writes for the types in use.
+//! Queries on the configuration's JSON Schema: the keys of a table and the types of a value. Supports the subset of JSON
+//! Schema that `schemars` generates for the types in use.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 
 use super::excerpt;
 
-/// Alternatives deeper within one another than this are no alternatives but a circle.
+/// The largest nesting of alternatives; a deeper one is a circular reference.
 const MAX_DEPTH: usize = 16;
 
-/// The alternatives that the schema has for one place in the configuration.
+/// The schema's alternatives for one position in the configuration.
 #[derive(Clone, Debug)]
 pub(super) struct Shape<'a> {
     root: &'a Value,
@@ -18,7 +18,7 @@ pub(super) struct Shape<'a> {
 }
 
 impl<'a> Shape<'a> {
-    /// The whole configuration's.
+    /// Returns the shape of the whole configuration.
     pub(super) fn root(root: &'a Value) -> Self {
         Self::of(root, [root])
     }
@@ -31,7 +31,7 @@ impl<'a> Shape<'a> {
         Self { root, alternatives }
     }
 
-    /// What stands under a key of a table; empty when the schema has no such key.
+    /// Returns the shape of a key of a table; empty when the schema has no such key.
     pub(super) fn child(&self, key: &str) -> Self {
         let nodes = self
             .alternatives
@@ -40,7 +40,7 @@ impl<'a> Shape<'a> {
         Self::of(self.root, nodes)
     }
 
-    /// What an array holds.
+    /// Returns the shape of an array's items.
     pub(super) fn items(&self) -> Self {
         Self::of(
             self.root,
@@ -48,7 +48,7 @@ impl<'a> Shape<'a> {
         )
     }
 
-    /// What stands at a path of keys.
+    /// Returns the shape at a path of keys.
     pub(super) fn at<'k>(&self, path: impl IntoIterator<Item = &'k str>) -> Self {
         path.into_iter().fold(self.clone(), |shape, key| {
             if key.parse::<usize>().is_ok() && shape.allows("array") {
@@ -59,8 +59,8 @@ impl<'a> Shape<'a> {
         })
     }
 
-    /// Leaves out the alternatives that are no table, and those that a table's own texts exclude (`type = "kafka"`): they know
-    /// other keys, which must not be suggested here.
+    /// Removes the alternatives that are not tables, and those that a string of this table excludes (`type = "kafka"`): their
+    /// keys must not be suggested here.
     pub(super) fn narrow(&self, table: &Map<String, Value>) -> Self {
         let fits = |node: &Map<String, Value>| {
             may_be(node, "object")
@@ -83,12 +83,12 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// Whether nothing is allowed here.
+    /// Returns whether no value is valid here.
     pub(super) fn is_empty(&self) -> bool {
         self.alternatives.is_empty()
     }
 
-    /// Whether a table may have this key.
+    /// Returns whether a table may have this key.
     pub(super) fn knows(&self, key: &str) -> bool {
         self.alternatives.iter().any(|node| {
             property(node, key).is_some()
@@ -98,7 +98,7 @@ impl<'a> Shape<'a> {
         })
     }
 
-    /// The lines (`type = "disk"`) that make a table one which has this key: of each, its key and its value.
+    /// Returns key and value of the lines (`type = "disk"`) that select an alternative with this key.
     pub(super) fn tags_of(&self, key: &str) -> Vec<(&'a str, &'a Value)> {
         self.alternatives
             .iter()
@@ -111,14 +111,14 @@ impl<'a> Shape<'a> {
             .collect()
     }
 
-    /// Whether any table of the whole configuration has a key of this name.
+    /// Returns whether any table of the configuration has a key of this name.
     pub(super) fn mentions(&self, key: &str) -> bool {
         let mut names = BTreeSet::new();
         excerpt::names(self.root, &mut names);
         names.contains(key)
     }
 
-    /// The keys with names of their own, sorted.
+    /// Returns the named keys, sorted.
     pub(super) fn keys(&self) -> Vec<&'a str> {
         let mut keys: Vec<&str> = self
             .alternatives
@@ -131,7 +131,7 @@ impl<'a> Shape<'a> {
         keys
     }
 
-    /// The keys that every alternative needs.
+    /// Returns the keys that every alternative requires.
     pub(super) fn required(&self) -> Vec<&'a str> {
         let needs = |node: &'a Map<String, Value>| node.get("required").and_then(Value::as_array);
         let Some((first, others)) = self.alternatives.split_first() else {
@@ -149,13 +149,13 @@ impl<'a> Shape<'a> {
             .collect()
     }
 
-    /// Whether a value of this JSON type may stand here.
+    /// Returns whether a value of this JSON type is valid here.
     pub(super) fn allows(&self, json_type: &str) -> bool {
         self.alternatives.iter().any(|node| may_be(node, json_type))
     }
 
-    /// Something that may stand here, of a type that can be made up: in the place of what is missing or wrong, so that a
-    /// table can still tell what else is wrong with it.
+    /// Returns a placeholder for a missing or invalid value, where one can be generated, so that the other errors of a table
+    /// are found.
     pub(super) fn stand_in(&self) -> Option<Value> {
         self.alternatives.iter().find_map(|node| {
             let choice = node
@@ -171,7 +171,7 @@ impl<'a> Shape<'a> {
         })
     }
 
-    /// What stands here, in its first sentence.
+    /// Returns the first sentence of the description.
     pub(super) fn description(&self) -> Option<&'a str> {
         let text = self
             .alternatives
@@ -181,13 +181,13 @@ impl<'a> Shape<'a> {
         text.get(..end)
     }
 
-    /// Whether a table has this key by its own name, not as one of any name.
+    /// Returns whether a table has this key as a named property, not as one of any name.
     #[cfg(all(test, feature = "kafka", feature = "nats"))]
     pub(super) fn names(&self, key: &str) -> bool {
         self.alternatives.iter().any(|node| property(node, key).is_some())
     }
 
-    /// Whether a key of this table has a description: its own, or that of its type.
+    /// Returns whether a key of this table has a description: its own, or that of its type.
     #[cfg(all(test, feature = "kafka", feature = "nats"))]
     pub(super) fn describes(&self, key: &str) -> bool {
         self.alternatives
@@ -197,7 +197,7 @@ impl<'a> Shape<'a> {
             || self.child(key).description().is_some()
     }
 
-    /// Whether a key of this table has an example.
+    /// Returns whether a key of this table has an example.
     #[cfg(all(test, feature = "kafka", feature = "nats"))]
     pub(super) fn has_example(&self, key: &str) -> bool {
         self.alternatives
@@ -206,7 +206,7 @@ impl<'a> Shape<'a> {
             .any(|own| own.get("examples").is_some())
     }
 
-    /// The default of a key of this table.
+    /// Returns the default of a key of this table.
     #[cfg(all(test, feature = "kafka", feature = "nats"))]
     pub(super) fn default(&self, key: &str) -> Option<&'a Value> {
         self.alternatives
@@ -214,7 +214,7 @@ impl<'a> Shape<'a> {
             .find_map(|node| property(node, key)?.get("default"))
     }
 
-    /// Whether what stands here is an address, or an array of addresses.
+    /// Returns whether the value is an address or an array of addresses.
     pub(super) fn is_address(&self) -> bool {
         self.has_format(neurobridge_core::address::SCHEMA_FORMAT)
     }
@@ -224,7 +224,7 @@ impl<'a> Shape<'a> {
         self.alternatives.iter().any(has_it)
     }
 
-    /// Whether what stands here must not be shown.
+    /// Returns whether the value is a secret.
     pub(super) fn is_secret(&self) -> bool {
         self.has_format(neurobridge_core::secret::SCHEMA_FORMAT)
             || self.alternatives.iter().any(|node| {
@@ -238,7 +238,7 @@ fn may_be(node: &Map<String, Value>, json_type: &str) -> bool {
     match node.get("type") {
         Some(Value::String(only)) => only == json_type,
         Some(Value::Array(types)) => types.iter().any(|one| one == json_type),
-        // Enumerations of texts, and tables of several kinds, may come without a type.
+        // Enumerations of strings, and tables with alternatives, may have no type.
         _ if node.contains_key("const") || node.contains_key("enum") => json_type == "string",
         _ => json_type == "object",
     }
@@ -252,7 +252,7 @@ fn property<'a>(node: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     properties(node)?.get(key)
 }
 
-/// Follows references and alternatives down to schemas that say something themselves.
+/// Resolves references and alternatives to schemas with constraints of their own.
 fn expand<'a>(root: &'a Value, node: &'a Value, depth: usize, found: &mut Vec<&'a Map<String, Value>>) {
     let (Some(object), Some(depth)) = (node.as_object(), depth.checked_sub(1)) else {
         return;
@@ -274,8 +274,8 @@ fn expand<'a>(root: &'a Value, node: &'a Value, depth: usize, found: &mut Vec<&'
             expand(root, alternative, depth, found);
         }
     }
-    let says_something = ["type", "properties", "additionalProperties", "const", "enum"];
-    if says_something.iter().any(|key| object.contains_key(*key)) {
+    let constraints = ["type", "properties", "additionalProperties", "const", "enum"];
+    if constraints.iter().any(|key| object.contains_key(*key)) {
         found.push(object);
     }
 }
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_one_type_knows_the_keys_of_that_type_only() {
+    fn table_of_one_type_has_only_the_keys_of_that_type() {
         let schema = schema();
         let sink = Shape::root(&schema).at(["sinks", "x"]);
         let file = sink.narrow(json!({ "type": "file" }).as_object().unwrap());
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_table_needs_is_known_where_there_may_be_none() {
+    fn optional_table_knows_its_required_keys() {
         let schema = json!({ "properties": { "sasl": { "anyOf": [
             { "type": "object", "required": ["user"], "properties": { "user": { "type": "string" } } },
             { "type": "null" },
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn something_stands_in_for_texts_choices_and_arrays() {
+    fn strings_choices_and_arrays_have_placeholders() {
         let schema = json!({ "properties": {
             "text": { "type": ["string", "null"] },
             "choice": { "oneOf": [{ "type": "string", "const": "a" }, { "type": "string", "const": "b" }] },
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn types_and_secrets_are_seen() {
+    fn types_and_secrets_are_recognised() {
         let schema = schema();
         let root = Shape::root(&schema);
         assert!(root.child("name").allows("string") && !root.child("name").allows("integer"));

@@ -1,6 +1,6 @@
-//! The configuration files that are shipped: each is right, and `neurobridge.toml` explains every key.
+//! Tests of the shipped configuration files: each is valid, and `neurobridge.toml` explains every key.
 
-// They are about a build with everything.
+// These tests need a build with all sinks.
 #![cfg(all(feature = "kafka", feature = "nats"))]
 
 use std::{
@@ -17,7 +17,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config")
 }
 
-/// `neurobridge.toml` with every key that is left to its default: what begins with `#` and no space is a key.
+/// Reads `neurobridge.toml` including the commented keys: a line that begins with `#` and no space is a key.
 fn all_keys() -> Document {
     let text = fs::read_to_string(folder().join("neurobridge.toml")).unwrap();
     let lines = text.lines().map(|line| match line.strip_prefix('#') {
@@ -30,7 +30,7 @@ fn all_keys() -> Document {
 }
 
 #[test]
-fn every_shipped_file_is_right() {
+fn every_shipped_file_is_valid() {
     let mut files = vec![folder().join("neurobridge.toml")];
     files.extend(
         fs::read_dir(folder().join("examples"))
@@ -69,7 +69,7 @@ fn every_key_is_explained_and_no_other() {
         .collect();
     let missing: Vec<_> = expected.difference(&written).collect();
     let unknown: Vec<_> = written.difference(&expected).collect();
-    // A dead letter has one place; the other is told in words.
+    // A sink has one kind of dead letter destination; the other is explained in a comment.
     assert_eq!(
         missing,
         ["sinks.kafka.dead_letter.path", "sinks.nats.dead_letter.path"]
@@ -77,7 +77,7 @@ fn every_key_is_explained_and_no_other() {
     assert_eq!(unknown, Vec::<&String>::new());
 }
 
-/// All keys of a schema, with the names of sources and sinks that `table` has.
+/// Collects all keys of a schema, with the names of sources and sinks in `table`.
 fn keys(shape: &Shape<'_>, table: &Map<String, Value>, path: &str, found: &mut BTreeSet<String>) {
     let shape = shape.narrow(table);
     let named = shape.keys().into_iter().map(str::to_owned);
@@ -99,7 +99,7 @@ fn keys(shape: &Shape<'_>, table: &Map<String, Value>, path: &str, found: &mut B
 }
 
 #[test]
-fn editors_are_told_of_every_key_what_it_means_and_an_example() {
+fn schema_has_a_description_and_an_example_for_every_key() {
     let schema = load::schema();
     let document = all_keys();
     let (mut described, mut with_examples) = (0, 0);
@@ -132,7 +132,7 @@ fn editors_are_told_of_every_key_what_it_means_and_an_example() {
 }
 
 #[test]
-fn keys_that_are_left_out_say_their_defaults() {
+fn commented_keys_show_their_defaults() {
     let schema = load::schema();
     let document = all_keys();
     // Tables, and keys whose default is "nothing": an example says more.
@@ -188,14 +188,14 @@ fn value<'a>(values: &'a Map<String, Value>, path: &[String]) -> Option<&'a Valu
 }
 
 #[test]
-fn examples_of_keys_are_right_themselves() {
+fn examples_of_keys_are_valid() {
     let schema = load::schema();
     let (_, mistakes) = tables::read(all_keys().values, &Shape::root(&schema));
     let mistakes: Vec<_> = mistakes
         .into_iter()
         .map(|mistake| mistake.key.join("."))
         .collect();
-    // Of each of these pairs one is enough, and a file shows both; and create = false takes no numbers.
+    // The file shows both keys of pairs of which only one is allowed, and create = false allows no numbers.
     assert_eq!(
         mistakes,
         [

@@ -1,4 +1,4 @@
-//! A sink in the configuration: what all have in common, and what its type adds.
+//! A sink in the configuration: the common keys and those of its type.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -14,31 +14,31 @@ use serde_json::{Map, Value};
 
 use crate::sinks::{self, AnySink};
 
-/// A sink.
+/// The configuration of a sink.
 #[derive(Clone, Debug)]
 pub struct SinkEntry {
-    /// What all sinks have in common.
+    /// The common keys.
     pub common: SinkCommon,
-    /// What its type adds.
+    /// The keys of the sink's type.
     pub config: Arc<dyn AnySink>,
 }
 
-/// What can be said of every sink.
+/// The keys that all sinks have.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SinkCommon {
     /// Whether the bridge is ready (`/readyz`) only while this sink is up.
     pub required: bool,
-    /// Where it begins when the spool does not know it yet: at the `end` (with what comes next), or with the `oldest` event
-    /// that the spool has.
+    /// The start position of a sink without a cursor in the spool: the `end` (with the next event), or the `oldest` event in
+    /// the spool.
     pub start: Start,
-    /// Which events this sink gets, of those that passed `event.filter`. All by default.
+    /// The filter of this sink, applied after `event.filter`. All events pass by default.
     pub filter: Filter,
-    /// Fields whose values are replaced by null for this sink, beyond those of `event.redact`.
+    /// Fields whose values are replaced by null for this sink, in addition to those of `event.redact`.
     pub redact: Vec<Pattern>,
     /// Fields whose values are replaced by pseudonyms for this sink.
     pub pseudonymise: Option<Pseudonymise>,
-    /// So many dead letters in a row stop the sink: then it is not the events that are wrong.
+    /// The number of consecutive dead letters that stops the sink: then the cause is not the events.
     pub max_dead_letters_in_a_row: u64,
 }
 
@@ -56,14 +56,14 @@ impl Default for SinkCommon {
 }
 
 impl SinkCommon {
-    /// Whether anything is taken out of events for this sink.
+    /// Returns whether values are removed from events for this sink.
     pub fn redacts(&self) -> bool {
         !self.redact.is_empty() || self.pseudonymise.is_some()
     }
 }
 
 impl SinkEntry {
-    /// Returns a sink of this configuration, with the defaults of what all sinks have in common.
+    /// Returns a sink with this configuration and defaults for the common keys.
     pub fn new(config: impl SinkType) -> Self {
         Self {
             common: SinkCommon::default(),
@@ -72,8 +72,8 @@ impl SinkEntry {
     }
 }
 
-/// Takes the keys that all sinks have in common out of a sink's table. What is left is its type's own, which is read
-/// by that type: serde can't flatten one into the other and refuse unknown keys as well.
+/// Removes the common keys from a sink's table and returns them. The rest is deserialised by the sink's type: serde cannot
+/// both flatten one into the other and reject unknown keys.
 pub(super) fn split_common(table: &mut Map<String, Value>) -> Map<String, Value> {
     let schema = schemars::schema_for!(SinkCommon);
     let keys = schema.get("properties").and_then(Value::as_object);
@@ -97,7 +97,7 @@ impl JsonSchema for SinkEntry {
     }
 }
 
-/// The schema of a type of sink, with the keys that all have in common and `type`.
+/// Returns the schema of a sink type, with the common keys and `type`.
 fn with_common(common: &Schema, kind: &str, specific: Schema) -> Schema {
     let mut schema = specific;
     let object = schema.ensure_object();

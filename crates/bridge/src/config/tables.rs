@@ -1,4 +1,4 @@
-//! From merged values to the configuration: table by table, so that each tells its own mistakes.
+//! Deserialises the merged values table by table, so that each table reports its own errors.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,25 +10,21 @@ use serde_json::{Map, Value};
 use super::{
     checks,
     model::Config,
-    read::{self, Mistake},
+    read::{self, ConfigError},
     shape::Shape,
     sink::{self, SinkCommon, SinkEntry},
 };
 use crate::sinks;
 
-/// Reads the configuration, and notes all that is wrong. Where something is, the default stands in its place.
-pub(super) fn read(mut table: Map<String, Value>, shape: &Shape<'_>) -> (Config, Vec<Mistake>) {
-    let mut mistakes = Vec::new();
-    // A size alone is enough: it is that of the default type.
+/// Deserialises the configuration, and returns all errors. Invalid values are replaced by their defaults.
+pub(super) fn read(mut table: Map<String, Value>, shape: &Shape<'_>) -> (Config, Vec<ConfigError>) {
+    let mut errors = Vec::new();
+    // The type has a default, so that a size alone is valid.
     if let Some(Value::Object(spool)) = table.get_mut("spool") {
         spool.entry("type").or_insert_with(|| "memory".into());
     }
-    read::check_keys(&mut table, &mut Vec::new(), shape, &mut mistakes);
-    let mut tables = Tables {
-        table,
-        shape,
-        mistakes,
-    };
+    read::check_keys(&mut table, &mut Vec::new(), shape, &mut errors);
+    let mut tables = Tables { table, shape, errors };
     let defaults = Config::default();
     let mut config = Config {
         data_dir: tables.section("data_dir").unwrap_or(defaults.data_dir),
@@ -44,20 +40,20 @@ pub(super) fn read(mut table: Map<String, Value>, shape: &Shape<'_>) -> (Config,
         http: tables.section("http").unwrap_or_default(),
         log: tables.section("log").unwrap_or_default(),
     };
-    let mut mistakes = tables.mistakes;
-    checks::check(&config, &mut mistakes);
+    let mut errors = tables.errors;
+    checks::check(&config, &mut errors);
     config.add_default_sink();
-    (config, read::without_consequences(mistakes))
+    (config, read::without_consequences(errors))
 }
 
 #[derive(Deserialize)]
 struct DurationText(#[serde(with = "neurobridge_core::units::duration")] Duration);
 
-/// The tables that are left to read.
+/// The tables that are not read yet.
 struct Tables<'a> {
     table: Map<String, Value>,
     shape: &'a Shape<'a>,
-    mistakes: Vec<Mistake>,
+    errors: Vec<ConfigError>,
 }
 
 impl Tables<'_> {
@@ -68,20 +64,20 @@ impl Tables<'_> {
 
     fn read<T: DeserializeOwned>(&mut self, value: Value, at: &[String]) -> Option<T> {
         let shape = self.shape.at(at.iter().map(String::as_str));
-        read::read(value, at, &shape, &mut self.mistakes)
+        read::read(value, at, &shape, &mut self.errors)
     }
 
-    fn mistake(&mut self, key: &[&str], message: String) {
-        self.mistakes.push(Mistake::new(key.iter().copied(), message));
+    fn error(&mut self, key: &[&str], message: String) {
+        self.errors.push(ConfigError::new(key.iter().copied(), message));
     }
 
-    /// A table of tables by name.
+    /// Reads a table of named tables.
     fn named(&mut self, key: &str) -> Map<String, Value> {
         match self.table.remove(key) {
             None => Map::new(),
             Some(Value::Object(tables)) => tables,
             Some(_) => {
-                self.mistake(
+                self.error(
                     &[key],
                     format!("found a value, expected tables such as [{key}.main]"),
                 );
@@ -104,7 +100,7 @@ impl Tables<'_> {
         let Some(mut value) = self.table.remove("spool") else {
             return SpoolConfig::default();
         };
-        // The type first: once it is known, the table of that type is read, of which each key tells its own mistake.
+        // The type comes first: once it is known, each key of a table of that type reports its own error.
         let kind = value.get("type").cloned().unwrap_or_default();
         if let (Some(kind @ ("memory" | "disk")), Some(table)) = (kind.as_str(), value.as_object_mut()) {
             table.remove("type");
@@ -131,13 +127,13 @@ impl Tables<'_> {
 
     fn sink(&mut self, name: &str, value: Value) -> Option<SinkEntry> {
         let Value::Object(mut table) = value else {
-            self.mistake(&["sinks", name], "found a value, expected a table".to_owned());
+            self.error(&["sinks", name], "found a value, expected a table".to_owned());
             return None;
         };
         let at = ["sinks".to_owned(), name.to_owned()];
         let kind = match table.remove("type") {
             Some(Value::String(kind)) => kind,
-            Some(_) => return self.unknown_kind(name, "no text"),
+            Some(_) => return self.unknown_kind(name, "a value that is not a string"),
             None => return self.unknown_kind(name, "nothing"),
         };
         let Some(sink_type) = sinks::find(&kind) else {
@@ -151,7 +147,7 @@ impl Tables<'_> {
             Value::Object(table),
             &at,
             &shape,
-            &mut self.mistakes,
+            &mut self.errors,
         );
         Some(SinkEntry {
             common: common.unwrap_or_default(),
@@ -165,7 +161,7 @@ impl Tables<'_> {
         let is_left_out = sinks::LEFT_OUT.contains(&word);
         let message = if is_left_out {
             format!(
-                "found \"{word}\", which this build of neurobridge leaves out; expected one of {}, or a build with the cargo \
+                "found \"{word}\", which this build of neurobridge does not include; expected one of {}, or a build with the cargo \
                  feature \"{word}\"",
                 read::list(&known)
             )
@@ -175,11 +171,11 @@ impl Tables<'_> {
                 read::list(&known)
             )
         };
-        let mistake = Mistake::new(["sinks", name, "type"], message);
-        self.mistakes.push(if is_left_out {
-            mistake
+        let error = ConfigError::new(["sinks", name, "type"], message);
+        self.errors.push(if is_left_out {
+            error
         } else {
-            mistake.with_suggestion(word, &known)
+            error.with_suggestion(word, &known)
         });
         None
     }

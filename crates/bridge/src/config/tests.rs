@@ -1,4 +1,4 @@
-//! The configuration as a whole: what is taken, and how every mistake is told.
+//! Tests of the whole configuration: accepted input and the report of every error.
 
 use std::{ffi::OsString, fs, path::Path};
 
@@ -56,15 +56,18 @@ fn a_spool_larger_than_its_disk_is_warned_about() {
             "{SOURCE}[spool]\ntype = \"disk\"\nmax_size = \"{size}\"\n"
         ))
         .unwrap();
-        let is_found = loaded.dangers().iter().any(|danger| {
-            danger.key == "spool.max_size" && danger.message.contains("the disk is full before the spool is")
+        let is_found = loaded.warnings().iter().any(|warning| {
+            warning.key == "spool.max_size"
+                && warning
+                    .message
+                    .contains("the disk fills up before the spool does")
         });
         assert_eq!(is_found, is_warned, "{size}");
     }
 }
 
 #[test]
-fn a_source_is_all_it_takes() {
+fn source_alone_is_a_valid_configuration() {
     let loaded = load(SOURCE).unwrap();
     let config = loaded.config;
     assert_eq!(config.sources["main"].url, "wss://events.neuroio.com");
@@ -90,7 +93,7 @@ fn the_environment_alone_is_enough() {
 }
 
 #[test]
-fn the_first_place_with_a_file_is_taken() {
+fn first_default_path_with_a_file_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let [missing, first, second] =
         ["missing.toml", "first.toml", "second.toml"].map(|name| folder.path().join(name));
@@ -102,7 +105,7 @@ fn the_first_place_with_a_file_is_taken() {
 
 #[test]
 fn a_named_file_that_is_missing_is_an_error() {
-    // figment alone would take it for an empty one.
+    // figment alone would treat it as an empty file.
     let missing = Path::new("/nowhere/neurobridge.toml");
     let variables = environment(&[("NEUROBRIDGE__SOURCES__MAIN__TOKEN", "t")]);
     let report = load_from(Some(missing), [], variables).unwrap_err().to_string();
@@ -146,7 +149,7 @@ fn the_environment_sets_maps_key_by_key_and_arrays_whole() {
 }
 
 #[test]
-fn a_sink_may_have_a_place_of_its_own_for_dead_letters() {
+fn sink_may_have_its_own_dead_letter_file() {
     let sinks = "[sinks.a]\ntype = \"file\"\ndead_letter = { path = \"a.dead.jsonl\" }\n\
                  [sinks.b]\ntype = \"file\"\npath = \"b.jsonl\"\ndead_letter.path = \"/var/b.dead.jsonl\"\n";
     let config = load(&format!("data_dir = \"keep\"\n{SOURCE}{sinks}"))
@@ -165,7 +168,7 @@ fn a_sink_may_have_a_place_of_its_own_for_dead_letters() {
 // A key of another type of sink is known to a build that has it, and its value is shown.
 #[cfg(feature = "kafka")]
 #[test]
-fn unknown_keys_are_all_named_with_what_was_meant() {
+fn unknown_keys_are_all_reported_with_suggestions() {
     insta::assert_snapshot!(report(load_with(
         "drain_timout = \"1s\"\n[sources.main]\ntokn = \"hunter2\"\nping-interval = \"5s\"\n[sinks.a]\ntype = \"file\"\nmax_sise = 1\n\
          topic = \"x\"\n[event.pseudonymise]\nfields = [\"pid\"]\nkeyfile = \"k\"\n[htpp]\nlisten = 1\n",
@@ -174,18 +177,18 @@ fn unknown_keys_are_all_named_with_what_was_meant() {
 }
 
 #[test]
-fn a_key_of_another_type_says_which_line_is_missing() {
+fn key_of_another_type_reports_the_missing_line() {
     insta::assert_snapshot!(report(load(&format!("{SOURCE}[spool]\nretain = \"2h\"\n"))));
 }
 
 #[test]
-fn a_key_of_another_type_than_the_written_one_says_so() {
+fn key_of_another_type_than_the_given_one_is_an_error() {
     let text = format!("{SOURCE}[sinks.nats]\ntype = \"nats\"\nsubject = \"faces\"\ntopic = \"faces\"\n");
     insta::assert_snapshot!(report(load(&text)));
 }
 
 #[test]
-fn without_any_configuration_the_places_of_files_are_named() {
+fn missing_configuration_reports_the_default_paths() {
     let places = super::PLACES
         .iter()
         .map(|place| Path::new("/nowhere").join(place));
@@ -198,7 +201,7 @@ fn without_any_configuration_the_places_of_files_are_named() {
 }
 
 #[test]
-fn wrong_values_are_all_named() {
+fn invalid_values_are_all_reported() {
     insta::assert_snapshot!(report(load_with(
         "drain_timeout = 8\ndata_dir = true\n[sources.main]\ntoken = [\"hunter2\"]\nurl = 7\nping_interval = \"5 fortnights\"\n\
          exit_on_refused_token = \"yes\"\n[sources.other]\ntoken = \"hunter3\"\ntoken_file = \"x\"\nurl = \"https://u:hunter4@h\"\n\
@@ -215,7 +218,7 @@ fn wrong_values_are_all_named() {
 // The types that a build has are part of the messages.
 #[cfg(feature = "kafka")]
 #[test]
-fn sinks_and_names_that_can_not_be() {
+fn invalid_sinks_and_names_are_all_reported() {
     insta::assert_snapshot!(report(load(&format!(
         "{SOURCE}[sources.Big-One]\ntoken_file = \"t\"\n[sinks]\nplain = 1\n[sinks.none]\npath = \"x\"\n\
          [sinks.odd]\ntype = \"fil\"\n[sinks.a]\ntype = \"file\"\nmax_dead_letters_in_a_row = 0\n[sinks.b]\ntype = \"file\"\n\
@@ -224,7 +227,7 @@ fn sinks_and_names_that_can_not_be() {
 }
 
 #[test]
-fn what_is_no_toml_is_told_without_its_lines() {
+fn invalid_toml_is_reported_without_its_values() {
     let report = report(load("[sources.main]\ntoken = \"hunter2\nurl = = 1\n"));
     assert!(!report.contains("hunter2"), "{report}");
     insta::assert_snapshot!(report);
@@ -252,14 +255,14 @@ fn one_file_under_two_spellings_is_an_error() {
         };
         let report = report(load(&text(other)));
         assert!(
-            report.contains("expected: another file than that of sinks.one.path"),
+            report.contains("expected: a file different from sinks.one.path"),
             "{report}"
         );
         load(&text("b.jsonl")).unwrap();
-        let letters = format!(
+        let dead_letters = format!(
             "{SOURCE}[dead_letters]\npath = {other:?}\n[sinks.one]\ntype = \"file\"\npath = {one:?}\n"
         );
-        assert!(load(&format!("data_dir = {data:?}\n{letters}")).is_err());
+        assert!(load(&format!("data_dir = {data:?}\n{dead_letters}")).is_err());
     }
 }
 
@@ -268,7 +271,7 @@ fn device_as_a_file_is_an_error() {
     for table in ["[sinks.a]\ntype = \"file\"", "[dead_letters]"] {
         let report = report(load(&format!("{SOURCE}{table}\npath = \"/dev/null\"\n")));
         assert!(
-            report.contains("\"/dev/null\", which is there and no regular file"),
+            report.contains("\"/dev/null\", which is not a regular file"),
             "{report}"
         );
     }
@@ -276,7 +279,7 @@ fn device_as_a_file_is_an_error() {
 
 #[cfg(feature = "kafka")]
 #[test]
-fn mistakes_of_a_kafka_sink_are_all_named() {
+fn errors_of_a_kafka_sink_are_all_reported() {
     insta::assert_snapshot!(report(load_with(
         &format!(
             "{SOURCE}[sinks.kafka]\ntype = \"kafka\"\ntopic = \"{{pid\"\nlinger = 5\nsasl = {{ mechanism = \"md5\", username = \"u\", \
@@ -290,7 +293,7 @@ fn mistakes_of_a_kafka_sink_are_all_named() {
 }
 
 #[test]
-fn dates_are_errors_with_their_place() {
+fn dates_are_errors_with_their_position() {
     let report = report(load(&format!(
         "{SOURCE}[sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"h\"\ntopic = 2026-01-01\nlinger = 07:32:00\n"
     )));
@@ -305,12 +308,12 @@ fn dates_are_errors_with_their_place() {
 
 #[cfg(not(feature = "kafka"))]
 #[test]
-fn a_sink_that_this_build_leaves_out_is_named_so() {
+fn sink_that_this_build_lacks_is_reported_as_such() {
     let report = report(load(&format!(
         "{SOURCE}[sinks.kafka]\ntype = \"kafka\"\nbootstrap_servers = \"localhost:9092\"\n"
     )));
     assert!(
-        report.contains("which this build of neurobridge leaves out"),
+        report.contains("which this build of neurobridge does not include"),
         "{report}"
     );
 }

@@ -1,4 +1,4 @@
-//! The answer to the first question of all: am I losing events?
+//! The loss verdict of the status page: whether the bridge is losing events, and why.
 
 use jiff::SignedDuration;
 use neurobridge_core::{clock, delivery::SinkState};
@@ -7,35 +7,35 @@ use serde::Serialize;
 
 use crate::state::{SinkView, SourceView, View};
 
-/// How long reading may be held back by a spool that is not full until a person should know.
+/// The duration of backpressure from a spool that is not full after which it is reported.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(2);
 
-/// Whether events are being lost, and the numbers and sentences that it rests on.
+/// Whether events are being lost, with the numbers and the reasons.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Answer {
     answer: Word,
-    /// Events that a sink will never get: dropped by a full spool, or unreadable in it. For the sink that lost most.
+    /// Events that a sink never receives: dropped by a full spool, or damaged. The largest number of all sinks.
     lost_events: u64,
-    /// Time without a connection, of all sources; what the platform sent then is missed, and nobody can count it.
+    /// The gaps of all sources in seconds. The events that the platform sent in them are missed and cannot be counted.
     missed_seconds: f64,
-    /// What is not as it should be, the worst first. A sentence holds no number that changes while nothing happens.
+    /// The reasons, the most severe first. They contain no number that changes while nothing happens.
     because: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
-    /// None was lost, and all is well.
+    /// No event was lost, and everything works.
     No,
-    /// None was lost, and something has to be mended before one is.
+    /// No event was lost so far, but a fault has to be fixed before one is.
     NotYet,
-    /// Some were lost since the start, and none is at the moment.
+    /// Events were lost since the start, but none at the moment.
     NotNow,
-    /// Some are being lost.
+    /// Events are being lost.
     Yes,
 }
 
-/// What was found, by how bad it is.
+/// The reasons, by severity.
 #[derive(Default)]
 struct Findings {
     losing: Vec<String>,
@@ -58,7 +58,7 @@ impl Answer {
         {
             found
                 .losing
-                .push("The bridge is stopping: what the platform sends now is missed.".to_owned());
+                .push("The bridge is stopping: events that the platform sends now are missed.".to_owned());
         }
         for source in &view.sources {
             found.source(source, view);
@@ -91,16 +91,16 @@ impl Findings {
         match snapshot.state {
             SourceState::Authorised => {}
             SourceState::Blocked if view.spool.is_full => self.waiting.push(format!(
-                "The spool is full: {name} is not read, and what the platform can't hold back it may throw away."
+                "The spool is full: {name} is not read, and the platform may discard events that it cannot queue."
             )),
             SourceState::Blocked if view.spool.is_retrying => self.waiting.push(format!(
                 "The spool waits until the system has open files or memory for it again (the log has the error): {name} is \
-                 not read, and what the platform can't hold back it may throw away."
+                 not read, and the platform may discard events that it cannot queue."
             )),
             // A busy disk holds up everybody for a moment.
             SourceState::Blocked if snapshot.since + PATIENCE > clock::now() => {}
             SourceState::Blocked => self.waiting.push(format!(
-                "The disk does not keep up: {name} is not read, and what the platform can't hold back it may throw away."
+                "The disk does not keep up: {name} is not read, and the platform may discard events that it cannot queue."
             )),
             // An attempt that has not failed yet.
             SourceState::Dialling | SourceState::Authorising
@@ -109,19 +109,19 @@ impl Findings {
                 self.waiting.push(format!("{name} is connecting."));
             }
             _ => self.losing.push(format!(
-                "{name} is not connected: what the platform sends now is missed."
+                "{name} is not connected: events that the platform sends now are missed."
             )),
         }
         let gaps = snapshot.gaps.get(GapOutcome::Unrecovered);
         if gaps > 0 {
             self.lost.push(format!(
-                "{name} was without a connection {}: what the platform sent meanwhile is missed.",
+                "{name} was without a connection {}: events that the platform sent meanwhile are missed.",
                 times(gaps)
             ));
         }
     }
 
-    /// How many events this sink has lost.
+    /// Returns the number of events that this sink has lost.
     fn sink(&mut self, sink: &SinkView<'_>, view: &View<'_>) -> u64 {
         let name = sink.name;
         let counts = &sink.ledger.counts;
@@ -138,12 +138,12 @@ impl Findings {
         };
         if behind > 0 {
             self.losing.push(format!(
-                "{name} does not deliver, and the spool is full: the oldest events are dropped."
+                "{name} delivers no events, and the spool is full: the oldest events are dropped."
             ));
         } else if !sink.is_up() {
             self.waiting.push(match sink.snapshot.state {
                 SinkState::Connecting => format!("{name} is connecting: its events wait in the spool."),
-                _ => format!("{name} does not deliver: its events wait in the spool."),
+                _ => format!("{name} delivers no events: they wait in the spool."),
             });
         }
         for (what, events) in [

@@ -1,4 +1,4 @@
-//! The open connections of the HTTP server, which are bounded: at the bound, the oldest one makes room for a new one.
+//! The open connections of the HTTP server. At the limit, the oldest one is closed for a new one.
 
 use std::{
     collections::HashMap,
@@ -11,21 +11,21 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Connections at a time. Four times as many as may listen to `/status/stream`, with heads of 2 MiB in all.
+/// The limit of concurrent connections: four times that of `/status/stream` listeners, with request heads of 2 MiB in total.
 pub(super) const MAX_CONNECTIONS: usize = 128;
 
-/// Why a connection or a request was refused.
+/// The reason for refusing a connection or a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Refusal {
     /// Closed for a newer connection.
     ConnectionLimit,
-    /// The head of a request did not come in time.
+    /// The head of a request did not arrive in time.
     HeadTimeout,
-    /// An answer was not read in time.
+    /// The client did not read a response in time.
     WriteTimeout,
     /// The system refused the connection: too many open files, for example.
     AcceptError,
-    /// The request names a host that the bridge does not answer to.
+    /// The request names an unknown host.
     UnknownHost,
 }
 
@@ -49,7 +49,7 @@ impl Refusal {
     }
 }
 
-/// Counts of the HTTP server, and its open connections.
+/// The counters of the HTTP server, and its open connections.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     open: Mutex<HashMap<u64, Entry>>,
@@ -59,15 +59,15 @@ pub(crate) struct Connections {
 
 #[derive(Debug)]
 struct Entry {
-    /// When it was accepted, or its last request came.
+    /// The time of the last request, or of the accept.
     active_at: Instant,
-    /// It listens to `/status/stream`.
+    /// Whether the connection listens to `/status/stream`.
     is_listener: bool,
     evicted: CancellationToken,
 }
 
 impl Connections {
-    /// Adds a connection. At the bound the oldest other one is closed for it, so that a health check is always answered.
+    /// Adds a connection. At the limit the oldest other one is closed, so that a health check always gets a response.
     pub(super) fn add(self: &Arc<Self>) -> Seat {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let evicted = CancellationToken::new();
@@ -87,7 +87,7 @@ impl Connections {
         }
     }
 
-    /// Closes the connection that was without a request for longest; one that listens to the stream only if there is no other.
+    /// Closes the connection that was idle for longest; one that listens to the stream only if there is no other.
     pub(super) fn evict_oldest(&self) {
         let mut open = self.lock();
         let oldest = open
@@ -107,12 +107,12 @@ impl Connections {
         self.refusals[refusal as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns how many connections are open.
+    /// Returns the number of open connections.
     pub(crate) fn open(&self) -> usize {
         self.lock().len()
     }
 
-    /// Returns how many times this was the reason of a refusal.
+    /// Returns the number of refusals with this reason.
     pub(crate) fn refused(&self, refusal: Refusal) -> u64 {
         self.refusals[refusal as usize].load(Ordering::Relaxed)
     }
@@ -123,7 +123,7 @@ impl Connections {
     }
 }
 
-/// A connection's place among those that may be open. Dropped, it is free.
+/// The slot of an open connection, released when dropped.
 #[derive(Debug)]
 pub(super) struct Seat {
     id: u64,
@@ -132,12 +132,12 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// Waits until the connection has to make room for a newer one. Safe to cancel.
+    /// Waits until the connection has to be closed for a newer one. Cancel-safe.
     pub(super) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 
-    /// Notes that a request came.
+    /// Records the arrival of a request.
     pub(super) fn note_request(&self) {
         self.update(|entry| {
             entry.active_at = Instant::now();
@@ -145,7 +145,7 @@ impl Seat {
         });
     }
 
-    /// Notes that the request is answered by the stream.
+    /// Records that the response is the stream.
     pub(super) fn note_listener(&self) {
         self.update(|entry| entry.is_listener = true);
     }

@@ -1,5 +1,5 @@
-//! The host names that the bridge answers to. A page of another site whose name was pointed at the bridge's address (DNS
-//! rebinding) could read the answers of the bridge as its own otherwise.
+//! The accepted host names. Without this check a page of another site, whose name resolves to the bridge's address (DNS
+//! rebinding), could read the bridge's responses.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -14,10 +14,10 @@ use tracing::warn;
 
 use super::connections::{Connections, Refusal};
 
-/// The most of a foreign name that is shown.
+/// The length to which an unknown name is cut in the log.
 const MAX_SHOWN_CHARS: usize = 64;
 
-/// Names that are answered to, beside `localhost` and all addresses.
+/// The accepted names, in addition to `localhost` and all IP addresses.
 #[derive(Clone, Debug)]
 pub(super) struct Hosts {
     names: Arc<[String]>,
@@ -32,7 +32,7 @@ impl Hosts {
         }
     }
 
-    /// Whether a request is for this bridge. An address is always: rebinding needs a name, and behind a port that is forwarded the
+    /// Returns whether a request is accepted. An IP address always is: rebinding needs a name, and with port forwarding the
     /// bridge does not know its address.
     fn allows(&self, authority: &str) -> bool {
         let Ok(authority) = authority.parse::<Authority>() else {
@@ -45,7 +45,7 @@ impl Hosts {
             || self.names.contains(&host)
     }
 
-    /// The name of a request for somebody else. A request without any name comes from no browser.
+    /// Returns the unknown host name of a request. A request without any name does not come from a browser and is accepted.
     fn foreign(&self, target: Option<&Authority>, headers: &HeaderMap) -> Option<String> {
         let named = headers.get_all(header::HOST).iter();
         let named = named.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
@@ -61,7 +61,7 @@ fn normal(host: &str) -> String {
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
-/// Refuses requests that name a host which is not the bridge's.
+/// Rejects requests for unknown hosts.
 pub(super) async fn check(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
     let Some(host) = hosts.foreign(request.uri().authority(), request.headers()) else {
         return next.run(request).await;
@@ -70,7 +70,7 @@ pub(super) async fn check(State(hosts): State<Hosts>, request: Request, next: Ne
     let shown = foreign_text::clean_to(&host, MAX_SHOWN_CHARS);
     warn!(
         host = shown,
-        "HTTP request refused: unknown host; http.hosts has the names that are accepted"
+        "HTTP request refused: unknown host; add it to http.hosts to accept it"
     );
     let sentence = format!(
         "unknown host \"{shown}\"; expected an IP address, localhost, or a name in http.hosts of the bridge's configuration\n"

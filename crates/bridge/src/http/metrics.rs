@@ -1,4 +1,4 @@
-//! `/metrics`: made at each scrape from the same view as `/status`, so every series is there from the start.
+//! `/metrics`: generated at each scrape from the same view as `/status`, so that every series exists from the start.
 
 use neurobridge_core::{
     histogram::{self, BOUNDS},
@@ -17,7 +17,7 @@ use crate::state::{SinkView, SourceView, View};
 /// Writes all metrics in Prometheus' text format.
 ///
 /// # Errors
-/// Those of the encoder; none is known.
+/// Returns the encoder's errors; none is known.
 pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
     let mut families = ProcessCollector::for_self().collect();
     families.push(build_info());
@@ -40,13 +40,13 @@ fn build_info() -> MetricFamily {
 fn dead_letters(view: &View<'_>) -> MetricFamily {
     let mut family = Family::counter(
         "dead_letters_not_kept_total",
-        "Dead letters that were not kept, because there were more than dead_letters.max_size_per_day.",
+        "Dead letters that were not stored because dead_letters.max_size_per_day was exceeded.",
     );
     family.add(&[], view.dead_letters_not_kept as f64);
     family.done()
 }
 
-/// What concerns the program and none of its parts.
+/// Writes the metrics of the program as a whole.
 fn program(view: &View<'_>) -> [MetricFamily; 3] {
     let mut lines = Family::counter(
         "log_lines_dropped_total",
@@ -84,10 +84,7 @@ fn sources(sources: &[SourceView<'_>]) -> Vec<MetricFamily> {
     );
     let mut frames = Family::counter("source_frames_total", "Frames read, by kind.");
     let mut bytes = Family::counter("source_received_bytes_total", "Bytes of frames read.");
-    let mut events = Family::counter(
-        "source_events_total",
-        "Events, by what became of them at the intake.",
-    );
+    let mut events = Family::counter("source_events_total", "Events, by result at the intake.");
     let mut in_flight = Family::gauge(
         "source_in_flight_events",
         "Events on the way from the socket to the spool.",
@@ -245,8 +242,8 @@ fn spool(view: &View<'_>) -> Vec<MetricFamily> {
 
 fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
     let mut up = Family::gauge("sink_up", "Whether the sink delivers: 1, or 0.");
-    let mut events = Family::counter("sink_events_total", "Events, by what became of them at the sink.");
-    let mut letters = Family::counter("sink_dead_letters_total", "Dead letters, by reason.");
+    let mut events = Family::counter("sink_events_total", "Events, by result at the sink.");
+    let mut dead_letters = Family::counter("sink_dead_letters_total", "Dead letters, by reason.");
     let mut errors = Family::counter("sink_errors_total", "Faults of the sink as a whole, by kind.");
     let mut resent = Family::counter(
         "sink_resent_events_total",
@@ -285,7 +282,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
             events.add(&[name, ("outcome", outcome)], count as f64);
         }
         for (reason, count) in RejectionReason::ALL.iter().zip(sink.snapshot.dead_letters) {
-            letters.add(&[name, ("reason", reason.label())], count as f64);
+            dead_letters.add(&[name, ("reason", reason.label())], count as f64);
         }
         for (kind, count) in FaultKind::ALL.iter().zip(sink.snapshot.faults) {
             errors.add(&[name, ("kind", kind.label())], count as f64);
@@ -301,7 +298,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
     [
         up,
         events,
-        letters,
+        dead_letters,
         errors,
         resent,
         lost,
@@ -315,7 +312,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
     .into()
 }
 
-/// A metric with its series, in the making.
+/// A metric family that is being built.
 struct Family {
     family: MetricFamily,
     kind: MetricType,

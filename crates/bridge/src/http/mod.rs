@@ -1,4 +1,4 @@
-//! What the bridge says over HTTP: `/`, `/metrics`, `/livez`, `/readyz`, `/status`, `/status/stream`. Never events.
+//! The HTTP server with `/`, `/metrics`, `/livez`, `/readyz`, `/status` and `/status/stream`. No response contains events.
 
 mod answer;
 mod connections;
@@ -34,16 +34,16 @@ use crate::state::State;
 /// The path of the stream of server-sent events.
 const STREAM: &str = "/status/stream";
 
-/// Binds the address at which the bridge answers.
+/// Binds the HTTP address.
 ///
 /// # Errors
-/// It is in use, or not ours.
+/// Fails when the address is in use, or not one of this machine.
 pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Answers requests for `localhost`, an address, or one of `hosts`, until `stop`. Answers under way are waited for, for half a
-/// second.
+/// Serves requests for `localhost`, an IP address, or one of `hosts`, until `stop`. Then waits half a second for pending
+/// responses.
 pub(crate) async fn serve(
     listener: TcpListener,
     hosts: Vec<String>,
@@ -72,7 +72,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// What the handlers share.
+/// The shared state of the handlers.
 #[derive(Clone)]
 struct App {
     state: Arc<State>,
@@ -96,7 +96,7 @@ async fn status(Extract(state): Extract<Arc<State>>) -> Response {
 async fn metrics(Extract(state): Extract<Arc<State>>) -> Response {
     match metrics::render(&state.view()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => failed(format!("the metrics can't be written: {error}")),
+        Err(error) => failed(format!("metrics cannot be encoded: {error}")),
     }
 }
 
@@ -118,7 +118,7 @@ async fn readyz(Extract(state): Extract<Arc<State>>) -> Response {
 fn json(code: StatusCode, value: &impl serde::Serialize) -> Response {
     match serde_json::to_string_pretty(value) {
         Ok(text) => (code, [(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
-        Err(error) => failed(format!("the answer can't be written: {error}")),
+        Err(error) => failed(format!("response cannot be encoded: {error}")),
     }
 }
 

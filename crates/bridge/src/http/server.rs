@@ -1,4 +1,4 @@
-//! The loop that accepts HTTP connections, with bounds on what a client can cost: connections, heads, time.
+//! The loop that accepts HTTP connections, with limits for each client: connections, request heads, time.
 
 use std::{
     convert::Infallible,
@@ -36,18 +36,18 @@ use super::{
     timed::Timed,
 };
 
-/// A head comes in one packet; a connection that is kept open for the next request is closed after as long.
+/// The time limit of a request head, which fits into one packet, and of an idle connection.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
-/// The largest head: a browser's with cookies of other programs on this host.
+/// The largest request head: that of a browser with cookies of other programs on this host.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// An answer of which nothing is read for so long is given up.
+/// The time without progress after which a response is aborted.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
-/// After an accept that failed, until the next one.
+/// The delay after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// How long the stop waits for answers under way.
+/// The time limit of pending responses at the stop.
 const STOP_LIMIT: Duration = Duration::from_millis(500);
 
-/// Accepts connections until `stop`. No error ends it: what a system refuses now it may grant later.
+/// Accepts connections until `stop`. No error ends the loop, because the causes may be temporary.
 pub(super) async fn accept(
     listener: TcpListener,
     router: Router,
@@ -79,7 +79,7 @@ pub(super) async fn accept(
     let _ = timeout(STOP_LIMIT, async { while tasks.join_next().await.is_some() {} }).await;
 }
 
-/// Whether a client, and not the system, has ended a connection that was about to be accepted.
+/// Returns whether the client, not the system, caused a failed accept.
 fn is_of_client(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -90,7 +90,7 @@ fn is_of_client(error: &io::Error) -> bool {
     )
 }
 
-/// Serves a connection until its end, its eviction, or the end of its last answer after `stop`.
+/// Serves a connection until its end, its eviction, or the end of its last response after `stop`.
 async fn serve(
     stream: TcpStream,
     router: Router,
@@ -150,7 +150,7 @@ async fn answer(
     Ok(response)
 }
 
-/// Whether [`Timed`] has ended a connection.
+/// Returns whether [`Timed`] closed a connection.
 fn is_write_timeout(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
     cause.is_some_and(|cause| cause.kind() == ErrorKind::TimedOut)

@@ -1,4 +1,4 @@
-//! `/status`: part of the contract. A key, once there, stays and keeps its meaning.
+//! `/status`, a stable interface: published keys are neither removed nor given another meaning.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -33,11 +33,11 @@ struct Source {
     connections: u64,
     last_event: Option<Timestamp>,
     last_platform_error: Option<String>,
-    /// Of the last ping.
+    /// The round trip time of the last ping.
     round_trip_seconds: Option<f64>,
-    /// How long there has been no authorised connection; null while there is one.
+    /// The length of the current gap; null while a connection is authenticated.
     unconnected_seconds: Option<f64>,
-    /// Times without an authorised connection after the first one, and how long in all: what was sent then is missed.
+    /// Number and total length of the gaps after the first connection; events sent in a gap are missed.
     gaps: u64,
     gap_seconds: f64,
     newest_gaps: Vec<PastGap>,
@@ -86,12 +86,12 @@ struct Sink {
     ledger: Ledger,
 }
 
-/// From receipt to acknowledgement, since the start.
+/// The latency from receipt to acknowledgement, since the start.
 #[derive(Debug, Serialize)]
 struct Latency {
     events: u64,
     sum_seconds: f64,
-    /// How many of them took no longer than so many seconds.
+    /// The number of events by upper bound in seconds.
     within: Within,
 }
 
@@ -110,7 +110,7 @@ struct Ledger {
     pending: u64,
 }
 
-/// `/readyz`: who is not ready, and why.
+/// `/readyz`: the parts that are not ready, with reasons.
 #[derive(Debug, Serialize)]
 pub(crate) struct Readiness<'a> {
     ready: bool,
@@ -149,7 +149,7 @@ impl<'a> Status<'a> {
         }
     }
 
-    /// The ledger in words, a line for each source and each sink.
+    /// Returns the ledger as text, with a line for each source and each sink.
     pub(crate) fn ledger(&self) -> String {
         let mut text = String::new();
         for (name, source) in &self.sources {

@@ -1,4 +1,4 @@
-//! `/status/stream`: `/status` as it changes, to a bounded number of listeners, as server-sent events.
+//! `/status/stream`: changes of `/status` as server-sent events, for a limited number of listeners.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -20,14 +20,14 @@ use tracing::error;
 use super::Status;
 use crate::state::State;
 
-/// Who looks at a page wants to see what happens when it happens, not a moment later.
+/// The interval of updates, short enough for a page to look live.
 const TICK: Duration = Duration::from_millis(500);
-/// How many may listen at a time. Many more people than look at one bridge, and few enough to cost it nothing.
+/// The limit of concurrent listeners: far more than look at one bridge, and few enough to be cheap.
 const LISTENERS: usize = 32;
 
-/// Those who listen, and what they were told last.
+/// The listeners and the last update.
 pub(super) struct StatusStream {
-    /// One text for all of them. Who is slow to read it misses what came in between, and holds up nobody.
+    /// The update shared by all listeners. A slow listener skips updates and delays no other.
     told: watch::Sender<Arc<str>>,
     seats: Arc<Semaphore>,
     stop: CancellationToken,
@@ -42,7 +42,7 @@ impl StatusStream {
         }
     }
 
-    /// Tells all listeners of the bridge, for ever. Nothing is made while nobody listens.
+    /// Sends updates to all listeners for ever. Generates none while there are no listeners.
     pub(super) async fn tell(&self, state: &State) -> Infallible {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -53,12 +53,12 @@ impl StatusStream {
             }
             match serde_json::to_string(&Status::of(&state.view())) {
                 Ok(text) => drop(self.told.send_replace(text.into())),
-                Err(error) => error!(%error, "the status can't be written"),
+                Err(error) => error!(%error, "status cannot be encoded"),
             }
         }
     }
 
-    /// Takes up one more listener, unless there are too many. It is heard no more when its connection ends, and at the stop.
+    /// Adds a listener, unless the limit is reached. Its stream ends with its connection or at the stop.
     pub(super) fn listen(&self) -> Response {
         let Ok(seat) = Arc::clone(&self.seats).try_acquire_owned() else {
             let sentence = format!("{LISTENERS} are listening already; /status tells the same\n");

@@ -1,4 +1,4 @@
-//! Clients that do not behave, against the loop that accepts connections.
+//! Tests of the accept loop with misbehaving clients.
 
 use std::{sync::Arc, time::Duration};
 
@@ -59,7 +59,7 @@ impl Server {
     }
 }
 
-/// All that comes until the connection ends, in whatever way.
+/// Reads until the connection ends or fails.
 async fn rest(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     let read = timeout(SOON, stream.read_to_end(&mut answer)).await;

@@ -1,4 +1,4 @@
-//! A stream with a limit on the time in which nothing that is written to it is taken.
+//! A stream with a time limit for writes without progress.
 
 use std::{
     io::{self, ErrorKind, IoSlice},
@@ -14,7 +14,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// Ends a stream with [`ErrorKind::TimedOut`] when a write makes no progress for a time.
+/// A stream that fails with [`ErrorKind::TimedOut`] when a write makes no progress for a time.
 pub(super) struct Timed<S> {
     stream: S,
     limit: Duration,

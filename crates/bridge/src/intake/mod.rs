@@ -234,7 +234,7 @@ impl Intake {
                     debug!(
                         source = source_name,
                         suffix = format_args!("~{suffix:08x}"),
-                        "an event's id came before with another body"
+                        "event id repeated with another body"
                     );
                     stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
                     Fate::KeepAsConflict(suffix)
@@ -268,7 +268,7 @@ impl Intake {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
         while let Err(error) = self.dead_letters.store(&self.letters).await {
             let delay = backoff.next_delay();
-            error!(%error, ?delay, "dead letters can't be stored; the feed waits. Make room or mend the disk");
+            error!(%error, ?delay, "cannot store dead letters; the feed is blocked until there is space or the disk is fixed");
             sleep(delay).await;
         }
         self.letters.clear();

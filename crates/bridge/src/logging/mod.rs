@@ -54,7 +54,7 @@ pub enum LogError {
     #[error("logging is set up already")]
     Twice(#[from] TryInitError),
     /// No thread is available.
-    #[error("a thread of the log can't be started")]
+    #[error("cannot start the log thread")]
     Thread(#[source] io::Error),
 }
 

@@ -78,13 +78,13 @@ impl Repeats {
             }
             match level {
                 Level::ERROR => {
-                    error!(target: TARGET, left_out, like = example, "messages were left out, as they repeat")
+                    error!(target: TARGET, suppressed = left_out, like = example, "suppressed repeated messages")
                 }
                 Level::WARN => {
-                    warn!(target: TARGET, left_out, like = example, "messages were left out, as they repeat")
+                    warn!(target: TARGET, suppressed = left_out, like = example, "suppressed repeated messages")
                 }
                 _ => {
-                    info!(target: TARGET, left_out, like = example, "messages were left out, as they repeat")
+                    info!(target: TARGET, suppressed = left_out, like = example, "suppressed repeated messages")
                 }
             }
         }

@@ -26,11 +26,11 @@ pub(crate) struct Client {
 pub(crate) enum TapError {
     /// The socket is another user's.
     #[error(
-        "{path} may not be opened: the bridge runs as another user, and only that one may see its events"
+        "{path} cannot be opened: the bridge runs as another user, and only that user may read its events"
     )]
     Denied { path: String },
     /// The socket says no in another way.
-    #[error("{path} can't be asked")]
+    #[error("{path} is unreachable")]
     Io { path: String, source: io::Error },
     /// There are too many tails.
     #[error("the bridge has as many tails as it takes: end one of them")]
@@ -39,9 +39,7 @@ pub(crate) enum TapError {
     #[error("the bridge is neurobridge {found}, and this is {ours}: use its own program to look at it")]
     Version { found: String, ours: &'static str },
     /// The bridge was killed.
-    #[error(
-        "the bridge is gone without a word: it was killed, or this program did not read for five minutes"
-    )]
+    #[error("connection to the bridge lost: it was killed, or this program did not read for five minutes")]
     Gone(#[source] io::Error),
 }
 

@@ -93,9 +93,9 @@ impl Tap {
                     Ok((stream, _)) if tails.len() < MOST_TAILS => {
                         tails.spawn(serve(stream, spool.passing_reader(), greeting.clone()));
                     }
-                    Ok(_) => debug!(most = MOST_TAILS, "one tail more than there may be was refused"),
+                    Ok(_) => debug!(most = MOST_TAILS, "connection for tail refused: limit exceeded"),
                     Err(error) => {
-                        debug!(%error, "a tail can't be accepted");
+                        debug!(%error, "connection for tail not accepted");
                         let _ = timeout(PAUSE, stop.cancelled()).await;
                     }
                 },
@@ -113,14 +113,11 @@ fn is_peer_allowed(stream: &UnixStream, owner: u32) -> bool {
     match stream.peer_cred() {
         Ok(peer) if is_user_allowed(peer.uid(), owner) => true,
         Ok(peer) => {
-            warn!(
-                uid = peer.uid(),
-                "connection of another user to the socket for tail refused"
-            );
+            warn!(uid = peer.uid(), "connection for tail refused: another user");
             false
         }
         Err(error) => {
-            warn!(%error, "connection to the socket for tail refused: unknown user");
+            warn!(%error, "connection for tail refused: unknown user");
             false
         }
     }
@@ -232,7 +229,7 @@ async fn send(mut waiting: mpsc::Receiver<Arrival>, to_tail: &mut (impl AsyncWri
             Ok(Ok(())) => {}
             Ok(Err(_)) => return,
             Err(_) => {
-                warn!(limit = ?WRITE_LIMIT, "connection of a tail that reads nothing closed");
+                warn!(limit = ?WRITE_LIMIT, "connection for tail closed: nothing was read");
                 return;
             }
         }

@@ -1,4 +1,4 @@
-//! Tries what a configuration needs: feeds and tokens, brokers and topics, files, the address to listen on.
+//! Tests the connections of a configuration: feeds and tokens, brokers and topics, files, the HTTP address.
 
 use std::{
     io,
@@ -28,12 +28,12 @@ use crate::{
     terminal::{Paint, Style},
 };
 
-/// A sink that takes longer is not there; librdkafka looks for its brokers for about as long by itself.
+/// The time limit of a sink's probe, about as long as librdkafka's own time-out.
 const SINK_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often a source is asked how it is.
+/// The interval of looking at a source's state.
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Tries all at the same time, prints a table of answers, and ends with what is worst.
+/// Runs all attempts concurrently, prints a table of results, and exits with the most severe failure.
 pub(super) async fn run(config: &Config) -> Result<Exit, Failure> {
     let mut attempts = JoinSet::new();
     for (name, source) in &config.sources {
@@ -46,7 +46,7 @@ pub(super) async fn run(config: &Config) -> Result<Exit, Failure> {
     }
     let listen = config.http.listen;
     attempts.spawn(async move { (format!("http {listen}"), try_listening(listen).await) });
-    // A panic in an attempt is a bug of ours, and goes on as one.
+    // A panic in an attempt is a bug and is propagated.
     let mut answers = attempts.join_all().await;
     answers.sort_by(|one, other| one.0.cmp(&other.0));
 
@@ -58,14 +58,14 @@ pub(super) async fn run(config: &Config) -> Result<Exit, Failure> {
                 table.row([
                     FINE.to_owned(),
                     what.clone(),
-                    format!("fine, within {} ms", time.as_millis()),
+                    format!("ok, {} ms", time.as_millis()),
                 ]);
                 for danger in dangers {
                     table.row([DANGER.to_owned(), what.clone(), danger]);
                 }
             }
             Err((exit, reason)) => {
-                // A refused token needs a person, whatever else passes by itself.
+                // A refused token needs an operator; the other failures may be temporary.
                 if worst == Exit::Ok || exit == Exit::TokenRefused {
                     worst = exit;
                 }
@@ -82,18 +82,18 @@ pub(super) async fn run(config: &Config) -> Result<Exit, Failure> {
     print(format!("\n{table}"))?;
     if worst != Exit::Ok {
         print(format!(
-            "\nMend what is marked {WRONG}, and try again. Nothing was published.\n"
+            "\nFix the lines marked {WRONG} and run the command again. Nothing was published.\n"
         ))?;
     }
     Ok(worst)
 }
 
-/// Marks of what answered as it should, of what did not, and of what works and can lose events.
+/// The marks of success, failure, and success with a warning.
 const FINE: &str = "✓";
 const WRONG: &str = "✗";
 const DANGER: &str = "⚠";
 
-/// What answered as it should: how soon, and what of it can lose events.
+/// A successful attempt: its duration and warnings.
 #[derive(Debug)]
 struct Fine {
     time: Duration,
@@ -102,7 +102,7 @@ struct Fine {
 
 type Answer = Result<Fine, (Exit, String)>;
 
-/// Connects and authorises, and leaves again.
+/// Connects, authenticates, and closes the connection.
 async fn try_source(name: &str, config: SourceConfig) -> Answer {
     let begin = Instant::now();
     let unavailable = |error: &SourceError| (Exit::Unavailable, chain(error));
@@ -112,7 +112,7 @@ async fn try_source(name: &str, config: SourceConfig) -> Answer {
     let frames = Frames::new(Arc::clone(source.name()));
     let stats = source.stats();
     let stop = CancellationToken::new();
-    // What comes meanwhile is for nobody; two wake-ups of the socket wait here, and then reading stops.
+    // Events that arrive meanwhile are discarded: two batches are queued, then reading stops.
     let (batches, _kept) = mpsc::channel(2);
     let running = source.run(frames, batches, stop.clone());
     tokio::pin!(running);
@@ -124,18 +124,18 @@ async fn try_source(name: &str, config: SourceConfig) -> Answer {
                 return match ended {
                     Err(error @ SourceError::TokenRefused { .. }) => Err((Exit::TokenRefused, chain(&error))),
                     Err(error) => Err(unavailable(&error)),
-                    Ok(()) => Err((Exit::Unavailable, "it ended by itself".to_owned())),
+                    Ok(()) => Err((Exit::Unavailable, "source ended unexpectedly".to_owned())),
                 };
             }
             _ = ask.tick() => {}
         }
-        // One attempt ends within the time-outs of its own: open_timeout, then auth_timeout.
+        // One attempt ends within its own time-outs: open_timeout, then auth_timeout.
         let snapshot = stats.snapshot();
         let reason = || {
             snapshot
                 .reason
                 .clone()
-                .unwrap_or_else(|| "no reason was given".to_owned())
+                .unwrap_or_else(|| "no reason given".to_owned())
         };
         match snapshot.state {
             SourceState::Authorised | SourceState::Blocked => {
@@ -151,7 +151,7 @@ async fn try_source(name: &str, config: SourceConfig) -> Answer {
     }
 }
 
-/// Listens for a moment. That a bridge runs there already is nothing wrong when it is asked beside it.
+/// Binds the HTTP address. An address in use is only a warning, because this bridge may be running.
 async fn try_listening(address: SocketAddr) -> Answer {
     let begin = Instant::now();
     let bound = TcpListener::bind(address).await;
@@ -159,11 +159,11 @@ async fn try_listening(address: SocketAddr) -> Answer {
     match bound {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let danger = "something listens there already; unless it is this bridge, http.listen needs another address";
+            let danger = "address in use; unless this bridge is running, set http.listen to another address";
             dangers.push(danger.to_owned());
         }
         Err(error) => {
-            let reason = format!("can't listen there: {error}; http.listen needs an address of this machine");
+            let reason = format!("cannot listen: {error}; set http.listen to an address of this machine");
             return Err((Exit::Unavailable, reason));
         }
     }
@@ -171,7 +171,7 @@ async fn try_listening(address: SocketAddr) -> Answer {
     Ok(Fine { time, dangers })
 }
 
-/// Probes a sink: connects as for a delivery that begins, and publishes nothing.
+/// Probes a sink: connects as for delivery, and publishes nothing.
 async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &Path) -> Answer {
     let begin = Instant::now();
     let context = BuildContext {
@@ -179,7 +179,7 @@ async fn try_sink(name: &str, sink: &SinkEntry, data_dir: &Path) -> Answer {
         data_dir,
         replay: None,
     };
-    // A client that hangs, and what it leaves behind, ends with the process.
+    // A client that hangs ends with the process.
     let steps = ConnectSteps::default();
     let probed = timeout(SINK_TIMEOUT, sink.config.probe(&context, &steps))
         .await
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_token_is_tried_and_an_address_without_a_feed_named() {
+    async fn refused_token_and_missing_feed_are_reported() {
         let options = Options {
             tokens: vec!["right".into()],
             ..Options::default()
@@ -231,13 +231,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_is_free_or_taken_or_somebody_elses() {
+    async fn http_address_is_free_in_use_or_not_local() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap();
         assert_eq!(try_listening(address).await.unwrap().dangers.len(), 1);
         let any = "127.0.0.1:0".parse().unwrap();
         assert!(try_listening(any).await.unwrap().dangers.is_empty());
-        // An address for documents, which no machine has.
+        // An address reserved for documentation, which no machine has.
         let (exit, reason) = try_listening("192.0.2.1:9797".parse().unwrap())
             .await
             .unwrap_err();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_is_looked_at_and_one_that_can_not_be_written_is_named() {
+    async fn unwritable_file_of_a_sink_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let sink = |path: &str| {
             let config = neurobridge_sink_file::FileConfig {
@@ -261,7 +261,7 @@ mod tests {
         let file = folder.path().join("events.jsonl");
         assert!(!file.exists(), "it only looks");
         std::fs::write(&file, "").unwrap();
-        // A file stands where a folder is needed.
+        // A file has the name of the required folder.
         let (exit, reason) = try_sink("a", &sink("events.jsonl/x.jsonl"), folder.path())
             .await
             .unwrap_err();

@@ -1,4 +1,4 @@
-//! The message that a sink would send for an event.
+//! Renders the message that a sink would send for an event.
 
 use std::{fs, path::Path};
 
@@ -17,10 +17,10 @@ use crate::{
     preview::{self, Preview},
 };
 
-/// Makes all redactions of a configuration, which reads the files of their keys.
+/// Builds all redactions of a configuration, which reads their key files.
 ///
 /// # Errors
-/// A key can't be had.
+/// Fails when a key cannot be read.
 pub(super) fn redactions(config: &Config) -> Result<(), Failure> {
     redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event")?;
     for (name, sink) in &config.sinks {
@@ -32,14 +32,14 @@ pub(super) fn redactions(config: &Config) -> Result<(), Failure> {
 /// Renders the event in `file` as the sink would send it: filtered and redacted as in the bridge.
 ///
 /// # Errors
-/// There is no such sink, or the file holds no event.
+/// Fails for an unknown sink, or when the file contains no event.
 pub(super) fn render(config: &Config, file: &Path, name: &str) -> Result<String, Failure> {
-    // The spool is one that never is: every start of a memory spool has another.
+    // The spool id is only an example: every start of a memory spool has another one.
     let preview = Preview::new(config, name, SpoolId::from_bytes([0; 16]))?;
     let frame = fs::read_to_string(file)
-        .with_context(|| format!("--event: {} can't be read", file.display()))
+        .with_context(|| format!("--event: {} cannot be read", file.display()))
         .or_exit(Exit::Usage)?;
-    // The first one by name, as an event in a file comes from none.
+    // An event in a file has no source, so that the first one by name is used.
     let source = config.sources.keys().next().map_or("main", String::as_str);
     let redaction = redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event")?;
 
@@ -61,7 +61,7 @@ pub(super) fn render(config: &Config, file: &Path, name: &str) -> Result<String,
 fn read<'a>(frame: &'a str, file: &Path, source: &'a str) -> Result<Event<'a>, Failure> {
     let expected = "expected the JSON of one event such as {\"id\":1,\"data\":{\"result\":\"new\"}}";
     let kind = envelope::read(frame)
-        .with_context(|| format!("--event: {} is no JSON, {expected}", file.display()))
+        .with_context(|| format!("--event: {} is not JSON, {expected}", file.display()))
         .or_exit(Exit::Usage)?;
     let Kind::Event(envelope) = kind else {
         let error = anyhow!("--event: found another message in {}, {expected}", file.display());

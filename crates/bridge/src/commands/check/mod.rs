@@ -1,4 +1,4 @@
-//! `neurobridge check`: what is wrong with the configuration, or what it means.
+//! `neurobridge check`: reports all errors of the configuration, or its effect.
 
 mod connect;
 mod event;
@@ -11,13 +11,13 @@ use crate::{
     exit::{Exit, Failure, OrExit},
 };
 
-/// Reads the configuration and says what it means; tries its sources and sinks, or renders an event, where asked to.
+/// Reads the configuration and prints its effect; with flags, tests its sources and sinks or renders an event.
 ///
 /// # Errors
-/// All that is wrong with the configuration; or the event can't be read or rendered.
+/// Returns all configuration errors; fails also when the event cannot be read or rendered.
 pub(super) async fn run(flags: &CheckFlags) -> Result<Exit, Failure> {
     let loaded = config::load(flags.config.config.as_deref()).or_exit(Exit::Config)?;
-    // Key files are read at the start of the bridge; what is wrong with them is wrong with the configuration.
+    // The bridge reads key files at its start, so that an invalid one is a configuration error.
     event::redactions(&loaded.config)?;
     if let (Some(file), Some(sink)) = (&flags.event, &flags.sink) {
         print(event::render(&loaded.config, file, sink)?)?;

@@ -1,4 +1,4 @@
-//! What a configuration means, for people.
+//! The summary of a configuration for people.
 
 use std::{fmt::Write, path::Path};
 
@@ -7,35 +7,35 @@ use neurobridge_listener::SourceConfig;
 use neurobridge_spool::{SpoolConfig, WhenFull};
 
 use super::super::table::Table;
-use crate::config::{Config, Danger, Loaded, Origin, SinkEntry, UnreadableFile};
+use crate::config::{Config, Loaded, Origin, SinkEntry, UnreadableFile, Warning};
 
-/// Says where the configuration comes from, what it does, and what in it is dangerous.
+/// Returns the origin of the configuration, its effect, and the warnings.
 pub(super) fn of(loaded: &Loaded) -> String {
     let config = &loaded.config;
     let files = loaded.unreadable_files();
     let mut text = match &loaded.file {
-        Some(file) => format!("{} is fine", file.display()),
-        None => "the configuration is fine; no file, the environment alone".to_owned(),
+        Some(file) => format!("{} is valid", file.display()),
+        None => "the configuration is valid; it comes from the environment alone, without a file".to_owned(),
     };
     text.push_str(match files.len() {
         0 => "\n\n",
-        1 => ", but a file that it names can't be read from here\n\n",
-        _ => ", but files that it names can't be read from here\n\n",
+        1 => ", but a file that it names cannot be read from here\n\n",
+        _ => ", but files that it names cannot be read from here\n\n",
     });
     push(&mut text, &sources(config));
     push(&mut text, &sinks(config));
     push(&mut text, &others(config));
-    let dangers = loaded.dangers();
-    let has_dangers = !dangers.is_empty();
-    if has_dangers {
-        text.push_str("legal, but dangerous:\n");
-        for Danger { key, origin, message } in dangers {
+    let warnings = loaded.warnings();
+    let has_warnings = !warnings.is_empty();
+    if has_warnings {
+        text.push_str("warnings:\n");
+        for Warning { key, origin, message } in warnings {
             note(&mut text, &key, origin.as_ref(), &message);
         }
     }
     if !files.is_empty() {
-        text.push_str(if has_dangers { "\n" } else { "" });
-        text.push_str("files that can't be read from here:\n");
+        text.push_str(if has_warnings { "\n" } else { "" });
+        text.push_str("files that cannot be read from here:\n");
         for UnreadableFile {
             key,
             origin,
@@ -117,7 +117,7 @@ fn patterns(patterns: &[Pattern]) -> String {
     if patterns.is_empty() {
         return "nothing".to_owned();
     }
-    // A list of texts is JSON without fail.
+    // A list of strings always serialises to JSON.
     serde_json::to_string(patterns).unwrap_or_default()
 }
 

@@ -1,4 +1,4 @@
-//! An event as a line for people.
+//! Formats an event as a line for people.
 
 use std::borrow::Cow;
 
@@ -10,14 +10,14 @@ use neurobridge_core::{
 
 use crate::terminal::{Line, Paint, Style, pad};
 
-/// The longest result of those that the platform knows.
+/// The length of the platform's longest result.
 const RESULT_COLUMNS: usize = 6;
-/// Enough of a person's id to tell persons apart by eye.
+/// The length of the person id's prefix that distinguishes persons by eye.
 const PERSON_COLUMNS: usize = 8;
 const PLACE_COLUMNS: usize = 28;
 
-/// Time of receipt, result, person, place, then what fits of the rest. Fields that are not there are left out; none can
-/// say anything to the terminal itself.
+/// Returns time of receipt, result, person, place, and as many details as fit. Missing fields are left out, and control
+/// characters are escaped.
 pub(super) fn of(event: &Event<'_>, names_feed: bool, width: usize, paint: Paint) -> String {
     let time = event.received_at.strftime("%H:%M:%S%.3f").to_string();
     let text = |field| event.text(field).unwrap_or_default();
@@ -75,7 +75,7 @@ fn details(event: &Event<'_>) -> String {
     details.join("  ")
 }
 
-/// How sure the platform is of who it was.
+/// Returns the style of a result, by the certainty of the recognition.
 fn style_of(result: &str) -> Option<Style> {
     match result {
         "new" => Some(Style::Green),
@@ -115,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_who_was_seen_where() {
+    fn line_shows_person_and_place() {
         insta::assert_snapshot!(line(FRAME, 120), @r"03:04:05.678  exact   ad9ad883  Head office / Tür \u{1b}[2J   83.34%  male 66  anger  liveness failed  #7");
         insta::assert_snapshot!(line(r#"{"id":"x","data":{}}"#, 120), @"03:04:05.678          -                                       #x");
     }
 
     #[test]
-    fn a_narrow_terminal_gets_what_fits() {
+    fn line_is_cut_to_the_width_of_the_terminal() {
         for width in [0, 1, 5, 13, 20, 40, 79, 80, 100] {
             let line = line(FRAME, width);
             assert!(columns(line.trim_end()) <= width, "{width}: {line}");

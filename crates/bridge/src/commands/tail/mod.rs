@@ -1,4 +1,4 @@
-//! `neurobridge tail`: events to standard output as they come.
+//! `neurobridge tail`: writes events to standard output as they arrive.
 
 mod line;
 mod origin;
@@ -17,20 +17,20 @@ use crate::{
     tap::Arrival,
 };
 
-/// Writes events to standard output: from the running bridge, or from the feed itself where none runs. Publishes nothing.
+/// Writes events to standard output, from the running bridge or, if none runs, from the feed. Publishes nothing.
 ///
 /// Ends after `--count` events, at a signal, when standard output is closed, or with the bridge.
 ///
 /// # Errors
-/// A source can't go on, the bridge is gone, or standard output can't be written to.
+/// Fails when a source fails, the bridge disappears, or standard output cannot be written.
 pub(super) async fn run(config: &Config, flags: &TailFlags) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     let only = only(&flags.only)?;
     for field in only.fields().filter_map(|(_, field)| field.unknown_field()) {
-        warn!("the platform is not known to send a field \"{field}\": an event without it is not shown");
+        warn!("unknown field \"{field}\": events without it are not shown");
     }
     if let Some(name) = &flags.sink {
-        // A mistyped name is told before anybody is connected to.
+        // A mistyped name is reported before connecting.
         Preview::new(config, name, SpoolId::from_bytes([0; 16]))?;
     }
     let mut origin = Origin::open(config).await?;
@@ -54,7 +54,7 @@ pub(super) async fn run(config: &Config, flags: &TailFlags) -> Result<(), Failur
                         left -= 1;
                     }
                 }
-                // A pipe that nobody empties holds up this program alone; a signal still ends it.
+                // A full pipe blocks this program alone; a signal still ends it.
                 let is_open = tokio::select! {
                     biased;
                     _ = signals.next() => return Ok(()),
@@ -68,17 +68,15 @@ pub(super) async fn run(config: &Config, flags: &TailFlags) -> Result<(), Failur
             Arrival::Missed(events) => {
                 warn!(
                     events,
-                    "standard output is too slow: these were left out here (the bridge has them)"
+                    "standard output is too slow: events skipped here (the bridge stored them)"
                 );
             }
             Arrival::End if flags.count.is_some() => {
-                let message = format!(
-                    "the bridge has stopped, and {left} of the events that --count asks for did not come"
-                );
+                let message = format!("the bridge stopped before {left} of the events of --count arrived");
                 return Err(Failure::message(Exit::Unavailable, message));
             }
             Arrival::End => {
-                warn!("the bridge has stopped, and tail with it");
+                warn!("the bridge stopped; tail ends too");
                 return Ok(());
             }
         }
@@ -86,7 +84,7 @@ pub(super) async fn run(config: &Config, flags: &TailFlags) -> Result<(), Failur
     Ok(())
 }
 
-/// The filter of `--only field=value`: of values for one field any will do, of fields all must fit.
+/// Returns the filter of `--only field=value`: any of the values of a field matches, and all fields must match.
 fn only(conditions: &[(String, String)]) -> Result<Filter, Failure> {
     let mut fields: Vec<(&str, Vec<&str>)> = Vec::new();
     for (field, value) in conditions {

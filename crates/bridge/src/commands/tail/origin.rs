@@ -1,4 +1,4 @@
-//! Where a tail's events come from.
+//! The origin of a tail's events: the running bridge or the feed.
 
 use std::sync::Arc;
 
@@ -18,15 +18,15 @@ use crate::{
     tap::{self, Arrival, Client},
 };
 
-/// Where events come from.
+/// The origin of the events.
 pub(super) enum Origin {
-    /// The bridge that runs: the platform sees no second connection.
+    /// The running bridge, so that the platform sees no second connection.
     Bridge(Client),
-    /// The feed itself, where no bridge runs.
+    /// The feed, when no bridge runs.
     Feed(Box<OwnFeed>),
 }
 
-/// Sources and an intake as in a bridge, and a spool in memory behind them.
+/// Sources and intake of a bridge with a spool in memory.
 pub(super) struct OwnFeed {
     feed: Feed,
     spool: Spool,
@@ -34,17 +34,17 @@ pub(super) struct OwnFeed {
 }
 
 impl Origin {
-    /// The bridge of the configuration's data folder if one runs there, else the feed.
+    /// Connects to the bridge of the configuration's data folder if one runs there, otherwise to the feed.
     ///
     /// # Errors
-    /// A bridge runs and can't be asked; or a source can't be listened to.
+    /// Fails when a bridge runs and is unreachable, or a source cannot be opened.
     pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
         let path = tap::path(&config.data_dir);
         if let Some(client) = Client::connect(&config.data_dir)
             .await
             .or_exit(Exit::Unavailable)?
         {
-            info!(socket = %path.display(), "events come from the running bridge");
+            info!(socket = %path.display(), "reading events from the running bridge");
             if !client.runs_with(config) {
                 warn!(
                     "the bridge was started with another configuration than the one that is read here; with --sink, what \
@@ -55,7 +55,7 @@ impl Origin {
         }
         info!(
             socket = %path.display(),
-            "no bridge runs here: events come from the feed itself, by a connection of its own"
+            "no bridge is running: reading events from the feed with a separate connection"
         );
         let spool = spool::open_in_memory(config).or_exit(Exit::Config)?;
         let reader = spool.reader("tail");
@@ -63,7 +63,7 @@ impl Origin {
         Ok(Self::Feed(Box::new(OwnFeed { feed, spool, reader })))
     }
 
-    /// The spool that its events are in.
+    /// Returns the id of the spool that contains the events.
     pub(super) fn spool(&self) -> SpoolId {
         match self {
             Self::Bridge(client) => client.spool(),
@@ -71,10 +71,10 @@ impl Origin {
         }
     }
 
-    /// Waits for what comes next. To be called again only when it was not cancelled.
+    /// Waits for the next arrival. Not cancel-safe: must not be called again after a cancellation.
     ///
     /// # Errors
-    /// Nothing more can come.
+    /// Fails when no more events can arrive.
     pub(super) async fn next(&mut self) -> Result<Arrival, Failure> {
         let own = match self {
             Self::Bridge(client) => return client.next().await.or_exit(Exit::Unavailable),
@@ -91,7 +91,7 @@ impl Origin {
         }
     }
 
-    /// Notes that a batch is written; the feed goes on behind it.
+    /// Marks a batch as written, so that the feed continues after it.
     pub(super) fn settle(&mut self, batch: &SealedBatch) {
         if let Self::Feed(own) = self {
             let cursor = Cursor {

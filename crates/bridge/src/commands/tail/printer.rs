@@ -1,4 +1,4 @@
-//! What a tail writes: frames, lines for people, or a sink's messages.
+//! The output of a tail: frames, lines for people, or a sink's messages.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
@@ -11,27 +11,27 @@ use crate::{
     terminal::{self, Paint, Style},
 };
 
-/// Gathers what is to be written for the events of a batch.
+/// Formats the events of a batch.
 pub(super) struct Printer<'a> {
     look: Look<'a>,
     is_terminal: bool,
     paint: Paint,
     text: String,
-    /// Something was written before: messages of several lines are set apart.
+    /// Whether output was written before: messages of several lines are separated.
     is_first: bool,
 }
 
 enum Look<'a> {
-    /// The frame as the spool has it, one JSON object a line.
+    /// The stored frame, one JSON object a line.
     Frame,
     /// A line for people.
     Line { names_feed: bool },
-    /// What a sink would send.
+    /// The message that a sink would send.
     Message(Box<Preview<'a>>),
 }
 
 impl<'a> Printer<'a> {
-    /// One for standard output. `names_feed`: events come from more than one source.
+    /// Creates a printer for standard output. `names_feed`: events come from more than one source.
     pub(super) fn new(preview: Option<Preview<'a>>, raw: bool, names_feed: bool) -> Self {
         let is_terminal = io::stdout().is_terminal();
         let look = match preview {
@@ -48,7 +48,7 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// Adds what is to be written for an event; false when it is nothing.
+    /// Adds the output for an event; returns false when there is none.
     pub(super) fn add(&mut self, event: &Event<'_>) -> bool {
         match &self.look {
             Look::Frame => {
@@ -72,7 +72,7 @@ impl<'a> Printer<'a> {
         true
     }
 
-    /// Writes to standard output, which may be a pipe that nobody empties; false when it is closed.
+    /// Writes to standard output, and waits while a pipe is full; returns false when it is closed.
     pub(super) async fn write(&mut self) -> io::Result<bool> {
         if self.text.is_empty() {
             return Ok(true);
@@ -87,7 +87,7 @@ impl<'a> Printer<'a> {
         );
         match written {
             Ok(()) => Ok(true),
-            // `neurobridge tail | head` is no error.
+            // `neurobridge tail | head` is not an error.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
             Err(error) => Err(error),
         }
@@ -101,8 +101,8 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// A message of one line stands by itself; one with headers is set apart from the one before by an empty line, and its
-    /// headers are told from its body by their colour.
+    /// Adds a message. A message with headers is separated from the previous one by an empty line, and its headers have a
+    /// colour of their own.
     fn push_message(&mut self, message: &str) {
         let Some((head, body)) = message.split_once("\n\n") else {
             self.push(message);

@@ -1,7 +1,7 @@
 // The page: lives from the stream of the status, and says of itself when the bridge is gone.
 
 import { SinkCard, SourceCard, SpoolCard, connect, element, text } from "./parts.js";
-import { ANSWERS, letterReason, moment, number, plain, seconds } from "./words.js";
+import { ANSWERS, deadLetterReason, moment, number, plain, seconds } from "./words.js";
 
 const $ = id => document.getElementById(id);
 // A message comes every half second. Without any for so long, the bridge hangs or the network does.
@@ -40,12 +40,12 @@ function take(status) {
   if (version !== null && version !== status.version) location.reload();
   version = status.version;
   if (before && status.uptime_seconds < before.uptime_seconds) {
-    note("The bridge was started again", "warn");
+    note("The bridge was restarted", "warn");
     before = null;
   }
   const back = gone;
   gone = false;
-  if (back) note("The bridge is back", "good");
+  if (back) note("The bridge responds again", "good");
   const span = before ? Math.max(.001, status.uptime_seconds - before.uptime_seconds) : 1;
   keep(cards.sources, status.sources, $("sources"), name => new SourceCard(name));
   keep(cards.sinks, status.sinks, $("sinks"), (name, sink) => new SinkCard(name, sink));
@@ -92,11 +92,11 @@ function note(sentence, tone) {
   if ($("seen").childElementCount > SEEN) $("seen").lastChild.remove();
 }
 
-/** The bridge does not answer. Said at once, and only once. */
+/** The bridge does not respond. Said at once, and only once. */
 function lost() {
   if (gone) return;
   gone = true;
-  note("The bridge does not answer", "bad");
+  note("The bridge does not respond", "bad");
   show();
 }
 
@@ -105,12 +105,12 @@ function show() {
   document.documentElement.classList.toggle("gone", gone);
   pill($("link"), ...gone ? ["gone", "bad"] : paused ? ["paused", "warn"] : ["live", "good"]);
   if (!status) {
-    answer("Unknown", "bad", ["The bridge does not answer. The page tries again every second."]);
+    answer("Unknown", "bad", ["The bridge does not respond. The page retries every second."]);
     return;
   }
   const { losing_events: losing } = status;
   const [word, tone] = ANSWERS[losing.answer];
-  if (gone) answer("Unknown", "bad", [`The bridge does not answer: it is gone, or the way to it is. What stands below is from ${moment(new Date(Date.now() - performance.now() + heard))}.`]);
+  if (gone) answer("Unknown", "bad", [`The bridge does not respond: it has stopped, or the network is down. The data below is from ${moment(new Date(Date.now() - performance.now() + heard))}.`]);
   else answer(word, tone, losing.because);
   text($("lost"), number(losing.lost_events));
   text($("missed"), seconds(losing.missed_seconds));
@@ -140,7 +140,7 @@ function answer(word, tone, because) {
   text($("word"), word);
   const list = $("because");
   if (list.textContent !== because.join("")) list.replaceChildren(...because.map(sentence => element("li", "", sentence)));
-  text($("said"), gone ? "The bridge does not answer." : `Losing events: ${word}. ${because.join(" ")}`);
+  text($("said"), gone ? "The bridge does not respond." : `Losing events: ${word}. ${because.join(" ")}`);
   document.title = gone ? "gone · neurobridge" : `${word} · neurobridge`;
   const colour = { good: "0b7a75", warn: "b36b00", bad: "c62828", idle: "607080" }[tone];
   const shape = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="8" fill="#${colour}"/><path d="M4 22h24M8 22v-9m16 9v-9M4 18c3 0 4-5 4-5s2 6 8 6 8-6 8-6 1 5 4 5" fill="none" stroke="#fff" stroke-width="2.2" stroke-linecap="round"/></svg>`;
@@ -186,14 +186,14 @@ function letters({ sources, sinks }) {
   const of = parts => Object.entries(parts).flatMap(([name, part]) => part.newest_dead_letters.map(letter => ({ ...letter, name })));
   const all = [...of(sources), ...of(sinks)].sort((a, b) => b.at.localeCompare(a.at));
   list($("letters"), all.slice(0, 16).map(({ at, name, reason, sequence }) =>
-    [moment(new Date(at)), `${name}: ${letterReason(reason)}${sequence === null ? "" : `, no. ${number(sequence)}`}`]), "None.");
+    [moment(new Date(at)), `${name}: ${deadLetterReason(reason)}${sequence === null ? "" : `, no. ${number(sequence)}`}`]), "None.");
 }
 
 function gaps({ sources }) {
   const all = Object.entries(sources).flatMap(([name, source]) => source.newest_gaps.map(gap => ({ ...gap, name })))
     .sort((a, b) => b.began.localeCompare(a.began));
   list($("gaps"), all.map(({ began, name, seconds: length, reason }) =>
-    [moment(new Date(began)), `${name}: ${seconds(length)}, ${plain(reason)}`]), "None since the bridge runs.");
+    [moment(new Date(began)), `${name}: ${seconds(length)}, ${plain(reason)}`]), "None since the start.");
 }
 
 /** Lines of a time and words; replaced only when they change. */

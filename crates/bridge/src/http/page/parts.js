@@ -78,7 +78,7 @@ export class SourceCard extends Card {
     const open = source.unconnected_seconds;
     const since = `since ${moment(new Date(source.since))}`;
     this.set(tone(source), plain(source.state), open ? `${since}, without a connection for ${seconds(open)}` : since,
-      source.reason ?? (source.last_platform_error ? `The platform said: ${source.last_platform_error}` : ""));
+      source.reason ?? (source.last_platform_error ? `Last error of the platform: ${source.last_platform_error}` : ""));
     const last = source.last_event && new Date(source.last_event);
     text(this.last, last ? `${moment(last)}, ${seconds(Math.max(0, Math.round((now - last) / 1000)))} ago` : "none yet");
     text(this.gaps, source.gaps ? `${number(source.gaps)}, ${seconds(source.gap_seconds)} in all` : "none");
@@ -91,7 +91,7 @@ export class SpoolCard extends Card {
     this.fill = element("div", "fill");
     this.fill.append(element("div"));
     this.fill.setAttribute("role", "meter");
-    this.fill.setAttribute("aria-label", "how full the spool is");
+    this.fill.setAttribute("aria-label", "fill level of the spool");
     this.fill.setAttribute("aria-valuemin", "0");
     this.fill.setAttribute("aria-valuemax", "100");
     this.plots.before(this.fill);
@@ -118,7 +118,7 @@ export class SpoolCard extends Card {
     this.fill.setAttribute("aria-valuetext", `${bytes(spool.size_bytes)} of ${bytes(spool.limit_bytes)}`);
     text(this.size, bytes(spool.limit_bytes));
     const left = (spool.limit_bytes - spool.size_bytes) / this.growth;
-    text(this.full, spool.is_full ? "now" : this.growth > 1 && left < 30 * 86400 ? `about ${seconds(left)}` : "not in sight");
+    text(this.full, spool.is_full ? "now" : this.growth > 1 && left < 30 * 86400 ? `about ${seconds(left)}` : "more than 30 days");
     text(this.events, number(spool.durable_sequence));
     text(this.dropped, number(spool.dropped_events + spool.damaged_events));
   }
@@ -131,8 +131,8 @@ export class SinkCard extends Card {
     this.events = this.plot("delivered", 1, rate);
     this.lag = this.plot("waiting", 1, number);
     this.time = this.plot("latency: half, 99 %", 2, seconds);
-    this.oldest = this.fact("oldest waits for");
-    this.ways = this.fact("on the way");
+    this.oldest = this.fact("oldest pending");
+    this.ways = this.fact("in flight");
     this.recent = [];
   }
 
@@ -150,7 +150,7 @@ export class SinkCard extends Card {
 
   show(sink) {
     this.set(tone(sink), plain(sink.state), "", sink.reason ?? sink.notice ?? "");
-    text(this.oldest, sink.lag_seconds >= 1 ? seconds(sink.lag_seconds) : "no time");
+    text(this.oldest, sink.lag_seconds >= 1 ? seconds(sink.lag_seconds) : "0 s");
     text(this.ways, sink.resent ? `${number(sink.in_flight)}; ${number(sink.resent)} sent again so far` : number(sink.in_flight));
   }
 }

@@ -1,4 +1,4 @@
-// Numbers, times and states in words.
+// Formatting of numbers, times and states.
 
 export const number = n => Math.round(n).toLocaleString("en");
 
@@ -33,24 +33,24 @@ export function moment(date) {
   return date.toDateString() === new Date().toDateString() ? time : `${date.toLocaleDateString("en-CA")} ${time}`;
 }
 
-/** A word of the status, as people write it. */
+/** A key of the status in plain text. */
 export const plain = word => word.replaceAll("_", " ");
 
-const LETTERS = {
-  too_large: "larger than the sink takes",
-  invalid: "refused as invalid by the sink",
-  unrenderable: "no message can be made of it",
+const DEAD_LETTER_REASONS = {
+  too_large: "larger than the sink's limit",
+  invalid: "rejected as invalid by the sink",
+  unrenderable: "cannot be rendered as a message",
   unroutable: "its topic or subject does not exist",
-  missing_key: "no key, and the topic requires one",
+  missing_key: "missing the key that the topic requires",
 };
 
-export const letterReason = reason => LETTERS[reason] ?? plain(reason);
+export const deadLetterReason = reason => DEAD_LETTER_REASONS[reason] ?? plain(reason);
 
 const TONES = {
   authorised: "good", up: "good", blocked: "warn", draining: "warn", refused: "bad", waiting: "bad", down: "bad",
 };
 
-/** Of a state: how good it is. On the way to the first connection nothing is wrong yet. */
+/** The tone of a state. Before the first connection, a source or sink without a reason is not a fault yet. */
 export const tone = part => TONES[part.state] ?? (part.reason ? "bad" : "warn");
 
 export const ANSWERS = {

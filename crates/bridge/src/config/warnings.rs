@@ -1,4 +1,4 @@
-//! What is legal and dangerous.
+//! Warnings about valid but risky settings.
 
 use std::net::IpAddr;
 
@@ -9,23 +9,23 @@ use neurobridge_spool::{SpoolConfig, SyncPolicy, WhenFull};
 use super::{load::Loaded, model::Config, read::suggest, report::Origin, sink::SinkEntry};
 use crate::data_dir;
 
-/// Something that is legal and dangerous.
+/// A valid but risky setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Danger {
-    /// The key, with dots between its parts.
+pub struct Warning {
+    /// The dotted key.
     pub key: String,
-    /// Where it comes from, unless it is so by default.
+    /// The position at which the key is set; `None` for a default.
     pub origin: Option<Origin>,
-    /// A sentence: what may happen, what avoids it.
+    /// The risk, and the setting that avoids it, in one sentence.
     pub message: String,
 }
 
 impl Loaded {
-    /// What is legal and dangerous in this configuration.
-    pub fn dangers(&self) -> Vec<Danger> {
-        let mut dangers = Vec::new();
+    /// Returns the warnings about this configuration.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
         let mut add = |key: String, message: String| {
-            dangers.push(Danger {
+            warnings.push(Warning {
                 origin: self.origins.get(&key).cloned(),
                 key,
                 message,
@@ -40,12 +40,13 @@ impl Loaded {
                 .map(|path| path.display().to_string())
                 .unwrap_or_default();
             let message =
-                format!("a secret stands in {file} itself; {key}_file, or the environment, keeps it apart");
+                format!("secret in plain text in {file}; use {key}_file or an environment variable instead");
             add(key.clone(), message);
         }
         for (name, source) in &self.config.sources {
             if is_plain_and_far(source) {
-                let message = "the token and all events travel in the clear; wss:// encrypts them".to_owned();
+                let message =
+                    "the token and all events are sent unencrypted; wss:// encrypts them".to_owned();
                 add(format!("sources.{name}.url"), message);
             }
         }
@@ -66,17 +67,17 @@ impl Loaded {
             }
         }
         if !self.config.http.listen.ip().is_loopback() {
-            let message = "whoever reaches this address sees what the bridge does, without a password (though never an event)";
+            let message = "anyone who can reach this address can read the bridge's state without a password (events are never shown)";
             add("http.listen".to_owned(), message.to_owned());
         }
-        dangers
+        warnings
     }
 }
 
 fn spool(config: &Config, add: &mut impl FnMut(String, String)) {
     let drops = |when_full: WhenFull| {
         if when_full == WhenFull::DropOldest {
-            let message = "when the spool is full, the oldest events are dropped and only counted; \"block\" drops none";
+            let message = "when the spool is full, the oldest events are dropped and only counted; \"block\" drops no event";
             Some(message.to_owned())
         } else {
             None
@@ -85,7 +86,7 @@ fn spool(config: &Config, add: &mut impl FnMut(String, String)) {
     match &config.spool {
         SpoolConfig::Memory(memory) => {
             let message =
-                "the spool is in memory: what is not delivered is lost when the process is killed or crashes";
+                "the spool is in memory: undelivered events are lost when the process is killed or crashes";
             add("spool.type".to_owned(), message.to_owned());
             if let Some(message) = drops(memory.when_full) {
                 add("spool.when_full".to_owned(), message);
@@ -94,11 +95,11 @@ fn spool(config: &Config, add: &mut impl FnMut(String, String)) {
         SpoolConfig::Disk(disk) => {
             let message = match disk.sync {
                 SyncPolicy::Always => None,
-                SyncPolicy::Interval(_) => {
-                    Some("a power cut may take what was received since the last sync; \"always\" takes none")
-                }
+                SyncPolicy::Interval(_) => Some(
+                    "a power failure may lose events received since the last sync; \"always\" loses none",
+                ),
                 SyncPolicy::Never => Some(
-                    "a power cut may take whatever the system had not yet written; \"always\" takes none",
+                    "a power failure may lose events that the system has not yet written; \"always\" loses none",
                 ),
             };
             if let Some(message) = message {
@@ -112,15 +113,15 @@ fn spool(config: &Config, add: &mut impl FnMut(String, String)) {
                 .filter(|size| *size < max_size)
             {
                 let message = format!(
-                    "found {}, but the file system has {} in all: the disk is full before the spool is",
+                    "found {}, but the file system has a size of {}: the disk fills up before the spool does",
                     disk.max_size,
                     ByteSize::from_kib(size / 1024)
                 );
                 add("spool.max_size".to_owned(), message);
             }
             if keeps_pictures(config) {
-                let message = "pictures of faces, or where they are to be had, are kept in the spool; redact = \
-                               [\"*_image\"] keeps them out of it, and out of all sinks";
+                let message = "pictures of faces, or links to them, are stored in the spool; redact = [\"*_image\"] removes \
+                               them from the spool and from all sinks";
                 add("event.redact".to_owned(), message.to_owned());
             }
         }
@@ -129,20 +130,20 @@ fn spool(config: &Config, add: &mut impl FnMut(String, String)) {
 }
 
 fn of_sink(sink: &SinkEntry, is_in_memory: bool) -> Vec<(&'static str, String)> {
-    let mut dangers = Vec::new();
+    let mut warnings = Vec::new();
     for (key, template) in sink.config.templates() {
         for field in template.fields().filter_map(|field| field.unknown_field()) {
-            dangers.push((key, unknown(field, "an event without it has no value there")));
+            warnings.push((key, unknown(field, "events without it have no value there")));
         }
     }
-    dangers.extend(sink.config.warnings(!is_in_memory));
-    dangers
+    warnings.extend(sink.config.warnings(!is_in_memory));
+    warnings
 }
 
-/// Fields that the platform is not known to send: a mistyped one lets no event pass, for ever, and nothing else tells.
+/// Returns warnings about unknown fields: with a mistyped field a filter passes no event, and nothing else reports it.
 fn of_filter(key: &str, filter: &Filter) -> Vec<(String, String)> {
     let unknown = filter.fields().filter_map(|(path, field)| {
-        let message = unknown(field.unknown_field()?, "an event without it does not pass");
+        let message = unknown(field.unknown_field()?, "events without it do not pass");
         Some((format!("{key}.{path}"), message))
     });
     unknown.collect()
@@ -150,12 +151,13 @@ fn of_filter(key: &str, filter: &Filter) -> Vec<(String, String)> {
 
 fn unknown(field: &str, effect: &str) -> String {
     let meant = suggest(field, &ENTRY_FIELDS)
-        .map(|meant| format!(", perhaps \"{meant}\" is meant"))
+        .map(|meant| format!(" (did you mean \"{meant}\"?)"))
         .unwrap_or_default();
-    format!("the platform is not known to send a field \"{field}\"{meant}: {effect}")
+    format!("unknown field \"{field}\"{meant}: {effect}")
 }
 
-/// Whether a picture would reach the spool. Redaction itself is asked, of which pseudonyms are no part: a picture has none.
+/// Returns whether a picture would reach the spool. Applies the redaction to a sample, without pseudonyms, which pictures
+/// never have.
 fn keeps_pictures(config: &Config) -> bool {
     const FRAME: &str = r#"{"id":1,"data":{"face_image":"?","full_image":"?","initial_face_image":"?","initial_full_image":"?"}}"#;
     let mut redacted = String::new();
@@ -165,13 +167,13 @@ fn keeps_pictures(config: &Config) -> bool {
     }
 }
 
-/// Keys that hold a secret themselves; `token_file` and the like only say where it is.
+/// Returns whether a key holds a secret itself; `token_file` and similar keys only name a file.
 fn is_secret(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
     matches!(name, "token" | "password" | "key_password" | "nkey")
 }
 
-/// Whether the token travels in the clear over a network.
+/// Returns whether the token is sent unencrypted over a network.
 fn is_plain_and_far(source: &SourceConfig) -> bool {
     let Some(rest) = source.url.strip_prefix("ws://") else {
         return false;
@@ -190,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_network_is_far() {
+    fn loopback_is_not_a_network() {
         let far = |url: &str| is_plain_and_far(&SourceConfig::new(url, "t"));
         for url in [
             "ws://events.example.com/",
@@ -210,20 +212,20 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_nobody_sends_is_named_with_the_one_that_is_meant() {
+    fn unknown_field_is_reported_with_a_suggestion() {
         let filter = Filter::new([("resutl", ["new"]), ("space.id", ["1"]), ("feed", ["main"])]).unwrap();
         assert_eq!(
             of_filter("event.filter", &filter),
             [(
                 "event.filter.resutl".to_owned(),
-                "the platform is not known to send a field \"resutl\", perhaps \"result\" is meant: an event without it does not pass"
+                "unknown field \"resutl\" (did you mean \"result\"?): events without it do not pass"
                     .to_owned()
             )]
         );
     }
 
     #[test]
-    fn a_secret_is_not_a_file_with_one() {
+    fn secret_file_key_is_not_a_secret() {
         assert!(is_secret("sources.main.token") && is_secret("sinks.kafka.sasl.password"));
         assert!(!is_secret("sources.main.token_file") && !is_secret("sinks.kafka.tls.key_file"));
     }
