@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_repeats_is_left_out_and_counted() {
+    fn repeated_messages_are_suppressed_and_counted() {
         let lines = Lines::default();
         let writer = lines.clone();
         let repeats = Repeats::default();
@@ -246,8 +246,8 @@ mod tests {
         let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
         assert_eq!(count("msg=\"no connection to port"), repeats::LIMIT);
         assert_eq!(count("msg=\"something else"), repeats::LIMIT);
-        let left_out = format!("left_out={}", 100 - repeats::LIMIT);
-        assert_eq!(count(&left_out), 2, "{text}");
+        let suppressed = format!("suppressed={}", 100 - repeats::LIMIT);
+        assert_eq!(count(&suppressed), 2, "{text}");
         assert!(text.contains("like=\"no connection to port"), "{text}");
     }
 
