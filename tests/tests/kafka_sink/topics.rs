@@ -1,5 +1,7 @@
 //! Topics: made, missing, deleted, too narrow, grown.
 
+use std::time::Instant;
+
 use neurobridge_core::sink::{FaultKind, RejectionReason};
 use neurobridge_sink_kafka::{DeadLetterConfig, Format, KafkaConfig, Oversize};
 use neurobridge_tests::{
@@ -93,6 +95,42 @@ async fn topics_by_template_are_made_as_they_come_up() {
     for name in ["a", "b_c", "_"] {
         assert_eq!(records(&bootstrap, &format!("{prefix}.{name}")).await.len(), 30);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_new_topics_need_one_connection() {
+    const TOPICS: u64 = 200;
+    const EVENTS: u64 = 3 * TOPICS;
+    let Some(bootstrap) = blocking(kafka_bootstrap).await else {
+        return;
+    };
+    let prefix = topic("many");
+    let mut config = config(&bootstrap, &format!("{prefix}.{{space.id}}"));
+    (config.create, config.partitions, config.replicas) = (true, Some(1), Some(1));
+    let mut delivery = Delivery::start(config);
+    let begin = Instant::now();
+    for id in 1..=EVENTS {
+        let space = id % TOPICS;
+        let frame = format!(r#"{{"id":{id},"data":{{"id":{id},"pid":"p","space":{{"id":"{space}"}}}}}}"#);
+        delivery.append(&frame).await;
+    }
+    let ending = delivery.finish().await;
+    println!("{TOPICS} new topics took {} ms", begin.elapsed().as_millis());
+    let snapshot = ending.snapshot;
+    assert_eq!(
+        (snapshot.cursor.counts.delivered, ending.letters.len()),
+        (EVENTS, 0)
+    );
+    // Each new connection of the sink comes after a fault, or replaces its client.
+    assert_eq!(
+        (snapshot.client_replacements, snapshot.faults.iter().sum::<u64>()),
+        (0, 0)
+    );
+    let admin = KafkaAdmin::new(&bootstrap).unwrap();
+    let names: Vec<_> = (0..TOPICS).map(|space| format!("{prefix}.{space}")).collect();
+    let leaders = blocking(move || names.iter().map(|name| admin.leaders(name)).collect::<Vec<_>>()).await;
+    assert_eq!(leaders, vec![1; usize::try_from(TOPICS).unwrap()]);
+    assert_eq!(records(&bootstrap, &format!("{prefix}.7")).await.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
