@@ -24,5 +24,7 @@ mod public_clients;
 mod replay;
 mod shared_files;
 mod signals_and_exits;
+mod silent_name_server;
 mod stuck_readers;
 mod what_others_see;
+mod wrong_clock;
