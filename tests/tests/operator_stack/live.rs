@@ -75,7 +75,6 @@ fn every_fault_fires_its_alert() {
         ("NeurobridgeGap", &troubled_address),
         ("NeurobridgeSpoolFilling", &troubled_address),
         ("NeurobridgeLogLinesDropped", &troubled_address),
-        ("NeurobridgeClientReplaced", &troubled_address),
         ("NeurobridgeClockOff", &skewed_address),
     ] {
         seen.wait(&prometheus, alert, instance);
@@ -99,9 +98,10 @@ fn every_fault_fires_its_alert() {
         has_data(&prometheus, annotation);
     }
 
-    // A process without free file descriptors could not answer Prometheus either, so only the rules' unit tests cover
-    // this fault.
+    // Only the rules' unit tests cover two alerts: a process without free file descriptors could not answer Prometheus
+    // either, and three replacements of a client take four minutes.
     seen.0.push("NeurobridgeSpoolRetrying".to_owned());
+    seen.0.push("NeurobridgeClientReplaced".to_owned());
     let all = rules().into_iter().map(|rule| rule.alert).collect::<Vec<_>>();
     for alert in &all {
         assert!(seen.0.contains(alert), "no fault fires the alert {alert}");
