@@ -304,6 +304,11 @@ mod tests {
         let (wall, at) = (clock.wall(), clock.at());
         clock.guard.compare(SignedDuration::ZERO, wall, at);
         assert!(clock.is_trusted());
+        clock.offset = -60;
+        clock.advance(1);
+        assert!(!clock.is_trusted(), "it was confirmed before it stepped");
+        clock.advance(3600);
+        assert!(clock.is_trusted());
     }
 
     proptest! {

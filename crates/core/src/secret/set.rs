@@ -323,10 +323,8 @@ mod tests {
         let set = set(&[secret]);
         for before in 150..220 {
             let cleaned = set.clean(&("x".repeat(before) + secret));
-            assert!(
-                longest_piece(&cleaned, secret) < PIECE_BYTES,
-                "{before}: {cleaned}"
-            );
+            // Cut first, it would begin with a piece that is too short to be found.
+            assert!(!cleaned.contains("sec"), "{before}: {cleaned}");
         }
         let long = "0123456789".repeat(900);
         let cleaned = self::set(&[&long]).clean(&long);
