@@ -168,6 +168,7 @@ async fn events_after_an_unreadable_frame_are_received() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_cannot_be_read_on_is_reported_unread() {
+    let too_large = vec![b'x'; LIMIT.bytes() as usize + 1];
     for bytes in [
         // A reserved opcode: tungstenite does not get past it.
         frame(0x83, b"{}"),
@@ -175,6 +176,8 @@ async fn a_stream_that_cannot_be_read_on_is_reported_unread() {
         [frame(0x01, b"{"), frame(0x80, b"\xff\xfe")].concat(),
         // A new message within one.
         [frame(0x01, b"{"), frame(0x81, b"{}")].concat(),
+        // A message in three frames, of which the second is too large: the others make another message.
+        [frame(0x01, b"{"), frame(0x00, &too_large), frame(0x80, b"}")].concat(),
     ] {
         let (mut link, mut batches) = link(64);
         let (session, mut platform) = authorised_connection().await;

@@ -155,6 +155,7 @@ mod tests {
             ("wss://events.neuroio.com", "neuroio.com", true),
             ("wss://events.neuroio.com", ".neuroio.com", true),
             ("wss://events.neuroio.com", "*.NeuroIO.com", true),
+            ("wss://events.neuroio.com.", "neuroio.com", true),
             ("wss://events.neuroio.com", "roio.com", false),
             ("wss://events.neuroio.com", "a, events.neuroio.com:443", true),
             ("wss://events.neuroio.com", "events.neuroio.com:444", false),
