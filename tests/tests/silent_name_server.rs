@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::poll::wait_until;
@@ -64,7 +64,6 @@ fn names(text: &str, parts: &[&str]) -> bool {
 fn running_bridge_names_the_look_up() {
     let dir = Scratch::new("silent-names").unwrap();
     let file = configured(&dir);
-    let started = Instant::now();
     let mut command = isolated(&dir, &neurobridge());
     command.args(["run", "-c"]).arg(&file);
     let process = Process::spawn("bridge", &mut command, &dir.join("bridge.log")).unwrap();
@@ -81,7 +80,6 @@ fn running_bridge_names_the_look_up() {
         ];
         let found = wait_until("the reason", SOON, || names(&process.logged().unwrap(), &parts));
         found.unwrap_or_else(|error| panic!("{error:#}, {parts:?}:\n{}", process.log_tail()));
-        println!("{host}: named after {} ms", started.elapsed().as_millis());
     }
 }
 

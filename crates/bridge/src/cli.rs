@@ -14,7 +14,7 @@ use secrecy::SecretString;
 
 use crate::config::LogFormat;
 
-/// Brings the face-recognition events of a NeuroIO feed into Kafka, NATS and files, and loses none on the way.
+/// Delivers the face-recognition events of a NeuroIO feed to Kafka, NATS and files without losing any.
 #[derive(Debug, Parser)]
 #[command(
     name = "neurobridge",
@@ -26,10 +26,10 @@ use crate::config::LogFormat;
     arg_required_else_help = true
 )]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
-    /// What to log, and how.
+    /// The flags of the log.
     #[command(flatten)]
     pub log: LogFlags,
 }
@@ -45,14 +45,14 @@ one stops at once. SIGHUP does not reload the configuration: restart instead.
 Exit codes: 0 fine, 64 wrong usage, 69 a needed service is not there, 74 disk error,
 75 come back later, 77 token refused, 78 errors in the configuration.";
 
-/// What to log, and how; above what the configuration says.
+/// The flags of the log, which override the configuration.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Logging")]
 pub struct LogFlags {
     /// The least important level to log, or one for each part: "info,neurobridge_listener=debug".
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// How log lines look; they go to standard error.
+    /// The format of log lines, which go to standard error.
     #[arg(long, global = true, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 }
@@ -66,24 +66,24 @@ pub enum Command {
     Run(ConfigFlag),
     /// Shows events flowing: simulated platform, bridge and a file in one process, without any configuration.
     Demo(DemoFlags),
-    /// Names all errors in the configuration at once, or says what it means.
+    /// Reports all errors of the configuration at once, or summarises it.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckFlags),
-    /// Shows events as they come: for people on a terminal, as JSON lines in a pipe.
+    /// Shows events as they arrive: for people on a terminal, as JSON lines in a pipe.
     ///
-    /// They come from the bridge that runs with this configuration, by a socket in its data folder, so that the platform
-    /// sees no second connection; without one, from the feed itself. Filtered and redacted as for the sinks. Publishes
-    /// nothing, keeps nothing. A tail that is too slow misses events, and says how many; the bridge waits for none.
+    /// Reads from the running bridge of this configuration through a socket in its data folder, so that the platform sees
+    /// no second connection; if none runs, from the feed. Events are filtered and redacted as for the sinks. Publishes and
+    /// stores nothing. A tail that is too slow skips events and reports their number; it never delays the bridge.
     #[command(after_help = TAIL_EXAMPLES)]
     Tail(TailFlags),
     /// Simulates the NeuroIO platform: event feed, REST interface, and faults by rule.
     #[command(after_help = SIMULATE_SHORT_HELP, after_long_help = simulate_long_help())]
     Simulate(Box<SimulateFlags>),
-    /// Shows what a spool on disk holds, whether it is whole, and replays events; also while a bridge runs.
+    /// Lists and verifies a spool on disk and replays its events, also while a bridge runs.
     Spool(SpoolFlags),
-    /// Asks a running bridge whether it is well; exit code 0 or 1.
+    /// Requests the health of a running bridge; exit code 0 or 1.
     ///
-    /// For containers without a shell or curl. The answer goes to standard output.
+    /// For containers without a shell or curl. The response goes to standard output.
     #[command(after_help = HEALTHCHECK_EXAMPLES)]
     Healthcheck(HealthcheckFlags),
     /// Prints the JSON Schema of the configuration, for editors and other checkers.
@@ -96,7 +96,7 @@ pub enum Command {
     Man,
 }
 
-/// Which configuration to read.
+/// The flag of the configuration file.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ConfigFlag {
     /// The configuration file [default: ./neurobridge.toml, /etc/neurobridge/neurobridge.toml, or none].
@@ -110,21 +110,21 @@ pub struct SpoolFlags {
     /// The configuration file [default: as for the other commands].
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: SpoolCommand,
 }
 
-/// What to do with a spool.
+/// The commands of `spool`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum SpoolCommand {
     /// Lists segments and the cursors of sinks.
     Ls,
-    /// Reads all and names what is damaged; exit code 74 when anything is.
+    /// Reads all events and reports damage; exit code 74 if there is any.
     Verify,
-    /// Sends events once more to one sink, marked as a replay. No cursor moves.
+    /// Sends events to one sink again, marked as a replay. No cursor moves.
     ///
-    /// Only what the sink has settled: the bridge delivers the rest by itself. Each message carries the attribute "replay"
+    /// Only events before the sink's cursor: the bridge delivers the rest. Each message carries the attribute "replay"
     /// (the headers ce_replay in Kafka and ce-replay in NATS) with the name of the run, and Nats-Msg-Id ends with
     /// ";replay=" and that name. A sink of type "file" gets a file of its own. For NATS with strict order the bridge has to
     /// be stopped.
@@ -141,10 +141,10 @@ pub struct ReplayFlags {
     /// The first event: a sequence, or a time of receipt.
     #[arg(long, value_name = "PLACE")]
     pub from: Place,
-    /// The last event: a sequence, or a time of receipt [default: the last one that the sink has settled].
+    /// The last event: a sequence, or a time of receipt [default: the last one before the sink's cursor].
     #[arg(long, value_name = "PLACE")]
     pub to: Option<Place>,
-    /// What to call this run: the name of one that was stopped, to go on with it [default: the time].
+    /// The name of this run; the name of a stopped run resumes it [default: the time].
     #[arg(long, value_name = "NAME", value_parser = run_name)]
     pub run: Option<String>,
 }
@@ -152,13 +152,13 @@ pub struct ReplayFlags {
 /// Flags of `demo`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoFlags {
-    /// Events a second.
+    /// Events per second.
     #[arg(long, value_name = "N", default_value_t = 50.0, value_parser = rate)]
     pub rate: f64,
-    /// Ends by itself after so long, such as 30s [default: Ctrl-C ends it].
+    /// The duration, such as 30s [default: until Ctrl-C].
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     pub duration: Option<Duration>,
-    /// The folder for what it writes.
+    /// The folder of the written files.
     #[arg(long, value_name = "DIR", default_value = "demo-data")]
     pub data_dir: PathBuf,
 }
@@ -166,16 +166,16 @@ pub struct DemoFlags {
 /// Flags of `check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckFlags {
-    /// Which configuration.
+    /// The configuration.
     #[command(flatten)]
     pub config: ConfigFlag,
-    /// Connects to all sources and sinks as well: tries tokens, brokers and topics. Publishes nothing.
+    /// Also connects to all sources and sinks: tests tokens, brokers and topics. Publishes nothing.
     #[arg(long)]
     pub connect: bool,
     /// A file with the JSON of one event; prints the message that --sink would send for it, after filters and redaction.
     #[arg(long, value_name = "FILE", requires = "sink")]
     pub event: Option<PathBuf>,
-    /// The name of the sink that --event is for.
+    /// The name of the sink for --event.
     #[arg(long, value_name = "NAME", requires = "event")]
     pub sink: Option<String>,
 }
@@ -183,20 +183,20 @@ pub struct CheckFlags {
 /// Flags of `tail`.
 #[derive(Clone, Debug, Args)]
 pub struct TailFlags {
-    /// Which configuration.
+    /// The configuration.
     #[command(flatten)]
     pub config: ConfigFlag,
-    /// Frames as the feed sent them, on a terminal too.
+    /// Shows the stored frames, also on a terminal.
     #[arg(long, conflicts_with = "sink")]
     pub raw: bool,
-    /// Shows what this sink would send: topic or subject, key, headers and body, after its filter and redaction.
+    /// Shows the messages that this sink would send: topic or subject, key, headers and body, after its filter and redaction.
     #[arg(long, value_name = "NAME")]
     pub sink: Option<String>,
     /// Shows only events with this value in this field, such as result=new or space.id=1; may be given several times.
-    /// Of several values for one field any will do.
+    /// Of several values for one field, any matches.
     #[arg(long, value_name = "FIELD=VALUE", value_parser = condition)]
     pub only: Vec<(String, String)>,
-    /// Ends after so many events.
+    /// The number of events after which to end.
     #[arg(short = 'n', long, value_name = "N")]
     pub count: Option<u64>,
 }
@@ -204,34 +204,34 @@ pub struct TailFlags {
 /// Flags of `simulate`.
 #[derive(Clone, Debug, Args)]
 pub struct SimulateFlags {
-    /// The address to listen on; port 0 takes a free one, which the log names.
+    /// The address to listen on; port 0 chooses a free port, which is logged.
     #[arg(long, value_name = "ADDR")]
     pub listen: SocketAddr,
-    /// A token that is right; may be given several times. Without any, every token is right.
+    /// A valid token; may be given several times. Without any, every token is valid.
     #[arg(long = "token", value_name = "T")]
     pub tokens: Vec<SecretString>,
-    /// Events a second [default: as fast as they are read].
+    /// Events per second [default: as fast as they are read].
     #[arg(long, value_name = "N", value_parser = rate)]
     pub rate: Option<f64>,
-    /// How many events there are; then connections stay open [default: no end].
+    /// The number of events, after which connections stay open [default: unlimited].
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
     /// The size of every event, such as 2000 or "2 MiB", reached by an inline picture [default: about 600 bytes].
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub size: Option<usize>,
-    /// What events are drawn from; the same seed gives the same events.
+    /// The seed of the random events; the same seed generates the same events.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// The creation time of the first event, for the same bytes each time [default: when the first client comes].
+    /// The creation time of the first event, for reproducible bytes [default: when the first client connects].
     #[arg(long, value_name = "TIME")]
     pub start: Option<Timestamp>,
     /// With --rate: stands still while nobody listens, instead of losing what comes meanwhile as the platform does.
     #[arg(long)]
     pub hold: bool,
-    /// A fault rule; may be given several times. The rules stand at the end of this help.
+    /// A fault rule; may be given several times. The rules are at the end of this help.
     #[arg(long = "fault", value_name = "RULE")]
     pub faults: Vec<FaultRule>,
-    /// A file that gets each event sent as a JSON line; it is emptied first.
+    /// A file to which each sent event is written as a JSON line; it is truncated first.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
     /// A PEM file with the certificate chain: serves wss instead of ws.
@@ -245,13 +245,13 @@ pub struct SimulateFlags {
 /// Flags of `healthcheck`.
 #[derive(Clone, Debug, Args)]
 pub struct HealthcheckFlags {
-    /// Which configuration says where the bridge listens (http.listen).
+    /// The configuration with the address of the bridge (http.listen).
     #[command(flatten)]
     pub config: ConfigFlag,
-    /// Asks whether all sources are authorised and all required sinks up, not only whether the process is alive.
+    /// Requests readiness (all sources authorised, all required sinks up) instead of liveness.
     #[arg(long)]
     pub ready: bool,
-    /// Asks this address instead, such as http://127.0.0.1:9797; no configuration is read.
+    /// The address of the bridge, such as http://127.0.0.1:9797; no configuration is read.
     #[arg(long, value_name = "URL", conflicts_with = "config", value_parser = http_authority)]
     pub url: Option<String>,
 }
@@ -262,7 +262,7 @@ pub struct CompletionsFlags {
     /// The shell.
     #[arg(required_unless_present = "sinks")]
     pub shell: Option<clap_complete::Shell>,
-    /// Prints the names of the configured sinks instead: what the completions ask for after --sink.
+    /// Prints the names of the configured sinks instead, for the completions of --sink.
     #[arg(long, hide = true, conflicts_with = "shell")]
     pub sinks: bool,
 }
@@ -334,7 +334,7 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A field and a value that it may have.
+/// Parses a field and a value.
 fn condition(text: &str) -> Result<(String, String), String> {
     let expected = || "expected field=value, such as result=new or space.id=1".to_owned();
     let (field, value) = text.split_once('=').ok_or_else(expected)?;
@@ -344,7 +344,7 @@ fn condition(text: &str) -> Result<(String, String), String> {
     Ok((field.to_owned(), value.to_owned()))
 }
 
-/// It goes into headers and file names.
+/// Parses the name of a run, which is part of headers and file names.
 fn run_name(text: &str) -> Result<String, String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if (1..=64).contains(&text.len()) && text.chars().all(is_plain) {
@@ -354,7 +354,7 @@ fn run_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A number of bytes, with a unit or without.
+/// Parses a number of bytes, with or without a unit.
 fn size(text: &str) -> Result<usize, String> {
     let bytes = match text.parse::<u64>() {
         Ok(bytes) => bytes,
@@ -363,10 +363,10 @@ fn size(text: &str) -> Result<usize, String> {
             .map_err(|error| error.to_string())?
             .bytes(),
     };
-    usize::try_from(bytes).map_err(|_| "that is more than this machine can address".to_owned())
+    usize::try_from(bytes).map_err(|_| "larger than the address space of this machine".to_owned())
 }
 
-/// `host:port` out of `http://host:port`.
+/// Parses `host:port` from `http://host:port`.
 fn http_authority(url: &str) -> Result<String, String> {
     let rest = url.strip_prefix("http://").unwrap_or(url);
     let authority = rest.strip_suffix('/').unwrap_or(rest);
