@@ -255,11 +255,11 @@ async fn older_copy_of_the_spool_costs_no_line() {
     setting.cursor = cursor;
     setting.epochs = epochs.with(Epoch(2), Sequence::new(4).unwrap());
     setting.connect().await;
-    // Other events have these sequences now, and one of them has an equal line.
-    publish_frame(&mut setting.sink, 4, "{\"id\":100,\"data\":{}}").unwrap();
-    setting.publish(5).unwrap();
+    // Other events have these sequences now, and the first of them has an equal line.
+    setting.publish(4).unwrap();
+    publish_frame(&mut setting.sink, 5, "{\"id\":100,\"data\":{}}").unwrap();
     setting.outcomes().await;
-    let expected: Vec<u64> = (1..20).chain([100, 5]).collect();
+    let expected: Vec<u64> = (1..20).chain([4, 100]).collect();
     assert_eq!(setting.stored(), expected);
 }
 
