@@ -1,7 +1,5 @@
 //! Topics: made, missing, deleted, too narrow, grown.
 
-use std::time::Instant;
-
 use neurobridge_core::sink::{FaultKind, RejectionReason};
 use neurobridge_sink_kafka::{DeadLetterConfig, Format, KafkaConfig, Oversize};
 use neurobridge_tests::{
