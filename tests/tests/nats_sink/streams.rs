@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, stream};
 use neurobridge_core::{delivery::SinkState, sink::FaultKind};
 use neurobridge_sink_nats::{DeadLetterConfig, Format, NatsConfig, Order, Oversize, StreamConfig};
-use neurobridge_tests::{nats::NatsOptions, shared::own_nats};
+use neurobridge_tests::{nats::NatsOptions, poll::Patience, shared::own_nats};
 
 use super::support::{
     Delivery, Feed, assert_complete, assert_once_and_in_order, blocking, client, connect, creating, frame,
@@ -329,6 +329,18 @@ async fn lowered_limit_makes_dead_letters_and_no_holes() {
     assert_eq!(ids, expected);
 }
 
+/// Creates a stream whose name was perhaps deleted a moment ago: the server refuses it while it still removes the old files.
+async fn create_again(context: &jetstream::Context, config: stream::Config) {
+    let mut patience = Patience::new("the stream to be created", Duration::from_secs(30));
+    loop {
+        match context.create_stream(config.clone()).await {
+            Ok(_) => return,
+            Err(error) => patience.check().unwrap_or_else(|late| panic!("{late}: {error}")),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_stream_lets_events_wait() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
@@ -342,7 +354,7 @@ async fn a_full_stream_lets_events_wait() {
             discard: stream::DiscardPolicy::New,
             ..stream_of(STREAM)
         };
-        context.create_stream(full.clone()).await.unwrap();
+        create_again(&context, full.clone()).await;
         let mut config = NatsConfig::new(&url, STREAM);
         config.order = Some(order);
         let mut feed = Feed::new();
@@ -374,7 +386,7 @@ async fn a_deleted_stream_lets_events_wait() {
     let url = nats.url();
     let context = jetstream::new(client(&url).await);
     for order in [Order::Strict, Order::Relaxed] {
-        context.create_stream(stream_of(STREAM)).await.unwrap();
+        create_again(&context, stream_of(STREAM)).await;
         let mut config = NatsConfig::new(&url, STREAM);
         config.order = Some(order);
         let mut feed = Feed::new();

@@ -205,7 +205,10 @@ fn tail_socket_is_private_and_replaced_after_a_kill() {
         tailing.log_tail()
     );
     assert!(
-        tailing.logged().unwrap().contains("the bridge is gone"),
+        tailing
+            .logged()
+            .unwrap()
+            .contains("connection to the bridge lost"),
         "{}",
         tailing.log_tail()
     );
@@ -220,7 +223,7 @@ fn tail_socket_is_private_and_replaced_after_a_kill() {
     bridge.stop(Signal::SIGTERM, SOON).unwrap();
     assert!(tailing.wait(SOON).unwrap().success(), "{}", tailing.log_tail());
     assert!(
-        tailing.logged().unwrap().contains("the bridge has stopped"),
+        tailing.logged().unwrap().contains("the bridge stopped"),
         "{}",
         tailing.log_tail()
     );
