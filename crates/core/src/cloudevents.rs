@@ -105,7 +105,23 @@ pub fn timestamp(created: &str) -> Option<Timestamp> {
         .ok()
 }
 
+/// The number of days of the month with which a text `YYYY-MM-…` begins, whose digits are checked already.
+fn days_of_month(text: &[u8]) -> u8 {
+    let digit = |at: usize| u16::from(text[at] - b'0');
+    let year = digit(0) * 1000 + digit(1) * 100 + digit(2) * 10 + digit(3);
+    let leap_year = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    match digit(5) * 10 + digit(6) {
+        2 if leap_year => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
 /// Whether a text is a plain RFC 3339 time. May say no to one that is (a leap second): the parser decides then.
+///
+/// A text for which this says no is printed anew and may look different: no digits beyond the last that counts, UTC.
+/// So each day of the calendar is known here, or the events of some days would look different from the rest.
 fn is_rfc3339(text: &str) -> bool {
     let bytes = text.as_bytes();
     let two = |at: usize, max: u8| -> bool {
@@ -115,9 +131,9 @@ fn is_rfc3339(text: &str) -> bool {
         }
     };
     let at = |position: usize, expected: u8| bytes.get(position) == Some(&expected);
-    let date = two(0, 99) && two(2, 99) && at(4, b'-') && two(5, 12) && at(7, b'-') && two(8, 28);
+    let date = two(0, 99) && two(2, 99) && at(4, b'-') && two(5, 12) && at(7, b'-') && two(8, 31);
     let time = at(10, b'T') && two(11, 23) && at(13, b':') && two(14, 59) && at(16, b':') && two(17, 59);
-    if !(date && time) || two(5, 0) || two(8, 0) {
+    if !(date && time) || two(5, 0) || two(8, 0) || !two(8, days_of_month(bytes)) {
         return false;
     }
     let mut rest = &bytes[19..];
@@ -215,6 +231,20 @@ mod tests {
         );
         assert_eq!(time("2026-02-31T03:04:05Z"), None);
         assert_eq!(time("12"), None);
+    }
+
+    /// A time that is RFC 3339 stays as the platform wrote it, on each day of a common year, of a leap year, and of the
+    /// two kinds of century.
+    #[test]
+    fn a_valid_time_is_unchanged_on_every_day() {
+        for year in [2026, 2028, 1900, 2000] {
+            let mut day = jiff::civil::date(year, 1, 1);
+            while day.year() == year {
+                let text = format!("{day}T03:04:05.60+02:00");
+                assert_eq!(rfc3339(&text, &mut String::new()), Some(text.as_str()));
+                day = day.tomorrow().unwrap();
+            }
+        }
     }
 
     proptest! {
