@@ -139,7 +139,7 @@ impl Bridge {
     /// # Errors
     /// Returns an error if the condition is not met within `limit` (see [`crate::poll::Patience`]) or if the bridge no
     /// longer listens; the error contains the last status and the end of the log.
-    pub fn wait(&self, what: &str, limit: Duration, says: impl Fn(&Status) -> bool) -> Result<Status> {
+    pub fn wait(&self, what: &str, limit: Duration, condition: impl Fn(&Status) -> bool) -> Result<Status> {
         let mut last = None;
         let found = wait_with_progress(what, limit, |patience| {
             let status = self.status()?;
@@ -150,7 +150,7 @@ impl Bridge {
                 sources.collect::<Vec<_>>(),
                 sinks.collect::<Vec<_>>()
             ));
-            let found = says(&status).then(|| status.clone());
+            let found = condition(&status).then(|| status.clone());
             last = Some(status);
             Ok(found)
         });

@@ -58,7 +58,7 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
         events.display()
     );
     let bridge = Bridge::start(&dir, &config).unwrap();
-    let wait = |what: &str, says: &dyn Fn(&Status) -> bool| bridge.wait(what, SOON, says).unwrap();
+    let wait = |what: &str, condition: &dyn Fn(&Status) -> bool| bridge.wait(what, SOON, condition).unwrap();
     wait("some events", &|status| status.spool.durable_sequence > 3000);
 
     let ballast = disk.ballast();

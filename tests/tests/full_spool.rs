@@ -66,8 +66,8 @@ impl Scene {
         })
     }
 
-    fn wait(&self, what: &str, says: impl Fn(&Status) -> bool) -> Status {
-        let status = self.bridge.wait(what, SOON, says).unwrap();
+    fn wait(&self, what: &str, condition: impl Fn(&Status) -> bool) -> Status {
+        let status = self.bridge.wait(what, SOON, condition).unwrap();
         let spool = &status.spool;
         assert!(spool.size_bytes <= spool.limit_bytes, "{spool:?}");
         status

@@ -1,4 +1,4 @@
-//! A system clock that is two hours ahead, and then right again: a Kafka sink goes on by itself.
+//! A system clock that is two hours ahead, and then right again: a Kafka sink recovers by itself.
 //!
 //! librdkafka waits until times of the system clock. A wait that began while the clock was ahead lasts two hours too long.
 
@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 /// The bound of the recovery: a fraction of the two hours.
 const RECOVERY: Duration = Duration::from_secs(60);
 const TWO_HOURS: &str = "7200";
-/// Enough to see that delivery goes on.
+/// Enough to see that delivery continues.
 const SOME: u64 = 300;
 const TOPIC: &str = "events";
 

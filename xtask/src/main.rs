@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 #[command(name = "cargo xtask", version, about)]
 struct Cli {
     #[command(subcommand)]
-    chore: Task,
+    task: Task,
 }
 
 #[derive(Debug, Subcommand)]
@@ -45,7 +45,7 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().chore {
+    let result = match Cli::parse().task {
         Task::Brokers(command) => brokers::run(command),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),

@@ -31,6 +31,7 @@ use crate::{
     feed::{Feed, joined, read_redaction},
     http::{self, Status},
     signals::Signals,
+    sinks::AnyReader,
     spool,
     state::{SinkHandle, State, View},
     tap::{Greeting, Tap},
@@ -371,7 +372,7 @@ impl SinkParts<'_> {
         };
         let delivery = self.entry.config.deliver(
             &context,
-            reader,
+            AnyReader::Spool(reader),
             options,
             Arc::clone(&progress),
             self.shutdown.clone(),

@@ -23,7 +23,7 @@ use std::{io, process::ExitCode};
 
 use clap::Parser;
 
-pub use self::sinks::{AnySink, RegisteredSink};
+pub use self::sinks::{AnyReader, AnySink, RegisteredSink};
 use crate::{cli::Cli, exit::Exit};
 
 /// As [`main`], with further sink types beside those of this build: a program with a sink of its own is this call.

@@ -10,7 +10,7 @@ use std::{
 use neurobridge_core::{
     connect::ConnectSteps,
     delivery::{self, Ended, Options, Progress, Shutdown},
-    reader::{ReadError, Reader},
+    reader::ReadError,
     sink::SinkFault,
     sink_type::{BuildContext, SinkConfig, SinkType},
 };
@@ -85,33 +85,32 @@ fn parse<T: SinkType + DeserializeOwned>(value: &Value) -> Result<Arc<dyn AnySin
     Ok(Arc::new(config))
 }
 
-/// A running delivery, from its first event until it has drained or was ended.
+/// A running delivery, until it has drained or was ended.
 pub(crate) type Delivery = Pin<Box<dyn Future<Output = Result<Ended, ReadError>> + Send>>;
+
+/// The events that a sink delivers.
+#[derive(Debug)]
+pub enum AnyReader {
+    /// The events of the spool after the sink's cursor.
+    Spool(SpoolReader),
+    /// The events of a replay.
+    Replay(ReplayReader),
+}
 
 /// The configuration of a sink of any type.
 pub trait AnySink: SinkConfig + Any {
     /// Returns the value of the key `type`.
     fn type_name(&self) -> &'static str;
 
-    /// Delivers events of the spool. As [`delivery::deliver`].
+    /// Delivers the events of a reader. As [`delivery::deliver`].
     fn deliver(
         &self,
         context: &BuildContext<'_>,
-        reader: SpoolReader,
+        reader: AnyReader,
         options: Options,
         progress: Arc<Progress>,
         shutdown: Shutdown,
-    ) -> Pin<Box<dyn Future<Output = Result<Ended, ReadError>> + Send>>;
-
-    /// Delivers the events of a replay. As [`delivery::deliver`].
-    fn deliver_replay(
-        &self,
-        context: &BuildContext<'_>,
-        reader: ReplayReader,
-        options: Options,
-        progress: Arc<Progress>,
-        shutdown: Shutdown,
-    ) -> Pin<Box<dyn Future<Output = Result<Ended, ReadError>> + Send>>;
+    ) -> Delivery;
 
     /// Checks whether the sink could deliver. As [`SinkType::probe`].
     fn probe<'a>(
@@ -129,23 +128,20 @@ impl<T: SinkType> AnySink for T {
     fn deliver(
         &self,
         context: &BuildContext<'_>,
-        reader: SpoolReader,
+        reader: AnyReader,
         options: Options,
         progress: Arc<Progress>,
         shutdown: Shutdown,
     ) -> Delivery {
-        deliver_boxed(self.build(context), reader, options, progress, shutdown)
-    }
-
-    fn deliver_replay(
-        &self,
-        context: &BuildContext<'_>,
-        reader: ReplayReader,
-        options: Options,
-        progress: Arc<Progress>,
-        shutdown: Shutdown,
-    ) -> Delivery {
-        deliver_boxed(self.build(context), reader, options, progress, shutdown)
+        let sink = self.build(context);
+        match reader {
+            AnyReader::Spool(reader) => {
+                Box::pin(delivery::deliver(sink, reader, options, progress, shutdown))
+            }
+            AnyReader::Replay(reader) => {
+                Box::pin(delivery::deliver(sink, reader, options, progress, shutdown))
+            }
+        }
     }
 
     fn probe<'a>(
@@ -155,14 +151,4 @@ impl<T: SinkType> AnySink for T {
     ) -> Pin<Box<dyn Future<Output = Result<Vec<String>, SinkFault>> + Send + 'a>> {
         Box::pin(SinkType::probe(self, context, steps))
     }
-}
-
-fn deliver_boxed<S: neurobridge_core::sink::Sink>(
-    sink: S,
-    reader: impl Reader,
-    options: Options,
-    progress: Arc<Progress>,
-    shutdown: Shutdown,
-) -> Delivery {
-    Box::pin(delivery::deliver(sink, reader, options, progress, shutdown))
 }

@@ -63,16 +63,16 @@ async fn example_sink_delivers_each_event_after_a_broken_connection() {
     let stop = CancellationToken::new();
     let running = tokio::spawn(simulator.run(stop.clone()));
 
-    let check = Command::new(example())
+    let checked = Command::new(example())
         .args(["check", "-c"])
         .arg(&config)
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&check.stdout);
-    assert!(check.status.success(), "{told}");
+    let output = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success(), "{output}");
     assert!(
-        told.contains("ndjson_tcp") && told.contains("all events are sent unencrypted"),
-        "{told}"
+        output.contains("ndjson_tcp") && output.contains("all events are sent unencrypted"),
+        "{output}"
     );
 
     let program = Command::new(example())

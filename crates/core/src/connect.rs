@@ -72,7 +72,7 @@ impl ConnectStep {
         }
     }
 
-    /// What to check when the step does not end. A sink that knows better says so, see [`ConnectSteps::advise`].
+    /// Returns the general advice for a step that does not end. [`ConnectSteps::advise`] replaces it.
     const fn advice(self) -> &'static str {
         match self {
             Self::Prepare => "check the files named in the configuration",

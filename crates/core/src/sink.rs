@@ -82,7 +82,7 @@ pub trait Sink: Send + 'static {
         None
     }
 
-    /// Returns the status at this moment. Asked now and then, also while nothing is published. Without a default: a sink that
+    /// Returns the status at this moment. Called regularly, also while nothing is published. Without a default: a sink that
     /// wraps another one cannot forget to pass it on.
     fn status(&self) -> SinkStatus;
 
@@ -106,7 +106,7 @@ pub trait Sink: Send + 'static {
     /// all of it has its outcome and a transaction is open.
     ///
     /// # Errors
-    /// It may be committed or not: after the next connect, [`committed_cursor`](Self::committed_cursor) tells.
+    /// It may be committed or not: after the next connect, [`committed_cursor`](Self::committed_cursor) is the result.
     fn commit(&mut self, cursor: &Cursor) -> impl Future<Output = Result<(), SinkFault>> + Send {
         let _ = cursor;
         async { Ok(()) }

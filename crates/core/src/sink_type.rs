@@ -151,10 +151,21 @@ pub struct DeadLetterFile {
     pub path: PathBuf,
 }
 
+impl<'a> DeadLetterPlace<'a> {
+    /// Returns the place of a key `dead_letter` that names a part of the destination or a file.
+    pub fn of(destination: Option<String>, path: Option<&'a Path>) -> Self {
+        match (destination, path) {
+            (Some(destination), _) => Self::Destination(destination),
+            (None, Some(path)) => Self::File(path),
+            (None, None) => Self::Shared,
+        }
+    }
+}
+
 impl DeadLetterFile {
     /// Returns the place of a key that may be missing.
     pub fn place(file: Option<&Self>) -> DeadLetterPlace<'_> {
-        file.map_or(DeadLetterPlace::Shared, |file| DeadLetterPlace::File(&file.path))
+        DeadLetterPlace::of(None, file.map(|file| file.path.as_path()))
     }
 }
 

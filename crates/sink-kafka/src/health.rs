@@ -337,7 +337,7 @@ impl Health {
     }
 }
 
-/// Takes apart what librdkafka says of a connection: `[protocol://]host:port/id: error`.
+/// Parses an error that librdkafka reports for a connection: `[protocol://]host:port/id: error`.
 fn parts(reason: &str) -> Option<(&str, Option<i32>, &str)> {
     let (name, error) = without_state(reason).split_once(": ")?;
     let (address, id) = broker(name)?;

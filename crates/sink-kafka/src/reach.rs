@@ -122,19 +122,19 @@ pub(crate) fn dialled(addresses: &[String]) -> String {
     each.join("; ")
 }
 
-/// Does the same with each address, on a thread for each. A thread that hangs is left behind; a resolver ends by itself.
+/// Does the same with each address, on a thread for each. A thread that hangs is abandoned; a resolver ends by itself.
 fn each<T: Send + 'static>(
     addresses: &[String],
     work: impl Fn(&str) -> T + Send + Copy + 'static,
 ) -> Receiver<(String, T)> {
-    // Holds all results, so that no thread waits for somebody to take its own.
+    // Holds all results, so that no thread waits for a receiver.
     let (done, results): (SyncSender<(String, T)>, _) = sync_channel(MAX_ADDRESSES);
     for address in addresses.iter().take(MAX_ADDRESSES).cloned() {
         let done = done.clone();
         // Without a thread there is no answer for this one.
         let _ = thread::Builder::new().name("kafka-dial".into()).spawn(move || {
             let result = work(&address);
-            // Nobody waits any more: fine.
+            // The receiver has given up: the result is not needed.
             let _ = done.send((address, result));
         });
     }

@@ -41,7 +41,7 @@ impl SinkConfig for KafkaConfig {
         if self.delivery == Delivery::ExactlyOnce && !spool_is_durable {
             warn(
                 "delivery",
-                "with the spool in memory, \"exactly_once\" keeps events from standing twice in Kafka, and loses what was not \
+                "with the spool in memory, \"exactly_once\" prevents duplicates in Kafka, and loses what was not \
                  delivered when the process ends; spool.type = \"disk\" loses none",
             );
         }
@@ -65,14 +65,9 @@ impl SinkConfig for KafkaConfig {
     }
 
     fn dead_letter_place(&self) -> DeadLetterPlace<'_> {
-        match &self.dead_letter {
-            Some(place) => match (&place.topic, &place.path) {
-                (Some(topic), _) => DeadLetterPlace::Destination(format!("topic {topic}")),
-                (None, Some(path)) => DeadLetterPlace::File(path),
-                (None, None) => DeadLetterPlace::Shared,
-            },
-            None => DeadLetterPlace::Shared,
-        }
+        let place = self.dead_letter.as_ref();
+        let topic = self.dead_letter_topic().map(|topic| format!("topic {topic}"));
+        DeadLetterPlace::of(topic, place.and_then(|place| place.path.as_deref()))
     }
 
     fn is_only_writer(&self) -> bool {

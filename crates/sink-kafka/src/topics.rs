@@ -41,9 +41,9 @@ pub(crate) use self::{leaders::Demand, limits::DEFAULT_MAX_MESSAGE};
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long the controller may take to make a topic.
 const CREATION_LIMIT: Duration = Duration::from_secs(10);
-/// How often the client that looks tells how its connections are.
+/// How often the inspecting client reports the state of its connections.
 const STATISTICS_INTERVAL_MS: &str = "500";
-/// More than the client has to tell between two looks.
+/// More events than the client reports between two calls.
 const MAX_EVENTS: usize = 64;
 /// Between two looks at what a connection says meanwhile: a refusal is not to wait for the limit.
 const SLICE: Duration = Duration::from_millis(500);
@@ -345,7 +345,7 @@ impl Inspection {
         }
     }
 
-    /// Takes what the client tells of its connections. One call of it takes one event, and statistics count as one.
+    /// Handles the events of the client's connections. One poll handles one event, and statistics count as one.
     fn serve(&self) {
         for _ in 0..MAX_EVENTS {
             self.asking.poll(Duration::ZERO);

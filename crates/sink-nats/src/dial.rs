@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use crate::{
     auth::Identity,
     chain::{Chain, Owner, Ownership},
+    clients::Clients,
     config::{NatsConfig, Order, TlsConfig},
     error,
     events::Events,
@@ -69,16 +70,19 @@ pub(crate) enum Purpose {
 /// Makes a connection, for the events from `next` on.
 ///
 /// # Errors
-/// Nobody answers, we are refused, or the stream is not as it has to be.
+/// No server answers, the sign-in is refused, the stream is not usable, or too many former clients still receive.
 pub(crate) async fn dial(
     config: &NatsConfig,
     owner: &Owner<'_>,
     next: Sequence,
     purpose: Purpose,
+    clients: &mut Clients,
     steps: &ConnectSteps,
 ) -> Result<Dialled, SinkFault> {
+    clients.check()?;
     let events = Arc::new(Events::default());
     let client = connect(config, owner.sink, &events, steps).await?;
+    clients.add(&client.statistics());
     let receive_limit = ReceiveLimit::start(&client, Arc::clone(&events));
     let inbox = format!("{}.", client.new_inbox());
     let replies = client
@@ -202,7 +206,7 @@ impl Attempt<'_> {
             let (was_made, identity) = (Arc::clone(&was_made), Arc::clone(&self.identity));
             let (steps, server) = (self.steps.clone(), server.to_owned());
             move |nonce| {
-                // One client, one connection: see the crate's documentation. The client has no other way to be told.
+                // One client, one connection: see the crate's documentation. The client has no other option for it.
                 let proof = if was_made.load(Ordering::Acquire) {
                     Err(AuthError::new("this client has had its connection"))
                 } else {
@@ -240,7 +244,7 @@ impl Attempt<'_> {
         (options, was_made)
     }
 
-    /// Connects to one server: first to its addresses by ourselves, as the client tells neither which of them it tries nor how far
+    /// Connects to one server: first to its addresses by ourselves, as the client reports neither which of them it tries nor how far
     /// it got, and has no limit for a name look-up or for the first line of a server.
     async fn connect_to(&self, server: &ServerAddr) -> Result<Client, SinkFault> {
         let steps = self.steps;

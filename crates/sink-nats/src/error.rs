@@ -289,7 +289,7 @@ pub(crate) fn of_connect(error: &ConnectError, server: &str) -> SinkFault {
     }
 }
 
-/// The fault of an attempt at several servers: that of the server that came furthest, as far as that can be told.
+/// The fault of an attempt at several servers: the fault of the server that reached the latest step.
 pub(crate) fn of_servers(mut faults: Vec<SinkFault>) -> SinkFault {
     let furthest = faults
         .iter()
@@ -322,7 +322,7 @@ fn causes(error: &dyn Error) -> String {
 }
 
 /// Returns the error of TLS among the causes: who we are, or they are, is not accepted. Since TLS 1.3 a refused client certificate
-/// is told after the handshake, as an error of reading.
+/// is reported after the handshake, as a read error.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     // An `io::Error` keeps what it is about beside its source.
     let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);

@@ -10,6 +10,7 @@
 mod auth;
 mod chain;
 mod check;
+mod clients;
 mod config;
 mod connection;
 mod dial;

@@ -41,7 +41,7 @@ pub(crate) async fn addresses(
         SinkFault::new(
             FaultKind::Unreachable,
             format!(
-                "found no address of {host} ({detail}); check servers, and the name server of this machine"
+                "the name look-up of {host} (servers) fails ({detail}); check servers, and the name server of this machine"
             ),
         )
     };

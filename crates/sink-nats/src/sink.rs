@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::{
     chain::Owner,
+    clients::Clients,
     config::{Mode, NatsConfig, Oversize},
     connection::Connection,
     dial::{Purpose, dial},
@@ -43,6 +44,7 @@ pub struct NatsSink {
     dangers: Vec<String>,
     warned: bool,
     is_trial: bool,
+    clients: Clients,
 }
 
 impl NatsSink {
@@ -60,6 +62,7 @@ impl NatsSink {
             dangers: Vec::new(),
             warned: false,
             is_trial: false,
+            clients: Clients::default(),
         }
     }
 
@@ -156,6 +159,7 @@ impl Sink for NatsSink {
                 (_, true) => Purpose::Replay,
                 _ => Purpose::Delivery,
             },
+            &mut self.clients,
             context.steps,
         )
         .await?;

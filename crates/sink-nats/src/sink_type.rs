@@ -32,8 +32,8 @@ impl SinkConfig for NatsConfig {
     fn warnings(&self, _spool_is_durable: bool) -> Vec<(&'static str, String)> {
         let mut warnings = Vec::new();
         if self.mode == Mode::Core {
-            let message = "nobody keeps the events: who does not listen at the moment of an event never gets it; \
-                           mode = \"jetstream\" has a stream keep them";
+            let message = "events are not stored: a client that does not listen at the moment of an event never receives it; \
+                           mode = \"jetstream\" stores them in a stream";
             warnings.push(("mode", message.to_owned()));
         }
         let Some(stream) = self.stream.as_ref().filter(|stream| stream.create) else {
@@ -56,10 +56,10 @@ impl SinkConfig for NatsConfig {
     }
 
     fn destination(&self, _data_dir: &Path) -> String {
-        let stream = self
-            .stream
-            .as_ref()
-            .map_or("nobody", |stream| stream.name.as_str());
+        let stream = self.stream.as_ref().map_or_else(
+            || "no stream".to_owned(),
+            |stream| format!("stream {}", stream.name),
+        );
         let servers: Vec<String> = self.servers.iter().map(|server| address::shown(server)).collect();
         format!("{} in {stream} at {}", self.subject, servers.join(", "))
     }
@@ -73,14 +73,11 @@ impl SinkConfig for NatsConfig {
     }
 
     fn dead_letter_place(&self) -> DeadLetterPlace<'_> {
-        match &self.dead_letter {
-            Some(place) => match (&place.subject, &place.path) {
-                (Some(subject), _) => DeadLetterPlace::Destination(format!("subject {subject}")),
-                (None, Some(path)) => DeadLetterPlace::File(path),
-                (None, None) => DeadLetterPlace::Shared,
-            },
-            None => DeadLetterPlace::Shared,
-        }
+        let place = self.dead_letter.as_ref();
+        let subject = self
+            .dead_letter_subject()
+            .map(|subject| format!("subject {subject}"));
+        DeadLetterPlace::of(subject, place.and_then(|place| place.path.as_deref()))
     }
 
     fn is_only_writer(&self) -> bool {

@@ -106,7 +106,7 @@ fn outage_of_one_sink_delays_no_other() {
 /// Waits until the other sinks are far ahead of one whose server is down, restores the server, and waits until the sink
 /// has caught up.
 fn outage(bridge: &Bridge, sink: &str, heal: impl FnOnce()) {
-    let wait = |what: &str, says: &dyn Fn(&Status) -> bool| bridge.wait(what, LIMIT, says).unwrap();
+    let wait = |what: &str, condition: &dyn Fn(&Status) -> bool| bridge.wait(what, LIMIT, condition).unwrap();
     let others = SINKS.iter().filter(|other| **other != sink);
     let status = bridge.status().unwrap();
     let target = SINKS.iter().map(|sink| settled(&status, sink)).max().unwrap() + OUTAGE_EVENTS;

@@ -97,7 +97,7 @@ fn every_command_runs_or_has_a_stated_reason() {
     assert!(run >= 6, "{run}");
 }
 
-/// Runs the command behind the cargo alias with the existing program.
+/// Runs the command of the cargo alias with the existing program.
 fn demo() {
     let aliases = fs::read_to_string(workspace_root().join(".cargo/config.toml")).unwrap();
     let alias = aliases.lines().find_map(|line| line.strip_prefix("demo = "));

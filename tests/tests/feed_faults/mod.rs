@@ -79,8 +79,8 @@ impl Scene {
         }
     }
 
-    fn wait(&self, what: &str, says: impl Fn(&Status) -> bool) -> Status {
-        self.bridge.wait(what, SOON, says).unwrap()
+    fn wait(&self, what: &str, condition: impl Fn(&Status) -> bool) -> Status {
+        self.bridge.wait(what, SOON, condition).unwrap()
     }
 
     fn wait_for_delivery(&self, events: u64) -> Status {

@@ -113,7 +113,8 @@ fn broker_faults_lose_nothing_and_delay_no_other_sink() {
     let dir = Scratch::new("broker-faults").unwrap();
     let platform = Platform::start(&dir, &["--rate", "2000"]).unwrap();
     let bridge = Bridge::start(&dir, &config(&platform.url(), &bootstrap, "entries")).unwrap();
-    let wait = |what: &str, says: &dyn Fn(&Status) -> bool| bridge.wait(what, DELIVERY, says).unwrap();
+    let wait =
+        |what: &str, condition: &dyn Fn(&Status) -> bool| bridge.wait(what, DELIVERY, condition).unwrap();
 
     let start = |kafka: &mut Kafka| kafka.start_again().unwrap();
     let faults: [(&str, Strike); 3] = [

@@ -45,7 +45,8 @@ fn revoked_permission_delays_but_loses_no_event() {
         quoted(&certificates.client_key)
     );
     let bridge = Bridge::start(&dir, &(own + &tls)).unwrap();
-    let wait = |what: &str, says: &dyn Fn(&Status) -> bool| bridge.wait(what, DELIVERY, says).unwrap();
+    let wait =
+        |what: &str, condition: &dyn Fn(&Status) -> bool| bridge.wait(what, DELIVERY, condition).unwrap();
 
     wait("events to flow", &|status| status.delivered("kafka") > 500);
     kafka.revoke(grant).unwrap();
@@ -164,7 +165,8 @@ fn added_partitions_are_reported() {
     let config = config(&platform.url(), &bootstrap, &topic)
         + "[sinks.kafka.properties]\n\"topic.metadata.refresh.interval.ms\" = \"500\"\n";
     let bridge = Bridge::start(&dir, &config).unwrap();
-    let wait = |what: &str, says: &dyn Fn(&Status) -> bool| bridge.wait(what, DELIVERY, says).unwrap();
+    let wait =
+        |what: &str, condition: &dyn Fn(&Status) -> bool| bridge.wait(what, DELIVERY, condition).unwrap();
     let before = wait("events to flow", &|status| status.delivered("kafka") > 10);
     assert!(before.sink("kafka").notice.is_none(), "{before:#}");
     admin.grow_topic(&topic, 3).unwrap();

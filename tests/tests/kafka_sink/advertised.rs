@@ -1,4 +1,4 @@
-//! A broker that advertises an address which nobody can reach: the most common mistake with Kafka. Its metadata comes, and
+//! A broker that advertises an unreachable address: the most common mistake with Kafka. Its metadata comes, and
 //! then nothing else does.
 
 use std::{
@@ -58,7 +58,7 @@ async fn wrong_advertised_listener_is_named_in_seconds() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap();
     let closed_at = closed.local_addr().unwrap().to_string();
     drop(closed);
-    // The system accepts connections for it, and nobody reads.
+    // The system accepts connections for it; no program reads.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent_at = silent.local_addr().unwrap().to_string();
     let wrong = [

@@ -1,4 +1,4 @@
-//! What a sink says of a server that does not let it connect; and how much it takes from one that sends without end.
+//! The reason of a sink that cannot connect, and the limit of what it receives from a server that sends without an end.
 
 use std::sync::{
     Arc,
@@ -205,7 +205,7 @@ async fn each_unreachable_server_is_named() {
         .await
         .unwrap_err();
     assert!(
-        fault.reason.contains("found no address of no-such-host.invalid"),
+        fault.reason.contains("the name look-up of no-such-host.invalid"),
         "{fault}"
     );
 }

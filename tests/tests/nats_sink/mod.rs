@@ -5,7 +5,7 @@
 //! | trap | test |
 //! |---|---|
 //! | core publishing returns before anything is sent, and a lost connection takes what waited | `core_mode::what_the_server_did_not_take_is_sent_again` |
-//! | an answer is an error, or says that nobody is there (503) | `streams::a_full_stream_lets_events_wait`, `streams::a_deleted_stream_lets_events_wait`, `strict::elections_lose_nothing_and_without_a_majority_events_wait` |
+//! | an answer is an error, or reports no responder (503) | `streams::a_full_stream_lets_events_wait`, `streams::a_deleted_stream_lets_events_wait`, `strict::replicas::elections_cost_no_event_and_no_majority_blocks` |
 //! | draining a client loses acknowledgements | `all_sinks::outages`, stopped in the middle of the feed |
 //! | a lost acknowledgement leaves something behind, or holds up what comes after it | `lost_answers`, all three |
 //! | a bare id of two sources swallows the second | `strict::two_sources_with_the_same_ids_are_both_stored`, `all_sinks::complete` |

@@ -337,6 +337,7 @@ async fn create_again(context: &jetstream::Context, config: stream::Config) {
             Ok(_) => return,
             Err(error) => patience.check().unwrap_or_else(|late| panic!("{late}: {error}")),
         }
+        // The server does not report when it has removed the files; only another attempt shows it.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -1,5 +1,7 @@
 //! Strict order: exactly once and in order by the chain alone.
 
+mod replicas;
+
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -161,30 +163,6 @@ async fn messages_of_others_get_between_and_change_nothing() {
     assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
 }
 
-/// In a stream of replicas a message of others can take the place of one of ours, which then comes late.
-#[tokio::test(flavor = "multi_thread")]
-async fn foreign_messages_between_replicas_cost_no_event() {
-    let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
-        return;
-    };
-    let cluster = cluster.unwrap();
-    let urls = cluster.urls();
-    let mut config = strict(&urls[0]);
-    config.servers = urls.clone();
-    config.stream.as_mut().unwrap().replicas = Some(3);
-    let mut feed = Feed::new();
-    let delivery = Delivery::start(&feed, config);
-    get_between(&mut feed, &delivery, &urls[0]).await;
-    let ending = delivery.finish(&feed).await;
-    assert!(ending.resent > 0, "nothing was refused: {ending:?}");
-    for url in &urls {
-        let all = stored(url, STREAM).await;
-        super::support::assert_complete(&all, feed.appended());
-        let ours = all.iter().filter(|message| message.id().is_some());
-        assert_eq!(ours.count() as u64, feed.appended(), "none is there twice");
-    }
-}
-
 /// Somebody else publishes into the stream, with ids and without, while events come.
 async fn get_between(feed: &mut Feed, delivery: &Delivery, url: &str) {
     feed.append_over(Duration::from_millis(200), 1000).await;
@@ -239,24 +217,6 @@ async fn duplicates_continue_the_chain() {
         "a new connection: {ending:?}"
     );
     assert_once_and_in_order(&stored(&url, STREAM).await, 2000);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn duplicates_among_replicas_continue_the_chain() {
-    let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
-        return;
-    };
-    let cluster = cluster.unwrap();
-    let urls = cluster.urls();
-    let mut config = creating(&urls[0], STREAM);
-    config.servers = urls.clone();
-    config.stream.as_mut().unwrap().replicas = Some(3);
-    let mut feed = Feed::new();
-    append_with_duplicates(&mut feed, 1000).await;
-    let ending = Delivery::start(&feed, config).finish(&feed).await;
-    assert_eq!(ending.cursor.counts.settled(), 1050);
-    let all = stored(&urls[0], STREAM).await;
-    assert_once_and_in_order(&all, 1000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -427,113 +387,4 @@ async fn from_relaxed_to_strict_nothing_is_lost() {
     let all = stored(&url, STREAM).await;
     super::support::assert_complete(&all, 1000);
     assert_eq!(all.len(), 1000);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_loses_its_leader_and_nothing_else() {
-    let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
-        return;
-    };
-    let mut cluster = cluster.unwrap();
-    let urls = cluster.urls();
-    let mut config = strict(&urls[0]);
-    config.servers = urls.clone();
-    config.stream.as_mut().unwrap().replicas = Some(3);
-    let mut feed = Feed::new();
-    let delivery = Delivery::start(&feed, config);
-    feed.append_over(Duration::from_secs(2), 2000).await;
-    delivery.until_settled(1000).await;
-    for round in 0..3 {
-        let leader = leader(&urls).await;
-        let server = cluster.server(&leader).unwrap();
-        blocking(|| match round {
-            1 => server.freeze().unwrap(),
-            _ => server.kill().unwrap(),
-        });
-        let before = feed.appended();
-        feed.append_until("events to be stored without it", 1000, || {
-            delivery.now().cursor.counts.settled() > before
-        })
-        .await;
-        blocking(|| match round {
-            1 => server.thaw().unwrap(),
-            _ => server.start_again().unwrap(),
-        });
-        delivery.until_settled(feed.appended()).await;
-    }
-    delivery.finish(&feed).await;
-    for url in &urls {
-        assert_once_and_in_order(&stored(url, STREAM).await, feed.appended());
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn elections_lose_nothing_and_without_a_majority_events_wait() {
-    let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
-        return;
-    };
-    let mut cluster = cluster.unwrap();
-    let urls = cluster.urls();
-    let mut config = strict(&urls[0]);
-    config.servers = urls.clone();
-    config.stream.as_mut().unwrap().replicas = Some(3);
-    let mut feed = Feed::new();
-    let delivery = Delivery::start(&feed, config);
-    feed.append_until("the first events", 2000, || {
-        delivery.now().cursor.counts.settled() > 1000
-    })
-    .await;
-    let other = client(&urls.join(",")).await;
-    for _ in 0..3 {
-        let before = leader(&urls).await;
-        let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{STREAM}");
-        // Nobody answers where an election of the servers' own has just begun.
-        eventually("the leader to step down", async || {
-            let answer = other.request(subject.clone(), "".into()).await.ok()?;
-            String::from_utf8_lossy(&answer.payload)
-                .contains("\"success\":true")
-                .then_some(())
-        })
-        .await;
-        feed.append_over(Duration::from_secs(1), 2000).await;
-        delivery.until_settled(feed.appended()).await;
-        eventually("another leader", async || {
-            (leader(&urls).await != before).then_some(())
-        })
-        .await;
-    }
-
-    let [first, second, _] = cluster.servers() else {
-        panic!("not three servers")
-    };
-    blocking(|| {
-        first.kill().unwrap();
-        second.kill().unwrap();
-    });
-    let (settled, faults) = (feed.appended(), delivery.faults());
-    feed.append_until("the sink to notice", 1000, || delivery.faults() > faults + 1)
-        .await;
-    let down = delivery.now();
-    // What two of three had stored when they were killed may be acknowledged still.
-    assert_eq!(down.cursor.counts.dead_lettered, 0, "{down:?}");
-    assert!(down.cursor.counts.settled() <= settled + 100, "{down:?}");
-    blocking(|| {
-        // None of the two is healthy before it has seen another.
-        first.start_again().unwrap();
-        second.start_again().unwrap();
-    });
-    delivery.finish(&feed).await;
-    for url in &urls {
-        assert_once_and_in_order(&stored(url, STREAM).await, feed.appended());
-    }
-}
-
-/// The name of the server that leads the stream.
-async fn leader(urls: &[String]) -> String {
-    let context = jetstream::new(client(&urls.join(",")).await);
-    eventually("a leader of the stream", async || {
-        let stream = context.get_stream(STREAM).await.ok()?;
-        stream.cached_info().cluster.as_ref()?.leader.clone()
-    })
-    .await
 }

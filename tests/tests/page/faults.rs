@@ -37,13 +37,13 @@ const RECORD: &str = r##"
 "##;
 
 /// Returns the uptime at which `/status` first satisfies a condition, and the time of the slowest response.
-fn first_in_status(bridge: &Bridge, what: &str, says: impl Fn(&Status) -> bool) -> (f64, f64) {
+fn first_in_status(bridge: &Bridge, what: &str, condition: impl Fn(&Status) -> bool) -> (f64, f64) {
     let slowest = std::cell::Cell::new(0.0_f64);
     let requested = std::cell::Cell::new(Instant::now());
     let status = bridge.wait(what, SOON, |status| {
         slowest.set(slowest.get().max(requested.get().elapsed().as_secs_f64()));
         requested.set(Instant::now());
-        says(status)
+        condition(status)
     });
     (status.unwrap().uptime_seconds, slowest.get())
 }

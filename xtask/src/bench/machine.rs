@@ -1,4 +1,4 @@
-//! A description of the machine and the versions behind the results.
+//! A description of the machine and the versions that produced the results.
 
 use std::fs;
 use std::thread::available_parallelism;

@@ -29,6 +29,7 @@ use crate::{
     exit::{Exit, Failure, OrExit},
     feed::read_redaction,
     signals::Signals,
+    sinks::AnyReader,
 };
 
 /// Sends a part of the spool again, also while a bridge runs: takes no lock, except for strict order in JetStream, and moves
@@ -87,10 +88,13 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
         data_dir: &config.data_dir,
         replay: Some(&run),
     };
-    let mut delivery =
-        entry
-            .config
-            .deliver_replay(&context, reader, options, Arc::clone(&progress), shutdown);
+    let mut delivery = entry.config.deliver(
+        &context,
+        AnyReader::Replay(reader),
+        options,
+        Arc::clone(&progress),
+        shutdown,
+    );
     let ended = tokio::select! {
         biased;
         signal = signals.next() => {

@@ -13,7 +13,7 @@ use crate::{
     sink::{RejectionReason, Sink, Transaction},
 };
 
-/// What differs between the two modes. A method without a body of its own says that nothing depends on a commit.
+/// The differences between the two modes. The default of a method is the behaviour without commits.
 pub(super) trait CommitMode: Default + Send {
     /// Whether all since the last commit can be taken back. Otherwise a retried event is published as soon as nothing else is
     /// in flight, and not again at its place in the order.

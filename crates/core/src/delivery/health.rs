@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! connecting ─► up ◄─► down          a fault, a slow connection attempt or an unavailable broker leads to `down`
-//!      └──────► down                 `draining` is `up` after the program was told to stop
+//!      └──────► down                 `draining` is `up` after the program received a signal to stop
 //! ```
 //!
 //! After a failure, or where events wait, a sink counts as up once an event is acknowledged: to be connected does not mean that
@@ -21,7 +21,7 @@ use crate::{
     units::format_duration,
 };
 
-/// How often the log says that a sink is still down for the same reason. The attempts between are logged at the level of debug.
+/// How often the log repeats that a sink is down for the same reason. The attempts between are logged at the level of debug.
 const REMIND_EVERY: Duration = Duration::from_secs(60);
 
 /// The health of one sink, published in its [`Progress`].
@@ -177,7 +177,7 @@ impl SinkHealth {
         warn!(sink, kind, "the sink stops until restart: {fault}");
     }
 
-    /// The program was told to stop.
+    /// The program received a signal to stop.
     pub(super) fn draining(&self) {
         if matches!(self.state, State::Up) {
             self.progress.set_health(SinkState::Draining, None);
@@ -230,7 +230,7 @@ impl SinkHealth {
         let (sink, next) = (&self.sink, next.get());
         match std::mem::replace(&mut self.state, State::Up) {
             State::Connecting => info!(sink, next, waiting, "the sink is up"),
-            // Connected again after an idle connection was replaced by nobody's fault.
+            // Connected again after an idle connection was replaced without a fault.
             State::Up => {}
             State::Down(outage) => {
                 let (lasted, waited) = (shown(outage.since.elapsed()), outage.waited);
@@ -242,8 +242,8 @@ impl SinkHealth {
 
 fn loudness(logged: &mut Option<(String, Instant)>, is_first: bool, reason: &str) -> Loudness {
     let now = Instant::now();
-    if let Some((said, at)) = logged
-        && said == reason
+    if let Some((logged_reason, at)) = logged
+        && logged_reason == reason
         && *at + REMIND_EVERY > now
     {
         return Loudness::Quiet;
@@ -256,7 +256,7 @@ fn loudness(logged: &mut Option<(String, Instant)>, is_first: bool, reason: &str
     }
 }
 
-/// A duration as the log shows it: nobody reads milliseconds beside minutes.
+/// A duration as the log shows it: beside minutes, milliseconds are left out.
 fn shown(duration: Duration) -> String {
     format_duration(if duration < Duration::from_secs(10) {
         duration

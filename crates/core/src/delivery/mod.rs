@@ -59,7 +59,7 @@ use crate::{
 /// How long a sink may take to close. With the bridge's eight seconds for what is left to deliver, less than the ten after
 /// which Docker kills.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
-/// How often a sink is asked for its status.
+/// How often the status of a sink is read.
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(500);
 /// A connection that worked for so long has earned a fresh backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
@@ -313,7 +313,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         }
     }
 
-    /// Asks the sink for its status, and ends the connection if that is broken or makes no progress.
+    /// Reads the status of the sink, and ends the connection if that is broken or makes no progress.
     fn observe(&mut self) -> Result<(), SessionEnd> {
         let SinkStatus {
             broken,
@@ -359,7 +359,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
                 () = self.shutdown.abort.cancelled() => return Err(SessionEnd::Aborted),
                 stored = self.window.store_dead_letters() => stored?,
             }
-            // What waited for them goes on.
+            // Events that waited for the dead letters are published now.
             step = self.window.publish(&mut self.sink)?;
         }
         if self.window.take_unflushed() {

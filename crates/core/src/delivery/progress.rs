@@ -22,7 +22,7 @@ pub enum SinkState {
     Connecting,
     /// Delivering.
     Up,
-    /// It cannot publish; the reason says why.
+    /// It cannot publish; the reason is a sentence.
     Down,
     /// Delivering what is left before the program ends.
     Draining,

@@ -226,7 +226,7 @@ fn without_event(body: Body, refusal: &Rejection) -> Result<Body, SinkFault> {
         return Ok(Body::LeftOut);
     }
     let reason = format!(
-        "the place for dead letters refuses them: {}; mend it, nothing is lost meanwhile",
+        "the destination for dead letters rejects them: {}; fix it, no event is lost meanwhile",
         refusal.detail
     );
     Err(SinkFault::new(FaultKind::Other, reason))

@@ -1,8 +1,28 @@
 //! The delivery against a broker that fails by schedule.
 
+/// The methods of a fake sink that stores no dead letters, and has nothing to flush, to report or to close.
+macro_rules! plain_sink {
+    () => {
+        fn publish_dead_letter(&mut self, _: &DeadLetter<'_>) -> Result<(), PublishError> {
+            Err(PublishError::Full)
+        }
+
+        fn keeps_dead_letters(&self) -> bool {
+            false
+        }
+
+        async fn flush(&mut self) -> Result<(), SinkFault> {
+            Ok(())
+        }
+
+        async fn close(&mut self) {}
+    };
+}
+
 mod broker;
 mod connecting;
 mod idle;
+mod memory;
 mod model;
 mod replacement;
 mod setup;
@@ -373,130 +393,4 @@ proptest! {
         prop_assert_eq!(counts.delivered, expected.len() as u64);
         prop_assert_eq!(counts.dropped, (1..=50).filter(|sequence| dropped(*sequence)).count() as u64);
     }
-}
-
-/// Takes one event and never says what became of it.
-struct SilentSink;
-
-impl Sink for SilentSink {
-    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
-        Ok(())
-    }
-
-    fn publish(&mut self, _: &Event<'_>) -> Result<(), PublishError> {
-        Ok(())
-    }
-
-    fn publish_dead_letter(&mut self, _: &DeadLetter<'_>) -> Result<(), PublishError> {
-        Err(PublishError::Full)
-    }
-
-    fn keeps_dead_letters(&self) -> bool {
-        false
-    }
-
-    async fn flush(&mut self) -> Result<(), SinkFault> {
-        Ok(())
-    }
-
-    async fn outcomes(&mut self, _: &mut Vec<Ack>) -> Result<(), SinkFault> {
-        pending().await
-    }
-
-    fn status(&self) -> SinkStatus {
-        SinkStatus::default()
-    }
-
-    async fn close(&mut self) {}
-}
-
-/// A log without end; counts the bytes that were read of it.
-struct EndlessReader {
-    next: Sequence,
-    cursor: Cursor,
-    read_bytes: Arc<Mutex<usize>>,
-}
-
-impl Reader for EndlessReader {
-    async fn next(&mut self) -> Result<Read, ReadError> {
-        let result = if self.next == Sequence::FIRST {
-            "new"
-        } else {
-            "junk"
-        };
-        let frame = format!(
-            r#"{{"data":{{"result":"{result}","fill":"{}"}}}}"#,
-            "x".repeat(1 << 20)
-        );
-        let Ok(Kind::Event(envelope)) = read(&frame) else {
-            panic!("no event")
-        };
-        let mut batch = Batch::default();
-        batch.push(&Event {
-            sequence: Sequence::FIRST,
-            received_at: Timestamp::UNIX_EPOCH,
-            source: "main",
-            conflict: None,
-            envelope,
-            frame: &frame,
-        });
-        let batch = batch.seal(self.next);
-        self.next = batch.end();
-        *self.read_bytes.lock().unwrap() += batch.bytes().len();
-        Ok(Read::Events(batch))
-    }
-
-    fn rewind(&mut self, sequence: Sequence) {
-        self.next = sequence;
-        // What was read before is forgotten: the client was replaced.
-        *self.read_bytes.lock().unwrap() = 0;
-    }
-
-    fn commit(&mut self, _: &Cursor) {}
-
-    fn cursor(&self) -> &Cursor {
-        &self.cursor
-    }
-}
-
-#[test]
-fn what_waits_behind_one_event_is_bounded() {
-    let runtime = runtime();
-    let cursor = Cursor::starting_at(Sequence::FIRST);
-    let read_bytes = Arc::new(Mutex::new(0));
-    let reader = EndlessReader {
-        next: Sequence::FIRST,
-        cursor: cursor.clone(),
-        read_bytes: Arc::clone(&read_bytes),
-    };
-    let options = Options {
-        name: "silent".into(),
-        spool: SpoolId::from_bytes([7; 16]),
-        filter: Filter::new([("result", ["new"])]).unwrap(),
-        redaction: Redaction::default(),
-        dead_letters: Arc::new(FakeLetters::default()),
-        max_dead_letters_in_a_row: 1,
-    };
-    let shutdown = Shutdown {
-        drain: CancellationToken::new(),
-        abort: CancellationToken::new(),
-    };
-    let abort = shutdown.abort.clone();
-    runtime.block_on(async move {
-        tokio::spawn(async move {
-            sleep(Duration::from_secs(60)).await;
-            abort.cancel();
-        });
-        deliver(
-            SilentSink,
-            reader,
-            options,
-            Arc::new(Progress::new(cursor)),
-            shutdown,
-        )
-        .await
-        .unwrap()
-    });
-    let read_bytes = *read_bytes.lock().unwrap();
-    assert!((16 << 20..18 << 20).contains(&read_bytes), "{read_bytes}");
 }

@@ -308,7 +308,7 @@ impl<M: CommitMode> Window<M> {
             stored.push((sequence, rejection.reason));
         }
         self.options.dead_letters.store(&lines).await.map_err(|error| {
-            let reason = format!("dead letters can't be stored: {error}; make room or mend the disk");
+            let reason = format!("dead letters can't be stored: {error}; free space or repair the disk");
             SinkFault::new(FaultKind::Disk, reason)
         })?;
         for (sequence, reason) in stored {
@@ -327,7 +327,7 @@ impl<M: CommitMode> Window<M> {
     ) -> Result<(), SinkFault> {
         let event = self.inbox.find(sequence).ok_or_else(|| missing(sequence))?;
         let mut scratch = String::new();
-        // What this sink may not see, its dead letters may not hold. Where that can't be told, the event is left out.
+        // Dead letters must not hold data that is redacted for this sink. Where redaction cannot be applied, the event is left out.
         let redacted = redacted(&self.options, &event, &mut scratch);
         let whole = body == Body::Whole && redacted.is_ok();
         dead_letter::write_event(
@@ -434,7 +434,7 @@ impl<M: CommitMode> Window<M> {
         self.mode.committed(&self.progress);
     }
 
-    /// Goes on at the cursor that the broker has, if it is further than ours: the commit came through although its answer
+    /// Continues at the cursor stored in the broker if it is ahead of the local one: the commit succeeded although its answer
     /// did not, or our own cursor is older than the last commit. The events between were counted by the process that
     /// committed them, so the counts are taken over with the position.
     pub(super) fn adopt<R: Reader>(&mut self, committed: Option<&Cursor>, reader: &mut R) {

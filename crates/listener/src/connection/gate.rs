@@ -53,7 +53,7 @@ impl Gate {
         }
     }
 
-    /// The size of a frame that was too large, and the largest allowed. Reading goes on after it.
+    /// The size of a frame that was too large, and the largest allowed. Reading continues after it.
     pub(crate) fn take_too_large(&mut self) -> Option<(usize, usize)> {
         Some((self.too_large.take()?, self.max_frame_size))
     }

@@ -1,6 +1,6 @@
 //! A WebSocket that can be read on after a frame that could not be read.
 //!
-//! Not tokio-tungstenite's `WebSocketStream`: that yields nothing after its first error. tungstenite itself goes on after a
+//! Not tokio-tungstenite's `WebSocketStream`: that yields nothing after its first error. tungstenite itself continues after a
 //! frame that it has taken from its buffer; one that is too large never gets there, because the [`Gate`] skips it.
 
 use std::{
@@ -73,12 +73,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// The connection fails, or the write buffer is full.
     pub(crate) fn queue(&mut self, message: Message) -> tungstenite::Result<()> {
         // What does not fit into the socket is kept, and leaves with a flush.
-        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        let mut no_task = Context::from_waker(std::task::Waker::noop());
         let written = self.context.write(
             &mut Polled {
                 stream: &mut self.stream,
                 gate: &mut self.gate,
-                cx: &mut nobody,
+                cx: &mut no_task,
             },
             message,
         );

@@ -39,7 +39,7 @@ async fn refusal(certificate: CertificateDer<'static>, key: &KeyPair, trusted: &
     error.to_string()
 }
 
-/// Makes a certificate one of version 1: without the field that says another one. Its signature is not looked at before.
+/// Makes a certificate one of version 1: without the field of the version. The version is checked before the signature.
 fn version_1(certificate: &[u8]) -> CertificateDer<'static> {
     const VERSION: [u8; 5] = [0xa0, 3, 2, 1, 2];
     let mut der = certificate.to_vec();

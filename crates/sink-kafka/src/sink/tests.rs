@@ -3,6 +3,7 @@
 mod delivery;
 mod kafka;
 mod routes;
+mod unavailable;
 
 use std::collections::BTreeMap;
 
@@ -306,69 +307,6 @@ async fn a_topic_by_template_is_looked_at_before_it_is_used() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_said_in_a_sentence() {
-    let mut config = KafkaConfig::new("127.0.0.1:1");
-    config.properties.insert(
-        "reconnect.backoff.ms".into(),
-        neurobridge_core::secret::Secret::new("10"),
-    );
-    // A template names no topic that could be asked for, and a broker has to answer all the same.
-    for topic in ["events", "{result}"] {
-        config.topic = topic.parse().unwrap();
-        let mut sink = KafkaSink::new("kafka", config.clone());
-        let fault = timeout(LIMIT, connect(&mut sink)).await.unwrap().unwrap_err();
-        assert_eq!(fault.kind, FaultKind::Unreachable);
-        assert!(
-            fault.reason.contains("127.0.0.1:1") && fault.reason.contains("bootstrap_servers"),
-            "{fault}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_silent_broker_is_said_to_be_one() {
-    // Takes connections, and never says a word.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let config = KafkaConfig::new(listener.local_addr().unwrap().to_string());
-    let mut sink = KafkaSink::new("kafka", config);
-    let fault = timeout(LIMIT, connect(&mut sink)).await.unwrap().unwrap_err();
-    assert!(
-        matches!(fault.kind, FaultKind::Timeout | FaultKind::Unreachable),
-        "{fault}"
-    );
-    assert!(
-        fault.reason.contains("bootstrap_servers") && fault.reason.contains("answers within"),
-        "{fault}"
-    );
-}
-
-#[tokio::test]
-async fn a_broker_that_is_gone_is_trouble_and_no_fault() {
-    let kafka = Kafka::start(1);
-    let mut sink = connected(kafka.config()).await;
-    sink.publish(&event(1, &frame(1))).unwrap();
-    outcomes(&mut sink, 1).await.unwrap();
-    kafka.cluster.broker_down(-1).unwrap();
-    wait_until("unavailable", || sink.unavailable().is_some()).await;
-    let trouble = sink.unavailable().unwrap();
-    assert_eq!(trouble.kind, FaultKind::Unreachable);
-    assert!(
-        trouble.reason.contains("no Kafka broker can be reached"),
-        "{trouble}"
-    );
-    let frames: Vec<_> = (2..=200).map(frame).collect();
-    for (number, frame) in (2..).zip(&frames) {
-        sink.publish(&event(number, frame)).unwrap();
-    }
-    kafka.cluster.broker_up(-1).unwrap();
-    let acks = outcomes(&mut sink, 199).await.unwrap();
-    assert!(acks.iter().all(|ack| ack.outcome == Outcome::Delivered));
-    assert_eq!(sink.unavailable(), None);
-    // The same producer: in order, and none twice.
-    assert_eq!(kafka.ids(200), (1..=200).collect::<Vec<_>>());
-}
-
-#[tokio::test]
 async fn closing_waits_for_what_is_in_flight_and_dropping_does_not_block() {
     let kafka = Kafka::start(1);
     let mut config = kafka.config();
@@ -481,41 +419,4 @@ async fn librdkafkas_own_statistics_are_understood() {
     })
     .await;
     assert_eq!(sink.health.trouble(), None);
-}
-
-#[tokio::test]
-async fn a_broker_that_says_nothing_is_trouble_after_a_while() {
-    let kafka = Kafka::start(1);
-    let mut sink = connected(kafka.config()).await;
-    tokio::time::pause();
-    tokio::time::advance(STALLED_AFTER * 2).await;
-    assert_eq!(sink.unavailable(), None, "nothing waits");
-    kafka.cluster.broker_round_trip_time(-1, LIMIT).unwrap();
-    sink.publish(&event(1, &frame(1))).unwrap();
-    tokio::time::advance(STALLED_AFTER).await;
-    assert_eq!(sink.unavailable(), None);
-    tokio::time::advance(Duration::from_secs(1)).await;
-    assert!(
-        sink.unavailable()
-            .unwrap()
-            .reason
-            .contains("acknowledged nothing for 11 seconds")
-    );
-}
-
-#[tokio::test]
-async fn clients_that_do_not_end_are_bounded() {
-    let kafka = Kafka::start(1);
-    let mut sink = connected(kafka.config()).await;
-    let hanging: Vec<_> = (0..MAX_CLIENTS).map(|_| sink.health.count_client()).collect();
-    let fault = connect(&mut sink).await.unwrap_err();
-    assert!(
-        !fault.is_final && fault.reason.contains("have not shut down"),
-        "{fault}"
-    );
-    drop(hanging);
-    connect(&mut sink).await.unwrap();
-    drop(sink.connection.take());
-    // Those of the inspections among them.
-    wait_until("all clients to end", || sink.health.clients() == 0).await;
 }

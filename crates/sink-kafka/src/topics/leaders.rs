@@ -1,6 +1,6 @@
 //! Whether the brokers that lead the partitions can be reached at the addresses that they advertise.
 //!
-//! A client begins with `bootstrap_servers` and goes on with the addresses in the metadata, which each broker takes from its
+//! A client begins with `bootstrap_servers` and continues with the addresses in the metadata, which each broker takes from its
 //! `advertised.listeners`. Where these cannot be reached, the metadata comes and no event is ever acknowledged.
 
 use std::{
@@ -153,8 +153,8 @@ impl Inspection {
                 }
                 let answer = match &leader.partition {
                     Some((topic, partition)) => {
-                        let asked = self.asking.client().fetch_watermarks(topic, *partition, SLICE);
-                        asked.err().and_then(|error| error.rdkafka_error_code())
+                        let answer = self.asking.client().fetch_watermarks(topic, *partition, SLICE);
+                        answer.err().and_then(|error| error.rdkafka_error_code())
                     }
                     None => None,
                 };

@@ -10,7 +10,7 @@ use crate::topic::Topic;
 
 /// What Kafka allows by default: assumed of a topic whose limit we may not read.
 pub(crate) const DEFAULT_MAX_MESSAGE: usize = 1_048_588;
-/// How long a broker that has answered may take for its limits; without them it goes on with the defaults.
+/// How long a broker that has answered may take to report its limits; without them the defaults apply.
 const LIMITS_LIMIT: Duration = if cfg!(test) {
     // The mock cluster knows no such request, and a client waits for a broker that does.
     Duration::from_millis(50)
@@ -19,10 +19,10 @@ const LIMITS_LIMIT: Duration = if cfg!(test) {
 };
 
 impl Inspection {
-    /// Reads the topics' limits. Whoever may not read them goes on with Kafka's defaults.
+    /// Reads the limits of the topics. Without the right to read them, Kafka's defaults apply.
     ///
     /// A broker that does not know a topic yet answers as it does to one who may not ask, and without limits no danger is
-    /// named: of a topic made just now, it is asked again.
+    /// named: for a topic that was created just now, the request is repeated.
     pub(super) fn read_limits(&self, topics: &mut [Topic]) {
         let deadline = Instant::now() + LIMITS_LIMIT;
         self.describe(topics);
@@ -42,7 +42,7 @@ impl Inspection {
         }
     }
 
-    /// Asks once for the limits of all topics.
+    /// Requests the limits of all topics once.
     fn describe(&self, topics: &mut [Topic]) {
         let specifiers: Vec<_> = topics
             .iter()

@@ -81,7 +81,7 @@ impl Server {
 
 /// What happens beside the sink's own messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Happening {
+enum Incident {
     /// Another publisher stores a message, with an id or without.
     Foreign { has_id: bool },
     /// The connection breaks. The server has read so many of the messages in flight, and their answers are lost; the others it reads
@@ -103,13 +103,13 @@ struct Message {
 }
 
 /// Delivers events with these ids as a sink does, while other things happen before some of the messages; returns the server,
-/// the events that were answered as duplicates, and how often the stream was asked for its end. The stream begins with the ids
+/// the events that were answered as duplicates, and how often the end of the stream was requested. The stream begins with the ids
 /// `earlier`, which an earlier log has stored.
 fn deliver(
     by: By,
     earlier: &[u8],
     ids: &[u8],
-    happenings: &[(u16, Happening)],
+    incidents: &[(u16, Incident)],
     room: usize,
 ) -> (Server, BTreeSet<u64>, u32) {
     let owner_spool = SpoolId::from_bytes([1; 16]);
@@ -130,7 +130,7 @@ fn deliver(
     };
     let (mut chain, mut recovery) = connect(&server, 1);
     let (mut settled, mut duplicates) = (BTreeSet::new(), BTreeSet::new());
-    let mut happenings: VecDeque<_> = happenings.iter().copied().collect();
+    let mut incidents: VecDeque<_> = incidents.iter().copied().collect();
     let (mut published, mut asked) = (0u16, 0);
     let (mut next, mut in_flight) = (1u64, VecDeque::<Message>::new());
     let mut older = VecDeque::<VecDeque<Message>>::new();
@@ -170,19 +170,19 @@ fn deliver(
         }
         published += 1;
         let mut is_connected = true;
-        while let Some((_, happening)) = happenings.pop_front_if(|(at, _)| *at <= published) {
-            match happening {
-                Happening::Foreign { has_id } => {
+        while let Some((_, incident)) = incidents.pop_front_if(|(at, _)| *at <= published) {
+            match incident {
+                Incident::Foreign { has_id } => {
                     server.store(has_id.then(|| format!("foreign/{published}")), None);
                 }
-                Happening::Break { read } => {
+                Incident::Break { read } => {
                     for message in in_flight.drain(..in_flight.len().min(usize::from(read))) {
                         server.publish(&message);
                     }
                     older.push_back(std::mem::take(&mut in_flight));
                     is_connected = false;
                 }
-                Happening::Older { read } => {
+                Incident::Older { read } => {
                     older.retain(|messages| !messages.is_empty());
                     if let Some(messages) = older.front_mut() {
                         for message in messages.drain(..messages.len().min(usize::from(read))) {
@@ -190,12 +190,11 @@ fn deliver(
                         }
                     }
                 }
-                Happening::LostAnswers { count } => to_lose += count,
-                // By place alone nothing tells a message of an older connection from one that is due, if duplicates or messages of others
+                Incident::LostAnswers { count } => to_lose += count,
+                // By place alone, a message of an older connection cannot be distinguished from one that is due, if duplicates or messages of others
                 // have moved the places: what a server reads after the window may be stored twice. The README names this limit.
-                Happening::WindowEnds if by == By::Place && older.iter().any(|unread| !unread.is_empty()) => {
-                }
-                Happening::WindowEnds => server.known.clear(),
+                Incident::WindowEnds if by == By::Place && older.iter().any(|unread| !unread.is_empty()) => {}
+                Incident::WindowEnds => server.known.clear(),
             }
         }
         if in_flight.is_empty() && !unanswered.is_empty() {
@@ -304,13 +303,13 @@ fn contention_ends_in_a_fault_and_not_in_a_loop() {
     assert!(recovery.refused(one), "a stored event starts the count anew");
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
+fn incident() -> impl Strategy<Value = Incident> {
     prop_oneof![
-        any::<bool>().prop_map(|has_id| Happening::Foreign { has_id }),
-        (0u8..20).prop_map(|read| Happening::Break { read }),
-        (1u8..20).prop_map(|read| Happening::Older { read }),
-        (1u8..4).prop_map(|count| Happening::LostAnswers { count }),
-        Just(Happening::WindowEnds),
+        any::<bool>().prop_map(|has_id| Incident::Foreign { has_id }),
+        (0u8..20).prop_map(|read| Incident::Break { read }),
+        (1u8..20).prop_map(|read| Incident::Older { read }),
+        (1u8..4).prop_map(|count| Incident::LostAnswers { count }),
+        Just(Incident::WindowEnds),
     ]
 }
 
@@ -325,13 +324,13 @@ proptest! {
     #[test]
     fn a_continued_chain_loses_and_doubles_nothing(
         (earlier, ids) in any_ids(),
-        mut happenings in proptest::collection::vec((1u16..200, happening()), 0..12),
+        mut incidents in proptest::collection::vec((1u16..200, incident()), 0..12),
         room in 1usize..20,
         is_by_id: bool,
     ) {
-        happenings.sort_unstable();
+        incidents.sort_unstable();
         let by = if is_by_id { By::Id } else { By::Place };
-        let (server, duplicates, _) = deliver(by, &earlier, &ids, &happenings, room);
+        let (server, duplicates, _) = deliver(by, &earlier, &ids, &incidents, room);
         let stored = stored(&server);
         let distinct: BTreeSet<u64> = stored.iter().copied().collect();
         prop_assert_eq!(stored.len(), distinct.len(), "twice: {:?}", stored);

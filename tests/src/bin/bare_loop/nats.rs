@@ -20,7 +20,7 @@ const SPARE: usize = 64;
 /// The way in which the events are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Storage {
-    Nobody,
+    None,
     Stream,
     /// A stream in strict order, where each message names its predecessor.
     Chain,
@@ -42,7 +42,7 @@ impl Nats {
     /// Connects, and creates the stream if the events are stored in one.
     pub(crate) async fn connect(url: &str, sink: &str, name: &str, format: Format) -> Result<Self> {
         let storage = match sink {
-            "core" => Storage::Nobody,
+            "core" => Storage::None,
             "strict" => Storage::Chain,
             _ => Storage::Stream,
         };
@@ -54,7 +54,7 @@ impl Nats {
             .connect(url)
             .await
             .with_context(|| format!("connecting to {url}"))?;
-        if storage != Storage::Nobody {
+        if storage != Storage::None {
             let config = stream::Config {
                 name: name.to_owned(),
                 subjects: vec!["neuroio.entries.*.*.*".to_owned()],
@@ -85,7 +85,7 @@ impl Nats {
 
     /// Returns the headers that the bridge sends with a message.
     fn headers(&mut self, frame: &str, number: u64) -> Option<HeaderMap> {
-        let has_id = self.storage != Storage::Nobody && self.format != Format::Plain;
+        let has_id = self.storage != Storage::None && self.format != Format::Plain;
         if !has_id && self.format != Format::Cloudevents {
             return None;
         }
@@ -144,7 +144,7 @@ impl Client for Nats {
         // A slice of the read buffer would keep the whole buffer alive until the message is sent.
         let payload = Bytes::copy_from_slice(payload.as_bytes());
         let client = &self.client;
-        if self.storage == Storage::Nobody {
+        if self.storage == Storage::None {
             match headers {
                 Some(headers) => client.publish_with_headers(subject, headers, payload).await,
                 None => client.publish(subject, payload).await,
@@ -174,7 +174,7 @@ impl Client for Nats {
     }
 
     async fn finish(&mut self, _: u64) -> Result<()> {
-        if self.storage == Storage::Nobody {
+        if self.storage == Storage::None {
             // Published after all events, so its return proves that the server has received them.
             let echo = format!("{}echo", self.inbox);
             self.client

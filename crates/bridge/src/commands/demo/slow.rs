@@ -1,4 +1,4 @@
-//! The file sink of the demo, whose disk is slow while the demo says so.
+//! The file sink of the demo, whose disk is slow on request of the demo.
 
 use std::path::Path;
 
@@ -121,7 +121,7 @@ impl Sink for SlowSink {
     }
 
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
-        // Nobody is left to say when it is over: then it is.
+        // An error means that the demo has ended, and the slow time with it.
         let _ = self.is_slow.wait_for(|is_slow| !is_slow).await;
         self.sink.outcomes(acks).await
     }

@@ -25,18 +25,6 @@ impl Sink for WaitingSink {
         Ok(())
     }
 
-    fn publish_dead_letter(&mut self, _: &DeadLetter<'_>) -> Result<(), PublishError> {
-        Err(PublishError::Full)
-    }
-
-    fn keeps_dead_letters(&self) -> bool {
-        false
-    }
-
-    async fn flush(&mut self) -> Result<(), SinkFault> {
-        Ok(())
-    }
-
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         acks.extend(self.waiting.drain(..).map(|sequence| Ack {
             sequence,
@@ -49,7 +37,7 @@ impl Sink for WaitingSink {
         SinkStatus::default()
     }
 
-    async fn close(&mut self) {}
+    plain_sink!();
 }
 
 async fn try_addresses(steps: &ConnectSteps) {

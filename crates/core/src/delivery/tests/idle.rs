@@ -24,18 +24,6 @@ impl Sink for IdleSink {
         Ok(())
     }
 
-    fn publish_dead_letter(&mut self, _: &DeadLetter<'_>) -> Result<(), PublishError> {
-        Err(PublishError::Full)
-    }
-
-    fn keeps_dead_letters(&self) -> bool {
-        false
-    }
-
-    async fn flush(&mut self) -> Result<(), SinkFault> {
-        Ok(())
-    }
-
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         self.delivered += self.acknowledged.len() as u64;
         acks.append(&mut self.acknowledged);
@@ -54,7 +42,7 @@ impl Sink for IdleSink {
         }
     }
 
-    async fn close(&mut self) {}
+    plain_sink!();
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod sink;
 mod world;
 
 use self::{
-    log::{Feed, Letters},
+    log::{DeadLetterPlace, Feed},
     reference::{Kind, Reference},
     sink::Model,
     world::World,
@@ -40,7 +40,7 @@ fn run_process(world: &Arc<Mutex<World>>, cursor: &Cursor) -> (Exit, ProgressSna
         spool: SpoolId::from_bytes([7; 16]),
         filter,
         redaction: Redaction::default(),
-        dead_letters: Arc::new(Letters(Arc::clone(world))),
+        dead_letters: Arc::new(DeadLetterPlace(Arc::clone(world))),
         max_dead_letters_in_a_row: 1000,
     };
     let sink = Model::new(Arc::clone(world));
@@ -90,13 +90,13 @@ fn check(world: World) {
     let reference = &world.reference;
     for sequence in 1..=events {
         let is_stored = world.stored.contains(&sequence);
-        let has_letter = world.letters.contains(&sequence);
+        let has_dead_letter = world.dead_letters.contains(&sequence);
         match reference.kind(sequence) {
             // It may have been dropped after a process that then was killed had published it.
             Kind::Dropped => {}
-            Kind::Filtered => assert!(!is_stored && !has_letter, "{sequence} was filtered"),
-            Kind::Good => assert!(is_stored && !has_letter, "{sequence} was good"),
-            Kind::Bad | Kind::BadLetter => assert!(!is_stored && has_letter, "{sequence} was bad"),
+            Kind::Filtered => assert!(!is_stored && !has_dead_letter, "{sequence} was filtered"),
+            Kind::Good => assert!(is_stored && !has_dead_letter, "{sequence} was good"),
+            Kind::Bad | Kind::BadLetter => assert!(!is_stored && has_dead_letter, "{sequence} was bad"),
         }
     }
     if is_transactional {
@@ -107,7 +107,7 @@ fn check(world: World) {
     }
     if is_transactional && world.keeps_dead_letters {
         assert!(
-            world.letters.is_sorted_by(|one, next| one < next),
+            world.dead_letters.is_sorted_by(|one, next| one < next),
             "once, in order"
         );
     }

@@ -21,18 +21,6 @@ impl Sink for StuckSink {
         Ok(())
     }
 
-    fn publish_dead_letter(&mut self, _: &DeadLetter<'_>) -> Result<(), PublishError> {
-        Err(PublishError::Full)
-    }
-
-    fn keeps_dead_letters(&self) -> bool {
-        false
-    }
-
-    async fn flush(&mut self) -> Result<(), SinkFault> {
-        Ok(())
-    }
-
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         // What was published to a client that is stuck is never acknowledged by it.
         let connected = *self.connects.lock().unwrap().last().unwrap();
@@ -57,7 +45,7 @@ impl Sink for StuckSink {
         }
     }
 
-    async fn close(&mut self) {}
+    plain_sink!();
 }
 
 /// Runs it for `hours`, with a client that is stuck for the first `stuck_for` of it; the times of its connections, and what

@@ -20,18 +20,6 @@ impl Sink for SelectiveSink {
         Ok(())
     }
 
-    fn publish_dead_letter(&mut self, _: &DeadLetter<'_>) -> Result<(), PublishError> {
-        Err(PublishError::Full)
-    }
-
-    fn keeps_dead_letters(&self) -> bool {
-        false
-    }
-
-    async fn flush(&mut self) -> Result<(), SinkFault> {
-        Ok(())
-    }
-
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         let is_first_alone = self.waiting == [Sequence::FIRST];
         if is_first_alone {
@@ -53,7 +41,7 @@ impl Sink for SelectiveSink {
         SinkStatus::default()
     }
 
-    async fn close(&mut self) {}
+    plain_sink!();
 }
 
 #[test]

@@ -44,8 +44,8 @@ async fn run(steps: Vec<Step>, max_size: u64) {
         rotate_every: Some(Duration::from_secs(3600)),
         ..raw()
     });
-    // What a delivery knows: all below `told` has its outcome, all below `published` is in the sink.
-    let (mut told, mut published) = (1, 1);
+    // What a delivery knows: all below `acknowledged` has its outcome, all below `published` is in the sink.
+    let (mut acknowledged, mut published) = (1, 1);
     // All below it has its line, of this attempt or an earlier one.
     let mut there = 1;
     setting.connect().await;
@@ -63,17 +63,17 @@ async fn run(steps: Vec<Step>, max_size: u64) {
             }
             Step::Flush => setting.sink.flush().await.unwrap(),
             Step::Outcomes => {
-                if told < published {
+                if acknowledged < published {
                     let acks = setting.outcomes().await;
-                    let end = told + acks.len() as u64;
-                    assert!(told < end && end <= published);
-                    assert_eq!(acks, (told..end).collect::<Vec<_>>());
-                    told = end;
+                    let end = acknowledged + acks.len() as u64;
+                    assert!(acknowledged < end && end <= published);
+                    assert_eq!(acks, (acknowledged..end).collect::<Vec<_>>());
+                    acknowledged = end;
                 }
-                there = there.max(told);
+                there = there.max(acknowledged);
                 assert_eq!(setting.stored(), (1..there).collect::<Vec<_>>());
             }
-            Step::Commit => setting.commit(told),
+            Step::Commit => setting.commit(acknowledged),
             Step::Crash { is_written, torn } => {
                 if is_written {
                     setting.sink.flush().await.unwrap();
@@ -84,8 +84,8 @@ async fn run(steps: Vec<Step>, max_size: u64) {
                     file.write_all(b"{\"id\":4").unwrap();
                 }
                 setting.connect().await;
-                told = setting.cursor.next.get();
-                published = told;
+                acknowledged = setting.cursor.next.get();
+                published = acknowledged;
                 there = assert_whole(&setting, there);
             }
             Step::Reconnect { is_written } => {
@@ -93,7 +93,7 @@ async fn run(steps: Vec<Step>, max_size: u64) {
                     setting.sink.flush().await.unwrap();
                 }
                 setting.connect().await;
-                published = told;
+                published = acknowledged;
                 there = assert_whole(&setting, there);
             }
             Step::Wait(minutes) => setting

@@ -79,9 +79,9 @@ impl Reader for Feed {
 }
 
 /// The place for dead letters outside of the sink.
-pub(super) struct Letters(pub(super) Arc<Mutex<World>>);
+pub(super) struct DeadLetterPlace(pub(super) Arc<Mutex<World>>);
 
-impl DeadLetters for Letters {
+impl DeadLetters for DeadLetterPlace {
     fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>> {
         Box::pin(async move {
             let (choice, count) = {
@@ -103,7 +103,7 @@ impl DeadLetters for Letters {
                         "a dead letter of {sequence}: {kind:?}"
                     );
                     assert_eq!(world.settlement(*sequence), None, "{sequence} is settled");
-                    world.letters.push(*sequence);
+                    world.dead_letters.push(*sequence);
                 }
                 if choice < 5 {
                     world.kill.cancel();
@@ -116,7 +116,7 @@ impl DeadLetters for Letters {
                     let mut world = self.0.lock().unwrap();
                     for sequence in lines {
                         world.reference.settle(sequence, Settlement::DeadLettered);
-                        world.lettered.insert(sequence);
+                        world.dead_lettered.insert(sequence);
                     }
                     Ok(())
                 }

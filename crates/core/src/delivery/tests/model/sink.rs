@@ -1,4 +1,4 @@
-//! The sink of the model: publishes into the world's broker, and checks what the delivery asks of it.
+//! The sink of the model: publishes into the world's broker, and checks the calls of the delivery.
 
 use std::collections::BTreeSet;
 
@@ -170,7 +170,7 @@ impl Model {
         if self.is_transactional {
             self.open.push(message);
         } else if message.is_letter {
-            world.letters.push(message.sequence);
+            world.dead_letters.push(message.sequence);
         } else {
             let is_stored = world.stored.contains(&message.sequence);
             let is_before_end = world.stored.last() >= Some(&message.sequence);
@@ -207,7 +207,7 @@ impl Model {
         self.waiting.sort_by_key(|message| message.order);
     }
 
-    /// Asks for all that has no outcome to be published again, where no dead letter is in flight.
+    /// Requests that all events without an outcome are published again, where no dead letter is in flight.
     fn resend(&mut self) {
         if self.waiting.iter().all(|message| !message.is_letter) {
             self.forget_refusals();
@@ -298,7 +298,7 @@ impl Sink for Model {
         assert!(!self.rejected.contains(&sequence), "{sequence} was rejected");
         let kind = {
             let world = self.world.lock().unwrap();
-            let is_safe = |rejected: &&u64| world.letters.contains(*rejected);
+            let is_safe = |rejected: &&u64| world.dead_letters.contains(*rejected);
             let mut before = self.rejected.range(..sequence);
             let unsafe_before = before.find(|rejected| self.acks_are_cumulative && !is_safe(rejected));
             assert_eq!(
@@ -405,7 +405,7 @@ impl Sink for Model {
                         "{message:?} is after the cursor"
                     );
                     let place = if message.is_letter {
-                        &mut world.letters
+                        &mut world.dead_letters
                     } else {
                         &mut world.stored
                     };

@@ -19,14 +19,14 @@ pub(super) struct World {
     batch_size: u64,
     /// The broker's records; of transactions, the committed ones.
     pub(super) stored: Vec<u64>,
-    pub(super) letters: Vec<u64>,
+    pub(super) dead_letters: Vec<u64>,
     /// The cursor that was committed with a transaction.
     pub(super) broker_cursor: Option<Cursor>,
     /// All cursors that the reader has committed in this process, and the one at which it began.
     pub(super) cursors: Vec<Cursor>,
     pub(super) cursor: Cursor,
     /// Dead letters that this process has stored in the file.
-    pub(super) lettered: BTreeSet<u64>,
+    pub(super) dead_lettered: BTreeSet<u64>,
     pub(super) kill: CancellationToken,
     abort: CancellationToken,
 }
@@ -63,11 +63,11 @@ impl World {
             removes_duplicates: mode == 2,
             keeps_dead_letters,
             stored: Vec::new(),
-            letters: Vec::new(),
+            dead_letters: Vec::new(),
             broker_cursor: None,
             cursors: Vec::new(),
             cursor: Cursor::starting_at(Sequence::FIRST),
-            lettered: BTreeSet::new(),
+            dead_lettered: BTreeSet::new(),
             kill: CancellationToken::new(),
             abort: CancellationToken::new(),
         }
@@ -107,7 +107,7 @@ impl World {
         (self.kill, self.abort) = (kill, abort);
         self.cursor = cursor.clone();
         self.cursors = vec![cursor.clone()];
-        self.lettered.clear();
+        self.dead_lettered.clear();
         self.reference.start_at(cursor);
         self.forget_uncommitted();
     }
@@ -121,14 +121,14 @@ impl World {
     /// What is known of an event. What the file has outlives a transaction that is taken back.
     pub(super) fn settlement(&self, sequence: u64) -> Option<Settlement> {
         let in_file = self
-            .lettered
+            .dead_lettered
             .contains(&sequence)
             .then_some(Settlement::DeadLettered);
         self.reference.settlement(sequence).or(in_file)
     }
 
     pub(super) fn check(&mut self, cursor: &Cursor) {
-        for sequence in self.lettered.range(..cursor.next.get()) {
+        for sequence in self.dead_lettered.range(..cursor.next.get()) {
             self.reference.settle(*sequence, Settlement::DeadLettered);
         }
         self.reference.check(cursor);
@@ -148,7 +148,7 @@ impl World {
         self.script.next().unwrap_or(255)
     }
 
-    /// What may go wrong at any call: the process is killed, told to stop at once, or the call fails.
+    /// What may go wrong at any call: the process is killed or aborted, or the call fails.
     pub(super) fn draw_fault(&mut self, what: &str) -> Option<Interruption> {
         match self.draw() {
             0..3 => {

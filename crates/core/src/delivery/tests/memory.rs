@@ -1,0 +1,117 @@
+//! The memory of a delivery whose sink reports no outcome.
+
+use super::*;
+
+/// Takes one event and never says what became of it.
+struct SilentSink;
+
+impl Sink for SilentSink {
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
+        Ok(())
+    }
+
+    fn publish(&mut self, _: &Event<'_>) -> Result<(), PublishError> {
+        Ok(())
+    }
+
+    async fn outcomes(&mut self, _: &mut Vec<Ack>) -> Result<(), SinkFault> {
+        pending().await
+    }
+
+    fn status(&self) -> SinkStatus {
+        SinkStatus::default()
+    }
+
+    plain_sink!();
+}
+
+/// A log without end; counts the bytes that were read of it.
+struct EndlessReader {
+    next: Sequence,
+    cursor: Cursor,
+    read_bytes: Arc<Mutex<usize>>,
+}
+
+impl Reader for EndlessReader {
+    async fn next(&mut self) -> Result<Read, ReadError> {
+        let result = if self.next == Sequence::FIRST {
+            "new"
+        } else {
+            "junk"
+        };
+        let frame = format!(
+            r#"{{"data":{{"result":"{result}","fill":"{}"}}}}"#,
+            "x".repeat(1 << 20)
+        );
+        let Ok(Kind::Event(envelope)) = read(&frame) else {
+            panic!("no event")
+        };
+        let mut batch = Batch::default();
+        batch.push(&Event {
+            sequence: Sequence::FIRST,
+            received_at: Timestamp::UNIX_EPOCH,
+            source: "main",
+            conflict: None,
+            envelope,
+            frame: &frame,
+        });
+        let batch = batch.seal(self.next);
+        self.next = batch.end();
+        *self.read_bytes.lock().unwrap() += batch.bytes().len();
+        Ok(Read::Events(batch))
+    }
+
+    fn rewind(&mut self, sequence: Sequence) {
+        self.next = sequence;
+        // What was read before is forgotten: the client was replaced.
+        *self.read_bytes.lock().unwrap() = 0;
+    }
+
+    fn commit(&mut self, _: &Cursor) {}
+
+    fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+}
+
+#[test]
+fn events_after_one_without_outcome_are_bounded() {
+    let runtime = runtime();
+    let cursor = Cursor::starting_at(Sequence::FIRST);
+    let read_bytes = Arc::new(Mutex::new(0));
+    let reader = EndlessReader {
+        next: Sequence::FIRST,
+        cursor: cursor.clone(),
+        read_bytes: Arc::clone(&read_bytes),
+    };
+    let options = Options {
+        name: "silent".into(),
+        spool: SpoolId::from_bytes([7; 16]),
+        filter: Filter::new([("result", ["new"])]).unwrap(),
+        redaction: Redaction::default(),
+        dead_letters: Arc::new(FakeLetters::default()),
+        max_dead_letters_in_a_row: 1,
+    };
+    let shutdown = Shutdown {
+        drain: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    };
+    let abort = shutdown.abort.clone();
+    runtime.block_on(async move {
+        tokio::spawn(async move {
+            sleep(Duration::from_secs(60)).await;
+            abort.cancel();
+        });
+        deliver(
+            SilentSink,
+            reader,
+            options,
+            Arc::new(Progress::new(cursor)),
+            shutdown,
+        )
+        .await
+        .unwrap()
+    });
+    let read_bytes = *read_bytes.lock().unwrap();
+    assert!((16 << 20..18 << 20).contains(&read_bytes), "{read_bytes}");
+}

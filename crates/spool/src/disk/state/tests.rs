@@ -1,0 +1,120 @@
+use super::*;
+
+fn sequence(number: u64) -> Sequence {
+    Sequence::new(number).unwrap()
+}
+
+/// Segments of ten events each, the last of which is written to; a reader with a cursor, of which less is saved.
+fn state(committed: u64, saved: Option<u64>) -> State {
+    let mut state = State::new(sequence(41), Sequence::FIRST);
+    state.is_writing = true;
+    for first in [1, 11, 21, 31] {
+        let begins_at = Some(Timestamp::from_second(first as i64).unwrap());
+        let segment = Segment::new(PathBuf::from(first.to_string()), sequence(first), 1000, begins_at);
+        state.segments.push_back(segment);
+    }
+    state.note_received(Some(Timestamp::from_second(40).unwrap()));
+    state.trusted_now = || Some(Timestamp::MAX);
+    let mut cursor = Cursor::starting_at(Sequence::FIRST);
+    cursor.next = sequence(committed);
+    let file = CursorFile::new(
+        PathBuf::new(),
+        neurobridge_core::identity::SpoolId::generate(),
+        None,
+    );
+    let reader = ReaderState {
+        cursor,
+        saved: saved.map(sequence),
+        file: Arc::new(Mutex::new(file)),
+        is_registered: true,
+        damage: None,
+        is_known: true,
+        holds: true,
+    };
+    state.readers.insert("sink".to_owned(), reader);
+    state
+}
+
+fn settled(state: &mut State, retain: u64) -> u64 {
+    let retain = Duration::from_secs(retain);
+    std::iter::from_fn(|| state.take_settled(retain, Duration::from_secs(10))).count() as u64
+}
+
+#[test]
+fn a_segment_goes_only_when_the_cursor_beyond_it_is_on_the_disk() {
+    assert_eq!(settled(&mut state(41, None), 0), 0);
+    assert_eq!(settled(&mut state(41, Some(20)), 0), 1);
+    assert_eq!(settled(&mut state(41, Some(21)), 0), 2);
+    // Never the one that is written to.
+    assert_eq!(settled(&mut state(41, Some(41)), 0), 3);
+}
+
+#[test]
+fn a_settled_segment_stays_for_a_while_unless_its_room_is_needed() {
+    assert_eq!(settled(&mut state(41, Some(41)), 25), 1);
+    let mut full = state(41, Some(41));
+    full.is_full = true;
+    assert_eq!(settled(&mut full, 25), 3);
+    assert_eq!(full.dropped_events, 0);
+}
+
+#[test]
+fn the_last_segment_goes_when_the_log_was_quiet_for_long_enough() {
+    for (quiet, retain, left) in [(5, 0, 1), (11, 0, 0), (11, 25, 2), (21, 20, 0)] {
+        let mut state = state(41, Some(41));
+        state.is_writing = false;
+        let (newest, at) = state.newest.unwrap();
+        state.newest = Some((newest, at.checked_sub(Duration::from_secs(quiet)).unwrap()));
+        settled(&mut state, retain);
+        assert_eq!(state.segments.len(), left, "quiet for {quiet}, kept for {retain}");
+    }
+}
+
+#[test]
+fn a_step_of_the_clock_makes_nothing_old() {
+    let day = 24 * 60 * 60;
+    let mut state = state(41, Some(41));
+    state.trusted_now = || None;
+    // An event of 31 days later, as the clock had it.
+    state.note_received(Some(Timestamp::from_second(31 * day).unwrap()));
+    assert_eq!(settled(&mut state, 60), 0);
+    // Trusted again and right again: the time of the log is still ahead.
+    state.trusted_now = || Some(Timestamp::from_second(45).unwrap());
+    assert_eq!(settled(&mut state, 60), 0);
+    // What this process has held for that long is old whatever the clock says.
+    state.trusted_now = || None;
+    let long_ago = Instant::now().checked_sub(Duration::from_secs(61)).unwrap();
+    state.segments[1].known_since = long_ago;
+    assert_eq!(settled(&mut state, 60), 1);
+}
+
+#[test]
+fn a_time_of_receipt_that_is_older_changes_nothing() {
+    let mut state = state(41, None);
+    let before = state.newest;
+    state.note_received(Some(Timestamp::from_second(39).unwrap()));
+    state.note_received(None);
+    assert_eq!(state.newest, before);
+    assert!(state.now() >= Some(Timestamp::from_second(40).unwrap()));
+}
+
+#[test]
+fn what_is_dropped_is_counted_as_far_as_it_was_needed() {
+    let mut state = state(16, Some(16));
+    while state.take_dropped().is_some() {}
+    assert_eq!(
+        (state.dropped_events, state.oldest(), state.trimmed),
+        (15, sequence(31), sequence(31))
+    );
+}
+
+#[test]
+fn what_is_put_back_is_counted_once() {
+    let mut state = state(16, Some(16));
+    for _ in 0..2 {
+        let taken: VecDeque<Segment> = std::iter::from_fn(|| state.take_dropped()).collect();
+        assert_eq!((taken.len(), state.dropped_events), (3, 15));
+        state.put_back(taken);
+        assert_eq!((state.oldest(), state.segments.len()), (sequence(1), 4));
+    }
+}
