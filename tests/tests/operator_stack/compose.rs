@@ -153,7 +153,7 @@ fn configuration_of_the_bridge_fits_the_other_services() {
         "{printed}"
     );
     assert!(
-        printed.contains("in NEUROIO at nats://nats:4222") && services.contains_key("nats"),
+        printed.contains("in stream NEUROIO at nats://nats:4222") && services.contains_key("nats"),
         "{printed}"
     );
     for needed in ["kafka", "nats"] {
