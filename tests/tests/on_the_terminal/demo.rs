@@ -35,7 +35,7 @@ fn screen_shows_each_fault_and_restores_the_terminal() {
         "stops for 4 s",
         "has caught up",
         "refuses the token once",
-        "not let in (token refused)",
+        "connecting failed (token refused)",
     ] {
         wait(&terminal, line);
     }
@@ -87,7 +87,7 @@ fn screen_shows_each_fault_and_restores_the_terminal() {
     );
     let contents = terminal.contents();
     assert!(
-        contents.contains("The ledger: what became of every event") && contents.contains(" 0 pending"),
+        contents.contains("The ledger: the result of every event") && contents.contains(" 0 pending"),
         "{contents}"
     );
 }

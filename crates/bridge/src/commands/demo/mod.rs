@@ -1,8 +1,8 @@
-//! `neurobridge demo`: the platform, simulated, the bridge, and a file, in one process. What a newcomer runs first.
+//! `neurobridge demo`: a simulated platform, the bridge and a file sink in one process. The first command for newcomers.
 
-mod happenings;
-mod picture;
+mod content;
 mod rates;
+mod scenario;
 mod screen;
 mod slow;
 mod totals;
@@ -15,7 +15,7 @@ use neurobridge_simulator::{Options, Simulator};
 use tokio::{net::TcpListener, sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
 
-use self::{happenings::Happenings, picture::Places, screen::Screen, slow::SlowFile, totals::Totals};
+use self::{content::Locations, scenario::Scenario, screen::Screen, slow::SlowFile, totals::Totals};
 use crate::{
     bridge::Bridge,
     config::{Config, DEFAULT_SINK, SinkEntry},
@@ -26,27 +26,27 @@ use crate::{
     spool,
 };
 
-/// How often is looked at what happens, and the picture changes on a terminal: quick enough to look alive, slow enough to
-/// be read.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-/// The longest time until the bridge dials again.
-const LONGEST_DELAY: Duration = Duration::from_secs(2);
+/// The interval at which the state is sampled and the screen is redrawn: short enough to look live, long enough to be
+/// read.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
+/// The largest backoff delay of the source.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
-/// What the demo is asked for.
+/// The options of the demo.
 #[derive(Clone, Debug)]
 pub(crate) struct DemoOptions {
-    /// Events a second.
+    /// Events per second.
     pub(crate) rate: f64,
-    /// Ends by itself after so long.
+    /// The time after which the demo stops; without it, it runs until a signal.
     pub(crate) duration: Option<Duration>,
-    /// The folder of what it writes.
+    /// The folder for the events file and the data of the bridge.
     pub(crate) data_dir: PathBuf,
 }
 
-/// Runs the demo until a signal, or until its time is over.
+/// Runs the demo until a signal, or until its duration has passed.
 ///
 /// # Errors
-/// A port or a file is not to be had; or what `run` ends with.
+/// Returns an error if a port or a file is not available, and the errors of `run`.
 pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     let simulator = Simulator::bind(Options {
@@ -62,7 +62,7 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
 
     let (slow, is_slow) = watch::channel(false);
     let config = config(handle.local_addr(), &options, is_slow)?;
-    // The documented port, so that what is learnt here holds later; another when a bridge runs already.
+    // The documented port, as with `run`; another one if the port is in use, for example by a running bridge.
     let listener = match TcpListener::bind(config.http.listen).await {
         Err(_) => TcpListener::bind((config.http.listen.ip(), 0)).await,
         bound => bound,
@@ -76,29 +76,29 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     let bridge = Bridge::start_on(listener, &config, data_dir, spool).await?;
     let state = std::sync::Arc::clone(bridge.state());
     let totals = Totals::start(&state.spool);
-    let mut happenings = Happenings::new(handle, slow);
-    let places = Places {
+    let mut scenario = Scenario::new(handle, slow);
+    let locations = Locations {
         has_earlier_events: had_events,
         events: events_file(&options),
         page: format!("http://{}/", bridge.address()),
         metrics: format!("http://{}/metrics", bridge.address()),
     };
-    let mut screen = Screen::begin(places).or_exit(Exit::Disk)?;
+    let mut screen = Screen::begin(locations).or_exit(Exit::Disk)?;
 
     let stop_bridge = CancellationToken::new();
-    let over = tokio::time::sleep(options.duration.unwrap_or(Duration::MAX));
+    let timeout = tokio::time::sleep(options.duration.unwrap_or(Duration::MAX));
     let running = bridge.run_until(stop_bridge.clone(), &mut signals);
-    tokio::pin!(running, over);
-    let mut tick = interval(LOOK_INTERVAL);
+    tokio::pin!(running, timeout);
+    let mut tick = interval(SAMPLE_INTERVAL);
     let ended = loop {
         tokio::select! {
             biased;
             ended = &mut running => break ended,
-            () = &mut over, if !stop_bridge.is_cancelled() => stop_bridge.cancel(),
+            () = &mut timeout, if !stop_bridge.is_cancelled() => stop_bridge.cancel(),
             _ = tick.tick() => {
                 let view = state.view();
-                happenings.watch(&view);
-                screen.draw(&view, &totals, &happenings).or_exit(Exit::Disk)?;
+                scenario.watch(&view);
+                screen.draw(&view, &totals, &scenario).or_exit(Exit::Disk)?;
             }
         }
     };
@@ -106,12 +106,12 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     let _ = simulation.await;
     let view = state.view();
     screen
-        .end(&view, &happenings, &Status::of(&view).ledger(), &totals)
+        .end(&view, &scenario, &Status::of(&view).ledger(), &totals)
         .or_exit(Exit::Disk)?;
     ended
 }
 
-/// Where the file sink that is there without a configuration writes.
+/// Returns the path that the default file sink writes to.
 fn events_file(options: &DemoOptions) -> PathBuf {
     options.data_dir.join("events.jsonl")
 }
@@ -126,9 +126,9 @@ fn config(
         ..Config::default()
     };
     let mut source = SourceConfig::new(format!("ws://{platform}/"), "demo");
-    // Faults come sooner after one another than a connection counts as stable: by and by, the usual delays would grow
-    // until nothing flows.
-    source.backoff.max = LONGEST_DELAY;
+    // The faults follow each other before a connection counts as stable, so the default delays would grow until hardly
+    // any event arrives.
+    source.backoff.max = MAX_BACKOFF;
     config.sources = BTreeMap::from([("platform".to_owned(), source)]);
     let sink = SinkEntry::new(SlowFile::new(is_slow));
     config.sinks = BTreeMap::from([(DEFAULT_SINK.to_owned(), sink)]);

@@ -1,14 +1,14 @@
-//! How many events come and go each second.
+//! Events received and delivered per second.
 
 use std::{collections::VecDeque, time::Instant};
 
 use crate::state::View;
 
-/// Seconds that are remembered for the plot.
-const KEPT: usize = 60;
+/// The number of values that the plot shows, one per second.
+const MAX_VALUES: usize = 60;
 const STEPS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Measures rates, once a second whatever the number of looks.
+/// Measures rates once a second, however often `measure` is called.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
     before: Option<(Instant, u64, u64)>,
@@ -28,8 +28,8 @@ impl Rates {
         let seconds = now.duration_since(at).as_secs_f64();
         if seconds >= 1.0 {
             let rate = |new: u64, old: u64| new.saturating_sub(old) as f64 / seconds;
-            keep(&mut self.received, rate(received, old_received));
-            keep(&mut self.delivered, rate(delivered, old_delivered));
+            push(&mut self.received, rate(received, old_received));
+            push(&mut self.delivered, rate(delivered, old_delivered));
             self.before = Some((now, received, delivered));
         }
     }
@@ -42,9 +42,9 @@ impl Rates {
         self.delivered.back().copied().unwrap_or(0.0)
     }
 
-    /// The last rates as a line of bars, the newest at the right; both lines in one scale.
+    /// Returns the latest rates as two lines of bars with a common scale, the newest value at the right.
     pub(super) fn plots(&self, width: usize) -> (String, String) {
-        let most = self
+        let max = self
             .received
             .iter()
             .chain(&self.delivered)
@@ -54,15 +54,15 @@ impl Rates {
             rates
                 .iter()
                 .skip(rates.len().saturating_sub(width))
-                .map(|rate| STEPS[((rate / most * 7.0).round() as usize).min(7)])
+                .map(|rate| STEPS[((rate / max * 7.0).round() as usize).min(7)])
                 .collect()
         };
         (plot(&self.received), plot(&self.delivered))
     }
 }
 
-fn keep(rates: &mut VecDeque<f64>, rate: f64) {
-    if rates.len() == KEPT {
+fn push(rates: &mut VecDeque<f64>, rate: f64) {
+    if rates.len() == MAX_VALUES {
         rates.pop_front();
     }
     rates.push_back(rate);

@@ -1,4 +1,4 @@
-//! The demo's screen: a picture drawn over and over on a terminal, plain lines elsewhere.
+//! The demo's output: a redrawn screen on a terminal, plain lines elsewhere.
 
 use std::{
     fmt::Write as _,
@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::{
-    happenings::Happenings,
-    picture::{Picture, Places},
+    content::{Content, Locations},
     rates::Rates,
+    scenario::Scenario,
     totals::{self, Totals},
 };
 use crate::{
@@ -20,58 +20,58 @@ use crate::{
     terminal::{self, Paint, Style},
 };
 
-/// A second screen, which leaves what was there as it was; no cursor; lines that are too long are cut, not wrapped.
+/// Switches to the alternate screen, hides the cursor and turns line wrapping off.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
-/// Shown at once when it is whole, by terminals that know these.
-const BEGIN_PICTURE: &str = "\x1b[?2026h\x1b[H";
-const END_PICTURE: &str = "\x1b[J\x1b[?2026l";
+/// Delimits a synchronised update: terminals that support it show the screen only when it is complete.
+const BEGIN_SCREEN: &str = "\x1b[?2026h\x1b[H";
+const END_SCREEN: &str = "\x1b[J\x1b[?2026l";
 
-/// How often the counts are told when the output is no terminal.
+/// The interval of the counts if the output is not a terminal.
 const COUNTS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Draws the demo, without waiting for the terminal. Dropped, it leaves the terminal as it was.
+/// Draws the demo without waiting for the terminal, and restores the terminal on drop.
 pub(super) struct Screen {
     output: Output,
     is_terminal: bool,
     has_entered: bool,
     paint: Paint,
-    places: Places,
+    locations: Locations,
     rates: Rates,
     began: Instant,
-    /// Happenings that were told as lines.
-    told: usize,
-    /// When the counts are told as a line again.
+    /// The number of reports already written as lines.
+    written_reports: usize,
+    /// When the next line with counts is due.
     next_counts: Instant,
 }
 
 impl Screen {
     /// # Errors
-    /// Standard output can't be written to.
-    pub(super) fn begin(places: Places) -> io::Result<Self> {
+    /// Returns an error if standard output cannot be written to.
+    pub(super) fn begin(locations: Locations) -> io::Result<Self> {
         let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let mut screen = Self {
-            // What a reader who is too slow misses of a demo needs no report.
+            // Output that a slow reader misses needs no warning in a demo.
             output: Output::start("screen", stdout, |_| {})?,
             is_terminal: io::stdout().is_terminal(),
             has_entered: false,
             paint: Paint::of(&io::stdout()),
-            places,
+            locations,
             rates: Rates::default(),
             began: Instant::now(),
-            told: 0,
+            written_reports: 0,
             next_counts: Instant::now(),
         };
         if screen.is_terminal {
             screen.write(ENTER)?;
             screen.has_entered = true;
         } else {
-            let Places {
+            let Locations {
                 events,
                 page,
                 metrics,
                 ..
-            } = &screen.places;
+            } = &screen.locations;
             screen.write(&format!(
                 "neurobridge demo: a simulated NeuroIO platform, the bridge, and a file\n\n  events   {}\n  page     {page}\n  \
                  metrics  {metrics}\n\n",
@@ -82,16 +82,11 @@ impl Screen {
     }
 
     /// # Errors
-    /// Standard output can't be written to.
-    pub(super) fn draw(
-        &mut self,
-        view: &View<'_>,
-        totals: &Totals,
-        happenings: &Happenings,
-    ) -> io::Result<()> {
+    /// Returns an error if standard output cannot be written to.
+    pub(super) fn draw(&mut self, view: &View<'_>, totals: &Totals, scenario: &Scenario) -> io::Result<()> {
         self.rates.measure(view);
         if !self.is_terminal {
-            let mut text = self.new_happenings(happenings);
+            let mut text = self.new_reports(scenario);
             if Instant::now() >= self.next_counts {
                 self.next_counts = Instant::now() + COUNTS_INTERVAL;
                 self.write_counts(view, &mut text);
@@ -99,54 +94,54 @@ impl Screen {
             return self.write(&text);
         }
         if !self.output.is_idle() {
-            // The terminal is slower than the pictures are, or held: the next one shows all of it.
+            // The terminal is slow or stopped. The next screen shows the complete state.
             return Ok(());
         }
-        // Asked each time: a window may have become another.
+        // Queried each time, since the window may have been resized.
         let (columns, rows) = terminal::size();
         let results = totals.counts();
-        let picture = Picture {
+        let content = Content {
             view,
             results: &results,
-            happenings,
+            scenario,
             rates: &self.rates,
-            places: &self.places,
+            locations: &self.locations,
             running_for: self.began.elapsed(),
         };
-        let mut text = BEGIN_PICTURE.to_owned();
-        for (row, line) in picture.lines(columns, rows).iter().enumerate() {
+        let mut text = BEGIN_SCREEN.to_owned();
+        for (row, line) in content.lines(columns, rows).iter().enumerate() {
             if row > 0 {
                 text.push_str("\r\n");
             }
-            // Cleared before: behind a line that fills its row, clearing would take its last character.
+            // Cleared before the text: after a line that fills its row, clearing would delete its last character.
             text.push_str("\x1b[2K");
             text.push_str(&line.render(columns, self.paint));
         }
-        text.push_str(END_PICTURE);
+        text.push_str(END_SCREEN);
         self.write(&text)
     }
 
-    /// Leaves the terminal, and says what became of every event.
+    /// Restores the terminal and prints the ledger.
     ///
     /// # Errors
-    /// Standard output can't be written to.
+    /// Returns an error if standard output cannot be written to.
     pub(super) fn end(
         mut self,
         view: &View<'_>,
-        happenings: &Happenings,
+        scenario: &Scenario,
         ledger: &str,
         totals: &Totals,
     ) -> io::Result<()> {
         self.leave();
         let mut text = String::new();
         if !self.is_terminal {
-            text += &self.new_happenings(happenings);
+            text += &self.new_reports(scenario);
             self.write_counts(view, &mut text);
         }
         // Writing to a string cannot fail.
         let title = self
             .paint
-            .paint(Style::Bold, "The ledger: what became of every event");
+            .paint(Style::Bold, "The ledger: the result of every event");
         let _ = writeln!(text, "{}{title}", if self.is_terminal { "" } else { "\n" });
         for line in ledger.lines() {
             let _ = writeln!(text, "  {line}");
@@ -154,17 +149,17 @@ impl Screen {
         let counts = totals.counts();
         let counts = counts
             .iter()
-            .map(|(result, count)| format!("{count} {}", totals::in_words(result)));
+            .map(|(result, count)| format!("{count} {}", totals::describe(result)));
         let _ = writeln!(text, "\n  by result: {}", counts.collect::<Vec<_>>().join(", "));
-        let earlier = if self.places.has_earlier_events {
-            ", behind those of an earlier run"
+        let earlier = if self.locations.has_earlier_events {
+            ", after the events of an earlier run"
         } else {
             ""
         };
         let _ = writeln!(
             text,
             "\nThe events are in {}{earlier}",
-            self.places.events.display()
+            self.locations.events.display()
         );
         self.write(&text)?;
         self.output.flush();
@@ -178,7 +173,10 @@ impl Screen {
         }
     }
 
-    /// Queues a text. Returns the error of an earlier one.
+    /// Queues a text.
+    ///
+    /// # Errors
+    /// Returns the error of an earlier write.
     fn write(&self, text: &str) -> io::Result<()> {
         if !text.is_empty() {
             self.output.push(text.as_bytes());
@@ -186,7 +184,7 @@ impl Screen {
         self.failure()
     }
 
-    /// A pipe that has seen enough is no reason to end: the demo ends by its signal or its time.
+    /// A closed pipe is not an error: the demo ends by a signal or after its duration.
     fn failure(&self) -> io::Result<()> {
         match self.output.take_error() {
             Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
@@ -194,20 +192,20 @@ impl Screen {
         }
     }
 
-    /// What has happened since the last call, for an output that can't be drawn over.
-    fn new_happenings(&mut self, happenings: &Happenings) -> String {
+    /// Returns the reports since the last call as lines, for an output that cannot be redrawn.
+    fn new_reports(&mut self, scenario: &Scenario) -> String {
         let mut text = String::new();
-        let (new, total) = happenings.after(self.told);
-        for happening in new {
+        let (new, total) = scenario.after(self.written_reports);
+        for report in new {
             let _ = writeln!(
                 text,
                 "{}  {}: {}",
-                happening.at.strftime("%H:%M:%S"),
-                happening.who.name(),
-                happening.what
+                report.at.strftime("%H:%M:%S"),
+                report.actor.name(),
+                report.text
             );
         }
-        self.told = total;
+        self.written_reports = total;
         text
     }
 

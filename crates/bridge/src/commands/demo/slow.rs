@@ -1,4 +1,4 @@
-//! The file sink of the demo, whose disk is slow on request of the demo.
+//! The demo's file sink, with a disk that the scenario can stop.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use neurobridge_core::{
 use neurobridge_sink_file::{FileConfig, FileSink};
 use tokio::sync::watch;
 
-/// A file sink that reports no outcome while its disk counts as slow.
+/// A file sink that reports no outcome while its simulated disk is stopped.
 #[derive(Debug)]
 pub(super) struct SlowFile {
     file: FileConfig,
@@ -121,7 +121,7 @@ impl Sink for SlowSink {
     }
 
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
-        // An error means that the demo has ended, and the slow time with it.
+        // An error means that the demo has ended, and with it the fault.
         let _ = self.is_slow.wait_for(|is_slow| !is_slow).await;
         self.sink.outcomes(acks).await
     }

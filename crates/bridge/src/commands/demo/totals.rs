@@ -1,4 +1,4 @@
-//! How many events of each result there were.
+//! The number of events by result.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +12,10 @@ use neurobridge_core::{
 use neurobridge_spool::Spool;
 use tokio::task::JoinHandle;
 
-/// Different results that are counted; all others are one. The platform knows seven.
-const MOST_RESULTS: usize = 12;
+/// The number of distinct results; further ones count as "other". The platform has seven.
+const MAX_RESULTS: usize = 12;
 
-/// Counts events by result with a reader of its own, as any sink has one.
+/// Counts events by result with its own reader of the spool, like a sink.
 pub(super) struct Totals {
     counts: Arc<Mutex<BTreeMap<String, u64>>>,
     task: JoinHandle<()>,
@@ -53,14 +53,14 @@ impl Totals {
     }
 }
 
-/// A result's word on the feed, and what it means where the word does not say it.
-pub(super) fn in_words(result: &str) -> String {
+/// Returns the result's name on the feed, with an explanation if the name is an abbreviation.
+pub(super) fn describe(result: &str) -> String {
     let meaning = match result {
-        "reinit" => "registered anew",
+        "reinit" => "registered again",
         "ha" => "high accuracy",
-        "junk" => "a weak match",
+        "junk" => "weak match",
         "nm" => "no match",
-        "det" => "detected, no more",
+        "det" => "detected only",
         _ => return result.to_owned(),
     };
     format!("{result} ({meaning})")
@@ -76,7 +76,7 @@ fn count(counts: &mut BTreeMap<String, u64>, result: &str) {
     if let Some(count) = counts.get_mut(result) {
         *count += 1;
     } else {
-        let result = if counts.len() < MOST_RESULTS {
+        let result = if counts.len() < MAX_RESULTS {
             result
         } else {
             "other"
@@ -86,6 +86,6 @@ fn count(counts: &mut BTreeMap<String, u64>, result: &str) {
 }
 
 fn lock(counts: &Mutex<BTreeMap<String, u64>>) -> std::sync::MutexGuard<'_, BTreeMap<String, u64>> {
-    // Nothing within the lock can panic half-way through an update.
+    // No code under this lock can panic in the middle of an update.
     counts.lock().unwrap_or_else(PoisonError::into_inner)
 }

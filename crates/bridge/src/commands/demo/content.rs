@@ -1,4 +1,4 @@
-//! What the demo's screen shows, line by line, for a terminal of any size.
+//! The lines of the demo's screen, laid out for a terminal of any size.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -6,65 +6,65 @@ use neurobridge_core::delivery::SinkState;
 use neurobridge_listener::SourceState;
 
 use super::{
-    happenings::{Happening, Happenings},
     rates::Rates,
+    scenario::{Report, Scenario},
 };
 use crate::{
     state::View,
     terminal::{Line, Style, pad},
 };
 
-/// What can be seen at a moment.
-pub(super) struct Picture<'a> {
+/// The data shown on the screen at one moment.
+pub(super) struct Content<'a> {
     pub(super) view: &'a View<'a>,
     pub(super) results: &'a BTreeMap<String, u64>,
-    pub(super) happenings: &'a Happenings,
+    pub(super) scenario: &'a Scenario,
     pub(super) rates: &'a Rates,
-    pub(super) places: &'a Places,
+    pub(super) locations: &'a Locations,
     pub(super) running_for: Duration,
 }
 
-/// Where a person finds what the demo makes.
-pub(super) struct Places {
-    /// The file was there before, from an earlier run, and goes on.
+/// Where the events, the page and the metrics are found.
+pub(super) struct Locations {
+    /// The file contains events of an earlier run; new events are appended.
     pub(super) has_earlier_events: bool,
     pub(super) events: PathBuf,
     pub(super) page: String,
     pub(super) metrics: String,
 }
 
-/// Before what stands right of the counters.
+/// The columns before the rates and plots.
 const COUNTER_COLUMNS: usize = 47;
-/// A result's name, its count, and what is between them and the bar.
+/// The columns of a result's name and its count, before the bar.
 const RESULT_COLUMNS: usize = 18;
 
-impl Picture<'_> {
-    /// As many lines as there are rows, at most; what is least missed goes first where they are few.
+impl Content<'_> {
+    /// Returns at most `rows` lines. The least important sections are left out first if not all of them fit.
     pub(super) fn lines(&self, columns: usize, rows: usize) -> Vec<Line> {
         let head = self.head(columns);
         let flow = self.flow(columns);
         let results = self.results(columns);
-        let places = self.places();
+        let locations = self.locations();
         let hint = Line::default().styled(
             Style::Dim,
-            "  Ctrl-C ends it, with the ledger of every event. Faults come by themselves.",
+            "  Ctrl-C stops the demo and prints the ledger. Faults are injected automatically.",
         );
 
         let fixed = 1 + flow.len();
-        // Sections in the order in which they are given up, last first.
+        // Space is assigned to the most important section first.
         let mut left = rows.saturating_sub(fixed);
         let mut fits = |lines: usize| {
-            let is_there = lines <= left;
-            left -= if is_there { lines } else { 0 };
-            is_there
+            let is_shown = lines <= left;
+            left -= if is_shown { lines } else { 0 };
+            is_shown
         };
-        let some_happenings = fits(3);
-        let has_places = fits(places.len());
+        let has_reports = fits(3);
+        let has_locations = fits(locations.len());
         let has_results = fits(results.len());
         let has_hint = fits(1);
-        let gaps = [has_results, some_happenings, has_places, true].map(|is_there| is_there && fits(1));
+        let gaps = [has_results, has_reports, has_locations, true].map(|is_shown| is_shown && fits(1));
         let has_subtitle = fits(1);
-        let more = if some_happenings { left } else { 0 };
+        let more = if has_reports { left } else { 0 };
 
         let mut lines = vec![head];
         if has_subtitle {
@@ -83,11 +83,11 @@ impl Picture<'_> {
         if has_results {
             section(gaps[0], results);
         }
-        if some_happenings {
-            section(gaps[1], self.happenings(3 + more));
+        if has_reports {
+            section(gaps[1], self.reports(3 + more));
         }
-        if has_places {
-            section(gaps[2], places);
+        if has_locations {
+            section(gaps[2], locations);
         }
         if has_hint {
             lines.push(hint);
@@ -104,7 +104,7 @@ impl Picture<'_> {
         line.text(" ".repeat(gap)).styled(Style::Dim, clock)
     }
 
-    /// The way of the events: feed, spool, file.
+    /// Returns the state of the feed, the spool and the file sink.
     fn flow(&self, columns: usize) -> Vec<Line> {
         let (received, delivered) = self
             .rates
@@ -155,30 +155,30 @@ impl Picture<'_> {
             let waiting = sink.ledger.pending;
             let latency = sink.handle.progress.latency();
             let within = |quantile| latency.quantile(quantile).map(|bound| (bound * 1000.0).ceil());
-            let mut words = format!("{waiting} waiting");
-            if let (Some(half), Some(most)) = (within(0.5), within(0.99)) {
-                words += &format!("; socket to disk: half within {half:.0} ms, 99 % within {most:.0} ms");
+            let mut text = format!("{waiting} waiting");
+            if let (Some(median), Some(p99)) = (within(0.5), within(0.99)) {
+                text += &format!("; socket to disk: median {median:.0} ms, 99 % within {p99:.0} ms");
             }
-            lines.push(Line::default().styled(Style::Dim, format!("           {words}")));
+            lines.push(Line::default().styled(Style::Dim, format!("           {text}")));
         }
         lines
     }
 
-    /// Results with a bar each, in two columns where there is room for them.
+    /// Returns the counts by result with a bar each, in two columns if the terminal is wide enough.
     fn results(&self, columns: usize) -> Vec<Line> {
-        let most = self.results.values().copied().max().unwrap_or(0).max(1);
-        let in_columns = if columns >= 72 { 2 } else { 1 };
-        let width = columns.saturating_sub(4) / in_columns;
-        let longest = width.saturating_sub(RESULT_COLUMNS);
+        let max_count = self.results.values().copied().max().unwrap_or(0).max(1);
+        let bar_columns = if columns >= 72 { 2 } else { 1 };
+        let width = columns.saturating_sub(4) / bar_columns;
+        let max_bar = width.saturating_sub(RESULT_COLUMNS);
         let entry = |(result, count): (&String, &u64)| {
-            let bar = (longest as u64 * count / most) as usize;
+            let bar = (max_bar as u64 * count / max_count) as usize;
             (
                 format!("{}{count:>7}  ", pad(result, 7)),
-                pad(&"▇".repeat(bar.max(1).min(longest)), longest + 2),
+                pad(&"▇".repeat(bar.max(1).min(max_bar)), max_bar + 2),
             )
         };
         let entries: Vec<_> = self.results.iter().map(entry).collect();
-        let rows = entries.len().div_ceil(in_columns);
+        let rows = entries.len().div_ceil(bar_columns);
         (0..rows)
             .map(|row| {
                 let mut line = Line::default().text("  ");
@@ -190,24 +190,24 @@ impl Picture<'_> {
             .collect()
     }
 
-    fn happenings(&self, most: usize) -> Vec<Line> {
-        let mut lines: Vec<Line> = self.happenings.last(most).map(of_happening).collect();
-        // What stands below does not move.
-        lines.resize_with(most, Line::default);
+    fn reports(&self, count: usize) -> Vec<Line> {
+        let mut lines: Vec<Line> = self.scenario.last(count).map(report_line).collect();
+        // Filled up, so that the sections below do not move.
+        lines.resize_with(count, Line::default);
         lines
     }
 
-    pub(super) fn places(&self) -> Vec<Line> {
-        let places = self.places;
+    pub(super) fn locations(&self) -> Vec<Line> {
+        let locations = self.locations;
         [
-            ("events", places.events.display().to_string()),
-            ("page", places.page.clone()),
-            ("metrics", places.metrics.clone()),
+            ("events", locations.events.display().to_string()),
+            ("page", locations.page.clone()),
+            ("metrics", locations.metrics.clone()),
         ]
-        .map(|(name, place)| {
+        .map(|(name, location)| {
             Line::default()
                 .styled(Style::Dim, format!("  {name:<9}"))
-                .text(place)
+                .text(location)
         })
         .to_vec()
     }
@@ -222,10 +222,10 @@ fn counter(name: &str, style: Style, state: &str, count: u64, what: &str) -> Lin
         .text(format!(" {what:<10}"))
 }
 
-pub(super) fn of_happening(happening: &Happening) -> Line {
-    let Happening { at, who, what } = happening;
+pub(super) fn report_line(report: &Report) -> Line {
+    let Report { at, actor, text } = report;
     Line::default()
         .styled(Style::Dim, format!("  {}  ", at.strftime("%H:%M:%S")))
-        .styled(who.style(), format!("{:<10}", who.name()))
-        .text(what.clone())
+        .styled(actor.style(), format!("{:<10}", actor.name()))
+        .text(text.clone())
 }

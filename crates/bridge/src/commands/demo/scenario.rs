@@ -1,0 +1,392 @@
+//! The demo's scripted faults, and reports of how the bridge reacts to each one.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use neurobridge_core::delivery::SinkState;
+use neurobridge_listener::{ConnectionOutcome, DisconnectReason, Label, SourceSnapshot};
+use neurobridge_simulator::Handle;
+use tokio::sync::watch;
+
+use crate::{
+    state::{SinkLedger, View},
+    terminal::Style,
+};
+
+/// The time before the first fault: long enough to see the demo without one.
+const FIRST_FAULT_AFTER: Duration = Duration::from_secs(6);
+const FAULT_INTERVAL: Duration = Duration::from_secs(14);
+/// How long the disk stops: long enough to be noticed, far below the drain timeout.
+const SLOW_FOR: Duration = Duration::from_secs(4);
+/// The number of reports that are kept for the screen.
+const MAX_REPORTS: usize = 40;
+
+/// A fault, or the reaction of the bridge to one.
+#[derive(Clone, Debug)]
+pub(super) struct Report {
+    pub(super) at: Timestamp,
+    pub(super) actor: Actor,
+    pub(super) text: String,
+}
+
+/// The part of the demo that a report is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Actor {
+    Platform,
+    Disk,
+    Bridge,
+}
+
+impl Actor {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Platform => "platform",
+            Self::Disk => "disk",
+            Self::Bridge => "bridge",
+        }
+    }
+
+    pub(super) const fn style(self) -> Style {
+        match self {
+            Self::Platform | Self::Disk => Style::Yellow,
+            Self::Bridge => Style::Green,
+        }
+    }
+}
+
+/// Injects faults and reports how the bridge reacts.
+pub(super) struct Scenario {
+    platform: Handle,
+    slow: watch::Sender<bool>,
+    next_fault: Instant,
+    faults: u64,
+    slowdown: Option<Slowdown>,
+    /// The feed's counters at the last call of `watch`; zero before the first one.
+    feed: FeedCounters,
+    reports: VecDeque<Report>,
+    /// The number of reports since the start, including those that are no longer kept.
+    total: usize,
+}
+
+/// Counters of the feed, from which events are derived. The state would not be enough: a connection can be lost and
+/// restored between two samples.
+#[derive(Default)]
+struct FeedCounters {
+    outcomes: Vec<(ConnectionOutcome, u64)>,
+    disconnections: Vec<(DisconnectReason, u64)>,
+    /// The duration of all gaps that have ended; an open gap counts once it ends.
+    gap_time: Duration,
+    is_connected: bool,
+}
+
+/// A period in which the disk is stopped, and the time until the sink has caught up.
+struct Slowdown {
+    until: Instant,
+    /// The largest number of pending events.
+    max_pending: u64,
+    /// The number of events stored since the start, at the time of `max_pending`.
+    stored: u64,
+}
+
+impl FeedCounters {
+    fn of(now: &SourceSnapshot) -> Self {
+        Self {
+            outcomes: now.outcomes.iter().collect(),
+            disconnections: now.disconnections.iter().collect(),
+            gap_time: now.gap_time.saturating_sub(now.open_gap.unwrap_or_default()),
+            is_connected: now.outcomes.get(ConnectionOutcome::Authorised) > 0 && now.open_gap.is_none(),
+        }
+    }
+
+    /// Describes the changes since an earlier sample in a possible order: a connected source loses its connection
+    /// first, a disconnected one connects first.
+    fn since(&self, before: &Self) -> Vec<String> {
+        let lost = increased(&before.disconnections, &self.disconnections)
+            // A refused token is reported by the outcome of the connection attempt.
+            .filter(|(reason, _)| {
+                !matches!(reason, DisconnectReason::Stopped | DisconnectReason::TokenRefused)
+            })
+            .map(|(reason, _)| format!("connection lost ({}); reconnecting", words(reason.as_str())));
+        let (authorised, failed): (Vec<_>, Vec<_>) = increased(&before.outcomes, &self.outcomes)
+            .partition(|(outcome, _)| *outcome == ConnectionOutcome::Authorised);
+        let failed = failed.into_iter().map(|(outcome, _)| {
+            let reason = words(outcome.as_str());
+            format!("connecting failed ({reason}); retrying with backoff")
+        });
+        let authorised = authorised.into_iter().map(|(_, count)| {
+            if count == 1 {
+                return "connected and authorised: events flow into the file".to_owned();
+            }
+            let gap = self.gap_time.saturating_sub(before.gap_time).as_secs_f64();
+            format!("authorised again after a gap of {gap:.1} s")
+        });
+        let attempts = failed.chain(authorised);
+        if before.is_connected {
+            lost.chain(attempts).collect()
+        } else {
+            attempts.chain(lost).collect()
+        }
+    }
+}
+
+impl Slowdown {
+    fn watch(&mut self, ledger: &SinkLedger) {
+        if ledger.pending >= self.max_pending {
+            (self.max_pending, self.stored) = (ledger.pending, ledger.stored);
+        }
+    }
+}
+
+impl Scenario {
+    pub(super) fn new(platform: Handle, slow: watch::Sender<bool>) -> Self {
+        Self {
+            platform,
+            slow,
+            next_fault: Instant::now() + FIRST_FAULT_AFTER,
+            faults: 0,
+            slowdown: None,
+            feed: FeedCounters::default(),
+            reports: VecDeque::new(),
+            total: 0,
+        }
+    }
+
+    /// Returns the last `max` reports, the newest last.
+    pub(super) fn last(&self, max: usize) -> impl Iterator<Item = &Report> {
+        self.reports.iter().skip(self.reports.len().saturating_sub(max))
+    }
+
+    /// Returns the reports after the first `count`, as far as they are kept, and the number of reports since the start.
+    pub(super) fn after(&self, count: usize) -> (impl Iterator<Item = &Report>, usize) {
+        (self.last(self.total - count), self.total)
+    }
+
+    /// Reports changes of the bridge's state, and injects the next fault when it is due.
+    pub(super) fn watch(&mut self, view: &View<'_>) {
+        if let Some(source) = view.sources.first() {
+            self.watch_feed(FeedCounters::of(&source.snapshot));
+        }
+        let mut is_ending = false;
+        if let Some(sink) = view.sinks.first() {
+            is_ending = sink.snapshot.state == SinkState::Draining;
+            self.watch_disk(&sink.ledger, is_ending);
+        }
+        if Instant::now() >= self.next_fault && !is_ending {
+            self.next_fault = Instant::now() + FAULT_INTERVAL;
+            self.inject_fault();
+        }
+    }
+
+    fn watch_feed(&mut self, now: FeedCounters) {
+        for text in now.since(&self.feed) {
+            self.report(Actor::Bridge, text);
+        }
+        self.feed = now;
+    }
+
+    fn watch_disk(&mut self, ledger: &SinkLedger, is_ending: bool) {
+        let Some(slowdown) = &mut self.slowdown else {
+            return;
+        };
+        let text = if *self.slow.borrow() {
+            slowdown.watch(ledger);
+            if Instant::now() < slowdown.until && !is_ending {
+                return;
+            }
+            self.slow.send_replace(false);
+            if slowdown.max_pending == 0 {
+                // No event arrived meanwhile: there is nothing to report.
+                self.slowdown = None;
+                return;
+            }
+            let pending = events(slowdown.max_pending);
+            format!("{pending} waited in the spool; the feed continued")
+        } else if ledger.counts.settled() >= slowdown.stored {
+            let written = events(slowdown.max_pending);
+            self.slowdown = None;
+            format!("has caught up: {written} written in order, none lost")
+        } else {
+            return;
+        };
+        self.report(Actor::Bridge, text);
+    }
+
+    fn inject_fault(&mut self) {
+        self.faults += 1;
+        match self.faults % 3 {
+            1 => {
+                self.report(Actor::Platform, "cuts the connection".to_owned());
+                self.platform.cut_all();
+            }
+            2 => {
+                let seconds = SLOW_FOR.as_secs();
+                self.report(
+                    Actor::Disk,
+                    format!("stops for {seconds} s: nothing is written to the file"),
+                );
+                self.slow.send_replace(true);
+                self.slowdown = Some(Slowdown {
+                    until: Instant::now() + SLOW_FOR,
+                    max_pending: 0,
+                    stored: 0,
+                });
+            }
+            _ => {
+                if let Ok(rule) = "refuse-token,times=1".parse() {
+                    self.platform.add_fault(rule);
+                }
+                self.report(
+                    Actor::Platform,
+                    "cuts the connection and refuses the token once".to_owned(),
+                );
+                self.platform.cut_all();
+            }
+        }
+    }
+
+    fn report(&mut self, actor: Actor, text: String) {
+        if self.reports.len() == MAX_REPORTS {
+            self.reports.pop_front();
+        }
+        self.reports.push_back(Report {
+            at: Timestamp::now(),
+            actor,
+            text,
+        });
+        self.total += 1;
+    }
+}
+
+fn words(label: &str) -> String {
+    label.replace('_', " ")
+}
+
+/// Returns the counters that have increased, with their present values.
+fn increased<L: Copy + PartialEq>(before: &[(L, u64)], now: &[(L, u64)]) -> impl Iterator<Item = (L, u64)> {
+    now.iter()
+        .copied()
+        .filter(|(label, count)| *count > 0 && !before.contains(&(*label, *count)))
+}
+
+fn events(count: u64) -> String {
+    format!("{count} event{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use neurobridge_core::ledger::SinkCounts;
+    use neurobridge_simulator::{Options, Simulator};
+
+    use super::*;
+
+    async fn scenario() -> Scenario {
+        let platform = Simulator::bind(Options::default()).await.unwrap();
+        Scenario::new(platform.handle(), watch::channel(false).0)
+    }
+
+    fn reports(scenario: &Scenario) -> Vec<&str> {
+        scenario
+            .last(MAX_REPORTS)
+            .map(|report| report.text.as_str())
+            .collect()
+    }
+
+    fn counters(
+        authorised: u64,
+        refused: u64,
+        lost: u64,
+        gap_seconds: u64,
+        is_connected: bool,
+    ) -> FeedCounters {
+        FeedCounters {
+            outcomes: vec![
+                (ConnectionOutcome::Authorised, authorised),
+                (ConnectionOutcome::TokenRefused, refused),
+            ],
+            disconnections: vec![
+                (DisconnectReason::Broken, lost),
+                (DisconnectReason::TokenRefused, refused),
+            ],
+            gap_time: Duration::from_secs(gap_seconds),
+            is_connected,
+        }
+    }
+
+    #[tokio::test]
+    async fn gap_is_reported_with_its_whole_duration_when_it_ends() {
+        let mut scenario = scenario().await;
+        scenario.watch_feed(counters(1, 0, 0, 0, true));
+        scenario.watch_feed(counters(1, 0, 1, 0, false));
+        scenario.watch_feed(counters(1, 1, 1, 0, false));
+        scenario.watch_feed(counters(2, 1, 1, 23, true));
+        scenario.watch_feed(counters(2, 1, 1, 23, true));
+        assert_eq!(
+            reports(&scenario),
+            [
+                "connected and authorised: events flow into the file",
+                "connection lost (broken); reconnecting",
+                "connecting failed (token refused); retrying with backoff",
+                "authorised again after a gap of 23.0 s",
+            ]
+        );
+    }
+
+    #[test]
+    fn changes_within_one_sample_are_reported_in_a_possible_order() {
+        let since_connected = counters(2, 1, 1, 1, true).since(&counters(1, 0, 0, 0, true));
+        let starts = since_connected.iter().map(|text| &text[..12]).collect::<Vec<_>>();
+        assert_eq!(starts, ["connection l", "connecting f", "authorised a"]);
+        let since_lost = counters(2, 1, 2, 1, false).since(&counters(1, 0, 1, 0, false));
+        let starts = since_lost.iter().map(|text| &text[..12]).collect::<Vec<_>>();
+        assert_eq!(starts, ["connecting f", "authorised a", "connection l"]);
+    }
+
+    fn ledger(stored: u64, delivered: u64) -> SinkLedger {
+        SinkLedger {
+            stored,
+            counts: SinkCounts {
+                delivered,
+                ..SinkCounts::default()
+            },
+            pending: stored - delivered,
+        }
+    }
+
+    fn stop_disk(scenario: &mut Scenario) {
+        scenario.slow.send_replace(true);
+        scenario.slowdown = Some(Slowdown {
+            until: Instant::now(),
+            max_pending: 0,
+            stored: 0,
+        });
+    }
+
+    #[tokio::test]
+    async fn stopped_disk_is_reported_until_all_pending_events_are_written() {
+        let mut scenario = scenario().await;
+        stop_disk(&mut scenario);
+        scenario.watch_disk(&ledger(300, 100), false);
+        scenario.watch_disk(&ledger(310, 299), false);
+        assert_eq!(reports(&scenario).len(), 1);
+        scenario.watch_disk(&ledger(320, 300), false);
+        assert_eq!(
+            reports(&scenario),
+            [
+                "200 events waited in the spool; the feed continued",
+                "has caught up: 200 events written in order, none lost",
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn stopped_disk_without_new_events_is_not_reported() {
+        let mut scenario = scenario().await;
+        stop_disk(&mut scenario);
+        scenario.watch_disk(&ledger(100, 100), false);
+        assert!(reports(&scenario).is_empty() && scenario.slowdown.is_none());
+        assert!(!*scenario.slow.borrow());
+    }
+}
