@@ -104,7 +104,7 @@ fn log_ends_with_the_ledger() {
     assert!(status.success(), "{log}");
     let lines: Vec<&str> = log.lines().collect();
     let line_of = |text: &str| lines.iter().position(|line| line.contains(text)).unwrap();
-    assert!(line_of("the bridge runs") < line_of("draining;"), "{log}");
+    assert!(line_of("bridge started") < line_of("draining;"), "{log}");
     assert!(line_of("draining;") < line_of("source main:"), "{log}");
     assert!(lines.last().unwrap().contains("sink events:"), "{log}");
 }

@@ -37,10 +37,10 @@ use crate::{
     tap::{Greeting, Tap},
 };
 
-/// How long parts may take to end after time has run out.
+/// The time limit for the end of all parts after the drain timeout.
 const ABORT_LIMIT: Duration = Duration::from_secs(3);
 
-/// A running bridge. Dropping it stops all its tasks at once.
+/// A running bridge. All tasks stop immediately on drop.
 pub(crate) struct Bridge {
     state: Arc<State>,
     drain_timeout: Duration,
@@ -50,20 +50,21 @@ pub(crate) struct Bridge {
     sinks: SinkTasks,
     http: JoinHandle<()>,
     stop_http: CancellationToken,
-    /// Without one `tail` can't look at this bridge, and all else works.
+    /// `None` if the socket could not be created: then `tail` cannot read from this bridge.
     tap: Option<JoinHandle<()>>,
     stop_tap: CancellationToken,
-    /// Locked until all of it has ended.
+    /// Dropped last, so that the folder stays locked until all parts have ended.
     _data_dir: DataDir,
 }
 
 impl Bridge {
-    /// Builds all parts and starts them: sinks first, so that their readers miss nothing.
+    /// Builds and starts all parts: the sinks first, so that their readers miss no event.
     ///
     /// # Errors
-    /// A file, a key or an address is not to be had. What was started is stopped again.
+    /// Returns an error if a file or key cannot be read, or the address is not available. Parts that have started are
+    /// stopped.
     pub(crate) async fn start(config: &Config) -> Result<Self, Failure> {
-        // First of all: that another bridge runs here says more than that its address is taken.
+        // Locked first: "another bridge runs" is a more helpful error than "address in use".
         let data_dir = DataDir::lock(&config.data_dir).await?;
         let spool = spool::open(config).await?;
         let listener = http::bind(config.http.listen)
@@ -79,7 +80,7 @@ impl Bridge {
         Self::start_on(listener, config, data_dir, spool).await
     }
 
-    /// As [`start`](Self::start), on an address, a folder and a spool that are open already.
+    /// As [`start`](Self::start), with a listener, a data folder and a spool that are open already.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -144,7 +145,7 @@ impl Bridge {
             Arc::clone(&state),
             stop_http.clone(),
         ));
-        info!(listen = %address, sources = config.sources.len(), sinks = config.sinks.len(), "the bridge runs");
+        info!(listen = %address, sources = config.sources.len(), sinks = config.sinks.len(), "bridge started");
         Ok(Self {
             state,
             drain_timeout: config.drain_timeout,
@@ -160,25 +161,25 @@ impl Bridge {
         })
     }
 
-    /// Where the page, the metrics and the rest are.
+    /// Returns the address of the HTTP server.
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What the bridge can say of itself.
+    /// Returns the state shown by `/status` and the metrics.
     pub(crate) fn state(&self) -> &Arc<State> {
         &self.state
     }
 
-    /// Runs until a signal, or until a part can't go on; then drains. The ledger goes to standard error.
+    /// Runs until a signal or the failure of a part, then drains. Logs the ledger.
     ///
     /// # Errors
-    /// Why a part could not go on; or that events in memory were not delivered in time.
+    /// Returns the failure of a part, or an error if events in memory were not delivered in time.
     pub(crate) async fn run(self, signals: &mut Signals) -> Result<(), Failure> {
         self.run_until(CancellationToken::new(), signals).await
     }
 
-    /// As [`run`](Self::run), and until `stop`.
+    /// As [`run`](Self::run), and stops also when `stop` is cancelled.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -209,7 +210,7 @@ impl Bridge {
             }
         }
         cause = cause.or(self.abort().await);
-        // Last of all: the cursors are saved here. A disk that hangs must not hang the end.
+        // Saves the final cursors, so it comes last. A hanging disk must not delay the exit without limit.
         let finished = timeout(ABORT_LIMIT, self.state.spool.finish()).await;
         let cause = match finished {
             Ok(Err(error)) => cause.or_else(|| Some(Failure::new(Exit::Disk, error))),
@@ -222,28 +223,27 @@ impl Bridge {
         self.finish(cause)
     }
 
-    /// Waits until a part ends that should not.
+    /// Waits until a part ends unexpectedly.
     async fn failed(&mut self) -> Failure {
         let spool = self.state.spool.clone();
         loop {
             tokio::select! {
                 failure = self.feed.failed() => return failure,
-                // Also where no event comes that would be refused.
+                // Noticed also while no event arrives whose append would fail.
                 error = spool.failed() => return Failure::new(Exit::Disk, error),
                 Some(ended) = self.sinks.join_next() => match joined(ended) {
                     (name, Err(error)) => return sink_failure(&name, error),
-                    (name, Ok(ended)) => info!(sink = name, ?ended, "the sink has ended"),
+                    (name, Ok(ended)) => info!(sink = name, ?ended, "sink stopped"),
                 },
                 ended = &mut self.http => {
                     joined(ended);
-                    return Failure::message(Exit::Unavailable, "the HTTP server has stopped");
+                    return Failure::message(Exit::Unavailable, "the HTTP server stopped unexpectedly");
                 }
             }
         }
     }
 
-    /// Stop the intake, drain, await acknowledgements, save cursors, close: each waits for the one before.
-    /// The failure of a sink that could not go on meanwhile.
+    /// Stops the sources and the intake, then lets the sinks deliver all stored events. Returns the failure of a sink.
     async fn drain(&mut self) -> Option<Failure> {
         self.feed.drain().await;
         self.state.spool.close();
@@ -255,7 +255,7 @@ impl Bridge {
         failure
     }
 
-    /// Ends what has not ended by itself. The failure of a sink that could not go on until then.
+    /// Ends all parts that are still running. Returns the failure of a sink.
     async fn abort(&mut self) -> Option<Failure> {
         self.state.spool.close();
         self.shutdown.drain.cancel();
@@ -268,7 +268,7 @@ impl Bridge {
         self.sinks.abort_all();
         self.stop_tap.cancel();
         if let Some(tap) = self.tap.take() {
-            // It has a limit of its own for tails that still read.
+            // The tap has its own time limit for tails that still read.
             joined(tap.await);
         }
         self.stop_http.cancel();
@@ -283,7 +283,7 @@ impl Bridge {
         let lost = Self::lost(&view);
         match (cause, lost) {
             (Some(failure), Some(lost)) => {
-                // The exit code is that of the cause, and what it has cost is said all the same.
+                // The exit code is that of the cause; the loss is logged too.
                 error!("{lost}");
                 Err(failure)
             }
@@ -293,7 +293,7 @@ impl Bridge {
         }
     }
 
-    /// What is lost with the end, in a sentence.
+    /// Returns a description of the events that are lost at the stop, if any.
     fn lost(view: &View<'_>) -> Option<String> {
         let in_flight: u64 = view.sources.iter().map(|source| source.ledger.in_flight).sum();
         let pending = view
@@ -302,38 +302,38 @@ impl Bridge {
             .map(|sink| sink.ledger.pending)
             .max()
             .unwrap_or(0);
-        let is_kept = view.spool.kind == "disk";
-        if is_kept && pending > 0 {
+        let is_durable = view.spool.kind == "disk";
+        if is_durable && pending > 0 {
             info!("{pending} pending events stored in the spool; they are delivered after the next start");
         }
-        if in_flight == 0 && (is_kept || pending == 0) {
+        if in_flight == 0 && (is_durable || pending == 0) {
             return None;
         }
-        if is_kept {
+        if is_durable {
             return Some(format!(
-                "{in_flight} events were on the way to the spool when time ran out: they are lost"
+                "{in_flight} events were not stored in the spool within drain_timeout and are lost"
             ));
         }
         Some(format!(
-            "{} events were in memory and not delivered within drain_timeout ({pending} pending at a sink, {in_flight} \
-             on the way to the spool): they are lost. A longer drain_timeout, or a sink that is up, avoids it",
+            "{} events in memory were not delivered within drain_timeout and are lost ({pending} pending at a sink, \
+             {in_flight} not yet in the spool); increase drain_timeout, or use a spool on disk",
             in_flight + pending
         ))
     }
 }
 
-/// The failure of a sink that has ended, if it could not go on.
+/// Returns the failure of a sink that ended with an error.
 fn failure_of((name, ended): (String, Result<delivery::Ended, ReadError>)) -> Option<Failure> {
     let error = ended.err()?;
-    error!(sink = name, "the sink has stopped: {error}");
+    error!(sink = name, "sink failed: {error}");
     Some(sink_failure(&name, error))
 }
 
 fn sink_failure(name: &str, error: ReadError) -> Failure {
-    Failure::new(Exit::Disk, anyhow!(error).context(format!("sink {name} stops")))
+    Failure::new(Exit::Disk, anyhow!(error).context(format!("sink {name} failed")))
 }
 
-/// What a sink is started with.
+/// The parameters for the start of a sink.
 struct SinkParts<'a> {
     name: &'a str,
     entry: &'a SinkEntry,
@@ -388,7 +388,7 @@ impl SinkParts<'_> {
     }
 }
 
-/// Opens the socket for `tail`. A folder in which there can be none is no reason not to run.
+/// Opens the socket for `tail`. The bridge runs without it if the folder does not support sockets.
 async fn start_tap(config: &Config, spool: &Spool, stop: CancellationToken) -> Option<JoinHandle<()>> {
     match Tap::bind(&config.data_dir).await {
         Ok(tap) => {
@@ -402,7 +402,7 @@ async fn start_tap(config: &Config, spool: &Spool, stop: CancellationToken) -> O
     }
 }
 
-/// Opens a file of dead letters.
+/// Opens a dead letter file.
 pub(crate) async fn open_dead_letters(config: &Config, path: &Path) -> Result<Arc<dyn DeadLetters>, Failure> {
     let place = DeadLettersConfig {
         path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! The folder of all that a bridge keeps: locked, so that one bridge runs on it.
+//! The data folder of a bridge, locked so that only one bridge uses it.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -19,29 +19,29 @@ use crate::{
     feed::joined,
 };
 
-/// Events hold personal data.
+/// Only the owner has access, because events contain personal data.
 const FOLDER_MODE: u32 = 0o700;
-/// Bits of a mode by which others than owner and group may enter, or make and remove files.
+/// The mode bits that allow others than owner and group to enter, or to create and remove files.
 const OTHERS_ENTER: u32 = 0o001;
 const OTHERS_WRITE: u32 = 0o002;
 
-/// A data folder that this process alone may use. Dropped, it is free.
+/// A data folder locked by this process until it is dropped.
 ///
-/// The lock is that of the folder itself: a file with a lock can be deleted, and the next bridge would lock another one of the same
+/// The lock is on the folder itself: a lock file can be deleted, and the next bridge would lock a new file of the same
 /// name.
 #[derive(Debug)]
 pub(crate) struct DataDir {
-    /// Nothing where the file system has no such lock.
+    /// `None` if the file system does not support locks on folders.
     _lock: Option<Flock<File>>,
 }
 
-/// Why a data folder can't be used.
+/// The reason why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DataDirError {
-    /// A bridge, or a replay in its place, uses it.
+    /// A bridge, or a replay that replaces it, uses the folder.
     #[error("another bridge runs on this data_dir, {}", path.display())]
     Locked { path: PathBuf },
-    /// The system refused to create or to open it.
+    /// The folder cannot be created or opened.
     #[error("cannot {action} the data_dir {}", path.display())]
     Io {
         action: &'static str,
@@ -51,13 +51,13 @@ pub(crate) enum DataDirError {
 }
 
 impl DataDir {
-    /// Creates the folder unless it exists, for its owner only, and locks it.
+    /// Creates the folder with access for its owner only, unless it exists, and locks it.
     ///
     /// # Errors
-    /// See [`DataDirError`]; the exit code tells whether to come back later.
+    /// See [`DataDirError`]. The exit code tells whether a later attempt may succeed.
     pub(crate) async fn lock(path: &Path) -> Result<Self, Failure> {
         let path = path.to_owned();
-        // A folder may be on a file system that hangs.
+        // The file system may hang.
         joined(spawn_blocking(move || Self::lock_now(&path)).await).map_err(|error| {
             let exit = match error {
                 DataDirError::Locked { .. } => Exit::TryLater,
@@ -86,7 +86,7 @@ impl DataDir {
             Err((_, Errno::EWOULDBLOCK)) => Err(DataDirError::Locked {
                 path: path.to_owned(),
             }),
-            // NFS, for one, locks files only. A spool on disk has a lock of its own, in a file.
+            // NFS, for example, locks files only. A spool on disk has a lock file of its own.
             Err((_, error)) => {
                 warn!(
                     data_dir = %path.display(),
@@ -99,24 +99,25 @@ impl DataDir {
     }
 }
 
-/// Returns what others than its owner and group may do in a folder, in a sentence, unless that is nothing or it does not exist.
+/// Returns a warning if other users than owner and group have access to a folder; `None` if they have not, or if the
+/// folder does not exist.
 pub(crate) fn open_to_others(path: &Path) -> Option<String> {
     let mode = |path: &Path| Some(fs::metadata(path).ok()?.permissions().mode());
     let folder = path.canonicalize().ok()?;
     let found = mode(&folder)?;
-    // A folder that others can't come to is theirs in no way, whatever its own mode says.
+    // If a parent folder denies access to others, the folder's own mode does not matter.
     let is_reachable = folder
         .ancestors()
         .skip(1)
         .all(|above| mode(above).is_some_and(|mode| mode & OTHERS_ENTER != 0));
-    let what = match (found & OTHERS_ENTER != 0, found & OTHERS_WRITE != 0) {
+    let actions = match (found & OTHERS_ENTER != 0, found & OTHERS_WRITE != 0) {
         _ if !is_reachable => return None,
         (true, true) => "enter it, and replace its files",
         (true, false) => "enter it",
         _ => return None,
     };
     Some(format!(
-        "{} has the mode {:04o}: every user of this machine may {what}; chmod 0700 denies access to others",
+        "{} has the mode {:04o}: every user of this machine may {actions}; chmod 0700 denies access to others",
         path.display(),
         found & 0o7777
     ))
@@ -134,7 +135,7 @@ mod tests {
         let folder = root.path().join("a/data");
         let first = DataDir::lock_now(&folder).unwrap();
         assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
-        // Whatever is deleted inside of it.
+        // The lock survives the removal of files in the folder.
         fs::write(folder.join("x"), "").unwrap();
         fs::remove_file(folder.join("x")).unwrap();
         let error = DataDir::lock_now(&folder).unwrap_err();
@@ -159,7 +160,7 @@ mod tests {
     fn folder_that_others_may_enter_is_reported() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("data");
-        assert_eq!(open_to_others(&folder), None, "there is none yet");
+        assert_eq!(open_to_others(&folder), None, "the folder does not exist yet");
         fs::create_dir(&folder).unwrap();
         let report = |above, mode| {
             fs::set_permissions(root.path(), Permissions::from_mode(above)).unwrap();
@@ -172,6 +173,6 @@ mod tests {
         let enter = report(0o755, 0o755).unwrap();
         assert!(enter.contains("0755") && !enter.contains("replace"), "{enter}");
         assert!(report(0o755, 0o777).unwrap().contains("replace"));
-        assert_eq!(report(0o700, 0o777), None, "nobody else comes to it");
+        assert_eq!(report(0o700, 0o777), None, "the parent denies access");
     }
 }

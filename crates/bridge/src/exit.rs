@@ -1,4 +1,4 @@
-//! How the program ends: exit codes, and errors that carry one.
+//! Exit codes, and errors with an exit code.
 
 use std::{fmt, process::ExitCode};
 
@@ -6,39 +6,39 @@ use neurobridge_spool::OpenError;
 
 use crate::data_dir::DataDirError;
 
-/// An exit code. The numbers are those of `sysexits.h`, which supervisors and shells know, and are part of the
-/// contract: a supervisor restarts after 69 and 75, and should not after 64 and 78.
+/// An exit code. The numbers are those of `sysexits.h` and a stable interface: a supervisor should restart the program
+/// after 69 and 75, and should not after 64 and 78.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Fine.
+    /// Success.
     Ok = 0,
-    /// `healthcheck` alone: the bridge is not well, or there is none.
+    /// Only `healthcheck`: the bridge is unhealthy or does not run.
     Unhealthy = 1,
-    /// The command line can't be understood.
+    /// The command line is invalid.
     Usage = 64,
-    /// A needed service is not there.
+    /// A required service is unavailable.
     Unavailable = 69,
-    /// A disk says no.
+    /// A disk error.
     Disk = 74,
-    /// Come back later: another process has the data folder or the spool, the system lacks a resource, or time ran out before all events in memory were
-    /// delivered.
+    /// A temporary condition: another process has locked the data folder or the spool, the system lacks a resource, or
+    /// events in memory were not delivered in time.
     TryLater = 75,
-    /// The platform refuses the token.
+    /// The platform refused the token.
     TokenRefused = 77,
     /// The configuration has errors.
     Config = 78,
 }
 
 impl Exit {
-    /// The number.
+    /// Returns the number.
     pub const fn code(self) -> u8 {
         self as u8
     }
 }
 
 impl Exit {
-    /// What to do after an end of this kind, in a sentence; for those of which the error itself does not say it.
+    /// Returns advice on what to do after an exit with this code.
     pub const fn next_step(self) -> Option<&'static str> {
         match self {
             Self::Ok => None,
@@ -53,10 +53,10 @@ impl Exit {
                 "free space, or fix the disk or the permissions, and start again: stored events are kept",
             ),
             Self::TryLater => Some("start again later, as a supervisor does after this exit code"),
-            Self::TokenRefused => Some(
-                "put a token that the platform takes where the configuration says; `neurobridge check --connect` tries it",
-            ),
-            Self::Config => Some("`neurobridge check` names all errors in the configuration at once"),
+            Self::TokenRefused => {
+                Some("replace the token with a valid one; `neurobridge check --connect` tests it")
+            }
+            Self::Config => Some("run `neurobridge check` to list all configuration errors"),
         }
     }
 }
@@ -67,17 +67,17 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// An error that ends the program, and the exit code that it ends with.
+/// An error that ends the program, with its exit code.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
     pub exit: Exit,
-    /// What went wrong, with its causes.
+    /// The error with its causes.
     pub error: anyhow::Error,
 }
 
 impl Failure {
-    /// One of this error.
+    /// Creates a failure from an error.
     pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
         Self {
             exit,
@@ -85,9 +85,9 @@ impl Failure {
         }
     }
 
-    /// What to do now, in a sentence.
+    /// Returns advice on what to do next.
     pub fn next_step(&self) -> Option<&'static str> {
-        // Said only where nothing stands around the error: a replay says itself what to stop.
+        // Only without context: a replay adds its own advice as context.
         let is_locked = self.error.chain().next().is_some_and(|error| {
             matches!(error.downcast_ref(), Some(OpenError::Locked { .. }))
                 || matches!(error.downcast_ref(), Some(DataDirError::Locked { .. }))
@@ -99,7 +99,7 @@ impl Failure {
         }
     }
 
-    /// One with a sentence instead of an error.
+    /// Creates a failure from a message.
     pub fn message(exit: Exit, message: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> Self {
         Self {
             exit,
@@ -108,19 +108,19 @@ impl Failure {
     }
 }
 
-/// The error and its causes, on one line.
+/// Formats the error and its causes on one line.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#}", self.error)
     }
 }
 
-/// Gives errors an exit code.
+/// Adds an exit code to errors.
 pub trait OrExit<T> {
-    /// Turns an error into a [`Failure`] with this exit code.
+    /// Converts an error to a [`Failure`] with this exit code.
     ///
     /// # Errors
-    /// The one that was there.
+    /// Returns the original error.
     fn or_exit(self, exit: Exit) -> Result<T, Failure>;
 }
 
@@ -130,7 +130,7 @@ impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
     }
 }
 
-/// An error with its causes, in one line.
+/// Formats an error with its causes on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_finds_the_spool_taken_learns_what_to_stop_or_to_set() {
+    fn locked_spool_has_its_own_advice_unless_there_is_context() {
         let locked = || OpenError::Locked {
             folder: "data/spool".into(),
         };

@@ -1,4 +1,4 @@
-//! The first half of the bridge: sources and intake, as far as the spool.
+//! The first half of the bridge: the sources and the intake, up to the spool.
 
 use std::{io, sync::Arc};
 
@@ -24,25 +24,25 @@ use crate::{
     spool,
 };
 
-/// Running sources and the intake behind them. Dropping it stops them at once.
+/// The running sources and the intake. They stop immediately on drop.
 pub(crate) struct Feed {
     stop: CancellationToken,
     sources: JoinSet<(String, Result<(), SourceError>)>,
-    /// One task; in a set, so that its end can be asked for more than once.
+    /// A single task, in a set because a set can be polled again after the task has ended.
     intake: JoinSet<Result<(), AppendError>>,
 }
 
-/// What is known of a source while it runs.
+/// The observable state of a running source.
 pub(crate) struct SourceHandle {
     pub(crate) intake: IntakeSource,
     pub(crate) stats: Arc<SourceStats>,
 }
 
 impl Feed {
-    /// Starts all sources of the configuration into a spool.
+    /// Starts all configured sources, which store their events in a spool.
     ///
     /// # Errors
-    /// A file or a key is not to be had. What was started is stopped again.
+    /// Returns an error if a file or key cannot be read. Sources that have started are stopped.
     pub(crate) async fn start(
         config: &Config,
         spool: Spool,
@@ -62,7 +62,7 @@ impl Feed {
         let mut handles = Vec::new();
         for (name, source) in &config.sources {
             let ledger = Arc::new(SourceLedger::default());
-            let source = made(name, source.clone(), Arc::clone(&ledger))
+            let source = build_source(name, source.clone(), Arc::clone(&ledger))
                 .await
                 .with_context(|| format!("sources.{name}"))
                 .or_exit(Exit::Config)?;
@@ -85,11 +85,11 @@ impl Feed {
             sources.spawn(async move { (name, source.run(encoder, batches, stop).await) });
         }
         let options = intake::Options {
-            remembered_events: config.deduplicate.max_events,
+            window_events: config.deduplicate.max_events,
             dead_letters,
-            appends_at_once: match &config.spool {
+            concurrent_appends: match &config.spool {
                 SpoolConfig::Memory(_) => 1,
-                _ => intake::AT_ONCE_ON_DISK,
+                _ => intake::CONCURRENT_APPENDS_ON_DISK,
             },
         };
         let intake_sources = handles
@@ -108,7 +108,7 @@ impl Feed {
         ))
     }
 
-    /// Waits until a source ends for a reason of its own, or the intake ends at all. Safe to cancel.
+    /// Waits until a source fails or the intake ends. Cancel-safe.
     pub(crate) async fn failed(&mut self) -> Failure {
         loop {
             tokio::select! {
@@ -116,31 +116,31 @@ impl Feed {
                     (name, Err(error)) => {
                         let refused = matches!(error, SourceError::TokenRefused { .. });
                         let exit = if refused { Exit::TokenRefused } else { Exit::Unavailable };
-                        return Failure::new(exit, anyhow!(error).context(format!("source {name} stops")));
+                        return Failure::new(exit, anyhow!(error).context(format!("source {name} failed")));
                     }
-                    (name, Ok(())) => info!(source = name, "the source has ended"),
+                    (name, Ok(())) => info!(source = name, "source stopped"),
                 },
-                // Without an error it has ended because the last source has; why, that source says next.
+                // Without an error the intake has ended because the last source has: that source's result has the reason.
                 Some(ended) = self.intake.join_next() => if let Err(error) = joined(ended) {
                     let exit = spool::exit_of(&error);
-                    return Failure::new(exit, anyhow!(error).context("the intake has ended"));
+                    return Failure::new(exit, anyhow!(error).context("intake failed"));
                 },
-                else => return Failure::message(Exit::Unavailable, "no source is left"),
+                else => return Failure::message(Exit::Unavailable, "all sources have stopped"),
             }
         }
     }
 
-    /// Stops the sources, and stores what they have read. Safe to cancel.
+    /// Stops the sources, and stores the events that they have received. Cancel-safe.
     pub(crate) async fn drain(&mut self) {
         self.stop.cancel();
         while let Some(ended) = self.sources.join_next().await {
-            // Told to stop, it has no reason of its own to tell any more.
+            // The result of a source that was stopped is of no interest; only a panic is propagated.
             let (_, _) = joined(ended);
         }
-        // It ends by itself: with the listeners the last sender of its channel is gone.
+        // The intake ends by itself, since the last sender of its channel was dropped with the listeners.
         while let Some(ended) = self.intake.join_next().await {
             if let Err(error) = joined(ended) {
-                error!("the intake has stopped: {error}");
+                error!("intake failed: {error}");
             }
         }
     }
@@ -153,11 +153,11 @@ impl Drop for Feed {
     }
 }
 
-/// Makes a source, without blocking while its files are read.
+/// Builds a source, and reads its files without blocking the runtime.
 ///
 /// # Errors
 /// As [`Source::new`].
-pub(crate) async fn made(
+pub(crate) async fn build_source(
     name: &str,
     config: SourceConfig,
     ledger: Arc<SourceLedger>,
@@ -166,7 +166,7 @@ pub(crate) async fn made(
     joined(spawn_blocking(move || Source::new(name, config, ledger)).await)
 }
 
-/// As [`redaction`], without blocking: the disk of the key file may hang.
+/// As [`redaction`], without blocking the runtime: the disk of the key file may hang.
 ///
 /// # Errors
 /// As [`redaction`].
@@ -179,17 +179,17 @@ pub(crate) async fn read_redaction(
     joined(spawn_blocking(move || redaction(&redact, pseudonymise.as_ref(), &place)).await)
 }
 
-/// What a part of the configuration takes out of events. Blocks while it reads the key file.
+/// Returns the redaction of a section of the configuration. Blocks while it reads the key file.
 ///
 /// # Errors
-/// The key file can't be used.
+/// Returns an error if the key file cannot be read or is invalid.
 pub(crate) fn redaction(
     redact: &[Pattern],
     pseudonymise: Option<&Pseudonymise>,
     place: &str,
 ) -> Result<Redaction, Failure> {
     Redaction::new(redact, pseudonymise).map_err(|error| {
-        // A disk that hangs may recover, and a restart may help; a wrong file stays wrong.
+        // A hanging disk may recover, so a restart may help; an invalid file stays invalid.
         let exit = match &error {
             KeyFileError::Unreadable { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
                 Exit::Unavailable
@@ -203,7 +203,7 @@ pub(crate) fn redaction(
     })
 }
 
-/// The result of a task; a panic in it goes on here.
+/// Returns the result of a task, and propagates a panic.
 pub(crate) fn joined<T>(result: Result<T, JoinError>) -> T {
     match result {
         Ok(value) => value,
@@ -214,7 +214,7 @@ pub(crate) fn joined<T>(result: Result<T, JoinError>) -> T {
     }
 }
 
-/// Dead letters of a program that keeps none: to the log, without their content.
+/// Logs the number of dead letters, without their content, for commands that store none.
 #[derive(Debug)]
 pub(crate) struct LoggedDeadLetters;
 
@@ -236,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     #[should_panic = "a source is broken"]
-    async fn a_panic_of_a_source_goes_on_while_draining() {
+    async fn panic_of_a_source_is_propagated_by_drain() {
         let mut sources = JoinSet::new();
         sources.spawn(async { panic!("a source is broken") });
         let mut feed = Feed {

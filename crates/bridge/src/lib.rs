@@ -26,31 +26,31 @@ use clap::Parser;
 pub use self::sinks::{AnyReader, AnySink, RegisteredSink};
 use crate::{cli::Cli, exit::Exit};
 
-/// As [`main`], with further sink types beside those of this build: a program with a sink of its own is this call.
+/// As [`main`], with additional sink types: the `main` function of a program with a custom sink.
 pub fn main_with(sink_types: &'static [RegisteredSink]) -> ExitCode {
-    // Only a second call in one process finds them added.
+    // Fails only for a second call in the same process.
     sinks::add(sink_types);
     main()
 }
 
-/// The program: reads the command line, does what it says, and says with which exit code to end.
+/// Runs the program: parses the command line, executes the command, and returns the exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Nobody is left to tell when even this can't be written.
+            // An error of this write cannot be reported anywhere.
             let _ = error.print();
-            // clap's own code is 2, which says the same to nobody but shells.
+            // clap's own code for an error is 2, a convention of shells only.
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
         }
     };
-    // Two providers are compiled in by what we depend on, and without a choice the first connection would panic.
-    // It fails only where one was chosen before.
+    // The dependencies compile two providers in, and without a default the first connection would panic. An error means
+    // that a default was set before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let exit = match commands::execute(cli) {
         Ok(exit) => exit,
         Err(failure) => {
-            logging::write_last(format!("{}\n", told(&failure)));
+            logging::write_last(format!("{}\n", render(&failure)));
             failure.exit
         }
     };
@@ -58,20 +58,20 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
-/// A failure as it stands on standard error.
-fn told(failure: &exit::Failure) -> String {
+/// Renders a failure for standard error.
+fn render(failure: &exit::Failure) -> String {
     match failure.error.downcast_ref::<config::Report>() {
         Some(report) => {
             let stderr = io::stderr();
             let mut text = report.render(terminal::colours(&stderr), terminal::width_of(&stderr));
-            // What a command says beside it, of what it wanted the configuration for.
-            if let Some(around) = failure
+            // The context that a command has added.
+            if let Some(context) = failure
                 .error
                 .chain()
                 .next()
                 .filter(|error| !error.is::<config::Report>())
             {
-                text.push_str(&format!("\n\nnext: {around}"));
+                text.push_str(&format!("\n\nnext: {context}"));
             }
             text
         }

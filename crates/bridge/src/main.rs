@@ -6,15 +6,16 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Read by the allocator when it starts; the environment's `MALLOC_CONF` goes above it. A bridge allocates and frees in
-/// large pieces: kept for the usual ten seconds and by several arenas, what is free would be as much as what is used. Given
-/// back within a tenth of a second, the same pages are asked for again at once: a second saves a tenth of the processor time
-/// into NATS, and costs 2 MiB into Kafka. A few pieces of up to 512 KiB, batches and read buffers, are kept by each thread:
-/// that saves a twentieth of the processor time, and memory too.
+/// The options of the allocator, which the environment variable `MALLOC_CONF` overrides.
+///
+/// A bridge allocates and frees large blocks. With the default decay of ten seconds and several arenas, free memory would
+/// be as much as used memory. With a decay of a tenth of a second, returned pages are requested again at once: a decay of
+/// one second saves a tenth of the processor time with NATS, and costs 2 MiB with Kafka. Each thread caches a few blocks of
+/// up to 512 KiB (batches and read buffers), which saves a twentieth of the processor time, and memory too.
 #[cfg(feature = "jemalloc")]
 #[allow(
     unsafe_code,
-    reason = "the name is the allocator's own, and nothing else may have it"
+    reason = "the allocator reads the symbol of this name, and no other item may have it"
 )]
 #[unsafe(export_name = "malloc_conf")]
 static MALLOC_CONF: &[u8; 87] =

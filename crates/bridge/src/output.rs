@@ -1,8 +1,9 @@
-//! Standard error and standard output without waiting: a bounded queue, and a thread that writes it.
+//! Non-blocking standard error and standard output: a bounded queue, and a thread that writes its texts.
 //!
-//! A terminal can be held (Ctrl-S), and whoever reads a pipe can stop reading. Then a write waits without limit, and with it
-//! whoever wrote: a task, a lock, the stop. Only the thread of an [`Output`] waits here. `tracing-appender` does the same for log
-//! lines, but its bound counts lines and not bytes, and it neither counts nor reports a line that could not be written.
+//! A terminal can be stopped (Ctrl-S), and the reader of a pipe can stop reading. Then a write blocks without limit, and with
+//! it the writer: a task, the holder of a lock, the shutdown. Here only the thread of an [`Output`] blocks.
+//! `tracing-appender` does the same for log lines, but its limit counts lines and not bytes, and it neither counts nor
+//! reports lines that could not be written.
 
 use std::{
     collections::VecDeque,
@@ -12,17 +13,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes that wait at most: several thousand log lines, or some hundred screens.
+/// The capacity of the queue: several thousand log lines, or some hundred screens.
 const QUEUE_BYTES: usize = 2 << 20;
-/// What a queued text costs beside its bytes.
+/// The overhead of a queued text in addition to its bytes.
 const TEXT_OVERHEAD_BYTES: usize = 64;
-/// A flush gives up after so long without progress, and after so long in all: an exit must not depend on a reader.
+/// The time limits of a flush, without progress and in total: the exit must not depend on a reader.
 const STALL_LIMIT: Duration = Duration::from_secs(1);
 const FLUSH_LIMIT: Duration = Duration::from_secs(4);
-/// Somebody who shares the stream made it non-blocking: tried again after so long, by a thread that does nothing else.
+/// The retry interval if another process has made the shared stream non-blocking. Only the thread of the output waits.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A stream that is written to by a thread of its own. Clones are handles to the same queue.
+/// A stream with a queue and a writing thread. Clones are handles to the same queue.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     shared: Arc<Shared>,
@@ -31,7 +32,7 @@ pub(crate) struct Output {
 #[derive(Debug, Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// The queue has changed.
+    /// Notified when the queue has changed.
     changed: Condvar,
 }
 
@@ -39,15 +40,15 @@ struct Shared {
 struct Queue {
     texts: VecDeque<Box<[u8]>>,
     bytes: usize,
-    /// A text was taken out of the queue and is not completely written yet.
+    /// Whether the thread is writing a text that it has removed from the queue.
     is_writing: bool,
-    /// Texts that the thread is done with, written or not.
+    /// The number of texts that the thread has written or dropped.
     done: u64,
-    /// Texts that were not written, because the queue was full or the stream refused them.
+    /// The number of texts that were not written, because the queue was full or the write failed.
     dropped: u64,
-    /// Dropped texts that were reported.
+    /// The number of dropped texts that were reported.
     reported: u64,
-    /// Why the stream refused the last text; nothing after one that it took.
+    /// The error of the last write; `None` if it succeeded.
     error: Option<io::Error>,
 }
 
@@ -58,11 +59,11 @@ impl Queue {
 }
 
 impl Output {
-    /// Starts the thread. `report` is called by it after texts were dropped, once the stream takes texts again and the queue is
-    /// empty, with their number; it may [`push`](Self::push).
+    /// Starts the thread. After texts were dropped, the thread calls `report` with their number once a write succeeds and
+    /// the queue is empty; `report` may [`push`](Self::push).
     ///
     /// # Errors
-    /// The system has no thread left.
+    /// Returns an error if the system cannot start a thread.
     pub(crate) fn start(
         name: &str,
         target: impl Write + Send + 'static,
@@ -70,14 +71,14 @@ impl Output {
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let writer = Arc::clone(&shared);
-        // Never joined: it may be in a write that does not return. The end of the process ends it.
+        // Never joined, since a write may not return. The thread ends with the process.
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || writer.write_all(target, report))?;
         Ok(Self { shared })
     }
 
-    /// Queues a text, without waiting. Returns false, and counts the text, if the queue is full.
+    /// Queues a text without blocking. If the queue is full, counts the text as dropped and returns false.
     pub(crate) fn push(&self, text: impl Into<Box<[u8]>>) -> bool {
         let text = text.into();
         let cost = text.len() + TEXT_OVERHEAD_BYTES;
@@ -92,8 +93,8 @@ impl Output {
         true
     }
 
-    /// Waits until all queued texts are written. Returns false if the reader is stuck: after a second without progress, or after
-    /// some seconds in all.
+    /// Waits until all queued texts are written. Returns false if the reader is stuck: after a second without progress, or
+    /// a few seconds in total.
     pub(crate) fn flush(&self) -> bool {
         let end = Instant::now() + FLUSH_LIMIT;
         let mut queue = self.shared.lock();
@@ -112,7 +113,7 @@ impl Output {
         true
     }
 
-    /// Returns whether everything is written.
+    /// Returns whether all texts are written.
     pub(crate) fn is_idle(&self) -> bool {
         self.shared.lock().is_idle()
     }
@@ -122,13 +123,13 @@ impl Output {
         self.shared.lock().dropped
     }
 
-    /// Takes the reason for which the stream refused the last text.
+    /// Takes the error of the last write.
     pub(crate) fn take_error(&self) -> Option<io::Error> {
         self.shared.lock().error.take()
     }
 }
 
-/// Queues; what does not fit is counted, so no writer ever fails.
+/// Queues the text. A text that does not fit is counted, and the write still succeeds.
 impl Write for Output {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         self.push(text);
@@ -142,12 +143,12 @@ impl Write for Output {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        // Nothing within the lock can panic half-way through an update.
+        // No code under this lock can panic in the middle of an update.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread: writes one text after the other, each by a write of its own, so that other writers of the same stream tear no
-    /// line. Ends never; the end of the process ends it.
+    /// Runs the thread: writes each text with a separate write, so that other writers of the same stream do not split its
+    /// lines. Never returns.
     fn write_all(&self, mut target: impl Write, report: impl Fn(u64)) {
         loop {
             let text = self.next();
@@ -162,7 +163,7 @@ impl Shared {
                 }
             }
             let unreported = queue.dropped - queue.reported;
-            // After a text that was refused, the report would be refused too, and would have to be reported.
+            // After a failed write, the write of the report would fail too, and would have to be reported.
             if unreported > 0 && queue.error.is_none() && queue.texts.is_empty() {
                 queue.reported = queue.dropped;
                 drop(queue);
@@ -209,7 +210,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream that takes a text whenever it is allowed to, or refuses it.
+    /// A stream whose writes block until the test allows or fails them.
     struct Gate {
         allowed: mpsc::Receiver<io::Result<()>>,
         written: mpsc::Sender<String>,
@@ -217,7 +218,7 @@ mod tests {
 
     impl Write for Gate {
         fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-            // Without a test there is nobody to refuse it.
+            // After the end of the test all writes succeed.
             self.allowed.recv().unwrap_or(Ok(()))?;
             let _ = self.written.send(String::from_utf8_lossy(text).into_owned());
             Ok(text.len())
@@ -260,14 +261,14 @@ mod tests {
         let held = held();
         let text = vec![b'x'; 64 * 1024];
         let mut queued = 0_u64;
-        // One is in the write that waits, and does not count for the queue any more.
+        // One text is in the blocked write and no longer counts for the queue.
         while held.output.dropped() == 0 {
             queued += u64::from(held.output.push(text.clone()));
         }
         assert!(queued >= 31, "{queued}");
         assert!(!held.output.push(text.clone()));
         let dropped = held.output.dropped();
-        assert!(!held.output.flush(), "a reader that is stuck is not waited for");
+        assert!(!held.output.flush(), "flush must not wait for a stuck reader");
         for _ in 0..queued {
             held.allow.send(Ok(())).unwrap();
         }
@@ -285,7 +286,7 @@ mod tests {
         assert_eq!(held.output.dropped(), 1);
         assert!(
             held.reports.try_recv().is_err(),
-            "reported to a stream that refuses"
+            "a report was written to a failing stream"
         );
         assert_eq!(held.output.take_error().unwrap().kind(), ErrorKind::BrokenPipe);
         held.allow.send(Err(ErrorKind::WouldBlock.into())).unwrap();

@@ -1,4 +1,4 @@
-//! The message that a sink would send, as text for people: for `check --event` and `tail --sink`.
+//! Renders the message that a sink would send as readable text, for `check --event` and `tail --sink`.
 
 use neurobridge_core::{
     envelope::{self, Kind},
@@ -13,7 +13,7 @@ use crate::{
     feed::redaction,
 };
 
-/// Makes the messages of one sink.
+/// Renders the messages of one sink.
 pub(crate) struct Preview<'a> {
     sink: &'a SinkEntry,
     redaction: Redaction,
@@ -21,10 +21,10 @@ pub(crate) struct Preview<'a> {
 }
 
 impl<'a> Preview<'a> {
-    /// That of the sink of this name, for events of this spool.
+    /// Creates the preview of a sink, for events of a spool.
     ///
     /// # Errors
-    /// There is no such sink, or a key of its is not to be had.
+    /// Returns an error if there is no sink with this name, or its key file cannot be read.
     pub(crate) fn new(config: &'a Config, name: &str, spool: SpoolId) -> Result<Self, Failure> {
         let sink = config.sinks.get(name).ok_or_else(|| {
             let names: Vec<&str> = config.sinks.keys().map(String::as_str).collect();
@@ -40,7 +40,7 @@ impl<'a> Preview<'a> {
         })
     }
 
-    /// The message for an event as the spool has it; `None` when the sink's filter leaves it out. Ends with a line break.
+    /// Returns the message for a stored event, with a line break at its end; `None` if the sink's filter rejects the event.
     pub(crate) fn message(&self, event: &Event<'_>) -> Option<String> {
         if !self.sink.common.filter.matches(event) {
             return None;
@@ -53,7 +53,7 @@ impl<'a> Preview<'a> {
                     frame: &redacted,
                     ..*event
                 }),
-                _ => "a dead letter: what is left after redaction is no event".to_owned(),
+                _ => "a dead letter: the redacted frame is not an event".to_owned(),
             }
         } else {
             self.render(event)
@@ -69,10 +69,10 @@ impl<'a> Preview<'a> {
     }
 }
 
-/// What is taken out of events for one sink.
+/// Returns the redaction of a sink.
 ///
 /// # Errors
-/// A key can't be had.
+/// Returns an error if the key file cannot be read or is invalid.
 pub(crate) fn of_sink(name: &str, sink: &SinkEntry) -> Result<Redaction, Failure> {
     redaction(
         &sink.common.redact,

@@ -5,10 +5,10 @@ use std::{fs, future, io};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
-/// SIGINT, SIGTERM and SIGHUP, which all mean the same: the first drains and stops, a second stops at once.
+/// SIGINT, SIGTERM and SIGHUP, with the same meaning: the first one drains and stops, a second one stops immediately.
 ///
-/// SIGHUP is among them because a terminal that closes sends it; it does not reload. A signal that was ignored when the program was
-/// started stays ignored: `nohup`, or a shell that starts a job in the background, has asked for that.
+/// A closing terminal sends SIGHUP, so it stops the program too and does not reload the configuration. A signal that was
+/// ignored when the program started stays ignored, as `nohup` and shells with background jobs require.
 #[derive(Debug)]
 pub(crate) struct Signals {
     interrupt: Option<Signal>,
@@ -17,10 +17,10 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From now on none of them ends the program by itself.
+    /// Registers handlers, which replace the default action of ending the program.
     ///
     /// # Errors
-    /// The system refuses to register a handler.
+    /// Returns an error if the system refuses a handler.
     pub(crate) fn new() -> io::Result<Self> {
         let ignored = Ignored::read();
         Ok(Self {
@@ -30,7 +30,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one; its name. Safe to cancel.
+    /// Waits for the next signal and returns its name. Cancel-safe.
     pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             () = received(&mut self.interrupt) => "SIGINT",
@@ -47,12 +47,11 @@ async fn received(signal: &mut Option<Signal>) {
     }
 }
 
-/// The signals that the process ignores, a bit for each.
+/// The set of signals that the process ignores, as a bit mask.
 struct Ignored(u64);
 
 impl Ignored {
-    /// Reads what Linux says of this process. Nothing is ignored as far as is known where there is no such file: the call that every
-    /// system has needs unsafe code.
+    /// Reads the mask from `/proc`. Without that file the set is empty: the portable system call would need unsafe code.
     fn read() -> Self {
         Self::parse(&fs::read_to_string("/proc/self/status").unwrap_or_default())
     }

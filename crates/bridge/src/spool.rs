@@ -1,4 +1,4 @@
-//! The spool of a bridge: opened with exit codes, and read for what must be known of the events before.
+//! The spool of a bridge: opens it with exit codes, and reads the recent events for the deduplication window.
 
 use jiff::Timestamp;
 use neurobridge_core::{envelope::Field, identity, os_error::ErrorClass};
@@ -11,17 +11,17 @@ use crate::{
     feed::joined,
 };
 
-/// Opens the spool of a configuration.
+/// Opens the configured spool.
 ///
 /// # Errors
-/// It can't be opened; the exit code tells whether to come back later.
+/// Returns an error if the spool cannot be opened. The exit code tells whether a later attempt may succeed.
 pub(crate) async fn open(config: &Config) -> Result<Spool, Failure> {
     let (spool, data_dir) = (config.spool.clone(), config.data_dir.clone());
     joined(spawn_blocking(move || Spool::open(&spool, &data_dir)).await).map_err(|error| {
         let exit = match &error {
             OpenError::Locked { .. } => Exit::TryLater,
             OpenError::TooSmall { .. } => Exit::Config,
-            // Too many open files, no memory, no space: what a running bridge waits for.
+            // Too many open files, no memory or no space: a running bridge retries these errors too.
             OpenError::Disk { source } if source.class() != ErrorClass::Final => Exit::TryLater,
             _ => Exit::Disk,
         };
@@ -29,10 +29,10 @@ pub(crate) async fn open(config: &Config) -> Result<Spool, Failure> {
     })
 }
 
-/// A spool for a program that keeps nothing.
+/// Opens a spool in memory, for commands that store nothing.
 ///
 /// # Errors
-/// Its configuration is wrong.
+/// Returns an error if the configuration of the spool is invalid.
 pub(crate) fn open_in_memory(config: &Config) -> Result<Spool, OpenError> {
     let spool = match &config.spool {
         memory @ SpoolConfig::Memory(_) => memory.clone(),
@@ -41,7 +41,7 @@ pub(crate) fn open_in_memory(config: &Config) -> Result<Spool, OpenError> {
     Spool::open(&spool, &config.data_dir)
 }
 
-/// How the program ends after an append that failed.
+/// Returns the exit code for a failed append.
 pub(crate) const fn exit_of(error: &AppendError) -> Exit {
     match error {
         AppendError::Failed { .. } => Exit::Disk,
@@ -49,30 +49,31 @@ pub(crate) const fn exit_of(error: &AppendError) -> Exit {
     }
 }
 
-/// An event of an earlier run: hashes of its identity and its body.
-pub(crate) struct Known {
+/// The hashes of the identity and the body of a stored event.
+pub(crate) struct StoredHashes {
     pub(crate) identity: u128,
     pub(crate) body: u128,
 }
 
-/// The newest events of the spool, oldest first, and when the last one was received. What can't be read is left out.
-pub(crate) async fn newest(spool: &Spool, max_events: usize) -> (Vec<Known>, Option<Timestamp>) {
-    // One at least, for its time.
+/// Returns the newest events of the spool, oldest first, and the time at which the last one was received. Unreadable
+/// events are left out.
+pub(crate) async fn newest(spool: &Spool, max_events: usize) -> (Vec<StoredHashes>, Option<Timestamp>) {
+    // At least one, for its time.
     let newest = spool.newest(max_events.max(1) as u64);
     let read = move || {
-        let (mut known, mut last) = (Vec::new(), None);
+        let (mut hashes, mut last) = (Vec::new(), None);
         for batch in newest.map_while(Result::ok) {
             for event in batch.iter().filter_map(Result::ok) {
                 last = Some(event.received_at);
                 if let Some(id) = event.text(Field::Id) {
-                    known.push(Known {
+                    hashes.push(StoredHashes {
                         identity: identity::identity_hash(event.source, &id),
                         body: identity::body_hash(event.data()),
                     });
                 }
             }
         }
-        (known, last)
+        (hashes, last)
     };
     joined(spawn_blocking(read).await)
 }

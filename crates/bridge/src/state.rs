@@ -1,5 +1,5 @@
-//! What the running bridge can say of itself: the one place from which `/status`, the metrics and the ledger at the end
-//! are told, so that they can't disagree.
+//! The state of the running bridge: the common source of `/status`, the metrics and the final ledger, so that they
+//! cannot disagree.
 
 use std::{sync::Arc, time::Instant};
 
@@ -21,7 +21,7 @@ pub(crate) struct State {
     pub(crate) started: Instant,
     pub(crate) sources: Vec<SourceHandle>,
     pub(crate) sinks: Vec<SinkHandle>,
-    /// All places of dead letters outside of the sinks.
+    /// All stores of dead letters except the destinations of sinks.
     pub(crate) dead_letters: Vec<Arc<dyn DeadLetters>>,
     pub(crate) spool: Spool,
     pub(crate) http: Arc<Connections>,
@@ -29,22 +29,22 @@ pub(crate) struct State {
 
 pub(crate) struct SinkHandle {
     pub(crate) name: String,
-    /// Its type, as in the configuration.
+    /// The type of the sink, as in the configuration.
     pub(crate) kind: &'static str,
-    /// Counts for readiness.
+    /// Whether the bridge is ready only if this sink is up.
     pub(crate) required: bool,
     pub(crate) progress: Arc<Progress>,
 }
 
-/// The bridge at a moment.
+/// A snapshot of the state.
 pub(crate) struct View<'a> {
     pub(crate) uptime_seconds: f64,
     pub(crate) sources: Vec<SourceView<'a>>,
     pub(crate) sinks: Vec<SinkView<'a>>,
-    /// Dead letters that were not kept, because there were too many.
+    /// Dead letters that were not stored because a limit was exceeded.
     pub(crate) dead_letters_not_kept: u64,
     pub(crate) spool: SpoolStatus,
-    /// How long the spool's syncs took.
+    /// The durations of the spool's syncs.
     pub(crate) spool_sync: histogram::Snapshot,
     /// Log lines that were not written.
     pub(crate) dropped_log_lines: u64,
@@ -63,14 +63,14 @@ pub(crate) struct SinkView<'a> {
     pub(crate) name: &'a str,
     pub(crate) snapshot: ProgressSnapshot,
     pub(crate) ledger: SinkLedger,
-    /// Age of the oldest event that is not settled; 0 without one.
+    /// The age of the oldest pending event; 0 without one.
     pub(crate) lag_seconds: f64,
 }
 
 /// A sink's ledger: `stored = delivered + filtered + duplicate + dead_lettered + dropped + damaged + pending`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SinkLedger {
-    /// Stored since the sink's first sequence.
+    /// Events stored since the sink's first sequence.
     pub(crate) stored: u64,
     pub(crate) counts: SinkCounts,
     pub(crate) pending: u64,
@@ -88,7 +88,7 @@ impl State {
                 ledger: handle.intake.ledger.counts(),
             })
             .collect();
-        // The sinks before the spool: what is settled was stored, so no event is settled and not stored here.
+        // The sinks before the spool: then every event settled in this snapshot is also stored in it.
         let snapshots: Vec<ProgressSnapshot> =
             self.sinks.iter().map(|sink| sink.progress.snapshot()).collect();
         let spool = self.spool.status();
@@ -118,7 +118,7 @@ impl State {
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             sources,
             sinks,
-            dead_letters_not_kept: self.dead_letters.iter().map(|place| place.not_kept()).sum(),
+            dead_letters_not_kept: self.dead_letters.iter().map(|store| store.not_kept()).sum(),
             spool,
             spool_sync: self.spool.sync_duration(),
             dropped_log_lines: logging::dropped_lines(),
@@ -141,7 +141,7 @@ impl SinkLedger {
 }
 
 impl SourceView<'_> {
-    /// Whether it is connected and authorised; it is so too while the spool holds back reading.
+    /// Returns whether the source has an authenticated connection, also while the spool blocks reading.
     pub(crate) const fn is_connected(&self) -> bool {
         matches!(
             self.snapshot.state,
@@ -149,7 +149,7 @@ impl SourceView<'_> {
         )
     }
 
-    /// How long it has had no authorised connection: since the start of the bridge where it never had one.
+    /// Returns the time without an authenticated connection, counted from the start of the bridge if there never was one.
     pub(crate) fn unconnected_seconds(&self, uptime_seconds: f64) -> Option<f64> {
         if self.is_connected() {
             return None;
@@ -160,14 +160,14 @@ impl SourceView<'_> {
 }
 
 impl SinkView<'_> {
-    /// Whether it delivers.
+    /// Returns whether the sink delivers events.
     pub(crate) const fn is_up(&self) -> bool {
         matches!(self.snapshot.state, SinkState::Up | SinkState::Draining)
     }
 }
 
 impl View<'_> {
-    /// For each source and each required sink that is not ready: its name and why.
+    /// Returns the name and the reason of each source and each required sink that is not ready.
     pub(crate) fn unready(&self) -> Vec<(String, String)> {
         let sources = self
             .sources

@@ -1,4 +1,4 @@
-//! What a terminal is and takes: colours and columns.
+//! Terminal properties and formatting: colours, size and column widths.
 
 use std::{
     borrow::Cow,
@@ -9,10 +9,10 @@ use std::{
 use terminal_size::{Height, Width};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// What is assumed of a terminal that does not say.
-const USUAL_SIZE: (usize, usize) = (80, 24);
+/// The size assumed for a terminal that does not report one.
+const DEFAULT_SIZE: (usize, usize) = (80, 24);
 
-/// A colour or a weight, as the parameter of the escape sequence that begins it.
+/// A colour or a weight of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
     Bold,
@@ -40,7 +40,7 @@ impl Style {
     }
 }
 
-/// Paints texts, or leaves them as they are where nobody sees colours.
+/// Adds colour sequences to texts, or returns texts unchanged if colours are off.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Paint {
     colours: bool,
@@ -50,7 +50,7 @@ impl Paint {
     #[cfg(test)]
     pub(crate) const PLAIN: Self = Self { colours: false };
 
-    /// For this stream: colours for people who see them, and not for those who said no.
+    /// Enables colours if the stream supports them; see [`colours`].
     pub(crate) fn of(stream: &impl IsTerminal) -> Self {
         Self {
             colours: colours(stream),
@@ -66,7 +66,7 @@ impl Paint {
     }
 }
 
-/// A line of parts, each in its style, that is cut to the width it gets.
+/// A line of styled parts that is cut to a width when it is rendered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Line {
     parts: Vec<(Option<Style>, String)>,
@@ -83,12 +83,12 @@ impl Line {
         self
     }
 
-    /// How many columns it takes uncut.
+    /// Returns the number of columns of the uncut line.
     pub(crate) fn columns(&self) -> usize {
         self.parts.iter().map(|(_, text)| columns(text)).sum()
     }
 
-    /// As much of it as fits, without a line break and without blanks at its end.
+    /// Returns the part of the line that fits, without a line break and without trailing blanks.
     pub(crate) fn render(&self, width: usize, paint: Paint) -> String {
         let (mut line, mut blanks, mut left) = (String::new(), 0, width);
         for (style, text) in &self.parts {
@@ -112,25 +112,25 @@ impl Line {
     }
 }
 
-/// Whether a stream gets colours: a terminal, unless `NO_COLOR` is set and not empty (<https://no-color.org>) or the
-/// terminal says that it is none to speak of.
+/// Returns whether to use colours on a stream: on a terminal, unless `NO_COLOR` is set and not empty
+/// (<https://no-color.org>) or `TERM` is `dumb`.
 pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal()
         && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && env::var_os("TERM").is_none_or(|value| value != "dumb")
 }
 
-/// Columns and rows of the terminal that is standard output.
+/// Returns the columns and rows of the terminal at standard output.
 pub(crate) fn size() -> (usize, usize) {
     match terminal_size::terminal_size_of(io::stdout()) {
         Some((Width(columns), Height(rows))) if columns > 0 && rows > 0 => {
             (usize::from(columns), usize::from(rows))
         }
-        _ => USUAL_SIZE,
+        _ => DEFAULT_SIZE,
     }
 }
 
-/// Columns of a stream's terminal, or of a page as wide as a line may be.
+/// Returns the columns of a stream's terminal, or the default line width for other streams.
 pub(crate) fn width_of(stream: &impl std::os::fd::AsFd) -> usize {
     match terminal_size::terminal_size_of(stream) {
         Some((Width(columns), _)) if columns > 0 => usize::from(columns),
@@ -138,14 +138,14 @@ pub(crate) fn width_of(stream: &impl std::os::fd::AsFd) -> usize {
     }
 }
 
-/// How many columns a text takes.
+/// Returns the number of columns of a text.
 pub(crate) fn columns(text: &str) -> usize {
     text.width()
 }
 
-/// As much of a text as fits into so many columns; an ellipsis stands for the rest.
-pub(crate) fn fit(text: &str, most: usize) -> Cow<'_, str> {
-    if columns(text) <= most {
+/// Cuts a text to a number of columns; an ellipsis replaces the rest.
+pub(crate) fn fit(text: &str, max: usize) -> Cow<'_, str> {
+    if columns(text) <= max {
         return Cow::Borrowed(text);
     }
     let mut taken = 0;
@@ -153,16 +153,16 @@ pub(crate) fn fit(text: &str, most: usize) -> Cow<'_, str> {
         .chars()
         .take_while(|c| {
             taken += c.width().unwrap_or(0);
-            taken < most
+            taken < max
         })
         .collect();
-    if most > 0 {
+    if max > 0 {
         fitting.push('…');
     }
     Cow::Owned(fitting)
 }
 
-/// A text of so many columns exactly: cut, or followed by blanks.
+/// Cuts or pads a text to exactly this number of columns.
 pub(crate) fn pad(text: &str, width: usize) -> String {
     let fitting = fit(text, width);
     let blanks = width.saturating_sub(columns(&fitting));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_cut_where_its_width_ends() {
+    fn line_is_cut_at_its_width() {
         let line = Line::default()
             .text("ab ")
             .styled(Style::Red, "cd ")
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_painted_without_colours() {
+    fn text_is_unchanged_without_colours() {
         assert_eq!(Paint::PLAIN.paint(Style::Red, "x"), "x");
         assert_eq!(
             Paint { colours: true }.paint(Style::Red, "x"),

@@ -97,12 +97,12 @@ impl Findings {
                 "The spool waits until the system has open files or memory for it again (the log has the error): {name} is \
                  not read, and the platform may discard events that it cannot queue."
             )),
-            // A busy disk holds up everybody for a moment.
+            // Short backpressure is normal on a busy disk.
             SourceState::Blocked if snapshot.since + PATIENCE > clock::now() => {}
             SourceState::Blocked => self.waiting.push(format!(
                 "The disk does not keep up: {name} is not read, and the platform may discard events that it cannot queue."
             )),
-            // An attempt that has not failed yet.
+            // The first connection attempt, which has not failed yet.
             SourceState::Dialling | SourceState::Authorising
                 if snapshot.reason.is_none() && snapshot.connections <= 1 =>
             {
@@ -125,8 +125,9 @@ impl Findings {
     fn sink(&mut self, sink: &SinkView<'_>, view: &View<'_>) -> u64 {
         let name = sink.name;
         let counts = &sink.ledger.counts;
-        // Dropped, and still among what is pending: a sink counts them when it comes past the place. Asked of those that
-        // stand still only: of the others the spool, which was looked at later, may have let go what they had by then.
+        // Events that the spool has dropped and that still count as pending: the sink counts them as dropped when its
+        // cursor passes them. Computed for sinks that are down only: the snapshot of the spool is later than that of the
+        // sinks, so a working sink may have delivered the events that the spool has dropped since.
         let behind = if sink.is_up() || view.spool.dropped_events == 0 {
             0
         } else {
@@ -146,12 +147,12 @@ impl Findings {
                 _ => format!("{name} delivers no events: they wait in the spool."),
             });
         }
-        for (what, events) in [
+        for (reason, events) in [
             ("dropped by a full spool", counts.dropped),
             ("unreadable in the spool", counts.damaged),
         ] {
             if events > 0 {
-                self.lost.push(format!("Events for {name} were {what}."));
+                self.lost.push(format!("Events for {name} were {reason}."));
             }
         }
         counts.dropped + counts.damaged + behind

@@ -94,7 +94,7 @@ impl Connections {
             .iter()
             .min_by_key(|(id, entry)| (entry.is_listener, entry.active_at, **id))
             .map(|(id, _)| *id);
-        // Removed at once: its task, which has yet to end, counts no more.
+        // Removed immediately, so that it no longer counts although its task has yet to end.
         if let Some(entry) = oldest.and_then(|id| open.remove(&id)) {
             entry.evicted.cancel();
             drop(open);
@@ -118,7 +118,7 @@ impl Connections {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
-        // Nothing within the lock can panic half-way through an update.
+        // No code under this lock can panic in the middle of an update.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -68,7 +68,7 @@ pub(crate) async fn serve(
     tokio::select! {
         biased;
         () = server::accept(listener, router, &state.http, stop) => {}
-        never = stream.tell(&state) => match never {},
+        never = stream.send_updates(&state) => match never {},
     }
 }
 
@@ -101,7 +101,7 @@ async fn metrics(Extract(state): Extract<Arc<State>>) -> Response {
 }
 
 async fn livez() -> &'static str {
-    // That this is answered shows that the process turns over.
+    // The response itself proves that the runtime makes progress.
     "ok\n"
 }
 

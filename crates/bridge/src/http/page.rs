@@ -1,4 +1,4 @@
-//! `/`: one page for people, and the few files it needs. All of it is in the binary; nothing comes from elsewhere.
+//! `/`: the status page and its files. All files are compiled into the binary; the page loads none from other hosts.
 
 use axum::{
     Router,
@@ -9,7 +9,7 @@ use axum::{
 
 use super::App;
 
-/// Nothing but what this server itself serves, nothing inline, nobody's frame.
+/// The content security policy: resources of this server only, no inline code, no embedding in frames.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -48,7 +48,7 @@ async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
         (header::CONTENT_SECURITY_POLICY, POLICY.to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
         (header::REFERRER_POLICY, "no-referrer".to_owned()),
-        // Another version of the bridge has another page.
+        // The page changes with the version of the bridge.
         (header::CACHE_CONTROL, "no-cache".to_owned()),
     ];
     (headers, text)

@@ -68,7 +68,7 @@ pub(super) async fn accept(
                 Err(error) => {
                     warn!(%error, "HTTP connection not accepted");
                     connections.refuse(Refusal::AcceptError);
-                    // A file descriptor less in use, perhaps.
+                    // May free a file descriptor.
                     connections.evict_oldest();
                     let _ = timeout(ACCEPT_PAUSE, stop.cancelled()).await;
                 }
@@ -98,9 +98,9 @@ async fn serve(
     connections: Arc<Connections>,
     stop: CancellationToken,
 ) {
-    // Answers are short: none waits for another packet.
+    // Responses are short and must not wait for a full packet.
     let _ = stream.set_nodelay(true);
-    // Something came of a head that is not complete.
+    // Set when bytes of an incomplete request head have arrived.
     let has_read = Arc::new(AtomicBool::new(false));
     let io = TokioIo::new(Timed::new(stream, WRITE_LIMIT, Arc::clone(&has_read)));
     let router = TowerToHyperService::new(router);

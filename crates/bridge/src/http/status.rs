@@ -167,13 +167,13 @@ impl<'a> Status<'a> {
                 "source {name}: {received} received = {stored} stored + {filtered} filtered + {duplicate} duplicate \
                  + {dead_lettered} dead-lettered + {in_flight} in flight"
             );
-            // What no ledger can count: a feed does not send again.
+            // Events missed in gaps cannot be counted, since the feed does not send them again.
             if source.gaps > 0 {
                 let (gaps, seconds) = (source.gaps, source.gap_seconds);
                 let word = if gaps == 1 { "gap" } else { "gaps" };
                 let _ = write!(
                     text,
-                    "; {gaps} {word}, {seconds:.1} s: what was sent then never came"
+                    "; {gaps} {word}, {seconds:.1} s: events sent in that time were missed"
                 );
             }
             text.push('\n');

@@ -22,37 +22,37 @@ use crate::state::State;
 
 /// The interval of updates, short enough for a page to look live.
 const TICK: Duration = Duration::from_millis(500);
-/// The limit of concurrent listeners: far more than look at one bridge, and few enough to be cheap.
+/// The limit of concurrent listeners: far above the number of people who watch one bridge, and low enough to be cheap.
 const LISTENERS: usize = 32;
 
 /// The listeners and the last update.
 pub(super) struct StatusStream {
     /// The update shared by all listeners. A slow listener skips updates and delays no other.
-    told: watch::Sender<Arc<str>>,
-    seats: Arc<Semaphore>,
+    latest: watch::Sender<Arc<str>>,
+    slots: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 impl StatusStream {
     pub(super) fn new(stop: CancellationToken) -> Self {
         Self {
-            told: watch::Sender::new(Arc::from("")),
-            seats: Arc::new(Semaphore::new(LISTENERS)),
+            latest: watch::Sender::new(Arc::from("")),
+            slots: Arc::new(Semaphore::new(LISTENERS)),
             stop,
         }
     }
 
-    /// Sends updates to all listeners for ever. Generates none while there are no listeners.
-    pub(super) async fn tell(&self, state: &State) -> Infallible {
+    /// Sends updates to all listeners without end. Generates none while there are no listeners.
+    pub(super) async fn send_updates(&self, state: &State) -> Infallible {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if self.told.receiver_count() == 0 {
+            if self.latest.receiver_count() == 0 {
                 continue;
             }
             match serde_json::to_string(&Status::of(&state.view())) {
-                Ok(text) => drop(self.told.send_replace(text.into())),
+                Ok(text) => drop(self.latest.send_replace(text.into())),
                 Err(error) => error!(%error, "status cannot be encoded"),
             }
         }
@@ -60,28 +60,28 @@ impl StatusStream {
 
     /// Adds a listener, unless the limit is reached. Its stream ends with its connection or at the stop.
     pub(super) fn listen(&self) -> Response {
-        let Ok(seat) = Arc::clone(&self.seats).try_acquire_owned() else {
-            let sentence = format!("{LISTENERS} are listening already; /status tells the same\n");
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            let message = format!("limit of {LISTENERS} listeners exceeded; /status has the same content\n");
             return (
                 StatusCode::SERVICE_UNAVAILABLE,
                 [(header::RETRY_AFTER, "5")],
-                sentence,
+                message,
             )
                 .into_response();
         };
         let listener = Listener {
-            told: self.told.subscribe(),
+            updates: self.latest.subscribe(),
             stop: self.stop.clone(),
-            _seat: seat,
+            _slot: slot,
         };
         Sse::new(stream::unfold(listener, Listener::next)).into_response()
     }
 }
 
 struct Listener {
-    told: watch::Receiver<Arc<str>>,
+    updates: watch::Receiver<Arc<str>>,
     stop: CancellationToken,
-    _seat: OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Listener {
@@ -89,9 +89,9 @@ impl Listener {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => return None,
-            changed = self.told.changed() => changed.ok()?,
+            changed = self.updates.changed() => changed.ok()?,
         }
-        let event = Event::default().data(&**self.told.borrow_and_update());
+        let event = Event::default().data(&**self.updates.borrow_and_update());
         Some((Ok(event), self))
     }
 }

@@ -25,7 +25,7 @@ struct Server {
     running: JoinHandle<()>,
 }
 
-/// Answers "ok" to `/livez`, and more than any socket buffer holds to `/large`.
+/// Starts a server that responds with "ok" to `/livez`, and with more than any socket buffer to `/large`.
 async fn start() -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -78,7 +78,7 @@ async fn health_check_is_answered_beside_unfinished_heads() {
     assert!(server.livez().await.ends_with("ok\n"));
     assert!(server.connections.open() <= MAX_CONNECTIONS);
     assert!(server.connections.refused(Refusal::ConnectionLimit) >= 2 * MAX_CONNECTIONS as u64);
-    // The oldest ones are gone, and the newest not.
+    // The oldest connections were closed, the newest were not.
     assert_eq!(rest(clients.remove(0)).await, "");
     let mut newest = clients.pop().unwrap();
     newest.write_all(b"\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -95,7 +95,7 @@ async fn head_of_more_than_16_kib_is_refused() {
         "y".repeat(17 * 1024)
     );
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    // It may be closed before all is written.
+    // The server may close the connection before the head is written completely.
     let _ = stream.write_all(head.as_bytes()).await;
     let answer = rest(stream).await;
     assert!(!answer.contains("200 OK"), "{answer}");
@@ -114,7 +114,7 @@ async fn unfinished_head_and_idle_connection_are_closed() {
         ""
     );
     assert_eq!(server.connections.refused(Refusal::HeadTimeout), 1);
-    // Kept open for a next request, which does not come: no fault of anybody.
+    // An idle connection without a next request is not a head timeout.
     let answer = rest(server.send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await).await;
     assert!(answer.ends_with("ok\n"), "{answer}");
     assert_eq!(rest(server.send("").await).await, "");
@@ -123,16 +123,16 @@ async fn unfinished_head_and_idle_connection_are_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answer_that_nobody_reads_is_given_up() {
+async fn unread_response_is_aborted_after_the_write_timeout() {
     let server = start().await;
     let _client = server.send("GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    let given_up = async {
+    let aborted = async {
         while server.connections.refused(Refusal::WriteTimeout) == 0 {
             tokio::task::yield_now().await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    timeout(SOON, given_up).await.unwrap();
+    timeout(SOON, aborted).await.unwrap();
     while server.connections.open() > 0 {
         tokio::task::yield_now().await;
     }

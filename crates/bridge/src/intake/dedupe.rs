@@ -1,25 +1,25 @@
-//! What was seen already.
+//! The deduplication window.
 
 use std::collections::VecDeque;
 
 use hashbrown::HashTable;
 
-/// Remembers the newest events by identity: as many as its capacity at most, and half as many at least.
+/// The hashes of the newest events: at most the capacity, and at least half of it once that many were received.
 ///
-/// The events lie in a queue. The tables hold a number and a mark for each, a quarter of its size, so that more of them are in a
-/// core's own cache. There are two tables. When the young one is full it becomes the old one, and
-/// all that the old one held is forgotten at once: to take out the oldest event at each new one would be a second look-up
-/// in cold memory.
+/// The hashes are in a queue. The tables contain only a number and a tag for each event, a quarter of the size, so that
+/// more entries fit into a core's own cache. There are two tables. When the young table is full it replaces the old one,
+/// which is cleared as a whole: removing the oldest event at each new one would need a second look-up in cold memory.
 #[derive(Debug)]
-pub(super) struct Seen {
-    /// How many a table holds at most.
+pub(super) struct Window {
+    /// The largest number of entries in a table.
     generation: usize,
     /// Oldest first.
-    events: VecDeque<Remembered>,
-    /// The number of the oldest one in `events`; numbers wrap around.
+    events: VecDeque<Hashes>,
+    /// The number of the oldest event in `events`; numbers wrap around.
     oldest: u32,
-    /// By identity: the newest, and those before.
+    /// The newest events, by identity.
     young: HashTable<Entry>,
+    /// The events before those in `young`, by identity.
     old: HashTable<Entry>,
 }
 
@@ -27,30 +27,30 @@ pub(super) struct Seen {
 struct Entry {
     /// The event's number.
     number: u32,
-    /// A part of its identity: without it, one of ten look-ups would go to the queue for an event that is another.
-    mark: u32,
+    /// A part of the identity: without it, one of ten look-ups would read an unrelated event from the queue.
+    tag: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Remembered {
+struct Hashes {
     identity: u128,
     body: u128,
 }
 
-/// What an event is to those before it.
+/// The relation of an event to the events in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seeing {
+pub(super) enum Novelty {
     New,
-    /// Same identity, same body.
+    /// The window has an event with the same identity and the same body.
     Duplicate,
-    /// Same identity, another body.
+    /// The window has an event with the same identity and another body.
     Conflict,
 }
 
-impl Seen {
-    /// Remembers `capacity` events at most, but two at least; with 0, none is ever a duplicate.
+impl Window {
+    /// Creates a window for `capacity` events, rounded up to two; with 0, no event is ever a duplicate.
     pub(super) fn new(capacity: usize) -> Self {
-        // Half of all numbers are in use at most, so that they can wrap around and still tell all events apart.
+        // At most half of all numbers are in use, so that they stay unique when they wrap around.
         let generation = (capacity / 2).clamp(capacity.min(1), 1 << 30);
         Self {
             generation,
@@ -61,70 +61,71 @@ impl Seen {
         }
     }
 
-    /// Judges an event by hashes of its identity and its body, and remembers it.
-    pub(super) fn see(&mut self, identity: u128, body: u128) -> Seeing {
+    /// Adds an event, given by the hashes of its identity and its body, unless the window contains it. Returns its
+    /// relation to the earlier events.
+    pub(super) fn insert(&mut self, identity: u128, body: u128) -> Novelty {
         match self.body(identity) {
             None => {
-                self.remember(identity, body);
-                Seeing::New
+                self.add(identity, body);
+                Novelty::New
             }
-            Some(known) if known == body => Seeing::Duplicate,
+            Some(known) if known == body => Novelty::Duplicate,
             Some(_) => {
-                // The other body is an event of its own; repeated, it is a duplicate as well.
+                // An event with another body is stored as an event of its own, and its repetition is a duplicate too.
                 let identity = identity ^ body.rotate_left(1);
                 if self.body(identity).is_some() {
-                    Seeing::Duplicate
+                    Novelty::Duplicate
                 } else {
-                    self.remember(identity, body);
-                    Seeing::Conflict
+                    self.add(identity, body);
+                    Novelty::Conflict
                 }
             }
         }
     }
 
     fn body(&self, identity: u128) -> Option<u128> {
-        let is_it =
-            |entry: &Entry| entry.mark == mark(identity) && self.event(entry.number).identity == identity;
+        let matches =
+            |entry: &Entry| entry.tag == tag(identity) && self.event(entry.number).identity == identity;
         let entry = self
             .young
-            .find(hash(identity), is_it)
-            .or_else(|| self.old.find(hash(identity), is_it))?;
+            .find(hash(identity), matches)
+            .or_else(|| self.old.find(hash(identity), matches))?;
         Some(self.event(entry.number).body)
     }
 
-    fn remember(&mut self, identity: u128, body: u128) {
+    fn add(&mut self, identity: u128, body: u128) {
         if self.generation == 0 {
             return;
         }
         if self.young.len() >= self.generation {
             self.events.drain(..self.old.len());
-            // Fits: no more than a generation.
+            // No truncation: a table has at most `generation` entries.
             self.oldest = self.oldest.wrapping_add(self.old.len() as u32);
             self.old.clear();
             std::mem::swap(&mut self.young, &mut self.old);
         }
         let number = self.oldest.wrapping_add(self.events.len() as u32);
-        self.events.push_back(Remembered { identity, body });
+        self.events.push_back(Hashes { identity, body });
         let (events, oldest) = (&self.events, self.oldest);
         let hash_of = |entry: &Entry| hash(events[entry.number.wrapping_sub(oldest) as usize].identity);
-        let mark = mark(identity);
+        let tag = tag(identity);
         self.young
-            .insert_unique(hash(identity), Entry { number, mark }, hash_of);
+            .insert_unique(hash(identity), Entry { number, tag }, hash_of);
     }
 
-    fn event(&self, number: u32) -> Remembered {
+    fn event(&self, number: u32) -> Hashes {
         self.events[number.wrapping_sub(self.oldest) as usize]
     }
 }
 
-/// Identities are hashes already. This half chooses the place, and lets those that come together lie together
-/// ([`identity_hash`](neurobridge_core::identity::identity_hash)).
+/// Returns the half of the identity that selects the slot. Identities are hashes already, and events that arrive together
+/// have neighbouring slots ([`identity_hash`](neurobridge_core::identity::identity_hash)).
 const fn hash(identity: u128) -> u64 {
     identity as u64
 }
 
-/// Of the other half.
-const fn mark(identity: u128) -> u32 {
+/// Returns a part of the other half.
+const fn tag(identity: u128) -> u32 {
     (identity >> 64) as u32
 }
 
@@ -135,50 +136,50 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_body_is_a_conflict_once() {
-        let mut seen = Seen::new(10);
-        assert_eq!(seen.see(1, 100), Seeing::New);
-        assert_eq!(seen.see(1, 100), Seeing::Duplicate);
-        assert_eq!(seen.see(1, 200), Seeing::Conflict);
-        assert_eq!(seen.see(1, 200), Seeing::Duplicate);
-        assert_eq!(seen.see(1, 100), Seeing::Duplicate);
+    fn new_body_of_a_known_identity_is_a_conflict_once() {
+        let mut window = Window::new(10);
+        assert_eq!(window.insert(1, 100), Novelty::New);
+        assert_eq!(window.insert(1, 100), Novelty::Duplicate);
+        assert_eq!(window.insert(1, 200), Novelty::Conflict);
+        assert_eq!(window.insert(1, 200), Novelty::Duplicate);
+        assert_eq!(window.insert(1, 100), Novelty::Duplicate);
     }
 
     #[test]
     fn numbers_wrap_around() {
-        let mut seen = Seen {
+        let mut window = Window {
             oldest: u32::MAX - 5,
-            ..Seen::new(8)
+            ..Window::new(8)
         };
         for identity in 0..40 {
-            assert_eq!(seen.see(identity, 1), Seeing::New);
-            assert_eq!(seen.see(identity.saturating_sub(3), 1), Seeing::Duplicate);
+            assert_eq!(window.insert(identity, 1), Novelty::New);
+            assert_eq!(window.insert(identity.saturating_sub(3), 1), Novelty::Duplicate);
         }
     }
 
     proptest! {
         #[test]
-        fn the_newest_are_remembered_and_no_more_than_allowed(
-            // Some want the same place in the table, and differ in the mark or in the event alone.
+        fn window_contains_the_newest_events_up_to_its_capacity(
+            // Some have the same slot, and differ only in the tag or only in the full identity.
             identities in proptest::collection::vec((0u128..40).prop_map(|id| ((id % 5) << (32 * (id % 4))) | ((id / 20) << 62)), 0..300),
             capacity in 0usize..15,
         ) {
-            let mut seen = Seen::new(capacity);
-            // All that were new, newest first.
+            let mut window = Window::new(capacity);
+            // All new events, newest first.
             let mut model: VecDeque<u128> = VecDeque::new();
             for identity in identities {
-                let seeing = seen.see(identity, 7);
+                let novelty = window.insert(identity, 7);
                 match model.iter().position(|known| *known == identity) {
-                    Some(age) if age < capacity / 2 => prop_assert_eq!(seeing, Seeing::Duplicate),
+                    Some(age) if age < capacity / 2 => prop_assert_eq!(novelty, Novelty::Duplicate),
                     Some(age) if age < capacity => {}
                     Some(_) if capacity == 1 => {}
-                    _ => prop_assert_eq!(seeing, Seeing::New),
+                    _ => prop_assert_eq!(novelty, Novelty::New),
                 }
-                if seeing == Seeing::New {
+                if novelty == Novelty::New {
                     model.push_front(identity);
                 }
-                prop_assert!(seen.events.len() <= capacity.max(2));
-                prop_assert_eq!(seen.young.len() + seen.old.len(), seen.events.len());
+                prop_assert!(window.events.len() <= capacity.max(2));
+                prop_assert_eq!(window.young.len() + window.old.len(), window.events.len());
             }
         }
     }

@@ -1,4 +1,4 @@
-//! From frames to records, in the task that reads the socket: all that can be done with an event alone.
+//! Encodes frames as records in the task that reads the socket: everything that needs no knowledge of other events.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -17,39 +17,41 @@ use neurobridge_listener::{Batcher, Content, Frame};
 use super::IntakeStats;
 use crate::exit::chain;
 
-/// The most that a source keeps between two batches for frames that it redacts: pictures in them may be megabytes.
-const MAX_REDACTED: usize = 64 << 10;
+/// The largest capacity of the redaction buffer that a source keeps between two batches: frames may contain pictures of
+/// several megabytes.
+const MAX_REDACTED_CAPACITY: usize = 64 << 10;
 
-/// What is done with every event before it is stored, whatever came before it.
+/// The filter and the redaction that apply to every event before it is stored.
 pub(crate) struct Rules {
     pub(crate) filter: Filter,
     pub(crate) redaction: Redaction,
-    /// Frames that can't be parsed are kept whole: only where no sink and no setting redacts anything.
+    /// Whether dead letters contain the malformed frame. False if the configuration redacts anything, here or for a
+    /// sink: a frame that cannot be parsed cannot be redacted.
     pub(crate) keep_malformed: bool,
 }
 
-/// What one wake-up of a source's socket gave.
+/// The frames that one wake-up of a source's socket received, encoded.
 pub(crate) struct Encoded {
-    /// The source's place among the sources.
+    /// The index of the source.
     pub(super) source: usize,
     pub(super) received_at: Timestamp,
-    /// The events that the filter lets through.
+    /// The events that pass the filter.
     pub(super) records: Batch,
     /// All events, in the order of the feed.
     pub(super) arrivals: Vec<Arrival>,
-    /// Lines of dead letters.
-    pub(super) letters: String,
-    /// How many these are.
+    /// The dead letters, one per line.
+    pub(super) dead_letter_lines: String,
+    /// The number of dead letters.
     pub(super) dead_lettered: u64,
 }
 
-/// An event, as far as the intake needs to know it.
+/// The properties of a received event that the intake needs.
 pub(super) struct Arrival {
-    /// The hash of its identity; `None` for an event without an id, which is never a duplicate.
+    /// The hash of the identity; `None` for an event without an id, which is never a duplicate.
     pub(super) identity: Option<u128>,
-    /// The hash of its body, as it is stored: with that it is compared after a restart.
+    /// The hash of the body as stored, so that it can be compared with stored events after a restart.
     pub(super) body: u128,
-    /// Whether it has a record.
+    /// Whether the event has a record.
     pub(super) is_encoded: bool,
 }
 
@@ -62,9 +64,10 @@ pub(crate) struct Encoder {
     records: Batch,
     arrivals: Vec<Arrival>,
     malformed: Vec<Malformed>,
-    /// Room for the bytes and the events of a batch like the last one. Taken with the first event: most sources are quiet.
-    usual: (usize, usize),
-    /// When the batch's first event was made, if that is the first frame and says so.
+    /// The bytes and events to reserve for a batch, from the size of the last one. Reserved at the first event, since
+    /// most sources are quiet.
+    expected_size: (usize, usize),
+    /// The creation time of the batch's first event, if the first frame is an event and has one.
     created: Option<Timestamp>,
     redacted: String,
 }
@@ -86,7 +89,7 @@ impl Encoder {
             records: Batch::default(),
             arrivals: Vec::new(),
             malformed: Vec::new(),
-            usual: (0, 0),
+            expected_size: (0, 0),
             created: None,
             redacted: String::new(),
         }
@@ -98,12 +101,12 @@ impl Encoder {
             self.created = created(&envelope, text);
         }
         if self.arrivals.is_empty() {
-            let (bytes, events) = self.usual;
+            let (bytes, events) = self.expected_size;
             self.records = Batch::with_capacity(bytes);
             self.arrivals.reserve(events);
         }
         let event = Event {
-            // Both are given later.
+            // Sequence and time are set when the batch is complete.
             sequence: Sequence::FIRST,
             received_at: Timestamp::UNIX_EPOCH,
             source: &self.name,
@@ -114,11 +117,11 @@ impl Encoder {
         let is_wanted = self.rules.filter.matches(&event);
         let stored = if self.rules.redaction.apply(text, &mut self.redacted) {
             let Ok(Kind::Event(envelope)) = envelope::read(&self.redacted) else {
-                // Before all else: it can't be told from others, nor stored.
-                self.refuse(
+                // Checked first: such an event can be neither deduplicated nor stored.
+                self.reject(
                     frame,
                     "unrenderable",
-                    "what is left after redaction is no event".to_owned(),
+                    "the redacted frame is not an event".to_owned(),
                     false,
                 );
                 return;
@@ -134,11 +137,11 @@ impl Encoder {
         if is_wanted {
             self.records.push(&stored);
         }
-        // After the copy, which the processor finishes meanwhile: the frame's end waits for it.
+        // Hashed after the copy, so that the processor can finish the copy in parallel.
         let identity = event
             .text(Field::Id)
             .map(|id| identity::identity_hash(&self.name, &id));
-        // Without an identity it is compared with nothing.
+        // An event without an identity is never compared.
         let body = identity.map_or(0, |_| identity::body_hash(stored.data()));
         self.arrivals.push(Arrival {
             identity,
@@ -147,7 +150,7 @@ impl Encoder {
         });
     }
 
-    fn refuse(&mut self, frame: Frame, reason: &'static str, detail: String, keep: bool) {
+    fn reject(&mut self, frame: Frame, reason: &'static str, detail: String, keep: bool) {
         self.malformed.push(Malformed {
             frame,
             reason,
@@ -165,7 +168,7 @@ impl Batcher for Encoder {
             Content::Event(envelope) => self.encode(frame, envelope),
             Content::Malformed(reason) => {
                 let keep = self.rules.keep_malformed;
-                self.refuse(frame, reason.as_str(), chain(&reason), keep);
+                self.reject(frame, reason.as_str(), chain(&reason), keep);
             }
         }
     }
@@ -175,7 +178,7 @@ impl Batcher for Encoder {
             let age = received_at.as_microsecond() - created.as_microsecond();
             self.stats.event_age.observe(age as f64 / 1e6);
         }
-        let mut letters = String::new();
+        let mut dead_letter_lines = String::new();
         let dead_lettered = self.malformed.len() as u64;
         for malformed in self.malformed.drain(..) {
             let Malformed {
@@ -192,13 +195,13 @@ impl Batcher for Encoder {
                 &detail,
                 &frame.text,
                 keep,
-                &mut letters,
+                &mut dead_letter_lines,
             );
-            letters.push('\n');
+            dead_letter_lines.push('\n');
         }
         self.redacted.clear();
-        self.redacted.shrink_to(MAX_REDACTED);
-        self.usual = (room_for(self.records.len()), self.arrivals.len());
+        self.redacted.shrink_to(MAX_REDACTED_CAPACITY);
+        self.expected_size = (rounded_capacity(self.records.len()), self.arrivals.len());
         let mut records = std::mem::take(&mut self.records).fitted();
         records.set_received_at(received_at);
         Encoded {
@@ -206,14 +209,15 @@ impl Batcher for Encoder {
             received_at,
             records,
             arrivals: std::mem::take(&mut self.arrivals),
-            letters,
+            dead_letter_lines,
             dead_lettered,
         }
     }
 }
 
-/// Room for about so many bytes. Large batches have one of few sizes, so that their buffers can be used again.
-const fn room_for(bytes: usize) -> usize {
+/// Returns the capacity to reserve for about this number of bytes. Large capacities are rounded up to few distinct sizes,
+/// so that the allocator can reuse buffers.
+const fn rounded_capacity(bytes: usize) -> usize {
     const STEP: usize = 32 << 10;
     if bytes < STEP {
         bytes
@@ -232,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_for_a_large_redacted_frame_is_given_back() {
+    fn redaction_buffer_shrinks_after_a_large_frame() {
         let rules = Rules {
             filter: Filter::default(),
             redaction: Redaction::new(&["secret".parse().unwrap()], None).unwrap(),
@@ -242,7 +246,7 @@ mod tests {
         let picture = "x".repeat(1 << 20);
         let text = format!(r#"{{"id":1,"data":{{"picture":"{picture}","secret":1}}}}"#);
         let Ok(Kind::Event(envelope)) = envelope::read(&text) else {
-            panic!("no event");
+            panic!("not an event");
         };
         encoder.push(Frame {
             text: text.into(),
@@ -250,6 +254,6 @@ mod tests {
         });
         assert!(encoder.redacted.capacity() > picture.len());
         assert_eq!(encoder.take(Timestamp::UNIX_EPOCH).records.events(), 1);
-        assert!(encoder.redacted.capacity() <= MAX_REDACTED);
+        assert!(encoder.redacted.capacity() <= MAX_REDACTED_CAPACITY);
     }
 }

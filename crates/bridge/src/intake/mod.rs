@@ -1,9 +1,9 @@
-//! From frames to records: encodes, filters, redacts, drops what was seen already, and stores.
+//! The intake: encodes frames as records, filters, redacts, deduplicates, and stores them.
 //!
-//! What can be done with an event alone is done by the [`Encoder`], in the task that reads the socket. The rest is one
-//! task for all sources, because they share the memory of what was seen, and the spool has one writer. It waits for
-//! batches, then takes all that wait; it waits for the spool, and while it does, the channel of batches fills and the
-//! listeners stop reading. When all listeners are gone it stores what is left and ends.
+//! The [`Encoder`] does everything that needs no knowledge of other events, in the task that reads the socket. The rest
+//! is one task for all sources, because they share the deduplication window, and the spool has one writer. It receives
+//! all waiting batches and appends them to the spool. While the spool blocks, the channel of batches fills and the
+//! listeners stop reading. When all listeners have ended, it stores the remaining batches and ends.
 
 mod dedupe;
 mod encode;
@@ -31,33 +31,36 @@ use neurobridge_spool::{AppendError, Spool};
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{debug, error};
 
-use self::dedupe::{Seeing, Seen};
+use self::dedupe::{Novelty, Window};
 pub(crate) use self::encode::{Encoded, Encoder, Rules};
 use crate::spool;
 
-/// Wake-ups of sockets between the listeners and the intake. When it is full the listeners stop reading their sockets.
+/// The capacity of the channel between listeners and intake, in batches, one for each wake-up of a socket. When it is
+/// full, the listeners stop reading their sockets.
 pub(crate) const CHANNEL: usize = 4;
-/// How many of them are stored together at most: one append, one sync, for all that waited.
-const TOGETHER: usize = 16;
-/// And how many bytes. More than that goes alone, in the buffer in which it came: putting it behind others would be
-/// copying it.
-const TOGETHER_BYTES: usize = 64 << 10;
-/// So many appends are on their way at once into a spool on disk: while it syncs one, the next are made, and then synced
-/// together. In memory nothing is gained by it, and those that wait for room would be held beside what is in the spool.
-pub(crate) const AT_ONCE_ON_DISK: usize = 8;
-/// Batches of different sources come out of order by less. A larger difference is a step of the clock, now or in an earlier run.
-const OUT_OF_ORDER: SignedDuration = SignedDuration::from_secs(10);
+/// The largest number of batches that are appended together, with one sync.
+const MAX_MERGED_BATCHES: usize = 16;
+/// The largest size of batches that are appended together. A larger batch is appended alone, in its own buffer: merging
+/// would copy it.
+const MAX_MERGED_BYTES: usize = 64 << 10;
+/// The largest number of concurrent appends to a spool on disk: while it syncs one, the next ones are prepared, and then
+/// synced together. For a spool in memory there is no sync to save, and appends that wait for space would use memory
+/// beyond the limit of the spool.
+pub(crate) const CONCURRENT_APPENDS_ON_DISK: usize = 8;
+/// The largest difference between the times of batches from different sources. A larger one is a step of the clock, now
+/// or in an earlier run.
+const MAX_DISORDER: SignedDuration = SignedDuration::from_secs(10);
 
-/// What the intake needs.
+/// The options of the intake.
 pub(crate) struct Options {
-    /// Events remembered for telling duplicates.
-    pub(crate) remembered_events: usize,
+    /// The size of the deduplication window, in events.
+    pub(crate) window_events: usize,
     pub(crate) dead_letters: Arc<dyn DeadLetters>,
-    /// How many appends are on their way at once.
-    pub(crate) appends_at_once: usize,
+    /// The largest number of concurrent appends.
+    pub(crate) concurrent_appends: usize,
 }
 
-/// A source as the intake knows it.
+/// The intake's handle of a source.
 #[derive(Clone)]
 pub(crate) struct IntakeSource {
     pub(crate) name: Arc<str>,
@@ -65,18 +68,18 @@ pub(crate) struct IntakeSource {
     pub(crate) stats: Arc<IntakeStats>,
 }
 
-/// What the intake counts for a source beside its ledger.
+/// The intake's counters for a source, in addition to its ledger.
 #[derive(Debug, Default)]
 pub(crate) struct IntakeStats {
-    /// Events of a known identity with another body.
+    /// Events with a known identity and a different body.
     pub(crate) id_conflicts: AtomicU64,
-    /// From `created` to receipt; of one event of each wake-up of the socket.
+    /// The time from `created` to receipt, measured for one event of each wake-up of the socket.
     pub(crate) event_age: Histogram,
     newest_dead_letters: Mutex<Newest>,
 }
 
 impl IntakeStats {
-    /// The newest dead letters of the source.
+    /// Returns the newest dead letters of the source.
     pub(crate) fn newest_dead_letters(&self) -> Newest {
         self.newest().clone()
     }
@@ -90,54 +93,55 @@ impl IntakeStats {
     }
 
     fn newest(&self) -> std::sync::MutexGuard<'_, Newest> {
-        // Nothing within the lock can panic half-way through an update.
+        // No code under this lock can panic in the middle of an update.
         self.newest_dead_letters
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Stores what the sources read until all listeners are gone. Batches name their source by its place in `sources`.
+/// Stores the batches of all sources until all listeners have ended. A batch refers to its source by the index in
+/// `sources`.
 ///
 /// # Errors
-/// The spool takes no more.
+/// Returns an error if the spool has failed.
 pub(crate) async fn run(
     options: Options,
     sources: Vec<IntakeSource>,
     spool: Spool,
     mut batches: mpsc::Receiver<Encoded>,
 ) -> Result<(), AppendError> {
-    let at_once = options.appends_at_once;
-    let mut seen = Seen::new(options.remembered_events);
-    // Events that come again after a restart are duplicates still. Meanwhile batches wait in the channel.
-    let (known, newest) = spool::newest(&spool, options.remembered_events).await;
-    for event in known {
-        seen.see(event.identity, event.body);
+    let concurrent = options.concurrent_appends;
+    let mut window = Window::new(options.window_events);
+    // Events that are received again after a restart are duplicates too. Batches wait in the channel meanwhile.
+    let (recent, newest) = spool::newest(&spool, options.window_events).await;
+    for event in recent {
+        window.insert(event.identity, event.body);
     }
-    let mut intake = Intake::new(sources, seen, newest, options.dead_letters);
-    let mut waiting = Vec::with_capacity(TOGETHER);
+    let mut intake = Intake::new(sources, window, newest, options.dead_letters);
+    let mut waiting = Vec::with_capacity(MAX_MERGED_BATCHES);
     let mut appends = FuturesOrdered::new();
     loop {
-        // What is pushed here is handed to the spool when the appends are looked at next: first of all, and in order.
+        // An append starts when it is first polled: `biased` polls the appends first, and in order.
         tokio::select! {
             biased;
             Some(appended) = appends.next() => intake.settle(appended?),
-            received = batches.recv_many(&mut waiting, TOGETHER), if appends.len() < at_once => {
+            received = batches.recv_many(&mut waiting, MAX_MERGED_BATCHES), if appends.len() < concurrent => {
                 if received == 0 {
                     break;
                 }
                 while !waiting.is_empty() {
-                    let count = together(&waiting);
+                    let count = mergeable(&waiting);
                     let mut records = Batch::default();
                     for batch in waiting.drain(..count) {
                         records.append(intake.admit(batch));
                     }
                     let records = records.fitted();
-                    intake.store_letters().await;
+                    intake.store_dead_letters().await;
                     let tallies = intake.take_tallies();
                     let spool = &spool;
                     appends.push_back(async move { spool.append(records).await.map(|_| tallies) });
-                    while appends.len() >= at_once {
+                    while appends.len() >= concurrent {
                         if let Some(appended) = appends.next().await {
                             intake.settle(appended?);
                         }
@@ -152,12 +156,12 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// How many of the batches that wait are stored together; one at least.
-fn together(waiting: &[Encoded]) -> usize {
+/// Returns the number of waiting batches to append together, at least one.
+fn mergeable(waiting: &[Encoded]) -> usize {
     let mut bytes = 0;
     let fits = |batch: &&Encoded| {
         bytes += batch.records.len();
-        bytes <= TOGETHER_BYTES
+        bytes <= MAX_MERGED_BYTES
     };
     waiting.iter().take_while(fits).count().max(1)
 }
@@ -165,16 +169,17 @@ fn together(waiting: &[Encoded]) -> usize {
 struct Intake {
     dead_letters: Arc<dyn DeadLetters>,
     sources: Vec<IntakeSource>,
-    seen: Seen,
+    window: Window,
     tallies: Vec<Tally>,
-    /// The last time of receipt. Batches of several sources are put into its order; after a step of the clock back, it goes back.
+    /// The latest time of receipt. Records are stored with increasing times, also across sources; only a step of the
+    /// clock moves it back.
     newest: Timestamp,
-    /// Of the records at hand.
+    /// The fates of the records of the present batch.
     fates: Vec<Fate>,
-    letters: String,
+    dead_letter_lines: String,
 }
 
-/// What became of a source's events in the batch at hand.
+/// The number of a source's events by outcome, for one append.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
     stored: u64,
@@ -186,7 +191,7 @@ struct Tally {
 impl Intake {
     fn new(
         sources: Vec<IntakeSource>,
-        seen: Seen,
+        window: Window,
         newest: Option<Timestamp>,
         dead_letters: Arc<dyn DeadLetters>,
     ) -> Self {
@@ -194,42 +199,42 @@ impl Intake {
             dead_letters,
             tallies: vec![Tally::default(); sources.len()],
             sources,
-            seen,
+            window,
             newest: newest.unwrap_or(Timestamp::MIN),
             fates: Vec::new(),
-            letters: String::new(),
+            dead_letter_lines: String::new(),
         }
     }
 
-    /// Decides what becomes of each event of a batch, and counts it; what is left are the records to store.
+    /// Deduplicates and counts the events of a batch. Returns the records to store.
     fn admit(&mut self, batch: Encoded) -> Batch {
         let Encoded {
             source,
             received_at,
             mut records,
             arrivals,
-            letters,
+            dead_letter_lines,
             dead_lettered,
         } = batch;
-        if self.newest.duration_since(received_at) > OUT_OF_ORDER {
+        if self.newest.duration_since(received_at) > MAX_DISORDER {
             self.newest = received_at;
         }
         self.newest = self.newest.max(received_at);
         let source_name = &*self.sources[source].name;
         let stats = &self.sources[source].stats;
         let tally = &mut self.tallies[source];
-        self.letters.push_str(&letters);
+        self.dead_letter_lines.push_str(&dead_letter_lines);
         tally.dead_lettered += dead_lettered;
         self.fates.clear();
         for arrival in arrivals {
-            let seeing = match arrival.identity {
-                Some(identity) => self.seen.see(identity, arrival.body),
-                None => Seeing::New,
+            let novelty = match arrival.identity {
+                Some(identity) => self.window.insert(identity, arrival.body),
+                None => Novelty::New,
             };
-            let fate = match seeing {
-                Seeing::New => Fate::Keep,
-                Seeing::Duplicate => Fate::Drop,
-                Seeing::Conflict => {
+            let fate = match novelty {
+                Novelty::New => Fate::Keep,
+                Novelty::Duplicate => Fate::Drop,
+                Novelty::Conflict => {
                     let suffix = identity::conflict_suffix(arrival.body);
                     debug!(
                         source = source_name,
@@ -252,35 +257,35 @@ impl Intake {
         if self.newest != received_at {
             records.set_received_at(self.newest);
         }
-        // Mostly nothing is to be done, and this core does not look at the records, which another one wrote.
+        // Usually nothing has to change. Then the records stay unread, which another core has in its cache.
         if self.fates.iter().any(|fate| *fate != Fate::Keep) {
             records.apply(self.fates.drain(..));
         }
         records
     }
 
-    /// Stores the dead letters before the events behind them are called stored. Tries until it works: the feed waits
-    /// meanwhile, and nothing is lost uncounted.
-    async fn store_letters(&mut self) {
-        if self.letters.is_empty() {
+    /// Stores the dead letters before the events after them count as stored. Retries without limit: the feed is blocked
+    /// meanwhile, so that no frame is lost without being counted.
+    async fn store_dead_letters(&mut self) {
+        if self.dead_letter_lines.is_empty() {
             return;
         }
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
-        while let Err(error) = self.dead_letters.store(&self.letters).await {
+        while let Err(error) = self.dead_letters.store(&self.dead_letter_lines).await {
             let delay = backoff.next_delay();
             error!(%error, ?delay, "cannot store dead letters; the feed is blocked until there is space or the disk is fixed");
             sleep(delay).await;
         }
-        self.letters.clear();
+        self.dead_letter_lines.clear();
     }
 
-    /// What became of the events of the batch that was just encoded, by source.
+    /// Returns the counts since the last call, by source, and resets them.
     fn take_tallies(&mut self) -> Vec<Tally> {
         let none = vec![Tally::default(); self.sources.len()];
         std::mem::replace(&mut self.tallies, none)
     }
 
-    /// Counts what became of a batch's events, once it is stored.
+    /// Adds the counts of a stored batch to the ledgers.
     fn settle(&self, tallies: Vec<Tally>) {
         for (source, tally) in self.sources.iter().zip(tallies) {
             let Tally {

@@ -1,4 +1,4 @@
-//! Encoder and intake together, against a model that keeps everything.
+//! Encoder and intake together, compared with a model that stores all events.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::feed::LoggedDeadLetters;
 
-/// A frame that the feed may send.
+/// A frame of the feed.
 #[derive(Clone, Copy, Debug)]
 enum Sent {
     Event { id: Option<u8>, body: u8, secret: u8 },
@@ -29,7 +29,7 @@ fn sent() -> impl Strategy<Value = Sent> {
     ]
 }
 
-/// Bodies of this number are not let through.
+/// The filter rejects events with this body.
 const UNWANTED: u8 = 2;
 
 fn frame(sent: Sent) -> Frame {
@@ -45,7 +45,7 @@ fn frame(sent: Sent) -> Frame {
         None => format!("{{{data}}}"),
     };
     let Ok(Kind::Event(envelope)) = envelope::read(&text) else {
-        panic!("{text} is no event");
+        panic!("{text} is not an event");
     };
     Frame {
         text: text.into(),
@@ -61,15 +61,15 @@ fn source(name: &str) -> IntakeSource {
     }
 }
 
-/// Microseconds by which the clock steps.
+/// The size of a step of the clock, in microseconds.
 const STEP: i64 = 20_000_000;
 
-/// Some microseconds, before and after steps of the clock.
+/// Returns a time in microseconds, before or after steps of the clock.
 fn any_time() -> impl Strategy<Value = i64> {
     (0..3_i64, 0..1000_i64).prop_map(|(steps, time)| steps * STEP + time)
 }
 
-/// A stored event, by what tells it from others.
+/// The properties that identify a stored event.
 #[derive(Debug, PartialEq, Eq)]
 struct Stored {
     source: String,
@@ -97,7 +97,7 @@ impl Stored {
 
 proptest! {
     #[test]
-    fn each_frame_becomes_what_the_model_says(
+    fn each_frame_has_the_outcome_of_the_model(
         batches in proptest::collection::vec(
             (0..2_usize, proptest::collection::vec(sent(), 1..12), any_time()),
             1..10,
@@ -116,13 +116,13 @@ proptest! {
             .enumerate()
             .map(|(index, source)| Encoder::new(source.name.clone(), index, source.stats.clone(), rules.clone()))
             .collect();
-        let mut intake = Intake::new(sources.clone(), Seen::new(1000), None, Arc::new(LoggedDeadLetters));
-        // What was seen of each identity.
+        let mut intake = Intake::new(sources.clone(), Window::new(1000), None, Arc::new(LoggedDeadLetters));
+        // The bodies received with each identity.
         let mut known = HashMap::<(usize, u8), Vec<_>>::new();
         let (mut expected, mut tallies, mut newest) = (Vec::new(), [Tally::default(); 2], i64::MIN);
         let mut stored = Batch::default();
         for (index, batch, time) in batches {
-            // A step of the clock back is followed, disorder between sources is not.
+            // A step of the clock moves the time back; disorder between sources does not.
             newest = if newest > time + STEP / 2 { time } else { newest.max(time) };
             let tally = &mut tallies[index];
             for sent in batch {
@@ -158,7 +158,7 @@ proptest! {
         prop_assert_eq!(found, expected);
         prop_assert_eq!(&intake.tallies[..], &tallies);
         let dead_lettered: u64 = tallies.iter().map(|tally| tally.dead_lettered).sum();
-        prop_assert_eq!(intake.letters.lines().count() as u64, dead_lettered);
-        prop_assert_eq!(intake.letters.contains("[]"), dead_lettered > 0 && !redacts);
+        prop_assert_eq!(intake.dead_letter_lines.lines().count() as u64, dead_lettered);
+        prop_assert_eq!(intake.dead_letter_lines.contains("[]"), dead_lettered > 0 && !redacts);
     }
 }

@@ -1,4 +1,4 @@
-//! Log lines as `key=value` pairs, as Loki and others read them.
+//! Log lines as `key=value` pairs, the format that Loki and other tools parse.
 
 use std::fmt::{self, Debug};
 
@@ -13,7 +13,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// The format: time, level, target, message, the event's fields, the fields of the spans around it.
+/// Formats time, level, target, message, the event's fields, and the fields of the enclosing spans.
 pub(super) struct Logfmt;
 
 impl<S, N> FormatEvent<S, N> for Logfmt
@@ -40,7 +40,7 @@ where
         writer.write_str(&pairs.message)?;
         writer.write_str(&pairs.fields)?;
         for span in context.event_scope().into_iter().flatten() {
-            // As the layer wrote them when the span was made: `key=value` with quoted texts.
+            // Formatted by the layer when the span was created: `key=value` with quoted texts.
             if let Some(fields) = span.extensions().get::<FormattedFields<N>>()
                 && !fields.is_empty()
             {
@@ -80,7 +80,7 @@ impl Visit for Pairs {
     }
 }
 
-/// Quoted wherever a reader could take it for something else.
+/// Appends a value, quoted if it would be ambiguous without quotes.
 fn push_value(value: &str, out: &mut String) {
     let is_plain = |c: char| !(c.is_whitespace() || is_unsafe(c) || matches!(c, '"' | '=' | '\\'));
     if !value.is_empty() && value.chars().all(is_plain) {
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_quoted_where_they_have_to_be() {
+    fn ambiguous_values_are_quoted() {
         let written = |value: &str| {
             let mut out = String::new();
             push_value(value, &mut out);

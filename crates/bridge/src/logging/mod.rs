@@ -1,4 +1,4 @@
-//! Logging: to standard error, in one of three formats, what repeats only now and then. No log line blocks whoever logs it.
+//! Logging to standard error in one of three formats. Repeated messages are suppressed, and logging never blocks the caller.
 
 mod logfmt;
 mod one_line;
@@ -28,29 +28,29 @@ use self::{
 };
 use crate::{config::LogFormat, output::Output, terminal::colours};
 
-/// Standard error, once there is logging.
+/// The queue in front of standard error, once logging is set up.
 static STDERR: OnceLock<Output> = OnceLock::new();
 
-/// Keeps logging complete: dropped at the end of the program, it tells what was left out and not told yet.
-#[must_use = "dropped at once, it tells nothing"]
+/// Reports the messages suppressed so far when it is dropped, at the end of the program.
+#[must_use = "suppressed messages are reported only while the guard lives"]
 #[derive(Debug)]
 pub struct Guard {
     _reporter: Reporter,
 }
 
-/// Why there is no logging.
+/// The reason why logging cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// The level is none.
+    /// The level is invalid.
     #[error("found \"{level}\" as the level to log, expected error, warn, info, debug or trace")]
     Level {
-        /// What was found.
+        /// The invalid level.
         level: String,
-        /// What is wrong with it.
+        /// The error of the parser.
         source: tracing_subscriber::filter::ParseError,
     },
-    /// There is logging already.
+    /// Logging is set up already.
     #[error("logging is set up already")]
     Twice(#[from] TryInitError),
     /// No thread is available.
@@ -63,8 +63,8 @@ pub enum LogError {
 /// # Errors
 /// See [`LogError`].
 pub fn init(format: LogFormat, level: &str) -> Result<Guard, LogError> {
-    // The NATS client tells as errors what its sink tells as states, and that it may not come back by itself, as it is
-    // meant to. What is said of it in `level` comes later and counts.
+    // The NATS client logs as errors what its sink reports as states, including that it does not reconnect by itself,
+    // which is intended. A directive for it in `level` comes later and overrides this one.
     let filter = EnvFilter::builder()
         .parse(format!("async_nats=off,{level}"))
         .map_err(|source| LogError::Level {
@@ -83,12 +83,12 @@ pub fn init(format: LogFormat, level: &str) -> Result<Guard, LogError> {
     Ok(Guard { _reporter: reporter })
 }
 
-/// Returns standard error, as it is written to by a thread of its own.
+/// Returns standard error with a queue and a writing thread.
 fn stderr() -> io::Result<&'static Output> {
     if let Some(output) = STDERR.get() {
         return Ok(output);
     }
-    // Not by way of the library's handle: its lock would be held by the thread for as long as a write waits.
+    // A separate file handle: the thread would hold the lock of the library's handle while a write blocks.
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let output = Output::start("log", stderr, |lines| {
         warn!(
@@ -99,8 +99,8 @@ fn stderr() -> io::Result<&'static Output> {
     Ok(STDERR.get_or_init(|| output))
 }
 
-/// Writes the messages of panics by way of the queue, after the lines logged before. The usual hook could wait without limit, with
-/// a lock of the process held.
+/// Writes panic messages to the queue, after the earlier log lines. The default hook could block without limit while it
+/// holds a lock of the process.
 fn report_panics(output: Output) {
     panic::set_hook(Box::new(move |panic| {
         let thread = thread::current();
@@ -111,21 +111,22 @@ fn report_panics(output: Output) {
         };
         let name = thread.name().unwrap_or("<unnamed>");
         output.push(format!("thread '{name}' {panic}\n{backtrace}").into_bytes());
-        // The process may end before another flush.
+        // The process may end before the next flush.
         output.flush();
     }));
 }
 
-/// Writes the last words of the program to standard error, after all log lines.
+/// Writes the final message of the program to standard error, after all log lines.
 pub(crate) fn write_last(text: String) {
     match STDERR.get() {
         Some(output) => drop(output.push(text.into_bytes())),
-        // Without logging no signal is handled yet: a write that waits ends with the first one. There is nobody to report an error to.
+        // Without logging there are no signal handlers yet, so a signal ends a write that blocks. An error of this write
+        // cannot be reported anywhere.
         None => drop(io::stderr().write_all(text.as_bytes())),
     }
 }
 
-/// Waits until all log lines are written, for at most some seconds, so that the exit does not depend on a reader.
+/// Waits until all log lines are written, at most a few seconds, so that the exit does not depend on a reader.
 pub(crate) fn flush() {
     if let Some(output) = STDERR.get() {
         output.flush();
@@ -137,7 +138,7 @@ pub(crate) fn dropped_lines() -> u64 {
     STDERR.get().map_or(0, Output::dropped)
 }
 
-/// The layer that writes lines of this format.
+/// Returns the layer that writes log lines in a format.
 fn layer<W>(format: LogFormat, writer: W, colours: bool) -> Box<dyn Layer<Registry> + Send + Sync>
 where
     W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
@@ -147,7 +148,7 @@ where
             writer,
             is_json: format == LogFormat::Json,
         })
-        // It would write its own errors to standard error directly, and wait there.
+        // The layer would write its own errors to standard error directly, and block there.
         .log_internal_errors(false)
         .with_ansi(colours && format == LogFormat::Text);
     match format {
@@ -190,17 +191,17 @@ mod tests {
         with_default(
             Registry::default().with(layer(format, move || writer.clone(), true)),
             || {
-                info!(source = "main", events = 3, "the bridge \"runs\"");
+                info!(source = "main", events = 3, "bridge \"main\" started");
             },
         );
         lines.text()
     }
 
     #[test]
-    fn each_format_has_its_look() {
+    fn each_format_renders_message_and_fields() {
         let text = logged(LogFormat::Text);
         assert!(
-            text.contains("\u{1b}[") && text.contains("the bridge \"runs\""),
+            text.contains("\u{1b}[") && text.contains("bridge \"main\" started"),
             "{text}"
         );
         let json: serde_json::Value = serde_json::from_str(&logged(LogFormat::Json)).unwrap();
@@ -208,7 +209,7 @@ mod tests {
             (&json["level"], &json["message"], &json["source"], &json["events"]),
             (
                 &"INFO".into(),
-                &"the bridge \"runs\"".into(),
+                &"bridge \"main\" started".into(),
                 &"main".into(),
                 &3.into()
             )
@@ -225,7 +226,7 @@ mod tests {
         );
         assert_eq!(
             rest,
-            "level=info target=neurobridge::logging::tests msg=\"the bridge \\\"runs\\\"\" source=main events=3\n"
+            "level=info target=neurobridge::logging::tests msg=\"bridge \\\"main\\\" started\" source=main events=3\n"
         );
     }
 
@@ -240,10 +241,10 @@ mod tests {
                 warn!(source = "main", port, "no connection to port {port}");
                 warn!(source = "other", "something else");
             }
-            repeats.tell_all();
+            repeats.report_all();
         });
         let text = lines.text();
-        let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
         assert_eq!(count("msg=\"no connection to port"), repeats::LIMIT);
         assert_eq!(count("msg=\"something else"), repeats::LIMIT);
         let suppressed = format!("suppressed={}", 100 - repeats::LIMIT);
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_level_is_named() {
+    fn invalid_level_is_reported() {
         let error = init(LogFormat::Text, "a=loud").unwrap_err();
         assert!(error.to_string().contains("a=loud"), "{error}");
     }

@@ -1,15 +1,15 @@
-//! Keeps each log entry on one line, whatever is quoted in it.
+//! Keeps each log entry on one line, whatever foreign text it contains.
 
 use std::io::{self, Write};
 
 use neurobridge_core::foreign_text;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Escapes, in each entry, the characters that [`foreign_text`] knows as unsafe. Escape characters stay: those that remain
-/// are the colours of this program, since tracing escapes them in values.
+/// Escapes the characters in each entry that are unsafe by [`foreign_text`]. ESC is left unchanged: tracing escapes it in
+/// values, so the remaining ones are the colour sequences of this program.
 pub(super) struct OneLine<W> {
     pub(super) writer: W,
-    /// Entries are JSON, and so are the escapes.
+    /// Whether entries are JSON; then the escapes are JSON escapes.
     pub(super) is_json: bool,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct OneLineWriter<W> {
 }
 
 impl<W: Write> Write for OneLineWriter<W> {
-    /// Writes an entry, which comes as a whole with its line break.
+    /// Writes one entry. The layer writes each entry with one call, including its line break.
     fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(entry);
         let line = text.strip_suffix('\n').unwrap_or(&text);
@@ -56,7 +56,8 @@ impl<W: Write> Write for OneLineWriter<W> {
     }
 }
 
-/// All but ASCII stands within texts, where JSON has escapes of its own; control characters are escaped already.
+/// Escapes unsafe characters in JSON. Non-ASCII characters occur only in strings, and control characters are escaped
+/// already.
 fn json_escaped(line: &str) -> String {
     let mut escaped = String::with_capacity(line.len() + 1);
     for c in line.chars() {

@@ -1,4 +1,4 @@
-//! What repeats is logged now and then only, and counted: a broker that is away for a night must not fill a disk.
+//! Suppresses and counts repeated log messages, so that the log of a long outage does not fill the disk.
 
 use std::{
     collections::HashMap,
@@ -20,21 +20,22 @@ use tracing::{
 };
 use tracing_subscriber::layer::{Context, Filter};
 
-/// So many alike are logged in a period; the others are counted.
+/// The number of similar messages that are logged in a period; further ones are suppressed and counted.
 pub(super) const LIMIT: usize = 10;
-/// The period. Whoever watches learns within it how many were left out.
+/// The length of a period, after which the number of suppressed messages is logged.
 const PERIOD: Duration = Duration::from_secs(30);
-/// So many kinds of messages are told apart; when there are more, the further ones are logged all.
+/// The largest number of kinds. Messages of further kinds are never suppressed.
 const MAX_KINDS: usize = 1024;
-/// So much of a message is kept, to say what was left out.
+/// The length to which the example of a suppressed message is cut.
 const MAX_EXAMPLE_BYTES: usize = 160;
-/// What this module itself logs, which is not counted.
+/// The target of this module's own messages, which are never suppressed.
 const TARGET: &str = "neurobridge::repeats";
 
-/// A filter that lets the first few events of a kind pass in each period. Two are of one kind when they come from the
-/// same place in the code and differ in digits only; texts, such as the name of a source, must be the same in full.
+/// A filter that passes the first [`LIMIT`] log events of each kind in a period. Two log events are of the same kind if
+/// they come from the same place in the code and differ only in digits; texts, such as the name of a source, must be
+/// equal.
 ///
-/// Below `INFO` everything passes: whoever asks for it wants all of it.
+/// Levels below `INFO` are never suppressed: they are enabled only to see all details.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Repeats {
     kinds: Arc<Mutex<HashMap<u64, Kind>>>,
@@ -44,47 +45,47 @@ pub(super) struct Repeats {
 struct Kind {
     since: Instant,
     passed: usize,
-    left_out: u64,
+    suppressed: u64,
     level: Level,
     example: String,
 }
 
 impl Repeats {
-    /// Logs how many were left out in periods that are over.
-    fn tell(&self) {
-        self.tell_where(|kind| kind.since.elapsed() >= PERIOD);
+    /// Logs the numbers of messages suppressed in completed periods.
+    fn report(&self) {
+        self.report_where(|kind| kind.since.elapsed() >= PERIOD);
     }
 
-    /// Logs how many were left out, also in periods that are not over yet.
-    pub(super) fn tell_all(&self) {
-        self.tell_where(|_| true);
+    /// Logs the numbers of suppressed messages, also of periods that have not ended.
+    pub(super) fn report_all(&self) {
+        self.report_where(|_| true);
     }
 
-    fn tell_where(&self, is_over: impl Fn(&Kind) -> bool) {
-        let over: Vec<Kind> = self
+    fn report_where(&self, is_due: impl Fn(&Kind) -> bool) {
+        let due: Vec<Kind> = self
             .kinds()
-            .extract_if(|_, kind| is_over(kind))
+            .extract_if(|_, kind| is_due(kind))
             .map(|(_, kind)| kind)
             .collect();
         for Kind {
-            left_out,
+            suppressed,
             level,
             example,
             ..
-        } in over
+        } in due
         {
-            if left_out == 0 {
+            if suppressed == 0 {
                 continue;
             }
             match level {
                 Level::ERROR => {
-                    error!(target: TARGET, suppressed = left_out, like = example, "suppressed repeated messages")
+                    error!(target: TARGET, suppressed, like = example, "suppressed repeated messages")
                 }
                 Level::WARN => {
-                    warn!(target: TARGET, suppressed = left_out, like = example, "suppressed repeated messages")
+                    warn!(target: TARGET, suppressed, like = example, "suppressed repeated messages")
                 }
                 _ => {
-                    info!(target: TARGET, suppressed = left_out, like = example, "suppressed repeated messages")
+                    info!(target: TARGET, suppressed, like = example, "suppressed repeated messages")
                 }
             }
         }
@@ -95,9 +96,9 @@ impl Repeats {
         if *metadata.level() > Level::INFO || metadata.target() == TARGET {
             return true;
         }
-        let mut likeness = Likeness::new(metadata);
-        event.record(&mut likeness);
-        let key = likeness.hasher.finish();
+        let mut similarity = Similarity::new(metadata);
+        event.record(&mut similarity);
+        let key = similarity.hasher.finish();
         let now = Instant::now();
         let mut kinds = self.kinds();
         if kinds.len() >= MAX_KINDS && !kinds.contains_key(&key) {
@@ -106,12 +107,12 @@ impl Repeats {
         let kind = kinds.entry(key).or_insert_with(|| Kind {
             since: now,
             passed: 0,
-            left_out: 0,
+            suppressed: 0,
             level: *metadata.level(),
             example: String::new(),
         });
-        // What was left out before is told first: `tell` begins a new period.
-        if kind.left_out == 0 && now.duration_since(kind.since) >= PERIOD {
+        // With suppressed messages, the new period begins only when `report` has logged their number.
+        if kind.suppressed == 0 && now.duration_since(kind.since) >= PERIOD {
             kind.since = now;
             kind.passed = 0;
         }
@@ -119,15 +120,15 @@ impl Repeats {
             kind.passed += 1;
             return true;
         }
-        kind.left_out += 1;
+        kind.suppressed += 1;
         if kind.example.is_empty() {
-            kind.example = likeness.message;
+            kind.example = similarity.message;
         }
         false
     }
 
     fn kinds(&self) -> MutexGuard<'_, HashMap<u64, Kind>> {
-        // Counts stay true whatever a thread died of.
+        // The counts are valid also after a panic under this lock.
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -142,13 +143,13 @@ impl<S: Subscriber> Filter<S> for Repeats {
     }
 }
 
-/// What makes events alike.
-struct Likeness {
+/// Computes the hash that is equal for log events of the same kind.
+struct Similarity {
     hasher: DefaultHasher,
     message: String,
 }
 
-impl Likeness {
+impl Similarity {
     fn new(metadata: &Metadata<'_>) -> Self {
         let mut hasher = DefaultHasher::new();
         metadata.callsite().hash(&mut hasher);
@@ -159,7 +160,7 @@ impl Likeness {
     }
 }
 
-impl Visit for Likeness {
+impl Visit for Similarity {
     fn record_str(&mut self, field: &Field, value: &str) {
         field.name().hash(&mut self.hasher);
         value.hash(&mut self.hasher);
@@ -192,8 +193,7 @@ impl Visit for Likeness {
     }
 }
 
-/// A thread that tells, period by period, what was left out. It awaits the end of a period or its own; dropped, it
-/// tells the rest.
+/// A thread that reports suppressed messages after each period, and the remaining ones on drop.
 #[derive(Debug)]
 pub(super) struct Reporter {
     stop: Option<SyncSender<()>>,
@@ -201,9 +201,9 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    /// Starts it for the process's logging.
+    /// Starts the thread with the current subscriber.
     pub(super) fn start(repeats: Repeats) -> io::Result<Self> {
-        // Nothing is ever sent: the receiver wakes up when the sender is dropped.
+        // No message is ever sent: the receiver wakes up when the sender is dropped.
         let (stop, stopped) = mpsc::sync_channel(0);
         let dispatch = dispatcher::get_default(Clone::clone);
         let thread = thread::Builder::new()
@@ -211,9 +211,9 @@ impl Reporter {
             .spawn(move || {
                 dispatcher::with_default(&dispatch, || {
                     while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
-                        repeats.tell();
+                        repeats.report();
                     }
-                    repeats.tell_all();
+                    repeats.report_all();
                 });
             })?;
         Ok(Self {
@@ -227,7 +227,7 @@ impl Drop for Reporter {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // It can only have panicked, and then it has said so.
+            // An error means that the thread panicked, and the panic hook has reported it.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! A tail's end of the tap.
+//! The client of the tap, used by `tail`.
 
 use std::{io, path::Path};
 
@@ -11,8 +11,8 @@ use tokio::{
 use super::{Arrival, Folder, Greeting, SOCKET};
 use crate::config::Config;
 
-/// The longest first line; far more than a version and some numbers take.
-const LONGEST_GREETING: u64 = 1024;
+/// The largest greeting: far more than a version and some numbers need.
+const MAX_GREETING_BYTES: u64 = 1024;
 
 /// A connection to a running bridge.
 #[derive(Debug)]
@@ -21,33 +21,35 @@ pub(crate) struct Client {
     greeting: Greeting,
 }
 
-/// Why a bridge that runs can't be asked.
+/// The reason why `tail` cannot read from a running bridge.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TapError {
-    /// The socket is another user's.
+    /// The socket belongs to another user.
     #[error(
         "{path} cannot be opened: the bridge runs as another user, and only that user may read its events"
     )]
     Denied { path: String },
-    /// The socket says no in another way.
+    /// Another error of the socket.
     #[error("{path} is unreachable")]
     Io { path: String, source: io::Error },
-    /// There are too many tails.
-    #[error("the bridge has as many tails as it takes: end one of them")]
+    /// The bridge has closed the connection, since the limit of tails is reached.
+    #[error("limit of tails exceeded at this bridge; end one of them")]
     TooMany,
-    /// Another program, or none of ours.
-    #[error("the bridge is neurobridge {found}, and this is {ours}: use its own program to look at it")]
+    /// The bridge has another version, or another program uses the socket.
+    #[error(
+        "the bridge is neurobridge {found}, but this program is {ours}; run tail with the bridge's program"
+    )]
     Version { found: String, ours: &'static str },
-    /// The bridge was killed.
+    /// The connection ended without the end marker: the bridge was killed, or has closed it.
     #[error("connection to the bridge lost: it was killed, or this program did not read for five minutes")]
     Gone(#[source] io::Error),
 }
 
 impl Client {
-    /// Connects to the bridge of a data folder; `None` when none runs there.
+    /// Connects to the bridge of a data folder. Returns `None` if no bridge runs there.
     ///
     /// # Errors
-    /// One runs, and can't be asked.
+    /// Returns an error if a bridge runs and the connection fails.
     pub(crate) async fn connect(data_dir: &Path) -> Result<Option<Self>, TapError> {
         let path = super::path(data_dir).display().to_string();
         let stream = match Folder::open(data_dir) {
@@ -68,7 +70,7 @@ impl Client {
         };
         let mut line = Vec::new();
         let read = (&mut stream)
-            .take(LONGEST_GREETING)
+            .take(MAX_GREETING_BYTES)
             .read_until(b'\n', &mut line)
             .await;
         match read {
@@ -87,20 +89,21 @@ impl Client {
         }
     }
 
-    /// The spool that the events are in.
+    /// Returns the id of the bridge's spool.
     pub(crate) const fn spool(&self) -> SpoolId {
         self.greeting.spool()
     }
 
-    /// Whether the bridge runs with this configuration.
+    /// Returns whether the bridge runs with this configuration.
     pub(crate) fn runs_with(&self, config: &Config) -> bool {
         self.greeting.is_of(config)
     }
 
-    /// Waits for what comes next. A call that was cancelled may have read a part: it can't be called again then.
+    /// Waits for the next message. Not cancel-safe: must not be called again after a cancellation, which may have lost a
+    /// part of a message.
     ///
     /// # Errors
-    /// The bridge is gone.
+    /// Returns an error if the connection was lost.
     pub(crate) async fn next(&mut self) -> Result<Arrival, TapError> {
         Arrival::read(&mut self.stream).await.map_err(TapError::Gone)
     }

@@ -1,7 +1,7 @@
-//! The tap: the events of a running bridge, for `neurobridge tail` on the same machine.
+//! The tap: sends the events of a running bridge to `neurobridge tail` on the same machine.
 //!
-//! A Unix socket in the data folder, for its owner only and never over HTTP: what comes out are events. A tail looks on
-//! and is waited for by nobody: what it is too slow for it misses, and is told how much that was.
+//! It is a Unix socket in the data folder, for its owner only, and not an HTTP path, because it sends events. The bridge
+//! never waits for a tail: one that is too slow misses events and receives their number.
 
 mod client;
 mod protocol;
@@ -20,18 +20,19 @@ pub(crate) use self::{
     server::Tap,
 };
 
-/// The socket's name in the data folder.
+/// The name of the socket in the data folder.
 const SOCKET: &str = "tail.sock";
 
-/// The kernel takes paths of some hundred bytes (108 on Linux, 104 elsewhere) for a socket; folders may have longer ones.
-const LONGEST: usize = 100;
+/// The longest path of a socket that every kernel accepts (108 bytes on Linux, 104 elsewhere). Paths of folders may be
+/// longer.
+const MAX_PATH_BYTES: usize = 100;
 
-/// The socket of a data folder.
+/// Returns the path of the socket in a data folder.
 pub(crate) fn path(data_dir: &Path) -> PathBuf {
     data_dir.join(SOCKET)
 }
 
-/// A folder in which sockets are named by paths that the kernel takes.
+/// An open folder, with paths of sockets that the kernel accepts.
 struct Folder {
     path: PathBuf,
     handle: File,
@@ -45,10 +46,10 @@ impl Folder {
         })
     }
 
-    /// A path of a file in it, by way of the open folder where the folder's own path is too long.
+    /// Returns a path to a file in the folder: through its file descriptor if the folder's own path is too long.
     fn join(&self, name: &str) -> PathBuf {
         let path = self.path.join(name);
-        if path.as_os_str().len() <= LONGEST {
+        if path.as_os_str().len() <= MAX_PATH_BYTES {
             return path;
         }
         Path::new("/proc/self/fd")

@@ -1,6 +1,6 @@
-//! What is said over the tap's socket: a line of JSON, then pieces of a kind, a length and that many bytes.
+//! The protocol of the tap's socket: a greeting as one line of JSON, then messages of a kind, a length and a body.
 //!
-//! Both ends are the same program, which the first line makes sure of; records are sent as the spool has them.
+//! Records are sent in the spool's format. The greeting ensures that both ends are the same version of the program.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -17,17 +17,17 @@ use crate::config::Config;
 const EVENTS: u8 = b'e';
 const MISSED: u8 = b'm';
 const END: u8 = b'.';
-/// A kind and a length.
-const HEAD: usize = 5;
+/// The size of a message head: a kind and a length.
+const HEAD_BYTES: usize = 5;
 
-/// What the bridge says first.
+/// The first line that the bridge sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Greeting {
-    /// The program's version.
+    /// The version of the bridge.
     pub(crate) version: String,
-    /// The bytes of the spool's id.
+    /// The id of the bridge's spool.
     spool: [u8; 16],
-    /// A hash of the configuration that the bridge runs with.
+    /// A hash of the bridge's configuration.
     configuration: u64,
 }
 
@@ -44,33 +44,33 @@ impl Greeting {
         SpoolId::from_bytes(self.spool)
     }
 
-    /// Whether the bridge runs with this configuration.
+    /// Returns whether the bridge runs with this configuration.
     pub(crate) fn is_of(&self, config: &Config) -> bool {
         self.configuration == hash(config)
     }
 }
 
-/// Of all that can be seen of a configuration; secrets can't, and change no message.
+/// Returns a hash of the configuration without its secrets, which do not affect messages.
 fn hash(config: &Config) -> u64 {
     let mut hasher = DefaultHasher::new();
     format!("{config:?}").hash(&mut hasher);
     hasher.finish()
 }
 
-/// What comes to a tail.
+/// A message to a tail.
 #[derive(Clone, Debug)]
 pub(crate) enum Arrival {
     Events(SealedBatch),
-    /// So many events that it was too slow for.
+    /// The number of events that the tail has missed, because it was too slow.
     Missed(u64),
-    /// The bridge has stopped, and all was sent.
+    /// The bridge has stopped, and all events were sent.
     End,
 }
 
 impl Arrival {
     pub(super) async fn write(&self, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-        let piece = |kind: u8, length: u32| {
-            let mut head = Vec::with_capacity(HEAD + 16);
+        let head_of = |kind: u8, length: u32| {
+            let mut head = Vec::with_capacity(HEAD_BYTES + 16);
             head.push(kind);
             head.extend(length.to_le_bytes());
             head
@@ -79,18 +79,18 @@ impl Arrival {
             Self::Events(batch) => {
                 let length = u32::try_from(batch.bytes().len() + 16)
                     .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a batch of more than 4 GiB"))?;
-                let mut head = piece(EVENTS, length);
+                let mut head = head_of(EVENTS, length);
                 head.extend(batch.first().get().to_le_bytes());
                 head.extend(batch.events().to_le_bytes());
                 to.write_all(&head).await?;
                 to.write_all(batch.bytes()).await
             }
             Self::Missed(events) => {
-                let mut missed = piece(MISSED, 8);
+                let mut missed = head_of(MISSED, 8);
                 missed.extend(events.to_le_bytes());
                 to.write_all(&missed).await
             }
-            Self::End => to.write_all(&piece(END, 0)).await,
+            Self::End => to.write_all(&head_of(END, 0)).await,
         }
     }
 
@@ -101,7 +101,7 @@ impl Arrival {
             EVENTS => {
                 let first = Sequence::new(from.read_u64_le().await?).ok_or(io::ErrorKind::InvalidData)?;
                 let events = from.read_u64_le().await?;
-                // As much as comes, whatever was said of the length.
+                // The buffer grows with the received bytes: the length is not trusted for an allocation.
                 let mut bytes = Vec::new();
                 let records = u64::from(length.saturating_sub(16));
                 if from.take(records).read_to_end(&mut bytes).await? as u64 != records {

@@ -1,4 +1,4 @@
-//! The bridge's end of the tap.
+//! The server of the tap, in the bridge.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -24,46 +24,46 @@ use tracing::{debug, warn};
 
 use super::{Arrival, Folder, Greeting, SOCKET};
 
-/// Tails at a time: each may hold [`QUEUE_BYTES`].
-const MOST_TAILS: usize = 8;
-/// Batches, and bytes of them, that wait for one tail. What comes while it is full that tail misses.
+/// The limit of concurrent tails, each with a queue of up to [`QUEUE_BYTES`].
+const MAX_TAILS: usize = 8;
+/// The capacity of one tail's queue, in batches and in bytes. A tail misses events that arrive while its queue is full.
 const QUEUE: usize = 256;
 const QUEUE_BYTES: usize = 4 << 20;
-/// How long the end of a bridge may wait for tails that are still reading.
-const FAREWELL: Duration = Duration::from_millis(500);
-/// Another bridge that takes longer to accept is none.
-const ASK_LIMIT: Duration = Duration::from_secs(1);
-/// After an accept that failed: too many files are open.
-const PAUSE: Duration = Duration::from_secs(1);
-/// A tail that takes nothing for so long (stopped, or a pager that nobody reads on) leaves its place to others.
+/// The time limit at the stop for tails that are still reading.
+const STOP_LIMIT: Duration = Duration::from_millis(500);
+/// The time limit of a connection to an existing socket, which tells whether another bridge serves it.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// The delay after a failed accept, for example because too many files are open.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// The time without progress after which a tail is disconnected: it is stopped, or its pager is not used.
 const WRITE_LIMIT: Duration = Duration::from_secs(300);
-/// The root user may do whatever the owner may.
+/// The root user has the same access as the owner.
 const ROOT: u32 = 0;
 
-/// A socket that waits for tails.
+/// The listening socket.
 #[derive(Debug)]
 pub(crate) struct Tap {
     listener: UnixListener,
     path: std::path::PathBuf,
-    /// The user whose bridge this is.
+    /// The user that runs the bridge.
     owner: u32,
 }
 
 impl Tap {
-    /// Makes the socket, in the place of one that a killed bridge has left.
+    /// Creates the socket, and replaces one left by a killed bridge.
     ///
     /// # Errors
-    /// The folder or the socket can't be made, or another bridge has it.
+    /// Returns an error if the folder or the socket cannot be created, or another bridge serves the socket.
     pub(crate) async fn bind(data_dir: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(data_dir)?;
         let folder = Folder::open(data_dir)?;
-        if let Ok(Ok(_)) = timeout(ASK_LIMIT, UnixStream::connect(folder.join(SOCKET))).await {
+        if let Ok(Ok(_)) = timeout(CONNECT_LIMIT, UnixStream::connect(folder.join(SOCKET))).await {
             return Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
                 "another bridge runs with this data_dir",
             ));
         }
-        // Under another name until its mode is right; the renaming also replaces what was left behind.
+        // Created under another name until its mode is set. The rename also replaces the socket of a killed bridge.
         let unfinished = folder.join(&format!(".{SOCKET}.{}", process::id()));
         let _ = fs::remove_file(&unfinished);
         let listener = UnixListener::bind(&unfinished)?;
@@ -79,7 +79,7 @@ impl Tap {
         })
     }
 
-    /// Serves tails until `stop`, then lets those that keep up read to the end, for a short while.
+    /// Serves tails until `stop`, then gives them a short time to read all remaining events.
     pub(crate) async fn serve(self, spool: Spool, greeting: Greeting, stop: CancellationToken) {
         let mut tails = JoinSet::new();
         loop {
@@ -88,27 +88,27 @@ impl Tap {
                 () = stop.cancelled() => break,
                 Some(_) = tails.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
-                    // In a folder that others may enter, the socket was open to them for a moment before its mode was right.
+                    // If other users may enter the folder, the socket was open to them until its mode was set.
                     Ok((stream, _)) if !is_peer_allowed(&stream, self.owner) => {}
-                    Ok((stream, _)) if tails.len() < MOST_TAILS => {
+                    Ok((stream, _)) if tails.len() < MAX_TAILS => {
                         tails.spawn(serve(stream, spool.passing_reader(), greeting.clone()));
                     }
-                    Ok(_) => debug!(most = MOST_TAILS, "connection for tail refused: limit exceeded"),
+                    Ok(_) => debug!(limit = MAX_TAILS, "connection for tail refused: limit exceeded"),
                     Err(error) => {
                         debug!(%error, "connection for tail not accepted");
-                        let _ = timeout(PAUSE, stop.cancelled()).await;
+                        let _ = timeout(ACCEPT_PAUSE, stop.cancelled()).await;
                     }
                 },
             }
         }
-        // No more; and a bridge that starts meanwhile must find its own.
+        // Removed before the wait for the tails, so that it does not remove the socket of a bridge that starts meanwhile.
         drop(self.listener);
         let _ = fs::remove_file(&self.path);
-        let _ = timeout(FAREWELL, async { while tails.join_next().await.is_some() {} }).await;
+        let _ = timeout(STOP_LIMIT, async { while tails.join_next().await.is_some() {} }).await;
     }
 }
 
-/// Returns whether the process at the other end runs as the owner or as root; false where the system cannot tell.
+/// Returns whether the process at the other end runs as the owner or as root; false if its user is unknown.
 fn is_peer_allowed(stream: &UnixStream, owner: u32) -> bool {
     match stream.peer_cred() {
         Ok(peer) if is_user_allowed(peer.uid(), owner) => true,
@@ -127,49 +127,56 @@ const fn is_user_allowed(peer: u32, owner: u32) -> bool {
     peer == owner || peer == ROOT
 }
 
-/// What is on its way to one tail.
+/// The fill level of one tail's queue.
 #[derive(Debug, Default)]
-struct Line {
-    /// Bytes that wait.
+struct Backlog {
+    /// The number of queued bytes.
     bytes: AtomicUsize,
-    /// Nothing waits any more.
+    /// Notified when the queue is empty.
     emptied: Notify,
 }
 
-/// Serves one tail until it is gone or all is sent.
+/// Serves one tail until it disconnects or all events are sent.
 async fn serve(stream: UnixStream, reader: impl Reader, greeting: Greeting) {
     let (mut from_tail, mut to_tail) = stream.into_split();
-    let Ok(mut words) = serde_json::to_vec(&greeting) else {
+    let Ok(mut greeting_line) = serde_json::to_vec(&greeting) else {
         return;
     };
-    words.push(b'\n');
+    greeting_line.push(b'\n');
     let (queue, waiting) = mpsc::channel(QUEUE);
-    let line = Line::default();
+    let backlog = Backlog::default();
     let serving = async {
-        if matches!(timeout(WRITE_LIMIT, to_tail.write_all(&words)).await, Ok(Ok(()))) {
-            // When the tail is gone the queue closes, and with it the pump ends.
-            tokio::join!(pump(reader, queue, &line), send(waiting, &mut to_tail, &line));
+        if matches!(
+            timeout(WRITE_LIMIT, to_tail.write_all(&greeting_line)).await,
+            Ok(Ok(()))
+        ) {
+            // When the tail disconnects, `send` ends and drops the receiver, which ends `enqueue`.
+            tokio::join!(
+                enqueue(reader, queue, &backlog),
+                send(waiting, &mut to_tail, &backlog)
+            );
         }
     };
     tokio::select! {
         biased;
-        // A tail says nothing: what can be read is its end. Without this, one that left would be noticed at the next event.
+        // A tail sends nothing, so a read ends only with the connection. Without it, a disconnected tail would be noticed
+        // only at the next event.
         _ = from_tail.read_u8() => {}
         () = serving => {}
     }
 }
 
-/// Takes what the spool hands over, at once and whatever the tail does, and queues what there is room for.
-async fn pump(mut reader: impl Reader, queue: mpsc::Sender<Arrival>, line: &Line) {
+/// Reads the spool without ever waiting for the tail, and queues the batches that fit.
+async fn enqueue(mut reader: impl Reader, queue: mpsc::Sender<Arrival>, backlog: &Backlog) {
     let mut missed = 0;
     loop {
         let read = tokio::select! {
             biased;
             read = reader.next() => read,
-            // What was missed is told when the tail has caught up, without waiting for an event.
-            () = line.emptied.notified(), if missed > 0 => {
-                if let Ok(place) = queue.try_reserve() {
-                    place.send(Arrival::Missed(std::mem::take(&mut missed)));
+            // The number of missed events is sent when the tail has caught up, without waiting for the next event.
+            () = backlog.emptied.notified(), if missed > 0 => {
+                if let Ok(slot) = queue.try_reserve() {
+                    slot.send(Arrival::Missed(std::mem::take(&mut missed)));
                 }
                 continue;
             }
@@ -177,7 +184,7 @@ async fn pump(mut reader: impl Reader, queue: mpsc::Sender<Arrival>, line: &Line
         match read {
             Ok(Read::Events(batch)) => {
                 let next = batch.end();
-                missed = queue_up(&queue, &line.bytes, Arrival::Events(batch), missed);
+                missed = enqueue_batch(&queue, &backlog.bytes, Arrival::Events(batch), missed);
                 let cursor = Cursor {
                     next,
                     ..reader.cursor().clone()
@@ -191,39 +198,43 @@ async fn pump(mut reader: impl Reader, queue: mpsc::Sender<Arrival>, line: &Line
             return;
         }
     }
-    // Those that come last may wait: nothing comes after them.
+    // The last messages may wait for space: no event follows them.
     if missed > 0 {
         let _ = queue.send(Arrival::Missed(missed)).await;
     }
     let _ = queue.send(Arrival::End).await;
 }
 
-/// Queues a batch, and before it how many events were missed; how many are missed now.
-fn queue_up(queue: &mpsc::Sender<Arrival>, bytes: &AtomicUsize, arrival: Arrival, missed: u64) -> u64 {
+/// Queues a batch, preceded by the number of missed events. Returns the new number: 0, or more if the batch does not fit.
+fn enqueue_batch(queue: &mpsc::Sender<Arrival>, bytes: &AtomicUsize, arrival: Arrival, missed: u64) -> u64 {
     let Arrival::Events(batch) = &arrival else {
         return missed;
     };
     let (events, length) = (batch.events(), batch.bytes().len());
     let waiting = bytes.load(Ordering::Relaxed);
-    // One that is larger than the whole queue goes in alone.
+    // A batch larger than the capacity is queued alone.
     let fits = waiting == 0 || waiting + length <= QUEUE_BYTES;
-    // Both or none: a tail that is told what it missed goes on with what comes after it.
-    let Some(mut places) = fits.then(|| queue.try_reserve_many(2).ok()).flatten() else {
+    // Two slots or none: the number of missed events must be followed by the next events.
+    let Some(mut slots) = fits.then(|| queue.try_reserve_many(2).ok()).flatten() else {
         return missed + events;
     };
     if missed > 0
-        && let Some(place) = places.next()
+        && let Some(slot) = slots.next()
     {
-        place.send(Arrival::Missed(missed));
+        slot.send(Arrival::Missed(missed));
     }
-    if let Some(place) = places.next() {
+    if let Some(slot) = slots.next() {
         bytes.fetch_add(length, Ordering::Relaxed);
-        place.send(arrival);
+        slot.send(arrival);
     }
     0
 }
 
-async fn send(mut waiting: mpsc::Receiver<Arrival>, to_tail: &mut (impl AsyncWrite + Unpin), line: &Line) {
+async fn send(
+    mut waiting: mpsc::Receiver<Arrival>,
+    to_tail: &mut (impl AsyncWrite + Unpin),
+    backlog: &Backlog,
+) {
     while let Some(arrival) = waiting.recv().await {
         match timeout(WRITE_LIMIT, arrival.write(to_tail)).await {
             Ok(Ok(())) => {}
@@ -234,10 +245,10 @@ async fn send(mut waiting: mpsc::Receiver<Arrival>, to_tail: &mut (impl AsyncWri
             }
         }
         if let Arrival::Events(batch) = &arrival {
-            line.bytes.fetch_sub(batch.bytes().len(), Ordering::Relaxed);
+            backlog.bytes.fetch_sub(batch.bytes().len(), Ordering::Relaxed);
         }
         if waiting.is_empty() {
-            line.emptied.notify_one();
+            backlog.emptied.notify_one();
         }
     }
 }

@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_secs(30);
 async fn append(spool: &Spool, events: u64, size: usize) {
     let frame = format!("{{\"id\":1,\"data\":{{\"x\":\"{}\"}}}}", "x".repeat(size));
     let Ok(Kind::Event(envelope)) = read(&frame) else {
-        panic!("no event")
+        panic!("not an event")
     };
     let mut batch = Batch::default();
     for _ in 0..events {
@@ -43,9 +43,9 @@ async fn connect(folder: &Path) -> Client {
 }
 
 #[tokio::test]
-async fn a_tail_gets_what_is_stored_from_then_on_and_the_end() {
+async fn tail_receives_later_events_and_the_end() {
     let root = tempfile::tempdir().unwrap();
-    // As long as folders may be, and far longer than a socket's path.
+    // Far longer than the path of a socket may be.
     let folder = root.path().join("a".repeat(200)).join("b".repeat(200));
     assert!(Client::connect(&folder).await.unwrap().is_none());
     let spool = Spool::open(&SpoolConfig::default(), &folder).unwrap();
@@ -70,7 +70,7 @@ async fn a_tail_gets_what_is_stored_from_then_on_and_the_end() {
     assert_eq!(client.spool(), spool.id());
     append(&spool, 2, 10).await;
     let Arrival::Events(batch) = timeout(SOON, client.next()).await.unwrap().unwrap() else {
-        panic!("no events")
+        panic!("expected events")
     };
     assert_eq!((batch.first().get(), batch.iter().count()), (4, 2));
     spool.close();
@@ -84,13 +84,13 @@ async fn a_tail_gets_what_is_stored_from_then_on_and_the_end() {
 }
 
 #[tokio::test]
-async fn a_tail_that_does_not_read_misses_events_and_nothing_waits_for_it() {
+async fn stuck_tail_misses_events_and_blocks_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
     let stop = CancellationToken::new();
     let _serving = start(Tap::bind(folder.path()).await.unwrap(), &spool, &stop);
     let mut client = connect(folder.path()).await;
-    // The default spool holds 64 MiB and blocks when it is full: this would never end if it waited for the tail.
+    // The default spool has 64 MiB and blocks when it is full: the appends would never end if they waited for the tail.
     timeout(SOON, async {
         for _ in 0..200 {
             append(&spool, 10, 100_000).await;
@@ -99,20 +99,23 @@ async fn a_tail_that_does_not_read_misses_events_and_nothing_waits_for_it() {
     .await
     .unwrap();
     spool.close();
-    let (mut seen, mut missed) = (0, 0);
+    let (mut received, mut missed) = (0, 0);
     loop {
         match timeout(SOON, client.next()).await.unwrap().unwrap() {
-            Arrival::Events(batch) => seen += batch.events(),
+            Arrival::Events(batch) => received += batch.events(),
             Arrival::Missed(events) => missed += events,
             Arrival::End => break,
         }
     }
-    assert_eq!(seen + missed, 2000);
-    assert!(missed > 1000 && seen > 0, "{seen} seen, {missed} missed");
+    assert_eq!(received + missed, 2000);
+    assert!(
+        missed > 1000 && received > 0,
+        "{received} received, {missed} missed"
+    );
 }
 
 #[tokio::test]
-async fn what_a_killed_bridge_left_is_replaced() {
+async fn socket_of_a_killed_bridge_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     drop(std::os::unix::net::UnixListener::bind(path(folder.path())).unwrap());
     assert!(path(folder.path()).exists());
@@ -133,7 +136,7 @@ async fn what_a_killed_bridge_left_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_bridge_that_dies_is_told_from_one_that_stops() {
+async fn killed_bridge_is_reported_as_lost_connection() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
     let serving = start(
@@ -148,7 +151,7 @@ async fn a_bridge_that_dies_is_told_from_one_that_stops() {
 }
 
 #[tokio::test]
-async fn there_may_be_so_many_tails_and_no_more() {
+async fn tails_beyond_the_limit_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
     let _serving = start(
@@ -166,7 +169,7 @@ async fn there_may_be_so_many_tails_and_no_more() {
     };
     assert!(matches!(error, TapError::TooMany), "{error}");
     tails.pop();
-    // One that has left makes room without an event that would have told of it.
+    // A tail that disconnects frees its slot without a further event.
     timeout(SOON, async {
         while Client::connect(folder.path()).await.is_err() {}
     })

@@ -39,7 +39,7 @@ pub(super) fn redacted<'a>(
         }),
         _ => Err(Rejection {
             reason: RejectionReason::Unrenderable,
-            detail: "what is left after redaction is no event".to_owned(),
+            detail: "the redacted frame is not an event".to_owned(),
         }),
     }
 }

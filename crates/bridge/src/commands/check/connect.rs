@@ -24,7 +24,7 @@ use super::super::{print, table::Table};
 use crate::{
     config::{Config, SinkEntry},
     exit::{Exit, Failure, chain},
-    feed::made,
+    feed::build_source,
     terminal::{Paint, Style},
 };
 
@@ -106,7 +106,7 @@ type Answer = Result<Fine, (Exit, String)>;
 async fn try_source(name: &str, config: SourceConfig) -> Answer {
     let begin = Instant::now();
     let unavailable = |error: &SourceError| (Exit::Unavailable, chain(error));
-    let source = made(name, config, Arc::new(SourceLedger::default()))
+    let source = build_source(name, config, Arc::new(SourceLedger::default()))
         .await
         .map_err(|error| unavailable(&error))?;
     let frames = Frames::new(Arc::clone(source.name()));
