@@ -12,14 +12,17 @@
 
 use std::{collections::VecDeque, path::Path, process::ExitCode, time::Duration};
 
+use bytes::Bytes;
 use neurobridge::RegisteredSink;
 use neurobridge_core::{
     cloudevents,
     connect::{ConnectStep, ConnectSteps},
-    dead_letter::DeadLetter,
     event::{Event, Sequence},
     identity::SpoolId,
-    sink::{Ack, ConnectContext, FaultKind, Outcome, PublishError, Sink, SinkFault, SinkStatus},
+    sink::{
+        Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, Outcome, PublishError, Sink,
+        SinkFault, SinkStatus, Transactions,
+    },
     sink_type::{self, BuildContext, DeadLetterFile, DeadLetterPlace, SinkConfig, SinkType},
     template::Template,
 };
@@ -173,7 +176,9 @@ impl TcpSink {
 }
 
 impl Sink for TcpSink {
-    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
+    const REPLACES_CLIENT: bool = true;
+
+    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         self.spool = context.spool;
         // What was in flight has no outcome: the delivery publishes it again.
         self.lines.clear();
@@ -186,10 +191,13 @@ impl Sink for TcpSink {
             .map_err(|_| self.unreachable("no answer within 5 seconds"))?
             .map_err(|error| self.unreachable(error))?;
         self.connection = Some(connection);
-        Ok(())
+        Ok(Connected {
+            acks_are_cumulative: false,
+            committed_cursor: None,
+        })
     }
 
-    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+    fn publish(&mut self, event: &Event<'_>, _buffer: &Bytes) -> Result<(), PublishError> {
         if self.in_flight.len() == MAX_IN_FLIGHT {
             return Err(PublishError::Full);
         }
@@ -199,22 +207,13 @@ impl Sink for TcpSink {
         Ok(())
     }
 
-    fn publish_dead_letter(&mut self, _letter: &DeadLetter<'_>) -> Result<(), PublishError> {
-        let reason = "dead letters of this sink are stored in a file";
-        Err(PublishError::Fault(SinkFault::new(FaultKind::Other, reason)))
-    }
-
-    fn keeps_dead_letters(&self) -> bool {
-        false
-    }
-
     async fn flush(&mut self) -> Result<(), SinkFault> {
         let lines = std::mem::take(&mut self.lines);
         let written = self.connection()?.write_all(lines.as_bytes()).await;
         written.map_err(|error| self.unreachable(error))
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         let mut buffer = [0; 4096];
         // Safe to cancel: `read` has read nothing when it is dropped before it returns.
         let read = self.connection()?.read(&mut buffer).await;
@@ -223,14 +222,27 @@ impl Sink for TcpSink {
             Ok(length) => {
                 self.answers
                     .extend_from_slice(buffer.get(..length).unwrap_or_default());
-                self.take_answers(acks)
+                self.take_answers(acks)?;
+                Ok(Next::Continue)
             }
             Err(error) => Err(self.unreachable(error)),
         }
     }
 
+    fn cursor_note(&self) -> Option<String> {
+        None
+    }
+
     fn status(&self) -> SinkStatus {
         SinkStatus::default()
+    }
+
+    fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink> {
+        None
+    }
+
+    fn transactions(&mut self) -> Option<&mut dyn Transactions> {
+        None
     }
 
     async fn close(&mut self) {

@@ -1,10 +1,10 @@
-//! What a sink has to be: a publisher of single events that tells later what became of each.
+//! The `Sink` trait: publishes events and reports the outcome of each one asynchronously.
 //!
-//! All that sinks have in common (reading, filtering, tracking, dead letters, cursors, trying again) is
-//! [`delivery`](crate::delivery)'s. A sink connects, publishes without waiting, reports outcomes, and says of every
-//! error whose fault it is.
+//! Everything that sinks have in common (reading, filters, dead letters, cursors, retries) is done by
+//! [`delivery`](crate::delivery). A sink connects, publishes without waiting, reports outcomes, and decides whether an error
+//! is the fault of one event or of the sink.
 
-use std::{fmt, future::Future};
+use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 
@@ -18,156 +18,184 @@ use crate::{
     reader::Cursor,
 };
 
-/// A sink. It is driven by one task; none of its calls overlap.
+/// A sink: publishes events and reports the outcome of each one asynchronously. One task drives it; no two calls overlap.
+///
+/// What only some sinks can do is returned as an object: [`dead_letters`](Self::dead_letters) and
+/// [`transactions`](Self::transactions). No method has a default, so that a sink that wraps another one cannot forget to
+/// forward a method.
 pub trait Sink: Send + 'static {
     /// Whether [`connect`](Self::connect) replaces a client that hangs. Then the delivery connects again when no event was
-    /// settled for too long, and ends calls that take too long. Not for a sink whose unfinished work cannot be abandoned, as a
-    /// write to a file.
-    const REPLACES_CLIENT: bool = true;
+    /// settled for too long, and ends calls that take too long. False for a sink whose unfinished work cannot be abandoned,
+    /// such as a write to a file.
+    const REPLACES_CLIENT: bool;
 
-    /// Connects, or connects anew after a fault, and checks that what it needs is there. What was in flight before
-    /// is forgotten: no outcome of it may be reported any more. Warnings about what is legal and dangerous go to the log.
+    /// Connects, or reconnects after a fault, and checks that the destination exists. No outcome of an event that was in
+    /// flight before is reported any more. Legal but risky settings are logged as warnings.
     ///
-    /// `context.cursor` is the position at which delivery continues. The sink notes each step that waits for a server in
-    /// `context.steps`: the reason of a sink that is not connected after some seconds is made of it, and an attempt without
-    /// progress is dropped after a limit. Dropping the future leaves the sink disconnected.
-    ///
-    /// # Errors
-    /// The service is not there or refuses: tried again with a growing delay, unless the fault is final.
-    fn connect(&mut self, context: &ConnectContext<'_>)
-    -> impl Future<Output = Result<(), SinkFault>> + Send;
-
-    /// Sets the buffer that the following [`publish`](Self::publish) calls refer to, so that a client can take zero-copy
-    /// slices of it. Redacted events lie outside of it.
-    fn set_backing_buffer(&mut self, log: &Bytes) {
-        let _ = log;
-    }
-
-    /// Hands an event to the client, which sends it in the background. Does not wait.
+    /// The sink notes each step that waits for a server in `context.steps`: the reason of a sink that is not connected after
+    /// some seconds names that step, and an attempt without progress is dropped after a limit. Dropping the future leaves the
+    /// sink disconnected.
     ///
     /// # Errors
-    /// See [`PublishError`]; the event was not taken.
-    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError>;
+    /// The service is unreachable or refuses. The delivery retries with a growing delay, unless the fault is final.
+    fn connect(
+        &mut self,
+        context: &ConnectContext<'_>,
+    ) -> impl Future<Output = Result<Connected, SinkFault>> + Send;
 
-    /// As [`publish`](Self::publish), with a dead letter for the place that this sink keeps for them. Its outcome is
-    /// reported under the letter's sequence. Only called when [`keeps_dead_letters`](Self::keeps_dead_letters).
+    /// Passes an event to the client, which sends it in the background. Does not wait.
+    ///
+    /// `buffer` is the buffer that holds the event, so that a client can take zero-copy slices of it. A redacted or retried
+    /// event lies outside of it.
     ///
     /// # Errors
-    /// See [`PublishError`]; the letter was not taken.
-    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError>;
+    /// See [`PublishError`]; the event was not published.
+    fn publish(&mut self, event: &Event<'_>, buffer: &Bytes) -> Result<(), PublishError>;
 
-    /// Whether this sink was configured to keep its dead letters itself (a topic, a subject).
-    fn keeps_dead_letters(&self) -> bool;
-
-    /// Whether the acknowledgement of an event also acknowledges all events before it. Then nothing is published after a
-    /// rejected event until its dead letter is stored: after a crash in between, it would count as delivered.
-    fn acks_are_cumulative(&self) -> bool {
-        false
-    }
-
-    /// Called after a run of [`publish`](Self::publish) calls, before waiting: what was collected goes out now.
+    /// Sends the events that [`publish`](Self::publish) has collected. Called after a run of `publish` calls.
     ///
     /// # Errors
-    /// The sink as a whole can't go on.
+    /// The sink as a whole is unavailable.
     fn flush(&mut self) -> impl Future<Output = Result<(), SinkFault>> + Send;
 
-    /// Waits until something is known of what was published, and appends it. Safe to cancel: no outcome is lost.
+    /// Waits until the outcome of at least one published event is known, and appends all that are. Safe to cancel: no outcome
+    /// is lost. May return without an outcome.
     ///
     /// # Errors
-    /// The sink as a whole can't go on: all that has no outcome is sent again after the next connect.
-    fn outcomes(&mut self, acks: &mut Vec<Ack>) -> impl Future<Output = Result<(), SinkFault>> + Send;
+    /// The sink as a whole is unavailable: every event without an outcome is published again after the next connect.
+    fn outcomes(&mut self, acks: &mut Vec<Ack>) -> impl Future<Output = Result<Next, SinkFault>> + Send;
 
-    /// What to keep with the cursor at this moment: true for the events whose outcomes were told, and them alone.
-    fn note(&self) -> Option<String> {
-        None
-    }
+    /// Returns text that is stored with the cursor and passed to the next [`connect`](Self::connect), such as a position in a
+    /// file. It describes the destination after all events whose outcomes were reported, and after no others.
+    fn cursor_note(&self) -> Option<String>;
 
-    /// Returns the status at this moment. Called regularly, also while nothing is published. Without a default: a sink that
-    /// wraps another one cannot forget to pass it on.
+    /// Returns the present status. Called regularly, also while nothing is published.
     fn status(&self) -> SinkStatus;
 
-    /// Returns whether all that was published and has no outcome has to be published again, in order and over the same
-    /// connection: it was refused because of what stands before it. Nothing is in flight then, and no outcome of it is
-    /// reported any more. Called after each call of [`outcomes`](Self::outcomes); the answer is given once.
-    fn must_resend(&mut self) -> bool {
-        false
-    }
+    /// Returns the destination's own place for dead letters (a topic, a subject). `None` if none is configured: then dead
+    /// letters are stored in a file. The answer is the same at every call.
+    fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink>;
 
-    /// How far the open transaction is, of a sink that publishes in transactions.
-    ///
-    /// Of such a sink nothing that it reports as delivered counts before [`commit`](Self::commit); an outcome tells only that
-    /// the broker has it. It has then opened its transaction by itself with the first message, and
-    /// [`outcomes`](Self::outcomes) returns, with nothing if need be, when the transaction has become due.
-    fn transaction(&self) -> Transaction {
-        Transaction::Unused
-    }
+    /// Returns the transactions of a sink that publishes in transactions. The answer is the same at every call.
+    fn transactions(&mut self) -> Option<&mut dyn Transactions>;
 
-    /// Commits all that was published since the last commit, and with it, all or nothing, this cursor. Only called when
-    /// all of it has its outcome and a transaction is open.
-    ///
-    /// # Errors
-    /// It may be committed or not: after the next connect, [`committed_cursor`](Self::committed_cursor) is the result.
-    fn commit(&mut self, cursor: &Cursor) -> impl Future<Output = Result<(), SinkFault>> + Send {
-        let _ = cursor;
-        async { Ok(()) }
-    }
-
-    /// Takes back all that was published since the last commit; no outcome of it is reported after that.
-    ///
-    /// # Errors
-    /// The sink as a whole can't go on.
-    fn abort(&mut self) -> impl Future<Output = Result<(), SinkFault>> + Send {
-        async { Ok(()) }
-    }
-
-    /// The cursor that was committed last, by this process or an earlier one, as it was found by
-    /// [`connect`](Self::connect). `None`: there is none of this spool.
-    fn committed_cursor(&self) -> Option<&Cursor> {
-        None
-    }
-
-    /// Closes. All that was published has its outcome, or time has run out.
+    /// Closes the connection. Every published event has its outcome, or no time is left to wait for one.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-/// What a sink knows of itself.
+/// The capability of a sink to store dead letters in its destination.
+pub trait DeadLetterSink: Send {
+    /// Publishes a dead letter, as [`Sink::publish`] does an event. Its outcome is reported under the letter's sequence.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; the dead letter was not published.
+    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError>;
+}
+
+/// The capability of a sink to publish in transactions.
+///
+/// The outcome [`Delivered`](Outcome::Delivered) of such a sink is final only with the [`commit`](Self::commit). The sink
+/// opens a transaction with the first message after a commit, and [`Sink::outcomes`] returns, without an outcome if
+/// necessary, when the transaction is due.
+pub trait Transactions: Send {
+    /// Returns the state of the transaction.
+    fn state(&self) -> TransactionState;
+
+    /// Commits everything that was published since the last commit and, atomically with it, this cursor. Only called while a
+    /// transaction is open and every message of it has its outcome.
+    ///
+    /// # Errors
+    /// It is unknown whether the transaction was committed: the next connect returns the
+    /// [committed cursor](Connected::committed_cursor).
+    fn commit<'a>(&'a mut self, cursor: &'a Cursor) -> SinkFuture<'a>;
+
+    /// Aborts the transaction: everything that was published since the last commit is discarded, and no outcome of it is
+    /// reported any more.
+    ///
+    /// # Errors
+    /// The sink as a whole is unavailable.
+    fn abort(&mut self) -> SinkFuture<'_>;
+}
+
+/// A boxed future of a capability. Its calls are few: one for each transaction.
+pub type SinkFuture<'a> = Pin<Box<dyn Future<Output = Result<(), SinkFault>> + Send + 'a>>;
+
+/// The state of the transaction of a sink that publishes in transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionState {
+    /// None is open.
+    Closed,
+    /// More messages may be published in it.
+    Open,
+    /// It is large or old enough: before its commit, only dead letters of its events are published.
+    Due,
+}
+
+/// Properties of a new connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// Whether the acknowledgement of an event also acknowledges all events before it. Then no event is published after a
+    /// rejected one until the dead letter of that is stored: after a crash in between, the rejected event would count as
+    /// delivered.
+    pub acks_are_cumulative: bool,
+    /// The cursor of the last committed transaction, of this process or an earlier one. `None` if the destination has none of
+    /// this spool, and for a sink without transactions.
+    pub committed_cursor: Option<Cursor>,
+}
+
+/// How the delivery continues after [`Sink::outcomes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Next {
+    /// With the next events.
+    Continue,
+    /// Everything that was published and has no outcome is published again, in order and over the same connection: it was
+    /// refused because of an earlier event. Nothing is in flight.
+    Resend {
+        /// As [`Connected::acks_are_cumulative`], from now on.
+        acks_are_cumulative: bool,
+    },
+}
+
+/// The present status of a sink.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SinkStatus {
     /// The fault of a connection that broke while no call was waiting for it. Treated like the faults of the calls.
     pub broken: Option<SinkFault>,
-    /// The reason for which published events are not acknowledged, while the client retries by itself, as librdkafka does. Logged
-    /// and counted when it begins.
+    /// The reason for which published events are not acknowledged, while the client retries by itself, as librdkafka does.
+    /// Logged and counted when it begins.
     pub unavailable: Option<SinkFault>,
     /// A sentence for the operator, although nothing is wrong now.
     pub notice: Option<String>,
-    /// The events that the destination has lost after they were acknowledged, as far as the sink has noticed in this process:
-    /// lines of a file that another program removed.
+    /// The number of events that the destination has lost after they were acknowledged, as far as the sink has noticed in this
+    /// process: lines of a file that another program removed.
     pub lost: u64,
+    /// Measurements of the client library.
+    pub client: ClientGauges,
 }
 
-/// How far a transaction is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transaction {
-    /// The sink has none: what it reports as delivered is.
-    Unused,
-    /// None is open.
-    Closed,
-    /// More may be published in it.
-    Open,
-    /// It is large or old enough: nothing more is to be published before it is committed, but what belongs to it.
-    Due,
+/// Measurements of the client library of a sink; `None` for those that it does not provide.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientGauges {
+    /// The number of messages in the queues of the client, sent or not, that have no acknowledgement.
+    pub queued_messages: Option<u64>,
+    /// The size of these messages, in bytes.
+    pub queued_bytes: Option<u64>,
+    /// The round-trip time of a request to the server; with several servers, that of the slowest.
+    pub round_trip: Option<Duration>,
 }
 
-/// What a sink needs to connect.
+/// The parameters of [`Sink::connect`].
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectContext<'a> {
     /// The spool that numbers the events: part of ids and sequences.
     pub spool: SpoolId,
-    /// Where delivery goes on.
+    /// The position at which delivery continues.
     pub cursor: &'a Cursor,
-    /// The runs of that spool: what the broker has of an earlier one counts only as far as the log still has it.
+    /// The epochs of that spool. Records of an earlier epoch in the destination count as stored only as far as the spool
+    /// still has them.
     pub epochs: &'a Epochs,
-    /// Where the sink notes what it waits for.
+    /// The sink notes here which step it waits for.
     pub steps: &'a ConnectSteps,
 }
 
@@ -187,42 +215,42 @@ pub enum Outcome {
     Delivered,
     /// It was stored before.
     Duplicate,
-    /// Refused for itself: no retry can help.
+    /// Rejected because of the event itself: no retry can help.
     Rejected(Rejection),
-    /// Refused together with others, perhaps for another's sake: sent once more alone, and what is refused then is
-    /// refused for itself.
+    /// Refused together with others, possibly because of another event: published once more, alone. If it is refused again,
+    /// the event itself is the cause.
     RetryAlone(Rejection),
-    /// Not sent yet: something had to be found out first. It is to be published once more, at its place, and no number of
-    /// times counts against it.
+    /// Not sent yet, because a look-up had to be finished first. It is published again at its position, without a limit on
+    /// the number of times.
     Deferred,
 }
 
-/// Why one event was refused for itself.
+/// The reason for which an event was rejected because of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     /// The kind, for metrics.
     pub reason: RejectionReason,
-    /// A sentence: what was found, what was expected.
+    /// One sentence: what was found, what was expected.
     pub detail: String,
 }
 
-/// Kinds of rejections. Few: they are a metric's label.
+/// The kinds of rejections: values of a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RejectionReason {
-    /// Larger than the broker takes.
+    /// Larger than the broker accepts.
     TooLarge,
     /// The broker calls the record invalid.
     Invalid,
-    /// No message can be made of it.
+    /// No message can be built from it.
     Unrenderable,
-    /// Its destination does not exist and cannot exist, or is configured not to be waited for.
+    /// Its destination cannot exist, or does not exist and the configuration says not to wait for it.
     Unroutable,
     /// It has no key, and its destination requires one.
     MissingKey,
 }
 
 impl RejectionReason {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 5] = [
         Self::TooLarge,
         Self::Invalid,
@@ -231,7 +259,7 @@ impl RejectionReason {
         Self::MissingKey,
     ];
 
-    /// As in metrics and dead letters.
+    /// Returns the name in metrics and dead letters.
     pub const fn label(self) -> &'static str {
         match self {
             Self::TooLarge => "too_large",
@@ -242,8 +270,8 @@ impl RejectionReason {
         }
     }
 
-    /// Whether the event itself is known to be the cause, so that any number of them says nothing about the sink: these do not
-    /// count for the bound on dead letters in a row.
+    /// Returns whether the event itself is known to be the cause. Such rejections say nothing about the sink and do not count
+    /// for the limit on consecutive dead letters.
     pub const fn is_certain(self) -> bool {
         match self {
             Self::Unroutable | Self::MissingKey => true,
@@ -252,34 +280,34 @@ impl RejectionReason {
     }
 }
 
-/// Why an event was not taken.
+/// Why an event was not published.
 #[derive(Debug)]
 pub enum PublishError {
-    /// As much is in flight as may be: wait for outcomes, then try again.
+    /// The limit on events in flight is reached: publish it again after outcomes.
     Full,
-    /// It is the event's own fault.
+    /// The event itself is the cause.
     Rejected(Rejection),
-    /// It is the sink's.
+    /// The sink is unavailable.
     Fault(SinkFault),
 }
 
-/// The longest reason of a fault, in characters. Longer than all sentences of our own with the paths in them.
+/// The maximum length of a reason, in characters. Longer than every sentence of this program with its paths.
 const MAX_REASON_CHARS: usize = 2000;
 
-/// Why a sink as a whole can't go on. Nothing is dead-lettered for it.
+/// Why a sink as a whole is unavailable. No event becomes a dead letter because of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkFault {
     /// The kind, for metrics.
     pub kind: FaultKind,
-    /// A sentence for people: what was found, what was expected, where, what to do. The constructors escape what is unsafe
-    /// to show.
+    /// One sentence for the operator: what was found, what was expected, where, what to do. The constructors escape control
+    /// characters.
     pub reason: String,
-    /// Never tried again until the program is restarted: another try would do harm.
+    /// Whether the sink stops until the program is restarted, because another attempt would do harm.
     pub is_final: bool,
 }
 
 impl SinkFault {
-    /// One that passes, perhaps.
+    /// Creates a fault that may be temporary: the delivery retries.
     pub fn new(kind: FaultKind, reason: impl Into<String>) -> Self {
         Self {
             kind,
@@ -288,7 +316,7 @@ impl SinkFault {
         }
     }
 
-    /// One after which this sink stops until the program is restarted.
+    /// Creates a fault after which the sink stops until the program is restarted.
     pub fn fatal(kind: FaultKind, reason: impl Into<String>) -> Self {
         Self {
             kind,
@@ -298,7 +326,7 @@ impl SinkFault {
     }
 }
 
-/// Returns a reason as it may be shown: it quotes the answers of brokers.
+/// Returns a reason with escaped control characters and a bounded length: it may quote the answer of a broker.
 fn shown(reason: String) -> String {
     foreign_text::clean_to(&reason, MAX_REASON_CHARS)
 }
@@ -311,31 +339,31 @@ impl fmt::Display for SinkFault {
 
 impl std::error::Error for SinkFault {}
 
-/// Kinds of faults. Few: they are a metric's label.
+/// The kinds of faults: values of a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultKind {
-    /// Nobody answers.
+    /// No server answers.
     Unreachable,
-    /// Who we are, or that we may, is not accepted.
+    /// Authentication or authorisation failed.
     Unauthorised,
-    /// The topic or stream is not there.
+    /// The topic or stream does not exist.
     Missing,
-    /// It is there and takes nothing now: full, no leader, too few replicas.
+    /// The topic or stream accepts no message now: full, no leader, too few replicas.
     Unavailable,
-    /// Another instance has taken this one's place.
+    /// Another instance has replaced this one.
     Fenced,
-    /// No acknowledgement came in time.
+    /// No acknowledgement arrived in time.
     Timeout,
-    /// A disk says no.
+    /// A disk error.
     Disk,
-    /// More dead letters in a row than allowed.
+    /// More consecutive dead letters than allowed.
     TooManyDeadLetters,
-    /// All else.
+    /// Any other fault.
     Other,
 }
 
 impl FaultKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 9] = [
         Self::Unreachable,
         Self::Unauthorised,
@@ -348,7 +376,7 @@ impl FaultKind {
         Self::Other,
     ];
 
-    /// As in metrics.
+    /// Returns the name in metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",

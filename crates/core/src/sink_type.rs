@@ -98,7 +98,7 @@ pub async fn probe<S: Sink>(sink: &mut S, steps: &ConnectSteps) -> Result<(), Si
     };
     let connected = sink.connect(&context).await;
     sink.close().await;
-    connected
+    connected.map(|_| ())
 }
 
 /// What a sink is made with, besides its configuration.

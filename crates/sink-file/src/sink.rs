@@ -2,11 +2,14 @@
 
 use std::{future::pending, path::Path, sync::Arc};
 
+use bytes::Bytes;
 use neurobridge_core::{
-    dead_letter::DeadLetter,
     event::{Event, Sequence},
     identity::SpoolId,
-    sink::{Ack, ConnectContext, FaultKind, Outcome, PublishError, Sink, SinkFault, SinkStatus},
+    sink::{
+        Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, Outcome, PublishError, Sink,
+        SinkFault, SinkStatus, Transactions,
+    },
 };
 use tokio::task::JoinHandle;
 use tracing::{debug, info};
@@ -44,7 +47,7 @@ pub struct FileSink {
     writer: Writer,
     clock: Arc<dyn Clock>,
     removes_by_age: bool,
-    session: Option<Connected>,
+    session: Option<OpenFile>,
     /// Where the last batch with an outcome ends. Better than the cursor's note for a reconnect: the cursor may be older.
     acknowledged: Option<Position>,
     /// Events before it may have been written by an earlier attempt. The others are new: equal lines are no lines of theirs.
@@ -61,7 +64,7 @@ pub struct FileSink {
 }
 
 /// What is only true while connected.
-struct Connected {
+struct OpenFile {
     spool: SpoolId,
     lineage: Arc<str>,
     /// The length of the file, once what is being written is in it.
@@ -180,7 +183,7 @@ impl Sink for FileSink {
     // A write that hangs cannot be abandoned: it may still be done, after another one to the same file.
     const REPLACES_CLIENT: bool = false;
 
-    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
+    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         self.session = None;
         self.batch.lines.clear();
         self.batch.sequences.clear();
@@ -208,16 +211,19 @@ impl Sink for FileSink {
             offset = position.offset,
             "the file is open"
         );
-        self.session = Some(Connected {
+        self.session = Some(OpenFile {
             spool: context.spool,
             lineage: position.lineage.as_str().into(),
             end: position.offset,
         });
         self.acknowledged = Some(position);
-        Ok(())
+        Ok(Connected {
+            acks_are_cumulative: false,
+            committed_cursor: None,
+        })
     }
 
-    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+    fn publish(&mut self, event: &Event<'_>, _buffer: &Bytes) -> Result<(), PublishError> {
         let Some(session) = &self.session else {
             return Err(PublishError::Fault(not_connected()));
         };
@@ -245,23 +251,12 @@ impl Sink for FileSink {
         Ok(())
     }
 
-    fn publish_dead_letter(&mut self, _letter: &DeadLetter<'_>) -> Result<(), PublishError> {
-        Err(PublishError::Fault(SinkFault::new(
-            FaultKind::Other,
-            "a file sink keeps no dead letters; this is a bug",
-        )))
-    }
-
-    fn keeps_dead_letters(&self) -> bool {
-        false
-    }
-
     async fn flush(&mut self) -> Result<(), SinkFault> {
         self.start_writing();
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         self.start_writing();
         let Some(writing) = &mut self.writing else {
             return pending().await;
@@ -271,7 +266,7 @@ impl Sink for FileSink {
         let failed = match written {
             Ok(Ok(written)) => {
                 self.finish_writing(written, acks);
-                return Ok(());
+                return Ok(Next::Continue);
             }
             Ok(Err(error)) => error.into(),
             Err(error) => SinkFault::new(
@@ -283,9 +278,17 @@ impl Sink for FileSink {
         Err(failed)
     }
 
-    fn note(&self) -> Option<String> {
+    fn cursor_note(&self) -> Option<String> {
         let position = self.acknowledged.as_ref()?;
         serde_json::to_string(position).ok()
+    }
+
+    fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink> {
+        None
+    }
+
+    fn transactions(&mut self) -> Option<&mut dyn Transactions> {
+        None
     }
 
     fn status(&self) -> SinkStatus {

@@ -11,7 +11,7 @@ use neurobridge_core::{
     connect::ConnectSteps,
     event::Sequence,
     reader::Cursor,
-    sink::{Ack, FaultKind, Outcome, PublishError, Rejection, RejectionReason, SinkFault, Transaction},
+    sink::{Ack, FaultKind, Outcome, PublishError, Rejection, RejectionReason, SinkFault, TransactionState},
 };
 use rdkafka::{ClientConfig, types::RDKafkaErrorCode as Code};
 use tokio::{
@@ -236,10 +236,10 @@ impl Connection {
     }
 
     /// How far the open transaction is.
-    pub(crate) fn transaction(&self) -> Transaction {
+    pub(crate) fn transaction(&self) -> TransactionState {
         match &self.transactions {
             Some(transactions) => transactions.state(self.outdated),
-            None => Transaction::Closed,
+            None => TransactionState::Closed,
         }
     }
 

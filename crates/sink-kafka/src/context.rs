@@ -173,7 +173,7 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        self.health.statistics(statistics);
+        self.health.statistics(statistics, self.producer.get().is_some());
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

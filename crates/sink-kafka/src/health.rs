@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use neurobridge_core::sink::ClientGauges;
 use serde::{Deserialize, de::IgnoredAny};
 use tracing::warn;
 
@@ -48,6 +49,7 @@ struct Inner {
     partitions: HashMap<String, usize>,
     /// That a topic's partitions have grown, the last time they did.
     notice: Option<String>,
+    gauges: ClientGauges,
 }
 
 /// A broker of the metadata.
@@ -63,6 +65,9 @@ pub(crate) struct KnownBroker {
 /// The part of librdkafka's statistics that is read.
 #[derive(Deserialize)]
 struct Statistics {
+    /// Messages in the queues of the producer, and their bytes.
+    msg_cnt: Option<u64>,
+    msg_size: Option<u64>,
     brokers: HashMap<String, BrokerStatistics>,
     topics: HashMap<String, TopicStatistics>,
 }
@@ -71,6 +76,14 @@ struct Statistics {
 struct BrokerStatistics {
     state: String,
     nodeid: i32,
+    rtt: Option<WindowStatistics>,
+}
+
+/// A rolling window of measurements, in microseconds.
+#[derive(Deserialize)]
+struct WindowStatistics {
+    avg: u64,
+    cnt: u64,
 }
 
 #[derive(Deserialize)]
@@ -170,6 +183,12 @@ impl Health {
         inner.last_error = None;
         inner.errors.clear();
         inner.brokers.clear();
+        inner.gauges = ClientGauges::default();
+    }
+
+    /// Returns the queue and the round-trip time of the newest statistics.
+    pub(crate) fn gauges(&self) -> ClientGauges {
+        self.lock().gauges
     }
 
     /// Takes an error that concerns a connection.
@@ -222,8 +241,8 @@ impl Health {
         }
     }
 
-    /// Takes librdkafka's statistics.
-    pub(crate) fn statistics(&self, json: &[u8]) {
+    /// Takes librdkafka's statistics. Only those of the client that publishes become [`gauges`](Self::gauges).
+    pub(crate) fn statistics(&self, json: &[u8], publishes: bool) {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(json) else {
             // Of another version, perhaps: nothing but the partitions and a late all-clear would be missed.
             self.say("librdkafka's statistics can't be read");
@@ -256,7 +275,19 @@ impl Health {
             })
             .take(MAX_BROKERS)
             .collect();
+        let rtts = statistics.brokers.values().filter_map(|broker| {
+            let rtt = broker.rtt.as_ref().filter(|rtt| rtt.cnt > 0)?;
+            Some(Duration::from_micros(rtt.avg))
+        });
         let mut inner = self.lock();
+        if publishes {
+            inner.gauges = ClientGauges {
+                queued_messages: statistics.msg_cnt,
+                queued_bytes: statistics.msg_size,
+                // Without a request in the last interval, the last measurement stays.
+                round_trip: rtts.max().or(inner.gauges.round_trip),
+            };
+        }
         if brokers.is_empty() {
             // After all connections have failed, librdkafka begins again with the bootstrap servers.
             for broker in &mut inner.brokers {
@@ -364,12 +395,14 @@ mod tests {
         health.connection_failed("sasl_ssl://inside:9093/1: Failed to resolve 'inside:9093': Name or service not known (after 1ms in state CONNECT, 2 identical error(s) suppressed)");
         insta::assert_snapshot!(health.advertised_trouble(&servers).unwrap(), @"brokers cannot be reached at their advertised.listeners (broker 1 at inside:9093: Failed to resolve 'inside:9093': Name or service not known); check that these run, and that this machine can reach these addresses; events wait, it is tried again");
         assert!(health.error_at("inside:9093").is_some());
-        health
-            .statistics(br#"{"brokers":{"sasl_ssl://inside:9093/1":{"state":"UP","nodeid":1}},"topics":{}}"#);
+        health.statistics(
+            br#"{"brokers":{"sasl_ssl://inside:9093/1":{"state":"UP","nodeid":1}},"topics":{}}"#,
+            true,
+        );
         assert_eq!(health.advertised_trouble(&servers), None);
         // One that accepts connections and never answers has no error at first.
         health.statistics(
-            br#"{"brokers":{"b0:9092/0":{"state":"CONNECT","nodeid":0},"b0:9092/bootstrap":{"state":"DOWN","nodeid":-1},"b2:9092/2":{"state":"INIT","nodeid":2},"b3:9092/3":{"state":"APIVERSION_QUERY","nodeid":3}},"topics":{}}"#,
+            br#"{"brokers":{"b0:9092/0":{"state":"CONNECT","nodeid":0},"b0:9092/bootstrap":{"state":"DOWN","nodeid":-1},"b2:9092/2":{"state":"INIT","nodeid":2},"b3:9092/3":{"state":"APIVERSION_QUERY","nodeid":3}},"topics":{}}"#, true
         );
         assert!(
             health
@@ -377,7 +410,10 @@ mod tests {
                 .unwrap()
                 .contains("(broker 3 at b3:9092: no answer in state APIVERSION_QUERY)")
         );
-        health.statistics(br#"{"brokers":{"b0:9092/bootstrap":{"state":"UP","nodeid":-1}},"topics":{}}"#);
+        health.statistics(
+            br#"{"brokers":{"b0:9092/bootstrap":{"state":"UP","nodeid":-1}},"topics":{}}"#,
+            true,
+        );
         assert_eq!(health.brokers_without_connection().len(), 3);
         health.connection_failed("b0:9092/bootstrap: Connect to ipv4#1.2.3.4:9092 failed: Connection refused (after 0ms in state CONNECT)");
         assert_eq!(health.advertised_trouble(&servers), None);
@@ -410,9 +446,13 @@ mod tests {
         insta::assert_snapshot!(health.trouble().unwrap(), @"no Kafka broker can be reached (b1: Connection refused); events wait, it is tried again");
         health.statistics(
             br#"{"brokers":{"b":{"state":"UP","nodeid":-1},"c":{"state":"DOWN","nodeid":1}},"topics":{}}"#,
+            true,
         );
         assert!(health.trouble().is_some());
-        health.statistics(br#"{"brokers":{"c":{"state":"UP","nodeid":1,"more":0}},"topics":{},"more":0}"#);
+        health.statistics(
+            br#"{"brokers":{"c":{"state":"UP","nodeid":1,"more":0}},"topics":{},"more":0}"#,
+            true,
+        );
         assert_eq!(health.trouble(), None);
         // Another time it is another cause.
         health.all_down("1/1 brokers are down");
@@ -420,11 +460,34 @@ mod tests {
     }
 
     #[test]
+    fn gauges_are_of_the_slowest_broker_and_the_last_client() {
+        let health = Health::new("kafka");
+        assert_eq!(health.gauges(), ClientGauges::default());
+        health.statistics(
+            br#"{"msg_cnt":3,"msg_size":700,"topics":{},"brokers":{"a":{"state":"UP","nodeid":1,"rtt":{"avg":900,"cnt":2}},"b":{"state":"UP","nodeid":2,"rtt":{"avg":1500,"cnt":1}},"c":{"state":"INIT","nodeid":3,"rtt":{"avg":0,"cnt":0}}}}"#, true
+        );
+        let measured = ClientGauges {
+            queued_messages: Some(3),
+            queued_bytes: Some(700),
+            round_trip: Some(Duration::from_micros(1500)),
+        };
+        assert_eq!(health.gauges(), measured);
+        // Without a request since then.
+        health.statistics(br#"{"msg_cnt":0,"msg_size":0,"topics":{},"brokers":{"a":{"state":"UP","nodeid":1,"rtt":{"avg":0,"cnt":0}}}}"#, true);
+        assert_eq!(health.gauges().round_trip, measured.round_trip);
+        health.forget();
+        assert_eq!(health.gauges(), ClientGauges::default());
+    }
+
+    #[test]
     fn grown_partitions_are_said_once() {
         let health = Health::new("kafka");
         assert!(!health.partitions("t", 2));
         assert!(!health.partitions("t", 2));
-        health.statistics(br#"{"brokers":{},"topics":{"t":{"partitions":{"0":{},"1":{},"-1":{}}}}}"#);
+        health.statistics(
+            br#"{"brokers":{},"topics":{"t":{"partitions":{"0":{},"1":{},"-1":{}}}}}"#,
+            true,
+        );
         assert!(health.partitions("t", 3));
         assert!(!health.partitions("t", 3));
         assert!(

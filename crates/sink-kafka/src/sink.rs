@@ -2,14 +2,15 @@
 
 use std::{io, sync::Arc, thread, time::Duration};
 
+use bytes::Bytes;
 use neurobridge_core::{
     dead_letter::DeadLetter,
     event::Event,
     identity::SpoolId,
     reader::Cursor,
     sink::{
-        Ack, ConnectContext, FaultKind, PublishError, RejectionReason, Sink, SinkFault, SinkStatus,
-        Transaction,
+        Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, PublishError, RejectionReason, Sink,
+        SinkFault, SinkFuture, SinkStatus, TransactionState, Transactions,
     },
     strip::Stripped,
 };
@@ -213,8 +214,44 @@ impl KafkaSink {
     }
 }
 
+impl DeadLetterSink for KafkaSink {
+    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        self.send_dead_letter(letter)
+            .map_err(|error| self.told_error(error))
+    }
+}
+
+impl Transactions for KafkaSink {
+    fn state(&self) -> TransactionState {
+        self.connection
+            .as_ref()
+            .map_or(TransactionState::Closed, Connection::transaction)
+    }
+
+    fn commit<'a>(&'a mut self, cursor: &'a Cursor) -> SinkFuture<'a> {
+        Box::pin(async {
+            match &mut self.connection {
+                Some(connection) => connection.commit(cursor).await,
+                None => Err(not_connected_fault()),
+            }
+        })
+    }
+
+    fn abort(&mut self) -> SinkFuture<'_> {
+        Box::pin(async {
+            let aborted = match &mut self.connection {
+                Some(connection) => connection.abort(None).await,
+                None => Err(not_connected_fault()),
+            };
+            aborted.map_err(|fault| self.told(fault))
+        })
+    }
+}
+
 impl Sink for KafkaSink {
-    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
+    const REPLACES_CLIENT: bool = true;
+
+    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         self.spool = context.spool;
         if let Some(old) = self.connection.take() {
             // Before the new one sends: the old one must not store anything behind it.
@@ -252,21 +289,16 @@ impl Sink for KafkaSink {
         let connection = on_thread(move || open.open()).await?;
         self.has_claimed = true;
         self.look_for_dangers(&connection);
+        let committed_cursor = connection.committed_cursor().cloned();
         self.connection = Some(connection);
-        Ok(())
+        Ok(Connected {
+            acks_are_cumulative: false,
+            committed_cursor,
+        })
     }
 
-    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+    fn publish(&mut self, event: &Event<'_>, _buffer: &Bytes) -> Result<(), PublishError> {
         self.send(event).map_err(|error| self.told_error(error))
-    }
-
-    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
-        self.send_dead_letter(letter)
-            .map_err(|error| self.told_error(error))
-    }
-
-    fn keeps_dead_letters(&self) -> bool {
-        self.config.dead_letter_topic().is_some()
     }
 
     /// librdkafka sends by itself after `linger`. What is done here is what can't be done without waiting: a look at a
@@ -278,39 +310,26 @@ impl Sink for KafkaSink {
         }
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         let outcomes = match &mut self.connection {
             Some(connection) => connection.outcomes(acks).await,
             None => Err(not_connected_fault()),
         };
-        outcomes.map_err(|fault| self.told(fault))
+        outcomes
+            .map(|()| Next::Continue)
+            .map_err(|fault| self.told(fault))
     }
 
-    fn transaction(&self) -> Transaction {
-        match &self.connection {
-            _ if !self.is_exactly_once() => Transaction::Unused,
-            Some(connection) => connection.transaction(),
-            None => Transaction::Closed,
-        }
+    fn cursor_note(&self) -> Option<String> {
+        None
     }
 
-    async fn commit(&mut self, cursor: &Cursor) -> Result<(), SinkFault> {
-        match &mut self.connection {
-            Some(connection) => connection.commit(cursor).await,
-            None => Err(not_connected_fault()),
-        }
+    fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink> {
+        self.config.dead_letter_topic().is_some().then_some(self as _)
     }
 
-    async fn abort(&mut self) -> Result<(), SinkFault> {
-        let aborted = match &mut self.connection {
-            Some(connection) => connection.abort(None).await,
-            None => Err(not_connected_fault()),
-        };
-        aborted.map_err(|fault| self.told(fault))
-    }
-
-    fn committed_cursor(&self) -> Option<&Cursor> {
-        self.connection.as_ref()?.committed_cursor()
+    fn transactions(&mut self) -> Option<&mut dyn Transactions> {
+        self.is_exactly_once().then_some(self as _)
     }
 
     fn status(&self) -> SinkStatus {
@@ -320,6 +339,7 @@ impl Sink for KafkaSink {
             unavailable: self.unavailable(),
             notice: self.health.notice(),
             lost: 0,
+            client: self.health.gauges(),
         }
     }
 

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use neurobridge_core::{
     event::Sequence,
-    sink::{Ack, FaultKind, Outcome, PublishError, Rejection, RejectionReason, SinkFault},
+    sink::{
+        Ack, ClientGauges, FaultKind, Next, Outcome, PublishError, Rejection, RejectionReason, SinkFault,
+    },
 };
 use tokio::{
     task::coop::unconstrained,
@@ -28,8 +30,8 @@ use crate::{
     events::Events,
     in_flight::{InFlight, Role, Sent},
     keeper::{Keeper, UsualAnswer},
-    lent::Lent,
     limits::Limits,
+    payload::payload_in,
     receive_limit::ReceiveLimit,
     recovery::{Asked, Recovery},
     routes::Routes,
@@ -70,14 +72,14 @@ pub(crate) struct Connection {
     routes: Option<Routes>,
     ack_timeout: Duration,
     last_answer: Instant,
+    /// The time from sending to the answer of the message that was answered last.
+    round_trip: Option<Duration>,
     /// When the run of messages began that is being sent: a look at the clock for each would cost more than it tells.
     run_began: Option<Instant>,
-    lent: Lent,
     reply_subjects: Subjects,
     /// The question for the end of the stream, while it has no answer.
     asked: Option<Asked>,
     ownership: Ownership,
-    must_resend: bool,
 }
 
 impl Connection {
@@ -117,18 +119,12 @@ impl Connection {
             letter_subject: config.dead_letter_subject().map(str::to_owned),
             ack_timeout: config.ack_timeout,
             last_answer: Instant::now(),
+            round_trip: None,
             run_began: None,
-            lent: Lent::default(),
             reply_subjects: Subjects::default(),
             asked: None,
             ownership: dialled.ownership,
-            must_resend: false,
         }
-    }
-
-    /// Takes the bytes in which the payloads lie that are sent next.
-    pub(crate) fn set_backing_buffer(&mut self, log: &Bytes) {
-        self.lent.take(log);
     }
 
     /// Whether an event is taken for stored because one behind it is.
@@ -161,7 +157,13 @@ impl Connection {
     }
 
     /// Sends an event's message; one that is known to be stored is settled without.
-    pub(crate) fn send(&mut self, sequence: Sequence, mut message: Message<'_>) -> Result<(), PublishError> {
+    /// `buffer` is the buffer that may hold the payload.
+    pub(crate) fn send(
+        &mut self,
+        sequence: Sequence,
+        mut message: Message<'_>,
+        buffer: &Bytes,
+    ) -> Result<(), PublishError> {
         let mut role = Role::Free;
         match &mut self.keeper {
             Keeper::Stream {
@@ -197,7 +199,8 @@ impl Connection {
             });
             return Ok(());
         }
-        self.hand_over(sequence, message, role)?;
+        let payload = payload_in(buffer, message.payload.as_bytes());
+        self.hand_over(sequence, message, payload, role)?;
         if let Some(chain) = self.keeper.chain_mut() {
             chain.sent();
         }
@@ -211,17 +214,18 @@ impl Connection {
         message: Message<'_>,
     ) -> Result<(), PublishError> {
         self.limits.check(message.size(), Role::Letter)?;
-        self.hand_over(sequence, message, Role::Letter)
+        let payload = Bytes::copy_from_slice(message.payload.as_bytes());
+        self.hand_over(sequence, message, payload, Role::Letter)
     }
 
     fn hand_over(
         &mut self,
         sequence: Sequence,
         message: Message<'_>,
+        payload: Bytes,
         role: Role,
     ) -> Result<(), PublishError> {
         let size = message.size();
-        let payload = self.lent.payload(message.payload.as_bytes());
         let at = *self.run_began.get_or_insert_with(Instant::now);
         let subject_bytes = message.subject.len();
         let subject = Given::from(message.subject);
@@ -293,10 +297,10 @@ impl Connection {
     }
 
     /// Waits for answers and takes them. Safe to cancel: nothing is waited for with an answer in hand.
-    pub(crate) async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    pub(crate) async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         if !self.known.is_empty() {
             acks.append(&mut self.known);
-            return Ok(());
+            return Ok(Next::Continue);
         }
         let before = acks.len();
         while acks.len() == before {
@@ -324,7 +328,7 @@ impl Connection {
                 }
             }
         }
-        Ok(())
+        Ok(Next::Continue)
     }
 
     /// The length in bytes of a subject that the server did not accept, if it closed the connection for one.
@@ -332,6 +336,15 @@ impl Connection {
         // The one refused has no answer, and one that is longer than a refused one is refused as well.
         let longest = self.in_flight.longest_subject();
         longest.filter(|_| self.events.is_line_too_long())
+    }
+
+    /// Returns the messages without an answer, and the round-trip time of the last answer.
+    pub(crate) fn gauges(&self) -> ClientGauges {
+        ClientGauges {
+            queued_messages: Some(self.in_flight.len() as u64),
+            queued_bytes: None,
+            round_trip: self.round_trip,
+        }
     }
 
     /// The fault that the client has told while nothing was waited for.

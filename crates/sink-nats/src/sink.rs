@@ -8,7 +8,10 @@ use neurobridge_core::{
     event::Event,
     foreign_text,
     identity::SpoolId,
-    sink::{Ack, ConnectContext, FaultKind, PublishError, RejectionReason, Sink, SinkFault, SinkStatus},
+    sink::{
+        Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, PublishError, RejectionReason, Sink,
+        SinkFault, SinkStatus, Transactions,
+    },
     strip::Stripped,
 };
 use tracing::warn;
@@ -136,8 +139,25 @@ impl NatsSink {
     }
 }
 
+impl DeadLetterSink for NatsSink {
+    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        let subject = self.config.dead_letter_subject().ok_or_else(|| {
+            PublishError::Fault(SinkFault::new(
+                FaultKind::Other,
+                "this sink has no subject for dead letters; this is a bug",
+            ))
+        })?;
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        connection.ready_for_letter()?;
+        let message = encode::dead_letter(subject, letter, &self.name, &self.spool, self.config.mode);
+        connection.send_dead_letter(letter.sequence, message)
+    }
+}
+
 impl Sink for NatsSink {
-    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
+    const REPLACES_CLIENT: bool = true;
+
+    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         self.spool = context.spool;
         let refused = self.connection.as_ref().and_then(Connection::refused_subject);
         if let Some(refused) = refused {
@@ -181,24 +201,21 @@ impl Sink for NatsSink {
                 "the log ends before what was delivered of it; its last events are lost there, and in the stream"
             );
         }
-        self.connection = Some(Connection::new(&self.config, dialled));
-        Ok(())
+        let connection = self.connection.insert(Connection::new(&self.config, dialled));
+        Ok(Connected {
+            acks_are_cumulative: connection.acks_are_cumulative(),
+            committed_cursor: None,
+        })
     }
 
-    fn set_backing_buffer(&mut self, log: &Bytes) {
-        if let Some(connection) = &mut self.connection {
-            connection.set_backing_buffer(log);
-        }
-    }
-
-    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+    fn publish(&mut self, event: &Event<'_>, buffer: &Bytes) -> Result<(), PublishError> {
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
         connection.ready()?;
         let published = self
             .encoder
             .encode(event, &self.spool, None)
             .map_err(PublishError::Rejected)
-            .and_then(|message| connection.send(event.sequence, message));
+            .and_then(|message| connection.send(event.sequence, message, buffer));
         if self.config.oversize == Oversize::Strip
             && let Err(PublishError::Rejected(rejection)) = &published
             && rejection.reason == RejectionReason::TooLarge
@@ -209,32 +226,9 @@ impl Sink for NatsSink {
                 .encoder
                 .encode(&event, &self.spool, Some(&stripped.fields))
                 .map_err(PublishError::Rejected)?;
-            return connection.send(event.sequence, message);
+            return connection.send(event.sequence, message, buffer);
         }
         published
-    }
-
-    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
-        let subject = self.config.dead_letter_subject().ok_or_else(|| {
-            PublishError::Fault(SinkFault::new(
-                FaultKind::Other,
-                "this sink keeps no dead letters; this is a bug",
-            ))
-        })?;
-        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        connection.ready_for_letter()?;
-        let message = encode::dead_letter(subject, letter, &self.name, &self.spool, self.config.mode);
-        connection.send_dead_letter(letter.sequence, message)
-    }
-
-    fn acks_are_cumulative(&self) -> bool {
-        self.connection
-            .as_ref()
-            .is_some_and(Connection::acks_are_cumulative)
-    }
-
-    fn keeps_dead_letters(&self) -> bool {
-        self.config.dead_letter_subject().is_some()
     }
 
     async fn flush(&mut self) -> Result<(), SinkFault> {
@@ -244,15 +238,23 @@ impl Sink for NatsSink {
         }
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         match &mut self.connection {
             Some(connection) => connection.outcomes(acks).await,
             None => Err(not_connected_fault()),
         }
     }
 
-    fn must_resend(&mut self) -> bool {
-        self.connection.as_mut().is_some_and(Connection::must_resend)
+    fn cursor_note(&self) -> Option<String> {
+        None
+    }
+
+    fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink> {
+        self.config.dead_letter_subject().is_some().then_some(self as _)
+    }
+
+    fn transactions(&mut self) -> Option<&mut dyn Transactions> {
+        None
     }
 
     fn status(&self) -> SinkStatus {
@@ -263,6 +265,7 @@ impl Sink for NatsSink {
             unavailable: self.unavailable(),
             notice: connection.and_then(Connection::notice),
             lost: 0,
+            client: connection.map(Connection::gauges).unwrap_or_default(),
         }
     }
 

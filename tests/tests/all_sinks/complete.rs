@@ -10,6 +10,7 @@ use neurobridge_tests::nats::NatsOptions;
 use neurobridge_tests::nats::client::{Listener, read_stream};
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::{Platform, Sent};
+use neurobridge_tests::poll::wait_until;
 use neurobridge_tests::shared::{kafka_bootstrap, own_nats};
 use nix::sys::signal::Signal;
 
@@ -48,6 +49,21 @@ fn all_sinks_store_every_event_of_two_sources() {
             SINKS.iter().all(|sink| settled(status, sink) == ALL as u64)
         })
         .unwrap();
+    for (sink, gauge) in [
+        ("kafka", "neurobridge_sink_client_round_trip_seconds"),
+        ("kafka", "neurobridge_sink_client_queued_messages"),
+        ("kafka", "neurobridge_sink_client_queued_bytes"),
+        ("stream", "neurobridge_sink_client_round_trip_seconds"),
+        ("core", "neurobridge_sink_client_queued_messages"),
+    ] {
+        let label = format!("sink=\"{sink}\"");
+        wait_until(&format!("{gauge} of {sink}"), LIMIT, || {
+            // A round trip takes time; all messages are acknowledged.
+            let value = bridge.metric(gauge, &[&label]);
+            value.is_ok_and(|value| (value > 0.0) == gauge.ends_with("_seconds"))
+        })
+        .unwrap();
+    }
     let file = bridge.data_dir().join("events.jsonl");
     let (status, log) = bridge.stop(Signal::SIGTERM, LIMIT).unwrap();
     assert!(status.success(), "{status}: {log}");

@@ -202,7 +202,7 @@ async fn connected(sink: &mut KafkaSink) -> Result<(), SinkFault> {
         .await
         .unwrap();
     sink.close().await;
-    connected
+    connected.map(|_| ())
 }
 
 /// What a topic holds, read on a thread that may block.

@@ -333,7 +333,7 @@ async fn connected(sink: &mut NatsSink) -> Result<(), SinkFault> {
         .await
         .unwrap();
     sink.close().await;
-    connected
+    connected.map(|_| ())
 }
 
 /// A configuration that creates its stream, and so has strict order.

@@ -26,6 +26,8 @@ pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
     families.extend(spool(view));
     families.extend(sinks(&view.sinks));
     families.push(dead_letters(view));
+    // The encoder refuses a family without series: a gauge that no client library of this configuration provides.
+    families.retain(|family| !family.get_metric().is_empty());
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
     String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
@@ -257,6 +259,18 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         "sink_client_replacements_total",
         "Clients of the sink that were replaced because they settled no event for too long while events waited.",
     );
+    let mut queued_messages = Family::gauge(
+        "sink_client_queued_messages",
+        "Messages that the client library holds and that have no acknowledgement. Kafka and NATS.",
+    );
+    let mut queued_bytes = Family::gauge(
+        "sink_client_queued_bytes",
+        "Bytes of the messages that the client library holds. Kafka.",
+    );
+    let mut round_trip = Family::gauge(
+        "sink_client_round_trip_seconds",
+        "Kafka: mean time from a request to its response at the slowest broker. NATS: time from the last answered message to its answer.",
+    );
     let mut in_flight = Family::gauge(
         "sink_inflight_events",
         "Events published and not yet acknowledged.",
@@ -290,6 +304,20 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         resent.add(&[name], sink.snapshot.resent as f64);
         lost.add(&[name], sink.snapshot.lost as f64);
         replacements.add(&[name], sink.snapshot.client_replacements as f64);
+        let client = sink.snapshot.client;
+        // No series for what the client does not measure: a 0 would be a false measurement.
+        for (family, value) in [
+            (
+                &mut queued_messages,
+                client.queued_messages.map(|count| count as f64),
+            ),
+            (&mut queued_bytes, client.queued_bytes.map(|bytes| bytes as f64)),
+            (&mut round_trip, client.round_trip.map(|time| time.as_secs_f64())),
+        ] {
+            if let Some(value) = value {
+                family.add(&[name], value);
+            }
+        }
         in_flight.add(&[name], sink.snapshot.in_flight as f64);
         lag_events.add(&[name], sink.ledger.pending as f64);
         lag_seconds.add(&[name], sink.lag_seconds);
@@ -303,6 +331,9 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         resent,
         lost,
         replacements,
+        queued_messages,
+        queued_bytes,
+        round_trip,
         in_flight,
         lag_events,
         lag_seconds,

@@ -6,11 +6,11 @@
 
 use jiff::Timestamp;
 
-use super::progress::Progress;
+use super::{progress::Progress, transaction_state};
 use crate::{
     clock,
     event::Sequence,
-    sink::{RejectionReason, Sink, Transaction},
+    sink::{RejectionReason, Sink, TransactionState},
 };
 
 /// The differences between the two modes. The default of a method is the behaviour without commits.
@@ -20,12 +20,12 @@ pub(super) trait CommitMode: Default + Send {
     const TAKES_BACK: bool;
 
     /// Whether the cursor may move over events that are settled.
-    fn may_move_cursor<S: Sink>(&self, _sink: &S) -> bool {
+    fn may_move_cursor<S: Sink>(&self, _sink: &mut S) -> bool {
         true
     }
 
     /// Whether nothing more may be published before the commit.
-    fn must_wait<S: Sink>(&self, _sink: &S) -> bool {
+    fn must_wait<S: Sink>(&self, _sink: &mut S) -> bool {
         false
     }
 
@@ -84,12 +84,12 @@ impl CommitMode for PerTransaction {
     const TAKES_BACK: bool = true;
 
     /// Without a commit: over events of which none was published.
-    fn may_move_cursor<S: Sink>(&self, sink: &S) -> bool {
-        sink.transaction() == Transaction::Closed
+    fn may_move_cursor<S: Sink>(&self, sink: &mut S) -> bool {
+        transaction_state(sink) == TransactionState::Closed
     }
 
-    fn must_wait<S: Sink>(&self, sink: &S) -> bool {
-        sink.transaction() == Transaction::Due
+    fn must_wait<S: Sink>(&self, sink: &mut S) -> bool {
+        transaction_state(sink) == TransactionState::Due
     }
 
     fn refused(&mut self) {

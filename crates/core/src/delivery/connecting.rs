@@ -7,7 +7,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{OBSERVE_INTERVAL, SessionEnd, health::SinkHealth, replacement::REPLACED};
 use crate::{
     connect::SlowConnect,
-    sink::{ConnectContext, FaultKind, Sink, SinkFault},
+    sink::{ConnectContext, Connected, FaultKind, Sink, SinkFault},
 };
 
 /// How long an attempt may last without progress, see [`ConnectSteps`](crate::connect::ConnectSteps). More than the limits
@@ -20,7 +20,7 @@ pub(super) async fn connect<S: Sink>(
     sink: &mut S,
     context: &ConnectContext<'_>,
     health: &mut SinkHealth,
-) -> Result<(), SessionEnd> {
+) -> Result<Connected, SessionEnd> {
     let mut connecting = pin!(sink.connect(context));
     let mut tick = interval(OBSERVE_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

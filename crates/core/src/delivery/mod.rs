@@ -53,7 +53,7 @@ use crate::{
     identity::SpoolId,
     reader::{Read, ReadError, Reader},
     redact::Redaction,
-    sink::{ConnectContext, Outcome, Sink, SinkFault, SinkStatus, Transaction},
+    sink::{ConnectContext, Next, Outcome, Sink, SinkFault, SinkStatus, TransactionState},
 };
 
 /// How long a sink may take to close. With the bridge's eight seconds for what is left to deliver, less than the ten after
@@ -106,16 +106,16 @@ pub enum Ended {
 /// # Errors
 /// The spool can't be read.
 pub async fn deliver<S: Sink, R: Reader>(
-    sink: S,
+    mut sink: S,
     reader: R,
     options: Options,
     progress: Arc<Progress>,
     shutdown: Shutdown,
 ) -> Result<Ended, ReadError> {
-    if sink.transaction() == Transaction::Unused {
-        deliver_with::<S, R, PerEvent>(sink, reader, options, progress, shutdown).await
-    } else {
+    if sink.transactions().is_some() {
         deliver_with::<S, R, PerTransaction>(sink, reader, options, progress, shutdown).await
+    } else {
+        deliver_with::<S, R, PerEvent>(sink, reader, options, progress, shutdown).await
     }
 }
 
@@ -224,12 +224,12 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             epochs: &epochs,
             steps: &steps,
         };
-        tokio::select! {
+        let connected = tokio::select! {
             biased;
             () = self.shutdown.abort.cancelled() => return Err(SessionEnd::Aborted),
             connected = connecting::connect(&mut self.sink, &context, &mut self.health) => connected?,
-        }
-        self.window.adopt(self.sink.committed_cursor(), &mut self.reader);
+        };
+        self.window.connected(connected, &mut self.reader);
         self.health.connected(self.window.cursor().next, self.waiting());
         self.watch.connected(&self.window);
         Ok(())
@@ -243,8 +243,10 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         let mut observe = interval(OBSERVE_INTERVAL);
         observe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if self.window.must_abort() {
-                if let Err(end) = call::<S>(Call::Abort, &self.shutdown, self.sink.abort()).await {
+            if self.window.must_abort()
+                && let Some(transactions) = self.sink.transactions()
+            {
+                if let Err(end) = call::<S>(Call::Abort, &self.shutdown, transactions.abort()).await {
                     return Ok(end);
                 }
                 self.restart();
@@ -252,14 +254,16 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             }
             let published = self.publish().await;
             // What has its outcome counts, also if this was the last connection.
-            self.window.commit(&self.sink, &mut self.reader);
+            self.window.commit(&mut self.sink, &mut self.reader);
             let step = match published {
                 Ok(step) => step,
                 Err(end) => return Ok(end),
             };
             let is_last = log_ended && step == Step::Read;
-            if let Some(cursor) = self.window.cursor_to_commit(&self.sink, is_last) {
-                let commit = self.sink.commit(&cursor);
+            if let Some(transactions) = self.sink.transactions()
+                && let Some(cursor) = self.window.cursor_to_commit(transactions.state(), is_last)
+            {
+                let commit = transactions.commit(&cursor);
                 if let Err(end) = call::<S>(Call::Commit, &self.shutdown, commit).await {
                     return Ok(end);
                 }
@@ -271,7 +275,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             if next > connected_at && self.health.needs_proof() {
                 self.health.delivered(next, self.waiting());
             }
-            let is_open = matches!(self.sink.transaction(), Transaction::Open | Transaction::Due);
+            let is_open = transaction_state(&mut self.sink) != TransactionState::Closed;
             if log_ended && self.window.is_empty() && !is_open {
                 return Ok(SessionEnd::Drained);
             }
@@ -283,17 +287,18 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
                         self.watch.outcome();
                     }
                     let settled = self.window.settle(&mut acks);
-                    let settled = reported.and(settled);
-                    let must_resend = settled.is_ok() && self.sink.must_resend();
-                    if must_resend || settled.is_err() {
-                        self.window.commit(&self.sink, &mut self.reader);
-                    }
-                    if let Err(fault) = settled {
-                        return Ok(fault.into());
-                    }
-                    if must_resend {
-                        self.restart();
-                        log_ended = false;
+                    match reported.and_then(|next| settled.map(|()| next)) {
+                        Ok(Next::Continue) => {}
+                        Ok(Next::Resend { acks_are_cumulative }) => {
+                            self.window.commit(&mut self.sink, &mut self.reader);
+                            self.window.set_acks_are_cumulative(acks_are_cumulative);
+                            self.restart();
+                            log_ended = false;
+                        }
+                        Err(fault) => {
+                            self.window.commit(&mut self.sink, &mut self.reader);
+                            return Ok(fault.into());
+                        }
                     }
                 }
                 read = self.reader.next(), if step == Step::Read && !log_ended => match read? {
@@ -320,11 +325,12 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             unavailable,
             notice,
             lost,
+            client,
         } = self.sink.status();
         if let Some(fault) = broken {
             return Err(fault.into());
         }
-        self.progress.set_status(notice, lost);
+        self.progress.set_status(notice, lost, client);
         let waiting = self.waiting();
         self.watch.observe(&self.window);
         if S::REPLACES_CLIENT
@@ -353,7 +359,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
     /// Publishes as much as can be, and stores the dead letters that this brought.
     async fn publish(&mut self) -> Result<Step, SessionEnd> {
         let mut step = self.window.publish(&mut self.sink)?;
-        while !self.sink.keeps_dead_letters() && self.window.has_dead_letters() {
+        while self.window.has_dead_letters() && self.sink.dead_letters().is_none() {
             tokio::select! {
                 biased;
                 () = self.shutdown.abort.cancelled() => return Err(SessionEnd::Aborted),
@@ -367,6 +373,12 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         }
         Ok(step)
     }
+}
+
+/// Returns the state of the sink's transaction; closed for a sink without transactions.
+fn transaction_state<S: Sink>(sink: &mut S) -> TransactionState {
+    sink.transactions()
+        .map_or(TransactionState::Closed, |transactions| transactions.state())
 }
 
 /// Waits for a call of the sink, unless time runs out. A client that can be replaced is given up after the call's limit.

@@ -11,7 +11,7 @@ use crate::{
     event::Sequence,
     histogram::{self, Histogram},
     reader::Cursor,
-    sink::{FaultKind, RejectionReason},
+    sink::{ClientGauges, FaultKind, RejectionReason},
 };
 
 /// What a sink is doing.
@@ -60,6 +60,8 @@ pub struct ProgressSnapshot {
     pub notice: Option<String>,
     /// Events that the destination has lost after they were acknowledged, as far as the sink has noticed.
     pub lost: u64,
+    /// The last measurements of the client library.
+    pub client: ClientGauges,
 }
 
 impl Progress {
@@ -77,6 +79,7 @@ impl Progress {
             newest_dead_letters: Newest::default(),
             notice: None,
             lost: 0,
+            client: ClientGauges::default(),
         };
         Self {
             inner: Mutex::new(inner),
@@ -110,10 +113,11 @@ impl Progress {
         self.lock().in_flight = 0;
     }
 
-    pub(super) fn set_status(&self, notice: Option<String>, lost: u64) {
+    pub(super) fn set_status(&self, notice: Option<String>, lost: u64, client: ClientGauges) {
         let mut inner = self.lock();
         inner.notice = notice;
         inner.lost = lost;
+        inner.client = client;
     }
 
     pub(super) fn client_replaced(&self) {

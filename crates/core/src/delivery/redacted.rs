@@ -1,5 +1,7 @@
 //! An event as its sink may see it.
 
+use bytes::Bytes;
+
 use super::Options;
 use crate::{
     envelope::{self, Kind},
@@ -7,18 +9,19 @@ use crate::{
     sink::{PublishError, Rejection, RejectionReason, Sink},
 };
 
-/// Publishes an event as this sink may see it.
+/// Publishes an event, which lies in `buffer`, as this sink may see it.
 pub(super) fn publish_redacted<S: Sink>(
     options: &Options,
     sink: &mut S,
     event: &Event<'_>,
+    buffer: &Bytes,
     scratch: &mut String,
 ) -> Result<(), PublishError> {
     if options.redaction.is_empty() {
-        return sink.publish(event);
+        return sink.publish(event, buffer);
     }
     let event = redacted(options, event, scratch).map_err(PublishError::Rejected)?;
-    sink.publish(&event)
+    sink.publish(&event, buffer)
 }
 
 /// Returns the event as this sink may see it.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tracing::info;
 
@@ -23,7 +24,10 @@ use crate::{
     ledger::Settlement,
     reader::{Cursor, Reader, Skipped},
     record::{self, SealedBatch},
-    sink::{Ack, FaultKind, Outcome, PublishError, Rejection, RejectionReason, Sink, SinkFault, Transaction},
+    sink::{
+        Ack, Connected, DeadLetterSink, FaultKind, Outcome, PublishError, Rejection, RejectionReason, Sink,
+        SinkFault, TransactionState,
+    },
 };
 
 /// What the delivery may do next.
@@ -55,6 +59,8 @@ pub(super) struct Window<M> {
     refusals: Refusals,
     row: Row,
     mode: M,
+    /// See [`Connected::acks_are_cumulative`]; of the last connection.
+    acks_are_cumulative: bool,
 }
 
 impl<M: CommitMode> Window<M> {
@@ -66,6 +72,7 @@ impl<M: CommitMode> Window<M> {
             refusals: Refusals::default(),
             row: Row::new(options.max_dead_letters_in_a_row),
             mode: M::default(),
+            acks_are_cumulative: false,
             cursor,
             options,
         }
@@ -145,7 +152,12 @@ impl<M: CommitMode> Window<M> {
         let step = self.publish_unpublished(sink)?;
         self.report();
         // Not even a dead letter may be beside an event that has to be alone: it could be refused for the letter's sake.
-        if self.refusals.is_one_alone() || sink.keeps_dead_letters() && !self.publish_dead_letters(sink)? {
+        if self.refusals.is_one_alone() {
+            return Ok(Step::Wait);
+        }
+        if let Some(dead_letters) = sink.dead_letters()
+            && !self.publish_dead_letters(dead_letters)?
+        {
             return Ok(Step::Wait);
         }
         // What was settled last may be all that it waits for.
@@ -158,20 +170,20 @@ impl<M: CommitMode> Window<M> {
     }
 
     /// Whether no later event may be published until the dead letter of a rejected one is stored.
-    fn waits_for_dead_letters<S: Sink>(&self, sink: &S) -> bool {
-        !self.refusals.is_empty() && sink.acks_are_cumulative() && self.refusals.has_open_dead_letters()
+    fn waits_for_dead_letters(&self) -> bool {
+        self.acks_are_cumulative && !self.refusals.is_empty() && self.refusals.has_open_dead_letters()
     }
 
     /// Publishes the events that have to be alone, each when nothing else is in flight.
     fn publish_retries<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
-        while !self.waits_for_dead_letters(sink)
+        while !self.waits_for_dead_letters()
             && let Some(sequence) = self.refusals.first_retry()
         {
             if self.in_flight() == 0 {
                 let Some(event) = self.inbox.find(sequence) else {
                     return Err(missing(sequence));
                 };
-                match publish_redacted(&self.options, sink, &event, &mut String::new()) {
+                match publish_redacted(&self.options, sink, &event, &Bytes::new(), &mut String::new()) {
                     Ok(()) => {
                         self.outstanding.published(sequence);
                         self.refusals.published(sequence);
@@ -197,13 +209,12 @@ impl<M: CommitMode> Window<M> {
         let Some(batch) = self.inbox.unpublished().cloned() else {
             return Ok(Step::Read);
         };
-        sink.set_backing_buffer(batch.bytes());
         while let Some(rest) = batch
             .bytes()
             .get(self.inbox.offset()..)
             .filter(|rest| !rest.is_empty())
         {
-            if self.waits_for_dead_letters(sink) {
+            if self.waits_for_dead_letters() {
                 return Ok(Step::Wait);
             }
             let sequence = self.inbox.position();
@@ -218,20 +229,24 @@ impl<M: CommitMode> Window<M> {
                     Turn::Publish if !self.options.filter.matches(&event) => {
                         self.outstanding.settle(sequence, Settlement::Filtered);
                     }
-                    Turn::Publish => match publish_redacted(&self.options, sink, &event, &mut scratch) {
-                        Ok(()) => {
-                            self.outstanding.published(sequence);
-                            if !self.refusals.is_empty() {
-                                self.refusals.published(sequence);
+                    Turn::Publish => {
+                        match publish_redacted(&self.options, sink, &event, batch.bytes(), &mut scratch) {
+                            Ok(()) => {
+                                self.outstanding.published(sequence);
+                                if !self.refusals.is_empty() {
+                                    self.refusals.published(sequence);
+                                }
                             }
+                            Err(PublishError::Full) => {
+                                debug_assert!(self.in_flight() > 0, "full of nothing");
+                                return Ok(Step::Wait);
+                            }
+                            Err(PublishError::Rejected(rejection)) => {
+                                self.refusals.reject(sequence, rejection)
+                            }
+                            Err(PublishError::Fault(fault)) => return Err(fault),
                         }
-                        Err(PublishError::Full) => {
-                            debug_assert!(self.in_flight() > 0, "full of nothing");
-                            return Ok(Step::Wait);
-                        }
-                        Err(PublishError::Rejected(rejection)) => self.refusals.reject(sequence, rejection),
-                        Err(PublishError::Fault(fault)) => return Err(fault),
-                    },
+                    }
                 }
             }
             self.inbox.pass(length);
@@ -240,7 +255,7 @@ impl<M: CommitMode> Window<M> {
     }
 
     /// Decides about the next event, by what is known of it from before a rollback.
-    fn turn<S: Sink>(&mut self, sink: &S, sequence: Sequence) -> Turn {
+    fn turn<S: Sink>(&mut self, sink: &mut S, sequence: Sequence) -> Turn {
         if self.mode.must_wait(sink) || self.refusals.is_one_alone() {
             return Turn::Wait;
         }
@@ -263,8 +278,9 @@ impl<M: CommitMode> Window<M> {
         }
     }
 
-    /// Publishes the dead letters to a sink that keeps them; false when it takes no more for now.
-    fn publish_dead_letters<S: Sink>(&mut self, sink: &mut S) -> Result<bool, SinkFault> {
+    /// Publishes the dead letters to the destination's place for them. Returns false when the limit on messages in flight is
+    /// reached.
+    fn publish_dead_letters(&mut self, sink: &mut dyn DeadLetterSink) -> Result<bool, SinkFault> {
         while let Some((sequence, rejection, body)) = self.next_dead_letter() {
             self.row
                 .check(sequence, rejection, self.refusals.dead_lettering())?;
@@ -400,23 +416,27 @@ impl<M: CommitMode> Window<M> {
     }
 
     /// Moves the cursor to the end of the settled prefix, unless that needs a transaction.
-    pub(super) fn commit<S: Sink, R: Reader>(&mut self, sink: &S, reader: &mut R) {
+    pub(super) fn commit<S: Sink, R: Reader>(&mut self, sink: &mut S, reader: &mut R) {
         let next = self.outstanding.advance();
         self.inbox.remove_settled(next);
         if next != self.cursor.next && self.mode.may_move_cursor(sink) {
             self.cursor.next = next;
             self.cursor.counts = self.outstanding.counts();
-            self.cursor.note = sink.note();
+            self.cursor.note = sink.cursor_note();
             self.cursor_moved(reader);
         }
     }
 
     /// Returns the cursor to commit with the open transaction, if that is to be done now. `is_last`: no more will come.
-    pub(super) fn cursor_to_commit<S: Sink>(&mut self, sink: &S, is_last: bool) -> Option<Cursor> {
-        let is_due = match sink.transaction() {
-            Transaction::Due => true,
-            Transaction::Open => is_last,
-            Transaction::Closed | Transaction::Unused => false,
+    pub(super) fn cursor_to_commit(
+        &mut self,
+        transaction: TransactionState,
+        is_last: bool,
+    ) -> Option<Cursor> {
+        let is_due = match transaction {
+            TransactionState::Due => true,
+            TransactionState::Open => is_last,
+            TransactionState::Closed => false,
         };
         let is_complete = self.in_flight() == 0 && !self.has_dead_letters() && !self.must_abort();
         // Published in order, and all of it settled: so the settled prefix ends where publishing stands.
@@ -434,11 +454,22 @@ impl<M: CommitMode> Window<M> {
         self.mode.committed(&self.progress);
     }
 
+    /// Takes over the properties of a new connection.
+    pub(super) fn connected<R: Reader>(&mut self, connected: Connected, reader: &mut R) {
+        self.acks_are_cumulative = connected.acks_are_cumulative;
+        self.adopt(connected.committed_cursor, reader);
+    }
+
+    /// See [`Connected::acks_are_cumulative`].
+    pub(super) const fn set_acks_are_cumulative(&mut self, acks_are_cumulative: bool) {
+        self.acks_are_cumulative = acks_are_cumulative;
+    }
+
     /// Continues at the cursor stored in the broker if it is ahead of the local one: the commit succeeded although its answer
     /// did not, or our own cursor is older than the last commit. The events between were counted by the process that
     /// committed them, so the counts are taken over with the position.
-    pub(super) fn adopt<R: Reader>(&mut self, committed: Option<&Cursor>, reader: &mut R) {
-        let Some(committed) = committed.cloned() else {
+    fn adopt<R: Reader>(&mut self, committed: Option<Cursor>, reader: &mut R) {
+        let Some(committed) = committed else {
             return;
         };
         let is_balanced = committed.counts.settled() == committed.next.since(committed.first);

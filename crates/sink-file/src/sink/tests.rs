@@ -86,14 +86,14 @@ impl Setting {
     async fn outcomes(&mut self) -> Vec<u64> {
         self.sink.flush().await.unwrap();
         let mut acks = Vec::new();
-        self.sink.outcomes(&mut acks).await.unwrap();
+        let _ = self.sink.outcomes(&mut acks).await.unwrap();
         assert!(acks.iter().all(|ack| ack.outcome == Outcome::Delivered));
         acks.iter().map(|ack| ack.sequence.get()).collect()
     }
 
     fn commit(&mut self, next: u64) {
         self.cursor.next = Sequence::new(next).unwrap();
-        self.cursor.note = self.sink.note();
+        self.cursor.note = self.sink.cursor_note();
     }
 
     fn path(&self) -> std::path::PathBuf {
@@ -136,14 +136,15 @@ fn publish_frame(sink: &mut FileSink, sequence: u64, frame: &str) -> Result<(), 
     let Kind::Event(envelope) = read(frame).unwrap() else {
         panic!("no event")
     };
-    sink.publish(&Event {
+    let event = Event {
         sequence: Sequence::new(sequence).unwrap(),
         received_at: Timestamp::UNIX_EPOCH,
         source: "main",
         conflict: None,
         envelope,
         frame,
-    })
+    };
+    sink.publish(&event, &Bytes::new())
 }
 
 #[tokio::test]
@@ -162,12 +163,12 @@ async fn what_is_told_delivered_is_in_the_file() {
         setting.sink.flush().await.unwrap();
     }
     let mut acks = Vec::new();
-    setting.sink.outcomes(&mut acks).await.unwrap();
+    let _ = setting.sink.outcomes(&mut acks).await.unwrap();
     assert_eq!(acks.len(), 3);
     assert_eq!(setting.stored(), [1, 2, 3]);
-    let note = setting.sink.note();
+    let note = setting.sink.cursor_note();
     assert_eq!(setting.outcomes().await, [4, 5, 6, 7, 8, 9]);
-    assert_ne!(setting.sink.note(), note);
+    assert_ne!(setting.sink.cursor_note(), note);
 }
 
 #[tokio::test]
@@ -206,7 +207,7 @@ async fn outcomes_can_be_given_up_and_asked_for_again() {
         () = std::future::ready(()) => {}
     }
     if acks.is_empty() {
-        setting.sink.outcomes(&mut acks).await.unwrap();
+        let _ = setting.sink.outcomes(&mut acks).await.unwrap();
     }
     assert_eq!(acks.len(), 1);
 }

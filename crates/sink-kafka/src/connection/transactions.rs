@@ -6,7 +6,7 @@ use neurobridge_core::{
     epoch::Epoch,
     identity::SpoolId,
     reader::Cursor,
-    sink::{SinkFault, Transaction},
+    sink::{SinkFault, TransactionState},
 };
 use tokio::time::Instant;
 use tracing::debug;
@@ -49,13 +49,13 @@ impl InTransactions {
     }
 
     /// How far it is; `is_last`: nothing more may go into it.
-    pub(super) fn state(&self, is_last: bool) -> Transaction {
+    pub(super) fn state(&self, is_last: bool) -> TransactionState {
         match self.due_at() {
-            None => Transaction::Closed,
+            None => TransactionState::Closed,
             Some(due) if is_last || self.bytes >= self.config.max_size.bytes() || due <= Instant::now() => {
-                Transaction::Due
+                TransactionState::Due
             }
-            Some(_) => Transaction::Open,
+            Some(_) => TransactionState::Open,
         }
     }
 

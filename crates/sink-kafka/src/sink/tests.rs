@@ -32,6 +32,7 @@ async fn connect(sink: &mut KafkaSink) -> Result<(), SinkFault> {
         steps: &ConnectSteps::default(),
     })
     .await
+    .map(|_| ())
 }
 
 async fn connected(config: KafkaConfig) -> KafkaSink {
@@ -44,7 +45,7 @@ async fn connected(config: KafkaConfig) -> KafkaSink {
 async fn outcomes(sink: &mut KafkaSink, count: usize) -> Result<Vec<Ack>, SinkFault> {
     let mut acks = Vec::new();
     while acks.len() < count {
-        timeout(LIMIT, sink.outcomes(&mut acks))
+        let _ = timeout(LIMIT, sink.outcomes(&mut acks))
             .await
             .expect("outcomes within the limit")?;
     }
@@ -82,7 +83,7 @@ async fn events_are_delivered_and_each_has_one_outcome() {
     let mut sink = connected(kafka.config()).await;
     let frames: Vec<_> = (1..=500).map(frame).collect();
     for (number, frame) in (1..).zip(&frames) {
-        sink.publish(&event(number, frame)).unwrap();
+        sink.publish(&event(number, frame), &Bytes::new()).unwrap();
     }
     let mut acks = outcomes(&mut sink, 500).await.unwrap();
     acks.sort_by_key(|ack| ack.sequence);
@@ -111,7 +112,7 @@ async fn keys_find_the_partition_that_java_finds() {
     let java = |hash: i32| (hash & 0x7fff_ffff) % 16;
     for (number, key) in [(1, "21"), (2, "foobar")] {
         let frame = format!(r#"{{"id":{number},"data":{{"id":{number},"pid":"{key}"}}}}"#);
-        sink.publish(&event(number, &frame)).unwrap();
+        sink.publish(&event(number, &frame), &Bytes::new()).unwrap();
     }
     outcomes(&mut sink, 2).await.unwrap();
     let found: BTreeMap<u64, i32> = kafka
@@ -135,7 +136,7 @@ async fn a_full_queue_takes_on_at_a_report() {
     let frame = format!(r#"{{"id":1,"data":{{"id":1,"x":"{}"}}}}"#, "x".repeat(100_000));
     let mut taken = 0;
     let refusal = loop {
-        match sink.publish(&event(taken + 1, &frame)) {
+        match sink.publish(&event(taken + 1, &frame), &Bytes::new()) {
             Ok(()) => taken += 1,
             Err(refusal) => break refusal,
         }
@@ -146,7 +147,7 @@ async fn a_full_queue_takes_on_at_a_report() {
     kafka.cluster.broker_up(-1).unwrap();
     // Once a quarter is free.
     let mut acks = outcomes(&mut sink, 3).await.unwrap();
-    sink.publish(&event(11, &frame)).unwrap();
+    sink.publish(&event(11, &frame), &Bytes::new()).unwrap();
     acks.extend(outcomes(&mut sink, 11 - acks.len()).await.unwrap());
     assert_eq!(acks.len(), 11);
 }
@@ -160,7 +161,7 @@ async fn a_queue_with_nothing_in_flight_is_not_full() {
     let mut sink = connected(config).await;
     let frame = format!(r#"{{"id":1,"data":{{"id":1,"x":"{}"}}}}"#, "x".repeat(900_000));
     for number in 1..=200 {
-        sink.publish(&event(number, &frame)).unwrap();
+        sink.publish(&event(number, &frame), &Bytes::new()).unwrap();
         outcomes(&mut sink, 1).await.unwrap();
     }
 }
@@ -179,7 +180,7 @@ async fn a_batch_refused_for_its_size_is_suspect_and_the_producer_goes_on() {
         kafka.fail_produce(&[code]);
         let frames: Vec<_> = (1..=3).map(frame).collect();
         for (number, frame) in (1..).zip(&frames) {
-            sink.publish(&event(number, frame)).unwrap();
+            sink.publish(&event(number, frame), &Bytes::new()).unwrap();
         }
         let acks = outcomes(&mut sink, 3).await.unwrap();
         for ack in &acks {
@@ -188,7 +189,7 @@ async fn a_batch_refused_for_its_size_is_suspect_and_the_producer_goes_on() {
             }
         }
         assert!(outcome_words(&acks).contains(&"retry alone"), "{acks:?}");
-        sink.publish(&event(4, &frame(4))).unwrap();
+        sink.publish(&event(4, &frame(4)), &Bytes::new()).unwrap();
         assert_eq!(
             outcome_words(&outcomes(&mut sink, 1).await.unwrap()),
             ["delivered"]
@@ -212,13 +213,13 @@ async fn what_is_the_sinks_fault_ends_the_producer_and_takes_the_rest_back() {
         let kafka = Kafka::start(1);
         let mut sink = connected(kafka.config()).await;
         kafka.fail_produce(&[code]);
-        sink.publish(&event(1, &frame(1))).unwrap();
+        sink.publish(&event(1, &frame(1)), &Bytes::new()).unwrap();
         let first = fault(&mut sink).await;
         assert_eq!(first.kind, kind, "{first}");
         assert!(!first.is_final && first.reason.contains(TOPIC), "{first}");
         connect(&mut sink).await.unwrap();
         // Nothing of the producer before is told any more.
-        sink.publish(&event(2, &frame(2))).unwrap();
+        sink.publish(&event(2, &frame(2)), &Bytes::new()).unwrap();
         let acks = outcomes(&mut sink, 1).await.unwrap();
         assert_eq!(
             acks,
@@ -236,7 +237,7 @@ async fn a_fenced_producer_stops_for_good() {
     let kafka = Kafka::start(1);
     let mut sink = connected(kafka.config()).await;
     kafka.fail_produce(&[Resp::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH]);
-    sink.publish(&event(1, &frame(1))).unwrap();
+    sink.publish(&event(1, &frame(1)), &Bytes::new()).unwrap();
     let fault = fault(&mut sink).await;
     assert!(fault.is_final && fault.kind == FaultKind::Fenced, "{fault}");
 }
@@ -245,18 +246,18 @@ async fn a_fenced_producer_stops_for_good() {
 async fn a_fatal_error_is_seen_and_named() {
     let kafka = Kafka::start(1);
     let mut sink = connected(kafka.config()).await;
-    sink.publish(&event(1, &frame(1))).unwrap();
+    sink.publish(&event(1, &frame(1)), &Bytes::new()).unwrap();
     outcomes(&mut sink, 1).await.unwrap();
     // With nothing else in flight there is no other explanation than a lost message.
     kafka.fail_produce(&[Resp::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER]);
-    sink.publish(&event(2, &frame(2))).unwrap();
+    sink.publish(&event(2, &frame(2)), &Bytes::new()).unwrap();
     let fault = fault(&mut sink).await;
     assert!(
         !fault.is_final && fault.reason.contains("out of order sequence number"),
         "{fault}"
     );
     connect(&mut sink).await.unwrap();
-    sink.publish(&event(2, &frame(2))).unwrap();
+    sink.publish(&event(2, &frame(2)), &Bytes::new()).unwrap();
     outcomes(&mut sink, 1).await.unwrap();
     assert_eq!(kafka.ids(2), [1, 2]);
 }
@@ -279,10 +280,10 @@ async fn a_topic_by_template_is_looked_at_before_it_is_used() {
     let mut config = kafka.config();
     config.topic = "e.{result}".parse().unwrap();
     let mut sink = connected(config).await;
-    sink.publish(&event(1, &frame(1))).unwrap();
+    sink.publish(&event(1, &frame(1)), &Bytes::new()).unwrap();
     // Nothing passes it.
     assert!(matches!(
-        sink.publish(&event(2, &frame(2))),
+        sink.publish(&event(2, &frame(2)), &Bytes::new()),
         Err(PublishError::Full)
     ));
     sink.flush().await.unwrap();
@@ -291,13 +292,14 @@ async fn a_topic_by_template_is_looked_at_before_it_is_used() {
         ["deferred"]
     );
     for number in 1..=2 {
-        sink.publish(&event(number, &frame(number))).unwrap();
+        sink.publish(&event(number, &frame(number)), &Bytes::new())
+            .unwrap();
     }
     assert_eq!(
         outcome_words(&outcomes(&mut sink, 2).await.unwrap()),
         ["delivered"; 2]
     );
-    sink.publish(&event(3, r#"{"id":3,"data":{"result":"gone"}}"#))
+    sink.publish(&event(3, r#"{"id":3,"data":{"result":"gone"}}"#), &Bytes::new())
         .unwrap();
     let fault = sink.flush().await.unwrap_err();
     assert!(
@@ -314,7 +316,7 @@ async fn closing_waits_for_what_is_in_flight_and_dropping_does_not_block() {
     let mut sink = connected(config.clone()).await;
     let frames: Vec<_> = (1..=100).map(frame).collect();
     for (number, frame) in (1..).zip(&frames) {
-        sink.publish(&event(number, frame)).unwrap();
+        sink.publish(&event(number, frame), &Bytes::new()).unwrap();
     }
     // Still lingering: without a flush, closing would take all of them back.
     sink.close().await;
@@ -322,7 +324,7 @@ async fn closing_waits_for_what_is_in_flight_and_dropping_does_not_block() {
 
     let mut sink = connected(config).await;
     kafka.cluster.broker_down(-1).unwrap();
-    sink.publish(&event(101, &frame(101))).unwrap();
+    sink.publish(&event(101, &frame(101)), &Bytes::new()).unwrap();
     let before = std::time::Instant::now();
     drop(sink);
     assert!(
@@ -345,19 +347,19 @@ async fn what_is_too_large_is_refused_before_it_is_sent_or_stripped() {
     };
 
     let mut sink = connected(config.clone()).await;
-    let rejection = rejected(sink.publish(&event(1, &large)));
+    let rejection = rejected(sink.publish(&event(1, &large), &Bytes::new()));
     assert_eq!(rejection.reason, RejectionReason::TooLarge);
     insta::assert_snapshot!(rejection.detail, @r#"found a message of 1100358 bytes, expected at most 1048588 for the topic "neuroio.entries"; raise its max.message.bytes, or set oversize = "strip""#);
 
     config.oversize = Oversize::Strip;
     let mut sink = connected(config).await;
-    sink.publish(&event(1, &large)).unwrap();
+    sink.publish(&event(1, &large), &Bytes::new()).unwrap();
     assert_eq!(
         outcome_words(&outcomes(&mut sink, 1).await.unwrap()),
         ["delivered"]
     );
     assert_eq!(kafka.records(TOPIC, 1)[&0], [r#"{"id":1,"face_image":null}"#]);
-    rejected(sink.publish(&event(2, &hopeless)));
+    rejected(sink.publish(&event(2, &hopeless), &Bytes::new()));
 }
 
 #[tokio::test]
@@ -365,13 +367,13 @@ async fn dead_letters_go_to_their_topic() {
     let kafka = Kafka::start(1);
     kafka.cluster.create_topic("dead", 1, 1).unwrap();
     let mut config = kafka.config();
-    assert!(!KafkaSink::new("kafka", config.clone()).keeps_dead_letters());
+    assert!(KafkaSink::new("kafka", config.clone()).dead_letters().is_none());
     config.dead_letter = Some(crate::DeadLetterConfig {
         topic: Some("dead".into()),
         path: None,
     });
     let mut sink = connected(config).await;
-    assert!(sink.keeps_dead_letters());
+    assert!(sink.dead_letters().is_some());
     let letter = DeadLetter {
         sequence: Sequence::new(9).unwrap(),
         json: r#"{"reason":"too_large"}"#,
@@ -389,7 +391,7 @@ async fn dead_letters_go_to_their_topic() {
 async fn waiting_for_outcomes_can_be_given_up_without_losing_one() {
     let kafka = Kafka::start(1);
     let mut sink = connected(kafka.config()).await;
-    sink.publish(&event(1, &frame(1))).unwrap();
+    sink.publish(&event(1, &frame(1)), &Bytes::new()).unwrap();
     let mut acks = Vec::new();
     let deadline = Instant::now() + LIMIT;
     while acks.is_empty() {
@@ -397,7 +399,7 @@ async fn waiting_for_outcomes_can_be_given_up_without_losing_one() {
         // Given up after one look, again and again.
         tokio::select! {
             biased;
-            outcome = sink.outcomes(&mut acks) => outcome.unwrap(),
+            outcome = sink.outcomes(&mut acks) => assert_eq!(outcome.unwrap(), Next::Continue),
             () = tokio::task::yield_now() => {}
         }
     }
@@ -413,7 +415,7 @@ async fn librdkafkas_own_statistics_are_understood() {
     sink.health.partitions(TOPIC, 2);
     sink.health.connection_failed("gone");
     sink.health.all_down("gone");
-    sink.publish(&event(1, &frame(1))).unwrap();
+    sink.publish(&event(1, &frame(1)), &Bytes::new()).unwrap();
     wait_until("the statistics", || {
         sink.health.known_partitions(TOPIC) == Some(3)
     })

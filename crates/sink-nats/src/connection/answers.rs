@@ -111,6 +111,7 @@ impl Connection {
         let Some(sent) = self.in_flight.take(number) else {
             return Ok(());
         };
+        self.round_trip = Some(self.last_answer.saturating_duration_since(sent.at));
         if answer.stream != stream && sent.role != Role::Letter {
             return Err(SinkFault::new(
                 FaultKind::Missing,

@@ -2,21 +2,22 @@
 
 use std::sync::Arc;
 
-use neurobridge_core::sink::SinkFault;
+use neurobridge_core::sink::{Next, SinkFault};
 
 use super::Connection;
 use crate::{chain::Chain, keeper::Keeper, recovery::End, stream::Api};
 
 impl Connection {
-    /// Finds the end of the stream and continues the chain there. Safe to cancel: a question that was sent is kept.
-    pub(super) async fn continue_chain(&mut self) -> Result<(), SinkFault> {
+    /// Finds the end of the stream and continues the chain there: everything without an outcome has to be sent again. Safe to
+    /// cancel: a request that was sent is kept.
+    pub(super) async fn continue_chain(&mut self) -> Result<Next, SinkFault> {
         let Keeper::Stream {
             name,
             chain: Some((chain, recovery)),
             ..
         } = &mut self.keeper
         else {
-            return Ok(());
+            return Ok(Next::Continue);
         };
         match recovery.end() {
             End::Known(place) => {
@@ -44,13 +45,9 @@ impl Connection {
                 *chain = Chain::new(&self.ownership.owner(), end);
             }
         }
-        self.must_resend = true;
-        Ok(())
-    }
-
-    /// Whether what has no outcome has to be sent again; said once.
-    pub(crate) const fn must_resend(&mut self) -> bool {
-        std::mem::replace(&mut self.must_resend, false)
+        Ok(Next::Resend {
+            acks_are_cumulative: self.acks_are_cumulative(),
+        })
     }
 
     /// What a person should know although events are delivered.

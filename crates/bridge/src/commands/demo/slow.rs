@@ -5,10 +5,12 @@ use std::path::Path;
 use bytes::Bytes;
 use neurobridge_core::{
     connect::ConnectSteps,
-    dead_letter::DeadLetter,
     event::Event,
     identity::SpoolId,
-    sink::{Ack, ConnectContext, PublishError, Sink, SinkFault, SinkStatus},
+    sink::{
+        Ack, ConnectContext, Connected, DeadLetterSink, Next, PublishError, Sink, SinkFault, SinkStatus,
+        Transactions,
+    },
     sink_type::{BuildContext, DeadLetterPlace, SinkConfig, SinkType},
     template::Template,
 };
@@ -96,38 +98,34 @@ pub(super) struct SlowSink {
 impl Sink for SlowSink {
     const REPLACES_CLIENT: bool = FileSink::REPLACES_CLIENT;
 
-    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
+    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         self.sink.connect(context).await
     }
 
-    fn set_backing_buffer(&mut self, log: &Bytes) {
-        self.sink.set_backing_buffer(log);
-    }
-
-    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
-        self.sink.publish(event)
-    }
-
-    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
-        self.sink.publish_dead_letter(letter)
-    }
-
-    fn keeps_dead_letters(&self) -> bool {
-        self.sink.keeps_dead_letters()
+    fn publish(&mut self, event: &Event<'_>, buffer: &Bytes) -> Result<(), PublishError> {
+        self.sink.publish(event, buffer)
     }
 
     async fn flush(&mut self) -> Result<(), SinkFault> {
         self.sink.flush().await
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         // An error means that the demo has ended, and with it the fault.
         let _ = self.is_slow.wait_for(|is_slow| !is_slow).await;
         self.sink.outcomes(acks).await
     }
 
-    fn note(&self) -> Option<String> {
-        self.sink.note()
+    fn cursor_note(&self) -> Option<String> {
+        self.sink.cursor_note()
+    }
+
+    fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink> {
+        self.sink.dead_letters()
+    }
+
+    fn transactions(&mut self) -> Option<&mut dyn Transactions> {
+        self.sink.transactions()
     }
 
     fn status(&self) -> SinkStatus {

@@ -32,9 +32,8 @@ pub(super) struct Broker {
     pub(super) turns: Vec<Turn>,
     pub(super) refuse_connects: u64,
     pub(super) hanging_connects: u64,
-    pub(super) must_resend: bool,
-    /// How many events were published that lie in the bytes lent before.
-    pub(super) lent: u64,
+    /// The number of published events that the buffer held.
+    pub(super) in_buffer: u64,
     /// What the sink was said to be at each call of `outcomes`.
     pub(super) states: Vec<SinkState>,
 }
@@ -54,7 +53,6 @@ pub(super) struct FakeSink {
     pub(super) letters: Arc<FakeLetters>,
     pub(super) keeps_dead_letters: bool,
     pub(super) room: usize,
-    pub(super) lent: Bytes,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -87,8 +85,21 @@ impl FakeSink {
     }
 }
 
+impl DeadLetterSink for FakeSink {
+    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        if self.waiting.len() >= self.room {
+            return Err(PublishError::Full);
+        }
+        assert!(serde_json::from_str::<serde_json::Value>(letter.json).is_ok());
+        self.waiting.push((letter.sequence, true));
+        Ok(())
+    }
+}
+
 impl Sink for FakeSink {
-    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
+    const REPLACES_CLIENT: bool = true;
+
+    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         assert_eq!(context.spool, SpoolId::from_bytes([7; 16]));
         self.waiting.clear();
         self.is_silent = false;
@@ -107,14 +118,13 @@ impl Sink for FakeSink {
             broker.refuse_connects -= 1;
             return Err(SinkFault::new(FaultKind::Unreachable, "nobody answers"));
         }
-        Ok(())
+        Ok(Connected {
+            acks_are_cumulative: self.acks_are_cumulative,
+            committed_cursor: None,
+        })
     }
 
-    fn set_backing_buffer(&mut self, log: &Bytes) {
-        self.lent = log.clone();
-    }
-
-    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+    fn publish(&mut self, event: &Event<'_>, buffer: &Bytes) -> Result<(), PublishError> {
         if self.waiting.len() >= self.room {
             return Err(PublishError::Full);
         }
@@ -135,37 +145,29 @@ impl Sink for FakeSink {
                 return Err(PublishError::Rejected(too_large()));
             }
         }
-        let lies_there = self
-            .lent
-            .as_ptr_range()
-            .contains(&event.frame.as_bytes().as_ptr());
-        self.broker.lock().unwrap().lent += u64::from(lies_there);
+        let is_in_buffer = buffer.as_ptr_range().contains(&event.frame.as_bytes().as_ptr());
+        self.broker.lock().unwrap().in_buffer += u64::from(is_in_buffer);
         self.waiting.push((event.sequence, false));
         Ok(())
     }
 
-    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
-        if self.waiting.len() >= self.room {
-            return Err(PublishError::Full);
-        }
-        assert!(serde_json::from_str::<serde_json::Value>(letter.json).is_ok());
-        self.waiting.push((letter.sequence, true));
-        Ok(())
+    fn cursor_note(&self) -> Option<String> {
+        None
     }
 
-    fn acks_are_cumulative(&self) -> bool {
-        self.acks_are_cumulative
+    fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink> {
+        self.keeps_dead_letters.then_some(self as _)
     }
 
-    fn keeps_dead_letters(&self) -> bool {
-        self.keeps_dead_letters
+    fn transactions(&mut self) -> Option<&mut dyn Transactions> {
+        None
     }
 
     async fn flush(&mut self) -> Result<(), SinkFault> {
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         if self.is_silent {
             return pending().await;
         }
@@ -213,15 +215,13 @@ impl Sink for FakeSink {
             Some(Turn::Resend(count)) => {
                 self.acknowledge(count, acks);
                 self.waiting.clear();
-                self.broker.lock().unwrap().must_resend = true;
+                return Ok(Next::Resend {
+                    acks_are_cumulative: self.acks_are_cumulative,
+                });
             }
             None => self.acknowledge(usize::MAX, acks),
         }
-        Ok(())
-    }
-
-    fn must_resend(&mut self) -> bool {
-        std::mem::take(&mut self.broker.lock().unwrap().must_resend)
+        Ok(Next::Continue)
     }
 
     fn status(&self) -> SinkStatus {

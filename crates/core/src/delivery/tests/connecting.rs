@@ -10,27 +10,27 @@ struct WaitingSink {
 }
 
 impl Sink for WaitingSink {
-    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<(), SinkFault> {
+    async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         self.attempts += 1;
         if self.attempts == 1 {
             context.steps.begin(ConnectStep::Dial, "broker:9092");
             // In vain again and again: no progress.
             try_addresses(context.steps).await;
         }
-        Ok(())
+        Ok(plain_connection())
     }
 
-    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+    fn publish(&mut self, event: &Event<'_>, _: &Bytes) -> Result<(), PublishError> {
         self.waiting.push(event.sequence);
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         acks.extend(self.waiting.drain(..).map(|sequence| Ack {
             sequence,
             outcome: Outcome::Delivered,
         }));
-        Ok(())
+        Ok(Next::Continue)
     }
 
     fn status(&self) -> SinkStatus {

@@ -11,12 +11,12 @@ struct IdleSink {
 }
 
 impl Sink for IdleSink {
-    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         *self.connects.lock().unwrap() += 1;
-        Ok(())
+        Ok(plain_connection())
     }
 
-    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+    fn publish(&mut self, event: &Event<'_>, _: &Bytes) -> Result<(), PublishError> {
         self.acknowledged.push(Ack {
             sequence: event.sequence,
             outcome: Outcome::Delivered,
@@ -24,10 +24,10 @@ impl Sink for IdleSink {
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         self.delivered += self.acknowledged.len() as u64;
         acks.append(&mut self.acknowledged);
-        Ok(())
+        Ok(Next::Continue)
     }
 
     fn status(&self) -> SinkStatus {

@@ -6,15 +6,15 @@ use super::*;
 struct SilentSink;
 
 impl Sink for SilentSink {
-    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
+        Ok(plain_connection())
+    }
+
+    fn publish(&mut self, _: &Event<'_>, _: &Bytes) -> Result<(), PublishError> {
         Ok(())
     }
 
-    fn publish(&mut self, _: &Event<'_>) -> Result<(), PublishError> {
-        Ok(())
-    }
-
-    async fn outcomes(&mut self, _: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    async fn outcomes(&mut self, _: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         pending().await
     }
 

@@ -10,18 +10,18 @@ struct StuckSink {
 }
 
 impl Sink for StuckSink {
-    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         self.waiting.clear();
         self.connects.lock().unwrap().push(Instant::now());
-        Ok(())
+        Ok(plain_connection())
     }
 
-    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+    fn publish(&mut self, event: &Event<'_>, _: &Bytes) -> Result<(), PublishError> {
         self.waiting.push(event.sequence);
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         // What was published to a client that is stuck is never acknowledged by it.
         let connected = *self.connects.lock().unwrap().last().unwrap();
         if connected < self.until {
@@ -31,7 +31,7 @@ impl Sink for StuckSink {
             sequence,
             outcome: Outcome::Delivered,
         }));
-        Ok(())
+        Ok(Next::Continue)
     }
 
     fn status(&self) -> SinkStatus {

@@ -84,7 +84,6 @@ pub(super) fn run(setup: Setup) -> Ending {
         letters: Arc::clone(&letters),
         keeps_dead_letters: setup.keeps_dead_letters,
         room: 5,
-        lent: Bytes::new(),
         progress: Arc::clone(&progress),
     };
     let options = Options {

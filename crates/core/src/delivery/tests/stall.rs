@@ -10,17 +10,17 @@ struct SelectiveSink {
 }
 
 impl Sink for SelectiveSink {
-    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         self.waiting.clear();
-        Ok(())
+        Ok(plain_connection())
     }
 
-    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+    fn publish(&mut self, event: &Event<'_>, _: &Bytes) -> Result<(), PublishError> {
         self.waiting.push(event.sequence);
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         let is_first_alone = self.waiting == [Sequence::FIRST];
         if is_first_alone {
             // Cancelled and asked again meanwhile, so by the clock.
@@ -34,7 +34,7 @@ impl Sink for SelectiveSink {
             sequence,
             outcome: Outcome::Delivered,
         }));
-        Ok(())
+        Ok(Next::Continue)
     }
 
     fn status(&self) -> SinkStatus {

@@ -1,7 +1,6 @@
 //! A delivery in transactions, against a broker that fails by schedule.
 
 use super::*;
-use crate::sink::Transaction;
 
 /// What the broker does at a call of `outcomes`, in turn; then all is acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +58,6 @@ struct Message {
 struct FakeSink {
     broker: Arc<Mutex<Broker>>,
     keeps_dead_letters: bool,
-    kept: Option<Cursor>,
     waiting: Vec<Message>,
     /// Acknowledged in the open transaction.
     open: Vec<(u64, bool)>,
@@ -118,38 +116,93 @@ impl FakeSink {
     }
 }
 
-impl Sink for FakeSink {
-    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
-        self.forget();
-        self.known.clear();
-        self.kept = self.broker.lock().unwrap().kept.clone();
-        Ok(())
-    }
-
-    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
-        assert_ne!(
-            self.transaction(),
-            Transaction::Due,
-            "published although it is due"
-        );
-        self.take(event.sequence, false, is_bad(event.sequence.get()))
-    }
-
+impl DeadLetterSink for FakeSink {
     fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
         let json: serde_json::Value = serde_json::from_str(letter.json).unwrap();
         let is_bad = has_bad_letter(letter.sequence.get()) && json.get("event").is_some();
         self.take(letter.sequence, true, is_bad)
     }
+}
 
-    fn keeps_dead_letters(&self) -> bool {
-        self.keeps_dead_letters
+impl Transactions for FakeSink {
+    fn state(&self) -> TransactionState {
+        match (self.is_open, self.is_due || self.open.len() >= 6) {
+            (false, _) => TransactionState::Closed,
+            (true, false) => TransactionState::Open,
+            (true, true) => TransactionState::Due,
+        }
+    }
+
+    fn commit<'a>(&'a mut self, cursor: &'a Cursor) -> SinkFuture<'a> {
+        Box::pin(async move {
+            assert!(self.is_open && self.waiting.is_empty() && !self.is_broken);
+            let commit = {
+                let mut broker = self.broker.lock().unwrap();
+                let commit = broker.commits.pop().unwrap_or(Commit::Done);
+                if commit != Commit::Failed {
+                    broker.committed.append(&mut self.open);
+                    broker.kept = Some(cursor.clone());
+                }
+                commit
+            };
+            if commit == Commit::Hanging {
+                return pending().await;
+            }
+            if commit != Commit::Done {
+                return Err(SinkFault::new(FaultKind::Timeout, "no answer"));
+            }
+            self.forget();
+            Ok(())
+        })
+    }
+
+    fn abort(&mut self) -> SinkFuture<'_> {
+        Box::pin(async move {
+            self.forget();
+            Ok(())
+        })
+    }
+}
+
+impl Sink for FakeSink {
+    const REPLACES_CLIENT: bool = true;
+
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
+        self.forget();
+        self.known.clear();
+        let committed_cursor = self.broker.lock().unwrap().kept.clone();
+        Ok(Connected {
+            acks_are_cumulative: false,
+            committed_cursor,
+        })
+    }
+
+    fn publish(&mut self, event: &Event<'_>, _: &Bytes) -> Result<(), PublishError> {
+        assert_ne!(
+            self.state(),
+            TransactionState::Due,
+            "published although it is due"
+        );
+        self.take(event.sequence, false, is_bad(event.sequence.get()))
+    }
+
+    fn cursor_note(&self) -> Option<String> {
+        None
+    }
+
+    fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink> {
+        self.keeps_dead_letters.then_some(self as _)
+    }
+
+    fn transactions(&mut self) -> Option<&mut dyn Transactions> {
+        Some(self)
     }
 
     async fn flush(&mut self) -> Result<(), SinkFault> {
         Ok(())
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         if self.is_silent {
             return pending().await;
         }
@@ -157,7 +210,7 @@ impl Sink for FakeSink {
             assert!(self.is_open && !self.is_due, "asked for nothing");
             // Its time has come.
             self.is_due = true;
-            return Ok(());
+            return Ok(Next::Continue);
         }
         let turn = self.broker.lock().unwrap().turns.pop();
         match turn {
@@ -173,45 +226,7 @@ impl Sink for FakeSink {
             Some(Turn::Fail) => return Err(SinkFault::new(FaultKind::Unavailable, "no leader")),
             None => self.acknowledge(usize::MAX, acks),
         }
-        Ok(())
-    }
-
-    fn transaction(&self) -> Transaction {
-        match (self.is_open, self.is_due || self.open.len() >= 6) {
-            (false, _) => Transaction::Closed,
-            (true, false) => Transaction::Open,
-            (true, true) => Transaction::Due,
-        }
-    }
-
-    async fn commit(&mut self, cursor: &Cursor) -> Result<(), SinkFault> {
-        assert!(self.is_open && self.waiting.is_empty() && !self.is_broken);
-        let commit = {
-            let mut broker = self.broker.lock().unwrap();
-            let commit = broker.commits.pop().unwrap_or(Commit::Done);
-            if commit != Commit::Failed {
-                broker.committed.append(&mut self.open);
-                broker.kept = Some(cursor.clone());
-            }
-            commit
-        };
-        if commit == Commit::Hanging {
-            return pending().await;
-        }
-        if commit != Commit::Done {
-            return Err(SinkFault::new(FaultKind::Timeout, "no answer"));
-        }
-        self.forget();
-        Ok(())
-    }
-
-    async fn abort(&mut self) -> Result<(), SinkFault> {
-        self.forget();
-        Ok(())
-    }
-
-    fn committed_cursor(&self) -> Option<&Cursor> {
-        self.kept.as_ref()
+        Ok(Next::Continue)
     }
 
     fn status(&self) -> SinkStatus {
@@ -246,7 +261,6 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
     let sink = FakeSink {
         broker: Arc::clone(&broker),
         keeps_dead_letters,
-        kept: None,
         waiting: Vec::new(),
         open: Vec::new(),
         is_open: false,

@@ -20,7 +20,7 @@ async fn templated(kafka: &Kafka, missing_topic: MissingTopic) -> KafkaSink {
 async fn outcome(sink: &mut KafkaSink, id: u64, result: &str) -> Result<Outcome, SinkFault> {
     let frame = frame(id, result);
     for _ in 0..2 {
-        match sink.publish(&event(id, &frame)) {
+        match sink.publish(&event(id, &frame), &Bytes::new()) {
             Ok(()) => {}
             Err(PublishError::Rejected(rejection)) => return Ok(Outcome::Rejected(rejection)),
             Err(other) => panic!("{other:?}"),

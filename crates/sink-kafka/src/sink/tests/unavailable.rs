@@ -43,7 +43,7 @@ async fn silent_broker_has_a_plain_reason() {
 async fn lost_broker_makes_the_sink_unavailable_without_a_fault() {
     let kafka = Kafka::start(1);
     let mut sink = connected(kafka.config()).await;
-    sink.publish(&event(1, &frame(1))).unwrap();
+    sink.publish(&event(1, &frame(1)), &Bytes::new()).unwrap();
     outcomes(&mut sink, 1).await.unwrap();
     kafka.cluster.broker_down(-1).unwrap();
     wait_until("unavailable", || sink.unavailable().is_some()).await;
@@ -55,7 +55,7 @@ async fn lost_broker_makes_the_sink_unavailable_without_a_fault() {
     );
     let frames: Vec<_> = (2..=200).map(frame).collect();
     for (number, frame) in (2..).zip(&frames) {
-        sink.publish(&event(number, frame)).unwrap();
+        sink.publish(&event(number, frame), &Bytes::new()).unwrap();
     }
     kafka.cluster.broker_up(-1).unwrap();
     let acks = outcomes(&mut sink, 199).await.unwrap();
@@ -73,7 +73,7 @@ async fn silent_broker_makes_the_sink_unavailable() {
     tokio::time::advance(STALLED_AFTER * 2).await;
     assert_eq!(sink.unavailable(), None, "nothing waits");
     kafka.cluster.broker_round_trip_time(-1, LIMIT).unwrap();
-    sink.publish(&event(1, &frame(1))).unwrap();
+    sink.publish(&event(1, &frame(1)), &Bytes::new()).unwrap();
     tokio::time::advance(STALLED_AFTER).await;
     assert_eq!(sink.unavailable(), None);
     tokio::time::advance(Duration::from_secs(1)).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{world::interrupted, *};
-use crate::{ledger::Settlement, sink::Transaction};
+use crate::ledger::Settlement;
 
 #[derive(Clone, Copy, Debug)]
 struct Message {
@@ -21,7 +21,6 @@ pub(super) struct Model {
     acks_are_cumulative: bool,
     waiting: Vec<Message>,
     published: u64,
-    committed_cursor: Option<Cursor>,
     /// In the open transaction.
     open: Vec<Message>,
     is_open: bool,
@@ -36,7 +35,6 @@ pub(super) struct Model {
     rejected: BTreeSet<u64>,
     /// A rejected message has broken the chain of cumulative acknowledgements: the later ones are refused with it.
     is_chain_broken: bool,
-    must_resend: bool,
 }
 
 impl Model {
@@ -51,7 +49,6 @@ impl Model {
             acks_are_cumulative,
             waiting: Vec::new(),
             published: 0,
-            committed_cursor: None,
             open: Vec::new(),
             is_open: false,
             is_due: false,
@@ -60,7 +57,6 @@ impl Model {
             alone: BTreeSet::new(),
             rejected: BTreeSet::new(),
             is_chain_broken: false,
-            must_resend: false,
         }
     }
 
@@ -208,15 +204,18 @@ impl Model {
     }
 
     /// Requests that all events without an outcome are published again, where no dead letter is in flight.
-    fn resend(&mut self) {
-        if self.waiting.iter().all(|message| !message.is_letter) {
-            self.forget_refusals();
-            self.must_resend = true;
+    fn resend(&mut self) -> Next {
+        if self.waiting.iter().any(|message| message.is_letter) {
+            return Next::Continue;
+        }
+        self.forget_refusals();
+        Next::Resend {
+            acks_are_cumulative: self.acks_are_cumulative,
         }
     }
 
     /// Reports outcomes as the script wants it.
-    fn report(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    fn report(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         let (choice, number) = {
             let mut world = self.world.lock().unwrap();
             (world.draw(), usize::from(world.draw()))
@@ -237,7 +236,7 @@ impl Model {
                 if self.waiting.iter().any(|message| message.is_letter) {
                     self.answer_some(usize::MAX, acks);
                 } else {
-                    self.resend();
+                    return Ok(self.resend());
                 }
             }
             22..60 if !self.acks_are_cumulative => {
@@ -258,7 +257,7 @@ impl Model {
             75..90 if !self.is_transactional => {
                 self.answer_some(number % 6, acks);
                 if !self.is_chain_broken {
-                    self.resend();
+                    return Ok(self.resend());
                 }
             }
             90..110 if !self.acks_are_cumulative => {
@@ -270,29 +269,102 @@ impl Model {
             160..170 => self.is_due |= self.is_open,
             _ => self.answer_some(usize::MAX, acks),
         }
-        Ok(())
+        Ok(Next::Continue)
+    }
+}
+
+impl DeadLetterSink for Model {
+    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        let sequence = letter.sequence.get();
+        let json: serde_json::Value = serde_json::from_str(letter.json).unwrap();
+        let kind = self.world.lock().unwrap().reference.kind(sequence);
+        assert!(
+            matches!(kind, Kind::Bad | Kind::BadLetter),
+            "a dead letter of {sequence}: {kind:?}"
+        );
+        assert!(self.is_transactional || self.rejected.contains(&sequence));
+        let is_bad = kind == Kind::BadLetter && json.get("event").is_some();
+        self.accept(sequence, true, is_bad)
+    }
+}
+
+impl Transactions for Model {
+    fn state(&self) -> TransactionState {
+        match (self.is_open, self.is_due || self.open.len() >= 6) {
+            (false, _) => TransactionState::Closed,
+            (true, false) => TransactionState::Open,
+            (true, true) => TransactionState::Due,
+        }
+    }
+
+    fn commit<'a>(&'a mut self, cursor: &'a Cursor) -> SinkFuture<'a> {
+        Box::pin(async move {
+            assert!(
+                self.is_open && self.waiting.is_empty() && !self.is_broken,
+                "committed too early"
+            );
+            let interruption = {
+                let mut world = self.world.lock().unwrap();
+                let before = world.draw_fault("commit, not done");
+                if before.is_none() {
+                    world.check(cursor);
+                    self.open.sort_by_key(|message| message.order);
+                    for message in self.open.drain(..) {
+                        assert!(
+                            message.sequence < cursor.next.get(),
+                            "{message:?} is after the cursor"
+                        );
+                        let place = if message.is_letter {
+                            &mut world.dead_letters
+                        } else {
+                            &mut world.stored
+                        };
+                        place.push(message.sequence);
+                    }
+                    world.broker_cursor = Some(cursor.clone());
+                }
+                before.or_else(|| world.draw_fault("commit, done"))
+            };
+            interrupted(interruption).await?;
+            self.forget_transaction();
+            self.alone.clear();
+            Ok(())
+        })
+    }
+
+    fn abort(&mut self) -> SinkFuture<'_> {
+        Box::pin(async move {
+            let interruption = self.world.lock().unwrap().draw_fault("abort");
+            interrupted(interruption).await?;
+            self.forget_transaction();
+            Ok(())
+        })
     }
 }
 
 impl Sink for Model {
-    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<(), SinkFault> {
+    const REPLACES_CLIENT: bool = true;
+
+    async fn connect(&mut self, _: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         let interruption = self.world.lock().unwrap().draw_fault("connect");
         interrupted(interruption).await?;
         self.forget_transaction();
-        (self.is_silent, self.must_resend) = (false, false);
+        self.is_silent = false;
         if !self.is_transactional {
             self.forget_refusals();
         }
-        self.committed_cursor
-            .clone_from(&self.world.lock().unwrap().broker_cursor);
-        Ok(())
+        let committed_cursor = self.world.lock().unwrap().broker_cursor.clone();
+        Ok(Connected {
+            acks_are_cumulative: self.acks_are_cumulative,
+            committed_cursor: committed_cursor.filter(|_| self.is_transactional),
+        })
     }
 
-    fn publish(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
+    fn publish(&mut self, event: &Event<'_>, _: &Bytes) -> Result<(), PublishError> {
         let sequence = event.sequence.get();
         assert_ne!(
-            self.transaction(),
-            Transaction::Due,
+            self.state(),
+            TransactionState::Due,
             "{sequence} published although it is due"
         );
         assert!(!self.rejected.contains(&sequence), "{sequence} was rejected");
@@ -318,25 +390,17 @@ impl Sink for Model {
         accepted
     }
 
-    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
-        let sequence = letter.sequence.get();
-        let json: serde_json::Value = serde_json::from_str(letter.json).unwrap();
-        let kind = self.world.lock().unwrap().reference.kind(sequence);
-        assert!(
-            matches!(kind, Kind::Bad | Kind::BadLetter),
-            "a dead letter of {sequence}: {kind:?}"
-        );
-        assert!(self.is_transactional || self.rejected.contains(&sequence));
-        let is_bad = kind == Kind::BadLetter && json.get("event").is_some();
-        self.accept(sequence, true, is_bad)
+    fn cursor_note(&self) -> Option<String> {
+        None
     }
 
-    fn keeps_dead_letters(&self) -> bool {
-        self.world.lock().unwrap().keeps_dead_letters
+    fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink> {
+        let keeps_dead_letters = self.world.lock().unwrap().keeps_dead_letters;
+        keeps_dead_letters.then_some(self as _)
     }
 
-    fn acks_are_cumulative(&self) -> bool {
-        self.acks_are_cumulative
+    fn transactions(&mut self) -> Option<&mut dyn Transactions> {
+        self.is_transactional.then_some(self as _)
     }
 
     async fn flush(&mut self) -> Result<(), SinkFault> {
@@ -344,7 +408,7 @@ impl Sink for Model {
         interrupted(interruption).await
     }
 
-    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
+    async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         if self.is_silent {
             return pending().await;
         }
@@ -359,13 +423,9 @@ impl Sink for Model {
         if self.waiting.is_empty() {
             assert!(self.is_open && !self.is_due, "nothing is in flight");
             self.is_due = true;
-            return Ok(());
+            return Ok(Next::Continue);
         }
         self.report(acks)
-    }
-
-    fn must_resend(&mut self) -> bool {
-        std::mem::take(&mut self.must_resend)
     }
 
     fn status(&self) -> SinkStatus {
@@ -377,59 +437,6 @@ impl Sink for Model {
             broken,
             ..SinkStatus::default()
         }
-    }
-
-    fn transaction(&self) -> Transaction {
-        match (self.is_open, self.is_due || self.open.len() >= 6) {
-            _ if !self.is_transactional => Transaction::Unused,
-            (false, _) => Transaction::Closed,
-            (true, false) => Transaction::Open,
-            (true, true) => Transaction::Due,
-        }
-    }
-
-    async fn commit(&mut self, cursor: &Cursor) -> Result<(), SinkFault> {
-        assert!(
-            self.is_open && self.waiting.is_empty() && !self.is_broken,
-            "committed too early"
-        );
-        let interruption = {
-            let mut world = self.world.lock().unwrap();
-            let before = world.draw_fault("commit, not done");
-            if before.is_none() {
-                world.check(cursor);
-                self.open.sort_by_key(|message| message.order);
-                for message in self.open.drain(..) {
-                    assert!(
-                        message.sequence < cursor.next.get(),
-                        "{message:?} is after the cursor"
-                    );
-                    let place = if message.is_letter {
-                        &mut world.dead_letters
-                    } else {
-                        &mut world.stored
-                    };
-                    place.push(message.sequence);
-                }
-                world.broker_cursor = Some(cursor.clone());
-            }
-            before.or_else(|| world.draw_fault("commit, done"))
-        };
-        interrupted(interruption).await?;
-        self.forget_transaction();
-        self.alone.clear();
-        Ok(())
-    }
-
-    async fn abort(&mut self) -> Result<(), SinkFault> {
-        let interruption = self.world.lock().unwrap().draw_fault("abort");
-        interrupted(interruption).await?;
-        self.forget_transaction();
-        Ok(())
-    }
-
-    fn committed_cursor(&self) -> Option<&Cursor> {
-        self.committed_cursor.as_ref()
     }
 
     async fn close(&mut self) {}
