@@ -28,10 +28,11 @@ const IMAGES: [&str; 4] = [
     "initial_full_image",
 ];
 /// The metrics that users' dashboards depend on: a published name never changes.
-const PUBLISHED: [&str; 33] = [
+const PUBLISHED: [&str; 34] = [
     "neurobridge_build_info",
     "neurobridge_event_age_seconds",
     "neurobridge_sink_client_replacements_total",
+    "neurobridge_sink_connect_failures_total",
     "neurobridge_sink_dead_letters_total",
     "neurobridge_sink_delivery_latency_seconds",
     "neurobridge_sink_errors_total",

@@ -72,6 +72,22 @@ impl ConnectStep {
         }
     }
 
+    /// The name of the step as the value of a label.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::NameLookup => "name_lookup",
+            Self::Dial => "dial",
+            Self::Tls => "tls",
+            Self::SignIn => "sign_in",
+            Self::Metadata => "metadata",
+            Self::Topic => "topic",
+            Self::Stream => "stream",
+            Self::ProducerId => "producer_id",
+            Self::Cursor => "cursor",
+        }
+    }
+
     /// Returns the general advice for a step that does not end. [`ConnectSteps::advise`] replaces it.
     const fn advice(self) -> &'static str {
         match self {
@@ -196,6 +212,11 @@ impl ConnectSteps {
         }
     }
 
+    /// Returns the step at which the attempt is.
+    pub(crate) fn step(&self) -> ConnectStep {
+        self.lock().step
+    }
+
     /// Returns the time since the last progress.
     pub(crate) fn without_progress(&self) -> Duration {
         self.lock().progress.elapsed()
@@ -253,5 +274,7 @@ mod tests {
     #[test]
     fn steps_are_listed_in_order() {
         assert!(ConnectStep::ALL.is_sorted());
+        let keys: std::collections::HashSet<_> = ConnectStep::ALL.iter().map(|step| step.key()).collect();
+        assert_eq!(keys.len(), ConnectStep::ALL.len());
     }
 }

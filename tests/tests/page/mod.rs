@@ -2,6 +2,7 @@
 
 mod faults;
 mod readers;
+mod slow_connect;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! `/metrics`: generated at each scrape from the same view as `/status`, so that every series exists from the start.
 
 use neurobridge_core::{
+    connect::ConnectStep,
     histogram::{self, BOUNDS},
     sink::{FaultKind, RejectionReason},
 };
@@ -247,6 +248,10 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
     let mut events = Family::counter("sink_events_total", "Events, by result at the sink.");
     let mut dead_letters = Family::counter("sink_dead_letters_total", "Dead letters, by reason.");
     let mut errors = Family::counter("sink_errors_total", "Faults of the sink as a whole, by kind.");
+    let mut connect_failures = Family::counter(
+        "sink_connect_failures_total",
+        "Connection attempts that failed, or were not connected after 5 seconds, by the step at which they were.",
+    );
     let mut resent = Family::counter(
         "sink_resent_events_total",
         "Events published again after a fault.",
@@ -301,6 +306,9 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         for (kind, count) in FaultKind::ALL.iter().zip(sink.snapshot.faults) {
             errors.add(&[name, ("kind", kind.label())], count as f64);
         }
+        for (step, count) in ConnectStep::ALL.iter().zip(sink.snapshot.connect_failures) {
+            connect_failures.add(&[name, ("step", step.key())], count as f64);
+        }
         resent.add(&[name], sink.snapshot.resent as f64);
         lost.add(&[name], sink.snapshot.lost as f64);
         replacements.add(&[name], sink.snapshot.client_replacements as f64);
@@ -328,6 +336,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         events,
         dead_letters,
         errors,
+        connect_failures,
         resent,
         lost,
         replacements,

@@ -28,12 +28,18 @@ pub(super) async fn connect<S: Sink>(
     loop {
         tokio::select! {
             biased;
-            connected = &mut connecting => return connected.map_err(SessionEnd::from),
+            connected = &mut connecting => {
+                if connected.is_err() {
+                    health.connect_failed(context.steps.step());
+                }
+                return connected.map_err(SessionEnd::from);
+            }
             _ = tick.tick() => {}
         }
         let Some(slow) = context.steps.slow() else {
             continue;
         };
+        health.connect_failed(context.steps.step());
         if S::REPLACES_CLIENT && context.steps.without_progress() >= PROGRESS_LIMIT {
             return Err(SessionEnd::Replace(abandoned(&slow)));
         }

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::progress::{Progress, SinkState};
 use crate::{
-    connect::SlowConnect,
+    connect::{ConnectStep, SlowConnect},
     event::Sequence,
     sink::{FaultKind, SinkFault},
     units::format_duration,
@@ -35,6 +35,8 @@ pub(super) struct SinkHealth {
     connected_at: Option<Instant>,
     /// Whether the connection attempt at hand has been counted as a fault.
     is_attempt_counted: bool,
+    /// The step at which the connection attempt at hand was counted last.
+    counted_step: Option<ConnectStep>,
     /// What the connected sink reports as the reason for which it cannot publish.
     unavailable: Option<FaultKind>,
 }
@@ -74,6 +76,7 @@ impl SinkHealth {
             needs_proof: false,
             connected_at: None,
             is_attempt_counted: false,
+            counted_step: None,
             unavailable: None,
         }
     }
@@ -85,6 +88,14 @@ impl SinkHealth {
     /// A connection attempt begins.
     pub(super) const fn connecting(&mut self) {
         self.is_attempt_counted = false;
+        self.counted_step = None;
+    }
+
+    /// The attempt has failed at this step, or has waited there for too long. Counted once for each step of an attempt.
+    pub(super) fn connect_failed(&mut self, step: ConnectStep) {
+        if self.counted_step.replace(step) != Some(step) {
+            self.progress.count_connect_failure(step);
+        }
     }
 
     /// The attempt has lasted for some seconds. Counted once for each attempt, and logged once for each step.

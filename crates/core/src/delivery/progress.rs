@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     clock,
+    connect::ConnectStep,
     dead_letter::{Newest, Notice},
     event::Sequence,
     histogram::{self, Histogram},
@@ -52,6 +53,8 @@ pub struct ProgressSnapshot {
     pub client_replacements: u64,
     /// Faults by [`FaultKind::ALL`].
     pub faults: [u64; FaultKind::ALL.len()],
+    /// Connection attempts that failed, or were not connected after some seconds, by [`ConnectStep::ALL`].
+    pub connect_failures: [u64; ConnectStep::ALL.len()],
     /// Dead letters by [`RejectionReason::ALL`].
     pub dead_letters: [u64; RejectionReason::ALL.len()],
     /// The newest of them.
@@ -75,6 +78,7 @@ impl Progress {
             resent: 0,
             client_replacements: 0,
             faults: [0; FaultKind::ALL.len()],
+            connect_failures: [0; ConnectStep::ALL.len()],
             dead_letters: [0; RejectionReason::ALL.len()],
             newest_dead_letters: Newest::default(),
             notice: None,
@@ -106,6 +110,10 @@ impl Progress {
 
     pub(super) fn count_fault(&self, kind: FaultKind) {
         self.lock().faults[position(&FaultKind::ALL, kind)] += 1;
+    }
+
+    pub(super) fn count_connect_failure(&self, step: ConnectStep) {
+        self.lock().connect_failures[position(&ConnectStep::ALL, step)] += 1;
     }
 
     /// Notes that nothing is in flight any more.

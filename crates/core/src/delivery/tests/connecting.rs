@@ -83,6 +83,8 @@ fn waiting_connect_has_a_reason_and_is_replaced() {
             assert!(reason.contains(time) && reason.contains("dial, "), "{reason}");
             let unreachable = FaultKind::ALL.map(|kind| u64::from(kind == FaultKind::Unreachable));
             assert_eq!((seen.state, seen.faults), (SinkState::Down, unreachable));
+            let dial = ConnectStep::ALL.map(|step| u64::from(step == ConnectStep::Dial));
+            assert_eq!(seen.connect_failures, dial);
         }
         assert_eq!((seen[3].state, &seen[3].reason), (SinkState::Up, &None));
         assert_eq!((seen[3].client_replacements, seen[3].cursor.next.get()), (1, 11));
