@@ -2,6 +2,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -81,9 +82,9 @@ pub(crate) async fn dial(
 ) -> Result<Dialled, SinkFault> {
     clients.check()?;
     let events = Arc::new(Events::default());
-    let client = connect(config, owner.sink, &events, steps).await?;
+    let (client, addresses) = connect(config, owner.sink, &events, steps).await?;
     clients.add(&client.statistics());
-    let receive_limit = ReceiveLimit::start(&client, Arc::clone(&events));
+    let receive_limit = ReceiveLimit::start(&client, addresses, Arc::clone(&events));
     let inbox = format!("{}.", client.new_inbox());
     let replies = client
         .subscribe(format!("{inbox}*"))
@@ -146,13 +147,13 @@ fn tls_config(config: &NatsConfig) -> Option<TlsConfig> {
     config.tls.clone().or_else(|| is_named.then(TlsConfig::default))
 }
 
-/// Connects to one of the servers, each tried once, from a random one on.
+/// Connects to one of the servers, each tried once, from a random one on. Returns the addresses of that server too.
 async fn connect(
     config: &NatsConfig,
     sink: &str,
     events: &Arc<Events>,
     steps: &ConnectSteps,
-) -> Result<Client, SinkFault> {
+) -> Result<(Client, Vec<SocketAddr>), SinkFault> {
     let servers: Result<Vec<ServerAddr>, _> = config.servers.iter().map(|server| server.parse()).collect();
     let mut servers = servers
         .map_err(|error| SinkFault::new(FaultKind::Other, format!("servers: {error}; expected URLs")))?;
@@ -178,7 +179,7 @@ async fn connect(
     let mut faults = Vec::new();
     for server in servers {
         match attempt.connect_to(&server).await {
-            Ok(client) => return Ok(client),
+            Ok(connected) => return Ok(connected),
             Err(fault) => faults.push(fault),
         }
     }
@@ -246,12 +247,12 @@ impl Attempt<'_> {
 
     /// Connects to one server: first to its addresses by ourselves, as the client reports neither which of them it tries nor how far
     /// it got, and has no limit for a name look-up or for the first line of a server.
-    async fn connect_to(&self, server: &ServerAddr) -> Result<Client, SinkFault> {
+    async fn connect_to(&self, server: &ServerAddr) -> Result<(Client, Vec<SocketAddr>), SinkFault> {
         let steps = self.steps;
         let name = format!("{}:{}", server.host(), server.port());
         let addresses = probe::addresses(server.host(), server.port(), steps).await?;
         let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
-        let info = probe::info(&name, addresses, steps).await?;
+        let info = probe::info(&name, addresses.clone(), steps).await?;
         let step = if self.config.tls.is_some() || server.tls_required() || info.tls_required {
             ConnectStep::Tls
         } else {
@@ -269,6 +270,6 @@ impl Attempt<'_> {
                 _ => error::of_connect(&error, &name),
             })?;
         was_made.store(true, Ordering::Release);
-        Ok(client)
+        Ok((client, addresses))
     }
 }

@@ -28,6 +28,7 @@ mod recovery;
 mod routes;
 mod sink;
 mod sink_type;
+mod sockets;
 mod stream;
 mod subject;
 mod subjects;

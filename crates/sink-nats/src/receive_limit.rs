@@ -1,9 +1,11 @@
 //! A limit for a message or a line of the server that does not end. The client has none.
 //!
-//! The client ends when it next finds nothing to receive, or after three pings without an answer. A runtime of its own, with which it could be
+//! A client that was dropped ends when it next finds nothing to receive, or after three pings without an answer, so its connection is closed
+//! for it: see [`sockets`]. A runtime of its own, with which it could be
 //! cancelled at once, doubled the processor time of a message: it was woken for single messages, and wrote each by itself.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -15,10 +17,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use crate::events::Events;
+use crate::{events::Events, sockets};
 
-/// Between two looks at the client's counters.
-const INTERVAL: Duration = Duration::from_millis(25);
+/// Between two looks at the client's counters: a server on the same machine sends some MiB meanwhile.
+const INTERVAL: Duration = Duration::from_millis(5);
 /// The largest message of a server that has the default limits, and of one that has the highest ones.
 const PAYLOADS: std::ops::RangeInclusive<usize> = (8 << 20)..=(64 << 20);
 /// What a connection may receive beside messages (PONG, INFO) in each second.
@@ -30,13 +32,16 @@ pub(crate) struct ReceiveLimit(JoinHandle<()>);
 
 impl ReceiveLimit {
     /// Begins to watch a client; a message or a line that is too long becomes the fault of its connection.
-    pub(crate) fn start(client: &Client, events: Arc<Events>) -> Self {
+    ///
+    /// `addresses`: those of the server.
+    pub(crate) fn start(client: &Client, addresses: Vec<SocketAddr>, events: Arc<Events>) -> Self {
         let payload = client.max_payload().clamp(*PAYLOADS.start(), *PAYLOADS.end());
         // In an answer of JetStream a message is written as base64.
         let limit = 2 * payload as u64;
         let statistics = client.statistics();
         Self(tokio::spawn(async move {
             exceeded(&statistics, limit).await;
+            sockets::close_to(&addresses);
             events.fail(SinkFault::new(
                 FaultKind::Other,
                 format!(

@@ -23,6 +23,7 @@
 mod connecting;
 mod core_mode;
 mod destinations;
+mod endless;
 mod hostile_server;
 mod lost_answers;
 mod security;
