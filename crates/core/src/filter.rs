@@ -28,6 +28,8 @@ struct Condition {
     allowed: Vec<Box<str>>,
 }
 
+const VALUES: &str = "a list of values such as [\"new\", \"exact\"]";
+
 /// Why there is no such filter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -118,15 +120,20 @@ impl JsonSchema for Filter {
         "Filter".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "object",
             "description": "Values allowed for each field, by its path below `data`; an event passes when each field has one of its values.",
-            "additionalProperties": {
-                "type": "array",
-                "minItems": 1,
-                "items": { "type": ["string", "number", "boolean"] },
-            },
+            // Values, or the rest of the path.
+            "additionalProperties": { "anyOf": [
+                {
+                    "type": "array",
+                    "title": VALUES,
+                    "minItems": 1,
+                    "items": { "type": ["string", "number", "boolean"] },
+                },
+                generator.subschema_for::<Self>(),
+            ] },
         })
     }
 }
@@ -165,7 +172,7 @@ impl<'de> de::Visitor<'de> for NodeVisitor {
     type Value = Node;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of values such as [\"new\", \"exact\"]")
+        f.write_str(VALUES)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Node, A::Error> {

@@ -185,7 +185,11 @@ impl JsonSchema for Secret {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": SCHEMA_FORMAT, "writeOnly": true })
+        json_schema!({
+            "type": ["string", "integer", "number", "boolean"],
+            "format": SCHEMA_FORMAT,
+            "writeOnly": true,
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Why a text is no duration or size.
@@ -18,6 +18,24 @@ pub struct UnitError {
 
 const DURATION: &str = "a duration such as \"250ms\", \"5s\", \"1h 30m\" or \"7d\"";
 const SIZE: &str = "a size such as \"512 KiB\", \"64 MiB\" or \"10 GiB\"";
+
+/// The JSON Schema of a duration. Its title is what an error expects in place of a value of another type.
+#[derive(Debug)]
+pub struct DurationText;
+
+impl JsonSchema for DurationText {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "title": DURATION })
+    }
+}
 
 /// Reads a duration: numbers with the units `ms`, `s`, `m`, `h`, `d`, added up.
 ///
@@ -95,9 +113,7 @@ pub mod duration {
     /// # Errors
     /// It is no text, or no duration.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(deserializer)
-            .map_err(|error| de::Error::custom(format!("{error}, expected {DURATION}")))?;
-        parse_duration(&text).map_err(de::Error::custom)
+        parse_duration(&String::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 
     /// Writes a duration as text.
@@ -135,7 +151,7 @@ pub mod optional_duration {
 
 /// A number of bytes, written with a binary unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
-#[schemars(with = "String")]
+#[schemars(with = "String", extend("title" = SIZE))]
 pub struct ByteSize(u64);
 
 impl ByteSize {
@@ -198,9 +214,9 @@ impl fmt::Display for ByteSize {
 
 impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)
-            .map_err(|error| de::Error::custom(format!("{error}, expected {SIZE}")))?;
-        text.parse().map_err(de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 

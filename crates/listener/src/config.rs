@@ -38,19 +38,19 @@ pub struct SourceConfig {
     /// How long opening a connection may take: name, TCP (over all addresses of the host), proxy, TLS and upgrade
     /// together. 4 seconds, as the platform's own clients have it.
     #[serde(with = "neurobridge_core::units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub open_timeout: Duration,
     /// How long the answer to AUTH may take before the connection is replaced.
     #[serde(with = "neurobridge_core::units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub auth_timeout: Duration,
     /// The time between two pings. 5 seconds, as the platform's own clients have it.
     #[serde(with = "neurobridge_core::units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub ping_interval: Duration,
     /// How long the answer to a ping may take before the connection is taken for dead and replaced.
     #[serde(with = "neurobridge_core::units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub pong_timeout: Duration,
     /// The largest frame accepted. A larger one closes the connection (code 1009), which is opened again. Pictures
     /// may be part of an event, so a frame of several MiB is legal.
@@ -91,15 +91,15 @@ pub struct TlsFiles {
 pub struct BackoffConfig {
     /// The shortest delay.
     #[serde(with = "neurobridge_core::units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub min: Duration,
     /// The longest delay.
     #[serde(with = "neurobridge_core::units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub max: Duration,
     /// How long a connection must have been authorised before delays begin at `min` again.
     #[serde(with = "neurobridge_core::units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub stable_after: Duration,
 }
 

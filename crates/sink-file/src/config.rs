@@ -32,11 +32,11 @@ pub struct FileConfig {
     /// Without it a file is rotated every day (or every `max_age`, if that is less) when there is a `max_age`, because
     /// only whole files are removed; otherwise by size alone.
     #[serde(with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<neurobridge_core::units::DurationText>")]
     pub rotate_every: Option<Duration>,
     /// Rotated files are removed when their last event is older; nothing is removed without it.
     #[serde(with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<neurobridge_core::units::DurationText>")]
     pub max_age: Option<Duration>,
     /// When an event counts as delivered.
     pub sync: SyncMode,

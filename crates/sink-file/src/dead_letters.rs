@@ -40,7 +40,7 @@ pub struct DeadLettersConfig {
     /// Rotated files are removed when their last letter is older. 30 days: time enough for a person to look at them, and
     /// no personal data is kept for ever.
     #[serde(with = "units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub max_age: Duration,
     /// No more is kept on a day, nor at once; the rest is counted by `neurobridge_dead_letters_not_kept_total`. A feed that sends
     /// nothing but what is no event, or a sink that refuses all events, would fill the disk.

@@ -42,7 +42,7 @@ pub struct KafkaConfig {
     pub compression: Compression,
     /// How long the client waits for more records before it sends a batch; at most 5 s.
     #[serde(default = "default_linger", with = "neurobridge_core::units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub linger: Duration,
     /// The most that waits inside the client: so many bytes of bodies, and one record for each KiB of it; keys and
     /// headers come on top. When it is full, events wait in the spool. A larger event than this is too large.
@@ -174,14 +174,14 @@ pub struct TransactionConfig {
     /// A transaction is committed when it is so old. A commit takes some tenths of a second at worst, and nothing is sent
     /// meanwhile.
     #[serde(with = "neurobridge_core::units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub interval: Duration,
     /// A transaction is committed when it has so many bytes.
     pub max_size: ByteSize,
     /// When Kafka gives up a transaction that nobody ends. So long may a bridge that was killed hold up readers, if it is
     /// not started again before.
     #[serde(with = "neurobridge_core::units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub timeout: Duration,
 }
 

@@ -37,7 +37,7 @@ pub struct NatsConfig {
     /// How long an acknowledgement may take. After it the connection is made anew, and what is not acknowledged is
     /// sent again.
     #[serde(default = "default_ack_timeout", with = "neurobridge_core::units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub ack_timeout: Duration,
     /// What becomes of an event that is larger than server and stream take.
     #[serde(default)]
@@ -104,14 +104,14 @@ pub struct StreamConfig {
     pub create: bool,
     /// How long a created stream keeps an event.
     #[serde(default, with = "neurobridge_core::units::optional_duration")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<neurobridge_core::units::DurationText>")]
     pub max_age: Option<Duration>,
     /// On how many servers a created stream is kept: 1, 3 or 5.
     #[serde(default)]
     pub replicas: Option<u8>,
     /// For how long a created stream knows an event again that is sent twice; 2 minutes by default.
     #[serde(default, with = "neurobridge_core::units::optional_duration")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<neurobridge_core::units::DurationText>")]
     pub duplicate_window: Option<Duration>,
     /// The subjects of a created stream; those that come of `subject` by default.
     #[serde(default)]

@@ -65,7 +65,7 @@ pub struct DiskConfig {
     /// has confirmed it since the start), their age counts from the start of the bridge at the earliest. Copies of damaged bytes, in
     /// `damaged`, stay for a week.
     #[serde(with = "units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub retain: Duration,
 }
 

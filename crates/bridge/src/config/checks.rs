@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     model::{Config, DeduplicateConfig},
-    read::ConfigError,
+    validate::ConfigError,
 };
 
 /// The longest name of a source or a sink: it is part of identities, metrics, and names of files.

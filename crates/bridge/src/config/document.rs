@@ -1,9 +1,14 @@
-//! The parsed configuration file: its values and the position of each key.
+//! The configuration as it was given: the values of the file and of the environment, and the place of each key.
 
-use std::{collections::BTreeMap, io, ops::Range, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use neurobridge_core::file;
-
 use serde_json::{Map, Number, Value};
 use toml::{
     Spanned,
@@ -25,24 +30,26 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// A path of keys; the indices of an array are keys as well.
 pub(super) type KeyPath = Vec<String>;
 
-/// A parsed TOML file.
+/// The values of a file, overridden by those of the environment.
 #[derive(Debug, Default)]
 pub(super) struct Document {
-    /// The values.
+    /// The values. A date or a time, which is never valid, is null.
     pub(super) values: Map<String, Value>,
-    /// The position of each key.
+    /// The place of each key.
     pub(super) places: BTreeMap<KeyPath, Place>,
+    /// The file; `None` when all values come from the environment.
+    pub(super) path: Option<PathBuf>,
     /// The text of the file.
     pub(super) text: String,
-    /// Keys whose value is a date or a time, which is never valid.
-    dates: Vec<KeyPath>,
 }
 
-/// The byte ranges of a key and its value. An item of an array is its own key.
+/// The place that sets a key. An item of an array is its own key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) key: Range<usize>,
-    pub(super) value: Range<usize>,
+pub(super) enum Place {
+    /// The byte ranges of the key and of its value in the file.
+    File { key: Range<usize>, value: Range<usize> },
+    /// An environment variable; for a table, one of those that set its keys.
+    Variable(String),
 }
 
 impl Document {
@@ -55,7 +62,7 @@ impl Document {
             Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
                 let message =
                     format!("found more than {MAX_FILE_BYTES} bytes, expected a configuration in TOML");
-                return Err(ReadError::Report(Report::of_file(path, None, message)));
+                return Err(ReadError::Report(Report::of_file(path, message)));
             }
             content => content.map_err(ReadError::Io)?,
         };
@@ -69,19 +76,24 @@ impl Document {
     /// Fails when the text is invalid TOML.
     pub(super) fn parse(path: &Path, text: &str, shape: &Shape<'_>) -> Result<Self, Report> {
         let (table, errors) = DeTable::parse_recoverable(text);
+        if let Some(language) = other_language(text).filter(|_| !errors.is_empty()) {
+            let message = format!(
+                "found {language}, expected TOML: [sources.main] in a line, and token_file = \"…\" below it"
+            );
+            return Err(Report::of_file(path, message));
+        }
         let mut report = Report::default();
         for error in errors {
+            let position = error.span().map(|span| position(text, span.start));
+            let origin = Origin::File {
+                path: path.to_owned(),
+                position,
+            };
             // The error's own rendering quotes the line, which may contain a token.
             let message = format!("invalid TOML: {}", error.message().trim());
             report.push(Problem {
-                origin: Origin::File {
-                    path: path.to_owned(),
-                    position: error.span().map(|span| position(text, span.start)),
-                },
-                key: String::new(),
-                message,
-                hint: None,
                 excerpt: error.span().map(|span| excerpt::of_broken(text, shape, &span)),
+                ..Problem::new(origin, &[], message)
             });
         }
         if !report.is_empty() {
@@ -89,57 +101,93 @@ impl Document {
             return Err(report);
         }
         let mut document = Self {
+            path: Some(path.to_owned()),
             text: text.to_owned(),
             ..Self::default()
         };
         document.values = document.table(&mut Vec::new(), table.get_ref());
-        for key in &document.dates {
-            report.push(Problem {
-                origin: document.origin(path, key).unwrap_or(Origin::File {
-                    path: path.to_owned(),
-                    position: None,
-                }),
-                key: key.join("."),
-                message: "found a date or a time, expected a string in quotes, a number, or true or false"
-                    .into(),
-                hint: None,
-                excerpt: document
-                    .places
-                    .get(key)
-                    .map(|place| excerpt::of_broken(text, shape, &place.value)),
-            });
-        }
-        if !report.is_empty() {
-            report.sort();
-            return Err(report);
-        }
         Ok(document)
     }
 
-    /// Returns the position of a key in the file at `path`.
-    pub(super) fn origin(&self, path: &Path, key: &[String]) -> Option<Origin> {
-        self.places.get(key).map(|place| Origin::File {
-            path: path.to_owned(),
-            position: Some(position(&self.text, place.key.start)),
-        })
+    /// Sets a key to the value of an environment variable. The keys of a table are set one by one.
+    pub(super) fn set(&mut self, path: &[String], value: Value, variable: &str) {
+        let place = || Place::Variable(variable.to_owned());
+        let Some((last, around)) = path.split_last() else {
+            return;
+        };
+        let mut table = &mut self.values;
+        for (depth, key) in around.iter().enumerate() {
+            self.places.entry(path[..=depth].to_vec()).or_insert_with(place);
+            let below = table.entry(key).or_insert_with(|| Value::Object(Map::new()));
+            if !below.is_object() {
+                *below = Value::Object(Map::new());
+            }
+            let Value::Object(below) = below else {
+                return;
+            };
+            table = below;
+        }
+        match value {
+            Value::Object(keys) if !keys.is_empty() => {
+                for (key, value) in keys {
+                    self.set(&[path, &[key]].concat(), value, variable);
+                }
+            }
+            value => {
+                table.insert(last.clone(), value);
+                self.places.retain(|known, _| !known.starts_with(path));
+            }
+        }
+        self.places.insert(path.to_vec(), place());
+    }
+
+    /// Returns the value of a key.
+    pub(super) fn value(&self, path: &[String]) -> Option<&Value> {
+        let (first, rest) = path.split_first()?;
+        rest.iter()
+            .try_fold(self.values.get(first)?, |value, key| match value {
+                Value::Array(items) => items.get(key.parse::<usize>().ok()?),
+                value => value.get(key),
+            })
+    }
+
+    /// Returns the origin of the key or of the nearest enclosing table, and that key.
+    pub(super) fn origin<'k>(&self, key: &'k [String]) -> (Origin, &'k [String]) {
+        let origin = |position| match &self.path {
+            Some(path) => Origin::File {
+                path: path.clone(),
+                position,
+            },
+            None => Origin::Nowhere,
+        };
+        (1..=key.len())
+            .rev()
+            .find_map(|length| {
+                let key = &key[..length];
+                Some(match self.places.get(key)? {
+                    Place::File { key: range, .. } => (origin(Some(position(&self.text, range.start))), key),
+                    Place::Variable(name) => (Origin::Variable(name.clone()), key),
+                })
+            })
+            .unwrap_or_else(|| (origin(None), &[]))
     }
 
     fn table(&mut self, path: &mut KeyPath, table: &DeTable<'_>) -> Map<String, Value> {
         let mut values = Map::new();
         for (key, value) in table {
             path.push(key.get_ref().clone().into_owned());
-            let place = Place {
+            let place = Place::File {
                 key: key.span(),
                 value: value.span(),
             };
             self.places.insert(path.clone(), place);
-            values.insert(key.get_ref().clone().into_owned(), self.value(path, value));
+            values.insert(key.get_ref().clone().into_owned(), self.convert(path, value));
             path.pop();
         }
         values
     }
 
-    fn value(&mut self, path: &mut KeyPath, value: &Spanned<DeValue<'_>>) -> Value {
+    fn convert(&mut self, path: &mut KeyPath, value: &Spanned<DeValue<'_>>) -> Value {
         match value.get_ref() {
             DeValue::String(string) => Value::String(string.clone().into_owned()),
             DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
@@ -152,20 +200,17 @@ impl Document {
                 .and_then(Number::from_f64)
                 .map_or_else(|| Value::String(float.as_str().to_owned()), Value::Number),
             DeValue::Boolean(boolean) => Value::Bool(*boolean),
-            DeValue::Datetime(datetime) => {
-                self.dates.push(path.clone());
-                Value::String(datetime.to_string())
-            }
+            DeValue::Datetime(_) => Value::Null,
             DeValue::Array(array) => {
                 let mut values = Vec::new();
-                for (place, item) in array.iter().enumerate() {
-                    path.push(place.to_string());
-                    let place = Place {
+                for (index, item) in array.iter().enumerate() {
+                    path.push(index.to_string());
+                    let place = Place::File {
                         key: item.span(),
                         value: item.span(),
                     };
                     self.places.insert(path.clone(), place);
-                    values.push(self.value(path, item));
+                    values.push(self.convert(path, item));
                     path.pop();
                 }
                 Value::Array(values)
@@ -184,6 +229,19 @@ pub(super) enum ReadError {
     Report(Report),
 }
 
+/// Returns the language of a text that begins as YAML or JSON does, and never TOML.
+fn other_language(text: &str) -> Option<&'static str> {
+    let mut lines = text.lines().map(str::trim);
+    let first = lines.find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    if first.starts_with('{') {
+        return Some("JSON");
+    }
+    let (key, value) = first.split_once(':').unwrap_or((first, "-"));
+    let is_word = |key: &str| key.chars().all(|c| c.is_alphanumeric() || "_-.".contains(c));
+    let is_yaml = is_word(key) && (value.is_empty() || value.starts_with(' ')) || first == "---";
+    is_yaml.then_some("YAML")
+}
+
 /// Returns line and column of an offset, from 1; columns count characters.
 fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
@@ -195,47 +253,5 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn parse(text: &str) -> Result<Document, Report> {
-        let schema = crate::config::schema();
-        Document::parse(Path::new("n.toml"), text, &Shape::root(&schema))
-    }
-
-    #[test]
-    fn values_and_places_of_keys_are_known() {
-        let text = "a = 0x10\n[b.c]\n  d = [\n 1.5,\n true]\ne.f = { g = \"1979-05-27\" }\n";
-        let document = parse(text).unwrap();
-        assert_eq!(
-            Value::Object(document.values.clone()),
-            json!({ "a": 16, "b": { "c": { "d": [1.5, true], "e": { "f": { "g": "1979-05-27" } } } } })
-        );
-        let at = |key: &str| {
-            let key: KeyPath = key.split('.').map(str::to_owned).collect();
-            document
-                .places
-                .get(&key)
-                .map(|place| position(text, place.key.start))
-        };
-        assert_eq!(at("a"), Some((1, 1)));
-        assert_eq!(at("b.c.d"), Some((3, 3)));
-        assert_eq!(at("b.c.d.1"), Some((5, 2)));
-        assert_eq!(at("b.c.e.f.g"), Some((6, 9)));
-        assert_eq!(at("b.d"), None);
-    }
-
-    #[test]
-    fn errors_name_the_place_and_never_quote_a_secret() {
-        let report = parse("[sources.main]\ntoken = \"hunter2\nurl = = 1\n")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            report.contains("n.toml:2:") && report.contains("n.toml:3:"),
-            "{report}"
-        );
-        assert!(!report.contains("hunter2"), "{report}");
-    }
-}
+#[path = "tests/document.rs"]
+mod tests;

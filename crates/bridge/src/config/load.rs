@@ -8,14 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use figment::{Figment, providers::Serialized};
 use neurobridge_core::file;
 use serde_json::{Map, Value};
 
 use super::{
     document::{Document, KeyPath, ReadError},
-    environment::Environment,
-    examples, excerpt,
+    environment, examples, excerpt,
     model::Config,
     report::{Origin, Problem, Report},
     shape::Shape,
@@ -84,57 +82,39 @@ pub(super) fn load_from<'p>(
     let schema = schema();
     let shape = Shape::root(&schema);
     let places: Vec<&Path> = places.into_iter().collect();
-    let file = find(named, &places, &shape)?;
+    let mut document = find(named, &places, &shape)?;
     let mut report = Report::default();
-    let environment = Environment::read(variables, &shape, &mut report);
-    let (path, document) = file.map_or_else(
-        || (None, Document::default()),
-        |(path, document)| (Some(path), document),
-    );
-
-    let merged = merge(&document, &environment);
-    let mut files = Vec::new();
-    named_files(&merged, &mut Vec::new(), &mut files);
-    let (config, errors) = tables::read(merged, &shape);
-    let origins = Origins {
-        file: path.as_deref(),
-        document: &document,
-        environment: &environment,
-    };
-    for error in errors {
-        let (origin, found) = origins.of(&error.key);
-        let excerpt = match &origin {
-            Origin::File { .. } => excerpt::of(&document, &shape, &error.key[..found]),
-            _ => None,
-        };
+    environment::read(variables, &shape, &mut document, &mut report);
+    let (config, errors) = tables::read(document.values.clone(), &shape);
+    for mut error in errors {
+        if let Some(hint) = error
+            .hint
+            .as_mut()
+            .filter(|_| document.path.is_none() && error.key == ["sources"])
+        {
+            *hint = no_file(&places, hint);
+        }
+        let (origin, found) = document.origin(&error.key);
         report.push(Problem {
-            origin,
-            excerpt,
-            key: error.key.join("."),
-            message: error.message,
-            hint: match error.hint {
-                Some(hint) if path.is_none() && !places.is_empty() && error.key == ["sources"] => {
-                    Some(no_file(&places, &hint))
-                }
-                hint => hint,
-            },
+            hint: error.hint,
+            excerpt: excerpt::of(&document, &shape, found),
+            ..Problem::new(origin, &error.key, error.message)
         });
     }
     report.sort();
     if !report.is_empty() {
         return Err(report);
     }
-    let is_from_file = |key: &&KeyPath| !environment.sets(key);
+    let mut files = Vec::new();
+    named_files(&document.values, &mut Vec::new(), &mut files);
     Ok(Loaded {
         config,
         origins: document
             .places
             .keys()
-            .filter(is_from_file)
-            .chain(environment.keys())
-            .map(|key| (key.join("."), origins.of(key).0))
+            .map(|key| (key.join("."), document.origin(key).0))
             .collect(),
-        file: path,
+        file: document.path,
         files,
     })
 }
@@ -150,56 +130,34 @@ pub fn schema() -> Value {
     schema
 }
 
-/// Finds and parses the configuration file. figment treats a missing file as an empty one, so that the bridge would
-/// silently run with defaults.
-fn find(
-    named: Option<&Path>,
-    places: &[&Path],
-    shape: &Shape<'_>,
-) -> Result<Option<(PathBuf, Document)>, Report> {
-    let unreadable = |path: &Path, error: &io::Error| {
-        Report::of_file(
-            path,
-            None,
-            format!("file cannot be read: {error}, expected a configuration file; -c names another one"),
-        )
-    };
-    if let Some(path) = named {
-        return match Document::read(path, shape) {
-            Ok(document) => Ok(Some((path.to_owned(), document))),
-            Err(ReadError::Io(error)) => Err(unreadable(path, &error)),
-            Err(ReadError::Report(report)) => Err(report),
-        };
-    }
-    for path in places {
+/// Finds and parses the configuration file. Without one, the document is empty.
+fn find(named: Option<&Path>, places: &[&Path], shape: &Shape<'_>) -> Result<Document, Report> {
+    for path in named.map_or(places, |_| &[]).iter().copied().chain(named) {
         match Document::read(path, shape) {
-            Ok(document) => return Ok(Some((path.to_path_buf(), document))),
-            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(ReadError::Io(error)) => return Err(unreadable(path, &error)),
+            Ok(document) => return Ok(document),
+            Err(ReadError::Io(error)) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {}
+            Err(ReadError::Io(error)) => {
+                let message = format!(
+                    "file cannot be read: {error}, expected a configuration file; -c names another one"
+                );
+                return Err(Report::of_file(path, message));
+            }
             Err(ReadError::Report(report)) => return Err(report),
         }
     }
-    Ok(None)
+    Ok(Document::default())
 }
 
 /// Returns a hint with the paths at which no file was found.
 fn no_file(places: &[&Path], hint: &str) -> String {
+    if places.is_empty() {
+        return hint.to_owned();
+    }
     let looked: Vec<_> = places
         .iter()
         .map(|place| Path::new(".").join(place).display().to_string())
         .collect();
     format!("no file {}; name a file with -c, {hint}", looked.join(" or "))
-}
-
-/// Merges the values of file and environment; the environment overrides the file.
-fn merge(document: &Document, environment: &Environment) -> Map<String, Value> {
-    let figment = environment.layers.iter().fold(
-        Figment::from(Serialized::defaults(&document.values)),
-        |figment, layer| figment.merge(Serialized::defaults(layer)),
-    );
-    figment
-        .extract()
-        .expect("tables of texts, numbers and booleans are JSON")
 }
 
 /// Returns the error of opening a file. Does not open a pipe or a device: opening may block for ever, or consume data.
@@ -220,61 +178,6 @@ fn named_files(table: &Map<String, Value>, at: &mut KeyPath, files: &mut Vec<(St
     }
 }
 
-/// Resolves the origin of keys.
-struct Origins<'a> {
-    file: Option<&'a Path>,
-    document: &'a Document,
-    environment: &'a Environment,
-}
-
-impl Origins<'_> {
-    /// Returns the origin of the key or of the nearest enclosing table, and the number of parts of that key.
-    fn of(&self, key: &[String]) -> (Origin, usize) {
-        for length in (1..=key.len()).rev() {
-            let key = &key[..length];
-            let variable = || self.environment.origin(key);
-            let place = || self.document.origin(self.file?, key);
-            // The environment overrides a value that both set; for a table that both set, the file's position is more helpful.
-            let is_whole = self.environment.sets(key);
-            let found = if is_whole {
-                variable().or_else(place)
-            } else {
-                place().or_else(variable)
-            };
-            if let Some(origin) = found {
-                return (origin, length);
-            }
-        }
-        let nowhere = self.file.map_or(Origin::Nowhere, |path| Origin::File {
-            path: path.to_owned(),
-            position: None,
-        });
-        (nowhere, 0)
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use nix::{sys::stat::Mode, unistd::mkfifo};
-
-    use super::*;
-
-    #[test]
-    fn readable_file_is_not_opened_for_the_check() {
-        let dir = tempfile::tempdir().unwrap();
-        let [file, pipe] = ["file", "pipe"].map(|name| dir.path().join(name));
-        fs::write(&file, "secret").unwrap();
-        mkfifo(&pipe, Mode::S_IRWXU).unwrap();
-        assert!(unreadable(&file).is_none());
-        // Opening the pipe would block until a writer opens it.
-        assert!(unreadable(&pipe).is_none());
-        assert_eq!(
-            unreadable(dir.path()).unwrap().kind(),
-            io::ErrorKind::IsADirectory
-        );
-        let missing = unreadable(&dir.path().join("missing")).unwrap();
-        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
-    }
-}
+#[path = "tests/load.rs"]
+mod tests;

@@ -1,21 +1,20 @@
 //! The configuration: read from a file and the environment, validated as a whole, with all errors in one report.
 //!
-//! [`load`] parses the file and records the position of each key, overrides values with those of the environment, compares all
-//! keys with the JSON Schema of [`Config`], deserialises each table separately, and calls the validation of each part.
+//! [`load`] parses the file and records the place of each key, overrides values with those of the environment, validates all
+//! values against the JSON Schema of [`Config`], deserialises what is left, and calls the validation of each part.
 
 mod checks;
-
 mod document;
 mod environment;
 mod examples;
 mod excerpt;
 mod load;
 mod model;
-mod read;
 mod report;
 mod shape;
 mod sink;
 mod tables;
+mod validate;
 mod warnings;
 
 pub use self::{
@@ -28,7 +27,5 @@ pub use self::{
     warnings::Warning,
 };
 
-#[cfg(test)]
-mod shipped_tests;
 #[cfg(test)]
 mod tests;

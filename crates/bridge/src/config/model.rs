@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     checks,
-    read::ConfigError,
     report::{Origin, Problem, Report},
     sink::SinkEntry,
 };
@@ -28,7 +27,7 @@ use super::{
 pub const DEFAULT_SINK: &str = "events";
 
 /// The configuration of a bridge.
-#[derive(Clone, Debug, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "neurobridge.toml")]
 pub struct Config {
@@ -37,7 +36,7 @@ pub struct Config {
     /// The longest time for delivering the remaining events after a signal to stop. 8 seconds by default: Docker kills
     /// after 10.
     #[serde(with = "neurobridge_core::units::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
     pub drain_timeout: Duration,
     /// The event feeds to listen to, by name. A name consists of `a`-`z`, `0`-`9` and `_`; it is part of each event's
     /// identity, so that another name makes its events other events. At least one is needed.
@@ -52,6 +51,7 @@ pub struct Config {
     /// The sinks, by name. A name consists of `a`-`z`, `0`-`9` and `_`. Without any there is one of type `file` with the
     /// name `events`.
     #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9_]+$" }))]
+    #[serde(deserialize_with = "no_sinks")]
     pub sinks: BTreeMap<String, SinkEntry>,
     /// The file for dead letters of sinks without their own.
     pub dead_letters: DeadLettersConfig,
@@ -71,17 +71,10 @@ impl Config {
         let mut errors = Vec::new();
         checks::check(self, &mut errors);
         let mut report = Report::default();
-        for ConfigError {
-            key, message, hint, ..
-        } in errors
-        {
-            let key = key.join(".");
+        for error in errors {
             report.push(Problem {
-                origin: Origin::Nowhere,
-                key,
-                message,
-                hint,
-                excerpt: None,
+                hint: error.hint,
+                ..Problem::new(Origin::Nowhere, &error.key, error.message)
             });
         }
         if report.is_empty() { Ok(()) } else { Err(report) }
@@ -209,4 +202,9 @@ fn listen_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<S
             neurobridge_core::address::shown(&text)
         ))
     })
+}
+
+/// Sinks are deserialised apart: their type decides how.
+fn no_sinks<'de, D: serde::Deserializer<'de>>(_: D) -> Result<BTreeMap<String, SinkEntry>, D::Error> {
+    Ok(BTreeMap::new())
 }

@@ -65,19 +65,14 @@ impl Report {
     }
 
     /// Returns a report with one error that concerns no key.
-    pub(super) fn of_file(path: &Path, position: Option<(usize, usize)>, message: impl Into<String>) -> Self {
-        let mut report = Self::default();
-        report.push(Problem {
-            origin: Origin::File {
-                path: path.to_owned(),
-                position,
-            },
-            key: String::new(),
-            message: message.into(),
-            hint: None,
-            excerpt: None,
-        });
-        report
+    pub(super) fn of_file(path: &Path, message: impl Into<String>) -> Self {
+        let origin = Origin::File {
+            path: path.to_owned(),
+            position: None,
+        };
+        Self {
+            problems: vec![Problem::new(origin, &[], message)],
+        }
     }
 
     /// Adds a problem, unless its key or an enclosing table has one already, of which it would be a mere consequence.
@@ -138,6 +133,16 @@ impl fmt::Display for Report {
 }
 
 impl Problem {
+    pub(super) fn new(origin: Origin, key: &[String], message: impl Into<String>) -> Self {
+        Self {
+            origin,
+            key: key.join("."),
+            message: message.into(),
+            hint: None,
+            excerpt: None,
+        }
+    }
+
     fn group(&self, width: usize) -> Group<'_> {
         // The expectation goes below the excerpt, because it may be a long list.
         let (found, expected) = match split_expected(&self.message) {
@@ -222,57 +227,5 @@ impl fmt::Display for Origin {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problem(key: &str, line: Option<usize>) -> Problem {
-        Problem {
-            origin: line.map_or(Origin::Nowhere, |line| Origin::File {
-                path: "n.toml".into(),
-                position: Some((line, 1)),
-            }),
-            key: key.to_owned(),
-            message: "found nothing, expected something".to_owned(),
-            hint: None,
-            excerpt: None,
-        }
-    }
-
-    #[test]
-    fn problems_below_a_reported_key_are_left_out() {
-        let mut report = Report::default();
-        for key in ["sinks.a", "sinks.a", "sinks.a.topic", "sinks.ab", "sinks"] {
-            report.push(problem(key, None));
-        }
-        let keys: Vec<&str> = report
-            .problems()
-            .iter()
-            .map(|problem| problem.key.as_str())
-            .collect();
-        assert_eq!(keys, ["sinks.a", "sinks.ab", "sinks"]);
-    }
-
-    #[test]
-    fn problems_come_in_the_order_of_the_file() {
-        let mut report = Report::default();
-        for (key, line) in [("c", None), ("b", Some(9)), ("a", Some(2))] {
-            report.push(problem(key, line));
-        }
-        report.sort();
-        insta::assert_snapshot!(report, @"
-        error: a: found nothing
-        --> n.toml:2:1
-         = expected: something
-
-        error: b: found nothing
-        --> n.toml:9:1
-         = expected: something
-
-        error: c: found nothing
-         |
-         = expected: something
-
-        error: 3 configuration errors; fix them and run `neurobridge check` again
-        ");
-    }
-}
+#[path = "tests/report.rs"]
+mod tests;

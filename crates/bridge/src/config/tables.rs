@@ -1,182 +1,154 @@
-//! Deserialises the merged values table by table, so that each table reports its own errors.
+//! Reads the configuration from the merged values, and finds every configuration error in them, not the first alone.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use neurobridge_listener::SourceConfig;
 use neurobridge_spool::SpoolConfig;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use serde_path_to_error::Segment;
 
 use super::{
     checks,
+    document::KeyPath,
     model::Config,
-    read::{self, ConfigError},
     shape::Shape,
-    sink::{self, SinkCommon, SinkEntry},
+    sink::{self, SinkEntry},
+    validate::{self, ConfigError},
 };
-use crate::sinks;
+use crate::sinks::{self, ParseError};
 
-/// Deserialises the configuration, and returns all errors. Invalid values are replaced by their defaults.
+/// Reads the configuration, and returns all errors. Invalid values are replaced by valid ones.
 pub(super) fn read(mut table: Map<String, Value>, shape: &Shape<'_>) -> (Config, Vec<ConfigError>) {
     let mut errors = Vec::new();
-    // The type has a default, so that a size alone is valid.
-    if let Some(Value::Object(spool)) = table.get_mut("spool") {
-        spool.entry("type").or_insert_with(|| "memory".into());
+    remove_left_out_sinks(&mut table, &mut errors);
+    let mut value = Value::Object(table);
+    validate::validate(&mut value, &mut Vec::new(), shape, &mut errors);
+    // Sinks and spool are tables of several types: only the type that was chosen knows the path of an error within.
+    let mut take = |key| value.as_object_mut().and_then(|table| table.remove(key));
+    let (sinks, spool) = (take("sinks"), take("spool"));
+    let mut config: Config = read_value(parse, value, &[], shape, &mut errors).unwrap_or_default();
+    if let Some(spool) = spool.and_then(|spool| read_spool(spool, shape, &mut errors)) {
+        config.spool = spool;
     }
-    read::check_keys(&mut table, &mut Vec::new(), shape, &mut errors);
-    let mut tables = Tables { table, shape, errors };
-    let defaults = Config::default();
-    let mut config = Config {
-        data_dir: tables.section("data_dir").unwrap_or(defaults.data_dir),
-        drain_timeout: tables
-            .section("drain_timeout")
-            .map_or(defaults.drain_timeout, |DurationText(duration)| duration),
-        sources: tables.sources(),
-        event: tables.section("event").unwrap_or_default(),
-        deduplicate: tables.section("deduplicate").unwrap_or_default(),
-        spool: tables.spool(),
-        sinks: tables.sinks(),
-        dead_letters: tables.section("dead_letters").unwrap_or_default(),
-        http: tables.section("http").unwrap_or_default(),
-        log: tables.section("log").unwrap_or_default(),
-    };
-    let mut errors = tables.errors;
+    if let Some(Value::Object(sinks)) = sinks {
+        config.sinks = read_sinks(sinks, shape, &mut errors);
+    }
     checks::check(&config, &mut errors);
     config.add_default_sink();
-    (config, read::without_consequences(errors))
+    (config, validate::without_consequences(errors))
 }
 
-#[derive(Deserialize)]
-struct DurationText(#[serde(with = "neurobridge_core::units::duration")] Duration);
-
-/// The tables that are not read yet.
-struct Tables<'a> {
-    table: Map<String, Value>,
-    shape: &'a Shape<'a>,
-    errors: Vec<ConfigError>,
-}
-
-impl Tables<'_> {
-    fn section<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
-        let value = self.table.remove(key)?;
-        self.read(value, &[key.to_owned()])
-    }
-
-    fn read<T: DeserializeOwned>(&mut self, value: Value, at: &[String]) -> Option<T> {
-        let shape = self.shape.at(at.iter().map(String::as_str));
-        read::read(value, at, &shape, &mut self.errors)
-    }
-
-    fn error(&mut self, key: &[&str], message: String) {
-        self.errors.push(ConfigError::new(key.iter().copied(), message));
-    }
-
-    /// Reads a table of named tables.
-    fn named(&mut self, key: &str) -> Map<String, Value> {
-        match self.table.remove(key) {
-            None => Map::new(),
-            Some(Value::Object(tables)) => tables,
-            Some(_) => {
-                self.error(
-                    &[key],
-                    format!("found a value, expected tables such as [{key}.main]"),
-                );
-                Map::new()
-            }
-        }
-    }
-
-    fn sources(&mut self) -> BTreeMap<String, SourceConfig> {
-        let mut sources = BTreeMap::new();
-        for (name, value) in self.named("sources") {
-            if let Some(source) = self.read(value, &["sources".to_owned(), name.clone()]) {
-                sources.insert(name, source);
-            }
-        }
-        sources
-    }
-
-    fn spool(&mut self) -> SpoolConfig {
-        let Some(mut value) = self.table.remove("spool") else {
-            return SpoolConfig::default();
+/// Reports and removes the sinks of types that this build does not have, of which no key is known.
+fn remove_left_out_sinks(table: &mut Map<String, Value>, errors: &mut Vec<ConfigError>) {
+    let known: Vec<&str> = sinks::all().map(|sink_type| sink_type.name).collect();
+    let Some(Value::Object(sinks)) = table.get_mut("sinks") else {
+        return;
+    };
+    sinks.retain(|name, sink| {
+        let Some(kind) = sink.get("type").and_then(Value::as_str).filter(|kind| sinks::LEFT_OUT.contains(kind)) else {
+            return true;
         };
-        // The type comes first: once it is known, each key of a table of that type reports its own error.
-        let kind = value.get("type").cloned().unwrap_or_default();
-        if let (Some(kind @ ("memory" | "disk")), Some(table)) = (kind.as_str(), value.as_object_mut()) {
-            table.remove("type");
-            let at = ["spool".to_owned()];
-            let spool = match kind {
-                "disk" => self.read(value, &at).map(SpoolConfig::Disk),
-                _ => self.read(value, &at).map(SpoolConfig::Memory),
-            };
-            return spool.unwrap_or_default();
-        }
-        self.read::<SpoolConfig>(value, &["spool".to_owned()])
-            .unwrap_or_default()
-    }
-
-    fn sinks(&mut self) -> BTreeMap<String, SinkEntry> {
-        let mut sinks = BTreeMap::new();
-        for (name, value) in self.named("sinks") {
-            if let Some(sink) = self.sink(&name, value) {
-                sinks.insert(name, sink);
-            }
-        }
-        sinks
-    }
-
-    fn sink(&mut self, name: &str, value: Value) -> Option<SinkEntry> {
-        let Value::Object(mut table) = value else {
-            self.error(&["sinks", name], "found a value, expected a table".to_owned());
-            return None;
-        };
-        let at = ["sinks".to_owned(), name.to_owned()];
-        let kind = match table.remove("type") {
-            Some(Value::String(kind)) => kind,
-            Some(_) => return self.unknown_kind(name, "a value that is not a string"),
-            None => return self.unknown_kind(name, "nothing"),
-        };
-        let Some(sink_type) = sinks::find(&kind) else {
-            return self.unknown_kind(name, &format!("\"{kind}\""));
-        };
-        let common = Value::Object(sink::split_common(&mut table));
-        let common: Option<SinkCommon> = self.read(common, &at);
-        let shape = self.shape.at(at.iter().map(String::as_str));
-        let config = read::read_with(
-            sink_type.parse,
-            Value::Object(table),
-            &at,
-            &shape,
-            &mut self.errors,
+        let message = format!(
+            "found \"{kind}\", which this build of neurobridge does not include; expected one of {}, or a build with the cargo \
+             feature \"{kind}\"",
+            validate::list(&known)
         );
-        Some(SinkEntry {
-            common: common.unwrap_or_default(),
-            config: config?,
-        })
-    }
+        errors.push(ConfigError::new(["sinks", name, "type"], message));
+        false
+    });
+}
 
-    fn unknown_kind(&mut self, name: &str, found: &str) -> Option<SinkEntry> {
-        let word = found.trim_matches('"');
-        let known: Vec<&str> = sinks::all().map(|sink_type| sink_type.name).collect();
-        let is_left_out = sinks::LEFT_OUT.contains(&word);
-        let message = if is_left_out {
-            format!(
-                "found \"{word}\", which this build of neurobridge does not include; expected one of {}, or a build with the cargo \
-                 feature \"{word}\"",
-                read::list(&known)
-            )
-        } else {
-            format!(
-                "found {found}, expected the type of the sink, one of {}",
-                read::list(&known)
-            )
-        };
-        let error = ConfigError::new(["sinks", name, "type"], message);
-        self.errors.push(if is_left_out {
-            error
-        } else {
-            error.with_suggestion(word, &known)
-        });
-        None
+fn read_spool(mut value: Value, shape: &Shape<'_>, errors: &mut Vec<ConfigError>) -> Option<SpoolConfig> {
+    let at = ["spool".to_owned()];
+    match value
+        .as_object_mut()?
+        .remove("type")
+        .unwrap_or("memory".into())
+        .as_str()?
+    {
+        "memory" => read_value(parse, value, &at, shape, errors).map(SpoolConfig::Memory),
+        "disk" => read_value(parse, value, &at, shape, errors).map(SpoolConfig::Disk),
+        _ => None,
     }
+}
+
+fn read_sinks(
+    sinks: Map<String, Value>,
+    shape: &Shape<'_>,
+    errors: &mut Vec<ConfigError>,
+) -> BTreeMap<String, SinkEntry> {
+    let mut read = BTreeMap::new();
+    for (name, value) in sinks {
+        let Value::Object(mut table) = value else {
+            continue;
+        };
+        let at = ["sinks".to_owned(), name.clone()];
+        let common = Value::Object(sink::split_common(&mut table));
+        let common = read_value(parse, common, &at, shape, errors).unwrap_or_default();
+        // Without a type, it is unknown how to read the other keys.
+        let Some(sink_type) = table.remove("type").and_then(|kind| sinks::find(kind.as_str()?)) else {
+            continue;
+        };
+        if let Some(config) = read_value(sink_type.parse, Value::Object(table), &at, shape, errors) {
+            read.insert(name, SinkEntry { common, config });
+        }
+    }
+    read
+}
+
+fn parse<T: DeserializeOwned>(value: &Value) -> Result<T, ParseError> {
+    serde_path_to_error::deserialize(value)
+}
+
+/// Deserialises a value that was validated: its errors are sentences of the types that parse a text. As serde stops at the first
+/// one, the invalid value is replaced, and the rest is deserialised again. Returns `None` when the rest is invalid as a whole.
+fn read_value<T>(
+    parse: impl Fn(&Value) -> Result<T, ParseError>,
+    mut value: Value,
+    at: &[String],
+    shape: &Shape<'_>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<T> {
+    let shape = shape.at(at);
+    loop {
+        let error = match parse(&value) {
+            Ok(read) => return Some(read),
+            Err(error) => error,
+        };
+        let keys = error.path().iter().filter_map(|segment| match segment {
+            Segment::Seq { index } => Some(index.to_string()),
+            Segment::Map { key } => Some(key.clone()),
+            Segment::Enum { variant } => Some(variant.clone()),
+            Segment::Unknown => None,
+        });
+        let path: KeyPath = keys.collect();
+        errors.push(ConfigError::new([at, &path].concat(), error.inner().to_string()));
+        if !replace(&mut value, &path, &shape) {
+            return None;
+        }
+    }
+}
+
+/// Replaces an invalid value by a valid one, or removes its key, where there is none. Of an array, all items are replaced.
+fn replace(value: &mut Value, path: &[String], shape: &Shape<'_>) -> bool {
+    let Some((first, rest)) = path.split_first() else {
+        return false;
+    };
+    let Some(table) = value.as_object_mut() else {
+        return false;
+    };
+    let Some(child) = table.get_mut(first) else {
+        return false;
+    };
+    let shape = shape.child(first);
+    if !rest.is_empty() && replace(child, rest, &shape) {
+        return true;
+    }
+    match shape.stand_in().filter(|stand_in| stand_in != child) {
+        Some(stand_in) => *child = stand_in,
+        None => {
+            table.remove(first);
+        }
+    }
+    true
 }

@@ -5,6 +5,11 @@ use std::{ffi::OsString, fs, path::Path};
 use neurobridge_core::sink_type::DeadLetterPlace;
 use neurobridge_sink_file::FileConfig;
 
+mod environment;
+mod shape;
+mod shipped;
+mod validate;
+
 use super::{
     load::{Loaded, load_from},
     report::Report,
@@ -188,8 +193,30 @@ fn key_of_another_type_than_the_given_one_is_an_error() {
 }
 
 #[test]
+fn wrong_type_hides_no_other_error_of_its_table() {
+    let report = report(load(&format!(
+        "{SOURCE}[spool]\ntype = \"disc\"\nmax_size = \"10GB\"\nretian = \"1h\"\n[sinks.near]\ntype = \"fiel\"\nmax_size = 5\n\
+         [sinks.far]\ntype = \"amqp\"\nmax_age = 5\nmax_sise = 1\nrequired = 1\n"
+    )));
+    for expected in [
+        "spool.type: found \"disc\"\n --> neurobridge.toml:4:8\n  |\n4 | type = \"disc\"\n  |        ^^^^^^ did you mean \"disk\"?",
+        "spool.max_size: found \"10GB\"",
+        "did you mean \"retain\"?",
+        "sinks.near.type: found \"fiel\"",
+        "sinks.near.max_size: found 5",
+        "sinks.far.type: found \"amqp\"",
+        "sinks.far.max_age: found 5",
+        "sinks.far.max_sise: unknown key",
+        "sinks.far.required: found 1",
+        "9 configuration errors",
+    ] {
+        assert!(report.contains(expected), "{expected}: {report}");
+    }
+}
+
+#[test]
 fn missing_configuration_reports_the_default_paths() {
-    let places = super::PLACES
+    let places = crate::config::PLACES
         .iter()
         .map(|place| Path::new("/nowhere").join(place));
     let places: Vec<_> = places.collect();

@@ -9,9 +9,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::{document::Document, load, shape::Shape, tables};
+use crate::config::{document::Document, load, shape::Shape, tables};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config")
@@ -77,9 +77,14 @@ fn every_key_is_explained_and_no_other() {
     assert_eq!(unknown, Vec::<&String>::new());
 }
 
+/// Returns the shape of a table, without the keys of other types.
+fn chosen<'a>(shape: &Shape<'a>, table: &Map<String, Value>) -> Shape<'a> {
+    shape.of_type(table.get("type").and_then(Value::as_str))
+}
+
 /// Collects all keys of a schema, with the names of sources and sinks in `table`.
 fn keys(shape: &Shape<'_>, table: &Map<String, Value>, path: &str, found: &mut BTreeSet<String>) {
-    let shape = shape.narrow(table);
+    let shape = chosen(shape, table);
     let named = shape.keys().into_iter().map(str::to_owned);
     let names = table
         .keys()
@@ -109,19 +114,19 @@ fn schema_has_a_description_and_an_example_for_every_key() {
         };
         let table = match around {
             [] => Some(&document.values),
-            around => value(&document.values, around).and_then(Value::as_object),
+            around => document.value(around).and_then(Value::as_object),
         };
-        let shape = Shape::root(&schema).at(around.iter().map(String::as_str));
-        let shape = table.map_or_else(|| shape.clone(), |table| shape.narrow(table));
-        if shape.is_empty() || last.parse::<usize>().is_ok() || !shape.names(last) {
+        let shape = Shape::root(&schema).at(around);
+        let shape = table.map_or_else(|| shape.clone(), |table| chosen(&shape, table));
+        if shape.is_empty() || last.parse::<usize>().is_ok() || !shape.keys().contains(&last.as_str()) {
             continue;
         }
         let name = key.join(".");
-        assert!(shape.describes(last), "{name}");
+        assert!(shape.child(last).description().is_some(), "{name}");
         described += 1;
-        let is_table = value(&document.values, key).is_some_and(Value::is_object);
+        let is_table = document.value(key).is_some_and(Value::is_object);
         if !is_table && !shape.child(last).is_secret() && last != "type" {
-            assert!(shape.has_example(last), "{name}");
+            assert!(shape.child(last).example().is_some(), "{name}");
             with_examples += 1;
         }
     }
@@ -159,32 +164,23 @@ fn commented_keys_show_their_defaults() {
         let name = key.join(".");
         let table = key
             .split_last()
-            .and_then(|(_, around)| value(&document.values, around)?.as_object());
+            .and_then(|(_, around)| document.value(around)?.as_object());
         let around = key.split_last().map(|(_, around)| around).unwrap_or_default();
-        let shape = Shape::root(&schema).at(around.iter().map(String::as_str));
-        let shape = table.map_or_else(|| shape.clone(), |table| shape.narrow(table));
+        let shape = Shape::root(&schema).at(around);
+        let shape = table.map_or_else(|| shape.clone(), |table| chosen(&shape, table));
         let Some(default) = key
             .last()
-            .and_then(|last| shape.default(last))
+            .and_then(|last| shape.child(last).keyword("default"))
             .filter(|default| !default.is_null())
         else {
             continue;
         };
         if !examples.contains(&name.as_str()) {
-            assert_eq!(value(&document.values, key), Some(default), "{name}");
+            assert_eq!(document.value(key), Some(default), "{name}");
             compared += 1;
         }
     }
     assert!(compared > 30, "{compared}");
-}
-
-fn value<'a>(values: &'a Map<String, Value>, path: &[String]) -> Option<&'a Value> {
-    let (first, rest) = path.split_first()?;
-    rest.iter()
-        .try_fold(values.get(first)?, |value, key| match value {
-            Value::Array(items) => items.get(key.parse::<usize>().ok()?),
-            value => value.get(key),
-        })
 }
 
 #[test]
@@ -217,4 +213,47 @@ fn examples_of_keys_are_valid() {
             "sinks.nats.auth",
         ]
     );
+}
+
+#[test]
+fn value_of_any_type_is_reported_in_own_words() {
+    let schema = load::schema();
+    let shape = Shape::root(&schema);
+    let document = all_keys();
+    let values = [
+        Value::Null,
+        json!(true),
+        json!(-1),
+        json!(1.0),
+        json!(99_999_999_999_u64),
+        json!("?"),
+        json!([[]]),
+        json!([7]),
+        json!({ "?": 1 }),
+    ];
+    let mut compared = 0;
+    for key in document.places.keys() {
+        for value in &values {
+            let mut document = all_keys();
+            document.set(key, value.clone(), "V");
+            let (_, errors) = tables::read(document.values, &shape);
+            for error in errors {
+                for foreign in [
+                    "invalid type",
+                    "invalid value",
+                    "missing field",
+                    "unknown field",
+                    "unknown variant",
+                ] {
+                    assert!(
+                        !error.message.contains(foreign),
+                        "{key:?} = {value}: {}",
+                        error.message
+                    );
+                }
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 1_000, "{compared}");
 }

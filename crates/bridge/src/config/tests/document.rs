@@ -1,0 +1,63 @@
+use serde_json::json;
+
+use super::*;
+
+fn parse(text: &str) -> Result<Document, Report> {
+    let schema = crate::config::schema();
+    Document::parse(Path::new("n.toml"), text, &Shape::root(&schema))
+}
+
+#[test]
+fn values_and_places_of_keys_are_known() {
+    let text = "a = 0x10\n[b.c]\n  d = [\n 1.5,\n true]\ne.f = { g = \"1979-05-27\" }\n";
+    let document = parse(text).unwrap();
+    assert_eq!(
+        Value::Object(document.values.clone()),
+        json!({ "a": 16, "b": { "c": { "d": [1.5, true], "e": { "f": { "g": "1979-05-27" } } } } })
+    );
+    let at = |key: &str| {
+        let key: KeyPath = key.split('.').map(str::to_owned).collect();
+        document.places.get(&key).map(|place| match place {
+            Place::File { key, .. } => position(text, key.start),
+            Place::Variable(name) => panic!("{name}"),
+        })
+    };
+    assert_eq!(at("a"), Some((1, 1)));
+    assert_eq!(at("b.c.d"), Some((3, 3)));
+    assert_eq!(at("b.c.d.1"), Some((5, 2)));
+    assert_eq!(at("b.c.e.f.g"), Some((6, 9)));
+    assert_eq!(at("b.d"), None);
+}
+
+#[test]
+fn errors_name_the_place_and_never_quote_a_secret() {
+    let report = parse("[sources.main]\ntoken = \"hunter2\nurl = = 1\n")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        report.contains("n.toml:2:") && report.contains("n.toml:3:"),
+        "{report}"
+    );
+    assert!(!report.contains("hunter2"), "{report}");
+}
+
+#[test]
+fn other_languages_are_named_instead_of_their_syntax_errors() {
+    for (text, language) in [
+        ("# comment\nsources:\n  main:\n    token: hunter2\n", "YAML"),
+        ("---\ndata_dir: data\n", "YAML"),
+        ("log.level: debug\n", "YAML"),
+        ("{\n  \"sources\": {}\n}\n", "JSON"),
+    ] {
+        let report = parse(text).unwrap_err();
+        assert_eq!(report.problems().len(), 1);
+        let report = report.to_string();
+        assert!(
+            report.contains(&format!("found {language}")) && report.contains("TOML"),
+            "{report}"
+        );
+        assert!(!report.contains("hunter2"), "{report}");
+    }
+    let report = parse("url = wss://h\n").unwrap_err().to_string();
+    assert!(report.contains("invalid TOML"), "{report}");
+}

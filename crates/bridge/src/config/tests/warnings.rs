@@ -1,0 +1,39 @@
+use super::*;
+
+#[test]
+fn loopback_is_not_a_network() {
+    let far = |url: &str| is_plain_and_far(&SourceConfig::new(url, "t"));
+    for url in [
+        "ws://events.example.com/",
+        "ws://10.0.0.1:80",
+        "ws://localhost.example.com",
+    ] {
+        assert!(far(url), "{url}");
+    }
+    for url in [
+        "wss://events.example.com",
+        "ws://localhost:1/",
+        "ws://127.0.0.1:8765",
+        "ws://[::1]:1/x",
+    ] {
+        assert!(!far(url), "{url}");
+    }
+}
+
+#[test]
+fn unknown_field_is_reported_with_a_suggestion() {
+    let filter = Filter::new([("resutl", ["new"]), ("space.id", ["1"]), ("feed", ["main"])]).unwrap();
+    assert_eq!(
+        of_filter("event.filter", &filter),
+        [(
+            "event.filter.resutl".to_owned(),
+            "unknown field \"resutl\" (did you mean \"result\"?): events without it do not pass".to_owned()
+        )]
+    );
+}
+
+#[test]
+fn secret_file_key_is_not_a_secret() {
+    assert!(is_secret("sources.main.token") && is_secret("sinks.kafka.sasl.password"));
+    assert!(!is_secret("sources.main.token_file") && !is_secret("sinks.kafka.tls.key_file"));
+}
