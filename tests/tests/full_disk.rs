@@ -104,7 +104,7 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
 }
 
 #[test]
-fn a_start_on_a_full_disk_waits_where_there_is_a_spool() {
+fn start_on_a_full_disk_waits_if_a_spool_exists() {
     let dir = Scratch::new("full-start").unwrap();
     let Some(disk) = SmallDisk::mount(dir.path(), &dir.join("data"), MIB).unwrap() else {
         report_skipped("a file system can be mounted only by root");

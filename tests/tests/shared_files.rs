@@ -52,7 +52,7 @@ fn continues(bridge: Bridge) {
 }
 
 #[test]
-fn a_spool_without_its_lock_file_is_still_refused() {
+fn spool_without_lock_file_has_still_one_user() {
     let dir = Scratch::new("shared-spool").unwrap();
     let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
     let spool = dir.join("spool");
@@ -68,7 +68,7 @@ fn a_spool_without_its_lock_file_is_still_refused() {
 }
 
 #[test]
-fn a_file_without_its_lock_file_has_still_one_writer() {
+fn file_without_lock_file_still_has_one_writer() {
     let (dir, other_dir) = (
         Scratch::new("shared-file").unwrap(),
         Scratch::new("shared-file-other").unwrap(),
@@ -108,7 +108,7 @@ fn a_file_without_its_lock_file_has_still_one_writer() {
 }
 
 #[test]
-fn a_spool_removed_on_a_quiet_feed_ends_the_bridge() {
+fn removed_spool_ends_the_bridge_on_a_quiet_feed() {
     let dir = Scratch::new("removed-spool").unwrap();
     let platform = Platform::start(&dir, &["--rate", "0.001"]).unwrap();
     let config = format!("{}[spool]\ntype = \"disk\"\n", source(&platform));
@@ -131,7 +131,7 @@ fn a_spool_removed_on_a_quiet_feed_ends_the_bridge() {
 }
 
 #[test]
-fn a_kill_right_after_the_first_line_repeats_nothing() {
+fn kill_after_the_first_line_repeats_no_event() {
     const KILLS: usize = 8;
     let dir = Scratch::new("first-line").unwrap();
     for kill in 0..KILLS {

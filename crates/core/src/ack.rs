@@ -1,4 +1,4 @@
-//! Which events are settled: the contiguous prefix of them moves a cursor, never the highest acknowledgement.
+//! Tracks settled events. The cursor moves to the end of the contiguous settled prefix, not to the highest acknowledgement.
 
 use std::collections::VecDeque;
 
@@ -9,17 +9,16 @@ use crate::{
     ledger::{Settlement, SinkCounts},
 };
 
-/// Keeps what was handed to a broker and is not yet part of the settled prefix.
+/// Tracks the events that were published and are not yet part of the settled prefix.
 ///
-/// An event that was acknowledged behind a hole stays settled when its predecessors are sent again: it is not sent twice.
+/// An event that was acknowledged before its predecessors stays settled when these are sent again, and is not sent twice.
 #[derive(Debug)]
 pub struct AckTracker {
     /// The first sequence that is not settled.
     next: Sequence,
     entries: VecDeque<Entry>,
-    /// Events behind all of the entries that are not there any more, and what became of them: there may be millions, so
-    /// there is no entry for each.
-    behind: Option<(u64, Settlement)>,
+    /// The number of skipped events after all entries, with their result. There may be millions, so they have no entries.
+    skipped: Option<(u64, Settlement)>,
     pending: usize,
     counts: SinkCounts,
 }
@@ -31,21 +30,21 @@ struct Entry {
 }
 
 impl AckTracker {
-    /// Begins at a cursor.
+    /// Creates a tracker that starts at a cursor.
     pub const fn new(next: Sequence, counts: SinkCounts) -> Self {
         Self {
             next,
             entries: VecDeque::new(),
-            behind: None,
+            skipped: None,
             pending: 0,
             counts,
         }
     }
 
-    /// Takes up an event that is to be sent; false when it is settled already.
+    /// Adds an event to send. Returns false if it is settled already.
     ///
-    /// Events come in the order of their sequences, from [`next`](Self::next) on, without holes; none while it
-    /// [`must wait`](Self::must_wait).
+    /// Events have to be added in the order of their sequences, from [`next`](Self::next) on, without gaps, and not while
+    /// the tracker [`must wait`](Self::must_wait).
     pub fn track(&mut self, sequence: Sequence, received_at: Timestamp) -> bool {
         if sequence < self.next {
             return false;
@@ -53,11 +52,11 @@ impl AckTracker {
         match self.entries.get(self.index(sequence)) {
             Some(entry) => entry.outcome.is_none(),
             None => {
-                debug_assert!(self.behind.is_none(), "{sequence} came too early");
+                debug_assert!(self.skipped.is_none(), "{sequence} was added too early");
                 debug_assert_eq!(
                     self.index(sequence),
                     self.entries.len(),
-                    "a hole before {sequence}"
+                    "a gap before {sequence}"
                 );
                 self.entries.push_back(Entry {
                     received_at,
@@ -69,31 +68,31 @@ impl AckTracker {
         }
     }
 
-    /// Takes up events that are not there any more, with what became of them.
+    /// Adds events that are no longer in the log, with their result.
     pub fn skip(&mut self, from: Sequence, events: u64, outcome: Settlement) {
         let tracked_to = self.next.plus(self.entries.len() as u64);
-        // Those that were taken up before they were gone; each may have its outcome.
+        // Events that were added before they were removed from the log may have an outcome.
         let known = tracked_to.since(from).min(events);
         for offset in 0..known {
             self.settle(from.plus(offset), outcome);
         }
         if events > known {
-            self.behind = Some((events - known, outcome));
+            self.skipped = Some((events - known, outcome));
         }
         self.advance();
     }
 
-    /// Whether no more may be taken up before all that was is settled.
+    /// Returns whether no event may be added until all added ones are settled.
     pub const fn must_wait(&self) -> bool {
-        self.behind.is_some()
+        self.skipped.is_some()
     }
 
-    /// Begins to read again at [`next`](Self::next): what is not there any more is told again. What is settled stays so.
+    /// Restarts at [`next`](Self::next). Skipped events have to be added again; settled events stay settled.
     pub const fn rewind(&mut self) {
-        self.behind = None;
+        self.skipped = None;
     }
 
-    /// Settles an event; its time of receipt, or `None` when it was settled before or never taken up.
+    /// Settles an event. Returns its time of receipt, or `None` if it was settled before or never added.
     pub fn settle(&mut self, sequence: Sequence, outcome: Settlement) -> Option<Timestamp> {
         if sequence < self.next {
             return None;
@@ -108,7 +107,7 @@ impl AckTracker {
         Some(entry.received_at)
     }
 
-    /// Moves the settled prefix on; whether it moved.
+    /// Extends the settled prefix. Returns whether it has grown.
     pub fn advance(&mut self) -> bool {
         let before = self.next;
         while let Some(Entry {
@@ -121,7 +120,7 @@ impl AckTracker {
             self.entries.pop_front();
         }
         if self.entries.is_empty()
-            && let Some((events, outcome)) = self.behind.take()
+            && let Some((events, outcome)) = self.skipped.take()
         {
             self.counts.add(outcome, events);
             self.next = self.next.plus(events);
@@ -129,28 +128,28 @@ impl AckTracker {
         self.next != before
     }
 
-    /// The first sequence that is not settled: where sending goes on after a failure.
+    /// Returns the first sequence that is not settled, at which sending restarts after a failure.
     pub const fn next(&self) -> Sequence {
         self.next
     }
 
-    /// What became of the events of the settled prefix.
+    /// Returns the counts of the settled prefix.
     pub const fn counts(&self) -> SinkCounts {
         self.counts
     }
 
-    /// How many events were taken up and are not settled.
+    /// Returns the number of added events that are not part of the settled prefix.
     pub const fn pending(&self) -> usize {
         self.pending
     }
 
-    /// Whether all that was taken up is part of the settled prefix.
+    /// Returns whether all added events are part of the settled prefix.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     fn index(&self, sequence: Sequence) -> usize {
-        // As many entries as were taken up: they fit into memory.
+        // No truncation: the entries are in memory.
         sequence.since(self.next) as usize
     }
 }
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cursor_waits_for_the_hole() {
+    fn cursor_stops_at_the_first_unsettled_event() {
         let mut tracker = AckTracker::new(Sequence::FIRST, SinkCounts::default());
         for number in 1..=3 {
             assert!(tracker.track(sequence(number), Timestamp::UNIX_EPOCH));
@@ -175,7 +174,7 @@ mod tests {
         assert!(tracker.settle(sequence(2), Settlement::Delivered).is_some());
         assert!(!tracker.advance());
         assert_eq!((tracker.next().get(), tracker.pending()), (1, 1));
-        // Sent again from the hole on: what is settled is not.
+        // Sent again from the first unsettled event on; settled events are not.
         assert!(tracker.track(sequence(1), Timestamp::UNIX_EPOCH));
         assert!(!tracker.track(sequence(2), Timestamp::UNIX_EPOCH));
         tracker.settle(sequence(1), Settlement::Duplicate);
@@ -194,17 +193,17 @@ mod tests {
     }
 
     #[test]
-    fn millions_that_are_gone_take_no_room() {
+    fn millions_of_skipped_events_use_no_memory() {
         let mut tracker = AckTracker::new(Sequence::FIRST, SinkCounts::default());
         for number in 1..=3 {
             tracker.track(sequence(number), Timestamp::UNIX_EPOCH);
         }
         tracker.settle(sequence(2), Settlement::Delivered);
-        // The third was taken up and is gone with a billion behind it; the first one waits for its outcome.
+        // The third event was added, and was then removed with a billion later ones. The first one has no outcome yet.
         tracker.skip(sequence(3), 1_000_000_001, Settlement::Dropped);
         assert!(tracker.must_wait() && !tracker.is_empty());
         assert_eq!((tracker.entries.len(), tracker.next().get()), (3, 1));
-        // A fault: all is told again, and nothing is counted twice.
+        // After a fault all events are added again, and none is counted twice.
         tracker.rewind();
         assert!(!tracker.must_wait() && tracker.track(sequence(1), Timestamp::UNIX_EPOCH));
         assert!(!tracker.track(sequence(2), Timestamp::UNIX_EPOCH));
@@ -214,7 +213,7 @@ mod tests {
         assert_eq!(tracker.next().get(), 1_000_000_004);
         let counts = tracker.counts();
         assert_eq!((counts.delivered, counts.dropped), (2, 1_000_000_001));
-        // All of it gone, while nothing is on its way.
+        // All events removed while nothing is in flight.
         tracker.skip(tracker.next(), 5, Settlement::Damaged);
         assert_eq!(
             (tracker.next().get(), tracker.counts().damaged),
@@ -224,7 +223,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_counted_is_what_was_settled(order in Just((1u64..=40).collect::<Vec<_>>()).prop_shuffle(), stop in 0usize..=40) {
+        fn settled_events_are_counted(order in Just((1u64..=40).collect::<Vec<_>>()).prop_shuffle(), stop in 0usize..=40) {
             let mut tracker = AckTracker::new(Sequence::FIRST, SinkCounts::default());
             for number in 1..=40 {
                 tracker.track(sequence(number), Timestamp::UNIX_EPOCH);

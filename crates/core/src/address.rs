@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_found() {
+    fn address_parts_are_parsed() {
         assert_eq!(
             parsed("wss://u:p@h.example:81/a?b=c%40d"),
             Address {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_refused_and_not_repeated() {
+    fn invalid_secrets_are_rejected_and_not_shown() {
         for text in [
             "",
             "http://",
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_plain_address_is_shown() {
+    fn only_an_address_without_credentials_is_shown() {
         for (text, expected) in [
             ("wss://events.neuroio.com", "wss://events.neuroio.com"),
             ("wss://h:81/", "wss://h:81/"),
@@ -229,7 +229,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_part_of_a_password_is_a_host(
+        fn password_is_never_taken_for_the_host(
             scheme in "(|http://|wss://)",
             password in "[ -~]{0,6}hunter2[ -~]{0,6}",
             port in "(|:3128)", rest in "(|/|/feed)",

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn step_ahead_taken_back_moves_no_time() {
+    fn reverted_step_ahead_moves_no_time() {
         let mut clock = Setting::new();
         clock.advance(4000);
         assert!(clock.is_trusted());
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn lasting_step_is_followed_and_step_back_at_once() {
+    fn lasting_step_is_adopted_and_step_back_immediately() {
         let mut clock = Setting::new();
         clock.offset = DAY;
         clock.advance(1);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn start_is_trusted_after_an_hour_or_a_confirmation() {
+    fn clock_is_trusted_after_an_hour_or_confirmation() {
         let mut clock = Setting::new();
         clock.advance(3599);
         assert!(!clock.is_trusted() && clock.guard.doubt(clock.at()).is_none());
@@ -314,7 +314,7 @@ mod tests {
     proptest! {
         /// Whatever the system's clock does, the guarded time is never ahead of it for long, and never jumps ahead of both.
         #[test]
-        fn guarded_time_is_never_ahead_of_the_clock(
+        fn guarded_time_never_exceeds_the_clock(
             steps in proptest::collection::vec((0u64..300, -100_000i64..100_000, any::<bool>()), 1..50),
         ) {
             let mut clock = Setting::new();

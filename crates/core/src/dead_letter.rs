@@ -148,7 +148,7 @@ mod tests {
     use crate::envelope::{Kind, read};
 
     #[test]
-    fn of_many_letters_the_newest_are_kept() {
+    fn newest_dead_letters_are_kept() {
         let mut newest = Newest::default();
         for sequence in 1..=20 {
             newest.push(Notice {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_single_lines_of_json() {
+    fn dead_letters_are_single_lines_of_json() {
         let frame = "{\"id\":7,\n\"data\":{\"pid\":\"p\"}}";
         let Kind::Event(envelope) = read(frame).unwrap() else {
             panic!("no event")

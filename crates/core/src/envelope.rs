@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_told_apart_in_the_documented_order() {
+    fn kinds_are_classified_in_the_documented_order() {
         assert_eq!(kind(r#"{"PING":"PONG"}"#), r#"ping "PONG""#);
         assert_eq!(kind(r#"{"auth":"ok"}"#), r#"auth "ok""#);
         assert_eq!(kind(r#"{"error":{"code":1}}"#), r#"error {"code":1}"#);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_control_key_counts_with_a_value_of_the_protocol_only() {
+    fn control_key_needs_a_value_of_the_protocol() {
         for key in ["PING", "auth"] {
             for value in [r#""no""#, r#"{"code":1}"#] {
                 let frame = format!(r#"{{"id":1,"data":{{"pid":"a"}},"{key}":{value}}}"#);
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn data_beside_a_control_message_is_kept_with_it() {
+    fn data_next_to_a_control_key_is_kept() {
         for (frame, expected) in [
             (
                 r#"{"error":"blurred","data":{"pid":"a"}}"#,
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_id_is_no_id() {
+    fn empty_id_is_no_id() {
         for (frame, expected) in [
             (r#"{"id":"","data":{}}"#, None),
             (r#"{"id":" ","data":{}}"#, Some(" ")),
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_found_where_they_stand() {
+    fn field_positions_are_found() {
         let frame = r#"{"id":7,"data":{"id":8,"created":"2026-01-02T03:04:05Z","result":"new","pid":"a\u0062c",
             "source":{"id":3,"name":"Door \"A\"","pid":"not this"},"space":{"id":"s","result":"nor this"},"age":null}}"#;
         let envelope = event(frame);
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_two_keys_counts() {
+    fn last_of_two_equal_keys_is_used() {
         let frame =
             r#"{"data":{"pid":"a","source":{"id":1}},"id":1,"data":{"source":{"id":2},"source":5},"id":2}"#;
         let envelope = event(frame);

@@ -1,4 +1,4 @@
-//! An event as the spool holds it and the sinks see it.
+//! An event as stored in the spool and passed to the sinks.
 
 use std::{borrow::Cow, fmt, num::NonZeroU64};
 
@@ -10,17 +10,17 @@ use crate::{
     json::{self, Scanner},
 };
 
-/// The place of an event in the spool: 1 for the first one ever, without holes.
+/// The position of an event in the spool: 1 for the first event, then consecutive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Sequence(NonZeroU64);
 
 impl Sequence {
-    /// The first one.
+    /// The first sequence.
     pub const FIRST: Self = Self(NonZeroU64::MIN);
-    /// Behind all that there will ever be.
+    /// The largest sequence; sorts after every event.
     pub const MAX: Self = Self(NonZeroU64::MAX);
 
-    /// The sequence of this number, `None` for 0.
+    /// Creates a sequence; `None` for 0.
     pub const fn new(number: u64) -> Option<Self> {
         match NonZeroU64::new(number) {
             Some(number) => Some(Self(number)),
@@ -28,25 +28,25 @@ impl Sequence {
         }
     }
 
-    /// Its number.
+    /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0.get()
     }
 
-    /// The one that stands `events` after this one.
+    /// Returns the sequence `events` after this one.
     #[must_use]
     pub const fn plus(self, events: u64) -> Self {
-        // At a million events a second the numbers last for half a million years.
+        // At a million events per second the numbers last for half a million years.
         Self(self.0.saturating_add(events))
     }
 
-    /// The one after this one.
+    /// Returns the next sequence.
     #[must_use]
     pub const fn next(self) -> Self {
         self.plus(1)
     }
 
-    /// How many events lie between an earlier sequence and this one; 0 when it is not earlier.
+    /// Returns the number of events from `earlier` to this sequence; 0 if `earlier` is not earlier.
     pub const fn since(self, earlier: Self) -> u64 {
         self.get().saturating_sub(earlier.get())
     }
@@ -58,37 +58,37 @@ impl fmt::Display for Sequence {
     }
 }
 
-/// An event, borrowed from the record that holds it.
+/// An event, borrowed from its record.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
-    /// Its place in the spool.
+    /// The position in the spool.
     pub sequence: Sequence,
-    /// When its frame was read from the socket. Never runs backwards from one sequence to the next.
+    /// The time at which the frame was read from the socket. Never decreases from one sequence to the next.
     pub received_at: Timestamp,
     /// The name of the source in the configuration.
     pub source: &'a str,
-    /// Set when another event of the same identity and another body came before: a hash of this one's body.
+    /// A hash of the body, if an earlier event had the same identity and another body.
     pub conflict: Option<u32>,
-    /// Where the fields stand in `frame`.
+    /// The positions of the fields in `frame`.
     pub envelope: Envelope,
-    /// The frame as it came, after redaction.
+    /// The frame as received, after redaction.
     pub frame: &'a str,
 }
 
 impl<'a> Event<'a> {
-    /// The entry: the very bytes of the feed unless something was redacted.
+    /// Returns the entry: the bytes of the feed, unless a value was redacted.
     pub fn data(&self) -> &'a str {
-        // An event without `data` is none; `null` keeps the rule that a body is JSON should that ever change.
+        // Every event has `data`. Should that change, `null` keeps the body valid JSON.
         self.envelope.raw(Field::Data, self.frame).unwrap_or("null")
     }
 
-    /// The text of a field.
+    /// Returns the text of a field.
     pub fn text(&self, field: Field) -> Option<Cow<'a, str>> {
         self.envelope.text(field, self.frame)
     }
 }
 
-/// The fields of an entry that the platform is known to send. Others may come.
+/// The fields of an entry that the platform is known to send. An entry may contain others.
 pub const ENTRY_FIELDS: [&str; 20] = [
     "id",
     "created",
@@ -112,22 +112,22 @@ pub const ENTRY_FIELDS: [&str; 20] = [
     "initial_full_image",
 ];
 
-/// Which field of an event is meant: a path of keys below `data` such as `result` or `space.id`, `id` for the feed's
-/// id, `feed` for the name of the source in the configuration.
+/// A reference to a field of an event: a path of keys below `data` such as `result` or `space.id`, `id` for the feed's
+/// id, or `feed` for the name of the source in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldPath(Place);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Feed,
-    /// Noted when the frame was read.
+    /// A field whose position is stored in the envelope.
     Noted(Field),
-    /// Looked for in `data` each time.
+    /// A path that is searched in `data` each time.
     Path(Vec<String>),
 }
 
 impl FieldPath {
-    /// Reads a path; `None` when a key is empty, or holds a brace or white space.
+    /// Parses a path; `None` if a key is empty, or contains a brace or white space.
     pub fn parse(path: &str) -> Option<Self> {
         if path
             .split('.')
@@ -149,7 +149,7 @@ impl FieldPath {
         }))
     }
 
-    /// Its first key, if the platform is not known to send a field of this name: a mistake, or something new.
+    /// Returns the first key if it is not a known field of the platform: a spelling error, or a new field.
     pub fn unknown_field(&self) -> Option<&str> {
         match &self.0 {
             Place::Path(keys) => {
@@ -160,12 +160,12 @@ impl FieldPath {
         }
     }
 
-    /// Whether its place is known without a look into the body.
+    /// Returns whether the position of the field is stored in the envelope.
     pub(crate) const fn is_noted(&self) -> bool {
         !matches!(self.0, Place::Path(_))
     }
 
-    /// The text of this field in an event; `None` when there is no scalar.
+    /// Returns the text of this field in an event; `None` if it is missing or not a scalar.
     pub fn value<'a>(&self, event: &Event<'a>) -> Option<Cow<'a, str>> {
         match &self.0 {
             Place::Feed => Some(Cow::Borrowed(event.source)),
@@ -175,7 +175,7 @@ impl FieldPath {
     }
 }
 
-/// The text of the value at a path of keys in an object; the last of equal keys counts.
+/// Returns the text of the value at a path of keys in an object. Of equal keys, the last one is used.
 fn lookup<'a>(object: &'a str, path: &[impl AsRef<str>]) -> Option<Cow<'a, str>> {
     let (first, rest) = path.split_first()?;
     let mut found = None;
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_leads_through_objects_to_a_scalar() {
+    fn path_selects_a_scalar_in_nested_objects() {
         let object = r#"{"a":{"b":1},"a":{"b":{"c":"x"}},"n":null,"l":[1]}"#;
         assert_eq!(lookup(object, &["a", "b", "c"]).as_deref(), Some("x"));
         for none in [

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_without_its_byte_order_mark() {
+    fn byte_order_mark_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         assert_eq!(read(&path, 9).unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_without_a_writer_ends_with_the_time_limit() {
+    fn pipe_without_a_writer_reaches_the_time_limit() {
         let (_folder, path) = pipe();
         try_open(&path).unwrap();
         for _ in 0..3 {
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_with_a_writer_is_read() {
+    fn pipe_with_a_writer_is_read() {
         let (_folder, path) = pipe();
         let writer = thread::spawn({
             let path = path.clone();

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_as_it_is_read() {
+    fn filter_serialises_in_canonical_form() {
         let filter: Filter =
             serde_json::from_str(r#"{"a":{"b":[1]},"result":["new"],"live":[true]}"#).unwrap();
         assert_eq!(

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_text_stays_as_it_is() {
+    fn ordinary_text_is_unchanged() {
         for text in ["", "Tür 入口 \"x\\n\"", "emoji 🎉"] {
             assert_eq!(clean(text), text);
             assert!(matches!(escape(text), Cow::Borrowed(_)));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn long_text_is_cut_and_no_escape_with_it() {
+    fn long_text_is_cut_outside_of_escapes() {
         assert_eq!(clean(&"ü".repeat(1000)).chars().count(), MAX_CHARS + 1);
         assert_eq!(clean_to("abc\u{1b}d", 5), "abc…");
         assert_eq!(clean_to("abc", 3), "abc");
@@ -113,7 +113,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cleaned_text_is_safe_and_short(text in "(\\PC|\\pC|[\\x00-\\x20\u{202a}-\u{202e}\u{2028}\u{200b}]){0,80}", most in 0usize..90) {
+        fn cleaned_text_is_escaped_and_bounded(text in "(\\PC|\\pC|[\\x00-\\x20\u{202a}-\u{202e}\u{2028}\u{200b}]){0,80}", most in 0usize..90) {
             let cleaned = clean_to(&text, most);
             prop_assert!(!cleaned.contains(is_unsafe), "{cleaned:?}");
             prop_assert!(cleaned.chars().count() <= most + 1);

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn observations_fall_into_the_bucket_whose_bound_they_do_not_exceed() {
+    fn observation_counts_in_the_first_sufficient_bucket() {
         let histogram = Histogram::default();
         for seconds in [-1.0, 0.0005, 0.0006, 1000.0] {
             histogram.observe(seconds);

@@ -109,7 +109,7 @@ mod tests {
     use crate::envelope::{Kind, read};
 
     #[test]
-    fn hashes_of_ids_that_count_lie_together_and_others_apart() {
+    fn consecutive_ids_have_neighbouring_hashes() {
         let places = |ids: &mut dyn Iterator<Item = u64>| {
             let hashes = ids.map(|id| identity_hash("main", &id.to_string()));
             hashes.map(|hash| hash as u64 & 0xffff).collect::<Vec<_>>()
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn every_identity_has_a_hash_of_its_own() {
+    fn identities_have_distinct_hashes() {
         let ids = ["7", "07", "+7", "7.0", "23", "a", "", "18446744073709551616"];
         let mut hashes: Vec<u128> = ["main", "side"]
             .iter()
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_names_source_and_id() {
+    fn identity_contains_source_and_id() {
         let spool = SpoolId::from_bytes([1; 16]);
         let identity = |event: &Event<'_>| {
             let mut out = String::new();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn conflict_suffixes_stay_as_they_are() {
+    fn conflict_suffixes_are_stable() {
         assert_eq!(conflict_suffix(body_hash(r#"{"id":1}"#)), 0xb740_eaf9);
     }
 }

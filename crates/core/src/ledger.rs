@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_back_is_missing_in_the_sum() {
+    fn retracted_events_are_subtracted() {
         let mut counts = SinkCounts {
             delivered: 5,
             filtered: 1000,
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_balances_at_every_step() {
+    fn source_ledger_balances_after_each_step() {
         let ledger = SourceLedger::default();
         ledger.receive(10);
         assert!(ledger.counts().balances());

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_without_a_number_is_final_unless_its_kind_passes() {
+    fn error_without_number_is_classified_by_its_kind() {
         assert_eq!(ErrorClass::of(&io::Error::other("anything")), ErrorClass::Final);
         assert_eq!(
             ErrorClass::of(&io::ErrorKind::StorageFull.into()),

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_written_as_it_is_read() {
+    fn certificate_serialises_to_its_input() {
         let certificate = certificate(1, 200);
         assert_eq!(Certificates::parse(&certificate.pem()).readable, [certificate]);
     }

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn events_come_back_as_they_went_in() {
+    fn records_decode_to_the_encoded_events() {
         let frames = frames(5);
         let batch = sealed(&frames);
         assert_eq!((batch.events(), batch.end().get()), (5, 105));
@@ -205,7 +205,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_fates_were_applied_to_is_as_if_only_what_stays_had_come(
+        fn applied_fates_equal_a_batch_of_the_kept_events(
             fates in proptest::collection::vec(0..4, 0..20),
             split in any::<prop::sample::Index>(),
         ) {
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_starts_at_its_sequence() {
+    fn slice_starts_at_its_sequence() {
         let batch = sealed(&frames(5));
         let part = batch.from(Sequence::new(103).unwrap()).unwrap();
         assert_eq!(
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_seen() {
+    fn every_flipped_bit_and_every_cut_is_detected() {
         let batch = sealed(&frames(1));
         let good = batch.bytes().to_vec();
         assert_eq!(verify(&good), Ok(good.len()));
@@ -274,13 +274,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn foreign_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_bytes_are_rejected_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(verify(&bytes).is_err());
             let _ = decode(&bytes, Sequence::FIRST).map(|(event, _)| (event.data().len(), event.text(Field::Pid)));
         }
 
         #[test]
-        fn a_damaged_record_is_read_without_a_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        fn damaged_record_does_not_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
             let mut bytes = sealed(&frames(1)).bytes().to_vec();
             let at = at.index(bytes.len());
             bytes[at] = byte;

@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_scalar_is_text() {
+    fn any_scalar_has_a_text() {
         for (json, text) in [
             ("\"a b\"", "a b"),
             ("123", "123"),
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_scalar_is_refused_without_being_shown() {
+    fn value_without_text_is_rejected_and_not_shown() {
         for json in ["[\"hunter2\"]", "{\"hunter2\":1}", "null"] {
             let error = serde_json::from_str::<Secret>(json).unwrap_err().to_string();
             assert!(
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_never_shown() {
+    fn secret_is_never_shown() {
         let secret = Secret::new("hunter2");
         assert_eq!(
             format!("{secret:?} {:?}", Some(&secret)),
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_or_a_value_but_not_both() {
+    fn file_and_value_together_are_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "hunter2\n").unwrap();
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_the_only_line_of_its_file() {
+    fn secret_is_the_only_line_of_its_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         for (text, secret) in [
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_secret_is_named() {
+    fn file_without_a_secret_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         let error = || resolve("token", None, Some(&path)).unwrap_err();

@@ -397,7 +397,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_one_bounded_safe_line() {
+    fn reason_is_one_bounded_escaped_line() {
         for make in [SinkFault::new, SinkFault::fatal] {
             let fault = make(
                 FaultKind::Other,

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replay_writes_beside_the_configured_file() {
+    fn replay_writes_to_a_separate_file() {
         let context = |replay| BuildContext {
             name: "a",
             data_dir: Path::new("data"),

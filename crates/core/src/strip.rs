@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_become_null_and_are_named() {
+    fn stripped_pictures_are_null_and_listed() {
         let frame = r#" {"id":1,"face_image":"stays: not in the entry","data":{"pid":"p","face_image":"AAAA","full_\u0069mage" : "B\"B" ,"initial_face_image":null,"x":{"face_image":"stays"},"face_image":"CC"}, "more":2}"#;
         let event = event(frame);
         let stripped = Stripped::of(&event).unwrap();
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn without_pictures_there_is_nothing_to_take_out() {
+    fn event_without_pictures_is_not_stripped() {
         for frame in [r#"{"data":{}}"#, r#"{"data":{"face_image":null,"images":"a"}}"#] {
             assert!(Stripped::of(&event(frame)).is_none(), "{frame}");
         }
@@ -108,7 +108,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_left_is_the_same_event(
+        fn stripped_event_is_otherwise_unchanged(
             members in proptest::collection::vec(("[a-z]{0,3}(_image)?", "(null|1|\"[a-z]{0,9}\"|\\{\"face_image\":\\[2\\]\\})"), 0..6)
         ) {
             let body: Vec<String> = members.iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_take_their_places() {
+    fn placeholders_are_replaced_by_fields() {
         let name = |template: &str| {
             let mut out = String::new();
             let template: Template = template.parse().unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_without_a_value_is_none() {
+    fn key_without_a_value_is_rejected() {
         let complete = |template: &str| {
             let mut out = String::new();
             let template: Template = template.parse().unwrap();
@@ -259,7 +259,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_and_stays_as_written(text in any::<String>()) {
+        fn any_text_is_rejected_or_serialises_unchanged(text in any::<String>()) {
             if let Ok(template) = text.parse::<Template>() {
                 prop_assert_eq!(template.to_string(), text);
                 let mut out = String::new();

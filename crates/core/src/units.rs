@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_read_as_people_write_them() {
+    fn durations_with_units_are_parsed() {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration(" 1h 30 m "), Ok(Duration::from_secs(5400)));
         for bad in [
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
+    fn sizes_with_units_are_parsed() {
         assert_eq!("10 GiB".parse(), Ok(ByteSize(10 << 30)));
         assert_eq!("64MiB".parse(), Ok(ByteSize::from_mib(64)));
         for bad in ["", "64", "64 MB", "1 MiB 2 KiB", "99999999999 TiB"] {
@@ -260,7 +260,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_again(milliseconds in any::<u64>(), bytes in any::<u64>()) {
+        fn written_value_is_read_back(milliseconds in any::<u64>(), bytes in any::<u64>()) {
             let duration = Duration::from_millis(milliseconds);
             prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
             prop_assert_eq!(ByteSize(bytes).to_string().parse(), Ok(ByteSize(bytes)));

@@ -56,7 +56,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_delay_is_within_its_bounds(
+        fn delay_is_within_its_bounds(
             min in 1u64..2_000, more in 0u64..60_000, failures in 0usize..200, retry_after in 0u64..1_000,
         ) {
             let (min, max) = (Duration::from_millis(min), Duration::from_millis(min + more));

@@ -303,13 +303,13 @@ mod tests {
     }
 
     #[test]
-    fn the_default_lacks_a_token_only() {
+    fn default_lacks_only_a_token() {
         assert_eq!(keys(&SourceConfig::default()), ["token"]);
         assert!(SourceConfig::new("ws://localhost:1/", "t").check().is_empty());
     }
 
     #[test]
-    fn any_scalar_is_a_token() {
+    fn any_scalar_parses_as_a_token() {
         for (written, token) in [
             (r#""abc""#, "abc"),
             ("7", "7"),
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_all_named() {
+    fn all_errors_are_reported() {
         let config = SourceConfig {
             url: "https://events.neuroio.com".into(),
             token: Some("s3cret".into()),
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_taken_apart() {
+    fn urls_are_parsed() {
         let endpoint = Endpoint::parse("wss://events.neuroio.com").unwrap();
         assert_eq!(
             (endpoint.host.as_str(), endpoint.port, endpoint.is_tls),

@@ -319,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sentence_has_each_cause_once() {
+    fn error_text_contains_each_cause_once() {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         let address = "127.0.0.1:1".parse().unwrap();
         let error = DialError::of_connect(address, refused);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_open_files_are_told_apart() {
+    fn too_many_open_files_has_its_own_outcome() {
         for code in [23, 24] {
             let error =
                 DialError::of_connect("127.0.0.1:1".parse().unwrap(), io::Error::from_raw_os_error(code));

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_fields_that_say_what_is_wrong_are_shown() {
+    fn only_descriptive_error_fields_are_shown() {
         for (raw, expected) in [
             (r#"{"code":401}"#, r#"{"code":401}"#),
             (
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shown_fields_can_be_searched() {
+    fn shown_fields_are_searchable() {
         assert!(SHOWN.is_sorted());
     }
 }

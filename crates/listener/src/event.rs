@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_read_as_they_are_written() {
+    fn fields_are_parsed_from_the_entry() {
         let event = event(
             r#"{"id":7,"data":{"result":"new","pid":"p","created":"2026-01-02T03:04:05Z","face_image":"http:\/\/x",
                "source":{"id":3},"space":{"id":"s"},"full_image":null,"n":{"face_image":1}}}"#,
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_keeps_what_is_not_documented() {
+    fn entry_keeps_undocumented_fields() {
         let data = r#"{"age":null,"confidence":81.5,"id":1,"liveness":"passed","mood":"bored","new_field":[1],"pid":"p","result":"ha","sex":1,"source":{"id":3,"name":"Door","zone":"A"}}"#;
         let entry = event(&format!(r#"{{"data":{data}}}"#)).entry().unwrap();
         assert_eq!(entry.result, Some(Recognition::Ha));

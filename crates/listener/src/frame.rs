@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_four_kinds_are_told_apart() {
+    fn four_kinds_are_classified() {
         assert_eq!(control(r#"{"PING":"PONG"}"#), Control::Pong(Ok(())));
         assert_eq!(control(r#"{"PING":"PING"}"#), Control::Pong(refused("PING")));
         assert_eq!(control(r#"{"PING":null}"#), Control::Pong(refused("null")));
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_text_is_bounded() {
+    fn stored_text_is_bounded() {
         let frame = format!(r#"{{"error":"{}"}}"#, "ü".repeat(100_000));
         let Control::Error(Foreign(text)) = control(&frame) else {
             panic!("an error");
@@ -194,7 +194,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_something(frame in any::<String>()) {
+        fn any_text_has_a_classification(frame in any::<String>()) {
             let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&frame).is_ok();
             let not_json = matches!(
                 classify(&frame).content,

@@ -103,7 +103,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_is_measured_and_keeps_the_connection_alive() {
+    async fn pong_is_measured_and_keeps_the_connection() {
         let start = Instant::now();
         let mut heartbeat = Heartbeat::new(INTERVAL, TIMEOUT, start);
         assert_eq!((heartbeat.due(), heartbeat.dead_at()), (start, None));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_is_judged_from_the_oldest_ping_or_the_last_answer() {
+    async fn silence_counts_from_the_oldest_unanswered_ping() {
         let start = Instant::now();
         let mut heartbeat = Heartbeat::new(INTERVAL, TIMEOUT, start);
         heartbeat.sent(start);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_held_back_is_not_held_against_the_server() {
+    async fn backpressure_does_not_count_as_server_silence() {
         let start = Instant::now();
         let mut heartbeat = Heartbeat::new(INTERVAL, TIMEOUT, start);
         heartbeat.sent(start);

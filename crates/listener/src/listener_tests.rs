@@ -48,7 +48,7 @@ fn word(message: &Message) -> String {
 }
 
 #[tokio::test]
-async fn a_stream_hears_all_kinds_in_order() {
+async fn stream_yields_all_kinds_in_order() {
     let (listener, client) = platform().await;
     let server = async {
         let mut socket = accept(&listener).await;
@@ -101,7 +101,7 @@ async fn a_stream_hears_all_kinds_in_order() {
 }
 
 #[tokio::test]
-async fn a_handler_is_called_with_each_message_until_the_stop() {
+async fn handler_receives_each_message_until_the_stop() {
     let (listener, client) = platform().await;
     let stop = CancellationToken::new();
     let server = async {
@@ -135,7 +135,7 @@ async fn a_handler_is_called_with_each_message_until_the_stop() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_handler_ends_the_listener() {
+async fn handler_error_ends_the_listener() {
     let (listener, client) = platform().await;
     let server = async {
         let mut socket = accept(&listener).await;
@@ -155,7 +155,7 @@ async fn an_error_of_the_handler_ends_the_listener() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_heard_and_ends_the_stream_where_asked_for() {
+async fn refused_token_ends_the_stream_if_configured() {
     let (listener, client) = platform().await;
     let server = async {
         let mut socket = accept(&listener).await;
@@ -193,7 +193,7 @@ async fn a_refused_token_is_heard_and_ends_the_stream_where_asked_for() {
 }
 
 #[tokio::test]
-async fn a_mistake_in_the_configuration_is_told_at_once() {
+async fn configuration_error_is_returned_immediately() {
     let error = EventListener::new("").stream().unwrap_err();
     assert!(error.to_string().contains("token: empty"), "{error}");
 }

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_no_proxy_is_refused_without_its_password() {
+    fn invalid_proxy_is_rejected_without_its_password() {
         for text in [
             "http://user:hunter2/x@proxy:3128",
             "http://user:hunter2#x@proxy:3128",
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connect_is_asked_for_with_the_password() {
+    async fn connect_request_contains_the_password() {
         let (request, answer) = answered("HTTP/1.1 200 Connection established\r\n\r\n").await;
         assert!(answer.is_ok());
         insta::assert_snapshot!(request.replace("\r\n", "\n").trim_end(), @r"
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refusals_are_told_in_words() {
+    async fn refusals_are_described() {
         for (answer, expected) in [
             ("HTTP/1.1 407 X\r\n\r\n", "wants a user and a password (HTTP 407)"),
             (

@@ -67,7 +67,7 @@ async fn early_frames_are_counted_and_survive_a_stop() {
 }
 
 #[test]
-fn what_is_sent_is_in_the_ledger_first() {
+fn events_are_in_the_ledger_before_they_are_sent() {
     let ledger = Arc::new(SourceLedger::default());
     let mut outlet = Counted {
         batcher: Frames::new("main"),

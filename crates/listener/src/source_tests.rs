@@ -115,7 +115,7 @@ async fn ten_minutes<F: AsyncFn(Platform)>(answer: F) -> SourceSnapshot {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_fault_of_a_server_makes_a_hot_loop() {
+async fn no_server_fault_causes_a_hot_loop() {
     let mut seen = Vec::new();
     let closes_at_once = ten_minutes(async |mut platform| platform.close(CloseCode::Normal).await).await;
     seen.push((closes_at_once, DisconnectReason::Closed));
@@ -206,7 +206,7 @@ async fn each_outcome_is_counted_and_shown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_is_obeyed() {
+async fn retry_after_delays_the_next_attempt() {
     let told = Duration::from_secs(42);
     let failure = DialError::Status {
         target: "host:80".into(),
@@ -225,7 +225,7 @@ async fn retry_after_is_obeyed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_delay_begins_anew_only_after_a_stable_connection() {
+async fn delay_resets_only_after_a_stable_connection() {
     for (lasts, begins_anew) in [(29, false), (31, true)] {
         let (source, mut bench) = bench(|config| config.backoff.min = Duration::from_secs(8), Vec::new());
         let (result, ()) = join!(source, async {
@@ -267,7 +267,7 @@ impl Bench {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_ends_the_source_only_where_it_is_told_so() {
+async fn refused_token_ends_the_source_only_if_configured() {
     for exits in [false, true] {
         let (source, mut bench) = bench(|config| config.exit_on_refused_token = exits, Vec::new());
         let server = async {
@@ -290,7 +290,7 @@ async fn a_refused_token_ends_the_source_only_where_it_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_state_hears_the_stop_at_once() {
+async fn stop_is_immediate_in_every_state() {
     // Dialling.
     let (source, bench) = bench_without_platform();
     stopped_at_once(source, &bench, SourceState::Dialling).await;
@@ -339,14 +339,14 @@ async fn stopped_at_once(
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_receiver_the_source_ends() {
+async fn source_without_receiver_ends() {
     let (source, mut bench) = bench(|_| {}, vec![DialError::NoAddress { host: "h".into() }]);
     bench.batches.close();
     source.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotated_token_is_picked_up_at_the_next_connection() {
+async fn rotated_token_is_used_at_the_next_connection() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
     std::fs::write(&path, "first\n").unwrap();
@@ -380,7 +380,7 @@ async fn a_rotated_token_is_picked_up_at_the_next_connection() {
 }
 
 #[test]
-fn mistakes_are_found_when_a_source_is_made() {
+fn errors_are_found_when_a_source_is_created() {
     let make = |config| Source::new("main", config, Arc::default()).map(|_| ());
     let error = make(SourceConfig::default()).unwrap_err();
     assert!(
@@ -397,7 +397,7 @@ fn mistakes_are_found_when_a_source_is_made() {
 }
 
 #[tokio::test]
-async fn a_hundred_sources_in_one_process_are_normal() {
+async fn hundred_sources_run_in_one_process() {
     use futures_util::{SinkExt, StreamExt};
     use tokio_tungstenite::tungstenite::Message;
 

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_repeats_is_written_once_an_interval_with_a_count() {
+    async fn repeated_message_is_logged_once_per_interval() {
         let mut throttle = Throttle::default();
         assert_eq!(throttle.allow("a"), Some(None));
         for _ in 0..5 {

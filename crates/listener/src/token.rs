@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_file_is_read_anew_each_time_without_its_line_break() {
+    async fn token_file_is_read_each_time_without_line_break() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         let source = TokenSource::File(path.clone());
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_auth_message_is_that_of_the_platforms_clients() {
+    fn auth_message_equals_that_of_official_clients() {
         insta::assert_snapshot!(
             auth_message(&"a\"b".into()),
             @r#"{"action":"AUTH","data":{"token":"a\"b"}}"#

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_fine_and_every_key_is_read() {
+    fn defaults_are_valid_and_all_keys_are_parsed() {
         assert_eq!(parse("{}"), FileConfig::default());
         assert!(FileConfig::default().check().is_empty());
         let config = parse(
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_named() {
+    fn all_errors_are_reported() {
         let config = parse(r#"{"path":"-","max_size":"1 KiB","rotate_every":"5s","max_age":"0s"}"#);
         insta::assert_snapshot!(
             config.check().iter().map(|(key, sentence)| format!("{key}: {sentence}\n")).collect::<String>(),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_removed_by_age_is_rotated_by_time() {
+    fn removal_by_age_requires_rotation_by_time() {
         let hours = |hours: u64| Some(Duration::from_secs(hours * 3600));
         assert_eq!(effective_period(None, None), None);
         assert_eq!(effective_period(None, hours(240)), hours(24));

@@ -225,7 +225,7 @@ mod tests {
     use crate::{folder::testing, log::tests::HandClock};
 
     #[tokio::test]
-    async fn letters_of_many_are_stored_whole() {
+    async fn concurrent_dead_letters_are_stored_completely() {
         let folder = tempfile::tempdir().unwrap();
         let config = DeadLettersConfig::default();
         let letters = Arc::new(FileDeadLetters::open(&config, folder.path()).await.unwrap());
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn old_letters_are_removed_though_no_new_one_comes() {
+    async fn old_dead_letters_are_removed_without_new_ones() {
         let folder = tempfile::tempdir().unwrap();
         let config = DeadLettersConfig::default();
         let letters = FileDeadLetters::open(&config, folder.path()).await.unwrap();
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failed_sync_blocks_no_later_letter() {
+    async fn failed_sync_blocks_no_later_dead_letter() {
         let folder = tempfile::tempdir().unwrap();
         let config = DeadLettersConfig::default();
         let letters = FileDeadLetters::open(&config, folder.path()).await.unwrap();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn letters_beyond_the_limit_are_counted_not_kept() {
+    async fn dead_letters_beyond_the_limit_are_only_counted() {
         let folder = tempfile::tempdir().unwrap();
         let config = DeadLettersConfig {
             max_size_per_day: LEAST_PER_DAY,
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_second_process_is_told() {
+    async fn second_process_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let config = DeadLettersConfig::default();
         let _letters = FileDeadLetters::open(&config, folder.path()).await.unwrap();
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_named() {
+    fn all_errors_are_reported() {
         let config: DeadLettersConfig =
             serde_json::from_str(r#"{"path":"","max_age":"1s","max_size_per_day":"1 KiB"}"#).unwrap();
         let keys: Vec<String> = config.check().into_iter().map(|(key, _)| key).collect();

@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_line_in_every_format() {
+    fn event_is_one_line_in_every_format() {
         let frame = "{\"id\":7,\r\n\"data\":{\n\"created\":\"2026-01-02T03:04:05Z\",\"result\":\"new\"}}";
         let Kind::Event(envelope) = read(frame).unwrap() else {
             panic!("no event")

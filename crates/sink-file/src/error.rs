@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_error_of_the_system_stops_the_sink_for_good() {
+    fn system_errors_are_never_final() {
         let path = Path::new("/x/events.jsonl");
         let full = FileError::io("write to", path)(io::ErrorKind::StorageFull.into());
         let fault = SinkFault::from(full);

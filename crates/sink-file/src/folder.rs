@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_is_for_its_owner_only() {
+    fn created_files_are_private() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("a/b");
         make(&folder).unwrap();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_the_way_is_named() {
+    fn file_in_place_of_a_folder_is_named() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_known_by_what_stands_before_the_place() {
+    fn file_is_recognised_by_the_bytes_before_the_position() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"one\ntwo\n").unwrap();
         let (start, after_one) = (position(&file, 0), position(&file, 4));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_that_grows_is_the_tail_that_is_read() {
+    fn incremental_hash_equals_the_hash_of_the_file() {
         let mut file = tempfile::tempfile().unwrap();
         let mut tail = Tail::default();
         let mut length = 0;

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn names_tell_time_and_number() {
+    fn file_names_contain_time_and_number() {
         let place = Place::new(Path::new("/data/events.jsonl")).unwrap();
         let rotated = place.rotated(time("2026-01-02T03:04:05.9Z"), 7);
         assert_eq!(
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_left_alone() {
+    fn other_files_are_not_removed() {
         let place = Place::new(Path::new("/data/events.jsonl")).unwrap();
         for name in [
             "events.jsonl",
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn periods_begin_at_whole_multiples() {
+    fn periods_start_at_whole_multiples() {
         let later = |last, now| is_later_period(Some(Duration::from_secs(86_400)), time(last), time(now));
         assert!(!later("2026-01-02T00:00:00Z", "2026-01-02T23:59:59.9Z"));
         assert!(later("2026-01-02T23:59:59Z", "2026-01-03T00:00:00Z"));
@@ -192,7 +192,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_is_read_as_it_was_written(seconds in -30_000_000_000i64..250_000_000_000, number in any::<u64>()) {
+        fn file_name_parses_to_its_parts(seconds in -30_000_000_000i64..250_000_000_000, number in any::<u64>()) {
             let place = Place::new(Path::new("/data/a.b.jsonl")).unwrap();
             let rotated = place.rotated(Timestamp::from_second(seconds).unwrap(), number);
             let name = rotated.path.file_name().unwrap().to_str().unwrap().to_owned();

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn it_makes_nothing_and_says_what_is_in_the_way() {
+    fn trial_creates_nothing_and_names_obstacles() {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(try_out(&config("a/b/events.jsonl"), root.path()).unwrap(), None);
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_somebody_writes_to_is_no_error() {
+    fn file_with_another_writer_is_no_error() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("events.jsonl");
         fs::write(&path, "{}\n").unwrap();

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn acknowledgements_wake_the_sink_and_are_taken_once() {
+    async fn acknowledgements_wake_the_sink_once() {
         let reports = Reports::default();
         assert!(timeout(Duration::from_secs(1), reports.changed()).await.is_err());
         reports.push(ack(1), 10);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_fault_is_the_reason_and_is_told_once() {
+    fn first_fault_is_the_reason_and_is_reported_once() {
         let context = Context::new(
             Arc::new(Health::new("kafka")),
             Arc::default(),

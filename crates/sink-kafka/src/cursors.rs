@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_comes_back_as_it_was_and_only_to_its_spool() {
+    fn cursor_is_read_back_only_for_its_spool() {
         let (spool, other) = (SpoolId::from_bytes([1; 16]), SpoolId::from_bytes([2; 16]));
         let mut cursor = Cursor::starting_at(Sequence::FIRST);
         cursor.next = Sequence::FIRST.plus(9);

@@ -298,19 +298,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_preview_escapes_control_characters() {
+    fn preview_escapes_control_characters() {
         let frame = r#"{"id":7,"data":{"pid":"a\u001b[2J\nkey: b\u202e"}}"#;
         let text = rendered(Format::Raw, frame, None);
         assert!(text.contains("\nkey: a\\u{1b}[2J\\nkey: b\\u{202e}\n"), "{text}");
     }
 
     #[test]
-    fn a_bare_event_has_no_key_and_no_time() {
+    fn event_without_fields_has_no_key_and_no_time() {
         insta::assert_snapshot!(rendered(Format::Cloudevents, r#"{"data":{"result":null}}"#, None));
     }
 
     #[test]
-    fn a_stripped_event_says_so_in_each_format() {
+    fn stripped_event_is_marked_in_each_format() {
         for (name, format) in [
             ("stripped_cloudevents", Format::Cloudevents),
             ("stripped_cloudevents_json", Format::CloudeventsJson),
@@ -330,7 +330,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn topics_and_keys_come_of_the_fields() {
+    fn topic_and_key_are_rendered_from_fields() {
         let both = |topic: &str, key: &str, frame: &str| {
             let mut encoder = encoder(Format::Raw, topic, key);
             let event = event(1, frame);
@@ -364,7 +364,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn a_topic_is_always_one_that_kafka_takes(value in any::<String>()) {
+        fn rendered_topic_is_always_valid(value in any::<String>()) {
             let frame = serde_json::json!({ "data": { "x": value } }).to_string();
             let mut encoder = encoder(Format::Raw, "{x}", "{x}");
             let event = event(1, &frame);

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_has_its_blame() {
+    fn every_error_code_is_classified() {
         let mut table = String::new();
         for code in all() {
             writeln!(table, "{code:?}: {:?}", blame(code)).unwrap();
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn only_size_and_invalid_records_are_a_messages_own_fault() {
+    fn only_size_and_invalid_record_reject_a_message() {
         let own: Vec<_> = all()
             .filter(|code| matches!(blame(*code), Blame::Message(_)))
             .collect();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_client_certificate_is_no_broken_connection() {
+    fn rejected_client_certificate_is_named() {
         let alert =
             "Receive failed: error:0A000412:SSL routines::ssl/tls alert bad certificate: SSL alert number 42";
         assert_eq!(of_connection(Code::BrokerTransportFailure, alert), Code::SSL);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn all_missing_topics_are_named() {
+    fn all_missing_topics_are_reported() {
         let one = missing(&["entries"]);
         assert_eq!((one.kind, one.reason), {
             let fault = fault(Code::UnknownTopicOrPartition, Some("entries"), "");
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_sentences_and_only_a_fenced_one_is_final() {
+    fn faults_have_texts_and_only_fencing_is_final() {
         for code in all().filter(|code| matches!(blame(*code), Blame::Sink(_))) {
             let fault = fault(code, Some("entries"), "");
             assert!(!fault.is_final, "{code:?}");

@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn each_thing_is_said_once() {
+    fn each_warning_is_logged_once() {
         let health = Health::new("kafka");
         assert!(health.is_news("b1: Connection refused (after 0ms in state CONNECT)"));
         assert!(!health.is_news("b1: Connection refused (after 0ms in state CONNECT)"));
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_lasts_until_a_broker_answers() {
+    fn unavailability_lasts_until_a_broker_answers() {
         let health = Health::new("kafka");
         assert_eq!(health.trouble(), None);
         health.connection_failed("b1: Connection refused");
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn grown_partitions_are_said_once() {
+    fn added_partitions_are_logged_once() {
         let health = Health::new("kafka");
         assert!(!health.partitions("t", 2));
         assert!(!health.partitions("t", 2));

@@ -335,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_can_not_be_read_is_named() {
+    fn unreadable_file_is_named() {
         let mut config = KafkaConfig::new("127.0.0.1:1");
         config.tls = Some(crate::TlsConfig {
             ca_file: Some("no/such.pem".into()),
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn the_promises_are_in_every_producer() {
+    fn every_producer_has_the_guaranteed_properties() {
         let config = config(&[("socket.keepalive.enable", "true")]);
         let client = client(&config, "kafka").unwrap();
         let producer = producer(
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_promises_rest_on_is_refused_and_all_at_once() {
+    fn properties_that_break_guarantees_are_rejected() {
         let names: Vec<_> = OWN_KEYS
             .iter()
             .chain(PROMISED)
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn librdkafka_is_asked_about_the_rest() {
+    fn other_properties_are_checked_by_librdkafka() {
         let wrong = check(&config(&[
             ("no.such.property", "hunter2"),
             ("socket.timeout.ms", "hunter3"),
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_fit_the_smallest_topic_and_messages_the_largest() {
+    fn batch_limit_is_smallest_topic_message_limit_largest() {
         let limits = Limits::between(2_000, 10_000, &config(&[]));
         assert_eq!(
             limits,
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn roots_are_probed_for_and_passwords_read_anew() {
+    fn roots_are_searched_and_passwords_read_each_time() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("password");
         let mut config = config(&[]);

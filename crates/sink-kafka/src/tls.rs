@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bundle_keeps_its_readable_certificates() {
+    fn readable_certificates_of_a_bundle_are_used() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         let good = Certificate {

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_lose_events_is_named_where_there_is_a_choice() {
+    fn risky_settings_have_warnings() {
         let dangers = |brokers, replicas, min_insync| {
             Topic {
                 name: "t".into(),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn compacted_and_short_lived_topics_are_dangers() {
+    fn compacted_and_short_lived_topics_have_warnings() {
         let topic = |cleanup: &str, retention_ms| Topic {
             name: "t".into(),
             partitions: 1,

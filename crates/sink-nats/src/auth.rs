@@ -1,4 +1,4 @@
-//! Who we are, proved anew at each connection.
+//! Authentication, with credentials that are read at each connection.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use nkeys::KeyPair;
 
 use crate::config::AuthConfig;
 
-/// Who we are, as read from the configuration and its files.
+/// The credentials from the configuration and its files.
 pub(crate) enum Identity {
     Nobody,
     User(String, Secret),
@@ -22,10 +22,11 @@ pub(crate) enum Identity {
 }
 
 impl Identity {
-    /// Reads it; its files each time, so that one that was exchanged counts. Blocks for up to [`file::TIME_LIMIT`].
+    /// Reads the credentials. Files are read each time, so that replaced files are used. Blocks for up to
+    /// [`file::TIME_LIMIT`].
     ///
     /// # Errors
-    /// A file can't be read, or has not in it what it should have.
+    /// Returns a fault if a file cannot be read or has unexpected content.
     pub(crate) fn read(config: Option<&AuthConfig>) -> Result<Self, SinkFault> {
         let Some(config) = config else {
             return Ok(Self::Nobody);
@@ -51,7 +52,7 @@ impl Identity {
         }
     }
 
-    /// What is sent to a server that has sent this nonce.
+    /// Returns the answer to a server's nonce.
     pub(crate) fn prove(&self, nonce: &[u8]) -> Result<Auth, AuthError> {
         let mut auth = Auth::new();
         match self {
@@ -74,7 +75,7 @@ impl Identity {
     }
 }
 
-/// Reads a file as `nsc` makes it: the JWT and the seed, each between two lines of dashes with a title.
+/// Reads a credentials file as created by `nsc`: the JWT and the seed, each between two lines of dashes with a title.
 fn read_credentials(path: &Path) -> Result<Identity, SinkFault> {
     let unusable = |what: &str| {
         SinkFault::new(
@@ -98,8 +99,8 @@ fn read_credentials(path: &Path) -> Result<Identity, SinkFault> {
     ))
 }
 
-/// The lines that follow on a line of dashes with a title: `-----BEGIN …-----`. The lines that close a block have a
-/// title as well, and nothing that could be taken for content behind them.
+/// Returns the lines that follow a line of dashes with a title: `-----BEGIN …-----`. Closing lines have a title too, but no
+/// content after them.
 fn blocks(text: &str) -> impl Iterator<Item = &str> {
     let mut opened = false;
     text.lines().map(str::trim).filter(move |line| {
@@ -137,14 +138,14 @@ mod tests {
         identity.\n\n-----BEGIN USER NKEY SEED-----\nSUSEED\n------END USER NKEY SEED------\n\n****\n";
 
     #[test]
-    fn a_credentials_file_has_two_blocks() {
+    fn credentials_file_needs_two_blocks() {
         assert_eq!(blocks(FILE).collect::<Vec<_>>(), ["eyJ0.abc-_.x", "SUSEED"]);
         let windows = FILE.replace('\n', "\r\n");
         assert_eq!(blocks(&windows).collect::<Vec<_>>(), ["eyJ0.abc-_.x", "SUSEED"]);
     }
 
     #[test]
-    fn each_way_is_proved() {
+    fn each_authentication_method_signs_in() {
         let folder = tempfile::tempdir().unwrap();
         let key = KeyPair::new_user();
         let path = folder.path().join("user.creds");
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_what_it_should_have_is_named_and_not_shown() {
+    fn invalid_secret_file_is_named_and_not_shown() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wrong");
         let fault = |config: AuthConfig| Identity::read(Some(&config)).err().unwrap();

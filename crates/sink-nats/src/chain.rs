@@ -1,17 +1,18 @@
-//! Strict order: each message names what has to be the last in the stream.
+//! Strict order: each message states which message has to be the last one in the stream.
 //!
-//! The first message of a connection expects the sequence of the last message that the stream had when the connection was
-//! made (`Nats-Expected-Last-Sequence`, here the place): whatever that message is, foreign, without an id, or purged. Each message
-//! after it expects the place of the one before, and in a stream of one replica its id too ([`By`]), so that all messages
-//! after a hole are refused.
+//! The first message of a connection expects the sequence of the stream's last message at the time of the connection
+//! (`Nats-Expected-Last-Sequence`, here called place), whether that message is foreign, has no id, or is purged. Each later
+//! message expects the place of the message before it, and in a stream of one replica also its id ([`By`]), so that all
+//! messages after a gap are refused.
 //!
-//! Each message carries [`HEADER`] with its own sequence in the spool. By it the next connection finds out what is
-//! stored, and does not send that again. That holds for as long as a message is kept, however long an outage lasts; the
-//! server's duplicate window is not needed for it.
+//! Each message has a [`HEADER`] with its sequence in the spool. From it the next connection learns which events are stored,
+//! and does not send them again. This works for as long as the stream keeps the message, however long an outage lasts, and
+//! does not need the server's duplicate window.
 //!
-//! A replay comes into the stream while no bridge runs. It chains nothing, and each of its messages carries the header of
-//! the last one of ours before it: so the next bridge finds there what is stored, however long the replay was. By place it
-//! finds that one alone, if the replay was longer than it looks back; what was in flight before it at a kill is sent again.
+//! A replay publishes into the stream while no bridge runs. It does not chain its messages, and each of them has the header
+//! of the last own message before it, so the next bridge finds the last stored event however long the replay was. With
+//! [`By::Place`] and a replay longer than the look-back, it finds only that event; events in flight at a kill before the
+//! replay are then sent again.
 
 use std::collections::BTreeSet;
 
@@ -23,42 +24,42 @@ use neurobridge_core::{
 
 use crate::{headers::Headers, in_flight::Role};
 
-/// The header that says which event of which spool a message is, and which sink sent it under strict order. Two sinks on
-/// one stream must not take each other's messages for their own.
+/// The header with the spool, the sink and the sequence of an event. It contains the sink, so that two sinks with the same
+/// stream distinguish their messages.
 pub(crate) const HEADER: &str = "Neurobridge-Chain";
 
 const EXPECTED_ID: &str = "Nats-Expected-Last-Msg-Id";
 const EXPECTED_PLACE: &str = "Nats-Expected-Last-Sequence";
 
-/// How a message names the one before it.
+/// How a message refers to the message before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
-    /// By its id and its place: for a stream of one replica. A message is stored only after all that were sent before it. With
-    /// the id alone one would be stored after a refused one, if a duplicate between them is the stream's last message; with the
-    /// place alone, if another publisher's message has taken the place of the refused one.
+    /// By id and place, for a stream of one replica. A message is stored only after all messages sent before it. With the id
+    /// alone, a message would be stored after a refused one if a duplicate between them is the stream's last message; with the
+    /// place alone, if the message of another publisher has taken the place of the refused one.
     Id,
-    /// By its place alone: for a stream of several replicas. A replica that catches up does not learn the last id (nats-server
-    /// 2.15.2, by its source, and seen): it then refuses what the others have stored, and the stream has a replica less
-    /// until that server is restarted. As another publisher's message can take the place of a refused one, no event counts as stored
-    /// because a later one is. The refused one is sent again, and comes late.
+    /// By place alone, for a stream of several replicas. A replica that catches up does not learn the last id (nats-server
+    /// 2.15.2, from its source and by experiment): it then refuses messages that the others have stored, and the stream lacks a
+    /// replica until that server is restarted. Since the message of another publisher can take the place of a refused one, a
+    /// stored event does not prove that earlier events are stored. A refused event is sent again, and stored late.
     Place,
 }
 
-/// The end of the stream as it was when the connection was made.
+/// The end of the stream at the time of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct End {
-    /// The place of the last message there ever was.
+    /// The place of the last message ever stored.
     pub(crate) place: u64,
     pub(crate) by: By,
-    /// Events of ours, the last one in the stream first. By id one is enough; by place all that may be asked for.
+    /// The own events, the last one in the stream first. With [`By::Id`] only the last one; with [`By::Place`] all that were found.
     pub(crate) ours: Vec<Sequence>,
-    /// Where the log has ended for an earlier run, of which the stream has more: other events have those sequences now.
+    /// The end of the log in an earlier epoch, if the stream has later events of it: their sequences now belong to other events.
     pub(crate) log_end: Option<Sequence>,
-    /// Whether the last message is one of ours.
+    /// Whether the last message is an own one.
     pub(crate) is_ours: bool,
 }
 
-/// An [`Owner`] that outlives the call that made it.
+/// An owned [`Owner`].
 #[derive(Clone, Debug)]
 pub(crate) struct Ownership {
     sink: String,
@@ -84,7 +85,7 @@ impl Ownership {
     }
 }
 
-/// Who chains: the beginning of the value of each [`HEADER`].
+/// The sink and the spool of a chain: the prefix of the value of each [`HEADER`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Owner<'a> {
     pub(crate) sink: &'a str,
@@ -92,19 +93,19 @@ pub(crate) struct Owner<'a> {
     pub(crate) epochs: &'a Epochs,
 }
 
-/// An event of ours in the stream.
+/// An own event in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ours {
     pub(crate) sequence: Sequence,
-    /// Which run has sent it.
+    /// The epoch that has sent the event.
     pub(crate) epoch: Epoch,
 }
 
 impl Owner<'_> {
-    /// Which event of this sink and this spool a message is, by the value of its [`HEADER`].
+    /// Parses the value of a [`HEADER`]; `None` for messages of other sinks or spools.
     pub(crate) fn event(&self, value: &str) -> Option<Ours> {
         let rest = value.strip_prefix(&self.name())?;
-        // Without an epoch it was written before there were any.
+        // Values without an epoch were written before epochs were introduced.
         let (epoch, sequence) = match rest.strip_prefix('/') {
             Some(rest) => {
                 let (epoch, sequence) = rest.split_once(':')?;
@@ -118,7 +119,7 @@ impl Owner<'_> {
         })
     }
 
-    /// The value of the [`HEADER`] of a replay's messages.
+    /// Returns the value of the [`HEADER`] for messages of a replay.
     pub(crate) fn replayed_behind(&self, ours: Sequence) -> String {
         value(&self.mark(), ours)
     }
@@ -127,7 +128,7 @@ impl Owner<'_> {
         format!("{}/{}", self.sink, self.spool)
     }
 
-    /// What each value of this run begins with.
+    /// Returns the prefix of all values in this epoch.
     fn mark(&self) -> String {
         format!("{}/{}:", self.name(), self.epochs.current().0)
     }
@@ -138,7 +139,7 @@ impl Owner<'_> {
 pub(crate) struct Chain {
     mark: String,
     stored: Stored,
-    /// The last place of the stream, once all is stored that was sent.
+    /// The last place of the stream when all sent messages are stored.
     last: u64,
     link: Link,
 }
@@ -149,13 +150,13 @@ enum Stored {
     These(BTreeSet<Sequence>),
 }
 
-/// What the next message expects beside the place.
+/// What the next message expects in addition to the place.
 #[derive(Debug)]
 enum Link {
-    /// The id of the last message sent, none until one was, and that of the one that is about to be. They take turns in two buffers.
+    /// The id of the last sent message (empty before the first one), and the id of the next message. They swap two buffers.
     Id { last_id: String, next_id: String },
-    /// Nothing. Until one was stored where it was meant to be, each goes alone: a duplicate takes no place, and those after it
-    /// would be refused.
+    /// Nothing. Until a message was stored at its expected place, each message is sent alone: a duplicate has no place, and the
+    /// messages after it would be refused.
     Place { is_anchored: bool },
 }
 
@@ -182,7 +183,7 @@ impl Chain {
         }
     }
 
-    /// Whether an event is known to be stored.
+    /// Returns whether an event is known to be stored.
     pub(crate) fn has(&self, sequence: Sequence) -> bool {
         match &self.stored {
             Stored::UpTo(stored_to) => stored_to.is_some_and(|stored_to| sequence <= stored_to),
@@ -190,17 +191,17 @@ impl Chain {
         }
     }
 
-    /// Whether that is concluded from what is stored behind it.
+    /// Returns whether a stored event proves that all earlier ones are stored.
     pub(crate) const fn acks_are_cumulative(&self) -> bool {
         matches!(self.link, Link::Id { .. })
     }
 
-    /// Whether the next message has to wait until nothing is on its way.
+    /// Returns whether the next message has to wait until nothing is in flight.
     pub(crate) const fn goes_alone(&self) -> bool {
         matches!(self.link, Link::Place { is_anchored: false })
     }
 
-    /// Adds to the next message's headers what makes it, by this id, a part of the chain.
+    /// Adds the headers that make the next message, with this id, a part of the chain.
     pub(crate) fn add_to(&mut self, headers: &mut Headers, sequence: Sequence, id: &str) -> Role {
         headers.add_written(EXPECTED_PLACE, self.last);
         if let Link::Id { last_id, next_id } = &mut self.link {
@@ -214,7 +215,7 @@ impl Chain {
         Role::Chained { place: self.last + 1 }
     }
 
-    /// That message was sent.
+    /// Records that the message was sent.
     pub(crate) const fn sent(&mut self) {
         self.last += 1;
         if let Link::Id { last_id, next_id } = &mut self.link {
@@ -222,14 +223,14 @@ impl Chain {
         }
     }
 
-    /// A message of the chain was stored at its place.
+    /// Records that a message of the chain was stored at its expected place.
     pub(crate) const fn stored(&mut self) {
         if let Link::Place { is_anchored } = &mut self.link {
             *is_anchored = true;
         }
     }
 
-    /// Continues after this place of the stream. Only to be called when each message that was sent has its answer.
+    /// Continues after this place of the stream. To be called only when all sent messages are answered.
     pub(crate) fn continue_after(&mut self, end: u64) {
         self.last = end;
         if let Link::Id { last_id, .. } = &mut self.link {
@@ -237,9 +238,9 @@ impl Chain {
         }
     }
 
-    /// A message that was to have this place is a duplicate, and has none. Those after it, if there are any, are refused.
+    /// Records that the message with this expected place is a duplicate, which has no place. Messages after it are refused.
     pub(crate) fn passed_over(&mut self, place: u64) {
-        // By id the next one names the duplicate: what an older connection has stored stands at that place.
+        // With `By::Id` the next message refers to the duplicate, whose place has the message of an older connection.
         if matches!(self.link, Link::Place { .. }) && self.last == place {
             self.last -= 1;
         }
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_names_the_id_and_the_place_before_and_itself() {
+    fn message_has_its_id_and_the_previous_id_and_sequence() {
         let mut chain = chain(By::Id, &[41]);
         assert!(has(&chain, 1) && has(&chain, 41) && !has(&chain, 42));
         insta::assert_snapshot!(message(&mut chain, 42, true).0, @r"
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_names_the_place_before_and_itself() {
+    fn message_has_its_id_and_the_previous_sequence() {
         let mut chain = chain(By::Place, &[41, 39]);
         assert!(
             has(&chain, 39) && has(&chain, 41) && !has(&chain, 40),
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_this_sink_sent_out_of_this_spool_is_ours() {
+    fn only_messages_of_this_sink_and_spool_are_own() {
         let (spool, other) = (SpoolId::from_bytes([0x11; 16]), SpoolId::from_bytes([0x12; 16]));
         let epochs = Epochs::default().with(Epoch(5), Sequence::FIRST);
         let event = |sink, spool, value: &str| {
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_of_an_empty_stream() {
+    fn empty_stream_has_no_last_message() {
         for by in [By::Id, By::Place] {
             assert!(!has(&chain(by, &[]), 1));
         }

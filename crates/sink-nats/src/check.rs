@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, as far as can be told without a connection.
+//! The checks of the configuration that need no connection.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::{
     subject,
 };
 
-/// A client drops acknowledgements beyond 65,536 that wait for it.
+/// The client drops acknowledgements if more than 65,536 are queued.
 const MAX_IN_FLIGHT: u32 = 65_535;
-/// Less is shorter than a server that collects garbage may pause.
+/// Longer than the garbage collection of a server may pause it.
 const MIN_ACK_TIMEOUT: Duration = Duration::from_secs(1);
-/// What nats-server takes.
+/// The smallest value that nats-server accepts.
 const MIN_DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
 
 impl NatsConfig {
-    /// What is wrong with it, without connecting: keys below this sink's table, and for each a sentence that says what
-    /// was found and what was expected. Empty when all is well. Reads no file.
+    /// Returns the errors of the configuration without connecting: the key below this sink's table and a text with the found
+    /// and the expected value. Reads no file.
     pub fn check(&self) -> Vec<(String, String)> {
         let mut errors = Vec::new();
         let mut error = |key: &str, message: String| errors.push((key.to_owned(), message));
@@ -84,7 +84,7 @@ impl NatsConfig {
     }
 
     fn check_subject(&self, error: &mut impl FnMut(&str, String)) {
-        // Subjects are shown to everyone who may look at the server; and there would be one for each person.
+        // Subjects are visible to all users of the server, and there would be one for each person.
         for person in ["pid", "initial_pid"] {
             if self.subject.uses(person) {
                 error(
@@ -96,7 +96,7 @@ impl NatsConfig {
                 );
             }
         }
-        // A token with a field in it is a wildcard in the pattern; one in the template's own text is a mistake.
+        // A token with a field becomes a wildcard in the pattern; a wildcard in the literal text is an error.
         let literal = self.subject.to_string();
         let message = if literal.contains(['*', '>']) || literal.starts_with('$') {
             subject::mistake(&literal, false)
@@ -219,7 +219,7 @@ impl NatsConfig {
 
 fn server_mistake(server: &str) -> Option<String> {
     const EXAMPLE: &str = "expected one such as \"nats://localhost:4222\"";
-    // What stands in a URL is shown in logs and in /status. The URL is not repeated here for the same reason.
+    // The parts of a valid URL are shown in logs and in /status. An invalid one may contain a password and is not shown.
     if server.is_empty() {
         return Some(format!("found an empty text, {EXAMPLE}"));
     }
@@ -247,7 +247,7 @@ fn server_mistake(server: &str) -> Option<String> {
     if let Some(scheme) = scheme
         && !matches!(scheme.as_str(), "nats" | "tls")
     {
-        // Not shown when it is none: it may be a part of a password.
+        // Shown only if it looks like a scheme: otherwise it may be a part of a password.
         let is_scheme = scheme.len() <= 10 && scheme.chars().all(|c| c.is_ascii_alphabetic());
         let found = if is_scheme {
             scheme + "://"
@@ -258,7 +258,7 @@ fn server_mistake(server: &str) -> Option<String> {
     }
     let address = match address {
         Ok(address) => address,
-        // The parser's errors ("invalid port number") contain nothing of the text.
+        // The parser's errors ("invalid port number") contain no part of the text.
         Err(error) => {
             let detail = error.to_string();
             let detail = detail.rsplit(": ").next().unwrap_or_default();
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_right() {
+    fn defaults_are_as_documented() {
         assert_eq!(NatsConfig::new("nats://localhost:4222", "NEUROIO").check(), []);
         let found = mistakes(serde_json::json!({
             "servers": ["localhost", "tls://nats.example.com:4222"],
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_all_named() {
+    fn all_errors_are_reported() {
         insta::assert_snapshot!(mistakes(serde_json::json!({
             "servers": ["nats://u:hunter2@localhost", "ws://localhost", "http://x", "nats://[::"],
             "subject": "entries.*.{pid}",
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_cannot_work_are_refused() {
+    fn unusable_addresses_are_rejected() {
         for (server, found) in [
             ("h:abc", "invalid port number"),
             ("h:99999", "invalid port number"),
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn who_creates_the_stream_keeps_the_order() {
+    fn stream_created_by_the_sink_is_strict() {
         let mut config = NatsConfig::new("localhost", "S");
         assert_eq!(config.order(), Order::Relaxed);
         config.stream.as_mut().unwrap().create = true;

@@ -1,25 +1,25 @@
-//! A bound on the clients of a sink that still receive.
+//! A limit of the clients of a sink that still receive.
 //!
-//! A client that was dropped ends when it next finds nothing to receive. One that receives a line without an end may not find
-//! that for a long time, and holds the memory of the line.
+//! A dropped client ends when it next has nothing to receive. A client that receives a line without an end may continue for a
+//! long time, and keeps the memory of the line.
 
 use std::sync::{Arc, Weak};
 
 use async_nats::Statistics;
 use neurobridge_core::sink::{FaultKind, SinkFault};
 
-/// So many clients of a sink exist at once. Several, since a client also outlives its connection where nothing is wrong.
+/// The limit of concurrent clients of a sink. Several, since a client outlives its connection also without an error.
 const MAX_CLIENTS: usize = 8;
 
-/// The clients of a sink that exist. Each is known by its counters, which it owns until it ends.
+/// The clients of a sink that have not ended. Each is represented by its counters, which it owns until it ends.
 #[derive(Debug, Default)]
 pub(crate) struct Clients(Vec<Weak<Statistics>>);
 
 impl Clients {
-    /// Checks whether one more client may be made.
+    /// Checks whether one more client may be created.
     ///
     /// # Errors
-    /// Too many former clients still receive. The next attempt succeeds when one of them has ended.
+    /// Returns a fault if too many former clients still receive. A later attempt succeeds when one of them has ended.
     pub(crate) fn check(&mut self) -> Result<(), SinkFault> {
         self.0.retain(|client| client.strong_count() > 0);
         if self.0.len() < MAX_CLIENTS {
@@ -32,7 +32,7 @@ impl Clients {
         Err(SinkFault::new(FaultKind::Other, reason))
     }
 
-    /// Adds a client that was made.
+    /// Adds a new client.
     pub(crate) fn add(&mut self, client: &Arc<Statistics>) {
         self.0.push(Arc::downgrade(client));
     }

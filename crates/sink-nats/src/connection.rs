@@ -1,4 +1,4 @@
-//! A connection while it lasts: messages go out, answers come in.
+//! An open connection: sends messages and receives acknowledgements.
 
 use std::{
     fmt::Write,
@@ -42,33 +42,33 @@ use crate::{
 mod answers;
 mod continuation;
 
-/// With strict order a single answer that stays out stops everything: so it is not waited for long.
+/// The time limit of an acknowledgement with strict order. Short, because a single missing one blocks all later events.
 const STRICT_PROGRESS_LIMIT: Duration = Duration::from_secs(3);
-/// How many answers are taken at a time, before the events behind them are settled.
+/// The largest number of acknowledgements that are processed together.
 const MOST_ANSWERS: usize = 4096;
-/// An echo on its first and its second way.
+/// The payloads of the first and the second round of an echo.
 const FIRST_WAY: &[u8] = b"1";
 const SECOND_WAY: &[u8] = b"2";
 
-/// A connection.
+/// An open connection.
 pub(crate) struct Connection {
     client: Client,
     replies: Subscriber,
     inbox: String,
     events: Arc<Events>,
-    /// Ends with the connection.
+    /// Stopped with the connection.
     _receive_limit: ReceiveLimit,
     keeper: Keeper,
     in_flight: InFlight,
-    /// Known without having been sent.
+    /// The outcomes of events that are known to be stored and were not sent.
     known: Vec<Ack>,
     max_in_flight: usize,
     is_full: bool,
     limits: Limits,
     letter_subject: Option<String>,
-    /// The subjects of the events, as a pattern.
+    /// The pattern of the events' subjects.
     pattern: String,
-    /// Set where the stream does not take all subjects of the pattern.
+    /// Set if the stream does not accept all subjects of the pattern.
     routes: Option<Routes>,
     ack_timeout: Duration,
     last_answer: Instant,
@@ -77,7 +77,7 @@ pub(crate) struct Connection {
     /// When the run of messages began that is being sent: a look at the clock for each would cost more than it tells.
     run_began: Option<Instant>,
     reply_subjects: Subjects,
-    /// The question for the end of the stream, while it has no answer.
+    /// The pending request for the end of the stream.
     asked: Option<Asked>,
     ownership: Ownership,
 }
@@ -132,7 +132,7 @@ impl Connection {
         self.keeper.chain().is_some_and(Chain::acks_are_cumulative)
     }
 
-    /// Whether another event may be sent.
+    /// Checks whether an event may be sent.
     pub(crate) fn ready(&mut self) -> Result<(), PublishError> {
         if self.keeper.recovery().is_some_and(Recovery::is_broken) {
             return Err(PublishError::Full);
@@ -140,10 +140,10 @@ impl Connection {
         self.ready_for_letter()
     }
 
-    /// Whether a dead letter may be sent: also while the chain is broken, to which it does not belong.
+    /// Checks whether a dead letter may be sent. Unlike an event it may be sent while the chain is broken.
     pub(crate) fn ready_for_letter(&mut self) -> Result<(), PublishError> {
         let used = self.in_flight.len() + self.known.len();
-        // Full until a quarter is free: one message for each answer would be a wake-up and a write for each.
+        // Full until a quarter is free: otherwise each acknowledgement would cause a wake-up and a write for one message.
         self.is_full =
             used >= self.max_in_flight || self.is_full && used > self.max_in_flight - self.max_in_flight / 4;
         let recovery = self.keeper.recovery();
@@ -156,7 +156,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends an event's message; one that is known to be stored is settled without.
+    /// Sends the message of an event. An event that is known to be stored is settled without being sent.
     /// `buffer` is the buffer that may hold the payload.
     pub(crate) fn send(
         &mut self,
@@ -186,12 +186,12 @@ impl Connection {
         {
             let has_outcomes = self.in_flight.len() + self.known.len() > 0;
             return Err(match error {
-                // The outcomes of the events before it first: a fault now would keep these from being delivered, too.
+                // Outcomes of earlier events are reported first: a fault now would discard them.
                 PublishError::Fault(_) if has_outcomes => PublishError::Full,
                 error => error,
             });
         }
-        // Asked of what can be sent alone: one that was refused here is not stored, although those behind it are.
+        // Checked only for events that can be sent: one rejected above is not stored, although later ones are.
         if self.keeper.chain().is_some_and(|chain| chain.has(sequence)) {
             self.known.push(Ack {
                 sequence,
@@ -207,7 +207,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends a dead letter. It goes to another stream than the events, so it is no part of their chain.
+    /// Sends a dead letter. It is stored in another stream than the events, so it is not part of their chain.
     pub(crate) fn send_dead_letter(
         &mut self,
         sequence: Sequence,
@@ -252,7 +252,7 @@ impl Connection {
             (Keeper::Nobody { .. }, None) => now(pin!(self.client.publish(subject, payload))),
         };
         if !matches!(handed_over, Some(Ok(()))) {
-            // What is not sent is not flushed, and the next message may be sent much later.
+            // A rejected message starts no run, since the next message may be sent much later.
             self.run_began = None;
         }
         match handed_over {
@@ -269,7 +269,7 @@ impl Connection {
                 Ok(())
             }
             Some(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                // The limit was lowered since; the next connection will know it.
+                // The limit was lowered after the connection; the next connection reads the new one.
                 Err(PublishError::Rejected(Rejection {
                     reason: RejectionReason::TooLarge,
                     detail: format!("found a message of {size} bytes with its headers: {error}"),
@@ -278,12 +278,12 @@ impl Connection {
             Some(Err(_)) => Err(PublishError::Fault(self.broken())),
             None => Err(PublishError::Fault(SinkFault::new(
                 FaultKind::Other,
-                "the client's channel is full although less is in flight than fits; this is a bug, it is tried again",
+                "the client's channel is full below the limit of messages in flight; this is a bug; retrying",
             ))),
         }
     }
 
-    /// Called after a run of messages. The client sends by itself; what nobody acknowledges needs an echo.
+    /// Ends a run of messages. The client sends by itself; without acknowledgements (core mode) an echo is requested.
     pub(crate) fn flush(&mut self) -> Result<(), SinkFault> {
         self.run_began = None;
         let has_sent = self.in_flight.len() > 0;
@@ -296,7 +296,7 @@ impl Connection {
         }
     }
 
-    /// Waits for answers and takes them. Safe to cancel: nothing is waited for with an answer in hand.
+    /// Waits for acknowledgements and reports them. Cancel-safe: does not wait while it holds one.
     pub(crate) async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         if !self.known.is_empty() {
             acks.append(&mut self.known);
@@ -312,7 +312,7 @@ impl Connection {
             let reply = tokio::select! {
                 biased;
                 reply = self.replies.next() => reply,
-                // Behind the answers: those that came before the fault still count.
+                // After the acknowledgements, since those received before the fault still count.
                 fault = self.events.faulted() => return Err(fault),
                 fault = late => return Err(fault),
             };
@@ -333,7 +333,7 @@ impl Connection {
 
     /// The length in bytes of a subject that the server did not accept, if it closed the connection for one.
     pub(crate) fn refused_subject(&self) -> Option<usize> {
-        // The one refused has no answer, and one that is longer than a refused one is refused as well.
+        // The refused subject has no acknowledgement, and every longer subject is refused too.
         let longest = self.in_flight.longest_subject();
         longest.filter(|_| self.events.is_line_too_long())
     }
@@ -353,7 +353,7 @@ impl Connection {
         self.events.fault().filter(|_| is_idle)
     }
 
-    /// How long the answer that is waited for has been out, if any is.
+    /// Returns for how long the oldest acknowledgement has been pending.
     pub(crate) fn waiting_for(&self) -> Option<Duration> {
         self.in_flight.oldest().map(|oldest| {
             let since = oldest.at.max(self.last_answer);
@@ -361,7 +361,7 @@ impl Connection {
         })
     }
 
-    /// Until when to wait for an answer, and the limit that is reached then.
+    /// Returns the deadline of the next acknowledgement, and its time limit.
     fn patience(&self) -> (Option<Instant>, Duration) {
         let Some(oldest) = self.in_flight.oldest() else {
             return (None, self.ack_timeout);
@@ -376,8 +376,8 @@ impl Connection {
         }
     }
 
-    /// An echo came back: the server has taken all that was sent before it. Whether it has refused some of that is told
-    /// by another task of the client's; a second way gives it the time to.
+    /// Processes an echo, which proves that the server has received all messages sent before it. Refusals are reported by
+    /// another task of the client; a second round gives that task time.
     fn take_echo(
         &mut self,
         number: u64,
@@ -419,15 +419,15 @@ impl Connection {
     }
 }
 
-/// The result of what has no reason to wait. Without the runtime's say: it would make a busy task wait here, and what
-/// was to be sent would be lost.
+/// Returns the result of a future that does not wait. Polls outside of the runtime's budget, which could suspend a busy task
+/// here, so that the message would be lost.
 ///
-/// It is pinned where it was made: one that publishes is larger than most messages, and passing it on would copy it.
+/// Takes the future pinned, because the future of a publish is larger than most messages and moving it would copy it.
 fn now<T>(future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     unconstrained(future).now_or_never()
 }
 
-/// Waits out somebody's patience.
+/// Waits until the deadline and returns the fault of a missing acknowledgement.
 async fn late((deadline, limit): (Option<Instant>, Duration)) -> SinkFault {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
@@ -436,7 +436,7 @@ async fn late((deadline, limit): (Option<Instant>, Duration)) -> SinkFault {
     SinkFault::new(
         FaultKind::Timeout,
         format!(
-            "no acknowledgement for {} seconds; look after the servers and the network, what has none is sent again",
+            "no acknowledgement for {} seconds; check the servers and the network; unacknowledged events are sent again",
             limit.as_secs()
         ),
     )

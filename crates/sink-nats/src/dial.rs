@@ -1,4 +1,4 @@
-//! Makes a connection: client, identity, TLS, the subscription for acknowledgements, the look at the stream.
+//! Opens a connection: client, authentication, TLS, the subscription for acknowledgements, the checks of the stream.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -32,46 +32,47 @@ use crate::{
     tls,
 };
 
-/// How long a server may take until it has said who it is and accepted who we are.
+/// The time limit for a server's INFO and the authentication.
 pub(crate) const OPEN_LIMIT: Duration = Duration::from_secs(5);
-/// How long JetStream may take for an answer of its API.
+/// The time limit for a response of the JetStream API.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// A silent server is taken for dead after three of them.
+/// The interval of pings. A server counts as dead after three pings without an answer.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// Commands of the sink's own that may wait in the client's channel beside the messages in flight.
+/// The capacity of the client's channel for the sink's own commands, in addition to the messages in flight.
 const SPARE_CAPACITY: usize = 64;
 
-/// A connection as it was made.
+/// A new connection.
 pub(crate) struct Dialled {
     pub(crate) client: Client,
     pub(crate) replies: Subscriber,
-    /// What reply subjects begin with.
+    /// The prefix of reply subjects.
     pub(crate) inbox: String,
     pub(crate) events: Arc<Events>,
     pub(crate) receive_limit: ReceiveLimit,
     pub(crate) ownership: Ownership,
     pub(crate) stream: Option<Stream>,
     pub(crate) chain: Option<(Chain, Recovery)>,
-    /// What each message of a replay carries with strict order.
+    /// The chain header of each message of a replay with strict order.
     pub(crate) replayed_behind: Option<String>,
-    /// With strict order: where the log has ended for an earlier run, of which the stream has more.
+    /// With strict order: the end of the log in an earlier epoch, if the stream has later events of it.
     pub(crate) log_end: Option<Sequence>,
 }
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Delivery,
-    /// It chains nothing.
+    /// A replay, which does not chain its messages.
     Replay,
-    /// It makes nothing, and publishes nothing.
+    /// A trial, which creates and publishes nothing.
     Trial,
 }
 
-/// Makes a connection, for the events from `next` on.
+/// Opens a connection for the events from `next` on.
 ///
 /// # Errors
-/// No server answers, the sign-in is refused, the stream is not usable, or too many former clients still receive.
+/// Returns a fault if no server responds, the authentication fails, the stream is unsuitable, or too many former clients still
+/// receive.
 pub(crate) async fn dial(
     config: &NatsConfig,
     owner: &Owner<'_>,
@@ -116,7 +117,7 @@ pub(crate) async fn dial(
         };
         if config.order() == Order::Strict {
             let in_flight = u64::from(config.max_in_flight);
-            // Of a replay nothing was in flight: the last one of ours is all that it has to know.
+            // A replay had nothing in flight, so it needs only the last own message.
             let is_replay = purpose == Purpose::Replay;
             let next = if is_replay { Sequence::MAX } else { next };
             steps.begin(
@@ -138,7 +139,7 @@ pub(crate) async fn dial(
     Ok(dialled)
 }
 
-/// What to set up TLS with, where it may be needed.
+/// Returns the TLS configuration if TLS may be needed.
 fn tls_config(config: &NatsConfig) -> Option<TlsConfig> {
     let is_named = config
         .servers
@@ -147,7 +148,7 @@ fn tls_config(config: &NatsConfig) -> Option<TlsConfig> {
     config.tls.clone().or_else(|| is_named.then(TlsConfig::default))
 }
 
-/// Connects to one of the servers, each tried once, from a random one on. Returns the addresses of that server too.
+/// Connects to one of the servers. Tries each one once, starting with a random one. Returns the addresses of that server too.
 async fn connect(
     config: &NatsConfig,
     sink: &str,
@@ -157,7 +158,7 @@ async fn connect(
     let servers: Result<Vec<ServerAddr>, _> = config.servers.iter().map(|server| server.parse()).collect();
     let mut servers = servers
         .map_err(|error| SinkFault::new(FaultKind::Other, format!("servers: {error}; expected URLs")))?;
-    // Files may hang, and no other task may with them.
+    // Read on a blocking thread, since files may hang.
     let (auth, tls) = (config.auth.clone(), tls_config(config));
     let files = tokio::task::spawn_blocking(move || {
         let tls = tls.as_ref().map(tls::client_config).transpose()?;
@@ -186,7 +187,7 @@ async fn connect(
     Err(error::of_servers(faults))
 }
 
-/// What is set once a client has its connection.
+/// Set once a client has its connection.
 type WasMade = Arc<AtomicBool>;
 
 /// An attempt to connect to one of the servers.
@@ -207,7 +208,7 @@ impl Attempt<'_> {
             let (was_made, identity) = (Arc::clone(&was_made), Arc::clone(&self.identity));
             let (steps, server) = (self.steps.clone(), server.to_owned());
             move |nonce| {
-                // One client, one connection: see the crate's documentation. The client has no other option for it.
+                // A client must not reconnect: see the crate's documentation. The client has no option for this.
                 let proof = if was_made.load(Ordering::Acquire) {
                     Err(AuthError::new("this client has had its connection"))
                 } else {
@@ -221,14 +222,14 @@ impl Attempt<'_> {
         .connection_timeout(OPEN_LIMIT)
         .request_timeout(Some(ANSWER_LIMIT))
         .ping_interval(PING_INTERVAL)
-        // One attempt to come up; after it had its connection the client ends when one was refused.
+        // One attempt to connect. After the connection has ended, one refused attempt ends the client.
         .max_reconnects(1)
         .ignore_discovered_servers()
-        // Full when as much is in flight as may be: the sink stops before, so that sending never waits.
+        // Holds the largest number of messages in flight, so that sending never waits.
         .client_capacity(capacity)
-        // All acknowledgements of what is in flight fit; the client drops what does not.
+        // Holds the acknowledgements of all messages in flight; the client drops those that do not fit.
         .subscription_capacity(capacity)
-        // Subjects are made of what they may contain.
+        // Rendered subjects contain only valid characters.
         .skip_subject_validation(true)
         .event_callback({
             let events = Arc::clone(self.events);
@@ -245,8 +246,8 @@ impl Attempt<'_> {
         (options, was_made)
     }
 
-    /// Connects to one server: first to its addresses by ourselves, as the client reports neither which of them it tries nor how far
-    /// it got, and has no limit for a name look-up or for the first line of a server.
+    /// Connects to one server. Probes its addresses first, because the client reports neither the address nor the step of an
+    /// attempt, and has no time limit for a name look-up or for the INFO of a server.
     async fn connect_to(&self, server: &ServerAddr) -> Result<(Client, Vec<SocketAddr>), SinkFault> {
         let steps = self.steps;
         let name = format!("{}:{}", server.host(), server.port());
@@ -259,7 +260,7 @@ impl Attempt<'_> {
             ConnectStep::SignIn
         };
         steps.begin(step, &name);
-        // The client tries all addresses, and looks up the name once more.
+        // The client tries all addresses, after another name look-up.
         let limit = OPEN_LIMIT.saturating_mul(count.saturating_add(1));
         let (options, was_made) = self.options(&name);
         let client = timeout(limit, options.connect(server.clone()))

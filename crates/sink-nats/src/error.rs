@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_has_its_blame() {
+    fn every_error_code_is_classified() {
         let mut table = String::new();
         for err_code in 10_000..10_300 {
             let blame = blame(&error(400, err_code, ""));
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn only_size_is_a_messages_own_fault() {
+    fn only_size_rejects_a_message() {
         let own: Vec<_> = (0..20_000)
             .filter(|err_code| matches!(blame(&error(400, *err_code, "")), Blame::Message(_)))
             .collect();
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_sentences_and_none_is_final() {
+    fn faults_have_texts_and_none_is_final() {
         for err_code in (10_000..10_300)
             .filter(|err_code| !matches!(blame(&error(400, *err_code, "")), Blame::Message(_)))
         {
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_says_is_told_apart() {
+    fn server_errors_are_classified() {
         let kind = |text: &str| {
             of_event(&Event::ServerError(ServerError::Other(text.into())))
                 .unwrap()

@@ -1,4 +1,4 @@
-//! What the client tells besides the answers: that the connection broke, that something was refused.
+//! The events of the client other than messages: broken connections and refusals.
 
 use std::sync::{
     Mutex, PoisonError,
@@ -20,7 +20,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// Takes what the client tells. The first fault stays: a refusal is followed by a broken connection.
+    /// Records an event of the client. The first fault is kept, since a refusal is followed by a broken connection.
     pub(crate) fn take(&self, event: &Event) {
         let Some(fault) = error::of_event(event) else {
             return;
@@ -31,9 +31,9 @@ impl Events {
         self.fail(fault);
     }
 
-    /// Notes a fault of the connection, unless there was one before.
+    /// Records a fault of the connection, unless there was one before.
     pub(crate) fn fail(&self, fault: SinkFault) {
-        // Nothing within the lock can panic half-way.
+        // No code under this lock can panic in the middle of an update.
         let mut first = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {
             *first = Some(fault);
@@ -42,7 +42,7 @@ impl Events {
         }
     }
 
-    /// The fault, if there was one.
+    /// Returns the fault, if there was one.
     pub(crate) fn fault(&self) -> Option<SinkFault> {
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         fault.as_ref().map(|fault| SinkFault {
@@ -52,7 +52,7 @@ impl Events {
         })
     }
 
-    /// Whether the server closed the connection because a line of the protocol was longer than its `max_control_line`.
+    /// Returns whether the server closed the connection because a line of the protocol exceeded its `max_control_line`.
     pub(crate) fn is_line_too_long(&self) -> bool {
         self.is_line_too_long.load(Ordering::Acquire)
     }
@@ -62,7 +62,7 @@ impl Events {
         loop {
             let notified = self.faulted.notified();
             tokio::pin!(notified);
-            // Before the look: what happens in between wakes us then.
+            // Enabled before the check, so that a fault in between is not missed.
             notified.as_mut().enable();
             if let Some(fault) = self.fault() {
                 return fault;
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_first_fault_stays() {
+    async fn first_fault_is_kept() {
         let events = Arc::new(Events::default());
         events.take(&Event::Connected);
         assert!(events.fault().is_none());

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_one_entry_and_three_lines() {
+    fn headers_are_one_entry_with_three_lines() {
         let headers = headers();
         assert_eq!(
             headers.lines(),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn one_by_one_they_are_the_same() {
+    fn pairs_equal_the_written_headers() {
         let headers = headers();
         let pairs: Vec<_> = headers.pairs().collect();
         assert_eq!(
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn none_are_none() {
+    fn empty_headers_convert_to_none() {
         assert_eq!(Headers::default().size(), OVERHEAD);
         assert!(Headers::default().into_map().is_none());
     }

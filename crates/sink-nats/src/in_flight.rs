@@ -1,14 +1,14 @@
-//! What was sent and has no answer yet.
+//! The messages in flight: sent and not acknowledged.
 
 use std::collections::VecDeque;
 
 use neurobridge_core::event::Sequence;
 use tokio::time::Instant;
 
-/// A message that was sent.
+/// A sent message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sent {
-    /// The event's place in the spool.
+    /// The sequence of the event.
     pub(crate) sequence: Sequence,
     pub(crate) at: Instant,
     pub(crate) role: Role,
@@ -16,41 +16,41 @@ pub(crate) struct Sent {
     pub(crate) subject_bytes: usize,
 }
 
-/// What a message is.
+/// The kind of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// An event that names the one before it, and is to have this place.
+    /// An event in a chain, with its expected place.
     Chained { place: u64 },
-    /// An event that stands alone.
+    /// An event outside of a chain.
     Free,
-    /// A dead letter, which another stream keeps.
+    /// A dead letter, stored in another stream.
     Letter,
 }
 
 impl Role {
-    /// Whether the message is part of the chain of strict order.
+    /// Returns whether the message is part of the chain of strict order.
     pub(crate) const fn is_chained(self) -> bool {
         matches!(self, Self::Chained { .. })
     }
 }
 
-/// Messages by the numbers that their reply subjects end with, in the order in which they were sent.
+/// The messages in the order in which they were sent, by the number at the end of their reply subjects.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
-    /// `None` when it has its answer, while an earlier one has not.
+    /// `None` for an acknowledged message after an unacknowledged one.
     sent: VecDeque<Option<Sent>>,
-    /// The number of the first one.
+    /// The number of the first message.
     first: u64,
     count: usize,
 }
 
 impl InFlight {
-    /// How many have no answer.
+    /// Returns the number of unacknowledged messages.
     pub(crate) const fn len(&self) -> usize {
         self.count
     }
 
-    /// The number of the next message.
+    /// Returns the number of the next message.
     pub(crate) fn next_number(&self) -> u64 {
         self.first + self.sent.len() as u64
     }
@@ -61,13 +61,13 @@ impl InFlight {
         self.count += 1;
     }
 
-    /// The message of this number, unless it has had its answer.
+    /// Returns the message with this number, unless it is acknowledged.
     pub(crate) fn get(&self, number: u64) -> Option<&Sent> {
         let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
         self.sent.get(index)?.as_ref()
     }
 
-    /// Takes the message of this number; `None` when it has had its answer before.
+    /// Removes the message with this number; `None` if it was acknowledged before.
     pub(crate) fn take(&mut self, number: u64) -> Option<Sent> {
         let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
         let sent = self.sent.get_mut(index)?.take()?;
@@ -76,7 +76,7 @@ impl InFlight {
         Some(sent)
     }
 
-    /// Takes all messages before this number for which `wanted` is true, the first one first.
+    /// Removes all messages before this number for which `wanted` returns true, in order.
     pub(crate) fn take_before(
         &mut self,
         number: u64,
@@ -93,7 +93,7 @@ impl InFlight {
         self.trim();
     }
 
-    /// The length in bytes of the longest subject among the events without an answer.
+    /// Returns the length in bytes of the longest subject of an unacknowledged event.
     pub(crate) fn longest_subject(&self) -> Option<usize> {
         let events = self
             .sent
@@ -103,7 +103,7 @@ impl InFlight {
         events.map(|sent| sent.subject_bytes).max()
     }
 
-    /// The one that waits longest.
+    /// Returns the oldest unacknowledged message.
     pub(crate) fn oldest(&self) -> Option<&Sent> {
         self.sent.front()?.as_ref()
     }
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_come_in_any_order_and_count_once() {
+    fn acknowledgements_in_any_order_count_once() {
         let mut in_flight = filled(4);
         assert_eq!(in_flight.get(2).unwrap().sequence.get(), 3);
         assert_eq!(in_flight.take(2).unwrap().sequence.get(), 3);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_before_can_be_taken_together() {
+    fn earlier_acknowledgements_are_combined() {
         let mut in_flight = filled(5);
         let mut taken = Vec::new();
         in_flight.take_before(

@@ -1,4 +1,4 @@
-//! Who keeps the events, and what is answered.
+//! The storage of the events, and the acknowledgements that it sends.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -6,25 +6,25 @@ use serde::Deserialize;
 
 use crate::{chain::Chain, error::ApiError, recovery::Recovery};
 
-/// Who keeps the events, and so who answers.
+/// The storage of the events, which determines the acknowledgements.
 #[expect(
     clippy::large_enum_variant,
     reason = "there is one for each connection, and a box would cost a look-up for each message"
 )]
 pub(crate) enum Keeper {
-    /// A stream answers to each message.
+    /// A stream, which acknowledges each message.
     Stream {
         name: Arc<str>,
         usual: UsualAnswer,
         chain: Option<(Chain, Recovery)>,
         replayed_behind: Option<String>,
     },
-    /// Nobody: an echo of our own comes back when the server has taken all before it.
+    /// None (core mode): the server returns our own echo when it has received all messages before it.
     Nobody { echo_is_out: bool },
 }
 
 impl Keeper {
-    /// The chain, under strict order.
+    /// Returns the chain of strict order.
     pub(crate) const fn chain(&self) -> Option<&Chain> {
         match self {
             Self::Stream {
@@ -45,7 +45,7 @@ impl Keeper {
         }
     }
 
-    /// Whether the chain is intact, under strict order.
+    /// Returns the state of the chain of strict order.
     pub(crate) const fn recovery(&self) -> Option<&Recovery> {
         match self {
             Self::Stream {
@@ -67,12 +67,12 @@ impl Keeper {
     }
 }
 
-/// What a stream answers to a message.
+/// The acknowledgement of a message by a stream.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Answer<'a> {
     #[serde(borrow, default)]
     pub(crate) stream: Cow<'a, str>,
-    /// The message's place.
+    /// The place of the message.
     #[serde(default)]
     pub(crate) seq: u64,
     #[serde(default)]
@@ -82,7 +82,7 @@ pub(crate) struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    /// Stored, and not before.
+    /// Creates the acknowledgement of a message that is not a duplicate.
     pub(crate) const fn stored(stream: &'a str, seq: u64) -> Self {
         Self {
             stream: Cow::Borrowed(stream),
@@ -93,8 +93,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// What servers answer to a message that they have stored, as they write it: nearly all answers are read by it, in a tenth of
-/// the time that a look at any JSON takes.
+/// The exact text of a server's usual acknowledgement: a fast path for nearly all of them, ten times as fast as a JSON parser.
 #[derive(Debug)]
 pub(crate) struct UsualAnswer {
     before_place: Vec<u8>,
@@ -108,7 +107,7 @@ impl UsualAnswer {
         }
     }
 
-    /// The place of the message, if this is such an answer.
+    /// Returns the place of the message; `None` if the text differs.
     pub(crate) fn place(&self, answer: &[u8]) -> Option<u64> {
         let digits = answer
             .strip_prefix(self.before_place.as_slice())?
@@ -125,9 +124,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_usual_answer_is_read_as_any_other_or_not_at_all() {
+    fn fast_path_of_acknowledgements_equals_the_parser() {
         let usual = UsualAnswer::of("EVENTS");
-        // As server 2.9 and 2.15 write it.
+        // The text of servers 2.9 and 2.15.
         let answer = r#"{"stream":"EVENTS", "seq":18446744073709551615}"#;
         assert_eq!(usual.place(answer.as_bytes()), Some(u64::MAX));
         let read: Answer<'_> = serde_json::from_str(answer).unwrap();

@@ -1,10 +1,10 @@
-//! How large a message may be.
+//! The size limits of messages.
 
 use neurobridge_core::sink::{PublishError, Rejection, RejectionReason};
 
 use crate::in_flight::Role;
 
-/// How large events and dead letters may be. They go into different streams.
+/// The size limits of events and of dead letters, which are stored in different streams.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     event: Limit,
@@ -13,13 +13,13 @@ pub(crate) struct Limits {
 
 #[derive(Clone, Copy, Debug)]
 struct Limit {
-    /// With headers.
+    /// The largest size including headers.
     bytes: usize,
     whose: &'static str,
 }
 
 impl Limits {
-    /// Of a server, and of the stream that keeps the events, if that has one.
+    /// Creates the limits from those of the server and of the events' stream, if it has one.
     pub(crate) fn new(max_payload: usize, max_message: Option<usize>) -> Self {
         let of_server = Limit {
             bytes: max_payload,
@@ -37,10 +37,10 @@ impl Limits {
         }
     }
 
-    /// Whether a message of so many bytes, with its headers, may be sent.
+    /// Checks the size of a message including its headers.
     ///
     /// # Errors
-    /// It is too large.
+    /// Returns a rejection if the message is too large.
     pub(crate) fn check(&self, size: usize, role: Role) -> Result<(), PublishError> {
         let limit = match role {
             Role::Letter => self.letter,

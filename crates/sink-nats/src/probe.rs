@@ -1,4 +1,4 @@
-//! The first look at a server, before the client connects: its name, its addresses, its first line.
+//! The probe of a server before the client connects: name look-up, connection, INFO line.
 
 use std::{io, net::SocketAddr};
 
@@ -15,12 +15,12 @@ use tokio::{
 
 use crate::dial::OPEN_LIMIT;
 
-/// The longest first line. It lists the servers of a cluster; that of a hundred has 3 KiB.
+/// The largest INFO line. It lists the servers of the cluster; with a hundred servers it has 3 KiB.
 const MAX_INFO_BYTES: u64 = 1 << 20;
-/// So much of a line that is none of a NATS server is shown.
+/// The length to which an invalid first line is cut in errors.
 const SHOWN_CHARS: usize = 100;
 
-/// The part of the first line that matters here.
+/// The required fields of the INFO line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Info {
@@ -30,7 +30,7 @@ pub(crate) struct Info {
 /// Looks up the addresses of a server.
 ///
 /// # Errors
-/// The name has none, or no name server answers in time.
+/// Returns a fault if the name has no address, or no name server responds in time.
 pub(crate) async fn addresses(
     host: &str,
     port: u16,
@@ -57,10 +57,10 @@ pub(crate) async fn addresses(
     Ok(addresses)
 }
 
-/// Reads the first line of the first of these addresses that has one.
+/// Reads the INFO line from the first address that sends one.
 ///
 /// # Errors
-/// None accepts a connection and begins as a NATS server does. The fault is that of the last address.
+/// Returns the fault of the last address if none accepts a connection and sends an INFO line.
 pub(crate) async fn info(
     server: &str,
     addresses: Vec<SocketAddr>,

@@ -1,4 +1,4 @@
-//! A limit for a message or a line of the server that does not end. The client has none.
+//! A size limit for messages and lines of the server without an end. The client has none.
 //!
 //! A client that was dropped ends when it next finds nothing to receive, or after three pings without an answer, so its connection is closed
 //! for it: see [`sockets`]. A runtime of its own, with which it could be
@@ -23,10 +23,10 @@ use crate::{events::Events, sockets};
 const INTERVAL: Duration = Duration::from_millis(5);
 /// The largest message of a server that has the default limits, and of one that has the highest ones.
 const PAYLOADS: std::ops::RangeInclusive<usize> = (8 << 20)..=(64 << 20);
-/// What a connection may receive beside messages (PONG, INFO) in each second.
+/// The bytes per second that a connection may receive in addition to messages (PONG, INFO).
 const BYTES_PER_SECOND: u64 = 64 << 10;
 
-/// Watches what a client has received. Ends when it is dropped.
+/// Watches the received bytes of a client until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ReceiveLimit(JoinHandle<()>);
 
@@ -36,7 +36,7 @@ impl ReceiveLimit {
     /// `addresses`: those of the server.
     pub(crate) fn start(client: &Client, addresses: Vec<SocketAddr>, events: Arc<Events>) -> Self {
         let payload = client.max_payload().clamp(*PAYLOADS.start(), *PAYLOADS.end());
-        // In an answer of JetStream a message is written as base64.
+        // Responses of the JetStream API contain messages in base64.
         let limit = 2 * payload as u64;
         let statistics = client.statistics();
         Self(tokio::spawn(async move {
@@ -45,8 +45,8 @@ impl ReceiveLimit {
             events.fail(SinkFault::new(
                 FaultKind::Other,
                 format!(
-                    "the server has sent a message or a line of more than {limit} bytes, of which no end came; the connection is \
-                     closed, what has no acknowledgement is sent again. Check that a NATS server listens at this address"
+                    "the server has sent more than {limit} bytes of a message or a line without an end; the connection is closed, \
+                     and unacknowledged events are sent again. Check that a NATS server listens at this address"
                 ),
             ));
         }))

@@ -1,10 +1,10 @@
-//! A broken chain is continued over the same connection.
+//! Continues a broken chain over the same connection.
 //!
-//! A message that names the one before is refused when that one is not the last of the stream: because it was a duplicate, which
-//! is not stored again, or because somebody else has published in between. All messages in flight after it are refused as
-//! well. Once each of them has its answer, the end of the stream has to be found. Where a duplicate is the cause, the end is the
-//! place that was acknowledged last. Else the stream is asked, also for what it has of ours: a server that was frozen may
-//! have stored messages of an older connection in between.
+//! A chained message is refused if the message before it is not the last one of the stream: because that was a duplicate, which
+//! is not stored again, or because another publisher has published in between. All later messages in flight are refused too.
+//! Once all of them are answered, the end of the stream is determined. If a duplicate is the cause, the end is the place that was
+//! acknowledged last. Otherwise the stream is queried, also for own messages: a server that was frozen may have stored
+//! messages of an older connection in between.
 
 use std::pin::Pin;
 
@@ -12,32 +12,33 @@ use neurobridge_core::{event::Sequence, sink::SinkFault};
 
 use crate::chain;
 
-/// So many times in a row a chain may break without one event stored in between. Then the fault is reported, and the
-/// delivery waits before it connects again.
+/// The number of consecutive breaks of a chain without a stored event after which the fault is reported, so that the delivery
+/// waits before it reconnects.
 const MOST_IN_VAIN: u32 = 8;
 
-/// The answer to a question for the end of the stream.
+/// The pending request for the end of the stream.
 pub(crate) type Asked = Pin<Box<dyn Future<Output = Result<chain::End, SinkFault>> + Send>>;
 
-/// Whether the chain of a connection is intact, and how it is continued.
+/// The state of a connection's chain, and how to continue it.
 #[derive(Debug)]
 pub(crate) struct Recovery {
-    /// The highest place of the stream that is known.
+    /// The highest known place of the stream.
     last_place: u64,
     is_broken: bool,
-    /// A duplicate was answered since the chain began or was continued: what breaks the chain without anybody else.
+    /// Whether a duplicate was acknowledged since the chain began or was continued, which breaks the chain without another
+    /// publisher.
     had_duplicate: bool,
     /// Whether a duplicate broke the chain, and nothing was stored since: then the end of the stream is known.
     is_explained: bool,
     /// The first event that was refused since the chain broke.
     first_refused: Option<Sequence>,
-    /// How many times the chain was broken since an event was settled.
+    /// The number of breaks since an event was settled.
     in_vain: u32,
-    /// How many times messages of others were found at the end of the stream.
+    /// The number of times that foreign messages were found at the end of the stream.
     foreign: u64,
 }
 
-/// Where to find the end of the stream.
+/// The source of the stream's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Known(u64),
@@ -58,20 +59,20 @@ impl Recovery {
         }
     }
 
-    /// Notes that a message of the chain was stored at this place.
+    /// Records that a message of the chain was stored at this place.
     pub(crate) fn stored(&mut self, place: u64) {
         self.last_place = self.last_place.max(place);
         self.is_explained = false;
         self.in_vain = 0;
     }
 
-    /// Notes that a message of the chain was a duplicate.
+    /// Records that a message of the chain was a duplicate.
     pub(crate) const fn duplicate(&mut self) {
         self.had_duplicate = true;
         self.in_vain = 0;
     }
 
-    /// Notes that a message of the chain was refused; returns whether the chain can be continued over this connection.
+    /// Records that a message of the chain was refused. Returns whether the chain can be continued over this connection.
     pub(crate) fn refused(&mut self, sequence: Sequence) -> bool {
         if !self.is_broken {
             self.is_broken = true;
@@ -87,12 +88,12 @@ impl Recovery {
         self.is_broken
     }
 
-    /// Returns whether the next message has to be sent alone: what follows it would be refused too.
+    /// Returns whether the next message has to be sent alone, because messages after it would probably be refused.
     pub(crate) const fn is_contended(&self) -> bool {
         self.in_vain > 1
     }
 
-    /// Returns the end of the stream, as far as it is known. Only valid when each message has its answer.
+    /// Returns the end of the stream if it is known. Valid only when all messages are answered.
     pub(crate) const fn end(&self) -> End {
         if self.is_explained {
             End::Known(self.last_place)
@@ -106,7 +107,7 @@ impl Recovery {
         self.first_refused.unwrap_or(Sequence::FIRST)
     }
 
-    /// Notes that the chain is continued after this place, and whether the message there is another publisher's.
+    /// Records that the chain is continued after this place, and whether the message there is foreign.
     pub(crate) const fn continued(&mut self, place: u64, is_foreign: bool) {
         if is_foreign && place > self.last_place {
             self.foreign += 1;
@@ -118,7 +119,7 @@ impl Recovery {
         self.had_duplicate = false;
     }
 
-    /// Returns how many times messages of others were found at the end of the stream.
+    /// Returns the number of times that foreign messages were found at the end of the stream.
     pub(crate) const fn foreign(&self) -> u64 {
         self.foreign
     }

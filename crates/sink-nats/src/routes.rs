@@ -1,4 +1,4 @@
-//! Which subjects the events of a connection can be published to.
+//! The subjects that a stream accepts.
 
 use neurobridge_core::{
     event::Sequence,
@@ -12,7 +12,7 @@ use crate::{
     subject,
 };
 
-/// The subjects that a stream takes, where it does not take all that the sink's template gives.
+/// The subjects of a stream that does not accept all subjects of the sink's template.
 #[derive(Debug)]
 pub(crate) struct Routes {
     stream: String,
@@ -21,7 +21,7 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    /// Creates the check for a stream; `None` when the stream takes whatever subject the template gives.
+    /// Creates the check for a stream; `None` if the stream accepts all subjects of the template.
     pub(crate) fn of(config: &NatsConfig, stream: &Stream) -> Option<Self> {
         let pattern = subject::pattern(&config.subject);
         let subjects = &stream.config.subjects;
@@ -36,7 +36,7 @@ impl Routes {
     /// Checks the subject of an event.
     ///
     /// # Errors
-    /// The stream does not take the subject: a dead letter or a fault, as configured.
+    /// Returns a rejection or a fault, as configured, if the stream does not accept the subject.
     pub(crate) fn check(&self, sequence: Sequence, subject: &str) -> Result<(), PublishError> {
         if self.subjects.iter().any(|one| subject::covers(one, subject)) {
             return Ok(());

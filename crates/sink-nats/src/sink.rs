@@ -1,4 +1,4 @@
-//! The sink: connects, publishes, tells what became of each event.
+//! The sink: connects, publishes, and reports the outcome of each event.
 
 use std::time::Duration;
 
@@ -25,16 +25,16 @@ use crate::{
     encode::{self, Encoder},
 };
 
-/// Without any acknowledgement for so long, something is wrong.
+/// The time without any acknowledgement after which the sink counts as unavailable.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
 
 /// Publishes events to NATS.
 ///
-/// Through JetStream an event is delivered when its stream has acknowledged it, which is not yet a disk's word on it;
-/// with strict order it is there once and behind the one before it, with relaxed order perhaps twice. Without JetStream
-/// it is delivered when the server has taken it, whoever listens or not.
+/// With JetStream an event is delivered when its stream has acknowledged it, which does not imply that the server has synced
+/// it to disk. With strict order it is stored once and in order; with relaxed order it may be stored twice. Without
+/// JetStream it is delivered when the server has received it, with or without subscribers.
 ///
-/// Dropped, it closes its connection; what was on its way may be stored or not.
+/// Dropping the sink closes its connection; messages in flight may or may not be stored.
 pub struct NatsSink {
     name: String,
     config: NatsConfig,
@@ -43,7 +43,7 @@ pub struct NatsSink {
     connection: Option<Connection>,
     was_connected: bool,
     is_replay: bool,
-    /// What was found at the last connect that can lose events; said once.
+    /// The warnings of the last connection, each logged once.
     dangers: Vec<String>,
     warned: bool,
     is_trial: bool,
@@ -51,13 +51,13 @@ pub struct NatsSink {
 }
 
 impl NatsSink {
-    /// One of this name, not connected yet. The configuration is taken as checked.
+    /// Creates a sink that is not connected. The configuration has to be valid.
     pub fn new(name: impl Into<String>, config: NatsConfig) -> Self {
         Self {
             name: name.into(),
             encoder: Encoder::new(&config),
             config,
-            // Nothing is published before `connect` tells the real one.
+            // `connect` sets the real id before the first message.
             spool: SpoolId::from_bytes([0; 16]),
             connection: None,
             was_connected: false,
@@ -69,8 +69,8 @@ impl NatsSink {
         }
     }
 
-    /// One that only tries whether all is there: it makes no stream, and leaves it to [`dangers`](Self::dangers) to say what
-    /// can lose events or would be made. It must not publish.
+    /// Creates a sink for a trial: it creates no stream, and reports in [`dangers`](Self::dangers) what can lose events or would
+    /// be created. It must not publish.
     pub fn trial(name: impl Into<String>, config: NatsConfig) -> Self {
         Self {
             is_trial: true,
@@ -78,13 +78,13 @@ impl NatsSink {
         }
     }
 
-    /// What is legal and can lose events, as the last connect found it: a sentence each.
+    /// Returns the warnings of the last connection about legal settings that can lose events.
     pub fn dangers(&self) -> &[String] {
         &self.dangers
     }
 
-    /// One that sends once more what was sent before: each message says so, and has an id of this run. With strict order no
-    /// bridge may publish to the stream meanwhile.
+    /// Marks the sink as a replay: each message is marked, and its id contains the name of the run. With strict order no bridge
+    /// may publish to the stream meanwhile.
     #[must_use]
     pub fn replaying(mut self, run: &str) -> Self {
         self.encoder.set_replay(run);
@@ -92,7 +92,7 @@ impl NatsSink {
         self
     }
 
-    /// Adds to what was found of the stream what its configuration tells, and says all of it once.
+    /// Collects the warnings about the stream and the configuration, and logs each one once.
     fn look_for_dangers(&mut self, of_stream: Vec<String>) {
         self.dangers = of_stream
             .iter()
@@ -126,12 +126,12 @@ impl NatsSink {
         }
     }
 
-    /// Returns why nothing is acknowledged, if something was published.
+    /// Returns the reason for which published events are not acknowledged.
     fn unavailable(&self) -> Option<SinkFault> {
         let silence = self.connection.as_ref()?.waiting_for()?;
         (silence > STALLED_AFTER).then(|| {
             let reason = format!(
-                "NATS has acknowledged nothing for {} seconds: look after the servers and the network",
+                "NATS has acknowledged nothing for {} seconds; check the servers and the network",
                 silence.as_secs()
             );
             SinkFault::new(FaultKind::Timeout, reason)
@@ -163,7 +163,7 @@ impl Sink for NatsSink {
         if let Some(refused) = refused {
             self.encoder.limit_subject(refused.saturating_sub(1));
         }
-        // Its client ends with it, so that nothing is sent over it any more.
+        // Dropped before the next connection, so that its client sends nothing more.
         self.connection = None;
         let owner = Owner {
             sink: &self.name,
@@ -260,7 +260,7 @@ impl Sink for NatsSink {
     fn status(&self) -> SinkStatus {
         let connection = self.connection.as_ref();
         SinkStatus {
-            // While something is in flight its answers come first: some may have come before the fault.
+            // Only without messages in flight: otherwise acknowledgements received before the fault are processed first.
             broken: connection.and_then(Connection::idle_fault),
             unavailable: self.unavailable(),
             notice: connection.and_then(Connection::notice),
@@ -270,7 +270,7 @@ impl Sink for NatsSink {
     }
 
     async fn close(&mut self) {
-        // All that was published has its acknowledgement by now, or no time is left to wait for one.
+        // All published events are acknowledged, or there is no time left to wait for them.
         self.connection = None;
     }
 }

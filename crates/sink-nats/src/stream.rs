@@ -1,5 +1,4 @@
-//! What is to be known of a stream before anything is sent to it: whether it is there, what it takes, how safe it is,
-//! where it ends.
+//! The checks of a stream before the first message: existence, subjects, safety, and its end.
 
 use std::time::Duration;
 
@@ -23,14 +22,13 @@ use crate::{
     subject,
 };
 
-/// So many messages at the end of a stream are looked at, beside those that may have been in flight, to find those of
-/// ours. More foreign ones than these behind them, and what comes twice is told by the duplicate window alone.
+/// The number of messages at the end of a stream that are searched for own messages, in addition to those that may have been in
+/// flight. After more foreign messages than this, only the duplicate window detects duplicates.
 const LOOK_BACK: u64 = 256;
-/// So many are asked for at once, when more than the last one has to be looked at. They come with their bodies, which may
-/// be pictures.
+/// The largest number of messages in one request. They are returned with their bodies, which may contain pictures.
 const MOST_ASKED: usize = 16;
 
-/// A stream, as far as the sink has to know it.
+/// The properties of a stream that the sink needs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Stream {
     pub(crate) config: Config,
@@ -39,7 +37,7 @@ pub(crate) struct Stream {
     cluster: Option<Cluster>,
 }
 
-/// Its configuration. Durations are nanoseconds; limits that are not set are -1 or 0.
+/// The configuration of a stream. Durations are in nanoseconds; unset limits are -1 or 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Config {
@@ -82,17 +80,17 @@ struct Cluster {
     name: Option<String>,
 }
 
-/// JetStream's API over a connection.
+/// The JetStream API over a connection.
 pub(crate) struct Api<'a> {
     pub(crate) client: &'a Client,
     pub(crate) events: &'a Events,
 }
 
 impl Api<'_> {
-    /// The stream; made if it is not there and is to be. `None` when it would be, and may not now.
+    /// Returns the stream, and creates it if configured. `None` if it would be created and this is a trial.
     ///
     /// # Errors
-    /// It is not there, can't take what the sink sends, or nobody answers.
+    /// Returns a fault if the stream does not exist or is unsuitable, or no response arrives.
     pub(crate) async fn stream(
         &self,
         config: &NatsConfig,
@@ -119,8 +117,8 @@ impl Api<'_> {
         Ok(Some(found))
     }
 
-    /// Where the stream ends, and what of ours is there of the events from `next` on, of which some may have been in
-    /// flight when the connection before broke. What is there of events that the log has lost is none of ours any more.
+    /// Returns the end of the stream with the own events from `next` on, some of which may have been in flight when the previous
+    /// connection broke. Events that the log has lost do not count as own events.
     pub(crate) async fn end(
         &self,
         stream: &Stream,
@@ -164,7 +162,7 @@ impl Api<'_> {
                 if let Some(log_end) = owner.epochs.end_of(found.epoch).filter(|end| *end <= ours) {
                     end.log_end = end.log_end.min(Some(log_end)).or(Some(log_end));
                     match (end.by, Sequence::new(log_end.get() - 1)) {
-                        // It was stored behind all before it: those are there.
+                        // Stored only after all earlier events, which are therefore stored too.
                         (By::Id, Some(before)) => ours = before,
                         (By::Id, None) => return Ok(end),
                         (By::Place, _) => continue,
@@ -179,10 +177,10 @@ impl Api<'_> {
         }
     }
 
-    /// As [`end`](Self::end), with the state of the stream as it is now.
+    /// As [`end`](Self::end), with the current state of the stream.
     ///
     /// # Errors
-    /// The stream does not exist, or no answer comes.
+    /// Returns a fault if the stream does not exist, or no response arrives.
     pub(crate) async fn end_now(
         &self,
         stream: &str,
@@ -199,7 +197,7 @@ impl Api<'_> {
         }
     }
 
-    /// Which event of ours stands at a place of the stream, if one does.
+    /// Returns the own event at a place of the stream, if there is one.
     async fn message(&self, stream: &str, place: u64, owner: &Owner<'_>) -> Result<Option<Ours>, SinkFault> {
         #[derive(Deserialize)]
         struct Found {
@@ -236,14 +234,14 @@ impl Api<'_> {
             .await?;
         match asked {
             Ok(created) => {
-                info!(stream = stream.name, "the stream is created");
+                info!(stream = stream.name, "stream created");
                 Ok(created)
             }
-            // Another one was faster. What it made is looked at like any other at the next try.
+            // Another client has created it at the same time. The next attempt checks it like any other stream.
             Err(error) if error.err_code == error::STREAM_NAME_IN_USE => Err(SinkFault::new(
                 FaultKind::Unavailable,
                 format!(
-                    "the stream \"{}\" was created by another one at this moment; it is looked at again",
+                    "the stream \"{}\" was created by another client at the same time; it is checked again",
                     stream.name
                 ),
             )),
@@ -281,7 +279,7 @@ impl Api<'_> {
         }
     }
 
-    /// Asks, and waits for the answer as long as the client's requests may take.
+    /// Sends a request and waits for the response, with the client's time limit.
     async fn ask<T: DeserializeOwned>(
         &self,
         what: &str,
@@ -297,7 +295,7 @@ impl Api<'_> {
         };
         let answered = tokio::select! {
             biased;
-            // A refusal comes beside the answer, which then never comes.
+            // A refusal is reported as an event of the client, and no response follows.
             fault = self.events.faulted() => return Err(fault),
             answered = self.client.request(format!("$JS.API.{what}"), body) => answered,
         };
@@ -323,7 +321,7 @@ impl Api<'_> {
     }
 }
 
-/// What a stream is created with.
+/// Returns the configuration of a stream to create.
 fn creation(config: &NatsConfig, stream: &StreamConfig) -> Value {
     let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2);
     let subjects = stream
@@ -354,7 +352,7 @@ fn creation(config: &NatsConfig, stream: &StreamConfig) -> Value {
     })
 }
 
-/// Which event of ours has these headers.
+/// Returns the own event with these headers.
 fn ours(headers: &[u8], owner: &Owner<'_>) -> Option<Ours> {
     let headers = std::str::from_utf8(headers).ok()?;
     headers
@@ -371,7 +369,7 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 }
 
 impl Stream {
-    /// How messages of a chain name the one before.
+    /// Returns how messages of a chain refer to the message before.
     const fn chained_by(&self) -> By {
         if self.config.num_replicas > 1 {
             By::Place
@@ -380,7 +378,7 @@ impl Stream {
         }
     }
 
-    /// Whether it can take what the sink sends.
+    /// Checks whether the stream is suitable for the sink.
     fn check(&self, config: &NatsConfig) -> Result<(), SinkFault> {
         let name = &self.config.name;
         let pattern = subject::pattern(&config.subject);

@@ -1,27 +1,27 @@
-//! Subjects: what may stand in one, and which subjects a template can give.
+//! Subjects: valid characters, and the pattern of a template's subjects.
 
 use neurobridge_core::template::Template;
 
-/// The longest subject that is sent. A server closes the connection when a line of the protocol is longer than its
-/// `max_control_line`, 4096 bytes by default, and subject, reply subject and numbers share that line.
+/// The longest subject that is sent. A server closes the connection if a line of the protocol exceeds its `max_control_line`
+/// (4096 bytes by default), which contains the subject, the reply subject and numbers.
 pub(crate) const MAX_LENGTH: usize = 1024;
 
-/// Whether a character of an event's field may stand in a token. Of the ASCII that shows, without what means something
-/// in a subject: the separator, the wildcards, and the `$` with which subjects of the server's own begin.
+/// Returns whether a character of an event's field is valid in a token: printable ASCII without the separator, the wildcards, and
+/// the `$` that starts the server's own subjects.
 pub(crate) const fn is_token_character(character: char) -> bool {
     character.is_ascii_graphic() && !matches!(character, '.' | '*' | '>' | '$')
 }
 
-/// First tokens of subjects that belong to servers and clients: answers to requests, imports of services, gateways.
+/// The first tokens of subjects reserved for servers and clients: responses, service imports, gateways.
 const RESERVED: [&str; 3] = ["_INBOX", "_R_", "_GR_"];
 
-/// Returns whether a subject belongs to servers or clients, so that no event may be published to it.
+/// Returns whether a subject is reserved for servers or clients.
 pub(crate) fn is_reserved(subject: &str) -> bool {
     let first = subject.split('.').next().unwrap_or_default();
     first.starts_with('$') || RESERVED.contains(&first)
 }
 
-/// The subjects that a template can give, as a pattern: a token with a field in it is any token.
+/// Returns the pattern of a template's subjects: a token with a field becomes a wildcard.
 pub(crate) fn pattern(template: &Template) -> String {
     if let Some(constant) = template.constant() {
         return constant.to_owned();
@@ -31,7 +31,7 @@ pub(crate) fn pattern(template: &Template) -> String {
     let mut token = String::new();
     for character in template.to_string().chars() {
         match character {
-            // The dots of a path are no separators.
+            // The dots of a field's path do not separate tokens.
             '.' if !in_field => {
                 push_token(&token, &mut pattern);
                 pattern.push('.');
@@ -52,7 +52,7 @@ fn push_token(token: &str, pattern: &mut String) {
     pattern.push_str(if token.contains('{') { "*" } else { token });
 }
 
-/// What is wrong with a subject or a pattern; `wildcards` says whether those may be in it.
+/// Returns the error of a subject, or of a pattern if `wildcards` is set.
 pub(crate) fn mistake(subject: &str, wildcards: bool) -> Option<String> {
     if subject.is_empty() {
         return Some("found an empty text, expected a subject such as \"neuroio.entries\"".into());
@@ -86,7 +86,7 @@ pub(crate) fn mistake(subject: &str, wildcards: bool) -> Option<String> {
     None
 }
 
-/// Whether every subject of the second pattern is one of the first.
+/// Returns whether the first pattern matches every subject of the second one.
 pub(crate) fn covers(pattern: &str, other: &str) -> bool {
     let (mut pattern, mut other) = (pattern.split('.'), other.split('.'));
     loop {
@@ -99,7 +99,7 @@ pub(crate) fn covers(pattern: &str, other: &str) -> bool {
     }
 }
 
-/// Whether a subject can be one of both patterns.
+/// Returns whether a subject can match both patterns.
 pub(crate) fn overlap(pattern: &str, other: &str) -> bool {
     let (mut pattern, mut other) = (pattern.split('.'), other.split('.'));
     loop {
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_template_is_a_pattern() {
+    fn template_converts_to_a_pattern() {
         let pattern = |template: &str| pattern(&template.parse().unwrap());
         assert_eq!(
             pattern("neuroio.entries.{space.id}.{source.id}.{result}"),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn errors_are_reported() {
         for wrong in ["", "a..b", ".a", "a.", "a b", "a.*", "a.>", "$JS.API", "a.b*"] {
             assert!(mistake(wrong, false).is_some(), "{wrong}");
         }
@@ -178,7 +178,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_pattern_covers_it_overlaps(one in "[ab*](\\.[ab*>])?", other in "[ab*](\\.[ab*>])?") {
+        fn covered_patterns_overlap(one in "[ab*](\\.[ab*>])?", other in "[ab*](\\.[ab*>])?") {
             if covers(&one, &other) {
                 prop_assert!(overlap(&one, &other) && overlap(&other, &one));
             }

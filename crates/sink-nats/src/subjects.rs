@@ -1,16 +1,17 @@
-//! Subjects that share their memory.
+//! Subjects that share a buffer.
 
 use std::cell::Cell;
 
 use async_nats::{Subject, ToSubject};
 use bytes::BytesMut;
 
-/// How much is allocated at once: some hundred subjects.
+/// The size of a buffer: some hundred subjects.
 const BUFFER: usize = 16 << 10;
 
-/// Makes subjects, one after the other in a buffer that lasts until the last of them is gone.
+/// Creates subjects as consecutive slices of a buffer, which is freed with its last subject.
 ///
-/// On its own, each would be two allocations that another thread frees: for small messages, that is much of what they cost.
+/// Separate subjects would need two allocations each, freed by another thread, which is a large part of the cost of a small
+/// message.
 #[derive(Debug, Default)]
 pub(crate) struct Subjects {
     buffer: BytesMut,
@@ -18,24 +19,24 @@ pub(crate) struct Subjects {
 }
 
 impl Subjects {
-    /// Makes a subject of what is written to an empty string.
+    /// Creates a subject from the text that `write` appends to an empty string.
     pub(crate) fn make(&mut self, write: impl FnOnce(&mut String)) -> Subject {
         self.written.clear();
         write(&mut self.written);
         let length = self.written.len();
         if self.buffer.capacity() < length {
-            // Not `reserve`, which would make a buffer of just this length where it can't use the old one again.
+            // Not `reserve`, which would allocate only this length if it cannot reuse the old buffer.
             self.buffer = BytesMut::with_capacity(BUFFER.max(length));
         }
         self.buffer.extend_from_slice(self.written.as_bytes());
         let subject = Subject::from_utf8(self.buffer.split().freeze());
-        // A string is always UTF-8.
+        // Never fails: a string is always UTF-8.
         subject.unwrap_or_else(|_| Subject::from(self.written.as_str()))
     }
 }
 
-/// A subject for the client to keep. It asks through a reference, where a subject gives another handle on its memory: counted
-/// up and down for each message, on two processors.
+/// A subject that is moved to the client. The client takes it through a reference; a clone would update a shared reference count
+/// twice per message, on two processors.
 pub(crate) struct Given(Cell<Subject>);
 
 impl From<Subject> for Given {
@@ -46,7 +47,7 @@ impl From<Subject> for Given {
 
 impl ToSubject for Given {
     fn to_subject(&self) -> Subject {
-        // Asked a second time it gives an empty one, which the client refuses.
+        // A second call returns an empty subject, which the client rejects.
         self.0.replace(Subject::from_static(""))
     }
 }
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_are_what_was_written_and_lie_side_by_side() {
+    fn subjects_are_contiguous_and_as_written() {
         let mut subjects = Subjects::default();
         let long = "x".repeat(2 * BUFFER);
         let mut made = Vec::new();
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_is_not_counted_again() {
+    fn subject_is_taken_without_a_copy() {
         let subject = Subjects::default().make(|text| text.push_str("a.b"));
         let memory = subject.as_ptr();
         let given = Given::from(subject);

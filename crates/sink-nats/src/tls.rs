@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wrong_file_is_named() {
+    fn invalid_file_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         let config = TlsConfig {

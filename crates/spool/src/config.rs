@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sync_policy_is_a_word_or_an_interval() {
+    fn sync_policy_is_a_name_or_an_interval() {
         for text in ["always", "never", "100ms"] {
             assert_eq!(text.parse::<SyncPolicy>().unwrap().to_string(), text);
         }

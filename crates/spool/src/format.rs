@@ -1,56 +1,57 @@
-//! The bytes of the log on disk beside its records: what stands at the head of each segment, and a cursor.
+//! The file formats of the log on disk: the header of a segment, and the cursor of a reader.
 //!
-//! All numbers are little-endian, all checksums CRC32C. The records themselves are
-//! [`neurobridge_core::record`]'s, one after the other from offset [`HEADER_LENGTH`] of a segment on.
+//! All numbers are little-endian, all checksums are CRC32C. The records follow the header of a segment at offset
+//! [`HEADER_LENGTH`], in the format of [`neurobridge_core::record`].
 
 use jiff::Timestamp;
 use neurobridge_core::{event::Sequence, identity::SpoolId, ledger::SinkCounts, reader::Cursor};
 
-/// Bytes at the head of a segment.
+/// The length of a segment's header.
 pub const HEADER_LENGTH: usize = 64;
-/// Bytes of one of a cursor file's two slots. Two blocks of a disk: no write to one slot touches the other's.
+/// The length of each of the two slots in a cursor file. Two blocks of a disk, so that a write to one slot never touches the
+/// other.
 pub const SLOT_LENGTH: usize = 8192;
-/// The longest note that a cursor may carry.
+/// The longest note of a cursor.
 pub const LONGEST_NOTE: usize = SLOT_LENGTH - NOTE;
 
 const VERSION: u32 = 1;
 const SEGMENT_MAGIC: [u8; 8] = *b"nbsegmnt";
 const CURSOR_MAGIC: [u8; 8] = *b"nbcursor";
-/// Where a slot's note begins.
+/// The offset of the note in a slot.
 const NOTE: usize = 112;
-/// Stands for no note.
+/// The length that stands for no note.
 const NO_NOTE: u32 = u32::MAX;
 
-/// Why bytes are no header or slot.
+/// The reason why bytes are not a valid header or slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormatError {
-    /// Too few, or they do not begin as these do: another file, or damage.
-    #[error("it does not begin as it should")]
+    /// Too short, or without the magic number: another file, or damage.
+    #[error("missing magic number")]
     Magic,
     /// Damage.
     #[error("the checksum is {found:08x}, expected {expected:08x}")]
     Checksum {
-        /// The checksum stored.
+        /// The stored checksum.
         found: u32,
-        /// The checksum of what is there.
+        /// The computed checksum.
         expected: u32,
     },
-    /// Whole, and written by another version of the program.
-    #[error("it has format version {found}, expected 1")]
+    /// Intact, but written by another version of the program.
+    #[error("format version {found}, expected 1")]
     Version {
-        /// The version found.
+        /// The stored version.
         found: u32,
     },
-    /// The checksum is right and the content is not.
-    #[error("its {what} is not valid")]
+    /// The checksum is correct, but the content is invalid.
+    #[error("invalid {what}")]
     Content {
-        /// Which part of it.
+        /// The invalid field.
         what: &'static str,
     },
 }
 
-/// What stands at the head of a segment.
+/// The header of a segment.
 ///
 /// | offset | bytes | what |
 /// |---|---|---|
@@ -63,16 +64,16 @@ pub enum FormatError {
 /// | 60 | 4 | checksum of all before |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// The spool that it belongs to.
+    /// The id of the spool.
     pub spool: SpoolId,
-    /// The first record's sequence.
+    /// The sequence of the first record.
     pub first: Sequence,
-    /// The first record's time of receipt, to the microsecond.
+    /// The time of receipt of the first record, in microseconds.
     pub begins_at: Timestamp,
 }
 
 impl SegmentHeader {
-    /// Its bytes.
+    /// Encodes the header.
     pub fn encode(&self) -> [u8; HEADER_LENGTH] {
         let mut bytes = [0; HEADER_LENGTH];
         bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
@@ -85,7 +86,7 @@ impl SegmentHeader {
         bytes
     }
 
-    /// Reads one.
+    /// Decodes a header.
     ///
     /// # Errors
     /// See [`FormatError`].
@@ -104,7 +105,7 @@ impl SegmentHeader {
     }
 }
 
-/// One of a cursor file's two slots: the newer whole one counts.
+/// One of the two slots of a cursor file. The newer intact slot is valid.
 ///
 /// | offset | bytes | what |
 /// |---|---|---|
@@ -120,16 +121,16 @@ impl SegmentHeader {
 /// | 112 | … | the note |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CursorSlot {
-    /// The spool that it belongs to.
+    /// The id of the spool.
     pub spool: SpoolId,
-    /// The newer slot has the higher one.
+    /// The generation, which is higher in the newer slot.
     pub generation: u64,
     /// The cursor.
     pub cursor: Cursor,
 }
 
 impl CursorSlot {
-    /// Its bytes, [`SLOT_LENGTH`] at most; `None` when the note is longer than [`LONGEST_NOTE`].
+    /// Encodes the slot in at most [`SLOT_LENGTH`] bytes; `None` if the note is longer than [`LONGEST_NOTE`].
     pub fn encode(&self) -> Option<Vec<u8>> {
         let note = self.cursor.note.as_deref();
         let text = note.unwrap_or_default().as_bytes();
@@ -163,7 +164,7 @@ impl CursorSlot {
         Some(bytes)
     }
 
-    /// Reads one.
+    /// Decodes a slot.
     ///
     /// # Errors
     /// See [`FormatError`].
@@ -202,7 +203,7 @@ impl CursorSlot {
     }
 }
 
-/// Checks the checksum at `place`, which covers all before it and `more`; then the version.
+/// Verifies the checksum at `place`, which covers all bytes before it and `more`, and then the version.
 fn check(bytes: &[u8], more: &[u8], place: usize) -> Result<(), FormatError> {
     let found = u32::from_le_bytes(array(bytes, place));
     let expected = crc32c::crc32c_append(crc32c::crc32c(&bytes[..place]), more);
@@ -219,7 +220,7 @@ fn sequence(bytes: &[u8], at: usize, what: &'static str) -> Result<Sequence, For
     Sequence::new(u64::from_le_bytes(array(bytes, at))).ok_or(FormatError::Content { what })
 }
 
-/// Bytes at a fixed offset; the callers have checked the length.
+/// Returns the bytes at a fixed offset. The callers have checked the length.
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(&bytes[at..at + N]);
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_value_is_read_back() {
         assert_eq!(SegmentHeader::decode(&header().encode()), Ok(header()));
         for note in [None, Some(""), Some("a note"), Some(&*"x".repeat(LONGEST_NOTE))] {
             let bytes = slot(note).encode().unwrap();
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_seen() {
+    fn every_flipped_bit_and_every_cut_is_detected() {
         let (header, slot) = (header().encode().to_vec(), slot(Some("a note")).encode().unwrap());
         for bit in 0..header.len() * 8 {
             let mut bad = header.clone();
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_told_from_damage() {
+    fn other_version_is_distinguished_from_damage() {
         let mut bytes = header().encode();
         bytes[8] = 2;
         let checksum = crc32c::crc32c(&bytes[..60]);
@@ -306,7 +307,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn foreign_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_bytes_are_rejected_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(SegmentHeader::decode(&bytes).is_err());
             prop_assert!(CursorSlot::decode(&bytes).is_err());
         }

@@ -1,5 +1,4 @@
-//! Looking at a log on disk from outside, also while a bridge writes to it: nothing is changed, and nothing locked unless
-//! that is asked for.
+//! Inspects a log on disk, also while a bridge writes to it: changes nothing, and locks it only with [`hold`].
 
 use std::{
     collections::BTreeSet,
@@ -26,100 +25,100 @@ use crate::{
     format::{FormatError, HEADER_LENGTH},
 };
 
-/// How often, and after how long, what looks damaged in the newest segment is looked at again: a bridge may be writing it.
-/// A write that takes longer than all of this is one of a disk that is in trouble itself.
-const LOOKS_AGAIN: u32 = 10;
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// The number and the interval of repeated reads of apparent damage in the newest segment: a bridge may be writing there. If a
+/// write takes longer than all repetitions, the disk itself is faulty.
+const REREADS: u32 = 10;
+const REREAD_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What is in a log's folder.
+/// The contents of a log's folder.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    /// The log's id; `None` when its file is missing or damaged.
+    /// The log's id; `None` if its file is missing or damaged.
     pub id: Option<SpoolId>,
-    /// Its segments, in order.
+    /// The segments, in order.
     pub segments: Vec<SegmentFile>,
-    /// The cursors of its readers, by name.
+    /// The cursors of the readers, by name.
     pub cursors: Vec<CursorState>,
 }
 
-/// A segment, as far as its name and its head tell.
+/// A segment, described by its file name and its header.
 #[derive(Clone, Debug)]
 pub struct SegmentFile {
     /// The file.
     pub path: PathBuf,
-    /// The sequence of its first event.
+    /// The sequence of the first event.
     pub first: Sequence,
-    /// When that was received; `None` when the head is damaged.
+    /// The time at which the first event was received; `None` if the header is damaged.
     pub begins_at: Option<Timestamp>,
-    /// Bytes; of the one that is written to, with those that are reserved.
+    /// The size in bytes, including preallocated space.
     pub size_bytes: u64,
 }
 
 /// A reader's cursor.
 #[derive(Clone, Debug)]
 pub struct CursorState {
-    /// The reader.
+    /// The name of the reader.
     pub reader: String,
-    /// Where it is; `None` when it is lost: the file is missing or damaged.
+    /// The cursor; `None` if its file is missing or damaged.
     pub cursor: Option<Cursor>,
-    /// What is wrong with its file: with all of it, or with one of the two copies in it.
+    /// The damage of the file: of the whole file, or of one of the two copies in it.
     pub damage: Option<String>,
 }
 
-/// What a full check found.
+/// The result of a full verification.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Events that are whole.
+    /// The number of intact events.
     pub events: u64,
-    /// The first and the last of them.
+    /// The first and the last intact event.
     pub range: Option<(Sequence, Sequence)>,
-    /// What is not as it should be. Empty for a whole log.
+    /// The damage. Empty for an intact log.
     pub findings: Vec<Finding>,
 }
 
-/// Something that is not as it should be.
+/// A damaged part of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The file.
     pub path: PathBuf,
-    /// Where in it.
+    /// The offset in the file.
     pub offset: u64,
-    /// The first event that is missing.
+    /// The first missing event.
     pub from: Sequence,
-    /// How many are.
+    /// The number of missing events.
     pub events: u64,
-    /// A sentence.
+    /// The description of the damage.
     pub what: String,
 }
 
-/// What stands in a log, from a place on.
+/// A part of a log.
 #[derive(Debug)]
 pub enum Entry {
-    /// Whole events.
+    /// Intact events.
     Events(SealedBatch),
-    /// Events that can't be read.
+    /// Unreadable events.
     Damaged(Finding),
 }
 
-/// A log that nobody else can open as long as this lives.
+/// The lock of a log, released on drop.
 #[derive(Debug)]
 pub struct Held {
     _lock: recovery::FolderLock,
 }
 
-/// Holds a log, without opening it.
+/// Locks a log without opening it.
 ///
 /// # Errors
-/// [`OpenError::Locked`] when another process has it; or its folder is not there.
+/// [`OpenError::Locked`] if another process has opened it; an error of the disk if its folder does not exist.
 pub fn hold(folder: &Path) -> Result<Held, OpenError> {
     let lock = recovery::lock_folder(folder)?;
     Ok(Held { _lock: lock })
 }
 
-/// Lists what is in a log's folder.
+/// Lists the contents of a log's folder.
 ///
 /// # Errors
-/// It can't be read, or is none.
+/// Returns an error if the folder cannot be read.
 pub fn list(folder: &Path) -> Result<Listing, DiskError> {
     let id = recovery::read_id(folder)?;
     let mut segments = Vec::new();
@@ -147,7 +146,7 @@ pub fn list(folder: &Path) -> Result<Listing, DiskError> {
     })
 }
 
-/// The cursors that are there, and those that should be.
+/// Returns the existing cursors, and those of registered readers that are missing.
 fn cursors(folder: &Path, id: Option<SpoolId>, has_records: bool) -> Result<Vec<CursorState>, DiskError> {
     let found = cursor::list(&folder.join(CURSORS))?;
     let Some(id) = id else {
@@ -183,19 +182,19 @@ fn cursors(folder: &Path, id: Option<SpoolId>, has_records: bool) -> Result<Vec<
     Ok(cursors)
 }
 
-/// Reads all of a log and checks it. What a running bridge is writing at this moment is no finding.
+/// Reads and verifies a whole log. Events that a running bridge is writing at the moment are not reported as damage.
 ///
 /// # Errors
-/// It can't be read.
+/// Returns an error if the log cannot be read.
 pub fn verify(folder: &Path) -> Result<Report, DiskError> {
-    verify_telling(folder, |_, _| {})
+    verify_with_progress(folder, |_, _| {})
 }
 
-/// As [`verify`]; tells now and then how many bytes were read, and how many there are about.
+/// As [`verify`], and calls `progress` from time to time with the number of bytes read and the approximate total.
 ///
 /// # Errors
-/// It can't be read.
-pub fn verify_telling(folder: &Path, mut tell: impl FnMut(u64, u64)) -> Result<Report, DiskError> {
+/// Returns an error if the log cannot be read.
+pub fn verify_with_progress(folder: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Report, DiskError> {
     let listing = list(folder)?;
     let all_bytes = listing.segments.iter().map(|segment| segment.size_bytes).sum();
     let mut read_bytes = 0;
@@ -235,7 +234,7 @@ pub fn verify_telling(folder: &Path, mut tell: impl FnMut(u64, u64)) -> Result<R
         match entry? {
             Entry::Events(batch) => {
                 read_bytes += batch.bytes().len() as u64;
-                tell(read_bytes, all_bytes);
+                progress(read_bytes, all_bytes);
                 report.events += batch.events();
                 next = batch.end();
                 let first = report.range.map_or(batch.first(), |(first, _)| first);
@@ -259,7 +258,7 @@ pub fn verify_telling(folder: &Path, mut tell: impl FnMut(u64, u64)) -> Result<R
     Ok(report)
 }
 
-/// The events that a log had at its last orderly stop and that are not there any more after its last record.
+/// Returns the events that the log contained at its last clean stop and that are missing after its last record.
 fn missing_end(folder: &Path, id: SpoolId, next: Sequence) -> Result<Option<Finding>, DiskError> {
     let Some(stored) = epochs::read(folder)? else {
         return Ok(None);
@@ -267,7 +266,7 @@ fn missing_end(folder: &Path, id: SpoolId, next: Sequence) -> Result<Option<Find
     let Some(end) = stop_record::read(folder, &stored)? else {
         return Ok(None);
     };
-    // What was deleted on purpose is not missing.
+    // Events removed by retention are not missing.
     let trimmed = match cursor::read(&folder.join(cursor::file_name(recovery::TRIMMED)), id)? {
         Stored::Cursor { slot, .. } => slot.cursor.next,
         _ => Sequence::FIRST,
@@ -279,20 +278,20 @@ fn missing_end(folder: &Path, id: SpoolId, next: Sequence) -> Result<Option<Find
         from,
         events: end.since(from),
         what: format!(
-            "{} events at the end of the spool, there at the last orderly stop, are missing or can't be read",
+            "{} events at the end of the spool are missing or unreadable since the last clean stop",
             end.since(from)
         ),
     }))
 }
 
-/// Whether what looks damaged was being written by a running bridge: then it is whole, or deleted, a moment later.
+/// Returns whether apparent damage was caused by a running bridge: then the events are intact, or deleted, a moment later.
 fn passes(folder: &Path, finding: &Finding) -> Result<bool, DiskError> {
     if !recovery::is_locked(folder) {
         return Ok(false);
     }
     let end = finding.from.plus(finding.events);
-    for _ in 0..LOOKS_AGAIN {
-        thread::sleep(LOOK_AGAIN);
+    for _ in 0..REREADS {
+        thread::sleep(REREAD_INTERVAL);
         let mut next = finding.from;
         for entry in from_sequence(folder, finding.from)? {
             match entry? {
@@ -307,19 +306,18 @@ fn passes(folder: &Path, finding: &Finding) -> Result<bool, DiskError> {
     Ok(false)
 }
 
-/// Reads a log from a sequence on, as far as it is written now.
+/// Reads a log from a sequence up to its current end.
 ///
 /// # Errors
-/// The folder can't be read.
+/// Returns an error if the folder cannot be read.
 pub fn from_sequence(folder: &Path, sequence: Sequence) -> Result<Entries, DiskError> {
     Ok(Entries::new(list(folder)?.segments, sequence))
 }
 
-/// Reads a log from about a time of receipt on: from the segment in which it lies. Events before it come first, and are the
-/// caller's to leave out.
+/// Reads a log from the segment that contains a time of receipt. The caller has to skip the earlier events of that segment.
 ///
 /// # Errors
-/// The folder can't be read.
+/// Returns an error if the folder cannot be read.
 pub fn from_time(folder: &Path, time: Timestamp) -> Result<Entries, DiskError> {
     let segments = list(folder)?.segments;
     let before = segments
@@ -329,7 +327,7 @@ pub fn from_time(folder: &Path, time: Timestamp) -> Result<Entries, DiskError> {
     Ok(Entries::new(segments, first.unwrap_or(Sequence::FIRST)))
 }
 
-/// Walks over the events of a log. Blocks on the disk; what it holds in memory is a block.
+/// An iterator over the events of a log. Blocks on the disk, and has one block in memory.
 #[derive(Debug)]
 pub struct Entries {
     segments: std::vec::IntoIter<SegmentFile>,
@@ -362,7 +360,7 @@ impl Entries {
         }
     }
 
-    /// Opens the segment that follows; false when there is none.
+    /// Opens the next segment. Returns false if there is none.
     fn advance(&mut self) -> Result<bool, DiskError> {
         while let Some(segment) = self.following.take() {
             self.following = self.segments.next();
@@ -407,7 +405,7 @@ impl Entries {
                 offset,
                 from,
                 events: to.since(from),
-                what: format!("{} events can't be read", to.since(from)),
+                what: format!("{} events are unreadable", to.since(from)),
             };
             match at.scan.next().map_err(DiskError::of("read", &at.path))? {
                 Item::Events { batch, .. } => {
@@ -428,7 +426,7 @@ impl Entries {
                 }
                 Item::End { offset } => {
                     let (from, limit) = (at.scan.expected(), at.limit);
-                    // The last one ends where it is written to; what stands there half-written is no damage.
+                    // The last segment ends at its write position; a partial record there is not damage.
                     let missing = limit
                         .filter(|limit| from < *limit && *limit > self.next)
                         .map(|limit| finding(offset, from, limit));
@@ -468,8 +466,8 @@ fn check_head(segment: &SegmentFile, id: Option<SpoolId>, report: &mut Report) -
             format!("the segment belongs to the spool {}", header.spool)
         }
         Ok(_) => return Ok(()),
-        Err(error @ FormatError::Version { .. }) => format!("the segment can't be read: {error}"),
-        Err(error) => format!("the segment's head is damaged: {error}"),
+        Err(error @ FormatError::Version { .. }) => format!("the segment cannot be read: {error}"),
+        Err(error) => format!("the header of the segment is damaged: {error}"),
     };
     report.findings.push(Finding {
         path: segment.path.clone(),

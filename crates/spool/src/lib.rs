@@ -1,4 +1,4 @@
-//! The log between the listener and the sinks: one writer, many readers, each at its own pace.
+//! The log between the listener and the sinks, with one writer and many independent readers.
 //!
 //! ```
 //! use neurobridge_core::{reader::{Cursor, Read, Reader}, record::Batch};
@@ -47,45 +47,45 @@ pub use self::{
 
 /// The log. Clones are handles to the same log; it lives as long as one of them, or of its readers.
 ///
-/// Dropping the last one of a log on disk blocks until what is on its way is written and the cursors are saved; call
-/// [`finish`](Self::finish) first where that matters.
+/// Dropping the last handle of a log on disk blocks until pending events are written and the cursors are saved. Call
+/// [`finish`](Self::finish) first to avoid that.
 #[derive(Clone, Debug)]
 pub struct Spool {
     log: Log,
 }
 
-/// Where a reader begins that the log does not know yet.
+/// The start position of a reader without a cursor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Start {
-    /// With what is appended next.
+    /// The next event that is appended.
     #[default]
     End,
-    /// With the oldest event that the log has.
+    /// The oldest event of the log.
     Oldest,
 }
 
-/// What an append stored.
+/// The result of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// The sequence of the first event.
     pub first: Sequence,
-    /// How many events.
+    /// The number of events.
     pub events: u64,
 }
 
-/// What the log holds at a moment.
+/// A snapshot of the log's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpoolStatus {
     /// The kind, as in the configuration.
     pub kind: &'static str,
-    /// The number of the oldest event that can be read; that of the next one when there is none.
+    /// The sequence of the oldest readable event, or of the next event if the log is empty.
     pub oldest_sequence: u64,
-    /// The number of the last durable event, 0 before the first. For the log in memory: the last one appended.
+    /// The sequence of the last durable event, 0 before the first one. For a log in memory: the last appended event.
     pub durable_sequence: u64,
-    /// Bytes held.
+    /// The size of the log.
     pub size_bytes: u64,
-    /// Bytes that may be held.
+    /// The limit of the size.
     pub limit_bytes: u64,
     /// Events dropped because the log was full.
     pub dropped_events: u64,
@@ -93,38 +93,38 @@ pub struct SpoolStatus {
     pub damaged_events: u64,
     /// Cursors found missing or damaged since the log was opened.
     pub damaged_cursors: u64,
-    /// An append waits for room.
+    /// Whether an append waits for space.
     pub is_full: bool,
-    /// An append waits until the system has a resource again: open files, memory.
+    /// Whether an append waits for a resource of the system, such as open files or memory.
     pub is_retrying: bool,
-    /// The disk refused a write: the log takes no more events.
+    /// Whether a write has failed, so that the log rejects further events.
     pub has_failed: bool,
 }
 
-/// Why the log can't be opened.
+/// The reason why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// It could not hold a single batch.
+    /// The limit is too small for a batch.
     #[error(
         "spool.max_size is {found} bytes, expected at least {least}: the log could not hold two of the largest frames"
     )]
     TooSmall {
-        /// The size configured.
+        /// The configured size.
         found: u64,
-        /// The smallest that works.
+        /// The smallest valid size.
         least: u64,
     },
-    /// Another process has the log.
+    /// Another process has opened the log.
     #[error("another process has the spool in {} open", folder.display())]
     Locked {
         /// The log's folder.
         folder: PathBuf,
     },
-    /// The disk says no.
-    #[error("the spool can't be opened")]
+    /// A disk error.
+    #[error("the spool cannot be opened")]
     Disk {
-        /// To what, and why.
+        /// The failed operation and its error.
         #[from]
         source: DiskError,
     },
@@ -133,39 +133,39 @@ pub enum OpenError {
     Version {
         /// The segment.
         path: PathBuf,
-        /// Its version.
+        /// The version of the segment.
         found: u32,
     },
 }
 
-/// Why events were not stored.
+/// The reason why events were not stored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
     /// [`Spool::close`] was called.
     #[error("the spool is closed")]
     Closed,
-    /// The disk refused a write, and after that nothing is certain of what it is asked to write: the log takes no more
-    /// until it is opened again. Events that are durable are still read.
-    #[error("the spool takes no more events")]
+    /// A write has failed. The result of later writes would be uncertain, so the log rejects further events until it is
+    /// opened again. Durable events can still be read.
+    #[error("the spool rejects further events")]
     Failed {
-        /// What was refused, and why.
+        /// The failed operation and its error.
         source: DiskError,
     },
 }
 
-/// The size of the file system on which a log is or will be, in bytes; `None` where that can't be told. A folder that is not
-/// there yet is on the file system of the nearest one above it that is.
+/// Returns the size in bytes of the file system of a log's folder; `None` if it is unknown. For a folder that does not exist,
+/// the nearest existing parent is used.
 pub fn file_system_size(folder: &Path) -> Option<u64> {
     let existing = folder.ancestors().find(|folder| folder.is_dir());
     disk::files::file_system_size(existing.unwrap_or_else(|| Path::new(".")))
 }
 
 impl Spool {
-    /// Opens the log that the configuration describes; a relative path in it is below `data_dir`.
+    /// Opens the configured log. Relative paths are below `data_dir`.
     ///
-    /// A log on disk blocks until its last segment is read, some tenths of a second at most; the rest is checked in the
-    /// background.
+    /// For a log on disk, blocks until the last segment is read, which takes some tenths of a second at most. The other
+    /// segments are checked in the background.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -175,91 +175,93 @@ impl Spool {
         })
     }
 
-    /// The log's id: with an event's sequence it names an event for ever.
+    /// Returns the id of the log. Together with a sequence it identifies an event.
     pub fn id(&self) -> SpoolId {
         self.log.id()
     }
 
-    /// Numbers a batch's events and stores them; `None` for an empty batch. Waits while the log is full, unless it is
-    /// to drop the oldest. Several that wait are stored together, in the order in which they were first polled.
+    /// Assigns sequences to the events of a batch and stores them; `None` for an empty batch. Waits while the log is full,
+    /// unless it is configured to drop the oldest events. Concurrent appends are stored together, in the order in which they
+    /// were first polled.
     ///
-    /// Dropping the future before it is ready: a log in memory stores nothing, one on disk all or nothing.
+    /// If the future is dropped before it is ready, a log in memory stores nothing, and a log on disk stores all or nothing.
     ///
     /// # Errors
-    /// See [`AppendError`]; nothing was stored as far as is known. After [`AppendError::Failed`] events may be found
-    /// when the log is opened again.
+    /// See [`AppendError`]. After [`AppendError::Failed`] the events may still be found when the log is opened again; after
+    /// the other errors nothing was stored.
     pub async fn append(&self, batch: Batch) -> Result<Option<Stored>, AppendError> {
         self.log.append(batch).await
     }
 
-    /// The number of the last event that is as durable as this kind of log makes it, 0 before the first.
+    /// Returns a receiver of the sequence of the last durable event, 0 before the first one.
     pub fn durable(&self) -> watch::Receiver<u64> {
         self.log.durable()
     }
 
-    /// A reader of this name: where its cursor on the disk is, or with what is appended next. From now on its cursor
-    /// keeps what it has not settled.
+    /// Creates the reader with this name, which starts at its cursor, or with the next appended event if it has none. From
+    /// now on the log retains the events that the reader has not settled.
     ///
-    /// Dropping the reader releases a log in memory from it; on disk it still holds what it has not settled.
+    /// Dropping the reader ends the retention in a log in memory; a log on disk retains the events further.
     pub fn reader(&self, name: &str) -> SpoolReader {
         self.reader_from(name, Start::End)
     }
 
-    /// As [`reader`](Self::reader), and where a reader begins that the log does not know yet.
+    /// As [`reader`](Self::reader), with the start position of a reader without a cursor.
     pub fn reader_from(&self, name: &str, start: Start) -> SpoolReader {
         SpoolReader::start(self.log.clone(), name, start)
     }
 
-    /// A reader of what is appended from now on, for whoever only looks on: a log on disk keeps no cursor of it, and deletes
-    /// under it what no other reader needs, which it is told as skipped. One in memory keeps what it has not committed, until
-    /// it is dropped.
+    /// Creates a reader for observers, which starts with the next appended event. A log on disk stores no cursor for it and
+    /// may delete events before it reads them; such events are reported as skipped. A log in memory retains the events that
+    /// it has not committed, until it is dropped.
     pub fn passing_reader(&self) -> SpoolReader {
         SpoolReader::passing(self.log.clone())
     }
 
-    /// Lets go of the readers that the disk knows and that were not made since the log was opened: they hold nothing back
-    /// any more. Their names. Should one come back it goes on at its cursor, and what was deleted meanwhile it skips.
+    /// Ends the retention of events for readers that have a cursor on disk and were not created since the log was opened.
+    /// Returns their names. If such a reader is created later, it continues at its cursor and skips deleted events.
     ///
-    /// To be called once all readers are made; without it nothing is deleted that any of them has not settled.
+    /// To be called once all readers are created. Without this call, the log retains everything that any of them has not
+    /// settled.
     pub fn release_others(&self) -> Vec<String> {
         self.log.release_others()
     }
 
-    /// The newest events, `max_events` at most.
+    /// Returns the newest events, at most `max_events`.
     pub fn newest(&self, max_events: u64) -> Newest {
         Newest::new(self.log.clone(), max_events)
     }
 
-    /// Ends the log: no more appends, and readers end when they have read all. Appends that wait for room fail.
+    /// Closes the log. Later appends and those that wait for space fail, and readers end after the last event.
     pub fn close(&self) {
         self.log.close();
     }
 
-    /// Closes the log, saves all cursors, and gives its folder free. To be called last: commits after it are lost.
+    /// Closes the log, saves all cursors, and unlocks the folder. To be called last, since later commits are lost.
     ///
     /// # Errors
-    /// The disk has refused a write, now or before.
+    /// Returns an error if a write has failed, now or before.
     pub async fn finish(&self) -> Result<(), DiskError> {
         self.log.finish().await
     }
 
-    /// Waits until the log fails, which may happen while nothing is appended; for ever if it does not, or is closed in order.
+    /// Waits until the log fails, which may happen without an append. Never returns if it does not fail or is closed.
     pub async fn failed(&self) -> DiskError {
         self.log.failed().await
     }
 
-    /// What it holds now.
+    /// Returns a snapshot of the state.
     pub fn status(&self) -> SpoolStatus {
         self.log.status()
     }
 
-    /// How long syncs took; none of a log in memory.
+    /// Returns the durations of syncs; empty for a log in memory.
     pub fn sync_duration(&self) -> histogram::Snapshot {
         self.log.sync_duration()
     }
 
-    /// When the event of a sequence was received, or the first after it that the log still has; `None` when it has none.
-    /// Does not read a disk: for an event that is not in memory, the time of one of the some hundred before it.
+    /// Returns the time of receipt of an event, or of the first later event in the log; `None` if there is none. Does not read
+    /// the disk: for an event that is not in memory, returns the time of one of the some hundred events before it.
     pub fn received_at(&self, sequence: Sequence) -> Option<Timestamp> {
         self.log.received_at(sequence)
     }

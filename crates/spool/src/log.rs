@@ -1,4 +1,4 @@
-//! The two kinds of log behind one face.
+//! The common interface of the two kinds of log.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -21,22 +21,22 @@ use crate::{
     memory::Memory,
 };
 
-/// How long to wait before reading again after an error that may pass.
+/// The delay before a read is retried after a temporary error.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What stands at a place of the log.
+/// The result of a look-up in the log.
 #[derive(Debug)]
 pub(crate) enum Found {
     Events(SealedBatch),
-    /// Not there any more; the oldest that is there stands at `oldest`.
+    /// The event is no longer in the log; the oldest event has the sequence `oldest`.
     Dropped {
         oldest: Sequence,
     },
-    /// Not readable; what comes after it stands at `next`.
+    /// The event is unreadable; the next readable one has the sequence `next`.
     Damaged {
         next: Sequence,
     },
-    /// Not there yet.
+    /// The event is not in the log yet.
     Nothing,
 }
 
@@ -47,12 +47,12 @@ pub(crate) enum Log {
     Disk(Arc<Disk>),
 }
 
-/// Which reader is meant.
+/// The key of a reader.
 #[derive(Debug)]
 pub(crate) enum ReaderKey {
     Memory(u64),
     Disk(String),
-    /// One that holds nothing back and leaves nothing behind.
+    /// A passing reader, which retains no events and has no cursor.
     Passing,
 }
 
@@ -129,7 +129,7 @@ impl Log {
                     Ok(finished) => finished,
                     Err(error) => match error.try_into_panic() {
                         Ok(panic) => std::panic::resume_unwind(panic),
-                        // The runtime stops: then dropping the log finishes it.
+                        // The runtime is stopping. Dropping the log finishes it then.
                         Err(_) => Ok(()),
                     },
                 }
@@ -147,7 +147,7 @@ impl Log {
         }
     }
 
-    /// A reader that begins with what is appended next and whose cursor no disk keeps.
+    /// Registers a reader that starts with the next appended event and has no cursor on disk.
     pub(crate) fn register_passing(&self) -> (ReaderKey, Cursor) {
         match self {
             Self::Memory(_) => self.register("", Start::End),
@@ -159,7 +159,7 @@ impl Log {
     }
 
     pub(crate) fn unregister(&self, reader: &ReaderKey) {
-        // On disk the cursor stays, and holds what is not settled.
+        // A log on disk keeps the cursor, and retains unsettled events.
         if let (Self::Memory(log), ReaderKey::Memory(number)) = (self, reader) {
             log.unregister(*number);
         }
@@ -169,7 +169,7 @@ impl Log {
         match (self, reader) {
             (Self::Memory(log), ReaderKey::Memory(number)) => log.commit(*number, cursor.next),
             (Self::Disk(log), ReaderKey::Disk(name)) => log.commit(name, cursor),
-            // One that only passes, of which nothing is kept; a key is made by its own log.
+            // A passing reader has no state. Other combinations do not occur, since a log creates its own keys.
             _ => {}
         }
     }
@@ -203,11 +203,11 @@ impl Log {
     }
 }
 
-/// Finds what stands at a place of the log, and keeps its own place on the disk between two calls.
+/// Looks events up in the log, and keeps its position on the disk between calls.
 #[derive(Debug)]
 pub(crate) struct Finder {
     log: Log,
-    /// For whom it finds, in a log in memory: what is on its way to a reader is dropped last.
+    /// The reader in a log in memory, which drops events that are prefetched by a reader last.
     reader: Option<u64>,
     walk: Walk,
 }
@@ -221,7 +221,7 @@ impl Finder {
         }
     }
 
-    /// For a reader of the log.
+    /// Creates a finder for a reader.
     pub(crate) fn of_reader(log: Log, key: &ReaderKey) -> Self {
         let reader = match key {
             ReaderKey::Memory(number) => Some(*number),
@@ -233,8 +233,8 @@ impl Finder {
         }
     }
 
-    /// Looks into memory, and asks the disk from a thread that may block. Dropping the future costs the place on the
-    /// disk, which is found again.
+    /// Looks an event up in memory, or on disk in a blocking thread. If the future is dropped, the position on the disk is
+    /// lost and determined again by the next call.
     pub(crate) async fn find(&mut self, sequence: Sequence) -> Result<Found, ReadError> {
         let shared = match &self.log {
             Log::Memory(log) => {
@@ -266,7 +266,7 @@ impl Finder {
             };
             match found {
                 Err(error) if ErrorClass::of(&error).may_pass() => {
-                    warn!(%error, "the spool can't be read now; it is tried again");
+                    warn!(%error, "the spool cannot be read; retrying");
                     sleep(RETRY_INTERVAL).await;
                 }
                 found => return found.map_err(|source| ReadError::Disk { sequence, source }),
@@ -274,14 +274,14 @@ impl Finder {
         }
     }
 
-    /// As [`find`](Self::find), in a thread that may block.
+    /// As [`find`](Self::find), for a thread that may block.
     pub(crate) fn find_blocking(&mut self, sequence: Sequence) -> Result<Found, ReadError> {
         match &self.log {
             Log::Memory(log) => Ok(log.find(sequence)),
             Log::Disk(log) => loop {
                 match self.walk.find(log.shared(), sequence) {
                     Err(error) if ErrorClass::of(&error).may_pass() && !*log.closed().borrow() => {
-                        warn!(%error, "the spool can't be read now; it is tried again");
+                        warn!(%error, "the spool cannot be read; retrying");
                         std::thread::sleep(RETRY_INTERVAL);
                     }
                     found => return found.map_err(|source| ReadError::Disk { sequence, source }),

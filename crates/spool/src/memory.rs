@@ -1,4 +1,4 @@
-//! The log in memory: the same records as on disk, bounded in bytes.
+//! The log in memory: the same records as on disk, with a size limit.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,13 +18,13 @@ use tokio::{
 
 use crate::{AppendError, MemoryConfig, OpenError, SpoolStatus, Start, Stored, WhenFull, log::Found};
 
-/// What a batch costs beside its bytes: its place in the queue, and the allocator's own.
+/// The overhead of a batch in addition to its bytes: its slot in the queue, and the allocator's header.
 const BATCH_OVERHEAD: usize = 128;
-/// The smallest log: two batches of the listener's largest size fit.
+/// The smallest valid limit: two batches of the listener's largest size fit.
 const LEAST_SIZE: u64 = 1 << 20;
 
-/// From here on those that empty the log go first, if they have something to do and no processor: what lies in the log for
-/// long falls out of the processors' caches, which costs more than all else that is done with it.
+/// The size from which the appender yields to the readers: batches that stay in the log for long leave the processors' caches,
+/// which costs more than all other work on them.
 const CROWDED: usize = 4 << 20;
 
 #[derive(Debug)]
@@ -33,9 +33,9 @@ pub(crate) struct Memory {
     limit: usize,
     when_full: WhenFull,
     state: Mutex<State>,
-    /// Wakes the appender when a cursor made room.
+    /// Wakes the appender when a cursor has freed space.
     room: Notify,
-    /// The append whose turn it is: a smaller one must not go before one that waits for room.
+    /// Held by the current append: a smaller one must not overtake one that waits for space.
     turn: tokio::sync::Mutex<()>,
     durable: watch::Sender<u64>,
     closed: watch::Sender<bool>,
@@ -50,23 +50,23 @@ struct Held {
 #[derive(Debug)]
 struct State {
     batches: VecDeque<Held>,
-    /// What they cost together.
+    /// The total cost of the batches.
     size: usize,
-    /// The sequence that the next event gets.
+    /// The sequence of the next event.
     next: Sequence,
     readers: BTreeMap<u64, Reader>,
     next_reader: u64,
     dropped_events: u64,
-    /// An append waits for room.
+    /// Whether an append waits for space.
     is_full: bool,
 }
 
-/// How far a reader is.
+/// The position of a reader.
 #[derive(Clone, Copy, Debug)]
 struct Reader {
-    /// The first event that it still needs.
+    /// The first event that the reader has not settled.
     needed: Sequence,
-    /// The first one that it was not handed yet, since it was rewound last. Those between are on their way.
+    /// The first event that was not passed to the reader since its last rewind. The events in between are prefetched.
     handed_to: Sequence,
 }
 
@@ -113,12 +113,12 @@ impl Memory {
         if self.lock().size > CROWDED {
             yield_now().await;
         }
-        // Sealing twice would number events twice, so the batch is sealed where its place is certain.
+        // Sealing assigns the sequences, so the batch is sealed only when its position is final.
         let mut batch = Some(batch);
         loop {
             let room = self.room.notified();
             tokio::pin!(room);
-            // Before the look at the state: what is freed in between wakes us then.
+            // Enabled before the check, so that space freed in between is not missed.
             room.as_mut().enable();
             if *self.closed.borrow() {
                 return Err(AppendError::Closed);
@@ -144,7 +144,7 @@ impl Memory {
         self.room.notify_waiters();
     }
 
-    /// A new reader's number and the sequence at which it begins.
+    /// Registers a reader. Returns its number and its first sequence.
     pub(crate) fn register(&self, start: Start) -> (u64, Sequence) {
         let mut state = self.lock();
         let number = state.next_reader;
@@ -167,7 +167,7 @@ impl Memory {
         self.trim(&mut state);
     }
 
-    /// Notes that a reader needs nothing before `next` any more.
+    /// Records that a reader has settled all events before `next`.
     pub(crate) fn commit(&self, reader: u64, next: Sequence) {
         let mut state = self.lock();
         if let Some(reader) = state.readers.get_mut(&reader) {
@@ -176,7 +176,7 @@ impl Memory {
         self.trim(&mut state);
     }
 
-    /// What a reader is handed at its place.
+    /// Looks up the batch for a reader and records that it was passed on.
     pub(crate) fn hand_out(&self, reader: u64, sequence: Sequence) -> Found {
         let mut state = self.lock();
         let found = state.find(sequence);
@@ -195,7 +195,7 @@ impl Memory {
 
     pub(crate) fn received_at(&self, sequence: Sequence) -> Option<Timestamp> {
         let found = match self.find(sequence) {
-            // Whoever asks for what a full log dropped waits for all after it as well.
+            // A reader whose events were dropped continues with the oldest event.
             Found::Dropped { oldest } => self.find(oldest),
             found => found,
         };
@@ -224,7 +224,7 @@ impl Memory {
 
     fn try_append(&self, batch: &mut Option<Batch>, cost: usize) -> Option<Stored> {
         let mut state = self.lock();
-        // A batch larger than the whole log goes in alone: refusing it for ever would stop the bridge.
+        // A batch larger than the limit is stored alone: rejecting it would block the bridge for ever.
         while state.size + cost > self.limit && !state.batches.is_empty() {
             if self.when_full == WhenFull::Block {
                 state.is_full = true;
@@ -241,12 +241,12 @@ impl Memory {
         state.next = sealed.end();
         state.size += cost;
         state.batches.push_back(Held { batch: sealed, cost });
-        // Nobody reads: nothing to keep.
+        // Without readers nothing is retained.
         self.trim(&mut state);
         Some(stored)
     }
 
-    /// Forgets what every reader has settled.
+    /// Removes the batches that every reader has settled.
     fn trim(&self, state: &mut State) {
         let needed = state.readers.values().map(|reader| reader.needed).min();
         let needed = needed.unwrap_or(state.next);
@@ -264,13 +264,13 @@ impl Memory {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing within the lock can panic half-way through an update.
+        // No code under this lock can panic in the middle of an update.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a batch takes of memory, by the room of its buffer. Allocators round large pieces up, the usual ones to one of four
-/// sizes for each power of two: not counted, the log would be a tenth larger than it says.
+/// Returns the memory used by a batch with a buffer of this capacity. Allocators round large blocks up, usually to one of four
+/// sizes for each power of two; without this the log would use a tenth more memory than it reports.
 const fn footprint(bytes: usize) -> usize {
     let step = bytes.next_power_of_two() / 8;
     let rounded = if step == 0 {
@@ -303,8 +303,8 @@ impl State {
         }
     }
 
-    /// Drops the oldest batch that is on its way to nobody: what is will be delivered most likely, and would be counted as
-    /// lost. It takes its memory until it is settled in any case.
+    /// Drops the oldest batch that no reader has prefetched. A prefetched batch will most likely be delivered although it would
+    /// count as lost, and its memory is in use until it is settled anyway.
     fn drop_oldest(&mut self) {
         let is_on_its_way = |held: &Held| {
             self.readers

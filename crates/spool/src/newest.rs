@@ -1,10 +1,10 @@
-//! The newest events of a log, for whoever must know them after a restart.
+//! The newest events of a log, which fill the deduplication window after a restart.
 
 use neurobridge_core::{event::Sequence, reader::ReadError, record::SealedBatch};
 
 use crate::log::{Finder, Found, Log};
 
-/// Walks over the newest events that a log held when this was made, oldest first. What can't be read is left out.
+/// An iterator over the newest events of a log at the time of its creation, oldest first. Unreadable events are left out.
 /// Blocks on the disk.
 #[derive(Debug)]
 pub struct Newest {

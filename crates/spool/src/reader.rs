@@ -1,4 +1,4 @@
-//! A reader: prefetches from the log into a bounded channel.
+//! A reader, which prefetches batches from the log into a bounded channel.
 
 use neurobridge_core::{
     epoch::Epochs,
@@ -15,18 +15,18 @@ use crate::{
     log::{Finder, Found, Log, ReaderKey},
 };
 
-/// Batches between the log and a sink. When it is full the prefetch waits: the log keeps the rest. Few, because each
-/// is a whole wake-up of a socket, and `drop_oldest` can't free what is in here.
+/// The capacity of the channel in batches. Small, because each batch is a whole wake-up of a socket, and `drop_oldest` cannot
+/// free prefetched batches.
 const PREFETCH: usize = 4;
 
-/// A sink's reader of the log. Dropping it releases a log in memory from it; on disk its cursor stays.
+/// A sink's reader of the log. Dropping it ends the retention in a log in memory; a log on disk keeps its cursor.
 #[derive(Debug)]
 pub struct SpoolReader {
     log: Log,
     key: ReaderKey,
     cursor: Cursor,
     prefetched: mpsc::Receiver<(u64, Result<Read, ReadError>)>,
-    /// Where to read from, and for the how manyth time that was said.
+    /// Rewind generation and target sequence.
     position: watch::Sender<(u64, Sequence)>,
     task: JoinHandle<()>,
 }
@@ -65,7 +65,7 @@ impl Reader for SpoolReader {
         loop {
             match self.prefetched.recv().await {
                 Some((of, read)) if of == epoch => return read,
-                // Prefetched before a rewind.
+                // Prefetched before the last rewind: discarded.
                 Some(_) => {}
                 None => return Err(ReadError::Stopped),
             }
@@ -115,7 +115,7 @@ async fn prefetch(
     loop {
         let (epoch, mut sequence) = *positions.borrow_and_update();
         loop {
-            // Before the look into the log: what comes after it wakes us then.
+            // Read before the look-up, so that a close in between is not missed.
             let is_closed = *closed.borrow_and_update();
             durable.mark_unchanged();
             let (read, next) = match finder.find(sequence).await {
@@ -140,7 +140,7 @@ async fn prefetch(
             match rewound {
                 Ok(false) if has_failed => return,
                 Ok(false) if has_ended => {
-                    // All is handed over; only a rewind can want more.
+                    // All events were passed on; only a rewind can request more.
                     if positions.changed().await.is_err() {
                         return;
                     }
@@ -154,7 +154,7 @@ async fn prefetch(
     }
 }
 
-/// What a reader is told of what was found, and where it goes on.
+/// Converts the result of a look-up for the reader. Returns the next sequence too.
 fn read(found: Found, sequence: Sequence, is_closed: bool) -> (Option<Result<Read, ReadError>>, Sequence) {
     let skipped = |next: Sequence, reason| {
         let read = Read::Skipped {

@@ -1,4 +1,4 @@
-//! Reading a part of a log once more, beside the process that has it or without one: nothing is locked, and no cursor moves.
+//! Reads a range of a log again, also while another process has the log open: locks nothing and moves no cursor.
 
 use std::{io, path::PathBuf, str::FromStr};
 
@@ -17,19 +17,19 @@ use crate::{
     inspect::{self, Entry},
 };
 
-/// Batches between the disk and a sink. When it is full, reading waits.
+/// The capacity of the channel between the disk and a sink, in batches.
 const PREFETCH: usize = 4;
 
-/// A place in a log, as people name it.
+/// A position in a log, given on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// An event.
+    /// The sequence of an event.
     Sequence(Sequence),
-    /// When an event was received.
+    /// A time of receipt.
     Time(Timestamp),
 }
 
-/// A text is no [`Place`].
+/// The error of a text that is not a [`Place`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("found \"{found}\", expected a sequence such as 1000, or a time such as 2026-01-31T12:00:00Z")]
 pub struct PlaceError {
@@ -52,11 +52,11 @@ impl FromStr for Place {
 }
 
 impl Place {
-    /// The first event at this place or after it; for a time after all events, the one that comes next. Reads a segment at
-    /// most.
+    /// Returns the first event at or after this position; for a time after all events, the next event. Reads at most one
+    /// segment.
     ///
     /// # Errors
-    /// The log can't be read.
+    /// Returns an error if the log cannot be read.
     pub fn first_from(self, folder: &std::path::Path) -> Result<Sequence, DiskError> {
         let time = match self {
             Self::Sequence(sequence) => return Ok(sequence),
@@ -78,10 +78,10 @@ impl Place {
         Ok(next)
     }
 
-    /// The event after the last one at this place or before it.
+    /// Returns the sequence after the last event at or before this position.
     ///
     /// # Errors
-    /// The log can't be read.
+    /// Returns an error if the log cannot be read.
     pub fn end(self, folder: &std::path::Path) -> Result<Sequence, DiskError> {
         match self {
             Self::Sequence(sequence) => Ok(sequence.next()),
@@ -94,7 +94,7 @@ impl Place {
     }
 }
 
-/// A reader of a part of a log. What was deleted, or can't be read, is skipped and told.
+/// A reader of a range of a log. Deleted and unreadable events are reported as skipped.
 #[derive(Debug)]
 pub struct ReplayReader {
     folder: PathBuf,
@@ -105,10 +105,10 @@ pub struct ReplayReader {
 }
 
 impl ReplayReader {
-    /// Begins at `first` and ends before `end`, which has to be durable. Needs a runtime.
+    /// Starts to read from `first` until before `end`, which has to be durable. Needs a Tokio runtime.
     ///
     /// # Errors
-    /// The log's epochs can't be read.
+    /// Returns an error if the log's epochs cannot be read.
     pub fn start(folder: PathBuf, first: Sequence, end: Sequence) -> Result<Self, DiskError> {
         let epochs = epochs::read(&folder)?.ok_or_else(|| {
             let damaged = io::Error::new(
@@ -137,7 +137,7 @@ impl Reader for ReplayReader {
         self.read = read(self.folder.clone(), sequence, self.end);
     }
 
-    /// Nothing is kept of it: the cursor of the sink is where it was.
+    /// Does nothing: a replay does not move the sink's cursor.
     fn commit(&mut self, _: &Cursor) {}
 
     fn cursor(&self) -> &Cursor {
@@ -149,7 +149,7 @@ impl Reader for ReplayReader {
     }
 }
 
-/// Reads in a thread that may block, which ends when nobody takes what it read.
+/// Reads in a blocking thread, which ends when the receiver is dropped.
 fn read(folder: PathBuf, first: Sequence, end: Sequence) -> mpsc::Receiver<Result<Read, ReadError>> {
     let (sender, receiver) = mpsc::channel(PREFETCH);
     spawn_blocking(move || {
@@ -178,23 +178,23 @@ fn read(folder: PathBuf, first: Sequence, end: Sequence) -> mpsc::Receiver<Resul
                 return;
             }
         }
-        // All before the end was durable once.
+        // All events before the end were durable once, so missing ones are damaged.
         if let Some(missing) = part.skip(part.end, Skipped::Damaged) {
-            // Nobody may be left to be told.
+            // The receiver may be dropped already.
             let _ = sender.blocking_send(Ok(missing));
         }
     });
     receiver
 }
 
-/// How far a part of a log is read.
+/// The range of a replay and its progress.
 struct Part {
     next: Sequence,
     end: Sequence,
 }
 
 impl Part {
-    /// What an entry is for the sink: first what is missing before it.
+    /// Converts an entry for the sink, preceded by the events missing before it.
     fn take(&mut self, entry: Entry) -> [Option<Read>; 2] {
         match entry {
             Entry::Events(batch) => {
@@ -220,7 +220,7 @@ impl Part {
     }
 }
 
-/// The events of a batch that stand before a sequence.
+/// Returns the events of a batch before a sequence.
 fn before(batch: &SealedBatch, end: Sequence) -> Option<SealedBatch> {
     let events = end.since(batch.first()).min(batch.events());
     let mut length = 0;

@@ -94,7 +94,7 @@ async fn every_flipped_bit_costs_one_event_at_most() {
 }
 
 #[tokio::test]
-async fn every_cut_costs_what_was_behind_it() {
+async fn every_cut_loses_only_later_records() {
     let log = small_log().await;
     for (index, path) in segments(log.path()).iter().enumerate() {
         let bytes = fs::read(path).unwrap();

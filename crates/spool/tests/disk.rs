@@ -21,7 +21,7 @@ fn sequence(number: u64) -> Sequence {
 }
 
 #[tokio::test]
-async fn a_log_goes_on_where_it_was() {
+async fn reopened_log_continues_its_sequence() {
     let root = tempfile::tempdir().unwrap();
     let mut expected = Cursor::starting_at(Sequence::FIRST);
     let mut id = None;
@@ -57,7 +57,7 @@ async fn a_log_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_reader_that_falls_behind_reads_the_disk_and_catches_up() {
+async fn slow_reader_reads_from_disk_and_catches_up() {
     let root = tempfile::tempdir().unwrap();
     let config = DiskConfig {
         segment_size: ByteSize::from_mib(1),
@@ -87,7 +87,7 @@ async fn a_reader_that_falls_behind_reads_the_disk_and_catches_up() {
 }
 
 #[tokio::test]
-async fn a_second_process_is_refused() {
+async fn second_process_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     assert!(matches!(
@@ -104,7 +104,7 @@ async fn a_second_process_is_refused() {
 }
 
 #[tokio::test]
-async fn what_all_have_settled_is_deleted_and_nothing_else() {
+async fn only_segments_settled_by_all_readers_are_deleted() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     let (mut quick, slow) = (spool.reader("quick"), spool.reader("slow"));
@@ -144,7 +144,7 @@ async fn what_all_have_settled_is_deleted_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_is_settled_stays_for_a_while() {
+async fn settled_events_are_retained() {
     // Otherwise ages count from the start.
     neurobridge_core::clock::compare_with_server(jiff::SignedDuration::ZERO);
     let root = tempfile::tempdir().unwrap();
@@ -175,7 +175,7 @@ async fn what_is_settled_stays_for_a_while() {
 }
 
 #[tokio::test]
-async fn a_reader_that_is_gone_holds_nothing_once_that_is_said() {
+async fn released_reader_retains_nothing() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     drop((spool.reader("gone"), spool.reader("stays")));
@@ -200,7 +200,7 @@ async fn a_reader_that_is_gone_holds_nothing_once_that_is_said() {
 }
 
 #[tokio::test]
-async fn a_passing_reader_holds_nothing_and_leaves_nothing() {
+async fn passing_reader_retains_and_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     let mut sink = spool.reader("sink");
@@ -241,7 +241,7 @@ async fn a_passing_reader_holds_nothing_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_full_log_waits_and_goes_on_by_itself() {
+async fn full_log_blocks_until_space_is_free() {
     let root = tempfile::tempdir().unwrap();
     let config = DiskConfig {
         max_size: ByteSize::from_mib(1),
@@ -276,7 +276,7 @@ async fn a_full_log_waits_and_goes_on_by_itself() {
 }
 
 #[tokio::test]
-async fn closing_ends_an_append_that_waits_for_room() {
+async fn close_ends_an_append_waiting_for_space() {
     let root = tempfile::tempdir().unwrap();
     let config = DiskConfig {
         max_size: ByteSize::from_mib(1),
@@ -305,7 +305,7 @@ async fn closing_ends_an_append_that_waits_for_room() {
 }
 
 #[tokio::test]
-async fn a_full_log_may_drop_the_oldest_and_counts_them() {
+async fn full_log_drops_and_counts_the_oldest_events() {
     let root = tempfile::tempdir().unwrap();
     let config = DiskConfig {
         max_size: ByteSize::from_mib(1),
@@ -331,7 +331,7 @@ async fn a_full_log_may_drop_the_oldest_and_counts_them() {
 }
 
 #[tokio::test]
-async fn an_event_larger_than_the_log_goes_in_alone() {
+async fn event_larger_than_the_log_is_stored_alone() {
     let root = tempfile::tempdir().unwrap();
     let config = DiskConfig {
         max_size: ByteSize::from_mib(1),
@@ -346,7 +346,7 @@ async fn an_event_larger_than_the_log_goes_in_alone() {
 }
 
 #[tokio::test]
-async fn a_new_reader_misses_nothing_whenever_the_process_is_killed() {
+async fn new_reader_misses_no_event_after_any_kill() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     append(&spool, 3, 10).await;
@@ -360,7 +360,7 @@ async fn a_new_reader_misses_nothing_whenever_the_process_is_killed() {
 }
 
 #[tokio::test]
-async fn a_log_is_inspected_while_it_is_written_to() {
+async fn log_can_be_inspected_during_writes() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("spool");
     let spool = open(root.path(), &config());
@@ -397,7 +397,7 @@ async fn a_log_is_inspected_while_it_is_written_to() {
 }
 
 #[tokio::test]
-async fn every_policy_of_syncing_keeps_what_was_stored() {
+async fn every_sync_policy_keeps_stored_events() {
     for sync in [SyncPolicy::Never, SyncPolicy::Interval(Duration::from_millis(5))] {
         let root = tempfile::tempdir().unwrap();
         let config = DiskConfig { sync, ..config() };
@@ -427,7 +427,7 @@ async fn every_policy_of_syncing_keeps_what_was_stored() {
 }
 
 #[tokio::test]
-async fn a_closed_log_is_read_to_its_end_and_again_after_a_rewind() {
+async fn closed_log_is_read_to_its_end_and_after_a_rewind() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     let mut reader = spool.reader("sink");
@@ -470,7 +470,7 @@ async fn files_are_for_their_owner_only() {
 }
 
 #[test]
-fn a_log_too_small_is_refused() {
+fn too_small_log_is_rejected() {
     let root = tempfile::tempdir().unwrap();
     let config = DiskConfig {
         max_size: ByteSize::from_kib(64),

@@ -297,12 +297,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn the_log_is_a_counter_to_each_reader(actions in proptest::collection::vec(any_action(), 1..60)) {
+    fn each_reader_receives_consecutive_sequences(actions in proptest::collection::vec(any_action(), 1..60)) {
         block_on(run(actions, WhenFull::Block));
     }
 
     #[test]
-    fn a_log_that_drops_says_what_it_dropped(actions in proptest::collection::vec(any_action(), 20..80)) {
+    fn dropped_events_are_reported(actions in proptest::collection::vec(any_action(), 20..80)) {
         block_on(run(actions, WhenFull::DropOldest));
     }
 }

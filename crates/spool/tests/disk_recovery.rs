@@ -25,7 +25,7 @@ const LOSSES: [Loss; 5] = [
 ];
 
 #[tokio::test]
-async fn a_lost_cursor_delivers_from_the_oldest_record() {
+async fn lost_cursor_restarts_at_the_oldest_record() {
     for (what, lose) in LOSSES {
         let root = tempfile::tempdir().unwrap();
         filled(root.path()).await;
@@ -51,7 +51,7 @@ async fn a_lost_cursor_delivers_from_the_oldest_record() {
 }
 
 #[tokio::test]
-async fn all_cursors_lost_deliver_from_the_oldest_record() {
+async fn lost_cursors_restart_at_the_oldest_record() {
     let root = tempfile::tempdir().unwrap();
     filled(root.path()).await;
     fs::remove_dir_all(root.path().join("spool/cursors")).unwrap();
@@ -61,7 +61,7 @@ async fn all_cursors_lost_deliver_from_the_oldest_record() {
 }
 
 #[tokio::test]
-async fn without_the_registry_no_reader_counts_as_new() {
+async fn missing_registry_makes_no_reader_new() {
     let root = tempfile::tempdir().unwrap();
     filled(root.path()).await;
     fs::remove_file(root.path().join("spool/cursors/sink.cursor")).unwrap();
@@ -73,7 +73,7 @@ async fn without_the_registry_no_reader_counts_as_new() {
 }
 
 #[tokio::test]
-async fn a_log_of_the_released_version_opens() {
+async fn log_of_the_released_version_opens() {
     for (what, lose) in &LOSSES[1..3] {
         let root = tempfile::tempdir().unwrap();
         filled(root.path()).await;
@@ -101,7 +101,7 @@ async fn a_log_of_the_released_version_opens() {
 }
 
 #[tokio::test]
-async fn a_damaged_slot_of_a_cursor_is_reported() {
+async fn damaged_cursor_slot_is_reported() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     let mut reader = spool.reader("sink");
@@ -135,7 +135,7 @@ async fn a_damaged_slot_of_a_cursor_is_reported() {
 }
 
 #[tokio::test]
-async fn a_lost_end_after_an_orderly_stop_is_counted() {
+async fn lost_end_after_a_clean_stop_is_counted() {
     for (what, lose) in LOSSES.iter().filter(|(what, _)| *what != "halved") {
         let root = tempfile::tempdir().unwrap();
         filled(root.path()).await;
@@ -164,7 +164,7 @@ async fn a_lost_end_after_an_orderly_stop_is_counted() {
 }
 
 #[tokio::test]
-async fn a_lost_log_after_an_orderly_stop_is_counted() {
+async fn lost_log_after_a_clean_stop_is_counted() {
     let root = tempfile::tempdir().unwrap();
     filled(root.path()).await;
     for segment in segments(root.path()) {
@@ -178,7 +178,7 @@ async fn a_lost_log_after_an_orderly_stop_is_counted() {
 }
 
 #[tokio::test]
-async fn what_a_crash_tears_is_no_loss() {
+async fn torn_record_after_a_crash_is_no_loss() {
     let root = tempfile::tempdir().unwrap();
     filled(root.path()).await;
     let spool = open(root.path(), &config());
@@ -201,7 +201,7 @@ async fn what_a_crash_tears_is_no_loss() {
 }
 
 #[tokio::test]
-async fn a_folder_removed_under_a_running_log_fails_it() {
+async fn removed_folder_fails_a_running_log() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     let _reader = spool.reader("sink");
@@ -215,7 +215,7 @@ async fn a_folder_removed_under_a_running_log_fails_it() {
 }
 
 #[tokio::test]
-async fn a_torn_write_is_cut_off_and_the_log_goes_on() {
+async fn torn_write_is_truncated_and_the_log_continues() {
     for torn in [&b"\0\0\0\x01garbage"[..], &[0; 200], &[0xff; 5000]] {
         let root = tempfile::tempdir().unwrap();
         let spool = open(root.path(), &config());
@@ -238,7 +238,7 @@ async fn a_torn_write_is_cut_off_and_the_log_goes_on() {
 }
 
 #[tokio::test]
-async fn a_missing_segment_is_a_hole_and_not_the_end() {
+async fn missing_segment_is_skipped_and_reported() {
     let root = tempfile::tempdir().unwrap();
     filled(root.path()).await;
     let all = segments(root.path());
@@ -258,7 +258,7 @@ async fn a_missing_segment_is_a_hole_and_not_the_end() {
 }
 
 #[tokio::test]
-async fn damage_is_set_aside_and_found_without_a_reader() {
+async fn damage_is_found_and_set_aside_without_a_reader() {
     let root = tempfile::tempdir().unwrap();
     filled(root.path()).await;
     let path = &segments(root.path())[2];
@@ -277,7 +277,7 @@ async fn damage_is_set_aside_and_found_without_a_reader() {
 }
 
 #[tokio::test]
-async fn a_lost_end_is_not_numbered_again() {
+async fn sequences_of_a_lost_end_are_not_reused() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     let mut reader = spool.reader("sink");
@@ -293,7 +293,7 @@ async fn a_lost_end_is_not_numbered_again() {
 }
 
 #[tokio::test]
-async fn a_damaged_cursor_sends_again_and_a_damaged_id_is_found_again() {
+async fn damaged_cursor_resends_and_damaged_id_is_restored() {
     let root = tempfile::tempdir().unwrap();
     filled(root.path()).await;
     let id = open(root.path(), &config()).id();

@@ -141,7 +141,7 @@ async fn begun() -> (TempDir, u64) {
 }
 
 #[test]
-fn a_kill_before_any_change_of_the_disk_loses_nothing() {
+fn kill_before_any_disk_operation_loses_no_event() {
     let failing = FailScenario::setup();
     let root = tempfile::tempdir().unwrap();
     let told = Arc::new(Told::default());
@@ -189,7 +189,7 @@ fn a_kill_before_any_change_of_the_disk_loses_nothing() {
 }
 
 #[test]
-fn a_refusal_is_final_and_loses_nothing() {
+fn refused_write_is_final_and_loses_no_event() {
     let failing = FailScenario::setup();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for (point, _) in POINTS {
@@ -222,7 +222,7 @@ fn a_refusal_is_final_and_loses_nothing() {
 }
 
 #[test]
-fn an_error_that_passes_is_waited_out() {
+fn temporary_error_is_retried() {
     let failing = FailScenario::setup();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for (point, _) in POINTS.iter().filter(|(_, is_final)| !is_final) {
@@ -263,7 +263,7 @@ fn every_error_of_a_sync_is_final() {
 }
 
 #[test]
-fn a_file_system_that_syncs_no_folders_is_accepted() {
+fn file_system_without_folder_sync_is_accepted() {
     let failing = FailScenario::setup();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     fail::cfg("folder-sync", "return(unsupported)").unwrap();
@@ -300,7 +300,7 @@ fn events_of_a_quiet_feed_are_deleted_when_settled() {
 }
 
 #[test]
-fn a_removed_folder_is_noticed_on_a_quiet_feed() {
+fn removed_folder_is_detected_on_a_quiet_feed() {
     let failing = FailScenario::setup();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
@@ -321,7 +321,7 @@ fn a_removed_folder_is_noticed_on_a_quiet_feed() {
 }
 
 #[test]
-fn without_room_the_oldest_are_dropped_if_so_configured() {
+fn full_log_drops_the_oldest_if_configured() {
     let failing = FailScenario::setup();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let root = tempfile::tempdir().unwrap();

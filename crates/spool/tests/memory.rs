@@ -89,7 +89,7 @@ async fn read_until(reader: &mut SpoolReader, until: u64) -> (Vec<u64>, u64) {
 
 /// As the bridge does it: several at once, polled together.
 #[tokio::test]
-async fn a_small_append_waits_behind_a_large_one() {
+async fn small_append_waits_for_an_earlier_large_one() {
     let (spool, mut id) = (small(), 0);
     let mut reader = spool.reader("sink");
     // Room for a small one is left.
@@ -106,7 +106,7 @@ async fn a_small_append_waits_behind_a_large_one() {
 }
 
 #[tokio::test]
-async fn readers_see_all_in_order_each_at_its_own_pace() {
+async fn readers_are_independent_and_in_order() {
     let (spool, mut id) = (small(), 0);
     let (mut quick, mut slow) = (spool.reader("quick"), spool.reader("slow"));
     for _ in 0..10 {
@@ -126,7 +126,7 @@ async fn readers_see_all_in_order_each_at_its_own_pace() {
 }
 
 #[tokio::test]
-async fn a_rewind_empties_what_was_prefetched() {
+async fn rewind_discards_prefetched_events() {
     let (spool, mut id) = (small(), 0);
     let mut reader = spool.reader("sink");
     for _ in 0..20 {
@@ -138,7 +138,7 @@ async fn a_rewind_empties_what_was_prefetched() {
 }
 
 #[tokio::test]
-async fn an_append_waits_for_room_and_goes_on_by_itself() {
+async fn append_blocks_until_space_is_free() {
     let (spool, mut id) = (small(), 0);
     let mut reader = spool.reader("sink");
     while spool.status().size_bytes < 900 << 10 {
@@ -161,7 +161,7 @@ async fn an_append_waits_for_room_and_goes_on_by_itself() {
 }
 
 #[tokio::test]
-async fn a_full_log_may_drop_the_oldest_and_counts_them() {
+async fn full_log_drops_and_counts_the_oldest_events() {
     let (spool, mut id) = (open(ByteSize::from_mib(1), WhenFull::DropOldest), 0);
     let mut reader = spool.reader("sink");
     for _ in 0..100 {
@@ -179,7 +179,7 @@ async fn a_full_log_may_drop_the_oldest_and_counts_them() {
 }
 
 #[tokio::test]
-async fn what_is_on_its_way_is_dropped_last_and_each_loss_is_counted_once() {
+async fn prefetched_events_are_dropped_last_and_counted_once() {
     let (spool, mut id) = (open(ByteSize::from_mib(1), WhenFull::DropOldest), 0);
     let mut reader = spool.reader("sink");
     let (mut handed, mut skipped, mut settled) = (0, 0, Sequence::FIRST);
@@ -213,7 +213,7 @@ async fn what_is_on_its_way_is_dropped_last_and_each_loss_is_counted_once() {
 }
 
 #[tokio::test]
-async fn an_event_larger_than_the_log_goes_in_alone() {
+async fn event_larger_than_the_log_is_stored_alone() {
     let (spool, mut id) = (small(), 0);
     let mut reader = spool.reader("sink");
     soon(spool.append(batch(&mut id, 1, 3 << 20))).await.unwrap();
@@ -223,7 +223,7 @@ async fn an_event_larger_than_the_log_goes_in_alone() {
 }
 
 #[tokio::test]
-async fn a_closed_log_is_read_to_its_end_and_again_after_a_rewind() {
+async fn closed_log_is_read_to_its_end_and_after_a_rewind() {
     let (spool, mut id) = (small(), 0);
     let mut reader = spool.reader("sink");
     spool.append(batch(&mut id, 3, 10)).await.unwrap();
@@ -240,7 +240,7 @@ async fn a_closed_log_is_read_to_its_end_and_again_after_a_rewind() {
 }
 
 #[tokio::test]
-async fn closing_ends_an_append_that_waits() {
+async fn close_ends_a_waiting_append() {
     let (spool, mut id) = (small(), 0);
     let _reader = spool.reader("sink");
     while spool.status().size_bytes < 900 << 10 {
@@ -257,7 +257,7 @@ async fn closing_ends_an_append_that_waits() {
 }
 
 #[tokio::test]
-async fn without_readers_nothing_is_kept() {
+async fn log_without_readers_retains_nothing() {
     let (spool, mut id) = (small(), 0);
     drop(spool.reader("gone"));
     for _ in 0..100 {
@@ -346,14 +346,14 @@ async fn run(actions: Vec<Action>) -> Result<(), ReadError> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn the_log_is_a_counter_to_each_reader(actions in proptest::collection::vec(any_action(), 1..60)) {
+    fn each_reader_receives_consecutive_sequences(actions in proptest::collection::vec(any_action(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(run(actions)).unwrap();
     }
 }
 
 #[tokio::test]
-async fn the_room_of_a_buffer_is_counted_and_not_what_stands_in_it() {
+async fn capacity_of_a_buffer_counts_as_its_size() {
     let spool = small();
     let _reader = spool.reader("sink");
     spool
@@ -364,7 +364,7 @@ async fn the_room_of_a_buffer_is_counted_and_not_what_stands_in_it() {
 }
 
 #[tokio::test]
-async fn those_that_empty_a_crowded_log_go_first() {
+async fn readers_that_free_space_have_priority() {
     let spool = open(ByteSize::from_mib(64), WhenFull::Block);
     let _reader = spool.reader("sink");
     let mut id = 0;

@@ -26,7 +26,7 @@ async fn read_to_end(reader: &mut ReplayReader) -> Seen {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_comes_again_and_no_cursor_moves() {
+async fn replay_repeats_a_range_and_moves_no_cursor() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     let reader = spool.reader("sink");
@@ -55,7 +55,7 @@ async fn a_part_comes_again_and_no_cursor_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_deleted_or_is_damaged_is_told() {
+async fn deleted_and_damaged_events_are_reported() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     drop(spool.reader("sink"));
@@ -83,7 +83,7 @@ async fn what_was_deleted_or_is_damaged_is_told() {
 }
 
 #[tokio::test]
-async fn a_time_is_a_place() {
+async fn time_selects_a_position() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     drop(spool.reader("sink"));
@@ -113,7 +113,7 @@ async fn a_time_is_a_place() {
 }
 
 #[tokio::test]
-async fn damaged_epochs_are_told_before_anything_is_sent() {
+async fn damaged_epochs_are_reported_before_delivery() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());
     append(&spool, 3, 300).await;

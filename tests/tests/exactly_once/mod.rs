@@ -90,7 +90,7 @@ fn committed_cursor_replaces_an_older_saved_cursor() {
 /// events then get the same sequences, in an epoch that never reaches Kafka. The next epoch must not treat them as
 /// delivered.
 #[test]
-fn power_cut_mixes_up_no_events_of_equal_sequence() {
+fn power_cut_keeps_events_with_reused_sequences_apart() {
     let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };

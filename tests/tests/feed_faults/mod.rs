@@ -6,7 +6,7 @@
 //! | bad input | test |
 //! |---|---|
 //! | frame that is not JSON, or of an unknown kind | [`malformed_frame_becomes_a_dead_letter`] |
-//! | text frame that is not UTF-8 | [`broken::invalid_utf8_reconnects`]; closed with 1007: listener, `what_the_protocol_forbids_is_answered_with_its_code` |
+//! | text frame that is not UTF-8 | [`broken::invalid_utf8_reconnects`]; closed with 1007: listener, `protocol_violation_is_closed_with_its_code` |
 //! | binary frame | [`harmless::binary_frames_keep_the_connection`] |
 //! | frame above the size limit | [`broken::oversize_frame_reconnects`]; closed with 1009: the same test of the listener |
 //! | `{"error":…}` before authentication, or an `auth` other than `ok` | [`refused::error_answer_is_token_refused`], [`refused::wrong_auth_answer_is_token_refused`]; readiness and exit code 77: `signals_and_exits`, `refused_token_exits_with_77_only_if_configured` |
@@ -14,18 +14,18 @@
 //! | HTTP 401, 403, 429, 503 instead of an upgrade | [`refused::http_401_is_unauthorized`] and the following ones; `Retry-After`: [`retry_after_delays_the_next_attempt`] |
 //! | increasing delays | [`no_hot_loop::refusals_are_delayed`] and the following ones |
 //! | `{"error":…}` later | [`error_after_auth_is_shown_and_keeps_the_connection`] |
-//! | no pong, a wrong pong, a half-open connection | [`broken::missing_pong_reconnects_without_loss`], [`broken::wrong_pong_reconnects`], [`broken::half_open_reconnects_without_loss`]; with a full spool: `full_spool`, `full_spool_blocks_reading_until_space_is_free`, and the listener's `while_there_is_no_room_pings_go_on_and_silence_is_not_judged` |
-//! | first of several addresses does not answer | listener, `addresses_are_tried_one_after_the_other_but_not_for_long_each` |
+//! | no pong, a wrong pong, a half-open connection | [`broken::missing_pong_reconnects_without_loss`], [`broken::wrong_pong_reconnects`], [`broken::half_open_reconnects_without_loss`]; with a full spool: `full_spool`, `full_spool_blocks_reading_until_space_is_free`, and the listener's `backpressure_continues_pings_and_ignores_silence` |
+//! | first of several addresses does not answer | listener, `each_address_has_a_limited_head_start` |
 //! | event too large for a broker | `kafka_and_file`, `oversize_event_is_stripped_or_dead_lettered` |
-//! | one message refused by the broker | the same; a limit for consecutive dead letters: core, `too_many_dead_letters_in_a_row_stop_the_sink` |
-//! | sink refused as a whole | `kafka_and_file`, `revoked_permission_delays_but_loses_no_event`; `kafka_and_file`, `deleted_topic_holds_the_cursor_until_recreated`; a changed password: `kafka_sink`, `an_exchanged_password_is_picked_up` |
-//! | another instance has fenced the producer | sink-kafka, `a_fenced_producer_stops_for_good` |
+//! | one message refused by the broker | the same; a limit for consecutive dead letters: core, `too_many_consecutive_dead_letters_stop_the_sink` |
+//! | sink refused as a whole | `kafka_and_file`, `revoked_permission_delays_but_loses_no_event`; `kafka_and_file`, `deleted_topic_holds_the_cursor_until_recreated`; a changed password: `kafka_sink`, `changed_password_is_used_on_reconnect` |
+//! | another instance has fenced the producer | sink-kafka, `fenced_producer_is_final` |
 //! | a topic's partitions grow | `kafka_and_file`, `added_partitions_are_reported` |
 //! | broker gone | `kafka_and_file`, `broker_faults_lose_nothing_and_delay_no_other_sink` |
 //! | spool full | `full_spool`, all of it |
-//! | no space on the disk, a failed sync | sink-file, `on_a_full_disk_no_line_is_torn`, `a_full_disk_is_a_fault_that_passes`, `a_failed_sync_is_a_final_fault` |
+//! | no space on the disk, a failed sync | sink-file, `full_disk_leaves_no_partial_line`, `full_disk_is_a_temporary_fault`, `a_failed_sync_is_a_final_fault` |
 //! | too many open files | [`exhausted_file_descriptors_are_retried`] |
-//! | the clock steps | listener, `times_of_receipt_never_run_backwards`; sink-file, `a_clock_that_is_set_back_breaks_nothing` |
+//! | the clock steps | listener, `times_of_receipt_never_run_backwards`; sink-file, `clock_set_back_is_harmless` |
 //! | repeated ids | [`repeated_events_are_counted_as_duplicates`] |
 
 mod broken;

@@ -90,7 +90,7 @@ async fn delivers(secured: &Secured, config: KafkaConfig) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_way_to_say_who_we_are() {
+async fn each_authentication_method_connects() {
     let Some(secured) = blocking(Secured::start).await else {
         return;
     };
@@ -146,7 +146,7 @@ async fn every_way_to_say_who_we_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_exchanged_password_is_picked_up() {
+async fn changed_password_is_used_on_reconnect() {
     let Some(mut secured) = blocking(Secured::start).await else {
         return;
     };
@@ -192,7 +192,7 @@ async fn an_exchanged_password_is_picked_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_permission_taken_away_and_given_back_loses_nothing() {
+async fn revoked_and_restored_permission_loses_no_event() {
     let Some(secured) = blocking(Secured::start).await else {
         return;
     };

@@ -23,7 +23,7 @@ fn faults(snapshot: &neurobridge_core::delivery::ProgressSnapshot, kind: FaultKi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_is_made_only_if_asked_for() {
+async fn topic_is_created_only_if_configured() {
     // A broker that makes topics of itself, with its own defaults: nobody asked for those.
     let options = KafkaOptions::default().property("auto.create.topics.enable", "true");
     let Some(kafka) = blocking(move || own_kafka(options)).await else {
@@ -69,7 +69,7 @@ async fn a_topic_is_made_only_if_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_by_template_are_made_as_they_come_up() {
+async fn templated_topics_are_created_on_first_use() {
     let Some(bootstrap) = blocking(kafka_bootstrap).await else {
         return;
     };
@@ -130,7 +130,7 @@ async fn two_hundred_new_topics_need_one_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_topic_is_waited_for() {
+async fn events_wait_while_the_topic_is_deleted() {
     let Some(bootstrap) = blocking(kafka_bootstrap).await else {
         return;
     };
@@ -250,7 +250,7 @@ async fn batches_fit_the_topic_limit_or_become_dead_letters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_that_was_lowered_costs_no_event() {
+async fn lowered_limit_loses_no_event() {
     let Some(bootstrap) = blocking(kafka_bootstrap).await else {
         return;
     };
@@ -298,7 +298,7 @@ async fn a_limit_that_was_lowered_costs_no_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lowered_limit_is_read_again_soon_after_the_first_refusal() {
+async fn lowered_limit_is_read_after_the_first_rejection() {
     let Some(bootstrap) = blocking(kafka_bootstrap).await else {
         return;
     };
@@ -341,7 +341,7 @@ async fn a_lowered_limit_is_read_again_soon_after_the_first_refusal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_stopped_killed_and_frozen_costs_nothing() {
+async fn stopped_killed_or_frozen_broker_loses_no_event() {
     let Some(mut kafka) = blocking(|| own_kafka(KafkaOptions::default())).await else {
         return;
     };
@@ -388,7 +388,7 @@ async fn a_broker_stopped_killed_and_frozen_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_away_is_said_and_forgotten_when_it_is_back() {
+async fn broker_outage_is_reported_until_it_recovers() {
     let Some(mut kafka) = blocking(|| own_kafka(KafkaOptions::default())).await else {
         return;
     };

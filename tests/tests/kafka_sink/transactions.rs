@@ -78,7 +78,7 @@ async fn rejection_in_a_transaction_becomes_one_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_is_deleted_makes_no_event_come_twice() {
+async fn deleted_topic_duplicates_no_event() {
     let Some(bootstrap) = blocking(kafka_bootstrap).await else {
         return;
     };

@@ -23,7 +23,7 @@ pub(crate) fn without_jetstream() -> NatsOptions {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_listens_gets_all_in_order() {
+async fn subscriber_receives_all_events_in_order() {
     let Some(nats) = own_nats(without_jetstream()) else {
         return;
     };
@@ -48,7 +48,7 @@ async fn who_listens_gets_all_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_server_did_not_take_is_sent_again() {
+async fn events_not_accepted_by_the_server_are_resent() {
     let Some(mut nats) = own_nats(without_jetstream()) else {
         return;
     };
@@ -71,7 +71,7 @@ async fn what_the_server_did_not_take_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_subject_is_no_delivery() {
+async fn event_on_a_denied_subject_is_not_delivered() {
     let options = without_jetstream().config(
         "authorization { users: [ { user: u, password: p, permissions: { publish: { deny: \"neuroio.entries.5.3.junk\" } } } ] }",
     );

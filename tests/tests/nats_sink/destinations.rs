@@ -129,7 +129,7 @@ async fn reserved_subject_is_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mirror_is_not_advised_to_take_subjects() {
+async fn mirror_is_not_advised_to_add_subjects() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };

@@ -52,7 +52,7 @@ fn assert_clean(fault: &SinkFault) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn error_before_the_connection_is_shown_cleaned() {
+async fn error_before_connecting_is_shown_escaped() {
     let answer = |line: &str| {
         line.starts_with("PING")
             .then(|| format!("-ERR 'Authorization {UNSAFE}'\r\n"))
@@ -61,12 +61,12 @@ async fn error_before_the_connection_is_shown_cleaned() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn banner_that_is_none_is_shown_cleaned() {
+async fn invalid_banner_is_shown_escaped() {
     assert_clean(&connect_to(format!("HELLO {UNSAFE}"), |_| None).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn error_after_the_connection_is_shown_cleaned() {
+async fn error_after_connecting_is_shown_escaped() {
     let answer = |line: &str| {
         if line.starts_with("PING") {
             Some("PONG\r\n".to_owned())
@@ -79,7 +79,7 @@ async fn error_after_the_connection_is_shown_cleaned() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn error_of_jetstream_is_shown_cleaned() {
+async fn jetstream_error_is_shown_escaped() {
     let answer = |line: &str| {
         if line.starts_with("PING") {
             return Some("PONG\r\n".to_owned());

@@ -143,7 +143,7 @@ impl Shared {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_lost_acknowledgements_cost_a_strict_sink_nothing() {
+async fn lost_acknowledgements_lose_no_strict_event() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -175,7 +175,7 @@ async fn many_lost_acknowledgements_cost_a_strict_sink_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_acknowledgement_lost_is_a_fault_and_no_second_copy() {
+async fn lost_last_acknowledgement_stores_no_second_copy() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -192,7 +192,7 @@ async fn the_last_acknowledgement_lost_is_a_fault_and_no_second_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relaxed_sink_sends_again_what_has_no_acknowledgement() {
+async fn relaxed_sink_resends_unacknowledged_events() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };

@@ -41,7 +41,7 @@ async fn assert_told_apart(right: NatsConfig, wrong: NatsConfig) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn user_and_password() {
+async fn user_and_password_authenticate() {
     let Some(nats) = own_nats(NatsOptions::default().config("authorization { user: u, password: secret }"))
     else {
         return;
@@ -62,7 +62,7 @@ async fn user_and_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_file_that_changes() {
+async fn changed_token_file_is_read_on_reconnect() {
     let Some(mut nats) = own_nats(NatsOptions::default().config("authorization { token: first }")) else {
         return;
     };
@@ -89,7 +89,7 @@ async fn a_token_file_that_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_nkey() {
+async fn nkey_authenticates() {
     let key = KeyPair::new_user();
     let options = NatsOptions::default().config(&format!(
         "authorization {{ users: [ {{ nkey: {} }} ] }}",
@@ -110,7 +110,7 @@ async fn an_nkey() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_credentials_file_that_expires_and_is_exchanged() {
+async fn replaced_credentials_file_is_used_after_expiry() {
     let (operator, account) = (KeyPair::new_operator(), KeyPair::new_account());
     let account_claims = json!({ "type": "account", "version": 2, "limits": {
         "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1 } });
@@ -157,7 +157,7 @@ async fn a_credentials_file_that_expires_and_is_exchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_and_client_certificates() {
+async fn tls_with_client_certificate_connects() {
     let dir = Scratch::new("nats-certificates").unwrap();
     let certificates = Certificates::generate(dir.path()).unwrap();
     let strangers = Certificates::generate(&dir.join("strangers")).unwrap();
@@ -213,7 +213,7 @@ async fn tls_and_client_certificates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_permission_names_the_subject_and_loses_nothing() {
+async fn denied_subject_is_named_and_loses_no_event() {
     let users = |denied: &str| {
         format!(
             "authorization {{ users: [ {{ user: admin, password: p }}, {{ user: u, password: p, permissions: {{ publish: {{ deny: [{denied}] }} }} }} ] }}"
@@ -235,7 +235,7 @@ async fn a_refused_permission_names_the_subject_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_not_be_subscribed_to_is_named() {
+async fn denied_subscription_is_named() {
     let options = NatsOptions::default()
         .config("authorization { users: [ { user: u, password: p, permissions: { subscribe: { deny: \"_INBOX.>\" } } } ] }");
     let Some(nats) = own_nats(options) else { return };

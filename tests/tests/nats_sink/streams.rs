@@ -15,7 +15,7 @@ use super::support::{
 const STREAM: &str = "ENTRIES";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_is_stored_as_it_is_meant() {
+async fn event_is_stored_with_all_attributes() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -54,7 +54,7 @@ async fn an_event_is_stored_as_it_is_meant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_created_stream_is_as_it_was_asked_for() {
+async fn created_stream_has_the_configured_settings() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -79,7 +79,7 @@ async fn a_created_stream_is_as_it_was_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_is_not_there_is_missing() {
+async fn nonexistent_stream_is_reported_as_missing() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -127,7 +127,7 @@ async fn a_stream_that_is_not_there_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_jetstream_a_sentence_says_so() {
+async fn missing_jetstream_is_named_in_the_error() {
     let Some(nats) = own_nats(super::core_mode::without_jetstream()) else {
         return;
     };
@@ -140,7 +140,7 @@ async fn without_jetstream_a_sentence_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_there_is_unreachable() {
+async fn missing_server_is_unreachable() {
     let port = neurobridge_tests::ports::free_ports::<1>().unwrap()[0];
     let fault = connect(NatsConfig::new(format!("127.0.0.1:{port}"), STREAM))
         .await
@@ -149,7 +149,7 @@ async fn nobody_there_is_unreachable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_large_is_a_dead_letter() {
+async fn oversize_event_becomes_a_dead_letter() {
     let Some(nats) = own_nats(NatsOptions::default().config("max_payload: 8192")) else {
         return;
     };
@@ -195,7 +195,7 @@ async fn what_is_too_large_is_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn message_too_large_for_the_stream_is_stripped_or_dead() {
+async fn message_too_large_is_stripped_or_dead_lettered() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -295,7 +295,7 @@ async fn rejected_event_without_dead_letter_blocks_later_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lowered_limit_makes_dead_letters_and_no_holes() {
+async fn lowered_limit_dead_letters_only_oversize_events() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -343,7 +343,7 @@ async fn create_again(context: &jetstream::Context, config: stream::Config) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_stream_lets_events_wait() {
+async fn events_wait_while_the_stream_is_full() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -380,7 +380,7 @@ async fn a_full_stream_lets_events_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_stream_lets_events_wait() {
+async fn events_wait_while_the_stream_is_deleted() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -406,7 +406,7 @@ async fn a_deleted_stream_lets_events_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_breaks_while_idle_is_noticed() {
+async fn broken_idle_connection_is_detected() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -432,7 +432,7 @@ async fn a_connection_that_breaks_while_idle_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn relaxed_order_loses_nothing() {
+async fn relaxed_order_loses_no_event() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -479,6 +479,6 @@ fn large(id: u64, size: usize) -> String {
 }
 
 #[test]
-fn streams_of_these_tests_are_what_they_say() {
+fn created_test_streams_have_their_settings() {
     assert!(!StreamConfig::new(STREAM).create);
 }

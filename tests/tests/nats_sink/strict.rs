@@ -38,7 +38,7 @@ fn strict(url: &str) -> NatsConfig {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kills_stops_and_freezes_leave_no_trace() {
+async fn server_restarts_keep_every_event_once_and_in_order() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -46,7 +46,7 @@ async fn kills_stops_and_freezes_leave_no_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_server_keeps_the_order_too() {
+async fn old_server_keeps_the_order() {
     if skipped_by_name("old-nats") {
         return;
     }
@@ -88,7 +88,7 @@ async fn survive(nats: &mut neurobridge_tests::nats::Nats) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_in_the_middle_of_a_window_stores_nothing_twice() {
+async fn crash_within_the_window_stores_no_event_twice() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -123,7 +123,7 @@ async fn a_crash_in_the_middle_of_a_window_stores_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_longer_than_the_window_stores_nothing_twice() {
+async fn outage_beyond_the_window_stores_no_event_twice() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -145,7 +145,7 @@ async fn an_outage_longer_than_the_window_stores_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_of_others_get_between_and_change_nothing() {
+async fn foreign_messages_lose_no_event() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -245,7 +245,7 @@ async fn freezes_in_quick_succession_end_in_recovery() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_of_ours_lies_below_messages_of_others_is_found() {
+async fn own_message_is_found_below_foreign_ones() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -275,7 +275,7 @@ async fn what_of_ours_lies_below_messages_of_others_is_found() {
 /// A power cut takes the end of a log that is not synced always, and its sequences are given to other events: those are not
 /// delivered because the stream has what had these sequences before.
 #[tokio::test(flavor = "multi_thread")]
-async fn reused_sequences_are_not_taken_for_lost_events() {
+async fn reused_sequences_do_not_count_as_lost() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -314,7 +314,7 @@ async fn reused_sequences_are_not_taken_for_lost_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purge_under_load_takes_what_was_there_and_no_more() {
+async fn purge_under_load_removes_only_earlier_messages() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -340,7 +340,7 @@ async fn a_purge_under_load_takes_what_was_there_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_sources_with_the_same_ids_are_both_stored() {
+async fn equal_ids_of_two_sources_are_both_stored() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -361,7 +361,7 @@ async fn two_sources_with_the_same_ids_are_both_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn from_relaxed_to_strict_nothing_is_lost() {
+async fn change_from_relaxed_to_strict_loses_no_event() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };

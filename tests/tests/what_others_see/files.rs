@@ -59,7 +59,7 @@ fn redacted_values_are_in_no_file() {
 }
 
 #[test]
-fn pseudonym_stands_for_one_person() {
+fn equal_person_has_equal_pseudonym() {
     let dir = Scratch::new("pseudonyms").unwrap();
     let key = dir.join("key");
     fs::write(&key, "0f".repeat(32)).unwrap();

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_events_are_checked_against_the_promise() {
+    fn stored_events_are_checked_against_the_guarantee() {
         use Promise::{AtLeastOnce, Once, OnceInOrder};
         for (promise, sequences, holds) in [
             (OnceInOrder, &[1, 2, 3][..], true),

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_events_must_not_disappear() {
+    fn disappeared_event_is_an_error() {
         let mut history = StatusHistory::default();
         history.enter(status(5, 5, 3, 0)).unwrap();
         assert!(!history.is_settled());

@@ -38,7 +38,7 @@ pub(super) fn verify(config: Option<&Path>) -> Result<Exit, Failure> {
     let config = config::load(config).or_exit(Exit::Config)?.config;
     let folder = folder(&config)?;
     let mut progress = Progress::start();
-    let report = inspect::verify_telling(&folder, |read, all| progress.update(read, all));
+    let report = inspect::verify_with_progress(&folder, |read, all| progress.update(read, all));
     drop(progress);
     let report = report.or_exit(Exit::Disk)?;
     print(findings(&report))?;

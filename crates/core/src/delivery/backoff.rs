@@ -1,12 +1,12 @@
-//! Growing delays with full jitter: many that fail together do not come back together.
+//! Exponential backoff with full jitter, so that clients that fail together do not retry together.
 
 use std::{
     hash::{BuildHasher, RandomState},
     time::Duration,
 };
 
-/// The delays between tries: each anywhere between zero and a bound that doubles, never below `first / 8` so that not
-/// even luck makes a hot loop.
+/// The delays between attempts: random values below a bound that doubles with each attempt. No delay is below
+/// `first / 8`, so that a series of small random values causes no hot loop.
 #[derive(Debug)]
 pub struct Backoff {
     first: Duration,
@@ -15,7 +15,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The first delay is at most `first`, none is more than `most`.
+    /// Creates a backoff whose first delay is at most `first` and whose longest delay is `most`.
     pub const fn new(first: Duration, most: Duration) -> Self {
         Self {
             first,
@@ -24,16 +24,16 @@ impl Backoff {
         }
     }
 
-    /// Begins anew. Only to be called after proof that things work again.
+    /// Restarts with the first delay. To be called only after an attempt has succeeded.
     pub const fn reset(&mut self) {
         self.tries = 0;
     }
 
-    /// The delay before the next try.
+    /// Returns the delay before the next attempt.
     pub fn next_delay(&mut self) -> Duration {
         let bound = self.first.saturating_mul(1 << self.tries.min(20)).min(self.most);
         self.tries = self.tries.saturating_add(1);
-        // The standard library's hasher keys are random enough for jitter, and need no other crate.
+        // The keys of the standard library's hasher are random enough for jitter, and need no further crate.
         let random = RandomState::new().hash_one(self.tries) as f64 / u64::MAX as f64;
         bound.mul_f64(random).max(self.first / 8)
     }
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_to_the_bound_and_begin_anew() {
+    fn delays_grow_to_the_bound_and_restart_after_reset() {
         let (first, most) = (Duration::from_millis(250), Duration::from_secs(30));
         let mut backoff = Backoff::new(first, most);
         for attempt in 0..1000u32 {

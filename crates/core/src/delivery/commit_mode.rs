@@ -1,8 +1,8 @@
-//! When settled events count: at once, or when their transaction is committed.
+//! The two modes of a delivery: outcomes are final immediately, or when their transaction is committed.
 //!
-//! With transactions the tracker runs ahead of the cursor between two commits. Any failure takes all of it back to the cursor: a
-//! fault of the sink by its next connect, a refused message by an abort. Each event keeps its place in the order then: an event
-//! that was refused together with others is sent alone at its turn, and a rejected event becomes a dead letter.
+//! With transactions, events are settled ahead of the cursor between two commits. Every failure rolls back to the cursor: a
+//! fault of the sink at the next connection, a refused message by an abort. The order of events is kept: an event that was
+//! refused together with others is published alone at its position, and a rejected event becomes a dead letter.
 
 use jiff::Timestamp;
 
@@ -15,50 +15,50 @@ use crate::{
 
 /// The differences between the two modes. The default of a method is the behaviour without commits.
 pub(super) trait CommitMode: Default + Send {
-    /// Whether all since the last commit can be taken back. Otherwise a retried event is published as soon as nothing else is
-    /// in flight, and not again at its place in the order.
-    const TAKES_BACK: bool;
+    /// Whether everything since the last commit can be rolled back. Otherwise a retried event is published as soon as
+    /// nothing else is in flight, and not at its original position.
+    const ROLLS_BACK: bool;
 
-    /// Whether the cursor may move over events that are settled.
+    /// Returns whether the cursor may pass settled events.
     fn may_move_cursor<S: Sink>(&self, _sink: &mut S) -> bool {
         true
     }
 
-    /// Whether nothing more may be published before the commit.
+    /// Returns whether publishing has to wait for the commit.
     fn must_wait<S: Sink>(&self, _sink: &mut S) -> bool {
         false
     }
 
-    /// Notes that a message was refused.
+    /// Records that a message was refused.
     fn refused(&mut self) {}
 
-    /// Whether all since the last commit has to be taken back.
+    /// Returns whether the open transaction has to be aborted.
     fn must_abort(&self) -> bool {
         false
     }
 
-    /// Notes that `events` which were received together are acknowledged.
+    /// Records the acknowledgement of `events` that have the same time of receipt.
     fn acknowledged(&mut self, progress: &Progress, received_at: Timestamp, now: Timestamp, events: u64);
 
-    /// Notes that the dead letter of an event is stored.
+    /// Records that the dead letter of an event is stored.
     fn dead_lettered(&mut self, progress: &Progress, sequence: Sequence, reason: RejectionReason);
 
-    /// Notes that the cursor has moved to `next`.
+    /// Records that the cursor has moved to `next`.
     fn cursor_moved(&mut self, _progress: &Progress, _next: Sequence) {}
 
-    /// Notes that the open transaction is committed.
+    /// Records that the open transaction is committed.
     fn committed(&mut self, _progress: &Progress) {}
 
-    /// Forgets what depended on the next commit.
+    /// Discards the state that depended on the next commit.
     fn roll_back(&mut self) {}
 }
 
-/// Each outcome is final.
+/// The mode without transactions: each outcome is final.
 #[derive(Default)]
 pub(super) struct PerEvent;
 
 impl CommitMode for PerEvent {
-    const TAKES_BACK: bool = false;
+    const ROLLS_BACK: bool = false;
 
     fn acknowledged(&mut self, progress: &Progress, received_at: Timestamp, now: Timestamp, events: u64) {
         progress.observe(received_at, now, events);
@@ -69,21 +69,21 @@ impl CommitMode for PerEvent {
     }
 }
 
-/// Outcomes become final with the commit of their transaction.
+/// The mode with transactions: outcomes become final with the commit.
 #[derive(Default)]
 pub(super) struct PerTransaction {
-    /// A message of the transaction was refused: it can't be committed.
+    /// Whether a message of the transaction was refused, so that it cannot be committed.
     is_broken: bool,
-    /// Receipt times of acknowledged events, for the latencies: known when the commit is.
+    /// The times of receipt of acknowledged events, for the latencies, which end at the commit.
     acknowledged: Vec<(Timestamp, u64)>,
-    /// Dead letters that are counted when the cursor passes their events.
+    /// The dead letters to count when the cursor passes their events.
     dead_letters: Vec<(Sequence, RejectionReason)>,
 }
 
 impl CommitMode for PerTransaction {
-    const TAKES_BACK: bool = true;
+    const ROLLS_BACK: bool = true;
 
-    /// Without a commit: over events of which none was published.
+    /// Returns true only while no event of the settled prefix was published, so that no commit is needed.
     fn may_move_cursor<S: Sink>(&self, sink: &mut S) -> bool {
         transaction_state(sink) == TransactionState::Closed
     }
@@ -111,7 +111,7 @@ impl CommitMode for PerTransaction {
     }
 
     fn cursor_moved(&mut self, progress: &Progress, next: Sequence) {
-        // A later one was stored by an earlier attempt, while an event before it has no result yet.
+        // A later dead letter may be stored by an earlier attempt while an event before it has no result yet.
         for (sequence, reason) in self.dead_letters.extract_if(.., |(sequence, _)| *sequence < next) {
             progress.dead_letter(sequence, reason);
         }

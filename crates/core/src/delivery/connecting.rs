@@ -1,4 +1,4 @@
-//! A connection attempt: its limit, and the reason of a sink that is not connected after some seconds.
+//! Connection attempts: their time limit, and the reason shown for a sink that is not connected after some seconds.
 
 use std::{pin::pin, time::Duration};
 
@@ -10,12 +10,12 @@ use crate::{
     sink::{ConnectContext, Connected, FaultKind, Sink, SinkFault},
 };
 
-/// How long an attempt may last without progress, see [`ConnectSteps`](crate::connect::ConnectSteps). More than the limits
-/// that a sink sets for its own steps, of which the longest is 30 seconds.
+/// The time limit of an attempt without progress, see [`ConnectSteps`](crate::connect::ConnectSteps). Longer than the limits
+/// that the sinks have for their own steps, of which the longest is 30 seconds.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(45);
 
-/// Connects a sink. After some seconds the sink counts as down, with the step that the attempt waits for as the reason. A
-/// client that can be replaced is dropped after [`PROGRESS_LIMIT`].
+/// Connects a sink. After some seconds the sink counts as down, with the current step of the attempt as the reason. If the
+/// client can be replaced, the attempt ends after [`PROGRESS_LIMIT`].
 pub(super) async fn connect<S: Sink>(
     sink: &mut S,
     context: &ConnectContext<'_>,

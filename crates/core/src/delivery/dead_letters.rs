@@ -1,4 +1,4 @@
-//! The bound on dead letters in a row: so many of them say that it is not the events that are wrong.
+//! The limit of consecutive dead letters: if it is exceeded, the cause is most likely not in the events.
 
 use crate::{
     event::Sequence,
@@ -11,7 +11,7 @@ pub(super) struct Row {
     count: u64,
     /// The count at the last commit.
     committed: u64,
-    /// The highest sequence that was delivered: it ends the row of dead letters before it.
+    /// The highest sequence that was delivered. Dead letters before it do not count.
     last_delivered: Option<Sequence>,
 }
 
@@ -36,8 +36,8 @@ impl Row {
         self.count += u64::from(self.counts(sequence, reason));
     }
 
-    /// Checks that one more dead letter may follow those that are stored and the `open` ones, which are not stored yet. A dead
-    /// letter that has to be tried again, because there is no room for it, is one letter still.
+    /// Checks the limit for one more dead letter after the stored ones and the `open` ones, which are not stored yet. A dead
+    /// letter that is retried, because the queue was full, counts once.
     pub(super) fn check(
         &self,
         sequence: Sequence,
@@ -55,25 +55,26 @@ impl Row {
         Err(SinkFault::fatal(
             FaultKind::TooManyDeadLetters,
             format!(
-                "{in_a_row} events in a row were refused, the last one with \"{}\"; expected that to be the exception: \
-                 mend the cause and restart, nothing more is put into the dead letters",
+                "{in_a_row} events in a row were rejected, the last one with \"{}\"; fix the cause and restart the bridge, no \
+                 further event becomes a dead letter",
                 rejection.detail
             ),
         ))
     }
 
-    /// Notes that the dead letters counted so far are committed.
+    /// Records that the dead letters counted so far are committed.
     pub(super) const fn commit(&mut self) {
         self.committed = self.count;
     }
 
-    /// Goes back to the last commit.
+    /// Rolls back to the last commit.
     pub(super) const fn roll_back(&mut self) {
         self.count = self.committed;
         self.last_delivered = None;
     }
 
-    /// Whether a dead letter of this event counts: unless its cause is certain, or a later event was delivered.
+    /// Returns whether a dead letter of this event counts. It does not if its cause is certain, or if a later event was
+    /// delivered.
     fn counts(&self, sequence: Sequence, reason: RejectionReason) -> bool {
         !reason.is_certain() && self.last_delivered < Some(sequence)
     }

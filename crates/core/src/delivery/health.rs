@@ -5,8 +5,9 @@
 //!      └──────► down                 `draining` is `up` after the program received a signal to stop
 //! ```
 //!
-//! After a failure, or where events wait, a sink counts as up once an event is acknowledged: to be connected does not mean that
-//! events can be delivered, and a sink that cannot would be called up before each fault. Otherwise it is up once it is connected.
+//! After a failure, or while events wait, a sink counts as up once an event is acknowledged. A connected sink may still be
+//! unable to deliver, and would otherwise be reported as up before each fault. Without waiting events it counts as up once it
+//! is connected.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,19 +22,20 @@ use crate::{
     units::format_duration,
 };
 
-/// How often the log repeats that a sink is down for the same reason. The attempts between are logged at the level of debug.
-const REMIND_EVERY: Duration = Duration::from_secs(60);
+/// The interval at which the log repeats that a sink is down for the same reason. Attempts in between are logged at level
+/// debug.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The health of one sink, published in its [`Progress`].
 pub(super) struct SinkHealth {
     sink: String,
     progress: Arc<Progress>,
     state: State,
-    /// Counts as up only once an event is acknowledged.
+    /// Whether the sink counts as up only once an event is acknowledged.
     needs_proof: bool,
-    /// Since when the sink is connected.
+    /// The time of the connection.
     connected_at: Option<Instant>,
-    /// Whether the connection attempt at hand has been counted as a fault.
+    /// Whether the current connection attempt has been counted as a fault.
     is_attempt_counted: bool,
     /// The step at which the connection attempt at hand was counted last.
     counted_step: Option<ConnectStep>,
@@ -47,21 +49,22 @@ enum State {
     Down(Outage),
 }
 
-/// The time from the first failure to the next event that the sink takes.
+/// The time from the first failure to the next acknowledged event.
 struct Outage {
     since: Instant,
     faults: u64,
-    /// The most events that waited meanwhile, where it was observed.
+    /// The largest observed number of waiting events.
     waited: u64,
-    /// The fault logged last, and when.
+    /// The last logged fault and its time.
     logged_fault: Option<(String, Instant)>,
-    /// The same for the step that a connection attempt waited for. Apart, since both alternate when each attempt fails.
+    /// The last logged step of a connection attempt and its time. Separate, since faults and steps alternate when each
+    /// attempt fails.
     logged_step: Option<(String, Instant)>,
 }
 
-/// How loud a failure is logged.
+/// The level at which a failure is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Loudness {
+enum Verbosity {
     First,
     Again,
     Quiet,
@@ -85,7 +88,7 @@ impl SinkHealth {
         self.needs_proof
     }
 
-    /// A connection attempt begins.
+    /// Records the start of a connection attempt.
     pub(super) const fn connecting(&mut self) {
         self.is_attempt_counted = false;
         self.counted_step = None;
@@ -98,7 +101,7 @@ impl SinkHealth {
         }
     }
 
-    /// The attempt has lasted for some seconds. Counted once for each attempt, and logged once for each step.
+    /// Records that the attempt takes long. Counted once per attempt, and logged once per step.
     pub(super) fn slow_connect(&mut self, slow: &SlowConnect) {
         let SlowConnect { at, fault } = slow;
         let is_counted = std::mem::replace(&mut self.is_attempt_counted, true);
@@ -107,18 +110,19 @@ impl SinkHealth {
             return;
         };
         let (sink, kind) = (&self.sink, fault.kind.label());
-        match loudness(&mut outage.logged_step, is_first, at) {
-            Loudness::First => warn!(sink, kind, "the sink is down: {fault}"),
-            Loudness::Again => warn!(sink, kind, "the sink is still down: {fault}"),
-            Loudness::Quiet => {}
+        match verbosity(&mut outage.logged_step, is_first, at) {
+            Verbosity::First => warn!(sink, kind, "the sink is down: {fault}"),
+            Verbosity::Again => warn!(sink, kind, "the sink is still down: {fault}"),
+            Verbosity::Quiet => {}
         }
     }
 
-    /// The sink is connected at `next`, while so many events wait, if that is known.
+    /// Records that the sink is connected at `next`, with the number of waiting events if it is known.
     pub(super) fn connected(&mut self, next: Sequence, waiting: Option<u64>) {
         self.connected_at = Some(Instant::now());
         if let Some(waiting) = waiting {
-            // Without any, also what had no outcome has it: by the cursor that the broker has.
+            // Without waiting events nothing remains to prove: events without an outcome are settled by the committed
+            // cursor of the broker.
             self.needs_proof = waiting > 0;
         }
         if !self.needs_proof {
@@ -126,17 +130,17 @@ impl SinkHealth {
         }
     }
 
-    /// The cursor has moved over an event since the sink was connected.
+    /// Records that the cursor has passed an event since the connection.
     pub(super) fn delivered(&mut self, next: Sequence, waiting: Option<u64>) {
         if std::mem::replace(&mut self.needs_proof, false) {
             self.up(next, waiting);
         }
     }
 
-    /// The connected sink cannot publish for this reason, or it can again (`None`).
+    /// Records the reason for which the connected sink cannot publish, or that it can publish again (`None`).
     pub(super) fn unavailable(&mut self, fault: Option<&SinkFault>, next: Sequence, waiting: Option<u64>) {
         let Some(fault) = fault else {
-            // A sink that needs a proof is called up when an event is acknowledged.
+            // With `needs_proof` the sink counts as up only when an event is acknowledged.
             if self.unavailable.take().is_some() && !self.needs_proof {
                 self.note_waiting(waiting);
                 self.up(next, waiting);
@@ -147,7 +151,7 @@ impl SinkHealth {
         let is_first = self.down(fault, before.is_none());
         self.note_waiting(waiting);
         let (sink, kind) = (&self.sink, fault.kind.label());
-        // Of another kind than before: the words alone may change at each look, with a time in them.
+        // Compared by kind: the text may differ each time, since it can contain a duration.
         if is_first {
             warn!(sink, kind, "the sink is down: {fault}");
         } else if before != Some(fault.kind) {
@@ -155,7 +159,8 @@ impl SinkHealth {
         }
     }
 
-    /// The connection has failed, and the next attempt comes after `delay`. `is_unsettled`: events have no outcome.
+    /// Records that the connection has failed and the next attempt follows after `delay`. `is_unsettled`: published events
+    /// have no outcome.
     pub(super) fn failed(&mut self, fault: &SinkFault, delay: Duration, is_unsettled: bool) {
         self.needs_proof |= is_unsettled;
         self.disconnected();
@@ -164,23 +169,23 @@ impl SinkHealth {
             return;
         };
         outage.faults += 1;
-        let loudness = loudness(&mut outage.logged_fault, is_first, &fault.reason);
-        let (sink, kind, delay) = (&self.sink, fault.kind.label(), shown(delay));
-        let (lasted, tries) = (shown(outage.since.elapsed()), outage.faults);
+        let loudness = verbosity(&mut outage.logged_fault, is_first, &fault.reason);
+        let (sink, kind, delay) = (&self.sink, fault.kind.label(), rounded(delay));
+        let (lasted, tries) = (rounded(outage.since.elapsed()), outage.faults);
         match loudness {
-            Loudness::First => warn!(sink, kind, delay, "the sink is down: {fault}"),
-            Loudness::Again => warn!(
+            Verbosity::First => warn!(sink, kind, delay, "the sink is down: {fault}"),
+            Verbosity::Again => warn!(
                 sink,
                 kind, delay, lasted, tries, "the sink is still down: {fault}"
             ),
-            Loudness::Quiet => debug!(
+            Verbosity::Quiet => debug!(
                 sink,
                 kind, delay, lasted, tries, "the sink is still down: {fault}"
             ),
         }
     }
 
-    /// The sink has failed for good.
+    /// Records a final fault.
     pub(super) fn stopped(&mut self, fault: &SinkFault) {
         self.disconnected();
         self.down(fault, true);
@@ -188,14 +193,14 @@ impl SinkHealth {
         warn!(sink, kind, "the sink stops until restart: {fault}");
     }
 
-    /// The program received a signal to stop.
+    /// Records that the program drains.
     pub(super) fn draining(&self) {
         if matches!(self.state, State::Up) {
             self.progress.set_health(SinkState::Draining, None);
         }
     }
 
-    /// Returns for how long the sink has been connected, and forgets it.
+    /// Returns the duration of the connection, and resets it.
     pub(super) fn take_connected_for(&mut self) -> Duration {
         self.connected_at.take().map_or(Duration::ZERO, |at| at.elapsed())
     }
@@ -206,9 +211,9 @@ impl SinkHealth {
         self.progress.set_disconnected();
     }
 
-    /// Goes to `down`, or takes another reason. Returns whether the outage begins with it.
+    /// Changes the state to `down`, or updates its reason. Returns whether an outage begins.
     fn down(&mut self, fault: &SinkFault, is_counted: bool) -> bool {
-        // The reason for which a connection failed stays until an event is acknowledged.
+        // The reason of a failed connection is shown until an event is acknowledged.
         let has_failed = matches!(&self.state, State::Down(outage) if outage.faults > 0);
         if !(has_failed && self.connected_at.is_some()) {
             self.progress.set_health(SinkState::Down, Some(&fault.reason));
@@ -241,34 +246,34 @@ impl SinkHealth {
         let (sink, next) = (&self.sink, next.get());
         match std::mem::replace(&mut self.state, State::Up) {
             State::Connecting => info!(sink, next, waiting, "the sink is up"),
-            // Connected again after an idle connection was replaced without a fault.
+            // An idle connection was replaced without a fault.
             State::Up => {}
             State::Down(outage) => {
-                let (lasted, waited) = (shown(outage.since.elapsed()), outage.waited);
-                info!(sink, next, waiting, lasted, waited, "the sink is up again");
+                let (lasted, waited) = (rounded(outage.since.elapsed()), outage.waited);
+                info!(sink, next, waiting, lasted, waited, "the sink has recovered");
             }
         }
     }
 }
 
-fn loudness(logged: &mut Option<(String, Instant)>, is_first: bool, reason: &str) -> Loudness {
+fn verbosity(logged: &mut Option<(String, Instant)>, is_first: bool, reason: &str) -> Verbosity {
     let now = Instant::now();
     if let Some((logged_reason, at)) = logged
         && logged_reason == reason
-        && *at + REMIND_EVERY > now
+        && *at + REPEAT_INTERVAL > now
     {
-        return Loudness::Quiet;
+        return Verbosity::Quiet;
     }
     *logged = Some((reason.to_owned(), now));
     if is_first {
-        Loudness::First
+        Verbosity::First
     } else {
-        Loudness::Again
+        Verbosity::Again
     }
 }
 
-/// A duration as the log shows it: beside minutes, milliseconds are left out.
-fn shown(duration: Duration) -> String {
+/// Rounds a duration for the log: without milliseconds if it is longer than a minute.
+fn rounded(duration: Duration) -> String {
     format_duration(if duration < Duration::from_secs(10) {
         duration
     } else {
@@ -295,18 +300,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn reason_is_logged_once_and_then_every_minute() {
         let mut logged = None;
-        assert_eq!(loudness(&mut logged, true, "refused"), Loudness::First);
+        assert_eq!(verbosity(&mut logged, true, "refused"), Verbosity::First);
         advance(Duration::from_secs(30)).await;
-        assert_eq!(loudness(&mut logged, false, "refused"), Loudness::Quiet);
-        assert_eq!(loudness(&mut logged, false, "no leader"), Loudness::Again);
-        assert_eq!(loudness(&mut logged, false, "no leader"), Loudness::Quiet);
-        advance(REMIND_EVERY).await;
-        assert_eq!(loudness(&mut logged, false, "no leader"), Loudness::Again);
-        assert_eq!(loudness(&mut logged, false, "no leader"), Loudness::Quiet);
+        assert_eq!(verbosity(&mut logged, false, "refused"), Verbosity::Quiet);
+        assert_eq!(verbosity(&mut logged, false, "no leader"), Verbosity::Again);
+        assert_eq!(verbosity(&mut logged, false, "no leader"), Verbosity::Quiet);
+        advance(REPEAT_INTERVAL).await;
+        assert_eq!(verbosity(&mut logged, false, "no leader"), Verbosity::Again);
+        assert_eq!(verbosity(&mut logged, false, "no leader"), Verbosity::Quiet);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn steps_and_faults_are_logged_apart() {
+    async fn steps_and_faults_are_logged_separately() {
         let mut health = health();
         let slow = |at: &str| SlowConnect {
             at: at.to_owned(),
@@ -324,10 +329,10 @@ mod tests {
             panic!("not down")
         };
         assert_eq!((outage.faults, outage.since.elapsed().as_secs()), (3, 30));
-        // Each is quiet since its first line, although both alternate.
+        // Both are suppressed after their first line, although they alternate.
         let times = [&outage.logged_fault, &outage.logged_step].map(|logged| logged.as_ref().unwrap().1);
         assert_eq!(times.map(|at| at.elapsed().as_secs()), [30, 30]);
-        // Each attempt is counted once for its step and once for its fault.
+        // Each attempt counts once for its step and once for its fault.
         assert_eq!(health.progress.snapshot().faults.iter().sum::<u64>(), 6);
     }
 

@@ -1,4 +1,4 @@
-//! The batches that the reader handed over, and the position up to which their events are published.
+//! The batches from the reader, and the position up to which their events are published.
 
 use std::collections::VecDeque;
 
@@ -7,20 +7,20 @@ use crate::{
     record::SealedBatch,
 };
 
-/// The most bytes of batches that may wait for outcomes before no more is read. More than a client keeps in flight, and
-/// bounded: where a filter leaves most out, one event without an outcome would otherwise gather all that comes after it.
-const MOST_BYTES: usize = 16 << 20;
+/// The size of unsettled batches at which reading stops. Larger than the events in flight of any client. Without a limit,
+/// one event without an outcome would accumulate all later batches if a filter rejects most events.
+const MAX_BYTES: usize = 16 << 20;
 
 /// The events that were read and are not yet part of the settled prefix.
 ///
-/// Their batches are kept, sharing the log's bytes, because an event may be rejected late and its dead letter needs the event.
+/// The batches are kept, and share the log's bytes, because an event may be rejected late and its dead letter contains it.
 pub(super) struct Inbox {
     batches: VecDeque<SealedBatch>,
-    /// Bytes of `batches`.
+    /// The size of `batches`.
     bytes: usize,
-    /// How much of the last batch is published: an offset into its bytes. At its end: all.
+    /// The offset in the last batch up to which its events are published.
     offset: usize,
-    /// The sequence of the first event that is not published.
+    /// The sequence of the first unpublished event.
     position: Sequence,
 }
 
@@ -34,44 +34,47 @@ impl Inbox {
         }
     }
 
-    /// Adds a batch. Only to be called when all before it is published.
+    /// Adds a batch. To be called only when all earlier events are published.
     pub(super) fn add(&mut self, batch: SealedBatch) {
-        debug_assert!(self.unpublished().is_none(), "read on before all was published");
+        debug_assert!(
+            self.unpublished().is_none(),
+            "a batch was added before all earlier events were published"
+        );
         self.offset = 0;
         self.position = batch.first();
         self.bytes += batch.bytes().len();
         self.batches.push_back(batch);
     }
 
-    /// The last batch, unless all of it is published.
+    /// Returns the last batch, unless all of it is published.
     pub(super) fn unpublished(&self) -> Option<&SealedBatch> {
         self.batches
             .back()
             .filter(|batch| self.offset < batch.bytes().len())
     }
 
-    /// The sequence of the first event that is not published.
+    /// Returns the sequence of the first unpublished event.
     pub(super) const fn position(&self) -> Sequence {
         self.position
     }
 
-    /// The offset of that event in the bytes of the last batch.
+    /// Returns the offset of the first unpublished event in the last batch.
     pub(super) const fn offset(&self) -> usize {
         self.offset
     }
 
-    /// Moves the position over an event, whose record has this length.
+    /// Moves the position past an event whose record has this length.
     pub(super) const fn pass(&mut self, length: usize) {
         self.offset += length;
         self.position = self.position.next();
     }
 
-    /// Whether so much waits for outcomes that no more is to be read.
+    /// Returns whether reading has to wait for outcomes.
     pub(super) const fn is_full(&self) -> bool {
-        self.bytes >= MOST_BYTES
+        self.bytes >= MAX_BYTES
     }
 
-    /// Finds an event that was read and is not settled.
+    /// Returns an event that was read and is not settled.
     pub(super) fn find(&self, sequence: Sequence) -> Option<Event<'_>> {
         let batch = self
             .batches
@@ -83,7 +86,7 @@ impl Inbox {
             .find(|event| event.sequence == sequence)
     }
 
-    /// Removes the batches of the settled prefix, which ends before `next`: their events are not needed any more.
+    /// Removes the batches of the settled prefix, which ends before `next`.
     pub(super) fn remove_settled(&mut self, next: Sequence) {
         while self.batches.front().is_some_and(|batch| batch.end() <= next) {
             if self.batches.len() == 1 && self.unpublished().is_some() {
@@ -95,7 +98,7 @@ impl Inbox {
         }
     }
 
-    /// Removes all batches: reading starts again at `position`.
+    /// Removes all batches and sets the position at which reading restarts.
     pub(super) fn restart(&mut self, position: Sequence) {
         *self = Self::new(position);
     }

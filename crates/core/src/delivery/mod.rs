@@ -1,21 +1,21 @@
-//! The way from the spool into a sink: what all sinks have in common.
+//! The delivery from the spool to a sink, common to all sinks.
 //!
 //! One task for each sink reads the spool, filters, publishes, tracks acknowledgements, stores rejected events as dead letters,
-//! and moves the cursor to the end of the settled prefix. A fault of the sink costs nothing but time: all that has no outcome is
-//! sent again after the next connect.
+//! and moves the cursor to the end of the settled prefix. A fault of the sink only delays events: all events without an outcome
+//! are published again after the next connection.
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod` | the loop: connect, publish, settle, commit, start again after a fault |
+//! | `mod` | the loop: connect, publish, settle, commit, restart after a fault |
 //! | `window` | the events between the reader and the cursor; it combines the next four |
-//! | `inbox` | the batches that were read, and the position of publishing |
+//! | `inbox` | the batches that were read, and the publishing position |
 //! | `outstanding` | which events are in flight, which are settled |
 //! | `refusals` | the state of each refused event |
-//! | `dead_letters` | the bound on dead letters in a row |
-//! | `commit_mode` | what counts at once, and what with the commit of a transaction |
+//! | `dead_letters` | the limit of consecutive dead letters |
+//! | `commit_mode` | whether outcomes are final immediately or with the commit of a transaction |
 //! | `health` | the states of a sink with their log lines |
 //! | `connecting`, `replacement`, `backoff` | slow connection attempts, clients without progress, delays |
-//! | `progress` | what `/status` and the metrics read |
+//! | `progress` | the state for `/status` and the metrics |
 
 mod backoff;
 mod commit_mode;
@@ -56,55 +56,56 @@ use crate::{
     sink::{ConnectContext, Next, Outcome, Sink, SinkFault, SinkStatus, TransactionState},
 };
 
-/// How long a sink may take to close. With the bridge's eight seconds for what is left to deliver, less than the ten after
-/// which Docker kills.
+/// The time limit for closing a sink. Together with the default drain timeout of eight seconds, less than the ten seconds after
+/// which Docker kills the process.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
-/// How often the status of a sink is read.
+/// The interval at which the status of a sink is read.
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(500);
-/// A connection that worked for so long has earned a fresh backoff.
+/// The duration after which a connection counts as stable and resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
-/// What a delivery needs besides its sink and its reader.
+/// The options of a delivery.
 #[derive(Clone)]
 pub struct Options {
     /// The sink's name in the configuration.
     pub name: String,
     /// The spool that numbers the events.
     pub spool: SpoolId,
-    /// What this sink takes.
+    /// Selects the events for this sink.
     pub filter: Filter,
-    /// What is taken out of the events for this sink.
+    /// The redaction of the events for this sink.
     pub redaction: Redaction,
-    /// Where dead letters go unless the sink keeps them itself.
+    /// The store of dead letters for a sink that does not store them itself.
     pub dead_letters: Arc<dyn DeadLetters>,
-    /// So many dead letters in a row stop the sink: then it is not the events that are wrong.
+    /// The limit of consecutive dead letters. Beyond it the sink stops, since the cause is most likely not in the events.
     pub max_dead_letters_in_a_row: u64,
 }
 
-/// When to stop.
+/// The signals to stop a delivery.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
-    /// No more will come: deliver what is there and end.
+    /// No more events are stored: deliver the remaining ones and end.
     pub drain: CancellationToken,
-    /// Time has run out: end now.
+    /// The drain timeout has passed: end immediately.
     pub abort: CancellationToken,
 }
 
-/// How a delivery ended.
+/// The end of a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// All that the spool had is settled.
+    /// All events of the spool are settled.
     Drained,
-    /// Time ran out, or the sink had a final fault.
+    /// The delivery was aborted, or the sink had a final fault.
     Unfinished,
 }
 
-/// Delivers until all is settled after [`Shutdown::drain`], or until [`Shutdown::abort`].
+/// Delivers events until all are settled after [`Shutdown::drain`], or until [`Shutdown::abort`].
 ///
-/// Dropping the future stops at once; what had no outcome is sent again by the next delivery from the same cursor.
+/// Dropping the future stops the delivery immediately. Events without an outcome are published again by the next delivery
+/// from the same cursor.
 ///
 /// # Errors
-/// The spool can't be read.
+/// Returns an error if the spool cannot be read.
 pub async fn deliver<S: Sink, R: Reader>(
     mut sink: S,
     reader: R,
@@ -138,7 +139,7 @@ async fn deliver_with<S: Sink, R: Reader, M: CommitMode>(
         shutdown,
     };
     let ended = delivery.run().await?;
-    // Bounded: a client that can't reach its broker would wait for it here.
+    // With a time limit: a client without a connection would wait for its broker.
     let _ = timeout(CLOSE_LIMIT, delivery.sink.close()).await;
     info!(
         sink = delivery.window.name(),
@@ -149,7 +150,7 @@ async fn deliver_with<S: Sink, R: Reader, M: CommitMode>(
     Ok(ended)
 }
 
-/// What lives as long as the delivery, over all connections of its sink.
+/// The state of a delivery across all connections of its sink.
 struct Delivery<S, R, M> {
     sink: S,
     reader: R,
@@ -160,7 +161,7 @@ struct Delivery<S, R, M> {
     shutdown: Shutdown,
 }
 
-/// Why a connection has ended.
+/// The reason for the end of a connection.
 enum SessionEnd {
     Drained,
     Aborted,
@@ -176,7 +177,7 @@ impl From<SinkFault> for SessionEnd {
 }
 
 impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
-    /// Connects again after each fault, until all is delivered or time has run out.
+    /// Reconnects after each fault, until all events are delivered or the delivery is aborted.
     async fn run(&mut self) -> Result<Ended, ReadError> {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
         loop {
@@ -199,7 +200,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
                 self.shutdown.drain.cancelled().await;
                 return Ok(Ended::Unfinished);
             }
-            // A connection that settled events worked, however short it was.
+            // A connection that settled events was successful, however short it was.
             let was_stable = self.health.take_connected_for() > STABLE_AFTER;
             if was_stable || self.window.settled_up_to() > before {
                 backoff.reset();
@@ -235,7 +236,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         Ok(())
     }
 
-    /// Publishes and settles over one connection, until its end.
+    /// Publishes and settles events over one connection, until its end.
     async fn serve(&mut self) -> Result<SessionEnd, ReadError> {
         let connected_at = self.window.cursor().next;
         let mut acks = Vec::new();
@@ -253,7 +254,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
                 log_ended = false;
             }
             let published = self.publish().await;
-            // What has its outcome counts, also if this was the last connection.
+            // Outcomes received so far count even if the connection ends now.
             self.window.commit(&mut self.sink, &mut self.reader);
             let step = match published {
                 Ok(step) => step,
@@ -268,7 +269,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
                     return Ok(end);
                 }
                 self.window.committed(cursor, &mut self.reader);
-                // What had to wait for the commit is published now.
+                // Events that had to wait for the commit are published now.
                 continue;
             }
             let next = self.window.cursor().next;
@@ -318,7 +319,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         }
     }
 
-    /// Reads the status of the sink, and ends the connection if that is broken or makes no progress.
+    /// Reads the status of the sink. Ends the connection if it is broken or makes no progress.
     fn observe(&mut self) -> Result<(), SessionEnd> {
         let SinkStatus {
             broken,
@@ -344,19 +345,19 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         Ok(())
     }
 
-    /// Goes back to the first event that has no result.
+    /// Restarts at the first event without a result.
     fn restart(&mut self) {
         let next = self.window.restart();
         self.reader.rewind(next);
     }
 
-    /// How many events are stored and not settled by this sink, where that is known.
+    /// Returns the number of stored events that this sink has not settled, if it is known.
     fn waiting(&self) -> Option<u64> {
         let end = self.reader.end()?;
         Some(end.since(self.window.cursor().next))
     }
 
-    /// Publishes as much as can be, and stores the dead letters that this brought.
+    /// Publishes as many events as possible, and stores the resulting dead letters.
     async fn publish(&mut self) -> Result<Step, SessionEnd> {
         let mut step = self.window.publish(&mut self.sink)?;
         while self.window.has_dead_letters() && self.sink.dead_letters().is_none() {
@@ -365,7 +366,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
                 () = self.shutdown.abort.cancelled() => return Err(SessionEnd::Aborted),
                 stored = self.window.store_dead_letters() => stored?,
             }
-            // Events that waited for the dead letters are published now.
+            // Publishes the events that waited for the dead letters.
             step = self.window.publish(&mut self.sink)?;
         }
         if self.window.take_unflushed() {
@@ -381,7 +382,7 @@ fn transaction_state<S: Sink>(sink: &mut S) -> TransactionState {
         .map_or(TransactionState::Closed, |transactions| transactions.state())
 }
 
-/// Waits for a call of the sink, unless time runs out. A client that can be replaced is given up after the call's limit.
+/// Waits for a call of the sink until the abort. If the client can be replaced, the call ends after its time limit.
 async fn call<S: Sink>(
     call: Call,
     shutdown: &Shutdown,

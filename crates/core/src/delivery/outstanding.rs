@@ -1,4 +1,4 @@
-//! What the sink has and what has its final result.
+//! The events that are in flight, and those that have a final result.
 
 use jiff::Timestamp;
 
@@ -9,14 +9,14 @@ use crate::{
     reader::Cursor,
 };
 
-/// The events between the cursor and the position of publishing: which are in flight, and which are settled.
+/// The events between the cursor and the publishing position: which are in flight, and which are settled.
 pub(super) struct Outstanding {
     tracker: AckTracker,
-    /// Messages in flight: published, and without an outcome.
+    /// The number of messages in flight: published without an outcome.
     in_flight: u64,
-    /// Whether something was published since the last flush.
+    /// Whether a message was published since the last flush.
     is_unflushed: bool,
-    /// The highest sequence ever published: a lower one is sent again.
+    /// The highest sequence that was published. Publishing a lower one counts as sending again.
     highest: u64,
     resent: u64,
 }
@@ -32,17 +32,17 @@ impl Outstanding {
         }
     }
 
-    /// Takes up an event that is to be published; false when it is settled already.
+    /// Adds an event to publish. Returns false if it is settled already.
     pub(super) fn track(&mut self, sequence: Sequence, received_at: Timestamp) -> bool {
         self.tracker.track(sequence, received_at)
     }
 
-    /// Takes up events that the log does not have any more.
+    /// Adds events that the log no longer contains, with their result.
     pub(super) fn skip(&mut self, from: Sequence, events: u64, settlement: Settlement) {
         self.tracker.skip(from, events, settlement);
     }
 
-    /// Notes that the sink has taken an event.
+    /// Records that an event was published.
     pub(super) fn published(&mut self, sequence: Sequence) {
         let sequence = sequence.get();
         self.resent += u64::from(sequence <= self.highest);
@@ -50,34 +50,34 @@ impl Outstanding {
         self.published_dead_letter();
     }
 
-    /// Notes that the sink has taken a dead letter.
+    /// Records that a dead letter was published.
     pub(super) const fn published_dead_letter(&mut self) {
         self.in_flight += 1;
         self.is_unflushed = true;
     }
 
-    /// Notes that the sink has reported the outcome of one message.
+    /// Records the outcome of one message.
     pub(super) const fn answered(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    /// Settles an event. Returns its time of receipt, or `None` when it was settled before.
+    /// Settles an event. Returns its time of receipt, or `None` if it was settled before.
     pub(super) fn settle(&mut self, sequence: Sequence, settlement: Settlement) -> Option<Timestamp> {
         self.tracker.settle(sequence, settlement)
     }
 
-    /// Extends the settled prefix, and returns the first sequence after it.
+    /// Extends the settled prefix and returns the first sequence after it.
     pub(super) fn advance(&mut self) -> Sequence {
         self.tracker.advance();
         self.tracker.next()
     }
 
-    /// The first sequence after the settled prefix.
+    /// Returns the first sequence after the settled prefix.
     pub(super) const fn next(&self) -> Sequence {
         self.tracker.next()
     }
 
-    /// The results of the settled prefix.
+    /// Returns the counts of the settled prefix.
     pub(super) const fn counts(&self) -> SinkCounts {
         self.tracker.counts()
     }
@@ -90,22 +90,22 @@ impl Outstanding {
         self.resent
     }
 
-    /// Whether all that was taken up is part of the settled prefix.
+    /// Returns whether all added events are part of the settled prefix.
     pub(super) fn is_empty(&self) -> bool {
         self.tracker.is_empty()
     }
 
-    /// Whether no more may be taken up before all that was is settled.
+    /// Returns whether no event may be added until all added ones are settled.
     pub(super) const fn must_wait(&self) -> bool {
         self.tracker.must_wait()
     }
 
-    /// Returns whether something was published since the last call.
+    /// Returns whether a message was published since the last call.
     pub(super) const fn take_unflushed(&mut self) -> bool {
         std::mem::replace(&mut self.is_unflushed, false)
     }
 
-    /// Forgets what is in flight. What is settled stays so. Returns the sequence at which reading starts again.
+    /// Discards the messages in flight and keeps the settled events. Returns the sequence at which reading restarts.
     pub(super) const fn restart(&mut self) -> Sequence {
         self.in_flight = 0;
         self.is_unflushed = false;
@@ -113,7 +113,7 @@ impl Outstanding {
         self.tracker.next()
     }
 
-    /// Goes to a cursor, and forgets all that was settled after it.
+    /// Resets to a cursor, and discards all results after it.
     pub(super) fn reset(&mut self, cursor: &Cursor) {
         self.tracker = AckTracker::new(cursor.next, cursor.counts);
     }

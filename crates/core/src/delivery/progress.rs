@@ -1,4 +1,4 @@
-//! How a sink is doing: written by its delivery, read by `/status` and the metrics.
+//! The progress of a sink: written by its delivery, read by `/status` and the metrics.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,41 +15,41 @@ use crate::{
     sink::{ClientGauges, FaultKind, RejectionReason},
 };
 
-/// What a sink is doing.
+/// The state of a sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SinkState {
-    /// Before its first connection.
+    /// Before the first connection.
     Connecting,
     /// Delivering.
     Up,
-    /// It cannot publish; the reason is a sentence.
+    /// Unable to publish; [`ProgressSnapshot::reason`] has the reason.
     Down,
-    /// Delivering what is left before the program ends.
+    /// Delivering the remaining events before the program ends.
     Draining,
 }
 
-/// Shared between a delivery and whoever wants to know.
+/// The progress, shared between a delivery and its observers.
 #[derive(Debug)]
 pub struct Progress {
     inner: Mutex<ProgressSnapshot>,
     latency: Histogram,
 }
 
-/// How a sink was doing at a moment.
+/// A snapshot of the progress.
 #[derive(Clone, Debug)]
 pub struct ProgressSnapshot {
-    /// What it was doing.
+    /// The state.
     pub state: SinkState,
-    /// Why it was down: a sentence.
+    /// The reason for which the sink is down.
     pub reason: Option<String>,
-    /// Where its cursor was, and what it had settled before.
+    /// The cursor, with the counts of the events before it.
     pub cursor: Cursor,
-    /// Events published and without an outcome.
+    /// The number of events published without an outcome.
     pub in_flight: u64,
-    /// Events published again after a fault. Not part of the ledger.
+    /// The number of events published again after a fault. Not part of the ledger.
     pub resent: u64,
-    /// Clients that were replaced because they made no progress while events waited.
+    /// The number of clients replaced because they made no progress while events waited.
     pub client_replacements: u64,
     /// Faults by [`FaultKind::ALL`].
     pub faults: [u64; FaultKind::ALL.len()],
@@ -57,18 +57,18 @@ pub struct ProgressSnapshot {
     pub connect_failures: [u64; ConnectStep::ALL.len()],
     /// Dead letters by [`RejectionReason::ALL`].
     pub dead_letters: [u64; RejectionReason::ALL.len()],
-    /// The newest of them.
+    /// The newest dead letters.
     pub newest_dead_letters: Newest,
-    /// What a person should know although nothing is wrong now: a sentence.
+    /// Advice to the operator of a sink that works.
     pub notice: Option<String>,
-    /// Events that the destination has lost after they were acknowledged, as far as the sink has noticed.
+    /// The number of events that the destination has lost after their acknowledgement, as far as the sink has detected it.
     pub lost: u64,
     /// The last measurements of the client library.
     pub client: ClientGauges,
 }
 
 impl Progress {
-    /// A sink that begins at a cursor.
+    /// Creates the progress of a sink that starts at a cursor.
     pub fn new(cursor: Cursor) -> Self {
         let inner = ProgressSnapshot {
             state: SinkState::Connecting,
@@ -91,12 +91,12 @@ impl Progress {
         }
     }
 
-    /// How it is doing now. All of it belongs together: it is read under one lock.
+    /// Returns a consistent snapshot, taken under one lock.
     pub fn snapshot(&self) -> ProgressSnapshot {
         self.lock().clone()
     }
 
-    /// Time from receipt to acknowledgement.
+    /// Returns the latencies from receipt to acknowledgement.
     pub fn latency(&self) -> histogram::Snapshot {
         self.latency.snapshot()
     }
@@ -116,7 +116,7 @@ impl Progress {
         self.lock().connect_failures[position(&ConnectStep::ALL, step)] += 1;
     }
 
-    /// Notes that nothing is in flight any more.
+    /// Records that nothing is in flight.
     pub(super) fn set_disconnected(&self) {
         self.lock().in_flight = 0;
     }
@@ -152,19 +152,19 @@ impl Progress {
         self.lock().cursor.clone_from(cursor);
     }
 
-    /// Takes the latency of `events` that were received together and acknowledged now.
+    /// Records the latency of `events` with the same time of receipt that were acknowledged at `now`.
     pub(super) fn observe(&self, received_at: Timestamp, now: Timestamp, events: u64) {
         let microseconds = now.as_microsecond() - received_at.as_microsecond();
         self.latency.observe_many(microseconds as f64 / 1e6, events);
     }
 
     fn lock(&self) -> MutexGuard<'_, ProgressSnapshot> {
-        // Nothing within the lock can panic half-way through an update.
+        // No code under this lock can panic in the middle of an update.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Where a kind stands among all of its kind. The lists are complete, a test of each says so.
+/// Returns the index of a value in the list of all values. A test of each list verifies that it is complete.
 fn position<T: PartialEq>(all: &[T], kind: T) -> usize {
     all.iter()
         .position(|other| *other == kind)

@@ -1,4 +1,4 @@
-//! An event as its sink may see it.
+//! The redaction of events for a sink.
 
 use bytes::Bytes;
 
@@ -24,7 +24,7 @@ pub(super) fn publish_redacted<S: Sink>(
     sink.publish(&event, buffer)
 }
 
-/// Returns the event as this sink may see it.
+/// Returns the event after the sink's redaction.
 pub(super) fn redacted<'a>(
     options: &Options,
     event: &Event<'a>,

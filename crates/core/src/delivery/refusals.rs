@@ -1,10 +1,10 @@
-//! The events that the sink has refused, each in one state.
+//! The states of refused events.
 //!
-//! An event is *refused* when its outcome is neither `Delivered` nor `Duplicate`. From there it goes one of two ways:
+//! An event is *refused* if its outcome is neither `Delivered` nor `Duplicate`. Its next states depend on the outcome:
 //!
 //! ```text
 //! RetryAlone, Deferred ─► Retrying ─(published alone)─► delivered, or rejected
-//! Rejected ─► Rejected ─► DeadLettering ─► DeadLettered      the sink has a place for dead letters
+//! Rejected ─► Rejected ─► DeadLettering ─► DeadLettered      the sink stores dead letters itself
 //!             Rejected ─► Stored                             the dead letter is stored outside of the sink
 //! ```
 
@@ -19,26 +19,26 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
     Whole,
-    /// Even the place for dead letters has rejected it.
+    /// The destination of dead letters has rejected the event too.
     LeftOut,
 }
 
 /// The state of a refused event.
 #[derive(Clone, Debug)]
 pub(super) enum Refused {
-    /// Its next publication has to be alone.
+    /// The event has to be published again, alone.
     Retrying,
-    /// Its dead letter has to be stored.
+    /// The dead letter has to be stored.
     Rejected(Rejection, Body),
-    /// Its dead letter is in flight.
+    /// The dead letter is in flight.
     DeadLettering(Rejection, Body),
-    /// Its dead letter is acknowledged, as a part of the open transaction.
+    /// The dead letter is acknowledged, as a part of the open transaction.
     DeadLettered(Rejection, Body),
-    /// Its dead letter is stored outside of the sink, where no transaction takes it back.
+    /// The dead letter is stored outside of the sink, and not rolled back with a transaction.
     Stored(RejectionReason),
 }
 
-/// The refused events that matter until they are settled, or committed.
+/// The refused events that are not yet settled or committed.
 #[derive(Default)]
 pub(super) struct Refusals {
     states: BTreeMap<Sequence, Refused>,
@@ -55,12 +55,12 @@ impl Refusals {
         self.states.get(&sequence)
     }
 
-    /// Whether an event is in flight that nothing may be published beside.
+    /// Returns whether a retried event is in flight, while which nothing else may be published.
     pub(super) const fn is_one_alone(&self) -> bool {
         self.alone.is_some()
     }
 
-    /// The first event that has to be published alone.
+    /// Returns the first event that has to be published alone.
     pub(super) fn first_retry(&self) -> Option<Sequence> {
         let mut states = self.states.iter();
         states
@@ -68,14 +68,14 @@ impl Refusals {
             .map(|(sequence, _)| *sequence)
     }
 
-    /// Notes that an event is in flight: alone, if it has to be.
+    /// Records that an event is in flight.
     pub(super) fn published(&mut self, sequence: Sequence) {
         if matches!(self.get(sequence), Some(Refused::Retrying)) {
             self.alone = Some(sequence);
         }
     }
 
-    /// The events before `position` whose dead letters have to be stored.
+    /// Returns the events before `position` whose dead letters have to be stored.
     pub(super) fn rejected_before(
         &self,
         position: Sequence,
@@ -87,13 +87,13 @@ impl Refusals {
         })
     }
 
-    /// Whether a dead letter has to be stored, or is in flight.
+    /// Returns whether a dead letter has to be stored or is in flight.
     pub(super) fn has_open_dead_letters(&self) -> bool {
         let mut states = self.states.values();
         states.any(|state| matches!(state, Refused::Rejected(..) | Refused::DeadLettering(..)))
     }
 
-    /// The events whose dead letters are in flight, with the reasons.
+    /// Returns the events whose dead letters are in flight, with the reasons.
     pub(super) fn dead_lettering(&self) -> impl Iterator<Item = (Sequence, RejectionReason)> {
         self.states.iter().filter_map(|(sequence, state)| match state {
             Refused::DeadLettering(rejection, _) => Some((*sequence, rejection.reason)),
@@ -101,16 +101,16 @@ impl Refusals {
         })
     }
 
-    /// Takes a rejection of an event itself.
+    /// Records the rejection of an event.
     pub(super) fn reject(&mut self, sequence: Sequence, rejection: Rejection) {
         self.states
             .insert(sequence, Refused::Rejected(rejection, Body::Whole));
     }
 
-    /// Takes the refusal of a message, which is the event or its dead letter.
+    /// Records the refusal of a message, which is the event or its dead letter.
     ///
     /// # Errors
-    /// The dead letter was rejected although it did not contain its event.
+    /// Returns a fault if a dead letter was rejected although it did not contain its event.
     pub(super) fn refuse(&mut self, sequence: Sequence, outcome: Outcome) -> Result<(), SinkFault> {
         let was_alone = self.take_alone(sequence);
         let state = match (self.states.remove(&sequence), outcome) {
@@ -135,7 +135,8 @@ impl Refusals {
         Ok(())
     }
 
-    /// Takes the acknowledgement of a message. Returns the reason when it was a dead letter. `keep`: until the commit.
+    /// Records the acknowledgement of a message. Returns the reason if it was a dead letter. With `keep` the state is kept
+    /// until the commit.
     pub(super) fn accept(&mut self, sequence: Sequence, keep: bool) -> Option<RejectionReason> {
         if self.take_alone(sequence) {
             if !keep {
@@ -157,7 +158,7 @@ impl Refusals {
         Some(reason)
     }
 
-    /// Notes that the sink has taken the dead letter of an event.
+    /// Records that the dead letter of an event was published.
     pub(super) fn dead_letter_published(&mut self, sequence: Sequence) {
         if let Some(Refused::Rejected(rejection, body)) = self.states.remove(&sequence) {
             self.states
@@ -165,10 +166,10 @@ impl Refusals {
         }
     }
 
-    /// Takes the rejection of a dead letter that the sink has not taken.
+    /// Records that the sink refused to publish a dead letter.
     ///
     /// # Errors
-    /// It did not contain its event.
+    /// Returns a fault if the dead letter did not contain its event.
     pub(super) fn dead_letter_rejected(
         &mut self,
         sequence: Sequence,
@@ -180,7 +181,7 @@ impl Refusals {
         Ok(())
     }
 
-    /// Notes that the dead letter of an event is stored outside of the sink. `keep`: until the commit.
+    /// Records that the dead letter of an event is stored outside of the sink. With `keep` the state is kept until the commit.
     pub(super) fn dead_letter_stored(&mut self, sequence: Sequence, reason: RejectionReason, keep: bool) {
         if keep {
             self.states.insert(sequence, Refused::Stored(reason));
@@ -189,19 +190,19 @@ impl Refusals {
         }
     }
 
-    /// Forgets the events before the cursor.
+    /// Removes the events before the cursor.
     pub(super) fn committed(&mut self, next: Sequence) {
         if !self.states.is_empty() {
             self.states = self.states.split_off(&next);
         }
     }
 
-    /// Forgets all: each event is published again with the others.
+    /// Removes all events, which are then published again with the others.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Takes the transaction back, but not what is known of the events: it is used at their turn.
+    /// Rolls the transaction back, but keeps the refusals, which are applied when the events are published again.
     pub(super) fn roll_back(&mut self) {
         self.alone = None;
         for state in self.states.values_mut() {
@@ -220,7 +221,7 @@ impl Refusals {
     }
 }
 
-/// Leaves the event out of its dead letter, which was rejected.
+/// Removes the event from a dead letter that was rejected.
 fn without_event(body: Body, refusal: &Rejection) -> Result<Body, SinkFault> {
     if body == Body::Whole {
         return Ok(Body::LeftOut);

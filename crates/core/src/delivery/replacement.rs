@@ -1,8 +1,8 @@
-//! When a sink's client is replaced: it has settled no event for a bounded time while events wait.
+//! The replacement of a client that settles no event for a bounded time while events wait.
 //!
-//! A client library retries by itself, and may stop doing so without a word. The delivery does not depend on that: whatever
-//! the reason for the silence is, it ends the connection and connects again, with a new client, from the cursor. A client
-//! that waits for a broker that is down is replaced as well, at a rate that falls with each replacement.
+//! A client library retries by itself, and may stop retrying without an error. The delivery does not depend on the cause: it
+//! closes the connection and connects with a new client, from the cursor. A client that waits for an unavailable broker is
+//! replaced too, less often with each replacement.
 
 use std::{future::Future, time::Duration};
 
@@ -14,31 +14,31 @@ use crate::{
     sink::{FaultKind, SinkFault},
 };
 
-/// After this time without any outcome a sink counts as down. Longer than a broker's election takes.
+/// The time without any outcome after which a sink counts as down. Longer than an election of a broker.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
-/// After this time without any outcome the client is replaced. Longer than most elections and freezes of a broker, which
-/// the client survives without sending anything twice.
+/// The time without any outcome after which the client is replaced. Longer than most elections and freezes of a broker, which
+/// the client handles without sending an event twice.
 const REPLACED_AFTER: Duration = Duration::from_secs(30);
-/// After this time without an outcome of the first event, although later events have theirs, the client is replaced. Later
-/// than above, because the later events are sent again.
+/// The time without an outcome of the first event after which the client is replaced although later events have outcomes.
+/// Longer than above, because the later events are sent again.
 const REPLACED_AFTER_GAP: Duration = Duration::from_secs(300);
 /// Each replacement without progress doubles the time before the next one, up to this, or to the first time where that is
-/// longer. Short enough that a person who has repaired the broker sees the sink recover.
+/// longer. Short enough for an operator to see the sink recover after fixing the broker.
 const REPLACED_AT_MOST_EVERY: Duration = Duration::from_secs(120);
-/// How long a sink may take for a flush, a commit or an abort. More than the limits that a sink sets for these itself.
+/// The time limit of a flush, a commit or an abort. Longer than the limits that the sinks have for these calls.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
-/// Watches whether events that were published are settled.
+/// Watches whether published events are settled.
 pub(super) struct Watch {
     /// The first event without an outcome.
     first: Sequence,
-    /// Since when that event is the first one, or since when the sink is connected.
+    /// The time at which that event became the first one, or at which the sink was connected.
     first_since: Instant,
-    /// Time of the last outcome of any event, or of the connection.
+    /// The time of the last outcome of any event, or of the connection.
     outcome_at: Instant,
-    /// Replacements since the last outcome of any event.
+    /// The number of replacements since the last outcome of any event.
     without_outcome: u32,
-    /// Replacements since the first event without an outcome was another one.
+    /// The number of replacements since the first event without an outcome changed.
     without_first: u32,
 }
 
@@ -54,20 +54,20 @@ impl Watch {
         }
     }
 
-    /// Starts the times anew for a new connection. What was replaced in vain before still counts.
+    /// Restarts the timers for a new connection. The numbers of earlier replacements are kept.
     pub(super) fn connected<M: CommitMode>(&mut self, window: &Window<M>) {
         let now = Instant::now();
         (self.first_since, self.outcome_at) = (now, now);
         self.first = self.first.max(window.settled_up_to());
     }
 
-    /// Notes that the client has reported the outcome of an event.
+    /// Records that the client has reported the outcome of an event.
     pub(super) fn outcome(&mut self) {
         self.outcome_at = Instant::now();
         self.without_outcome = 0;
     }
 
-    /// Notes how far the window is. Called at regular intervals.
+    /// Records the position of the window. Called at regular intervals.
     pub(super) fn observe<M: CommitMode>(&mut self, window: &Window<M>) {
         let first = window.settled_up_to();
         let is_idle = window.is_empty() && window.in_flight() == 0;
@@ -83,22 +83,22 @@ impl Watch {
         }
     }
 
-    /// Returns the fault of a sink whose first event has waited too long. The client may recover by itself.
+    /// Returns the fault of a sink whose first event has waited too long. The client is not replaced yet, and may recover.
     pub(super) fn stall(&self) -> Option<SinkFault> {
         let first = self.first;
         let waited = self.first_since.elapsed();
         (waited > STALLED_AFTER).then(|| {
             let reason = format!(
-                "event {first} has had no answer for {} seconds, and those behind it count only after it; look after the broker \
-                 and after where this event goes",
+                "event {first} was not acknowledged for {} seconds, and blocks the cursor; check the broker and the destination \
+                 of this event",
                 waited.as_secs()
             );
             SinkFault::new(FaultKind::Timeout, reason)
         })
     }
 
-    /// Returns the fault for which the client is replaced now, if it has made no progress for too long. `waiting` events
-    /// wait, if that is known; `cause` is what the client itself says.
+    /// Returns the fault for which to replace the client now, if it has made no progress for too long. `waiting`: the number of
+    /// waiting events, if known; `cause`: the reason reported by the client.
     pub(super) fn replacement(
         &mut self,
         waiting: Option<u64>,
@@ -132,14 +132,14 @@ impl Watch {
 pub(super) const REPLACED: &str =
     "client replaced, sending again from the cursor; if this repeats, check the broker";
 
-/// The time without progress before a replacement, after so many in vain.
-fn patience(first: Duration, in_vain: u32) -> Duration {
+/// Returns the time without progress before a replacement, after a number of useless replacements.
+fn patience(first: Duration, useless: u32) -> Duration {
     first
-        .saturating_mul(1 << in_vain.min(8))
+        .saturating_mul(1 << useless.min(8))
         .min(REPLACED_AT_MOST_EVERY.max(first))
 }
 
-/// A call of a sink, with the time that it may take.
+/// A call of a sink with a time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     Flush,
@@ -162,7 +162,7 @@ impl Call {
         }
     }
 
-    /// Waits for the call within its limit. `None` when it took longer: then the call is dropped.
+    /// Waits for the call within its limit. Drops it and returns `None` if it takes longer.
     pub(super) async fn within_limit<T>(self, call: impl Future<Output = T>) -> Option<T> {
         timeout(self.limit(), call).await.ok()
     }
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn patience_doubles_up_to_its_bound() {
-        let after = |in_vain| patience(REPLACED_AFTER, in_vain).as_secs();
+        let after = |useless| patience(REPLACED_AFTER, useless).as_secs();
         assert_eq!([0, 1, 2, 3, u32::MAX].map(after), [30, 60, 120, 120, 120]);
         assert_eq!(patience(REPLACED_AFTER_GAP, 1), REPLACED_AFTER_GAP);
     }

@@ -1,4 +1,4 @@
-//! The delivery against a broker that fails by schedule.
+//! The delivery with a scripted broker that fails.
 
 /// The methods of a fake sink without capabilities, with nothing to flush, to note or to close.
 macro_rules! plain_sink {
@@ -73,7 +73,7 @@ const fn plain_connection() -> Connected {
 }
 
 #[test]
-fn all_is_delivered_in_order_and_counted() {
+fn all_events_are_delivered_in_order_and_counted() {
     let outcome = run(Setup::default());
     assert_eq!(outcome.ended, Ended::Drained);
     assert_eq!(outcome.broker.stored, (1..=10).collect::<Vec<_>>());
@@ -90,8 +90,8 @@ fn all_is_delivered_in_order_and_counted() {
 }
 
 #[test]
-fn a_sink_that_connects_and_can_not_deliver_is_not_called_up() {
-    // The last one comes first.
+fn connected_sink_without_acknowledgement_is_not_up() {
+    // In reverse order.
     let turns = vec![
         Turn::Acknowledge(1),
         Turn::Fail(0),
@@ -106,14 +106,14 @@ fn a_sink_that_connects_and_can_not_deliver_is_not_called_up() {
     // The test's delivery drains from the beginning.
     assert_eq!(before[0], SinkState::Draining);
     assert_eq!(before[1..], [SinkState::Down; 3]);
-    // One event is settled: it can deliver again.
+    // One event is settled, so the sink has recovered.
     assert_eq!(after[0], SinkState::Up);
     assert!(!after.contains(&SinkState::Down), "{after:?}");
     assert!(outcome.progress.reason.is_none());
 }
 
 #[test]
-fn what_the_filter_leaves_out_is_counted_and_not_sent() {
+fn filtered_events_are_counted_and_not_published() {
     let outcome = run(Setup {
         filter: Filter::new([("result", ["junk"])]).unwrap(),
         ..Setup::default()
@@ -130,7 +130,7 @@ fn what_the_filter_leaves_out_is_counted_and_not_sent() {
 }
 
 #[test]
-fn only_what_is_refused_alone_is_a_dead_letter() {
+fn only_an_event_rejected_alone_is_dead_lettered() {
     for keeps_dead_letters in [false, true] {
         let turns = vec![Turn::AcknowledgeBatch; 20];
         let outcome = run(Setup {
@@ -154,7 +154,7 @@ fn only_what_is_refused_alone_is_a_dead_letter() {
 }
 
 #[test]
-fn a_dead_letter_that_cannot_be_stored_holds_the_cursor() {
+fn unstorable_dead_letter_stops_the_cursor() {
     let outcome = run(Setup {
         bad: |sequence| sequence == 2,
         failing_letters: 3,
@@ -179,7 +179,7 @@ fn a_dead_letter_that_cannot_be_stored_holds_the_cursor() {
 }
 
 #[test]
-fn too_many_dead_letters_in_a_row_stop_the_sink() {
+fn too_many_consecutive_dead_letters_stop_the_sink() {
     for keeps_dead_letters in [false, true] {
         let outcome = run(Setup {
             bad: |_| true,
@@ -193,7 +193,7 @@ fn too_many_dead_letters_in_a_row_stop_the_sink() {
         assert_eq!(outcome.progress.state, SinkState::Down);
         let reason = outcome.progress.reason.unwrap();
         assert!(
-            reason.starts_with("4 events in a row were refused, the last one with \"found 2 MiB"),
+            reason.starts_with("4 events in a row were rejected, the last one with \"found 2 MiB"),
             "{reason}"
         );
         assert!(outcome.cursor.next.get() <= 5, "the rest waits");
@@ -217,7 +217,7 @@ fn dead_letters_with_a_certain_cause_stop_no_sink() {
 }
 
 #[test]
-fn a_delivered_event_ends_the_row_of_dead_letters() {
+fn delivered_event_resets_the_dead_letter_count() {
     for (keeps_dead_letters, acks_are_cumulative) in
         [(false, false), (true, false), (false, true), (true, true)]
     {
@@ -234,7 +234,7 @@ fn a_delivered_event_ends_the_row_of_dead_letters() {
 }
 
 #[test]
-fn what_was_delivered_before_the_last_fault_counts() {
+fn deliveries_before_the_last_fault_are_counted() {
     let outcome = run(Setup {
         bad: |sequence| sequence > 1,
         max_in_a_row: 1,
@@ -249,7 +249,7 @@ fn what_was_delivered_before_the_last_fault_counts() {
 }
 
 #[test]
-fn what_the_log_dropped_is_counted() {
+fn dropped_events_are_counted() {
     for turns in [vec![], vec![Turn::Later, Turn::Later]] {
         what_was_dropped_is_counted(turns);
     }
@@ -269,7 +269,7 @@ fn what_was_dropped_is_counted(turns: Vec<Turn>) {
         ..Setup::default()
     });
     assert_eq!(outcome.broker.stored, [1, 2, 3, 7, 8, 9, 10]);
-    // Each of the sink's pauses would be one in which more is dropped.
+    // While the sink waits, more events are dropped.
     assert_eq!(outcome.took, Duration::ZERO);
     assert_eq!(
         outcome.cursor.counts,
@@ -282,7 +282,7 @@ fn what_was_dropped_is_counted(turns: Vec<Turn>) {
 }
 
 #[test]
-fn a_sink_that_cannot_connect_ends_when_time_runs_out() {
+fn unconnected_sink_ends_at_the_abort() {
     let runtime = runtime();
     let broker = Arc::new(Mutex::new(Broker {
         refuse_connects: u64::MAX,
@@ -337,7 +337,7 @@ fn a_sink_that_cannot_connect_ends_when_time_runs_out() {
     let connects = broker.lock().unwrap().connects;
     assert!(
         (20..200).contains(&connects),
-        "no hot loop, and no giving up: {connects} in ten minutes"
+        "{connects} connection attempts in ten minutes"
     );
     assert_eq!(progress.snapshot().reason.as_deref(), Some("nobody answers"));
 }
@@ -349,7 +349,7 @@ fn any_turn() -> impl Strategy<Value = Turn> {
         10 => (0usize..6).prop_map(Turn::Fail),
         10 => Just(Turn::FailTwice),
         10 => (0usize..6).prop_map(Turn::Resend),
-        // Seldom: each lets the clock run for minutes, in steps of half a second.
+        // Rare, because each one advances the clock by minutes in steps of half a second.
         1 => (0usize..6).prop_map(Turn::Silent),
         1 => Just(Turn::SilentTwice),
     ]
@@ -383,7 +383,7 @@ fn progress_resets_the_backoff() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
-    fn whatever_the_broker_does_nothing_is_lost(
+    fn any_broker_schedule_loses_no_event(
         turns in proptest::collection::vec(any_turn(), 0..40),
         keeps_dead_letters: bool,
         acks_are_cumulative: bool,

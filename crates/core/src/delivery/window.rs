@@ -30,26 +30,26 @@ use crate::{
     },
 };
 
-/// What the delivery may do next.
+/// The next step of the delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Read: all that was read is published.
+    /// Read more events: all that were read are published.
     Read,
-    /// Wait for outcomes first.
+    /// Wait for outcomes.
     Wait,
 }
 
-/// What to do with the event at the position of publishing.
+/// The decision about the event at the publishing position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     Publish,
-    /// It needs no publishing.
+    /// The event does not have to be published.
     Skip,
-    /// Not now: the transaction is due, or this event or another one has to be alone.
+    /// The event has to wait: the transaction is due, or this event or another one has to be published alone.
     Wait,
 }
 
-/// The events that were read and are not committed.
+/// The events that were read and are not yet committed.
 pub(super) struct Window<M> {
     options: Options,
     progress: Arc<Progress>,
@@ -90,7 +90,7 @@ impl<M: CommitMode> Window<M> {
         &self.cursor
     }
 
-    /// The first event that has no result.
+    /// Returns the first event without a result.
     pub(super) const fn settled_up_to(&self) -> Sequence {
         self.outstanding.next()
     }
@@ -99,27 +99,27 @@ impl<M: CommitMode> Window<M> {
         self.outstanding.in_flight()
     }
 
-    /// Whether all that was read is part of the settled prefix.
+    /// Returns whether all events that were read are part of the settled prefix.
     pub(super) fn is_empty(&self) -> bool {
         self.outstanding.is_empty() && self.inbox.unpublished().is_none()
     }
 
-    /// Returns whether something was published since the last call.
+    /// Returns whether a message was published since the last call.
     pub(super) const fn take_unflushed(&mut self) -> bool {
         self.outstanding.take_unflushed()
     }
 
-    /// Whether all since the last commit has to be taken back.
+    /// Returns whether the open transaction has to be aborted.
     pub(super) fn must_abort(&self) -> bool {
         self.mode.must_abort()
     }
 
-    /// Takes a batch of the reader. Only to be called after [`Step::Read`].
+    /// Adds a batch from the reader. To be called only after [`Step::Read`].
     pub(super) fn take(&mut self, batch: SealedBatch) {
         self.inbox.add(batch);
     }
 
-    /// Takes events that the log does not have any more.
+    /// Adds events that the log no longer contains.
     pub(super) fn skip(&mut self, from: Sequence, events: u64, reason: Skipped) {
         let settlement = match reason {
             Skipped::Dropped => Settlement::Dropped,
@@ -128,10 +128,10 @@ impl<M: CommitMode> Window<M> {
         self.outstanding.skip(from, events, settlement);
     }
 
-    /// Forgets all that has no result, with transactions all that is not committed. Returns the sequence from which it has to
-    /// be read again.
+    /// Discards all events without a result, and with transactions all uncommitted events. Returns the sequence at which
+    /// reading restarts.
     pub(super) fn restart(&mut self) -> Sequence {
-        if M::TAKES_BACK {
+        if M::ROLLS_BACK {
             self.mode.roll_back();
             self.outstanding.reset(&self.cursor);
             self.refusals.roll_back();
@@ -144,14 +144,14 @@ impl<M: CommitMode> Window<M> {
         next
     }
 
-    /// Publishes what was read and is not published, as far as the sink takes it, and the dead letters that the sink keeps.
+    /// Publishes unpublished events and dead letters until the sink is full.
     pub(super) fn publish<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
-        if !M::TAKES_BACK && self.publish_retries(sink)? == Step::Wait {
+        if !M::ROLLS_BACK && self.publish_retries(sink)? == Step::Wait {
             return Ok(Step::Wait);
         }
         let step = self.publish_unpublished(sink)?;
         self.report();
-        // Not even a dead letter may be beside an event that has to be alone: it could be refused for the letter's sake.
+        // An event that has to be alone must not be in flight together with a dead letter, which could cause its refusal.
         if self.refusals.is_one_alone() {
             return Ok(Step::Wait);
         }
@@ -160,7 +160,7 @@ impl<M: CommitMode> Window<M> {
         {
             return Ok(Step::Wait);
         }
-        // What was settled last may be all that it waits for.
+        // The retries may wait only for events that were just settled.
         self.outstanding.advance();
         let is_full = self.inbox.is_full() && self.in_flight() > 0;
         if self.outstanding.must_wait() || is_full {
@@ -169,12 +169,12 @@ impl<M: CommitMode> Window<M> {
         Ok(step)
     }
 
-    /// Whether no later event may be published until the dead letter of a rejected one is stored.
+    /// Returns whether later events have to wait until the dead letter of a rejected event is stored.
     fn waits_for_dead_letters(&self) -> bool {
         self.acks_are_cumulative && !self.refusals.is_empty() && self.refusals.has_open_dead_letters()
     }
 
-    /// Publishes the events that have to be alone, each when nothing else is in flight.
+    /// Publishes the events that have to be alone, each one while nothing else is in flight.
     fn publish_retries<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
         while !self.waits_for_dead_letters()
             && let Some(sequence) = self.refusals.first_retry()
@@ -205,7 +205,7 @@ impl<M: CommitMode> Window<M> {
 
     fn publish_unpublished<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
         let mut scratch = String::new();
-        // A handle on the same bytes: the events borrow from it while the window changes.
+        // Cloned (it shares the bytes), so that the events can borrow from it while the window changes.
         let Some(batch) = self.inbox.unpublished().cloned() else {
             return Ok(Step::Read);
         };
@@ -219,7 +219,7 @@ impl<M: CommitMode> Window<M> {
             }
             let sequence = self.inbox.position();
             let (event, length) = record::decode(rest, sequence).map_err(|error| {
-                let reason = format!("a record of the spool can't be read: {error}; this is a bug");
+                let reason = format!("a record of the spool cannot be decoded: {error}; this is a bug");
                 SinkFault::fatal(FaultKind::Other, reason)
             })?;
             if self.outstanding.track(sequence, event.received_at) {
@@ -238,7 +238,7 @@ impl<M: CommitMode> Window<M> {
                                 }
                             }
                             Err(PublishError::Full) => {
-                                debug_assert!(self.in_flight() > 0, "full of nothing");
+                                debug_assert!(self.in_flight() > 0, "queue full with nothing in flight");
                                 return Ok(Step::Wait);
                             }
                             Err(PublishError::Rejected(rejection)) => {
@@ -254,7 +254,7 @@ impl<M: CommitMode> Window<M> {
         Ok(Step::Read)
     }
 
-    /// Decides about the next event, by what is known of it from before a rollback.
+    /// Decides about the next event, with its refusals from before a rollback.
     fn turn<S: Sink>(&mut self, sink: &mut S, sequence: Sequence) -> Turn {
         if self.mode.must_wait(sink) || self.refusals.is_one_alone() {
             return Turn::Wait;
@@ -266,7 +266,7 @@ impl<M: CommitMode> Window<M> {
             None => Turn::Publish,
             Some(Refused::Retrying) if self.in_flight() > 0 => Turn::Wait,
             Some(Refused::Retrying) => Turn::Publish,
-            // Its dead letter is published when its turn has passed.
+            // The dead letter is published once the position has passed the event.
             Some(Refused::Rejected(..) | Refused::DeadLettering(..) | Refused::DeadLettered(..)) => {
                 Turn::Skip
             }
@@ -308,12 +308,12 @@ impl<M: CommitMode> Window<M> {
         self.refusals.rejected_before(self.inbox.position()).next()
     }
 
-    /// Whether dead letters have to be stored.
+    /// Returns whether dead letters have to be stored.
     pub(super) fn has_dead_letters(&self) -> bool {
         self.next_dead_letter().is_some()
     }
 
-    /// Stores the dead letters for which the sink has no place of its own.
+    /// Stores dead letters outside of the sink.
     pub(super) async fn store_dead_letters(&mut self) -> Result<(), SinkFault> {
         let mut lines = String::new();
         let mut stored: Vec<(Sequence, RejectionReason)> = Vec::new();
@@ -324,11 +324,11 @@ impl<M: CommitMode> Window<M> {
             stored.push((sequence, rejection.reason));
         }
         self.options.dead_letters.store(&lines).await.map_err(|error| {
-            let reason = format!("dead letters can't be stored: {error}; free space or repair the disk");
+            let reason = format!("dead letters cannot be stored: {error}; free space or fix the disk");
             SinkFault::new(FaultKind::Disk, reason)
         })?;
         for (sequence, reason) in stored {
-            self.refusals.dead_letter_stored(sequence, reason, M::TAKES_BACK);
+            self.refusals.dead_letter_stored(sequence, reason, M::ROLLS_BACK);
             self.settle_as_dead_letter(sequence, reason);
         }
         Ok(())
@@ -343,7 +343,7 @@ impl<M: CommitMode> Window<M> {
     ) -> Result<(), SinkFault> {
         let event = self.inbox.find(sequence).ok_or_else(|| missing(sequence))?;
         let mut scratch = String::new();
-        // Dead letters must not hold data that is redacted for this sink. Where redaction cannot be applied, the event is left out.
+        // Dead letters must not contain data that is redacted for this sink. If the redaction fails, the event is left out.
         let redacted = redacted(&self.options, &event, &mut scratch);
         let whole = body == Body::Whole && redacted.is_ok();
         dead_letter::write_event(
@@ -358,14 +358,14 @@ impl<M: CommitMode> Window<M> {
         Ok(())
     }
 
-    /// Takes the outcomes that the sink has reported: all of them, also after one that is a fault.
+    /// Applies the outcomes reported by the sink: all of them, also those after an outcome that leads to a fault.
     pub(super) fn settle(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         let now = clock::now();
         let mut run = (now, 0);
         let mut settled = Ok(());
         for ack in acks.drain(..) {
             match self.settle_one(ack) {
-                // What was received together has one latency: one observation for the run of it.
+                // Events with the same time of receipt have the same latency, and are observed together.
                 Ok(Some(received_at)) => {
                     if run.0 != received_at {
                         self.mode.acknowledged(&self.progress, run.0, now, run.1);
@@ -381,15 +381,15 @@ impl<M: CommitMode> Window<M> {
         settled
     }
 
-    /// Takes one outcome. Returns the time of receipt of an event that is acknowledged by it.
+    /// Applies one outcome. Returns the time of receipt if the outcome acknowledges an event.
     fn settle_one(&mut self, ack: Ack) -> Result<Option<Timestamp>, SinkFault> {
         self.outstanding.answered();
         let Ack { sequence, outcome } = ack;
         let settlement = match outcome {
             Outcome::Delivered => Settlement::Delivered,
             Outcome::Duplicate => Settlement::Duplicate,
-            // Later events may have been sent: all is taken back, and published once more in order.
-            Outcome::Deferred if M::TAKES_BACK => {
+            // Later events may have been published: everything is rolled back and published again in order.
+            Outcome::Deferred if M::ROLLS_BACK => {
                 self.mode.refused();
                 return Ok(None);
             }
@@ -399,7 +399,7 @@ impl<M: CommitMode> Window<M> {
             }
         };
         if !self.refusals.is_empty()
-            && let Some(reason) = self.refusals.accept(sequence, M::TAKES_BACK)
+            && let Some(reason) = self.refusals.accept(sequence, M::ROLLS_BACK)
         {
             self.settle_as_dead_letter(sequence, reason);
             return Ok(None);
@@ -415,7 +415,7 @@ impl<M: CommitMode> Window<M> {
         self.mode.dead_lettered(&self.progress, sequence, reason);
     }
 
-    /// Moves the cursor to the end of the settled prefix, unless that needs a transaction.
+    /// Moves the cursor to the end of the settled prefix, unless a transaction has to commit it.
     pub(super) fn commit<S: Sink, R: Reader>(&mut self, sink: &mut S, reader: &mut R) {
         let next = self.outstanding.advance();
         self.inbox.remove_settled(next);
@@ -427,7 +427,7 @@ impl<M: CommitMode> Window<M> {
         }
     }
 
-    /// Returns the cursor to commit with the open transaction, if that is to be done now. `is_last`: no more will come.
+    /// Returns the cursor to commit with the open transaction, if the commit is due. `is_last`: no more events follow.
     pub(super) fn cursor_to_commit(
         &mut self,
         transaction: TransactionState,
@@ -439,7 +439,7 @@ impl<M: CommitMode> Window<M> {
             TransactionState::Closed => false,
         };
         let is_complete = self.in_flight() == 0 && !self.has_dead_letters() && !self.must_abort();
-        // Published in order, and all of it settled: so the settled prefix ends where publishing stands.
+        // Events are published in order and all are settled, so the settled prefix ends at the publishing position.
         (is_due && is_complete).then(|| Cursor {
             next: self.outstanding.advance(),
             counts: self.outstanding.counts(),
@@ -447,7 +447,7 @@ impl<M: CommitMode> Window<M> {
         })
     }
 
-    /// Takes a cursor that was committed with a transaction.
+    /// Applies a cursor that was committed with a transaction.
     pub(super) fn committed<R: Reader>(&mut self, cursor: Cursor, reader: &mut R) {
         self.cursor = cursor;
         self.cursor_moved(reader);
@@ -465,9 +465,9 @@ impl<M: CommitMode> Window<M> {
         self.acks_are_cumulative = acks_are_cumulative;
     }
 
-    /// Continues at the cursor stored in the broker if it is ahead of the local one: the commit succeeded although its answer
-    /// did not, or our own cursor is older than the last commit. The events between were counted by the process that
-    /// committed them, so the counts are taken over with the position.
+    /// Continues at the committed cursor of the broker if it is ahead of the local one: the response to the commit was lost, or
+    /// the local cursor was saved before the last commit. The process that committed the events in between has counted them,
+    /// so the counts are adopted with the position.
     fn adopt<R: Reader>(&mut self, committed: Option<Cursor>, reader: &mut R) {
         let Some(committed) = committed else {
             return;
@@ -480,7 +480,7 @@ impl<M: CommitMode> Window<M> {
             sink = self.name(),
             from = self.cursor.next.get(),
             next = committed.next.get(),
-            "going on at the cursor that was committed with the events"
+            "continuing at the cursor that was committed with the events"
         );
         self.outstanding.reset(&committed);
         self.inbox.restart(committed.next);
@@ -491,7 +491,7 @@ impl<M: CommitMode> Window<M> {
 
     fn cursor_moved<R: Reader>(&mut self, reader: &mut R) {
         let next = self.cursor.next;
-        if M::TAKES_BACK {
+        if M::ROLLS_BACK {
             self.refusals.committed(next);
             self.row.commit();
         }

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_control_key_belongs_to_the_layout() {
+    fn control_keys_are_part_of_the_layout() {
         for key in ["PING", "auth", "error", "\\u0065rror"] {
             let frame = |value: &str| format!(r#"{{"id":1,"data":{{"pid":"a"}},"{key}":{value}}}"#);
             let null = frame("null");
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_id_hides_no_later_one() {
+    fn empty_id_does_not_hide_a_later_id() {
         let other = USUAL.replace(":7,", ":\"\",");
         for frames in [[&other, USUAL], [USUAL, &other]] {
             let mut reader = agree(&frames);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_built_alike_is_read_by_its_layout() {
+    fn cached_layout_matches_same_shape() {
         let other = USUAL
             .replace(":7,", ":12345,")
             .replace("null", r#""a\u0062c""#)
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_alike_is_not() {
+    fn similar_frame_with_another_layout_is_scanned() {
         let spoilt = [
             USUAL.replace("null", "nul"),
             USUAL.replace("null", "01"),
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_in_one_byte_is_read_as_what_it_is() {
+    fn frame_that_differs_in_one_byte_is_scanned_again() {
         let short = r#"{"data":{"a":1},"id":1}"#;
         for frame in [USUAL, short, &USUAL.replace("result", "a_key_longer_than_others")] {
             for (at, byte) in
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layout_of_duplicate_and_nested_fields_is_one() {
+    fn layout_supports_duplicate_and_nested_fields() {
         for frame in [
             r#"{"data":{"pid":"a","pid":{"b":1}},"id":1,"data":{"pid":[1,2],"source":5},"id":2}"#,
             r#" { "id" : 1 , "data" : { } } "#,
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn few_layouts_are_kept_and_seldom_learned() {
+    fn layouts_are_bounded_and_learned_rarely() {
         let frames: Vec<String> = (0..1000)
             .map(|number| format!(r#"{{"id":1,"data":{{"key{number}":1}}}}"#))
             .collect();
@@ -359,7 +359,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tells_what_a_fresh_look_tells(
+        fn cached_layout_matches_a_fresh_scan(
             values in proptest::collection::vec(
                 prop_oneof![
                     Just("1".to_owned()), Just("-0.5e-7".to_owned()), Just("null".to_owned()), Just("\"\"".to_owned()),

@@ -55,7 +55,7 @@ fn accepts_what_serde_json_accepts() {
 }
 
 #[test]
-fn says_what_was_found_and_where() {
+fn error_names_position_and_value() {
     let error = |text: &str| {
         Scanner::new(text)
             .and_then(|mut scanner| scanner.value())
@@ -73,7 +73,7 @@ fn says_what_was_found_and_where() {
 }
 
 #[test]
-fn a_plain_text_ends_where_its_first_other_byte_stands() {
+fn plain_text_ends_at_the_first_special_byte() {
     let is_special = |byte: &u8| *byte < b' ' || matches!(*byte, b'"' | b'\\');
     for byte in 0..=u8::MAX {
         for at in 0..40 {
@@ -107,7 +107,7 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
 
 proptest! {
     #[test]
-    fn any_value_is_read_whole(value in any_json(), pretty in any::<bool>()) {
+    fn any_value_is_scanned_to_its_end(value in any_json(), pretty in any::<bool>()) {
         let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
         let mut scanner = Scanner::new(&text).unwrap();
         prop_assert_eq!(scanner.value().unwrap().of(&text), Some(text.as_str()));
@@ -115,7 +115,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_value_is_judged_as_serde_json_does(
+    fn damaged_value_has_the_result_of_serde_json(
         value in any_json(), cut in any::<prop::sample::Index>(), byte in 0u8..128, insert in any::<bool>(),
     ) {
         let mut text = serde_json::to_string(&value).unwrap().into_bytes();
@@ -134,7 +134,7 @@ proptest! {
     }
 
     #[test]
-    fn what_ends_as_usual_ends_there(
+    fn usual_frame_end_is_detected(
         text in r#"["-]?[0-9a.eE"\\\\ \x1f\x20\x7fé]{0,40}["]?,?"#, before in 0usize..20,
     ) {
         let text = " ".repeat(before) + &text;

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stars_stand_for_anything() {
+    fn star_matches_any_text() {
         for (pattern, name, expected) in [
             ("pid", "pid", true),
             ("pid", "pids", false),
@@ -174,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_pattern_matches_what_it_should(pattern in "[abé*]{0,6}", name in "[abé]{0,8}") {
+        fn pattern_matches_as_the_model(pattern in "[abé*]{0,6}", name in "[abé]{0,8}") {
             prop_assert_eq!(Name::new(&pattern).matches(&name), plainly(&pattern, &name));
         }
     }

@@ -33,7 +33,7 @@ fn redacted(redact: &[&str], frame: &str) -> Option<String> {
 }
 
 #[test]
-fn only_the_values_asked_for_are_replaced() {
+fn only_selected_values_are_replaced() {
     for (pattern, frame, expected) in [
         (
             "*_image",
@@ -85,7 +85,7 @@ fn only_the_values_asked_for_are_replaced() {
 }
 
 #[test]
-fn nothing_changes_where_nothing_is_to_be_replaced() {
+fn text_without_a_secret_is_unchanged() {
     let frame = r#"{"id":1,"data":{"pid":null,"result":"new"}}"#;
     assert_eq!(redacted(&["pid", "space.name"], frame), None);
     assert_eq!(redacted(&[], frame), None);
@@ -93,7 +93,7 @@ fn nothing_changes_where_nothing_is_to_be_replaced() {
 }
 
 #[test]
-fn of_a_text_that_is_no_frame_nothing_gets_through() {
+fn redaction_of_invalid_json_yields_nothing() {
     for text in [r#"{"data":{"pid":"p"}"#, "secret", r#"{"data":{}} {"pid":1}"#] {
         assert_eq!(redacted(&["pid"], text).as_deref(), Some("null"), "{text}");
     }
@@ -118,7 +118,7 @@ fn pseudonyms_are_the_hmac_of_the_text() {
 }
 
 #[test]
-fn a_bad_key_file_is_named() {
+fn invalid_key_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("key");
     let error = || {
@@ -225,7 +225,7 @@ fn leaves(value: &Value, into: &mut Vec<String>) {
 
 proptest! {
     #[test]
-    fn what_is_to_go_goes_and_all_else_stays(data in any_value(), more in any_value(), pretty in any::<bool>()) {
+    fn only_matching_values_are_redacted(data in any_value(), more in any_value(), pretty in any::<bool>()) {
         let redaction = with_key(&["*_image", "space.name"], &["pid"], KEY);
         let frame = serde_json::json!({ "id": 1, "data": data, "more": more });
         let text = if pretty { serde_json::to_string_pretty(&frame) } else { serde_json::to_string(&frame) }.unwrap();
@@ -243,7 +243,7 @@ proptest! {
     }
 
     #[test]
-    fn a_second_time_changes_nothing_more(data in any_value()) {
+    fn redaction_is_idempotent(data in any_value()) {
         let frame = serde_json::json!({ "data": data }).to_string();
         if let Some(once) = redacted(&["*_image", "space.name"], &frame) {
             prop_assert_eq!(redacted(&["*_image", "space.name"], &once), None);
@@ -251,7 +251,7 @@ proptest! {
     }
 
     #[test]
-    fn pseudonyms_are_equal_for_equal_values_alone(one in any::<String>(), other in any::<String>()) {
+    fn pseudonyms_are_equal_only_for_equal_values(one in any::<String>(), other in any::<String>()) {
         let redaction = with_key(&[], &["pid"], KEY);
         let pseudonym = |text: &str| apply(&redaction, &serde_json::json!({ "data": { "pid": text } }).to_string()).unwrap();
         prop_assert_eq!(pseudonym(&one), pseudonym(&one));

@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_secret_is_replaced() {
+    fn repeated_secret_is_replaced() {
         let set = set(&["Zm9v/YmFyK/2J+hei9", "s3cret"]);
         for (text, expected) in [
             ("bad Zm9v/YmFyK/2J+hei9!", "bad [redacted]!"),
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_text_is_searched_before_it_is_cut() {
+    fn text_is_searched_before_it_is_cut() {
         let secret = "secret-token-0123456789";
         let set = set(&[secret]);
         for before in 150..220 {
@@ -371,7 +371,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_piece_of_a_secret_is_shown(
+        fn no_part_of_a_secret_is_shown(
             secret in "[!-~üß入🎉]{8,60}",
             before in "[ -$&-\\[\\]-~]{0,40}", after in "[ -~]{0,40}",
             ways in proptest::collection::vec(0u8..8, 1..12), wrapped: bool,

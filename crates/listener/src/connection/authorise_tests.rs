@@ -26,7 +26,7 @@ async fn answered(answers: &[&str]) -> Result<(), Lost> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ok_lets_us_in() {
+async fn ok_authenticates() {
     answered(&[r#"{"auth":"ok"}"#]).await.unwrap();
     answered(&[r#"{"PING":"PONG"}"#, r#"{"auth":"ok"}"#, r#"{"error":"later"}"#])
         .await
@@ -34,7 +34,7 @@ async fn ok_lets_us_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_or_another_answer_is_a_refusal_and_does_not_show_the_token() {
+async fn auth_error_is_a_refusal_without_the_token() {
     for (answer, expected) in [
         (r#"{"error":"Invalid token s3cret"}"#, "Invalid token [redacted]"),
         (r#"{"error":{"code":401}}"#, r#"{"code":401}"#),
@@ -55,7 +55,7 @@ async fn an_error_or_another_answer_is_a_refusal_and_does_not_show_the_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_is_a_time_out() {
+async fn silence_is_a_timeout() {
     let start = Instant::now();
     let lost = answered(&[r#"{"PING":"PONG"}"#]).await.unwrap_err();
     assert_eq!(lost.outcome(), ConnectionOutcome::AuthTimeout);
@@ -64,7 +64,7 @@ async fn silence_is_a_time_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_before_the_answer_has_its_own_outcome() {
+async fn close_before_the_auth_answer_has_its_own_outcome() {
     let (mut link, _batches) = link(1);
     let (mut session, mut platform) = connection().await;
     platform.close(CloseCode::Policy).await;
@@ -77,7 +77,7 @@ async fn a_close_before_the_answer_has_its_own_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_is_heard_at_once() {
+async fn stop_is_immediate() {
     let (mut link, _batches) = link(1);
     let (mut session, _platform) = connection().await;
     let (stop, start) = (link.stop.clone(), Instant::now());
@@ -90,7 +90,7 @@ async fn a_stop_is_heard_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_right_behind_the_answer_are_received() {
+async fn events_after_the_auth_answer_are_received() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = connection().await;
     let early = event(0);
@@ -147,7 +147,7 @@ async fn early_events_are_bounded_by_number_and_by_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_before_the_answer_is_a_time_out() {
+async fn flood_before_the_auth_answer_times_out() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = connection().await;
     let flood = async {
@@ -166,7 +166,7 @@ async fn a_flood_before_the_answer_is_a_time_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_repeated_token_is_hidden_in_every_form() {
+async fn token_in_a_response_is_hidden_in_every_form() {
     const LONG: &str = "eyJhbGciOi/JSUzI1NiIsIn+R5cCI6IkpXVCJ9.cGF5bG9hZA==";
     for form in [
         LONG.to_owned(),

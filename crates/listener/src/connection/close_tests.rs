@@ -167,7 +167,7 @@ async fn events_after_an_unreadable_frame_are_received() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_cannot_be_read_on_is_reported_unread() {
+async fn unreadable_stream_is_reported_unread() {
     let too_large = vec![b'x'; LIMIT.bytes() as usize + 1];
     for bytes in [
         // A reserved opcode: tungstenite does not get past it.
@@ -196,7 +196,7 @@ async fn a_stream_that_cannot_be_read_on_is_reported_unread() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_unreadable_frame_counts_as_unread() {
+async fn second_unreadable_frame_counts_as_unread() {
     let (mut link, mut batches) = link(64);
     let (session, mut platform) = authorised_connection().await;
     let ((_, is_all_read), ()) = join!(close_after_loss(session, &mut link), async {
@@ -212,7 +212,7 @@ async fn a_second_unreadable_frame_counts_as_unread() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_does_not_close_is_awaited_for_a_second() {
+async fn wait_for_the_close_of_the_server_is_one_second() {
     for floods in [false, true] {
         let (mut link, mut batches) = link(4);
         let (session, mut platform) = authorised_connection().await;
@@ -254,7 +254,7 @@ async fn a_server_that_does_not_close_is_awaited_for_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_intake_does_not_hold_up_the_close() {
+async fn full_intake_does_not_delay_the_close() {
     let (mut link, mut batches) = link(1);
     let (session, mut platform) = authorised_connection().await;
     link.items.try_send(vec!["in the way".into()]).unwrap();
@@ -273,7 +273,7 @@ async fn a_full_intake_does_not_hold_up_the_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn room_that_comes_while_closing_is_used() {
+async fn space_freed_during_the_close_is_used() {
     let (mut link, mut batches) = link(1);
     let (session, mut platform) = authorised_connection().await;
     link.items.try_send(vec!["in the way".into()]).unwrap();
@@ -290,7 +290,7 @@ async fn room_that_comes_while_closing_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reason_found_after_a_long_hold_is_sent_as_well() {
+async fn reason_found_after_backpressure_is_sent() {
     let (mut link, mut batches) = link(1);
     let (session, mut platform) = authorised_connection().await;
     link.items.try_send(Vec::new()).unwrap();
@@ -306,7 +306,7 @@ async fn a_reason_found_after_a_long_hold_is_sent_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_reads_nothing_is_left_after_a_second() {
+async fn unread_close_is_given_up_after_a_second() {
     let (mut link, mut batches) = link(4);
     let (session, mut platform) = authorised_connection().await;
     let stop = link.stop.clone();

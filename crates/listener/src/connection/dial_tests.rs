@@ -66,7 +66,7 @@ async fn failure(dialler: &Dialler) -> DialError {
 }
 
 #[tokio::test]
-async fn statuses_are_told_in_words() {
+async fn statuses_are_described() {
     for (answer, outcome, retry_after, words) in [
         (
             "HTTP/1.1 401 X\r\n\r\n",
@@ -107,7 +107,7 @@ async fn statuses_are_told_in_words() {
 }
 
 #[tokio::test]
-async fn each_way_to_fail_has_its_own_outcome() {
+async fn each_failure_has_its_own_outcome() {
     let error = failure(&dialler(&answering("SSH-2.0-x\r\n\r\n").await, |_| {})).await;
     assert_eq!(error.outcome(), ConnectionOutcome::HandshakeFailed, "{error}");
 
@@ -136,7 +136,7 @@ async fn each_way_to_fail_has_its_own_outcome() {
 }
 
 #[tokio::test]
-async fn the_clock_is_compared_with_the_platforms() {
+async fn clock_is_compared_with_the_platform() {
     let (listener, address) = listen().await;
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
@@ -158,7 +158,7 @@ async fn the_clock_is_compared_with_the_platforms() {
 }
 
 #[tokio::test]
-async fn what_comes_with_the_answer_is_read() {
+async fn data_in_the_packet_of_the_answer_is_read() {
     let (listener, address) = listen().await;
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -206,7 +206,7 @@ fn black_hole() -> (SocketAddr, Vec<Socket>) {
 }
 
 #[tokio::test]
-async fn a_black_hole_does_not_eat_the_time_of_the_others() {
+async fn silent_address_leaves_time_for_the_others() {
     let (hole, _sockets) = black_hole();
     let (_listener, good) = listen().await;
     let open = |address| {
@@ -233,7 +233,7 @@ fn addresses(count: u8) -> Vec<SocketAddr> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn addresses_are_tried_one_after_the_other_but_not_for_long_each() {
+async fn each_address_has_a_limited_head_start() {
     for (count, expected) in [(2u8, Duration::from_secs(1)), (8, Duration::from_secs(4) * 7 / 9)] {
         let start = Instant::now();
         let deadline = start + Duration::from_secs(4);
@@ -262,7 +262,7 @@ async fn addresses_are_tried_one_after_the_other_but_not_for_long_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_starts_the_next_address_at_once_and_the_most_telling_one_is_reported() {
+async fn failed_address_starts_the_next_immediately() {
     let start = Instant::now();
     let deadline = start + Duration::from_secs(4);
     let closed = |address| DialError::of_connect(address, std::io::ErrorKind::ConnectionRefused.into());
@@ -301,7 +301,7 @@ async fn a_failure_starts_the_next_address_at_once_and_the_most_telling_one_is_r
 }
 
 #[test]
-fn families_take_turns() {
+fn address_families_alternate() {
     let parse = |texts: &[&str]| {
         texts
             .iter()
@@ -313,7 +313,7 @@ fn families_take_turns() {
 }
 
 #[tokio::test]
-async fn the_way_leads_through_a_proxy() {
+async fn connection_uses_the_proxy() {
     let url = answering("HTTP/1.1 418 X\r\n\r\n").await;
     let target = url.trim_start_matches("ws://").to_owned();
     let (listener, proxy) = listen().await;
@@ -338,7 +338,7 @@ async fn the_way_leads_through_a_proxy() {
 }
 
 #[tokio::test]
-async fn the_proxys_password_is_read_at_each_connection_and_never_shown() {
+async fn proxy_password_is_read_each_time_and_never_shown() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("password");
     let (listener, proxy) = listen().await;
@@ -368,7 +368,7 @@ async fn the_proxys_password_is_read_at_each_connection_and_never_shown() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_says_so() {
+async fn refusal_of_a_proxy_is_reported() {
     let url = answering("HTTP/1.1 407 X\r\n\r\n").await;
     let proxy = url.replace("ws://", "http://");
     let (_, folder) = authority();

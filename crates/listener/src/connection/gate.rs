@@ -211,7 +211,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_too_large_and_nothing_else_are_left_out(
+        fn only_oversize_frames_are_skipped(
             frames in proptest::collection::vec((prop_oneof![0usize..400, 65_530usize..65_540], any::<bool>()), 0..20),
             piece in 1usize..2000,
             buffer in MAX_HEADER..2000,
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_are_noticed() {
+    fn fragmented_tokens_are_found() {
         for (bytes, expected) in [
             (&[0x81, 0][..], false),
             (&[0x89, 0], false),

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_ends_at_its_empty_line() {
+    fn head_ends_at_the_empty_line() {
         for head in [
             HEAD.to_owned(),
             HEAD.replace('\r', ""),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_read_however_they_are_written() {
+    fn headers_are_parsed_in_any_spelling() {
         let many = "X-Filler: 1\r\n".repeat(500);
         let text = format!(
             "HTTP/1.0 503\r\n{many}no header\r\nCONNECTION : keep-alive,\r\n\tUpgrade\r\nconnection:a,,b\r\nN\u{e4}me:\u{e4}\r\n\r\n"
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_of_a_cut_answer_is_known() {
+    fn status_of_a_truncated_response_is_known() {
         let endless = format!(
             "HTTP/1.1 503 X\r\nRetry-After: 7\r\n{}",
             "X-Filler: 1\r\n".repeat(10_000)
@@ -248,14 +248,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_make_no_difference(piece in 1usize..80, rest in "[\r\na]{0,9}") {
+        fn split_input_has_the_same_result(piece in 1usize..80, rest in "[\r\na]{0,9}") {
             let (head, left) = read(format!("{HEAD}{rest}").as_bytes(), piece);
             prop_assert_eq!(head.unwrap().status, 101);
             prop_assert_eq!(left, rest.as_bytes());
         }
 
         #[test]
-        fn any_bytes_are_an_answer_or_an_error(bytes: Vec<u8>, piece in 1usize..80) {
+        fn any_bytes_parse_to_an_answer_or_an_error(bytes: Vec<u8>, piece in 1usize..80) {
             let mut whole = b"HTTP/1.1 ".to_vec();
             whole.extend(bytes);
             let (head, _) = read(&whole, piece);

@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_skew_is_ours_minus_theirs() {
+    async fn skew_is_local_minus_remote_time() {
         let head = head("Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n").await;
         let now: Timestamp = "1994-11-06T08:49:40Z".parse().unwrap();
         assert_eq!(clock_skew_seconds(&head, now), Some(2.5));

@@ -133,7 +133,7 @@ mod tests {
     };
 
     #[tokio::test(start_paused = true)]
-    async fn a_stop_does_not_end_the_wait_for_room() {
+    async fn stop_waits_for_space_in_the_channel() {
         let (mut link, mut items) = link(1);
         link.items.try_send(vec!["in the way".into()]).unwrap();
         link.outlet.frame(Frame {

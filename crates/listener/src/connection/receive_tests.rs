@@ -21,7 +21,7 @@ fn raw_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_wake_up_gives_one_batch_and_control_frames_stay() {
+async fn one_wake_up_yields_one_batch() {
     let (mut link, mut batches) = link(4);
     let (mut session, mut platform) = authorised_connection().await;
     platform
@@ -60,7 +60,7 @@ async fn one_wake_up_gives_one_batch_and_control_frames_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_comes_in_bounded_batches_in_order() {
+async fn flood_arrives_in_bounded_batches_in_order() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = authorised_connection().await;
     let count = 5_000;
@@ -101,7 +101,7 @@ async fn pings_are_answered_and_measured() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_pong_ends_the_connection_also_where_events_flow() {
+async fn missing_pong_closes_the_connection_despite_events() {
     for flows in [false, true] {
         let (mut link, mut batches) = link(4);
         let (mut session, mut platform) = authorised_connection().await;
@@ -131,7 +131,7 @@ async fn a_missing_pong_ends_the_connection_also_where_events_flow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pong_that_waited_for_us_counts() {
+async fn pong_delayed_by_backpressure_counts() {
     let (mut link, _batches) = link(1);
     let (mut session, mut platform) = authorised_connection().await;
     let stop = link.stop.clone();
@@ -147,7 +147,7 @@ async fn a_pong_that_waited_for_us_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_pong_ends_the_connection() {
+async fn wrong_pong_closes_the_connection() {
     let (mut link, _batches) = link(1);
     let (mut session, mut platform) = authorised_connection().await;
     platform.say(r#"{"PING":"PANG"}"#).await;
@@ -157,7 +157,7 @@ async fn a_wrong_pong_ends_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_refusal_is_a_refusal() {
+async fn late_refusal_is_reported_as_refusal() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = authorised_connection().await;
     platform.say_all([event(1), r#"{"auth":"expired"}"#.into()]).await;
@@ -171,7 +171,7 @@ async fn a_late_refusal_is_a_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_there_is_no_room_pings_go_on_and_silence_is_not_judged() {
+async fn backpressure_continues_pings_and_ignores_silence() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = authorised_connection().await;
     link.items.try_send(vec!["in the way".into()]).unwrap();
@@ -201,7 +201,7 @@ async fn while_there_is_no_room_pings_go_on_and_silence_is_not_judged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_protocols_own_ping_is_answered_before_reading_is_held_back() {
+async fn websocket_ping_is_answered_before_blocking() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = authorised_connection().await;
     let stop = link.stop.clone();
@@ -218,7 +218,7 @@ async fn the_protocols_own_ping_is_answered_before_reading_is_held_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_while_reading_was_held_back_is_put_down_to_that() {
+async fn close_during_backpressure_names_it_as_reason() {
     for hold in [Duration::from_millis(10), Duration::from_secs(20)] {
         let (mut link, mut batches) = link(1);
         let (mut session, mut platform) = authorised_connection().await;
@@ -244,7 +244,7 @@ async fn a_close_while_reading_was_held_back_is_put_down_to_that() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_broken_connection_left_unread_is_read_when_there_is_room() {
+async fn unread_data_of_a_broken_connection_is_read_later() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = authorised_connection().await;
     link.items.try_send(Vec::new()).unwrap();
@@ -260,7 +260,7 @@ async fn what_a_broken_connection_left_unread_is_read_when_there_is_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_before_a_failed_write_is_read_and_so_is_the_reason() {
+async fn data_before_a_failed_write_is_read_with_the_reason() {
     let (mut link, mut batches) = link(1);
     let (mut session, mut platform) = authorised_connection().await;
     platform.say_all((0..10).map(event)).await;
@@ -275,7 +275,7 @@ async fn what_came_before_a_failed_write_is_read_and_so_is_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_holds_no_room() {
+async fn idle_connection_uses_no_buffer() {
     let (mut idle, mut batches) = link(1);
     let (mut busy, _) = link(1);
     busy.items = idle.items.clone();
@@ -297,7 +297,7 @@ async fn an_idle_connection_holds_no_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_protocol_forbids_is_answered_with_its_code() {
+async fn protocol_violation_is_closed_with_its_code() {
     let too_large = event(1).replace("new", &"x".repeat(LIMIT.bytes() as usize));
     let mut large_frame = vec![0x81, 127];
     large_frame.extend_from_slice(&(too_large.len() as u64).to_be_bytes());
@@ -355,7 +355,7 @@ async fn close_codes_are_reported_as_received() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_without_a_close_frame_is_named() {
+async fn end_without_close_frame_is_named() {
     let (mut link, _batches) = link(1);
     let (mut session, platform) = authorised_connection().await;
     drop(platform);
@@ -365,7 +365,7 @@ async fn an_end_without_a_close_frame_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_is_heard_while_reading_is_held_back() {
+async fn stop_is_immediate_during_backpressure() {
     let (mut link, _batches) = link(1);
     let (mut session, _platform) = authorised_connection().await;
     link.items.try_send(Vec::new()).unwrap();
@@ -383,7 +383,7 @@ async fn a_stop_is_heard_while_reading_is_held_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_receiver_there_is_nothing_to_do() {
+async fn listener_without_receiver_ends() {
     let (mut link, batches) = link(1);
     let (mut session, _platform) = authorised_connection().await;
     drop(batches);

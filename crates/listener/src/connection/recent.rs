@@ -114,7 +114,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_close_code_is_found_however_it_was_read(
+        fn close_code_is_found_in_any_fragmentation(
             code in any::<u16>(),
             reason in "\\PC{0,30}",
             before in proptest::collection::vec(any::<u8>(), 0..300),
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_for_a_protocol_violation_is_one() {
+    fn protocol_violation_close_is_reported_as_such() {
         let sent = CloseFrame {
             code: CloseCode::Protocol,
             reason: "mask missing".into(),

@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_told_in_one_line_and_without_the_token() {
+    fn reason_is_one_line_without_the_token() {
         let secrets = SecretSet::default();
         secrets.add("a-\"token\"");
         let frame = CloseFrame {

@@ -59,7 +59,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[tokio::test]
-async fn the_request_is_that_of_rfc_6455() {
+async fn request_conforms_to_rfc_6455() {
     let (mut ours, mut theirs) = duplex(4096);
     let uri = "WSS://host:81/feed?a=b".parse().unwrap();
     let (request, _) = join!(
@@ -113,7 +113,7 @@ async fn unusual_answers_are_accepted() {
 }
 
 #[tokio::test]
-async fn what_is_no_upgrade_is_refused_with_its_reason() {
+async fn invalid_upgrade_is_rejected_with_its_reason() {
     let good = format!("{STATUS}Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: KEY\r\n");
     let endless = format!("{STATUS}{}", "X-Filler: 1\r\n".repeat(10_000));
     for (answer, expected) in [
@@ -153,7 +153,7 @@ async fn what_is_no_upgrade_is_refused_with_its_reason() {
 }
 
 #[tokio::test]
-async fn a_server_that_answers_without_reading_is_understood() {
+async fn response_before_the_request_is_accepted() {
     let (mut ours, mut theirs) = duplex(16);
     let uri = "ws://host".parse().unwrap();
     theirs.write_all(b"HTTP/1.0 429\n").await.unwrap();
@@ -171,7 +171,7 @@ async fn a_server_that_answers_without_reading_is_understood() {
 proptest! {
     /// A good answer in any of its spellings is accepted, and each status is reported, however the bytes arrive.
     #[test]
-    fn spelling_and_pieces_make_no_difference(
+    fn header_spelling_and_splits_have_the_same_result(
         interim in prop::collection::vec(100u16..200, 0..3),
         status in prop_oneof![Just(101u16), 200u16..600],
         version in "1\\.[01]",
@@ -212,7 +212,7 @@ proptest! {
 
     /// Whatever a server sends, the reason is a sentence about the answer, and nothing of it is repeated.
     #[test]
-    fn no_answer_is_taken_for_an_attack(
+    fn no_close_reason_triggers_intrusion_detection(
         start in prop::sample::select(vec!["", "HTTP/", "HTTP/1.1 101 X\r\n", "HTTP/1.1 100\n\n", "HTTP/1.1 "]),
         bytes in prop::collection::vec(any::<u8>(), 0..300),
         piece in 1usize..40,

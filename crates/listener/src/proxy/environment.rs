@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_understood_as_elsewhere() {
+    fn proxy_environment_follows_the_conventions() {
         let proxy = Ok(Some("p:3128".to_owned()));
         assert_eq!(chosen("wss://h", &[]), Ok(None));
         assert_eq!(chosen("wss://h", &[("HTTPS_PROXY", "http://p:3128")]), proxy);

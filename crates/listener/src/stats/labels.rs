@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn every_word_is_one_of_its_kind_and_snake_case() {
+    fn labels_are_unique_and_snake_case() {
         words::<SourceState>();
         words::<ConnectionOutcome>();
         words::<DisconnectReason>();
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn all_words_are_there_from_the_start() {
+    fn all_labels_exist_from_the_start() {
         let mut counts = FrameCounts::default();
         assert_eq!(counts.iter().count(), FrameKind::ALL.len());
         counts.add(FrameKind::Binary, 2);

@@ -356,7 +356,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_gap_runs_from_the_loss_of_an_authorised_connection_to_the_next_one() {
+    async fn gap_lasts_until_the_next_authorised_connection() {
         let stats = SourceStats::new();
         stats.authorising(None);
         stats.disconnected(DisconnectReason::AuthTimeout, false);
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_many_gaps_the_newest_are_kept() {
+    async fn newest_gaps_are_kept() {
         let stats = SourceStats::new();
         for second in 0..20 {
             stats.authorised();
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stop_is_no_gap_and_blocked_time_is_counted_as_it_passes() {
+    async fn stop_is_no_gap_and_blocked_time_is_counted() {
         let stats = SourceStats::new();
         stats.authorised();
         stats.held_back();

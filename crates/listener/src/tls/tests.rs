@@ -53,7 +53,7 @@ fn version_1(certificate: &[u8]) -> CertificateDer<'static> {
 }
 
 #[tokio::test]
-async fn certificates_of_the_wrong_kind_are_refused_in_words() {
+async fn unsuitable_certificates_are_rejected_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let trusted = folder.path().join("ca.pem");
     let key = KeyPair::generate().unwrap();

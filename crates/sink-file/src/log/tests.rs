@@ -116,7 +116,7 @@ impl Files {
 }
 
 #[test]
-fn a_file_is_rotated_before_it_becomes_too_large() {
+fn file_is_rotated_before_the_size_limit() {
     let mut files = Files::new();
     files.limits.max_size = 10;
     let mut log = files.open();
@@ -137,7 +137,7 @@ fn a_file_is_rotated_before_it_becomes_too_large() {
 }
 
 #[test]
-fn a_file_has_events_of_one_period_and_is_removed_by_age() {
+fn file_covers_one_period_and_is_removed_by_age() {
     let mut files = Files::new();
     files.limits.rotate_every = Some(HOUR);
     files.limits.max_age = Some(5 * HOUR);
@@ -160,7 +160,7 @@ fn a_file_has_events_of_one_period_and_is_removed_by_age() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_breaks_nothing() {
+fn clock_set_back_is_harmless() {
     let mut files = Files::new();
     files.limits.max_size = 4;
     files.limits.rotate_every = Some(HOUR);
@@ -177,7 +177,7 @@ fn a_clock_that_is_set_back_breaks_nothing() {
 }
 
 #[test]
-fn a_last_line_without_an_end_is_cut_off() {
+fn incomplete_last_line_is_truncated() {
     let files = Files::new();
     drop(files.open());
     let long = "x".repeat(200_000);
@@ -200,7 +200,7 @@ fn a_last_line_without_an_end_is_cut_off() {
 }
 
 #[test]
-fn young_files_stay_whatever_the_clock_says() {
+fn young_files_are_kept_after_a_clock_step() {
     let mut files = Files::new();
     files.limits.rotate_every = Some(HOUR);
     files.limits.max_age = Some(5 * HOUR);
@@ -223,7 +223,7 @@ fn young_files_stay_whatever_the_clock_says() {
 }
 
 #[test]
-fn lines_that_are_there_are_not_written_again() {
+fn existing_lines_are_not_written_again() {
     let mut files = Files::new();
     files.limits.max_size = 8;
     let all = ["one\n", "two\n", "three\n", "four\n", "5\n"];
@@ -258,7 +258,7 @@ fn lines_that_are_there_are_not_written_again() {
 }
 
 #[test]
-fn lines_that_are_not_sent_again_are_kept() {
+fn lines_not_sent_again_are_kept() {
     let mut files = Files::new();
     files.limits.max_size = 8;
     let mut log = files.open();
@@ -281,7 +281,7 @@ fn lines_that_are_not_sent_again_are_kept() {
 }
 
 #[test]
-fn the_lineage_is_kept_with_the_lock() {
+fn lineage_is_stored_in_the_lock_file() {
     let files = Files::new();
     let mut log = files.open();
     assert_eq!(log.lineage().unwrap(), Lineage::default());
@@ -303,7 +303,7 @@ fn the_lineage_is_kept_with_the_lock() {
 }
 
 #[test]
-fn a_device_that_is_full_is_no_space_and_passes() {
+fn full_device_is_a_temporary_fault() {
     let files = Files::new();
     let mut log = files.open();
     testing::inject(&files.path().with_extension("write"), 1, 28);
@@ -314,7 +314,7 @@ fn a_device_that_is_full_is_no_space_and_passes() {
 }
 
 #[test]
-fn after_a_failed_sync_lines_go_to_a_new_file() {
+fn failed_sync_continues_in_a_new_file() {
     let files = Files::new();
     let mut log = files.open();
     log.append(b"one\n").unwrap();
@@ -331,7 +331,7 @@ fn after_a_failed_sync_lines_go_to_a_new_file() {
 }
 
 #[test]
-fn lines_whose_sync_failed_are_not_taken_for_written() {
+fn lines_with_failed_sync_do_not_count_as_written() {
     let files = Files::new();
     let mut log = files.open();
     log.append(b"one\n").unwrap();
@@ -382,7 +382,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn on_a_full_disk_no_line_is_torn() {
+fn full_disk_leaves_no_partial_line() {
     let Some(disk) = SmallDisk::mount() else {
         eprintln!(
             "not tried: mounting a small file system is not permitted here; /dev/full is tried by another test"

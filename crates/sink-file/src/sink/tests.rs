@@ -148,7 +148,7 @@ fn publish_frame(sink: &mut FileSink, sequence: u64, frame: &str) -> Result<(), 
 }
 
 #[tokio::test]
-async fn what_is_told_delivered_is_in_the_file() {
+async fn acknowledged_lines_are_in_the_file() {
     let mut setting = Setting::new(raw());
     assert!(matches!(setting.publish(1), Err(PublishError::Fault(_))));
     setting.connect().await;
@@ -172,7 +172,7 @@ async fn what_is_told_delivered_is_in_the_file() {
 }
 
 #[tokio::test]
-async fn no_more_is_collected_than_a_batch() {
+async fn collected_lines_are_bounded_by_a_batch() {
     let mut setting = Setting::new(raw());
     setting.connect().await;
     let frame = format!(
@@ -195,7 +195,7 @@ async fn no_more_is_collected_than_a_batch() {
 }
 
 #[tokio::test]
-async fn outcomes_can_be_given_up_and_asked_for_again() {
+async fn outcomes_is_cancel_safe() {
     let mut setting = Setting::new(raw());
     setting.connect().await;
     setting.publish(1).unwrap();
@@ -213,7 +213,7 @@ async fn outcomes_can_be_given_up_and_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_restart_goes_on_from_the_note() {
+async fn restart_continues_at_the_saved_position() {
     let mut setting = Setting::new(raw());
     setting.connect().await;
     setting.deliver(1..4).await;
@@ -244,7 +244,7 @@ async fn kill_before_the_first_note_repeats_no_line() {
 }
 
 #[tokio::test]
-async fn older_copy_of_the_spool_costs_no_line() {
+async fn older_copy_of_the_spool_loses_no_line() {
     let mut setting = Setting::new(raw());
     setting.connect().await;
     setting.deliver(1..4).await;
@@ -265,7 +265,7 @@ async fn older_copy_of_the_spool_costs_no_line() {
 }
 
 #[tokio::test]
-async fn a_reconnect_goes_on_from_what_was_told_last() {
+async fn reconnect_continues_at_the_last_acknowledged_line() {
     let mut setting = Setting::new(raw());
     setting.connect().await;
     setting.deliver(1..3).await;
@@ -278,7 +278,7 @@ async fn a_reconnect_goes_on_from_what_was_told_last() {
 }
 
 #[tokio::test]
-async fn lines_of_another_spool_are_never_cut_off() {
+async fn lines_of_another_spool_are_not_truncated() {
     let mut setting = Setting::new(raw());
     setting.connect().await;
     setting.deliver(1..3).await;
@@ -304,7 +304,7 @@ async fn lines_of_another_spool_are_never_cut_off() {
 }
 
 #[tokio::test]
-async fn a_note_that_makes_no_sense_costs_nothing() {
+async fn invalid_position_file_loses_no_event() {
     for note in ["", "{}", "events.jsonl 17", "null"] {
         let mut setting = Setting::new(raw());
         setting.connect().await;
@@ -317,7 +317,7 @@ async fn a_note_that_makes_no_sense_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_a_fault_that_passes() {
+async fn full_disk_is_a_temporary_fault() {
     let mut setting = Setting::new(raw());
     setting.connect().await;
     setting.deliver(1..3).await;
@@ -333,7 +333,7 @@ async fn a_full_disk_is_a_fault_that_passes() {
 }
 
 #[tokio::test]
-async fn failed_sync_costs_no_event_and_repeats_none() {
+async fn failed_sync_loses_and_repeats_no_event() {
     let mut setting = Setting::new(raw());
     setting.connect().await;
     setting.deliver(1..3).await;
@@ -365,7 +365,7 @@ async fn lines_removed_by_others_are_counted() {
 }
 
 #[tokio::test]
-async fn a_second_sink_on_the_same_file_is_told() {
+async fn second_sink_on_the_same_file_is_rejected() {
     let mut setting = Setting::new(raw());
     setting.connect().await;
     let mut second = FileSink::new("second", &setting.config, setting.folder.path());
@@ -385,7 +385,7 @@ async fn a_second_sink_on_the_same_file_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_file_is_removed_though_no_event_comes() {
+async fn old_file_is_removed_without_new_events() {
     let mut setting = Setting::new(FileConfig {
         max_age: Some(Duration::from_secs(3600)),
         ..raw()

@@ -18,7 +18,7 @@ fn defaults_are_as_documented() {
 }
 
 #[test]
-fn everything_can_be_set() {
+fn all_keys_can_be_set() {
     let config = read(serde_json::json!({
         "bootstrap_servers": "a:1, b:2",
         "topic": "entries.{space.id}",
@@ -59,7 +59,7 @@ fn secrets_are_not_shown() {
 }
 
 #[test]
-fn all_mistakes_are_found_at_once() {
+fn all_errors_are_reported() {
     let config = read(serde_json::json!({
         "bootstrap_servers": " , ",
         "topic": "entries.{pid}",
@@ -82,7 +82,7 @@ fn all_mistakes_are_found_at_once() {
 }
 
 #[test]
-fn each_mistake_has_its_sentence() {
+fn each_error_has_its_text() {
     let errors = |change: fn(&mut KafkaConfig)| {
         let mut config = KafkaConfig::new("a:1");
         change(&mut config);
@@ -137,7 +137,7 @@ fn each_mistake_has_its_sentence() {
 }
 
 #[test]
-fn unknown_keys_are_refused_and_the_schema_knows_them_all() {
+fn unknown_keys_are_rejected_and_the_schema_is_complete() {
     let error = read(serde_json::json!({ "bootstrap_servers": "a:1", "topics": "x" })).unwrap_err();
     assert!(
         error.contains("unknown field `topics`") && error.contains("`topic`"),
@@ -204,7 +204,7 @@ fn malformed_broker_addresses_are_errors_and_not_shown() {
 }
 
 #[test]
-fn nul_characters_are_errors_where_librdkafka_would_cut_the_text() {
+fn nul_characters_are_errors() {
     let mut config = KafkaConfig::new("h:1");
     config.sasl = Some(SaslConfig {
         mechanism: SaslMechanism::Plain,

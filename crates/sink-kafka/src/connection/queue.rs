@@ -90,7 +90,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_bounded_and_with_nothing_in_it_takes_anything(
+        fn queue_is_bounded_and_accepts_any_message_when_empty(
             steps in proptest::collection::vec((0usize..150, any::<bool>()), 1..200),
         ) {
             let bounds = QueueBounds { bytes: 100, messages: 5 };
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn once_full_it_takes_on_when_a_quarter_is_free() {
+    fn full_queue_accepts_when_a_quarter_is_free() {
         let mut queue = Queue::new(QueueBounds {
             bytes: 100,
             messages: 8,

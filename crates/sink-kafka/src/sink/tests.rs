@@ -105,7 +105,7 @@ async fn events_are_delivered_and_each_has_one_outcome() {
 }
 
 #[tokio::test]
-async fn keys_find_the_partition_that_java_finds() {
+async fn partition_of_a_key_equals_the_java_client() {
     let kafka = Kafka::start(16);
     let mut sink = connected(kafka.config()).await;
     // From Kafka's own test of its partitioner's hash: murmur2("21") is -973932308, murmur2("foobar") -790332482.
@@ -127,7 +127,7 @@ async fn keys_find_the_partition_that_java_finds() {
 }
 
 #[tokio::test]
-async fn a_full_queue_takes_on_at_a_report() {
+async fn full_queue_accepts_after_a_report() {
     let kafka = Kafka::start(1);
     let mut config = kafka.config();
     config.max_queue_size = neurobridge_core::units::ByteSize::from_mib(1);
@@ -154,7 +154,7 @@ async fn a_full_queue_takes_on_at_a_report() {
 
 /// librdkafka gives a message's room free only after it has told its report.
 #[tokio::test]
-async fn a_queue_with_nothing_in_flight_is_not_full() {
+async fn queue_with_nothing_in_flight_is_not_full() {
     let kafka = Kafka::start(1);
     let mut config = kafka.config();
     config.max_queue_size = neurobridge_core::units::ByteSize::from_mib(1);
@@ -167,7 +167,7 @@ async fn a_queue_with_nothing_in_flight_is_not_full() {
 }
 
 #[tokio::test]
-async fn a_batch_refused_for_its_size_is_suspect_and_the_producer_goes_on() {
+async fn oversize_batch_is_retried_alone_by_the_same_producer() {
     for (code, reason) in [
         (
             Resp::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
@@ -198,7 +198,7 @@ async fn a_batch_refused_for_its_size_is_suspect_and_the_producer_goes_on() {
 }
 
 #[tokio::test]
-async fn what_is_the_sinks_fault_ends_the_producer_and_takes_the_rest_back() {
+async fn sink_fault_ends_the_producer_and_discards_its_queue() {
     for (code, kind) in [
         (
             Resp::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
@@ -233,7 +233,7 @@ async fn what_is_the_sinks_fault_ends_the_producer_and_takes_the_rest_back() {
 }
 
 #[tokio::test]
-async fn a_fenced_producer_stops_for_good() {
+async fn fenced_producer_is_final() {
     let kafka = Kafka::start(1);
     let mut sink = connected(kafka.config()).await;
     kafka.fail_produce(&[Resp::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH]);
@@ -243,7 +243,7 @@ async fn a_fenced_producer_stops_for_good() {
 }
 
 #[tokio::test]
-async fn a_fatal_error_is_seen_and_named() {
+async fn fatal_error_is_detected_and_named() {
     let kafka = Kafka::start(1);
     let mut sink = connected(kafka.config()).await;
     sink.publish(&event(1, &frame(1)), &Bytes::new()).unwrap();
@@ -263,7 +263,7 @@ async fn a_fatal_error_is_seen_and_named() {
 }
 
 #[tokio::test]
-async fn a_missing_topic_is_the_sinks_fault_and_is_not_made() {
+async fn missing_topic_is_a_fault_and_is_not_created() {
     let kafka = Kafka::start(1);
     let mut config = kafka.config();
     config.topic = "not.there".parse().unwrap();
@@ -274,7 +274,7 @@ async fn a_missing_topic_is_the_sinks_fault_and_is_not_made() {
 }
 
 #[tokio::test]
-async fn a_topic_by_template_is_looked_at_before_it_is_used() {
+async fn templated_topic_is_checked_before_its_first_use() {
     let kafka = Kafka::start(1);
     kafka.cluster.create_topic("e.new", 1, 1).unwrap();
     let mut config = kafka.config();
@@ -309,7 +309,7 @@ async fn a_topic_by_template_is_looked_at_before_it_is_used() {
 }
 
 #[tokio::test]
-async fn closing_waits_for_what_is_in_flight_and_dropping_does_not_block() {
+async fn close_waits_for_messages_in_flight_and_drop_does_not() {
     let kafka = Kafka::start(1);
     let mut config = kafka.config();
     config.linger = Duration::from_millis(300);
@@ -335,7 +335,7 @@ async fn closing_waits_for_what_is_in_flight_and_dropping_does_not_block() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_refused_before_it_is_sent_or_stripped() {
+async fn oversize_event_is_rejected_or_stripped_before_sending() {
     let kafka = Kafka::start(1);
     let picture = "A".repeat(1_100_000);
     let large = format!(r#"{{"id":1,"data":{{"id":1,"face_image":"{picture}"}}}}"#);
@@ -388,7 +388,7 @@ async fn dead_letters_go_to_their_topic() {
 }
 
 #[tokio::test]
-async fn waiting_for_outcomes_can_be_given_up_without_losing_one() {
+async fn outcomes_is_cancel_safe() {
     let kafka = Kafka::start(1);
     let mut sink = connected(kafka.config()).await;
     sink.publish(&event(1, &frame(1)), &Bytes::new()).unwrap();
@@ -407,7 +407,7 @@ async fn waiting_for_outcomes_can_be_given_up_without_losing_one() {
 }
 
 #[tokio::test]
-async fn librdkafkas_own_statistics_are_understood() {
+async fn statistics_of_librdkafka_are_parsed() {
     let kafka = Kafka::start(3);
     let mut sink = connected(kafka.config()).await;
     assert_eq!(sink.health.known_partitions(TOPIC), Some(3));

@@ -46,21 +46,21 @@ fn an_event_in_each_format() {
 }
 
 #[test]
-fn without_jetstream_there_is_no_message_id() {
+fn core_mode_has_no_message_id() {
     let mut config = config(Format::Raw);
     config.mode = Mode::Core;
     assert!(!config.preview(&event(42, FRAME), &spool()).contains(MESSAGE_ID));
 }
 
 #[test]
-fn a_bare_event_is_unknown_everywhere() {
+fn event_without_fields_has_unknown_tokens() {
     insta::assert_snapshot!(
         config(Format::Cloudevents).preview(&event(42, r#"{"data":{"result":null}}"#), &spool())
     );
 }
 
 #[test]
-fn a_stripped_event_says_so_in_each_format() {
+fn stripped_event_is_marked_in_each_format() {
     for (name, format) in [
         ("stripped_cloudevents", Format::Cloudevents),
         ("stripped_cloudevents_json", Format::CloudeventsJson),
@@ -82,7 +82,7 @@ fn ids_with_line_breaks_add_no_headers() {
 }
 
 #[test]
-fn the_size_is_what_goes_over_the_wire() {
+fn size_counts_the_bytes_on_the_wire() {
     let event = event(42, FRAME);
     let mut encoder = Encoder::new(&config(Format::Cloudevents));
     let message = encoder.encode(&event, &spool(), None).unwrap();
@@ -91,7 +91,7 @@ fn the_size_is_what_goes_over_the_wire() {
 }
 
 #[test]
-fn what_would_close_the_connection_is_refused() {
+fn messages_that_would_close_the_connection_are_rejected() {
     let long = "y".repeat(2000);
     let frame = format!(r#"{{"id":1,"data":{{"space":{{"id":"{long}"}}}}}}"#);
     let rejection = Encoder::new(&config(Format::Raw))
@@ -108,7 +108,7 @@ fn what_would_close_the_connection_is_refused() {
 }
 
 #[test]
-fn a_dead_letter_has_an_id_of_its_own() {
+fn dead_letter_has_its_own_id() {
     let letter = DeadLetter {
         sequence: Sequence::new(42).unwrap(),
         json: "{}",
@@ -124,7 +124,7 @@ fn a_dead_letter_has_an_id_of_its_own() {
 
 proptest! {
     #[test]
-    fn a_subject_is_always_one_that_the_server_takes(value in any::<String>()) {
+    fn rendered_subject_is_always_valid(value in any::<String>()) {
         let frame = serde_json::json!({ "id": value, "data": { "x": value, "result": value } }).to_string();
         let mut config = config(Format::Cloudevents);
         config.subject = "{x}.a-{x}.{id}".parse().unwrap();

@@ -274,7 +274,7 @@ fn stored(server: &Server) -> Vec<u64> {
 }
 
 #[test]
-fn duplicates_ask_nothing_and_blame_nobody() {
+fn duplicates_cause_no_request_and_no_notice() {
     // Each tenth event has the id of an earlier one.
     let ids: Vec<u8> = (0..200u8).map(|n| if n % 10 == 9 { n - 5 } else { n }).collect();
     for by in [By::Id, By::Place] {
@@ -285,7 +285,7 @@ fn duplicates_ask_nothing_and_blame_nobody() {
 }
 
 #[test]
-fn contention_ends_in_a_fault_and_not_in_a_loop() {
+fn contention_ends_in_a_fault() {
     let mut recovery = Recovery::new(0);
     let one = Sequence::FIRST;
     for attempt in 0..MOST_IN_VAIN {
@@ -322,7 +322,7 @@ fn any_ids() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
 
 proptest! {
     #[test]
-    fn a_continued_chain_loses_and_doubles_nothing(
+    fn continued_chain_loses_and_duplicates_no_event(
         (earlier, ids) in any_ids(),
         mut incidents in proptest::collection::vec((1u16..200, incident()), 0..12),
         room in 1usize..20,

@@ -23,14 +23,14 @@ fn config() -> NatsConfig {
 }
 
 #[test]
-fn a_safe_stream_has_no_dangers() {
+fn safe_stream_has_no_warnings() {
     let stream = stream(json!({}));
     stream.check(&config()).unwrap();
     assert_eq!(stream.dangers(&config()), [""; 0]);
 }
 
 #[test]
-fn dangers_are_named() {
+fn risky_settings_have_warnings() {
     let stream = stream(json!({
         "subjects": ["neuroio.entries.*.*.new"], "retention": "interest", "max_msgs": 5, "max_bytes": 6, "storage": "memory",
         "num_replicas": 1, "duplicate_window": 2_000_000_000, "persist_mode": "async",
@@ -42,7 +42,7 @@ fn dangers_are_named() {
 }
 
 #[test]
-fn a_stream_that_can_not_take_the_events_is_refused() {
+fn unsuitable_stream_is_rejected() {
     let mut strict = config();
     strict.order = Some(Order::Strict);
     strict.dead_letter = Some(crate::DeadLetterConfig {
@@ -71,7 +71,7 @@ fn a_stream_that_can_not_take_the_events_is_refused() {
 }
 
 #[test]
-fn a_created_stream_keeps_what_the_subject_gives() {
+fn created_stream_has_the_subjects_of_the_template() {
     let mut stream = StreamConfig::new("ENTRIES");
     stream.create = true;
     stream.max_age = Some(Duration::from_secs(60));
@@ -80,7 +80,7 @@ fn a_created_stream_keeps_what_the_subject_gives() {
 }
 
 #[test]
-fn ours_is_told_by_its_header() {
+fn own_message_is_recognised_by_its_header() {
     let (spool, epochs) = (SpoolId::from_bytes([0x11; 16]), Epochs::default());
     let sequence = |sink, headers: &[u8]| {
         let owner = Owner {

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newer_slot_counts_and_a_torn_one_leaves_the_other() {
+    fn newer_slot_is_used_unless_it_is_torn() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join(file_name("sink"));
         assert_eq!(read(&path, SPOOL).unwrap(), Stored::Missing);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_file_is_made_again() {
+    fn removed_file_is_created_again() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join(file_name("sink"));
         let mut file = CursorFile::new(path.clone(), SPOOL, None);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_slot_is_reported_beside_the_whole_one() {
+    fn damaged_slot_is_reported_with_the_intact_one() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join(file_name("sink"));
         let mut file = CursorFile::new(path.clone(), SPOOL, None);
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_files_lead_back_to_names_of_readers() {
+    fn file_names_decode_to_reader_names() {
         let root = tempfile::tempdir().unwrap();
         let mut names = ["a", "kafka_2", "../x", "ä b%", ""].map(str::to_owned).to_vec();
         for name in &names {

@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn they_come_back_and_damage_is_known_as_such() {
+    fn epochs_are_read_back_and_damage_is_detected() {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(read(root.path()).unwrap(), Some(Epochs::default()));
         let first = begin(root.path(), sequence(1)).unwrap();

@@ -317,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_is_for_its_owner_only() {
+    fn created_files_are_private() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("a/b");
         make_folder(&folder).unwrap();
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_written_one_after_the_other() {
+    fn slices_are_written_in_order() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("x");
         let file = create(&path).unwrap();

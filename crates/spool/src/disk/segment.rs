@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_found_at_or_before_its_sequence() {
+    fn index_finds_the_position_at_or_before_a_sequence() {
         let sequence = |number| Sequence::new(number).unwrap();
         let mut segment = Segment::new(PathBuf::new(), sequence(10), 1 << 30, None);
         for (number, offset) in [

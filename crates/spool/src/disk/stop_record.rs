@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_counts_until_the_next_run_stores_events() {
+    fn stop_record_is_valid_until_the_next_events() {
         let root = tempfile::tempdir().unwrap();
         let sequence = |number| Sequence::new(number).unwrap();
         let none = Epochs::default();

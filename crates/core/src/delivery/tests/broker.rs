@@ -1,29 +1,29 @@
-//! A broker that does what a schedule says, and what a delivery needs besides it.
+//! A broker with scripted behaviour, and the other parts of a delivery.
 
 use super::*;
 
-/// What the broker does at a call of `outcomes`, in turn; then all is acknowledged.
+/// The broker's behaviour for one call of `outcomes`. After the last turn, all messages are acknowledged.
 #[derive(Clone, Debug)]
 pub(super) enum Turn {
-    /// Acknowledges so many of what waits.
+    /// Acknowledges this number of waiting messages.
     Acknowledge(usize),
-    /// Refuses all that waits if one of it is bad, as a broker does with a batch.
+    /// Refuses all waiting messages if one of them is bad, as a broker does with a batch.
     AcknowledgeBatch,
-    /// Stores so many of what waits, acknowledges none of it, and fails.
+    /// Stores this number of waiting messages, acknowledges none, and fails.
     Fail(usize),
-    /// Fails the next connect too.
+    /// As `Fail`, and the next connection fails too.
     FailTwice,
-    /// Has nothing to say for now.
+    /// Reports nothing.
     Later,
-    /// The client stores so many of what waits, and reports nothing any more until it is replaced.
+    /// Stores this number of waiting messages, and reports nothing until the client is replaced.
     Silent(usize),
-    /// As `Silent`, and the next connect hangs.
+    /// As `Silent`, and the next connection attempt hangs.
     SilentTwice,
-    /// Acknowledges so many of what waits; the others have to be published again over the same connection.
+    /// Acknowledges this number of waiting messages. The others have to be published again over the same connection.
     Resend(usize),
 }
 
-/// What the broker has, in the order in which it came: sequences, and dead letters.
+/// The messages stored by the broker, in order: events and dead letters by sequence.
 #[derive(Debug, Default)]
 pub(super) struct Broker {
     pub(super) stored: Vec<u64>,
@@ -40,14 +40,14 @@ pub(super) struct Broker {
 
 pub(super) struct FakeSink {
     pub(super) broker: Arc<Mutex<Broker>>,
-    /// Sequences, and whether it is a dead letter.
+    /// The sequence of each message, and whether it is a dead letter.
     pub(super) waiting: Vec<(Sequence, bool)>,
-    /// The client reports nothing any more.
+    /// Whether the client reports nothing any more.
     pub(super) is_silent: bool,
     pub(super) bad: fn(u64) -> bool,
-    /// The reason for which bad ones are refused.
+    /// The reason for which bad events are rejected.
     pub(super) reason: RejectionReason,
-    /// Then bad ones are refused at once.
+    /// If set, bad events are rejected by `publish`.
     pub(super) acks_are_cumulative: bool,
     pub(super) refused: BTreeSet<u64>,
     pub(super) letters: Arc<FakeLetters>,
@@ -138,7 +138,7 @@ impl Sink for FakeSink {
                 .find(|refused| !kept.contains(refused));
             assert_eq!(
                 unsafe_before, None,
-                "no dead letter of it yet, and {number} comes behind it"
+                "event {number} was published before the dead letter of an earlier one"
             );
             if (self.bad)(number) {
                 self.refused.insert(number);
@@ -171,7 +171,7 @@ impl Sink for FakeSink {
         if self.is_silent {
             return pending().await;
         }
-        assert!(!self.waiting.is_empty(), "nothing is on its way");
+        assert!(!self.waiting.is_empty(), "nothing is in flight");
         let turn = {
             let mut broker = self.broker.lock().unwrap();
             broker.states.push(self.progress.snapshot().state);
@@ -202,7 +202,7 @@ impl Sink for FakeSink {
                 self.broker.lock().unwrap().refuse_connects = 1;
                 return Err(SinkFault::new(FaultKind::Unavailable, "no leader"));
             }
-            // On the paused clock, which moves only when all wait for it.
+            // The paused clock moves only when all tasks wait for it.
             Some(Turn::Silent(count)) => {
                 self.acknowledge(count, &mut Vec::new());
                 self.is_silent = true;
@@ -231,7 +231,7 @@ impl Sink for FakeSink {
     async fn close(&mut self) {}
 }
 
-/// Batches in memory; ends after the last, or waits there for ever.
+/// A reader of batches in memory. After the last batch it ends or waits without end.
 pub(super) struct FakeReader {
     pub(super) batches: Vec<SealedBatch>,
     pub(super) next: Sequence,
@@ -273,7 +273,7 @@ impl Reader for FakeReader {
 
     fn commit(&mut self, cursor: &Cursor) {
         let mut committed = self.committed.lock().unwrap();
-        assert!(cursor.next > committed.next, "a cursor only moves on");
+        assert!(cursor.next > committed.next, "a cursor never moves back");
         assert_eq!(
             cursor.counts.settled(),
             cursor.next.since(cursor.first),
@@ -317,7 +317,7 @@ impl DeadLetters for FakeLetters {
     }
 }
 
-/// Events 1 to `count` in batches of three; each third has another result.
+/// Returns events 1 to `count` in batches of three. Every third event has another result.
 pub(super) fn batches(count: u64, missing: Option<(u64, u64)>) -> Vec<SealedBatch> {
     let mut batches = Vec::new();
     let mut first = 1;
@@ -336,7 +336,7 @@ pub(super) fn batches(count: u64, missing: Option<(u64, u64)>) -> Vec<SealedBatc
             let result = if id % 3 == 0 { "junk" } else { "new" };
             let frame = format!(r#"{{"id":{id},"data":{{"result":"{result}","pid":"p"}}}}"#);
             let Kind::Event(envelope) = read(&frame).unwrap() else {
-                panic!("no event")
+                panic!("not an event")
             };
             batch.push(&Event {
                 sequence: Sequence::FIRST,

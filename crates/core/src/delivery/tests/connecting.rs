@@ -3,7 +3,7 @@
 use super::*;
 use crate::connect::{ConnectStep, ConnectSteps};
 
-/// Waits for ever in its first attempt, and connects in the second one.
+/// A sink whose first connection attempt never ends, and whose second one succeeds.
 struct WaitingSink {
     attempts: u32,
     waiting: Vec<Sequence>,
@@ -14,7 +14,7 @@ impl Sink for WaitingSink {
         self.attempts += 1;
         if self.attempts == 1 {
             context.steps.begin(ConnectStep::Dial, "broker:9092");
-            // In vain again and again: no progress.
+            // Each try fails: no progress.
             try_addresses(context.steps).await;
         }
         Ok(plain_connection())

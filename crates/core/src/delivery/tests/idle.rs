@@ -1,8 +1,8 @@
-//! A fault that comes while nothing is on its way.
+//! A fault while nothing is in flight.
 
 use super::*;
 
-/// Acknowledges all at once, and has broken by itself when all of it is settled: once.
+/// A sink that acknowledges all events immediately, and whose connection breaks once when all are settled.
 struct IdleSink {
     acknowledged: Vec<Ack>,
     expected: u64,
@@ -46,7 +46,7 @@ impl Sink for IdleSink {
 }
 
 #[test]
-fn a_connection_that_breaks_while_idle_is_made_anew_before_the_next_event() {
+fn broken_idle_connection_is_replaced_before_the_next_event() {
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let connects = Arc::new(Mutex::new(0));
     let sink = IdleSink {
@@ -75,6 +75,6 @@ fn a_connection_that_breaks_while_idle_is_made_anew_before_the_next_event() {
     assert_eq!(*connects.lock().unwrap(), 2, "{snapshot:?}");
     assert_eq!(snapshot.faults.iter().sum::<u64>(), 1);
     assert_eq!((snapshot.cursor.counts.delivered, snapshot.resent), (10, 0));
-    // The reason is gone with what it was about.
+    // The reason was removed with the fault.
     assert_eq!((snapshot.state, snapshot.reason), (SinkState::Up, None));
 }

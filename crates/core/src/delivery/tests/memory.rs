@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Takes one event and never says what became of it.
+/// A sink that accepts one event and never reports its outcome.
 struct SilentSink;
 
 impl Sink for SilentSink {
@@ -25,7 +25,7 @@ impl Sink for SilentSink {
     plain_sink!();
 }
 
-/// A log without end; counts the bytes that were read of it.
+/// A log without end that counts the bytes read from it.
 struct EndlessReader {
     next: Sequence,
     cursor: Cursor,
@@ -44,7 +44,7 @@ impl Reader for EndlessReader {
             "x".repeat(1 << 20)
         );
         let Ok(Kind::Event(envelope)) = read(&frame) else {
-            panic!("no event")
+            panic!("not an event")
         };
         let mut batch = Batch::default();
         batch.push(&Event {
@@ -63,7 +63,7 @@ impl Reader for EndlessReader {
 
     fn rewind(&mut self, sequence: Sequence) {
         self.next = sequence;
-        // What was read before is forgotten: the client was replaced.
+        // The client was replaced, so the batches read before are discarded.
         *self.read_bytes.lock().unwrap() = 0;
     }
 

@@ -1,5 +1,5 @@
-//! Random deliveries compared with a reference, for both commit modes: a scripted broker fails at every call, rejects,
-//! falls silent and is restarted, the process is killed and starts again from an older cursor.
+//! Random deliveries compared with a reference, for both commit modes: a scripted broker fails at any call, rejects events,
+//! stops responding and is restarted; the process is killed and restarts from an older cursor.
 
 mod log;
 mod reference;
@@ -14,14 +14,14 @@ use self::{
 };
 use super::*;
 
-/// How a run of one process ended.
+/// The end of one process.
 #[derive(Debug, PartialEq, Eq)]
 enum Exit {
     Ended(Ended),
     Killed,
 }
 
-/// Runs one process from a cursor that an earlier one has committed.
+/// Runs one process from a committed cursor.
 fn run_process(world: &Arc<Mutex<World>>, cursor: &Cursor) -> (Exit, ProgressSnapshot) {
     let shutdown = Shutdown {
         drain: CancellationToken::new(),
@@ -58,14 +58,14 @@ fn run_process(world: &Arc<Mutex<World>>, cursor: &Cursor) -> (Exit, ProgressSna
     (exit, progress.snapshot())
 }
 
-/// Runs processes until one has delivered all, and compares what the broker has with the reference.
+/// Runs processes until one has delivered all events, and compares the messages of the broker with the reference.
 fn check(world: World) {
     let events = world.reference.events();
     let is_transactional = world.is_transactional;
     let world = Arc::new(Mutex::new(world));
     let mut cursor = Cursor::starting_at(Sequence::FIRST);
     for process in 0.. {
-        assert!(process < 1000, "no process ends");
+        assert!(process < 1000, "no process delivers all events");
         let (exit, snapshot) = run_process(&world, &cursor);
         let mut world = world.lock().unwrap();
         assert_eq!(
@@ -76,11 +76,11 @@ fn check(world: World) {
             assert_eq!(
                 (world.cursor.next.get(), snapshot.in_flight),
                 (events + 1, 0),
-                "drained, and not all is settled"
+                "drained with unsettled events"
             );
             let shown = snapshot.dead_letters.iter().sum::<u64>();
             let counted = world.cursor.counts.dead_lettered - cursor.counts.dead_lettered;
-            // The metric misses the dead letters of a commit without an answer.
+            // The metric does not count the dead letters of a commit whose response was lost.
             assert!(shown == counted || is_transactional && shown < counted);
             break;
         }
@@ -92,7 +92,7 @@ fn check(world: World) {
         let is_stored = world.stored.contains(&sequence);
         let has_dead_letter = world.dead_letters.contains(&sequence);
         match reference.kind(sequence) {
-            // It may have been dropped after a process that then was killed had published it.
+            // A killed process may have published the event before it was dropped.
             Kind::Dropped => {}
             Kind::Filtered => assert!(!is_stored && !has_dead_letter, "{sequence} was filtered"),
             Kind::Good => assert!(is_stored && !has_dead_letter, "{sequence} was good"),
@@ -122,7 +122,7 @@ proptest! {
         ..ProptestConfig::with_cases(cases())
     })]
     #[test]
-    fn any_schedule_settles_each_event_as_the_reference(
+    fn any_schedule_has_the_outcomes_of_the_reference(
         kinds in proptest::collection::vec(any::<u8>(), 1..60),
         script in proptest::collection::vec(any::<u8>(), 0..400),
         filtered: bool,
@@ -134,7 +134,7 @@ proptest! {
     }
 }
 
-/// The number of cases: more by `PROPTEST_CASES`.
+/// The number of cases; `PROPTEST_CASES` increases it.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES")
         .ok()

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Reports no outcome for a certain time, however often it is connected anew. Then all is well.
+/// A sink that reports no outcome for a certain time, also after reconnections, and then works.
 struct StuckSink {
     waiting: Vec<Sequence>,
     until: Instant,
@@ -22,7 +22,7 @@ impl Sink for StuckSink {
     }
 
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
-        // What was published to a client that is stuck is never acknowledged by it.
+        // A stuck client never acknowledges the events published to it.
         let connected = *self.connects.lock().unwrap().last().unwrap();
         if connected < self.until {
             pending::<()>().await;
@@ -48,8 +48,8 @@ impl Sink for StuckSink {
     plain_sink!();
 }
 
-/// Runs it for `hours`, with a client that is stuck for the first `stuck_for` of it; the times of its connections, and what
-/// is seen after the first replacement and at the end.
+/// Runs a delivery for `hours` with a client that is stuck for the first `stuck_for`. Returns the times of its connections,
+/// and the progress after the first replacement and at the end.
 fn run_stuck(stuck_for: Duration, hours: u64) -> (Vec<Duration>, ProgressSnapshot, ProgressSnapshot) {
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let (reader, options) = ten_events(&cursor, "stuck");
@@ -94,9 +94,9 @@ fn silent_client_is_replaced_and_delivers_all() {
 }
 
 #[test]
-fn client_is_replaced_at_a_falling_rate_while_it_helps_nothing() {
+fn useless_replacements_become_less_frequent() {
     let (connects, first, last) = run_stuck(Duration::from_secs(2 * 3600), 3);
-    // It is down meanwhile, for this reason, although it is connected.
+    // Meanwhile the sink is down for this reason, although it is connected.
     assert_eq!(first.state, SinkState::Down);
     assert_eq!(
         first.reason.as_deref(),

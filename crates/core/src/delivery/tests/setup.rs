@@ -1,8 +1,8 @@
-//! A delivery of some events to the broker that fails by schedule, from its first event to its end.
+//! A complete delivery of some events to the scripted broker.
 
 use super::*;
 
-/// Time passes as soon as all wait for it.
+/// Returns a runtime with a paused clock, which advances as soon as all tasks wait for it.
 pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -42,7 +42,7 @@ impl Default for Setup {
 }
 
 pub(super) struct Ending {
-    /// By the paused clock: only what waits for it takes any time.
+    /// The duration by the paused clock, which includes only waiting.
     pub(super) took: Duration,
     pub(super) ended: Ended,
     pub(super) broker: Broker,
@@ -51,7 +51,7 @@ pub(super) struct Ending {
     pub(super) progress: ProgressSnapshot,
 }
 
-/// Runs a delivery to its end, with time that passes as soon as all wait for it.
+/// Runs a delivery to its end, with a paused clock.
 pub(super) fn run(setup: Setup) -> Ending {
     let runtime = runtime();
     let cursor = Cursor::starting_at(Sequence::FIRST);
@@ -123,7 +123,7 @@ pub(super) fn run(setup: Setup) -> Ending {
     }
 }
 
-/// A reader that waits behind the tenth event, and options without anything special.
+/// Returns a reader that waits after the tenth event, and default options.
 pub(super) fn ten_events(cursor: &Cursor, name: &str) -> (FakeReader, Options) {
     let reader = FakeReader {
         batches: batches(10, None),

@@ -1,11 +1,11 @@
-//! An event whose answer stays out while those behind it have theirs.
+//! An event without an acknowledgement while later events have theirs.
 
 use super::*;
 
-/// Acknowledges all but the first event at once, and the first one a minute later.
+/// A sink that acknowledges the first event after a minute and all others immediately.
 struct SelectiveSink {
     waiting: Vec<Sequence>,
-    /// When the first one's answer comes.
+    /// The time of the first event's acknowledgement.
     late: Option<Instant>,
 }
 
@@ -23,7 +23,7 @@ impl Sink for SelectiveSink {
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         let is_first_alone = self.waiting == [Sequence::FIRST];
         if is_first_alone {
-            // Cancelled and asked again meanwhile, so by the clock.
+            // An absolute time, since the call is cancelled and repeated meanwhile.
             let late = Instant::now() + Duration::from_secs(60);
             tokio::time::sleep_until(*self.late.get_or_insert(late)).await;
         }
@@ -45,7 +45,7 @@ impl Sink for SelectiveSink {
 }
 
 #[test]
-fn an_event_without_an_answer_is_an_outage_whatever_the_others_have() {
+fn unanswered_first_event_is_an_outage() {
     let cursor = Cursor::starting_at(Sequence::FIRST);
     let (reader, options) = ten_events(&cursor, "stall");
     let progress = Arc::new(Progress::new(cursor));
@@ -58,7 +58,7 @@ fn an_event_without_an_answer_is_an_outage_whatever_the_others_have() {
     runtime().block_on(async {
         let seen = tokio::spawn(async move {
             let mut seen = Vec::new();
-            // On the paused clock, which moves on as soon as all wait: what is to be seen is seen at a certain time of it.
+            // By the paused clock, so that each observation has a fixed time.
             for _ in 0..4 {
                 sleep(Duration::from_secs(20)).await;
                 seen.push(watched.snapshot());

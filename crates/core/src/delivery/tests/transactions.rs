@@ -1,49 +1,49 @@
-//! A delivery in transactions, against a broker that fails by schedule.
+//! A delivery with transactions and a scripted broker that fails.
 
 use super::*;
 
-/// What the broker does at a call of `outcomes`, in turn; then all is acknowledged.
+/// The broker's behaviour for one call of `outcomes`. After the last turn, all messages are acknowledged.
 #[derive(Clone, Copy, Debug)]
 enum Turn {
     Acknowledge(usize),
-    /// Refuses all that waits if one of it is bad.
+    /// Refuses all waiting messages if one of them is bad.
     AcknowledgeBatch,
     Fail,
-    /// The client reports nothing any more until it is replaced.
+    /// Reports nothing until the client is replaced.
     Silent,
 }
 
-/// What the broker does with a commit, in turn; then it commits.
+/// The broker's behaviour for one commit. After the last one, all commits succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Commit {
     Done,
-    /// Done, and nobody hears of it.
+    /// The commit succeeds, and its response is lost.
     Unheard,
     Failed,
-    /// Done, and the call does not return.
+    /// The commit succeeds, and the call does not return.
     Hanging,
 }
 
 #[derive(Debug, Default)]
 struct Broker {
-    /// Sequences, and whether it is a dead letter.
+    /// The sequence of each message, and whether it is a dead letter.
     committed: Vec<(u64, bool)>,
     kept: Option<Cursor>,
     turns: Vec<Turn>,
     commits: Vec<Commit>,
 }
 
-/// The broker refuses these, and all that comes in one batch with them.
+/// Returns whether the broker refuses this event, together with its batch.
 fn is_bad(sequence: u64) -> bool {
     sequence % 7 == 3
 }
 
-/// Of these even the dead letter is refused while it carries its event.
+/// Returns whether the broker rejects even the dead letter of this event while it contains the event.
 fn has_bad_letter(sequence: u64) -> bool {
     sequence % 14 == 10
 }
 
-/// These name something that has to be found out about first, once in each connection.
+/// Returns whether this event needs a look-up first, once per connection.
 fn is_first_of_its_kind(sequence: u64) -> bool {
     sequence % 5 == 2
 }
@@ -59,23 +59,20 @@ struct FakeSink {
     broker: Arc<Mutex<Broker>>,
     keeps_dead_letters: bool,
     waiting: Vec<Message>,
-    /// Acknowledged in the open transaction.
+    /// The messages acknowledged in the open transaction.
     open: Vec<(u64, bool)>,
     is_open: bool,
     is_due: bool,
     is_broken: bool,
-    /// The client reports nothing any more.
+    /// Whether the client reports nothing any more.
     is_silent: bool,
-    /// What was found out in this connection.
+    /// The results of look-ups in this connection.
     known: std::collections::BTreeSet<Sequence>,
 }
 
 impl FakeSink {
     fn take(&mut self, sequence: Sequence, is_letter: bool, is_bad: bool) -> Result<(), PublishError> {
-        assert!(
-            !self.is_broken,
-            "published into a transaction that can't be committed"
-        );
+        assert!(!self.is_broken, "published into a broken transaction");
         if self.waiting.len() >= 4 {
             return Err(PublishError::Full);
         }
@@ -207,8 +204,11 @@ impl Sink for FakeSink {
             return pending().await;
         }
         if self.waiting.is_empty() {
-            assert!(self.is_open && !self.is_due, "asked for nothing");
-            // Its time has come.
+            assert!(
+                self.is_open && !self.is_due,
+                "outcomes() was called without messages or a due commit"
+            );
+            // The commit is due.
             self.is_due = true;
             return Ok(Next::Continue);
         }
@@ -302,7 +302,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         10 => (0..5_usize).prop_map(Turn::Acknowledge),
         10 => Just(Turn::AcknowledgeBatch),
         10 => Just(Turn::Fail),
-        // Seldom: each lets the clock run for minutes, in steps of half a second.
+        // Rare, because each one advances the clock by minutes in steps of half a second.
         1 => Just(Turn::Silent),
     ]
 }
@@ -318,7 +318,7 @@ fn commit() -> impl Strategy<Value = Commit> {
 
 proptest! {
     #[test]
-    fn each_event_is_committed_once_and_in_order_whatever_fails(
+    fn failures_commit_each_event_once_in_order(
         events in 1..60_u64,
         turns in proptest::collection::vec(turn(), 0..30),
         commits in proptest::collection::vec(commit(), 0..12),
@@ -343,14 +343,14 @@ proptest! {
         prop_assert_eq!(result.cursor.counts.dead_lettered, bad.len() as u64);
         prop_assert_eq!(result.cursor.counts.settled(), events);
         let counted = result.progress.dead_letters.iter().sum::<u64>();
-        // Of a commit that nobody has heard of, the dead letters are in the ledger and not in this metric.
+        // The dead letters of a commit whose response was lost are in the ledger and not in this metric.
         prop_assert!(counted <= bad.len() as u64);
         prop_assert_eq!(result.progress.cursor, result.cursor);
     }
 }
 
 #[test]
-fn a_cursor_of_an_earlier_run_that_is_further_wins_with_its_counts() {
+fn later_committed_cursor_replaces_the_own_one_with_counts() {
     let mut kept = Cursor::starting_at(Sequence::FIRST);
     kept.next = Sequence::new(5).unwrap();
     kept.counts.delivered = 3;

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_file_that_is_another_or_shorter_is_counted_as_lost() {
+fn replaced_or_shorter_file_is_counted_as_lost() {
     let files = Files::new();
     let mut log = files.open();
     log.append(b"one\ntwo\n").unwrap();
@@ -46,7 +46,7 @@ fn a_file_that_is_another_or_shorter_is_counted_as_lost() {
 }
 
 #[test]
-fn a_file_moved_away_or_emptied_by_others_is_gone_on_from() {
+fn moved_or_truncated_file_is_continued() {
     let files = Files::new();
     let mut log = files.open();
     log.append(b"one\n").unwrap();
@@ -63,7 +63,7 @@ fn a_file_moved_away_or_emptied_by_others_is_gone_on_from() {
 }
 
 #[test]
-fn lines_removed_by_others_are_counted_and_lines_stay_whole() {
+fn lines_removed_by_others_are_counted_without_gaps() {
     let files = Files::new();
     let mut log = files.open();
     log.append(b"one\ntwo\nthree\nfour\n").unwrap();
@@ -91,7 +91,7 @@ fn lines_removed_by_others_are_counted_and_lines_stay_whole() {
 }
 
 #[test]
-fn a_file_has_one_writer_under_all_its_names() {
+fn file_has_one_writer_under_all_its_names() {
     let files = Files::new();
     let mut log = files.open();
     log.append(b"one\n").unwrap();
@@ -109,7 +109,7 @@ fn a_file_has_one_writer_under_all_its_names() {
 }
 
 #[test]
-fn a_device_or_pipe_is_refused() {
+fn device_or_pipe_is_rejected() {
     let files = Files::new();
     drop(files.open());
     for device in ["/dev/null", "/dev/full"] {
@@ -121,7 +121,7 @@ fn a_device_or_pipe_is_refused() {
 }
 
 #[test]
-fn a_second_writer_is_told() {
+fn second_writer_is_rejected() {
     let files = Files::new();
     let log = files.open();
     let error = files.try_open().err().unwrap();

@@ -116,7 +116,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
-    fn each_event_stands_once_and_in_order(
+    fn each_event_is_written_once_in_order(
         steps in proptest::collection::vec(any_step(), 1..60), max_size in 50u64..600,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

@@ -117,7 +117,7 @@ async fn deliver_all(config: KafkaConfig, count: u64) -> Delivered {
 }
 
 #[tokio::test]
-async fn a_permission_taken_away_costs_time_alone() {
+async fn revoked_permission_only_delays_events() {
     let kafka = Kafka::start(1);
     let denied = Resp::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     kafka.fail_produce(&[
@@ -144,7 +144,7 @@ async fn a_permission_taken_away_costs_time_alone() {
 }
 
 #[tokio::test]
-async fn an_oversized_batch_loses_nobody_and_what_fails_alone_is_a_dead_letter() {
+async fn oversize_batch_dead_letters_only_the_oversize_event() {
     let too_large = Resp::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
     let kafka = Kafka::start(1);
     kafka.fail_produce(&[too_large]);
@@ -173,7 +173,7 @@ async fn an_oversized_batch_loses_nobody_and_what_fails_alone_is_a_dead_letter()
 }
 
 #[tokio::test]
-async fn a_fatal_error_is_mended_by_a_new_producer() {
+async fn fatal_error_is_resolved_by_a_new_producer() {
     let kafka = Kafka::start(1);
     kafka.fail_produce(&[
         Resp::RD_KAFKA_RESP_ERR_NO_ERROR,

@@ -45,7 +45,7 @@ fn unroutable(outcome: Outcome) -> String {
 }
 
 #[tokio::test]
-async fn event_with_an_impossible_topic_stops_no_other() {
+async fn invalid_topic_of_an_event_stops_no_other() {
     let kafka = Kafka::start(1);
     let mut sink = templated(&kafka, MissingTopic::Wait).await;
     // Twice: the second time it is known.

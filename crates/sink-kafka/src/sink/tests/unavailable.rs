@@ -86,7 +86,7 @@ async fn silent_broker_makes_the_sink_unavailable() {
 }
 
 #[tokio::test]
-async fn clients_that_do_not_end_are_bounded() {
+async fn unfinished_clients_are_bounded() {
     let kafka = Kafka::start(1);
     let mut sink = connected(kafka.config()).await;
     let hanging: Vec<_> = (0..MAX_CLIENTS).map(|_| sink.health.count_client()).collect();

@@ -41,7 +41,7 @@ fn settled(state: &mut State, retain: u64) -> u64 {
 }
 
 #[test]
-fn a_segment_goes_only_when_the_cursor_beyond_it_is_on_the_disk() {
+fn segment_is_deleted_only_after_its_cursor_is_durable() {
     assert_eq!(settled(&mut state(41, None), 0), 0);
     assert_eq!(settled(&mut state(41, Some(20)), 0), 1);
     assert_eq!(settled(&mut state(41, Some(21)), 0), 2);
@@ -50,7 +50,7 @@ fn a_segment_goes_only_when_the_cursor_beyond_it_is_on_the_disk() {
 }
 
 #[test]
-fn a_settled_segment_stays_for_a_while_unless_its_room_is_needed() {
+fn settled_segment_is_retained_unless_space_is_needed() {
     assert_eq!(settled(&mut state(41, Some(41)), 25), 1);
     let mut full = state(41, Some(41));
     full.is_full = true;
@@ -59,7 +59,7 @@ fn a_settled_segment_stays_for_a_while_unless_its_room_is_needed() {
 }
 
 #[test]
-fn the_last_segment_goes_when_the_log_was_quiet_for_long_enough() {
+fn last_segment_is_deleted_on_a_quiet_log() {
     for (quiet, retain, left) in [(5, 0, 1), (11, 0, 0), (11, 25, 2), (21, 20, 0)] {
         let mut state = state(41, Some(41));
         state.is_writing = false;
@@ -71,7 +71,7 @@ fn the_last_segment_goes_when_the_log_was_quiet_for_long_enough() {
 }
 
 #[test]
-fn a_step_of_the_clock_makes_nothing_old() {
+fn clock_step_expires_no_segment() {
     let day = 24 * 60 * 60;
     let mut state = state(41, Some(41));
     state.trusted_now = || None;
@@ -89,7 +89,7 @@ fn a_step_of_the_clock_makes_nothing_old() {
 }
 
 #[test]
-fn a_time_of_receipt_that_is_older_changes_nothing() {
+fn older_time_of_receipt_changes_nothing() {
     let mut state = state(41, None);
     let before = state.newest;
     state.note_received(Some(Timestamp::from_second(39).unwrap()));
@@ -99,7 +99,7 @@ fn a_time_of_receipt_that_is_older_changes_nothing() {
 }
 
 #[test]
-fn what_is_dropped_is_counted_as_far_as_it_was_needed() {
+fn only_needed_events_count_as_dropped() {
     let mut state = state(16, Some(16));
     while state.take_dropped().is_some() {}
     assert_eq!(
@@ -109,7 +109,7 @@ fn what_is_dropped_is_counted_as_far_as_it_was_needed() {
 }
 
 #[test]
-fn what_is_put_back_is_counted_once() {
+fn restored_segment_is_counted_once() {
     let mut state = state(16, Some(16));
     for _ in 0..2 {
         let taken: VecDeque<Segment> = std::iter::from_fn(|| state.take_dropped()).collect();
