@@ -112,6 +112,9 @@ pub const ENTRY_FIELDS: [&str; 20] = [
     "initial_full_image",
 ];
 
+/// The fields below `source` and `space` that the platform is known to send.
+pub const NESTED_FIELDS: [&str; 4] = ["source.id", "source.name", "space.id", "space.name"];
+
 /// A reference to a field of an event: a path of keys below `data` such as `result` or `space.id`, `id` for the feed's
 /// id, or `feed` for the name of the source in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,15 +152,17 @@ impl FieldPath {
         }))
     }
 
-    /// Returns the first key if it is not a known field of the platform: a spelling error, or a new field.
-    pub fn unknown_field(&self) -> Option<&str> {
-        match &self.0 {
-            Place::Path(keys) => {
-                let first = keys.first()?.as_str();
-                (!ENTRY_FIELDS.contains(&first)).then_some(first)
-            }
-            Place::Feed | Place::Noted(_) => None,
+    /// Returns the part of the path that is not a known field of the platform: a spelling error, or a new field.
+    pub fn unknown_field(&self) -> Option<String> {
+        let Place::Path(keys) = &self.0 else {
+            return None;
+        };
+        let (first, path) = (keys.first()?, keys.join("."));
+        if !ENTRY_FIELDS.contains(&first.as_str()) {
+            return Some(first.clone());
         }
+        let is_known = keys.len() == 1 || NESTED_FIELDS.contains(&path.as_str());
+        (!is_known).then_some(path)
     }
 
     /// Returns whether the position of the field is stored in the envelope.
@@ -200,6 +205,22 @@ fn lookup<'a>(object: &'a str, path: &[impl AsRef<str>]) -> Option<Cow<'a, str>>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_that_the_platform_does_not_send_are_unknown() {
+        for (path, unknown) in [
+            ("result", None),
+            ("age", None),
+            ("space.id", None),
+            ("feed", None),
+            ("space.idd", Some("space.idd")),
+            ("mood.x", Some("mood.x")),
+            ("spaec.id", Some("spaec")),
+        ] {
+            let field = FieldPath::parse(path).unwrap();
+            assert_eq!(field.unknown_field().as_deref(), unknown, "{path}");
+        }
+    }
 
     #[test]
     fn path_selects_a_scalar_in_nested_objects() {

@@ -85,6 +85,13 @@ impl Filter {
             .map(|condition| (condition.path.as_str(), &condition.field))
     }
 
+    /// Returns the values allowed for a field, with its path.
+    pub fn values(&self) -> impl Iterator<Item = (&str, &[Box<str>])> {
+        self.conditions
+            .iter()
+            .map(|condition| (condition.path.as_str(), condition.allowed.as_slice()))
+    }
+
     /// Whether an event passes.
     pub fn matches(&self, event: &Event<'_>) -> bool {
         self.conditions.iter().all(|condition| {

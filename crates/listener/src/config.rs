@@ -267,7 +267,20 @@ impl Endpoint {
         let is_tls = match address.scheme {
             Some(scheme) if scheme.eq_ignore_ascii_case("wss") => true,
             Some(scheme) if scheme.eq_ignore_ascii_case("ws") => false,
-            scheme => return Err(format!("{}, {EXPECTED}", scheme_words(scheme))),
+            scheme => {
+                let found = scheme_words(scheme);
+                return Err(match scheme.map(str::to_ascii_lowercase).as_deref() {
+                    Some("https") => {
+                        format!("{found}, expected wss:// in its place: wss://host[:port][/path]")
+                    }
+                    Some("http") => {
+                        format!(
+                            "{found}, expected ws:// in its place: ws://host[:port][/path], or wss:// with TLS"
+                        )
+                    }
+                    _ => format!("{found}, {EXPECTED}"),
+                });
+            }
         };
         // It would be shown wherever the address is shown, and the platform knows tokens only.
         if address.user.is_some() {
@@ -371,7 +384,7 @@ mod tests {
             .map(|(key, text)| format!("{key}: {text}"))
             .collect();
         insta::assert_snapshot!(lines.join("\n"), @r"
-        url: found the scheme https://, expected wss://host[:port][/path], or ws:// without TLS
+        url: found the scheme https://, expected wss:// in its place: wss://host[:port][/path]
         token: given together with `token_file`: expected one of them
         open_timeout: found 0ms, expected 10ms or more
         backoff.max: found 1ms, expected `backoff.min` (250ms) to a day

@@ -2,8 +2,14 @@
 
 use std::net::IpAddr;
 
-use neurobridge_core::{event::ENTRY_FIELDS, filter::Filter, redact::Redaction, units::ByteSize};
+use neurobridge_core::{
+    event::{ENTRY_FIELDS, NESTED_FIELDS},
+    filter::Filter,
+    redact::{Pattern, Pseudonymise, Redaction},
+    units::ByteSize,
+};
 use neurobridge_listener::SourceConfig;
+use neurobridge_simulator::EntryResult;
 use neurobridge_spool::{SpoolConfig, SyncPolicy, WhenFull};
 
 use super::{load::Loaded, model::Config, report::Origin, sink::SinkEntry, validate::suggest};
@@ -50,7 +56,13 @@ impl Loaded {
                 add(format!("sources.{name}.url"), message);
             }
         }
-        for (key, message) in of_filter("event.filter", &self.config.event.filter) {
+        let event = &self.config.event;
+        let of_event = of_filter("event.filter", &event.filter);
+        for (key, message) in
+            of_event
+                .into_iter()
+                .chain(of_patterns("event", &event.redact, event.pseudonymise.as_ref()))
+        {
             add(key, message);
         }
         if let Some(message) = data_dir::open_to_others(&self.config.data_dir) {
@@ -59,7 +71,14 @@ impl Loaded {
         spool(&self.config, &mut add);
         let is_in_memory = matches!(self.config.spool, SpoolConfig::Memory(_));
         for (name, sink) in &self.config.sinks {
-            for (key, message) in of_filter(&format!("sinks.{name}.filter"), &sink.common.filter) {
+            let common = &sink.common;
+            let of_common = of_filter(&format!("sinks.{name}.filter"), &common.filter);
+            let of_patterns = of_patterns(
+                &format!("sinks.{name}"),
+                &common.redact,
+                common.pseudonymise.as_ref(),
+            );
+            for (key, message) in of_common.into_iter().chain(of_patterns) {
                 add(key, message);
             }
             for (key, message) in of_sink(sink, is_in_memory) {
@@ -133,27 +152,57 @@ fn of_sink(sink: &SinkEntry, is_in_memory: bool) -> Vec<(&'static str, String)> 
     let mut warnings = Vec::new();
     for (key, template) in sink.config.templates() {
         for field in template.fields().filter_map(|field| field.unknown_field()) {
-            warnings.push((key, unknown(field, "events without it have no value there")));
+            warnings.push((key, unknown(&field, "events without it have no value there")));
         }
     }
     warnings.extend(sink.config.warnings(!is_in_memory));
     warnings
 }
 
-/// Returns warnings about unknown fields: with a mistyped field a filter passes no event, and nothing else reports it.
+/// Returns warnings about unknown fields and results: with a mistyped one a filter passes no event, and nothing else reports it.
 fn of_filter(key: &str, filter: &Filter) -> Vec<(String, String)> {
-    let unknown = filter.fields().filter_map(|(path, field)| {
-        let message = unknown(field.unknown_field()?, "events without it do not pass");
+    let fields = filter.fields().filter_map(|(path, field)| {
+        let message = unknown(&field.unknown_field()?, "events without it do not pass");
         Some((format!("{key}.{path}"), message))
     });
-    unknown.collect()
+    let results = EntryResult::ALL.map(EntryResult::as_str);
+    let is_known = |value: &str| results.contains(&value);
+    let values = filter
+        .values()
+        .filter(|(path, _)| *path == "result")
+        .flat_map(|(_, values)| values);
+    let values = values.filter(|value| !is_known(value)).map(|value| {
+        let meant = meant(value, &results);
+        let message = format!("unknown result \"{value}\"{meant}: the platform is not known to send it");
+        (format!("{key}.result"), message)
+    });
+    fields.chain(values).collect()
+}
+
+/// Returns warnings about names of unknown fields: a mistyped one leaves personal data in the events.
+fn of_patterns(key: &str, redact: &[Pattern], pseudonymise: Option<&Pseudonymise>) -> Vec<(String, String)> {
+    let fields = pseudonymise.map_or(&[][..], |pseudonymise| &pseudonymise.fields);
+    let lists = [
+        ("redact", "redacts", redact),
+        ("pseudonymise.fields", "pseudonymises", fields),
+    ];
+    let mut warnings = Vec::new();
+    for (list, verb, patterns) in lists {
+        for pattern in patterns.iter().filter(|pattern| !pattern.matches_known_field()) {
+            let message = unknown(&pattern.to_string(), &format!("it {verb} no known field"));
+            warnings.push((format!("{key}.{list}"), message));
+        }
+    }
+    warnings
 }
 
 fn unknown(field: &str, effect: &str) -> String {
-    let meant = suggest(field, &ENTRY_FIELDS)
-        .map(|meant| format!(" (did you mean \"{meant}\"?)"))
-        .unwrap_or_default();
-    format!("unknown field \"{field}\"{meant}: {effect}")
+    let known = [&ENTRY_FIELDS[..], &NESTED_FIELDS].concat();
+    format!("unknown field \"{field}\"{}: {effect}", meant(field, &known))
+}
+
+fn meant(word: &str, known: &[&str]) -> String {
+    suggest(word, known).map_or_else(String::new, |meant| format!(" (did you mean \"{meant}\"?)"))
 }
 
 /// Returns whether a picture would reach the spool. Applies the redaction to a sample, without pseudonyms, which pictures

@@ -5,6 +5,8 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::event::{ENTRY_FIELDS, NESTED_FIELDS};
+
 /// A name (`face_image`), a pattern (`*_image`), or a path of either (`space.name`, `*.name`).
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "String")]
@@ -63,6 +65,18 @@ impl Pattern {
         };
         // `data.pid` is what a person writes who looks at a frame; taken at its word it would hide nothing.
         self.leads_to(path) || below_data.is_some_and(|path| self.leads_to(path))
+    }
+
+    /// Returns whether the pattern matches a field that the platform is known to send.
+    pub fn matches_known_field(&self) -> bool {
+        ENTRY_FIELDS.iter().chain(&NESTED_FIELDS).any(|field| {
+            let path: Vec<Cow<'_, str>> = ["data"]
+                .into_iter()
+                .chain(field.split('.'))
+                .map(Cow::from)
+                .collect();
+            path.last().is_some_and(|name| self.matches(name, &path))
+        })
     }
 
     fn leads_to(&self, path: &[Cow<'_, str>]) -> bool {
@@ -169,6 +183,28 @@ mod tests {
             Some(c) => name
                 .strip_prefix(c)
                 .is_some_and(|name| plainly(&pattern[c.len_utf8()..], name)),
+        }
+    }
+
+    #[test]
+    fn patterns_of_known_fields_are_recognised() {
+        for known in [
+            "face_image",
+            "*_image",
+            "space.name",
+            "data.pid",
+            "data.space.id",
+            "*.name",
+            "name",
+            "*",
+        ] {
+            assert!(known.parse::<Pattern>().unwrap().matches_known_field(), "{known}");
+        }
+        for unknown in ["faceimage", "*_picture", "space.nam", "pidd", "data.x"] {
+            assert!(
+                !unknown.parse::<Pattern>().unwrap().matches_known_field(),
+                "{unknown}"
+            );
         }
     }
 

@@ -215,6 +215,63 @@ fn wrong_type_hides_no_other_error_of_its_table() {
 }
 
 #[test]
+fn mistyped_fields_are_warned_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    fs::write(&key, "0123456789abcdef").unwrap();
+    let loaded = load(&format!(
+        "{SOURCE}[event]\nfilter = {{ result = [\"nwe\", \"new\"] }}\nredact = [\"faceimage\", \"*_image\"]\n\
+         [sinks.a]\ntype = \"file\"\nredact = [\"space.nam\"]\nfilter = {{ \"space.idd\" = [1] }}\n\
+         pseudonymise = {{ fields = [\"pidd\", \"pid\"], key_file = {key:?} }}\n"
+    ));
+    let warnings = loaded.unwrap().warnings();
+    let unknown = warnings
+        .iter()
+        .filter(|warning| warning.message.starts_with("unknown "));
+    let lines: Vec<_> = unknown
+        .map(|warning| format!("{}: {}", warning.key, warning.message))
+        .collect();
+    insta::assert_snapshot!(lines.join("\n"), @r#"
+    event.filter.result: unknown result "nwe" (did you mean "new"?): the platform is not known to send it
+    event.redact: unknown field "faceimage" (did you mean "face_image"?): it redacts no known field
+    sinks.a.filter.space.idd: unknown field "space.idd" (did you mean "space.id"?): events without it do not pass
+    sinks.a.redact: unknown field "space.nam" (did you mean "space.name"?): it redacts no known field
+    sinks.a.pseudonymise.fields: unknown field "pidd" (did you mean "pid"?): it pseudonymises no known field
+    "#);
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn mistyped_field_of_a_topic_is_warned_about() {
+    let text =
+        "[sinks.k]\ntype = \"kafka\"\nbootstrap_servers = \"localhost:9092\"\ntopic = \"x.{space.idd}\"\n";
+    let warnings = load(&format!("{SOURCE}{text}")).unwrap().warnings();
+    let topic = warnings
+        .iter()
+        .find(|warning| warning.key == "sinks.k.topic")
+        .unwrap();
+    assert!(
+        topic
+            .message
+            .contains("\"space.idd\" (did you mean \"space.id\"?)"),
+        "{}",
+        topic.message
+    );
+}
+
+#[test]
+fn url_of_http_gets_the_scheme_of_a_feed() {
+    for (scheme, expected) in [("http", "ws"), ("https", "wss"), ("HTTPS", "wss")] {
+        let report = report(load(&format!("{SOURCE}url = \"{scheme}://h/x?t=hunter2\"\n")));
+        assert!(
+            report.contains(&format!("expected: {expected}:// in its place")),
+            "{report}"
+        );
+        assert!(!report.contains("hunter2"), "{report}");
+    }
+}
+
+#[test]
 fn missing_configuration_reports_the_default_paths() {
     let places = crate::config::PLACES
         .iter()
