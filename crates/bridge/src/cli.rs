@@ -50,11 +50,25 @@ Exit codes: 0 fine, 64 wrong usage, 69 a needed service is not there, 74 disk er
 #[command(next_help_heading = "Logging")]
 pub struct LogFlags {
     /// The least important level to log, or one for each part: "info,neurobridge_listener=debug".
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = log_level)]
     pub log_level: Option<String>,
     /// The format of log lines, which go to standard error.
     #[arg(long, global = true, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+}
+
+/// Parses levels with commas between them. Another word would be the name of a part, and silence all others.
+fn log_level(text: &str) -> Result<String, String> {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    match text
+        .split(',')
+        .find(|part| !part.contains('=') && !levels.contains(part))
+    {
+        Some(part) => Err(format!(
+            "found \"{part}\", expected error, warn, info, debug, trace, or off"
+        )),
+        None => Ok(text.to_owned()),
+    }
 }
 
 /// The commands.

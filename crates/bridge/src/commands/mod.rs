@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     cli::{Cli, Command, ConfigFlag, LogFlags, SpoolCommand},
-    config::{self, Loaded, LogConfig, LogFormat},
+    config::{self, Loaded, LogFormat},
     exit::{Exit, Failure, OrExit},
     feed::joined,
     logging::{self, Guard},
@@ -95,8 +95,8 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
 
 fn load_and_log(flag: &ConfigFlag, flags: &LogFlags) -> Result<(Loaded, Guard), Failure> {
     let loaded = config::load(flag.config.as_deref()).or_exit(Exit::Config)?;
-    let LogConfig { format, level } = &loaded.config.log;
-    let guard = init_logging(flags, *format, level)?;
+    let log = &loaded.config.log;
+    let guard = init_logging(flags, log.format, &log.directives())?;
     Ok((loaded, guard))
 }
 

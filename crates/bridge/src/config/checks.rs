@@ -56,13 +56,13 @@ pub(super) fn check(config: &Config, errors: &mut Vec<ConfigError>) {
         );
         errors.push(ConfigError::new(["http", "hosts"], message));
     }
-    if let Err(error) = EnvFilter::builder().parse(&config.log.level) {
+    if let Some(filter) = &config.log.filter
+        && !(filter.split(',').all(|part| part.contains('=')) && EnvFilter::builder().parse(filter).is_ok())
+    {
         let message = format!(
-            "found \"{}\" ({error}), expected error, warn, info, debug or trace, or one for each part such as \
-             \"info,neurobridge_listener=debug\"",
-            config.log.level
+            "found \"{filter}\", expected a level for each part of the program such as \"neurobridge_listener=debug\""
         );
-        errors.push(ConfigError::new(["log", "level"], message));
+        errors.push(ConfigError::new(["log", "filter"], message));
     }
 }
 

@@ -21,7 +21,9 @@ pub use self::{
     environment::PREFIX,
     excerpt::Excerpt,
     load::{Loaded, PLACES, UnreadableFile, load, schema},
-    model::{Config, DEFAULT_SINK, DeduplicateConfig, EventConfig, HttpConfig, LogConfig, LogFormat},
+    model::{
+        Config, DEFAULT_SINK, DeduplicateConfig, EventConfig, HttpConfig, LogConfig, LogFormat, LogLevel,
+    },
     report::{Origin, Problem, Report},
     sink::{SinkCommon, SinkEntry},
     warnings::Warning,

@@ -162,21 +162,52 @@ impl Default for HttpConfig {
 }
 
 /// The log, which goes to standard error.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// `text` for people, `json` or `logfmt` for programs.
     pub format: LogFormat,
-    /// The least important level to log: `error`, `warn`, `info`, `debug` or `trace`; or one for each part, such as
-    /// `info,neurobridge_listener=debug`.
-    pub level: String,
+    /// The least important level to log.
+    pub level: LogLevel,
+    /// Other levels for parts of the program, such as `neurobridge_listener=debug`, with commas between several.
+    pub filter: Option<String>,
 }
 
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self {
-            format: LogFormat::default(),
-            level: "info".to_owned(),
+impl LogConfig {
+    /// Returns the level and the filter in the notation of `--log-level`.
+    pub fn directives(&self) -> String {
+        let level = tracing::Level::from(self.level).as_str().to_ascii_lowercase();
+        self.filter
+            .iter()
+            .fold(level, |level, filter| format!("{level},{filter}"))
+    }
+}
+
+/// The importance of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// Something failed, and people have to act.
+    Error,
+    /// Something may need people.
+    Warn,
+    /// What happens in normal operation.
+    #[default]
+    Info,
+    /// Details for finding a fault.
+    Debug,
+    /// Every step.
+    Trace,
+}
+
+impl From<LogLevel> for tracing::Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
         }
     }
 }

@@ -272,6 +272,28 @@ fn url_of_http_gets_the_scheme_of_a_feed() {
 }
 
 #[test]
+fn level_is_a_word_and_parts_have_a_key_of_their_own() {
+    for wrong in ["warning", "verbose", "", "a=loud", "off"] {
+        let report = report(load(&format!("{SOURCE}[log]\nlevel = \"{wrong}\"\n")));
+        assert!(
+            report.contains("one of \"error\", \"warn\", \"info\", \"debug\", \"trace\""),
+            "{report}"
+        );
+    }
+    for wrong in ["a=loud", "debug", "a=debug,warning", ""] {
+        let report = report(load(&format!("{SOURCE}[log]\nfilter = \"{wrong}\"\n")));
+        assert!(report.contains("log.filter: found"), "{wrong}: {report}");
+    }
+    let log = "[log]\nlevel = \"warn\"\nfilter = \"neurobridge_listener=debug,hyper=error\"\n";
+    let config = load(&format!("{SOURCE}{log}")).unwrap().config;
+    assert_eq!(
+        config.log.directives(),
+        "warn,neurobridge_listener=debug,hyper=error"
+    );
+    assert_eq!(load(SOURCE).unwrap().config.log.directives(), "info");
+}
+
+#[test]
 fn missing_configuration_reports_the_default_paths() {
     let places = crate::config::PLACES
         .iter()
