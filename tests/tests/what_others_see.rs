@@ -201,7 +201,9 @@ fn every_series_exists_from_the_start() {
     }
     assert_eq!(
         labels(&with_traffic),
-        ["kind", "le", "outcome", "reason", "sink", "source", "version"]
+        [
+            "kind", "le", "outcome", "reason", "sink", "source", "step", "version",
+        ]
             .map(str::to_owned)
             .into(),
         "the feed must not be able to add label values"

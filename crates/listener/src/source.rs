@@ -204,7 +204,12 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, mut link: Link<O>) 
             backoff.reset();
         }
         let delay = backoff.next_after(retry_after);
-        if let Some(suppressed) = link.throttle.allow(label) {
+        // A loss of an authorised connection is a change of state, which is always logged; attempts in vain are throttled.
+        let suppressed = match (link.throttle.allow(label), &ended) {
+            (None, Ended::Lost(..)) => Some(None),
+            (allowed, _) => allowed,
+        };
+        if let Some(suppressed) = suppressed {
             warn!(
                 source = %link.name,
                 reason = label,
@@ -265,9 +270,14 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
             Ended::NotAuthorised(lost)
         }
         Ok(()) => {
-            link.stats.authorised();
-            if let Some(suppressed) = link.throttle.allow("authorised") {
-                info!(source = %link.name, suppressed, "authorised");
+            // Not throttled, as each change of state: the backoff bounds how often a connection is made.
+            match link.stats.authorised() {
+                None => info!(source = %link.name, "authorised"),
+                Some(gap) => info!(
+                    source = %link.name,
+                    gap = format_duration(gap),
+                    "authorised again; events of the gap are missed"
+                ),
             }
             let since = Instant::now();
             session.heartbeat.start(since);
@@ -277,8 +287,13 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
     };
     let was_authorised = matches!(ended, Ended::Lost(..));
     if let Ended::NotAuthorised(lost) | Ended::Lost(lost, _) = &mut ended {
+        let mut last_read = session.socket.last_read();
         // Before the end is counted: events that are read meanwhile are of this connection.
-        let is_all_read = connection::close(session, link, lost).await;
+        let is_all_read = connection::close(&mut session, link, lost).await;
+        if is_all_read {
+            last_read = session.socket.last_read();
+        }
+        drop(session);
         if !is_all_read {
             link.stats.disconnected_unread();
         }
@@ -286,7 +301,8 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
             let source = Box::new(std::mem::replace(lost, Lost::Stopped));
             *lost = Lost::Unread { source };
         }
-        link.stats.disconnected(lost.reason(), was_authorised);
+        link.stats
+            .disconnected(lost.reason(), was_authorised.then_some(last_read));
         let sentence = setup.shown(lost);
         link.outlet.notice(Notice::Disconnected {
             reason: lost.reason(),

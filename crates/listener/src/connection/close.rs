@@ -28,7 +28,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// protocol) if the next frame can be found. Else the rest is discarded, so that the server reads the reason.
 ///
 /// Returns whether all is read that the server is known to have sent.
-pub(crate) async fn close<S, O>(mut session: Session<S>, link: &mut Link<O>, lost: &Lost) -> bool
+pub(crate) async fn close<S, O>(session: &mut Session<S>, link: &mut Link<O>, lost: &Lost) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
@@ -44,7 +44,7 @@ where
         Lost::PongTimeout { .. } => (CloseCode::Away, "no answer to PING"),
         Lost::Closed(_) => {
             // The answer to its close frame is queued already.
-            flush(&mut session).now_or_never();
+            flush(session).now_or_never();
             return true;
         }
         Lost::Broken { .. } | Lost::Blocked { .. } | Lost::Unread { .. } => return true,
@@ -55,7 +55,7 @@ where
     });
     let mut is_all_read = true;
     // A batch that was read is sent without a pause in between, so the end of the time loses nothing.
-    timeout(LINGER, receive_rest(&mut session, link, &mut is_all_read))
+    timeout(LINGER, receive_rest(session, link, &mut is_all_read))
         .await
         .ok();
     is_all_read

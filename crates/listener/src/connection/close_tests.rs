@@ -35,7 +35,7 @@ where
             .await
             .unwrap_err()
     };
-    let is_all_read = close(session, link, &lost).await;
+    let is_all_read = close(&mut session, link, &lost).await;
     (lost, is_all_read)
 }
 

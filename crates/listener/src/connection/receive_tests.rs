@@ -318,7 +318,7 @@ async fn protocol_violation_is_closed_with_its_code() {
             [event(7)],
             "what came before is handed on"
         );
-        let (_, heard) = join!(close(session, &mut link, &lost), async {
+        let (_, heard) = join!(close(&mut session, &mut link, &lost), async {
             let mut heard = Vec::new();
             while heard.last().is_none_or(|last: &String| !last.contains("close")) {
                 heard.push(platform.hear().await);

@@ -1,4 +1,5 @@
-//! Keeps the last bytes that were read, to report close codes as the server sent them.
+//! Keeps the last bytes that were read and the time of the last read: for close codes as the server sent them, and for the
+//! beginning of a gap.
 //!
 //! tungstenite replaces a close frame whose code must not be sent (0, 1005, 65535) with one of code 1002 before anybody
 //! sees it: the code is read from the bytes of the frame instead.
@@ -9,7 +10,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
 /// The longest close frame of a server: a header of two bytes and a payload of 125 (RFC 6455, 5.5).
@@ -24,6 +28,7 @@ pub(crate) struct Recent<S> {
     stream: S,
     /// At most [`MAX_CLOSE_FRAME`].
     bytes: Vec<u8>,
+    last_read: Instant,
 }
 
 impl<S> Recent<S> {
@@ -31,7 +36,13 @@ impl<S> Recent<S> {
         Self {
             stream,
             bytes: Vec::with_capacity(MAX_CLOSE_FRAME),
+            last_read: Instant::now(),
         }
+    }
+
+    /// Returns when the last byte was read; before the first one, when the stream was taken over.
+    pub(crate) const fn last_read(&self) -> Instant {
+        self.last_read
     }
 
     /// The close frame that the server sent, given the one that the WebSocket reports.
@@ -87,7 +98,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Recent<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        self.keep(&buffer.filled()[before..]);
+        let read = &buffer.filled()[before..];
+        self.keep(read);
+        if !read.is_empty() {
+            self.last_read = Instant::now();
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -9,7 +9,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 use tokio_tungstenite::tungstenite::{
     self, Message,
     error::{CapacityError, ProtocolError},
@@ -105,6 +108,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// The close frame that the server sent, given the one that was read.
     pub(crate) fn as_sent(&self, reported: CloseFrame) -> CloseFrame {
         self.stream.as_sent(reported)
+    }
+
+    /// Returns when the last byte of the server was read.
+    pub(crate) const fn last_read(&self) -> Instant {
+        self.stream.last_read()
     }
 
     /// The stream below, for bytes that are no frames any more.

@@ -42,7 +42,8 @@ pub struct SourceSnapshot {
     pub state: SourceState,
     /// Why it is not authorised, or reads nothing: a sentence. `None` when all is well.
     pub reason: Option<String>,
-    /// Since when it is in this state.
+    /// Since when it is connected, or not connected. Attempts in between change nothing, so that the length of an outage can be
+    /// read here.
     pub since: Timestamp,
     /// WebSocket connections opened so far.
     pub connections: u64,
@@ -213,7 +214,8 @@ impl SourceStats {
         }
     }
 
-    pub(crate) fn authorised(&self) {
+    /// Returns the length of the gap that ends, if there was one.
+    pub(crate) fn authorised(&self) -> Option<Duration> {
         let mut inner = self.lock();
         inner.enter(SourceState::Authorised);
         inner.reason = None;
@@ -222,7 +224,7 @@ impl SourceStats {
         if inner.gap.stop(now) {
             inner.gaps.add(GapOutcome::Unrecovered, 1);
         }
-        inner.close_gap(now);
+        inner.close_gap(now)
     }
 
     /// There is no room. A moment of it is counted and nothing else: a busy feed has many.
@@ -265,16 +267,19 @@ impl SourceStats {
         self.lock().last_ping_rtt = Some(round_trip);
     }
 
-    /// An open connection ended; `was_authorised` begins a gap, unless the source is being stopped.
-    pub(crate) fn disconnected(&self, reason: DisconnectReason, was_authorised: bool) {
+    /// An open connection ended. One that was authorised begins a gap, unless the source is being stopped: at `last_read`,
+    /// when the last byte was read of it. Whatever the server has sent since then is missed, however late the loss is noticed.
+    pub(crate) fn disconnected(&self, reason: DisconnectReason, last_read: Option<Instant>) {
         let now = Instant::now();
         let mut inner = self.lock();
         inner.open = false;
         inner.disconnections.add(reason, 1);
         inner.blocked.stop(now);
-        if was_authorised && reason != DisconnectReason::Stopped {
-            inner.gap.start(now);
-            inner.gap_began.get_or_insert((clock::now(), now, reason));
+        if let Some(last_read) = last_read.filter(|_| reason != DisconnectReason::Stopped) {
+            inner.gap.start(last_read);
+            let unnoticed = now.saturating_duration_since(last_read);
+            let began = clock::now().checked_sub(unnoticed).unwrap_or(Timestamp::MIN);
+            inner.gap_began.get_or_insert((began, last_read, reason));
         }
     }
 
@@ -303,25 +308,27 @@ impl SourceStats {
 
 impl Inner {
     /// The oldest of the gaps goes when there are too many.
-    fn close_gap(&mut self, now: Instant) {
-        let Some((began, since, reason)) = self.gap_began.take() else {
-            return;
-        };
+    fn close_gap(&mut self, now: Instant) -> Option<Duration> {
+        let (began, since, reason) = self.gap_began.take()?;
+        let length = now.saturating_duration_since(since);
         if self.newest_gaps.len() == GAPS_KEPT {
             self.newest_gaps.pop_back();
         }
         self.newest_gaps.push_front(Gap {
             began,
-            length: now.saturating_duration_since(since),
+            length,
             reason,
         });
+        Some(length)
     }
 
     fn enter(&mut self, state: SourceState) {
-        if self.state != state {
-            self.state = state;
+        let is_connected = |state| matches!(state, SourceState::Authorised | SourceState::Blocked);
+        let was_blocked = self.state == SourceState::Blocked;
+        if is_connected(self.state) != is_connected(state) || was_blocked != (state == SourceState::Blocked) {
             self.since = clock::now();
         }
+        self.state = state;
     }
 }
 
@@ -359,13 +366,13 @@ mod tests {
     async fn gap_lasts_until_the_next_authorised_connection() {
         let stats = SourceStats::new();
         stats.authorising(None);
-        stats.disconnected(DisconnectReason::AuthTimeout, false);
+        stats.disconnected(DisconnectReason::AuthTimeout, None);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(stats.snapshot().gap_time, Duration::ZERO);
         stats.authorising(None);
         stats.authorised();
         assert_eq!(stats.snapshot().gaps.total(), 0);
-        stats.disconnected(DisconnectReason::Closed, true);
+        stats.disconnected(DisconnectReason::Closed, Some(Instant::now()));
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(
             stats.snapshot().gap_time,
@@ -375,7 +382,7 @@ mod tests {
         assert_eq!(stats.snapshot().open_gap, Some(Duration::from_secs(2)));
         stats.dialling();
         stats.authorising(Some(0.5));
-        stats.disconnected(DisconnectReason::TokenRefused, false);
+        stats.disconnected(DisconnectReason::TokenRefused, None);
         tokio::time::advance(Duration::from_secs(3)).await;
         stats.authorising(None);
         stats.authorised();
@@ -397,11 +404,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn newest_gaps_are_kept() {
+    async fn gap_begins_at_the_last_byte_that_was_read() {
+        let stats = SourceStats::new();
+        stats.authorising(None);
+        assert_eq!(stats.authorised(), None);
+        let last_read = Instant::now();
+        tokio::time::advance(Duration::from_secs(12)).await;
+        stats.disconnected(DisconnectReason::PongTimeout, Some(last_read));
+        assert_eq!(stats.snapshot().open_gap, Some(Duration::from_secs(12)));
+        tokio::time::advance(Duration::from_secs(8)).await;
+        assert_eq!(stats.authorised(), Some(Duration::from_secs(20)));
+        assert_eq!(stats.snapshot().gap_time, Duration::from_secs(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_in_vain_do_not_change_since_when_a_source_is_down() {
+        let stats = SourceStats::new();
+        let down_since = stats.snapshot().since;
+        for _ in 0..3 {
+            while clock::now() <= down_since {
+                std::hint::spin_loop();
+            }
+            stats.dialling();
+            stats.authorising(None);
+            stats.waiting(SourceState::Refused, "refused".into());
+            assert_eq!(stats.snapshot().since, down_since);
+        }
+        stats.authorised();
+        assert!(stats.snapshot().since > down_since);
+    }
+
+    #[tokio::test(start_paused = true)]
+        async fn newest_gaps_are_kept() {
         let stats = SourceStats::new();
         for second in 0..20 {
             stats.authorised();
-            stats.disconnected(DisconnectReason::Broken, true);
+            stats.disconnected(DisconnectReason::Broken, Some(Instant::now()));
             tokio::time::advance(Duration::from_secs(second)).await;
         }
         stats.authorised();
@@ -426,7 +464,7 @@ mod tests {
         assert_eq!(stats.snapshot().state, SourceState::Blocked);
         stats.released();
         tokio::time::advance(Duration::from_secs(2)).await;
-        stats.disconnected(DisconnectReason::Stopped, true);
+        stats.disconnected(DisconnectReason::Stopped, Some(Instant::now()));
         tokio::time::advance(Duration::from_secs(2)).await;
         let snapshot = stats.snapshot();
         assert_eq!(
