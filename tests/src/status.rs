@@ -82,6 +82,8 @@ pub struct Spool {
     pub durable_sequence: u64,
     /// Bytes in the log.
     pub size_bytes: u64,
+    /// See `neurobridge_spool_pending_bytes`.
+    pub pending_bytes: u64,
     /// The configured limit of the log in bytes.
     pub limit_bytes: u64,
     /// Whether appends wait for free space.
@@ -224,6 +226,7 @@ pub mod examples {
             spool: Spool {
                 durable_sequence: 0,
                 size_bytes: 0,
+                pending_bytes: 0,
                 limit_bytes: 0,
                 is_full: false,
                 has_failed: false,

@@ -147,6 +147,36 @@ fn undelivered_events_in_memory_exit_with_75() {
 }
 
 #[test]
+fn stop_does_not_wait_for_a_sink_that_is_down() {
+    let pending_on_disk = "[spool]\ntype = \"disk\"\n";
+    for (spool, feed, events) in [
+        (pending_on_disk, ["--count", "1000"], 1000),
+        ("", ["--rate", "0.001"], 0),
+    ] {
+        let dir = Scratch::new("stop-while-down").unwrap();
+        let platform = Platform::start(&dir, &feed).unwrap();
+        // Much longer than the limit of the stop: the stop must not take all of it.
+        let config = format!(
+            "drain_timeout = \"1h\"\n{}{}{spool}",
+            source(&platform.url()),
+            unreachable_kafka()
+        );
+        let bridge = Bridge::start(&dir, &config).unwrap();
+        bridge
+            .wait("a sink that is down", SOON, |status| {
+                let kafka = status.sink("kafka");
+                kafka.state == SinkState::Down && kafka.ledger.pending == events
+            })
+            .unwrap();
+        let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+        assert!(status.success(), "{log}");
+        assert!(!log.contains("drain timeout exceeded"), "{log}");
+        let stored = format!("{events} pending events stored in the spool");
+        assert_eq!(log.contains(&stored), events > 0, "{log}");
+    }
+}
+
+#[test]
 fn second_signal_stops_at_once() {
     let dir = Scratch::new("second-signal").unwrap();
     let platform = Platform::start(&dir, &["--count", "10"]).unwrap();

@@ -19,7 +19,7 @@ use neurobridge_spool::Spool;
 use tokio::{
     net::TcpListener,
     task::{JoinHandle, JoinSet},
-    time::{Instant as Deadline, timeout, timeout_at},
+    time::{Instant as Deadline, interval, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -39,6 +39,10 @@ use crate::{
 
 /// The time limit for the end of all parts after the drain timeout.
 const ABORT_LIMIT: Duration = Duration::from_secs(3);
+/// The time for which no sink may have anything to gain from waiting before the drain ends. Longer than a reconnection.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// The interval at which the drain looks at the sinks.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
 /// A running bridge. All tasks stop immediately on drop.
 pub(crate) struct Bridge {
@@ -206,6 +210,7 @@ impl Bridge {
             signal = signals.next() => warn!(signal, "stopping at once"),
             drained = timeout_at(deadline, self.drain()) => match drained {
                 Ok(failure) => cause = cause.or(failure),
+                Err(_) if self.state.view().sinks.iter().all(|sink| sink.ledger.pending == 0) => {}
                 Err(_) => warn!(timeout = ?self.drain_timeout, "drain timeout exceeded; undelivered events remain"),
             }
         }
@@ -243,16 +248,41 @@ impl Bridge {
         }
     }
 
-    /// Stops the sources and the intake, then lets the sinks deliver all stored events. Returns the failure of a sink.
+    /// Stops the sources and the intake, then lets the sinks deliver all stored events. Ends earlier if no sink has anything
+    /// to gain from waiting: the feed is closed, so each second until the restart is a gap. Returns the failure of a sink.
     async fn drain(&mut self) -> Option<Failure> {
         self.feed.drain().await;
         self.state.spool.close();
         self.shutdown.drain.cancel();
         let mut failure = None;
-        while let Some(ended) = self.sinks.join_next().await {
-            failure = failure.or(failure_of(joined(ended)));
+        let mut look = interval(DRAIN_LOOK);
+        let mut needed_at = Deadline::now();
+        loop {
+            tokio::select! {
+                biased;
+                ended = self.sinks.join_next() => match ended {
+                    Some(ended) => failure = failure.or(failure_of(joined(ended))),
+                    None => return failure,
+                },
+                now = look.tick() => {
+                    if self.needs_drain() {
+                        needed_at = now;
+                    } else if now.duration_since(needed_at) >= DRAIN_GRACE {
+                        return failure;
+                    }
+                }
+            }
         }
-        failure
+    }
+
+    /// Returns whether a sink can deliver pending events before the stop, or pending events are lost at the stop: those of a
+    /// sink that is not up stay in a spool on disk.
+    fn needs_drain(&self) -> bool {
+        let view = self.state.view();
+        let is_durable = view.spool.kind == "disk";
+        view.sinks
+            .iter()
+            .any(|sink| sink.ledger.pending > 0 && (sink.is_up() || !is_durable))
     }
 
     /// Ends all parts that are still running. Returns the failure of a sink.

@@ -85,6 +85,9 @@ pub struct SpoolStatus {
     pub durable_sequence: u64,
     /// The size of the log.
     pub size_bytes: u64,
+    /// The size in bytes from the oldest event that a reader has not settled to the end of the log. Within a segment of a log on
+    /// disk, an estimate by the number of events.
+    pub pending_bytes: u64,
     /// The limit of the size.
     pub limit_bytes: u64,
     /// Events dropped because the log was full.

@@ -212,6 +212,8 @@ impl Memory {
             oldest_sequence: state.oldest().get(),
             durable_sequence: state.next.get() - 1,
             size_bytes: state.size as u64,
+            // Settled batches are removed at once.
+            pending_bytes: state.size as u64,
             limit_bytes: self.limit as u64,
             dropped_events: state.dropped_events,
             damaged_events: 0,

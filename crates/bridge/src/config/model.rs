@@ -34,7 +34,7 @@ pub struct Config {
     /// The folder of all data that the bridge stores. Relative paths of files that it writes are resolved against it.
     pub data_dir: PathBuf,
     /// The longest time for delivering the remaining events after a signal to stop. 8 seconds by default: Docker kills
-    /// after 10.
+    /// after 10. With a spool on disk, a sink that is down is not waited for.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub drain_timeout: Duration,

@@ -27,8 +27,6 @@ pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
     families.extend(spool(view));
     families.extend(sinks(&view.sinks));
     families.push(dead_letters(view));
-    // The encoder refuses a family without series: a gauge that no client library of this configuration provides.
-    families.retain(|family| !family.get_metric().is_empty());
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
     String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
@@ -201,6 +199,10 @@ fn spool(view: &View<'_>) -> Vec<MetricFamily> {
         "Bytes of the disk or of memory that the spool takes. On disk whole segments: also what is reserved for the next events, \
          and what is kept for `retain`.",
     );
+    let mut pending = Family::gauge(
+        "spool_pending_bytes",
+        "Bytes of the spool from the oldest event that a sink has not settled to the end. Estimated within a segment.",
+    );
     let mut limit = Family::gauge("spool_limit_bytes", "Bytes that the spool may hold.");
     let mut durable = Family::gauge(
         "spool_durable_sequence",
@@ -228,6 +230,7 @@ fn spool(view: &View<'_>) -> Vec<MetricFamily> {
         "Time that the spool's disk took for a sync.",
     );
     size.add(&[], spool.size_bytes as f64);
+    pending.add(&[], spool.pending_bytes as f64);
     limit.add(&[], spool.limit_bytes as f64);
     durable.add(&[], spool.durable_sequence as f64);
     full.add(&[], f64::from(u8::from(spool.is_full)));
@@ -237,7 +240,7 @@ fn spool(view: &View<'_>) -> Vec<MetricFamily> {
     retrying.add(&[], f64::from(u8::from(spool.is_retrying)));
     sync.add_histogram(&[], &view.spool_sync);
     [
-        size, limit, durable, full, dropped, damaged, cursors, retrying, sync,
+        size, pending, limit, durable, full, dropped, damaged, cursors, retrying, sync,
     ]
     .map(Family::done)
     .into()
@@ -245,6 +248,10 @@ fn spool(view: &View<'_>) -> Vec<MetricFamily> {
 
 fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
     let mut up = Family::gauge("sink_up", "Whether the sink delivers: 1, or 0.");
+    let mut stopped = Family::gauge(
+        "sink_stopped",
+        "1 after a fault for which the sink stops until the bridge is restarted; 0 else.",
+    );
     let mut events = Family::counter("sink_events_total", "Events, by result at the sink.");
     let mut dead_letters = Family::counter("sink_dead_letters_total", "Dead letters, by reason.");
     let mut errors = Family::counter("sink_errors_total", "Faults of the sink as a whole, by kind.");
@@ -266,15 +273,15 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
     );
     let mut queued_messages = Family::gauge(
         "sink_client_queued_messages",
-        "Messages that the client library holds and that have no acknowledgement. Kafka and NATS.",
+        "Messages that the client library holds and that have no acknowledgement; NaN without a measurement (file sinks).",
     );
     let mut queued_bytes = Family::gauge(
         "sink_client_queued_bytes",
-        "Bytes of the messages that the client library holds. Kafka.",
+        "Bytes of the messages that the client library holds; NaN without a measurement (file and NATS sinks).",
     );
     let mut round_trip = Family::gauge(
         "sink_client_round_trip_seconds",
-        "Kafka: mean time from a request to its response at the slowest broker. NATS: time from the last answered message to its answer.",
+        "Kafka: mean time from a request to its response at the slowest broker. NATS: time from the last answered message to its answer. NaN without a measurement.",
     );
     let mut in_flight = Family::gauge(
         "sink_inflight_events",
@@ -289,6 +296,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
     for sink in sinks {
         let name = ("sink", sink.name);
         up.add(&[name], f64::from(u8::from(sink.is_up())));
+        stopped.add(&[name], f64::from(u8::from(sink.snapshot.is_stopped)));
         let counts = sink.ledger.counts;
         for (outcome, count) in [
             ("delivered", counts.delivered),
@@ -313,7 +321,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         lost.add(&[name], sink.snapshot.lost as f64);
         replacements.add(&[name], sink.snapshot.client_replacements as f64);
         let client = sink.snapshot.client;
-        // No series for what the client does not measure: a 0 would be a false measurement.
+        // NaN without a measurement: a 0 would be a false one.
         for (family, value) in [
             (
                 &mut queued_messages,
@@ -322,9 +330,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
             (&mut queued_bytes, client.queued_bytes.map(|bytes| bytes as f64)),
             (&mut round_trip, client.round_trip.map(|time| time.as_secs_f64())),
         ] {
-            if let Some(value) = value {
-                family.add(&[name], value);
-            }
+            family.add(&[name], value.unwrap_or(f64::NAN));
         }
         in_flight.add(&[name], sink.snapshot.in_flight as f64);
         lag_events.add(&[name], sink.ledger.pending as f64);
@@ -333,6 +339,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
     }
     [
         up,
+        stopped,
         events,
         dead_letters,
         errors,

@@ -189,6 +189,7 @@ impl SinkHealth {
     pub(super) fn stopped(&mut self, fault: &SinkFault) {
         self.disconnected();
         self.down(fault, true);
+        self.progress.set_stopped();
         let (sink, kind) = (&self.sink, fault.kind.label());
         warn!(sink, kind, "the sink stops until restart: {fault}");
     }

@@ -43,6 +43,8 @@ pub struct ProgressSnapshot {
     pub state: SinkState,
     /// The reason for which the sink is down.
     pub reason: Option<String>,
+    /// Whether the sink has stopped until a restart, after a final fault.
+    pub is_stopped: bool,
     /// The cursor, with the counts of the events before it.
     pub cursor: Cursor,
     /// The number of events published without an outcome.
@@ -73,6 +75,7 @@ impl Progress {
         let inner = ProgressSnapshot {
             state: SinkState::Connecting,
             reason: None,
+            is_stopped: false,
             cursor,
             in_flight: 0,
             resent: 0,
@@ -106,6 +109,11 @@ impl Progress {
         let mut inner = self.lock();
         inner.state = state;
         inner.reason = reason.map(str::to_owned);
+    }
+
+    /// Notes that the sink has stopped until a restart.
+    pub(super) fn set_stopped(&self) {
+        self.lock().is_stopped = true;
     }
 
     pub(super) fn count_fault(&self, kind: FaultKind) {

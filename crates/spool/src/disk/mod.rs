@@ -297,6 +297,7 @@ impl Disk {
             oldest_sequence: state.oldest().get(),
             durable_sequence: state.next.get() - 1,
             size_bytes: state.size(),
+            pending_bytes: state.pending_bytes(),
             limit_bytes: self.shared.options.max_size,
             dropped_events: state.dropped_events,
             damaged_events: state.damage.total(),

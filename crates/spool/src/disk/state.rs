@@ -304,6 +304,27 @@ impl State {
             .unwrap_or(self.next)
     }
 
+    /// Returns the bytes from the oldest event that a reader has not settled to the end of the log. Of a segment that is
+    /// settled in part, the share of its events that are not settled.
+    pub(super) fn pending_bytes(&self) -> u64 {
+        let readers = self.readers.values().filter(|reader| reader.holds);
+        let settled = readers
+            .map(|reader| reader.cursor.next)
+            .min()
+            .unwrap_or(self.next);
+        let ends = self.segments.iter().skip(1).map(|segment| segment.first);
+        self.segments
+            .iter()
+            .zip(ends.chain([self.next]))
+            .map(|(segment, end)| {
+                let events = end.since(segment.first);
+                let pending = end.since(settled.max(segment.first));
+                // Without events a segment has only its header.
+                (u128::from(segment.length) * u128::from(pending) / u128::from(events.max(1))) as u64
+            })
+            .sum()
+    }
+
     /// Segments that are complete and so can be deleted: all but the one that is written to.
     fn complete(&self) -> usize {
         self.segments.len() - usize::from(self.is_writing && !self.segments.is_empty())

@@ -95,29 +95,32 @@ export class SpoolCard extends Card {
     this.fill.setAttribute("aria-valuemin", "0");
     this.fill.setAttribute("aria-valuemax", "100");
     this.plots.before(this.fill);
-    this.held = this.plot("held", 1, bytes);
+    this.held = this.plot("pending", 1, bytes);
     this.size = this.fact("of");
+    this.kept = this.fact(spool.type === "disk" ? "on disk" : "in memory");
     this.full = this.fact("full in");
     this.events = this.fact("stored up to");
     this.dropped = this.fact("dropped");
   }
 
   take(spool, before, span) {
-    this.held.push([spool.size_bytes], spool.is_full || spool.has_failed, bytes(spool.size_bytes));
-    const growth = before ? (spool.size_bytes - before.size_bytes) / span : 0;
+    // What the spool keeps for `retain` gives way to new events, so only pending events fill it.
+    this.held.push([spool.pending_bytes], spool.is_full || spool.has_failed, bytes(spool.pending_bytes));
+    const growth = before ? (spool.pending_bytes - before.pending_bytes) / span : 0;
     // Over half a minute or so: a spool breathes.
     this.growth = this.growth === undefined ? growth : this.growth + (growth - this.growth) * Math.min(1, span / 30);
   }
 
   show(spool) {
-    const share = spool.size_bytes / spool.limit_bytes;
+    const share = spool.pending_bytes / spool.limit_bytes;
     const worst = spool.has_failed ? "bad" : spool.is_full || share > .9 ? "bad" : share > .5 ? "warn" : "good";
     this.set(worst, spool.has_failed ? "failed" : spool.is_full ? "full" : `${(share * 100).toFixed(share < .1 && share >= .001 ? 1 : 0)} % full`, "", "");
     this.fill.firstChild.style.width = `${Math.min(100, share * 100)}%`;
     this.fill.setAttribute("aria-valuenow", Math.round(share * 100));
-    this.fill.setAttribute("aria-valuetext", `${bytes(spool.size_bytes)} of ${bytes(spool.limit_bytes)}`);
+    this.fill.setAttribute("aria-valuetext", `${bytes(spool.pending_bytes)} of ${bytes(spool.limit_bytes)}`);
     text(this.size, bytes(spool.limit_bytes));
-    const left = (spool.limit_bytes - spool.size_bytes) / this.growth;
+    text(this.kept, bytes(spool.size_bytes));
+    const left = (spool.limit_bytes - spool.pending_bytes) / this.growth;
     text(this.full, spool.is_full ? "now" : this.growth > 1 && left < 30 * 86400 ? `about ${seconds(left)}` : "more than 30 days");
     text(this.events, number(spool.durable_sequence));
     text(this.dropped, number(spool.dropped_events + spool.damaged_events));

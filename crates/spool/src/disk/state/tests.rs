@@ -118,3 +118,14 @@ fn restored_segment_is_counted_once() {
         assert_eq!((state.oldest(), state.segments.len()), (sequence(1), 4));
     }
 }
+
+#[test]
+fn pending_bytes_begin_at_the_slowest_cursor() {
+    assert_eq!(state(41, None).pending_bytes(), 0);
+    assert_eq!(state(31, None).pending_bytes(), 1000);
+    assert_eq!(state(25, None).pending_bytes(), 1600);
+    assert_eq!(state(1, None).pending_bytes(), 4000);
+    let mut released = state(1, None);
+    released.readers.get_mut("sink").unwrap().holds = false;
+    assert_eq!(released.pending_bytes(), 0);
+}
