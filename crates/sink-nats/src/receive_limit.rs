@@ -19,8 +19,8 @@ use tokio::{
 
 use crate::{events::Events, sockets};
 
-/// Between two looks at the client's counters: a server on the same machine sends some MiB meanwhile.
-const INTERVAL: Duration = Duration::from_millis(5);
+/// Between two looks at the client's counters: a server on the same machine sends some ten MiB meanwhile.
+const INTERVAL: Duration = Duration::from_millis(25);
 /// The largest message of a server that has the default limits, and of one that has the highest ones.
 const PAYLOADS: std::ops::RangeInclusive<usize> = (8 << 20)..=(64 << 20);
 /// The bytes per second that a connection may receive in addition to messages (PONG, INFO).

@@ -21,7 +21,7 @@ const INFO: &[u8] =
 /// Each connection would receive so much, if it read it.
 const OFFERED: u64 = 1 << 30;
 /// So much may the memory of the program grow.
-const MAX_GROWTH: u64 = 150 << 20;
+const MAX_GROWTH: u64 = 256 << 20;
 /// So many connections are made and ended.
 const CONNECTIONS: u64 = 3;
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -97,16 +97,14 @@ fn bounded(name: &str, begin: &'static str) {
     })
     .unwrap();
     let grown = bridge.process().usage().unwrap().peak_memory_bytes - before;
-    let stopping = Instant::now();
     let (status, log) = bridge.stop(Signal::SIGTERM, STOP_LIMIT).unwrap();
     let sent = server.sent.load(Ordering::Relaxed);
-    println!(
-        "{name}: {} MiB more, {} MiB sent, {:?} for the stop",
+    assert!(
+        grown < MAX_GROWTH,
+        "{name}: {} MiB more, {} MiB sent",
         grown >> 20,
-        sent >> 20,
-        stopping.elapsed()
+        sent >> 20
     );
-    assert!(grown < MAX_GROWTH, "{} MiB more", grown >> 20);
     assert_eq!(server.exhausted.load(Ordering::Relaxed), 0);
     assert!(status.success(), "{status}: {log}");
 }
