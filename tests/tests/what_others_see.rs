@@ -204,8 +204,8 @@ fn every_series_exists_from_the_start() {
         [
             "kind", "le", "outcome", "reason", "sink", "source", "step", "version",
         ]
-            .map(str::to_owned)
-            .into(),
+        .map(str::to_owned)
+        .into(),
         "the feed must not be able to add label values"
     );
 }

@@ -59,11 +59,22 @@ fn every_fault_fires_its_alert() {
     let skewed_dir = Scratch::new("stack-skewed").unwrap();
     let skewed = Bridge::start(&skewed_dir, &source(&platform_of_an_hour_ago())).unwrap();
 
+    let blocked_dir = Scratch::new("stack-blocked").unwrap();
+    let fast = Platform::start(&blocked_dir, &["--rate", "2000"]).unwrap();
+    let blocking = faulty_config(&fast.url()).replace("drop_oldest", "block");
+    let blocked = Bridge::start(&blocked_dir, &blocking).unwrap();
+
     let dir = Scratch::new("stack-prometheus").unwrap();
-    let bridges = [&calm, &refused, &troubled, &skewed].map(|bridge| bridge.address().to_owned());
+    let bridges = [&calm, &refused, &troubled, &skewed, &blocked].map(|bridge| bridge.address().to_owned());
     write_config(&dir, &bridges);
     let prometheus = Prometheus::start(&installation, &dir.join("prometheus.yml"), &dir).unwrap();
-    let [calm_address, refused_address, troubled_address, skewed_address] = bridges;
+    let [
+        calm_address,
+        refused_address,
+        troubled_address,
+        skewed_address,
+        blocked_address,
+    ] = bridges;
 
     let mut seen = Seen::default();
     for (alert, instance) in [
@@ -76,6 +87,7 @@ fn every_fault_fires_its_alert() {
         ("NeurobridgeSpoolFilling", &troubled_address),
         ("NeurobridgeLogLinesDropped", &troubled_address),
         ("NeurobridgeClockOff", &skewed_address),
+        ("NeurobridgeSpoolFull", &blocked_address),
     ] {
         seen.wait(&prometheus, alert, instance);
     }
@@ -98,10 +110,11 @@ fn every_fault_fires_its_alert() {
         has_data(&prometheus, annotation);
     }
 
-    // Only the rules' unit tests cover two alerts: a process without free file descriptors could not answer Prometheus
-    // either, and three replacements of a client take four minutes.
+    // Only the rules' unit tests cover three alerts: a process without free file descriptors could not answer Prometheus
+    // either, three replacements of a client take four minutes, and only a broker can reject events or fence a sink.
     seen.0.push("NeurobridgeSpoolRetrying".to_owned());
     seen.0.push("NeurobridgeClientReplaced".to_owned());
+    seen.0.push("NeurobridgeSinkStopped".to_owned());
     let all = rules().into_iter().map(|rule| rule.alert).collect::<Vec<_>>();
     for alert in &all {
         assert!(seen.0.contains(alert), "no fault fires the alert {alert}");

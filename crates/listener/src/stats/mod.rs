@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-        async fn newest_gaps_are_kept() {
+    async fn newest_gaps_are_kept() {
         let stats = SourceStats::new();
         for second in 0..20 {
             stats.authorised();
