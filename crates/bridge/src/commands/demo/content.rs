@@ -47,7 +47,7 @@ impl Content<'_> {
         let locations = self.locations();
         let hint = Line::default().styled(
             Style::Dim,
-            "  Ctrl-C stops the demo and prints the ledger. Faults are injected automatically.",
+            "  Ctrl-C stops the demo and prints the ledger. Faults are automatic.",
         );
 
         let fixed = 1 + flow.len();
