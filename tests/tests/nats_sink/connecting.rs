@@ -119,7 +119,10 @@ async fn refused(begin: &'static str) -> Server {
         .await
         .unwrap_err();
     let sent = server.sent.load(Ordering::Relaxed);
-    assert!(fault.reason.contains("of which no end came"), "{fault}");
+    assert!(
+        fault.reason.contains("of a message or a line without an end"),
+        "{fault}"
+    );
     assert!(sent < MOST_SENT, "{sent} bytes were sent");
     server
 }
