@@ -89,7 +89,7 @@ fn bounded(name: &str, begin: &'static str) {
     bridge
         .wait("the reason", LIMIT, |status| {
             let reason = status.sink("nats").reason.as_deref();
-            reason.is_some_and(|reason| reason.contains("of which no end came"))
+            reason.is_some_and(|reason| reason.contains("of a message or a line without an end"))
         })
         .unwrap();
     wait_until("new connections", LIMIT, || {
