@@ -34,7 +34,7 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// blocking pool, unless a write is under way: then it goes with the next one. So the slower the disk, the more events share
 /// a sync, and it is never the number of syncs that holds up the feed.
 ///
-/// Writes are in order, and all that one wrote has its outcome together; so the [`note`](Sink::note), file and offset, can be
+/// Writes are in order, and all that one wrote has its outcome together; so the [`cursor_note`](Sink::cursor_note), file and offset, can be
 /// kept with the cursor after each. With a note, the lines after it are compared with the events that are sent again at the
 /// next start, and those that are there are not written again: each event stands in the files once. No whole line is ever cut
 /// off. Without a note (the spool was in memory, or is new) new lines are appended to what is there.
