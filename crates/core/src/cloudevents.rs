@@ -118,10 +118,10 @@ fn days_of_month(text: &[u8]) -> u8 {
     }
 }
 
-/// Whether a text is a plain RFC 3339 time. May say no to one that is (a leap second): the parser decides then.
+/// Whether a text is a plain RFC 3339 time. May return false for a valid time (a leap second): then the parser decides.
 ///
-/// A text for which this says no is printed anew and may look different: no digits beyond the last that counts, UTC.
-/// So each day of the calendar is known here, or the events of some days would look different from the rest.
+/// A text for which this returns false is formatted again and may differ: without trailing zeros, in UTC. So this function
+/// has to know every day of the calendar, or the events of some days would differ from the others.
 fn is_rfc3339(text: &str) -> bool {
     let bytes = text.as_bytes();
     let two = |at: usize, max: u8| -> bool {

@@ -243,7 +243,7 @@ pub enum RejectionReason {
     Invalid,
     /// No message can be built from it.
     Unrenderable,
-    /// Its destination cannot exist, or does not exist and the configuration says not to wait for it.
+    /// Its destination cannot exist, or does not exist and the sink is configured not to wait for it.
     Unroutable,
     /// It has no key, and its destination requires one.
     MissingKey,
@@ -270,7 +270,7 @@ impl RejectionReason {
         }
     }
 
-    /// Returns whether the event itself is known to be the cause. Such rejections say nothing about the sink and do not count
+    /// Returns whether the event itself is known to be the cause. Such rejections do not indicate a fault of the sink, and do not count
     /// for the limit on consecutive dead letters.
     pub const fn is_certain(self) -> bool {
         match self {

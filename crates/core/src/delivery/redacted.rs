@@ -2,14 +2,15 @@
 
 use bytes::Bytes;
 
-use super::Options;
+use super::{Options, refusals::Body};
 use crate::{
+    dead_letter,
     envelope::{self, Kind},
     event::Event,
     sink::{PublishError, Rejection, RejectionReason, Sink},
 };
 
-/// Publishes an event, which lies in `buffer`, as this sink may see it.
+/// Publishes an event after the sink's redaction. `buffer` holds the event.
 pub(super) fn publish_redacted<S: Sink>(
     options: &Options,
     sink: &mut S,
@@ -25,7 +26,7 @@ pub(super) fn publish_redacted<S: Sink>(
 }
 
 /// Returns the event after the sink's redaction.
-pub(super) fn redacted<'a>(
+fn redacted<'a>(
     options: &Options,
     event: &Event<'a>,
     scratch: &'a mut String,
@@ -45,4 +46,27 @@ pub(super) fn redacted<'a>(
             detail: "the redacted frame is not an event".to_owned(),
         }),
     }
+}
+
+/// Appends the dead letter of an event after the sink's redaction. If the redaction fails, the dead letter does not contain the
+/// event.
+pub(super) fn write_dead_letter(
+    options: &Options,
+    event: &Event<'_>,
+    rejection: &Rejection,
+    body: Body,
+    out: &mut String,
+) {
+    let mut scratch = String::new();
+    let redacted = redacted(options, event, &mut scratch);
+    let whole = body == Body::Whole && redacted.is_ok();
+    dead_letter::write_event(
+        &redacted.unwrap_or(*event),
+        &options.spool,
+        &options.name,
+        rejection.reason.label(),
+        &rejection.detail,
+        whole,
+        out,
+    );
 }

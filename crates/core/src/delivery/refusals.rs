@@ -232,3 +232,9 @@ fn without_event(body: Body, refusal: &Rejection) -> Result<Body, SinkFault> {
     );
     Err(SinkFault::new(FaultKind::Other, reason))
 }
+
+/// Returns the fault for a refused event whose body is not in memory any more.
+pub(super) fn missing(sequence: Sequence) -> SinkFault {
+    let reason = format!("event {sequence} was refused and is not at hand; it is read again");
+    SinkFault::new(FaultKind::Other, reason)
+}

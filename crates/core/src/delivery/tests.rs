@@ -311,14 +311,6 @@ fn unconnected_sink_ends_at_the_abort() {
         ends: false,
         skips: None,
     };
-    let options = Options {
-        name: "fake".into(),
-        spool: SpoolId::from_bytes([7; 16]),
-        filter: Filter::default(),
-        redaction: Redaction::default(),
-        dead_letters: Arc::new(FakeLetters::default()),
-        max_dead_letters_in_a_row: 1,
-    };
     let shutdown = Shutdown {
         drain: CancellationToken::new(),
         abort: CancellationToken::new(),
@@ -329,7 +321,7 @@ fn unconnected_sink_ends_at_the_abort() {
             sleep(Duration::from_secs(600)).await;
             abort.cancel();
         });
-        let ended = deliver(sink, reader, options, Arc::clone(&progress), shutdown)
+        let ended = deliver(sink, reader, options("fake"), Arc::clone(&progress), shutdown)
             .await
             .unwrap();
         assert_eq!(ended, Ended::Unfinished);

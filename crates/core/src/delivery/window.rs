@@ -13,12 +13,12 @@ use super::{
     inbox::Inbox,
     outstanding::Outstanding,
     progress::Progress,
-    redacted::{publish_redacted, redacted},
-    refusals::{Body, Refusals, Refused},
+    redacted::{self, publish_redacted},
+    refusals::{Body, Refusals, Refused, missing},
 };
 use crate::{
     clock,
-    dead_letter::{self, DeadLetter},
+    dead_letter::DeadLetter,
     event::Sequence,
     identity::SpoolId,
     ledger::Settlement,
@@ -342,19 +342,7 @@ impl<M: CommitMode> Window<M> {
         out: &mut String,
     ) -> Result<(), SinkFault> {
         let event = self.inbox.find(sequence).ok_or_else(|| missing(sequence))?;
-        let mut scratch = String::new();
-        // Dead letters must not contain data that is redacted for this sink. If the redaction fails, the event is left out.
-        let redacted = redacted(&self.options, &event, &mut scratch);
-        let whole = body == Body::Whole && redacted.is_ok();
-        dead_letter::write_event(
-            &redacted.unwrap_or(event),
-            &self.options.spool,
-            &self.options.name,
-            rejection.reason.label(),
-            &rejection.detail,
-            whole,
-            out,
-        );
+        redacted::write_dead_letter(&self.options, &event, rejection, body, out);
         Ok(())
     }
 
@@ -469,13 +457,13 @@ impl<M: CommitMode> Window<M> {
     /// the local cursor was saved before the last commit. The process that committed the events in between has counted them,
     /// so the counts are adopted with the position.
     fn adopt<R: Reader>(&mut self, committed: Option<Cursor>, reader: &mut R) {
-        let Some(committed) = committed else {
+        let is_usable = |committed: &Cursor| {
+            let is_balanced = committed.counts.settled() == committed.next.since(committed.first);
+            committed.next > self.cursor.next && is_balanced
+        };
+        let Some(committed) = committed.filter(is_usable) else {
             return;
         };
-        let is_balanced = committed.counts.settled() == committed.next.since(committed.first);
-        if committed.next <= self.cursor.next || !is_balanced {
-            return;
-        }
         info!(
             sink = self.name(),
             from = self.cursor.next.get(),
@@ -502,12 +490,7 @@ impl<M: CommitMode> Window<M> {
     }
 
     fn report(&self) {
-        self.progress
-            .set_in_flight(self.in_flight(), self.outstanding.resent());
+        let resent = self.outstanding.resent();
+        self.progress.set_in_flight(self.in_flight(), resent);
     }
-}
-
-fn missing(sequence: Sequence) -> SinkFault {
-    let reason = format!("event {sequence} was refused and is not at hand; it is read again");
-    SinkFault::new(FaultKind::Other, reason)
 }

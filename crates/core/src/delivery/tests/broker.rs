@@ -86,12 +86,12 @@ impl FakeSink {
 }
 
 impl DeadLetterSink for FakeSink {
-    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+    fn publish_dead_letter(&mut self, dead_letter: &DeadLetter<'_>) -> Result<(), PublishError> {
         if self.waiting.len() >= self.room {
             return Err(PublishError::Full);
         }
-        assert!(serde_json::from_str::<serde_json::Value>(letter.json).is_ok());
-        self.waiting.push((letter.sequence, true));
+        assert!(serde_json::from_str::<serde_json::Value>(dead_letter.json).is_ok());
+        self.waiting.push((dead_letter.sequence, true));
         Ok(())
     }
 }

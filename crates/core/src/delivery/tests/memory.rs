@@ -85,12 +85,8 @@ fn events_after_one_without_outcome_are_bounded() {
         read_bytes: Arc::clone(&read_bytes),
     };
     let options = Options {
-        name: "silent".into(),
-        spool: SpoolId::from_bytes([7; 16]),
         filter: Filter::new([("result", ["new"])]).unwrap(),
-        redaction: Redaction::default(),
-        dead_letters: Arc::new(FakeLetters::default()),
-        max_dead_letters_in_a_row: 1,
+        ..options("silent")
     };
     let shutdown = Shutdown {
         drain: CancellationToken::new(),
@@ -99,6 +95,7 @@ fn events_after_one_without_outcome_are_bounded() {
     let abort = shutdown.abort.clone();
     runtime.block_on(async move {
         tokio::spawn(async move {
+            // The clock is paused: these are 60 s of timers, not of waiting.
             sleep(Duration::from_secs(60)).await;
             abort.cancel();
         });

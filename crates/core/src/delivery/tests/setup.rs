@@ -87,12 +87,10 @@ pub(super) fn run(setup: Setup) -> Ending {
         progress: Arc::clone(&progress),
     };
     let options = Options {
-        name: "fake".into(),
-        spool: SpoolId::from_bytes([7; 16]),
         filter: setup.filter,
-        redaction: Redaction::default(),
         dead_letters: Arc::clone(&letters) as Arc<dyn DeadLetters>,
         max_dead_letters_in_a_row: setup.max_in_a_row,
+        ..options("fake")
     };
     let shutdown = Shutdown {
         drain: CancellationToken::new(),
@@ -133,15 +131,28 @@ pub(super) fn ten_events(cursor: &Cursor, name: &str) -> (FakeReader, Options) {
         ends: false,
         skips: None,
     };
-    let options = Options {
+    (reader, options(name))
+}
+
+/// Returns options without filter and redaction, with which a second consecutive dead letter stops the sink.
+pub(super) fn options(name: &str) -> Options {
+    Options {
         name: name.into(),
         spool: SpoolId::from_bytes([7; 16]),
         filter: Filter::default(),
         redaction: Redaction::default(),
         dead_letters: Arc::new(FakeLetters::default()),
         max_dead_letters_in_a_row: 1,
-    };
-    (reader, options)
+    }
+}
+
+/// Returns the state of a transaction of a fake sink.
+pub(super) const fn state_of(is_open: bool, is_due: bool) -> TransactionState {
+    match (is_open, is_due) {
+        (false, _) => TransactionState::Closed,
+        (true, false) => TransactionState::Open,
+        (true, true) => TransactionState::Due,
+    }
 }
 
 pub(super) fn sequence_of(letter: &str) -> u64 {

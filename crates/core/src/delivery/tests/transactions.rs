@@ -114,20 +114,16 @@ impl FakeSink {
 }
 
 impl DeadLetterSink for FakeSink {
-    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
-        let json: serde_json::Value = serde_json::from_str(letter.json).unwrap();
-        let is_bad = has_bad_letter(letter.sequence.get()) && json.get("event").is_some();
-        self.take(letter.sequence, true, is_bad)
+    fn publish_dead_letter(&mut self, dead_letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        let json: serde_json::Value = serde_json::from_str(dead_letter.json).unwrap();
+        let is_bad = has_bad_letter(dead_letter.sequence.get()) && json.get("event").is_some();
+        self.take(dead_letter.sequence, true, is_bad)
     }
 }
 
 impl Transactions for FakeSink {
     fn state(&self) -> TransactionState {
-        match (self.is_open, self.is_due || self.open.len() >= 6) {
-            (false, _) => TransactionState::Closed,
-            (true, false) => TransactionState::Open,
-            (true, true) => TransactionState::Due,
-        }
+        state_of(self.is_open, self.is_due || self.open.len() >= 6)
     }
 
     fn commit<'a>(&'a mut self, cursor: &'a Cursor) -> SinkFuture<'a> {

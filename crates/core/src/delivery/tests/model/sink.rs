@@ -274,13 +274,13 @@ impl Model {
 }
 
 impl DeadLetterSink for Model {
-    fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
-        let sequence = letter.sequence.get();
-        let json: serde_json::Value = serde_json::from_str(letter.json).unwrap();
+    fn publish_dead_letter(&mut self, dead_letter: &DeadLetter<'_>) -> Result<(), PublishError> {
+        let sequence = dead_letter.sequence.get();
+        let json: serde_json::Value = serde_json::from_str(dead_letter.json).unwrap();
         let kind = self.world.lock().unwrap().reference.kind(sequence);
         assert!(
             matches!(kind, Kind::Bad | Kind::BadLetter),
-            "a dead letter of {sequence}: {kind:?}"
+            "a dead dead_letter of {sequence}: {kind:?}"
         );
         assert!(self.is_transactional || self.rejected.contains(&sequence));
         let is_bad = kind == Kind::BadLetter && json.get("event").is_some();
@@ -290,11 +290,7 @@ impl DeadLetterSink for Model {
 
 impl Transactions for Model {
     fn state(&self) -> TransactionState {
-        match (self.is_open, self.is_due || self.open.len() >= 6) {
-            (false, _) => TransactionState::Closed,
-            (true, false) => TransactionState::Open,
-            (true, true) => TransactionState::Due,
-        }
+        state_of(self.is_open, self.is_due || self.open.len() >= 6)
     }
 
     fn commit<'a>(&'a mut self, cursor: &'a Cursor) -> SinkFuture<'a> {
