@@ -1,4 +1,4 @@
-//! What librdkafka says about itself: kept for `/status`, said in the log, each thing once.
+//! The state of the brokers as librdkafka reports it, for `/status` and the log.
 
 use std::{
     collections::HashMap,
@@ -6,19 +6,15 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use neurobridge_core::sink::ClientGauges;
 use serde::{Deserialize, de::IgnoredAny};
 use tracing::warn;
 
-use crate::error::without_state;
+use crate::{error::without_state, recent_texts::RecentTexts};
 
-/// What was said is not said again for so long.
-const SAID_FOR: Duration = Duration::from_secs(30);
-/// So many different things are remembered as said; more at once would be said again, no harm done.
-const MAX_SAID: usize = 32;
 /// Of so many brokers the last error is remembered.
 const MAX_BROKERS: usize = 64;
 /// So many topics' partitions are remembered; far more than anybody sends faces to.
@@ -45,7 +41,7 @@ struct Inner {
     errors: HashMap<String, (Option<i32>, String)>,
     /// The brokers of the metadata, as the newest statistics have them.
     brokers: Vec<KnownBroker>,
-    said: Vec<(String, Instant)>,
+    logged: RecentTexts,
     partitions: HashMap<String, usize>,
     /// That a topic's partitions have grown, the last time they did.
     notice: Option<String>,
@@ -217,7 +213,7 @@ impl Health {
 
     /// Takes the news that a broker answers.
     pub(crate) fn reachable(&self) {
-        // Relaxed: should news cross on the way, the next report or statistics mend it.
+        // Relaxed: should news cross on the way, the next report or statistics correct it.
         if self.is_unreachable.load(Ordering::Relaxed) {
             let mut inner = self.lock();
             inner.unreachable = None;
@@ -227,16 +223,17 @@ impl Health {
         }
     }
 
-    /// Says in the log what was not said lately.
-    pub(crate) fn say(&self, text: &str) {
-        if self.is_news(text) {
+    /// Logs a warning of this sink, unless it was logged recently.
+    pub(crate) fn warn(&self, text: &str) {
+        if self.lock().logged.insert(text) {
             warn!(sink = self.sink, "{text}");
         }
     }
 
-    /// Says what librdkafka says, under a target of its own: who sees the sink's own sentence can leave it out.
+    /// Logs a message of librdkafka, unless it was logged recently. Its target is its own, so that commands that show the
+    /// state of the sink can leave it out.
     pub(crate) fn pass_on(&self, text: &str) {
-        if self.is_news(text) {
+        if self.lock().logged.insert(text) {
             warn!(target: "neurobridge_sink_kafka::librdkafka", sink = self.sink, "librdkafka: {text}");
         }
     }
@@ -245,7 +242,7 @@ impl Health {
     pub(crate) fn statistics(&self, json: &[u8], publishes: bool) {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(json) else {
             // Of another version, perhaps: nothing but the partitions and a late all-clear would be missed.
-            self.say("librdkafka's statistics can't be read");
+            self.warn("librdkafka's statistics can't be read");
             return;
         };
         // Brokers without an id are the addresses that we began with, which have no connection of their own later.
@@ -338,24 +335,6 @@ impl Health {
         false
     }
 
-    /// Whether a text was not said lately; takes it for said. librdkafka tells each error twice, and again for every
-    /// attempt.
-    fn is_news(&self, text: &str) -> bool {
-        // What follows differs from one time to the next.
-        let text = without_state(text);
-        let now = Instant::now();
-        let mut inner = self.lock();
-        inner.said.retain(|(_, at)| now.duration_since(*at) < SAID_FOR);
-        if inner.said.iter().any(|(said, _)| said == text) {
-            return false;
-        }
-        if inner.said.len() == MAX_SAID {
-            inner.said.remove(0);
-        }
-        inner.said.push((text.to_owned(), now));
-        true
-    }
-
     /// How many partitions a topic is known to have.
     #[cfg(test)]
     pub(crate) fn known_partitions(&self, topic: &str) -> Option<usize> {
@@ -419,22 +398,6 @@ mod tests {
         assert_eq!(health.advertised_trouble(&servers), None);
         health.forget();
         assert_eq!(health.brokers_without_connection(), []);
-    }
-
-    #[test]
-    fn each_warning_is_logged_once() {
-        let health = Health::new("kafka");
-        assert!(health.is_news("b1: Connection refused (after 0ms in state CONNECT)"));
-        assert!(!health.is_news("b1: Connection refused (after 0ms in state CONNECT)"));
-        assert!(
-            !health.is_news(
-                "b1: Connection refused (after 1ms in state CONNECT, 4 identical error(s) suppressed)"
-            )
-        );
-        for other in 0..MAX_SAID {
-            assert!(health.is_news(&format!("other {other}")));
-        }
-        assert_eq!(health.lock().said.len(), MAX_SAID);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod health;
 mod producer;
 mod properties;
 mod reach;
+mod recent_texts;
 mod sink;
 mod sink_type;
 mod tls;

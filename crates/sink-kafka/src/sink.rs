@@ -118,17 +118,18 @@ impl KafkaSink {
         self.config.delivery == Delivery::ExactlyOnce
     }
 
-    /// A fault as this sink tells it: in transactions "fenced" is not the last word.
-    fn told(&self, fault: SinkFault) -> SinkFault {
+    /// The fault, with "fenced" replaced by "outdated" in exactly-once delivery: a fenced producer can be replaced by a new one,
+    /// so it is not final there.
+    fn reclassified(&self, fault: SinkFault) -> SinkFault {
         if self.is_exactly_once() && fault.is_final && fault.kind == FaultKind::Fenced {
             return crate::error::outdated("an event was refused");
         }
         fault
     }
 
-    fn told_error(&self, error: PublishError) -> PublishError {
+    fn reclassified_error(&self, error: PublishError) -> PublishError {
         match error {
-            PublishError::Fault(fault) => PublishError::Fault(self.told(fault)),
+            PublishError::Fault(fault) => PublishError::Fault(self.reclassified(fault)),
             other => other,
         }
     }
@@ -217,7 +218,7 @@ impl KafkaSink {
 impl DeadLetterSink for KafkaSink {
     fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
         self.send_dead_letter(letter)
-            .map_err(|error| self.told_error(error))
+            .map_err(|error| self.reclassified_error(error))
     }
 }
 
@@ -243,7 +244,7 @@ impl Transactions for KafkaSink {
                 Some(connection) => connection.abort(None).await,
                 None => Err(not_connected_fault()),
             };
-            aborted.map_err(|fault| self.told(fault))
+            aborted.map_err(|fault| self.reclassified(fault))
         })
     }
 }
@@ -298,7 +299,7 @@ impl Sink for KafkaSink {
     }
 
     fn publish(&mut self, event: &Event<'_>, _buffer: &Bytes) -> Result<(), PublishError> {
-        self.send(event).map_err(|error| self.told_error(error))
+        self.send(event).map_err(|error| self.reclassified_error(error))
     }
 
     /// librdkafka sends by itself after `linger`. What is done here is what can't be done without waiting: a look at a
@@ -317,7 +318,7 @@ impl Sink for KafkaSink {
         };
         outcomes
             .map(|()| Next::Continue)
-            .map_err(|fault| self.told(fault))
+            .map_err(|fault| self.reclassified(fault))
     }
 
     fn cursor_note(&self) -> Option<String> {

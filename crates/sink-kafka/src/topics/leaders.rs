@@ -79,7 +79,7 @@ impl Inspection {
         }
         let reason = self.reason(&failed.unreached);
         if demand == Demand::One && failed.reached > 0 {
-            self.health.say(&reason);
+            self.health.warn(&reason);
             return Ok(());
         }
         Err(SinkFault::new(FaultKind::Unreachable, reason))

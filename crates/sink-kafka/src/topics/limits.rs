@@ -35,7 +35,7 @@ impl Inspection {
             self.describe(topics);
         }
         for topic in topics.iter().filter(|topic| topic.max_message.is_none()) {
-            self.health.say(&format!(
+            self.health.warn(&format!(
                 "the limits of the topic \"{}\" can't be read (this needs DescribeConfigs), {DEFAULT_MAX_MESSAGE} bytes are assumed",
                 topic.name
             ));

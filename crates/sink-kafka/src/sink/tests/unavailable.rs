@@ -9,7 +9,7 @@ async fn unreachable_broker_has_a_plain_reason() {
         "reconnect.backoff.ms".into(),
         neurobridge_core::secret::Secret::new("10"),
     );
-    // A template names no topic that could be asked for, and a broker has to answer all the same.
+    // A template names no topic to look up, but a broker still has to answer.
     for topic in ["events", "{result}"] {
         config.topic = topic.parse().unwrap();
         let mut sink = KafkaSink::new("kafka", config.clone());
@@ -24,7 +24,7 @@ async fn unreachable_broker_has_a_plain_reason() {
 
 #[tokio::test]
 async fn silent_broker_has_a_plain_reason() {
-    // Takes connections, and never says a word.
+    // Accepts connections and never answers.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let config = KafkaConfig::new(listener.local_addr().unwrap().to_string());
     let mut sink = KafkaSink::new("kafka", config);
@@ -47,12 +47,9 @@ async fn lost_broker_makes_the_sink_unavailable_without_a_fault() {
     outcomes(&mut sink, 1).await.unwrap();
     kafka.cluster.broker_down(-1).unwrap();
     wait_until("unavailable", || sink.unavailable().is_some()).await;
-    let trouble = sink.unavailable().unwrap();
-    assert_eq!(trouble.kind, FaultKind::Unreachable);
-    assert!(
-        trouble.reason.contains("no Kafka broker can be reached"),
-        "{trouble}"
-    );
+    let fault = sink.unavailable().unwrap();
+    assert_eq!(fault.kind, FaultKind::Unreachable);
+    assert!(fault.reason.contains("no Kafka broker can be reached"), "{fault}");
     let frames: Vec<_> = (2..=200).map(frame).collect();
     for (number, frame) in (2..).zip(&frames) {
         sink.publish(&event(number, frame), &Bytes::new()).unwrap();
