@@ -54,7 +54,7 @@ impl DataDir {
     /// Creates the folder with access for its owner only, unless it exists, and locks it.
     ///
     /// # Errors
-    /// See [`DataDirError`]. The exit code tells whether a later attempt may succeed.
+    /// See [`DataDirError`]. The exit code shows whether a later attempt may succeed.
     pub(crate) async fn lock(path: &Path) -> Result<Self, Failure> {
         let path = path.to_owned();
         // The file system may hang.

@@ -14,7 +14,7 @@ use crate::{
 /// Opens the configured spool.
 ///
 /// # Errors
-/// Returns an error if the spool cannot be opened. The exit code tells whether a later attempt may succeed.
+/// Returns an error if the spool cannot be opened. The exit code shows whether a later attempt may succeed.
 pub(crate) async fn open(config: &Config) -> Result<Spool, Failure> {
     let (spool, data_dir) = (config.spool.clone(), config.data_dir.clone());
     joined(spawn_blocking(move || Spool::open(&spool, &data_dir)).await).map_err(|error| {

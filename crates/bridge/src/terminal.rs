@@ -12,7 +12,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 /// The size assumed for a terminal that does not report one.
 const DEFAULT_SIZE: (usize, usize) = (80, 24);
 
-/// A colour or a weight of text.
+/// A colour or a font weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
     Bold,

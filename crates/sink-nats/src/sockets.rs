@@ -29,7 +29,7 @@ pub(crate) fn close_to(addresses: &[SocketAddr]) {
 
 /// Duplicates a descriptor; `None` if it was closed meanwhile.
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "the client lends no descriptor of its socket")]
+#[expect(unsafe_code, reason = "the client gives no access to its socket")]
 fn duplicate(number: std::os::fd::RawFd) -> Option<std::os::fd::OwnedFd> {
     use std::os::fd::BorrowedFd;
     // SAFETY: the number is at least 0, as it comes from the list of this process. It is only duplicated, which fails for a

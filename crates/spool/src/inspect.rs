@@ -291,6 +291,7 @@ fn passes(folder: &Path, finding: &Finding) -> Result<bool, DiskError> {
     }
     let end = finding.from.plus(finding.events);
     for _ in 0..REREADS {
+        // Another process writes here, so there is nothing to wait for but time.
         thread::sleep(REREAD_INTERVAL);
         let mut next = finding.from;
         for entry in from_sequence(folder, finding.from)? {

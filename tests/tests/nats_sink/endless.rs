@@ -30,8 +30,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 struct Server {
     /// Connections that were made before are left without an answer.
     is_open: AtomicBool,
-    /// Connections on which the endless part was begun.
-    begun: AtomicU64,
+    /// The number of connections on which the endless part was started.
+    started: AtomicU64,
     sent: AtomicU64,
     /// The connections that took all that was offered.
     exhausted: AtomicU64,
@@ -63,7 +63,7 @@ impl Server {
                 break;
             }
         }
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.started.fetch_add(1, Ordering::Relaxed);
         socket.write_all(b"PONG\r\n").ok()?;
         socket.write_all(begin.as_bytes()).ok()?;
         let part = vec![b'x'; 64 << 10];
@@ -93,7 +93,7 @@ fn bounded(name: &str, begin: &'static str) {
         })
         .unwrap();
     wait_until("new connections", LIMIT, || {
-        server.begun.load(Ordering::Relaxed) >= CONNECTIONS
+        server.started.load(Ordering::Relaxed) >= CONNECTIONS
     })
     .unwrap();
     let grown = bridge.process().usage().unwrap().peak_memory_bytes - before;

@@ -9,13 +9,13 @@
 //! | draining a client loses acknowledgements | `all_sinks::outages`, stopped in the middle of the feed |
 //! | a lost acknowledgement leaves something behind, or holds up what comes after it | `lost_answers`, all three |
 //! | a bare id of two sources swallows the second | `strict::equal_ids_of_two_sources_are_both_stored`, `all_sinks::complete` |
-//! | a client that comes back by itself sends on behind a hole | `strict::server_restarts_keep_every_event_once_and_in_order`, also on an old server |
+//! | a client that reconnects by itself continues after a gap in the order | `strict::server_restarts_keep_every_event_once_and_in_order`, also on an old server |
 //! | the duplicate window has passed | `strict::outage_beyond_the_window_stores_no_event_twice`, `all_sinks::crash` |
 //! | a foreign message with an id, without one, a purge | `strict::foreign_messages_lose_no_event`, `strict::purge_under_load_removes_only_earlier_messages` |
 //! | more acknowledgements wait than the client keeps | `max_in_flight` is held below in `sink-nats`'s `check` |
 //! | a refused permission shows in a callback only | `security::denied_subject_is_named_and_loses_no_event`, `core_mode::event_on_a_denied_subject_is_not_delivered` |
 //! | credentials are read once | `security::replaced_credentials_file_is_used_after_expiry`, `security::changed_token_file_is_read_on_reconnect` |
-//! | a connection breaks while nobody sends | `streams::broken_idle_connection_is_detected` |
+//! | a connection breaks while no event is published | `streams::broken_idle_connection_is_detected` |
 //! | the limit of a payload counts the headers | `streams::oversize_event_becomes_a_dead_letter` |
 //! | a stream that deletes what was not read | `sink-nats`'s `stream::tests::risky_settings_have_warnings` |
 //! | header names in another case | `lost_answers::lost_acknowledgements_lose_no_strict_event`, on the wire |

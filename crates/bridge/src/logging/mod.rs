@@ -28,7 +28,7 @@ use self::{
 };
 use crate::{config::LogFormat, output::Output, terminal::colours};
 
-/// The queue in front of standard error, once logging is set up.
+/// The queue of lines for standard error, once logging is set up.
 static STDERR: OnceLock<Output> = OnceLock::new();
 
 /// Reports the messages suppressed so far when it is dropped, at the end of the program.

@@ -31,7 +31,7 @@ const QUEUE: usize = 256;
 const QUEUE_BYTES: usize = 4 << 20;
 /// The time limit at the stop for tails that are still reading.
 const STOP_LIMIT: Duration = Duration::from_millis(500);
-/// The time limit of a connection to an existing socket, which tells whether another bridge serves it.
+/// The time limit of a connection to an existing socket, which shows whether another bridge serves it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// The delay after a failed accept, for example because too many files are open.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);

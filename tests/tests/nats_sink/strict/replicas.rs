@@ -1,6 +1,14 @@
 //! Strict order in streams of several replicas.
 
+use super::super::support::assert_complete;
 use super::*;
+
+/// Returns the configuration of a sink whose stream has a replica on each of these three servers.
+fn replicated(mut config: NatsConfig, servers: &[String]) -> NatsConfig {
+    config.servers = servers.to_vec();
+    config.stream.as_mut().unwrap().replicas = Some(3);
+    config
+}
 
 /// In a stream of replicas a message of others can take the place of one of ours, which then comes late.
 #[tokio::test(flavor = "multi_thread")]
@@ -10,9 +18,7 @@ async fn foreign_messages_between_replicas_cost_no_event() {
     };
     let cluster = cluster.unwrap();
     let urls = cluster.urls();
-    let mut config = strict(&urls[0]);
-    config.servers = urls.clone();
-    config.stream.as_mut().unwrap().replicas = Some(3);
+    let config = replicated(strict(&urls[0]), &urls);
     let mut feed = Feed::new();
     let delivery = Delivery::start(&feed, config);
     get_between(&mut feed, &delivery, &urls[0]).await;
@@ -20,7 +26,7 @@ async fn foreign_messages_between_replicas_cost_no_event() {
     assert!(ending.resent > 0, "nothing was refused: {ending:?}");
     for url in &urls {
         let all = stored(url, STREAM).await;
-        crate::nats_sink::support::assert_complete(&all, feed.appended());
+        assert_complete(&all, feed.appended());
         let ours = all.iter().filter(|message| message.id().is_some());
         assert_eq!(ours.count() as u64, feed.appended(), "none is there twice");
     }
@@ -33,9 +39,7 @@ async fn duplicates_among_replicas_continue_the_chain() {
     };
     let cluster = cluster.unwrap();
     let urls = cluster.urls();
-    let mut config = creating(&urls[0], STREAM);
-    config.servers = urls.clone();
-    config.stream.as_mut().unwrap().replicas = Some(3);
+    let config = replicated(creating(&urls[0], STREAM), &urls);
     let mut feed = Feed::new();
     append_with_duplicates(&mut feed, 1000).await;
     let ending = Delivery::start(&feed, config).finish(&feed).await;
@@ -51,9 +55,7 @@ async fn lost_leader_costs_no_event() {
     };
     let mut cluster = cluster.unwrap();
     let urls = cluster.urls();
-    let mut config = strict(&urls[0]);
-    config.servers = urls.clone();
-    config.stream.as_mut().unwrap().replicas = Some(3);
+    let config = replicated(strict(&urls[0]), &urls);
     let mut feed = Feed::new();
     let delivery = Delivery::start(&feed, config);
     feed.append_over(Duration::from_secs(2), 2000).await;
@@ -89,9 +91,7 @@ async fn elections_cost_no_event_and_no_majority_blocks() {
     };
     let mut cluster = cluster.unwrap();
     let urls = cluster.urls();
-    let mut config = strict(&urls[0]);
-    config.servers = urls.clone();
-    config.stream.as_mut().unwrap().replicas = Some(3);
+    let config = replicated(strict(&urls[0]), &urls);
     let mut feed = Feed::new();
     let delivery = Delivery::start(&feed, config);
     feed.append_until("the first events", 2000, || {
@@ -102,7 +102,7 @@ async fn elections_cost_no_event_and_no_majority_blocks() {
     for _ in 0..3 {
         let before = leader(&urls).await;
         let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{STREAM}");
-        // Nobody answers where an election of the servers' own has just begun.
+        // There is no answer while another election is in progress.
         eventually("the leader to step down", async || {
             let answer = other.request(subject.clone(), "".into()).await.ok()?;
             String::from_utf8_lossy(&answer.payload)

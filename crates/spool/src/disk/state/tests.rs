@@ -81,7 +81,7 @@ fn clock_step_expires_no_segment() {
     // Trusted again and right again: the time of the log is still ahead.
     state.trusted_now = || Some(Timestamp::from_second(45).unwrap());
     assert_eq!(settled(&mut state, 60), 0);
-    // What this process has held for that long is old whatever the clock says.
+    // A segment that this process has known for that long is old, whatever the system clock shows.
     state.trusted_now = || None;
     let long_ago = Instant::now().checked_sub(Duration::from_secs(61)).unwrap();
     state.segments[1].known_since = long_ago;
