@@ -99,6 +99,8 @@ pub struct Sink {
     pub state: SinkState,
     /// The reason why the sink does not deliver.
     pub reason: Option<String>,
+    /// The time of the last change of the state.
+    pub since: String,
     /// A notice for the operator of a sink that delivers.
     pub notice: Option<String>,
     /// The number of stored events that are not settled.
@@ -242,6 +244,7 @@ pub mod examples {
         Sink {
             state: SinkState::Up,
             reason: None,
+            since: String::new(),
             notice: None,
             lag_events: pending,
             lag_seconds: 0.0,

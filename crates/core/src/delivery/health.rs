@@ -363,6 +363,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn since_stays_while_the_state_does() {
+        let mut health = health();
+        health.failed(&fault(FaultKind::Unreachable, "refused"), Duration::ZERO, false);
+        let down_since = health.progress.snapshot().since;
+        // The time of the test is virtual, that of the state is not.
+        while crate::clock::now() <= down_since {}
+        health.failed(&fault(FaultKind::Timeout, "late"), Duration::ZERO, false);
+        assert_eq!(health.progress.snapshot().since, down_since);
+        health.connected(Sequence::FIRST, Some(0));
+        let snapshot = health.progress.snapshot();
+        assert_eq!(snapshot.state, SinkState::Up);
+        assert!(snapshot.since > down_since, "{snapshot:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn sink_with_waiting_events_is_up_when_one_is_acknowledged() {
         let mut health = health();
         health.failed(&fault(FaultKind::Unreachable, "refused"), Duration::ZERO, false);

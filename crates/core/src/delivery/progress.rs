@@ -43,6 +43,9 @@ pub struct ProgressSnapshot {
     pub state: SinkState,
     /// The reason for which the sink is down.
     pub reason: Option<String>,
+    /// The time of the last change of the state. Attempts and reasons in between change nothing, so that the length of an
+    /// outage can be read here.
+    pub since: Timestamp,
     /// Whether the sink has stopped until a restart, after a final fault.
     pub is_stopped: bool,
     /// The cursor, with the counts of the events before it.
@@ -75,6 +78,7 @@ impl Progress {
         let inner = ProgressSnapshot {
             state: SinkState::Connecting,
             reason: None,
+            since: clock::now(),
             is_stopped: false,
             cursor,
             in_flight: 0,
@@ -107,6 +111,9 @@ impl Progress {
     /// Sets the state, with the reason for which the sink is down.
     pub(super) fn set_health(&self, state: SinkState, reason: Option<&str>) {
         let mut inner = self.lock();
+        if inner.state != state {
+            inner.since = clock::now();
+        }
         inner.state = state;
         inner.reason = reason.map(str::to_owned);
     }

@@ -190,10 +190,12 @@ function letters({ sources, sinks }) {
 }
 
 function gaps({ sources }) {
-  const all = Object.entries(sources).flatMap(([name, source]) => source.newest_gaps.map(gap => ({ ...gap, name })))
+  const open = Object.entries(sources).filter(([, source]) => source.unconnected_seconds !== null)
+    .map(([name, source]) => [moment(new Date(Date.now() - 1000 * source.unconnected_seconds)), `${name}: open for ${seconds(Math.round(source.unconnected_seconds))}`]);
+  const past = Object.entries(sources).flatMap(([name, source]) => source.newest_gaps.map(gap => ({ ...gap, name })))
     .sort((a, b) => b.began.localeCompare(a.began));
-  list($("gaps"), all.map(({ began, name, seconds: length, reason }) =>
-    [moment(new Date(began)), `${name}: ${seconds(length)}, ${plain(reason)}`]), "None since the start.");
+  list($("gaps"), [...open, ...past.map(({ began, name, seconds: length, reason }) =>
+    [moment(new Date(began)), `${name}: ${seconds(length)}, ${plain(reason)}`])], "None since the start.");
 }
 
 /** Lines of a time and words; replaced only when they change. */

@@ -81,7 +81,10 @@ export class SourceCard extends Card {
       source.reason ?? (source.last_platform_error ? `Last error of the platform: ${source.last_platform_error}` : ""));
     const last = source.last_event && new Date(source.last_event);
     text(this.last, last ? `${moment(last)}, ${seconds(Math.max(0, Math.round((now - last) / 1000)))} ago` : "none yet");
-    text(this.gaps, source.gaps ? `${number(source.gaps)}, ${seconds(source.gap_seconds)} in all` : "none");
+    const past = source.gaps ? `${number(source.gaps)}, ${seconds(source.gap_seconds)} in all` : "";
+    // Without a first connection since the start there is no gap yet, but nothing is received either.
+    const current = open === null ? "" : `open for ${seconds(open)}`;
+    text(this.gaps, [current, past].filter(Boolean).join("; ") || "none");
   }
 }
 
@@ -152,7 +155,7 @@ export class SinkCard extends Card {
   }
 
   show(sink) {
-    this.set(tone(sink), plain(sink.state), "", sink.reason ?? sink.notice ?? "");
+    this.set(tone(sink), plain(sink.state), `since ${moment(new Date(sink.since))}`, sink.reason ?? sink.notice ?? "");
     text(this.oldest, sink.lag_seconds >= 1 ? seconds(sink.lag_seconds) : "0 s");
     text(this.ways, sink.resent ? `${number(sink.in_flight)}; ${number(sink.resent)} sent again so far` : number(sink.in_flight));
   }
