@@ -1,21 +1,23 @@
-//! Addresses (`wss://host:port/path`, `host:port`) as they stand in a configuration: taken apart, and shown only where no
-//! part of them can be a user or a password.
+//! Parses addresses of a configuration (`wss://host:port/path`, `host:port`) and shows only the parts that
+//! cannot be a user or a password.
 
 use std::net::Ipv6Addr;
 
-/// Schemes that people try. Others are not named in errors: what stands before `://` may be anything.
+/// Schemes that users may enter. Errors name no other scheme, because the text before `://` may be part of a
+/// secret.
 const KNOWN_SCHEMES: [&str; 11] = [
     "http", "https", "ws", "wss", "socks4", "socks5", "socks5h", "tcp", "nats", "tls", "kafka",
 ];
 
-/// The `format` of a key that holds an address, or several, in the JSON Schema: its value is shown by [`shown`] only.
+/// The `format` in the JSON Schema of a key with one address or several. The value of such a key is shown
+/// only by [`shown`].
 pub const SCHEMA_FORMAT: &str = "address";
 
-/// Stands for what is not shown.
+/// Replaces the hidden parts of an address.
 const HIDDEN: &str = "…";
 
-/// Returns an address as it may be shown: scheme, host and port, with an ellipsis for a path or a query; an ellipsis alone
-/// where it does not parse, or has a user.
+/// Returns the parts of an address that may be shown: scheme, host and port, with an ellipsis for a path or a
+/// query. Returns an ellipsis alone if the address is invalid or contains a user.
 pub fn shown(text: &str) -> String {
     let Some(length) = shown_bytes(text) else {
         return HIDDEN.to_owned();
@@ -26,7 +28,8 @@ pub fn shown(text: &str) -> String {
     }
 }
 
-/// As [`shown`], for a list with commas. A password may have a comma in it: one part with a user hides them all.
+/// As [`shown`], for a list with commas. A password may contain a comma, so one part with a user hides all
+/// parts.
 pub fn shown_list(text: &str) -> String {
     let parts: Vec<String> = text.split(',').map(|part| shown(part.trim())).collect();
     if parts.iter().any(|part| part == HIDDEN) {
@@ -35,35 +38,35 @@ pub fn shown_list(text: &str) -> String {
     parts.join(", ")
 }
 
-/// Returns the length of what may be shown of an address: scheme, host and port. `None` where it does not parse, or has a
-/// user.
+/// Returns the length of the part of an address that may be shown: scheme, host and port. `None` if the
+/// address is invalid or contains a user.
 pub fn shown_bytes(text: &str) -> Option<usize> {
     let address = Address::parse(text).ok()?;
     let is_known = address.scheme.is_none_or(|scheme| known_scheme(scheme).is_some());
     (is_known && address.user.is_none()).then(|| text.len() - address.rest.len())
 }
 
-/// An address, taken apart: `[scheme://][user@]host[:port][rest]`.
+/// A parsed address: `[scheme://][user@]host[:port][rest]`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Address<'a> {
     /// The part before `://`.
     pub scheme: Option<&'a str>,
-    /// The part before the `@`, with the password, as it is written.
+    /// The part before the `@`, unchanged, including the password.
     pub user: Option<&'a str>,
-    /// Without the brackets of an IPv6 address.
+    /// The host, without the brackets of an IPv6 address.
     pub host: &'a str,
-    /// The port, where one is given.
+    /// The port, if the address contains one.
     pub port: Option<u16>,
-    /// Path and query: empty, or with the `/` or `?` that it begins with.
+    /// Path and query: empty, or starting with `/` or `?`.
     pub rest: &'a str,
 }
 
 impl<'a> Address<'a> {
-    /// Takes `text` apart. What could be a password with a `/`, `?` or `#` in it is refused: otherwise the user would be
-    /// taken for the host, and looked up.
+    /// Parses an address. Rejects text that could be a password with a `/`, `?` or `#`: otherwise the user
+    /// would be taken for the host and sent to a name server.
     ///
     /// # Errors
-    /// What was found, in words that repeat no part of `text`.
+    /// A description of what was found, which repeats no part of `text`.
     pub fn parse(text: &'a str) -> Result<Self, String> {
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err("found a blank or a control character".into());
@@ -97,8 +100,8 @@ impl<'a> Address<'a> {
     }
 }
 
-/// Returns how a wrong scheme is named in an error.
-pub fn scheme_words(scheme: Option<&str>) -> String {
+/// Returns the description of a wrong scheme for an error.
+pub fn describe_scheme(scheme: Option<&str>) -> String {
     match scheme {
         None => "found no scheme".to_owned(),
         Some(scheme) => known_scheme(scheme).map_or_else(
@@ -205,8 +208,8 @@ mod tests {
                 "{text}: {error}"
             );
         }
-        assert_eq!(scheme_words(Some("SOCKS5")), "found the scheme socks5://");
-        assert_eq!(scheme_words(Some("hunter2")), "found another scheme");
+        assert_eq!(describe_scheme(Some("SOCKS5")), "found the scheme socks5://");
+        assert_eq!(describe_scheme(Some("hunter2")), "found another scheme");
     }
 
     #[test]
@@ -239,8 +242,8 @@ mod tests {
                 Ok(address) if address.scheme.is_none_or(|scheme| !scheme.contains(':')) => {
                     prop_assert_eq!(address.host, "proxy", "{}", text);
                 }
-                // What stands before `://` is no scheme then, and refused as such.
-                Ok(address) => prop_assert_eq!(scheme_words(address.scheme), "found another scheme"),
+                // Then the text before `://` is not a scheme, and is refused as one.
+                Ok(address) => prop_assert_eq!(describe_scheme(address.scheme), "found another scheme"),
                 Err(error) => prop_assert!(!error.contains("hunter2"), "{}", error),
             }
         }

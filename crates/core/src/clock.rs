@@ -1,8 +1,9 @@
-//! The time of day, guarded against steps of the system's clock.
+//! The time of day, protected against steps of the system clock.
 //!
-//! A system's clock jumps: a wrong start after a power cut, a virtual machine that resumes, a server of the time protocol that is
-//! wrong. The monotonic clock does not. [`now`] follows the system's clock only while both agree, so that a jump that is
-//! taken back leaves no time of receipt in the future. [`trusted_now`] is for what cannot be undone: deleting by age.
+//! A system clock may jump: after a power cut, when a virtual machine resumes, or when a time server is
+//! wrong. The monotonic clock does not jump. [`now`] follows the system clock only while both clocks agree,
+//! so that a jump that is reverted leaves no event with a time of receipt in the future. [`trusted_now`] is
+//! for actions that cannot be undone: deletion by age.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -12,27 +13,30 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
-/// Both clocks agree when they differ by less. More than a slewed clock drifts between two calls that are a day apart.
+/// Both clocks agree if they differ by less than this. It exceeds the drift of a slewed clock between two
+/// calls that are a day apart.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
-/// A step ahead is followed after this time, unless it is taken back before.
+/// The time after which a forward step is adopted, unless it is reverted earlier.
 const FOLLOW_AFTER: Duration = Duration::from_secs(2 * 60);
-/// The system's clock is trusted when it has agreed with the monotonic clock for this time since the start or a step.
+/// The time since the start or the last step for which both clocks must agree before the system clock is
+/// trusted.
 const TRUST_AFTER: Duration = Duration::from_secs(60 * 60);
-/// A server's `Date` that differs by less confirms the clock, as it is another source of the time.
+/// A server's `Date` that differs by less confirms the system clock, because it is an independent source.
 const CONFIRMS_WITHIN: SignedDuration = SignedDuration::from_secs(60);
-/// A server's `Date` that differs by more contradicts the clock.
+/// A server's `Date` that differs by more contradicts the system clock.
 const CONTRADICTS_BEYOND: SignedDuration = SignedDuration::from_hours(1);
 
 static GUARD: Mutex<Option<Guard>> = Mutex::new(None);
 
-/// Returns the time of day. Follows a step of the system's clock back at once, and a step ahead after two minutes: until
-/// then the time goes on as the monotonic clock does.
+/// Returns the time of day. Adopts a backward step of the system clock at once, and a forward step after two
+/// minutes; until then the time advances with the monotonic clock.
 pub fn now() -> Timestamp {
     with(|guard, wall, at| (guard.now, guard.observe(wall, at)))
 }
 
-/// Returns the time of day where it is certain enough to delete files by their age: the system's clock has not stepped for an
-/// hour, or a server's clock has confirmed it since. `None` otherwise, and while a server's clock contradicts it.
+/// Returns the time of day if it is certain enough to delete files by their age: the system clock has not
+/// stepped for an hour, or a server's clock has confirmed it since its last step. `None` otherwise, and while
+/// a server's clock contradicts it.
 pub fn trusted_now() -> Option<Timestamp> {
     with(|guard, wall, at| {
         let change = guard.observe(wall, at);
@@ -40,7 +44,8 @@ pub fn trusted_now() -> Option<Timestamp> {
     })
 }
 
-/// Takes another source of the time into account: by how much the system's clock is ahead of a server's.
+/// Compares the system clock with a server's clock. `ahead` is the time by which the system clock is ahead of
+/// the server's.
 pub fn compare_with_server(ahead: SignedDuration) {
     with(|guard, wall, at| {
         let change = guard.observe(wall, at);
@@ -48,12 +53,12 @@ pub fn compare_with_server(ahead: SignedDuration) {
     });
 }
 
-/// Returns why nothing is deleted by age now, for people. `None` when the clock is trusted, and in the first hour, in which
-/// nothing is wrong.
-pub fn doubt() -> Option<String> {
+/// Returns the reason for people why nothing is deleted by age at the moment. `None` while the clock is
+/// trusted, and in the first hour after the start, in which no fault has been detected.
+pub fn distrust_reason() -> Option<String> {
     with(|guard, wall, at| {
         let change = guard.observe(wall, at);
-        (guard.doubt(at), change)
+        (guard.distrust_reason(at), change)
     })
 }
 
@@ -61,7 +66,7 @@ fn with<T>(work: impl FnOnce(&mut Guard, Timestamp, Instant) -> (T, Option<Chang
     let (answer, change) = {
         // Nothing within the lock can panic half-way through an update.
         let mut guard = GUARD.lock().unwrap_or_else(PoisonError::into_inner);
-        // Read within the lock: in the order in which the guard sees them.
+        // Read within the lock, so that the guard receives the times in order.
         let (wall, at) = (Timestamp::now(), Instant::now());
         work(guard.get_or_insert_with(|| Guard::new(wall, at)), wall, at)
     };
@@ -69,44 +74,44 @@ fn with<T>(work: impl FnOnce(&mut Guard, Timestamp, Instant) -> (T, Option<Chang
         None => {}
         Some(Change::SteppedAhead(step)) => warn!(
             seconds = step.as_secs(),
-            "the system clock stepped ahead; followed in two minutes unless it steps back; nothing is deleted by age until the \
+            "the system clock stepped ahead; adopted in two minutes unless it steps back; nothing is deleted by age until the \
              clock has been steady for an hour"
         ),
         Some(Change::SteppedBack(step)) => warn!(
             seconds = step.as_secs(),
             "the system clock stepped back; nothing is deleted by age until the clock has been steady for an hour"
         ),
-        Some(Change::Returned) => info!("the system clock stepped back to the expected time"),
-        Some(Change::Followed) => info!("the step of the system clock is followed"),
+        Some(Change::Reverted) => info!("the system clock stepped back to the expected time"),
+        Some(Change::Adopted) => info!("adopted the step of the system clock"),
         Some(Change::Contradicted(ahead)) => warn!(
             ahead_seconds = ahead.as_secs(),
-            "the server's clock contradicts the system clock; nothing is deleted by age meanwhile. Set the clock"
+            "the server's clock contradicts the system clock; nothing is deleted by age; correct the clock"
         ),
     }
     answer
 }
 
-/// What is to be logged.
+/// A change of the guard's state that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     SteppedAhead(SignedDuration),
     SteppedBack(SignedDuration),
-    /// A step ahead was taken back before it was followed.
-    Returned,
-    Followed,
+    /// A forward step was reverted before it was adopted.
+    Reverted,
+    Adopted,
     Contradicted(SignedDuration),
 }
 
-/// The state of the guarded clock. All methods take the time as both clocks tell it.
+/// The state of the guarded clock. All methods receive the time of both clocks, so that tests can set them.
 #[derive(Debug)]
 struct Guard {
-    /// The guarded time at `at`.
+    /// The guarded time at the monotonic time `at`.
     now: Timestamp,
     at: Instant,
-    /// The clock is steady since.
+    /// The time since which the system clock has not stepped.
     steady_since: Instant,
     has_stepped: bool,
-    /// A step ahead that is not followed yet: by how much, and since when.
+    /// A forward step that is not adopted yet: its size and when it was detected.
     ahead: Option<(SignedDuration, Instant)>,
     is_confirmed: bool,
     is_contradicted: bool,
@@ -128,18 +133,18 @@ impl Guard {
     /// Moves the guarded time to `at`.
     fn observe(&mut self, wall: Timestamp, at: Instant) -> Option<Change> {
         let elapsed = SignedDuration::try_from(at - self.at).unwrap_or(SignedDuration::MAX);
-        // Beyond the last time that there is, nothing is expected.
+        // If the elapsed time exceeds the largest time, any time of the system clock is accepted.
         let expected = self.now.saturating_add(elapsed).unwrap_or(wall);
         let step = wall.duration_since(expected);
         self.at = at;
         if step.abs() <= TOLERANCE {
             self.now = wall;
-            return self.ahead.take().map(|_| Change::Returned);
+            return self.ahead.take().map(|_| Change::Reverted);
         }
         if step.is_negative() {
             self.now = wall;
             self.ahead = None;
-            self.doubt_since(at);
+            self.distrust_since(at);
             return Some(Change::SteppedBack(step));
         }
         self.now = expected;
@@ -148,12 +153,12 @@ impl Guard {
                 (at - since >= FOLLOW_AFTER).then(|| {
                     self.now = wall;
                     self.ahead = None;
-                    Change::Followed
+                    Change::Adopted
                 })
             }
             _ => {
                 self.ahead = Some((step, at));
-                self.doubt_since(at);
+                self.distrust_since(at);
                 Some(Change::SteppedAhead(step))
             }
         }
@@ -165,7 +170,7 @@ impl Guard {
             self.is_contradicted = false;
             self.now = wall;
             self.at = at;
-            return self.ahead.take().map(|_| Change::Followed);
+            return self.ahead.take().map(|_| Change::Adopted);
         }
         if ahead.abs() <= CONTRADICTS_BEYOND {
             return None;
@@ -175,7 +180,7 @@ impl Guard {
         is_new.then_some(Change::Contradicted(ahead))
     }
 
-    fn doubt_since(&mut self, at: Instant) {
+    fn distrust_since(&mut self, at: Instant) {
         self.steady_since = at;
         self.has_stepped = true;
         self.is_confirmed = false;
@@ -186,13 +191,12 @@ impl Guard {
         (is_steady && !self.is_contradicted && self.ahead.is_none()).then_some(self.now)
     }
 
-    fn doubt(&self, at: Instant) -> Option<String> {
+    fn distrust_reason(&self, at: Instant) -> Option<String> {
         if self.trusted(at).is_some() {
             return None;
         }
         if self.is_contradicted {
-            let sentence =
-                "the server's clock contradicts the system clock; nothing is deleted by age. Set the clock";
+            let sentence = "the server's clock contradicts the system clock; nothing is deleted by age; correct the clock";
             return Some(sentence.to_owned());
         }
         self.has_stepped.then(|| {
@@ -265,11 +269,11 @@ mod tests {
             assert!(!clock.is_trusted());
         }
         clock.offset = 0;
-        assert_eq!(clock.advance(1), Some(Change::Returned));
+        assert_eq!(clock.advance(1), Some(Change::Reverted));
         assert_eq!(clock.guard.now, clock.wall());
-        assert!(!clock.is_trusted() && clock.guard.doubt(clock.at()).is_some());
+        assert!(!clock.is_trusted() && clock.guard.distrust_reason(clock.at()).is_some());
         clock.advance(3600);
-        assert!(clock.is_trusted() && clock.guard.doubt(clock.at()).is_none());
+        assert!(clock.is_trusted() && clock.guard.distrust_reason(clock.at()).is_none());
     }
 
     #[test]
@@ -277,7 +281,7 @@ mod tests {
         let mut clock = Setting::new();
         clock.offset = DAY;
         clock.advance(1);
-        assert_eq!(clock.advance(120), Some(Change::Followed));
+        assert_eq!(clock.advance(120), Some(Change::Adopted));
         assert_eq!(clock.guard.now, clock.wall());
         clock.offset = 0;
         assert!(matches!(clock.advance(1), Some(Change::SteppedBack(_))));
@@ -289,7 +293,7 @@ mod tests {
     fn clock_is_trusted_after_an_hour_or_confirmation() {
         let mut clock = Setting::new();
         clock.advance(3599);
-        assert!(!clock.is_trusted() && clock.guard.doubt(clock.at()).is_none());
+        assert!(!clock.is_trusted() && clock.guard.distrust_reason(clock.at()).is_none());
         let (wall, at) = (clock.wall(), clock.at());
         clock.guard.compare(SignedDuration::from_secs(3), wall, at);
         assert!(clock.is_trusted());
@@ -312,7 +316,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the system's clock does, the guarded time is never ahead of it for long, and never jumps ahead of both.
+        /// Whatever the system clock does, the guarded time is never ahead of it for long, and never jumps
+        /// ahead of both clocks.
         #[test]
         fn guarded_time_never_exceeds_the_clock(
             steps in proptest::collection::vec((0u64..300, -100_000i64..100_000, any::<bool>()), 1..50),

@@ -1,6 +1,7 @@
 //! CloudEvents 1.0 attributes of an event, and the structured JSON envelope.
 //!
-//! Written here because the SDK pins other versions of both broker clients and has no NATS headers.
+//! Implemented here because the SDK requires other versions of both broker clients and does not support NATS
+//! headers.
 
 use std::{borrow::Cow, fmt::Write};
 
@@ -16,14 +17,15 @@ use crate::{
 pub const SPEC_VERSION: &str = "1.0";
 /// The content type of an event in structured mode.
 pub const STRUCTURED_CONTENT_TYPE: &str = "application/cloudevents+json";
-/// The content type of `data`.
+/// The content type of the attribute `data`.
 pub const DATA_CONTENT_TYPE: &str = "application/json";
 
-/// Calls `attribute` with the name and value of each context attribute, in a fixed order, `datacontenttype` not among
-/// them (each binding has its own place for it). `scratch` is overwritten; keep it, and no call allocates.
+/// Calls `attribute` with the name and value of each context attribute, in a fixed order. `datacontenttype`
+/// is not included, because each binding has its own place for it. Overwrites `scratch`; with a reused
+/// `scratch` no call allocates.
 ///
-/// There is no `subject`: the specification wants nothing personal in attributes, and a person's id is. `time` is left
-/// out when `created` is missing or no time.
+/// There is no `subject`: the specification forbids personal data in attributes, and the id of a person is
+/// personal. `time` is omitted if `created` is missing or not a time.
 pub fn attributes(
     event: &Event<'_>,
     spool: &SpoolId,
@@ -42,7 +44,7 @@ pub fn attributes(
     scratch.push_str("com.neuroio.entry.");
     match event.text(Field::Result) {
         Some(result) if !result.is_empty() => scratch.push_str(&result),
-        // `type` is required; an entry without a result is still an entry.
+        // `type` is required, also for an entry without a result.
         _ => scratch.push_str("unknown"),
     }
     attribute("type", scratch);
@@ -56,11 +58,11 @@ pub fn attributes(
     attribute("sequence", scratch);
 }
 
-/// Appends the event in structured mode: one JSON object on one line, whatever line breaks the frame had.
+/// Appends the event in structured mode: one JSON object on one line, also if the frame contains line breaks.
 pub fn write_structured(event: &Event<'_>, spool: &SpoolId, scratch: &mut String, out: &mut String) {
     out.push('{');
     attributes(event, spool, scratch, |name, value| {
-        // Writing to a string cannot fail; serde_json writes what it reads as text.
+        // Writing to a string cannot fail; serde_json writes text that it has read.
         let _ = write!(out, "\"{name}\":{},", serde_json::Value::from(value));
     });
     let _ = write!(out, "\"datacontenttype\":\"{DATA_CONTENT_TYPE}\",\"data\":");
@@ -68,7 +70,7 @@ pub fn write_structured(event: &Event<'_>, spool: &SpoolId, scratch: &mut String
     out.push('}');
 }
 
-/// Appends JSON text without line breaks: outside strings they are white space, within strings JSON has none.
+/// Appends JSON text without its line breaks. JSON has line breaks only as white space outside of strings.
 pub fn push_one_line(json: &str, out: &mut String) {
     if json.contains(['\n', '\r']) {
         out.extend(
@@ -80,9 +82,10 @@ pub fn push_one_line(json: &str, out: &mut String) {
     }
 }
 
-/// The time as RFC 3339, in UTC where it has no offset.
+/// Returns a time as RFC 3339, in UTC if it has no offset.
 fn rfc3339<'a>(created: &'a str, scratch: &'a mut String) -> Option<&'a str> {
-    // Nearly every entry's time is RFC 3339 already; to parse and to print it costs ten times this look.
+    // Nearly every entry's time is RFC 3339 already; parsing and formatting it would cost ten times this
+    // check.
     if is_rfc3339(created) {
         return Some(created);
     }
@@ -92,7 +95,7 @@ fn rfc3339<'a>(created: &'a str, scratch: &'a mut String) -> Option<&'a str> {
     Some(scratch)
 }
 
-/// Reads an entry's time: ISO 8601, in UTC where it has no offset.
+/// Parses the time of an entry: ISO 8601, in UTC if it has no offset.
 pub fn timestamp(created: &str) -> Option<Timestamp> {
     created
         .parse()
@@ -105,7 +108,8 @@ pub fn timestamp(created: &str) -> Option<Timestamp> {
         .ok()
 }
 
-/// The number of days of the month with which a text `YYYY-MM-…` begins, whose digits are checked already.
+/// Returns the number of days of the month in a text that begins with `YYYY-MM-`. The digits have been
+/// checked.
 fn days_of_month(text: &[u8]) -> u8 {
     let digit = |at: usize| u16::from(text[at] - b'0');
     let year = digit(0) * 1000 + digit(1) * 100 + digit(2) * 10 + digit(3);
@@ -118,10 +122,12 @@ fn days_of_month(text: &[u8]) -> u8 {
     }
 }
 
-/// Whether a text is a plain RFC 3339 time. May return false for a valid time (a leap second): then the parser decides.
+/// Returns whether a text is a plain RFC 3339 time. May return false for a valid time (a leap second): then
+/// the parser decides.
 ///
-/// A text for which this returns false is formatted again and may differ: without trailing zeros, in UTC. So this function
-/// has to know every day of the calendar, or the events of some days would differ from the others.
+/// A text for which this returns false is formatted again and may change: without trailing zeros, in UTC. So
+/// this function must accept every day of the calendar; otherwise the events of some days would be formatted
+/// differently.
 fn is_rfc3339(text: &str) -> bool {
     let bytes = text.as_bytes();
     let two = |at: usize, max: u8| -> bool {
@@ -152,8 +158,8 @@ fn is_rfc3339(text: &str) -> bool {
     }
 }
 
-/// Percent-encodes a header's value as the HTTP binding does, and the NATS binding with it: space, double quote,
-/// percent, and all outside of printable ASCII.
+/// Percent-encodes a header value as the HTTP binding requires, and with it the NATS binding: space, double
+/// quote, percent, and all characters outside of printable ASCII.
 pub fn percent_encode(value: &str) -> Cow<'_, str> {
     let plain = |byte: &u8| matches!(byte, 0x21..=0x7e) && !matches!(byte, b'"' | b'%');
     if value.as_bytes().iter().all(plain) {
@@ -233,8 +239,8 @@ mod tests {
         assert_eq!(time("12"), None);
     }
 
-    /// A time that is RFC 3339 stays as the platform wrote it, on each day of a common year, of a leap year, and of the
-    /// two kinds of century.
+    /// Checks that an RFC 3339 time is unchanged on each day of a common year, of a leap year, and of both
+    /// kinds of century.
     #[test]
     fn valid_time_is_unchanged_on_every_day() {
         for year in [2026, 2028, 1900, 2000] {

@@ -1,7 +1,7 @@
-//! The steps of a connection attempt: noted by a sink, read by its delivery while the attempt lasts.
+//! The steps of a connection attempt: recorded by a sink, read by its delivery while the attempt lasts.
 //!
-//! A client library can wait for a server without an error. The notes of the sink give such an attempt a reason that names
-//! the step, the address and the advice, and a limit for the time without progress.
+//! A client library can wait for a server without reporting an error. These records add the step, the address
+//! and the advice to the reason for the delay, and limit the time without progress.
 
 use std::{
     fmt,
@@ -13,13 +13,13 @@ use tokio::time::Instant;
 
 use crate::sink::{FaultKind, SinkFault};
 
-/// After this time a sink that is not connected counts as down.
+/// The time after which a sink that is not connected counts as down.
 const SLOW_AFTER: Duration = Duration::from_secs(5);
 
-/// The steps of a connection attempt, in the order in which a sink takes them.
+/// The steps of a connection attempt, in the order in which a sink performs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConnectStep {
-    /// Reads files and creates the client. No server takes part.
+    /// Reads files and creates the client, without contacting a server.
     Prepare,
     /// Looks up the name of a server.
     NameLookup,
@@ -42,7 +42,7 @@ pub enum ConnectStep {
 }
 
 impl ConnectStep {
-    /// All of them.
+    /// All steps, in order.
     pub const ALL: [Self; 10] = [
         Self::Prepare,
         Self::NameLookup,
@@ -56,7 +56,7 @@ impl ConnectStep {
         Self::Cursor,
     ];
 
-    /// The name of the step in a sentence.
+    /// Returns the name of the step for a sentence.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Prepare => "preparation",
@@ -72,7 +72,7 @@ impl ConnectStep {
         }
     }
 
-    /// The name of the step as the value of a label.
+    /// Returns the name of the step as the value of a metric label.
     pub const fn key(self) -> &'static str {
         match self {
             Self::Prepare => "prepare",
@@ -88,7 +88,7 @@ impl ConnectStep {
         }
     }
 
-    /// Returns the general advice for a step that does not end. [`ConnectSteps::advise`] replaces it.
+    /// Returns the general advice for a step that does not complete. [`ConnectSteps::advise`] replaces it.
     const fn advice(self) -> &'static str {
         match self {
             Self::Prepare => "check the files named in the configuration",
@@ -112,14 +112,14 @@ impl ConnectStep {
     }
 }
 
-/// The notes of a sink about its connection attempt. Clones share the same notes.
+/// The record of a connection attempt, written by a sink. Clones share the same record.
 #[derive(Clone, Debug)]
 pub struct ConnectSteps(Arc<Mutex<Notes>>);
 
 #[derive(Debug)]
 struct Notes {
     began: Instant,
-    /// Time of the last progress: see [`ConnectSteps::begin`].
+    /// The time of the last progress: see [`ConnectSteps::begin`].
     progress: Instant,
     furthest: ConnectStep,
     step: ConnectStep,
@@ -128,12 +128,12 @@ struct Notes {
     error: Option<String>,
 }
 
-/// A connection attempt that lasts too long.
+/// The description of a connection attempt that takes too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlowConnect {
-    /// Step and target: what stays the same while the attempt waits for the same answer.
+    /// Step and target: constant while the attempt waits for the same answer.
     pub at: String,
-    /// The reason, with the time that has passed.
+    /// The fault with the reason, which contains the elapsed time.
     pub fault: SinkFault,
 }
 
@@ -153,11 +153,11 @@ impl Default for ConnectSteps {
 }
 
 impl ConnectSteps {
-    /// Notes that the attempt begins a step. `target` is the address, topic or stream that has to answer, perhaps with a
-    /// word on where the address is from.
+    /// Records the begin of a step. `target` is the address, topic or stream that has to answer, optionally
+    /// with the origin of the address.
     ///
-    /// A step after all earlier ones is progress. The same step with another address is not: otherwise an attempt that
-    /// tries many addresses in vain would have no limit.
+    /// A later step than all earlier ones is progress. The same step with another address is not: otherwise
+    /// an attempt that tries many addresses in vain would have no limit.
     pub fn begin(&self, step: ConnectStep, target: impl fmt::Display) {
         let mut notes = self.lock();
         if step > notes.furthest {
@@ -169,28 +169,28 @@ impl ConnectSteps {
         notes.advice = None;
     }
 
-    /// Replaces the advice of the current step.
+    /// Replaces the advice for the current step.
     pub fn advise(&self, advice: impl Into<String>) {
         self.lock().advice = Some(advice.into());
     }
 
-    /// Notes that the current step makes progress, for a step that may take long.
+    /// Records progress within the current step, for a step that may take long.
     pub fn progress(&self) {
         self.lock().progress = Instant::now();
     }
 
-    /// Notes the latest error of the client, which the client does not take for the end of the attempt.
+    /// Records the latest error of the client that did not end the attempt.
     pub fn client_error(&self, error: impl Into<String>) {
         self.lock().error = Some(error.into());
     }
 
-    /// Returns the fault of an attempt that has lasted for some seconds, otherwise `None`.
+    /// Returns the fault of an attempt that has lasted longer than five seconds, otherwise `None`.
     pub fn slow(&self) -> Option<SlowConnect> {
         let elapsed = self.lock().began.elapsed();
         (elapsed >= SLOW_AFTER).then(|| self.pending())
     }
 
-    /// Returns the fault of an attempt that has not ended, however long it has lasted.
+    /// Returns the fault of an unfinished attempt, regardless of its duration.
     pub fn pending(&self) -> SlowConnect {
         let notes = self.lock();
         let at = if notes.target.is_empty() {
@@ -212,7 +212,7 @@ impl ConnectSteps {
         }
     }
 
-    /// Returns the step at which the attempt is.
+    /// Returns the current step.
     pub(crate) fn step(&self) -> ConnectStep {
         self.lock().step
     }

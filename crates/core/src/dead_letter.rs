@@ -1,4 +1,4 @@
-//! Dead letters: what could not be delivered, and why, kept where a person can find it.
+//! Dead letters: rejected events, stored with the reason so that a person can find and repair them.
 
 use std::{collections::VecDeque, fmt::Write, future::Future, io, pin::Pin};
 
@@ -11,68 +11,69 @@ use crate::{
     identity::{self, SpoolId},
 };
 
-/// The longest detail of a dead letter, in characters.
+/// The maximum length of the detail of a dead letter, in characters.
 const MAX_DETAIL_CHARS: usize = 2000;
 
-/// A place for dead letters outside of a sink: a file of JSON lines.
+/// A store for dead letters outside of a sink's destination: a file of JSON lines.
 pub trait DeadLetters: Send + Sync + 'static {
-    /// Stores lines, each with its line break, durably; the future ends when they are.
+    /// Stores lines, each with its line break, durably. The future completes when they are durable.
     ///
     /// # Errors
-    /// They are not stored, or not all of them.
+    /// Not all lines are stored.
     fn store<'a>(&'a self, lines: &'a str) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>;
 
-    /// Returns how many dead letters were not kept because there were too many of them. Storing them succeeded nevertheless:
-    /// whoever writes what cannot be delivered is not to fill a disk.
+    /// Returns the number of dead letters that were discarded because a limit was exceeded. Their `store`
+    /// calls succeeded nevertheless: the sender of undeliverable events must not be able to fill a disk.
     fn not_kept(&self) -> u64 {
         0
     }
 }
 
-/// A dead letter of a sink.
+/// A dead letter as a sink publishes it.
 #[derive(Clone, Debug)]
 pub struct DeadLetter<'a> {
-    /// The event's place in the spool.
+    /// The position of the event in the spool.
     pub sequence: Sequence,
     /// One JSON object on one line, without a line break.
     pub json: &'a str,
 }
 
-/// A dead letter as anybody may see it: nothing in it comes out of the event.
+/// A summary of a dead letter that may be shown to everybody: it contains no part of the event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Notice {
-    /// When it was stored.
+pub struct DeadLetterSummary {
+    /// The time at which the dead letter was stored.
     pub at: Timestamp,
-    /// The kind of reason, as it stands in the letter.
+    /// The kind of reason, as in the dead letter.
     pub reason: &'static str,
-    /// By which the letter is found: the event's place in the spool, where it has one.
+    /// The position of the event in the spool, which identifies the dead letter. `None` for a frame that was
+    /// never stored.
     pub sequence: Option<Sequence>,
 }
 
-/// The newest dead letters of a source or a sink, a bounded number of them.
+/// The most recent dead letters of a source or a sink, up to [`Self::MAX`].
 #[derive(Clone, Debug, Default)]
-pub struct Newest(VecDeque<Notice>);
+pub struct RecentDeadLetters(VecDeque<DeadLetterSummary>);
 
-impl Newest {
-    /// Enough to see whether they have one cause.
-    pub const KEPT: usize = 8;
+impl RecentDeadLetters {
+    /// The maximum number: enough to see whether the dead letters have one cause.
+    pub const MAX: usize = 8;
 
-    /// Takes one up; the oldest goes when there are too many.
-    pub fn push(&mut self, notice: Notice) {
-        if self.0.len() == Self::KEPT {
+    /// Adds a summary, and removes the oldest one if the maximum is exceeded.
+    pub fn push(&mut self, summary: DeadLetterSummary) {
+        if self.0.len() == Self::MAX {
             self.0.pop_back();
         }
-        self.0.push_front(notice);
+        self.0.push_front(summary);
     }
 
-    /// Those that are kept, the newest first.
-    pub fn iter(&self) -> impl Iterator<Item = &Notice> {
+    /// Returns the summaries, the most recent first.
+    pub fn iter(&self) -> impl Iterator<Item = &DeadLetterSummary> {
         self.0.iter()
     }
 }
 
-/// Appends an event's dead letter as one JSON object on one line. Without its body (`with_event` false) where the
-/// body is too large even for the place of the dead letters.
+/// Appends the dead letter of an event as one JSON object on one line. `with_event` is false if the body
+/// exceeds the limit of the dead-letter store too.
 pub fn write_event(
     event: &Event<'_>,
     spool: &SpoolId,
@@ -100,8 +101,8 @@ pub fn write_event(
     out.push('}');
 }
 
-/// Appends the dead letter of a frame that is no event, as one JSON object on one line. `with_frame` only where
-/// nothing is to be redacted: what can't be parsed can't be redacted either.
+/// Appends the dead letter of a malformed frame as one JSON object on one line. `with_frame` must be false if
+/// anything is to be redacted: a frame that cannot be parsed cannot be redacted.
 pub fn write_frame(
     source: &str,
     received_at: Timestamp,
@@ -130,7 +131,8 @@ fn write_head(
         out,
         "{{\"reason\":{},\"detail\":{},\"source\":{},\"received_at\":\"{received_at}\",\"length\":{},\"hash\":\"{:032x}\"",
         quoted(reason),
-        // Quotes of an answer: whoever reads a dead letter in a terminal must not obey them.
+        // The detail may quote an answer; a terminal that shows the dead letter must not execute control
+        // characters.
         quoted(&foreign_text::clean_to(detail, MAX_DETAIL_CHARS)),
         quoted(source),
         body.len(),
@@ -148,10 +150,10 @@ mod tests {
     use crate::envelope::{Kind, read};
 
     #[test]
-    fn newest_dead_letters_are_kept() {
-        let mut newest = Newest::default();
+    fn only_recent_dead_letters_are_listed() {
+        let mut newest = RecentDeadLetters::default();
         for sequence in 1..=20 {
-            newest.push(Notice {
+            newest.push(DeadLetterSummary {
                 at: Timestamp::UNIX_EPOCH,
                 reason: "invalid",
                 sequence: Sequence::new(sequence),

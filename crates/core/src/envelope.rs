@@ -1,4 +1,4 @@
-//! What the bridge reads of a frame: its kind, and where the fields stand that rendering needs.
+//! Classifies a frame and finds the positions of the fields that rendering needs.
 
 mod layout;
 
@@ -7,12 +7,13 @@ use std::borrow::Cow;
 pub use self::layout::FrameReader;
 use crate::json::{self, JsonError, Key, Scanner, Span};
 
-/// A field of an event whose place is noted when the frame is read, so that no sink has to look for it again.
+/// A field of an event whose position is stored when the frame is read, so that no sink scans the frame
+/// again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(usize)]
 #[allow(missing_docs, reason = "the names are those of the protocol")]
 pub enum Field {
-    /// `id` of the frame. *Assumed* to be the entry's own `id` too.
+    /// `id` of the frame. *Assumed* to equal the entry's own `id`.
     Id,
     /// The entry: an object.
     Data,
@@ -25,29 +26,31 @@ pub enum Field {
     SpaceName,
 }
 
-/// How many fields there are.
+/// The number of fields.
 pub const FIELDS: usize = 9;
 
-/// Where the fields of an event frame stand in it.
+/// The positions of the fields in an event frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
     spans: [Span; FIELDS],
 }
 
 impl Envelope {
-    /// Where a field stands.
+    /// Returns the position of a field.
     pub const fn span(&self, field: Field) -> Span {
         self.spans[field as usize]
     }
 
-    /// The value of a field as it is written in `frame`, `None` when it is not there. An empty id is none: all events
-    /// that carry one would share an identity, and an id of CloudEvents must not be empty.
+    /// Returns the value of a field as written in `frame`, `None` if it is missing. An empty id counts as
+    /// missing: all events with an empty id would share an identity, and the id of a CloudEvent must not be
+    /// empty.
     pub fn raw<'a>(&self, field: Field, frame: &'a str) -> Option<&'a str> {
         let raw = self.span(field).of(frame)?;
         (field != Field::Id || raw != "\"\"").then_some(raw)
     }
 
-    /// The text of a field, without quotes and escapes; `None` when it is missing, null, or no scalar.
+    /// Returns the text of a field, without quotes and escapes. `None` if it is missing, null, or not a
+    /// scalar.
     pub fn text<'a>(&self, field: Field, frame: &'a str) -> Option<Cow<'a, str>> {
         json::text(self.raw(field, frame)?)
     }
@@ -65,26 +68,26 @@ impl Envelope {
     }
 }
 
-/// The keys of control messages, in the order in which the platform's documentation tests them.
+/// The keys of control messages, in the order in which the platform's documentation checks them.
 const CONTROL_KEYS: [&str; 3] = ["PING", "auth", "error"];
 
-/// The answer to a ping of a connection in order.
+/// The answer to a ping on a working connection.
 const PONG: &str = "PONG";
-/// The answer to AUTH of a platform that accepts the token.
+/// The answer to AUTH if the platform accepts the token.
 const AUTHENTICATED: &str = "ok";
 
-/// The kinds of frames that the platform sends, told apart by their keys.
+/// The kinds of frames that the platform sends, distinguished by their keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A control message.
     Control(Control),
     /// An event: an object with an object as `data`.
     Event(Envelope),
-    /// JSON, but none of the above.
+    /// Any other JSON.
     Unknown,
 }
 
-/// A control message; holds where its value stands.
+/// A control message, with the position of its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
     /// `{"PING":…}`: the answer to a ping.
@@ -95,26 +98,26 @@ pub enum Control {
     Error(Span),
 }
 
-/// Reads a frame once: checks that it is JSON, determines its kind, and notes where the fields stand.
+/// Reads a frame once: validates the JSON, classifies the frame, and finds the positions of the fields.
 ///
-/// Where a key stands twice, the last one counts, as for every common parser. [`FrameReader`] gives the same result for
-/// many frames in less time.
+/// Of duplicate keys the last one counts, as in every common parser. [`FrameReader`] has the same result and
+/// is faster for many frames.
 ///
 /// # Errors
-/// The frame is no JSON.
+/// The frame is not JSON.
 pub fn read(frame: &str) -> Result<Kind, JsonError> {
     read_with_control(frame).map(|(kind, _)| kind)
 }
 
-/// Reads a frame as [`read`] does; also returns the control message that stands beside a `data` with content, so that
-/// neither of the two is lost.
+/// Reads a frame as [`read`] does. Also returns a control message that is in the same frame as a non-empty
+/// `data`, so that neither is lost.
 ///
-/// Beside such a `data` a control key counts with a value that the protocol gives it: `PONG`, `ok`, for an error a string
-/// or an object that is not empty; any other value (`"error": null`) is a field of the event. Without `data` every value
-/// counts, so that an unexpected answer to AUTH is reported as one.
+/// Next to a non-empty `data`, a control key counts only with a value that the protocol defines: `PONG`,
+/// `ok`, and for an error a string or a non-empty object. Any other value (`"error": null`) is a field of the
+/// event. Without `data` every value counts, so that an unexpected answer to AUTH is reported as such.
 ///
 /// # Errors
-/// The frame is no JSON.
+/// The frame is not JSON.
 pub fn read_with_control(frame: &str) -> Result<(Kind, Option<Control>), JsonError> {
     let mut scanner = Scanner::new(frame)?;
     if !scanner.at_object() {
@@ -166,12 +169,12 @@ pub fn read_with_control(frame: &str) -> Result<(Kind, Option<Control>), JsonErr
     Ok((control.map_or(content, Kind::Control), None))
 }
 
-/// The place of a key among the control keys.
+/// Returns the index of a key in [`CONTROL_KEYS`].
 fn control_index(key: &str) -> Option<usize> {
     CONTROL_KEYS.iter().position(|control| *control == key)
 }
 
-/// Whether the protocol gives the control key of this place such a value.
+/// Returns whether the protocol defines this value for the control key with this index.
 fn is_of_the_protocol(control: usize, value: &str) -> bool {
     match CONTROL_KEYS[control] {
         "error" => value.starts_with(['"', '{']) && !is_empty(value),
@@ -180,12 +183,12 @@ fn is_of_the_protocol(control: usize, value: &str) -> bool {
     }
 }
 
-/// Whether a value is this string.
+/// Returns whether a value is this string.
 fn is_text(value: &str, expected: &str) -> bool {
     value.starts_with('"') && json::text(value).as_deref() == Some(expected)
 }
 
-/// Whether a value holds nothing: null, or an empty string, array or object.
+/// Returns whether a value is null, or an empty string, array or object.
 fn is_empty(value: &str) -> bool {
     match value.as_bytes() {
         [b'"', inner @ .., b'"'] => inner.is_empty(),
@@ -194,9 +197,9 @@ fn is_empty(value: &str) -> bool {
     }
 }
 
-/// Reads `data`, and returns whether anything is in it.
+/// Reads `data`, and returns whether it is non-empty.
 fn read_data(scanner: &mut Scanner<'_>, frame: &str, envelope: &mut Envelope) -> Result<bool, JsonError> {
-    // A second `data` replaces the first with all that was found in it.
+    // A second `data` replaces the first one and all fields found in it.
     let id = envelope.span(Field::Id);
     *envelope = Envelope::default();
     envelope.set(Field::Id, id);
@@ -221,7 +224,7 @@ fn read_data(scanner: &mut Scanner<'_>, frame: &str, envelope: &mut Envelope) ->
     Ok(has_content)
 }
 
-/// Reads an `{id, name, …}` object; anything else has neither.
+/// Reads an `{id, name, …}` object; any other value has neither field.
 fn read_named(
     scanner: &mut Scanner<'_>,
     envelope: &mut Envelope,
@@ -255,7 +258,7 @@ mod tests {
         }
     }
 
-    /// What a frame is, in words.
+    /// Describes a frame in words.
     fn kind(frame: &str) -> String {
         let words = |control: Control| {
             let (word, span) = match control {
@@ -313,7 +316,7 @@ mod tests {
                 assert_eq!(kind(&frame), "event", "{frame}");
                 let frame = format!(r#"{{"{key}":{value},"data":["a"]}}"#);
                 assert_eq!(kind(&frame), "unknown", "{frame}");
-                // Without data it can only be an answer that was not expected.
+                // Without data it can only be an unexpected answer.
                 let word = key.to_ascii_lowercase();
                 for frame in [
                     format!(r#"{{"{key}":{value}}}"#),
@@ -347,7 +350,7 @@ mod tests {
                 r#"{"auth":"o\u006b","data":{"a":1}}"#,
                 r#"event and auth "o\u006b""#,
             ),
-            // Nothing is in it.
+            // `data` is empty.
             (r#"{"auth":"denied","data":{}}"#, r#"auth "denied""#),
             (r#"{"PING":"PONG","data":{}}"#, r#"ping "PONG""#),
             (r#"{"PING":"PONG","data":null}"#, r#"ping "PONG""#),

@@ -1,9 +1,9 @@
-//! Reads small files (secrets, keys, certificates, configurations) within a time limit: a disk that hangs, or a pipe that
-//! nobody writes to, must not stop the program.
+//! Reads small files (secrets, keys, certificates, configurations) within a time limit, so that a disk that
+//! hangs or a pipe without a writer cannot stop the program.
 //!
-//! A system call that hangs cannot be ended, so each read has a thread of its own, which is left behind when its time is
-//! up. While it hangs, others who ask for the same file wait for the same thread; what it reads in the end is handed to the
-//! next one who asks, since a pipe has its content only once.
+//! A system call that hangs cannot be ended, so each read has its own thread, which is abandoned when the
+//! time limit is reached. While it hangs, other readers of the same file wait for the same thread. A late
+//! result is passed to the next reader, because a pipe delivers its content only once.
 
 use std::{
     collections::HashMap,
@@ -18,35 +18,36 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretSlice};
 
-/// How long a file may take. A local disk needs milliseconds, a network file system that recovers seconds.
+/// The time limit for a file. A local disk needs milliseconds, a recovering network file system needs
+/// seconds.
 pub const TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// How many files may hang at a time: each has a thread.
+/// The maximum number of files that hang at the same time: each has a thread.
 const MAX_HANGING: usize = 64;
 
-/// How long a late result waits for somebody who asks again; later it might be outdated.
-const KEPT_FOR: Duration = Duration::from_secs(60);
+/// The time for which a late result is kept for the next reader; later it may be outdated.
+const LATE_RESULT_LIFETIME: Duration = Duration::from_secs(60);
 
 /// The content of a file, wiped from memory when dropped.
 #[derive(Clone)]
 pub struct Content(Arc<SecretSlice<u8>>);
 
 impl Content {
-    /// All bytes.
+    /// Returns all bytes.
     pub fn raw(&self) -> &[u8] {
         self.0.expose_secret()
     }
 
-    /// All bytes, without a byte order mark at their beginning, which editors add to text.
+    /// Returns the bytes without a leading byte order mark, which editors add to text.
     pub fn bytes(&self) -> &[u8] {
         let bytes = self.raw();
         bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
     }
 
-    /// The text, without a byte order mark.
+    /// Returns the text, without a byte order mark.
     ///
     /// # Errors
-    /// It is no UTF-8.
+    /// The content is not UTF-8.
     pub fn text(&self) -> io::Result<&str> {
         str::from_utf8(self.bytes())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "found bytes that are no UTF-8 text"))
@@ -59,10 +60,12 @@ impl fmt::Debug for Content {
     }
 }
 
-/// Reads a file of at most `max_bytes` within [`TIME_LIMIT`]. Blocks up to that time: not to be called on an async worker.
+/// Reads a file of at most `max_bytes` within [`TIME_LIMIT`]. Blocks for up to that time: must not be called
+/// on an async worker.
 ///
 /// # Errors
-/// It cannot be read; [`io::ErrorKind::TimedOut`]: not in time; [`io::ErrorKind::FileTooLarge`]: there is more in it.
+/// The file cannot be read; [`io::ErrorKind::TimedOut`]: the time limit was reached;
+/// [`io::ErrorKind::FileTooLarge`]: the file exceeds `max_bytes`.
 pub fn read(path: &Path, max_bytes: u64) -> io::Result<Content> {
     read_within(path, max_bytes, TIME_LIMIT)
 }
@@ -72,10 +75,10 @@ pub fn read(path: &Path, max_bytes: u64) -> io::Result<Content> {
 /// # Errors
 /// As [`read`].
 pub fn read_within(path: &Path, max_bytes: u64, limit: Duration) -> io::Result<Content> {
-    READS.ask(path, limit, move |path| {
+    READS.run(path, limit, move |path| {
         let mut bytes = Vec::new();
         let length = File::open(path)?.take(max_bytes + 1).read_to_end(&mut bytes)?;
-        // Wiped when dropped, also when it is too much.
+        // `Content` wipes the bytes when it is dropped, also if they exceed the limit.
         let content = Content(Arc::new(bytes.into()));
         if length as u64 > max_bytes {
             let message = format!("found more than {max_bytes} bytes");
@@ -85,13 +88,13 @@ pub fn read_within(path: &Path, max_bytes: u64, limit: Duration) -> io::Result<C
     })
 }
 
-/// Finds out whether a file can be opened, within [`TIME_LIMIT`]. A pipe or a device is not opened: that may wait for ever,
-/// or take what it holds. Blocks up to that time.
+/// Checks whether a file can be opened within [`TIME_LIMIT`]. A pipe or a device is not opened: opening may
+/// wait for ever, or consume its content. Blocks for up to that time.
 ///
 /// # Errors
-/// It cannot be opened, or is a folder; [`io::ErrorKind::TimedOut`]: not in time.
+/// The file cannot be opened, or is a folder; [`io::ErrorKind::TimedOut`]: the time limit was reached.
 pub fn try_open(path: &Path) -> io::Result<()> {
-    OPENS.ask(path, TIME_LIMIT, |path| {
+    OPENS.run(path, TIME_LIMIT, |path| {
         let found = fs::metadata(path)?;
         if found.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
@@ -103,16 +106,16 @@ pub fn try_open(path: &Path) -> io::Result<()> {
     })
 }
 
-static READS: Pending<Content> = Pending::new();
-static OPENS: Pending<()> = Pending::new();
+static READS: Calls<Content> = Calls::new();
+static OPENS: Calls<()> = Calls::new();
 
-/// An error in a form that several can be given.
+/// A result that several waiting callers can receive.
 type Shared<T> = Result<T, Arc<io::Error>>;
 
-/// What was asked of files and has no answer yet, or one that nobody was there for.
-struct Pending<T>(Mutex<Option<HashMap<PathBuf, Arc<Asked<T>>>>>);
+/// The calls for files that have no result yet, or a result that no caller has received.
+struct Calls<T>(Mutex<Option<HashMap<PathBuf, Arc<Call<T>>>>>);
 
-struct Asked<T> {
+struct Call<T> {
     since: Instant,
     state: Mutex<State<T>>,
     changed: Condvar,
@@ -123,27 +126,27 @@ struct State<T> {
     waiting: usize,
 }
 
-impl<T: Clone + Send + 'static> Pending<T> {
+impl<T: Clone + Send + 'static> Calls<T> {
     const fn new() -> Self {
         Self(Mutex::new(None))
     }
 
-    fn ask(
+    fn run(
         &'static self,
         path: &Path,
         limit: Duration,
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let asked = self.begin(path, work)?;
-        let deadline = asked.since + limit;
-        let mut state = lock(&asked.state);
+        let call = self.begin(path, work)?;
+        let deadline = call.since + limit;
+        let mut state = lock(&call.state);
         while state.answer.is_none() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 state.waiting -= 1;
                 return Err(timed_out(limit));
             }
-            state = asked
+            state = call
                 .changed
                 .wait_timeout(state, left)
                 .unwrap_or_else(PoisonError::into_inner)
@@ -151,32 +154,32 @@ impl<T: Clone + Send + 'static> Pending<T> {
         }
         let answer = state.answer.as_ref().map(|(answer, _)| answer.clone());
         drop(state);
-        self.forget(path, &asked);
+        self.remove(path, &call);
         match answer {
             Some(Ok(found)) => Ok(found),
-            Some(Err(error)) => Err(copy_of(&error)),
+            Some(Err(error)) => Err(clone_error(&error)),
             None => Err(timed_out(limit)),
         }
     }
 
-    /// Joins the thread that works on this file, or starts one. The caller counts as waiting.
+    /// Joins the thread that works on this file, or starts one. Counts the caller as waiting.
     fn begin(
         &'static self,
         path: &Path,
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
-    ) -> io::Result<Arc<Asked<T>>> {
+    ) -> io::Result<Arc<Call<T>>> {
         let mut pending = lock(&self.0);
         let pending = pending.get_or_insert_default();
-        pending.retain(|_, asked| !asked.is_outdated());
-        if let Some(asked) = pending.get(path) {
-            lock(&asked.state).waiting += 1;
-            return Ok(Arc::clone(asked));
+        pending.retain(|_, call| !call.is_outdated());
+        if let Some(call) = pending.get(path) {
+            lock(&call.state).waiting += 1;
+            return Ok(Arc::clone(call));
         }
         if pending.len() >= MAX_HANGING {
-            let message = format!("{MAX_HANGING} other files hang already");
+            let message = format!("{MAX_HANGING} other files are hanging");
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
         }
-        let asked = Arc::new(Asked {
+        let call = Arc::new(Call {
             since: Instant::now(),
             state: Mutex::new(State {
                 answer: None,
@@ -184,7 +187,7 @@ impl<T: Clone + Send + 'static> Pending<T> {
             }),
             changed: Condvar::new(),
         });
-        let (owned, ours) = (path.to_owned(), Arc::clone(&asked));
+        let (owned, ours) = (path.to_owned(), Arc::clone(&call));
         thread::Builder::new().name("file".into()).spawn(move || {
             let answer = work(&owned).map_err(Arc::new);
             let mut state = lock(&ours.state);
@@ -193,42 +196,42 @@ impl<T: Clone + Send + 'static> Pending<T> {
             ours.changed.notify_all();
             drop(state);
             if is_awaited {
-                self.forget(&owned, &ours);
+                self.remove(&owned, &ours);
             }
         })?;
-        pending.insert(path.to_owned(), Arc::clone(&asked));
-        Ok(asked)
+        pending.insert(path.to_owned(), Arc::clone(&call));
+        Ok(call)
     }
 
-    /// The next one who asks gets an answer of its own.
-    fn forget(&self, path: &Path, asked: &Arc<Asked<T>>) {
+    /// Removes a call, so that the next caller starts a new one.
+    fn remove(&self, path: &Path, call: &Arc<Call<T>>) {
         let mut pending = lock(&self.0);
         let pending = pending.get_or_insert_default();
-        if pending.get(path).is_some_and(|found| Arc::ptr_eq(found, asked)) {
+        if pending.get(path).is_some_and(|found| Arc::ptr_eq(found, call)) {
             pending.remove(path);
         }
     }
 }
 
-impl<T> Asked<T> {
+impl<T> Call<T> {
     fn is_outdated(&self) -> bool {
         let state = lock(&self.state);
         state
             .answer
             .as_ref()
-            .is_some_and(|(_, at)| at.elapsed() > KEPT_FOR)
+            .is_some_and(|(_, at)| at.elapsed() > LATE_RESULT_LIFETIME)
     }
 }
 
 fn timed_out(limit: Duration) -> io::Error {
     let message = format!(
-        "nothing came within {}: its disk hangs, or it is a pipe that nobody writes to",
+        "nothing was read within {}: the disk hangs, or the file is a pipe without a writer",
         crate::units::format_duration(limit)
     );
     io::Error::new(io::ErrorKind::TimedOut, message)
 }
 
-fn copy_of(error: &io::Error) -> io::Error {
+fn clone_error(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::new(error.kind(), error.to_string()),
@@ -284,9 +287,9 @@ mod tests {
         for _ in 0..3 {
             let error = read_within(&path, 9, SHORT).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-            assert!(error.to_string().contains("nobody writes to"), "{error}");
+            assert!(error.to_string().contains("without a writer"), "{error}");
         }
-        // One thread waits for all of them, and what it reads in the end is not lost.
+        // One thread waits for all callers, and its late result is not lost.
         fs::write(&path, "late").unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);
         let content = loop {
@@ -297,7 +300,7 @@ mod tests {
             thread::yield_now();
         };
         assert_eq!(content.text().unwrap(), "late");
-        // The next one waits anew.
+        // The next caller starts a new read.
         assert_eq!(
             read_within(&path, 9, SHORT).unwrap_err().kind(),
             io::ErrorKind::TimedOut

@@ -1,4 +1,4 @@
-//! Which events are wanted: by the values of their fields.
+//! Filters that select events by the values of their fields.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -10,14 +10,16 @@ use serde::{
 
 use crate::event::{Event, FieldPath};
 
-/// A filter as it stands in a configuration: `{ result = ["new", "exact"], "space.id" = [1, "a"] }`.
+/// A filter as in the configuration: `{ result = ["new", "exact"], "space.id" = [1, "a"] }`.
 ///
-/// An event passes when each field has one of its values; a field that is missing, null or no scalar has none. Values are
-/// compared as text, as they are written in the feed: `1` and `"1"` are the same, `1` and `1.0` are not. A path may also be
-/// written as tables within one another: `{ space = { id = [1] } }`. Without any field everything passes.
+/// An event passes if each field has one of its listed values. A field that is missing, null or not a scalar
+/// has no value. Values are compared as text, as written in the feed: `1` and `"1"` are equal, `1` and `1.0`
+/// are not. A path can also be written as nested tables: `{ space = { id = [1] } }`. A filter without fields
+/// passes every event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Fields whose place is known first: they are judged without a look into the body.
+    /// The conditions. Those on fields with a known position come first, because they need no scan of the
+    /// body.
     conditions: Vec<Condition>,
 }
 
@@ -30,17 +32,17 @@ struct Condition {
 
 const VALUES: &str = "a list of values such as [\"new\", \"exact\"]";
 
-/// Why there is no such filter.
+/// Why a filter is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FilterError {
-    /// The key leads nowhere.
+    /// The key is not the path of a field.
     #[error("found \"{found}\", expected the path of a field such as \"result\" or \"space.id\"")]
     NoPath {
         /// The key.
         found: String,
     },
-    /// No value is allowed, so that no event would ever pass.
+    /// The list of allowed values is empty, so that no event would ever pass.
     #[error("found no value for \"{path}\", expected a list with at least one, or no \"{path}\" at all")]
     NoValues {
         /// The path of the field.
@@ -49,7 +51,7 @@ pub enum FilterError {
 }
 
 impl Filter {
-    /// A filter of paths and the values allowed there.
+    /// Creates a filter from paths and the values allowed for each.
     ///
     /// # Errors
     /// See [`FilterError`].
@@ -73,12 +75,12 @@ impl Filter {
         Ok(Self { conditions: compiled })
     }
 
-    /// Whether everything passes.
+    /// Returns whether the filter passes every event.
     pub fn is_empty(&self) -> bool {
         self.conditions.is_empty()
     }
 
-    /// The fields that are looked at, with their paths.
+    /// Returns the filtered fields, with their paths.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &FieldPath)> {
         self.conditions
             .iter()
@@ -92,7 +94,7 @@ impl Filter {
             .map(|condition| (condition.path.as_str(), condition.allowed.as_slice()))
     }
 
-    /// Whether an event passes.
+    /// Returns whether an event passes.
     pub fn matches(&self, event: &Event<'_>) -> bool {
         self.conditions.iter().all(|condition| {
             condition
@@ -131,7 +133,7 @@ impl JsonSchema for Filter {
         json_schema!({
             "type": "object",
             "description": "Values allowed for each field, by its path below `data`; an event passes when each field has one of its values.",
-            // Values, or the rest of the path.
+            // Values, or the rest of a path.
             "additionalProperties": { "anyOf": [
                 {
                     "type": "array",
@@ -145,7 +147,7 @@ impl JsonSchema for Filter {
     }
 }
 
-/// What a key of the filter holds: values, or the rest of the path.
+/// The value of a key in the filter: allowed values, or the rest of the path.
 enum Node {
     Values(Vec<String>),
     Keys(BTreeMap<String, Node>),
@@ -160,7 +162,7 @@ fn flatten(prefix: String, tree: BTreeMap<String, Node>, conditions: &mut Vec<(S
         };
         match node {
             Node::Values(values) => conditions.push((path, values)),
-            // As for an empty list: it can only be a mistake.
+            // An error, as an empty list is.
             Node::Keys(keys) if keys.is_empty() => conditions.push((path, Vec::new())),
             Node::Keys(keys) => flatten(path, keys, conditions),
         }
@@ -195,7 +197,7 @@ impl<'de> de::Visitor<'de> for NodeVisitor {
     }
 }
 
-/// A value as text.
+/// A scalar as text.
 struct Scalar(String);
 
 impl<'de> Deserialize<'de> for Scalar {
@@ -230,7 +232,7 @@ impl<'de> de::Visitor<'de> for ScalarVisitor {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Scalar, E> {
-        // Debug keeps the point: `1.0` stays `1.0`.
+        // `Debug` keeps the decimal point: `1.0` stays `1.0`.
         Ok(Scalar(format!("{value:?}")))
     }
 }

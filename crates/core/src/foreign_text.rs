@@ -1,11 +1,12 @@
 //! Text from outside (feed, proxy, brokers, HTTP, events), made safe for a log line, `/status` and a terminal.
 //!
-//! Characters that a terminal obeys, that break a line, that change the direction of what follows, or that cannot be seen
-//! are written as escapes (`\n`, `\u{1b}`): a reader sees that they were there, and they have no effect.
+//! Characters that control a terminal, break a line, change the text direction, or are invisible are written
+//! as escapes (`\n`, `\u{1b}`): a reader sees them, and they have no effect.
 
 use std::{borrow::Cow, fmt::Write};
 
-/// The longest foreign text that is shown, in characters; an ellipsis stands for the rest. Enough for a sentence.
+/// The maximum length of foreign text that is shown, in characters; an ellipsis replaces the rest. Enough for
+/// a sentence.
 pub const MAX_CHARS: usize = 200;
 
 /// Returns `text` with its unsafe characters escaped, of at most [`MAX_CHARS`] characters.

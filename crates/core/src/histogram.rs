@@ -1,44 +1,44 @@
-//! A histogram of seconds with fixed buckets, made for one writer and rare readers.
+//! A histogram of seconds with fixed buckets, optimised for one writer and rare readers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Upper bounds of the buckets, in seconds: from a fast broker's round trip to an outage.
+/// Upper bounds of the buckets, in seconds: from the round trip of a fast broker to an outage.
 pub const BOUNDS: [f64; 18] = [
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
     30.0, 300.0,
 ];
 
-/// Counts of observations by bucket. Cheap to write to from one task, safe to read from any.
+/// Counts of observations by bucket. Cheap to update from one task, and readable from every task.
 #[derive(Debug, Default)]
 pub struct Histogram {
-    // The last one counts what is above all bounds.
+    // The last bucket counts observations above all bounds.
     buckets: [AtomicU64; BOUNDS.len() + 1],
-    /// Bits of a number of seconds. As a whole number of nanoseconds, a backlog of some months would overflow it.
+    /// The bits of the sum, as `f64` seconds. In whole nanoseconds, a backlog of some months would overflow.
     sum: AtomicU64,
 }
 
-/// What a histogram held at a moment.
+/// The content of a histogram at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// Observations in each bucket, not cumulative; the last is above all of [`BOUNDS`].
+    /// The number of observations in each bucket, not cumulative. The last bucket is above all of [`BOUNDS`].
     pub buckets: [u64; BOUNDS.len() + 1],
-    /// Sum of all observations, in seconds.
+    /// The sum of all observations, in seconds.
     pub sum: f64,
 }
 
 impl Histogram {
-    /// Takes an observation; one below zero (a clock was stepped) counts as zero.
+    /// Adds an observation; a negative one (after a clock step) counts as zero.
     pub fn observe(&self, seconds: f64) {
         self.observe_many(seconds, 1);
     }
 
-    /// Takes `times` equal observations.
+    /// Adds `times` equal observations.
     pub fn observe_many(&self, seconds: f64, times: u64) {
         let seconds = seconds.max(0.0);
         let bucket = BOUNDS.partition_point(|bound| *bound < seconds);
         self.buckets[bucket].fetch_add(times, Ordering::Relaxed);
         let more = seconds * times as f64;
-        // Always succeeds: the closure always gives a value.
+        // Always succeeds, because the closure always returns a value.
         let _ = self
             .sum
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sum| {
@@ -46,7 +46,7 @@ impl Histogram {
             });
     }
 
-    /// What it holds now.
+    /// Returns the current content.
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         for (held, bucket) in snapshot.buckets.iter_mut().zip(&self.buckets) {
@@ -58,13 +58,13 @@ impl Histogram {
 }
 
 impl Snapshot {
-    /// How many observations there are.
+    /// Returns the number of observations.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// The upper bound of the bucket in which the quantile falls (`0.99` for the 99th percentile); `None` without
-    /// observations, infinity above all bounds.
+    /// Returns the upper bound of the bucket that contains the quantile (`0.99` for the 99th percentile).
+    /// `None` without observations, infinity above all bounds.
     pub fn quantile(&self, quantile: f64) -> Option<f64> {
         let count = self.count();
         let rank = (quantile * count as f64).ceil() as u64;

@@ -1,7 +1,7 @@
-//! Who an event is: the source it came from and the id that the feed gave it.
+//! The identity of an event: its source and the id that the feed assigned.
 //!
-//! Ids of two sources may collide, and a broker that removes duplicates by the bare id would swallow the second one
-//! as a success. So the identity is `<source>/<id>`.
+//! Two sources may assign the same id, and a broker that removes duplicates by the id alone would discard the
+//! second event and report success. So the identity is `<source>/<id>`.
 
 use std::fmt::{self, Write};
 
@@ -13,22 +13,22 @@ use crate::{
     event::{Event, Sequence},
 };
 
-/// The spool that gave an event its sequence: a UUIDv7, so that later spools sort later.
+/// The id of the spool that assigned an event's sequence: a UUIDv7, so that later spools sort later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SpoolId(Uuid);
 
 impl SpoolId {
-    /// A new one, after all that were made before.
+    /// Creates a new id that sorts after all earlier ones.
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// The one of these bytes.
+    /// Returns the id with these bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
 
-    /// Its bytes.
+    /// Returns the bytes of the id.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
@@ -40,8 +40,8 @@ impl fmt::Display for SpoolId {
     }
 }
 
-/// Appends the event's id: the feed's, with `~` and eight digits after it when another body had that id before;
-/// `<spool id>-<sequence>` for an event that came without one.
+/// Appends the id of an event: the feed's id, followed by `~` and eight digits if an earlier event had the
+/// same id and another body; `<spool id>-<sequence>` for an event without an id.
 pub fn write_id(event: &Event<'_>, spool: &SpoolId, out: &mut String) {
     match event.text(Field::Id) {
         Some(id) => out.push_str(&id),
@@ -55,24 +55,26 @@ pub fn write_id(event: &Event<'_>, spool: &SpoolId, out: &mut String) {
     }
 }
 
-/// Appends `<source>/<id>`: what a broker may remove duplicates by.
+/// Appends `<source>/<id>`, by which a broker may remove duplicates.
 pub fn write_identity(event: &Event<'_>, spool: &SpoolId, out: &mut String) {
     out.push_str(event.source);
     out.push('/');
     write_id(event, spool, out);
 }
 
-/// Appends `<spool id>:<sequence in 20 digits>`: sorts as text in the order of the log.
+/// Appends `<spool id>:<sequence in 20 digits>`, which sorts as text in the order of the log.
 pub fn write_sequence(sequence: Sequence, spool: &SpoolId, out: &mut String) {
     let _ = write!(out, "{spool}:{:020}", sequence.get());
 }
 
-/// A hash of an identity, for remembering it. 128 bits: a collision would lose an event.
+/// Returns a hash of an identity for the deduplication window. It has 128 bits, because a collision would
+/// lose an event.
 ///
-/// In a table that takes places from its lowest bits, ids that are numbers and follow one another lie together, so that a feed
-/// that counts has little memory fetched. It is not stored: another version's may be another.
+/// In a table that selects places by the lowest bits, consecutive numeric ids are stored close together, so
+/// that a feed with a counter touches little memory. The hash is not stored and may change between versions.
 pub fn identity_hash(source: &str, id: &str) -> u128 {
-    /// Of these bits. All others tell identities apart; by the next seven, tables know most entries that want the same place.
+    /// The bits that select a place. All other bits distinguish identities; with the next seven bits, tables
+    /// recognise most entries that compete for the same place.
     const PLACE: u128 = (1 << 57) - 1;
     let seed = xxh3::xxh3_64(source.as_bytes());
     let hash = xxh3::xxh3_128_with_seed(id.as_bytes(), seed);
@@ -82,23 +84,23 @@ pub fn identity_hash(source: &str, id: &str) -> u128 {
     }
 }
 
-/// A hash that takes over the last bits of a number as they are. No more of them: ids that are counted in steps would all want
-/// the same places.
+/// Returns a hash that keeps the last bits of a number. It keeps no more of them, because ids that are
+/// counted in steps would all select the same places.
 fn place(number: u64, seed: u64) -> u64 {
-    /// As many as a table looks at together.
+    /// The number of places that a table examines together.
     const TOGETHER: u64 = 16;
     let product = u128::from((number / TOGETHER) ^ seed) * u128::from(0x9e37_79b9_7f4a_7c15_u64);
     let hash = (product >> 64) as u64 ^ product as u64;
     hash.wrapping_add(number % TOGETHER)
 }
 
-/// A hash of a body, for telling two bodies of one identity apart.
+/// Returns a hash of a body, which distinguishes two bodies of one identity.
 pub fn body_hash(body: &str) -> u128 {
     xxh3::xxh3_128(body.as_bytes())
 }
 
-/// The part of a body's hash that goes into the id of a conflicting event. The same in every version: consumers
-/// keep such ids.
+/// Returns the part of a body's hash that is added to the id of a conflicting event. It never changes between
+/// versions, because consumers store such ids.
 pub const fn conflict_suffix(body_hash: u128) -> u32 {
     (body_hash >> 96) as u32
 }

@@ -1,38 +1,39 @@
-//! A validating scanner over JSON text that allocates nothing and builds nothing.
+//! A validating scanner over JSON text that does not allocate and builds no tree.
 //!
-//! A frame is read once: the scanner checks every byte against the JSON grammar (RFC 8259) and tells where the values
-//! stand. The text itself goes on unchanged. Up to [`MAX_DEPTH`] it accepts exactly what `serde_json` accepts as a
-//! raw value, a property that the tests hold it to.
+//! A frame is read once: the scanner checks every byte against the JSON grammar (RFC 8259) and returns the
+//! positions of the values. The text itself is passed on unchanged. Up to [`MAX_DEPTH`] the scanner accepts
+//! exactly the texts that `serde_json` accepts as a raw value; a test compares them.
 
 pub(crate) mod scalar;
 
 use std::borrow::Cow;
 
-use self::scalar::Wrong;
+use self::scalar::SyntaxError;
 
-/// The deepest nesting accepted. Common parsers stop at about this depth, so that whoever reads our output can; and it
-/// bounds the stack.
+/// The maximum nesting depth. Common parsers have a similar limit, so that consumers can parse every accepted
+/// frame; it also bounds the stack.
 pub const MAX_DEPTH: usize = 128;
 
-/// Where a value stands in a text: byte offsets, the end exclusive.
+/// The position of a value in a text: byte offsets, with an exclusive end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Span {
     /// Offset of the first byte.
     pub start: u32,
-    /// Offset after the last byte; equal to `start` when there is no value.
+    /// Offset after the last byte; equal to `start` for a missing value.
     pub end: u32,
 }
 
 impl Span {
-    /// The span of a value that is not there.
+    /// The span of a missing value.
     pub const ABSENT: Self = Self { start: 0, end: 0 };
 
-    /// Whether there is no value. No JSON value is empty, so an empty span can mean nothing else.
+    /// Returns whether the value is missing. No JSON value is empty, so an empty span is unambiguous.
     pub const fn is_absent(self) -> bool {
         self.start == self.end
     }
 
-    /// The part of `text` that this span covers, `None` when absent or not within `text`.
+    /// Returns the part of `text` that this span covers. `None` if the value is missing or the span is
+    /// outside of `text`.
     pub fn of(self, text: &str) -> Option<&str> {
         if self.is_absent() {
             None
@@ -67,10 +68,10 @@ pub enum JsonError {
     /// More than [`MAX_DEPTH`] arrays and objects within one another.
     #[error("nested deeper than {MAX_DEPTH} at offset {offset}")]
     TooDeep {
-        /// Where the one too many opens.
+        /// The offset of the bracket or brace that exceeds the limit.
         offset: usize,
     },
-    /// Offsets are kept in 32 bits.
+    /// The text is too long for offsets of 32 bits.
     #[error("{length} bytes long, more than the 4 GiB that can be addressed")]
     TooLong {
         /// The length of the text.
@@ -78,7 +79,7 @@ pub enum JsonError {
     },
 }
 
-/// The scanner: a position in a text.
+/// A scanner with a position in a text.
 #[derive(Clone, Debug)]
 pub struct Scanner<'a> {
     text: &'a str,
@@ -87,7 +88,7 @@ pub struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// Starts at the beginning of `text`.
+    /// Creates a scanner at the beginning of `text`.
     ///
     /// # Errors
     /// [`JsonError::TooLong`] for a text whose offsets need more than 32 bits.
@@ -102,22 +103,22 @@ impl<'a> Scanner<'a> {
         })
     }
 
-    /// Whether the next value is an object.
+    /// Returns whether the next value is an object.
     pub fn at_object(&mut self) -> bool {
         self.white_space();
         self.peek() == Some(b'{')
     }
 
-    /// Whether the next value is an array.
+    /// Returns whether the next value is an array.
     pub fn at_array(&mut self) -> bool {
         self.white_space();
         self.peek() == Some(b'[')
     }
 
-    /// Reads an object, calling `member` with each key; `member` must read the value.
+    /// Reads an object and calls `member` with each key; `member` must read the value.
     ///
     /// # Errors
-    /// What stands here is no object, or `member` failed.
+    /// The next value is not an object, or `member` failed.
     pub fn object<F>(&mut self, mut member: F) -> Result<Span, JsonError>
     where
         F: FnMut(&mut Self, Key<'a>) -> Result<(), JsonError>,
@@ -134,7 +135,7 @@ impl<'a> Scanner<'a> {
                     self.white_space();
                     self.expect(b':', "':' after a key")?;
                 }
-                // Whatever reads a value goes past the white space before it.
+                // Every reading method skips the white space before its value.
                 member(self, key)?;
                 self.white_space();
                 if self.eat(b',') {
@@ -149,10 +150,10 @@ impl<'a> Scanner<'a> {
         Ok(self.span_from(start))
     }
 
-    /// Reads an array, calling `element` for each element; `element` must read it.
+    /// Reads an array and calls `element` for each element; `element` must read it.
     ///
     /// # Errors
-    /// What stands here is no array, or `element` failed.
+    /// The next value is not an array, or `element` failed.
     pub fn array<F>(&mut self, mut element: F) -> Result<Span, JsonError>
     where
         F: FnMut(&mut Self) -> Result<(), JsonError>,
@@ -177,10 +178,10 @@ impl<'a> Scanner<'a> {
         Ok(self.span_from(start))
     }
 
-    /// Reads any value and tells where it stands.
+    /// Reads any value and returns its position.
     ///
     /// # Errors
-    /// What stands here is no JSON value.
+    /// There is no valid value at the position.
     pub fn value(&mut self) -> Result<Span, JsonError> {
         self.white_space();
         let start = self.position;
@@ -192,10 +193,10 @@ impl<'a> Scanner<'a> {
         Ok(self.span_from(start))
     }
 
-    /// Checks that nothing but white space follows.
+    /// Checks that only white space follows.
     ///
     /// # Errors
-    /// Something else follows.
+    /// Other text follows.
     pub fn end(&mut self) -> Result<(), JsonError> {
         self.white_space();
         if self.position == self.text.len() {
@@ -210,7 +211,7 @@ impl<'a> Scanner<'a> {
         if self.peek() != Some(b'"') {
             return Err(self.unexpected("a key in quotes"));
         }
-        let string = scalar::string(self.text.as_bytes(), start).map_err(|wrong| self.told(wrong))?;
+        let string = scalar::string(self.text.as_bytes(), start).map_err(|wrong| self.error_at(wrong))?;
         self.position = string.end;
         Ok(Key {
             quoted: &self.text[start..string.end],
@@ -219,13 +220,14 @@ impl<'a> Scanner<'a> {
     }
 
     fn scalar(&mut self) -> Result<(), JsonError> {
-        self.position = scalar::end(self.text.as_bytes(), self.position).map_err(|wrong| self.told(wrong))?;
+        self.position =
+            scalar::end(self.text.as_bytes(), self.position).map_err(|wrong| self.error_at(wrong))?;
         Ok(())
     }
 
     #[inline]
     fn white_space(&mut self) {
-        // The feed has hardly any: one comparison mostly.
+        // The feed has hardly any white space: usually one comparison is enough.
         while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
             self.position += 1;
         }
@@ -262,13 +264,13 @@ impl<'a> Scanner<'a> {
     }
 
     fn unexpected(&self, expected: &'static str) -> JsonError {
-        self.told(Wrong {
+        self.error_at(SyntaxError {
             offset: self.position,
             expected,
         })
     }
 
-    fn told(&self, Wrong { offset, expected }: Wrong) -> JsonError {
+    fn error_at(&self, SyntaxError { offset, expected }: SyntaxError) -> JsonError {
         match self.text.as_bytes().get(offset) {
             Some(found) => JsonError::Unexpected {
                 found: *found,
@@ -280,7 +282,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn span_from(&self, start: usize) -> Span {
-        // Both fit: `new` refused a longer text.
+        // Both offsets fit into 32 bits, because `new` rejected longer texts.
         Span {
             start: start as u32,
             end: self.position as u32,
@@ -288,7 +290,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// A key of an object, as it stands in the text.
+/// A key of an object, as written in the text.
 #[derive(Clone, Copy, Debug)]
 pub struct Key<'a> {
     quoted: &'a str,
@@ -296,7 +298,7 @@ pub struct Key<'a> {
 }
 
 impl<'a> Key<'a> {
-    /// The key without quotes and escapes: `"face\u005fimage"` is the same key as `"face_image"`.
+    /// Returns the key without quotes and escapes: `"face\u005fimage"` is the same key as `"face_image"`.
     pub fn name(self) -> Cow<'a, str> {
         let inner = &self.quoted[1..self.quoted.len() - 1];
         if self.has_escape {
@@ -306,9 +308,11 @@ impl<'a> Key<'a> {
     }
 }
 
-/// The text of a scalar value: a string without quotes and escapes; a number, `true` or `false` as written.
+/// Returns the text of a scalar value: a string without quotes and escapes; a number, `true` or `false` as
+/// written.
 ///
-/// `None` for null, an object, an array, and for a string with half a surrogate pair, which no text can hold.
+/// `None` for null, an object, an array, and for a string with an unpaired surrogate, which text cannot
+/// contain.
 pub fn text(value: &str) -> Option<Cow<'_, str>> {
     match value.as_bytes().first()? {
         b'"' => {

@@ -1,63 +1,63 @@
-//! The ledger: of every event, what became of it.
+//! The ledger: the outcome of every event.
 //!
-//! Both ledgers keep their sum true under one lock, so that no reader ever sees an event twice or not at all.
+//! Both ledgers update their sum under one lock, so that no reader sees an event twice or misses one.
 
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-/// What became of an event at the intake.
+/// The outcome of an event at the intake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceOutcome {
-    /// In the spool, and as durable there as its kind promises.
+    /// Stored in the spool, with the durability of its type.
     Stored,
-    /// Left out by the filter.
+    /// Excluded by the filter.
     Filtered,
-    /// Seen before.
+    /// Received before.
     Duplicate,
-    /// In the dead letters.
+    /// Stored as a dead letter.
     DeadLettered,
 }
 
 /// The ledger of a source since the start: `received = stored + filtered + duplicate + dead_lettered + in_flight`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceCounts {
-    /// Event frames read from the socket, with those that could not be parsed.
+    /// The number of event frames read from the socket, including malformed ones.
     pub received: u64,
-    /// In the spool.
+    /// Stored in the spool.
     pub stored: u64,
-    /// Left out by the filter.
+    /// Excluded by the filter.
     pub filtered: u64,
-    /// Seen before.
+    /// Received before.
     pub duplicate: u64,
-    /// In the dead letters.
+    /// Stored as a dead letter.
     pub dead_lettered: u64,
-    /// On the way from the socket to the spool.
+    /// Between the socket and the spool.
     pub in_flight: u64,
 }
 
 impl SourceCounts {
-    /// Whether the sum holds.
+    /// Returns whether the sum is correct.
     pub const fn balances(&self) -> bool {
         self.received == self.stored + self.filtered + self.duplicate + self.dead_lettered + self.in_flight
     }
 }
 
-/// A source's ledger, shared by its listener and the intake.
+/// The ledger of a source, shared by its listener and the intake.
 #[derive(Debug, Default)]
 pub struct SourceLedger {
     counts: Mutex<SourceCounts>,
 }
 
 impl SourceLedger {
-    /// Takes up `events` that were read from the socket.
+    /// Counts `events` that were read from the socket as received and in flight.
     pub fn receive(&self, events: u64) {
         let mut counts = self.lock();
         counts.received += events;
         counts.in_flight += events;
     }
 
-    /// Settles `events` that were in flight.
+    /// Moves `events` from in flight to an outcome.
     pub fn settle(&self, outcome: SourceOutcome, events: u64) {
         let mut counts = self.lock();
         debug_assert!(counts.in_flight >= events, "more settled than received");
@@ -70,7 +70,7 @@ impl SourceLedger {
         }
     }
 
-    /// The counts at this moment.
+    /// Returns the counts at this moment.
     pub fn counts(&self) -> SourceCounts {
         *self.lock()
     }
@@ -84,34 +84,35 @@ impl SourceLedger {
 /// The final result of an event at a sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Settlement {
-    /// Acknowledged by the broker, or on disk.
+    /// Acknowledged by the broker, or written to disk.
     Delivered,
-    /// Left out by the sink's own filter.
+    /// Excluded by the sink's own filter.
     Filtered,
-    /// The broker had it already.
+    /// Already stored by the broker.
     Duplicate,
-    /// In the sink's dead letters.
+    /// Stored as a dead letter of the sink.
     DeadLettered,
-    /// Given up by a full spool before the sink had read it.
+    /// Removed by a full spool before the sink had read it.
     Dropped,
     /// Unreadable in the spool.
     Damaged,
 }
 
-/// What a sink has settled, of the contiguous prefix of all that was stored since its first sequence.
+/// The counts of the settled events of a sink: the contiguous prefix of all events stored since the sink's
+/// first sequence.
 ///
-/// Kept with the cursor, and so across restarts where the spool is on disk.
+/// Stored with the cursor, and so kept across restarts if the spool is on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkCounts {
-    /// Acknowledged by the broker, or on disk.
+    /// Acknowledged by the broker, or written to disk.
     pub delivered: u64,
-    /// Left out by the sink's own filter.
+    /// Excluded by the sink's own filter.
     pub filtered: u64,
-    /// The broker had it already.
+    /// Already stored by the broker.
     pub duplicate: u64,
-    /// In the sink's dead letters.
+    /// Stored as a dead letter of the sink.
     pub dead_lettered: u64,
-    /// Given up by a full spool before the sink had read it.
+    /// Removed by a full spool before the sink had read it.
     pub dropped: u64,
     /// Unreadable in the spool.
     pub damaged: u64,
@@ -130,8 +131,8 @@ impl SinkCounts {
         }
     }
 
-    /// Takes back so many events, of which nobody knows any more what became of each: delivered ones first.
-    pub fn take_back(&mut self, mut events: u64) {
+    /// Subtracts `events` whose individual outcomes are unknown, from the delivered ones first.
+    pub fn subtract(&mut self, mut events: u64) {
         for count in [
             &mut self.delivered,
             &mut self.filtered,
@@ -146,7 +147,7 @@ impl SinkCounts {
         }
     }
 
-    /// All that is settled.
+    /// Returns the number of settled events.
     pub const fn settled(&self) -> u64 {
         self.delivered + self.filtered + self.duplicate + self.dead_lettered + self.dropped + self.damaged
     }
@@ -163,12 +164,12 @@ mod tests {
             filtered: 1000,
             ..SinkCounts::default()
         };
-        counts.take_back(20);
+        counts.subtract(20);
         assert_eq!(
             (counts.delivered, counts.filtered, counts.settled()),
             (0, 985, 985)
         );
-        counts.take_back(2000);
+        counts.subtract(2000);
         assert_eq!(counts.settled(), 0);
     }
 

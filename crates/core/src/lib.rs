@@ -1,16 +1,17 @@
-//! The vocabulary of neurobridge: what an event is, how it is stored, rendered and delivered, and what became of it.
+//! The vocabulary of neurobridge: events, their storage, rendering and delivery, and the accounting of
+//! outcomes.
 //!
-//! No sockets and no broker clients: everything here compiles and is tested alone.
+//! This crate has no sockets and no broker clients: everything here compiles and is tested alone.
 //!
-//! | on the way in | in the log | on the way out | all along |
+//! | intake | log | delivery | everywhere |
 //! |---|---|---|---|
-//! | [`json`]: a scanner that builds nothing | [`record`]: an event in bytes | [`delivery`]: the loop of every sink | [`event`]: an event, its sequence, its fields |
-//! | [`envelope`]: a frame's kind and fields | [`reader`]: a reader with a cursor | [`sink`]: what a sink has to be; [`connect`]: its steps | [`identity`]: who an event is |
-//! | [`filter`], [`redact`] | | [`template`], [`cloudevents`]: messages | [`ledger`]: what became of each event |
-//! | | [`epoch`]: which run gave a sequence | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`os_error`], [`clock`] |
+//! | [`json`]: a scanner that builds no tree | [`record`]: the encoding of an event | [`delivery`]: the loop of every sink | [`event`]: an event, its sequence, its fields |
+//! | [`envelope`]: kind and fields of a frame | [`reader`]: a reader with a cursor | [`sink`]: the trait of a sink; [`connect`]: its connection steps | [`identity`]: the identity of an event |
+//! | [`filter`], [`redact`] | | [`template`], [`cloudevents`]: messages | [`ledger`]: the counts by outcome |
+//! | | [`epoch`]: the openings of a log | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`os_error`], [`clock`] |
 //!
-//! To write a sink, implement [`sink::Sink`] and hand it to [`delivery::deliver`] with a reader of the spool. For a sink of the
-//! `neurobridge` program, implement [`sink_type::SinkType`] for its configuration as well.
+//! To write a sink, implement [`sink::Sink`] and pass it to [`delivery::deliver`] with a reader of the spool.
+//! For a sink of the `neurobridge` program, implement [`sink_type::SinkType`] for its configuration as well.
 
 pub mod ack;
 pub mod address;

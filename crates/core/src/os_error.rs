@@ -21,7 +21,7 @@ pub enum ErrorClass {
     /// The file system or a quota is full. Retry; succeeds when somebody frees space.
     NoSpace,
     /// The process or the system lacks a resource for the moment (open files, memory, locks), or the call was interrupted.
-    /// Retry; nothing of the disk is in doubt.
+    /// Retry; the content of the disk is intact.
     Temporary,
     /// A retry does not help, or is not safe: a failing device, a read-only file system, missing files or permissions.
     Final,
@@ -49,7 +49,7 @@ impl ErrorClass {
         }
     }
 
-    /// Whether the operation may succeed when it is retried later.
+    /// Returns whether the operation may succeed when it is retried later.
     pub const fn may_pass(self) -> bool {
         matches!(self, Self::NoSpace | Self::Temporary)
     }

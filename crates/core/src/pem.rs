@@ -1,4 +1,4 @@
-//! Certificates in a PEM file, each by itself: one that cannot be read must not make the others useless.
+//! Certificates in a PEM file, parsed independently: an unreadable one does not make the others unusable.
 
 use data_encoding::BASE64;
 
@@ -8,23 +8,23 @@ const END: &str = "-----END CERTIFICATE-----";
 /// The certificates of a PEM file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Certificates {
-    /// Those that can be read.
+    /// The readable certificates.
     pub readable: Vec<Certificate>,
-    /// The places of the others in the file, from 1.
+    /// The positions of the unreadable certificates in the file, from 1.
     pub unreadable: Vec<usize>,
 }
 
-/// A certificate.
+/// A certificate of a PEM file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Its place in the file, from 1.
+    /// The position in the file, from 1.
     pub number: usize,
-    /// Its bytes. What they mean is not looked at.
+    /// The DER encoding. Its content is not checked.
     pub der: Vec<u8>,
 }
 
 impl Certificates {
-    /// Finds the certificates in a text. Whatever stands between them is skipped.
+    /// Finds the certificates in a text and skips all other text.
     pub fn parse(text: &str) -> Self {
         let mut found = Self::default();
         let sections = text.split(BEGIN).skip(1);
@@ -37,9 +37,9 @@ impl Certificates {
         found
     }
 
-    /// Returns which certificates of `file` are skipped, in a sentence for the log. `unusable` are those of the readable
-    /// ones that were refused later.
-    pub fn skipped_words(&self, file: &str, unusable: &[usize]) -> Option<String> {
+    /// Returns a message for the log that lists the skipped certificates of `file`, `None` if there are none.
+    /// `unusable` are the positions of readable certificates that were rejected later.
+    pub fn skipped_message(&self, file: &str, unusable: &[usize]) -> Option<String> {
         let mut numbers = [self.unreadable.as_slice(), unusable].concat();
         numbers.sort_unstable();
         let list: Vec<String> = numbers.iter().take(10).map(usize::to_string).collect();
@@ -54,11 +54,11 @@ impl Certificates {
 }
 
 impl Certificate {
-    /// The certificate as PEM.
+    /// Returns the certificate as PEM.
     pub fn pem(&self) -> String {
         let body = BASE64.encode(&self.der);
         let mut pem = format!("{BEGIN}\n");
-        // Lines of 64 characters, as RFC 7468 wants them; base64 is ASCII.
+        // Lines of 64 characters, as RFC 7468 requires; base64 is ASCII.
         for line in body.as_bytes().chunks(64) {
             pem.push_str(&String::from_utf8_lossy(line));
             pem.push('\n');
@@ -67,7 +67,7 @@ impl Certificate {
     }
 }
 
-/// Returns whether a text holds an encrypted private key: PKCS#8, or the older form of OpenSSL.
+/// Returns whether a text contains an encrypted private key: PKCS#8, or the older format of OpenSSL.
 pub fn has_encrypted_key(text: &str) -> bool {
     text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
 }
@@ -81,7 +81,7 @@ fn der(body: &str) -> Option<Vec<u8>> {
     };
     let length = match der[1] {
         short @ 0..=0x7f => usize::from(short),
-        // The length of the length.
+        // The number of bytes that encode the length.
         long @ 0x81..=0x84 => {
             let (length, rest) = rest.split_at_checked(usize::from(long & 0x7f))?;
             let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
@@ -109,7 +109,7 @@ mod tests {
         let text = format!(
             "# roots\r\n{}{BEGIN}\nno base64!\n{END}\n{BEGIN}\n{}{BEGIN}\n{}\n{END}\nbetween{}",
             first.pem().replace('\n', "\r\n"),
-            // Without its end, and with one that is too short.
+            // One without an end marker, and one that is too short.
             "TUlJ\n",
             BASE64.encode(&certificate(4, 300).der[..100]),
             last.pem(),
@@ -118,10 +118,10 @@ mod tests {
         assert_eq!(found.readable, [first, last]);
         assert_eq!(found.unreadable, [2, 3, 4]);
         assert_eq!(
-            found.skipped_words("ca.pem", &[1]).unwrap(),
+            found.skipped_message("ca.pem", &[1]).unwrap(),
             "certificate 1, 2, 3, 4 of ca.pem cannot be read and is skipped; replace or remove it"
         );
-        assert_eq!(Certificates::parse("").skipped_words("x", &[]), None);
+        assert_eq!(Certificates::parse("").skipped_message("x", &[]), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a sink sees of the spool: a reader with a cursor.
+//! The `Reader` trait: how a sink reads the spool.
 
 use std::future::Future;
 
@@ -9,76 +9,79 @@ use crate::{
     record::SealedBatch,
 };
 
-/// A sink's place in the log. One for each sink, each at its own pace.
+/// A reader of the log with a cursor. Each sink has one and reads at its own pace.
 pub trait Reader: Send + 'static {
-    /// Waits for what comes next and hands it over. Safe to cancel: nothing is skipped.
+    /// Waits for the next events and returns them. Cancel-safe: no event is skipped.
     ///
     /// # Errors
-    /// The log can't be read; what was handed over before stays valid.
+    /// The log cannot be read. Events that were returned before stay valid.
     fn next(&mut self) -> impl Future<Output = Result<Read, ReadError>> + Send;
 
-    /// Goes back (or forth) to a sequence: it is what [`next`](Self::next) hands over next.
+    /// Moves the reader to a sequence, which [`next`](Self::next) returns next. The sequence may be earlier
+    /// or later.
     fn rewind(&mut self, sequence: Sequence);
 
-    /// Notes that everything before `cursor.next` is settled; the log may forget it. Does not wait for a disk.
+    /// Commits the cursor: everything before `cursor.next` is settled, and the log may remove it. Does not
+    /// wait for a disk.
     fn commit(&mut self, cursor: &Cursor);
 
-    /// The cursor as it was when the reader was made.
+    /// Returns the cursor with which the reader was opened.
     fn cursor(&self) -> &Cursor;
 
-    /// The first sequence that the log has not given yet, where that is known: what waits for this reader ends there.
+    /// Returns the first sequence that the log has not assigned yet, `None` if it is unknown. The events that
+    /// wait for this reader end before it.
     fn end(&self) -> Option<Sequence> {
         None
     }
 
-    /// The log's epochs. One in memory has none.
+    /// Returns the epochs of the log. A log in memory has none.
     fn epochs(&self) -> Epochs {
         Epochs::default()
     }
 }
 
-/// What a reader hands over.
+/// A result of [`Reader::next`].
 #[derive(Clone, Debug)]
 pub enum Read {
-    /// Events, as many as were there together.
+    /// Events that were appended together.
     Events(SealedBatch),
-    /// Events that are not there any more.
+    /// Events that are no longer in the log.
     Skipped {
-        /// The first of them.
+        /// The sequence of the first one.
         from: Sequence,
-        /// How many.
+        /// The number of events.
         events: u64,
-        /// Why.
+        /// The reason.
         reason: Skipped,
     },
-    /// The log is closed and all of it was handed over.
+    /// The log is closed and all events were returned.
     End,
 }
 
-/// Why events are not there any more.
+/// Why events are no longer in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skipped {
-    /// The spool was full, and was told to drop the oldest.
+    /// The spool was full and is configured to drop the oldest events.
     Dropped,
-    /// They can't be read.
+    /// The events cannot be read.
     Damaged,
 }
 
-/// Where a sink stands, and what it has settled up to there.
+/// The position of a sink, and the counts of the events before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// The sequence at which this sink began.
+    /// The first sequence of this sink.
     pub first: Sequence,
     /// The first sequence that is not settled.
     pub next: Sequence,
-    /// What became of those before.
+    /// The counts of the events before `next`.
     pub counts: SinkCounts,
-    /// What the sink wants to find again at its next start: the file sink's file and offset.
+    /// Text that the sink needs at its next start: the file sink stores its file and offset.
     pub note: Option<String>,
 }
 
 impl Cursor {
-    /// A sink that begins here.
+    /// Returns the cursor of a sink that starts at `first`.
     pub fn starting_at(first: Sequence) -> Self {
         Self {
             first,
@@ -88,8 +91,9 @@ impl Cursor {
         }
     }
 
-    /// This cursor, which that epoch has committed, in the log as it is; and how many events the log has lost that were
-    /// delivered: their sequences are given anew, to events that were not.
+    /// Returns this cursor, which was committed in `epoch`, as it applies to the present log, and the number
+    /// of delivered events that the log has lost. Their sequences are assigned again, to events that were not
+    /// delivered.
     #[must_use]
     pub fn within(mut self, epoch: Epoch, epochs: &Epochs) -> (Self, u64) {
         let Some(end) = epochs.end_of(epoch) else {
@@ -99,33 +103,33 @@ impl Cursor {
         if lost > 0 {
             self.next = end;
             self.first = self.first.min(end);
-            self.counts.take_back(lost);
+            self.counts.subtract(lost);
         }
         (self, lost)
     }
 }
 
-/// Why the log can't be read.
+/// Why the log cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// A record of the log in memory makes no sense: a bug, not an accident.
-    #[error("the spool can't be read at sequence {sequence}")]
+    /// A record of the log in memory is invalid, which only a bug can cause.
+    #[error("the spool cannot be read at sequence {sequence}")]
     Record {
-        /// Where.
+        /// The sequence of the record.
         sequence: Sequence,
-        /// What is wrong there.
+        /// The reason.
         source: crate::record::RecordError,
     },
-    /// The disk can't be read.
-    #[error("the spool can't be read at sequence {sequence}")]
+    /// The disk cannot be read.
+    #[error("the spool cannot be read at sequence {sequence}")]
     Disk {
-        /// Where.
+        /// The sequence at which reading failed.
         sequence: Sequence,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The log is gone: it failed, or the program is stopping.
+    /// The log has failed, or the program is stopping.
     #[error("the spool has stopped")]
     Stopped,
 }

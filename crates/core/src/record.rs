@@ -1,19 +1,19 @@
-//! An event in bytes: one format, in memory and on disk.
+//! The encoding of an event as a record: one format, in memory and on disk.
 //!
-//! | offset | bytes | what |
+//! | offset | bytes | content |
 //! |---|---|---|
 //! | 0 | 4 | length of the record from offset 8 on |
-//! | 4 | 4 | CRC32C of all from offset 8 on |
+//! | 4 | 4 | CRC32C of all bytes from offset 8 on |
 //! | 8 | 8 | sequence |
 //! | 16 | 8 | time of receipt, microseconds since 1970 |
 //! | 24 | 1 | flags: 1 for a conflict |
 //! | 25 | 1 | length of the source's name |
-//! | 26 | 4 | conflict: a hash of the body |
-//! | 30 | 72 | where the fields stand in the frame: start and end of each |
+//! | 26 | 4 | conflict: a hash of the body, or 0 |
+//! | 30 | 72 | positions of the fields in the frame: start and end of each |
 //! | 102 | … | the source's name, then the frame |
 //!
-//! A log in memory leaves checksum and sequence empty. All numbers are little-endian. The fields' places are stored so that
-//! no reader scans the frame again.
+//! In a log in memory, checksum and sequence are not set. All numbers are little-endian. The positions of the
+//! fields are stored so that no reader scans the frame again.
 
 mod batch;
 
@@ -26,51 +26,52 @@ use crate::{
     json::Span,
 };
 
-/// Bytes before the part that the length and the checksum cover.
+/// The number of bytes before the part that the length and the checksum cover.
 pub const PREFIX: usize = 8;
-/// The shortest record: one without a source's name and a frame.
+/// The length of the shortest record: without a source name and a frame.
 pub const SHORTEST: usize = FIXED;
 const FIXED: usize = 102;
 const CONFLICT: u8 = 1;
 
-/// Why bytes are no record.
+/// Why bytes are not a valid record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// Fewer bytes than the record says it has.
+    /// The record is shorter than its stored length.
     #[error("the record ends early: {found} bytes, expected {expected}")]
     Truncated {
-        /// How many there are.
+        /// The number of bytes found.
         found: usize,
-        /// How many there should be.
+        /// The expected number of bytes.
         expected: usize,
     },
-    /// The checksum is that of other bytes.
+    /// The checksum does not match.
     #[error("the checksum is {found:08x}, expected {expected:08x}")]
     Checksum {
-        /// The checksum stored.
+        /// The stored checksum.
         found: u32,
-        /// The checksum of what is there.
+        /// The checksum of the bytes.
         expected: u32,
     },
-    /// The checksum is right and the content is not: written by another version, or by something else.
+    /// The checksum matches but the content is invalid: it was written by another version or another program.
     #[error("the record's {what} is not valid")]
     Content {
-        /// Which part of it.
+        /// The invalid part.
         what: &'static str,
     },
 }
 
-/// Length of the record that starts here, prefix included; `None` when fewer than four bytes are left.
+/// Returns the length of the record that starts here, prefix included. `None` if fewer than four bytes are
+/// left.
 pub fn total_length(bytes: &[u8]) -> Option<usize> {
     let length: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
     Some(PREFIX + u32::from_le_bytes(length) as usize)
 }
 
-/// Checks a record's length and checksum against its bytes, without reading its content; its length.
+/// Checks the length and the checksum of a record without decoding it, and returns its length.
 ///
 /// # Errors
-/// It is cut off or damaged.
+/// The record is truncated or damaged.
 pub fn verify(bytes: &[u8]) -> Result<usize, RecordError> {
     let total = total_length(bytes).ok_or(RecordError::Truncated {
         found: bytes.len(),
@@ -94,11 +95,12 @@ pub fn verify(bytes: &[u8]) -> Result<usize, RecordError> {
     }
 }
 
-/// Reads the record that starts here, which has this sequence, and tells its length. Where bytes come from a disk, whoever
-/// reads them checks the checksum ([`verify`]) and the sequence that they tell, once: this is called for every sink.
+/// Decodes the record that starts here, which has this sequence, and returns its length. Does not check the
+/// checksum or the stored sequence, because it is called for every sink: code that reads records from a disk
+/// checks both once ([`verify`]).
 ///
 /// # Errors
-/// It is cut off, or its content is not valid.
+/// The record is truncated, or its content is invalid.
 pub fn decode(bytes: &[u8], sequence: Sequence) -> Result<(Event<'_>, usize), RecordError> {
     let total = total_length(bytes).ok_or(RecordError::Truncated {
         found: bytes.len(),
@@ -140,14 +142,14 @@ pub fn decode(bytes: &[u8], sequence: Sequence) -> Result<(Event<'_>, usize), Re
     Ok((event, total))
 }
 
-/// Four bytes at a fixed offset; the callers have checked the length.
+/// Returns four bytes at a fixed offset; the callers have checked the length.
 fn u32_at(record: &[u8], offset: usize) -> u32 {
     let mut bytes = [0; 4];
     bytes.copy_from_slice(&record[offset..offset + 4]);
     u32::from_le_bytes(bytes)
 }
 
-/// Eight bytes at a fixed offset; the callers have checked the length.
+/// Returns eight bytes at a fixed offset; the callers have checked the length.
 fn u64_at(record: &[u8], offset: usize) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&record[offset..offset + 8]);

@@ -1,4 +1,4 @@
-//! What leaves an event before anything else sees it: values taken out, persons under another name.
+//! Redaction and pseudonymisation, applied before an event is stored.
 
 mod pattern;
 
@@ -20,45 +20,46 @@ use crate::{
 
 pub use self::pattern::{Pattern, PatternError};
 
-/// The shortest key for pseudonyms: with fewer bytes a person's name could be found by trying keys.
+/// The minimum length of a pseudonymisation key. With a shorter key, a name could be found by trying all
+/// keys.
 pub const MIN_KEY_BYTES: usize = 16;
 
-/// Which fields get a pseudonym instead of their value, and with which key.
+/// The fields whose values are replaced by pseudonyms, and the key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pseudonymise {
     /// Names, patterns or paths, as for `redact`.
     pub fields: Vec<Pattern>,
-    /// File with the key: at least 16 bytes, the white space around them not counted (`openssl rand -hex 32`). Who has
-    /// it can tell which pseudonym belongs to a known value.
+    /// File with the key: at least 16 bytes, without the surrounding white space (`openssl rand -hex 32`).
+    /// Whoever has the key can compute the pseudonym of a known value.
     pub key_file: PathBuf,
 }
 
-/// Takes values out of frames and replaces others by pseudonyms.
+/// Redacts values of frames and replaces others by pseudonyms.
 ///
-/// A pattern without a dot means the key of that name at any depth, within arrays too; one with dots means the path from
-/// `data` on (or from the frame on: `data.pid` and `meta.x` are understood), where arrays count for nothing. `*` stands for
-/// any part of a name. Patterns see names without escapes. The frame's own `id` and `data` are never replaced, as without
-/// them there would be no event; what is within them is.
+/// A pattern without a dot matches the key with that name at any depth, also within arrays. A pattern with
+/// dots matches the path from `data` (or from the frame: `data.pid` and `meta.x` match too), in which arrays
+/// are not counted. `*` matches any part of a name. Patterns are compared with names without escapes. The
+/// frame's own `id` and `data` are never replaced, because an event needs them; values within them are.
 ///
-/// A redacted value becomes `null`. A pseudonym is the HMAC-SHA-256 of the value's text as 64 hexadecimal digits: equal
-/// values have equal pseudonyms, `1` and `"1"` too; objects and arrays have none and become `null`. Where both are asked
-/// for, the value is redacted.
+/// A redacted value becomes `null`. A pseudonym is the HMAC-SHA-256 of the value's text as 64 hexadecimal
+/// digits: equal values have equal pseudonyms, also `1` and `"1"`; objects and arrays become `null`. A value
+/// that matches both is redacted.
 #[derive(Clone, Default)]
 pub struct Redaction {
     redact: Vec<Pattern>,
     pseudonymise: Vec<Pattern>,
-    /// Set when there is anything to pseudonymise.
+    /// The key; `None` if no field is pseudonymised.
     key: Option<Hmac<Sha256>>,
-    /// Whether any pattern is a path: only then the walk keeps one.
+    /// Whether any pattern is a path: only then the walk records the current path.
     has_paths: bool,
 }
 
 impl Redaction {
-    /// Reads the key file, which blocks for the time that a small file takes.
+    /// Creates a redaction. Reads the key file, which blocks for the time that a small file takes.
     ///
     /// # Errors
-    /// There is no useful key.
+    /// The key file cannot be read or the key is too short.
     pub fn new(redact: &[Pattern], pseudonymise: Option<&Pseudonymise>) -> Result<Self, KeyFileError> {
         let key = pseudonymise
             .map(|config| read_key(&config.key_file))
@@ -73,16 +74,16 @@ impl Redaction {
         })
     }
 
-    /// Whether no frame is ever changed.
+    /// Returns whether no frame is ever changed.
     pub fn is_empty(&self) -> bool {
         self.redact.is_empty() && self.pseudonymise.is_empty()
     }
 
-    /// Whether anything in `frame` was to be replaced; then `out` is the new frame, the same text but for those values.
-    /// Otherwise what `out` holds means nothing.
+    /// Redacts `frame`. Returns true if a value was replaced: then `out` is the new frame, with all other
+    /// text unchanged. If it returns false, the content of `out` is undefined.
     ///
-    /// `frame` must be one that [`read`](crate::envelope::read) has taken. Of any other text nothing gets through: `out`
-    /// is `null`.
+    /// `frame` must be valid for [`read`](crate::envelope::read). For any other text `out` becomes `null`, so
+    /// that no value leaks.
     pub fn apply(&self, frame: &str, out: &mut String) -> bool {
         out.clear();
         if self.is_empty() {
@@ -113,7 +114,7 @@ impl Redaction {
         true
     }
 
-    /// What becomes of the value at `path`, of which `name` is the last key.
+    /// Returns the action for the value at `path`, whose last key is `name`.
     fn judge(&self, name: &str, path: &[Cow<'_, str>]) -> Action {
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(name, path));
         if any(&self.redact) {
@@ -125,7 +126,7 @@ impl Redaction {
         }
     }
 
-    /// Appends what stands for a value that is to be pseudonymised.
+    /// Appends the pseudonym of a value.
     fn push_pseudonym(&self, value: &str, out: &mut String) {
         let (Some(key), Some(text)) = (&self.key, json::text(value)) else {
             out.push_str(NULL);
@@ -151,29 +152,29 @@ impl fmt::Debug for Redaction {
     }
 }
 
-/// Why there is no key for pseudonyms.
+/// Why the pseudonymisation key is unusable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyFileError {
-    /// The file can't be read.
-    #[error("can't read the key for pseudonyms from {}, expected a file of at least {MIN_KEY_BYTES} bytes (openssl rand -hex 32)", path.display())]
+    /// The file cannot be read.
+    #[error("cannot read the pseudonymisation key from {}, expected a file of at least {MIN_KEY_BYTES} bytes (openssl rand -hex 32)", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The key is so short that it could be guessed.
-    #[error("found a key for pseudonyms of {found} bytes in {}, expected at least {MIN_KEY_BYTES} (openssl rand -hex 32)", path.display())]
+    #[error("found a pseudonymisation key of {found} bytes in {}, expected at least {MIN_KEY_BYTES} (openssl rand -hex 32)", path.display())]
     TooShort {
         /// The file.
         path: PathBuf,
-        /// How many bytes there are, the white space around them not counted.
+        /// The number of bytes, without the surrounding white space.
         found: usize,
     },
 }
 
-/// No key is that long; whoever names a large file by mistake learns it.
+/// The maximum size of a key file: larger than any key, so that a wrong path is reported as an error.
 const MAX_KEY_FILE_BYTES: u64 = 1024 * 1024;
 
 fn read_key(path: &Path) -> Result<Hmac<Sha256>, KeyFileError> {
@@ -182,8 +183,8 @@ fn read_key(path: &Path) -> Result<Hmac<Sha256>, KeyFileError> {
         source,
     };
     let content = file::read(path, MAX_KEY_FILE_BYTES).map_err(unreadable)?;
-    // A key is often text that a command wrote, with a line break that an editor adds or takes away: not part of it. A byte
-    // order mark is: without it, a key in use would give other pseudonyms.
+    // A key is often text written by a command, with a line break that an editor may add or remove: it does
+    // not belong to the key. A byte order mark does: without it, a key in use would produce other pseudonyms.
     let key = content.raw().trim_ascii();
     if key.len() < MIN_KEY_BYTES {
         return Err(KeyFileError::TooShort {
@@ -204,15 +205,16 @@ enum Action {
     Pseudonymise,
 }
 
-/// One way through a frame.
+/// A pass through a frame.
 struct Walk<'r, 'a> {
     redaction: &'r Redaction,
     frame: &'a str,
-    /// The keys that lead here, from the frame on. Empty unless there are patterns with paths.
+    /// The keys from the frame to the current value. Empty unless a pattern is a path.
     path: Vec<Cow<'a, str>>,
-    /// How many objects are open.
+    /// The number of open objects.
     depth: usize,
-    /// How much of the frame is in `out`, or replaced there. Nothing is, before the first value that is replaced.
+    /// The length of the part of the frame that was copied or replaced in `out`. 0 before the first replaced
+    /// value.
     copied: usize,
     out: &'r mut String,
 }
@@ -233,8 +235,8 @@ impl<'a> Walk<'_, 'a> {
 
     fn member(&mut self, scanner: &mut Scanner<'a>, key: Key<'a>) -> Result<(), JsonError> {
         let name = key.name();
-        // A key with half a surrogate pair has no text, and comes as it is written. Readers differ in what they make of it,
-        // so no pattern can be trusted to miss it.
+        // A key with an unpaired surrogate has no text and is compared as written. Consumers interpret such a
+        // key differently, so every pattern has to match it.
         let is_unreadable = matches!(&name, Cow::Borrowed(name) if name.contains('\\'));
         let is_frame_level = self.depth == 1;
         let has_paths = self.redaction.has_paths;

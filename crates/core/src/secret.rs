@@ -1,4 +1,4 @@
-//! Tokens and passwords: read from the configuration or from a file, and never shown.
+//! Tokens and passwords: read from the configuration or a file, and never shown.
 
 mod set;
 
@@ -14,42 +14,43 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub use self::set::SecretSet;
 use crate::file;
 
-/// The longest secret that a file may hold. Far above any token, so that a wrong path is noticed instead of read.
+/// The maximum size of a file with a secret. Far above any token, so that a wrong path is reported as an
+/// error.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// The `format` of a secret in the JSON Schema, by which others recognise keys that must not be shown or interpreted.
+/// The `format` of a secret in the JSON Schema. It marks the keys whose values must not be shown or parsed.
 pub const SCHEMA_FORMAT: &str = "password";
 
-/// A token or a password. Shown as `[redacted]`, wiped from memory when dropped.
+/// A token or a password, shown as `[redacted]` and wiped from memory when dropped.
 ///
-/// In a configuration it may be any scalar and is taken as text: a variable of the environment is parsed before it gets
-/// here, so that the token `true` arrives as a boolean and `123` as a number. What that parser has lost can't be had
-/// back: `007` arrives as 7, `1.50` as 1.5, and ` a ` as `a`. So whoever reads the environment hands the values of such
-/// keys on as text, unparsed; a token between brackets, which would arrive as an array, is refused with a sentence
-/// otherwise.
+/// In a configuration it may be any scalar and is converted to text, because environment variables are parsed
+/// before they are deserialised: the token `true` arrives as a boolean and `123` as a number. That parser
+/// loses the original text: `007` arrives as 7, `1.50` as 1.5, and ` a ` as `a`. So the reader of the
+/// environment passes the values of such keys on as unparsed text. Otherwise a token in brackets would arrive
+/// as an array, and is refused with an explanation.
 #[derive(Clone)]
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// The one of this text.
+    /// Creates a secret from its text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(SecretString::from(text.into()))
     }
 
-    /// The text itself: for the wire alone, never for a log.
+    /// Returns the text: only for sending, never for a log.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 }
 
-/// Reads the secret of a configuration key that has a twin which names a file: `value` stands for `<key>`, `file` for
-/// `<key>_file`. `None` when neither is set.
+/// Reads the secret of a configuration key that exists in two forms: `value` is the value of `<key>`, `file`
+/// that of `<key>_file`. `None` if neither is set.
 ///
-/// See [`read_file`]. The file is read at each call, so that a secret can be exchanged while the program runs; this blocks
-/// for up to [`file::TIME_LIMIT`].
+/// See [`read_file`]. The file is read at each call, so that a secret can be replaced while the program runs.
+/// Blocks for up to [`file::TIME_LIMIT`].
 ///
 /// # Errors
-/// Both are set, or the file can't be read or holds no secret.
+/// Both are set, or the file cannot be read or contains no secret.
 pub fn resolve(
     key: &'static str,
     value: Option<&Secret>,
@@ -64,11 +65,12 @@ pub fn resolve(
     }
 }
 
-/// Reads the file of the secret `<key>`: the only line of the file, without its line break and without a byte order mark,
-/// which editors and `echo` add. Blanks in the line are part of the secret. Blocks for up to [`file::TIME_LIMIT`].
+/// Reads the file of the secret `<key>`: the only line of the file, without line break and byte order mark,
+/// which editors and `echo` add. Blanks in the line belong to the secret. Blocks for up to
+/// [`file::TIME_LIMIT`].
 ///
 /// # Errors
-/// The file can't be read, or holds no secret: it is blank, or has more than one line that is not.
+/// The file cannot be read, or contains no secret: all lines are blank, or several are not.
 pub fn read_file(key: &'static str, path: &Path) -> Result<Secret, SecretError> {
     let unreadable = |source: io::Error| {
         let path = path.to_owned();
@@ -93,33 +95,33 @@ pub fn read_file(key: &'static str, path: &Path) -> Result<Secret, SecretError> 
     }
 }
 
-/// Why there is no secret.
+/// Why a secret is unusable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretError {
-    /// It stands in two places.
+    /// Both `<key>` and `<key>_file` are set.
     #[error("found both \"{key}\" and \"{key}_file\", expected one of them")]
     Both {
         /// The key without `_file`.
         key: &'static str,
     },
-    /// It is there and empty.
+    /// The value is empty.
     #[error("found an empty \"{key}\", expected a text of at least one character")]
     Empty {
         /// The key.
         key: &'static str,
     },
-    /// The file can't be read, or is no text.
-    #[error("\"{key}_file\": can't read {}, expected a file with the secret as its only text", path.display())]
+    /// The file cannot be read, or is not text.
+    #[error("\"{key}_file\": cannot read {}, expected a file with the secret as its only text", path.display())]
     Unreadable {
         /// The key without `_file`.
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The file has more than one line with text.
+    /// The file contains more than one line with text.
     #[error("\"{key}_file\": found more than one line in {}, expected the secret as its only line", path.display())]
     SeveralLines {
         /// The key without `_file`.
@@ -127,7 +129,7 @@ pub enum SecretError {
         /// The file.
         path: PathBuf,
     },
-    /// The file has nothing but white space.
+    /// The file contains only white space.
     #[error("\"{key}_file\": found nothing but blanks in {}, expected the secret as its only line", path.display())]
     EmptyFile {
         /// The key without `_file`.
@@ -168,7 +170,7 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// Writes `[redacted]`: what shows a configuration shows no secret.
+/// Writes `[redacted]`, so that a printed configuration shows no secret.
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(REDACTED)
@@ -195,7 +197,7 @@ impl JsonSchema for Secret {
 
 const REDACTED: &str = "[redacted]";
 
-/// Takes scalars as text. Its errors never quote what was found: it may be the secret.
+/// Converts scalars to text. Its errors never quote the value, which may be the secret.
 struct AnyScalar;
 
 const STRUCTURED: &str = "found an array or a table, expected a text; in the environment a secret that begins with a \
@@ -237,7 +239,7 @@ impl<'de> de::Visitor<'de> for AnyScalar {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Secret, E> {
-        // Debug keeps the point: `1.0` stays `1.0`.
+        // `Debug` keeps the decimal point: `1.0` stays `1.0`.
         Ok(Secret::new(format!("{value:?}")))
     }
 

@@ -1,4 +1,4 @@
-//! Takes the pictures out of an event that is too large.
+//! Removes the pictures from an event that is too large.
 
 use crate::{
     envelope::{self, Kind},
@@ -6,16 +6,17 @@ use crate::{
     json::{Scanner, Span},
 };
 
-/// The event without its pictures.
+/// An event without its pictures.
 #[derive(Debug, Default)]
 pub struct Stripped {
     frame: String,
-    /// The keys whose values were taken out, with commas between them.
+    /// The keys whose values were removed, separated by commas.
     pub fields: String,
 }
 
 impl Stripped {
-    /// Makes `null` of each value of the entry whose key ends with `_image`; `None` when there is none to take out.
+    /// Replaces each value of the entry whose key ends with `_image` by `null`. `None` if there is no such
+    /// value.
     ///
     /// Such a value is the URL of a picture, or *assumed* the picture itself in base64.
     pub fn of(event: &Event<'_>) -> Option<Self> {
@@ -30,7 +31,7 @@ impl Stripped {
                     let value = scanner.value()?;
                     if name.ends_with("_image") && value.of(data).is_some_and(|value| value != "null") {
                         spans.push(value);
-                        // A key that is there twice is named once.
+                        // A duplicate key is listed once.
                         if !fields.iter().any(|field| *field == name) {
                             fields.push(name.into_owned());
                         }
@@ -56,7 +57,7 @@ impl Stripped {
         })
     }
 
-    /// The event as it is now. `None` never comes of an event: what was valid stays so.
+    /// Returns the stripped event. `None` only for an invalid frame, which stripping never produces.
     pub fn event<'a>(&'a self, original: &Event<'a>) -> Option<Event<'a>> {
         match envelope::read(&self.frame) {
             Ok(Kind::Event(envelope)) => Some(Event {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::event::{Event, FieldPath};
 
-/// Text with the event's fields in it, between braces.
+/// Text with fields of the event in braces.
 ///
 /// A field is a path of keys below the event's `data`, such as `{result}` or `{space.id}`; `{feed}` is the name of
 /// the source in the configuration, `{id}` the feed's id. `{{` and `}}` stand for braces.
@@ -24,7 +24,7 @@ enum Part {
     Placeholder(FieldPath),
 }
 
-/// Why a text is no template.
+/// Why a text is not a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TemplateError {
@@ -35,7 +35,7 @@ pub enum TemplateError {
     NotClosed {
         /// The text.
         template: String,
-        /// Where the brace stands.
+        /// The offset of the brace.
         offset: usize,
     },
     /// `}` without `{`.
@@ -45,17 +45,17 @@ pub enum TemplateError {
     NotOpened {
         /// The text.
         template: String,
-        /// Where the brace stands.
+        /// The offset of the brace.
         offset: usize,
     },
-    /// What stands between braces is no path of keys.
+    /// The text between braces is not a path of keys.
     #[error(
         "\"{template}\": found \"{{{found}}}\", expected a path of keys such as {{result}} or {{space.id}}"
     )]
     NoPath {
         /// The text.
         template: String,
-        /// What stands between the braces.
+        /// The text between the braces.
         found: String,
     },
 }
@@ -111,7 +111,7 @@ impl FromStr for Template {
 }
 
 impl Template {
-    /// The same text for every event, if it has no placeholders.
+    /// Returns the text if it has no placeholders and so is the same for every event.
     pub fn constant(&self) -> Option<&str> {
         match self.parts.as_slice() {
             [] => Some(""),
@@ -120,7 +120,7 @@ impl Template {
         }
     }
 
-    /// The fields that stand in it.
+    /// Returns the fields of the placeholders.
     pub fn fields(&self) -> impl Iterator<Item = &FieldPath> {
         self.parts.iter().filter_map(|part| match part {
             Part::Placeholder(field) => Some(field),
@@ -128,7 +128,7 @@ impl Template {
         })
     }
 
-    /// Whether the field at this path is in it.
+    /// Returns whether a placeholder has this path.
     pub fn uses(&self, path: &str) -> bool {
         let wanted = FieldPath::parse(path);
         self.parts
@@ -136,7 +136,8 @@ impl Template {
             .any(|part| matches!((part, &wanted), (Part::Placeholder(is), Some(wanted)) if is == wanted))
     }
 
-    /// Appends the text for an event; false, and nothing useful appended, when a field has no value.
+    /// Appends the text for an event. Returns false if a field has no value; then the appended text is
+    /// incomplete.
     pub fn render_complete(&self, event: &Event<'_>, out: &mut String) -> bool {
         for part in &self.parts {
             match part {
@@ -150,14 +151,14 @@ impl Template {
         true
     }
 
-    /// Appends the text for an event: a field without a value becomes `unknown`, and each character of a value for
-    /// which `allowed` is false becomes `_`.
+    /// Appends the text for an event: a field without a value becomes `unknown`, and each character of a
+    /// value for which `allowed` is false becomes `_`.
     pub fn render_name(&self, event: &Event<'_>, allowed: impl Fn(char) -> bool, out: &mut String) {
         for part in &self.parts {
             match part {
                 Part::Literal(literal) => out.push_str(literal),
                 Part::Placeholder(placeholder) => match placeholder.value(event) {
-                    // Mostly all of it is allowed.
+                    // In most values every character is allowed.
                     Some(value) if !value.is_empty() && value.chars().all(&allowed) => out.push_str(&value),
                     Some(value) if !value.is_empty() => {
                         out.extend(value.chars().map(|c| if allowed(c) { c } else { '_' }));

@@ -1,4 +1,4 @@
-//! TLS of a client: the files of `tls`, and the reasons for a refused certificate in words.
+//! TLS of a client: the files of the table `tls`, and descriptions of the reasons for a refused certificate.
 
 use std::{
     io,
@@ -15,10 +15,10 @@ use crate::{
     pem::{self, Certificates},
 };
 
-/// All certificates that systems trust are a quarter of a MiB.
+/// The maximum size of a file. All certificates that systems trust have a quarter of a MiB.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The files of a client, as the configuration names them.
+/// The paths of a client's TLS files, from the configuration.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TlsPaths<'a> {
     /// The certificates of trusted authorities; those of the system by default.
@@ -29,7 +29,7 @@ pub struct TlsPaths<'a> {
     pub key_file: Option<&'a Path>,
 }
 
-/// Why TLS cannot be set up. Public, because it stops a source from being made.
+/// Why TLS cannot be set up. Public, because constructing a source may fail with it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsSetupError {
@@ -38,7 +38,7 @@ pub enum TlsSetupError {
         "found no certificates of authorities on this system ({problems}): install ca-certificates, or set `tls.ca_file`"
     )]
     NoRoots {
-        /// What went wrong on the way.
+        /// The errors while reading the system's certificates.
         problems: String,
     },
     /// A file cannot be read.
@@ -48,17 +48,17 @@ pub enum TlsSetupError {
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
-    /// A file has not in it what it should have.
+    /// A file does not contain the expected PEM section.
     #[error("found no {expected} in `tls.{key}`, {}", path.display())]
     NotPem {
         /// The key of the configuration.
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// What it should have held.
+        /// The expected section.
         expected: &'static str,
     },
     /// A private key is encrypted.
@@ -73,24 +73,24 @@ pub enum TlsSetupError {
         /// The file.
         path: PathBuf,
     },
-    /// The files are readable, but not usable, or not together.
+    /// The files are readable, but unusable alone or in combination.
     #[error("the certificates of `tls.{key}` cannot be used")]
     Unusable {
         /// The key of the configuration.
         key: &'static str,
-        /// Why not.
+        /// The reason.
         source: rustls::Error,
     },
 }
 
 impl TlsSetupError {
-    /// Returns whether a disk hangs. That may pass, other than a wrong file.
+    /// Returns whether a disk hangs. Unlike a wrong file, that may be temporary.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::TimedOut)
     }
 }
 
-/// The system's roots, read once: a hundred sources share them.
+/// The system's root certificates, read once: a hundred sources share them.
 static SYSTEM_ROOTS: LazyLock<Result<Arc<RootCertStore>, String>> = LazyLock::new(|| {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -109,12 +109,12 @@ static SYSTEM_ROOTS: LazyLock<Result<Arc<RootCertStore>, String>> = LazyLock::ne
 /// Reads the files. Blocks for up to [`file::TIME_LIMIT`] for each.
 ///
 /// # Errors
-/// A file cannot be read, or does not hold what it should.
+/// A file cannot be read, or does not contain the expected section.
 ///
-/// # Panics
+/// Never: the provider supports the default protocol versions.
 /// Never: the provider has the default protocol versions.
 pub fn client_config(paths: TlsPaths<'_>) -> Result<ClientConfig, TlsSetupError> {
-    // The provider is named here: with two of them compiled into a program, rustls refuses to choose.
+    // The provider is named explicitly: if two are compiled into a program, rustls does not choose one.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -133,9 +133,9 @@ pub fn client_config(paths: TlsPaths<'_>) -> Result<ClientConfig, TlsSetupError>
         })
 }
 
-/// Returns why a server's certificate is refused: the end of a sentence that begins with the certificate. `address_key` is the key of
-/// the configuration that holds the server's name.
-pub fn certificate_words(error: &CertificateError, address_key: &str) -> String {
+/// Returns why a server's certificate is refused: a predicate for the subject "the certificate".
+/// `address_key` is the configuration key that contains the server's name.
+pub fn describe_certificate_error(error: &CertificateError, address_key: &str) -> String {
     let words = match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "comes from an authority that is not trusted here: set `tls.ca_file` where it is one of your own"
@@ -153,7 +153,7 @@ pub fn certificate_words(error: &CertificateError, address_key: &str) -> String 
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "is not for a server: issue one with the extended key usage serverAuth"
         }
-        // The library of the verification has names for these, and rustls has none.
+        // The verification library has names for these errors, and rustls has none.
         CertificateError::Other(other) => match format!("{other:?}") {
             name if name.contains("UnsupportedCertVersion") => {
                 "is of X.509 version 1: issue one of version 3, with a subjectAltName"
@@ -192,8 +192,8 @@ fn roots(ca_file: Option<&Path>) -> Result<Arc<RootCertStore>, TlsSetupError> {
             None => no_certificate("ca_file", path),
         });
     }
-    // The others may be all that is needed.
-    if let Some(words) = found.skipped_words(&path.display().to_string(), &unusable) {
+    // The remaining certificates may be sufficient.
+    if let Some(words) = found.skipped_message(&path.display().to_string(), &unusable) {
         warn!("tls.ca_file: {words}");
     }
     Ok(Arc::new(roots))
@@ -201,7 +201,7 @@ fn roots(ca_file: Option<&Path>) -> Result<Arc<RootCertStore>, TlsSetupError> {
 
 fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
     let found = parse(&read(key, path)?);
-    // Of our own chain none may be missing.
+    // The client's own chain must be complete.
     if found.readable.is_empty() || !found.unreadable.is_empty() {
         return Err(no_certificate(key, path));
     }

@@ -5,21 +5,21 @@ use std::{fmt, str::FromStr, time::Duration};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Why a text is no duration or size.
+/// Why a text is not a duration or size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("found \"{found}\", expected {expected}")]
 #[non_exhaustive]
 pub struct UnitError {
     /// The text.
     pub found: String,
-    /// What would have been right.
+    /// A description of the expected text.
     pub expected: &'static str,
 }
 
 const DURATION: &str = "a duration such as \"250ms\", \"5s\", \"1h 30m\" or \"7d\"";
 const SIZE: &str = "a size such as \"512 KiB\", \"64 MiB\" or \"10 GiB\"";
 
-/// The JSON Schema of a duration. Its title is what an error expects in place of a value of another type.
+/// The JSON Schema of a duration. Its title is the expected value in errors about values of another type.
 #[derive(Debug)]
 pub struct DurationText;
 
@@ -37,10 +37,10 @@ impl JsonSchema for DurationText {
     }
 }
 
-/// Reads a duration: numbers with the units `ms`, `s`, `m`, `h`, `d`, added up.
+/// Parses a duration: numbers with the units `ms`, `s`, `m`, `h`, `d`, which are added.
 ///
 /// # Errors
-/// The text is no such duration, or longer than 2⁶⁴ milliseconds.
+/// The text is not a duration, or exceeds 2⁶⁴ milliseconds.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let error = || UnitError {
         found: text.to_owned(),
@@ -69,7 +69,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     Ok(sum)
 }
 
-/// Writes a duration as [`parse_duration`] reads it, to the millisecond.
+/// Formats a duration so that [`parse_duration`] returns it, with a resolution of a millisecond.
 pub fn format_duration(duration: Duration) -> String {
     let mut rest = duration.as_millis();
     let mut parts = Vec::new();
@@ -92,7 +92,7 @@ pub fn format_duration(duration: Duration) -> String {
     }
 }
 
-/// The digits, the letters and what comes after them.
+/// Returns the leading digits, the letters after them, and the rest.
 fn number_and_unit(text: &str) -> (&str, &str, &str) {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, rest) = text.split_at(digits);
@@ -108,18 +108,18 @@ fn number_and_unit(text: &str) -> (&str, &str, &str) {
 pub mod duration {
     use super::*;
 
-    /// Reads a duration from text.
+    /// Deserialises a duration from text.
     ///
     /// # Errors
-    /// It is no text, or no duration.
+    /// The value is not text, or not a duration.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         parse_duration(&String::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 
-    /// Writes a duration as text.
+    /// Serialises a duration as text.
     ///
     /// # Errors
-    /// Those of the serializer.
+    /// The serializer failed.
     pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&format_duration(*duration))
     }
@@ -129,18 +129,18 @@ pub mod duration {
 pub mod optional_duration {
     use super::*;
 
-    /// Reads a duration from text.
+    /// Deserialises a duration from text.
     ///
     /// # Errors
-    /// It is no text, or no duration.
+    /// The value is not text, or not a duration.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
         super::duration::deserialize(deserializer).map(Some)
     }
 
-    /// Writes a duration as text.
+    /// Serialises a duration as text.
     ///
     /// # Errors
-    /// Those of the serializer.
+    /// The serializer failed.
     pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
         match duration {
             Some(duration) => super::duration::serialize(duration, serializer),
@@ -155,22 +155,22 @@ pub mod optional_duration {
 pub struct ByteSize(u64);
 
 impl ByteSize {
-    /// So many bytes.
+    /// Creates a size in bytes.
     pub const fn from_bytes(bytes: u64) -> Self {
         Self(bytes)
     }
 
-    /// So many KiB, of 1,024 bytes each.
+    /// Creates a size in KiB of 1,024 bytes.
     pub const fn from_kib(kib: u64) -> Self {
         Self(kib * 1024)
     }
 
-    /// So many MiB, of 1,024 KiB each.
+    /// Creates a size in MiB of 1,024 KiB.
     pub const fn from_mib(mib: u64) -> Self {
         Self::from_kib(mib * 1024)
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     pub const fn bytes(self) -> u64 {
         self.0
     }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use neurobridge_core::{
-    address::{self, Address, scheme_words},
+    address::{self, Address, describe_scheme},
     units::ByteSize,
 };
 use schemars::JsonSchema;
@@ -268,7 +268,7 @@ impl Endpoint {
             Some(scheme) if scheme.eq_ignore_ascii_case("wss") => true,
             Some(scheme) if scheme.eq_ignore_ascii_case("ws") => false,
             scheme => {
-                let found = scheme_words(scheme);
+                let found = describe_scheme(scheme);
                 return Err(match scheme.map(str::to_ascii_lowercase).as_deref() {
                     Some("https") => {
                         format!("{found}, expected wss:// in its place: wss://host[:port][/path]")

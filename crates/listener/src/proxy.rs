@@ -10,7 +10,7 @@ use std::{
 
 use data_encoding::BASE64;
 use neurobridge_core::{
-    address::{Address, scheme_words},
+    address::{Address, describe_scheme},
     secret::{self, SecretError, SecretSet},
 };
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
@@ -137,7 +137,7 @@ impl Proxy {
             .scheme
             .is_some_and(|scheme| !scheme.eq_ignore_ascii_case("http"))
         {
-            return Err(format!("{}, {EXPECTED}", scheme_words(address.scheme)));
+            return Err(format!("{}, {EXPECTED}", describe_scheme(address.scheme)));
         }
         if !matches!(address.rest, "" | "/") {
             return Err(format!("found a path or a query, {EXPECTED}"));

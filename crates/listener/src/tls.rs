@@ -88,7 +88,7 @@ pub(crate) fn explain(host: &str, error: io::Error) -> TlsError {
     {
         Some(rustls::Error::InvalidCertificate(kind)) => TlsError::Certificate {
             host,
-            what: tls::certificate_words(kind, "url"),
+            what: tls::describe_certificate_error(kind, "url"),
             source: rustls::Error::InvalidCertificate(kind.clone()),
         },
         Some(rustls::Error::AlertReceived(alert)) => TlsError::Alert {

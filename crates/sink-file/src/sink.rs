@@ -293,7 +293,10 @@ impl Sink for FileSink {
 
     fn status(&self) -> SinkStatus {
         SinkStatus {
-            notice: self.removes_by_age.then(neurobridge_core::clock::doubt).flatten(),
+            notice: self
+                .removes_by_age
+                .then(neurobridge_core::clock::distrust_reason)
+                .flatten(),
             lost: self.lost,
             ..SinkStatus::default()
         }

@@ -23,7 +23,7 @@ pub(crate) fn authorities(path: &Path) -> Result<String, SinkFault> {
         return Err(SinkFault::new(FaultKind::Other, reason));
     }
     // The others may be all that is needed.
-    if let Some(words) = found.skipped_words(&path.display().to_string(), &[]) {
+    if let Some(words) = found.skipped_message(&path.display().to_string(), &[]) {
         warn!("tls.ca_file: {words}");
     }
     Ok(found.readable.iter().map(Certificate::pem).collect())

@@ -259,7 +259,7 @@ pub(crate) fn of_connect(error: &ConnectError, server: &str) -> SinkFault {
             FaultKind::Unauthorised,
             format!(
                 "no encrypted connection to {server}: its certificate {}",
-                tls::certificate_words(refusal, "servers")
+                tls::describe_certificate_error(refusal, "servers")
             ),
         );
     }

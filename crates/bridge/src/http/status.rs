@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use jiff::Timestamp;
 use neurobridge_core::{
-    dead_letter::Notice,
+    dead_letter::DeadLetterSummary,
     delivery::SinkState,
     histogram::{self, BOUNDS},
     ledger::SourceCounts,
@@ -41,7 +41,7 @@ struct Source {
     gaps: u64,
     gap_seconds: f64,
     newest_gaps: Vec<PastGap>,
-    newest_dead_letters: Vec<Notice>,
+    newest_dead_letters: Vec<DeadLetterSummary>,
     ledger: SourceCounts,
 }
 
@@ -84,7 +84,7 @@ struct Sink {
     resent: u64,
     client_replacements: u64,
     latency: Latency,
-    newest_dead_letters: Vec<Notice>,
+    newest_dead_letters: Vec<DeadLetterSummary>,
     ledger: Ledger,
 }
 

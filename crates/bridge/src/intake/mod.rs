@@ -20,7 +20,7 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 use jiff::{SignedDuration, Timestamp};
 use neurobridge_core::{
     clock,
-    dead_letter::{DeadLetters, Newest, Notice},
+    dead_letter::{DeadLetterSummary, DeadLetters, RecentDeadLetters},
     delivery::Backoff,
     histogram::Histogram,
     identity,
@@ -75,24 +75,24 @@ pub(crate) struct IntakeStats {
     pub(crate) id_conflicts: AtomicU64,
     /// The time from `created` to receipt, measured for one event of each wake-up of the socket.
     pub(crate) event_age: Histogram,
-    newest_dead_letters: Mutex<Newest>,
+    newest_dead_letters: Mutex<RecentDeadLetters>,
 }
 
 impl IntakeStats {
     /// Returns the newest dead letters of the source.
-    pub(crate) fn newest_dead_letters(&self) -> Newest {
+    pub(crate) fn newest_dead_letters(&self) -> RecentDeadLetters {
         self.newest().clone()
     }
 
     fn dead_letter(&self, reason: &'static str) {
-        self.newest().push(Notice {
+        self.newest().push(DeadLetterSummary {
             at: clock::now(),
             reason,
             sequence: None,
         });
     }
 
-    fn newest(&self) -> std::sync::MutexGuard<'_, Newest> {
+    fn newest(&self) -> std::sync::MutexGuard<'_, RecentDeadLetters> {
         // No code under this lock can panic in the middle of an update.
         self.newest_dead_letters
             .lock()

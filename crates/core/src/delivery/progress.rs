@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     clock,
     connect::ConnectStep,
-    dead_letter::{Newest, Notice},
+    dead_letter::{DeadLetterSummary, RecentDeadLetters},
     event::Sequence,
     histogram::{self, Histogram},
     reader::Cursor,
@@ -62,8 +62,8 @@ pub struct ProgressSnapshot {
     pub connect_failures: [u64; ConnectStep::ALL.len()],
     /// Dead letters by [`RejectionReason::ALL`].
     pub dead_letters: [u64; RejectionReason::ALL.len()],
-    /// The newest dead letters.
-    pub newest_dead_letters: Newest,
+    /// The most recent dead letters.
+    pub newest_dead_letters: RecentDeadLetters,
     /// Advice to the operator of a sink that works.
     pub notice: Option<String>,
     /// The number of events that the destination has lost after their acknowledgement, as far as the sink has detected it.
@@ -87,7 +87,7 @@ impl Progress {
             faults: [0; FaultKind::ALL.len()],
             connect_failures: [0; ConnectStep::ALL.len()],
             dead_letters: [0; RejectionReason::ALL.len()],
-            newest_dead_letters: Newest::default(),
+            newest_dead_letters: RecentDeadLetters::default(),
             notice: None,
             lost: 0,
             client: ClientGauges::default(),
@@ -150,7 +150,7 @@ impl Progress {
     pub(super) fn dead_letter(&self, sequence: Sequence, reason: RejectionReason) {
         let mut inner = self.lock();
         inner.dead_letters[position(&RejectionReason::ALL, reason)] += 1;
-        inner.newest_dead_letters.push(Notice {
+        inner.newest_dead_letters.push(DeadLetterSummary {
             at: clock::now(),
             reason: reason.label(),
             sequence: Some(sequence),

@@ -1,44 +1,46 @@
-//! Frames of one feed are built alike: the same keys in the same order, other values between them.
+//! Speeds up reading by caching the layouts of frames: frames of one feed have the same keys in the same
+//! order, with different values.
 //!
-//! Reading a frame means mostly finding its keys. Where a frame has, byte for byte, what stood between the values of one
-//! before, its keys are found already: only the values are left to read, which takes less time. The text
-//! between the values being that of a valid frame, and every value being a valid scalar, the frame is valid as well, and
-//! its fields stand where they stood.
+//! Most of the time for reading a frame is spent on its keys. If the text between the values of a frame
+//! equals, byte for byte, that of an earlier frame, its keys are known, and only the values have to be read.
+//! Because the text between the values is that of a valid frame and every value is a valid scalar, the frame
+//! is valid as well and its fields have the same places.
 
 use crate::{
     envelope::{Control, Envelope, FIELDS, Kind, control_index, read_with_control},
     json::{JsonError, Scanner, Span, scalar},
 };
 
-/// How many layouts are remembered. A feed has one for each set of keys that it sends; of a feed with more, the frames
-/// of those that came least lately are read as if they were the first of their kind.
+/// The number of cached layouts. A feed has one for each set of keys that it sends. If it has more, the least
+/// recently used layouts are evicted, and their frames are read without the cache.
 const LAYOUTS: usize = 4;
-/// The most values that a layout may have. The feed's frames have 25; what has far more is seldom built alike twice.
+/// The maximum number of values of a layout. The feed's frames have 25; frames with many more rarely have the
+/// same layout twice.
 const MAX_VALUES: usize = 64;
-/// The most bytes that a layout keeps of a frame. The feed's frames have 400 between their values.
+/// The maximum number of bytes that a layout stores. The feed's frames have 400 bytes between their values.
 const MAX_BYTES: usize = 4096;
-/// So many bytes of what stands between two values are compared at once.
+/// The number of bytes of a separator that are compared in one operation.
 const HEAD: usize = 16;
-/// How many frames pass between two that are learned from, once the first ones did not help: where no two frames are
-/// built alike, learning from each would cost more than reading it.
+/// The number of frames from one layout that is learned to the next, after the first layouts matched nothing:
+/// if no two frames have the same layout, learning from each one would cost more than reading it.
 const LEARN_EVERY: u32 = 16;
 
-/// Reads frames; those that are built like one before in less time.
+/// Reads frames, and reads frames with a cached layout faster.
 ///
-/// Of every frame it tells what [`read`](crate::envelope::read) tells.
+/// The result is the same as that of [`read`](crate::envelope::read).
 #[derive(Clone, Debug, Default)]
 pub struct FrameReader {
-    /// The one that fitted last comes first.
+    /// The cached layouts, the most recently used one first.
     layouts: Vec<Layout>,
-    /// Frames in a row that fitted none.
-    misfits: u32,
+    /// The number of consecutive frames that matched no layout.
+    misses: u32,
 }
 
 impl FrameReader {
     /// Reads a frame, as [`read`](crate::envelope::read) does.
     ///
     /// # Errors
-    /// The frame is no JSON.
+    /// The frame is not JSON.
     pub fn read(&mut self, frame: &str) -> Result<Kind, JsonError> {
         self.read_with_control(frame).map(|(kind, _)| kind)
     }
@@ -46,12 +48,12 @@ impl FrameReader {
     /// Reads a frame, as [`read_with_control`](crate::envelope::read_with_control) does.
     ///
     /// # Errors
-    /// The frame is no JSON.
+    /// The frame is not JSON.
     pub fn read_with_control(&mut self, frame: &str) -> Result<(Kind, Option<Control>), JsonError> {
         for index in 0..self.layouts.len() {
             if let Some(envelope) = self.layouts[index].read(frame) {
                 self.layouts[..=index].rotate_right(1);
-                self.misfits = 0;
+                self.misses = 0;
                 return Ok((Kind::Event(envelope), None));
             }
         }
@@ -63,8 +65,8 @@ impl FrameReader {
     }
 
     fn learn(&mut self, frame: &str, envelope: &Envelope) {
-        let is_due = self.misfits < LAYOUTS as u32 || self.misfits.is_multiple_of(LEARN_EVERY);
-        self.misfits = self.misfits.wrapping_add(1);
+        let is_due = self.misses < LAYOUTS as u32 || self.misses.is_multiple_of(LEARN_EVERY);
+        self.misses = self.misses.wrapping_add(1);
         if is_due && let Some(layout) = Layout::of(frame, envelope) {
             self.layouts.truncate(LAYOUTS - 1);
             self.layouts.insert(0, layout);
@@ -72,27 +74,27 @@ impl FrameReader {
     }
 }
 
-/// What stands between the values of a frame, and which places in it are a field's beginning and end.
+/// The text between the values of a frame, and the places in this text at which fields begin and end.
 #[derive(Clone, Debug)]
 struct Layout {
-    /// What stands before each value.
-    before: Vec<Between>,
-    /// What stands after the last one.
+    /// The separator before each value.
+    before: Vec<Separator>,
+    /// The text after the last value.
     after: Vec<u8>,
     fields: [Option<(Place, Place)>; FIELDS],
 }
 
-/// What stands between two values.
+/// The text between two values.
 #[derive(Clone, Debug)]
-struct Between {
-    /// Its first bytes, and zeros where it has fewer.
+struct Separator {
+    /// The first bytes, padded with zeros.
     head: u128,
-    /// Ones for those that it has.
+    /// A mask with ones for the used bytes of `head`.
     mask: u128,
     text: Vec<u8>,
 }
 
-impl Between {
+impl Separator {
     fn of(text: &[u8]) -> Self {
         let (mut head, mut mask) = ([0; HEAD], [0; HEAD]);
         for ((head, mask), byte) in head.iter_mut().zip(&mut mask).zip(text) {
@@ -105,9 +107,10 @@ impl Between {
         }
     }
 
-    /// Where the next value begins, if this is what stands at `position`.
+    /// Returns the position after this separator, if the text at `position` equals it.
     ///
-    /// Some fifteen bytes mostly: up to [`HEAD`] are compared at once, whatever their number, and the rest after them.
+    /// A separator usually has some fifteen bytes: up to [`HEAD`] are compared in one operation, the rest
+    /// afterwards.
     #[inline]
     fn end(&self, bytes: &[u8], position: usize) -> Option<usize> {
         let end = position + self.text.len();
@@ -126,19 +129,20 @@ impl Between {
 /// A place in the text between two values.
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    /// The value that it stands before, counted from 0; their number for the text behind the last one.
+    /// The index of the value that follows this text; the number of values for the text after the last one.
     text: usize,
     offset: u32,
 }
 
 impl Layout {
-    /// The layout of an event frame, which has this envelope.
+    /// Creates the layout of an event frame with this envelope.
     fn of(frame: &str, envelope: &Envelope) -> Option<Self> {
         let mut values = Vec::new();
         Scanner::new(frame)
             .ok()?
             .object(|scanner, key| match control_index(&key.name()) {
-                // Its value decides whether the frame is an event: another one is another layout.
+                // The value of a control key decides whether the frame is an event, so another value is
+                // another layout.
                 Some(_) => scanner.value().map(drop),
                 None => gather_values(scanner, &mut values),
             })
@@ -149,7 +153,7 @@ impl Layout {
         let (mut before, mut starts) = (Vec::with_capacity(values.len()), vec![0]);
         for value in &values {
             let text = frame.get(*starts.last()? as usize..value.start as usize)?;
-            before.push(Between::of(text.as_bytes()));
+            before.push(Separator::of(text.as_bytes()));
             starts.push(value.end);
         }
         let after = frame.get(*starts.last()? as usize..)?.as_bytes().to_vec();
@@ -178,9 +182,9 @@ impl Layout {
         })
     }
 
-    /// The envelope of a frame that is built so.
+    /// Returns the envelope of a frame with this layout, `None` for another layout.
     fn read(&self, frame: &str) -> Option<Envelope> {
-        // Offsets are kept in 32 bits.
+        // Offsets have 32 bits.
         u32::try_from(frame.len()).ok()?;
         let bytes = frame.as_bytes();
         let mut starts = [0; MAX_VALUES + 1];
@@ -188,7 +192,7 @@ impl Layout {
         for (start, between) in starts.iter_mut().zip(&self.before) {
             *start = position as u32;
             let value = between.end(bytes, position)?;
-            position = match scalar::usual_end(bytes, value) {
+            position = match scalar::fast_end(bytes, value) {
                 Some(end) => end,
                 None => scalar::end(bytes, value).ok()?,
             };
@@ -211,7 +215,7 @@ impl Layout {
     }
 }
 
-/// The places of all values that hold no other values.
+/// Collects the positions of all scalar values.
 fn gather_values(scanner: &mut Scanner<'_>, values: &mut Vec<Span>) -> Result<(), JsonError> {
     if scanner.at_object() {
         scanner.object(|scanner, _| gather_values(scanner, values))?;
@@ -232,7 +236,7 @@ mod tests {
 
     const USUAL: &str = r#"{"id":7,"data":{"id":8,"created":"2026-01-02T03:04:05Z","result":"new","pid":null,"source":{"id":3,"name":"Door \"A\""},"sizes":[1,2.5e3],"empty":{}}}"#;
 
-    /// Reads all frames with one reader; each must be told as by a fresh look.
+    /// Reads all frames with one reader, and compares each result with that of an uncached read.
     fn agree(frames: &[&str]) -> FrameReader {
         let mut reader = FrameReader::default();
         for frame in frames {
@@ -250,7 +254,7 @@ mod tests {
         for key in ["PING", "auth", "error", "\\u0065rror"] {
             let frame = |value: &str| format!(r#"{{"id":1,"data":{{"pid":"a"}},"{key}":{value}}}"#);
             let null = frame("null");
-            assert_eq!(agree(&[&null, &null]).misfits, 0, "{null}");
+            assert_eq!(agree(&[&null, &null]).misses, 0, "{null}");
             for value in ["\"x\"", "{\"code\":1}", "\"\"", "1", "[1]"] {
                 agree(&[&null, &frame(value), &null, &frame(value)]);
             }
@@ -280,7 +284,7 @@ mod tests {
             .replace("2.5e3", "true")
             .replace(r#""new""#, "null");
         let reader = agree(&[USUAL, &other]);
-        assert_eq!((reader.layouts.len(), reader.misfits), (1, 0));
+        assert_eq!((reader.layouts.len(), reader.misses), (1, 0));
         let envelope = reader.layouts[0].read(&other).unwrap();
         assert_eq!(envelope.text(Field::Pid, &other).as_deref(), Some("abc"));
         assert_eq!(envelope.raw(Field::SourceId, &other), Some("3"));
@@ -335,7 +339,7 @@ mod tests {
             r#" { "id" : 1 , "data" : { } } "#,
             r#"{"data":{},"id":"x"}"#,
         ] {
-            assert_eq!(agree(&[frame, frame]).misfits, 0, "{frame}");
+            assert_eq!(agree(&[frame, frame]).misses, 0, "{frame}");
         }
     }
 
@@ -348,8 +352,8 @@ mod tests {
         for frame in &frames {
             assert_eq!(reader.read(frame), read(frame));
         }
-        assert_eq!((reader.layouts.len(), reader.misfits), (LAYOUTS, 1000));
-        // The last one that was learned from, and no later one.
+        assert_eq!((reader.layouts.len(), reader.misses), (LAYOUTS, 1000));
+        // The last frame that was learned from, and no later one.
         assert!(reader.layouts[0].read(&frames[992]).is_some());
 
         let many = format!(r#"{{"data":{{"a":[{}1]}}}}"#, "1,".repeat(MAX_VALUES));

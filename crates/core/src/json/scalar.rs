@@ -1,29 +1,31 @@
-//! Strings, numbers and words: the values that hold no others.
+//! Scans the values that contain no other values: strings, numbers, and the words `true`, `false` and `null`.
 //!
-//! Every function takes a position and returns another, and none keeps one in memory: reading an event is mostly reading
-//! these, one behind the other, and each would wait until the last one's position is stored and loaded. For the same
-//! reason there is a way without errors, which need more than a register: [`usual_end`].
+//! Every function takes a position and returns a new one, and none stores it in memory: an event consists
+//! mostly of consecutive scalars, and each would wait until the position of the last one is stored and
+//! loaded. For the same reason there is a path without error values, which do not fit into a register:
+//! [`fast_end`].
 
 use wide::u8x16;
 
-/// What is wrong with a text: where, and what the grammar allows there.
+/// A syntax error: its offset, and what the grammar allows there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wrong {
+pub(crate) struct SyntaxError {
     pub(crate) offset: usize,
     pub(crate) expected: &'static str,
 }
 
-/// A string that was read.
+/// A scanned string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quoted {
-    /// Behind its closing quotation mark.
+    /// The position after the closing quotation mark.
     pub(crate) end: usize,
     pub(crate) has_escape: bool,
 }
 
-/// The end of a value as most are: a string without escapes, a number without an exponent. `None`: ask [`end`].
+/// Returns the end of a common value: a string without escapes, a number without an exponent. `None` for any
+/// other value: [`end`] decides.
 #[inline]
-pub(crate) fn usual_end(bytes: &[u8], position: usize) -> Option<usize> {
+pub(crate) fn fast_end(bytes: &[u8], position: usize) -> Option<usize> {
     match bytes.get(position)? {
         b'"' => {
             let plain = end_of_plain(bytes, position + 1);
@@ -48,8 +50,8 @@ pub(crate) fn usual_end(bytes: &[u8], position: usize) -> Option<usize> {
     }
 }
 
-/// The end of the value that begins at `position` and holds no others.
-pub(crate) fn end(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
+/// Returns the end of the scalar that begins at `position`.
+pub(crate) fn end(bytes: &[u8], position: usize) -> Result<usize, SyntaxError> {
     match bytes.get(position) {
         Some(b'"') => string(bytes, position).map(|string| string.end),
         Some(b'-' | b'0'..=b'9') => number(bytes, position),
@@ -62,7 +64,7 @@ pub(crate) fn end(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
 
 /// Reads the string whose opening quotation mark is at `position`.
 #[inline]
-pub(crate) fn string(bytes: &[u8], position: usize) -> Result<Quoted, Wrong> {
+pub(crate) fn string(bytes: &[u8], position: usize) -> Result<Quoted, SyntaxError> {
     let plain = end_of_plain(bytes, position + 1);
     if bytes.get(plain) == Some(&b'"') {
         return Ok(Quoted {
@@ -73,9 +75,9 @@ pub(crate) fn string(bytes: &[u8], position: usize) -> Result<Quoted, Wrong> {
     string_with_escapes(bytes, plain)
 }
 
-/// The rest of a string, from what it can't hold as it is.
+/// Scans the rest of a string, from the first byte that is an escape or an error.
 #[inline(never)]
-fn string_with_escapes(bytes: &[u8], mut position: usize) -> Result<Quoted, Wrong> {
+fn string_with_escapes(bytes: &[u8], mut position: usize) -> Result<Quoted, SyntaxError> {
     loop {
         position = match bytes.get(position) {
             Some(b'"') => {
@@ -91,8 +93,8 @@ fn string_with_escapes(bytes: &[u8], mut position: usize) -> Result<Quoted, Wron
     }
 }
 
-/// The position after the escape whose backslash is at `position`.
-fn escape(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
+/// Returns the position after the escape whose backslash is at `position`.
+fn escape(bytes: &[u8], position: usize) -> Result<usize, SyntaxError> {
     match bytes.get(position + 1) {
         Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(position + 2),
         Some(b'u') => {
@@ -106,7 +108,7 @@ fn escape(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
     }
 }
 
-fn number(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
+fn number(bytes: &[u8], position: usize) -> Result<usize, SyntaxError> {
     let integer = position + usize::from(bytes[position] == b'-');
     let mut position = match bytes.get(integer) {
         Some(b'0') => integer + 1,
@@ -122,8 +124,8 @@ fn number(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
     Ok(position)
 }
 
-/// The end of the digits at `position`, of which there has to be one.
-fn digits(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
+/// Returns the end of the digits at `position`; at least one is required.
+fn digits(bytes: &[u8], position: usize) -> Result<usize, SyntaxError> {
     let end = end_of_digits(bytes, position);
     if end == position {
         return wrong(position, "a digit");
@@ -131,7 +133,8 @@ fn digits(bytes: &[u8], position: usize) -> Result<usize, Wrong> {
     Ok(end)
 }
 
-/// One after the other: numbers are short, and the processor guesses how many there are and goes on meanwhile.
+/// Checks one digit after the other: numbers are short, and the processor predicts their length and continues
+/// speculatively.
 #[inline]
 fn end_of_digits(bytes: &[u8], position: usize) -> usize {
     let mut end = position;
@@ -141,7 +144,7 @@ fn end_of_digits(bytes: &[u8], position: usize) -> usize {
     end
 }
 
-fn word(bytes: &[u8], position: usize, word: &'static str) -> Result<usize, Wrong> {
+fn word(bytes: &[u8], position: usize, word: &'static str) -> Result<usize, SyntaxError> {
     let rest = &bytes[position..];
     if rest.starts_with(word.as_bytes()) {
         return Ok(position + word.len());
@@ -151,7 +154,8 @@ fn word(bytes: &[u8], position: usize, word: &'static str) -> Result<usize, Wron
     wrong(position + common, word)
 }
 
-/// The offset of the first byte at or after `position` that a string can't hold as it is.
+/// Returns the offset of the first byte at or after `position` that cannot be an unescaped character of a
+/// string.
 #[inline]
 pub(super) fn end_of_plain(bytes: &[u8], mut position: usize) -> usize {
     while let Some((block, _)) = bytes
@@ -171,7 +175,8 @@ pub(super) fn end_of_plain(bytes: &[u8], mut position: usize) -> usize {
         .map_or(bytes.len(), |offset| position + offset)
 }
 
-/// A bit for each byte that a string can't hold as it is, the first byte's being the lowest.
+/// Returns a bit for each byte that cannot be an unescaped character of a string; the lowest bit is for the
+/// first byte.
 #[inline]
 fn specials(block: [u8; 16]) -> u32 {
     let block = u8x16::new(block);
@@ -182,6 +187,6 @@ fn specials(block: [u8; 16]) -> u32 {
 }
 
 #[cold]
-const fn wrong<T>(offset: usize, expected: &'static str) -> Result<T, Wrong> {
-    Err(Wrong { offset, expected })
+const fn wrong<T>(offset: usize, expected: &'static str) -> Result<T, SyntaxError> {
+    Err(SyntaxError { offset, expected })
 }

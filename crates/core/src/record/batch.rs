@@ -1,4 +1,4 @@
-//! Records one behind the other in a buffer: while they are gathered, and when the log has numbered them.
+//! Consecutive records in a buffer: while the intake collects them, and after the log has numbered them.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -6,26 +6,27 @@ use jiff::Timestamp;
 use super::{CONFLICT, FIXED, PREFIX, RecordError, decode, total_length};
 use crate::event::{Event, Sequence};
 
-/// What the intake hands to the spool: records in one owned buffer, not yet numbered.
+/// Records in one owned buffer, not numbered yet, which the intake appends to the spool.
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
     events: u64,
 }
 
-/// What becomes of a record of a [`Batch`].
+/// What the intake decided for a record of a [`Batch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It stays.
+    /// The record is kept.
     Keep,
-    /// It stays, as an event whose identity came before with another body: the hash of this one's body.
+    /// The record is kept and marked: an earlier event had the same identity and another body. Contains the
+    /// hash of this record's body.
     KeepAsConflict(u32),
-    /// It goes.
+    /// The record is removed.
     Drop,
 }
 
 impl Batch {
-    /// An empty one with room for so many bytes.
+    /// Creates an empty batch with a capacity in bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         Self {
             bytes: Vec::with_capacity(bytes),
@@ -33,16 +34,17 @@ impl Batch {
         }
     }
 
-    /// Appends an event. Its sequence is ignored: the log gives it one.
+    /// Appends an event. Its sequence is ignored: the log assigns one.
     ///
-    /// A source's name longer than 255 bytes is cut; configuration allows none.
+    /// The name of a source is truncated to 255 bytes; the configuration allows no longer names.
     pub fn push(&mut self, event: &Event<'_>) {
         let source = &event.source.as_bytes()[..event.source.len().min(usize::from(u8::MAX))];
         self.bytes.reserve(FIXED + source.len() + event.frame.len());
         let length = FIXED - PREFIX + source.len() + event.frame.len();
-        // A frame fits: the scanner refuses more than 4 GiB, the listener far less.
+        // The length fits into 32 bits: the scanner rejects frames above 4 GiB, the listener much smaller
+        // ones.
         let mut fixed = [0; FIXED];
-        // Checksum and sequence come when the batch is sealed.
+        // Checksum and sequence are set when the batch is sealed.
         fixed[..4].copy_from_slice(&(length as u32).to_le_bytes());
         fixed[16..24].copy_from_slice(&event.received_at.as_microsecond().to_le_bytes());
         set_conflict(&mut fixed, event.conflict);
@@ -57,7 +59,7 @@ impl Batch {
         self.events += 1;
     }
 
-    /// Gives all events their time of receipt.
+    /// Sets the time of receipt of all events.
     pub fn set_received_at(&mut self, received_at: Timestamp) {
         let received_at = received_at.as_microsecond().to_le_bytes();
         let mut offset = 0;
@@ -67,9 +69,9 @@ impl Batch {
         }
     }
 
-    /// Drops and marks events, in order; those that nothing is said of stay.
+    /// Removes and marks events, in order. Events without a fate are kept.
     ///
-    /// The records stay in their buffer, and move only to where dropped ones were.
+    /// The records stay in their buffer and move only into the space of removed ones.
     pub fn apply(&mut self, fates: impl IntoIterator<Item = Fate>) {
         let mut fates = fates.into_iter();
         let (mut from, mut to) = (0, 0);
@@ -92,7 +94,7 @@ impl Batch {
         self.bytes.truncate(to);
     }
 
-    /// How many bytes there is room for: what it takes of memory.
+    /// Returns the capacity in bytes: the memory that the batch occupies.
     pub const fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
@@ -107,10 +109,10 @@ impl Batch {
         }
     }
 
-    /// The same in a buffer of their size, unless this one is nearly full of them.
+    /// Returns the batch in a buffer of its size, unless its buffer is nearly full.
     ///
-    /// A copy, and not the same buffer made shorter: buffers of one size are used again and again, while the rest of one
-    /// that was cut is of a size that nobody asks for.
+    /// The records are copied instead of shrinking the buffer: the allocator reuses buffers of equal size,
+    /// while the rest of a shrunk one has a size that nobody requests.
     #[must_use]
     pub fn fitted(self) -> Self {
         if self.bytes.len() >= self.bytes.capacity() / 4 * 3 {
@@ -122,22 +124,22 @@ impl Batch {
         }
     }
 
-    /// How many events it has.
+    /// Returns the number of events.
     pub const fn events(&self) -> u64 {
         self.events
     }
 
-    /// Whether it has none.
+    /// Returns whether the batch is empty.
     pub const fn is_empty(&self) -> bool {
         self.events == 0
     }
 
-    /// How many bytes its records have.
+    /// Returns the size of the records in bytes.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Numbers the events from `first` on and completes their records.
+    /// Numbers the events, starting with `first`, and completes their records.
     pub fn seal(mut self, first: Sequence) -> SealedBatch {
         let mut rest = &mut self.bytes[..];
         let mut sequence = first;
@@ -152,8 +154,8 @@ impl Batch {
         self.seal_in_memory(first)
     }
 
-    /// As [`seal`](Self::seal), but nothing is written into the records: for a log that never leaves memory. They tell
-    /// neither sequences nor checksums.
+    /// As [`seal`](Self::seal), but without writing sequences and checksums into the records: for a log that
+    /// never leaves memory.
     pub fn seal_in_memory(self, first: Sequence) -> SealedBatch {
         SealedBatch {
             first,
@@ -163,7 +165,7 @@ impl Batch {
     }
 }
 
-/// Complete records of contiguous sequences. Clones share the bytes.
+/// Complete records with consecutive sequences. Clones share the bytes.
 #[derive(Clone, Debug)]
 pub struct SealedBatch {
     first: Sequence,
@@ -172,32 +174,33 @@ pub struct SealedBatch {
 }
 
 impl SealedBatch {
-    /// Records that were read back: `events` of them in `bytes`, from `first` on.
+    /// Creates a batch from records that were read back: `events` records in `bytes`, starting with `first`.
     pub const fn from_parts(first: Sequence, events: u64, bytes: Bytes) -> Self {
         Self { first, events, bytes }
     }
 
-    /// The sequence of the first event.
+    /// Returns the sequence of the first event.
     pub const fn first(&self) -> Sequence {
         self.first
     }
 
-    /// The sequence after the last event.
+    /// Returns the sequence after the last event.
     pub const fn end(&self) -> Sequence {
         self.first.plus(self.events)
     }
 
-    /// How many events there are.
+    /// Returns the number of events.
     pub const fn events(&self) -> u64 {
         self.events
     }
 
-    /// The records.
+    /// Returns the encoded records.
     pub const fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The events, one after the other. Ends after the first record that is none: what follows it can't be found.
+    /// Returns the events in order. Ends after the first invalid record, because the position of the next one
+    /// is unknown.
     pub fn iter(&self) -> impl Iterator<Item = Result<Event<'_>, RecordError>> {
         let (mut rest, mut sequence) = (&self.bytes[..], self.first);
         std::iter::from_fn(move || {
@@ -218,7 +221,7 @@ impl SealedBatch {
         })
     }
 
-    /// The part from `sequence` on; `None` when nothing is left.
+    /// Returns the events from `sequence` on; `None` if there are none.
     #[must_use]
     pub fn from(&self, sequence: Sequence) -> Option<Self> {
         let skipped = sequence.since(self.first);

@@ -1,4 +1,4 @@
-//! Names of fields, with `*` for what may stand there.
+//! Names of fields, in which `*` matches any text.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -16,11 +16,11 @@ pub struct Pattern {
     names: Vec<Name>,
 }
 
-/// A name, cut at its stars: one piece is an exact name.
+/// A name, split at its stars. A name with one piece matches exactly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Name(Vec<String>);
 
-/// Why a text is no pattern.
+/// Why a text is not a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "found \"{found}\", expected the name of a field such as \"face_image\", \"*_image\" or \"space.name\""
@@ -48,13 +48,13 @@ impl FromStr for Pattern {
 }
 
 impl Pattern {
-    /// Whether it is a path: has a dot.
+    /// Returns whether the pattern is a path, which contains a dot.
     pub fn is_path(&self) -> bool {
         self.names.len() > 1
     }
 
-    /// Whether the value of the key `name` is meant, to which `path` leads from the frame on. A path is only looked at
-    /// by patterns that are one.
+    /// Returns whether the pattern matches the value of the key `name` at `path`, counted from the frame.
+    /// Only patterns that are paths use `path`.
     pub(super) fn matches(&self, name: &str, path: &[Cow<'_, str>]) -> bool {
         if let [pattern] = self.names.as_slice() {
             return pattern.matches(name);
@@ -63,7 +63,7 @@ impl Pattern {
             Some((first, rest)) if first == "data" => Some(rest),
             _ => None,
         };
-        // `data.pid` is what a person writes who looks at a frame; taken at its word it would hide nothing.
+        // Users who look at a frame write `data.pid`; interpreted below `data`, this would match nothing.
         self.leads_to(path) || below_data.is_some_and(|path| self.leads_to(path))
     }
 
@@ -104,7 +104,7 @@ impl Name {
         let Some(mut name) = name.strip_prefix(first.as_str()) else {
             return false;
         };
-        // The first place where a piece fits leaves the most for those after it.
+        // The first match of a piece leaves the most text for the next pieces.
         for piece in middle {
             let Some(at) = name.find(piece.as_str()) else {
                 return false;
@@ -171,7 +171,7 @@ mod tests {
         );
     }
 
-    /// The same question, answered in the plainest way.
+    /// A simple reference implementation of the pattern.
     fn plainly(pattern: &str, name: &str) -> bool {
         match pattern.chars().next() {
             None => name.is_empty(),

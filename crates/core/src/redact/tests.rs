@@ -137,13 +137,13 @@ fn invalid_key_file_is_named() {
     assert_eq!(
         error().to_string(),
         format!(
-            "found a key for pseudonyms of 15 bytes in {}, expected at least 16 (openssl rand -hex 32)",
+            "found a pseudonymisation key of 15 bytes in {}, expected at least 16 (openssl rand -hex 32)",
             path.display()
         )
     );
 }
 
-/// Every value says what it is, so that it can be looked for in the text.
+/// Every value names itself, so that a test can search for it in the text.
 fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -172,7 +172,7 @@ fn any_key() -> impl Strategy<Value = String> {
     ]
 }
 
-/// What must become of a value, said by walking over a parsed one.
+/// The expected result for a value, computed on a parsed tree.
 fn expected(value: &Value, path: &mut Vec<String>, redaction: &Redaction) -> Value {
     match value {
         Value::Object(members) => Value::Object(
@@ -213,7 +213,7 @@ fn expected(value: &Value, path: &mut Vec<String>, redaction: &Redaction) -> Val
     }
 }
 
-/// Strings and long numbers within a value, as they stand in JSON text.
+/// Strings and long numbers within a value, as written in JSON.
 fn leaves(value: &Value, into: &mut Vec<String>) {
     match value {
         Value::Object(members) => members.values().for_each(|value| leaves(value, into)),

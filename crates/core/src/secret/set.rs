@@ -1,4 +1,4 @@
-//! Removing secrets from text that a server sends back.
+//! Removes secrets from text that a server sends back.
 
 use std::{
     borrow::Cow,
@@ -13,29 +13,32 @@ use secrecy::{ExposeSecret, SecretString};
 use super::REDACTED;
 use crate::foreign_text;
 
-/// The length of the pieces of a secret that are searched for: a shorter piece occurs in ordinary words, and does not help
-/// to guess the rest.
+/// The length of the pieces of a secret that are searched for. A shorter piece occurs in ordinary words, and
+/// does not help to guess the rest.
 const PIECE_BYTES: usize = 8;
 
-/// A shorter secret, made up for a trial, occurs in ordinary words; hiding it would disclose it.
+/// The minimum length of a secret. A shorter one, made up for a trial, occurs in ordinary words; hiding these
+/// would disclose it.
 const MIN_SECRET_BYTES: usize = 6;
 
-/// How many secrets are remembered. A source has fewer at a time; replaced ones stay until later ones need their place.
+/// The maximum number of stored secrets. A source has fewer at a time; replaced ones stay until later ones
+/// need their place.
 const MAX_SECRETS: usize = 32;
 
-/// How much of a text is searched, and so can be shown. More than [`foreign_text::MAX_CHARS`] characters need, whatever
-/// their escapes, unless most of it is hidden.
+/// The maximum length of a text that is searched, and so can be shown. More than [`foreign_text::MAX_CHARS`]
+/// characters need, including their escapes, unless most of the text is hidden.
 const MAX_SEARCHED_BYTES: usize = 8 * 1024;
 
-/// How many escapes may be inside each other: a gateway quotes JSON in JSON.
+/// The maximum depth of nested escapes: a gateway may quote JSON within JSON.
 const MAX_DEPTH: usize = 3;
 
-/// The secrets of a source, which must not be shown when a server repeats them. A clone is the same set.
+/// The secrets of a source, which must not be shown when a server repeats them. Clones share the set.
 #[derive(Clone, Default)]
 pub struct SecretSet(Arc<Mutex<VecDeque<SecretString>>>);
 
 impl SecretSet {
-    /// Adds a secret, before it is sent anywhere. The oldest one is forgotten when there are too many.
+    /// Adds a secret. Must be called before the secret is sent. Removes the oldest secret if there are too
+    /// many.
     pub fn add(&self, secret: &str) {
         if secret.len() < MIN_SECRET_BYTES {
             return;
@@ -48,8 +51,8 @@ impl SecretSet {
         secrets.push_back(secret.into());
     }
 
-    /// Returns a foreign text as it may be shown: without any piece of 8 bytes or more of a secret, cleaned and cut as by
-    /// [`foreign_text::clean`].
+    /// Returns a foreign text that may be shown: without any piece of 8 or more bytes of a secret, cleaned
+    /// and shortened as by [`foreign_text::clean`].
     pub fn clean(&self, text: &str) -> String {
         self.clean_to(text, foreign_text::MAX_CHARS)
     }
@@ -64,7 +67,7 @@ impl SecretSet {
         foreign_text::clean_to(&(redacted.into_owned() + "…"), max_chars)
     }
 
-    /// Replaces each piece of a secret in `text`, also one that is escaped as in JSON or in a URL.
+    /// Replaces each piece of a secret in `text`, also if it is escaped as in JSON or in a URL.
     fn redact<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let secrets = self.lock();
         let pieces = Pieces::of(&secrets);
@@ -94,11 +97,11 @@ impl fmt::Debug for SecretSet {
     }
 }
 
-/// What is searched for.
+/// The search terms.
 struct Pieces<'s> {
-    /// All pieces of [`PIECE_BYTES`] of long secrets: a longer piece consists of these.
+    /// All pieces of [`PIECE_BYTES`] of long secrets; longer pieces consist of these.
     long: HashSet<&'s [u8]>,
-    /// Secrets that are shorter, as a whole.
+    /// Shorter secrets, searched as a whole.
     short: Vec<&'s [u8]>,
 }
 
@@ -111,7 +114,7 @@ impl<'s> Pieces<'s> {
         }
     }
 
-    /// Calls `found` with each range of `bytes` that is to be hidden.
+    /// Calls `found` with each range of `bytes` to hide.
     fn find(&self, bytes: &[u8], mut found: impl FnMut(Range<usize>)) {
         for (at, window) in bytes.windows(PIECE_BYTES).enumerate() {
             if self.long.contains(window) {
@@ -128,7 +131,7 @@ impl<'s> Pieces<'s> {
     }
 }
 
-/// Returns the ranges of `text` that hold pieces, in order and apart from each other.
+/// Returns the ranges of `text` that contain pieces, in order and not overlapping.
 fn hidden_ranges(text: &str, pieces: &Pieces<'_>) -> Vec<Range<usize>> {
     if pieces.long.is_empty() && pieces.short.is_empty() {
         return Vec::new();
@@ -175,13 +178,13 @@ impl View {
     fn of(text: &str) -> Self {
         Self {
             bytes: text.as_bytes().to_vec(),
-            // A text is searched up to a few KiB.
+            // At most a few KiB of a text are searched.
             sources: (0..text.len() as u32).map(|at| at..at + 1).collect(),
         }
     }
 
-    /// Decodes the escapes that `escape` finds; `None` when there are none. `escape` returns the length of the escape that
-    /// its argument begins with, and the character or byte that it stands for.
+    /// Decodes the escapes that `escape` recognises; `None` if there are none. `escape` returns the length of
+    /// the escape at the start of its argument, and the decoded character or byte.
     fn decoded(&self, escape: fn(&[u8]) -> Option<(usize, Decoded)>) -> Option<Self> {
         let mut view = Self {
             bytes: Vec::with_capacity(self.bytes.len()),
@@ -212,7 +215,7 @@ enum Decoded {
     Byte(u8),
 }
 
-/// An escape of JSON, or one as programs print text (`\u{1b}`, `\x1b`).
+/// Recognises an escape of JSON, or one in the format in which programs print text (`\u{1b}`, `\x1b`).
 fn json_escape(bytes: &[u8]) -> Option<(usize, Decoded)> {
     let [b'\\', kind, rest @ ..] = bytes else {
         return None;
@@ -245,7 +248,7 @@ fn json_escape(bytes: &[u8]) -> Option<(usize, Decoded)> {
     }
 }
 
-/// An escape of a URL.
+/// Recognises an escape of a URL.
 fn percent_escape(bytes: &[u8]) -> Option<(usize, Decoded)> {
     let [b'%', high, low, ..] = bytes else {
         return None;
@@ -273,7 +276,7 @@ mod tests {
         set
     }
 
-    /// The longest piece of `secret` in `text`, after any decoding.
+    /// Returns the longest piece of `secret` in `text`, after any decoding.
     fn longest_piece(text: &str, secret: &str) -> usize {
         let mut views = vec![View::of(text)];
         let mut longest = 0;
@@ -323,7 +326,7 @@ mod tests {
         let set = set(&[secret]);
         for before in 150..220 {
             let cleaned = set.clean(&("x".repeat(before) + secret));
-            // Cut first, it would begin with a piece that is too short to be found.
+            // If it was cut first, it would begin with a piece that is too short to be found.
             assert!(!cleaned.contains("sec"), "{before}: {cleaned}");
         }
         let long = "0123456789".repeat(900);
@@ -342,7 +345,7 @@ mod tests {
         assert_eq!(set.lock().len(), MAX_SECRETS);
     }
 
-    /// Escapes some of the characters of a text.
+    /// Escapes some characters of a text.
     fn escaped(text: &str, ways: &[u8]) -> String {
         text.chars()
             .zip(ways.iter().cycle())
@@ -377,7 +380,7 @@ mod tests {
             ways in proptest::collection::vec(0u8..8, 1..12), wrapped: bool,
             start in 0usize..60, cut in 0usize..400,
         ) {
-            // A percent sign or a backslash of the secret itself makes a text that can be read in several ways.
+            // If the secret contains a percent sign or a backslash, the text can be decoded in several ways.
             let mixes = ways.contains(&2) && ways.iter().any(|way| *way != 2);
             let secret = if mixes { secret.replace(['%', '\\'], "x") } else { secret };
             prop_assume!(!secret.contains("redacted"));
