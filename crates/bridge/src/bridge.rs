@@ -118,6 +118,7 @@ impl Bridge {
                 entry,
                 spool: &spool,
                 dead_letters,
+                dead_letter_place: config.dead_letter_place(entry),
                 shutdown: &shutdown,
                 data_dir: &config.data_dir,
             };
@@ -369,6 +370,7 @@ struct SinkParts<'a> {
     entry: &'a SinkEntry,
     spool: &'a Spool,
     dead_letters: Arc<dyn DeadLetters>,
+    dead_letter_place: String,
     shutdown: &'a Shutdown,
     data_dir: &'a Path,
 }
@@ -393,6 +395,7 @@ impl SinkParts<'_> {
             filter: common.filter.clone(),
             redaction,
             dead_letters: self.dead_letters,
+            dead_letter_place: self.dead_letter_place,
             max_dead_letters_in_a_row: common.max_dead_letters_in_a_row,
         };
         let context = BuildContext {

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use tokio::{
     select,
     sync::mpsc,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -22,6 +22,7 @@ use crate::{
     frame::Frame,
     heartbeat::Heartbeat,
     stats::{Label, SourceState, SourceStats},
+    throttle,
     token::TokenSource,
 };
 
@@ -163,6 +164,7 @@ enum Ended {
 pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, mut link: Link<O>) -> Result<(), SourceError> {
     let bounds = &setup.config.backoff;
     let mut backoff = Backoff::new(bounds.min, bounds.max);
+    let mut outage = Outage::begin();
     loop {
         let ended = attempt(&setup, &mut link).await;
         link.flush().await;
@@ -204,27 +206,55 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, mut link: Link<O>) 
             backoff.reset();
         }
         let delay = backoff.next_after(retry_after);
+        if matches!(ended, Ended::Lost(..)) {
+            outage = Outage::begin();
+        }
+        outage.attempts += 1;
+        let until = Instant::now() + delay;
         // A loss of an authorised connection is a change of state, which is always logged; attempts in vain are throttled.
-        let suppressed = match (link.throttle.allow(label), &ended) {
-            (None, Ended::Lost(..)) => Some(None),
-            (allowed, _) => allowed,
-        };
-        if let Some(suppressed) = suppressed {
-            warn!(
-                source = %link.name,
-                reason = label,
-                suppressed,
-                "not connected: {text}; trying again in {}",
-                format_duration(delay)
-            );
+        if link.throttle.allow(label).is_some() || matches!(ended, Ended::Lost(..)) {
+            outage.log(&link.name, label, &text, until);
         }
-        link.stats.waiting(state, text);
-        select! {
-            biased;
-            () = link.stop.cancelled() => return Ok(()),
-            () = link.items.closed() => return Ok(()),
-            () = sleep(delay) => {}
+        link.stats.waiting(state, text.clone());
+        loop {
+            select! {
+                biased;
+                () = link.stop.cancelled() => return Ok(()),
+                () = link.items.closed() => return Ok(()),
+                () = sleep_until(until) => break,
+                // The server may request a longer delay than that.
+                () = sleep(throttle::INTERVAL) => outage.log(&link.name, label, &text, until),
+            }
         }
+    }
+}
+
+/// The time since the last authorised connection, or since the start of the source.
+struct Outage {
+    since: Instant,
+    attempts: u64,
+}
+
+impl Outage {
+    fn begin() -> Self {
+        Self {
+            since: Instant::now(),
+            attempts: 0,
+        }
+    }
+
+    /// Logs that the source is not connected; after the first line with the duration of the outage.
+    fn log(&self, source: &str, reason: &str, text: &str, until: Instant) {
+        let elapsed = Duration::from_secs(self.since.elapsed().as_secs());
+        let lasted = (!elapsed.is_zero()).then(|| format_duration(elapsed));
+        warn!(
+            source,
+            reason,
+            lasted,
+            attempts = self.attempts,
+            "not connected: {text}; trying again in {}",
+            format_duration(until.saturating_duration_since(Instant::now()))
+        );
     }
 }
 

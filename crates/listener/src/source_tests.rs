@@ -16,6 +16,8 @@ use crate::{
 
 #[path = "source_ledger_tests.rs"]
 mod ledger;
+#[path = "source_outage_tests.rs"]
+mod outage;
 
 /// Hands the platform's end of each connection to a test.
 struct Doors {

@@ -5,7 +5,7 @@ use std::{num::NonZeroU64, time::Duration};
 use tokio::time::Instant;
 
 /// Once a minute is enough to see that something still happens.
-const INTERVAL: Duration = Duration::from_secs(60);
+pub(crate) const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Lets each kind of line through once an interval, and counts the rest.
 #[derive(Debug, Default)]

@@ -126,3 +126,76 @@ fn oversize_frame_reconnects() {
 fn reset_reconnects() {
     ends_with_a_loss("reset,after=500,times=1", "broken", "ended without a close frame");
 }
+
+/// More cuts within a minute than similar lines are logged of other kinds of messages.
+#[test]
+fn each_cut_and_each_reconnection_is_logged() {
+    const CUTS: usize = 15;
+    let dir = Scratch::new("cuts").unwrap();
+    let rule = format!("cut,after=50,times={CUTS}");
+    let platform = Platform::start(&dir, &["--count", "2000", "--fault", &rule]).unwrap();
+    let backoff = "[sources.main.backoff]\nmin = \"10ms\"\nmax = \"50ms\"\n";
+    let config = format!(
+        "[sources.main]\nurl = \"{}\"\ntoken = \"t\"\n{backoff}",
+        platform.url()
+    );
+    let start = std::time::Instant::now();
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    let status = |status: &Status| status.delivered("events") == 2000;
+    bridge.wait("all events to be delivered", SOON, status).unwrap();
+    let took = start.elapsed();
+    let (ended, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(ended.success(), "{log}");
+    let lines = |parts: [&str; 2]| {
+        let matching = log
+            .lines()
+            .filter(|line| parts.iter().all(|part| line.contains(part)));
+        matching.count()
+    };
+    assert_eq!(
+        lines(["not connected:", "ended without a close frame"]),
+        CUTS,
+        "{log}"
+    );
+    assert_eq!(lines(["authorised again", "gap=\""]), CUTS, "{log}");
+    assert!(
+        took < Duration::from_secs(60),
+        "several within a minute: {took:?}"
+    );
+}
+
+/// The names differ in digits only, as those of repeated messages.
+#[test]
+fn ledger_and_start_name_everything() {
+    let dir = Scratch::new("ledger").unwrap();
+    let platform = Platform::start(&dir, &["--rate", "10"]).unwrap();
+    let sources = (1..=30).map(|number| {
+        format!(
+            "[sources.s{number}]\nurl = \"{}\"\ntoken = \"t\"\n",
+            platform.url()
+        )
+    });
+    let sinks =
+        (1..=12).map(|number| format!("[sinks.f{number}]\ntype = \"file\"\npath = \"{number}.jsonl\"\n"));
+    let config: String = sources.chain(sinks).collect();
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    let is_connected = |status: &Status| {
+        let mut states = status.sources.values().map(|source| source.state);
+        states.all(|state| state == SourceState::Authorised)
+    };
+    bridge
+        .wait("all sources to be connected", SOON, is_connected)
+        .unwrap();
+    let data_dir = bridge.data_dir().display().to_string();
+    let (ended, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(ended.success(), "{log}");
+    let missing = (1..=30)
+        .map(|number| format!(" source s{number}: "))
+        .chain((1..=12).map(|number| format!(" sink f{number}: ")));
+    let missing: Vec<String> = missing.filter(|line| !log.contains(line)).collect();
+    assert_eq!(missing, Vec::<String>::new(), "{log}");
+    let first = log.lines().next().unwrap();
+    for part in ["version=", "neurobridge.toml", &data_dir] {
+        assert!(first.contains(part), "{part} in {first}");
+    }
+}

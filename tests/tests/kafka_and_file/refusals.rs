@@ -117,6 +117,16 @@ fn oversize_event_is_stripped_or_dead_lettered() {
     let dead_letters = fs::read_to_string(bridge.data_dir().join("dead-letters.jsonl")).unwrap();
     let (ended, log) = bridge.stop(Signal::SIGTERM, STOP).unwrap();
     assert!(ended.success(), "{log}");
+    let lines = log.lines().filter(|line| line.contains("dead letters stored"));
+    let logged: Vec<u64> = lines
+        .map(|line| {
+            let expected = ["sink=\"refused\"", "reason=\"too_large\"", "dead-letters.jsonl"];
+            assert!(expected.iter().all(|part| line.contains(part)), "{line}");
+            let (_, number) = line.split_once("events=").unwrap();
+            number.split_whitespace().next().unwrap().parse().unwrap()
+        })
+        .collect();
+    assert_eq!(logged.iter().sum::<u64>(), LARGE as u64, "{log}");
     let sent = platform.stop().unwrap();
     let (large, usual): (Vec<_>, Vec<_>) = sent.iter().cloned().partition(|event| event.data.len() > 5000);
     assert_eq!(large.len(), LARGE);

@@ -207,6 +207,7 @@ impl Delivery {
             filter: Filter::default(),
             redaction: Redaction::default(),
             dead_letters: Arc::<Letters>::clone(&letters),
+            dead_letter_place: String::new(),
             max_dead_letters_in_a_row: 100,
         };
         let shutdown = Shutdown {

@@ -14,6 +14,7 @@ mod tail;
 use std::{
     future::Future,
     io::{self, ErrorKind, Write},
+    path::Path,
     time::Duration,
 };
 
@@ -44,6 +45,13 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Run(flag) => {
             let (loaded, _guard) = load_and_log(&flag, &log)?;
+            let file = loaded.file.as_deref();
+            tracing::info!(
+                version = env!("CARGO_PKG_VERSION"),
+                config = file.map_or_else(|| "the environment alone".into(), Path::to_string_lossy).as_ref(),
+                data_dir = %loaded.config.data_dir.display(),
+                "neurobridge starts"
+            );
             log_warnings(&loaded);
             block_on(run::run(&loaded.config)).map(|()| Exit::Ok)
         }

@@ -72,6 +72,10 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
         )
         .await?,
         dead_letters: open_dead_letters(config, &dead_letters).await?,
+        dead_letter_place: match entry.config.dead_letter_place() {
+            DeadLetterPlace::Destination(place) => place,
+            _ => config.data_dir.join(&dead_letters).display().to_string(),
+        },
         max_dead_letters_in_a_row: entry.common.max_dead_letters_in_a_row,
     };
     let reader = ReplayReader::start(folder, first, end).or_exit(Exit::Disk)?;

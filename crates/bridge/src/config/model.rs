@@ -10,6 +10,7 @@ use std::{
 use neurobridge_core::{
     filter::Filter,
     redact::{Pattern, Pseudonymise},
+    sink_type::DeadLetterPlace,
 };
 use neurobridge_listener::SourceConfig;
 use neurobridge_sink_file::{DeadLettersConfig, FileConfig};
@@ -78,6 +79,16 @@ impl Config {
             });
         }
         if report.is_empty() { Ok(()) } else { Err(report) }
+    }
+
+    /// Returns the place of a sink's dead letters, for people: a topic or subject, or the path of a file.
+    pub(crate) fn dead_letter_place(&self, sink: &SinkEntry) -> String {
+        let path = match sink.config.dead_letter_place() {
+            DeadLetterPlace::Destination(place) => return place,
+            DeadLetterPlace::File(path) => path,
+            DeadLetterPlace::Shared => &self.dead_letters.path,
+        };
+        self.data_dir.join(path).display().to_string()
     }
 
     pub(super) fn add_default_sink(&mut self) {

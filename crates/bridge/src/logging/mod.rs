@@ -240,6 +240,8 @@ mod tests {
             for port in 0..100 {
                 warn!(source = "main", port, "no connection to port {port}");
                 warn!(source = "other", "something else");
+                warn!(target: "neurobridge_core::delivery::health", sink = "a", "the sink is down");
+                warn!(target: "neurobridge_core::delivery_of_milk", sink = "a", "milk");
             }
             repeats.report_all();
         });
@@ -247,8 +249,10 @@ mod tests {
         let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
         assert_eq!(count("msg=\"no connection to port"), repeats::LIMIT);
         assert_eq!(count("msg=\"something else"), repeats::LIMIT);
+        assert_eq!(count("msg=milk"), repeats::LIMIT);
+        assert_eq!(count("msg=\"the sink is down\""), 100, "a change of state");
         let suppressed = format!("suppressed={}", 100 - repeats::LIMIT);
-        assert_eq!(count(&suppressed), 2, "{text}");
+        assert_eq!(count(&suppressed), 3, "{text}");
         assert!(text.contains("like=\"no connection to port"), "{text}");
     }
 

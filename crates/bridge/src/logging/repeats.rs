@@ -28,14 +28,23 @@ const PERIOD: Duration = Duration::from_secs(30);
 const MAX_KINDS: usize = 1024;
 /// The length to which the example of a suppressed message is cut.
 const MAX_EXAMPLE_BYTES: usize = 160;
-/// The target of this module's own messages, which are never suppressed.
+/// The target of this module's own messages.
 const TARGET: &str = "neurobridge::repeats";
+/// The modules whose messages are never suppressed. They log changes of state, which must not be hidden, and limit their
+/// repetitions themselves.
+const NEVER_SUPPRESSED: [&str; 4] = [
+    TARGET,
+    "neurobridge::bridge",
+    "neurobridge_core::delivery",
+    "neurobridge_listener::source",
+];
 
 /// A filter that passes the first [`LIMIT`] log events of each kind in a period. Two log events are of the same kind if
 /// they come from the same place in the code and differ only in digits; texts, such as the name of a source, must be
 /// equal.
 ///
-/// Levels below `INFO` are never suppressed: they are enabled only to see all details.
+/// Levels below `INFO` are never suppressed: they are enabled only to see all details. Nor are changes of state, see
+/// [`NEVER_SUPPRESSED`].
 #[derive(Clone, Debug, Default)]
 pub(super) struct Repeats {
     kinds: Arc<Mutex<HashMap<u64, Kind>>>,
@@ -93,7 +102,11 @@ impl Repeats {
 
     fn passes(&self, event: &Event<'_>) -> bool {
         let metadata = event.metadata();
-        if *metadata.level() > Level::INFO || metadata.target() == TARGET {
+        let is_of = |module: &str| {
+            let rest = metadata.target().strip_prefix(module);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        };
+        if *metadata.level() > Level::INFO || NEVER_SUPPRESSED.into_iter().any(is_of) {
             return true;
         }
         let mut similarity = Similarity::new(metadata);

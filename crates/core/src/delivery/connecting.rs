@@ -7,6 +7,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{OBSERVE_INTERVAL, SessionEnd, health::SinkHealth, replacement::REPLACED};
 use crate::{
     connect::SlowConnect,
+    reader::Reader,
     sink::{ConnectContext, Connected, FaultKind, Sink, SinkFault},
 };
 
@@ -16,10 +17,13 @@ const PROGRESS_LIMIT: Duration = Duration::from_secs(45);
 
 /// Connects a sink. After some seconds the sink counts as down, with the current step of the attempt as the reason. If the
 /// client can be replaced, the attempt ends after [`PROGRESS_LIMIT`].
-pub(super) async fn connect<S: Sink>(
+///
+/// The reader has the number of pending events. It is borrowed exclusively, because it need not be `Sync`.
+pub(super) async fn connect<S: Sink, R: Reader>(
     sink: &mut S,
     context: &ConnectContext<'_>,
     health: &mut SinkHealth,
+    reader: &mut R,
 ) -> Result<Connected, SessionEnd> {
     let mut connecting = pin!(sink.connect(context));
     let mut tick = interval(OBSERVE_INTERVAL);
@@ -43,7 +47,8 @@ pub(super) async fn connect<S: Sink>(
         if S::REPLACES_CLIENT && context.steps.without_progress() >= PROGRESS_LIMIT {
             return Err(SessionEnd::Replace(abandoned(&slow)));
         }
-        health.slow_connect(&slow);
+        let pending = reader.end().map(|end| end.since(context.cursor.next));
+        health.slow_connect(&slow, pending);
     }
 }
 

@@ -9,7 +9,7 @@
 //! unable to deliver, and would otherwise be reported as up before each fault. Without waiting events it counts as up once it
 //! is connected.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -22,8 +22,8 @@ use crate::{
     units::format_duration,
 };
 
-/// The interval at which the log repeats that a sink is down for the same reason. Attempts in between are logged at level
-/// debug.
+/// The interval at which the log repeats that a sink is down for the same reason. Failed attempts in between are logged at
+/// level debug.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The health of one sink, published in its [`Progress`].
@@ -55,19 +55,20 @@ struct Outage {
     faults: u64,
     /// The largest observed number of waiting events.
     waited: u64,
-    /// The last logged fault and its time.
-    logged_fault: Option<(String, Instant)>,
-    /// The last logged step of a connection attempt and its time. Separate, since faults and steps alternate when each
-    /// attempt fails.
-    logged_step: Option<(String, Instant)>,
+    /// When each reason was logged last. Several, since the reasons of a slow attempt and of its failure alternate.
+    logged: HashMap<String, Instant>,
 }
 
-/// The level at which a failure is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verbosity {
-    First,
-    Again,
-    Quiet,
+impl Outage {
+    /// Returns whether a line with this reason is due: a new reason at once, the same one once a minute.
+    fn is_due(&mut self, reason: &str) -> bool {
+        self.logged.retain(|_, at| at.elapsed() < REPEAT_INTERVAL);
+        let is_due = !self.logged.contains_key(reason);
+        if is_due {
+            self.logged.insert(reason.to_owned(), Instant::now());
+        }
+        is_due
+    }
 }
 
 impl SinkHealth {
@@ -102,19 +103,11 @@ impl SinkHealth {
     }
 
     /// Records that the attempt takes long. Counted once per attempt, and logged once per step.
-    pub(super) fn slow_connect(&mut self, slow: &SlowConnect) {
+    pub(super) fn slow_connect(&mut self, slow: &SlowConnect, pending: Option<u64>) {
         let SlowConnect { at, fault } = slow;
         let is_counted = std::mem::replace(&mut self.is_attempt_counted, true);
         let is_first = self.down(fault, !is_counted);
-        let State::Down(outage) = &mut self.state else {
-            return;
-        };
-        let (sink, kind) = (&self.sink, fault.kind.label());
-        match verbosity(&mut outage.logged_step, is_first, at) {
-            Verbosity::First => warn!(sink, kind, "the sink is down: {fault}"),
-            Verbosity::Again => warn!(sink, kind, "the sink is still down: {fault}"),
-            Verbosity::Quiet => {}
-        }
+        self.log(is_first, at, fault, pending, None);
     }
 
     /// Records that the sink is connected at `next`, with the number of waiting events if it is known.
@@ -149,39 +142,56 @@ impl SinkHealth {
         };
         let before = self.unavailable.replace(fault.kind);
         let is_first = self.down(fault, before.is_none());
-        self.note_waiting(waiting);
-        let (sink, kind) = (&self.sink, fault.kind.label());
-        // Compared by kind: the text may differ each time, since it can contain a duration.
-        if is_first {
-            warn!(sink, kind, "the sink is down: {fault}");
-        } else if before != Some(fault.kind) {
-            warn!(sink, kind, "the sink is still down: {fault}");
-        }
+        // By its kind: the text may differ each time, since it can contain a duration.
+        self.log(is_first, fault.kind.label(), fault, waiting, None);
     }
 
     /// Records that the connection has failed and the next attempt follows after `delay`. `is_unsettled`: published events
     /// have no outcome.
-    pub(super) fn failed(&mut self, fault: &SinkFault, delay: Duration, is_unsettled: bool) {
+    pub(super) fn failed(
+        &mut self,
+        fault: &SinkFault,
+        delay: Duration,
+        pending: Option<u64>,
+        is_unsettled: bool,
+    ) {
         self.needs_proof |= is_unsettled;
         self.disconnected();
         let is_first = self.down(fault, true);
+        if let State::Down(outage) = &mut self.state {
+            outage.faults += 1;
+        }
+        self.log(is_first, &fault.reason, fault, pending, Some(delay));
+    }
+
+    /// Logs that the sink is down, at most once a minute for each `reason`. `delay`: the time until the next attempt.
+    fn log(
+        &mut self,
+        is_first: bool,
+        reason: &str,
+        fault: &SinkFault,
+        pending: Option<u64>,
+        delay: Option<Duration>,
+    ) {
+        self.note_waiting(pending);
         let State::Down(outage) = &mut self.state else {
             return;
         };
-        outage.faults += 1;
-        let loudness = verbosity(&mut outage.logged_fault, is_first, &fault.reason);
-        let (sink, kind, delay) = (&self.sink, fault.kind.label(), rounded(delay));
+        let is_due = outage.is_due(reason);
+        let (sink, kind, delay) = (&self.sink, fault.kind.label(), delay.map(rounded));
         let (lasted, tries) = (rounded(outage.since.elapsed()), outage.faults);
-        match loudness {
-            Verbosity::First => warn!(sink, kind, delay, "the sink is down: {fault}"),
-            Verbosity::Again => warn!(
+        if is_first {
+            warn!(sink, kind, pending, delay, "the sink is down: {fault}");
+        } else if is_due {
+            warn!(
                 sink,
-                kind, delay, lasted, tries, "the sink is still down: {fault}"
-            ),
-            Verbosity::Quiet => debug!(
+                kind, lasted, tries, pending, delay, "the sink is still down: {fault}"
+            );
+        } else if delay.is_some() {
+            debug!(
                 sink,
-                kind, delay, lasted, tries, "the sink is still down: {fault}"
-            ),
+                kind, lasted, tries, pending, delay, "the sink is still down: {fault}"
+            );
         }
     }
 
@@ -228,8 +238,7 @@ impl SinkHealth {
                 since: Instant::now(),
                 faults: 0,
                 waited: 0,
-                logged_fault: None,
-                logged_step: None,
+                logged: HashMap::new(),
             });
         }
         begins
@@ -254,22 +263,6 @@ impl SinkHealth {
                 info!(sink, next, waiting, lasted, waited, "the sink has recovered");
             }
         }
-    }
-}
-
-fn verbosity(logged: &mut Option<(String, Instant)>, is_first: bool, reason: &str) -> Verbosity {
-    let now = Instant::now();
-    if let Some((logged_reason, at)) = logged
-        && logged_reason == reason
-        && *at + REPEAT_INTERVAL > now
-    {
-        return Verbosity::Quiet;
-    }
-    *logged = Some((reason.to_owned(), now));
-    if is_first {
-        Verbosity::First
-    } else {
-        Verbosity::Again
     }
 }
 
@@ -299,16 +292,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn reason_is_logged_once_and_then_every_minute() {
-        let mut logged = None;
-        assert_eq!(verbosity(&mut logged, true, "refused"), Verbosity::First);
+    async fn reason_is_due_at_once_and_then_every_minute() {
+        let mut health = health();
+        health.down(&fault(FaultKind::Unreachable, "refused"), true);
+        let State::Down(outage) = &mut health.state else {
+            panic!("not down")
+        };
+        assert!(outage.is_due("refused"));
         advance(Duration::from_secs(30)).await;
-        assert_eq!(verbosity(&mut logged, false, "refused"), Verbosity::Quiet);
-        assert_eq!(verbosity(&mut logged, false, "no leader"), Verbosity::Again);
-        assert_eq!(verbosity(&mut logged, false, "no leader"), Verbosity::Quiet);
+        assert!(!outage.is_due("refused"));
+        assert!(outage.is_due("no leader") && !outage.is_due("no leader"));
+        advance(REPEAT_INTERVAL / 2).await;
+        assert!(outage.is_due("refused") && !outage.is_due("no leader"));
         advance(REPEAT_INTERVAL).await;
-        assert_eq!(verbosity(&mut logged, false, "no leader"), Verbosity::Again);
-        assert_eq!(verbosity(&mut logged, false, "no leader"), Verbosity::Quiet);
+        assert!(outage.is_due("no leader"));
+        assert_eq!(outage.logged.len(), 1, "older ones are removed");
     }
 
     #[tokio::test(start_paused = true)]
@@ -319,20 +317,21 @@ mod tests {
             fault: fault(FaultKind::Unreachable, at),
         };
         let refused = fault(FaultKind::Unreachable, "refused");
-        for _ in 0..3 {
+        for pending in 0..3 {
             health.connecting();
-            health.slow_connect(&slow("dial"));
-            health.slow_connect(&slow("dial"));
-            health.failed(&refused, Duration::ZERO, false);
+            health.slow_connect(&slow("dial"), Some(pending));
+            health.slow_connect(&slow("dial"), Some(pending));
+            health.failed(&refused, Duration::ZERO, Some(pending), false);
             advance(Duration::from_secs(10)).await;
         }
         let State::Down(outage) = &health.state else {
             panic!("not down")
         };
         assert_eq!((outage.faults, outage.since.elapsed().as_secs()), (3, 30));
+        assert_eq!(outage.waited, 2);
         // Both are suppressed after their first line, although they alternate.
-        let times = [&outage.logged_fault, &outage.logged_step].map(|logged| logged.as_ref().unwrap().1);
-        assert_eq!(times.map(|at| at.elapsed().as_secs()), [30, 30]);
+        let times = ["dial", "refused"].map(|reason| outage.logged[reason].elapsed().as_secs());
+        assert_eq!(times, [30, 30]);
         // Each attempt counts once for its step and once for its fault.
         assert_eq!(health.progress.snapshot().faults.iter().sum::<u64>(), 6);
     }
@@ -365,11 +364,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn since_stays_while_the_state_does() {
         let mut health = health();
-        health.failed(&fault(FaultKind::Unreachable, "refused"), Duration::ZERO, false);
+        health.failed(
+            &fault(FaultKind::Unreachable, "refused"),
+            Duration::ZERO,
+            None,
+            false,
+        );
         let down_since = health.progress.snapshot().since;
         // The time of the test is virtual, that of the state is not.
         while crate::clock::now() <= down_since {}
-        health.failed(&fault(FaultKind::Timeout, "late"), Duration::ZERO, false);
+        health.failed(&fault(FaultKind::Timeout, "late"), Duration::ZERO, None, false);
         assert_eq!(health.progress.snapshot().since, down_since);
         health.connected(Sequence::FIRST, Some(0));
         let snapshot = health.progress.snapshot();
@@ -380,7 +384,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn sink_with_waiting_events_is_up_when_one_is_acknowledged() {
         let mut health = health();
-        health.failed(&fault(FaultKind::Unreachable, "refused"), Duration::ZERO, false);
+        let refused = fault(FaultKind::Unreachable, "refused");
+        health.failed(&refused, Duration::ZERO, None, false);
         health.connected(Sequence::FIRST, Some(2));
         health.draining();
         assert_eq!(health.progress.snapshot().state, SinkState::Down);

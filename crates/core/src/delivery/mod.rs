@@ -11,7 +11,7 @@
 //! | `inbox` | the batches that were read, and the publishing position |
 //! | `outstanding` | which events are in flight, which are settled |
 //! | `refusals` | the state of each refused event |
-//! | `dead_letters` | the limit of consecutive dead letters |
+//! | `dead_letters` | the limit of consecutive dead letters, and their log lines |
 //! | `commit_mode` | whether outcomes are final immediately or with the commit of a transaction |
 //! | `health` | the states of a sink with their log lines |
 //! | `connecting`, `replacement`, `backoff` | slow connection attempts, clients without progress, delays |
@@ -42,6 +42,7 @@ pub use self::{
 };
 use self::{
     commit_mode::{CommitMode, PerEvent, PerTransaction},
+    dead_letters::DeadLetterLog,
     health::SinkHealth,
     replacement::{Call, Watch},
     window::{Step, Window},
@@ -77,6 +78,8 @@ pub struct Options {
     pub redaction: Redaction,
     /// The store of dead letters for a sink that does not store them itself.
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// The place of this sink's dead letters, for people: a file, or a topic.
+    pub dead_letter_place: String,
     /// The limit of consecutive dead letters. Beyond it the sink stops, since the cause is most likely not in the events.
     pub max_dead_letters_in_a_row: u64,
 }
@@ -130,6 +133,7 @@ async fn deliver_with<S: Sink, R: Reader, M: CommitMode>(
     let cursor = reader.cursor().clone();
     let window = Window::<M>::new(options, cursor, Arc::clone(&progress));
     let mut delivery = Delivery {
+        dead_letter_log: DeadLetterLog::default(),
         health: SinkHealth::new(window.name(), Arc::clone(&progress)),
         watch: Watch::new(window.settled_up_to()),
         sink,
@@ -138,7 +142,9 @@ async fn deliver_with<S: Sink, R: Reader, M: CommitMode>(
         progress,
         shutdown,
     };
-    let ended = delivery.run().await?;
+    let ended = delivery.run().await;
+    delivery.log_dead_letters(true);
+    let ended = ended?;
     // With a time limit: a client without a connection would wait for its broker.
     let _ = timeout(CLOSE_LIMIT, delivery.sink.close()).await;
     info!(
@@ -155,6 +161,7 @@ struct Delivery<S, R, M> {
     sink: S,
     reader: R,
     window: Window<M>,
+    dead_letter_log: DeadLetterLog,
     health: SinkHealth,
     watch: Watch,
     progress: Arc<Progress>,
@@ -186,6 +193,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
                 Ok(()) => self.serve().await?,
                 Err(end) => end,
             };
+            self.log_dead_letters(false);
             let fault = match end {
                 SessionEnd::Drained => return Ok(Ended::Drained),
                 SessionEnd::Aborted => return Ok(Ended::Unfinished),
@@ -206,7 +214,9 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
                 backoff.reset();
             }
             let delay = backoff.next_delay();
-            self.health.failed(&fault, delay, !self.window.is_empty());
+            let pending = self.waiting();
+            self.health
+                .failed(&fault, delay, pending, !self.window.is_empty());
             self.restart();
             tokio::select! {
                 biased;
@@ -228,7 +238,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         let connected = tokio::select! {
             biased;
             () = self.shutdown.abort.cancelled() => return Err(SessionEnd::Aborted),
-            connected = connecting::connect(&mut self.sink, &context, &mut self.health) => connected?,
+            connected = connecting::connect(&mut self.sink, &context, &mut self.health, &mut self.reader) => connected?,
         };
         self.window.connected(connected, &mut self.reader);
         self.health.connected(self.window.cursor().next, self.waiting());
@@ -332,6 +342,7 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             return Err(fault.into());
         }
         self.progress.set_status(notice, lost, client);
+        self.log_dead_letters(false);
         let waiting = self.waiting();
         self.watch.observe(&self.window);
         if S::REPLACES_CLIENT
@@ -343,6 +354,13 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
         let next = self.window.cursor().next;
         self.health.unavailable(unavailable.as_ref(), next, waiting);
         Ok(())
+    }
+
+    /// Logs dead letters that are not logged yet, see [`DeadLetterLog`].
+    fn log_dead_letters(&mut self, is_last: bool) {
+        let counts = self.progress.dead_letters();
+        self.dead_letter_log
+            .write(self.window.options(), &counts, is_last);
     }
 
     /// Restarts at the first event without a result.

@@ -147,6 +147,11 @@ impl Progress {
         self.lock().client_replacements += 1;
     }
 
+    /// Returns the dead letters by [`RejectionReason::ALL`].
+    pub(super) fn dead_letters(&self) -> [u64; RejectionReason::ALL.len()] {
+        self.lock().dead_letters
+    }
+
     pub(super) fn dead_letter(&self, sequence: Sequence, reason: RejectionReason) {
         let mut inner = self.lock();
         inner.dead_letters[position(&RejectionReason::ALL, reason)] += 1;

@@ -78,6 +78,10 @@ impl<M: CommitMode> Window<M> {
         }
     }
 
+    pub(super) const fn options(&self) -> &Options {
+        &self.options
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.options.name
     }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use neurobridge_core::units::format_duration;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
@@ -208,19 +209,24 @@ where
     // Asked once, and kept: whoever asks anew loses its place in the queue.
     let mut reserve = pin!(items.reserve());
     let since = Instant::now();
-    let mut is_said = false;
+    let mut look_at = since + LONG_HOLD;
+    let (mut is_long, mut is_logged) = (false, false);
     link.stats.held_back();
     let room = loop {
-        let say_at = since + LONG_HOLD;
         select! {
             biased;
             () = &mut stopped => return Err(Lost::Stopped),
             room = &mut reserve => break room.map_err(|_| Lost::Stopped)?,
-            () = sleep_until(say_at), if !is_said => {
-                is_said = true;
-                link.stats.held_back_for_long();
-                if let Some(suppressed) = link.throttle.allow("blocked") {
-                    warn!(source = %link.name, suppressed, "reading is held back: there is no room for more events");
+            () = sleep_until(look_at) => {
+                look_at += LONG_HOLD;
+                if !std::mem::replace(&mut is_long, true) {
+                    link.stats.held_back_for_long();
+                }
+                // Once a minute, however often reading stops and goes on: of a hold that lasts there is always a line.
+                if link.throttle.allow("blocked").is_some() {
+                    is_logged = true;
+                    let lasted = format_duration(since.elapsed());
+                    warn!(source = %link.name, lasted, "reading is held back: there is no room for more events");
                 }
             }
             // AUTH comes before all else, also before pings.
@@ -232,7 +238,8 @@ where
     let held = now.saturating_duration_since(since);
     link.stats.released();
     session.heartbeat.released(held, now);
-    if is_said && link.throttle.allow("released").is_some() {
+    // Of a hold that was logged, so that the last line is true.
+    if is_logged {
         info!(source = %link.name, held_seconds = held.as_secs_f64(), "reading again");
     }
     Ok((room, held))

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use neurobridge_core::{address, filter::Filter, redact::Pattern, sink_type::DeadLetterPlace, units};
+use neurobridge_core::{address, filter::Filter, redact::Pattern, units};
 use neurobridge_listener::SourceConfig;
 use neurobridge_spool::{SpoolConfig, WhenFull};
 
@@ -91,7 +91,7 @@ fn sinks(config: &Config) -> Table {
             sink.config.destination(&config.data_dir),
             events(sink),
             if sink.common.required { "yes" } else { "no" }.to_owned(),
-            dead_letters(config, sink),
+            config.dead_letter_place(sink),
         ]);
     }
     table
@@ -119,14 +119,6 @@ fn patterns(patterns: &[Pattern]) -> String {
     }
     // A list of strings always serialises to JSON.
     serde_json::to_string(patterns).unwrap_or_default()
-}
-
-fn dead_letters(config: &Config, sink: &SinkEntry) -> String {
-    match sink.config.dead_letter_place() {
-        DeadLetterPlace::Destination(place) => place,
-        DeadLetterPlace::File(path) => in_data_dir(config, path),
-        DeadLetterPlace::Shared => in_data_dir(config, &config.dead_letters.path),
-    }
 }
 
 fn others(config: &Config) -> Table {

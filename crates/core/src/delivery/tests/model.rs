@@ -41,6 +41,7 @@ fn run_process(world: &Arc<Mutex<World>>, cursor: &Cursor) -> (Exit, ProgressSna
         filter,
         redaction: Redaction::default(),
         dead_letters: Arc::new(DeadLetterPlace(Arc::clone(world))),
+        dead_letter_place: String::new(),
         max_dead_letters_in_a_row: 1000,
     };
     let sink = Model::new(Arc::clone(world));

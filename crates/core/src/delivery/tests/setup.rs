@@ -142,6 +142,7 @@ pub(super) fn options(name: &str) -> Options {
         filter: Filter::default(),
         redaction: Redaction::default(),
         dead_letters: Arc::new(FakeLetters::default()),
+        dead_letter_place: String::new(),
         max_dead_letters_in_a_row: 1,
     }
 }

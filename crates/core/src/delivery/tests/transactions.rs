@@ -271,6 +271,7 @@ fn run(events: u64, broker: Broker, keeps_dead_letters: bool, filter: Filter) ->
         filter,
         redaction: Redaction::default(),
         dead_letters: Arc::clone(&letters) as Arc<dyn DeadLetters>,
+        dead_letter_place: String::new(),
         max_dead_letters_in_a_row: 100,
     };
     let shutdown = Shutdown {

@@ -91,6 +91,7 @@ async fn deliver_all(config: KafkaConfig, count: u64) -> Delivered {
         filter: Filter::default(),
         redaction: Redaction::default(),
         dead_letters: Arc::<Letters>::clone(&letters),
+        dead_letter_place: String::new(),
         max_dead_letters_in_a_row: 10,
     };
     let progress = Arc::new(Progress::new(cursor));

@@ -1,0 +1,75 @@
+//! Tests of outages: where a gap begins, and what is logged meanwhile.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn half_open_gap_begins_at_the_last_byte() {
+    let (source, mut bench) = bench(|_| {}, Vec::new());
+    let server = async {
+        let mut half_open = bench.platforms.recv().await.unwrap();
+        half_open.authorise().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        half_open.say(event(1)).await;
+        bench.batches.recv().await.unwrap();
+        let last_byte = Instant::now();
+        // Kept open: it reads nothing, and says nothing.
+        let mut platform = bench.platforms.recv().await.unwrap();
+        platform.authorise().await;
+        bench.in_state(SourceState::Authorised).await;
+        let snapshot = bench.snapshot();
+        assert_eq!(snapshot.disconnections.get(DisconnectReason::PongTimeout), 1);
+        let gap = snapshot.newest_gaps[0].length;
+        assert_eq!(gap, last_byte.elapsed());
+        assert!(gap >= SourceConfig::default().pong_timeout, "{gap:?}");
+        bench.stop.cancel();
+        drop(half_open);
+    };
+    join!(source, server).0.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn lasting_outage_is_logged_every_minute() {
+    let failure = DialError::Status {
+        target: "host:80".into(),
+        status: 429,
+        words: "",
+        retry_after: Some(Duration::from_secs(250)),
+    };
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let (source, mut bench) = bench(|_| {}, vec![failure]);
+    let (result, ()) = join!(source, async {
+        bench.platforms.recv().await.unwrap();
+        bench.stop.cancel();
+    });
+    result.unwrap();
+    let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let (first, others) = log.split_once('\n').unwrap();
+    let expected = ["not connected: host:80 answered HTTP 429", "attempts=1"];
+    assert!(expected.iter().all(|part| first.contains(part)), "{first}");
+    assert!(!first.contains("lasted"), "{first}");
+    let lasted = others.lines().map(|line| {
+        let (_, rest) = line.split_once("lasted=\"").unwrap_or_else(|| panic!("{log}"));
+        rest.split('"').next().unwrap()
+    });
+    assert_eq!(lasted.collect::<Vec<_>>(), ["1m", "2m", "3m", "4m"], "{log}");
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
