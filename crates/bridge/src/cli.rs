@@ -1,17 +1,24 @@
 //! The command line.
 
+mod texts;
+mod values;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
-use neurobridge_core::{
-    event::FieldPath,
-    units::{self, ByteSize},
-};
+use neurobridge_core::units;
 use neurobridge_simulator::FaultRule;
 use neurobridge_spool::Place;
 use secrecy::SecretString;
 
+use self::{
+    texts::{
+        AFTER_HELP, CHECK_EXAMPLES, COMPLETIONS_EXAMPLES, HEALTHCHECK_EXAMPLES, REPLAY_EXAMPLES,
+        RUN_EXAMPLES, SIMULATE_SHORT_HELP, TAIL_EXAMPLES, simulate_long_help,
+    },
+    values::{condition, http_authority, log_level, rate, run_name, size},
+};
 use crate::config::LogFormat;
 
 /// Delivers the face-recognition events of a NeuroIO feed to Kafka, NATS and files without losing any.
@@ -34,17 +41,6 @@ pub struct Cli {
     pub log: LogFlags,
 }
 
-const AFTER_HELP: &str = "\
-Without -c the configuration is ./neurobridge.toml, then /etc/neurobridge/neurobridge.toml, else
-the environment alone. The environment goes above the file:
-NEUROBRIDGE__SINKS__KAFKA__TOPIC=faces sets topic in [sinks.kafka].
-
-SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second
-one stops at once. SIGHUP does not reload the configuration: restart instead.
-
-Exit codes: 0 fine, 64 wrong usage, 69 a needed service is not there, 74 disk error,
-75 come back later, 77 token refused, 78 errors in the configuration.";
-
 /// The flags of the log, which override the configuration.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Logging")]
@@ -55,20 +51,6 @@ pub struct LogFlags {
     /// The format of log lines, which go to standard error.
     #[arg(long, global = true, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
-}
-
-/// Parses levels with commas between them. Another word would be the name of a part, and silence all others.
-fn log_level(text: &str) -> Result<String, String> {
-    let levels = ["off", "error", "warn", "info", "debug", "trace"];
-    match text
-        .split(',')
-        .find(|part| !part.contains('=') && !levels.contains(part))
-    {
-        Some(part) => Err(format!(
-            "found \"{part}\", expected error, warn, info, debug, trace, or off"
-        )),
-        None => Ok(text.to_owned()),
-    }
 }
 
 /// The commands.
@@ -281,119 +263,6 @@ pub struct CompletionsFlags {
     pub sinks: bool,
 }
 
-const RUN_EXAMPLES: &str = "\
-Examples:
-  neurobridge run -c /etc/neurobridge/neurobridge.toml
-  NEUROBRIDGE__SOURCES__MAIN__TOKEN_FILE=/run/secrets/token neurobridge run
-
-SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second
-one stops at once. SIGHUP does not reload the configuration: restart instead.";
-
-const CHECK_EXAMPLES: &str = "\
-Examples:
-  neurobridge check -c neurobridge.toml
-  neurobridge check --connect
-  neurobridge check --event entry.json --sink kafka
-
-Exit codes: 0 fine, 78 errors in the configuration, 77 a token was refused, 69 something else
-can't be reached, 74 a file can't be written.";
-
-const TAIL_EXAMPLES: &str = "\
-Examples:
-  neurobridge tail -n 10
-  neurobridge tail --only result=new --only result=exact
-  neurobridge tail --sink kafka
-  neurobridge tail | jq .data.result
-
-Exit codes: 0 fine, 64 no such sink, 69 the bridge is gone or can't be asked,
-77 token refused, 78 errors in the configuration.";
-
-const COMPLETIONS_EXAMPLES: &str = "\
-Examples:
-  neurobridge completions bash > /etc/bash_completion.d/neurobridge
-  neurobridge completions zsh > ~/.zfunc/_neurobridge
-  neurobridge completions fish > ~/.config/fish/completions/neurobridge.fish";
-
-const REPLAY_EXAMPLES: &str = "\
-Examples:
-  neurobridge spool replay --sink kafka --from 1000 --to 1999
-  neurobridge spool replay --sink nats --from 2026-01-31T12:00:00Z";
-
-const HEALTHCHECK_EXAMPLES: &str = "\
-Examples:
-  neurobridge healthcheck
-  neurobridge healthcheck --ready --url http://127.0.0.1:9797";
-
-const SIMULATE_SHORT_HELP: &str = "\
-Examples:
-  neurobridge simulate --listen 127.0.0.1:8765 --rate 100
-  neurobridge simulate --listen 127.0.0.1:8765 --token secret --fault close=1001,after=500,times=2
-
-Rules for --fault: neurobridge simulate --help";
-
-fn simulate_long_help() -> String {
-    let examples = SIMULATE_SHORT_HELP
-        .rsplit_once("\n\n")
-        .map_or(SIMULATE_SHORT_HELP, |(examples, _)| examples);
-    format!(
-        "{examples}\n\nRules for --fault:\n{}",
-        neurobridge_simulator::GRAMMAR.trim_end()
-    )
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if rate.is_finite() && rate >= 0.0 => Ok(rate),
-        _ => Err("expected a number of 0 or more".to_owned()),
-    }
-}
-
-/// Parses a field and a value.
-fn condition(text: &str) -> Result<(String, String), String> {
-    let expected = || "expected field=value, such as result=new or space.id=1".to_owned();
-    let (field, value) = text.split_once('=').ok_or_else(expected)?;
-    if FieldPath::parse(field).is_none() {
-        return Err(expected());
-    }
-    Ok((field.to_owned(), value.to_owned()))
-}
-
-/// Parses the name of a run, which is part of headers and file names.
-fn run_name(text: &str) -> Result<String, String> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if (1..=64).contains(&text.len()) && text.chars().all(is_plain) {
-        Ok(text.to_owned())
-    } else {
-        Err("expected at most 64 letters, digits, - and _".to_owned())
-    }
-}
-
-/// Parses a number of bytes, with or without a unit.
-fn size(text: &str) -> Result<usize, String> {
-    let bytes = match text.parse::<u64>() {
-        Ok(bytes) => bytes,
-        Err(_) => text
-            .parse::<ByteSize>()
-            .map_err(|error| error.to_string())?
-            .bytes(),
-    };
-    usize::try_from(bytes).map_err(|_| "larger than the address space of this machine".to_owned())
-}
-
-/// Parses `host:port` from `http://host:port`.
-fn http_authority(url: &str) -> Result<String, String> {
-    let rest = url.strip_prefix("http://").unwrap_or(url);
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    let has_port = authority
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if has_port && !authority.contains('/') {
-        Ok(authority.to_owned())
-    } else {
-        Err("expected http://host:port".to_owned())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -433,24 +302,5 @@ mod tests {
         ])
         .unwrap();
         assert!(!format!("{cli:?}").contains("hunter2"));
-    }
-
-    #[test]
-    fn sizes_and_addresses_are_read() {
-        assert_eq!(size("600"), Ok(600));
-        assert_eq!(size("2 MiB"), Ok(2 << 20));
-        assert!(size("2 apples").is_err());
-        assert_eq!(http_authority("http://[::1]:9797/").as_deref(), Ok("[::1]:9797"));
-        assert_eq!(condition("space.id=a=b"), Ok(("space.id".into(), "a=b".into())));
-        assert!(condition("result").is_err() && condition("a..b=1").is_err());
-        assert_eq!(http_authority("localhost:1").as_deref(), Ok("localhost:1"));
-        for wrong in [
-            "https://localhost:1",
-            "localhost",
-            "http://localhost:1/livez",
-            ":1",
-        ] {
-            assert!(http_authority(wrong).is_err(), "{wrong}");
-        }
     }
 }

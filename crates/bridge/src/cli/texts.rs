@@ -1,0 +1,72 @@
+//! Examples and explanations in the help.
+
+pub(super) const AFTER_HELP: &str = "\
+Without -c the configuration is ./neurobridge.toml, then /etc/neurobridge/neurobridge.toml, else
+the environment alone. The environment goes above the file:
+NEUROBRIDGE__SINKS__KAFKA__TOPIC=faces sets topic in [sinks.kafka].
+
+SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second
+one stops at once. SIGHUP does not reload the configuration: restart instead.
+
+Exit codes: 0 fine, 64 wrong usage, 69 a needed service is not there, 74 disk error,
+75 come back later, 77 token refused, 78 errors in the configuration.";
+
+pub(super) const RUN_EXAMPLES: &str = "\
+Examples:
+  neurobridge run -c /etc/neurobridge/neurobridge.toml
+  NEUROBRIDGE__SOURCES__MAIN__TOKEN_FILE=/run/secrets/token neurobridge run
+
+SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second
+one stops at once. SIGHUP does not reload the configuration: restart instead.";
+
+pub(super) const CHECK_EXAMPLES: &str = "\
+Examples:
+  neurobridge check -c neurobridge.toml
+  neurobridge check --connect
+  neurobridge check --event entry.json --sink kafka
+
+Exit codes: 0 fine, 78 errors in the configuration, 77 a token was refused, 69 something else
+can't be reached, 74 a file can't be written.";
+
+pub(super) const TAIL_EXAMPLES: &str = "\
+Examples:
+  neurobridge tail -n 10
+  neurobridge tail --only result=new --only result=exact
+  neurobridge tail --sink kafka
+  neurobridge tail | jq .data.result
+
+Exit codes: 0 fine, 64 no such sink, 69 the bridge is gone or can't be asked,
+77 token refused, 78 errors in the configuration.";
+
+pub(super) const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  neurobridge completions bash > /etc/bash_completion.d/neurobridge
+  neurobridge completions zsh > ~/.zfunc/_neurobridge
+  neurobridge completions fish > ~/.config/fish/completions/neurobridge.fish";
+
+pub(super) const REPLAY_EXAMPLES: &str = "\
+Examples:
+  neurobridge spool replay --sink kafka --from 1000 --to 1999
+  neurobridge spool replay --sink nats --from 2026-01-31T12:00:00Z";
+
+pub(super) const HEALTHCHECK_EXAMPLES: &str = "\
+Examples:
+  neurobridge healthcheck
+  neurobridge healthcheck --ready --url http://127.0.0.1:9797";
+
+pub(super) const SIMULATE_SHORT_HELP: &str = "\
+Examples:
+  neurobridge simulate --listen 127.0.0.1:8765 --rate 100
+  neurobridge simulate --listen 127.0.0.1:8765 --token secret --fault close=1001,after=500,times=2
+
+Rules for --fault: neurobridge simulate --help";
+
+pub(super) fn simulate_long_help() -> String {
+    let examples = SIMULATE_SHORT_HELP
+        .rsplit_once("\n\n")
+        .map_or(SIMULATE_SHORT_HELP, |(examples, _)| examples);
+    format!(
+        "{examples}\n\nRules for --fault:\n{}",
+        neurobridge_simulator::GRAMMAR.trim_end()
+    )
+}
