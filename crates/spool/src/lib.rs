@@ -98,6 +98,8 @@ pub struct SpoolStatus {
     pub damaged_cursors: u64,
     /// Whether an append waits for space.
     pub is_full: bool,
+    /// Whether that append waits for space on the disk, although the limit is not reached.
+    pub is_disk_full: bool,
     /// Whether an append waits for a resource of the system, such as open files or memory.
     pub is_retrying: bool,
     /// Whether a write has failed, so that the log rejects further events.

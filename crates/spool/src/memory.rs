@@ -219,6 +219,7 @@ impl Memory {
             damaged_events: 0,
             damaged_cursors: 0,
             is_full: state.is_full,
+            is_disk_full: false,
             is_retrying: false,
             has_failed: false,
         }

@@ -303,6 +303,7 @@ impl Disk {
             damaged_events: state.damage.total(),
             damaged_cursors: state.damaged_cursors,
             is_full: state.is_full,
+            is_disk_full: state.is_disk_full,
             is_retrying: state.is_retrying,
             has_failed: state.failed.is_some(),
         }

@@ -31,7 +31,8 @@ pub(super) fn retry<T>(shared: &Shared, mut act: impl FnMut() -> Result<T, DiskE
     loop {
         match act() {
             Err(error) if error.class() == ErrorClass::NoSpace => {
-                let state = shared.lock();
+                let mut state = shared.lock();
+                state.is_disk_full = true;
                 if !state.is_full {
                     error!(%error, cause = %error.source, "the disk is full; the spool waits for room");
                 }
@@ -119,6 +120,7 @@ pub(super) fn has_ended(state: &State) -> bool {
 }
 
 pub(super) fn end_full(state: &mut State) {
+    state.is_disk_full = false;
     if std::mem::replace(&mut state.is_full, false) {
         info!("the spool has room again");
     }

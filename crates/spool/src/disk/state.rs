@@ -53,6 +53,8 @@ pub(super) struct State {
     pub(super) failed: Option<DiskError>,
     /// An append waits for room.
     pub(super) is_full: bool,
+    /// The disk has no room, whatever the limit of the log.
+    pub(super) is_disk_full: bool,
     /// An append waits for a resource of the process or the system.
     pub(super) is_retrying: bool,
     pub(super) dropped_events: u64,
@@ -156,6 +158,7 @@ impl State {
             is_stopping: false,
             failed: None,
             is_full: false,
+            is_disk_full: false,
             is_retrying: false,
             dropped_events: 0,
             trimmed,
