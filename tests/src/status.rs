@@ -25,7 +25,7 @@ pub struct Status {
 /// Whether events are being lost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Losing {
-    /// `yes`, `no`, `not_yet` or `not_now`.
+    /// `no`, `at_risk` or `yes`.
     pub answer: String,
     /// The reasons, with the most severe one first.
     pub because: Vec<String>,

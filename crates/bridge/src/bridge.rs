@@ -16,6 +16,7 @@ use neurobridge_core::{
 };
 use neurobridge_sink_file::{DeadLettersConfig, FileDeadLetters};
 use neurobridge_spool::Spool;
+use nix::unistd::gethostname;
 use tokio::{
     net::TcpListener,
     task::{JoinHandle, JoinSet},
@@ -137,6 +138,7 @@ impl Bridge {
         let (feed, sources) = Feed::start(config, spool.clone(), dead_letters).await?;
         let state = Arc::new(State {
             started: Instant::now(),
+            instance: instance(address),
             sources,
             sinks: sink_handles,
             dead_letters: places,
@@ -415,6 +417,7 @@ impl SinkParts<'_> {
         Ok(SinkHandle {
             name: self.name.to_owned(),
             kind: self.entry.config.type_name(),
+            destination: self.entry.config.destination(self.data_dir),
             required: common.required,
             progress,
         })
@@ -433,6 +436,12 @@ async fn start_tap(config: &Config, spool: &Spool, stop: CancellationToken) -> O
             None
         }
     }
+}
+
+/// Returns the name of this bridge among others: its host and the port of its HTTP server, as Prometheus names a target.
+fn instance(address: SocketAddr) -> String {
+    let host = gethostname().unwrap_or_default();
+    format!("{}:{}", host.to_string_lossy(), address.port())
 }
 
 /// Opens a dead letter file.

@@ -4,6 +4,7 @@ use std::{io, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use neurobridge_core::{
+    address,
     dead_letter::DeadLetters,
     ledger::SourceLedger,
     redact::{KeyFileError, Pattern, Pseudonymise, Redaction},
@@ -34,6 +35,8 @@ pub(crate) struct Feed {
 
 /// The observable state of a running source.
 pub(crate) struct SourceHandle {
+    /// The address of the feed, without credentials, path and query.
+    pub(crate) address: String,
     pub(crate) intake: IntakeSource,
     pub(crate) stats: Arc<SourceStats>,
 }
@@ -62,6 +65,7 @@ impl Feed {
         let mut handles = Vec::new();
         for (name, source) in &config.sources {
             let ledger = Arc::new(SourceLedger::default());
+            let address = address::shown(&source.url);
             let source = build_source(name, source.clone(), Arc::clone(&ledger))
                 .await
                 .with_context(|| format!("sources.{name}"))
@@ -78,6 +82,7 @@ impl Feed {
                 Arc::clone(&rules),
             );
             handles.push(SourceHandle {
+                address,
                 intake,
                 stats: source.stats(),
             });

@@ -19,6 +19,8 @@ use crate::{feed::SourceHandle, http::Connections, logging};
 /// Handles on all parts of a running bridge.
 pub(crate) struct State {
     pub(crate) started: Instant,
+    /// The name of this bridge among others: the host and the port of its HTTP server.
+    pub(crate) instance: String,
     pub(crate) sources: Vec<SourceHandle>,
     pub(crate) sinks: Vec<SinkHandle>,
     /// All stores of dead letters except the destinations of sinks.
@@ -31,6 +33,8 @@ pub(crate) struct SinkHandle {
     pub(crate) name: String,
     /// The type of the sink, as in the configuration.
     pub(crate) kind: &'static str,
+    /// Where its events go, without credentials.
+    pub(crate) destination: String,
     /// Whether the bridge is ready only if this sink is up.
     pub(crate) required: bool,
     pub(crate) progress: Arc<Progress>,
@@ -38,6 +42,7 @@ pub(crate) struct SinkHandle {
 
 /// A snapshot of the state.
 pub(crate) struct View<'a> {
+    pub(crate) instance: &'a str,
     pub(crate) uptime_seconds: f64,
     pub(crate) sources: Vec<SourceView<'a>>,
     pub(crate) sinks: Vec<SinkView<'a>>,
@@ -115,6 +120,7 @@ impl State {
             })
             .collect();
         View {
+            instance: &self.instance,
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             sources,
             sinks,

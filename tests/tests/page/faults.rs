@@ -83,7 +83,7 @@ fn page_shows_each_fault_within_two_seconds() {
     let (on_page, _) = first_on_page(
         &mut browser,
         "the page to show that the sink is down",
-        "words.startsWith('Not yet') && words.includes('nats=down')",
+        "words.startsWith('At risk') && words.includes('nats=down')",
     );
     let limit = LIMIT_SECONDS + LATE_ANSWERS * slow;
     assert!(

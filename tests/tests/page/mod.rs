@@ -1,6 +1,7 @@
 //! The page of a bridge in a real browser: display of faults, accessibility, and the absence of personal data.
 
 mod faults;
+mod many;
 mod outages;
 mod readers;
 mod slow_connect;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{DESK, SOON, TELEPHONE, source, watch};
 
 /// Finds text whose contrast with its background is below 4.5, the minimum of WCAG.
-const FAINT: &str = r#"
+pub(super) const FAINT: &str = r#"
     (() => {
         const parse = colour => (colour.match(/[\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
         const light = colour => {
@@ -66,7 +66,7 @@ fn screen_reader_finds_landmarks_and_names() {
         names("heading"),
         [
             "neurobridge",
-            "Am I losing events?",
+            "Losing events",
             "Sources",
             "main",
             "Spool",
@@ -102,10 +102,9 @@ fn keyboard_reaches_every_control() {
         return;
     };
     let mut order = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..7 {
         browser.press("Tab").unwrap();
-        let focused =
-            "(({ activeElement: at }) => at.getAttribute('aria-label') ?? at.textContent)(document)";
+        let focused = "(({ activeElement: at }) => at.getAttribute('aria-label') ?? (at.querySelector('h2') ?? at).textContent)(document)";
         order.push(browser.evaluate(focused).unwrap());
         let outline = browser
             .evaluate("getComputedStyle(document.activeElement).outlineStyle")
@@ -122,6 +121,7 @@ fn keyboard_reaches_every_control() {
             "Status",
             "Readiness",
             "Pause",
+            "Ledgers",
             "Ledger of the sources, since the start",
             "Ledger of the sinks, since each one’s first event"
         ]

@@ -25,12 +25,10 @@ pub(super) struct Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
-    /// No event was lost, and everything works.
+    /// No event is being lost, and everything works. Events may have been lost earlier: the numbers and the reasons show it.
     No,
-    /// No event was lost so far, but a fault has to be fixed before one is.
-    NotYet,
-    /// Events were lost since the start, but none at the moment.
-    NotNow,
+    /// No event is being lost, but a fault has to be fixed before one is.
+    AtRisk,
     /// Events are being lost.
     Yes,
 }
@@ -60,14 +58,11 @@ impl Answer {
                 .losing
                 .push("The bridge is stopping: events that the platform sends now are missed.".to_owned());
         }
-        for source in &view.sources {
-            found.source(source, view);
-        }
+        found.sources(view);
         let lost = view.sinks.iter().map(|sink| found.sink(sink, view)).max();
         let answer = match &found {
             Findings { losing, .. } if !losing.is_empty() => Word::Yes,
-            Findings { lost, .. } if !lost.is_empty() => Word::NotNow,
-            Findings { waiting, .. } if !waiting.is_empty() => Word::NotYet,
+            Findings { waiting, .. } if !waiting.is_empty() => Word::AtRisk,
             _ => Word::No,
         };
         let missed = view.sources.iter().map(|source| {
@@ -85,39 +80,42 @@ impl Answer {
 }
 
 impl Findings {
-    fn source(&mut self, source: &SourceView<'_>, view: &View<'_>) {
-        let name = source.name;
-        let snapshot = &source.snapshot;
-        match snapshot.state {
-            SourceState::Authorised => {}
-            SourceState::Blocked if view.spool.is_full => self.waiting.push(format!(
-                "The spool is full: {name} is not read, and the platform may discard events that it cannot queue."
-            )),
-            SourceState::Blocked if view.spool.is_retrying => self.waiting.push(format!(
-                "The spool waits until the system has open files or memory for it again (the log has the error): {name} is \
-                 not read, and the platform may discard events that it cannot queue."
-            )),
-            // Short backpressure is normal on a busy disk.
-            SourceState::Blocked if snapshot.since + PATIENCE > clock::now() => {}
-            SourceState::Blocked => self.waiting.push(format!(
-                "The disk does not keep up: {name} is not read, and the platform may discard events that it cannot queue."
-            )),
-            // The first connection attempt, which has not failed yet.
-            SourceState::Dialling | SourceState::Authorising
-                if snapshot.reason.is_none() && snapshot.connections <= 1 =>
-            {
-                self.waiting.push(format!("{name} is connecting."));
-            }
-            _ => self.losing.push(format!(
-                "{name} is not connected: events that the platform sends now are missed."
-            )),
-        }
-        let gaps = snapshot.gaps.get(GapOutcome::Unrecovered);
-        if gaps > 0 {
-            self.lost.push(format!(
-                "{name} was without a connection {}: events that the platform sent meanwhile are missed.",
-                times(gaps)
+    /// Sources with the same fault share a sentence: a bridge may have a hundred.
+    fn sources(&mut self, view: &View<'_>) {
+        let in_state = |state: fn(&SourceView<'_>, &View<'_>) -> bool| -> Vec<&str> {
+            let sources = view.sources.iter().filter(|source| state(source, view));
+            sources.map(|source| source.name).collect()
+        };
+        if let Some((names, are)) = subject(&in_state(is_unconnected)) {
+            self.losing.push(format!(
+                "{names} {are} not connected: events that the platform sends now are missed."
             ));
+        }
+        if let Some((names, are)) = subject(&in_state(is_starting)) {
+            self.waiting.push(format!("{names} {are} connecting."));
+        }
+        if let Some((names, are)) = subject(&in_state(is_blocked)) {
+            let cause = match &view.spool {
+                spool if spool.is_disk_full => "The disk is full",
+                spool if spool.is_full => "The spool is full",
+                spool if spool.is_retrying => {
+                    "The spool waits until the system has open files or memory for it again (the log has the error)"
+                }
+                _ => "The disk does not keep up",
+            };
+            self.waiting.push(format!(
+                "{cause}: {names} {are} not read, and the platform may discard events that it cannot queue."
+            ));
+        }
+        for source in &view.sources {
+            let gaps = source.snapshot.gaps.get(GapOutcome::Unrecovered);
+            if gaps > 0 {
+                self.lost.push(format!(
+                    "{} was without a connection {}: events that the platform sent meanwhile are missed.",
+                    source.name,
+                    times(gaps)
+                ));
+            }
         }
     }
 
@@ -159,10 +157,61 @@ impl Findings {
     }
 }
 
+/// Returns whether this is the first connection attempt, which has not failed yet.
+fn is_starting(source: &SourceView<'_>, _: &View<'_>) -> bool {
+    let snapshot = &source.snapshot;
+    matches!(snapshot.state, SourceState::Dialling | SourceState::Authorising)
+        && snapshot.reason.is_none()
+        && snapshot.connections <= 1
+}
+
+fn is_unconnected(source: &SourceView<'_>, view: &View<'_>) -> bool {
+    !source.is_connected() && !is_starting(source, view)
+}
+
+/// Returns whether a source is not read. Short backpressure is normal on a busy disk.
+fn is_blocked(source: &SourceView<'_>, view: &View<'_>) -> bool {
+    let is_stuck = view.spool.is_full || view.spool.is_retrying;
+    source.snapshot.state == SourceState::Blocked
+        && (is_stuck || source.snapshot.since + PATIENCE <= clock::now())
+}
+
+/// Returns the subject of a sentence and its verb: at most three names, otherwise their number. `None` without any.
+fn subject(names: &[&str]) -> Option<(String, &'static str)> {
+    match names {
+        [] => None,
+        [name] => Some(((*name).to_owned(), "is")),
+        [first, second] => Some((format!("{first} and {second}"), "are")),
+        [first, second, third] => Some((format!("{first}, {second} and {third}"), "are")),
+        _ => Some((format!("{} sources", names.len()), "are")),
+    }
+}
+
 fn times(count: u64) -> String {
     match count {
         1 => "once".to_owned(),
         2 => "twice".to_owned(),
         _ => format!("{count} times"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_name_three_parts_at_most() {
+        let all = ["a", "b", "c", "d"];
+        let subjects: Vec<_> = (0..=4)
+            .map(|count| subject(&all[..count]).map(|(names, are)| format!("{names} {are}")))
+            .collect();
+        let expected = [
+            None,
+            Some("a is"),
+            Some("a and b are"),
+            Some("a, b and c are"),
+            Some("4 sources are"),
+        ];
+        assert_eq!(subjects, expected.map(|text| text.map(str::to_owned)));
     }
 }

@@ -20,26 +20,21 @@ pub(super) fn routes() -> Router<App> {
             "/page.css",
             get(|| file("text/css", include_str!("page/page.css"))),
         )
-        .route(
-            "/page.js",
-            get(|| file("text/javascript", include_str!("page/page.js"))),
-        )
-        .route(
-            "/parts.js",
-            get(|| file("text/javascript", include_str!("page/parts.js"))),
-        )
-        .route(
-            "/words.js",
-            get(|| file("text/javascript", include_str!("page/words.js"))),
-        )
-        .route(
-            "/plots.js",
-            get(|| file("text/javascript", include_str!("page/plots.js"))),
-        )
+        .route("/page.js", get(|| script(include_str!("page/page.js"))))
+        .route("/parts.js", get(|| script(include_str!("page/parts.js"))))
+        .route("/plots.js", get(|| script(include_str!("page/plots.js"))))
+        .route("/rows.js", get(|| script(include_str!("page/rows.js"))))
+        .route("/tables.js", get(|| script(include_str!("page/tables.js"))))
+        .route("/way.js", get(|| script(include_str!("page/way.js"))))
+        .route("/words.js", get(|| script(include_str!("page/words.js"))))
         .route(
             "/icon.svg",
             get(|| file("image/svg+xml", include_str!("page/icon.svg"))),
         )
+}
+
+async fn script(text: &'static str) -> impl IntoResponse {
+    file("text/javascript", text).await
 }
 
 async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {

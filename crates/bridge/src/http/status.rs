@@ -18,6 +18,7 @@ use crate::state::{SinkLedger, SinkView, SourceView, View};
 #[derive(Debug, Serialize)]
 pub(crate) struct Status<'a> {
     version: &'static str,
+    instance: &'a str,
     uptime_seconds: f64,
     losing_events: Answer,
     sources: BTreeMap<&'a str, Source>,
@@ -27,6 +28,7 @@ pub(crate) struct Status<'a> {
 
 #[derive(Debug, Serialize)]
 struct Source {
+    address: String,
     state: &'static str,
     reason: Option<String>,
     since: Timestamp,
@@ -62,6 +64,7 @@ struct Spool {
     pending_bytes: u64,
     limit_bytes: u64,
     is_full: bool,
+    is_disk_full: bool,
     is_retrying: bool,
     has_failed: bool,
     dropped_events: u64,
@@ -73,6 +76,7 @@ struct Spool {
 struct Sink {
     #[serde(rename = "type")]
     kind: &'static str,
+    destination: String,
     required: bool,
     state: SinkState,
     reason: Option<String>,
@@ -123,6 +127,7 @@ impl<'a> Status<'a> {
     pub(crate) fn of(view: &View<'a>) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
+            instance: view.instance,
             uptime_seconds: view.uptime_seconds,
             losing_events: Answer::of(view),
             sources: view
@@ -138,6 +143,7 @@ impl<'a> Status<'a> {
                 pending_bytes: view.spool.pending_bytes,
                 limit_bytes: view.spool.limit_bytes,
                 is_full: view.spool.is_full,
+                is_disk_full: view.spool.is_disk_full,
                 is_retrying: view.spool.is_retrying,
                 has_failed: view.spool.has_failed,
                 dropped_events: view.spool.dropped_events,
@@ -206,6 +212,7 @@ impl Source {
     fn of(source: &SourceView<'_>, uptime_seconds: f64) -> Self {
         let snapshot = &source.snapshot;
         Self {
+            address: source.handle.address.clone(),
             state: snapshot.state.into(),
             reason: snapshot.reason.clone(),
             since: snapshot.since,
@@ -271,6 +278,7 @@ impl Sink {
         } = sink.ledger;
         Self {
             kind: sink.handle.kind,
+            destination: sink.handle.destination.clone(),
             required: sink.handle.required,
             state: sink.snapshot.state,
             reason: sink.snapshot.reason.clone(),

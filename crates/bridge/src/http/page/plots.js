@@ -1,106 +1,198 @@
-// Small plots of what has come since the page was opened: a bounded number of points, whatever time they span.
+// Plots of the values since the page was opened: a bounded number of points, whatever time they span.
+
+import { element, make, moment, seconds, text } from "./words.js";
 
 const WIDTH = 240, HEIGHT = 48;
-// Twice as many are halved: the span grows, the number does not.
+// Twice as many points are halved: the span grows, the number does not.
 const POINTS = 240;
-const SPACE = "http://www.w3.org/2000/svg";
+// The shortest span of the time axis.
+const LEAST_SECONDS = 30;
+// Two points further apart than so many intervals are not joined: the bridge did not respond, or the page slept.
+const HOLE = 8;
 
 const larger = (a, b) => a === null ? b : b === null ? a : Math.max(a, b);
 
-/** A row of values, each of them that of a stretch of time. */
+/** Values over time, each of them the largest of an interval. */
 export class Series {
-  constructor(lines) {
+  constructor(lines = 1) {
     this.rows = Array.from({ length: lines }, () => []);
+    this.times = [];
     this.trouble = [];
     this.each = 1;
     this.waiting = [];
   }
 
-  /** Takes up the values of a moment (null: none is known), and whether there was trouble. */
-  push(values, trouble) {
+  /** Adds the values of a moment (null: unknown), and whether there was a fault. */
+  push(values, trouble, at) {
     this.waiting.push([values, trouble]);
     if (this.waiting.length < this.each) return;
     this.rows.forEach((row, i) => row.push(this.waiting.map(([values]) => values[i]).reduce(larger, null)));
     this.trouble.push(this.waiting.some(([, trouble]) => trouble));
+    this.times.push(at);
     this.waiting = [];
-    if (this.trouble.length < 2 * POINTS) return;
+    if (this.times.length < 2 * POINTS) return;
     // The larger of two: a peak is what one looks for.
     const halved = (list, both) => list.filter((_, i) => i % 2 === 0).map((value, i) => both(value, list[2 * i + 1]));
     this.rows = this.rows.map(row => halved(row, larger));
     this.trouble = halved(this.trouble, (a, b) => a || b);
+    this.times = halved(this.times, (_, b) => b);
     this.each *= 2;
   }
 
   get most() {
     return this.rows.flat().reduce(larger, null);
   }
+
+  /** The mean interval between two points, in seconds. */
+  get interval() {
+    const { times } = this;
+    return times.length < 2 ? 1 : (times.at(-1) - times[0]) / (times.length - 1);
+  }
+
+  /** The place of the point that is nearest to a time; the times ascend. */
+  nearest(time) {
+    let low = 0, high = this.times.length - 1;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.times[middle] < time) low = middle + 1; else high = middle;
+    }
+    return low > 0 && time - this.times[low - 1] < this.times[low] - time ? low - 1 : low;
+  }
 }
 
-/** A figure that shows a series. */
-export class Plot {
-  constructor(title, lines, format) {
+/** Lines of a series: paths, and the span of time that they cover. */
+class Lines {
+  constructor(series, area) {
+    this.series = series;
+    this.area = area ? make("path", { class: "area" }) : null;
+    this.lines = series.rows.map((_, i) => make("path", { class: i ? "line second" : "line" }));
+    this.svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none" });
+  }
+
+  /** Draws all points below `top`. */
+  draw(top) {
+    const { rows, times } = this.series;
+    const [from, span] = this.span();
+    const x = i => ((times[i] - from) / span * WIDTH).toFixed(1);
+    const y = value => (HEIGHT - value / top * HEIGHT).toFixed(1);
+    const hole = HOLE * this.series.interval;
+    rows.forEach((row, i) => {
+      let line = "", area = "", start = null, last = null;
+      const close = () => { if (start !== null) area += `L${x(last)} ${HEIGHT}L${x(start)} ${HEIGHT}z`; start = null; };
+      row.forEach((value, at) => {
+        // A value that is unknown is a hole in the line.
+        if (value === null || last !== null && times[at] - times[last] > hole) close();
+        if (value === null) return;
+        line += `${start === null ? "M" : "L"}${x(at)} ${y(value)}`;
+        area += `${start === null ? "M" : "L"}${x(at)} ${y(value)}`;
+        start ??= at;
+        last = at;
+      });
+      close();
+      this.lines[i].setAttribute("d", line);
+      if (i === 0) this.area?.setAttribute("d", area);
+    });
+  }
+
+  /** The first time, and the seconds from it to the last one. */
+  span() {
+    const { times } = this.series;
+    const span = Math.max(times.at(-1) - times[0], LEAST_SECONDS);
+    return [times.at(-1) - span, span];
+  }
+}
+
+/** A small line without axes, for a row of a table. */
+export class Spark extends Lines {
+  constructor(series) {
+    super(series, true);
+    this.svg.setAttribute("class", "spark");
+    this.svg.setAttribute("aria-hidden", "true");
+    this.svg.append(this.area, ...this.lines);
+  }
+
+  update() {
+    if (this.series.times.length) this.draw(Math.max(this.series.most ?? 0, 1e-9) * 1.08);
+  }
+}
+
+/** A figure that shows a series, with a time axis, a scale and the values under the pointer. */
+export class Plot extends Lines {
+  constructor({ title, series, format, scale, names }) {
+    super(series, true);
     this.title = title;
     this.format = format;
-    this.series = new Series(lines);
-    this.element = document.createElement("figure");
-    this.name = document.createElement("span");
-    this.value = document.createElement("b");
-    const caption = document.createElement("figcaption");
-    this.name.textContent = title;
-    caption.append(this.name, this.value);
-    this.svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
+    this.scale = scale;
+    this.names = names;
+    this.element = element("figure");
+    this.value = element("b");
+    this.top = element("small", "scale");
+    this.begin = element("small");
+    const caption = element("figcaption");
+    caption.append(element("span", "", title), this.value);
+    this.svg.setAttribute("role", "img");
     this.troubles = make("path", { class: "trouble" });
-    this.area = make("path", { class: "area" });
-    this.lines = this.series.rows.map((_, i) => make("path", { class: i ? "line second" : "line" }));
-    this.svg.append(this.troubles, make("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT }), this.area, ...this.lines);
-    this.element.append(caption, this.svg);
+    const rule = y => make("line", { class: "base", x1: 0, x2: WIDTH, y1: y, y2: y });
+    this.svg.append(this.troubles, rule(0), rule(HEIGHT), this.area, ...this.lines);
+    const axis = element("div", "axis");
+    axis.append(this.begin, element("small", "", "now"));
+    this.place = element("div", "plot");
+    this.place.append(this.svg, this.top);
+    this.element.append(caption, this.place, axis);
+    this.place.addEventListener("pointermove", event => this.hover(event.clientX));
+    this.place.addEventListener("pointerleave", () => this.leave());
   }
 
-  push(values, trouble, text) {
-    this.series.push(values, trouble);
-    this.text = text;
-  }
-
-  draw(opened) {
-    if (this.text === undefined) return;
-    const { rows, trouble, most } = this.series;
-    const top = Math.max(most ?? 0, 1e-9) * 1.08;
-    const step = WIDTH / Math.max(trouble.length - 1, 59);
-    const from = WIDTH - step * (trouble.length - 1);
-    const x = i => (from + i * step).toFixed(1);
-    const y = value => (HEIGHT - value / top * HEIGHT).toFixed(1);
-    rows.forEach((row, i) => {
-      // A value that is not known is a hole in the line.
-      let pen = "M";
-      const path = row.map((value, at) => {
-        if (value === null) { pen = "M"; return ""; }
-        const part = `${pen}${x(at)} ${y(value)}`;
-        pen = "L";
-        return part;
-      }).join("");
-      this.lines[i].setAttribute("d", path);
-      if (i === 0) this.area.setAttribute("d", filled(row, x, y));
+  update(value) {
+    if (!this.series.times.length) return;
+    const most = this.series.most ?? 0;
+    const top = this.scale(most);
+    this.draw(top);
+    const [from, span] = this.span();
+    const { trouble, times, interval } = this.series;
+    const x = time => Math.max(0, (time - from) / span * WIDTH);
+    let faults = "";
+    trouble.forEach((bad, i) => {
+      if (!bad) return;
+      if (!trouble[i - 1]) faults += `M${x(i ? times[i - 1] : times[i] - interval).toFixed(1)} 0`;
+      const end = x(times[i]).toFixed(1);
+      if (!trouble[i + 1]) faults += `H${end}V${HEIGHT}H${x(times[trouble.lastIndexOf(false, i)] ?? from).toFixed(1)}z`;
     });
-    this.troubles.setAttribute("d", trouble.map((bad, i) => bad ? `M${(from + (i - .5) * step).toFixed(1)} 0h${step.toFixed(2)}v${HEIGHT}h-${step.toFixed(2)}z` : "").join(""));
-    if (this.value.textContent !== this.text) this.value.textContent = this.text;
-    const label = `${this.title}: ${this.text}; at most ${this.format(most ?? 0)} since ${opened}`;
+    this.troubles.setAttribute("d", faults);
+    text(this.value, value);
+    text(this.top, this.format(top));
+    text(this.begin, `−${seconds(Math.round(span))}`);
+    const label = `${this.title}: ${value}; at most ${this.format(most)} in ${seconds(Math.round(span))}`;
     if (this.svg.getAttribute("aria-label") !== label) this.svg.setAttribute("aria-label", label);
+    if (this.pointer !== undefined) this.hover(this.pointer);
   }
-}
 
-function filled(row, x, y) {
-  let path = "", first = null;
-  row.forEach((value, i) => {
-    if (value !== null && first === null) { first = i; path += `M${x(i)} ${HEIGHT}`; }
-    if (value !== null) path += `L${x(i)} ${y(value)}`;
-    if (first !== null && (value === null || i === row.length - 1)) { path += `L${x(value === null ? i - 1 : i)} ${HEIGHT}z`; first = null; }
-  });
-  return path;
-}
+  /** Shows the values at a place on the screen. */
+  hover(clientX) {
+    const { times, rows } = this.series;
+    if (!times.length) return;
+    if (!this.tip) {
+      this.tip = element("output", "tip");
+      this.mark = element("div", "mark");
+    }
+    if (!this.tip.isConnected) this.place.append(this.mark, this.tip);
+    this.pointer = clientX;
+    const box = this.place.getBoundingClientRect();
+    const [from, span] = this.span();
+    const at = this.series.nearest(from + Math.min(1, Math.max(0, (clientX - box.left) / box.width)) * span);
+    const values = rows.map((row, i) => `${this.names ? `${this.names[i]} ` : ""}${row[at] === null ? "–" : this.format(row[at])}`);
+    text(this.tip, `${moment(new Date(times[at] * 1000))}  ${values.join(", ")}`);
+    const left = (times[at] - from) / span * 100;
+    this.mark.style.left = `${left}%`;
+    // Towards the middle of the screen, which no text leaves.
+    const isLeft = clientX < innerWidth / 2;
+    this.tip.style.left = isLeft ? `${left}%` : "auto";
+    this.tip.style.right = isLeft ? "auto" : `${100 - left}%`;
+  }
 
-/** An element of an SVG. */
-export function make(name, attributes) {
-  const element = document.createElementNS(SPACE, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  return element;
+  leave() {
+    this.pointer = undefined;
+    this.tip?.remove();
+    this.mark?.remove();
+  }
 }

@@ -1,0 +1,70 @@
+// Ledgers, dead letters and gaps.
+
+import { deadLetterReason, element, moment, number, plain, seconds, text } from "./words.js";
+
+const TITLES = { dead_lettered: "dead letters", in_flight: "in flight" };
+
+/** Shows the ledgers of sources or sinks; the last column is what the others leave unexplained. Returns the number of those that do not add up. */
+export function ledger(table, what, total, parts, isOpen) {
+  const keys = Object.keys(Object.values(parts)[0]?.ledger ?? {}).filter(key => key !== total);
+  const rest = ({ ledger }) => ledger[total] - keys.reduce((sum, key) => sum + ledger[key], 0);
+  const wrong = Object.values(parts).filter(part => rest(part) !== 0).length;
+  if (!isOpen) return wrong;
+  if (!table.tHead) {
+    const head = table.createTHead().insertRow();
+    for (const name of [what, total, ...keys.map(key => TITLES[key] ?? key), "unexplained"])
+      head.append(Object.assign(element("th", "", name), { scope: "col" }));
+    table.createTBody();
+  }
+  const body = table.tBodies[0];
+  Object.entries(parts).forEach(([name, part], i) => {
+    const row = body.rows[i] ?? body.insertRow();
+    const unexplained = rest(part);
+    const cells = [name, part.ledger[total], ...keys.map(key => part.ledger[key]), unexplained];
+    cells.forEach((value, j) => {
+      const cell = row.cells[j] ?? row.appendChild(Object.assign(element(j ? "td" : "th"), j ? {} : { scope: "row" }));
+      text(cell, j ? number(value) : value);
+      if (!j) return;
+      cell.toggleAttribute("data-zero", value === 0);
+      if (["dropped", "damaged"].includes(keys[j - 2])) tint(cell, value > 0 && "bad");
+      if (keys[j - 2] === "dead_lettered") tint(cell, value > 0 && "warn");
+      if (j === cells.length - 1) tint(cell, value === 0 ? "good" : "bad");
+    });
+  });
+  while (body.rows.length > Object.keys(parts).length) body.deleteRow(-1);
+  return wrong;
+}
+
+/** Sets the tone of an element, or removes it. */
+export function tint(place, tone) {
+  if (!tone) delete place.dataset.tone;
+  else if (place.dataset.tone !== tone) place.dataset.tone = tone;
+}
+
+export function letters(place, { sources, sinks }) {
+  const of = parts => Object.entries(parts).flatMap(([name, part]) => part.newest_dead_letters.map(letter => ({ ...letter, name })));
+  const all = [...of(sources), ...of(sinks)].sort((a, b) => b.at.localeCompare(a.at));
+  list(place, all.slice(0, 16).map(({ at, name, reason, sequence }) =>
+    [moment(new Date(at)), `${name}: ${deadLetterReason(reason)}${sequence === null ? "" : `, no. ${number(sequence)}`}`]), "None.");
+}
+
+export function gaps(place, { sources }) {
+  const open = Object.entries(sources).filter(([, source]) => source.unconnected_seconds !== null)
+    .map(([name, source]) => [moment(new Date(Date.now() - 1000 * source.unconnected_seconds)), `${name}: open for ${seconds(Math.round(source.unconnected_seconds))}`]);
+  const past = Object.entries(sources).flatMap(([name, source]) => source.newest_gaps.map(gap => ({ ...gap, name })))
+    .sort((a, b) => b.began.localeCompare(a.began));
+  list(place, [...open, ...past.map(({ began, name, seconds: length, reason }) =>
+    [moment(new Date(began)), `${name}: ${seconds(length)}, ${plain(reason)}`])].slice(0, 50), "None since the start.");
+}
+
+/** Lines of a time and words; replaced only when they change. */
+function list(place, lines, none) {
+  const key = JSON.stringify(lines);
+  if (place.dataset.key === key) return;
+  place.dataset.key = key;
+  place.replaceChildren(...lines.length === 0 ? [element("li", "none", none)] : lines.map(([time, words]) => {
+    const line = element("li");
+    line.append(element("time", "", time), element("span", "", words));
+    return line;
+  }));
+}
