@@ -94,6 +94,14 @@ fn full_disk_blocks_the_feed_and_loses_no_durable_event() {
     assert!(ended.success(), "{log}");
     assert!(log.contains("the disk is full"), "{log}");
     assert!(log.contains("the spool has room again"), "{log}");
+    // The history could not be written meanwhile, and has the entries all the same.
+    let history = fs::read_to_string(dir.join("data/history.ndjson")).unwrap();
+    for kind in ["disk_full", "spool_recovered", "bridge_stopped"] {
+        assert!(
+            history.contains(&format!("\"kind\":\"{kind}\"")),
+            "{kind}: {history}"
+        );
+    }
 
     // No event that was read is missing, and the events are in sending order.
     let arrived = audit::structured(&fs::read_to_string(events).unwrap()).unwrap();

@@ -12,6 +12,7 @@ mod feed_faults;
 mod full_disk;
 mod full_spool;
 mod hanging_files;
+mod history;
 mod kafka_and_file;
 mod kafka_sink;
 mod nats_sink;

@@ -202,7 +202,7 @@ fn every_series_exists_from_the_start() {
     assert_eq!(
         labels(&with_traffic),
         [
-            "kind", "le", "outcome", "reason", "sink", "source", "step", "version",
+            "change", "kind", "le", "outcome", "part", "reason", "sink", "source", "step", "version",
         ]
         .map(str::to_owned)
         .into(),
@@ -232,7 +232,13 @@ fn page_loads_nothing_from_other_hosts() {
     let page = bridge.get("/").unwrap();
     assert!(page.starts_with("<!doctype html>") && page.contains("<title>neurobridge</title>"));
     let files = [
-        "page.css", "page.js", "parts.js", "plots.js", "words.js", "icon.svg",
+        "page.css",
+        "page.js",
+        "parts.js",
+        "plots.js",
+        "words.js",
+        "history.js",
+        "icon.svg",
     ];
     let all = files
         .map(|file| bridge.get(&format!("/{file}")).unwrap())

@@ -19,7 +19,7 @@ use neurobridge_spool::Spool;
 use nix::unistd::gethostname;
 use tokio::{
     net::TcpListener,
-    task::{JoinHandle, JoinSet},
+    task::{JoinHandle, JoinSet, spawn_blocking},
     time::{Instant as Deadline, interval, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,7 @@ use crate::{
     data_dir::DataDir,
     exit::{Exit, Failure, OrExit},
     feed::{Feed, joined, read_redaction},
+    history::{History, Recorder},
     http::{self, Status},
     signals::Signals,
     sinks::AnyReader,
@@ -58,6 +59,8 @@ pub(crate) struct Bridge {
     /// `None` if the socket could not be created: then `tail` cannot read from this bridge.
     tap: Option<JoinHandle<()>>,
     stop_tap: CancellationToken,
+    /// `None` once the end of the run is recorded.
+    recorder: Option<Recorder>,
     /// Dropped last, so that the folder stays locked until all parts have ended.
     _data_dir: DataDir,
 }
@@ -96,6 +99,7 @@ impl Bridge {
         spool: Spool,
     ) -> Result<Self, Failure> {
         let address = listener.local_addr().or_exit(Exit::Unavailable)?;
+        let history = open_history(config).await;
         let dead_letters = open_dead_letters(config, &config.dead_letters.path).await?;
         let mut places = vec![Arc::clone(&dead_letters)];
 
@@ -144,7 +148,9 @@ impl Bridge {
             dead_letters: places,
             spool,
             http: Arc::default(),
+            history,
         });
+        let recorder = Some(Recorder::start(Arc::clone(&state)));
         let stop_http = CancellationToken::new();
         let http = tokio::spawn(http::serve(
             listener,
@@ -164,6 +170,7 @@ impl Bridge {
             stop_http,
             tap,
             stop_tap,
+            recorder,
             _data_dir: data_dir,
         })
     }
@@ -195,16 +202,17 @@ impl Bridge {
         stop: CancellationToken,
         signals: &mut Signals,
     ) -> Result<(), Failure> {
-        let mut cause = tokio::select! {
+        let (mut cause, reason) = tokio::select! {
             biased;
-            () = stop.cancelled() => None,
+            () = stop.cancelled() => (None, "requested".to_owned()),
             signal = signals.next() => {
                 info!(signal, timeout = ?self.drain_timeout, "draining; a second signal stops at once");
-                None
+                (None, signal.to_string())
             }
             failure = self.failed() => {
                 error!("{failure}; draining");
-                Some(failure)
+                let reason = failure.to_string();
+                (Some(failure), reason)
             }
         };
         let deadline = Deadline::now() + self.drain_timeout;
@@ -228,6 +236,9 @@ impl Bridge {
                 cause
             }
         };
+        if let Some(recorder) = self.recorder.take() {
+            recorder.stop(&reason).await;
+        }
         self.finish(cause)
     }
 
@@ -422,6 +433,17 @@ impl SinkParts<'_> {
             progress,
         })
     }
+}
+
+/// Reads the history. The file system may hang.
+async fn open_history(config: &Config) -> History {
+    let data_dir = config.data_dir.clone();
+    let sources: Vec<String> = config.sources.keys().cloned().collect();
+    let open = move || {
+        let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+        History::open(&data_dir, &sources)
+    };
+    joined(spawn_blocking(open).await)
 }
 
 /// Opens the socket for `tail`. The bridge runs without it if the folder does not support sockets.

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod history;
 mod texts;
 mod values;
 
@@ -12,6 +13,7 @@ use neurobridge_simulator::FaultRule;
 use neurobridge_spool::Place;
 use secrecy::SecretString;
 
+pub use self::history::{GapsCommand, GapsCommandFlags, GapsFlags, HistoryFlags, Since};
 use self::{
     texts::{
         AFTER_HELP, CHECK_EXAMPLES, COMPLETIONS_EXAMPLES, HEALTHCHECK_EXAMPLES, REPLAY_EXAMPLES,
@@ -77,6 +79,11 @@ pub enum Command {
     Simulate(Box<SimulateFlags>),
     /// Lists and verifies a spool on disk and replays its events, also while a bridge runs.
     Spool(SpoolFlags),
+    /// Shows what happened: changes of sources, sinks and spool, gaps, restarts; also while a bridge runs.
+    #[command(after_help = history::EXAMPLES)]
+    History(HistoryFlags),
+    /// Lists the times in which events were missed.
+    Gaps(GapsCommandFlags),
     /// Requests the health of a running bridge; exit code 0 or 1.
     ///
     /// For containers without a shell or curl. The response goes to standard output.

@@ -14,7 +14,12 @@ use neurobridge_core::{
 use neurobridge_listener::{SourceSnapshot, SourceState};
 use neurobridge_spool::{Spool, SpoolStatus};
 
-use crate::{feed::SourceHandle, http::Connections, logging};
+use crate::{
+    feed::SourceHandle,
+    history::{History, HistoryView, SourceGaps},
+    http::Connections,
+    logging,
+};
 
 /// Handles on all parts of a running bridge.
 pub(crate) struct State {
@@ -27,6 +32,7 @@ pub(crate) struct State {
     pub(crate) dead_letters: Vec<Arc<dyn DeadLetters>>,
     pub(crate) spool: Spool,
     pub(crate) http: Arc<Connections>,
+    pub(crate) history: History,
 }
 
 pub(crate) struct SinkHandle {
@@ -54,6 +60,7 @@ pub(crate) struct View<'a> {
     /// Log lines that were not written.
     pub(crate) dropped_log_lines: u64,
     pub(crate) http: &'a Connections,
+    pub(crate) history: HistoryView,
 }
 
 pub(crate) struct SourceView<'a> {
@@ -61,6 +68,9 @@ pub(crate) struct SourceView<'a> {
     pub(crate) name: &'a str,
     pub(crate) snapshot: SourceSnapshot,
     pub(crate) ledger: SourceCounts,
+    /// The id of the last event that was received before the snapshot.
+    pub(crate) last_event_id: Option<String>,
+    pub(crate) gaps: SourceGaps,
 }
 
 pub(crate) struct SinkView<'a> {
@@ -83,14 +93,21 @@ pub(crate) struct SinkLedger {
 
 impl State {
     pub(crate) fn view(&self) -> View<'_> {
-        let sources = self
+        let mut sources: Vec<SourceView<'_>> = self
             .sources
             .iter()
-            .map(|handle| SourceView {
-                handle,
-                name: &handle.intake.name,
-                snapshot: handle.stats.snapshot(),
-                ledger: handle.intake.ledger.counts(),
+            .map(|handle| {
+                // In this order: the event and the proof of life are then among what the ledger counts.
+                let last_event_id = handle.intake.stats.last_event_id();
+                let snapshot = handle.stats.snapshot();
+                SourceView {
+                    handle,
+                    name: &handle.intake.name,
+                    snapshot,
+                    ledger: handle.intake.ledger.counts(),
+                    last_event_id,
+                    gaps: SourceGaps::default(),
+                }
             })
             .collect();
         // The sinks before the spool: then every event settled in this snapshot is also stored in it.
@@ -98,7 +115,7 @@ impl State {
             self.sinks.iter().map(|sink| sink.progress.snapshot()).collect();
         let spool = self.spool.status();
         let now = clock::now();
-        let sinks = self
+        let sinks: Vec<SinkView<'_>> = self
             .sinks
             .iter()
             .zip(snapshots)
@@ -119,6 +136,7 @@ impl State {
                 }
             })
             .collect();
+        let history = self.history.observe(&mut sources, &sinks, &spool);
         View {
             instance: &self.instance,
             uptime_seconds: self.started.elapsed().as_secs_f64(),
@@ -129,6 +147,7 @@ impl State {
             spool_sync: self.spool.sync_duration(),
             dropped_log_lines: logging::dropped_lines(),
             http: &self.http,
+            history,
         }
     }
 }
@@ -160,8 +179,12 @@ impl SourceView<'_> {
         if self.is_connected() {
             return None;
         }
-        let open_gap = self.snapshot.open_gap.map(|gap| gap.as_secs_f64());
-        Some(open_gap.unwrap_or(uptime_seconds))
+        Some(self.gaps.open_seconds.unwrap_or(uptime_seconds))
+    }
+
+    /// Returns the duration of the gaps since the start, with the open one.
+    pub(crate) fn gap_seconds(&self) -> f64 {
+        self.gaps.ended_seconds + self.gaps.open_seconds.unwrap_or(0.0)
     }
 }
 

@@ -38,8 +38,11 @@ fn how(command: &str) -> Option<How> {
         "neurobridge check"
         | "neurobridge check --connect"
         | "neurobridge healthcheck --ready"
+        | "neurobridge gaps ls"
+        | "neurobridge gaps ls --source main --json"
         | "neurobridge spool ls"
         | "neurobridge spool verify" => How::Once,
+        _ if command.starts_with("neurobridge history ") => How::Once,
         _ if command.contains("neurobridge tail -n ") => How::Once,
         _ => return None,
     })
@@ -153,11 +156,11 @@ fn named_subcommands_and_flags_exist() {
         if subcommand.starts_with('-') {
             continue;
         }
-        // This command has subcommands.
-        if subcommand == "spool"
+        // These commands have subcommands.
+        if ["gaps", "spool"].contains(&subcommand.as_str())
             && let Some(below) = words.next_if(|word| word.chars().all(char::is_alphabetic))
         {
-            subcommand = format!("spool {below}");
+            subcommand = format!("{subcommand} {below}");
         }
         let help = helps.entry(subcommand.clone()).or_insert_with(|| {
             let output = Command::new(neurobridge())

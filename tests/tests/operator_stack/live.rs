@@ -105,8 +105,7 @@ fn every_fault_fires_its_alert() {
     again.args(["run", "-c"]).arg(calm_dir.join("neurobridge.toml"));
     let _again = Process::spawn("bridge", &mut again, &calm_dir.join("again.log")).unwrap();
     seen.wait(&prometheus, "NeurobridgeCursorDamaged", &calm_address);
-    has_data(&prometheus, "Restarts");
-    for annotation in ["Gaps", "Refusals"] {
+    for annotation in ["Failures", "Recoveries", "Starts and stops"] {
         has_data(&prometheus, annotation);
     }
 

@@ -74,6 +74,7 @@ fn screen_reader_finds_landmarks_and_names() {
             "Sinks",
             "events file",
             "Ledgers",
+            "History",
             "Dead letters",
             "Gaps",
             "Changes since this page was opened"

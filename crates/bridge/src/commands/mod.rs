@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod generate;
 mod healthcheck;
+mod history;
 mod replay;
 mod run;
 mod simulate;
@@ -24,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{Cli, Command, ConfigFlag, LogFlags, SpoolCommand},
+    cli::{Cli, Command, ConfigFlag, GapsCommand, LogFlags, SpoolCommand},
     config::{self, Loaded, LogFormat},
     exit::{Exit, Failure, OrExit},
     feed::joined,
@@ -53,7 +54,7 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
                 "neurobridge starts"
             );
             log_warnings(&loaded);
-            block_on(run::run(&loaded.config)).map(|()| Exit::Ok)
+            block_on(run::run(&loaded)).map(|()| Exit::Ok)
         }
         Command::Demo(flags) => {
             // The demo's screen shows everything that the log would.
@@ -93,6 +94,10 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
                 let (loaded, _guard) = load_and_log(&config, &log)?;
                 block_on(replay::run(&loaded.config, &replay)).map(|()| Exit::Ok)
             }
+        },
+        Command::History(flags) => history::entries(&flags),
+        Command::Gaps(flags) => match &flags.command {
+            GapsCommand::Ls(ls) => history::gaps(flags.config.as_deref(), ls),
         },
         Command::Healthcheck(flags) => block_on(healthcheck::run(&flags)),
         Command::Schema => generate::schema(),

@@ -4,7 +4,7 @@ use tracing::info;
 
 use crate::{
     bridge::Bridge,
-    config::Config,
+    config::Loaded,
     exit::{Exit, Failure, OrExit},
     signals::Signals,
 };
@@ -13,7 +13,8 @@ use crate::{
 ///
 /// # Errors
 /// Fails when the bridge cannot start or continue, or cannot deliver all events in time.
-pub(crate) async fn run(config: &Config) -> Result<(), Failure> {
+pub(crate) async fn run(loaded: &Loaded) -> Result<(), Failure> {
+    let config = &loaded.config;
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     let bridge = tokio::select! {
         biased;
@@ -24,5 +25,7 @@ pub(crate) async fn run(config: &Config) -> Result<(), Failure> {
         }
         started = Bridge::start(config) => started?,
     };
+    let history = &bridge.state().history;
+    history.configuration_loaded(loaded.file.as_deref(), config);
     bridge.run(&mut signals).await
 }

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 use neurobridge_core::{clock, delivery::SinkState};
-use neurobridge_listener::{GapOutcome, SourceState};
+use neurobridge_listener::SourceState;
 use serde::Serialize;
 
 use crate::state::{SinkView, SourceView, View};
@@ -66,9 +66,7 @@ impl Answer {
             _ => Word::No,
         };
         let missed = view.sources.iter().map(|source| {
-            let never = source.snapshot.open_gap.is_none();
-            let unconnected = source.unconnected_seconds(view.uptime_seconds).filter(|_| never);
-            source.snapshot.gap_time.as_secs_f64() + unconnected.unwrap_or(0.0)
+            source.gaps.ended_seconds + source.unconnected_seconds(view.uptime_seconds).unwrap_or(0.0)
         });
         Self {
             answer,
@@ -108,7 +106,7 @@ impl Findings {
             ));
         }
         for source in &view.sources {
-            let gaps = source.snapshot.gaps.get(GapOutcome::Unrecovered);
+            let gaps = source.gaps.ended;
             if gaps > 0 {
                 self.lost.push(format!(
                     "{} was without a connection {}: events that the platform sent meanwhile are missed.",

@@ -1,5 +1,7 @@
 //! `/metrics`: generated at each scrape from the same view as `/status`, so that every series exists from the start.
 
+mod history;
+
 use neurobridge_core::{
     connect::ConnectStep,
     histogram::{self, BOUNDS},
@@ -24,6 +26,7 @@ pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
     families.push(build_info());
     families.extend(program(view));
     families.extend(sources(&view.sources));
+    families.extend(history::history(view));
     families.extend(spool(view));
     families.extend(sinks(&view.sinks));
     families.push(dead_letters(view));
@@ -107,14 +110,6 @@ fn sources(sources: &[SourceView<'_>]) -> Vec<MetricFamily> {
         "source_blocked_seconds_total",
         "Time for which the spool held back reading.",
     );
-    let mut gaps = Family::counter(
-        "source_gaps_total",
-        "Times without an authorised connection after the first, by outcome.",
-    );
-    let mut gap_time = Family::counter(
-        "source_gap_seconds_total",
-        "Time without an authorised connection after the first.",
-    );
     let mut skew = Family::gauge(
         "source_clock_skew_seconds",
         "This machine's clock less the platform's, known to a second; 0 while it is not known.",
@@ -162,10 +157,6 @@ fn sources(sources: &[SourceView<'_>]) -> Vec<MetricFamily> {
                 .map_or(0.0, |at| at.as_microsecond() as f64 / 1e6),
         );
         blocked.add(&[name], snapshot.blocked.as_secs_f64());
-        for (outcome, count) in snapshot.gaps.iter() {
-            gaps.add(&[name, ("outcome", outcome.into())], count as f64);
-        }
-        gap_time.add(&[name], snapshot.gap_time.as_secs_f64());
         skew.add(&[name], snapshot.clock_skew_seconds.unwrap_or(0.0));
         age.add_histogram(&[name], &intake.event_age.snapshot());
     }
@@ -183,8 +174,6 @@ fn sources(sources: &[SourceView<'_>]) -> Vec<MetricFamily> {
         rtt,
         last,
         blocked,
-        gaps,
-        gap_time,
         skew,
         age,
     ]

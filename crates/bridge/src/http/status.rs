@@ -4,15 +4,16 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use jiff::Timestamp;
 use neurobridge_core::{
+    clock,
     dead_letter::DeadLetterSummary,
     delivery::SinkState,
     histogram::{self, BOUNDS},
     ledger::SourceCounts,
 };
-use neurobridge_listener::Gap;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::answer::Answer;
+use crate::history::{Entry, Gap};
 use crate::state::{SinkLedger, SinkView, SourceView, View};
 
 #[derive(Debug, Serialize)]
@@ -24,6 +25,8 @@ pub(crate) struct Status<'a> {
     sources: BTreeMap<&'a str, Source>,
     spool: Spool,
     sinks: BTreeMap<&'a str, Sink>,
+    /// The newest changes of state, the newest first, with those of earlier runs.
+    history: Vec<Entry>,
 }
 
 #[derive(Debug, Serialize)]
@@ -39,19 +42,14 @@ struct Source {
     round_trip_seconds: Option<f64>,
     /// The length of the current gap; null while a connection is authenticated.
     unconnected_seconds: Option<f64>,
-    /// Number and total length of the gaps after the first connection; events sent in a gap are missed.
+    /// Number and total length of the gaps that ended since the start, with that between two runs, and the length of the
+    /// open one; events sent in a gap are missed.
     gaps: u64,
     gap_seconds: f64,
-    newest_gaps: Vec<PastGap>,
+    /// The newest gaps, the newest first, with the open one and those of earlier runs.
+    newest_gaps: Vec<Gap>,
     newest_dead_letters: Vec<DeadLetterSummary>,
     ledger: SourceCounts,
-}
-
-#[derive(Debug, Serialize)]
-struct PastGap {
-    began: Timestamp,
-    seconds: f64,
-    reason: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,6 +153,7 @@ impl<'a> Status<'a> {
                 .iter()
                 .map(|sink| (sink.name, Sink::of(sink)))
                 .collect(),
+            history: view.history.entries.clone(),
         }
     }
 
@@ -221,9 +220,9 @@ impl Source {
             last_platform_error: snapshot.last_platform_error.clone(),
             round_trip_seconds: snapshot.last_ping_rtt.map(|time| time.as_secs_f64()),
             unconnected_seconds: source.unconnected_seconds(uptime_seconds),
-            gaps: snapshot.gaps.total(),
-            gap_seconds: snapshot.gap_time.as_secs_f64(),
-            newest_gaps: snapshot.newest_gaps.iter().map(PastGap::of).collect(),
+            gaps: source.gaps.ended,
+            gap_seconds: source.gap_seconds(),
+            newest_gaps: source.gaps.newest.iter().map(shown).collect(),
             newest_dead_letters: source
                 .handle
                 .intake
@@ -237,13 +236,12 @@ impl Source {
     }
 }
 
-impl PastGap {
-    fn of(gap: &Gap) -> Self {
-        Self {
-            began: gap.began,
-            seconds: gap.length.as_secs_f64(),
-            reason: gap.reason.into(),
-        }
+/// Returns a gap with its length up to now, and without the id of an event.
+fn shown(gap: &Gap) -> Gap {
+    Gap {
+        seconds: gap.seconds_at(clock::now()),
+        last_event: None,
+        ..gap.clone()
     }
 }
 

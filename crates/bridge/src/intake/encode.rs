@@ -20,6 +20,8 @@ use crate::exit::chain;
 /// The largest capacity of the redaction buffer that a source keeps between two batches: frames may contain pictures of
 /// several megabytes.
 const MAX_REDACTED_CAPACITY: usize = 64 << 10;
+/// A longer id is not noted as the last one.
+const MAX_NOTED_ID: usize = 128;
 
 /// The filter and the redaction that apply to every event before it is stored.
 pub(crate) struct Rules {
@@ -70,6 +72,8 @@ pub(crate) struct Encoder {
     /// The creation time of the batch's first event, if the first frame is an event and has one.
     created: Option<Timestamp>,
     redacted: String,
+    /// The id of the last event.
+    last_id: String,
 }
 
 struct Malformed {
@@ -92,6 +96,7 @@ impl Encoder {
             expected_size: (0, 0),
             created: None,
             redacted: String::new(),
+            last_id: String::new(),
         }
     }
 
@@ -138,9 +143,12 @@ impl Encoder {
             self.records.push(&stored);
         }
         // Hashed after the copy, so that the processor can finish the copy in parallel.
-        let identity = event
-            .text(Field::Id)
-            .map(|id| identity::identity_hash(&self.name, &id));
+        let id = event.text(Field::Id);
+        if let Some(id) = id.as_deref().filter(|id| id.len() <= MAX_NOTED_ID) {
+            self.last_id.clear();
+            self.last_id.push_str(id);
+        }
+        let identity = id.map(|id| identity::identity_hash(&self.name, &id));
         // An event without an identity is never compared.
         let body = identity.map_or(0, |_| identity::body_hash(stored.data()));
         self.arrivals.push(Arrival {
@@ -177,6 +185,10 @@ impl Batcher for Encoder {
         if let Some(created) = self.created.take() {
             let age = received_at.as_microsecond() - created.as_microsecond();
             self.stats.event_age.observe(age as f64 / 1e6);
+        }
+        if !self.last_id.is_empty() {
+            self.stats.set_last_event_id(&self.last_id);
+            self.last_id.clear();
         }
         let mut dead_letter_lines = String::new();
         let dead_lettered = self.malformed.len() as u64;

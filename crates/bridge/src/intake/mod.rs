@@ -76,12 +76,25 @@ pub(crate) struct IntakeStats {
     /// The time from `created` to receipt, measured for one event of each wake-up of the socket.
     pub(crate) event_age: Histogram,
     newest_dead_letters: Mutex<RecentDeadLetters>,
+    last_event_id: Mutex<String>,
 }
 
 impl IntakeStats {
     /// Returns the newest dead letters of the source.
     pub(crate) fn newest_dead_letters(&self) -> RecentDeadLetters {
         self.newest().clone()
+    }
+
+    /// Returns the id of the last event of the feed. It is in the ledger by then.
+    pub(crate) fn last_event_id(&self) -> Option<String> {
+        let id = self.last_event_id.lock().unwrap_or_else(PoisonError::into_inner);
+        (!id.is_empty()).then(|| id.clone())
+    }
+
+    fn set_last_event_id(&self, id: &str) {
+        let mut last = self.last_event_id.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clear();
+        last.push_str(id);
     }
 
     fn dead_letter(&self, reason: &'static str) {

@@ -227,7 +227,7 @@ impl SinkHealth {
         // The reason of a failed connection is shown until an event is acknowledged.
         let has_failed = matches!(&self.state, State::Down(outage) if outage.faults > 0);
         if !(has_failed && self.connected_at.is_some()) {
-            self.progress.set_health(SinkState::Down, Some(&fault.reason));
+            self.progress.set_health(SinkState::Down, Some(fault));
         }
         if is_counted {
             self.progress.count_fault(fault.kind);
@@ -379,6 +379,20 @@ mod tests {
         let snapshot = health.progress.snapshot();
         assert_eq!(snapshot.state, SinkState::Up);
         assert!(snapshot.since > down_since, "{snapshot:?}");
+        let changes: Vec<_> = snapshot
+            .changes
+            .after(0)
+            .map(|change| (change.state, change.kind))
+            .collect();
+        assert_eq!(
+            changes,
+            [
+                (SinkState::Down, Some(FaultKind::Unreachable)),
+                (SinkState::Up, None)
+            ]
+        );
+        assert_eq!(snapshot.changes.after(1).count(), 1);
+        assert_eq!(snapshot.changes.after(snapshot.changes.total()).count(), 0);
     }
 
     #[tokio::test(start_paused = true)]

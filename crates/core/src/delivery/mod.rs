@@ -38,7 +38,7 @@ use tracing::info;
 
 pub use self::{
     backoff::Backoff,
-    progress::{Progress, ProgressSnapshot, SinkState},
+    progress::{HealthChange, HealthChanges, Progress, ProgressSnapshot, SinkState},
 };
 use self::{
     commit_mode::{CommitMode, PerEvent, PerTransaction},

@@ -1,6 +1,9 @@
 //! The progress of a sink: written by its delivery, read by `/status` and the metrics.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -12,7 +15,7 @@ use crate::{
     event::Sequence,
     histogram::{self, Histogram},
     reader::Cursor,
-    sink::{ClientGauges, FaultKind, RejectionReason},
+    sink::{ClientGauges, FaultKind, RejectionReason, SinkFault},
 };
 
 /// The state of a sink.
@@ -36,6 +39,51 @@ pub struct Progress {
     latency: Histogram,
 }
 
+/// A change of the state of a sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthChange {
+    /// The time of the change.
+    pub at: Timestamp,
+    /// The new state.
+    pub state: SinkState,
+    /// The kind of the fault for which the sink is down.
+    pub kind: Option<FaultKind>,
+    /// The reason for which the sink is down.
+    pub reason: Option<String>,
+}
+
+/// The last changes of the state of a sink, so that an observer misses none between two snapshots.
+#[derive(Clone, Debug, Default)]
+pub struct HealthChanges {
+    /// The number of changes so far.
+    total: u64,
+    newest: VecDeque<HealthChange>,
+}
+
+impl HealthChanges {
+    /// The number of changes that are kept. A sink needs longer to reconnect this often than two snapshots are apart.
+    const KEPT: usize = 8;
+
+    /// Returns the number of changes so far.
+    pub const fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Returns the changes after the first `seen` ones, the oldest first, as far as they are kept.
+    pub fn after(&self, seen: u64) -> impl Iterator<Item = &HealthChange> {
+        let new = usize::try_from(self.total.saturating_sub(seen)).unwrap_or(usize::MAX);
+        self.newest.iter().skip(self.newest.len().saturating_sub(new))
+    }
+
+    fn push(&mut self, change: HealthChange) {
+        if self.newest.len() == Self::KEPT {
+            self.newest.pop_front();
+        }
+        self.newest.push_back(change);
+        self.total += 1;
+    }
+}
+
 /// A snapshot of the progress.
 #[derive(Clone, Debug)]
 pub struct ProgressSnapshot {
@@ -46,6 +94,8 @@ pub struct ProgressSnapshot {
     /// The time of the last change of the state. Attempts and reasons in between change nothing, so that the length of an
     /// outage can be read here.
     pub since: Timestamp,
+    /// The last changes of the state.
+    pub changes: HealthChanges,
     /// Whether the sink has stopped until a restart, after a final fault.
     pub is_stopped: bool,
     /// The cursor, with the counts of the events before it.
@@ -79,6 +129,7 @@ impl Progress {
             state: SinkState::Connecting,
             reason: None,
             since: clock::now(),
+            changes: HealthChanges::default(),
             is_stopped: false,
             cursor,
             in_flight: 0,
@@ -108,14 +159,22 @@ impl Progress {
         self.latency.snapshot()
     }
 
-    /// Sets the state, with the reason for which the sink is down.
-    pub(super) fn set_health(&self, state: SinkState, reason: Option<&str>) {
+    /// Sets the state, with the fault for which the sink is down.
+    pub(super) fn set_health(&self, state: SinkState, fault: Option<&SinkFault>) {
         let mut inner = self.lock();
+        let reason = fault.map(|fault| fault.reason.clone());
         if inner.state != state {
             inner.since = clock::now();
+            let change = HealthChange {
+                at: inner.since,
+                state,
+                kind: fault.map(|fault| fault.kind),
+                reason: reason.clone(),
+            };
+            inner.changes.push(change);
         }
         inner.state = state;
-        inner.reason = reason.map(str::to_owned);
+        inner.reason = reason;
     }
 
     /// Notes that the sink has stopped until a restart.

@@ -120,7 +120,7 @@ impl<O: Outlet> Link<O> {
 
     fn count(&self, mut reading: Reading, now: Timestamp) {
         reading.last_event = reading.has_event().then_some(now);
-        self.stats.read(reading);
+        self.stats.read(reading, now);
     }
 }
 

@@ -73,6 +73,13 @@ pub struct SourceSnapshot {
     pub gap_time: Duration,
     /// How long the gap lasts that is open now.
     pub open_gap: Option<Duration>,
+    /// The start of the gap that is open now, and the reason for which the connection ended.
+    pub open_gap_began: Option<(Timestamp, DisconnectReason)>,
+    /// The time of the first authorised connection.
+    pub first_authorised: Option<Timestamp>,
+    /// The last time at which the feed was known to work: the last byte that was read of an authorised connection. What the
+    /// platform sent before it was received.
+    pub proof_of_life: Option<Timestamp>,
     /// The newest gaps that are over, the newest first.
     pub newest_gaps: Vec<Gap>,
     /// Our clock minus the platform's in seconds, by the `Date` header of its answer to the upgrade, and so known to
@@ -115,6 +122,8 @@ struct Inner {
     gaps: GapCounts,
     gap: Stopwatch,
     gap_began: Option<(Timestamp, Instant, DisconnectReason)>,
+    first_authorised: Option<Timestamp>,
+    proof_of_life: Option<Timestamp>,
     newest_gaps: VecDeque<Gap>,
     last_ping_rtt: Option<Duration>,
     clock_skew_seconds: Option<f64>,
@@ -158,6 +167,8 @@ impl SourceStats {
                 gaps: GapCounts::default(),
                 gap: Stopwatch::default(),
                 gap_began: None,
+                first_authorised: None,
+                proof_of_life: None,
                 newest_gaps: VecDeque::new(),
                 last_ping_rtt: None,
                 clock_skew_seconds: None,
@@ -192,6 +203,9 @@ impl SourceStats {
             open_gap: inner
                 .gap_began
                 .map(|(_, since, _)| now.saturating_duration_since(since)),
+            open_gap_began: inner.gap_began.map(|(began, _, reason)| (began, reason)),
+            first_authorised: inner.first_authorised,
+            proof_of_life: inner.proof_of_life,
             newest_gaps: inner.newest_gaps.iter().cloned().collect(),
             clock_skew_seconds: inner.clock_skew_seconds,
             platform_errors: inner.platform_errors,
@@ -220,6 +234,9 @@ impl SourceStats {
         inner.enter(SourceState::Authorised);
         inner.reason = None;
         inner.outcomes.add(ConnectionOutcome::Authorised, 1);
+        let time = clock::now();
+        inner.first_authorised.get_or_insert(time);
+        inner.proof_of_life = Some(time);
         let now = Instant::now();
         if inner.gap.stop(now) {
             inner.gaps.add(GapOutcome::Unrecovered, 1);
@@ -251,8 +268,11 @@ impl SourceStats {
         }
     }
 
-    pub(crate) fn read(&self, reading: Reading) {
+    pub(crate) fn read(&self, reading: Reading, at: Timestamp) {
         let mut inner = self.lock();
+        if inner.is_connected() && reading.frames.total() > 0 {
+            inner.proof_of_life = Some(at);
+        }
         inner.frames.merge(&reading.frames);
         inner.received_bytes += reading.bytes;
         inner.last_event = reading.last_event.or(inner.last_event);
@@ -275,10 +295,14 @@ impl SourceStats {
         inner.open = false;
         inner.disconnections.add(reason, 1);
         inner.blocked.stop(now);
-        if let Some(last_read) = last_read.filter(|_| reason != DisconnectReason::Stopped) {
+        let Some(last_read) = last_read else {
+            return;
+        };
+        let unnoticed = now.saturating_duration_since(last_read);
+        let began = clock::now().checked_sub(unnoticed).unwrap_or(Timestamp::MIN);
+        inner.proof_of_life = Some(began);
+        if reason != DisconnectReason::Stopped {
             inner.gap.start(last_read);
-            let unnoticed = now.saturating_duration_since(last_read);
-            let began = clock::now().checked_sub(unnoticed).unwrap_or(Timestamp::MIN);
             inner.gap_began.get_or_insert((began, last_read, reason));
         }
     }
@@ -320,6 +344,10 @@ impl Inner {
             reason,
         });
         Some(length)
+    }
+
+    const fn is_connected(&self) -> bool {
+        matches!(self.state, SourceState::Authorised | SourceState::Blocked)
     }
 
     fn enter(&mut self, state: SourceState) {
@@ -401,6 +429,38 @@ mod tests {
         );
         assert_eq!((snapshot.connections, snapshot.open_connections), (4, 1));
         assert_eq!(snapshot.clock_skew_seconds, Some(0.5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn proof_of_life_is_the_last_byte_of_a_connection() {
+        let stats = SourceStats::new();
+        let reading = || {
+            let mut reading = Reading::default();
+            reading.frames.add(FrameKind::Event, 1);
+            reading
+        };
+        let time = |text: &str| text.parse::<Timestamp>().unwrap();
+        stats.read(reading(), time("2026-01-01T00:00:00Z"));
+        assert_eq!(stats.snapshot().proof_of_life, None, "not authorised yet");
+        stats.authorising(None);
+        stats.authorised();
+        let authorised = stats.snapshot().proof_of_life.unwrap();
+        assert_eq!(stats.snapshot().first_authorised, Some(authorised));
+        stats.read(Reading::default(), time("2026-01-01T00:00:01Z"));
+        assert_eq!(
+            stats.snapshot().proof_of_life,
+            Some(authorised),
+            "nothing was read"
+        );
+        stats.read(reading(), time("2026-01-01T00:00:02Z"));
+        assert_eq!(stats.snapshot().proof_of_life, Some(time("2026-01-01T00:00:02Z")));
+        let last_read = Instant::now();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        stats.disconnected(DisconnectReason::Stopped, Some(last_read));
+        let snapshot = stats.snapshot();
+        let ago = clock::now().duration_since(snapshot.proof_of_life.unwrap());
+        assert!((60..70).contains(&ago.as_secs()), "{ago:?}");
+        assert_eq!((snapshot.open_gap, snapshot.open_gap_began), (None, None));
     }
 
     #[tokio::test(start_paused = true)]

@@ -423,3 +423,14 @@ fn sink_that_this_build_lacks_is_reported_as_such() {
         "{report}"
     );
 }
+
+#[test]
+fn file_of_the_history_is_refused_for_a_sink() {
+    let text = report(load(&format!(
+        "{SOURCE}[sinks.a]\ntype = \"file\"\npath = \"history.ndjson\"\n"
+    )));
+    assert!(
+        text.contains("expected a file different from the history of the bridge"),
+        "{text}"
+    );
+}

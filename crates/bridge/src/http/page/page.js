@@ -1,7 +1,8 @@
 // The page: lives from the stream of the status, and shows when the bridge is gone.
 
+import { gaps, history } from "./history.js";
 import { pill } from "./parts.js";
-import { gaps, ledger, letters, tint } from "./tables.js";
+import { ledger, letters, tint } from "./tables.js";
 import { Way } from "./way.js";
 import { ANSWERS, element, moment, number, plain, rate, seconds, text } from "./words.js";
 
@@ -118,6 +119,7 @@ function show() {
   ledgers(status);
   letters($("letters"), status);
   gaps($("gaps"), status);
+  history($("history"), status);
   text($("at"), `Shown: ${moment(now)}`);
 }
 

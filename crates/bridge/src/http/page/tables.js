@@ -1,6 +1,6 @@
-// Ledgers, dead letters and gaps.
+// Ledgers and dead letters.
 
-import { deadLetterReason, element, moment, number, plain, seconds, text } from "./words.js";
+import { deadLetterReason, element, moment, number, text } from "./words.js";
 
 const TITLES = { dead_lettered: "dead letters", in_flight: "in flight" };
 
@@ -48,17 +48,8 @@ export function letters(place, { sources, sinks }) {
     [moment(new Date(at)), `${name}: ${deadLetterReason(reason)}${sequence === null ? "" : `, no. ${number(sequence)}`}`]), "None.");
 }
 
-export function gaps(place, { sources }) {
-  const open = Object.entries(sources).filter(([, source]) => source.unconnected_seconds !== null)
-    .map(([name, source]) => [moment(new Date(Date.now() - 1000 * source.unconnected_seconds)), `${name}: open for ${seconds(Math.round(source.unconnected_seconds))}`]);
-  const past = Object.entries(sources).flatMap(([name, source]) => source.newest_gaps.map(gap => ({ ...gap, name })))
-    .sort((a, b) => b.began.localeCompare(a.began));
-  list(place, [...open, ...past.map(({ began, name, seconds: length, reason }) =>
-    [moment(new Date(began)), `${name}: ${seconds(length)}, ${plain(reason)}`])].slice(0, 50), "None since the start.");
-}
-
 /** Lines of a time and words; replaced only when they change. */
-function list(place, lines, none) {
+export function list(place, lines, none) {
   const key = JSON.stringify(lines);
   if (place.dataset.key === key) return;
   place.dataset.key = key;

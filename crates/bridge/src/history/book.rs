@@ -1,0 +1,285 @@
+//! The content of the history, bounded: entries, gaps, and the last proof of life of each source.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Entry, seconds_between};
+
+/// The largest number of entries. About 300 bytes each.
+pub(super) const MAX_ENTRIES: usize = 1000;
+/// The largest number of gaps. About 200 bytes each.
+pub(super) const MAX_GAPS: usize = 1000;
+/// Within this time, only the first changes of one kind are entries of their own.
+const REPEAT_WITHIN: SignedDuration = SignedDuration::from_hours(1);
+/// The number of these changes. The next ones are merged into the newest.
+const SEPARATE: usize = 3;
+
+/// The outcome of a gap.
+pub(crate) const OPEN: &str = "open";
+pub(crate) const UNRECOVERED: &str = "unrecovered";
+/// The outcomes of gaps that have ended.
+pub(crate) const OUTCOMES: [&str; 1] = [UNRECOVERED];
+/// The reasons of gaps between two runs of the bridge.
+pub(crate) const RESTART: &str = "restart";
+pub(crate) const CRASH: &str = "crash";
+
+/// A time in which a source was not connected. Events that the platform sent in it are missed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Gap {
+    pub(crate) id: u64,
+    pub(crate) source: String,
+    /// The last proof of life before the gap.
+    pub(crate) began: Timestamp,
+    /// `None` while the gap is open.
+    pub(crate) ended: Option<Timestamp>,
+    /// The first cause.
+    pub(crate) reason: Cow<'static, str>,
+    pub(crate) outcome: Cow<'static, str>,
+    /// The time without a connection: less than from `began` to `ended` if several gaps were merged.
+    pub(crate) seconds: f64,
+    /// The number of gaps that were merged.
+    #[serde(default = "one")]
+    pub(crate) gaps: u64,
+    /// The id of the last event that was stored before the gap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_event: Option<String>,
+}
+
+const fn one() -> u64 {
+    1
+}
+
+impl Gap {
+    pub(crate) const fn is_open(&self) -> bool {
+        self.ended.is_none()
+    }
+
+    /// The time without a connection up to now.
+    pub(crate) fn seconds_at(&self, now: Timestamp) -> f64 {
+        if self.is_open() {
+            seconds_between(self.began, now)
+        } else {
+            self.seconds
+        }
+    }
+}
+
+/// The last proof of life of a source: all that the platform sent before it was received and stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Alive {
+    pub(crate) at: Timestamp,
+    /// The id of the last event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) event: Option<String>,
+}
+
+/// One line of the file. A later line replaces an earlier one with the same id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Line {
+    /// The first line: the version of the format, and the next id.
+    History {
+        version: u32,
+        next: u64,
+    },
+    Entry(Entry),
+    Gap(Gap),
+    /// The gap with this id was merged into another one.
+    Merged(u64),
+    Alive(BTreeMap<String, Alive>),
+    /// The bridge has stopped in order.
+    Stopped(Timestamp),
+}
+
+/// The content of the history.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Book {
+    pub(super) next: u64,
+    /// By id.
+    pub(super) entries: BTreeMap<u64, Entry>,
+    /// By id.
+    pub(super) gaps: BTreeMap<u64, Gap>,
+    pub(super) alive: BTreeMap<String, Alive>,
+    /// The time of the orderly stop, unless a run began after it.
+    pub(super) stopped: Option<Timestamp>,
+    /// The lines that the file does not have yet.
+    pub(super) unwritten: Vec<Line>,
+}
+
+impl Book {
+    /// Applies a line of the file.
+    pub(super) fn apply(&mut self, line: Line) {
+        match line {
+            Line::History { next, .. } => self.next = self.next.max(next),
+            Line::Entry(entry) => {
+                self.next = self.next.max(entry.id.saturating_add(1));
+                self.entries.insert(entry.id, entry);
+            }
+            Line::Gap(gap) => {
+                self.next = self.next.max(gap.id.saturating_add(1));
+                self.gaps.insert(gap.id, gap);
+            }
+            Line::Merged(id) => drop(self.gaps.remove(&id)),
+            Line::Alive(alive) => self.alive = alive,
+            Line::Stopped(at) => self.stopped = Some(at),
+        }
+    }
+
+    /// Returns the lines of a file with all of the content.
+    pub(super) fn lines(&self, version: u32) -> Vec<Line> {
+        let next = self.next;
+        let mut lines = vec![Line::History { version, next }];
+        lines.extend(self.gaps.values().cloned().map(Line::Gap));
+        lines.extend(self.entries.values().cloned().map(Line::Entry));
+        lines.push(Line::Alive(self.alive.clone()));
+        lines.extend(self.stopped.map(Line::Stopped));
+        lines
+    }
+
+    fn take_id(&mut self) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        id
+    }
+
+    /// Adds a change, or merges it into a recent repeat.
+    pub(super) fn add(&mut self, mut entry: Entry) {
+        let mut recent = self.entries.values().rev().filter(|other| {
+            other.repeats(&entry) && entry.at.duration_since(other.newest()).abs() <= REPEAT_WITHIN
+        });
+        let newest = recent.next().map(|other| other.id);
+        let is_merged = recent.count() + 1 >= SEPARATE;
+        let id = match newest.and_then(|id| self.entries.get_mut(&id)) {
+            Some(newest) if is_merged => {
+                newest.merge(entry);
+                newest.id
+            }
+            _ => {
+                entry.id = self.take_id();
+                let id = entry.id;
+                self.entries.insert(id, entry);
+                id
+            }
+        };
+        self.unwritten
+            .extend(self.entries.get(&id).cloned().map(Line::Entry));
+        self.bound_entries();
+    }
+
+    /// Removes the oldest entry of the most frequent kind, so that no kind displaces the others.
+    pub(super) fn bound_entries(&mut self) {
+        while self.entries.len() > MAX_ENTRIES {
+            let frequency = |entry: &Entry| {
+                self.entries
+                    .values()
+                    .filter(|other| other.is_alike(entry))
+                    .count()
+            };
+            let mut kinds: Vec<&Entry> = Vec::new();
+            for entry in self.entries.values() {
+                if !kinds.iter().any(|kind| kind.is_alike(entry)) {
+                    kinds.push(entry);
+                }
+            }
+            // The first entry of each kind is its oldest one.
+            let Some(oldest) = kinds
+                .into_iter()
+                .max_by_key(|entry| frequency(entry))
+                .map(|entry| entry.id)
+            else {
+                return;
+            };
+            self.entries.remove(&oldest);
+        }
+    }
+
+    /// Returns the open gap of a source.
+    pub(super) fn open_gap(&self, source: &str) -> Option<&Gap> {
+        self.gaps
+            .values()
+            .rev()
+            .find(|gap| gap.is_open() && gap.source == source)
+    }
+
+    /// Opens a gap, unless the source has an open one: the first cause is kept.
+    pub(super) fn begin_gap(&mut self, source: &str, began: Timestamp, reason: impl Into<Cow<'static, str>>) {
+        if self.open_gap(source).is_some() {
+            return;
+        }
+        let gap = Gap {
+            id: self.take_id(),
+            source: source.to_owned(),
+            began,
+            ended: None,
+            reason: reason.into(),
+            outcome: Cow::Borrowed(OPEN),
+            seconds: 0.0,
+            gaps: 1,
+            last_event: self.alive.get(source).and_then(|alive| alive.event.clone()),
+        };
+        self.unwritten.push(Line::Gap(gap.clone()));
+        self.gaps.insert(gap.id, gap);
+    }
+
+    /// Closes the open gap of a source. Returns the gap.
+    pub(super) fn end_gap(&mut self, source: &str, ended: Timestamp) -> Option<Gap> {
+        let id = self.open_gap(source)?.id;
+        let gap = self.gaps.get_mut(&id)?;
+        // The clock may have been set back.
+        let ended = ended.max(gap.began);
+        gap.ended = Some(ended);
+        gap.seconds = seconds_between(gap.began, ended);
+        gap.outcome = Cow::Borrowed(UNRECOVERED);
+        let gap = gap.clone();
+        self.unwritten.push(Line::Gap(gap.clone()));
+        self.bound_gaps();
+        Some(gap)
+    }
+
+    /// Merges gaps while there are too many: of one source, reason and outcome the two that are closest, so that counts and
+    /// durations stay.
+    pub(super) fn bound_gaps(&mut self) {
+        while self.gaps.len() > MAX_GAPS {
+            let mut last: BTreeMap<(&str, &str, &str), &Gap> = BTreeMap::new();
+            let mut closest: Option<(f64, u64, u64)> = None;
+            for gap in self.gaps.values().filter(|gap| !gap.is_open()) {
+                let key = (&*gap.source, &*gap.reason, &*gap.outcome);
+                if let Some(before) = last.insert(key, gap) {
+                    let distance = seconds_between(before.ended.unwrap_or(before.began), gap.began);
+                    if closest.is_none_or(|(least, ..)| distance < least) {
+                        closest = Some((distance, before.id, gap.id));
+                    }
+                }
+            }
+            let Some((_, first, second)) = closest else {
+                // More kinds of gaps than the bound: only with very many sources.
+                self.gaps.pop_first();
+                continue;
+            };
+            let Some(merged) = self.gaps.remove(&second) else {
+                return;
+            };
+            self.unwritten.push(Line::Merged(second));
+            if let Some(gap) = self.gaps.get_mut(&first) {
+                gap.ended = merged.ended;
+                gap.seconds += merged.seconds;
+                gap.gaps = gap.gaps.saturating_add(merged.gaps);
+                self.unwritten.push(Line::Gap(gap.clone()));
+            }
+        }
+    }
+
+    /// Returns the entries, the newest first.
+    pub(crate) fn newest_entries(&self) -> Vec<&Entry> {
+        let mut entries: Vec<&Entry> = self.entries.values().rev().collect();
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.newest()));
+        entries
+    }
+
+    /// Returns the gaps, the newest first.
+    pub(crate) fn newest_gaps(&self) -> impl Iterator<Item = &Gap> {
+        self.gaps.values().rev()
+    }
+}

@@ -1,0 +1,239 @@
+//! An entry of the history: a change of state, in the words of the log.
+
+use std::{borrow::Cow, time::Duration};
+
+use jiff::Timestamp;
+use neurobridge_core::foreign_text;
+use serde::{Deserialize, Serialize};
+
+/// The maximum length of a text, in characters: a sentence of the log with a reason.
+const MAX_TEXT_CHARS: usize = 400;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    BridgeStarted,
+    ConfigurationLoaded,
+    BridgeStopped,
+    SourceConnected,
+    SourceDisconnected,
+    SourceRefused,
+    /// A gap has ended.
+    Gap,
+    SinkUp,
+    SinkDown,
+    SinkRecovered,
+    SinkStopped,
+    SpoolFull,
+    DiskFull,
+    SpoolRetrying,
+    SpoolFailed,
+    SpoolRecovered,
+    EventsDropped,
+    DeadLetters,
+}
+
+impl Kind {
+    /// The changes of the bridge as a whole.
+    pub(crate) const OF_BRIDGE: [Self; 3] = [
+        Self::BridgeStarted,
+        Self::ConfigurationLoaded,
+        Self::BridgeStopped,
+    ];
+    /// The changes of a source.
+    pub(crate) const OF_SOURCE: [Self; 5] = [
+        Self::SourceConnected,
+        Self::SourceDisconnected,
+        Self::SourceRefused,
+        Self::Gap,
+        Self::DeadLetters,
+    ];
+    /// The changes of a sink.
+    pub(crate) const OF_SINK: [Self; 5] = [
+        Self::SinkUp,
+        Self::SinkDown,
+        Self::SinkRecovered,
+        Self::SinkStopped,
+        Self::DeadLetters,
+    ];
+    /// The changes of the spool.
+    pub(crate) const OF_SPOOL: [Self; 6] = [
+        Self::SpoolFull,
+        Self::DiskFull,
+        Self::SpoolRetrying,
+        Self::SpoolFailed,
+        Self::SpoolRecovered,
+        Self::EventsDropped,
+    ];
+
+    /// The word for the kind in files, `/status` and metrics.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::BridgeStarted => "bridge_started",
+            Self::ConfigurationLoaded => "configuration_loaded",
+            Self::BridgeStopped => "bridge_stopped",
+            Self::SourceConnected => "source_connected",
+            Self::SourceDisconnected => "source_disconnected",
+            Self::SourceRefused => "source_refused",
+            Self::Gap => "gap",
+            Self::SinkUp => "sink_up",
+            Self::SinkDown => "sink_down",
+            Self::SinkRecovered => "sink_recovered",
+            Self::SinkStopped => "sink_stopped",
+            Self::SpoolFull => "spool_full",
+            Self::DiskFull => "disk_full",
+            Self::SpoolRetrying => "spool_retrying",
+            Self::SpoolFailed => "spool_failed",
+            Self::SpoolRecovered => "spool_recovered",
+            Self::EventsDropped => "events_dropped",
+            Self::DeadLetters => "dead_letters",
+        }
+    }
+}
+
+/// A change of state. Repeats within a short time are merged into one entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) id: u64,
+    /// The time of the change; of the first one, if repeats were merged.
+    pub(crate) at: Timestamp,
+    /// The time of the last repeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last: Option<Timestamp>,
+    /// The number of changes that were merged.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub(crate) count: u64,
+    /// See [`Kind::label`]. A text, because a newer version may have written the entry.
+    pub(crate) kind: Cow<'static, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sink: Option<String>,
+    /// The reason as a label, as in the metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<Cow<'static, str>>,
+    /// The statement of the log.
+    pub(crate) text: String,
+    /// The start of the gap or the outage that has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) began: Option<Timestamp>,
+    /// The duration of the gap or the outage that has ended; the sum of all, if repeats were merged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seconds: Option<f64>,
+    /// The number of events concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) events: Option<u64>,
+    /// A hash of the configuration without its secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fingerprint: Option<String>,
+}
+
+const fn one() -> u64 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_one(count: &u64) -> bool {
+    *count == 1
+}
+
+impl Entry {
+    pub(crate) fn new(kind: Kind, at: Timestamp, text: &str) -> Self {
+        Self {
+            id: 0,
+            at,
+            last: None,
+            count: 1,
+            kind: Cow::Borrowed(kind.label()),
+            source: None,
+            sink: None,
+            reason: None,
+            text: foreign_text::clean_to(text, MAX_TEXT_CHARS),
+            began: None,
+            seconds: None,
+            events: None,
+            fingerprint: None,
+        }
+    }
+
+    pub(crate) fn of_source(mut self, name: &str) -> Self {
+        self.source = Some(name.to_owned());
+        self
+    }
+
+    pub(crate) fn of_sink(mut self, name: &str) -> Self {
+        self.sink = Some(name.to_owned());
+        self
+    }
+
+    pub(crate) fn because(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
+        self.reason = Some(reason.into());
+        self
+    }
+
+    /// Adds the start and the duration of what has ended.
+    pub(crate) fn after(mut self, began: Timestamp) -> Self {
+        self.began = Some(began);
+        self.seconds = Some(seconds_between(began, self.at));
+        self
+    }
+
+    pub(crate) fn events(mut self, events: u64) -> Self {
+        self.events = Some(events);
+        self
+    }
+
+    /// The time of the newest change of the entry.
+    pub(crate) fn newest(&self) -> Timestamp {
+        self.last.unwrap_or(self.at)
+    }
+
+    /// The part of the bridge, as in the configuration: `sources.NAME`, `sinks.NAME`, `spool` or `bridge`.
+    pub(crate) fn part(&self) -> String {
+        match (&self.source, &self.sink) {
+            (Some(name), _) => format!("sources.{name}"),
+            (None, Some(name)) => format!("sinks.{name}"),
+            _ if self.kind.starts_with("bridge") || self.kind.starts_with("configuration") => {
+                "bridge".to_owned()
+            }
+            _ => "spool".to_owned(),
+        }
+    }
+
+    /// Whether both are repeats of one change.
+    pub(super) fn repeats(&self, other: &Self) -> bool {
+        self.is_alike(other) && self.reason == other.reason
+    }
+
+    /// Whether both are of one kind and part.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.source == other.source && self.sink == other.sink
+    }
+
+    /// Adds a later repeat.
+    pub(super) fn merge(&mut self, repeat: Self) {
+        let sum = |one: Option<f64>, other: Option<f64>| match (one, other) {
+            (Some(one), Some(other)) => Some(one + other),
+            (one, other) => one.or(other),
+        };
+        self.last = Some(repeat.newest());
+        self.count = self.count.saturating_add(repeat.count);
+        self.text = repeat.text;
+        self.fingerprint = repeat.fingerprint;
+        self.seconds = sum(self.seconds, repeat.seconds);
+        self.events = match (self.events, repeat.events) {
+            (Some(one), Some(other)) => Some(one.saturating_add(other)),
+            (one, other) => one.or(other),
+        };
+    }
+}
+
+/// Returns the time between two moments in seconds; 0 if the clock was set back.
+pub(super) fn seconds_between(from: Timestamp, to: Timestamp) -> f64 {
+    to.duration_since(from).as_secs_f64().max(0.0)
+}
+
+/// Returns the moment after a duration; the last one that there is if it lies beyond.
+pub(super) fn after(moment: Timestamp, duration: Duration) -> Timestamp {
+    moment.checked_add(duration).unwrap_or(Timestamp::MAX)
+}

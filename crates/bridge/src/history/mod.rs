@@ -1,0 +1,412 @@
+//! The history of the bridge: changes of state and gaps, in one file in `data_dir`, kept across restarts and crashes.
+//!
+//! Each view of the bridge (`state.rs`) passes through [`History::observe`], which derives changes by comparing it with the
+//! view before. So `/status`, the metrics and the history cannot disagree, and the parts of the bridge need not know of
+//! the history. A task looks twice a second and writes what is new; nothing waits for it, and no event is involved.
+
+mod book;
+mod entry;
+mod store;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    io,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use neurobridge_core::{clock, identity};
+use neurobridge_listener::{DisconnectReason, Label};
+use neurobridge_spool::SpoolStatus;
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::{
+    book::{Alive, Line},
+    store::{Found, Job, Writer},
+    watch::{SourceFacts, Watch},
+};
+pub(crate) use self::{
+    book::{Book, CRASH, Gap, OUTCOMES, RESTART},
+    entry::{Entry, Kind},
+    store::{FILE, FileState, forget, read},
+};
+use crate::{
+    config::Config,
+    feed::joined,
+    state::{SinkView, SourceView, State},
+};
+
+/// The number of entries in `/status`.
+const SHOWN_ENTRIES: usize = 40;
+/// The number of gaps of a source in `/status`.
+const SHOWN_GAPS: usize = 16;
+/// The interval at which the recorder looks.
+const LOOK: Duration = Duration::from_millis(500);
+/// The interval at which the proof of life is written.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// The time after a failed write until the next attempt.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The largest number of lines that wait for a slow disk. Then the whole file is written instead.
+const MAX_UNWRITTEN: usize = 2000;
+/// The time limit of the last write.
+const LAST_WRITE_LIMIT: Duration = Duration::from_secs(1);
+
+/// The history of a running bridge.
+#[derive(Debug)]
+pub(crate) struct History {
+    inner: Mutex<Inner>,
+    /// Locked by one write at a time, on a thread that may block.
+    writer: Mutex<Writer>,
+    write_errors: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    book: Book,
+    watch: Watch,
+    /// Whether the file has to be written as a whole.
+    needs_rewrite: bool,
+    /// The proof of life that was written last, and when.
+    written_alive: (BTreeMap<String, Alive>, Option<Instant>),
+    /// The time of the next attempt after an error.
+    retry_at: Option<Instant>,
+}
+
+/// The history as shown by `/status` and the metrics.
+#[derive(Debug, Default)]
+pub(crate) struct HistoryView {
+    /// The newest entries, the newest first.
+    pub(crate) entries: Vec<Entry>,
+    /// The time of the newest entry of each kind and part.
+    pub(crate) newest: BTreeMap<(String, Cow<'static, str>), Timestamp>,
+    /// Failed attempts to write the file.
+    pub(crate) write_errors: u64,
+}
+
+/// The gaps of a source.
+#[derive(Debug, Default)]
+pub(crate) struct SourceGaps {
+    /// The newest gaps, the newest first, with the open one.
+    pub(crate) newest: Vec<Gap>,
+    /// The length of the open gap in seconds.
+    pub(crate) open_seconds: Option<f64>,
+    /// The number and the duration in seconds of the gaps that have ended since the start.
+    pub(crate) ended: u64,
+    pub(crate) ended_seconds: f64,
+    /// The number of gaps that have ended, by reason and outcome, with those of earlier runs.
+    pub(crate) totals: BTreeMap<(Cow<'static, str>, Cow<'static, str>), u64>,
+    /// The duration of all gaps, with those of earlier runs and the open one.
+    pub(crate) total_seconds: f64,
+}
+
+/// The reasons of gaps.
+pub(crate) fn gap_reasons() -> impl Iterator<Item = &'static str> {
+    DisconnectReason::ALL
+        .iter()
+        // A stop begins no gap, and these two precede authorisation.
+        .filter(|reason| !matches!(reason, DisconnectReason::Stopped | DisconnectReason::AuthTimeout))
+        .map(|reason| reason.as_str())
+        .chain([RESTART, CRASH])
+}
+
+impl History {
+    /// Reads the history of a data folder and begins a new run of the bridge. A file that cannot be used does not prevent
+    /// the start: it is kept under another name, and the log has the reason. Blocks.
+    pub(crate) fn open(data_dir: &Path, sources: &[&str]) -> Self {
+        let found = read_or_set_aside(data_dir);
+        let mut book = found.book;
+        let now = clock::now();
+        let is_first = found.state == FileState::Missing;
+        let has_stopped = book.stopped.is_some();
+        Watch::begin(&mut book, sources, now);
+        let version = env!("CARGO_PKG_VERSION");
+        let text = if has_stopped || is_first {
+            format!("bridge started, version {version}")
+        } else {
+            format!("bridge started, version {version}; the last run did not stop in order")
+        };
+        let entry = Entry::new(Kind::BridgeStarted, now, &text);
+        book.add(if has_stopped || is_first {
+            entry
+        } else {
+            entry.because(CRASH)
+        });
+        Self {
+            inner: Mutex::new(Inner {
+                book,
+                watch: Watch::default(),
+                needs_rewrite: true,
+                written_alive: (BTreeMap::new(), None),
+                retry_at: None,
+            }),
+            writer: Mutex::new(Writer::new(data_dir.to_owned())),
+            write_errors: AtomicU64::new(0),
+        }
+    }
+
+    /// Records which configuration runs, and whether it differs from that of the last run.
+    pub(crate) fn configuration_loaded(&self, file: Option<&Path>, config: &Config) {
+        // Secrets have no text here.
+        let fingerprint = format!("{:032x}", identity::body_hash(&format!("{config:?}")));
+        let mut inner = self.lock();
+        let kind = Kind::ConfigurationLoaded;
+        let mut earlier = inner.book.newest_entries().into_iter();
+        let before = earlier
+            .find(|entry| entry.kind == kind.label())
+            .and_then(|entry| entry.fingerprint.clone());
+        let origin = file.map_or_else(|| "the environment".to_owned(), |file| file.display().to_string());
+        let (sources, sinks) = (config.sources.len(), config.sinks.len());
+        let text = format!("configuration loaded: {origin}, sources: {sources}, sinks: {sinks}");
+        let mut entry = Entry::new(kind, clock::now(), &text);
+        if let Some(before) = before {
+            entry = entry.because(if before == fingerprint {
+                "unchanged"
+            } else {
+                "changed"
+            });
+        }
+        entry.fingerprint = Some(fingerprint);
+        inner.book.add(entry);
+    }
+
+    /// Compares a view with the one before, and adds what has changed. Sets the gaps of each source.
+    pub(crate) fn observe(
+        &self,
+        sources: &mut [SourceView<'_>],
+        sinks: &[SinkView<'_>],
+        spool: &SpoolStatus,
+    ) -> HistoryView {
+        let now = clock::now();
+        let mut inner = self.lock();
+        let Inner { book, watch, .. } = &mut *inner;
+        for source in &mut *sources {
+            watch.source(&SourceFacts::of(source), book, now);
+        }
+        for sink in sinks {
+            watch.sink(sink.name, &sink.snapshot, book, now);
+        }
+        watch.spool(spool, book, now);
+        for source in sources {
+            source.gaps = gaps_of(source.name, book, watch, now);
+        }
+        let mut newest = BTreeMap::new();
+        for entry in book.entries.values() {
+            let time = newest
+                .entry((entry.part(), entry.kind.clone()))
+                .or_insert(entry.newest());
+            *time = entry.newest().max(*time);
+        }
+        HistoryView {
+            entries: book
+                .newest_entries()
+                .into_iter()
+                .take(SHOWN_ENTRIES)
+                .cloned()
+                .collect(),
+            newest,
+            write_errors: self.write_errors.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Records an orderly stop.
+    fn stopped(&self, reason: &str) {
+        let now = clock::now();
+        let mut inner = self.lock();
+        let text = format!("bridge stopped: {reason}");
+        inner.book.add(Entry::new(Kind::BridgeStopped, now, &text));
+        inner.book.stopped = Some(now);
+        inner.needs_rewrite = true;
+        inner.retry_at = None;
+    }
+
+    /// Returns what is to be written now.
+    fn job(&self, now: Instant) -> Option<Job> {
+        let mut inner = self.lock();
+        if inner.retry_at.is_some_and(|at| at > now) {
+            return None;
+        }
+        let (alive, at) = &inner.written_alive;
+        let is_due = at.is_none_or(|at| now.saturating_duration_since(at) >= ALIVE_INTERVAL);
+        let writes_alive = is_due && *alive != inner.book.alive;
+        if writes_alive {
+            let alive = inner.book.alive.clone();
+            inner.book.unwritten.push(Line::Alive(alive.clone()));
+            inner.written_alive = (alive, Some(now));
+        }
+        if inner.needs_rewrite || inner.book.unwritten.len() > MAX_UNWRITTEN {
+            inner.book.unwritten.clear();
+            inner.needs_rewrite = false;
+            return Some(Job::rewrite(&inner.book));
+        }
+        let lines = std::mem::take(&mut inner.book.unwritten);
+        (!lines.is_empty()).then_some(Job::Append(lines))
+    }
+
+    /// Writes what is new. Blocks.
+    fn write(&self) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(job) = self.job(Instant::now()) else {
+            return;
+        };
+        let result = writer.execute(&job);
+        let mut inner = self.lock();
+        match result {
+            Ok(is_outdated) => {
+                inner.needs_rewrite |= is_outdated;
+                if inner.retry_at.take().is_some() {
+                    info!("the history is written again");
+                }
+            }
+            Err(error) => {
+                self.write_errors.fetch_add(1, Ordering::Relaxed);
+                inner.needs_rewrite = true;
+                if inner.retry_at.replace(Instant::now() + RETRY_AFTER).is_none() {
+                    warn!(%error, "the history cannot be written; retrying, events are not affected");
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // No code under this lock can panic in the middle of an update.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn gaps_of(source: &str, book: &Book, watch: &Watch, now: Timestamp) -> SourceGaps {
+    let (ended, ended_seconds) = watch.ended(source);
+    let mut gaps = SourceGaps {
+        ended,
+        ended_seconds,
+        ..SourceGaps::default()
+    };
+    for gap in book.newest_gaps().filter(|gap| gap.source == source) {
+        let seconds = gap.seconds_at(now);
+        gaps.total_seconds += seconds;
+        if gap.is_open() {
+            gaps.open_seconds = Some(seconds);
+        } else {
+            *gaps
+                .totals
+                .entry((gap.reason.clone(), gap.outcome.clone()))
+                .or_default() += gap.gaps;
+        }
+        if gaps.newest.len() < SHOWN_GAPS {
+            gaps.newest.push(gap.clone());
+        }
+    }
+    gaps
+}
+
+/// Reads the file; one that cannot be used is kept under another name.
+fn read_or_set_aside(data_dir: &Path) -> Found {
+    let kept = |aside: io::Result<std::path::PathBuf>| match aside {
+        Ok(path) => format!("kept as {}", path.display()),
+        Err(error) => format!("not kept: {error}"),
+    };
+    match read(data_dir) {
+        Ok(found) => {
+            match found.state {
+                FileState::Newer(version) => {
+                    // Not among the fields, which are evaluated only if the line is logged.
+                    let file = kept(store::set_aside(data_dir));
+                    warn!(
+                        version,
+                        file,
+                        "the history was written by a newer version of neurobridge; a new one begins, and the time since the \
+                         last run is not recorded as a gap"
+                    );
+                    return Found::default();
+                }
+                FileState::Read if found.damaged_lines > 0 => {
+                    let file = kept(store::copy_aside(data_dir));
+                    let lines = found.damaged_lines;
+                    warn!(
+                        lines,
+                        file, "the history is damaged; unreadable lines are left out"
+                    );
+                }
+                FileState::Read | FileState::Missing => {}
+            }
+            found
+        }
+        Err(error) => {
+            let file = kept(store::set_aside(data_dir));
+            warn!(
+                %error,
+                file,
+                "the history cannot be read; a new one begins, and the time since the last run is not recorded as a gap"
+            );
+            Found::default()
+        }
+    }
+}
+
+/// The task that looks at the bridge and writes its history.
+pub(crate) struct Recorder {
+    state: Arc<State>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Recorder {
+    pub(crate) fn start(state: Arc<State>) -> Self {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(record(Arc::clone(&state), stop.clone()));
+        Self { state, stop, task }
+    }
+
+    /// Records the end of the run and writes the file for the last time.
+    pub(crate) async fn stop(mut self, reason: &str) {
+        self.stop.cancel();
+        joined((&mut self.task).await);
+        // The last proof of life is that of the closed connections.
+        drop(self.state.view());
+        self.state.history.stopped(reason);
+        let state = Arc::clone(&self.state);
+        let last = spawn_blocking(move || state.history.write());
+        if timeout(LAST_WRITE_LIMIT, last).await.is_err() {
+            warn!("the history was not written in time");
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn record(state: Arc<State>, stop: CancellationToken) {
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut writing: Option<JoinHandle<()>> = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        drop(state.view());
+        // A hanging disk delays the next write, and nothing else.
+        if writing.as_ref().is_none_or(JoinHandle::is_finished) {
+            let state = Arc::clone(&state);
+            writing = Some(spawn_blocking(move || state.history.write()));
+        }
+    }
+}

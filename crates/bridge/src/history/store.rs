@@ -1,0 +1,196 @@
+//! The file of the history: JSON lines, appended to, and rewritten when most of it is outdated.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, BufReader, Read, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::book::{Book, Line};
+
+/// The version of the format. A file of a later one is not read.
+const VERSION: u32 = 1;
+/// The file in the data folder.
+pub(crate) const FILE: &str = "history.ndjson";
+const NEW: &str = "history.ndjson.new";
+/// A file that could not be used is kept under this name.
+const ASIDE: &str = "history.ndjson.old";
+const FILE_MODE: u32 = 0o600;
+/// Several times what the program writes. The rest of a longer file is not read.
+const MAX_READ_BYTES: u64 = 32 << 20;
+/// The number of outdated bytes after which the file is rewritten, in addition to twice its content.
+const MAX_OUTDATED_BYTES: u64 = 256 << 10;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) book: Book,
+    pub(crate) state: FileState,
+    /// Lines that could not be read, except an incomplete last one: a crash leaves it.
+    pub(crate) damaged_lines: u64,
+}
+
+/// The state of the file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) enum FileState {
+    #[default]
+    Missing,
+    Read,
+    Newer(u32),
+}
+
+/// Reads the file in a data folder, also while a bridge writes it.
+///
+/// # Errors
+/// Returns an error if the file exists and cannot be read.
+pub(crate) fn read(data_dir: &Path) -> io::Result<Found> {
+    let file = match File::open(data_dir.join(FILE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::default()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Found {
+        state: FileState::Read,
+        ..Found::default()
+    };
+    let mut reader = BufReader::new(file.take(MAX_READ_BYTES));
+    let mut text = Vec::new();
+    while reader.read_until(b'\n', &mut text)? > 0 {
+        let is_complete = text.last() == Some(&b'\n');
+        match serde_json::from_slice(&text) {
+            Ok(Line::History { version, .. }) if version > VERSION => {
+                found.state = FileState::Newer(version);
+                return Ok(found);
+            }
+            Ok(line) => found.book.apply(line),
+            Err(_) if is_complete => found.damaged_lines += 1,
+            Err(_) => {}
+        }
+        text.clear();
+    }
+    found.book.bound_entries();
+    found.book.bound_gaps();
+    found.book.unwritten.clear();
+    Ok(found)
+}
+
+/// Deletes the history of a data folder. A file that cannot be deleted stays.
+pub(crate) fn forget(data_dir: &Path) {
+    let _ = fs::remove_file(data_dir.join(FILE));
+}
+
+/// Keeps a file that cannot be used under another name.
+///
+/// # Errors
+/// Returns the errors of the file system.
+pub(super) fn set_aside(data_dir: &Path) -> io::Result<PathBuf> {
+    let aside = data_dir.join(ASIDE);
+    fs::rename(data_dir.join(FILE), &aside)?;
+    Ok(aside)
+}
+
+/// Copies a damaged file, so that what could not be read is not lost when the file is rewritten.
+///
+/// # Errors
+/// Returns the errors of the file system.
+pub(super) fn copy_aside(data_dir: &Path) -> io::Result<PathBuf> {
+    let aside = data_dir.join(ASIDE);
+    fs::copy(data_dir.join(FILE), &aside)?;
+    Ok(aside)
+}
+
+/// The lines that are to be written.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// All of the content, in a new file.
+    Rewrite(Vec<Line>),
+    /// More lines.
+    Append(Vec<Line>),
+}
+
+impl Job {
+    pub(super) fn rewrite(book: &Book) -> Self {
+        Self::Rewrite(book.lines(VERSION))
+    }
+}
+
+/// Writes the file.
+#[derive(Debug)]
+pub(super) struct Writer {
+    data_dir: PathBuf,
+    file: Option<File>,
+    size: u64,
+    /// The size after the last rewrite.
+    content: u64,
+}
+
+impl Writer {
+    pub(super) const fn new(data_dir: PathBuf) -> Self {
+        Self {
+            data_dir,
+            file: None,
+            size: 0,
+            content: 0,
+        }
+    }
+
+    /// Executes a job. Returns whether most of the file is outdated now. Blocks.
+    ///
+    /// # Errors
+    /// After an error the file has to be rewritten, because it may end with an incomplete line.
+    pub(super) fn execute(&mut self, job: &Job) -> io::Result<bool> {
+        match job {
+            Job::Rewrite(lines) => self.rewrite(lines)?,
+            Job::Append(lines) => self.append(lines)?,
+        }
+        Ok(self.size > 2 * self.content + MAX_OUTDATED_BYTES)
+    }
+
+    fn rewrite(&mut self, lines: &[Line]) -> io::Result<()> {
+        let text = encode(lines)?;
+        let new = self.data_dir.join(NEW);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(FILE_MODE)
+            .open(&new)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&new, self.data_dir.join(FILE))?;
+        // Not every file system can sync a folder; then a power cut may bring the old file back.
+        let _ = File::open(&self.data_dir).and_then(|folder| folder.sync_all());
+        self.file = Some(file);
+        self.content = text.len() as u64;
+        self.size = self.content;
+        Ok(())
+    }
+
+    fn append(&mut self, lines: &[Line]) -> io::Result<()> {
+        let text = encode(lines)?;
+        let file = self
+            .file
+            .as_mut()
+            .ok_or_else(|| io::Error::other("the file is not open"))?;
+        if file.metadata()?.nlink() == 0 {
+            return Err(io::Error::other("the file was removed by another program"));
+        }
+        file.write_all(&text)?;
+        // A proof of life comes every second. A power cut may cost some of them, and the gap begins that much earlier.
+        if lines.iter().any(|line| !matches!(line, Line::Alive(_))) {
+            file.sync_data()?;
+        }
+        self.size += text.len() as u64;
+        Ok(())
+    }
+}
+
+fn encode(lines: &[Line]) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for line in lines {
+        serde_json::to_writer(&mut text, line)?;
+        text.push(b'\n');
+    }
+    Ok(text)
+}

@@ -1,0 +1,422 @@
+use std::fs;
+
+use jiff::SignedDuration;
+use neurobridge_listener::SourceState;
+use proptest::prelude::*;
+
+use super::{
+    book::{MAX_ENTRIES, MAX_GAPS, UNRECOVERED},
+    watch::SourceFacts,
+    *,
+};
+
+const NAME: &str = "history.ndjson";
+
+fn time(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+}
+
+fn down(sink: &str, at: i64) -> Entry {
+    Entry::new(Kind::SinkDown, time(at), "the sink is down").of_sink(sink)
+}
+
+fn written(history: &History) {
+    history.write();
+    assert_eq!(history.write_errors.load(Ordering::Relaxed), 0);
+}
+
+fn source(at: i64) -> SourceFacts {
+    SourceFacts {
+        name: "main".to_owned(),
+        state: SourceState::Authorised,
+        reason: None,
+        since: time(at),
+        first_authorised: Some(time(at)),
+        open_gap: None,
+        gaps: 0,
+        newest_gaps: Vec::new(),
+        proof_of_life: Some(time(at)),
+        last_event: Some("7".to_owned()),
+        received: 0,
+        in_flight: 0,
+        dead_letters: 0,
+        newest_dead_letter: None,
+    }
+}
+
+fn kinds(book: &Book) -> Vec<&str> {
+    book.entries.values().map(|entry| &*entry.kind).collect()
+}
+
+#[test]
+fn frequent_changes_displace_no_others() {
+    let mut book = Book::default();
+    book.add(down("quiet", 0));
+    // Two hours apart, so that none is a repeat.
+    for hours in 0..5000 {
+        book.add(down("flapping", hours * 7200));
+    }
+    assert_eq!(book.entries.len(), MAX_ENTRIES);
+    let quiet = |entry: &&Entry| entry.sink.as_deref() == Some("quiet");
+    assert_eq!(book.entries.values().filter(quiet).count(), 1);
+    let newest = book.newest_entries()[0].at;
+    assert_eq!(newest, time(4999 * 7200));
+}
+
+#[test]
+fn repeats_within_an_hour_are_merged() {
+    let mut book = Book::default();
+    for second in 0..100 {
+        book.add(down("kafka", second).because("timeout").events(2));
+    }
+    book.add(down("kafka", 100).because("unreachable"));
+    let counts: Vec<u64> = book.entries.values().map(|entry| entry.count).collect();
+    assert_eq!(counts, [1, 1, 98, 1], "another reason is another change");
+    let merged = &book.entries[&2];
+    assert_eq!((merged.at, merged.last), (time(2), Some(time(99))));
+    assert_eq!(merged.events, Some(196));
+    book.add(down("kafka", 4000).because("timeout"));
+    assert_eq!(book.entries.len(), 5, "an hour later it is a change again");
+}
+
+#[test]
+fn gaps_are_merged_and_their_sums_stay() {
+    let mut book = Book::default();
+    book.begin_gap("main", time(-100_000), "closed");
+    book.end_gap("main", time(-99_000));
+    let many = 3 * MAX_GAPS as i64;
+    for gap in 0..many {
+        book.begin_gap("main", time(gap * 10), "closed");
+        book.end_gap("main", time(gap * 10 + 4));
+    }
+    assert_eq!(book.gaps.len(), MAX_GAPS);
+    let first = &book.gaps[&0];
+    assert_eq!(
+        (first.gaps, first.seconds),
+        (1, 1000.0),
+        "the distant gap stays alone"
+    );
+    let sums = gaps_of("main", &book, &Watch::default(), time(0));
+    let count = sums.totals[&("closed".into(), UNRECOVERED.into())];
+    assert_eq!(count, 1 + many as u64);
+    assert!((sums.total_seconds - (1000.0 + 4.0 * many as f64)).abs() < 1e-6);
+}
+
+#[test]
+fn time_between_two_runs_is_a_gap() {
+    for (is_orderly, reason) in [(true, RESTART), (false, CRASH)] {
+        let dir = tempfile::tempdir().unwrap();
+        let first = History::open(dir.path(), &["main"]);
+        {
+            let mut inner = first.lock();
+            assert!(inner.book.gaps.is_empty(), "the first start is no gap");
+            let Inner { book, watch, .. } = &mut *inner;
+            watch.source(&source(10), book, time(10));
+        }
+        if is_orderly {
+            first.stopped("SIGTERM");
+        }
+        written(&first);
+        drop(first);
+
+        let second = History::open(dir.path(), &["main"]);
+        let mut inner = second.lock();
+        let open = inner.book.open_gap("main").unwrap().clone();
+        assert_eq!((open.began, &*open.reason), (time(10), reason));
+        assert_eq!(open.last_event.as_deref(), Some("7"));
+        let Inner { book, watch, .. } = &mut *inner;
+        watch.source(&source(70), book, time(71));
+        let gap = book.gaps.values().next().unwrap();
+        assert_eq!((gap.ended, gap.seconds), (Some(time(70)), 60.0));
+        assert_eq!(watch.ended("main"), (1, 60.0));
+        let started = book.entries.values().rev();
+        let started = started.into_iter().find(|entry| entry.kind == "bridge_started");
+        assert_eq!(
+            started.unwrap().text.contains("did not stop in order"),
+            !is_orderly
+        );
+    }
+}
+
+#[test]
+fn gap_that_is_open_at_a_stop_keeps_its_cause() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = History::open(dir.path(), &["main"]);
+    {
+        let mut inner = first.lock();
+        let Inner { book, watch, .. } = &mut *inner;
+        watch.source(&source(10), book, time(10));
+        let mut lost = source(10);
+        lost.state = SourceState::Waiting;
+        lost.since = time(25);
+        lost.reason = Some("no answer to a ping".to_owned());
+        lost.open_gap = Some((time(20), "pong_timeout"));
+        watch.source(&lost, book, time(25));
+        watch.source(&lost, book, time(26));
+        let entry = book.entries.values().next_back().unwrap().clone();
+        assert_eq!(entry.text, "not connected: no answer to a ping");
+        assert_eq!((entry.at, entry.count), (time(25), 1), "stated once");
+        lost.state = SourceState::Refused;
+        lost.reason = Some("the token is refused".to_owned());
+        watch.source(&lost, book, time(27));
+        assert_eq!(*kinds(book).last().unwrap(), "source_refused");
+    }
+    first.stopped("SIGTERM");
+    written(&first);
+    let second = History::open(dir.path(), &["main"]);
+    let mut inner = second.lock();
+    let Inner { book, watch, .. } = &mut *inner;
+    assert_eq!(book.gaps.len(), 1);
+    watch.source(&source(80), book, time(80));
+    let gap = book.gaps.values().next().unwrap();
+    assert_eq!((gap.began, gap.ended), (time(20), Some(time(80))));
+    assert_eq!(gap.reason, "pong_timeout");
+}
+
+#[test]
+fn proof_of_life_waits_until_its_events_are_stored() {
+    let (mut book, mut watch) = (Book::default(), Watch::default());
+    let at = |book: &Book| book.alive.get("main").map(|alive| alive.at);
+    let mut facts = source(0);
+    watch.source(&facts, &mut book, time(0));
+    assert_eq!(at(&book), Some(time(0)));
+    (facts.proof_of_life, facts.received, facts.in_flight) = (Some(time(5)), 100, 1);
+    watch.source(&facts, &mut book, time(5));
+    assert_eq!(at(&book), Some(time(0)), "an event is in flight");
+    (facts.proof_of_life, facts.received, facts.in_flight) = (Some(time(9)), 300, 200);
+    watch.source(&facts, &mut book, time(9));
+    assert_eq!(at(&book), Some(time(5)), "the first 100 events are stored");
+}
+
+#[test]
+fn short_gap_between_two_looks_is_recorded() {
+    let (mut book, mut watch) = (Book::default(), Watch::default());
+    let mut facts = source(0);
+    watch.source(&facts, &mut book, time(0));
+    facts.gaps = 2;
+    let half = Duration::from_millis(500);
+    facts.newest_gaps = vec![(time(8), half, "broken"), (time(5), half, "closed")];
+    watch.source(&facts, &mut book, time(10));
+    let gaps: Vec<_> = book.gaps.values().map(|gap| (gap.began, &*gap.reason)).collect();
+    assert_eq!(gaps, [(time(5), "closed"), (time(8), "broken")]);
+    assert_eq!(
+        kinds(&book),
+        [
+            "source_connected",
+            "source_disconnected",
+            "gap",
+            "source_disconnected",
+            "gap"
+        ]
+    );
+}
+
+#[test]
+fn gap_of_a_removed_source_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = History::open(dir.path(), &["main", "old"]);
+    {
+        let mut inner = first.lock();
+        inner.book.begin_gap("old", time(0), "closed");
+        let alive = Alive {
+            at: time(0),
+            event: None,
+        };
+        inner.book.alive.insert("old".to_owned(), alive);
+    }
+    written(&first);
+    let second = History::open(dir.path(), &["main"]);
+    let inner = second.lock();
+    assert!(inner.book.gaps.values().all(|gap| !gap.is_open()));
+    assert!(inner.book.alive.is_empty());
+}
+
+#[test]
+fn newer_version_is_kept_aside_and_the_bridge_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let newer = "{\"history\":{\"version\":9,\"next\":4}}\n{\"surprise\":1}\n";
+    fs::write(dir.path().join(NAME), newer).unwrap();
+    let history = History::open(dir.path(), &["main"]);
+    written(&history);
+    assert_eq!(
+        fs::read_to_string(dir.path().join("history.ndjson.old")).unwrap(),
+        newer
+    );
+    let found = read(dir.path()).unwrap();
+    assert_eq!(
+        (found.state, kinds(&found.book)),
+        (FileState::Read, vec!["bridge_started"])
+    );
+}
+
+#[test]
+fn unreadable_file_does_not_prevent_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join(NAME)).unwrap();
+    let history = History::open(dir.path(), &["main"]);
+    written(&history);
+    assert_eq!(kinds(&read(dir.path()).unwrap().book), ["bridge_started"]);
+}
+
+#[test]
+fn failed_write_is_counted_and_repeated_in_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("data");
+    fs::create_dir(&folder).unwrap();
+    let history = History::open(&folder, &["main"]);
+    written(&history);
+    // No file can be made, and the old one is gone.
+    fs::remove_dir_all(&folder).unwrap();
+    history.lock().book.add(down("kafka", 1));
+    history.write();
+    history.write();
+    assert_eq!(
+        history.write_errors.load(Ordering::Relaxed),
+        1,
+        "not at once again"
+    );
+    fs::create_dir(&folder).unwrap();
+    history.lock().retry_at = Some(Instant::now());
+    history.write();
+    assert_eq!(
+        kinds(&read(&folder).unwrap().book),
+        ["bridge_started", "sink_down"]
+    );
+}
+
+#[test]
+fn file_stays_bounded_while_proofs_of_life_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = History::open(dir.path(), &["main"]);
+    let mut largest = 0;
+    for second in 0..8000 {
+        let mut inner = history.lock();
+        let alive = Alive {
+            at: time(second),
+            event: Some(second.to_string()),
+        };
+        inner.book.alive.insert("main".to_owned(), alive);
+        inner.written_alive.1 = None;
+        drop(inner);
+        written(&history);
+        largest = largest.max(fs::metadata(dir.path().join(NAME)).unwrap().len());
+    }
+    assert!(largest < 300 << 10, "{largest}");
+    let found = read(dir.path()).unwrap();
+    assert_eq!(found.book.alive["main"].at, time(7999));
+}
+
+/// A change of the book.
+#[derive(Clone, Debug)]
+enum Change {
+    Entry(u8, u8),
+    Begin(u8),
+    End(u8),
+    Alive(u8),
+}
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let change = prop_oneof![
+        (0..3_u8, 0..3_u8).prop_map(|(sink, reason)| Change::Entry(sink, reason)),
+        (0..3_u8).prop_map(Change::Begin),
+        (0..3_u8).prop_map(Change::End),
+        (0..3_u8).prop_map(Change::Alive),
+    ];
+    prop::collection::vec(change, 1..40)
+}
+
+fn apply(book: &mut Book, change: &Change, at: Timestamp) {
+    let name = |number: u8| format!("part-{number}");
+    match change {
+        Change::Entry(sink, reason) => {
+            let entry = Entry::new(Kind::SinkDown, at, "the sink is down\n\u{202e}");
+            book.add(entry.of_sink(&name(*sink)).because(name(*reason)));
+        }
+        Change::Begin(source) => book.begin_gap(&name(*source), at, "closed"),
+        Change::End(source) => drop(book.end_gap(&name(*source), at)),
+        Change::Alive(source) => {
+            let alive = Alive {
+                at,
+                event: Some("1".to_owned()),
+            };
+            book.alive.insert(name(*source), alive);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever the changes and wherever the file is cut: all that was written before the cut is read, and a restart keeps
+    /// it and can write again.
+    #[test]
+    fn truncated_file_keeps_all_complete_lines(changes in changes(), cut in any::<prop::sample::Index>()) {
+        let dir = tempfile::tempdir().unwrap();
+        let history = History::open(dir.path(), &[]);
+        written(&history);
+        let path = dir.path().join(NAME);
+        // The length of the file and the content after each change.
+        let mut states = vec![(0, Book::default())];
+        let state = |history: &History| {
+            let mut book = history.lock().book.clone();
+            book.unwritten.clear();
+            (fs::metadata(&path).unwrap().len(), book)
+        };
+        states.push(state(&history));
+        for (second, change) in (0..).zip(&changes) {
+            apply(&mut history.lock().book, change, time(second * SignedDuration::from_mins(7).as_secs()));
+            history.lock().written_alive.1 = None;
+            written(&history);
+            states.push(state(&history));
+        }
+        let whole = read(dir.path()).unwrap();
+        prop_assert_eq!(whole.damaged_lines, 0);
+        prop_assert_eq!(&whole.book, &states[states.len() - 1].1);
+
+        let bytes = fs::read(&path).unwrap();
+        let cut = cut.index(bytes.len() + 1);
+        fs::write(&path, &bytes[..cut]).unwrap();
+        let complete = states.iter().rev().find(|(length, _)| *length <= cut as u64).unwrap();
+        let found = read(dir.path()).unwrap();
+        prop_assert_eq!(found.damaged_lines, 0);
+        for (id, entry) in &complete.1.entries {
+            let kept = found.book.entries.get(id);
+            prop_assert!(kept.is_some_and(|kept| kept.count >= entry.count), "{:?} of {:?}", kept, entry);
+        }
+        for id in complete.1.gaps.keys() {
+            prop_assert!(found.book.gaps.contains_key(id));
+        }
+        for (source, alive) in &complete.1.alive {
+            prop_assert!(found.book.alive[source].at >= alive.at);
+        }
+
+        let again = History::open(dir.path(), &[]);
+        written(&again);
+        let reread = read(dir.path()).unwrap();
+        prop_assert_eq!(reread.damaged_lines, 0);
+        for id in complete.1.entries.keys() {
+            prop_assert!(reread.book.entries.contains_key(id));
+        }
+    }
+
+    #[test]
+    fn damaged_bytes_cost_their_lines_only(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let dir = tempfile::tempdir().unwrap();
+        let history = History::open(dir.path(), &[]);
+        for second in 0..3 {
+            history.lock().book.add(down("kafka", second));
+        }
+        written(&history);
+        let path = dir.path().join(NAME);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        fs::write(&path, &bytes).unwrap();
+        let found = read(dir.path()).unwrap();
+        if !matches!(found.state, FileState::Newer(_)) {
+            // A damaged line break costs two lines, a damaged id may replace another entry.
+            prop_assert!(found.book.entries.len() >= 2, "{:?}", found.book.entries);
+        }
+        written(&History::open(dir.path(), &[]));
+    }
+}

@@ -1,0 +1,439 @@
+//! Derives the entries of the history from what the parts of the bridge report at successive moments.
+
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use neurobridge_core::{
+    delivery::{ProgressSnapshot, SinkState},
+    units::format_duration,
+};
+use neurobridge_listener::{Label, SourceState};
+use neurobridge_spool::SpoolStatus;
+use tracing::warn;
+
+use super::{
+    book::{Alive, Book, CRASH, Gap, RESTART},
+    entry::{self, Entry, Kind},
+};
+use crate::state::SourceView;
+
+/// The time for which the spool is full, or has room again, before it counts. A spool at its limit changes all the time.
+const STEADY: SignedDuration = SignedDuration::from_secs(1);
+/// The interval of entries about further dead letters and dropped events.
+const RATE_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+
+/// What the history knows of the running parts.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    sources: BTreeMap<String, SourceWatch>,
+    sinks: BTreeMap<String, SinkWatch>,
+    spool: SpoolWatch,
+    /// `None` before the first report: the spool may count events of earlier runs.
+    dropped: Option<Rate>,
+}
+
+/// A source as reported at a moment.
+#[derive(Clone, Debug)]
+pub(super) struct SourceFacts {
+    pub(super) name: String,
+    pub(super) state: SourceState,
+    pub(super) reason: Option<String>,
+    pub(super) since: Timestamp,
+    pub(super) first_authorised: Option<Timestamp>,
+    pub(super) open_gap: Option<(Timestamp, &'static str)>,
+    /// The number of gaps that have ended.
+    pub(super) gaps: u64,
+    /// Start, length and reason of the newest gaps, the newest first.
+    pub(super) newest_gaps: Vec<(Timestamp, Duration, &'static str)>,
+    pub(super) proof_of_life: Option<Timestamp>,
+    pub(super) last_event: Option<String>,
+    /// Events received, and those of them that are not stored yet.
+    pub(super) received: u64,
+    pub(super) in_flight: u64,
+    pub(super) dead_letters: u64,
+    pub(super) newest_dead_letter: Option<&'static str>,
+}
+
+impl SourceFacts {
+    /// `last_event` was read before the snapshot: then the event is among those received.
+    pub(super) fn of(source: &SourceView<'_>) -> Self {
+        let snapshot = &source.snapshot;
+        let dead_letters = source.handle.intake.stats.newest_dead_letters();
+        Self {
+            name: source.name.to_owned(),
+            state: snapshot.state,
+            reason: snapshot.reason.clone(),
+            since: snapshot.since,
+            first_authorised: snapshot.first_authorised,
+            open_gap: snapshot
+                .open_gap_began
+                .map(|(began, reason)| (began, reason.as_str())),
+            gaps: snapshot.gaps.total(),
+            newest_gaps: snapshot
+                .newest_gaps
+                .iter()
+                .map(|gap| (gap.began, gap.length, gap.reason.as_str()))
+                .collect(),
+            proof_of_life: snapshot.proof_of_life,
+            last_event: source.last_event_id.clone(),
+            received: source.ledger.received,
+            in_flight: source.ledger.in_flight,
+            dead_letters: source.ledger.dead_lettered,
+            newest_dead_letter: dead_letters.iter().next().map(|letter| letter.reason),
+        }
+    }
+
+    const fn is_connected(&self) -> bool {
+        matches!(self.state, SourceState::Authorised | SourceState::Blocked)
+    }
+}
+
+#[derive(Debug, Default)]
+struct SourceWatch {
+    has_connected: bool,
+    gaps_seen: u64,
+    reported: Reported,
+    /// A proof of life that counts once the events before it are stored.
+    candidate: Option<(Alive, u64)>,
+    dead_letters: Rate,
+    /// Gaps that ended in this run.
+    ended: u64,
+    ended_seconds: f64,
+}
+
+/// What the history says of a source without a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
+enum Reported {
+    #[default]
+    Nothing,
+    Disconnected,
+    Refused,
+}
+
+#[derive(Debug, Default)]
+struct SinkWatch {
+    changes: u64,
+    is_stopped: bool,
+    /// The start of the outage.
+    down_since: Option<Timestamp>,
+    dead_letters: Rate,
+}
+
+/// The condition of the spool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Condition {
+    #[default]
+    Fine,
+    Full,
+    DiskFull,
+    Retrying,
+    Failed,
+}
+
+impl Condition {
+    const fn of(spool: &SpoolStatus) -> Self {
+        if spool.has_failed {
+            Self::Failed
+        } else if spool.is_disk_full {
+            Self::DiskFull
+        } else if spool.is_full {
+            Self::Full
+        } else if spool.is_retrying {
+            Self::Retrying
+        } else {
+            Self::Fine
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct SpoolWatch {
+    /// The condition that the history states, and since when.
+    stated: Condition,
+    since: Option<Timestamp>,
+    /// Another condition, since this moment.
+    changing: Option<(Condition, Timestamp)>,
+}
+
+/// A counter of events: its first increase is reported at once, further ones in intervals.
+#[derive(Debug, Default)]
+struct Rate {
+    reported: u64,
+    at: Option<Timestamp>,
+}
+
+impl Rate {
+    /// Returns the number of events to report now.
+    fn report(&mut self, total: u64, now: Timestamp) -> Option<u64> {
+        let more = total.saturating_sub(self.reported);
+        let since = self.at.map(|at| now.duration_since(at));
+        if more == 0 || since.is_some_and(|since| since < RATE_INTERVAL && !since.is_negative()) {
+            return None;
+        }
+        self.reported = total;
+        self.at = Some(now);
+        Some(more)
+    }
+}
+
+impl Watch {
+    /// Opens a gap for each source that an earlier run received events from. Gaps of sources that are no longer configured
+    /// end.
+    pub(super) fn begin(book: &mut Book, sources: &[&str], now: Timestamp) {
+        let reason = if book.stopped.take().is_some() {
+            RESTART
+        } else {
+            CRASH
+        };
+        let gone: Vec<String> = book
+            .gaps
+            .values()
+            .filter(|gap| gap.is_open() && !sources.contains(&&*gap.source))
+            .map(|gap| gap.source.clone())
+            .collect();
+        for source in gone {
+            book.end_gap(&source, now);
+        }
+        book.alive.retain(|source, _| sources.contains(&&**source));
+        for source in sources {
+            if let Some(alive) = book.alive.get(*source) {
+                // The clock may have been set back meanwhile.
+                let began = alive.at.min(now);
+                book.begin_gap(source, began, reason);
+            }
+        }
+    }
+
+    /// Compares a source with the last report.
+    pub(super) fn source(&mut self, source: &SourceFacts, book: &mut Book, now: Timestamp) {
+        let name = &*source.name;
+        let watch = self.sources.entry(source.name.clone()).or_default();
+        if let Some(at) = source.first_authorised
+            && !std::mem::replace(&mut watch.has_connected, true)
+        {
+            watch.reported = Reported::Nothing;
+            match book.end_gap(name, at) {
+                Some(gap) => watch.gap_ended(&gap, book, true),
+                None => book.add(Entry::new(Kind::SourceConnected, at, "authorised").of_source(name)),
+            }
+        }
+        let ended = source.gaps.saturating_sub(watch.gaps_seen);
+        watch.gaps_seen = source.gaps;
+        let ended = usize::try_from(ended).unwrap_or(usize::MAX);
+        for (began, length, reason) in source.newest_gaps.iter().take(ended).rev() {
+            if watch.reported == Reported::Nothing {
+                // Shorter than the interval of the reports.
+                book.add(disconnected(name, *began, reason, None));
+            }
+            watch.reported = Reported::Nothing;
+            book.begin_gap(name, *began, *reason);
+            if let Some(gap) = book.end_gap(name, entry::after(*began, *length)) {
+                watch.gap_ended(&gap, book, false);
+            }
+        }
+        if let Some((began, reason)) = source.open_gap {
+            book.begin_gap(name, began, reason);
+        }
+        watch.outage(source, book);
+        watch.proof_of_life(source, book);
+        if let Some(letters) = watch.dead_letters.report(source.dead_letters, now) {
+            let reason = source.newest_dead_letter.unwrap_or("unknown");
+            book.add(dead_letters(letters, reason, now).of_source(name));
+        }
+    }
+
+    /// Compares a sink with the last report.
+    pub(super) fn sink(&mut self, name: &str, sink: &ProgressSnapshot, book: &mut Book, now: Timestamp) {
+        let watch = self.sinks.entry(name.to_owned()).or_default();
+        for change in sink.changes.after(watch.changes) {
+            let reason = change.reason.as_deref().unwrap_or("no reason is known");
+            match change.state {
+                SinkState::Down => {
+                    watch.down_since.get_or_insert(change.at);
+                    let text = format!("the sink is down: {reason}");
+                    let mut entry = Entry::new(Kind::SinkDown, change.at, &text).of_sink(name);
+                    entry.reason = change.kind.map(|kind| Cow::Borrowed(kind.label()));
+                    book.add(entry);
+                }
+                SinkState::Up => {
+                    let entry = match watch.down_since.take() {
+                        Some(since) => {
+                            Entry::new(Kind::SinkRecovered, change.at, "the sink has recovered").after(since)
+                        }
+                        None => Entry::new(Kind::SinkUp, change.at, "the sink is up"),
+                    };
+                    book.add(entry.of_sink(name));
+                }
+                SinkState::Connecting | SinkState::Draining => {}
+            }
+        }
+        watch.changes = sink.changes.total();
+        if sink.is_stopped && !std::mem::replace(&mut watch.is_stopped, true) {
+            let reason = sink.reason.as_deref().unwrap_or("no reason is known");
+            let text = format!("the sink stops until restart: {reason}");
+            book.add(Entry::new(Kind::SinkStopped, now, &text).of_sink(name));
+        }
+        let total = sink.dead_letters.iter().sum();
+        if let Some(letters) = watch.dead_letters.report(total, now) {
+            let reason = sink.newest_dead_letters.iter().next();
+            let reason = reason.map_or("unknown", |letter| letter.reason);
+            book.add(dead_letters(letters, reason, now).of_sink(name));
+        }
+    }
+
+    /// Compares the spool with the last report.
+    pub(super) fn spool(&mut self, spool: &SpoolStatus, book: &mut Book, now: Timestamp) {
+        let dropped = self.dropped.get_or_insert(Rate {
+            reported: spool.dropped_events,
+            at: None,
+        });
+        if let Some(events) = dropped.report(spool.dropped_events, now) {
+            let text = "the spool is full and drops its oldest events";
+            book.add(Entry::new(Kind::EventsDropped, now, text).events(events));
+        }
+        let condition = Condition::of(spool);
+        let watch = &mut self.spool;
+        if condition == watch.stated {
+            watch.changing = None;
+            return;
+        }
+        let since = match watch.changing {
+            Some((changing, since)) if changing == condition => since,
+            _ => {
+                watch.changing = Some((condition, now));
+                now
+            }
+        };
+        if condition != Condition::Failed && now.duration_since(since) < STEADY {
+            return;
+        }
+        let (kind, text) = match condition {
+            Condition::Full => (
+                Kind::SpoolFull,
+                "the spool is full; it takes no events until there is room",
+            ),
+            Condition::DiskFull => (Kind::DiskFull, "the disk is full; the spool waits for room"),
+            Condition::Retrying => (
+                Kind::SpoolRetrying,
+                "spool can't write now; retrying until the system allows it",
+            ),
+            Condition::Failed => (Kind::SpoolFailed, "the spool has failed: it takes no more events"),
+            Condition::Fine => (
+                Kind::SpoolRecovered,
+                if watch.stated == Condition::Retrying {
+                    "spool can write again"
+                } else {
+                    "the spool has room again"
+                },
+            ),
+        };
+        let entry = Entry::new(kind, since, text);
+        book.add(match (condition, watch.since) {
+            (Condition::Fine, Some(began)) => entry.after(began),
+            _ => entry,
+        });
+        watch.stated = condition;
+        watch.since = Some(since);
+        watch.changing = None;
+    }
+
+    /// The gaps of a source that ended in this run, and their duration in seconds.
+    pub(super) fn ended(&self, source: &str) -> (u64, f64) {
+        self.sources
+            .get(source)
+            .map_or((0, 0.0), |watch| (watch.ended, watch.ended_seconds))
+    }
+}
+
+impl SourceWatch {
+    fn gap_ended(&mut self, gap: &Gap, book: &mut Book, is_first: bool) {
+        self.ended += 1;
+        self.ended_seconds += gap.seconds;
+        let text = match &*gap.reason {
+            RESTART => "authorised; events since the stop of the bridge are missed",
+            CRASH => "authorised; events since the crash of the bridge are missed",
+            _ => "authorised again; events of the gap are missed",
+        };
+        let ended = gap.ended.unwrap_or(gap.began);
+        if is_first {
+            // The listener does not know of the run before.
+            let length = format_duration(Duration::from_secs_f64(gap.seconds));
+            warn!(source = gap.source, reason = &*gap.reason, gap = length, "{text}");
+        }
+        let entry = Entry::new(Kind::Gap, ended, text).of_source(&gap.source);
+        book.add(entry.because(gap.reason.clone()).after(gap.began));
+    }
+
+    /// Reports the loss of the connection once, and the refusal of the token once.
+    fn outage(&mut self, source: &SourceFacts, book: &mut Book) {
+        if source.is_connected() {
+            self.reported = Reported::Nothing;
+            return;
+        }
+        let report = match source.state {
+            SourceState::Refused => Reported::Refused,
+            SourceState::Waiting => Reported::Disconnected,
+            // The reason of the end of the connection is not known yet.
+            _ => return,
+        };
+        if report <= self.reported {
+            return;
+        }
+        let label = source.open_gap.map_or("not_connected", |(_, reason)| reason);
+        let reason = source.reason.as_deref();
+        book.add(match (report, self.reported) {
+            (Reported::Refused, _) => {
+                let text = format!("not connected: {}", reason.unwrap_or("the token is refused"));
+                Entry::new(Kind::SourceRefused, source.since, &text)
+                    .of_source(&source.name)
+                    .because("token_refused")
+            }
+            _ => disconnected(&source.name, source.since, label, reason),
+        });
+        self.reported = report;
+    }
+
+    /// Keeps the last proof of life for which all events that were received before it are stored.
+    fn proof_of_life(&mut self, source: &SourceFacts, book: &mut Book) {
+        let stored = source.received.saturating_sub(source.in_flight);
+        if let Some((_, received)) = &self.candidate
+            && stored >= *received
+            && let Some((alive, _)) = self.candidate.take()
+        {
+            book.alive.insert(source.name.clone(), alive);
+        }
+        let Some(at) = source.proof_of_life.filter(|_| self.candidate.is_none()) else {
+            return;
+        };
+        let known = book.alive.get(&source.name);
+        if known.is_some_and(|known| known.at == at) {
+            return;
+        }
+        let event = source
+            .last_event
+            .clone()
+            .or_else(|| known.and_then(|known| known.event.clone()));
+        let alive = Alive { at, event };
+        if source.in_flight == 0 {
+            book.alive.insert(source.name.clone(), alive);
+        } else {
+            self.candidate = Some((alive, source.received));
+        }
+    }
+}
+
+fn disconnected(source: &str, at: Timestamp, label: &'static str, reason: Option<&str>) -> Entry {
+    let text = match reason {
+        Some(reason) => format!("not connected: {reason}"),
+        None => format!("not connected: {}", label.replace('_', " ")),
+    };
+    Entry::new(Kind::SourceDisconnected, at, &text)
+        .of_source(source)
+        .because(label)
+}
+
+fn dead_letters(letters: u64, reason: &'static str, now: Timestamp) -> Entry {
+    Entry::new(Kind::DeadLetters, now, "dead letters stored")
+        .because(reason)
+        .events(letters)
+}

@@ -1,0 +1,40 @@
+// The lists of the history and of the gaps: a time and words for each line, the newest first.
+
+import { list } from "./tables.js";
+import { moment, number, plain, seconds } from "./words.js";
+
+const time = text => moment(new Date(text));
+
+function part({ source, sink, kind }) {
+  return source ?? sink ?? (/^(bridge|configuration)/.test(kind) ? "bridge" : "spool");
+}
+
+/** What has happened, also before this page was opened. */
+export function history(place, status) {
+  list(place, status.history.map(entry => {
+    const notes = [
+      entry.reason && plain(entry.reason),
+      entry.events && `${number(entry.events)} events`,
+      entry.seconds && seconds(entry.seconds),
+      entry.last && `${number(entry.count)} times since ${time(entry.at)}`,
+    ].filter(Boolean);
+    return [time(entry.last ?? entry.at), `${part(entry)}: ${entry.text}${notes.length ? ` (${notes.join(", ")})` : ""}`];
+  }), "Nothing has happened.");
+}
+
+/** The gaps; first the sources that are not connected, also those that never were. */
+export function gaps(place, { sources }) {
+  const all = Object.entries(sources);
+  const open = all.filter(([, source]) => source.unconnected_seconds !== null).map(([name, source]) => {
+    const gap = source.newest_gaps.find(gap => gap.ended === null);
+    const began = new Date(Date.now() - 1000 * source.unconnected_seconds);
+    const words = `${name}: open for ${seconds(Math.round(source.unconnected_seconds))}`;
+    return [moment(began), gap ? `${words}, ${plain(gap.reason)}` : words];
+  });
+  const past = all.flatMap(([name, source]) => source.newest_gaps.map(gap => ({ ...gap, name })))
+    .filter(gap => gap.ended !== null)
+    .sort((a, b) => b.began.localeCompare(a.began))
+    .map(({ began, gaps, name, reason, seconds: length }) =>
+      [time(began), `${name}: ${gaps > 1 ? `${number(gaps)} gaps, ` : ""}${seconds(length)}, ${plain(reason)}`]);
+  list(place, [...open, ...past].slice(0, 50), "None on record.");
+}
