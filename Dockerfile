@@ -30,6 +30,9 @@ ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
 COPY --from=manifests /workspace .
 RUN cargo build --release --locked --package neurobridge
 COPY . .
+# The commit that `neurobridge --version` names: docker build --build-arg COMMIT="$(git rev-parse --short=12 HEAD)" .
+ARG COMMIT=""
+ENV NEUROBRIDGE_COMMIT=$COMMIT
 # Cargo compares modification times, and a checkout may be older than the empty files compiled above.
 RUN find crates -name '*.rs' -exec touch {} + \
  && cargo build --release --locked --package neurobridge \

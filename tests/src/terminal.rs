@@ -1,6 +1,6 @@
 //! A terminal for a program under test, which turns the program's output into a screen as a person would see it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::num::NonZeroU16;
 use std::os::unix::process::CommandExt;
@@ -154,6 +154,12 @@ impl Terminal {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let id = i32::try_from(self.child.id()).context("the process id is out of range")?;
         kill(Pid::from_raw(id), signal).context("sending a signal to the program on the terminal")
+    }
+
+    /// Returns whether the program is stopped by a signal, until SIGCONT.
+    pub fn is_stopped(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        status.is_ok_and(|status| status.contains("\nState:\tT"))
     }
 
     /// Waits until the program has exited and all its output is read.

@@ -87,6 +87,34 @@ fn sequences(messages: &[Message], run: Option<&str>) -> Vec<u64> {
         .collect()
 }
 
+/// Checks the output of `spool ls --json` for one sink that has delivered these events.
+fn has_json_listing(dir: &Scratch, delivered: u64) {
+    let mut command = Command::new(neurobridge());
+    command
+        .args(["spool", "ls", "--json", "-c"])
+        .arg(dir.join("neurobridge.toml"));
+    let output = command.output().unwrap();
+    let listing: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(
+        listing["spool"].as_str().is_some_and(|id| id.len() == 36),
+        "{listing}"
+    );
+    let segment = &listing["segments"][0];
+    assert_eq!(segment["first"], 1, "{listing}");
+    assert!(segment["bytes"].as_u64() > Some(0) && segment["received_at"].is_string());
+    assert!(
+        segment["file"].as_str().unwrap().ends_with(".segment"),
+        "{listing}"
+    );
+    let cursor = &listing["cursors"][0];
+    assert_eq!((&cursor["sink"], &cursor["damage"]), (&"out".into(), &().into()));
+    assert_eq!(
+        (&cursor["first"], &cursor["next"]),
+        (&1.into(), &(delivered + 1).into())
+    );
+    assert_eq!(cursor["counts"]["delivered"], delivered, "{listing}");
+}
+
 #[test]
 fn replay_beside_a_running_bridge_marks_copies() {
     let Some(bootstrap) = kafka_bootstrap() else {
@@ -155,6 +183,26 @@ fn replay_beside_a_running_bridge_marks_copies() {
         &["--sink", "out", "--from", "2000-01-01T00:00:00Z"],
     ));
     assert!(all.contains(": 2000 replayed"), "{all}");
+    for from in ["oldest", "1h"] {
+        let all = counts(&replay(&dir, &["--sink", "out", "--from", from]));
+        assert!(all.contains(": 2000 replayed"), "{from}: {all}");
+    }
+    let (_, _, id) = &originals[&777];
+    let one = replay(
+        &dir,
+        &["--sink", "out", "--id", id.as_deref().unwrap(), "--run", "id"],
+    );
+    assert!(counts(&one).contains(": 1 replayed = 1 delivered"), "{one:?}");
+    let records = read_topic(&bootstrap, &topic, SOON).unwrap();
+    let mut copies = records
+        .iter()
+        .filter(|record| record.header("ce_replay") == Some("id"));
+    let copy = copies.next().unwrap();
+    assert_eq!(number(copy.header("ce_sequence").unwrap()), 777);
+    assert!(copies.next().is_none());
+    let unknown = replay(&dir, &["--sink", "out", "--id", "nobody's"]);
+    assert_eq!(unknown.status.code(), Some(64), "{unknown:?}");
+    has_json_listing(&dir, EVENTS);
 
     // The replay also works without a bridge.
     let (ended, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
@@ -208,9 +256,11 @@ fn replay_into_a_strict_stream_keeps_its_order() {
     let mut bridge = deliver(&dir, &platform, &sink);
     let refused = replay(&dir, &["--sink", "out", "--from", "1"]);
     assert_eq!(refused.status.code(), Some(75), "{refused:?}");
+    let advice = String::from_utf8_lossy(&refused.stderr);
     assert!(
-        String::from_utf8_lossy(&refused.stderr).contains("stop the bridge"),
-        "{refused:?}"
+        advice.contains("next: stop the bridge, run this command, and start the bridge")
+            && !advice.contains("later"),
+        "{advice}"
     );
 
     // After a kill, the saved cursor may be older than the stream, and the stream has already forgotten the ids.

@@ -23,11 +23,14 @@ use self::{
 };
 use crate::config::LogFormat;
 
+/// The version, with the commit where it is known.
+pub(crate) const VERSION: &str = env!("NEUROBRIDGE_VERSION");
+
 /// Delivers the face-recognition events of a NeuroIO feed to Kafka, NATS and files without losing any.
 #[derive(Debug, Parser)]
 #[command(
     name = "neurobridge",
-    version,
+    version = VERSION,
     after_help = AFTER_HELP,
     propagate_version = true,
     max_term_width = 110,
@@ -102,7 +105,7 @@ pub enum Command {
 /// The flag of the configuration file.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ConfigFlag {
-    /// The configuration file [default: ./neurobridge.toml, /etc/neurobridge/neurobridge.toml, or none].
+    /// The configuration file [default: $NEUROBRIDGE_CONFIG, ./neurobridge.toml, /etc/neurobridge/neurobridge.toml, or none].
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -122,7 +125,11 @@ pub struct SpoolFlags {
 #[derive(Clone, Debug, Subcommand)]
 pub enum SpoolCommand {
     /// Lists segments and the cursors of sinks.
-    Ls,
+    Ls {
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Reads all events and reports damage; exit code 74 if there is any.
     Verify,
     /// Sends events to one sink again, marked as a replay. No cursor moves.
@@ -141,12 +148,15 @@ pub struct ReplayFlags {
     /// The name of the sink in the configuration.
     #[arg(long, value_name = "NAME")]
     pub sink: String,
-    /// The first event: a sequence, or a time of receipt.
-    #[arg(long, value_name = "PLACE")]
-    pub from: Place,
-    /// The last event: a sequence, or a time of receipt [default: the last one before the sink's cursor].
+    /// The first event: a sequence, a time of receipt, a duration before now such as 5m, or "oldest".
+    #[arg(long, value_name = "PLACE", required_unless_present = "id")]
+    pub from: Option<Place>,
+    /// The last event, given as --from [default: the last one before the sink's cursor].
     #[arg(long, value_name = "PLACE")]
     pub to: Option<Place>,
+    /// The event with this id alone, instead of --from and --to. Reads the whole spool.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["from", "to"])]
+    pub id: Option<String>,
     /// The name of this run; the name of a stopped run resumes it [default: the time].
     #[arg(long, value_name = "NAME", value_parser = run_name)]
     pub run: Option<String>,
@@ -175,12 +185,16 @@ pub struct CheckFlags {
     /// Also connects to all sources and sinks: tests tokens, brokers and topics. Publishes nothing.
     #[arg(long)]
     pub connect: bool,
-    /// A file with the JSON of one event; prints the message that --sink would send for it, after filters and redaction.
+    /// A file with the JSON of one event, or - for standard input; prints the message that --sink would send for it, after
+    /// filters and redaction.
     #[arg(long, value_name = "FILE", requires = "sink")]
     pub event: Option<PathBuf>,
     /// The name of the sink for --event.
     #[arg(long, value_name = "NAME", requires = "event")]
     pub sink: Option<String>,
+    /// Prints errors, warnings and, with --connect, the attempts as JSON.
+    #[arg(long, conflicts_with = "event")]
+    pub json: bool,
 }
 
 /// Flags of `tail`.
@@ -195,6 +209,9 @@ pub struct TailFlags {
     /// Shows the messages that this sink would send: topic or subject, key, headers and body, after its filter and redaction.
     #[arg(long, value_name = "NAME")]
     pub sink: Option<String>,
+    /// With --sink: each message as a line of JSON with "head" (destination, key and headers) and "body".
+    #[arg(long, requires = "sink")]
+    pub json: bool,
     /// Shows only events with this value in this field, such as result=new or space.id=1; may be given several times.
     /// Of several values for one field, any matches.
     #[arg(long, value_name = "FIELD=VALUE", value_parser = condition)]
@@ -262,8 +279,7 @@ pub struct HealthcheckFlags {
 /// Flags of `completions`.
 #[derive(Clone, Debug, Args)]
 pub struct CompletionsFlags {
-    /// The shell.
-    #[arg(required_unless_present = "sinks")]
+    /// The shell [default: that of $SHELL].
     pub shell: Option<clap_complete::Shell>,
     /// Prints the names of the configured sinks instead, for the completions of --sink.
     #[arg(long, hide = true, conflicts_with = "shell")]

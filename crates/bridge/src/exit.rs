@@ -31,6 +31,35 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// All exit codes.
+    pub const ALL: [Self; 8] = [
+        Self::Ok,
+        Self::Unhealthy,
+        Self::Usage,
+        Self::Unavailable,
+        Self::Disk,
+        Self::TryLater,
+        Self::TokenRefused,
+        Self::Config,
+    ];
+
+    /// Returns what the code means, for the manual page.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Ok => "Success.",
+            Self::Unhealthy => "healthcheck: the bridge is unhealthy or does not run.",
+            Self::Usage => "The command line is invalid.",
+            Self::Unavailable => "A required service or address is unavailable.",
+            Self::Disk => "A disk error.",
+            Self::TryLater => {
+                "Temporary: events in memory were lost at the stop, another bridge uses this data_dir, or the system lacks \
+                 open files, memory or space. Start again later."
+            }
+            Self::TokenRefused => "The platform refused the token.",
+            Self::Config => "The configuration has errors.",
+        }
+    }
+
     /// Returns the number.
     pub const fn code(self) -> u8 {
         self as u8
@@ -74,6 +103,8 @@ pub struct Failure {
     pub exit: Exit,
     /// The error with its causes.
     pub error: anyhow::Error,
+    /// Advice on what to do next, where that of the exit code does not help.
+    step: Option<&'static str>,
 }
 
 impl Failure {
@@ -82,29 +113,33 @@ impl Failure {
         Self {
             exit,
             error: error.into(),
+            step: None,
         }
+    }
+
+    /// Replaces the advice on what to do next.
+    #[must_use]
+    pub fn with_step(mut self, step: &'static str) -> Self {
+        self.step = Some(step);
+        self
     }
 
     /// Returns advice on what to do next.
     pub fn next_step(&self) -> Option<&'static str> {
-        // Only without context: a replay adds its own advice as context.
-        let is_locked = self.error.chain().next().is_some_and(|error| {
+        let is_locked = self.error.chain().any(|error| {
             matches!(error.downcast_ref(), Some(OpenError::Locked { .. }))
                 || matches!(error.downcast_ref(), Some(DataDirError::Locked { .. }))
         });
-        if is_locked {
+        if self.step.is_none() && is_locked {
             Some("stop that process, or give this one a data_dir of its own")
         } else {
-            self.exit.next_step()
+            self.step.or_else(|| self.exit.next_step())
         }
     }
 
     /// Creates a failure from a message.
     pub fn message(exit: Exit, message: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> Self {
-        Self {
-            exit,
-            error: anyhow::Error::msg(message),
-        }
+        Self::new(exit, anyhow::Error::msg(message))
     }
 }
 
@@ -147,16 +182,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn locked_spool_has_its_own_advice_unless_there_is_context() {
+    fn locked_spool_has_its_own_advice_unless_another_is_given() {
         let locked = || OpenError::Locked {
             folder: "data/spool".into(),
         };
         let step = Failure::new(Exit::TryLater, locked()).next_step().unwrap();
         assert!(step.contains("stop") && step.contains("data_dir"), "{step}");
-        let replay = Failure::new(
-            Exit::TryLater,
-            anyhow::anyhow!(locked()).context("stop the bridge"),
-        );
-        assert_eq!(replay.next_step(), Exit::TryLater.next_step());
+        let replay = Failure::new(Exit::TryLater, locked()).with_step("stop the bridge");
+        assert_eq!(replay.next_step(), Some("stop the bridge"));
     }
 }

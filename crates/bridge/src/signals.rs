@@ -2,6 +2,7 @@
 
 use std::{fs, future, io};
 
+use nix::sys::signal::{Signal as NixSignal, raise};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
@@ -37,6 +38,35 @@ impl Signals {
             () = received(&mut self.terminate) => "SIGTERM",
             () = received(&mut self.hangup) => "SIGHUP",
         }
+    }
+}
+
+/// SIGTSTP (Ctrl-Z), for a program that has changed the mode of its terminal and restores it before it stops.
+#[derive(Debug)]
+pub(crate) struct Suspension(Option<Signal>);
+
+impl Suspension {
+    /// Registers a handler, which replaces the default action of stopping the process.
+    ///
+    /// # Errors
+    /// Returns an error if the system refuses a handler.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ignored::read()
+            .listen("SIGTSTP", SignalKind::from_raw(NixSignal::SIGTSTP as i32))
+            .map(Self)
+    }
+
+    /// Waits for the next signal. Cancel-safe.
+    pub(crate) async fn requested(&mut self) {
+        received(&mut self.0).await;
+    }
+
+    /// Stops the process until SIGCONT.
+    ///
+    /// # Errors
+    /// Returns an error if the system refuses the signal.
+    pub(crate) fn stop() -> io::Result<()> {
+        raise(NixSignal::SIGSTOP).map_err(io::Error::from)
     }
 }
 

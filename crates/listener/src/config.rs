@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use neurobridge_core::{
     address::{self, Address, describe_scheme},
-    units::ByteSize,
+    units::{ByteSize, format_duration},
 };
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
@@ -156,7 +156,7 @@ impl SourceConfig {
         if size < ByteSize::from_kib(1) || size > MAX_FRAME_SIZE {
             mistakes.push((
                 "max_frame_size",
-                format!("found {size}, expected 1 KiB to {MAX_FRAME_SIZE}"),
+                format!("found \"{size}\", expected \"1 KiB\" to \"{MAX_FRAME_SIZE}\""),
             ));
         }
         match (&self.tls.cert_file, &self.tls.key_file) {
@@ -205,14 +205,13 @@ impl SourceConfig {
         ] {
             // Below, a typing mistake makes a loop that does nothing else.
             if time < Duration::from_millis(10) {
-                mistakes.push((
-                    key,
-                    format!("found {}ms, expected 10ms or more", time.as_millis()),
-                ));
+                let found = format_duration(time);
+                mistakes.push((key, format!("found \"{found}\", expected \"10ms\" or more")));
             }
             // Above, deadlines leave the range of the clock.
             if time > Duration::from_secs(86_400) {
-                mistakes.push((key, format!("found {}s, expected a day or less", time.as_secs())));
+                let found = format_duration(time);
+                mistakes.push((key, format!("found \"{found}\", expected \"1d\" or less")));
             }
         }
         let BackoffConfig { min, max, .. } = self.backoff;
@@ -220,9 +219,9 @@ impl SourceConfig {
             mistakes.push((
                 "backoff.max",
                 format!(
-                    "found {}ms, expected `backoff.min` ({}ms) to a day",
-                    max.as_millis(),
-                    min.as_millis()
+                    "found \"{}\", expected backoff.min (\"{}\") to \"1d\"",
+                    format_duration(max),
+                    format_duration(min)
                 ),
             ));
         }
@@ -269,14 +268,16 @@ impl Endpoint {
             Some(scheme) if scheme.eq_ignore_ascii_case("ws") => false,
             scheme => {
                 let found = describe_scheme(scheme);
+                // Scheme, host and port alone, and nothing of a URL with a user.
+                let shown = address::shown(url);
+                let corrected = |scheme| match shown.split_once("://") {
+                    Some((_, rest)) => format!("\"{scheme}://{rest}\""),
+                    None => format!("{scheme}://host[:port][/path]"),
+                };
                 return Err(match scheme.map(str::to_ascii_lowercase).as_deref() {
-                    Some("https") => {
-                        format!("{found}, expected wss:// in its place: wss://host[:port][/path]")
-                    }
+                    Some("https") => format!("{found}, expected {}", corrected("wss")),
                     Some("http") => {
-                        format!(
-                            "{found}, expected ws:// in its place: ws://host[:port][/path], or wss:// with TLS"
-                        )
+                        format!("{found}, expected {}, or wss:// with TLS", corrected("ws"))
                     }
                     _ => format!("{found}, {EXPECTED}"),
                 });
@@ -383,15 +384,15 @@ mod tests {
             .iter()
             .map(|(key, text)| format!("{key}: {text}"))
             .collect();
-        insta::assert_snapshot!(lines.join("\n"), @r"
-        url: found the scheme https://, expected wss:// in its place: wss://host[:port][/path]
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+        url: found the scheme https://, expected "wss://events.neuroio.com"
         token: given together with `token_file`: expected one of them
-        open_timeout: found 0ms, expected 10ms or more
-        backoff.max: found 1ms, expected `backoff.min` (250ms) to a day
-        max_frame_size: found 1 B, expected 1 KiB to 1 GiB
+        open_timeout: found "0s", expected "10ms" or more
+        backoff.max: found "1ms", expected backoff.min ("250ms") to "1d"
+        max_frame_size: found "1 B", expected "1 KiB" to "1 GiB"
         tls.key_file: missing: `tls.cert_file` needs its private key
         proxy: found the scheme socks5://, expected http://[user:password@]host[:port]
-        ");
+        "#);
         let shown = format!("{config:?} {mistakes:?}");
         assert!(!shown.contains("s3cret") && !shown.contains("hunter2"), "{shown}");
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::ServerAddr;
+use neurobridge_core::units::format_duration;
 
 use crate::{
     config::{AuthConfig, Mode, NatsConfig, Order, StreamConfig},
@@ -63,8 +64,9 @@ impl NatsConfig {
             error(
                 "ack_timeout",
                 format!(
-                    "found {:?}, expected at least {MIN_ACK_TIMEOUT:?}",
-                    self.ack_timeout
+                    "found \"{}\", expected at least \"{}\"",
+                    format_duration(self.ack_timeout),
+                    format_duration(MIN_ACK_TIMEOUT)
                 ),
             );
         }
@@ -145,7 +147,11 @@ impl NatsConfig {
             ),
             Some(age) if age < MIN_DUPLICATE_WINDOW => error(
                 "stream.max_age",
-                format!("found {age:?}, expected at least {MIN_DUPLICATE_WINDOW:?}"),
+                format!(
+                    "found \"{}\", expected at least \"{}\"",
+                    format_duration(age),
+                    format_duration(MIN_DUPLICATE_WINDOW)
+                ),
             ),
             Some(_) => {}
         }
@@ -166,7 +172,11 @@ impl NatsConfig {
         {
             error(
                 "stream.duplicate_window",
-                format!("found {window:?}, expected {MIN_DUPLICATE_WINDOW:?} to max_age"),
+                format!(
+                    "found \"{}\", expected \"{}\" to max_age",
+                    format_duration(window),
+                    format_duration(MIN_DUPLICATE_WINDOW)
+                ),
             );
         }
         if let Some(subjects) = &stream.subjects {

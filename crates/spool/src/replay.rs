@@ -2,12 +2,14 @@
 
 use std::{io, path::PathBuf, str::FromStr};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use neurobridge_core::{
+    clock,
     epoch::Epochs,
     event::Sequence,
     reader::{Cursor, Read, ReadError, Reader, Skipped},
     record::{self, SealedBatch},
+    units,
 };
 use tokio::{sync::mpsc, task::spawn_blocking};
 
@@ -23,6 +25,8 @@ const PREFETCH: usize = 4;
 /// A position in a log, given on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
+    /// The oldest event of the log.
+    Oldest,
     /// The sequence of an event.
     Sequence(Sequence),
     /// A time of receipt.
@@ -31,7 +35,10 @@ pub enum Place {
 
 /// The error of a text that is not a [`Place`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("found \"{found}\", expected a sequence such as 1000, or a time such as 2026-01-31T12:00:00Z")]
+#[error(
+    "found \"{found}\", expected a sequence such as 1000, a time such as 2026-01-31T12:00:00Z, a duration such as 5m \
+     before now, or \"oldest\""
+)]
 pub struct PlaceError {
     /// The text.
     pub found: String,
@@ -41,10 +48,17 @@ impl FromStr for Place {
     type Err = PlaceError;
 
     fn from_str(text: &str) -> Result<Self, PlaceError> {
+        if text == "oldest" {
+            return Ok(Self::Oldest);
+        }
         let sequence = text.parse().ok().and_then(Sequence::new);
+        let before_now = || {
+            let age = units::parse_duration(text).ok()?;
+            clock::now().checked_sub(SignedDuration::try_from(age).ok()?).ok()
+        };
         sequence
             .map(Self::Sequence)
-            .or_else(|| text.parse().ok().map(Self::Time))
+            .or_else(|| text.parse().ok().or_else(before_now).map(Self::Time))
             .ok_or_else(|| PlaceError {
                 found: text.to_owned(),
             })
@@ -60,6 +74,10 @@ impl Place {
     pub fn first_from(self, folder: &std::path::Path) -> Result<Sequence, DiskError> {
         let time = match self {
             Self::Sequence(sequence) => return Ok(sequence),
+            Self::Oldest => {
+                let segments = inspect::list(folder)?.segments;
+                return Ok(segments.first().map_or(Sequence::FIRST, |segment| segment.first));
+            }
             Self::Time(time) => time,
         };
         let mut next = Sequence::FIRST;
@@ -84,7 +102,7 @@ impl Place {
     /// Returns an error if the log cannot be read.
     pub fn end(self, folder: &std::path::Path) -> Result<Sequence, DiskError> {
         match self {
-            Self::Sequence(sequence) => Ok(sequence.next()),
+            Self::Sequence(_) | Self::Oldest => Ok(self.first_from(folder)?.next()),
             Self::Time(time) => {
                 // Times in the log are whole microseconds.
                 let after = time.checked_add(jiff::SignedDuration::from_micros(1));

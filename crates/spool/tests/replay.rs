@@ -99,6 +99,9 @@ async fn time_selects_a_position() {
         ("1970-01-01T00:00:17.5Z", 18, 18),
         ("1969-01-01T00:00:00Z", 1, 1),
         ("2069-01-01T00:00:00Z", 61, 61),
+        ("oldest", 1, 2),
+        ("5m", 61, 61),
+        ("90000d", 1, 1),
     ] {
         assert_eq!(
             place(text).first_from(&folder).unwrap(),
@@ -107,9 +110,12 @@ async fn time_selects_a_position() {
         );
         assert_eq!(place(text).end(&folder).unwrap(), sequence(end), "{text}");
     }
-    for wrong in ["", "0", "-1", "yesterday", "2026-01-31"] {
+    for wrong in ["", "0", "-1", "yesterday", "2026-01-31", "5 apples"] {
         assert!(wrong.parse::<Place>().is_err(), "{wrong}");
     }
+    let segments = inspect::list(&folder).unwrap().segments;
+    fs::remove_file(&segments[0].path).unwrap();
+    assert_eq!(place("oldest").first_from(&folder).unwrap(), segments[1].first);
 }
 
 #[tokio::test]

@@ -93,6 +93,31 @@ fn screen_shows_each_fault_and_restores_the_terminal() {
 }
 
 #[test]
+fn suspended_demo_restores_the_terminal_until_it_continues() {
+    let dir = Scratch::new("demo-suspended").unwrap();
+    let mut terminal = Terminal::spawn(&mut demo(&dir), 80, 24).unwrap();
+    wait(&terminal, "events flow into the file");
+    for _ in 0..2 {
+        terminal.signal(Signal::SIGTSTP).unwrap();
+        wait_until("the terminal as before", SOON, || {
+            let screen = terminal.screen();
+            !screen.alternate_screen() && !screen.hide_cursor()
+        })
+        .unwrap();
+        wait_until("the process to be stopped", SOON, || terminal.is_stopped()).unwrap();
+        terminal.signal(Signal::SIGCONT).unwrap();
+        wait_until("the screen again", SOON, || {
+            let screen = terminal.screen();
+            screen.alternate_screen() && screen.hide_cursor()
+        })
+        .unwrap();
+        wait(&terminal, "Ctrl-C");
+    }
+    terminal.signal(Signal::SIGINT).unwrap();
+    assert!(terminal.wait(SOON).unwrap().success(), "{}", terminal.contents());
+}
+
+#[test]
 fn no_color_writes_no_colour_sequences() {
     let dir = Scratch::new("demo-plain").unwrap();
     let mut terminal =

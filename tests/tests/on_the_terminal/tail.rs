@@ -81,6 +81,13 @@ fn tail_reads_from_the_bridge_over_one_connection() {
         .iter()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone())
         .collect();
+    for line in lines(&run(&dir, &["-n", "5", "--sink", "events", "--json"])) {
+        let message: Value = serde_json::from_str(&line).unwrap();
+        assert!(
+            message["head"].is_object() && message["body"]["id"].is_string(),
+            "{line}"
+        );
+    }
     assert_eq!(run(&dir, &["--sink", "event"]).status.code(), Some(64));
     assert_eq!(run(&dir, &["--only", "result"]).status.code(), Some(64));
 

@@ -1,9 +1,9 @@
 //! Examples and explanations in the help.
 
 pub(super) const AFTER_HELP: &str = "\
-Without -c the configuration is ./neurobridge.toml, then /etc/neurobridge/neurobridge.toml, else
-the environment alone. The environment goes above the file:
-NEUROBRIDGE__SINKS__KAFKA__TOPIC=faces sets topic in [sinks.kafka].
+Without -c the configuration is the file that NEUROBRIDGE_CONFIG names, then ./neurobridge.toml,
+then /etc/neurobridge/neurobridge.toml, else the environment alone. The environment goes above
+the file: NEUROBRIDGE__SINKS__KAFKA__TOPIC=faces sets topic in [sinks.kafka].
 
 SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second
 one stops at once. SIGHUP does not reload the configuration: restart instead.
@@ -24,6 +24,8 @@ Examples:
   neurobridge check -c neurobridge.toml
   neurobridge check --connect
   neurobridge check --event entry.json --sink kafka
+  neurobridge tail -n 1 | neurobridge check --event - --sink kafka
+  neurobridge check --json | jq .warnings
 
 Exit codes: 0 fine, 78 errors in the configuration, 77 a token was refused, 69 something else
 can't be reached, 74 a file can't be written.";
@@ -33,6 +35,7 @@ Examples:
   neurobridge tail -n 10
   neurobridge tail --only result=new --only result=exact
   neurobridge tail --sink kafka
+  neurobridge tail --sink kafka --json | jq .head.key
   neurobridge tail | jq .data.result
 
 Exit codes: 0 fine, 64 no such sink, 69 the bridge is gone or can't be asked,
@@ -47,7 +50,9 @@ Examples:
 pub(super) const REPLAY_EXAMPLES: &str = "\
 Examples:
   neurobridge spool replay --sink kafka --from 1000 --to 1999
-  neurobridge spool replay --sink nats --from 2026-01-31T12:00:00Z";
+  neurobridge spool replay --sink nats --from 2026-01-31T12:00:00Z
+  neurobridge spool replay --sink nats --from 5m
+  neurobridge spool replay --sink nats --id 4711";
 
 pub(super) const HEALTHCHECK_EXAMPLES: &str = "\
 Examples:

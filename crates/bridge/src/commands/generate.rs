@@ -1,6 +1,6 @@
-//! `neurobridge schema`, `completions`, `man`: output generated from the program's own definitions.
+//! `neurobridge schema`, `completions`: output generated from the program's own definitions.
 
-use clap::CommandFactory;
+use clap::{CommandFactory, ValueEnum};
 use clap_complete::Shell;
 
 use super::print;
@@ -19,7 +19,7 @@ pub(super) fn schema() -> Result<Exit, Failure> {
 
 /// Prints completions for a shell, or the names that the completions request.
 pub(super) fn completions(flags: &CompletionsFlags) -> Result<Exit, Failure> {
-    let Some(shell) = flags.shell else {
+    if flags.sinks {
         // A completion must not print errors: without a valid configuration there are no candidates.
         let loaded = config::load(None).ok();
         let names = loaded
@@ -27,7 +27,12 @@ pub(super) fn completions(flags: &CompletionsFlags) -> Result<Exit, Failure> {
             .flat_map(|loaded| loaded.config.sinks.into_keys());
         print(names.map(|name| name + "\n").collect::<String>())?;
         return Ok(Exit::Ok);
-    };
+    }
+    let shell = flags.shell.or_else(Shell::from_env).ok_or_else(|| {
+        let shells: Vec<String> = Shell::value_variants().iter().map(Shell::to_string).collect();
+        let message = format!("$SHELL names no known shell; name one of {}", shells.join(", "));
+        Failure::message(Exit::Usage, message)
+    })?;
     print(completions_for(shell))?;
     Ok(Exit::Ok)
 }
@@ -60,48 +65,6 @@ fn completions_for(shell: Shell) -> String {
         }
         _ => text,
     }
-}
-
-/// The date of the manual page: the last change of the command line.
-const PAGE_DATE: &str = "2026-11-25";
-
-/// Prints the manual page, with all commands on one page so that it can be searched.
-pub(super) fn manual() -> Result<Exit, Failure> {
-    let mut text = Vec::new();
-    let mut command = Cli::command();
-    command.build();
-    clap_mangen::Man::new(command.clone())
-        .date(PAGE_DATE)
-        .render(&mut text)
-        .or_exit(Exit::Disk)?;
-    for subcommand in command
-        .get_subcommands()
-        .filter(|subcommand| subcommand.get_name() != "help")
-    {
-        let name = format!("neurobridge {}", subcommand.get_name());
-        let man = clap_mangen::Man::new(subcommand.clone()).title(&name);
-        man.render_name_section(&mut text).or_exit(Exit::Disk)?;
-        man.render_synopsis_section(&mut text).or_exit(Exit::Disk)?;
-        man.render_description_section(&mut text).or_exit(Exit::Disk)?;
-        man.render_options_section(&mut text).or_exit(Exit::Disk)?;
-    }
-    print(tidy(&String::from_utf8_lossy(&text)))?;
-    Ok(Exit::Ok)
-}
-
-/// Removes line breaks next to empty lines, about which mandoc warns.
-fn tidy(page: &str) -> String {
-    let lines: Vec<&str> = page.lines().collect();
-    let mut tidy = String::with_capacity(page.len());
-    for (place, line) in lines.iter().enumerate() {
-        let is_space = |place: Option<usize>| place.and_then(|place| lines.get(place)) == Some(&".sp");
-        if *line == ".br" && (is_space(place.checked_sub(1)) || is_space(place.checked_add(1))) {
-            continue;
-        }
-        tidy.push_str(line);
-        tidy.push('\n');
-    }
-    tidy
 }
 
 #[cfg(test)]

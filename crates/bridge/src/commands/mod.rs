@@ -5,6 +5,7 @@ mod demo;
 mod generate;
 mod healthcheck;
 mod history;
+mod manual;
 mod replay;
 mod run;
 mod simulate;
@@ -19,13 +20,14 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
 use tokio::{
     runtime::{self, Runtime},
     task::spawn_blocking,
 };
 
 use crate::{
-    cli::{Cli, Command, ConfigFlag, GapsCommand, LogFlags, SpoolCommand},
+    cli::{self, Cli, Command, ConfigFlag, GapsCommand, LogFlags, SpoolCommand},
     config::{self, Loaded, LogFormat},
     exit::{Exit, Failure, OrExit},
     feed::joined,
@@ -48,7 +50,7 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
             let (loaded, _guard) = load_and_log(&flag, &log)?;
             let file = loaded.file.as_deref();
             tracing::info!(
-                version = env!("CARGO_PKG_VERSION"),
+                version = cli::VERSION,
                 config = file.map_or_else(|| "the environment alone".into(), Path::to_string_lossy).as_ref(),
                 data_dir = %loaded.config.data_dir.display(),
                 "neurobridge starts"
@@ -87,7 +89,7 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
             block_on(simulate::run(*flags)).map(|()| Exit::Ok)
         }
         Command::Spool(flags) => match flags.command {
-            SpoolCommand::Ls => spool::ls(flags.config.as_deref()),
+            SpoolCommand::Ls { json } => spool::ls(flags.config.as_deref(), json),
             SpoolCommand::Verify => spool::verify(flags.config.as_deref()),
             SpoolCommand::Replay(replay) => {
                 let config = ConfigFlag { config: flags.config };
@@ -102,7 +104,7 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Healthcheck(flags) => block_on(healthcheck::run(&flags)),
         Command::Schema => generate::schema(),
         Command::Completions(flags) => generate::completions(&flags),
-        Command::Man => generate::manual(),
+        Command::Man => manual::run(),
     }
 }
 
@@ -151,6 +153,12 @@ fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).or_exit(Exit::Disk),
         _ => Ok(()),
     }
+}
+
+/// Writes a result to standard output as one JSON document, indented.
+fn print_json(document: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(document).or_exit(Exit::Usage)?;
+    print(text + "\n")
 }
 
 /// Writes a result to standard output as [`print`] does, and stops at a signal: for commands that handle signals.

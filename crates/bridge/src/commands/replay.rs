@@ -9,13 +9,14 @@ use anyhow::anyhow;
 use jiff::Timestamp;
 use neurobridge_core::{
     delivery::{self, Ended, Progress, Shutdown},
+    envelope::Field,
     event::Sequence,
     reader::Reader,
     sink_type::{BuildContext, DeadLetterPlace, replay_file},
 };
 use neurobridge_spool::{
-    OpenError, ReplayReader,
-    inspect::{self, Held, Listing},
+    OpenError, Place, ReplayReader,
+    inspect::{self, Entry, Held, Listing},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -118,18 +119,21 @@ async fn hold(entry: &SinkEntry, data_dir: &Path, folder: &Path) -> Result<Optio
     if !entry.config.is_only_writer() {
         return Ok(None);
     }
-    let why = "this sink has strict order, which allows one publisher; stop the bridge for the replay";
+    let because = |failure: Failure| {
+        let why = "this sink has strict order, which allows one publisher";
+        Failure::new(failure.exit, failure.error.context(why)).with_step(
+            "stop the bridge, run this command, and start the bridge: its feed is missed meanwhile",
+        )
+    };
     let data_dir = DataDir::lock(data_dir)
         .await
         .map_err(|failure| match failure.exit {
-            Exit::TryLater => Failure::new(failure.exit, failure.error.context(why)),
+            Exit::TryLater => because(failure),
             _ => failure,
         })?;
     match inspect::hold(folder) {
         Ok(held) => Ok(Some((data_dir, held))),
-        Err(error @ OpenError::Locked { .. }) => {
-            Err(Failure::new(Exit::TryLater, anyhow!(error).context(why)))
-        }
+        Err(error @ OpenError::Locked { .. }) => Err(because(Failure::new(Exit::TryLater, error))),
         Err(error) => Err(Failure::new(Exit::Disk, error)),
     }
 }
@@ -137,7 +141,15 @@ async fn hold(entry: &SinkEntry, data_dir: &Path, folder: &Path) -> Result<Optio
 /// Returns the first event of a replay and the one after its last. The range ends at the sink's cursor, because the bridge
 /// delivers the rest.
 fn part(folder: &Path, listing: &Listing, flags: &ReplayFlags) -> Result<(Sequence, Sequence), Failure> {
-    let first = flags.from.first_from(folder).or_exit(Exit::Disk)?;
+    let (from, to) = match (&flags.id, flags.from) {
+        (Some(id), _) => {
+            let place = Place::Sequence(find(folder, id)?);
+            (place, Some(place))
+        }
+        (None, Some(from)) => (from, flags.to),
+        (None, None) => return Err(Failure::message(Exit::Usage, "--from or --id is needed")),
+    };
+    let first = from.first_from(folder).or_exit(Exit::Disk)?;
     let oldest = listing.segments.first().map(|segment| segment.first);
     let oldest = oldest.ok_or_else(|| Failure::message(Exit::Usage, "the spool is empty"))?;
     if first < oldest {
@@ -155,7 +167,7 @@ fn part(folder: &Path, listing: &Listing, flags: &ReplayFlags) -> Result<(Sequen
         );
         Failure::message(Exit::Usage, message)
     })?;
-    let end = match flags.to {
+    let end = match to {
         Some(to) => to.end(folder).or_exit(Exit::Disk)?,
         None => settled,
     };
@@ -168,10 +180,41 @@ fn part(folder: &Path, listing: &Listing, flags: &ReplayFlags) -> Result<(Sequen
     let end = end.min(settled);
     if first >= end {
         let message =
-            format!("no events to replay: --from is {first}, and the sink's cursor is at {settled}");
+            format!("no events to replay: the first one is {first}, and the sink's cursor is at {settled}");
         return Err(Failure::message(Exit::Usage, message));
     }
     Ok((first, end))
+}
+
+/// Returns the event with this id. Reads the whole spool.
+fn find(folder: &Path, id: &str) -> Result<Sequence, Failure> {
+    let mut found = Vec::new();
+    for entry in inspect::from_sequence(folder, Sequence::FIRST).or_exit(Exit::Disk)? {
+        let Entry::Events(batch) = entry.or_exit(Exit::Disk)? else {
+            continue;
+        };
+        for event in batch.iter().filter_map(Result::ok) {
+            if event.text(Field::Id).as_deref() == Some(id) {
+                found.push(event.sequence);
+            }
+        }
+    }
+    match found[..] {
+        [sequence] => Ok(sequence),
+        [] => Err(Failure::message(
+            Exit::Usage,
+            format!("no event in the spool has the id \"{id}\""),
+        )),
+        _ => {
+            let found: Vec<String> = found.iter().map(Sequence::to_string).collect();
+            let message = format!(
+                "{} events have the id \"{id}\"; choose one with --from and --to: {}",
+                found.len(),
+                found.join(", ")
+            );
+            Err(Failure::message(Exit::Usage, message))
+        }
+    }
 }
 
 /// Returns a name for a run, from the current time.

@@ -7,13 +7,16 @@ use std::{
 };
 
 use anyhow::anyhow;
-use neurobridge_core::units::ByteSize;
+use jiff::Timestamp;
+use neurobridge_core::{event::Sequence, ledger::SinkCounts, units::ByteSize};
 use neurobridge_spool::{
     SpoolConfig,
     inspect::{self, Listing, Report},
 };
 
-use super::{print, table::Table};
+use serde::Serialize;
+
+use super::{print, print_json, table::Table};
 use crate::{
     config::{self, Config},
     exit::{Exit, Failure, OrExit},
@@ -23,11 +26,68 @@ use crate::{
 ///
 /// # Errors
 /// Fails when the spool cannot be read.
-pub(super) fn ls(config: Option<&Path>) -> Result<Exit, Failure> {
+pub(super) fn ls(config: Option<&Path>, json: bool) -> Result<Exit, Failure> {
     let config = config::load(config).or_exit(Exit::Config)?.config;
     let listing = inspect::list(&folder(&config)?).or_exit(Exit::Disk)?;
-    print(list(&listing))?;
+    if json {
+        print_json(&ListingDocument::of(&listing))?;
+    } else {
+        print(list(&listing))?;
+    }
     Ok(Exit::Ok)
+}
+
+/// The output of `spool ls --json`, a stable interface.
+#[derive(Serialize)]
+struct ListingDocument<'a> {
+    /// `None` if its file is missing or damaged.
+    spool: Option<String>,
+    segments: Vec<SegmentDocument<'a>>,
+    cursors: Vec<CursorDocument<'a>>,
+}
+
+#[derive(Serialize)]
+struct SegmentDocument<'a> {
+    file: &'a Path,
+    first: Sequence,
+    received_at: Option<Timestamp>,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct CursorDocument<'a> {
+    sink: &'a str,
+    /// `None` if it is damaged, as the following two.
+    next: Option<Sequence>,
+    first: Option<Sequence>,
+    counts: Option<&'a SinkCounts>,
+    damage: Option<&'a str>,
+}
+
+impl<'a> ListingDocument<'a> {
+    fn of(listing: &'a Listing) -> Self {
+        let segments = listing.segments.iter().map(|segment| SegmentDocument {
+            file: &segment.path,
+            first: segment.first,
+            received_at: segment.begins_at,
+            bytes: segment.size_bytes,
+        });
+        let cursors = listing.cursors.iter().map(|state| {
+            let cursor = state.cursor.as_ref();
+            CursorDocument {
+                sink: &state.reader,
+                next: cursor.map(|cursor| cursor.next),
+                first: cursor.map(|cursor| cursor.first),
+                counts: cursor.map(|cursor| &cursor.counts),
+                damage: state.damage.as_deref(),
+            }
+        });
+        Self {
+            spool: listing.id.map(|id| id.to_string()),
+            segments: segments.collect(),
+            cursors: cursors.collect(),
+        }
+    }
 }
 
 /// Verifies the spool of a configuration, also while a bridge runs. Changes nothing.

@@ -65,11 +65,17 @@ impl Loaded {
     }
 }
 
-/// Reads the configuration: the named file, or the first of [`PLACES`] that exists, then the environment.
+/// The environment variable that names the configuration file.
+const FILE_VARIABLE: &str = "NEUROBRIDGE_CONFIG";
+
+/// Reads the configuration: the named file, that of the variable [`FILE_VARIABLE`], or the first of [`PLACES`] that exists,
+/// then the environment.
 ///
 /// # Errors
 /// Returns all configuration errors. A named file that does not exist is one.
 pub fn load(named: Option<&Path>) -> Result<Loaded, Report> {
+    let variable = env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty());
+    let named = named.or(variable.as_deref().map(Path::new));
     load_from(named, PLACES.iter().map(Path::new), env::vars_os())
 }
 
@@ -138,7 +144,7 @@ fn find(named: Option<&Path>, places: &[&Path], shape: &Shape<'_>) -> Result<Doc
             Err(ReadError::Io(error)) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {}
             Err(ReadError::Io(error)) => {
                 let message = format!(
-                    "file cannot be read: {error}, expected a configuration file; -c names another one"
+                    "file cannot be read: {error}, expected a configuration file; -c or {FILE_VARIABLE} names another one"
                 );
                 return Err(Report::of_file(path, message));
             }

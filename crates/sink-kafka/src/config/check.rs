@@ -64,7 +64,7 @@ impl KafkaConfig {
             let found = self.max_queue_size;
             error(
                 "max_queue_size",
-                format!("found {found}, expected {MIN_QUEUE} to {MAX_QUEUE}"),
+                format!("found \"{found}\", expected \"{MIN_QUEUE}\" to \"{MAX_QUEUE}\""),
             );
         }
         self.check_creation(&mut error);

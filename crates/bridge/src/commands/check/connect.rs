@@ -20,10 +20,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::super::{print, table::Table};
+use super::super::table::Table;
 use crate::{
     config::{Config, SinkEntry},
-    exit::{Exit, Failure, chain},
+    exit::{Exit, chain},
     feed::build_source,
     terminal::{Paint, Style},
 };
@@ -33,44 +33,71 @@ const SINK_TIMEOUT: Duration = Duration::from_secs(15);
 /// The interval of looking at a source's state.
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Runs all attempts concurrently, prints a table of results, and exits with the most severe failure.
-pub(super) async fn run(config: &Config) -> Result<Exit, Failure> {
+/// A source, a sink or the HTTP address that was tried.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    /// `source`, `sink` or `http`.
+    pub(super) kind: &'static str,
+    /// The name in the configuration, or the address.
+    pub(super) name: String,
+    pub(super) answer: Answer,
+}
+
+/// Runs all attempts concurrently.
+pub(super) async fn attempt_all(config: &Config) -> Vec<Attempt> {
     let mut attempts = JoinSet::new();
     for (name, source) in &config.sources {
         let (name, source) = (name.clone(), source.clone());
-        attempts.spawn(async move { (format!("source {name}"), try_source(&name, source).await) });
+        attempts.spawn(async move {
+            let answer = try_source(&name, source).await;
+            ("source", name, answer)
+        });
     }
     for (name, sink) in &config.sinks {
         let (name, sink, data_dir) = (name.clone(), sink.clone(), config.data_dir.clone());
-        attempts.spawn(async move { (format!("sink {name}"), try_sink(&name, &sink, &data_dir).await) });
+        attempts.spawn(async move {
+            let answer = try_sink(&name, &sink, &data_dir).await;
+            ("sink", name, answer)
+        });
     }
     let listen = config.http.listen;
-    attempts.spawn(async move { (format!("http {listen}"), try_listening(listen).await) });
+    attempts.spawn(async move { ("http", listen.to_string(), try_listening(listen).await) });
     // A panic in an attempt is a bug and is propagated.
-    let mut answers = attempts.join_all().await;
-    answers.sort_by(|one, other| one.0.cmp(&other.0));
+    let attempts = attempts.join_all().await.into_iter();
+    let mut attempts: Vec<Attempt> = attempts
+        .map(|(kind, name, answer)| Attempt { kind, name, answer })
+        .collect();
+    attempts.sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
+    attempts
+}
 
+/// Returns the most severe failure.
+pub(super) fn worst(attempts: &[Attempt]) -> Exit {
+    let mut failures = attempts
+        .iter()
+        .filter_map(|attempt| Some(attempt.answer.as_ref().err()?.0));
+    // A refused token needs an operator; the other failures may be temporary.
+    let Some(first) = failures.next() else {
+        return Exit::Ok;
+    };
+    failures.find(|exit| *exit == Exit::TokenRefused).unwrap_or(first)
+}
+
+/// Returns the table of the answers, for people. One row for each attempt, or for each of its warnings.
+pub(super) fn table(attempts: &[Attempt]) -> String {
     let mut table = Table::new(["", "tried", "answer"]);
-    let mut worst = Exit::Ok;
-    for (what, answer) in answers {
+    for Attempt { kind, name, answer } in attempts {
+        let what = format!("{kind} {name}");
         match answer {
-            Ok(Fine { time, dangers }) => {
-                table.row([
-                    FINE.to_owned(),
-                    what.clone(),
-                    format!("ok, {} ms", time.as_millis()),
-                ]);
+            Ok(Fine { time, dangers }) if dangers.is_empty() => {
+                table.row([FINE.to_owned(), what, format!("ok, {} ms", time.as_millis())]);
+            }
+            Ok(Fine { dangers, .. }) => {
                 for danger in dangers {
-                    table.row([DANGER.to_owned(), what.clone(), danger]);
+                    table.row([DANGER.to_owned(), what.clone(), danger.clone()]);
                 }
             }
-            Err((exit, reason)) => {
-                // A refused token needs an operator; the other failures may be temporary.
-                if worst == Exit::Ok || exit == Exit::TokenRefused {
-                    worst = exit;
-                }
-                table.row([WRONG.to_owned(), what, reason]);
-            }
+            Err((_, reason)) => table.row([WRONG.to_owned(), what, reason.clone()]),
         }
     }
     let paint = Paint::of(&io::stdout());
@@ -79,13 +106,12 @@ pub(super) async fn run(config: &Config) -> Result<Exit, Failure> {
         .replace(FINE, &paint.paint(Style::Green, FINE))
         .replace(WRONG, &paint.paint(Style::Red, WRONG))
         .replace(DANGER, &paint.paint(Style::Yellow, DANGER));
-    print(format!("\n{table}"))?;
-    if worst != Exit::Ok {
-        print(format!(
-            "\nFix the lines marked {WRONG} and run the command again. Nothing was published.\n"
-        ))?;
-    }
-    Ok(worst)
+    let advice = if worst(attempts) == Exit::Ok {
+        String::new()
+    } else {
+        format!("\nFix the lines marked {WRONG} and run the command again. Nothing was published.\n")
+    };
+    format!("\n{table}{advice}")
 }
 
 /// The marks of success, failure, and success with a warning.
@@ -95,12 +121,12 @@ const DANGER: &str = "⚠";
 
 /// A successful attempt: its duration and warnings.
 #[derive(Debug)]
-struct Fine {
-    time: Duration,
-    dangers: Vec<String>,
+pub(super) struct Fine {
+    pub(super) time: Duration,
+    pub(super) dangers: Vec<String>,
 }
 
-type Answer = Result<Fine, (Exit, String)>;
+pub(super) type Answer = Result<Fine, (Exit, String)>;
 
 /// Connects, authenticates, and closes the connection.
 async fn try_source(name: &str, config: SourceConfig) -> Answer {

@@ -1,6 +1,6 @@
 //! Renders the message that a sink would send for an event.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
@@ -36,7 +36,12 @@ pub(super) fn redactions(config: &Config) -> Result<(), Failure> {
 pub(super) fn render(config: &Config, file: &Path, name: &str) -> Result<String, Failure> {
     // The spool id is only an example: every start of a memory spool has another one.
     let preview = Preview::new(config, name, SpoolId::from_bytes([0; 16]))?;
-    let frame = fs::read_to_string(file)
+    let frame = if file == Path::new("-") {
+        io::read_to_string(io::stdin())
+    } else {
+        fs::read_to_string(file)
+    };
+    let frame = frame
         .with_context(|| format!("--event: {} cannot be read", file.display()))
         .or_exit(Exit::Usage)?;
     // An event in a file has no source, so that the first one by name is used.

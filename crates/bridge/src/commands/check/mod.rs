@@ -1,10 +1,12 @@
 //! `neurobridge check`: reports all errors of the configuration, or its effect.
 
 mod connect;
+mod document;
 mod event;
 mod summary;
 
-use super::print;
+use self::document::Document;
+use super::{print, print_json};
 use crate::{
     cli::CheckFlags,
     config,
@@ -16,6 +18,9 @@ use crate::{
 /// # Errors
 /// Returns all configuration errors; fails also when the event cannot be read or rendered.
 pub(super) async fn run(flags: &CheckFlags) -> Result<Exit, Failure> {
+    if flags.json {
+        return run_json(flags).await;
+    }
     let loaded = config::load(flags.config.config.as_deref()).or_exit(Exit::Config)?;
     // The bridge reads key files at its start, so that an invalid one is a configuration error.
     event::redactions(&loaded.config)?;
@@ -25,7 +30,30 @@ pub(super) async fn run(flags: &CheckFlags) -> Result<Exit, Failure> {
     }
     print(summary::of(&loaded))?;
     if flags.connect {
-        return connect::run(&loaded.config).await;
+        let attempts = connect::attempt_all(&loaded.config).await;
+        print(connect::table(&attempts))?;
+        return Ok(connect::worst(&attempts));
     }
     Ok(Exit::Ok)
+}
+
+/// Prints what is found as one document, also configuration errors.
+async fn run_json(flags: &CheckFlags) -> Result<Exit, Failure> {
+    let loaded = match config::load(flags.config.config.as_deref()) {
+        Ok(loaded) => loaded,
+        Err(report) => {
+            print_json(&Document::of_errors(&report))?;
+            return Ok(Exit::Config);
+        }
+    };
+    if let Err(failure) = event::redactions(&loaded.config) {
+        print_json(&Document::of_failure(&loaded, &failure))?;
+        return Ok(failure.exit);
+    }
+    let attempts = match flags.connect {
+        true => Some(connect::attempt_all(&loaded.config).await),
+        false => None,
+    };
+    print_json(&Document::of(&loaded, attempts.as_deref()))?;
+    Ok(attempts.as_deref().map_or(Exit::Ok, connect::worst))
 }

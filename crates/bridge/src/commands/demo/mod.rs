@@ -23,7 +23,7 @@ use crate::{
     exit::{Exit, Failure, OrExit},
     history,
     http::Status,
-    signals::Signals,
+    signals::{Signals, Suspension},
     spool,
 };
 
@@ -86,6 +86,7 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
         page: format!("http://{}/", bridge.address()),
         metrics: format!("http://{}/metrics", bridge.address()),
     };
+    let mut suspension = Suspension::new().or_exit(Exit::Unavailable)?;
     let mut screen = Screen::begin(locations).or_exit(Exit::Disk)?;
 
     let stop_bridge = CancellationToken::new();
@@ -97,6 +98,7 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
         tokio::select! {
             biased;
             ended = &mut running => break ended,
+            () = suspension.requested() => screen.suspend().or_exit(Exit::Disk)?,
             () = &mut timeout, if !stop_bridge.is_cancelled() => stop_bridge.cancel(),
             _ = tick.tick() => {
                 let view = state.view();

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     output::Output,
+    signals::Suspension,
     state::View,
     terminal::{self, Paint, Style},
 };
@@ -63,8 +64,7 @@ impl Screen {
             next_counts: Instant::now(),
         };
         if screen.is_terminal {
-            screen.write(ENTER)?;
-            screen.has_entered = true;
+            screen.enter()?;
         } else {
             let Locations {
                 events,
@@ -79,6 +79,23 @@ impl Screen {
             ))?;
         }
         Ok(screen)
+    }
+
+    /// Stops the process until SIGCONT, with the terminal as it was before the demo meanwhile.
+    ///
+    /// # Errors
+    /// Returns an error if standard output cannot be written to, or the system refuses to stop the process.
+    pub(super) fn suspend(&mut self) -> io::Result<()> {
+        let has_entered = self.has_entered;
+        self.leave();
+        self.output.flush();
+        Suspension::stop()?;
+        if has_entered { self.enter() } else { Ok(()) }
+    }
+
+    fn enter(&mut self) -> io::Result<()> {
+        self.has_entered = true;
+        self.write(ENTER)
     }
 
     /// # Errors

@@ -38,7 +38,7 @@ pub(super) async fn run(config: &Config, flags: &TailFlags) -> Result<(), Failur
         Some(name) => Some(Preview::new(config, name, origin.spool())?),
         None => None,
     };
-    let mut printer = Printer::new(preview, flags.raw, config.sources.len() > 1);
+    let mut printer = Printer::new(preview, flags.json, flags.raw, config.sources.len() > 1);
     let mut left = flags.count.unwrap_or(u64::MAX);
     while left > 0 {
         let arrival = tokio::select! {

@@ -3,6 +3,8 @@
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use neurobridge_core::{cloudevents::push_one_line, event::Event, foreign_text};
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
 
 use super::line;
 use crate::{
@@ -28,13 +30,16 @@ enum Look<'a> {
     Line { names_feed: bool },
     /// The message that a sink would send.
     Message(Box<Preview<'a>>),
+    /// The same as one JSON object a line.
+    MessageJson(Box<Preview<'a>>),
 }
 
 impl<'a> Printer<'a> {
     /// Creates a printer for standard output. `names_feed`: events come from more than one source.
-    pub(super) fn new(preview: Option<Preview<'a>>, raw: bool, names_feed: bool) -> Self {
+    pub(super) fn new(preview: Option<Preview<'a>>, json: bool, raw: bool, names_feed: bool) -> Self {
         let is_terminal = io::stdout().is_terminal();
         let look = match preview {
+            Some(preview) if json => Look::MessageJson(Box::new(preview)),
             Some(preview) => Look::Message(Box::new(preview)),
             None if raw || !is_terminal => Look::Frame,
             None => Look::Line { names_feed },
@@ -67,6 +72,13 @@ impl<'a> Printer<'a> {
                     return false;
                 };
                 self.push_message(&message);
+            }
+            Look::MessageJson(preview) => {
+                let Some(message) = preview.message(event) else {
+                    return false;
+                };
+                let line = json_of(&message);
+                self.push(&line);
             }
         }
         true
@@ -121,5 +133,45 @@ impl<'a> Printer<'a> {
         }
         self.text.push('\n');
         self.push(body);
+    }
+}
+
+/// Returns a message as one JSON object on one line, with its line break: `head` has the fields before the empty line
+/// (destination, key, headers), `body` is JSON where it is, otherwise a text. A stable interface.
+fn json_of(message: &str) -> String {
+    let (head, body) = message.split_once("\n\n").unwrap_or(("", message));
+    let head: Map<String, Value> = head
+        .lines()
+        .map(|line| {
+            let (name, value) = line.split_once(": ").unwrap_or((line, ""));
+            (name.to_owned(), value.into())
+        })
+        .collect();
+    let body = body.strip_suffix('\n').unwrap_or(body);
+    let mut line = format!("{{\"head\":{},\"body\":", Value::from(head));
+    if serde_json::from_str::<IgnoredAny>(body).is_ok() {
+        push_one_line(body, &mut line);
+    } else {
+        line.push_str(&Value::from(body).to_string());
+    }
+    line.push_str("}\n");
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_is_one_line_of_json() {
+        insta::assert_snapshot!(
+            json_of("topic: a\nkey: p: \"1\"\n\n{\"n\":\n1.50}\n"),
+            @r#"{"head":{"key":"p: \"1\"","topic":"a"},"body":{"n": 1.50}}"#
+        );
+        insta::assert_snapshot!(json_of("{\"id\":\"7\"}\n"), @r#"{"head":{},"body":{"id":"7"}}"#);
+        insta::assert_snapshot!(
+            json_of("a dead letter: too \"large\"\n"),
+            @r#"{"head":{},"body":"a dead letter: too \"large\""}"#
+        );
     }
 }
