@@ -13,6 +13,7 @@ mod full_disk;
 mod full_spool;
 mod hanging_files;
 mod history;
+mod http_access;
 mod kafka_and_file;
 mod kafka_sink;
 mod nats_sink;

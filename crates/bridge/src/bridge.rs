@@ -31,7 +31,7 @@ use crate::{
     exit::{Exit, Failure, OrExit},
     feed::{Feed, joined, read_redaction},
     history::{History, Recorder},
-    http::{self, Status},
+    http::{self, Access, Status},
     signals::Signals,
     sinks::AnyReader,
     spool,
@@ -100,6 +100,7 @@ impl Bridge {
     ) -> Result<Self, Failure> {
         let address = listener.local_addr().or_exit(Exit::Unavailable)?;
         let history = open_history(config).await;
+        let access = Access::open(&config.http).await.or_exit(Exit::Config)?;
         let dead_letters = open_dead_letters(config, &config.dead_letters.path).await?;
         let mut places = vec![Arc::clone(&dead_letters)];
 
@@ -155,6 +156,7 @@ impl Bridge {
         let http = tokio::spawn(http::serve(
             listener,
             config.http.hosts.clone(),
+            access,
             Arc::clone(&state),
             stop_http.clone(),
         ));

@@ -14,12 +14,13 @@ use neurobridge_spool::Place;
 use secrecy::SecretString;
 
 pub use self::history::{GapsCommand, GapsCommandFlags, GapsFlags, HistoryFlags, Since};
+pub use self::values::HttpAddress;
 use self::{
     texts::{
         AFTER_HELP, CHECK_EXAMPLES, COMPLETIONS_EXAMPLES, HEALTHCHECK_EXAMPLES, REPLAY_EXAMPLES,
         RUN_EXAMPLES, SIMULATE_SHORT_HELP, TAIL_EXAMPLES, simulate_long_help,
     },
-    values::{condition, http_authority, log_level, rate, run_name, size},
+    values::{condition, http_address, log_level, rate, run_name, size},
 };
 use crate::config::LogFormat;
 
@@ -272,8 +273,8 @@ pub struct HealthcheckFlags {
     #[arg(long)]
     pub ready: bool,
     /// The address of the bridge, such as http://127.0.0.1:9797; no configuration is read.
-    #[arg(long, value_name = "URL", conflicts_with = "config", value_parser = http_authority)]
-    pub url: Option<String>,
+    #[arg(long, value_name = "URL", conflicts_with = "config", value_parser = http_address)]
+    pub url: Option<HttpAddress>,
 }
 
 /// Flags of `completions`.

@@ -6,8 +6,12 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use rustls::{CertificateError, ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 use tracing::warn;
 
 use crate::{
@@ -131,6 +135,107 @@ pub fn client_config(paths: TlsPaths<'_>) -> Result<ClientConfig, TlsSetupError>
             key: "cert_file",
             source,
         })
+}
+
+/// The TLS of a server.
+#[derive(Debug)]
+pub struct ServerTls {
+    /// The configuration for new connections.
+    pub config: Arc<ServerConfig>,
+    /// The certificate with its chain.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+/// Reads the files of a server: its certificate with the chain, and its private key. Blocks for up to
+/// [`file::TIME_LIMIT`] for each.
+///
+/// # Errors
+/// Returns an error if a file cannot be read or does not hold what it should, or if the key is not that of the certificate.
+///
+/// # Panics
+/// Never: the provider has the default protocol versions.
+pub fn server_tls(cert_file: &Path, key_file: &Path) -> Result<ServerTls, TlsSetupError> {
+    let chain = certificates("cert_file", cert_file)?;
+    let key = private_key("key_file", key_file)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has the default protocol versions")
+        .with_no_client_auth()
+        .with_single_cert(chain.clone(), key)
+        .map_err(|source| TlsSetupError::Unusable {
+            key: "cert_file",
+            source,
+        })?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(ServerTls {
+        config: Arc::new(config),
+        chain,
+    })
+}
+
+/// Returns the TLS configuration of a client that accepts any certificate: for health checks of this machine's own server, which
+/// send no secret. The certificate is for the server's public name, and the check connects to an address.
+///
+/// # Panics
+/// Never: the provider has the default protocol versions.
+pub fn client_without_verification() -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("ring has the default protocol versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth()
+}
+
+/// Accepts any certificate, if its key signs the handshake.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// Returns why a server's certificate is refused: a predicate for the subject "the certificate".

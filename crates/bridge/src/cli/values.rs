@@ -55,17 +55,32 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
     usize::try_from(bytes).map_err(|_| "larger than the address space of this machine".to_owned())
 }
 
-/// Parses `host:port` from `http://host:port`.
-pub(super) fn http_authority(url: &str) -> Result<String, String> {
-    let rest = url.strip_prefix("http://").unwrap_or(url);
+/// The address of an HTTP server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpAddress {
+    /// `host:port`.
+    pub authority: String,
+    /// Whether the server uses TLS.
+    pub is_tls: bool,
+}
+
+/// Parses `http://host:port` or `https://host:port`.
+pub(super) fn http_address(url: &str) -> Result<HttpAddress, String> {
+    let (rest, is_tls) = match url.strip_prefix("https://") {
+        Some(rest) => (rest, true),
+        None => (url.strip_prefix("http://").unwrap_or(url), false),
+    };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     let has_port = authority
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     if has_port && !authority.contains('/') {
-        Ok(authority.to_owned())
+        Ok(HttpAddress {
+            authority: authority.to_owned(),
+            is_tls,
+        })
     } else {
-        Err("expected http://host:port".to_owned())
+        Err("expected http://host:port or https://host:port".to_owned())
     }
 }
 
@@ -78,17 +93,20 @@ mod tests {
         assert_eq!(size("600"), Ok(600));
         assert_eq!(size("2 MiB"), Ok(2 << 20));
         assert!(size("2 apples").is_err());
-        assert_eq!(http_authority("http://[::1]:9797/").as_deref(), Ok("[::1]:9797"));
+        let address = |authority: &str, is_tls| HttpAddress {
+            authority: authority.to_owned(),
+            is_tls,
+        };
+        assert_eq!(
+            http_address("http://[::1]:9797/"),
+            Ok(address("[::1]:9797", false))
+        );
+        assert_eq!(http_address("https://bridge:1"), Ok(address("bridge:1", true)));
         assert_eq!(condition("space.id=a=b"), Ok(("space.id".into(), "a=b".into())));
         assert!(condition("result").is_err() && condition("a..b=1").is_err());
-        assert_eq!(http_authority("localhost:1").as_deref(), Ok("localhost:1"));
-        for wrong in [
-            "https://localhost:1",
-            "localhost",
-            "http://localhost:1/livez",
-            ":1",
-        ] {
-            assert!(http_authority(wrong).is_err(), "{wrong}");
+        assert_eq!(http_address("localhost:1"), Ok(address("localhost:1", false)));
+        for wrong in ["ftp://localhost:1", "localhost", "http://localhost:1/livez", ":1"] {
+            assert!(http_address(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -3,19 +3,23 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, anyhow};
+use neurobridge_core::tls::client_without_verification;
+use rustls_pki_types::ServerName;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 
 use super::print;
 use crate::{
-    cli::HealthcheckFlags,
+    cli::{HealthcheckFlags, HttpAddress},
     config,
     exit::{Exit, Failure, OrExit},
 };
@@ -30,8 +34,8 @@ const MAX_ANSWER_BYTES: u64 = 256 * 1024;
 /// # Errors
 /// Fails without a response or an address. The exit code is the same for every failure.
 pub(super) async fn run(flags: &HealthcheckFlags) -> Result<Exit, Failure> {
-    let authority = match &flags.url {
-        Some(authority) => authority.clone(),
+    let HttpAddress { authority, is_tls } = match &flags.url {
+        Some(address) => address.clone(),
         None => {
             let named = flags.config.config.as_deref();
             let loaded = config::load(named);
@@ -48,21 +52,27 @@ pub(super) async fn run(flags: &HealthcheckFlags) -> Result<Exit, Failure> {
             let loaded = loaded
                 .context("name the configuration of the bridge with -c, or its address with --url")
                 .or_exit(Exit::Unhealthy)?;
-            reachable(loaded.config.http.listen).to_string()
+            let http = &loaded.config.http;
+            HttpAddress {
+                authority: reachable(http.listen).to_string(),
+                is_tls: http.tls.is_some(),
+            }
         }
     };
     let path = if flags.ready { "/readyz" } else { "/livez" };
-    let answer = timeout(TIMEOUT, get(&authority, path))
+    let scheme = if is_tls { "https" } else { "http" };
+    let answer = timeout(TIMEOUT, get(&authority, is_tls, path))
         .await
         .map_err(|_| {
             anyhow!(
-                "http://{authority}{path} did not respond within {} seconds",
+                "{scheme}://{authority}{path} did not respond within {} seconds",
                 TIMEOUT.as_secs()
             )
         })
         .and_then(|answer| {
-            answer
-                .with_context(|| format!("http://{authority}{path} is unreachable (is the bridge running?)"))
+            answer.with_context(|| {
+                format!("{scheme}://{authority}{path} is unreachable (is the bridge running?)")
+            })
         })
         .or_exit(Exit::Unhealthy)?;
     print(format!("{}\n", answer.body.trim_end()))?;
@@ -90,8 +100,23 @@ struct Answer {
 }
 
 /// Sends one HTTP/1.0 request. The response ends with the connection and is never chunked.
-async fn get(authority: &str, path: &str) -> anyhow::Result<Answer> {
-    let mut stream = TcpStream::connect(authority).await?;
+async fn get(authority: &str, is_tls: bool, path: &str) -> anyhow::Result<Answer> {
+    let stream = TcpStream::connect(authority).await?;
+    if is_tls {
+        let server = ServerName::from(stream.peer_addr()?.ip());
+        let stream = TlsConnector::from(Arc::new(client_without_verification()))
+            .connect(server, stream)
+            .await?;
+        return get_on(stream, authority, path).await;
+    }
+    get_on(stream, authority, path).await
+}
+
+async fn get_on(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    authority: &str,
+    path: &str,
+) -> anyhow::Result<Answer> {
     let request = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
@@ -125,7 +150,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.unwrap();
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
-        let answer = get(&address, "/livez").await;
+        let answer = get(&address, false, "/livez").await;
         assert!(server.await.unwrap().starts_with("GET /livez HTTP/1.0\r\n"));
         answer
     }

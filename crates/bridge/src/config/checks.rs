@@ -56,6 +56,7 @@ pub(super) fn check(config: &Config, errors: &mut Vec<ConfigError>) {
         );
         errors.push(ConfigError::new(["http", "hosts"], message));
     }
+    check_access(config, errors);
     if let Some(filter) = &config.log.filter
         && !(filter.split(',').all(|part| part.contains('=')) && EnvFilter::builder().parse(filter).is_ok())
     {
@@ -63,6 +64,28 @@ pub(super) fn check(config: &Config, errors: &mut Vec<ConfigError>) {
             "found \"{filter}\", expected a level for each part of the program such as \"neurobridge_listener=debug\""
         );
         errors.push(ConfigError::new(["log", "filter"], message));
+    }
+}
+
+fn check_access(config: &Config, errors: &mut Vec<ConfigError>) {
+    let http = &config.http;
+    match (&http.password, &http.password_file) {
+        (Some(_), Some(_)) => errors.push(ConfigError::new(
+            ["http", "password"],
+            "found it beside password_file, expected one of them",
+        )),
+        (Some(password), None) if password.expose().is_empty() => errors.push(ConfigError::new(
+            ["http", "password"],
+            "found an empty password, expected at least one character; without the key no password is needed",
+        )),
+        _ => {}
+    }
+    // In HTTP Basic the first colon ends the user.
+    if http.user.is_empty() || http.user.contains(':') {
+        errors.push(ConfigError::new(
+            ["http", "user"],
+            "expected a name of at least one character, without a colon",
+        ));
     }
 }
 

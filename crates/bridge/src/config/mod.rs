@@ -23,6 +23,7 @@ pub use self::{
     load::{Loaded, PLACES, UnreadableFile, load, schema},
     model::{
         Config, DEFAULT_SINK, DeduplicateConfig, EventConfig, HttpConfig, LogConfig, LogFormat, LogLevel,
+        MetricsAccess,
     },
     report::{Origin, Problem, Report},
     sink::{SinkCommon, SinkEntry},

@@ -10,6 +10,7 @@ use std::{
 use neurobridge_core::{
     filter::Filter,
     redact::{Pattern, Pseudonymise},
+    secret::Secret,
     sink_type::DeadLetterPlace,
 };
 use neurobridge_listener::SourceConfig;
@@ -152,8 +153,8 @@ impl Default for DeduplicateConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
-    /// The address and port to listen on. Loopback by default: anyone who can reach it can read the bridge's state, though
-    /// never an event.
+    /// The address and port to listen on. Loopback by default: without a password, anyone who can reach it can read the bridge's
+    /// state, though never an event.
     #[serde(deserialize_with = "listen_address")]
     #[schemars(with = "String")]
     pub listen: SocketAddr,
@@ -161,6 +162,38 @@ pub struct HttpConfig {
     /// 421, so that no page of another site can read the responses by DNS rebinding. `localhost` and IP addresses are always
     /// accepted.
     pub hosts: Vec<String>,
+    /// The user of the password.
+    pub user: String,
+    /// The password for everything except `/livez` and `/readyz`, sent as HTTP Basic. None by default. After ten wrong ones within
+    /// a minute, an address is refused for the rest of that minute (429).
+    pub password: Option<Secret>,
+    /// A file with the password as its only line. It is read again every minute.
+    pub password_file: Option<PathBuf>,
+    /// Whether `/metrics` needs the password too: `protected` or `open`.
+    pub metrics: MetricsAccess,
+    /// The certificate of the server. With it the server accepts `https` only, also for `/livez` and `/readyz`.
+    pub tls: Option<HttpTls>,
+}
+
+/// Whether `/metrics` needs the password.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MetricsAccess {
+    /// As everything else.
+    #[default]
+    Protected,
+    /// No password, for a Prometheus without one.
+    Open,
+}
+
+/// The files of the HTTP server's certificate. They are read again every minute, so that a renewed certificate needs no restart.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpTls {
+    /// The certificate with its chain, in PEM.
+    pub cert_file: PathBuf,
+    /// The private key of the certificate, in PEM, without a passphrase.
+    pub key_file: PathBuf,
 }
 
 impl Default for HttpConfig {
@@ -168,6 +201,11 @@ impl Default for HttpConfig {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9797)),
             hosts: Vec::new(),
+            user: "neurobridge".to_owned(),
+            password: None,
+            password_file: None,
+            metrics: MetricsAccess::default(),
+            tls: None,
         }
     }
 }

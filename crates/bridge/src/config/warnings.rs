@@ -12,7 +12,13 @@ use neurobridge_listener::SourceConfig;
 use neurobridge_simulator::EntryResult;
 use neurobridge_spool::{SpoolConfig, SyncPolicy, WhenFull};
 
-use super::{load::Loaded, model::Config, report::Origin, sink::SinkEntry, validate::suggest};
+use super::{
+    load::Loaded,
+    model::{Config, HttpConfig},
+    report::Origin,
+    sink::SinkEntry,
+    validate::suggest,
+};
 use crate::data_dir;
 
 /// A valid but risky setting.
@@ -85,11 +91,26 @@ impl Loaded {
                 add(format!("sinks.{name}.{key}"), message);
             }
         }
-        if !self.config.http.listen.ip().is_loopback() {
-            let message = "anyone who can reach this address can read the bridge's state without a password (events are never shown)";
+        if let Some(message) = of_http(&self.config.http) {
             add("http.listen".to_owned(), message.to_owned());
         }
         warnings
+    }
+}
+
+fn of_http(http: &HttpConfig) -> Option<&'static str> {
+    let has_password = http.password.is_some() || http.password_file.is_some();
+    if http.listen.ip().is_loopback() {
+        None
+    } else if !has_password {
+        Some(
+            "anyone who can reach this address can read the bridge's state without a password (events are never shown); \
+             http.password_file sets one",
+        )
+    } else if http.tls.is_none() {
+        Some("the password is sent unencrypted; http.tls encrypts it (a proxy with TLS in front does too)")
+    } else {
+        None
     }
 }
 

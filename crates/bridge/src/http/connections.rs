@@ -27,15 +27,24 @@ pub(crate) enum Refusal {
     AcceptError,
     /// The request names an unknown host.
     UnknownHost,
+    /// A TLS handshake failed or did not end in time.
+    TlsHandshake,
+    /// The request has no password, or a wrong one.
+    Unauthorised,
+    /// The client has sent too many wrong passwords.
+    TooManyAttempts,
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::ConnectionLimit,
         Self::HeadTimeout,
         Self::WriteTimeout,
         Self::AcceptError,
         Self::UnknownHost,
+        Self::TlsHandshake,
+        Self::Unauthorised,
+        Self::TooManyAttempts,
     ];
 
     pub(crate) const fn label(self) -> &'static str {
@@ -45,6 +54,9 @@ impl Refusal {
             Self::WriteTimeout => "write_timeout",
             Self::AcceptError => "accept_error",
             Self::UnknownHost => "unknown_host",
+            Self::TlsHandshake => "tls_handshake",
+            Self::Unauthorised => "unauthorised",
+            Self::TooManyAttempts => "too_many_attempts",
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The HTTP server with `/`, `/metrics`, `/livez`, `/readyz`, `/status` and `/status/stream`. No response contains events.
 
+mod access;
 mod answer;
+mod attempts;
 mod connections;
 mod hosts;
 mod metrics;
@@ -25,10 +27,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
+    access::Access,
     connections::{Connections, Refusal},
     status::Status,
 };
-use self::{hosts::Hosts, stream::StatusStream};
+use self::{access::Gate, hosts::Hosts, stream::StatusStream};
 use crate::state::State;
 
 /// The path of the stream of server-sent events.
@@ -42,14 +45,16 @@ pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Serves requests for `localhost`, an IP address, or one of `hosts`, until `stop`. Then waits half a second for pending
-/// responses.
+/// Serves requests for `localhost`, an IP address, or one of `hosts`, with the password if there is one, until `stop`. Then
+/// waits half a second for pending responses.
 pub(crate) async fn serve(
     listener: TcpListener,
     hosts: Vec<String>,
+    access: Access,
     state: Arc<State>,
     stop: CancellationToken,
 ) {
+    let access = Arc::new(access);
     let stream = Arc::new(StatusStream::new(stop.clone()));
     let router = page::routes()
         .route("/status", get(status))
@@ -62,12 +67,20 @@ pub(crate) async fn serve(
             stream: Arc::clone(&stream),
         })
         .layer(middleware::from_fn_with_state(
+            Gate {
+                access: Arc::clone(&access),
+                connections: Arc::clone(&state.http),
+            },
+            access::check,
+        ))
+        .layer(middleware::from_fn_with_state(
             Hosts::new(&hosts, Arc::clone(&state.http)),
             hosts::check,
         ));
     tokio::select! {
         biased;
-        () = server::accept(listener, router, &state.http, stop) => {}
+        () = server::accept(listener, router, &access, &state.http, stop) => {}
+        never = access.reload() => match never {},
         never = stream.send_updates(&state) => match never {},
     }
 }

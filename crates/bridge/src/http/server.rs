@@ -22,16 +22,20 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustls::ServerConfig;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
     STREAM,
+    access::{Access, Peer},
     connections::{Connections, Refusal, Seat},
     timed::Timed,
 };
@@ -42,6 +46,8 @@ const HEAD_LIMIT: Duration = Duration::from_secs(30);
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// The time without progress after which a response is aborted.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// The time limit of a TLS handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// The delay after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// The time limit of pending responses at the stop.
@@ -51,6 +57,7 @@ const STOP_LIMIT: Duration = Duration::from_millis(500);
 pub(super) async fn accept(
     listener: TcpListener,
     router: Router,
+    access: &Arc<Access>,
     connections: &Arc<Connections>,
     stop: CancellationToken,
 ) {
@@ -61,8 +68,15 @@ pub(super) async fn accept(
             () = stop.cancelled() => break,
             Some(_) = tasks.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    tasks.spawn(serve(stream, router.clone(), connections.add(), Arc::clone(connections), stop.clone()));
+                Ok((stream, peer)) => {
+                    let connection = Connection {
+                        peer: Peer(peer.ip()),
+                        router: TowerToHyperService::new(router.clone()),
+                        seat: connections.add(),
+                        connections: Arc::clone(connections),
+                        stop: stop.clone(),
+                    };
+                    tasks.spawn(connection.serve(stream, access.tls()));
                 }
                 Err(error) if is_of_client(&error) => debug!(%error, "HTTP connection closed before it was accepted"),
                 Err(error) => {
@@ -90,64 +104,89 @@ fn is_of_client(error: &io::Error) -> bool {
     )
 }
 
-/// Serves a connection until its end, its eviction, or the end of its last response after `stop`.
-async fn serve(
-    stream: TcpStream,
-    router: Router,
+/// An accepted connection.
+struct Connection {
+    peer: Peer,
+    router: TowerToHyperService<Router>,
     seat: Seat,
     connections: Arc<Connections>,
     stop: CancellationToken,
-) {
-    // Responses are short and must not wait for a full packet.
-    let _ = stream.set_nodelay(true);
-    // Set when bytes of an incomplete request head have arrived.
-    let has_read = Arc::new(AtomicBool::new(false));
-    let io = TokioIo::new(Timed::new(stream, WRITE_LIMIT, Arc::clone(&has_read)));
-    let router = TowerToHyperService::new(router);
-    let service = service_fn(|request| {
-        has_read.store(false, Ordering::Relaxed);
-        answer(&router, &seat, request)
-    });
-    let mut connection = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_LIMIT)
-            .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(io, service)
-    );
-    let ended = tokio::select! {
-        biased;
-        () = seat.evicted() => return,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-            return;
-        }
-        ended = &mut connection => ended,
-    };
-    if let Err(error) = ended {
-        if is_write_timeout(&error) {
-            connections.refuse(Refusal::WriteTimeout);
-        } else if error.is_timeout() && has_read.load(Ordering::Relaxed) {
-            connections.refuse(Refusal::HeadTimeout);
-        }
-        debug!(%error, "HTTP connection ended");
-    }
 }
 
-async fn answer(
-    router: &TowerToHyperService<Router>,
-    seat: &Seat,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
-    use hyper::service::Service;
-    seat.note_request();
-    let is_stream = request.uri().path() == STREAM;
-    let response = router.call(request).await?;
-    if is_stream && response.status() == StatusCode::OK {
-        seat.note_listener();
+impl Connection {
+    /// Serves a connection until its end, its eviction, or the end of its last response after `stop`.
+    async fn serve(self, stream: TcpStream, tls: Option<Arc<ServerConfig>>) {
+        // Responses are short and must not wait for a full packet.
+        let _ = stream.set_nodelay(true);
+        // Set when bytes of an incomplete request head have arrived.
+        let has_read = Arc::new(AtomicBool::new(false));
+        let stream = Timed::new(stream, WRITE_LIMIT, Arc::clone(&has_read));
+        let Some(tls) = tls else {
+            return self.serve_on(stream, &has_read).await;
+        };
+        let handshake = timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(tls).accept(stream));
+        let accepted = tokio::select! {
+            biased;
+            () = self.seat.evicted() => return,
+            () = self.stop.cancelled() => return,
+            accepted = handshake => accepted,
+        };
+        match accepted {
+            Ok(Ok(stream)) => {
+                has_read.store(false, Ordering::Relaxed);
+                self.serve_on(stream, &has_read).await;
+            }
+            Ok(Err(error)) => {
+                self.connections.refuse(Refusal::TlsHandshake);
+                debug!(%error, "TLS handshake of an HTTP connection failed");
+            }
+            Err(_) => self.connections.refuse(Refusal::TlsHandshake),
+        }
     }
-    Ok(response)
+
+    async fn serve_on(&self, stream: impl AsyncRead + AsyncWrite + Unpin, has_read: &AtomicBool) {
+        let service = service_fn(|request| {
+            has_read.store(false, Ordering::Relaxed);
+            self.answer(request)
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_LIMIT)
+                .max_buf_size(MAX_HEAD_BYTES)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        let ended = tokio::select! {
+            biased;
+            () = self.seat.evicted() => return,
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+                return;
+            }
+            ended = &mut connection => ended,
+        };
+        if let Err(error) = ended {
+            if is_write_timeout(&error) {
+                self.connections.refuse(Refusal::WriteTimeout);
+            } else if error.is_timeout() && has_read.load(Ordering::Relaxed) {
+                self.connections.refuse(Refusal::HeadTimeout);
+            }
+            debug!(%error, "HTTP connection ended");
+        }
+    }
+
+    async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        use hyper::service::Service;
+        self.seat.note_request();
+        request.extensions_mut().insert(self.peer);
+        let is_stream = request.uri().path() == STREAM;
+        let response = self.router.call(request).await?;
+        if is_stream && response.status() == StatusCode::OK {
+            self.seat.note_listener();
+        }
+        Ok(response)
+    }
 }
 
 /// Returns whether [`Timed`] closed a connection.

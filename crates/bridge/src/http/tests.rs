@@ -36,7 +36,7 @@ async fn start() -> Server {
         .route("/large", get(|| async { "x".repeat(64 << 20) }));
     let accepting = {
         let (connections, stop) = (Arc::clone(&connections), stop.clone());
-        async move { server::accept(listener, router, &connections, stop).await }
+        async move { server::accept(listener, router, &Arc::default(), &connections, stop).await }
     };
     Server {
         address,

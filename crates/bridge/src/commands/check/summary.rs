@@ -7,7 +7,7 @@ use neurobridge_listener::SourceConfig;
 use neurobridge_spool::{SpoolConfig, WhenFull};
 
 use super::super::table::Table;
-use crate::config::{Config, Loaded, Origin, SinkEntry, UnreadableFile, Warning};
+use crate::config::{Config, HttpConfig, Loaded, MetricsAccess, Origin, SinkEntry, UnreadableFile, Warning};
 
 /// Returns the origin of the configuration, its effect, and the warnings.
 pub(super) fn of(loaded: &Loaded) -> String {
@@ -137,12 +137,23 @@ fn others(config: &Config) -> Table {
     row("pseudonyms", patterns(pseudonyms));
     row("spool", spool(config));
     row("data folder", config.data_dir.display().to_string());
-    row("http", format!("http://{}/", config.http.listen));
+    row("http", http(&config.http));
     row(
         "drain",
         format!("within {}", units::format_duration(config.drain_timeout)),
     );
     table
+}
+
+fn http(http: &HttpConfig) -> String {
+    let scheme = if http.tls.is_some() { "https" } else { "http" };
+    let has_password = http.password.is_some() || http.password_file.is_some();
+    let access = match (has_password, http.metrics) {
+        (false, _) => "",
+        (true, MetricsAccess::Protected) => ", with a password",
+        (true, MetricsAccess::Open) => ", with a password except for /metrics",
+    };
+    format!("{scheme}://{}/{access}", http.listen)
 }
 
 fn spool(config: &Config) -> String {
