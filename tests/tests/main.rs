@@ -28,5 +28,6 @@ mod shared_files;
 mod signals_and_exits;
 mod silent_name_server;
 mod stuck_readers;
+mod systemd;
 mod what_others_see;
 mod wrong_clock;

@@ -36,6 +36,7 @@ use crate::{
     sinks::AnyReader,
     spool,
     state::{SinkHandle, State, View},
+    systemd,
     tap::{Greeting, Tap},
 };
 
@@ -218,6 +219,7 @@ impl Bridge {
             }
         };
         let deadline = Deadline::now() + self.drain_timeout;
+        systemd::notify_stopping().await;
         tokio::select! {
             biased;
             signal = signals.next() => warn!(signal, "stopping at once"),

@@ -17,6 +17,7 @@ mod signals;
 mod sinks;
 mod spool;
 mod state;
+mod systemd;
 mod tap;
 mod terminal;
 

@@ -7,6 +7,7 @@ use crate::{
     config::Loaded,
     exit::{Exit, Failure, OrExit},
     signals::Signals,
+    systemd::Notifier,
 };
 
 /// Runs the bridge until a signal stops it.
@@ -27,5 +28,6 @@ pub(crate) async fn run(loaded: &Loaded) -> Result<(), Failure> {
     };
     let history = &bridge.state().history;
     history.configuration_loaded(loaded.file.as_deref(), config);
+    let _notifier = Notifier::start(bridge.state());
     bridge.run(&mut signals).await
 }

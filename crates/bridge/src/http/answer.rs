@@ -33,6 +33,28 @@ enum Word {
     Yes,
 }
 
+/// Returns the answer in a line, with the most severe reason and without a number that changes while nothing happens.
+pub(crate) fn summary(view: &View<'_>) -> String {
+    let Answer { answer, because, .. } = Answer::of(view);
+    let word = match answer {
+        Word::No => "no",
+        Word::AtRisk => "at risk",
+        Word::Yes => "yes",
+    };
+    let connected = view.sources.iter().filter(|source| source.is_connected()).count();
+    let up = view.sinks.iter().filter(|sink| sink.is_up()).count();
+    let mut text = format!(
+        "losing events: {word}; {connected} of {} sources connected, {up} of {} sinks up",
+        view.sources.len(),
+        view.sinks.len()
+    );
+    if let Some(reason) = because.first() {
+        text.push_str("; ");
+        text.push_str(reason);
+    }
+    text
+}
+
 /// The reasons, by severity.
 #[derive(Default)]
 struct Findings {

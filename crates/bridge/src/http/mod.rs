@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     access::Access,
+    answer::summary,
     connections::{Connections, Refusal},
     status::Status,
 };
