@@ -23,6 +23,7 @@ mod packages;
 mod page;
 mod privacy;
 mod public_clients;
+mod recreated_destinations;
 mod replay;
 mod shared_files;
 mod signals_and_exits;

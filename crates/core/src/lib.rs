@@ -34,6 +34,7 @@ pub mod os_error;
 pub mod pem;
 pub mod reader;
 pub mod record;
+pub mod recreation;
 pub mod redact;
 pub mod secret;
 pub mod sink;

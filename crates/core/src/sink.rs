@@ -16,6 +16,7 @@ use crate::{
     foreign_text,
     identity::SpoolId,
     reader::Cursor,
+    recreation::Recreations,
 };
 
 /// A sink: publishes events and reports the outcome of each one asynchronously. One task drives it; no two calls overlap.
@@ -170,6 +171,9 @@ pub struct SinkStatus {
     /// The number of events that the destination has lost after they were acknowledged, as far as the sink has noticed in this
     /// process: lines of a file that another program removed.
     pub lost: u64,
+    /// The destinations that were removed and made again after events were delivered into them, as far as the sink has
+    /// noticed in this process.
+    pub recreations: Recreations,
     /// Measurements of the client library.
     pub client: ClientGauges,
 }

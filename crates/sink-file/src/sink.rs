@@ -6,6 +6,7 @@ use bytes::Bytes;
 use neurobridge_core::{
     event::{Event, Sequence},
     identity::SpoolId,
+    recreation::Recreations,
     sink::{
         Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, Outcome, PublishError, Sink,
         SinkFault, SinkStatus, Transactions,
@@ -293,6 +294,7 @@ impl Sink for FileSink {
 
     fn status(&self) -> SinkStatus {
         SinkStatus {
+            recreations: Recreations::default(),
             notice: self
                 .removes_by_age
                 .then(neurobridge_core::clock::distrust_reason)

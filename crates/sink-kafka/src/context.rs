@@ -214,7 +214,8 @@ impl ProducerContext for Context {
         };
         let (error, message) = match result {
             Ok(message) => {
-                self.health.reachable();
+                self.health
+                    .stored(message.topic(), message.partition(), message.offset());
                 let outcome = Outcome::Delivered;
                 self.reports
                     .push(Ack { sequence, outcome }, message.payload_len());

@@ -13,7 +13,7 @@ use neurobridge_core::sink::ClientGauges;
 use serde::{Deserialize, de::IgnoredAny};
 use tracing::warn;
 
-use crate::{error::without_state, recent_texts::RecentTexts};
+use crate::{error::without_state, positions::Positions, recent_texts::RecentTexts};
 
 /// Of so many brokers the last error is remembered.
 const MAX_BROKERS: usize = 64;
@@ -27,6 +27,8 @@ pub(crate) struct Health {
     /// Whether `unreachable` is set: looked at with every report, without the lock.
     is_unreachable: AtomicBool,
     inner: Mutex<Inner>,
+    /// Locked for each report, so not with the rest.
+    positions: Mutex<Positions>,
     /// Held by the context of each librdkafka client of this sink, until the client is destroyed.
     clients: Arc<()>,
 }
@@ -93,6 +95,7 @@ impl Health {
             sink: sink.to_owned(),
             is_unreachable: AtomicBool::new(false),
             inner: Mutex::default(),
+            positions: Mutex::default(),
             clients: Arc::new(()),
         }
     }
@@ -106,6 +109,18 @@ impl Health {
     /// ended, which a name server or a hanging connection can delay.
     pub(crate) fn clients(&self) -> usize {
         Arc::strong_count(&self.clients) - 1
+    }
+
+    /// Returns the offsets of the stored records.
+    pub(crate) fn positions(&self) -> MutexGuard<'_, Positions> {
+        // Nothing within the lock can panic half-way through an update.
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the report of a stored record.
+    pub(crate) fn stored(&self, topic: &str, partition: i32, offset: i64) {
+        self.reachable();
+        self.positions().stored(&self.sink, topic, partition, offset);
     }
 
     /// What has changed that a person should know.

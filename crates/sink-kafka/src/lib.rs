@@ -10,6 +10,7 @@ mod cursors;
 mod encode;
 mod error;
 mod health;
+mod positions;
 mod producer;
 mod properties;
 mod reach;

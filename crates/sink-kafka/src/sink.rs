@@ -25,6 +25,7 @@ use crate::{
     connection::{Claim, Connection, Open},
     encode::Encoder,
     health::Health,
+    positions::Position,
 };
 
 /// How long the events that are still in flight may take when the sink closes. Within what a container is given to
@@ -286,6 +287,7 @@ impl Sink for KafkaSink {
             is_trial: self.is_trial,
             named: self.named.clone(),
             steps: context.steps.clone(),
+            position: Position::of_note(context.cursor.note.as_deref()),
         };
         let connection = on_thread(move || open.open()).await?;
         self.has_claimed = true;
@@ -322,7 +324,7 @@ impl Sink for KafkaSink {
     }
 
     fn cursor_note(&self) -> Option<String> {
-        None
+        self.health.positions().note()
     }
 
     fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink> {
@@ -340,6 +342,7 @@ impl Sink for KafkaSink {
             unavailable: self.unavailable(),
             notice: self.health.notice(),
             lost: 0,
+            recreations: self.health.positions().recreations(),
             client: self.health.gauges(),
         }
     }

@@ -181,6 +181,13 @@ impl Inspector {
         self.begin()?.look_for(name, creation, is_patient)
     }
 
+    /// Returns the offset after the last record of a partition; `None` if no broker says it in time.
+    pub(crate) fn end_of(&mut self, topic: &str, partition: i32) -> Option<i64> {
+        let client = self.begin().ok()?.asking.client();
+        let (_, end) = client.fetch_watermarks(topic, partition, ANSWER_LIMIT).ok()?;
+        Some(end)
+    }
+
     fn begin(&mut self) -> Result<&Inspection, SinkFault> {
         let inspection = self
             .inspection

@@ -24,6 +24,7 @@ use tokio::{
 use crate::{
     chain::{self, Chain, Ownership},
     config::NatsConfig,
+    destination::Places,
     dial::Dialled,
     encode::Message,
     error,
@@ -80,6 +81,7 @@ pub(crate) struct Connection {
     /// The pending request for the end of the stream.
     asked: Option<Asked>,
     ownership: Ownership,
+    places: Places,
 }
 
 impl Connection {
@@ -124,6 +126,7 @@ impl Connection {
             reply_subjects: Subjects::default(),
             asked: None,
             ownership: dialled.ownership,
+            places: Places::default(),
         }
     }
 
@@ -265,6 +268,7 @@ impl Connection {
                     at,
                     role,
                     subject_bytes,
+                    after: self.places.last(),
                 });
                 Ok(())
             }
@@ -329,6 +333,12 @@ impl Connection {
             }
         }
         Ok(Next::Continue)
+    }
+
+    /// Returns the place of the last acknowledged message, and notes of places since the last call that the stream was made
+    /// again.
+    pub(crate) fn take_places(&mut self) -> (u64, Option<(u64, u64)>) {
+        (self.places.last(), self.places.take_restarted())
     }
 
     /// The length in bytes of a subject that the server did not accept, if it closed the connection for one.

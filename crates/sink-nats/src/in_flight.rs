@@ -14,6 +14,8 @@ pub(crate) struct Sent {
     pub(crate) role: Role,
     /// The length of the subject in bytes.
     pub(crate) subject_bytes: usize,
+    /// The place of the last acknowledged message at that time.
+    pub(crate) after: u64,
 }
 
 /// The kind of a message.
@@ -133,6 +135,7 @@ mod tests {
                     Role::Free
                 },
                 subject_bytes: 3 + number as usize,
+                after: 0,
             });
         }
         in_flight

@@ -13,6 +13,7 @@ mod check;
 mod clients;
 mod config;
 mod connection;
+mod destination;
 mod dial;
 mod encode;
 mod error;

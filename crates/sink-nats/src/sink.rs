@@ -21,6 +21,7 @@ use crate::{
     clients::Clients,
     config::{Mode, NatsConfig, Oversize},
     connection::Connection,
+    destination::Destination,
     dial::{Purpose, dial},
     encode::{self, Encoder},
 };
@@ -48,6 +49,7 @@ pub struct NatsSink {
     warned: bool,
     is_trial: bool,
     clients: Clients,
+    destination: Destination,
 }
 
 impl NatsSink {
@@ -66,6 +68,7 @@ impl NatsSink {
             warned: false,
             is_trial: false,
             clients: Clients::default(),
+            destination: Destination::default(),
         }
     }
 
@@ -183,6 +186,12 @@ impl Sink for NatsSink {
             context.steps,
         )
         .await?;
+        if let Some(stream) = &dialled.stream
+            && !self.is_trial
+            && !self.is_replay
+        {
+            self.destination.connected(&self.name, stream, context.cursor);
+        }
         let dangers = match (&dialled.stream, self.config.kept_by()) {
             (Some(stream), _) => stream.dangers(&self.config),
             (None, Some(stream)) => vec![format!(
@@ -239,14 +248,18 @@ impl Sink for NatsSink {
     }
 
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
-        match &mut self.connection {
-            Some(connection) => connection.outcomes(acks).await,
-            None => Err(not_connected_fault()),
+        let connection = self.connection.as_mut().ok_or_else(not_connected_fault)?;
+        let outcomes = connection.outcomes(acks).await;
+        let (place, restarted) = connection.take_places();
+        if let Some((before, place)) = restarted {
+            self.destination.restarted(&self.name, before, place);
         }
+        self.destination.stored(place);
+        outcomes
     }
 
     fn cursor_note(&self) -> Option<String> {
-        None
+        self.destination.note()
     }
 
     fn dead_letters(&mut self) -> Option<&mut dyn DeadLetterSink> {
@@ -265,6 +278,7 @@ impl Sink for NatsSink {
             unavailable: self.unavailable(),
             notice: connection.and_then(Connection::notice),
             lost: 0,
+            recreations: self.destination.recreations(),
             client: connection.map(Connection::gauges).unwrap_or_default(),
         }
     }

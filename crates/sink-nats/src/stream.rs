@@ -32,6 +32,9 @@ const MOST_ASKED: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Stream {
     pub(crate) config: Config,
+    /// The time of its creation.
+    #[serde(default)]
+    pub(crate) created: String,
     state: State,
     #[serde(default)]
     cluster: Option<Cluster>,
@@ -78,6 +81,13 @@ struct State {
 #[serde(default)]
 struct Cluster {
     name: Option<String>,
+}
+
+impl Stream {
+    /// Returns the place of the last message that was ever stored; 0 without one.
+    pub(crate) const fn last_place(&self) -> u64 {
+        self.state.last_seq
+    }
 }
 
 /// The JetStream API over a connection.

@@ -18,6 +18,7 @@
 //! | a connection breaks while no event is published | `streams::broken_idle_connection_is_detected` |
 //! | the limit of a payload counts the headers | `streams::oversize_event_becomes_a_dead_letter` |
 //! | a stream that deletes what was not read | `sink-nats`'s `stream::tests::risky_settings_have_warnings` |
+//! | a stream that was removed is made again, and what it had is gone | `recreated`, `recreated_destinations` |
 //! | header names in another case | `lost_answers::lost_acknowledgements_lose_no_strict_event`, on the wire |
 
 mod connecting;
@@ -26,6 +27,7 @@ mod destinations;
 mod endless;
 mod hostile_server;
 mod lost_answers;
+mod recreated;
 mod security;
 mod streams;
 mod strict;

@@ -109,11 +109,13 @@ fn every_fault_fires_its_alert() {
         has_data(&prometheus, annotation);
     }
 
-    // Only the rules' unit tests cover three alerts: a process without free file descriptors could not answer Prometheus
-    // either, three replacements of a client take four minutes, and only a broker can reject events or fence a sink.
+    // Only the rules' unit tests cover four alerts: a process without free file descriptors could not answer Prometheus
+    // either, three replacements of a client take four minutes, and only a broker can reject events, fence a sink or
+    // lose a topic.
     seen.0.push("NeurobridgeSpoolRetrying".to_owned());
     seen.0.push("NeurobridgeClientReplaced".to_owned());
     seen.0.push("NeurobridgeSinkStopped".to_owned());
+    seen.0.push("NeurobridgeDestinationRecreated".to_owned());
     let all = rules().into_iter().map(|rule| rule.alert).collect::<Vec<_>>();
     for alert in &all {
         assert!(seen.0.contains(alert), "no fault fires the alert {alert}");

@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     SpoolRecovered,
     EventsDropped,
     DeadLetters,
+    /// The stream or topic of a sink was removed and made again.
+    DestinationRecreated,
 }
 
 impl Kind {
@@ -49,12 +51,13 @@ impl Kind {
         Self::DeadLetters,
     ];
     /// The changes of a sink.
-    pub(crate) const OF_SINK: [Self; 5] = [
+    pub(crate) const OF_SINK: [Self; 6] = [
         Self::SinkUp,
         Self::SinkDown,
         Self::SinkRecovered,
         Self::SinkStopped,
         Self::DeadLetters,
+        Self::DestinationRecreated,
     ];
     /// The changes of the spool.
     pub(crate) const OF_SPOOL: [Self; 6] = [
@@ -87,6 +90,7 @@ impl Kind {
             Self::SpoolRecovered => "spool_recovered",
             Self::EventsDropped => "events_dropped",
             Self::DeadLetters => "dead_letters",
+            Self::DestinationRecreated => "destination_recreated",
         }
     }
 }

@@ -114,6 +114,7 @@ enum Reported {
 struct SinkWatch {
     changes: u64,
     is_stopped: bool,
+    recreations: u64,
     /// The start of the outage.
     down_since: Option<Timestamp>,
     dead_letters: Rate,
@@ -272,6 +273,15 @@ impl Watch {
             let reason = sink.reason.as_deref().unwrap_or("no reason is known");
             let text = format!("the sink stops until restart: {reason}");
             book.add(Entry::new(Kind::SinkStopped, now, &text).of_sink(name));
+        }
+        let recreations = sink.recreations.count;
+        if std::mem::replace(&mut watch.recreations, recreations) < recreations {
+            let text = sink
+                .recreations
+                .last
+                .as_deref()
+                .unwrap_or("the destination was made again");
+            book.add(Entry::new(Kind::DestinationRecreated, now, text).of_sink(name));
         }
         let total = sink.dead_letters.iter().sum();
         if let Some(letters) = watch.dead_letters.report(total, now) {

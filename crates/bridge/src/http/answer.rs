@@ -173,6 +173,9 @@ impl Findings {
                 self.lost.push(format!("Events for {name} were {reason}."));
             }
         }
+        if let Some(text) = &sink.snapshot.recreations.last {
+            self.lost.push(format!("{name}: {text}."));
+        }
         counts.dropped + counts.damaged + behind
     }
 }

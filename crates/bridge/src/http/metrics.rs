@@ -256,6 +256,10 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         "sink_lost_events_total",
         "Events that the destination lost after they were acknowledged: lines that another program removed from a file.",
     );
+    let mut recreated = Family::counter(
+        "sink_destination_recreated_total",
+        "Times that the topic or stream was found to be removed and made again after events were delivered into it.",
+    );
     let mut replacements = Family::counter(
         "sink_client_replacements_total",
         "Clients of the sink that were replaced because they settled no event for too long while events waited.",
@@ -308,6 +312,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         }
         resent.add(&[name], sink.snapshot.resent as f64);
         lost.add(&[name], sink.snapshot.lost as f64);
+        recreated.add(&[name], sink.snapshot.recreations.count as f64);
         replacements.add(&[name], sink.snapshot.client_replacements as f64);
         let client = sink.snapshot.client;
         // NaN without a measurement: a 0 would be a false one.
@@ -335,6 +340,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
         connect_failures,
         resent,
         lost,
+        recreated,
         replacements,
         queued_messages,
         queued_bytes,

@@ -85,6 +85,9 @@ struct Sink {
     in_flight: u64,
     resent: u64,
     client_replacements: u64,
+    /// How often the topic or stream was found to be made again since the start, and the last time in a sentence.
+    destination_recreated: u64,
+    last_recreation: Option<String>,
     latency: Latency,
     newest_dead_letters: Vec<DeadLetterSummary>,
     ledger: Ledger,
@@ -287,6 +290,8 @@ impl Sink {
             in_flight: sink.snapshot.in_flight,
             resent: sink.snapshot.resent,
             client_replacements: sink.snapshot.client_replacements,
+            destination_recreated: sink.snapshot.recreations.count,
+            last_recreation: sink.snapshot.recreations.last.clone(),
             latency: Latency::of(sink.handle.progress.latency()),
             newest_dead_letters: sink.snapshot.newest_dead_letters.iter().cloned().collect(),
             ledger: Ledger {

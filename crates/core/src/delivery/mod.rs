@@ -52,7 +52,7 @@ use crate::{
     dead_letter::DeadLetters,
     filter::Filter,
     identity::SpoolId,
-    reader::{Read, ReadError, Reader},
+    reader::{Cursor, Read, ReadError, Reader},
     redact::Redaction,
     sink::{ConnectContext, Next, Outcome, Sink, SinkFault, SinkStatus, TransactionState},
 };
@@ -278,7 +278,8 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
                 if let Err(end) = call::<S>(Call::Commit, &self.shutdown, commit).await {
                     return Ok(end);
                 }
-                self.window.committed(cursor, &mut self.reader);
+                let note = self.sink.cursor_note();
+                self.window.committed(Cursor { note, ..cursor }, &mut self.reader);
                 // Events that had to wait for the commit are published now.
                 continue;
             }
@@ -336,8 +337,10 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             unavailable,
             notice,
             lost,
+            recreations,
             client,
         } = self.sink.status();
+        self.progress.set_recreations(recreations);
         if let Some(fault) = broken {
             return Err(fault.into());
         }

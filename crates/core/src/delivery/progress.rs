@@ -15,6 +15,7 @@ use crate::{
     event::Sequence,
     histogram::{self, Histogram},
     reader::Cursor,
+    recreation::Recreations,
     sink::{ClientGauges, FaultKind, RejectionReason, SinkFault},
 };
 
@@ -118,6 +119,8 @@ pub struct ProgressSnapshot {
     pub notice: Option<String>,
     /// The number of events that the destination has lost after their acknowledgement, as far as the sink has detected it.
     pub lost: u64,
+    /// The destinations that were removed and made again, as far as the sink has detected it.
+    pub recreations: Recreations,
     /// The last measurements of the client library.
     pub client: ClientGauges,
 }
@@ -141,6 +144,7 @@ impl Progress {
             newest_dead_letters: RecentDeadLetters::default(),
             notice: None,
             lost: 0,
+            recreations: Recreations::default(),
             client: ClientGauges::default(),
         };
         Self {
@@ -200,6 +204,10 @@ impl Progress {
         inner.notice = notice;
         inner.lost = lost;
         inner.client = client;
+    }
+
+    pub(super) fn set_recreations(&self, recreations: Recreations) {
+        self.lock().recreations = recreations;
     }
 
     pub(super) fn client_replaced(&self) {

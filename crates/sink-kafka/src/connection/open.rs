@@ -21,6 +21,7 @@ use crate::{
     config::{KafkaConfig, TransactionConfig},
     cursors::{CursorRecord, Cursors},
     health::Health,
+    positions::Position,
     properties::{self, QueueBounds},
     reach,
     topic::Topic,
@@ -40,6 +41,8 @@ pub(crate) struct Open {
     /// Topics that events have named before.
     pub(crate) named: Vec<String>,
     pub(crate) steps: ConnectSteps,
+    /// The largest offset of the cursor.
+    pub(crate) position: Option<Position>,
 }
 
 /// What a sink claims the transactional id with.
@@ -101,6 +104,9 @@ impl Open {
             .flatten()
             .map(|topic| (topic.name.clone(), topic))
             .collect();
+        if !self.is_trial {
+            self.look_for_the_end(&mut inspector, &topics);
+        }
         let constant = constant.and_then(|name| topics.remove(&name));
         let limits = limits(topics.values().chain(&constant), &self.config);
         let id = self.config.transactions().map(|transactions| {
@@ -156,6 +162,24 @@ impl Open {
 }
 
 impl Open {
+    /// Looks whether the topic of the largest known offset still has it.
+    fn look_for_the_end(&self, inspector: &mut Inspector, topics: &HashMap<String, Topic>) {
+        let position = self.health.positions().largest_or(self.position.clone());
+        let Some((position, topic)) =
+            position.and_then(|position| Some((position.clone(), topics.get(&position.topic)?)))
+        else {
+            return;
+        };
+        let is_gone = usize::try_from(position.partition).is_ok_and(|index| index >= topic.partitions);
+        let end = match inspector.end_of(&position.topic, position.partition) {
+            _ if is_gone => None,
+            Some(end) => Some(end),
+            // The next records tell.
+            None => return,
+        };
+        self.health.positions().ends_at(&self.sink, &position, end);
+    }
+
     /// Of a trial: notes of a topic that is not there, and that a sink would make, that it is so.
     fn unless_absent<T>(
         &self,

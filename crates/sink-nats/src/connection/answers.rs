@@ -121,6 +121,10 @@ impl Connection {
                 ),
             ));
         }
+        if !answer.duplicate && sent.role != Role::Letter {
+            let next = self.in_flight.next_number();
+            self.places.stored(number, sent.after, answer.seq, next);
+        }
         let outcome = if answer.duplicate {
             Outcome::Duplicate
         } else {

@@ -1,0 +1,201 @@
+//! The identity of the stream into which events were delivered, to notice that it was removed and made again.
+
+use neurobridge_core::{reader::Cursor, recreation::Recreations};
+use serde::{Deserialize, Serialize};
+
+use crate::stream::Stream;
+
+/// The stream of a sink, over all of its connections.
+#[derive(Debug, Default)]
+pub(crate) struct Destination {
+    known: Option<Known>,
+    recreations: Recreations,
+}
+
+/// What is known of the stream. Stored with the cursor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    stream: String,
+    /// The time of its creation. `None` if it was made again while the sink was connected.
+    created: Option<String>,
+    /// The place of its last message, as far as the sink knows.
+    place: u64,
+}
+
+impl Destination {
+    /// Compares the stream of a new connection with the one before, or with that of the cursor after a restart.
+    pub(crate) fn connected(&mut self, sink: &str, stream: &Stream, cursor: &Cursor) {
+        let name = &stream.config.name;
+        let noted = || serde_json::from_str(cursor.note.as_deref()?).ok();
+        let found = Known {
+            stream: name.clone(),
+            created: Some(stream.created.clone()),
+            place: stream.last_place(),
+        };
+        let before = self.known.replace(found).or_else(noted);
+        // Without a delivered event nothing is lost with a stream.
+        let Some(before) = before.filter(|before| before.stream == *name && cursor.counts.delivered > 0)
+        else {
+            return;
+        };
+        let place = stream.last_place();
+        let found = match &before.created {
+            Some(created) if *created != stream.created => {
+                format!("created {}, before {created}", stream.created)
+            }
+            _ if place < before.place => {
+                format!("its last message is number {place}, before {}", before.place)
+            }
+            _ => return,
+        };
+        self.recreations.note(sink, &described(name), &found);
+    }
+
+    /// Takes the place of the last acknowledged message.
+    pub(crate) const fn stored(&mut self, place: u64) {
+        if let Some(known) = &mut self.known
+            && known.place < place
+        {
+            known.place = place;
+        }
+    }
+
+    /// Takes an acknowledgement that names an earlier place than one before it.
+    pub(crate) fn restarted(&mut self, sink: &str, before: u64, place: u64) {
+        let Some(known) = &mut self.known else {
+            return;
+        };
+        known.created = None;
+        known.place = place;
+        let found = format!("an event was stored as its message {place}, after message {before}");
+        self.recreations.note(sink, &described(&known.stream), &found);
+    }
+
+    /// Returns the text to store with the cursor.
+    pub(crate) fn note(&self) -> Option<String> {
+        serde_json::to_string(self.known.as_ref()?).ok()
+    }
+
+    pub(crate) fn recreations(&self) -> Recreations {
+        self.recreations.clone()
+    }
+}
+
+fn described(stream: &str) -> String {
+    format!("the stream \"{stream}\"")
+}
+
+/// Detects from the places of acknowledged messages that a stream was made again while the connection is open.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// The place of the last acknowledged message.
+    last: u64,
+    /// Messages with a smaller number were sent before the stream was made again.
+    from: u64,
+    /// The place before, and the one of the first message of the new stream.
+    restarted: Option<(u64, u64)>,
+}
+
+impl Places {
+    pub(crate) const fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Takes the acknowledgement of a message: its number, the last place when it was sent, and its place. Acknowledgements may
+    /// overtake each other, so a message is only compared with those that were acknowledged before it was sent.
+    pub(crate) fn stored(&mut self, number: u64, after: u64, place: u64, next_number: u64) {
+        if number >= self.from && place <= after {
+            self.restarted = Some((after, place));
+            self.from = next_number;
+            self.last = place;
+        } else if number >= self.from {
+            self.last = self.last.max(place);
+        }
+    }
+
+    pub(crate) const fn take_restarted(&mut self) -> Option<(u64, u64)> {
+        self.restarted.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use neurobridge_core::event::Sequence;
+
+    use super::*;
+
+    fn stream(created: &str, place: u64) -> Stream {
+        serde_json::from_value(serde_json::json!({
+            "config": { "name": "S" }, "created": created, "state": { "last_seq": place }
+        }))
+        .unwrap()
+    }
+
+    fn cursor(delivered: u64, note: Option<String>) -> Cursor {
+        let mut cursor = Cursor::starting_at(Sequence::FIRST);
+        cursor.counts.delivered = delivered;
+        cursor.note = note;
+        cursor
+    }
+
+    #[test]
+    fn other_creation_time_after_a_restart_is_noticed() {
+        let mut before = Destination::default();
+        before.connected("nats", &stream("monday", 0), &cursor(0, None));
+        before.stored(7);
+        let note = before.note();
+        assert_eq!(before.recreations().count, 0);
+        for (created, place, delivered, count) in [
+            ("monday", 7, 5, 0),
+            ("tuesday", 7, 5, 1),
+            // A stream that was restored from an older copy.
+            ("monday", 6, 5, 1),
+            ("tuesday", 0, 0, 0),
+        ] {
+            let mut after = Destination::default();
+            after.connected("nats", &stream(created, place), &cursor(delivered, note.clone()));
+            assert_eq!(after.recreations().count, count, "{created} {place} {delivered}");
+        }
+        for note in [None, Some("{\"offset\":1}".to_owned())] {
+            let mut after = Destination::default();
+            after.connected("nats", &stream("tuesday", 0), &cursor(5, note));
+            assert_eq!(
+                after.recreations().count,
+                0,
+                "nothing is known of the stream before"
+            );
+        }
+    }
+
+    #[test]
+    fn stream_made_again_while_connected_is_counted_once() {
+        let mut destination = Destination::default();
+        destination.connected("nats", &stream("monday", 9), &cursor(9, None));
+        destination.restarted("nats", 9, 1);
+        destination.stored(2);
+        destination.connected("nats", &stream("tuesday", 2), &cursor(11, None));
+        assert_eq!(destination.recreations().count, 1);
+        let last = destination.recreations().last.unwrap();
+        assert!(last.contains("the stream \"S\" was made again") && last.contains("replay --sink nats"));
+        destination.connected("nats", &stream("wednesday", 2), &cursor(11, None));
+        assert_eq!(destination.recreations().count, 2);
+    }
+
+    #[test]
+    fn overtaken_acknowledgements_are_no_new_stream() {
+        let mut places = Places::default();
+        // Both were sent before anything was acknowledged.
+        places.stored(0, 0, 2, 2);
+        places.stored(1, 0, 1, 2);
+        assert_eq!((places.take_restarted(), places.last()), (None, 2));
+        places.stored(2, 2, 3, 5);
+        // The stream is made again: three messages were in flight.
+        places.stored(3, 3, 1, 6);
+        assert_eq!((places.take_restarted(), places.last()), (Some((3, 1)), 1));
+        places.stored(4, 3, 2, 6);
+        places.stored(5, 3, 3, 6);
+        assert_eq!(places.take_restarted(), None);
+        places.stored(6, 1, 4, 7);
+        assert_eq!((places.take_restarted(), places.last()), (None, 4));
+    }
+}
