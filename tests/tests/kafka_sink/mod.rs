@@ -3,6 +3,7 @@
 
 mod advertised;
 mod frozen;
+mod recipes;
 mod recreated;
 mod security;
 mod support;

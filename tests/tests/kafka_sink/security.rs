@@ -13,14 +13,14 @@ use neurobridge_tests::{
 
 use super::support::{Delivery, assert_complete_and_in_order, blocking, connect, records, topic};
 
-struct Secured {
-    kafka: Kafka,
-    certificates: Certificates,
+pub(super) struct Secured {
+    pub(super) kafka: Kafka,
+    pub(super) certificates: Certificates,
     dir: Scratch,
 }
 
 impl Secured {
-    fn start() -> Option<Self> {
+    pub(super) fn start() -> Option<Self> {
         let dir = Scratch::new("kafka-certificates").unwrap();
         let certificates = Certificates::generate(dir.path()).unwrap();
         let secure = certificates.secure_kafka(&[("alice", "alice-secret"), ("bob", "bob-secret")]);
@@ -36,7 +36,7 @@ impl Secured {
         })
     }
 
-    fn topic(&self, word: &str) -> String {
+    pub(super) fn topic(&self, word: &str) -> String {
         let topic = topic(word);
         KafkaAdmin::new(&self.kafka.bootstrap())
             .unwrap()
@@ -57,7 +57,7 @@ impl Secured {
         config
     }
 
-    fn grant(&self, principal: &str, topic: &str) {
+    pub(super) fn grant(&self, principal: &str, topic: &str) {
         self.kafka
             .grant(Grant {
                 principal,

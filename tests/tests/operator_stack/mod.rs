@@ -8,4 +8,5 @@ mod alerts;
 mod compose;
 mod deployment;
 mod live;
+mod recipes;
 mod support;

@@ -32,12 +32,12 @@ fn all_keys() -> Document {
 #[test]
 fn every_shipped_file_is_valid() {
     let mut files = vec![folder().join("neurobridge.toml")];
-    files.extend(
-        fs::read_dir(folder().join("examples"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path()),
-    );
-    assert!(files.len() >= 6, "{files:?}");
+    for examples in ["examples", "recipes"] {
+        let found = fs::read_dir(folder().join(examples)).unwrap();
+        files.extend(found.map(|entry| entry.unwrap().path()));
+    }
+    files.push(folder().join("kubernetes-overlay/neurobridge.toml"));
+    assert!(files.len() >= 11, "{files:?}");
     for file in files {
         if let Err(report) = load::load_from(Some(&file), [], []) {
             panic!("{}: {report}", file.display());
