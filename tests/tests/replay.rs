@@ -1,5 +1,7 @@
 //! `neurobridge spool replay`, with and without a running bridge: marked copies are delivered, and no cursor changes.
 
+mod dead_letters;
+
 use std::collections::BTreeMap;
 use std::process::{Command, Output};
 use std::time::Duration;

@@ -17,8 +17,8 @@ pub use self::history::{GapsCommand, GapsCommandFlags, GapsFlags, HistoryFlags, 
 pub use self::values::HttpAddress;
 use self::{
     texts::{
-        AFTER_HELP, CHECK_EXAMPLES, COMPLETIONS_EXAMPLES, HEALTHCHECK_EXAMPLES, REPLAY_EXAMPLES,
-        RUN_EXAMPLES, SIMULATE_SHORT_HELP, TAIL_EXAMPLES, simulate_long_help,
+        AFTER_HELP, CHECK_EXAMPLES, COMPLETIONS_EXAMPLES, DEAD_LETTERS_EXAMPLES, HEALTHCHECK_EXAMPLES,
+        REPLAY_EXAMPLES, RUN_EXAMPLES, SIMULATE_SHORT_HELP, TAIL_EXAMPLES, simulate_long_help,
     },
     values::{condition, http_address, log_level, rate, run_name, size},
 };
@@ -88,6 +88,8 @@ pub enum Command {
     History(HistoryFlags),
     /// Lists the times in which events were missed.
     Gaps(GapsCommandFlags),
+    /// Lists, shows and replays the dead letters in files, also while a bridge runs.
+    DeadLetters(DeadLettersFlags),
     /// Requests the health of a running bridge; exit code 0 or 1.
     ///
     /// For containers without a shell or curl. The response goes to standard output.
@@ -161,6 +163,51 @@ pub struct ReplayFlags {
     /// The name of this run; the name of a stopped run resumes it [default: the time].
     #[arg(long, value_name = "NAME", value_parser = run_name)]
     pub run: Option<String>,
+}
+
+/// Flags of `dead-letters`.
+#[derive(Clone, Debug, Args)]
+pub struct DeadLettersFlags {
+    /// The configuration file [default: as for the other commands].
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The subcommand.
+    #[command(subcommand)]
+    pub command: DeadLettersCommand,
+}
+
+/// The commands of `dead-letters`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// Lists the dead letters, the oldest first. Shows nothing of their events.
+    Ls {
+        /// Lists those of this sink only.
+        #[arg(long, value_name = "NAME")]
+        sink: Option<String>,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prints dead letters as stored, with their events, one JSON object a line.
+    Show {
+        /// The ids that `dead-letters ls` shows, or beginnings of them.
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<String>,
+    },
+    /// Sends dead letters to their sinks again: through the filters and redactions of the configuration as it is now, marked
+    /// as the replay "dead-letters", each one once.
+    ///
+    /// What was replayed is noted in dead-letters-replayed.jsonl in the data folder, so that a repeated or interrupted
+    /// command continues. What a sink rejects again is not noted. For NATS with strict order the bridge has to be stopped.
+    #[command(after_help = DEAD_LETTERS_EXAMPLES)]
+    Replay {
+        /// The ids that `dead-letters ls` shows, or beginnings of them [default: all that were not replayed].
+        #[arg(value_name = "ID")]
+        ids: Vec<String>,
+        /// Replays those of this sink only.
+        #[arg(long, value_name = "NAME")]
+        sink: Option<String>,
+    },
 }
 
 /// Flags of `demo`.

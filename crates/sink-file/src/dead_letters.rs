@@ -24,6 +24,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::{Limits, SyncMode, check_path, effective_period},
     error::FileError,
+    rotation::Place,
     writer::Writer,
 };
 
@@ -103,6 +104,17 @@ impl FileDeadLetters {
     /// The file can't be written to, or another process does.
     pub async fn open(config: &DeadLettersConfig, data_dir: &Path) -> Result<Self, FileError> {
         Self::with_clock(config, data_dir, Arc::new(SystemClock::new())).await
+    }
+
+    /// Returns the files with dead letters at this path, the oldest first: the rotated ones, then the active one. Some may be
+    /// missing by the time that they are read.
+    ///
+    /// # Errors
+    /// The folder can't be listed.
+    pub fn files(path: &Path) -> Result<Vec<PathBuf>, FileError> {
+        let rotated = Place::new(path)?.list()?;
+        let paths = rotated.into_iter().map(|rotated| rotated.path);
+        Ok(paths.chain([path.to_owned()]).collect())
     }
 
     async fn with_clock(

@@ -1,6 +1,6 @@
 //! Reads a range of a log again, also while another process has the log open: locks nothing and moves no cursor.
 
-use std::{io, path::PathBuf, str::FromStr};
+use std::{fmt, io, path::PathBuf, str::FromStr};
 
 use jiff::{SignedDuration, Timestamp};
 use neurobridge_core::{
@@ -112,14 +112,35 @@ impl Place {
     }
 }
 
-/// A reader of a range of a log. Deleted and unreadable events are reported as skipped.
+/// A reader of a range of a log, or of events from elsewhere. Deleted and unreadable events are reported as skipped.
 #[derive(Debug)]
 pub struct ReplayReader {
-    folder: PathBuf,
+    origin: Origin,
     epochs: Epochs,
-    end: Sequence,
     cursor: Cursor,
-    read: mpsc::Receiver<Result<Read, ReadError>>,
+    on_commit: OnCommit,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Log {
+        folder: PathBuf,
+        end: Sequence,
+        read: mpsc::Receiver<Result<Read, ReadError>>,
+    },
+    Batches {
+        batches: Vec<SealedBatch>,
+        next: Sequence,
+    },
+}
+
+/// What happens when the cursor of a replay moves.
+struct OnCommit(Box<dyn FnMut(&Cursor) + Send>);
+
+impl fmt::Debug for OnCommit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnCommit")
+    }
 }
 
 impl ReplayReader {
@@ -137,26 +158,45 @@ impl ReplayReader {
         })?;
         let read = read(folder.clone(), first, end);
         Ok(Self {
-            folder,
+            origin: Origin::Log { folder, end, read },
             epochs,
-            end,
             cursor: Cursor::starting_at(first),
-            read,
+            on_commit: OnCommit(Box::new(|_| ())),
         })
+    }
+
+    /// Reads these events instead of a log; their sequences ascend, and may have holes, which are reported as skipped.
+    /// `on_commit` is called with each new cursor: the events before it are settled.
+    pub fn of(batches: Vec<SealedBatch>, on_commit: impl FnMut(&Cursor) + Send + 'static) -> Self {
+        let next = batches.first().map_or(Sequence::FIRST, SealedBatch::first);
+        Self {
+            origin: Origin::Batches { batches, next },
+            epochs: Epochs::default(),
+            cursor: Cursor::starting_at(next),
+            on_commit: OnCommit(Box::new(on_commit)),
+        }
     }
 }
 
 impl Reader for ReplayReader {
     async fn next(&mut self) -> Result<Read, ReadError> {
-        self.read.recv().await.unwrap_or(Ok(Read::End))
+        match &mut self.origin {
+            Origin::Log { read, .. } => read.recv().await.unwrap_or(Ok(Read::End)),
+            Origin::Batches { batches, next } => Ok(next_of(batches, next)),
+        }
     }
 
     fn rewind(&mut self, sequence: Sequence) {
-        self.read = read(self.folder.clone(), sequence, self.end);
+        match &mut self.origin {
+            Origin::Log { folder, end, read } => *read = self::read(folder.clone(), sequence, *end),
+            Origin::Batches { next, .. } => *next = sequence,
+        }
     }
 
-    /// Does nothing: a replay does not move the sink's cursor.
-    fn commit(&mut self, _: &Cursor) {}
+    /// Does not move the sink's cursor in the spool.
+    fn commit(&mut self, cursor: &Cursor) {
+        (self.on_commit.0)(cursor);
+    }
 
     fn cursor(&self) -> &Cursor {
         &self.cursor
@@ -164,6 +204,28 @@ impl Reader for ReplayReader {
 
     fn epochs(&self) -> Epochs {
         self.epochs.clone()
+    }
+}
+
+/// Returns the events from `next` on, or the hole that begins there.
+fn next_of(batches: &[SealedBatch], next: &mut Sequence) -> Read {
+    let Some(batch) = batches.iter().find(|batch| batch.end() > *next) else {
+        return Read::End;
+    };
+    let from = *next;
+    match batch.from(from) {
+        Some(events) if batch.first() <= from => {
+            *next = events.end();
+            Read::Events(events)
+        }
+        _ => {
+            *next = batch.first();
+            Read::Skipped {
+                from,
+                events: batch.first().since(from),
+                reason: Skipped::Dropped,
+            }
+        }
     }
 }
 

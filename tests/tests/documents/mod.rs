@@ -40,6 +40,8 @@ fn how(command: &str) -> Option<How> {
         | "neurobridge healthcheck --ready"
         | "neurobridge gaps ls"
         | "neurobridge gaps ls --source main --json"
+        | "neurobridge dead-letters ls"
+        | "neurobridge dead-letters replay"
         | "neurobridge spool ls"
         | "neurobridge spool verify" => How::Once,
         _ if command.starts_with("neurobridge history ") => How::Once,
@@ -157,7 +159,7 @@ fn named_subcommands_and_flags_exist() {
             continue;
         }
         // These commands have subcommands.
-        if ["gaps", "spool"].contains(&subcommand.as_str())
+        if ["dead-letters", "gaps", "spool"].contains(&subcommand.as_str())
             && let Some(below) = words.next_if(|word| word.chars().all(char::is_alphabetic))
         {
             subcommand = format!("{subcommand} {below}");

@@ -75,3 +75,9 @@ pub(super) fn simulate_long_help() -> String {
         neurobridge_simulator::GRAMMAR.trim_end()
     )
 }
+
+pub(super) const DEAD_LETTERS_EXAMPLES: &str = "\
+Examples:
+  neurobridge dead-letters ls --sink kafka
+  neurobridge dead-letters replay 3f2a09c1 77d0
+  neurobridge dead-letters replay --sink kafka";

@@ -73,10 +73,10 @@ mod tests {
 
     #[test]
     fn sink_completion_runs_the_program() {
-        // For `check`, `tail` and `spool replay`.
+        // For `check`, `tail`, `spool replay` and two commands of `dead-letters`.
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let text = completions_for(shell);
-            assert_eq!(text.matches("completions --sinks").count(), 3, "{shell}: {text}");
+            assert_eq!(text.matches("completions --sinks").count(), 5, "{shell}: {text}");
         }
     }
 }

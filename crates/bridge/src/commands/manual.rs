@@ -26,6 +26,9 @@ The spool on disk, with the cursors of the sinks.
 \fIdata_dir\fR\fB/dead\-letters.jsonl\fR
 Dead letters of sources, and of sinks without a place of their own; rotated files are beside it.
 .TP
+\fIdata_dir\fR\fB/dead\-letters\-replayed.jsonl\fR
+Which dead letters were replayed.
+.TP
 \fIdata_dir\fR\fB/tail.sock\fR
 The socket for \fBneurobridge tail\fR while the bridge runs.
 .TP

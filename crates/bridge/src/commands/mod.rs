@@ -1,6 +1,7 @@
 //! The commands.
 
 mod check;
+mod dead_letters;
 mod demo;
 mod generate;
 mod healthcheck;
@@ -27,7 +28,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{self, Cli, Command, ConfigFlag, GapsCommand, LogFlags, SpoolCommand},
+    cli::{self, Cli, Command, ConfigFlag, DeadLettersCommand, GapsCommand, LogFlags, SpoolCommand},
     config::{self, Loaded, LogFormat},
     exit::{Exit, Failure, OrExit},
     feed::joined,
@@ -100,6 +101,17 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::History(flags) => history::entries(&flags),
         Command::Gaps(flags) => match &flags.command {
             GapsCommand::Ls(ls) => history::gaps(flags.config.as_deref(), ls),
+        },
+        Command::DeadLetters(flags) => match flags.command {
+            DeadLettersCommand::Ls { sink, json } => {
+                dead_letters::ls(flags.config.as_deref(), sink.as_deref(), json)
+            }
+            DeadLettersCommand::Show { ids } => dead_letters::show(flags.config.as_deref(), &ids),
+            DeadLettersCommand::Replay { ids, sink } => {
+                let config = ConfigFlag { config: flags.config };
+                let (loaded, _guard) = load_and_log(&config, &log)?;
+                block_on(dead_letters::replay(&loaded.config, &ids, sink.as_deref())).map(|()| Exit::Ok)
+            }
         },
         Command::Healthcheck(flags) => block_on(healthcheck::run(&flags)),
         Command::Schema => generate::schema(),

@@ -8,9 +8,11 @@ use std::{
 use anyhow::anyhow;
 use jiff::Timestamp;
 use neurobridge_core::{
+    dead_letter::DeadLetters,
     delivery::{self, Ended, Progress, Shutdown},
     envelope::Field,
     event::Sequence,
+    identity::SpoolId,
     reader::Reader,
     sink_type::{BuildContext, DeadLetterPlace, replay_file},
 };
@@ -46,7 +48,7 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
         Failure::new(Exit::Usage, error)
     })?;
     let folder = folder(config)?;
-    let _held = hold(entry, &config.data_dir, &folder).await?;
+    let _held = hold(entry, &config.data_dir, Some(&folder)).await?;
     let listing = inspect::list(&folder).or_exit(Exit::Disk)?;
     let id = listing
         .id
@@ -62,60 +64,100 @@ pub(super) async fn run(config: &Config, flags: &ReplayFlags) -> Result<(), Fail
     );
 
     let dead_letters = dead_letters_path(config, entry, &run);
-    let options = delivery::Options {
-        name: flags.sink.clone(),
+    let reader = ReplayReader::start(folder, first, end).or_exit(Exit::Disk)?;
+    let replay = Replay {
+        config,
+        name: &flags.sink,
+        entry,
+        run: &run,
         spool: id,
-        filter: entry.common.filter.clone(),
-        redaction: read_redaction(
-            &entry.common.redact,
-            entry.common.pseudonymise.as_ref(),
-            &format!("sinks.{}", flags.sink),
-        )
-        .await?,
         dead_letters: open_dead_letters(config, &dead_letters).await?,
         dead_letter_place: match entry.config.dead_letter_place() {
             DeadLetterPlace::Destination(place) => place,
             _ => config.data_dir.join(&dead_letters).display().to_string(),
         },
-        max_dead_letters_in_a_row: entry.common.max_dead_letters_in_a_row,
     };
-    let reader = ReplayReader::start(folder, first, end).or_exit(Exit::Disk)?;
-    let progress = Arc::new(Progress::new(reader.cursor().clone()));
-    let shutdown = Shutdown {
-        // A permanent fault ends the replay.
-        drain: CancellationToken::new(),
-        abort: CancellationToken::new(),
-    };
-    shutdown.drain.cancel();
-    let abort = shutdown.abort.clone();
-    let context = BuildContext {
-        name: &flags.sink,
-        data_dir: &config.data_dir,
-        replay: Some(&run),
-    };
-    let mut delivery = entry.config.deliver(
-        &context,
-        AnyReader::Replay(reader),
-        options,
-        Arc::clone(&progress),
-        shutdown,
-    );
-    let ended = tokio::select! {
-        biased;
-        signal = signals.next() => {
-            info!(signal, "stopping");
-            abort.cancel();
-            delivery.await
-        }
-        ended = &mut delivery => ended,
-    };
+    let (progress, ended) = replay.deliver(reader, &mut signals).await?;
     remove_if_empty(&config.data_dir.join(&dead_letters));
-    report(&progress, &run, ended.or_exit(Exit::Disk)?, &mut signals).await
+    report(&progress, &run, ended, &mut signals).await
+}
+
+/// A delivery of events to one sink beside the bridge, marked as a replay.
+pub(super) struct Replay<'a> {
+    pub(super) config: &'a Config,
+    pub(super) name: &'a str,
+    pub(super) entry: &'a SinkEntry,
+    /// The name in the mark of each message.
+    pub(super) run: &'a str,
+    pub(super) spool: SpoolId,
+    pub(super) dead_letters: Arc<dyn DeadLetters>,
+    pub(super) dead_letter_place: String,
+}
+
+impl Replay<'_> {
+    /// Delivers the events of a reader, until a permanent fault or a signal.
+    pub(super) async fn deliver(
+        self,
+        reader: ReplayReader,
+        signals: &mut Signals,
+    ) -> Result<(Arc<Progress>, Ended), Failure> {
+        let common = &self.entry.common;
+        let options = delivery::Options {
+            name: self.name.to_owned(),
+            spool: self.spool,
+            filter: common.filter.clone(),
+            redaction: read_redaction(
+                &common.redact,
+                common.pseudonymise.as_ref(),
+                &format!("sinks.{}", self.name),
+            )
+            .await?,
+            dead_letters: self.dead_letters,
+            dead_letter_place: self.dead_letter_place,
+            max_dead_letters_in_a_row: common.max_dead_letters_in_a_row,
+        };
+        let progress = Arc::new(Progress::new(reader.cursor().clone()));
+        let shutdown = Shutdown {
+            // A permanent fault ends the replay.
+            drain: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        };
+        shutdown.drain.cancel();
+        let abort = shutdown.abort.clone();
+        let context = BuildContext {
+            name: self.name,
+            data_dir: &self.config.data_dir,
+            replay: Some(self.run),
+        };
+        let mut delivery = self.entry.config.deliver(
+            &context,
+            AnyReader::Replay(reader),
+            options,
+            Arc::clone(&progress),
+            shutdown,
+        );
+        let ended = tokio::select! {
+            biased;
+            signal = signals.next() => {
+                info!(signal, "stopping");
+                abort.cancel();
+                delivery.await
+            }
+            ended = &mut delivery => ended,
+        };
+        Ok((progress, ended.or_exit(Exit::Disk)?))
+    }
 }
 
 /// Locks the data folder for a stream with strict order, which has one writer: a bridge that publishes meanwhile would be
 /// rejected again and again.
-async fn hold(entry: &SinkEntry, data_dir: &Path, folder: &Path) -> Result<Option<(DataDir, Held)>, Failure> {
+///
+/// Without a spool on disk (`folder`) there is nothing else to lock.
+pub(super) async fn hold(
+    entry: &SinkEntry,
+    data_dir: &Path,
+    folder: Option<&Path>,
+) -> Result<Option<(DataDir, Option<Held>)>, Failure> {
     if !entry.config.is_only_writer() {
         return Ok(None);
     }
@@ -131,8 +173,11 @@ async fn hold(entry: &SinkEntry, data_dir: &Path, folder: &Path) -> Result<Optio
             Exit::TryLater => because(failure),
             _ => failure,
         })?;
+    let Some(folder) = folder else {
+        return Ok(Some((data_dir, None)));
+    };
     match inspect::hold(folder) {
-        Ok(held) => Ok(Some((data_dir, held))),
+        Ok(held) => Ok(Some((data_dir, Some(held)))),
         Err(error @ OpenError::Locked { .. }) => Err(because(Failure::new(Exit::TryLater, error))),
         Err(error) => Err(Failure::new(Exit::Disk, error)),
     }

@@ -256,6 +256,40 @@ mod tests {
         assert!(!reason.contains("right"), "{reason}");
     }
 
+    #[test]
+    fn table_has_either_success_or_warnings_of_an_attempt() {
+        let attempt = |name: &str, answer| Attempt {
+            kind: "sink",
+            name: name.to_owned(),
+            answer,
+        };
+        let fine = |dangers: &[&str]| Fine {
+            time: Duration::from_millis(7),
+            dangers: dangers.iter().map(|danger| (*danger).to_owned()).collect(),
+        };
+        let attempts = [
+            attempt("a", Ok(fine(&[]))),
+            attempt("b", Ok(fine(&["one", "two"]))),
+            attempt("c", Err((Exit::Disk, "no".to_owned()))),
+            attempt("d", Err((Exit::TokenRefused, "never".to_owned()))),
+        ];
+        let table = table(&attempts);
+        let rows: Vec<&str> = table.lines().skip(2).take(5).collect();
+        assert_eq!(
+            rows,
+            [
+                "✓  sink a  ok, 7 ms",
+                "⚠  sink b  one",
+                "⚠  sink b  two",
+                "✗  sink c  no",
+                "✗  sink d  never"
+            ]
+        );
+        assert_eq!(worst(&attempts), Exit::TokenRefused);
+        assert_eq!(worst(&attempts[..3]), Exit::Disk);
+        assert_eq!(worst(&attempts[..2]), Exit::Ok);
+    }
+
     #[tokio::test]
     async fn http_address_is_free_in_use_or_not_local() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();

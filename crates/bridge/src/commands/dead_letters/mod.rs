@@ -1,0 +1,124 @@
+//! `neurobridge dead-letters`: lists, shows and replays the dead letters in files.
+
+mod letter;
+mod record;
+mod replay;
+
+use std::{
+    io::{self, IsTerminal},
+    path::Path,
+};
+
+use jiff::Timestamp;
+use neurobridge_core::{event::Sequence, foreign_text, units::ByteSize};
+use serde::Serialize;
+
+pub(super) use self::replay::replay;
+use self::{letter::Letter, record::Replayed};
+use super::{print, print_json, table::Table};
+use crate::{
+    config,
+    exit::{Exit, Failure, OrExit},
+};
+
+/// Lists the dead letters of a configuration. Changes nothing.
+///
+/// # Errors
+/// Fails when a file cannot be read.
+pub(super) fn ls(config: Option<&Path>, sink: Option<&str>, json: bool) -> Result<Exit, Failure> {
+    let config = config::load(config).or_exit(Exit::Config)?.config;
+    let mut letters = letter::read(&config)?;
+    letters.retain(|letter| sink.is_none_or(|sink| letter.fields.sink.as_deref() == Some(sink)));
+    let replayed = record::read(&config.data_dir)?;
+    if json {
+        let dead_letters = letters.iter().map(|letter| Row::of(letter, &replayed)).collect();
+        print_json(&Document { dead_letters })?;
+    } else {
+        print(table(&letters, &replayed))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Prints dead letters as they are stored.
+///
+/// # Errors
+/// Fails when a file cannot be read, or an id names no dead letter or several.
+pub(super) fn show(config: Option<&Path>, ids: &[String]) -> Result<Exit, Failure> {
+    let config = config::load(config).or_exit(Exit::Config)?.config;
+    let letters = letter::select(letter::read(&config)?, ids)?;
+    let text: String = letters
+        .iter()
+        .map(|letter| format!("{}\n", letter.line))
+        .collect();
+    if io::stdout().is_terminal() {
+        print(foreign_text::escape_lines(&text).as_bytes())?;
+    } else {
+        print(text)?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn table(letters: &[Letter], replayed: &Replayed) -> String {
+    let mut table = Table::new(["id", "received", "of", "reason", "sequence", "size", "replayed"]);
+    let seconds = |time: &Timestamp| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    for letter in letters {
+        let fields = &letter.fields;
+        table.row([
+            letter.id.clone(),
+            seconds(&fields.received_at),
+            match &fields.sink {
+                Some(sink) => format!("sink {sink}"),
+                None => format!("source {}", fields.source),
+            },
+            foreign_text::escape(&fields.reason).into_owned(),
+            fields
+                .sequence
+                .map_or_else(String::new, |sequence| sequence.to_string()),
+            ByteSize::from_bytes(fields.length).to_string(),
+            replayed.get(&letter.id).map_or_else(String::new, seconds),
+        ]);
+    }
+    table.to_string()
+}
+
+/// The output of `dead-letters ls --json`, a stable interface.
+#[derive(Serialize)]
+struct Document<'a> {
+    dead_letters: Vec<Row<'a>>,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    id: &'a str,
+    file: &'a Path,
+    reason: &'a str,
+    detail: &'a str,
+    source: &'a str,
+    /// `None` for a frame of a source that is not an event.
+    sink: Option<&'a str>,
+    received_at: Timestamp,
+    sequence: Option<Sequence>,
+    bytes: u64,
+    /// Whether the event is stored, so that it can be replayed.
+    has_event: bool,
+    replayed_at: Option<Timestamp>,
+}
+
+impl<'a> Row<'a> {
+    fn of(letter: &'a Letter, replayed: &Replayed) -> Self {
+        let fields = &letter.fields;
+        Self {
+            id: &letter.id,
+            file: &letter.file,
+            reason: &fields.reason,
+            detail: &fields.detail,
+            source: &fields.source,
+            sink: fields.sink.as_deref(),
+            received_at: fields.received_at,
+            sequence: fields.sequence,
+            bytes: fields.length,
+            has_event: fields.event.is_some(),
+            replayed_at: replayed.get(&letter.id).copied(),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The record of replayed dead letters, so that each one is replayed once.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, ErrorKind, Write},
+    path::Path,
+};
+
+use anyhow::{Context, anyhow};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{Exit, Failure, OrExit};
+
+/// The file in the data folder.
+const FILE: &str = "dead-letters-replayed.jsonl";
+
+/// A line of the file.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    id: String,
+    at: Timestamp,
+}
+
+/// The times at which dead letters were replayed, by id.
+pub(super) type Replayed = BTreeMap<String, Timestamp>;
+
+/// Reads the record. An incomplete line is left out.
+pub(super) fn read(data_dir: &Path) -> Result<Replayed, Failure> {
+    match fs::read_to_string(data_dir.join(FILE)) {
+        Ok(text) => Ok(text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .map(|Line { id, at }| (id, at))
+            .collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Replayed::new()),
+        Err(error) => Err(error).context(FILE).or_exit(Exit::Disk),
+    }
+}
+
+/// The record, open for this process alone.
+pub(super) struct Record {
+    file: File,
+}
+
+impl Record {
+    /// Opens and locks the record, and reads it.
+    pub(super) fn open(data_dir: &Path) -> Result<(Self, Replayed), Failure> {
+        let path = data_dir.join(FILE);
+        let file = OpenOptions::new().append(true).create(true).open(&path);
+        let mut file = file
+            .with_context(|| format!("{} cannot be written", path.display()))
+            .or_exit(Exit::Disk)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let error = anyhow!("another process replays dead letters of this data_dir");
+                return Err(Failure::new(Exit::TryLater, error).with_step("wait until it has ended"));
+            }
+            Err(TryLockError::Error(error)) => return Err(error).or_exit(Exit::Disk),
+        }
+        let replayed = read(data_dir)?;
+        let ends_whole = fs::read(&path)
+            .or_exit(Exit::Disk)?
+            .last()
+            .is_none_or(|byte| *byte == b'\n');
+        if !ends_whole {
+            // After a kill or a full disk: what was noted last stays a line of its own, which nobody can read.
+            file.write_all(b"\n").or_exit(Exit::Disk)?;
+        }
+        Ok((Self { file }, replayed))
+    }
+
+    /// Notes these dead letters as replayed, durably.
+    pub(super) fn note<'i>(&mut self, ids: impl IntoIterator<Item = &'i str>) -> io::Result<()> {
+        let mut lines = String::new();
+        let at = Timestamp::now();
+        for id in ids {
+            let id = id.to_owned();
+            lines.push_str(&serde_json::to_string(&Line { id, at })?);
+            lines.push('\n');
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.file.write_all(lines.as_bytes())?;
+        self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_survives_an_incomplete_line() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(read(folder.path()).unwrap().is_empty());
+        let (mut record, replayed) = Record::open(folder.path()).unwrap();
+        assert!(replayed.is_empty());
+        record.note(["a", "b"]).unwrap();
+        let failure = Record::open(folder.path()).err().unwrap();
+        assert_eq!(failure.exit, Exit::TryLater, "{failure}");
+        drop(record);
+        let path = folder.path().join(FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, &text[..text.len() - 9]).unwrap();
+        let (mut record, replayed) = Record::open(folder.path()).unwrap();
+        assert_eq!(replayed.into_keys().collect::<Vec<_>>(), ["a"]);
+        record.note(["c"]).unwrap();
+        assert_eq!(
+            read(folder.path()).unwrap().into_keys().collect::<Vec<_>>(),
+            ["a", "c"]
+        );
+    }
+}
