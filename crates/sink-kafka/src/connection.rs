@@ -154,7 +154,7 @@ impl Connection {
                     }
                     self.waiting = Some((record.topic.to_owned(), sequence));
                     // Not in librdkafka, but on its way: its outcome comes like the others.
-                    self.queue.add(0);
+                    self.queue.add(sequence, 0);
                     return Ok(());
                 }
             },
@@ -189,7 +189,7 @@ impl Connection {
             .send(topic, key, value, headers, sequence.get() as usize)
         {
             Ok(()) => {
-                self.queue.add(value.len());
+                self.queue.add(sequence, value.len());
                 if let Some(transactions) = &mut self.transactions {
                     transactions.bytes += size as u64;
                 }
@@ -209,7 +209,7 @@ impl Connection {
             acks.append(&mut self.own);
             let new = &acks[before..];
             if !new.is_empty() {
-                self.queue.settle(new.len(), bytes);
+                self.queue.settle(new, bytes);
                 let too_large = |ack: &Ack| matches!(&ack.outcome, Outcome::RetryAlone(rejection) if rejection.reason == RejectionReason::TooLarge);
                 if new.iter().any(too_large) {
                     self.next_look = self.next_look.min(Instant::now() + LOOK_AGAIN);
@@ -343,10 +343,15 @@ impl Connection {
         self.queue.waiting_since()
     }
 
-    /// Which advertised addresses fail while events wait, in a sentence.
-    pub(crate) fn advertised_trouble(&self) -> Option<String> {
+    /// Returns a time that is not before the oldest event in flight was sent.
+    pub(crate) fn oldest_since(&self) -> Option<Instant> {
+        self.queue.oldest_since()
+    }
+
+    /// See [`Health::unreached_leaders`].
+    pub(crate) fn unreached_leaders(&self) -> Option<String> {
         self.health
-            .advertised_trouble(&reach::addresses(&self.config.bootstrap_servers))
+            .unreached_leaders(&reach::addresses(&self.config.bootstrap_servers))
     }
 
     pub(crate) fn into_producer(self) -> KafkaProducer {

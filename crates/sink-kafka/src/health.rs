@@ -1,19 +1,23 @@
 //! The state of the brokers as librdkafka reports it, for `/status` and the log.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use neurobridge_core::sink::ClientGauges;
-use serde::{Deserialize, de::IgnoredAny};
 use tracing::warn;
 
-use crate::{error::without_state, positions::Positions, recent_texts::RecentTexts};
+use crate::{
+    error::without_state,
+    positions::Positions,
+    reach::{self, Unreached},
+    recent_texts::RecentTexts,
+    statistics::{KnownBroker, Statistics, broker_name},
+};
 
 /// Of so many brokers the last error is remembered.
 const MAX_BROKERS: usize = 64;
@@ -43,50 +47,13 @@ struct Inner {
     errors: HashMap<String, (Option<i32>, String)>,
     /// The brokers of the metadata, as the newest statistics have them.
     brokers: Vec<KnownBroker>,
+    /// The ids of the brokers that lead partitions to which the client writes.
+    leaders: BTreeSet<i32>,
     logged: RecentTexts,
     partitions: HashMap<String, usize>,
     /// That a topic's partitions have grown, the last time they did.
     notice: Option<String>,
     gauges: ClientGauges,
-}
-
-/// A broker of the metadata.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct KnownBroker {
-    pub(crate) id: i32,
-    /// `host:port`, from its `advertised.listeners`.
-    pub(crate) address: String,
-    /// The state of its connection, in librdkafka's words.
-    state: String,
-}
-
-/// The part of librdkafka's statistics that is read.
-#[derive(Deserialize)]
-struct Statistics {
-    /// Messages in the queues of the producer, and their bytes.
-    msg_cnt: Option<u64>,
-    msg_size: Option<u64>,
-    brokers: HashMap<String, BrokerStatistics>,
-    topics: HashMap<String, TopicStatistics>,
-}
-
-#[derive(Deserialize)]
-struct BrokerStatistics {
-    state: String,
-    nodeid: i32,
-    rtt: Option<WindowStatistics>,
-}
-
-/// A rolling window of measurements, in microseconds.
-#[derive(Deserialize)]
-struct WindowStatistics {
-    avg: u64,
-    cnt: u64,
-}
-
-#[derive(Deserialize)]
-struct TopicStatistics {
-    partitions: HashMap<i32, IgnoredAny>,
 }
 
 impl Health {
@@ -148,42 +115,35 @@ impl Health {
         let inner = self.lock();
         let brokers = inner.brokers.iter();
         brokers
-            .filter(|broker| broker.state != "UP" && broker.state != "INIT")
+            .filter(|broker| broker.is_without_connection())
             .cloned()
             .collect()
     }
 
-    /// Returns which brokers cannot be reached at an address that is not among the bootstrap servers, in a sentence.
-    pub(crate) fn advertised_trouble(&self, servers: &[String]) -> Option<String> {
-        let silent = self.brokers_without_connection();
+    /// Returns which leaders of partitions have no connection, with the address of each one and the error of its connection.
+    /// Other leaders may be available. `servers`: the addresses of `bootstrap_servers`.
+    pub(crate) fn unreached_leaders(&self, servers: &[String]) -> Option<String> {
         let inner = self.lock();
-        if inner.errors.values().any(|(id, _)| id.is_none()) {
-            // Nor can the bootstrap servers: then it is not the addresses.
+        if inner.unreachable.is_some() && inner.errors.values().any(|(id, _)| id.is_none()) {
+            // The bootstrap servers cannot be reached either, so the advertised addresses are not the reason.
             return None;
         }
-        let silent = silent
+        let unreached: Vec<_> = inner
+            .brokers
             .iter()
-            .filter(|broker| {
-                !servers.contains(&broker.address) && !inner.errors.contains_key(&broker.address)
+            .filter(|broker| broker.is_without_connection() && inner.leaders.contains(&broker.id))
+            .map(|KnownBroker { id, address, state }| Unreached {
+                id: *id,
+                address: address.clone(),
+                why: match inner.errors.get(address) {
+                    Some((_, error)) => error.clone(),
+                    None => format!("no answer in state {state}"),
+                },
             })
-            .map(|KnownBroker { id, address, state }| {
-                format!("broker {id} at {address}: no answer in state {state}")
-            });
-        let mut failed: Vec<_> = inner
-            .errors
-            .iter()
-            .filter(|(address, _)| !servers.contains(address))
-            .filter_map(|(address, (id, error))| Some(format!("broker {} at {address}: {error}", (*id)?)))
-            .chain(silent)
             .collect();
-        if failed.is_empty() {
-            return None;
-        }
-        failed.sort();
+        let reason = reach::unreached_reason(servers, &unreached)?;
         Some(format!(
-            "brokers cannot be reached at their advertised.listeners ({}); check that these run, and that this \
-             machine can reach these addresses; events wait, it is tried again",
-            failed.join("; ")
+            "{reason}; events for the partitions of these brokers wait"
         ))
     }
 
@@ -194,6 +154,7 @@ impl Health {
         inner.last_error = None;
         inner.errors.clear();
         inner.brokers.clear();
+        inner.leaders.clear();
         inner.gauges = ClientGauges::default();
     }
 
@@ -253,52 +214,25 @@ impl Health {
         }
     }
 
-    /// Takes librdkafka's statistics. Only those of the client that publishes become [`gauges`](Self::gauges).
+    /// Updates the brokers, partitions and gauges from librdkafka's statistics. `publishes`: whether they are of the client that
+    /// publishes; only its queues become [`gauges`](Self::gauges) and its partitions those of
+    /// [`unreached_leaders`](Self::unreached_leaders).
     pub(crate) fn statistics(&self, json: &[u8], publishes: bool) {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(json) else {
-            // Of another version, perhaps: nothing but the partitions and a late all-clear would be missed.
-            self.warn("librdkafka's statistics can't be read");
+            // Possibly of another version. Without statistics, growing partitions and a late recovery are not noticed.
+            self.warn("cannot read librdkafka's statistics");
             return;
         };
-        // Brokers without an id are the addresses that we began with, which have no connection of their own later.
-        let mut up = statistics
-            .brokers
-            .iter()
-            .filter(|(_, broker)| broker.nodeid >= 0 && broker.state == "UP")
-            .peekable();
-        if up.peek().is_some() {
+        let brokers: Vec<_> = statistics.brokers().take(MAX_BROKERS).collect();
+        if brokers.iter().any(KnownBroker::is_up) {
             self.reachable();
         }
-        for (name, _) in up {
-            if let Some((address, _)) = broker(name) {
-                self.lock().errors.remove(address);
-            }
-        }
-        let brokers: Vec<_> = statistics
-            .brokers
-            .iter()
-            .filter_map(|(name, statistics)| {
-                let (address, id) = broker(name)?;
-                Some(KnownBroker {
-                    id: id?,
-                    address: address.to_owned(),
-                    state: statistics.state.clone(),
-                })
-            })
-            .take(MAX_BROKERS)
-            .collect();
-        let rtts = statistics.brokers.values().filter_map(|broker| {
-            let rtt = broker.rtt.as_ref().filter(|rtt| rtt.cnt > 0)?;
-            Some(Duration::from_micros(rtt.avg))
-        });
         let mut inner = self.lock();
+        for broker in brokers.iter().filter(|broker| broker.is_up()) {
+            inner.errors.remove(&broker.address);
+        }
         if publishes {
-            inner.gauges = ClientGauges {
-                queued_messages: statistics.msg_cnt,
-                queued_bytes: statistics.msg_size,
-                // Without a request in the last interval, the last measurement stays.
-                round_trip: rtts.max().or(inner.gauges.round_trip),
-            };
+            inner.gauges = statistics.gauges(inner.gauges);
         }
         if brokers.is_empty() {
             // After all connections have failed, librdkafka begins again with the bootstrap servers.
@@ -306,16 +240,13 @@ impl Health {
                 "DOWN".clone_into(&mut broker.state);
             }
         } else {
+            if publishes {
+                inner.leaders = statistics.leaders();
+            }
             inner.brokers = brokers;
         }
         drop(inner);
-        for (topic, statistics) in &statistics.topics {
-            // -1 stands for messages without a partition yet.
-            let partitions = statistics
-                .partitions
-                .keys()
-                .filter(|partition| **partition >= 0)
-                .count();
+        for (topic, partitions) in statistics.partitions() {
             self.partitions(topic, partitions);
         }
     }
@@ -365,52 +296,62 @@ impl Health {
 /// Parses an error that librdkafka reports for a connection: `[protocol://]host:port/id: error`.
 fn parts(reason: &str) -> Option<(&str, Option<i32>, &str)> {
     let (name, error) = without_state(reason).split_once(": ")?;
-    let (address, id) = broker(name)?;
+    let (address, id) = broker_name(name)?;
     Some((address, id, error))
-}
-
-/// Takes apart librdkafka's name of a broker: `[protocol://]host:port/id`, with the word `bootstrap` in place of an id.
-fn broker(name: &str) -> Option<(&str, Option<i32>)> {
-    let name = name.split_once("://").map_or(name, |(_, name)| name);
-    let (address, id) = name.rsplit_once('/')?;
-    Some((address, id.parse().ok()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
+    /// Returns statistics of a topic whose partition is led by broker 1, in this state; broker 2 leads none.
+    fn statistics(state: &str) -> String {
+        format!(
+            r#"{{"brokers":{{"b0:9092/bootstrap":{{"state":"UP"}},"sasl_ssl://inside:9093/1":{{"state":"{state}"}},
+            "b2:9092/2":{{"state":"DOWN"}}}},"topics":{{"t":{{"partitions":{{"0":{{"leader":1}},"-1":{{"leader":-1}}}}}}}}}}"#
+        )
+    }
+
     #[test]
-    fn advertised_address_that_fails_is_named_until_it_is_up() {
+    fn leaders_without_connection_are_named_until_they_are_up() {
         let health = Health::new("kafka");
         let servers = ["b0:9092".to_owned()];
-        health.connection_failed("b0:9092/0: Disconnected (after 9ms in state UP)");
-        assert_eq!(health.advertised_trouble(&servers), None);
         health.connection_failed("sasl_ssl://inside:9093/1: Failed to resolve 'inside:9093': Name or service not known (after 1ms in state CONNECT, 2 identical error(s) suppressed)");
-        insta::assert_snapshot!(health.advertised_trouble(&servers).unwrap(), @"brokers cannot be reached at their advertised.listeners (broker 1 at inside:9093: Failed to resolve 'inside:9093': Name or service not known); check that these run, and that this machine can reach these addresses; events wait, it is tried again");
+        health.connection_failed(
+            "b2:9092/2: Connect to ipv4#1.2.3.4:9092 failed: Connection refused (after 0ms in state CONNECT)",
+        );
+        let report = |state| health.statistics(statistics(state).as_bytes(), true);
+        report("INIT");
+        assert_eq!(health.unreached_leaders(&servers), None, "not tried yet");
+        report("DOWN");
+        insta::assert_snapshot!(health.unreached_leaders(&servers).unwrap(), @"Kafka answers at b0:9092 (bootstrap_servers), but not broker 1 at inside:9093 (its advertised.listeners): Failed to resolve 'inside:9093': Name or service not known; set advertised.listeners of the broker to an address that this machine can reach; events for the partitions of these brokers wait");
         assert!(health.error_at("inside:9093").is_some());
-        health.statistics(
-            br#"{"brokers":{"sasl_ssl://inside:9093/1":{"state":"UP","nodeid":1}},"topics":{}}"#,
-            true,
-        );
-        assert_eq!(health.advertised_trouble(&servers), None);
-        // One that accepts connections and never answers has no error at first.
-        health.statistics(
-            br#"{"brokers":{"b0:9092/0":{"state":"CONNECT","nodeid":0},"b0:9092/bootstrap":{"state":"DOWN","nodeid":-1},"b2:9092/2":{"state":"INIT","nodeid":2},"b3:9092/3":{"state":"APIVERSION_QUERY","nodeid":3}},"topics":{}}"#, true
-        );
+        report("UP");
+        assert_eq!(health.unreached_leaders(&servers), None);
+        assert_eq!(health.error_at("inside:9093"), None);
+        // A broker that accepts connections and never answers has no error at first.
+        report("APIVERSION_QUERY");
+        let reason = health.unreached_leaders(&servers).unwrap();
         assert!(
-            health
-                .advertised_trouble(&servers)
-                .unwrap()
-                .contains("(broker 3 at b3:9092: no answer in state APIVERSION_QUERY)")
+            reason.contains(": no answer in state APIVERSION_QUERY;"),
+            "{reason}"
         );
+        // All connections have failed, and librdkafka begins again.
         health.statistics(
-            br#"{"brokers":{"b0:9092/bootstrap":{"state":"UP","nodeid":-1}},"topics":{}}"#,
+            br#"{"brokers":{"b0:9092/bootstrap":{"state":"UP"}},"topics":{}}"#,
             true,
         );
-        assert_eq!(health.brokers_without_connection().len(), 3);
+        assert_eq!(health.brokers_without_connection().len(), 2);
+        assert!(health.unreached_leaders(&servers).is_some());
+        health.all_down("1/1 brokers are down");
         health.connection_failed("b0:9092/bootstrap: Connect to ipv4#1.2.3.4:9092 failed: Connection refused (after 0ms in state CONNECT)");
-        assert_eq!(health.advertised_trouble(&servers), None);
+        assert_eq!(
+            health.unreached_leaders(&servers),
+            None,
+            "it is not the advertised address"
+        );
         health.forget();
         assert_eq!(health.brokers_without_connection(), []);
     }
@@ -423,12 +364,12 @@ mod tests {
         health.all_down("1/1 brokers are down");
         insta::assert_snapshot!(health.trouble().unwrap(), @"no Kafka broker can be reached (b1: Connection refused); events wait, it is tried again");
         health.statistics(
-            br#"{"brokers":{"b":{"state":"UP","nodeid":-1},"c":{"state":"DOWN","nodeid":1}},"topics":{}}"#,
+            br#"{"brokers":{"b:1/bootstrap":{"state":"UP"},"c:1/1":{"state":"DOWN"}},"topics":{}}"#,
             true,
         );
         assert!(health.trouble().is_some());
         health.statistics(
-            br#"{"brokers":{"c":{"state":"UP","nodeid":1,"more":0}},"topics":{},"more":0}"#,
+            br#"{"brokers":{"c:1/1":{"state":"UP","more":0}},"topics":{},"more":0}"#,
             true,
         );
         assert_eq!(health.trouble(), None);

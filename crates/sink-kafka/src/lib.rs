@@ -17,6 +17,7 @@ mod reach;
 mod recent_texts;
 mod sink;
 mod sink_type;
+mod statistics;
 mod tls;
 mod topic;
 mod topics;

@@ -10,8 +10,8 @@ use rdkafka::{ClientConfig, error::KafkaError};
 
 use crate::{config::KafkaConfig, tls};
 
-/// Queue depths and broker states, often enough for people, rarely enough to cost nothing.
-const STATISTICS_INTERVAL_MS: &str = "5000";
+/// The interval of the statistics: queue depths and broker states. Short enough to name an unreachable broker within seconds.
+const STATISTICS_INTERVAL_MS: &str = "2000";
 
 /// A record batch has a head of 61 bytes, and what a record has beside its parts is less than the rest.
 pub(crate) const BATCH_OVERHEAD: usize = 128;
@@ -99,7 +99,7 @@ const PROMISED: &[(&str, &str)] = &[
     ),
     (
         "statistics.interval.ms",
-        "the bridge reads them every 5 seconds to know how the brokers are",
+        "the bridge reads them every 2 seconds for the state of the brokers",
     ),
 ];
 

@@ -122,6 +122,61 @@ pub(crate) fn dialled(addresses: &[String]) -> String {
     each.join("; ")
 }
 
+/// A broker of the metadata that cannot be reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Unreached {
+    pub(crate) id: i32,
+    /// `host:port`, from its `advertised.listeners`.
+    pub(crate) address: String,
+    pub(crate) why: String,
+}
+
+/// The advice for a broker that cannot be reached at an address that is known from the metadata only.
+pub(crate) const ADVERTISED_ADVICE: &str =
+    "set advertised.listeners of the broker to an address that this machine can reach";
+
+/// Returns where the address of a broker comes from, to follow the address, if it is not one of `servers`.
+pub(crate) fn origin(servers: &[String], address: &str) -> &'static str {
+    if servers.iter().any(|server| server == address) {
+        ""
+    } else {
+        " (its advertised.listeners)"
+    }
+}
+
+/// Returns which brokers cannot be reached, why, and what to do; `None` without brokers. `servers`: the addresses of
+/// `bootstrap_servers`.
+pub(crate) fn unreached_reason(servers: &[String], brokers: &[Unreached]) -> Option<String> {
+    if brokers.is_empty() {
+        return None;
+    }
+    let is_unreached = |server: &String| brokers.iter().any(|broker| broker.address == *server);
+    let answering: Vec<_> = servers
+        .iter()
+        .filter(|server| !is_unreached(server))
+        .map(String::as_str)
+        .collect();
+    let each: Vec<_> = brokers
+        .iter()
+        .map(|Unreached { id, address, why }| {
+            format!("broker {id} at {address}{}: {why}", origin(servers, address))
+        })
+        .collect();
+    let is_advertised = brokers.iter().any(|broker| !servers.contains(&broker.address));
+    let advice = if is_advertised {
+        ADVERTISED_ADVICE
+    } else {
+        "check the brokers and the network"
+    };
+    let each = each.join("; ");
+    Some(if answering.is_empty() {
+        format!("Kafka does not answer at {each}; {advice}")
+    } else {
+        let answering = answering.join(", ");
+        format!("Kafka answers at {answering} (bootstrap_servers), but not {each}; {advice}")
+    })
+}
+
 /// Does the same with each address, on a thread for each. A thread that hangs is abandoned; a resolver ends by itself.
 fn each<T: Send + 'static>(
     addresses: &[String],

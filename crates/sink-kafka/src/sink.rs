@@ -14,10 +14,7 @@ use neurobridge_core::{
     },
     strip::Stripped,
 };
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout},
-};
+use tokio::{sync::oneshot, time::timeout};
 use tracing::{info, warn};
 
 use crate::{
@@ -36,8 +33,9 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 /// So many librdkafka clients of a sink exist at once. A client that hangs is replaced before it is destroyed; without this
 /// bound, each replacement could leave threads and memory behind.
 const MAX_CLIENTS: usize = 8;
-/// Without any acknowledgement for so long, the errors of connections to brokers are taken for the reason.
-const ADVERTISED_AFTER: Duration = Duration::from_secs(5);
+/// The time for which an event waits for its outcome until leaders without a connection are the reason. Longer than the election
+/// of another leader.
+const UNREACHED_AFTER: Duration = Duration::from_secs(4);
 /// Without any acknowledgement for so long, something is wrong, although librdkafka says nothing.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
@@ -196,16 +194,16 @@ impl KafkaSink {
             return Some(fault);
         }
         let unreachable = self.health.trouble();
-        let silence = connection
-            .waiting_since()
-            .map(|since| Instant::now().saturating_duration_since(since));
-        let advertised = (unreachable.is_some() || silence.is_some_and(|silence| silence > ADVERTISED_AFTER))
-            .then(|| connection.advertised_trouble())
+        let is_waiting = connection
+            .oldest_since()
+            .is_some_and(|since| since.elapsed() > UNREACHED_AFTER);
+        let unreached = (is_waiting || unreachable.is_some())
+            .then(|| connection.unreached_leaders())
             .flatten();
-        if let Some(reason) = advertised.or(unreachable) {
+        if let Some(reason) = unreached.or(unreachable) {
             return Some(SinkFault::new(FaultKind::Unreachable, reason));
         }
-        let silence = silence?;
+        let silence = connection.waiting_since()?.elapsed();
         (silence > STALLED_AFTER).then(|| {
             let reason = format!(
                 "Kafka has acknowledged nothing for {} seconds: look after the brokers, and whether enough replicas are in sync",

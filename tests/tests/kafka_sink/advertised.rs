@@ -2,7 +2,6 @@
 //! then nothing else does.
 
 use std::{
-    fs,
     net::TcpListener,
     time::{Duration, Instant},
 };
@@ -14,26 +13,16 @@ use neurobridge_tests::{
     shared::own_kafka,
 };
 
-use super::support::{Delivery, assert_complete_and_in_order, blocking, records, topic, tried};
+use super::support::{
+    Delivery, advertise, assert_complete_and_in_order, blocking, closed_address, records, topic, tried,
+};
 
 /// Three times the limit of the sink for its leaders and the creation of a topic, so that a busy machine fails no test.
 const REASON_LIMIT: Duration = Duration::from_secs(45);
 
-/// Starts the broker again with other advertised listeners; without an address, with the right ones.
-async fn advertise(mut kafka: Kafka, address: Option<String>) -> Kafka {
-    const KEY: &str = "advertised.listeners=PLAINTEXT://";
+async fn advertised(mut kafka: Kafka, address: Option<String>) -> Kafka {
     blocking(move || {
-        kafka.stop().unwrap();
-        let file = kafka.dir().join("server.properties");
-        let mut text = fs::read_to_string(&file).unwrap();
-        // The last line with a key wins; the first one is the right one.
-        let end = text.match_indices(KEY).nth(1).map_or(text.len(), |(at, _)| at);
-        text.truncate(end);
-        if let Some(address) = address {
-            text.push_str(&format!("advertised.listeners=PLAINTEXT://{address}\n"));
-        }
-        fs::write(&file, text).unwrap();
-        kafka.start_again().unwrap();
+        advertise(&mut kafka, address.as_deref());
         kafka
     })
     .await
@@ -55,14 +44,11 @@ async fn wrong_advertised_listener_is_named_in_seconds() {
         .unwrap()
         .create_topic(&topic, 1, &[])
         .unwrap();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
-    let closed_at = closed.local_addr().unwrap().to_string();
-    drop(closed);
     // The system accepts connections for it; no program reads.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent_at = silent.local_addr().unwrap().to_string();
     let wrong = [
-        (closed_at, "connection refused"),
+        (closed_address(), "connection refused"),
         (silent_at, "requests have no answer"),
         (
             "no-such-broker.invalid:9092".to_owned(),
@@ -70,7 +56,7 @@ async fn wrong_advertised_listener_is_named_in_seconds() {
         ),
     ];
     for (address, why) in wrong {
-        kafka = advertise(kafka, Some(address.clone())).await;
+        kafka = advertised(kafka, Some(address.clone())).await;
         let is_named = |reason: &str| {
             reason.contains("broker 1 at ")
                 && [&address, why, "advertised.listeners", &kafka.bootstrap()]
@@ -105,7 +91,7 @@ async fn wrong_advertised_listener_is_named_in_seconds() {
     delivery
         .until("the outage", |snapshot| snapshot.state == SinkState::Down)
         .await;
-    kafka = advertise(kafka, None).await;
+    kafka = advertised(kafka, None).await;
     delivery.finish().await;
     assert_complete_and_in_order(&records(&kafka.bootstrap(), &topic).await, 100);
 }

@@ -2,6 +2,7 @@
 //! changes.
 
 mod advertised;
+mod advertised_partly;
 mod frozen;
 mod recipes;
 mod recreated;

@@ -1,8 +1,10 @@
 //! A delivery from a spool in memory into a Kafka, and what came of it.
 
 use std::{
+    fs,
     future::Future,
     io,
+    net::TcpListener,
     pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
@@ -25,7 +27,10 @@ use neurobridge_core::{
 use neurobridge_sink_kafka::{KafkaConfig, KafkaSink};
 use neurobridge_spool::{Spool, SpoolConfig};
 use neurobridge_tests::{
-    kafka::records::{Record, read_topic},
+    kafka::{
+        Kafka,
+        records::{Record, read_topic},
+    },
     poll::{Patience, within},
 };
 use tokio::{task::JoinHandle, time::sleep};
@@ -33,6 +38,29 @@ use tokio_util::sync::CancellationToken;
 
 /// For whatever is waited for: long beside what it takes, so that a busy machine fails no test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+
+/// Starts a broker again with other advertised listeners; without an address, with the right ones.
+pub(crate) fn advertise(kafka: &mut Kafka, address: Option<&str>) {
+    const LINE: &str = "\nadvertised.listeners=PLAINTEXT://";
+    kafka.stop().unwrap();
+    let file = kafka.dir().join("server.properties");
+    let mut text = fs::read_to_string(&file).unwrap();
+    // The last line with a key wins; the first one is the right one.
+    if let Some((at, _)) = text.match_indices(LINE).nth(1) {
+        text.truncate(at);
+    }
+    if let Some(address) = address {
+        text.push_str(&format!("{LINE}{address}\n"));
+    }
+    fs::write(&file, text).unwrap();
+    kafka.start_again().unwrap();
+}
+
+/// Returns an address at which no program listens.
+pub(crate) fn closed_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
 
 /// A delivery that runs.
 pub(crate) struct Delivery {

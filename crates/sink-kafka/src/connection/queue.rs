@@ -3,6 +3,7 @@
 //! Counted here, not left to librdkafka: it gives a message's room free after it has told what became of it, and whoever looks
 //! in between is refused, with nothing on its way that would tell when to try again.
 
+use neurobridge_core::{event::Sequence, sink::Ack};
 use tokio::time::Instant;
 
 use crate::properties::QueueBounds;
@@ -17,6 +18,19 @@ pub(super) struct Queue {
     is_full: bool,
     /// When something was last acknowledged, or sent while nothing was in flight.
     progress: Instant,
+    /// The highest sequence that was added.
+    highest: u64,
+    oldest: Oldest,
+}
+
+/// Bounds the age of the oldest message in constant time: the messages that were in flight at a moment, and how many of them
+/// are without an outcome. When all have one, the next moment is taken.
+#[derive(Clone, Copy, Debug)]
+struct Oldest {
+    at: Instant,
+    /// The highest sequence at that moment.
+    highest: u64,
+    left: usize,
 }
 
 impl Queue {
@@ -27,6 +41,12 @@ impl Queue {
             bytes: 0,
             is_full: false,
             progress: Instant::now(),
+            highest: 0,
+            oldest: Oldest {
+                at: Instant::now(),
+                highest: 0,
+                left: 0,
+            },
         }
     }
 
@@ -53,40 +73,100 @@ impl Queue {
         true
     }
 
-    /// A message was sent.
-    pub(super) fn add(&mut self, body: usize) {
-        if self.is_empty() {
-            self.progress = Instant::now();
-        }
+    /// Adds a message that was sent, with the bytes of its body.
+    pub(super) fn add(&mut self, sequence: Sequence, body: usize) {
+        let is_first = self.is_empty();
+        self.highest = self.highest.max(sequence.get());
         self.messages += 1;
         self.bytes += body;
+        if is_first {
+            self.progress = Instant::now();
+            self.restart_oldest();
+        }
     }
 
-    /// Messages have their outcomes.
-    pub(super) fn settle(&mut self, messages: usize, bytes: usize) {
-        self.messages = self.messages.saturating_sub(messages);
+    /// Removes messages that have outcomes, with the bytes of their bodies.
+    pub(super) fn settle(&mut self, acks: &[Ack], bytes: usize) {
+        self.messages = self.messages.saturating_sub(acks.len());
         self.bytes = self.bytes.saturating_sub(bytes);
         self.progress = Instant::now();
+        let highest = self.oldest.highest;
+        let old = acks.iter().filter(|ack| ack.sequence.get() <= highest);
+        self.oldest.left = self.oldest.left.saturating_sub(old.count());
+        if self.oldest.left == 0 {
+            self.restart_oldest();
+        }
+    }
+
+    fn restart_oldest(&mut self) {
+        self.oldest = Oldest {
+            at: self.progress,
+            highest: self.highest,
+            left: self.messages,
+        };
     }
 
     /// All was taken back.
     pub(super) const fn clear(&mut self) {
         (self.messages, self.bytes) = (0, 0);
+        self.oldest.left = 0;
     }
 
     /// Since when what is in it waits for an acknowledgement.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         (!self.is_empty()).then_some(self.progress)
     }
+
+    /// Returns a time that is not before the oldest message was added; at most its age later.
+    pub(super) fn oldest_since(&self) -> Option<Instant> {
+        (!self.is_empty()).then_some(self.oldest.at)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use std::{collections::VecDeque, time::Duration};
 
     use proptest::prelude::*;
 
+    use neurobridge_core::sink::Outcome;
+    use tokio::time::advance;
+
     use super::*;
+
+    fn sequence(number: u64) -> Sequence {
+        Sequence::new(number).unwrap()
+    }
+
+    fn acks(numbers: impl IntoIterator<Item = u64>) -> Vec<Ack> {
+        let ack = |number| Ack {
+            sequence: sequence(number),
+            outcome: Outcome::Delivered,
+        };
+        numbers.into_iter().map(ack).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn age_of_the_oldest_message_is_not_hidden_by_later_ones() {
+        let mut queue = Queue::new(QueueBounds {
+            bytes: 100,
+            messages: 100,
+        });
+        let begin = Instant::now();
+        queue.add(sequence(1), 0);
+        for number in 2..10 {
+            advance(Duration::from_secs(1)).await;
+            queue.add(sequence(number), 0);
+            queue.settle(&acks([number]), 0);
+        }
+        assert_eq!(queue.oldest_since(), Some(begin));
+        assert_eq!(queue.waiting_since(), Some(Instant::now()));
+        queue.add(sequence(10), 0);
+        queue.settle(&acks([1]), 0);
+        assert_eq!(queue.oldest_since(), Some(Instant::now()));
+        queue.settle(&acks([10]), 0);
+        assert_eq!(queue.oldest_since(), None);
+    }
 
     proptest! {
         #[test]
@@ -99,10 +179,10 @@ mod tests {
             for (body, is_outcome) in steps {
                 if is_outcome {
                     if let Some(body) = sent.pop_front() {
-                        queue.settle(1, body);
+                        queue.settle(&acks([1]), body);
                     }
                 } else if !queue.is_full() && queue.fits(body) {
-                    queue.add(body);
+                    queue.add(sequence(1), body);
                     sent.push_back(body);
                 } else {
                     prop_assert!(!sent.is_empty(), "an outcome will come");
@@ -123,12 +203,12 @@ mod tests {
         });
         for _ in 0..8 {
             assert!(!queue.is_full() && queue.fits(10));
-            queue.add(10);
+            queue.add(sequence(1), 10);
         }
         assert!(queue.is_full());
-        queue.settle(2, 20);
+        queue.settle(&acks([1, 1]), 20);
         assert!(queue.is_full(), "six of eight are three quarters");
-        queue.settle(1, 10);
+        queue.settle(&acks([1]), 10);
         assert!(!queue.is_full());
         // And by bytes.
         assert!(

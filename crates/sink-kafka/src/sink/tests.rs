@@ -11,6 +11,7 @@ use neurobridge_core::{
     connect::ConnectSteps, epoch::Epochs, event::Sequence, reader::Cursor, sink::Outcome,
 };
 use rdkafka::types::RDKafkaRespErr as Resp;
+use tokio::time::Instant;
 
 use self::kafka::{Kafka, TOPIC, frame, id};
 use super::*;

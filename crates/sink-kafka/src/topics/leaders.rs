@@ -21,7 +21,7 @@ use rdkafka::{
 use super::{Inspection, PAUSE, SLICE};
 use crate::{
     error::{self, Blame},
-    reach,
+    reach::{self, Unreached},
 };
 
 /// How long the leaders may take, all together. More than a broker takes that has just become the leader.
@@ -60,6 +60,14 @@ impl Broker {
             partition: None,
         }
     }
+
+    fn unreached(self, why: String) -> Unreached {
+        Unreached {
+            id: self.id,
+            address: self.address,
+            why,
+        }
+    }
 }
 
 impl Inspection {
@@ -74,10 +82,9 @@ impl Inspection {
         } else {
             self.ask_leaders(topics, demand)?
         };
-        if failed.unreached.is_empty() {
+        let Some(reason) = reach::unreached_reason(&self.servers, &failed.unreached) else {
             return Ok(());
-        }
-        let reason = self.reason(&failed.unreached);
+        };
         if demand == Demand::One && failed.reached > 0 {
             self.health.warn(&reason);
             return Ok(());
@@ -88,8 +95,8 @@ impl Inspection {
     /// Returns what is wrong with the advertised addresses of the brokers, for a request that had no answer.
     pub(super) fn advertised_trouble(&self) -> Option<String> {
         match self.dial_brokers(Demand::All) {
-            Ok(failed) if !failed.unreached.is_empty() => Some(self.reason(&failed.unreached)),
-            Ok(_) => self.advertised_silence().map(|fault| fault.reason),
+            Ok(failed) => reach::unreached_reason(&self.servers, &failed.unreached)
+                .or_else(|| self.advertised_silence().map(|fault| fault.reason)),
             Err(fault) => Some(fault.reason),
         }
     }
@@ -107,15 +114,12 @@ impl Inspection {
                 partition: None,
             })
             .collect();
-        if brokers.is_empty() {
-            return None;
-        }
-        let reason = self.reason(&self.with_reasons(brokers));
+        let reason = reach::unreached_reason(&self.servers, &self.with_reasons(brokers))?;
         Some(SinkFault::new(FaultKind::Unreachable, reason))
     }
 
     /// Finds out why brokers do not answer.
-    fn with_reasons(&self, brokers: Vec<Broker>) -> Vec<(Broker, String)> {
+    fn with_reasons(&self, brokers: Vec<Broker>) -> Vec<Unreached> {
         let addresses: Vec<_> = brokers.iter().map(|broker| broker.address.clone()).collect();
         let dialled = reach::dial(&addresses, false);
         brokers
@@ -129,7 +133,7 @@ impl Inspection {
                         .error_at(&broker.address)
                         .unwrap_or_else(|| reach::SILENT.into()),
                 };
-                (broker, why)
+                broker.unreached(why)
             })
             .collect()
     }
@@ -146,10 +150,13 @@ impl Inspection {
                 let (id, address) = (leader.id, &leader.address);
                 self.steps.begin(
                     ConnectStep::Topic,
-                    format_args!("broker {id} at {address}{}", self.origin(address)),
+                    format_args!(
+                        "broker {id} at {address}{}",
+                        reach::origin(&self.servers, address)
+                    ),
                 );
                 if self.is_advertised_alone(address) {
-                    self.steps.advise(ADVICE);
+                    self.steps.advise(reach::ADVERTISED_ADVICE);
                 }
                 let answer = match &leader.partition {
                     Some((topic, partition)) => {
@@ -196,7 +203,7 @@ impl Inspection {
             .into_iter()
             .filter_map(|(address, answer)| {
                 let broker = brokers.iter().find(|broker| broker.address == address)?;
-                Some((broker.clone(), answer.err()?))
+                Some(broker.clone().unreached(answer.err()?))
             })
             .collect();
         Ok(Reached { reached, unreached })
@@ -241,45 +248,13 @@ impl Inspection {
     fn is_advertised_alone(&self, address: &str) -> bool {
         !self.servers.iter().any(|server| server == address)
     }
-
-    fn origin(&self, address: &str) -> &'static str {
-        if self.is_advertised_alone(address) {
-            " (its advertised.listeners)"
-        } else {
-            ""
-        }
-    }
-
-    fn reason(&self, unreached: &[(Broker, String)]) -> String {
-        let each: Vec<_> = unreached
-            .iter()
-            .map(|(Broker { id, address, .. }, why)| {
-                format!("broker {id} at {address}{}: {why}", self.origin(address))
-            })
-            .collect();
-        let is_advertised = unreached
-            .iter()
-            .any(|(broker, _)| self.is_advertised_alone(&broker.address));
-        let advice = if is_advertised {
-            ADVICE
-        } else {
-            "check the brokers and the network"
-        };
-        format!(
-            "Kafka answers at {} (bootstrap_servers), but not {}; {advice}",
-            self.servers.join(", "),
-            each.join("; ")
-        )
-    }
 }
 
-const ADVICE: &str = "set advertised.listeners of the broker to an address that this machine can reach";
-
-/// The brokers without an answer, each with the reason.
+/// The result of trying the brokers: the number of those that answer, and the others.
 #[derive(Debug)]
 struct Reached {
     reached: usize,
-    unreached: Vec<(Broker, String)>,
+    unreached: Vec<Unreached>,
 }
 
 /// Whether a code means that the broker has not answered. Every answer will do, also a refusal.
