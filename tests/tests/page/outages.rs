@@ -29,4 +29,12 @@ fn open_gap_and_age_of_an_outage_are_on_the_page() {
         );
         browser.wait(what, SOON, &shown).unwrap();
     }
+    for entry in [
+        "main: not connected: ",
+        "nats: the sink is down: ",
+        "bridge: bridge started",
+    ] {
+        let shown = format!("document.querySelector('#history').textContent.includes({entry:?})");
+        browser.wait(entry, SOON, &shown).unwrap();
+    }
 }
