@@ -134,7 +134,7 @@ async fn deliver_with<S: Sink, R: Reader, M: CommitMode>(
     let window = Window::<M>::new(options, cursor, Arc::clone(&progress));
     let mut delivery = Delivery {
         dead_letter_log: DeadLetterLog::default(),
-        health: SinkHealth::new(window.name(), Arc::clone(&progress)),
+        health: SinkHealth::new(&window.options().name, Arc::clone(&progress)),
         watch: Watch::new(window.settled_up_to()),
         sink,
         reader,
@@ -148,7 +148,7 @@ async fn deliver_with<S: Sink, R: Reader, M: CommitMode>(
     // With a time limit: a client without a connection would wait for its broker.
     let _ = timeout(CLOSE_LIMIT, delivery.sink.close()).await;
     info!(
-        sink = delivery.window.name(),
+        sink = delivery.window.options().name,
         ?ended,
         next = delivery.window.cursor().next.get(),
         "the sink has stopped"

@@ -82,10 +82,6 @@ impl<M: CommitMode> Window<M> {
         &self.options
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.options.name
-    }
-
     pub(super) const fn spool(&self) -> SpoolId {
         self.options.spool
     }
@@ -469,7 +465,7 @@ impl<M: CommitMode> Window<M> {
             return;
         };
         info!(
-            sink = self.name(),
+            sink = self.options.name,
             from = self.cursor.next.get(),
             next = committed.next.get(),
             "continuing at the cursor that was committed with the events"
