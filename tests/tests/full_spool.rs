@@ -116,7 +116,7 @@ fn full_spool_blocks_reading_until_space_is_free() {
 
     let (ended, log) = scene.bridge.stop(Signal::SIGTERM, SOON).unwrap();
     assert!(ended.success(), "{log}");
-    assert!(log.contains("reading is held back"), "{log}");
+    assert!(log.contains("backpressure: the socket is not read"), "{log}");
     let sent = scene.platform.stop().unwrap();
     let records = read_topic(&scene.bootstrap, &scene.topic, SOON).unwrap();
     audit::audit(&sent, &audit::kafka(&records, "main").unwrap()).unwrap();

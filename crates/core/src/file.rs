@@ -50,7 +50,7 @@ impl Content {
     /// The content is not UTF-8.
     pub fn text(&self) -> io::Result<&str> {
         str::from_utf8(self.bytes())
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "found bytes that are no UTF-8 text"))
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "found bytes that are not UTF-8"))
     }
 }
 

@@ -1,6 +1,7 @@
-//! Listens to the feed and says what it hears: the platform's documented Python example in its Rust form.
+//! Listens to the feed and prints its messages: the platform's documented Python example in Rust.
 //!
-//! `NEUROIO_TOKEN` has the API token, `NEUROIO_URL` the feed (the platform's own by default). Stops cleanly on SIGHUP,
+//! `NEUROIO_TOKEN` contains the API token, `NEUROIO_URL` the address of the feed (the platform's own by
+//! default). Stops cleanly on SIGHUP,
 //! SIGTERM and SIGINT.
 
 use std::{convert::Infallible, env, error::Error};
@@ -21,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Called with each message.
+/// Prints a message.
 async fn handle(message: Message) -> Result<(), Infallible> {
     match message {
         Message::Connected => eprintln!("connected"),
@@ -39,7 +40,7 @@ async fn handle(message: Message) -> Result<(), Infallible> {
     Ok(())
 }
 
-/// Events go to standard output, all else to standard error.
+/// Prints to standard output; other messages go to standard error.
 #[allow(clippy::print_stdout, reason = "what the example is for")]
 fn report(line: &str) {
     println!("{line}");

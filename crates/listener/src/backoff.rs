@@ -1,12 +1,12 @@
-//! How long to wait before the next attempt.
+//! The delay before the next connection attempt.
 
 use std::time::Duration;
 
-/// The longest time that a server's `Retry-After` is obeyed: a wrong one must not silence a source for days.
+/// The maximum `Retry-After` that is obeyed: a wrong value must not silence a source for days.
 pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// Exponential backoff with full jitter, one for all that can go wrong with a source: a server that accepts and closes
-/// at once must slow it down as one that does not answer.
+/// Exponential backoff with full jitter. A source has one for all faults, because a server that accepts and
+/// closes at once must slow it down like a server that does not answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     min: Duration,
@@ -15,7 +15,7 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Waits between `min` and `max`.
+    /// Creates a backoff with delays between `min` and `max`.
     pub(crate) const fn new(min: Duration, max: Duration) -> Self {
         Self {
             min,
@@ -24,13 +24,14 @@ impl Backoff {
         }
     }
 
-    /// Begins anew. Only proof of life earns it: authorised, and stable for a while.
+    /// Resets the delay to the minimum. Called only after a connection was authenticated and stable for a
+    /// while.
     pub(crate) const fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// The time to wait after one more failure: anywhere between `min` and a ceiling that doubles each time up to
-    /// `max`, so that a hundred sources that lost the same server do not come back as one.
+    /// Returns the delay after a failure: a random time between `min` and a ceiling that doubles each time up
+    /// to `max`, so that a hundred sources that lost the same server do not reconnect at the same time.
     pub(crate) fn next(&mut self) -> Duration {
         let ceiling = self
             .min
@@ -41,9 +42,10 @@ impl Backoff {
         self.min + (ceiling - self.min).mul_f64(fastrand::f64())
     }
 
-    /// As [`Backoff::next`], but not before the server wants to see us again.
+    /// As [`Backoff::next`], but not shorter than the server's `Retry-After`.
     pub(crate) fn next_after(&mut self, retry_after: Option<Duration>) -> Duration {
-        // Added, not the larger of the two: else all whom a server sent away come back in the same moment.
+        // The sum, not the larger of the two: otherwise all clients that a server rejected would return at
+        // the same moment.
         self.next() + retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)
     }
 }

@@ -1,4 +1,4 @@
-//! What one wake-up of a socket gave, in the form in which it travels.
+//! Batches: the frames of one wake-up of a socket, in the form in which they are sent through the channel.
 
 use std::sync::Arc;
 
@@ -6,37 +6,41 @@ use jiff::Timestamp;
 
 use crate::frame::Frame;
 
-/// Makes of the frames that one wake-up of a source's socket gave what travels through the channel.
+/// Converts the frames of one wake-up of a source's socket into a batch for the channel.
 ///
-/// It works in the task that reads the socket, on text that the processor has just read: the place for what can be done
-/// with a frame alone. [`Frames`] keeps them as they are.
+/// Runs in the task that reads the socket, on text that is in the processor's cache: the place for all work
+/// that needs only one frame. [`Frames`] keeps the frames unchanged.
 pub trait Batcher: Send + 'static {
-    /// What travels.
+    /// The batch that is sent through the channel.
     type Batch: Send + 'static;
 
-    /// Takes a frame: an event, or text that is none. The next one is read when it returns, so it must not wait.
+    /// Adds a frame: an event or a malformed frame. The next frame is read after this call returns, so it
+    /// must not wait.
     ///
-    /// A batch ends after 1,024 frames or 128 KiB of text and one frame more, if the socket gives that many.
+    /// A batch ends after 1,024 frames, or with the frame that exceeds 128 KiB of text, if the socket
+    /// provides that many.
     fn push(&mut self, frame: Frame);
 
-    /// Hands out what was pushed since the last time: one frame at least. What it returns is sent, without fail.
+    /// Returns the batch of all frames added since the last call; at least one. The returned batch is always
+    /// sent.
     ///
-    /// `received_at` is when it was read, by the guarded clock: it runs back only when the system's clock was set back.
+    /// `received_at` is the time of reading by the guarded clock, which decreases only if the system clock
+    /// was set back.
     fn take(&mut self, received_at: Timestamp) -> Self::Batch;
 }
 
-/// What one wake-up of a source's socket gave: event frames, and text that is none.
+/// The event frames and malformed frames of one wake-up of a source's socket.
 #[derive(Clone, Debug)]
 pub struct FrameBatch {
     /// The name of the source.
     pub source: Arc<str>,
-    /// When it was read, by the guarded clock: it runs back only when the system's clock was set back.
+    /// The time of reading by the guarded clock, which decreases only if the system clock was set back.
     pub received_at: Timestamp,
     /// At least one frame, in the order of the feed.
     pub frames: Vec<Frame>,
 }
 
-/// Gathers unchanged frames into [`FrameBatch`]es.
+/// Collects unchanged frames in [`FrameBatch`]es.
 #[derive(Debug)]
 pub struct Frames {
     source: Arc<str>,
@@ -44,7 +48,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// For a source of this name.
+    /// Creates a batcher for the source with this name.
     pub fn new(source: impl Into<Arc<str>>) -> Self {
         Self {
             source: source.into(),
@@ -61,7 +65,7 @@ impl Batcher for Frames {
     }
 
     fn take(&mut self, received_at: Timestamp) -> FrameBatch {
-        // The next one will be of about that size.
+        // The next batch usually has a similar size.
         let next = Vec::with_capacity(self.frames.len());
         FrameBatch {
             source: Arc::clone(&self.source),

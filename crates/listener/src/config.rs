@@ -1,4 +1,4 @@
-//! What a source can be told.
+//! The configuration of a source.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -16,8 +16,8 @@ use crate::{
     token::{self, TokenSource},
 };
 
-/// The largest `max_frame_size` that makes sense: offsets within a frame are kept in 32 bits, and a frame is kept in
-/// memory as a whole.
+/// The upper limit of `max_frame_size`: offsets within a frame have 32 bits, and a frame is held in memory as
+/// a whole.
 const MAX_FRAME_SIZE: ByteSize = ByteSize::from_mib(1024);
 
 /// A NeuroIO event feed to connect to.
@@ -25,60 +25,61 @@ const MAX_FRAME_SIZE: ByteSize = ByteSize::from_mib(1024);
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SourceConfig {
-    /// Where the feed is: `wss://host[:port][/path]`, or `ws://` for one without TLS.
+    /// Address of the feed: `wss://host[:port][/path]`, or `ws://` without TLS.
     #[schemars(extend("format" = address::SCHEMA_FORMAT))]
     pub url: String,
-    /// The API token. Exactly one of `token` and `token_file` is needed.
+    /// The API token. Exactly one of `token` and `token_file` is required.
     #[serde(deserialize_with = "token::deserialize_scalar")]
     #[schemars(schema_with = "token::scalar_schema")]
     pub token: Option<SecretString>,
-    /// A file with the API token, read at every connection, so that a rotated one is picked up. A line break at its
-    /// end is no part of the token.
+    /// A file with the API token, read at every connection, so that a rotated token is used. A line break at
+    /// its end does not belong to the token.
     pub token_file: Option<PathBuf>,
-    /// How long opening a connection may take: name, TCP (over all addresses of the host), proxy, TLS and upgrade
-    /// together. 4 seconds, as the platform's own clients have it.
+    /// Time limit for opening a connection: name look-up, TCP (over all addresses of the host), proxy, TLS
+    /// and upgrade together. The default of 4 seconds is that of the platform's own clients.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub open_timeout: Duration,
-    /// How long the answer to AUTH may take before the connection is replaced.
+    /// Time limit for the answer to AUTH. Then the connection is replaced.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub auth_timeout: Duration,
-    /// The time between two pings. 5 seconds, as the platform's own clients have it.
+    /// Time between two pings. The default of 5 seconds is that of the platform's own clients.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub ping_interval: Duration,
-    /// How long the answer to a ping may take before the connection is taken for dead and replaced.
+    /// Time limit for the answer to a ping. Then the connection counts as dead and is replaced.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub pong_timeout: Duration,
-    /// The largest frame accepted. A larger one closes the connection (code 1009), which is opened again. Pictures
-    /// may be part of an event, so a frame of several MiB is legal.
+    /// Largest accepted frame. A larger one closes the connection (code 1009), and the source reconnects. An
+    /// event may contain pictures, so a frame of several MiB is legal.
     pub max_frame_size: ByteSize,
-    /// Whether a refused token ends the program (exit code 77) instead of being tried again with growing delay.
+    /// Whether a refused token ends the program (exit code 77) instead of being retried with growing delay.
     pub exit_on_refused_token: bool,
-    /// Certificates, where the system's roots are not enough.
+    /// Certificates, if the system's root certificates are not sufficient.
     pub tls: TlsFiles,
-    /// A proxy that is asked to CONNECT, `http://[user:password@]host[:port]`; `none` for no proxy. Without it, the
-    /// environment says: `HTTPS_PROXY` for `wss`, `HTTP_PROXY` for `ws`, `NO_PROXY` for exceptions; a loopback host
-    /// is always reached without a proxy of the environment.
+    /// HTTP proxy that supports CONNECT, `http://[user:password@]host[:port]`; `none` for no proxy. By
+    /// default the environment decides: `HTTPS_PROXY` for `wss`, `HTTP_PROXY` for `ws`, `NO_PROXY` for
+    /// exceptions; a loopback host is always reached without a proxy of the environment.
     #[serde(deserialize_with = "token::deserialize_scalar")]
     #[schemars(with = "Option<String>", extend("format" = address::SCHEMA_FORMAT))]
     pub proxy: Option<SecretString>,
-    /// A file with the password of the user in `proxy`, read at every connection; `proxy` then has a user and no password.
+    /// A file with the password of the user in `proxy`, read at every connection. Then `proxy` contains a
+    /// user and no password.
     pub proxy_password_file: Option<PathBuf>,
-    /// How long to wait before connecting again.
+    /// Delay before connecting again.
     pub backoff: BackoffConfig,
 }
 
-/// Certificates and keys in PEM files, read at every connection, so that renewed ones are picked up.
+/// Certificates and keys in PEM files, read at every connection, so that renewed ones are used.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TlsFiles {
-    /// Certificates of the authorities to trust, instead of the system's.
+    /// Certificates of the trusted authorities, instead of those of the system.
     pub ca_file: Option<PathBuf>,
-    /// The certificate that we show, with its chain; needs `key_file`.
+    /// The client certificate with its chain; requires `key_file`.
     pub cert_file: Option<PathBuf>,
     /// The private key of `cert_file`.
     pub key_file: Option<PathBuf>,
@@ -89,15 +90,15 @@ pub struct TlsFiles {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct BackoffConfig {
-    /// The shortest delay.
+    /// Shortest delay.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub min: Duration,
-    /// The longest delay.
+    /// Longest delay.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub max: Duration,
-    /// How long a connection must have been authorised before delays begin at `min` again.
+    /// Time for which a connection must have been authenticated before the delay is reset to `min`.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub stable_after: Duration,
@@ -134,7 +135,7 @@ impl Default for BackoffConfig {
 }
 
 impl SourceConfig {
-    /// A source at `url` with a token, and all else by default.
+    /// Creates a configuration with a URL and a token, and defaults for all other keys.
     pub fn new(url: impl Into<String>, token: impl Into<SecretString>) -> Self {
         Self {
             url: url.into(),
@@ -143,59 +144,60 @@ impl SourceConfig {
         }
     }
 
-    /// Finds what the types cannot express: for each mistake the key, and a sentence that says what was found and
-    /// what was expected. Reads no file and no environment; never shows a secret.
+    /// Returns the configuration errors that the types cannot exclude: for each one the key, and a sentence
+    /// with what was found and what was expected. Reads no file and no environment variable; never shows a
+    /// secret.
     pub fn check(&self) -> Vec<(&'static str, String)> {
-        let mut mistakes = Vec::new();
-        if let Err(mistake) = Endpoint::parse(&self.url) {
-            mistakes.push(("url", mistake));
+        let mut errors = Vec::new();
+        if let Err(error) = Endpoint::parse(&self.url) {
+            errors.push(("url", error));
         }
-        self.check_token(&mut mistakes);
-        self.check_times(&mut mistakes);
+        self.check_token(&mut errors);
+        self.check_times(&mut errors);
         let size = self.max_frame_size;
         if size < ByteSize::from_kib(1) || size > MAX_FRAME_SIZE {
-            mistakes.push((
+            errors.push((
                 "max_frame_size",
                 format!("found \"{size}\", expected \"1 KiB\" to \"{MAX_FRAME_SIZE}\""),
             ));
         }
         match (&self.tls.cert_file, &self.tls.key_file) {
-            (Some(_), None) => mistakes.push((
+            (Some(_), None) => errors.push((
                 "tls.key_file",
                 "missing: `tls.cert_file` needs its private key".into(),
             )),
-            (None, Some(_)) => mistakes.push((
+            (None, Some(_)) => errors.push((
                 "tls.cert_file",
                 "missing: `tls.key_file` needs its certificate".into(),
             )),
             _ => {}
         }
-        if let Err(mistake) = self.proxy_choice() {
-            mistakes.push(("proxy", mistake));
+        if let Err(error) = self.proxy_choice() {
+            errors.push(("proxy", error));
         }
-        mistakes
+        errors
     }
 
-    fn check_token(&self, mistakes: &mut Vec<(&'static str, String)>) {
+    fn check_token(&self, errors: &mut Vec<(&'static str, String)>) {
         match (&self.token, &self.token_file) {
             (Some(_), Some(_)) => {
-                mistakes.push((
+                errors.push((
                     "token",
                     "given together with `token_file`: expected one of them".into(),
                 ));
             }
-            (None, None) => mistakes.push((
+            (None, None) => errors.push((
                 "token",
                 "missing: expected the API token here, or a file with it as `token_file`".into(),
             )),
             (Some(token), None) if token.expose_secret().trim().is_empty() => {
-                mistakes.push(("token", "empty: expected the API token".into()));
+                errors.push(("token", "empty: expected the API token".into()));
             }
             _ => {}
         }
     }
 
-    fn check_times(&self, mistakes: &mut Vec<(&'static str, String)>) {
+    fn check_times(&self, errors: &mut Vec<(&'static str, String)>) {
         for (key, time) in [
             ("open_timeout", self.open_timeout),
             ("auth_timeout", self.auth_timeout),
@@ -203,20 +205,20 @@ impl SourceConfig {
             ("pong_timeout", self.pong_timeout),
             ("backoff.min", self.backoff.min),
         ] {
-            // Below, a typing mistake makes a loop that does nothing else.
+            // A shorter time, probably a typing error, would make a busy loop.
             if time < Duration::from_millis(10) {
                 let found = format_duration(time);
-                mistakes.push((key, format!("found \"{found}\", expected \"10ms\" or more")));
+                errors.push((key, format!("found \"{found}\", expected \"10ms\" or more")));
             }
-            // Above, deadlines leave the range of the clock.
+            // With longer times, deadlines exceed the range of the clock.
             if time > Duration::from_secs(86_400) {
                 let found = format_duration(time);
-                mistakes.push((key, format!("found \"{found}\", expected \"1d\" or less")));
+                errors.push((key, format!("found \"{found}\", expected \"1d\" or less")));
             }
         }
         let BackoffConfig { min, max, .. } = self.backoff;
         if max < min || max > Duration::from_secs(86_400) {
-            mistakes.push((
+            errors.push((
                 "backoff.max",
                 format!(
                     "found \"{}\", expected backoff.min (\"{}\") to \"1d\"",
@@ -253,16 +255,17 @@ impl SourceConfig {
 pub(crate) struct Endpoint {
     pub(crate) uri: Uri,
     pub(crate) is_tls: bool,
-    /// Without the brackets of an IPv6 address.
+    /// The host, without the brackets of an IPv6 address.
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
 impl Endpoint {
-    /// Reads `wss://host[:port][/path]`. No error repeats a part of `url`, which may hold a password by mistake.
+    /// Parses `wss://host[:port][/path]`. No error repeats a part of `url`, which may contain a password by
+    /// error.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
         const EXPECTED: &str = "expected wss://host[:port][/path], or ws:// without TLS";
-        let address = Address::parse(url).map_err(|mistake| format!("{mistake}, {EXPECTED}"))?;
+        let address = Address::parse(url).map_err(|error| format!("{error}, {EXPECTED}"))?;
         let is_tls = match address.scheme {
             Some(scheme) if scheme.eq_ignore_ascii_case("wss") => true,
             Some(scheme) if scheme.eq_ignore_ascii_case("ws") => false,
@@ -283,13 +286,13 @@ impl Endpoint {
                 });
             }
         };
-        // It would be shown wherever the address is shown, and the platform knows tokens only.
+        // A user would be shown wherever the address is shown, and the platform supports only tokens.
         if address.user.is_some() {
             return Err(format!("found a user or password in the URL, {EXPECTED}"));
         }
         let uri: Uri = url
             .parse()
-            .map_err(|error| format!("no URL ({error}), {EXPECTED}"))?;
+            .map_err(|error| format!("not a URL ({error}), {EXPECTED}"))?;
         Ok(Self {
             is_tls,
             host: address.host.to_owned(),
@@ -298,7 +301,7 @@ impl Endpoint {
         })
     }
 
-    /// `host:port`, as CONNECT and logs name it.
+    /// Returns `host:port`, as CONNECT and logs contain it.
     pub(crate) fn authority(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
@@ -379,8 +382,8 @@ mod tests {
             },
             ..SourceConfig::default()
         };
-        let mistakes = config.check();
-        let lines: Vec<_> = mistakes
+        let errors = config.check();
+        let lines: Vec<_> = errors
             .iter()
             .map(|(key, text)| format!("{key}: {text}"))
             .collect();
@@ -393,7 +396,7 @@ mod tests {
         tls.key_file: missing: `tls.cert_file` needs its private key
         proxy: found the scheme socks5://, expected http://[user:password@]host[:port]
         "#);
-        let shown = format!("{config:?} {mistakes:?}");
+        let shown = format!("{config:?} {errors:?}");
         assert!(!shown.contains("s3cret") && !shown.contains("hunter2"), "{shown}");
     }
 

@@ -1,4 +1,4 @@
-//! What can go wrong, each way with its own words, its own outcome in the metrics, and its place in the backoff.
+//! The errors of a source: each with its message, its outcome in the metrics, and its effect on the backoff.
 
 use std::{
     error::Error,
@@ -19,12 +19,11 @@ use crate::{
     token::TokenError,
 };
 
-/// Why a source cannot be made, or has given up.
+/// Why a source cannot be created, or has stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
-    /// A mistake in the configuration: the first of those that
-    /// [`SourceConfig::check`](crate::SourceConfig::check) finds.
+    /// A configuration error: the first one that [`SourceConfig::check`](crate::SourceConfig::check) returns.
     #[error("source {name}: {key}: {mistake}")]
     Config {
         /// The name of the source.
@@ -34,12 +33,12 @@ pub enum SourceError {
         /// What was found, and what was expected.
         mistake: String,
     },
-    /// The files for TLS cannot be used.
+    /// The TLS files cannot be used.
     #[error("source {name}: TLS cannot be set up")]
     Tls {
         /// The name of the source.
         name: String,
-        /// Why not.
+        /// The reason.
         source: TlsSetupError,
     },
     /// The platform refused the token, and `exit_on_refused_token` is set.
@@ -47,7 +46,7 @@ pub enum SourceError {
     TokenRefused {
         /// The name of the source.
         name: String,
-        /// What the platform said, shortened, without the token.
+        /// The answer of the platform, shortened, without the token.
         answer: String,
     },
 }
@@ -87,7 +86,7 @@ pub(crate) enum DialError {
     Handshake { target: String, source: UpgradeError },
 }
 
-/// The steps of opening a connection, in order; each is displayed as what was missing when time was up.
+/// The steps of opening a connection, in order. Each is displayed as what was missing when the time was up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum DialStage {
     #[default]
@@ -113,34 +112,34 @@ impl fmt::Display for DialStage {
 /// Why an open connection ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Lost {
-    #[error("told to stop")]
+    #[error("the source was stopped")]
     Stopped,
     #[error("the platform closed the connection ({0})")]
     Closed(String),
     #[error("the connection ended without a close frame")]
     Broken { source: Option<io::Error> },
-    #[error("no answer to a ping within {}: the connection is taken for dead", format_duration(*timeout))]
+    #[error("no answer to a ping within {}: the connection is dead", format_duration(*timeout))]
     PongTimeout { timeout: Duration },
     #[error("the answer to a ping was {answer}, expected PONG")]
     BadPong { answer: String },
-    #[error("a text frame was no UTF-8")]
+    #[error("a text frame was not UTF-8")]
     InvalidUtf8,
-    #[error("a frame was larger than `max_frame_size`, {limit}{}", found(*size))]
+    #[error("a frame exceeds `max_frame_size`, {limit}{}", found(*size))]
     TooLarge { size: Option<usize>, limit: ByteSize },
-    #[error("the platform did not keep to the WebSocket protocol")]
+    #[error("the platform violated the WebSocket protocol")]
     Protocol { source: tungstenite::Error },
     #[error("the platform refused the token: {answer}")]
     TokenRefused { answer: String },
     #[error("no answer to AUTH within {}", format_duration(*timeout))]
     AuthTimeout { timeout: Duration },
-    #[error("the connection ended while reading was held back")]
+    #[error("the connection ended during backpressure")]
     Blocked { source: Box<Lost> },
-    #[error("the frames after one that could not be read were discarded")]
+    #[error("the frames after an unreadable one were discarded")]
     Unread { source: Box<Lost> },
 }
 
 impl DialError {
-    /// Makes it of the error of a socket that could not be made or connected.
+    /// Converts the error of creating or connecting a socket.
     pub(crate) fn of_connect(address: SocketAddr, source: io::Error) -> Self {
         if is_too_many_open_files(&source) {
             Self::TooManyOpenFiles { source }
@@ -155,7 +154,7 @@ impl DialError {
             UpgradeError::Status(head) => Self::Status {
                 target,
                 status: head.status,
-                words: status_words(head.status),
+                words: explain_status(head.status),
                 retry_after: http_date::retry_after(&head),
             },
             UpgradeError::Send(error) | UpgradeError::Head(HeadError::Io(error))
@@ -194,8 +193,9 @@ impl DialError {
         }
     }
 
-    /// Whether another address of the host may fare better. Not where somebody has answered, or the fault is ours.
-    pub(crate) const fn is_of_one_address(&self) -> bool {
+    /// Returns whether another address of the host may succeed. False if a host has answered, or the error is
+    /// local.
+    pub(crate) const fn may_succeed_elsewhere(&self) -> bool {
         matches!(
             self,
             Self::Connect { .. } | Self::Proxy(_) | Self::Tls(_) | Self::Handshake { .. }
@@ -204,7 +204,7 @@ impl DialError {
 }
 
 impl Lost {
-    /// Makes it of an error of the WebSocket.
+    /// Converts an error of the WebSocket.
     pub(crate) fn of_socket(error: tungstenite::Error, limit: ByteSize) -> Self {
         use tungstenite::error::{CapacityError, ProtocolError};
         match error {
@@ -242,7 +242,7 @@ impl Lost {
         }
     }
 
-    /// Why the connection ended, whether or not reading was held back before.
+    /// Returns why the connection ended, without the information whether it was blocked before.
     pub(crate) fn root(&self) -> &Self {
         match self {
             Self::Blocked { source } | Self::Unread { source } => source.root(),
@@ -250,15 +250,15 @@ impl Lost {
         }
     }
 
-    /// Whether a frame of the server could not be read.
-    pub(crate) fn is_of_a_frame(&self) -> bool {
+    /// Returns whether the error is a frame of the server that could not be read.
+    pub(crate) fn is_unreadable_frame(&self) -> bool {
         matches!(
             self.root(),
             Self::TooLarge { .. } | Self::InvalidUtf8 | Self::Protocol { .. }
         )
     }
 
-    /// The outcome of the attempt, where the connection was not authorised yet.
+    /// Returns the outcome of the attempt, for a connection that was not authenticated.
     pub(crate) const fn outcome(&self) -> ConnectionOutcome {
         match self {
             Self::TokenRefused { .. } => ConnectionOutcome::TokenRefused,
@@ -268,7 +268,7 @@ impl Lost {
     }
 }
 
-/// An error and its causes as one sentence. A cause that the error above it has spelt out already is left out.
+/// Formats an error and its causes as one sentence. Omits a cause that the error above it contains already.
 pub(crate) fn sentence(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -283,21 +283,23 @@ pub(crate) fn sentence(error: &dyn Error) -> String {
 }
 
 fn is_too_many_open_files(error: &io::Error) -> bool {
-    // EMFILE for the process, ENFILE for the system: the standard library has no kind for them.
+    // EMFILE for the process, ENFILE for the system; the standard library has no kind for them.
     matches!(error.raw_os_error(), Some(24 | 23))
 }
 
-/// What a person should make of a status.
-const fn status_words(status: u16) -> &'static str {
+/// Returns the explanation of a status for people.
+const fn explain_status(status: u16) -> &'static str {
     match status {
-        401 => "it wants to know who asks, which the feed does by a token later on: is a gateway in between?",
-        403 => "it does not let us in: is this address, or this network, allowed?",
-        404 => "there is no feed at this path: look at `url`",
-        407 => "a proxy in between wants a password: set `proxy`",
-        429 => "too many connections or requests: trying less often",
-        500..=599 => "it is not in service at the moment",
-        300..=399 => "the feed has moved: look at `url`",
-        200 => "no WebSocket server: look at `url`",
+        401 => {
+            "authentication required, but the feed authenticates with a token after the upgrade; check for a gateway in between"
+        }
+        403 => "access forbidden; check whether this address or network is allowed",
+        404 => "no feed at this path; check `url`",
+        407 => "a proxy requires a password; set `proxy`",
+        429 => "too many connections or requests; retrying less often",
+        500..=599 => "the server is temporarily unavailable",
+        300..=399 => "the feed has moved; check `url`",
+        200 => "not a WebSocket server; check `url`",
         _ => "expected 101, the upgrade to a WebSocket",
     }
 }
@@ -343,7 +345,7 @@ mod tests {
             let error =
                 DialError::of_connect("127.0.0.1:1".parse().unwrap(), io::Error::from_raw_os_error(code));
             assert_eq!(error.outcome(), ConnectionOutcome::TooManyOpenFiles);
-            assert!(!error.is_of_one_address());
+            assert!(!error.may_succeed_elsewhere());
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What of an object may be shown that the platform sends as an error or as an unexpected answer.
+//! Selects the parts of an error object or an unexpected answer of the platform that may be shown.
 
 use neurobridge_core::json::{JsonError, Scanner};
 
-/// The fields that say what is wrong. Any other may be a person's.
+/// The fields that describe an error. Any other field may contain personal data.
 const SHOWN: &[&str] = &[
     "code",
     "codes",
@@ -23,8 +23,8 @@ const SHOWN: &[&str] = &[
     "type",
 ];
 
-/// Returns an array or object without the fields that may hold personal data, and how many they were. Nothing of a value
-/// that is no JSON.
+/// Returns an array or object without the fields that may contain personal data, and the number of these
+/// fields. Shows nothing of a value that is not JSON.
 pub(crate) fn reduce(raw: &str) -> String {
     let (mut text, mut hidden) = (String::new(), 0);
     let read = Scanner::new(raw).and_then(|mut scanner| value(&mut scanner, raw, &mut text, &mut hidden));

@@ -1,4 +1,4 @@
-//! What the platform says, typed.
+//! The messages of the platform as types.
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
@@ -13,48 +13,48 @@ use crate::{
     stats::DisconnectReason,
 };
 
-/// What an [`EventListener`](crate::EventListener) hears: the platform's four kinds of messages, and what becomes of
+/// A message of an [`EventListener`](crate::EventListener): one of the platform's four kinds, or a change of
 /// the connection.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Message {
-    /// A connection is open; it is not authorised yet.
+    /// A connection is open and not authenticated yet.
     Connected,
     /// The token was accepted. Events follow.
     Authorised,
-    /// The connection is alive.
+    /// The platform answered a ping.
     Pong {
-        /// How long the answer to a ping took, where that could be measured.
+        /// The round-trip time, if it was measured.
         rtt: Option<Duration>,
     },
-    /// Something is wrong with the token, or with a request.
+    /// The platform reports an error of the token or of a request.
     Error(PlatformError),
-    /// A face was seen.
+    /// An event: a face was recognised.
     Event(Event),
-    /// A text frame of no known kind. The connection stays.
+    /// A malformed text frame. The connection stays open.
     Malformed {
         /// The text.
         text: Arc<str>,
-        /// Why it is none.
+        /// Why the frame is malformed.
         reason: MalformedReason,
     },
-    /// The connection ended. The next attempt follows by itself.
+    /// The connection ended. The listener reconnects by itself.
     Disconnected {
-        /// One word for it.
+        /// The reason as a label.
         reason: DisconnectReason,
-        /// A sentence for it.
+        /// The reason as a sentence.
         sentence: String,
     },
 }
 
-/// What the platform says is wrong: its own words, shortened to 200 characters, without the token.
+/// An error message of the platform, shortened to 200 characters, without the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlatformError {
     pub(crate) text: String,
 }
 
 impl PlatformError {
-    /// The words; JSON, where the platform sent something else than a string.
+    /// Returns the message; as JSON if the platform sent another value than a string.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -68,67 +68,67 @@ impl fmt::Display for PlatformError {
 
 impl std::error::Error for PlatformError {}
 
-/// An event: the frame as it came, and where its fields stand. Cheap to clone.
+/// An event: the unchanged frame with the positions of its fields. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Event {
-    // A copy: a slice of the socket's read buffer would pin all of it for as long as somebody keeps the event.
+    // A copy: a slice of the socket's read buffer would keep the whole buffer alive as long as the event.
     frame: Arc<str>,
     envelope: Envelope,
 }
 
 impl Event {
-    /// The whole frame, unchanged.
+    /// Returns the whole frame, unchanged.
     pub fn as_str(&self) -> &str {
         &self.frame
     }
 
-    /// The id of the frame, *assumed* to be the entry's id.
+    /// Returns the id of the frame, *assumed* to equal the entry's id.
     pub fn id(&self) -> Option<Cow<'_, str>> {
         self.envelope.text(Field::Id, &self.frame)
     }
 
-    /// `data`, the entry, as it is written: JSON.
+    /// Returns `data`, the entry, as JSON text of the frame.
     pub fn data(&self) -> &str {
         self.envelope.raw(Field::Data, &self.frame).unwrap_or("{}")
     }
 
-    /// How the face was recognised: `new`, `exact` and so on.
+    /// Returns the result of the recognition: `new`, `exact` and so on.
     pub fn result(&self) -> Option<Cow<'_, str>> {
         self.envelope.text(Field::Result, &self.frame)
     }
 
-    /// The person.
+    /// Returns the id of the person.
     pub fn pid(&self) -> Option<Cow<'_, str>> {
         self.envelope.text(Field::Pid, &self.frame)
     }
 
-    /// When the entry was made, ISO 8601.
+    /// Returns the time at which the entry was created, ISO 8601.
     pub fn created(&self) -> Option<Cow<'_, str>> {
         self.envelope.text(Field::Created, &self.frame)
     }
 
-    /// The id of the camera or upload.
+    /// Returns the id of the camera or upload.
     pub fn source_id(&self) -> Option<Cow<'_, str>> {
         self.envelope.text(Field::SourceId, &self.frame)
     }
 
-    /// The id of the tenant's space.
+    /// Returns the id of the tenant's space.
     pub fn space_id(&self) -> Option<Cow<'_, str>> {
         self.envelope.text(Field::SpaceId, &self.frame)
     }
 
-    /// Where the picture of the face is: a URL, *assumed* sometimes the picture itself in base64.
+    /// Returns the picture of the face: a URL, *assumed* sometimes the picture itself in base64.
     pub fn face_image(&self) -> Option<Cow<'_, str>> {
         json::text(self.field("face_image")?)
     }
 
-    /// Where the whole picture is, as [`Event::face_image`].
+    /// Returns the whole picture, in the form of [`Event::face_image`].
     pub fn full_image(&self) -> Option<Cow<'_, str>> {
         json::text(self.field("full_image")?)
     }
 
-    /// Any field of the entry, as it is written; `None` when it is not there. Reads the entry from its start: for more
-    /// than one or two fields take [`Event::entry`].
+    /// Returns the text of any field of the entry, `None` if it is missing. Scans the entry from its start:
+    /// use [`Event::entry`] for more than one or two fields.
     pub fn field(&self, name: &str) -> Option<&str> {
         let data = self.data();
         let mut scanner = Scanner::new(data).ok()?;
@@ -145,10 +145,10 @@ impl Event {
         found
     }
 
-    /// The entry with all its documented fields.
+    /// Parses the entry with all its documented fields.
     ///
     /// # Errors
-    /// A field is of another type than documented.
+    /// A field has another type than documented.
     pub fn entry(&self) -> serde_json::Result<Entry> {
         serde_json::from_str(self.data())
     }
@@ -167,7 +167,7 @@ impl Message {
     }
 }
 
-/// An entry, as the platform documents it. Every field may be missing or null; those that are not documented are in
+/// An entry as documented by the platform. Every field may be missing or null; undocumented fields are in
 /// `other`, so that nothing is lost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -175,41 +175,41 @@ impl Message {
 pub struct Entry {
     /// The entry's id.
     pub id: Option<i64>,
-    /// When it was made, ISO 8601.
+    /// The time of creation, ISO 8601.
     pub created: Option<String>,
-    /// How the face was recognised.
+    /// The result of the recognition.
     pub result: Option<Recognition>,
-    /// The person.
+    /// The id of the person.
     pub pid: Option<String>,
-    /// When the person was created, ISO 8601.
+    /// The time at which the person was created, ISO 8601.
     pub pid_created: Option<String>,
     /// The camera or upload.
     pub source: Option<Named>,
     /// The tenant's space.
     pub space: Option<Named>,
-    /// In years.
+    /// The age in years.
     pub age: Option<i64>,
-    /// 0 male, 1 female.
+    /// The sex: 0 male, 1 female.
     pub sex: Option<i64>,
-    /// What the face expresses.
+    /// The facial expression.
     pub mood: Option<Mood>,
-    /// Whether it is a living face.
+    /// Whether the face is a living one.
     pub liveness: Option<Liveness>,
-    /// Match score.
+    /// The match score.
     pub confidence: Option<f64>,
     /// Size of the face, a measure of the picture's quality.
     pub facesize: Option<f64>,
     /// Exposure, a measure of the picture's quality.
     pub exposure: Option<f64>,
-    /// How far the face is turned aside.
+    /// The horizontal rotation of the face.
     pub pan: Option<f64>,
-    /// How far the face is turned up or down.
+    /// The vertical rotation of the face.
     pub tilt: Option<f64>,
-    /// The face: a URL, *assumed* sometimes base64.
+    /// The picture of the face: a URL, *assumed* sometimes base64.
     pub face_image: Option<String>,
     /// The whole picture.
     pub full_image: Option<String>,
-    /// The face when the person was created.
+    /// The picture of the face when the person was created.
     pub initial_face_image: Option<String>,
     /// The whole picture when the person was created.
     pub initial_full_image: Option<String>,
@@ -218,45 +218,45 @@ pub struct Entry {
     pub other: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Something with an id and a name.
+/// An object with an id and a name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Named {
-    /// Its id.
+    /// The id.
     pub id: Option<i64>,
-    /// Its name.
+    /// The name.
     pub name: Option<String>,
     /// All other fields.
     #[serde(flatten)]
     pub other: serde_json::Map<String, serde_json::Value>,
 }
 
-/// How a face was recognised.
+/// The result of recognising a face.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Recognition {
-    /// A person not seen before.
+    /// A person who was not seen before.
     New,
-    /// A person whose pictures were begun anew.
+    /// A person whose pictures were replaced by new ones.
     Reinit,
-    /// Certainly this person.
+    /// This person, with certainty.
     Exact,
     /// This person, with high accuracy.
     Ha,
-    /// Not good enough to tell.
+    /// The picture is not good enough for a result.
     Junk,
     /// No match.
     Nm,
-    /// A face, no more.
+    /// A face was detected, without recognition.
     Det,
-    /// A word that is not documented.
+    /// An undocumented value.
     #[serde(untagged)]
     Other(String),
 }
 
-/// What a face expresses.
+/// A facial expression.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the words are those of the protocol")]
@@ -272,23 +272,23 @@ pub enum Mood {
     Surprise,
     Nm,
     Det,
-    /// A word that is not documented.
+    /// An undocumented value.
     #[serde(untagged)]
     Other(String),
 }
 
-/// Whether a face is alive.
+/// The result of the liveness check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Liveness {
-    /// It is.
+    /// A living face.
     Passed,
-    /// It is a picture of one.
+    /// A picture of a face.
     Failed,
-    /// Not to be told.
+    /// Undetermined.
     Undetermined,
-    /// A word that is not documented.
+    /// An undocumented value.
     #[serde(untagged)]
     Other(String),
 }

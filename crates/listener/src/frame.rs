@@ -1,4 +1,4 @@
-//! Frames, told apart.
+//! Classifies text frames.
 
 use std::borrow::Cow;
 
@@ -10,42 +10,43 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::error_fields;
 
-/// How much of a text of the platform is kept to be shown: more than is searched for secrets, and so than is shown.
+/// The maximum number of bytes kept of a text of the platform: more than is searched for secrets, and so more
+/// than is shown.
 const MAX_KEPT_BYTES: usize = 16 * 1024;
 
-/// A text frame, as it came.
+/// A text frame as received.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// The text: a slice of the socket's read buffer. Kept, it pins the whole buffer, up to 100 times its own size;
-    /// copy what is to stay.
+    /// The text: a slice of the socket's read buffer. As long as it is held, it keeps the whole buffer alive,
+    /// up to 100 times its own size; copy text that is stored.
     pub text: Utf8Bytes,
-    /// What it is.
+    /// The classification.
     pub content: Content,
 }
 
-/// What a frame that leaves the listener is.
+/// The classification of a frame that leaves the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// An event, and where its fields stand.
+    /// An event, with the positions of its fields.
     Event(Envelope),
-    /// Nothing that the protocol knows.
+    /// A malformed frame.
     Malformed(MalformedReason),
 }
 
-/// Why a frame is of no known kind.
+/// Why a frame is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MalformedReason {
-    /// The text is no JSON.
-    #[error("no JSON")]
+    /// The text is not JSON.
+    #[error("not JSON")]
     NotJson(#[source] JsonError),
-    /// It is JSON, but neither an answer to a ping or to AUTH, nor an error, nor an event.
-    #[error("JSON of no known kind: expected one of the keys PING, auth, error, or data with an object")]
+    /// JSON, but neither an answer to a ping or to AUTH, nor an error, nor an event.
+    #[error("unrecognised message, expected one of the keys PING, auth, error, or data with an object")]
     UnknownKind,
 }
 
 impl MalformedReason {
-    /// One word for it, for metrics and dead letters.
+    /// Returns the label for metrics and dead letters.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NotJson(_) => "not_json",
@@ -54,32 +55,32 @@ impl MalformedReason {
     }
 }
 
-/// What a text frame means: for those that read events, for the connection, or for both.
+/// The meaning of a text frame: an event for the program, a control message for the connection, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Classified {
-    /// To be handed on.
+    /// The content to deliver.
     pub(crate) content: Option<Content>,
-    /// For the connection itself.
+    /// The message for the connection.
     pub(crate) control: Option<Control>,
 }
 
 /// A control message of the platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Control {
-    /// The answer to a ping: whether it is `PONG`, else what it was.
+    /// The answer to a ping: `Ok` for `PONG`, otherwise the answer.
     Pong(Result<(), Foreign>),
-    /// The answer to AUTH: whether it is `ok`, else what it was. *Assumed*: whatever is not `ok` is a refusal.
+    /// The answer to AUTH: `Ok` for `ok`, otherwise the answer. *Assumed*: any answer but `ok` is a refusal.
     Auth(Result<(), Foreign>),
     /// An error of the platform.
     Error(Foreign),
 }
 
-/// A text of the platform as it came, which may repeat a secret. Without `Display`: it is shown by
-/// [`SecretSet::clean`](neurobridge_core::secret::SecretSet::clean) only.
+/// A text of the platform, which may repeat a secret. Has no `Display`, because it is shown only by
+/// [`SecretSet::clean`](neurobridge_core::secret::SecretSet::clean).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Foreign(pub(crate) String);
 
-/// Determines what a text frame is. Allocates for what is rare only.
+/// Classifies a text frame. Allocates only for rare kinds.
 pub(crate) fn classify(reader: &mut FrameReader, frame: &str) -> Classified {
     let control = |control| match control {
         envelope::Control::Ping(span) => Control::Pong(expect(frame, span, "PONG")),
@@ -116,8 +117,8 @@ fn expect(frame: &str, span: Span, word: &str) -> Result<(), Foreign> {
     }
 }
 
-/// The value as a person reads it: a string without its quotes, an object without fields that may be a person's, anything
-/// else as it is written.
+/// Returns a value for people: a string without quotes, an object without fields that may contain personal
+/// data, any other value as written.
 fn foreign(frame: &str, span: Span) -> Foreign {
     let raw = span.of(frame).unwrap_or_default();
     let whole = if raw.starts_with(['{', '[']) {

@@ -1,4 +1,4 @@
-//! When to ping, and when a silent connection is dead.
+//! Decides when to send a ping, and when a silent connection is dead.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 /// The heartbeat of one connection.
 ///
-/// The platform's pings carry nothing, so an answer is told from another by counting only. One ping at a time is
-/// measured; the state is of constant size however long a server stays silent.
+/// The platform's pings have no payload, so answers can be matched only by counting. One ping at a time is
+/// measured, so the state has a constant size for any number of unanswered pings.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
     interval: Duration,
@@ -15,14 +15,14 @@ pub(crate) struct Heartbeat {
     due: Instant,
     sent: u64,
     answered: u64,
-    /// Since when an answer is owed.
+    /// The time since which an answer is expected.
     waiting_since: Option<Instant>,
-    /// The number of the ping that is being measured, and when it was sent.
+    /// The number of the measured ping, and the time at which it was sent.
     measured: Option<(u64, Instant)>,
 }
 
 impl Heartbeat {
-    /// Starts with the first ping due at once: whether answers come is known early.
+    /// Creates a heartbeat whose first ping is due at once, so that a missing answer is detected early.
     pub(crate) const fn new(interval: Duration, timeout: Duration, now: Instant) -> Self {
         Self {
             interval,
@@ -35,23 +35,23 @@ impl Heartbeat {
         }
     }
 
-    /// Makes the first ping due: the connection was authorised only now.
+    /// Makes the first ping due, because the connection is authenticated only now.
     pub(crate) const fn start(&mut self, now: Instant) {
         self.due = now;
     }
 
-    /// When the next ping is to be sent.
+    /// Returns the time at which the next ping is due.
     pub(crate) const fn due(&self) -> Instant {
         self.due
     }
 
-    /// When the connection is to be taken for dead, unless an answer comes. Not to be asked while reading is held
-    /// back: then answers wait unread behind events.
+    /// Returns the time at which the connection is dead, unless an answer arrives. Must not be used during
+    /// backpressure: then answers may be unread behind events.
     pub(crate) fn dead_at(&self) -> Option<Instant> {
         self.waiting_since.map(|since| since + self.timeout)
     }
 
-    /// A ping was sent.
+    /// Records that a ping was sent.
     pub(crate) fn sent(&mut self, now: Instant) {
         self.skip(now);
         self.sent += 1;
@@ -59,15 +59,15 @@ impl Heartbeat {
         self.measured.get_or_insert((self.sent, now));
     }
 
-    /// No ping could be sent: the last one has not left yet.
+    /// Records that a due ping was not sent, because the last one is not flushed yet.
     pub(crate) fn skip(&mut self, now: Instant) {
         self.due = now + self.interval;
     }
 
-    /// An answer was read; the round trip, where this one was measured.
+    /// Records an answer, and returns the round-trip time if its ping was measured.
     pub(crate) fn answered(&mut self, now: Instant) -> Option<Duration> {
         if self.answered == self.sent {
-            // Nobody asked for it.
+            // An answer without a ping.
             return None;
         }
         self.answered += 1;
@@ -80,8 +80,8 @@ impl Heartbeat {
         Some(now.saturating_duration_since(sent_at))
     }
 
-    /// Reading was held back for so long, until now: that time is not held against the server, and a round trip that
-    /// it was part of says nothing.
+    /// Records the end of a backpressure of this duration. The time does not count against the server, and a
+    /// round trip that includes it is not measured.
     pub(crate) fn released(&mut self, held: Duration, now: Instant) {
         self.measured = None;
         if let Some(since) = &mut self.waiting_since {
@@ -89,7 +89,7 @@ impl Heartbeat {
         }
     }
 
-    /// How long an answer may take.
+    /// Returns the time limit for an answer.
     pub(crate) const fn timeout(&self) -> Duration {
         self.timeout
     }

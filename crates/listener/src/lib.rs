@@ -1,12 +1,13 @@
-//! A client of the NeuroIO WebSocket event feed: connects, authorises, pings, tells the kinds of frames apart, and
-//! connects again whenever the connection ends.
+//! A client of the NeuroIO WebSocket event feed: connects, authenticates, sends pings, classifies frames, and
+//! reconnects whenever the connection ends.
 //!
-//! - [`EventListener`] is for programs that want typed messages, by a handler or as a stream.
-//! - [`Source`] is for programs that move many events: it hands on what a [`Batcher`] makes of the frames through a bounded
-//!   channel, keeps a ledger, and says of itself what there is to say in its [`SourceStats`].
+//! - [`EventListener`] is for programs that need typed messages, by a handler or as a stream.
+//! - [`Source`] is for programs that move many events: it sends batches, which a [`Batcher`] makes of the
+//!   frames, through a bounded channel, keeps a ledger, and publishes its state and counters as
+//!   [`SourceStats`].
 //!
-//! What is known of the protocol comes from the platform's public Python and JavaScript clients, their documentation
-//! and their tests; what is marked *assumed* is stated by none of them.
+//! The protocol is known from the platform's public Python and JavaScript clients, their documentation and
+//! their tests. Properties marked *assumed* are documented in none of them.
 
 mod backoff;
 mod batch;

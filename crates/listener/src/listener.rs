@@ -1,4 +1,4 @@
-//! The platform's event listener, for Rust programs.
+//! The `EventListener`: typed messages of the feed for Rust programs.
 
 use std::{
     fmt,
@@ -24,12 +24,13 @@ use crate::{
     stats::SourceStats,
 };
 
-/// Batches between the connection and the handler. When they are full, the socket is not read.
+/// The number of batches between the connection and the handler. While they are full, the socket is not read.
 const BATCHES: usize = 16;
 
-/// Listens to a NeuroIO event feed: connects, authorises, pings, connects again whenever the connection ends.
+/// Listens to a NeuroIO event feed: connects, authenticates, sends pings, and reconnects whenever the
+/// connection ends.
 ///
-/// Needs a Tokio runtime with time and I/O enabled.
+/// Requires a Tokio runtime with time and I/O enabled.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -55,7 +56,7 @@ pub struct EventListener {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError<E> {
-    /// The listener could not be started, or has given up.
+    /// The listener could not be started, or has stopped.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The handler failed.
@@ -64,7 +65,7 @@ pub enum ListenError<E> {
 }
 
 impl EventListener {
-    /// Listens to `wss://events.neuroio.com` with an API token.
+    /// Creates a listener for `wss://events.neuroio.com` with an API token.
     pub fn new(token: impl Into<SecretString>) -> Self {
         Self::from_config(SourceConfig {
             token: Some(token.into()),
@@ -72,39 +73,40 @@ impl EventListener {
         })
     }
 
-    /// Listens as configured.
+    /// Creates a listener from a configuration.
     pub const fn from_config(config: SourceConfig) -> Self {
         Self { config }
     }
 
-    /// Listens elsewhere.
+    /// Sets the address of the feed.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.config.url = url.into();
         self
     }
 
-    /// How long opening a connection may take; 4 seconds by default.
+    /// Sets the time limit for opening a connection; 4 seconds by default.
     pub const fn open_timeout(mut self, timeout: Duration) -> Self {
         self.config.open_timeout = timeout;
         self
     }
 
-    /// Ends with [`SourceError::TokenRefused`] when the platform refuses the token, instead of trying again.
+    /// Ends the listener with [`SourceError::TokenRefused`] when the platform refuses the token, instead of
+    /// retrying.
     pub const fn exit_on_refused_token(mut self) -> Self {
         self.config.exit_on_refused_token = true;
         self
     }
 
-    /// Calls `handler` with each message, one at a time, until `stop` is cancelled or the handler fails.
+    /// Calls `handler` with each message, sequentially, until `stop` is cancelled or the handler fails.
     ///
-    /// While the handler works, pings go on; when it is slower than the feed, the socket is not read. An error of the
-    /// handler ends the listener, because only the caller can know whether to go on: who wants that returns `Ok`.
-    /// After a stop nothing more is read; what was read already is still handed to the handler, for it will not be
-    /// sent again. To stop sooner, drop the future.
+    /// Pings continue while the handler works; if it is slower than the feed, the socket is not read. An
+    /// error of the handler ends the listener, because only the caller can decide whether to continue; return
+    /// `Ok` to continue. After a stop nothing more is read, but messages that were already read are passed to
+    /// the handler, because the feed does not send them again. To stop immediately, drop the future.
     ///
     /// # Errors
-    /// The configuration is wrong, the token is refused (see [`EventListener::exit_on_refused_token`]), or the handler
-    /// failed.
+    /// The configuration is invalid, the token is refused (see [`EventListener::exit_on_refused_token`]), or
+    /// the handler failed.
     pub async fn run<H, F, E>(self, stop: CancellationToken, mut handler: H) -> Result<(), ListenError<E>>
     where
         H: FnMut(Message) -> F,
@@ -117,33 +119,34 @@ impl EventListener {
         Ok(())
     }
 
-    /// The messages as a stream, without end; it ends with an error, or when it is dropped.
+    /// Returns the messages as a stream, which ends only with an error.
     ///
-    /// The connection is kept by a task of its own, so that pings go on while nobody polls. Dropping the stream closes
-    /// the connection.
+    /// A separate task holds the connection, so that pings continue while the stream is not polled. Dropping
+    /// the stream closes the connection.
     ///
     /// # Errors
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// Panics outside of a Tokio runtime.
     pub fn stream(self) -> Result<EventStream, SourceError> {
         self.stream_until(CancellationToken::new())
     }
 
-    /// As [`EventListener::stream`]; after `stop` is cancelled, it ends when all that was read is taken.
+    /// As [`EventListener::stream`]. After `stop` is cancelled, the stream ends after the messages that were
+    /// already read.
     ///
     /// # Errors
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// Panics outside of a Tokio runtime.
     pub fn stream_until(self, stop: CancellationToken) -> Result<EventStream, SourceError> {
         let name: Arc<str> = "neuroio".into();
         let setup = Setup::new(&name, self.config)?;
         let (items, batches) = mpsc::channel(BATCHES);
         let stats = Arc::new(SourceStats::new());
-        // A child: dropping the stream must not stop what else the caller's token stops.
+        // A child token: dropping the stream must not cancel the caller's token.
         let stop = stop.child_token();
         let link = Link::new(name, Messages::default(), items, stop.clone(), Arc::clone(&stats));
         Ok(EventStream {
@@ -156,19 +159,19 @@ impl EventListener {
     }
 }
 
-/// What an [`EventListener`] hears. Ends after an error.
+/// The messages of an [`EventListener`]. Ends after an error.
 #[must_use = "streams do nothing unless polled"]
 pub struct EventStream {
     batches: mpsc::Receiver<Vec<Message>>,
     batch: std::vec::IntoIter<Message>,
-    /// `None` when its end has been seen.
+    /// `None` after the task's end was reported.
     task: Option<JoinHandle<Result<(), SourceError>>>,
     stats: Arc<SourceStats>,
     _stop: DropGuard,
 }
 
 impl EventStream {
-    /// State and counters of the connection.
+    /// Returns state and counters of the connection.
     pub fn stats(&self) -> Arc<SourceStats> {
         Arc::clone(&self.stats)
     }
@@ -201,7 +204,7 @@ impl Stream for EventStream {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(Err(error)),
                 Err(error) => match error.try_into_panic() {
-                    // A bug of ours must not look like the end of the events.
+                    // A panic must not look like the end of the events.
                     Ok(panic) => std::panic::resume_unwind(panic),
                     // The runtime is shutting down.
                     Err(_) => None,
@@ -211,7 +214,7 @@ impl Stream for EventStream {
     }
 }
 
-/// Gathers the messages of a wake-up.
+/// Collects the messages of a wake-up.
 #[derive(Default)]
 struct Messages {
     messages: Vec<Message>,

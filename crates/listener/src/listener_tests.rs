@@ -70,7 +70,7 @@ async fn stream_yields_all_kinds_in_order() {
         socket.close(None).await.unwrap();
         accept(&listener).await
     };
-    let hear = async {
+    let receive_text = async {
         let mut stream = client.stream().unwrap();
         let mut words = Vec::new();
         while words.len() < 8 {
@@ -78,9 +78,10 @@ async fn stream_yields_all_kinds_in_order() {
         }
         (words, stream)
     };
-    let ((words, stream), mut second) = tokio::time::timeout(PATIENCE, async { tokio::join!(hear, server) })
-        .await
-        .unwrap();
+    let ((words, stream), mut second) =
+        tokio::time::timeout(PATIENCE, async { tokio::join!(receive_text, server) })
+            .await
+            .unwrap();
     insta::assert_snapshot!(words.join("\n"), @r"
     connected
     authorised
@@ -162,7 +163,7 @@ async fn refused_token_ends_the_stream_if_configured() {
         say(&mut socket, &[r#"{"error":"Invalid token"}"#]).await;
         while let Some(Ok(_)) = socket.next().await {}
     };
-    let hear = async {
+    let receive_text = async {
         let mut stream = client.exit_on_refused_token().stream().unwrap();
         let mut heard = Vec::new();
         while let Some(message) = stream.next().await {
@@ -181,7 +182,7 @@ async fn refused_token_ends_the_stream_if_configured() {
         );
         heard
     };
-    let (heard, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(hear, server) })
+    let (heard, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(receive_text, server) })
         .await
         .unwrap();
     insta::assert_snapshot!(heard.join("\n"), @r"

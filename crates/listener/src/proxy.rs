@@ -1,4 +1,4 @@
-//! The way through an HTTP proxy: which one, and asking it to CONNECT.
+//! Connecting through an HTTP proxy: its selection and the CONNECT request.
 
 mod environment;
 
@@ -25,29 +25,29 @@ use crate::{
     },
 };
 
-/// How a source decides on its proxy.
+/// How a source selects its proxy.
 #[derive(Clone, Debug)]
 pub(crate) enum ProxyChoice {
-    /// As the environment says when the source is made.
+    /// As the environment variables define it when the source is created.
     Environment,
-    /// Never one.
+    /// No proxy.
     Direct,
-    /// Always this one: named for this very source, it needs no exceptions.
+    /// This proxy for all connections: it is configured for this source, so no exceptions apply.
     Through(Proxy),
 }
 
-/// A proxy that speaks HTTP.
+/// An HTTP proxy.
 #[derive(Clone, Debug)]
 pub(crate) struct Proxy {
     pub(crate) host: String,
     pub(crate) port: u16,
-    login: Option<Login>,
+    login: Option<Credentials>,
 }
 
-/// What is sent as `Proxy-Authorization`.
+/// The credentials for `Proxy-Authorization`.
 #[derive(Clone, Debug)]
-struct Login {
-    /// Decoded: a user may hold characters that a URL may not.
+struct Credentials {
+    /// Decoded: a user may contain characters that are not allowed in a URL.
     user: Vec<u8>,
     password: Password,
 }
@@ -60,7 +60,7 @@ enum Password {
     File(PathBuf),
 }
 
-/// Why there is no way through a proxy.
+/// Why a connection through a proxy failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProxyError {
     #[error("there is no password for the proxy {proxy}")]
@@ -71,7 +71,7 @@ pub(crate) enum ProxyError {
     },
     #[error("the proxy {proxy} did not answer CONNECT")]
     Answer { proxy: String, source: HeadError },
-    #[error("the proxy {proxy} wants a user and a password (HTTP 407)")]
+    #[error("the proxy {proxy} requires a user and a password (HTTP 407)")]
     WantsAuthorization { proxy: String },
     #[error("the proxy {proxy} refused to connect to {target}: HTTP {status}")]
     Refused {
@@ -80,15 +80,15 @@ pub(crate) enum ProxyError {
         status: u16,
         retry_after: Option<Duration>,
     },
-    #[error("talking to the proxy {proxy} failed")]
+    #[error("the connection to the proxy {proxy} failed")]
     Io { proxy: String, source: std::io::Error },
 }
 
 impl ProxyChoice {
-    /// The proxy on the way to `endpoint`.
+    /// Returns the proxy for connections to `endpoint`, `None` for no proxy.
     ///
     /// # Errors
-    /// The environment names one that cannot be used; the sentence says which variable.
+    /// An environment variable contains an invalid proxy; the message names the variable.
     pub(crate) fn resolve(self, endpoint: &Endpoint) -> Result<Option<Proxy>, String> {
         match self {
             Self::Direct => Ok(None),
@@ -99,12 +99,12 @@ impl ProxyChoice {
 }
 
 impl Proxy {
-    /// Reads `http://[user:password@]host[:port]`; the scheme may be left out.
+    /// Parses `http://[user:password@]host[:port]`; the scheme is optional.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let (proxy, user) = Self::without_login(text)?;
+        let (proxy, user) = Self::parse_with_login(text)?;
         let login = user.map(|user| {
             let (user, password) = user.split_once(':').unwrap_or((user, ""));
-            Login {
+            Credentials {
                 user: percent_decoded(user),
                 password: Password::Text(percent_decoded(password).into()),
             }
@@ -112,11 +112,11 @@ impl Proxy {
         Ok(Self { login, ..proxy })
     }
 
-    /// Reads `http://user@host[:port]`, whose user's password is in a file.
+    /// Parses `http://user@host[:port]`, with the password in a file.
     pub(crate) fn with_password_in(text: &str, file: &Path) -> Result<Self, String> {
-        match Self::without_login(text)? {
+        match Self::parse_with_login(text)? {
             (proxy, Some(user)) if !user.is_empty() && !user.contains(':') => Ok(Self {
-                login: Some(Login {
+                login: Some(Credentials {
                     user: percent_decoded(user),
                     password: Password::File(file.to_owned()),
                 }),
@@ -128,11 +128,11 @@ impl Proxy {
         }
     }
 
-    /// Returns the proxy, and its user and password as they are written.
-    fn without_login(text: &str) -> Result<(Self, Option<&str>), String> {
+    /// Returns the proxy, and its user and password as written.
+    fn parse_with_login(text: &str) -> Result<(Self, Option<&str>), String> {
         const EXPECTED: &str = "expected http://[user:password@]host[:port]";
-        // The text may hold a password, so nothing of it is shown.
-        let address = Address::parse(text).map_err(|mistake| format!("{mistake}, {EXPECTED}"))?;
+        // The text may contain a password, so no part of it is shown.
+        let address = Address::parse(text).map_err(|error| format!("{error}, {EXPECTED}"))?;
         if address
             .scheme
             .is_some_and(|scheme| !scheme.eq_ignore_ascii_case("http"))
@@ -151,7 +151,7 @@ impl Proxy {
         Ok((proxy, address.user))
     }
 
-    /// Returns the value of `Proxy-Authorization`. It and the password are among the `secrets` before they are sent.
+    /// Returns the value of `Proxy-Authorization`, after adding it and the password to `secrets`.
     async fn authorization(&self, secrets: &SecretSet) -> Result<Option<SecretString>, ProxyError> {
         let Some(login) = self.login.clone() else {
             return Ok(None);
@@ -185,10 +185,10 @@ impl Proxy {
         Ok(Some(format!("Basic {encoded}").into()))
     }
 
-    /// Asks for a way to `endpoint`. Afterwards the stream leads there.
+    /// Sends CONNECT for `endpoint`. Afterwards the stream is connected to it.
     ///
     /// # Errors
-    /// The proxy refuses, or is none.
+    /// The proxy refuses, or is not an HTTP proxy.
     pub(crate) async fn connect<S>(
         &self,
         stream: &mut S,
@@ -212,7 +212,8 @@ impl Proxy {
         }
         request.push_str("\r\n");
         let sent = stream.write_all(request.as_bytes()).await;
-        // Also when the request could not be sent: a proxy may refuse a connection before it reads from it.
+        // Read even if the request could not be sent: a proxy may refuse a connection before it reads from
+        // it.
         let answer = |source| ProxyError::Answer {
             proxy: self.shown(),
             source,
@@ -239,7 +240,7 @@ impl Proxy {
     }
 }
 
-/// A user or password may hold characters that a URL may not.
+/// Decodes a user or password, which may contain characters that are not allowed in a URL.
 fn percent_decoded(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
@@ -348,7 +349,10 @@ mod tests {
     #[tokio::test]
     async fn refusals_are_described() {
         for (answer, expected) in [
-            ("HTTP/1.1 407 X\r\n\r\n", "wants a user and a password (HTTP 407)"),
+            (
+                "HTTP/1.1 407 X\r\n\r\n",
+                "requires a user and a password (HTTP 407)",
+            ),
             (
                 "HTTP/1.0 403 X\r\nA: b\r\n\r\n",
                 "refused to connect to [::1]:9: HTTP 403",
@@ -362,7 +366,7 @@ mod tests {
                 "HTTP/1.1 200 X\r\nA",
                 "the connection ended before the answer was complete",
             ),
-            // Cut, but clear.
+            // Truncated, but with a known status.
             ("HTTP/1.1 403 X\r\nA", "HTTP 403"),
         ] {
             let (_, result) = answered(answer).await;

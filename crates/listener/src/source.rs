@@ -1,4 +1,4 @@
-//! A source: the loop over its connections.
+//! A source: connects to a feed again and again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,9 +26,9 @@ use crate::{
     token::TokenSource,
 };
 
-/// A NeuroIO event feed, connected to for as long as it is run.
+/// A NeuroIO event feed, which stays connected while [`run`](Self::run) is polled.
 ///
-/// One task a source is enough, and a hundred in one process are normal.
+/// A source needs one task; a process may run a hundred of them.
 pub struct Source {
     name: Arc<str>,
     ledger: Arc<SourceLedger>,
@@ -36,23 +36,22 @@ pub struct Source {
     setup: Setup<Dialler>,
 }
 
-/// What a source keeps from one connection to the next.
+/// The parts of a source that outlive its connections.
 pub(crate) struct Setup<D> {
     pub(crate) dialler: D,
     pub(crate) token: TokenSource,
-    /// All that is sent and must not be shown when it comes back.
+    /// The sent values that must not be shown when the server repeats them.
     pub(crate) secrets: SecretSet,
     pub(crate) config: SourceConfig,
 }
 
 impl Source {
-    /// Makes a source. `ledger` takes up its event frames, and those that could not be parsed.
+    /// Creates a source. `ledger` counts its event frames, including malformed ones.
     ///
-    /// The proxy variables of the environment are read now, and the files for TLS are read once to see whether they
-    /// can be.
+    /// Reads the proxy variables of the environment, and reads the TLS files once to report errors in them.
     ///
     /// # Errors
-    /// The configuration is wrong, or TLS cannot be set up with it.
+    /// The configuration is invalid, or TLS cannot be set up with it.
     pub fn new(
         name: impl Into<Arc<str>>,
         config: SourceConfig,
@@ -68,27 +67,30 @@ impl Source {
         })
     }
 
-    /// Its name.
+    /// Returns the name of the source.
     pub const fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Its state and counters, also while it runs and after it has ended.
+    /// Returns its state and counters, which are available while the source runs and after its end.
     pub fn stats(&self) -> Arc<SourceStats> {
         Arc::clone(&self.stats)
     }
 
-    /// Connects, authorises, and sends what `batcher` makes of what it reads to `batches`; connects again whenever the
-    /// connection ends, for ever, until `stop` is cancelled or the receiver of `batches` is dropped.
+    /// Connects, authenticates, and sends the batches that `batcher` makes of the frames to `batches`.
+    /// Reconnects whenever the connection ends, until `stop` is cancelled or the receiver of `batches` is
+    /// dropped.
     ///
-    /// When `batches` is full, the socket is not read. A batch is counted as received in the ledger just before it is
-    /// sent, and nothing in between can be interrupted: when this future ends, all that was counted as received is in the
-    /// channel, unless its receiver was dropped. Frames that came before the answer to AUTH may have to wait for room:
-    /// they are counted when they are read, and are not in the channel yet when this future is dropped instead.
+    /// While `batches` is full, the socket is not read. A batch is counted as received in the ledger just
+    /// before it is sent, without an await in between: when this future ends, all frames counted as received
+    /// are in the channel, unless its receiver was dropped. Frames that arrive before the answer to AUTH may
+    /// have to wait for room: they are counted when they are read, and are lost if this future is dropped
+    /// meanwhile.
     ///
-    /// After a stop it sends its close frame, and reads what the server had sent before its own, for at most one second;
-    /// in any other state it ends at once. Where frames wait for room, it ends when they are in the channel. A name that is being looked up goes on being looked up in a
-    /// thread of the runtime's: give the runtime a time-out to shut down in.
+    /// After a stop an authenticated source sends its close frame and reads the frames that the server sent
+    /// before its own, for at most one second; in any other state it ends at once. If frames wait for room,
+    /// it ends when they are in the channel. A running name look-up continues in a thread of the runtime:
+    /// shut the runtime down with a time limit.
     ///
     /// # Errors
     /// [`SourceError::TokenRefused`], with `exit_on_refused_token` only.
@@ -142,25 +144,26 @@ impl Setup<Dialler> {
     }
 }
 
-/// The longest reason of a lost connection, in characters. Its causes may quote what a server sent.
+/// The maximum length of the reason of a lost connection, in characters. Its causes may quote text of the
+/// server.
 const MAX_REASON_CHARS: usize = 1000;
 
 impl<D> Setup<D> {
-    /// An error and its causes as one sentence that may be shown.
+    /// Formats an error and its causes as one sentence that may be shown.
     fn shown(&self, error: &dyn std::error::Error) -> String {
         self.secrets.clean_to(&sentence(error), MAX_REASON_CHARS)
     }
 }
 
-/// Why an attempt, or the connection that it led to, is over.
+/// Why an attempt, or the resulting connection, ended.
 enum Ended {
     NotOpened(DialError),
     NotAuthorised(Lost),
-    /// It was authorised for so long.
+    /// A connection was lost after it was authenticated for this time.
     Lost(Lost, Duration),
 }
 
-/// The loop over the connections.
+/// Runs the loop over the connections.
 pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, mut link: Link<O>) -> Result<(), SourceError> {
     let bounds = &setup.config.backoff;
     let mut backoff = Backoff::new(bounds.min, bounds.max);
@@ -211,7 +214,8 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, mut link: Link<O>) 
         }
         outage.attempts += 1;
         let until = Instant::now() + delay;
-        // A loss of an authorised connection is a change of state, which is always logged; attempts in vain are throttled.
+        // The loss of an authenticated connection is a change of state, which is always logged; failed attempts
+        // are throttled.
         if link.throttle.allow(label).is_some() || matches!(ended, Ended::Lost(..)) {
             outage.log(&link.name, label, &text, until);
         }
@@ -229,7 +233,7 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, mut link: Link<O>) 
     }
 }
 
-/// The time since the last authorised connection, or since the start of the source.
+/// The time since the last authenticated connection, or since the start of the source.
 struct Outage {
     since: Instant,
     attempts: u64,
@@ -252,13 +256,13 @@ impl Outage {
             reason,
             lasted,
             attempts = self.attempts,
-            "not connected: {text}; trying again in {}",
+            "not connected: {text}; retrying in {}",
             format_duration(until.saturating_duration_since(Instant::now()))
         );
     }
 }
 
-/// One connection, from its first step to its last.
+/// Runs one connection from the first step to the last.
 async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> Ended {
     let stop = link.stop.clone();
     link.stats.dialling();
@@ -300,7 +304,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
             Ended::NotAuthorised(lost)
         }
         Ok(()) => {
-            // Not throttled, as each change of state: the backoff bounds how often a connection is made.
+            // Not throttled, like every change of state: the backoff limits the number of connections.
             match link.stats.authorised() {
                 None => info!(source = %link.name, "authorised"),
                 Some(gap) => info!(
@@ -318,7 +322,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
     let was_authorised = matches!(ended, Ended::Lost(..));
     if let Ended::NotAuthorised(lost) | Ended::Lost(lost, _) = &mut ended {
         let mut last_read = session.socket.last_read();
-        // Before the end is counted: events that are read meanwhile are of this connection.
+        // Before the end is counted, because events that are read meanwhile belong to this connection.
         let is_all_read = connection::close(&mut session, link, lost).await;
         if is_all_read {
             last_read = session.socket.last_read();
@@ -327,7 +331,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
         if !is_all_read {
             link.stats.disconnected_unread();
         }
-        if !is_all_read && lost.is_of_a_frame() {
+        if !is_all_read && lost.is_unreadable_frame() {
             let source = Box::new(std::mem::replace(lost, Lost::Stopped));
             *lost = Lost::Unread { source };
         }
@@ -342,12 +346,12 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
     ended
 }
 
-/// Counts frames as received when what a [`Batcher`] made of them is sent, or has to wait.
+/// Counts frames as received when their batch is sent or has to wait.
 struct Counted<B> {
     batcher: B,
-    /// How many the batcher holds.
+    /// The number of frames in the batcher.
     frames: usize,
-    /// How many of them are counted as received.
+    /// The number of these frames that are counted as received.
     counted: usize,
     ledger: Arc<SourceLedger>,
 }

@@ -8,7 +8,7 @@ fn counted_source() -> (impl Future<Output = Result<(), SourceError>>, Counting)
     let (items, batches) = mpsc::channel(1);
     let config = SourceConfig::new("ws://localhost", "s3cret");
     let setup = Setup {
-        dialler: Doors {
+        dialler: TestDial {
             platforms: platforms_in,
             failures: Mutex::default(),
         },
@@ -48,14 +48,14 @@ async fn early_frames_are_counted_and_survive_a_stop() {
     let (source, mut test) = counted_source();
     let (result, ()) = join!(source, async {
         let mut platform = test.platforms.recv().await.unwrap();
-        assert_eq!(platform.hear().await, AUTH);
+        assert_eq!(platform.receive_text().await, AUTH);
         platform.say_all((0..20).map(event)).await;
         while test.ledger.counts().received < 20 {
             tokio::task::yield_now().await;
         }
         assert_eq!(test.ledger.counts().in_flight, 20, "received, and not stored");
         test.stop.cancel();
-        assert_eq!(platform.hear().await, "[close 1000]");
+        assert_eq!(platform.receive_text().await, "[close 1000]");
         drop(platform);
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert_eq!(test.batches.recv().await.unwrap().frames.len(), 0);

@@ -9,7 +9,7 @@ use crate::{
     batch::Frames,
     connection::{
         Dialled,
-        testing::{AUTH, Heard, LIMIT, Platform, event, sockets},
+        testing::{AUTH, LIMIT, Platform, TestOutlet, event, sockets},
     },
     stats::{ConnectionOutcome, DisconnectReason, GapOutcome, SourceSnapshot},
 };
@@ -19,14 +19,14 @@ mod ledger;
 #[path = "source_outage_tests.rs"]
 mod outage;
 
-/// Hands the platform's end of each connection to a test.
-struct Doors {
+/// Passes the platform's end of each connection to a test.
+struct TestDial {
     platforms: mpsc::UnboundedSender<Platform>,
-    /// What to answer the first dials with.
+    /// The errors of the first dials.
     failures: Mutex<Vec<DialError>>,
 }
 
-impl Dial for Doors {
+impl Dial for TestDial {
     type Stream = DuplexStream;
 
     async fn dial(&self) -> Result<Dialled<DuplexStream>, DialError> {
@@ -35,7 +35,7 @@ impl Dial for Doors {
         }
         let (socket, platform) = sockets().await;
         if self.platforms.send(platform).is_err() {
-            // Nobody answers the door any more.
+            // No dial succeeds any more.
             std::future::pending::<()>().await;
         }
         Ok(Dialled {
@@ -74,7 +74,7 @@ fn bench(
     config.max_frame_size = LIMIT;
     change(&mut config);
     let setup = Setup {
-        dialler: Doors {
+        dialler: TestDial {
             platforms: platforms_in,
             failures: Mutex::new(failures),
         },
@@ -85,7 +85,7 @@ fn bench(
     let (stop, stats) = (CancellationToken::new(), Arc::new(SourceStats::new()));
     let link = Link::new(
         "test".into(),
-        Heard::default(),
+        TestOutlet::default(),
         items,
         stop.clone(),
         stats.clone(),
@@ -99,7 +99,7 @@ fn bench(
     (run(setup, link), bench)
 }
 
-/// Answers every connection in the same way for ten minutes; what was counted then.
+/// Answers every connection in the same way for ten minutes, and returns the counters.
 async fn ten_minutes<F: AsyncFn(Platform)>(answer: F) -> SourceSnapshot {
     let (source, mut bench) = bench(|_| {}, Vec::new());
     let server = async {
@@ -124,9 +124,9 @@ async fn no_server_fault_causes_a_hot_loop() {
     let vanishes = ten_minutes(async |_| {}).await;
     seen.push((vanishes, DisconnectReason::Broken));
     let refuses = ten_minutes(async |mut platform| {
-        platform.hear().await;
+        platform.receive_text().await;
         platform.say(r#"{"error":"Invalid token"}"#).await;
-        platform.hear().await;
+        platform.receive_text().await;
     })
     .await;
     seen.push((refuses, DisconnectReason::TokenRefused));
@@ -137,22 +137,22 @@ async fn no_server_fault_causes_a_hot_loop() {
     .await;
     seen.push((closes_after_auth, DisconnectReason::Closed));
     let answers_nothing = ten_minutes(async |mut platform| {
-        platform.hear().await;
-        platform.hear().await;
+        platform.receive_text().await;
+        platform.receive_text().await;
     })
     .await;
     seen.push((answers_nothing, DisconnectReason::AuthTimeout));
     let answers_wrongly = ten_minutes(async |mut platform| {
         platform.authorise().await;
-        platform.hear().await;
+        platform.receive_text().await;
         platform.say(r#"{"PING":"no"}"#).await;
-        platform.hear().await;
+        platform.receive_text().await;
     })
     .await;
     seen.push((answers_wrongly, DisconnectReason::BadPong));
     for (snapshot, reason) in seen {
         let count = snapshot.disconnections.get(reason);
-        // Fifteen seconds on average, once the delays have grown.
+        // Fifteen seconds on average, after the delays have grown.
         assert!((15..=80).contains(&count), "{reason}: {count}");
         assert_eq!(
             snapshot.connections - snapshot.open_connections,
@@ -234,7 +234,8 @@ async fn delay_resets_only_after_a_stable_connection() {
             for _ in 0..3 {
                 bench.platforms.recv().await.unwrap();
             }
-            // The next delay is anywhere between 8 and 30 seconds, or between 8 and 16 if begun anew: many tries tell.
+            // The next delay is between 8 and 30 seconds, or between 8 and 16 after a reset: many attempts
+            // show which.
             let mut longest = Duration::ZERO;
             for _ in 0..40 {
                 let mut platform = bench.platforms.recv().await.unwrap();
@@ -260,7 +261,7 @@ async fn delay_resets_only_after_a_stable_connection() {
 }
 
 impl Bench {
-    /// Lets time pass until then.
+    /// Advances the time until the source has this state.
     async fn in_state_after_delay(&self, state: SourceState) {
         while self.snapshot().state != state {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -274,7 +275,7 @@ async fn refused_token_ends_the_source_only_if_configured() {
         let (source, mut bench) = bench(|config| config.exit_on_refused_token = exits, Vec::new());
         let server = async {
             let mut platform = bench.platforms.recv().await.unwrap();
-            assert_eq!(platform.hear().await, AUTH);
+            assert_eq!(platform.receive_text().await, AUTH);
             platform.say(r#"{"auth":"denied s3cret"}"#).await;
             // It answers the close frame.
             platform.pong_for_ever().await;
@@ -305,7 +306,7 @@ async fn stop_is_immediate_in_every_state() {
     let failure = DialError::NoAddress { host: "h".into() };
     let (source, bench) = self::bench(|_| {}, vec![failure]);
     stopped_at_once(source, &bench, SourceState::Waiting).await;
-    // Authorised; held back is tried where reading is.
+    // Authenticated; backpressure is tested with the receiving functions.
     let (source, mut bench) = self::bench(|_| {}, Vec::new());
     let mut platforms = std::mem::replace(&mut bench.platforms, mpsc::unbounded_channel().1);
     let server = async {
@@ -361,11 +362,11 @@ async fn rotated_token_is_used_at_the_next_connection() {
     );
     let (result, ()) = join!(source, async {
         let mut platform = bench.platforms.recv().await.unwrap();
-        assert!(platform.hear().await.contains(r#""first""#));
+        assert!(platform.receive_text().await.contains(r#""first""#));
         std::fs::write(&path, "second").unwrap();
         platform.close(CloseCode::Normal).await;
         let mut platform = bench.platforms.recv().await.unwrap();
-        assert!(platform.hear().await.contains(r#""second""#));
+        assert!(platform.receive_text().await.contains(r#""second""#));
         std::fs::remove_file(&path).unwrap();
         platform.close(CloseCode::Normal).await;
         while bench.snapshot().outcomes.get(ConnectionOutcome::TokenUnreadable) == 0 {
@@ -424,7 +425,7 @@ async fn hundred_sources_run_in_one_process() {
         }
         Ok(())
     });
-    // Fewer places than sources: none may keep one that it does not use.
+    // Fewer places than sources: no source may hold one that it does not use.
     let (batches_in, mut batches) = mpsc::channel(4);
     let stop = CancellationToken::new();
     let mut ledgers = Vec::new();

@@ -1,16 +1,16 @@
-//! Keeps a log readable where the same thing happens again and again.
+//! Limits repeated log lines.
 
 use std::{num::NonZeroU64, time::Duration};
 
 use tokio::time::Instant;
 
-/// Once a minute is enough to see that something still happens.
+/// The minimum time between two lines of a kind: enough to show that the event still occurs.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Lets each kind of line through once an interval, and counts the rest.
+/// Allows one log line of each kind in an interval, and counts the suppressed ones.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    // As many as there are kinds, a few dozen words of the program's own: a search through them is cheap.
+    // One entry for each kind. The kinds are a few dozen constants of the program: a linear search is cheap.
     lines: Vec<Line>,
 }
 
@@ -22,7 +22,8 @@ struct Line {
 }
 
 impl Throttle {
-    /// Whether a line of this kind may be written now: then how many were not since the last one, if any.
+    /// Returns `Some` if a line of this kind may be written now, with the number of suppressed lines since
+    /// the last one.
     pub(crate) fn allow(&mut self, kind: &'static str) -> Option<Option<NonZeroU64>> {
         let now = Instant::now();
         let Some(line) = self.lines.iter_mut().find(|line| line.kind == kind) else {

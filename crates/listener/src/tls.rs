@@ -1,4 +1,4 @@
-//! TLS: whom to trust, what to show, and the stream that may or may not be encrypted.
+//! TLS: the trusted and the own certificates, and a stream that may be encrypted.
 
 use std::{
     io,
@@ -24,7 +24,7 @@ use crate::config::TlsFiles;
 pub(crate) enum TlsError {
     #[error(transparent)]
     Setup(#[from] TlsSetupError),
-    #[error("\"{host}\" is no name that a certificate could be for")]
+    #[error("\"{host}\" is not a name that a certificate can be issued for")]
     Name { host: String },
     #[error("the certificate of {host} {what}")]
     Certificate {
@@ -42,7 +42,7 @@ pub(crate) enum TlsError {
     Handshake { host: String, source: io::Error },
 }
 
-/// A connection, encrypted or not.
+/// A connection with or without TLS.
 pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -58,7 +58,7 @@ pub(crate) fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsSe
     tls::client_config(paths).map(Arc::new)
 }
 
-/// Does the handshake.
+/// Performs the handshake.
 pub(crate) async fn connect(
     config: Arc<ClientConfig>,
     host: &str,
@@ -74,12 +74,13 @@ pub(crate) async fn connect(
     Ok(Stream::Tls(Box::new(stream)))
 }
 
-/// Whether an error of a stream came from TLS: with TLS 1.3 a server refuses our certificate after the handshake only.
+/// Returns whether an error of a stream is a TLS error: with TLS 1.3 a server refuses the client's
+/// certificate only after the handshake.
 pub(crate) fn is_tls_error(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
-/// Says in words what failed.
+/// Converts a handshake error to a description.
 pub(crate) fn explain(host: &str, error: io::Error) -> TlsError {
     let host = host.to_owned();
     match error
@@ -93,17 +94,17 @@ pub(crate) fn explain(host: &str, error: io::Error) -> TlsError {
         },
         Some(rustls::Error::AlertReceived(alert)) => TlsError::Alert {
             host,
-            what: alert_words(*alert),
+            what: describe_alert(*alert),
             source: rustls::Error::AlertReceived(*alert),
         },
         _ => TlsError::Handshake { host, source: error },
     }
 }
 
-fn alert_words(alert: AlertDescription) -> &'static str {
+fn describe_alert(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::CertificateRequired => {
-            "wants a certificate from us: set `tls.cert_file` and `tls.key_file`"
+            "requires a client certificate: set `tls.cert_file` and `tls.key_file`"
         }
         AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate
@@ -112,7 +113,7 @@ fn alert_words(alert: AlertDescription) -> &'static str {
         | AlertDescription::CertificateUnknown
         | AlertDescription::UnknownCA
         | AlertDescription::DecryptError
-        | AlertDescription::AccessDenied => "refused our certificate, or the lack of one",
+        | AlertDescription::AccessDenied => "refused the client certificate, or requires one",
         _ => "refused the TLS handshake",
     }
 }

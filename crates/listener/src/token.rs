@@ -1,4 +1,4 @@
-//! The API token: where it comes from, and that nobody sees it.
+//! The API token: where it is read from, and the AUTH message.
 
 use std::{fmt, path::PathBuf};
 
@@ -7,12 +7,12 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserializer, Serialize, de};
 
-/// Why there is no token to authorise with.
+/// Why no token is available.
 #[derive(Debug, thiserror::Error)]
 #[error("the token file cannot be read")]
 pub(crate) struct TokenError(#[source] SecretError);
 
-/// Where the token comes from.
+/// Where the token is read from.
 #[derive(Clone, Debug)]
 pub(crate) enum TokenSource {
     Text(SecretString),
@@ -20,7 +20,7 @@ pub(crate) enum TokenSource {
 }
 
 impl TokenSource {
-    /// The token as it is now: a file is read at every connection, so that a rotated one is picked up.
+    /// Reads the current token: a file is read at every connection, so that a rotated token is used.
     pub(crate) async fn read(&self) -> Result<SecretString, TokenError> {
         match self {
             Self::Text(token) => Ok(token.clone()),
@@ -37,7 +37,7 @@ impl TokenSource {
     }
 }
 
-/// The AUTH message, which must be the first on a connection.
+/// Returns the AUTH message, which must be the first message on a connection.
 pub(crate) fn auth_message(token: &SecretString) -> String {
     #[derive(Serialize)]
     struct Auth<'a> {
@@ -57,14 +57,15 @@ pub(crate) fn auth_message(token: &SecretString) -> String {
     serde_json::to_string(&message).expect("two structs of text have no way to fail")
 }
 
-/// Reads any scalar as text: from the environment a token `007` or `true` arrives as a number or a boolean.
+/// Deserialises any scalar as text: a token `007` or `true` arrives from the environment as a number or a
+/// boolean.
 pub(crate) fn deserialize_scalar<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<SecretString>, D::Error> {
     deserializer.deserialize_any(ScalarVisitor).map(Some)
 }
 
-/// The schema of [`deserialize_scalar`].
+/// Returns the schema of [`deserialize_scalar`].
 pub(crate) fn scalar_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": ["string", "integer", "number", "boolean"],

@@ -75,7 +75,12 @@ fn missing_pong_reconnects_without_loss() {
 
 #[test]
 fn half_open_reconnects_without_loss() {
-    ends("half-open,after=500,times=1", "pong_timeout", 1, "taken for dead");
+    ends(
+        "half-open,after=500,times=1",
+        "pong_timeout",
+        1,
+        "the connection is dead",
+    );
 }
 
 /// Checks a fault that closes the connection once. Events that the platform sends after the fault are lost with the
@@ -110,7 +115,7 @@ fn wrong_pong_reconnects() {
 
 #[test]
 fn invalid_utf8_reconnects() {
-    ends_with_a_loss("bad-utf8,after=500,times=1", "invalid_utf8", "no UTF-8");
+    ends_with_a_loss("bad-utf8,after=500,times=1", "invalid_utf8", "not UTF-8");
 }
 
 #[test]
@@ -118,7 +123,7 @@ fn oversize_frame_reconnects() {
     ends_with_a_loss(
         "huge=2MiB,after=500,times=1",
         "frame_too_large",
-        "a frame was larger than `max_frame_size`",
+        "a frame exceeds `max_frame_size`",
     );
 }
 

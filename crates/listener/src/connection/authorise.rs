@@ -10,14 +10,16 @@ use tokio::{
 
 use super::{
     Link, Notice, Outlet, Session,
-    receive::{MAX_BATCH_BYTES, MAX_BATCH_FRAMES, hold_back},
+    receive::{MAX_BATCH_BYTES, MAX_BATCH_FRAMES, wait_until_unblocked},
 };
 use crate::{error::Lost, stats::Reading};
 
-/// Sends AUTH and waits for its answer, reading no further than that: what follows it is read where there is room.
+/// Sends AUTH and waits for the answer. Reads nothing after the answer: the following frames are read when
+/// the channel has room.
 ///
-/// Frames that come before the answer are sent where there is room. Else they wait, and are counted as received; with a
-/// batch of them waiting reading is held back as after the answer, and that time does not count against the server.
+/// Frames that arrive before the answer are sent if the channel has room. Otherwise they wait, and are
+/// counted as received. While a batch waits, nothing is read, as after authentication, and that time does not
+/// count against the server.
 pub(crate) async fn authorise<S, O>(
     session: &mut Session<S>,
     link: &mut Link<O>,
@@ -30,7 +32,7 @@ where
     let stop = link.stop.clone();
     let mut stopped = pin!(stop.cancelled());
     let mut timed_out = pin!(sleep(timeout));
-    // The text read since nothing waited.
+    // The size of the text that waits for room in the channel.
     let mut waiting_bytes = 0;
     link.outlet.notice(Notice::Connected);
     link.offer();
@@ -41,7 +43,7 @@ where
             () = &mut stopped => return Err(Lost::Stopped),
             () = &mut timed_out => return Err(Lost::AuthTimeout { timeout }),
             taken = poll_fn(|cx| {
-                // Ready or not: it goes on with the next poll.
+                // If not everything was flushed, the next poll continues.
                 let _ = session.poll_flush(cx);
                 session.poll_message(cx).map(|message| {
                     let mut reading = Reading::default();
@@ -58,7 +60,7 @@ where
             waiting_bytes = 0;
         } else if link.outlet.len() >= MAX_BATCH_FRAMES || waiting_bytes >= MAX_BATCH_BYTES {
             let items = link.items.clone();
-            let (room, held) = hold_back(session, link, &items).await?;
+            let (room, held) = wait_until_unblocked(session, link, &items).await?;
             link.deliver(room, Reading::default());
             waiting_bytes = 0;
             let deadline = timed_out.deadline() + held;

@@ -17,7 +17,7 @@ async fn answered(answers: &[&str]) -> Result<(), Lost> {
     let (mut link, _batches) = link(1);
     let (mut session, mut platform) = connection().await;
     let server = async {
-        assert_eq!(platform.hear().await, AUTH);
+        assert_eq!(platform.receive_text().await, AUTH);
         for answer in answers {
             platform.say(*answer).await;
         }

@@ -17,17 +17,18 @@ use super::{
 };
 use crate::error::Lost;
 
-/// How long the server's close frame is awaited. What is still on its way is read meanwhile: closing a socket with unread
-/// data resets the connection, and our close frame may be lost with it.
+/// The time limit for the server's close frame. Data still in transit is read meanwhile: closing a socket
+/// with unread data resets the connection, and the close frame that was just sent may be lost.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Closes a connection with a code that states the reason, unless the server has closed it.
 ///
-/// The events that the server had sent are received as before, up to its close frame, for at most [`LINGER`]; without room
-/// for them they are not read. That holds also after a frame that cannot be read (too large, no UTF-8, a violation of the
-/// protocol) if the next frame can be found. Else the rest is discarded, so that the server reads the reason.
+/// Events that the server sent before its close frame are received, for at most [`LINGER`]; if the channel
+/// has no room, they are not read. The same holds after a frame that cannot be read (too large, not UTF-8, a
+/// protocol violation) if the start of the next frame can be found. Otherwise all further data is discarded,
+/// so that the server reads the reason.
 ///
-/// Returns whether all is read that the server is known to have sent.
+/// Returns whether all data that the server is known to have sent was read.
 pub(crate) async fn close<S, O>(session: &mut Session<S>, link: &mut Link<O>, lost: &Lost) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -38,12 +39,12 @@ where
         Lost::TokenRefused { .. } => (CloseCode::Normal, "token refused"),
         Lost::AuthTimeout { .. } => (CloseCode::Normal, "no answer to AUTH"),
         Lost::TooLarge { .. } => (CloseCode::Size, "frame too large"),
-        Lost::InvalidUtf8 => (CloseCode::Invalid, "no UTF-8"),
+        Lost::InvalidUtf8 => (CloseCode::Invalid, "not UTF-8"),
         Lost::Protocol { .. } => (CloseCode::Protocol, "protocol violation"),
         Lost::BadPong { .. } => (CloseCode::Policy, "the answer to PING was not PONG"),
         Lost::PongTimeout { .. } => (CloseCode::Away, "no answer to PING"),
         Lost::Closed(_) => {
-            // The answer to its close frame is queued already.
+            // The answer to the server's close frame is queued already.
             flush(session).now_or_never();
             return true;
         }
@@ -54,14 +55,14 @@ where
         reason: reason.into(),
     });
     let mut is_all_read = true;
-    // A batch that was read is sent without a pause in between, so the end of the time loses nothing.
+    // A batch is sent as soon as it is read, without an await in between, so the time limit loses nothing.
     timeout(LINGER, receive_rest(session, link, &mut is_all_read))
         .await
         .ok();
     is_all_read
 }
 
-/// Receives what comes until the server closes the connection, or nobody takes it any more.
+/// Receives frames until the server closes the connection or the receiver of the channel is dropped.
 async fn receive_rest<S, O>(session: &mut Session<S>, link: &mut Link<O>, is_all_read: &mut bool)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -74,7 +75,7 @@ where
         let read = poll_fn(|cx| poll_batch(cx, session, link, &items, &mut room, &mut true, false)).await;
         match read {
             Read::Batch => {}
-            // The connection is being closed: a reason more does not count, and events may follow it.
+            // The connection is being closed: a further reason does not count, and events may follow it.
             Read::Lost(Lost::BadPong { .. } | Lost::TokenRefused { .. }) => {}
             Read::Lost(Lost::TooLarge { .. } | Lost::InvalidUtf8 | Lost::Protocol { .. }) => {
                 is_frame_lost = true;
@@ -105,7 +106,7 @@ where
         select! {
             biased;
             room = &mut reserve => return room.ok(),
-            // Our close frame leaves meanwhile.
+            // The close frame is sent meanwhile.
             () = flush(session), if session.is_flushing => {}
         }
     }
@@ -115,12 +116,12 @@ async fn discard<S: AsyncRead + AsyncWrite + Unpin>(session: &mut Session<S>) {
     flush(session).await;
     let stream = session.socket.stream();
     if stream.shutdown().await.is_ok() {
-        // What comes is of no use, nor is how it ends.
+        // The data is not needed, and neither is an error.
         copy(stream, &mut sink()).await.ok();
     }
 }
 
-/// Gets out what is written. That it fails is no news: the connection is given up anyway.
+/// Flushes the written frames. An error is ignored, because the connection is being closed.
 async fn flush<S: AsyncRead + AsyncWrite + Unpin>(session: &mut Session<S>) {
     poll_fn(|cx| session.poll_flush(cx)).await;
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     connection::{
         authorise, receive,
-        testing::{AUTH, Heard, LIMIT, PING, authorised_connection, connection, event, link},
+        testing::{AUTH, LIMIT, PING, TestOutlet, authorised_connection, connection, event, link},
     },
     stats::DisconnectReason,
 };
@@ -15,16 +15,16 @@ const PANG: &str = r#"{"PING":"PANG"}"#;
 /// A close frame with code 1000.
 const CLOSE_FRAME: &[u8] = b"\x88\x02\x03\xe8";
 
-/// Does what a source does with a connection: receives until it is lost, then closes it.
-async fn run<S>(session: Session<S>, link: &mut Link<Heard>) -> Lost
+/// Handles a connection as a source does: receives until it is lost, then closes it.
+async fn run<S>(session: Session<S>, link: &mut Link<TestOutlet>) -> Lost
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     close_after_loss(session, link).await.0
 }
 
-/// As [`run`]; also returns whether all was read.
-async fn close_after_loss<S>(mut session: Session<S>, link: &mut Link<Heard>) -> (Lost, bool)
+/// As [`run`]; also returns whether everything was read.
+async fn close_after_loss<S>(mut session: Session<S>, link: &mut Link<TestOutlet>) -> (Lost, bool)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -39,7 +39,7 @@ where
     (lost, is_all_read)
 }
 
-/// A text frame of a server, as no library sends it any more after a close frame.
+/// Returns a text frame of a server, for sending it after a close frame, which no library does.
 fn text_frame(text: &str) -> Vec<u8> {
     let mut frame = vec![0x81, u8::try_from(text.len()).unwrap()];
     frame.extend_from_slice(text.as_bytes());
@@ -70,7 +70,10 @@ async fn events_up_to_the_close_frame_of_the_server_count() {
         };
         let stop = link.stop.clone();
         let (lost, ()) = join!(run(session, &mut link), async {
-            assert_eq!(platform.hear().await, if is_authorised { PING } else { AUTH });
+            assert_eq!(
+                platform.receive_text().await,
+                if is_authorised { PING } else { AUTH }
+            );
             let behind = (1..11).map(event);
             match trigger {
                 "silence" => platform.say_all(behind).await,
@@ -85,8 +88,8 @@ async fn events_up_to_the_close_frame_of_the_server_count() {
                         .await
                 }
             }
-            while platform.hear().await != format!("[close {code}]") {}
-            // These were on their way when the close frame arrived, and an unexpected answer among them.
+            while platform.receive_text().await != format!("[close {code}]") {}
+            // Sent before the close frame arrived, including an unexpected answer.
             for text in (11..16)
                 .map(event)
                 .chain([PANG.to_owned()])
@@ -96,7 +99,7 @@ async fn events_up_to_the_close_frame_of_the_server_count() {
             }
             platform.write(CLOSE_FRAME).await;
             let after = Instant::now();
-            assert_eq!(platform.hear().await, "[end]");
+            assert_eq!(platform.receive_text().await, "[end]");
             assert_eq!(after.elapsed(), Duration::ZERO, "nothing is awaited after that");
         });
         assert_eq!(lost.reason(), reason);
@@ -148,12 +151,12 @@ async fn events_after_an_unreadable_frame_are_received() {
             segment.extend(&bytes);
             segment.extend((1..11).flat_map(|id| text_frame(&event(id))));
             platform.write(&segment).await;
-            while platform.hear().await != format!("[close {code}]") {}
+            while platform.receive_text().await != format!("[close {code}]") {}
             for id in 11..21 {
                 platform.write(&text_frame(&event(id))).await;
             }
             platform.write(CLOSE_FRAME).await;
-            assert_eq!(platform.hear().await, "[end]");
+            assert_eq!(platform.receive_text().await, "[end]");
         });
         assert_eq!(lost.reason(), reason);
         assert!(is_all_read, "{lost:?}");
@@ -170,13 +173,14 @@ async fn events_after_an_unreadable_frame_are_received() {
 async fn unreadable_stream_is_reported_unread() {
     let too_large = vec![b'x'; LIMIT.bytes() as usize + 1];
     for bytes in [
-        // A reserved opcode: tungstenite does not get past it.
+        // A reserved opcode, after which tungstenite cannot continue.
         frame(0x83, b"{}"),
-        // A message in two frames, of which the second is no UTF-8.
+        // A message in two frames, of which the second is not UTF-8.
         [frame(0x01, b"{"), frame(0x80, b"\xff\xfe")].concat(),
-        // A new message within one.
+        // A new message within another one.
         [frame(0x01, b"{"), frame(0x81, b"{}")].concat(),
-        // A message in three frames, of which the second is too large: the others make another message.
+        // A message in three frames, of which the second is too large: the other two would make another
+        // message.
         [frame(0x01, b"{"), frame(0x00, &too_large), frame(0x80, b"}")].concat(),
     ] {
         let (mut link, mut batches) = link(64);
@@ -186,7 +190,7 @@ async fn unreadable_stream_is_reported_unread() {
             segment.extend(&bytes);
             segment.extend(text_frame(&event(1)));
             platform.write(&segment).await;
-            while !platform.hear().await.starts_with("[close 100") {}
+            while !platform.receive_text().await.starts_with("[close 100") {}
             drop(platform);
         });
         assert!(!is_all_read);
@@ -203,7 +207,7 @@ async fn second_unreadable_frame_counts_as_unread() {
         let bad = frame(0x81, b"\xff\xfe");
         let segment = [bad.clone(), text_frame(&event(0)), bad, text_frame(&event(1))].concat();
         platform.write(&segment).await;
-        while platform.hear().await != "[close 1007]" {}
+        while platform.receive_text().await != "[close 1007]" {}
         platform.write(CLOSE_FRAME).await;
     });
     assert!(!is_all_read);
@@ -218,7 +222,7 @@ async fn wait_for_the_close_of_the_server_is_one_second() {
         let (session, mut platform) = authorised_connection().await;
         let stop = link.stop.clone();
         let stopped = async {
-            assert_eq!(platform.hear().await, PING);
+            assert_eq!(platform.receive_text().await, PING);
             stop.cancel();
             let since = Instant::now();
             let mut id = 0;
@@ -261,9 +265,9 @@ async fn full_intake_does_not_delay_the_close() {
     let stop = link.stop.clone();
     let (lost, (since, heard)) = join!(run(session, &mut link), async {
         platform.say_all((0..10).map(event)).await;
-        assert_eq!(platform.hear().await, PING);
+        assert_eq!(platform.receive_text().await, PING);
         stop.cancel();
-        (Instant::now(), platform.hear().await)
+        (Instant::now(), platform.receive_text().await)
     });
     assert_eq!(heard, "[close 1000]", "it leaves while there is no room");
     assert_eq!(lost.reason(), DisconnectReason::Stopped);
@@ -281,7 +285,7 @@ async fn space_freed_during_the_close_is_used() {
     let (_, ()) = join!(run(session, &mut link), async {
         platform.say_all((0..10).map(event)).await;
         stop.cancel();
-        while platform.hear().await != "[close 1000]" {}
+        while platform.receive_text().await != "[close 1000]" {}
         tokio::time::sleep(LINGER / 2).await;
         assert_eq!(batches.recv().await.unwrap(), ["in the way"]);
         assert_eq!(batches.recv().await.unwrap().len(), 10);
@@ -298,7 +302,7 @@ async fn reason_found_after_backpressure_is_sent() {
         platform.say_all([PANG.to_owned(), event(1)]).await;
         tokio::time::sleep(LINGER * 20).await;
         batches.recv().await.unwrap();
-        while platform.hear().await != "[close 1008]" {}
+        while platform.receive_text().await != "[close 1008]" {}
         platform.write(CLOSE_FRAME).await;
         assert_eq!(batches.recv().await.unwrap(), [event(1)]);
     });

@@ -26,33 +26,37 @@ use crate::{
     tls::{self, Stream, TlsSetupError},
 };
 
-/// What is read from the socket at once, and what frames are slices of. Each is made anew when slices of the last one
-/// are still held, and zeroed before each read: more would cost a quiet source more than it spares a busy one.
+/// The size of the read buffer, of which frames are slices. A new buffer is allocated if slices of the last
+/// one are still held, and zeroed before each read: a larger one would cost a quiet source more than it saves
+/// for a busy one.
 const FRAME_BUFFER_BYTES: usize = 16 * 1024;
 
-/// For the answer to the upgrade, and what came in the same packet. Nearly all later reads ask for more, and pass it by.
+/// The size of the buffer for the answer to the upgrade and the data in the same packet. Nearly all later
+/// reads are larger and bypass the buffer.
 const HEAD_BUFFER_BYTES: usize = 512;
 
-/// We send pings and closes only; a server that reads none of them must not fill our memory.
+/// The limit of the write buffer. Only pings and close frames are sent; a server that does not read them must
+/// not fill the memory.
 const MAX_WRITE_BUFFER_BYTES: usize = 64 * 1024;
 
-/// How long one address may take alone, where a host has several: a black hole first in the list must not eat the
-/// whole time-out, and a merely distant one not be dialled twice.
+/// The time for which an address of several is tried alone: an unresponsive first address must not use up the
+/// whole time limit, and a slow one should not be dialled in parallel.
 const STAGGER: Duration = Duration::from_secs(1);
 
-/// More addresses than that are not tried within one attempt.
+/// The maximum number of addresses in one attempt.
 const MAX_ADDRESSES: usize = 16;
 
-/// Finds a silent peer even where nothing is sent, before a firewall in between forgets the connection.
+/// The idle time before TCP keep-alive probes. They detect a silent peer, and are sent before a firewall
+/// drops the connection's state.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Opens connections.
 pub(crate) trait Dial: Send + Sync + 'static {
-    /// What a connection is made of.
+    /// The stream below the WebSocket.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send;
 
-    /// Opens one. Cancelled by being dropped.
+    /// Opens a connection. Dropping the future cancels the attempt.
     fn dial(&self) -> impl Future<Output = Result<Dialled<Self::Stream>, DialError>> + Send;
 }
 
@@ -62,7 +66,7 @@ pub(crate) struct Dialled<S> {
     pub(crate) clock_skew_seconds: Option<f64>,
 }
 
-/// Opens connections as a source is configured.
+/// Opens connections with the configuration of a source.
 pub(crate) struct Dialler {
     endpoint: Endpoint,
     proxy: Option<Proxy>,
@@ -70,13 +74,13 @@ pub(crate) struct Dialler {
     open_timeout: Duration,
     max_frame_size: ByteSize,
     config: SourceConfig,
-    /// Where no file is named, nothing can change: made once.
+    /// The TLS configuration, created once if it uses no files, because it cannot change then.
     tls: Option<Arc<ClientConfig>>,
 }
 
 impl Dialler {
-    /// Sets up what does not change from one connection to the next, and reads the files for TLS once, so that what is
-    /// wrong with them is known at the start. Blocks while it does; a disk that hangs is no error yet.
+    /// Creates a dialler, and reads the TLS files once, so that errors in them are reported at the start.
+    /// Blocks while reading; a disk that hangs is not an error yet.
     pub(crate) fn new(
         config: &SourceConfig,
         endpoint: Endpoint,
@@ -88,7 +92,7 @@ impl Dialler {
             .then(|| tls::client_config(&config.tls))
             .transpose()
         {
-            // The dial reads them again, and says so while it waits.
+            // Each dial reads the files again, and reports an error while it waits.
             Err(error) if error.is_timeout() => None,
             tls => tls?,
         };
@@ -123,7 +127,7 @@ impl Dialler {
             .map_err(|_| timed_out(0))??;
         progress.reach(DialStage::Connect);
         first_of(&addresses, deadline, |address| {
-            // Boxed: the handshakes are large, and rare.
+            // Boxed, because the handshakes are large and rare.
             Box::pin(self.open_at(address, tls.clone(), &progress))
         })
         .await
@@ -182,7 +186,7 @@ impl Dialler {
     }
 }
 
-/// How far an attempt has come, over all addresses of the host.
+/// The step that an attempt has reached, over all addresses of the host.
 #[derive(Default)]
 struct Progress(Mutex<DialStage>);
 
@@ -210,7 +214,8 @@ pub(crate) fn websocket_config(max_frame_size: ByteSize) -> WebSocketConfig {
     let limit = usize::try_from(max_frame_size.bytes()).unwrap_or(usize::MAX);
     WebSocketConfig::default()
         .read_buffer_size(FRAME_BUFFER_BYTES)
-        // Each message is written at once: a ping that waits for company measures nothing.
+        // Each message is written at once: the time that a ping waits in a buffer would be measured as round
+        // trip.
         .write_buffer_size(0)
         .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES)
         .max_message_size(Some(limit))
@@ -233,8 +238,8 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
     Ok(addresses)
 }
 
-/// Takes the two families by turns, beginning with the one that the system prefers: where one of them leads nowhere,
-/// the second try is of the other (RFC 8305).
+/// Alternates between the two address families, starting with the one that the system prefers: if one family
+/// is unreachable, the second attempt uses the other (RFC 8305).
 fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) = addresses
@@ -263,8 +268,9 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Opens whichever address is there first, starting the next one when the last has failed or has had its share of the
-/// time alone. The others are dropped. `None` when the time is up before any has succeeded, or failed tellingly.
+/// Returns the first connection that opens. Starts the next address when the last one has failed or its time
+/// alone has passed; drops the other attempts. `None` if the time is up before any attempt has succeeded or
+/// failed with an answer.
 async fn first_of<T, F>(
     addresses: &[SocketAddr],
     deadline: Instant,
@@ -290,23 +296,23 @@ where
             share
         };
         match timeout(patience, running.next()).await {
-            Ok(Some(Err(error))) if error.is_of_one_address() => {
-                // Somebody who answered has more to tell than a closed door.
-                if failure.as_ref().is_none_or(is_closed_door) {
+            Ok(Some(Err(error))) if error.may_succeed_elsewhere() => {
+                // The error of a host that answered is more informative than a refused connection.
+                if failure.as_ref().is_none_or(is_refused_connection) {
                     failure = Some(error);
                 }
             }
             Ok(Some(result)) => return Some(result),
             Ok(None) => return failure.map(Err),
             Err(_) if Instant::now() >= deadline => {
-                return failure.filter(|failure| !is_closed_door(failure)).map(Err);
+                return failure.filter(|failure| !is_refused_connection(failure)).map(Err);
             }
             Err(_) => {}
         }
     }
 }
 
-const fn is_closed_door(error: &DialError) -> bool {
+const fn is_refused_connection(error: &DialError) -> bool {
     matches!(error, DialError::Connect { .. })
 }
 

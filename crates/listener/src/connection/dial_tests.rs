@@ -46,7 +46,7 @@ async fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// A server that answers a request with these bytes.
+/// Starts a server that answers a request with these bytes.
 async fn answering(answer: &'static str) -> String {
     let (listener, address) = listen().await;
     tokio::spawn(async move {
@@ -72,31 +72,31 @@ async fn statuses_are_described() {
             "HTTP/1.1 401 X\r\n\r\n",
             ConnectionOutcome::HttpUnauthorized,
             None,
-            "who asks",
+            "authentication required",
         ),
         (
             "HTTP/1.1 403 X\r\n\r\n",
             ConnectionOutcome::HttpForbidden,
             None,
-            "does not let us in",
+            "access forbidden",
         ),
         (
             "HTTP/1.1 429 X\r\nRetry-After: 7\r\n\r\n",
             ConnectionOutcome::HttpTooManyRequests,
             Some(7),
-            "trying less often",
+            "retrying less often",
         ),
         (
             "HTTP/1.1 503 X\r\nretry-after: 9\r\n\r\n",
             ConnectionOutcome::HttpUnavailable,
             Some(9),
-            "not in service",
+            "temporarily unavailable",
         ),
         (
             "HTTP/1.1 200 X\r\n\r\n",
             ConnectionOutcome::HttpOther,
             None,
-            "no WebSocket server",
+            "not a WebSocket server",
         ),
     ] {
         let error = failure(&dialler(&answering(answer).await, |_| {})).await;
@@ -116,7 +116,7 @@ async fn each_failure_has_its_own_outcome() {
     let error = failure(&dialler(&format!("ws://{address}"), |_| {})).await;
     assert_eq!(error.outcome(), ConnectionOutcome::ConnectFailed, "{error}");
 
-    // Longer than a label may be: needs no network to be no name.
+    // Longer than a label may be, so that it fails without a network.
     let host = "a".repeat(64);
     let error = failure(&dialler(&format!("ws://{host}"), |_| {})).await;
     assert_eq!(error.outcome(), ConnectionOutcome::ResolveFailed, "{error}");
@@ -171,7 +171,7 @@ async fn data_in_the_packet_of_the_answer_is_read() {
             "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {}\r\n\r\n",
             derive_accept_key(key.as_bytes())
         );
-        // More than was asked for with it.
+        // More than the first read returns.
         let events: Vec<String> = (0..2_000).map(|number| format!("event {number}")).collect();
         for event in &events {
             answer.push_str(&format!("\u{81}{}{event}", char::from(event.len() as u8)));
@@ -187,7 +187,8 @@ async fn data_in_the_packet_of_the_answer_is_read() {
     }
 }
 
-/// An address that answers nothing: its queue of connections is full, and further ones are not even refused.
+/// Returns an address that answers nothing: its backlog is full, and further connections are not even
+/// refused.
 fn black_hole() -> (SocketAddr, Vec<Socket>) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any: SocketAddr = (Ipv4Addr::new(127, 0, 0, 66), 0).into();
@@ -198,7 +199,7 @@ fn black_hole() -> (SocketAddr, Vec<Socket>) {
     for _ in 0..8 {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_nonblocking(true).unwrap();
-        // In progress: it is never finished.
+        // In progress, and never completed.
         socket.connect(&address.into()).unwrap_err();
         sockets.push(socket);
     }
@@ -281,7 +282,7 @@ async fn failed_address_starts_the_next_immediately() {
         ConnectionOutcome::TlsFailed
     );
     assert_eq!(start.elapsed(), Duration::ZERO);
-    // An answer is an answer: nobody else is asked.
+    // An answer ends the attempt: no other address is tried.
     let asked = std::cell::Cell::new(0);
     let failed = first_of(&list, deadline, |_| {
         asked.set(asked.get() + 1);
@@ -380,12 +381,12 @@ async fn refusal_of_a_proxy_is_reported() {
     assert_eq!(error.outcome(), ConnectionOutcome::ProxyFailed, "{error}");
 }
 
-/// An authority, and a folder with its certificate, and with a client's and its key.
+/// Creates an authority, and a folder with its certificate, a client certificate and its key.
 fn authority() -> (Issuer<'static, KeyPair>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    // Each another: authorities are looked up by their names.
+    // A different name each time, because authorities are found by name.
     let name = format!("authority {}", fastrand::u64(..));
     params.distinguished_name.push(DnType::CommonName, name);
     let key = KeyPair::generate().unwrap();
@@ -401,7 +402,7 @@ fn authority() -> (Issuer<'static, KeyPair>, TempDir) {
     (issuer, folder)
 }
 
-/// A `wss` server with a certificate for `name`, that may want one from us.
+/// Starts a `wss` server with a certificate for `name`, which may require a client certificate.
 async fn tls_server(
     issuer: &Issuer<'static, KeyPair>,
     folder: &Path,
@@ -480,7 +481,7 @@ async fn certificates_are_verified_and_shown() {
     assert_eq!(error.outcome(), ConnectionOutcome::TlsFailed);
     let text = sentence(&error);
     assert!(
-        text.starts_with("localhost wants a certificate from us: set `tls.cert_file`"),
+        text.starts_with("localhost requires a client certificate: set `tls.cert_file`"),
         "{text}"
     );
 
@@ -491,7 +492,7 @@ async fn certificates_are_verified_and_shown() {
     });
     with_certificate.dial().await.unwrap();
 
-    // A file that has gone is a failure of this attempt only.
+    // A missing file is a failure of this attempt only.
     std::fs::remove_file(folder.path().join("client.pem")).unwrap();
     let text = sentence(&failure(&with_certificate).await);
     assert!(text.starts_with("cannot read `tls.cert_file`"), "{text}");

@@ -1,7 +1,8 @@
-//! Skips frames that are too large, before a WebSocket library makes room for them.
+//! Skips frames that exceed the size limit before the WebSocket library allocates memory for them.
 //!
-//! tungstenite reports such a frame after it has read its header, and cannot be read from afterwards. The length of the frame
-//! is known, though: here its header and payload are left out, so that the frames after it can be read.
+//! tungstenite reports such a frame after reading its header, and then cannot continue. The length of the
+//! frame is known, so the gate removes its header and payload from the stream, and the frames after it can be
+//! read.
 
 use std::{
     io,
@@ -14,17 +15,17 @@ use tokio::io::{AsyncRead, ReadBuf};
 /// The longest header of a frame, with a mask (RFC 6455, 5.2).
 const MAX_HEADER: usize = 14;
 
-/// Where the frames of a stream begin and end.
+/// The positions of the frames in a stream.
 #[derive(Debug)]
 pub(crate) struct Gate {
     max_frame_size: usize,
-    /// How much is to come of the payload of the current frame.
+    /// Whether the current frame is being skipped.
     payload_left: u64,
-    /// Whether the current frame is left out.
+    /// The size of a frame that exceeded the limit, until it is reported. Nothing is read before that.
     is_skipping: bool,
-    /// The size of a frame that was too large, until it is reported. Nothing is read before that.
+    /// The first bytes of a header that is not complete yet.
     too_large: Option<usize>,
-    /// The start of a header, the rest of which is not read yet.
+    /// The bytes that were read together with the header of a frame that exceeded the limit.
     header: Vec<u8>,
     /// What was read together with the header of a frame that was too large.
     rest: Vec<u8>,
@@ -40,7 +41,7 @@ struct Header {
 }
 
 impl Gate {
-    /// Makes the gate of a new connection.
+    /// Creates the gate of a new connection.
     pub(crate) const fn new(max_frame_size: usize) -> Self {
         Self {
             max_frame_size,
@@ -53,19 +54,19 @@ impl Gate {
         }
     }
 
-    /// The size of a frame that was too large, and the largest allowed. Reading continues after it.
+    /// Returns the size of a frame that exceeded the limit, and the limit. Reading continues after this call.
     pub(crate) fn take_too_large(&mut self) -> Option<(usize, usize)> {
         Some((self.too_large.take()?, self.max_frame_size))
     }
 
-    /// Whether a message came in more than one frame.
+    /// Returns whether a message arrived in more than one frame.
     pub(crate) const fn has_fragments(&self) -> bool {
         self.has_fragments
     }
 
-    /// Reads whole headers and payloads of frames that are not too large.
+    /// Reads whole headers, and payloads of frames within the limit.
     ///
-    /// Pending, without anybody being woken, when a frame that was too large has to be taken first.
+    /// Returns `Pending` without registering a waker if an oversized frame has to be reported first.
     pub(crate) fn poll_read(
         &mut self,
         stream: &mut (impl AsyncRead + Unpin),
@@ -78,7 +79,7 @@ impl Gate {
             }
             let start = self.header.len();
             let Some(free) = buffer.get_mut(start..).filter(|free| !free.is_empty()) else {
-                // tungstenite has room for a whole header wherever one begins.
+                // tungstenite always has room for a whole header at the start of a frame.
                 return Poll::Ready(Err(io::Error::other("no room for the header of a frame")));
             };
             let mut read = ReadBuf::new(free);
@@ -102,7 +103,7 @@ impl Gate {
         }
     }
 
-    /// Moves what may pass to the start of the buffer; returns its length.
+    /// Moves the bytes that are not skipped to the start of the buffer and returns their length.
     fn pass(&mut self, bytes: &mut [u8]) -> usize {
         let (mut at, mut passed) = (0, 0);
         while at < bytes.len() {
@@ -140,7 +141,7 @@ impl Gate {
 }
 
 impl Header {
-    /// The header at the start of the bytes, if all of it is there.
+    /// Parses the header at the start of the bytes, `None` if it is incomplete.
     fn parse(bytes: &[u8]) -> Option<Self> {
         let [first, second, rest @ ..] = bytes else {
             return None;
@@ -186,12 +187,12 @@ mod tests {
             }
         }
         frame.extend(if is_masked { vec![9; 4] } else { Vec::new() });
-        // Bytes that would be a close frame, were they read as a header.
+        // The payload looks like close frames if it is parsed as headers.
         frame.extend(std::iter::repeat_n(0x88, size));
         frame
     }
 
-    /// Reads to the end; returns what passed, and the sizes that were too large.
+    /// Reads to the end; returns the bytes that passed, and the sizes that exceeded the limit.
     fn read(bytes: &[u8], piece: usize, buffer: usize) -> (Vec<u8>, Vec<usize>) {
         let mut stream = BufReader::with_capacity(piece, bytes);
         let mut gate = Gate::new(LIMIT);

@@ -1,31 +1,31 @@
-//! Reads the head of an HTTP answer, of a server or of a proxy, and not a byte more.
+//! Reads the head of an HTTP answer of a server or a proxy, and not a byte more.
 //!
-//! As lenient as the answer allows: what follows from an answer is decided by its status and a few of its headers, and a
-//! refusal must be reported as such however it is written. Lines may end with a bare line feed, there may be any number of
-//! headers, and they may arrive byte by byte; bounded is only the length.
+//! The parser is as lenient as possible: only the status and a few headers decide, and a refusal must be
+//! reported as such in any spelling. Lines may end with a bare line feed, the number of headers is unlimited,
+//! and the answer may arrive byte by byte. Only the length is limited.
 
 use std::io;
 
 use neurobridge_core::units::ByteSize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The longest answer, with the interim answers before it.
+/// The maximum length of an answer, including the interim answers before it.
 const MAX_HEAD: ByteSize = ByteSize::from_kib(64);
 
-/// What every answer begins with.
+/// The first bytes of every answer.
 const PREFIX: &[u8] = b"HTTP/";
 
 /// The head of an HTTP answer.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) status: u16,
-    /// Names in lower case.
+    /// Names (in lower case) and values.
     headers: Vec<(String, String)>,
-    /// Why it ends before its empty line.
+    /// The error that ended the head before its empty line.
     cut: Option<HeadError>,
 }
 
-/// Why there is no answer.
+/// Why an answer could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HeadError {
     #[error("the answer is not HTTP")]
@@ -39,14 +39,14 @@ pub(crate) enum HeadError {
 }
 
 impl Head {
-    /// Reads an answer, skipping interim ones such as `100 Continue` and `103 Early Hints` (RFC 9110, 15.2); 101 is the
-    /// answer to an upgrade.
+    /// Reads an answer, skipping interim answers such as `100 Continue` and `103 Early Hints` (RFC 9110,
+    /// 15.2). 101 is the answer to an upgrade.
     ///
-    /// An answer that ends early is returned once its status is known: a server that refuses a connection may not wait
-    /// until everything is sent.
+    /// An answer that ends early is returned if its status is known: a server that refuses a connection may
+    /// close it before everything is sent.
     ///
     /// # Errors
-    /// There is no status.
+    /// The status could not be read.
     pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self, HeadError> {
         let mut allowance = MAX_HEAD.bytes();
         loop {
@@ -68,7 +68,8 @@ impl Head {
                 break Some(HeadError::TooLong);
             }
             *allowance -= 1;
-            // Byte by byte: what follows the head belongs to the next layer. It is a few hundred, once a connection.
+            // Byte by byte, because the bytes after the head belong to the next layer. A head has a few
+            // hundred bytes and is read once for each connection.
             let byte = match stream.read_u8().await {
                 Ok(byte) => byte,
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -88,7 +89,7 @@ impl Head {
                 _ => {
                     text.push(byte);
                     is_line_empty = false;
-                    // At once: a server of another protocol may wait for more from us.
+                    // Checked at once: a server of another protocol may wait for more data from the client.
                     if text.len() <= PREFIX.len() && !PREFIX.starts_with(&text) {
                         return Err(HeadError::NotHttp);
                     }
@@ -100,7 +101,7 @@ impl Head {
 
     fn parse(text: &[u8], cut: Option<HeadError>) -> Result<Self, HeadError> {
         let text = String::from_utf8_lossy(text);
-        // Without its line feed the status may be cut as well.
+        // Without a line feed after it, the status may be truncated.
         let Some((status_line, rest)) = text.split_once('\n') else {
             return Err(cut.unwrap_or(HeadError::NotHttp));
         };
@@ -114,7 +115,7 @@ impl Head {
         let mut headers: Vec<(String, String)> = Vec::new();
         for line in rest.lines() {
             if line.starts_with([' ', '\t']) {
-                // The continuation of the line before (RFC 9112, 5.2).
+                // The continuation of the previous line (RFC 9112, 5.2).
                 if let Some((_, value)) = headers.last_mut() {
                     value.push(' ');
                     value.push_str(line.trim());
@@ -126,12 +127,12 @@ impl Head {
         Ok(Self { status, headers, cut })
     }
 
-    /// Why the answer ends before its empty line, if it does.
+    /// Returns the error that ended the answer before its empty line, if any.
     pub(crate) fn complete(&mut self) -> Result<(), HeadError> {
         self.cut.take().map_or(Ok(()), Err)
     }
 
-    /// The values of a header, whose name is given in lower case.
+    /// Returns the values of a header; `name` is in lower case.
     pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
         self.headers
             .iter()
@@ -139,7 +140,7 @@ impl Head {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The elements of a header that is a list, over all its lines; empty ones do not count (RFC 9110, 5.6.1).
+    /// Returns the elements of a list header over all its lines, without empty ones (RFC 9110, 5.6.1).
     pub(crate) fn list(&self, name: &str) -> impl Iterator<Item = &str> {
         self.values(name)
             .flat_map(|value| value.split(','))
@@ -147,7 +148,7 @@ impl Head {
             .filter(|element| !element.is_empty())
     }
 
-    /// Whether a header that is a list has an element, in upper or lower case.
+    /// Returns whether a list header contains an element, ignoring case.
     pub(crate) fn lists(&self, name: &str, element: &str) -> bool {
         self.list(name).any(|found| found.eq_ignore_ascii_case(element))
     }
@@ -162,7 +163,7 @@ mod tests {
 
     const HEAD: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n";
 
-    /// Reads an answer that arrives in pieces; also returns what is left in the stream.
+    /// Reads an answer that arrives in pieces; also returns the bytes left in the stream.
     fn read(bytes: &[u8], piece: usize) -> (Result<Head, HeadError>, Vec<u8>) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {

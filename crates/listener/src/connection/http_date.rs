@@ -1,4 +1,4 @@
-//! The headers of an HTTP answer that hold a time.
+//! The headers of an HTTP answer that contain a time.
 
 use std::time::Duration;
 
@@ -6,19 +6,20 @@ use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 
 use super::head::Head;
 
-/// How long a server asks us to stay away: seconds, or a date.
+/// Returns the delay that a server requests with `Retry-After`: seconds, or a date.
 pub(crate) fn retry_after(head: &Head) -> Option<Duration> {
     let value = head.values("retry-after").next()?;
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
     let then = DateTimeParser::new().parse_timestamp(value).ok()?;
-    // By the server's own clock where it tells it: ours may be wrong.
+    // Relative to the server's own clock if it is known, because the local clock may be wrong.
     let now = date(head).unwrap_or_else(Timestamp::now);
     then.duration_since(now).try_into().ok()
 }
 
-/// Our clock minus the server's, in seconds. A `Date` has no fractions: on average half a second has passed since.
+/// Returns the local time minus the server's, in seconds. A `Date` has no fraction: on average it is half a
+/// second old.
 pub(crate) fn clock_skew_seconds(head: &Head, now: Timestamp) -> Option<f64> {
     let theirs = date(head)?;
     Some(now.duration_since(theirs).as_secs_f64() - 0.5)

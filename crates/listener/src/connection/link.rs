@@ -1,4 +1,4 @@
-//! What a connection hands on, and to whom.
+//! The connection's interface to the rest of the source: received items, notices, counters.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,29 +13,30 @@ use crate::{
     throttle::Throttle,
 };
 
-/// Turns what is read into what travels.
+/// Converts frames and notices into the items of a channel.
 pub(crate) trait Outlet: Send + 'static {
-    /// What travels: whatever one wake-up of the socket gave.
+    /// The item for one wake-up of the socket.
     type Item: Send + 'static;
 
-    /// Takes an event frame, or text that is none.
+    /// Adds an event frame or a malformed frame.
     fn frame(&mut self, frame: Frame);
 
-    /// Takes whatever else there is to know.
+    /// Adds a notice.
     fn notice(&mut self, notice: Notice<'_>);
 
-    /// How much was taken since the last [`Outlet::take`].
+    /// Returns the number of frames and notices added since the last [`Outlet::take`].
     fn len(&self) -> usize;
 
-    /// Counts as received what was taken and has to wait for room; what is sent at once is counted by
-    /// [`Outlet::take`].
+    /// Counts the added frames as received, because they wait for room in the channel. Frames that are sent
+    /// at once are counted by [`Outlet::take`].
     fn count_waiting(&mut self);
 
-    /// What was taken, `None` when nothing. What it returns is sent, without fail.
+    /// Returns the item of all added frames and notices, `None` if there are none. The returned item is
+    /// always sent.
     fn take(&mut self, received_at: Timestamp) -> Option<Self::Item>;
 }
 
-/// What happens on a connection beside frames that are handed on.
+/// An occurrence on a connection besides event frames.
 #[derive(Debug)]
 pub(crate) enum Notice<'a> {
     Connected,
@@ -50,11 +51,11 @@ pub(crate) enum Notice<'a> {
     },
 }
 
-/// A source's ties to the rest of the program; it outlives its connections.
+/// The parts of a source that outlive its connections.
 pub(crate) struct Link<O: Outlet> {
     pub(crate) name: Arc<str>,
     pub(crate) outlet: O,
-    /// Bounded by whoever made it. When it is full, the socket is not read.
+    /// The channel, bounded by its creator. While it is full, the socket is not read.
     pub(crate) items: mpsc::Sender<O::Item>,
     pub(crate) stop: CancellationToken,
     pub(crate) stats: Arc<SourceStats>,
@@ -79,7 +80,7 @@ impl<O: Outlet> Link<O> {
         }
     }
 
-    /// Counts what was read, and sends what is to be handed on.
+    /// Counts what was read and sends the item.
     pub(crate) fn deliver(&mut self, room: mpsc::Permit<'_, O::Item>, reading: Reading) {
         let now = clock::now();
         self.count(reading, now);
@@ -88,13 +89,13 @@ impl<O: Outlet> Link<O> {
         }
     }
 
-    /// Counts what was read before it can be sent.
+    /// Counts what was read before its item can be sent.
     pub(crate) fn count_only(&mut self, reading: Reading) {
         let now = clock::now();
         self.count(reading, now);
     }
 
-    /// Sends what is to be handed on, if there is room at once.
+    /// Sends the item if the channel has room.
     pub(crate) fn offer(&mut self) {
         if self.outlet.len() == 0 {
             return;
@@ -105,9 +106,10 @@ impl<O: Outlet> Link<O> {
         }
     }
 
-    /// Sends what is to be handed on, waiting for room; also after a stop, for it is counted as received.
+    /// Sends the item and waits for room. Also waits after a stop, because the frames are counted as
+    /// received.
     ///
-    /// Ends when there is no receiver any more. Whoever stops a source has a limit of time of their own.
+    /// Returns if the receiver is dropped. A caller that stops a source has its own time limit.
     pub(crate) async fn flush(&mut self) {
         if self.outlet.len() == 0 {
             return;

@@ -1,4 +1,4 @@
-//! One connection, from the name of the host to its end. Each of its states is a function: `dial`, `authorise`,
+//! One connection, from the name look-up to the close. Each state is a function: `dial`, `authorise`,
 //! `receive`, `close`.
 
 mod authorise;

@@ -1,4 +1,4 @@
-//! Reads what the platform sends, as fast as it is taken.
+//! Reads the frames of the platform as fast as the channel accepts them.
 
 use std::{
     future::poll_fn,
@@ -20,34 +20,35 @@ use tracing::{info, warn};
 use super::{Link, Outlet, Session};
 use crate::{error::Lost, stats::Reading};
 
-/// What one batch may hold: enough to make the cost of handing it on small, and little enough that a bound on batches
-/// is a bound on memory. One frame more may come on top, of up to `max_frame_size`.
+/// The maximum number of frames and bytes of a batch: enough to make the cost of sending it small, and few
+/// enough that a bound on batches is a bound on memory. The last frame may exceed the limit by up to
+/// `max_frame_size`.
 pub(super) const MAX_BATCH_FRAMES: usize = 1024;
 pub(super) const MAX_BATCH_BYTES: u64 = 128 * 1024;
 
-/// From then on it counts: a shorter hold is the ordinary to and fro of a full channel, and no server has closed a
-/// connection over it.
-const LONG_HOLD: Duration = Duration::from_secs(1);
+/// The duration from which backpressure is reported. Shorter waits are normal for a full channel, and no
+/// server has closed a connection because of one.
+const LONG_BLOCK: Duration = Duration::from_secs(1);
 
-/// How much longer an answer is looked for in what is unread when its time is up. It may be there already: this
-/// process may have been stopped, or short of CPU.
-const LAST_LOOK: Duration = Duration::from_secs(1);
+/// The additional time for which unread data is searched for an answer whose time limit has passed. The
+/// answer may have arrived already: this process may have been suspended, or short of CPU.
+const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
-/// What a look at the socket gave.
+/// The result of polling the socket.
 pub(super) enum Read {
-    /// Something was read, and handed on.
+    /// Frames were read and sent.
     Batch,
-    /// Nothing is there (reported on demand only).
+    /// No data is available (reported only on request).
     Dry,
-    /// There is no room for what might be there.
+    /// The channel has no room for a batch.
     NoRoom,
     Lost(Lost),
 }
 
-/// Reads until the connection ends, and says why it did.
+/// Receives frames until the connection ends, and returns the reason.
 ///
-/// Where there is no room for a batch nothing is read. A batch is read and sent without a pause in between, so that
-/// nothing that was read is lost when this future is dropped.
+/// If the channel has no room for a batch, nothing is read. A batch is sent as soon as it is read, without an
+/// await in between, so that dropping this future loses nothing that was read.
 pub(crate) async fn receive<S, O>(session: &mut Session<S>, link: &mut Link<O>) -> Lost
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -71,17 +72,17 @@ where
     let mut stopped = pin!(stop.cancelled());
     let mut timer = pin!(sleep_until(session.heartbeat.due()));
     let mut room = None;
-    // Whether all that piled up during a long hold is read.
+    // Whether all data that accumulated during a long backpressure is read.
     let mut is_caught_up = true;
-    // Since when an answer is looked for whose time is up.
-    let mut last_look: Option<Instant> = None;
+    // The time since which the unread data is searched for an answer whose time limit has passed.
+    let mut grace_since: Option<Instant> = None;
     if link.outlet.len() > 0 {
-        // Came before or with the answer to AUTH.
+        // Frames that arrived before or with the answer to AUTH.
         let permit = match items.try_reserve() {
             Ok(permit) => permit,
             Err(_) => {
-                let (permit, held) = hold_back(session, link, &items).await?;
-                is_caught_up = held < LONG_HOLD;
+                let (permit, held) = wait_until_unblocked(session, link, &items).await?;
+                is_caught_up = held < LONG_BLOCK;
                 permit
             }
         };
@@ -93,17 +94,17 @@ where
             .dead_at()
             .filter(|dead_at| *dead_at <= Instant::now());
         if overdue.is_none() {
-            last_look = None;
+            grace_since = None;
         }
-        let wake = match (session.heartbeat.dead_at(), last_look) {
-            (_, Some(since)) => session.heartbeat.due().min(since + LAST_LOOK),
+        let wake = match (session.heartbeat.dead_at(), grace_since) {
+            (_, Some(since)) => session.heartbeat.due().min(since + GRACE_PERIOD),
             (Some(dead_at), None) => session.heartbeat.due().min(dead_at),
             (None, None) => session.heartbeat.due(),
         };
         if timer.deadline() != wake {
             timer.as_mut().reset(wake);
         }
-        let is_last_look = last_look.is_some();
+        let is_last_look = grace_since.is_some();
         let read = select! {
             biased;
             () = &mut stopped => return Err(Lost::Stopped),
@@ -112,10 +113,10 @@ where
                 if session.heartbeat.due() <= now {
                     session.ping();
                 }
-                match last_look {
-                    Some(since) if now >= since + LAST_LOOK => return Err(dead(session)),
+                match grace_since {
+                    Some(since) if now >= since + GRACE_PERIOD => return Err(dead(session)),
                     None if session.heartbeat.dead_at().is_some_and(|dead_at| dead_at <= now) => {
-                        last_look = Some(now);
+                        grace_since = Some(now);
                     }
                     _ => {}
                 }
@@ -127,9 +128,9 @@ where
             Read::Batch => {}
             Read::Dry => return Err(dead(session)),
             Read::NoRoom => {
-                let (permit, held) = hold_back(session, link, &items).await?;
+                let (permit, held) = wait_until_unblocked(session, link, &items).await?;
                 room = Some(permit);
-                is_caught_up = is_caught_up && held < LONG_HOLD;
+                is_caught_up = is_caught_up && held < LONG_BLOCK;
             }
             Read::Lost(lost) if is_caught_up => return Err(lost),
             Read::Lost(lost) => return Err(blocked(lost)),
@@ -137,7 +138,7 @@ where
     }
 }
 
-/// Reads what is there, if there is room for it.
+/// Reads the available frames, if the channel has room for them.
 pub(super) fn poll_batch<'a, S, O>(
     cx: &mut Context<'_>,
     session: &mut Session<S>,
@@ -151,13 +152,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
 {
-    // Ready or not: it goes on with the next poll.
+    // If not everything was flushed, the next poll continues.
     let _ = session.poll_flush(cx);
-    // Asked for at each look, and given back when nothing is there: a hundred idle sources must not hold all the room.
+    // Reserved at each poll and returned if no data is available: a hundred idle sources must not hold all
+    // places.
     let permit = match room.take().map_or_else(|| items.try_reserve(), Ok) {
         Ok(permit) => permit,
         Err(TrySendError::Full(())) => return Poll::Ready(Read::NoRoom),
-        // Nobody will ever take anything again.
+        // The receiver is dropped.
         Err(TrySendError::Closed(())) => return Poll::Ready(Read::Lost(Lost::Stopped)),
     };
     let mut reading = Reading::default();
@@ -169,7 +171,8 @@ where
         let taken = match session.poll_message(cx) {
             Poll::Ready(message) => message.and_then(|message| session.take(message, link, &mut reading)),
             Poll::Pending => {
-                // Without budget the runtime wants its turn; there may be more to read.
+                // Without budget, `Pending` means that the runtime must run other tasks; more data may be
+                // available.
                 let is_dry = coop::has_budget_remaining();
                 if is_dry && messages == 0 {
                     *is_caught_up = true;
@@ -192,10 +195,11 @@ where
     Poll::Ready(lost.map_or(Read::Batch, Read::Lost))
 }
 
-/// Waits for room, reading nothing; also says how long that took. Pings and pongs go on as far as the server reads
-/// them, so that it sees us alive; its silence is not judged, because its answers wait unread behind events. Nor does a
-/// connection that broke end here: what it has left unread is read when there is room.
-pub(super) async fn hold_back<'a, S, O>(
+/// Waits for room in the channel without reading, and returns the permit and the waiting time. Pings and
+/// pongs continue as far as the server reads them, so that it keeps the connection open. A missing pong is
+/// not judged, because it may be unread behind events. A connection that breaks does not end here either: its
+/// unread data is read when the channel has room.
+pub(super) async fn wait_until_unblocked<'a, S, O>(
     session: &mut Session<S>,
     link: &mut Link<O>,
     items: &'a Sender<O::Item>,
@@ -206,30 +210,30 @@ where
 {
     let stop = link.stop.clone();
     let mut stopped = pin!(stop.cancelled());
-    // Asked once, and kept: whoever asks anew loses its place in the queue.
+    // One reservation for the whole wait: a new one would lose its place in the queue.
     let mut reserve = pin!(items.reserve());
     let since = Instant::now();
-    let mut look_at = since + LONG_HOLD;
+    let mut next_report = since + LONG_BLOCK;
     let (mut is_long, mut is_logged) = (false, false);
-    link.stats.held_back();
+    link.stats.blocked_briefly();
     let room = loop {
         select! {
             biased;
             () = &mut stopped => return Err(Lost::Stopped),
             room = &mut reserve => break room.map_err(|_| Lost::Stopped)?,
-            () = sleep_until(look_at) => {
-                look_at += LONG_HOLD;
+            () = sleep_until(next_report) => {
+                next_report += LONG_BLOCK;
                 if !std::mem::replace(&mut is_long, true) {
-                    link.stats.held_back_for_long();
+                    link.stats.blocked_for_long();
                 }
-                // Once a minute, however often reading stops and goes on: of a hold that lasts there is always a line.
+                // Once a minute, however often backpressure ends and returns: a lasting one always has a line.
                 if link.throttle.allow("blocked").is_some() {
                     is_logged = true;
                     let lasted = format_duration(since.elapsed());
-                    warn!(source = %link.name, lasted, "reading is held back: there is no room for more events");
+                    warn!(source = %link.name, lasted, "backpressure: the socket is not read, because there is no room for more events");
                 }
             }
-            // AUTH comes before all else, also before pings.
+            // AUTH must be the first message, also before pings.
             () = sleep_until(session.heartbeat.due()), if session.is_authorised => session.ping(),
             () = poll_fn(|cx| session.poll_flush(cx)), if session.is_flushing => {}
         }
@@ -238,9 +242,9 @@ where
     let held = now.saturating_duration_since(since);
     link.stats.released();
     session.heartbeat.released(held, now);
-    // Of a hold that was logged, so that the last line is true.
+    // Only after a logged start, so that the last line about backpressure is true.
     if is_logged {
-        info!(source = %link.name, held_seconds = held.as_secs_f64(), "reading again");
+        info!(source = %link.name, held_seconds = held.as_secs_f64(), "backpressure ended: the socket is read again");
     }
     Ok((room, held))
 }

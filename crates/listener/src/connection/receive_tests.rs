@@ -13,7 +13,7 @@ use crate::{
 
 const PONG: &str = r#"{"PING":"PONG"}"#;
 
-/// A frame header of the server's: final, with an opcode and a short payload.
+/// Returns a frame of the server with an opcode and a short payload.
 fn raw_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode, payload.len() as u8];
     frame.extend_from_slice(payload);
@@ -89,7 +89,7 @@ async fn pings_are_answered_and_measured() {
     let start = Instant::now();
     let (_, ()) = join!(receive(&mut session, &mut link), async {
         for ping in 0..4 {
-            assert_eq!(platform.hear().await, PING);
+            assert_eq!(platform.receive_text().await, PING);
             assert_eq!(start.elapsed(), Duration::from_secs(5 * ping));
             platform.say(PONG).await;
         }
@@ -136,11 +136,11 @@ async fn pong_delayed_by_backpressure_counts() {
     let (mut session, mut platform) = authorised_connection().await;
     let stop = link.stop.clone();
     let (lost, ()) = join!(receive(&mut session, &mut link), async {
-        assert_eq!(platform.hear().await, PING);
+        assert_eq!(platform.receive_text().await, PING);
         platform.say(PONG).await;
-        // The process stands still: the answer is there, and its time is up.
+        // The process is suspended: the answer has arrived, and its time limit has passed.
         advance(Duration::from_secs(60)).await;
-        assert_eq!(platform.hear().await, PING);
+        assert_eq!(platform.receive_text().await, PING);
         stop.cancel();
     });
     assert_eq!(lost.reason(), DisconnectReason::Stopped);
@@ -180,12 +180,12 @@ async fn backpressure_continues_pings_and_ignores_silence() {
     let (lost, ()) = join!(receive(&mut session, &mut link), async {
         platform.say_all((0..10).map(event)).await;
         for _ in 0..12 {
-            // Sixty seconds, six times what an answer may take.
-            assert_eq!(platform.hear().await, PING);
+            // Sixty seconds, six times the time limit of an answer.
+            assert_eq!(platform.receive_text().await, PING);
         }
         let snapshot = stats.snapshot();
         assert_eq!(snapshot.state, SourceState::Blocked);
-        assert!(snapshot.reason.unwrap().contains("held back"));
+        assert!(snapshot.reason.unwrap().contains("backpressure"));
         assert_eq!(snapshot.blocked, Duration::from_secs(55));
         assert_eq!(snapshot.frames.total(), 0, "nothing is read");
         assert_eq!(batches.recv().await.unwrap(), ["in the way"]);
@@ -206,11 +206,11 @@ async fn websocket_ping_is_answered_before_blocking() {
     let (mut session, mut platform) = authorised_connection().await;
     let stop = link.stop.clone();
     join!(receive(&mut session, &mut link), async {
-        assert_eq!(platform.hear().await, PING);
-        // Exactly a full batch: the ping is the last that is read before there is no more room.
+        assert_eq!(platform.receive_text().await, PING);
+        // Exactly a full batch: the ping is the last frame that is read before the channel is full.
         platform.say_all((0..MAX_BATCH_FRAMES - 1).map(event)).await;
         platform.send(Message::Ping("are you there".into())).await;
-        let heard = platform.hear().await;
+        let heard = platform.receive_text().await;
         assert!(heard.contains("Pong"), "{heard}");
         stop.cancel();
     });
@@ -234,7 +234,7 @@ async fn close_during_backpressure_names_it_as_reason() {
                 "what came before is handed on"
             );
         });
-        let expected = if hold < LONG_HOLD {
+        let expected = if hold < LONG_BLOCK {
             DisconnectReason::Closed
         } else {
             DisconnectReason::Blocked
@@ -251,7 +251,7 @@ async fn unread_data_of_a_broken_connection_is_read_later() {
     let (lost, ()) = join!(receive(&mut session, &mut link), async {
         platform.say_all((0..10).map(event)).await;
         drop(platform);
-        // Pings cannot be written any more.
+        // Pings can no longer be written.
         tokio::time::sleep(Duration::from_secs(20)).await;
         batches.recv().await.unwrap();
         assert_eq!(batches.recv().await.unwrap().len(), 10);
@@ -321,7 +321,7 @@ async fn protocol_violation_is_closed_with_its_code() {
         let (_, heard) = join!(close(&mut session, &mut link, &lost), async {
             let mut heard = Vec::new();
             while heard.last().is_none_or(|last: &String| !last.contains("close")) {
-                heard.push(platform.hear().await);
+                heard.push(platform.receive_text().await);
             }
             drop(platform);
             heard
@@ -332,7 +332,7 @@ async fn protocol_violation_is_closed_with_its_code() {
 
 #[tokio::test(start_paused = true)]
 async fn close_codes_are_reported_as_received() {
-    // The platform has been seen to send 102; none but the last two may be sent.
+    // The platform has been seen to send 102; only the last two codes may be sent.
     for code in [
         0, 1, 102, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535, 1002, 4001,
     ] {
@@ -371,7 +371,7 @@ async fn stop_is_immediate_during_backpressure() {
     link.items.try_send(Vec::new()).unwrap();
     let (stop, stats) = (link.stop.clone(), link.stats.clone());
     let (lost, start) = join!(receive(&mut session, &mut link), async {
-        tokio::time::sleep(LONG_HOLD * 2).await;
+        tokio::time::sleep(LONG_BLOCK * 2).await;
         assert_eq!(stats.snapshot().state, SourceState::Blocked);
         stop.cancel();
         Instant::now()

@@ -1,8 +1,8 @@
-//! Keeps the last bytes that were read and the time of the last read: for close codes as the server sent them, and for the
-//! beginning of a gap.
+//! Stores the last bytes that were read and the time of the last read: for close codes as the server sent
+//! them, and for the start of a gap.
 //!
-//! tungstenite replaces a close frame whose code must not be sent (0, 1005, 65535) with one of code 1002 before anybody
-//! sees it: the code is read from the bytes of the frame instead.
+//! tungstenite replaces a close frame whose code must not be sent (0, 1005, 65535) by one with code 1002
+//! before it reports it. So the code is read from the stored bytes instead.
 
 use std::{
     io,
@@ -22,11 +22,11 @@ const MAX_CLOSE_FRAME: usize = 2 + 125;
 /// The first byte of a close frame: final, opcode 8.
 const CLOSE: u8 = 0x88;
 
-/// A stream that keeps the last bytes that were read from it.
+/// A stream that stores the last bytes that were read from it.
 #[derive(Debug)]
 pub(crate) struct Recent<S> {
     stream: S,
-    /// At most [`MAX_CLOSE_FRAME`].
+    /// At most [`MAX_CLOSE_FRAME`] bytes.
     bytes: Vec<u8>,
     last_read: Instant,
 }
@@ -40,17 +40,17 @@ impl<S> Recent<S> {
         }
     }
 
-    /// Returns when the last byte was read; before the first one, when the stream was taken over.
+    /// Returns the time at which the last byte was read; before the first one, the time of creation.
     pub(crate) const fn last_read(&self) -> Instant {
         self.last_read
     }
 
-    /// The close frame that the server sent, given the one that the WebSocket reports.
+    /// Returns the close frame that the server sent, given the one that the WebSocket library reports.
     pub(crate) fn as_sent(&self, reported: CloseFrame) -> CloseFrame {
         if reported != replacement() {
             return reported;
         }
-        // Mostly nothing follows the close frame. Where something does, the first such frame is the best guess.
+        // Usually nothing follows the close frame. If something does, the first match is the most likely one.
         let frames = (0..self.bytes.len()).filter_map(|start| {
             let (frame, rest) = close_frame(&self.bytes[start..])?;
             (!frame.code.is_allowed()).then_some((rest, frame))
@@ -68,7 +68,7 @@ impl<S> Recent<S> {
     }
 }
 
-/// What tungstenite reports instead of a close frame that must not be sent.
+/// Returns the frame that tungstenite reports instead of a close frame that must not be sent.
 fn replacement() -> CloseFrame {
     CloseFrame {
         code: CloseCode::Protocol,
@@ -76,7 +76,7 @@ fn replacement() -> CloseFrame {
     }
 }
 
-/// The close frame at the beginning of `bytes`, and how many bytes follow it.
+/// Parses the close frame at the start of `bytes`; also returns the number of bytes after it.
 fn close_frame(bytes: &[u8]) -> Option<(CloseFrame, usize)> {
     let [CLOSE, length, payload @ ..] = bytes else {
         return None;
@@ -157,7 +157,7 @@ mod tests {
         let mut recent = Recent::new(());
         recent.keep(b"{\"id\":1}\x88\x0e\x03\xeamask missing");
         assert_eq!(recent.as_sent(sent.clone()), sent);
-        // Also in the words of tungstenite: no other frame is there.
+        // Also with the text of tungstenite, because there is no other frame.
         assert_eq!(recent.as_sent(replacement()), replacement());
     }
 }

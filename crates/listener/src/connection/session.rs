@@ -1,4 +1,4 @@
-//! An open WebSocket, and what each message on it means.
+//! An open WebSocket, and the handling of each message.
 
 use std::task::{Context, Poll, ready};
 
@@ -21,7 +21,7 @@ use crate::{
     token,
 };
 
-/// The application's own ping.
+/// The ping message of the platform's protocol.
 const PING: &str = r#"{"action":"PING"}"#;
 
 /// An open connection.
@@ -30,14 +30,14 @@ pub(crate) struct Session<S> {
     pub(crate) heartbeat: Heartbeat,
     pub(crate) is_authorised: bool,
     token: SecretString,
-    /// All that must not be shown when the platform repeats it, the token among it.
+    /// The values that must not be shown if the platform repeats them, including the token.
     pub(crate) secrets: SecretSet,
     max_frame_size: ByteSize,
     reader: FrameReader,
-    /// Something was written that may not have left yet.
+    /// Whether written data may still be unflushed.
     pub(crate) is_flushing: bool,
-    /// Why nothing more can be written. There may be more to read: a server that closes has often said why, and sent
-    /// events before; so reading goes on until nothing is there.
+    /// The error after which nothing can be written. Reading continues until no data is left: a server that
+    /// closes has often sent events and its reason before.
     write_error: Option<Lost>,
 }
 
@@ -62,14 +62,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Sends AUTH. It leaves with the next poll.
+    /// Queues AUTH, which is sent by the next poll.
     pub(crate) fn send_auth(&mut self) {
         let message = token::auth_message(&self.token);
         self.send(Message::text(message));
     }
 
-    /// Sends a ping, unless the last one has not left yet: a server that reads nothing must not be written to without
-    /// bound, and the ping that waits is already owed its answer.
+    /// Sends a ping, unless the last one is not flushed yet: writes to a server that reads nothing must be
+    /// bounded, and the answer to the queued ping is awaited already.
     pub(crate) fn ping(&mut self) {
         let now = Instant::now();
         if self.is_flushing || self.write_error.is_some() {
@@ -85,7 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.send(Message::Close(Some(frame)));
     }
 
-    /// Gets out what was written, pongs of the WebSocket protocol among it. Ready when there is nothing more to get out.
+    /// Flushes the written data, including pongs of the WebSocket protocol. Ready when everything is flushed.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_flushing {
             let flushed = ready!(self.socket.poll_flush(cx));
@@ -100,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Poll::Ready(Ok(message)) => return Poll::Ready(Ok(message)),
             Poll::Ready(Err(error)) => Lost::of_socket(error, self.max_frame_size),
             Poll::Pending => match self.write_error.take() {
-                // All that came before is read.
+                // All data before the error is read.
                 Some(lost) if coop::has_budget_remaining() => lost,
                 write_error => {
                     self.write_error = write_error;
@@ -111,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Poll::Ready(Err(lost))
     }
 
-    /// Does what a message asks for. An error ends the connection.
+    /// Handles a message. An error ends the connection.
     pub(crate) fn take<O: Outlet>(
         &mut self,
         message: Message,
@@ -122,7 +122,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Message::Text(text) => {
                 reading.bytes += text.len() as u64;
                 let Classified { content, control } = frame::classify(&mut self.reader, &text);
-                // A frame is counted as one kind; that of its control message where there is nothing else.
+                // A frame is counted as one kind: that of its content, or without content that of its control
+                // message.
                 match (&content, &control) {
                     (Some(content), _) => reading.frames.add(kind_of(content), 1),
                     (None, Some(control)) => reading.frames.add(kind_of_control(control), 1),
@@ -140,12 +141,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 reading.bytes += bytes.len() as u64;
                 reading.frames.add(FrameKind::Binary, 1);
                 if let Some(suppressed) = link.throttle.allow("binary") {
-                    warn!(source = %link.name, length = bytes.len(), suppressed, "dropped a binary frame: none carries an event");
+                    warn!(source = %link.name, length = bytes.len(), suppressed, "dropped a binary frame: events are text frames");
                 }
                 Ok(())
             }
             Message::Ping(_) => {
-                // The answer is queued, and leaves with the next read or flush; there may be no read for long.
+                // The answer is queued and sent with the next read or flush; the next read may be far away.
                 self.is_flushing = true;
                 reading.frames.add(FrameKind::Control, 1);
                 Ok(())
@@ -155,12 +156,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Ok(())
             }
             Message::Close(frame) => {
-                // So does the answer to a close.
+                // The answer to a close is queued too.
                 self.is_flushing = true;
                 let frame = frame.map(|frame| self.socket.as_sent(frame));
-                Err(Lost::Closed(close_words(frame, &self.secrets)))
+                Err(Lost::Closed(describe_close(frame, &self.secrets)))
             }
-            // Never read, by its documentation.
+            // Never returned by reading, according to its documentation.
             Message::Frame(_) => Ok(()),
         }
     }
@@ -210,8 +211,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn send(&mut self, message: Message) {
-        // Not asked whether it is ready: what does not fit into the socket is kept, within the bound of the write
-        // buffer.
+        // Does not check for readiness: data that the socket does not accept is buffered, up to the limit of
+        // the write buffer.
         let sent = self.socket.queue(message);
         let is_sent = sent.is_ok();
         self.written(sent);
@@ -250,12 +251,12 @@ const fn kind_of_control(control: &Control) -> FrameKind {
 fn warn_malformed<O: Outlet>(link: &mut Link<O>, reason: MalformedReason, length: usize) {
     if let Some(suppressed) = link.throttle.allow(reason.as_str()) {
         let reason = crate::error::sentence(&reason);
-        // Not its text: it may be an event with a person's data in it, broken in one place.
-        warn!(source = %link.name, reason, length, suppressed, "a frame is no event");
+        // Without the text, which may be a damaged event with personal data.
+        warn!(source = %link.name, reason, length, suppressed, "malformed frame");
     }
 }
 
-fn close_words(frame: Option<CloseFrame>, secrets: &SecretSet) -> String {
+fn describe_close(frame: Option<CloseFrame>, secrets: &SecretSet) -> String {
     match frame {
         None => "without a code".to_owned(),
         Some(frame) if frame.reason.is_empty() => format!("code {}", u16::from(frame.code)),
@@ -279,7 +280,7 @@ mod tests {
             reason: "not\nwith a-\"token\"".into(),
         };
         assert_eq!(
-            close_words(Some(frame), &secrets),
+            describe_close(Some(frame), &secrets),
             "code 4001, \"not\\nwith [redacted]\""
         );
     }

@@ -1,7 +1,8 @@
-//! A WebSocket that can be read on after a frame that could not be read.
+//! A WebSocket that can continue reading after a frame that could not be read.
 //!
-//! Not tokio-tungstenite's `WebSocketStream`: that yields nothing after its first error. tungstenite itself continues after a
-//! frame that it has taken from its buffer; one that is too large never gets there, because the [`Gate`] skips it.
+//! tokio-tungstenite's `WebSocketStream` yields nothing after its first error. tungstenite itself continues
+//! after a frame that it has removed from its buffer. A frame that is too large never reaches it, because the
+//! [`Gate`] skips it.
 
 use std::{
     io::{self, Read, Write},
@@ -21,18 +22,18 @@ use tokio_tungstenite::tungstenite::{
 
 use super::{Recent, gate::Gate};
 
-/// The client's end of a WebSocket.
+/// The client end of a WebSocket.
 #[derive(Debug)]
 pub(crate) struct Socket<S> {
     stream: Recent<S>,
     gate: Gate,
     context: WebSocketContext,
-    /// Whether the next frame can be found and has a meaning of its own.
+    /// Whether the start of the next frame is known and the frame can be interpreted.
     is_readable: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    /// Takes over a stream after the upgrade.
+    /// Creates a WebSocket on a stream after the upgrade.
     pub(crate) fn new(stream: S, config: WebSocketConfig) -> Self {
         Self {
             stream: Recent::new(stream),
@@ -42,7 +43,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// Reads a message. After an error more can be read while [`Socket::is_readable`].
+    /// Reads a message. After an error reading can continue if [`Socket::is_readable`].
     pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<tungstenite::Result<Message>> {
         let read = self.context.read(&mut Polled {
             stream: &mut self.stream,
@@ -52,7 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let error = match read {
             Ok(message) => return Poll::Ready(Ok(message)),
             Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                // All frames before the one that is too large are read.
+                // All frames before the oversized one are read.
                 match self.gate.take_too_large() {
                     None => return Poll::Pending,
                     Some((size, max_size)) => CapacityError::MessageTooLong { size, max_size }.into(),
@@ -60,12 +61,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             }
             Err(error) => error,
         };
-        // A fragment that is left out would leave a hole in its message.
+        // If a fragment is skipped, its message is incomplete.
         self.is_readable = self.is_readable && leaves_next_frame(&error) && !self.gate.has_fragments();
         Poll::Ready(Err(error))
     }
 
-    /// Whether the frames that follow can be read, also after an error.
+    /// Returns whether the following frames can be read, also after an error.
     pub(crate) const fn is_readable(&self) -> bool {
         self.is_readable
     }
@@ -75,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// # Errors
     /// The connection fails, or the write buffer is full.
     pub(crate) fn queue(&mut self, message: Message) -> tungstenite::Result<()> {
-        // What does not fit into the socket is kept, and leaves with a flush.
+        // Data that the socket does not accept is buffered, and sent with a flush.
         let mut no_task = Context::from_waker(std::task::Waker::noop());
         let written = self.context.write(
             &mut Polled {
@@ -91,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// Gets out what is queued.
+    /// Sends the queued data.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<tungstenite::Result<()>> {
         let flushed = self.context.flush(&mut Polled {
             stream: &mut self.stream,
@@ -105,24 +106,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// The close frame that the server sent, given the one that was read.
+    /// Returns the close frame that the server sent, given the one that was read.
     pub(crate) fn as_sent(&self, reported: CloseFrame) -> CloseFrame {
         self.stream.as_sent(reported)
     }
 
-    /// Returns when the last byte of the server was read.
+    /// Returns the time at which the last byte of the server was read.
     pub(crate) const fn last_read(&self) -> Instant {
         self.stream.last_read()
     }
 
-    /// The stream below, for bytes that are no frames any more.
+    /// Returns the underlying stream, for reading bytes that are not parsed as frames.
     pub(crate) const fn stream(&mut self) -> &mut Recent<S> {
         &mut self.stream
     }
 }
 
-/// Whether the frame with the error is read to its end, so that the next one begins where it is looked for. Not a frame with
-/// a reserved opcode: tungstenite leaves its header in the buffer, and stumbles over it again.
+/// Returns whether the frame with the error was read to its end, so that the next frame starts at the current
+/// position. False for a frame with a reserved opcode: tungstenite leaves its header in the buffer and fails
+/// on it again.
 const fn leaves_next_frame(error: &tungstenite::Error) -> bool {
     matches!(
         error,
@@ -139,7 +141,8 @@ const fn leaves_next_frame(error: &tungstenite::Error) -> bool {
     )
 }
 
-/// The stream as tungstenite wants it: whoever would have to wait gets `WouldBlock`, and is woken.
+/// The stream as a blocking one for tungstenite: operations that would wait return `WouldBlock` and register
+/// the waker.
 struct Polled<'a, 'b, S> {
     stream: &'a mut Recent<S>,
     gate: &'a mut Gate,

@@ -1,4 +1,4 @@
-//! A platform that does as it is told, for tests.
+//! A scripted platform for tests.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,11 +27,11 @@ pub(crate) const AUTH: &str = r#"{"action":"AUTH","data":{"token":"s3cret"}}"#;
 pub(crate) const PING: &str = r#"{"action":"PING"}"#;
 pub(crate) const LIMIT: ByteSize = ByteSize::from_kib(64);
 
-/// The frames that a connection handed on, as text.
+/// The frames that a connection delivered, as text.
 #[derive(Default)]
-pub(crate) struct Heard(Vec<String>);
+pub(crate) struct TestOutlet(Vec<String>);
 
-impl Outlet for Heard {
+impl Outlet for TestOutlet {
     type Item = Vec<String>;
 
     fn frame(&mut self, frame: Frame) {
@@ -51,12 +51,12 @@ impl Outlet for Heard {
     }
 }
 
-/// A link to a channel of so many batches.
-pub(crate) fn link(capacity: usize) -> (Link<Heard>, mpsc::Receiver<Vec<String>>) {
+/// Returns a link with a channel for `capacity` batches.
+pub(crate) fn link(capacity: usize) -> (Link<TestOutlet>, mpsc::Receiver<Vec<String>>) {
     let (items, batches) = mpsc::channel(capacity);
     let link = Link::new(
         "test".into(),
-        Heard::default(),
+        TestOutlet::default(),
         items,
         CancellationToken::new(),
         Arc::new(SourceStats::new()),
@@ -64,7 +64,7 @@ pub(crate) fn link(capacity: usize) -> (Link<Heard>, mpsc::Receiver<Vec<String>>
     (link, batches)
 }
 
-/// A connection, and the platform's end of it.
+/// Returns a connection and the platform's end of it.
 pub(crate) async fn connection() -> (Session<DuplexStream>, Platform) {
     let (socket, platform) = sockets().await;
     let heartbeat = Heartbeat::new(Duration::from_secs(5), Duration::from_secs(10), Instant::now());
@@ -76,14 +76,14 @@ pub(crate) async fn connection() -> (Session<DuplexStream>, Platform) {
     )
 }
 
-/// As [`connection`], authorised already.
+/// As [`connection`], already authenticated.
 pub(crate) async fn authorised_connection() -> (Session<DuplexStream>, Platform) {
     let (mut session, platform) = connection().await;
     session.is_authorised = true;
     (session, platform)
 }
 
-/// The two ends of an open WebSocket.
+/// Returns the two ends of an open WebSocket.
 pub(crate) async fn sockets() -> (Socket<DuplexStream>, Platform) {
     let (ours, theirs) = duplex(1 << 20);
     let ours = Socket::new(ours, websocket_config(LIMIT));
@@ -103,7 +103,7 @@ impl Platform {
         self.0.send(Message::text(text.into())).await.unwrap();
     }
 
-    /// Says many things in one go, so that one wake-up of the reader finds them all.
+    /// Sends several texts at once, so that one wake-up of the reader finds all of them.
     pub(crate) async fn say_all(&mut self, texts: impl IntoIterator<Item = String>) {
         for text in texts {
             self.0.feed(Message::text(text)).await.unwrap();
@@ -115,15 +115,15 @@ impl Platform {
         self.0.send(message).await.unwrap();
     }
 
-    /// Puts bytes on the wire that no WebSocket library would.
+    /// Sends bytes that no WebSocket library would send.
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         let stream = self.0.get_mut();
         stream.write_all(bytes).await.unwrap();
         stream.flush().await.unwrap();
     }
 
-    /// The next text, or the words for what came instead.
-    pub(crate) async fn hear(&mut self) -> String {
+    /// Returns the next text, or a description of another message.
+    pub(crate) async fn receive_text(&mut self) -> String {
         match self.0.next().await {
             Some(Ok(Message::Text(text))) => text.to_string(),
             Some(Ok(Message::Close(Some(frame)))) => format!("[close {}]", u16::from(frame.code)),
@@ -134,7 +134,7 @@ impl Platform {
     }
 
     pub(crate) async fn authorise(&mut self) {
-        assert_eq!(self.hear().await, AUTH);
+        assert_eq!(self.receive_text().await, AUTH);
         self.say(r#"{"auth":"ok"}"#).await;
     }
 

@@ -1,7 +1,7 @@
-//! Asks a server for the upgrade to a WebSocket, and checks its answer (RFC 6455, 4.1).
+//! Requests the upgrade to a WebSocket, and checks the answer (RFC 6455, 4.1).
 //!
-//! Not tungstenite's own handshake: that gives up at an interim answer, at HTTP/1.0, at a list in `Connection`, at many or
-//! slow headers, and accepts extensions that were not offered.
+//! tungstenite's own handshake fails on an interim answer, HTTP/1.0, a list in `Connection`, and many or slow
+//! headers, and accepts extensions that were not offered.
 
 use std::io;
 
@@ -15,14 +15,14 @@ use tokio_tungstenite::tungstenite::{
 
 use super::head::{Head, HeadError};
 
-/// Why a server's answer is no upgrade.
+/// Why the upgrade failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpgradeError {
     #[error("the request cannot be made")]
     Request(#[source] tungstenite::Error),
     #[error("the request could not be sent")]
     Send(#[source] io::Error),
-    /// Another status than 101.
+    /// A status other than 101.
     #[error("HTTP {}", .0.status)]
     Status(Head),
     #[error(transparent)]
@@ -37,17 +37,17 @@ pub(crate) enum UpgradeError {
         "`Sec-WebSocket-Accept` does not match the request: a cache or proxy in between may have answered"
     )]
     WrongAccept,
-    // Not the text itself: it may be anything.
+    // Without the value, which may be anything.
     #[error("the server uses a WebSocket extension that was not offered (`Sec-WebSocket-Extensions`)")]
     Extension,
     #[error("the server uses a subprotocol that was not offered (`Sec-WebSocket-Protocol`)")]
     Subprotocol,
 }
 
-/// Asks for the upgrade, and returns the head of the answer. Afterwards frames follow on the stream.
+/// Requests the upgrade and returns the head of the answer. Afterwards the stream contains frames.
 ///
 /// # Errors
-/// The connection fails, or the answer is no upgrade.
+/// The connection failed, or the answer is not a valid upgrade.
 pub(crate) async fn upgrade<S>(stream: &mut S, uri: &Uri) -> Result<Head, UpgradeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -58,7 +58,7 @@ where
         stream.flush().await
     };
     let sent = sent.await;
-    // Also when the request could not be sent: a server may refuse a connection before it reads from it.
+    // Read even if the request could not be sent: a server may refuse a connection before it reads from it.
     let mut head = match (Head::read(stream).await, sent) {
         (Ok(head), _) => head,
         (Err(HeadError::Io(_) | HeadError::Incomplete), Err(error)) => return Err(UpgradeError::Send(error)),
@@ -93,7 +93,7 @@ fn check(head: &Head, accept_key: &str) -> Result<(), UpgradeError> {
         Some(key) if key != accept_key => return Err(UpgradeError::WrongAccept),
         Some(_) => {}
     }
-    // We offer neither. A server that compresses all the same sends frames that nobody can read.
+    // Neither is offered. A server that compresses nevertheless sends frames that this client cannot read.
     if head.list("sec-websocket-extensions").next().is_some() {
         return Err(UpgradeError::Extension);
     }

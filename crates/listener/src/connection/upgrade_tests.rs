@@ -6,7 +6,7 @@ use tokio::{
 
 use super::*;
 
-/// The part of a good answer that every variation below has.
+/// The status line of all answers below.
 const STATUS: &str = "HTTP/1.1 101 Switching Protocols\r\n";
 
 async fn read_request(stream: &mut DuplexStream) -> String {
@@ -17,7 +17,7 @@ async fn read_request(stream: &mut DuplexStream) -> String {
     String::from_utf8(request).unwrap()
 }
 
-/// The key with which a server accepts a request.
+/// Returns the key with which a server accepts a request.
 fn accept_key(request: &str) -> String {
     let key = request
         .lines()
@@ -26,8 +26,8 @@ fn accept_key(request: &str) -> String {
     derive_accept_key(key.as_bytes())
 }
 
-/// Asks a server for an upgrade that sends `answer` in pieces, with the accept key in the place of `KEY`; also returns what
-/// is left in the stream.
+/// Requests an upgrade from a server that sends `answer` in pieces, with `KEY` replaced by the accept key.
+/// Also returns the bytes left in the stream.
 async fn answered(answer: &str, piece: usize) -> (Result<Head, UpgradeError>, Vec<u8>) {
     let (ours, mut theirs) = duplex(256);
     let mut ours = BufReader::with_capacity(32, ours);
@@ -47,7 +47,7 @@ async fn answered(answer: &str, piece: usize) -> (Result<Head, UpgradeError>, Ve
         if result.is_ok() {
             ours.read_to_end(&mut rest).await.unwrap();
         }
-        // Else the server waits for room.
+        // Otherwise the server waits for room.
         drop(ours);
         (result, rest)
     };
@@ -157,7 +157,7 @@ async fn response_before_the_request_is_accepted() {
     let (mut ours, mut theirs) = duplex(16);
     let uri = "ws://host".parse().unwrap();
     theirs.write_all(b"HTTP/1.0 429\n").await.unwrap();
-    // Our request cannot be written any more.
+    // The request can no longer be written.
     drop(theirs);
     let error = upgrade(&mut ours, &uri).await.unwrap_err();
     assert!(
@@ -169,7 +169,7 @@ async fn response_before_the_request_is_accepted() {
 }
 
 proptest! {
-    /// A good answer in any of its spellings is accepted, and each status is reported, however the bytes arrive.
+    /// A valid answer in any spelling is accepted, and each status is reported, for any fragmentation.
     #[test]
     fn header_spelling_and_splits_have_the_same_result(
         interim in prop::collection::vec(100u16..200, 0..3),
@@ -210,7 +210,7 @@ proptest! {
         }
     }
 
-    /// Whatever a server sends, the reason is a sentence about the answer, and nothing of it is repeated.
+    /// For any answer, the error is a sentence that repeats no part of the answer.
     #[test]
     fn no_close_reason_triggers_intrusion_detection(
         start in prop::sample::select(vec!["", "HTTP/", "HTTP/1.1 101 X\r\n", "HTTP/1.1 100\n\n", "HTTP/1.1 "]),

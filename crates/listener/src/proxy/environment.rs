@@ -1,15 +1,15 @@
-//! The proxy that the environment names, and the hosts that `NO_PROXY` excepts.
+//! The proxy of the environment variables, and the exceptions in `NO_PROXY`.
 //!
-//! Not the matcher of hyper-util: that ignores a value that is no proxy instead of reporting it, and knows no port in an
-//! exception.
+//! hyper-util's matcher ignores an invalid value instead of reporting it, and does not support ports in
+//! exceptions.
 
 use std::net::IpAddr;
 
 use super::Proxy;
 use crate::config::Endpoint;
 
-/// The proxy that the environment names, as other programs understand it: lower case before upper case, an empty value
-/// is none, and `NO_PROXY` names the hosts that are reached without.
+/// Returns the proxy of the environment variables with the usual conventions: lower case precedes upper case,
+/// an empty value means none, and `NO_PROXY` lists the hosts that are reached directly.
 pub(super) fn from_environment(
     endpoint: &Endpoint,
     variable: impl Fn(&str) -> Option<String>,
@@ -33,15 +33,15 @@ pub(super) fn from_environment(
     }
     Proxy::parse(value.trim())
         .map(Some)
-        .map_err(|mistake| format!("the environment variable {name} is no proxy: {mistake}"))
+        .map_err(|error| format!("the environment variable {name} is not a valid proxy: {error}"))
 }
 
 fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-/// Whether `NO_PROXY` names the host: `*`, a name (which covers its subdomains, with or without a leading dot), an
-/// address, or a network such as `10.0.0.0/8`; a name or address may have a port.
+/// Returns whether `NO_PROXY` lists the host: as `*`, a name (which covers its subdomains, with or without a
+/// leading dot), an address, or a network such as `10.0.0.0/8`. A name or address may have a port.
 fn is_excepted(endpoint: &Endpoint, exceptions: &str) -> bool {
     let host = endpoint.host.trim_end_matches('.').to_ascii_lowercase();
     let address: Option<IpAddr> = host.parse().ok();

@@ -1,16 +1,16 @@
-//! The closed sets of words that metrics are labelled with.
+//! The label values of metrics, as closed sets.
 
 use std::{array, fmt};
 
-/// A closed set of words.
+/// A closed set of label values.
 pub trait Label: Copy + Eq + fmt::Debug + 'static {
-    /// All of them, in the order in which they are declared.
+    /// All values, in the order of declaration.
     const ALL: &'static [Self];
 
-    /// The word, in snake case.
+    /// Returns the value in snake case.
     fn as_str(self) -> &'static str;
 
-    /// Its place in [`Label::ALL`].
+    /// Returns the index in [`Label::ALL`].
     fn index(self) -> usize;
 }
 
@@ -48,25 +48,25 @@ macro_rules! labels {
 }
 
 labels! {
-    /// What a source does.
+    /// The state of a source.
     SourceState {
         /// Opening a connection: name, TCP, proxy, TLS, upgrade.
         Dialling = "dialling",
-        /// Connected; the answer to AUTH is awaited.
+        /// Connected, waiting for the answer to AUTH.
         Authorising = "authorising",
-        /// Authorised and reading.
+        /// Authenticated and reading.
         Authorised = "authorised",
-        /// The token was refused; it is tried again with growing delay.
+        /// The token was refused; retrying with growing delay.
         Refused = "refused",
         /// Between two attempts.
         Waiting = "waiting",
-        /// Authorised, but not reading: whoever takes the batches has no room.
+        /// Authenticated, but not reading because of backpressure.
         Blocked = "blocked",
     }
 }
 
 labels! {
-    /// How an attempt to connect ended. Each attempt has one outcome, unless it was stopped.
+    /// The result of a connection attempt. Each attempt has one, unless it was stopped.
     ConnectionOutcome {
         /// The token was accepted.
         Authorised = "authorised",
@@ -74,15 +74,15 @@ labels! {
         TokenUnreadable = "token_unreadable",
         /// The host name has no address.
         ResolveFailed = "resolve_failed",
-        /// No address took the TCP connection.
+        /// No address accepted the TCP connection.
         ConnectFailed = "connect_failed",
-        /// Not open within the open time-out.
+        /// The connection was not open within the time limit.
         OpenTimeout = "open_timeout",
         /// The process has no file descriptor left.
         TooManyOpenFiles = "too_many_open_files",
-        /// The proxy refused, or spoke no HTTP.
+        /// The proxy refused, or did not answer with HTTP.
         ProxyFailed = "proxy_failed",
-        /// The TLS handshake failed: a certificate, mostly.
+        /// The TLS handshake failed, usually because of a certificate.
         TlsFailed = "tls_failed",
         /// HTTP 401 instead of an upgrade.
         HttpUnauthorized = "http_unauthorized",
@@ -94,7 +94,7 @@ labels! {
         HttpUnavailable = "http_unavailable",
         /// Another HTTP status instead of an upgrade.
         HttpOther = "http_other",
-        /// The answer to the upgrade was no WebSocket handshake.
+        /// The answer to the upgrade is not a WebSocket handshake.
         HandshakeFailed = "handshake_failed",
         /// The platform refused the token.
         TokenRefused = "token_refused",
@@ -106,29 +106,30 @@ labels! {
 }
 
 labels! {
-    /// Why an open WebSocket connection ended. Each connection that was open has one.
+    /// Why an open WebSocket connection ended. Each open connection has one reason.
     DisconnectReason {
-        /// The platform closed it, with a close frame.
+        /// The platform closed the connection with a close frame.
         Closed = "closed",
-        /// It ended without a close frame.
+        /// The connection ended without a close frame.
         Broken = "broken",
         /// No answer to a ping.
         PongTimeout = "pong_timeout",
         /// An answer to a ping other than `PONG`.
         BadPong = "bad_pong",
-        /// A text frame that is no UTF-8.
+        /// A text frame that is not UTF-8.
         InvalidUtf8 = "invalid_utf8",
         /// A frame above `max_frame_size`.
         FrameTooLarge = "frame_too_large",
-        /// Not the WebSocket protocol.
+        /// A violation of the WebSocket protocol.
         ProtocolViolation = "protocol_violation",
-        /// It ended while reading was held back, or before what had piled up meanwhile was read.
+        /// The connection ended during backpressure, or before the data that had accumulated meanwhile was
+        /// read.
         Blocked = "blocked",
         /// The platform refused the token.
         TokenRefused = "token_refused",
         /// No answer to AUTH.
         AuthTimeout = "auth_timeout",
-        /// The source was told to stop.
+        /// The source was stopped.
         Stopped = "stopped",
     }
 }
@@ -144,11 +145,11 @@ labels! {
         Auth = "auth",
         /// `{"error":…}`.
         Error = "error",
-        /// Text that is no JSON.
+        /// Text that is not JSON.
         NotJson = "not_json",
-        /// JSON of no known kind.
+        /// Unrecognised JSON.
         Unknown = "unknown",
-        /// A binary frame: dropped, as the platform's own clients do.
+        /// A binary frame: dropped, as by the platform's own clients.
         Binary = "binary",
         /// A ping or pong of the WebSocket protocol itself.
         Control = "control",
@@ -156,14 +157,15 @@ labels! {
 }
 
 labels! {
-    /// What became of a gap: the time from the loss of an authorised connection until the next one is authorised.
+    /// The result of a gap: the time from the loss of an authenticated connection until the next one is
+    /// authenticated.
     GapOutcome {
-        /// What the platform sent meanwhile is not known to this process.
+        /// The events that the platform sent during the gap are unknown to this process.
         Unrecovered = "unrecovered",
     }
 }
 
-/// A count for each word of a set.
+/// A counter for each value of a set.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Counts<L, const N: usize> {
     counts: [u64; N],
@@ -171,17 +173,17 @@ pub struct Counts<L, const N: usize> {
 }
 
 impl<L: Label, const N: usize> Counts<L, N> {
-    /// The count of one word.
+    /// Returns the count of a value.
     pub fn get(&self, label: L) -> u64 {
         self.counts[label.index()]
     }
 
-    /// All words with their counts, those at zero too.
+    /// Returns all values with their counts, including zeros.
     pub fn iter(&self) -> impl Iterator<Item = (L, u64)> + use<L, N> {
         L::ALL.iter().copied().zip(self.counts)
     }
 
-    /// The sum.
+    /// Returns the sum.
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -216,7 +218,7 @@ impl<L: Label, const N: usize> fmt::Debug for Counts<L, N> {
     }
 }
 
-/// Counts of attempts to connect.
+/// Counts of connection attempts.
 pub type ConnectionCounts = Counts<ConnectionOutcome, { ConnectionOutcome::ALL.len() }>;
 /// Counts of connections that ended.
 pub type DisconnectCounts = Counts<DisconnectReason, { DisconnectReason::ALL.len() }>;

@@ -1,4 +1,4 @@
-//! What a source can say of itself, for metrics and `/status`.
+//! State and counters of a source, for metrics and `/status`.
 
 mod labels;
 
@@ -21,41 +21,41 @@ pub use self::labels::{
     GapCounts, GapOutcome, Label, SourceState,
 };
 
-/// How many of the newest gaps are remembered, to be shown.
+/// The number of recent gaps that are stored for display.
 const GAPS_KEPT: usize = 8;
-const HELD_BACK: &str = "reading is held back: whoever takes the events has no room (a full spool, mostly)";
+const BACKPRESSURE: &str = "backpressure: the socket is not read, because there is no room for more events (usually the spool is full)";
 
-/// The state and the counters of a source, shared by it and whoever shows them.
+/// The state and counters of a source, shared with those that display them.
 ///
-/// Written once a batch and at changes of state, so that a lock is cheap; read at any time.
+/// Written once for each batch and at changes of state, so that a lock is cheap; can be read at any time.
 #[derive(Debug)]
 pub struct SourceStats {
     inner: Mutex<Inner>,
     ping_rtt: Histogram,
 }
 
-/// What a source had to say at a moment.
+/// The state and counters of a source at one moment.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SourceSnapshot {
     /// What it does.
     pub state: SourceState,
-    /// Why it is not authorised, or reads nothing: a sentence. `None` when all is well.
+    /// The reason why the source is not authenticated or not reading, as a sentence. `None` if it is reading.
     pub reason: Option<String>,
-    /// Since when it is connected, or not connected. Attempts in between change nothing, so that the length of an outage can be
-    /// read here.
+    /// The time since which the source is connected, or not connected. Failed attempts do not change it, so
+    /// that the duration of an outage can be derived from it.
     pub since: Timestamp,
-    /// WebSocket connections opened so far.
+    /// The number of WebSocket connections opened so far.
     pub connections: u64,
-    /// WebSocket connections open now: 0 or 1.
+    /// The number of open WebSocket connections: 0 or 1.
     pub open_connections: u64,
-    /// When the last event was read.
+    /// The time at which the last event was read.
     pub last_event: Option<Timestamp>,
-    /// Attempts to connect, by how they ended.
+    /// Connection attempts by outcome.
     pub outcomes: ConnectionCounts,
-    /// Connections that ended, by reason.
+    /// Ended connections by reason.
     pub disconnections: DisconnectCounts,
-    /// How many of them ended before all that the server had sent was read.
+    /// The number of connections that ended before all data of the server was read.
     pub unread_disconnections: u64,
     /// Frames read, by kind.
     pub frames: FrameCounts,
@@ -63,43 +63,43 @@ pub struct SourceSnapshot {
     pub received_bytes: u64,
     /// Round trips of pings, in seconds.
     pub ping_rtt: histogram::Snapshot,
-    /// The last of them.
+    /// The last round-trip time.
     pub last_ping_rtt: Option<Duration>,
-    /// How long reading was held back, with the time that it is being held back now.
+    /// The total time of backpressure, including a current one.
     pub blocked: Duration,
-    /// Gaps that are over.
+    /// Gaps that have ended.
     pub gaps: GapCounts,
-    /// The time within gaps, with the one that is open now.
+    /// The total time of gaps, including a current one.
     pub gap_time: Duration,
-    /// How long the gap lasts that is open now.
+    /// The duration of the current gap.
     pub open_gap: Option<Duration>,
-    /// The start of the gap that is open now, and the reason for which the connection ended.
+    /// The start of the current gap, and why the connection ended.
     pub open_gap_began: Option<(Timestamp, DisconnectReason)>,
-    /// The time of the first authorised connection.
+    /// The time at which a connection was first authenticated.
     pub first_authorised: Option<Timestamp>,
     /// The last time at which the feed was known to work: the last byte that was read of an authorised connection. What the
     /// platform sent before it was received.
     pub proof_of_life: Option<Timestamp>,
-    /// The newest gaps that are over, the newest first.
+    /// The most recent gaps that have ended, the most recent first.
     pub newest_gaps: Vec<Gap>,
-    /// Our clock minus the platform's in seconds, by the `Date` header of its answer to the upgrade, and so known to
-    /// a second only. `None` while no answer had one.
+    /// The local time minus the platform's in seconds, from the `Date` header of its answer to the upgrade,
+    /// with a resolution of a second. `None` while no answer had one.
     pub clock_skew_seconds: Option<f64>,
-    /// `{"error":…}` frames after authorisation.
+    /// The number of `{"error":…}` frames after authentication.
     pub platform_errors: u64,
-    /// The last of them, shortened.
+    /// The last platform error, shortened.
     pub last_platform_error: Option<String>,
 }
 
-/// A time without an authorised connection, between two that were.
+/// A time without an authenticated connection, between two authenticated ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Gap {
-    /// When the connection was lost.
+    /// The time at which the connection was lost.
     pub began: Timestamp,
-    /// How long it took until the next one was authorised.
+    /// The time until the next connection was authenticated.
     pub length: Duration,
-    /// Why the connection had ended.
+    /// Why the connection ended.
     pub reason: DisconnectReason,
 }
 
@@ -117,7 +117,7 @@ struct Inner {
     frames: FrameCounts,
     received_bytes: u64,
     blocked: Stopwatch,
-    /// The state to return to when reading goes on.
+    /// The state to restore after backpressure.
     before_blocked: SourceState,
     gaps: GapCounts,
     gap: Stopwatch,
@@ -131,7 +131,7 @@ struct Inner {
     last_platform_error: Option<String>,
 }
 
-/// What one wake-up of the socket adds to the counters.
+/// The changes of the counters by one wake-up of the socket.
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
     pub(crate) frames: FrameCounts,
@@ -179,7 +179,7 @@ impl SourceStats {
         }
     }
 
-    /// All of it, as it is now.
+    /// Returns the current state and counters.
     pub fn snapshot(&self) -> SourceSnapshot {
         let now = Instant::now();
         let inner = self.lock();
@@ -213,7 +213,7 @@ impl SourceStats {
         }
     }
 
-    /// A new attempt: the reason of the last failure stays until it succeeds.
+    /// Records a new attempt. The reason of the last failure stays until an attempt succeeds.
     pub(crate) fn dialling(&self) {
         self.lock().enter(SourceState::Dialling);
     }
@@ -228,7 +228,7 @@ impl SourceStats {
         }
     }
 
-    /// Returns the length of the gap that ends, if there was one.
+    /// Returns the duration of the gap that ends, if there was one.
     pub(crate) fn authorised(&self) -> Option<Duration> {
         let mut inner = self.lock();
         inner.enter(SourceState::Authorised);
@@ -244,20 +244,20 @@ impl SourceStats {
         inner.close_gap(now)
     }
 
-    /// There is no room. A moment of it is counted and nothing else: a busy feed has many.
-    pub(crate) fn held_back(&self) {
+    /// Records the start of backpressure. Only its time is counted: a busy feed has many short ones.
+    pub(crate) fn blocked_briefly(&self) {
         self.lock().blocked.start(Instant::now());
     }
 
-    /// There has been no room for long.
-    pub(crate) fn held_back_for_long(&self) {
+    /// Records that backpressure has lasted for long, which changes the state.
+    pub(crate) fn blocked_for_long(&self) {
         let mut inner = self.lock();
         inner.before_blocked = inner.state;
         inner.enter(SourceState::Blocked);
-        inner.reason = Some(HELD_BACK.into());
+        inner.reason = Some(BACKPRESSURE.into());
     }
 
-    /// There is room again.
+    /// Records the end of backpressure.
     pub(crate) fn released(&self) {
         let mut inner = self.lock();
         inner.blocked.stop(Instant::now());
@@ -287,8 +287,9 @@ impl SourceStats {
         self.lock().last_ping_rtt = Some(round_trip);
     }
 
-    /// An open connection ended. One that was authorised begins a gap, unless the source is being stopped: at `last_read`,
-    /// when the last byte was read of it. Whatever the server has sent since then is missed, however late the loss is noticed.
+    /// Records the end of an open connection. If it was authenticated, and the source is not being stopped, a
+    /// gap begins at `last_read`, the time of the last byte that was read: everything that the server has
+    /// sent since then is missed, however late the loss is detected.
     pub(crate) fn disconnected(&self, reason: DisconnectReason, last_read: Option<Instant>) {
         let now = Instant::now();
         let mut inner = self.lock();
@@ -307,17 +308,17 @@ impl SourceStats {
         }
     }
 
-    /// A connection is given up with data of the server unread.
+    /// Records that a connection was closed with unread data of the server.
     pub(crate) fn disconnected_unread(&self) {
         self.lock().unread_disconnections += 1;
     }
 
-    /// An attempt failed before it was authorised.
+    /// Records an attempt that failed before it was authenticated.
     pub(crate) fn attempt_failed(&self, outcome: ConnectionOutcome) {
         self.lock().outcomes.add(outcome, 1);
     }
 
-    /// The time between two attempts begins.
+    /// Records the start of the delay between two attempts.
     pub(crate) fn waiting(&self, state: SourceState, reason: String) {
         let mut inner = self.lock();
         inner.enter(state);
@@ -331,7 +332,7 @@ impl SourceStats {
 }
 
 impl Inner {
-    /// The oldest of the gaps goes when there are too many.
+    /// Ends the current gap. Removes the oldest stored gap if there are too many.
     fn close_gap(&mut self, now: Instant) -> Option<Duration> {
         let (began, since, reason) = self.gap_began.take()?;
         let length = now.saturating_duration_since(since);
@@ -360,7 +361,7 @@ impl Inner {
     }
 }
 
-/// Adds up spans of time.
+/// Sums up time spans.
 #[derive(Debug, Default)]
 struct Stopwatch {
     sum: Duration,
@@ -372,7 +373,7 @@ impl Stopwatch {
         self.running_since.get_or_insert(now);
     }
 
-    /// Whether it was running.
+    /// Stops, and returns whether it was running.
     fn stop(&mut self, now: Instant) -> bool {
         self.sum = self.elapsed(now);
         self.running_since.take().is_some()
@@ -516,11 +517,11 @@ mod tests {
     async fn stop_is_no_gap_and_blocked_time_is_counted() {
         let stats = SourceStats::new();
         stats.authorised();
-        stats.held_back();
+        stats.blocked_briefly();
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(stats.snapshot().blocked, Duration::from_secs(2));
         assert_eq!(stats.snapshot().state, SourceState::Authorised);
-        stats.held_back_for_long();
+        stats.blocked_for_long();
         assert_eq!(stats.snapshot().state, SourceState::Blocked);
         stats.released();
         tokio::time::advance(Duration::from_secs(2)).await;

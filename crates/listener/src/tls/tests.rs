@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
-/// Returns why a client that trusts this certificate refuses it in a handshake with the server that shows it.
+/// Returns why a client that trusts this certificate refuses it in a handshake with a server that uses it.
 async fn refusal(certificate: CertificateDer<'static>, key: &KeyPair, trusted: &Path) -> String {
     let key = ring::sign::any_supported_type(&PrivatePkcs8KeyDer::from(key.serialize_der()).into()).unwrap();
     let shown = SingleCertAndKey::from(CertifiedKey::new(vec![certificate], key));
@@ -39,7 +39,8 @@ async fn refusal(certificate: CertificateDer<'static>, key: &KeyPair, trusted: &
     error.to_string()
 }
 
-/// Makes a certificate one of version 1: without the field of the version. The version is checked before the signature.
+/// Converts a certificate to version 1, without the version field. The version is checked before the
+/// signature.
 fn version_1(certificate: &[u8]) -> CertificateDer<'static> {
     const VERSION: [u8; 5] = [0xa0, 3, 2, 1, 2];
     let mut der = certificate.to_vec();
@@ -86,7 +87,7 @@ fn encrypted_private_key_is_named_as_such() {
         cert_file: Some(cert_file),
         key_file: Some(key_file.clone()),
     };
-    // Named in parts, as no key of this repository is to look like a secret.
+    // Concatenated, so that no key in this repository looks like a secret.
     for text in [
         format!(
             "-----BEGIN {0}-----\nAAAA\n-----END {0}-----\n",
