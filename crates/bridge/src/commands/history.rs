@@ -115,7 +115,10 @@ fn statement(entry: &Entry) -> String {
         .iter()
         .map(|reason| reason.clone().into_owned())
         .collect();
-    notes.extend(entry.events.map(|events| format!("{events} events")));
+    notes.extend(entry.events.map(|events| match events {
+        1 => "1 event".to_owned(),
+        _ => format!("{events} events"),
+    }));
     notes.extend(entry.seconds.map(length));
     if let Some(last) = entry.last {
         notes.push(format!("{} times until {}", entry.count, seconds_of(last)));

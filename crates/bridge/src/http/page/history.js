@@ -14,7 +14,7 @@ export function history(place, status) {
   list(place, status.history.map(entry => {
     const notes = [
       entry.reason && plain(entry.reason),
-      entry.events && `${number(entry.events)} events`,
+      entry.events && `${number(entry.events)} ${entry.events === 1 ? "event" : "events"}`,
       entry.seconds && seconds(entry.seconds),
       entry.last && `${number(entry.count)} times since ${time(entry.at)}`,
     ].filter(Boolean);
