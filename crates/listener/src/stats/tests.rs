@@ -1,0 +1,145 @@
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn gap_lasts_until_the_next_authorised_connection() {
+    let stats = SourceStats::new();
+    stats.authorising(None);
+    stats.disconnected(DisconnectReason::AuthTimeout, None);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(stats.snapshot().gap_time, Duration::ZERO);
+    stats.authorising(None);
+    stats.authorised();
+    assert_eq!(stats.snapshot().gaps.total(), 0);
+    stats.disconnected(DisconnectReason::Closed, Some(Instant::now()));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(
+        stats.snapshot().gap_time,
+        Duration::from_secs(2),
+        "the open gap counts"
+    );
+    assert_eq!(stats.snapshot().open_gap, Some(Duration::from_secs(2)));
+    stats.dialling();
+    stats.authorising(Some(0.5));
+    stats.disconnected(DisconnectReason::TokenRefused, None);
+    tokio::time::advance(Duration::from_secs(3)).await;
+    stats.authorising(None);
+    stats.authorised();
+    tokio::time::advance(Duration::from_secs(4)).await;
+    let snapshot = stats.snapshot();
+    assert_eq!(snapshot.gap_time, Duration::from_secs(5));
+    assert_eq!(snapshot.gaps.get(GapOutcome::Unrecovered), 1);
+    assert_eq!(snapshot.open_gap, None);
+    let [gap] = &snapshot.newest_gaps[..] else {
+        panic!("{:?}", snapshot.newest_gaps)
+    };
+    assert_eq!(
+        (gap.length, gap.reason),
+        (Duration::from_secs(5), DisconnectReason::Closed),
+        "the reason is that of the first loss"
+    );
+    assert_eq!((snapshot.connections, snapshot.open_connections), (4, 1));
+    assert_eq!(snapshot.clock_skew_seconds, Some(0.5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn proof_of_life_is_the_last_byte_of_a_connection() {
+    let stats = SourceStats::new();
+    let reading = || {
+        let mut reading = Reading::default();
+        reading.frames.add(FrameKind::Event, 1);
+        reading
+    };
+    let time = |text: &str| text.parse::<Timestamp>().unwrap();
+    stats.read(reading(), time("2026-01-01T00:00:00Z"));
+    assert_eq!(stats.snapshot().proof_of_life, None, "not authorised yet");
+    stats.authorising(None);
+    stats.authorised();
+    let authorised = stats.snapshot().proof_of_life.unwrap();
+    assert_eq!(stats.snapshot().first_authorised, Some(authorised));
+    stats.read(Reading::default(), time("2026-01-01T00:00:01Z"));
+    assert_eq!(
+        stats.snapshot().proof_of_life,
+        Some(authorised),
+        "nothing was read"
+    );
+    stats.read(reading(), time("2026-01-01T00:00:02Z"));
+    assert_eq!(stats.snapshot().proof_of_life, Some(time("2026-01-01T00:00:02Z")));
+    let last_read = Instant::now();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    stats.disconnected(DisconnectReason::Stopped, Some(last_read));
+    let snapshot = stats.snapshot();
+    let ago = clock::now().duration_since(snapshot.proof_of_life.unwrap());
+    assert!((60..70).contains(&ago.as_secs()), "{ago:?}");
+    assert_eq!((snapshot.open_gap, snapshot.open_gap_began), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn gap_begins_at_the_last_byte_that_was_read() {
+    let stats = SourceStats::new();
+    stats.authorising(None);
+    assert_eq!(stats.authorised(), None);
+    let last_read = Instant::now();
+    tokio::time::advance(Duration::from_secs(12)).await;
+    stats.disconnected(DisconnectReason::PongTimeout, Some(last_read));
+    assert_eq!(stats.snapshot().open_gap, Some(Duration::from_secs(12)));
+    tokio::time::advance(Duration::from_secs(8)).await;
+    assert_eq!(stats.authorised(), Some(Duration::from_secs(20)));
+    assert_eq!(stats.snapshot().gap_time, Duration::from_secs(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_in_vain_do_not_change_since_when_a_source_is_down() {
+    let stats = SourceStats::new();
+    let down_since = stats.snapshot().since;
+    for _ in 0..3 {
+        while clock::now() <= down_since {
+            std::hint::spin_loop();
+        }
+        stats.dialling();
+        stats.authorising(None);
+        stats.waiting(SourceState::Refused, "refused".into());
+        assert_eq!(stats.snapshot().since, down_since);
+    }
+    stats.authorised();
+    assert!(stats.snapshot().since > down_since);
+}
+
+#[tokio::test(start_paused = true)]
+async fn newest_gaps_are_kept() {
+    let stats = SourceStats::new();
+    for second in 0..20 {
+        stats.authorised();
+        stats.disconnected(DisconnectReason::Broken, Some(Instant::now()));
+        tokio::time::advance(Duration::from_secs(second)).await;
+    }
+    stats.authorised();
+    let lengths: Vec<u64> = stats
+        .snapshot()
+        .newest_gaps
+        .iter()
+        .map(|gap| gap.length.as_secs())
+        .collect();
+    assert_eq!(lengths, [19, 18, 17, 16, 15, 14, 13, 12]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_is_no_gap_and_blocked_time_is_counted() {
+    let stats = SourceStats::new();
+    stats.authorised();
+    stats.blocked_briefly();
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(stats.snapshot().blocked, Duration::from_secs(2));
+    assert_eq!(stats.snapshot().state, SourceState::Authorised);
+    stats.blocked_for_long();
+    assert_eq!(stats.snapshot().state, SourceState::Blocked);
+    stats.released();
+    tokio::time::advance(Duration::from_secs(2)).await;
+    stats.disconnected(DisconnectReason::Stopped, Some(Instant::now()));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let snapshot = stats.snapshot();
+    assert_eq!(
+        (snapshot.blocked, snapshot.gap_time),
+        (Duration::from_secs(2), Duration::ZERO)
+    );
+    assert_eq!(snapshot.state, SourceState::Authorised);
+}
