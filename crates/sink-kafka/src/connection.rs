@@ -40,14 +40,14 @@ use crate::{
     topics::{self, DEFAULT_MAX_MESSAGE, Inspector},
 };
 
-/// How often the topics' limits are read again. A limit that was lowered costs no event meanwhile, only order.
+/// The interval for reading the topics' limits again. Until then, a lowered limit costs no event, only order.
 const LOOK_INTERVAL: Duration = Duration::from_secs(300);
-/// How soon they are read again after a message was too large for what is known.
+/// The delay before reading the limits again after a message exceeded the known limit.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// How soon they are looked at when nothing is acknowledged in a transaction: there librdkafka waits for a topic that is
-/// gone without a word, elsewhere it fails what it has for it. More than a broker takes that looks for a leader.
+/// The delay before inspecting the topics when nothing is acknowledged in a transaction: librdkafka then waits silently for a
+/// missing topic, while otherwise it fails the messages for it. Longer than a leader election.
 const LOOK_IN_SILENCE: Duration = Duration::from_secs(5);
-/// So many topics are known at once. With more, all are forgotten and looked at anew when they come up.
+/// The maximum number of known topics. If it is exceeded, all are forgotten and inspected again when an event names them.
 const MAX_TOPICS: usize = 1_000;
 
 /// See the module.
@@ -62,24 +62,24 @@ pub(crate) struct Connection {
     /// By name; the topic of the configuration, if it is constant, apart: it is looked up for each event.
     topics: HashMap<String, Topic>,
     constant: Option<Topic>,
-    /// The topic of cursors, with transactions.
+    /// The topic of cursors, for a sink with transactions.
     cursors: Option<Topic>,
-    /// Of a trial: what is not there and would be made, a sentence each.
+    /// The topics that a real connect would create, a sentence each; only for a probe.
     absent: Vec<String>,
-    /// What is in flight.
+    /// The messages in flight.
     queue: Queue,
-    /// An event for a topic that is new to us: sent again when the topic is known.
+    /// The event that waits for the inspection of a new topic; it is published again afterwards.
     waiting: Option<(String, Sequence)>,
-    /// Topics that take no events.
+    /// The topics that accept no events.
     unroutable: Unroutable,
-    /// The clients that looked at the last new topic; dropped with the next look at all topics.
+    /// The clients that inspected the last new topic; dropped with the next inspection of all topics.
     inspector: Option<Inspector>,
-    /// Outcomes that do not come from librdkafka: at most one, of `waiting`.
+    /// Outcomes that do not come from librdkafka: at most one, that of `waiting`.
     own: Vec<Ack>,
-    /// The topics' limits have changed, and librdkafka is told its limits once: a new producer is due.
+    /// Set when the topics' limits have changed: librdkafka needs a new producer for new limits.
     outdated: bool,
     look: Option<oneshot::Receiver<Result<Vec<Topic>, SinkFault>>>,
-    /// When the last look began.
+    /// The start of the last inspection.
     looked: Instant,
     next_look: Instant,
     transactions: Option<InTransactions>,
@@ -142,7 +142,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Hands a record to librdkafka, or notes that its topic has to be looked at first.
+    /// Passes a record to librdkafka, or records that its topic has to be inspected first.
     pub(crate) fn send(&mut self, sequence: Sequence, record: Record<'_>) -> Result<(), PublishError> {
         let topic = match &self.constant {
             Some(topic) if topic.name == record.topic => topic,
@@ -281,7 +281,7 @@ impl Connection {
         self.transactions.as_ref()?.due_at()
     }
 
-    /// Looks at a topic that is new to us; and now and then at all of them, without waiting for it.
+    /// Inspects a new topic and waits for the result; from time to time starts an inspection of all topics without waiting.
     pub(crate) async fn look_at_topics(&mut self) -> Result<(), SinkFault> {
         self.look_at_waiting().await?;
         if let Some(look) = &mut self.look {
@@ -295,7 +295,7 @@ impl Connection {
         Ok(())
     }
 
-    /// When the topics are looked at next, unless a look is under way.
+    /// Returns the time of the next inspection, `None` while one is running.
     fn look_due(&self) -> Option<Instant> {
         let in_silence = self
             .waiting_since()
@@ -316,17 +316,17 @@ impl Connection {
         }
     }
 
-    /// Takes what came of a look; nothing if its thread has panicked.
+    /// Applies the result of an inspection; does nothing if its thread has panicked.
     fn take_look(&mut self, found: Option<Result<Vec<Topic>, SinkFault>>) -> Result<(), SinkFault> {
         self.look = None;
         match found {
             Some(Ok(topics)) => self.learn(topics),
-            // What is queued for it must not be stored behind our back when the topic is there again: of a transaction it
-            // is taken back.
+            // The messages queued for a missing topic must not be stored unnoticed when the topic exists again. In a transaction
+            // they are purged.
             Some(Err(fault)) if fault.kind == FaultKind::Missing && self.transactions.is_some() => {
                 return Err(fault);
             }
-            // What else goes wrong with a look goes wrong with the next record too, and is told there.
+            // Any other error of an inspection occurs again with the next record, and is reported there.
             Some(Err(fault)) => debug!("the topics can't be looked at now: {fault}"),
             None => {}
         }

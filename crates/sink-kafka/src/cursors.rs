@@ -1,4 +1,4 @@
-//! The topic of cursors: with each transaction goes a record of where the sink stands behind it.
+//! The topic of cursors: each transaction contains a record with the position of the sink after it.
 
 use std::time::{Duration, Instant};
 
@@ -103,14 +103,14 @@ pub(crate) struct Cursors<'a> {
 }
 
 impl Cursors<'_> {
-    /// The last committed cursor of an id, as far as that can be told now.
+    /// Returns the last committed cursor of an id, as far as it is known without waiting.
     pub(crate) fn find(&self, id: &str) -> Result<Option<CursorRecord>, SinkFault> {
         self.begin();
         self.last_of(&self.consumer("read_committed")?, id)
     }
 
-    /// The last committed cursor of an id. Waits until transactions of others in the topic, behind which it may be
-    /// hidden, have ended; for at most `limit`.
+    /// Returns the last committed cursor of an id. Waits until the transactions of other producers in the
+    /// topic, which may hide it, have ended, for at most `limit`.
     pub(crate) fn find_all(&self, id: &str, limit: Duration) -> Result<Option<CursorRecord>, SinkFault> {
         self.begin();
         let end = self.end(&self.consumer("read_uncommitted")?)?;

@@ -28,23 +28,27 @@ use crate::{
 /// How long the events that are still in flight may take when the sink closes. Within what a container is given to
 /// stop, less the drain that came before.
 const CLOSE_FLUSH: Duration = Duration::from_secs(1);
-/// How long a producer may take to go away. What it had was taken back before; only its threads are waited for.
+/// The time limit for destroying a producer. Its messages were purged before; only its threads are waited
+/// for.
 const END_LIMIT: Duration = Duration::from_secs(5);
-/// So many librdkafka clients of a sink exist at once. A client that hangs is replaced before it is destroyed; without this
-/// bound, each replacement could leave threads and memory behind.
+/// The maximum number of librdkafka clients of a sink at the same time. A client that hangs is replaced
+/// before it is destroyed; without this bound, each replacement could leak threads and memory.
 const MAX_CLIENTS: usize = 8;
 /// The time for which an event waits for its outcome until leaders without a connection are the reason. Longer than the election
 /// of another leader.
 const UNREACHED_AFTER: Duration = Duration::from_secs(4);
-/// Without any acknowledgement for so long, something is wrong, although librdkafka says nothing.
+/// The time without any acknowledgement after which the sink reports a fault, even if librdkafka reports
+/// none.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 /// Publishes events to Kafka, through one idempotent producer with `acks=all`.
 ///
-/// An event is delivered when all replicas in sync have it; that is not a disk's word on it. Every event that failed is
-/// possibly stored all the same: sent again, it may be there twice, since idempotence covers one producer only.
+/// An event is delivered when all in-sync replicas have it, which does not mean that it is on a disk. A
+/// failed event may have been stored nevertheless: if it is sent again, it may be stored twice, because
+/// idempotence covers only one producer.
 ///
-/// Dropped, it takes back what is queued or in flight, without blocking; [`close`](Sink::close) waits a second for it.
+/// Dropping the sink purges the messages that are queued or in flight, without blocking;
+/// [`close`](Sink::close) waits a second for that.
 #[derive(Debug)]
 pub struct KafkaSink {
     name: String,
@@ -53,13 +57,14 @@ pub struct KafkaSink {
     encoder: Encoder,
     spool: SpoolId,
     connection: Option<Connection>,
-    /// Topics that events have named so far. With transactions a topic that is not known breaks one, and one with other
-    /// limits the connection: a connection that forgot them all would be broken again and again.
+    /// The topics that events have named so far. With transactions, an unknown topic aborts a transaction,
+    /// and a topic with other limits replaces the connection: a connection that forgot the topics would be
+    /// replaced again and again.
     named: Vec<String>,
-    /// What was found at the last connect that can lose events; said once.
+    /// The risky settings found at the last connect; each is logged once.
     dangers: Vec<String>,
     warned: bool,
-    /// This process, among those that write in the name of this sink.
+    /// The identity of this process among those that use the same transactional id.
     instance: Arc<str>,
     /// Whether it has been connected, and so has claimed its transactional id.
     has_claimed: bool,
@@ -254,7 +259,7 @@ impl Sink for KafkaSink {
     async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         self.spool = context.spool;
         if let Some(old) = self.connection.take() {
-            // Before the new one sends: the old one must not store anything behind it.
+            // Before the new producer sends: the old one must not store messages after those of the new one.
             self.named = old.named_topics();
             if timeout(END_LIMIT, old.into_producer().take_back()).await.is_err() {
                 info!(
@@ -302,8 +307,8 @@ impl Sink for KafkaSink {
         self.send(event).map_err(|error| self.reclassified_error(error))
     }
 
-    /// librdkafka sends by itself after `linger`. What is done here is what can't be done without waiting: a look at a
-    /// topic that is new to us, and now and then at all of them.
+    /// librdkafka sends by itself after `linger`. This method performs the work that must wait: it inspects a
+    /// new topic, and from time to time all topics.
     async fn flush(&mut self) -> Result<(), SinkFault> {
         match &mut self.connection {
             Some(connection) => connection.look_at_topics().await,

@@ -36,34 +36,36 @@ use crate::{
 
 pub(crate) use self::{leaders::Demand, limits::DEFAULT_MAX_MESSAGE};
 
-/// How long a broker may take until it answers. Then it is said, and tried again from the start with a growing delay: a
-/// person at `check --connect` waits for it. More than a broker takes that looks for a leader.
+/// The time limit for the answer of a broker. Then the fault is reported and the connect retried with a
+/// growing delay: a person who runs `check --connect` waits for it. Longer than a leader election.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// How long the controller may take to make a topic.
+/// The time limit for the controller to create a topic.
 const CREATION_LIMIT: Duration = Duration::from_secs(10);
-/// How often the inspecting client reports the state of its connections.
+/// The interval at which the inspecting client reports the state of its connections.
 const STATISTICS_INTERVAL_MS: &str = "500";
-/// More events than the client reports between two calls.
+/// A number of events that exceeds what the client reports between two calls.
 const MAX_EVENTS: usize = 64;
-/// Between two looks at what a connection says meanwhile: a refusal is not to wait for the limit.
+/// The interval for checking the reports of connections during a request, so that a refusal ends it before
+/// the time limit.
 const SLICE: Duration = Duration::from_millis(500);
-/// Between two looks for what a broker does not know yet: a leader, a topic made just now.
+/// The interval for repeating a request whose answer a broker does not know yet: a leader, a topic that was
+/// just created.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How to make a topic that is not there.
+/// The properties of a topic to create.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Creation {
     pub(crate) partitions: i32,
     pub(crate) replicas: i32,
-    /// Keeps the last record of each key, for ever.
+    /// Keeps the last record of each key for ever.
     pub(crate) is_compacted: bool,
 }
 
-/// Looks at topics, and makes those that are not there if told how; without any, whether a broker answers. Blocks: for a
-/// thread that may.
+/// Inspects topics, and creates missing ones if their properties are given; without topics, checks whether a
+/// broker answers. Blocks: must be called on a thread for blocking calls.
 ///
 /// # Errors
-/// No broker answers, we are refused, or a topic is not there.
+/// No broker answers, authorisation failed, or a topic is missing.
 pub(crate) fn inspect(
     client: &ClientConfig,
     health: &Arc<Health>,
@@ -73,10 +75,11 @@ pub(crate) fn inspect(
     Inspector::new(client, health, ConnectSteps::default(), Duration::ZERO)?.inspect(names, creation)
 }
 
-/// The clients that look at topics. May be kept, so that many topics are looked at over the same connections. Dropped, they
-/// are destroyed in the background: librdkafka waits for its threads, and one of them may wait for a name server.
+/// The clients that inspect topics. They can be reused, so that many topics are inspected over the same
+/// connections. They are destroyed in the background: librdkafka waits for its threads, and one of them may
+/// wait for a name server.
 pub(crate) struct Inspector {
-    /// `None` only while it is dropped.
+    /// `None` only while the value is dropped.
     inspection: Option<Inspection>,
 }
 
@@ -167,11 +170,12 @@ impl Inspector {
         self.begin()?.look(names, creation, Some(demand))
     }
 
-    /// Looks at the topic that an event has named, and makes it if told how. `is_patient`: asks for some seconds before it
-    /// takes the topic for missing, as a broker that has just started may not know all topics.
+    /// Inspects the topic that an event has named, and creates it if its properties are given. `is_patient`
+    /// repeats the request for some seconds before the topic counts as missing, because a broker that has
+    /// just started may not know all topics.
     ///
     /// # Errors
-    /// No broker answers, or we are refused. Then the clients are not to be used again.
+    /// No broker answers, or authorisation failed. The clients must not be used again then.
     pub(crate) fn look_for(
         &mut self,
         name: &str,

@@ -15,11 +15,13 @@ use crate::{
     error::{self, Blame},
 };
 
-/// How long a coordinator may take to tell us who we are, with the end of a transaction that was open under our id.
+/// The time limit for the coordinator to assign a producer id, which includes ending a transaction left open
+/// under the transactional id.
 const INIT_LIMIT: Duration = Duration::from_secs(30);
-/// How long a commit may take. Whether it came through is then told by the cursor, to the next producer.
+/// The time limit for a commit. If it is exceeded, the next producer learns from the committed cursor whether
+/// the commit succeeded.
 const COMMIT_LIMIT: Duration = Duration::from_secs(20);
-/// How long an abort may take.
+/// The time limit for an abort.
 const ABORT_LIMIT: Duration = Duration::from_secs(20);
 
 /// No sequence has this number: the record of a cursor has no outcome of its own.

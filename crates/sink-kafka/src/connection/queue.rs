@@ -1,22 +1,23 @@
-//! How much librdkafka has of ours, and whether it may have more.
+//! Counts the messages that librdkafka holds, and decides whether it may receive more.
 //!
-//! Counted here, not left to librdkafka: it gives a message's room free after it has told what became of it, and whoever looks
-//! in between is refused, with nothing on its way that would tell when to try again.
+//! The sink does not rely on librdkafka's own count: librdkafka frees the room of a message only after it has
+//! reported the outcome. A message that is published in between would be refused, with nothing in flight
+//! whose outcome would trigger a retry.
 
 use neurobridge_core::{event::Sequence, sink::Ack};
 use tokio::time::Instant;
 
 use crate::properties::QueueBounds;
 
-/// What was sent and has no outcome. With nothing in it, it is never full.
+/// The messages that were sent and have no outcome. An empty queue is never full.
 #[derive(Debug)]
 pub(super) struct Queue {
     bounds: QueueBounds,
     messages: usize,
-    /// Of their bodies.
+    /// The size of their bodies.
     bytes: usize,
     is_full: bool,
-    /// When something was last acknowledged, or sent while nothing was in flight.
+    /// The time of the last acknowledgement, or of the first message sent while nothing was in flight.
     progress: Instant,
     /// The highest sequence that was added.
     highest: u64,

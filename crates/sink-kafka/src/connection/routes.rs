@@ -63,7 +63,8 @@ pub(super) fn rejection(detail: String) -> Rejection {
 }
 
 impl Connection {
-    /// Looks at the topic that an event waits for, and reports that event: to be published again, or a dead letter.
+    /// Inspects the topic that an event waits for, and reports the event's outcome: published again, or a
+    /// dead letter.
     pub(super) async fn look_at_waiting(&mut self) -> Result<(), SinkFault> {
         let Some((name, sequence)) = self.waiting.clone() else {
             return Ok(());
@@ -73,7 +74,7 @@ impl Connection {
             Found::Topic(topic) => {
                 self.make_room();
                 self.learn(vec![topic]);
-                // Nothing behind it was taken meanwhile, so it keeps its place.
+                // No later event was published meanwhile, so the event keeps its position.
                 Outcome::Deferred
             }
             Found::Impossible(reason) => self.unroutable(name, reason),
