@@ -1,4 +1,4 @@
-//! Bytes that can't be read: counted, reported, and copied into a folder of their own for a while.
+//! Unreadable bytes: counted, reported, and copied into a separate folder for a limited time.
 
 use std::{
     fs::{self, File},
@@ -16,14 +16,14 @@ use super::{
     scan::{self, BLOCK, Region},
 };
 
-/// How much of bytes that can't be read is kept. It is for people to look at, and there may be any amount.
+/// The maximum size of a copy. Copies are for people, and the number of unreadable bytes is unlimited.
 const DAMAGED_LIMIT: u64 = 64 << 20;
-/// Where it is kept.
+/// The folder of the copies.
 pub(super) const DAMAGED: &str = "damaged";
-/// How often to look for copies that are too old.
+/// The interval for removing old copies.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is known of the copies.
+/// The state of the copies.
 #[derive(Debug)]
 pub(super) struct Aside {
     size: u64,
@@ -31,7 +31,7 @@ pub(super) struct Aside {
 }
 
 impl Aside {
-    /// With what the copies of earlier runs take.
+    /// The size of the copies, including those of earlier runs.
     pub(super) fn new(folder: &Path) -> Self {
         let entries = fs::read_dir(folder.join(DAMAGED)).into_iter().flatten().flatten();
         let size = entries
@@ -46,7 +46,7 @@ impl Aside {
 }
 
 impl Shared {
-    /// Counts events that can't be read, says so once, and sets aside what stands in their place.
+    /// Counts unreadable events, reports them once, and copies the bytes in their place.
     pub(super) fn note_damage(&self, path: &Path, region: &Region) {
         if !self.lock().damage.insert(region.from, region.to) && region.from != region.to {
             return;
@@ -66,7 +66,7 @@ impl Shared {
         );
     }
 
-    /// Copies bytes that are no records into a folder of their own; whether that was new.
+    /// Copies unreadable bytes into the separate folder; returns whether the copy is new.
     pub(super) fn set_aside(&self, path: &Path, region: &Region) -> io::Result<bool> {
         let folder = self.folder.join(DAMAGED);
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -94,8 +94,8 @@ impl Shared {
         Ok(true)
     }
 
-    /// Removes copies that are older than `limit`. Their age is judged by the system's clock, while that is trusted, and by the
-    /// time of the log, and the smaller one counts: neither a wrong clock nor a quiet feed makes a copy old.
+    /// Removes copies that are older than `limit`. The age is the smaller one by the system clock, if it is trusted, and by
+    /// the time of the log: neither a wrong clock nor a quiet feed makes a copy old.
     pub(super) fn remove_old_copies(&self, limit: Duration) {
         let now = self.lock().now();
         let mut aside = lock(&self.aside);

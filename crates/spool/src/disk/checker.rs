@@ -1,4 +1,4 @@
-//! The thread that reads, after a start, what the last run left: damage is known before a sink comes to it.
+//! The thread that checks the existing segments after a start, so that damage is known before a sink reads it.
 
 use std::{fs::File, io, sync::Arc, time::Duration};
 
@@ -12,12 +12,12 @@ use super::{
     state::Located,
 };
 
-/// Bytes read in a second at most: sinks and the writer go first.
+/// The maximum number of bytes read per second: sinks and the writer have priority.
 const RATE: u64 = 128 << 20;
-/// How long after an error that may pass.
+/// The delay after a temporary error.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Runs until all is read, or until the log is closed.
+/// Runs until all segments are checked, or the log is closed.
 pub(super) fn run(shared: Arc<Shared>) {
     let (mut next, end) = {
         let state = shared.lock();
@@ -26,7 +26,7 @@ pub(super) fn run(shared: Arc<Shared>) {
     while next < end {
         let located = {
             let state = shared.lock();
-            // Deleted meanwhile: on with what is there.
+            // The segment was deleted meanwhile: continue with the next one.
             next = next.max(state.oldest());
             state.locate(next)
         };
@@ -54,7 +54,7 @@ pub(super) fn run(shared: Arc<Shared>) {
     debug!("the spool is checked");
 }
 
-/// Checks a segment, and remembers places of it; false when the log is closed.
+/// Checks a segment and indexes its records; returns false if the log is closed.
 fn check(shared: &Shared, located: &Located) -> io::Result<bool> {
     let file = File::open(&located.path)?;
     let place = located.place;

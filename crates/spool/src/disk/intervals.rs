@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use neurobridge_core::event::Sequence;
 
-/// Ranges of sequences, disjoint: those that can't be read.
+/// Disjoint ranges of unreadable sequences.
 #[derive(Debug, Default)]
 pub(super) struct Intervals {
     ends: BTreeMap<Sequence, Sequence>,
 }
 
 impl Intervals {
-    /// Adds a range; whether any of it is new.
+    /// Adds a range; returns whether any part of it is new.
     pub(super) fn insert(&mut self, mut from: Sequence, mut to: Sequence) -> bool {
         let before = self.total();
         while let Some((&start, &end)) = self.ends.range(..=to).next_back() {
@@ -26,7 +26,7 @@ impl Intervals {
         self.total() != before
     }
 
-    /// How many sequences they have together.
+    /// Returns the number of sequences in all ranges.
     pub(super) fn total(&self) -> u64 {
         self.ends.iter().map(|(from, to)| to.since(*from)).sum()
     }

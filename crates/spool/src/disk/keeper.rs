@@ -1,4 +1,5 @@
-//! The thread that does what need not hold up events: saves cursors, deletes segments, and makes the next one.
+//! The maintenance thread: saves cursors, deletes segments, and preallocates the next one, so that none of this delays
+//! events.
 
 use std::{
     collections::VecDeque,
@@ -19,19 +20,19 @@ use super::{
     state::{Ahead, State},
 };
 
-/// The name of a segment that was made before it is needed.
+/// The file name of the preallocated segment.
 pub(super) const AHEAD: &str = "ahead.tmp";
 
-/// A cursor is saved at most so often: what a crash makes a sink send again.
+/// The minimum time between two saves of a cursor: it bounds the events that a sink sends again after a crash.
 const SAVE_INTERVAL: Duration = shortened(Duration::from_millis(100));
-/// How long after an error that may pass.
+/// The delay after a temporary error.
 const RETRY_INTERVAL: Duration = shortened(Duration::from_secs(1));
-/// How often it works without being woken: events grow too old, and folders are removed, on a quiet feed as well.
+/// The interval of the work without a wake-up: events expire, and folders are removed, also on a quiet feed.
 const TICK: Duration = shortened(Duration::from_secs(5));
-/// For how long copies of bytes that can't be read are kept. They may hold personal data; an operator has a week to look.
+/// The retention of copies of unreadable bytes. They may contain personal data; an operator has a week to inspect them.
 const DAMAGED_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Runs until the log is told to stop; then saves what is unsaved.
+/// Runs until the log is closed; then saves the unsaved cursors.
 pub(super) fn run(shared: Arc<Shared>) {
     let mut was_stuck = false;
     loop {
@@ -67,7 +68,7 @@ pub(super) fn run(shared: Arc<Shared>) {
                 (RETRY_INTERVAL, true)
             }
             Err(error) => {
-                // Events that are on the disk are still delivered; where the sinks stand is not kept any more.
+                // Events on the disk are still delivered; the positions of the sinks are no longer saved.
                 shared.fail(error);
                 return;
             }
@@ -77,7 +78,7 @@ pub(super) fn run(shared: Arc<Shared>) {
         }
         was_stuck = is_stuck;
         let mut state = shared.lock();
-        // A full log waits for what the keeper deletes; where it can't, to hurry helps nobody.
+        // A full log waits for the segments that this thread deletes; if deletion fails, retrying faster does not help.
         if !state.is_stopping && (is_stuck || !state.is_full) {
             state = shared.wait(&shared.chores, state, pause);
         }
@@ -106,7 +107,8 @@ fn work(shared: &Shared, is_stopping: bool) -> Result<(), DiskError> {
     Ok(())
 }
 
-/// Fails when the log's folder was removed or replaced: what is written to open files would be lost at the end of the process.
+/// Fails if the log's folder was removed or replaced: data written to the open files would be lost at the end of the
+/// process.
 fn expect_folder(shared: &Shared) -> Result<(), DiskError> {
     let error = match files::folder_identity(&shared.folder) {
         Ok(identity) if identity == shared.identity => return Ok(()),
@@ -119,8 +121,8 @@ fn expect_folder(shared: &Shared) -> Result<(), DiskError> {
     Err(DiskError::of("find the folder", &shared.folder)(error))
 }
 
-/// Makes the next segment's file, so that the writer need not wait for it. Not beyond the limit, and not where it would
-/// take the last room: the writer tries again when it needs one.
+/// Preallocates the next segment, so that the writer does not wait for it. Not beyond the limit, and not if it would use the
+/// last free space: then the writer creates the segment when it needs it.
 fn make_ahead(shared: &Shared) -> Result<(), DiskError> {
     let length = shared.options.segment_size;
     {
@@ -162,7 +164,8 @@ impl Shared {
         self.save_cursors(|saved| !saved)
     }
 
-    /// Saves cursors that have moved, of those readers for which `which` holds: it is told whether one was saved before.
+    /// Saves the cursors that have moved, of the readers for which `which` returns true; its argument is whether the cursor
+    /// was saved before.
     fn save_cursors(&self, which: impl Fn(bool) -> bool) -> Result<(), DiskError> {
         let unsaved: Vec<(String, Cursor, Arc<Mutex<CursorFile>>)> = self
             .lock()
@@ -183,13 +186,13 @@ impl Shared {
                     "the cursor's note is too long to be kept; after a restart events are sent again"
                 );
             }
-            // After its cursor: a reader that the registry names and that has no cursor has lost it.
+            // After the cursor: a reader in the registry without a cursor counts as one that has lost it.
             if kept {
                 super::lock(&self.registry).add([&*name])?;
             }
             let mut state = self.lock();
             if let Some(reader) = state.readers.get_mut(&name) {
-                // One that can't be kept is not tried again, and moves nothing.
+                // A cursor that cannot be saved is not retried, and the saved position does not advance.
                 let saved = if kept {
                     cursor.next
                 } else {
@@ -208,7 +211,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Deletes what every reader has settled, once it is older than `retain`.
+    /// Deletes the segments that every reader has settled and that are older than `retain`.
     fn trim(&self) -> Result<(), DiskError> {
         let mut settled = VecDeque::new();
         let mut state = self.lock();

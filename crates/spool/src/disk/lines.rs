@@ -4,12 +4,12 @@ use std::{fs, io, path::Path};
 
 use super::files::{self, DiskError};
 
-/// What such a file holds.
+/// The content of such a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// There is no file.
+    /// The file does not exist.
     Missing,
-    /// There is a file, and its checksum is wrong.
+    /// The checksum of the file is wrong.
     Damaged,
     /// The lines without the checksum.
     Whole(String),

@@ -1,4 +1,4 @@
-//! The readers that a log knows when it is opened: those that have a cursor on the disk, and those that should have one.
+//! The readers that a log knows when it is opened: those with a cursor on the disk, and those that have lost their cursor.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use super::{
     state::{CursorDamage, ReaderState},
 };
 
-/// Reads the cursors, and registers their readers. A reader whose cursor is lost begins with the oldest record.
+/// Reads the cursors and registers their readers. A reader whose cursor is lost starts with the oldest record.
 pub(super) fn recover(
     shared: &Shared,
     cursors: &Path,
@@ -70,14 +70,14 @@ pub(super) fn recover(
         Ok(()) => readers
             .values_mut()
             .for_each(|reader| reader.is_registered = true),
-        // Registered when its cursor is saved, and before the first event is stored.
+        // Registered when the cursor is saved, and before the first event is stored.
         Err(error) if error.may_pass() => {}
         Err(error) => return Err(error),
     }
     Ok(readers)
 }
 
-/// Why a reader without a readable cursor counts as one that ran; `None` for one that never did.
+/// Returns why a reader without a readable cursor counts as an existing one; `None` for a new reader.
 pub(crate) fn loss(stored: &Stored, registry: &Registry, name: &str, has_records: bool) -> Option<String> {
     let reason = match stored {
         Stored::Cursor { .. } => return None,
@@ -90,8 +90,8 @@ pub(crate) fn loss(stored: &Stored, registry: &Registry, name: &str, has_records
         _ if registry.contains(name) => true,
         FileState::Whole => false,
         FileState::Damaged => true,
-        // A log of a version that kept no registry. There a file without content was left by a crash before its first
-        // save, or emptied: delivering once more what is there is the safe answer.
+        // A log of a version without a registry. There an empty file was left by a crash before the first save, or was
+        // truncated: delivering the stored events again is the safe choice.
         FileState::Missing => *stored == Stored::Empty && has_records,
     };
     ran.then(|| reason.to_owned())

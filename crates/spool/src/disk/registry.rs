@@ -1,7 +1,7 @@
-//! The registry of readers: which of them ever had a cursor in this log.
+//! The registry of readers: lists every reader that has had a cursor in this log.
 //!
-//! A sink's start policy decides only for a sink that never ran. Without a second record of who ran, a cursor file that is
-//! lost or emptied would look like a new sink, and the events that wait for it would never be delivered.
+//! A sink's start policy applies only to a new sink. Without a second record of the existing ones, a sink with a lost or
+//! empty cursor file would look new, and the events that wait for it would never be delivered.
 
 use std::{
     collections::BTreeSet,
@@ -16,10 +16,10 @@ use super::{
     lines::{self, Content},
 };
 
-/// The file: a line with the log's id, and one for each reader.
+/// The name of the file: a line with the log's id, and one for each reader.
 pub(crate) const NAME: &str = "readers";
 
-/// The registry, and the file that holds it.
+/// The registry and its file.
 #[derive(Debug)]
 pub(crate) struct Registry {
     folder: PathBuf,
@@ -28,12 +28,12 @@ pub(crate) struct Registry {
     state: FileState,
 }
 
-/// What was found of the file when the log was opened.
+/// The content of the file when the log was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileState {
-    /// There was none, or one of another log: a new log, or one of a version that wrote none.
+    /// No file, or that of another log: a new log, or one of a version without a registry.
     Missing,
-    /// Unreadable: any reader may have run.
+    /// Unreadable: any reader may be an existing one.
     Damaged,
     Whole,
 }
@@ -69,7 +69,7 @@ impl Registry {
         self.names.iter()
     }
 
-    /// Registers readers whose cursors are on the disk; returns when that is on the disk, too.
+    /// Registers readers whose cursors are on the disk. Returns after the registry is on the disk too.
     pub(crate) fn add<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) -> Result<(), DiskError> {
         let new: Vec<&str> = names.into_iter().filter(|name| !self.contains(name)).collect();
         if new.is_empty() {
@@ -79,7 +79,7 @@ impl Registry {
         all.extend(new.into_iter().map(str::to_owned));
         let mut text = format!("{}\n", self.spool);
         for name in &all {
-            // As in the names of files: one word, whatever the name holds.
+            // Encoded as in file names, so that any name is one word.
             text.push_str(&cursor::file_name(name));
             text.push('\n');
         }

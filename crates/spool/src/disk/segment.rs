@@ -14,29 +14,29 @@ use neurobridge_core::event::Sequence;
 use super::files::DiskError;
 use crate::format::{FormatError, HEADER_LENGTH, SegmentHeader};
 
-/// What follows the sequence in the name of a segment.
+/// The suffix of the name of a segment.
 const EXTENSION: &str = "segment";
-/// Bytes between two places of a segment that are remembered: so much is read in vain at most before a sequence is found.
+/// The distance of two indexed records of a segment in bytes: the maximum that is read before a sequence is found.
 const INDEX_STEP: u64 = 256 << 10;
 
-/// What is known of a segment.
+/// The state of a segment.
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {
     pub(crate) path: PathBuf,
     pub(crate) first: Sequence,
-    /// Where its durable records end: an offset.
+    /// The offset of the end of its durable records.
     pub(crate) length: u64,
-    /// Bytes that it takes of the disk: more than its length while it is written to.
+    /// The allocated bytes on the disk: more than the length while the segment is written.
     pub(crate) allocated: u64,
-    /// The time of receipt of its first record; `None` when its header is damaged.
+    /// The time of receipt of the first record; `None` if the header is damaged.
     pub(crate) begins_at: Option<Timestamp>,
-    /// Since when this process knows it, by the monotonic clock: not before its first record was received.
+    /// The monotonic time at which this process learnt of the segment: not before its first record was received.
     pub(crate) known_since: Instant,
-    /// Places from which reading can begin, in order.
+    /// The indexed records, in order.
     index: Vec<Place>,
 }
 
-/// Where a record stands.
+/// The position of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) sequence: Sequence,
@@ -57,7 +57,7 @@ impl Segment {
         }
     }
 
-    /// The last remembered place at or before a sequence; the first record's when there is none.
+    /// Returns the last indexed record at or before a sequence; the first record if there is none.
     pub(crate) fn place(&self, sequence: Sequence) -> Place {
         let after = self.index.partition_point(|place| place.sequence <= sequence);
         match after.checked_sub(1).and_then(|index| self.index.get(index)) {
@@ -70,7 +70,7 @@ impl Segment {
         }
     }
 
-    /// Whether a place at this offset is worth remembering.
+    /// Returns whether a record at this offset should be indexed.
     pub(crate) fn wants_place(&self, offset: u64) -> bool {
         let last = self
             .index
@@ -86,12 +86,13 @@ impl Segment {
     }
 }
 
-/// The path of the segment that begins at a sequence. Twenty digits: names sort as sequences do.
+/// Returns the path of the segment that begins at a sequence. Its number has twenty digits, so that names sort like
+/// sequences.
 pub(crate) fn path(folder: &Path, first: Sequence) -> PathBuf {
     folder.join(format!("{:020}.{EXTENSION}", first.get()))
 }
 
-/// The segments of a folder, in order.
+/// Returns the segments of a folder, in order.
 pub(crate) fn list(folder: &Path) -> Result<Vec<(Sequence, PathBuf)>, DiskError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(DiskError::of("list", folder))? {

@@ -1,5 +1,5 @@
-//! The record of an orderly stop: where the log ended. After one, a shorter log has lost events; without one, its end may
-//! have been torn by a crash, and nothing that was promised is missing.
+//! The record of an orderly stop: the end of the log. If it exists, a shorter log has lost events; otherwise the end may be
+//! torn by a crash, and no promised event is missing.
 
 use std::path::Path;
 
@@ -14,16 +14,16 @@ use super::{
     lines::{self, Content},
 };
 
-/// The file: a line with the epoch of the last event and the sequence after it.
+/// The name of the file: a line with the epoch of the last event and the sequence after it.
 pub(crate) const NAME: &str = "stopped";
 
-/// Records that the log has ended in order before `next`.
+/// Records that the log ended before `next` in an orderly stop.
 pub(super) fn write(folder: &Path, epoch: Epoch, next: Sequence) -> Result<(), DiskError> {
     lines::write(folder, NAME, &format!("{} {}\n", epoch.0, next.get()))
 }
 
-/// Where the log ended; `None` when the last run that stored events did not stop in order. `stored` are the epochs as their
-/// file has them: a run writes its epoch before its first event, which makes an earlier record void without a change to it.
+/// Returns the end of the log; `None` if the last run that stored events did not stop in order. `stored` are the epochs in
+/// their file: a run writes its epoch before its first event, which invalidates an earlier record without changing it.
 pub(crate) fn read(folder: &Path, stored: &Epochs) -> Result<Option<Sequence>, DiskError> {
     let path = folder.join(NAME);
     let parsed = match lines::read(&path)? {

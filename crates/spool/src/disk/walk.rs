@@ -1,4 +1,4 @@
-//! A reader's way through the segments on the disk.
+//! The position of a reader in the segments on the disk.
 
 use std::{fs::File, io, path::Path};
 
@@ -10,19 +10,19 @@ use super::{
 };
 use crate::log::Found;
 
-/// Where a reader is on the disk. Empty until it reads there.
+/// The position of a reader on the disk. Empty until it reads there.
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
-    /// The first sequence of the segment, and the way through it.
+    /// The first sequence of the segment, and the position in it.
     at: Option<(Sequence, Scan)>,
 }
 
 impl Walk {
-    /// What stands at a sequence; blocks on the disk. Goes on where it was when that is just before.
+    /// Reads the records at a sequence; blocks on the disk. Continues at the current position if the sequence follows it.
     pub(crate) fn find(&mut self, shared: &Shared, sequence: Sequence) -> io::Result<Found> {
         let mut was_missing = false;
         loop {
-            // Again each time: meanwhile it may have been deleted, or come into memory.
+            // Located again each time: meanwhile the segment may have been deleted, or its records moved to memory.
             if let Some(found) = shared.find(sequence) {
                 return Ok(found);
             }
@@ -41,7 +41,7 @@ impl Walk {
                     let file = match File::open(&located.path) {
                         Ok(file) => file,
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                            // Deleted since it was located, unless it happens twice.
+                            // At the first time the segment was deleted after it was located; at the second it is lost.
                             if std::mem::replace(&mut was_missing, true) {
                                 let region = missing(sequence, located.limit);
                                 return Ok(damaged(shared, &located.path, &region));
@@ -82,7 +82,7 @@ impl Walk {
     }
 }
 
-/// Events of a segment that is not there.
+/// Returns the events of a missing segment.
 const fn missing(from: Sequence, to: Sequence) -> Region {
     Region {
         offset: 0,
