@@ -34,7 +34,6 @@ use crate::{
     health::Health,
     producer::{KafkaProducer, StartError, reporting},
     properties::{self, Limits},
-    reach,
     sink::started,
     topic::Topic,
     topics::{self, DEFAULT_MAX_MESSAGE, Inspector},
@@ -346,12 +345,6 @@ impl Connection {
     /// Returns a time that is not before the oldest event in flight was sent.
     pub(crate) fn oldest_since(&self) -> Option<Instant> {
         self.queue.oldest_since()
-    }
-
-    /// See [`Health::unreached_leaders`].
-    pub(crate) fn unreached_leaders(&self) -> Option<String> {
-        self.health
-            .unreached_leaders(&reach::addresses(&self.config.bootstrap_servers))
     }
 
     pub(crate) fn into_producer(self) -> KafkaProducer {

@@ -23,6 +23,7 @@ use crate::{
     encode::Encoder,
     health::Health,
     positions::Position,
+    reach,
 };
 
 /// How long the events that are still in flight may take when the sink closes. Within what a container is given to
@@ -203,7 +204,10 @@ impl KafkaSink {
             .oldest_since()
             .is_some_and(|since| since.elapsed() > UNREACHED_AFTER);
         let unreached = (is_waiting || unreachable.is_some())
-            .then(|| connection.unreached_leaders())
+            .then(|| {
+                let servers = reach::addresses(&self.config.bootstrap_servers);
+                self.health.unreached_leaders(&servers)
+            })
             .flatten();
         if let Some(reason) = unreached.or(unreachable) {
             return Some(SinkFault::new(FaultKind::Unreachable, reason));
