@@ -68,7 +68,7 @@ impl Loaded {
 /// The environment variable that names the configuration file.
 const FILE_VARIABLE: &str = "NEUROBRIDGE_CONFIG";
 
-/// Reads the configuration: the named file, that of the variable [`FILE_VARIABLE`], or the first of [`PLACES`] that exists,
+/// Reads the configuration: the named file, that of the variable `NEUROBRIDGE_CONFIG`, or the first of [`PLACES`] that exists,
 /// then the environment.
 ///
 /// # Errors
