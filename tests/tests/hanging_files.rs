@@ -55,7 +55,7 @@ fn hanging_files_stop_only_their_users() {
     let bridge = Bridge::start(&dir, &config).unwrap();
     let names = |reason: &Option<String>, file: &str| {
         let reason = reason.as_deref().unwrap_or_default();
-        reason.contains(file) && reason.contains("nothing came within")
+        reason.contains(file) && reason.contains("nothing was read within")
     };
     bridge
         .wait("the reasons", SOON, |status| {
@@ -104,7 +104,7 @@ fn hanging_key_file_fails_the_start() {
     let (code, log) = ends(&dir, &["run"], &config);
     assert_eq!(code, Some(69), "{log}");
     assert!(
-        log.contains("/key") && log.contains("nothing came within"),
+        log.contains("/key") && log.contains("nothing was read within"),
         "{log}"
     );
 }
