@@ -1,4 +1,4 @@
-//! A connection: one producer, what is known of the topics it writes to, and what is in flight.
+//! A connection: one producer, the known properties of its topics, and the messages in flight.
 
 mod open;
 mod queue;
@@ -39,31 +39,31 @@ use crate::{
     topics::{self, DEFAULT_MAX_MESSAGE, Inspector},
 };
 
-/// The interval for reading the topics' limits again. Until then, a lowered limit costs no event, only order.
+/// The interval for reading the topics' limits again. Until then, a lowered limit costs only the order of events, never an event.
 const LOOK_INTERVAL: Duration = Duration::from_secs(300);
 /// The delay before reading the limits again after a message exceeded the known limit.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// The delay before inspecting the topics when nothing is acknowledged in a transaction: librdkafka then waits silently for a
 /// missing topic, while otherwise it fails the messages for it. Longer than a leader election.
 const LOOK_IN_SILENCE: Duration = Duration::from_secs(5);
-/// The maximum number of known topics. If it is exceeded, all are forgotten and inspected again when an event names them.
+/// The maximum number of known topics. If it is exceeded, all are removed, and each is inspected again when an event names it.
 const MAX_TOPICS: usize = 1_000;
 
-/// See the module.
+/// A connection to the brokers: one producer, its topics, and the messages in flight.
 pub(crate) struct Connection {
     config: Arc<KafkaConfig>,
     health: Arc<Health>,
-    /// With the secrets as they were when it was opened.
+    /// The properties of the clients, with the secrets as they were when the connection was opened.
     client: ClientConfig,
     producer: KafkaProducer,
     reports: Arc<Reports>,
     limits: Limits,
-    /// By name; the topic of the configuration, if it is constant, apart: it is looked up for each event.
+    /// The known topics by name, except `constant`: a topic that is no template, which is compared for each event.
     topics: HashMap<String, Topic>,
     constant: Option<Topic>,
-    /// The topic of cursors, for a sink with transactions.
+    /// The cursor topic, for a sink with transactions.
     cursors: Option<Topic>,
-    /// The topics that a real connect would create, a sentence each; only for a probe.
+    /// The topics that a real connect would create, one sentence each; only filled by a probe.
     absent: Vec<String>,
     /// The messages in flight.
     queue: Queue,
@@ -71,9 +71,9 @@ pub(crate) struct Connection {
     waiting: Option<(String, Sequence)>,
     /// The topics that accept no events.
     unroutable: Unroutable,
-    /// The clients that inspected the last new topic; dropped with the next inspection of all topics.
+    /// The clients that inspected the last new topic; dropped before the next inspection of all topics.
     inspector: Option<Inspector>,
-    /// Outcomes that do not come from librdkafka: at most one, that of `waiting`.
+    /// Outcomes that do not come from librdkafka: at most one, the outcome of `waiting`.
     own: Vec<Ack>,
     /// Set when the topics' limits have changed: librdkafka needs a new producer for new limits.
     outdated: bool,
@@ -85,12 +85,12 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// The topics that are known.
+    /// Returns the known topics.
     pub(crate) fn topics(&self) -> impl Iterator<Item = &Topic> {
         self.topics.values().chain(&self.constant)
     }
 
-    /// Those of them that events have named.
+    /// Returns the names of the known topics that events have named.
     pub(crate) fn named_topics(&self) -> Vec<String> {
         let letters = self.config.dead_letter_topic();
         let names = self.topics.keys();
@@ -100,10 +100,10 @@ impl Connection {
             .collect()
     }
 
-    /// What can lose events, of all topics.
+    /// Returns the settings of all topics that can lose events.
     pub(crate) fn dangers(&self) -> Vec<String> {
         let of_topics = self.topics().flat_map(Topic::dangers);
-        // That one is to be compacted.
+        // The cursor topic has to be compacted, so only its replication is checked.
         let of_cursors = self.cursors.iter().flat_map(Topic::replication_dangers);
         self.absent
             .iter()
@@ -113,10 +113,10 @@ impl Connection {
             .collect()
     }
 
-    /// Whether another record may be sent now.
+    /// Checks whether another record may be sent now.
     pub(crate) fn ready(&mut self) -> Result<(), PublishError> {
         if let Some(fault) = self.reports.fault() {
-            // The reports that came before it count, and are taken with it.
+            // The reports that arrived before the fault still count: `outcomes` returns them together with the fault.
             return Err(if self.queue.is_empty() {
                 PublishError::Fault(fault)
             } else {
@@ -127,12 +127,12 @@ impl Connection {
             return Err(PublishError::Full);
         }
         if self.outdated {
-            // What is in flight with the old producer comes first.
+            // The old producer first has to report the outcomes of its messages in flight.
             if !self.queue.is_empty() {
                 return Err(PublishError::Full);
             }
             if self.transactions.is_some() {
-                // A new one has to claim its id first.
+                // A new producer has to claim the transactional id first, which only a new connection does.
                 let reason = "the topics' limits have changed: going on with a new producer";
                 return Err(PublishError::Fault(SinkFault::new(FaultKind::Other, reason)));
             }
@@ -152,7 +152,7 @@ impl Connection {
                         return Err(PublishError::Rejected(rejection(reason.to_owned())));
                     }
                     self.waiting = Some((record.topic.to_owned(), sequence));
-                    // Not in librdkafka, but on its way: its outcome comes like the others.
+                    // The event is not in librdkafka but counts as in flight: its outcome is reported like any other.
                     self.queue.add(sequence, 0);
                     return Ok(());
                 }
@@ -182,7 +182,7 @@ impl Connection {
             value,
             size,
         } = record;
-        // A pointer holds a sequence: checked where the reports come back.
+        // The opaque pointer holds the sequence; the callback for reports converts it back and checks it.
         match self
             .producer
             .send(topic, key, value, headers, sequence.get() as usize)
@@ -198,11 +198,11 @@ impl Connection {
         }
     }
 
-    /// Waits for reports. Safe to cancel: nothing is taken before there is something to return.
+    /// Waits for reports and appends their outcomes. Cancel-safe: no report is removed before there is something to return.
     pub(crate) async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<(), SinkFault> {
         loop {
             let before = acks.len();
-            // A fault ends the reports: asked for first, so that those before it are all taken after.
+            // Read before the reports: a fault is the last report, so all reports that precede it are read too.
             let fault = self.reports.take_fault();
             let bytes = self.reports.take(acks);
             acks.append(&mut self.own);
@@ -221,7 +221,7 @@ impl Connection {
                 return Ok(());
             }
             self.look_if_due();
-            // A transaction that is due already is the delivery's to commit; until then only reports count.
+            // The delivery commits a transaction that is already due; only reports end this wait then.
             let due = self.due_at().filter(|due| *due > Instant::now());
             let look_due = self.look_due();
             tokio::select! {
@@ -234,7 +234,7 @@ impl Connection {
         }
     }
 
-    /// How far the open transaction is.
+    /// Returns the state of the open transaction.
     pub(crate) fn transaction(&self) -> TransactionState {
         match &self.transactions {
             Some(transactions) => transactions.state(self.outdated),
@@ -242,12 +242,12 @@ impl Connection {
         }
     }
 
-    /// The cursor that was found when the connection was opened.
+    /// Returns the committed cursor that was read when the connection was opened.
     pub(crate) fn committed_cursor(&self) -> Option<&Cursor> {
         self.transactions.as_ref()?.kept.as_ref()
     }
 
-    /// Commits the open transaction with a cursor.
+    /// Commits the open transaction together with a cursor.
     pub(crate) async fn commit(&mut self, cursor: &Cursor) -> Result<(), SinkFault> {
         match &mut self.transactions {
             Some(transactions) => transactions.commit(&self.producer, cursor).await,
@@ -255,7 +255,7 @@ impl Connection {
         }
     }
 
-    /// Takes back all of the open transaction; after that no report of it comes any more.
+    /// Aborts the open transaction; afterwards no report of its messages arrives.
     pub(crate) async fn abort(&mut self, limit: Option<Duration>) -> Result<(), SinkFault> {
         if let Some(transactions) = &mut self.transactions {
             transactions.abort(&self.producer, limit).await?;
@@ -270,7 +270,7 @@ impl Connection {
         }
     }
 
-    /// Why the open transaction can't be committed any more, where no report tells.
+    /// Returns why the open transaction cannot be committed any more, if no report contains the reason.
     pub(crate) fn broken_transaction(&self) -> Option<SinkFault> {
         self.transactions.as_ref()?.opened?;
         self.producer.transactions()?.broken()
@@ -332,12 +332,12 @@ impl Connection {
         Ok(())
     }
 
-    /// A fault that was not returned yet.
+    /// Returns a fault that was not returned by `outcomes` yet.
     pub(crate) fn fault(&self) -> Option<SinkFault> {
         self.reports.fault()
     }
 
-    /// Since when what is in flight waits for an acknowledgement.
+    /// Returns the time since which the messages in flight have been waiting for an acknowledgement.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
         self.queue.waiting_since()
     }
@@ -407,7 +407,7 @@ impl Connection {
             &self.health,
             ConnectSteps::default(),
         )?;
-        // The old one has nothing left; dropped, it ends on its own thread.
+        // The old producer has no messages left; dropped, it shuts down on its own thread.
         self.producer = producer;
         self.reports = reports;
         self.limits = limits;
@@ -425,7 +425,7 @@ impl Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the client: it has the secrets.
+        // The client properties are left out: they contain secrets.
         f.debug_struct("Connection")
             .field("limits", &self.limits)
             .field("queue", &self.queue)
@@ -433,7 +433,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// At a time, if there is one.
+/// Waits until a point in time; forever without one.
 async fn at(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due).await,
@@ -441,7 +441,7 @@ async fn at(due: Option<Instant>) {
     }
 }
 
-/// What comes of a look, if one is under way.
+/// Waits for the result of the running inspection; forever if none is running.
 async fn looked(
     look: &mut Option<oneshot::Receiver<Result<Vec<Topic>, SinkFault>>>,
 ) -> Option<Result<Vec<Topic>, SinkFault>> {
@@ -470,8 +470,8 @@ fn topic_limit(topic: &Topic) -> usize {
     topic.max_message.unwrap_or(DEFAULT_MAX_MESSAGE)
 }
 
-/// The most bytes that a record for a topic may have. Never more than librdkafka's queue, which would be full of nothing
-/// else for ever.
+/// Returns the size limit of a record for a topic, in bytes: at most the size of librdkafka's queue, which a larger record would
+/// never fit.
 fn most_bytes(topic: &Topic, config: &KafkaConfig) -> usize {
     topic_limit(topic).min(properties::QueueBounds::of(config).bytes)
 }

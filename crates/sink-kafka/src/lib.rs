@@ -1,7 +1,8 @@
 //! Publishes neurobridge events to Apache Kafka.
 //!
-//! [`KafkaSink`] is driven by [`neurobridge_core::delivery`]: it connects, publishes through an idempotent producer
-//! with `acks=all`, and reports what became of each event. Whose fault an error is stands in one place, `error`.
+//! [`KafkaSink`] is driven by [`neurobridge_core::delivery`]: it connects, publishes through an idempotent producer with
+//! `acks=all`, and reports the outcome of each event. The module `error` is the one place that classifies errors as faults of a
+//! message or of the sink.
 
 mod config;
 mod connection;

@@ -1,4 +1,4 @@
-//! How a connection comes to be: its topics looked at, its producer started, its transactional id claimed.
+//! Opens a connection: inspects its topics, starts its producer, claims its transactional id.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -29,42 +29,42 @@ use crate::{
     transaction::Transactions,
 };
 
-/// What a connection is opened with.
+/// The parameters for opening a connection.
 pub(crate) struct Open {
     pub(crate) sink: String,
     pub(crate) config: Arc<KafkaConfig>,
     pub(crate) health: Arc<Health>,
-    /// Only with transactions, and there only where the sink is to publish.
+    /// The claim of the transactional id; only for a sink that uses transactions and publishes.
     pub(crate) claim: Option<Claim>,
-    /// Nothing is made, and what is not there is noted.
+    /// Whether this is a trial: it creates no topic and records the missing ones.
     pub(crate) is_trial: bool,
-    /// Topics that events have named before.
+    /// Topics that events have named over earlier connections.
     pub(crate) named: Vec<String>,
     pub(crate) steps: ConnectSteps,
-    /// The largest offset of the cursor.
+    /// The position of the record with the largest offset, as the cursor contains it.
     pub(crate) position: Option<Position>,
 }
 
-/// What a sink claims the transactional id with.
+/// The parameters for claiming the transactional id.
 #[derive(Clone, Debug)]
 pub(crate) struct Claim {
     pub(crate) spool: SpoolId,
-    /// Ours.
+    /// The cursor of this sink.
     pub(crate) cursor: Cursor,
-    /// This process.
+    /// The identity of this process.
     pub(crate) instance: Arc<str>,
-    /// It has claimed the id before: then another one's claim since is the end.
+    /// Whether this process has claimed the id before: if another instance has claimed it since, this sink stops.
     pub(crate) is_repeated: bool,
     pub(crate) epochs: Epochs,
 }
 
-/// What a trial says of a topic that is a template.
+/// The warning of a trial about a topic that is a template.
 const TEMPLATED: &str = "the topic is a template, and which topics it names only events tell: each must be there, or the sink \
                          stands still before the first event for one that is not (create = true makes it); `neurobridge \
                          check --event FILE --sink NAME` shows what an event gives";
 
 impl Open {
-    /// Opens it. Blocks until the topics are known.
+    /// Opens the connection. Blocks until the topics are known.
     pub(crate) fn open(self) -> Result<Connection, SinkFault> {
         let client = properties::client(&self.config, &self.sink)?;
         let constant = self.config.topic.constant().map(str::to_owned);
@@ -88,13 +88,14 @@ impl Open {
             found.extend(self.unless_absent(&name, looked, &mut absent)?);
         }
         if is_all_templated {
-            // Which topics there have to be only events tell: that a broker answers can be known now.
+            // The required topics are known only from events. Whether a broker answers can be checked now.
             inspector.inspect_and_reach(&[], None, demand)?;
         }
         if self.config.transactions().is_some() && !self.named.is_empty() {
             match inspector.inspect(&self.named, creation) {
                 Ok(named) => found.push(named),
-                // One of them, which may never be named again. Those that are named are looked at then.
+                // One of the named topics is missing. It may never be named again, and each topic is inspected when an event
+                // names it.
                 Err(fault) if fault.kind == FaultKind::Missing => {}
                 Err(fault) => return Err(fault),
             }
@@ -162,7 +163,7 @@ impl Open {
 }
 
 impl Open {
-    /// Looks whether the topic of the largest known offset still has it.
+    /// Checks whether the topic of the largest known offset still contains that offset.
     fn look_for_the_end(&self, inspector: &mut Inspector, topics: &HashMap<String, Topic>) {
         let position = self.health.positions().largest_or(self.position.clone());
         let Some((position, topic)) =
@@ -174,13 +175,13 @@ impl Open {
         let end = match inspector.end_of(&position.topic, position.partition) {
             _ if is_gone => None,
             Some(end) => Some(end),
-            // The next records tell.
+            // The end is unknown; the offsets of the next records will show a recreated topic.
             None => return,
         };
         self.health.positions().ends_at(&self.sink, &position, end);
     }
 
-    /// Of a trial: notes of a topic that is not there, and that a sink would make, that it is so.
+    /// In a trial, turns the fault of a missing topic that the sink would create into an entry of `absent`.
     fn unless_absent<T>(
         &self,
         name: &str,
@@ -200,8 +201,8 @@ impl Open {
 }
 
 impl Claim {
-    /// Ends this sink when another instance has written the last cursor since ours: taking over in turn, it would be taken
-    /// from us again, and so on for ever.
+    /// Returns a final fault if another instance has written the last cursor since this process claimed the id. If this sink took
+    /// the id over in turn, the two instances would fence each other forever.
     fn yield_to_another(&self, last: Option<&CursorRecord>, id: &str) -> Result<(), SinkFault> {
         if last.is_none_or(|record| record.is_of_instance(&self.instance)) {
             return Ok(());
@@ -213,7 +214,7 @@ impl Claim {
         Err(SinkFault::fatal(FaultKind::Fenced, reason))
     }
 
-    /// Takes the transactional id over, and writes so into the topic of cursors. Blocks.
+    /// Takes over the transactional id, and records the claim in the cursor topic. Blocks.
     fn stake(
         self,
         client: &ClientConfig,
@@ -235,10 +236,11 @@ impl Claim {
             format_args!("the transactional id \"{id}\""),
         );
         transactions.take_over()?;
-        // Only now: what was open under this id is committed or aborted.
+        // Read only after the takeover: by then any open transaction of this id is committed or aborted.
         let found = cursors.find_all(&id, config.timeout)?;
         if self.is_repeated {
-            // Its claim was not to be seen before. It claims the id again, as its own is the last word.
+            // The claim of the other instance was hidden by its open transaction until now. That instance will claim the id
+            // again, since the last visible cursor is its own.
             self.yield_to_another(found.as_ref(), &id)?;
         }
         let kept = found

@@ -1,20 +1,19 @@
 //! Counts the messages that librdkafka holds, and decides whether it may receive more.
 //!
-//! The sink does not rely on librdkafka's own count: librdkafka frees the room of a message only after it has
-//! reported the outcome. A message that is published in between would be refused, with nothing in flight
-//! whose outcome would trigger a retry.
+//! The sink does not rely on librdkafka's own count: librdkafka frees the room of a message only after it has reported the
+//! outcome. A message that is published in between would be rejected, with nothing in flight whose outcome would trigger a retry.
 
 use neurobridge_core::{event::Sequence, sink::Ack};
 use tokio::time::Instant;
 
 use crate::properties::QueueBounds;
 
-/// The messages that were sent and have no outcome. An empty queue is never full.
+/// The messages that were sent and have no outcome yet. An empty queue is never full.
 #[derive(Debug)]
 pub(super) struct Queue {
     bounds: QueueBounds,
     messages: usize,
-    /// The size of their bodies.
+    /// The total size of the messages' bodies, in bytes.
     bytes: usize,
     is_full: bool,
     /// The time of the last acknowledgement, or of the first message sent while nothing was in flight.
@@ -24,8 +23,8 @@ pub(super) struct Queue {
     oldest: Oldest,
 }
 
-/// Bounds the age of the oldest message in constant time: the messages that were in flight at a moment, and how many of them
-/// are without an outcome. When all have one, the next moment is taken.
+/// Bounds the age of the oldest message in constant time: records the highest sequence in flight at a moment and counts the
+/// messages up to it that have no outcome. When all of them have one, a new moment is recorded.
 #[derive(Clone, Copy, Debug)]
 struct Oldest {
     at: Instant,
@@ -55,8 +54,8 @@ impl Queue {
         self.messages == 0
     }
 
-    /// Whether to wait for outcomes: once it is full, until a quarter is free. One message for each report would be a
-    /// wake-up for each.
+    /// Returns whether the queue is full. Once full, it stays full until a quarter is free, because accepting one message for
+    /// each report would cause a wake-up for each.
     pub(super) fn is_full(&mut self) -> bool {
         let is_beyond = |part: fn(usize) -> usize| {
             self.messages >= part(self.bounds.messages).max(1) || self.bytes >= part(self.bounds.bytes)
@@ -65,7 +64,7 @@ impl Queue {
         self.is_full
     }
 
-    /// Whether a body of so many bytes fits; if not, it is full.
+    /// Returns whether a body of this many bytes fits; if not, marks the queue as full.
     pub(super) const fn fits(&mut self, body: usize) -> bool {
         if self.messages > 0 && self.bytes + body > self.bounds.bytes {
             self.is_full = true;
@@ -74,7 +73,7 @@ impl Queue {
         true
     }
 
-    /// Adds a message that was sent, with the bytes of its body.
+    /// Adds a message that was sent, with the size of its body in bytes.
     pub(super) fn add(&mut self, sequence: Sequence, body: usize) {
         let is_first = self.is_empty();
         self.highest = self.highest.max(sequence.get());
@@ -86,7 +85,7 @@ impl Queue {
         }
     }
 
-    /// Removes messages that have outcomes, with the bytes of their bodies.
+    /// Removes the messages that have outcomes, with the total size of their bodies in bytes.
     pub(super) fn settle(&mut self, acks: &[Ack], bytes: usize) {
         self.messages = self.messages.saturating_sub(acks.len());
         self.bytes = self.bytes.saturating_sub(bytes);
@@ -107,13 +106,13 @@ impl Queue {
         };
     }
 
-    /// All was taken back.
+    /// Removes all messages, after they were aborted.
     pub(super) const fn clear(&mut self) {
         (self.messages, self.bytes) = (0, 0);
         self.oldest.left = 0;
     }
 
-    /// Since when what is in it waits for an acknowledgement.
+    /// Returns the time since which the messages in the queue have been waiting for an acknowledgement.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         (!self.is_empty()).then_some(self.progress)
     }
@@ -189,7 +188,7 @@ mod tests {
                     prop_assert!(!sent.is_empty(), "an outcome will come");
                 }
                 prop_assert!(sent.len() <= bounds.messages);
-                // One alone may be larger: it is refused before, by its topic's limit.
+                // A single message may be larger than the queue: the limit of its topic rejects it before.
                 prop_assert!(sent.len() == 1 || sent.iter().sum::<usize>() <= bounds.bytes);
                 prop_assert_eq!(queue.waiting_since().is_some(), !sent.is_empty());
             }
@@ -211,7 +210,7 @@ mod tests {
         assert!(queue.is_full(), "six of eight are three quarters");
         queue.settle(&acks([1]), 10);
         assert!(!queue.is_full());
-        // And by bytes.
+        // The queue is also full when its bytes are exceeded.
         assert!(
             !queue.fits(51) && !queue.is_full(),
             "50 are less than three quarters"

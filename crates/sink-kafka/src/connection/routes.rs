@@ -1,4 +1,4 @@
-//! Topics that events name for the first time.
+//! Handles topics that events name for the first time.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -17,10 +17,10 @@ use crate::{
     topics::{Creation, Found, Inspector},
 };
 
-/// A topic without a place for events is looked at again after this time: it may have been created meanwhile.
+/// The time after which a topic that accepts no events is inspected again, since it may have been created meanwhile.
 const UNROUTABLE_FOR: Duration = Duration::from_secs(60);
 
-/// Topics that take no events, with the reasons. Bounded: beyond [`MAX_TOPICS`], all are forgotten.
+/// Topics that accept no events, with the reasons. Bounded: if [`MAX_TOPICS`] is exceeded, all are removed.
 #[derive(Debug, Default)]
 pub(super) struct Unroutable(HashMap<String, (String, Instant)>);
 
@@ -39,7 +39,7 @@ impl Unroutable {
 }
 
 impl KafkaConfig {
-    /// Returns why no event may be sent to a topic that its template has made, whatever the cluster says.
+    /// Returns why no event may be sent to a topic rendered from the template, regardless of the cluster's state.
     pub(crate) fn reserved(&self, topic: &str) -> Option<Rejection> {
         let transactions = self.transaction.as_ref().map(|one| one.cursor_topic.as_str());
         let whose = if is_internal(topic) {
@@ -105,7 +105,7 @@ impl Connection {
         Outcome::Rejected(rejection(reason))
     }
 
-    /// Looks at one topic over connections that are kept for the next one.
+    /// Inspects one topic over connections that are reused for the next one.
     async fn look_for(&mut self, name: String, is_patient: bool) -> Result<Found, SinkFault> {
         let kept = self.inspector.take();
         let client = self.client.clone();
@@ -129,8 +129,8 @@ impl Connection {
         self.inspector.is_some()
     }
 
-    /// Forgets the known topics when there are too many. Not in a transaction, which each topic that is not known breaks: it
-    /// would never have known all of its own.
+    /// Removes all known topics when their number exceeds the limit. Not within a transaction: an unknown topic aborts the
+    /// transaction, so a transaction with more topics than the limit would never complete.
     fn make_room(&mut self) {
         let is_open = self
             .transactions
@@ -145,7 +145,7 @@ impl Connection {
 
 /// Returns how a topic for events or dead letters is created, if it may be.
 pub(super) fn creation(config: &KafkaConfig, may_create: bool) -> Option<Creation> {
-    // Numbers beyond the protocol's are refused with the configuration.
+    // The configuration check rejects numbers that exceed the protocol's limits.
     (may_create && config.create).then(|| Creation {
         partitions: config
             .partitions

@@ -1,4 +1,4 @@
-//! The transactions of a connection: when one is open, how far it is, and how it ends.
+//! The transactions of a connection: whether one is open, when it is due, and how it ends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,18 +14,18 @@ use tracing::debug;
 use super::ended;
 use crate::{config::TransactionConfig, cursors::CursorRecord, producer::KafkaProducer, sink::on_thread};
 
-/// What goes into them is the connection's business.
+/// The transaction state of a connection. The connection itself sends the records.
 pub(super) struct InTransactions {
     pub(super) config: TransactionConfig,
     pub(super) id: String,
     pub(super) spool: SpoolId,
     pub(super) epoch: Epoch,
     pub(super) instance: Arc<str>,
-    /// What was found in the topic of cursors.
+    /// The committed cursor that was read from the cursor topic.
     pub(super) kept: Option<Cursor>,
-    /// Since when one is open.
+    /// The time at which the open transaction began; `None` if none is open.
     pub(super) opened: Option<Instant>,
-    /// Bytes in the open one.
+    /// The number of bytes sent in the open transaction.
     pub(super) bytes: u64,
 }
 
@@ -34,7 +34,7 @@ impl InTransactions {
         self.opened.is_some()
     }
 
-    /// Opens one, unless one is open.
+    /// Begins a transaction, unless one is open.
     pub(super) fn open(&mut self, producer: &KafkaProducer) -> Result<(), SinkFault> {
         if !self.is_open() {
             producer.transactions().ok_or_else(ended)?.begin()?;
@@ -43,12 +43,12 @@ impl InTransactions {
         Ok(())
     }
 
-    /// When the open one is to be committed.
+    /// Returns the time at which the open transaction is due for its commit.
     pub(super) fn due_at(&self) -> Option<Instant> {
         Some(self.opened? + self.config.interval)
     }
 
-    /// How far it is; `is_last`: nothing more may go into it.
+    /// Returns the state of the transaction; `is_last`: no further record may be added, so an open transaction is due.
     pub(super) fn state(&self, is_last: bool) -> TransactionState {
         match self.due_at() {
             None => TransactionState::Closed,
@@ -59,7 +59,7 @@ impl InTransactions {
         }
     }
 
-    /// Commits the open one together with a cursor.
+    /// Commits the open transaction together with a cursor.
     pub(super) async fn commit(
         &mut self,
         producer: &KafkaProducer,
@@ -80,7 +80,7 @@ impl InTransactions {
         Ok(())
     }
 
-    /// Takes back what is in the open one, if there is one.
+    /// Aborts the open transaction, if there is one.
     pub(super) async fn abort(
         &mut self,
         producer: &KafkaProducer,
