@@ -1,4 +1,4 @@
-//! What librdkafka calls back: reports, errors, statistics, log lines.
+//! The callbacks of librdkafka: reports, errors, statistics, log lines.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
@@ -26,46 +26,46 @@ use crate::{
     health::Health,
 };
 
-// A sequence travels through librdkafka as the opaque pointer of its message.
+// The opaque pointer of a message carries the event's sequence through librdkafka.
 const _: () = assert!(usize::BITS >= u64::BITS, "a sequence must fit into a pointer");
 
-/// Called by librdkafka, on the thread that polls.
+/// The context that librdkafka calls, on the thread that polls the producer.
 pub(crate) struct Context {
     health: Arc<Health>,
     reports: Arc<Reports>,
-    /// The producer that this belongs to. Set right after it was made; weak, as it owns this.
+    /// The producer that owns this context. Set right after the producer is created; weak, to avoid a reference cycle.
     producer: OnceLock<Weak<BaseProducer<Self>>>,
-    /// The notes of the connection attempt that the client is of.
+    /// The steps of the connection attempt to which the client belongs.
     steps: ConnectSteps,
-    /// Counts the client until it is destroyed: it owns this.
+    /// Counts the client until librdkafka destroys it together with this context.
     _client: Arc<()>,
 }
 
-/// What became of messages, on its way from the polling thread to the sink.
+/// The outcomes of messages, passed from the polling thread to the sink.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
-    /// Bounded by what is in flight, which `max_queue_size` bounds.
+    /// Bounded by the number of messages in flight, which `max_queue_size` limits.
     waiting: Mutex<Waiting>,
     fault: Mutex<Option<SinkFault>>,
-    /// Set with `fault`, and never taken back: this producer is done.
+    /// Set with `fault` and never cleared: this producer is not used any more.
     failed: AtomicBool,
     news: Notify,
 }
 
-/// Acknowledgements that were not taken yet.
+/// Acknowledgements that the sink has not received yet.
 #[derive(Debug, Default)]
 struct Waiting {
     acks: Vec<Ack>,
-    /// Bytes of the bodies that they are for.
+    /// The total size of the acknowledged messages' bodies, in bytes.
     bytes: usize,
 }
 
 impl Reports {
-    /// Moves all acknowledgements over; how many bytes of bodies they are for.
+    /// Moves all acknowledgements into `acks`, and returns the total size of the acknowledged bodies in bytes.
     pub(crate) fn take(&self, acks: &mut Vec<Ack>) -> usize {
         let mut waiting = lock(&self.waiting);
         if acks.is_empty() {
-            // Both vectors keep their memory, and the polling thread waits for no copy.
+            // Swapping preserves the memory of both vectors, and the polling thread does not wait for a copy.
             std::mem::swap(acks, &mut waiting.acks);
         } else {
             acks.append(&mut waiting.acks);
@@ -73,12 +73,12 @@ impl Reports {
         std::mem::take(&mut waiting.bytes)
     }
 
-    /// Waits until there is something new. What came before the call counts.
+    /// Waits until a report or a fault arrives. One that arrived before the call counts.
     pub(crate) async fn changed(&self) {
         self.news.notified().await;
     }
 
-    /// The fault for which this producer is done, once.
+    /// Returns the fault that ended this producer; only the first call returns it.
     pub(crate) fn take_fault(&self) -> Option<SinkFault> {
         if !self.failed.load(Ordering::Acquire) {
             return None;
@@ -86,7 +86,7 @@ impl Reports {
         lock(&self.fault).take()
     }
 
-    /// A fault that was not taken yet.
+    /// Returns the fault that ended this producer, unless [`take_fault`](Self::take_fault) has returned it.
     pub(crate) fn fault(&self) -> Option<SinkFault> {
         if !self.failed.load(Ordering::Acquire) {
             return None;
@@ -101,13 +101,13 @@ impl Reports {
             waiting.bytes += bytes;
             waiting.acks.len() == 1
         };
-        // One wake-up for all that the sink finds when it looks, not one for each.
+        // One wake-up for all reports that the sink will read together, not one for each.
         if was_empty {
             self.news.notify_one();
         }
     }
 
-    /// Notes the fault for which this producer is done; whether it is the first one.
+    /// Records the fault that ends this producer. Returns whether it is the first one.
     fn fail(&self, fault: SinkFault) -> bool {
         let mut first = lock(&self.fault);
         if self.failed.load(Ordering::Acquire) {
@@ -131,13 +131,13 @@ impl Context {
         }
     }
 
-    /// Tells it the producer that it belongs to.
+    /// Sets the producer that owns this context.
     pub(crate) fn belongs_to(&self, producer: &Arc<BaseProducer<Self>>) {
-        // Set once, by the function that makes the producer.
+        // Set only once, by the function that creates the producer.
         let _ = self.producer.set(Arc::downgrade(producer));
     }
 
-    /// The fault for which its producer is done, once.
+    /// Returns the fault that ended the producer; only the first call returns it.
     pub(crate) fn take_fault(&self) -> Option<SinkFault> {
         self.reports.take_fault()
     }
@@ -147,8 +147,8 @@ impl Context {
         self.health.connection_failed(reason);
     }
 
-    /// Ends this producer for a fault. What waits in it is taken back at once: were the cause to pass just now, later
-    /// messages would be stored before those that failed.
+    /// Ends this producer with a fault, and purges its messages at once: if the cause disappeared just now, librdkafka would
+    /// store later messages before the ones that failed.
     fn fail(&self, fault: SinkFault) {
         if self.reports.fail(fault)
             && let Some(producer) = self.producer.get().and_then(Weak::upgrade)
@@ -167,7 +167,7 @@ impl ClientContext for Context {
             | RDKafkaLogLevel::Warning => {
                 self.health.pass_on(&format!("{facility}: {message}"));
             }
-            // Errors of connections among them, which `error` is told too.
+            // These include errors of connections, which the callback `error` receives too.
             _ => debug!("librdkafka: {facility}: {message}"),
         }
     }
@@ -181,7 +181,7 @@ impl ClientContext for Context {
         match code {
             Code::AllBrokersDown => self.health.all_down(reason),
             Code::Fatal => {
-                // The code of the cause is kept by the client.
+                // The client stores the code of the cause.
                 let cause = self
                     .producer
                     .get()
@@ -195,7 +195,7 @@ impl ClientContext for Context {
                 self.connection_failed(reason);
                 self.fail(error::fault(code, None, reason));
             }
-            // librdkafka goes on by itself.
+            // librdkafka reconnects by itself.
             Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut => {
                 self.connection_failed(reason);
             }
@@ -208,7 +208,7 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        // All sequences that were given out are numbers of at least 1.
+        // Every sequence that was passed to librdkafka is at least 1.
         let Some(sequence) = Sequence::new(opaque as u64) else {
             return;
         };
@@ -234,7 +234,7 @@ impl ProducerContext for Context {
                 let outcome = Outcome::RetryAlone(Rejection { reason, detail });
                 self.reports.push(Ack { sequence, outcome }, length);
             }
-            // Taken back by ourselves: the first fault is the reason.
+            // This sink purged the messages itself after a fault; that first fault is the reason.
             Blame::Sink(_) if matches!(code, Code::PurgeQueue | Code::PurgeInflight) => {}
             Blame::Sink(_) | Blame::Fenced | Blame::Full => {
                 self.fail(error::fault(code, Some(message.topic()), ""))
@@ -244,7 +244,7 @@ impl ProducerContext for Context {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing within the locks can panic half-way through an update.
+    // No code under these locks can panic halfway through an update, so a poisoned lock is still consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -288,7 +288,7 @@ mod tests {
             ConnectSteps::default(),
         );
         assert!(context.reports.take_fault().is_none());
-        // librdkafka tells each error twice.
+        // librdkafka reports each error twice.
         for _ in 0..2 {
             context.error(
                 KafkaError::Global(Code::Authentication),

@@ -1,4 +1,4 @@
-//! The topic of cursors: each transaction contains a record with the position of the sink after it.
+//! The cursor topic: each transaction contains a record with the position of the sink after it.
 
 use std::time::{Duration, Instant};
 
@@ -21,24 +21,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::{error, properties};
 
-/// Where all cursors are: the place of a key must not move when partitions are added.
+/// The partition of all cursors. It is fixed, because the partition of a key changes when partitions are added.
 pub(crate) const PARTITION: i32 = 0;
 
-/// How long a broker may take to hand out the topic, which is compacted and small.
+/// The time limit for reading the whole topic, which is compacted and small.
 const READ_LIMIT: Duration = Duration::from_secs(30);
-/// How long one poll lasts.
+/// The time limit of one poll.
 const POLL: Duration = Duration::from_millis(100);
-/// Between two looks at whether others have ended their transactions.
+/// The interval for checking whether other producers have ended their transactions.
 const OPEN_PAUSE: Duration = Duration::from_millis(50);
 
-/// A cursor as it stands in the topic.
+/// A cursor as it is stored in the topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CursorRecord {
     #[serde(skip)]
     id: String,
-    /// The process that wrote it: where it is another one than ours, that one has taken over.
+    /// The process that wrote the record. If it is not this process, it has taken over the transactional id.
     instance: String,
-    /// The spool that has given the sequences, and which run of it.
+    /// The spool that has assigned the sequences; `epoch` is the incarnation of its log.
     spool: String,
     #[serde(default)]
     epoch: Epoch,
@@ -60,7 +60,7 @@ impl CursorRecord {
         }
     }
 
-    /// The transactional id: the record's key.
+    /// Returns the transactional id, which is the record's key.
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
@@ -69,8 +69,8 @@ impl CursorRecord {
         self.instance == instance
     }
 
-    /// The cursor in the log as it is, if it counts the sequences of this spool; and how many events the log has lost that
-    /// it counts as delivered.
+    /// Returns the cursor, limited to the events that the log still contains, and the number of events counted as delivered that
+    /// the log has lost; `None` if the cursor counts the sequences of another spool.
     pub(crate) fn of_spool(&self, spool: SpoolId, epochs: &Epochs) -> Option<(Cursor, u64)> {
         if self.spool != spool.to_string() {
             return None;
@@ -95,7 +95,7 @@ impl CursorRecord {
     }
 }
 
-/// The topic of cursors, to be read.
+/// Reads the cursor topic.
 pub(crate) struct Cursors<'a> {
     pub(crate) client: &'a ClientConfig,
     pub(crate) topic: &'a str,
@@ -103,14 +103,14 @@ pub(crate) struct Cursors<'a> {
 }
 
 impl Cursors<'_> {
-    /// Returns the last committed cursor of an id, as far as it is known without waiting.
+    /// Returns the last committed cursor of an id that is visible without waiting.
     pub(crate) fn find(&self, id: &str) -> Result<Option<CursorRecord>, SinkFault> {
         self.begin();
         self.last_of(&self.consumer("read_committed")?, id)
     }
 
-    /// Returns the last committed cursor of an id. Waits until the transactions of other producers in the
-    /// topic, which may hide it, have ended, for at most `limit`.
+    /// Returns the last committed cursor of an id. Open transactions of other producers in the topic may hide it, so this method
+    /// waits for their end for at most `limit`.
     pub(crate) fn find_all(&self, id: &str, limit: Duration) -> Result<Option<CursorRecord>, SinkFault> {
         self.begin();
         let end = self.end(&self.consumer("read_uncommitted")?)?;
@@ -125,7 +125,7 @@ impl Cursors<'_> {
                 );
                 return Err(SinkFault::new(FaultKind::Unavailable, reason));
             }
-            // Bounded by the limit, which is longer than an attempt may last without progress.
+            // The wait is bounded by `limit`, which is longer than the time that an attempt may last without progress.
             self.steps.progress();
             std::thread::sleep(OPEN_PAUSE);
         }
@@ -202,7 +202,7 @@ impl Cursors<'_> {
     }
 }
 
-/// Whether a consumer tries again by itself.
+/// Returns whether a consumer retries by itself after an error.
 fn passes(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -230,11 +230,11 @@ mod tests {
         assert_eq!(back.of_spool(spool, &epochs), Some((cursor.clone(), 0)));
         assert_eq!(back.of_spool(other, &epochs), None);
 
-        // A later run has found the log to end before what this one had committed.
+        // A later epoch of the log ended before the events that this cursor had committed.
         let epochs = epochs.with(Epoch(6), Sequence::FIRST.plus(6));
         let (kept, lost) = back.of_spool(spool, &epochs).unwrap();
         assert_eq!((kept.next.get(), kept.counts.settled(), lost), (7, 6, 3));
-        // Also where the sink had begun behind that end: it has begun there, then, and settled nothing.
+        // The same applies if the sink had started after that end: it then starts at the end and has settled nothing.
         let mut late = Cursor::starting_at(Sequence::FIRST.plus(8));
         late.next = Sequence::FIRST.plus(10);
         late.counts.delivered = 2;
@@ -244,7 +244,7 @@ mod tests {
             (kept.first.get(), kept.next.get(), kept.counts.settled()),
             (7, 7, 0)
         );
-        // Written before there were epochs.
+        // A record from before epochs were introduced.
         let older = record.to_json().replace(r#""epoch":5,"#, "");
         let older = CursorRecord::read("neurobridge-kafka", older.as_bytes()).unwrap();
         assert_eq!(older.of_spool(spool, &epochs).unwrap().0.next, Sequence::FIRST);

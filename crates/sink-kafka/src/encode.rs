@@ -1,4 +1,4 @@
-//! From an event to a record: topic, key, headers, value.
+//! Encodes an event as a record: topic, key, headers, value.
 
 use std::{borrow::Cow, fmt::Write};
 
@@ -12,22 +12,22 @@ use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::config::{Format, KafkaConfig, MAX_TOPIC_LENGTH, is_topic_character};
 
-/// The attribute that names the fields that were taken out.
+/// The attribute that names the fields that were stripped.
 const STRIPPED: &str = "strippedfields";
-/// Its header without CloudEvents.
+/// The header for [`STRIPPED`] in records without CloudEvents.
 const RAW_STRIPPED: &str = "neurobridge_strippedfields";
 
-/// The attribute that names the replay that a record is part of.
+/// The attribute that names the replay to which a record belongs.
 const REPLAY: &str = "replay";
-/// Its header without CloudEvents.
+/// The header for [`REPLAY`] in records without CloudEvents.
 const RAW_REPLAY: &str = "neurobridge_replay";
 
-/// What a record and its batch have beside key, headers and value: at most this.
+/// The upper bound on the bytes of a record and its batch in addition to key, headers and value.
 const RECORD_OVERHEAD: usize = 61 + 40;
-/// The lengths of a header's name and value: at most this.
+/// The upper bound on the bytes that encode the lengths of a header's name and value.
 const HEADER_OVERHEAD: usize = 10;
 
-/// Makes records of events. Keeps its buffers, so that a record costs no allocations but librdkafka's own.
+/// Encodes events as records. Reuses its buffers, so that a record costs no allocations except those of librdkafka.
 #[derive(Debug)]
 pub(crate) struct Encoder {
     format: Format,
@@ -38,7 +38,7 @@ pub(crate) struct Encoder {
     scratch: String,
 }
 
-/// A template and the text last rendered from it; for a constant one always the same.
+/// A template and the text last rendered from it; for a constant template the text never changes.
 #[derive(Debug)]
 struct Rendered {
     template: Template,
@@ -46,15 +46,15 @@ struct Rendered {
     text: String,
 }
 
-/// A record, borrowed from event and encoder.
+/// A record that borrows from the event and the encoder.
 #[derive(Debug)]
 pub(crate) struct Record<'a> {
     pub(crate) topic: &'a str,
-    /// `None` is the null key: a word for it would send all such events into one partition.
+    /// `None` is the null key: a placeholder text would send all events without a key to one partition.
     pub(crate) key: Option<&'a str>,
     pub(crate) headers: Option<OwnedHeaders>,
     pub(crate) value: &'a str,
-    /// About what it takes in a batch of its own, uncompressed, and never less.
+    /// An upper bound on the uncompressed size in a batch of its own, in bytes.
     pub(crate) size: usize,
 }
 
@@ -70,12 +70,12 @@ impl Encoder {
         }
     }
 
-    /// From now on all records are part of this replay.
+    /// Marks all following records as part of this replay.
     pub(crate) fn set_replay(&mut self, run: &str) {
         self.replay = Some(run.to_owned());
     }
 
-    /// Makes the record of an event. `stripped` names the fields that were taken out of it, if any were.
+    /// Encodes an event as a record. `stripped` names the fields that were removed from the event, if any.
     pub(crate) fn encode<'a>(
         &'a mut self,
         event: &Event<'a>,
@@ -91,7 +91,7 @@ impl Encoder {
                 cloudevents::write_structured(event, spool, &mut self.scratch, &mut self.structured);
                 let ours = [(STRIPPED, stripped), (REPLAY, self.replay.as_deref())];
                 for (name, value) in ours.into_iter().filter_map(|(name, value)| Some((name, value?))) {
-                    // Among the attributes, before all that comes from them: the object begins with a brace.
+                    // Inserted after the opening brace, so that it precedes all attributes with foreign contents.
                     let attribute = format!("\"{name}\":{},", serde_json::Value::from(value));
                     self.structured.insert_str(1, &attribute);
                 }
@@ -119,7 +119,7 @@ impl Encoder {
         }
     }
 
-    /// Attributes as headers, after the Kafka binding of CloudEvents 1.0.
+    /// Encodes the attributes as headers, according to the Kafka binding of CloudEvents 1.0.
     fn binary_headers(&mut self, event: &Event<'_>, spool: &SpoolId, stripped: Option<&str>) -> Headers {
         let own = usize::from(stripped.is_some()) + usize::from(self.replay.is_some());
         let mut headers = Headers::with_capacity(7 + own);
@@ -154,19 +154,20 @@ impl Rendered {
         self.template
             .render_name(event, is_topic_character, &mut self.text);
         if self.text.len() > MAX_TOPIC_LENGTH {
-            // Characters are single bytes: values have only those that a topic may contain, the rest was checked.
+            // Each character is a single byte: values are restricted to the characters of topic names, and the literal parts were
+            // checked.
             let end = (0..=MAX_TOPIC_LENGTH)
                 .rfind(|end| self.text.is_char_boundary(*end))
                 .unwrap_or_default();
             self.text.truncate(end);
         }
-        // Kafka refuses these two.
+        // Kafka rejects these two names.
         if self.text == "." || self.text == ".." {
             self.text = "_".repeat(self.text.len());
         }
     }
 
-    /// Whether there is a key. An empty one is none: it too would be one for all.
+    /// Renders the key and returns whether there is one. An empty key counts as none: it would be the same for all such events.
     fn render_key(&mut self, event: &Event<'_>) -> bool {
         if !self.is_constant {
             self.text.clear();
@@ -178,7 +179,7 @@ impl Rendered {
     }
 }
 
-/// The list that librdkafka takes, and its size in a record.
+/// The headers for librdkafka, and their size in a record.
 struct Headers {
     list: Option<OwnedHeaders>,
     size: usize,
@@ -207,7 +208,7 @@ impl Headers {
     }
 }
 
-/// `ce_` and the attribute's name; without an allocation for the ones that every event has.
+/// Returns `ce_` and the attribute's name; without an allocation for the attributes of every event.
 fn header_name(attribute: &str) -> Cow<'static, str> {
     Cow::Borrowed(match attribute {
         "specversion" => "ce_specversion",
@@ -220,7 +221,7 @@ fn header_name(attribute: &str) -> Cow<'static, str> {
     })
 }
 
-/// Makes the record of a dead letter.
+/// Encodes a dead letter as a record.
 pub(crate) fn dead_letter<'a>(topic: &'a str, json: &'a str) -> Record<'a> {
     let mut headers = Headers::with_capacity(1);
     headers.add("content-type", DATA_CONTENT_TYPE);
@@ -233,7 +234,7 @@ pub(crate) fn dead_letter<'a>(topic: &'a str, json: &'a str) -> Record<'a> {
     }
 }
 
-/// Shows a record as text, for people.
+/// Formats a record as human-readable text.
 pub(crate) fn describe(record: &Record<'_>) -> String {
     use neurobridge_core::foreign_text::escape;
     use rdkafka::message::Headers;
@@ -341,7 +342,7 @@ pub(crate) mod tests {
             both("e.{space.name}.{source.name}", "{space.id}:{result}", FRAME),
             ("e.a_b.T_r".into(), Some("5:new".into()))
         );
-        // Without a value: a word in the topic, no word in the key.
+        // A field without a value becomes a placeholder in the topic; the key is then null.
         assert_eq!(
             both("e.{age}", "{result}-{age}", FRAME),
             ("e.unknown".into(), None)

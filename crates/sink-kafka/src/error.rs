@@ -1,50 +1,51 @@
-//! Whose fault an error is: the one place where that is decided, code by code.
+//! Classifies errors as faults of a message or of the sink: the one place that decides, code by code.
 
 use neurobridge_core::sink::{FaultKind, RejectionReason, SinkFault};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-/// Whose fault an error is.
+/// The part at fault for an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blame {
-    /// The message's own, or that of another one in its batch: each is to be sent once more alone.
+    /// The message itself, or another message of its batch: each one has to be sent again alone.
     Message(RejectionReason),
-    /// The sink's as a whole. No message is to suffer for it.
+    /// The sink as a whole. No message may be rejected for this error.
     Sink(FaultKind),
-    /// Another instance's, which has taken this one's place.
+    /// Another instance, which has replaced this one.
     Fenced,
-    /// Nobody's: the client's queue is full.
+    /// No part is at fault: the client's queue is full.
     Full,
 }
 
 const CREATE_IT: &str = "create it, or set create = true with partitions and replicas";
 const CREATE_THEM: &str = "create them, or set create = true with partitions and replicas";
 
-/// Decides whose fault an error is. Every failed message is possibly stored all the same, whatever is decided here.
+/// Returns the part at fault for an error. A failed message may have been stored nevertheless, whatever is returned.
 pub(crate) const fn blame(code: Code) -> Blame {
     use FaultKind::{Missing, Other, Timeout, Unauthorised, Unavailable, Unreachable};
     match code {
-        // Larger than the topic takes. The broker refuses a batch, and librdkafka fails all of it.
+        // The message is larger than the topic allows. The broker rejects a whole batch, and librdkafka fails all of its
+        // messages.
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
             Blame::Message(RejectionReason::TooLarge)
         }
-        // The broker found fault with the record: no key in a compacted topic, for one. Older brokers do not say with
-        // which record of the batch, newer ones do and the others come as `InvalidDifferentRecord`.
+        // The broker has rejected the record, for example for a missing key in a compacted topic. Older brokers do not report
+        // which record of the batch is invalid; newer ones do, and report the others as `InvalidDifferentRecord`.
         Code::InvalidRecord | Code::InvalidDifferentRecord => Blame::Message(RejectionReason::Invalid),
 
         Code::QueueFull => Blame::Full,
 
-        // A newer instance writes in our name. A new producer would fence that one in turn, and so on for ever.
-        // librdkafka folds `InvalidProducerEpoch` into `Fenced` where it can.
+        // A newer instance writes with this producer's identity. A new producer would fence that instance in turn, and so on
+        // forever. librdkafka converts `InvalidProducerEpoch` into `Fenced` where it can.
         Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => Blame::Fenced,
 
-        // Permanent in librdkafka, and it fails every message of the topic. Taken for the messages' fault, one wrong
-        // access rule would put the whole backlog into the dead letters.
+        // Permanent in librdkafka, and fails every message of the topic. If the messages were blamed, one wrong access rule would
+        // turn the whole backlog into dead letters.
         Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed
         | Code::TransactionalIdAuthorizationFailed
         | Code::GroupAuthorizationFailed => Blame::Sink(Unauthorised),
-        // Who we are is not accepted; or, with TLS, who they are. Files may have been exchanged since, and only a new
-        // client reads them.
+        // The broker does not accept our credentials or, with TLS, our client does not accept the broker's certificate. Files may
+        // have been replaced since, and only a new client reads them.
         Code::Authentication
         | Code::SaslAuthenticationFailed
         | Code::UnsupportedSASLMechanism
@@ -59,8 +60,8 @@ pub(crate) const fn blame(code: Code) -> Blame {
         | Code::UnknownTopicId
         | Code::InvalidTopic => Blame::Sink(Missing),
 
-        // It is there and takes nothing now. librdkafka tries most of these again by itself, without limit; what comes
-        // through anyhow is tried again by us.
+        // The topic or broker exists and is unavailable now. librdkafka retries most of these errors by itself, without limit;
+        // the sink retries the ones that it reports nevertheless.
         Code::LeaderNotAvailable
         | Code::NotLeaderForPartition
         | Code::ReplicaNotAvailable
@@ -85,20 +86,20 @@ pub(crate) const fn blame(code: Code) -> Blame {
             Blame::Sink(Timeout)
         }
 
-        // The rest, and with it what must not go by unnamed:
-        // - `OutOfOrderSequenceNumber`, `UnknownProducerId`, `Fatal`, `Inconsistent`, `GaplessGuarantee`: this producer
-        //   can't go on without a gap; a new one can, from the cursor.
-        // - `PurgeQueue`, `PurgeInflight`: taken back by ourselves after another fault.
-        // - `InvalidTimestamp`: the clocks differ, and all messages suffer alike.
-        // - `UnsupportedCompressionType`, `PolicyViolation`, `InvalidRequiredAcks`: the configuration's fault.
-        // - `InvalidMessage`: a checksum failed on the way; the message itself is whole.
-        // To blame the sink for what is unknown costs time, to blame the message could cost the backlog.
+        // All other codes, in particular these:
+        // - `OutOfOrderSequenceNumber`, `UnknownProducerId`, `Fatal`, `Inconsistent`, `GaplessGuarantee`: this producer cannot
+        //   continue without a gap; a new one can, from the cursor.
+        // - `PurgeQueue`, `PurgeInflight`: this sink purged the message itself after another fault.
+        // - `InvalidTimestamp`: the clocks differ, which affects all messages alike.
+        // - `UnsupportedCompressionType`, `PolicyViolation`, `InvalidRequiredAcks`: a configuration error.
+        // - `InvalidMessage`: a checksum failed in transit; the message itself is intact.
+        // Blaming the sink for an unknown error costs time; blaming the message could cost the backlog.
         _ => Blame::Sink(Other),
     }
 }
 
-/// What an error of a connection is about. Since TLS 1.3 a refused client certificate is told after the handshake, and
-/// librdkafka takes it for any other connection that broke.
+/// Returns the code that describes an error of a connection. Since TLS 1.3 a refused client certificate is reported after the
+/// handshake, and librdkafka reports it as a broken connection.
 pub(crate) fn of_connection(code: Code, reason: &str) -> Code {
     if code == Code::BrokerTransportFailure && reason.contains("SSL alert number") {
         Code::SSL
@@ -107,15 +108,15 @@ pub(crate) fn of_connection(code: Code, reason: &str) -> Code {
     }
 }
 
-/// The fault of a sink, with a sentence that says what to do. `topic` is where it happened, if it is known; `detail`
-/// what librdkafka says besides the code.
+/// Creates the fault of a sink, with advice on what to do. `topic`: where the error occurred, if known; `detail`: librdkafka's
+/// text in addition to the code.
 pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault {
     let place = topic
         .map(|topic| format!("the topic \"{topic}\""))
         .unwrap_or_else(|| "Kafka".to_owned());
     let detail = match (without_state(detail), code) {
         ("", _) => words(code),
-        // Says again what the sentence says.
+        // The code's text would repeat the detail.
         (detail, Code::BrokerTransportFailure) => detail.to_owned(),
         (detail, _) => format!("{}: {detail}", words(code)),
     };
@@ -127,7 +128,7 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
             return SinkFault::fatal(FaultKind::Fenced, reason);
         }
         Blame::Sink(kind) => kind,
-        // The callers ask about messages' faults first.
+        // The callers handle messages' errors before they call this function.
         Blame::Message(_) | Blame::Full => FaultKind::Other,
     };
     let advice = match (kind, code) {
@@ -160,7 +161,7 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
     SinkFault::new(kind, format!("{place} {verb} ({detail}); {advice}"))
 }
 
-/// The fault of a sink some of whose topics are not there: all of them are named, so that they are made at once.
+/// Creates the fault of a sink with missing topics. The fault names all of them, so that the user creates them at once.
 pub(crate) fn missing(topics: &[&str]) -> SinkFault {
     let [first, others @ ..] = topics else {
         return fault(Code::UnknownTopicOrPartition, None, "");
@@ -179,7 +180,7 @@ pub(crate) fn missing(topics: &[&str]) -> SinkFault {
     )
 }
 
-/// What a code means, without its name: librdkafka's own tools say no more.
+/// Returns the text of a code without its name.
 fn words(code: Code) -> String {
     let named = code.to_string();
     match named.split_once(" (") {
@@ -188,7 +189,7 @@ fn words(code: Code) -> String {
     }
 }
 
-/// What librdkafka says, without how long a connection was in which of its states, and how often it said so: "(after 2ms in
+/// Removes the time that a connection spent in a state, and the number of repetitions, from librdkafka's text: "(after 2ms in
 /// state CONNECT, 3 identical error(s) suppressed)".
 pub(crate) fn without_state(detail: &str) -> &str {
     match detail.rfind(" (after ") {
@@ -197,8 +198,8 @@ pub(crate) fn without_state(detail: &str) -> &str {
     }
 }
 
-/// The fault of a producer in transactions that Kafka takes for an old one. Not the last word: Kafka says the same when
-/// a transaction has outlived its time. What stands in the topic of cursors tells the two apart, at the next connect.
+/// Creates the fault of a transactional producer that Kafka considers outdated. Kafka reports the same error when a transaction
+/// has timed out, so the fault is not final: the next connect reads the cursor topic and tells the two cases apart.
 pub(crate) fn outdated(detail: &str) -> SinkFault {
     SinkFault::new(
         FaultKind::Fenced,
@@ -215,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    /// All codes between the two ends of librdkafka's list.
+    /// Returns all codes between the two ends of librdkafka's list.
     fn all() -> impl Iterator<Item = Code> {
         (-200..200)
             .filter_map(|number| rdkafka::types::RDKafkaRespErr::try_from(number).ok())

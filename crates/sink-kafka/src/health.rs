@@ -19,21 +19,21 @@ use crate::{
     statistics::{KnownBroker, Statistics, broker_name},
 };
 
-/// Of so many brokers the last error is remembered.
+/// The maximum number of brokers whose last error is stored.
 const MAX_BROKERS: usize = 64;
-/// So many topics' partitions are remembered; far more than anybody sends faces to.
+/// The maximum number of topics whose partition count is stored; far more than a bridge usually publishes to.
 const MAX_TOPICS: usize = 1_000;
 
-/// How the brokers are, over all clients that one sink makes one after the other.
+/// The health of the brokers, across all clients that one sink creates one after the other.
 #[derive(Debug)]
 pub(crate) struct Health {
     sink: String,
-    /// Whether `unreachable` is set: looked at with every report, without the lock.
+    /// Whether `unreachable` is set. Read for every report, so without the lock.
     is_unreachable: AtomicBool,
     inner: Mutex<Inner>,
-    /// Locked for each report, so not with the rest.
+    /// Locked for each report, so separate from the rest.
     positions: Mutex<Positions>,
-    /// Held by the context of each librdkafka client of this sink, until the client is destroyed.
+    /// A clone is held by the context of each librdkafka client of this sink, until the client is destroyed.
     clients: Arc<()>,
 }
 
@@ -41,17 +41,17 @@ pub(crate) struct Health {
 struct Inner {
     /// Set while no broker can be reached.
     unreachable: Option<String>,
-    /// The last error that a connection had.
+    /// The last error of any connection.
     last_error: Option<String>,
-    /// The last error of each broker's connection, by `host:port`, with the broker's id where it is one of the metadata.
+    /// The last error of each broker's connection, by `host:port`, with the broker's id if the broker is part of the metadata.
     errors: HashMap<String, (Option<i32>, String)>,
-    /// The brokers of the metadata, as the newest statistics have them.
+    /// The brokers of the metadata, according to the newest statistics.
     brokers: Vec<KnownBroker>,
     /// The ids of the brokers that lead partitions to which the client writes.
     leaders: BTreeSet<i32>,
     logged: RecentTexts,
     partitions: HashMap<String, usize>,
-    /// That a topic's partitions have grown, the last time they did.
+    /// The most recent increase of a topic's partition count.
     notice: Option<String>,
     gauges: ClientGauges,
 }
@@ -67,7 +67,7 @@ impl Health {
         }
     }
 
-    /// Counts a client for as long as the handle is held.
+    /// Counts a client for as long as the returned handle is held.
     pub(crate) fn count_client(&self) -> Arc<()> {
         Arc::clone(&self.clients)
     }
@@ -80,37 +80,39 @@ impl Health {
 
     /// Returns the offsets of the stored records.
     pub(crate) fn positions(&self) -> MutexGuard<'_, Positions> {
-        // Nothing within the lock can panic half-way through an update.
+        // No code under the lock can panic halfway through an update, so a poisoned lock is still consistent.
         self.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the report of a stored record.
+    /// Records that a broker has stored a record.
     pub(crate) fn stored(&self, topic: &str, partition: i32, offset: i64) {
         self.reachable();
         self.positions().stored(&self.sink, topic, partition, offset);
     }
 
-    /// What has changed that a person should know.
+    /// Returns a change that the operator should know.
     pub(crate) fn notice(&self) -> Option<String> {
         self.lock().notice.clone()
     }
 
-    /// What keeps the brokers from being reached, in a sentence.
+    /// Returns why no broker can be reached, in a sentence.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.lock().unreachable.clone()
     }
 
-    /// The last error that a connection had, if it had one since [`forget`](Self::forget).
+    /// Returns the last error of any connection since [`forget`](Self::forget).
     pub(crate) fn last_error(&self) -> Option<String> {
         self.lock().last_error.clone()
     }
 
-    /// The last error of the connection to `host:port`, if it had one since [`forget`](Self::forget) and is not up since.
+    /// Returns the last error of the connection to `host:port` since [`forget`](Self::forget), unless the connection was
+    /// established afterwards.
     pub(crate) fn error_at(&self, address: &str) -> Option<String> {
         self.lock().errors.get(address).map(|(_, error)| error.clone())
     }
 
-    /// Returns the brokers of the metadata that are not connected although it is tried, as the newest statistics have them.
+    /// Returns the brokers of the metadata whose connection was attempted and is not established, according to the newest
+    /// statistics.
     pub(crate) fn brokers_without_connection(&self) -> Vec<KnownBroker> {
         let inner = self.lock();
         let brokers = inner.brokers.iter();
@@ -120,8 +122,8 @@ impl Health {
             .collect()
     }
 
-    /// Returns which leaders of partitions have no connection, with the address of each one and the error of its connection.
-    /// Other leaders may be available. `servers`: the addresses of `bootstrap_servers`.
+    /// Returns which leaders of partitions have no connection, with the address and the connection error of each one. Other
+    /// leaders may be available. `servers`: the addresses of `bootstrap_servers`.
     pub(crate) fn unreached_leaders(&self, servers: &[String]) -> Option<String> {
         let inner = self.lock();
         if inner.unreachable.is_some() && inner.errors.values().any(|(id, _)| id.is_none()) {
@@ -147,7 +149,7 @@ impl Health {
         ))
     }
 
-    /// Forgets what concerns the connections of an earlier client.
+    /// Clears the errors and states of an earlier client's connections.
     pub(crate) fn forget(&self) {
         self.reachable();
         let mut inner = self.lock();
@@ -163,7 +165,7 @@ impl Health {
         self.lock().gauges
     }
 
-    /// Takes an error that concerns a connection.
+    /// Records an error of a connection.
     pub(crate) fn connection_failed(&self, reason: &str) {
         {
             let mut inner = self.lock();
@@ -177,7 +179,7 @@ impl Health {
         self.pass_on(reason);
     }
 
-    /// Takes the news that no broker can be reached.
+    /// Records that no broker can be reached.
     pub(crate) fn all_down(&self, reason: &str) {
         let mut inner = self.lock();
         let cause = without_state(inner.last_error.as_deref().unwrap_or(reason));
@@ -187,13 +189,13 @@ impl Health {
         self.is_unreachable.store(true, Ordering::Relaxed);
     }
 
-    /// Takes the news that a broker answers.
+    /// Records that a broker responds.
     pub(crate) fn reachable(&self) {
-        // Relaxed: should news cross on the way, the next report or statistics correct it.
+        // Relaxed: if reports overtake each other, the next report or statistics correct the value.
         if self.is_unreachable.load(Ordering::Relaxed) {
             let mut inner = self.lock();
             inner.unreachable = None;
-            // No cause of what may come next: a broker that hangs then is not one that refuses connections.
+            // Cleared, since it is not the cause of a later outage: a broker that hangs then does not refuse connections.
             inner.last_error = None;
             self.is_unreachable.store(false, Ordering::Relaxed);
         }
@@ -206,20 +208,21 @@ impl Health {
         }
     }
 
-    /// Logs a message of librdkafka, unless it was logged recently. Its target is its own, so that commands that show the
-    /// state of the sink can leave it out.
+    /// Logs a message of librdkafka, unless it was logged recently. The message has a log target of its own, so that commands
+    /// that show the state of the sink can omit it.
     pub(crate) fn pass_on(&self, text: &str) {
         if self.lock().logged.insert(text) {
             warn!(target: "neurobridge_sink_kafka::librdkafka", sink = self.sink, "librdkafka: {text}");
         }
     }
 
-    /// Updates the brokers, partitions and gauges from librdkafka's statistics. `publishes`: whether they are of the client that
-    /// publishes; only its queues become [`gauges`](Self::gauges) and its partitions those of
+    /// Updates the brokers, partitions and gauges from librdkafka's statistics. `publishes`: whether the statistics are of the
+    /// client that publishes; only this client's queues become [`gauges`](Self::gauges) and its partitions those of
     /// [`unreached_leaders`](Self::unreached_leaders).
     pub(crate) fn statistics(&self, json: &[u8], publishes: bool) {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(json) else {
-            // Possibly of another version. Without statistics, growing partitions and a late recovery are not noticed.
+            // The statistics may have another librdkafka version's format. Without them, added partitions and a late recovery are
+            // not noticed.
             self.warn("cannot read librdkafka's statistics");
             return;
         };
@@ -235,7 +238,7 @@ impl Health {
             inner.gauges = statistics.gauges(inner.gauges);
         }
         if brokers.is_empty() {
-            // After all connections have failed, librdkafka begins again with the bootstrap servers.
+            // After all connections have failed, librdkafka starts again with the bootstrap servers.
             for broker in &mut inner.brokers {
                 "DOWN".clone_into(&mut broker.state);
             }
@@ -251,10 +254,10 @@ impl Health {
         }
     }
 
-    /// Takes the number of a topic's partitions, and says it when there are more than before: keys move then. Whether
-    /// it was said.
+    /// Records the number of a topic's partitions, and reports an increase, because keys then move to other partitions. Returns
+    /// whether an increase was reported.
     pub(crate) fn partitions(&self, topic: &str, partitions: usize) -> bool {
-        // None means that the topic is not known yet, or not any more.
+        // Zero means that the topic is not known yet, or not any more.
         if partitions == 0 {
             return false;
         }
@@ -281,14 +284,14 @@ impl Health {
         false
     }
 
-    /// How many partitions a topic is known to have.
+    /// Returns the recorded number of a topic's partitions.
     #[cfg(test)]
     pub(crate) fn known_partitions(&self, topic: &str) -> Option<usize> {
         self.lock().partitions.get(topic).copied()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing within the lock can panic half-way through an update.
+        // No code under the locks can panic halfway through an update, so a poisoned lock is still consistent.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -338,7 +341,7 @@ mod tests {
             reason.contains(": no answer in state APIVERSION_QUERY;"),
             "{reason}"
         );
-        // All connections have failed, and librdkafka begins again.
+        // All connections have failed, and librdkafka starts again.
         health.statistics(
             br#"{"brokers":{"b0:9092/bootstrap":{"state":"UP"}},"topics":{}}"#,
             true,
@@ -373,7 +376,7 @@ mod tests {
             true,
         );
         assert_eq!(health.trouble(), None);
-        // Another time it is another cause.
+        // A later outage has another cause.
         health.all_down("1/1 brokers are down");
         insta::assert_snapshot!(health.trouble().unwrap(), @"no Kafka broker can be reached (1/1 brokers are down); events wait, it is tried again");
     }
@@ -391,7 +394,7 @@ mod tests {
             round_trip: Some(Duration::from_micros(1500)),
         };
         assert_eq!(health.gauges(), measured);
-        // Without a request since then.
+        // No request since the last statistics.
         health.statistics(br#"{"msg_cnt":0,"msg_size":0,"topics":{},"brokers":{"a":{"state":"UP","nodeid":1,"rtt":{"avg":0,"cnt":0}}}}"#, true);
         assert_eq!(health.gauges().round_trip, measured.round_trip);
         health.forget();
@@ -415,7 +418,7 @@ mod tests {
                 .unwrap()
                 .starts_with("the topic \"t\" has 3 partitions, before it had 2")
         );
-        // Deleted and made anew with fewer: no keys to keep.
+        // The topic was deleted and created again with fewer partitions: no keys move.
         assert!(!health.partitions("t", 0) && !health.partitions("t", 1));
     }
 }
