@@ -1,4 +1,4 @@
-//! The offsets at which records were stored, to notice that a topic was removed and made again.
+//! The offsets of stored records, to detect that a topic was deleted and created again.
 //!
 //! The offsets of a partition only grow. A smaller one, or an end before it, means that the topic is another one with the same
 //! name, or that its partition was truncated.
@@ -8,16 +8,16 @@ use std::collections::HashMap;
 use neurobridge_core::recreation::Recreations;
 use serde::{Deserialize, Serialize};
 
-/// The bounds on what is remembered.
+/// The limits on the stored offsets.
 const MAX_TOPICS: usize = 1000;
 const MAX_PARTITIONS: usize = 10_000;
 
 /// The largest offsets of a sink, over all of its connections.
 #[derive(Debug, Default)]
 pub(crate) struct Positions {
-    /// By topic and partition; -1 without a record.
+    /// The last offset by topic and partition; -1 without a record.
     topics: HashMap<String, Vec<i64>>,
-    /// The largest of them.
+    /// The position with the largest offset.
     largest: Option<Position>,
     recreations: Recreations,
 }
@@ -38,12 +38,12 @@ impl Position {
 }
 
 impl Positions {
-    /// Takes the offset of a stored record.
+    /// Records the offset of a stored record.
     pub(crate) fn stored(&mut self, sink: &str, topic: &str, partition: i32, offset: i64) {
         let Ok(index) = usize::try_from(partition) else {
             return;
         };
-        // Without an offset the broker has told none.
+        // The broker has reported no offset.
         if offset < 0 || index >= MAX_PARTITIONS {
             return;
         }
@@ -74,7 +74,7 @@ impl Positions {
         }
     }
 
-    /// Returns the largest offset that is known, or else the one of the cursor.
+    /// Returns the position with the largest known offset, or else the position of the cursor.
     pub(crate) fn largest_or(&mut self, noted: Option<Position>) -> Option<Position> {
         if self.largest.is_none()
             && let Some(Position {
@@ -88,7 +88,7 @@ impl Positions {
         self.largest.clone()
     }
 
-    /// Takes the end of the partition of `position`: the offset of the next record; `None` if the topic has no such partition.
+    /// Checks the end of the partition of `position`: the offset of the next record; `None` if the topic has no such partition.
     pub(crate) fn ends_at(&mut self, sink: &str, position: &Position, end: Option<i64>) {
         let Position {
             topic,
@@ -104,7 +104,7 @@ impl Positions {
     }
 
     fn made_again(&mut self, sink: &str, topic: &str, found: &str) {
-        // Once for all partitions.
+        // Removes all partitions, so that the recreation is reported once.
         self.topics.remove(topic);
         self.largest.take_if(|largest| largest.topic == topic);
         self.recreations
@@ -121,7 +121,7 @@ impl Positions {
     }
 }
 
-/// Sets the offset of a partition, and returns the one before.
+/// Sets the offset of a partition, and returns the previous one.
 fn replace(partitions: &mut Vec<i64>, index: usize, offset: i64) -> i64 {
     if partitions.len() <= index {
         partitions.resize(index + 1, -1);
@@ -155,7 +155,7 @@ mod tests {
         for (partition, offset) in [(0, 0), (0, 1), (1, 1), (2, 0)] {
             positions.stored("kafka", "t", partition, offset);
         }
-        // Unknown offsets and partitions.
+        // Unknown offsets and partitions are ignored.
         positions.stored("kafka", "t", 0, -1001);
         positions.stored("kafka", "t", -1, 7);
         assert_eq!(positions.recreations().count, 1);

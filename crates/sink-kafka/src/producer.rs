@@ -26,28 +26,28 @@ use crate::{
     transaction::Transactions,
 };
 
-/// How long one poll lasts, and so how long the thread takes to hear that it is to end. Reports do not wait for it.
+/// The time limit of one poll, and so the delay until the thread notices that it has to end. Reports are not delayed by it.
 const POLL: Duration = Duration::from_millis(100);
 
-/// An idempotent producer. Its reports come to the [`Reports`] that it was made with.
+/// An idempotent producer. Its reports arrive in the [`Reports`] of its context.
 ///
-/// Dropped, it takes back what is queued or in flight, on its own thread, without blocking the caller.
+/// Dropping the producer purges the queued messages and those in flight, on its own thread, without blocking the caller.
 pub(crate) struct KafkaProducer {
-    /// `None` after it was handed to the thread.
+    /// `None` after it was passed to the thread.
     producer: Option<Arc<BaseProducer<Context>>>,
-    /// Holds one: the only thing ever sent is the end.
+    /// Capacity 1: only the request to end is ever sent.
     end: SyncSender<End>,
 }
 
-/// The thread is to end.
+/// Requests the thread to end.
 struct End {
     producer: Arc<BaseProducer<Context>>,
-    /// How long to wait for what is queued and in flight.
+    /// The time limit for flushing the queued messages and those in flight.
     flush: Duration,
     done: Option<oneshot::Sender<()>>,
 }
 
-/// Why there is no producer.
+/// The reason why a producer cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error("librdkafka does not take the configuration")]
@@ -57,7 +57,7 @@ pub(crate) enum StartError {
 }
 
 impl KafkaProducer {
-    /// Makes a producer. Connects to nothing yet; takes milliseconds, more with TLS, whose roots are read.
+    /// Creates a producer. Connects to no broker yet; takes milliseconds, more with TLS, which reads the root certificates.
     pub(crate) fn start(config: &ClientConfig, context: Context) -> Result<Self, StartError> {
         let producer: BaseProducer<Context> =
             config.create_with_context(context).map_err(StartError::Client)?;
@@ -80,10 +80,10 @@ impl KafkaProducer {
                     debug!("not all was acknowledged when the producer was closed: {error}");
                 }
                 drop(polled);
-                // The last one: what is left in it is taken back now, on this thread.
+                // The last handle: dropping it here purges the remaining messages on this thread.
                 drop(end.producer);
                 if let Some(done) = end.done {
-                    // Nobody waits any more: fine.
+                    // The caller may have stopped waiting, which is no error.
                     let _ = done.send(());
                 }
             })
@@ -94,7 +94,7 @@ impl KafkaProducer {
         })
     }
 
-    /// Queues a record. Never waits.
+    /// Queues a record. Never blocks.
     pub(crate) fn send(
         &self,
         topic: &str,
@@ -120,29 +120,29 @@ impl KafkaProducer {
             .map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::InvalidArgument))
     }
 
-    /// What made this producer useless, if anything did.
+    /// Returns the error that made this producer unusable, if there is one.
     pub(crate) fn fatal_error(&self) -> Option<(Code, String)> {
         self.producer.as_ref()?.client().fatal_error()
     }
 
-    /// Its transactions, for a thread that may block.
+    /// Returns the producer's transactions, for a thread that may block.
     pub(crate) fn transactions(&self) -> Option<Transactions> {
         self.producer.clone().map(Transactions::new)
     }
 
-    /// Ends it, after waiting for what is queued and in flight for at most `flush`. The future only waits for the end;
-    /// dropped, the end comes all the same.
+    /// Ends the producer, after flushing the queued messages and those in flight for at most `flush`. The future only waits for
+    /// the end; dropping the future does not cancel the end.
     pub(crate) fn close(mut self, flush: Duration) -> impl Future<Output = ()> + Send + use<> {
         let (done, closed) = oneshot::channel();
         self.end(flush, Some(done));
         async move {
-            // An error means that the thread is gone, and the producer with it.
+            // An error means that the thread has ended, and the producer with it.
             let _ = closed.await;
         }
     }
 
-    /// Ends it, and takes back at once what is queued or in flight: nothing of it is stored after this call, but for
-    /// what a broker has got already.
+    /// Ends the producer, and purges at once the queued messages and those in flight: after this call no message is stored,
+    /// except those that a broker has already received.
     pub(crate) fn take_back(self) -> impl Future<Output = ()> + Send + use<> {
         if let Some(producer) = &self.producer {
             producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
@@ -159,7 +159,7 @@ impl KafkaProducer {
             flush,
             done,
         }) {
-            // Not full: it is sent once. Disconnected: the thread has panicked, and this is the last handle.
+            // Never full: the request is sent once. Disconnected: the thread has panicked, and this is the last handle.
             Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
     }
@@ -171,7 +171,7 @@ impl Drop for KafkaProducer {
     }
 }
 
-/// Makes the pair of a context and the reports that it writes.
+/// Creates a context and the reports that the context writes to.
 pub(crate) fn reporting(health: &Arc<crate::health::Health>, steps: ConnectSteps) -> (Context, Arc<Reports>) {
     let reports = Arc::new(Reports::default());
     let context = Context::new(Arc::clone(health), Arc::clone(&reports), steps);

@@ -1,4 +1,4 @@
-//! From our configuration to librdkafka's properties.
+//! Converts the sink's configuration to librdkafka's properties.
 
 use std::path::Path;
 
@@ -16,15 +16,15 @@ const STATISTICS_INTERVAL_MS: &str = "2000";
 /// A record batch has a head of 61 bytes, and what a record has beside its parts is less than the rest.
 pub(crate) const BATCH_OVERHEAD: usize = 128;
 
-/// librdkafka's own default: batches beyond it gain nothing.
+/// librdkafka's own default: larger batches have no benefit.
 const MAX_BATCH: usize = 1_000_000;
-/// The least and the most that librdkafka takes for `message.max.bytes`.
+/// The smallest and the largest value that librdkafka accepts for `message.max.bytes`.
 const MESSAGE_BOUNDS: (usize, usize) = (1_000, 1_000_000_000);
 
-/// About what librdkafka keeps of a message with eight headers beside its body; 300 bytes of it without any.
+/// The approximate memory of librdkafka for a message with eight headers, in addition to the body; without headers 300 bytes.
 const BESIDE_BODY: usize = 1024;
 
-/// Properties with a key of their own in our configuration.
+/// Properties that have a key of their own in the sink's configuration.
 const OWN_KEYS: &[(&str, &str)] = &[
     ("bootstrap.servers", "bootstrap_servers"),
     ("metadata.broker.list", "bootstrap_servers"),
@@ -51,7 +51,7 @@ const OWN_KEYS: &[(&str, &str)] = &[
     ("transaction.timeout.ms", "transaction.timeout"),
 ];
 
-/// Properties that the promises of the bridge rest on, and why.
+/// Properties on which the bridge's guarantees depend, with the reasons.
 const PROMISED: &[(&str, &str)] = &[
     (
         "acks",
@@ -103,13 +103,13 @@ const PROMISED: &[(&str, &str)] = &[
     ),
 ];
 
-/// Whether further properties are refused, and what librdkafka itself says to the rest.
+/// Returns the errors of `properties`: properties that must not be set, and those that librdkafka rejects.
 pub(crate) fn check(config: &KafkaConfig) -> Vec<(String, String)> {
     let mut errors = Vec::new();
     let mut allowed = ClientConfig::new();
     for (name, value) in &config.properties {
         if name.contains('\0') || value.expose().contains('\0') {
-            // Would be the end of the text for librdkafka.
+            // librdkafka would take a NUL for the end of the text.
             let name = name.replace('\0', "\u{fffd}");
             errors.push((
                 name,
@@ -129,7 +129,7 @@ pub(crate) fn check(config: &KafkaConfig) -> Vec<(String, String)> {
             allowed.set(name, value.expose());
         }
     }
-    // librdkafka names one wrong property at a time.
+    // librdkafka reports one invalid property at a time.
     while let Err(KafkaError::ClientConfig(_, message, name, _)) = allowed.create_native_config() {
         allowed.remove(&name);
         errors.push((
@@ -140,11 +140,11 @@ pub(crate) fn check(config: &KafkaConfig) -> Vec<(String, String)> {
     errors
 }
 
-/// What all clients of this sink have in common: where the brokers are, and who we are. Reads the files of secrets,
-/// so that a new client has what is in them now.
+/// Returns the properties that all clients of this sink share: the brokers and the credentials. Reads the files of secrets, so
+/// that a new client uses their current contents.
 ///
 /// # Errors
-/// A secret can't be had.
+/// A secret cannot be read.
 pub(crate) fn client(config: &KafkaConfig, sink: &str) -> Result<ClientConfig, SinkFault> {
     let mut client = ClientConfig::new();
     for (name, value) in &config.properties {
@@ -153,7 +153,7 @@ pub(crate) fn client(config: &KafkaConfig, sink: &str) -> Result<ClientConfig, S
     client
         .set("bootstrap.servers", &config.bootstrap_servers)
         .set("client.id", format!("neurobridge-{sink}"))
-        // The default for producers is yes: a deleted topic would come back, empty and with the broker's defaults.
+        // The default of producers is true: a deleted topic would be created again, empty and with the broker's defaults.
         .set("allow.auto.create.topics", "false");
     client.set(
         "security.protocol",
@@ -165,7 +165,7 @@ pub(crate) fn client(config: &KafkaConfig, sink: &str) -> Result<ClientConfig, S
         },
     );
     if let Some(tls) = &config.tls {
-        // Read here, within a time limit: librdkafka would wait for a disk that hangs, and names no file that is wrong.
+        // Read here, within a time limit: librdkafka would block on a disk that hangs, and does not name an invalid file.
         match &tls.ca_file {
             Some(path) => client.set("ssl.ca.pem", tls::authorities(path)?),
             // The vendored OpenSSL would look for its roots in /usr/local/ssl, where there are none.
@@ -200,7 +200,7 @@ pub(crate) fn client(config: &KafkaConfig, sink: &str) -> Result<ClientConfig, S
     Ok(client)
 }
 
-/// The largest messages and batches that a producer may make.
+/// The size limits of a producer's messages and batches, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// `message.max.bytes`.
@@ -210,9 +210,9 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// For topics whose `max.message.bytes` lie between two bounds. A batch that is too large for its topic fails with
-    /// all of its messages; so the least bounds the batches, the most the messages, and each message is held against
-    /// its own topic before it is sent.
+    /// Computes the limits for topics whose `max.message.bytes` lie between two bounds. A batch that is too large for its topic
+    /// fails with all of its messages; so the smallest bound limits the batches, the largest the messages, and each message is
+    /// checked against the limit of its own topic before it is sent.
     pub(crate) fn between(least: usize, most: usize, config: &KafkaConfig) -> Self {
         let cap = |name: &str| {
             config
@@ -233,11 +233,11 @@ impl Limits {
     }
 }
 
-/// What may be inside of the client at once. Both bounds are needed: the bytes hold large bodies, the number what small ones
-/// cost beside them, which would be twice as much.
+/// The limits of the client's queue. Both are needed: the bytes limit large bodies, the number limits the overhead of small
+/// messages, which would be twice as much.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueueBounds {
-    /// Of bodies.
+    /// The total size of the bodies.
     pub(crate) bytes: usize,
     pub(crate) messages: usize,
 }
@@ -250,7 +250,7 @@ impl QueueBounds {
     }
 }
 
-/// Makes a producer of a client's properties.
+/// Returns the properties of a producer, based on those of a client.
 pub(crate) fn producer(
     client: &ClientConfig,
     config: &KafkaConfig,
@@ -262,16 +262,16 @@ pub(crate) fn producer(
     producer
         .set("enable.idempotence", "true")
         .set("acks", "all")
-        // Never give up by itself: what is given up leaves a gap that later messages pass.
+        // librdkafka must never give up a message by itself: that would leave a gap that later messages overtake.
         .set("message.timeout.ms", "0")
         .set("linger.ms", config.linger.as_millis().to_string())
         .set("compression.type", config.compression.name())
-        // The default is CRC32, and Java programs would look for a person in another partition.
+        // The default is CRC32, with which Java programs would look for a person's events in another partition.
         .set("partitioner", "murmur2_random")
         .set("message.max.bytes", limits.message.to_string())
         .set("batch.size", limits.batch.to_string())
-        // The bounds are kept before a message comes here. Twice as much has always room: what is reported and not yet
-        // given free, and the next.
+        // The sink enforces the limits before it queues a message. Twice as much always has room for reported messages that are
+        // not freed yet, and for the next message.
         .set(
             "queue.buffering.max.messages",
             queue.messages.saturating_mul(2).to_string(),
@@ -290,8 +290,7 @@ pub(crate) fn producer(
     producer
 }
 
-/// Makes a consumer of a client's properties, which reads the topic of cursors. It joins no group, but librdkafka wants
-/// the name of one.
+/// Returns the properties of a consumer that reads the cursor topic. It joins no group, but librdkafka requires a group id.
 pub(crate) fn consumer(client: &ClientConfig, isolation: &str) -> ClientConfig {
     let mut consumer = client.clone();
     consumer
@@ -325,7 +324,7 @@ fn resolve(
     Ok(found)
 }
 
-/// librdkafka's messages quote the value, which may be a secret.
+/// Removes the value from librdkafka's message, since the quoted value may be a secret.
 fn without_value(message: &str) -> &str {
     message.split(['"', ':']).next().unwrap_or_default().trim_end()
 }
@@ -384,7 +383,7 @@ mod tests {
             .collect();
         let refused = check(&config(&names));
         assert_eq!(refused.len(), names.len());
-        // Each of them is a property that librdkafka knows: a typing mistake here would let it pass.
+        // Checks that librdkafka knows each property: with a misspelt name, the real property would be accepted.
         for (name, _) in names {
             let result = ClientConfig::new()
                 .set(name, "no such value")

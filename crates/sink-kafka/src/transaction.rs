@@ -24,11 +24,11 @@ const COMMIT_LIMIT: Duration = Duration::from_secs(20);
 /// The time limit for an abort.
 const ABORT_LIMIT: Duration = Duration::from_secs(20);
 
-/// No sequence has this number: the record of a cursor has no outcome of its own.
+/// The opaque value of a cursor's record, which has no outcome; sequences start at 1.
 const NO_SEQUENCE: usize = 0;
 
-/// The transactions of a producer. All but [`begin`](Self::begin) and [`broken`](Self::broken) block until a broker has
-/// answered: for a thread that may.
+/// The transactions of a producer. All methods except [`begin`](Self::begin) and [`broken`](Self::broken) block until a broker
+/// has answered, so they need a thread that may block.
 pub(crate) struct Transactions {
     producer: Arc<BaseProducer<Context>>,
 }
@@ -38,21 +38,21 @@ impl Transactions {
         Self { producer }
     }
 
-    /// Takes over the transactional id: an older producer is fenced, and what it has not committed is aborted.
+    /// Takes over the transactional id: an older producer is fenced, and its uncommitted messages are aborted.
     pub(crate) fn take_over(&self) -> Result<(), SinkFault> {
         self.producer
             .init_transactions(INIT_LIMIT)
             .map_err(|error| fault("the transactional id can't be taken", &error))
     }
 
-    /// Opens a transaction. Asks no broker.
+    /// Begins a transaction. Sends no request.
     pub(crate) fn begin(&self) -> Result<(), SinkFault> {
         self.producer
             .begin_transaction()
             .map_err(|error| fault("no transaction can be opened", &error))
     }
 
-    /// Commits, with a cursor. All else that was sent has its outcome.
+    /// Commits the transaction together with a cursor. All other records of the transaction must have their outcomes.
     pub(crate) fn commit(&self, topic: &str, cursor: &CursorRecord) -> Result<(), SinkFault> {
         let value = cursor.to_json();
         let record = BaseRecord::with_opaque_to(topic, NO_SEQUENCE)
@@ -66,17 +66,18 @@ impl Transactions {
             .map_err(|error| fault("the transaction can't be committed", &error))
     }
 
-    /// Takes back all that was sent since [`begin`](Self::begin). When this is done, no report of it comes any more.
+    /// Aborts all messages sent since [`begin`](Self::begin). Afterwards no report of them arrives.
     pub(crate) fn abort(&self, limit: Option<Duration>) -> Result<(), SinkFault> {
         self.producer
             .abort_transaction(limit.unwrap_or(ABORT_LIMIT))
             .map_err(|error| fault("the transaction can't be aborted", &error))
     }
 
-    /// Why the open transaction can only be aborted, where that is the sink's fault. librdkafka tells it to whoever asks
-    /// for something next, and to nobody else; and messages that wait then wait for ever.
+    /// Returns why the open transaction can only be aborted, if the sink is at fault. librdkafka reports this error only as the
+    /// result of the next call, and messages that wait in its queue would wait forever.
     pub(crate) fn broken(&self) -> Option<SinkFault> {
-        // Refused in any case, as one is open: with that reason, or with its own.
+        // Always fails, because a transaction is open: with the error of that transaction if it has one, otherwise with a state
+        // error.
         match self.producer.begin_transaction() {
             Err(KafkaError::Transaction(error)) if error.txn_requires_abort() || error.is_fatal() => {
                 let error = KafkaError::Transaction(error);

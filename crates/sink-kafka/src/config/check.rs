@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, before anything is connected.
+//! Checks a configuration without connecting.
 
 use std::{net::Ipv6Addr, time::Duration};
 
@@ -10,24 +10,24 @@ use neurobridge_core::{
 use super::{KafkaConfig, MAX_TOPIC_LENGTH, MissingTopic, is_internal, is_topic_character};
 use crate::properties;
 
-/// Less would make the queue smaller than an ordinary message.
+/// A smaller queue would not hold an ordinary message.
 const MIN_QUEUE: ByteSize = ByteSize::from_mib(1);
-/// librdkafka is told twice as much, in KiB, and takes a number of 31 bits.
+/// librdkafka receives twice this value, in KiB, as a number of 31 bits.
 const MAX_QUEUE: ByteSize = ByteSize::from_mib(512 * 1024);
-/// Shorter ones would be all commits.
+/// With a shorter interval most of the time would be spent on commits.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
-/// What a broker may take to answer.
+/// The time that a broker may take to answer.
 const MIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most that brokers allow by default (`transaction.max.timeout.ms`).
+/// The largest timeout that brokers accept by default (`transaction.max.timeout.ms`).
 const MAX_TIMEOUT: Duration = Duration::from_secs(900);
-/// Less would be all commits.
+/// With a smaller size most of the time would be spent on commits.
 const MIN_TRANSACTION: ByteSize = ByteSize::from_mib(1);
-/// Half of the time after which a sink counts as down whose first event has no answer.
+/// Half of the time after which a sink counts as down if its first event has no acknowledgement.
 const MAX_LINGER: Duration = Duration::from_secs(5);
 
 impl KafkaConfig {
-    /// What is wrong with it, without connecting: keys below this sink's table, and for each a sentence that says what
-    /// was found and what was expected. Empty when all is well. Reads no file.
+    /// Returns the configuration errors, found without connecting: keys below this sink's table, and for each a sentence that
+    /// states what was found and what was expected. Empty if the configuration is valid. Reads no file.
     pub fn check(&self) -> Vec<(String, String)> {
         let mut errors = Vec::new();
         let mut error = |key: &str, message: String| errors.push((key.to_owned(), message));
@@ -77,7 +77,7 @@ impl KafkaConfig {
         errors
     }
 
-    /// Texts that librdkafka takes as C strings, in which a NUL would be their end. Others are checked by themselves.
+    /// Returns the texts that librdkafka receives as C strings, which a NUL would end. Other texts are checked separately.
     fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let sasl = self.sasl.iter();
         let sasl = sasl.flat_map(|sasl| {
@@ -172,7 +172,7 @@ impl KafkaConfig {
             }
             return;
         }
-        // At most what the protocol can carry.
+        // The largest value that the protocol can carry.
         if !self
             .partitions
             .is_some_and(|partitions| (1..=i32::MAX as u32).contains(&partitions))
@@ -256,7 +256,7 @@ impl KafkaConfig {
     }
 }
 
-/// Checks a list of `host:port`. librdkafka takes wrong ones without a word and never connects.
+/// Checks a list of `host:port`. librdkafka accepts invalid addresses without an error and never connects.
 fn check_servers(servers: &str) -> Result<(), String> {
     const EXPECTED: &str = "expected host:port such as \"localhost:9092\"";
     let mut servers = servers
@@ -268,7 +268,7 @@ fn check_servers(servers: &str) -> Result<(), String> {
         return Err(format!("found no broker, {EXPECTED}"));
     }
     for (number, server) in (1..).zip(servers) {
-        // The text itself is not shown: it may have a password in it.
+        // The text itself is not shown, because it may contain a password.
         check_server(server).map_err(|what| {
             let hint = if what == SCHEME { SCHEME_HINT } else { "" };
             format!("found {what} in address {number}, {EXPECTED}{hint}")
@@ -278,16 +278,16 @@ fn check_servers(servers: &str) -> Result<(), String> {
 }
 
 const SCHEME: &str = "a scheme";
-/// For those who copy the address of a listener, such as `SASL_SSL://host:9092`.
+/// The hint for an address copied from a listener, such as `SASL_SSL://host:9092`.
 const SCHEME_HINT: &str =
     "; leave out PLAINTEXT://, and instead of SSL:// or SASL_SSL:// add the tables tls and sasl to the sink";
 
-/// Checks one `host:port`, of which the port may be left out. What is wrong, if anything is.
+/// Checks one `host:port`; the port is optional. Returns what is wrong as the error.
 fn check_server(server: &str) -> Result<(), &'static str> {
     if server.contains("://") {
         return Err(SCHEME);
     }
-    // An address of IPv6 stands between brackets.
+    // An IPv6 address is enclosed in brackets.
     let (host, port) = match server.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) if host.parse::<Ipv6Addr>().is_ok() => return Ok(()),
         Some((host, rest)) if host.parse::<Ipv6Addr>().is_ok() => {
@@ -317,7 +317,7 @@ fn check_server(server: &str) -> Result<(), &'static str> {
 }
 
 fn check_topic(topic: &Template) -> Result<(), String> {
-    // Topics are kept and listed by everyone who may look at the cluster; and there would be one for each person.
+    // Topics are visible to everyone who may list the cluster's topics; and each person would have a topic.
     for person in ["pid", "initial_pid"] {
         if topic.uses(person) {
             return Err(format!(
@@ -328,7 +328,7 @@ fn check_topic(topic: &Template) -> Result<(), String> {
     match topic.constant() {
         Some(name) => check_topic_name(name),
         None => {
-            // The literal parts, and letters in the place of fields.
+            // Checks only the literal parts; fields are replaced when a topic is rendered.
             let text = topic.to_string();
             let mut depth = false;
             let wrong = text.chars().find(|character| {
