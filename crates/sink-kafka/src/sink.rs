@@ -1,4 +1,4 @@
-//! The sink: connects, publishes, tells what became of each event.
+//! The sink: connects, publishes, and reports the outcome of each event.
 
 use std::{io, sync::Arc, thread, time::Duration};
 
@@ -26,11 +26,10 @@ use crate::{
     reach,
 };
 
-/// How long the events that are still in flight may take when the sink closes. Within what a container is given to
-/// stop, less the drain that came before.
+/// The time limit for flushing the events in flight when the sink closes. Fits into the usual stop timeout of a container, minus
+/// the drain that precedes it.
 const CLOSE_FLUSH: Duration = Duration::from_secs(1);
-/// The time limit for destroying a producer. Its messages were purged before; only its threads are waited
-/// for.
+/// The time limit for destroying a producer. Its messages were purged before; only its threads still have to end.
 const END_LIMIT: Duration = Duration::from_secs(5);
 /// The maximum number of librdkafka clients of a sink at the same time. A client that hangs is replaced
 /// before it is destroyed; without this bound, each replacement could leak threads and memory.
@@ -69,12 +68,12 @@ pub struct KafkaSink {
     instance: Arc<str>,
     /// Whether it has been connected, and so has claimed its transactional id.
     has_claimed: bool,
-    /// It never claims its transactional id.
+    /// Whether this is a trial, which never claims the transactional id.
     is_trial: bool,
 }
 
 impl KafkaSink {
-    /// One of this name, not connected yet. The configuration is taken as checked.
+    /// Creates a sink that is not connected yet. The configuration must have passed its check.
     pub fn new(name: impl Into<String>, config: KafkaConfig) -> Self {
         let name = name.into();
         Self {
@@ -82,7 +81,7 @@ impl KafkaSink {
             health: Arc::new(Health::new(&name)),
             config: Arc::new(config),
             name,
-            // Nothing is published before `connect` tells the real one.
+            // A placeholder: nothing is published before `connect` sets the spool's id.
             spool: SpoolId::from_bytes([0; 16]),
             connection: None,
             named: Vec::new(),
@@ -94,8 +93,8 @@ impl KafkaSink {
         }
     }
 
-    /// One that sends once more what was sent before: each record says so, and of which run it is. Never in a transaction:
-    /// transactional id and cursor are those of the sink that runs.
+    /// Turns this sink into one for a replay: each record is marked with the replay's run. A replay never uses transactions,
+    /// because the transactional id and the cursor belong to the running sink.
     #[must_use]
     pub fn replaying(mut self, run: &str) -> Self {
         self.encoder.set_replay(run);
@@ -105,8 +104,8 @@ impl KafkaSink {
         self
     }
 
-    /// One that only tries whether all is there: it makes no topic, takes no transactional id from a sink that runs, and
-    /// leaves it to [`dangers`](Self::dangers) to say what can lose events or would be made. It must not publish.
+    /// Creates a sink that only probes the cluster: it creates no topic, does not take over the transactional id of a running
+    /// sink, and reports through [`dangers`](Self::dangers) what can lose events or would be created. It must not publish.
     pub fn trial(name: impl Into<String>, config: KafkaConfig) -> Self {
         Self {
             is_trial: true,
@@ -114,7 +113,7 @@ impl KafkaSink {
         }
     }
 
-    /// What is legal and can lose events, as the last connect found it: a sentence each.
+    /// Returns the legal but risky settings found by the last connect, one sentence each.
     pub fn dangers(&self) -> &[String] {
         &self.dangers
     }
@@ -123,8 +122,8 @@ impl KafkaSink {
         self.config.delivery == Delivery::ExactlyOnce
     }
 
-    /// The fault, with "fenced" replaced by "outdated" in exactly-once delivery: a fenced producer can be replaced by a new one,
-    /// so it is not final there.
+    /// Returns the fault, with "fenced" replaced by "outdated" in exactly-once delivery: there a new producer can replace a
+    /// fenced one, so the fault is not final.
     fn reclassified(&self, fault: SinkFault) -> SinkFault {
         if self.is_exactly_once() && fault.is_final && fault.kind == FaultKind::Fenced {
             return crate::error::outdated("an event was refused");
@@ -263,7 +262,7 @@ impl Sink for KafkaSink {
     async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
         self.spool = context.spool;
         if let Some(old) = self.connection.take() {
-            // Before the new producer sends: the old one must not store messages after those of the new one.
+            // Purged before the new producer sends: the old one must not store messages after those of the new one.
             self.named = old.named_topics();
             if timeout(END_LIMIT, old.into_producer().take_back()).await.is_err() {
                 info!(
@@ -356,7 +355,7 @@ impl Sink for KafkaSink {
 
     async fn close(&mut self) {
         if let Some(mut connection) = self.connection.take() {
-            // What is not committed by now is sent again by the next start; left open, it would hold up readers.
+            // The next start sends uncommitted events again. A transaction left open would block readers until it times out.
             if let Err(fault) = connection.abort(Some(CLOSE_FLUSH)).await {
                 info!(
                     sink = self.name,
@@ -368,8 +367,9 @@ impl Sink for KafkaSink {
     }
 }
 
-/// Runs what blocks on a thread of its own. Not on the runtime's: it waits for those when it ends, and a broker that
-/// does not answer would hold up the end of the program. Dropping the future abandons the result, not the work.
+/// Runs blocking work on a thread of its own, not on one of the runtime's threads: the runtime waits for those when it ends, so a
+/// broker that does not answer would delay the end of the program. Dropping the future discards the result and does not cancel
+/// the work.
 pub(crate) async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SinkFault> + Send + 'static,
 ) -> Result<T, SinkFault> {
@@ -384,14 +384,14 @@ pub(crate) async fn on_thread<T: Send + 'static>(
         })
 }
 
-/// Begins what blocks on a thread of its own.
+/// Starts blocking work on a thread of its own.
 pub(crate) fn started<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SinkFault> + Send + 'static,
 ) -> io::Result<oneshot::Receiver<Result<T, SinkFault>>> {
-    // Holds the one result.
+    // Capacity for the one result.
     let (done, result) = oneshot::channel();
     thread::Builder::new().name("kafka-look".into()).spawn(move || {
-        // Nobody waits any more: fine.
+        // The receiver may have stopped waiting, which is no error.
         let _ = done.send(work());
     })?;
     Ok(result)

@@ -1,40 +1,40 @@
-//! A topic that exists: how safe its records are, and what it takes.
+//! A topic that exists: its limits and its risky settings.
 
 use rdkafka::metadata::MetadataTopic;
 
-/// Less is warned of: events would be deleted within the restart of a reader.
+/// A shorter retention causes a warning: events would be deleted while a reader restarts.
 const MIN_RETENTION_MS: i64 = 3_600_000;
 
-/// A topic that is there.
+/// A topic that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Topic {
     pub(crate) name: String,
     pub(crate) partitions: usize,
-    /// On how many brokers its least safe partition is kept.
+    /// The number of replicas of the partition with the fewest replicas.
     pub(crate) replicas: usize,
-    /// `max.message.bytes`; `None` when we may not read it.
+    /// `max.message.bytes`; `None` if the right to read it is missing.
     pub(crate) max_message: Option<usize>,
-    /// `min.insync.replicas`; `None` when we may not read it.
+    /// `min.insync.replicas`; `None` if the right to read it is missing.
     pub(crate) min_insync: Option<usize>,
-    /// `cleanup.policy`; `None` when we may not read it.
+    /// `cleanup.policy`; `None` if the right to read it is missing.
     pub(crate) cleanup: Option<String>,
-    /// `retention.ms`; `None` when we may not read it.
+    /// `retention.ms`; `None` if the right to read it is missing.
     pub(crate) retention_ms: Option<i64>,
-    /// How many brokers the cluster has.
+    /// The number of brokers in the cluster.
     pub(crate) brokers: usize,
-    /// Made just now: some brokers may not know it yet.
+    /// Whether the topic was just created: some brokers may not know it yet.
     pub(crate) is_new: bool,
 }
 
 impl Topic {
-    /// Whether it keeps only the last record of each key, and so refuses records without one.
+    /// Returns whether the topic retains only the last record of each key, and so rejects records without a key.
     pub(crate) fn is_compacted(&self) -> bool {
         self.cleanup
             .as_ref()
             .is_some_and(|policies| policies.split(',').any(|one| one.trim() == "compact"))
     }
 
-    /// Settings that are legal and lose events, of a topic for events or dead letters.
+    /// Returns the legal settings that can lose events, for a topic of events or dead letters.
     pub(crate) fn dangers(&self) -> Vec<String> {
         let name = &self.name;
         let mut dangers = self.replication_dangers();
@@ -53,10 +53,10 @@ impl Topic {
         dangers
     }
 
-    /// What is legal and loses records with a broker.
+    /// Returns the legal settings that lose records when a broker fails.
     pub(crate) fn replication_dangers(&self) -> Vec<String> {
         let Self { name, brokers, .. } = self;
-        // With a single broker there is no choice.
+        // A cluster with a single broker cannot replicate.
         if *brokers < 2 {
             return Vec::new();
         }
@@ -77,7 +77,7 @@ impl Topic {
 }
 
 pub(crate) fn has_a_leader(topic: &MetadataTopic) -> bool {
-    // One will do: events for the others wait in librdkafka until these have theirs.
+    // One leader is enough: events for the other partitions wait in librdkafka until these have leaders.
     topic.partitions().iter().any(|partition| partition.leader() >= 0)
 }
 
@@ -149,7 +149,7 @@ mod tests {
             );
             assert_eq!(topic.replication_dangers().len(), 0);
         }
-        // -1 is no limit.
+        // -1 means unlimited.
         for (retention, dangers) in [(-1, 0), (0, 1), (1_000, 1), (3_600_000, 0)] {
             assert_eq!(
                 topic("delete", Some(retention)).dangers().len(),

@@ -1,5 +1,4 @@
-//! What is to be known of a topic before anything is sent to it: whether it is there, how large its messages may be,
-//! how safe it is.
+//! Inspects topics before anything is sent to them: whether a topic exists, its size limit and its risky settings.
 
 mod leaders;
 mod limits;
@@ -57,7 +56,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Creation {
     pub(crate) partitions: i32,
     pub(crate) replicas: i32,
-    /// Keeps the last record of each key for ever.
+    /// Whether the topic retains the last record of each key forever.
     pub(crate) is_compacted: bool,
 }
 
@@ -90,35 +89,35 @@ struct Inspection {
     answer_limit: Duration,
     asking: BaseProducer<Context>,
     admin: AdminClient<DefaultClientContext>,
-    /// Waits for the answers to `admin`, on this thread.
+    /// Runs the requests of `admin` on the current thread.
     runtime: Runtime,
     health: Arc<Health>,
     deadline: Instant,
 }
 
-/// What was found at the name of a topic.
+/// The result of looking up a topic by name.
 #[derive(Debug)]
 pub(crate) enum Found {
     Topic(Topic),
-    /// It does not exist, and is not to be created.
+    /// The topic does not exist, and must not be created.
     Missing,
-    /// It cannot exist, for this reason.
+    /// The topic cannot exist, for this reason.
     Impossible(String),
 }
 
 impl Inspector {
-    /// Makes the clients, which connect when they are used. `lookup` is the time that the names of the brokers took: for a
-    /// client it takes as long, before anything is answered.
+    /// Creates the clients, which connect when they are used. `lookup`: the time that resolving the brokers' names took; a client
+    /// needs the same time before its first answer.
     ///
     /// # Errors
-    /// librdkafka refuses the configuration.
+    /// librdkafka rejects the configuration.
     pub(crate) fn new(
         client: &ClientConfig,
         health: &Arc<Health>,
         steps: ConnectSteps,
         lookup: Duration,
     ) -> Result<Self, SinkFault> {
-        // An admin client keeps its errors to itself; a producer tells them. This one sends nothing.
+        // An admin client does not report its errors, a producer does. This producer sends no messages.
         let (context, _) = reporting(health, steps.clone());
         let asking: BaseProducer<Context> = client
             .clone()
@@ -145,10 +144,10 @@ impl Inspector {
         })
     }
 
-    /// See [`inspect`].
+    /// Calls [`inspect`] with these clients.
     ///
     /// # Errors
-    /// The same. Then the clients are not to be used again.
+    /// As for [`inspect`]. The clients must not be used again then.
     pub(crate) fn inspect(
         &mut self,
         names: &[String],
@@ -157,10 +156,10 @@ impl Inspector {
         self.begin()?.look(names, creation, None)
     }
 
-    /// As [`inspect`](Self::inspect), and checks that the brokers can be reached at the addresses that they advertise.
+    /// Inspects as [`inspect`](Self::inspect) does, and checks that the brokers can be reached at their advertised addresses.
     ///
     /// # Errors
-    /// The same, and too few leaders can be reached.
+    /// As for [`inspect`](Self::inspect), and if too few leaders can be reached.
     pub(crate) fn inspect_and_reach(
         &mut self,
         names: &[String],
@@ -185,7 +184,7 @@ impl Inspector {
         self.begin()?.look_for(name, creation, is_patient)
     }
 
-    /// Returns the offset after the last record of a partition; `None` if no broker says it in time.
+    /// Returns the offset after the last record of a partition; `None` if no broker answers in time.
     pub(crate) fn end_of(&mut self, topic: &str, partition: i32) -> Option<i64> {
         let client = self.begin().ok()?.asking.client();
         let (_, end) = client.fetch_watermarks(topic, partition, ANSWER_LIMIT).ok()?;
@@ -205,14 +204,14 @@ impl Inspector {
 impl Drop for Inspector {
     fn drop(&mut self) {
         let inspection = self.inspection.take();
-        // Without a thread they are destroyed here.
+        // If no thread can be started, the clients are destroyed on this thread.
         let _ = std::thread::Builder::new()
             .name("kafka-end".into())
             .spawn(move || drop(inspection));
     }
 }
 
-/// The fault of a client that librdkafka does not make.
+/// Creates the fault of a client that librdkafka cannot create.
 pub(crate) fn not_made(error: &KafkaError) -> SinkFault {
     let reason = match error {
         KafkaError::ClientCreation(reason) => reason.clone(),
@@ -220,7 +219,7 @@ pub(crate) fn not_made(error: &KafkaError) -> SinkFault {
         KafkaError::ClientConfig(_, _, name, _) => format!("the property {name} is refused"),
         other => other.to_string(),
     };
-    // Files of certificates and keys for the most part, which may be put right meanwhile.
+    // Mostly caused by certificate and key files, which may be corrected meanwhile.
     SinkFault::new(
         FaultKind::Other,
         format!(
@@ -293,8 +292,8 @@ impl Inspection {
         Ok(Found::Topic(topic))
     }
 
-    /// Returns why a topic that is missing cannot exist, if another one has almost the same name: Kafka names metrics after
-    /// topics, where "." and "_" are the same.
+    /// Returns why a missing topic cannot exist, if another topic has almost the same name: Kafka names metrics after topics, and
+    /// treats "." and "_" as the same in them.
     fn collision(&self, name: &str) -> Option<String> {
         if !name.contains(['.', '_']) {
             return None;
@@ -327,7 +326,7 @@ impl Inspection {
         Ok(())
     }
 
-    /// The topic; `None` when it is not there.
+    /// Returns the topic; `None` if it does not exist.
     fn find(&self, name: &str) -> Result<Option<Topic>, SinkFault> {
         self.steps.begin(ConnectStep::Topic, format_args!("\"{name}\""));
         loop {
@@ -363,9 +362,9 @@ impl Inspection {
         }
     }
 
-    /// The fault, when there is no use in asking again.
+    /// Returns the fault if the request must not be repeated.
     fn refusal(&self, name: &str, code: Code) -> Option<SinkFault> {
-        // Refused connections are told to the context, in more words than the code has.
+        // The context receives refused connections with a more detailed text than the code.
         if let Some(fault) = self.asking.context().take_fault() {
             return Some(fault);
         }
@@ -422,7 +421,7 @@ impl Inspection {
         };
         match code {
             Code::NoError => info!(topic = name, partitions, replicas, "the topic is created"),
-            // Another one was faster.
+            // Another client has created the topic first.
             Code::TopicAlreadyExists => {}
             code => {
                 let fault = error::fault(code, Some(name), "");
@@ -435,7 +434,7 @@ impl Inspection {
                 return Err(SinkFault { reason, ..fault });
             }
         }
-        // The other brokers learn of it a little later.
+        // The other brokers receive the new topic with a short delay.
         let deadline = Instant::now() + CREATION_LIMIT;
         loop {
             if let Some(topic) = self.find(name)? {

@@ -1,4 +1,4 @@
-//! Whether the brokers that lead the partitions can be reached at the addresses that they advertise.
+//! Checks whether the brokers that lead the partitions can be reached at their advertised addresses.
 //!
 //! A client begins with `bootstrap_servers` and continues with the addresses in the metadata, which each broker takes from its
 //! `advertised.listeners`. Where these cannot be reached, the metadata comes and no event is ever acknowledged.
@@ -24,25 +24,25 @@ use crate::{
     reach::{self, Unreached},
 };
 
-/// How long the leaders may take, all together. More than a broker takes that has just become the leader.
+/// The time limit for all leaders together. Longer than a broker takes after it has just become the leader.
 const LEADERS_LIMIT: Duration = Duration::from_secs(5);
 
-/// How many of the leaders have to answer.
+/// The number of leaders that have to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Demand {
-    /// One: events for the others wait, and the log names these.
+    /// One: events for the others wait, and the log names the unreachable leaders.
     One,
-    /// All, for a person who wants to know whether all is well.
+    /// All, for a user who checks the whole cluster.
     All,
 }
 
-/// A broker, as the metadata has it.
+/// A broker of the metadata.
 #[derive(Clone, Debug)]
 struct Broker {
     id: i32,
     /// `host:port`.
     address: String,
-    /// A partition that it leads.
+    /// One of the partitions that the broker leads.
     partition: Option<(String, i32)>,
 }
 
@@ -75,7 +75,7 @@ impl Inspection {
     /// connections there.
     ///
     /// # Errors
-    /// Too few of them do: the fault names each address that fails.
+    /// Too few of the brokers answer: the fault names each address that fails.
     pub(super) fn reach_leaders(&self, topics: &[String], demand: Demand) -> Result<(), SinkFault> {
         let failed = if topics.is_empty() {
             self.dial_brokers(demand)?
@@ -101,8 +101,8 @@ impl Inspection {
         }
     }
 
-    /// Returns the fault of brokers that cannot be reached at their advertised addresses, as the client has found out: it
-    /// leaves the bootstrap servers once it has metadata, and may then wait for these brokers with every request.
+    /// Returns the fault of brokers that the client could not reach at their advertised addresses: a client leaves the bootstrap
+    /// servers once it has metadata, and may then wait for these brokers with every request.
     pub(super) fn advertised_silence(&self) -> Option<SinkFault> {
         let brokers = self.health.brokers_without_connection();
         let brokers: Vec<_> = brokers
@@ -118,7 +118,7 @@ impl Inspection {
         Some(SinkFault::new(FaultKind::Unreachable, reason))
     }
 
-    /// Finds out why brokers do not answer.
+    /// Determines why brokers do not answer.
     fn with_reasons(&self, brokers: Vec<Broker>) -> Vec<Unreached> {
         let addresses: Vec<_> = brokers.iter().map(|broker| broker.address.clone()).collect();
         let dialled = reach::dial(&addresses, false);
@@ -138,7 +138,7 @@ impl Inspection {
             .collect()
     }
 
-    /// Sends each leader a request that needs no more rights than writing does.
+    /// Sends each leader a request that needs no more rights than publishing.
     fn ask_leaders(&self, topics: &[String], demand: Demand) -> Result<Reached, SinkFault> {
         let mut leaders = self.leaders(topics)?;
         let mut reached = 0;
@@ -209,7 +209,7 @@ impl Inspection {
         Ok(Reached { reached, unreached })
     }
 
-    /// Requests the metadata until it comes.
+    /// Requests the metadata until an answer arrives.
     fn metadata(&self, topic: Option<&str>) -> Result<Metadata, SinkFault> {
         loop {
             let error = match self.asking.client().fetch_metadata(topic, SLICE) {
@@ -225,7 +225,7 @@ impl Inspection {
         }
     }
 
-    /// The brokers that lead partitions of the topics, each once.
+    /// Returns the brokers that lead partitions of the topics, each once.
     fn leaders(&self, topics: &[String]) -> Result<Vec<Broker>, SinkFault> {
         let mut leaders = BTreeMap::new();
         for topic in topics {
@@ -244,20 +244,20 @@ impl Inspection {
         Ok(leaders.into_values().collect())
     }
 
-    /// Whether an address is known from the metadata only.
+    /// Returns whether an address is known from the metadata only.
     fn is_advertised_alone(&self, address: &str) -> bool {
         !self.servers.iter().any(|server| server == address)
     }
 }
 
-/// The result of trying the brokers: the number of those that answer, and the others.
+/// The result of checking the brokers: the number of those that answer, and the unreached ones.
 #[derive(Debug)]
 struct Reached {
     reached: usize,
     unreached: Vec<Unreached>,
 }
 
-/// Whether a code means that the broker has not answered. Every answer will do, also a refusal.
+/// Returns whether a code means that the broker has not answered. Any answer counts, even a refusal.
 fn is_silence(code: Code) -> bool {
     matches!(
         error::blame(code),

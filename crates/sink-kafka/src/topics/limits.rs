@@ -8,11 +8,11 @@ use tracing::debug;
 use super::{Inspection, PAUSE, options};
 use crate::topic::Topic;
 
-/// What Kafka allows by default: assumed of a topic whose limit we may not read.
+/// Kafka's default of `max.message.bytes`, assumed for a topic whose limit cannot be read.
 pub(crate) const DEFAULT_MAX_MESSAGE: usize = 1_048_588;
-/// How long a broker that has answered may take to report its limits; without them the defaults apply.
+/// The time limit for reading the limits from a broker that has answered before; without them the defaults apply.
 const LIMITS_LIMIT: Duration = if cfg!(test) {
-    // The mock cluster knows no such request, and a client waits for a broker that does.
+    // The mock cluster does not support the request, and a client waits for a broker that does.
     Duration::from_millis(50)
 } else {
     Duration::from_secs(3)
@@ -21,8 +21,8 @@ const LIMITS_LIMIT: Duration = if cfg!(test) {
 impl Inspection {
     /// Reads the limits of the topics. Without the right to read them, Kafka's defaults apply.
     ///
-    /// A broker that does not know a topic yet answers as it does to one who may not ask, and without limits no danger is
-    /// named: for a topic that was created just now, the request is repeated.
+    /// A broker that does not know a topic yet answers as if the right were missing, and without limits no risky setting is
+    /// reported: for a topic that was just created, the request is repeated.
     pub(super) fn read_limits(&self, topics: &mut [Topic]) {
         let deadline = Instant::now() + LIMITS_LIMIT;
         self.describe(topics);
@@ -59,7 +59,7 @@ impl Inspection {
             }
         };
         for (topic, resource) in topics.iter_mut().zip(resources) {
-            // A topic whose configuration we may not read comes without entries.
+            // A topic whose configuration may not be read has no entries in the answer.
             let Ok(resource) = resource else { continue };
             let number = |name: &str| resource.get(name)?.value.as_ref()?.parse().ok();
             topic.max_message = number("max.message.bytes");
