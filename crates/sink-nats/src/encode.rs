@@ -1,4 +1,4 @@
-//! From an event to a message: subject, headers, payload.
+//! Encodes an event as a message: subject, headers, payload.
 
 use std::{borrow::Cow, fmt::Write};
 
@@ -20,28 +20,28 @@ use crate::{
     subjects::Subjects,
 };
 
-/// The attribute that names the fields that were taken out.
+/// The attribute that names the fields that were stripped.
 const STRIPPED: &str = "strippedfields";
-/// Its header without CloudEvents.
+/// The header for [`STRIPPED`] in messages without CloudEvents.
 const RAW_STRIPPED: &str = "neurobridge-strippedfields";
-/// The attribute that names the replay that a message is part of.
+/// The attribute that names the replay to which a message belongs.
 const REPLAY: &str = "replay";
-/// Its header without CloudEvents.
+/// The header for [`REPLAY`] in messages without CloudEvents.
 const RAW_REPLAY: &str = "neurobridge-replay";
-/// By this JetStream knows a message again that is sent twice.
+/// The header by which JetStream detects a duplicate.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 
-/// JetStream takes 64 KiB. Half of it, because with strict order the id stands in the next message's headers as well.
+/// JetStream accepts 64 KiB. Half of it, because with strict order the headers of the next message contain the id as well.
 const MAX_HEADERS: usize = 32_000;
 
-/// Makes messages of events.
+/// Encodes events as messages.
 #[derive(Debug)]
 pub(crate) struct Encoder {
     format: Format,
     has_id: bool,
     template: Template,
     subjects: Subjects,
-    /// The longest subject that the server accepts, in bytes, as far as that is known.
+    /// The longest subject that the server is known to accept, in bytes.
     max_subject: usize,
     replay: Option<String>,
     structured: String,
@@ -49,12 +49,12 @@ pub(crate) struct Encoder {
     scratch: String,
 }
 
-/// A message, its payload borrowed from event and encoder. The rest is the client's own to take.
+/// A message whose payload borrows from the event and the encoder. The client takes ownership of the other parts.
 #[derive(Debug)]
 pub(crate) struct Message<'a> {
     pub(crate) subject: Subject,
     pub(crate) headers: Headers,
-    /// The id in the headers, of an event for JetStream.
+    /// The id in the headers; only for an event sent to JetStream.
     pub(crate) id: Option<&'a str>,
     pub(crate) payload: &'a str,
 }
@@ -74,15 +74,15 @@ impl Encoder {
         }
     }
 
-    /// From now on all messages are part of this replay.
+    /// Marks all following messages as part of this replay.
     pub(crate) fn set_replay(&mut self, run: &str) {
         self.replay = Some(run.to_owned());
     }
 
-    /// Makes the message of an event. `stripped` names the fields that were taken out of it, if any were.
+    /// Encodes an event as a message. `stripped` names the fields that were removed from the event, if any.
     ///
     /// # Errors
-    /// The server would take it for an attack and close the connection, or its headers are more than a stream stores.
+    /// The server would treat the message as an attack and close the connection, or the headers exceed what a stream stores.
     pub(crate) fn encode<'a>(
         &'a mut self,
         event: &Event<'a>,
@@ -100,7 +100,7 @@ impl Encoder {
             self.id.clear();
             self.id.push_str(&percent_encode(&self.scratch));
             if let Some(run) = &self.replay {
-                // Under its own id the server would take it for a duplicate and swallow it.
+                // With the original id the server would drop the message as a duplicate.
                 self.id.push_str(";replay=");
                 self.id.push_str(&percent_encode(run));
             }
@@ -177,8 +177,8 @@ impl Encoder {
         self.max_subject = self.max_subject.min(max_bytes);
     }
 
-    /// Attributes as headers, after the NATS binding of CloudEvents: the working draft of 1.0.3, the first that has
-    /// headers and encodes their values.
+    /// Encodes attributes as headers, according to the NATS binding of CloudEvents: the working draft of 1.0.3, the first version
+    /// that has headers and encodes their values.
     fn add_attributes(
         &mut self,
         event: &Event<'_>,
@@ -203,14 +203,14 @@ impl Encoder {
         cloudevents::write_structured(event, spool, &mut self.scratch, &mut self.structured);
         let ours = [(STRIPPED, stripped), (REPLAY, self.replay.as_deref())];
         for (name, value) in ours.into_iter().filter_map(|(name, value)| Some((name, value?))) {
-            // Among the attributes, before all that comes from them: the object begins with a brace.
+            // Inserted after the opening brace, so that it precedes all attributes with foreign contents.
             let attribute = format!("\"{name}\":{},", serde_json::Value::from(value));
             self.structured.insert_str(1, &attribute);
         }
     }
 }
 
-/// Makes the message of a dead letter.
+/// Encodes a dead letter as a message.
 pub(crate) fn dead_letter<'a>(
     subject: &str,
     letter: &DeadLetter<'a>,
@@ -232,7 +232,7 @@ pub(crate) fn dead_letter<'a>(
     }
 }
 
-/// `ce-` and the attribute's name. Names are case-sensitive on the wire.
+/// Returns `ce-` and the attribute's name. Names are case-sensitive in the protocol.
 fn header_name(attribute: &str) -> Cow<'static, str> {
     Cow::Borrowed(match attribute {
         "specversion" => "ce-specversion",
@@ -243,18 +243,18 @@ fn header_name(attribute: &str) -> Cow<'static, str> {
         "sequence" => "ce-sequence",
         STRIPPED => "ce-strippedfields",
         REPLAY => "ce-replay",
-        // One that is added later and forgotten here: slower, and right all the same.
+        // An attribute that is missing above costs an allocation and is still correct.
         other => return Cow::Owned(format!("ce-{other}")),
     })
 }
 
 impl Message<'_> {
-    /// What a server and a stream count: headers and payload.
+    /// Returns the size that a server and a stream count: headers and payload, in bytes.
     pub(crate) fn size(&self) -> usize {
         self.headers.size() + self.payload.len()
     }
 
-    /// As text, for people.
+    /// Formats the message as human-readable text.
     pub(crate) fn describe(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.

@@ -1,4 +1,4 @@
-//! Whose fault an error is: the one place where that is decided, code by code.
+//! Classifies errors as faults of a message or of the sink: the one place that decides, code by code.
 
 use std::{error::Error, io};
 
@@ -10,39 +10,39 @@ use neurobridge_core::{
 };
 use serde::Deserialize;
 
-/// Whose fault an error of JetStream is.
+/// The part at fault for an error of JetStream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blame {
-    /// The message's own.
+    /// The message itself.
     Message(RejectionReason),
-    /// The sink's as a whole. No message is to suffer for it.
+    /// The sink as a whole. No message may be rejected for this error.
     Sink(FaultKind),
-    /// Another message is the last one of the stream than the one that was expected.
+    /// The last message of the stream is not the expected one.
     Order,
-    /// A message with the same id is being stored: whether it will be is not known yet.
+    /// A message with the same id is being stored: the result is not known yet.
     SameId,
 }
 
-/// An error as JetStream tells it.
+/// An error in an answer of JetStream.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct ApiError {
-    /// As in HTTP.
+    /// The class of the error, as in HTTP.
     pub(crate) code: u16,
-    /// What it is exactly; 0 from servers that don't say.
+    /// The exact error; 0 from servers that do not report it.
     #[serde(default)]
     pub(crate) err_code: u32,
     #[serde(default)]
     pub(crate) description: String,
 }
 
-/// The stream is not there.
+/// The stream does not exist.
 pub(crate) const STREAM_NOT_FOUND: u32 = 10059;
-/// No message stands at that place of the stream.
+/// The stream has no message at that position.
 pub(crate) const NO_MESSAGE: u32 = 10037;
-/// Somebody else was faster to create a stream of this name, with another configuration.
+/// Another client has created a stream of this name first, with another configuration.
 pub(crate) const STREAM_NAME_IN_USE: u32 = 10058;
 
-/// Decides whose fault an error is. The numbers are those of nats-server's `errors.json`.
+/// Returns the part at fault for an error. The numbers are those of nats-server's `errors.json`.
 pub(crate) const fn blame(error: &ApiError) -> Blame {
     use FaultKind::{Missing, Other, Timeout, Unauthorised, Unavailable};
     match error.err_code {
@@ -56,20 +56,20 @@ pub(crate) const fn blame(error: &ApiError) -> Blame {
         // JetStream is off for this account, or on this server; another stream than the expected one has the subject.
         10039 | 10076 | 10060 => Blame::Sink(Missing),
 
-        // Full: `discard = new` and a limit reached, for all subjects or one. Or the disk is.
+        // The stream is full (`discard = new` and a limit reached, for all subjects or one), or the disk is.
         10077 => Blame::Sink(Unavailable),
-        // An account's or a server's memory or disk is used up.
+        // The memory or disk quota of an account or server is used up.
         10002 | 10023 | 10028 | 10047 => Blame::Sink(Unavailable),
         // The cluster has no leader, or loses it at this moment; servers for the replicas are missing; it is offline.
         10004 | 10005 | 10007 | 10008 | 10009 | 10118 | 10194 => Blame::Sink(Unavailable),
-        // Sealed: an administrator's deed.
+        // An administrator has sealed the stream.
         10109 => Blame::Sink(Unavailable),
-        // More on its way to the stream than the server holds back for it.
+        // More messages are in flight to the stream than the server buffers for it.
         10167 => Blame::Sink(Unavailable),
         10158 => Blame::SameId,
 
-        // By the class of the error what the number does not say. To blame the sink for what is unknown costs time, to
-        // blame the message could cost the backlog.
+        // Other numbers are classified by the class of the error. Blaming the sink for an unknown error costs time; blaming the
+        // message could cost the backlog.
         _ => match error.code {
             401 | 403 => Blame::Sink(Unauthorised),
             408 => Blame::Sink(Timeout),
@@ -79,7 +79,7 @@ pub(crate) const fn blame(error: &ApiError) -> Blame {
     }
 }
 
-/// The fault of the stream that answered so, with a sentence that says what to do.
+/// Creates the fault of the stream that answered with an error, with advice on what to do.
 pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
     let detail = format!("{} (error {})", error.description, error.err_code);
     let kind = match blame(error) {
@@ -95,7 +95,7 @@ pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
             );
         }
         Blame::SameId => FaultKind::Unavailable,
-        // The callers ask about messages' faults first.
+        // The callers handle messages' errors before they call this function.
         Blame::Message(_) => FaultKind::Other,
     };
     let advice = match (kind, error.err_code) {
@@ -123,7 +123,7 @@ pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
     )
 }
 
-/// The fault of whatever keeps the subject of dead letters.
+/// Creates the fault of the stream that stores the subject of dead letters.
 pub(crate) fn of_letter(error: &ApiError, subject: &str) -> SinkFault {
     SinkFault::new(
         fault(error, subject).kind,
@@ -135,7 +135,7 @@ pub(crate) fn of_letter(error: &ApiError, subject: &str) -> SinkFault {
     )
 }
 
-/// The fault of a stream that has stored a message elsewhere than where it was told to.
+/// Creates the fault of a stream that has stored a message at another position than the requested one.
 pub(crate) fn misplaced(stream: &str, expected: u64, found: u64) -> SinkFault {
     SinkFault::new(
         FaultKind::Other,
@@ -146,7 +146,7 @@ pub(crate) fn misplaced(stream: &str, expected: u64, found: u64) -> SinkFault {
     )
 }
 
-/// The fault when nobody takes what was sent to a subject: status 503, "no responders".
+/// Creates the fault of a subject without a receiver: status 503, "no responders".
 pub(crate) fn nobody_takes(what: &str, sequence: Sequence, subject: &str) -> SinkFault {
     SinkFault::new(
         FaultKind::Unavailable,
@@ -157,7 +157,7 @@ pub(crate) fn nobody_takes(what: &str, sequence: Sequence, subject: &str) -> Sin
     )
 }
 
-/// The fault of a request to JetStream's API that got no answer.
+/// Creates the fault of a request to JetStream's API that was not answered.
 pub(crate) fn of_request(kind: RequestErrorKind) -> SinkFault {
     match kind {
         RequestErrorKind::NoResponders => SinkFault::new(
@@ -176,32 +176,32 @@ pub(crate) fn of_request(kind: RequestErrorKind) -> SinkFault {
     }
 }
 
-/// What a server says before it closes a connection on which a line was longer than its `max_control_line`.
+/// The text that a server sends before it closes a connection because a line exceeded its `max_control_line`.
 const LINE_TOO_LONG: &str = "maximum control line";
 
-/// Whether the server says that a line of the protocol is too long.
+/// Returns whether the server reports that a protocol line is too long.
 pub(crate) fn is_line_too_long(event: &Event) -> bool {
     matches!(event, Event::ServerError(ServerError::Other(text)) if text.to_lowercase().contains(LINE_TOO_LONG))
 }
 
-/// The fault that the client tells, if it is one.
+/// Returns the fault for an event of the client, if the event is a fault.
 pub(crate) fn of_event(event: &Event) -> Option<SinkFault> {
     match event {
         Event::Disconnected | Event::Closed => Some(broken()),
         Event::ServerError(error) => of_server(error),
-        // Acknowledgements were dropped by the client. As many as may be in flight fit, so this is a bug; sending again
-        // is the cure all the same.
+        // The client has dropped acknowledgements. Its buffer has room for all messages in flight, so this is a bug; sending the
+        // events again fixes it nevertheless.
         Event::SlowConsumer(_) => Some(SinkFault::new(
             FaultKind::Other,
             "the client dropped acknowledgements; this is a bug, what has none is sent again",
         )),
-        // The server says that it will close the connection: then is the time to look for another one. What the client
-        // says of its attempts to come back concerns nobody: it may not.
+        // After announcing lame-duck mode the server closes the connection; only then does the sink look for another server.
+        // Reports about the client's reconnects are ignored: the client is configured not to reconnect.
         Event::Connected | Event::LameDuckMode | Event::Draining | Event::ClientError(_) => None,
     }
 }
 
-/// The fault of a connection that broke.
+/// Creates the fault of a broken connection.
 pub(crate) fn broken() -> SinkFault {
     SinkFault::new(
         FaultKind::Unreachable,
@@ -209,7 +209,7 @@ pub(crate) fn broken() -> SinkFault {
     )
 }
 
-/// The fault that a server tells, by its text: the protocol has no codes.
+/// Creates the fault for an error text of a server: the protocol has no codes.
 fn of_server(error: &ServerError) -> Option<SinkFault> {
     let ServerError::Other(text) = error else {
         return Some(unauthorised(&error.to_string(), "check auth"));
@@ -236,7 +236,7 @@ fn of_server(error: &ServerError) -> Option<SinkFault> {
     if lower.contains("authentication") || lower.contains("authorization") {
         return Some(unauthorised(text, "check auth"));
     }
-    // What else a server says ("Stale Connection", "Maximum Connections Exceeded") comes with a connection that closes.
+    // Other errors of a server ("Stale Connection", "Maximum Connections Exceeded") precede the close of the connection.
     Some(SinkFault::new(
         FaultKind::Unavailable,
         format!("the server says \"{text}\"; look after the servers, it is tried again"),
@@ -250,7 +250,7 @@ fn unauthorised(text: &str, advice: &str) -> SinkFault {
     )
 }
 
-/// The fault of a connection that could not be made.
+/// Creates the fault of a failed connection attempt.
 pub(crate) fn of_connect(error: &ConnectError, server: &str) -> SinkFault {
     let detail = causes(error);
     let tls_error = tls_error(error);
@@ -275,7 +275,7 @@ pub(crate) fn of_connect(error: &ConnectError, server: &str) -> SinkFault {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
             unauthorised(&detail, "check auth")
         }
-        // The certificates were looked at above; this is about the setup.
+        // Errors of certificates were handled above; this error concerns the setup of TLS.
         ConnectErrorKind::Tls => SinkFault::new(
             FaultKind::Unauthorised,
             format!("TLS fails ({detail}); check tls"),
@@ -312,7 +312,7 @@ fn causes(error: &dyn Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let next = error.to_string();
-        // Many repeat their cause in their own text.
+        // Many errors repeat their cause in their own text.
         if !text.contains(&next) {
             text = format!("{text}: {next}");
         }
@@ -321,10 +321,10 @@ fn causes(error: &dyn Error) -> String {
     text
 }
 
-/// Returns the error of TLS among the causes: who we are, or they are, is not accepted. Since TLS 1.3 a refused client certificate
-/// is reported after the handshake, as a read error.
+/// Returns the TLS error among the causes: one side does not accept the other's certificate. Since TLS 1.3 a refused client
+/// certificate is reported after the handshake, as a read error.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    // An `io::Error` keeps what it is about beside its source.
+    // An `io::Error` contains its inner error in addition to its source.
     let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     error
         .downcast_ref()

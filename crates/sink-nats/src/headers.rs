@@ -1,9 +1,9 @@
-//! Headers as they go over the wire, in one text.
+//! Headers in their wire format, in one text.
 //!
-//! The client keeps headers in a map, with three allocations for each, freed by another thread: with ten headers they
-//! are most of what a message costs (`cargo xtask bench --sink strict` weighs it). So the map gets one entry: the first
-//! header's name, and a value that holds the others with the line breaks before them. The client writes name, colon,
-//! value, and what is read is ten headers.
+//! The client stores headers in a map, with three allocations for each, freed by another thread: with ten headers they are most
+//! of the cost of a message (`cargo xtask bench --sink strict` measures it). So the map gets one entry: the first header's name,
+//! and a value that contains the other headers with the line breaks before them. The client writes name, colon and value, and the
+//! receiver reads ten headers.
 
 use std::{
     borrow::Cow,
@@ -14,30 +14,30 @@ use std::{
 use async_nats::{HeaderMap, HeaderName, HeaderValue, header::IntoHeaderName};
 use serde::{Deserialize, de::value};
 
-/// The first line of the headers, and the empty line behind them.
+/// The first line of the headers, and the empty line after them.
 const OVERHEAD: usize = "NATS/1.0\r\n\r\n".len();
 const COLON: &str = ": ";
 const LINE_BREAK: &str = "\r\n";
-/// Enough for the attributes of a usual event, with its place in the chain.
+/// Enough for the attributes of a usual event and the chain's headers, in bytes.
 pub(crate) const ROOM_FOR_ATTRIBUTES: usize = 512;
-/// Enough for an id and a place in the chain.
+/// Enough for an id and the chain's headers, in bytes.
 pub(crate) const ROOM_FOR_ID: usize = 256;
 
-/// Whether the client takes a value with line breaks from where it need not look at it. An update may change that; then
-/// headers go into the map one by one, which is slower and right all the same.
+/// Whether the client accepts a value with line breaks when it is deserialised, which skips the client's validation. An update
+/// may change that; then headers are added to the map one by one, which is slower and still correct.
 static TAKES_LINES: LazyLock<bool> = LazyLock::new(|| verbatim("a\r\nb: c".to_owned()).is_some());
 
 /// The headers of a message.
 #[derive(Debug, Default)]
 pub(crate) struct Headers {
     first: Option<Cow<'static, str>>,
-    /// The first one's value; then, a line each, the others.
+    /// The value of the first header, followed by the other headers, one line each.
     text: String,
     room: usize,
 }
 
 impl Headers {
-    /// None yet, and room for so many bytes of them, which is taken with the first one.
+    /// Creates empty headers with a capacity in bytes, which is allocated with the first header.
     pub(crate) fn with_room(bytes: usize) -> Self {
         Self {
             room: bytes,
@@ -45,14 +45,14 @@ impl Headers {
         }
     }
 
-    /// Adds a header. There must be no line break in its value: percent-encoding, or how it is made, rules it out.
+    /// Adds a header. The value must not contain a line break: percent-encoding or its construction excludes one.
     pub(crate) fn add(&mut self, name: impl Into<Cow<'static, str>>, value: &str) {
         debug_assert!(!value.contains(['\r', '\n']), "a line break in {value:?}");
         self.begin(name.into());
         self.text.push_str(value);
     }
 
-    /// Adds a header whose value is written in its place. The same holds for it.
+    /// Adds a header whose value is formatted in place. The value must not contain a line break.
     pub(crate) fn add_written(&mut self, name: impl Into<Cow<'static, str>>, value: impl Display) {
         self.begin(name.into());
         // Writing to a string cannot fail.
@@ -70,7 +70,7 @@ impl Headers {
         }
     }
 
-    /// How many bytes they take on the wire, with the line before and the empty one behind them.
+    /// Returns the size on the wire in bytes, including the line before the headers and the empty line after them.
     pub(crate) fn size(&self) -> usize {
         let lines = self.first.as_ref().map_or(0, |first| {
             first.len() + COLON.len() + self.text.len() + LINE_BREAK.len()
@@ -78,7 +78,7 @@ impl Headers {
         OVERHEAD + lines
     }
 
-    /// A line each, sorted, for people.
+    /// Formats the headers as human-readable text, one line each, sorted.
     pub(crate) fn lines(&self) -> String {
         let mut lines: Vec<_> = self
             .pairs()
@@ -88,7 +88,7 @@ impl Headers {
         lines.join("\n")
     }
 
-    /// As the client takes them; nothing where there are none.
+    /// Returns the map for the client; `None` without headers.
     pub(crate) fn into_map(self) -> Option<HeaderMap> {
         self.first.as_ref()?;
         let mut map = HeaderMap::new();
@@ -115,7 +115,7 @@ impl Headers {
     }
 }
 
-/// A value that nobody looks at: that is how one is read which was stored somewhere.
+/// Creates a value without validation, by deserialising it as if it had been stored before.
 fn verbatim(text: String) -> Option<HeaderValue> {
     HeaderValue::deserialize(value::StringDeserializer::<value::Error>::new(text)).ok()
 }
@@ -143,7 +143,7 @@ mod tests {
             "NATS/1.0\r\nNats-Msg-Id: main/7\r\nce-sequence: 42\r\nce-source: /neuroio/main: a\r\n\r\n";
         assert_eq!(headers.size(), wire.len());
         let map = headers.into_map().unwrap();
-        // If this fails after an update, the client looks at values now: see TAKES_LINES.
+        // If this fails after an update, the client validates deserialised values: see `TAKES_LINES`.
         assert_eq!(map.len(), 1);
         assert_eq!(
             map.get("Nats-Msg-Id").unwrap().as_str(),

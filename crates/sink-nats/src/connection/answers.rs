@@ -1,4 +1,4 @@
-//! What the answers of a stream mean for the messages in flight.
+//! Applies the answers of a stream to the messages in flight.
 
 use std::sync::Arc;
 
@@ -58,7 +58,8 @@ impl Connection {
         }
     }
 
-    /// Where the message of this number was to go, if that was a dead letter: not where events go.
+    /// Returns the subject of the message with this number if the message is a dead letter, which goes to another stream than
+    /// events.
     fn letter_subject_of(&self, number: u64) -> Option<&str> {
         let sent = self.in_flight.get(number)?;
         self.letter_subject
@@ -92,7 +93,7 @@ impl Connection {
                     Ok(())
                 }
                 Blame::Order | Blame::SameId if self.takes_refusal(number) => Ok(()),
-                // It is published once more alone; its outcome is known then.
+                // The event is published once more alone; its outcome is known then.
                 Blame::SameId if self.keeper.chain().is_none() => {
                     if let Some(sent) = self.in_flight.take(number) {
                         acks.push(Ack {
@@ -143,7 +144,8 @@ impl Connection {
                 recovery.stored(place);
                 chain.stored();
                 if chain.acks_are_cumulative() {
-                    // It could be stored only after the one before it: whose acknowledgement was lost, then.
+                    // The stream stores a message of the chain only after its predecessor, so acknowledgements of earlier
+                    // messages were lost.
                     self.in_flight.take_before(
                         number,
                         |earlier| earlier.role.is_chained(),
@@ -166,8 +168,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes the refusal of a message of the chain because of what stands before it; false when it is none of the chain, or the
-    /// chain can't be continued over this connection.
+    /// Handles the rejection of a chained message that was caused by an earlier message. Returns false if the message is not part
+    /// of the chain, or if the chain cannot be continued over this connection.
     fn takes_refusal(&mut self, number: u64) -> bool {
         let Some(&sent) = self.in_flight.get(number) else {
             return true;
@@ -178,13 +180,13 @@ impl Connection {
         if !recovery.refused(sent.sequence) {
             return false;
         }
-        // Without an outcome: it is sent again when the chain continues.
+        // Removed without an outcome: the event is sent again when the chain continues.
         self.in_flight.take(number);
         true
     }
 }
 
-/// What a stream has answered.
+/// Parses the answer of a stream.
 fn answer(reply: &async_nats::Message) -> Result<Answer<'_>, SinkFault> {
     serde_json::from_slice(&reply.payload).map_err(|error| {
         SinkFault::new(

@@ -1,4 +1,4 @@
-//! How a broken chain is continued over the same connection.
+//! Continues a broken chain over the same connection.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use super::Connection;
 use crate::{chain::Chain, keeper::Keeper, recovery::End, stream::Api};
 
 impl Connection {
-    /// Finds the end of the stream and continues the chain there: everything without an outcome has to be sent again. Safe to
-    /// cancel: a request that was sent is kept.
+    /// Reads the end of the stream and continues the chain there: all events without an outcome have to be sent again.
+    /// Cancel-safe: a request that was sent stays pending.
     pub(super) async fn continue_chain(&mut self) -> Result<Next, SinkFault> {
         let Keeper::Stream {
             name,
@@ -41,7 +41,7 @@ impl Connection {
                 self.asked = None;
                 let end = answer?;
                 recovery.continued(end.place, !end.is_ours);
-                // What is stored of ours may have come over an older connection.
+                // Our messages in the stream may have been sent over an older connection.
                 *chain = Chain::new(&self.ownership.owner(), end);
             }
         }
@@ -50,7 +50,7 @@ impl Connection {
         })
     }
 
-    /// What a person should know although events are delivered.
+    /// Returns a condition that the operator should know although events are delivered.
     pub(crate) fn notice(&self) -> Option<String> {
         let Keeper::Stream {
             name,
