@@ -271,7 +271,7 @@ impl SaslMechanism {
 }
 
 impl KafkaConfig {
-    /// One with defaults for all but the brokers.
+    /// Creates a configuration with default values for everything except the brokers.
     pub fn new(bootstrap_servers: impl Into<String>) -> Self {
         Self {
             bootstrap_servers: bootstrap_servers.into(),
@@ -295,18 +295,18 @@ impl KafkaConfig {
         }
     }
 
-    /// The topic for dead letters, if they go to one.
+    /// Returns the topic for dead letters, if they are published to one.
     pub(crate) fn dead_letter_topic(&self) -> Option<&str> {
         self.dead_letter.as_ref()?.topic.as_deref()
     }
 
-    /// How transactions are made, if they are.
+    /// Returns the transaction settings for exactly-once delivery; otherwise `None`.
     pub(crate) fn transactions(&self) -> Option<TransactionConfig> {
         (self.delivery == Delivery::ExactlyOnce).then(|| self.transaction.clone().unwrap_or_default())
     }
 }
 
-/// Whether Kafka allows a character in a topic's name.
+/// Returns whether Kafka allows a character in a topic's name.
 pub(crate) const fn is_topic_character(character: char) -> bool {
     matches!(character, 'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '_' | '-')
 }
@@ -325,13 +325,13 @@ const fn default_linger() -> Duration {
     Duration::from_millis(5)
 }
 
-/// 4,096 events, if they are small: a broker on the same machine is kept as busy by it as by more. Measured with headers,
-/// 16 MiB cost a fifth more processor time and 40 MiB more memory, for nothing.
+/// Corresponds to 4,096 small events, which keep a broker on the same machine as busy as more would. Measured with headers, 16
+/// MiB cost a fifth more processor time and 40 MiB more memory, without a benefit.
 const fn default_max_queue_size() -> ByteSize {
     ByteSize::from_mib(4)
 }
 
-/// Whether a name is one of Kafka's own topics, which take no records of others.
+/// Returns whether a name is one of Kafka's internal topics, which accept no other records.
 pub(crate) fn is_internal(topic: &str) -> bool {
     INTERNAL_TOPICS.contains(&topic)
 }

@@ -1,4 +1,5 @@
-//! Whether addresses of brokers can be reached. librdkafka waits for them without an error, or with one that comes late.
+//! Checks whether the brokers' addresses can be reached. librdkafka waits for an unreachable address without an error, or with a
+//! late one.
 
 use std::{
     io,
@@ -13,19 +14,19 @@ use neurobridge_core::{
     sink::{FaultKind, SinkFault},
 };
 
-/// How long a name server may take for the names of `bootstrap_servers`. More than a resolver takes whose first name server
-/// of two does not answer.
+/// The time limit for resolving the names of `bootstrap_servers`. Longer than a resolver takes if the first of two name servers
+/// does not answer.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
-/// How long a dial may take, with the look-up of the name.
+/// The time limit of a dial, including the look-up of the name.
 const DIAL_LIMIT: Duration = Duration::from_secs(2);
-/// At most so many addresses are tried at the same time, each on a thread.
+/// The maximum number of addresses that are dialled at the same time, each on a thread.
 const MAX_ADDRESSES: usize = 32;
-/// What is wrong with a broker that can be dialled.
+/// The reason for a broker that accepts connections and does not answer.
 pub(crate) const SILENT: &str = "connections are accepted, requests have no answer";
-/// The port of an address without one, as librdkafka has it.
+/// librdkafka's default port, for an address without one.
 const DEFAULT_PORT: u16 = 9092;
 
-/// The addresses in `bootstrap_servers`, each as `host:port`.
+/// Returns the addresses in `bootstrap_servers`, each as `host:port`.
 pub(crate) fn addresses(servers: &str) -> Vec<String> {
     servers
         .split(',')
@@ -82,8 +83,8 @@ pub(crate) fn look_up(servers: &[String], steps: &ConnectSteps) -> Result<Durati
     Err(SinkFault::new(FaultKind::Unreachable, reason))
 }
 
-/// Opens a TCP connection to each address and closes it again, all at the same time. Returns for each address why that is
-/// not possible, or `Ok`. With `is_one_enough`, the addresses without an answer are left out once one can be reached.
+/// Opens a TCP connection to each address and closes it again, all at the same time. Returns the result for each address: `Ok`,
+/// or why it cannot be reached. With `is_one_enough`, returns as soon as one address can be reached, without the pending ones.
 pub(crate) fn dial(addresses: &[String], is_one_enough: bool) -> Vec<(String, Result<(), String>)> {
     let begin = Instant::now();
     let answers = each(addresses, |address| {
@@ -99,7 +100,7 @@ pub(crate) fn dial(addresses: &[String], is_one_enough: bool) -> Vec<(String, Re
     }
     for address in addresses.iter().take(MAX_ADDRESSES) {
         if !dialled.iter().any(|(done, _)| done == address) {
-            // The dial itself has a shorter limit.
+            // The dial itself has a shorter limit, so the look-up must be pending.
             let why = format!(
                 "no answer of the name server within {} seconds",
                 DIAL_LIMIT.as_secs()
@@ -110,7 +111,7 @@ pub(crate) fn dial(addresses: &[String], is_one_enough: bool) -> Vec<(String, Re
     dialled
 }
 
-/// Dials each address, and returns in words what came of it.
+/// Dials each address, and describes the results.
 pub(crate) fn dialled(addresses: &[String]) -> String {
     let each: Vec<_> = dial(addresses, false)
         .into_iter()
@@ -135,7 +136,7 @@ pub(crate) struct Unreached {
 pub(crate) const ADVERTISED_ADVICE: &str =
     "set advertised.listeners of the broker to an address that this machine can reach";
 
-/// Returns where the address of a broker comes from, to follow the address, if it is not one of `servers`.
+/// Returns the origin of a broker's address, to be appended to the address, if it is not one of `servers`.
 pub(crate) fn origin(servers: &[String], address: &str) -> &'static str {
     if servers.iter().any(|server| server == address) {
         ""
@@ -177,19 +178,19 @@ pub(crate) fn unreached_reason(servers: &[String], brokers: &[Unreached]) -> Opt
     })
 }
 
-/// Does the same with each address, on a thread for each. A thread that hangs is abandoned; a resolver ends by itself.
+/// Runs the same work for each address, on a thread for each. A thread that hangs is abandoned; a resolver ends by itself.
 fn each<T: Send + 'static>(
     addresses: &[String],
     work: impl Fn(&str) -> T + Send + Copy + 'static,
 ) -> Receiver<(String, T)> {
-    // Holds all results, so that no thread waits for a receiver.
+    // Has room for all results, so that no thread blocks on the receiver.
     let (done, results): (SyncSender<(String, T)>, _) = sync_channel(MAX_ADDRESSES);
     for address in addresses.iter().take(MAX_ADDRESSES).cloned() {
         let done = done.clone();
-        // Without a thread there is no answer for this one.
+        // If no thread can be started, the address has no result.
         let _ = thread::Builder::new().name("kafka-dial".into()).spawn(move || {
             let result = work(&address);
-            // The receiver has given up: the result is not needed.
+            // If the receiver has stopped waiting, the result is not needed.
             let _ = done.send((address, result));
         });
     }

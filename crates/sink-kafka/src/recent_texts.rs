@@ -6,7 +6,7 @@ use crate::error::without_state;
 
 /// The time for which a message is not logged again.
 const SUPPRESSED_FOR: Duration = Duration::from_secs(30);
-/// The bound on remembered messages. Beyond it the oldest one is forgotten and may be logged again.
+/// The maximum number of stored messages. If it is exceeded, the oldest one is removed and may be logged again.
 const MAX_TEXTS: usize = 32;
 
 /// The messages that were logged within the last [`SUPPRESSED_FOR`].
@@ -14,9 +14,9 @@ const MAX_TEXTS: usize = 32;
 pub(crate) struct RecentTexts(Vec<(String, Instant)>);
 
 impl RecentTexts {
-    /// Adds a message. Returns whether it was not there, so that it has to be logged.
+    /// Adds a message. Returns whether the message is new, so that it has to be logged.
     pub(crate) fn insert(&mut self, text: &str) -> bool {
-        // The rest differs from one report to the next.
+        // The text about the connection's state differs from one report to the next.
         let text = without_state(text);
         let now = Instant::now();
         self.0.retain(|(_, at)| now.duration_since(*at) < SUPPRESSED_FOR);

@@ -1,4 +1,4 @@
-//! The Kafka sink as a kind of sink of the program.
+//! Registers Kafka as a sink type of the program.
 
 use std::path::Path;
 

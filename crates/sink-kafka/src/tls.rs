@@ -1,4 +1,4 @@
-//! Certificates and keys in PEM files. They are read here and given to librdkafka as text.
+//! Reads certificates and keys from PEM files, which librdkafka receives as text.
 
 use std::path::Path;
 
@@ -9,20 +9,20 @@ use neurobridge_core::{
 };
 use tracing::warn;
 
-/// All certificates that systems trust are a quarter of a MiB.
+/// The certificates of all authorities that systems trust have a quarter of a MiB.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Returns the certificates of a file of authorities, as far as they can be read, as PEM.
+/// Returns the readable certificates of a file of authorities, as PEM.
 ///
 /// # Errors
-/// The file cannot be read, or holds no certificate.
+/// The file cannot be read, or contains no certificate.
 pub(crate) fn authorities(path: &Path) -> Result<String, SinkFault> {
     let found = Certificates::parse(&read("ca_file", path)?);
     if found.readable.is_empty() {
         let reason = format!("tls.ca_file: found no certificate (PEM) in {}", path.display());
         return Err(SinkFault::new(FaultKind::Other, reason));
     }
-    // The others may be all that is needed.
+    // The readable certificates may be sufficient.
     if let Some(words) = found.skipped_message(&path.display().to_string(), &[]) {
         warn!("tls.ca_file: {words}");
     }
@@ -32,7 +32,7 @@ pub(crate) fn authorities(path: &Path) -> Result<String, SinkFault> {
 /// Returns the text of a file that a key of `tls` names.
 ///
 /// # Errors
-/// It cannot be read, or not in time.
+/// The file cannot be read, or not in time.
 pub(crate) fn read(key: &str, path: &Path) -> Result<String, SinkFault> {
     file::read(path, MAX_FILE_BYTES)
         .and_then(|content| content.text().map(str::to_owned))

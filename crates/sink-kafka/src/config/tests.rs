@@ -194,7 +194,7 @@ fn malformed_broker_addresses_are_errors_and_not_shown() {
             "{message}"
         );
     }
-    // The spelling of listeners, with what to write instead.
+    // An address copied from a listener is rejected with a hint.
     let message = wrong("PLAINTEXT://host:9092").unwrap();
     assert!(
         message.contains("leave out PLAINTEXT://") && message.contains("expected host:port"),

@@ -1,4 +1,4 @@
-//! The sink against librdkafka's mock cluster.
+//! Tests the sink against librdkafka's mock cluster.
 
 mod delivery;
 mod kafka;
@@ -17,7 +17,7 @@ use self::kafka::{Kafka, TOPIC, frame, id};
 use super::*;
 use crate::encode::tests::event;
 
-/// For whatever is waited for: long beside what it takes, so that a busy machine fails no test.
+/// The time limit of every wait: much longer than needed, so that no test fails on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn session_cursor() -> Cursor {
@@ -53,7 +53,7 @@ async fn outcomes(sink: &mut KafkaSink, count: usize) -> Result<Vec<Ack>, SinkFa
     Ok(acks)
 }
 
-/// Waits for the fault that is to come.
+/// Waits for the next fault.
 async fn fault(sink: &mut KafkaSink) -> SinkFault {
     outcomes(sink, usize::MAX).await.unwrap_err()
 }
@@ -92,7 +92,7 @@ async fn events_are_delivered_and_each_has_one_outcome() {
     assert_eq!(sequences, (1..=500).collect::<Vec<_>>());
     assert!(acks.iter().all(|ack| ack.outcome == Outcome::Delivered));
     assert_eq!(sink.unavailable(), None);
-    // One person, one partition, in order.
+    // All events of a person are in one partition, in order.
     let records = kafka.records(TOPIC, 500);
     let mut partition_of = BTreeMap::new();
     for (partition, values) in records {
@@ -143,17 +143,17 @@ async fn full_queue_accepts_after_a_report() {
         }
     };
     assert!(matches!(refusal, PublishError::Full), "{refusal:?}");
-    // Bytes bound it, not the number: so many bodies are 1 MiB.
+    // The limit on bytes applies, not the limit on messages: ten bodies are 1 MiB.
     assert_eq!(taken, 10);
     kafka.cluster.broker_up(-1).unwrap();
-    // Once a quarter is free.
+    // The queue accepts messages again once a quarter is free.
     let mut acks = outcomes(&mut sink, 3).await.unwrap();
     sink.publish(&event(11, &frame), &Bytes::new()).unwrap();
     acks.extend(outcomes(&mut sink, 11 - acks.len()).await.unwrap());
     assert_eq!(acks.len(), 11);
 }
 
-/// librdkafka gives a message's room free only after it has told its report.
+/// librdkafka frees the room of a message only after it has reported the outcome.
 #[tokio::test]
 async fn queue_with_nothing_in_flight_is_not_full() {
     let kafka = Kafka::start(1);
@@ -219,7 +219,7 @@ async fn sink_fault_ends_the_producer_and_discards_its_queue() {
         assert_eq!(first.kind, kind, "{first}");
         assert!(!first.is_final && first.reason.contains(TOPIC), "{first}");
         connect(&mut sink).await.unwrap();
-        // Nothing of the producer before is told any more.
+        // No report of the previous producer arrives any more.
         sink.publish(&event(2, &frame(2)), &Bytes::new()).unwrap();
         let acks = outcomes(&mut sink, 1).await.unwrap();
         assert_eq!(
@@ -249,7 +249,7 @@ async fn fatal_error_is_detected_and_named() {
     let mut sink = connected(kafka.config()).await;
     sink.publish(&event(1, &frame(1)), &Bytes::new()).unwrap();
     outcomes(&mut sink, 1).await.unwrap();
-    // With nothing else in flight there is no other explanation than a lost message.
+    // With no other message in flight, only a lost message explains the error.
     kafka.fail_produce(&[Resp::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER]);
     sink.publish(&event(2, &frame(2)), &Bytes::new()).unwrap();
     let fault = fault(&mut sink).await;
@@ -282,7 +282,7 @@ async fn templated_topic_is_checked_before_its_first_use() {
     config.topic = "e.{result}".parse().unwrap();
     let mut sink = connected(config).await;
     sink.publish(&event(1, &frame(1)), &Bytes::new()).unwrap();
-    // Nothing passes it.
+    // No later event overtakes the event.
     assert!(matches!(
         sink.publish(&event(2, &frame(2)), &Bytes::new()),
         Err(PublishError::Full)
@@ -319,7 +319,7 @@ async fn close_waits_for_messages_in_flight_and_drop_does_not() {
     for (number, frame) in (1..).zip(&frames) {
         sink.publish(&event(number, frame), &Bytes::new()).unwrap();
     }
-    // Still lingering: without a flush, closing would take all of them back.
+    // The messages still linger: without a flush, closing would purge all of them.
     sink.close().await;
     assert_eq!(kafka.ids(100), (1..=100).collect::<Vec<_>>());
 
@@ -397,7 +397,7 @@ async fn outcomes_is_cancel_safe() {
     let deadline = Instant::now() + LIMIT;
     while acks.is_empty() {
         assert!(Instant::now() < deadline);
-        // Given up after one look, again and again.
+        // Each future is dropped after one poll.
         tokio::select! {
             biased;
             outcome = sink.outcomes(&mut acks) => assert_eq!(outcome.unwrap(), Next::Continue),
@@ -412,7 +412,7 @@ async fn statistics_of_librdkafka_are_parsed() {
     let kafka = Kafka::start(3);
     let mut sink = connected(kafka.config()).await;
     assert_eq!(sink.health.known_partitions(TOPIC), Some(3));
-    // As if the topic had had fewer before.
+    // Simulates a topic that had fewer partitions before.
     sink.health.partitions(TOPIC, 2);
     sink.health.connection_failed("gone");
     sink.health.all_down("gone");

@@ -1,4 +1,4 @@
-//! The sink within the delivery: what became of every event, whatever the broker says.
+//! Tests the sink within the delivery: the outcome of every event, whatever the broker answers.
 
 use std::{future::pending, pin::Pin, sync::Mutex};
 
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
-/// The log: one batch after the other, then the end.
+/// A reader that returns one batch after the other, then the end.
 struct FakeReader {
     batch: SealedBatch,
     next: Sequence,
@@ -66,7 +66,7 @@ struct Delivered {
     faults: u64,
 }
 
-/// Delivers `count` events through the whole loop.
+/// Delivers `count` events through the whole delivery loop.
 async fn deliver_all(config: KafkaConfig, count: u64) -> Delivered {
     let mut batch = Batch::default();
     let frames: Vec<_> = (1..=count).map(frame).collect();
@@ -128,7 +128,7 @@ async fn revoked_permission_only_delays_events() {
         denied,
     ]);
     let mut config = kafka.config();
-    // Several batches in flight when the first is refused.
+    // Several batches are in flight when the first one is rejected.
     config.properties.insert(
         "batch.num.messages".into(),
         neurobridge_core::secret::Secret::new("50"),
@@ -139,8 +139,8 @@ async fn revoked_permission_only_delays_events() {
         (1_000, 0)
     );
     assert!(delivered.faults > 0);
-    // None is missing. (In order is another matter: the mock cluster takes batches behind a refused one, which a real
-    // broker does not; the tests with one look at that.)
+    // No event is missing. The order is not checked: the mock cluster accepts batches after a rejected one, which a real broker
+    // does not; the end-to-end tests with a real broker check the order.
     assert!(kafka.ids(1_000).len() >= 1_000);
 }
 
@@ -194,7 +194,7 @@ async fn fatal_error_is_resolved_by_a_new_producer() {
     assert_order(&kafka.ids(1_000));
 }
 
-/// In order is judged on first copies.
+/// Checks the order of the first copies only.
 fn assert_order(ids: &[u64]) {
     let mut highest = 0;
     for id in ids {

@@ -37,7 +37,7 @@ impl Kafka {
         self.cluster.request_errors(RDKafkaApiKey::Produce, errors);
     }
 
-    /// Values by partition, in their order, once there are `count` different ones.
+    /// Returns the values by partition, in order, once there are `count` different ones.
     pub(super) fn records(&self, topic: &str, count: usize) -> BTreeMap<i32, Vec<String>> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", self.cluster.bootstrap_servers())
@@ -67,7 +67,7 @@ impl Kafka {
         records
     }
 
-    /// The ids of all events of a topic with one partition.
+    /// Returns the ids of all events of a topic with one partition.
     pub(super) fn ids(&self, count: usize) -> Vec<u64> {
         let records = self.records(TOPIC, count);
         records.values().flatten().map(|value| id(value)).collect()

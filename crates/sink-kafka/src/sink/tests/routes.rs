@@ -1,4 +1,4 @@
-//! Topics by template: some exist, some may come to exist, some never can.
+//! Tests topics by template: existing, missing and impossible ones.
 
 use super::*;
 use crate::config::MissingTopic;
@@ -16,7 +16,7 @@ async fn templated(kafka: &Kafka, missing_topic: MissingTopic) -> KafkaSink {
     connected(config).await
 }
 
-/// Publishes an event as the delivery does, and once more when it was not sent; what became of it.
+/// Publishes an event as the delivery does, again if its outcome is deferred, and returns the final outcome.
 async fn outcome(sink: &mut KafkaSink, id: u64, result: &str) -> Result<Outcome, SinkFault> {
     let frame = frame(id, result);
     for _ in 0..2 {
@@ -48,7 +48,7 @@ fn unroutable(outcome: Outcome) -> String {
 async fn invalid_topic_of_an_event_stops_no_other() {
     let kafka = Kafka::start(1);
     let mut sink = templated(&kafka, MissingTopic::Wait).await;
-    // Twice: the second time it is known.
+    // Twice, because the second event meets a topic already known as unroutable.
     for id in [1, 2] {
         let reason = unroutable(outcome(&mut sink, id, "x.a").await.unwrap());
         insta::allow_duplicates! {
@@ -72,7 +72,7 @@ async fn missing_topic_is_waited_for_or_makes_a_dead_letter() {
     let reason = unroutable(outcome(&mut sink, 1, "gone").await.unwrap());
     assert!(reason.contains("\"gone\" does not exist"), "{reason}");
     assert_eq!(outcome(&mut sink, 2, "x_a").await.unwrap(), Outcome::Delivered);
-    // The clients that looked at the topics are kept for the next one.
+    // The clients that inspected the topics are reused for the next one.
     assert!(sink.connection.as_ref().unwrap().keeps_inspector());
 }
 

@@ -24,7 +24,7 @@ async fn unreachable_broker_has_a_plain_reason() {
 
 #[tokio::test]
 async fn silent_broker_has_a_plain_reason() {
-    // Accepts connections and never answers.
+    // The listener accepts connections and never answers.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let config = KafkaConfig::new(listener.local_addr().unwrap().to_string());
     let mut sink = KafkaSink::new("kafka", config);
@@ -58,7 +58,7 @@ async fn lost_broker_makes_the_sink_unavailable_without_a_fault() {
     let acks = outcomes(&mut sink, 199).await.unwrap();
     assert!(acks.iter().all(|ack| ack.outcome == Outcome::Delivered));
     assert_eq!(sink.unavailable(), None);
-    // The same producer: in order, and none twice.
+    // The same producer has sent all events: in order, without duplicates.
     assert_eq!(kafka.ids(200), (1..=200).collect::<Vec<_>>());
 }
 
@@ -95,6 +95,6 @@ async fn unfinished_clients_are_bounded() {
     drop(hanging);
     connect(&mut sink).await.unwrap();
     drop(sink.connection.take());
-    // Those of the inspections among them.
+    // These clients include the ones that inspected topics.
     wait_until("all clients to end", || sink.health.clients() == 0).await;
 }
