@@ -1,11 +1,11 @@
-//! The time, as the writer of a file sees it.
+//! The clocks that the file writer uses.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use neurobridge_core::clock;
 
-/// Tells the time. Tests have their own.
+/// Returns the time. Tests use their own implementation.
 pub(crate) trait Clock: Send + Sync + 'static {
     /// The guarded time of day.
     fn now(&self) -> Timestamp;
@@ -13,7 +13,7 @@ pub(crate) trait Clock: Send + Sync + 'static {
     /// The time of day where it is certain enough to remove files by their age.
     fn trusted(&self) -> Option<Timestamp>;
 
-    /// The monotonic time since this clock was made.
+    /// The monotonic time since this clock was created.
     fn elapsed(&self) -> Duration;
 }
 

@@ -1,4 +1,4 @@
-//! What can be configured of a file sink.
+//! The configuration of a file sink.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,9 +13,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Below this nearly every event would have a file of its own.
+/// With a smaller limit nearly every event would be in a separate file.
 const LEAST_SIZE: ByteSize = ByteSize::from_kib(64);
-/// Names of rotated files tell seconds apart; a file a minute is more than anybody wants.
+/// Names of rotated files have a resolution of one second; more than one file per minute is not useful.
 const LEAST_PERIOD: Duration = Duration::from_secs(60);
 
 /// A file sink: JSON lines, the newest in `path`, older ones beside it.
@@ -82,7 +82,7 @@ impl Default for FileConfig {
 }
 
 impl FileConfig {
-    /// What is wrong: each key with a sentence.
+    /// Returns the configuration errors: the key and the error text of each.
     pub fn check(&self) -> Vec<(String, String)> {
         let mut errors = Vec::new();
         let mut error = |key: &str, sentence: String| errors.push((key.to_owned(), sentence));
@@ -117,7 +117,7 @@ impl FileConfig {
     }
 }
 
-/// What the writing of a file goes by.
+/// The limits that the writer of a file applies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) max_size: u64,
@@ -126,7 +126,7 @@ pub(crate) struct Limits {
     pub(crate) sync: SyncMode,
 }
 
-/// How often to rotate, given that only whole files are removed.
+/// Returns the rotation period. Only whole files are removed, so `max_age` limits the period.
 pub(crate) fn effective_period(
     rotate_every: Option<Duration>,
     max_age: Option<Duration>,
@@ -134,7 +134,7 @@ pub(crate) fn effective_period(
     rotate_every.or(max_age.map(|age| age.min(DAY)))
 }
 
-/// A sentence on what is wrong with the path of a file to write to.
+/// Returns the error text for a path that cannot be the path of a file to write.
 pub(crate) fn check_path(path: &Path) -> Option<String> {
     let text = path.to_string_lossy();
     let is_file = path.file_name().is_some_and(|name| name.to_str().is_some()) && !text.ends_with('/');

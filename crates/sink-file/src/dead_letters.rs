@@ -1,4 +1,4 @@
-//! A file for dead letters.
+//! The file for dead letters.
 
 use std::{
     io,
@@ -29,7 +29,7 @@ use crate::{
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Less would not hold one large event.
+/// A smaller limit would not hold one large event.
 const LEAST_PER_DAY: ByteSize = ByteSize::from_mib(1);
 
 /// Where dead letters go that no sink keeps itself.
@@ -59,7 +59,7 @@ impl Default for DeadLettersConfig {
 }
 
 impl DeadLettersConfig {
-    /// What is wrong: each key with a sentence.
+    /// Returns the configuration errors: the key and the error text of each.
     pub fn check(&self) -> Vec<(String, String)> {
         let mut errors = Vec::new();
         errors.extend(check_path(&self.path).map(|sentence| ("path".to_owned(), sentence)));
@@ -83,31 +83,33 @@ impl DeadLettersConfig {
     }
 }
 
-/// Keeps dead letters in a file of JSON lines. One for all sinks, in an [`Arc`]: what several store at a time is written
+/// Stores dead letters in a file of JSON lines. All sinks share one instance in an [`Arc`]; concurrent calls are written
+/// one after the other.
 /// one after the other.
 ///
-/// What is being stored when a future is dropped may be stored or not, whole in any case. After a failed sync the letters without
-/// an outcome are stored in a new file. What exceeds [`max_size_per_day`](DeadLettersConfig::max_size_per_day) is counted and not kept.
+/// If a `store` future is dropped, its letters are stored completely or not at all. After a failed sync the letters
+/// without an outcome are stored in a new file. Letters beyond
+/// [`max_size_per_day`](DeadLettersConfig::max_size_per_day) are counted and not stored.
 pub struct FileDeadLetters {
     writer: Writer,
-    /// One at a time: others would only hold threads of the blocking pool while they wait.
+    /// Serialises writes: waiting writes would only block threads of the blocking pool.
     turn: Mutex<Budget>,
     clock: Arc<dyn Clock>,
     not_kept: AtomicU64,
 }
 
 impl FileDeadLetters {
-    /// Opens the file, makes it unless it is there, and removes what is too old, now and from time to time. To be called
-    /// within a tokio runtime. A relative path begins at `data_dir`.
+    /// Opens the file, creates it if it does not exist, and removes files that are too old, now and periodically. Must be
+    /// called within a tokio runtime. A relative path is resolved against `data_dir`.
     ///
     /// # Errors
-    /// The file can't be written to, or another process does.
+    /// The file can't be written, or another process writes to it.
     pub async fn open(config: &DeadLettersConfig, data_dir: &Path) -> Result<Self, FileError> {
         Self::with_clock(config, data_dir, Arc::new(SystemClock::new())).await
     }
 
-    /// Returns the files with dead letters at this path, the oldest first: the rotated ones, then the active one. Some may be
-    /// missing by the time that they are read.
+    /// Returns the files with dead letters at this path, the oldest first: the rotated files, then the active file. A file
+    /// may have been removed before the caller reads it.
     ///
     /// # Errors
     /// The folder can't be listed.
@@ -148,7 +150,7 @@ impl FileDeadLetters {
             return Ok(());
         }
         if !lines.ends_with('\n') {
-            // A line without an end would be cut off at the next start.
+            // A line without a line break would be truncated at the next start.
             lines.push('\n');
         }
         let mut budget = self.turn.lock().await;
@@ -174,7 +176,7 @@ impl FileDeadLetters {
     }
 }
 
-/// How many bytes may be stored: as many as on a day at once, and no more on average.
+/// The number of bytes that may be stored: at most the daily limit at once, and no more than the daily limit on average.
 struct Budget {
     per_day: u64,
     left: u64,
@@ -183,7 +185,7 @@ struct Budget {
 }
 
 impl Budget {
-    /// After `used` bytes within the last day.
+    /// Creates a budget of which `used` bytes were used within the last day.
     const fn new(per_day: u64, used: u64, now: Duration) -> Self {
         Self {
             per_day,
@@ -193,11 +195,11 @@ impl Budget {
         }
     }
 
-    /// Adds what the time since the last call allows.
+    /// Adds the bytes that the time since the last call permits.
     fn refill(&mut self, now: Duration) {
         let elapsed = now.saturating_sub(self.refilled_at);
         let more = u128::from(self.per_day) * elapsed.as_millis() / DAY.as_millis();
-        // The rest of a byte counts the next time.
+        // The fraction of a byte counts at the next call.
         if more > 0 {
             self.left = self
                 .left
@@ -205,11 +207,11 @@ impl Budget {
                 .min(self.per_day);
             self.refilled_at = now;
         }
-        // Said once for one flood.
+        // A flood of dead letters is logged once.
         self.is_exceeded &= self.left < self.per_day / 2;
     }
 
-    /// How many bytes of whole lines fit.
+    /// Returns the length of the whole lines that fit.
     fn fitting(&self, lines: &str) -> usize {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(lines.len());
         lines.as_bytes()[..most]
@@ -287,10 +289,10 @@ mod tests {
             names.sort();
             names
         };
-        // The file's last letter is of the real now: a month before this clock.
+        // The last letter of the file has the real time: one month before this clock.
         let clock = HandClock::now();
         clock.advance(Duration::from_secs(31 * 24 * 3600));
-        // A clock that has just been stepped is no reason to remove anything.
+        // Right after a step of the clock no file is removed.
         clock.set_trusted(false);
         drop(open_when_free(&config, folder.path(), clock.clock()).await);
         assert_eq!(names().len(), 2);
@@ -301,7 +303,7 @@ mod tests {
         drop(letters);
     }
 
-    /// The lock of one that was dropped is released by the pool, a moment later.
+    /// Opens the file once its lock is free: the pool releases the lock of a dropped instance a moment later.
     async fn open_when_free(
         config: &DeadLettersConfig,
         folder: &Path,
@@ -351,7 +353,7 @@ mod tests {
         for _ in 0..5 {
             letters.store(&line.repeat(4)).await.unwrap();
         }
-        // Over all files: midnight may come in between.
+        // The sum over all files, as the test may run across midnight.
         let length = || -> u64 {
             let files = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap());
             let letters = files.filter(|file| !file.file_name().to_str().unwrap().ends_with(".lock"));
@@ -362,7 +364,7 @@ mod tests {
         letters.store(&line.repeat(4)).await.unwrap();
         assert_eq!((length(), letters.not_kept()), (1_300_000, 11));
         drop(letters);
-        // A restart allows no more.
+        // A restart does not raise the limit.
         let letters = open_when_free(&config, folder.path(), clock.clock()).await;
         letters.store(&line).await.unwrap();
         assert_eq!((length(), letters.not_kept()), (1_300_000, 1));

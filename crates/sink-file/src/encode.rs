@@ -1,10 +1,10 @@
-//! An event as a line.
+//! Encodes an event as a line.
 
 use neurobridge_core::{cloudevents, event::Event, identity::SpoolId};
 
 use crate::config::FileFormat;
 
-/// Appends an event as one line, with its line break. `scratch` is overwritten; keep it, and no call allocates.
+/// Appends an event as one line, with its line break. `scratch` is overwritten; a reused buffer avoids allocations.
 pub(crate) fn push_line(
     format: FileFormat,
     event: &Event<'_>,

@@ -1,4 +1,4 @@
-//! What can go wrong with a file, and what it means for the sink.
+//! The errors of files, and their conversion to sink faults.
 
 use std::{
     error::Error,
@@ -11,28 +11,28 @@ use neurobridge_core::{
     sink::{FaultKind, SinkFault},
 };
 
-/// Why a file can't be written to.
+/// The reason why a file can't be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
-    /// The system refused.
+    /// The system reported an error.
     #[error("can't {action} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The disk, or the quota, is full.
     #[error("no space left to {action} {}; goes on by itself when there is room", path.display())]
     NoSpace {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The system lacks a resource for the moment: open files, memory, locks.
@@ -45,7 +45,7 @@ pub enum FileError {
         /// The system's error.
         source: io::Error,
     },
-    /// Someone else writes to it, perhaps this bridge under another spelling of the path.
+    /// Another process writes to the file, perhaps this bridge with another spelling of the path.
     #[error(
         "another process writes to {}, expected to be the only one: stop it, or give each a path of its own",
         path.display()
@@ -54,28 +54,28 @@ pub enum FileError {
         /// The file.
         path: PathBuf,
     },
-    /// What was written may not be on the disk, and no later sync can tell: the system may have marked it clean. The file is
-    /// not written to any more; what was not acknowledged is written again, to a new file.
+    /// A sync failed, so the written bytes may not be on the disk, and no later sync can report that: the system may have
+    /// marked them as clean. The file is not written again; events without an acknowledgement are written to a new file.
     #[error("{} could not be synced to the disk; retried in a new file. Check the disk", path.display())]
     Sync {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A device, a pipe or a socket: what is written there cannot be read back, rotated or synced.
+    /// A device, a pipe or a socket: bytes written to it cannot be read back, rotated or synced.
     #[error("found that {} is not a regular file, expected a regular file or a free name", path.display())]
     NotRegular {
         /// The path.
         path: PathBuf,
     },
-    /// The path is that of no file.
+    /// The path does not name a file.
     #[error("found \"{}\", expected the path of a file", path.display())]
     NoFile {
         /// The path.
         path: PathBuf,
     },
-    /// The task that should have written is gone: a bug, or the program is stopping.
+    /// The writing task has ended: because of a bug, or because the program is stopping.
     #[error("writing to {} was broken off", path.display())]
     BrokenOff {
         /// The file.
@@ -84,7 +84,7 @@ pub enum FileError {
 }
 
 impl FileError {
-    /// For `map_err`: what was tried, and on what.
+    /// Returns a converter for `map_err`, with the operation and the path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| {
             let path = path.to_owned();
@@ -96,7 +96,7 @@ impl FileError {
         }
     }
 
-    /// For `map_err`: a sync that failed.
+    /// Returns a converter for `map_err`, for a failed sync.
     pub(crate) fn sync(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Sync {
             path: path.to_owned(),
@@ -104,7 +104,7 @@ impl FileError {
         }
     }
 
-    /// This error with its cause, in one sentence.
+    /// Returns the error and its cause in one sentence.
     pub(crate) fn sentence(&self) -> String {
         match self.source() {
             Some(cause) => format!("{self}: {cause}"),
@@ -115,7 +115,7 @@ impl FileError {
 
 impl From<FileError> for SinkFault {
     fn from(error: FileError) -> Self {
-        // Never final: permissions, mounts, full disks and other processes come and go, and after a failed sync the file is new.
+        // No error is final: permissions, mounts, full disks and other processes change, and a failed sync leads to a new file.
         Self::new(FaultKind::Disk, error.sentence())
     }
 }

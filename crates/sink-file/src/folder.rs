@@ -1,4 +1,4 @@
-//! Folders and files that survive a power cut, for their owner only.
+//! Durable folders and files, accessible to their owner only.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -17,7 +17,7 @@ use crate::error::FileError;
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 
-/// Makes a folder, and those above it, unless it is there.
+/// Creates a folder and its missing parents.
 pub(crate) fn make(folder: &Path) -> Result<(), FileError> {
     if folder.is_dir() {
         return Ok(());
@@ -30,7 +30,7 @@ pub(crate) fn make(folder: &Path) -> Result<(), FileError> {
         make(parent)?;
     }
     match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
-        // Made by someone else meanwhile.
+        // Another process created the folder meanwhile.
         Err(_) if folder.is_dir() => Ok(()),
         created => {
             created.map_err(FileError::io("make the folder", folder))?;
@@ -39,8 +39,8 @@ pub(crate) fn make(folder: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Waits until the names in a folder are on the disk. Some network file systems cannot sync a folder at all, and say so; they
-/// are used with a warning.
+/// Waits until the names in a folder are on the disk. Some network file systems report that they cannot sync a folder;
+/// they are used with a warning.
 pub(crate) fn sync(folder: &Path) -> Result<(), FileError> {
     let file = File::open(folder).map_err(FileError::io("open", folder))?;
     match synced(folder, || file.sync_all()) {
@@ -70,7 +70,7 @@ fn synced(path: &Path, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> 
     testing::fail(path).map_or_else(sync, Err)
 }
 
-/// Faults for tests.
+/// Injected faults for tests.
 #[cfg(test)]
 pub(crate) mod testing {
     use std::{
@@ -83,7 +83,7 @@ pub(crate) mod testing {
 
     static FAULTS: LazyLock<Mutex<HashMap<PathBuf, (u32, i32)>>> = LazyLock::new(Mutex::default);
 
-    /// Lets the next operations on a path (each sync; each write) fail with an error number.
+    /// Makes the next operations on a path (each sync, each write) fail with an error number.
     pub(crate) fn inject(path: &Path, times: u32, code: i32) {
         FAULTS.lock().unwrap().insert(path.to_owned(), (times, code));
     }
@@ -96,8 +96,8 @@ pub(crate) mod testing {
     }
 }
 
-/// Opens a file for reading and writing, making it unless it is there; whether it was made. Its name is not yet on the
-/// disk then.
+/// Opens a file for reading and writing and creates it if it does not exist; returns whether the file is new. The name
+/// of a new file is not yet on the disk.
 pub(crate) fn open(path: &Path) -> Result<(File, bool), FileError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(FILE_MODE);
@@ -111,7 +111,7 @@ pub(crate) fn open(path: &Path) -> Result<(File, bool), FileError> {
     }
 }
 
-/// Takes the lock of `lock_file` for as long as what is returned lives; `guarded` is the file it stands for.
+/// Locks `lock_file` for the lifetime of the returned lock; `guarded` is the file that the lock file represents.
 pub(crate) fn lock(lock_file: &Path, guarded: &Path) -> Result<Flock<File>, FileError> {
     let (file, is_new) = open(lock_file)?;
     if is_new {
@@ -120,8 +120,8 @@ pub(crate) fn lock(lock_file: &Path, guarded: &Path) -> Result<Flock<File>, File
     lock_open(file, lock_file, guarded)
 }
 
-/// Opens the file that is written to, makes it unless it is there, and locks it: the lock file stands for the name, this lock
-/// for the file, which may have several names.
+/// Opens the active file, creates it if it does not exist, and locks it. The lock file guards the name; this lock guards
+/// the file itself, which may have several names.
 pub(crate) fn open_locked(path: &Path) -> Result<Flock<File>, FileError> {
     let (file, is_new) = open(path)?;
     let metadata = file.metadata().map_err(FileError::io("read", path))?;
@@ -136,7 +136,7 @@ pub(crate) fn open_locked(path: &Path) -> Result<Flock<File>, FileError> {
     lock_open(file, path, path)
 }
 
-/// Waits until the name of a new file is on the disk. Removes it where that fails: the next attempt makes and syncs it again.
+/// Waits until the name of a new file is on the disk. Removes the file on failure: the next attempt creates and syncs it.
 fn sync_name(path: &Path) -> Result<(), FileError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

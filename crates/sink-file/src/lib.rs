@@ -1,8 +1,8 @@
-//! Writes neurobridge events to files of JSON lines, rotated by size and by time, removed by age, synced.
+//! Writes neurobridge events to files of JSON lines, which are rotated by size and time, removed by age, and synced.
 //!
-//! [`FileSink`] is the sink, [`FileDeadLetters`] the place for dead letters of sinks that keep none themselves. Both
-//! write in the same way: a batch is one write and one sync, done on the blocking pool; a line is there whole or not at
-//! all; one process writes to a file at a time.
+//! [`FileSink`] is the sink; [`FileDeadLetters`] stores the dead letters of sinks without a dead-letter destination of
+//! their own. Both write in the same way: each batch is one write and one sync on the blocking pool; a line is written
+//! completely or not at all; only one process writes to a file at a time.
 
 mod clock;
 mod config;
