@@ -1,7 +1,7 @@
-//! What a writer notes in the lock file: which unbroken line of writers it belongs to, and where that line began.
+//! The lineage in the lock file: the unbroken sequence of writers that a writer belongs to, and the start of the lineage.
 //!
-//! Writers that continued from each other's position share a lineage. One without a position begins a new one, so that nobody
-//! with an older position compares his events with its lines.
+//! Writers that resumed from each other's position share a lineage. A writer without a position begins a new lineage, so
+//! that no writer with an older position compares its events with the lines of the new lineage.
 
 use std::{
     fs::File,
@@ -15,23 +15,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::{error::FileError, folder, position::Position};
 
-/// More than a note has, whatever the file's name.
+/// Larger than any lineage, whatever the name of the file.
 const MOST_BYTES: u64 = 4096;
 
 /// The content of the lock file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lineage {
-    /// Unique among all writers of the file; empty before the first one.
+    /// A name that is unique among all writers of the file; empty before the first writer.
     pub(crate) name: String,
     pub(crate) start: Option<Start>,
 }
 
-/// Where a lineage began. A process that was killed before it could keep a position with the cursor is found again by it.
+/// The start of a lineage. A process that was killed before a position was stored with the cursor resumes from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Start {
-    /// The first event.
+    /// The sequence of the first event.
     pub(crate) next: Sequence,
-    /// The place of its line.
+    /// The position of the first line.
     pub(crate) position: Position,
 }
 
@@ -42,14 +42,14 @@ impl Lineage {
             .and_then(|_| Read::by_ref(lock).take(MOST_BYTES).read_to_string(&mut text))
             .map_err(FileError::io("read", path))?;
         let mut lines = text.lines();
-        // A torn text is that of no lineage, which is safe.
+        // A torn text matches no lineage, which is safe.
         Ok(Self {
             name: lines.next().unwrap_or_default().to_owned(),
             start: lines.next().and_then(|line| serde_json::from_str(line).ok()),
         })
     }
 
-    /// Notes the lineage durably: before the first line of it is written.
+    /// Writes the lineage durably, before the first line of the lineage is written.
     pub(crate) fn write(&self, lock: &File, path: &Path) -> Result<(), FileError> {
         let start = self.start.as_ref().map(serde_json::to_string);
         let start = start.and_then(Result::ok).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A file of lines and those that it was rotated to. All calls block: they are for the blocking pool.
+//! The active file of lines and its rotated files. All calls block and must run on the blocking pool.
 
 use std::{
     collections::BTreeMap,
@@ -25,10 +25,10 @@ use crate::{
     rotation::{self, Place, Rotated},
 };
 
-/// The lines of a larger file are not counted when it is opened: that would take longer than a start may.
+/// In a larger file the lines are not counted when it is opened, because counting would delay the start.
 const COUNTED_BYTES: u64 = 1 << 30;
 
-/// The only writer of a file, for as long as it lives.
+/// The only writer of a file during its lifetime.
 pub(crate) struct Log {
     place: Place,
     limits: Limits,
@@ -36,29 +36,30 @@ pub(crate) struct Log {
     lock: Flock<File>,
     active: Flock<File>,
     inode: u64,
-    /// Up to here all lines are whole.
+    /// The offset up to which all lines are complete.
     end: u64,
     /// The number of lines up to `end`.
     lines: u64,
     tail: Tail,
     last_write: Timestamp,
-    /// Something may stand behind `end`, left by a write that failed.
+    /// A failed write may have left bytes after `end`.
     is_torn: bool,
-    /// A sync failed: nothing that is written to this file from now on can be trusted.
+    /// A sync failed: later writes to this file would not be reliable.
     needs_new_file: bool,
-    /// Where lines of events that are sent again may stand.
+    /// The position after which lines of resent events may exist.
     resumed: Option<Resumed>,
-    /// Lines that were written and that other programs have removed.
+    /// The number of written lines that other programs have removed.
     lost: u64,
-    /// When this process last wrote to the file, on its monotonic clock.
+    /// The monotonic time of this process's last write to the file.
     written_here: Option<Duration>,
-    /// The same of the files that it rotated: no younger one is removed, whatever its name says.
+    /// The monotonic time of the last write to each file that this process rotated. A file younger than `max_age` by this
+    /// time is not removed, whatever time its name contains.
     rotated_here: BTreeMap<u64, Duration>,
 }
 
 impl Log {
-    /// Opens the file, making what is not there; cuts off a last line without a line break, which a power cut or a kill
-    /// has left; removes what is too old.
+    /// Opens the file and creates missing folders and files; truncates a last line without a line break, which a power cut
+    /// or a kill has left; removes files that are too old.
     pub(crate) fn open(path: &Path, limits: Limits, clock: Arc<dyn Clock>) -> Result<Self, FileError> {
         let place = Place::new(path)?;
         folder::make(&place.folder)?;
@@ -88,15 +89,15 @@ impl Log {
         Ok(log)
     }
 
-    /// Appends lines, all of them or none, and waits until they are as safe as configured.
+    /// Appends all lines or none, and waits until they are as durable as configured.
     pub(crate) fn append(&mut self, lines: &[u8]) -> Result<(), FileError> {
         let appended = self.try_append(lines);
         self.needs_new_file |= matches!(appended, Err(FileError::Sync { .. }));
         appended
     }
 
-    /// As [`append`](Self::append), but the first `repeated` bytes are lines of events that an earlier attempt may have
-    /// written after the position that was [resumed](Self::resume_at): those that are there are not written again.
+    /// Appends lines like [`append`](Self::append), but the first `repeated` bytes are lines of events that an earlier
+    /// attempt may have written after the [resumed](Self::resume_at) position: existing lines are not written again.
     pub(crate) fn append_missing(&mut self, lines: &[u8], repeated: usize) -> Result<(), FileError> {
         let present = self.skip_present(&lines[..repeated])?;
         if present == lines.len() {
@@ -127,7 +128,7 @@ impl Log {
         Ok(present)
     }
 
-    /// No line that is there is taken for that of an event any more: what the spool does not send again is kept.
+    /// Ends the comparison with existing lines. Remaining lines, whose events the spool does not resend, stay in the file.
     fn end_comparison(&mut self) -> Result<(), FileError> {
         if let Some(mut resumed) = self.resumed.take() {
             let kept = resumed.count_rest()?;
@@ -143,18 +144,18 @@ impl Log {
         Ok(())
     }
 
-    /// The bytes of the files that were written to within this time.
+    /// Returns the total size of the files that were written within this time.
     pub(crate) fn size_within(&self, time: Duration) -> Result<u64, FileError> {
         Ok(self.end + self.place.size_within(time, self.clock.now())?)
     }
 
-    /// Takes the number of lines that other programs have removed or overwritten, as far as that was noticed.
+    /// Returns and resets the number of detected lines that other programs have removed or overwritten.
     pub(crate) const fn take_lost(&mut self) -> u64 {
         std::mem::replace(&mut self.lost, 0)
     }
 
-    /// Rotates a file whose period is over, and removes those that are too old. What can't be removed is logged: it
-    /// keeps nobody from writing.
+    /// Rotates a file whose period is over, and removes files that are too old. A failed removal is logged and does not
+    /// block writing.
     pub(crate) fn tidy(&mut self) -> Result<(), FileError> {
         if self.needs_new_file {
             return Ok(());
@@ -165,7 +166,7 @@ impl Log {
             self.needs_new_file |= matches!(rotated, Err(FileError::Sync { .. }));
             rotated?;
         }
-        // Right after a step of the clock nothing is removed: what is gone cannot be brought back.
+        // Right after a step of the clock no file is removed, because a removal cannot be undone.
         let Some(now) = self.clock.trusted() else {
             return Ok(());
         };
@@ -183,19 +184,19 @@ impl Log {
         }
         if removed > 0 {
             info!(folder = %self.place.folder.display(), removed, "old files are removed");
-            // Should this fail: they may be there again after a power cut, and are removed then.
+            // If the sync fails, the files may exist again after a power cut, and are then removed.
             folder::sync(&self.place.folder)?;
         }
         Ok(())
     }
 
-    /// Whether this process wrote to a rotated file less than `max_age` ago, by the monotonic clock.
+    /// Returns whether this process wrote to a rotated file less than `max_age` ago, by the monotonic clock.
     fn is_young(&self, number: u64) -> bool {
         let written_at = self.rotated_here.get(&number);
         written_at.is_some_and(|at| Some(self.clock.elapsed().saturating_sub(*at)) < self.limits.max_age)
     }
 
-    /// Up to where the lines are those of events with an outcome.
+    /// Returns the position up to which all lines belong to events with an outcome.
     pub(crate) fn position(&self, lineage: &str) -> Result<Position, FileError> {
         if let Some(resumed) = &self.resumed {
             let position = resumed.position(lineage, self.last_write);
@@ -212,10 +213,10 @@ impl Log {
         })
     }
 
-    /// Continues at a position: the events after it are sent again, and their lines may be there. False when its file is not
-    /// there any more; what others removed of it is counted as lost.
+    /// Resumes at a position: the events after it are resent, and their lines may exist. Returns false if the file of the
+    /// position does not exist; lines that other programs removed from it are counted as lost.
     ///
-    /// Only for a position of this file's [`lineage`](Self::lineage).
+    /// Valid only for a position of this file's [`lineage`](Self::lineage).
     pub(crate) fn resume_at(&mut self, position: &Position) -> Result<bool, FileError> {
         let rotated = self.place.list()?;
         let Some(found) = self.find(position, &rotated)? else {
@@ -228,7 +229,7 @@ impl Log {
         Ok(true)
     }
 
-    /// Counts what is missing of the lines before a position whose file was changed or removed while no process wrote to it.
+    /// Counts the missing lines before a position whose file was changed or removed while no process wrote to the file.
     fn count_lost(&mut self, position: &Position, rotated: &[Rotated]) -> Result<(), FileError> {
         let paths = rotated.iter().map(|file| &file.path).chain([&self.place.active]);
         let mut there = None;
@@ -256,13 +257,13 @@ impl Log {
         Ok(())
     }
 
-    /// What the last writer noted in the lock file.
+    /// Returns the lineage that the last writer stored in the lock file.
     pub(crate) fn lineage(&mut self) -> Result<Lineage, FileError> {
         let path = self.place.lock_file();
         Lineage::read(&mut self.lock, &path)
     }
 
-    /// Notes a lineage in the lock file, durably: before the first line of it is written.
+    /// Stores a lineage durably in the lock file, before the first line of the lineage is written.
     pub(crate) fn set_lineage(&self, lineage: &Lineage) -> Result<(), FileError> {
         lineage.write(&self.lock, &self.place.lock_file())
     }
@@ -279,14 +280,14 @@ impl Log {
         }
         if let Err(error) = self.write(lines) {
             self.is_torn = true;
-            // Now, as far as possible: who reads the file meanwhile shall not see half a line.
+            // Truncated immediately, as far as possible: a concurrent reader of the file must not see an incomplete line.
             let _ = self.mend();
             return Err(FileError::io("write to", &self.place.active)(error));
         }
         if self.limits.sync == SyncMode::Always
             && let Err(error) = folder::sync_file(&self.active, &self.place.active)
         {
-            // They have no outcome, and are written again.
+            // The lines have no outcome and are written again.
             self.is_torn = true;
             return Err(error);
         }
@@ -306,7 +307,7 @@ impl Log {
         self.active.write_all_at(lines, self.end)
     }
 
-    /// Puts a file aside whose sync failed, without what has no outcome, and makes a new one.
+    /// Rotates a file whose sync failed, without the lines that have no outcome, and creates a new file.
     pub(crate) fn put_aside(&mut self) -> Result<(), FileError> {
         if !self.needs_new_file {
             return Ok(());
@@ -329,7 +330,7 @@ impl Log {
         Ok(())
     }
 
-    /// Sees what others have done to the file: a person may have moved it away, or emptied it.
+    /// Detects changes by other programs or persons: the file may have been moved or truncated.
     fn look_after(&mut self) -> Result<(), FileError> {
         self.mend()?;
         let path = &self.place.active;
@@ -356,7 +357,7 @@ impl Log {
         self.cut_torn_line()?;
         let lost = match (is_there, is_elsewhere) {
             (true, _) => before.saturating_sub(self.lines),
-            // Moved away: it still has a name.
+            // The file was moved and still has a name.
             (false, true) => 0,
             (false, false) => before,
         };
@@ -369,7 +370,7 @@ impl Log {
         Ok(())
     }
 
-    /// Takes the lock again where the lock file was removed with its folder.
+    /// Locks the lock file again if it was removed with its folder.
     fn lock_again(&mut self) -> Result<(), FileError> {
         let path = self.place.lock_file();
         let ours = self.lock.metadata().map_err(FileError::io("read", &path))?.ino();
@@ -381,7 +382,7 @@ impl Log {
         self.set_lineage(&lineage)
     }
 
-    /// Cuts off what a failed write has left.
+    /// Truncates the bytes that a failed write has left.
     fn mend(&mut self) -> Result<(), FileError> {
         if self.is_torn {
             self.active
@@ -406,13 +407,13 @@ impl Log {
         if let (Some(at), Some(_)) = (self.written_here.take(), self.limits.max_age) {
             self.rotated_here.insert(number, at);
         }
-        // Should this fail: the next append finds no file in its place, and makes one.
+        // If this fails, the next append finds no active file and creates one.
         self.active = folder::open_locked(&self.place.active)?;
         self.load()?;
         folder::sync(&self.place.folder)
     }
 
-    /// Reads where the file ends.
+    /// Reads the end of the file.
     fn load(&mut self) -> Result<(), FileError> {
         let failed = |error| FileError::io("read", &self.place.active)(error);
         let metadata = self.active.metadata().map_err(failed)?;
@@ -456,7 +457,7 @@ impl Log {
         Ok(())
     }
 
-    /// The file of a position: `Some(None)` for the active one, `Some(Some(index))` for a rotated one.
+    /// Returns the file of a position: `Some(None)` for the active file, `Some(Some(index))` for a rotated file.
     fn find(&self, position: &Position, rotated: &[Rotated]) -> Result<Option<Option<usize>>, FileError> {
         let mut best = (Fit::No, None);
         let mut consider = |fit: Fit, index| {
@@ -466,7 +467,7 @@ impl Log {
         };
         let fit = position.fit(&self.active);
         consider(fit.map_err(FileError::io("read", &self.place.active))?, None);
-        // The youngest first: of equal ones it is the likeliest.
+        // The youngest file first: among equal files it is the most likely one.
         for (index, file) in rotated.iter().enumerate().rev() {
             let fit = File::open(&file.path).and_then(|file| position.fit(&file));
             consider(fit.map_err(FileError::io("read", &file.path))?, Some(index));
@@ -475,7 +476,7 @@ impl Log {
     }
 }
 
-/// Where the last whole line of a file of `length` bytes ends.
+/// Returns the end of the last complete line of a file of `length` bytes.
 fn end_of_lines(file: &File, length: u64) -> io::Result<u64> {
     const CHUNK: u64 = 64 * 1024;
     let mut end = length;

@@ -1,4 +1,4 @@
-//! A place in a file that is found again after a restart, also when the file was renamed meanwhile.
+//! A position in a file that is found again after a restart, even if the file was renamed meanwhile.
 
 use std::{
     fs::File,
@@ -10,41 +10,41 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
-/// So many bytes before the place are compared: enough to hold what is unique in an event.
+/// The number of bytes before the position that are compared: enough to include the unique part of an event.
 const TAIL_BYTES: usize = 1024;
 
-/// Up to where a file was written when a batch was done. Kept, as JSON, with the sink's cursor.
+/// The end of the last completed batch in a file. Stored as JSON with the sink's cursor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Position {
-    /// The file's name then, for people.
+    /// The name of the file at that time, for people.
     pub(crate) file: String,
     pub(crate) inode: u64,
     pub(crate) offset: u64,
-    /// A hash of what stands before the offset.
+    /// A hash of the bytes before the offset.
     pub(crate) tail: String,
-    /// Which unbroken line of writers this is a place in; see [`Log::lineage`](crate::log::Log::lineage).
+    /// The lineage of the position; see [`Log::lineage`](crate::log::Log::lineage).
     pub(crate) lineage: String,
     /// The number of lines before the offset, as far as they were counted.
     #[serde(default)]
     pub(crate) lines: u64,
-    /// When the last line before the offset was written; tells a file that was removed by age from one that was lost.
+    /// The time at which the last line before the offset was written; distinguishes a file removed by age from a lost file.
     #[serde(default)]
     pub(crate) written_at: Timestamp,
 }
 
-/// How sure it is that a file is that of a position.
+/// The certainty that a file is the file of a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fit {
-    /// It is not, or it is cut off before the offset.
+    /// The file is a different one, or it ends before the offset.
     No,
-    /// It has the same content before the offset: a copy, or it was put back from one.
+    /// The file has the same content before the offset: it is a copy, or was restored from one.
     Copy,
-    /// It has the same content and is the same file.
+    /// The file has the same content and the same inode.
     Same,
 }
 
 impl Position {
-    /// Whether `file` is the one that this is a place in.
+    /// Returns whether `file` is the file of this position.
     pub(crate) fn fit(&self, file: &File) -> io::Result<Fit> {
         let metadata = file.metadata()?;
         if metadata.len() < self.offset {
@@ -52,7 +52,7 @@ impl Position {
         }
         let is_same = metadata.ino() == self.inode;
         if self.offset == 0 {
-            // Nothing stands before it that could be compared.
+            // There are no bytes before the offset to compare.
             return Ok(if is_same { Fit::Same } else { Fit::No });
         }
         Ok(match Tail::read(file, self.offset)?.hash() == self.tail {
@@ -63,7 +63,7 @@ impl Position {
     }
 }
 
-/// The last bytes before a place.
+/// The last bytes before a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tail(Vec<u8>);
 

@@ -1,8 +1,8 @@
-//! Lines that a file may already have of events that are sent again.
+//! Existing lines of events that are resent.
 //!
-//! After a kill the cursor may be behind the file. The lines after the cursor's position are compared with those of the events
-//! that are sent again: equal ones count as written. Nothing is cut off: what differs stays, because the spool may not have it
-//! any more (an older copy of the spool was put back), and writing continues after it.
+//! After a kill the cursor may be before the end of the file. The lines after the cursor's position are compared with the
+//! lines of the resent events: equal lines count as written. Nothing is truncated: a different line stays, because the spool
+//! may no longer contain its event (an older copy of the spool was restored), and writing continues after that line.
 
 use std::{
     collections::VecDeque,
@@ -19,9 +19,9 @@ use crate::{
     position::{Position, Tail},
 };
 
-/// A place in the files up to which the lines are those of events that were sent again.
+/// A position in the files up to which all lines belong to resent events.
 pub(crate) struct Resumed {
-    /// The file of the place, and those that are younger, oldest first; the active one last.
+    /// The file of the position and all younger files, oldest first; the active file last.
     paths: VecDeque<PathBuf>,
     file: File,
     length: u64,
@@ -30,7 +30,7 @@ pub(crate) struct Resumed {
 }
 
 impl Resumed {
-    /// Starts at a position. `None` when nothing comes after it.
+    /// Starts at a position. Returns `None` if no byte follows it.
     pub(crate) fn new(paths: VecDeque<PathBuf>, position: &Position) -> Result<Option<Self>, FileError> {
         let Some((file, length)) = paths.front().map(|path| open(path)).transpose()?.flatten() else {
             return Ok(None);
@@ -45,7 +45,7 @@ impl Resumed {
         Ok(resumed.is_before_line()?.then_some(resumed))
     }
 
-    /// How many bytes of `lines`, whole lines, are there already. Moves behind them.
+    /// Returns how many bytes of `lines` (whole lines) exist already, and moves the position after them.
     pub(crate) fn skip(&mut self, lines: &[u8]) -> Result<usize, FileError> {
         let mut skipped = 0;
         while skipped < lines.len() && self.is_before_line()? {
@@ -74,7 +74,7 @@ impl Resumed {
         Ok(skipped)
     }
 
-    /// Whether a byte comes after the place, in this file or a younger one.
+    /// Returns whether a byte follows the position, in this file or a younger one.
     fn is_before_line(&mut self) -> Result<bool, FileError> {
         while self.offset >= self.length {
             if self.paths.len() < 2 {
@@ -82,14 +82,14 @@ impl Resumed {
             }
             self.paths.pop_front();
             let next = self.paths.front().map(|path| open(path)).transpose()?.flatten();
-            // One that was removed meanwhile has nothing that is sent again.
+            // A file that was removed meanwhile contains no resent event.
             let Some((file, length)) = next else { continue };
             (self.file, self.length, self.offset, self.lines) = (file, length, 0, 0);
         }
         Ok(true)
     }
 
-    /// The number of lines after the place. Moves to the end.
+    /// Returns the number of lines after the position, and moves the position to the end.
     pub(crate) fn count_rest(&mut self) -> Result<u64, FileError> {
         let mut count = 0;
         while self.is_before_line()? {
@@ -100,7 +100,7 @@ impl Resumed {
         Ok(count)
     }
 
-    /// The place, to be kept with the cursor.
+    /// Returns the position, to be stored with the cursor.
     pub(crate) fn position(&self, lineage: &str, written_at: Timestamp) -> io::Result<Position> {
         Ok(Position {
             file: name_of(self.path()),
@@ -113,7 +113,7 @@ impl Resumed {
         })
     }
 
-    /// The file in which the place is, opened.
+    /// Returns the open file of the position.
     pub(crate) const fn file(&self) -> &File {
         &self.file
     }
@@ -122,7 +122,7 @@ impl Resumed {
         self.paths.front().map_or(Path::new(""), PathBuf::as_path)
     }
 
-    /// Follows a file that was renamed.
+    /// Updates the path of a file that was renamed.
     pub(crate) fn renamed(&mut self, from: &Path, to: &Path) {
         for path in &mut self.paths {
             if path == from {
@@ -138,7 +138,7 @@ impl Resumed {
     }
 }
 
-/// Opens a file and returns its length; `None` where it is not there.
+/// Opens a file and returns its length; `None` if the file does not exist.
 fn open(path: &Path) -> Result<Option<(File, u64)>, FileError> {
     let opened = File::open(path).and_then(|file| {
         let length = file.metadata()?.len();
@@ -157,7 +157,7 @@ pub(crate) fn name_of(path: &Path) -> String {
         .into_owned()
 }
 
-/// The number of line breaks between two offsets.
+/// Returns the number of line breaks between two offsets.
 pub(crate) fn count_lines(file: &File, mut from: u64, to: u64) -> io::Result<u64> {
     let mut chunk = vec![0; 64 * 1024];
     let mut count = 0;

@@ -1,4 +1,4 @@
-//! Names of rotated files, and when to rotate.
+//! The names of rotated files, and the rotation times.
 
 use std::{
     fs,
@@ -13,24 +13,24 @@ use crate::error::FileError;
 const TIME_FORMAT: &str = "%Y%m%dT%H%M%SZ";
 const TIME_LENGTH: usize = "20260102T030405Z".len();
 
-/// Where a file and those that it is rotated to stand.
+/// The paths of the active file and its rotated files.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
-    /// The file that is written to.
+    /// The active file.
     pub(crate) active: PathBuf,
     pub(crate) folder: PathBuf,
-    /// Its name up to the extension, and the extension with its dot.
+    /// The name of the active file up to the extension, and the extension with its dot.
     stem: String,
     extension: String,
 }
 
-/// A file that is not written to any more.
+/// A file that is no longer written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rotated {
     pub(crate) path: PathBuf,
-    /// When its last event was written.
+    /// The time at which its last event was written.
     pub(crate) time: Timestamp,
-    /// Its place among the rotated: the clock may step, numbers do not.
+    /// The number that orders rotated files: the clock may step, numbers do not.
     pub(crate) number: u64,
 }
 
@@ -59,12 +59,12 @@ impl Place {
         })
     }
 
-    /// The file whose lock is held by who writes; never removed, as then two could hold one each.
+    /// Returns the lock file, which the writer locks. It is never removed: otherwise two writers could each hold a lock.
     pub(crate) fn lock_file(&self) -> PathBuf {
         self.folder.join(format!("{}{}.lock", self.stem, self.extension))
     }
 
-    /// The file that the active one becomes.
+    /// Returns the rotated file that the active file becomes.
     pub(crate) fn rotated(&self, time: Timestamp, number: u64) -> Rotated {
         let text = time.to_zoned(TimeZone::UTC).strftime(TIME_FORMAT);
         let name = format!("{}-{text}-{number:06}{}", self.stem, self.extension);
@@ -75,7 +75,7 @@ impl Place {
         }
     }
 
-    /// The rotated files, oldest first.
+    /// Returns the rotated files, oldest first.
     pub(crate) fn list(&self) -> Result<Vec<Rotated>, FileError> {
         let failed = |error| FileError::io("list", &self.folder)(error);
         let mut rotated = Vec::new();
@@ -87,7 +87,7 @@ impl Place {
         Ok(rotated)
     }
 
-    /// The bytes of the rotated files whose last event was written within this time.
+    /// Returns the total size of the rotated files whose last event was written within this time.
     pub(crate) fn size_within(&self, time: Duration, now: Timestamp) -> Result<u64, FileError> {
         let rotated = self.list()?;
         let young = rotated
@@ -116,7 +116,7 @@ impl Place {
     }
 }
 
-/// Whether `now` is in a later period than `last`. A clock that was set back makes no new period.
+/// Returns whether `now` is in a later period than `last`. A clock that was set back begins no new period.
 pub(crate) fn is_later_period(every: Option<Duration>, last: Timestamp, now: Timestamp) -> bool {
     let Some(every) = every.map(|every| every.as_millis().max(1)) else {
         return false;
@@ -125,7 +125,7 @@ pub(crate) fn is_later_period(every: Option<Duration>, last: Timestamp, now: Tim
     period(now) > period(last)
 }
 
-/// Whether a file whose last event was written at `time` is to be removed.
+/// Returns whether a file whose last event was written at `time` has exceeded `max_age`.
 pub(crate) fn is_too_old(max_age: Option<Duration>, time: Timestamp, now: Timestamp) -> bool {
     max_age.is_some_and(|age| {
         i128::from(now.as_millisecond()) - i128::from(time.as_millisecond()) > age.as_millis() as i128
