@@ -1,4 +1,4 @@
-//! The sink: lines are collected, then written and synced together.
+//! The file sink: collects lines, then writes and syncs them together.
 
 use std::{future::pending, path::Path, sync::Arc};
 
@@ -26,21 +26,23 @@ use crate::{
     writer::Writer,
 };
 
-/// No more is collected for one write, while another is under way. It bounds memory, and how much a kill leaves without an outcome.
+/// The maximum size of one batch while another write is in progress. It bounds memory and the events without an outcome
+/// after a kill.
 const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Writes events as JSON lines to a file.
 ///
-/// What was published since the last write began is collected; [`flush`](Sink::flush) has it written and synced on the
-/// blocking pool, unless a write is under way: then it goes with the next one. So the slower the disk, the more events share
-/// a sync, and it is never the number of syncs that holds up the feed.
+/// Events published since the last write began are collected; [`flush`](Sink::flush) writes and syncs them on the
+/// blocking pool, unless a write is in progress: then they are part of the next write. So the slower the disk, the more
+/// events share a sync, and the number of syncs never limits the feed.
 ///
-/// Writes are in order, and all that one wrote has its outcome together; so the [`cursor_note`](Sink::cursor_note), file and offset, can be
-/// kept with the cursor after each. With a note, the lines after it are compared with the events that are sent again at the
-/// next start, and those that are there are not written again: each event stands in the files once. No whole line is ever cut
-/// off. Without a note (the spool was in memory, or is new) new lines are appended to what is there.
+/// Writes are in order, and all events of a write receive their outcome together; so the
+/// [`cursor_note`](Sink::cursor_note), file and offset, can be stored with the cursor after each write. With a note, the
+/// lines after it are compared with the resent events at the next start, and existing lines are not written again: each
+/// event is in the files once. No whole line is ever truncated. Without a note (the spool was in memory, or is new) lines
+/// are appended to the existing ones.
 ///
-/// Dropping it leaves whole lines, and of a batch at hand all lines or none.
+/// Dropping the sink leaves whole lines, and of the current batch all lines or none.
 pub struct FileSink {
     name: String,
     format: FileFormat,
@@ -49,35 +51,36 @@ pub struct FileSink {
     clock: Arc<dyn Clock>,
     removes_by_age: bool,
     session: Option<OpenFile>,
-    /// Where the last batch with an outcome ends. Better than the cursor's note for a reconnect: the cursor may be older.
+    /// The end of the last batch with an outcome. A reconnect uses it instead of the cursor's note, which may be older.
     acknowledged: Option<Position>,
-    /// Events before it may have been written by an earlier attempt. The others are new: equal lines are no lines of theirs.
+    /// Events before this sequence may have been written by an earlier attempt. Later events are new: an equal line in the
+    /// file does not belong to them.
     repeated_before: Sequence,
-    /// The first sequence that this process has not published yet.
+    /// The first sequence that this process has not yet published.
     unpublished: Sequence,
-    /// Lines that other programs have removed.
+    /// The number of lines that other programs have removed.
     lost: u64,
     batch: Batch,
-    /// The memory of the batch before.
+    /// The buffers of the previous batch, for reuse.
     spare: Batch,
     writing: Option<JoinHandle<Result<Written, FileError>>>,
     scratch: String,
 }
 
-/// What is only true while connected.
+/// The state of a connected sink.
 struct OpenFile {
     spool: SpoolId,
     lineage: Arc<str>,
-    /// The length of the file, once what is being written is in it.
+    /// The length of the file after the current write.
     end: u64,
 }
 
-/// Lines that were collected, and whose they are.
+/// Collected lines and the sequences of their events.
 #[derive(Default)]
 struct Batch {
     lines: String,
     sequences: Vec<Sequence>,
-    /// How many bytes of `lines` an earlier attempt may have written.
+    /// The number of bytes of `lines` that an earlier attempt may have written.
     repeated: usize,
 }
 
@@ -88,8 +91,8 @@ struct Written {
 }
 
 impl FileSink {
-    /// A sink for a configuration without [errors](FileConfig::check). A relative path begins at `data_dir`.
-    /// Nothing is opened before it connects.
+    /// Creates a sink from a configuration without [errors](FileConfig::check). A relative path is resolved against
+    /// `data_dir`. No file is opened before the sink connects.
     pub fn new(name: impl Into<String>, config: &FileConfig, data_dir: &Path) -> Self {
         Self::with_clock(name, config, data_dir, Arc::new(SystemClock::new()))
     }
@@ -120,7 +123,8 @@ impl FileSink {
         }
     }
 
-    /// Whether so many bytes would make the file too large that has `end` already, with `collected` on their way to it.
+    /// Returns whether `line` more bytes would exceed the maximum size of a file that ends at `end` and receives `collected`
+    /// bytes first.
     fn is_beyond_max_size(&self, end: u64, collected: u64, line: u64) -> bool {
         collected > 0 && end_after(end, collected, self.max_size) + line > self.max_size
     }
@@ -147,7 +151,7 @@ impl FileSink {
         }));
     }
 
-    /// Takes the result of a write: what it wrote has its outcome from here on.
+    /// Processes the result of a write, which is the outcome of all events in the batch.
     fn finish_writing(&mut self, written: Written, acks: &mut Vec<Ack>) {
         let Written {
             mut batch,
@@ -165,13 +169,13 @@ impl FileSink {
         self.acknowledged = Some(position);
         batch.lines.clear();
         batch.repeated = 0;
-        // One huge event shall not hold its memory for ever.
+        // One huge event must not occupy its memory permanently.
         batch.lines.shrink_to(2 * BATCH_BYTES);
         self.spare = batch;
     }
 }
 
-/// Where a file ends that ended at `end` when so many bytes are written. The log rotates before what does not fit.
+/// Returns the end of a file, now at `end`, after writing `bytes`. The log rotates before a write that does not fit.
 const fn end_after(end: u64, bytes: u64, max_size: u64) -> u64 {
     if end + bytes <= max_size {
         end + bytes
@@ -181,7 +185,7 @@ const fn end_after(end: u64, bytes: u64, max_size: u64) -> u64 {
 }
 
 impl Sink for FileSink {
-    // A write that hangs cannot be abandoned: it may still be done, after another one to the same file.
+    // A hanging write cannot be abandoned: it may still complete after another write to the same file.
     const REPLACES_CLIENT: bool = false;
 
     async fn connect(&mut self, context: &ConnectContext<'_>) -> Result<Connected, SinkFault> {
@@ -189,13 +193,13 @@ impl Sink for FileSink {
         self.batch.lines.clear();
         self.batch.sequences.clear();
         self.batch.repeated = 0;
-        // What it still writes is found there, or never written: the writer sees to it.
+        // The previous write has completed and is found in the file, or is never done: the writer guarantees this.
         self.writing = None;
         let position = self
             .acknowledged
             .clone()
             .or_else(|| parse_note(context.cursor.note.as_deref()));
-        // Events of this run of the log have their lines in the file only where this process has written them.
+        // Events of this epoch have lines in the file only if this process has written them.
         let begins = context.epochs.beginnings().last().map(|(_, begins)| *begins);
         self.repeated_before = self.unpublished.max(begins.unwrap_or(context.cursor.next));
         let new_lineage = format!("{}/{}", context.spool, self.clock.now().as_nanosecond());
@@ -314,7 +318,7 @@ impl Sink for FileSink {
     }
 }
 
-/// Continues where delivery continues, if that is known; returns the place up to which lines are known.
+/// Resumes at the position of the delivery, if it is known; returns the position up to which lines are known.
 fn resume(
     log: &mut Log,
     position: Option<Position>,
@@ -325,7 +329,7 @@ fn resume(
     let Lineage { name, start } = log.lineage()?;
     let position = match position {
         Some(position) => (position.lineage == name).then_some(position),
-        // A kill before any position was kept leaves the cursor where the lineage began.
+        // After a kill before any position was stored, the cursor is at the start of the lineage.
         None => start
             .filter(|start| start.next == next && name.split('/').next() == Some(spool))
             .map(|start| start.position),
@@ -346,7 +350,7 @@ fn resume(
     Ok(position)
 }
 
-/// A note of another version is none: then events may stand twice, and none is lost.
+/// Parses a note. A note of another version is ignored: then events may be written twice, and no event is lost.
 fn parse_note(note: Option<&str>) -> Option<Position> {
     serde_json::from_str(note?).ok()
 }

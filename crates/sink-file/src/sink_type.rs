@@ -1,4 +1,4 @@
-//! The file sink as a kind of sink of the program.
+//! The file sink as a sink type of the program.
 
 use std::path::Path;
 
@@ -54,7 +54,7 @@ impl SinkConfig for FileConfig {
     }
 
     fn is_only_writer(&self) -> bool {
-        // A replay writes to a file of its own.
+        // A replay writes to a separate file.
         false
     }
 

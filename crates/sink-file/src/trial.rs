@@ -1,4 +1,4 @@
-//! Whether a file could be written to, without writing to it.
+//! Checks whether a file can be written, without writing to it.
 
 use std::{
     fs::{File, OpenOptions},
@@ -16,16 +16,16 @@ use nix::{
 
 use crate::{config::FileConfig, error::FileError, rotation::Place};
 
-/// Looks whether a sink of this configuration could write to its file, and makes and changes nothing. What a person should
-/// know although it could, in a sentence.
+/// Checks whether a sink with this configuration could write to its file; creates and changes nothing. Returns a warning
+/// for the operator, if there is one.
 ///
 /// # Errors
-/// It could not.
+/// The file can't be written.
 pub(crate) fn try_out(config: &FileConfig, data_dir: &Path) -> Result<Option<String>, FileError> {
     let path = data_dir.join(&config.path);
     let lock_file = Place::new(&path)?.lock_file();
     for file in [&path, &lock_file] {
-        // A pipe without a reader is not waited for.
+        // Opening must not wait for a reader of a pipe.
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
@@ -41,7 +41,7 @@ pub(crate) fn try_out(config: &FileConfig, data_dir: &Path) -> Result<Option<Str
             Ok(_) | Err(_) => {}
         }
     }
-    // Where there is no folder yet, one is made in the nearest that is there.
+    // If the folder does not exist, it will be created in the nearest existing parent.
     let folder = path.ancestors().skip(1).find(|folder| folder.exists());
     let folder = folder.unwrap_or(Path::new("."));
     access(folder, AccessFlags::W_OK | AccessFlags::X_OK)

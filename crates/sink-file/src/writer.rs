@@ -11,10 +11,10 @@ use tracing::warn;
 
 use crate::{clock::Clock, config::Limits, error::FileError, log::Log};
 
-/// Old files are removed this often, also when no event comes.
+/// The interval for removing old files, also while no event arrives.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Gives a log its work, one piece at a time. Dropping it closes the log when the piece at hand is done.
+/// Runs operations on a log one after the other. Dropping the writer closes the log after the current operation.
 pub(crate) struct Writer {
     path: PathBuf,
     limits: Limits,
@@ -26,8 +26,8 @@ pub(crate) struct Writer {
 
 struct Slot {
     log: Option<Log>,
-    /// Counts the openings. Work given before the last one was given up by who gave it, and must not be done any more:
-    /// it could wait in the pool until after what came later.
+    /// The number of openings. An operation submitted before the last opening was abandoned by its caller and must not run:
+    /// it could wait in the pool until after later operations.
     generation: u64,
 }
 
@@ -46,7 +46,7 @@ impl Writer {
         }
     }
 
-    /// Opens the log, or opens it anew, and does `work` with it.
+    /// Opens or reopens the log, and runs `work` on it.
     pub(crate) fn open<T, W>(
         &mut self,
         work: W,
@@ -62,7 +62,7 @@ impl Writer {
             if let Some(old) = log {
                 old.put_aside()?;
             }
-            // The old one first, with its lock.
+            // The old log is closed first, which releases its lock.
             *log = None;
             let mut opened = Log::open(&path, limits, clock)?;
             let done = work(&mut opened)?;
@@ -73,7 +73,7 @@ impl Writer {
         async move { opened.await.unwrap_or(Err(FileError::BrokenOff { path })) }
     }
 
-    /// Does `work` with the open log, in the background: it is done whether or not the handle is kept.
+    /// Runs `work` on the open log in the background, even if the handle is dropped.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Log) -> Result<T, FileError> + Send + 'static,
@@ -85,7 +85,7 @@ impl Writer {
         })
     }
 
-    /// Closes the log: another process may have it then.
+    /// Closes the log; another process can then open it.
     pub(crate) fn close(&mut self) -> impl Future<Output = ()> + Send + use<> {
         self.housekeeping.abort_all();
         self.generation += 1;
@@ -103,7 +103,7 @@ impl Writer {
     ) -> JoinHandle<Result<T, FileError>> {
         let (slot, generation, path) = (Arc::clone(&self.slot), self.generation, self.path.clone());
         spawn_blocking(move || {
-            // A log is whole between its writes, so one whose writer panicked is as well.
+            // A log is consistent between writes, and so also after a panic of a writer.
             let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
             if slot.generation > generation || (!opens && slot.generation < generation) {
                 return Err(FileError::BrokenOff { path });

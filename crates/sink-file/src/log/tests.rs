@@ -12,7 +12,7 @@ use crate::{folder::testing, lineage::Start};
 
 mod foreign;
 
-/// A clock that is set by hand.
+/// A clock that the test sets.
 #[derive(Clone)]
 pub(crate) struct HandClock(Arc<Mutex<Hands>>);
 
@@ -23,7 +23,7 @@ struct Hands {
 }
 
 impl HandClock {
-    /// Starts at the real time: the times of files are real.
+    /// Starts at the real time, because files have real times.
     pub(crate) fn now() -> Self {
         Self(Arc::new(Mutex::new(Hands {
             now: Timestamp::now(),
@@ -38,7 +38,7 @@ impl HandClock {
         hands.elapsed += by;
     }
 
-    /// Moves the time of day alone.
+    /// Changes only the time of day.
     fn step(&self, by: Duration) {
         self.0.lock().unwrap().now += by;
     }
@@ -106,7 +106,7 @@ impl Files {
         Log::open(&self.path(), self.limits, self.clock.clock())
     }
 
-    /// The content of each file, the active one last.
+    /// Returns the content of each file, the active file last.
     fn contents(&self) -> Vec<String> {
         let place = Place::new(&self.path()).unwrap();
         let rotated = place.list().unwrap();
@@ -213,7 +213,7 @@ fn young_files_are_kept_after_a_clock_step() {
     files.clock.set_trusted(false);
     log.tidy().unwrap();
     assert_eq!(files.contents(), ["one\n", "two\n", "three\n", ""]);
-    // Also when the step is taken for right: by the monotonic clock they are young.
+    // The same when the step is trusted: by the monotonic clock the files are young.
     files.clock.set_trusted(true);
     log.tidy().unwrap();
     assert_eq!(files.contents(), ["one\n", "two\n", "three\n", ""]);
@@ -227,7 +227,7 @@ fn existing_lines_are_not_written_again() {
     let mut files = Files::new();
     files.limits.max_size = 8;
     let all = ["one\n", "two\n", "three\n", "four\n", "5\n"];
-    // From each position, with each number of lines at a time.
+    // From each position, with each number of lines per call.
     for after in 0..=all.len() {
         for at_once in 1..=all.len() {
             let root = tempfile::tempdir().unwrap();
@@ -268,12 +268,12 @@ fn lines_not_sent_again_are_kept() {
         log.append(lines.as_bytes()).unwrap();
     }
     let before = files.contents().concat();
-    // The spool has the second event, and then others: an older copy was put back.
+    // The spool has the second event and different later events: an older copy was restored.
     assert!(log.resume_at(&after_one).unwrap());
     log.append_missing(b"two\nTHREE\n", 10).unwrap();
     log.append_missing(b"three\n", 6).unwrap();
     assert_eq!(files.contents().concat(), format!("{before}THREE\nthree\n"));
-    // New events are never taken for lines that are there, even where they are equal.
+    // New events never match existing lines, even equal ones.
     assert!(log.resume_at(&after_one).unwrap());
     log.append_missing(b"two\n", 0).unwrap();
     assert_eq!(files.contents().concat(), format!("{before}THREE\nthree\ntwo\n"));
@@ -324,7 +324,7 @@ fn failed_sync_continues_in_a_new_file() {
     assert!(matches!(error, FileError::Sync { .. }), "{error}");
     log.append(b"two\n").unwrap();
     assert_eq!(files.contents(), ["one\n", "two\n"]);
-    // Of the lines that were there before the position, none is doubted.
+    // Lines before the position are not compared.
     assert!(log.resume_at(&position).unwrap());
     log.append_missing(b"two\nthree\n", 10).unwrap();
     assert_eq!(files.contents(), ["one\n", "two\nthree\n"]);
@@ -358,11 +358,11 @@ fn folder_whose_sync_failed_is_synced_again() {
     assert_eq!(files.contents(), ["one\n"]);
 }
 
-/// A file system of 64 KiB, while it lives.
+/// A mounted file system of 64 KiB.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// `None` where mounting is not permitted.
+    /// Returns `None` if mounting is not permitted.
     fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")

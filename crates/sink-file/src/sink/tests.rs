@@ -18,7 +18,7 @@ use crate::{folder::testing, log::tests::HandClock, rotation::Place};
 
 mod model;
 
-/// A feed, a folder, and what a delivery would keep: enough to start a sink again and again.
+/// A feed, a folder and the stored state of a delivery: enough to restart a sink repeatedly.
 struct Setting {
     folder: tempfile::TempDir,
     config: FileConfig,
@@ -45,11 +45,11 @@ impl Setting {
         }
     }
 
-    /// As after a kill: nothing is left but what is on the disk, and the cursor.
+    /// Restarts as after a kill: only the files and the cursor remain.
     async fn restart(&mut self) {
-        // Until the lock is free; what it still writes is as if the kill had come later.
+        // Waits until the lock is free; a write that completes meanwhile is equivalent to a later kill.
         self.sink.close().await;
-        // The spool has all that was published, and a new run of it begins after that.
+        // The spool has all published events, and a new epoch begins after them.
         let begins = self.epochs.beginnings().last().map(|(_, begins)| *begins);
         let end = self.sink.unpublished.max(self.cursor.next).max(begins.unwrap());
         self.epochs = self.epochs.with(Epoch(1), end);
@@ -70,7 +70,7 @@ impl Setting {
         publish(&mut self.sink, sequence)
     }
 
-    /// Publishes and has the outcome, as far as it goes at once.
+    /// Publishes events and waits for the outcomes, as many at a time as the sink accepts.
     async fn deliver(&mut self, sequences: std::ops::Range<u64>) {
         let mut waiting: VecDeque<u64> = sequences.collect();
         while let Some(&sequence) = waiting.front() {
@@ -100,7 +100,7 @@ impl Setting {
         self.folder.path().join(&self.config.path)
     }
 
-    /// The ids of the events in all files, oldest first.
+    /// Returns the ids of the events in all files, oldest first.
     fn stored(&self) -> Vec<u64> {
         let place = Place::new(&self.path()).unwrap();
         let rotated = place.list().unwrap();
@@ -157,7 +157,7 @@ async fn acknowledged_lines_are_in_the_file() {
     }
     assert_eq!(setting.stored(), [0u64; 0]);
     setting.sink.flush().await.unwrap();
-    // Beside the write that is under way: for the next one.
+    // Published during the current write: written by the next one.
     for sequence in 4..=9 {
         setting.publish(sequence).unwrap();
         setting.sink.flush().await.unwrap();
@@ -224,7 +224,7 @@ async fn restart_continues_at_the_saved_position() {
     assert_eq!(setting.stored(), [1, 2, 3, 4, 5, 6, 7]);
     setting.deliver(4..6).await;
     assert_eq!(setting.stored(), [1, 2, 3, 4, 5, 6, 7]);
-    // The note still is the old one, and the writer after it is of the same lineage.
+    // The note is still the old one, and the next writer has the same lineage.
     setting.restart().await;
     setting.connect().await;
     setting.deliver(4..10).await;
@@ -271,7 +271,7 @@ async fn reconnect_continues_at_the_last_acknowledged_line() {
     setting.deliver(1..3).await;
     setting.publish(3).unwrap();
     setting.sink.flush().await.unwrap();
-    // The cursor was never kept, and 3 may be on the disk by now: its outcome was not told.
+    // The cursor was never stored, and 3 may be on the disk: its outcome was not reported.
     setting.connect().await;
     setting.deliver(3..5).await;
     assert_eq!(setting.stored(), [1, 2, 3, 4]);

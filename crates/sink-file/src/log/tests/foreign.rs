@@ -1,4 +1,4 @@
-//! Files that others change, hold, or made: what is missing is counted, and no line of theirs is lost.
+//! Files that other programs change, lock or create: missing lines are counted, and lines of other programs are not lost.
 
 use super::*;
 
@@ -22,14 +22,14 @@ fn replaced_or_shorter_file_is_counted_as_lost() {
         drop(log);
         assert_eq!(files.contents(), [other.trim_end_matches('\0')]);
     }
-    // Put back from a copy, it is known by its content.
+    // A restored copy is recognised by its content.
     fs::remove_file(files.path()).unwrap();
     fs::write(files.path(), "one\ntwo\nthree\n").unwrap();
     let mut log = files.open();
     assert!(log.resume_at(&position).unwrap());
     assert_eq!(files.contents(), ["one\ntwo\nthree\n"]);
     drop(log);
-    // Removed by age while nothing came: no loss.
+    // Removed by age while no event arrived: no loss.
     fs::remove_file(files.path()).unwrap();
     fs::rename(
         files.path().with_extension("jsonl.lock"),
@@ -67,7 +67,7 @@ fn lines_removed_by_others_are_counted_without_gaps() {
     let files = Files::new();
     let mut log = files.open();
     log.append(b"one\ntwo\nthree\nfour\n").unwrap();
-    // Cut to half, within a line.
+    // Truncated to half, within a line.
     let file = fs::OpenOptions::new().write(true).open(files.path()).unwrap();
     file.set_len(6).unwrap();
     log.append(b"five\n").unwrap();
@@ -79,7 +79,7 @@ fn lines_removed_by_others_are_counted_without_gaps() {
     file.write_all_at(&[0; 7], 2).unwrap();
     log.append(b"six\n").unwrap();
     assert_eq!((files.contents(), log.take_lost()), (vec!["six\n".to_owned()], 2));
-    // The folder replaced.
+    // The folder was replaced.
     log.append(b"seven\n").unwrap();
     fs::remove_dir_all(files.path().parent().unwrap()).unwrap();
     log.append(b"eight\n").unwrap();

@@ -7,13 +7,13 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Step {
     Publish(u8),
-    /// Begin to write.
+    /// Begins a write.
     Flush,
-    /// Write, and hear of it.
+    /// Writes and receives the outcomes.
     Outcomes,
-    /// The cursor reaches the disk.
+    /// Stores the cursor on the disk.
     Commit,
-    /// A kill; before it, what was published is written or not, and then a part of a line.
+    /// A kill. Before it, the published events are written or not, followed by a part of a line.
     Crash {
         is_written: bool,
         torn: bool,
@@ -37,16 +37,16 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The files hold each event once and in order, whatever happens in between.
+/// Runs the steps and checks that the files hold each event once and in order.
 async fn run(steps: Vec<Step>, max_size: u64) {
     let mut setting = Setting::new(FileConfig {
         max_size: neurobridge_core::units::ByteSize::from_bytes(max_size),
         rotate_every: Some(Duration::from_secs(3600)),
         ..raw()
     });
-    // What a delivery knows: all below `acknowledged` has its outcome, all below `published` is in the sink.
+    // The state of a delivery: events below `acknowledged` have an outcome, events below `published` are in the sink.
     let (mut acknowledged, mut published) = (1, 1);
-    // All below it has its line, of this attempt or an earlier one.
+    // Events below this sequence have a line, from this attempt or an earlier one.
     let mut there = 1;
     setting.connect().await;
     setting.commit(1);
@@ -103,7 +103,7 @@ async fn run(steps: Vec<Step>, max_size: u64) {
     }
 }
 
-/// The files hold each event once and in order, none that was there is missing; the first that has no line.
+/// Checks that the files hold each event once, in order and without losses; returns the first event without a line.
 fn assert_whole(setting: &Setting, there: u64) -> u64 {
     let stored = setting.stored();
     let end = stored.len() as u64 + 1;
