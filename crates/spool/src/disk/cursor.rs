@@ -1,4 +1,4 @@
-//! A cursor's file: two slots, written in turn, so that one torn write leaves the other.
+//! The file of a cursor: two slots, written alternately, so that a torn write damages only one of them.
 
 use std::{
     fs::{self, File},
@@ -12,7 +12,7 @@ use tracing::warn;
 use super::files::{self, DiskError};
 use crate::format::{CursorSlot, FormatError, SLOT_LENGTH};
 
-/// What follows a reader's name in the name of its cursor's file.
+/// The extension of a cursor's file; the stem is the name of the reader.
 const EXTENSION: &str = "cursor";
 
 /// A cursor on the disk.
@@ -21,33 +21,33 @@ pub(crate) struct CursorFile {
     path: PathBuf,
     spool: SpoolId,
     generation: u64,
-    /// What is on the disk for certain.
+    /// The cursor that is certainly on the disk.
     saved: Option<Sequence>,
     file: Option<File>,
 }
 
-/// What a cursor's file holds.
+/// The content of a cursor's file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
     /// There is no file.
     Missing,
     /// A file without content: made, and its first slot never written; or emptied.
     Empty,
-    /// A cursor of another log.
+    /// The cursor belongs to another log.
     Foreign,
-    /// The newest cursor that is whole.
+    /// The newest intact cursor.
     Cursor {
         slot: CursorSlot,
-        /// Why the other slot, which should hold the cursor before or after this one, can't be used: damaged, or torn by a
-        /// crash while it was written. It may have been the newer one.
+        /// Why the other slot, which should hold the previous or the next cursor, is unusable: damaged, or torn by a crash
+        /// during the write. It may have been the newer one.
         damage: Option<FormatError>,
     },
-    /// There is a file, and nothing in it can be used.
+    /// The file exists, but neither slot is usable.
     Damaged(FormatError),
 }
 
 impl CursorFile {
-    /// A file that may or may not be there, with what was found in it.
+    /// Describes a file that may or may not exist, with the cursor found in it.
     pub(crate) const fn new(path: PathBuf, spool: SpoolId, found: Option<&CursorSlot>) -> Self {
         let (generation, saved) = match found {
             Some(slot) => (slot.generation, Some(slot.cursor.next)),
@@ -62,13 +62,13 @@ impl CursorFile {
         }
     }
 
-    /// Makes the file, with room for both slots, unless it is there: what it says is needed most when a disk is full.
+    /// Creates the file with space for both slots if it does not exist: the cursor must be writable while the disk is full.
     pub(crate) fn make(&mut self) -> Result<(), DiskError> {
         opened(&mut self.file, &self.path).map(drop)
     }
 
-    /// Puts a cursor on the disk and waits until it is there; an older one than the one there is left out. Whether the
-    /// cursor could be kept: one with too long a note can't.
+    /// Writes a cursor and waits until it is on the disk; skips a cursor that is older than the stored one. Returns whether the
+    /// cursor could be stored: a cursor with a too long note can't.
     pub(crate) fn save(&mut self, cursor: &Cursor) -> Result<bool, DiskError> {
         if self.saved.is_some_and(|saved| saved >= cursor.next) {
             return Ok(true);
@@ -89,7 +89,7 @@ impl CursorFile {
         let offset = (slot.generation % 2) * SLOT_LENGTH as u64;
         files::write_at(file, &self.path, &bytes, offset)?;
         files::sync(file, &self.path)?;
-        // Only now: a slot that may be torn is written again, not its whole neighbour.
+        // Only after the write: a slot that may be torn is written again, and the intact one is not.
         self.generation = slot.generation;
         self.saved = Some(cursor.next);
         Ok(true)
@@ -102,11 +102,11 @@ fn opened<'a>(file: &'a mut Option<File>, path: &Path) -> Result<&'a File, DiskE
         None => {
             let open = files::open_or_create(path)?;
             match files::reserve(&open, path, 2 * SLOT_LENGTH as u64) {
-                // Whether there is room for it now, writing will tell.
+                // The write detects whether there is space by then.
                 Err(error) if error.may_pass() => {}
                 reserved => reserved?,
             }
-            // Also when it was there: an earlier attempt may have ended just before this.
+            // Also if the file existed: an earlier attempt may have ended just before this sync.
             if let Some(folder) = path.parent() {
                 files::sync_folder(folder)?;
             }
@@ -138,7 +138,7 @@ pub(crate) fn read(path: &Path, spool: SpoolId) -> Result<Stored, DiskError> {
     Ok(match (newest, &slots) {
         (Some(slot), _) => Stored::Cursor {
             slot: slot.clone(),
-            // The first generation stands alone: the other slot was never written.
+            // The first generation has no other slot: that slot was never written.
             damage: slots
                 .iter()
                 .find_map(|slot| slot.as_ref().err().copied())
@@ -149,7 +149,7 @@ pub(crate) fn read(path: &Path, spool: SpoolId) -> Result<Stored, DiskError> {
     })
 }
 
-/// The name of a reader's file: letters, digits, `_` and `-` stand for themselves.
+/// Returns the name of a reader's file: letters, digits, `_` and `-` represent themselves.
 pub(crate) fn file_name(reader: &str) -> String {
     let mut name = String::new();
     for byte in reader.bytes() {
@@ -164,7 +164,7 @@ pub(crate) fn file_name(reader: &str) -> String {
     name
 }
 
-/// The readers of which a folder has cursors, in the order of their names.
+/// Returns the readers with cursors in a folder, ordered by name.
 pub(crate) fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, DiskError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -186,7 +186,7 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, DiskError> {
     Ok(found)
 }
 
-/// The reader to which a name of a file belongs.
+/// Returns the reader of a file name.
 pub(crate) fn reader_name(file_name: &str) -> Option<String> {
     let stem = file_name.strip_suffix(EXTENSION)?.strip_suffix('.')?;
     let mut pieces = stem.split('%');
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(stored(&path), Some(cursor(5)), "it never goes back");
 
         let whole = fs::read(&path).unwrap();
-        // Generation 5 is in the second slot; behind it there is room.
+        // Generation 5 is in the second slot; unused space follows it.
         let end = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
         for length in SLOT_LENGTH..end {
             fs::write(&path, &whole[..length]).unwrap();

@@ -14,10 +14,10 @@ use super::{
     lines::{self, Content},
 };
 
-/// The file.
+/// The name of the file.
 pub(super) const NAME: &str = "epochs";
 
-/// Reads the epochs of the log in a folder; `None` when the file makes no sense. Where there is none, nothing was written yet.
+/// Reads the epochs of the log in a folder; `None` if the file is invalid. Without a file nothing was written yet.
 pub(crate) fn read(folder: &Path) -> Result<Option<Epochs>, DiskError> {
     Ok(match lines::read(&path(folder))? {
         Content::Whole(text) => parse(&text),
@@ -26,7 +26,7 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Epochs>, DiskError> {
     })
 }
 
-/// Begins an epoch at the log's end. It has to be [written](write) before any event of it.
+/// Begins an epoch at the log's end. It must be [written](write) before its first event.
 pub(super) fn begin(folder: &Path, end: Sequence) -> Result<Epochs, DiskError> {
     let before = read(folder)?.unwrap_or_else(|| {
         warn!(
@@ -35,7 +35,7 @@ pub(super) fn begin(folder: &Path, end: Sequence) -> Result<Epochs, DiskError> {
         );
         Epochs::default()
     });
-    // By the clock, so that it is a later one also where the file was lost.
+    // The clock makes the epoch a later one even if the file was lost.
     let now = Epoch(u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0));
     Ok(before.with(now, end))
 }
@@ -99,7 +99,7 @@ mod tests {
             fs::write(path(root.path()), &good[..length]).unwrap();
             assert_eq!(read(root.path()).unwrap(), None, "length {length}");
         }
-        // The next one is a later one all the same.
+        // The next epoch is a later one nevertheless.
         let after = begin(root.path(), sequence(55)).unwrap();
         assert!(after.current() > second.current());
         assert_eq!(after.end_of(second.current()), Some(sequence(55)));

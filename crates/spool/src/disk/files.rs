@@ -1,5 +1,5 @@
-//! Folders and files that survive a power cut, for their owner only. All that changes the disk goes through here, and
-//! each such call has a point at which tests let it fail.
+//! Durable folders and files, accessible to their owner only. All changes on the disk use these functions, and each
+//! function has a point at which tests inject a failure.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -16,21 +16,21 @@ use nix::errno::Errno;
 /// Events hold personal data.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
-/// The most slices that one write takes: the system's own limit is 1,024.
+/// The maximum number of slices per write; the system's own limit is 1,024.
 const SLICES: usize = 256;
-/// How often a reservation that a signal interrupts is repeated at once.
+/// The number of immediate retries of a reservation that a signal interrupts.
 #[cfg(target_os = "linux")]
 const INTERRUPTIONS: u32 = 16;
 
-/// What the disk refused.
+/// An error that the disk reported.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("can't {action} {}", path.display())]
 pub struct DiskError {
-    /// What was tried: "write", "sync", …
+    /// The operation: "write", "sync", …
     pub action: &'static str,
     /// The file or folder.
     pub path: PathBuf,
-    /// What the system said.
+    /// The system's error.
     pub source: Arc<io::Error>,
     class: ErrorClass,
 }
@@ -46,7 +46,7 @@ impl DiskError {
         }
     }
 
-    /// A failed sync: final whatever the system said.
+    /// Returns a converter for a failed sync, which is final for every error of the system.
     fn of_sync(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let error = Self::of(action, path);
         move |source| Self {
@@ -66,7 +66,7 @@ impl DiskError {
     }
 }
 
-/// Makes a folder, and those above it, unless it is there.
+/// Creates a folder and its missing parents.
 pub(crate) fn make_folder(folder: &Path) -> Result<(), DiskError> {
     if folder.is_dir() {
         return Ok(());
@@ -80,7 +80,7 @@ pub(crate) fn make_folder(folder: &Path) -> Result<(), DiskError> {
     }
     point("folder-create").map_err(DiskError::of("make the folder", folder))?;
     match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
-        // Made by someone else meanwhile.
+        // Another process created the folder meanwhile.
         Err(_) if folder.is_dir() => Ok(()),
         created => {
             created.map_err(DiskError::of("make the folder", folder))?;
@@ -89,15 +89,15 @@ pub(crate) fn make_folder(folder: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// Waits until the names in a folder are on the disk. On a file system that can't sync a folder it returns at once:
-/// [`can_sync_folder`] is asked when a log is opened, and the operator is warned then.
+/// Waits until the names in a folder are on the disk. On a file system that can't sync a folder the call returns at once:
+/// [`can_sync_folder`] is called when a log is opened, which warns the operator.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), DiskError> {
     can_sync_folder(folder).map(drop)
 }
 
-/// Syncs a folder; whether its file system can. Some network and FUSE file systems answer `EINVAL`.
+/// Syncs a folder; returns whether its file system supports that. Some network and FUSE file systems return `EINVAL`.
 pub(crate) fn can_sync_folder(folder: &Path) -> Result<bool, DiskError> {
-    // Apart from the sync: a lack of open files says nothing of the disk.
+    // Separate from the sync: a lack of open files is no error of the disk.
     let open = point("folder-open")
         .and_then(|()| File::open(folder))
         .map_err(DiskError::of("open the folder", folder))?;
@@ -115,7 +115,7 @@ fn is_unsupported(error: &io::Error) -> bool {
         .contains(&error.raw_os_error())
 }
 
-/// Makes an empty file, in the place of any that is there.
+/// Creates an empty file, replacing an existing one.
 pub(crate) fn create(path: &Path) -> Result<File, DiskError> {
     point("file-create")
         .and_then(|()| {
@@ -130,7 +130,7 @@ pub(crate) fn create(path: &Path) -> Result<File, DiskError> {
         .map_err(DiskError::of("make", path))
 }
 
-/// Opens a file for reading and writing; it is made unless it is there.
+/// Opens a file for reading and writing, and creates it if it does not exist.
 pub(crate) fn open_or_create(path: &Path) -> Result<File, DiskError> {
     point("file-open")
         .and_then(|()| {
@@ -145,8 +145,8 @@ pub(crate) fn open_or_create(path: &Path) -> Result<File, DiskError> {
         .map_err(DiskError::of("open", path))
 }
 
-/// Reserves room, so that it is missed when a file is made and not in the midst of a write. Where a file system can't,
-/// the file grows as it is written.
+/// Reserves space, so that a full disk is detected when a file is created and not during a write. On a file system
+/// without reservations the file grows as it is written.
 pub(crate) fn reserve(file: &File, path: &Path, length: u64) -> Result<(), DiskError> {
     #[cfg(target_os = "linux")]
     {
@@ -171,14 +171,14 @@ pub(crate) fn reserve(file: &File, path: &Path, length: u64) -> Result<(), DiskE
     }
 }
 
-/// Writes all at an offset.
+/// Writes all bytes at an offset.
 pub(crate) fn write_at(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
     point("file-write")
         .and_then(|()| file.write_all_at(bytes, offset))
         .map_err(DiskError::of("write", path))
 }
 
-/// Writes pieces one after the other from an offset on, without a copy of them.
+/// Writes slices one after the other from an offset, without copying them.
 pub(crate) fn write_pieces(
     mut file: &File,
     path: &Path,
@@ -205,29 +205,29 @@ pub(crate) fn write_pieces(
     write().map_err(DiskError::of("write", path))
 }
 
-/// Waits until a file's content is on the disk. Never to be tried again after an error: the system may have marked what
-/// it could not write as written.
+/// Waits until a file's content is on the disk. Must never be retried after an error: the system may have marked
+/// unwritten data as written.
 pub(crate) fn sync(file: &File, path: &Path) -> Result<(), DiskError> {
     point("file-sync")
         .and_then(|()| file.sync_data())
         .map_err(DiskError::of_sync("sync", path))
 }
 
-/// Cuts a file to a length.
+/// Truncates a file to a length.
 pub(crate) fn cut(file: &File, path: &Path, length: u64) -> Result<(), DiskError> {
     point("file-cut")
         .and_then(|()| file.set_len(length))
         .map_err(DiskError::of("cut", path))
 }
 
-/// Renames a file. The folder is the caller's to sync, as an operation of its own: each can be retried alone.
+/// Renames a file. The caller syncs the folder as a separate operation, so that each one can be retried alone.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
     point("file-rename")
         .and_then(|()| fs::rename(from, to))
         .map_err(DiskError::of("rename", from))
 }
 
-/// Replaces a small file as a whole, by way of a temporary one: after a crash it is the old one or the new one.
+/// Replaces a small file atomically through a temporary file: after a crash the file has the old or the new content.
 pub(crate) fn replace(folder: &Path, name: &str, content: &[u8]) -> Result<(), DiskError> {
     let temporary = folder.join(temporary_name(name));
     let file = create(&temporary)?;
@@ -237,30 +237,30 @@ pub(crate) fn replace(folder: &Path, name: &str, content: &[u8]) -> Result<(), D
     sync_folder(folder)
 }
 
-/// The name under which [`replace`] writes a file.
+/// Returns the name of the temporary file that [`replace`] writes.
 pub(crate) fn temporary_name(name: &str) -> String {
     format!("{name}.tmp")
 }
 
-/// Whether an open file has been removed from its folder: what is written to it is lost when it is closed.
+/// Returns whether an open file has been removed from its folder: data written to it is lost when it is closed.
 pub(crate) fn is_removed(file: &File) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
 }
 
-/// Which folder a path leads to: device and inode.
+/// Returns the identity of the folder at a path: device and inode.
 pub(crate) fn folder_identity(folder: &Path) -> io::Result<(u64, u64)> {
     let metadata = fs::metadata(folder)?;
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// The size of the file system on which a folder is, in bytes; `None` where that can't be told.
+/// Returns the size in bytes of the file system that contains a folder; `None` if it is unknown.
 pub(crate) fn file_system_size(folder: &Path) -> Option<u64> {
     let found = nix::sys::statvfs::statvfs(folder).ok()?;
     let size = (found.blocks() as u64).checked_mul(found.fragment_size() as u64)?;
     (size > 0).then_some(size)
 }
 
-/// Removes a file, if it is there. The folder is the caller's to sync.
+/// Removes a file if it exists. The caller syncs the folder.
 pub(crate) fn remove(path: &Path) -> Result<(), DiskError> {
     match point("file-remove").and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -268,7 +268,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// Whether a folder is on a network file system, and on which; `None` also where that can't be told.
+/// Returns the network file system that contains a folder; `None` also if the file system is unknown.
 pub(crate) fn network_file_system(folder: &Path) -> Option<&'static str> {
     #[cfg(target_os = "linux")]
     {
@@ -289,8 +289,8 @@ pub(crate) fn network_file_system(folder: &Path) -> Option<&'static str> {
     }
 }
 
-/// Where a test lets the call that follows fail: with `return` as by a broken disk, with `return(NAME)` by an error that
-/// may pass, or as on a file system that lacks the call.
+/// A point at which a test makes the following call fail: `return` injects the error of a broken disk, `return(NAME)` a
+/// temporary error, or the error of a file system that does not support the call.
 #[cfg(feature = "failpoints")]
 fn point(name: &'static str) -> io::Result<()> {
     fail::fail_point!(name, |how: Option<String>| Err(match how.as_deref() {
