@@ -1,4 +1,4 @@
-//! Waiting for what comes back by itself: room on the disk, and resources of the process or the system.
+//! Waiting for temporary shortages: space on the disk, and resources of the process or the system.
 
 use std::{sync::MutexGuard, thread, time::Duration};
 
@@ -8,13 +8,13 @@ use tracing::{error, info, warn};
 use super::{Shared, files::DiskError, shortened, state::State};
 use crate::WhenFull;
 
-/// How often a full disk is tried again when nothing tells that there is room.
+/// The retry interval on a full disk without a notification of free space.
 const ROOM_INTERVAL: Duration = shortened(Duration::from_millis(500));
-/// How often, and after how long, what must not wait is retried.
+/// The number of retries and the delay for operations that must not wait.
 const ATTEMPTS: u32 = 10;
 const ATTEMPT_INTERVAL: Duration = shortened(Duration::from_millis(20));
 
-/// Why nothing more is written.
+/// The reason why no more data is written.
 pub(super) enum Stop {
     Closed,
     Failed(DiskError),
@@ -26,7 +26,7 @@ impl From<DiskError> for Stop {
     }
 }
 
-/// Does what may fail for want of room, or of another resource, until it works.
+/// Retries an operation that fails for lack of space or of another resource, until it succeeds.
 pub(super) fn retry<T>(shared: &Shared, mut act: impl FnMut() -> Result<T, DiskError>) -> Result<T, Stop> {
     loop {
         match act() {
@@ -48,7 +48,7 @@ pub(super) fn retry<T>(shared: &Shared, mut act: impl FnMut() -> Result<T, DiskE
     }
 }
 
-/// Does what may fail for a moment, a few times at most: for what must not wait.
+/// Retries an operation after temporary errors, a few times at most; for operations that must not wait.
 pub(super) fn briefly(mut act: impl FnMut() -> Result<(), DiskError>) -> Result<(), DiskError> {
     for _ in 0..ATTEMPTS {
         match act() {
@@ -59,7 +59,7 @@ pub(super) fn briefly(mut act: impl FnMut() -> Result<(), DiskError>) -> Result<
     act()
 }
 
-/// Reports an error that passes by itself, and waits a while.
+/// Reports a temporary error and waits for the retry interval.
 fn wait_for_resource(shared: &Shared, error: &DiskError) -> Result<(), Stop> {
     let mut state = shared.lock();
     if !std::mem::replace(&mut state.is_retrying, true) {
@@ -74,13 +74,13 @@ fn wait_for_resource(shared: &Shared, error: &DiskError) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Drops the oldest segment, or waits a while for one to be settled, as the configuration says.
+/// Drops the oldest segment or waits until one is settled, depending on the configuration.
 pub(super) fn make_room<'a>(
     shared: &'a Shared,
     mut state: MutexGuard<'a, State>,
 ) -> Result<MutexGuard<'a, State>, Stop> {
     let was_full = std::mem::replace(&mut state.is_full, true);
-    // Settled segments go first, without a wait for the keeper: they are a loss to nobody.
+    // Settled segments are deleted first, without waiting for the maintenance thread: no reader needs them.
     let mut oldest = state.take_settled(shared.options.retain, shared.options.segment_age);
     if oldest.is_none() && shared.options.when_full == WhenFull::DropOldest {
         oldest = state.take_dropped();
@@ -91,7 +91,7 @@ pub(super) fn make_room<'a>(
     if let Some(segment) = oldest {
         drop(state);
         match shared.remove([segment]) {
-            // Where a disk can't even note what is deleted, it takes somebody else to make room.
+            // If the disk has no space even for the retention marker, another program or person must free space.
             Err(error) if error.may_pass() => state = shared.lock(),
             removed => {
                 removed?;

@@ -1,4 +1,4 @@
-//! Reads a segment's records in order, in blocks, and finds the way behind damage.
+//! Reads a segment's records in order, in blocks, and finds the next whole record after damage.
 
 use std::{
     fs::File,
@@ -12,55 +12,55 @@ use neurobridge_core::{
     record::{self, PREFIX, SHORTEST, SealedBatch},
 };
 
-/// Bytes read at once. Large enough that a disk's latency and a thread's hop weigh little, small enough for many readers.
+/// The block size. Large enough to amortise a disk's latency and a thread switch, small enough for many readers.
 pub(crate) const BLOCK: usize = 256 << 10;
-/// Bytes of a record up to its sequence's end: enough to see whether it may be one.
+/// The length of a record up to the end of its sequence: enough to detect a possible record.
 const HEAD: usize = PREFIX + 8;
-/// What is read one by one where a block can't be read: a page.
+/// The unit for reading a block that can't be read as a whole: a page.
 const PAGE: usize = 4096;
 
-/// A way through a segment. It holds no more than a block in memory, or one record where that is longer.
+/// The scan of a segment. It holds at most one block in memory, or one record if the record is longer.
 #[derive(Debug)]
 pub(crate) struct Scan {
     file: File,
     offset: u64,
     expected: Sequence,
-    /// Where records end: an offset.
+    /// The offset of the end of the records.
     end: u64,
-    /// What no sequence reaches.
+    /// The limit of the sequences, exclusive.
     limit: Sequence,
 }
 
-/// What comes next in a segment.
+/// The next item in a segment.
 #[derive(Debug)]
 pub(crate) enum Item {
-    /// Whole records with the sequences that were expected.
+    /// Whole records with the expected sequences.
     Events { batch: SealedBatch, offset: u64 },
-    /// Bytes that are no records; whole ones follow.
+    /// Unreadable bytes, followed by whole records.
     Damage(Region),
-    /// No more whole records. What is left until the end of the file was looked through.
+    /// No further whole records; the rest of the file was searched.
     End { offset: u64 },
 }
 
-/// Bytes that are no records, and the events that are missing with them.
+/// Unreadable bytes and the events that are missing because of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Region {
     pub(crate) offset: u64,
     pub(crate) end: u64,
     pub(crate) from: Sequence,
-    /// The first event that is whole again; equal to `from` when none is missing.
+    /// The first whole event after the region; equal to `from` if no event is missing.
     pub(crate) to: Sequence,
 }
 
 impl Region {
-    /// How many bytes; 0 also for a file that ends before its records would begin.
+    /// The number of bytes; 0 also for a file that ends before the start of its records.
     pub(crate) const fn length(&self) -> u64 {
         self.end.saturating_sub(self.offset)
     }
 }
 
 impl Scan {
-    /// Begins at an offset, at which the record of `expected` should stand.
+    /// Begins at an offset, at which the record of `expected` should be.
     pub(crate) const fn new(file: File, offset: u64, expected: Sequence, end: u64, limit: Sequence) -> Self {
         Self {
             file,
@@ -71,12 +71,12 @@ impl Scan {
         }
     }
 
-    /// The sequence that comes next.
+    /// Returns the next sequence.
     pub(crate) const fn expected(&self) -> Sequence {
         self.expected
     }
 
-    /// Lets it go on to a later end: the segment has grown.
+    /// Moves the end of the scan after the segment has grown.
     pub(crate) const fn extend(&mut self, end: u64, limit: Sequence) {
         self.end = end;
         self.limit = limit;
@@ -100,7 +100,7 @@ impl Scan {
                     let bytes = read(&self.file, self.offset, total)?;
                     return Ok(self.take(bytes.into(), 1));
                 }
-                // The next block begins with it, or it is damaged.
+                // The next block begins with this record, or the record is damaged.
                 Look::Beyond(_) | Look::None => break,
             }
         }
@@ -135,9 +135,9 @@ impl Scan {
         Item::Events { batch, offset }
     }
 
-    /// The next place at which a whole record stands whose sequence can be.
+    /// Returns the next offset of a whole record with a plausible sequence.
     ///
-    /// What an event holds can't pass for a record: it is JSON, in which the zeros of a sequence can't stand.
+    /// The content of an event can't be mistaken for a record: JSON cannot contain the zero bytes of a sequence.
     fn find_next(&self) -> io::Result<Option<(u64, Sequence)>> {
         let mut start = self.offset;
         loop {
@@ -146,7 +146,7 @@ impl Scan {
                 return Ok(None);
             }
             let block = read(&self.file, start, BLOCK.min(left))?;
-            // Room that was reserved and never written: most of what is looked through in practice.
+            // Space that was reserved and never written: in practice most of the searched bytes.
             let is_empty = block.iter().all(|byte| *byte == 0);
             let heads = if is_empty { &[] } else { &block[..] }.windows(HEAD);
             for (at, head) in heads.enumerate() {
@@ -173,12 +173,12 @@ impl Scan {
 
 enum Look {
     Whole(usize),
-    /// It may be whole, but the bytes at hand end before it does.
+    /// The record may be whole, but the bytes in memory end before it does.
     Beyond(usize),
     None,
 }
 
-/// Whether a record of this sequence begins here; `left` bytes are left in the segment.
+/// Returns whether a record of this sequence begins here; `left` bytes remain in the segment.
 fn look(bytes: &[u8], left: usize, expected: Sequence) -> Look {
     if bytes.len() < HEAD {
         return if left > bytes.len() {
@@ -208,7 +208,7 @@ fn sequence(head: &[u8]) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// Whether a record's checksum is right, block by block: a damaged length must not cost as much memory.
+/// Verifies a record's checksum block by block, so that a damaged length does not allocate as much memory.
 fn checksum_holds(file: &File, offset: u64, total: usize) -> io::Result<bool> {
     if total < SHORTEST {
         return Ok(false);
@@ -234,8 +234,8 @@ fn checksum_holds(file: &File, offset: u64, total: usize) -> io::Result<bool> {
     Ok(done == total && stored == checksum)
 }
 
-/// Reads up to so many bytes at an offset; fewer only at the end of the file. What the disk can't read comes as zeros: it
-/// is damage like any other, not a reason to stop.
+/// Reads up to this many bytes at an offset; fewer only at the end of the file. Bytes that the disk can't read are
+/// returned as zeros: they are handled as damage and do not stop the scan.
 pub(crate) fn read(mut file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(length);
     file.seek(SeekFrom::Start(offset))?;

@@ -1,4 +1,4 @@
-//! What the threads of the log share: which segments there are, how far they are durable, who reads.
+//! The state shared by the threads of the log: the segments, the end of the durable events, and the readers.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,91 +26,91 @@ use super::{
 };
 use crate::{AppendError, Start, Stored, log::Found};
 
-/// Bytes of the newest batches kept in memory: a reader no further behind than this reads no disk.
+/// The bytes of the newest batches in memory: a reader within this distance of the end does not read the disk.
 const TAIL_SIZE: usize = 8 << 20;
-/// What a batch in memory costs beside its bytes.
+/// The memory overhead of a batch beyond its bytes.
 const BATCH_OVERHEAD: usize = 128;
 
 #[derive(Debug)]
 pub(super) struct State {
-    /// In order; the last one is written to while `is_writing`.
+    /// The segments in order; the last one is being written while `is_writing`.
     pub(super) segments: VecDeque<Segment>,
     pub(super) is_writing: bool,
     /// The sequence after the last durable one.
     pub(super) next: Sequence,
-    /// The newest time of receipt, and when it was read or written here. See [`now`](Self::now).
+    /// The newest time of receipt, and the monotonic time at which it was read or written here. See [`now`](Self::now).
     newest: Option<(Timestamp, Instant)>,
-    /// The system's clock while it is trusted.
+    /// Returns the system's clock while it is trusted.
     trusted_now: fn() -> Option<Timestamp>,
     tail: VecDeque<SealedBatch>,
     tail_size: usize,
     pub(super) readers: BTreeMap<String, ReaderState>,
-    /// One entry for each append that waits: as many as there are callers.
+    /// One entry for each waiting append: at most one per caller.
     pub(super) queue: VecDeque<Pending>,
     pub(super) is_closed: bool,
-    /// The last cursors are to be saved, and the threads to end.
+    /// The threads save the last cursors and end.
     pub(super) is_stopping: bool,
     pub(super) failed: Option<DiskError>,
-    /// An append waits for room.
+    /// An append waits for space.
     pub(super) is_full: bool,
-    /// The disk has no room, whatever the limit of the log.
+    /// The disk is full, independently of the limit of the log.
     pub(super) is_disk_full: bool,
     /// An append waits for a resource of the process or the system.
     pub(super) is_retrying: bool,
     pub(super) dropped_events: u64,
-    /// Everything before was deleted on purpose.
+    /// All earlier events were deleted intentionally.
     pub(super) trimmed: Sequence,
     pub(super) damage: Intervals,
-    /// The epoch that the file of epochs ends with; `None` while that is not known.
+    /// The last epoch in the file of epochs; `None` while it is unknown.
     pub(super) stored_epoch: Option<Epoch>,
-    /// Cursors found missing or damaged since the log was opened.
+    /// The cursors found missing or damaged since the log was opened.
     pub(super) damaged_cursors: u64,
-    /// Which readers ever ran is not known: none counts as new.
+    /// The registry is unreadable, so that every reader may be an existing one: none counts as new.
     pub(super) readers_are_unknown: bool,
     pub(super) ahead: Ahead,
-    /// The keeper sleeps and has to be woken for a commit.
+    /// The maintenance thread sleeps and must be woken for a commit.
     pub(super) keeper_sleeps: bool,
 }
 
-/// A batch on its way to the disk.
+/// A batch that is not yet on the disk.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) batch: Batch,
     pub(super) reply: oneshot::Sender<Result<Option<Stored>, AppendError>>,
 }
 
-/// A reader, of this run or an earlier one.
+/// A reader of this run or an earlier one.
 #[derive(Debug)]
 pub(super) struct ReaderState {
     pub(super) cursor: Cursor,
-    /// What is on the disk of it; nothing before its first save.
+    /// The file of the saved cursor; nothing before the first save.
     pub(super) saved: Option<Sequence>,
     pub(super) file: Arc<Mutex<CursorFile>>,
-    /// The registry on the disk names it.
+    /// The registry on the disk contains the reader.
     pub(super) is_registered: bool,
-    /// What was wrong with its file when the log was opened. Reported once, when the reader is opened.
+    /// The damage found in the reader's file when the log was opened. Reported once, when the reader is opened.
     pub(super) damage: Option<CursorDamage>,
-    /// Opened in this run.
+    /// The reader was opened in this run.
     pub(super) is_known: bool,
-    /// Segments wait for it.
+    /// Segments are not deleted before this reader has settled them.
     pub(super) holds: bool,
 }
 
-/// What is wrong with a cursor's file.
+/// The damage of a cursor's file.
 #[derive(Clone, Debug)]
 pub(super) struct CursorDamage {
     pub(super) reason: String,
-    /// The cursor before the damaged one could be read.
+    /// The previous cursor was readable.
     pub(super) has_older: bool,
 }
 
-/// The next segment, made before it is needed.
+/// The preallocated next segment.
 #[derive(Debug, Default)]
 pub(super) enum Ahead {
     #[default]
     None,
     Wanted,
-    /// Its room is counted already.
+    /// The segment's space is counted already.
     Making {
         length: u64,
     },
@@ -121,7 +121,7 @@ pub(super) enum Ahead {
 }
 
 impl Ahead {
-    /// Bytes that it takes of the disk.
+    /// Returns the bytes that the segment uses on the disk.
     pub(super) const fn size(&self) -> u64 {
         match self {
             Self::Making { length } | Self::Ready { length, .. } => *length,
@@ -130,13 +130,13 @@ impl Ahead {
     }
 }
 
-/// Where a sequence stands on the disk.
+/// The location of a sequence on the disk.
 #[derive(Clone, Debug)]
 pub(super) struct Located {
     pub(super) path: PathBuf,
     pub(super) first: Sequence,
     pub(super) place: Place,
-    /// Where the segment's durable records end: an offset.
+    /// The offset of the end of the segment's durable records.
     pub(super) end: u64,
     /// The first sequence that is not in this segment.
     pub(super) limit: Sequence,
@@ -171,22 +171,22 @@ impl State {
         }
     }
 
-    /// Whether the log takes no more events, or its threads are to end.
+    /// Returns whether the log accepts no more events, or its threads must end.
     pub(super) const fn is_ending(&self) -> bool {
         self.is_closed || self.is_stopping
     }
 
-    /// Bytes of the disk that the log takes.
+    /// Returns the bytes that the log uses on the disk.
     pub(super) fn size(&self) -> u64 {
         self.ahead.size() + self.segments.iter().map(|segment| segment.allocated).sum::<u64>()
     }
 
-    /// The oldest sequence that can be read.
+    /// Returns the oldest sequence that can be read.
     pub(super) fn oldest(&self) -> Sequence {
         self.segments.front().map_or(self.next, |segment| segment.first)
     }
 
-    /// A reader's cursor: the one found, or a new one at `start`.
+    /// Returns a reader's cursor: the stored one, or a new one at `start`.
     pub(super) fn cursor(&self, name: &str, start: Start) -> Cursor {
         self.readers.get(name).map_or_else(
             || match start {
@@ -197,21 +197,21 @@ impl State {
         )
     }
 
-    /// Whether a reader's first cursor is not on the disk yet: were the process killed now, it would begin elsewhere.
+    /// Returns whether a reader's first cursor is not on the disk yet: after a kill the reader would begin elsewhere.
     pub(super) fn has_unsaved_readers(&self) -> bool {
         self.readers
             .values()
             .any(|reader| reader.is_known && !reader.is_kept())
     }
 
-    /// The time of the log, by which ages are judged: the newest time of receipt and what a monotonic clock has counted
-    /// since. A step of the system's clock does not change it.
+    /// Returns the time of the log, which determines ages: the newest time of receipt plus the monotonic time since then. A
+    /// step of the system's clock does not change it.
     pub(super) fn now(&self) -> Option<Timestamp> {
         let (newest, at) = self.newest?;
         newest.checked_add(at.elapsed()).ok()
     }
 
-    /// Takes note of a time of receipt.
+    /// Updates the newest time of receipt.
     pub(super) fn note_received(&mut self, received_at: Option<Timestamp>) {
         if let Some(received_at) = received_at
             && self.newest.is_none_or(|(newest, _)| newest <= received_at)
@@ -220,7 +220,7 @@ impl State {
         }
     }
 
-    /// What is at hand of a sequence without a look at the disk; `None` when that is needed.
+    /// Returns the result for a sequence without reading the disk; `None` if the disk must be read.
     pub(super) fn find(&self, sequence: Sequence) -> Option<Found> {
         if sequence >= self.next {
             return Some(Found::Nothing);
@@ -262,18 +262,18 @@ impl State {
         })
     }
 
-    /// When about an event was received.
+    /// Returns the approximate time of receipt of an event.
     pub(super) fn received_at(&self, sequence: Sequence) -> Option<Timestamp> {
         match self.find(sequence) {
             Some(Found::Events(batch)) => batch.iter().next()?.ok().map(|event| event.received_at),
-            // Whoever asks for what a full log dropped waits for all after it as well.
+            // A caller at an event dropped by a full log also waits for all later events.
             Some(Found::Dropped { oldest }) => self.received_at(oldest),
             Some(_) => None,
             None => self.locate(sequence)?.place.received_at,
         }
     }
 
-    /// Takes up a batch that is durable and stands at `offset` of the last segment.
+    /// Adds a durable batch, stored at `offset` of the last segment.
     pub(super) fn publish(&mut self, batch: SealedBatch, offset: u64) {
         let received_at = || Some(batch.iter().next()?.ok()?.received_at);
         if let Some(segment) = self.segments.back_mut() {
@@ -297,7 +297,7 @@ impl State {
         }
     }
 
-    /// The first sequence that any reader still needs, judged by what is on the disk.
+    /// Returns the first sequence that any reader still needs, by the cursors on the disk.
     pub(super) fn needed(&self) -> Sequence {
         self.readers
             .values()
@@ -328,18 +328,18 @@ impl State {
             .sum()
     }
 
-    /// Segments that are complete and so can be deleted: all but the one that is written to.
+    /// Returns the number of complete segments, which can be deleted: all except the one being written.
     fn complete(&self) -> usize {
         self.segments.len() - usize::from(self.is_writing && !self.segments.is_empty())
     }
 
-    /// The end of the oldest complete segment.
+    /// Returns the end of the oldest complete segment.
     fn oldest_end(&self) -> Option<Sequence> {
         (self.complete() > 0).then(|| self.segments.get(1).map_or(self.next, |next| next.first))
     }
 
-    /// Takes out the oldest segment when all have settled it and it need not be kept for `retain` any more. The last one of
-    /// the log stays for `least` at least, whatever `retain` is: the next start reads it to recognise duplicates.
+    /// Removes and returns the oldest segment if every reader has settled it and `retain` has expired. The last segment of
+    /// the log stays for at least `least`, whatever `retain` is: the next start reads it to detect duplicates.
     pub(super) fn take_settled(&mut self, retain: Duration, least: Duration) -> Option<Segment> {
         let end = self.oldest_end()?;
         if end > self.needed() {
@@ -352,16 +352,16 @@ impl State {
                 (ended_at, known_since, retain.max(least))
             }
         };
-        // Where room is needed, its age does not count.
+        // If space is needed, the age is ignored.
         if !self.is_full && !self.is_older(ended_at, known_since, retain) {
             return None;
         }
         self.take_oldest(end)
     }
 
-    /// Whether something that ended at a time of receipt, and is known to this process since then or later, is older than
-    /// `limit`: by the monotonic clock, or by the time of the log and the system's clock while that is trusted. A step of the
-    /// system's clock makes nothing old.
+    /// Returns whether data that ended at a time of receipt, and is known to this process since then or later, is older than
+    /// `limit`: by the monotonic clock, or by both the time of the log and the system's clock while that clock is trusted. A
+    /// step of the system's clock makes no data old.
     fn is_older(&self, ended_at: Option<Timestamp>, known_since: Option<Instant>, limit: Duration) -> bool {
         if known_since.is_none_or(|since| since.elapsed() > limit) {
             return true;
@@ -373,23 +373,23 @@ impl State {
         else {
             return false;
         };
-        // Without a readable header its age is unknown.
+        // Without a readable header the age is unknown.
         ended_at.is_none_or(|ended_at| {
             let age = now.as_microsecond() - ended_at.as_microsecond();
             age > i64::try_from(limit.as_micros()).unwrap_or(i64::MAX)
         })
     }
 
-    /// Takes out the oldest complete segment, settled or not, and counts what is lost.
+    /// Removes and returns the oldest complete segment, settled or not, and counts the lost events.
     pub(super) fn take_dropped(&mut self) -> Option<Segment> {
         let end = self.oldest_end()?;
-        // Not what was counted before it was put back.
+        // Events that were counted before the segment was put back are not counted again.
         let needed = self.needed().max(self.oldest()).max(self.trimmed);
         self.dropped_events += end.since(needed);
         self.take_oldest(end)
     }
 
-    /// Puts back what was taken out and could not be deleted.
+    /// Puts back segments that were removed from the list and could not be deleted.
     pub(super) fn put_back(&mut self, mut segments: VecDeque<Segment>) {
         segments.append(&mut self.segments);
         self.segments = segments;
@@ -402,7 +402,7 @@ impl State {
 }
 
 impl ReaderState {
-    /// Whether the disk knows the reader and its cursor.
+    /// Returns whether the reader and its cursor are on the disk.
     pub(super) const fn is_kept(&self) -> bool {
         self.saved.is_some() && self.is_registered
     }

@@ -1,5 +1,5 @@
-//! The one thread that writes events: takes all batches that wait, writes them at once, syncs by the policy, and then
-//! publishes how far the log is durable.
+//! The only thread that writes events: collects all waiting batches, writes them together, syncs by the policy, and then
+//! publishes the end of the durable events.
 
 use std::{
     fs::File,
@@ -27,10 +27,10 @@ use crate::{
     format::{HEADER_LENGTH, SegmentHeader},
 };
 
-/// The name of a segment that is being made because none was made ahead.
+/// The name of a segment that is being created because no segment was preallocated.
 pub(super) const NEW: &str = "new.tmp";
 
-/// Runs until the log is closed or has failed. Readers end once it has ended.
+/// Runs until the log is closed or has failed. Readers end after the writer has ended.
 pub(super) fn run(shared: Arc<Shared>) {
     let _ended = Ended(&shared);
     let mut writer = Writer {
@@ -41,7 +41,7 @@ pub(super) fn run(shared: Arc<Shared>) {
         has_epoch: false,
     };
     let ended = match writer.run() {
-        // The end of the segment may stay as it is, with room that was never written: the next start truncates it.
+        // The end of the segment may keep reserved space that was never written: the next start truncates it.
         Err(Stop::Closed) => writer.complete(),
         ended => ended,
     };
@@ -50,13 +50,13 @@ pub(super) fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Says that the writer has ended, however it did.
+/// Marks the writer as ended, for whatever reason it ended.
 struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
-        // Without a reply each of them tells its caller that the log is closed.
+        // Without a reply each waiting append reports to its caller that the log is closed.
         state.queue.clear();
         state.is_closed = true;
         drop(state);
@@ -69,26 +69,26 @@ struct Writer<'a> {
     segment: Option<Open>,
     /// The sequence of the next event.
     next: Sequence,
-    /// Since when something is written and not synced.
+    /// The monotonic time since which written data is not synced.
     unsynced_since: Option<Instant>,
-    /// The file of epochs tells of this one.
+    /// The file of epochs contains this epoch.
     has_epoch: bool,
 }
 
-/// The segment that is written to.
+/// The segment that is being written.
 struct Open {
     file: File,
     path: PathBuf,
-    /// Where the next record goes.
+    /// The offset of the next record.
     offset: u64,
     length: u64,
-    /// False on a file system that counts no links.
+    /// False on a file system that does not count links.
     counts_links: bool,
-    /// When to look whether it is old enough to be completed.
+    /// The next time to check whether the segment is old enough to be completed.
     look_at: Instant,
 }
 
-/// Batches that go into the segment at once.
+/// Batches that are written to the segment together.
 #[derive(Default)]
 struct Run {
     batches: Vec<SealedBatch>,
@@ -104,7 +104,7 @@ impl Writer<'_> {
             }
             let mut run = Run::default();
             for Pending { batch, reply } in group {
-                // Its caller does not wait any more.
+                // The caller does not wait any more.
                 if reply.is_closed() {
                     continue;
                 }
@@ -130,7 +130,7 @@ impl Writer<'_> {
         self.complete()
     }
 
-    /// All that waits, once something does; `None` when the log is closed and nothing does.
+    /// Waits for batches and returns all waiting ones; `None` if the log is closed and none is waiting.
     fn wait(&mut self) -> Result<Option<Vec<Pending>>, Stop> {
         let mut state = self.shared.lock();
         loop {
@@ -171,8 +171,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Whether the segment is to be completed although it has room: on a quiet feed its events would otherwise never be
-    /// deleted. Not while a sink needs all of it, because then it can't be deleted either way.
+    /// Returns whether the segment is to be completed although it has space: on a quiet feed its events would otherwise never
+    /// be deleted. False while a sink needs the whole segment, because then it can't be deleted in either case.
     fn is_old(&mut self) -> bool {
         let now = Instant::now();
         let Some(open) = self.segment.as_mut().filter(|open| open.look_at <= now) else {
@@ -190,12 +190,12 @@ impl Writer<'_> {
             .is_some_and(|open| open.offset + size <= open.length)
     }
 
-    /// Writes and syncs a run, and says so.
+    /// Writes and syncs a run, and replies to the callers.
     fn store(&mut self, run: Run) -> Result<(), Stop> {
         let (Some(open), false) = (&mut self.segment, run.batches.is_empty()) else {
             return Ok(());
         };
-        // Before the first event of it: where this epoch began is what earlier ones are judged by.
+        // Before the first event of the epoch: the start of this epoch determines which events belong to earlier epochs.
         if !self.has_epoch {
             retry(self.shared, || {
                 epochs::write(&self.shared.folder, &self.shared.epochs)
@@ -203,7 +203,7 @@ impl Writer<'_> {
             self.has_epoch = true;
             self.shared.lock().stored_epoch = Some(self.shared.epochs.current());
         }
-        // Before the events are there: a reader that the disk does not know begins behind them after a kill.
+        // Before the events are stored: after a kill, a reader without a stored cursor would begin after them.
         if self.shared.lock().has_unsaved_readers() {
             retry(self.shared, || self.shared.save_new_cursors())?;
         }
@@ -213,7 +213,7 @@ impl Writer<'_> {
             files::write_pieces(&open.file, &open.path, &pieces, offset)
         });
         if let Err(Stop::Closed) = written {
-            // Nobody was told that any of it is stored, so none of it may be there at the next start.
+            // No caller has received a reply, so none of these events may exist after the next start.
             briefly(|| files::cut(&open.file, &open.path, offset))?;
             open.length = offset;
         }
@@ -258,7 +258,7 @@ impl Writer<'_> {
         drop(state);
         self.shared.durable.send_replace(durable);
         for (reply, stored) in run.replies.into_iter().zip(stored) {
-            // Its caller may have gone.
+            // The caller may have ended.
             let _ = reply.send(Ok(Some(stored)));
         }
         Ok(())
@@ -274,8 +274,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Ends the segment that was written to: what comes later must find it whole on the disk, so that only the last one
-    /// can ever be torn.
+    /// Completes the current segment: it must be whole on the disk before later events are written, so that only the last
+    /// segment can ever be torn.
     fn complete(&mut self) -> Result<(), Stop> {
         self.sync()?;
         let Some(open) = &self.segment else {
@@ -294,7 +294,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Goes on in a new segment, in which a batch of `size` bytes fits.
+    /// Continues in a new segment, which has space for a batch of `size` bytes.
     fn rotate(&mut self, size: u64, begins_at: Timestamp) -> Result<(), Stop> {
         self.complete()?;
         let length = self.shared.options.segment_size.max(HEADER_LENGTH as u64 + size);
@@ -334,7 +334,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// An empty file with room for so many bytes: the one that was made ahead, or a new one.
+    /// Returns an empty file with this much space: the preallocated segment, or a new file.
     fn take_ahead(&self, length: u64) -> Result<(File, u64, PathBuf), Stop> {
         let mut state = self.shared.lock();
         match std::mem::take(&mut state.ahead) {
@@ -353,7 +353,7 @@ impl Writer<'_> {
         Ok((file, length, path))
     }
 
-    /// Waits until a segment of so many bytes may be made, or drops the oldest for it.
+    /// Waits until a segment of this size may be created, or drops the oldest segment.
     fn wait_for_room(&self, length: u64) -> Result<(), Stop> {
         let mut state = self.shared.lock();
         loop {
@@ -361,10 +361,10 @@ impl Writer<'_> {
                 Ahead::Ready { length: ready, .. } if *ready >= length => *ready,
                 _ => 0,
             };
-            // A batch larger than the whole log goes in alone: refusing it for ever would stop the bridge.
+            // A batch larger than the whole log is stored alone: rejecting it repeatedly would stop the bridge.
             if state.size() - ahead + length <= self.shared.options.max_size || state.segments.is_empty() {
                 end_full(&mut state);
-                // This room is the new segment's: the keeper must not take it for the one after.
+                // This space belongs to the new segment: the maintenance thread must not use it for the following one.
                 if matches!(state.ahead, Ahead::Wanted) {
                     state.ahead = Ahead::None;
                 }

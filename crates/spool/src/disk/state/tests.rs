@@ -4,7 +4,7 @@ fn sequence(number: u64) -> Sequence {
     Sequence::new(number).unwrap()
 }
 
-/// Segments of ten events each, the last of which is written to; a reader with a cursor, of which less is saved.
+/// Creates segments of ten events each, the last one being written, and a reader whose saved cursor is behind its cursor.
 fn state(committed: u64, saved: Option<u64>) -> State {
     let mut state = State::new(sequence(41), Sequence::FIRST);
     state.is_writing = true;
@@ -45,7 +45,7 @@ fn segment_is_deleted_only_after_its_cursor_is_durable() {
     assert_eq!(settled(&mut state(41, None), 0), 0);
     assert_eq!(settled(&mut state(41, Some(20)), 0), 1);
     assert_eq!(settled(&mut state(41, Some(21)), 0), 2);
-    // Never the one that is written to.
+    // Never the segment that is being written.
     assert_eq!(settled(&mut state(41, Some(41)), 0), 3);
 }
 
@@ -75,13 +75,13 @@ fn clock_step_expires_no_segment() {
     let day = 24 * 60 * 60;
     let mut state = state(41, Some(41));
     state.trusted_now = || None;
-    // An event of 31 days later, as the clock had it.
+    // An event with a time of receipt 31 days later, by the wrong clock.
     state.note_received(Some(Timestamp::from_second(31 * day).unwrap()));
     assert_eq!(settled(&mut state, 60), 0);
     // Trusted again and right again: the time of the log is still ahead.
     state.trusted_now = || Some(Timestamp::from_second(45).unwrap());
     assert_eq!(settled(&mut state, 60), 0);
-    // A segment that this process has known for that long is old, whatever the system clock shows.
+    // A segment that this process has known for longer than the limit is old, whatever the system's clock shows.
     state.trusted_now = || None;
     let long_ago = Instant::now().checked_sub(Duration::from_secs(61)).unwrap();
     state.segments[1].known_since = long_ago;
