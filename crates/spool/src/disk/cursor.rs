@@ -29,9 +29,9 @@ pub(crate) struct CursorFile {
 /// The content of a cursor's file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
-    /// There is no file.
+    /// The file does not exist.
     Missing,
-    /// A file without content: made, and its first slot never written; or emptied.
+    /// The file has no content: it was created and its first slot was never written, or it was truncated.
     Empty,
     /// The cursor belongs to another log.
     Foreign,

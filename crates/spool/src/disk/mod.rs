@@ -1,14 +1,15 @@
 //! The log on disk: append-only segments, a cursor for each reader, and three threads.
 //!
-//! The folder holds `spool.id`, `spool.lock`, the segments (`<first sequence, 20 digits>.segment`), `cursors/<reader>.cursor`,
-//! `trimmed.cursor` (what was deleted on purpose), `epochs` (which run gave which sequences), `readers` (which of them ever ran), `stopped` (where the log
-//! ended at the last orderly stop), and `damaged/` with copies of bytes that could not be read, for a week.
+//! The folder holds `spool.id`, `spool.lock`, the segments (`<first sequence, 20 digits>.segment`),
+//! `cursors/<reader>.cursor`, `trimmed.cursor` (the retention marker: the end of the intentionally deleted events), `epochs`
+//! (the first sequence of each epoch), `readers` (the registry of all readers that ever ran), `stopped` (the end of the log
+//! at the last orderly stop), and `damaged/` with copies of unreadable bytes, which are retained for a week.
 //!
-//! | thread | awaits | does | when blocked or stopped |
+//! | thread | waits for | task | when blocked or stopped |
 //! |---|---|---|---|
-//! | writer | batches | one write and one sync for all that wait, then publishes | full: appends wait; closed: completes its segment and ends |
-//! | keeper | commits, a wanted segment, some seconds | saves cursors, deletes segments and old copies, makes the next one, looks after the folder | no room: tries again; stopped: saves once more and ends |
-//! | checker | nothing | reads what the last run left and notes damage | ends with the log, or when all is read |
+//! | writer | batches | one write and one sync for all waiting batches, then publishes | full: appends wait; closed: completes its segment and ends |
+//! | maintenance | commits, a wanted segment, some seconds | saves cursors, deletes segments and old copies, preallocates the next segment, checks the folder | no space: retries; stopped: saves once more and ends |
+//! | checker | nothing | reads the segments of the last run and reports damage | ends with the log, or when all segments are read |
 
 mod aside;
 mod checker;
@@ -60,17 +61,17 @@ use self::{
 };
 use crate::{AppendError, DiskConfig, OpenError, SpoolStatus, Start, Stored, log::Found};
 
-/// Where cursors are kept.
+/// The folder of the cursors.
 pub(crate) const CURSORS: &str = "cursors";
 
-/// The log on disk. Dropping it ends its threads, after what is on its way is written.
+/// The log on disk. Dropping it ends its threads, after the waiting batches are written.
 #[derive(Debug)]
 pub(crate) struct Disk {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// What the threads and the readers share.
+/// The state shared by the threads and the readers.
 #[derive(Debug)]
 pub(crate) struct Shared {
     folder: PathBuf,
@@ -78,26 +79,26 @@ pub(crate) struct Shared {
     epochs: Epochs,
     options: Options,
     state: Mutex<State>,
-    /// Wakes the writer: a batch, room, or the end.
+    /// Wakes the writer: for a batch, for space, or at the end.
     work: Condvar,
-    /// Wakes the keeper.
+    /// Wakes the maintenance thread.
     chores: Condvar,
     durable: watch::Sender<u64>,
-    /// True once nothing more will be written.
+    /// True once the writer has ended.
     closed: watch::Sender<bool>,
     sync_duration: Histogram,
     /// The file of [`State::trimmed`].
     trimmed: Mutex<CursorFile>,
-    /// Which readers ever ran.
+    /// The registry of all readers that ever ran.
     registry: Mutex<Registry>,
-    /// Copies of what can't be read.
+    /// The copies of unreadable bytes.
     aside: Mutex<Aside>,
     /// The folder's device and inode when the log was opened.
     identity: (u64, u64),
     lock: Mutex<Option<recovery::FolderLock>>,
 }
 
-/// The configuration, in numbers.
+/// The configuration in numbers.
 #[derive(Clone, Debug)]
 struct Options {
     max_size: u64,
@@ -105,7 +106,7 @@ struct Options {
     sync: crate::SyncPolicy,
     when_full: crate::WhenFull,
     retain: Duration,
-    /// A segment is completed at this age, so that its events can be deleted.
+    /// The age at which a segment is completed, so that its events can be deleted.
     segment_age: Duration,
 }
 
@@ -166,7 +167,7 @@ impl Disk {
         if let Ok(stored) = stored.await {
             return stored;
         }
-        // The writer ends; why, it says before it has ended.
+        // The writer ends, and reports the reason before it ends.
         let _ = self.closed().wait_for(|closed| *closed).await;
         Err(match &self.shared.lock().failed {
             Some(error) => AppendError::Failed {
@@ -184,7 +185,7 @@ impl Disk {
         self.shared.closed.subscribe()
     }
 
-    /// Waits until the writer has ended; the error if one ended it.
+    /// Waits until the writer has ended; returns the error that ended it, if there is one.
     pub(crate) async fn failed(&self) -> Option<DiskError> {
         let _ = self.closed().wait_for(|closed| *closed).await;
         self.shared.lock().failed.clone()
@@ -195,7 +196,7 @@ impl Disk {
         self.shared.work.notify_all();
     }
 
-    /// Ends the threads, which saves the last cursors, and gives the folder free.
+    /// Ends the threads, which save the last cursors, and unlocks the folder.
     pub(crate) fn finish(&self) -> Result<(), DiskError> {
         self.close();
         let mut threads = lock(&self.threads);
@@ -276,7 +277,7 @@ impl Disk {
         }
     }
 
-    /// Lets go of readers that were not opened in this run; their names.
+    /// Removes readers that were not opened in this run; returns their names.
     pub(crate) fn release_others(&self) -> Vec<String> {
         let mut state = self.shared.lock();
         let others = state.readers.iter_mut().filter(|(_, reader)| !reader.is_known);
@@ -320,7 +321,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Said when it happened.
+        // The error was reported when it occurred.
         let _ = self.finish();
     }
 }
@@ -344,19 +345,19 @@ impl Shared {
         wakes.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the keeper if it sleeps: a commit must not cost a wake-up while it waits to save many at once.
+    /// Wakes the maintenance thread if it sleeps: while it collects commits for one save, a commit must not cost a wake-up.
     fn wake_keeper(&self, state: &mut State) {
         if state.is_full || std::mem::take(&mut state.keeper_sleeps) {
             self.chores.notify_all();
         }
     }
 
-    /// What is at hand of a sequence; `None` when the disk has to be asked.
+    /// Returns the result for a sequence without reading the disk; `None` if the disk must be read.
     pub(crate) fn find(&self, sequence: Sequence) -> Option<Found> {
         self.lock().find(sequence)
     }
 
-    /// The log takes no more events; those that are on the disk are still read.
+    /// Marks the log as failed: it accepts no more events, and stored events can still be read.
     fn fail(&self, error: DiskError) {
         let mut state = self.lock();
         error!(
@@ -366,7 +367,7 @@ impl Shared {
             "the spool has failed: it takes no more events"
         );
         for pending in state.queue.drain(..) {
-            // Its caller may have gone.
+            // The caller may have ended.
             let _ = pending.reply.send(Err(AppendError::Failed {
                 source: error.clone(),
             }));
@@ -376,7 +377,7 @@ impl Shared {
         self.work.notify_all();
     }
 
-    /// Records where the log ends, unless that is recorded already.
+    /// Records the end of the log, unless it is recorded already.
     fn record_stop(&self) {
         let (epoch, next) = {
             let state = self.lock();
@@ -394,10 +395,10 @@ impl Shared {
         }
     }
 
-    /// Deletes segments that were taken out of the list. That they were is on the disk first: otherwise a crash would
-    /// leave a hole that looks like damage.
+    /// Deletes segments that were removed from the list. The retention marker is on the disk first: otherwise a crash
+    /// would leave a hole that looks like damage.
     ///
-    /// What can't be deleted now, even for want of room to note it, is put back and deleted later.
+    /// Segments that can't be deleted now, even for lack of space for the marker, are put back and deleted later.
     fn remove(&self, segments: impl Into<VecDeque<Segment>>) -> Result<(), DiskError> {
         let mut segments = segments.into();
         let removed = self.remove_files(&mut segments);
@@ -422,7 +423,7 @@ impl Shared {
     }
 }
 
-/// A pause, or a hundredth of it where tests let the disk fail hundreds of times.
+/// Returns a delay, or a hundredth of it in tests that inject hundreds of disk errors.
 const fn shortened(pause: Duration) -> Duration {
     if cfg!(feature = "failpoints") {
         Duration::from_micros(pause.as_micros() as u64 / 100)
@@ -431,7 +432,7 @@ const fn shortened(pause: Duration) -> Duration {
     }
 }
 
-/// Nothing within these locks can panic half-way through an update.
+/// No code under these locks can panic in the middle of an update.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

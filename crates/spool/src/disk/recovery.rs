@@ -1,4 +1,4 @@
-//! Opening a log: whatever the last run left behind, of itself or of a crash, becomes a log again.
+//! Opens a log and recovers it from the state that the last run left, after an orderly stop or a crash.
 
 use std::{
     fs::{self, File},
@@ -40,21 +40,21 @@ use crate::{
     format::{FormatError, HEADER_LENGTH},
 };
 
-/// The smallest log, as in memory: two batches of the listener's usual largest size fit.
+/// The minimum size of a log, as in memory: enough for two batches of the listener's usual largest size.
 const LEAST_SIZE: u64 = 1 << 20;
-/// The smallest segment: a block of a disk.
+/// The minimum size of a segment: a block of a disk.
 const LEAST_SEGMENT: u64 = 4096;
-/// A segment is completed at no lower age, whatever `retain` is: each one costs some calls that wait for the disk.
+/// The minimum age for completing a segment, whatever `retain` is: each completion costs some calls that wait for the disk.
 const LEAST_AGE: Duration = shortened(Duration::from_secs(10));
-/// So much of `retain` is the age at which a segment is completed: so much longer events stay at most.
+/// The divisor of `retain` for the age at which a segment is completed; events stay at most this much longer than `retain`.
 const AGE_PART: u32 = 8;
-/// At least so many segments fit into the log: deleting goes by whole ones.
+/// The minimum number of segments in the log: only whole segments are deleted.
 const SEGMENTS: u64 = 8;
-/// The file that holds the log's id.
+/// The file with the log's id.
 const ID: &str = "spool.id";
-/// The file that only one process has locked.
+/// The file that is locked by only one process.
 const LOCK: &str = "spool.lock";
-/// The name of the cursor that says what was deleted on purpose.
+/// The name of the retention marker: a cursor at the end of the intentionally deleted events.
 pub(crate) const TRIMMED: &str = "trimmed";
 
 /// Opens the log in a folder.
@@ -92,7 +92,7 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     let trimmed_path = folder.join(cursor::file_name(TRIMMED));
     let (mut trimmed_file, trimmed) = read_trimmed(trimmed_path, id)?;
     match trimmed_file.make() {
-        // Made when there is room: until then nothing is deleted.
+        // Created once there is space: until then no segment is deleted.
         Err(error) if error.may_pass() => {}
         made => made?,
     }
@@ -119,8 +119,8 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     let stored = epochs::read(folder)?;
     let end = recover_end(&shared, stored.as_ref(), trimmed.next)?;
     let readers = readers::recover(&shared, &cursors, end)?;
-    // A sink may have settled what a power cut took, or damage: no later event gets such a sequence again. Cursors are saved
-    // a moment late, though: what a broker has beyond them is told apart by the epoch that begins here.
+    // A sink may have settled events that a power cut or damage removed: no later event reuses such a sequence. Cursors
+    // are saved with a delay, though: the epoch that begins here distinguishes records that a broker stored beyond them.
     let settled = readers.values().map(|reader| reader.cursor.next).max();
     let next = end.max(trimmed.next).max(settled.unwrap_or(end));
     if next > end {
@@ -170,7 +170,7 @@ fn options(config: &DiskConfig) -> Result<Options, OpenError> {
     })
 }
 
-/// Warns when the disk is smaller than what the log may hold: it fills up before the limit is reached.
+/// Warns if the disk is smaller than the limit of the log: the disk would be full before the limit is reached.
 fn warn_of_size(folder: &Path, max_size: u64) {
     if let Some(size) = files::file_system_size(folder)
         && size < max_size
@@ -187,10 +187,10 @@ fn warn_of_size(folder: &Path, max_size: u64) {
 /// The locks of a log's folder.
 #[derive(Debug)]
 pub(crate) struct FolderLock {
-    /// Of the folder of cursors: it cannot be removed while it holds one, and the lock file can. Not of the log's folder, which
-    /// may be that of all data, and locked as such.
+    /// The lock of the cursors' folder, which cannot be removed while it contains a cursor, unlike the lock file. The
+    /// log's folder is not locked: it may be the data folder, which has a lock of its own.
     _cursors: Flock<File>,
-    /// Of the lock file, which is all that earlier versions lock.
+    /// The lock of the lock file, the only lock of earlier versions.
     _file: Flock<File>,
 }
 
@@ -218,8 +218,8 @@ pub(crate) fn lock_folder(folder: &Path) -> Result<FolderLock, OpenError> {
     })
 }
 
-/// Whether a process has the log. A process that takes the lock at this very moment may be refused it: so only what is
-/// seldom asks.
+/// Returns whether a process has locked the log. The check may make a concurrent attempt to lock the log fail: so only
+/// rare operations may call it.
 pub(crate) fn is_locked(folder: &Path) -> bool {
     let files = [CURSORS, LOCK].map(|name| File::open(folder.join(name)));
     files.into_iter().flatten().any(|file| {
@@ -230,7 +230,7 @@ pub(crate) fn is_locked(folder: &Path) -> bool {
     })
 }
 
-/// The log's id as its file has it; `None` when there is none that can be read.
+/// Returns the log's id from its file; `None` if no id can be read.
 pub(crate) fn read_id(folder: &Path) -> Result<Option<SpoolId>, DiskError> {
     let path = folder.join(ID);
     let bytes = match fs::read(&path) {
@@ -247,7 +247,7 @@ pub(crate) fn read_id(folder: &Path) -> Result<Option<SpoolId>, DiskError> {
     Ok(id)
 }
 
-/// Takes the id that the segments have, or a new one, and writes it down.
+/// Determines the id from the segments, or generates a new one, and writes it to its file.
 fn make_id(folder: &Path, segments: &[(Sequence, PathBuf)]) -> Result<SpoolId, DiskError> {
     let found = segments.iter().rev().find_map(|(_, path)| {
         let header = segment::read_header(&File::open(path).ok()?).ok()?.ok()?;
@@ -287,7 +287,7 @@ fn read_trimmed(path: PathBuf, id: SpoolId) -> Result<(CursorFile, Cursor), Disk
     })
 }
 
-/// The segments that belong to this log and are not yet to be deleted.
+/// Returns the segments of this log that must not be deleted yet.
 fn segments(
     folder: &Path,
     found: Vec<(Sequence, PathBuf)>,
@@ -307,7 +307,7 @@ fn segments(
                     files::rename(&path, &aside.join(name))?;
                     files::sync_folder(&aside)?;
                 }
-                // From now on it is kept for a while, however old it is.
+                // The retention as a copy begins now, whatever the age of the segment.
                 if let Err(error) = file.set_modified(SystemTime::now()) {
                     debug!(%error, "modification time can't be set");
                 }
@@ -322,7 +322,7 @@ fn segments(
         let metadata = file.metadata().map_err(DiskError::of("look at", &path))?;
         segments.push(Segment::new(path, first, metadata.len(), begins_at));
     }
-    // What a crash kept from being deleted.
+    // Segments whose deletion a crash prevented.
     let settled = segments
         .windows(2)
         .take_while(|pair| pair[1].first <= trimmed)
@@ -336,7 +336,7 @@ fn segments(
     Ok(segments)
 }
 
-/// Finds the end of the log. After an orderly stop that is known: what is missing before it is lost, not torn, and counted.
+/// Finds the end of the log. After an orderly stop it is known: missing events before it are lost, not torn, and counted.
 fn recover_end(shared: &Shared, stored: Option<&Epochs>, trimmed: Sequence) -> Result<Sequence, OpenError> {
     let recorded = match stored {
         Some(stored) => stop_record::read(&shared.folder, stored)?,
@@ -369,7 +369,7 @@ fn recover_end(shared: &Shared, stored: Option<&Epochs>, trimmed: Sequence) -> R
     Ok(recorded)
 }
 
-/// Reads the last segment, cuts off what was being written when the last run ended, and tells the sequence after its end.
+/// Reads the last segment, truncates a write that the end of the last run interrupted, and returns the next sequence.
 fn recover_last(shared: &Shared) -> Result<Sequence, OpenError> {
     let Some(mut last) = shared.lock().segments.pop_back() else {
         return Ok(Sequence::FIRST);
@@ -432,7 +432,7 @@ fn recover_last(shared: &Shared) -> Result<Sequence, OpenError> {
         return Ok(next);
     }
     drop(state);
-    // Not one record: the next segment would get its name.
+    // The segment has no record: the next segment would have the same name.
     files::remove(&last.path)?;
     files::sync_folder(&shared.folder)?;
     Ok(next)

@@ -78,7 +78,7 @@ fn clock_step_expires_no_segment() {
     // An event with a time of receipt 31 days later, by the wrong clock.
     state.note_received(Some(Timestamp::from_second(31 * day).unwrap()));
     assert_eq!(settled(&mut state, 60), 0);
-    // Trusted again and right again: the time of the log is still ahead.
+    // The clock is trusted and correct again: the time of the log is still ahead.
     state.trusted_now = || Some(Timestamp::from_second(45).unwrap());
     assert_eq!(settled(&mut state, 60), 0);
     // A segment that this process has known for longer than the limit is old, whatever the system's clock shows.
