@@ -1,5 +1,5 @@
-//! A broker that advertises an unreachable address: the most common mistake with Kafka. Its metadata comes, and
-//! then nothing else does.
+//! A broker that advertises an unreachable address: the most common mistake with Kafka. The client receives metadata, and
+//! every later connection fails.
 
 use std::{
     net::TcpListener,
@@ -17,7 +17,7 @@ use super::support::{
     Delivery, advertise, assert_complete_and_in_order, blocking, closed_address, records, topic, tried,
 };
 
-/// Three times the limit of the sink for its leaders and the creation of a topic, so that a busy machine fails no test.
+/// Three times the sink's limit for partition leaders and topic creation, so that a slow machine fails no test.
 const REASON_LIMIT: Duration = Duration::from_secs(45);
 
 async fn advertised(mut kafka: Kafka, address: Option<String>) -> Kafka {
@@ -44,7 +44,7 @@ async fn wrong_advertised_listener_is_named_in_seconds() {
         .unwrap()
         .create_topic(&topic, 1, &[])
         .unwrap();
-    // The system accepts connections for it; no program reads.
+    // The system accepts connections, and no program reads from them.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent_at = silent.local_addr().unwrap().to_string();
     let wrong = [

@@ -1,4 +1,4 @@
-//! A cluster of which only some brokers can be reached at the addresses that they advertise.
+//! A cluster in which only some brokers are reachable at their advertised addresses.
 
 use std::{
     collections::BTreeSet,
@@ -28,10 +28,10 @@ use super::support::{
 };
 
 const EVENTS: u64 = 100;
-/// The events of the persons whose partition broker 2 leads.
+/// Returns the events of the persons whose partition broker 2 leads.
 const LATE: u64 = 42;
 
-/// Creates a topic without replicas, with a partition for each of these brokers.
+/// Creates a topic without replicas, with one partition for each of these brokers.
 async fn create(bootstrap: &str, topic: &str, leaders: &[&[i32]]) {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
@@ -66,7 +66,7 @@ async fn only_failing_leaders_are_named_and_others_get_events() {
         cluster
     })
     .await;
-    // Broker 1 leads a partition and is reached, broker 2 leads one and is not, broker 3 leads none.
+    // Broker 1 leads a partition and is reachable, broker 2 leads one and is unreachable, broker 3 leads none.
     let names_the_leader = |reason: &str| {
         reason.contains(&format!("broker 2 at {leader_at}"))
             && reason.contains("advertised.listeners")

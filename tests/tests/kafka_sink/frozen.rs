@@ -1,5 +1,5 @@
-//! A broker that is fenced: its metadata lists no broker. On purpose, and by freezes in quick succession, for shorter and longer
-//! than its session lasts.
+//! A fenced broker, whose metadata lists no broker: fenced intentionally, and by repeated freezes that are shorter or
+//! longer than its session timeout.
 
 use std::{
     collections::BTreeSet,
@@ -61,7 +61,7 @@ async fn broker_fenced_again_and_again_stops_no_sink() {
                 delivery.append_many(EVENTS_BETWEEN).await;
             }
             events += EVENTS_BETWEEN;
-            // The input, not a wait: what is to happen meanwhile happens in the broker and its clients.
+            // The duration of the freeze is the input of the test, not a wait for a condition.
             kafka.freeze().unwrap();
             tokio::time::sleep(Duration::from_millis(freeze)).await;
             kafka.thaw().unwrap();
@@ -117,7 +117,7 @@ async fn metadata_without_brokers_stops_no_sink() {
         .unwrap();
     })
     .await;
-    // On a connection that is open the broker still takes events, until the client asks for metadata.
+    // On an open connection the broker still accepts events, until the client requests metadata.
     let mut events = EVENTS_BETWEEN;
     let deadline = Instant::now() + LIMIT;
     let is_down = |delivery: &Delivery| delivery.progress.snapshot().state == SinkState::Down;

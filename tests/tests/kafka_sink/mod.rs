@@ -1,5 +1,4 @@
-//! The Kafka sink against a real Kafka: who we are, what the topics are like, and what becomes of events when either
-//! changes.
+//! The Kafka sink against a real Kafka: authentication, topics, and the outcome of events when either changes.
 
 mod advertised;
 mod advertised_partly;

@@ -1,4 +1,4 @@
-//! A topic that is removed and made again while the sink runs.
+//! A topic that is deleted and created again while the sink runs.
 
 use neurobridge_sink_kafka::{Delivery as Guarantee, KafkaConfig};
 use neurobridge_tests::{kafka::admin::KafkaAdmin, shared::kafka_bootstrap};

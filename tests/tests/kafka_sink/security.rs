@@ -1,4 +1,4 @@
-//! TLS, client certificates, SASL, permissions.
+//! TLS, client certificates, SASL and permissions.
 
 use std::fs;
 
@@ -97,7 +97,7 @@ async fn each_authentication_method_connects() {
 
     let topic = secured.topic("tls");
     delivers(&secured, secured.config(Listener::Tls, &topic)).await;
-    // A stranger's certificate: said as what it is.
+    // The certificate of another authority: the error names the cause.
     let stranger = Certificates::generate(&secured.dir.join("stranger")).unwrap();
     let mut config = secured.config(Listener::Tls, &topic);
     config.tls = Some(TlsConfig {
@@ -110,7 +110,7 @@ async fn each_authentication_method_connects() {
         fault.reason.contains("certificate verify failed") && fault.reason.contains("tls.ca_file"),
         "{fault}"
     );
-    // The system's roots do not know it either; but they are found.
+    // The system's roots do not include the server's authority either, but they are found.
     config.tls = Some(TlsConfig::default());
     assert_eq!(connect(config).await.unwrap_err().kind, FaultKind::Unauthorised);
 
@@ -165,7 +165,7 @@ async fn changed_password_is_used_on_reconnect() {
     delivery.append_many(20).await;
     delivery.until_settled().await;
 
-    // The new password is valid, the file has the old one, and the connection is gone.
+    // The new password is valid, the file contains the old one, and the connection is closed.
     secured.kafka.set_scram_password("bob", "new-secret").unwrap();
     secured.kafka.stop().unwrap();
     let mut secured = blocking(move || {
@@ -212,7 +212,7 @@ async fn revoked_and_restored_permission_loses_no_event() {
             operations: &["Write", "DescribeConfigs"],
         })
         .unwrap();
-    // As events go on coming.
+    // While events are published continuously.
     let down = |snapshot: &neurobridge_core::delivery::ProgressSnapshot| snapshot.reason.is_some();
     for _ in 0..20 {
         delivery.append_many(50).await;
@@ -221,7 +221,7 @@ async fn revoked_and_restored_permission_loses_no_event() {
     let reason = snapshot.reason.unwrap();
     assert!(reason.contains(&topic) && reason.contains("Write"), "{reason}");
     assert_eq!(snapshot.cursor.counts.dead_lettered, 0);
-    // Refused from the start too, in a sentence.
+    // Also refused at the start, with a clear reason.
     let fault = connect(config).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Unauthorised, "{fault}");
 

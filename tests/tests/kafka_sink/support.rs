@@ -1,4 +1,4 @@
-//! A delivery from a spool in memory into a Kafka, and what came of it.
+//! A delivery from a spool in memory to a Kafka, and its results.
 
 use std::{
     fs,
@@ -36,16 +36,16 @@ use neurobridge_tests::{
 use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-/// For whatever is waited for: long beside what it takes, so that a busy machine fails no test.
+/// The limit of every wait: much longer than any operation takes, so that a slow machine fails no test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
-/// Starts a broker again with other advertised listeners; without an address, with the right ones.
+/// Restarts a broker with other advertised listeners; without an address, with the correct ones.
 pub(crate) fn advertise(kafka: &mut Kafka, address: Option<&str>) {
     const LINE: &str = "\nadvertised.listeners=PLAINTEXT://";
     kafka.stop().unwrap();
     let file = kafka.dir().join("server.properties");
     let mut text = fs::read_to_string(&file).unwrap();
-    // The last line with a key wins; the first one is the right one.
+    // The last line with a key is effective; the first one is the correct one.
     if let Some((at, _)) = text.match_indices(LINE).nth(1) {
         text.truncate(at);
     }
@@ -62,7 +62,7 @@ pub(crate) fn closed_address() -> String {
     listener.local_addr().unwrap().to_string()
 }
 
-/// A delivery that runs.
+/// A running delivery.
 pub(crate) struct Delivery {
     pub(crate) spool: Spool,
     pub(crate) progress: Arc<Progress>,
@@ -134,7 +134,7 @@ impl Delivery {
         self.appended += 1;
     }
 
-    /// Appends events with the next ids, of seven persons by turns.
+    /// Appends events with the next ids, of seven persons alternately.
     pub(crate) async fn append_many(&mut self, count: u64) {
         for _ in 0..count {
             let id = self.appended + 1;
@@ -142,7 +142,7 @@ impl Delivery {
         }
     }
 
-    /// Waits until what the delivery tells of itself is as wanted.
+    /// Waits until the progress of the delivery satisfies a condition.
     pub(crate) async fn until(
         &self,
         what: &str,
@@ -170,12 +170,12 @@ impl Delivery {
         .await
     }
 
-    /// The dead letters so far.
+    /// Returns the dead letters so far.
     pub(crate) fn letters(&self) -> Vec<String> {
         self.letters.0.lock().unwrap().clone()
     }
 
-    /// Delivers the rest and ends.
+    /// Delivers the remaining events and ends.
     pub(crate) async fn finish(mut self) -> Ending {
         self.spool.close();
         let ended = within("the end of the delivery", LIMIT, &mut self.task)
@@ -192,7 +192,7 @@ impl Delivery {
     }
 }
 
-/// What a delivery came to.
+/// The results of a delivery.
 pub(crate) struct Ending {
     pub(crate) snapshot: ProgressSnapshot,
     pub(crate) letters: Vec<String>,
@@ -211,7 +211,7 @@ pub(crate) async fn connect(config: KafkaConfig) -> Result<(), SinkFault> {
     connected(&mut KafkaSink::new("kafka", config)).await
 }
 
-/// Connects once as `check --connect` does; what can lose events, or would be made.
+/// Connects once like `check --connect`; returns the settings that can lose events, and the topics that would be created.
 pub(crate) async fn tried(config: KafkaConfig) -> Result<Vec<String>, SinkFault> {
     let mut sink = KafkaSink::trial("kafka", config);
     connected(&mut sink).await?;
@@ -234,18 +234,18 @@ async fn connected(sink: &mut KafkaSink) -> Result<(), SinkFault> {
     connected.map(|_| ())
 }
 
-/// What a topic holds, read on a thread that may block.
+/// Reads the records of a topic on a thread that may block.
 pub(crate) async fn records(bootstrap: &str, topic: &str) -> Vec<Record> {
     let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
     blocking(move || read_topic(&bootstrap, &topic, LIMIT).unwrap()).await
 }
 
-/// Runs what blocks beside the delivery.
+/// Runs a blocking operation concurrently with the delivery.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-/// Checks that events 1 to `count` are all there, and each person's in order, judged on first copies.
+/// Checks that all events from 1 to `count` are stored, and in order for each person; only first copies count.
 pub(crate) fn assert_complete_and_in_order(records: &[Record], count: u64) {
     let mut seen = std::collections::BTreeSet::new();
     let mut last = std::collections::HashMap::new();
@@ -263,7 +263,7 @@ pub(crate) fn assert_complete_and_in_order(records: &[Record], count: u64) {
     );
 }
 
-/// A name that no other test uses.
+/// Returns a name that no other test uses.
 pub(crate) fn topic(word: &str) -> String {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Topics: made, missing, deleted, too narrow, grown.
+//! Topics: created, missing, deleted, with a smaller size limit, with more partitions.
 
 use neurobridge_core::sink::{FaultKind, RejectionReason};
 use neurobridge_sink_kafka::{DeadLetterConfig, Format, KafkaConfig, Oversize};
@@ -24,7 +24,7 @@ fn faults(snapshot: &neurobridge_core::delivery::ProgressSnapshot, kind: FaultKi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn topic_is_created_only_if_configured() {
-    // A broker that makes topics of itself, with its own defaults: nobody asked for those.
+    // A broker that creates topics automatically would use its own defaults, which nobody configured.
     let options = KafkaOptions::default().property("auto.create.topics.enable", "true");
     let Some(kafka) = blocking(move || own_kafka(options)).await else {
         return;
@@ -51,7 +51,7 @@ async fn topic_is_created_only_if_configured() {
         topic: Some(format!("{topic}.dead")),
         path: None,
     });
-    // A trial makes nothing, and says what would be made.
+    // A trial creates nothing, and reports what would be created.
     for _ in 0..2 {
         assert_eq!(
             tried(config.clone()).await.unwrap(),
@@ -117,7 +117,7 @@ async fn two_hundred_new_topics_need_one_connection() {
         (snapshot.cursor.counts.delivered, ending.letters.len()),
         (EVENTS, 0)
     );
-    // Each new connection of the sink comes after a fault, or replaces its client.
+    // Each new connection of the sink follows a fault or replaces the client.
     assert_eq!(
         (snapshot.client_replacements, snapshot.faults.iter().sum::<u64>()),
         (0, 0)
@@ -172,7 +172,7 @@ async fn events_wait_while_the_topic_is_deleted() {
                 .unwrap()
         })
         .collect();
-    // All that came after the deletion, in order.
+    // All events published after the deletion, in order.
     assert_eq!(ids, (101..=300).collect::<Vec<_>>());
 }
 
@@ -199,7 +199,7 @@ async fn batches_fit_the_topic_limit_or_become_dead_letters() {
         });
         let mut delivery = Delivery::start(config);
         for id in 1..=200_u64 {
-            // Many that fill batches, some that fit with nothing to spare, some that do not.
+            // Many events that fill batches, some that fit exactly, and some that do not fit.
             let picture = "A".repeat(match id % 50 {
                 0 => 6_000,
                 1 => 4_700,
@@ -241,7 +241,7 @@ async fn batches_fit_the_topic_limit_or_become_dead_letters() {
                 (Some("too_large"), Some(50))
             );
         }
-        // Known before, so that no batch was refused.
+        // The limit was known before, so that no batch was rejected.
         assert_eq!(
             (ending.snapshot.resent, ending.snapshot.faults.iter().sum::<u64>()),
             (0, 0)
@@ -283,7 +283,7 @@ async fn lowered_limit_loses_no_event() {
     let ending = delivery.finish().await;
     let counts = ending.snapshot.cursor.counts;
     assert_eq!((counts.delivered, counts.dead_lettered), (60, 1));
-    // Only that one: each member of the refused batches went alone.
+    // Only this event: each event of the rejected batches was published alone.
     assert!(
         ending.letters[0].contains("\"length\":40"),
         "{:?}",
@@ -315,7 +315,7 @@ async fn lowered_limit_is_read_after_the_first_rejection() {
         .unwrap();
     let large = "x".repeat(4_000);
     let mut patience = Patience::new("the refusal by the new limit", LIMIT);
-    // The broker's refusal first; then our own, before anything is sent.
+    // The broker rejects the first event; the sink then rejects events before sending.
     while !delivery
         .letters()
         .iter()
@@ -326,7 +326,7 @@ async fn lowered_limit_is_read_after_the_first_rejection() {
         delivery
             .append(&format!(r#"{{"id":1,"data":{{"pid":"p","x":"{large}"}}}}"#))
             .await;
-        // One that fits, so that the letters are not in a row.
+        // An event that fits, so that the dead letters are not consecutive.
         delivery.append(&frame(2)).await;
         delivery.until_settled().await;
     }
@@ -336,7 +336,7 @@ async fn lowered_limit_is_read_after_the_first_rejection() {
         delivery.letters()[0]
     );
     let ending = delivery.finish().await;
-    // By a new producer, of which the delivery learns nothing.
+    // A new producer publishes the events; the delivery has no fault.
     assert_eq!(ending.snapshot.faults.iter().sum::<u64>(), 0);
 }
 
@@ -380,7 +380,7 @@ async fn stopped_killed_or_frozen_broker_loses_no_event() {
         (ending.snapshot.cursor.counts.delivered, ending.letters.len()),
         (3_000, 0)
     );
-    // librdkafka goes on by itself: no fault, nothing sent again by us, and so nothing twice.
+    // librdkafka continues by itself: no fault, no event resent by the sink, and therefore no duplicate.
     assert_eq!(ending.snapshot.resent, 0);
     let found = records(&bootstrap, &topic).await;
     assert_eq!(found.len(), 3_000);

@@ -1,4 +1,4 @@
-//! Transactions: what is refused within one, and what becomes of the topics that they need.
+//! Transactions: rejected events within a transaction, and changes of the topics that transactions need.
 
 use neurobridge_core::{delivery::SinkState, sink::FaultKind};
 use neurobridge_sink_kafka::{
@@ -8,7 +8,7 @@ use neurobridge_tests::{kafka::admin::KafkaAdmin, shared::kafka_bootstrap};
 
 use super::support::{Delivery, assert_complete_and_in_order, blocking, connect, frame, records, topic};
 
-/// One with topics of its own, made by the sink.
+/// A sink with topics of its own, which the sink creates.
 fn config(bootstrap: &str, topic: &str) -> KafkaConfig {
     let mut config = KafkaConfig::new(bootstrap);
     config.topic = topic.parse().unwrap();
@@ -39,7 +39,7 @@ async fn rejection_in_a_transaction_becomes_one_dead_letter() {
     let mut delivery = Delivery::start(config);
     delivery.append_many(10).await;
     delivery.until_settled().await;
-    // Behind the sink's back: it learns of it by the refusals.
+    // Without the sink's knowledge: the sink detects the change by the rejections.
     let admin = KafkaAdmin::new(&bootstrap).unwrap();
     admin
         .configure_topic(&topic, &[("max.message.bytes", "3000")])
