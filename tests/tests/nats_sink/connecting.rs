@@ -1,4 +1,4 @@
-//! The reason of a sink that cannot connect, and the limit of what it receives from a server that sends without an end.
+//! The reason of a sink that cannot connect, and the limit of the data received from a server that sends endlessly.
 
 use std::sync::{
     Arc,
@@ -23,26 +23,26 @@ use super::support::{LIMIT, connect, creating, eventually};
 
 const BANNER: &[u8] =
     b"INFO {\"server_id\":\"fake\",\"version\":\"2.15.2\",\"headers\":true,\"max_payload\":1048576}\r\n";
-/// More than what is held of one message, with the room that a growing buffer takes and what sockets hold.
+/// More than the stored part of a message, the spare capacity of a growing buffer and the socket buffers together.
 const MOST_SENT: u64 = 256 << 20;
 
-/// A server that is none.
+/// A server that is not a NATS server.
 #[derive(Clone, Copy)]
 enum Behaviour {
     /// Accepts connections and sends nothing.
     Silent,
-    /// Sends a first line without an end.
+    /// Sends a first line without a line break.
     EndlessFirstLine,
-    /// Begins as a server does, and does not answer what the client then sends.
+    /// Sends the greeting of a server, and does not answer the client.
     SilentAfterInfo,
-    /// Connects, and answers a request with this, and then zeros without end.
+    /// Accepts a client, and answers a request with this text followed by endless zeros.
     Endless(&'static str),
 }
 
 struct Server {
     url: String,
     sent: Arc<AtomicU64>,
-    /// How many connections have ended.
+    /// The number of closed connections.
     ended: watch::Receiver<u64>,
     task: JoinHandle<()>,
 }
@@ -112,7 +112,7 @@ async fn serve(socket: TcpStream, behaviour: Behaviour, sent: &AtomicU64) -> Opt
     None
 }
 
-/// Connects to a server that sends without end, and returns it once the sink has given the reason.
+/// Connects to a server that sends endlessly, and returns the server once the sink has reported the reason.
 async fn refused(begin: &'static str) -> Server {
     let server = Server::start(Behaviour::Endless(begin)).await;
     let fault = connect(NatsConfig::new(&server.url, "ENTRIES"))
@@ -130,7 +130,7 @@ async fn refused(begin: &'static str) -> Server {
 #[tokio::test(flavor = "multi_thread")]
 async fn message_without_end_ends_the_connection() {
     let mut server = refused("MSG a 1 4294967296\r\n").await;
-    // The first look at the server, and the client's connection.
+    // The sink's probe of the server, and the client's connection.
     within(
         "the client to end",
         LIMIT,
@@ -145,8 +145,8 @@ async fn message_without_end_ends_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn line_without_end_ends_the_connection() {
-    // When the client itself ends is not asserted: it searches all of the line again with each part of it, and while it does not catch
-    // up with the server, only its pings end it.
+    // The time at which the client closes is not asserted: it searches the whole line again for each received part, and
+    // while it is slower than the server, only its pings close the connection.
     refused("-ERR '").await;
 }
 
@@ -227,7 +227,7 @@ async fn unreachable_server_costs_no_other_one() {
     }
 }
 
-/// The sink connects to the servers of its configuration only: it need not reach what they advertise.
+/// The sink connects only to the servers of its configuration: advertised servers may be unreachable.
 #[tokio::test(flavor = "multi_thread")]
 async fn advertised_addresses_are_not_used() {
     let silent = Server::start(Behaviour::Silent).await;
@@ -239,7 +239,7 @@ async fn advertised_addresses_are_not_used() {
     let cluster = cluster.unwrap();
     let mut config = creating(&cluster.urls()[0], "ENTRIES");
     config.servers = cluster.urls();
-    // Among servers that have just started there may be no leader yet.
+    // Servers that have just started may not have elected a leader yet.
     eventually("the sink to connect", async || connect(config.clone()).await.ok()).await;
     assert_eq!(*silent.ended.borrow(), 0);
     assert_eq!(silent.sent.load(Ordering::Relaxed), 0);

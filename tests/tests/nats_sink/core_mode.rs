@@ -1,4 +1,4 @@
-//! Without JetStream: delivered is what the server has taken.
+//! Without JetStream: an event is delivered once the server has accepted it.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn subscriber_receives_all_events_in_order() {
     };
     let listener = client(&nats.url()).await;
     let mut messages = listener.subscribe("neuroio.>").await.unwrap();
-    // The subscription is there before the first event: a request that nobody answers comes back behind it.
+    // The subscription exists before the first event: a request without a responder is returned after the event.
     assert!(listener.request("nobody.answers", "".into()).await.is_err());
     let mut feed = Feed::new();
     let delivery = Delivery::start(&feed, core(&nats.url()));

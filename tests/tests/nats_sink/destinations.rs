@@ -1,4 +1,4 @@
-//! Events whose subject no stream takes, or no server.
+//! Events whose subject no stream and no server accepts.
 
 use async_nats::jetstream::{self, stream};
 use neurobridge_core::sink::FaultKind;
@@ -12,7 +12,7 @@ use super::support::{
 const STREAM: &str = "ENTRIES";
 const JUNK: &str = "neuroio.entries.5.3.junk";
 
-/// Eleven events, of which the sixth has another subject than the others.
+/// Eleven events; the sixth has a different subject.
 async fn feed_with_one_beside() -> Feed {
     let mut feed = Feed::new();
     feed.append_many(5).await;
@@ -75,7 +75,7 @@ async fn subject_beside_the_stream_waits_for_it() {
             reason.contains("event 6") && reason.contains("missing_stream") && reason.contains(STREAM),
             "{reason}"
         );
-        // Those before it do not wait with it.
+        // Earlier events do not wait for it.
         assert_eq!(delivery.until_settled(5).await.cursor.counts.delivered, 5);
         context.update_stream(stream_of(STREAM)).await.unwrap();
         let ending = delivery.finish(&feed).await;

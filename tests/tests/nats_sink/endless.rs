@@ -1,4 +1,4 @@
-//! The program connected to a server that sends a line or a message without an end: memory, reason, new connection and stop.
+//! The program connected to a server that sends an endless line or message: memory, reason, reconnection and stop.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -18,22 +18,22 @@ use super::support::LIMIT;
 
 const INFO: &[u8] =
     b"INFO {\"server_id\":\"fake\",\"version\":\"2.15.2\",\"headers\":true,\"max_payload\":1048576}\r\n";
-/// Each connection would receive so much, if it read it.
+/// The number of bytes that each connection would receive if the program read them.
 const OFFERED: u64 = 1 << 30;
-/// So much may the memory of the program grow.
+/// The limit for the memory growth of the program.
 const MAX_GROWTH: u64 = 256 << 20;
-/// So many connections are made and ended.
+/// The number of connections that are opened and closed.
 const CONNECTIONS: u64 = 3;
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 struct Server {
-    /// Connections that were made before are left without an answer.
+    /// Earlier connections receive no answer.
     is_open: AtomicBool,
     /// The number of connections on which the endless part was started.
     started: AtomicU64,
     sent: AtomicU64,
-    /// The connections that took all that was offered.
+    /// The number of connections that accepted all offered bytes.
     exhausted: AtomicU64,
 }
 

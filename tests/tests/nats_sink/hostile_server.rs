@@ -1,4 +1,4 @@
-//! What a server sends that is no nats-server, or means no good.
+//! Answers of a server that is not a nats-server, or is malicious.
 
 use neurobridge_core::{foreign_text, sink::SinkFault};
 use neurobridge_sink_nats::NatsConfig;
@@ -9,12 +9,12 @@ use tokio::{
 
 use super::support::connect;
 
-/// A terminal's escape sequence, a line feed as JSON, a change of the text direction, a line separator.
+/// A terminal's escape sequence, a line feed in JSON, a change of the text direction, a line separator.
 const UNSAFE: &str = "\u{1b}[31m\u{202e}\u{2028}\u{7}";
 
 const BANNER: &str = r#"INFO {"server_id":"fake","version":"2.15.2","headers":true,"max_payload":1048576}"#;
 
-/// Connects a sink to a server that sends a banner, and an answer to each line that it is sent.
+/// Connects a sink to a server that sends a banner, and an answer to each received line.
 async fn connect_to(banner: String, answer: fn(&str) -> Option<String>) -> SinkFault {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("nats://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! Acknowledgements that get lost between a real server and the sink; and what the sink says, byte for byte.
+//! Acknowledgements that are lost between a real server and the sink, and the exact bytes that the sink sends.
 
 use std::sync::{
     Arc, Mutex,
@@ -20,10 +20,10 @@ use tokio::{
 use super::support::{Delivery, Feed, assert_once_and_in_order, creating, stored};
 
 const STREAM: &str = "ENTRIES";
-/// What is kept of what clients say: more than the handshake and some messages.
+/// The recorded bytes per client: more than the handshake and some messages.
 const KEPT_BYTES: usize = 64 << 10;
 
-/// Stands between clients and a server, and keeps some acknowledgements to itself.
+/// A proxy between clients and a server that drops some acknowledgements.
 struct Proxy {
     url: String,
     shared: Arc<Shared>,
@@ -32,7 +32,7 @@ struct Proxy {
 
 struct Shared {
     server: String,
-    /// Which acknowledgements get lost, by their place in the stream; and how many may.
+    /// The acknowledgements to drop, by position in the stream, and their maximum number.
     loses: fn(u64) -> bool,
     most: u64,
     lost: AtomicU64,
@@ -78,7 +78,7 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    /// Carries one connection until either side ends it.
+    /// Forwards one connection until either side closes it.
     async fn carry(self: Arc<Self>, client: TcpStream) {
         let server = TcpStream::connect(&self.server).await.unwrap();
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
@@ -109,7 +109,7 @@ impl Shared {
                 .await
                 .ok()
                 .filter(|read| *read > 0)?;
-            // MSG and HMSG end with the length of what follows them.
+            // MSG and HMSG end with the length of the following payload.
             if line.starts_with(b"MSG ") || line.starts_with(b"HMSG ") {
                 let head = String::from_utf8(line.clone()).unwrap();
                 let length: usize = head.split_ascii_whitespace().last()?.parse().unwrap();
@@ -124,7 +124,7 @@ impl Shared {
         }
     }
 
-    /// Whether this is an acknowledgement that gets lost. What the server says else has other keys.
+    /// Returns whether this is an acknowledgement to drop. The server's other messages have different keys.
     fn is_lost(&self, payload: &[u8]) -> bool {
         let Ok(answer) = serde_json::from_slice::<serde_json::Value>(payload) else {
             return false;
@@ -155,12 +155,12 @@ async fn lost_acknowledgements_lose_no_strict_event() {
     }
     let ending = delivery.finish(&feed).await;
     assert_eq!(proxy.lost(), 2000);
-    // The next one stands behind it in the stream, which says that it is there; and nothing waits for ever.
+    // The next event is stored after it in the stream, which proves that it is stored; no event stays in flight.
     assert_eq!((ending.faults.iter().sum::<u64>(), ending.resent), (0, 0));
     assert_eq!((ending.cursor.counts.delivered, ending.in_flight), (20_000, 0));
     assert_once_and_in_order(&stored(&nats.url(), STREAM).await, 20_000);
 
-    // Names as they are meant, whatever the client thinks of their case.
+    // Header names are case-sensitive, whatever case the client would use.
     let said = proxy.said();
     for header in [
         "\r\nce-specversion: 1.0\r\n",
@@ -186,7 +186,7 @@ async fn lost_last_acknowledgement_stores_no_second_copy() {
     let down = delivery.until_down("no acknowledgement").await;
     assert_eq!(down.cursor.counts.settled(), 99);
     let ending = delivery.finish(&feed).await;
-    // The end of the stream says that it is there: it is not even sent again.
+    // The end of the stream proves that the event is stored: it is not resent.
     assert_eq!((proxy.lost(), ending.cursor.counts.duplicate), (1, 0));
     assert_once_and_in_order(&stored(&nats.url(), STREAM).await, 100);
 }
@@ -206,7 +206,7 @@ async fn relaxed_sink_resends_unacknowledged_events() {
     let ending = delivery.finish(&feed).await;
     let timeout = FaultKind::ALL.iter().position(|kind| *kind == FaultKind::Timeout);
     assert!(ending.faults[timeout.unwrap()] > 0, "{ending:?}");
-    // Within the stream's window the server knows it again, and says so.
+    // Within the stream's duplicate window the server detects and reports the duplicate.
     let counts = &ending.cursor.counts;
     assert!(counts.duplicate > 0, "{ending:?}");
     assert_eq!(counts.delivered + counts.duplicate, 1000);

@@ -1,7 +1,7 @@
-//! The NATS sink against a real nats-server: who we are, what streams are like, what is stored and in which order when
-//! servers are killed, frozen, purged and written to by others.
+//! The NATS sink against a real nats-server: authentication, streams, and the stored events and their order when servers
+//! are killed or frozen, and streams are purged or written by other clients.
 //!
-//! What has cost others events, and where it is held to here:
+//! Known causes of lost events in NATS clients, and the tests that cover them:
 //! | trap | test |
 //! |---|---|
 //! | core publishing returns before anything is sent, and a lost connection takes what waited | `core_mode::events_not_accepted_by_the_server_are_resent` |

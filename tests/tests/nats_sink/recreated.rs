@@ -1,4 +1,4 @@
-//! A stream that is removed and made again while the sink is connected and idle.
+//! A stream that is deleted and created again while the sink is connected and idle.
 
 use async_nats::jetstream;
 use neurobridge_sink_nats::{NatsConfig, Order};
@@ -23,7 +23,7 @@ async fn stream_made_again_behind_an_idle_sink_is_reported() {
         feed.append_many(20).await;
         let delivery = Delivery::start(&feed, config);
         delivery.until_settled(20).await;
-        // A purge keeps the stream, and its numbers.
+        // A purge preserves the stream and its sequence numbers.
         context.get_stream(STREAM).await.unwrap().purge().await.unwrap();
         feed.append_many(5).await;
         assert_eq!(delivery.until_settled(25).await.recreations.count, 0);

@@ -1,4 +1,4 @@
-//! Users, tokens, nkeys, credentials files, TLS, client certificates, permissions.
+//! Users, tokens, nkeys, credentials files, TLS, client certificates and permissions.
 
 use std::{fs, path::Path};
 
@@ -32,7 +32,7 @@ fn with(nats: &Nats, auth: AuthConfig) -> NatsConfig {
     config
 }
 
-/// One connection is accepted, the other is refused with a sentence.
+/// Checks that one connection is accepted, and that the other is refused with a clear reason.
 async fn assert_told_apart(right: NatsConfig, wrong: NatsConfig) {
     connect(right).await.unwrap();
     let fault = connect(wrong).await.unwrap_err();
@@ -78,7 +78,7 @@ async fn changed_token_file_is_read_on_reconnect() {
     feed.append_many(100).await;
     delivery.until_settled(100).await;
     blocking(|| nats.reconfigure("authorization { token: second }").unwrap());
-    // The server closes the connections of those who are not who they were.
+    // The server closes the connections of users whose credentials have changed.
     let down = delivery.until_down("check auth").await;
     assert_eq!(down.cursor.counts.settled(), 100);
     feed.append_many(100).await;
@@ -136,7 +136,7 @@ async fn replaced_credentials_file_is_used_after_expiry() {
         ..AuthConfig::default()
     });
 
-    // Somebody else's, then nobody's.
+    // Credentials of another account, then an empty identity.
     write_credentials(&file, &KeyPair::new_account(), None);
     let fault = connect(config.clone()).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Unauthorised, "{fault}");
@@ -205,7 +205,7 @@ async fn tls_with_client_certificate_connects() {
     }
     drop(nats);
 
-    // A server without TLS, and one that is asked for it.
+    // A server without TLS, and a client that requires TLS.
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -255,7 +255,7 @@ fn write_credentials(file: &Path, account: &KeyPair, seconds: Option<i64>) {
     fs::write(file, text).unwrap();
 }
 
-/// A JWT as NATS has them: signed by an nkey, good for some seconds or for ever.
+/// Returns a JWT in the format of NATS: signed by an nkey, valid for some seconds or without expiry.
 fn jwt(issuer: &KeyPair, subject: &KeyPair, claims: &Value, seconds: Option<i64>) -> String {
     let now = jiff::Timestamp::now().as_second();
     let mut body = json!({

@@ -1,4 +1,4 @@
-//! What streams are like, and what becomes of events when that changes.
+//! The settings of streams, and the outcome of events when they change.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ async fn created_stream_has_the_configured_settings() {
         (config.num_replicas, config.storage),
         (1, stream::StorageType::File)
     );
-    // It is there by now: nothing is changed.
+    // The stream exists now: nothing is changed.
     let mut other = creating(&url, STREAM);
     other.stream.as_mut().unwrap().max_age = Some(Duration::from_secs(60));
     connect(other).await.unwrap();
@@ -83,7 +83,7 @@ async fn nonexistent_stream_is_reported_as_missing() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
-    // A trial makes nothing, and says what would be made.
+    // A trial creates nothing, and reports what would be created.
     for _ in 0..2 {
         assert_eq!(
             tried(creating(&nats.url(), STREAM)).await.unwrap(),
@@ -97,7 +97,7 @@ async fn nonexistent_stream_is_reported_as_missing() {
         "{fault}"
     );
 
-    // Its subjects are others; and those of another stream are in the way of creating it.
+    // The stream has other subjects; and overlapping subjects of another stream prevent the creation of a stream.
     let context = jetstream::new(client(&nats.url()).await);
     let other = stream::Config {
         name: STREAM.into(),
@@ -115,7 +115,7 @@ async fn nonexistent_stream_is_reported_as_missing() {
     let fault = connect(config).await.unwrap_err();
     assert!(fault.reason.contains("overlap"), "{fault}");
 
-    // No stream keeps the dead letters.
+    // No stream stores the dead letters.
     context.create_stream(stream_of("THIRD")).await.unwrap();
     let mut config = NatsConfig::new(nats.url(), "THIRD");
     config.dead_letter = dead_letters("nobody.keeps.these");
@@ -160,7 +160,7 @@ async fn oversize_event_becomes_a_dead_letter() {
         let mut feed = Feed::new();
         feed.append_many(10).await;
         feed.append("main", &large(11, 8192)).await;
-        // Small enough itself, too large with its headers.
+        // The payload is within the limit, and exceeds it together with the headers.
         feed.append("main", &large(12, 8000)).await;
         feed.append_many(10).await;
         let delivery = Delivery::start(&feed, config.clone());
@@ -178,7 +178,7 @@ async fn oversize_event_becomes_a_dead_letter() {
         );
         assert_eq!(stored(&url, STREAM).await.len(), 20);
         if order == Order::Strict {
-            // As after a crash before the letters were safe: that those behind are stored makes these no delivered ones.
+            // As after a crash before the dead letters were stored: stored later events do not make these events delivered.
             let delivery = Delivery::start(&feed, config);
             let ending = delivery.finish(&feed).await;
             assert_eq!(
@@ -237,7 +237,7 @@ async fn message_too_large_is_stripped_or_dead_lettered() {
         for name in [STREAM, "LETTERS"] {
             context.get_stream(name).await.unwrap().purge().await.unwrap();
         }
-        // So that the second order's events are no duplicates of the first one's.
+        // Prevents that events of the second order are duplicates of the first order's events.
         context.delete_stream(STREAM).await.unwrap();
         let small = stream::Config {
             max_message_size: 2048,
@@ -247,7 +247,7 @@ async fn message_too_large_is_stripped_or_dead_lettered() {
     }
 }
 
-/// Were those behind it stored, it would count as stored as well, as soon as it could be sent.
+/// If later events were stored, the rejected event would count as stored too, once it could be sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn rejected_event_without_dead_letter_blocks_later_events() {
     let Some(nats) = own_nats(NatsOptions::default().config("max_payload: 8192")) else {
@@ -280,14 +280,14 @@ async fn rejected_event_without_dead_letter_blocks_later_events() {
         down.reason.unwrap().contains("maximum messages"),
         "the server's words"
     );
-    // The other stream's answers may come first; then these are known by the next connection.
+    // The answers of the other stream may arrive first; the next connection then detects the stored events.
     delivery.until_settled(10).await;
     delivery.until_down("\"dead.letters\"").await;
     let cursor = delivery.crash().await;
     assert_eq!(cursor.next.get(), 11);
     assert_eq!(stored(&url, STREAM).await.len(), 10);
 
-    // As advised: without its picture it can be sent.
+    // As the reason suggests: without its picture the event can be sent.
     config.oversize = Oversize::Strip;
     let ending = Delivery::resume(&feed, config, cursor).finish(&feed).await;
     assert_eq!(ending.cursor.counts.delivered, 20);
@@ -329,7 +329,7 @@ async fn lowered_limit_dead_letters_only_oversize_events() {
     assert_eq!(ids, expected);
 }
 
-/// Creates a stream whose name was perhaps deleted a moment ago: the server refuses it while it still removes the old files.
+/// Creates a stream whose name may just have been deleted: the server refuses it while it still removes the old files.
 async fn create_again(context: &jetstream::Context, config: stream::Config) {
     let mut patience = Patience::new("the stream to be created", Duration::from_secs(30));
     loop {
@@ -337,7 +337,7 @@ async fn create_again(context: &jetstream::Context, config: stream::Config) {
             Ok(_) => return,
             Err(error) => patience.check().unwrap_or_else(|late| panic!("{late}: {error}")),
         }
-        // The server does not report when it has removed the files; only another attempt shows it.
+        // The server does not report that it has removed the files; only another attempt shows that.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -460,7 +460,7 @@ async fn relaxed_order_loses_no_event() {
     delivery.finish(&feed).await;
     let all = stored(&url, STREAM).await;
     assert_complete(&all, feed.appended());
-    // Within the duplicate window nothing is stored twice either.
+    // Nor is an event stored twice within the duplicate window.
     assert_eq!(all.len() as u64, feed.appended());
 }
 

@@ -1,4 +1,4 @@
-//! Strict order: exactly once and in order by the chain alone.
+//! Strict order: exactly once and in order, by the chain alone.
 
 mod replicas;
 
@@ -23,10 +23,10 @@ use super::support::{
 };
 
 const STREAM: &str = "ENTRIES";
-/// The shortest that a server takes: whatever is sent again is sent after it.
+/// The shortest duplicate window that a server accepts: every resent event is sent after its end.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(100);
 
-/// Waits until the server knows no id any more. Only time ends a duplicate window, and nothing tells that it has.
+/// Waits until the server has forgotten all ids. A duplicate window ends only by time, and the server does not report it.
 async fn past_the_window() {
     sleep(SHORTEST_WINDOW * 3).await;
 }
@@ -103,7 +103,7 @@ async fn crash_within_the_window_stores_no_event_twice() {
             let delivery = Delivery::resume(&feed, config.clone(), cursor.clone());
             delivery.until_settled(round * 2000 + 500).await;
             let kept = delivery.crash().await;
-            // A cursor on a disk may be older than what was acknowledged.
+            // A cursor on a disk may be older than the last acknowledgement.
             if round % 2 == 0 {
                 cursor = kept;
             }
@@ -133,7 +133,7 @@ async fn outage_beyond_the_window_stores_no_event_twice() {
     feed.append_over(Duration::from_secs(1), 3000).await;
     for _ in 0..3 {
         feed.append_many(4000).await;
-        // In the middle of them: stored, and without an acknowledgement.
+        // During publishing: some events are stored and not acknowledged.
         delivery.until_settled(feed.appended() - 3500).await;
         blocking(|| nats.kill().unwrap());
         past_the_window().await;
@@ -163,7 +163,7 @@ async fn foreign_messages_lose_no_event() {
     assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
 }
 
-/// Somebody else publishes into the stream, with ids and without, while events come.
+/// Another client publishes to the stream, with ids and without, while events are published.
 async fn get_between(feed: &mut Feed, delivery: &Delivery, url: &str) {
     feed.append_over(Duration::from_millis(200), 1000).await;
     delivery.until_settled(1).await;
@@ -175,7 +175,7 @@ async fn get_between(feed: &mut Feed, delivery: &Delivery, url: &str) {
         }
         for _ in 0..=number {
             let subject = "neuroio.entries.other.other.other";
-            // Among replicas there may be no leader for a moment: nobody answers then.
+            // Replicas may have no leader for a moment, and then no server answers.
             eventually("a message of somebody else to be stored", async || {
                 let answer = other
                     .publish_with_headers(subject, headers.clone(), "{}".into())
@@ -188,7 +188,7 @@ async fn get_between(feed: &mut Feed, delivery: &Delivery, url: &str) {
     }
 }
 
-/// Events that the stream knows and the bridge does not: each twentieth one comes again.
+/// Events that the stream contains and the bridge has not recorded: each twentieth one is published again.
 async fn append_with_duplicates(feed: &mut Feed, count: u64) {
     for id in 1..=count {
         feed.append("main", &super::support::frame(id)).await;
@@ -232,7 +232,7 @@ async fn freezes_in_quick_succession_end_in_recovery() {
         if round % 2 == 0 {
             feed.append_over(Duration::from_millis(500), 1000).await;
         } else {
-            // Longer than an acknowledgement is waited for.
+            // Longer than the acknowledgement timeout.
             let before = delivery.faults();
             feed.append_until("the sink to notice", 1000, || delivery.faults() > before)
                 .await;
@@ -266,14 +266,14 @@ async fn own_message_is_found_below_foreign_ones() {
     }
     past_the_window().await;
     feed.append_many(500).await;
-    // As if nothing had ever been acknowledged.
+    // As if no event had ever been acknowledged.
     let delivery = Delivery::start(&feed, strict(&url));
     delivery.finish(&feed).await;
     assert_once_and_in_order(&stored(&url, STREAM).await, feed.appended());
 }
 
-/// A power cut takes the end of a log that is not synced always, and its sequences are given to other events: those are not
-/// delivered because the stream has what had these sequences before.
+/// A power cut removes the end of a log that is not always synced, and its sequences are assigned to other events.
+/// Those events do not count as delivered because of the earlier events with the same sequences in the stream.
 #[tokio::test(flavor = "multi_thread")]
 async fn reused_sequences_do_not_count_as_lost() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
@@ -286,8 +286,8 @@ async fn reused_sequences_do_not_count_as_lost() {
     Delivery::start(&before, strict(&url)).finish(&before).await;
     past_the_window().await;
 
-    // A power cut: the log ends at 70 now; 71 and later are other events. The run that gives the first of them never comes
-    // to the server.
+    // A power cut: the log now ends at 70; 71 and later are other events. The epoch of the first of them never reaches
+    // the server.
     let mut after = Feed::new();
     after.append_many(70).await;
     for id in 1001..=1025 {
@@ -299,7 +299,7 @@ async fn reused_sequences_do_not_count_as_lost() {
         .with(Epoch(2), Sequence::new(76).unwrap());
     let delivery = Delivery::resume_log(&after, strict(&url), first, log, epochs);
     delivery.until_settled(after.appended()).await;
-    // A second connection of the same run, with events of this run in the stream.
+    // A second connection of the same epoch, with events of this epoch in the stream.
     blocking(|| {
         nats.kill().unwrap();
         nats.start_again().unwrap();
@@ -372,7 +372,7 @@ async fn change_from_relaxed_to_strict_loses_no_event() {
         .unwrap();
     let mut feed = Feed::new();
     feed.append_many(1000).await;
-    // As if 1 to 499 had been lost on the way, and 500 and later been stored.
+    // As if 1 to 499 had been lost in transit, and 500 and later had been stored.
     let mut cursor = Cursor::starting_at(Sequence::FIRST);
     cursor.first = Sequence::new(500).unwrap();
     cursor.next = cursor.first;

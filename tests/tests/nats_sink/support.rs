@@ -1,4 +1,4 @@
-//! A delivery from a spool in memory into a nats-server, and what came of it.
+//! A delivery from a spool in memory to a nats-server, and its results.
 
 use std::{
     future::Future,
@@ -39,15 +39,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// For whatever is waited for: long beside what it takes, so that a busy machine fails no test.
+/// The limit of every wait: much longer than any operation takes, so that a slow machine fails no test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
-/// Between two looks at what is waited for.
+/// The interval between two checks of a condition.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// A log of events, out of which several deliveries may go one after the other.
+/// A log of events that several deliveries may read one after the other.
 pub(crate) struct Feed {
     pub(crate) spool: Spool,
-    /// Commits nothing, so that the log keeps all.
+    /// A reader that commits nothing, so that the log retains all events.
     keeper: SpoolReader,
     appended: u64,
 }
@@ -87,7 +87,7 @@ impl Feed {
         self.appended += frames.len() as u64;
     }
 
-    /// Appends events with the next ids, of seven persons by turns.
+    /// Appends events with the next ids, of seven persons alternately.
     pub(crate) async fn append_many(&mut self, count: u64) {
         let frames: Vec<_> = (self.appended + 1..=self.appended + count)
             .map(|id| ("main".to_owned(), frame(id)))
@@ -95,7 +95,7 @@ impl Feed {
         self.append_all(&frames).await;
     }
 
-    /// Appends events at a pace, a little every hundredth of a second.
+    /// Appends events at a constant rate, a few every hundredth of a second.
     pub(crate) async fn append_over(&mut self, time: Duration, per_second: u64) {
         let mut ticks = tokio::time::interval(Duration::from_millis(10));
         for _ in 0..time.as_millis() / 10 {
@@ -104,7 +104,7 @@ impl Feed {
         }
     }
 
-    /// Appends so many events a second until something is the case: a load that lasts as long as it has to.
+    /// Appends this many events per second until a condition is met, so that the load lasts as long as necessary.
     pub(crate) async fn append_until(&mut self, what: &str, per_second: u64, done: impl Fn() -> bool) {
         let mut patience = Patience::new(what, LIMIT);
         while !done() {
@@ -118,7 +118,7 @@ impl Feed {
     }
 }
 
-/// Reads a log from any place in it.
+/// Reads a log from any position.
 struct Resumed {
     reader: SpoolReader,
     cursor: Cursor,
@@ -161,7 +161,7 @@ impl DeadLetters for Letters {
     }
 }
 
-/// A delivery that runs.
+/// A running delivery.
 pub(crate) struct Delivery {
     progress: Arc<Progress>,
     committed: Arc<Mutex<Cursor>>,
@@ -171,17 +171,17 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    /// Delivers all that a feed has and gets.
+    /// Delivers all present and future events of a feed.
     pub(crate) fn start(feed: &Feed, config: NatsConfig) -> Self {
         Self::resume(feed, config, Cursor::starting_at(Sequence::FIRST))
     }
 
-    /// Delivers what a feed has from a cursor on, and gets.
+    /// Delivers the present and future events of a feed from a cursor on.
     pub(crate) fn resume(feed: &Feed, config: NatsConfig, cursor: Cursor) -> Self {
         Self::resume_log(feed, config, cursor, feed.spool.id(), Epochs::default())
     }
 
-    /// Delivers what a feed has from a cursor on, and gets, as the log of this id, with these epochs.
+    /// Delivers the present and future events of a feed from a cursor on, as the log with this id and these epochs.
     pub(crate) fn resume_log(
         feed: &Feed,
         config: NatsConfig,
@@ -226,7 +226,7 @@ impl Delivery {
         }
     }
 
-    /// Waits until what the delivery tells of itself is as wanted.
+    /// Waits until the progress of the delivery satisfies a condition.
     pub(crate) async fn until(
         &self,
         what: &str,
@@ -246,17 +246,17 @@ impl Delivery {
         }
     }
 
-    /// How it is now.
+    /// Returns the current progress.
     pub(crate) fn now(&self) -> ProgressSnapshot {
         self.progress.snapshot()
     }
 
-    /// How often it had a fault so far.
+    /// Returns the number of faults so far.
     pub(crate) fn faults(&self) -> u64 {
         self.now().faults.iter().sum()
     }
 
-    /// Waits for so many outcomes.
+    /// Waits for this many outcomes.
     pub(crate) async fn until_settled(&self, count: u64) -> ProgressSnapshot {
         self.until("the last outcome", |snapshot| {
             snapshot.cursor.counts.settled() >= count
@@ -264,7 +264,7 @@ impl Delivery {
         .await
     }
 
-    /// Waits until the reason for being down has a word in it.
+    /// Waits until the reason for the state `down` contains a word.
     pub(crate) async fn until_down(&self, word: &str) -> ProgressSnapshot {
         self.until(word, |snapshot| {
             snapshot
@@ -275,19 +275,19 @@ impl Delivery {
         .await
     }
 
-    /// The dead letters so far.
+    /// Returns the dead letters so far.
     pub(crate) fn letters(&self) -> Vec<String> {
         self.letters.0.lock().unwrap().clone()
     }
 
-    /// Stops in the middle of whatever is going on, as a crash would; returns the cursor as it was kept.
+    /// Stops at any point, as a crash would; returns the committed cursor.
     pub(crate) async fn crash(mut self) -> Cursor {
         self.task.abort();
         assert!((&mut self.task).await.is_err(), "it had ended before");
         self.committed.lock().unwrap().clone()
     }
 
-    /// Waits until all of a feed is settled, ends, and returns how it was.
+    /// Waits until all events of a feed are settled, ends, and returns the final progress.
     pub(crate) async fn finish(mut self, feed: &Feed) -> ProgressSnapshot {
         let snapshot = self.until_settled(feed.appended()).await;
         self.shutdown.abort.cancel();
@@ -314,7 +314,7 @@ pub(crate) async fn connect(config: NatsConfig) -> Result<(), SinkFault> {
     connected(&mut NatsSink::new("nats", config)).await
 }
 
-/// Connects once as `check --connect` does; what can lose events, or would be made.
+/// Connects once like `check --connect`; returns the settings that can lose events, and the streams that would be created.
 pub(crate) async fn tried(config: NatsConfig) -> Result<Vec<String>, SinkFault> {
     let mut sink = NatsSink::trial("nats", config);
     connected(&mut sink).await?;
@@ -337,7 +337,7 @@ async fn connected(sink: &mut NatsSink) -> Result<(), SinkFault> {
     connected.map(|_| ())
 }
 
-/// A configuration that creates its stream, and so has strict order.
+/// Returns a configuration that creates its stream, and therefore has strict order.
 pub(crate) fn creating(url: &str, stream: &str) -> NatsConfig {
     let mut config = NatsConfig::new(url, stream);
     config.stream = Some(StreamConfig {
@@ -349,7 +349,7 @@ pub(crate) fn creating(url: &str, stream: &str) -> NatsConfig {
     config
 }
 
-/// A stream as a test wants it.
+/// Returns the stream configuration of a test.
 pub(crate) fn stream_of(name: &str) -> stream::Config {
     stream::Config {
         name: name.into(),
@@ -358,12 +358,12 @@ pub(crate) fn stream_of(name: &str) -> stream::Config {
     }
 }
 
-/// A client of the test's own, that comes back by itself.
+/// Returns a client of the test, which reconnects by itself.
 pub(crate) async fn client(url: &str) -> Client {
     connect_client(url).await.unwrap()
 }
 
-/// Looks again and again until there is something to see.
+/// Polls until a value is available.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let mut patience = Patience::new(what, LIMIT);
     loop {
@@ -375,7 +375,7 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     }
 }
 
-/// A message of a stream, and its payload as JSON.
+/// A message of a stream, with its payload as JSON.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) message: Message,
@@ -387,13 +387,13 @@ impl Stored {
         self.message.header(name)
     }
 
-    /// The event's id, unless it is a message of somebody else.
+    /// Returns the event's id; `None` for a message of another client.
     pub(crate) fn id(&self) -> Option<u64> {
         self.body["id"].as_u64()
     }
 }
 
-/// All that a stream has.
+/// Returns all messages of a stream.
 pub(crate) async fn stored(url: &str, name: &str) -> Vec<Stored> {
     let all = blocking(|| read_stream(url, name, LIMIT).unwrap());
     all.into_iter()
@@ -404,12 +404,12 @@ pub(crate) async fn stored(url: &str, name: &str) -> Vec<Stored> {
         .collect()
 }
 
-/// Checks that the events 1 to `count` are there, in order, each once. Messages of others are left out.
+/// Checks that the events 1 to `count` are stored in order, each once. Messages of other clients are ignored.
 pub(crate) fn assert_once_and_in_order(stored: &[Stored], count: u64) {
     assert_run(stored, 1, count);
 }
 
-/// Checks that the events from one to another are there, in order, each once.
+/// Checks that the events of a range are stored in order, each once.
 pub(crate) fn assert_run(stored: &[Stored], first: u64, last: u64) {
     let ours: Vec<_> = stored.iter().filter(|one| one.id().is_some()).collect();
     let mut expected = first;
@@ -433,7 +433,7 @@ pub(crate) fn assert_run(stored: &[Stored], first: u64, last: u64) {
     assert_eq!(expected, last + 1, "events are missing at the end");
 }
 
-/// Checks that the events 1 to `count` are all there, however often and in whatever order.
+/// Checks that the events 1 to `count` are all stored, in any number of copies and in any order.
 pub(crate) fn assert_complete(stored: &[Stored], count: u64) {
     let seen: std::collections::BTreeSet<_> = stored.iter().filter_map(Stored::id).collect();
     assert_eq!(
@@ -442,7 +442,7 @@ pub(crate) fn assert_complete(stored: &[Stored], count: u64) {
     );
 }
 
-/// Does to a server what blocks.
+/// Runs a blocking operation on a server.
 pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     block_in_place(work)
 }

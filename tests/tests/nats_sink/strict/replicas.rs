@@ -10,7 +10,7 @@ fn replicated(mut config: NatsConfig, servers: &[String]) -> NatsConfig {
     config
 }
 
-/// In a stream of replicas a message of others can take the place of one of ours, which then comes late.
+/// In a replicated stream another client's message can occupy the position of a bridge's message, which then arrives late.
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_messages_between_replicas_cost_no_event() {
     let Some(cluster) = with_own_nats(|| NatsCluster::start(&NatsOptions::default())) else {
@@ -102,7 +102,7 @@ async fn elections_cost_no_event_and_no_majority_blocks() {
     for _ in 0..3 {
         let before = leader(&urls).await;
         let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{STREAM}");
-        // There is no answer while another election is in progress.
+        // There is no answer during another election.
         eventually("the leader to step down", async || {
             let answer = other.request(subject.clone(), "".into()).await.ok()?;
             String::from_utf8_lossy(&answer.payload)
@@ -129,11 +129,11 @@ async fn elections_cost_no_event_and_no_majority_blocks() {
     feed.append_until("the sink to notice", 1000, || delivery.faults() > faults + 1)
         .await;
     let down = delivery.now();
-    // What two of three had stored when they were killed may be acknowledged still.
+    // Messages stored by two of the three servers when they were killed may still be acknowledged.
     assert_eq!(down.cursor.counts.dead_lettered, 0, "{down:?}");
     assert!(down.cursor.counts.settled() <= settled + 100, "{down:?}");
     blocking(|| {
-        // None of the two is healthy before it has seen another.
+        // Neither of the two servers is healthy before it has contacted another one.
         first.start_again().unwrap();
         second.start_again().unwrap();
     });
@@ -143,7 +143,7 @@ async fn elections_cost_no_event_and_no_majority_blocks() {
     }
 }
 
-/// The name of the server that leads the stream.
+/// Returns the name of the server that leads the stream.
 async fn leader(urls: &[String]) -> String {
     let context = jetstream::new(client(&urls.join(",")).await);
     eventually("a leader of the stream", async || {
