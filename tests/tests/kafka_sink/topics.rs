@@ -336,7 +336,7 @@ async fn lowered_limit_is_read_after_the_first_rejection() {
         delivery.letters()[0]
     );
     let ending = delivery.finish().await;
-    // A new producer publishes the events; the delivery has no fault.
+    // The sink has replaced its producer without a fault, so the delivery is not affected.
     assert_eq!(ending.snapshot.faults.iter().sum::<u64>(), 0);
 }
 

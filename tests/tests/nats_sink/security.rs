@@ -136,7 +136,7 @@ async fn replaced_credentials_file_is_used_after_expiry() {
         ..AuthConfig::default()
     });
 
-    // Credentials of another account, then an empty identity.
+    // Credentials of another account, then a missing file.
     write_credentials(&file, &KeyPair::new_account(), None);
     let fault = connect(config.clone()).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Unauthorised, "{fault}");

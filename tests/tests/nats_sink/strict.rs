@@ -50,7 +50,8 @@ async fn old_server_keeps_the_order() {
     if skipped_by_name("old-nats") {
         return;
     }
-    // Optional, and said: the order rests on the server's rules, which the test above holds the current one to.
+    // Optional, with a reported skip: strict order relies on the server's rules, which the test above verifies for the current
+    // server.
     let Some(old) = NatsInstallation::of_distribution() else {
         return report_skipped(
             "no distribution's nats-server is here; `apt-get install nats-server` brings one",

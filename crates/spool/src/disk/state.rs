@@ -83,7 +83,7 @@ pub(super) struct Pending {
 #[derive(Debug)]
 pub(super) struct ReaderState {
     pub(super) cursor: Cursor,
-    /// The file of the saved cursor; nothing before the first save.
+    /// The cursor on the disk; `None` before the first save.
     pub(super) saved: Option<Sequence>,
     pub(super) file: Arc<Mutex<CursorFile>>,
     /// The registry on the disk contains the reader.
