@@ -1,4 +1,4 @@
-//! The record of the frames that were sent, which tests compare with what was received.
+//! The record of the sent frames, which tests compare with the received events.
 
 use std::{
     collections::VecDeque,
