@@ -57,11 +57,11 @@ pub(crate) struct Connection {
     replies: Subscriber,
     inbox: String,
     events: Arc<Events>,
-    /// Stopped with the connection.
+    /// The limit on received messages and lines, which ends with the connection.
     _receive_limit: ReceiveLimit,
     keeper: Keeper,
     in_flight: InFlight,
-    /// The outcomes of events that are known to be stored and were not sent.
+    /// The outcomes of events that are already stored and were not sent again.
     known: Vec<Ack>,
     max_in_flight: usize,
     is_full: bool,
@@ -73,9 +73,9 @@ pub(crate) struct Connection {
     routes: Option<Routes>,
     ack_timeout: Duration,
     last_answer: Instant,
-    /// The time from sending to the answer of the message that was answered last.
+    /// The time from sending to the answer of the most recently answered message.
     round_trip: Option<Duration>,
-    /// When the run of messages began that is being sent: a look at the clock for each would cost more than it tells.
+    /// The time at which the current run of messages began: reading the clock for each message would cost more than it is worth.
     run_began: Option<Instant>,
     reply_subjects: Subjects,
     /// The pending request for the end of the stream.
@@ -130,7 +130,7 @@ impl Connection {
         }
     }
 
-    /// Whether an event is taken for stored because one behind it is.
+    /// Returns whether the acknowledgement of an event also confirms all events before it.
     pub(crate) fn acks_are_cumulative(&self) -> bool {
         self.keeper.chain().is_some_and(Chain::acks_are_cumulative)
     }
@@ -335,8 +335,8 @@ impl Connection {
         Ok(Next::Continue)
     }
 
-    /// Returns the place of the last acknowledged message, and notes of places since the last call that the stream was made
-    /// again.
+    /// Returns the position of the last acknowledged message, and the positions that show since the last call that the stream was
+    /// created again.
     pub(crate) fn take_places(&mut self) -> (u64, Option<(u64, u64)>) {
         (self.places.last(), self.places.take_restarted())
     }
@@ -348,7 +348,7 @@ impl Connection {
         longest.filter(|_| self.events.is_line_too_long())
     }
 
-    /// Returns the messages without an answer, and the round-trip time of the last answer.
+    /// Returns the number of messages without an answer, and the round-trip time of the last answer.
     pub(crate) fn gauges(&self) -> ClientGauges {
         ClientGauges {
             queued_messages: Some(self.in_flight.len() as u64),
@@ -357,7 +357,7 @@ impl Connection {
         }
     }
 
-    /// The fault that the client has told while nothing was waited for.
+    /// Returns the fault that the client has reported while no event was pending.
     pub(crate) fn idle_fault(&self) -> Option<SinkFault> {
         let is_idle = self.in_flight.len() == 0 && self.known.is_empty();
         self.events.fault().filter(|_| is_idle)
