@@ -1,5 +1,11 @@
 //! Tests of outages: where a gap begins, and what is logged meanwhile.
 
+use std::{
+    cell::RefCell,
+    io::{self, Write},
+    sync::Once,
+};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -35,20 +41,14 @@ async fn lasting_outage_is_logged_every_minute() {
         words: "",
         retry_after: Some(Duration::from_secs(250)),
     };
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    capture_log();
     let (source, mut bench) = bench(|_| {}, vec![failure]);
     let (result, ()) = join!(source, async {
         bench.platforms.recv().await.unwrap();
         bench.stop.cancel();
     });
     result.unwrap();
-    let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let log = LOG.with_borrow(|log| String::from_utf8(log.clone())).unwrap();
     let (first, others) = log.split_once('\n').unwrap();
     let expected = ["not connected: host:80 answered HTTP 429", "attempts=1"];
     assert!(expected.iter().all(|part| first.contains(part)), "{first}");
@@ -60,16 +60,31 @@ async fn lasting_outage_is_logged_every_minute() {
     assert_eq!(lasted.collect::<Vec<_>>(), ["1m", "2m", "3m", "4m"], "{log}");
 }
 
-/// What is logged.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// The log lines of this thread.
+    static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+/// Appends log lines to [`LOG`]. The subscriber is global: with one of a single thread, a test of another thread that logs first
+/// can disable the log statement for the whole process.
+fn capture_log() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(|| ThreadLog)
+            .init();
+    });
+}
+
+struct ThreadLog;
+
+impl Write for ThreadLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.with_borrow_mut(|log| log.write(bytes))
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
