@@ -43,6 +43,14 @@ fn set_subjects(url: &str, name: &str, subject: &str) {
     });
 }
 
+/// Returns a sink that publishes to the stream and stores events without a subject in it as dead letters.
+fn sink(url: &str, stream: &str) -> String {
+    format!(
+        "type = \"nats\"\nservers = [\"{url}\"]\nsubject = \"{stream}.{{result}}\"\norder = \"relaxed\"\n\
+         missing_stream = \"dead_letter\"\nstream = {{ name = \"{stream}\" }}\n"
+    )
+}
+
 #[test]
 fn dead_letters_are_replayed_once_through_the_rules_of_today() {
     let Some(url) = nats_url() else {
@@ -52,10 +60,7 @@ fn dead_letters_are_replayed_once_through_the_rules_of_today() {
     let stream = format!("LETTERS_{}", std::process::id());
     set_subjects(&url, &stream, &format!("{stream}.new"));
     let platform = platform(&dir);
-    let sink = format!(
-        "type = \"nats\"\nservers = [\"{url}\"]\nsubject = \"{stream}.{{result}}\"\norder = \"relaxed\"\n\
-         missing_stream = \"dead_letter\"\nstream = {{ name = \"{stream}\" }}\n"
-    );
+    let sink = sink(&url, &stream);
     let bridge = deliver(&dir, &platform, &sink);
     let before = await_delivered(&bridge, EVENTS);
     let ledger = &before.sink("out").ledger;
@@ -143,10 +148,7 @@ fn dead_letter_that_is_rejected_again_stays() {
     let stream = format!("AGAIN_{}", std::process::id());
     set_subjects(&url, &stream, &format!("{stream}.new"));
     let platform = platform(&dir);
-    let sink = format!(
-        "type = \"nats\"\nservers = [\"{url}\"]\nsubject = \"{stream}.{{result}}\"\norder = \"relaxed\"\n\
-         missing_stream = \"dead_letter\"\nstream = {{ name = \"{stream}\" }}\n"
-    );
+    let sink = sink(&url, &stream);
     let bridge = deliver(&dir, &platform, &sink);
     let config = fs::read_to_string(dir.join("neurobridge.toml")).unwrap();
     fs::write(dir.join("today.toml"), config).unwrap();
@@ -160,4 +162,56 @@ fn dead_letter_that_is_rejected_again_stays() {
     assert_eq!(rows.len(), all, "none is stored a second time");
     assert!(rows.iter().all(|row| row["replayed_at"].is_null()));
     drop(bridge);
+}
+
+#[test]
+fn damaged_dead_letter_delays_no_other_one() {
+    let dir = Scratch::new("dead-letters-damaged").unwrap();
+    let config = "data_dir = \"data\"\n[sources.main]\ntoken = \"t\"\n[sinks.out]\ntype = \"file\"\npath = \"out.jsonl\"\n";
+    fs::write(dir.join("today.toml"), config).unwrap();
+    fs::create_dir(dir.join("data")).unwrap();
+    let line = |sequence: u32, event: &str| {
+        format!(
+            "{{\"reason\":\"too_large\",\"detail\":\"\",\"source\":\"main\",\"received_at\":\"2026-01-02T03:04:05Z\",\"length\":2,\
+             \"hash\":\"{sequence:032x}\",\"sink\":\"out\",\"id\":\"main/{sequence}\",\"sequence\":{sequence},\"event\":{event}}}\n"
+        )
+    };
+    let lines = [
+        "not a dead letter\n".to_owned(),
+        line(1, "{}"),
+        line(2, "{\"id\":2,\"data\":{}}"),
+        // Being written.
+        line(3, "{\"id\":3,\"data\":{}}").trim_end().to_owned(),
+    ];
+    fs::write(dir.join("data/dead-letters.jsonl"), lines.concat()).unwrap();
+    let replay = || {
+        dead_letters(&dir, &["replay"])
+            .current_dir(dir.path())
+            .output()
+            .unwrap()
+    };
+    for delivered in [1, 0] {
+        let output = replay();
+        let (out, log) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert_eq!(output.status.code(), Some(74), "{log}");
+        let all = delivered + 1;
+        assert!(
+            out.contains(&format!("{all} dead letters = {delivered} delivered + "))
+                && out.contains(" + 1 left"),
+            "{out}"
+        );
+        for part in [
+            "its event is damaged",
+            "lines omitted",
+            "damaged=1",
+            "1 dead letters contain no valid event",
+        ] {
+            assert!(log.contains(part), "no {part:?} in {log}");
+        }
+    }
+    let stored = fs::read_to_string(dir.join("data/out-replay-dead-letters.jsonl")).unwrap();
+    assert_eq!(stored.lines().count(), 1, "{stored}");
 }

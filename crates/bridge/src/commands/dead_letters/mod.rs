@@ -1,8 +1,8 @@
 //! `neurobridge dead-letters`: lists, shows and replays the dead letters in files.
 
-mod letter;
 mod record;
 mod replay;
+mod stored;
 
 use std::{
     io::{self, IsTerminal},
@@ -14,7 +14,7 @@ use neurobridge_core::{event::Sequence, foreign_text, units::ByteSize};
 use serde::Serialize;
 
 pub(super) use self::replay::replay;
-use self::{letter::Letter, record::Replayed};
+use self::{record::Replayed, stored::StoredDeadLetter};
 use super::{print, print_json, table::Table};
 use crate::{
     config,
@@ -27,14 +27,17 @@ use crate::{
 /// Fails when a file cannot be read.
 pub(super) fn ls(config: Option<&Path>, sink: Option<&str>, json: bool) -> Result<Exit, Failure> {
     let config = config::load(config).or_exit(Exit::Config)?.config;
-    let mut letters = letter::read(&config)?;
-    letters.retain(|letter| sink.is_none_or(|sink| letter.fields.sink.as_deref() == Some(sink)));
+    let mut found = stored::read(&config)?;
+    found.retain(|dead_letter| sink.is_none_or(|sink| dead_letter.fields.sink.as_deref() == Some(sink)));
     let replayed = record::read(&config.data_dir)?;
     if json {
-        let dead_letters = letters.iter().map(|letter| Row::of(letter, &replayed)).collect();
+        let dead_letters = found
+            .iter()
+            .map(|dead_letter| Row::of(dead_letter, &replayed))
+            .collect();
         print_json(&Document { dead_letters })?;
     } else {
-        print(table(&letters, &replayed))?;
+        print(table(&found, &replayed))?;
     }
     Ok(Exit::Ok)
 }
@@ -45,26 +48,25 @@ pub(super) fn ls(config: Option<&Path>, sink: Option<&str>, json: bool) -> Resul
 /// Fails when a file cannot be read, or an id names no dead letter or several.
 pub(super) fn show(config: Option<&Path>, ids: &[String]) -> Result<Exit, Failure> {
     let config = config::load(config).or_exit(Exit::Config)?.config;
-    let letters = letter::select(letter::read(&config)?, ids)?;
-    let text: String = letters
-        .iter()
-        .map(|letter| format!("{}\n", letter.line))
-        .collect();
-    if io::stdout().is_terminal() {
-        print(foreign_text::escape_lines(&text).as_bytes())?;
-    } else {
-        print(text)?;
+    let is_terminal = io::stdout().is_terminal();
+    for dead_letter in stored::select(stored::read(&config)?, ids)? {
+        let line = dead_letter.line()? + "\n";
+        if is_terminal {
+            print(foreign_text::escape_lines(&line).as_bytes())?;
+        } else {
+            print(line)?;
+        }
     }
     Ok(Exit::Ok)
 }
 
-fn table(letters: &[Letter], replayed: &Replayed) -> String {
+fn table(dead_letters: &[StoredDeadLetter], replayed: &Replayed) -> String {
     let mut table = Table::new(["id", "received", "of", "reason", "sequence", "size", "replayed"]);
     let seconds = |time: &Timestamp| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    for letter in letters {
-        let fields = &letter.fields;
+    for dead_letter in dead_letters {
+        let fields = &dead_letter.fields;
         table.row([
-            letter.id.clone(),
+            dead_letter.id.clone(),
             seconds(&fields.received_at),
             match &fields.sink {
                 Some(sink) => format!("sink {sink}"),
@@ -75,7 +77,7 @@ fn table(letters: &[Letter], replayed: &Replayed) -> String {
                 .sequence
                 .map_or_else(String::new, |sequence| sequence.to_string()),
             ByteSize::from_bytes(fields.length).to_string(),
-            replayed.get(&letter.id).map_or_else(String::new, seconds),
+            replayed.get(&dead_letter.id).map_or_else(String::new, seconds),
         ]);
     }
     table.to_string()
@@ -105,11 +107,11 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn of(letter: &'a Letter, replayed: &Replayed) -> Self {
-        let fields = &letter.fields;
+    fn of(dead_letter: &'a StoredDeadLetter, replayed: &Replayed) -> Self {
+        let fields = &dead_letter.fields;
         Self {
-            id: &letter.id,
-            file: &letter.file,
+            id: &dead_letter.id,
+            file: &dead_letter.file.path,
             reason: &fields.reason,
             detail: &fields.detail,
             source: &fields.source,
@@ -117,8 +119,8 @@ impl<'a> Row<'a> {
             received_at: fields.received_at,
             sequence: fields.sequence,
             bytes: fields.length,
-            has_event: fields.event.is_some(),
-            replayed_at: replayed.get(&letter.id).copied(),
+            has_event: fields.has_event,
+            replayed_at: replayed.get(&dead_letter.id).copied(),
         }
     }
 }

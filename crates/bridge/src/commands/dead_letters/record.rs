@@ -66,7 +66,7 @@ impl Record {
             .last()
             .is_none_or(|byte| *byte == b'\n');
         if !ends_whole {
-            // After a kill or a full disk: what was noted last stays a line of its own, which nobody can read.
+            // After a kill or a full disk the last line is incomplete; it is ended here, and ignored when it is read.
             file.write_all(b"\n").or_exit(Exit::Disk)?;
         }
         Ok((Self { file }, replayed))

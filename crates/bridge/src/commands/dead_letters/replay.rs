@@ -26,8 +26,8 @@ use super::{
         print_until_signal,
         replay::{Replay, hold},
     },
-    letter::{self, Letter},
     record::Record,
+    stored::{self, StoredDeadLetter},
 };
 use crate::{
     config::{Config, SinkEntry},
@@ -39,6 +39,10 @@ use crate::{
 /// The name in the mark of each message. Always the same, so that a destination that removes duplicates by it removes those of
 /// a replay that was killed.
 const RUN: &str = "dead-letters";
+
+/// The size of the events of a pass, after which the next one begins: small beside the memory of a machine, and large beside the
+/// effort of connecting again.
+const MAX_PASS_BYTES: usize = 32 * 1024 * 1024;
 
 /// Replays the dead letters with these ids, or all that were not replayed. The counts go to standard output.
 ///
@@ -54,34 +58,37 @@ pub(in super::super) async fn replay(
         let message = format!("unknown sink \"{sink}\"");
         return Err(Failure::message(Exit::Usage, message));
     }
-    let mut letters = letter::select(letter::read(config)?, ids)?;
-    letters.retain(|letter| sink.is_none_or(|sink| letter.fields.sink.as_deref() == Some(sink)));
-    if letters.is_empty() {
+    let mut selected = stored::select(stored::read(config)?, ids)?;
+    selected.retain(|dead_letter| sink.is_none_or(|sink| dead_letter.fields.sink.as_deref() == Some(sink)));
+    if selected.is_empty() {
         return print_until_signal("no dead letters to replay\n".to_owned(), &mut signals).await;
     }
     let (record, replayed) = Record::open(&config.data_dir)?;
     let record = Arc::new(Mutex::new(record));
-    let all = letters.len();
-    letters.retain(|letter| !replayed.contains_key(&letter.id));
-    let done = all - letters.len();
+    let all = selected.len();
+    selected.retain(|dead_letter| !replayed.contains_key(&dead_letter.id));
+    let done = all - selected.len();
 
     let intake = Intake {
         config,
         redaction: read_redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event").await?,
     };
-    let mut of_sinks: BTreeMap<&str, Vec<&Letter>> = BTreeMap::new();
-    for letter in &letters {
-        match &letter.fields.sink {
-            Some(sink) if letter.fields.event.is_some() && config.sinks.contains_key(sink) => {
-                of_sinks.entry(sink).or_default().push(letter);
+    let mut of_sinks: BTreeMap<&str, Vec<&StoredDeadLetter>> = BTreeMap::new();
+    for dead_letter in &selected {
+        match &dead_letter.fields.sink {
+            Some(sink) if dead_letter.fields.has_event && config.sinks.contains_key(sink) => {
+                of_sinks.entry(sink).or_default().push(dead_letter);
             }
             Some(sink) if !config.sinks.contains_key(sink) => {
                 warn!(
-                    id = letter.id,
+                    id = dead_letter.id,
                     sink, "dead letter not replayed: its sink is not configured"
                 );
             }
-            _ => warn!(id = letter.id, "dead letter not replayed: it contains no event"),
+            _ => warn!(
+                id = dead_letter.id,
+                "dead letter not replayed: it contains no event"
+            ),
         }
     }
     let mut summary = String::new();
@@ -89,27 +96,36 @@ pub(in super::super) async fn replay(
         summary.push_str(&format!("{done} were replayed before\n"));
     }
     let mut failure = None;
-    for (name, letters) in of_sinks {
+    let mut damaged = 0;
+    for (name, selected) in of_sinks {
         let Some(entry) = config.sinks.get(name) else {
             continue;
         };
         let mut counts = Counts::default();
         let result = intake
-            .replay_sink(name, entry, &letters, &record, &mut counts, &mut signals)
+            .replay_sink(name, entry, &selected, &record, &mut counts, &mut signals)
             .await;
         summary.push_str(&format!(
             "sink {name}: {} dead letters = {} delivered + {} filtered + {} duplicate + {} rejected again + {} left\n",
-            letters.len(),
+            selected.len(),
             counts.delivered,
             counts.filtered,
             counts.duplicate,
             counts.rejected,
-            letters.len() as u64 - counts.total()
+            selected.len() as u64 - counts.total()
         ));
+        damaged += counts.damaged;
         if let Err(error) = result {
             failure = Some(error);
             break;
         }
+    }
+    if failure.is_none() && damaged > 0 {
+        let message = format!(
+            "{damaged} dead letters contain no valid event; expected a frame of the feed as \"event\""
+        );
+        let step = "see the warnings for their ids and files; `neurobridge dead-letters show ID` prints one";
+        failure = Some(Failure::message(Exit::Disk, message).with_step(step));
     }
     print_until_signal(summary, &mut signals).await?;
     failure.map_or(Ok(()), Err)
@@ -121,6 +137,8 @@ struct Counts {
     filtered: u64,
     duplicate: u64,
     rejected: u64,
+    /// Those without a valid event. They are not replayed.
+    damaged: u64,
 }
 
 impl Counts {
@@ -140,7 +158,7 @@ impl Intake<'_> {
         &self,
         name: &str,
         entry: &SinkEntry,
-        letters: &[&Letter],
+        selected: &[&StoredDeadLetter],
         record: &Arc<Mutex<Record>>,
         counts: &mut Counts,
         signals: &mut Signals,
@@ -150,18 +168,23 @@ impl Intake<'_> {
         let spool = folder.and_then(|folder| inspect::list(&folder).ok()?.id);
         // A spool in memory has another id after each start, which no dead letter contains.
         let spool = spool.unwrap_or_else(|| SpoolId::from_bytes([0; 16]));
-        for pass in passes(letters) {
+        for pass in passes(selected) {
             let mut batches = Vec::new();
             let mut events = Vec::new();
-            for letter in pass {
-                match self.batch(letter)? {
-                    Some((sequence, batch)) => {
+            for dead_letter in pass {
+                match self.prepare(dead_letter)? {
+                    Prepared::Event(sequence, batch) => {
                         batches.push(batch);
-                        events.push((sequence, letter.id.clone()));
+                        events.push((sequence, dead_letter.id.clone()));
                     }
-                    None => {
+                    Prepared::Damaged => {
+                        let (id, file) = (&dead_letter.id, dead_letter.file.path.display());
+                        warn!(id, %file, "dead letter not replayed: its event is damaged");
+                        counts.damaged += 1;
+                    }
+                    Prepared::Filtered => {
                         counts.filtered += 1;
-                        lock(record).note([letter.id.as_str()]).or_exit(Exit::Disk)?;
+                        lock(record).note([dead_letter.id.as_str()]).or_exit(Exit::Disk)?;
                     }
                 }
             }
@@ -206,57 +229,73 @@ impl Intake<'_> {
         Ok(())
     }
 
-    /// Returns the event of a dead letter, after the filter and redaction; `None` if the filter rejects it.
-    fn batch(&self, letter: &Letter) -> Result<Option<(Sequence, SealedBatch)>, Failure> {
-        let damaged = || {
-            Failure::message(
-                Exit::Disk,
-                format!("dead letter {} has no valid event", letter.id),
-            )
+    /// Applies the filter and redaction to the event of a dead letter.
+    fn prepare(&self, dead_letter: &StoredDeadLetter) -> Result<Prepared, Failure> {
+        let fields = &dead_letter.fields;
+        let (Some(stored), Some(sequence)) = (dead_letter.event()?, fields.sequence) else {
+            return Ok(Prepared::Damaged);
         };
-        let fields = &letter.fields;
-        let frame = fields.event.as_ref().map_or("", |event| event.get());
-        let sequence = fields.sequence.ok_or_else(damaged)?;
+        let frame = stored.get();
         let event = |frame| match envelope::read(frame) {
-            Ok(Kind::Event(envelope)) => Ok(Event {
+            Ok(Kind::Event(envelope)) => Some(Event {
                 sequence,
                 received_at: fields.received_at,
                 source: &fields.source,
-                conflict: letter.conflict(),
+                conflict: dead_letter.conflict(),
                 envelope,
                 frame,
             }),
-            _ => Err(damaged()),
+            _ => None,
         };
-        let whole = event(frame)?;
+        let Some(whole) = event(frame) else {
+            return Ok(Prepared::Damaged);
+        };
         if !self.config.event.filter.matches(&whole) {
-            return Ok(None);
+            return Ok(Prepared::Filtered);
         }
         let mut redacted = String::new();
-        let mut batch = Batch::default();
-        if self.redaction.apply(frame, &mut redacted) {
-            batch.push(&event(&redacted)?);
+        let has_changed = self.redaction.apply(frame, &mut redacted);
+        let Some(event) = (if has_changed {
+            event(&redacted)
         } else {
-            batch.push(&whole);
-        }
-        Ok(Some((sequence, batch.seal(sequence))))
+            Some(whole)
+        }) else {
+            return Ok(Prepared::Damaged);
+        };
+        let mut batch = Batch::default();
+        batch.push(&event);
+        Ok(Prepared::Event(sequence, batch.seal(sequence)))
     }
 }
 
-/// Splits dead letters into passes with ascending sequences: those of an earlier spool may have the same ones.
-fn passes<'a>(letters: &[&'a Letter]) -> Vec<Vec<&'a Letter>> {
-    let mut sorted = letters.to_vec();
-    sorted.sort_by_key(|letter| letter.fields.sequence);
-    let mut passes: Vec<Vec<&Letter>> = Vec::new();
-    for letter in sorted {
-        let is_after = |pass: &&mut Vec<&Letter>| {
-            pass.last()
-                .is_none_or(|last| last.fields.sequence < letter.fields.sequence)
-        };
-        match passes.iter_mut().find(is_after) {
-            Some(pass) => pass.push(letter),
-            None => passes.push(vec![letter]),
-        }
+/// A dead letter after the filter and redaction.
+enum Prepared {
+    Event(Sequence, SealedBatch),
+    /// The filter rejects the event.
+    Filtered,
+    /// There is no valid event in the dead letter.
+    Damaged,
+}
+
+/// Splits dead letters into passes. The sequences of a pass ascend: dead letters of an earlier spool may have the same ones. The
+/// events of a pass are in memory at the same time, so a pass has a size limit.
+fn passes<'a>(selected: &[&'a StoredDeadLetter]) -> Vec<Vec<&'a StoredDeadLetter>> {
+    let mut sorted = selected.to_vec();
+    sorted.sort_by_key(|dead_letter| dead_letter.fields.sequence);
+    let mut passes: Vec<Vec<&StoredDeadLetter>> = Vec::new();
+    let mut sizes: Vec<usize> = Vec::new();
+    for dead_letter in sorted {
+        let sequence = dead_letter.fields.sequence;
+        let index = passes.iter().zip(&sizes).position(|(pass, size)| {
+            *size < MAX_PASS_BYTES && pass.last().is_none_or(|last| last.fields.sequence < sequence)
+        });
+        let index = index.unwrap_or_else(|| {
+            passes.push(Vec::new());
+            sizes.push(0);
+            sizes.len() - 1
+        });
+        passes[index].push(dead_letter);
+        sizes[index] += dead_letter.line_bytes;
     }
     passes
 }
