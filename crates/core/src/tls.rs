@@ -7,7 +7,8 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig,
+    SignatureScheme, WantsVerifier,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
 };
@@ -115,15 +116,10 @@ static SYSTEM_ROOTS: LazyLock<Result<Arc<RootCertStore>, String>> = LazyLock::ne
 /// # Errors
 /// A file cannot be read, or does not contain the expected section.
 ///
+/// # Panics
 /// Never: the provider supports the default protocol versions.
-/// Never: the provider has the default protocol versions.
 pub fn client_config(paths: TlsPaths<'_>) -> Result<ClientConfig, TlsSetupError> {
-    // The provider is named explicitly: if two are compiled into a program, rustls does not choose one.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring has the default protocol versions")
-        .with_root_certificates(roots(paths.ca_file)?);
+    let builder = client(provider()).with_root_certificates(roots(paths.ca_file)?);
     let (Some(cert_file), Some(key_file)) = (paths.cert_file, paths.key_file) else {
         return Ok(builder.with_no_client_auth());
     };
@@ -135,6 +131,18 @@ pub fn client_config(paths: TlsPaths<'_>) -> Result<ClientConfig, TlsSetupError>
             key: "cert_file",
             source,
         })
+}
+
+/// Returns the provider by name: if two are compiled into a program, rustls does not choose one.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn client(provider: Arc<CryptoProvider>) -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        // Fails only for a provider without cipher suites of these versions.
+        .expect("ring has the default protocol versions")
 }
 
 /// The TLS of a server.
@@ -153,13 +161,13 @@ pub struct ServerTls {
 /// Returns an error if a file cannot be read or does not hold what it should, or if the key is not that of the certificate.
 ///
 /// # Panics
-/// Never: the provider has the default protocol versions.
+/// Never: the provider supports the default protocol versions.
 pub fn server_tls(cert_file: &Path, key_file: &Path) -> Result<ServerTls, TlsSetupError> {
     let chain = certificates("cert_file", cert_file)?;
     let key = private_key("key_file", key_file)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
+        // Fails only for a provider without cipher suites of these versions.
         .expect("ring has the default protocol versions")
         .with_no_client_auth()
         .with_single_cert(chain.clone(), key)
@@ -178,12 +186,10 @@ pub fn server_tls(cert_file: &Path, key_file: &Path) -> Result<ServerTls, TlsSet
 /// send no secret. The certificate is for the server's public name, and the check connects to an address.
 ///
 /// # Panics
-/// Never: the provider has the default protocol versions.
+/// Never: the provider supports the default protocol versions.
 pub fn client_without_verification() -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .expect("ring has the default protocol versions")
+    let provider = provider();
+    client(Arc::clone(&provider))
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth()
