@@ -3,13 +3,12 @@
 use std::fmt::Write;
 
 use neurobridge_tests::bridge::Bridge;
-use neurobridge_tests::browser::{Browser, Screen};
+use neurobridge_tests::browser::Browser;
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
-use serde_json::json;
 
-use super::readers::FAINT;
-use super::{DESK, SOON, TELEPHONE, watch};
+use super::readers::assert_legible;
+use super::{DESK, SOON, watch};
 
 /// Far below the 10,000 pixels of a card for each source.
 const MAX_HEIGHT: u64 = 2500;
@@ -76,24 +75,7 @@ fn many_sources_are_rows_with_the_troubled_one_first() {
         .evaluate("document.querySelector('#sink-rows tbody').innerText")
         .unwrap();
     assert!(sinks.as_str().unwrap().contains("copy-6.jsonl"), "{sinks}");
-    for screen in [
-        DESK,
-        TELEPHONE,
-        Screen { dark: true, ..DESK },
-        Screen {
-            dark: false,
-            ..TELEPHONE
-        },
-    ] {
-        browser.show_on(screen).unwrap();
-        let width = screen.width;
-        browser
-            .wait("the screen", SOON, &format!("innerWidth === {width}"))
-            .unwrap();
-        assert_eq!(browser.evaluate(FAINT).unwrap(), json!([]), "on {screen:?}");
-        let wide = browser.evaluate("document.documentElement.scrollWidth").unwrap();
-        assert!(wide.as_u64().unwrap() <= u64::from(width), "{wide} on {screen:?}");
-    }
+    assert_legible(&mut browser);
 }
 
 #[test]

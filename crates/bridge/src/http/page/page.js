@@ -2,7 +2,7 @@
 
 import { gaps, history } from "./history.js";
 import { pill } from "./parts.js";
-import { ledger, letters, tint } from "./tables.js";
+import { deadLetters, ledger, tint } from "./tables.js";
 import { Way } from "./way.js";
 import { ANSWERS, element, moment, number, plain, rate, seconds, text } from "./words.js";
 
@@ -10,7 +10,7 @@ const $ = id => document.getElementById(id);
 // A message comes every half second. Without any for so long, the bridge hangs or the network does.
 const SILENCE = 2000;
 const AGAIN = 1000;
-// Many parts are shown less often: nobody reads a hundred rows twice a second.
+// Many parts are updated less often: a hundred rows cannot be read twice a second.
 const MANY = 20, RARELY = 950;
 const SEEN = 50;
 const REASONS = 6;
@@ -117,7 +117,7 @@ function show() {
   const { sources, sinks } = way.sides;
   text($("strip"), `${$("word").shown} · ${rate(sources.flow)} → ${spool.percent} → ${rate(sinks.flow)}`);
   ledgers(status);
-  letters($("letters"), status);
+  deadLetters($("dead-letters"), status);
   gaps($("gaps"), status);
   history($("history"), status);
   text($("at"), `Shown: ${moment(now)}`);
@@ -134,7 +134,7 @@ function ledgers(status) {
   pill($("sums"), wrong ? `${wrong} with unexplained events` : "all add up", wrong ? "bad" : "good");
 }
 
-/** What is read aloud holds no number that goes on: it would be read twice a second. */
+/** Texts for screen readers contain no number that changes all the time: it would be read twice a second. */
 function answer(word, tone, because) {
   $("answer").dataset.tone = $("strip").dataset.tone = tone;
   text($("word"), word);
@@ -159,7 +159,7 @@ $("pause").addEventListener("click", () => {
 $("ledgers").addEventListener("toggle", () => last && ledgers(last));
 document.addEventListener("visibilitychange", () => document.hidden || paused || show());
 new ResizeObserver(() => way.connect()).observe($("way"));
-// Where the way is not on the screen, the head says in short what flows along it.
+// When the path through the spool is not on the screen, the header shows its rates.
 new IntersectionObserver(([{ isIntersecting }]) => document.documentElement.classList.toggle("scrolled", !isIntersecting)).observe($("way"));
 setInterval(() => {
   const now = performance.now();

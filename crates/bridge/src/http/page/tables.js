@@ -41,7 +41,7 @@ export function tint(place, tone) {
   else if (place.dataset.tone !== tone) place.dataset.tone = tone;
 }
 
-export function letters(place, { sources, sinks }) {
+export function deadLetters(place, { sources, sinks }) {
   const of = parts => Object.entries(parts).flatMap(([name, part]) => part.newest_dead_letters.map(letter => ({ ...letter, name })));
   const all = [...of(sources), ...of(sinks)].sort((a, b) => b.at.localeCompare(a.at));
   list(place, all.slice(0, 16).map(({ at, name, reason, sequence }) =>
