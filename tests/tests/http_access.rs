@@ -287,10 +287,10 @@ fn unusable_files_and_passwords_are_explained() {
         );
         fs::write(&file, text).unwrap();
         let output = neurobridge_with(&["run", "-c", file.to_str().unwrap()]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(78), "{keys}: {said}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{keys}: {printed}");
         for sentence in sentences {
-            assert!(said.contains(sentence), "{keys}: no {sentence:?} in {said}");
+            assert!(printed.contains(sentence), "{keys}: no {sentence:?} in {printed}");
         }
     }
     let far = format!("{SOURCE}[http]\nlisten = \"0.0.0.0:1\"\npassword = \"a\"\n");

@@ -1,4 +1,4 @@
-//! A topic or stream that is removed and made again while the bridge is stopped: the next run reports it.
+//! A topic or stream that is removed and recreated while the bridge is stopped: the next run reports it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(120);
 
-/// Runs a bridge, removes the destination while no bridge runs, and checks what the next run says.
+/// Runs a bridge, removes the destination while no bridge runs, and checks the report of the next run.
 fn assert_reported(name: &str, sink: &str, what: &str, remove: impl FnOnce()) {
     let dir = Scratch::new("recreated").unwrap();
     let platform = Platform::start(&dir, &["--rate", "100"]).unwrap();
@@ -40,7 +40,7 @@ fn assert_reported(name: &str, sink: &str, what: &str, remove: impl FnOnce()) {
     delivered(&second, 10);
     assert_eq!(recreated(&second), 0.0, "a restart alone is no loss");
     let (status, log) = second.stop(Signal::SIGTERM, SOON).unwrap();
-    assert!(status.success() && !log.contains("was made again"), "{log}");
+    assert!(status.success() && !log.contains("was recreated"), "{log}");
 
     remove();
     let third = Bridge::start(&dir, &config).unwrap();
@@ -51,7 +51,7 @@ fn assert_reported(name: &str, sink: &str, what: &str, remove: impl FnOnce()) {
     let text = status["sinks"][name]["last_recreation"].as_str().unwrap();
     assert!(text.starts_with(what), "{text}");
     let because = status["losing_events"]["because"].to_string();
-    assert!(because.contains("was made again"), "{because}");
+    assert!(because.contains("was recreated"), "{because}");
     let history = status["history"].as_array().unwrap();
     let entry = history
         .iter()
@@ -59,11 +59,11 @@ fn assert_reported(name: &str, sink: &str, what: &str, remove: impl FnOnce()) {
     assert_eq!(entry.unwrap()["text"], text);
     let (ended, log) = third.stop(Signal::SIGTERM, SOON).unwrap();
     assert!(ended.success(), "{log}");
-    assert!(log.contains("was made again"), "{log}");
+    assert!(log.contains("was recreated"), "{log}");
 }
 
 #[test]
-fn stream_made_again_while_stopped_is_reported() {
+fn stream_recreated_while_stopped_is_reported() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -71,7 +71,7 @@ fn stream_made_again_while_stopped_is_reported() {
     let sink = format!(
         "type = \"nats\"\nservers = [\"{url}\"]\nstream = {{ name = \"AGAIN\", create = true, replicas = 1, max_age = \"1h\" }}\n"
     );
-    assert_reported("nats", &sink, "the stream \"AGAIN\" was made again", || {
+    assert_reported("nats", &sink, "the stream \"AGAIN\" was recreated", || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let context = jetstream::new(client::connect(&url).await.unwrap());
@@ -81,7 +81,7 @@ fn stream_made_again_while_stopped_is_reported() {
 }
 
 #[test]
-fn topic_made_again_while_stopped_is_reported() {
+fn topic_recreated_while_stopped_is_reported() {
     let Some(bootstrap) = kafka_bootstrap() else {
         return;
     };
@@ -93,7 +93,7 @@ fn topic_made_again_while_stopped_is_reported() {
     assert_reported(
         "kafka",
         &sink,
-        &format!("the topic \"{topic}\" was made again"),
+        &format!("the topic \"{topic}\" was recreated"),
         || {
             let admin = KafkaAdmin::new(&bootstrap).unwrap();
             admin.delete_topic(&topic).unwrap();

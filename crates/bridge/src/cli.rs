@@ -154,7 +154,7 @@ pub struct ReplayFlags {
     /// The first event: a sequence, a time of receipt, a duration before now such as 5m, or "oldest".
     #[arg(long, value_name = "PLACE", required_unless_present = "id")]
     pub from: Option<Place>,
-    /// The last event, given as --from [default: the last one before the sink's cursor].
+    /// The last event, in the same forms as --from [default: the last one before the sink's cursor].
     #[arg(long, value_name = "PLACE")]
     pub to: Option<Place>,
     /// The event with this id alone, instead of --from and --to. Reads the whole spool.

@@ -12,7 +12,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 /// The size assumed for a terminal that does not report one.
 const DEFAULT_SIZE: (usize, usize) = (80, 24);
 
-/// A colour or a font weight.
+/// A colour, or bold or faint text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
     Bold,

@@ -1,8 +1,8 @@
-//! Destinations that were removed and made again after events were delivered into them.
+//! Destinations that were removed and recreated after events were delivered into them.
 
 use tracing::warn;
 
-/// The destinations of a sink that were found to be made again, in this process.
+/// The destinations of a sink that were found to be recreated, in this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recreations {
     /// The number of times.
@@ -12,10 +12,10 @@ pub struct Recreations {
 }
 
 impl Recreations {
-    /// Counts and logs one. `what` names the destination, such as `the topic "t"`; `found` says how it was noticed.
+    /// Counts and logs one. `what` names the destination, such as `the topic "t"`; `found` states how that was detected.
     pub fn note(&mut self, sink: &str, what: &str, found: &str) {
         let text = format!(
-            "{what} was made again or has lost its end ({found}): events that were delivered into it are gone; publish them \
+            "{what} was recreated or has lost its end ({found}): events that were delivered into it are gone; publish them \
              again with `neurobridge spool replay --sink {sink}`"
         );
         warn!(sink, "{text}");

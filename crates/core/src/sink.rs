@@ -171,7 +171,7 @@ pub struct SinkStatus {
     /// The number of events that the destination has lost after they were acknowledged, as far as the sink has noticed in this
     /// process: lines of a file that another program removed.
     pub lost: u64,
-    /// The destinations that were removed and made again after events were delivered into them, as far as the sink has
+    /// The destinations that were removed and recreated after events were delivered into them, as far as the sink has
     /// noticed in this process.
     pub recreations: Recreations,
     /// Measurements of the client library.

@@ -226,7 +226,7 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, mut link: Link<O>) 
                 () = link.stop.cancelled() => return Ok(()),
                 () = link.items.closed() => return Ok(()),
                 () = sleep_until(until) => break,
-                // The server may request a longer delay than that.
+                // Repeats the line, because the server may request a delay of more than a minute.
                 () = sleep(throttle::INTERVAL) => outage.log(&link.name, label, &text, until),
             }
         }

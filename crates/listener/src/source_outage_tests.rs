@@ -14,11 +14,12 @@ async fn half_open_gap_begins_at_the_last_byte() {
     let server = async {
         let mut half_open = bench.platforms.recv().await.unwrap();
         half_open.authorise().await;
+        // The clock is paused: the last byte comes later than the authentication.
         tokio::time::sleep(Duration::from_secs(1)).await;
         half_open.say(event(1)).await;
         bench.batches.recv().await.unwrap();
         let last_byte = Instant::now();
-        // Kept open: it reads nothing, and says nothing.
+        // The first connection stays open, without reading or sending.
         let mut platform = bench.platforms.recv().await.unwrap();
         platform.authorise().await;
         bench.in_state(SourceState::Authorised).await;

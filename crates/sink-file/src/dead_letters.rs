@@ -85,10 +85,9 @@ impl DeadLettersConfig {
 
 /// Stores dead letters in a file of JSON lines. All sinks share one instance in an [`Arc`]; concurrent calls are written
 /// one after the other.
-/// one after the other.
 ///
-/// If a `store` future is dropped, its letters are stored completely or not at all. After a failed sync the letters
-/// without an outcome are stored in a new file. Letters beyond
+/// If a `store` future is dropped, its dead letters are stored completely or not at all. After a failed sync those without an
+/// outcome are stored in a new file. Dead letters beyond
 /// [`max_size_per_day`](DeadLettersConfig::max_size_per_day) are counted and not stored.
 pub struct FileDeadLetters {
     writer: Writer,

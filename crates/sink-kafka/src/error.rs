@@ -199,7 +199,7 @@ pub(crate) fn without_state(detail: &str) -> &str {
 }
 
 /// Creates the fault of a transactional producer that Kafka considers outdated. Kafka reports the same error when a transaction
-/// has timed out, so the fault is not final: the next connect reads the cursor topic and tells the two cases apart.
+/// has timed out, so the fault is not final: the next connect reads the cursor topic, which distinguishes the two cases.
 pub(crate) fn outdated(detail: &str) -> SinkFault {
     SinkFault::new(
         FaultKind::Fenced,

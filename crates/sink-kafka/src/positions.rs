@@ -54,8 +54,8 @@ impl Positions {
             None => replace(self.topics.entry(topic.to_owned()).or_default(), index, offset),
         };
         if offset <= before {
-            let found = format!("partition {partition} goes on at offset {offset}, after {before}");
-            self.made_again(sink, topic, &found);
+            let found = format!("partition {partition} continues at offset {offset}, after {before}");
+            self.recreated(sink, topic, &found);
             return;
         }
         match &mut self.largest {
@@ -100,10 +100,10 @@ impl Positions {
             Some(end) => format!("partition {partition} ends at offset {end}, after {}", offset + 1),
             None => format!("partition {partition} is gone"),
         };
-        self.made_again(sink, topic, &found);
+        self.recreated(sink, topic, &found);
     }
 
-    fn made_again(&mut self, sink: &str, topic: &str, found: &str) {
+    fn recreated(&mut self, sink: &str, topic: &str, found: &str) {
         // Removes all partitions, so that the recreation is reported once.
         self.topics.remove(topic);
         self.largest.take_if(|largest| largest.topic == topic);
@@ -149,7 +149,7 @@ mod tests {
         positions.stored("kafka", "t", 1, 0);
         let last = positions.recreations().last.unwrap();
         assert!(
-            last.contains("the topic \"t\" was made again") && last.contains("offset 0, after 9"),
+            last.contains("the topic \"t\" was recreated") && last.contains("offset 0, after 9"),
             "{last}"
         );
         for (partition, offset) in [(0, 0), (0, 1), (1, 1), (2, 0)] {

@@ -216,9 +216,9 @@ impl Connection {
         sequence: Sequence,
         message: Message<'_>,
     ) -> Result<(), PublishError> {
-        self.limits.check(message.size(), Role::Letter)?;
+        self.limits.check(message.size(), Role::DeadLetter)?;
         let payload = Bytes::copy_from_slice(message.payload.as_bytes());
-        self.hand_over(sequence, message, payload, Role::Letter)
+        self.hand_over(sequence, message, payload, Role::DeadLetter)
     }
 
     fn hand_over(

@@ -1,4 +1,4 @@
-//! The identity of the stream into which events were delivered, to notice that it was removed and made again.
+//! The identity of the stream into which events were delivered, to notice that it was removed and recreated.
 
 use neurobridge_core::{reader::Cursor, recreation::Recreations};
 use serde::{Deserialize, Serialize};
@@ -12,11 +12,11 @@ pub(crate) struct Destination {
     recreations: Recreations,
 }
 
-/// What is known of the stream. Stored with the cursor.
+/// The known properties of the stream. Stored with the cursor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
     stream: String,
-    /// The time of its creation. `None` if it was made again while the sink was connected.
+    /// The time of its creation. `None` if it was recreated while the sink was connected.
     created: Option<String>,
     /// The place of its last message, as far as the sink knows.
     place: u64,
@@ -51,7 +51,7 @@ impl Destination {
         self.recreations.note(sink, &described(name), &found);
     }
 
-    /// Takes the place of the last acknowledged message.
+    /// Records the place of the last acknowledged message.
     pub(crate) const fn stored(&mut self, place: u64) {
         if let Some(known) = &mut self.known
             && known.place < place
@@ -60,7 +60,7 @@ impl Destination {
         }
     }
 
-    /// Takes an acknowledgement that names an earlier place than one before it.
+    /// Reports that an acknowledgement has an earlier place than one before it.
     pub(crate) fn restarted(&mut self, sink: &str, before: u64, place: u64) {
         let Some(known) = &mut self.known else {
             return;
@@ -85,12 +85,12 @@ fn described(stream: &str) -> String {
     format!("the stream \"{stream}\"")
 }
 
-/// Detects from the places of acknowledged messages that a stream was made again while the connection is open.
+/// Detects from the places of acknowledged messages that a stream was recreated while the connection is open.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     /// The place of the last acknowledged message.
     last: u64,
-    /// Messages with a smaller number were sent before the stream was made again.
+    /// Messages with a smaller number were sent before the stream was recreated.
     from: u64,
     /// The place before, and the one of the first message of the new stream.
     restarted: Option<(u64, u64)>,
@@ -101,7 +101,7 @@ impl Places {
         self.last
     }
 
-    /// Takes the acknowledgement of a message: its number, the last place when it was sent, and its place. Acknowledgements may
+    /// Records the acknowledgement of a message: its number, the last place when it was sent, and its place. Acknowledgements may
     /// overtake each other, so a message is only compared with those that were acknowledged before it was sent.
     pub(crate) fn stored(&mut self, number: u64, after: u64, place: u64, next_number: u64) {
         if number >= self.from && place <= after {
@@ -176,7 +176,7 @@ mod tests {
         destination.connected("nats", &stream("tuesday", 2), &cursor(11, None));
         assert_eq!(destination.recreations().count, 1);
         let last = destination.recreations().last.unwrap();
-        assert!(last.contains("the stream \"S\" was made again") && last.contains("replay --sink nats"));
+        assert!(last.contains("the stream \"S\" was recreated") && last.contains("replay --sink nats"));
         destination.connected("nats", &stream("wednesday", 2), &cursor(11, None));
         assert_eq!(destination.recreations().count, 2);
     }
@@ -189,7 +189,7 @@ mod tests {
         places.stored(1, 0, 1, 2);
         assert_eq!((places.take_restarted(), places.last()), (None, 2));
         places.stored(2, 2, 3, 5);
-        // The stream is made again: three messages were in flight.
+        // The stream is recreated: three messages were in flight.
         places.stored(3, 3, 1, 6);
         assert_eq!((places.take_restarted(), places.last()), (Some((3, 1)), 1));
         places.stored(4, 3, 2, 6);

@@ -26,7 +26,7 @@ pub(crate) enum Role {
     /// An event outside of a chain.
     Free,
     /// A dead letter, stored in another stream.
-    Letter,
+    DeadLetter,
 }
 
 impl Role {
@@ -101,7 +101,7 @@ impl InFlight {
             .sent
             .iter()
             .flatten()
-            .filter(|sent| sent.role != Role::Letter);
+            .filter(|sent| sent.role != Role::DeadLetter);
         events.map(|sent| sent.subject_bytes).max()
     }
 

@@ -32,7 +32,7 @@ async fn topic_made_again_is_reported_once() {
             .await;
         let last = noticed.recreations.last.unwrap();
         assert!(
-            last.contains(&format!("the topic \"{topic}\" was made again"))
+            last.contains(&format!("the topic \"{topic}\" was recreated"))
                 && last.contains("replay --sink kafka"),
             "{last}"
         );

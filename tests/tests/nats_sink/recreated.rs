@@ -35,7 +35,7 @@ async fn stream_made_again_behind_an_idle_sink_is_reported() {
             .await;
         let last = noticed.recreations.last.unwrap();
         assert!(
-            last.contains("the stream \"ENTRIES\" was made again") && last.contains("replay --sink"),
+            last.contains("the stream \"ENTRIES\" was recreated") && last.contains("replay --sink"),
             "{last}"
         );
         let ending = delivery.finish(&feed).await;

@@ -26,7 +26,7 @@ const STREAM: &str = "ENTRIES";
 /// The shortest duplicate window that a server accepts: every resent event is sent after its end.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(100);
 
-/// Waits until the server has forgotten all ids. A duplicate window ends only by time, and the server does not report it.
+/// Waits until the server has removed all ids from its duplicate window. A duplicate window ends only by time, and the server does not report it.
 async fn past_the_window() {
     sleep(SHORTEST_WINDOW * 3).await;
 }

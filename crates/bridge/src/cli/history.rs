@@ -32,7 +32,7 @@ pub struct HistoryFlags {
     pub json: bool,
 }
 
-/// A time, given as such or as a duration before now.
+/// A time, or a duration before now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Since(pub Timestamp);
 

@@ -38,7 +38,7 @@ Examples:
   neurobridge tail --sink kafka --json | jq .head.key
   neurobridge tail | jq .data.result
 
-Exit codes: 0 fine, 64 no such sink, 69 the bridge is gone or can't be asked,
+Exit codes: 0 fine, 64 no such sink, 69 the bridge has ended or does not answer,
 77 token refused, 78 errors in the configuration.";
 
 pub(super) const COMPLETIONS_EXAMPLES: &str = "\

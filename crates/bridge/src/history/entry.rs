@@ -31,7 +31,7 @@ pub(crate) enum Kind {
     SpoolRecovered,
     EventsDropped,
     DeadLetters,
-    /// The stream or topic of a sink was removed and made again.
+    /// The stream or topic of a sink was removed and recreated.
     DestinationRecreated,
 }
 

@@ -357,7 +357,7 @@ fn read_or_set_aside(data_dir: &Path) -> Found {
     }
 }
 
-/// The task that looks at the bridge and writes its history.
+/// The task that observes the bridge and writes its history.
 pub(crate) struct Recorder {
     state: Arc<State>,
     stop: CancellationToken,

@@ -22,7 +22,7 @@ const STEADY: SignedDuration = SignedDuration::from_secs(1);
 /// The interval of entries about further dead letters and dropped events.
 const RATE_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
-/// What the history knows of the running parts.
+/// The last observed state of the parts of the bridge.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     sources: BTreeMap<String, SourceWatch>,
@@ -101,7 +101,7 @@ struct SourceWatch {
     ended_seconds: f64,
 }
 
-/// What the history says of a source without a connection.
+/// The entry about a source without a connection that the history contains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
 enum Reported {
     #[default]
@@ -280,7 +280,7 @@ impl Watch {
                 .recreations
                 .last
                 .as_deref()
-                .unwrap_or("the destination was made again");
+                .unwrap_or("the destination was recreated");
             book.add(Entry::new(Kind::DestinationRecreated, now, text).of_sink(name));
         }
         let total = sink.dead_letters.iter().sum();

@@ -27,7 +27,7 @@ struct Wrong {
 }
 
 impl Attempts {
-    /// Returns the time for which no password of this client is examined, right or wrong: an answer would tell a right one.
+    /// Returns the time for which no password of this client is examined, right or wrong: an answer would reveal a right one.
     pub(super) fn blocked_for(&self, client: IpAddr) -> Option<Duration> {
         let wrong = self.clients.get(&network(client))?;
         let left = PERIOD.checked_sub(wrong.began.elapsed())?;

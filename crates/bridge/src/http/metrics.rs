@@ -258,7 +258,7 @@ fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
     );
     let mut recreated = Family::counter(
         "sink_destination_recreated_total",
-        "Times that the topic or stream was found to be removed and made again after events were delivered into it.",
+        "Times that the topic or stream was found to be removed and recreated after events were delivered into it.",
     );
     let mut replacements = Family::counter(
         "sink_client_replacements_total",

@@ -85,7 +85,7 @@ struct Sink {
     in_flight: u64,
     resent: u64,
     client_replacements: u64,
-    /// How often the topic or stream was found to be made again since the start, and the last time in a sentence.
+    /// How often the topic or stream was found to be recreated since the start, and the last time in a sentence.
     destination_recreated: u64,
     last_recreation: Option<String>,
     latency: Latency,

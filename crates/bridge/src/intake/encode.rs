@@ -20,7 +20,7 @@ use crate::exit::chain;
 /// The largest capacity of the redaction buffer that a source keeps between two batches: frames may contain pictures of
 /// several megabytes.
 const MAX_REDACTED_CAPACITY: usize = 64 << 10;
-/// A longer id is not noted as the last one.
+/// A longer id is not stored as the last one.
 const MAX_NOTED_ID: usize = 128;
 
 /// The filter and the redaction that apply to every event before it is stored.

@@ -119,7 +119,7 @@ pub struct ProgressSnapshot {
     pub notice: Option<String>,
     /// The number of events that the destination has lost after their acknowledgement, as far as the sink has detected it.
     pub lost: u64,
-    /// The destinations that were removed and made again, as far as the sink has detected it.
+    /// The destinations that were removed and recreated, as far as the sink has detected it.
     pub recreations: Recreations,
     /// The last measurements of the client library.
     pub client: ClientGauges,

@@ -371,6 +371,7 @@ async fn stop_is_immediate_during_backpressure() {
     link.items.try_send(Vec::new()).unwrap();
     let (stop, stats) = (link.stop.clone(), link.stats.clone());
     let (lost, start) = join!(receive(&mut session, &mut link), async {
+        // The clock is paused: backpressure has to last for this time before the stop.
         tokio::time::sleep(LONG_BLOCK * 2).await;
         assert_eq!(stats.snapshot().state, SourceState::Blocked);
         stop.cancel();

@@ -51,7 +51,7 @@ impl Connection {
 
     fn nobody_takes(&self, sent: Sent) -> SinkFault {
         match &self.letter_subject {
-            Some(subject) if sent.role == Role::Letter => {
+            Some(subject) if sent.role == Role::DeadLetter => {
                 error::nobody_takes("the dead letter of event", sent.sequence, subject)
             }
             _ => error::nobody_takes("event", sent.sequence, &self.pattern),
@@ -64,7 +64,7 @@ impl Connection {
         let sent = self.in_flight.get(number)?;
         self.letter_subject
             .as_deref()
-            .filter(|_| sent.role == Role::Letter)
+            .filter(|_| sent.role == Role::DeadLetter)
     }
 
     fn take_answer(
@@ -113,7 +113,7 @@ impl Connection {
             return Ok(());
         };
         self.round_trip = Some(self.last_answer.saturating_duration_since(sent.at));
-        if answer.stream != stream && sent.role != Role::Letter {
+        if answer.stream != stream && sent.role != Role::DeadLetter {
             return Err(SinkFault::new(
                 FaultKind::Missing,
                 format!(
@@ -122,7 +122,7 @@ impl Connection {
                 ),
             ));
         }
-        if !answer.duplicate && sent.role != Role::Letter {
+        if !answer.duplicate && sent.role != Role::DeadLetter {
             let next = self.in_flight.next_number();
             self.places.stored(number, sent.after, answer.seq, next);
         }

@@ -4,7 +4,7 @@ fn sequence(number: u64) -> Sequence {
     Sequence::new(number).unwrap()
 }
 
-/// Creates segments of ten events each, the last one being written, and a reader whose saved cursor is behind its cursor.
+/// Creates segments of ten events each, the last one being written, and a reader whose saved cursor is older than its cursor.
 fn state(committed: u64, saved: Option<u64>) -> State {
     let mut state = State::new(sequence(41), Sequence::FIRST);
     state.is_writing = true;
