@@ -1,10 +1,11 @@
 //! `/metrics`: generated at each scrape from the same view as `/status`, so that every series exists from the start.
 
-mod history;
+use std::{slice, sync::atomic::Ordering::Relaxed};
 
+use jiff::Timestamp;
 use neurobridge_core::{
     connect::ConnectStep,
-    histogram::{self, BOUNDS},
+    histogram::{BOUNDS, Snapshot},
     sink::{FaultKind, RejectionReason},
 };
 use prometheus::{
@@ -15,7 +16,10 @@ use prometheus::{
 };
 
 use super::Refusal;
-use crate::state::{SinkView, SourceView, View};
+use crate::{
+    history::{Kind, OUTCOMES, gap_reasons},
+    state::{SinkView, SourceView, View},
+};
 
 /// Writes all metrics in Prometheus' text format.
 ///
@@ -23,415 +27,352 @@ use crate::state::{SinkView, SourceView, View};
 /// Returns the encoder's errors; none is known.
 pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
     let mut families = ProcessCollector::for_self().collect();
-    families.push(build_info());
-    families.extend(program(view));
-    families.extend(sources(&view.sources));
-    families.extend(history::history(view));
-    families.extend(spool(view));
-    families.extend(sinks(&view.sinks));
-    families.push(dead_letters(view));
+    families.extend(of_bridge(slice::from_ref(view)));
+    families.extend(of_sources(&view.sources));
+    families.extend(of_spool(slice::from_ref(view)));
+    families.extend(of_sinks(&view.sinks));
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
     String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
 }
 
-fn build_info() -> MetricFamily {
-    let mut family = Family::gauge("build_info", "The version that runs; always 1.");
-    family.add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-    family.done()
+/// A table of metrics: for each one its help, its type, its name without the prefix, and its value in a part of the bridge.
+macro_rules! metrics {
+    (
+        fn $function:ident($part:ident: &$type:ident);
+        $($(#[doc = $help:literal])+ $kind:ident $name:ident = $value:expr;)+
+    ) => {
+        fn $function(parts: &[$type<'_>]) -> Vec<MetricFamily> {
+            vec![$({
+                let name = concat!("neurobridge_", stringify!($name));
+                // Each line of a comment begins with a space.
+                let help = concat!($($help),+).trim_start();
+                family(name, help, MetricType::$kind, parts, |$part| Value::from($value))
+            },)+]
+        }
+    };
 }
 
-fn dead_letters(view: &View<'_>) -> MetricFamily {
-    let mut family = Family::counter(
-        "dead_letters_not_kept_total",
-        "Dead letters that were not stored because dead_letters.max_size_per_day was exceeded.",
-    );
-    family.add(&[], view.dead_letters_not_kept as f64);
-    family.done()
+metrics! {
+    fn of_bridge(view: &View);
+
+    /// The version that runs; always 1.
+    GAUGE build_info = build_info(view);
+    /// Log lines that were not written, because standard error was blocked or refused writes.
+    COUNTER log_lines_dropped_total = view.dropped_log_lines;
+    /// HTTP connections open at this moment, the one of this scrape among them.
+    GAUGE http_open_connections = view.http.open() as u64;
+    /// HTTP connections closed and requests refused by the bridge, by reason.
+    COUNTER http_refusals_total = counts("reason", Refusal::ALL.map(|reason| (reason.label(), view.http.refused(reason))));
+    /// Time of the newest entry of the history, by change and part (`bridge`, `spool`, `sources.NAME`, `sinks.NAME`); 0
+    /// without one.
+    GAUGE history_entry_timestamp_seconds = newest_entries(view);
+    /// Failed attempts to write the history. They are repeated; no event is affected.
+    COUNTER history_write_errors_total = view.history.write_errors;
+    /// Dead letters that were not stored because dead_letters.max_size_per_day was exceeded.
+    COUNTER dead_letters_not_kept_total = view.dead_letters_not_kept;
 }
 
-/// Writes the metrics of the program as a whole.
-fn program(view: &View<'_>) -> [MetricFamily; 3] {
-    let mut lines = Family::counter(
-        "log_lines_dropped_total",
-        "Log lines that were not written, because standard error was blocked or refused writes.",
-    );
-    lines.add(&[], view.dropped_log_lines as f64);
-    let mut open = Family::gauge(
-        "http_open_connections",
-        "HTTP connections open at this moment, the one of this scrape among them.",
-    );
-    open.add(&[], view.http.open() as f64);
-    let mut refusals = Family::counter(
-        "http_refusals_total",
-        "HTTP connections closed and requests refused by the bridge, by reason.",
-    );
-    for reason in Refusal::ALL {
-        refusals.add(&[("reason", reason.label())], view.http.refused(reason) as f64);
-    }
-    [lines, open, refusals].map(Family::done)
+metrics! {
+    fn of_sources(source: &SourceView);
+
+    /// Connections open at this moment.
+    GAUGE source_open_connections = source.snapshot.open_connections;
+    /// Attempts to connect, by how they ended.
+    COUNTER source_connections_total = counts("outcome", source.snapshot.outcomes.iter());
+    /// Connections that ended, by reason.
+    COUNTER source_disconnections_total = counts("reason", source.snapshot.disconnections.iter());
+    /// Connections given up before all that the server had sent was read.
+    COUNTER source_unread_disconnections_total = source.snapshot.unread_disconnections;
+    /// Frames read, by kind.
+    COUNTER source_frames_total = counts("kind", source.snapshot.frames.iter());
+    /// Bytes of frames read.
+    COUNTER source_received_bytes_total = source.snapshot.received_bytes;
+    /// Events, by result at the intake.
+    COUNTER source_events_total = counts("outcome", [
+        ("stored", source.ledger.stored),
+        ("filtered", source.ledger.filtered),
+        ("duplicate", source.ledger.duplicate),
+        ("dead_lettered", source.ledger.dead_lettered),
+    ]);
+    /// Events on the way from the socket to the spool.
+    GAUGE source_in_flight_events = source.ledger.in_flight;
+    /// Events whose id came before with another body.
+    COUNTER source_id_conflicts_total = source.handle.intake.stats.id_conflicts.load(Relaxed);
+    /// Errors that the platform sent after authorisation.
+    COUNTER source_platform_errors_total = source.snapshot.platform_errors;
+    /// Time from a ping to its pong.
+    HISTOGRAM source_ping_rtt_seconds = source.snapshot.ping_rtt.clone();
+    /// When the last event came; 0 before the first.
+    GAUGE source_last_event_timestamp_seconds = seconds(source.snapshot.last_event);
+    /// Time for which the spool held back reading.
+    COUNTER source_blocked_seconds_total = source.snapshot.blocked.as_secs_f64();
+    /// This machine's clock less the platform's, known to a second; 0 while it is not known.
+    GAUGE source_clock_skew_seconds = source.snapshot.clock_skew_seconds.unwrap_or(0.0);
+    /// Time from an entry's creation to its receipt; one event of each wake-up.
+    HISTOGRAM event_age_seconds = source.handle.intake.stats.event_age.snapshot();
+    /// Gaps that have ended, by their first cause and what became of the events in them, with those of earlier runs. A gap is a
+    /// time without an authorised connection after the first one, also across a restart.
+    COUNTER source_gaps_total = ended_gaps(source);
+    /// Gaps that are open at this moment: 0 or 1.
+    GAUGE source_open_gaps = source.gaps.open_seconds.is_some();
+    /// Duration of all gaps, with those of earlier runs and the open one.
+    COUNTER source_gap_seconds_total = source.gaps.total_seconds;
 }
 
-fn sources(sources: &[SourceView<'_>]) -> Vec<MetricFamily> {
-    let mut open = Family::gauge("source_open_connections", "Connections open at this moment.");
-    let mut connections = Family::counter(
-        "source_connections_total",
-        "Attempts to connect, by how they ended.",
-    );
-    let mut disconnections = Family::counter(
-        "source_disconnections_total",
-        "Connections that ended, by reason.",
-    );
-    let mut unread = Family::counter(
-        "source_unread_disconnections_total",
-        "Connections given up before all that the server had sent was read.",
-    );
-    let mut frames = Family::counter("source_frames_total", "Frames read, by kind.");
-    let mut bytes = Family::counter("source_received_bytes_total", "Bytes of frames read.");
-    let mut events = Family::counter("source_events_total", "Events, by result at the intake.");
-    let mut in_flight = Family::gauge(
-        "source_in_flight_events",
-        "Events on the way from the socket to the spool.",
-    );
-    let mut conflicts = Family::counter(
-        "source_id_conflicts_total",
-        "Events whose id came before with another body.",
-    );
-    let mut errors = Family::counter(
-        "source_platform_errors_total",
-        "Errors that the platform sent after authorisation.",
-    );
-    let mut rtt = Family::histogram("source_ping_rtt_seconds", "Time from a ping to its pong.");
-    let mut last = Family::gauge(
-        "source_last_event_timestamp_seconds",
-        "When the last event came; 0 before the first.",
-    );
-    let mut blocked = Family::counter(
-        "source_blocked_seconds_total",
-        "Time for which the spool held back reading.",
-    );
-    let mut skew = Family::gauge(
-        "source_clock_skew_seconds",
-        "This machine's clock less the platform's, known to a second; 0 while it is not known.",
-    );
-    let mut age = Family::histogram(
-        "event_age_seconds",
-        "Time from an entry's creation to its receipt; one event of each wake-up.",
-    );
-    for source in sources {
-        let name = ("source", source.name);
-        let snapshot = &source.snapshot;
-        open.add(&[name], snapshot.open_connections as f64);
-        for (outcome, count) in snapshot.outcomes.iter() {
-            connections.add(&[name, ("outcome", outcome.into())], count as f64);
-        }
-        for (reason, count) in snapshot.disconnections.iter() {
-            disconnections.add(&[name, ("reason", reason.into())], count as f64);
-        }
-        unread.add(&[name], snapshot.unread_disconnections as f64);
-        for (kind, count) in snapshot.frames.iter() {
-            frames.add(&[name, ("kind", kind.into())], count as f64);
-        }
-        bytes.add(&[name], snapshot.received_bytes as f64);
-        let ledger = source.ledger;
-        for (outcome, count) in [
-            ("stored", ledger.stored),
-            ("filtered", ledger.filtered),
-            ("duplicate", ledger.duplicate),
-            ("dead_lettered", ledger.dead_lettered),
-        ] {
-            events.add(&[name, ("outcome", outcome)], count as f64);
-        }
-        in_flight.add(&[name], ledger.in_flight as f64);
-        let intake = &source.handle.intake.stats;
-        conflicts.add(
-            &[name],
-            intake.id_conflicts.load(std::sync::atomic::Ordering::Relaxed) as f64,
-        );
-        errors.add(&[name], snapshot.platform_errors as f64);
-        rtt.add_histogram(&[name], &snapshot.ping_rtt);
-        last.add(
-            &[name],
-            snapshot
-                .last_event
-                .map_or(0.0, |at| at.as_microsecond() as f64 / 1e6),
-        );
-        blocked.add(&[name], snapshot.blocked.as_secs_f64());
-        skew.add(&[name], snapshot.clock_skew_seconds.unwrap_or(0.0));
-        age.add_histogram(&[name], &intake.event_age.snapshot());
-    }
-    [
-        open,
-        connections,
-        disconnections,
-        unread,
-        frames,
-        bytes,
-        events,
-        in_flight,
-        conflicts,
-        errors,
-        rtt,
-        last,
-        blocked,
-        skew,
-        age,
-    ]
-    .map(Family::done)
-    .into()
+metrics! {
+    fn of_spool(view: &View);
+
+    /// Bytes of the disk or of memory that the spool takes. On disk whole segments: also what is reserved for the next events,
+    /// and what is kept for `retain`.
+    GAUGE spool_size_bytes = view.spool.size_bytes;
+    /// Bytes of the spool from the oldest event that a sink has not settled to the end. Estimated within a segment.
+    GAUGE spool_pending_bytes = view.spool.pending_bytes;
+    /// Bytes that the spool may hold.
+    GAUGE spool_limit_bytes = view.spool.limit_bytes;
+    /// Sequence of the last durable event; 0 before the first.
+    GAUGE spool_durable_sequence = view.spool.durable_sequence;
+    /// 1 while the spool waits for room, within its limit or on its disk; 0 else.
+    GAUGE spool_full = view.spool.is_full;
+    /// Events that a full spool dropped.
+    COUNTER spool_dropped_events_total = view.spool.dropped_events;
+    /// Events that the spool could not read.
+    COUNTER spool_damaged_records_total = view.spool.damaged_events;
+    /// Cursors of sinks found missing or damaged at the start.
+    COUNTER spool_damaged_cursors_total = view.spool.damaged_cursors;
+    /// 1 while the spool waits for a resource of the system, such as open files; 0 else.
+    GAUGE spool_retrying = view.spool.is_retrying;
+    /// Time that the spool's disk took for a sync.
+    HISTOGRAM spool_sync_duration_seconds = view.spool_sync.clone();
 }
 
-fn spool(view: &View<'_>) -> Vec<MetricFamily> {
-    let spool = &view.spool;
-    let mut size = Family::gauge(
-        "spool_size_bytes",
-        "Bytes of the disk or of memory that the spool takes. On disk whole segments: also what is reserved for the next events, \
-         and what is kept for `retain`.",
-    );
-    let mut pending = Family::gauge(
-        "spool_pending_bytes",
-        "Bytes of the spool from the oldest event that a sink has not settled to the end. Estimated within a segment.",
-    );
-    let mut limit = Family::gauge("spool_limit_bytes", "Bytes that the spool may hold.");
-    let mut durable = Family::gauge(
-        "spool_durable_sequence",
-        "Sequence of the last durable event; 0 before the first.",
-    );
-    let mut full = Family::gauge(
-        "spool_full",
-        "1 while the spool waits for room, within its limit or on its disk; 0 else.",
-    );
-    let mut dropped = Family::counter("spool_dropped_events_total", "Events that a full spool dropped.");
-    let mut damaged = Family::counter(
-        "spool_damaged_records_total",
-        "Events that the spool could not read.",
-    );
-    let mut cursors = Family::counter(
-        "spool_damaged_cursors_total",
-        "Cursors of sinks found missing or damaged at the start.",
-    );
-    let mut retrying = Family::gauge(
-        "spool_retrying",
-        "1 while the spool waits for a resource of the system, such as open files; 0 else.",
-    );
-    let mut sync = Family::histogram(
-        "spool_sync_duration_seconds",
-        "Time that the spool's disk took for a sync.",
-    );
-    size.add(&[], spool.size_bytes as f64);
-    pending.add(&[], spool.pending_bytes as f64);
-    limit.add(&[], spool.limit_bytes as f64);
-    durable.add(&[], spool.durable_sequence as f64);
-    full.add(&[], f64::from(u8::from(spool.is_full)));
-    dropped.add(&[], spool.dropped_events as f64);
-    damaged.add(&[], spool.damaged_events as f64);
-    cursors.add(&[], spool.damaged_cursors as f64);
-    retrying.add(&[], f64::from(u8::from(spool.is_retrying)));
-    sync.add_histogram(&[], &view.spool_sync);
-    [
-        size, pending, limit, durable, full, dropped, damaged, cursors, retrying, sync,
-    ]
-    .map(Family::done)
-    .into()
+metrics! {
+    fn of_sinks(sink: &SinkView);
+
+    /// Whether the sink delivers: 1, or 0.
+    GAUGE sink_up = sink.is_up();
+    /// 1 after a fault for which the sink stops until the bridge is restarted; 0 else.
+    GAUGE sink_stopped = sink.snapshot.is_stopped;
+    /// Events, by result at the sink.
+    COUNTER sink_events_total = counts("outcome", [
+        ("delivered", sink.ledger.counts.delivered),
+        ("filtered", sink.ledger.counts.filtered),
+        ("duplicate", sink.ledger.counts.duplicate),
+        ("dead_lettered", sink.ledger.counts.dead_lettered),
+        ("dropped", sink.ledger.counts.dropped),
+        ("damaged", sink.ledger.counts.damaged),
+    ]);
+    /// Dead letters, by reason.
+    COUNTER sink_dead_letters_total =
+        counts("reason", RejectionReason::ALL.map(RejectionReason::label).into_iter().zip(sink.snapshot.dead_letters));
+    /// Faults of the sink as a whole, by kind.
+    COUNTER sink_errors_total =
+        counts("kind", FaultKind::ALL.map(FaultKind::label).into_iter().zip(sink.snapshot.faults));
+    /// Connection attempts that failed, or were not connected after 5 seconds, by the step at which they were.
+    COUNTER sink_connect_failures_total =
+        counts("step", ConnectStep::ALL.map(ConnectStep::key).into_iter().zip(sink.snapshot.connect_failures));
+    /// Events published again after a fault.
+    COUNTER sink_resent_events_total = sink.snapshot.resent;
+    /// Events that the destination lost after they were acknowledged: lines that another program removed from a file.
+    COUNTER sink_lost_events_total = sink.snapshot.lost;
+    /// Times that the topic or stream was found to be removed and recreated after events were delivered into it.
+    COUNTER sink_destination_recreated_total = sink.snapshot.recreations.count;
+    /// Clients of the sink that were replaced because they settled no event for too long while events waited.
+    COUNTER sink_client_replacements_total = sink.snapshot.client_replacements;
+    /// Messages that the client library holds and that have no acknowledgement; NaN without a measurement (file sinks).
+    GAUGE sink_client_queued_messages = measured(sink.snapshot.client.queued_messages.map(|count| count as f64));
+    /// Bytes of the messages that the client library holds; NaN without a measurement (file and NATS sinks).
+    GAUGE sink_client_queued_bytes = measured(sink.snapshot.client.queued_bytes.map(|bytes| bytes as f64));
+    /// Kafka: mean time from a request to its response at the slowest broker. NATS: time from the last answered message to its
+    /// answer. NaN without a measurement.
+    GAUGE sink_client_round_trip_seconds = measured(sink.snapshot.client.round_trip.map(|time| time.as_secs_f64()));
+    /// Events published and not yet acknowledged.
+    GAUGE sink_inflight_events = sink.snapshot.in_flight;
+    /// Events stored and not yet settled.
+    GAUGE sink_lag_events = sink.ledger.pending;
+    /// Age of the oldest event not yet settled.
+    GAUGE sink_lag_seconds = sink.lag_seconds;
+    /// Time from receipt to acknowledgement.
+    HISTOGRAM sink_delivery_latency_seconds = sink.handle.progress.latency();
 }
 
-fn sinks(sinks: &[SinkView<'_>]) -> Vec<MetricFamily> {
-    let mut up = Family::gauge("sink_up", "Whether the sink delivers: 1, or 0.");
-    let mut stopped = Family::gauge(
-        "sink_stopped",
-        "1 after a fault for which the sink stops until the bridge is restarted; 0 else.",
-    );
-    let mut events = Family::counter("sink_events_total", "Events, by result at the sink.");
-    let mut dead_letters = Family::counter("sink_dead_letters_total", "Dead letters, by reason.");
-    let mut errors = Family::counter("sink_errors_total", "Faults of the sink as a whole, by kind.");
-    let mut connect_failures = Family::counter(
-        "sink_connect_failures_total",
-        "Connection attempts that failed, or were not connected after 5 seconds, by the step at which they were.",
-    );
-    let mut resent = Family::counter(
-        "sink_resent_events_total",
-        "Events published again after a fault.",
-    );
-    let mut lost = Family::counter(
-        "sink_lost_events_total",
-        "Events that the destination lost after they were acknowledged: lines that another program removed from a file.",
-    );
-    let mut recreated = Family::counter(
-        "sink_destination_recreated_total",
-        "Times that the topic or stream was found to be removed and recreated after events were delivered into it.",
-    );
-    let mut replacements = Family::counter(
-        "sink_client_replacements_total",
-        "Clients of the sink that were replaced because they settled no event for too long while events waited.",
-    );
-    let mut queued_messages = Family::gauge(
-        "sink_client_queued_messages",
-        "Messages that the client library holds and that have no acknowledgement; NaN without a measurement (file sinks).",
-    );
-    let mut queued_bytes = Family::gauge(
-        "sink_client_queued_bytes",
-        "Bytes of the messages that the client library holds; NaN without a measurement (file and NATS sinks).",
-    );
-    let mut round_trip = Family::gauge(
-        "sink_client_round_trip_seconds",
-        "Kafka: mean time from a request to its response at the slowest broker. NATS: time from the last answered message to its answer. NaN without a measurement.",
-    );
-    let mut in_flight = Family::gauge(
-        "sink_inflight_events",
-        "Events published and not yet acknowledged.",
-    );
-    let mut lag_events = Family::gauge("sink_lag_events", "Events stored and not yet settled.");
-    let mut lag_seconds = Family::gauge("sink_lag_seconds", "Age of the oldest event not yet settled.");
-    let mut latency = Family::histogram(
-        "sink_delivery_latency_seconds",
-        "Time from receipt to acknowledgement.",
-    );
-    for sink in sinks {
-        let name = ("sink", sink.name);
-        up.add(&[name], f64::from(u8::from(sink.is_up())));
-        stopped.add(&[name], f64::from(u8::from(sink.snapshot.is_stopped)));
-        let counts = sink.ledger.counts;
-        for (outcome, count) in [
-            ("delivered", counts.delivered),
-            ("filtered", counts.filtered),
-            ("duplicate", counts.duplicate),
-            ("dead_lettered", counts.dead_lettered),
-            ("dropped", counts.dropped),
-            ("damaged", counts.damaged),
-        ] {
-            events.add(&[name, ("outcome", outcome)], count as f64);
-        }
-        for (reason, count) in RejectionReason::ALL.iter().zip(sink.snapshot.dead_letters) {
-            dead_letters.add(&[name, ("reason", reason.label())], count as f64);
-        }
-        for (kind, count) in FaultKind::ALL.iter().zip(sink.snapshot.faults) {
-            errors.add(&[name, ("kind", kind.label())], count as f64);
-        }
-        for (step, count) in ConnectStep::ALL.iter().zip(sink.snapshot.connect_failures) {
-            connect_failures.add(&[name, ("step", step.key())], count as f64);
-        }
-        resent.add(&[name], sink.snapshot.resent as f64);
-        lost.add(&[name], sink.snapshot.lost as f64);
-        recreated.add(&[name], sink.snapshot.recreations.count as f64);
-        replacements.add(&[name], sink.snapshot.client_replacements as f64);
-        let client = sink.snapshot.client;
-        // NaN without a measurement: a 0 would be a false one.
-        for (family, value) in [
-            (
-                &mut queued_messages,
-                client.queued_messages.map(|count| count as f64),
-            ),
-            (&mut queued_bytes, client.queued_bytes.map(|bytes| bytes as f64)),
-            (&mut round_trip, client.round_trip.map(|time| time.as_secs_f64())),
-        ] {
-            family.add(&[name], value.unwrap_or(f64::NAN));
-        }
-        in_flight.add(&[name], sink.snapshot.in_flight as f64);
-        lag_events.add(&[name], sink.ledger.pending as f64);
-        lag_seconds.add(&[name], sink.lag_seconds);
-        latency.add_histogram(&[name], &sink.handle.progress.latency());
-    }
-    [
-        up,
-        stopped,
-        events,
-        dead_letters,
-        errors,
-        connect_failures,
-        resent,
-        lost,
-        recreated,
-        replacements,
-        queued_messages,
-        queued_bytes,
-        round_trip,
-        in_flight,
-        lag_events,
-        lag_seconds,
-        latency,
-    ]
-    .map(Family::done)
-    .into()
+/// A time as Prometheus expects it; 0 without one.
+fn seconds(at: Option<Timestamp>) -> f64 {
+    at.map_or(0.0, |at| at.as_microsecond() as f64 / 1e6)
 }
 
-/// A metric family that is being built.
-struct Family {
-    family: MetricFamily,
-    kind: MetricType,
-    metrics: Vec<Metric>,
+/// NaN without a measurement: a 0 would be a false one.
+fn measured(value: Option<f64>) -> f64 {
+    value.unwrap_or(f64::NAN)
 }
 
-impl Family {
-    fn new(name: &str, help: &str, kind: MetricType) -> Self {
-        let mut family = MetricFamily::default();
-        family.set_name(format!("neurobridge_{name}"));
-        family.set_help(help.to_owned());
-        family.set_field_type(kind);
-        Self {
-            family,
-            kind,
-            metrics: Vec::new(),
-        }
-    }
-
-    fn counter(name: &str, help: &str) -> Self {
-        Self::new(name, help, MetricType::COUNTER)
-    }
-
-    fn gauge(name: &str, help: &str) -> Self {
-        Self::new(name, help, MetricType::GAUGE)
-    }
-
-    fn histogram(name: &str, help: &str) -> Self {
-        Self::new(name, help, MetricType::HISTOGRAM)
-    }
-
-    fn add(&mut self, labels: &[(&str, &str)], value: f64) {
-        let mut metric = Metric::from_label(pairs(labels));
-        if self.kind == MetricType::COUNTER {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
-        self.metrics.push(metric);
-    }
-
-    fn add_histogram(&mut self, labels: &[(&str, &str)], snapshot: &histogram::Snapshot) {
-        let mut cumulative = 0;
-        let buckets = BOUNDS.iter().zip(snapshot.buckets).map(|(bound, count)| {
-            cumulative += count;
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(*bound);
-            bucket.set_cumulative_count(cumulative);
-            bucket
-        });
-        let mut histogram = Histogram::default();
-        histogram.set_bucket(buckets.collect());
-        histogram.set_sample_count(snapshot.count());
-        histogram.set_sample_sum(snapshot.sum);
-        let mut metric = Metric::from_label(pairs(labels));
-        metric.set_histogram(histogram);
-        self.metrics.push(metric);
-    }
-
-    fn done(mut self) -> MetricFamily {
-        self.family.set_metric(self.metrics);
-        self.family
-    }
+fn build_info(_: &View<'_>) -> Value {
+    Value::Labelled(vec![(vec![pair("version", env!("CARGO_PKG_VERSION"))], 1.0)])
 }
 
-fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
-    labels
+fn ended_gaps(source: &SourceView<'_>) -> Value {
+    let mut gaps = Vec::new();
+    for reason in gap_reasons() {
+        for outcome in OUTCOMES {
+            let count = source.gaps.totals.get(&(reason.into(), outcome.into()));
+            let labels = vec![pair("reason", reason), pair("outcome", outcome)];
+            gaps.push((labels, count.copied().unwrap_or(0) as f64));
+        }
+    }
+    Value::Labelled(gaps)
+}
+
+fn newest_entries(view: &View<'_>) -> Value {
+    let sources = view
+        .sources
         .iter()
-        .map(|(name, value)| {
-            let mut pair = LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
-            pair
-        })
-        .collect()
+        .map(|source| format!("sources.{}", source.name));
+    let sinks = view.sinks.iter().map(|sink| format!("sinks.{}", sink.name));
+    let mut parts = vec![("bridge".to_owned(), &Kind::OF_BRIDGE[..])];
+    parts.extend(sources.map(|part| (part, &Kind::OF_SOURCE[..])));
+    parts.push(("spool".to_owned(), &Kind::OF_SPOOL));
+    parts.extend(sinks.map(|part| (part, &Kind::OF_SINK[..])));
+    let mut entries = Vec::new();
+    for (part, kinds) in parts {
+        for kind in kinds {
+            let at = view.history.newest.get(&(part.clone(), kind.label().into()));
+            let labels = vec![pair("change", kind.label()), pair("part", &part)];
+            entries.push((labels, seconds(at.copied())));
+        }
+    }
+    Value::Labelled(entries)
+}
+
+/// The value of a metric in one part of the bridge.
+enum Value {
+    Single(f64),
+    Labelled(Vec<(Vec<LabelPair>, f64)>),
+    Histogram(Snapshot),
+}
+
+impl From<f64> for Value {
+    fn from(value: f64) -> Self {
+        Self::Single(value)
+    }
+}
+
+impl From<u64> for Value {
+    fn from(count: u64) -> Self {
+        Self::Single(count as f64)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(flag: bool) -> Self {
+        Self::Single(u8::from(flag).into())
+    }
+}
+
+impl From<Snapshot> for Value {
+    fn from(snapshot: Snapshot) -> Self {
+        Self::Histogram(snapshot)
+    }
+}
+
+/// Returns one count for each value of a label.
+fn counts(label: &str, counts: impl IntoIterator<Item = (impl Into<&'static str>, u64)>) -> Value {
+    let counts = counts.into_iter();
+    Value::Labelled(
+        counts
+            .map(|(value, count)| (vec![pair(label, value.into())], count as f64))
+            .collect(),
+    )
+}
+
+/// A part of the bridge that has metrics.
+trait Part {
+    /// Returns the label that names the part among others of its kind.
+    fn label(&self) -> Option<LabelPair>;
+}
+
+impl Part for View<'_> {
+    fn label(&self) -> Option<LabelPair> {
+        None
+    }
+}
+
+impl Part for SourceView<'_> {
+    fn label(&self) -> Option<LabelPair> {
+        Some(pair("source", self.name))
+    }
+}
+
+impl Part for SinkView<'_> {
+    fn label(&self) -> Option<LabelPair> {
+        Some(pair("sink", self.name))
+    }
+}
+
+fn family<P: Part>(
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    parts: &[P],
+    read: impl Fn(&P) -> Value,
+) -> MetricFamily {
+    let mut metrics = Vec::new();
+    for part in parts {
+        let label = || part.label().into_iter();
+        match read(part) {
+            Value::Single(value) => metrics.push(metric(kind, label().collect(), value)),
+            Value::Labelled(values) => metrics.extend(
+                values
+                    .into_iter()
+                    .map(|(labels, value)| metric(kind, label().chain(labels).collect(), value)),
+            ),
+            Value::Histogram(snapshot) => {
+                let mut metric = Metric::from_label(label().collect());
+                metric.set_histogram(histogram(&snapshot));
+                metrics.push(metric);
+            }
+        }
+    }
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+fn metric(kind: MetricType, labels: Vec<LabelPair>, value: f64) -> Metric {
+    let mut metric = Metric::from_label(labels);
+    if kind == MetricType::COUNTER {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        metric.set_counter(counter);
+    } else {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        metric.set_gauge(gauge);
+    }
+    metric
+}
+
+fn histogram(snapshot: &Snapshot) -> Histogram {
+    let mut cumulative = 0;
+    let buckets = BOUNDS.iter().zip(snapshot.buckets).map(|(bound, count)| {
+        cumulative += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound);
+        bucket.set_cumulative_count(cumulative);
+        bucket
+    });
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(snapshot.count());
+    histogram.set_sample_sum(snapshot.sum);
+    histogram
+}
+
+fn pair(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
 }
