@@ -32,11 +32,12 @@ const MAX_EXAMPLE_BYTES: usize = 160;
 const TARGET: &str = "neurobridge::repeats";
 /// The modules whose messages are never suppressed. They log changes of state, which must not be hidden, and limit their
 /// repetitions themselves.
-const NEVER_SUPPRESSED: [&str; 4] = [
+const NEVER_SUPPRESSED: [&str; 5] = [
     TARGET,
     "neurobridge::bridge",
     "neurobridge_core::delivery",
     "neurobridge_listener::source",
+    "neurobridge_spool::disk::shortage",
 ];
 
 /// A filter that passes the first [`LIMIT`] log events of each kind in a period. Two log events are of the same kind if

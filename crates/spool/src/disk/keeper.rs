@@ -38,6 +38,7 @@ pub(super) fn run(shared: Arc<Shared>) {
     loop {
         let mut state = shared.lock();
         let tick = Instant::now() + TICK;
+        let tick = state.shortage.end().map_or(tick, |end| tick.min(end));
         while !state.is_stopping && !has_work(&state) {
             let left = tick.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -48,6 +49,7 @@ pub(super) fn run(shared: Arc<Shared>) {
             state.keeper_sleeps = false;
         }
         let is_stopping = state.is_stopping;
+        state.shortage.look(is_stopping);
         drop(state);
         let worked = if is_stopping {
             briefly(|| work(&shared, true))

@@ -25,6 +25,7 @@ pub(crate) mod registry;
 mod retry;
 pub(crate) mod scan;
 pub(crate) mod segment;
+mod shortage;
 mod state;
 pub(crate) mod stop_record;
 mod walk;

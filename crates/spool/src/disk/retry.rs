@@ -3,7 +3,6 @@
 use std::{sync::MutexGuard, thread, time::Duration};
 
 use neurobridge_core::os_error::ErrorClass;
-use tracing::{error, info, warn};
 
 use super::{Shared, files::DiskError, shortened, state::State};
 use crate::WhenFull;
@@ -33,9 +32,7 @@ pub(super) fn retry<T>(shared: &Shared, mut act: impl FnMut() -> Result<T, DiskE
             Err(error) if error.class() == ErrorClass::NoSpace => {
                 let mut state = shared.lock();
                 state.is_disk_full = true;
-                if !state.is_full {
-                    error!(%error, cause = %error.source, "the disk is full; the spool waits for room");
-                }
+                state.shortage.disk_full(&error);
                 drop(make_room(shared, state)?);
             }
             Err(error) if error.may_pass() => wait_for_resource(shared, &error)?,
@@ -62,9 +59,8 @@ pub(super) fn briefly(mut act: impl FnMut() -> Result<(), DiskError>) -> Result<
 /// Reports a temporary error and waits for the retry interval.
 fn wait_for_resource(shared: &Shared, error: &DiskError) -> Result<(), Stop> {
     let mut state = shared.lock();
-    if !std::mem::replace(&mut state.is_retrying, true) {
-        error!(%error, cause = %error.source, "spool can't write now; retrying until the system allows it");
-    }
+    state.is_retrying = true;
+    state.shortage.retrying(error);
     if !has_ended(&state) {
         state = shared.wait(&shared.work, state, ROOM_INTERVAL);
     }
@@ -79,13 +75,13 @@ pub(super) fn make_room<'a>(
     shared: &'a Shared,
     mut state: MutexGuard<'a, State>,
 ) -> Result<MutexGuard<'a, State>, Stop> {
-    let was_full = std::mem::replace(&mut state.is_full, true);
+    state.is_full = true;
     // Settled segments are deleted first, without waiting for the maintenance thread: no reader needs them.
     let mut oldest = state.take_settled(shared.options.retain, shared.options.segment_age);
     if oldest.is_none() && shared.options.when_full == WhenFull::DropOldest {
         oldest = state.take_dropped();
-        if oldest.is_some() && !was_full {
-            warn!("the spool is full and drops its oldest events");
+        if oldest.is_some() && !state.is_disk_full {
+            state.shortage.dropping();
         }
     }
     if let Some(segment) = oldest {
@@ -99,11 +95,8 @@ pub(super) fn make_room<'a>(
             }
         }
     }
-    if !was_full {
-        warn!(
-            limit_bytes = shared.options.max_size,
-            "the spool is full; it takes no events until there is room"
-        );
+    if !state.is_disk_full {
+        state.shortage.full(shared.options.max_size);
     }
     if !has_ended(&state) {
         shared.wake_keeper(&mut state);
@@ -121,10 +114,7 @@ pub(super) fn has_ended(state: &State) -> bool {
 
 pub(super) fn end_full(state: &mut State) {
     state.is_disk_full = false;
-    if std::mem::replace(&mut state.is_full, false) {
-        info!("the spool has room again");
-    }
-    if std::mem::replace(&mut state.is_retrying, false) {
-        info!("spool can write again");
-    }
+    state.is_full = false;
+    state.is_retrying = false;
+    state.shortage.room();
 }

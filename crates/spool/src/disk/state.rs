@@ -23,6 +23,7 @@ use super::{
     files::DiskError,
     intervals::Intervals,
     segment::{Place, Segment},
+    shortage::Shortage,
 };
 use crate::{AppendError, Start, Stored, log::Found};
 
@@ -57,6 +58,8 @@ pub(super) struct State {
     pub(super) is_disk_full: bool,
     /// An append waits for a resource of the process or the system.
     pub(super) is_retrying: bool,
+    /// The log lines about these three.
+    pub(super) shortage: Shortage,
     pub(super) dropped_events: u64,
     /// All earlier events were deleted intentionally.
     pub(super) trimmed: Sequence,
@@ -160,6 +163,7 @@ impl State {
             is_full: false,
             is_disk_full: false,
             is_retrying: false,
+            shortage: Shortage::default(),
             dropped_events: 0,
             trimmed,
             damage: Intervals::default(),

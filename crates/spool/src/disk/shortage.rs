@@ -1,0 +1,165 @@
+//! The log lines about a shortage of space or of another resource. A log at its limit is full and has room again many times a
+//! second, so the end of a shortage is logged when it has lasted: the last line always states the present condition.
+
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use super::{files::DiskError, shortened};
+
+/// The time for which a condition must have lasted before it is logged. The start of a shortage is logged at once.
+const STEADY: Duration = shortened(Duration::from_secs(3));
+
+/// What prevents the log from storing events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Condition {
+    /// Nothing.
+    #[default]
+    Room,
+    /// The limit of the log is reached, and appends wait.
+    Full,
+    /// The limit of the log is reached, and the oldest events are dropped.
+    Dropping,
+    /// The disk has no space.
+    DiskFull,
+    /// The system refuses another resource.
+    Retrying,
+}
+
+/// The condition that was logged last, and the change since.
+#[derive(Debug, Default)]
+pub(super) struct Shortage {
+    logged: Condition,
+    /// A condition that differs from the logged one, and its start.
+    changing: Option<(Condition, Instant)>,
+}
+
+impl Shortage {
+    /// The log has reached its limit, and appends wait.
+    pub(super) fn full(&mut self, limit_bytes: u64) {
+        if self.change(Condition::Full, Instant::now()) {
+            warn!(
+                limit_bytes,
+                "the spool is full; it takes no events until there is room"
+            );
+        }
+    }
+
+    /// The log has reached its limit, and its oldest events were dropped.
+    pub(super) fn dropping(&mut self) {
+        if self.change(Condition::Dropping, Instant::now()) {
+            warn!("the spool is full and drops its oldest events");
+        }
+    }
+
+    /// The disk has no space.
+    pub(super) fn disk_full(&mut self, error: &DiskError) {
+        if self.change(Condition::DiskFull, Instant::now()) {
+            error!(%error, cause = %error.source, "the disk is full; the spool waits for room");
+        }
+    }
+
+    /// The system refuses a resource.
+    pub(super) fn retrying(&mut self, error: &DiskError) {
+        if self.change(Condition::Retrying, Instant::now()) {
+            error!(%error, cause = %error.source, "spool can't write now; retrying until the system allows it");
+        }
+    }
+
+    /// Events can be stored.
+    pub(super) fn room(&mut self) {
+        let logged = self.logged;
+        if self.change(Condition::Room, Instant::now()) {
+            if logged == Condition::Retrying {
+                info!("spool can write again");
+            } else {
+                info!("the spool has room again");
+            }
+        }
+    }
+
+    /// Logs the end of a shortage that has lasted, because no append may follow that would; at the stop also another one.
+    pub(super) fn look(&mut self, is_stopping: bool) {
+        match &mut self.changing {
+            Some((Condition::Room, since)) if is_stopping => *since -= STEADY,
+            Some((Condition::Room, _)) => {}
+            _ => return,
+        }
+        self.room();
+    }
+
+    /// Returns the time at which the end of a shortage is to be logged.
+    pub(super) fn end(&self) -> Option<Instant> {
+        match self.changing {
+            Some((Condition::Room, since)) => Some(since + STEADY),
+            _ => None,
+        }
+    }
+
+    /// Notes the present condition. Returns whether it is to be logged.
+    fn change(&mut self, condition: Condition, now: Instant) -> bool {
+        if condition == self.logged {
+            self.changing = None;
+            return false;
+        }
+        let since = match self.changing {
+            Some((changing, since)) if changing == condition => since,
+            _ => now,
+        };
+        self.changing = Some((condition, since));
+        if self.logged != Condition::Room && now.duration_since(since) < STEADY {
+            return false;
+        }
+        self.logged = condition;
+        self.changing = None;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alternating_shortage_is_logged_once_and_its_end_when_it_lasts() {
+        let mut shortage = Shortage::default();
+        let start = Instant::now();
+        let mut logged = Vec::new();
+        let mut note = |shortage: &mut Shortage, condition, at| {
+            if shortage.change(condition, at) {
+                logged.push((condition, at));
+            }
+        };
+        let step = STEADY / 10;
+        for round in 0..100 {
+            let at = start + step * (2 * round);
+            note(&mut shortage, Condition::Full, at);
+            note(&mut shortage, Condition::Room, at + step);
+        }
+        let last = start + step * 199;
+        assert_eq!(shortage.end(), Some(last + STEADY));
+        note(&mut shortage, Condition::Room, last + STEADY - step / 2);
+        note(&mut shortage, Condition::Room, last + STEADY);
+        note(&mut shortage, Condition::DiskFull, last + STEADY + step);
+        assert_eq!(shortage.end(), None);
+        assert_eq!(
+            logged,
+            [
+                (Condition::Full, start),
+                (Condition::Room, last + STEADY),
+                (Condition::DiskFull, last + STEADY + step)
+            ]
+        );
+    }
+
+    #[test]
+    fn another_shortage_is_logged_when_it_lasts() {
+        let mut shortage = Shortage::default();
+        let start = Instant::now();
+        assert!(shortage.change(Condition::Full, start));
+        assert!(!shortage.change(Condition::DiskFull, start));
+        assert!(!shortage.change(Condition::DiskFull, start + STEADY / 2));
+        assert!(shortage.change(Condition::DiskFull, start + STEADY));
+        assert!(!shortage.change(Condition::DiskFull, start + 2 * STEADY));
+    }
+}
