@@ -2,18 +2,23 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use neurobridge_core::{sink_type::DeadLetterPlace, units};
+use neurobridge_core::{
+    redact::{KeyFileError, Redaction},
+    sink_type::DeadLetterPlace,
+    units,
+};
 use tracing_subscriber::EnvFilter;
 
 use super::{
     model::{Config, DeduplicateConfig},
     validate::ConfigError,
 };
+use crate::exit::chain;
 
 /// The longest name of a source or a sink: it is part of identities, metrics, and names of files.
 const MAX_NAME_BYTES: usize = 64;
@@ -64,6 +69,27 @@ pub(super) fn check(config: &Config, errors: &mut Vec<ConfigError>) {
             "found \"{filter}\", expected a level for each part of the program such as \"neurobridge_listener=debug\""
         );
         errors.push(ConfigError::new(["log", "filter"], message));
+    }
+}
+
+/// Reads the keys of pseudonymisation, and adds the errors of those that cannot be read or are invalid. Not that of a disk that
+/// hangs: it may recover, so it is no configuration error.
+pub(super) fn check_keys(config: &Config, errors: &mut Vec<ConfigError>) {
+    let event = (vec!["event"], &config.event.pseudonymise);
+    let sinks = config.sinks.iter();
+    let sinks = sinks.map(|(name, sink)| (vec!["sinks", name], &sink.common.pseudonymise));
+    for (at, pseudonymise) in std::iter::once(event).chain(sinks) {
+        let Some(pseudonymise) = pseudonymise else {
+            continue;
+        };
+        match Redaction::new(&[], Some(pseudonymise)) {
+            Ok(_) => {}
+            Err(KeyFileError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::TimedOut => {}
+            Err(error) => {
+                let key = [&at[..], &["pseudonymise", "key_file"]].concat();
+                errors.push(ConfigError::new(key, chain(&error)));
+            }
+        }
     }
 }
 

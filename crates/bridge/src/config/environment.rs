@@ -18,6 +18,9 @@ pub const PREFIX: &str = "NEUROBRIDGE__";
 const SEPARATOR: &str = "__";
 /// The prefix of variables that were written with single underscores by mistake.
 const SHORT_PREFIX: &str = "NEUROBRIDGE_";
+/// The value that replaces an invalid one, so that its key is not reported as missing too. It is never used: the configuration
+/// has an error.
+const STAND_IN: &str = "invalid";
 
 /// Sets the keys of a document to the values of the bridge's variables, and reports invalid variables.
 ///
@@ -66,9 +69,13 @@ pub(super) fn read(
                     &path,
                     "found an empty value, expected the path of a file, or no such variable".to_owned(),
                 );
+                document.set(&path, STAND_IN.into(), &name);
             }
             Ok(text) => document.set(&path, parse(text, &shape.at(&path)), &name),
-            Err(_) => refuse(&path, "found invalid UTF-8, expected text".to_owned()),
+            Err(_) => {
+                refuse(&path, "found invalid UTF-8, expected text".to_owned());
+                document.set(&path, STAND_IN.into(), &name);
+            }
         }
     }
 }

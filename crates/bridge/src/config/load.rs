@@ -12,12 +12,13 @@ use neurobridge_core::file;
 use serde_json::{Map, Value};
 
 use super::{
+    checks,
     document::{Document, KeyPath, ReadError},
     environment, examples, excerpt,
     model::Config,
     report::{Origin, Problem, Report},
     shape::Shape,
-    tables,
+    tables, validate,
 };
 
 /// Default paths of the configuration file, in the order in which they are tried.
@@ -74,9 +75,28 @@ const FILE_VARIABLE: &str = "NEUROBRIDGE_CONFIG";
 /// # Errors
 /// Returns all configuration errors. A named file that does not exist is one.
 pub fn load(named: Option<&Path>) -> Result<Loaded, Report> {
+    load_with(named, Keys::Unread)
+}
+
+/// As [`load`], and reads the keys of pseudonymisation, so that an unreadable or invalid one is reported with the other errors.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_keys(named: Option<&Path>) -> Result<Loaded, Report> {
+    load_with(named, Keys::Read)
+}
+
+fn load_with(named: Option<&Path>, keys: Keys) -> Result<Loaded, Report> {
     let variable = env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty());
     let named = named.or(variable.as_deref().map(Path::new));
-    load_from(named, PLACES.iter().map(Path::new), env::vars_os())
+    load_from(named, PLACES.iter().map(Path::new), env::vars_os(), keys)
+}
+
+/// Whether the keys of pseudonymisation are read. Most commands need none, and their user may not be allowed to read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keys {
+    Read,
+    Unread,
 }
 
 /// Reads the configuration as [`load`] does, from the given paths and variables.
@@ -84,6 +104,7 @@ pub(super) fn load_from<'p>(
     named: Option<&Path>,
     places: impl IntoIterator<Item = &'p Path>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
+    keys: Keys,
 ) -> Result<Loaded, Report> {
     let schema = schema();
     let shape = Shape::root(&schema);
@@ -91,7 +112,12 @@ pub(super) fn load_from<'p>(
     let mut document = find(named, &places, &shape)?;
     let mut report = Report::default();
     environment::read(variables, &shape, &mut document, &mut report);
-    let (config, errors) = tables::read(document.values.clone(), &shape);
+    let (config, mut errors) = tables::read(document.values.clone(), &shape);
+    if keys == Keys::Read {
+        // After the other errors: a missing key has one already.
+        checks::check_keys(&config, &mut errors);
+        errors = validate::without_consequences(errors);
+    }
     for mut error in errors {
         if let Some(hint) = error
             .hint

@@ -20,7 +20,7 @@ mod warnings;
 pub use self::{
     environment::PREFIX,
     excerpt::Excerpt,
-    load::{Loaded, PLACES, UnreadableFile, load, schema},
+    load::{Loaded, PLACES, UnreadableFile, load, load_with_keys, schema},
     model::{
         Config, DEFAULT_SINK, DeduplicateConfig, EventConfig, HttpConfig, LogConfig, LogFormat, LogLevel,
         MetricsAccess,

@@ -21,8 +21,9 @@ pub(super) async fn run(flags: &CheckFlags) -> Result<Exit, Failure> {
     if flags.json {
         return run_json(flags).await;
     }
-    let loaded = config::load(flags.config.config.as_deref()).or_exit(Exit::Config)?;
     // The bridge reads key files at its start, so that an invalid one is a configuration error.
+    let loaded = config::load_with_keys(flags.config.config.as_deref()).or_exit(Exit::Config)?;
+    // Fails for a key file on a disk that hangs.
     event::redactions(&loaded.config)?;
     if let (Some(file), Some(sink)) = (&flags.event, &flags.sink) {
         print(event::render(&loaded.config, file, sink)?)?;
@@ -39,7 +40,7 @@ pub(super) async fn run(flags: &CheckFlags) -> Result<Exit, Failure> {
 
 /// Prints what is found as one document, also configuration errors.
 async fn run_json(flags: &CheckFlags) -> Result<Exit, Failure> {
-    let loaded = match config::load(flags.config.config.as_deref()) {
+    let loaded = match config::load_with_keys(flags.config.config.as_deref()) {
         Ok(loaded) => loaded,
         Err(report) => {
             print_json(&Document::of_errors(&report))?;

@@ -3,7 +3,10 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::schema;
+use crate::config::{
+    load::{Keys, load_from},
+    schema,
+};
 
 fn shown(text: &str, key: &str) -> String {
     let schema = schema();
@@ -132,7 +135,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("n.toml");
         std::fs::write(&file, &text).unwrap();
-        let report = crate::config::load::load_from(Some(&file), [], []).unwrap_err().to_string();
+        let report = load_from(Some(&file), [], [], Keys::Unread).unwrap_err().to_string();
         prop_assert!(!report.contains("hunter2"), "{}", report);
     }
 

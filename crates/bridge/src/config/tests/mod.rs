@@ -11,8 +11,8 @@ mod shipped;
 mod validate;
 
 use super::{
-    load::{Loaded, load_from},
-    report::Report,
+    load::{Keys, Loaded, load_from},
+    report::{Origin, Report},
     sink::SinkEntry,
 };
 
@@ -21,7 +21,7 @@ fn load_with(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Report> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("neurobridge.toml");
     fs::write(&path, text).unwrap();
-    load_from(Some(&path), [], environment(variables))
+    load_from(Some(&path), [], environment(variables), Keys::Unread)
 }
 
 fn load(text: &str) -> Result<Loaded, Report> {
@@ -89,12 +89,13 @@ fn the_environment_alone_is_enough() {
         None,
         [],
         environment(&[("NEUROBRIDGE__SOURCES__MAIN__TOKEN", "007")]),
+        Keys::Unread,
     )
     .unwrap();
     assert_eq!(loaded.file, None);
     let token = loaded.config.sources["main"].token.clone().unwrap();
     assert_eq!(secrecy::ExposeSecret::expose_secret(&token), "007");
-    insta::assert_snapshot!(report(load_from(None, [], environment(&[]))));
+    insta::assert_snapshot!(report(load_from(None, [], environment(&[]), Keys::Unread)));
 }
 
 #[test]
@@ -105,7 +106,10 @@ fn first_default_path_with_a_file_is_used() {
     fs::write(&first, SOURCE).unwrap();
     fs::write(&second, "not toml").unwrap();
     let places = [missing.as_path(), first.as_path(), second.as_path()];
-    assert_eq!(load_from(None, places, []).unwrap().file, Some(first));
+    assert_eq!(
+        load_from(None, places, [], Keys::Unread).unwrap().file,
+        Some(first)
+    );
 }
 
 #[test]
@@ -113,7 +117,9 @@ fn a_named_file_that_is_missing_is_an_error() {
     // figment alone would treat it as an empty file.
     let missing = Path::new("/nowhere/neurobridge.toml");
     let variables = environment(&[("NEUROBRIDGE__SOURCES__MAIN__TOKEN", "t")]);
-    let report = load_from(Some(missing), [], variables).unwrap_err().to_string();
+    let report = load_from(Some(missing), [], variables, Keys::Unread)
+        .unwrap_err()
+        .to_string();
     assert!(
         report.contains("/nowhere/neurobridge.toml") && report.contains("No such file"),
         "{report}"
@@ -302,7 +308,8 @@ fn missing_configuration_reports_the_default_paths() {
     insta::assert_snapshot!(report(load_from(
         None,
         places.iter().map(|place| place.as_path()),
-        []
+        [],
+        Keys::Unread
     )));
 }
 
@@ -433,4 +440,53 @@ fn file_of_the_history_is_refused_for_a_sink() {
         text.contains("a file different from the history of the bridge"),
         "{text}"
     );
+}
+
+#[test]
+fn empty_file_variable_is_the_only_error() {
+    let loaded = load_from(
+        None,
+        [],
+        environment(&[("NEUROBRIDGE__SOURCES__MAIN__TOKEN_FILE", "")]),
+        Keys::Unread,
+    );
+    let report = loaded.unwrap_err();
+    let keys: Vec<&str> = report.problems().iter().map(|problem| &*problem.key).collect();
+    assert_eq!(keys, ["sources.main.token_file"], "{report}");
+}
+
+#[test]
+fn missing_key_file_is_reported_with_all_other_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("neurobridge.toml");
+    let missing = folder.path().join("missing");
+    let text = format!(
+        "drain_timeout = \"long\"\n{SOURCE}[event]\npseudonymise = {{ fields = [\"pid\"], key_file = {missing:?} }}\n\
+         [sinks.a]\ntype = \"file\"\npseudonymise = {{ fields = [\"pid\"] }}\n\
+         [sinks.b]\ntype = \"file\"\npath = \"b\"\npseudonymise = {{ fields = [\"pid\"], key_file = {missing:?} }}\n"
+    );
+    fs::write(&path, text).unwrap();
+    let report = load_from(Some(&path), [], [], Keys::Read).unwrap_err();
+    let found: Vec<(&str, bool)> = report
+        .problems()
+        .iter()
+        .map(|problem| (&*problem.key, problem.message.contains("cannot read")))
+        .collect();
+    let expected = [
+        ("drain_timeout", false),
+        ("event.pseudonymise.key_file", true),
+        ("sinks.a.pseudonymise.key_file", false),
+        ("sinks.b.pseudonymise.key_file", true),
+    ];
+    assert_eq!(found, expected, "{report}");
+    let has_lines = report.problems().iter().all(|problem| {
+        matches!(
+            problem.origin,
+            Origin::File {
+                position: Some(_),
+                ..
+            }
+        )
+    });
+    assert!(has_lines, "{report}");
 }

@@ -39,7 +39,7 @@ fn every_shipped_file_is_valid() {
     files.push(folder().join("kubernetes-overlay/neurobridge.toml"));
     assert!(files.len() >= 11, "{files:?}");
     for file in files {
-        if let Err(report) = load::load_from(Some(&file), [], []) {
+        if let Err(report) = load::load_from(Some(&file), [], [], load::Keys::Unread) {
             panic!("{}: {report}", file.display());
         }
     }
