@@ -1,10 +1,11 @@
 //! The record of replayed dead letters, so that each one is replayed once.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, ErrorKind, Write},
-    path::Path,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, anyhow};
@@ -41,6 +42,7 @@ pub(super) fn read(data_dir: &Path) -> Result<Replayed, Failure> {
 
 /// The record, open for this process alone.
 pub(super) struct Record {
+    path: PathBuf,
     file: File,
 }
 
@@ -52,13 +54,15 @@ impl Record {
         let mut file = file
             .with_context(|| format!("{} cannot be written", path.display()))
             .or_exit(Exit::Disk)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let error = anyhow!("another process replays dead letters of this data_dir");
-                return Err(Failure::new(Exit::TryLater, error).with_step("wait until it has ended"));
-            }
+        let is_locked = match file.try_lock() {
+            // Another process may have replaced the file between the two calls.
+            Ok(()) => is_at(&file, &path).or_exit(Exit::Disk)?,
+            Err(TryLockError::WouldBlock) => false,
             Err(TryLockError::Error(error)) => return Err(error).or_exit(Exit::Disk),
+        };
+        if !is_locked {
+            let error = anyhow!("another process replays dead letters of this data_dir");
+            return Err(Failure::new(Exit::TryLater, error).with_step("wait until it has ended"));
         }
         let replayed = read(data_dir)?;
         let ends_whole = fs::read(&path)
@@ -69,7 +73,41 @@ impl Record {
             // After a kill or a full disk the last line is incomplete; it is ended here, and ignored when it is read.
             file.write_all(b"\n").or_exit(Exit::Disk)?;
         }
-        Ok((Self { file }, replayed))
+        Ok((Self { path, file }, replayed))
+    }
+
+    /// Removes the dead letters that do not exist any more from the file and from `replayed`: otherwise both would grow without
+    /// limit.
+    pub(super) fn remove_others(
+        &mut self,
+        replayed: &mut Replayed,
+        existing: &BTreeSet<&str>,
+    ) -> io::Result<()> {
+        let before = replayed.len();
+        replayed.retain(|id, _| existing.contains(&**id));
+        if replayed.len() == before {
+            return Ok(());
+        }
+        let mut lines = String::new();
+        for (id, at) in replayed {
+            push(&mut lines, id, *at)?;
+        }
+        // Replaced as a whole: after a crash, one of the two files is complete.
+        let temporary = self.path.with_extension("tmp");
+        let _ = fs::remove_file(&temporary);
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(&temporary)?;
+        file.try_lock()?;
+        file.write_all(lines.as_bytes())?;
+        file.sync_data()?;
+        fs::rename(&temporary, &self.path)?;
+        self.file = file;
+        match self.path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
     }
 
     /// Notes these dead letters as replayed, durably.
@@ -77,9 +115,7 @@ impl Record {
         let mut lines = String::new();
         let at = Timestamp::now();
         for id in ids {
-            let id = id.to_owned();
-            lines.push_str(&serde_json::to_string(&Line { id, at })?);
-            lines.push('\n');
+            push(&mut lines, id, at)?;
         }
         if lines.is_empty() {
             return Ok(());
@@ -89,9 +125,55 @@ impl Record {
     }
 }
 
+/// Appends a line of the file.
+fn push(lines: &mut String, id: &str, at: Timestamp) -> io::Result<()> {
+    let id = id.to_owned();
+    lines.push_str(&serde_json::to_string(&Line { id, at })?);
+    lines.push('\n');
+    Ok(())
+}
+
+/// Returns whether the open file is the one at this path.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let (open, present) = (file.metadata()?, fs::metadata(path)?);
+    Ok((open.dev(), open.ino()) == (present.dev(), present.ino()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn removed_dead_letters_leave_the_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut record, _) = Record::open(folder.path()).unwrap();
+        record
+            .note(
+                (0..100)
+                    .map(|number| number.to_string())
+                    .collect::<Vec<_>>()
+                    .iter()
+                    .map(|id| &**id),
+            )
+            .unwrap();
+        drop(record);
+        let (mut record, mut replayed) = Record::open(folder.path()).unwrap();
+        let before = replayed.clone();
+        record
+            .remove_others(&mut replayed, &BTreeSet::from(["7", "42", "other"]))
+            .unwrap();
+        record.note(["new"]).unwrap();
+        let failure = Record::open(folder.path()).err().unwrap();
+        assert_eq!(failure.exit, Exit::TryLater, "the new file is locked too");
+        let lines = fs::read_to_string(folder.path().join(FILE)).unwrap();
+        assert_eq!(lines.lines().count(), 3, "{lines}");
+        let read = read(folder.path()).unwrap();
+        assert_eq!(
+            read.keys().map(|id| &**id).collect::<Vec<_>>(),
+            ["42", "7", "new"]
+        );
+        assert_eq!(read["42"], before["42"]);
+    }
 
     #[test]
     fn record_survives_an_incomplete_line() {

@@ -63,7 +63,11 @@ pub(in super::super) async fn replay(
     if selected.is_empty() {
         return print_until_signal("no dead letters to replay\n".to_owned(), &mut signals).await;
     }
-    let (record, replayed) = Record::open(&config.data_dir)?;
+    let (mut record, mut replayed) = Record::open(&config.data_dir)?;
+    if let Some(stored) = stored::read_unless_renamed(config)? {
+        let ids = stored.iter().map(|dead_letter| &*dead_letter.id).collect();
+        record.remove_others(&mut replayed, &ids).or_exit(Exit::Disk)?;
+    }
     let record = Arc::new(Mutex::new(record));
     let all = selected.len();
     selected.retain(|dead_letter| !replayed.contains_key(&dead_letter.id));

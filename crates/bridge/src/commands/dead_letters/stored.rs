@@ -116,27 +116,44 @@ impl StoredDeadLetter {
 /// Reads all dead letters, the oldest file first. Omits an incomplete last line, which a bridge is writing, and a dead letter that
 /// is stored twice. Warns of other lines that are not dead letters.
 pub(super) fn read(config: &Config) -> Result<Vec<StoredDeadLetter>, Failure> {
+    read_files(files(config)?)
+}
+
+/// As [`read`]; `None` if a running bridge renamed a file meanwhile, whose dead letters may be missing then.
+pub(super) fn read_unless_renamed(config: &Config) -> Result<Option<Vec<StoredDeadLetter>>, Failure> {
+    let before = files(config)?;
+    let dead_letters = read_files(before.clone())?;
+    Ok((files(config)? == before).then_some(dead_letters))
+}
+
+/// Returns the paths of all files of dead letters.
+fn files(config: &Config) -> Result<Vec<PathBuf>, Failure> {
     let mut places = vec![config.dead_letters.path.as_path()];
     for sink in config.sinks.values() {
         if let DeadLetterPlace::File(path) = sink.config.dead_letter_place() {
             places.push(path);
         }
     }
-    let mut dead_letters = Vec::new();
-    let mut ids = BTreeSet::new();
+    let mut files = Vec::new();
     for place in places {
         let path = config.data_dir.join(place);
-        let files = match path.parent() {
-            Some(folder) if !folder.exists() => Vec::new(),
-            _ => FileDeadLetters::files(&path).or_exit(Exit::Disk)?,
-        };
-        for path in files {
-            read_file(path, &mut |dead_letter| {
-                if ids.insert(dead_letter.id.clone()) {
-                    dead_letters.push(dead_letter);
-                }
-            })?;
+        match path.parent() {
+            Some(folder) if !folder.exists() => {}
+            _ => files.extend(FileDeadLetters::files(&path).or_exit(Exit::Disk)?),
         }
+    }
+    Ok(files)
+}
+
+fn read_files(files: Vec<PathBuf>) -> Result<Vec<StoredDeadLetter>, Failure> {
+    let mut dead_letters = Vec::new();
+    let mut ids = BTreeSet::new();
+    for path in files {
+        read_file(path, &mut |dead_letter| {
+            if ids.insert(dead_letter.id.clone()) {
+                dead_letters.push(dead_letter);
+            }
+        })?;
     }
     Ok(dead_letters)
 }
