@@ -9,7 +9,7 @@ SHELL ["/bin/bash", "-e", "-o", "pipefail", "-c"]
 WORKDIR /workspace
 COPY . .
 RUN find crates -type f ! -name Cargo.toml -delete; \
-    rm -r config; \
+    rm -r config docs; \
     for manifest in crates/*/Cargo.toml tests/Cargo.toml xtask/Cargo.toml; do \
         folder="$(dirname "$manifest")"; \
         mkdir -p "$folder/src"; \

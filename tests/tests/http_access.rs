@@ -106,11 +106,18 @@ fn password_and_certificate_protect_all_but_the_health() {
         let code = bridge.curl(path, None);
         assert!(["200", "503"].contains(&code.as_str()), "{path}: {code}");
     }
-    for path in ["/", "/page.js", "/status", "/metrics", "/status/stream"] {
+    for path in [
+        "/",
+        "/page.js",
+        "/runbooks",
+        "/status",
+        "/metrics",
+        "/status/stream",
+    ] {
         assert_eq!(bridge.curl(path, None), "401", "{path}");
         assert_eq!(bridge.curl(path, Some("neurobridge:wrong")), "401", "{path}");
     }
-    for path in ["/", "/page.js", "/status", "/metrics"] {
+    for path in ["/", "/page.js", "/runbooks", "/status", "/metrics"] {
         assert_eq!(bridge.curl(path, Some(&right)), "200", "{path}");
     }
     assert!(

@@ -11,6 +11,9 @@ use neurobridge_tests::reference;
 
 use super::support::{Dashboard, read, rules, selectors, shipped};
 
+/// The configuration of a bridge whose source never connects.
+const SOURCE: &str = "[sources.main]\nurl = \"ws://127.0.0.1:1/\"\ntoken = \"t\"\n";
+
 #[test]
 fn promtool_accepts_rules_and_passes_their_tests() {
     let Some(installation) = PrometheusInstallation::for_test() else {
@@ -60,9 +63,19 @@ fn alerts_have_a_runbook_and_a_panel() {
             )
         })
         .collect();
+    let dir = Scratch::new("runbooks").unwrap();
+    let bridge = Bridge::start(&dir, SOURCE).unwrap();
+    let served = bridge.get("/runbooks").unwrap();
     for rule in &rules {
         let runbook = format!("docs/operations.md#{}", rule.alert.to_lowercase());
         assert_eq!(rule.annotations["runbook"], runbook);
+        let anchor = rule.alert.to_lowercase();
+        let url = format!("http://{{{{ $labels.instance }}}}/runbooks#{anchor}");
+        assert_eq!(rule.annotations["runbook_url"], url);
+        assert!(
+            served.contains(&format!("<h3 id=\"{anchor}\">{}</h3>", rule.alert)),
+            "{anchor}"
+        );
         let (_, link) = rule.annotations["dashboard"].split_once("viewPanel=").unwrap();
         let id = link.split('&').next().unwrap();
         assert!(
@@ -76,11 +89,7 @@ fn alerts_have_a_runbook_and_a_panel() {
 /// Returns the metrics of a bridge by name.
 fn exported() -> BTreeMap<String, Family> {
     let dir = Scratch::new("exported").unwrap();
-    let bridge = Bridge::start(
-        &dir,
-        "[sources.main]\nurl = \"ws://127.0.0.1:1/\"\ntoken = \"t\"\n",
-    )
-    .unwrap();
+    let bridge = Bridge::start(&dir, SOURCE).unwrap();
     let families = parse(&bridge.get("/metrics").unwrap()).unwrap();
     families
         .into_iter()

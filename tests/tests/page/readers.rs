@@ -59,9 +59,9 @@ fn screen_reader_finds_landmarks_and_names() {
     for landmark in ["banner", "main", "contentinfo"] {
         assert_eq!(names(landmark).len(), 1, "{landmark} in {nodes:#?}");
     }
-    assert_eq!(names("navigation"), ["For programs"]);
+    assert_eq!(names("navigation"), ["Links"]);
     assert_eq!(names("button"), ["Pause"]);
-    assert_eq!(names("link"), ["Metrics", "Status", "Readiness"]);
+    assert_eq!(names("link"), ["Runbooks", "Metrics", "Status", "Readiness"]);
     assert_eq!(
         names("heading"),
         [
@@ -103,7 +103,7 @@ fn keyboard_reaches_every_control() {
         return;
     };
     let mut order = Vec::new();
-    for _ in 0..7 {
+    for _ in 0..8 {
         browser.press("Tab").unwrap();
         let focused = "(({ activeElement: at }) => at.getAttribute('aria-label') ?? (at.querySelector('h2') ?? at).textContent)(document)";
         order.push(browser.evaluate(focused).unwrap());
@@ -118,6 +118,7 @@ fn keyboard_reaches_every_control() {
     assert_eq!(
         order,
         [
+            "Runbooks",
             "Metrics",
             "Status",
             "Readiness",

@@ -1,4 +1,4 @@
-//! The HTTP server with `/`, `/metrics`, `/livez`, `/readyz`, `/status` and `/status/stream`. No response contains events.
+//! The HTTP server with `/`, `/metrics`, `/livez`, `/readyz`, `/runbooks`, `/status` and `/status/stream`. No response contains events.
 
 mod access;
 mod answer;
@@ -7,6 +7,7 @@ mod connections;
 mod hosts;
 mod metrics;
 mod page;
+mod runbooks;
 mod server;
 mod status;
 mod stream;
@@ -63,6 +64,7 @@ pub(crate) async fn serve(
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/runbooks", get(runbooks::show))
         .with_state(App {
             state: Arc::clone(&state),
             stream: Arc::clone(&stream),

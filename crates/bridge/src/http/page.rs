@@ -38,7 +38,7 @@ async fn script(text: &'static str) -> impl IntoResponse {
     file("text/javascript", text).await
 }
 
-async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+pub(super) async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
     let headers: [(HeaderName, String); 5] = [
         (header::CONTENT_TYPE, format!("{kind}; charset=utf-8")),
         (header::CONTENT_SECURITY_POLICY, POLICY.to_owned()),
