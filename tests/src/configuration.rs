@@ -25,6 +25,42 @@ key with the suffix `_file` names a file with the secret, which is read again at
 is marked as *needed*.
 ";
 
+/// The type of a filter, which the section of [`CONDITIONS`] explains.
+const CONDITIONS_OF_FIELDS: &str = "table of [conditions](#conditions)";
+
+const CONDITIONS: &str = r#"
+## Conditions
+A filter names fields by their paths below `data`, each with a condition. An event passes when all hold. This one selects adults that belong to
+one of two groups, except where the picture failed the liveness test:
+
+```toml
+[event]
+filter = { age = { at_least = 18 }, groups = { any = ["vip", "staff"] }, liveness = { not = "failed" } }
+```
+
+| condition | holds for |
+|---|---|
+| `"new"`, `7`, `true` | this value |
+| `["new", "exact"]` | one of these values |
+| `{ equals = 7 }`, `{ one_of = [7, 8] }` | the same, beside other conditions |
+| `{ present = true }` | any value but null; with `false`, a field that is missing or null |
+| `{ at_least = 18 }`, `{ below = 65 }` | a number or a time from this one on, or before it: `{ at_least = 18, below = 65 }` |
+| `{ prefix = "orders." }` | a text that begins with this |
+| `{ any = "vip" }` | an array with at least one element for which the condition holds |
+| `{ not = ["junk", "nm"] }` | everything for which the condition does not hold, also a missing field |
+
+- **Several conditions** in one table must all hold.
+- **Values** are compared as text, as the feed writes them: `1` and `"1"` are equal, `1` and `1.0` are not. An object, an array and null
+  are equal to nothing.
+- **Numbers** are compared exactly, also beyond 2⁵³, whether the feed sends them as numbers or as texts. A **time** is written in quotes
+  (`"2026-01-31T12:00:00Z"`); a time of the feed without an offset is in UTC.
+- **Elements** that are objects are compared by their `name`, because the groups of a person may be names or objects with a name. Other fields
+  of an element are named in a table of their own: `{ any = { role = "guard", level = { at_least = 3 } } }`.
+- **Nested fields** are written as a path, `"space.id" = 1`, or as tables, `space = { id = 1 }`. A table all of whose keys are operators is a condition;
+  a table without any operator contains paths; a mixture is an error. A field that has the name of an operator needs its whole path in quotes:
+  `"phone.prefix" = ["+44"]`.
+"#;
+
 /// The schema definition that explains `{field}` in templates.
 const TEMPLATE: &str = "Template";
 
@@ -54,6 +90,7 @@ pub fn make() -> Result<String> {
     let _ = writeln!(text, "\nA *template*: {template}");
     let reference = Reference { schema: &schema };
     reference.write_top(&mut text)?;
+    text.push_str(CONDITIONS);
     Ok(text)
 }
 
@@ -184,7 +221,7 @@ impl<'a> Reference<'a> {
         match value["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
             Some("ByteSize") => return ("size".to_owned(), nothing()),
             Some("Template") => return ("template".to_owned(), nothing()),
-            Some("Filter") => return ("table of lists".to_owned(), nothing()),
+            Some("Filter") => return (CONDITIONS_OF_FIELDS.to_owned(), nothing()),
             _ => {}
         }
         let value = self.resolve(value);
@@ -292,7 +329,7 @@ fn write_section(text: &mut String, title: &str, description: &str, prefix: &str
     } in rows
     {
         let variable = match kind.as_str() {
-            "table" | "table of lists" => String::new(),
+            "table" | CONDITIONS_OF_FIELDS => String::new(),
             _ => format!("`{prefix}{}`", key.to_uppercase().replace('.', "__")),
         };
         let description = description.replace('|', "\\|");

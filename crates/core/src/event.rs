@@ -89,7 +89,7 @@ impl<'a> Event<'a> {
 }
 
 /// The fields of an entry that the platform is known to send. An entry may contain others.
-pub const ENTRY_FIELDS: [&str; 20] = [
+pub const ENTRY_FIELDS: [&str; 22] = [
     "id",
     "created",
     "result",
@@ -110,6 +110,8 @@ pub const ENTRY_FIELDS: [&str; 20] = [
     "full_image",
     "initial_face_image",
     "initial_full_image",
+    "groups",
+    "persons_groups",
 ];
 
 /// The fields below `source` and `space` that the platform is known to send.
@@ -168,6 +170,15 @@ impl FieldPath {
     /// Returns whether the position of the field is stored in the envelope.
     pub(crate) const fn is_noted(&self) -> bool {
         !matches!(self.0, Place::Path(_))
+    }
+
+    /// Returns the value of this field in an event, as JSON; `None` if it is missing.
+    pub(crate) fn raw<'a>(&self, event: &Event<'a>) -> Option<Cow<'a, str>> {
+        match &self.0 {
+            Place::Feed => serde_json::to_string(event.source).ok().map(Cow::Owned),
+            Place::Noted(field) => event.envelope.raw(*field, event.frame).map(Cow::Borrowed),
+            Place::Path(path) => json::at(event.data(), path).map(Cow::Borrowed),
+        }
     }
 
     /// Returns the text of this field in an event; `None` if it is missing or not a scalar.

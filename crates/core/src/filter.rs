@@ -1,36 +1,35 @@
 //! Filters that select events by the values of their fields.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, SeqAccess, value::MapAccessDeserializer},
+    de::{self, MapAccess},
 };
 
-use crate::event::{Event, FieldPath};
+use crate::{
+    condition::{self, Condition},
+    event::{Event, FieldPath},
+};
 
-/// A filter as in the configuration: `{ result = ["new", "exact"], "space.id" = [1, "a"] }`.
+/// A filter as in the configuration: `{ result = ["new", "exact"], age = { at_least = 18 }, "space.id" = [1, "a"] }`.
 ///
-/// An event passes if each field has one of its listed values. A field that is missing, null or not a scalar
-/// has no value. Values are compared as text, as written in the feed: `1` and `"1"` are equal, `1` and `1.0`
-/// are not. A path can also be written as nested tables: `{ space = { id = [1] } }`. A filter without fields
-/// passes every event.
+/// An event passes if the [`Condition`] of each field holds. A path can also be written as nested tables:
+/// `{ space = { id = [1] } }`. A filter without fields passes every event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// The conditions. Those on fields with a known position come first, because they need no scan of the
     /// body.
-    conditions: Vec<Condition>,
+    entries: Vec<Entry>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Condition {
+struct Entry {
     path: String,
     field: FieldPath,
-    allowed: Vec<Box<str>>,
+    condition: Condition,
 }
-
-const VALUES: &str = "a list of values such as [\"new\", \"exact\"]";
 
 /// Why a filter is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,12 +55,11 @@ impl Filter {
     /// # Errors
     /// See [`FilterError`].
     pub fn new<V: Into<String>>(
-        conditions: impl IntoIterator<Item = (impl Into<String>, impl IntoIterator<Item = V>)>,
+        fields: impl IntoIterator<Item = (impl Into<String>, impl IntoIterator<Item = V>)>,
     ) -> Result<Self, FilterError> {
-        let mut compiled = Vec::new();
-        for (path, allowed) in conditions {
+        let mut entries = Vec::new();
+        for (path, allowed) in fields {
             let path = path.into();
-            let field = FieldPath::parse(&path).ok_or_else(|| FilterError::NoPath { found: path.clone() })?;
             let allowed: Vec<Box<str>> = allowed
                 .into_iter()
                 .map(|value| value.into().into_boxed_str())
@@ -69,58 +67,87 @@ impl Filter {
             if allowed.is_empty() {
                 return Err(FilterError::NoValues { path });
             }
-            compiled.push(Condition { path, field, allowed });
+            entries.push((path, Condition::OneOf(allowed)));
         }
-        compiled.sort_by_key(|condition| !condition.field.is_noted());
-        Ok(Self { conditions: compiled })
+        Self::compile(entries)
+    }
+
+    fn compile(conditions: impl IntoIterator<Item = (String, Condition)>) -> Result<Self, FilterError> {
+        let mut entries = Vec::new();
+        for (path, condition) in conditions {
+            let field = FieldPath::parse(&path).ok_or_else(|| FilterError::NoPath { found: path.clone() })?;
+            entries.push(Entry {
+                path,
+                field,
+                condition,
+            });
+        }
+        entries.sort_by_key(|entry| !entry.field.is_noted());
+        Ok(Self { entries })
     }
 
     /// Returns whether the filter passes every event.
     pub fn is_empty(&self) -> bool {
-        self.conditions.is_empty()
+        self.entries.is_empty()
     }
 
     /// Returns the filtered fields, with their paths.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &FieldPath)> {
-        self.conditions
+        self.entries
             .iter()
-            .map(|condition| (condition.path.as_str(), &condition.field))
+            .map(|entry| (entry.path.as_str(), &entry.field))
     }
 
-    /// Returns the values allowed for a field, with its path.
-    pub fn values(&self) -> impl Iterator<Item = (&str, &[Box<str>])> {
-        self.conditions
+    /// Returns the conditions of the fields, with their paths.
+    pub fn conditions(&self) -> impl Iterator<Item = (&str, &Condition)> {
+        self.entries
             .iter()
-            .map(|condition| (condition.path.as_str(), condition.allowed.as_slice()))
+            .map(|entry| (entry.path.as_str(), &entry.condition))
     }
 
     /// Returns whether an event passes.
     pub fn matches(&self, event: &Event<'_>) -> bool {
-        self.conditions.iter().all(|condition| {
-            condition
-                .field
-                .value(event)
-                .is_some_and(|value| condition.allowed.iter().any(|allowed| **allowed == *value))
-        })
+        self.entries
+            .iter()
+            .all(|entry| entry.condition.holds(entry.field.raw(event).as_deref()))
     }
 }
 
 impl<'de> Deserialize<'de> for Filter {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let tree = BTreeMap::<String, Node>::deserialize(deserializer)?;
-        let mut conditions = Vec::new();
-        flatten(String::new(), tree, &mut conditions);
-        Self::new(conditions).map_err(de::Error::custom)
+        let fields =
+            condition::nested(deserializer.deserialize_map(TableVisitor)?).map_err(de::Error::custom)?;
+        Self::compile(
+            fields
+                .into_iter()
+                .map(|(path, condition)| (path.to_string(), condition)),
+        )
+        .map_err(de::Error::custom)
+    }
+}
+
+/// The keys of the outermost table are always paths.
+struct TableVisitor;
+
+impl<'de> de::Visitor<'de> for TableVisitor {
+    type Value = Vec<(String, Condition)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a table of fields and their conditions")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut table = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            table.push(entry);
+        }
+        Ok(table)
     }
 }
 
 impl Serialize for Filter {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(
-            self.conditions
-                .iter()
-                .map(|condition| (&condition.path, &condition.allowed)),
-        )
+        serializer.collect_map(self.conditions())
     }
 }
 
@@ -132,108 +159,9 @@ impl JsonSchema for Filter {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "object",
-            "description": "Values allowed for each field, by its path below `data`; an event passes when each field has one of its values.",
-            // Values, or the rest of a path.
-            "additionalProperties": { "anyOf": [
-                {
-                    "type": "array",
-                    "title": VALUES,
-                    "minItems": 1,
-                    "items": { "type": ["string", "number", "boolean"] },
-                },
-                generator.subschema_for::<Self>(),
-            ] },
+            "description": "A condition for each field, by its path below `data`; an event passes when all hold.",
+            "additionalProperties": generator.subschema_for::<Condition>(),
         })
-    }
-}
-
-/// The value of a key in the filter: allowed values, or the rest of the path.
-enum Node {
-    Values(Vec<String>),
-    Keys(BTreeMap<String, Node>),
-}
-
-fn flatten(prefix: String, tree: BTreeMap<String, Node>, conditions: &mut Vec<(String, Vec<String>)>) {
-    for (key, node) in tree {
-        let path = if prefix.is_empty() {
-            key
-        } else {
-            format!("{prefix}.{key}")
-        };
-        match node {
-            Node::Values(values) => conditions.push((path, values)),
-            // An error, as an empty list is.
-            Node::Keys(keys) if keys.is_empty() => conditions.push((path, Vec::new())),
-            Node::Keys(keys) => flatten(path, keys, conditions),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NodeVisitor)
-    }
-}
-
-struct NodeVisitor;
-
-impl<'de> de::Visitor<'de> for NodeVisitor {
-    type Value = Node;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(VALUES)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Node, A::Error> {
-        let mut values = Vec::new();
-        while let Some(Scalar(value)) = sequence.next_element()? {
-            values.push(value);
-        }
-        Ok(Node::Values(values))
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Node, A::Error> {
-        BTreeMap::deserialize(MapAccessDeserializer::new(map)).map(Node::Keys)
-    }
-}
-
-/// A scalar as text.
-struct Scalar(String);
-
-impl<'de> Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ScalarVisitor)
-    }
-}
-
-struct ScalarVisitor;
-
-impl<'de> de::Visitor<'de> for ScalarVisitor {
-    type Value = Scalar;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text, a number, true or false")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Scalar, E> {
-        Ok(Scalar(text.to_owned()))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Scalar, E> {
-        Ok(Scalar(value.to_string()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Scalar, E> {
-        Ok(Scalar(value.to_string()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Scalar, E> {
-        Ok(Scalar(value.to_string()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Scalar, E> {
-        // `Debug` keeps the decimal point: `1.0` stays `1.0`.
-        Ok(Scalar(format!("{value:?}")))
     }
 }
 
@@ -262,8 +190,7 @@ mod tests {
 
     #[test]
     fn every_field_must_have_one_of_its_values() {
-        let frame =
-            r#"{"id":7,"data":{"result":"n\u0065w","space":{"id":1},"live":true,"score":1.0,"pid":null}}"#;
+        let frame = r#"{"id":7,"data":{"result":"n\u0065w","space":{"id":1},"live":true,"score":1.0,"pid":null,"groups":["x",{"name":"vip"}]}}"#;
         for (filter, expected) in [
             (r#"{}"#, true),
             (r#"{"result":["new","exact"]}"#, true),
@@ -278,6 +205,13 @@ mod tests {
             (r#"{"pid":["null"]}"#, false),
             (r#"{"space":["1"]}"#, false),
             (r#"{"no.such":[""]}"#, false),
+            (r#"{"result":"new","live":true,"id":7}"#, true),
+            (r#"{"result":{"prefix":"n","not":["nm"]}}"#, true),
+            (r#"{"score":{"at_least":1,"below":1.01}}"#, true),
+            (r#"{"pid":{"present":false},"space.id":{"present":true}}"#, true),
+            (r#"{"feed":{"prefix":"ma"},"id":{"below":7}}"#, false),
+            (r#"{"space":{"not":{"id":2}},"groups":{"any":["vip"]}}"#, true),
+            (r#"{"groups":{"any":"staff"}}"#, false),
         ] {
             assert_eq!(passes(filter, frame), expected, "{filter}");
         }
@@ -292,22 +226,27 @@ mod tests {
         );
         assert_eq!(
             error(r#"{"result":[]}"#),
-            "found no value for \"result\", expected a list with at least one, or no \"result\" at all"
+            "found an empty list, expected at least one value, or no condition on this field at line 1 column 12"
         );
-        assert!(error(r#"{"space":{}}"#).starts_with("found no value for \"space\""));
-        assert!(
-            error(r#"{"result":"new"}"#).contains("expected a list of values such as [\"new\", \"exact\"]")
-        );
+        assert!(error(r#"{"space":{}}"#).starts_with("found an empty table, expected a value, a list"));
         assert!(error(r#"{"result":[null]}"#).contains("expected a text, a number, true or false"));
+        assert!(error(r#"{"result":null}"#).contains("expected a value, a list of values"));
+        assert!(
+            error(r#"{"age":{"at_last":18,"below":65}}"#).starts_with(
+                "found \"at_last\" (did you mean \"at_least\"?) beside the operator \"below\", expected only operators (equals, "
+            )
+        );
     }
 
     #[test]
     fn filter_serialises_in_canonical_form() {
-        let filter: Filter =
-            serde_json::from_str(r#"{"a":{"b":[1]},"result":["new"],"live":[true]}"#).unwrap();
+        let filter: Filter = serde_json::from_str(
+            r#"{"a":{"b":[1]},"result":"new","live":{"at_least":5,"not":{"x":{"y":true}}}}"#,
+        )
+        .unwrap();
         assert_eq!(
             serde_json::to_string(&filter).unwrap(),
-            r#"{"result":["new"],"a.b":["1"],"live":["true"]}"#
+            r#"{"result":["new"],"a.b":["1"],"live":{"at_least":5,"not":{"x.y":["true"]}}}"#
         );
     }
 }

@@ -4,10 +4,12 @@
 //! positions of the values. The text itself is passed on unchanged. Up to [`MAX_DEPTH`] the scanner accepts
 //! exactly the texts that `serde_json` accepts as a raw value; a test compares them.
 
+mod at;
 pub(crate) mod scalar;
 
 use std::borrow::Cow;
 
+pub use self::at::{any_element, at, index};
 use self::scalar::SyntaxError;
 
 /// The maximum nesting depth. Common parsers have a similar limit, so that consumers can parse every accepted

@@ -7,8 +7,8 @@
 //! |---|---|---|---|
 //! | [`json`]: a scanner that builds no tree | [`record`]: the encoding of an event | [`delivery`]: the loop of every sink | [`event`]: an event, its sequence, its fields |
 //! | [`envelope`]: kind and fields of a frame | [`reader`]: a reader with a cursor | [`sink`]: the trait of a sink; [`connect`]: its connection steps | [`identity`]: the identity of an event |
-//! | [`filter`], [`redact`] | | [`template`], [`cloudevents`]: messages | [`ledger`]: the counts by outcome |
-//! | | [`epoch`]: the openings of a log | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`os_error`], [`clock`] |
+//! | [`filter`] of [`condition`]s, [`redact`] | | [`template`], [`cloudevents`]: messages | [`ledger`]: the counts by outcome |
+//! | | [`epoch`]: the openings of a log | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`os_error`], [`clock`], [`suggest`] |
 //!
 //! To write a sink, implement [`sink::Sink`] and pass it to [`delivery::deliver`] with a reader of the spool.
 //! For a sink of the `neurobridge` program, implement [`sink_type::SinkType`] for its configuration as well.
@@ -17,6 +17,7 @@ pub mod ack;
 pub mod address;
 pub mod clock;
 pub mod cloudevents;
+pub mod condition;
 pub mod connect;
 pub mod dead_letter;
 pub mod delivery;
@@ -40,6 +41,7 @@ pub mod secret;
 pub mod sink;
 pub mod sink_type;
 pub mod strip;
+pub mod suggest;
 pub mod template;
 #[cfg(feature = "tls")]
 pub mod tls;

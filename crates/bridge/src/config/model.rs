@@ -121,7 +121,8 @@ impl Default for Config {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventConfig {
-    /// The filter: values allowed for each field, by its path below `data`. All events pass by default.
+    /// The filter: a value, a list of values or conditions for each field, by its path below `data`. All events pass by
+    /// default.
     pub filter: Filter,
     /// Fields whose values are replaced by null, by name, pattern (`*_image`) or path. None by default.
     pub redact: Vec<Pattern>,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use neurobridge_core::suggest::nearest;
 use serde_json::{Map, Value};
 
 use super::{document::KeyPath, shape::Shape};
@@ -31,7 +32,7 @@ impl ConfigError {
 
     /// Adds the nearest of the valid words as a suggestion.
     fn with_suggestion(self, found: &str, candidates: &[&str]) -> Self {
-        let hint = suggest(found, candidates).map(|meant| format!("did you mean \"{meant}\"?"));
+        let hint = nearest(found, candidates).map(|meant| format!("did you mean \"{meant}\"?"));
         Self { hint, ..self }
     }
 }
@@ -89,7 +90,7 @@ fn validate_table(
     let tag = table
         .get("type")
         .and_then(Value::as_str)
-        .and_then(|tag| suggest(tag, &tags));
+        .and_then(|tag| nearest(tag, &tags));
     // With a wrong type, the keys of any type are valid.
     let is_unclear = tag.is_none() && !tags.is_empty() && table.contains_key("type");
     let shape = Some(all_types.of_type(tag)).filter(|shape| !is_unclear && !shape.is_empty());
@@ -151,7 +152,7 @@ fn unknown_key(at: &KeyPath, key: &str, all_types: &Shape<'_>, shape: &Shape<'_>
         format!("unknown key, expected one of {}", list(&known)),
     );
     ConfigError {
-        meant: suggest(key, &known).map(str::to_owned),
+        meant: nearest(key, &known).map(str::to_owned),
         ..error.with_suggestion(key, &known)
     }
 }
@@ -246,22 +247,6 @@ fn expected(at: &KeyPath, shape: &Shape<'_>, words: &[&str]) -> String {
         }
         _ => kind,
     }
-}
-
-/// Returns the candidate that is most similar to a mistyped word, if any is similar enough.
-pub(super) fn suggest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
-    let word = word.to_ascii_lowercase().replace('-', "_");
-    // With a third of the characters different, it is another word.
-    let limit = (word.chars().count() / 3).max(1);
-    candidates
-        .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&word, candidate), *candidate))
-        .filter(|(distance, candidate)| {
-            *distance <= limit
-                || (word.len() > 3 && (candidate.starts_with(&word) || word.starts_with(candidate)))
-        })
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
 }
 
 /// Formats words as a list: `"a", "b"`.

@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use neurobridge_core::{
+    condition::OPERATORS,
     event::{ENTRY_FIELDS, NESTED_FIELDS},
     filter::Filter,
     redact::{Pattern, Pseudonymise, Redaction},
+    suggest::did_you_mean,
     units::ByteSize,
 };
 use neurobridge_listener::SourceConfig;
@@ -17,7 +19,6 @@ use super::{
     model::{Config, HttpConfig},
     report::Origin,
     sink::SinkEntry,
-    validate::suggest,
 };
 use crate::data_dir;
 
@@ -189,11 +190,11 @@ fn of_filter(key: &str, filter: &Filter) -> Vec<(String, String)> {
     let results = EntryResult::ALL.map(EntryResult::as_str);
     let is_known = |value: &str| results.contains(&value);
     let values = filter
-        .values()
+        .conditions()
         .filter(|(path, _)| *path == "result")
-        .flat_map(|(_, values)| values);
+        .flat_map(|(_, condition)| condition.values());
     let values = values.filter(|value| !is_known(value)).map(|value| {
-        let meant = meant(value, &results);
+        let meant = did_you_mean(value, &results);
         let message = format!("unknown result \"{value}\"{meant}: the platform is not known to send it");
         (format!("{key}.result"), message)
     });
@@ -219,11 +220,15 @@ fn of_patterns(key: &str, redact: &[Pattern], pseudonymise: Option<&Pseudonymise
 
 fn unknown(field: &str, effect: &str) -> String {
     let known = [&ENTRY_FIELDS[..], &NESTED_FIELDS].concat();
-    format!("unknown field \"{field}\"{}: {effect}", meant(field, &known))
-}
-
-fn meant(word: &str, known: &[&str]) -> String {
-    suggest(word, known).map_or_else(String::new, |meant| format!(" (did you mean \"{meant}\"?)"))
+    let meant = match field.split_once('.') {
+        // A mistyped operator is read as the rest of a path.
+        Some((first, rest)) if ENTRY_FIELDS.contains(&first) && !NESTED_FIELDS.contains(&field) => {
+            Some(did_you_mean(rest, &OPERATORS)).filter(|meant| !meant.is_empty())
+        }
+        _ => None,
+    };
+    let meant = meant.unwrap_or_else(|| did_you_mean(field, &known));
+    format!("unknown field \"{field}\"{meant}: {effect}")
 }
 
 /// Returns whether a picture would reach the spool. Applies the redaction to a sample, without pseudonyms, which pictures

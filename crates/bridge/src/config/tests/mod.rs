@@ -227,7 +227,7 @@ fn mistyped_fields_are_warned_about() {
     fs::write(&key, "0123456789abcdef").unwrap();
     let loaded = load(&format!(
         "{SOURCE}[event]\nfilter = {{ result = [\"nwe\", \"new\"] }}\nredact = [\"faceimage\", \"*_image\"]\n\
-         [sinks.a]\ntype = \"file\"\nredact = [\"space.nam\"]\nfilter = {{ \"space.idd\" = [1] }}\n\
+         [sinks.a]\ntype = \"file\"\nredact = [\"space.nam\"]\nfilter = {{ \"space.idd\" = [1], age = {{ at_last = 18 }}, groups = {{ any = \"vip\" }} }}\n\
          pseudonymise = {{ fields = [\"pidd\", \"pid\"], key_file = {key:?} }}\n"
     ));
     let warnings = loaded.unwrap().warnings();
@@ -240,6 +240,7 @@ fn mistyped_fields_are_warned_about() {
     insta::assert_snapshot!(lines.join("\n"), @r#"
     event.filter.result: unknown result "nwe" (did you mean "new"?): the platform is not known to send it
     event.redact: unknown field "faceimage" (did you mean "face_image"?): it redacts no known field
+    sinks.a.filter.age.at_last: unknown field "age.at_last" (did you mean "at_least"?): events without it do not pass
     sinks.a.filter.space.idd: unknown field "space.idd" (did you mean "space.id"?): events without it do not pass
     sinks.a.redact: unknown field "space.nam" (did you mean "space.name"?): it redacts no known field
     sinks.a.pseudonymise.fields: unknown field "pidd" (did you mean "pid"?): it pseudonymises no known field
@@ -318,7 +319,7 @@ fn invalid_values_are_all_reported() {
     insta::assert_snapshot!(report(load_with(
         "drain_timeout = 8\ndata_dir = true\n[sources.main]\ntoken = [\"hunter2\"]\nurl = 7\nping_interval = \"5 fortnights\"\n\
          exit_on_refused_token = \"yes\"\n[sources.other]\ntoken = \"hunter3\"\ntoken_file = \"x\"\nurl = \"https://u:hunter4@h\"\n\
-         [spool]\nwhen_full = \"explode\"\nmax_size = 5\n[event]\nfilter = { result = \"new\" }\nredact = [\"a\", 7]\n\
+         [spool]\nwhen_full = \"explode\"\nmax_size = 5\n[event]\nfilter = { age = { at_last = 18, below = 65 } }\nredact = [\"a\", 7]\n\
          [sinks.a]\ntype = \"file\"\nformat = \"xml\"\nrequired = 1\nmax_size = \"1 KiB\"\n[http]\nlisten = \"localhost\"\n\
          [log]\nformat = \"yaml\"\nlevel = \"a=loud\"\n",
         &[

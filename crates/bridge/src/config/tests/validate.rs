@@ -67,12 +67,3 @@ fn fraction_and_date_are_no_whole_numbers() {
         );
     }
 }
-
-#[test]
-fn only_similar_words_are_suggested() {
-    let keys = ["token", "token_file", "url", "ping_interval"];
-    assert_eq!(suggest("tokn", &keys), Some("token"));
-    assert_eq!(suggest("ping-interval", &keys), Some("ping_interval"));
-    assert_eq!(suggest("ulr", &keys), Some("url"));
-    assert_eq!(suggest("password", &keys), None);
-}
