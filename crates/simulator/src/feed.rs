@@ -63,9 +63,17 @@ enum Pace {
 
 #[derive(Debug)]
 struct Reader {
-    next: u64,
+    /// The ids that the connection sent; those before its first one count as sent.
+    sent: SentIds,
     /// Whether other connections wait for this one when there is no rate.
     sets_pace: bool,
+}
+
+impl Reader {
+    /// Returns the first id that was not sent.
+    fn next(&self) -> u64 {
+        self.sent.first_missing()
+    }
 }
 
 impl Feed {
@@ -145,6 +153,15 @@ impl Feed {
         self.with(|state| state.produced(now))
     }
 
+    /// Returns the time at which an entry was released; `now` if no clock releases it, or if it did before the last change
+    /// of the rate.
+    pub(crate) fn released_at(&self, id: u64, now: Instant) -> Instant {
+        self.with(|state| match state.pace {
+            Pace::Fixed { before, .. } if id > before => state.due(id).map_or(now, |due| due.min(now)),
+            _ => now,
+        })
+    }
+
     /// Changes the rate, effective immediately.
     pub(crate) fn set_rate(&self, rate: Option<f64>, now: Instant) {
         self.with(|state| state.set_rate(rate, now));
@@ -205,10 +222,12 @@ impl State {
             }
             produced + 1
         };
+        let mut sent = SentIds::default();
+        sent.discard_below(next - 1);
         self.readers.insert(
             connection,
             Reader {
-                next,
+                sent,
                 sets_pace: true,
             },
         );
@@ -234,7 +253,7 @@ impl State {
         if self.holds() {
             return;
         }
-        let floor = match self.readers.values().map(|reader| reader.next).min() {
+        let floor = match self.readers.values().map(Reader::next).min() {
             Some(next) => next - 1,
             None => self.produced(now),
         };
@@ -251,7 +270,7 @@ impl State {
                     .readers
                     .values()
                     .filter(|reader| reader.sets_pace)
-                    .map(|reader| reader.next)
+                    .map(Reader::next)
                     .min();
                 let last = slowest
                     .map_or(u64::MAX, |slowest| slowest.saturating_add(MAX_LEAD))
@@ -275,10 +294,10 @@ impl State {
     fn mark_sent(&mut self, connection: u64, ids: RangeInclusive<u64>) -> (Vec<RangeInclusive<u64>>, bool) {
         let fresh = self.sent.insert(ids.clone());
         if let Some(reader) = self.readers.get_mut(&connection) {
-            reader.next = reader.next.max(ids.end() + 1);
+            reader.sent.insert(ids.clone());
         }
         if !self.holds() {
-            let floor = self.readers.values().map(|reader| reader.next - 1).min();
+            let floor = self.readers.values().map(|reader| reader.next() - 1).min();
             self.sent.discard_below(floor.unwrap_or(0));
         }
         (fresh, self.readers.len() > 1 || *ids.end() >= self.count)
@@ -342,7 +361,7 @@ impl State {
         if self
             .readers
             .values()
-            .any(|reader| reader.sets_pace && reader.next <= self.count)
+            .any(|reader| reader.sets_pace && reader.next() <= self.count)
         {
             return Done::Wait;
         }
@@ -424,6 +443,15 @@ mod tests {
         assert_eq!(feed.join(2, now + SECOND), 11);
         assert_eq!(feed.mark_sent(2, 11..=15), [11..=15]);
         assert_eq!(feed.mark_sent(1, 1..=12), [1..=10]);
+    }
+
+    #[test]
+    fn entry_sent_after_a_later_one_is_fresh() {
+        let (feed, now) = (Feed::new(Some(10.0), false, None), Instant::now());
+        feed.join(1, now);
+        assert_eq!(feed.mark_sent(1, 2..=2), [2..=2]);
+        assert_eq!(feed.mark_sent(1, 1..=1), [1..=1]);
+        assert_eq!(feed.mark_sent(1, 1..=2), []);
     }
 
     #[test]

@@ -63,6 +63,19 @@ impl Handle {
         self.platform.journal.newest()
     }
 
+    /// Returns the id of the newest recognised entry, or 0.
+    #[must_use]
+    pub fn newest_id(&self) -> u64 {
+        let newest = self.platform.feed.produced(Instant::now());
+        self.platform.entries.options().id_at(newest)
+    }
+
+    /// Returns the number of valid tokens that the platform knows.
+    #[must_use]
+    pub fn active_tokens(&self) -> usize {
+        self.platform.iam.active(Instant::now())
+    }
+
     /// Ends every connection without a close frame. Bytes that were written before still arrive.
     pub fn cut_all(&self) {
         self.platform.cut.send_replace(());

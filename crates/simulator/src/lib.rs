@@ -40,6 +40,20 @@
 //!   several connections, each receives the same sequence, and the slowest sets the pace: no other connection is more
 //!   than about a thousand entries ahead. Connections that a rule has made silent or slow do not set the pace.
 //!
+//! All connections receive the same events. With [`SpreadOptions`] each connection has its own delay, and its own order
+//! within blocks.
+//!
+//! # Recognised entries
+//! The platform recognises an entry whether a client is connected or not; with a rate, from the first authenticated
+//! client on. What was recognised is listed by `GET /v1/entries/`, as far as [`RestOptions`] retains it, and recorded by
+//! [`Options::recognised`], one line for each entry: `{"id":1,"at":"2026-03-01T08:00:00.000000Z"}`, by a clock without
+//! [deviation](EntryOptions::clock_offset).
+//!
+//! # Tokens
+//! `POST /v1/tokens/` and `POST /v1/spaces/{id}/tokens` create a token, `DELETE /v1/tokens/{id}` deletes it, and
+//! `GET /v1/whoami` returns its account and space. [`TokenOptions`] has the life of temporary tokens and the consequences
+//! of their end.
+//!
 //! # The record
 //! [`Options::record`] receives one line for each event frame, with exactly the bytes that were sent. An entry is
 //! recorded once, when a socket accepts the last byte of its frame for the first time, however many connections receive
@@ -54,22 +68,25 @@ mod faults;
 mod feed;
 mod handle;
 mod http;
+mod iam;
 mod journal;
 mod options;
 mod platform;
 mod random;
+mod recognised;
 mod rest;
 mod server;
 mod tls;
 mod wire;
 
 pub use self::{
-    entries::{Entries, Entry, EntryResult, MIN_FRAME_BYTES},
-    faults::{Every, FaultRule, GRAMMAR, ParseFaultError, Reaction},
+    entries::{Entries, Entry, EntryOptions, EntryResult, MIN_FRAME_BYTES},
+    faults::{Every, FaultRule, GRAMMAR, ParseFaultError, Reaction, RestFault},
     handle::Handle,
-    options::{MAX_FRAME_BYTES, Options, OptionsError, TlsFiles},
+    iam::{MAX_PERMANENT_TOKENS, TokenEnd, TokenOptions},
+    options::{MAX_FRAME_BYTES, Options, OptionsError, SpreadOptions, TlsFiles},
     platform::Counters,
-    rest::{MAX_PAGE, REST_WINDOW},
+    rest::{RestOptions, RestOrder, RestShape},
     server::{BindError, RunError, Simulator},
     tls::TlsError,
 };

@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU64,
     path::PathBuf,
     time::Duration,
 };
@@ -10,7 +11,12 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use thiserror::Error;
 
-use crate::{entries::MIN_FRAME_BYTES, faults::FaultRule};
+use crate::{
+    entries::{EntryOptions, MIN_FRAME_BYTES},
+    faults::FaultRule,
+    iam::TokenOptions,
+    rest::RestOptions,
+};
 
 /// The largest configurable frame size in bytes. Each connection holds one frame in memory.
 pub const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
@@ -22,6 +28,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// The accepted tokens. An empty list, the default, accepts every token. All tokens receive the same events.
     pub tokens: Vec<SecretString>,
+    /// How tokens end, and how many connections each may have.
+    pub token_options: TokenOptions,
     /// Events per second. `None`, the default, sends as fast as clients read; 0 sends nothing until
     /// [`Handle::set_rate`].
     ///
@@ -44,16 +52,36 @@ pub struct Options {
     /// no, because the platform has no replay. Without a rate this option has no effect, since entries are created only
     /// for readers.
     pub hold: bool,
+    /// Irregularities of the entries.
+    pub entries: EntryOptions,
+    /// What the REST interface lists, and how.
+    pub rest: RestOptions,
+    /// Differences between connections.
+    pub spread: SpreadOptions,
     /// The fault rules. Default: none.
     pub faults: Vec<FaultRule>,
     /// A file that records the frames that were sent; an existing file is truncated. Default: none.
     pub record: Option<PathBuf>,
+    /// A file that records each entry that was recognised, with the time, whether a client was connected or not; an
+    /// existing file is truncated. Default: none.
+    pub recognised: Option<PathBuf>,
     /// The number of recent frames that [`Handle::frames`] returns. Default: 0.
     ///
     /// [`Handle::frames`]: crate::Handle::frames
     pub keep_frames: usize,
     /// The TLS files; `None`, the default, serves plain TCP.
     pub tls: Option<TlsFiles>,
+}
+
+/// Differences between connections, which all receive the same events. Each connection's delay and order depend on the
+/// seed and on its number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpreadOptions {
+    /// With a rate: the largest delay of a connection's events; each connection has its own. Default: none.
+    pub delay: Duration,
+    /// The size of the blocks within which each connection has its own order. A block waits until its last event is
+    /// due. Default: every connection sends in the order of the sequence.
+    pub shuffle: Option<NonZeroU64>,
 }
 
 /// The certificate and key files for TLS.
@@ -70,6 +98,7 @@ impl Default for Options {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tokens: Vec::new(),
+            token_options: TokenOptions::default(),
             rate: None,
             count: None,
             size: None,
@@ -77,8 +106,12 @@ impl Default for Options {
             start: None,
             step: None,
             hold: false,
+            entries: EntryOptions::default(),
+            rest: RestOptions::default(),
+            spread: SpreadOptions::default(),
             faults: Vec::new(),
             record: None,
+            recognised: None,
             keep_frames: 0,
             tls: None,
         }

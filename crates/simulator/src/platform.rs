@@ -5,19 +5,30 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{entries::Entries, faults::Plan, feed::Feed, journal::Journal};
+use crate::{
+    entries::Entries,
+    faults::Plan,
+    feed::Feed,
+    iam::Iam,
+    journal::Journal,
+    options::{Options, SpreadOptions},
+    recognised::Recognised,
+    rest::RestOptions,
+};
 
 /// The simulated platform.
 #[derive(Debug)]
 pub(crate) struct Platform {
-    pub(crate) tokens: Vec<SecretString>,
+    pub(crate) iam: Iam,
+    pub(crate) rest: RestOptions,
+    pub(crate) spread: SpreadOptions,
     pub(crate) entries: Entries,
     pub(crate) feed: Feed,
     pub(crate) plan: Plan,
     pub(crate) journal: Journal,
+    pub(crate) recognised: Recognised,
     pub(crate) tally: Tally,
     /// Notifies every connection when all connections are to be cut.
     pub(crate) cut: watch::Sender<()>,
@@ -59,7 +70,7 @@ pub struct Counters {
     pub pings: u64,
     /// Applications of fault rules.
     pub faults: u64,
-    /// REST requests answered.
+    /// REST requests received, those about tokens included.
     pub requests: u64,
 }
 
@@ -70,18 +81,39 @@ pub(crate) enum Count {
     Refused,
     Ping,
     Fault,
-    Request,
 }
 
 impl Platform {
-    /// Returns whether a token is accepted.
-    pub(crate) fn accepts(&self, token: &str) -> bool {
-        self.tokens.is_empty() || self.tokens.iter().any(|right| right.expose_secret() == token)
+    /// Creates the state of a platform with valid options.
+    pub(crate) fn new(options: Options, journal: Journal, recognised: Recognised) -> Self {
+        let step = options.created_step();
+        let clock_offset = options.entries.clock_offset;
+        Self {
+            entries: Entries::new(options.seed, options.start, step, options.size)
+                .with_options(options.entries),
+            feed: Feed::new(options.rate, options.hold, options.count),
+            plan: Plan::new(options.faults, Instant::now()),
+            iam: Iam::new(options.tokens, options.token_options, clock_offset),
+            rest: options.rest,
+            spread: options.spread,
+            journal,
+            recognised,
+            tally: Tally::default(),
+            cut: watch::Sender::new(()),
+            activity: watch::Sender::new(()),
+        }
     }
 
     /// Counts a request for a WebSocket connection and returns its number, starting from 1.
     pub(crate) fn next_connection(&self) -> u64 {
         let number = self.tally.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        self.activity.send_replace(());
+        number
+    }
+
+    /// Counts a REST request and returns its number, starting from 1.
+    pub(crate) fn next_request(&self) -> u64 {
+        let number = self.tally.requests.fetch_add(1, Ordering::Relaxed) + 1;
         self.activity.send_replace(());
         number
     }
@@ -92,7 +124,6 @@ impl Platform {
             Count::Refused => &self.tally.refused,
             Count::Ping => &self.tally.pings,
             Count::Fault => &self.tally.faults,
-            Count::Request => &self.tally.requests,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         self.activity.send_replace(());
@@ -132,23 +163,33 @@ impl Platform {
 pub(crate) struct Membership<'a> {
     platform: &'a Platform,
     connection: u64,
+    token: String,
 }
 
 impl<'a> Membership<'a> {
     /// Joins the feed and returns the first id for this connection.
-    pub(crate) fn join(platform: &'a Platform, connection: u64) -> (Self, u64) {
+    pub(crate) fn join(platform: &'a Platform, connection: u64, token: String) -> (Self, u64) {
         // The sequence starts together with the clock that releases entries, so that no entry is sent before its
         // creation time.
         platform.entries.begin();
         let first = platform.feed.join(connection, Instant::now());
         platform.tally.open.fetch_add(1, Ordering::Relaxed);
         platform.count(Count::Authorised);
-        (Self { platform, connection }, first)
+        platform.iam.join(&token, connection);
+        (
+            Self {
+                platform,
+                connection,
+                token,
+            },
+            first,
+        )
     }
 }
 
 impl Drop for Membership<'_> {
     fn drop(&mut self) {
+        self.platform.iam.leave(&self.token, self.connection);
         self.platform.feed.leave(self.connection, Instant::now());
         self.platform.tally.open.fetch_sub(1, Ordering::Relaxed);
         self.platform.activity.send_replace(());

@@ -1,49 +1,66 @@
-//! The REST interface: recent entries and the statistics of a person.
+//! The REST interface: recent entries, the statistics of a person, and tokens.
 //!
-//! Entries are regenerated from the seed, so nothing is stored. The window is limited nevertheless, because a real
+//! Entries are regenerated from the seed, so nothing is stored. What is listed is limited nevertheless, because a real
 //! platform does not search an unlimited range in one request either.
 //!
-//! *Assumed*, since no public client shows it: the newest entry comes first; a page has at most 100 entries;
-//! `date_from`, `date_to` and `id_from` are inclusive; `id_from` is a lower bound; the fields of a person's statistics;
-//! the words in `error_codes`.
+//! *Assumed*, since no public client shows it: a list is ordered by id; `date_from`, `date_to` and `id_from` are
+//! inclusive; `id_from` is a lower bound; the fields of a person's statistics.
 
+mod list;
+mod options;
 mod query;
 
 use jiff::Timestamp;
-use tokio_tungstenite::tungstenite::handshake::server::Request;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::{handshake::server::Request, http::Method};
 
-use self::query::Query;
+pub use self::options::{RestOptions, RestOrder, RestShape};
+use self::{list::Archive, query::Query};
 use crate::{
-    entries::{Entries, Entry, EntryResult},
-    http::Response,
+    entries::{Entry, EntryResult},
+    faults::RestFault,
+    http::{ErrorCode, Response},
+    platform::Platform,
 };
 
-/// The number of recent entries that the REST interface returns.
-pub const REST_WINDOW: u64 = 100_000;
-
-/// The largest page. *Assumed*: that the platform has such a limit.
-pub const MAX_PAGE: usize = 100;
-
-/// The largest response body. A page with large inline pictures is cut short at this size to limit memory.
-const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
-
-/// Answers an authenticated request.
-pub(crate) fn respond(request: &Request, entries: &Entries, produced: u64) -> Response {
+/// Answers a request; `fault` changes the list of entries.
+pub(crate) fn respond(
+    request: &Request,
+    body: &[u8],
+    platform: &Platform,
+    fault: Option<&RestFault>,
+) -> Response {
+    let now = Instant::now();
+    let Some(access) = token(request).and_then(|token| platform.iam.access(token, now)) else {
+        return Response::error(401, "missing or invalid token", ErrorCode::Unauthorised, None);
+    };
     let path = request.uri().path().trim_end_matches('/');
+    if let Some(response) = platform.iam.respond(request.method(), path, body, &access, now) {
+        return response;
+    }
+    if request.method() != Method::GET {
+        return not_found("no such path, or not with this method");
+    }
+    let archive = Archive {
+        entries: &platform.entries,
+        options: &platform.rest,
+        newest: platform.feed.produced(now),
+        now: Timestamp::now(),
+    };
     if path == "/v1/entries" {
         return match Query::parse(request.uri().query().unwrap_or_default()) {
-            Ok(query) => list(&query, entries, produced),
-            Err(error) => Response::error(400, &error.to_string(), "invalid", &[error.field()]),
+            Ok(query) => Response::new(200, archive.list(query, fault)),
+            Err(error) => Response::error(400, &error.to_string(), ErrorCode::Invalid, Some(error.field())),
         };
     }
     match path.strip_prefix("/v1/entries/stats/pid/") {
-        Some(pid) if !pid.is_empty() && !pid.contains('/') => statistics(pid, entries, produced),
-        _ => not_found("no such path"),
+        Some(pid) if !pid.is_empty() && !pid.contains('/') => statistics(pid, archive),
+        _ => not_found("no such path, or not with this method"),
     }
 }
 
 /// Returns the token of an `Authorization: Token …` header.
-pub(crate) fn token(request: &Request) -> Option<&str> {
+fn token(request: &Request) -> Option<&str> {
     request
         .headers()
         .get("authorization")?
@@ -53,45 +70,16 @@ pub(crate) fn token(request: &Request) -> Option<&str> {
         .map(str::trim)
 }
 
-/// Answers a request with a missing or wrong token.
-pub(crate) fn unauthorised() -> Response {
-    Response::error(401, "missing or invalid token", "authentication_failed", &[])
+pub(crate) fn not_found(message: &str) -> Response {
+    Response::error(404, message, ErrorCode::NotFound, None)
 }
 
-fn not_found(message: &str) -> Response {
-    Response::error(404, message, "not_found", &[])
-}
-
-fn newest_first(entries: &Entries, produced: u64) -> impl Iterator<Item = Entry> + '_ {
-    let oldest = produced.saturating_sub(REST_WINDOW) + 1;
-    (oldest..=produced).rev().map(|id| entries.describe(id))
-}
-
-fn list(query: &Query, entries: &Entries, produced: u64) -> Response {
-    let matching = newest_first(entries, produced)
-        .filter(|entry| query.matches(entry, entries))
-        .skip(query.offset)
-        .take(query.limit.min(MAX_PAGE));
-    let mut body = br#"{"results":["#.to_vec();
-    for (index, entry) in matching.enumerate() {
-        if body.len() + entries.frame_bytes_hint() > MAX_BODY_BYTES && index > 0 {
-            break;
-        }
-        if index > 0 {
-            body.push(b',');
-        }
-        entries.write_entry(&entry, &mut body);
-    }
-    body.extend_from_slice(b"]}");
-    Response::new(200, body)
-}
-
-fn statistics(pid: &str, entries: &Entries, produced: u64) -> Response {
+fn statistics(pid: &str, archive: Archive<'_>) -> Response {
     let mut person = None;
     let mut newest_to_oldest = Vec::new();
-    for entry in newest_first(entries, produced) {
+    for entry in archive.newest_first() {
         let Some(found) = entry.person else { continue };
-        if person.is_none() && entries.pid(found).to_string() == pid {
+        if person.is_none() && archive.entries.pid(found).to_string() == pid {
             person = Some(found);
         }
         if person == Some(found) {
@@ -118,7 +106,7 @@ fn statistics(pid: &str, entries: &Entries, produced: u64) -> Response {
         "last_entry": time(newest),
         "results": results,
     });
-    Response::new(200, body.to_string().into_bytes())
+    Response::json(200, &body)
 }
 
 fn time(entry: &Entry) -> Option<String> {

@@ -7,7 +7,6 @@ use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
     select,
-    sync::watch,
     task::{JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
 };
@@ -17,13 +16,11 @@ use tracing::{debug, warn};
 
 use crate::{
     connection::{self, Socket},
-    entries::Entries,
-    faults::Plan,
-    feed::Feed,
     handle::Handle,
     journal::Journal,
     options::{Options, OptionsError},
-    platform::{Platform, Tally},
+    platform::Platform,
+    recognised::Recognised,
     tls::{self, TlsError},
 };
 
@@ -45,6 +42,7 @@ pub struct Simulator {
     listener: TcpListener,
     tls: Option<Arc<ServerConfig>>,
     record: Option<PathBuf>,
+    recognised: Option<PathBuf>,
     handle: Handle,
 }
 
@@ -112,16 +110,14 @@ impl Simulator {
                 source,
             }
         })?;
-        let platform = Platform {
-            entries: Entries::new(options.seed, options.start, options.created_step(), options.size),
-            feed: Feed::new(options.rate, options.hold, options.count),
-            plan: Plan::new(options.faults, Instant::now()),
-            tokens: options.tokens,
-            journal,
-            tally: Tally::default(),
-            cut: watch::Sender::new(()),
-            activity: watch::Sender::new(()),
-        };
+        let recognised =
+            Recognised::create(options.recognised.as_deref()).map_err(|source| BindError::Record {
+                path: options.recognised.clone().unwrap_or_default(),
+                source,
+            })?;
+        let record = options.record.clone();
+        let recognised_path = options.recognised.clone();
+        let platform = Platform::new(options, journal, recognised);
         let handle = Handle {
             platform: Arc::new(platform),
             local_addr,
@@ -129,7 +125,8 @@ impl Simulator {
         Ok(Self {
             listener,
             tls,
-            record: options.record,
+            record,
+            recognised: recognised_path,
             handle,
         })
     }
@@ -156,6 +153,7 @@ impl Simulator {
         let stop = stop.child_token();
         let mut connections = JoinSet::new();
         let result = self.accept(&mut connections, &stop).await;
+        let stopped = Instant::now();
         // Connections write to the record until they end, so the record is completed after them.
         stop.cancel();
         let deadline = Instant::now() + STOP_TIMEOUT;
@@ -163,7 +161,7 @@ impl Simulator {
             propagate_panic(joined);
         }
         connections.shutdown().await;
-        result.and(self.flush())
+        result.and_then(|()| self.flush(stopped))
     }
 
     async fn accept(&self, connections: &mut JoinSet<()>, stop: &CancellationToken) -> Result<(), RunError> {
@@ -174,7 +172,7 @@ impl Simulator {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 Some(joined) = connections.join_next() => propagate_panic(joined),
-                _ = flush.tick() => self.flush()?,
+                _ = flush.tick() => self.flush(Instant::now())?,
                 accepted = self.listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                     Ok((stream, peer)) => {
                         debug!(%peer, "connection accepted");
@@ -191,15 +189,20 @@ impl Simulator {
         }
     }
 
-    fn flush(&self) -> Result<(), RunError> {
-        self.handle
-            .platform
+    fn flush(&self, now: Instant) -> Result<(), RunError> {
+        let platform = &*self.handle.platform;
+        let failed = |path: &Option<PathBuf>, source| RunError::Record {
+            path: path.clone().unwrap_or_default(),
+            source,
+        };
+        platform
             .journal
             .flush()
-            .map_err(|source| RunError::Record {
-                path: self.record.clone().unwrap_or_default(),
-                source,
-            })
+            .map_err(|source| failed(&self.record, source))?;
+        platform
+            .recognised
+            .write(&platform.entries, &platform.feed, now)
+            .map_err(|source| failed(&self.recognised, source))
     }
 }
 

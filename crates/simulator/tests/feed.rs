@@ -7,11 +7,8 @@ mod support;
 use std::{path::Path, time::Duration};
 
 use neurobridge_simulator::{BindError, MIN_FRAME_BYTES, Options, OptionsError, Simulator, TlsFiles};
-use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use serde_json::json;
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use self::support::{AUTH, PING, assert_silent, id_of, start, start_with, within};
@@ -139,7 +136,7 @@ async fn rate_without_connections_loses_entries() {
 }
 
 async fn newest_id(simulator: &support::Running) -> u64 {
-    let (_, body) = get(simulator, "/v1/entries/?limit=1", Some("any")).await;
+    let body = simulator.get("/v1/entries/?limit=1").await.json();
     body["results"][0]["id"].as_u64().unwrap_or(0)
 }
 
@@ -282,51 +279,6 @@ async fn invalid_options_are_refused_at_start() {
         cause.to_string(),
         r#"cannot read a certificate from "/nowhere/cert""#
     );
-}
-
-#[tokio::test]
-async fn rest_is_served_on_the_same_port() {
-    let simulator = start(Options {
-        tokens: vec!["secret".into()],
-        count: Some(100),
-        ..Options::default()
-    })
-    .await;
-    let mut client = simulator.authorised().await;
-    let mut last = Value::Null;
-    for _ in 0..100 {
-        last = client.json().await;
-    }
-    let (status, body) = get(&simulator, "/v1/entries/?limit=3", Some("secret")).await;
-    assert_eq!(status, 200);
-    assert_eq!(body["results"][0], last["data"]);
-    assert_eq!(body["results"].as_array().unwrap().len(), 3);
-    assert_eq!(get(&simulator, "/v1/entries/", Some("wrong")).await.0, 401);
-    assert_eq!(get(&simulator, "/v1/entries/", None).await.0, 401);
-    assert_eq!(
-        get(&simulator, "/v1/entries/?limit=x", Some("secret")).await.0,
-        400
-    );
-    let pid = last["data"]["pid"].as_str().unwrap_or("none").to_owned();
-    let (status, _) = get(
-        &simulator,
-        &format!("/v1/entries/stats/pid/{pid}/"),
-        Some("secret"),
-    )
-    .await;
-    assert_eq!(status, if pid == "none" { 404 } else { 200 });
-}
-
-async fn get(simulator: &support::Running, path: &str, token: Option<&str>) -> (u16, Value) {
-    let mut stream = TcpStream::connect(simulator.handle.local_addr()).await.unwrap();
-    let token = token.map_or_else(String::new, |token| format!("Authorization: Token {token}\r\n"));
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    within(stream.read_to_string(&mut answer)).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap())
 }
 
 #[tokio::test]

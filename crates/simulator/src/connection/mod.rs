@@ -1,5 +1,6 @@
 //! One TCP connection: the HTTP request, then either a REST response or the WebSocket feed.
 
+mod order;
 mod outbox;
 mod session;
 mod socket;
@@ -7,7 +8,7 @@ mod stream;
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response, write_response};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -15,8 +16,8 @@ use tracing::debug;
 use self::session::Session;
 pub(crate) use self::socket::Socket;
 use crate::{
-    faults::{ConnectionFaults, Phase, Reaction},
-    http::{RequestError, Response, read_request},
+    faults::{ConnectionFaults, Phase, Reaction, RestFault},
+    http::{Delivery, ErrorCode, RequestError, Response, read_body, read_request},
     platform::{Count, Platform},
     rest,
 };
@@ -31,22 +32,14 @@ pub(crate) async fn serve(mut socket: Socket, platform: Arc<Platform>, stop: Can
     };
     let (request, behind) = match request {
         Ok(read) => read,
-        Err(error) => {
-            debug!(%error, "invalid request");
-            if matches!(error, RequestError::NotHttp | RequestError::TooLong) {
-                answer(
-                    socket,
-                    &Response::error(400, &error.to_string(), "bad_request", &[]),
-                )
-                .await;
-            }
-            return;
-        }
+        Err(error) => return refuse(socket, &error).await,
     };
     if !wants_upgrade(&request) {
-        let response = respond(&request, &platform);
-        platform.count(Count::Request);
-        return answer(socket, &response).await;
+        return tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = serve_rest(socket, &request, behind, &platform) => {}
+        };
     }
     let number = platform.next_connection();
     let mut faults = ConnectionFaults::new(number);
@@ -54,9 +47,9 @@ pub(crate) async fn serve(mut socket: Socket, platform: Arc<Platform>, stop: Can
         faults.early(&platform.plan, Phase::Upgrade, Instant::now())
     {
         platform.count(Count::Fault);
-        let mut response = Response::error(status, "upgrade refused by a fault rule", "fault", &[]);
+        let mut response = Response::error(status, "upgrade refused by a fault rule", ErrorCode::Fault, None);
         response.retry_after = retry_after;
-        return answer(socket, &response).await;
+        return answer(socket, &response, Delivery::Whole).await;
     }
     match upgrade(&request) {
         Ok(upgrade) => {
@@ -64,7 +57,7 @@ pub(crate) async fn serve(mut socket: Socket, platform: Arc<Platform>, stop: Can
                 .run(upgrade)
                 .await
         }
-        Err(response) => answer(socket, &response).await,
+        Err(response) => answer(socket, &response, Delivery::Whole).await,
     }
 }
 
@@ -81,28 +74,65 @@ fn upgrade(request: &Request) -> Result<Vec<u8>, Response> {
         return Err(Response::error(
             404,
             "the feed is at the path /",
-            "not_found",
-            &[],
+            ErrorCode::NotFound,
+            None,
         ));
     }
-    let bad = |error: &dyn std::error::Error| Response::error(400, &error.to_string(), "bad_request", &[]);
+    let bad =
+        |error: &dyn std::error::Error| Response::error(400, &error.to_string(), ErrorCode::Invalid, None);
     let response = create_response(request).map_err(|error| bad(&error))?;
     let mut bytes = Vec::new();
     write_response(&mut bytes, &response).map_err(|error| bad(&error))?;
     Ok(bytes)
 }
 
-fn respond(request: &Request, platform: &Platform) -> Response {
-    match rest::token(request) {
-        Some(token) if platform.accepts(token) => {
-            rest::respond(request, &platform.entries, platform.feed.produced(Instant::now()))
-        }
-        _ => rest::unauthorised(),
+async fn refuse(socket: Socket, error: &RequestError) {
+    debug!(%error, "invalid request");
+    if matches!(
+        error,
+        RequestError::NotHttp | RequestError::TooLong | RequestError::BodyLength
+    ) {
+        let response = Response::error(400, &error.to_string(), ErrorCode::Invalid, None);
+        answer(socket, &response, Delivery::Whole).await;
     }
 }
 
-async fn answer(mut socket: Socket, response: &Response) {
-    if let Err(error) = response.send(&mut socket).await {
+/// Answers a REST request, according to the token or to a fault rule.
+async fn serve_rest(mut socket: Socket, request: &Request, behind: Vec<u8>, platform: &Platform) {
+    let number = platform.next_request();
+    let body = match read_body(&mut socket, request, behind).await {
+        Ok(body) => body,
+        Err(error) => return refuse(socket, &error).await,
+    };
+    let fault = platform
+        .plan
+        .for_request(number, request.uri().path(), Instant::now());
+    if fault.is_some() {
+        platform.count(Count::Fault);
+    }
+    let mut delivery = Delivery::Whole;
+    let response = match fault {
+        Some(RestFault::Http { status, retry_after }) => Response {
+            retry_after,
+            ..Response::error(status, "refused by a fault rule", ErrorCode::Fault, None)
+        },
+        Some(RestFault::NoJson) => Response::new(200, b"<html><body>Please sign in</body></html>".to_vec()),
+        Some(RestFault::OtherShape) => Response::new(200, br#"{"data":{"items":[]},"total":0}"#.to_vec()),
+        fault => {
+            match &fault {
+                Some(RestFault::Slow { delay }) => sleep(*delay).await,
+                Some(RestFault::Drip { bytes_per_second }) => delivery = Delivery::Drip(*bytes_per_second),
+                Some(RestFault::Cut) => delivery = Delivery::Cut,
+                _ => {}
+            }
+            rest::respond(request, &body, platform, fault.as_ref())
+        }
+    };
+    answer(socket, &response, delivery).await;
+}
+
+async fn answer(mut socket: Socket, response: &Response, delivery: Delivery) {
+    if let Err(error) = response.send(&mut socket, delivery).await {
         debug!(%error, "cannot send the response");
     }
     socket::linger(&mut socket).await;

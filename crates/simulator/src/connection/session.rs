@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
+    order::Order,
     outbox::Outbox,
     socket::{Socket, discard, linger, reset},
     stream::FaultState,
@@ -29,8 +30,11 @@ const AUTH_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time that answers and a close frame may take to write when the client does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The close code after a refused token. *Assumed*: policy violation (RFC 6455, 7.4.1).
-const REFUSED: u16 = 1008;
+/// The close code after a refused or expired token. *Assumed*: policy violation (RFC 6455, 7.4.1).
+pub(super) const REFUSED: u16 = 1008;
+
+/// The close code of a connection whose token has a newer connection. *Assumed*.
+pub(super) const REPLACED: u16 = 4000;
 
 /// The way in which a session ends.
 #[derive(Debug, PartialEq)]
@@ -62,9 +66,15 @@ pub(super) struct Session<'a> {
     /// between two phases.
     pub(super) cut: watch::Receiver<()>,
     pub(super) fault_state: FaultState,
-    /// The next id of the sequence.
+    /// The delay and the order of this connection.
+    pub(super) order: Order,
+    /// The token of the authenticated client.
+    pub(super) token: String,
+    /// The time from which the token is not valid.
+    pub(super) expires: Option<Instant>,
+    /// The next position in the sequence.
     pub(super) next: u64,
-    /// The first id of this connection.
+    /// The first position of this connection.
     pub(super) first: u64,
     /// The number of entries that were appended to the outbox.
     pub(super) events: u64,
@@ -92,6 +102,9 @@ impl<'a> Session<'a> {
             stop,
             cut: platform.cut.subscribe(),
             fault_state: FaultState::default(),
+            order: Order::new(platform, number),
+            token: String::new(),
+            expires: None,
             next: 1,
             first: 1,
             events: 0,
@@ -108,7 +121,7 @@ impl<'a> Session<'a> {
         let end = match self.authorise().await {
             Err(end) => end,
             Ok(()) => {
-                let (joined, first) = Membership::join(platform, self.number);
+                let (joined, first) = Membership::join(platform, self.number, self.token.clone());
                 membership = Some(joined);
                 (self.next, self.first) = (first, first);
                 self.stream().await
@@ -165,6 +178,7 @@ impl<'a> Session<'a> {
                 .push_json(&json!({ "error": "authorization required: send AUTH with a token first" }));
             return Err(End::Close(REFUSED));
         };
+        let access = self.platform.iam.access(token, Instant::now());
         let fault = self
             .faults
             .early(&self.platform.plan, Phase::Authorisation, Instant::now());
@@ -179,11 +193,15 @@ impl<'a> Session<'a> {
             }
             Some(Reaction::RefuseToken { message }) => json!({ "error": message }),
             Some(Reaction::WrongAuth { value }) => json!({ "auth": value }),
-            _ if !self.platform.accepts(token) => json!({ "error": "invalid token" }),
-            _ => {
-                self.answers.push_json(&ok);
-                return Ok(());
-            }
+            _ => match access {
+                None => json!({ "error": "invalid token" }),
+                Some(access) => {
+                    self.token = token.to_owned();
+                    self.expires = access.expires;
+                    self.answers.push_json(&ok);
+                    return Ok(());
+                }
+            },
         };
         self.platform.count(Count::Refused);
         self.answers.push_json(&refusal);
@@ -263,6 +281,7 @@ fn reason(code: u16) -> &'static str {
     match code {
         1001 => "going away",
         REFUSED => "not authorised",
+        REPLACED => "replaced by a newer connection",
         _ => "",
     }
 }

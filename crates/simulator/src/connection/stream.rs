@@ -11,12 +11,13 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    session::{End, Session, read_message},
+    session::{End, REFUSED, REPLACED, Session, read_message},
     socket::Socket,
 };
 use crate::{
     faults::{Due, Reaction},
     feed::Allowance,
+    iam::{Dismissal, TokenEnd},
     platform::Count,
     wire::{Message, Opcode, ReadError},
 };
@@ -63,6 +64,9 @@ impl Session<'_> {
     pub(super) async fn stream(&mut self) -> End {
         let stop = self.stop.clone();
         let mut changes = self.platform.feed.changes();
+        let mut tokens = self.platform.iam.changes();
+        // The token may have ended before the subscription.
+        tokens.mark_changed();
         // Bytes that the socket accepted may remain in the TLS layer until it is flushed.
         let mut flushed = true;
         loop {
@@ -83,12 +87,17 @@ impl Session<'_> {
                 drip_wait = Some(drip.next).filter(|next| *next > Instant::now());
                 piece = drip.bytes;
             }
-            let timer = wake.or(drip_wait);
+            let timer = wake.or(drip_wait).into_iter().chain(self.expires).min();
             let may_read = self.answers.rest().len() < MAX_ANSWER_BYTES;
             select! {
                 biased;
                 () = stop.cancelled() => return End::Close(1001),
                 _ = self.cut.changed() => return End::Cut,
+                _ = tokens.changed() => {
+                    if let Some(end) = self.check_token(Instant::now()) {
+                        return end;
+                    }
+                }
                 message = read_message(&mut self.reader, &mut self.decoder), if may_read => {
                     if let Some(end) = self.receive(message) {
                         return end;
@@ -107,8 +116,31 @@ impl Session<'_> {
                         Err(_) => return End::Gone,
                     }
                 }
-                () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {}
+                () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
+                    let now = Instant::now();
+                    if self.expires.is_some_and(|expires| expires <= now) {
+                        self.expires = None;
+                        if let Some(end) = self.check_token(now) {
+                            return end;
+                        }
+                    }
+                }
                 _ = changes.changed(), if idle => {}
+            }
+        }
+    }
+
+    /// Ends the connection, or its events, when its token has ended or has a newer connection.
+    fn check_token(&mut self, now: Instant) -> Option<End> {
+        match self.platform.iam.dismissal(&self.token, self.number, now)? {
+            Dismissal::Replaced => Some(End::Close(REPLACED)),
+            Dismissal::Expired if self.platform.iam.options.end == TokenEnd::Close => {
+                Some(End::Close(REFUSED))
+            }
+            Dismissal::Expired => {
+                self.fault_state.silent = true;
+                self.platform.feed.leave(self.number, now);
+                None
             }
         }
     }
@@ -169,12 +201,19 @@ impl Session<'_> {
                 self.platform.count(Count::Fault);
                 self.react(reaction, now)
             }
-            Due::Later { events, at } => match self.platform.feed.allowance(self.next, now) {
+            Due::Later { events, at } => match self.allowance(self.block_end(), now) {
                 Allowance::UpTo(last) => {
                     let last = last.min(self.next.saturating_add(events - 1));
                     while self.next <= last && !self.outbox.is_full() {
-                        self.push_entry(self.next, None);
-                        self.next += 1;
+                        let end = last.min(self.block_end());
+                        if end == self.next {
+                            self.push_entry(end, None);
+                        } else {
+                            for position in self.order.of(self.next..=end) {
+                                self.push_entry(position, None);
+                            }
+                        }
+                        self.next = end + 1;
                     }
                     Fill::Ready
                 }
@@ -184,8 +223,26 @@ impl Session<'_> {
         }
     }
 
-    fn push_entry(&mut self, id: u64, bytes: Option<usize>) {
-        self.outbox.push_entry(&self.platform.entries, id, bytes);
+    /// Returns the last position of the block that is sent next.
+    fn block_end(&self) -> u64 {
+        self.order
+            .block_end(self.next)
+            .min(self.platform.feed.last_id())
+            .max(self.next)
+    }
+
+    /// Returns the entries that may be sent, with this connection's delay.
+    fn allowance(&self, next: u64, now: Instant) -> Allowance {
+        let delay = self.order.delay();
+        let earlier = now.checked_sub(delay).unwrap_or(now);
+        match self.platform.feed.allowance(next, earlier) {
+            Allowance::At(due) => Allowance::At(due + delay),
+            other => other,
+        }
+    }
+
+    fn push_entry(&mut self, position: u64, bytes: Option<usize>) {
+        self.outbox.push_entry(&self.platform.entries, position, bytes);
         self.events += 1;
     }
 
@@ -241,7 +298,7 @@ impl Session<'_> {
             // The sequence ends before that many entries. The remaining ones are sent without the reaction.
             return self.fill(now);
         }
-        match self.platform.feed.allowance(last, now) {
+        match self.allowance(last, now) {
             Allowance::UpTo(_) => {}
             Allowance::At(due) => {
                 self.fault_state.waiting = Some(reaction);

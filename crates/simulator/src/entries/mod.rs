@@ -3,6 +3,7 @@
 //! An entry depends only on the seed and its id: the same seed, start and step yield the same bytes in any order and on
 //! any machine, and the REST interface regenerates past entries on request.
 
+mod options;
 mod tables;
 mod text;
 
@@ -10,9 +11,9 @@ use std::{sync::OnceLock, time::Duration};
 
 use jiff::Timestamp;
 
-pub use self::tables::EntryResult;
+pub use self::{options::EntryOptions, tables::EntryResult};
 use self::{
-    tables::{LIVENESS, MOODS, NEW_OF_100, OTHER_RESULTS, SOURCES, Source},
+    tables::{LIVENESS, MOODS, NEW_OF_100, OTHER_RESULTS, SOURCES, SPACES, Source},
     text::{push_hundredths, push_number, push_time},
 };
 use crate::random::{Draws, mix};
@@ -51,6 +52,7 @@ pub struct Entries {
     step: Duration,
     size: Option<usize>,
     pictures: Box<[u8]>,
+    options: EntryOptions,
 }
 
 impl Entries {
@@ -65,7 +67,23 @@ impl Entries {
             step,
             size,
             pictures: pictures(seed),
+            options: EntryOptions::default(),
         }
+    }
+
+    /// Sets irregularities of the entries.
+    #[must_use]
+    pub fn with_options(mut self, options: EntryOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    pub(crate) fn options(&self) -> &EntryOptions {
+        &self.options
+    }
+
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// Fixes the start of the sequence to the current time if it is not set. The first access to an entry has the same
@@ -74,21 +92,26 @@ impl Entries {
         self.start.get_or_init(Timestamp::now);
     }
 
-    /// Returns the fields of one entry; `id` counts from 1.
+    /// Returns the fields of one entry; `position` counts from 1, and is the entry's id unless ids have holes.
     #[must_use]
-    pub fn describe(&self, id: u64) -> Entry {
-        self.describe_variant(id, 0)
+    pub fn describe(&self, position: u64) -> Entry {
+        self.describe_variant(position, 0)
     }
 
-    /// Appends the frame `{"id":…,"data":…}` of one entry.
-    pub fn write_frame(&self, id: u64, out: &mut Vec<u8>) {
-        self.write_frame_as(&self.describe(id), self.size, out);
+    /// Appends the frame `{"id":…,"data":…}` of the entry at a position.
+    pub fn write_frame(&self, position: u64, out: &mut Vec<u8>) {
+        self.write_frame_as(&self.describe(position), self.size, out);
     }
 
     /// Appends the entry as the REST interface returns it, which is the value of `data` in the frame.
     pub fn write_entry(&self, entry: &Entry, out: &mut Vec<u8>) {
-        let mut frame = Vec::with_capacity(self.frame_bytes_hint());
-        self.write_frame_as(entry, self.size, &mut frame);
+        self.write_entry_of_size(entry, self.size, out);
+    }
+
+    /// Appends the entry as the REST interface returns it; an inline picture fills its frame up to `size` bytes.
+    pub(crate) fn write_entry_of_size(&self, entry: &Entry, size: Option<usize>, out: &mut Vec<u8>) {
+        let mut frame = Vec::with_capacity(size.unwrap_or_else(|| self.frame_bytes_hint()));
+        self.write_frame_as(entry, size, &mut frame);
         let data = frame
             .iter()
             .position(|byte| *byte == b',')
@@ -98,13 +121,13 @@ impl Entries {
 
     /// Appends a frame with the id, result and person of [`Entries::write_frame`], and other values in the remaining
     /// fields.
-    pub(crate) fn write_variant(&self, id: u64, variant: u64, out: &mut Vec<u8>) {
-        self.write_frame_as(&self.describe_variant(id, variant), self.size, out);
+    pub(crate) fn write_variant(&self, position: u64, variant: u64, out: &mut Vec<u8>) {
+        self.write_frame_as(&self.describe_variant(position, variant), self.size, out);
     }
 
     /// Appends the frame of one entry, filled up to `bytes`.
-    pub(crate) fn write_frame_of_size(&self, id: u64, bytes: usize, out: &mut Vec<u8>) {
-        self.write_frame_as(&self.describe(id), Some(bytes), out);
+    pub(crate) fn write_frame_of_size(&self, position: u64, bytes: usize, out: &mut Vec<u8>) {
+        self.write_frame_as(&self.describe(position), Some(bytes), out);
     }
 
     /// Returns the approximate size of a frame in bytes.
@@ -112,9 +135,9 @@ impl Entries {
         self.size.unwrap_or(640)
     }
 
-    fn describe_variant(&self, id: u64, variant: u64) -> Entry {
-        let mut kind = Draws::new(self.seed, id, LANE_KIND);
-        let position = id + HISTORY;
+    fn describe_variant(&self, place: u64, variant: u64) -> Entry {
+        let mut kind = Draws::new(self.seed, place, LANE_KIND);
+        let position = place + HISTORY;
         let result = if self.introduces_person(position) {
             EntryResult::New
         } else {
@@ -127,7 +150,7 @@ impl Entries {
             EntryResult::NoMatch | EntryResult::Detected => None,
             _ => Some(self.person_of(position)),
         };
-        let mut looks = Draws::new(self.seed, id, LANE_LOOKS + variant.wrapping_mul(16));
+        let mut looks = Draws::new(self.seed, place, LANE_LOOKS + variant.wrapping_mul(16));
         let confidence = match result {
             EntryResult::Exact | EntryResult::Reinit => Some(looks.between(7_930, 9_990)),
             EntryResult::HighAccuracy => Some(looks.between(7_550, 7_929)),
@@ -145,9 +168,9 @@ impl Entries {
             (Some(traits.between(18, 79) as u8), Some(traits.below(2) as u8))
         });
         Entry {
-            id,
+            id: self.options.id_at(place),
             result,
-            created: self.created(id),
+            created: self.created(place),
             person,
             source: source_index,
             age,
@@ -272,7 +295,7 @@ impl Entries {
     /// Returns the time at which a person was first seen, in microseconds since 1970.
     fn first_seen(&self, person: u64) -> i64 {
         match person.checked_sub(HISTORY) {
-            Some(id @ 1..) => self.created(id),
+            Some(place @ 1..) => self.created(place),
             _ => {
                 let before = HISTORY_STEP.as_micros() as i64 * (HISTORY + 1 - person) as i64;
                 self.created(1).saturating_sub(before)
@@ -280,10 +303,18 @@ impl Entries {
         }
     }
 
-    /// Returns the time of creation in microseconds since 1970.
-    fn created(&self, id: u64) -> i64 {
+    /// Returns the time of creation in microseconds since 1970, by the platform's clock.
+    pub(crate) fn created(&self, position: u64) -> i64 {
+        self.regularly_created(position)
+            .saturating_add(self.options.clock_offset_micros())
+            .saturating_sub(self.options.earlier_by(position))
+    }
+
+    /// Returns the time of creation in microseconds since 1970, as if the entry were not late and the platform's clock
+    /// right.
+    pub(crate) fn regularly_created(&self, position: u64) -> i64 {
         let start = self.start.get_or_init(Timestamp::now).as_microsecond();
-        let after = u128::from(id.saturating_sub(1)) * self.step.as_nanos() / 1_000;
+        let after = u128::from(position.saturating_sub(1)) * self.step.as_nanos() / 1_000;
         start.saturating_add(i64::try_from(after).unwrap_or(i64::MAX))
     }
 }
@@ -333,6 +364,14 @@ impl Entry {
         const TABLE: &[(Source, u64)] = &SOURCES;
         &TABLE[self.source].0
     }
+}
+
+/// Returns the name of a space.
+pub(crate) fn space_name(id: u64) -> Option<&'static str> {
+    SPACES
+        .into_iter()
+        .find(|(space, _)| *space == id)
+        .map(|(_, name)| name)
 }
 
 fn weighted_index(mut drawn: u64) -> usize {

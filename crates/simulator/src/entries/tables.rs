@@ -138,6 +138,13 @@ pub(crate) const SOURCES: [(Source, u64); 9] = [
     ),
 ];
 
+pub(crate) const SPACES: [(u64, &str); 4] = [
+    (1, "Head office"),
+    (2, "Магазин на Арбате"),
+    (4, "Warehouse"),
+    (5, "Station"),
+];
+
 const fn source(id: u64, space_id: u64, json: &'static str, weight: u64) -> (Source, u64) {
     (Source { id, space_id, json }, weight)
 }
@@ -152,6 +159,8 @@ mod tests {
             let json: serde_json::Value = serde_json::from_str(&format!("{{{}}}", source.json)).unwrap();
             assert_eq!(json["source"]["id"], source.id);
             assert_eq!(json["space"]["id"], source.space_id);
+            let space = SPACES.iter().find(|(id, _)| *id == source.space_id).unwrap();
+            assert_eq!(json["space"]["name"], space.1);
         }
     }
 }

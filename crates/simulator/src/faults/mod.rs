@@ -5,8 +5,8 @@
 //!
 #![doc = concat!("```text\n", include_str!("grammar.txt"), "```")]
 //!
-//! A rule without `every` is applied once per connection, and without `times` on each connection that meets its
-//! conditions. If several rules are due at once, they are applied in the order in which they were added.
+//! A rule without `every` is applied once per connection, and without `times` on each connection or REST request that
+//! meets its conditions. If several rules are due at once, they are applied in the order in which they were added.
 //!
 //! ```
 //! use neurobridge_simulator::{FaultRule, Reaction};
@@ -18,11 +18,12 @@
 
 mod parse;
 mod plan;
+mod rest;
 
 use std::time::Duration;
 
-pub use self::parse::ParseFaultError;
 pub(crate) use self::plan::{ConnectionFaults, Due, Plan};
+pub use self::{parse::ParseFaultError, rest::RestFault};
 
 /// The grammar of fault rules, for a help text.
 pub const GRAMMAR: &str = include_str!("grammar.txt");
@@ -34,6 +35,8 @@ pub const GRAMMAR: &str = include_str!("grammar.txt");
 pub struct FaultRule {
     reaction: Reaction,
     connection: Option<u64>,
+    request: Option<u64>,
+    path: Option<String>,
     after: u64,
     times: Option<u64>,
     every: Option<Every>,
@@ -131,6 +134,8 @@ pub enum Reaction {
     SameId,
     /// Sends the next two entries in reverse order.
     OutOfOrder,
+    /// Changes the answer to a REST request.
+    Rest(RestFault),
 }
 
 /// The phase of a connection in which a reaction applies.
@@ -139,6 +144,7 @@ pub(crate) enum Phase {
     Upgrade,
     Authorisation,
     Events,
+    Rest,
 }
 
 impl FaultRule {
@@ -148,6 +154,8 @@ impl FaultRule {
         Self {
             reaction,
             connection: None,
+            request: None,
+            path: None,
             after: 0,
             times: None,
             every: None,
@@ -159,6 +167,21 @@ impl FaultRule {
     #[must_use]
     pub fn connection(mut self, number: u64) -> Self {
         self.connection = Some(number);
+        self
+    }
+
+    /// Restricts the rule to the nth REST request since the start, counted from 1. Has no effect on reactions of the
+    /// feed.
+    #[must_use]
+    pub fn request(mut self, number: u64) -> Self {
+        self.request = Some(number);
+        self
+    }
+
+    /// Restricts the rule to REST requests whose path begins with this text. Has no effect on reactions of the feed.
+    #[must_use]
+    pub fn path(mut self, prefix: impl Into<String>) -> Self {
+        self.path = Some(prefix.into());
         self
     }
 
@@ -199,6 +222,7 @@ impl Reaction {
             | Self::WrongAuth { .. }
             | Self::NoAuthAnswer
             | Self::CloseAfterAuth { .. } => Phase::Authorisation,
+            Self::Rest(_) => Phase::Rest,
             _ => Phase::Events,
         }
     }

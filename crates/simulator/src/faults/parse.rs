@@ -8,13 +8,21 @@ use std::{
 
 use thiserror::Error;
 
-use super::{Every, FaultRule, Phase, Reaction};
+use super::{Every, FaultRule, Phase, Reaction, RestFault, rest};
 use crate::entries::MIN_FRAME_BYTES;
 
 /// The largest frame size that a rule may set, because the memory is allocated at once.
 const MAX_HUGE_BYTES: u64 = 256 * 1024 * 1024;
 
-const CONDITIONS: [&str; 5] = ["connection", "after", "times", "every", "retry-after"];
+const CONDITIONS: [&str; 7] = [
+    "connection",
+    "after",
+    "times",
+    "every",
+    "retry-after",
+    "request",
+    "path",
+];
 
 const REACTIONS: [&str; 22] = [
     "http",
@@ -115,7 +123,7 @@ impl FromStr for FaultRule {
                 Some((word, value)) => (word.trim(), Some(value)),
                 None => (part.trim(), None),
             };
-            if let Some(word) = REACTIONS.into_iter().find(|known| *known == word) {
+            if let Some(word) = reactions().find(|known| *known == word) {
                 if let Some((first, _)) = reaction {
                     return Err(ParseFaultError::TwoReactions { first, second: word });
                 }
@@ -132,6 +140,12 @@ impl FromStr for FaultRule {
                 "after" => rule.after = number(word, value, "a number of events", 0)?,
                 "times" => rule.times = Some(number(word, value, "a number from 1", 1)?),
                 "every" => rule.every = Some(every(value)?),
+                "request" => rule.request = Some(number(word, value, "a number from 1", 1)?),
+                "path" => {
+                    let prefix = value.filter(|value| value.starts_with('/'));
+                    let prefix = prefix.ok_or_else(|| wrong(word, "the beginning of a path", value))?;
+                    rule.path = Some(prefix.to_owned());
+                }
                 _ => retry_after = Some(number(word, value, "a number of seconds", 0)?),
             }
         }
@@ -139,10 +153,17 @@ impl FromStr for FaultRule {
         check_meaning(word, &reaction, &rule, &seen)?;
         rule.reaction = match reaction {
             Reaction::Http { status, .. } => Reaction::Http { status, retry_after },
+            Reaction::Rest(RestFault::Http { status, .. }) => {
+                Reaction::Rest(RestFault::Http { status, retry_after })
+            }
             other => other,
         };
         Ok(rule)
     }
+}
+
+fn reactions() -> impl Iterator<Item = &'static str> {
+    REACTIONS.into_iter().chain(rest::WORDS)
 }
 
 fn condition(word: &str) -> Result<&'static str, ParseFaultError> {
@@ -159,7 +180,7 @@ fn nearest(word: &str) -> Option<&'static str> {
     // A word counts as misspelt if it differs from a known word in at most a third of the characters.
     CONDITIONS
         .into_iter()
-        .chain(REACTIONS)
+        .chain(reactions())
         .map(|known| (strsim::damerau_levenshtein(&word.to_lowercase(), known), known))
         .min()
         .filter(|(distance, known)| *distance <= known.len().div_ceil(3))
@@ -172,15 +193,27 @@ fn check_meaning(
     rule: &FaultRule,
     seen: &[&'static str],
 ) -> Result<(), ParseFaultError> {
-    let early = reaction.phase() != Phase::Events;
-    let (condition, reason) = if early && seen.contains(&"after") {
+    let is_rest = reaction.phase() == Phase::Rest;
+    let early = reaction.phase() != Phase::Events && !is_rest;
+    let of_feed = seen.iter().find(|word| matches!(**word, "connection" | "after"));
+    let of_rest = seen.iter().find(|word| matches!(**word, "request" | "path"));
+    let (condition, reason) = if let Some(condition) = of_feed.filter(|_| is_rest) {
+        (*condition, "the reaction answers a REST request")
+    } else if let Some(condition) = of_rest.filter(|_| !is_rest) {
+        (*condition, "only a REST request has it")
+    } else if is_rest && matches!(rule.every, Some(Every::Events(_))) {
+        (
+            "every",
+            "the reaction answers a REST request; give a duration with a unit, such as `every=30s`",
+        )
+    } else if early && seen.contains(&"after") {
         ("after", "the reaction comes before the first event")
     } else if early && matches!(rule.every, Some(Every::Events(_))) {
         (
             "every",
             "the reaction comes before the first event; give a duration with a unit, such as `every=30s`",
         )
-    } else if seen.contains(&"retry-after") && word != "http" {
+    } else if seen.contains(&"retry-after") && !matches!(word, "http" | "rest-http") {
         ("retry-after", "only an HTTP response has this header")
     } else {
         return Ok(());
@@ -208,17 +241,15 @@ fn parts(text: &str) -> Vec<String> {
 }
 
 fn parse_reaction(word: &'static str, value: Option<&str>) -> Result<Reaction, ParseFaultError> {
+    if rest::WORDS.contains(&word) {
+        return rest::parse(word, value).map(Reaction::Rest);
+    }
     let text = |default: &str| value.unwrap_or(default).to_owned();
     let code = |default: Option<u16>| match (value, default) {
         (None, Some(code)) => Ok(code),
         _ => number(word, value, "a close code from 0 to 65535", 0).and_then(|code| {
             u16::try_from(code).map_err(|_| wrong(word, "a close code from 0 to 65535", value))
         }),
-    };
-    let small = |expected, default: u32| match value {
-        None => Ok(default),
-        Some(_) => number(word, value, expected, 1)
-            .and_then(|number| u32::try_from(number).map_err(|_| wrong(word, expected, value))),
     };
     let reaction = match word {
         "http" => Reaction::Http {
@@ -236,7 +267,7 @@ fn parse_reaction(word: &'static str, value: Option<&str>) -> Result<Reaction, P
         },
         "close" => Reaction::Close { code: code(None)? },
         "drip" => Reaction::Drip {
-            bytes_per_second: small("a number of bytes per second from 1", 16)?,
+            bytes_per_second: small(word, value, "a number of bytes per second from 1", 16)?,
         },
         "wrong-pong" => Reaction::WrongPong { value: text("PANG") },
         "error" => Reaction::Error {
@@ -246,7 +277,7 @@ fn parse_reaction(word: &'static str, value: Option<&str>) -> Result<Reaction, P
             bytes: size(word, value)?,
         },
         "duplicate" => Reaction::Duplicate {
-            entries: small("a number of entries from 1", 1)?,
+            entries: small(word, value, "a number of entries from 1", 1)?,
         },
         _ => {
             if value.is_some() {
@@ -271,7 +302,21 @@ fn parse_reaction(word: &'static str, value: Option<&str>) -> Result<Reaction, P
     Ok(reaction)
 }
 
-fn wrong(word: &'static str, expected: &'static str, value: Option<&str>) -> ParseFaultError {
+/// Parses a number from 1; `default` without a value.
+pub(super) fn small(
+    word: &'static str,
+    value: Option<&str>,
+    expected: &'static str,
+    default: u32,
+) -> Result<u32, ParseFaultError> {
+    match value {
+        None => Ok(default),
+        Some(_) => number(word, value, expected, 1)
+            .and_then(|number| u32::try_from(number).map_err(|_| wrong(word, expected, value))),
+    }
+}
+
+pub(super) fn wrong(word: &'static str, expected: &'static str, value: Option<&str>) -> ParseFaultError {
     ParseFaultError::Value {
         word,
         expected,
@@ -291,7 +336,7 @@ fn number(
         .ok_or_else(|| wrong(word, expected, value))
 }
 
-fn status(word: &'static str, value: Option<&str>) -> Result<u16, ParseFaultError> {
+pub(super) fn status(word: &'static str, value: Option<&str>) -> Result<u16, ParseFaultError> {
     const EXPECTED: &str = "an HTTP status from 200 to 599";
     let status = number(word, value, EXPECTED, 200)?;
     u16::try_from(status)
@@ -302,28 +347,29 @@ fn status(word: &'static str, value: Option<&str>) -> Result<u16, ParseFaultErro
 
 fn every(value: Option<&str>) -> Result<Every, ParseFaultError> {
     const EXPECTED: &str = "a duration such as 500ms, 30s, 2m or 1h, or a number of events from 1";
-    let parse = || {
-        let value = value?.trim();
-        let digits = value
-            .find(|character: char| !character.is_ascii_digit())
-            .unwrap_or(value.len());
-        let number: u64 = value[..digits].parse().ok().filter(|number| *number > 0)?;
-        let milliseconds = match &value[digits..] {
-            "" => return Some(Every::Events(number)),
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return None,
-        };
-        number
-            .checked_mul(milliseconds)
-            .map(|time| Every::Time(Duration::from_millis(time)))
-    };
-    parse().ok_or_else(|| wrong("every", EXPECTED, value))
+    let parsed = value.and_then(|value| match value.trim().parse() {
+        Ok(events) => (events > 0).then_some(Every::Events(events)),
+        Err(_) => duration_of(value).map(Every::Time),
+    });
+    parsed.ok_or_else(|| wrong("every", EXPECTED, value))
 }
 
-fn size(word: &'static str, value: Option<&str>) -> Result<usize, ParseFaultError> {
+/// Parses a duration with a unit.
+pub(super) fn duration_of(value: &str) -> Option<Duration> {
+    let value = value.trim();
+    let digits = value.find(|character: char| !character.is_ascii_digit())?;
+    let number: u64 = value[..digits].parse().ok().filter(|number| *number > 0)?;
+    let milliseconds = match &value[digits..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.checked_mul(milliseconds).map(Duration::from_millis)
+}
+
+pub(super) fn size(word: &'static str, value: Option<&str>) -> Result<usize, ParseFaultError> {
     let parse = || {
         let value = value?.trim();
         let digits = value
@@ -353,6 +399,12 @@ impl Display for FaultRule {
         }
         if self.after > 0 && self.reaction.phase() == Phase::Events {
             write!(out, ",after={}", self.after)?;
+        }
+        if let Some(request) = self.request {
+            write!(out, ",request={request}")?;
+        }
+        if let Some(path) = &self.path {
+            write!(out, ",path={}", escaped(path))?;
         }
         if let Some(times) = self.times {
             write!(out, ",times={times}")?;
@@ -389,14 +441,11 @@ impl Display for Reaction {
             Self::BadJson => out.write_str("bad-json"),
             Self::UnknownKind => out.write_str("unknown-kind"),
             Self::Error { message } => write!(out, "error={}", escaped(message)),
-            Self::Huge { bytes } => match bytes {
-                bytes if bytes % (1 << 20) == 0 => write!(out, "huge={}MiB", bytes >> 20),
-                bytes if bytes % (1 << 10) == 0 => write!(out, "huge={}KiB", bytes >> 10),
-                bytes => write!(out, "huge={bytes}"),
-            },
+            Self::Huge { bytes } => write!(out, "huge={}", text_of_size(*bytes)),
             Self::Duplicate { entries } => write!(out, "duplicate={entries}"),
             Self::SameId => out.write_str("same-id"),
             Self::OutOfOrder => out.write_str("out-of-order"),
+            Self::Rest(fault) => write!(out, "{fault}"),
         }
     }
 }
@@ -405,7 +454,15 @@ fn escaped(text: &str) -> String {
     text.replace('\\', r"\\").replace(',', r"\,")
 }
 
-fn duration(time: Duration) -> String {
+pub(super) fn text_of_size(bytes: usize) -> String {
+    match bytes {
+        bytes if bytes % (1 << 20) == 0 => format!("{}MiB", bytes >> 20),
+        bytes if bytes % (1 << 10) == 0 => format!("{}KiB", bytes >> 10),
+        bytes => bytes.to_string(),
+    }
+}
+
+pub(super) fn duration(time: Duration) -> String {
     let milliseconds = time.as_millis();
     match milliseconds {
         hours if hours % 3_600_000 == 0 => format!("{}h", hours / 3_600_000),

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Every, FaultRule, Phase, Reaction};
+use super::{Every, FaultRule, Phase, Reaction, RestFault};
 
 /// The fault rules of a simulator.
 #[derive(Debug, Default)]
@@ -68,6 +68,19 @@ impl Plan {
 
     pub(crate) fn clear(&self) {
         self.rules.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Applies the first rule that is due for a REST request, which has this number, from 1.
+    pub(crate) fn for_request(&self, number: u64, path: &str, now: Instant) -> Option<RestFault> {
+        self.rules().iter().find_map(|armed| {
+            let rule = &armed.rule;
+            let Reaction::Rest(fault) = &rule.reaction else {
+                return None;
+            };
+            let applies = rule.request.is_none_or(|request| request == number)
+                && rule.path.as_ref().is_none_or(|prefix| path.starts_with(prefix));
+            (applies && armed.claim(now)).then(|| fault.clone())
+        })
     }
 
     fn rules(&self) -> Vec<Arc<ArmedRule>> {
@@ -249,6 +262,20 @@ mod tests {
             faults.next(&plan, 20, now),
             Due::Now(Reaction::Duplicate { entries: 1 })
         );
+    }
+
+    #[tokio::test]
+    async fn rest_fault_applies_to_its_request_and_path() {
+        let now = Instant::now();
+        let plan = plan(
+            &["rest-cut,request=2", "rest-no-id,path=/v1/entries,times=1"],
+            now,
+        );
+        assert_eq!(plan.for_request(1, "/v1/tokens/", now), None);
+        assert_eq!(plan.for_request(2, "/v1/entries/", now), Some(RestFault::Cut));
+        assert_eq!(plan.for_request(3, "/v1/entries/", now), Some(RestFault::NoId));
+        assert_eq!(plan.for_request(4, "/v1/entries/", now), None);
+        assert_eq!(ConnectionFaults::new(2).next(&plan, 9, now), LATER);
     }
 
     #[tokio::test]

@@ -11,13 +11,13 @@ use crate::entries::{Entries, Entry, EntryResult};
 const DEFAULT_LIMIT: usize = 20;
 
 /// The filter and the page that a query selects.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Query {
     pub(super) limit: usize,
     pub(super) offset: usize,
-    date_from: Option<Timestamp>,
-    date_to: Option<Timestamp>,
-    id_from: Option<u64>,
+    pub(super) date_from: Option<Timestamp>,
+    pub(super) date_to: Option<Timestamp>,
+    pub(super) id_from: Option<u64>,
     age_from: Option<u8>,
     age_to: Option<u8>,
     sex: Option<u8>,
@@ -74,7 +74,7 @@ impl Query {
             "offset" => self.offset = number(value).ok_or("a number")?,
             "date_from" => self.date_from = Some(time(value)?),
             "date_to" => self.date_to = Some(time(value)?),
-            "id_from" => self.id_from = Some(number(value).ok_or("an entry's id")?),
+            "id_from" | "entry_id_from" => self.id_from = Some(number(value).ok_or("an entry's id")?),
             "age_from" => self.age_from = Some(number(value).ok_or("a number of years")?),
             "age_to" => self.age_to = Some(number(value).ok_or("a number of years")?),
             "sex" => self.sex = Some(number(value).filter(|sex| *sex < 2).ok_or("0 or 1")?),
@@ -95,6 +95,16 @@ impl Query {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Returns whether every entry matches the query.
+    pub(super) fn matches_all(&self) -> bool {
+        *self
+            == Self {
+                limit: self.limit,
+                offset: self.offset,
+                ..Self::default()
+            }
     }
 
     /// Returns whether an entry matches the query.

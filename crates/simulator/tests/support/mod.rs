@@ -7,7 +7,12 @@ use std::{fmt::Debug, future::Future, time::Duration};
 use futures_util::{SinkExt, StreamExt};
 use neurobridge_simulator::{Handle, Options, RunError, Simulator};
 use serde_json::Value;
-use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tungstenite::{Error, Message, protocol::CloseFrame};
@@ -69,6 +74,51 @@ impl Running {
         client.send(AUTH).await;
         assert_eq!(client.json().await, serde_json::json!({ "auth": "ok" }));
         client
+    }
+}
+
+/// The answer to a REST request.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (found, value) = line.split_once(": ")?;
+            found.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+}
+
+impl Running {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, Some("secret"), "").await
+    }
+
+    pub(crate) async fn request(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> Answer {
+        let mut stream = TcpStream::connect(self.handle.local_addr()).await.unwrap();
+        let token = token.map_or_else(String::new, |token| format!("Authorization: Token {token}\r\n"));
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{token}\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        within(stream.read_to_string(&mut answer)).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        Answer {
+            status: head.split(' ').nth(1).unwrap().parse().unwrap(),
+            head: head.to_owned(),
+            body: body.to_owned(),
+        }
     }
 }
 

@@ -67,6 +67,14 @@ fn errors_name_found_and_expected_values() {
         "refuse-token,after=3",
         "no-auth-answer,every=5",
         "close=1000,retry-after=3",
+        "rest-http",
+        "rest-slow=0s",
+        "rest-slow=5",
+        "rest-cut=half",
+        "rest-cut,connection=1",
+        "rest-cut,every=5",
+        "rest-cut,path=v1",
+        "cut,path=/v1/tokens",
     ]
     .into_iter()
     .map(|text| format!("{text}\n    {}", refusal(text)))
@@ -76,18 +84,20 @@ fn errors_name_found_and_expected_values() {
 
 #[test]
 fn grammar_lists_every_word_with_valid_examples() {
-    for word in CONDITIONS.iter().chain(&REACTIONS) {
+    for word in CONDITIONS.into_iter().chain(reactions()) {
         assert!(GRAMMAR.contains(word), "{word}");
     }
     let examples = &GRAMMAR[GRAMMAR.find("Examples:").unwrap() + "Examples:".len()..];
-    assert_eq!(examples.split_whitespace().map(read).count(), 4);
+    assert_eq!(examples.split_whitespace().map(read).count(), 6);
 }
 
 #[test]
 fn every_reaction_parses_without_conditions() {
-    for word in REACTIONS {
+    for word in reactions() {
         let text = match word {
             "http" => "http=503",
+            "rest-http" => "rest-http=429",
+            "rest-slow" => "rest-slow=30s",
             "close" => "close=1001",
             "huge" => "huge=1MiB",
             word => word,
@@ -96,7 +106,28 @@ fn every_reaction_parses_without_conditions() {
     }
 }
 
-fn reactions() -> impl Strategy<Value = Reaction> {
+fn rest_faults() -> impl Strategy<Value = RestFault> {
+    prop_oneof![
+        (200_u16..600, any::<Option<u64>>())
+            .prop_map(|(status, retry_after)| RestFault::Http { status, retry_after }),
+        (1_u64..1 << 40).prop_map(|delay| RestFault::Slow {
+            delay: Duration::from_millis(delay)
+        }),
+        (1_u32..).prop_map(|bytes_per_second| RestFault::Drip { bytes_per_second }),
+        (MIN_FRAME_BYTES..=256 << 20).prop_map(|bytes| RestFault::Huge { bytes }),
+        prop::sample::select(vec![
+            RestFault::Cut,
+            RestFault::NoJson,
+            RestFault::OtherShape,
+            RestFault::Endless,
+            RestFault::SamePage,
+            RestFault::Backwards,
+            RestFault::NoId,
+        ]),
+    ]
+}
+
+fn any_reaction() -> impl Strategy<Value = Reaction> {
     prop_oneof![
         any::<u16>().prop_map(|code| Reaction::Close { code }),
         any::<u16>().prop_map(|code| Reaction::CloseAfterAuth { code }),
@@ -129,14 +160,19 @@ fn reactions() -> impl Strategy<Value = Reaction> {
 proptest! {
     #[test]
     fn displayed_rule_parses_to_the_same_rule(
-        reaction in reactions(),
+        reaction in prop_oneof![any_reaction(), rest_faults().prop_map(Reaction::Rest)],
         connection in prop::option::of(1_u64..),
         after: u64,
         times in prop::option::of(1_u64..),
         milliseconds in prop::option::of(1_u64..1 << 40),
     ) {
         let mut rule = FaultRule::new(reaction);
-        rule.connection = connection;
+        if rule.reaction.phase() == Phase::Rest {
+            rule.request = connection;
+            rule.path = connection.map(|number| format!("/v1/{number}"));
+        } else {
+            rule.connection = connection;
+        }
         rule.after = if rule.reaction.phase() == Phase::Events { after } else { 0 };
         rule.times = times;
         rule.every = milliseconds.map(|time| Every::Time(Duration::from_millis(time)));
