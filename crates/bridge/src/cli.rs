@@ -1,26 +1,25 @@
 //! The command line.
 
 mod history;
+mod simulate;
 mod texts;
 mod values;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use jiff::Timestamp;
 use neurobridge_core::units;
-use neurobridge_simulator::FaultRule;
 use neurobridge_spool::Place;
-use secrecy::SecretString;
 
 pub use self::history::{GapsCommand, GapsCommandFlags, GapsFlags, HistoryFlags, Since};
+pub use self::simulate::SimulateFlags;
 pub use self::values::HttpAddress;
 use self::{
     texts::{
         AFTER_HELP, CHECK_EXAMPLES, COMPLETIONS_EXAMPLES, DEAD_LETTERS_EXAMPLES, HEALTHCHECK_EXAMPLES,
         REPLAY_EXAMPLES, RUN_EXAMPLES, SIMULATE_SHORT_HELP, TAIL_EXAMPLES, simulate_long_help,
     },
-    values::{condition, http_address, log_level, rate, run_name, size},
+    values::{condition, http_address, log_level, rate, run_name},
 };
 use crate::config::LogFormat;
 
@@ -267,47 +266,6 @@ pub struct TailFlags {
     /// The number of events after which to end.
     #[arg(short = 'n', long, value_name = "N")]
     pub count: Option<u64>,
-}
-
-/// Flags of `simulate`.
-#[derive(Clone, Debug, Args)]
-pub struct SimulateFlags {
-    /// The address to listen on; port 0 chooses a free port, which is logged.
-    #[arg(long, value_name = "ADDR")]
-    pub listen: SocketAddr,
-    /// A valid token; may be given several times. Without any, every token is valid.
-    #[arg(long = "token", value_name = "T")]
-    pub tokens: Vec<SecretString>,
-    /// Events per second [default: as fast as they are read].
-    #[arg(long, value_name = "N", value_parser = rate)]
-    pub rate: Option<f64>,
-    /// The number of events, after which connections stay open [default: unlimited].
-    #[arg(long, value_name = "N")]
-    pub count: Option<u64>,
-    /// The size of every event, such as 2000 or "2 MiB", reached by an inline picture [default: about 600 bytes].
-    #[arg(long, value_name = "BYTES", value_parser = size)]
-    pub size: Option<usize>,
-    /// The seed of the random events; the same seed generates the same events.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub seed: u64,
-    /// The creation time of the first event, for reproducible bytes [default: when the first client connects].
-    #[arg(long, value_name = "TIME")]
-    pub start: Option<Timestamp>,
-    /// With --rate: stands still while nobody listens, instead of losing what comes meanwhile as the platform does.
-    #[arg(long)]
-    pub hold: bool,
-    /// A fault rule; may be given several times. The rules are at the end of this help.
-    #[arg(long = "fault", value_name = "RULE")]
-    pub faults: Vec<FaultRule>,
-    /// A file to which each sent event is written as a JSON line; it is truncated first.
-    #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
-    /// A PEM file with the certificate chain: serves wss instead of ws.
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    pub tls_cert: Option<PathBuf>,
-    /// A PEM file with the private key of --tls-cert.
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    pub tls_key: Option<PathBuf>,
 }
 
 /// Flags of `healthcheck`.

@@ -63,6 +63,7 @@ pub(super) const SIMULATE_SHORT_HELP: &str = "\
 Examples:
   neurobridge simulate --listen 127.0.0.1:8765 --rate 100
   neurobridge simulate --listen 127.0.0.1:8765 --token secret --fault close=1001,after=500,times=2
+  neurobridge simulate --listen 127.0.0.1:8765 --rate 100 --fault cut,every=30s --fault rest-http=503,every=1m
 
 Rules for --fault: neurobridge simulate --help";
 

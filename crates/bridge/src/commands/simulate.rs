@@ -1,7 +1,9 @@
 //! `neurobridge simulate`: the platform simulator.
 
 use anyhow::Context;
-use neurobridge_simulator::{Options, Simulator, TlsFiles};
+use neurobridge_simulator::{
+    EntryOptions, Options, RestOptions, Simulator, SpreadOptions, TlsFiles, TokenOptions,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -70,6 +72,30 @@ fn options(flags: SimulateFlags) -> Options {
         hold: flags.hold,
         faults: flags.faults,
         record: flags.record,
+        recognised: flags.recognised,
+        token_options: TokenOptions {
+            life: flags.token.token_life,
+            end: flags.token.token_end,
+            one_connection: flags.connections.one_connection,
+        },
+        entries: EntryOptions {
+            holes: flags.events.holes,
+            deleted: flags.events.deleted,
+            late: flags.events.late,
+            late_by: flags.events.late_by,
+            clock_offset: flags.events.clock_offset,
+        },
+        rest: RestOptions {
+            shape: flags.rest.rest_shape,
+            order: flags.rest.rest_order,
+            max_page: flags.rest.rest_max_page,
+            keep: flags.rest.rest_keep,
+            keep_for: flags.rest.rest_keep_for,
+        },
+        spread: SpreadOptions {
+            delay: flags.connections.delay.unwrap_or_default(),
+            shuffle: flags.connections.shuffle,
+        },
         tls,
         ..Options::default()
     }
