@@ -41,7 +41,7 @@ pub fn record(bytes: &[u8]) {
 fn use_all(event: &Event<'_>) {
     let spool = SpoolId::from_bytes([7; 16]);
     let (mut scratch, mut out) = (String::new(), String::new());
-    cloudevents::write_structured(event, &spool, &mut scratch, &mut out);
+    cloudevents::write_structured(event, &spool, &[], &mut scratch, &mut out);
     assert!(!out.contains(['\n', '\r']));
     identity::write_identity(event, &spool, &mut out);
     for field in [Field::Created, Field::SourceName, Field::SpaceName] {

@@ -99,7 +99,7 @@ impl SinkConfig for TcpConfig {
 
     fn preview(&self, event: &Event<'_>, spool: &SpoolId) -> String {
         let mut line = String::new();
-        cloudevents::write_structured(event, spool, &mut String::new(), &mut line);
+        cloudevents::write_structured(event, spool, &[], &mut String::new(), &mut line);
         line
     }
 }
@@ -201,7 +201,7 @@ impl Sink for TcpSink {
         if self.in_flight.len() == MAX_IN_FLIGHT {
             return Err(PublishError::Full);
         }
-        cloudevents::write_structured(event, &self.spool, &mut self.scratch, &mut self.lines);
+        cloudevents::write_structured(event, &self.spool, &[], &mut self.scratch, &mut self.lines);
         self.lines.push('\n');
         self.in_flight.push_back(event.sequence);
         Ok(())

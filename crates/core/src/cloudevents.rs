@@ -20,6 +20,11 @@ pub const STRUCTURED_CONTENT_TYPE: &str = "application/cloudevents+json";
 /// The content type of the attribute `data`.
 pub const DATA_CONTENT_TYPE: &str = "application/json";
 
+/// The extension attribute that names the fields that were stripped.
+pub const STRIPPED: &str = "strippedfields";
+/// The extension attribute that names the replay to which a message belongs.
+pub const REPLAY: &str = "replay";
+
 /// Calls `attribute` with the name and value of each context attribute, in a fixed order. `datacontenttype`
 /// is not included, because each binding has its own place for it. Overwrites `scratch`; with a reused
 /// `scratch` no call allocates.
@@ -58,13 +63,26 @@ pub fn attributes(
     attribute("sequence", scratch);
 }
 
-/// Appends the event in structured mode: one JSON object on one line, also if the frame contains line breaks.
-pub fn write_structured(event: &Event<'_>, spool: &SpoolId, scratch: &mut String, out: &mut String) {
+/// Appends the event in structured mode: one JSON object on one line, also if the frame contains line breaks. `extensions` are
+/// written first, so that they precede all attributes with foreign contents; those without a value are left out.
+pub fn write_structured(
+    event: &Event<'_>,
+    spool: &SpoolId,
+    extensions: &[(&str, Option<&str>)],
+    scratch: &mut String,
+    out: &mut String,
+) {
     out.push('{');
-    attributes(event, spool, scratch, |name, value| {
+    let mut push = |name: &str, value: &str| {
         // Writing to a string cannot fail; serde_json writes text that it has read.
         let _ = write!(out, "\"{name}\":{},", serde_json::Value::from(value));
-    });
+    };
+    for (name, value) in extensions {
+        if let Some(value) = value {
+            push(name, value);
+        }
+    }
+    attributes(event, spool, scratch, push);
     let _ = write!(out, "\"datacontenttype\":\"{DATA_CONTENT_TYPE}\",\"data\":");
     push_one_line(event.data(), out);
     out.push('}');
@@ -202,6 +220,7 @@ mod tests {
         write_structured(
             &event,
             &SpoolId::from_bytes([0x11; 16]),
+            &[],
             &mut String::new(),
             &mut out,
         );

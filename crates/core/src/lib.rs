@@ -6,15 +6,16 @@
 //! | intake | log | delivery | everywhere |
 //! |---|---|---|---|
 //! | [`json`]: a scanner that builds no tree | [`record`]: the encoding of an event | [`delivery`]: the loop of every sink | [`event`]: an event, its sequence, its fields |
-//! | [`envelope`]: kind and fields of a frame | [`reader`]: a reader with a cursor | [`sink`]: the trait of a sink; [`connect`]: its connection steps | [`identity`]: the identity of an event |
+//! | [`envelope`]: kind and fields of a frame | [`reader`]: a reader with a cursor | [`sink`]: the trait of a sink; [`sink_config`]: keys that sinks share; [`connect`]: the connection steps | [`identity`]: the identity of an event |
 //! | [`filter`] of [`condition`]s, [`redact`] | | [`template`], [`cloudevents`]: messages | [`ledger`]: the counts by outcome |
-//! | | [`epoch`]: the openings of a log | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`os_error`], [`clock`], [`suggest`] |
+//! | | [`epoch`]: the openings of a log | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`os_error`], [`clock`], [`backoff`], [`throttle`], [`suggest`] |
 //!
 //! To write a sink, implement [`sink::Sink`] and pass it to [`delivery::deliver`] with a reader of the spool.
 //! For a sink of the `neurobridge` program, implement [`sink_type::SinkType`] for its configuration as well.
 
 pub mod ack;
 pub mod address;
+pub mod backoff;
 pub mod clock;
 pub mod cloudevents;
 pub mod condition;
@@ -39,10 +40,12 @@ pub mod recreation;
 pub mod redact;
 pub mod secret;
 pub mod sink;
+pub mod sink_config;
 pub mod sink_type;
 pub mod strip;
 pub mod suggest;
 pub mod template;
+pub mod throttle;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod units;

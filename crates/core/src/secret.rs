@@ -43,6 +43,12 @@ impl Secret {
     }
 }
 
+impl<T: Into<String>> From<T> for Secret {
+    fn from(text: T) -> Self {
+        Self::new(text)
+    }
+}
+
 /// Reads the secret of a configuration key that exists in two forms: `value` is the value of `<key>`, `file`
 /// that of `<key>_file`. `None` if neither is set.
 ///

@@ -320,6 +320,11 @@ impl SinkFault {
         }
     }
 
+    /// Creates the fault of a call before [`Sink::connect`], or after a failed one.
+    pub fn not_connected() -> Self {
+        Self::new(FaultKind::Other, "the sink is not connected; it connects first")
+    }
+
     /// Creates a fault after which the sink stops until the program is restarted.
     pub fn fatal(kind: FaultKind, reason: impl Into<String>) -> Self {
         Self {
@@ -327,6 +332,12 @@ impl SinkFault {
             reason: shown(reason.into()),
             is_final: true,
         }
+    }
+}
+
+impl From<SinkFault> for PublishError {
+    fn from(fault: SinkFault) -> Self {
+        Self::Fault(fault)
     }
 }
 

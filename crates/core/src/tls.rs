@@ -13,6 +13,8 @@ use rustls::{
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::{
@@ -23,15 +25,16 @@ use crate::{
 /// The maximum size of a file. All certificates that systems trust have a quarter of a MiB.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The paths of a client's TLS files, from the configuration.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TlsPaths<'a> {
-    /// The certificates of trusted authorities; those of the system by default.
-    pub ca_file: Option<&'a Path>,
-    /// The client's certificate, with its chain.
-    pub cert_file: Option<&'a Path>,
+/// Certificates and keys in PEM files, read at every connection, so that renewed ones are used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsFiles {
+    /// Certificates of the trusted authorities, instead of those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The client certificate with its chain; requires `key_file`.
+    pub cert_file: Option<PathBuf>,
     /// The private key of `cert_file`.
-    pub key_file: Option<&'a Path>,
+    pub key_file: Option<PathBuf>,
 }
 
 /// Why TLS cannot be set up. Public, because constructing a source may fail with it.
@@ -118,9 +121,9 @@ static SYSTEM_ROOTS: LazyLock<Result<Arc<RootCertStore>, String>> = LazyLock::ne
 ///
 /// # Panics
 /// Never: the provider supports the default protocol versions.
-pub fn client_config(paths: TlsPaths<'_>) -> Result<ClientConfig, TlsSetupError> {
-    let builder = client(provider()).with_root_certificates(roots(paths.ca_file)?);
-    let (Some(cert_file), Some(key_file)) = (paths.cert_file, paths.key_file) else {
+pub fn client_config(files: &TlsFiles) -> Result<ClientConfig, TlsSetupError> {
+    let builder = client(provider()).with_root_certificates(roots(files.ca_file.as_deref())?);
+    let (Some(cert_file), Some(key_file)) = (&files.cert_file, &files.key_file) else {
         return Ok(builder.with_no_client_auth());
     };
     let chain = certificates("cert_file", cert_file)?;

@@ -4,16 +4,17 @@ use std::{path::PathBuf, time::Duration};
 
 use neurobridge_core::{
     address::{self, Address, describe_scheme},
+    secret::Secret,
+    tls::TlsFiles,
     units::{ByteSize, format_duration},
 };
 use schemars::JsonSchema;
-use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio_tungstenite::tungstenite::http::Uri;
 
 use crate::{
     proxy::{Proxy, ProxyChoice},
-    token::{self, TokenSource},
+    token::TokenSource,
 };
 
 /// The upper limit of `max_frame_size`: offsets within a frame have 32 bits, and a frame is held in memory as
@@ -29,9 +30,7 @@ pub struct SourceConfig {
     #[schemars(extend("format" = address::SCHEMA_FORMAT))]
     pub url: String,
     /// The API token. Exactly one of `token` and `token_file` is required.
-    #[serde(deserialize_with = "token::deserialize_scalar")]
-    #[schemars(schema_with = "token::scalar_schema")]
-    pub token: Option<SecretString>,
+    pub token: Option<Secret>,
     /// A file with the API token, read at every connection, so that a rotated token is used. A line break at
     /// its end does not belong to the token.
     pub token_file: Option<PathBuf>,
@@ -62,27 +61,13 @@ pub struct SourceConfig {
     /// HTTP proxy that supports CONNECT, `http://[user:password@]host[:port]`; `none` for no proxy. By
     /// default the environment decides: `HTTPS_PROXY` for `wss`, `HTTP_PROXY` for `ws`, `NO_PROXY` for
     /// exceptions; a loopback host is always reached without a proxy of the environment.
-    #[serde(deserialize_with = "token::deserialize_scalar")]
     #[schemars(with = "Option<String>", extend("format" = address::SCHEMA_FORMAT))]
-    pub proxy: Option<SecretString>,
+    pub proxy: Option<Secret>,
     /// A file with the password of the user in `proxy`, read at every connection. Then `proxy` contains a
     /// user and no password.
     pub proxy_password_file: Option<PathBuf>,
     /// Delay before connecting again.
     pub backoff: BackoffConfig,
-}
-
-/// Certificates and keys in PEM files, read at every connection, so that renewed ones are used.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct TlsFiles {
-    /// Certificates of the trusted authorities, instead of those of the system.
-    pub ca_file: Option<PathBuf>,
-    /// The client certificate with its chain; requires `key_file`.
-    pub cert_file: Option<PathBuf>,
-    /// The private key of `cert_file`.
-    pub key_file: Option<PathBuf>,
 }
 
 /// Exponential backoff with full jitter.
@@ -136,7 +121,7 @@ impl Default for BackoffConfig {
 
 impl SourceConfig {
     /// Creates a configuration with a URL and a token, and defaults for all other keys.
-    pub fn new(url: impl Into<String>, token: impl Into<SecretString>) -> Self {
+    pub fn new(url: impl Into<String>, token: impl Into<Secret>) -> Self {
         Self {
             url: url.into(),
             token: Some(token.into()),
@@ -190,7 +175,7 @@ impl SourceConfig {
                 "token",
                 "missing: expected the API token here, or a file with it as `token_file`".into(),
             )),
-            (Some(token), None) if token.expose_secret().trim().is_empty() => {
+            (Some(token), None) if token.expose().trim().is_empty() => {
                 errors.push(("token", "empty: expected the API token".into()));
             }
             _ => {}
@@ -241,10 +226,10 @@ impl SourceConfig {
         match (&self.proxy, &self.proxy_password_file) {
             (None, None) => Ok(ProxyChoice::Environment),
             (None, Some(_)) => Err("missing: `proxy_password_file` needs the proxy and its user".into()),
-            (Some(text), None) if text.expose_secret() == "none" => Ok(ProxyChoice::Direct),
-            (Some(text), None) => Proxy::parse(text.expose_secret()).map(ProxyChoice::Through),
+            (Some(text), None) if text.expose() == "none" => Ok(ProxyChoice::Direct),
+            (Some(text), None) => Proxy::parse(text.expose()).map(ProxyChoice::Through),
             (Some(text), Some(file)) => {
-                Proxy::with_password_in(text.expose_secret(), file).map(ProxyChoice::Through)
+                Proxy::with_password_in(text.expose(), file).map(ProxyChoice::Through)
             }
         }
     }
@@ -335,10 +320,10 @@ mod tests {
             ("true", "true"),
         ] {
             let config: SourceConfig = serde_json::from_str(&format!(r#"{{"token":{written}}}"#)).unwrap();
-            assert_eq!(config.token.unwrap().expose_secret(), token);
+            assert_eq!(config.token.unwrap().expose(), token);
         }
         let error = serde_json::from_str::<SourceConfig>(r#"{"token":["x"]}"#).unwrap_err();
-        assert!(error.to_string().contains("expected text"), "{error}");
+        assert!(error.to_string().contains("expected a text"), "{error}");
     }
 
     #[test]

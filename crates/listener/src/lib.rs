@@ -9,7 +9,6 @@
 //! The protocol is known from the platform's public Python and JavaScript clients, their documentation and
 //! their tests. Properties marked *assumed* are documented in none of them.
 
-mod backoff;
 mod batch;
 mod config;
 mod connection;
@@ -22,15 +21,16 @@ mod listener;
 mod proxy;
 mod source;
 mod stats;
-mod throttle;
 mod tls;
 mod token;
 
+use neurobridge_core::throttle;
+pub use neurobridge_core::tls::TlsFiles;
 pub use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 pub use self::{
     batch::{Batcher, FrameBatch, Frames},
-    config::{BackoffConfig, SourceConfig, TlsFiles},
+    config::{BackoffConfig, SourceConfig},
     error::SourceError,
     event::{Entry, Event, Liveness, Message, Mood, Named, PlatformError, Recognition},
     frame::{Content, Frame, MalformedReason},

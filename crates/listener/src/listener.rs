@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
-use secrecy::SecretString;
+use neurobridge_core::secret::Secret;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -66,7 +66,7 @@ pub enum ListenError<E> {
 
 impl EventListener {
     /// Creates a listener for `wss://events.neuroio.com` with an API token.
-    pub fn new(token: impl Into<SecretString>) -> Self {
+    pub fn new(token: impl Into<Secret>) -> Self {
         Self::from_config(SourceConfig {
             token: Some(token.into()),
             ..SourceConfig::default()

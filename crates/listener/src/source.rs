@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
-use neurobridge_core::{clock, ledger::SourceLedger, secret::SecretSet, units::format_duration};
+use neurobridge_core::{
+    backoff::Backoff, clock, ledger::SourceLedger, secret::SecretSet, throttle, units::format_duration,
+};
 use secrecy::ExposeSecret;
 use tokio::{
     select,
@@ -14,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    backoff::Backoff,
     batch::Batcher,
     config::{Endpoint, SourceConfig},
     connection::{self, Dial, Dialler, Link, Notice, Outlet, Session},
@@ -22,9 +23,11 @@ use crate::{
     frame::Frame,
     heartbeat::Heartbeat,
     stats::{Label, SourceState, SourceStats},
-    throttle,
     token::TokenSource,
 };
+
+/// The maximum `Retry-After` that is obeyed: a wrong value must not silence a source for days.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// A NeuroIO event feed, which stays connected while [`run`](Self::run) is polled.
 ///
@@ -208,7 +211,7 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, mut link: Link<O>) 
         {
             backoff.reset();
         }
-        let delay = backoff.next_after(retry_after);
+        let delay = retry_delay(&mut backoff, retry_after);
         if matches!(ended, Ended::Lost(..)) {
             outage = Outage::begin();
         }
@@ -231,6 +234,13 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, mut link: Link<O>) 
             }
         }
     }
+}
+
+/// Returns the delay before the next attempt, which is not shorter than the server's `Retry-After`.
+fn retry_delay(backoff: &mut Backoff, retry_after: Option<Duration>) -> Duration {
+    // The sum, not the larger of the two: otherwise all clients that a server rejected would return at the same
+    // moment.
+    backoff.next_delay() + retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)
 }
 
 /// The time since the last authenticated connection, or since the start of the source.

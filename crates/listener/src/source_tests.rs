@@ -458,3 +458,16 @@ async fn hundred_sources_run_in_one_process() {
     stop.cancel();
     assert!(batches.recv().await.is_none(), "all have ended");
 }
+
+#[test]
+fn retry_after_is_obeyed_up_to_a_limit() {
+    let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_secs(1));
+    for seconds in [0, 1, 299, 300, 301, 86_400] {
+        let wanted = Duration::from_secs(seconds).min(MAX_RETRY_AFTER);
+        let delay = retry_delay(&mut backoff, Some(Duration::from_secs(seconds)));
+        assert!(
+            delay >= wanted && delay <= wanted + Duration::from_secs(1),
+            "{delay:?}"
+        );
+    }
+}

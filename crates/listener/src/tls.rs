@@ -8,7 +8,7 @@ use std::{
 };
 
 pub use neurobridge_core::tls::TlsSetupError;
-use neurobridge_core::tls::{self, TlsPaths};
+use neurobridge_core::tls::{self, TlsFiles};
 use rustls::{AlertDescription, ClientConfig};
 use rustls_pki_types::ServerName;
 use tokio::{
@@ -16,8 +16,6 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-
-use crate::config::TlsFiles;
 
 /// Why a TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +48,7 @@ pub(crate) enum Stream {
 
 /// Reads the files. Blocks for up to [`file::TIME_LIMIT`](neurobridge_core::file::TIME_LIMIT) for each.
 pub(crate) fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsSetupError> {
-    let paths = TlsPaths {
-        ca_file: files.ca_file.as_deref(),
-        cert_file: files.cert_file.as_deref(),
-        key_file: files.key_file.as_deref(),
-    };
-    tls::client_config(paths).map(Arc::new)
+    tls::client_config(files).map(Arc::new)
 }
 
 /// Performs the handshake.

@@ -1,11 +1,10 @@
 //! The API token: where it is read from, and the AUTH message.
 
-use std::{fmt, path::PathBuf};
+use std::path::PathBuf;
 
-use neurobridge_core::secret::{self, SecretError};
-use schemars::{Schema, SchemaGenerator, json_schema};
+use neurobridge_core::secret::{self, Secret, SecretError};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserializer, Serialize, de};
+use serde::Serialize;
 
 /// Why no token is available.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +14,7 @@ pub(crate) struct TokenError(#[source] SecretError);
 /// Where the token is read from.
 #[derive(Clone, Debug)]
 pub(crate) enum TokenSource {
-    Text(SecretString),
+    Text(Secret),
     File(PathBuf),
 }
 
@@ -23,7 +22,7 @@ impl TokenSource {
     /// Reads the current token: a file is read at every connection, so that a rotated token is used.
     pub(crate) async fn read(&self) -> Result<SecretString, TokenError> {
         match self {
-            Self::Text(token) => Ok(token.clone()),
+            Self::Text(token) => Ok(token.expose().into()),
             Self::File(path) => {
                 let path = path.clone();
                 let read = tokio::task::spawn_blocking(move || secret::read_file("token", &path));
@@ -55,65 +54,6 @@ pub(crate) fn auth_message(token: &SecretString) -> String {
         },
     };
     serde_json::to_string(&message).expect("two structs of text have no way to fail")
-}
-
-/// Deserialises any scalar as text: a token `007` or `true` arrives from the environment as a number or a
-/// boolean.
-pub(crate) fn deserialize_scalar<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<SecretString>, D::Error> {
-    deserializer.deserialize_any(ScalarVisitor).map(Some)
-}
-
-/// Returns the schema of [`deserialize_scalar`].
-pub(crate) fn scalar_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": ["string", "integer", "number", "boolean"],
-        "format": neurobridge_core::secret::SCHEMA_FORMAT,
-        "writeOnly": true,
-    })
-}
-
-struct ScalarVisitor;
-
-impl de::Visitor<'_> for ScalarVisitor {
-    type Value = SecretString;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text, a number or a boolean")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretString, E> {
-        Ok(text.into())
-    }
-
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<SecretString, E> {
-        secret(value)
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<SecretString, E> {
-        secret(value)
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<SecretString, E> {
-        secret(value)
-    }
-
-    fn visit_i128<E: de::Error>(self, value: i128) -> Result<SecretString, E> {
-        secret(value)
-    }
-
-    fn visit_u128<E: de::Error>(self, value: u128) -> Result<SecretString, E> {
-        secret(value)
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<SecretString, E> {
-        secret(value)
-    }
-}
-
-fn secret<E>(value: impl ToString) -> Result<SecretString, E> {
-    Ok(value.to_string().into())
 }
 
 #[cfg(test)]

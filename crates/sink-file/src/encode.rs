@@ -13,7 +13,7 @@ pub(crate) fn push_line(
     out: &mut String,
 ) {
     match format {
-        FileFormat::CloudeventsJson => cloudevents::write_structured(event, spool, scratch, out),
+        FileFormat::CloudeventsJson => cloudevents::write_structured(event, spool, &[], scratch, out),
         FileFormat::Raw => cloudevents::push_one_line(event.frame, out),
     }
     out.push('\n');

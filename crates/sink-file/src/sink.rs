@@ -230,7 +230,7 @@ impl Sink for FileSink {
 
     fn publish(&mut self, event: &Event<'_>, _buffer: &Bytes) -> Result<(), PublishError> {
         let Some(session) = &self.session else {
-            return Err(PublishError::Fault(not_connected()));
+            return Err(SinkFault::not_connected().into());
         };
         let collected = self.batch.lines.len();
         if collected >= BATCH_BYTES {
@@ -353,10 +353,6 @@ fn resume(
 /// Parses a note. A note of another version is ignored: then events may be written twice, and no event is lost.
 fn parse_note(note: Option<&str>) -> Option<Position> {
     serde_json::from_str(note?).ok()
-}
-
-fn not_connected() -> SinkFault {
-    SinkFault::new(FaultKind::Other, "the file is not open")
 }
 
 #[cfg(test)]

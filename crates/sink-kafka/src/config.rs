@@ -4,7 +4,12 @@ mod check;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use neurobridge_core::{secret::Secret, template::Template, units::ByteSize};
+use neurobridge_core::{
+    secret::Secret,
+    sink_config::{Format, Oversize},
+    template::Template,
+    units::ByteSize,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -84,19 +89,6 @@ pub struct KafkaConfig {
     pub properties: BTreeMap<String, Secret>,
 }
 
-/// How an event becomes a record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// CloudEvents 1.0, binary mode: the entry as the value, the attributes as `ce_` headers.
-    #[default]
-    Cloudevents,
-    /// CloudEvents 1.0, structured mode: one JSON object with attributes and entry.
-    CloudeventsJson,
-    /// The frame as it came, without headers.
-    Raw,
-}
-
 /// How batches are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -135,18 +127,6 @@ pub enum MissingTopic {
     Wait,
     /// The event becomes a dead letter, and the next one follows. Only for a topic that is a template.
     DeadLetter,
-}
-
-/// What becomes of an event that is larger than its topic allows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Oversize {
-    /// It is kept whole among the dead letters, if these go into a file: nothing is changed without being asked for.
-    #[default]
-    DeadLetter,
-    /// Its pictures (`*_image`) become null and it is sent, marked by the attribute `strippedfields` (in `raw` by the
-    /// header `neurobridge_strippedfields`) that names them. What is too large even so becomes a dead letter.
-    Strip,
 }
 
 /// How often an event may stand in Kafka.

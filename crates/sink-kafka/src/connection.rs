@@ -12,6 +12,7 @@ use neurobridge_core::{
     event::Sequence,
     reader::Cursor,
     sink::{Ack, FaultKind, Outcome, PublishError, Rejection, RejectionReason, SinkFault, TransactionState},
+    sink_config::Oversize,
 };
 use rdkafka::{ClientConfig, types::RDKafkaErrorCode as Code};
 use tokio::{
@@ -27,7 +28,7 @@ use self::{
     transactions::InTransactions,
 };
 use crate::{
-    config::{KafkaConfig, Oversize},
+    config::KafkaConfig,
     context::Reports,
     encode::Record,
     error::{self, Blame},

@@ -3,22 +3,18 @@
 use std::{borrow::Cow, fmt::Write};
 
 use neurobridge_core::{
-    cloudevents::{self, DATA_CONTENT_TYPE, STRUCTURED_CONTENT_TYPE},
+    cloudevents::{self, DATA_CONTENT_TYPE, REPLAY, STRIPPED, STRUCTURED_CONTENT_TYPE},
     event::Event,
     identity::SpoolId,
+    sink_config::Format,
     template::Template,
 };
 use rdkafka::message::{Header, OwnedHeaders};
 
-use crate::config::{Format, KafkaConfig, MAX_TOPIC_LENGTH, is_topic_character};
+use crate::config::{KafkaConfig, MAX_TOPIC_LENGTH, is_topic_character};
 
-/// The attribute that names the fields that were stripped.
-const STRIPPED: &str = "strippedfields";
 /// The header for [`STRIPPED`] in records without CloudEvents.
 const RAW_STRIPPED: &str = "neurobridge_strippedfields";
-
-/// The attribute that names the replay to which a record belongs.
-const REPLAY: &str = "replay";
 /// The header for [`REPLAY`] in records without CloudEvents.
 const RAW_REPLAY: &str = "neurobridge_replay";
 
@@ -88,13 +84,8 @@ impl Encoder {
             Format::Cloudevents => (self.binary_headers(event, spool, stripped), event.data()),
             Format::CloudeventsJson => {
                 self.structured.clear();
-                cloudevents::write_structured(event, spool, &mut self.scratch, &mut self.structured);
-                let ours = [(STRIPPED, stripped), (REPLAY, self.replay.as_deref())];
-                for (name, value) in ours.into_iter().filter_map(|(name, value)| Some((name, value?))) {
-                    // Inserted after the opening brace, so that it precedes all attributes with foreign contents.
-                    let attribute = format!("\"{name}\":{},", serde_json::Value::from(value));
-                    self.structured.insert_str(1, &attribute);
-                }
+                let ours = [(REPLAY, self.replay.as_deref()), (STRIPPED, stripped)];
+                cloudevents::write_structured(event, spool, &ours, &mut self.scratch, &mut self.structured);
                 let mut headers = Headers::with_capacity(1);
                 headers.add("content-type", STRUCTURED_CONTENT_TYPE);
                 (headers, self.structured.as_str())

@@ -8,14 +8,13 @@ use std::{
     },
 };
 
-use neurobridge_core::sink::ClientGauges;
+use neurobridge_core::{sink::ClientGauges, throttle::Throttle};
 use tracing::warn;
 
 use crate::{
     error::without_state,
     positions::Positions,
     reach::{self, Unreached},
-    recent_texts::RecentTexts,
     statistics::{KnownBroker, Statistics, broker_name},
 };
 
@@ -49,7 +48,7 @@ struct Inner {
     brokers: Vec<KnownBroker>,
     /// The ids of the brokers that lead partitions to which the client writes.
     leaders: BTreeSet<i32>,
-    logged: RecentTexts,
+    logged: Throttle,
     partitions: HashMap<String, usize>,
     /// The most recent increase of a topic's partition count.
     notice: Option<String>,
@@ -201,9 +200,15 @@ impl Health {
         }
     }
 
+    /// Returns whether a message was not logged recently. librdkafka reports each error twice, and again at every attempt.
+    fn is_new(&self, text: &str) -> bool {
+        // The text about the connection's state differs from one report to the next.
+        self.lock().logged.allow(without_state(text)).is_some()
+    }
+
     /// Logs a warning of this sink, unless it was logged recently.
     pub(crate) fn warn(&self, text: &str) {
-        if self.lock().logged.insert(text) {
+        if self.is_new(text) {
             warn!(sink = self.sink, "{text}");
         }
     }
@@ -211,7 +216,7 @@ impl Health {
     /// Logs a message of librdkafka, unless it was logged recently. The message has a log target of its own, so that commands
     /// that show the state of the sink can omit it.
     pub(crate) fn pass_on(&self, text: &str) {
-        if self.lock().logged.insert(text) {
+        if self.is_new(text) {
             warn!(target: "neurobridge_sink_kafka::librdkafka", sink = self.sink, "librdkafka: {text}");
         }
     }

@@ -15,7 +15,6 @@ mod positions;
 mod producer;
 mod properties;
 mod reach;
-mod recent_texts;
 mod sink;
 mod sink_type;
 mod statistics;
@@ -26,8 +25,8 @@ mod transaction;
 
 pub use self::{
     config::{
-        Compression, DeadLetterConfig, Delivery, Format, KafkaConfig, MissingTopic, Oversize, SaslConfig,
-        SaslMechanism, TlsConfig, TransactionConfig,
+        Compression, DeadLetterConfig, Delivery, KafkaConfig, MissingTopic, SaslConfig, SaslMechanism,
+        TlsConfig, TransactionConfig,
     },
     sink::KafkaSink,
 };

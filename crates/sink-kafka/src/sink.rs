@@ -9,16 +9,15 @@ use neurobridge_core::{
     identity::SpoolId,
     reader::Cursor,
     sink::{
-        Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, PublishError, RejectionReason, Sink,
-        SinkFault, SinkFuture, SinkStatus, TransactionState, Transactions,
+        Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, PublishError, Sink, SinkFault,
+        SinkFuture, SinkStatus, TransactionState, Transactions,
     },
-    strip::Stripped,
 };
 use tokio::{sync::oneshot, time::timeout};
 use tracing::{info, warn};
 
 use crate::{
-    config::{Delivery, KafkaConfig, Oversize, SaslMechanism},
+    config::{Delivery, KafkaConfig, SaslMechanism},
     connection::{Claim, Connection, Open},
     encode::Encoder,
     health::Health,
@@ -139,35 +138,27 @@ impl KafkaSink {
     }
 
     fn send(&mut self, event: &Event<'_>) -> Result<(), PublishError> {
-        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
         connection.ready()?;
-        let record = self.encoder.encode(event, &self.spool, None);
-        if self.config.topic.constant().is_none()
-            && let Some(rejection) = self.config.reserved(record.topic)
-        {
-            return Err(PublishError::Rejected(rejection));
-        }
-        let published = connection.send(event.sequence, record);
-        if self.config.oversize == Oversize::Strip
-            && let Err(PublishError::Rejected(rejection)) = &published
-            && rejection.reason == RejectionReason::TooLarge
-            && let Some(stripped) = Stripped::of(event)
-            && let Some(event) = stripped.event(event)
-        {
-            let record = self.encoder.encode(&event, &self.spool, Some(&stripped.fields));
-            return connection.send(event.sequence, record);
-        }
-        published
+        self.config.oversize.publish(event, |event, stripped| {
+            let record = self.encoder.encode(event, &self.spool, stripped);
+            if self.config.topic.constant().is_none()
+                && let Some(rejection) = self.config.reserved(record.topic)
+            {
+                return Err(PublishError::Rejected(rejection));
+            }
+            connection.send(event.sequence, record)
+        })
     }
 
     fn send_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
         let topic = self.config.dead_letter_topic().ok_or_else(|| {
-            PublishError::Fault(SinkFault::new(
+            SinkFault::new(
                 FaultKind::Other,
-                "this sink keeps no dead letters; this is a bug",
-            ))
+                "this sink has no topic for dead letters; this is a bug",
+            )
         })?;
-        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
         connection.ready()?;
         connection.send(letter.sequence, crate::encode::dead_letter(topic, letter.json))
     }
@@ -240,7 +231,7 @@ impl Transactions for KafkaSink {
         Box::pin(async {
             match &mut self.connection {
                 Some(connection) => connection.commit(cursor).await,
-                None => Err(not_connected_fault()),
+                None => Err(SinkFault::not_connected()),
             }
         })
     }
@@ -249,7 +240,7 @@ impl Transactions for KafkaSink {
         Box::pin(async {
             let aborted = match &mut self.connection {
                 Some(connection) => connection.abort(None).await,
-                None => Err(not_connected_fault()),
+                None => Err(SinkFault::not_connected()),
             };
             aborted.map_err(|fault| self.reclassified(fault))
         })
@@ -322,7 +313,7 @@ impl Sink for KafkaSink {
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
         let outcomes = match &mut self.connection {
             Some(connection) => connection.outcomes(acks).await,
-            None => Err(not_connected_fault()),
+            None => Err(SinkFault::not_connected()),
         };
         outcomes
             .map(|()| Next::Continue)
@@ -402,14 +393,6 @@ fn no_thread(error: &io::Error) -> SinkFault {
         FaultKind::Other,
         format!("no thread can be made: {error}; raise the limit of threads or memory"),
     )
-}
-
-fn not_connected() -> PublishError {
-    PublishError::Fault(not_connected_fault())
-}
-
-fn not_connected_fault() -> SinkFault {
-    SinkFault::new(FaultKind::Other, "the sink is not connected; it connects first")
 }
 
 #[cfg(test)]

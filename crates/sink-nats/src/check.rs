@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::ServerAddr;
-use neurobridge_core::units::format_duration;
+use neurobridge_core::{sink_config::check_dead_letter, units::format_duration};
 
 use crate::{
     config::{AuthConfig, Mode, NatsConfig, Order, StreamConfig},
@@ -203,8 +203,10 @@ impl NatsConfig {
 
     fn check_dead_letter(&self, error: &mut impl FnMut(&str, String)) {
         let Some(place) = &self.dead_letter else { return };
-        match (&place.subject, &place.path) {
-            (Some(subject), None) => {
+        let valid = check_dead_letter("subject", place.subject.is_some(), place.path.is_some());
+        match (valid, &place.subject) {
+            (Err(message), _) => error("dead_letter", message),
+            (Ok(()), Some(subject)) => {
                 if let Some(message) = subject::mistake(subject, false) {
                     error("dead_letter.subject", message);
                 } else if subject::covers(&subject::pattern(&self.subject), subject) {
@@ -214,15 +216,7 @@ impl NatsConfig {
                     );
                 }
             }
-            (None, Some(_)) => {}
-            (Some(_), Some(_)) => error(
-                "dead_letter",
-                "found subject and path, expected one of them".into(),
-            ),
-            (None, None) => error(
-                "dead_letter",
-                "found neither subject nor path, expected one of them".into(),
-            ),
+            (Ok(()), None) => {}
         }
     }
 }

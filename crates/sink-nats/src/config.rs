@@ -2,7 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use neurobridge_core::{secret::Secret, template::Template};
+use neurobridge_core::{
+    secret::Secret,
+    sink_config::{Format, Oversize},
+    template::Template,
+    tls::TlsFiles,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +58,7 @@ pub struct NatsConfig {
     pub auth: Option<AuthConfig>,
     /// Encrypts the connection. An empty table will do where the system's roots know the servers' certificates.
     #[serde(default)]
-    pub tls: Option<TlsConfig>,
+    pub tls: Option<TlsFiles>,
 }
 
 /// Who keeps the events.
@@ -66,19 +71,6 @@ pub enum Mode {
     /// Nobody: an event is delivered when the server has taken it. Whoever does not listen at that moment, or listens
     /// too slowly, never gets it, and after a broken connection some events come twice.
     Core,
-}
-
-/// How an event becomes a message.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// CloudEvents 1.0, binary mode: the entry as the payload, the attributes as `ce-` headers.
-    #[default]
-    Cloudevents,
-    /// CloudEvents 1.0, structured mode: one JSON object with attributes and entry.
-    CloudeventsJson,
-    /// The frame as it came.
-    Raw,
 }
 
 /// What is promised of the order.
@@ -133,18 +125,6 @@ pub enum Storage {
     Memory,
 }
 
-/// What becomes of an event that is larger than server and stream take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Oversize {
-    /// It is kept whole among the dead letters, if these go into a file: nothing is changed without being asked for.
-    #[default]
-    DeadLetter,
-    /// Its pictures (`*_image`) become null and it is sent, marked by the attribute `strippedfields` (in `raw` by the
-    /// header `neurobridge-strippedfields`) that names them. What is too large even so becomes a dead letter.
-    Strip,
-}
-
 /// What becomes of an event whose subject the stream does not take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -197,21 +177,6 @@ pub struct AuthConfig {
     /// A file with a user's JWT and nkey, as `nsc` makes them.
     #[serde(default)]
     pub credentials_file: Option<PathBuf>,
-}
-
-/// TLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TlsConfig {
-    /// PEM file of the authority that signs the servers' certificates; the system's roots by default.
-    #[serde(default)]
-    pub ca_file: Option<PathBuf>,
-    /// PEM file of our own certificate, for servers that ask for one. Needs `key_file`.
-    #[serde(default)]
-    pub cert_file: Option<PathBuf>,
-    /// PEM file of our own certificate's private key.
-    #[serde(default)]
-    pub key_file: Option<PathBuf>,
 }
 
 impl NatsConfig {

@@ -15,6 +15,7 @@ use neurobridge_core::{
     connect::{ConnectStep, ConnectSteps},
     event::Sequence,
     sink::{FaultKind, SinkFault},
+    tls::TlsFiles,
 };
 use tokio::time::timeout;
 
@@ -22,7 +23,7 @@ use crate::{
     auth::Identity,
     chain::{Chain, Owner, Ownership},
     clients::Clients,
-    config::{NatsConfig, Order, TlsConfig},
+    config::{NatsConfig, Order},
     error,
     events::Events,
     probe,
@@ -140,12 +141,12 @@ pub(crate) async fn dial(
 }
 
 /// Returns the TLS configuration if TLS may be needed.
-fn tls_config(config: &NatsConfig) -> Option<TlsConfig> {
+fn tls_config(config: &NatsConfig) -> Option<TlsFiles> {
     let is_named = config
         .servers
         .iter()
         .any(|server| server.to_ascii_lowercase().starts_with("tls://"));
-    config.tls.clone().or_else(|| is_named.then(TlsConfig::default))
+    config.tls.clone().or_else(|| is_named.then(TlsFiles::default))
 }
 
 /// Connects to one of the servers. Tries each one once, starting with a random one. Returns the addresses of that server too.

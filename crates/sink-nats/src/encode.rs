@@ -4,28 +4,25 @@ use std::{borrow::Cow, fmt::Write};
 
 use async_nats::Subject;
 use neurobridge_core::{
-    cloudevents::{self, DATA_CONTENT_TYPE, STRUCTURED_CONTENT_TYPE, percent_encode},
+    cloudevents::{self, DATA_CONTENT_TYPE, REPLAY, STRIPPED, STRUCTURED_CONTENT_TYPE, percent_encode},
     dead_letter::DeadLetter,
     event::Event,
     foreign_text,
     identity::{self, SpoolId},
     sink::{Rejection, RejectionReason},
+    sink_config::Format,
     template::Template,
 };
 
 use crate::{
-    config::{Format, Mode, NatsConfig},
+    config::{Mode, NatsConfig},
     headers::{self, Headers},
     subject,
     subjects::Subjects,
 };
 
-/// The attribute that names the fields that were stripped.
-const STRIPPED: &str = "strippedfields";
 /// The header for [`STRIPPED`] in messages without CloudEvents.
 const RAW_STRIPPED: &str = "neurobridge-strippedfields";
-/// The attribute that names the replay to which a message belongs.
-const REPLAY: &str = "replay";
 /// The header for [`REPLAY`] in messages without CloudEvents.
 const RAW_REPLAY: &str = "neurobridge-replay";
 /// The header by which JetStream detects a duplicate.
@@ -130,7 +127,9 @@ impl Encoder {
         let payload = match self.format {
             Format::Cloudevents => event.data(),
             Format::CloudeventsJson => {
-                self.write_structured(event, spool, stripped);
+                self.structured.clear();
+                let ours = [(REPLAY, self.replay.as_deref()), (STRIPPED, stripped)];
+                cloudevents::write_structured(event, spool, &ours, &mut self.scratch, &mut self.structured);
                 &self.structured
             }
             Format::Raw => event.frame,
@@ -195,17 +194,6 @@ impl Encoder {
         }
         if let Some(run) = &self.replay {
             headers.add(header_name(REPLAY), &percent_encode(run));
-        }
-    }
-
-    fn write_structured(&mut self, event: &Event<'_>, spool: &SpoolId, stripped: Option<&str>) {
-        self.structured.clear();
-        cloudevents::write_structured(event, spool, &mut self.scratch, &mut self.structured);
-        let ours = [(STRIPPED, stripped), (REPLAY, self.replay.as_deref())];
-        for (name, value) in ours.into_iter().filter_map(|(name, value)| Some((name, value?))) {
-            // Inserted after the opening brace, so that it precedes all attributes with foreign contents.
-            let attribute = format!("\"{name}\":{},", serde_json::Value::from(value));
-            self.structured.insert_str(1, &attribute);
         }
     }
 }

@@ -36,9 +36,6 @@ mod subjects;
 mod tls;
 
 pub use self::{
-    config::{
-        AuthConfig, DeadLetterConfig, Format, MissingStream, Mode, NatsConfig, Order, Oversize, Storage,
-        StreamConfig, TlsConfig,
-    },
+    config::{AuthConfig, DeadLetterConfig, MissingStream, Mode, NatsConfig, Order, Storage, StreamConfig},
     sink::NatsSink,
 };

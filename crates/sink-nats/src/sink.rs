@@ -9,17 +9,16 @@ use neurobridge_core::{
     foreign_text,
     identity::SpoolId,
     sink::{
-        Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, PublishError, RejectionReason, Sink,
-        SinkFault, SinkStatus, Transactions,
+        Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, PublishError, Sink, SinkFault,
+        SinkStatus, Transactions,
     },
-    strip::Stripped,
 };
 use tracing::warn;
 
 use crate::{
     chain::Owner,
     clients::Clients,
-    config::{Mode, NatsConfig, Oversize},
+    config::{Mode, NatsConfig},
     connection::Connection,
     destination::Destination,
     dial::{Purpose, dial},
@@ -145,12 +144,12 @@ impl NatsSink {
 impl DeadLetterSink for NatsSink {
     fn publish_dead_letter(&mut self, letter: &DeadLetter<'_>) -> Result<(), PublishError> {
         let subject = self.config.dead_letter_subject().ok_or_else(|| {
-            PublishError::Fault(SinkFault::new(
+            SinkFault::new(
                 FaultKind::Other,
                 "this sink has no subject for dead letters; this is a bug",
-            ))
+            )
         })?;
-        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
         connection.ready_for_letter()?;
         let message = encode::dead_letter(subject, letter, &self.name, &self.spool, self.config.mode);
         connection.send_dead_letter(letter.sequence, message)
@@ -218,26 +217,15 @@ impl Sink for NatsSink {
     }
 
     fn publish(&mut self, event: &Event<'_>, buffer: &Bytes) -> Result<(), PublishError> {
-        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
         connection.ready()?;
-        let published = self
-            .encoder
-            .encode(event, &self.spool, None)
-            .map_err(PublishError::Rejected)
-            .and_then(|message| connection.send(event.sequence, message, buffer));
-        if self.config.oversize == Oversize::Strip
-            && let Err(PublishError::Rejected(rejection)) = &published
-            && rejection.reason == RejectionReason::TooLarge
-            && let Some(stripped) = Stripped::of(event)
-            && let Some(event) = stripped.event(event)
-        {
+        self.config.oversize.publish(event, |event, stripped| {
             let message = self
                 .encoder
-                .encode(&event, &self.spool, Some(&stripped.fields))
+                .encode(event, &self.spool, stripped)
                 .map_err(PublishError::Rejected)?;
-            return connection.send(event.sequence, message, buffer);
-        }
-        published
+            connection.send(event.sequence, message, buffer)
+        })
     }
 
     async fn flush(&mut self) -> Result<(), SinkFault> {
@@ -248,7 +236,7 @@ impl Sink for NatsSink {
     }
 
     async fn outcomes(&mut self, acks: &mut Vec<Ack>) -> Result<Next, SinkFault> {
-        let connection = self.connection.as_mut().ok_or_else(not_connected_fault)?;
+        let connection = self.connection.as_mut().ok_or_else(SinkFault::not_connected)?;
         let outcomes = connection.outcomes(acks).await;
         let (place, restarted) = connection.take_places();
         if let Some((before, place)) = restarted {
@@ -287,12 +275,4 @@ impl Sink for NatsSink {
         // All published events are acknowledged, or there is no time left to wait for them.
         self.connection = None;
     }
-}
-
-fn not_connected() -> PublishError {
-    PublishError::Fault(not_connected_fault())
-}
-
-fn not_connected_fault() -> SinkFault {
-    SinkFault::new(FaultKind::Other, "the sink is not connected; it connects first")
 }

@@ -1,7 +1,10 @@
 //! Topics: created, missing, deleted, with a smaller size limit, with more partitions.
 
-use neurobridge_core::sink::{FaultKind, RejectionReason};
-use neurobridge_sink_kafka::{DeadLetterConfig, Format, KafkaConfig, Oversize};
+use neurobridge_core::{
+    sink::{FaultKind, RejectionReason},
+    sink_config::{Format, Oversize},
+};
+use neurobridge_sink_kafka::{DeadLetterConfig, KafkaConfig};
 use neurobridge_tests::{
     kafka::{Kafka, KafkaOptions, admin::KafkaAdmin},
     poll::Patience,

@@ -1,8 +1,8 @@
 //! Transactions: rejected events within a transaction, and changes of the topics that transactions need.
 
-use neurobridge_core::{delivery::SinkState, sink::FaultKind};
+use neurobridge_core::{delivery::SinkState, sink::FaultKind, sink_config::Format};
 use neurobridge_sink_kafka::{
-    Compression, DeadLetterConfig, Delivery as Guarantee, Format, KafkaConfig, TransactionConfig,
+    Compression, DeadLetterConfig, Delivery as Guarantee, KafkaConfig, TransactionConfig,
 };
 use neurobridge_tests::{kafka::admin::KafkaAdmin, shared::kafka_bootstrap};
 

@@ -3,8 +3,8 @@
 use std::{fs, path::Path};
 
 use data_encoding::BASE64URL_NOPAD;
-use neurobridge_core::{secret::Secret, sink::FaultKind};
-use neurobridge_sink_nats::{AuthConfig, Mode, NatsConfig, TlsConfig};
+use neurobridge_core::{secret::Secret, sink::FaultKind, tls::TlsFiles};
+use neurobridge_sink_nats::{AuthConfig, Mode, NatsConfig};
 use neurobridge_tests::{
     certificates::Certificates,
     nats::{Nats, NatsOptions},
@@ -169,7 +169,7 @@ async fn tls_with_client_certificate_connects() {
     };
     let config = |nats: &Nats, ca: &Path, client: Option<&Certificates>| {
         let mut config = creating(&nats.url(), STREAM);
-        config.tls = Some(TlsConfig {
+        config.tls = Some(TlsFiles {
             ca_file: Some(ca.to_owned()),
             cert_file: client.map(|client| client.client_cert.clone()),
             key_file: client.map(|client| client.client_key.clone()),

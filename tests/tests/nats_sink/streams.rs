@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
-use neurobridge_core::{delivery::SinkState, sink::FaultKind};
-use neurobridge_sink_nats::{DeadLetterConfig, Format, NatsConfig, Order, Oversize, StreamConfig};
+use neurobridge_core::{
+    delivery::SinkState,
+    sink::FaultKind,
+    sink_config::{Format, Oversize},
+};
+use neurobridge_sink_nats::{DeadLetterConfig, NatsConfig, Order, StreamConfig};
 use neurobridge_tests::{nats::NatsOptions, poll::Patience, shared::own_nats};
 
 use super::support::{

@@ -9,8 +9,9 @@ use neurobridge_core::{
     epoch::{Epoch, Epochs},
     event::Sequence,
     reader::Cursor,
+    sink_config::Format,
 };
-use neurobridge_sink_nats::{Format, NatsConfig, Order};
+use neurobridge_sink_nats::{NatsConfig, Order};
 use neurobridge_tests::{
     nats::{NatsCluster, NatsInstallation, NatsOptions},
     shared::{own_nats, report_skipped, skipped_by_name, with_own_nats},

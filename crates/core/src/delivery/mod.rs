@@ -14,10 +14,9 @@
 //! | `dead_letters` | the limit of consecutive dead letters, and their log lines |
 //! | `commit_mode` | whether outcomes are final immediately or with the commit of a transaction |
 //! | `health` | the states of a sink with their log lines |
-//! | `connecting`, `replacement`, `backoff` | slow connection attempts, clients without progress, delays |
+//! | `connecting`, `replacement` | slow connection attempts, clients without progress |
 //! | `progress` | the state for `/status` and the metrics |
 
-mod backoff;
 mod commit_mode;
 mod connecting;
 mod dead_letters;
@@ -36,10 +35,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-pub use self::{
-    backoff::Backoff,
-    progress::{HealthChange, HealthChanges, Progress, ProgressSnapshot, SinkState},
-};
+pub use self::progress::{HealthChange, HealthChanges, Progress, ProgressSnapshot, SinkState};
 use self::{
     commit_mode::{CommitMode, PerEvent, PerTransaction},
     dead_letters::DeadLetterLog,
@@ -47,6 +43,7 @@ use self::{
     replacement::{Call, Watch},
     window::{Step, Window},
 };
+pub use crate::backoff::Backoff;
 use crate::{
     connect::ConnectSteps,
     dead_letter::DeadLetters,
@@ -186,7 +183,7 @@ impl From<SinkFault> for SessionEnd {
 impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
     /// Reconnects after each fault, until all events are delivered or the delivery is aborted.
     async fn run(&mut self) -> Result<Ended, ReadError> {
-        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+        let mut backoff = Backoff::new(Duration::from_millis(125), Duration::from_secs(30));
         loop {
             let before = self.window.settled_up_to();
             let end = match self.connect().await {

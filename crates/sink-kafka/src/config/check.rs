@@ -3,6 +3,7 @@
 use std::{net::Ipv6Addr, time::Duration};
 
 use neurobridge_core::{
+    sink_config::check_dead_letter,
     template::Template,
     units::{ByteSize, format_duration},
 };
@@ -197,8 +198,10 @@ impl KafkaConfig {
 
     fn check_dead_letter(&self, error: &mut impl FnMut(&str, String)) {
         let Some(place) = &self.dead_letter else { return };
-        match (&place.topic, &place.path) {
-            (Some(topic), None) => {
+        let valid = check_dead_letter("topic", place.topic.is_some(), place.path.is_some());
+        match (valid, &place.topic) {
+            (Err(message), _) => error("dead_letter", message),
+            (Ok(()), Some(topic)) => {
                 if let Err(message) = check_topic_name(topic) {
                     error("dead_letter.topic", message);
                 } else if self.topic.constant() == Some(topic) {
@@ -208,12 +211,7 @@ impl KafkaConfig {
                     );
                 }
             }
-            (None, Some(_)) => {}
-            (Some(_), Some(_)) => error("dead_letter", "found topic and path, expected one of them".into()),
-            (None, None) => error(
-                "dead_letter",
-                "found neither topic nor path, expected one of them".into(),
-            ),
+            (Ok(()), None) => {}
         }
     }
 

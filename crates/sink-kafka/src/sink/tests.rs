@@ -8,7 +8,12 @@ mod unavailable;
 use std::collections::BTreeMap;
 
 use neurobridge_core::{
-    connect::ConnectSteps, epoch::Epochs, event::Sequence, reader::Cursor, sink::Outcome,
+    connect::ConnectSteps,
+    epoch::Epochs,
+    event::Sequence,
+    reader::Cursor,
+    sink::{Outcome, RejectionReason},
+    sink_config::Oversize,
 };
 use rdkafka::types::RDKafkaRespErr as Resp;
 use tokio::time::Instant;

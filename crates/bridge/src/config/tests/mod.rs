@@ -94,7 +94,7 @@ fn the_environment_alone_is_enough() {
     .unwrap();
     assert_eq!(loaded.file, None);
     let token = loaded.config.sources["main"].token.clone().unwrap();
-    assert_eq!(secrecy::ExposeSecret::expose_secret(&token), "007");
+    assert_eq!(token.expose(), "007");
     insta::assert_snapshot!(report(load_from(None, [], environment(&[]), Keys::Unread)));
 }
 
