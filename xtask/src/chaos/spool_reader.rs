@@ -16,6 +16,8 @@ pub(super) struct SpoolReader {
     /// The events by sequence, from 1. An event is `None` if the spool deleted it on a full disk before it was read
     /// here.
     events: Vec<Option<EventHash>>,
+    /// The feed's ids of the events that were read.
+    ids: Vec<u64>,
 }
 
 /// A hash of one event in the spool.
@@ -31,6 +33,7 @@ impl SpoolReader {
             folder,
             spool: None,
             events: Vec::new(),
+            ids: Vec::new(),
         }
     }
 
@@ -53,6 +56,12 @@ impl SpoolReader {
     pub(super) fn into_events(self) -> Result<(String, Vec<Option<EventHash>>)> {
         let spool = self.spool.context("the spool does not exist")?;
         Ok((spool, self.events))
+    }
+
+    /// Returns the feed's ids of all events, and the number of events that were deleted before they were read.
+    pub(super) fn into_ids(self) -> (Vec<u64>, usize) {
+        let unread = self.events.len() - self.ids.len();
+        (self.ids, unread)
     }
 
     fn read(&mut self, last: u64) -> Result<()> {
@@ -86,6 +95,7 @@ impl SpoolReader {
                 );
                 self.events.resize(index(sequence)?, None);
                 let id = event.text(Field::Id).unwrap_or_default();
+                self.ids.push(id.parse().context("an id of the feed")?);
                 let pid = event.text(Field::Pid);
                 let found = Fingerprint::of(sequence, &id, event.data(), pid.as_deref());
                 self.events.push(Some(EventHash {

@@ -1,0 +1,287 @@
+//! The comparison with everything that the platform recognised: each event was received, or it is missing and lies inside
+//! a gap that the bridge reported.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::program::neurobridge;
+use neurobridge_tests::relay::Relay;
+use serde::Deserialize;
+
+use super::bridge_runs::BridgeRuns;
+use super::clock::Clock;
+use super::schedule::{self, Fault, Victim};
+use super::{Args, STOP, cut, guarded, join};
+use crate::shell::{log, print};
+
+/// The time that an event may need from the platform to the bridge: it is recognised before the gap begins in which it is
+/// missing. The machine may be busy.
+const TRANSIT: SignedDuration = SignedDuration::from_millis(500);
+/// The number of missing events outside of all gaps that are described.
+const MAX_DESCRIBED: usize = 5;
+/// Faults of the feed in addition to those of the schedule: an orderly close, a connection that hangs, a wrong answer to a
+/// ping, a reset, and a refused token.
+const FAULTS: [&str; 5] = [
+    "close=1001,every=17s",
+    "half-open,every=41s",
+    "wrong-pong,every=29s",
+    "reset,every=23s",
+    "refuse-token,every=37s",
+];
+
+/// An event that the platform recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+struct RecognisedEvent {
+    id: u64,
+    at: Timestamp,
+}
+
+/// A gap as `neurobridge gaps ls --json` prints it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct Gap {
+    began: Timestamp,
+    ended: Option<Timestamp>,
+    reason: String,
+    outcome: String,
+}
+
+impl Gap {
+    /// Returns whether an event that is missing may have been lost in this gap.
+    fn contains(&self, event: RecognisedEvent) -> bool {
+        event.at >= self.began - TRANSIT && self.ended.is_none_or(|ended| event.at <= ended)
+    }
+}
+
+/// The result of the comparison.
+#[derive(Debug, Default, PartialEq)]
+struct Comparison {
+    recognised: usize,
+    received: usize,
+    /// Missing events inside of gaps.
+    inside: usize,
+    /// Missing events that no gap explains.
+    outside: Vec<RecognisedEvent>,
+    /// Received events that the platform did not recognise.
+    foreign: usize,
+    /// The longest time by which a missing event was recognised before its gap began.
+    earliest: SignedDuration,
+    /// Received events within the bounds of gaps.
+    received_inside: usize,
+}
+
+impl Comparison {
+    fn of(recognised: &[RecognisedEvent], received: &[u64], gaps: &[Gap]) -> Self {
+        let ids: HashSet<u64> = received.iter().copied().collect();
+        let mut found = Self {
+            recognised: recognised.len(),
+            ..Self::default()
+        };
+        for event in recognised {
+            let begins: Vec<Timestamp> = gaps
+                .iter()
+                .filter(|gap| gap.contains(*event))
+                .map(|gap| gap.began)
+                .collect();
+            if ids.contains(&event.id) {
+                found.received += 1;
+                found.received_inside += usize::from(begins.iter().any(|began| event.at > *began));
+            } else if let Some(early) = begins.iter().map(|began| began.duration_since(event.at)).min() {
+                found.inside += 1;
+                found.earliest = found.earliest.max(early);
+            } else {
+                found.outside.push(*event);
+            }
+        }
+        found.foreign = ids.len() - found.received;
+        found
+    }
+
+    fn holds(&self) -> bool {
+        self.outside.is_empty() && self.foreign == 0
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} recognised = {} received live + {} missing inside gaps + {} missing outside; {} foreign\n\
+             a missing event was recognised at most {:.0} ms before its gap; {} events were received inside gaps",
+            self.recognised,
+            self.received,
+            self.inside,
+            self.outside.len(),
+            self.foreign,
+            self.earliest.as_secs_f64() * 1000.0,
+            self.received_inside,
+        )?;
+        for event in self.outside.iter().take(MAX_DESCRIBED) {
+            write!(f, "\n  {} recognised at {} lies in no gap", event.id, event.at)?;
+        }
+        Ok(())
+    }
+}
+
+/// Performs a run with faults of the feed and of the bridge, and returns whether all guarantees held.
+pub(super) fn run_in(dir: &Scratch, args: &Args) -> Result<bool> {
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let duration = Duration::from_secs_f64(args.minutes * 60.0);
+    let mut faults = schedule::draw(seed, duration, false);
+    faults.retain(|fault| matches!(fault.victim, Victim::Bridge | Victim::Feed));
+    print(&format!(
+        "seed {seed}, {} minutes, {} events per second, compared with everything that the platform recognised",
+        args.minutes, args.rate
+    ))?;
+    let of = |victim| -> Vec<Fault> {
+        let of = faults.iter().filter(|fault| fault.victim == victim);
+        of.copied().collect()
+    };
+
+    let record = dir.join("recognised.jsonl");
+    let (rate, path) = (args.rate.to_string(), record.display().to_string());
+    let mut options = vec!["--rate", &rate, "--recognised", &path];
+    options.extend(FAULTS.iter().flat_map(|rule| ["--fault", rule]));
+    let mut platform = Platform::start(dir, &options)?;
+    let relay = Relay::to(platform.address().to_owned())?;
+    let output = dir.join("events.jsonl");
+    let config = configuration(&format!("ws://{}/", relay.address()), &output);
+    let mut runs = BridgeRuns::begin(dir, config)?;
+
+    print("\nthe run")?;
+    let clock = Clock::start(duration);
+    thread::scope(|scope| -> Result<()> {
+        let clock = &clock;
+        let feed = scope.spawn(|| guarded(clock, || cut(&relay, &of(Victim::Feed), clock)));
+        let bridge = guarded(clock, || runs.run(&of(Victim::Bridge), clock));
+        bridge.and(join(feed))
+    })?;
+    log("end of the faults");
+    platform.process().terminate(STOP)?;
+    let (_, spool, kills) = runs.end()?;
+    let gaps = reported_gaps(&dir.join("neurobridge.toml"))?;
+    let (received, unread) = spool.into_ids();
+    ensure!(unread == 0, "{unread} events were deleted before they were read");
+
+    let found = Comparison::of(&read_record(&record)?, &received, &gaps);
+    print("\nresult")?;
+    print(&format!("kill -9: the bridge {kills} times"))?;
+    print(&summary(&gaps))?;
+    print(&found.to_string())?;
+    let holds = found.holds();
+    print(&format!(
+        "seed {seed}: {}",
+        if holds {
+            "every event was received, or lies in a reported gap"
+        } else {
+            "guarantees VIOLATED"
+        }
+    ))?;
+    Ok(holds)
+}
+
+fn configuration(feed: &str, output: &Path) -> String {
+    format!(
+        r#"
+[sources.main]
+url = "{feed}"
+token = "chaos"
+backoff = {{ min = "50ms", max = "1s" }}
+
+[spool]
+type = "disk"
+segment_size = "16 MiB"
+
+[sinks.file]
+type = "file"
+path = {output:?}
+"#
+    )
+}
+
+/// Returns the gaps that the bridge reported.
+fn reported_gaps(config: &Path) -> Result<Vec<Gap>> {
+    let mut command = Command::new(neurobridge());
+    command.args(["gaps", "ls", "--json", "--config"]).arg(config);
+    let output = command.output().context("running neurobridge gaps ls")?;
+    ensure!(
+        output.status.success(),
+        "neurobridge gaps ls exited with {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let lines = String::from_utf8(output.stdout)?;
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("a gap: {line}")))
+        .collect()
+}
+
+fn read_record(path: &Path) -> Result<Vec<RecognisedEvent>> {
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    BufReader::new(file)
+        .lines()
+        .map(|line| serde_json::from_str(&line?).context("a line of the record of recognised events"))
+        .collect()
+}
+
+/// Returns the number of gaps by reason and outcome.
+fn summary(gaps: &[Gap]) -> String {
+    let mut kinds: Vec<String> = gaps
+        .iter()
+        .map(|gap| format!("{} {}", gap.reason, gap.outcome))
+        .collect();
+    kinds.sort_unstable();
+    let counted: Vec<String> = kinds
+        .chunk_by(|one, other| one == other)
+        .map(|alike| format!("{} {}", alike.len(), alike[0]))
+        .collect();
+    format!("{} gaps: {}", gaps.len(), counted.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(seconds: i64, milliseconds: i64) -> Timestamp {
+        Timestamp::from_millisecond(seconds * 1000 + milliseconds).unwrap()
+    }
+
+    fn gap(began: Timestamp, ended: Option<Timestamp>) -> Gap {
+        Gap {
+            began,
+            ended,
+            reason: "crash".to_owned(),
+            outcome: "unrecovered".to_owned(),
+        }
+    }
+
+    #[test]
+    fn missing_event_has_to_lie_in_a_gap() {
+        let recognised: Vec<RecognisedEvent> = (1..=10_u64)
+            .map(|id| RecognisedEvent {
+                id,
+                at: time(i64::try_from(id).unwrap(), 0),
+            })
+            .collect();
+        let gaps = [gap(time(3, 100), Some(time(5, 0))), gap(time(9, 0), None)];
+        let found = Comparison::of(&recognised, &[1, 2, 4, 6, 7, 8], &gaps);
+        assert!(found.holds(), "{found}");
+        assert_eq!((found.received, found.inside, found.received_inside), (6, 4, 1));
+        assert_eq!(found.earliest, SignedDuration::from_millis(100));
+
+        let found = Comparison::of(&recognised, &[1, 4, 6, 7, 8, 9, 10, 11], &gaps);
+        assert_eq!(found.outside, recognised[1..2]);
+        assert_eq!(found.foreign, 1);
+        assert!(!found.holds());
+    }
+}
