@@ -1,0 +1,431 @@
+//! Texts with placeholders, and the messages made of them.
+
+use std::{collections::BTreeMap, fmt, fmt::Write as _};
+
+use neurobridge_core::{
+    secret::Secret,
+    suggest::{did_you_mean, nearest},
+};
+use serde_json::Value;
+
+use crate::notation::MessageText;
+
+/// The secrets of a declaration, by name.
+pub type Secrets = BTreeMap<String, Secret>;
+
+/// What stands for a value in a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Placeholder {
+    /// `{secret.NAME}`.
+    Secret(String),
+    /// `{request_id}`: a number that grows with each message that contains it.
+    RequestId,
+    /// `{value}`: the value of an event.
+    Value,
+    /// `{values}`: the values of several events.
+    Values,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Literal(String),
+    Text(Placeholder),
+    /// A placeholder with `:json`, which is the whole text.
+    Json(Placeholder),
+}
+
+/// The placeholders that are valid in a text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allowed<'a> {
+    pub(crate) secrets: &'a [&'a str],
+    pub(crate) request_id: bool,
+    pub(crate) values: bool,
+}
+
+/// A text with placeholders. Braces around anything else stand for themselves, as in a GraphQL query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Text(Vec<Piece>);
+
+impl Text {
+    /// Parses a text.
+    ///
+    /// # Errors
+    /// A placeholder is mistyped or not allowed here: a sentence with what was found and expected.
+    pub(crate) fn parse(text: &str, allowed: Allowed<'_>) -> Result<Self, String> {
+        let mut pieces = Vec::new();
+        let (mut literal, mut rest) = (String::new(), text);
+        while let Some(open) = rest.find('{') {
+            let (before, from) = rest.split_at(open);
+            literal.push_str(before);
+            let word_end = from[1..].find(|c: char| !c.is_ascii_alphanumeric() && !"_.:-".contains(c));
+            let word = word_end.and_then(|end| {
+                from[1 + end..]
+                    .starts_with('}')
+                    .then(|| (&from[1..1 + end], &from[end + 2..]))
+            });
+            let Some((word, after)) = word else {
+                literal.push('{');
+                rest = &from[1..];
+                continue;
+            };
+            let (name, is_json) = match word.strip_suffix(":json") {
+                Some(name) => (name, true),
+                None => (word, false),
+            };
+            match placeholder(name, allowed)? {
+                None => literal.push_str(&from[..word.len() + 2]),
+                Some(Placeholder::Values) if !is_json => {
+                    return Err("found {values}, expected \"{values:json}\" as the whole text".to_owned());
+                }
+                Some(placeholder) if is_json => {
+                    if text.len() != word.len() + 2 {
+                        return Err(format!(
+                            "found {{{word}}} within a text, expected \"{{{word}}}\" as the whole text, or {{{name}}}"
+                        ));
+                    }
+                    pieces.push(Piece::Json(placeholder));
+                }
+                Some(placeholder) => {
+                    if !literal.is_empty() {
+                        pieces.push(Piece::Literal(std::mem::take(&mut literal)));
+                    }
+                    pieces.push(Piece::Text(placeholder));
+                }
+            }
+            rest = after;
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            pieces.push(Piece::Literal(literal));
+        }
+        Ok(Self(pieces))
+    }
+
+    fn uses(&self, wanted: &Placeholder) -> bool {
+        self.0
+            .iter()
+            .any(|piece| matches!(piece, Piece::Text(found) | Piece::Json(found) if found == wanted))
+    }
+
+    /// Appends the text.
+    pub(crate) fn render(&self, values: &Values<'_>, out: &mut String) {
+        for piece in &self.0 {
+            match piece {
+                Piece::Literal(literal) => out.push_str(literal),
+                Piece::Text(placeholder) | Piece::Json(placeholder) => values.text(placeholder, out),
+            }
+        }
+    }
+
+    /// Appends the text as JSON.
+    fn render_json(&self, values: &Values<'_>, out: &mut String) {
+        if let [Piece::Json(placeholder)] = &self.0[..] {
+            values.json(placeholder, out);
+            return;
+        }
+        let mut text = String::new();
+        self.render(values, &mut text);
+        push_string(&text, out);
+    }
+}
+
+/// Returns the placeholder of a name; `None` if the braces stand for themselves.
+fn placeholder(name: &str, allowed: Allowed<'_>) -> Result<Option<Placeholder>, String> {
+    if let Some(secret) = name.strip_prefix("secret.") {
+        if allowed.secrets.contains(&secret) {
+            return Ok(Some(Placeholder::Secret(secret.to_owned())));
+        }
+        let meant = did_you_mean(secret, allowed.secrets);
+        return Err(format!(
+            "found {{{name}}}, which is no secret of this feed{meant}, expected a name in the table \"secrets\""
+        ));
+    }
+    let found = match name {
+        "request_id" => Placeholder::RequestId,
+        "value" => Placeholder::Value,
+        "values" => Placeholder::Values,
+        _ => {
+            // A path with one step of a known name, or a word that is nearly one.
+            let first = name.split('.').next().unwrap_or(name);
+            let meant = match name.contains('.') {
+                true => nearest(first, &["secret"]).map(|_| "{secret.NAME}"),
+                false => nearest(name, &["request_id"])
+                    .filter(|_| name.contains('_'))
+                    .map(|_| "{request_id}"),
+            };
+            return match meant {
+                Some(meant) => Err(format!(
+                    "found {{{name}}} (did you mean {meant}?), expected {{secret.NAME}}, {{request_id}}, or other text in braces"
+                )),
+                None => Ok(None),
+            };
+        }
+    };
+    let is_allowed = match found {
+        Placeholder::RequestId => allowed.request_id,
+        _ => allowed.values,
+    };
+    if is_allowed {
+        return Ok(Some(found));
+    }
+    Err(match found {
+        Placeholder::RequestId => {
+            "found {request_id}, which only messages have, expected {secret.NAME} or a fixed text".to_owned()
+        }
+        _ => format!(
+            "found {{{name}}}, which only \"ack.send\" has, expected {{secret.NAME}}, {{request_id}}, or blanks within braces that stand for themselves"
+        ),
+    })
+}
+
+/// The values of the placeholders of one message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Values<'a> {
+    pub(crate) secrets: &'a Secrets,
+    pub(crate) request_id: u64,
+    /// Values of events, as the feed wrote them.
+    pub(crate) events: &'a [&'a str],
+}
+
+impl Values<'_> {
+    fn text(&self, placeholder: &Placeholder, out: &mut String) {
+        match placeholder {
+            Placeholder::Secret(name) => out.push_str(self.secrets.get(name).map_or("", Secret::expose)),
+            Placeholder::RequestId => drop(write!(out, "{}", self.request_id)),
+            Placeholder::Value => {
+                let raw = self.events.first().copied().unwrap_or("null");
+                out.push_str(&neurobridge_core::json::text(raw).unwrap_or(raw.into()));
+            }
+            Placeholder::Values => self.json(placeholder, out),
+        }
+    }
+
+    fn json(&self, placeholder: &Placeholder, out: &mut String) {
+        match placeholder {
+            Placeholder::Secret(_) => {
+                let mut text = String::new();
+                self.text(placeholder, &mut text);
+                push_string(&text, out);
+            }
+            Placeholder::RequestId => self.text(placeholder, out),
+            Placeholder::Value => out.push_str(self.events.first().copied().unwrap_or("null")),
+            Placeholder::Values => {
+                let _ = write!(out, "[{}]", self.events.join(","));
+            }
+        }
+    }
+}
+
+/// A message with placeholders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Template {
+    Plain(Text),
+    Json(Node),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Node {
+    Text(Text),
+    /// A number, a boolean or null.
+    Scalar(String),
+    Array(Vec<Node>),
+    Object(Vec<(String, Node)>),
+}
+
+impl Template {
+    /// Parses a message.
+    ///
+    /// # Errors
+    /// See [`Text::parse`].
+    pub(crate) fn parse(message: &MessageText, allowed: Allowed<'_>) -> Result<Self, String> {
+        match &message.0 {
+            Value::String(text) => Text::parse(text, allowed).map(Self::Plain),
+            json => node(json, allowed).map(Self::Json),
+        }
+    }
+
+    /// Returns whether the message contains `{request_id}`.
+    pub(crate) fn uses_request_id(&self) -> bool {
+        self.uses(&Placeholder::RequestId)
+    }
+
+    /// Returns whether the message contains `{value}`.
+    pub(crate) fn uses_value(&self) -> bool {
+        self.uses(&Placeholder::Value)
+    }
+
+    /// Returns whether the message contains `{values:json}`.
+    pub(crate) fn uses_values(&self) -> bool {
+        self.uses(&Placeholder::Values)
+    }
+
+    fn uses(&self, wanted: &Placeholder) -> bool {
+        fn is_in(node: &Node, wanted: &Placeholder) -> bool {
+            match node {
+                Node::Text(text) => text.uses(wanted),
+                Node::Scalar(_) => false,
+                Node::Array(items) => items.iter().any(|item| is_in(item, wanted)),
+                Node::Object(keys) => keys.iter().any(|(_, value)| is_in(value, wanted)),
+            }
+        }
+        match self {
+            Self::Plain(text) => text.uses(wanted),
+            Self::Json(node) => is_in(node, wanted),
+        }
+    }
+
+    /// Returns the message.
+    pub(crate) fn render(&self, values: &Values<'_>) -> Message {
+        let mut out = String::new();
+        match self {
+            Self::Plain(text) => text.render(values, &mut out),
+            Self::Json(node) => node.render(values, &mut out),
+        }
+        Message(out)
+    }
+}
+
+fn node(value: &Value, allowed: Allowed<'_>) -> Result<Node, String> {
+    Ok(match value {
+        Value::String(text) => Node::Text(Text::parse(text, allowed)?),
+        Value::Array(items) => Node::Array(
+            items
+                .iter()
+                .map(|item| node(item, allowed))
+                .collect::<Result<_, _>>()?,
+        ),
+        Value::Object(keys) => Node::Object(
+            keys.iter()
+                .map(|(key, value)| Ok((key.clone(), node(value, allowed)?)))
+                .collect::<Result<_, String>>()?,
+        ),
+        scalar => Node::Scalar(scalar.to_string()),
+    })
+}
+
+impl Node {
+    fn render(&self, values: &Values<'_>, out: &mut String) {
+        match self {
+            Self::Text(text) => text.render_json(values, out),
+            Self::Scalar(scalar) => out.push_str(scalar),
+            Self::Array(items) => {
+                out.push('[');
+                for (index, item) in items.iter().enumerate() {
+                    if index > 0 {
+                        out.push(',');
+                    }
+                    item.render(values, out);
+                }
+                out.push(']');
+            }
+            Self::Object(keys) => {
+                out.push('{');
+                for (index, (key, value)) in keys.iter().enumerate() {
+                    if index > 0 {
+                        out.push(',');
+                    }
+                    push_string(key, out);
+                    out.push(':');
+                    value.render(values, out);
+                }
+                out.push('}');
+            }
+        }
+    }
+}
+
+/// Appends a text as a JSON string.
+fn push_string(text: &str, out: &mut String) {
+    out.push_str(&Value::from(text).to_string());
+}
+
+/// A text frame to send. It may contain a secret, so that `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message(String);
+
+impl Message {
+    /// Returns the text: only for sending, never for a log.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the text: only for sending, never for a log.
+    pub fn into_text(self) -> String {
+        self.0
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[a message]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOWED: Allowed<'_> = Allowed {
+        secrets: &["token"],
+        request_id: true,
+        values: true,
+    };
+
+    fn render(message: &Value, events: &[&str]) -> String {
+        let template = Template::parse(&MessageText(message.clone()), ALLOWED).unwrap();
+        let secrets = Secrets::from([("token".to_owned(), Secret::new("hunter\"2"))]);
+        let message = template.render(&Values {
+            secrets: &secrets,
+            request_id: 7,
+            events,
+        });
+        assert!(!format!("{message:?}").contains("hunter"));
+        message.into_text()
+    }
+
+    #[test]
+    fn placeholders_are_replaced() {
+        use serde_json::json;
+        for (message, text) in [
+            (json!("ping"), "ping"),
+            (json!("id {request_id} {x} { y } {"), "id 7 {x} { y } {"),
+            (
+                json!({"id": "{request_id}", "n": "{request_id:json}"}),
+                r#"{"id":"7","n":7}"#,
+            ),
+            (
+                json!({"a": ["Bearer {secret.token}", 1, null]}),
+                r#"{"a":["Bearer hunter\"2",1,null]}"#,
+            ),
+            (
+                json!({"v": "{value}", "w": "{value:json}"}),
+                r#"{"v":"18446744073709551616","w":18446744073709551616}"#,
+            ),
+            (
+                json!({"all": "{values:json}"}),
+                r#"{"all":[18446744073709551616,"b"]}"#,
+            ),
+            (json!("query { a { id } b }"), "query { a { id } b }"),
+        ] {
+            assert_eq!(render(&message, &["18446744073709551616", "\"b\""]), text);
+        }
+        assert_eq!(render(&json!("{value}"), &["\"b\""]), "b");
+    }
+
+    #[test]
+    fn mistyped_placeholder_is_explained() {
+        let error = |text: &str, allowed| Text::parse(text, allowed).unwrap_err();
+        assert!(error("{secret.tokn}", ALLOWED).contains("(did you mean \"token\"?)"));
+        assert!(error("{secrets.token}", ALLOWED).contains("did you mean {secret.NAME}?"));
+        assert!(error("{request_di}", ALLOWED).contains("did you mean {request_id}?"));
+        assert!(error("a{value:json}", ALLOWED).contains("as the whole text"));
+        assert!(error("{values}", ALLOWED).contains("{values:json}"));
+        let none = Allowed {
+            secrets: &[],
+            request_id: false,
+            values: false,
+        };
+        assert!(error("{request_id}", none).contains("only messages have"));
+        assert!(error("{value}", none).contains("only \"ack.send\" has"));
+    }
+}

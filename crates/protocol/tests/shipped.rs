@@ -1,0 +1,146 @@
+//! The shipped declarations, run against transcripts that were written from the public documentation of each feed.
+//!
+//! A transcript has one line for each step: `> ` a message that is sent, `< ` a frame that is received, `= ` an action of the
+//! last frame, `! ` a call of the listener (`begin`, `ping`, `request`, `resume VALUE`), `# ` a comment.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+
+use std::{fmt::Write as _, fs, path::PathBuf};
+
+use neurobridge_core::secret::Secret;
+use neurobridge_protocol::{Action, Declaration, Declared, FeedEvent, Message, Ping, Secrets};
+
+const FEEDS: [&str; 6] = [
+    "binance",
+    "bluesky-jetstream",
+    "coinbase-exchange",
+    "graphql-transport-ws",
+    "okx",
+    "polygon",
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+fn declared(name: &str) -> Declared {
+    let text = fs::read_to_string(root().join(format!("config/feeds/{name}.toml"))).unwrap();
+    let declaration: Declaration = toml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    Declared::new(declaration).unwrap_or_else(|problems| panic!("{name}: {problems:?}"))
+}
+
+fn secrets(declared: &Declared) -> Secrets {
+    let names = declared.declaration().secrets.keys();
+    names
+        .map(|name| (name.clone(), Secret::new(format!("<{name}>"))))
+        .collect()
+}
+
+fn event(event: &FeedEvent<'_>, out: &mut String) {
+    let shown = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let _ = writeln!(
+        out,
+        "= event id={} time={} type={} key={}",
+        shown(event.id()),
+        shown(event.time().map(|time| time.to_string())),
+        shown(event.kind().map(Into::into)),
+        shown(event.key())
+    );
+    let _ = writeln!(out, "= body {}", event.body());
+    if let Some(value) = event.resume() {
+        let _ = writeln!(out, "= resume {value}");
+    }
+    assert!(
+        serde_json::from_str::<serde_json::Value>(event.text).is_ok(),
+        "{}",
+        event.text
+    );
+}
+
+fn message(message: &Message, out: &mut String) {
+    let _ = writeln!(out, "> {}", message.expose());
+}
+
+/// Returns the transcript as it would be written by the declaration.
+fn replayed(declared: &mut Declared, transcript: &str) -> String {
+    let mut out = String::new();
+    for line in transcript.lines() {
+        let (kind, rest) = line.split_at(line.len().min(2));
+        match kind {
+            "> " | "= " => continue,
+            _ => drop(writeln!(out, "{line}")),
+        }
+        match (kind, rest) {
+            ("! ", "begin") => {
+                let secrets = secrets(declared);
+                declared
+                    .begin(secrets)
+                    .iter()
+                    .for_each(|sent| message(sent, &mut out));
+            }
+            ("! ", "ping") => match declared.ping() {
+                Some(Ping::Message(ping)) => message(&ping, &mut out),
+                Some(Ping::WebSocket) => out.push_str("= websocket ping\n"),
+                None => out.push_str("= no ping\n"),
+            },
+            ("! ", call) if call == "request" || call.starts_with("resume ") => {
+                let request = declared.request(&secrets(declared), call.strip_prefix("resume "));
+                let _ = writeln!(
+                    out,
+                    "= ?{} {:?} {:?}",
+                    request.query, request.headers, request.subprotocols
+                );
+            }
+            ("< ", frame) => declared.receive(frame, &mut |action| match action {
+                Action::Event(found) => event(&found, &mut out),
+                Action::Alive => out.push_str("= alive\n"),
+                Action::Ready => out.push_str("= ready\n"),
+                Action::Ignore => out.push_str("= ignore\n"),
+                Action::Refused(text) => drop(writeln!(out, "= refused {text}")),
+                Action::Error(text) => drop(writeln!(out, "= error {text}")),
+                Action::Reply(reply) => message(&reply, &mut out),
+                Action::Malformed(text, reason) => drop(writeln!(out, "= malformed: {reason}: {text}")),
+            }),
+            ("# ", _) | ("", _) => {}
+            other => panic!("unknown line {other:?}"),
+        }
+    }
+    out
+}
+
+#[test]
+fn shipped_declarations_interpret_their_transcripts() {
+    for name in FEEDS {
+        let path = root().join(format!("crates/protocol/tests/transcripts/{name}.txt"));
+        let transcript = fs::read_to_string(&path).unwrap();
+        let replayed = replayed(&mut declared(name), &transcript);
+        if std::env::var_os("UPDATE_TRANSCRIPTS").is_some() {
+            fs::write(&path, &replayed).unwrap();
+            continue;
+        }
+        assert_eq!(transcript, replayed, "{name}");
+    }
+}
+
+#[test]
+fn each_shipped_declaration_has_a_transcript() {
+    let names = |folder: &str| {
+        let mut names: Vec<_> = fs::read_dir(root().join(folder))
+            .unwrap()
+            .map(|entry| {
+                entry
+                    .unwrap()
+                    .path()
+                    .file_stem()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("config/feeds"), FEEDS);
+    assert_eq!(names("crates/protocol/tests/transcripts"), FEEDS);
+}
