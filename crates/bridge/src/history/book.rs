@@ -3,6 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::{SignedDuration, Timestamp};
+use neurobridge_listener::{DisconnectReason, Label};
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, seconds_between};
@@ -34,7 +35,7 @@ pub(crate) struct Gap {
     pub(crate) began: Timestamp,
     /// `None` while the gap is open.
     pub(crate) ended: Option<Timestamp>,
-    /// The first cause.
+    /// The cause: a refused token, or else the first one.
     pub(crate) reason: Cow<'static, str>,
     pub(crate) outcome: Cow<'static, str>,
     /// The time without a connection: less than from `began` to `ended` if several gaps were merged.
@@ -203,9 +204,16 @@ impl Book {
             .find(|gap| gap.is_open() && gap.source == source)
     }
 
-    /// Opens a gap, unless the source has an open one: the first cause is kept.
+    /// Opens a gap, unless the source has an open one. Then the first cause is kept, except for a token that was refused later.
     pub(super) fn begin_gap(&mut self, source: &str, began: Timestamp, reason: impl Into<Cow<'static, str>>) {
-        if self.open_gap(source).is_some() {
+        let reason = reason.into();
+        if let Some(id) = self.open_gap(source).map(|gap| gap.id) {
+            if reason == DisconnectReason::TokenRefused.as_str()
+                && let Some(gap) = self.gaps.get_mut(&id).filter(|gap| gap.reason != reason)
+            {
+                gap.reason = reason;
+                self.unwritten.push(Line::Gap(gap.clone()));
+            }
             return;
         }
         let gap = Gap {
@@ -213,7 +221,7 @@ impl Book {
             source: source.to_owned(),
             began,
             ended: None,
-            reason: reason.into(),
+            reason,
             outcome: Cow::Borrowed(OPEN),
             seconds: 0.0,
             gaps: 1,

@@ -80,6 +80,20 @@ fn repeats_within_an_hour_are_merged() {
 }
 
 #[test]
+fn refused_token_replaces_the_cause_of_an_open_gap() {
+    let mut book = Book::default();
+    book.begin_gap("main", time(0), "broken");
+    book.begin_gap("main", time(1), "pong_timeout");
+    assert_eq!(book.open_gap("main").unwrap().reason, "broken");
+    book.begin_gap("main", time(2), "token_refused");
+    let gap = book.end_gap("main", time(9)).unwrap();
+    assert_eq!(
+        (&*gap.reason, gap.began, gap.seconds),
+        ("token_refused", time(0), 9.0)
+    );
+}
+
+#[test]
 fn gaps_are_merged_and_their_sums_stay() {
     let mut book = Book::default();
     book.begin_gap("main", time(-100_000), "closed");

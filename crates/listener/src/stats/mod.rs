@@ -318,9 +318,13 @@ impl SourceStats {
         self.lock().outcomes.add(outcome, 1);
     }
 
-    /// Records the start of the delay between two attempts.
+    /// Records the start of the delay between two attempts. A refused token becomes the reason of an open gap, because the gap
+    /// lasts until the token is replaced.
     pub(crate) fn waiting(&self, state: SourceState, reason: String) {
         let mut inner = self.lock();
+        if let (SourceState::Refused, Some((_, _, cause))) = (state, &mut inner.gap_began) {
+            *cause = DisconnectReason::TokenRefused;
+        }
         inner.enter(state);
         inner.reason = Some(reason.into());
     }

@@ -42,6 +42,26 @@ async fn gap_lasts_until_the_next_authorised_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn refused_token_is_the_reason_of_its_gap() {
+    let stats = SourceStats::new();
+    stats.authorising(None);
+    stats.authorised();
+    stats.disconnected(DisconnectReason::Broken, Some(Instant::now()));
+    stats.waiting(SourceState::Waiting, "broken".into());
+    let reason = || stats.snapshot().open_gap_began.unwrap().1;
+    assert_eq!(reason(), DisconnectReason::Broken);
+    stats.disconnected(DisconnectReason::TokenRefused, None);
+    stats.waiting(SourceState::Refused, "refused".into());
+    assert_eq!(reason(), DisconnectReason::TokenRefused);
+    stats.authorising(None);
+    stats.authorised();
+    assert_eq!(
+        stats.snapshot().newest_gaps[0].reason,
+        DisconnectReason::TokenRefused
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn proof_of_life_is_the_last_byte_of_a_connection() {
     let stats = SourceStats::new();
     let reading = || {
