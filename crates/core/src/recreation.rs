@@ -1,4 +1,5 @@
-//! Destinations that were removed and recreated after events were delivered into them.
+//! Destinations that others changed after events were delivered into them: topics and streams that were removed and recreated,
+//! files that were moved, truncated or removed.
 
 use tracing::warn;
 
@@ -21,5 +22,38 @@ impl Recreations {
         warn!(sink, "{text}");
         self.count += 1;
         self.last = Some(text);
+    }
+}
+
+/// The changes that other programs made to the files of a sink, as far as the sink has noticed in this process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileChanges {
+    /// The number of changes.
+    pub count: u64,
+    /// The number of events that were delivered and are gone.
+    pub lost: u64,
+    /// The sentence about the last change.
+    pub last: Option<String>,
+}
+
+impl FileChanges {
+    /// Counts and logs one. `what` states what happened to which file, and what the sink does.
+    pub fn note(&mut self, what: &str, lost: u64) {
+        let text = match lost {
+            0 => format!("{what}; no event is lost"),
+            1 => format!("{what}; 1 event that was delivered into it is gone"),
+            _ => format!("{what}; {lost} events that were delivered into it are gone"),
+        };
+        warn!(lost, "{text}");
+        self.count += 1;
+        self.lost += lost;
+        self.last = Some(text);
+    }
+
+    /// Adds later changes.
+    pub fn add(&mut self, later: Self) {
+        self.count += later.count;
+        self.lost += later.lost;
+        self.last = later.last.or_else(|| self.last.take());
     }
 }

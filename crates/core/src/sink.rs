@@ -16,7 +16,7 @@ use crate::{
     foreign_text,
     identity::SpoolId,
     reader::Cursor,
-    recreation::Recreations,
+    recreation::{FileChanges, Recreations},
 };
 
 /// A sink: publishes events and reports the outcome of each one asynchronously. One task drives it; no two calls overlap.
@@ -168,9 +168,8 @@ pub struct SinkStatus {
     pub unavailable: Option<SinkFault>,
     /// A sentence for the operator, although nothing is wrong now.
     pub notice: Option<String>,
-    /// The number of events that the destination has lost after they were acknowledged, as far as the sink has noticed in this
-    /// process: lines of a file that another program removed.
-    pub lost: u64,
+    /// The changes that other programs made to the files of the sink, and the acknowledged events that are gone.
+    pub file_changes: FileChanges,
     /// The destinations that were removed and recreated after events were delivered into them, as far as the sink has
     /// noticed in this process.
     pub recreations: Recreations,

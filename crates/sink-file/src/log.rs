@@ -11,6 +11,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use neurobridge_core::recreation::FileChanges;
 use nix::fcntl::Flock;
 use tracing::{info, warn};
 
@@ -48,8 +49,8 @@ pub(crate) struct Log {
     needs_new_file: bool,
     /// The position after which lines of resent events may exist.
     resumed: Option<Resumed>,
-    /// The number of written lines that other programs have removed.
-    lost: u64,
+    /// The changes of the files by other programs.
+    changes: FileChanges,
     /// The monotonic time of this process's last write to the file.
     written_here: Option<Duration>,
     /// The monotonic time of the last write to each file that this process rotated. A file younger than `max_age` by this
@@ -75,7 +76,7 @@ impl Log {
             is_torn: false,
             needs_new_file: false,
             resumed: None,
-            lost: 0,
+            changes: FileChanges::default(),
             written_here: None,
             rotated_here: BTreeMap::new(),
             active,
@@ -149,9 +150,9 @@ impl Log {
         Ok(self.end + self.place.size_within(time, self.clock.now())?)
     }
 
-    /// Returns and resets the number of detected lines that other programs have removed or overwritten.
-    pub(crate) const fn take_lost(&mut self) -> u64 {
-        std::mem::replace(&mut self.lost, 0)
+    /// Returns and resets the detected changes by other programs.
+    pub(crate) fn take_changes(&mut self) -> FileChanges {
+        std::mem::take(&mut self.changes)
     }
 
     /// Rotates a file whose period is over, and removes files that are too old. A failed removal is logged and does not
@@ -248,12 +249,11 @@ impl Log {
             return Ok(());
         }
         let lost = position.lines.saturating_sub(there.unwrap_or(0));
-        warn!(
-            file = position.file,
-            lost,
-            "the file written last was removed or changed by another program; appending at the end of the current file"
+        let what = format!(
+            "the file \"{}\" was removed or changed by another program since the last write; the current one is continued",
+            position.file
         );
-        self.lost += lost;
+        self.changes.note(&what, lost);
         Ok(())
     }
 
@@ -355,18 +355,17 @@ impl Log {
         }
         self.load()?;
         self.cut_torn_line()?;
-        let lost = match (is_there, is_elsewhere) {
-            (true, _) => before.saturating_sub(self.lines),
-            // The file was moved and still has a name.
-            (false, true) => 0,
-            (false, false) => before,
+        let (change, lost) = match (is_there, is_elsewhere) {
+            (true, _) => (
+                "changed by another program; its current end is continued",
+                before.saturating_sub(self.lines),
+            ),
+            // It still has a name.
+            (false, true) => ("moved by another program; a new one was begun", 0),
+            (false, false) => ("removed by another program; a new one was begun", before),
         };
-        self.lost += lost;
-        warn!(
-            path = %self.place.active.display(),
-            lost,
-            "the file was changed, moved or removed by another program; appending at its current end"
-        );
+        let what = format!("the file \"{}\" was {change}", self.place.active.display());
+        self.changes.note(&what, lost);
         Ok(())
     }
 

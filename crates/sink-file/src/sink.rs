@@ -6,7 +6,7 @@ use bytes::Bytes;
 use neurobridge_core::{
     event::{Event, Sequence},
     identity::SpoolId,
-    recreation::Recreations,
+    recreation::{FileChanges, Recreations},
     sink::{
         Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, Outcome, PublishError, Sink,
         SinkFault, SinkStatus, Transactions,
@@ -58,8 +58,8 @@ pub struct FileSink {
     repeated_before: Sequence,
     /// The first sequence that this process has not yet published.
     unpublished: Sequence,
-    /// The number of lines that other programs have removed.
-    lost: u64,
+    /// The changes of the files by other programs.
+    changes: FileChanges,
     batch: Batch,
     /// The buffers of the previous batch, for reuse.
     spare: Batch,
@@ -87,7 +87,7 @@ struct Batch {
 struct Written {
     batch: Batch,
     position: Position,
-    lost: u64,
+    changes: FileChanges,
 }
 
 impl FileSink {
@@ -115,7 +115,7 @@ impl FileSink {
             acknowledged: None,
             repeated_before: Sequence::FIRST,
             unpublished: Sequence::FIRST,
-            lost: 0,
+            changes: FileChanges::default(),
             batch: Batch::default(),
             spare: Batch::default(),
             writing: None,
@@ -142,11 +142,11 @@ impl FileSink {
         let lineage = Arc::clone(&session.lineage);
         self.writing = Some(self.writer.spawn(move |log| {
             log.append_missing(batch.lines.as_bytes(), batch.repeated)?;
-            let (position, lost) = (log.position(&lineage)?, log.take_lost());
+            let (position, changes) = (log.position(&lineage)?, log.take_changes());
             Ok(Written {
                 batch,
                 position,
-                lost,
+                changes,
             })
         }));
     }
@@ -156,9 +156,9 @@ impl FileSink {
         let Written {
             mut batch,
             position,
-            lost,
+            changes,
         } = written;
-        self.lost += lost;
+        self.changes.add(changes);
         acks.extend(batch.sequences.drain(..).map(|sequence| Ack {
             sequence,
             outcome: Outcome::Delivered,
@@ -206,10 +206,10 @@ impl Sink for FileSink {
         let (spool, next) = (context.spool.to_string(), context.cursor.next);
         let opened = self.writer.open(move |log| {
             let position = resume(log, position, &spool, next, new_lineage)?;
-            Ok((position, log.take_lost()))
+            Ok((position, log.take_changes()))
         });
-        let (position, lost) = opened.await?;
-        self.lost += lost;
+        let (position, changes) = opened.await?;
+        self.changes.add(changes);
         info!(
             sink = self.name,
             file = position.file,
@@ -303,7 +303,7 @@ impl Sink for FileSink {
                 .removes_by_age
                 .then(neurobridge_core::clock::distrust_reason)
                 .flatten(),
-            lost: self.lost,
+            file_changes: self.changes.clone(),
             ..SinkStatus::default()
         }
     }

@@ -8,6 +8,7 @@ use neurobridge_core::{
     event::Event,
     identity::SpoolId,
     reader::Cursor,
+    recreation::FileChanges,
     sink::{
         Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, PublishError, Sink, SinkFault,
         SinkFuture, SinkStatus, TransactionState, Transactions,
@@ -338,7 +339,7 @@ impl Sink for KafkaSink {
             broken: connection.and_then(Connection::broken_transaction),
             unavailable: self.unavailable(),
             notice: self.health.notice(),
-            lost: 0,
+            file_changes: FileChanges::default(),
             recreations: self.health.positions().recreations(),
             client: self.health.gauges(),
         }

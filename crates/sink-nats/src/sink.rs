@@ -8,6 +8,7 @@ use neurobridge_core::{
     event::Event,
     foreign_text,
     identity::SpoolId,
+    recreation::FileChanges,
     sink::{
         Ack, ConnectContext, Connected, DeadLetterSink, FaultKind, Next, PublishError, Sink, SinkFault,
         SinkStatus, Transactions,
@@ -265,7 +266,7 @@ impl Sink for NatsSink {
             broken: connection.and_then(Connection::idle_fault),
             unavailable: self.unavailable(),
             notice: connection.and_then(Connection::notice),
-            lost: 0,
+            file_changes: FileChanges::default(),
             recreations: self.destination.recreations(),
             client: connection.map(Connection::gauges).unwrap_or_default(),
         }

@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     DeadLetters,
     /// The stream or topic of a sink was removed and recreated.
     DestinationRecreated,
+    /// Another program moved, truncated or removed the file of a sink.
+    FileChanged,
 }
 
 impl Kind {
@@ -51,13 +53,14 @@ impl Kind {
         Self::DeadLetters,
     ];
     /// The changes of a sink.
-    pub(crate) const OF_SINK: [Self; 6] = [
+    pub(crate) const OF_SINK: [Self; 7] = [
         Self::SinkUp,
         Self::SinkDown,
         Self::SinkRecovered,
         Self::SinkStopped,
         Self::DeadLetters,
         Self::DestinationRecreated,
+        Self::FileChanged,
     ];
     /// The changes of the spool.
     pub(crate) const OF_SPOOL: [Self; 6] = [
@@ -91,6 +94,7 @@ impl Kind {
             Self::EventsDropped => "events_dropped",
             Self::DeadLetters => "dead_letters",
             Self::DestinationRecreated => "destination_recreated",
+            Self::FileChanged => "file_changed",
         }
     }
 }

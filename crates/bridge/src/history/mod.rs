@@ -173,13 +173,17 @@ impl History {
         let (sources, sinks) = (config.sources.len(), config.sinks.len());
         let text = format!("configuration loaded: {origin}, sources: {sources}, sinks: {sinks}");
         let mut entry = Entry::new(kind, clock::now(), &text);
-        if let Some(before) = before {
-            entry = entry.because(if before == fingerprint {
+        let since_last_run = before.map(|before| {
+            if before == fingerprint {
                 "unchanged"
             } else {
                 "changed"
-            });
+            }
+        });
+        if let Some(change) = since_last_run {
+            entry = entry.because(change);
         }
+        info!(since_last_run, "{text}");
         entry.fingerprint = Some(fingerprint);
         inner.book.add(entry);
     }

@@ -115,6 +115,8 @@ struct SinkWatch {
     changes: u64,
     is_stopped: bool,
     recreations: u64,
+    file_changes: u64,
+    lost_from_file: u64,
     /// The start of the outage.
     down_since: Option<Timestamp>,
     dead_letters: Rate,
@@ -282,6 +284,18 @@ impl Watch {
                 .as_deref()
                 .unwrap_or("the destination was recreated");
             book.add(Entry::new(Kind::DestinationRecreated, now, text).of_sink(name));
+        }
+        let changes = &sink.file_changes;
+        let lost = changes
+            .lost
+            .saturating_sub(std::mem::replace(&mut watch.lost_from_file, changes.lost));
+        if std::mem::replace(&mut watch.file_changes, changes.count) < changes.count {
+            let text = changes
+                .last
+                .as_deref()
+                .unwrap_or("another program changed the file");
+            let entry = Entry::new(Kind::FileChanged, now, text).of_sink(name);
+            book.add(if lost > 0 { entry.events(lost) } else { entry });
         }
         let total = sink.dead_letters.iter().sum();
         if let Some(letters) = watch.dead_letters.report(total, now) {

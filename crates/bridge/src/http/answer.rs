@@ -14,7 +14,8 @@ const PATIENCE: SignedDuration = SignedDuration::from_secs(2);
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Answer {
     answer: Word,
-    /// Events that a sink never receives: dropped by a full spool, or damaged. The largest number of all sinks.
+    /// Events that a sink never receives, dropped by a full spool or damaged, or that another program removed from its file. The
+    /// largest number of all sinks.
     lost_events: u64,
     /// The gaps of all sources in seconds. The events that the platform sent in them are missed and cannot be counted.
     missed_seconds: f64,
@@ -176,7 +177,11 @@ impl Findings {
         if let Some(text) = &sink.snapshot.recreations.last {
             self.lost.push(format!("{name}: {text}."));
         }
-        counts.dropped + counts.damaged + behind
+        let changes = &sink.snapshot.file_changes;
+        if let Some(text) = changes.last.as_ref().filter(|_| changes.lost > 0) {
+            self.lost.push(format!("{name}: {text}."));
+        }
+        counts.dropped + counts.damaged + behind + changes.lost
     }
 }
 

@@ -111,8 +111,8 @@ metrics! {
     GAUGE source_clock_skew_seconds = source.snapshot.clock_skew_seconds.unwrap_or(0.0);
     /// Time from an entry's creation to its receipt; one event of each wake-up.
     HISTOGRAM event_age_seconds = source.handle.intake.stats.event_age.snapshot();
-    /// Gaps that have ended, by their first cause and what became of the events in them, with those of earlier runs. A gap is a
-    /// time without an authorised connection after the first one, also across a restart.
+    /// Gaps that have ended, by their cause (a refused token, or else the first one) and what became of the events in them, with
+    /// those of earlier runs. A gap is a time without an authorised connection after the first one, also across a restart.
     COUNTER source_gaps_total = ended_gaps(source);
     /// Gaps that are open at this moment: 0 or 1.
     GAUGE source_open_gaps = source.gaps.open_seconds.is_some();
@@ -174,7 +174,9 @@ metrics! {
     /// Events published again after a fault.
     COUNTER sink_resent_events_total = sink.snapshot.resent;
     /// Events that the destination lost after they were acknowledged: lines that another program removed from a file.
-    COUNTER sink_lost_events_total = sink.snapshot.lost;
+    COUNTER sink_lost_events_total = sink.snapshot.file_changes.lost;
+    /// Times that another program moved, truncated or removed the file of the sink.
+    COUNTER sink_file_changes_total = sink.snapshot.file_changes.count;
     /// Times that the topic or stream was found to be removed and recreated after events were delivered into it.
     COUNTER sink_destination_recreated_total = sink.snapshot.recreations.count;
     /// Clients of the sink that were replaced because they settled no event for too long while events waited.

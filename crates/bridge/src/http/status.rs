@@ -88,6 +88,11 @@ struct Sink {
     /// How often the topic or stream was found to be recreated since the start, and the last time in a sentence.
     destination_recreated: u64,
     last_recreation: Option<String>,
+    /// How often another program moved, truncated or removed the file of the sink since the start, the last time in a sentence,
+    /// and the delivered events that are gone.
+    file_changes: u64,
+    last_file_change: Option<String>,
+    lost_from_file: u64,
     latency: Latency,
     newest_dead_letters: Vec<DeadLetterSummary>,
     ledger: Ledger,
@@ -292,6 +297,9 @@ impl Sink {
             client_replacements: sink.snapshot.client_replacements,
             destination_recreated: sink.snapshot.recreations.count,
             last_recreation: sink.snapshot.recreations.last.clone(),
+            file_changes: sink.snapshot.file_changes.count,
+            last_file_change: sink.snapshot.file_changes.last.clone(),
+            lost_from_file: sink.snapshot.file_changes.lost,
             latency: Latency::of(sink.handle.progress.latency()),
             newest_dead_letters: sink.snapshot.newest_dead_letters.iter().cloned().collect(),
             ledger: Ledger {

@@ -333,15 +333,15 @@ impl<S: Sink, R: Reader, M: CommitMode> Delivery<S, R, M> {
             broken,
             unavailable,
             notice,
-            lost,
+            file_changes,
             recreations,
             client,
         } = self.sink.status();
-        self.progress.set_recreations(recreations);
+        self.progress.set_destination(recreations, file_changes);
         if let Some(fault) = broken {
             return Err(fault.into());
         }
-        self.progress.set_status(notice, lost, client);
+        self.progress.set_status(notice, client);
         self.log_dead_letters(false);
         let waiting = self.waiting();
         self.watch.observe(&self.window);

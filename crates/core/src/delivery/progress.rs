@@ -15,7 +15,7 @@ use crate::{
     event::Sequence,
     histogram::{self, Histogram},
     reader::Cursor,
-    recreation::Recreations,
+    recreation::{FileChanges, Recreations},
     sink::{ClientGauges, FaultKind, RejectionReason, SinkFault},
 };
 
@@ -117,8 +117,8 @@ pub struct ProgressSnapshot {
     pub newest_dead_letters: RecentDeadLetters,
     /// Advice to the operator of a sink that works.
     pub notice: Option<String>,
-    /// The number of events that the destination has lost after their acknowledgement, as far as the sink has detected it.
-    pub lost: u64,
+    /// The changes that other programs made to the files of the sink, as far as the sink has detected them.
+    pub file_changes: FileChanges,
     /// The destinations that were removed and recreated, as far as the sink has detected it.
     pub recreations: Recreations,
     /// The last measurements of the client library.
@@ -143,7 +143,7 @@ impl Progress {
             dead_letters: [0; RejectionReason::ALL.len()],
             newest_dead_letters: RecentDeadLetters::default(),
             notice: None,
-            lost: 0,
+            file_changes: FileChanges::default(),
             recreations: Recreations::default(),
             client: ClientGauges::default(),
         };
@@ -199,15 +199,16 @@ impl Progress {
         self.lock().in_flight = 0;
     }
 
-    pub(super) fn set_status(&self, notice: Option<String>, lost: u64, client: ClientGauges) {
+    pub(super) fn set_status(&self, notice: Option<String>, client: ClientGauges) {
         let mut inner = self.lock();
         inner.notice = notice;
-        inner.lost = lost;
         inner.client = client;
     }
 
-    pub(super) fn set_recreations(&self, recreations: Recreations) {
-        self.lock().recreations = recreations;
+    pub(super) fn set_destination(&self, recreations: Recreations, file_changes: FileChanges) {
+        let mut inner = self.lock();
+        inner.recreations = recreations;
+        inner.file_changes = file_changes;
     }
 
     pub(super) fn client_replaced(&self) {

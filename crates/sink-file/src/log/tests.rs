@@ -277,7 +277,7 @@ fn lines_not_sent_again_are_kept() {
     assert!(log.resume_at(&after_one).unwrap());
     log.append_missing(b"two\n", 0).unwrap();
     assert_eq!(files.contents().concat(), format!("{before}THREE\nthree\ntwo\n"));
-    assert_eq!(log.take_lost(), 0);
+    assert_eq!(log.take_changes().lost, 0);
 }
 
 #[test]

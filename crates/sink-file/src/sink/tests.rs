@@ -356,12 +356,12 @@ async fn lines_removed_by_others_are_counted() {
     setting.commit(6);
     fs::write(setting.path(), "").unwrap();
     setting.deliver(6..7).await;
-    assert_eq!(setting.sink.status().lost, 5);
+    assert_eq!(setting.sink.status().file_changes.lost, 5);
     setting.commit(7);
     setting.restart().await;
     fs::remove_file(setting.path()).unwrap();
     setting.connect().await;
-    assert_eq!(setting.sink.status().lost, 1);
+    assert_eq!(setting.sink.status().file_changes.lost, 1);
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ fn replaced_or_shorter_file_is_counted_as_lost() {
         fs::write(files.path(), other).unwrap();
         let mut log = files.open();
         assert!(!log.resume_at(&position).unwrap());
-        assert_eq!(log.take_lost(), lost, "{other:?}");
+        assert_eq!(log.take_changes().lost, lost, "{other:?}");
         drop(log);
         assert_eq!(files.contents(), [other.trim_end_matches('\0')]);
     }
@@ -42,7 +42,7 @@ fn replaced_or_shorter_file_is_counted_as_lost() {
     fs::write(aged.root.path().join("log/other"), "").unwrap();
     let mut log = aged.open();
     assert!(!log.resume_at(&Position { inode: 0, ..position }).unwrap());
-    assert_eq!(log.take_lost(), 0);
+    assert_eq!(log.take_changes().lost, 0);
 }
 
 #[test]
@@ -52,10 +52,14 @@ fn moved_or_truncated_file_is_continued() {
     log.append(b"one\n").unwrap();
     fs::rename(files.path(), files.root.path().join("taken")).unwrap();
     log.append(b"two\n").unwrap();
-    assert_eq!((files.contents(), log.take_lost()), (vec!["two\n".to_owned()], 0));
+    let changes = log.take_changes();
+    assert_eq!((files.contents(), changes.lost), (vec!["two\n".to_owned()], 0));
+    let text = changes.last.unwrap();
+    let end = "was moved by another program; a new one was begun; no event is lost";
+    assert!(text.ends_with(end), "{text}");
     fs::write(files.path(), "").unwrap();
     log.append(b"three\n").unwrap();
-    assert_eq!(log.take_lost(), 1);
+    assert_eq!(log.take_changes().lost, 1);
     fs::write(files.path(), "edited\nhal").unwrap();
     log.append(b"four\n").unwrap();
     assert_eq!(files.contents(), ["edited\nfour\n"]);
@@ -72,19 +76,22 @@ fn lines_removed_by_others_are_counted_without_gaps() {
     file.set_len(6).unwrap();
     log.append(b"five\n").unwrap();
     assert_eq!(
-        (files.contents(), log.take_lost()),
+        (files.contents(), log.take_changes().lost),
         (vec!["one\nfive\n".to_owned()], 3)
     );
     // Zeros at the end, at the same length.
     file.write_all_at(&[0; 7], 2).unwrap();
     log.append(b"six\n").unwrap();
-    assert_eq!((files.contents(), log.take_lost()), (vec!["six\n".to_owned()], 2));
+    assert_eq!(
+        (files.contents(), log.take_changes().lost),
+        (vec!["six\n".to_owned()], 2)
+    );
     // The folder was replaced.
     log.append(b"seven\n").unwrap();
     fs::remove_dir_all(files.path().parent().unwrap()).unwrap();
     log.append(b"eight\n").unwrap();
     assert_eq!(
-        (files.contents(), log.take_lost()),
+        (files.contents(), log.take_changes().lost),
         (vec!["eight\n".to_owned()], 2)
     );
     assert!(matches!(files.try_open(), Err(FileError::Locked { .. })));
