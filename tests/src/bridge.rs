@@ -80,9 +80,29 @@ impl Bridge {
         config: &str,
         spawn: impl FnOnce(&mut Command, &Path) -> Result<Process>,
     ) -> Result<Self> {
+        Self::launch_with_paths(dir, dir.path(), config, spawn)
+    }
+
+    /// Like [`Bridge::start`], in the folder `dir` and with relative paths, so that no path of the machine is on the page.
+    ///
+    /// # Errors
+    /// Returns an error in the same cases.
+    pub fn start_with_relative_paths(dir: &Scratch, config: &str) -> Result<Self> {
+        Self::launch_with_paths(dir, Path::new(""), config, |command, log| {
+            command.current_dir(dir.path());
+            Process::spawn("bridge", command, log)
+        })
+    }
+
+    /// `base` is the folder `dir` as the bridge names it.
+    fn launch_with_paths(
+        dir: &Scratch,
+        base: &Path,
+        config: &str,
+        spawn: impl FnOnce(&mut Command, &Path) -> Result<Process>,
+    ) -> Result<Self> {
         let [port] = free_ports()?;
         let address = format!("127.0.0.1:{port}");
-        let data_dir = dir.join("data");
         let file = dir.join("neurobridge.toml");
         // The default drain timeout is meant for containers. On a busy machine the shutdown may have to deliver a long
         // backlog, and the caller sets its own limit.
@@ -91,23 +111,43 @@ impl Bridge {
         } else {
             "drain_timeout = \"10m\"\n"
         };
+        let data_dir = base.join("data");
         let whole = format!("data_dir = {data_dir:?}\n{drain}{config}\n[http]\nlisten = \"{address}\"\n");
         fs::write(&file, whole).with_context(|| format!("writing {}", file.display()))?;
         let mut command = Command::new(neurobridge());
-        command.args(["run", "-c"]).arg(&file).env_remove("RUST_LOG");
+        command.args(["run", "-c"]).arg(base.join("neurobridge.toml"));
+        command.env_remove("RUST_LOG");
         let process = spawn(&mut command, &dir.join("bridge.log"))?;
         let mut bridge = Self {
             process,
             address,
-            dir: data_dir,
+            dir: dir.join("data"),
         };
-        wait_for("the bridge", START_TIMEOUT, || {
-            if let Some(status) = bridge.process.exit_status()? {
-                anyhow::bail!("the bridge exited with {status}:\n{}", bridge.process.log_tail());
-            }
-            Ok(http::get(&bridge.address, "/livez").ok())
-        })?;
+        bridge.await_answer()?;
         Ok(bridge)
+    }
+
+    fn await_answer(&mut self) -> Result<()> {
+        wait_for("the bridge", START_TIMEOUT, || {
+            if let Some(status) = self.process.exit_status()? {
+                anyhow::bail!("the bridge exited with {status}:\n{}", self.process.log_tail());
+            }
+            Ok(http::get(&self.address, "/livez").ok())
+        })?;
+        Ok(())
+    }
+
+    /// Starts the bridge again after its end, at the same address and with its configuration file as it is now.
+    ///
+    /// # Errors
+    /// Returns an error in the same cases as [`Bridge::start`].
+    pub fn start_again(&mut self) -> Result<()> {
+        let dir = self.dir.parent().context("the data folder has no parent")?;
+        let mut command = Command::new(neurobridge());
+        command.args(["run", "-c"]).arg(dir.join("neurobridge.toml"));
+        command.env_remove("RUST_LOG");
+        self.process = Process::spawn("bridge", &mut command, &dir.join("bridge.log"))?;
+        self.await_answer()
     }
 
     /// Returns the data folder.

@@ -14,6 +14,7 @@ mod full_spool;
 mod hanging_files;
 mod history;
 mod http_access;
+mod incidents;
 mod kafka_and_file;
 mod kafka_sink;
 mod nats_sink;

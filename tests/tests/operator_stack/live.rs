@@ -15,13 +15,13 @@ use neurobridge_tests::poll::wait_for;
 use neurobridge_tests::ports::free_ports;
 use neurobridge_tests::process::Process;
 use neurobridge_tests::program::neurobridge;
-use neurobridge_tests::prometheus::{Alert, Prometheus, PrometheusInstallation, shipped};
+use neurobridge_tests::prometheus::{Alert, Prometheus, PrometheusInstallation};
 use tokio_tungstenite::tungstenite::{
     self, Message,
     handshake::server::{Request, Response},
 };
 
-use super::support::{Dashboard, rules};
+use super::support::{Dashboard, rules, write_config};
 
 /// Far longer than the whole test takes on two busy cores.
 const SOON: Duration = Duration::from_secs(120);
@@ -165,24 +165,6 @@ fn serve(stream: std::net::TcpStream) -> Result<(), Box<dyn std::error::Error>> 
             socket.send(Message::text(r#"{"PING":"PONG"}"#))?;
         }
     }
-}
-
-/// Writes the shipped files with these bridges as targets; durations of minutes and hours become seconds.
-fn write_config(dir: &Scratch, bridges: &[String]) {
-    let replaced = |text: String, from: &str, to: &str| {
-        assert!(text.contains(from), "{from} in {text}");
-        text.replace(from, to)
-    };
-    let config = shipped("prometheus.yml").unwrap();
-    let config = replaced(config, "interval: 5s", "interval: 1s");
-    let targets = format!("[\"{}\"]", bridges.join("\", \""));
-    let config = replaced(config, "[\"bridge:9797\"]", &targets);
-    fs::write(dir.join("prometheus.yml"), config).unwrap();
-    let rules = shipped("rules.yml").unwrap();
-    let rules = replaced(rules, "> 3600\n", "> 3\n");
-    let rules = replaced(rules, "> 300\n", "> 3\n");
-    let rules = replaced(rules, "> 2\n", "> 0\n");
-    fs::write(dir.join("rules.yml"), rules).unwrap();
 }
 
 /// The alerts that fired.

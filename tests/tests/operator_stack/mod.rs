@@ -9,4 +9,4 @@ mod compose;
 mod deployment;
 mod live;
 mod recipes;
-mod support;
+pub(crate) mod support;

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use neurobridge_tests::paths::workspace_root;
+use neurobridge_tests::paths::{Scratch, workspace_root};
 use neurobridge_tests::program::neurobridge;
+use neurobridge_tests::prometheus;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -130,4 +131,22 @@ pub(crate) fn selectors(query: &str) -> Vec<(String, String)> {
         found.push((name.to_owned(), labels.to_owned()));
     }
     found
+}
+
+/// Writes the shipped files with these bridges as targets; durations of minutes and hours become seconds.
+pub(crate) fn write_config(dir: &Scratch, bridges: &[String]) {
+    let replaced = |text: String, from: &str, to: &str| {
+        assert!(text.contains(from), "{from} in {text}");
+        text.replace(from, to)
+    };
+    let config = prometheus::shipped("prometheus.yml").unwrap();
+    let config = replaced(config, "interval: 5s", "interval: 1s");
+    let targets = format!("[\"{}\"]", bridges.join("\", \""));
+    let config = replaced(config, "[\"bridge:9797\"]", &targets);
+    fs::write(dir.join("prometheus.yml"), config).unwrap();
+    let rules = prometheus::shipped("rules.yml").unwrap();
+    let rules = replaced(rules, "> 3600\n", "> 3\n");
+    let rules = replaced(rules, "> 300\n", "> 3\n");
+    let rules = replaced(rules, "> 2\n", "> 0\n");
+    fs::write(dir.join("rules.yml"), rules).unwrap();
 }
