@@ -1,8 +1,6 @@
 //! Screenshots of the page.
 
-use std::env;
 use std::fs;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -35,17 +33,8 @@ pub(super) fn run() -> Result<ExitCode> {
     let gate_dir = Scratch::new("picture-gate")?;
     let gate = Platform::start(&gate_dir, &["--rate", "9"])?;
     let dir = Scratch::new("picture-bridge")?;
-    // Its path is on the page.
-    let archive = env::temp_dir().join("archive");
-    fs::create_dir_all(&archive).with_context(|| format!("creating the folder {}", archive.display()))?;
-    let config = config(
-        &entrance.url(),
-        &gate.url(),
-        &kafka.address(),
-        &nats.address(),
-        &archive,
-    );
-    let bridge = Bridge::start(&dir, &config)?;
+    let config = config(&entrance.url(), &gate.url(), &kafka.address(), &nats.address());
+    let bridge = Bridge::start_with_relative_paths(&dir, &config)?;
 
     let browser_dir = Scratch::new("picture-browser")?;
     let mut browser = Browser::start(&chromium()?, &browser_dir)?;
@@ -70,13 +59,11 @@ pub(super) fn run() -> Result<ExitCode> {
         fs::write(&path, browser.picture()?).with_context(|| format!("writing {}", path.display()))?;
         log(&format!("{} is written", path.display()));
     }
-    drop(bridge);
-    fs::remove_dir_all(&archive).with_context(|| format!("removing the folder {}", archive.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn config(entrance: &str, gate: &str, kafka: &str, nats: &str, archive: &Path) -> String {
-    let (id, archive) = (std::process::id(), archive.display());
+fn config(entrance: &str, gate: &str, kafka: &str, nats: &str) -> String {
+    let id = std::process::id();
     format!(
         r#"
         [sources.entrance]
@@ -107,7 +94,7 @@ fn config(entrance: &str, gate: &str, kafka: &str, nats: &str, archive: &Path) -
 
         [sinks.archive]
         type = "file"
-        path = "{archive}/events.jsonl"
+        path = "archive/events.jsonl"
         required = false
         "#
     )
