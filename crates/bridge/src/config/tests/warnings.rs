@@ -23,12 +23,19 @@ fn loopback_is_not_a_network() {
 #[test]
 fn unknown_field_is_reported_with_a_suggestion() {
     let filter = Filter::new([("resutl", ["new"]), ("space.id", ["1"]), ("feed", ["main"])]).unwrap();
+    let mut found = Found {
+        origins: &BTreeMap::new(),
+        warnings: Vec::new(),
+    };
+    found.of_filter("event", &filter);
+    let message = "unknown field \"resutl\" (did you mean \"result\"?): events without it do not pass";
     assert_eq!(
-        of_filter("event.filter", &filter),
-        [(
-            "event.filter.resutl".to_owned(),
-            "unknown field \"resutl\" (did you mean \"result\"?): events without it do not pass".to_owned()
-        )]
+        found.warnings,
+        [Warning {
+            key: "event.filter.resutl".to_owned(),
+            origin: None,
+            message: message.to_owned()
+        }]
     );
 }
 
