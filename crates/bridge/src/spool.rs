@@ -59,7 +59,7 @@ pub(crate) struct StoredHashes {
 /// events are left out.
 pub(crate) async fn newest(spool: &Spool, max_events: usize) -> (Vec<StoredHashes>, Option<Timestamp>) {
     // At least one, for its time.
-    let newest = spool.newest(max_events.max(1) as u64);
+    let newest = spool.recent(max_events.max(1) as u64);
     let read = move || {
         let (mut hashes, mut last) = (Vec::new(), None);
         for batch in newest.map_while(Result::ok) {

@@ -8,7 +8,7 @@
 //! | [`json`]: a scanner that builds no tree | [`record`]: the encoding of an event | [`delivery`]: the loop of every sink | [`event`]: an event, its sequence, its fields |
 //! | [`envelope`]: kind and fields of a frame | [`reader`]: a reader with a cursor | [`sink`]: the trait of a sink; [`sink_config`]: keys that sinks share; [`connect`]: the connection steps | [`identity`]: the identity of an event |
 //! | [`filter`] of [`condition`]s, [`redact`] | | [`template`], [`cloudevents`]: messages | [`ledger`]: the counts by outcome |
-//! | | [`epoch`]: the openings of a log | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`os_error`], [`clock`], [`backoff`], [`throttle`], [`suggest`] |
+//! | | [`epoch`]: the openings of a log | [`ack`], [`dead_letter`] | [`histogram`], [`units`], [`secret`], [`foreign_text`], [`address`], [`file`](mod@file), [`pem`], [`private_folder`], [`os_error`], [`clock`], [`backoff`], [`throttle`], [`suggest`] |
 //!
 //! To write a sink, implement [`sink::Sink`] and pass it to [`delivery::deliver`] with a reader of the spool.
 //! For a sink of the `neurobridge` program, implement [`sink_type::SinkType`] for its configuration as well.
@@ -34,6 +34,7 @@ pub mod json;
 pub mod ledger;
 pub mod os_error;
 pub mod pem;
+pub mod private_folder;
 pub mod reader;
 pub mod record;
 pub mod recreation;

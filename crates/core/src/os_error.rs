@@ -55,6 +55,13 @@ impl ErrorClass {
     }
 }
 
+/// Returns whether a file system does not support an operation, as some network and FUSE file systems do not sync a folder:
+/// `EINVAL`, `EOPNOTSUPP` or `ENOSYS`.
+pub fn is_unsupported(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, Unsupported};
+    matches!(error.kind(), InvalidInput | Unsupported)
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
@@ -104,5 +111,13 @@ mod tests {
             ErrorClass::of(&io::ErrorKind::StorageFull.into()),
             ErrorClass::NoSpace
         );
+    }
+
+    #[test]
+    fn unsupported_operation_is_detected() {
+        for (code, is_unsupported_code) in [(22, true), (38, true), (95, true), (5, false), (28, false)] {
+            let error = io::Error::from_raw_os_error(code);
+            assert_eq!(is_unsupported(&error), is_unsupported_code, "{code}");
+        }
     }
 }

@@ -18,41 +18,41 @@ const LEAST_SIZE: ByteSize = ByteSize::from_kib(64);
 /// Names of rotated files have a resolution of one second; more than one file per minute is not useful.
 const LEAST_PERIOD: Duration = Duration::from_secs(60);
 
-/// A file sink: JSON lines, the newest in `path`, older ones beside it.
+/// A file of JSON lines, with rotated files beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FileConfig {
     /// The file, relative to `data_dir`. Rotated to `<name>-<time of its last event>-<number>.<extension>` beside it.
     pub path: PathBuf,
-    /// What a line is.
+    /// The content of a line.
     pub format: FileFormat,
-    /// A file is rotated before it becomes larger.
+    /// The largest size of a file; it is rotated before it becomes larger.
     pub max_size: ByteSize,
-    /// A file has events of one such period only; periods are counted from 1970 in UTC, so `1d` rotates at midnight UTC.
-    /// Without it a file is rotated every day (or every `max_age`, if that is less) when there is a `max_age`, because
-    /// only whole files are removed; otherwise by size alone.
+    /// The rotation period: a file contains the events of one period. Periods are counted from 1970 in UTC, so that `1d`
+    /// rotates at midnight UTC. Without it, a file is rotated every day (or every `max_age`, if that is less) if there is a
+    /// `max_age`, because only whole files are removed; otherwise by size alone.
     #[serde(with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<neurobridge_core::units::DurationText>")]
     pub rotate_every: Option<Duration>,
-    /// Rotated files are removed when their last event is older; nothing is removed without it.
+    /// The age of its last event at which a rotated file is removed. No file is removed by default.
     #[serde(with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<neurobridge_core::units::DurationText>")]
     pub max_age: Option<Duration>,
     /// When an event counts as delivered.
     pub sync: SyncMode,
-    /// Where events go that are refused for themselves; a file in the data folder by default.
+    /// The file for events that cannot be written; a file in the data folder by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<DeadLetterFile>,
 }
 
-/// What a line of the file is.
+/// The content of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FileFormat {
-    /// A CloudEvent in structured mode. The default: it says where the event came from.
+    /// A CloudEvent in structured mode, which names the source of the event.
     #[default]
     CloudeventsJson,
-    /// The frame of the feed, line breaks within it replaced by spaces.
+    /// The frame of the feed, with its line breaks replaced by spaces.
     Raw,
 }
 
@@ -60,10 +60,10 @@ pub enum FileFormat {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SyncMode {
-    /// When it is on the disk: survives a power cut. The default, as a batch shares one sync.
+    /// When it is on the disk: it survives a power cut. One sync covers a whole batch.
     #[default]
     Always,
-    /// When the system has it: survives the end of the program, not a power cut.
+    /// When the system has it: it survives the end of the program, and no power cut.
     Never,
 }
 

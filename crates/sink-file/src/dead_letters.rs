@@ -32,19 +32,20 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A smaller limit would not hold one large event.
 const LEAST_PER_DAY: ByteSize = ByteSize::from_mib(1);
 
-/// Where dead letters go that no sink keeps itself.
+/// The file for dead letters of all sinks without a place of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeadLettersConfig {
-    /// The file, relative to `data_dir`. Rotated as that of a file sink, every day.
+    /// The file, relative to `data_dir`. It is rotated like that of a file sink, every day.
     pub path: PathBuf,
-    /// Rotated files are removed when their last letter is older. 30 days: time enough for a person to look at them, and
-    /// no personal data is kept for ever.
+    /// The age of its last dead letter at which a rotated file is removed. 30 days by default: enough time to inspect dead
+    /// letters, without storing personal data for ever.
     #[serde(with = "units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub max_age: Duration,
-    /// No more is kept on a day, nor at once; the rest is counted by `neurobridge_dead_letters_not_kept_total`. A feed that sends
-    /// nothing but what is no event, or a sink that refuses all events, would fill the disk.
+    /// The largest size stored in a day, and at once. Further dead letters are counted by
+    /// `neurobridge_dead_letters_not_kept_total` and not stored: a feed that sends only malformed frames, or a sink that
+    /// rejects all events, would fill the disk.
     pub max_size_per_day: ByteSize,
 }
 
@@ -102,7 +103,7 @@ impl FileDeadLetters {
     /// called within a tokio runtime. A relative path is resolved against `data_dir`.
     ///
     /// # Errors
-    /// The file can't be written, or another process writes to it.
+    /// The file cannot be written, or another process writes to it.
     pub async fn open(config: &DeadLettersConfig, data_dir: &Path) -> Result<Self, FileError> {
         Self::with_clock(config, data_dir, Arc::new(SystemClock::new())).await
     }
@@ -111,7 +112,7 @@ impl FileDeadLetters {
     /// may have been removed before the caller reads it.
     ///
     /// # Errors
-    /// The folder can't be listed.
+    /// The folder cannot be listed.
     pub fn files(path: &Path) -> Result<Vec<PathBuf>, FileError> {
         let rotated = Place::new(path)?.list()?;
         let paths = rotated.into_iter().map(|rotated| rotated.path);
@@ -168,7 +169,8 @@ impl FileDeadLetters {
         if not_kept > 0 && !std::mem::replace(&mut budget.is_exceeded, true) {
             warn!(
                 limit = %ByteSize::from_bytes(budget.per_day),
-                "too many dead letters: the limit of dead_letters.max_size_per_day is exceeded; what exceeds it is counted and not kept"
+                "too many dead letters: the limit of dead_letters.max_size_per_day is exceeded; further ones are counted and \
+                 not stored"
             );
         }
         Ok(())

@@ -11,12 +11,12 @@ use neurobridge_core::{
     sink::{FaultKind, SinkFault},
 };
 
-/// The reason why a file can't be written.
+/// The reason why a file cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
     /// The system reported an error.
-    #[error("can't {action} {}", path.display())]
+    #[error("cannot {action} {}", path.display())]
     Io {
         /// The operation.
         action: &'static str,
@@ -26,7 +26,7 @@ pub enum FileError {
         source: io::Error,
     },
     /// The disk, or the quota, is full.
-    #[error("no space left to {action} {}; goes on by itself when there is room", path.display())]
+    #[error("no space left to {action} {}; continues when space is available", path.display())]
     NoSpace {
         /// The operation.
         action: &'static str,
@@ -64,7 +64,7 @@ pub enum FileError {
         source: io::Error,
     },
     /// A device, a pipe or a socket: bytes written to it cannot be read back, rotated or synced.
-    #[error("found that {} is not a regular file, expected a regular file or a free name", path.display())]
+    #[error("{} is not a regular file, expected a regular file or an unused name", path.display())]
     NotRegular {
         /// The path.
         path: PathBuf,
@@ -76,7 +76,7 @@ pub enum FileError {
         path: PathBuf,
     },
     /// The writing task has ended: because of a bug, or because the program is stopping.
-    #[error("writing to {} was broken off", path.display())]
+    #[error("writing to {} was interrupted", path.display())]
     BrokenOff {
         /// The file.
         path: PathBuf,
@@ -162,7 +162,7 @@ mod tests {
             (24, "for the moment"),
             (12, "for the moment"),
             (122, "no space left"),
-            (30, "can't open"),
+            (30, "cannot open"),
         ] {
             let fault = SinkFault::from(FileError::io("open", path)(io::Error::from_raw_os_error(code)));
             assert!(!fault.is_final && fault.reason.contains(text), "{fault}");

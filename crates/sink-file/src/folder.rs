@@ -1,42 +1,27 @@
 //! Durable folders and files, accessible to their owner only.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Once,
 };
 
+use neurobridge_core::{
+    os_error,
+    private_folder::{self, FILE_MODE},
+};
 use nix::fcntl::{Flock, FlockArg};
 use tracing::warn;
 
 use crate::error::FileError;
 
-/// Events hold personal data.
-const FILE_MODE: u32 = 0o600;
-const FOLDER_MODE: u32 = 0o700;
-
 /// Creates a folder and its missing parents.
 pub(crate) fn make(folder: &Path) -> Result<(), FileError> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let parent = match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    if parent != folder {
-        make(parent)?;
-    }
-    match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
-        // Another process created the folder meanwhile.
-        Err(_) if folder.is_dir() => Ok(()),
-        created => {
-            created.map_err(FileError::io("make the folder", folder))?;
-            sync(parent)
-        }
-    }
+    let create =
+        |folder: &Path| private_folder::create(folder).map_err(FileError::io("create the folder", folder));
+    private_folder::create_all(folder, &create, &sync)
 }
 
 /// Waits until the names in a folder are on the disk. Some network file systems report that they cannot sync a folder;
@@ -44,7 +29,7 @@ pub(crate) fn make(folder: &Path) -> Result<(), FileError> {
 pub(crate) fn sync(folder: &Path) -> Result<(), FileError> {
     let file = File::open(folder).map_err(FileError::io("open", folder))?;
     match synced(folder, || file.sync_all()) {
-        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => {
+        Err(error) if os_error::is_unsupported(&error) => {
             static WARNED: Once = Once::new();
             WARNED.call_once(|| {
                 warn!(folder = %folder.display(), "the file system cannot sync a folder; new files may not survive a power cut");
@@ -107,7 +92,7 @@ pub(crate) fn open(path: &Path) -> Result<(File, bool), FileError> {
             let file = options.open(path).map_err(FileError::io("open", path))?;
             Ok((file, false))
         }
-        Err(error) => Err(FileError::io("make", path)(error)),
+        Err(error) => Err(FileError::io("create", path)(error)),
     }
 }
 
@@ -138,11 +123,7 @@ pub(crate) fn open_locked(path: &Path) -> Result<Flock<File>, FileError> {
 
 /// Waits until the name of a new file is on the disk. Removes the file on failure: the next attempt creates and syncs it.
 fn sync_name(path: &Path) -> Result<(), FileError> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    sync(folder).inspect_err(|_| {
+    sync(private_folder::parent(path)).inspect_err(|_| {
         let _ = fs::remove_file(path);
     })
 }
@@ -183,7 +164,7 @@ mod tests {
         fs::write(&file, "").unwrap();
         let error = make(&file.join("folder")).unwrap_err().to_string();
         assert!(
-            error.contains("can't make the folder") && error.contains("/file"),
+            error.contains("cannot create the folder") && error.contains("/file"),
             "{error}"
         );
     }

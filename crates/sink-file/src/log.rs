@@ -137,8 +137,8 @@ impl Log {
                 warn!(
                     path = %self.place.active.display(),
                     lines = kept,
-                    "lines after the sink's cursor are kept: the spool does not send their events again, as an older copy of the \
-                     spool would not; new lines are appended after them"
+                    "lines after the sink's cursor are not removed: the spool does not send their events again (it may be an \
+                     older copy); new lines are appended after them"
                 );
             }
         }
@@ -179,7 +179,7 @@ impl Log {
                         removed += 1;
                         self.rotated_here.remove(&old.number);
                     }
-                    Err(error) => warn!(path = %old.path.display(), "an old file can't be removed: {error}"),
+                    Err(error) => warn!(path = %old.path.display(), "cannot remove an old file: {error}"),
                 }
             }
         }
@@ -386,7 +386,7 @@ impl Log {
         if self.is_torn {
             self.active
                 .set_len(self.end)
-                .map_err(FileError::io("cut", &self.place.active))?;
+                .map_err(FileError::io("truncate", &self.place.active))?;
             self.is_torn = false;
         }
         Ok(())
@@ -439,7 +439,7 @@ impl Log {
         let whole =
             end_of_lines(&self.active, self.end).map_err(FileError::io("read", &self.place.active))?;
         if whole < self.end {
-            warn!(path = %self.place.active.display(), bytes = self.end - whole, "the last line has no end, and is cut off");
+            warn!(path = %self.place.active.display(), bytes = self.end - whole, "incomplete last line removed");
             self.cut(whole)?;
             self.end = whole;
             self.tail = Tail::read(&self.active, whole).map_err(FileError::io("read", &self.place.active))?;
@@ -450,7 +450,9 @@ impl Log {
     fn cut(&mut self, length: u64) -> Result<(), FileError> {
         let path = &self.place.active;
         if self.end != length {
-            self.active.set_len(length).map_err(FileError::io("cut", path))?;
+            self.active
+                .set_len(length)
+                .map_err(FileError::io("truncate", path))?;
             folder::sync_file(&self.active, path)?;
         }
         Ok(())

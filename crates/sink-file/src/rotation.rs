@@ -7,6 +7,7 @@ use std::{
 };
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use neurobridge_core::private_folder;
 
 use crate::error::FileError;
 
@@ -47,13 +48,9 @@ impl Place {
             Some(dot) if dot > 0 => name.split_at(dot),
             _ => (name, ""),
         };
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-            _ => PathBuf::from("."),
-        };
         Ok(Self {
             active: path.to_owned(),
-            folder,
+            folder: private_folder::parent(path).to_owned(),
             stem: stem.to_owned(),
             extension: extension.to_owned(),
         })

@@ -27,7 +27,8 @@ impl SinkConfig for FileConfig {
     fn warnings(&self, _spool_is_durable: bool) -> Vec<(&'static str, String)> {
         let mut warnings = Vec::new();
         if self.max_age.is_none() {
-            let message = "files are kept for ever, and faces with them; max_age = \"30d\" removes old ones";
+            let message =
+                "files, and the faces in them, are stored for ever; max_age = \"30d\" removes old ones";
             warnings.push(("max_age", message.to_owned()));
         }
         if self.sync == SyncMode::Never {

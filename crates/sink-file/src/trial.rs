@@ -20,7 +20,7 @@ use crate::{config::FileConfig, error::FileError, rotation::Place};
 /// for the operator, if there is one.
 ///
 /// # Errors
-/// The file can't be written.
+/// The file cannot be written.
 pub(crate) fn try_out(config: &FileConfig, data_dir: &Path) -> Result<Option<String>, FileError> {
     let path = data_dir.join(&config.path);
     let lock_file = Place::new(&path)?.lock_file();
@@ -80,7 +80,7 @@ mod tests {
 
         fs::write(root.path().join("file"), "").unwrap();
         let error = try_out(&config("file/events.jsonl"), root.path()).unwrap_err();
-        assert!(error.sentence().contains("can't open"), "{}", error.sentence());
+        assert!(error.sentence().contains("cannot open"), "{}", error.sentence());
         fs::create_dir(root.path().join("folder")).unwrap();
         let error = try_out(&config("folder"), root.path()).unwrap_err();
         assert!(error.sentence().contains("directory"), "{}", error.sentence());

@@ -128,7 +128,7 @@ impl Writer {
                     slot.log.as_mut().map_or(Ok(()), Log::tidy)
                 });
                 if let Ok(Err(error)) = tidied.await {
-                    warn!("old files can't be rotated or removed: {}", error.sentence());
+                    warn!("cannot rotate or remove old files: {}", error.sentence());
                 }
             }
         });

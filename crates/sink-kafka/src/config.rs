@@ -24,82 +24,84 @@ const INTERNAL_TOPICS: [&str; 4] = [
     "__cluster_metadata",
 ];
 
-/// A Kafka topic, or several by template.
+/// A Kafka topic, or several topics by a template.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaConfig {
-    /// Brokers to begin with, `host:port` with commas between them; the others are learned from these.
+    /// Brokers to connect to first: `host:port`, separated by commas. The addresses of the other brokers come from the
+    /// metadata of these.
     #[schemars(extend("format" = neurobridge_core::address::SCHEMA_FORMAT))]
     pub bootstrap_servers: String,
-    /// The topic. Fields of the event may stand in it between braces, as in `entries.{space.id}`; a field without a
-    /// value becomes `unknown`, and what a topic's name may not contain becomes `_`. A person's id may not be in it.
+    /// The topic. It may contain fields of the event in braces, as in `entries.{space.id}`: a field without a value becomes
+    /// `unknown`, and a character that Kafka does not allow in a topic becomes `_`. The id of a person is not allowed in it.
     #[serde(default = "default_topic")]
     pub topic: Template,
-    /// The record's key: events of one key keep their order. Where a field in it has no value, the record has no key
-    /// and goes to any partition.
+    /// The key of a record: Kafka keeps the order of records with the same key. If a field in it has no value, the record
+    /// has no key and may go to any partition.
     #[serde(default = "default_key")]
     pub key: Template,
-    /// How an event becomes a record.
+    /// The format of a record.
     #[serde(default)]
     pub format: Format,
-    /// How batches are compressed.
+    /// The compression of batches.
     #[serde(default)]
     pub compression: Compression,
-    /// How long the client waits for more records before it sends a batch; at most 5 s.
+    /// The time for which the client waits for more records before it sends a batch; at most 5 s.
     #[serde(default = "default_linger", with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub linger: Duration,
-    /// The most that waits inside the client: so many bytes of bodies, and one record for each KiB of it; keys and
-    /// headers come on top. When it is full, events wait in the spool. A larger event than this is too large.
+    /// The size of the client's queue: the total size of the bodies, and one record for each KiB of it. Keys and headers are
+    /// not counted. While the queue is full, events wait in the spool. An event that is larger than the queue is too large.
     #[serde(default = "default_max_queue_size")]
     pub max_queue_size: ByteSize,
-    /// Creates topics that are not there. Needs `partitions` and `replicas`.
+    /// Creates missing topics. Requires `partitions` and `replicas`.
     #[serde(default)]
     pub create: bool,
-    /// How many partitions a created topic has. Keys move to other partitions when this is raised later.
+    /// The number of partitions of a created topic. If it is increased later, keys move to other partitions.
     #[serde(default)]
     pub partitions: Option<u32>,
-    /// On how many brokers each partition of a created topic is kept.
+    /// The replication factor of a created topic.
     #[serde(default)]
     pub replicas: Option<u16>,
-    /// What becomes of an event whose topic does not exist. A topic that cannot exist (an internal name, or one that collides
-    /// with another topic) makes the event a dead letter in any case.
+    /// What happens to an event whose topic does not exist. If the topic cannot exist (an internal name, or one that
+    /// collides with another topic), the event becomes a dead letter in any case.
     #[serde(default)]
     pub missing_topic: MissingTopic,
-    /// What becomes of an event that is larger than its topic allows.
+    /// What happens to an event that is larger than its topic allows.
     #[serde(default)]
     pub oversize: Oversize,
-    /// How often an event may stand in Kafka.
+    /// The delivery guarantee.
     #[serde(default)]
     pub delivery: Delivery,
-    /// Of `delivery = "exactly_once"` only: its transactions.
+    /// The transactions; only for `delivery = "exactly_once"`.
     #[serde(default)]
     pub transaction: Option<TransactionConfig>,
-    /// Where events go that are refused for themselves; a file in the data folder by default.
+    /// The place for events that Kafka rejects; a file in the data folder by default.
     #[serde(default)]
     pub dead_letter: Option<DeadLetterConfig>,
-    /// Encrypts the connections. An empty table will do where the system's roots know the brokers' certificates.
+    /// Encrypts the connections. An empty table is sufficient if the system trusts the authority of the brokers'
+    /// certificates.
     #[serde(default)]
     pub tls: Option<TlsConfig>,
-    /// Says who we are by name and password.
+    /// Authentication by user name and password.
     #[serde(default)]
     pub sasl: Option<SaslConfig>,
-    /// Further properties of librdkafka, by its names. Those that the promises of the bridge rest on are refused.
+    /// Further properties of librdkafka, by their names. Those on which the guarantees of the bridge depend are rejected.
     #[serde(default)]
     pub properties: BTreeMap<String, Secret>,
 }
 
-/// How batches are compressed.
+/// The compression of batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compression {
-    /// Not at all.
+    /// No compression.
     None,
-    /// Small, slow.
+    /// Small and slow.
     Gzip,
     /// Fast.
     Snappy,
-    /// Fast, and the cheapest on the whole: less to send and to store than without.
+    /// Fast, and the cheapest in total: there is less to send and to store.
     #[default]
     Lz4,
     /// Small.
@@ -118,26 +120,26 @@ impl Compression {
     }
 }
 
-/// What becomes of an event whose topic does not exist.
+/// What happens to an event whose topic does not exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingTopic {
-    /// The sink waits until the topic exists: no event is passed over.
+    /// The sink waits until the topic exists; no event is skipped.
     #[default]
     Wait,
-    /// The event becomes a dead letter, and the next one follows. Only for a topic that is a template.
+    /// The event becomes a dead letter, and the next one is published. Only for a topic that is a template.
     DeadLetter,
 }
 
-/// How often an event may stand in Kafka.
+/// The delivery guarantee.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Delivery {
-    /// Once, and after a fault or a restart perhaps once more, with the same identity.
+    /// Each event is stored once, and after a fault or a restart possibly once more, with the same id.
     #[default]
     AtLeastOnce,
-    /// Once, for readers with `isolation.level = "read_committed"`: events and the cursor behind them are committed
-    /// together. Readers get them later, by up to `transaction.interval` and the time of a commit.
+    /// Each event is stored once, for readers with `isolation.level = "read_committed"`: events and the cursor are committed
+    /// together. Readers receive events later, by up to `transaction.interval` and the duration of a commit.
     ExactlyOnce,
 }
 
@@ -145,21 +147,21 @@ pub enum Delivery {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TransactionConfig {
-    /// The `transactional.id`, also the key of the cursor's record; `neurobridge-` and the sink's name by default. Two that
-    /// run with one id stop each other, so it must be another one for each bridge of a cluster.
+    /// The `transactional.id`, also the key of the cursor's record; `neurobridge-` and the sink's name by default. Two sinks
+    /// with the same id fence each other, so each bridge of a cluster needs its own.
     pub id: Option<String>,
-    /// The topic that keeps the cursor: compacted, only its partition 0 is used, several sinks may share it. Created, with
-    /// `replicas`, if `create` is set.
+    /// The topic that stores the cursor: compacted; only its partition 0 is used, and several sinks may share it. Created
+    /// with `replicas` if `create` is set.
     pub cursor_topic: String,
-    /// A transaction is committed when it is so old. A commit takes some tenths of a second at worst, and nothing is sent
+    /// The age at which a transaction is committed. A commit takes some tenths of a second at worst, and nothing is sent
     /// meanwhile.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub interval: Duration,
-    /// A transaction is committed when it has so many bytes.
+    /// The size at which a transaction is committed.
     pub max_size: ByteSize,
-    /// When Kafka gives up a transaction that nobody ends. So long may a bridge that was killed hold up readers, if it is
-    /// not started again before.
+    /// The time after which Kafka aborts an open transaction. A bridge that was killed may block readers for this time,
+    /// unless it is restarted before.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub timeout: Duration,
@@ -177,14 +179,14 @@ impl Default for TransactionConfig {
     }
 }
 
-/// Where dead letters go: exactly one of these.
+/// The place for dead letters: exactly one of these keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeadLetterConfig {
     /// A topic of the same cluster.
     #[serde(default)]
     pub topic: Option<String>,
-    /// A file of JSON lines; a relative path is below the data folder.
+    /// A file of JSON lines; a relative path begins at the data folder.
     #[serde(default)]
     pub path: Option<PathBuf>,
 }
@@ -193,49 +195,49 @@ pub struct DeadLetterConfig {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
-    /// PEM file of the authority that signs the brokers' certificates; the system's roots by default.
+    /// The certificates (PEM) of the authorities that sign the brokers' certificates, instead of those of the system.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// PEM file of our own certificate, for brokers that ask for one. Needs `key_file`.
+    /// The client certificate (PEM) with its chain, for brokers that require one. Requires `key_file`.
     #[serde(default)]
     pub cert_file: Option<PathBuf>,
-    /// PEM file of our own certificate's private key.
+    /// The private key (PEM) of `cert_file`.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
-    /// The password of the private key, if it has one.
+    /// The passphrase of the private key, if it is encrypted.
     #[serde(default)]
     pub key_password: Option<Secret>,
-    /// A file with the password of the private key.
+    /// A file with the passphrase of the private key.
     #[serde(default)]
     pub key_password_file: Option<PathBuf>,
 }
 
-/// SASL: name and password.
+/// Authentication by user name and password (SASL).
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SaslConfig {
-    /// How the password is proved.
+    /// The mechanism that proves the password.
     pub mechanism: SaslMechanism,
-    /// The user's name.
+    /// The user name.
     pub username: String,
-    /// The password. One of `password` and `password_file` is needed.
+    /// The password. Exactly one of `password` and `password_file` is required.
     #[serde(default)]
     pub password: Option<Secret>,
-    /// A file with the password, read again at each connect.
+    /// A file with the password, read at each connection.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
 }
 
-/// How a password is proved.
+/// The mechanism that proves the password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SaslMechanism {
-    /// It is sent: only over TLS.
+    /// The password itself is sent; use it only over TLS.
     #[serde(rename = "plain")]
     Plain,
-    /// SCRAM-SHA-256: it is proved without being sent.
+    /// SCRAM-SHA-256: the password is not sent.
     #[serde(rename = "scram_sha_256")]
     ScramSha256,
-    /// SCRAM-SHA-512: it is proved without being sent.
+    /// SCRAM-SHA-512: the password is not sent.
     #[serde(rename = "scram_sha_512")]
     ScramSha512,
 }

@@ -41,12 +41,12 @@ use crate::{
 };
 
 /// The interval for reading the topics' limits again. Until then, a lowered limit costs only the order of events, never an event.
-const LOOK_INTERVAL: Duration = Duration::from_secs(300);
+const INSPECTION_INTERVAL: Duration = Duration::from_secs(300);
 /// The delay before reading the limits again after a message exceeded the known limit.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const INSPECTION_AFTER_REJECTION: Duration = Duration::from_secs(10);
 /// The delay before inspecting the topics when nothing is acknowledged in a transaction: librdkafka then waits silently for a
 /// missing topic, while otherwise it fails the messages for it. Longer than a leader election.
-const LOOK_IN_SILENCE: Duration = Duration::from_secs(5);
+const INSPECTION_IN_SILENCE: Duration = Duration::from_secs(5);
 /// The maximum number of known topics. If it is exceeded, all are removed, and each is inspected again when an event names it.
 const MAX_TOPICS: usize = 1_000;
 
@@ -78,10 +78,10 @@ pub(crate) struct Connection {
     own: Vec<Ack>,
     /// Set when the topics' limits have changed: librdkafka needs a new producer for new limits.
     outdated: bool,
-    look: Option<oneshot::Receiver<Result<Vec<Topic>, SinkFault>>>,
+    inspection: Option<oneshot::Receiver<Result<Vec<Topic>, SinkFault>>>,
     /// The start of the last inspection.
-    looked: Instant,
-    next_look: Instant,
+    inspected_at: Instant,
+    next_inspection: Instant,
     transactions: Option<InTransactions>,
 }
 
@@ -102,10 +102,10 @@ impl Connection {
     }
 
     /// Returns the settings of all topics that can lose events.
-    pub(crate) fn dangers(&self) -> Vec<String> {
-        let of_topics = self.topics().flat_map(Topic::dangers);
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let of_topics = self.topics().flat_map(Topic::warnings);
         // The cursor topic has to be compacted, so only its replication is checked.
-        let of_cursors = self.cursors.iter().flat_map(Topic::replication_dangers);
+        let of_cursors = self.cursors.iter().flat_map(Topic::replication_warnings);
         self.absent
             .iter()
             .cloned()
@@ -134,7 +134,7 @@ impl Connection {
             }
             if self.transactions.is_some() {
                 // A new producer has to claim the transactional id first, which only a new connection does.
-                let reason = "the topics' limits have changed: going on with a new producer";
+                let reason = "the topics' limits have changed: continuing with a new producer";
                 return Err(PublishError::Fault(SinkFault::new(FaultKind::Other, reason)));
             }
             self.replace_producer().map_err(PublishError::Fault)?;
@@ -212,7 +212,9 @@ impl Connection {
                 self.queue.settle(new, bytes);
                 let too_large = |ack: &Ack| matches!(&ack.outcome, Outcome::RetryAlone(rejection) if rejection.reason == RejectionReason::TooLarge);
                 if new.iter().any(too_large) {
-                    self.next_look = self.next_look.min(Instant::now() + LOOK_AGAIN);
+                    self.next_inspection = self
+                        .next_inspection
+                        .min(Instant::now() + INSPECTION_AFTER_REJECTION);
                 }
             }
             if let Some(fault) = fault {
@@ -221,16 +223,16 @@ impl Connection {
             if acks.len() > before {
                 return Ok(());
             }
-            self.look_if_due();
+            self.inspect_if_due();
             // The delivery commits a transaction that is already due; only reports end this wait then.
             let due = self.due_at().filter(|due| *due > Instant::now());
-            let look_due = self.look_due();
+            let inspection_due = self.inspection_due();
             tokio::select! {
                 biased;
                 () = self.reports.changed() => {}
                 () = at(due) => return Ok(()),
-                () = at(look_due) => {}
-                found = looked(&mut self.look) => self.take_look(found)?,
+                () = at(inspection_due) => {}
+                found = inspected(&mut self.inspection) => self.apply_inspection(found)?,
             }
         }
     }
@@ -245,7 +247,7 @@ impl Connection {
 
     /// Returns the committed cursor that was read when the connection was opened.
     pub(crate) fn committed_cursor(&self) -> Option<&Cursor> {
-        self.transactions.as_ref()?.kept.as_ref()
+        self.transactions.as_ref()?.committed.as_ref()
     }
 
     /// Commits the open transaction together with a cursor.
@@ -282,52 +284,52 @@ impl Connection {
     }
 
     /// Inspects a new topic and waits for the result; from time to time starts an inspection of all topics without waiting.
-    pub(crate) async fn look_at_topics(&mut self) -> Result<(), SinkFault> {
-        self.look_at_waiting().await?;
-        if let Some(look) = &mut self.look {
-            match look.try_recv() {
-                Ok(found) => self.take_look(Some(found))?,
+    pub(crate) async fn inspect_topics(&mut self) -> Result<(), SinkFault> {
+        self.inspect_waiting().await?;
+        if let Some(inspection) = &mut self.inspection {
+            match inspection.try_recv() {
+                Ok(found) => self.apply_inspection(Some(found))?,
                 Err(oneshot::error::TryRecvError::Empty) => {}
-                Err(oneshot::error::TryRecvError::Closed) => self.take_look(None)?,
+                Err(oneshot::error::TryRecvError::Closed) => self.apply_inspection(None)?,
             }
         }
-        self.look_if_due();
+        self.inspect_if_due();
         Ok(())
     }
 
     /// Returns the time of the next inspection, `None` while one is running.
-    fn look_due(&self) -> Option<Instant> {
+    fn inspection_due(&self) -> Option<Instant> {
         let in_silence = self
             .waiting_since()
             .filter(|_| self.transactions.is_some())
-            .map(|since| since.max(self.looked) + LOOK_IN_SILENCE);
-        let next = in_silence.map_or(self.next_look, |due| due.min(self.next_look));
-        self.look.is_none().then_some(next)
+            .map(|since| since.max(self.inspected_at) + INSPECTION_IN_SILENCE);
+        let next = in_silence.map_or(self.next_inspection, |due| due.min(self.next_inspection));
+        self.inspection.is_none().then_some(next)
     }
 
-    fn look_if_due(&mut self) {
+    fn inspect_if_due(&mut self) {
         let now = Instant::now();
-        if self.look_due().is_some_and(|due| due <= now) {
-            self.looked = now;
-            self.next_look = now + LOOK_INTERVAL;
+        if self.inspection_due().is_some_and(|due| due <= now) {
+            self.inspected_at = now;
+            self.next_inspection = now + INSPECTION_INTERVAL;
             self.inspector = None;
             let names = self.topics().map(|topic| topic.name.clone()).collect();
-            self.look = started(self.looking(names)).ok();
+            self.inspection = started(self.inspecting(names)).ok();
         }
     }
 
     /// Applies the result of an inspection; does nothing if its thread has panicked.
-    fn take_look(&mut self, found: Option<Result<Vec<Topic>, SinkFault>>) -> Result<(), SinkFault> {
-        self.look = None;
+    fn apply_inspection(&mut self, found: Option<Result<Vec<Topic>, SinkFault>>) -> Result<(), SinkFault> {
+        self.inspection = None;
         match found {
-            Some(Ok(topics)) => self.learn(topics),
+            Some(Ok(topics)) => self.update_topics(topics),
             // The messages queued for a missing topic must not be stored unnoticed when the topic exists again. In a transaction
             // they are purged.
             Some(Err(fault)) if fault.kind == FaultKind::Missing && self.transactions.is_some() => {
                 return Err(fault);
             }
             // Any other error of an inspection occurs again with the next record, and is reported there.
-            Some(Err(fault)) => debug!("the topics can't be looked at now: {fault}"),
+            Some(Err(fault)) => debug!("cannot inspect the topics now: {fault}"),
             None => {}
         }
         Ok(())
@@ -383,7 +385,7 @@ impl Connection {
         }
     }
 
-    fn learn(&mut self, found: Vec<Topic>) {
+    fn update_topics(&mut self, found: Vec<Topic>) {
         for topic in found {
             match &mut self.constant {
                 Some(constant) if constant.name == topic.name => *constant = topic,
@@ -398,7 +400,7 @@ impl Connection {
         let limits = limits(self.topics(), &self.config);
         info!(
             ?limits,
-            "the topics' limits have changed: going on with a new producer"
+            "the topics' limits have changed: continuing with a new producer"
         );
         let (producer, reports) = start(
             &self.client,
@@ -416,7 +418,10 @@ impl Connection {
         Ok(())
     }
 
-    fn looking(&self, names: Vec<String>) -> impl FnOnce() -> Result<Vec<Topic>, SinkFault> + Send + use<> {
+    fn inspecting(
+        &self,
+        names: Vec<String>,
+    ) -> impl FnOnce() -> Result<Vec<Topic>, SinkFault> + Send + use<> {
         let client = self.client.clone();
         let health = Arc::clone(&self.health);
         let config = Arc::clone(&self.config);
@@ -443,17 +448,17 @@ async fn at(due: Option<Instant>) {
 }
 
 /// Waits for the result of the running inspection; forever if none is running.
-async fn looked(
-    look: &mut Option<oneshot::Receiver<Result<Vec<Topic>, SinkFault>>>,
+async fn inspected(
+    inspection: &mut Option<oneshot::Receiver<Result<Vec<Topic>, SinkFault>>>,
 ) -> Option<Result<Vec<Topic>, SinkFault>> {
-    match look {
-        Some(look) => look.await.ok(),
+    match inspection {
+        Some(inspection) => inspection.await.ok(),
         None => pending().await,
     }
 }
 
 fn ended() -> SinkFault {
-    SinkFault::new(FaultKind::Other, "the producer has ended; a new one is made")
+    SinkFault::new(FaultKind::Other, "the producer has ended; a new one is created")
 }
 
 fn limits<'a>(topics: impl Iterator<Item = &'a Topic>, config: &KafkaConfig) -> Limits {
@@ -492,7 +497,7 @@ fn start(
         Err(StartError::Client(error)) => Err(topics::not_made(&error)),
         Err(StartError::Thread(error)) => Err(SinkFault::new(
             FaultKind::Other,
-            format!("no thread can be made for the producer: {error}; raise the limit of threads or memory"),
+            format!("cannot start a thread for the producer: {error}; raise the limit of threads or memory"),
         )),
     }
 }

@@ -229,7 +229,7 @@ impl ProducerContext for Context {
                 let topic = message.topic();
                 let length = message.payload_len();
                 let detail = format!(
-                    "the topic \"{topic}\" refuses a message of {length} bytes, perhaps for another's sake ({code})"
+                    "the topic \"{topic}\" rejects a message of {length} bytes, possibly because of another message ({code})"
                 );
                 let outcome = Outcome::RetryAlone(Rejection { reason, detail });
                 self.reports.push(Ack { sequence, outcome }, length);

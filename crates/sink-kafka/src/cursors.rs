@@ -119,8 +119,9 @@ impl Cursors<'_> {
         while self.end(&consumer)? < end {
             if Instant::now() >= deadline {
                 let reason = format!(
-                    "in the topic \"{}\" a transaction of another sink is open and hides our cursor; expected its end within \
-                     {limit:?}, it is waited for again",
+                    "in the topic \"{}\" an open transaction of another sink hides the cursor of this one; expected its end \
+                     within \
+                     {limit:?}; waiting again",
                     self.topic
                 );
                 return Err(SinkFault::new(FaultKind::Unavailable, reason));
@@ -194,8 +195,8 @@ impl Cursors<'_> {
         SinkFault::fatal(
             FaultKind::Other,
             format!(
-                "the record with the key \"{id}\" at offset {offset} of the topic \"{}\" is no cursor ({error}); expected one \
-                 that this program wrote: choose another transaction.cursor_topic",
+                "the record with the key \"{id}\" at offset {offset} of the topic \"{}\" is not a cursor ({error}), expected \
+                 one that this program wrote; choose another transaction.cursor_topic",
                 self.topic
             ),
         )

@@ -134,10 +134,10 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
     let advice = match (kind, code) {
         (FaultKind::Unauthorised, Code::SSL) => "check the certificates on both sides, and tls.ca_file",
         (FaultKind::Unauthorised, Code::TopicAuthorizationFailed) => {
-            "give this user Write and Describe on it"
+            "grant this user Write and Describe on it"
         }
         (FaultKind::Unauthorised, Code::ClusterAuthorizationFailed) => {
-            "give this user Write on the topic, or IdempotentWrite on the cluster"
+            "grant this user Write on the topic, or IdempotentWrite on the cluster"
         }
         (FaultKind::Unauthorised, _) => "check sasl and tls of this sink",
         (FaultKind::Missing, Code::InvalidTopic) => "choose a name that Kafka allows",
@@ -145,16 +145,16 @@ pub(crate) fn fault(code: Code, topic: Option<&str>, detail: &str) -> SinkFault 
         (FaultKind::Unreachable, _) => {
             "check bootstrap_servers, the brokers' advertised listeners and the network"
         }
-        (FaultKind::Unavailable, _) => "look after the brokers",
-        (FaultKind::Timeout, _) => "look after the brokers and the network",
+        (FaultKind::Unavailable, _) => "check the brokers",
+        (FaultKind::Timeout, _) => "check the brokers and the network",
         (_, Code::InvalidTimestamp) => "set the clocks of this machine and the brokers right",
-        _ => "it is tried again with a new producer",
+        _ => "retried with a new producer",
     };
     let verb = match kind {
-        FaultKind::Unauthorised => "refuses us",
-        FaultKind::Missing => "is not there",
-        FaultKind::Unreachable => "can't be reached",
-        FaultKind::Unavailable => "takes nothing now",
+        FaultKind::Unauthorised => "denies access",
+        FaultKind::Missing => "does not exist",
+        FaultKind::Unreachable => "cannot be reached",
+        FaultKind::Unavailable => "accepts no messages now",
         FaultKind::Timeout => "does not answer in time",
         _ => "fails",
     };
@@ -176,7 +176,7 @@ pub(crate) fn missing(topics: &[&str]) -> SinkFault {
         .collect::<Vec<_>>();
     SinkFault::new(
         fault.kind,
-        format!("the topics {} are not there; {CREATE_THEM}", names.join(", ")),
+        format!("the topics {} do not exist; {CREATE_THEM}", names.join(", ")),
     )
 }
 
@@ -204,8 +204,7 @@ pub(crate) fn outdated(detail: &str) -> SinkFault {
     SinkFault::new(
         FaultKind::Fenced,
         format!(
-            "Kafka takes this producer for an old one ({detail}): its transaction has taken too long, or another instance of \
-             this sink has taken over; that is looked at now"
+            "Kafka considers this producer outdated ({detail}): its transaction exceeded the time limit, or another instance of this sink has taken over; the next connect finds out which"
         ),
     )
 }
@@ -268,7 +267,7 @@ mod tests {
             let fault = fault(Code::UnknownTopicOrPartition, Some("entries"), "");
             (FaultKind::Missing, fault.reason)
         });
-        insta::assert_snapshot!(missing(&["entries", "letters"]), @r#"the topics "entries", "letters" are not there; create them, or set create = true with partitions and replicas"#);
+        insta::assert_snapshot!(missing(&["entries", "letters"]), @r#"the topics "entries", "letters" do not exist; create them, or set create = true with partitions and replicas"#);
     }
 
     #[test]
@@ -285,10 +284,10 @@ mod tests {
             let fault = fault(code, None, "");
             assert!(fault.is_final && fault.kind == FaultKind::Fenced, "{fault}");
         }
-        insta::assert_snapshot!(fault(Code::TopicAuthorizationFailed, Some("entries"), ""), @r#"the topic "entries" refuses us (Broker: Topic authorization failed); give this user Write and Describe on it"#);
-        insta::assert_snapshot!(fault(Code::UnknownTopic, Some("entries"), ""), @r#"the topic "entries" is not there (Local: Unknown topic); create it, or set create = true with partitions and replicas"#);
+        insta::assert_snapshot!(fault(Code::TopicAuthorizationFailed, Some("entries"), ""), @r#"the topic "entries" denies access (Broker: Topic authorization failed); grant this user Write and Describe on it"#);
+        insta::assert_snapshot!(fault(Code::UnknownTopic, Some("entries"), ""), @r#"the topic "entries" does not exist (Local: Unknown topic); create it, or set create = true with partitions and replicas"#);
         let away = "localhost:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT, 1 identical error(s) suppressed)";
-        insta::assert_snapshot!(fault(Code::BrokerTransportFailure, None, away), @"Kafka can't be reached (localhost:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused); check bootstrap_servers, the brokers' advertised listeners and the network");
-        insta::assert_snapshot!(fault(Code::Authentication, None, "SASL authentication error: Authentication failed"), @"Kafka refuses us (Local: Authentication failure: SASL authentication error: Authentication failed); check sasl and tls of this sink");
+        insta::assert_snapshot!(fault(Code::BrokerTransportFailure, None, away), @"Kafka cannot be reached (localhost:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused); check bootstrap_servers, the brokers' advertised listeners and the network");
+        insta::assert_snapshot!(fault(Code::Authentication, None, "SASL authentication error: Authentication failed"), @"Kafka denies access (Local: Authentication failure: SASL authentication error: Authentication failed); check sasl and tls of this sink");
     }
 }

@@ -95,7 +95,7 @@ impl Health {
     }
 
     /// Returns why no broker can be reached, in a sentence.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    pub(crate) fn unreachable(&self) -> Option<String> {
         self.lock().unreachable.clone()
     }
 
@@ -183,7 +183,7 @@ impl Health {
         let mut inner = self.lock();
         let cause = without_state(inner.last_error.as_deref().unwrap_or(reason));
         inner.unreachable = Some(format!(
-            "no Kafka broker can be reached ({cause}); events wait, it is tried again"
+            "no Kafka broker can be reached ({cause}); events wait; retrying"
         ));
         self.is_unreachable.store(true, Ordering::Relaxed);
     }
@@ -271,15 +271,16 @@ impl Health {
             let before = std::mem::replace(before, partitions);
             if partitions > before {
                 inner.notice = Some(format!(
-                    "the topic \"{topic}\" has {partitions} partitions, before it had {before}: keys have moved, \
-                     and a person's order is kept within a partition only"
+                    "the topic \"{topic}\" has {partitions} partitions, previously {before}: keys have moved to other \
+                     partitions, and order holds only within a partition"
                 ));
                 warn!(
                     sink = self.sink,
                     topic,
                     before,
                     partitions,
-                    "the topic has more partitions than before: keys move to others, and a person's order is kept within a partition only"
+                    "the topic has more partitions than before: keys have moved to other partitions, and order holds only \
+                     within a partition"
                 );
                 return true;
             }
@@ -367,23 +368,23 @@ mod tests {
     #[test]
     fn unavailability_lasts_until_a_broker_answers() {
         let health = Health::new("kafka");
-        assert_eq!(health.trouble(), None);
+        assert_eq!(health.unreachable(), None);
         health.connection_failed("b1: Connection refused");
         health.all_down("1/1 brokers are down");
-        insta::assert_snapshot!(health.trouble().unwrap(), @"no Kafka broker can be reached (b1: Connection refused); events wait, it is tried again");
+        insta::assert_snapshot!(health.unreachable().unwrap(), @"no Kafka broker can be reached (b1: Connection refused); events wait; retrying");
         health.statistics(
             br#"{"brokers":{"b:1/bootstrap":{"state":"UP"},"c:1/1":{"state":"DOWN"}},"topics":{}}"#,
             true,
         );
-        assert!(health.trouble().is_some());
+        assert!(health.unreachable().is_some());
         health.statistics(
             br#"{"brokers":{"c:1/1":{"state":"UP","more":0}},"topics":{},"more":0}"#,
             true,
         );
-        assert_eq!(health.trouble(), None);
+        assert_eq!(health.unreachable(), None);
         // A later outage has another cause.
         health.all_down("1/1 brokers are down");
-        insta::assert_snapshot!(health.trouble().unwrap(), @"no Kafka broker can be reached (1/1 brokers are down); events wait, it is tried again");
+        insta::assert_snapshot!(health.unreachable().unwrap(), @"no Kafka broker can be reached (1/1 brokers are down); events wait; retrying");
     }
 
     #[test]
@@ -421,7 +422,7 @@ mod tests {
             health
                 .notice()
                 .unwrap()
-                .starts_with("the topic \"t\" has 3 partitions, before it had 2")
+                .starts_with("the topic \"t\" has 3 partitions, previously 2")
         );
         // The topic was deleted and created again with fewer partitions: no keys move.
         assert!(!health.partitions("t", 0) && !health.partitions("t", 1));

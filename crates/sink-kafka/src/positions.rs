@@ -75,13 +75,13 @@ impl Positions {
     }
 
     /// Returns the position with the largest known offset, or else the position of the cursor.
-    pub(crate) fn largest_or(&mut self, noted: Option<Position>) -> Option<Position> {
+    pub(crate) fn largest_or(&mut self, from_note: Option<Position>) -> Option<Position> {
         if self.largest.is_none()
             && let Some(Position {
                 topic,
                 partition,
                 offset,
-            }) = noted
+            }) = from_note
         {
             self.stored("", &topic, partition, offset);
         }
@@ -98,7 +98,7 @@ impl Positions {
         let found = match end {
             Some(end) if end > *offset => return,
             Some(end) => format!("partition {partition} ends at offset {end}, after {}", offset + 1),
-            None => format!("partition {partition} is gone"),
+            None => format!("partition {partition} no longer exists"),
         };
         self.recreated(sink, topic, &found);
     }
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn end_before_the_noted_offset_is_a_new_topic() {
         let note = filled().note();
-        let noted = || Position::of_note(note.as_deref());
+        let from_note = || Position::of_note(note.as_deref());
         for (end, count) in [
             (Some(10), 0),
             (Some(11), 0),
@@ -175,7 +175,7 @@ mod tests {
             (None, 1),
         ] {
             let mut positions = Positions::default();
-            let position = positions.largest_or(noted()).unwrap();
+            let position = positions.largest_or(from_note()).unwrap();
             assert_eq!(
                 (&*position.topic, position.partition, position.offset),
                 ("t", 1, 9)
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(Position::of_note(Some("{\"stream\":\"S\"}")), None);
         assert_eq!(Positions::default().largest_or(None), None);
         let mut restarted = Positions::default();
-        restarted.largest_or(noted());
+        restarted.largest_or(from_note());
         restarted.stored("kafka", "t", 1, 3);
         assert_eq!(restarted.recreations().count, 1);
     }

@@ -50,9 +50,9 @@ struct End {
 /// The reason why a producer cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    #[error("librdkafka does not take the configuration")]
+    #[error("librdkafka rejects the configuration")]
     Client(#[source] KafkaError),
-    #[error("no thread can be made for the producer")]
+    #[error("cannot start a thread for the producer")]
     Thread(#[source] io::Error),
 }
 
@@ -77,7 +77,7 @@ impl KafkaProducer {
                 if !end.flush.is_zero()
                     && let Err(error) = polled.flush(end.flush)
                 {
-                    debug!("not all was acknowledged when the producer was closed: {error}");
+                    debug!("some messages had no acknowledgement when the producer was closed: {error}");
                 }
                 drop(polled);
                 // The last handle: dropping it here purges the remaining messages on this thread.

@@ -67,7 +67,7 @@ const PROMISED: &[(&str, &str)] = &[
     ),
     (
         "enable.gapless.guarantee",
-        "gaps are seen and closed by the bridge itself",
+        "the bridge itself detects and closes gaps",
     ),
     (
         "message.timeout.ms",
@@ -77,8 +77,8 @@ const PROMISED: &[(&str, &str)] = &[
         "delivery.timeout.ms",
         "an event never times out: it waits for its broker without limit",
     ),
-    ("retries", "a batch is tried again without limit"),
-    ("message.send.max.retries", "a batch is tried again without limit"),
+    ("retries", "a batch is retried without limit"),
+    ("message.send.max.retries", "a batch is retried without limit"),
     ("max.in.flight", "idempotence bounds it by 5"),
     (
         "max.in.flight.requests.per.connection",
@@ -86,12 +86,12 @@ const PROMISED: &[(&str, &str)] = &[
     ),
     (
         "partitioner",
-        "it is always \"murmur2_random\", which finds the partition that Java programs find",
+        "it is always \"murmur2_random\", which chooses the same partition as Java clients",
     ),
     ("queuing.strategy", "events are sent in their order"),
     (
         "isolation.level",
-        "the bridge reads nothing but its own cursor, and that as it must be read",
+        "the bridge reads only its own cursor, and chooses the isolation level for that",
     ),
     (
         "delivery.report.only.error",
@@ -121,10 +121,7 @@ pub(crate) fn check(config: &KafkaConfig) -> Vec<(String, String)> {
                 format!("found it among the properties, expected {own} of the sink instead"),
             ));
         } else if let Some((_, reason)) = PROMISED.iter().find(|(property, _)| property == name) {
-            errors.push((
-                name.clone(),
-                format!("found it set, expected it left alone: {reason}"),
-            ));
+            errors.push((name.clone(), format!("found it set, expected no value: {reason}")));
         } else {
             allowed.set(name, value.expose());
         }
@@ -134,7 +131,7 @@ pub(crate) fn check(config: &KafkaConfig) -> Vec<(String, String)> {
         allowed.remove(&name);
         errors.push((
             name,
-            format!("librdkafka refuses it: {}", without_value(&message)),
+            format!("librdkafka rejects it: {}", without_value(&message)),
         ));
     }
     errors
@@ -316,7 +313,7 @@ fn resolve(
         && secret.expose().contains('\0')
     {
         let reason = format!(
-            "{key}: found a NUL character in \"{}\", expected text without any; write the file anew",
+            "{key}: found a NUL character in \"{}\", expected text without any; write the file again",
             file.display()
         );
         return Err(SinkFault::new(FaultKind::Unauthorised, reason));
@@ -341,7 +338,7 @@ mod tests {
             ..Default::default()
         });
         let Err(fault) = client(&config, "kafka") else {
-            panic!("a file that is not there was taken");
+            panic!("a file that does not exist was taken");
         };
         assert!(fault.reason.contains("tls.ca_file = \"no/such.pem\""), "{fault}");
     }

@@ -62,7 +62,7 @@ pub struct KafkaSink {
     /// replaced again and again.
     named: Vec<String>,
     /// The risky settings found at the last connect; each is logged once.
-    dangers: Vec<String>,
+    warnings: Vec<String>,
     warned: bool,
     /// The identity of this process among those that use the same transactional id.
     instance: Arc<str>,
@@ -85,7 +85,7 @@ impl KafkaSink {
             spool: SpoolId::from_bytes([0; 16]),
             connection: None,
             named: Vec::new(),
-            dangers: Vec::new(),
+            warnings: Vec::new(),
             warned: false,
             instance: uuid::Uuid::now_v7().to_string().into(),
             has_claimed: false,
@@ -105,7 +105,7 @@ impl KafkaSink {
     }
 
     /// Creates a sink that only probes the cluster: it creates no topic, does not take over the transactional id of a running
-    /// sink, and reports through [`dangers`](Self::dangers) what can lose events or would be created. It must not publish.
+    /// sink, and reports through [`warnings`](Self::warnings) what can lose events or would be created. It must not publish.
     pub fn trial(name: impl Into<String>, config: KafkaConfig) -> Self {
         Self {
             is_trial: true,
@@ -114,8 +114,8 @@ impl KafkaSink {
     }
 
     /// Returns the legal but risky settings found by the last connect, one sentence each.
-    pub fn dangers(&self) -> &[String] {
-        &self.dangers
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     fn is_exactly_once(&self) -> bool {
@@ -164,22 +164,22 @@ impl KafkaSink {
         connection.send(letter.sequence, crate::encode::dead_letter(topic, letter.json))
     }
 
-    fn look_for_dangers(&mut self, connection: &Connection) {
-        self.dangers = connection.dangers();
+    fn collect_warnings(&mut self, connection: &Connection) {
+        self.warnings = connection.warnings();
         let is_plain = self
             .config
             .sasl
             .as_ref()
             .is_some_and(|sasl| sasl.mechanism == SaslMechanism::Plain);
         if is_plain && self.config.tls.is_none() {
-            self.dangers.push(
-                "the password travels in the clear: expected tls beside sasl with the mechanism \"plain\""
+            self.warnings.push(
+                "the password is sent unencrypted; expected tls in addition to sasl with the mechanism \"plain\""
                     .into(),
             );
         }
         if !self.is_trial && !std::mem::replace(&mut self.warned, true) {
-            for danger in &self.dangers {
-                warn!(sink = self.name, "{danger}");
+            for warning in &self.warnings {
+                warn!(sink = self.name, "{warning}");
             }
         }
     }
@@ -190,7 +190,7 @@ impl KafkaSink {
         if let Some(fault) = connection.fault() {
             return Some(fault);
         }
-        let unreachable = self.health.trouble();
+        let unreachable = self.health.unreachable();
         let is_waiting = connection
             .oldest_since()
             .is_some_and(|since| since.elapsed() > UNREACHED_AFTER);
@@ -206,7 +206,7 @@ impl KafkaSink {
         let silence = connection.waiting_since()?.elapsed();
         (silence > STALLED_AFTER).then(|| {
             let reason = format!(
-                "Kafka has acknowledged nothing for {} seconds: look after the brokers, and whether enough replicas are in sync",
+                "no acknowledgement from Kafka for {} seconds; check the brokers, and whether enough replicas are in sync",
                 silence.as_secs()
             );
             SinkFault::new(FaultKind::Timeout, reason)
@@ -259,14 +259,15 @@ impl Sink for KafkaSink {
             if timeout(END_LIMIT, old.into_producer().take_back()).await.is_err() {
                 info!(
                     sink = self.name,
-                    "the producer before takes long to end; nothing is left in it"
+                    "previous producer is slow to shut down (its queue is empty)"
                 );
             }
         }
         let clients = self.health.clients();
         if clients >= MAX_CLIENTS {
             let reason = format!(
-                "{clients} Kafka clients of earlier connections have not shut down, expected fewer than {MAX_CLIENTS}: librdkafka                  hangs; restart the bridge if this lasts"
+                "{clients} Kafka clients of earlier connections have not shut down, expected fewer than {MAX_CLIENTS}: \
+                 librdkafka hangs; restart the bridge if this lasts"
             );
             return Err(SinkFault::new(FaultKind::Other, reason));
         }
@@ -289,7 +290,7 @@ impl Sink for KafkaSink {
         };
         let connection = on_thread(move || open.open()).await?;
         self.has_claimed = true;
-        self.look_for_dangers(&connection);
+        self.collect_warnings(&connection);
         let committed_cursor = connection.committed_cursor().cloned();
         self.connection = Some(connection);
         Ok(Connected {
@@ -306,7 +307,7 @@ impl Sink for KafkaSink {
     /// new topic, and from time to time all topics.
     async fn flush(&mut self) -> Result<(), SinkFault> {
         match &mut self.connection {
-            Some(connection) => connection.look_at_topics().await,
+            Some(connection) => connection.inspect_topics().await,
             None => Ok(()),
         }
     }
@@ -351,7 +352,7 @@ impl Sink for KafkaSink {
             if let Err(fault) = connection.abort(Some(CLOSE_FLUSH)).await {
                 info!(
                     sink = self.name,
-                    "the open transaction is left to Kafka, which ends it: {fault}"
+                    "open transaction not aborted; Kafka aborts it after its timeout: {fault}"
                 );
             }
             connection.into_producer().close(CLOSE_FLUSH).await;
@@ -371,7 +372,7 @@ pub(crate) async fn on_thread<T: Send + 'static>(
         .unwrap_or_else(|_| {
             Err(SinkFault::new(
                 FaultKind::Other,
-                "the thread that looks after the topics has panicked; this is a bug",
+                "a blocking call to librdkafka has panicked; this is a bug",
             ))
         })
 }
@@ -382,7 +383,7 @@ pub(crate) fn started<T: Send + 'static>(
 ) -> io::Result<oneshot::Receiver<Result<T, SinkFault>>> {
     // Capacity for the one result.
     let (done, result) = oneshot::channel();
-    thread::Builder::new().name("kafka-look".into()).spawn(move || {
+    thread::Builder::new().name("kafka-call".into()).spawn(move || {
         // The receiver may have stopped waiting, which is no error.
         let _ = done.send(work());
     })?;
@@ -392,7 +393,7 @@ pub(crate) fn started<T: Send + 'static>(
 fn no_thread(error: &io::Error) -> SinkFault {
     SinkFault::new(
         FaultKind::Other,
-        format!("no thread can be made: {error}; raise the limit of threads or memory"),
+        format!("cannot start a thread: {error}; raise the limit of threads or memory"),
     )
 }
 

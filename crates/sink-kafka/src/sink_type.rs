@@ -29,20 +29,20 @@ impl SinkConfig for KafkaConfig {
         if self.sasl.is_some() && self.tls.is_none() {
             warn(
                 "sasl",
-                "name, password or its proof, and all events travel in the clear; a [tls] table encrypts them",
+                "the credentials and all events are sent unencrypted; a [tls] table encrypts them",
             );
         }
         if self.create && self.replicas == Some(1) {
             warn(
                 "replicas",
-                "a topic made with one replica is gone with its broker; 3 survive the loss of one",
+                "a topic with one replica is lost with its broker; 3 replicas survive the loss of one broker",
             );
         }
         if self.delivery == Delivery::ExactlyOnce && !spool_is_durable {
             warn(
                 "delivery",
-                "with the spool in memory, \"exactly_once\" prevents duplicates in Kafka, and loses what was not \
-                 delivered when the process ends; spool.type = \"disk\" loses none",
+                "with the spool in memory, \"exactly_once\" prevents duplicates in Kafka, but undelivered events are lost when \
+                 the process ends; spool.type = \"disk\" loses none",
             );
         }
         warnings
@@ -100,6 +100,6 @@ impl SinkType for KafkaConfig {
     ) -> Result<Vec<String>, SinkFault> {
         let mut sink = KafkaSink::trial(context.name, self.clone());
         sink_type::probe(&mut sink, steps).await?;
-        Ok(sink.dangers().to_vec())
+        Ok(sink.warnings().to_vec())
     }
 }

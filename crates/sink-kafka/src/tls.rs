@@ -38,7 +38,7 @@ pub(crate) fn read(key: &str, path: &Path) -> Result<String, SinkFault> {
         .and_then(|content| content.text().map(str::to_owned))
         .map_err(|error| {
             let reason = format!(
-                "tls.{key} = \"{}\" can't be read: {error}; make it readable for the bridge, or name another file",
+                "tls.{key} = \"{}\" cannot be read: {error}; make it readable for the bridge, or name another file",
                 path.display()
             );
             SinkFault::new(FaultKind::Other, reason)

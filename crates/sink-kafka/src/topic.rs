@@ -35,26 +35,28 @@ impl Topic {
     }
 
     /// Returns the legal settings that can lose events, for a topic of events or dead letters.
-    pub(crate) fn dangers(&self) -> Vec<String> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let name = &self.name;
-        let mut dangers = self.replication_dangers();
+        let mut warnings = self.replication_warnings();
         if self.is_compacted() {
-            dangers.push(format!(
-                "the topic \"{name}\" is compacted (cleanup.policy): it refuses events without a key, which become dead letters, and \
+            warnings.push(format!(
+                "the topic \"{name}\" is compacted (cleanup.policy): it refuses events without a key, which become dead \
+                 letters, and \
                  keeps only the newest event of each key; expected cleanup.policy=delete"
             ));
         }
         if let Some(retention @ 0..MIN_RETENTION_MS) = self.retention_ms {
-            dangers.push(format!(
-                "retention.ms of the topic \"{name}\" is {retention}: events are deleted before a reader that is slow or restarts has \
+            warnings.push(format!(
+                "retention.ms of the topic \"{name}\" is {retention}: events are deleted before a reader that is slow or \
+                 restarts has \
                  read them, expected {MIN_RETENTION_MS} or more"
             ));
         }
-        dangers
+        warnings
     }
 
     /// Returns the legal settings that lose records when a broker fails.
-    pub(crate) fn replication_dangers(&self) -> Vec<String> {
+    pub(crate) fn replication_warnings(&self) -> Vec<String> {
         let Self { name, brokers, .. } = self;
         // A cluster with a single broker cannot replicate.
         if *brokers < 2 {
@@ -62,7 +64,8 @@ impl Topic {
         }
         if self.replicas < 2 {
             return vec![format!(
-                "the topic \"{name}\" is kept on one broker only and is lost with it: expected a replication factor of 2 or more, \
+                "the topic \"{name}\" is kept on one broker only and is lost with it: expected a replication factor of 2 or \
+                 more, \
                  the cluster has {brokers} brokers"
             )];
         }
@@ -106,7 +109,7 @@ mod tests {
 
     #[test]
     fn risky_settings_have_warnings() {
-        let dangers = |brokers, replicas, min_insync| {
+        let warnings = |brokers, replicas, min_insync| {
             Topic {
                 name: "t".into(),
                 partitions: 1,
@@ -118,14 +121,14 @@ mod tests {
                 brokers,
                 is_new: false,
             }
-            .dangers()
+            .warnings()
             .len()
         };
-        assert_eq!(dangers(1, 1, Some(1)), 0);
-        assert_eq!(dangers(3, 1, Some(1)), 1);
-        assert_eq!(dangers(3, 3, Some(1)), 1);
-        assert_eq!(dangers(3, 3, Some(2)), 0);
-        assert_eq!(dangers(3, 3, None), 0);
+        assert_eq!(warnings(1, 1, Some(1)), 0);
+        assert_eq!(warnings(3, 1, Some(1)), 1);
+        assert_eq!(warnings(3, 3, Some(1)), 1);
+        assert_eq!(warnings(3, 3, Some(2)), 0);
+        assert_eq!(warnings(3, 3, None), 0);
     }
 
     #[test]
@@ -144,16 +147,16 @@ mod tests {
         for (cleanup, is_compacted) in [("compact", true), ("delete, compact", true), ("delete", false)] {
             let topic = topic(cleanup, None);
             assert_eq!(
-                (topic.is_compacted(), topic.dangers().len()),
+                (topic.is_compacted(), topic.warnings().len()),
                 (is_compacted, usize::from(is_compacted))
             );
-            assert_eq!(topic.replication_dangers().len(), 0);
+            assert_eq!(topic.replication_warnings().len(), 0);
         }
         // -1 means unlimited.
-        for (retention, dangers) in [(-1, 0), (0, 1), (1_000, 1), (3_600_000, 0)] {
+        for (retention, warnings) in [(-1, 0), (0, 1), (1_000, 1), (3_600_000, 0)] {
             assert_eq!(
-                topic("delete", Some(retention)).dangers().len(),
-                dangers,
+                topic("delete", Some(retention)).warnings().len(),
+                warnings,
                 "{retention}"
             );
         }

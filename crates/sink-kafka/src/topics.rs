@@ -87,7 +87,7 @@ struct Inspection {
     /// The addresses of `bootstrap_servers`.
     servers: Vec<String>,
     answer_limit: Duration,
-    asking: BaseProducer<Context>,
+    producer: BaseProducer<Context>,
     admin: AdminClient<DefaultClientContext>,
     /// Runs the requests of `admin` on the current thread.
     runtime: Runtime,
@@ -119,7 +119,7 @@ impl Inspector {
     ) -> Result<Self, SinkFault> {
         // An admin client does not report its errors, a producer does. This producer sends no messages.
         let (context, _) = reporting(health, steps.clone());
-        let asking: BaseProducer<Context> = client
+        let producer: BaseProducer<Context> = client
             .clone()
             .set("statistics.interval.ms", STATISTICS_INTERVAL_MS)
             .create_with_context(context)
@@ -128,12 +128,12 @@ impl Inspector {
             steps,
             servers: reach::addresses(client.get("bootstrap.servers").unwrap_or_default()),
             answer_limit: ANSWER_LIMIT + lookup,
-            asking,
+            producer,
             admin: admin(client)?,
             runtime: runtime::Builder::new_current_thread().build().map_err(|error| {
                 SinkFault::new(
                     FaultKind::Other,
-                    format!("no runtime can be made: {error}; raise the limit of open files"),
+                    format!("cannot start a runtime: {error}; raise the limit of open files"),
                 )
             })?,
             health: Arc::clone(health),
@@ -153,7 +153,7 @@ impl Inspector {
         names: &[String],
         creation: Option<Creation>,
     ) -> Result<Vec<Topic>, SinkFault> {
-        self.begin()?.look(names, creation, None)
+        self.begin()?.inspect(names, creation, None)
     }
 
     /// Inspects as [`inspect`](Self::inspect) does, and checks that the brokers can be reached at their advertised addresses.
@@ -166,7 +166,7 @@ impl Inspector {
         creation: Option<Creation>,
         demand: Demand,
     ) -> Result<Vec<Topic>, SinkFault> {
-        self.begin()?.look(names, creation, Some(demand))
+        self.begin()?.inspect(names, creation, Some(demand))
     }
 
     /// Inspects the topic that an event has named, and creates it if its properties are given. `is_patient`
@@ -175,18 +175,18 @@ impl Inspector {
     ///
     /// # Errors
     /// No broker answers, or authorisation failed. The clients must not be used again then.
-    pub(crate) fn look_for(
+    pub(crate) fn find_or_create(
         &mut self,
         name: &str,
         creation: Option<Creation>,
         is_patient: bool,
     ) -> Result<Found, SinkFault> {
-        self.begin()?.look_for(name, creation, is_patient)
+        self.begin()?.find_or_create(name, creation, is_patient)
     }
 
     /// Returns the offset after the last record of a partition; `None` if no broker answers in time.
     pub(crate) fn end_of(&mut self, topic: &str, partition: i32) -> Option<i64> {
-        let client = self.begin().ok()?.asking.client();
+        let client = self.begin().ok()?.producer.client();
         let (_, end) = client.fetch_watermarks(topic, partition, ANSWER_LIMIT).ok()?;
         Some(end)
     }
@@ -222,14 +222,12 @@ pub(crate) fn not_made(error: &KafkaError) -> SinkFault {
     // Mostly caused by certificate and key files, which may be corrected meanwhile.
     SinkFault::new(
         FaultKind::Other,
-        format!(
-            "librdkafka does not take this sink's configuration: {reason}; expected files that can be read"
-        ),
+        format!("librdkafka rejects this sink's configuration: {reason}; expected readable files"),
     )
 }
 
 impl Inspection {
-    fn look(
+    fn inspect(
         &self,
         names: &[String],
         creation: Option<Creation>,
@@ -265,7 +263,12 @@ impl Inspection {
         Ok(topics)
     }
 
-    fn look_for(&self, name: &str, creation: Option<Creation>, is_patient: bool) -> Result<Found, SinkFault> {
+    fn find_or_create(
+        &self,
+        name: &str,
+        creation: Option<Creation>,
+        is_patient: bool,
+    ) -> Result<Found, SinkFault> {
         let topic = loop {
             match self.find(name)? {
                 Some(topic) => break Some(topic),
@@ -299,14 +302,14 @@ impl Inspection {
             return None;
         }
         let folded = |name: &str| name.replace('.', "_");
-        let metadata = self.asking.client().fetch_metadata(None, SLICE).ok()?;
+        let metadata = self.producer.client().fetch_metadata(None, SLICE).ok()?;
         let other = metadata
             .topics()
             .iter()
             .map(MetadataTopic::name)
             .find(|other| *other != name && folded(other) == folded(name))?;
         Some(format!(
-            "the topic \"{name}\" cannot exist beside \"{other}\": Kafka takes \".\" and \"_\" for the same in names"
+            "the topic \"{name}\" cannot exist beside \"{other}\": Kafka treats \".\" and \"_\" in names as equal"
         ))
     }
 
@@ -317,7 +320,7 @@ impl Inspection {
             ConnectStep::Metadata,
             format_args!("{servers} (bootstrap_servers)"),
         );
-        while self.asking.client().fetch_cluster_id(SLICE).is_none() {
+        while self.producer.client().fetch_cluster_id(SLICE).is_none() {
             self.serve();
             if let Some(fault) = self.refusal("", Code::OperationTimedOut) {
                 return Err(fault);
@@ -330,7 +333,7 @@ impl Inspection {
     fn find(&self, name: &str) -> Result<Option<Topic>, SinkFault> {
         self.steps.begin(ConnectStep::Topic, format_args!("\"{name}\""));
         loop {
-            let code = match self.asking.client().fetch_metadata(Some(name), SLICE) {
+            let code = match self.producer.client().fetch_metadata(Some(name), SLICE) {
                 Ok(metadata) => {
                     let brokers = metadata.brokers().len();
                     let topic = metadata.topics().iter().find(|topic| topic.name() == name);
@@ -358,14 +361,14 @@ impl Inspection {
     /// Handles the events of the client's connections. One poll handles one event, and statistics count as one.
     fn serve(&self) {
         for _ in 0..MAX_EVENTS {
-            self.asking.poll(Duration::ZERO);
+            self.producer.poll(Duration::ZERO);
         }
     }
 
     /// Returns the fault if the request must not be repeated.
     fn refusal(&self, name: &str, code: Code) -> Option<SinkFault> {
         // The context receives refused connections with a more detailed text than the code.
-        if let Some(fault) = self.asking.context().take_fault() {
+        if let Some(fault) = self.producer.context().take_fault() {
             return Some(fault);
         }
         let passes = matches!(
@@ -428,7 +431,8 @@ impl Inspection {
                 let is_silent = matches!(fault.kind, FaultKind::Timeout | FaultKind::Unreachable);
                 let advertised = is_silent.then(|| self.advertised_trouble()).flatten();
                 let reason = format!(
-                    "the topic \"{name}\" is not there and can't be created with {partitions} partitions and {replicas} replicas: {}",
+                    "the topic \"{name}\" does not exist and cannot be created with {partitions} partitions and {replicas} \
+                     replicas: {}",
                     advertised.as_ref().unwrap_or(&fault.reason)
                 );
                 return Err(SinkFault { reason, ..fault });

@@ -42,14 +42,14 @@ impl Transactions {
     pub(crate) fn take_over(&self) -> Result<(), SinkFault> {
         self.producer
             .init_transactions(INIT_LIMIT)
-            .map_err(|error| fault("the transactional id can't be taken", &error))
+            .map_err(|error| fault("cannot take over the transactional id", &error))
     }
 
     /// Begins a transaction. Sends no request.
     pub(crate) fn begin(&self) -> Result<(), SinkFault> {
         self.producer
             .begin_transaction()
-            .map_err(|error| fault("no transaction can be opened", &error))
+            .map_err(|error| fault("cannot open a transaction", &error))
     }
 
     /// Commits the transaction together with a cursor. All other records of the transaction must have their outcomes.
@@ -63,14 +63,14 @@ impl Transactions {
             .send(record)
             .map_err(|(error, _)| error)
             .and_then(|()| self.producer.commit_transaction(COMMIT_LIMIT))
-            .map_err(|error| fault("the transaction can't be committed", &error))
+            .map_err(|error| fault("cannot commit the transaction", &error))
     }
 
     /// Aborts all messages sent since [`begin`](Self::begin). Afterwards no report of them arrives.
     pub(crate) fn abort(&self, limit: Option<Duration>) -> Result<(), SinkFault> {
         self.producer
             .abort_transaction(limit.unwrap_or(ABORT_LIMIT))
-            .map_err(|error| fault("the transaction can't be aborted", &error))
+            .map_err(|error| fault("cannot abort the transaction", &error))
     }
 
     /// Returns why the open transaction can only be aborted, if the sink is at fault. librdkafka reports this error only as the

@@ -14,7 +14,7 @@ use crate::config::AuthConfig;
 
 /// The credentials from the configuration and its files.
 pub(crate) enum Identity {
-    Nobody,
+    Anonymous,
     User(String, Secret),
     Token(Secret),
     Nkey(KeyPair),
@@ -29,7 +29,7 @@ impl Identity {
     /// Returns a fault if a file cannot be read or has unexpected content.
     pub(crate) fn read(config: Option<&AuthConfig>) -> Result<Self, SinkFault> {
         let Some(config) = config else {
-            return Ok(Self::Nobody);
+            return Ok(Self::Anonymous);
         };
         let secret = |key, value: &Option<Secret>, file: &Option<_>| {
             secret::resolve(key, value.as_ref(), file.as_deref()).map_err(|error| unreadable(&error))
@@ -48,7 +48,7 @@ impl Identity {
         }
         match &config.credentials_file {
             Some(path) => read_credentials(path),
-            None => Ok(Self::Nobody),
+            None => Ok(Self::Anonymous),
         }
     }
 
@@ -56,7 +56,7 @@ impl Identity {
     pub(crate) fn prove(&self, nonce: &[u8]) -> Result<Auth, AuthError> {
         let mut auth = Auth::new();
         match self {
-            Self::Nobody => {}
+            Self::Anonymous => {}
             Self::User(user, password) => {
                 auth.username = Some(user.clone());
                 auth.password = Some(password.expose().to_owned());
@@ -86,7 +86,7 @@ fn read_credentials(path: &Path) -> Result<Identity, SinkFault> {
             ),
         )
     };
-    let unreadable = |error: std::io::Error| unusable(&format!("can't read what is ({error})"));
+    let unreadable = |error: std::io::Error| unusable(&format!("cannot read what is ({error})"));
     let content = file::read(path, secret::MAX_FILE_BYTES).map_err(unreadable)?;
     let text = content.text().map_err(unreadable)?;
     let mut parts = blocks(text);
@@ -117,7 +117,9 @@ fn key_pair(seed: &str, key: &str) -> Result<KeyPair, SinkFault> {
     KeyPair::from_seed(seed).map_err(|error| {
         SinkFault::new(
             FaultKind::Unauthorised,
-            format!("{key}: found what is no seed of an nkey ({error}), expected one such as SU…"),
+            format!(
+                "{key}: found a text that is not the seed of an nkey ({error}), expected one such as SU…"
+            ),
         )
     })
 }
@@ -208,7 +210,7 @@ mod tests {
             ..AuthConfig::default()
         });
         assert!(
-            seed.reason.contains("no seed") && !seed.reason.contains("hunter2"),
+            seed.reason.contains("not the seed") && !seed.reason.contains("hunter2"),
             "{seed}"
         );
     }

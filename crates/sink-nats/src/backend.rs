@@ -11,7 +11,7 @@ use crate::{chain::Chain, error::ApiError, recovery::Recovery};
     clippy::large_enum_variant,
     reason = "there is one for each connection, and a box would cost a look-up for each message"
 )]
-pub(crate) enum Keeper {
+pub(crate) enum Backend {
     /// A stream, which acknowledges each message.
     Stream {
         name: Arc<str>,
@@ -20,10 +20,10 @@ pub(crate) enum Keeper {
         replayed_behind: Option<String>,
     },
     /// None (core mode): the server returns our own echo when it has received all messages before it.
-    Nobody { echo_is_out: bool },
+    Core { echo_is_out: bool },
 }
 
-impl Keeper {
+impl Backend {
     /// Returns the chain of strict order.
     pub(crate) const fn chain(&self) -> Option<&Chain> {
         match self {

@@ -38,20 +38,19 @@ impl NatsConfig {
         match (self.mode, &self.stream) {
             (Mode::Jetstream, None) => error(
                 "stream",
-                "found none, expected stream = { name = … }, or mode = \"core\" to have the events kept by nobody"
-                    .into(),
+                "found none, expected stream = { name = … }, or mode = \"core\" to store no events".into(),
             ),
             (Mode::Jetstream, Some(stream)) => self.check_stream(stream, &mut error),
             (Mode::Core, Some(_)) => error(
                 "stream",
-                "found a stream with mode = \"core\", expected none: there the events are kept by nobody".into(),
+                "found a stream with mode = \"core\", expected none: core mode stores no events".into(),
             ),
             (Mode::Core, None) => {}
         }
         if self.mode == Mode::Core && self.order == Some(Order::Strict) {
             error(
                 "order",
-                "found \"strict\" with mode = \"core\", expected mode = \"jetstream\": the order is the stream's".into(),
+                "found \"strict\" with mode = \"core\", expected mode = \"jetstream\": only a stream has an order".into(),
             );
         }
         if !(1..=MAX_IN_FLIGHT).contains(&self.max_in_flight) {
@@ -92,7 +91,7 @@ impl NatsConfig {
                 error(
                     "subject",
                     format!(
-                        "found \"{}\", expected a subject without {{{person}}}: who may see a subject may not see a person",
+                        "found \"{}\", expected a subject without {{{person}}}: all users of the server can see subjects",
                         self.subject
                     ),
                 );
@@ -141,8 +140,8 @@ impl NatsConfig {
         match stream.max_age {
             None => error(
                 "stream.max_age",
-                "found none, expected a duration such as \"7d\": create = true needs it, so that nobody keeps faces for \
-                 ever without having said so"
+                "found none, expected a duration such as \"7d\": create = true requires it, so that faces are not stored for \
+                 ever by accident"
                     .into(),
             ),
             Some(age) if age < MIN_DUPLICATE_WINDOW => error(
@@ -195,7 +194,7 @@ impl NatsConfig {
             error(
                 "stream.subjects",
                 format!(
-                    "found none that takes all of \"{pattern}\", expected one: the sink's subjects are these"
+                    "found none that covers all of \"{pattern}\", expected one: this pattern covers the sink's subjects"
                 ),
             );
         }
@@ -266,7 +265,7 @@ fn server_mistake(server: &str) -> Option<String> {
         Err(error) => {
             let detail = error.to_string();
             let detail = detail.rsplit(": ").next().unwrap_or_default();
-            return Some(format!("found a text that is no address ({detail}), {EXAMPLE}"));
+            return Some(format!("found an invalid address ({detail}), {EXAMPLE}"));
         }
     };
     if address.host().is_empty() {
@@ -320,7 +319,7 @@ fn check_auth(auth: &AuthConfig, error: &mut impl FnMut(&str, String)) {
         error(
             "auth",
             format!(
-                "found {count} ways to say who we are, expected one of user and password, token, nkey, credentials_file"
+                "found {count} kinds of credentials, expected one of user and password, token, nkey, credentials_file"
             ),
         );
     }

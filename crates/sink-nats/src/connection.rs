@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use crate::{
+    backend::{Backend, UsualAnswer},
     chain::{self, Chain, Ownership},
     config::NatsConfig,
     destination::Places,
@@ -30,7 +31,6 @@ use crate::{
     error,
     events::Events,
     in_flight::{InFlight, Role, Sent},
-    keeper::{Keeper, UsualAnswer},
     limits::Limits,
     payload::payload_in,
     receive_limit::ReceiveLimit,
@@ -59,7 +59,7 @@ pub(crate) struct Connection {
     events: Arc<Events>,
     /// The limit on received messages and lines, which ends with the connection.
     _receive_limit: ReceiveLimit,
-    keeper: Keeper,
+    backend: Backend,
     in_flight: InFlight,
     /// The outcomes of events that are already stored and were not sent again.
     known: Vec<Ack>,
@@ -92,14 +92,14 @@ impl Connection {
             .and_then(|stream| usize::try_from(stream.config.max_msg_size).ok())
             .filter(|size| *size > 0);
         let limits = Limits::new(dialled.client.max_payload(), max_message);
-        let keeper = match config.kept_by() {
-            Some(stream) => Keeper::Stream {
+        let backend = match config.jetstream() {
+            Some(stream) => Backend::Stream {
                 name: stream.name.as_str().into(),
                 usual: UsualAnswer::of(&stream.name),
                 chain: dialled.chain,
                 replayed_behind: dialled.replayed_behind,
             },
-            None => Keeper::Nobody { echo_is_out: false },
+            None => Backend::Core { echo_is_out: false },
         };
         Self {
             client: dialled.client,
@@ -107,7 +107,7 @@ impl Connection {
             inbox: dialled.inbox,
             events: dialled.events,
             _receive_limit: dialled.receive_limit,
-            keeper,
+            backend,
             in_flight: InFlight::default(),
             known: Vec::new(),
             max_in_flight: config.max_in_flight as usize,
@@ -132,12 +132,12 @@ impl Connection {
 
     /// Returns whether the acknowledgement of an event also confirms all events before it.
     pub(crate) fn acks_are_cumulative(&self) -> bool {
-        self.keeper.chain().is_some_and(Chain::acks_are_cumulative)
+        self.backend.chain().is_some_and(Chain::acks_are_cumulative)
     }
 
     /// Checks whether an event may be sent.
     pub(crate) fn ready(&mut self) -> Result<(), PublishError> {
-        if self.keeper.recovery().is_some_and(Recovery::is_broken) {
+        if self.backend.recovery().is_some_and(Recovery::is_broken) {
             return Err(PublishError::Full);
         }
         self.ready_for_letter()
@@ -149,8 +149,8 @@ impl Connection {
         // Full until a quarter is free: otherwise each acknowledgement would cause a wake-up and a write for one message.
         self.is_full =
             used >= self.max_in_flight || self.is_full && used > self.max_in_flight - self.max_in_flight / 4;
-        let recovery = self.keeper.recovery();
-        let goes_alone = self.keeper.chain().is_some_and(Chain::goes_alone)
+        let recovery = self.backend.recovery();
+        let goes_alone = self.backend.chain().is_some_and(Chain::goes_alone)
             || recovery.is_some_and(Recovery::is_contended);
         let must_wait = goes_alone && self.in_flight.len() > 0;
         if self.is_full || must_wait {
@@ -168,8 +168,8 @@ impl Connection {
         buffer: &Bytes,
     ) -> Result<(), PublishError> {
         let mut role = Role::Free;
-        match &mut self.keeper {
-            Keeper::Stream {
+        match &mut self.backend {
+            Backend::Stream {
                 chain: Some((chain, _)),
                 ..
             } => {
@@ -177,11 +177,11 @@ impl Connection {
                     role = chain.add_to(&mut message.headers, sequence, id);
                 }
             }
-            Keeper::Stream {
+            Backend::Stream {
                 replayed_behind: Some(value),
                 ..
             } => message.headers.add(chain::HEADER, value),
-            Keeper::Stream { .. } | Keeper::Nobody { .. } => {}
+            Backend::Stream { .. } | Backend::Core { .. } => {}
         }
         self.limits.check(message.size(), role)?;
         if let Some(routes) = &self.routes
@@ -195,7 +195,7 @@ impl Connection {
             });
         }
         // Checked only for events that can be sent: one rejected above is not stored, although later ones are.
-        if self.keeper.chain().is_some_and(|chain| chain.has(sequence)) {
+        if self.backend.chain().is_some_and(|chain| chain.has(sequence)) {
             self.known.push(Ack {
                 sequence,
                 outcome: Outcome::Delivered,
@@ -204,7 +204,7 @@ impl Connection {
         }
         let payload = payload_in(buffer, message.payload.as_bytes());
         self.hand_over(sequence, message, payload, role)?;
-        if let Some(chain) = self.keeper.chain_mut() {
+        if let Some(chain) = self.backend.chain_mut() {
             chain.sent();
         }
         Ok(())
@@ -233,8 +233,8 @@ impl Connection {
         let subject_bytes = message.subject.len();
         let subject = Given::from(message.subject);
         let headers = message.headers.into_map();
-        let handed_over = match (&self.keeper, headers) {
-            (Keeper::Stream { .. }, headers) => {
+        let handed_over = match (&self.backend, headers) {
+            (Backend::Stream { .. }, headers) => {
                 let number = self.in_flight.next_number();
                 let reply = self.reply_subjects.make(|text| {
                     text.push_str(&self.inbox);
@@ -249,10 +249,10 @@ impl Connection {
                     payload
                 )))
             }
-            (Keeper::Nobody { .. }, Some(headers)) => {
+            (Backend::Core { .. }, Some(headers)) => {
                 now(pin!(self.client.publish_with_headers(subject, headers, payload)))
             }
-            (Keeper::Nobody { .. }, None) => now(pin!(self.client.publish(subject, payload))),
+            (Backend::Core { .. }, None) => now(pin!(self.client.publish(subject, payload))),
         };
         if !matches!(handed_over, Some(Ok(()))) {
             // A rejected message starts no run, since the next message may be sent much later.
@@ -291,8 +291,8 @@ impl Connection {
     pub(crate) fn flush(&mut self) -> Result<(), SinkFault> {
         self.run_began = None;
         let has_sent = self.in_flight.len() > 0;
-        match &mut self.keeper {
-            Keeper::Nobody { echo_is_out } if has_sent && !*echo_is_out => {
+        match &mut self.backend {
+            Backend::Core { echo_is_out } if has_sent && !*echo_is_out => {
                 *echo_is_out = true;
                 self.echo(self.in_flight.next_number(), FIRST_WAY)
             }
@@ -308,7 +308,7 @@ impl Connection {
         }
         let before = acks.len();
         while acks.len() == before {
-            let is_broken = self.keeper.recovery().is_some_and(Recovery::is_broken);
+            let is_broken = self.backend.recovery().is_some_and(Recovery::is_broken);
             if is_broken && self.in_flight.len() == 0 {
                 return self.continue_chain().await;
             }
@@ -378,8 +378,8 @@ impl Connection {
         };
         let at_last = oldest.at + self.ack_timeout;
         let progress = oldest.at.max(self.last_answer) + STRICT_PROGRESS_LIMIT;
-        match &self.keeper {
-            Keeper::Stream { chain: Some(_), .. } if progress < at_last => {
+        match &self.backend {
+            Backend::Stream { chain: Some(_), .. } if progress < at_last => {
                 (Some(progress), STRICT_PROGRESS_LIMIT)
             }
             _ => (Some(at_last), self.ack_timeout),
@@ -410,7 +410,7 @@ impl Connection {
                 });
             },
         );
-        if let Keeper::Nobody { echo_is_out } = &mut self.keeper {
+        if let Backend::Core { echo_is_out } = &mut self.backend {
             *echo_is_out = false;
         }
         self.flush()

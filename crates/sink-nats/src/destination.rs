@@ -26,13 +26,13 @@ impl Destination {
     /// Compares the stream of a new connection with the one before, or with that of the cursor after a restart.
     pub(crate) fn connected(&mut self, sink: &str, stream: &Stream, cursor: &Cursor) {
         let name = &stream.config.name;
-        let noted = || serde_json::from_str(cursor.note.as_deref()?).ok();
+        let from_note = || serde_json::from_str(cursor.note.as_deref()?).ok();
         let found = Known {
             stream: name.clone(),
             created: Some(stream.created.clone()),
             place: stream.last_place(),
         };
-        let before = self.known.replace(found).or_else(noted);
+        let before = self.known.replace(found).or_else(from_note);
         // Without a delivered event nothing is lost with a stream.
         let Some(before) = before.filter(|before| before.stream == *name && cursor.counts.delivered > 0)
         else {

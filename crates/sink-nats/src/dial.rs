@@ -104,7 +104,7 @@ pub(crate) async fn dial(
         replayed_behind: None,
         log_end: None,
     };
-    if let Some(stream) = config.kept_by() {
+    if let Some(stream) = config.jetstream() {
         let api = Api {
             client: &dialled.client,
             events: &dialled.events,

@@ -88,9 +88,9 @@ pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
             return SinkFault::new(
                 FaultKind::Other,
                 format!(
-                    "the last message of the stream \"{stream}\" is another one than was expected: {detail}; it is looked at \
-                     and what is not stored is sent again. If this goes on, somebody else writes into the stream: give it \
-                     a stream of its own, or set order = \"relaxed\""
+                    "the last message of the stream \"{stream}\" is not the expected one: {detail}; the sink reads the stream, \
+                     and publishes the missing events again. If this repeats, another client publishes to the stream: use a \
+                     separate stream for the sink, or set order = \"relaxed\""
                 ),
             );
         }
@@ -99,21 +99,21 @@ pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
         Blame::Message(_) => FaultKind::Other,
     };
     let advice = match (kind, error.err_code) {
-        (FaultKind::Missing, 10039 | 10076) => "turn JetStream on, or set mode = \"core\"",
-        (FaultKind::Missing, 10060) => "let the subjects of only one stream take those of this sink",
+        (FaultKind::Missing, 10039 | 10076) => "enable JetStream, or set mode = \"core\"",
+        (FaultKind::Missing, 10060) => "let only one stream accept the subjects of this sink",
         (FaultKind::Missing, _) => "create it, or set stream.create = true with max_age and replicas",
         (FaultKind::Unavailable, 10077) => {
-            "make room: it is full and its discard policy refuses new messages"
+            "free space in it: it is full, and its discard policy rejects new messages"
         }
-        (FaultKind::Unavailable, 10109) => "let the sink write into another stream",
+        (FaultKind::Unavailable, 10109) => "use another stream",
         (FaultKind::Unavailable, 10167) => "lower max_in_flight, or raise the server's max_buffered_msgs",
         (FaultKind::Unauthorised, _) => "check auth, and the permissions of this user",
-        _ => "look after the servers",
+        _ => "check the servers",
     };
     let verb = match kind {
-        FaultKind::Missing => "is not there",
-        FaultKind::Unavailable => "takes nothing now",
-        FaultKind::Unauthorised => "refuses us",
+        FaultKind::Missing => "does not exist",
+        FaultKind::Unavailable => "accepts no messages now",
+        FaultKind::Unauthorised => "denies access",
         FaultKind::Timeout => "does not answer in time",
         _ => "fails",
     };
@@ -128,8 +128,8 @@ pub(crate) fn of_letter(error: &ApiError, subject: &str) -> SinkFault {
     SinkFault::new(
         fault(error, subject).kind,
         format!(
-            "a dead letter can't be stored under \"{subject}\": {} (error {}); look after the stream of that subject, \
-             nothing is lost meanwhile",
+            "cannot store a dead letter under \"{subject}\": {} (error {}); check the stream of that subject; no event is lost \
+             meanwhile",
             error.description, error.err_code
         ),
     )
@@ -140,7 +140,7 @@ pub(crate) fn misplaced(stream: &str, expected: u64, found: u64) -> SinkFault {
     SinkFault::new(
         FaultKind::Other,
         format!(
-            "the stream \"{stream}\" has stored an event at {found}, expected {expected}: its server does not hold to \
+            "the stream \"{stream}\" has stored an event at {found}, expected {expected}: its server ignores \
              Nats-Expected-Last-Sequence; update it, or set order = \"relaxed\""
         ),
     )
@@ -151,8 +151,8 @@ pub(crate) fn nobody_takes(what: &str, sequence: Sequence, subject: &str) -> Sin
     SinkFault::new(
         FaultKind::Unavailable,
         format!(
-            "no stream takes {what} {sequence} (\"{subject}\") at this moment: it has no leader, or is gone, or JetStream is off; look after the \
-             servers, it is tried again"
+            "no stream accepts {what} {sequence} (\"{subject}\") now: it has no leader, or was removed, or JetStream is \
+             disabled; check the servers; retried"
         ),
     )
 }
@@ -162,16 +162,16 @@ pub(crate) fn of_request(kind: RequestErrorKind) -> SinkFault {
     match kind {
         RequestErrorKind::NoResponders => SinkFault::new(
             FaultKind::Missing,
-            "JetStream does not answer: it is off on this server or for this account, or its cluster has no leader; turn it \
-             on, or set mode = \"core\"",
+            "JetStream does not answer: it is disabled on this server or for this account, or its cluster has no leader; \
+             enable it, or set mode = \"core\"",
         ),
         RequestErrorKind::TimedOut => SinkFault::new(
             FaultKind::Timeout,
-            "JetStream does not answer in time; look after the servers and the network",
+            "JetStream does not answer in time; check the servers and the network",
         ),
         other => SinkFault::new(
             FaultKind::Unreachable,
-            format!("the connection to NATS broke during a request ({other}); it is tried again"),
+            format!("the connection to NATS broke during a request ({other}); retried"),
         ),
     }
 }
@@ -193,7 +193,7 @@ pub(crate) fn of_event(event: &Event) -> Option<SinkFault> {
         // events again fixes it nevertheless.
         Event::SlowConsumer(_) => Some(SinkFault::new(
             FaultKind::Other,
-            "the client dropped acknowledgements; this is a bug, what has none is sent again",
+            "the client dropped acknowledgements; this is a bug; unacknowledged events are sent again",
         )),
         // After announcing lame-duck mode the server closes the connection; only then does the sink look for another server.
         // Reports about the client's reconnects are ignored: the client is configured not to reconnect.
@@ -205,7 +205,7 @@ pub(crate) fn of_event(event: &Event) -> Option<SinkFault> {
 pub(crate) fn broken() -> SinkFault {
     SinkFault::new(
         FaultKind::Unreachable,
-        "the connection to NATS broke; what has no acknowledgement is sent again",
+        "the connection to NATS broke; unacknowledged events are sent again",
     )
 }
 
@@ -226,9 +226,9 @@ fn of_server(error: &ServerError) -> Option<SinkFault> {
     }
     if lower.contains("permissions violation") {
         let advice = if lower.contains("for subscription") {
-            "give this user the right to subscribe to _INBOX.>"
+            "grant this user the right to subscribe to _INBOX.>"
         } else {
-            "give this user the right to publish there"
+            "grant this user the right to publish there"
         };
         return Some(unauthorised(text, advice));
     }
@@ -239,14 +239,14 @@ fn of_server(error: &ServerError) -> Option<SinkFault> {
     // Other errors of a server ("Stale Connection", "Maximum Connections Exceeded") precede the close of the connection.
     Some(SinkFault::new(
         FaultKind::Unavailable,
-        format!("the server says \"{text}\"; look after the servers, it is tried again"),
+        format!("the server reports \"{text}\"; check the servers; retried"),
     ))
 }
 
 fn unauthorised(text: &str, advice: &str) -> SinkFault {
     SinkFault::new(
         FaultKind::Unauthorised,
-        format!("NATS refuses us: {text}; {advice}"),
+        format!("NATS denies access: {text}; {advice}"),
     )
 }
 
@@ -380,8 +380,8 @@ mod tests {
                 "{fault}"
             );
         }
-        insta::assert_snapshot!(fault(&error(503, 10077, "maximum messages exceeded"), "ENTRIES"), @r#"the stream "ENTRIES" takes nothing now: maximum messages exceeded (error 10077); make room: it is full and its discard policy refuses new messages"#);
-        insta::assert_snapshot!(fault(&error(404, 10059, "stream not found"), "ENTRIES"), @r#"the stream "ENTRIES" is not there: stream not found (error 10059); create it, or set stream.create = true with max_age and replicas"#);
+        insta::assert_snapshot!(fault(&error(503, 10077, "maximum messages exceeded"), "ENTRIES"), @r#"the stream "ENTRIES" accepts no messages now: maximum messages exceeded (error 10077); free space in it: it is full, and its discard policy rejects new messages"#);
+        insta::assert_snapshot!(fault(&error(404, 10059, "stream not found"), "ENTRIES"), @r#"the stream "ENTRIES" does not exist: stream not found (error 10059); create it, or set stream.create = true with max_age and replicas"#);
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Publishes neurobridge events to NATS.
 //!
-//! [`NatsSink`] is driven by [`neurobridge_core::delivery`]: it connects, publishes many at a time, and reports what
-//! became of each event. Through JetStream an event is delivered when its stream acknowledges it; without, when the
-//! server has taken it. Whose fault an error is stands in one place, `error`.
+//! [`NatsSink`] is driven by [`neurobridge_core::delivery`]: it connects, publishes events, and reports the outcome of each
+//! one. With JetStream an event is delivered when its stream acknowledges it, otherwise when the server has received it. The
+//! module `error` is the one place that classifies errors as faults of a message or of the sink.
 //!
-//! A client serves for one connection: a client of NATS that comes back by itself sends on behind what was lost with the
-//! old connection, and the order is gone. Here the delivery sends again from its cursor, over a new one.
+//! A client is used for one connection only: a NATS client that reconnects by itself would publish after the messages that
+//! were lost with the old connection, and so change the order. Instead, the delivery publishes again from its cursor, over a
+//! new connection.
 
 mod auth;
+mod backend;
 mod chain;
 mod check;
 mod clients;
@@ -20,7 +22,6 @@ mod error;
 mod events;
 mod headers;
 mod in_flight;
-mod keeper;
 mod limits;
 mod payload;
 mod probe;

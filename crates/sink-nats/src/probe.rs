@@ -114,7 +114,7 @@ async fn info_of(target: &str, address: SocketAddr, steps: &ConnectSteps) -> Res
         let line = String::from_utf8_lossy(&line);
         let shown: String = line.trim_end().chars().take(SHOWN_CHARS).collect();
         return Err(other(format!(
-            "its first line is no INFO of a NATS server, found \"{shown}\""
+            "its first line is not the INFO of a NATS server, found \"{shown}\""
         )));
     };
     serde_json::from_slice(json).map_err(|error| other(format!("its INFO cannot be read ({error})")))

@@ -42,7 +42,7 @@ impl Routes {
             return Ok(());
         }
         let found = format!(
-            "event {sequence} has the subject \"{subject}\", expected one that the stream \"{}\" takes ({})",
+            "event {sequence} has the subject \"{subject}\", expected one that the stream \"{}\" accepts ({})",
             self.stream,
             foreign_text::clean(&self.subjects.join(", "))
         );

@@ -45,7 +45,7 @@ pub struct NatsSink {
     was_connected: bool,
     is_replay: bool,
     /// The warnings of the last connection, each logged once.
-    dangers: Vec<String>,
+    warnings: Vec<String>,
     warned: bool,
     is_trial: bool,
     clients: Clients,
@@ -64,7 +64,7 @@ impl NatsSink {
             connection: None,
             was_connected: false,
             is_replay: false,
-            dangers: Vec::new(),
+            warnings: Vec::new(),
             warned: false,
             is_trial: false,
             clients: Clients::default(),
@@ -72,7 +72,7 @@ impl NatsSink {
         }
     }
 
-    /// Creates a sink for a trial: it creates no stream, and reports in [`dangers`](Self::dangers) what can lose events or would
+    /// Creates a sink for a trial: it creates no stream, and reports in [`warnings`](Self::warnings) what can lose events or would
     /// be created. It must not publish.
     pub fn trial(name: impl Into<String>, config: NatsConfig) -> Self {
         Self {
@@ -82,8 +82,8 @@ impl NatsSink {
     }
 
     /// Returns the warnings of the last connection about legal settings that can lose events.
-    pub fn dangers(&self) -> &[String] {
-        &self.dangers
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Marks the sink as a replay: each message is marked, and its id contains the name of the run. With strict order no bridge
@@ -96,14 +96,15 @@ impl NatsSink {
     }
 
     /// Collects the warnings about the stream and the configuration, and logs each one once.
-    fn look_for_dangers(&mut self, of_stream: Vec<String>) {
-        self.dangers = of_stream
+    fn collect_warnings(&mut self, of_stream: Vec<String>) {
+        self.warnings = of_stream
             .iter()
-            .map(|danger| foreign_text::escape(danger).into_owned())
+            .map(|warning| foreign_text::escape(warning).into_owned())
             .collect();
         if self.config.mode == Mode::Core {
-            self.dangers.push(
-                "mode = \"core\": whoever does not listen at the moment of an event never gets it".into(),
+            self.warnings.push(
+                "mode = \"core\": a client that does not listen at the moment of an event never receives it"
+                    .into(),
             );
         }
         let is_plain = self.config.tls.is_none()
@@ -118,13 +119,14 @@ impl NatsSink {
                 auth.nkey.is_none() && auth.nkey_file.is_none() && auth.credentials_file.is_none()
             })
         {
-            self.dangers.push(
-                "the password or token travels in the clear where the server does not ask for TLS: expected tls beside auth".into(),
+            self.warnings.push(
+                "the password or token is sent unencrypted if the server does not require TLS; expected tls in addition to \
+                 auth".into(),
             );
         }
         if !self.is_trial && !std::mem::replace(&mut self.warned, true) {
-            for danger in &self.dangers {
-                warn!(sink = self.name, "{danger}");
+            for warning in &self.warnings {
+                warn!(sink = self.name, "{warning}");
             }
         }
     }
@@ -134,7 +136,7 @@ impl NatsSink {
         let silence = self.connection.as_ref()?.waiting_for()?;
         (silence > STALLED_AFTER).then(|| {
             let reason = format!(
-                "NATS has acknowledged nothing for {} seconds; check the servers and the network",
+                "no acknowledgement from NATS for {} seconds; check the servers and the network",
                 silence.as_secs()
             );
             SinkFault::new(FaultKind::Timeout, reason)
@@ -192,22 +194,22 @@ impl Sink for NatsSink {
         {
             self.destination.connected(&self.name, stream, context.cursor);
         }
-        let dangers = match (&dialled.stream, self.config.kept_by()) {
-            (Some(stream), _) => stream.dangers(&self.config),
+        let warnings = match (&dialled.stream, self.config.jetstream()) {
+            (Some(stream), _) => stream.warnings(&self.config),
             (None, Some(stream)) => vec![format!(
-                "the stream \"{}\" is not there; the bridge makes it when it starts",
+                "the stream \"{}\" does not exist; the bridge creates it when it starts",
                 stream.name
             )],
             (None, None) => Vec::new(),
         };
-        self.look_for_dangers(dangers);
+        self.collect_warnings(warnings);
         if !std::mem::replace(&mut self.was_connected, true)
             && let Some(log_end) = dialled.log_end
         {
             warn!(
                 sink = self.name,
                 log_end = log_end.get(),
-                "the log ends before what was delivered of it; its last events are lost there, and in the stream"
+                "the log ends before the last delivered event; the events after its end were delivered"
             );
         }
         let connection = self.connection.insert(Connection::new(&self.config, dialled));

@@ -40,14 +40,14 @@ impl SinkConfig for NatsConfig {
             return warnings;
         };
         if stream.replicas == Some(1) {
-            let message = "a stream made with one replica is gone with its server; 3 survive the loss of one";
+            let message = "a stream with one replica is lost with its server; 3 replicas survive the loss of one server";
             warnings.push(("stream.replicas", message.to_owned()));
         }
         let window = stream.duplicate_window.unwrap_or(DEFAULT_DUPLICATE_WINDOW);
         if self.order() == Order::Relaxed && window < LONG_OUTAGE {
             let message = format!(
-                "after an outage of more than {} what is sent again is stored twice; a window as long as the longest outage to be \
-                 expected, or order = \"strict\", prevents it",
+                "after an outage of more than {} events that are sent again are stored twice; a window longer than the longest \
+                 expected outage, or order = \"strict\", prevents it",
                 units::format_duration(window)
             );
             warnings.push(("stream.duplicate_window", message));
@@ -113,6 +113,6 @@ impl SinkType for NatsConfig {
     ) -> Result<Vec<String>, SinkFault> {
         let mut sink = NatsSink::trial(context.name, self.clone());
         sink_type::probe(&mut sink, steps).await?;
-        Ok(sink.dangers().to_vec())
+        Ok(sink.warnings().to_vec())
     }
 }

@@ -260,7 +260,7 @@ impl Api<'_> {
                 Err(SinkFault::new(
                     fault.kind,
                     format!(
-                        "the stream \"{}\" can't be created: {}",
+                        "the stream \"{}\" cannot be created: {}",
                         stream.name, fault.reason
                     ),
                 ))
@@ -281,7 +281,7 @@ impl Api<'_> {
             Ok(names) if names.streams.is_empty() => Err(SinkFault::new(
                 FaultKind::Missing,
                 format!(
-                    "no stream keeps the subject \"{subject}\" of dead letters; create one, or set dead_letter.path"
+                    "no stream stores the subject \"{subject}\" of dead letters; create one, or set dead_letter.path"
                 ),
             )),
             Ok(_) => Ok(()),
@@ -317,7 +317,7 @@ impl Api<'_> {
             SinkFault::new(
                 FaultKind::Other,
                 format!(
-                    "JetStream's answer to {what} can't be read: {error}; expected that of a nats-server of 2.9 or later"
+                    "JetStream's answer to {what} cannot be read: {error}; expected that of a nats-server of 2.9 or later"
                 ),
             )
         };
@@ -396,7 +396,7 @@ impl Stream {
             return Err(SinkFault::new(
                 FaultKind::Missing,
                 format!(
-                    "the stream \"{name}\" is a mirror of \"{}\" and takes no messages, expected a stream with subjects of its \
+                    "the stream \"{name}\" is a mirror of \"{}\" and accepts no messages, expected a stream with subjects of its \
                      own for \"{pattern}\"; set stream.name to another stream",
                     mirror.name
                 ),
@@ -411,7 +411,7 @@ impl Stream {
             return Err(SinkFault::new(
                 FaultKind::Missing,
                 format!(
-                    "the stream \"{name}\" takes {:?}, expected \"{pattern}\" among them; add it, or change subject",
+                    "the stream \"{name}\" accepts {:?}, expected \"{pattern}\" among them; add it, or change subject",
                     self.config.subjects
                 ),
             ));
@@ -419,14 +419,15 @@ impl Stream {
         if self.config.sealed {
             return Err(SinkFault::new(
                 FaultKind::Unavailable,
-                format!("the stream \"{name}\" is sealed and takes nothing any more; choose another one"),
+                format!("the stream \"{name}\" is sealed and accepts no messages; choose another one"),
             ));
         }
         if self.config.no_ack {
             return Err(SinkFault::new(
                 FaultKind::Other,
                 format!(
-                    "the stream \"{name}\" acknowledges nothing (no_ack); expected one that does: else nobody knows what is stored"
+                    "the stream \"{name}\" acknowledges nothing (no_ack), expected a stream that does: otherwise it is unknown \
+                     which events are stored"
                 ),
             ));
         }
@@ -441,7 +442,8 @@ impl Stream {
             return Err(SinkFault::new(
                 FaultKind::Other,
                 format!(
-                    "dead letters to \"{letters}\" would get between the events in the stream \"{name}\"; with order = \"strict\" another stream has to keep them"
+                    "dead letters to \"{letters}\" would be stored between the events in the stream \"{name}\"; with order = \
+                     \"strict\" another stream has to store them"
                 ),
             ));
         }
@@ -449,6 +451,6 @@ impl Stream {
     }
 }
 
-mod dangers;
 #[cfg(test)]
 mod tests;
+mod warnings;

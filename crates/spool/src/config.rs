@@ -1,4 +1,4 @@
-//! `[spool]` in the configuration.
+//! The table `[spool]` of the configuration.
 
 use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr, time::Duration};
 
@@ -6,14 +6,14 @@ use neurobridge_core::units::{self, ByteSize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Where events wait for the sinks.
+/// The log that stores events until all sinks have settled them.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SpoolConfig {
-    /// In memory: what is not delivered is lost when the process ends.
+    /// In memory: undelivered events are lost when the process ends.
     Memory(MemoryConfig),
-    /// On disk: what was stored is delivered whatever happens to the process.
+    /// On disk: stored events are delivered whatever happens to the process.
     Disk(DiskConfig),
 }
 
@@ -27,9 +27,9 @@ impl Default for SpoolConfig {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
-    /// How much it may hold. 64 MiB by default: about 100,000 events, and the process stays below 100 MiB or little more.
+    /// The largest size. 64 MiB by default: about 100,000 events, and the process stays below 100 MiB or little more.
     pub max_size: ByteSize,
-    /// What to do when it holds that much.
+    /// What happens when the log is full.
     pub when_full: WhenFull,
 }
 
@@ -46,24 +46,24 @@ impl Default for MemoryConfig {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiskConfig {
-    /// Its folder; a relative path is below the data folder. On a local disk: network file systems break promises about
-    /// locks and syncing.
+    /// The folder of the log; a relative path begins at the data folder. It has to be on a local disk, because network file
+    /// systems do not guarantee locks and syncs.
     pub path: PathBuf,
-    /// How much it may hold. 10 GiB by default: about 15 million events.
+    /// The largest size. 10 GiB by default: about 15 million events.
     pub max_size: ByteSize,
-    /// The size of each of its files. 64 MiB by default. At most an eighth of `max_size` is used.
+    /// The size of each file of the log. 64 MiB by default. At most an eighth of `max_size` is used.
     pub segment_size: ByteSize,
-    /// When what was written is forced onto the disk: "always" (before it counts as stored), an interval such as "100ms"
-    /// (what a power cut may take), or "never" (the system decides). A crash of the process alone loses
-    /// nothing that is stored, in any.
+    /// When written events are synced to the disk: `"always"` (before they count as stored), an interval such as `"100ms"`
+    /// (a power cut loses at most the events of one interval), or `"never"` (the system decides). A crash of the process
+    /// alone loses no stored event, whatever the value.
     pub sync: SyncPolicy,
-    /// What to do when it holds that much.
+    /// What happens when the log is full.
     pub when_full: WhenFull,
-    /// For how long events stay after all sinks have settled them, while there is room: for sending them again, and for
-    /// knowing them when they come again after a restart. 1 hour by default, because they hold personal data. They are deleted
-    /// by files, at most an eighth later (and 10 seconds). While the system's clock is not trusted (it stepped, or nothing
-    /// has confirmed it since the start), their age counts from the start of the bridge at the earliest. Copies of damaged bytes, in
-    /// `damaged`, stay for a week.
+    /// The time for which events are stored after all sinks have settled them, while there is space: to send them again, and
+    /// to detect duplicates after a restart. 1 hour by default, because they contain personal data. Events are deleted in
+    /// whole files, so at most an eighth of this time (and 10 seconds) later. While the clock of the system is not trusted
+    /// (it was changed, or nothing has confirmed it since the start), the age of events counts from the start of the bridge
+    /// at the earliest. Copies of damaged bytes, in `damaged`, are stored for a week.
     #[serde(with = "units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub retain: Duration,
@@ -82,19 +82,19 @@ impl Default for DiskConfig {
     }
 }
 
-/// When what was written is forced onto the disk.
+/// When written events are synced to the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncPolicy {
-    /// Before it counts as stored.
+    /// Before an event counts as stored.
     #[default]
     Always,
-    /// That often: so much a power cut may take.
+    /// At this interval: a power cut loses at most the events of one interval.
     Interval(Duration),
-    /// When a file is full, and at the end; else when the system likes to.
+    /// When a file is full, and at the end; otherwise the system decides.
     Never,
 }
 
-/// A text is no [`SyncPolicy`].
+/// The error for a text that is not a [`SyncPolicy`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("found \"{found}\", expected \"always\", \"never\", or an interval such as \"100ms\"")]
 pub struct SyncPolicyError {
@@ -157,15 +157,15 @@ impl JsonSchema for SyncPolicy {
     }
 }
 
-/// What becomes of events when the log is full.
+/// What happens when the log is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
-    /// Stop reading the feed until there is room. The platform may cut the connection, and what it sends meanwhile is
-    /// missed; nothing that was read is lost.
+    /// The feed is not read until there is space. The platform may close the connection, and the events that it sends
+    /// meanwhile are lost; no event that was read is lost.
     #[default]
     Block,
-    /// Drop the oldest events, count them, and go on reading.
+    /// The oldest events are dropped and counted, and the feed is read further.
     DropOldest,
 }
 

@@ -24,8 +24,8 @@ pub mod format;
 pub mod inspect;
 mod log;
 mod memory;
-mod newest;
 mod reader;
+mod recent;
 mod replay;
 
 use std::path::{Path, PathBuf};
@@ -40,8 +40,8 @@ use self::log::Log;
 pub use self::{
     config::{DiskConfig, MemoryConfig, SpoolConfig, SyncPolicy, SyncPolicyError, WhenFull},
     disk::files::DiskError,
-    newest::Newest,
     reader::SpoolReader,
+    recent::Recent,
     replay::{Place, PlaceError, ReplayReader},
 };
 
@@ -232,9 +232,9 @@ impl Spool {
         self.log.release_others()
     }
 
-    /// Returns the newest events, at most `max_events`.
-    pub fn newest(&self, max_events: u64) -> Newest {
-        Newest::new(self.log.clone(), max_events)
+    /// Returns the most recent events, at most `max_events`.
+    pub fn recent(&self, max_events: u64) -> Recent {
+        Recent::new(self.log.clone(), max_events)
     }
 
     /// Closes the log. Later appends and those that wait for space fail, and readers end after the last event.

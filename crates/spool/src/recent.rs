@@ -4,16 +4,16 @@ use neurobridge_core::{event::Sequence, reader::ReadError, record::SealedBatch};
 
 use crate::log::{Finder, Found, Log};
 
-/// An iterator over the newest events of a log at the time of its creation, oldest first. Unreadable events are left out.
+/// An iterator over the most recent events of a log at the time of its creation, oldest first. Unreadable events are left out.
 /// Blocks on the disk.
 #[derive(Debug)]
-pub struct Newest {
+pub struct Recent {
     finder: Finder,
     next: Sequence,
     end: Sequence,
 }
 
-impl Newest {
+impl Recent {
     pub(crate) fn new(log: Log, max_events: u64) -> Self {
         let status = log.status();
         let end = Sequence::FIRST.plus(status.durable_sequence);
@@ -30,7 +30,7 @@ impl Newest {
     }
 }
 
-impl Iterator for Newest {
+impl Iterator for Recent {
     type Item = Result<SealedBatch, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {

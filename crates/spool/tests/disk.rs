@@ -162,7 +162,7 @@ async fn settled_events_are_retained() {
     until("the old half is deleted", || spool.status().oldest_sequence > 40).await;
     assert!(spool.status().oldest_sequence <= 60);
     let newest: Vec<u64> = spool
-        .newest(50)
+        .recent(50)
         .flat_map(|batch| {
             batch
                 .unwrap()

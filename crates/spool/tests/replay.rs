@@ -130,7 +130,7 @@ async fn damaged_epochs_are_reported_before_delivery() {
     let error = ReplayReader::start(folder.clone(), sequence(1), sequence(4)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("can't read {}", folder.join("epochs").display())
+        format!("cannot read {}", folder.join("epochs").display())
     );
     assert!(
         error.source.to_string().contains("writes it anew"),

@@ -215,7 +215,7 @@ pub(crate) async fn connect(config: KafkaConfig) -> Result<(), SinkFault> {
 pub(crate) async fn tried(config: KafkaConfig) -> Result<Vec<String>, SinkFault> {
     let mut sink = KafkaSink::trial("kafka", config);
     connected(&mut sink).await?;
-    Ok(sink.dangers().to_vec())
+    Ok(sink.warnings().to_vec())
 }
 
 async fn connected(sink: &mut KafkaSink) -> Result<(), SinkFault> {

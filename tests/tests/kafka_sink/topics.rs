@@ -58,8 +58,9 @@ async fn topic_is_created_only_if_configured() {
     for _ in 0..2 {
         assert_eq!(
             tried(config.clone()).await.unwrap(),
-            [&topic, &format!("{topic}.dead")]
-                .map(|name| format!("the topic \"{name}\" is not there; the bridge makes it when it starts"))
+            [&topic, &format!("{topic}.dead")].map(|name| format!(
+                "the topic \"{name}\" does not exist; the bridge creates it when it starts"
+            ))
         );
     }
     let mut delivery = Delivery::start(config.clone());
@@ -407,7 +408,7 @@ async fn broker_outage_is_reported_until_it_recovers() {
     kafka.kill().unwrap();
     delivery.append_many(10).await;
     let snapshot = delivery
-        .until("the trouble", |snapshot| snapshot.reason.is_some())
+        .until("the fault", |snapshot| snapshot.reason.is_some())
         .await;
     assert!(
         snapshot

@@ -156,7 +156,7 @@ async fn first_line_without_end_is_refused() {
     let fault = connect(NatsConfig::new(&server.url, "ENTRIES"))
         .await
         .unwrap_err();
-    assert!(fault.reason.contains("its first line is no INFO"), "{fault}");
+    assert!(fault.reason.contains("its first line is not the INFO"), "{fault}");
     let sent = server.sent.load(Ordering::Relaxed);
     assert!(sent < 16 << 20, "{sent} bytes were sent");
 }

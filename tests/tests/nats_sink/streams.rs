@@ -91,7 +91,7 @@ async fn nonexistent_stream_is_reported_as_missing() {
     for _ in 0..2 {
         assert_eq!(
             tried(creating(&nats.url(), STREAM)).await.unwrap(),
-            ["the stream \"ENTRIES\" is not there; the bridge makes it when it starts"]
+            ["the stream \"ENTRIES\" does not exist; the bridge creates it when it starts"]
         );
     }
     let fault = connect(NatsConfig::new(nats.url(), STREAM)).await.unwrap_err();
@@ -400,7 +400,7 @@ async fn events_wait_while_the_stream_is_deleted() {
         delivery.until_settled(100).await;
         context.delete_stream(STREAM).await.unwrap();
         feed.append_many(100).await;
-        let down = delivery.until_down("is not there").await;
+        let down = delivery.until_down("does not exist").await;
         assert_eq!(down.cursor.counts.settled(), 100);
         context.create_stream(stream_of(STREAM)).await.unwrap();
         delivery.finish(&feed).await;

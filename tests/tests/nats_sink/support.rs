@@ -318,7 +318,7 @@ pub(crate) async fn connect(config: NatsConfig) -> Result<(), SinkFault> {
 pub(crate) async fn tried(config: NatsConfig) -> Result<Vec<String>, SinkFault> {
     let mut sink = NatsSink::trial("nats", config);
     connected(&mut sink).await?;
-    Ok(sink.dangers().to_vec())
+    Ok(sink.warnings().to_vec())
 }
 
 async fn connected(sink: &mut NatsSink) -> Result<(), SinkFault> {

@@ -113,7 +113,7 @@ fn mounted_files_exist() {
         for volume in volumes {
             let (source, _) = volume.as_str().unwrap().split_once(':').unwrap();
             if source.starts_with("./") {
-                assert!(shipped(source).exists(), "{source} is not there");
+                assert!(shipped(source).exists(), "{source} does not exist");
                 mounted += 1;
             } else {
                 assert!(

@@ -8,7 +8,7 @@ the file: NEUROBRIDGE__SINKS__KAFKA__TOPIC=faces sets topic in [sinks.kafka].
 SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second
 one stops at once. SIGHUP does not reload the configuration: restart instead.
 
-Exit codes: 0 fine, 64 wrong usage, 69 a needed service is not there, 74 disk error,
+Exit codes: 0 fine, 64 wrong usage, 69 a service is unavailable, 74 disk error,
 75 come back later, 77 token refused, 78 errors in the configuration.";
 
 pub(super) const RUN_EXAMPLES: &str = "\
@@ -28,7 +28,7 @@ Examples:
   neurobridge check --json | jq .warnings
 
 Exit codes: 0 fine, 78 errors in the configuration, 77 a token was refused, 69 something else
-can't be reached, 74 a file can't be written.";
+cannot be reached, 74 a file cannot be written.";
 
 pub(super) const TAIL_EXAMPLES: &str = "\
 Examples:

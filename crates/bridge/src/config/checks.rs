@@ -8,6 +8,7 @@ use std::{
 };
 
 use neurobridge_core::{
+    private_folder,
     redact::{KeyFileError, Redaction},
     sink_type::DeadLetterPlace,
     units,
@@ -200,14 +201,7 @@ fn real_path(path: &Path) -> PathBuf {
         return real;
     }
     match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) if parent != path => {
-            let parent = if parent.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                parent
-            };
-            real_path(parent).join(name)
-        }
+        (Some(parent), Some(name)) if parent != path => real_path(private_folder::parent(path)).join(name),
         _ => path.to_owned(),
     }
 }

@@ -339,7 +339,7 @@ impl Watch {
             Condition::DiskFull => (Kind::DiskFull, "the disk is full; the spool waits for room"),
             Condition::Retrying => (
                 Kind::SpoolRetrying,
-                "spool can't write now; retrying until the system allows it",
+                "spool cannot write now; retrying until the system allows it",
             ),
             Condition::Failed => (Kind::SpoolFailed, "the spool has failed: it takes no more events"),
             Condition::Fine => (

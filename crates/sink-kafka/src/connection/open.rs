@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
-    Connection, LOOK_INTERVAL, Queue, Unroutable, ended, limits, routes::creation, start,
+    Connection, INSPECTION_INTERVAL, Queue, Unroutable, ended, limits, routes::creation, start,
     transactions::InTransactions,
 };
 use crate::{
@@ -59,9 +59,9 @@ pub(crate) struct Claim {
 }
 
 /// The warning of a trial about a topic that is a template.
-const TEMPLATED: &str = "the topic is a template, and which topics it names only events tell: each must be there, or the sink \
-                         stands still before the first event for one that is not (create = true makes it); `neurobridge \
-                         check --event FILE --sink NAME` shows what an event gives";
+const TEMPLATED: &str = "the topic is a template: its topics are known only from events, and each one must exist, or the sink \
+                         stops before the first event for a missing one (create = true creates it); `neurobridge \
+                         check --event FILE --sink NAME` shows the topic of an event";
 
 impl Open {
     /// Opens the connection. Blocks until the topics are known.
@@ -84,8 +84,8 @@ impl Open {
         let mut found = Vec::new();
         let is_all_templated = names.is_empty();
         for name in names {
-            let looked = inspector.inspect_and_reach(std::slice::from_ref(&name), creation, demand);
-            found.extend(self.unless_absent(&name, looked, &mut absent)?);
+            let inspected = inspector.inspect_and_reach(std::slice::from_ref(&name), creation, demand);
+            found.extend(self.unless_absent(&name, inspected, &mut absent)?);
         }
         if is_all_templated {
             // The required topics are known only from events. Whether a broker answers can be checked now.
@@ -106,7 +106,7 @@ impl Open {
             .map(|topic| (topic.name.clone(), topic))
             .collect();
         if !self.is_trial {
-            self.look_for_the_end(&mut inspector, &topics);
+            self.check_the_end(&mut inspector, &topics);
         }
         let constant = constant.and_then(|name| topics.remove(&name));
         let limits = limits(topics.values().chain(&constant), &self.config);
@@ -127,8 +127,8 @@ impl Open {
         let transactions = match (self.config.transactions(), id) {
             (Some(config), Some(id)) => {
                 let may_create = !self.is_trial;
-                let looked = look_at_cursors(&mut inspector, &config, &self.config, may_create, demand);
-                cursors = self.unless_absent(&config.cursor_topic, looked, &mut absent)?;
+                let inspected = inspect_cursors(&mut inspector, &config, &self.config, may_create, demand);
+                cursors = self.unless_absent(&config.cursor_topic, inspected, &mut absent)?;
                 let transactions = producer.transactions().ok_or_else(ended)?;
                 self.claim
                     .map(|claim| claim.stake(&client, config, id, &transactions, &self.steps))
@@ -154,9 +154,9 @@ impl Open {
             inspector: None,
             own: Vec::new(),
             outdated: false,
-            look: None,
-            looked: Instant::now(),
-            next_look: Instant::now() + LOOK_INTERVAL,
+            inspection: None,
+            inspected_at: Instant::now(),
+            next_inspection: Instant::now() + INSPECTION_INTERVAL,
             transactions,
         })
     }
@@ -164,7 +164,7 @@ impl Open {
 
 impl Open {
     /// Checks whether the topic of the largest known offset still contains that offset.
-    fn look_for_the_end(&self, inspector: &mut Inspector, topics: &HashMap<String, Topic>) {
+    fn check_the_end(&self, inspector: &mut Inspector, topics: &HashMap<String, Topic>) {
         let position = self.health.positions().largest_or(self.position.clone());
         let Some((position, topic)) =
             position.and_then(|position| Some((position.clone(), topics.get(&position.topic)?)))
@@ -185,17 +185,17 @@ impl Open {
     fn unless_absent<T>(
         &self,
         name: &str,
-        looked: Result<T, SinkFault>,
+        inspected: Result<T, SinkFault>,
         absent: &mut Vec<String>,
     ) -> Result<Option<T>, SinkFault> {
-        match looked {
+        match inspected {
             Err(fault) if fault.kind == FaultKind::Missing && self.is_trial && self.config.create => {
                 absent.push(format!(
-                    "the topic \"{name}\" is not there; the bridge makes it when it starts"
+                    "the topic \"{name}\" does not exist; the bridge creates it when it starts"
                 ));
                 Ok(None)
             }
-            looked => looked.map(Some),
+            inspected => inspected.map(Some),
         }
     }
 }
@@ -243,29 +243,28 @@ impl Claim {
             // again, since the last visible cursor is its own.
             self.yield_to_another(found.as_ref(), &id)?;
         }
-        let kept = found
+        let committed = found
             .as_ref()
             .and_then(|record| record.of_spool(self.spool, &self.epochs));
-        if found.is_some() && kept.is_none() {
+        if found.is_some() && committed.is_none() {
             info!(
                 id,
-                "the cursor in the topic is of another spool: going on with our own"
+                "the cursor in the cursor topic belongs to another spool; using the local one"
             );
         }
-        if let Some((_, lost @ 1..)) = kept {
+        if let Some((_, lost @ 1..)) = committed {
             warn!(
                 id,
-                lost,
-                "the log ends before what was delivered of it; its last events are lost there, and delivered"
+                lost, "the log ends before the last delivered event; the events after its end were delivered"
             );
         }
-        let kept = kept.map(|(kept, _)| kept);
-        let newest = match &kept {
-            Some(kept) if kept.next > self.cursor.next => kept,
+        let committed = committed.map(|(committed, _)| committed);
+        let latest = match &committed {
+            Some(committed) if committed.next > self.cursor.next => committed,
             _ => &self.cursor,
         };
         let epoch = self.epochs.current();
-        let record = CursorRecord::new(&id, &self.instance, self.spool, epoch, newest);
+        let record = CursorRecord::new(&id, &self.instance, self.spool, epoch, latest);
         transactions.begin()?;
         transactions.commit(&config.cursor_topic, &record)?;
         Ok(InTransactions {
@@ -274,14 +273,14 @@ impl Claim {
             spool: self.spool,
             epoch,
             instance: self.instance,
-            kept,
+            committed,
             opened: None,
             bytes: 0,
         })
     }
 }
 
-fn look_at_cursors(
+fn inspect_cursors(
     inspector: &mut Inspector,
     transactions: &TransactionConfig,
     config: &KafkaConfig,
@@ -299,7 +298,7 @@ fn look_at_cursors(
         .map_err(|fault| {
             let reason = match fault.kind {
                 FaultKind::Missing => format!(
-                    "{}; exactly_once keeps its cursor there: it needs one partition and cleanup.policy=compact",
+                    "{}; exactly_once stores its cursor there: the topic needs one partition and cleanup.policy=compact",
                     fault.reason
                 ),
                 _ => fault.reason.clone(),
@@ -315,8 +314,8 @@ fn look_at_cursors(
     if !is_compacted {
         warn!(
             topic = name,
-            "the topic of cursors is not compacted: what is in it is removed by age, and with it the cursor of a sink that was \
-             idle for so long; expected cleanup.policy=compact"
+            "the cursor topic is not compacted: old records are removed, and with them the cursor of an idle sink; expected \
+             cleanup.policy=compact"
         );
     }
     Ok(topic)

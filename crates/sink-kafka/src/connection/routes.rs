@@ -65,15 +65,15 @@ pub(super) fn rejection(detail: String) -> Rejection {
 impl Connection {
     /// Inspects the topic that an event waits for, and reports the event's outcome: published again, or a
     /// dead letter.
-    pub(super) async fn look_at_waiting(&mut self) -> Result<(), SinkFault> {
+    pub(super) async fn inspect_waiting(&mut self) -> Result<(), SinkFault> {
         let Some((name, sequence)) = self.waiting.clone() else {
             return Ok(());
         };
         let is_dead_letter = self.config.missing_topic == MissingTopic::DeadLetter;
-        let outcome = match self.look_for(name.clone(), is_dead_letter).await? {
+        let outcome = match self.find_or_create(name.clone(), is_dead_letter).await? {
             Found::Topic(topic) => {
                 self.make_room();
-                self.learn(vec![topic]);
+                self.update_topics(vec![topic]);
                 // No later event was published meanwhile, so the event keeps its position.
                 Outcome::Deferred
             }
@@ -106,7 +106,7 @@ impl Connection {
     }
 
     /// Inspects one topic over connections that are reused for the next one.
-    async fn look_for(&mut self, name: String, is_patient: bool) -> Result<Found, SinkFault> {
+    async fn find_or_create(&mut self, name: String, is_patient: bool) -> Result<Found, SinkFault> {
         let kept = self.inspector.take();
         let client = self.client.clone();
         let health = Arc::clone(&self.health);
@@ -116,7 +116,7 @@ impl Connection {
                 Some(inspector) => inspector,
                 None => Inspector::new(&client, &health, ConnectSteps::default(), Duration::ZERO)?,
             };
-            let found = inspector.look_for(&name, creation, is_patient)?;
+            let found = inspector.find_or_create(&name, creation, is_patient)?;
             Ok((found, inspector))
         })
         .await?;
@@ -137,7 +137,9 @@ impl Connection {
             .as_ref()
             .is_some_and(|transactions| transactions.opened.is_some());
         if self.topics.len() >= MAX_TOPICS && !is_open {
-            debug!("{MAX_TOPICS} topics are known; they are forgotten and looked at again when they come up");
+            debug!(
+                "{MAX_TOPICS} topics are known; all are removed, and each is inspected again when an event names it"
+            );
             self.topics.clear();
         }
     }

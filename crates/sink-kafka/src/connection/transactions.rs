@@ -22,7 +22,7 @@ pub(super) struct InTransactions {
     pub(super) epoch: Epoch,
     pub(super) instance: Arc<str>,
     /// The committed cursor that was read from the cursor topic.
-    pub(super) kept: Option<Cursor>,
+    pub(super) committed: Option<Cursor>,
     /// The time at which the open transaction began; `None` if none is open.
     pub(super) opened: Option<Instant>,
     /// The number of bytes sent in the open transaction.

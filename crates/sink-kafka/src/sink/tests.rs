@@ -276,7 +276,7 @@ async fn missing_topic_is_a_fault_and_is_not_created() {
     let mut sink = KafkaSink::new("kafka", config);
     let fault = connect(&mut sink).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Missing);
-    insta::assert_snapshot!(fault, @r#"the topic "not.there" is not there (Broker: Unknown topic or partition); create it, or set create = true with partitions and replicas"#);
+    insta::assert_snapshot!(fault, @r#"the topic "not.there" does not exist (Broker: Unknown topic or partition); create it, or set create = true with partitions and replicas"#);
 }
 
 #[tokio::test]
@@ -426,5 +426,5 @@ async fn statistics_of_librdkafka_are_parsed() {
         sink.health.known_partitions(TOPIC) == Some(3)
     })
     .await;
-    assert_eq!(sink.health.trouble(), None);
+    assert_eq!(sink.health.unreachable(), None);
 }

@@ -160,13 +160,13 @@ impl Inspection {
                 }
                 let answer = match &leader.partition {
                     Some((topic, partition)) => {
-                        let answer = self.asking.client().fetch_watermarks(topic, *partition, SLICE);
+                        let answer = self.producer.client().fetch_watermarks(topic, *partition, SLICE);
                         answer.err().and_then(|error| error.rdkafka_error_code())
                     }
                     None => None,
                 };
                 self.serve();
-                if let Some(fault) = self.asking.context().take_fault() {
+                if let Some(fault) = self.producer.context().take_fault() {
                     return Err(fault);
                 }
                 if answer.is_some_and(is_silence) {
@@ -212,7 +212,7 @@ impl Inspection {
     /// Requests the metadata until an answer arrives.
     fn metadata(&self, topic: Option<&str>) -> Result<Metadata, SinkFault> {
         loop {
-            let error = match self.asking.client().fetch_metadata(topic, SLICE) {
+            let error = match self.producer.client().fetch_metadata(topic, SLICE) {
                 Ok(metadata) => return Ok(metadata),
                 Err(error) => error,
             };

@@ -36,7 +36,7 @@ impl Inspection {
         }
         for topic in topics.iter().filter(|topic| topic.max_message.is_none()) {
             self.health.warn(&format!(
-                "the limits of the topic \"{}\" can't be read (this needs DescribeConfigs), {DEFAULT_MAX_MESSAGE} bytes are assumed",
+                "cannot read the limits of the topic \"{}\" (requires DescribeConfigs); assuming {DEFAULT_MAX_MESSAGE} bytes",
                 topic.name
             ));
         }
@@ -54,7 +54,7 @@ impl Inspection {
         let resources = match described {
             Ok(resources) => resources,
             Err(error) => {
-                debug!("the topics' limits can't be read: {error}");
+                debug!("cannot read the topics' limits: {error}");
                 Vec::new()
             }
         };

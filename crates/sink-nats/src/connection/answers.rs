@@ -10,9 +10,9 @@ use neurobridge_core::{
 
 use super::Connection;
 use crate::{
+    backend::{Answer, Backend},
     error::{self, Blame},
     in_flight::{Role, Sent},
-    keeper::{Answer, Keeper},
 };
 
 impl Connection {
@@ -25,13 +25,13 @@ impl Connection {
             return Err(SinkFault::new(
                 FaultKind::Other,
                 format!(
-                    "an answer came to \"{}\", where none was expected; what has none is sent again",
+                    "unexpected answer on \"{}\"; unacknowledged events are sent again",
                     reply.subject
                 ),
             ));
         };
-        match &self.keeper {
-            Keeper::Stream { name, usual, .. } => {
+        match &self.backend {
+            Backend::Stream { name, usual, .. } => {
                 let name = Arc::clone(name);
                 let answer = match usual.place(&reply.payload) {
                     Some(seq) => Answer::stored(&name, seq),
@@ -45,7 +45,7 @@ impl Connection {
                 };
                 self.take_answer(number, answer, &name, acks)
             }
-            Keeper::Nobody { .. } => self.take_echo(number, reply, acks),
+            Backend::Core { .. } => self.take_echo(number, reply, acks),
         }
     }
 
@@ -94,7 +94,7 @@ impl Connection {
                 }
                 Blame::Order | Blame::SameId if self.takes_refusal(number) => Ok(()),
                 // The event is published once more alone; its outcome is known then.
-                Blame::SameId if self.keeper.chain().is_none() => {
+                Blame::SameId if self.backend.chain().is_none() => {
                     if let Some(sent) = self.in_flight.take(number) {
                         acks.push(Ack {
                             sequence: sent.sequence,
@@ -117,7 +117,8 @@ impl Connection {
             return Err(SinkFault::new(
                 FaultKind::Missing,
                 format!(
-                    "the stream \"{}\" has stored an event that was meant for \"{stream}\"; let the subjects of only one stream take those of this sink",
+                    "the stream \"{}\" has stored an event that was meant for \"{stream}\"; let only one stream accept the \
+                     subjects of this sink",
                     answer.stream
                 ),
             ));
@@ -132,10 +133,10 @@ impl Connection {
             Outcome::Delivered
         };
         if let Role::Chained { place } = sent.role
-            && let Keeper::Stream {
+            && let Backend::Stream {
                 chain: Some((chain, recovery)),
                 ..
-            } = &mut self.keeper
+            } = &mut self.backend
         {
             if answer.duplicate {
                 recovery.duplicate();
@@ -174,7 +175,7 @@ impl Connection {
         let Some(&sent) = self.in_flight.get(number) else {
             return true;
         };
-        let Some(recovery) = self.keeper.recovery_mut().filter(|_| sent.role.is_chained()) else {
+        let Some(recovery) = self.backend.recovery_mut().filter(|_| sent.role.is_chained()) else {
             return false;
         };
         if !recovery.refused(sent.sequence) {
@@ -191,7 +192,7 @@ fn answer(reply: &async_nats::Message) -> Result<Answer<'_>, SinkFault> {
     serde_json::from_slice(&reply.payload).map_err(|error| {
         SinkFault::new(
             FaultKind::Other,
-            format!("an answer of JetStream can't be read: {error}; what has none is sent again"),
+            format!("cannot read an answer of JetStream: {error}; unacknowledged events are sent again"),
         )
     })
 }

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use neurobridge_core::sink::{Next, SinkFault};
 
 use super::Connection;
-use crate::{chain::Chain, keeper::Keeper, recovery::End, stream::Api};
+use crate::{backend::Backend, chain::Chain, recovery::End, stream::Api};
 
 impl Connection {
     /// Reads the end of the stream and continues the chain there: all events without an outcome have to be sent again.
     /// Cancel-safe: a request that was sent stays pending.
     pub(super) async fn continue_chain(&mut self) -> Result<Next, SinkFault> {
-        let Keeper::Stream {
+        let Backend::Stream {
             name,
             chain: Some((chain, recovery)),
             ..
-        } = &mut self.keeper
+        } = &mut self.backend
         else {
             return Ok(Next::Continue);
         };
@@ -52,18 +52,18 @@ impl Connection {
 
     /// Returns a condition that the operator should know although events are delivered.
     pub(crate) fn notice(&self) -> Option<String> {
-        let Keeper::Stream {
+        let Backend::Stream {
             name,
             chain: Some((_, recovery)),
             ..
-        } = &self.keeper
+        } = &self.backend
         else {
             return None;
         };
         (recovery.foreign() > 0).then(|| {
             format!(
-                "somebody else publishes to the stream \"{name}\" ({} times found since the sink connected); with order = \"strict\" \
-                 each time costs a pause: give the sink a stream of its own, or set order = \"relaxed\"",
+                "another client publishes to the stream \"{name}\" ({} times since the sink connected); with order = \
+                 \"strict\" each time interrupts the delivery: use a separate stream for the sink, or set order = \"relaxed\"",
                 recovery.foreign()
             )
         })

@@ -26,7 +26,7 @@ fn config() -> NatsConfig {
 fn safe_stream_has_no_warnings() {
     let stream = stream(json!({}));
     stream.check(&config()).unwrap();
-    assert_eq!(stream.dangers(&config()), [""; 0]);
+    assert_eq!(stream.warnings(&config()), [""; 0]);
 }
 
 #[test]
@@ -35,10 +35,13 @@ fn risky_settings_have_warnings() {
         "subjects": ["neuroio.entries.*.*.new"], "retention": "interest", "max_msgs": 5, "max_bytes": 6, "storage": "memory",
         "num_replicas": 1, "duplicate_window": 2_000_000_000, "persist_mode": "async",
     }));
-    insta::assert_snapshot!(stream.dangers(&config()).join("\n"));
+    insta::assert_snapshot!(stream.warnings(&config()).join("\n"));
     let mut strict = config();
     strict.order = Some(Order::Strict);
-    assert_eq!(stream.dangers(&strict).len() + 1, stream.dangers(&config()).len());
+    assert_eq!(
+        stream.warnings(&strict).len() + 1,
+        stream.warnings(&config()).len()
+    );
 }
 
 #[test]
@@ -59,7 +62,7 @@ fn unsuitable_stream_is_rejected() {
         (
             json!({ "subjects": null, "mirror": { "name": "ORIGIN" } }),
             config(),
-            "is a mirror of \"ORIGIN\" and takes no messages",
+            "is a mirror of \"ORIGIN\" and accepts no messages",
         ),
         (json!({ "sealed": true }), config(), "sealed"),
         (json!({ "no_ack": true }), config(), "acknowledges nothing"),

@@ -15,17 +15,17 @@ const LONGEST_RETRY: Duration = Duration::from_secs(40);
 
 impl Stream {
     /// Returns a sentence for each setting that can lose events, or their order.
-    pub(crate) fn dangers(&self, config: &NatsConfig) -> Vec<String> {
+    pub(crate) fn warnings(&self, config: &NatsConfig) -> Vec<String> {
         let stream = &self.config;
-        let mut dangers = Vec::new();
+        let mut warnings = Vec::new();
         let pattern = subject::pattern(&config.subject);
         if !stream
             .subjects
             .iter()
             .any(|subject| subject::covers(subject, &pattern))
         {
-            dangers.push(format!(
-                "no subject of the stream takes all of \"{pattern}\": an event beside them {}, found {:?}",
+            warnings.push(format!(
+                "no subject of the stream covers all of \"{pattern}\": an event with another subject {}, found {:?}",
                 match config.missing_stream {
                     MissingStream::Wait => "stops the sink (missing_stream = \"wait\")",
                     MissingStream::DeadLetter => "becomes a dead letter (missing_stream = \"dead_letter\")",
@@ -34,11 +34,11 @@ impl Stream {
             ));
         }
         match stream.retention.as_str() {
-            "interest" => dangers.push(
-                "the stream's retention is \"interest\": what no consumer waits for at that moment is gone at once".into(),
+            "interest" => warnings.push(
+                "the stream's retention is \"interest\": an event without an interested consumer is removed at once".into(),
             ),
             "workqueue" => {
-                dangers.push("the stream's retention is \"workqueue\": an event is gone with its first reader".into());
+                warnings.push("the stream's retention is \"workqueue\": an event is removed after its first reader".into());
             }
             _ => {}
         }
@@ -52,16 +52,17 @@ impl Stream {
         .map(|(key, limit)| format!("{key} = {limit}"))
         .collect();
         if stream.discard == "old" && !limits.is_empty() {
-            dangers.push(format!(
-                "at its limits ({}) the stream deletes its oldest events, read or not: discard = \"new\" would let them wait in the spool",
+            warnings.push(format!(
+                "at its limits ({}) the stream deletes its oldest events, read or not; with discard = \"new\" new events wait \
+                 in the spool",
                 limits.join(", ")
             ));
         }
         if stream.storage == "memory" {
-            dangers.push("the stream is kept in memory: it is gone when its servers end".into());
+            warnings.push("the stream is stored in memory: it is lost when its servers stop".into());
         }
         if stream.persist_mode == "async" {
-            dangers.push(
+            warnings.push(
                 "the stream acknowledges events before they are written (persist_mode = \"async\")".into(),
             );
         }
@@ -70,18 +71,16 @@ impl Stream {
             .as_ref()
             .is_some_and(|cluster| cluster.name.is_some());
         if stream.num_replicas < 2 && is_clustered {
-            dangers.push(
-                "the stream is kept on one server only, of a cluster of several: expected 3 replicas".into(),
-            );
+            warnings.push("the stream is stored on only one server of a cluster, expected 3 replicas".into());
         }
         let window = Duration::from_nanos(stream.duplicate_window);
         if config.order() == Order::Relaxed && window < config.ack_timeout + LONGEST_RETRY {
-            dangers.push(format!(
-                "the stream knows an event again for {}: what is sent again after that is stored twice; raise duplicate_window \
-                 above the longest outage, or set order = \"strict\" where nobody else writes into the stream",
+            warnings.push(format!(
+                "the stream detects duplicates for {}: events that are sent again later are stored twice; raise \
+                 duplicate_window above the longest outage, or set order = \"strict\" if no other client publishes to the stream",
                 format_duration(window)
             ));
         }
-        dangers
+        warnings
     }
 }

@@ -54,7 +54,7 @@ impl Shared {
         match self.set_aside(path, region) {
             Ok(false) => return,
             Ok(true) => {}
-            Err(error) => warn!(%error, segment = %path.display(), "damaged bytes can't be set aside"),
+            Err(error) => warn!(%error, segment = %path.display(), "damaged bytes cannot be set aside"),
         }
         error!(
             segment = %path.display(),
@@ -125,7 +125,7 @@ impl Shared {
             match is_old.then(|| files::remove(&entry.path())) {
                 Some(Ok(())) => removed += 1,
                 Some(Err(error)) => {
-                    warn!(%error, cause = %error.source, "copy of damaged bytes can't be removed; retrying");
+                    warn!(%error, cause = %error.source, "copy of damaged bytes cannot be removed; retrying");
                     left += metadata.len();
                 }
                 None => left += metadata.len(),

@@ -38,7 +38,7 @@ pub(super) fn run(shared: Arc<Shared>) {
             Ok(false) => return,
             Err(error) if error.kind() == io::ErrorKind::NotFound => next = located.limit,
             Err(error) if ErrorClass::of(&error).may_pass() => {
-                debug!(%error, segment = %located.path.display(), "segment can't be checked now; retrying");
+                debug!(%error, segment = %located.path.display(), "segment cannot be checked now; retrying");
                 let state = shared.lock();
                 drop(shared.wait(&shared.chores, state, RETRY_INTERVAL));
                 if shared.lock().is_ending() {
@@ -46,7 +46,7 @@ pub(super) fn run(shared: Arc<Shared>) {
                 }
             }
             Err(error) => {
-                warn!(%error, segment = %located.path.display(), "the segment can't be checked");
+                warn!(%error, segment = %located.path.display(), "the segment cannot be checked");
                 next = located.limit;
             }
         }

@@ -2,20 +2,20 @@
 //! function has a point at which tests inject a failure.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, IoSlice, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use neurobridge_core::os_error::ErrorClass;
+use neurobridge_core::{
+    os_error::{self, ErrorClass},
+    private_folder::{self, FILE_MODE},
+};
 use nix::errno::Errno;
 
-/// Events hold personal data.
-const FILE_MODE: u32 = 0o600;
-const FOLDER_MODE: u32 = 0o700;
 /// The maximum number of slices per write; the system's own limit is 1,024.
 const SLICES: usize = 256;
 /// The number of immediate retries of a reservation that a signal interrupts.
@@ -24,7 +24,7 @@ const INTERRUPTIONS: u32 = 16;
 
 /// An error that the disk reported.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("can't {action} {}", path.display())]
+#[error("cannot {action} {}", path.display())]
 pub struct DiskError {
     /// The operation: "write", "sync", …
     pub action: &'static str,
@@ -68,28 +68,15 @@ impl DiskError {
 
 /// Creates a folder and its missing parents.
 pub(crate) fn make_folder(folder: &Path) -> Result<(), DiskError> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let parent = match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+    let create = |folder: &Path| {
+        point("folder-create")
+            .and_then(|()| private_folder::create(folder))
+            .map_err(DiskError::of("create the folder", folder))
     };
-    if parent != folder {
-        make_folder(parent)?;
-    }
-    point("folder-create").map_err(DiskError::of("make the folder", folder))?;
-    match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
-        // Another process created the folder meanwhile.
-        Err(_) if folder.is_dir() => Ok(()),
-        created => {
-            created.map_err(DiskError::of("make the folder", folder))?;
-            sync_folder(parent)
-        }
-    }
+    private_folder::create_all(folder, &create, &sync_folder)
 }
 
-/// Waits until the names in a folder are on the disk. On a file system that can't sync a folder the call returns at once:
+/// Waits until the names in a folder are on the disk. On a file system that cannot sync a folder the call returns at once:
 /// [`can_sync_folder`] is called when a log is opened, which warns the operator.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), DiskError> {
     can_sync_folder(folder).map(drop)
@@ -103,16 +90,9 @@ pub(crate) fn can_sync_folder(folder: &Path) -> Result<bool, DiskError> {
         .map_err(DiskError::of("open the folder", folder))?;
     match point("folder-sync").and_then(|()| open.sync_all()) {
         Ok(()) => Ok(true),
-        Err(error) if is_unsupported(&error) => Ok(false),
+        Err(error) if os_error::is_unsupported(&error) => Ok(false),
         Err(error) => Err(DiskError::of_sync("sync the folder", folder)(error)),
     }
-}
-
-fn is_unsupported(error: &io::Error) -> bool {
-    let unsupported = [Errno::EINVAL, Errno::EOPNOTSUPP, Errno::ENOSYS];
-    unsupported
-        .map(|errno| Some(errno as i32))
-        .contains(&error.raw_os_error())
 }
 
 /// Creates an empty file, replacing an existing one.
@@ -127,7 +107,7 @@ pub(crate) fn create(path: &Path) -> Result<File, DiskError> {
                 .mode(FILE_MODE)
                 .open(path)
         })
-        .map_err(DiskError::of("make", path))
+        .map_err(DiskError::of("create", path))
 }
 
 /// Opens a file for reading and writing, and creates it if it does not exist.
@@ -162,7 +142,7 @@ pub(crate) fn reserve(file: &File, path: &Path, length: u64) -> Result<(), DiskE
                 }
             }
         });
-        reserved.map_err(DiskError::of("reserve room for", path))
+        reserved.map_err(DiskError::of("reserve space for", path))
     }
     #[cfg(not(target_os = "linux"))]
     {
@@ -214,10 +194,10 @@ pub(crate) fn sync(file: &File, path: &Path) -> Result<(), DiskError> {
 }
 
 /// Truncates a file to a length.
-pub(crate) fn cut(file: &File, path: &Path, length: u64) -> Result<(), DiskError> {
+pub(crate) fn truncate(file: &File, path: &Path, length: u64) -> Result<(), DiskError> {
     point("file-cut")
         .and_then(|()| file.set_len(length))
-        .map_err(DiskError::of("cut", path))
+        .map_err(DiskError::of("truncate", path))
 }
 
 /// Renames a file. The caller syncs the folder as a separate operation, so that each one can be retried alone.

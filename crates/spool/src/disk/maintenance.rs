@@ -44,9 +44,9 @@ pub(super) fn run(shared: Arc<Shared>) {
             if left.is_zero() {
                 break;
             }
-            state.keeper_sleeps = true;
+            state.maintenance_sleeps = true;
             state = shared.wait(&shared.chores, state, left);
-            state.keeper_sleeps = false;
+            state.maintenance_sleeps = false;
         }
         let is_stopping = state.is_stopping;
         state.shortage.look(is_stopping);
@@ -65,7 +65,7 @@ pub(super) fn run(shared: Arc<Shared>) {
             }
             Err(error) if error.may_pass() => {
                 if !was_stuck {
-                    warn!(%error, cause = %error.source, "cursors can't be saved now; retrying");
+                    warn!(%error, cause = %error.source, "cursors cannot be saved now; retrying");
                 }
                 (RETRY_INTERVAL, true)
             }

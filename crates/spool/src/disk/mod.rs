@@ -17,8 +17,8 @@ pub(crate) mod cursor;
 pub(crate) mod epochs;
 pub(crate) mod files;
 mod intervals;
-mod keeper;
 pub(crate) mod lines;
+mod maintenance;
 pub(crate) mod readers;
 pub(crate) mod recovery;
 pub(crate) mod registry;
@@ -120,7 +120,7 @@ impl Disk {
             threads: Mutex::default(),
         };
         disk.spawn("spool-writer", writer::run)?;
-        disk.spawn("spool-keeper", keeper::run)?;
+        disk.spawn("spool-maintain", maintenance::run)?;
         disk.spawn("spool-checker", checker::run)?;
         Ok(disk)
     }
@@ -245,7 +245,7 @@ impl Disk {
         reader.holds = true;
         let damage = reader.damage.take();
         state.damaged_cursors += u64::from(damage.is_some());
-        self.shared.wake_keeper(&mut state);
+        self.shared.wake_maintenance(&mut state);
         let pending = state.next.since(cursor.next);
         drop(state);
         match damage {
@@ -274,7 +274,7 @@ impl Disk {
             && cursor.next > reader.cursor.next
         {
             reader.cursor.clone_from(cursor);
-            self.shared.wake_keeper(&mut state);
+            self.shared.wake_maintenance(&mut state);
         }
     }
 
@@ -288,7 +288,7 @@ impl Disk {
                 name.clone()
             })
             .collect();
-        self.shared.wake_keeper(&mut state);
+        self.shared.wake_maintenance(&mut state);
         names
     }
 
@@ -347,8 +347,8 @@ impl Shared {
     }
 
     /// Wakes the maintenance thread if it sleeps: while it collects commits for one save, a commit must not cost a wake-up.
-    fn wake_keeper(&self, state: &mut State) {
-        if state.is_full || std::mem::take(&mut state.keeper_sleeps) {
+    fn wake_maintenance(&self, state: &mut State) {
+        if state.is_full || std::mem::take(&mut state.maintenance_sleeps) {
             self.chores.notify_all();
         }
     }
@@ -392,14 +392,14 @@ impl Shared {
         };
         let recorded = retry::briefly(|| stop_record::write(&self.folder, epoch, next));
         if let Err(error) = recorded {
-            warn!(%error, cause = %error.source, "orderly stop can't be recorded; a loss at the end of the spool won't be detected");
+            warn!(%error, cause = %error.source, "orderly stop cannot be recorded; a loss at the end of the spool won't be detected");
         }
     }
 
     /// Deletes segments that were removed from the list. The retention marker is on the disk first: otherwise a crash
     /// would leave a hole that looks like damage.
     ///
-    /// Segments that can't be deleted now, even for lack of space for the marker, are put back and deleted later.
+    /// Segments that cannot be deleted now, even for lack of space for the marker, are put back and deleted later.
     fn remove(&self, segments: impl Into<VecDeque<Segment>>) -> Result<(), DiskError> {
         let mut segments = segments.into();
         let removed = self.remove_files(&mut segments);

@@ -25,7 +25,7 @@ use super::{
     cursor::{self, CursorFile, Stored},
     epochs,
     files::{self, DiskError},
-    keeper::AHEAD,
+    maintenance::AHEAD,
     readers,
     registry::{self, FileState, Registry},
     scan::{self, BLOCK, Item, Region, Scan},
@@ -73,7 +73,7 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     if !files::can_sync_folder(folder)? {
         warn!(
             folder = %folder.display(),
-            "this file system can't sync a folder: after a power cut files of the spool may be missing; a local disk is safe"
+            "this file system cannot sync a folder: after a power cut files of the spool may be missing; a local disk is safe"
         );
     }
     let identity = files::folder_identity(folder).map_err(DiskError::of("look at the folder", folder))?;
@@ -126,7 +126,7 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     if next > end {
         warn!(
             events = next.since(end),
-            "the end of the spool is missing: sinks have settled these events, and they are not there"
+            "the end of the spool is missing: sinks have settled events after its last one"
         );
     }
     shared.epochs = epochs::begin(folder, next)?;
@@ -309,7 +309,7 @@ fn segments(
                 }
                 // The retention as a copy begins now, whatever the age of the segment.
                 if let Err(error) = file.set_modified(SystemTime::now()) {
-                    debug!(%error, "modification time can't be set");
+                    debug!(%error, "modification time cannot be set");
                 }
                 continue;
             }
@@ -417,10 +417,10 @@ fn recover_last(shared: &Shared) -> Result<Sequence, OpenError> {
                 "the last write was cut short; what is there of it is set aside and cut off"
             );
             if let Err(error) = shared.set_aside(&last.path, &torn) {
-                warn!(%error, "it can't be set aside");
+                warn!(%error, "it cannot be set aside");
             }
         }
-        files::cut(&file, &last.path, end)?;
+        files::truncate(&file, &last.path, end)?;
         files::sync(&file, &last.path)?;
     }
     let mut state = shared.lock();

@@ -99,7 +99,7 @@ pub(super) fn make_room<'a>(
         state.shortage.full(shared.options.max_size);
     }
     if !has_ended(&state) {
-        shared.wake_keeper(&mut state);
+        shared.wake_maintenance(&mut state);
         state = shared.wait(&shared.work, state, ROOM_INTERVAL);
     }
     if has_ended(&state) {

@@ -16,7 +16,7 @@ use neurobridge_core::{
 pub(crate) const BLOCK: usize = 256 << 10;
 /// The length of a record up to the end of its sequence: enough to detect a possible record.
 const HEAD: usize = PREFIX + 8;
-/// The unit for reading a block that can't be read as a whole: a page.
+/// The unit for reading a block that cannot be read as a whole: a page.
 const PAGE: usize = 4096;
 
 /// The scan of a segment. It holds at most one block in memory, or one record if the record is longer.
@@ -137,7 +137,7 @@ impl Scan {
 
     /// Returns the next offset of a whole record with a plausible sequence.
     ///
-    /// The content of an event can't be mistaken for a record: JSON cannot contain the zero bytes of a sequence.
+    /// The content of an event cannot be mistaken for a record: JSON cannot contain the zero bytes of a sequence.
     fn find_next(&self) -> io::Result<Option<(u64, Sequence)>> {
         let mut start = self.offset;
         loop {
@@ -234,7 +234,7 @@ fn checksum_holds(file: &File, offset: u64, total: usize) -> io::Result<bool> {
     Ok(done == total && stored == checksum)
 }
 
-/// Reads up to this many bytes at an offset; fewer only at the end of the file. Bytes that the disk can't read are
+/// Reads up to this many bytes at an offset; fewer only at the end of the file. Bytes that the disk cannot read are
 /// returned as zeros: they are handled as damage and do not stop the scan.
 pub(crate) fn read(mut file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(length);

@@ -62,7 +62,7 @@ impl Shortage {
     /// The system refuses a resource.
     pub(super) fn retrying(&mut self, error: &DiskError) {
         if self.change(Condition::Retrying, Instant::now()) {
-            error!(%error, cause = %error.source, "spool can't write now; retrying until the system allows it");
+            error!(%error, cause = %error.source, "spool cannot write now; retrying until the system allows it");
         }
     }
 

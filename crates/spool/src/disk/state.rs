@@ -72,7 +72,7 @@ pub(super) struct State {
     pub(super) readers_are_unknown: bool,
     pub(super) ahead: Ahead,
     /// The maintenance thread sleeps and must be woken for a commit.
-    pub(super) keeper_sleeps: bool,
+    pub(super) maintenance_sleeps: bool,
 }
 
 /// A batch that is not yet on the disk.
@@ -171,7 +171,7 @@ impl State {
             damaged_cursors: 0,
             readers_are_unknown: false,
             ahead: Ahead::default(),
-            keeper_sleeps: false,
+            maintenance_sleeps: false,
         }
     }
 

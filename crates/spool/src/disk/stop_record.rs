@@ -32,7 +32,7 @@ pub(crate) fn read(folder: &Path, stored: &Epochs) -> Result<Option<Sequence>, D
         Content::Whole(text) => parse(&text),
     };
     let Some((epoch, next)) = parsed else {
-        warn!(file = %path.display(), "record of the last orderly stop damaged; a loss at the end of the spool can't be detected");
+        warn!(file = %path.display(), "record of the last orderly stop damaged; a loss at the end of the spool cannot be detected");
         return Ok(None);
     };
     Ok((epoch == stored.current()).then_some(next))

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::{
     Shared, epochs,
     files::{self, DiskError},
-    keeper::AHEAD,
+    maintenance::AHEAD,
     retry::{Stop, briefly, end_full, has_ended, make_room, retry},
     segment::{self, Segment},
     state::{Ahead, Pending},
@@ -172,7 +172,7 @@ impl Writer<'_> {
     }
 
     /// Returns whether the segment is to be completed although it has space: on a quiet feed its events would otherwise never
-    /// be deleted. False while a sink needs the whole segment, because then it can't be deleted in either case.
+    /// be deleted. False while a sink needs the whole segment, because then it cannot be deleted in either case.
     fn is_old(&mut self) -> bool {
         let now = Instant::now();
         let Some(open) = self.segment.as_mut().filter(|open| open.look_at <= now) else {
@@ -214,7 +214,7 @@ impl Writer<'_> {
         });
         if let Err(Stop::Closed) = written {
             // No caller has received a reply, so none of these events may exist after the next start.
-            briefly(|| files::cut(&open.file, &open.path, offset))?;
+            briefly(|| files::truncate(&open.file, &open.path, offset))?;
             open.length = offset;
         }
         written?;
@@ -281,14 +281,16 @@ impl Writer<'_> {
         let Some(open) = &self.segment else {
             return Ok(());
         };
-        retry(self.shared, || files::cut(&open.file, &open.path, open.offset))?;
+        retry(self.shared, || {
+            files::truncate(&open.file, &open.path, open.offset)
+        })?;
         files::sync(&open.file, &open.path)?;
         let mut state = self.shared.lock();
         if let Some(segment) = state.segments.back_mut() {
             segment.allocated = open.offset;
         }
         state.is_writing = false;
-        self.shared.wake_keeper(&mut state);
+        self.shared.wake_maintenance(&mut state);
         drop(state);
         self.segment = None;
         Ok(())
@@ -321,7 +323,7 @@ impl Writer<'_> {
         if matches!(state.ahead, Ahead::None) {
             state.ahead = Ahead::Wanted;
         }
-        self.shared.wake_keeper(&mut state);
+        self.shared.wake_maintenance(&mut state);
         drop(state);
         self.segment = Some(Open {
             counts_links: !files::is_removed(&file),

@@ -55,7 +55,7 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
         ..Options::default()
     })
     .await
-    .context("the simulated platform can't start")
+    .context("the simulated platform cannot start")
     .or_exit(Exit::Unavailable)?;
     let handle = simulator.handle();
     let stop_simulator = CancellationToken::new();

@@ -17,11 +17,11 @@ export class Source {
   }
 
   take(source, before, span, at) {
-    const trouble = tone(source) === "bad";
+    const isBad = tone(source) === "bad";
     this.flow = perSecond(source.ledger.received, before?.ledger.received, span);
-    this.events.push([this.flow], trouble, at);
+    this.events.push([this.flow], isBad, at);
     this.trip = source.unconnected_seconds === null ? source.round_trip_seconds : null;
-    this.ping.push([this.trip], trouble, at);
+    this.ping.push([this.trip], isBad, at);
   }
 
   view(source, now) {
@@ -61,15 +61,15 @@ export class Sink {
   }
 
   take(sink, before, span, at) {
-    const trouble = tone(sink) === "bad";
+    const isBad = tone(sink) === "bad";
     this.flow = perSecond(sink.ledger.delivered, before?.ledger.delivered, span);
-    this.events.push([this.flow], trouble, at);
-    this.lag.push([sink.lag_events], trouble, at);
+    this.events.push([this.flow], isBad, at);
+    this.lag.push([sink.lag_events], isBad, at);
     this.recent.push(sink.latency);
     // Ten seconds: enough events for a hundredth of them to mean something.
     if (this.recent.length > 20) this.recent.shift();
     this.quantiles = [.5, .99].map(share => quantile(this.recent[0], sink.latency, share));
-    this.time.push(this.quantiles, trouble, at);
+    this.time.push(this.quantiles, isBad, at);
   }
 
   view(sink) {
@@ -140,10 +140,10 @@ export class Group {
   }
 
   /** Adds up the models of the parts, after these have taken the status. */
-  take(models, trouble, at) {
+  take(models, isBad, at) {
     const flows = models.map(model => model.flow).filter(flow => flow !== null && flow !== undefined);
     this.flow = flows.length ? flows.reduce((sum, flow) => sum + flow, 0) : null;
-    this.events.push([this.flow], trouble, at);
+    this.events.push([this.flow], isBad, at);
   }
 
   /** `views`: those of all parts; `facts`: those of all parts together. */

@@ -17,24 +17,24 @@ export class Series {
   constructor(lines = 1) {
     this.rows = Array.from({ length: lines }, () => []);
     this.times = [];
-    this.trouble = [];
+    this.bad = [];
     this.each = 1;
     this.waiting = [];
   }
 
   /** Adds the values of a moment (null: unknown), and whether there was a fault. */
-  push(values, trouble, at) {
-    this.waiting.push([values, trouble]);
+  push(values, isBad, at) {
+    this.waiting.push([values, isBad]);
     if (this.waiting.length < this.each) return;
     this.rows.forEach((row, i) => row.push(this.waiting.map(([values]) => values[i]).reduce(larger, null)));
-    this.trouble.push(this.waiting.some(([, trouble]) => trouble));
+    this.bad.push(this.waiting.some(([, isBad]) => isBad));
     this.times.push(at);
     this.waiting = [];
     if (this.times.length < 2 * POINTS) return;
     // The larger of two: a peak is what one looks for.
     const halved = (list, both) => list.filter((_, i) => i % 2 === 0).map((value, i) => both(value, list[2 * i + 1]));
     this.rows = this.rows.map(row => halved(row, larger));
-    this.trouble = halved(this.trouble, (a, b) => a || b);
+    this.bad = halved(this.bad, (a, b) => a || b);
     this.times = halved(this.times, (_, b) => b);
     this.each *= 2;
   }
@@ -131,9 +131,9 @@ export class Plot extends Lines {
     const caption = element("figcaption");
     caption.append(element("span", "", title), this.value);
     this.svg.setAttribute("role", "img");
-    this.troubles = make("path", { class: "trouble" });
+    this.badPeriods = make("path", { class: "bad-period" });
     const rule = y => make("line", { class: "base", x1: 0, x2: WIDTH, y1: y, y2: y });
-    this.svg.append(this.troubles, rule(0), rule(HEIGHT), this.area, ...this.lines);
+    this.svg.append(this.badPeriods, rule(0), rule(HEIGHT), this.area, ...this.lines);
     const axis = element("div", "axis");
     axis.append(this.begin, element("small", "", "now"));
     this.place = element("div", "plot");
@@ -149,16 +149,16 @@ export class Plot extends Lines {
     const top = this.scale(most);
     this.draw(top);
     const [from, span] = this.span();
-    const { trouble, times, interval } = this.series;
+    const { bad, times, interval } = this.series;
     const x = time => Math.max(0, (time - from) / span * WIDTH);
-    let faults = "";
-    trouble.forEach((bad, i) => {
-      if (!bad) return;
-      if (!trouble[i - 1]) faults += `M${x(i ? times[i - 1] : times[i] - interval).toFixed(1)} 0`;
+    let areas = "";
+    bad.forEach((isBad, i) => {
+      if (!isBad) return;
+      if (!bad[i - 1]) areas += `M${x(i ? times[i - 1] : times[i] - interval).toFixed(1)} 0`;
       const end = x(times[i]).toFixed(1);
-      if (!trouble[i + 1]) faults += `H${end}V${HEIGHT}H${x(times[trouble.lastIndexOf(false, i)] ?? from).toFixed(1)}z`;
+      if (!bad[i + 1]) areas += `H${end}V${HEIGHT}H${x(times[bad.lastIndexOf(false, i)] ?? from).toFixed(1)}z`;
     });
-    this.troubles.setAttribute("d", faults);
+    this.badPeriods.setAttribute("d", areas);
     text(this.value, value);
     text(this.top, this.format(top));
     text(this.begin, `−${seconds(Math.round(span))}`);

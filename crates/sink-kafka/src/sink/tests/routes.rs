@@ -52,7 +52,7 @@ async fn invalid_topic_of_an_event_stops_no_other() {
     for id in [1, 2] {
         let reason = unroutable(outcome(&mut sink, id, "x.a").await.unwrap());
         insta::allow_duplicates! {
-            insta::assert_snapshot!(reason, @r#"the topic "x.a" cannot exist beside "x_a": Kafka takes "." and "_" for the same in names"#);
+            insta::assert_snapshot!(reason, @r#"the topic "x.a" cannot exist beside "x_a": Kafka treats "." and "_" in names as equal"#);
         }
     }
     let reason = unroutable(outcome(&mut sink, 3, "__consumer_offsets").await.unwrap());
@@ -66,7 +66,7 @@ async fn missing_topic_is_waited_for_or_makes_a_dead_letter() {
     let mut sink = templated(&kafka, MissingTopic::Wait).await;
     let fault = outcome(&mut sink, 1, "gone").await.unwrap_err();
     assert_eq!((fault.kind, fault.is_final), (FaultKind::Missing, false));
-    insta::assert_snapshot!(fault.reason, @r#"event 1: the topic "gone" is not there (Broker: Unknown topic or partition); create it, or set create = true with partitions and replicas, or set missing_topic = "dead_letter""#);
+    insta::assert_snapshot!(fault.reason, @r#"event 1: the topic "gone" does not exist (Broker: Unknown topic or partition); create it, or set create = true with partitions and replicas, or set missing_topic = "dead_letter""#);
 
     let mut sink = templated_again(&kafka).await;
     let reason = unroutable(outcome(&mut sink, 1, "gone").await.unwrap());

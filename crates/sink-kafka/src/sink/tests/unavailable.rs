@@ -78,7 +78,7 @@ async fn silent_broker_makes_the_sink_unavailable() {
         sink.unavailable()
             .unwrap()
             .reason
-            .contains("acknowledged nothing for 11 seconds")
+            .contains("no acknowledgement from Kafka for 11 seconds")
     );
 }
 

@@ -77,7 +77,7 @@ impl Model {
         let choice = self.world.lock().unwrap().draw();
         assert!(
             !self.is_broken,
-            "{sequence} published into a transaction that can't be committed"
+            "{sequence} published into a transaction that cannot be committed"
         );
         let is_doubled = self
             .waiting
