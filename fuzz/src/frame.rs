@@ -1,26 +1,33 @@
 //! Frame classification.
 
 use neurobridge_core::{
-    envelope::{self, Control, Envelope, Field, FrameReader, Kind},
+    event::{Event, FieldPath},
     json::{JsonError, Span},
+    neuroio::{Control, Frames, Kind},
 };
 use serde_json::{Value, value::RawValue};
 
-/// A frame is judged as `serde_json` judges it, and its fields are those that `serde_json` finds. What came before it does
+use crate::event;
+
+/// The fields that are projected, besides those of every event.
+const FIELDS: [&str; 6] = ["pid", "source.id", "space.name", "groups.0", "a.b", "$.id"];
+
+fn fields() -> Vec<FieldPath> {
+    FIELDS.iter().filter_map(|path| FieldPath::parse(path)).collect()
+}
+
+/// A frame is judged as `serde_json` judges it, and its fields are those that `serde_json` finds. The frames before it do
 /// not matter.
 pub fn frame(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
-    let mut reader = FrameReader::default();
+    let mut reader = Frames::new(&fields());
     for part in text.split('\n').chain([text]) {
-        assert_eq!(
-            reader.read_with_control(part),
-            envelope::read_with_control(part),
-            "read after others"
-        );
+        let mut fresh = Frames::new(&fields());
+        assert_eq!(reader.read(part), fresh.read(part), "read after others");
     }
-    let (kind, control) = match envelope::read_with_control(text) {
+    let (kind, control) = match reader.read(text) {
         Ok(read) => read,
         Err(JsonError::TooDeep { .. }) => return,
         Err(error) => {
@@ -35,8 +42,7 @@ pub fn frame(bytes: &[u8]) {
         serde_json::from_str::<&RawValue>(text).is_ok(),
         "taken, and is no JSON"
     );
-    // What a `Value` can't hold (half a surrogate pair, a number beyond f64) goes through untouched; there is nothing
-    // to compare it with.
+    // A `Value` cannot hold half a surrogate pair or a number beyond f64: there is nothing to compare such a frame with.
     let Ok(value) = serde_json::from_str::<Value>(text) else {
         return;
     };
@@ -50,13 +56,15 @@ pub fn frame(bytes: &[u8]) {
     let has_content = !matches!(data, None | Some(Value::Null)) && !is_empty(data);
     match kind {
         Kind::Control(control) => {
-            assert!(!has_content, "data has gone");
+            assert!(!has_content, "the data is lost");
             counts(control);
         }
-        Kind::Event(envelope) => compare(&envelope, text, &value),
+        Kind::Event(positions) => compare(&event(positions, text), &value),
         Kind::Unknown => {
             assert!(!data.is_some_and(Value::is_object));
-            let has_control = ["PING", "auth", "error"].iter().any(|key| value.get(key).is_some());
+            let has_control = ["PING", "auth", "error"]
+                .iter()
+                .any(|key| value.get(key).is_some());
             assert!(has_content || !has_control);
         }
     }
@@ -75,39 +83,34 @@ fn is_empty(value: Option<&Value>) -> bool {
     }
 }
 
-fn compare(envelope: &Envelope, text: &str, value: &Value) {
+fn compare(event: &Event<'_>, value: &Value) {
     let data = &value["data"];
     assert!(data.is_object());
-    for (field, expected) in [
-        (Field::Id, value.get("id").filter(|id| *id != "")),
-        (Field::Data, Some(data)),
-        (Field::Created, data.get("created")),
-        (Field::Result, data.get("result")),
-        (Field::Pid, data.get("pid")),
-        (
-            Field::SourceId,
-            data.get("source").and_then(|source| source.get("id")),
-        ),
-        (
-            Field::SourceName,
-            data.get("source").and_then(|source| source.get("name")),
-        ),
-        (
-            Field::SpaceId,
-            data.get("space").and_then(|space| space.get("id")),
-        ),
-        (
-            Field::SpaceName,
-            data.get("space").and_then(|space| space.get("name")),
-        ),
-    ] {
-        assert_eq!(parse(envelope.raw(field, text)).as_ref(), expected, "{field:?}");
-        let as_text = envelope.text(field, text);
-        match expected {
-            Some(Value::String(string)) => assert_eq!(as_text.as_deref(), Some(string.as_str()), "{field:?}"),
-            Some(Value::Bool(_) | Value::Number(_)) => assert!(as_text.is_some(), "{field:?}"),
-            _ => assert_eq!(as_text, None, "{field:?}"),
-        }
+    assert_eq!(parse(Some(event.body())).as_ref(), Some(data));
+    let text_of = |value: Option<&Value>| match value? {
+        Value::String(text) => Some(text.clone()),
+        // A number is compared as written.
+        Value::Bool(_) | Value::Number(_) => Some(String::new()),
+        _ => None,
+    };
+    let same = |found: Option<&str>, expected: Option<&Value>| match text_of(expected) {
+        Some(text) if text.is_empty() => assert!(found.is_some(), "{expected:?}"),
+        expected => assert_eq!(found, expected.as_deref()),
+    };
+    same(event.id().as_deref(), value.get("id").filter(|id| *id != ""));
+    same(event.time().as_deref(), data.get("created"));
+    same(event.kind().as_deref(), data.get("result"));
+    for (path, pointer) in FIELDS.iter().zip([
+        "/data/pid",
+        "/data/source/id",
+        "/data/space/name",
+        "/data/groups/0",
+        "/data/a/b",
+        "/id",
+    ]) {
+        let field = FieldPath::parse(path).expect("a path");
+        let found = parse(field.locate(event.positions, event.frame));
+        assert_eq!(found.as_ref(), value.pointer(pointer), "{path}");
     }
 }
 

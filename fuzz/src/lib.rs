@@ -5,6 +5,11 @@
 //! `cargo test --manifest-path fuzz/Cargo.toml --no-default-features` runs every target over its seeds, over mutations of
 //! them, and over random bytes, on a stable compiler.
 
+use neurobridge_core::{
+    event::{Event, Sequence},
+    positions::Positions,
+};
+
 mod fault_rule;
 mod frame;
 mod record;
@@ -16,6 +21,20 @@ pub use self::{
     fault_rule::fault_rule, frame::frame, record::record, redaction::redaction, spool_format::spool_format,
     template::template,
 };
+
+/// Returns an event of NeuroIO with these positions in its frame.
+fn event<'a>(positions: Positions<'a>, frame: &'a str) -> Event<'a> {
+    Event {
+        sequence: Sequence::FIRST,
+        received_at: jiff::Timestamp::UNIX_EPOCH,
+        source: "main",
+        source_uri: "/neuroio/main",
+        type_prefix: "com.neuroio.entry.",
+        conflict: None,
+        positions,
+        frame,
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -3,10 +3,13 @@
 use std::{io::Write, sync::LazyLock};
 
 use neurobridge_core::{
-    envelope::{self, Kind},
+    event_buf::EventBuf,
+    neuroio::Frames,
     redact::{Pattern, Pseudonymise, Redaction},
 };
 use serde_json::Value;
+
+use crate::event;
 
 static KEY_FILE: LazyLock<tempfile::NamedTempFile> = LazyLock::new(|| {
     let mut file = tempfile::NamedTempFile::new().expect("the folder for temporary files can be written to");
@@ -24,9 +27,11 @@ pub fn redaction(bytes: &[u8]) {
     let Some((first, frame)) = text.split_once('\n') else {
         return;
     };
-    if !matches!(envelope::read(frame), Ok(Kind::Event(_))) {
+    let mut frames = Frames::default();
+    let Some(positions) = frames.event(frame) else {
         return;
-    }
+    };
+    let event = event(positions, frame);
     let (mut redact, mut fields): (Vec<Pattern>, Vec<Pattern>) = (Vec::new(), Vec::new());
     for pattern in first.split(',').take(16) {
         match pattern.strip_prefix('!') {
@@ -39,13 +44,14 @@ pub fn redaction(bytes: &[u8]) {
         key_file: KEY_FILE.path().to_owned(),
     };
     let redaction = Redaction::new(&redact, Some(&pseudonymise)).expect("the key is long enough");
-    let mut out = String::new();
-    let has_changed = redaction.apply(frame, &mut out);
-    assert!(!(has_changed && redaction.is_empty()));
-    let after = if has_changed { out.as_str() } else { frame };
-    assert!(
-        matches!(envelope::read(after), Ok(Kind::Event(_))),
-        "what is left is no event: {after}"
+    let mut out = EventBuf::default();
+    let redacted = redaction.apply(&event, &mut out).expect("the frame is JSON");
+    let after = redacted.frame;
+    assert!(after == frame || !redaction.is_empty());
+    assert_eq!(
+        Some(redacted.positions),
+        Frames::default().event(after),
+        "shifted positions are those of a scan: {after}"
     );
     if let Ok(value) = serde_json::from_str::<Value>(after) {
         check_gone(&value, &redact, &fields, 0);
@@ -58,8 +64,9 @@ pub fn redaction(bytes: &[u8]) {
         check_kept(&before, &after, &redact, &fields, 0);
     }
     let redaction = Redaction::new(&redact, None).expect("no key is needed");
-    let mut again = String::new();
-    assert!(!redaction.apply(after, &mut again), "changed twice: {after}");
+    let mut again = EventBuf::default();
+    let twice = redaction.apply(&redacted, &mut again).expect("the frame is JSON");
+    assert_eq!(twice.frame, after, "changed twice");
 }
 
 /// Whether a key is meant by a pattern without a dot; said by a matcher of its own.

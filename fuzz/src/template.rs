@@ -1,11 +1,8 @@
 //! Templates.
 
-use jiff::Timestamp;
-use neurobridge_core::{
-    envelope::{self, Kind},
-    event::{Event, Sequence},
-    template::Template,
-};
+use neurobridge_core::{neuroio::Frames, template::Template};
+
+use crate::event;
 
 const FRAME: &str =
     r#"{"id":7,"data":{"result":"new","pid":null,"space":{"id":"a b.c"},"extra":{"deep":true}}}"#;
@@ -27,21 +24,10 @@ pub fn template(bytes: &[u8]) {
     };
     assert_eq!(template.to_string(), text);
     assert_eq!(text.parse::<Template>().as_ref(), Ok(&template));
-    let frame = match envelope::read(frame) {
-        Ok(Kind::Event(_)) => frame,
-        _ => FRAME,
-    };
-    let Ok(Kind::Event(envelope)) = envelope::read(frame) else {
-        panic!("the frame is no event")
-    };
-    let event = Event {
-        sequence: Sequence::FIRST,
-        received_at: Timestamp::UNIX_EPOCH,
-        source: "main",
-        conflict: None,
-        envelope,
-        frame,
-    };
+    let mut frames = Frames::default();
+    let is_event = frames.event(frame).is_some();
+    let frame = if is_event { frame } else { FRAME };
+    let event = event(frames.event(frame).expect("an event"), frame);
     let (mut complete, mut name, mut plain) = (String::new(), String::new(), String::new());
     let is_complete = template.render_complete(&event, &mut complete);
     template.render_name(&event, |_| true, &mut name);

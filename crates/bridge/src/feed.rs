@@ -75,6 +75,7 @@ impl Feed {
                 ledger,
                 stats: Arc::new(IntakeStats::default()),
             };
+            let source = source.with_fields(config.named_fields());
             let encoder = Encoder::new(
                 Arc::clone(&intake.name),
                 handles.len(),

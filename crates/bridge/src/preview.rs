@@ -1,11 +1,6 @@
 //! Renders the message that a sink would send as readable text, for `check --event` and `tail --sink`.
 
-use neurobridge_core::{
-    envelope::{self, Kind},
-    event::Event,
-    identity::SpoolId,
-    redact::Redaction,
-};
+use neurobridge_core::{event::Event, event_buf::EventBuf, identity::SpoolId, redact::Redaction};
 
 use crate::{
     config::{Config, SinkEntry},
@@ -45,27 +40,15 @@ impl<'a> Preview<'a> {
         if !self.sink.common.filter.matches(event) {
             return None;
         }
-        let mut redacted = String::new();
-        let mut message = if self.redaction.apply(event.frame, &mut redacted) {
-            match envelope::read(&redacted) {
-                Ok(Kind::Event(envelope)) => self.render(&Event {
-                    envelope,
-                    frame: &redacted,
-                    ..*event
-                }),
-                _ => "a dead letter: the redacted frame is not an event".to_owned(),
-            }
-        } else {
-            self.render(event)
+        let mut redacted = EventBuf::default();
+        let mut message = match self.redaction.apply(event, &mut redacted) {
+            Ok(event) => self.sink.config.preview(&event, &self.spool),
+            Err(error) => format!("a dead letter: the event cannot be redacted: {error}"),
         };
         if !message.ends_with('\n') {
             message.push('\n');
         }
         Some(message)
-    }
-
-    fn render(&self, event: &Event<'_>) -> String {
-        self.sink.config.preview(event, &self.spool)
     }
 }
 

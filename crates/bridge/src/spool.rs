@@ -1,7 +1,7 @@
 //! The spool of a bridge: opens it with exit codes, and reads the recent events for the deduplication window.
 
 use jiff::Timestamp;
-use neurobridge_core::{envelope::Field, identity, os_error::ErrorClass};
+use neurobridge_core::{identity, os_error::ErrorClass};
 use neurobridge_spool::{AppendError, OpenError, Spool, SpoolConfig};
 use tokio::task::spawn_blocking;
 
@@ -65,10 +65,10 @@ pub(crate) async fn newest(spool: &Spool, max_events: usize) -> (Vec<StoredHashe
         for batch in newest.map_while(Result::ok) {
             for event in batch.iter().filter_map(Result::ok) {
                 last = Some(event.received_at);
-                if let Some(id) = event.text(Field::Id) {
+                if let Some(id) = event.id() {
                     hashes.push(StoredHashes {
                         identity: identity::identity_hash(event.source, &id),
-                        body: identity::body_hash(event.data()),
+                        body: identity::body_hash(event.body()),
                     });
                 }
             }

@@ -8,9 +8,9 @@ use std::{borrow::Cow, fmt::Write};
 use jiff::{Timestamp, civil::DateTime};
 
 use crate::{
-    envelope::Field,
     event::Event,
     identity::{self, SpoolId},
+    positions::TimeFormat,
 };
 
 /// The version of the specification that the attributes follow.
@@ -30,7 +30,7 @@ pub const REPLAY: &str = "replay";
 /// `scratch` no call allocates.
 ///
 /// There is no `subject`: the specification forbids personal data in attributes, and the id of a person is
-/// personal. `time` is omitted if `created` is missing or not a time.
+/// personal. `time` is omitted if the event has none, or another text.
 pub fn attributes(
     event: &Event<'_>,
     spool: &SpoolId,
@@ -41,20 +41,17 @@ pub fn attributes(
     scratch.clear();
     identity::write_id(event, spool, scratch);
     attribute("id", scratch);
+    attribute("source", event.source_uri);
     scratch.clear();
-    scratch.push_str("/neuroio/");
-    scratch.push_str(event.source);
-    attribute("source", scratch);
-    scratch.clear();
-    scratch.push_str("com.neuroio.entry.");
-    match event.text(Field::Result) {
-        Some(result) if !result.is_empty() => scratch.push_str(&result),
-        // `type` is required, also for an entry without a result.
+    scratch.push_str(event.type_prefix);
+    match event.kind() {
+        Some(kind) if !kind.is_empty() => scratch.push_str(&kind),
+        // `type` is required, also for an event without a type of its own.
         _ => scratch.push_str("unknown"),
     }
     attribute("type", scratch);
-    if let Some(created) = event.text(Field::Created)
-        && let Some(time) = rfc3339(&created, scratch)
+    if let Some(text) = event.time()
+        && let Some(time) = rfc3339(&text, event.positions.time_format(), scratch)
     {
         attribute("time", time);
     }
@@ -84,7 +81,7 @@ pub fn write_structured(
     }
     attributes(event, spool, scratch, push);
     let _ = write!(out, "\"datacontenttype\":\"{DATA_CONTENT_TYPE}\",\"data\":");
-    push_one_line(event.data(), out);
+    push_one_line(event.body(), out);
     out.push('}');
 }
 
@@ -101,25 +98,44 @@ pub fn push_one_line(json: &str, out: &mut String) {
 }
 
 /// Returns a time as RFC 3339, in UTC if it has no offset.
-fn rfc3339<'a>(created: &'a str, scratch: &'a mut String) -> Option<&'a str> {
-    // Nearly every entry's time is RFC 3339 already; parsing and formatting it would cost ten times this
-    // check.
-    if is_rfc3339(created) {
-        return Some(created);
+fn rfc3339<'a>(time: &'a str, format: TimeFormat, scratch: &'a mut String) -> Option<&'a str> {
+    // Nearly every text is RFC 3339 already; parsing and formatting it would cost ten times this check.
+    if format == TimeFormat::Text && is_rfc3339(time) {
+        return Some(time);
     }
-    let timestamp = timestamp(created)?;
+    let timestamp = timestamp(time, format)?;
     scratch.clear();
     let _ = write!(scratch, "{timestamp}");
     Some(scratch)
 }
 
-/// Parses the time of an entry: ISO 8601, in UTC if it has no offset.
-pub fn timestamp(created: &str) -> Option<Timestamp> {
-    created
-        .parse()
+/// Parses the time of an event. `None` for a text that is not of this format, or a time that no calendar has.
+pub fn timestamp(time: &str, format: TimeFormat) -> Option<Timestamp> {
+    let (seconds_exponent, max_fraction) = match format {
+        TimeFormat::Text => return civil_timestamp(time),
+        TimeFormat::Seconds => (0, 9),
+        TimeFormat::Milliseconds => (3, 6),
+        TimeFormat::Microseconds => (6, 3),
+        TimeFormat::Nanoseconds => (9, 0),
+    };
+    let (integer, fraction) = time.split_once('.').unwrap_or((time, ""));
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // Nanoseconds: the integer, then as many digits of the fraction as fit.
+    let mut nanoseconds = i128::from(integer.parse::<i64>().ok()?) * 10_i128.pow(9 - seconds_exponent);
+    let sign = if integer.starts_with('-') { -1 } else { 1 };
+    for (digit, exponent) in fraction.bytes().zip((0..max_fraction).rev()) {
+        nanoseconds += sign * i128::from(digit - b'0') * 10_i128.pow(exponent);
+    }
+    Timestamp::from_nanosecond(nanoseconds).ok()
+}
+
+/// Parses ISO 8601, in UTC if it has no offset.
+fn civil_timestamp(text: &str) -> Option<Timestamp> {
+    text.parse()
         .or_else(|_| {
-            created
-                .parse::<DateTime>()
+            text.parse::<DateTime>()
                 .and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC))
                 .map(|zoned| zoned.timestamp())
         })
@@ -199,22 +215,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        envelope::{Kind, read},
-        event::Sequence,
-    };
+    use crate::event::Sequence;
+    use crate::testing;
 
     fn structured(frame: &str) -> String {
-        let Kind::Event(envelope) = read(frame).unwrap() else {
-            panic!("no event")
-        };
         let event = Event {
             sequence: Sequence::new(42).unwrap(),
-            received_at: Timestamp::UNIX_EPOCH,
-            source: "main",
-            conflict: None,
-            envelope,
-            frame,
+            ..testing::event(frame)
         };
         let mut out = String::new();
         write_structured(
@@ -241,7 +248,7 @@ mod tests {
 
     #[test]
     fn times_are_rfc_3339() {
-        let time = |created: &str| rfc3339(created, &mut String::new()).map(str::to_owned);
+        let time = |created: &str| rfc3339(created, TimeFormat::Text, &mut String::new()).map(str::to_owned);
         assert_eq!(
             time("2026-01-02T03:04:05").as_deref(),
             Some("2026-01-02T03:04:05Z")
@@ -266,9 +273,48 @@ mod tests {
             let mut day = jiff::civil::date(year, 1, 1);
             while day.year() == year {
                 let text = format!("{day}T03:04:05.60+02:00");
-                assert_eq!(rfc3339(&text, &mut String::new()), Some(text.as_str()));
+                assert_eq!(
+                    rfc3339(&text, TimeFormat::Text, &mut String::new()),
+                    Some(text.as_str())
+                );
                 day = day.tomorrow().unwrap();
             }
+        }
+    }
+
+    #[test]
+    fn epoch_times_become_rfc3339() {
+        use TimeFormat::{Microseconds, Milliseconds, Nanoseconds, Seconds, Text};
+        for (time, format, expected) in [
+            ("1700000000", Seconds, Some("2023-11-14T22:13:20Z")),
+            ("1700000000.25", Seconds, Some("2023-11-14T22:13:20.25Z")),
+            ("-1.5", Seconds, Some("1969-12-31T23:59:58.5Z")),
+            ("-0.5", Seconds, Some("1969-12-31T23:59:59.5Z")),
+            ("1700000000123", Milliseconds, Some("2023-11-14T22:13:20.123Z")),
+            (
+                "1700000000123.4567899",
+                Milliseconds,
+                Some("2023-11-14T22:13:20.123456789Z"),
+            ),
+            (
+                "1700000000123456",
+                Microseconds,
+                Some("2023-11-14T22:13:20.123456Z"),
+            ),
+            (
+                "1700000000123456789",
+                Nanoseconds,
+                Some("2023-11-14T22:13:20.123456789Z"),
+            ),
+            ("1700000000123456789", Seconds, None),
+            ("1e9", Seconds, None),
+            ("1.-5", Seconds, None),
+            ("", Seconds, None),
+            ("2023-11-14T22:13:20Z", Seconds, None),
+            ("1700000000", Text, None),
+        ] {
+            let found = rfc3339(time, format, &mut String::new()).map(str::to_owned);
+            assert_eq!(found.as_deref(), expected, "{time} {format:?}");
         }
     }
 

@@ -25,7 +25,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 pub(crate) use self::read::nested;
 pub use self::{bound::Bound, read::OPERATORS};
-use crate::json;
+use crate::{json, path::Path};
 
 /// What a condition is, in errors and as a title in the schema.
 pub(crate) const CONDITION: &str =
@@ -53,43 +53,6 @@ pub enum Condition {
     All(Vec<Condition>),
     /// The conditions hold for the values at these paths of the object or array.
     Fields(Vec<(Path, Condition)>),
-}
-
-/// A path of keys and array indexes such as `space.id` or `0.name`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Path(Vec<Box<str>>);
-
-impl Path {
-    /// Parses a path; `None` if a step is empty, or contains a brace or white space.
-    pub fn parse(text: &str) -> Option<Self> {
-        let is_step =
-            |step: &str| !step.is_empty() && !step.contains(|c: char| c == '{' || c.is_whitespace());
-        text.split('.')
-            .map(|step| is_step(step).then(|| step.into()))
-            .collect::<Option<_>>()
-            .map(Self)
-    }
-
-    /// Returns the steps.
-    pub fn steps(&self) -> &[Box<str>] {
-        &self.0
-    }
-
-    /// Returns the value at this path, as written.
-    pub fn of<'a>(&self, value: &'a str) -> Option<&'a str> {
-        json::at(value, &self.0)
-    }
-
-    fn join(mut self, below: Self) -> Self {
-        self.0.extend(below.0);
-        self
-    }
-}
-
-impl std::fmt::Display for Path {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.join("."))
-    }
 }
 
 impl Condition {

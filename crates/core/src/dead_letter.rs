@@ -147,7 +147,7 @@ fn quoted(text: &str) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::envelope::{Kind, read};
+    use crate::testing;
 
     #[test]
     fn only_recent_dead_letters_are_listed() {
@@ -170,16 +170,9 @@ mod tests {
     #[test]
     fn dead_letters_are_single_lines_of_json() {
         let frame = "{\"id\":7,\n\"data\":{\"pid\":\"p\"}}";
-        let Kind::Event(envelope) = read(frame).unwrap() else {
-            panic!("no event")
-        };
         let event = Event {
             sequence: Sequence::new(42).unwrap(),
-            received_at: Timestamp::UNIX_EPOCH,
-            source: "main",
-            conflict: None,
-            envelope,
-            frame,
+            ..testing::event(frame)
         };
         let mut out = String::new();
         write_event(

@@ -4,10 +4,13 @@ use std::{borrow::Cow, fmt, num::NonZeroU64};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3;
 
 use crate::{
-    envelope::{Envelope, Field},
-    json::{self, Scanner},
+    json::{self, Span},
+    neuroio::{ENTRY_FIELDS, NESTED_FIELDS},
+    path::Path,
+    positions::Positions,
 };
 
 /// The position of an event in the spool: 1 for the first event, then consecutive.
@@ -67,117 +70,141 @@ pub struct Event<'a> {
     pub received_at: Timestamp,
     /// The name of the source in the configuration.
     pub source: &'a str,
+    /// The CloudEvents attribute `source`.
+    pub source_uri: &'a str,
+    /// The part of the CloudEvents attribute `type` before the type of the event.
+    pub type_prefix: &'a str,
     /// A hash of the body, if an earlier event had the same identity and another body.
     pub conflict: Option<u32>,
     /// The positions of the fields in `frame`.
-    pub envelope: Envelope,
-    /// The frame as received, after redaction.
+    pub positions: Positions<'a>,
+    /// The frame as received, after redaction. Of a frame with several events, the part of this event.
     pub frame: &'a str,
 }
 
 impl<'a> Event<'a> {
-    /// Returns the entry: the bytes of the feed, unless a value was redacted.
-    pub fn data(&self) -> &'a str {
-        // Every event has `data`. Should that change, `null` keeps the body valid JSON.
-        self.envelope.raw(Field::Data, self.frame).unwrap_or("null")
+    /// Returns the body: the bytes of the feed, unless a value was redacted.
+    pub fn body(&self) -> &'a str {
+        // Every event has a body. Should that change, `null` keeps the message valid JSON.
+        self.positions.body().of(self.frame).unwrap_or("null")
     }
 
-    /// Returns the text of a field.
-    pub fn text(&self, field: Field) -> Option<Cow<'a, str>> {
-        self.envelope.text(field, self.frame)
+    /// Returns the id of the feed: the text of its parts, separated by `/`. `None` if one of them is missing or empty:
+    /// all events with an empty id would share an identity, and the id of a CloudEvent must not be empty.
+    pub fn id(&self) -> Option<Cow<'a, str>> {
+        let mut id: Option<Cow<'a, str>> = None;
+        for span in self.positions.ids() {
+            let part = self.text(span).filter(|part| !part.is_empty())?;
+            id = Some(match id {
+                None => part,
+                Some(first) => Cow::Owned(format!("{first}/{part}")),
+            });
+        }
+        id
+    }
+
+    /// Returns the type of the event within its feed; for NeuroIO the result of the recognition.
+    pub fn kind(&self) -> Option<Cow<'a, str>> {
+        self.text(self.positions.kind())
+    }
+
+    /// Returns the time of the event as the feed has written it, in the format
+    /// [`time_format`](Positions::time_format).
+    pub fn time(&self) -> Option<Cow<'a, str>> {
+        self.text(self.positions.time())
+    }
+
+    /// Returns the text of a scalar value of the frame.
+    fn text(&self, span: Span) -> Option<Cow<'a, str>> {
+        json::text(span.of(self.frame)?)
     }
 }
 
-/// The fields of an entry that the platform is known to send. An entry may contain others.
-pub const ENTRY_FIELDS: [&str; 22] = [
-    "id",
-    "created",
-    "result",
-    "pid",
-    "pid_created",
-    "source",
-    "space",
-    "age",
-    "sex",
-    "mood",
-    "liveness",
-    "confidence",
-    "facesize",
-    "exposure",
-    "pan",
-    "tilt",
-    "face_image",
-    "full_image",
-    "initial_face_image",
-    "initial_full_image",
-    "groups",
-    "persons_groups",
-];
-
-/// The fields below `source` and `space` that the platform is known to send.
-pub const NESTED_FIELDS: [&str; 4] = ["source.id", "source.name", "space.id", "space.name"];
-
-/// A reference to a field of an event: a path of keys below `data` such as `result` or `space.id`, `id` for the feed's
-/// id, or `feed` for the name of the source in the configuration.
+/// A reference to a field of an event: a path of keys and array indexes below the body such as `result`, `space.id` or
+/// `groups.0`; `$.` and a path for a value outside of the body; `id` for the feed's id; `feed` for the name of the source
+/// in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldPath(Place);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Feed,
-    /// A field whose position is stored in the envelope.
-    Noted(Field),
-    /// A path that is searched in `data` each time.
-    Path(Vec<String>),
+    Id,
+    Path {
+        /// The hash by which a record finds the position of the field.
+        hash: u32,
+        /// Whether the path begins at the frame.
+        is_absolute: bool,
+        path: Path,
+    },
 }
 
+/// The beginning of a path that is counted from the frame.
+const FRAME_PREFIX: &str = "$.";
+
 impl FieldPath {
-    /// Parses a path; `None` if a key is empty, or contains a brace or white space.
-    pub fn parse(path: &str) -> Option<Self> {
-        if path
-            .split('.')
-            .any(|key| key.is_empty() || key.contains(|c: char| c == '{' || c.is_whitespace()))
-        {
-            return None;
-        }
-        Some(Self(match path {
+    /// Parses a path; `None` if a step is empty, or contains a brace or white space.
+    pub fn parse(text: &str) -> Option<Self> {
+        let from_frame = text.strip_prefix(FRAME_PREFIX);
+        let path = Path::parse(from_frame.unwrap_or(text))?;
+        Some(Self(match text {
             "feed" => Place::Feed,
-            "id" => Place::Noted(Field::Id),
-            "created" => Place::Noted(Field::Created),
-            "result" => Place::Noted(Field::Result),
-            "pid" => Place::Noted(Field::Pid),
-            "source.id" => Place::Noted(Field::SourceId),
-            "source.name" => Place::Noted(Field::SourceName),
-            "space.id" => Place::Noted(Field::SpaceId),
-            "space.name" => Place::Noted(Field::SpaceName),
-            path => Place::Path(path.split('.').map(str::to_owned).collect()),
+            "id" => Place::Id,
+            text => Place::Path {
+                hash: xxh3::xxh3_64(text.as_bytes()) as u32,
+                is_absolute: from_frame.is_some(),
+                path,
+            },
         }))
     }
 
-    /// Returns the part of the path that is not a known field of the platform: a spelling error, or a new field.
+    /// Returns the part of the path that is not a known field of NeuroIO: a spelling error, or a new field.
     pub fn unknown_field(&self) -> Option<String> {
-        let Place::Path(keys) = &self.0 else {
+        let Place::Path {
+            is_absolute: false,
+            path,
+            ..
+        } = &self.0
+        else {
             return None;
         };
-        let (first, path) = (keys.first()?, keys.join("."));
-        if !ENTRY_FIELDS.contains(&first.as_str()) {
-            return Some(first.clone());
+        let (first, text) = (path.steps().first()?, path.to_string());
+        if !ENTRY_FIELDS.contains(&&**first) {
+            return Some(first.to_string());
         }
-        let is_known = keys.len() == 1 || NESTED_FIELDS.contains(&path.as_str());
-        (!is_known).then_some(path)
+        let is_known = path.steps().len() == 1 || NESTED_FIELDS.contains(&text.as_str());
+        (!is_known).then_some(text)
     }
 
-    /// Returns whether the position of the field is stored in the envelope.
-    pub(crate) const fn is_noted(&self) -> bool {
-        !matches!(self.0, Place::Path(_))
+    /// Returns the hash and the path from the frame of a field whose position can be stored, given the path of the body.
+    pub(crate) fn projected(&self, body: &Path) -> Option<(u32, Path)> {
+        match &self.0 {
+            Place::Feed | Place::Id => None,
+            Place::Path {
+                hash,
+                is_absolute,
+                path,
+            } => Some((
+                *hash,
+                if *is_absolute {
+                    path.clone()
+                } else {
+                    body.join(path)
+                },
+            )),
+        }
     }
 
     /// Returns the value of this field in an event, as JSON; `None` if it is missing.
     pub(crate) fn raw<'a>(&self, event: &Event<'a>) -> Option<Cow<'a, str>> {
         match &self.0 {
             Place::Feed => serde_json::to_string(event.source).ok().map(Cow::Owned),
-            Place::Noted(field) => event.envelope.raw(*field, event.frame).map(Cow::Borrowed),
-            Place::Path(path) => json::at(event.data(), path).map(Cow::Borrowed),
+            Place::Id => match event.positions.ids().next() {
+                // A number stays a number, which can be compared with another one.
+                Some(part) if event.positions.ids().len() == 1 => part.of(event.frame).map(Cow::Borrowed),
+                _ => serde_json::to_string(&event.id()?).ok().map(Cow::Owned),
+            },
+            Place::Path { .. } => self.locate(event.positions, event.frame).map(Cow::Borrowed),
         }
     }
 
@@ -185,31 +212,28 @@ impl FieldPath {
     pub fn value<'a>(&self, event: &Event<'a>) -> Option<Cow<'a, str>> {
         match &self.0 {
             Place::Feed => Some(Cow::Borrowed(event.source)),
-            Place::Noted(field) => event.text(*field),
-            Place::Path(path) => lookup(event.data(), path),
+            Place::Id => event.id(),
+            Place::Path { .. } => json::text(self.locate(event.positions, event.frame)?),
         }
     }
-}
 
-/// Returns the text of the value at a path of keys in an object. Of equal keys, the last one is used.
-fn lookup<'a>(object: &'a str, path: &[impl AsRef<str>]) -> Option<Cow<'a, str>> {
-    let (first, rest) = path.split_first()?;
-    let mut found = None;
-    Scanner::new(object)
-        .and_then(|mut scanner| {
-            scanner.object(|scanner, key| {
-                let matches = key.name() == first.as_ref();
-                let value = scanner.value()?;
-                if matches {
-                    found = value.of(object);
-                }
-                Ok(())
-            })
-        })
-        .ok()?;
-    match rest {
-        [] => json::text(found?),
-        _ => lookup(found?, rest),
+    /// Returns the value at this path as written in a frame, given the positions of its fields; `None` if it is missing.
+    ///
+    /// A field without a stored position is searched, which takes as long as reading the body once.
+    pub fn locate<'a>(&self, positions: Positions<'_>, frame: &'a str) -> Option<&'a str> {
+        let Place::Path {
+            hash,
+            is_absolute,
+            path,
+        } = &self.0
+        else {
+            return None;
+        };
+        match positions.field(*hash) {
+            Some(span) => span.of(frame),
+            None if *is_absolute => path.of(frame),
+            None => path.of(positions.body().of(frame)?),
+        }
     }
 }
 
@@ -230,23 +254,6 @@ mod tests {
         ] {
             let field = FieldPath::parse(path).unwrap();
             assert_eq!(field.unknown_field().as_deref(), unknown, "{path}");
-        }
-    }
-
-    #[test]
-    fn path_selects_a_scalar_in_nested_objects() {
-        let object = r#"{"a":{"b":1},"a":{"b":{"c":"x"}},"n":null,"l":[1]}"#;
-        assert_eq!(lookup(object, &["a", "b", "c"]).as_deref(), Some("x"));
-        for none in [
-            &["a"][..],
-            &["a", "b"],
-            &["n"],
-            &["l"],
-            &["a", "x"],
-            &["n", "x"],
-            &[],
-        ] {
-            assert_eq!(lookup(object, none), None, "{none:?}");
         }
     }
 }

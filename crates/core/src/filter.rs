@@ -19,8 +19,6 @@ use crate::{
 /// `{ space = { id = [1] } }`. A filter without fields passes every event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// The conditions. Those on fields with a known position come first, because they need no scan of the
-    /// body.
     entries: Vec<Entry>,
 }
 
@@ -82,7 +80,6 @@ impl Filter {
                 condition,
             });
         }
-        entries.sort_by_key(|entry| !entry.field.is_noted());
         Ok(Self { entries })
     }
 
@@ -168,24 +165,11 @@ impl JsonSchema for Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        envelope::{Kind, read},
-        event::Sequence,
-    };
+    use crate::testing;
 
     fn passes(filter: &str, frame: &str) -> bool {
         let filter: Filter = serde_json::from_str(filter).unwrap();
-        let Kind::Event(envelope) = read(frame).unwrap() else {
-            panic!("no event")
-        };
-        filter.matches(&Event {
-            sequence: Sequence::FIRST,
-            received_at: jiff::Timestamp::UNIX_EPOCH,
-            source: "main",
-            conflict: None,
-            envelope,
-            frame,
-        })
+        filter.matches(&testing::event(frame))
     }
 
     #[test]
@@ -246,7 +230,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             serde_json::to_string(&filter).unwrap(),
-            r#"{"result":["new"],"a.b":["1"],"live":{"at_least":5,"not":{"x.y":["true"]}}}"#
+            r#"{"a.b":["1"],"result":["new"],"live":{"at_least":5,"not":{"x.y":["true"]}}}"#
         );
     }
 }

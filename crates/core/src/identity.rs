@@ -8,10 +8,7 @@ use std::fmt::{self, Write};
 use uuid::Uuid;
 use xxhash_rust::xxh3;
 
-use crate::{
-    envelope::Field,
-    event::{Event, Sequence},
-};
+use crate::event::{Event, Sequence};
 
 /// The id of the spool that assigned an event's sequence: a UUIDv7, so that later spools sort later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,7 +40,7 @@ impl fmt::Display for SpoolId {
 /// Appends the id of an event: the feed's id, followed by `~` and eight digits if an earlier event had the
 /// same id and another body; `<spool id>-<sequence>` for an event without an id.
 pub fn write_id(event: &Event<'_>, spool: &SpoolId, out: &mut String) {
-    match event.text(Field::Id) {
+    match event.id() {
         Some(id) => out.push_str(&id),
         // Writing to a string cannot fail.
         None => {
@@ -108,7 +105,7 @@ pub const fn conflict_suffix(body_hash: u128) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::envelope::{Kind, read};
+    use crate::testing;
 
     #[test]
     fn consecutive_ids_have_neighbouring_hashes() {
@@ -144,16 +141,9 @@ mod tests {
     }
 
     fn event(frame: &str) -> Event<'_> {
-        let Kind::Event(envelope) = read(frame).unwrap() else {
-            panic!("no event")
-        };
         Event {
             sequence: Sequence::new(42).unwrap(),
-            received_at: jiff::Timestamp::UNIX_EPOCH,
-            source: "main",
-            conflict: None,
-            envelope,
-            frame,
+            ..testing::event(frame)
         }
     }
 

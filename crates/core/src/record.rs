@@ -7,13 +7,14 @@
 //! | 8 | 8 | sequence |
 //! | 16 | 8 | time of receipt, microseconds since 1970 |
 //! | 24 | 1 | flags: 1 for a conflict |
-//! | 25 | 1 | length of the source's name |
-//! | 26 | 4 | conflict: a hash of the body, or 0 |
-//! | 30 | 72 | positions of the fields in the frame: start and end of each |
-//! | 102 | … | the source's name, then the frame |
+//! | 25 | 3 | lengths of the source's name, of its URI, and of the prefix of the type |
+//! | 28 | 4 | conflict: a hash of the body, or 0 |
+//! | 32 | … | positions of the fields in the frame: see [`positions`](crate::positions) |
+//! | … | … | the source's name, its URI, the prefix of the type, then the frame |
 //!
 //! In a log in memory, checksum and sequence are not set. All numbers are little-endian. The positions of the
-//! fields are stored so that no reader scans the frame again.
+//! fields are stored so that no reader scans the frame again, and the attributes of the source so that an event can be
+//! published after its source was removed from the configuration.
 
 mod batch;
 
@@ -21,16 +22,18 @@ use jiff::Timestamp;
 
 pub use self::batch::{Batch, Fate, SealedBatch};
 use crate::{
-    envelope::{Envelope, FIELDS},
     event::{Event, Sequence},
-    json::Span,
+    positions::{self, Positions},
 };
 
 /// The number of bytes before the part that the length and the checksum cover.
 pub const PREFIX: usize = 8;
-/// The length of the shortest record: without a source name and a frame.
-pub const SHORTEST: usize = FIXED;
-const FIXED: usize = 102;
+/// The version of the format, which the log on disk stores.
+pub const FORMAT_VERSION: u32 = 2;
+/// The length of the shortest record: without an id, fields, attributes of the source and a frame.
+pub const SHORTEST: usize = FIXED + positions::SHORTEST;
+/// The number of bytes before the positions.
+const FIXED: usize = 32;
 const CONFLICT: u8 = 1;
 
 /// Why bytes are not a valid record.
@@ -83,7 +86,7 @@ pub fn verify(bytes: &[u8]) -> Result<usize, RecordError> {
             expected: total,
         });
     };
-    if total < FIXED {
+    if total < SHORTEST {
         return Err(RecordError::Content { what: "length" });
     }
     let found = u32_at(record, 4);
@@ -112,31 +115,37 @@ pub fn decode(bytes: &[u8], sequence: Sequence) -> Result<(Event<'_>, usize), Re
             expected: total,
         });
     };
-    let source_end = FIXED + usize::from(*record.get(25).ok_or(RecordError::Content { what: "length" })?);
-    if total < source_end {
+    if total < SHORTEST {
         return Err(RecordError::Content { what: "length" });
     }
     let received_at =
         Timestamp::from_microsecond(u64_at(record, 16) as i64).map_err(|_| RecordError::Content {
             what: "time of receipt",
         })?;
-    let source = std::str::from_utf8(&record[FIXED..source_end])
-        .map_err(|_| RecordError::Content { what: "source" })?;
-    let frame = simdutf8::basic::from_utf8(&record[source_end..])
-        .map_err(|_| RecordError::Content { what: "frame" })?;
-    let mut spans = [Span::ABSENT; FIELDS];
-    for (index, span) in spans.iter_mut().enumerate() {
-        *span = Span {
-            start: u32_at(record, 30 + 8 * index),
-            end: u32_at(record, 34 + 8 * index),
-        };
-    }
+    let (positions, length) =
+        Positions::parse(&record[FIXED..]).ok_or(RecordError::Content { what: "positions" })?;
+    let mut rest = &record[FIXED + length..];
+    let mut text = |length: u8, what| {
+        let (text, after) = rest
+            .split_at_checked(usize::from(length))
+            .ok_or(RecordError::Content { what: "length" })?;
+        rest = after;
+        std::str::from_utf8(text).map_err(|_| RecordError::Content { what })
+    };
+    let (source, source_uri) = (
+        text(record[25], "source")?,
+        text(record[26], "URI of the source")?,
+    );
+    let type_prefix = text(record[27], "prefix of the type")?;
+    let frame = simdutf8::basic::from_utf8(rest).map_err(|_| RecordError::Content { what: "frame" })?;
     let event = Event {
         sequence,
         received_at,
         source,
-        conflict: (record[24] & CONFLICT != 0).then(|| u32_at(record, 26)),
-        envelope: Envelope::from_spans(spans),
+        source_uri,
+        type_prefix,
+        conflict: (record[24] & CONFLICT != 0).then(|| u32_at(record, 28)),
+        positions,
         frame,
     };
     Ok((event, total))
@@ -161,21 +170,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::envelope::{Field, Kind, read};
+    use crate::testing;
 
     fn sealed(frames: &[String]) -> SealedBatch {
         let mut batch = Batch::default();
         for (index, frame) in frames.iter().enumerate() {
-            let Kind::Event(envelope) = read(frame).unwrap() else {
-                panic!("no event")
-            };
             batch.push(&Event {
-                sequence: Sequence::FIRST,
                 received_at: Timestamp::from_microsecond(index as i64).unwrap(),
-                source: "main",
                 conflict: (index % 2 == 1).then_some(index as u32),
-                envelope,
-                frame,
+                ..testing::event(frame)
             });
         }
         batch.seal(Sequence::new(100).unwrap())
@@ -198,10 +201,9 @@ mod tests {
             assert_eq!(event.received_at.as_microsecond(), index as i64);
             assert_eq!(event.conflict, (index % 2 == 1).then_some(index as u32));
             assert_eq!((event.source, event.frame), ("main", frames[index].as_str()));
-            assert_eq!(
-                event.text(Field::Pid).as_deref(),
-                Some(format!("p{index}").as_str())
-            );
+            assert_eq!(event.source_uri, "/neuroio/main");
+            assert_eq!(event.type_prefix, "com.neuroio.entry.");
+            assert_eq!(event.body(), format!(r#"{{"pid":"p{index}"}}"#));
         }
     }
 
@@ -219,9 +221,7 @@ mod tests {
             }).collect();
             let received_at = Timestamp::from_microsecond(5).unwrap();
             let push = |batch: &mut Batch, frame: &str, conflict, received_at| {
-                let Kind::Event(envelope) = read(frame).unwrap() else { panic!("no event") };
-                let (sequence, source) = (Sequence::FIRST, "main");
-                batch.push(&Event { sequence, received_at, source, conflict, envelope, frame });
+                batch.push(&Event { received_at, conflict, ..testing::event(frame) });
             };
             let (mut expected, mut batches) = (Batch::default(), [Batch::default(), Batch::default()]);
             let split = split.index(frames.len() + 1);
@@ -278,7 +278,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_are_rejected_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(verify(&bytes).is_err());
-            let _ = decode(&bytes, Sequence::FIRST).map(|(event, _)| (event.data().len(), event.text(Field::Pid)));
+            let _ = decode(&bytes, Sequence::FIRST).map(|(event, _)| (event.body().len(), event.id()));
         }
 
         #[test]
@@ -286,7 +286,7 @@ mod tests {
             let mut bytes = sealed(&frames(1)).bytes().to_vec();
             let at = at.index(bytes.len());
             bytes[at] = byte;
-            let _ = decode(&bytes, Sequence::FIRST).map(|(event, _)| (event.data().len(), event.text(Field::Pid)));
+            let _ = decode(&bytes, Sequence::FIRST).map(|(event, _)| (event.body().len(), event.id()));
         }
     }
 }

@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use crate::{
+    event::Event,
+    event_buf::EventBuf,
     file,
     json::{self, JsonError, Key, Scanner, Span},
+    positions::Positions,
 };
 
 pub use self::pattern::{Pattern, PatternError};
@@ -35,12 +38,13 @@ pub struct Pseudonymise {
     pub key_file: PathBuf,
 }
 
-/// Redacts values of frames and replaces others by pseudonyms.
+/// Redacts values of events and replaces others by pseudonyms.
 ///
 /// A pattern without a dot matches the key with that name at any depth, also within arrays. A pattern with
-/// dots matches the path from `data` (or from the frame: `data.pid` and `meta.x` match too), in which arrays
+/// dots matches the path from the body (or from the frame: `data.pid` and `meta.x` match too), in which arrays
 /// are not counted. `*` matches any part of a name. Patterns are compared with names without escapes. The
-/// frame's own `id` and `data` are never replaced, because an event needs them; values within them are.
+/// body and the parts of the id are never replaced, because an event needs them; values within them are. Of a
+/// value that contains the body or a part of the id, everything else is replaced.
 ///
 /// A redacted value becomes `null`. A pseudonym is the HMAC-SHA-256 of the value's text as 64 hexadecimal
 /// digits: equal values have equal pseudonyms, also `1` and `"1"`; objects and arrays become `null`. A value
@@ -79,50 +83,42 @@ impl Redaction {
         self.redact.is_empty() && self.pseudonymise.is_empty()
     }
 
-    /// Redacts `frame`. Returns true if a value was replaced: then `out` is the new frame, with all other
-    /// text unchanged. If it returns false, the content of `out` is undefined.
+    /// Returns the event after redaction: the event itself if nothing matches, otherwise one with a new frame in `out`.
+    /// All text but the replaced values is unchanged.
     ///
-    /// `frame` must be valid for [`read`](crate::envelope::read). For any other text `out` becomes `null`, so
-    /// that no value leaks.
-    pub fn apply(&self, frame: &str, out: &mut String) -> bool {
-        out.clear();
+    /// # Errors
+    /// The frame is not JSON, so that it cannot be redacted.
+    pub fn apply<'a>(&self, event: &Event<'a>, out: &'a mut EventBuf) -> Result<Event<'a>, JsonError> {
         if self.is_empty() {
-            return false;
+            return Ok(*event);
         }
+        out.begin();
         let mut walk = Walk {
             redaction: self,
-            frame,
+            frame: event.frame,
+            exempt: Exempt(event.positions),
             path: Vec::new(),
-            depth: 0,
-            copied: 0,
             out,
         };
-        let walked = Scanner::new(frame).and_then(|mut scanner| {
-            walk.value(&mut scanner)?;
-            scanner.end()
-        });
-        let copied = walk.copied;
-        if walked.is_err() {
-            out.clear();
-            out.push_str(NULL);
-            return true;
-        }
-        if copied == 0 {
-            return false;
-        }
-        out.push_str(&frame[copied..]);
-        true
+        let mut scanner = Scanner::new(event.frame)?;
+        walk.value(&mut scanner, None)?;
+        scanner.end()?;
+        Ok(out.finish(event))
     }
 
-    /// Returns the action for the value at `path`, whose last key is `name`.
-    fn judge(&self, name: &str, path: &[Cow<'_, str>]) -> Action {
-        let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(name, path));
+    /// Returns the replacement of the value at `path`, whose last key is `name`; `None` if no pattern matches.
+    fn judge(&self, name: &str, path: &[Cow<'_, str>], body_depth: usize) -> Option<Replacement> {
+        let any = |patterns: &[Pattern]| {
+            patterns
+                .iter()
+                .any(|pattern| pattern.matches(name, path, body_depth))
+        };
         if any(&self.redact) {
-            Action::Redact
+            Some(Replacement::Null)
         } else if any(&self.pseudonymise) {
-            Action::Pseudonymise
+            Some(Replacement::Pseudonym)
         } else {
-            Action::Keep
+            None
         }
     }
 
@@ -199,63 +195,81 @@ const NULL: &str = "null";
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 #[derive(Clone, Copy)]
-enum Action {
-    Keep,
-    Redact,
-    Pseudonymise,
+enum Replacement {
+    Null,
+    Pseudonym,
+}
+
+/// The values that are never replaced: the body and the parts of the id.
+#[derive(Clone, Copy)]
+struct Exempt<'a>(Positions<'a>);
+
+impl Exempt<'_> {
+    fn spans(self) -> impl Iterator<Item = Span> {
+        let spans = std::iter::once(self.0.body()).chain(self.0.ids());
+        spans.filter(|span| !span.is_absent())
+    }
+
+    fn is(self, value: Span) -> bool {
+        self.spans().any(|span| span == value)
+    }
+
+    fn is_within(self, value: Span) -> bool {
+        self.spans()
+            .any(|span| value.start <= span.start && span.end <= value.end)
+    }
 }
 
 /// A pass through a frame.
 struct Walk<'r, 'a> {
     redaction: &'r Redaction,
     frame: &'a str,
+    exempt: Exempt<'a>,
     /// The keys from the frame to the current value. Empty unless a pattern is a path.
     path: Vec<Cow<'a, str>>,
-    /// The number of open objects.
-    depth: usize,
-    /// The length of the part of the frame that was copied or replaced in `out`. 0 before the first replaced
-    /// value.
-    copied: usize,
-    out: &'r mut String,
+    out: &'r mut EventBuf,
 }
 
 impl<'a> Walk<'_, 'a> {
-    fn value(&mut self, scanner: &mut Scanner<'a>) -> Result<(), JsonError> {
+    /// Reads a value. `inherited` is the replacement of a value around it, which contains an exempt value.
+    fn value(&mut self, scanner: &mut Scanner<'a>, inherited: Option<Replacement>) -> Result<(), JsonError> {
         if scanner.at_object() {
-            self.depth += 1;
-            scanner.object(|scanner, key| self.member(scanner, key))?;
-            self.depth -= 1;
+            scanner.object(|scanner, key| self.member(scanner, key, inherited))?;
         } else if scanner.at_array() {
-            scanner.array(|scanner| self.value(scanner))?;
+            scanner.array(|scanner| match inherited {
+                Some(replacement) => self.replace(scanner, replacement),
+                None => self.value(scanner, None),
+            })?;
         } else {
             scanner.value()?;
         }
         Ok(())
     }
 
-    fn member(&mut self, scanner: &mut Scanner<'a>, key: Key<'a>) -> Result<(), JsonError> {
+    fn member(
+        &mut self,
+        scanner: &mut Scanner<'a>,
+        key: Key<'a>,
+        inherited: Option<Replacement>,
+    ) -> Result<(), JsonError> {
         let name = key.name();
         // A key with an unpaired surrogate has no text and is compared as written. Consumers interpret such a
         // key differently, so every pattern has to match it.
         let is_unreadable = matches!(&name, Cow::Borrowed(name) if name.contains('\\'));
-        let is_frame_level = self.depth == 1;
         let has_paths = self.redaction.has_paths;
         if has_paths {
             self.path.push(name.clone());
         }
-        let action = if is_frame_level && matches!(name.as_ref(), "id" | "data") {
-            Action::Keep
-        } else if is_unreadable {
-            Action::Redact
+        let replacement = if is_unreadable {
+            Some(Replacement::Null)
         } else {
-            self.redaction.judge(&name, &self.path)
+            let body_depth = self.exempt.0.body_depth();
+            let judged = self.redaction.judge(&name, &self.path, body_depth);
+            judged.or(inherited)
         };
-        match action {
-            Action::Keep => self.value(scanner)?,
-            Action::Redact | Action::Pseudonymise => {
-                let span = scanner.value()?;
-                self.replace(span, action);
-            }
+        match replacement {
+            Some(replacement) => self.replace(scanner, replacement)?,
+            None => self.value(scanner, None)?,
         }
         if has_paths {
             self.path.pop();
@@ -263,17 +277,26 @@ impl<'a> Walk<'_, 'a> {
         Ok(())
     }
 
-    fn replace(&mut self, span: Span, action: Action) {
+    /// Replaces the next value, or what is not exempt in it.
+    fn replace(&mut self, scanner: &mut Scanner<'a>, replacement: Replacement) -> Result<(), JsonError> {
+        let mut ahead = scanner.clone();
+        let span = ahead.value()?;
+        if self.exempt.is(span) {
+            return self.value(scanner, None);
+        }
+        if self.exempt.is_within(span) {
+            return self.value(scanner, Some(replacement));
+        }
+        *scanner = ahead;
         let value = &self.frame[span.start as usize..span.end as usize];
-        if value == NULL {
-            return;
+        if value != NULL {
+            let redaction = self.redaction;
+            self.out.replace(self.frame, span, |out| match replacement {
+                Replacement::Null => out.push_str(NULL),
+                Replacement::Pseudonym => redaction.push_pseudonym(value, out),
+            });
         }
-        self.out.push_str(&self.frame[self.copied..span.start as usize]);
-        match action {
-            Action::Pseudonymise => self.redaction.push_pseudonym(value, self.out),
-            Action::Keep | Action::Redact => self.out.push_str(NULL),
-        }
-        self.copied = span.end as usize;
+        Ok(())
     }
 }
 

@@ -51,9 +51,8 @@ impl Oversize {
             && let Err(PublishError::Rejected(rejection)) = &published
             && rejection.reason == RejectionReason::TooLarge
             && let Some(stripped) = Stripped::of(event)
-            && let Some(event) = stripped.event(event)
         {
-            return publish(&event, Some(&stripped.fields));
+            return publish(&stripped.event(event), Some(&stripped.fields));
         }
         published
     }

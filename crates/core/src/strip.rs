@@ -1,36 +1,42 @@
 //! Removes the pictures from an event that is too large.
 
 use crate::{
-    envelope::{self, Kind},
     event::Event,
+    event_buf::EventBuf,
     json::{Scanner, Span},
 };
 
 /// An event without its pictures.
 #[derive(Debug, Default)]
 pub struct Stripped {
-    frame: String,
+    changed: EventBuf,
     /// The keys whose values were removed, separated by commas.
     pub fields: String,
 }
 
 impl Stripped {
-    /// Replaces each value of the entry whose key ends with `_image` by `null`. `None` if there is no such
+    /// Replaces each value of the body whose key ends with `_image` by `null`. `None` if there is no such
     /// value.
     ///
     /// Such a value is the URL of a picture, or *assumed* the picture itself in base64.
     pub fn of(event: &Event<'_>) -> Option<Self> {
-        let data = event.data();
-        let offset = event.envelope.span(envelope::Field::Data).start as usize;
-        let mut spans: Vec<Span> = Vec::new();
+        let body = event.body();
+        let offset = event.positions.body().start;
+        let mut stripped = Self::default();
         let mut fields: Vec<String> = Vec::new();
-        Scanner::new(data)
+        Scanner::new(body)
             .and_then(|mut scanner| {
                 scanner.object(|scanner, key| {
                     let name = key.name();
                     let value = scanner.value()?;
-                    if name.ends_with("_image") && value.of(data).is_some_and(|value| value != "null") {
-                        spans.push(value);
+                    if name.ends_with("_image") && value.of(body).is_some_and(|value| value != "null") {
+                        let value = Span {
+                            start: offset + value.start,
+                            end: offset + value.end,
+                        };
+                        stripped
+                            .changed
+                            .replace(event.frame, value, |out| out.push_str("null"));
                         // A duplicate key is listed once.
                         if !fields.iter().any(|field| *field == name) {
                             fields.push(name.into_owned());
@@ -40,33 +46,17 @@ impl Stripped {
                 })
             })
             .ok()?;
-        if spans.is_empty() {
+        if fields.is_empty() {
             return None;
         }
-        let mut frame = String::with_capacity(event.frame.len().min(4096));
-        let mut copied = 0;
-        for span in spans {
-            frame.push_str(&event.frame[copied..offset + span.start as usize]);
-            frame.push_str("null");
-            copied = offset + span.end as usize;
-        }
-        frame.push_str(&event.frame[copied..]);
-        Some(Self {
-            frame,
-            fields: fields.join(","),
-        })
+        stripped.changed.finish(event);
+        stripped.fields = fields.join(",");
+        Some(stripped)
     }
 
-    /// Returns the stripped event. `None` only for an invalid frame, which stripping never produces.
-    pub fn event<'a>(&'a self, original: &Event<'a>) -> Option<Event<'a>> {
-        match envelope::read(&self.frame) {
-            Ok(Kind::Event(envelope)) => Some(Event {
-                envelope,
-                frame: &self.frame,
-                ..*original
-            }),
-            _ => None,
-        }
+    /// Returns the stripped event.
+    pub fn event<'a>(&'a self, original: &Event<'a>) -> Event<'a> {
+        self.changed.event(original)
     }
 }
 
@@ -75,28 +65,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::Sequence;
-
-    fn event(frame: &str) -> Event<'_> {
-        let Ok(Kind::Event(envelope)) = envelope::read(frame) else {
-            panic!("no event: {frame}")
-        };
-        Event {
-            sequence: Sequence::FIRST,
-            received_at: jiff::Timestamp::UNIX_EPOCH,
-            source: "main",
-            conflict: None,
-            envelope,
-            frame,
-        }
-    }
+    use crate::testing::event;
 
     #[test]
     fn stripped_pictures_are_null_and_listed() {
         let frame = r#" {"id":1,"face_image":"stays: not in the entry","data":{"pid":"p","face_image":"AAAA","full_\u0069mage" : "B\"B" ,"initial_face_image":null,"x":{"face_image":"stays"},"face_image":"CC"}, "more":2}"#;
         let event = event(frame);
         let stripped = Stripped::of(&event).unwrap();
-        insta::assert_snapshot!(stripped.event(&event).unwrap().frame, @r#" {"id":1,"face_image":"stays: not in the entry","data":{"pid":"p","face_image":null,"full_\u0069mage" : null ,"initial_face_image":null,"x":{"face_image":"stays"},"face_image":null}, "more":2}"#);
+        insta::assert_snapshot!(stripped.event(&event).frame, @r#" {"id":1,"face_image":"stays: not in the entry","data":{"pid":"p","face_image":null,"full_\u0069mage" : null ,"initial_face_image":null,"x":{"face_image":"stays"},"face_image":null}, "more":2}"#);
         assert_eq!(stripped.fields, "face_image,full_image");
     }
 
@@ -116,7 +92,7 @@ mod tests {
             let frame = format!("{{\"id\":3,\"data\": {{{}}}}}", body.join(" ,"));
             let event = event(&frame);
             if let Some(stripped) = Stripped::of(&event) {
-                let event = stripped.event(&event).unwrap();
+                let event = stripped.event(&event);
                 let mut expected: serde_json::Value = serde_json::from_str(&frame).unwrap();
                 for (key, value) in expected["data"].as_object_mut().unwrap() {
                     if key.ends_with("_image") {

@@ -195,27 +195,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        envelope::{Kind, read},
-        event::Sequence,
-    };
+    use crate::testing::event;
 
     const FRAME: &str =
         r#"{"id":7,"data":{"result":"new","pid":null,"space":{"id":"a b.c"},"extra":{"deep":true}}}"#;
-
-    fn event(frame: &str) -> Event<'_> {
-        let Kind::Event(envelope) = read(frame).unwrap() else {
-            panic!("no event")
-        };
-        Event {
-            sequence: Sequence::FIRST,
-            received_at: jiff::Timestamp::UNIX_EPOCH,
-            source: "main",
-            conflict: None,
-            envelope,
-            frame,
-        }
-    }
 
     #[test]
     fn placeholders_are_replaced_by_fields() {

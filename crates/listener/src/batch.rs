@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::frame::Frame;
+use crate::{event::Message, frame::Frame};
 
 /// Converts the frames of one wake-up of a source's socket into a batch for the channel.
 ///
 /// Runs in the task that reads the socket, on text that is in the processor's cache: the place for all work
-/// that needs only one frame. [`Frames`] keeps the frames unchanged.
+/// that needs only one frame. [`Messages`] keeps the frames as [`Message`]s.
 pub trait Batcher: Send + 'static {
     /// The batch that is sent through the channel.
     type Batch: Send + 'static;
@@ -19,7 +19,7 @@ pub trait Batcher: Send + 'static {
     ///
     /// A batch ends after 1,024 frames, or with the frame that exceeds 128 KiB of text, if the socket
     /// provides that many.
-    fn push(&mut self, frame: Frame);
+    fn push(&mut self, frame: Frame<'_>);
 
     /// Returns the batch of all frames added since the last call; at least one. The returned batch is always
     /// sent.
@@ -29,48 +29,48 @@ pub trait Batcher: Send + 'static {
     fn take(&mut self, received_at: Timestamp) -> Self::Batch;
 }
 
-/// The event frames and malformed frames of one wake-up of a source's socket.
+/// The events and malformed frames of one wake-up of a source's socket.
 #[derive(Clone, Debug)]
-pub struct FrameBatch {
+pub struct MessageBatch {
     /// The name of the source.
     pub source: Arc<str>,
     /// The time of reading by the guarded clock, which decreases only if the system clock was set back.
     pub received_at: Timestamp,
-    /// At least one frame, in the order of the feed.
-    pub frames: Vec<Frame>,
+    /// At least one [`Message::Event`] or [`Message::Malformed`], in the order of the feed.
+    pub messages: Vec<Message>,
 }
 
-/// Collects unchanged frames in [`FrameBatch`]es.
+/// Collects events and malformed frames in [`MessageBatch`]es.
 #[derive(Debug)]
-pub struct Frames {
+pub struct Messages {
     source: Arc<str>,
-    frames: Vec<Frame>,
+    messages: Vec<Message>,
 }
 
-impl Frames {
+impl Messages {
     /// Creates a batcher for the source with this name.
     pub fn new(source: impl Into<Arc<str>>) -> Self {
         Self {
             source: source.into(),
-            frames: Vec::new(),
+            messages: Vec::new(),
         }
     }
 }
 
-impl Batcher for Frames {
-    type Batch = FrameBatch;
+impl Batcher for Messages {
+    type Batch = MessageBatch;
 
-    fn push(&mut self, frame: Frame) {
-        self.frames.push(frame);
+    fn push(&mut self, frame: Frame<'_>) {
+        self.messages.push(Message::of_frame(frame));
     }
 
-    fn take(&mut self, received_at: Timestamp) -> FrameBatch {
+    fn take(&mut self, received_at: Timestamp) -> MessageBatch {
         // The next batch usually has a similar size.
-        let next = Vec::with_capacity(self.frames.len());
-        FrameBatch {
+        let next = Vec::with_capacity(self.messages.len());
+        MessageBatch {
             source: Arc::clone(&self.source),
             received_at,
-            frames: std::mem::replace(&mut self.frames, next),
+            messages: std::mem::replace(&mut self.messages, next),
         }
     }
 }

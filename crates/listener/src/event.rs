@@ -1,11 +1,13 @@
 //! The messages of the platform as types.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
-
-use neurobridge_core::{
-    envelope::{Envelope, Field},
-    json::{self, Scanner},
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{Arc, LazyLock},
+    time::Duration,
 };
+
+use neurobridge_core::{event::FieldPath, json, positions::PositionsBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -70,79 +72,105 @@ impl std::error::Error for PlatformError {}
 
 /// An event: the unchanged frame with the positions of its fields. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Event {
-    // A copy: a slice of the socket's read buffer would keep the whole buffer alive as long as the event.
-    frame: Arc<str>,
-    envelope: Envelope,
+pub struct Event(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    frame: Box<str>,
+    positions: PositionsBuf,
+}
+
+/// The fields with a method of their own, besides those that every event has.
+static FIELDS: LazyLock<Fields> = LazyLock::new(|| {
+    let path = |path| FieldPath::parse(path).expect("a path");
+    Fields {
+        pid: path("pid"),
+        source_id: path("source.id"),
+        space_id: path("space.id"),
+        face_image: path("face_image"),
+        full_image: path("full_image"),
+    }
+});
+
+struct Fields {
+    pid: FieldPath,
+    source_id: FieldPath,
+    space_id: FieldPath,
+    face_image: FieldPath,
+    full_image: FieldPath,
+}
+
+/// Returns the fields of an entry whose positions [`Event`] needs.
+pub(crate) fn projected_fields() -> Vec<FieldPath> {
+    let Fields {
+        pid,
+        source_id,
+        space_id,
+        face_image,
+        full_image,
+    } = &*FIELDS;
+    [pid, source_id, space_id, face_image, full_image]
+        .map(FieldPath::clone)
+        .to_vec()
 }
 
 impl Event {
     /// Returns the whole frame, unchanged.
     pub fn as_str(&self) -> &str {
-        &self.frame
+        &self.0.frame
     }
 
     /// Returns the id of the frame, *assumed* to equal the entry's id.
     pub fn id(&self) -> Option<Cow<'_, str>> {
-        self.envelope.text(Field::Id, &self.frame)
+        let id = self.0.positions.positions().ids().next()?;
+        json::text(id.of(&self.0.frame)?).filter(|id| !id.is_empty())
     }
 
     /// Returns `data`, the entry, as JSON text of the frame.
     pub fn data(&self) -> &str {
-        self.envelope.raw(Field::Data, &self.frame).unwrap_or("{}")
+        let body = self.0.positions.positions().body();
+        body.of(&self.0.frame).unwrap_or("{}")
     }
 
     /// Returns the result of the recognition: `new`, `exact` and so on.
     pub fn result(&self) -> Option<Cow<'_, str>> {
-        self.envelope.text(Field::Result, &self.frame)
+        json::text(self.0.positions.positions().kind().of(&self.0.frame)?)
     }
 
     /// Returns the id of the person.
     pub fn pid(&self) -> Option<Cow<'_, str>> {
-        self.envelope.text(Field::Pid, &self.frame)
+        self.text(&FIELDS.pid)
     }
 
     /// Returns the time at which the entry was created, ISO 8601.
     pub fn created(&self) -> Option<Cow<'_, str>> {
-        self.envelope.text(Field::Created, &self.frame)
+        json::text(self.0.positions.positions().time().of(&self.0.frame)?)
     }
 
     /// Returns the id of the camera or upload.
     pub fn source_id(&self) -> Option<Cow<'_, str>> {
-        self.envelope.text(Field::SourceId, &self.frame)
+        self.text(&FIELDS.source_id)
     }
 
     /// Returns the id of the tenant's space.
     pub fn space_id(&self) -> Option<Cow<'_, str>> {
-        self.envelope.text(Field::SpaceId, &self.frame)
+        self.text(&FIELDS.space_id)
     }
 
     /// Returns the picture of the face: a URL, *assumed* sometimes the picture itself in base64.
     pub fn face_image(&self) -> Option<Cow<'_, str>> {
-        json::text(self.field("face_image")?)
+        self.text(&FIELDS.face_image)
     }
 
     /// Returns the whole picture, in the form of [`Event::face_image`].
     pub fn full_image(&self) -> Option<Cow<'_, str>> {
-        json::text(self.field("full_image")?)
+        self.text(&FIELDS.full_image)
     }
 
-    /// Returns the text of any field of the entry, `None` if it is missing. Scans the entry from its start:
-    /// use [`Event::entry`] for more than one or two fields.
-    pub fn field(&self, name: &str) -> Option<&str> {
-        let data = self.data();
-        let mut scanner = Scanner::new(data).ok()?;
-        let mut found = None;
-        scanner
-            .object(|scanner, key| {
-                let value = scanner.value()?;
-                if key.name() == name {
-                    found = value.of(data);
-                }
-                Ok(())
-            })
-            .ok()?;
-        found
+    /// Returns any field of the entry as JSON text, by a path such as `mood` or `source.name`; `None` if it is missing.
+    /// Scans the entry from its start: use [`Event::entry`] for more than one or two fields.
+    pub fn field(&self, path: &str) -> Option<&str> {
+        self.raw(&FieldPath::parse(path)?)
     }
 
     /// Parses the entry with all its documented fields.
@@ -152,17 +180,27 @@ impl Event {
     pub fn entry(&self) -> serde_json::Result<Entry> {
         serde_json::from_str(self.data())
     }
+
+    fn text(&self, field: &FieldPath) -> Option<Cow<'_, str>> {
+        json::text(self.raw(field)?)
+    }
+
+    fn raw(&self, field: &FieldPath) -> Option<&str> {
+        field.locate(self.0.positions.positions(), &self.0.frame)
+    }
 }
 
 impl Message {
-    pub(crate) fn of_frame(frame: &Frame) -> Self {
-        let text = Arc::from(frame.text.as_str());
+    pub(crate) fn of_frame(frame: Frame<'_>) -> Self {
         match frame.content {
-            Content::Event(envelope) => Self::Event(Event {
-                frame: text,
-                envelope,
-            }),
-            Content::Malformed(reason) => Self::Malformed { text, reason },
+            Content::Event(positions) => Self::Event(Event(Arc::new(Inner {
+                frame: frame.text.into(),
+                positions: positions.into(),
+            }))),
+            Content::Malformed(reason) => Self::Malformed {
+                text: frame.text.into(),
+                reason,
+            },
         }
     }
 }
@@ -295,20 +333,15 @@ pub enum Liveness {
 
 #[cfg(test)]
 mod tests {
-    use neurobridge_core::envelope::FrameReader;
+    use neurobridge_core::neuroio::Frames;
 
     use super::*;
     use crate::frame::classify;
 
     fn event(frame: &str) -> Event {
-        let content = classify(&mut FrameReader::default(), frame)
-            .content
-            .expect("an event");
-        let frame = Frame {
-            text: frame.to_owned().into(),
-            content,
-        };
-        match Message::of_frame(&frame) {
+        let mut frames = Frames::default();
+        let content = classify(&mut frames, frame).content.expect("an event");
+        match Message::of_frame(Frame { text: frame, content }) {
             Message::Event(event) => event,
             message => panic!("{message:?}"),
         }

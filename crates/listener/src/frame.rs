@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use neurobridge_core::{
-    envelope::{self, Envelope, FrameReader, Kind},
     json::{JsonError, Span, text},
+    neuroio::{self, Frames, Kind},
+    positions::Positions,
 };
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::error_fields;
 
@@ -14,21 +14,20 @@ use crate::error_fields;
 /// than is shown.
 const MAX_KEPT_BYTES: usize = 16 * 1024;
 
-/// A text frame as received.
-#[derive(Clone, Debug)]
-pub struct Frame {
-    /// The text: a slice of the socket's read buffer. As long as it is held, it keeps the whole buffer alive,
-    /// up to 100 times its own size; copy text that is stored.
-    pub text: Utf8Bytes,
+/// A text frame as received, borrowed from the connection. Copy what is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// The text.
+    pub text: &'a str,
     /// The classification.
-    pub content: Content,
+    pub content: Content<'a>,
 }
 
 /// The classification of a frame that leaves the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
+pub enum Content<'a> {
     /// An event, with the positions of its fields.
-    Event(Envelope),
+    Event(Positions<'a>),
     /// A malformed frame.
     Malformed(MalformedReason),
 }
@@ -57,9 +56,9 @@ impl MalformedReason {
 
 /// The meaning of a text frame: an event for the program, a control message for the connection, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Classified {
+pub(crate) struct Classified<'a> {
     /// The content to deliver.
-    pub(crate) content: Option<Content>,
+    pub(crate) content: Option<Content<'a>>,
     /// The message for the connection.
     pub(crate) control: Option<Control>,
 }
@@ -81,20 +80,20 @@ pub(crate) enum Control {
 pub(crate) struct Foreign(pub(crate) String);
 
 /// Classifies a text frame. Allocates only for rare kinds.
-pub(crate) fn classify(reader: &mut FrameReader, frame: &str) -> Classified {
+pub(crate) fn classify<'a>(frames: &'a mut Frames, frame: &str) -> Classified<'a> {
     let control = |control| match control {
-        envelope::Control::Ping(span) => Control::Pong(expect(frame, span, "PONG")),
-        envelope::Control::Auth(span) => Control::Auth(expect(frame, span, "ok")),
-        envelope::Control::Error(span) => Control::Error(foreign(frame, span)),
+        neuroio::Control::Ping(span) => Control::Pong(expect(frame, span, "PONG")),
+        neuroio::Control::Auth(span) => Control::Auth(expect(frame, span, "ok")),
+        neuroio::Control::Error(span) => Control::Error(foreign(frame, span)),
     };
     let malformed = |reason| Some(Content::Malformed(reason));
-    match reader.read_with_control(frame) {
+    match frames.read(frame) {
         Ok((Kind::Control(message), _)) => Classified {
             content: None,
             control: Some(control(message)),
         },
-        Ok((Kind::Event(envelope), beside)) => Classified {
-            content: Some(Content::Event(envelope)),
+        Ok((Kind::Event(positions), beside)) => Classified {
+            content: Some(Content::Event(positions)),
             control: beside.map(control),
         },
         Ok((Kind::Unknown, beside)) => Classified {
@@ -135,8 +134,8 @@ mod tests {
 
     use super::*;
 
-    fn classify(frame: &str) -> Classified {
-        super::classify(&mut FrameReader::default(), frame)
+    fn classify(frame: &str) -> Classified<'static> {
+        super::classify(Box::leak(Box::default()), frame)
     }
 
     fn control(frame: &str) -> Control {
@@ -145,7 +144,7 @@ mod tests {
         control.expect("a control message")
     }
 
-    fn content(frame: &str) -> Content {
+    fn content(frame: &str) -> Content<'static> {
         let Classified { content, control } = classify(frame);
         assert_eq!(control, None, "{frame}");
         content.expect("something to hand on")

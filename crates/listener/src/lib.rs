@@ -26,10 +26,9 @@ mod token;
 
 use neurobridge_core::throttle;
 pub use neurobridge_core::tls::TlsFiles;
-pub use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 pub use self::{
-    batch::{Batcher, FrameBatch, Frames},
+    batch::{Batcher, MessageBatch, Messages},
     config::{BackoffConfig, SourceConfig},
     error::SourceError,
     event::{Entry, Event, Liveness, Message, Mood, Named, PlatformError, Recognition},

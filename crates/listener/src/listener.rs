@@ -18,7 +18,7 @@ use crate::{
     config::SourceConfig,
     connection::{Link, Notice, Outlet},
     error::SourceError,
-    event::{Message, PlatformError},
+    event::{self, Message, PlatformError},
     frame::Frame,
     source::{self, Setup},
     stats::SourceStats,
@@ -143,7 +143,8 @@ impl EventListener {
     /// Panics outside of a Tokio runtime.
     pub fn stream_until(self, stop: CancellationToken) -> Result<EventStream, SourceError> {
         let name: Arc<str> = "neuroio".into();
-        let setup = Setup::new(&name, self.config)?;
+        let mut setup = Setup::new(&name, self.config)?;
+        setup.fields = event::projected_fields();
         let (items, batches) = mpsc::channel(BATCHES);
         let stats = Arc::new(SourceStats::new());
         // A child token: dropping the stream must not cancel the caller's token.
@@ -223,8 +224,8 @@ struct Messages {
 impl Outlet for Messages {
     type Item = Vec<Message>;
 
-    fn frame(&mut self, frame: Frame) {
-        self.messages.push(Message::of_frame(&frame));
+    fn frame(&mut self, frame: Frame<'_>) {
+        self.messages.push(Message::of_frame(frame));
     }
 
     fn notice(&mut self, notice: Notice<'_>) {

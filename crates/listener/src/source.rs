@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
 use neurobridge_core::{
-    backoff::Backoff, clock, ledger::SourceLedger, secret::SecretSet, throttle, units::format_duration,
+    backoff::Backoff, clock, event::FieldPath, ledger::SourceLedger, neuroio::Frames, secret::SecretSet,
+    throttle, units::format_duration,
 };
 use secrecy::ExposeSecret;
 use tokio::{
@@ -46,6 +47,8 @@ pub(crate) struct Setup<D> {
     /// The sent values that must not be shown when the server repeats them.
     pub(crate) secrets: SecretSet,
     pub(crate) config: SourceConfig,
+    /// The fields of an event whose positions are found, besides those that every event has.
+    pub(crate) fields: Vec<FieldPath>,
 }
 
 impl Source {
@@ -68,6 +71,14 @@ impl Source {
             stats: Arc::new(SourceStats::new()),
             setup,
         })
+    }
+
+    /// Sets the fields of an event whose positions are passed on with it. All other fields are found by scanning the
+    /// event, which takes longer.
+    #[must_use]
+    pub fn with_fields(mut self, fields: Vec<FieldPath>) -> Self {
+        self.setup.fields = fields;
+        self
     }
 
     /// Returns the name of the source.
@@ -143,6 +154,7 @@ impl Setup<Dialler> {
             token,
             secrets,
             config,
+            fields: Vec::new(),
         })
     }
 }
@@ -304,6 +316,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
         setup.secrets.clone(),
         config.max_frame_size,
         heartbeat,
+        Frames::new(&setup.fields),
     );
     let authorised = connection::authorise(&mut session, link, config.auth_timeout).await;
     let mut ended = match authorised {
@@ -369,7 +382,7 @@ struct Counted<B> {
 impl<B: Batcher> Outlet for Counted<B> {
     type Item = B::Batch;
 
-    fn frame(&mut self, frame: Frame) {
+    fn frame(&mut self, frame: Frame<'_>) {
         self.batcher.push(frame);
         self.frames += 1;
     }

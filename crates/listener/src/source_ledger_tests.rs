@@ -15,15 +15,16 @@ fn counted_source() -> (impl Future<Output = Result<(), SourceError>>, Counting)
         token: config.token_source().unwrap(),
         secrets: SecretSet::default(),
         config,
+        fields: Vec::new(),
     };
     let ledger = Arc::new(SourceLedger::default());
     let outlet = Counted {
-        batcher: Frames::new("test"),
+        batcher: Messages::new("test"),
         frames: 0,
         counted: 0,
         ledger: Arc::clone(&ledger),
     };
-    let mut full = Frames::new("full");
+    let mut full = Messages::new("full");
     items.try_send(full.take(jiff::Timestamp::UNIX_EPOCH)).unwrap();
     let (stop, stats) = (CancellationToken::new(), Arc::new(SourceStats::new()));
     let link = Link::new("test".into(), outlet, items, stop.clone(), stats);
@@ -38,7 +39,7 @@ fn counted_source() -> (impl Future<Output = Result<(), SourceError>>, Counting)
 
 struct Counting {
     platforms: mpsc::UnboundedReceiver<Platform>,
-    batches: mpsc::Receiver<crate::batch::FrameBatch>,
+    batches: mpsc::Receiver<crate::batch::MessageBatch>,
     stop: CancellationToken,
     ledger: Arc<SourceLedger>,
 }
@@ -58,8 +59,8 @@ async fn early_frames_are_counted_and_survive_a_stop() {
         assert_eq!(platform.receive_text().await, "[close 1000]");
         drop(platform);
         tokio::time::sleep(Duration::from_secs(30)).await;
-        assert_eq!(test.batches.recv().await.unwrap().frames.len(), 0);
-        assert_eq!(test.batches.recv().await.unwrap().frames.len(), 20);
+        assert_eq!(test.batches.recv().await.unwrap().messages.len(), 0);
+        assert_eq!(test.batches.recv().await.unwrap().messages.len(), 20);
         assert!(test.batches.recv().await.is_none(), "the source has ended");
     });
     result.unwrap();
@@ -70,23 +71,21 @@ async fn early_frames_are_counted_and_survive_a_stop() {
 fn events_are_in_the_ledger_before_they_are_sent() {
     let ledger = Arc::new(SourceLedger::default());
     let mut outlet = Counted {
-        batcher: Frames::new("main"),
+        batcher: Messages::new("main"),
         frames: 0,
         counted: 0,
         ledger: ledger.clone(),
     };
     for text in [event(1), "{".into()] {
-        let content = crate::frame::classify(&mut FrameReader::default(), &text)
+        let mut frames = Frames::default();
+        let content = crate::frame::classify(&mut frames, &text)
             .content
-            .expect("something to hand on");
-        outlet.frame(Frame {
-            text: text.into(),
-            content,
-        });
+            .expect("content");
+        outlet.frame(Frame { text: &text, content });
     }
     assert_eq!(ledger.counts().received, 0);
     let batch = outlet.take(jiff::Timestamp::UNIX_EPOCH).unwrap();
-    assert_eq!((batch.frames.len(), &*batch.source), (2, "main"));
+    assert_eq!((batch.messages.len(), &*batch.source), (2, "main"));
     assert_eq!((ledger.counts().received, ledger.counts().in_flight), (2, 2));
     assert!(outlet.take(jiff::Timestamp::UNIX_EPOCH).is_none());
 }

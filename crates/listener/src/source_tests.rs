@@ -1,12 +1,12 @@
 use std::sync::Mutex;
 
-use neurobridge_core::{envelope::FrameReader, secret::SecretSet};
+use neurobridge_core::{neuroio::Frames, secret::SecretSet};
 use tokio::{io::DuplexStream, join};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::*;
 use crate::{
-    batch::Frames,
+    batch::Messages,
     connection::{
         Dialled,
         testing::{AUTH, LIMIT, Platform, TestOutlet, event, sockets},
@@ -81,6 +81,7 @@ fn bench(
         token: config.token_source().unwrap(),
         secrets: SecretSet::default(),
         config,
+        fields: Vec::new(),
     };
     let (stop, stats) = (CancellationToken::new(), Arc::new(SourceStats::new()));
     let link = Link::new(
@@ -437,7 +438,7 @@ async fn hundred_sources_run_in_one_process() {
         config.auth_timeout = Duration::from_secs(30);
         let name = format!("source{number}");
         let source = Source::new(name.as_str(), config, ledger.clone()).unwrap();
-        tasks.spawn(source.run(Frames::new(name), batches_in.clone(), stop.clone()));
+        tasks.spawn(source.run(Messages::new(name), batches_in.clone(), stop.clone()));
         ledgers.push(ledger);
     }
     drop(batches_in);
@@ -445,7 +446,7 @@ async fn hundred_sources_run_in_one_process() {
     let all = async {
         while seen.values().sum::<usize>() < SOURCES * EVENTS {
             let batch = batches.recv().await.unwrap();
-            *seen.entry(batch.source).or_default() += batch.frames.len();
+            *seen.entry(batch.source).or_default() += batch.messages.len();
         }
     };
     tokio::time::timeout(Duration::from_secs(60), all).await.unwrap();

@@ -158,7 +158,7 @@ pub(crate) fn timestamp(raw: &str, unit: TimeUnit) -> Option<Timestamp> {
     let Some(length) = unit.nanoseconds() else {
         return raw
             .starts_with('"')
-            .then(|| cloudevents::timestamp(&text))
+            .then(|| cloudevents::timestamp(&text, neurobridge_core::positions::TimeFormat::Text))
             .flatten();
     };
     Timestamp::from_nanosecond(nanoseconds(&text, length)?).ok()

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use neurobridge_core::{
-    condition::{Condition, Path},
-    units,
-};
+use neurobridge_core::{condition::Condition, path::Path, units};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;

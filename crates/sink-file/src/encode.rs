@@ -21,26 +21,16 @@ pub(crate) fn push_line(
 
 #[cfg(test)]
 mod tests {
-    use neurobridge_core::{
-        envelope::{Kind, read},
-        event::Sequence,
-    };
+    use neurobridge_core::{event::Sequence, testing};
 
     use super::*;
 
     #[test]
     fn event_is_one_line_in_every_format() {
         let frame = "{\"id\":7,\r\n\"data\":{\n\"created\":\"2026-01-02T03:04:05Z\",\"result\":\"new\"}}";
-        let Kind::Event(envelope) = read(frame).unwrap() else {
-            panic!("no event")
-        };
         let event = Event {
             sequence: Sequence::new(42).unwrap(),
-            received_at: jiff::Timestamp::UNIX_EPOCH,
-            source: "main",
-            conflict: None,
-            envelope,
-            frame,
+            ..testing::event(frame)
         };
         let line = |format| {
             let mut out = String::new();

@@ -81,7 +81,7 @@ impl Encoder {
         self.topic.render_topic(event);
         let has_key = self.key.render_key(event);
         let (headers, value) = match self.format {
-            Format::Cloudevents => (self.binary_headers(event, spool, stripped), event.data()),
+            Format::Cloudevents => (self.binary_headers(event, spool, stripped), event.body()),
             Format::CloudeventsJson => {
                 self.structured.clear();
                 let ours = [(REPLAY, self.replay.as_deref()), (STRIPPED, stripped)];
@@ -244,26 +244,16 @@ pub(crate) fn describe(record: &Record<'_>) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use neurobridge_core::{
-        envelope::{Kind, read},
-        event::Sequence,
-        strip::Stripped,
-    };
+    use neurobridge_core::{event::Sequence, strip::Stripped, testing};
     use proptest::prelude::*;
 
     use super::*;
 
     pub(crate) fn event(sequence: u64, frame: &str) -> Event<'_> {
-        let Kind::Event(envelope) = read(frame).unwrap() else {
-            panic!("no event: {frame}")
-        };
         Event {
             sequence: Sequence::new(sequence).unwrap(),
             received_at: "2026-01-02T03:04:06Z".parse().unwrap(),
-            source: "main",
-            conflict: None,
-            envelope,
-            frame,
+            ..testing::event(frame)
         }
     }
 
@@ -310,7 +300,7 @@ pub(crate) mod tests {
         ] {
             let stripped = Stripped::of(&event(42, FRAME)).unwrap();
             let event = event(42, FRAME);
-            let event = stripped.event(&event).unwrap();
+            let event = stripped.event(&event);
             let mut encoder = encoder(format, "neuroio.entries", "{pid}");
             let record = encoder.encode(&event, &SpoolId::from_bytes([0x11; 16]), Some(&stripped.fields));
             if format == Format::CloudeventsJson {

@@ -125,7 +125,7 @@ impl Encoder {
             });
         }
         let payload = match self.format {
-            Format::Cloudevents => event.data(),
+            Format::Cloudevents => event.body(),
             Format::CloudeventsJson => {
                 self.structured.clear();
                 let ours = [(REPLAY, self.replay.as_deref()), (STRIPPED, stripped)];

@@ -11,10 +11,10 @@
 use std::{path::Path, time::Instant};
 
 use neurobridge_core::{
-    envelope::{Kind, read},
-    event::{Event, Sequence},
+    event::Event,
     reader::{Read, Reader},
     record::Batch,
+    testing,
     units::ByteSize,
 };
 use neurobridge_spool::{DiskConfig, MemoryConfig, Spool, SpoolConfig, SpoolReader, SyncPolicy};
@@ -144,19 +144,12 @@ async fn read_until(reader: &mut SpoolReader, events: u64) {
 
 fn make(events: u64) -> Batch {
     let frame = format!(r#"{{"id":1,"data":{{"fill":"{}"}}}}"#, "x".repeat(FRAME - 28));
-    let Kind::Event(envelope) = read(&frame).unwrap() else {
-        panic!("no event")
-    };
     let mut batch = Batch::with_capacity(events as usize * (FRAME + 128));
     let received_at = jiff::Timestamp::now();
     for _ in 0..events {
         batch.push(&Event {
-            sequence: Sequence::FIRST,
             received_at,
-            source: "main",
-            conflict: None,
-            envelope,
-            frame: &frame,
+            ..testing::event(&frame)
         });
     }
     batch

@@ -4,7 +4,7 @@
 //! [`HEADER_LENGTH`], in the format of [`neurobridge_core::record`].
 
 use jiff::Timestamp;
-use neurobridge_core::{event::Sequence, identity::SpoolId, ledger::SinkCounts, reader::Cursor};
+use neurobridge_core::{event::Sequence, identity::SpoolId, ledger::SinkCounts, reader::Cursor, record};
 
 /// The length of a segment's header.
 pub const HEADER_LENGTH: usize = 64;
@@ -14,7 +14,9 @@ pub const SLOT_LENGTH: usize = 8192;
 /// The longest note of a cursor.
 pub const LONGEST_NOTE: usize = SLOT_LENGTH - NOTE;
 
-const VERSION: u32 = 1;
+/// The version of a segment: that of its records.
+const SEGMENT_VERSION: u32 = record::FORMAT_VERSION;
+const CURSOR_VERSION: u32 = 1;
 const SEGMENT_MAGIC: [u8; 8] = *b"nbsegmnt";
 const CURSOR_MAGIC: [u8; 8] = *b"nbcursor";
 /// The offset of the note in a slot.
@@ -38,10 +40,12 @@ pub enum FormatError {
         expected: u32,
     },
     /// Intact, but written by another version of the program.
-    #[error("format version {found}, expected 1")]
+    #[error("format version {found}, expected {expected}")]
     Version {
         /// The stored version.
         found: u32,
+        /// The version that this program reads.
+        expected: u32,
     },
     /// The checksum is correct, but the content is invalid.
     #[error("invalid {what}")]
@@ -56,7 +60,7 @@ pub enum FormatError {
 /// | offset | bytes | what |
 /// |---|---|---|
 /// | 0 | 8 | `nbsegmnt` |
-/// | 8 | 4 | format version, 1 |
+/// | 8 | 4 | format version, 2: that of the records |
 /// | 12 | 16 | the spool's id |
 /// | 28 | 8 | the first record's sequence |
 /// | 36 | 8 | the first record's time of receipt, microseconds since 1970 |
@@ -77,7 +81,7 @@ impl SegmentHeader {
     pub fn encode(&self) -> [u8; HEADER_LENGTH] {
         let mut bytes = [0; HEADER_LENGTH];
         bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[8..12].copy_from_slice(&SEGMENT_VERSION.to_le_bytes());
         bytes[12..28].copy_from_slice(self.spool.as_bytes());
         bytes[28..36].copy_from_slice(&self.first.get().to_le_bytes());
         bytes[36..44].copy_from_slice(&self.begins_at.as_microsecond().to_le_bytes());
@@ -95,7 +99,7 @@ impl SegmentHeader {
             .get(..HEADER_LENGTH)
             .filter(|bytes| bytes.starts_with(&SEGMENT_MAGIC))
             .ok_or(FormatError::Magic)?;
-        check(bytes, &[], 60)?;
+        check(bytes, &[], 60, SEGMENT_VERSION)?;
         Ok(Self {
             spool: SpoolId::from_bytes(array(bytes, 12)),
             first: sequence(bytes, 28, "sequence")?,
@@ -139,7 +143,7 @@ impl CursorSlot {
         }
         let mut bytes = vec![0; NOTE];
         bytes[..8].copy_from_slice(&CURSOR_MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[8..12].copy_from_slice(&CURSOR_VERSION.to_le_bytes());
         bytes[12..28].copy_from_slice(self.spool.as_bytes());
         let counts = &self.cursor.counts;
         let numbers = [
@@ -180,7 +184,7 @@ impl CursorSlot {
             .ok_or(FormatError::Content {
                 what: "note's length",
             })?;
-        check(bytes, text, 108)?;
+        check(bytes, text, 108, CURSOR_VERSION)?;
         let number = |index: usize| u64::from_le_bytes(array(bytes, 28 + 8 * index));
         let text = std::str::from_utf8(text).map_err(|_| FormatError::Content { what: "note" })?;
         Ok(Self {
@@ -204,15 +208,18 @@ impl CursorSlot {
 }
 
 /// Verifies the checksum at `place`, which covers all bytes before it and `more`, and then the version.
-fn check(bytes: &[u8], more: &[u8], place: usize) -> Result<(), FormatError> {
+fn check(bytes: &[u8], more: &[u8], place: usize, version: u32) -> Result<(), FormatError> {
     let found = u32::from_le_bytes(array(bytes, place));
     let expected = crc32c::crc32c_append(crc32c::crc32c(&bytes[..place]), more);
     if found != expected {
         return Err(FormatError::Checksum { found, expected });
     }
     match u32::from_le_bytes(array(bytes, 8)) {
-        VERSION => Ok(()),
-        found => Err(FormatError::Version { found }),
+        found if found == version => Ok(()),
+        found => Err(FormatError::Version {
+            found,
+            expected: version,
+        }),
     }
 }
 
@@ -296,12 +303,15 @@ mod tests {
     #[test]
     fn other_version_is_distinguished_from_damage() {
         let mut bytes = header().encode();
-        bytes[8] = 2;
+        bytes[8] = 1;
         let checksum = crc32c::crc32c(&bytes[..60]);
         bytes[60..].copy_from_slice(&checksum.to_le_bytes());
         assert_eq!(
             SegmentHeader::decode(&bytes),
-            Err(FormatError::Version { found: 2 })
+            Err(FormatError::Version {
+                found: 1,
+                expected: 2
+            })
         );
     }
 

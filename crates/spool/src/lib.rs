@@ -134,13 +134,25 @@ pub enum OpenError {
         source: DiskError,
     },
     /// The log was written by another version of the program.
-    #[error("{} has format version {found}, expected 1: it was written by a newer neurobridge, which can read it", path.display())]
+    #[error("{} has format version {found}, expected {expected}: {}", path.display(), advice(*found < *expected))]
     Version {
         /// The segment.
         path: PathBuf,
         /// The version of the segment.
         found: u32,
+        /// The version that this program reads.
+        expected: u32,
     },
+}
+
+/// Returns what to do with a log of another version.
+const fn advice(is_older: bool) -> &'static str {
+    if is_older {
+        "an older neurobridge wrote it, and nothing was changed. Start that version once more without sources until \
+         `neurobridge spool ls` shows no pending events, then move the folder of the spool away and start this version"
+    } else {
+        "a newer neurobridge wrote it, which can read it; nothing was changed"
+    }
 }
 
 /// The reason why events were not stored.

@@ -3,10 +3,15 @@
 
 mod support;
 
-use std::{fs, io::Write, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use neurobridge_core::reader::Reader;
-use neurobridge_spool::{AppendError, Start, inspect};
+use neurobridge_spool::{AppendError, OpenError, Spool, SpoolConfig, Start, inspect};
 use support::*;
 
 /// What may happen to a cursor's file.
@@ -70,6 +75,59 @@ async fn missing_registry_makes_no_reader_new() {
     let mut reader = spool.reader("sink");
     assert_eq!(spool.status().damaged_cursors, 1);
     assert_eq!(read_all(&spool, &mut reader).await.events.len(), 120);
+}
+
+/// Returns the names and contents of all files below a folder.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(contents(&path));
+        } else {
+            all.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn log_of_an_older_format_is_refused_and_unchanged() {
+    let root = tempfile::tempdir().unwrap();
+    filled(root.path()).await;
+    let folder = root.path().join("spool");
+    let segment = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"nbsegmnt")))
+        .max()
+        .unwrap();
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[8..12].copy_from_slice(&1_u32.to_le_bytes());
+    let checksum = crc32c::crc32c(&bytes[..60]);
+    bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(&segment, bytes).unwrap();
+    // A leftover of a crash, which an accepted log would lose.
+    fs::write(folder.join("new.tmp"), "unfinished").unwrap();
+    let before = contents(root.path());
+    let error = Spool::open(&SpoolConfig::Disk(config()), root.path()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            OpenError::Version {
+                found: 1,
+                expected: 2,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(
+        text.contains("an older neurobridge wrote it") && text.contains("spool ls"),
+        "{text}"
+    );
+    assert!(contents(root.path()) == before, "a file has changed");
 }
 
 #[tokio::test]

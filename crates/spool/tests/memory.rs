@@ -5,10 +5,10 @@ use std::{collections::VecDeque, future::Future, time::Duration};
 
 use futures_util::FutureExt;
 use neurobridge_core::{
-    envelope::{Kind, read},
     event::{Event, Sequence},
     reader::{Read, ReadError, Reader, Skipped},
     record::Batch,
+    testing,
     units::ByteSize,
 };
 use neurobridge_spool::{AppendError, MemoryConfig, Spool, SpoolConfig, SpoolReader, Stored, WhenFull};
@@ -39,16 +39,9 @@ fn batch_with_room(room: usize, id: &mut u64, events: usize, size: usize) -> Bat
     for _ in 0..events {
         *id += 1;
         let frame = format!(r#"{{"id":{id},"data":{{"fill":"{}"}}}}"#, "x".repeat(size));
-        let Kind::Event(envelope) = read(&frame).unwrap() else {
-            panic!("no event")
-        };
         batch.push(&Event {
-            sequence: Sequence::FIRST,
             received_at: jiff::Timestamp::from_second(*id as i64).unwrap(),
-            source: "main",
-            conflict: None,
-            envelope,
-            frame: &frame,
+            ..testing::event(&frame)
         });
     }
     batch

@@ -15,7 +15,6 @@ use neurobridge_core::{
     connect::ConnectSteps,
     dead_letter::DeadLetters,
     delivery::{Ended, Options, Progress, ProgressSnapshot, Shutdown, deliver},
-    envelope::{Kind, read},
     epoch::Epochs,
     event::{Event, Sequence},
     filter::Filter,
@@ -23,6 +22,7 @@ use neurobridge_core::{
     record::Batch,
     redact::Redaction,
     sink::{ConnectContext, Sink, SinkFault},
+    testing,
 };
 use neurobridge_sink_kafka::{KafkaConfig, KafkaSink};
 use neurobridge_spool::{Spool, SpoolConfig};
@@ -118,17 +118,10 @@ impl Delivery {
 
     /// Appends one event.
     pub(crate) async fn append(&mut self, frame: &str) {
-        let Kind::Event(envelope) = read(frame).unwrap() else {
-            panic!("no event: {frame}")
-        };
         let mut batch = Batch::default();
         batch.push(&Event {
-            sequence: Sequence::FIRST,
             received_at: Timestamp::now(),
-            source: "main",
-            conflict: None,
-            envelope,
-            frame,
+            ..testing::event(frame)
         });
         self.spool.append(batch).await.unwrap();
         self.appended += 1;

@@ -14,15 +14,16 @@ use neurobridge_core::{
     connect::ConnectSteps,
     dead_letter::DeadLetters,
     delivery::{Ended, Options, Progress, ProgressSnapshot, Shutdown, deliver},
-    envelope::{Kind, read},
     epoch::Epochs,
     event::{Event, Sequence},
     filter::Filter,
     identity::SpoolId,
+    neuroio,
     reader::{Cursor, Read, ReadError, Reader},
     record::Batch,
     redact::Redaction,
     sink::{ConnectContext, Sink, SinkFault},
+    testing,
 };
 use neurobridge_sink_nats::{NatsConfig, NatsSink, StreamConfig};
 use neurobridge_spool::{Spool, SpoolConfig, SpoolReader};
@@ -71,16 +72,11 @@ impl Feed {
     async fn append_all(&mut self, frames: &[(String, String)]) {
         let mut batch = Batch::default();
         for (source, frame) in frames {
-            let Kind::Event(envelope) = read(frame).unwrap() else {
-                panic!("no event: {frame}")
-            };
             batch.push(&Event {
-                sequence: Sequence::FIRST,
                 received_at: Timestamp::now(),
                 source,
-                conflict: None,
-                envelope,
-                frame,
+                source_uri: &neuroio::source_uri(source),
+                ..testing::event(frame)
             });
         }
         self.spool.append(batch).await.unwrap();

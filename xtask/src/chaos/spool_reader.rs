@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use neurobridge_core::envelope::Field;
+use neurobridge_core::event::FieldPath;
 use neurobridge_core::event::Sequence;
 use neurobridge_spool::inspect::{self, Entry};
 use neurobridge_tests::fingerprint::Fingerprint;
@@ -73,6 +73,7 @@ impl SpoolReader {
             self.spool = Some(id.context("the spool has no id")?.to_string());
         }
         let next = Sequence::FIRST.plus(self.count());
+        let pid = FieldPath::parse("pid").context("not a path")?;
         for entry in inspect::from_sequence(&self.folder, next)? {
             let batch = match entry? {
                 Entry::Events(batch) => batch,
@@ -94,10 +95,10 @@ impl SpoolReader {
                     self.count()
                 );
                 self.events.resize(index(sequence)?, None);
-                let id = event.text(Field::Id).unwrap_or_default();
+                let id = event.id().unwrap_or_default();
                 self.ids.push(id.parse().context("an id of the feed")?);
-                let pid = event.text(Field::Pid);
-                let found = Fingerprint::of(sequence, &id, event.data(), pid.as_deref());
+                let pid = pid.value(&event);
+                let found = Fingerprint::of(sequence, &id, event.body(), pid.as_deref());
                 self.events.push(Some(EventHash {
                     content: found.content,
                     person: found.person,

@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use neurobridge_core::{
     dead_letter::DeadLetters,
     delivery::{self, Ended, Progress, Shutdown},
-    envelope::Field,
     event::Sequence,
     identity::SpoolId,
     reader::Reader,
@@ -239,7 +238,7 @@ fn find(folder: &Path, id: &str) -> Result<Sequence, Failure> {
             continue;
         };
         for event in batch.iter().filter_map(Result::ok) {
-            if event.text(Field::Id).as_deref() == Some(id) {
+            if event.id().as_deref() == Some(id) {
                 found.push(event.sequence);
             }
         }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use neurobridge_core::{
+    event::FieldPath,
     filter::Filter,
     redact::{Pattern, Pseudonymise},
     secret::Secret,
@@ -80,6 +81,16 @@ impl Config {
             });
         }
         if report.is_empty() { Ok(()) } else { Err(report) }
+    }
+
+    /// Returns the fields of an event that filters and templates name.
+    pub(crate) fn named_fields(&self) -> Vec<FieldPath> {
+        let filters = self.sinks.values().map(|sink| &sink.common.filter);
+        let filters = std::iter::once(&self.event.filter).chain(filters);
+        let filtered = filters.flat_map(|filter| filter.fields().map(|(_, field)| field.clone()));
+        let templates = self.sinks.values().flat_map(|sink| sink.config.templates());
+        let rendered = templates.flat_map(|(_, template)| template.fields().cloned().collect::<Vec<_>>());
+        filtered.chain(rendered).collect()
     }
 
     /// Returns the place of a sink's dead letters, for people: a topic or subject, or the path of a file.

@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
+use jiff::Timestamp;
 use neurobridge_core::{
     address::Address,
     condition::OPERATORS,
-    event::{ENTRY_FIELDS, NESTED_FIELDS},
+    event::{Event, Sequence},
+    event_buf::EventBuf,
     filter::Filter,
+    neuroio::{ENTRY_FIELDS, Frames, NESTED_FIELDS},
     redact::{Pattern, Pseudonymise, Redaction},
     suggest::did_you_mean,
     units::ByteSize,
@@ -217,11 +220,25 @@ fn unknown(field: &str, effect: &str) -> String {
 /// never have.
 fn keeps_pictures(config: &Config) -> bool {
     const FRAME: &str = r#"{"id":1,"data":{"face_image":"?","full_image":"?","initial_face_image":"?","initial_full_image":"?"}}"#;
-    let mut redacted = String::new();
-    match Redaction::new(&config.event.redact, None) {
-        Ok(redaction) if redaction.apply(FRAME, &mut redacted) => redacted.contains('?'),
-        _ => true,
-    }
+    let mut frames = Frames::default();
+    let (Some(positions), Ok(redaction)) = (frames.event(FRAME), Redaction::new(&config.event.redact, None))
+    else {
+        return true;
+    };
+    let event = Event {
+        sequence: Sequence::FIRST,
+        received_at: Timestamp::UNIX_EPOCH,
+        source: "",
+        source_uri: "",
+        type_prefix: "",
+        conflict: None,
+        positions,
+        frame: FRAME,
+    };
+    let mut redacted = EventBuf::default();
+    redaction
+        .apply(&event, &mut redacted)
+        .map_or(true, |event| event.frame.contains('?'))
 }
 
 /// Returns whether a key holds a secret itself; `token_file` and similar keys only name a file.

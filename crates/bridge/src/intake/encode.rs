@@ -1,14 +1,15 @@
 //! Encodes frames as records in the task that reads the socket: everything that needs no knowledge of other events.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use neurobridge_core::{
-    dead_letter,
-    envelope::{self, Envelope, Field, Kind},
+    cloudevents, dead_letter,
     event::{Event, Sequence},
+    event_buf::EventBuf,
     filter::Filter,
-    identity,
+    identity, neuroio,
+    positions::Positions,
     record::Batch,
     redact::Redaction,
 };
@@ -60,6 +61,8 @@ pub(super) struct Arrival {
 /// Encodes the frames of a source.
 pub(crate) struct Encoder {
     name: Arc<str>,
+    /// The CloudEvents attribute `source`.
+    source_uri: String,
     source: usize,
     stats: Arc<IntakeStats>,
     rules: Arc<Rules>,
@@ -71,13 +74,13 @@ pub(crate) struct Encoder {
     expected_size: (usize, usize),
     /// The creation time of the batch's first event, if the first frame is an event and has one.
     created: Option<Timestamp>,
-    redacted: String,
+    redacted: EventBuf,
     /// The id of the last event.
     last_id: String,
 }
 
 struct Malformed {
-    frame: Frame,
+    frame: Box<str>,
     reason: &'static str,
     detail: String,
     keep: bool,
@@ -86,6 +89,7 @@ struct Malformed {
 impl Encoder {
     pub(crate) fn new(name: Arc<str>, source: usize, stats: Arc<IntakeStats>, rules: Arc<Rules>) -> Self {
         Self {
+            source_uri: neuroio::source_uri(&name),
             name,
             source,
             stats,
@@ -95,16 +99,12 @@ impl Encoder {
             malformed: Vec::new(),
             expected_size: (0, 0),
             created: None,
-            redacted: String::new(),
+            redacted: EventBuf::default(),
             last_id: String::new(),
         }
     }
 
-    fn encode(&mut self, frame: Frame, envelope: Envelope) {
-        let text = frame.text.as_str();
-        if self.arrivals.is_empty() && self.malformed.is_empty() {
-            self.created = created(&envelope, text);
-        }
+    fn encode(&mut self, frame: &str, positions: Positions<'_>) {
         if self.arrivals.is_empty() {
             let (bytes, events) = self.expected_size;
             self.records = Batch::with_capacity(bytes);
@@ -115,42 +115,37 @@ impl Encoder {
             sequence: Sequence::FIRST,
             received_at: Timestamp::UNIX_EPOCH,
             source: &self.name,
+            source_uri: &self.source_uri,
+            type_prefix: neuroio::TYPE_PREFIX,
             conflict: None,
-            envelope,
-            frame: text,
+            positions,
+            frame,
         };
+        if self.arrivals.is_empty() && self.malformed.is_empty() {
+            self.created = created(&event);
+        }
         let is_wanted = self.rules.filter.matches(&event);
-        let stored = if self.rules.redaction.apply(text, &mut self.redacted) {
-            let Ok(Kind::Event(envelope)) = envelope::read(&self.redacted) else {
-                // Checked first: such an event can be neither deduplicated nor stored.
-                self.reject(
-                    frame,
-                    "unrenderable",
-                    "the redacted frame is not an event".to_owned(),
-                    false,
-                );
+        let stored = match self.rules.redaction.apply(&event, &mut self.redacted) {
+            Ok(stored) => stored,
+            // Checked first: such an event can be neither deduplicated nor stored.
+            Err(error) => {
+                let detail = format!("the event cannot be redacted: {error}");
+                self.reject(frame, "unrenderable", detail, false);
                 return;
-            };
-            Event {
-                envelope,
-                frame: &self.redacted,
-                ..event
             }
-        } else {
-            event
         };
         if is_wanted {
             self.records.push(&stored);
         }
         // Hashed after the copy, so that the processor can finish the copy in parallel.
-        let id = event.text(Field::Id);
+        let id = event.id();
         if let Some(id) = id.as_deref().filter(|id| id.len() <= MAX_NOTED_ID) {
             self.last_id.clear();
             self.last_id.push_str(id);
         }
         let identity = id.map(|id| identity::identity_hash(&self.name, &id));
         // An event without an identity is never compared.
-        let body = identity.map_or(0, |_| identity::body_hash(stored.data()));
+        let body = identity.map_or(0, |_| identity::body_hash(stored.body()));
         self.arrivals.push(Arrival {
             identity,
             body,
@@ -158,9 +153,9 @@ impl Encoder {
         });
     }
 
-    fn reject(&mut self, frame: Frame, reason: &'static str, detail: String, keep: bool) {
+    fn reject(&mut self, frame: &str, reason: &'static str, detail: String, keep: bool) {
         self.malformed.push(Malformed {
-            frame,
+            frame: frame.into(),
             reason,
             detail,
             keep,
@@ -171,12 +166,12 @@ impl Encoder {
 impl Batcher for Encoder {
     type Batch = Encoded;
 
-    fn push(&mut self, frame: Frame) {
+    fn push(&mut self, frame: Frame<'_>) {
         match frame.content {
-            Content::Event(envelope) => self.encode(frame, envelope),
+            Content::Event(positions) => self.encode(frame.text, positions),
             Content::Malformed(reason) => {
                 let keep = self.rules.keep_malformed;
-                self.reject(frame, reason.as_str(), chain(&reason), keep);
+                self.reject(frame.text, reason.as_str(), chain(&reason), keep);
             }
         }
     }
@@ -205,13 +200,12 @@ impl Batcher for Encoder {
                 received_at,
                 reason,
                 &detail,
-                &frame.text,
+                &frame,
                 keep,
                 &mut dead_letter_lines,
             );
             dead_letter_lines.push('\n');
         }
-        self.redacted.clear();
         self.redacted.shrink_to(MAX_REDACTED_CAPACITY);
         self.expected_size = (rounded_capacity(self.records.len()), self.arrivals.len());
         let mut records = std::mem::take(&mut self.records).fitted();
@@ -238,13 +232,14 @@ const fn rounded_capacity(bytes: usize) -> usize {
     }
 }
 
-fn created(envelope: &Envelope, frame: &str) -> Option<Timestamp> {
-    let created: Cow<'_, str> = envelope.text(Field::Created, frame)?;
-    neurobridge_core::cloudevents::timestamp(&created)
+fn created(event: &Event<'_>) -> Option<Timestamp> {
+    cloudevents::timestamp(&event.time()?, event.positions.time_format())
 }
 
 #[cfg(test)]
 mod tests {
+    use neurobridge_core::testing;
+
     use super::*;
 
     #[test]
@@ -257,12 +252,9 @@ mod tests {
         let mut encoder = Encoder::new("one".into(), 0, Arc::default(), Arc::new(rules));
         let picture = "x".repeat(1 << 20);
         let text = format!(r#"{{"id":1,"data":{{"picture":"{picture}","secret":1}}}}"#);
-        let Ok(Kind::Event(envelope)) = envelope::read(&text) else {
-            panic!("not an event");
-        };
         encoder.push(Frame {
-            text: text.into(),
-            content: Content::Event(envelope),
+            text: &text,
+            content: Content::Event(testing::positions(&text)),
         });
         assert!(encoder.redacted.capacity() > picture.len());
         assert_eq!(encoder.take(Timestamp::UNIX_EPOCH).records.events(), 1);

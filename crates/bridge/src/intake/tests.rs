@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use neurobridge_core::{
-    envelope::{self, Field, Kind},
-    event::{Event, Sequence},
+    event::{Event, FieldPath, Sequence},
     filter::Filter,
     redact::Redaction,
+    testing,
 };
 use neurobridge_listener::{Batcher, Content, Frame, MalformedReason};
 use proptest::prelude::*;
@@ -32,11 +32,11 @@ fn sent() -> impl Strategy<Value = Sent> {
 /// The filter rejects events with this body.
 const UNWANTED: u8 = 2;
 
-fn frame(sent: Sent) -> Frame {
+/// Returns a frame that lives as long as the process.
+fn frame(sent: Sent) -> Frame<'static> {
     let Sent::Event { id, body, secret } = sent else {
         let content = Content::Malformed(MalformedReason::UnknownKind);
-        let text = "[]".into();
-        return Frame { text, content };
+        return Frame { text: "[]", content };
     };
     let result = if body == UNWANTED { "junk" } else { "new" };
     let data = format!(r#""data":{{"pid":"{body}","result":"{result}","secret":"hidden {secret}"}}"#);
@@ -44,12 +44,10 @@ fn frame(sent: Sent) -> Frame {
         Some(id) => format!(r#"{{"id":{id},{data}}}"#),
         None => format!("{{{data}}}"),
     };
-    let Ok(Kind::Event(envelope)) = envelope::read(&text) else {
-        panic!("{text} is not an event");
-    };
+    let text: &'static str = text.leak();
     Frame {
-        text: text.into(),
-        content: Content::Event(envelope),
+        text,
+        content: Content::Event(testing::positions(text)),
     }
 }
 
@@ -82,12 +80,12 @@ struct Stored {
 
 impl Stored {
     fn of(event: &Event<'_>) -> Self {
-        let number = |field| event.text(field).map(|text| text.parse().unwrap());
+        let pid = FieldPath::parse("pid").unwrap().value(event);
         let secret = event.frame.split_once("hidden ");
         Self {
             source: event.source.to_owned(),
-            id: number(Field::Id),
-            body: number(Field::Pid).unwrap(),
+            id: event.id().map(|id| id.parse().unwrap()),
+            body: pid.unwrap().parse().unwrap(),
             secret: secret.map(|(_, rest)| rest[..1].parse().unwrap()),
             is_conflict: event.conflict.is_some(),
             received_at: event.received_at.as_microsecond(),

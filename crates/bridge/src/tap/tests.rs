@@ -1,10 +1,6 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use neurobridge_core::{
-    envelope::{Kind, read},
-    event::{Event, Sequence},
-    record::Batch,
-};
+use neurobridge_core::{record::Batch, testing};
 use neurobridge_spool::{Spool, SpoolConfig};
 use tokio::time::{Duration, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,19 +12,9 @@ const SOON: Duration = Duration::from_secs(30);
 
 async fn append(spool: &Spool, events: u64, size: usize) {
     let frame = format!("{{\"id\":1,\"data\":{{\"x\":\"{}\"}}}}", "x".repeat(size));
-    let Ok(Kind::Event(envelope)) = read(&frame) else {
-        panic!("not an event")
-    };
     let mut batch = Batch::default();
     for _ in 0..events {
-        batch.push(&Event {
-            sequence: Sequence::FIRST,
-            received_at: jiff::Timestamp::UNIX_EPOCH,
-            source: "main",
-            conflict: None,
-            envelope,
-            frame: &frame,
-        });
+        batch.push(&testing::event(&frame));
     }
     spool.append(batch).await.unwrap();
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::decimal::Decimal;
-use crate::{cloudevents, json};
+use crate::{cloudevents, json, positions::TimeFormat};
 
 /// What a bound is, in errors and as a title in the schema.
 pub(super) const BOUND: &str = "a number, or a time in quotes such as \"2026-01-31T12:00:00Z\"";
@@ -21,7 +21,7 @@ pub struct Bound {
 impl Bound {
     /// Creates a bound from the text of a number in JSON, or a time in RFC 3339.
     fn parse(text: &str) -> Option<Self> {
-        let time = cloudevents::timestamp(text);
+        let time = cloudevents::timestamp(text, TimeFormat::Text);
         (time.is_some() || Decimal::parse(text).is_some()).then(|| Self {
             text: text.into(),
             time,
@@ -33,7 +33,7 @@ impl Bound {
     pub(super) fn order(&self, value: &str) -> Option<Ordering> {
         let text = json::text(value)?;
         match self.time {
-            Some(time) => Some(cloudevents::timestamp(&text)?.cmp(&time)),
+            Some(time) => Some(cloudevents::timestamp(&text, TimeFormat::Text)?.cmp(&time)),
             None => Some(Decimal::parse(&text)?.order(Decimal::parse(&self.text)?)),
         }
     }

@@ -8,7 +8,8 @@ use serde::{
     de::{self, MapAccess, SeqAccess},
 };
 
-use super::{CONDITION, Condition, Path, bound::BOUND};
+use super::{CONDITION, Condition, bound::BOUND};
+use crate::path::Path;
 use crate::suggest::did_you_mean;
 
 /// The operators of a condition.
@@ -116,7 +117,7 @@ pub(crate) fn nested(table: Vec<(String, Condition)>) -> Result<Vec<(Path, Condi
                 fields.extend(
                     below
                         .into_iter()
-                        .map(|(rest, condition)| (path.clone().join(rest), condition)),
+                        .map(|(rest, condition)| (path.join(&rest), condition)),
                 );
             }
             condition => fields.push((path, condition)),

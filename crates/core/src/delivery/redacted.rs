@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::{Options, refusals::Body};
 use crate::{
     dead_letter,
-    envelope::{self, Kind},
     event::Event,
+    event_buf::EventBuf,
     sink::{PublishError, Rejection, RejectionReason, Sink},
 };
 
@@ -16,11 +16,8 @@ pub(super) fn publish_redacted<S: Sink>(
     sink: &mut S,
     event: &Event<'_>,
     buffer: &Bytes,
-    scratch: &mut String,
+    scratch: &mut EventBuf,
 ) -> Result<(), PublishError> {
-    if options.redaction.is_empty() {
-        return sink.publish(event, buffer);
-    }
     let event = redacted(options, event, scratch).map_err(PublishError::Rejected)?;
     sink.publish(&event, buffer)
 }
@@ -29,23 +26,15 @@ pub(super) fn publish_redacted<S: Sink>(
 fn redacted<'a>(
     options: &Options,
     event: &Event<'a>,
-    scratch: &'a mut String,
+    scratch: &'a mut EventBuf,
 ) -> Result<Event<'a>, Rejection> {
-    scratch.clear();
-    if options.redaction.is_empty() || !options.redaction.apply(event.frame, scratch) {
-        return Ok(*event);
-    }
-    match envelope::read(scratch) {
-        Ok(Kind::Event(envelope)) => Ok(Event {
-            envelope,
-            frame: scratch,
-            ..*event
-        }),
-        _ => Err(Rejection {
+    options
+        .redaction
+        .apply(event, scratch)
+        .map_err(|error| Rejection {
             reason: RejectionReason::Unrenderable,
-            detail: "the redacted frame is not an event".to_owned(),
-        }),
-    }
+            detail: format!("the event cannot be redacted: {error}"),
+        })
 }
 
 /// Appends the dead letter of an event after the sink's redaction. If the redaction fails, the dead letter does not contain the
@@ -57,7 +46,7 @@ pub(super) fn write_dead_letter(
     body: Body,
     out: &mut String,
 ) {
-    let mut scratch = String::new();
+    let mut scratch = EventBuf::default();
     let redacted = redacted(options, event, &mut scratch);
     let whole = body == Body::Whole && redacted.is_ok();
     dead_letter::write_event(

@@ -53,7 +53,6 @@ use self::setup::*;
 use super::*;
 use crate::{
     dead_letter::DeadLetter,
-    envelope::{Kind, read},
     event::{Event, Sequence},
     ledger::SinkCounts,
     reader::{Cursor, Skipped},
@@ -62,6 +61,7 @@ use crate::{
         Ack, Connected, DeadLetterSink, FaultKind, Outcome, PublishError, Rejection, RejectionReason,
         SinkFuture, Transactions,
     },
+    testing,
 };
 
 /// Returns the properties of a connection without cumulative acknowledgements and without a committed cursor.

@@ -20,6 +20,7 @@ use crate::{
     clock,
     dead_letter::DeadLetter,
     event::Sequence,
+    event_buf::EventBuf,
     identity::SpoolId,
     ledger::Settlement,
     reader::{Cursor, Reader, Skipped},
@@ -183,7 +184,13 @@ impl<M: CommitMode> Window<M> {
                 let Some(event) = self.inbox.find(sequence) else {
                     return Err(missing(sequence));
                 };
-                match publish_redacted(&self.options, sink, &event, &Bytes::new(), &mut String::new()) {
+                match publish_redacted(
+                    &self.options,
+                    sink,
+                    &event,
+                    &Bytes::new(),
+                    &mut EventBuf::default(),
+                ) {
                     Ok(()) => {
                         self.outstanding.published(sequence);
                         self.refusals.published(sequence);
@@ -204,7 +211,7 @@ impl<M: CommitMode> Window<M> {
     }
 
     fn publish_unpublished<S: Sink>(&mut self, sink: &mut S) -> Result<Step, SinkFault> {
-        let mut scratch = String::new();
+        let mut scratch = EventBuf::default();
         // Cloned (it shares the bytes), so that the events can borrow from it while the window changes.
         let Some(batch) = self.inbox.unpublished().cloned() else {
             return Ok(Step::Read);

@@ -36,25 +36,29 @@ impl Batch {
 
     /// Appends an event. Its sequence is ignored: the log assigns one.
     ///
-    /// The name of a source is truncated to 255 bytes; the configuration allows no longer names.
+    /// The name of a source and its attributes are truncated to 255 bytes each; the configuration allows no longer ones.
     pub fn push(&mut self, event: &Event<'_>) {
-        let source = &event.source.as_bytes()[..event.source.len().min(usize::from(u8::MAX))];
-        self.bytes.reserve(FIXED + source.len() + event.frame.len());
-        let length = FIXED - PREFIX + source.len() + event.frame.len();
+        let texts = [event.source, event.source_uri, event.type_prefix]
+            .map(|text| &text.as_bytes()[..text.floor_char_boundary(usize::from(u8::MAX))]);
+        let positions = event.positions.bytes();
+        let texts_length: usize = texts.iter().map(|text| text.len()).sum();
+        let total = FIXED + positions.len() + texts_length + event.frame.len();
+        self.bytes.reserve(total);
         // The length fits into 32 bits: the scanner rejects frames above 4 GiB, the listener much smaller
         // ones.
         let mut fixed = [0; FIXED];
         // Checksum and sequence are set when the batch is sealed.
-        fixed[..4].copy_from_slice(&(length as u32).to_le_bytes());
+        fixed[..4].copy_from_slice(&((total - PREFIX) as u32).to_le_bytes());
         fixed[16..24].copy_from_slice(&event.received_at.as_microsecond().to_le_bytes());
         set_conflict(&mut fixed, event.conflict);
-        fixed[25] = source.len() as u8;
-        for (place, span) in fixed[30..].chunks_exact_mut(8).zip(event.envelope.spans()) {
-            place[..4].copy_from_slice(&span.start.to_le_bytes());
-            place[4..].copy_from_slice(&span.end.to_le_bytes());
+        for (length, text) in fixed[25..28].iter_mut().zip(texts) {
+            *length = text.len() as u8;
         }
         self.bytes.extend_from_slice(&fixed);
-        self.bytes.extend_from_slice(source);
+        self.bytes.extend_from_slice(positions);
+        for text in texts {
+            self.bytes.extend_from_slice(text);
+        }
         self.bytes.extend_from_slice(event.frame.as_bytes());
         self.events += 1;
     }
@@ -242,5 +246,5 @@ impl SealedBatch {
 
 fn set_conflict(record: &mut [u8], conflict: Option<u32>) {
     record[24] = if conflict.is_some() { CONFLICT } else { 0 };
-    record[26..30].copy_from_slice(&conflict.unwrap_or(0).to_le_bytes());
+    record[28..32].copy_from_slice(&conflict.unwrap_or(0).to_le_bytes());
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::event::{ENTRY_FIELDS, NESTED_FIELDS};
+use crate::neuroio::{ENTRY_FIELDS, NESTED_FIELDS};
 
 /// A name (`face_image`), a pattern (`*_image`), or a path of either (`space.name`, `*.name`).
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
@@ -53,18 +53,16 @@ impl Pattern {
         self.names.len() > 1
     }
 
-    /// Returns whether the pattern matches the value of the key `name` at `path`, counted from the frame.
-    /// Only patterns that are paths use `path`.
-    pub(super) fn matches(&self, name: &str, path: &[Cow<'_, str>]) -> bool {
+    /// Returns whether the pattern matches the value of the key `name` at `path`, counted from the frame. The body is
+    /// below `body_depth` keys. Only patterns that are paths use `path`.
+    pub(super) fn matches(&self, name: &str, path: &[Cow<'_, str>], body_depth: usize) -> bool {
         if let [pattern] = self.names.as_slice() {
             return pattern.matches(name);
         }
-        let below_data = match path.split_first() {
-            Some((first, rest)) if first == "data" => Some(rest),
-            _ => None,
-        };
-        // Users who look at a frame write `data.pid`; interpreted below `data`, this would match nothing.
-        self.leads_to(path) || below_data.is_some_and(|path| self.leads_to(path))
+        // Users who look at a frame write `data.pid`; interpreted below `data`, this would match nothing. A value beside
+        // the body, such as a duplicate of it, counts as within it: to redact too much is safe.
+        let below_body = path.get(body_depth..).filter(|_| body_depth > 0);
+        self.leads_to(path) || below_body.is_some_and(|path| self.leads_to(path))
     }
 
     /// Returns whether the pattern matches a field that the platform is known to send.
@@ -75,7 +73,7 @@ impl Pattern {
                 .chain(field.split('.'))
                 .map(Cow::from)
                 .collect();
-            path.last().is_some_and(|name| self.matches(name, &path))
+            path.last().is_some_and(|name| self.matches(name, &path, 1))
         })
     }
 

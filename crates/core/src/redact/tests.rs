@@ -6,6 +6,14 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::{
+    event::FieldPath,
+    frame_reader::FrameReader,
+    path::Path,
+    positions::PositionsBuf,
+    projection::{EventPaths, Projection},
+    testing,
+};
 
 const KEY: &[u8] = b"0123456789abcdef0123456789abcdef\n";
 
@@ -23,9 +31,41 @@ fn with_key(redact: &[&str], fields: &[&str], key: &[u8]) -> Redaction {
     Redaction::new(&patterns(redact), Some(&pseudonymise)).unwrap()
 }
 
+/// Returns the positions of `id` and `data` in any JSON, also where it is not an event.
+fn positions(frame: &str) -> PositionsBuf {
+    let paths = EventPaths {
+        body: Path::new(["data"]),
+        id: vec![Path::new(["id"])],
+        kind: Some(Path::new(["data", "space", "id"])),
+        ..EventPaths::default()
+    };
+    let fields = ["pid", "space", "face_image", "$.more"].map(|path| FieldPath::parse(path).unwrap());
+    let projection = Projection::new(&paths, &fields);
+    let mut reader = FrameReader::new(projection.paths().iter().map(Option::as_ref));
+    let mut positions = PositionsBuf::default();
+    if let Ok(spans) = reader.read(frame) {
+        projection.write(spans, &mut positions);
+    }
+    positions
+}
+
+/// Returns the frame after redaction, `None` if it is unchanged. The positions of its fields are those of a scan.
 fn apply(redaction: &Redaction, frame: &str) -> Option<String> {
-    let mut out = "left from before".to_owned();
-    redaction.apply(frame, &mut out).then_some(out)
+    let before = positions(frame);
+    let event = Event {
+        positions: before.positions(),
+        frame,
+        ..testing::event(r#"{"data":{}}"#)
+    };
+    let mut out = EventBuf::default();
+    let after = redaction.apply(&event, &mut out).unwrap();
+    assert_eq!(
+        after.positions,
+        positions(after.frame).positions(),
+        "{frame}\n{}",
+        after.frame
+    );
+    (after.frame != frame).then(|| after.frame.to_owned())
 }
 
 fn redacted(redact: &[&str], frame: &str) -> Option<String> {
@@ -53,7 +93,7 @@ fn only_selected_values_are_replaced() {
         (
             "*",
             r#"{"id":{"x":1},"data":{"data":1},"data":{"b":{}},"more":true}"#,
-            r#"{"id":{"x":null},"data":{"data":null},"data":{"b":null},"more":null}"#,
+            r#"{"id":{"x":null},"data":null,"data":{"b":null},"more":null}"#,
         ),
         (
             "space.name",
@@ -93,10 +133,56 @@ fn text_without_a_secret_is_unchanged() {
 }
 
 #[test]
-fn redaction_of_invalid_json_yields_nothing() {
-    for text in [r#"{"data":{"pid":"p"}"#, "secret", r#"{"data":{}} {"pid":1}"#] {
-        assert_eq!(redacted(&["pid"], text).as_deref(), Some("null"), "{text}");
+fn invalid_json_is_not_redacted() {
+    let redaction = Redaction::new(&patterns(&["pid"]), None).unwrap();
+    for frame in [r#"{"data":{"pid":"p"}"#, "secret", r#"{"data":{}} {"pid":1}"#] {
+        let event = Event {
+            frame,
+            ..testing::event(r#"{"data":{}}"#)
+        };
+        let mut out = EventBuf::default();
+        assert!(redaction.apply(&event, &mut out).is_err(), "{frame}");
     }
+}
+
+#[test]
+fn value_around_the_body_is_replaced_except_the_body() {
+    let paths = EventPaths {
+        body: Path::new(["payload", "items", "0"]),
+        id: vec![Path::new(["payload", "key"])],
+        ..EventPaths::default()
+    };
+    let projection = Projection::new(&paths, []);
+    let mut reader = FrameReader::new(projection.paths().iter().map(Option::as_ref));
+    let frame = r#"{"payload":{"key":"k","secret":"s","items":[{"a":1,"name":"n"},{"b":2}]},"name":"m"}"#;
+    let mut positions = PositionsBuf::default();
+    projection.write(reader.read(frame).unwrap(), &mut positions);
+    let event = Event {
+        positions: positions.positions(),
+        frame,
+        ..testing::event(r#"{"data":{}}"#)
+    };
+    let redact = |redact: &[&str]| {
+        let mut out = EventBuf::default();
+        let redaction = Redaction::new(&patterns(redact), None).unwrap();
+        let after = redaction.apply(&event, &mut out).unwrap();
+        (
+            after.frame.to_owned(),
+            after.body().to_owned(),
+            after.id().unwrap().into_owned(),
+        )
+    };
+    let expected = r#"{"payload":{"key":"k","secret":null,"items":[{"a":1,"name":"n"},null]},"name":"m"}"#;
+    assert_eq!(
+        redact(&["payload"]),
+        (expected.into(), r#"{"a":1,"name":"n"}"#.into(), "k".into())
+    );
+    let expected =
+        r#"{"payload":{"key":"k","secret":"s","items":[{"a":1,"name":null},{"b":2}]},"name":null}"#;
+    assert_eq!(
+        redact(&["name", "key"]),
+        (expected.into(), r#"{"a":1,"name":null}"#.into(), "k".into())
+    );
 }
 
 #[test]
@@ -182,8 +268,8 @@ fn expected(value: &Value, path: &mut Vec<String>, redaction: &Redaction) -> Val
                     path.push(key.clone());
                     let exempt = path.len() == 1 && (key == "data" || key == "id");
                     let is_secret = key.ends_with("_image")
-                        || path[..] == ["data", "space", "name"]
-                        || path[..] == ["space", "name"];
+                        || path[..] == ["space", "name"]
+                        || path[1..] == ["space", "name"];
                     let new = if exempt {
                         expected(value, path, redaction)
                     } else if is_secret {

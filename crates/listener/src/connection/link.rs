@@ -19,7 +19,7 @@ pub(crate) trait Outlet: Send + 'static {
     type Item: Send + 'static;
 
     /// Adds an event frame or a malformed frame.
-    fn frame(&mut self, frame: Frame);
+    fn frame(&mut self, frame: Frame<'_>);
 
     /// Adds a notice.
     fn notice(&mut self, notice: Notice<'_>);
@@ -139,7 +139,7 @@ mod tests {
         let (mut link, mut items) = link(1);
         link.items.try_send(vec!["in the way".into()]).unwrap();
         link.outlet.frame(Frame {
-            text: "[]".into(),
+            text: "[]",
             content: Content::Malformed(MalformedReason::UnknownKind),
         });
         link.stop.cancel();

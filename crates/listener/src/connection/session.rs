@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll, ready};
 
-use neurobridge_core::{envelope::FrameReader, secret::SecretSet, units::ByteSize};
+use neurobridge_core::{neuroio::Frames, secret::SecretSet, units::ByteSize};
 use secrecy::SecretString;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -33,7 +33,7 @@ pub(crate) struct Session<S> {
     /// The values that must not be shown if the platform repeats them, including the token.
     pub(crate) secrets: SecretSet,
     max_frame_size: ByteSize,
-    reader: FrameReader,
+    frames: Frames,
     /// Whether written data may still be unflushed.
     pub(crate) is_flushing: bool,
     /// The error after which nothing can be written. Reading continues until no data is left: a server that
@@ -48,6 +48,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         secrets: SecretSet,
         max_frame_size: ByteSize,
         heartbeat: Heartbeat,
+        frames: Frames,
     ) -> Self {
         Self {
             socket,
@@ -56,7 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             token,
             secrets,
             max_frame_size,
-            reader: FrameReader::default(),
+            frames,
             is_flushing: false,
             write_error: None,
         }
@@ -121,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         match message {
             Message::Text(text) => {
                 reading.bytes += text.len() as u64;
-                let Classified { content, control } = frame::classify(&mut self.reader, &text);
+                let Classified { content, control } = frame::classify(&mut self.frames, &text);
                 // A frame is counted as one kind: that of its content, or without content that of its control
                 // message.
                 match (&content, &control) {
@@ -133,7 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     if let Content::Malformed(reason) = content {
                         warn_malformed(link, reason, text.len());
                     }
-                    link.outlet.frame(Frame { text, content });
+                    link.outlet.frame(Frame { text: &text, content });
                 }
                 control.map_or(Ok(()), |control| self.take_control(control, link, reading))
             }
@@ -232,7 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
-const fn kind_of(content: &Content) -> FrameKind {
+const fn kind_of(content: &Content<'_>) -> FrameKind {
     match content {
         Content::Event(_) => FrameKind::Event,
         Content::Malformed(MalformedReason::UnknownKind) => FrameKind::Unknown,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
-use neurobridge_core::{secret::SecretSet, units::ByteSize};
+use neurobridge_core::{neuroio::Frames, secret::SecretSet, units::ByteSize};
 use tokio::{
     io::{AsyncWriteExt, DuplexStream, duplex},
     sync::mpsc,
@@ -34,7 +34,7 @@ pub(crate) struct TestOutlet(Vec<String>);
 impl Outlet for TestOutlet {
     type Item = Vec<String>;
 
-    fn frame(&mut self, frame: Frame) {
+    fn frame(&mut self, frame: Frame<'_>) {
         self.0.push(frame.text.to_string());
     }
 
@@ -71,7 +71,7 @@ pub(crate) async fn connection() -> (Session<DuplexStream>, Platform) {
     let secrets = SecretSet::default();
     secrets.add(TOKEN);
     (
-        Session::new(socket, TOKEN.into(), secrets, LIMIT, heartbeat),
+        Session::new(socket, TOKEN.into(), secrets, LIMIT, heartbeat, Frames::default()),
         platform,
     )
 }

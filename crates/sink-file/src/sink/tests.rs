@@ -5,10 +5,8 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use neurobridge_core::{
     connect::ConnectSteps,
-    envelope::{Kind, read},
     epoch::{Epoch, Epochs},
     reader::Cursor,
 };
@@ -133,16 +131,9 @@ fn publish(sink: &mut FileSink, sequence: u64) -> Result<(), PublishError> {
 }
 
 fn publish_frame(sink: &mut FileSink, sequence: u64, frame: &str) -> Result<(), PublishError> {
-    let Kind::Event(envelope) = read(frame).unwrap() else {
-        panic!("no event")
-    };
     let event = Event {
         sequence: Sequence::new(sequence).unwrap(),
-        received_at: Timestamp::UNIX_EPOCH,
-        source: "main",
-        conflict: None,
-        envelope,
-        frame,
+        ..neurobridge_core::testing::event(frame)
     };
     sink.publish(&event, &Bytes::new())
 }

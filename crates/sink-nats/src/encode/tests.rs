@@ -1,24 +1,13 @@
-use neurobridge_core::{
-    envelope::{Kind, read},
-    event::Sequence,
-    sink_type::SinkConfig,
-    strip::Stripped,
-};
+use neurobridge_core::{event::Sequence, sink_type::SinkConfig, strip::Stripped, testing};
 use proptest::prelude::*;
 
 use super::*;
 
 fn event(sequence: u64, frame: &str) -> Event<'_> {
-    let Kind::Event(envelope) = read(frame).unwrap() else {
-        panic!("no event: {frame}")
-    };
     Event {
         sequence: Sequence::new(sequence).unwrap(),
         received_at: "2026-01-02T03:04:06Z".parse().unwrap(),
-        source: "main",
-        conflict: None,
-        envelope,
-        frame,
+        ..testing::event(frame)
     }
 }
 
@@ -68,7 +57,7 @@ fn stripped_event_is_marked_in_each_format() {
     ] {
         let event = event(42, FRAME);
         let stripped = Stripped::of(&event).unwrap();
-        let event = stripped.event(&event).unwrap();
+        let event = stripped.event(&event);
         let mut encoder = Encoder::new(&config(format));
         let message = encoder.encode(&event, &spool(), Some(&stripped.fields)).unwrap();
         insta::assert_snapshot!(name, message.describe());

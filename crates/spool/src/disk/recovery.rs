@@ -76,6 +76,8 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
             "this file system cannot sync a folder: after a power cut files of the spool may be missing; a local disk is safe"
         );
     }
+    let found = segment::list(folder)?;
+    refuse_other_versions(&found)?;
     let identity = files::folder_identity(folder).map_err(DiskError::of("look at the folder", folder))?;
     for name in [AHEAD, NEW] {
         files::remove(&folder.join(name))?;
@@ -83,7 +85,6 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     for name in [ID, epochs::NAME, registry::NAME, stop_record::NAME] {
         files::remove(&folder.join(files::temporary_name(name)))?;
     }
-    let found = segment::list(folder)?;
     let id = match read_id(folder)? {
         Some(id) => id,
         None => make_id(folder, &found)?,
@@ -146,6 +147,22 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     drop(state);
     shared.durable.send_replace(next.get() - 1);
     Ok(shared)
+}
+
+/// Returns an error if a segment was written by another version of the program, before anything is changed.
+fn refuse_other_versions(segments: &[(Sequence, PathBuf)]) -> Result<(), OpenError> {
+    for (_, path) in segments {
+        let file = File::open(path).map_err(DiskError::of("open", path))?;
+        let header = segment::read_header(&file).map_err(DiskError::of("read", path))?;
+        if let Err(FormatError::Version { found, expected }) = header {
+            return Err(OpenError::Version {
+                path: path.clone(),
+                found,
+                expected,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn options(config: &DiskConfig) -> Result<Options, OpenError> {
@@ -313,7 +330,6 @@ fn segments(
                 }
                 continue;
             }
-            Err(FormatError::Version { found }) => return Err(OpenError::Version { path, found }),
             Err(error) => {
                 warn!(segment = %path.display(), %error, "the head of a segment is damaged; its events are read all the same");
                 None

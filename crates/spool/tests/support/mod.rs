@@ -11,11 +11,11 @@ use std::{
 };
 
 use neurobridge_core::{
-    envelope::{Kind, read},
     event::{Event, Sequence},
     ledger::Settlement,
     reader::{Read, Reader, Skipped},
     record::Batch,
+    testing,
     units::ByteSize,
 };
 use neurobridge_spool::{DiskConfig, OpenError, Spool, SpoolConfig, SpoolReader, SyncPolicy, WhenFull};
@@ -59,16 +59,9 @@ fn batch_at(first: u64, events: u64, size: usize, received_at: impl Fn(u64) -> j
     let mut batch = Batch::default();
     for sequence in first..first + events {
         let frame = frame(sequence, size);
-        let Kind::Event(envelope) = read(&frame).unwrap() else {
-            panic!("no event")
-        };
         batch.push(&Event {
-            sequence: Sequence::FIRST,
             received_at: received_at(sequence),
-            source: "main",
-            conflict: None,
-            envelope,
-            frame: &frame,
+            ..testing::event(&frame)
         });
     }
     batch

@@ -11,7 +11,7 @@ use std::{
 use neurobridge_core::{
     connect::ConnectSteps, ledger::SourceLedger, sink::FaultKind, sink_type::BuildContext,
 };
-use neurobridge_listener::{Frames, SourceConfig, SourceError, SourceState};
+use neurobridge_listener::{Messages, SourceConfig, SourceError, SourceState};
 use tokio::{
     net::TcpListener,
     sync::mpsc,
@@ -135,12 +135,12 @@ async fn try_source(name: &str, config: SourceConfig) -> Answer {
     let source = build_source(name, config, Arc::new(SourceLedger::default()))
         .await
         .map_err(|error| unavailable(&error))?;
-    let frames = Frames::new(Arc::clone(source.name()));
+    let messages = Messages::new(Arc::clone(source.name()));
     let stats = source.stats();
     let stop = CancellationToken::new();
     // Events that arrive meanwhile are discarded: two batches are queued, then reading stops.
     let (batches, _kept) = mpsc::channel(2);
-    let running = source.run(frames, batches, stop.clone());
+    let running = source.run(messages, batches, stop.clone());
     tokio::pin!(running);
     let mut ask = interval(ASK_INTERVAL);
     loop {

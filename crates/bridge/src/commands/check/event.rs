@@ -5,9 +5,10 @@ use std::{fs, io, path::Path};
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use neurobridge_core::{
-    envelope::{self, Kind},
     event::{Event, Sequence},
+    event_buf::EventBuf,
     identity::SpoolId,
+    neuroio::{self, Frames, Kind},
 };
 
 use crate::{
@@ -48,36 +49,44 @@ pub(super) fn render(config: &Config, file: &Path, name: &str) -> Result<String,
     let source = config.sources.keys().next().map_or("main", String::as_str);
     let redaction = redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event")?;
 
-    let event = read(&frame, file, source)?;
+    let mut frames = Frames::default();
+    let source_uri = neuroio::source_uri(source);
+    let event = Event {
+        source,
+        source_uri: &source_uri,
+        ..read(&mut frames, &frame, file)?
+    };
     if !config.event.filter.matches(&event) {
         return Ok("no sink gets this event: it does not pass event.filter\n".to_owned());
     }
-    let mut redacted = String::new();
-    let event = if redaction.apply(event.frame, &mut redacted) {
-        read(&redacted, file, source)?
-    } else {
-        event
-    };
+    let mut redacted = EventBuf::default();
+    let event = redaction
+        .apply(&event, &mut redacted)
+        .context("--event: the event cannot be redacted")
+        .or_exit(Exit::Usage)?;
     Ok(preview.message(&event).unwrap_or_else(|| {
         format!("this sink does not get this event: it does not pass sinks.{name}.filter\n")
     }))
 }
 
-fn read<'a>(frame: &'a str, file: &Path, source: &'a str) -> Result<Event<'a>, Failure> {
+fn read<'a>(frames: &'a mut Frames, frame: &'a str, file: &Path) -> Result<Event<'a>, Failure> {
     let expected = "expected the JSON of one event such as {\"id\":1,\"data\":{\"result\":\"new\"}}";
-    let kind = envelope::read(frame)
+    let (kind, _) = frames
+        .read(frame)
         .with_context(|| format!("--event: {} is not JSON, {expected}", file.display()))
         .or_exit(Exit::Usage)?;
-    let Kind::Event(envelope) = kind else {
+    let Kind::Event(positions) = kind else {
         let error = anyhow!("--event: found another message in {}, {expected}", file.display());
         return Err(Failure::new(Exit::Usage, error));
     };
     Ok(Event {
         sequence: Sequence::FIRST,
         received_at: Timestamp::now(),
-        source,
+        source: "",
+        source_uri: "",
+        type_prefix: neuroio::TYPE_PREFIX,
         conflict: None,
-        envelope,
+        positions,
         frame,
     })
 }

@@ -11,9 +11,10 @@ use std::{
 use neurobridge_core::{
     dead_letter::DeadLetters,
     delivery::Ended,
-    envelope::{self, Kind},
     event::{Event, Sequence},
+    event_buf::EventBuf,
     identity::SpoolId,
+    neuroio::{self, Frames},
     record::{Batch, SealedBatch},
     redact::Redaction,
 };
@@ -240,30 +241,25 @@ impl Intake<'_> {
             return Ok(Prepared::Damaged);
         };
         let frame = stored.get();
-        let event = |frame| match envelope::read(frame) {
-            Ok(Kind::Event(envelope)) => Some(Event {
-                sequence,
-                received_at: fields.received_at,
-                source: &fields.source,
-                conflict: dead_letter.conflict(),
-                envelope,
-                frame,
-            }),
-            _ => None,
-        };
-        let Some(whole) = event(frame) else {
+        let mut frames = Frames::default();
+        let Some(positions) = frames.event(frame) else {
             return Ok(Prepared::Damaged);
+        };
+        let whole = Event {
+            sequence,
+            received_at: fields.received_at,
+            source: &fields.source,
+            source_uri: &neuroio::source_uri(&fields.source),
+            type_prefix: neuroio::TYPE_PREFIX,
+            conflict: dead_letter.conflict(),
+            positions,
+            frame,
         };
         if !self.config.event.filter.matches(&whole) {
             return Ok(Prepared::Filtered);
         }
-        let mut redacted = String::new();
-        let has_changed = self.redaction.apply(frame, &mut redacted);
-        let Some(event) = (if has_changed {
-            event(&redacted)
-        } else {
-            Some(whole)
-        }) else {
+        let mut redacted = EventBuf::default();
+        let Ok(event) = self.redaction.apply(&whole, &mut redacted) else {
             return Ok(Prepared::Damaged);
         };
         let mut batch = Batch::default();

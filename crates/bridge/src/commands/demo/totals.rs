@@ -5,10 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use neurobridge_core::{
-    envelope::Field,
-    reader::{Cursor, Read, Reader},
-};
+use neurobridge_core::reader::{Cursor, Read, Reader};
 use neurobridge_spool::Spool;
 use tokio::task::JoinHandle;
 
@@ -36,7 +33,7 @@ impl Totals {
                     }
                 };
                 for event in batch.iter().filter_map(Result::ok) {
-                    let result = event.text(Field::Result).unwrap_or("unknown".into());
+                    let result = event.kind().unwrap_or("unknown".into());
                     count(&mut lock(&counting), &result);
                 }
                 reader.commit(&Cursor {

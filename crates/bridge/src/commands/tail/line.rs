@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use neurobridge_core::{
-    envelope::Field,
     event::{Event, FieldPath},
     foreign_text::escape,
 };
@@ -20,14 +19,15 @@ const PLACE_COLUMNS: usize = 28;
 /// characters are escaped.
 pub(super) fn of(event: &Event<'_>, names_feed: bool, width: usize, paint: Paint) -> String {
     let time = event.received_at.strftime("%H:%M:%S%.3f").to_string();
-    let text = |field| event.text(field).unwrap_or_default();
-    let result = text(Field::Result);
-    let person = match event.text(Field::Pid) {
+    let value = |path: &str| FieldPath::parse(path)?.value(event);
+    let result = event.kind().unwrap_or_default();
+    let person = match value("pid") {
         Some(pid) => pid.chars().take(PERSON_COLUMNS).collect(),
         None => "-".to_owned(),
     };
-    let place = [text(Field::SpaceName), text(Field::SourceName)]
+    let place = [value("space.name"), value("source.name")]
         .into_iter()
+        .flatten()
         .filter(|name| !name.is_empty())
         .collect::<Vec<_>>()
         .join(" / ");
@@ -71,7 +71,7 @@ fn details(event: &Event<'_>) -> String {
     if let Some(liveness) = value("liveness").filter(|liveness| liveness != "passed") {
         details.push(format!("liveness {liveness}"));
     }
-    details.extend(event.text(Field::Id).map(|id| format!("#{id}")));
+    details.extend(event.id().map(|id| format!("#{id}")));
     details.join("  ")
 }
 
@@ -89,10 +89,7 @@ fn style_of(result: &str) -> Option<Style> {
 
 #[cfg(test)]
 mod tests {
-    use neurobridge_core::{
-        envelope::{Kind, read},
-        event::Sequence,
-    };
+    use neurobridge_core::testing;
 
     use super::*;
     use crate::terminal::columns;
@@ -100,16 +97,9 @@ mod tests {
     const FRAME: &str = r#"{"id":7,"data":{"id":7,"result":"exact","pid":"ad9ad883-2879-4a58","source":{"id":1,"name":"T\u00fcr \u001b[2J"},"space":{"id":1,"name":"Head office"},"age":66,"sex":0,"mood":"anger","liveness":"failed","confidence":83.34,"face_image":"https://m/1.jpg"}}"#;
 
     fn line(frame: &str, width: usize) -> String {
-        let Ok(Kind::Event(envelope)) = read(frame) else {
-            panic!("no event")
-        };
         let event = Event {
-            sequence: Sequence::FIRST,
             received_at: "2026-01-02T03:04:05.678Z".parse().unwrap(),
-            source: "main",
-            conflict: None,
-            envelope,
-            frame,
+            ..testing::event(frame)
         };
         of(&event, false, width, Paint::PLAIN)
     }

@@ -335,16 +335,9 @@ pub(super) fn batches(count: u64, missing: Option<(u64, u64)>) -> Vec<SealedBatc
         for id in first..end {
             let result = if id % 3 == 0 { "junk" } else { "new" };
             let frame = format!(r#"{{"id":{id},"data":{{"result":"{result}","pid":"p"}}}}"#);
-            let Kind::Event(envelope) = read(&frame).unwrap() else {
-                panic!("not an event")
-            };
             batch.push(&Event {
-                sequence: Sequence::FIRST,
                 received_at: Timestamp::from_second(id as i64).unwrap(),
-                source: "main",
-                conflict: None,
-                envelope,
-                frame: &frame,
+                ..testing::event(&frame)
             });
         }
         batches.push(batch.seal(Sequence::new(first).unwrap()));

@@ -43,18 +43,8 @@ impl Reader for EndlessReader {
             r#"{{"data":{{"result":"{result}","fill":"{}"}}}}"#,
             "x".repeat(1 << 20)
         );
-        let Ok(Kind::Event(envelope)) = read(&frame) else {
-            panic!("not an event")
-        };
         let mut batch = Batch::default();
-        batch.push(&Event {
-            sequence: Sequence::FIRST,
-            received_at: Timestamp::UNIX_EPOCH,
-            source: "main",
-            conflict: None,
-            envelope,
-            frame: &frame,
-        });
+        batch.push(&testing::event(&frame));
         let batch = batch.seal(self.next);
         self.next = batch.end();
         *self.read_bytes.lock().unwrap() += batch.bytes().len();

@@ -82,16 +82,9 @@ impl World {
             }
             let result = if id.is_multiple_of(3) { "junk" } else { "new" };
             let frame = format!(r#"{{"id":{id},"data":{{"result":"{result}"}}}}"#);
-            let Ok(crate::envelope::Kind::Event(envelope)) = read(&frame) else {
-                panic!("no event")
-            };
             batch.push(&Event {
-                sequence: Sequence::FIRST,
                 received_at: Timestamp::from_second(id as i64).unwrap(),
-                source: "main",
-                conflict: None,
-                envelope,
-                frame: &frame,
+                ..testing::event(&frame)
             });
         }
         batch.seal(first)

@@ -1,0 +1,284 @@
+//! Where the fields of an event lie in its frame, in the encoding that a record stores.
+//!
+//! | offset | bytes | content |
+//! |---|---|---|
+//! | 0 | 1 | format of the time: see [`TimeFormat`] |
+//! | 1 | 1 | number of id parts |
+//! | 2 | 1 | number of fields |
+//! | 3 | 1 | number of keys on the path from the frame to the body |
+//! | 4 | 24 | body, time, type: start and end of each |
+//! | 28 | 8 each | the parts of the id |
+//! | … | 12 each | the fields: hash of the path, start, end |
+//!
+//! All numbers are little-endian. A field is found by the hash of its path, so a record can be read with another
+//! configuration than the one that it was written with: a path without an entry is searched in the body.
+
+use std::fmt;
+
+use crate::json::Span;
+
+/// The maximum number of paths that identify an event.
+pub const MAX_ID_PARTS: usize = 4;
+/// The maximum number of fields whose positions are stored. Fields beyond it are searched in the body.
+pub const MAX_FIELDS: usize = 16;
+
+const HEADER: usize = 4;
+const SPAN: usize = 8;
+const FIELD: usize = 4 + SPAN;
+/// Body, time and type.
+const FIXED_SPANS: usize = 3;
+const IDS: usize = HEADER + FIXED_SPANS * SPAN;
+
+/// The number of bytes of positions without an id and without fields.
+pub(crate) const SHORTEST: usize = IDS;
+
+/// How a feed writes the time of an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeFormat {
+    /// ISO 8601, in UTC if it has no offset.
+    #[default]
+    Text,
+    /// Seconds since 1970, with an optional fraction.
+    Seconds,
+    /// Milliseconds since 1970.
+    Milliseconds,
+    /// Microseconds since 1970.
+    Microseconds,
+    /// Nanoseconds since 1970.
+    Nanoseconds,
+}
+
+impl TimeFormat {
+    const ALL: [Self; 5] = [
+        Self::Text,
+        Self::Seconds,
+        Self::Milliseconds,
+        Self::Microseconds,
+        Self::Nanoseconds,
+    ];
+}
+
+/// The positions of an event's fields in its frame, borrowed from a record or a [`PositionsBuf`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Positions<'a> {
+    /// Complete: [`Self::parse`] has compared the length with the counts.
+    bytes: &'a [u8],
+}
+
+impl<'a> Positions<'a> {
+    /// Reads the positions at the start of `bytes`; also returns their length. `None` if they are invalid or
+    /// truncated.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<(Self, usize)> {
+        let [format, ids, fields, _] = *bytes.first_chunk::<HEADER>()?;
+        let (ids, fields) = (usize::from(ids), usize::from(fields));
+        if usize::from(format) >= TimeFormat::ALL.len() || ids > MAX_ID_PARTS || fields > MAX_FIELDS {
+            return None;
+        }
+        let length = IDS + ids * SPAN + fields * FIELD;
+        let bytes = bytes.get(..length)?;
+        Some((Self { bytes }, length))
+    }
+
+    /// Returns the position of the body.
+    pub fn body(self) -> Span {
+        self.span(HEADER)
+    }
+
+    /// Returns the number of keys on the path from the frame to the body.
+    pub const fn body_depth(self) -> usize {
+        self.bytes[3] as usize
+    }
+
+    /// Returns the position of the time of the event.
+    pub fn time(self) -> Span {
+        self.span(HEADER + SPAN)
+    }
+
+    /// Returns the format of the time.
+    pub const fn time_format(self) -> TimeFormat {
+        TimeFormat::ALL[self.bytes[0] as usize]
+    }
+
+    /// Returns the position of the type of the event.
+    pub fn kind(self) -> Span {
+        self.span(HEADER + 2 * SPAN)
+    }
+
+    /// Returns the positions of the parts of the id; none if events of the feed have no id.
+    pub fn ids(self) -> impl ExactSizeIterator<Item = Span> {
+        (0..usize::from(self.bytes[1])).map(move |index| self.span(IDS + index * SPAN))
+    }
+
+    /// Returns the position of a field by the hash of its path; `None` if the field was not projected.
+    pub fn field(self, hash: u32) -> Option<Span> {
+        self.fields()
+            .find(|(found, _)| *found == hash)
+            .map(|(_, span)| span)
+    }
+
+    fn fields(self) -> impl Iterator<Item = (u32, Span)> {
+        let start = IDS + usize::from(self.bytes[1]) * SPAN;
+        self.bytes[start..].chunks_exact(FIELD).map(|field| {
+            let hash = u32_at(field, 0);
+            (hash, span_at(field, 4))
+        })
+    }
+
+    fn span(self, offset: usize) -> Span {
+        span_at(self.bytes, offset)
+    }
+
+    /// Returns the encoding.
+    pub(crate) const fn bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+impl fmt::Debug for Positions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Positions")
+            .field("body", &self.body())
+            .field("time", &self.time())
+            .field("kind", &self.kind())
+            .field("ids", &self.ids().collect::<Vec<_>>())
+            .field("fields", &self.fields().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+/// Positions in a buffer of their own, which is reused from one event to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PositionsBuf {
+    bytes: Vec<u8>,
+}
+
+impl From<Positions<'_>> for PositionsBuf {
+    fn from(positions: Positions<'_>) -> Self {
+        Self {
+            bytes: positions.bytes.to_vec(),
+        }
+    }
+}
+
+/// The positions of an event without any field.
+static NONE: [u8; SHORTEST] = [0; SHORTEST];
+
+impl PositionsBuf {
+    /// Returns the positions; all are missing before the first [`set`](Self::set).
+    pub fn positions(&self) -> Positions<'_> {
+        Positions {
+            bytes: if self.bytes.is_empty() { &NONE } else { &self.bytes },
+        }
+    }
+
+    /// Replaces the positions. `spans` are those of the body, the time, the type, the parts of the id, then the
+    /// fields with these hashes.
+    ///
+    /// # Panics
+    /// Panics if there are fewer spans than that, more than [`MAX_ID_PARTS`] parts, or more than [`MAX_FIELDS`]
+    /// fields.
+    pub(crate) fn set(
+        &mut self,
+        format: TimeFormat,
+        body_depth: u8,
+        ids: usize,
+        fields: &[u32],
+        spans: &[Span],
+    ) {
+        assert!(ids <= MAX_ID_PARTS && fields.len() <= MAX_FIELDS);
+        let (fixed, projected) = spans.split_at(FIXED_SPANS + ids);
+        self.bytes.clear();
+        self.bytes
+            .extend_from_slice(&[format as u8, ids as u8, fields.len() as u8, body_depth]);
+        for span in fixed {
+            self.bytes.extend_from_slice(&encoded(*span));
+        }
+        for (hash, span) in fields.iter().zip(&projected[..fields.len()]) {
+            self.bytes.extend_from_slice(&hash.to_le_bytes());
+            self.bytes.extend_from_slice(&encoded(*span));
+        }
+    }
+
+    /// Replaces the positions by others, each changed by `shift`.
+    pub(crate) fn set_shifted(&mut self, positions: Positions<'_>, shift: impl Fn(Span) -> Span) {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(positions.bytes);
+        let fields = IDS + usize::from(positions.bytes[1]) * SPAN;
+        let (fixed, fields) = self.bytes.split_at_mut(fields);
+        let fixed = fixed[HEADER..].chunks_exact_mut(SPAN);
+        let fields = fields.chunks_exact_mut(FIELD).map(|field| &mut field[4..]);
+        for place in fixed.chain(fields) {
+            let span = shift(span_at(place, 0));
+            place.copy_from_slice(&encoded(span));
+        }
+    }
+}
+
+fn encoded(span: Span) -> [u8; SPAN] {
+    (u64::from(span.end) << 32 | u64::from(span.start)).to_le_bytes()
+}
+
+fn span_at(bytes: &[u8], offset: usize) -> Span {
+    Span {
+        start: u32_at(bytes, offset),
+        end: u32_at(bytes, offset + 4),
+    }
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    let mut number = [0; 4];
+    number.copy_from_slice(&bytes[offset..offset + 4]);
+    u32::from_le_bytes(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(start: u32) -> Span {
+        Span {
+            start,
+            end: start + 1,
+        }
+    }
+
+    #[test]
+    fn positions_are_found_by_place_and_hash() {
+        let mut buffer = PositionsBuf::default();
+        assert_eq!(buffer.positions().body(), Span::ABSENT);
+        let spans: Vec<Span> = (10..17).map(span).collect();
+        buffer.set(TimeFormat::Milliseconds, 1, 2, &[7, 9], &spans);
+        let positions = buffer.positions();
+        assert_eq!(positions.body(), span(10));
+        assert_eq!((positions.time(), positions.kind()), (span(11), span(12)));
+        assert_eq!(positions.time_format(), TimeFormat::Milliseconds);
+        assert_eq!(positions.ids().collect::<Vec<_>>(), [span(13), span(14)]);
+        assert_eq!(positions.field(9), Some(span(16)));
+        assert_eq!(positions.field(8), None);
+
+        let mut shifted = PositionsBuf::default();
+        shifted.set_shifted(positions, |span| Span {
+            start: span.start + 100,
+            end: span.end + 100,
+        });
+        assert_eq!(shifted.positions().body(), span(110));
+        assert_eq!(shifted.positions().field(7), Some(span(115)));
+        assert_eq!(shifted.positions().body_depth(), 1);
+    }
+
+    #[test]
+    fn truncated_and_impossible_positions_are_rejected() {
+        let mut buffer = PositionsBuf::default();
+        buffer.set(TimeFormat::Text, 0, 1, &[7], &[span(1); 5]);
+        let bytes = buffer.positions().bytes().to_vec();
+        assert_eq!(Positions::parse(&bytes).unwrap().1, bytes.len());
+        for length in 0..bytes.len() {
+            assert!(Positions::parse(&bytes[..length]).is_none(), "{length}");
+        }
+        for (offset, value) in [(0, 5), (1, MAX_ID_PARTS as u8 + 1), (2, MAX_FIELDS as u8 + 1)] {
+            let mut bytes = [0; 1000];
+            bytes[offset] = value;
+            assert!(Positions::parse(&bytes).is_none(), "{offset}");
+        }
+    }
+}
