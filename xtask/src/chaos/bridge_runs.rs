@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use super::clock::Clock;
 use super::history::StatusHistory;
 use super::recovery::Recovery;
-use super::schedule::Fault;
+use super::schedule::{Fault, Kind};
 use super::spool_reader::SpoolReader;
 
 /// The interval of the requests to `/status`.
@@ -54,7 +54,7 @@ impl<'a> BridgeRuns<'a> {
         })
     }
 
-    /// Observes the bridge and kills it on schedule.
+    /// Observes the bridge, and kills or freezes it on schedule.
     pub(super) fn run(&mut self, faults: &[Fault], clock: &Clock) -> Result<()> {
         for fault in faults {
             while clock.wait(fault.at, STATUS_INTERVAL) {
@@ -63,10 +63,17 @@ impl<'a> BridgeRuns<'a> {
             if clock.has_stopped() {
                 return Ok(());
             }
-            self.kill()?;
-            clock.log(fault.victim, "killed")?;
-            clock.pause(fault.lasts);
-            self.start()?;
+            if fault.kind == Kind::Freeze {
+                self.bridge.process().freeze()?;
+                clock.log(fault.victim, "frozen")?;
+                clock.pause(fault.lasts);
+                self.bridge.process().thaw()?;
+            } else {
+                self.kill()?;
+                clock.log(fault.victim, "killed")?;
+                clock.pause(fault.lasts);
+                self.start()?;
+            }
             clock.log(fault.victim, "available again")?;
         }
         while clock.wait(clock.end(), STATUS_INTERVAL) {

@@ -136,8 +136,7 @@ impl fmt::Display for Comparison {
 pub(super) fn run_in(dir: &Scratch, args: &Args) -> Result<bool> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let duration = Duration::from_secs_f64(args.minutes * 60.0);
-    let mut faults = schedule::draw(seed, duration, false);
-    faults.retain(|fault| matches!(fault.victim, Victim::Bridge | Victim::Feed));
+    let faults = schedule::draw_of_feed(seed, duration);
     print(&format!(
         "seed {seed}, {} minutes, {} events per second, compared with everything that the platform recognised",
         args.minutes, args.rate

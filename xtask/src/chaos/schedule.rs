@@ -150,6 +150,33 @@ pub(super) fn draw(seed: u64, duration: Duration, with_full_disk: bool) -> Vec<F
     faults
 }
 
+/// The duration of a freeze of the bridge in seconds.
+const BRIDGE_FREEZE: f64 = 3.0;
+/// The time from the start of a freeze of the bridge to the cut of its feed, and the duration of the cut, in seconds.
+const CUT_IN_FREEZE: f64 = 1.0;
+
+/// Draws faults of the bridge and of the feed only. Every third kill of the bridge is a freeze instead, in which the feed
+/// is cut: the bridge notices the cut seconds later.
+pub(super) fn draw_of_feed(seed: u64, duration: Duration) -> Vec<Fault> {
+    let mut faults = draw(seed, duration, false);
+    faults.retain(|fault| matches!(fault.victim, Victim::Bridge | Victim::Feed));
+    let mut cuts = Vec::new();
+    let of_bridge = faults.iter_mut().filter(|fault| fault.victim == Victim::Bridge);
+    for fault in of_bridge.skip(1).step_by(3) {
+        fault.kind = Kind::Freeze;
+        fault.lasts = Duration::from_secs_f64(BRIDGE_FREEZE);
+        cuts.push(Fault {
+            victim: Victim::Feed,
+            kind: Kind::Cut,
+            at: fault.at + Duration::from_secs_f64(CUT_IN_FREEZE),
+            lasts: Duration::from_secs_f64(CUT_IN_FREEZE),
+        });
+    }
+    faults.append(&mut cuts);
+    faults.sort_by_key(|fault| fault.at);
+    faults
+}
+
 /// The faults of one victim while they are drawn.
 struct Drawn {
     random: fastrand::Rng,
@@ -299,6 +326,22 @@ mod tests {
             let fences = faults.iter().filter(|fault| fault.kind == Kind::Fence);
             let after = fences.filter(|fence| fence.at > killed.at + killed.lasts);
             assert!(after.count() >= 6, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn feed_is_cut_in_each_freeze_of_the_bridge() {
+        for seed in 0..200 {
+            let faults = draw_of_feed(seed, TWO_MINUTES);
+            let freezes = faults.iter().filter(|fault| fault.kind == Kind::Freeze);
+            assert!(freezes.clone().count() >= 2, "seed {seed}");
+            for freeze in freezes {
+                let end = freeze.at + freeze.lasts;
+                assert_eq!(freeze.victim, Victim::Bridge);
+                assert!(faults.iter().any(|fault| {
+                    fault.victim == Victim::Feed && fault.at > freeze.at && fault.at + fault.lasts < end
+                }));
+            }
         }
     }
 

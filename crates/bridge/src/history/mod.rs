@@ -6,6 +6,7 @@
 
 mod book;
 mod entry;
+mod pause;
 mod store;
 mod watch;
 
@@ -198,6 +199,7 @@ impl History {
         let now = clock::now();
         let mut inner = self.lock();
         let Inner { book, watch, .. } = &mut *inner;
+        watch.look(now);
         for source in &mut *sources {
             watch.source(&SourceFacts::of(source), book, now);
         }

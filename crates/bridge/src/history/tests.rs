@@ -226,6 +226,31 @@ fn short_gap_between_two_looks_is_recorded() {
 }
 
 #[test]
+fn gap_after_a_pause_of_the_process_begins_with_the_pause() {
+    let (mut book, mut watch) = (Book::default(), Watch::default());
+    let mut facts = source(0);
+    for at in [0, 1, 5] {
+        watch.look(time(at));
+        if at == 5 {
+            // The last byte was read after the pause.
+            facts.open_gap = Some((time(5), "broken"));
+        }
+        watch.source(&facts, &mut book, time(at));
+    }
+    assert_eq!(book.open_gap("main").unwrap().began, time(1));
+    // A short gap in a pause, which has ended.
+    watch.look(time(20));
+    facts.open_gap = None;
+    facts.gaps = 2;
+    let gap = |began, length| (time(began), Duration::from_secs(length), "closed");
+    facts.newest_gaps = vec![gap(18, 1), gap(5, 3)];
+    watch.source(&facts, &mut book, time(20));
+    let gaps: Vec<(Timestamp, Option<Timestamp>)> =
+        book.gaps.values().map(|gap| (gap.began, gap.ended)).collect();
+    assert_eq!(gaps, [(time(1), Some(time(8))), (time(5), Some(time(19)))]);
+}
+
+#[test]
 fn gap_of_a_removed_source_ends() {
     let dir = tempfile::tempdir().unwrap();
     let first = History::open(dir.path(), &["main", "old"]);

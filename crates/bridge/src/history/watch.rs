@@ -14,6 +14,7 @@ use tracing::warn;
 use super::{
     book::{Alive, Book, CRASH, Gap, RESTART},
     entry::{self, Entry, Kind},
+    pause::Pause,
 };
 use crate::state::SourceView;
 
@@ -25,6 +26,7 @@ const RATE_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 /// The last observed state of the parts of the bridge.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
+    pause: Pause,
     sources: BTreeMap<String, SourceWatch>,
     sinks: BTreeMap<String, SinkWatch>,
     spool: SpoolWatch,
@@ -207,6 +209,11 @@ impl Watch {
         }
     }
 
+    /// Records that the process runs. Called before each comparison.
+    pub(super) fn look(&mut self, now: Timestamp) {
+        self.pause.look(now);
+    }
+
     /// Compares a source with the last report.
     pub(super) fn source(&mut self, source: &SourceFacts, book: &mut Book, now: Timestamp) {
         let name = &*source.name;
@@ -229,13 +236,13 @@ impl Watch {
                 book.add(disconnected(name, *began, reason, None));
             }
             watch.reported = Reported::Nothing;
-            book.begin_gap(name, *began, *reason);
+            book.begin_gap(name, self.pause.start_of_gap(*began), *reason);
             if let Some(gap) = book.end_gap(name, entry::after(*began, *length)) {
                 watch.gap_ended(&gap, book, false);
             }
         }
         if let Some((began, reason)) = source.open_gap {
-            book.begin_gap(name, began, reason);
+            book.begin_gap(name, self.pause.start_of_gap(began), reason);
         }
         watch.outage(source, book);
         watch.proof_of_life(source, book);
