@@ -1,6 +1,6 @@
 //! Checks a declaration beyond its types, and compiles its texts and messages.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use neurobridge_core::{
     address::{Address, describe_scheme},
@@ -10,6 +10,7 @@ use neurobridge_core::{
 use crate::{
     declaration::{Declaration, Meaning, OpeningStep, Rule, SecretSource},
     notation::{Answer, MessageText, Rewind, TimeUnit},
+    problem::Problem,
     text::{Allowed, Template, Text},
 };
 
@@ -29,27 +30,6 @@ const RESERVED_HEADERS: [&str; 8] = [
     "sec-websocket-protocol",
     "sec-websocket-extensions",
 ];
-
-/// A mistake in a declaration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The key, relative to the declaration; the index of an array counts as a key.
-    pub key: Vec<String>,
-    /// The mistake in one sentence: what was found, what was expected.
-    pub message: String,
-    /// What was probably meant.
-    pub hint: Option<String>,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.key.join("."), self.message)?;
-        match &self.hint {
-            Some(hint) => write!(f, " ({hint})"),
-            None => Ok(()),
-        }
-    }
-}
 
 /// The texts and messages of a declaration, compiled.
 #[derive(Clone, Debug, Default)]

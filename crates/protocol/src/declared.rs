@@ -5,11 +5,12 @@ use std::time::Duration;
 use neurobridge_core::json::{JsonError, Span, text};
 
 use crate::{
-    check::{self, Compiled, Problem},
+    check::{self, Compiled},
     declaration::{Declaration, Heartbeat, Meaning},
     fields::{self, FeedEvent, Fields},
     locate::{self, Elements},
     notation::{Answer, FeedPath},
+    problem::Problem,
     resume,
     text::{Message, Secrets, Values},
 };
@@ -394,3 +395,6 @@ fn encode(text: &str) -> String {
     }
     encoded
 }
+
+#[cfg(test)]
+mod tests;

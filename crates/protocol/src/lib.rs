@@ -13,11 +13,11 @@ mod declared;
 mod fields;
 mod locate;
 mod notation;
+mod problem;
 mod resume;
 mod text;
 
 pub use self::{
-    check::Problem,
     declaration::{
         Acknowledgement, Declaration, EventFields, Heartbeat, Meaning, OpeningStep, Request, Resume, Rule,
         SecretSource,
@@ -25,5 +25,6 @@ pub use self::{
     declared::{Action, Declared, MalformedReason, Ping, Prepared},
     fields::{FeedEvent, Fields},
     notation::{Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, TimeUnit, When},
+    problem::Problem,
     text::{Message, Secrets},
 };

@@ -96,9 +96,10 @@ proptest! {
         let mut declared = Declared::new(typed).unwrap();
         declared.begin(Secrets::new());
         for frame in frames {
-            let mut count = 0;
+            let (mut count, step) = (0, declared.deadline());
             declared.receive(&frame, &mut |_| count += 1);
-            prop_assert!(count > 0, "{}", frame);
+            // An answer that completes one of several steps needs no action.
+            prop_assert!(count > 0 || declared.deadline() != step, "{}", frame);
         }
     }
 

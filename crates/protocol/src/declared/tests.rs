@@ -1,0 +1,133 @@
+use neurobridge_core::secret::Secret;
+
+use super::*;
+
+fn declared(text: &str) -> Declared {
+    let text = format!("{text}\n[[rules]]\nwhen = {{ id = {{ present = true }} }}\nis = \"event\"\n");
+    Declared::new(toml::from_str(&text).unwrap()).unwrap()
+}
+
+fn sent(messages: &[Message]) -> Vec<&str> {
+    messages.iter().map(Message::expose).collect()
+}
+
+fn actions(declared: &mut Declared, frame: &str) -> Vec<String> {
+    let mut actions = Vec::new();
+    declared.receive(frame, &mut |action| {
+        actions.push(match action {
+            Action::Event(event) => event.text.to_owned(),
+            Action::Reply(message) => message.expose().to_owned(),
+            other => format!("{other:?}"),
+        });
+    });
+    actions
+}
+
+#[test]
+fn request_contains_secrets_and_resumes() {
+    let declared = declared(
+        "secrets = { key = { variable = \"KEY\" } }\nresume = { value = \"id\", query = \"since\", rewind = 1 }\n\
+         [request]\nheaders = { Authorization = \"Bearer {secret.key}\" }\nquery = { key = \"{secret.key}\", x = [1, \"a b&c\"] }\n\
+         subprotocols = [\"v1\"]",
+    );
+    let secrets = Secrets::from([("key".to_owned(), Secret::new("hunter2="))]);
+    let request = declared.request(&secrets, Some("8"));
+    assert_eq!(
+        request.headers,
+        [("Authorization".to_owned(), "Bearer hunter2=".to_owned())]
+    );
+    assert_eq!(request.query, "key=hunter2%3D&x=1&x=a%20b%26c&since=7");
+    assert_eq!(request.subprotocols, ["v1"]);
+    assert_eq!(
+        declared.request(&secrets, None).query,
+        "key=hunter2%3D&x=1&x=a%20b%26c"
+    );
+}
+
+#[test]
+fn answer_of_another_request_is_not_the_answer() {
+    let mut declared = declared(
+        "open = [{ send = { n = \"{request_id:json}\" } }, { send = { n = \"{request_id:json}\" }, until = { ok = true }, \
+         refused = { ok = false }, answer_id = \"n\", timeout = \"3s\" }]",
+    );
+    assert_eq!(
+        sent(&declared.begin(Secrets::new())),
+        [r#"{"n":1}"#, r#"{"n":2}"#]
+    );
+    assert_eq!(declared.deadline(), Some((1, Duration::from_secs(3))));
+    let malformed = actions(&mut declared, r#"{"n":1,"ok":true}"#);
+    assert!(malformed[0].starts_with("Malformed"), "{malformed:?}");
+    assert!(!declared.is_ready());
+    assert_eq!(actions(&mut declared, r#"{"n":2,"ok":true}"#), ["Ready"]);
+    assert!(declared.is_ready());
+    assert_eq!(declared.deadline(), None);
+    // The numbers begin again with each connection.
+    assert_eq!(
+        sent(&declared.begin(Secrets::new())),
+        [r#"{"n":1}"#, r#"{"n":2}"#]
+    );
+    assert_eq!(
+        actions(&mut declared, r#"{"n":"2","ok":false}"#),
+        [r#"Refused("{\"n\":\"2\",\"ok\":false}")"#]
+    );
+}
+
+#[test]
+fn event_that_answers_a_step_is_delivered_after_ready() {
+    let mut declared = declared("open = [{ until = { id = 1 } }]");
+    assert!(declared.begin(Secrets::new()).is_empty());
+    assert_eq!(actions(&mut declared, r#"{"id":7}"#), [r#"{"id":7}"#]);
+    assert_eq!(actions(&mut declared, r#"{"id":1}"#), ["Ready", r#"{"id":1}"#]);
+}
+
+#[test]
+fn element_is_an_event_in_its_own_frame() {
+    let mut declared = declared("events = \"a.list\"");
+    declared.begin(Secrets::new());
+    assert_eq!(
+        actions(&mut declared, r#"{"a":{"list":[ {"id":1} , {"id":2}]},"b":3}"#),
+        [
+            r#"{"a":{"list":[{"id":1}]},"b":3}"#,
+            r#"{"a":{"list":[{"id":2}]},"b":3}"#
+        ]
+    );
+    // With one element, the frame is not copied.
+    let one = r#"{"a":{"list":[ {"id":1} ]}}"#;
+    assert_eq!(actions(&mut declared, one), [one]);
+    assert_eq!(actions(&mut declared, r#"{"a":{"list":[]}}"#), ["Ignore"]);
+    // Without the array, it is no event.
+    assert!(actions(&mut declared, r#"{"id":1}"#)[0].starts_with("Malformed"));
+}
+
+#[test]
+fn acknowledgements_name_one_event_or_several() {
+    let ack = |form: &str| {
+        let mut declared = declared(&format!("ack = {{ value = \"id\", {form} }}"));
+        let messages = declared.acknowledge(&["1", "\"b\"", "3"]);
+        sent(&messages).join(" ")
+    };
+    assert_eq!(
+        ack("send = { ok = \"{value:json}\" }"),
+        r#"{"ok":1} {"ok":"b"} {"ok":3}"#
+    );
+    assert_eq!(ack("send = \"ack {value}\", cumulative = true"), "ack 3");
+    assert_eq!(
+        ack("send = [\"{values:json}\"], max_batch = 2"),
+        r#"[[1,"b"]] [[3]]"#
+    );
+    assert!(declared("").acknowledge(&["1"]).is_empty());
+}
+
+#[test]
+fn shown_text_is_bounded() {
+    let rule = "[[rules]]\nwhen = { e = { present = true } }\nis = \"error\"\ntext = \"e\"";
+    let mut declared = declared(rule);
+    let frame = format!(r#"{{"e":"{}"}}"#, "ü".repeat(100_000));
+    let mut lengths = Vec::new();
+    declared.receive(&frame, &mut |action| {
+        if let Action::Error(text) = action {
+            lengths.push(text.len());
+        }
+    });
+    assert_eq!(lengths, [MAX_TEXT_BYTES]);
+}
