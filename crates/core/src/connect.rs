@@ -11,53 +11,48 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::sink::{FaultKind, SinkFault};
+use crate::{
+    labels,
+    labels::{Counts, Label},
+    sink::{FaultKind, SinkFault},
+};
 
 /// The time after which a sink that is not connected counts as down.
 const SLOW_AFTER: Duration = Duration::from_secs(5);
 
-/// The steps of a connection attempt, in the order in which a sink performs them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ConnectStep {
-    /// Reads files and creates the client, without contacting a server.
-    Prepare,
-    /// Looks up the name of a server.
-    NameLookup,
-    /// Opens a connection to an address.
-    Dial,
-    /// Negotiates TLS.
-    Tls,
-    /// Authenticates.
-    SignIn,
-    /// Requests the members of the cluster.
-    Metadata,
-    /// Requests a topic, its leaders and its limits, or creates it.
-    Topic,
-    /// Requests a stream, or creates it.
-    Stream,
-    /// Requests a producer id, or claims a transactional id.
-    ProducerId,
-    /// Reads the position that was committed last.
-    Cursor,
+labels! {
+    /// The steps of a connection attempt, in the order in which a sink performs them.
+    #[derive(PartialOrd, Ord)]
+    pub enum ConnectStep {
+        /// Reads files and creates the client, without contacting a server.
+        Prepare = "prepare",
+        /// Looks up the name of a server.
+        NameLookup = "name_lookup",
+        /// Opens a connection to an address.
+        Dial = "dial",
+        /// Negotiates TLS.
+        Tls = "tls",
+        /// Authenticates.
+        SignIn = "sign_in",
+        /// Requests the members of the cluster.
+        Metadata = "metadata",
+        /// Requests a topic, its leaders and its limits, or creates it.
+        Topic = "topic",
+        /// Requests a stream, or creates it.
+        Stream = "stream",
+        /// Requests a producer id, or claims a transactional id.
+        ProducerId = "producer_id",
+        /// Reads the position that was committed last.
+        Cursor = "cursor",
+    }
 }
 
-impl ConnectStep {
-    /// All steps, in order.
-    pub const ALL: [Self; 10] = [
-        Self::Prepare,
-        Self::NameLookup,
-        Self::Dial,
-        Self::Tls,
-        Self::SignIn,
-        Self::Metadata,
-        Self::Topic,
-        Self::Stream,
-        Self::ProducerId,
-        Self::Cursor,
-    ];
+/// Counts of connection attempts, by step.
+pub type StepCounts = Counts<ConnectStep, { ConnectStep::ALL.len() }>;
 
+impl ConnectStep {
     /// Returns the name of the step for a sentence.
-    pub const fn label(self) -> &'static str {
+    const fn words(self) -> &'static str {
         match self {
             Self::Prepare => "preparation",
             Self::NameLookup => "name look-up",
@@ -69,22 +64,6 @@ impl ConnectStep {
             Self::Stream => "stream request",
             Self::ProducerId => "producer id request",
             Self::Cursor => "cursor request",
-        }
-    }
-
-    /// Returns the name of the step as the value of a metric label.
-    pub const fn key(self) -> &'static str {
-        match self {
-            Self::Prepare => "prepare",
-            Self::NameLookup => "name_lookup",
-            Self::Dial => "dial",
-            Self::Tls => "tls",
-            Self::SignIn => "sign_in",
-            Self::Metadata => "metadata",
-            Self::Topic => "topic",
-            Self::Stream => "stream",
-            Self::ProducerId => "producer_id",
-            Self::Cursor => "cursor",
         }
     }
 
@@ -194,9 +173,9 @@ impl ConnectSteps {
     pub fn pending(&self) -> SlowConnect {
         let notes = self.lock();
         let at = if notes.target.is_empty() {
-            notes.step.label().to_owned()
+            notes.step.words().to_owned()
         } else {
-            format!("{}, {}", notes.step.label(), notes.target)
+            format!("{}, {}", notes.step.words(), notes.target)
         };
         let error = notes
             .error
@@ -274,7 +253,5 @@ mod tests {
     #[test]
     fn steps_are_listed_in_order() {
         assert!(ConnectStep::ALL.is_sorted());
-        let keys: std::collections::HashSet<_> = ConnectStep::ALL.iter().map(|step| step.key()).collect();
-        assert_eq!(keys.len(), ConnectStep::ALL.len());
     }
 }

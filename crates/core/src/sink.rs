@@ -15,6 +15,8 @@ use crate::{
     event::{Event, Sequence},
     foreign_text,
     identity::SpoolId,
+    labels,
+    labels::{Counts, Label},
     reader::Cursor,
     recreation::{FileChanges, Recreations},
 };
@@ -237,42 +239,26 @@ pub struct Rejection {
     pub detail: String,
 }
 
-/// The kinds of rejections: values of a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RejectionReason {
-    /// Larger than the broker accepts.
-    TooLarge,
-    /// The broker calls the record invalid.
-    Invalid,
-    /// No message can be built from it.
-    Unrenderable,
-    /// Its destination cannot exist, or does not exist and the sink is configured not to wait for it.
-    Unroutable,
-    /// It has no key, and its destination requires one.
-    MissingKey,
+labels! {
+    /// The kinds of rejections: values of a metric label.
+    pub enum RejectionReason {
+        /// Larger than the broker accepts.
+        TooLarge = "too_large",
+        /// The broker calls the record invalid.
+        Invalid = "invalid",
+        /// No message can be built from it.
+        Unrenderable = "unrenderable",
+        /// Its destination cannot exist, or does not exist and the sink is configured not to wait for it.
+        Unroutable = "unroutable",
+        /// It has no key, and its destination requires one.
+        MissingKey = "missing_key",
+    }
 }
 
+/// Counts of rejections.
+pub type RejectionCounts = Counts<RejectionReason, { RejectionReason::ALL.len() }>;
+
 impl RejectionReason {
-    /// All kinds.
-    pub const ALL: [Self; 5] = [
-        Self::TooLarge,
-        Self::Invalid,
-        Self::Unrenderable,
-        Self::Unroutable,
-        Self::MissingKey,
-    ];
-
-    /// Returns the name in metrics and dead letters.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::TooLarge => "too_large",
-            Self::Invalid => "invalid",
-            Self::Unrenderable => "unrenderable",
-            Self::Unroutable => "unroutable",
-            Self::MissingKey => "missing_key",
-        }
-    }
-
     /// Returns whether the event itself is known to be the cause. Such rejections do not indicate a fault of the sink, and do not count
     /// for the limit on consecutive dead letters.
     pub const fn is_certain(self) -> bool {
@@ -353,58 +339,32 @@ impl fmt::Display for SinkFault {
 
 impl std::error::Error for SinkFault {}
 
-/// The kinds of faults: values of a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FaultKind {
-    /// No server answers.
-    Unreachable,
-    /// Authentication or authorisation failed.
-    Unauthorised,
-    /// The topic or stream does not exist.
-    Missing,
-    /// The topic or stream accepts no message now: full, no leader, too few replicas.
-    Unavailable,
-    /// Another instance has replaced this one.
-    Fenced,
-    /// No acknowledgement arrived in time.
-    Timeout,
-    /// A disk error.
-    Disk,
-    /// More consecutive dead letters than allowed.
-    TooManyDeadLetters,
-    /// Any other fault.
-    Other,
-}
-
-impl FaultKind {
-    /// All kinds.
-    pub const ALL: [Self; 9] = [
-        Self::Unreachable,
-        Self::Unauthorised,
-        Self::Missing,
-        Self::Unavailable,
-        Self::Fenced,
-        Self::Timeout,
-        Self::Disk,
-        Self::TooManyDeadLetters,
-        Self::Other,
-    ];
-
-    /// Returns the name in metrics.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Unreachable => "unreachable",
-            Self::Unauthorised => "unauthorised",
-            Self::Missing => "missing",
-            Self::Unavailable => "unavailable",
-            Self::Fenced => "fenced",
-            Self::Timeout => "timeout",
-            Self::Disk => "disk",
-            Self::TooManyDeadLetters => "too_many_dead_letters",
-            Self::Other => "other",
-        }
+labels! {
+    /// The kinds of faults: values of a metric label.
+    pub enum FaultKind {
+        /// No server answers.
+        Unreachable = "unreachable",
+        /// Authentication or authorisation failed.
+        Unauthorised = "unauthorised",
+        /// The topic or stream does not exist.
+        Missing = "missing",
+        /// The topic or stream accepts no message now: full, no leader, too few replicas.
+        Unavailable = "unavailable",
+        /// Another instance has replaced this one.
+        Fenced = "fenced",
+        /// No acknowledgement arrived in time.
+        Timeout = "timeout",
+        /// A disk error.
+        Disk = "disk",
+        /// More consecutive dead letters than allowed.
+        TooManyDeadLetters = "too_many_dead_letters",
+        /// Any other fault.
+        Other = "other",
     }
 }
+
+/// Counts of faults.
+pub type FaultCounts = Counts<FaultKind, { FaultKind::ALL.len() }>;
 
 #[cfg(test)]
 mod tests {

@@ -361,7 +361,7 @@ impl Connection {
                 PublishError::Rejected(self.too_large(topic, size, self.limits.message))
             }
             Blame::Message(reason) => {
-                let detail = format!("librdkafka refuses a message for the topic \"{topic}\" ({code})");
+                let detail = format!("librdkafka rejects a message for the topic \"{topic}\" ({code})");
                 PublishError::Rejected(Rejection { reason, detail })
             }
             Blame::Sink(_) | Blame::Fenced => {

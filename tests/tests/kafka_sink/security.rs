@@ -175,10 +175,7 @@ async fn changed_password_is_used_on_reconnect() {
     .await;
     delivery.append_many(20).await;
     let faults = |snapshot: &neurobridge_core::delivery::ProgressSnapshot| {
-        snapshot.faults[FaultKind::ALL
-            .iter()
-            .position(|kind| *kind == FaultKind::Unauthorised)
-            .unwrap()]
+        snapshot.faults.get(FaultKind::Unauthorised)
     };
     let snapshot = delivery
         .until("the refusal", |snapshot| faults(snapshot) > 0)

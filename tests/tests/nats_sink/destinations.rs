@@ -48,7 +48,7 @@ async fn subject_beside_the_stream_becomes_a_dead_letter() {
         let ending = delivery.finish(&feed).await;
         let counts = ending.cursor.counts;
         assert_eq!((counts.delivered, counts.dead_lettered), (10, 1));
-        assert_eq!(ending.faults.iter().sum::<u64>(), 0);
+        assert_eq!(ending.faults.total(), 0);
         assert!(
             letters[0].contains("unroutable") && letters[0].contains(JUNK) && letters[0].contains("event 6"),
             "{letters:?}"

@@ -138,7 +138,7 @@ async fn missing_jetstream_is_named_in_the_error() {
     let fault = connect(NatsConfig::new(nats.url(), STREAM)).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Missing, "{fault}");
     assert!(
-        fault.reason.contains("JetStream") && fault.reason.contains("off"),
+        fault.reason.contains("JetStream") && fault.reason.contains("disabled"),
         "{fault}"
     );
 }

@@ -249,7 +249,7 @@ impl Delivery {
 
     /// Returns the number of faults so far.
     pub(crate) fn faults(&self) -> u64 {
-        self.now().faults.iter().sum()
+        self.now().faults.total()
     }
 
     /// Waits for this many outcomes.

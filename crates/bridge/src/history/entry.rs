@@ -3,38 +3,39 @@
 use std::{borrow::Cow, time::Duration};
 
 use jiff::Timestamp;
-use neurobridge_core::foreign_text;
+use neurobridge_core::{foreign_text, labels, labels::Label};
 use serde::{Deserialize, Serialize};
 
 /// The maximum length of a text, in characters: a sentence of the log with a reason.
 const MAX_TEXT_CHARS: usize = 400;
 
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    BridgeStarted,
-    ConfigurationLoaded,
-    BridgeStopped,
-    SourceConnected,
-    SourceDisconnected,
-    SourceRefused,
-    /// A gap has ended.
-    Gap,
-    SinkUp,
-    SinkDown,
-    SinkRecovered,
-    SinkStopped,
-    SpoolFull,
-    DiskFull,
-    SpoolRetrying,
-    SpoolFailed,
-    SpoolRecovered,
-    EventsDropped,
-    DeadLetters,
-    /// The stream or topic of a sink was removed and recreated.
-    DestinationRecreated,
-    /// Another program moved, truncated or removed the file of a sink.
-    FileChanged,
+labels! {
+    /// What happened; the words are those of files, `/status` and metrics.
+    pub(crate) enum Kind {
+        BridgeStarted = "bridge_started",
+        ConfigurationLoaded = "configuration_loaded",
+        BridgeStopped = "bridge_stopped",
+        SourceConnected = "source_connected",
+        SourceDisconnected = "source_disconnected",
+        SourceRefused = "source_refused",
+        /// A gap has ended.
+        Gap = "gap",
+        SinkUp = "sink_up",
+        SinkDown = "sink_down",
+        SinkRecovered = "sink_recovered",
+        SinkStopped = "sink_stopped",
+        SpoolFull = "spool_full",
+        DiskFull = "disk_full",
+        SpoolRetrying = "spool_retrying",
+        SpoolFailed = "spool_failed",
+        SpoolRecovered = "spool_recovered",
+        EventsDropped = "events_dropped",
+        DeadLetters = "dead_letters",
+        /// The stream or topic of a sink was removed and recreated.
+        DestinationRecreated = "destination_recreated",
+        /// Another program moved, truncated or removed the file of a sink.
+        FileChanged = "file_changed",
+    }
 }
 
 impl Kind {
@@ -71,32 +72,6 @@ impl Kind {
         Self::SpoolRecovered,
         Self::EventsDropped,
     ];
-
-    /// The word for the kind in files, `/status` and metrics.
-    pub(crate) const fn label(self) -> &'static str {
-        match self {
-            Self::BridgeStarted => "bridge_started",
-            Self::ConfigurationLoaded => "configuration_loaded",
-            Self::BridgeStopped => "bridge_stopped",
-            Self::SourceConnected => "source_connected",
-            Self::SourceDisconnected => "source_disconnected",
-            Self::SourceRefused => "source_refused",
-            Self::Gap => "gap",
-            Self::SinkUp => "sink_up",
-            Self::SinkDown => "sink_down",
-            Self::SinkRecovered => "sink_recovered",
-            Self::SinkStopped => "sink_stopped",
-            Self::SpoolFull => "spool_full",
-            Self::DiskFull => "disk_full",
-            Self::SpoolRetrying => "spool_retrying",
-            Self::SpoolFailed => "spool_failed",
-            Self::SpoolRecovered => "spool_recovered",
-            Self::EventsDropped => "events_dropped",
-            Self::DeadLetters => "dead_letters",
-            Self::DestinationRecreated => "destination_recreated",
-            Self::FileChanged => "file_changed",
-        }
-    }
 }
 
 /// A change of state. Repeats within a short time are merged into one entry.
@@ -111,7 +86,7 @@ pub(crate) struct Entry {
     /// The number of changes that were merged.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub(crate) count: u64,
-    /// See [`Kind::label`]. A text, because a newer version may have written the entry.
+    /// See [`Kind`]. A text, because a newer version may have written the entry.
     pub(crate) kind: Cow<'static, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<String>,
@@ -152,7 +127,7 @@ impl Entry {
             at,
             last: None,
             count: 1,
-            kind: Cow::Borrowed(kind.label()),
+            kind: Cow::Borrowed(kind.as_str()),
             source: None,
             sink: None,
             reason: None,

@@ -168,7 +168,7 @@ impl History {
         let kind = Kind::ConfigurationLoaded;
         let mut earlier = inner.book.newest_entries().into_iter();
         let before = earlier
-            .find(|entry| entry.kind == kind.label())
+            .find(|entry| entry.kind == kind.as_str())
             .and_then(|entry| entry.fingerprint.clone());
         let origin = file.map_or_else(|| "the environment".to_owned(), |file| file.display().to_string());
         let (sources, sinks) = (config.sources.len(), config.sinks.len());

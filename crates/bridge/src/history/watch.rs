@@ -262,7 +262,7 @@ impl Watch {
                     watch.down_since.get_or_insert(change.at);
                     let text = format!("the sink is down: {reason}");
                     let mut entry = Entry::new(Kind::SinkDown, change.at, &text).of_sink(name);
-                    entry.reason = change.kind.map(|kind| Cow::Borrowed(kind.label()));
+                    entry.reason = change.kind.map(|kind| Cow::Borrowed(kind.as_str()));
                     book.add(entry);
                 }
                 SinkState::Up => {
@@ -304,7 +304,7 @@ impl Watch {
             let entry = Entry::new(Kind::FileChanged, now, text).of_sink(name);
             book.add(if lost > 0 { entry.events(lost) } else { entry });
         }
-        let total = sink.dead_letters.iter().sum();
+        let total = sink.dead_letters.total();
         if let Some(letters) = watch.dead_letters.report(total, now) {
             let reason = sink.newest_dead_letters.iter().next();
             let reason = reason.map_or("unknown", |letter| letter.reason);

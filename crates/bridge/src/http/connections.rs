@@ -8,56 +8,32 @@ use std::{
     },
 };
 
+use neurobridge_core::{labels, labels::Label};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The limit of concurrent connections: four times that of `/status/stream` listeners, with request heads of 2 MiB in total.
 pub(super) const MAX_CONNECTIONS: usize = 128;
 
-/// The reason for refusing a connection or a request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Refusal {
-    /// Closed for a newer connection.
-    ConnectionLimit,
-    /// The head of a request did not arrive in time.
-    HeadTimeout,
-    /// The client did not read a response in time.
-    WriteTimeout,
-    /// The system refused the connection: too many open files, for example.
-    AcceptError,
-    /// The request names an unknown host.
-    UnknownHost,
-    /// A TLS handshake failed or did not end in time.
-    TlsHandshake,
-    /// The request has no password, or a wrong one.
-    Unauthorised,
-    /// The client has sent too many wrong passwords.
-    TooManyAttempts,
-}
-
-impl Refusal {
-    pub(crate) const ALL: [Self; 8] = [
-        Self::ConnectionLimit,
-        Self::HeadTimeout,
-        Self::WriteTimeout,
-        Self::AcceptError,
-        Self::UnknownHost,
-        Self::TlsHandshake,
-        Self::Unauthorised,
-        Self::TooManyAttempts,
-    ];
-
-    pub(crate) const fn label(self) -> &'static str {
-        match self {
-            Self::ConnectionLimit => "connection_limit",
-            Self::HeadTimeout => "head_timeout",
-            Self::WriteTimeout => "write_timeout",
-            Self::AcceptError => "accept_error",
-            Self::UnknownHost => "unknown_host",
-            Self::TlsHandshake => "tls_handshake",
-            Self::Unauthorised => "unauthorised",
-            Self::TooManyAttempts => "too_many_attempts",
-        }
+labels! {
+    /// The reason for refusing a connection or a request.
+    pub(crate) enum Refusal {
+        /// Closed for a newer connection.
+        ConnectionLimit = "connection_limit",
+        /// The head of a request did not arrive in time.
+        HeadTimeout = "head_timeout",
+        /// The client did not read a response in time.
+        WriteTimeout = "write_timeout",
+        /// The system refused the connection: too many open files, for example.
+        AcceptError = "accept_error",
+        /// The request names an unknown host.
+        UnknownHost = "unknown_host",
+        /// A TLS handshake failed or did not end in time.
+        TlsHandshake = "tls_handshake",
+        /// The request has no password, or a wrong one.
+        Unauthorised = "unauthorised",
+        /// The client has sent too many wrong passwords.
+        TooManyAttempts = "too_many_attempts",
     }
 }
 

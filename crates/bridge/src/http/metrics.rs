@@ -4,9 +4,8 @@ use std::{slice, sync::atomic::Ordering::Relaxed};
 
 use jiff::Timestamp;
 use neurobridge_core::{
-    connect::ConnectStep,
     histogram::{BOUNDS, Snapshot},
-    sink::{FaultKind, RejectionReason},
+    labels::Label,
 };
 use prometheus::{
     Encoder, TextEncoder,
@@ -63,7 +62,7 @@ metrics! {
     /// HTTP connections open at this moment, the one of this scrape among them.
     GAUGE http_open_connections = view.http.open() as u64;
     /// HTTP connections closed and requests refused by the bridge, by reason.
-    COUNTER http_refusals_total = counts("reason", Refusal::ALL.map(|reason| (reason.label(), view.http.refused(reason))));
+    COUNTER http_refusals_total = counts("reason", Refusal::ALL.iter().map(|reason| (*reason, view.http.refused(*reason))));
     /// Time of the newest entry of the history, by change and part (`bridge`, `spool`, `sources.NAME`, `sinks.NAME`); 0
     /// without one.
     GAUGE history_entry_timestamp_seconds = newest_entries(view);
@@ -163,14 +162,11 @@ metrics! {
         ("damaged", sink.ledger.counts.damaged),
     ]);
     /// Dead letters, by reason.
-    COUNTER sink_dead_letters_total =
-        counts("reason", RejectionReason::ALL.map(RejectionReason::label).into_iter().zip(sink.snapshot.dead_letters));
+    COUNTER sink_dead_letters_total = counts("reason", sink.snapshot.dead_letters.iter());
     /// Faults of the sink as a whole, by kind.
-    COUNTER sink_errors_total =
-        counts("kind", FaultKind::ALL.map(FaultKind::label).into_iter().zip(sink.snapshot.faults));
+    COUNTER sink_errors_total = counts("kind", sink.snapshot.faults.iter());
     /// Connection attempts that failed, or were not connected after 5 seconds, by the step at which they were.
-    COUNTER sink_connect_failures_total =
-        counts("step", ConnectStep::ALL.map(ConnectStep::key).into_iter().zip(sink.snapshot.connect_failures));
+    COUNTER sink_connect_failures_total = counts("step", sink.snapshot.connect_failures.iter());
     /// Events published again after a fault.
     COUNTER sink_resent_events_total = sink.snapshot.resent;
     /// Events that the destination lost after they were acknowledged: lines that another program removed from a file.
@@ -237,8 +233,8 @@ fn newest_entries(view: &View<'_>) -> Value {
     let mut entries = Vec::new();
     for (part, kinds) in parts {
         for kind in kinds {
-            let at = view.history.newest.get(&(part.clone(), kind.label().into()));
-            let labels = vec![pair("change", kind.label()), pair("part", &part)];
+            let at = view.history.newest.get(&(part.clone(), kind.as_str().into()));
+            let labels = vec![pair("change", kind.as_str()), pair("part", &part)];
             entries.push((labels, seconds(at.copied())));
         }
     }

@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn dead_letter_is_counted_when_the_cursor_passes_it() {
         let progress = Progress::new(Cursor::starting_at(Sequence::FIRST));
-        let counted = || progress.snapshot().dead_letters.iter().sum::<u64>();
+        let counted = || progress.snapshot().dead_letters.total();
         let mut mode = PerTransaction::default();
         let sequence = Sequence::FIRST.plus(4);
         mode.dead_lettered(&progress, sequence, RejectionReason::TooLarge);

@@ -1,7 +1,7 @@
 //! The limit of consecutive dead letters (if it is exceeded, the cause is most likely not in the events), and the log lines
 //! about dead letters.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 use tracing::warn;
@@ -9,7 +9,8 @@ use tracing::warn;
 use super::Options;
 use crate::{
     event::Sequence,
-    sink::{FaultKind, Rejection, RejectionReason, SinkFault},
+    labels::Label,
+    sink::{FaultKind, Rejection, RejectionCounts, RejectionReason, SinkFault},
 };
 
 /// Counts the dead letters since the last delivered event.
@@ -87,38 +88,38 @@ impl Row {
     }
 }
 
-/// The number of reasons.
-const REASONS: usize = RejectionReason::ALL.len();
 /// The interval of the lines with the same reason.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Logs dead letters: the first one of each reason at once, further ones at most once a minute with their number.
 #[derive(Default)]
 pub(super) struct DeadLetterLog {
-    /// The dead letters that are logged, by [`RejectionReason::ALL`], and the time of the last line.
-    logged: [(u64, Option<Instant>); REASONS],
+    /// The dead letters that are logged.
+    logged: RejectionCounts,
+    /// The time of the last line of each reason.
+    last: HashMap<RejectionReason, Instant>,
 }
 
 impl DeadLetterLog {
     /// Logs the lines that are due. `is_last`: all that is not logged yet.
-    pub(super) fn write(&mut self, options: &Options, counts: &[u64; REASONS], is_last: bool) {
+    pub(super) fn write(&mut self, options: &Options, counts: &RejectionCounts, is_last: bool) {
         let (sink, place) = (&options.name, &options.dead_letter_place);
         for (reason, events) in self.take_due(counts, is_last) {
-            let reason = reason.label();
+            let reason = reason.as_str();
             // Without the detail, which may quote the event.
             warn!(sink, reason, events, place, "dead letters stored");
         }
     }
 
     /// Returns the reasons whose line is due, with the number of dead letters since the last line.
-    fn take_due(&mut self, counts: &[u64; REASONS], is_last: bool) -> Vec<(RejectionReason, u64)> {
+    fn take_due(&mut self, counts: &RejectionCounts, is_last: bool) -> Vec<(RejectionReason, u64)> {
         let mut due = Vec::new();
-        for ((reason, count), (logged, at)) in
-            RejectionReason::ALL.into_iter().zip(counts).zip(&mut self.logged)
-        {
-            let events = count - *logged;
-            if events > 0 && (is_last || at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL)) {
-                (*logged, *at) = (*count, Some(Instant::now()));
+        for (reason, count) in counts.iter() {
+            let events = count - self.logged.get(reason);
+            let last = self.last.get(&reason);
+            if events > 0 && (is_last || last.is_none_or(|last| last.elapsed() >= LOG_INTERVAL)) {
+                self.logged.add(reason, events);
+                self.last.insert(reason, Instant::now());
                 due.push((reason, events));
             }
         }
@@ -134,20 +135,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn first_dead_letter_is_due_at_once_then_a_sum_a_minute() {
-        let [first, second] = [RejectionReason::ALL[0], RejectionReason::ALL[1]];
+        let [first, second] = [RejectionReason::TooLarge, RejectionReason::Invalid];
         let mut log = DeadLetterLog::default();
-        let mut counts = [0; REASONS];
+        let mut counts = RejectionCounts::default();
         assert_eq!(log.take_due(&counts, true), []);
-        counts[0] = 1;
+        counts.add(first, 1);
         assert_eq!(log.take_due(&counts, false), [(first, 1)]);
-        counts[0] = 500;
+        counts.add(first, 499);
         advance(LOG_INTERVAL / 2).await;
         assert_eq!(log.take_due(&counts, false), []);
-        counts[1] = 2;
+        counts.add(second, 2);
         assert_eq!(log.take_due(&counts, false), [(second, 2)], "another reason");
         advance(LOG_INTERVAL / 2).await;
         assert_eq!(log.take_due(&counts, false), [(first, 499)]);
-        counts[0] = 501;
+        counts.add(first, 1);
         assert_eq!(log.take_due(&counts, true), [(first, 1)], "before the end");
     }
 }

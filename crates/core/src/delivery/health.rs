@@ -18,6 +18,7 @@ use super::progress::{Progress, SinkState};
 use crate::{
     connect::{ConnectStep, SlowConnect},
     event::Sequence,
+    labels::Label,
     sink::{FaultKind, SinkFault},
     units::format_duration,
 };
@@ -143,7 +144,7 @@ impl SinkHealth {
         let before = self.unavailable.replace(fault.kind);
         let is_first = self.down(fault, before.is_none());
         // By its kind: the text may differ each time, since it can contain a duration.
-        self.log(is_first, fault.kind.label(), fault, waiting, None);
+        self.log(is_first, fault.kind.as_str(), fault, waiting, None);
     }
 
     /// Records that the connection has failed and the next attempt follows after `delay`. `is_unsettled`: published events
@@ -178,7 +179,7 @@ impl SinkHealth {
             return;
         };
         let is_due = outage.is_due(reason);
-        let (sink, kind, delay) = (&self.sink, fault.kind.label(), delay.map(rounded));
+        let (sink, kind, delay) = (&self.sink, fault.kind.as_str(), delay.map(rounded));
         let (lasted, tries) = (rounded(outage.since.elapsed()), outage.faults);
         if is_first {
             warn!(sink, kind, pending, delay, "the sink is down: {fault}");
@@ -200,7 +201,7 @@ impl SinkHealth {
         self.disconnected();
         self.down(fault, true);
         self.progress.set_stopped();
-        let (sink, kind) = (&self.sink, fault.kind.label());
+        let (sink, kind) = (&self.sink, fault.kind.as_str());
         warn!(sink, kind, "the sink stops until restart: {fault}");
     }
 
@@ -333,7 +334,7 @@ mod tests {
         let times = ["dial", "refused"].map(|reason| outage.logged[reason].elapsed().as_secs());
         assert_eq!(times, [30, 30]);
         // Each attempt counts once for its step and once for its fault.
-        assert_eq!(health.progress.snapshot().faults.iter().sum::<u64>(), 6);
+        assert_eq!(health.progress.snapshot().faults.total(), 6);
     }
 
     #[tokio::test(start_paused = true)]
@@ -353,7 +354,7 @@ mod tests {
                 (snapshot.state, snapshot.reason.as_deref()),
                 (SinkState::Down, Some(reason))
             );
-            assert_eq!(snapshot.faults.iter().sum::<u64>(), 1);
+            assert_eq!(snapshot.faults.total(), 1);
         }
         assert!(matches!(&health.state, State::Down(outage) if outage.waited == 7));
         health.unavailable(None, Sequence::FIRST, Some(1));

@@ -10,13 +10,14 @@ use serde::Serialize;
 
 use crate::{
     clock,
-    connect::ConnectStep,
+    connect::{ConnectStep, StepCounts},
     dead_letter::{DeadLetterSummary, RecentDeadLetters},
     event::Sequence,
     histogram::{self, Histogram},
+    labels::Label,
     reader::Cursor,
     recreation::{FileChanges, Recreations},
-    sink::{ClientGauges, FaultKind, RejectionReason, SinkFault},
+    sink::{ClientGauges, FaultCounts, FaultKind, RejectionCounts, RejectionReason, SinkFault},
 };
 
 /// The state of a sink.
@@ -107,12 +108,12 @@ pub struct ProgressSnapshot {
     pub resent: u64,
     /// The number of clients replaced because they made no progress while events waited.
     pub client_replacements: u64,
-    /// Faults by [`FaultKind::ALL`].
-    pub faults: [u64; FaultKind::ALL.len()],
-    /// Connection attempts that failed, or were not connected after some seconds, by [`ConnectStep::ALL`].
-    pub connect_failures: [u64; ConnectStep::ALL.len()],
-    /// Dead letters by [`RejectionReason::ALL`].
-    pub dead_letters: [u64; RejectionReason::ALL.len()],
+    /// Faults.
+    pub faults: FaultCounts,
+    /// Connection attempts that failed, or were not connected after some seconds.
+    pub connect_failures: StepCounts,
+    /// Dead letters.
+    pub dead_letters: RejectionCounts,
     /// The most recent dead letters.
     pub newest_dead_letters: RecentDeadLetters,
     /// Advice to the operator of a sink that works.
@@ -138,9 +139,9 @@ impl Progress {
             in_flight: 0,
             resent: 0,
             client_replacements: 0,
-            faults: [0; FaultKind::ALL.len()],
-            connect_failures: [0; ConnectStep::ALL.len()],
-            dead_letters: [0; RejectionReason::ALL.len()],
+            faults: FaultCounts::default(),
+            connect_failures: StepCounts::default(),
+            dead_letters: RejectionCounts::default(),
             newest_dead_letters: RecentDeadLetters::default(),
             notice: None,
             file_changes: FileChanges::default(),
@@ -187,11 +188,11 @@ impl Progress {
     }
 
     pub(super) fn count_fault(&self, kind: FaultKind) {
-        self.lock().faults[position(&FaultKind::ALL, kind)] += 1;
+        self.lock().faults.add(kind, 1);
     }
 
     pub(super) fn count_connect_failure(&self, step: ConnectStep) {
-        self.lock().connect_failures[position(&ConnectStep::ALL, step)] += 1;
+        self.lock().connect_failures.add(step, 1);
     }
 
     /// Records that nothing is in flight.
@@ -215,17 +216,17 @@ impl Progress {
         self.lock().client_replacements += 1;
     }
 
-    /// Returns the dead letters by [`RejectionReason::ALL`].
-    pub(super) fn dead_letters(&self) -> [u64; RejectionReason::ALL.len()] {
+    /// Returns the dead letters.
+    pub(super) fn dead_letters(&self) -> RejectionCounts {
         self.lock().dead_letters
     }
 
     pub(super) fn dead_letter(&self, sequence: Sequence, reason: RejectionReason) {
         let mut inner = self.lock();
-        inner.dead_letters[position(&RejectionReason::ALL, reason)] += 1;
+        inner.dead_letters.add(reason, 1);
         inner.newest_dead_letters.push(DeadLetterSummary {
             at: clock::now(),
-            reason: reason.label(),
+            reason: reason.as_str(),
             sequence: Some(sequence),
         });
     }
@@ -250,11 +251,4 @@ impl Progress {
         // No code under this lock can panic in the middle of an update.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Returns the index of a value in the list of all values. A test of each list verifies that it is complete.
-fn position<T: PartialEq>(all: &[T], kind: T) -> usize {
-    all.iter()
-        .position(|other| *other == kind)
-        .unwrap_or(all.len() - 1)
 }

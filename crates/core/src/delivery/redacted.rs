@@ -7,6 +7,7 @@ use crate::{
     dead_letter,
     event::Event,
     event_buf::EventBuf,
+    labels::Label,
     sink::{PublishError, Rejection, RejectionReason, Sink},
 };
 
@@ -53,7 +54,7 @@ pub(super) fn write_dead_letter(
         &redacted.unwrap_or(*event),
         &options.spool,
         &options.name,
-        rejection.reason.label(),
+        rejection.reason.as_str(),
         &rejection.detail,
         whole,
         out,

@@ -1,55 +1,12 @@
-//! The label values of metrics, as closed sets.
+//! The label values of a source's metrics.
 
-use std::{array, fmt};
-
-/// A closed set of label values.
-pub trait Label: Copy + Eq + fmt::Debug + 'static {
-    /// All values, in the order of declaration.
-    const ALL: &'static [Self];
-
-    /// Returns the value in snake case.
-    fn as_str(self) -> &'static str;
-
-    /// Returns the index in [`Label::ALL`].
-    fn index(self) -> usize;
-}
-
-macro_rules! labels {
-    ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $variant:ident = $word:literal,)+ }) => {
-        $(#[$outer])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum $name { $($(#[$inner])* $variant,)+ }
-
-        impl Label for $name {
-            const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)+ }
-            }
-
-            fn index(self) -> usize {
-                self as usize
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        impl From<$name> for &'static str {
-            fn from(label: $name) -> Self {
-                label.as_str()
-            }
-        }
-    };
-}
+use neurobridge_core::labels;
+pub use neurobridge_core::labels::{Counts, Label};
 
 labels! {
     /// The state of a source.
-    SourceState {
+    #[non_exhaustive]
+    pub enum SourceState {
         /// Opening a connection: name, TCP, proxy, TLS, upgrade.
         Dialling = "dialling",
         /// Connected, waiting for the answer to AUTH.
@@ -67,7 +24,8 @@ labels! {
 
 labels! {
     /// The result of a connection attempt. Each attempt has one, unless it was stopped.
-    ConnectionOutcome {
+    #[non_exhaustive]
+    pub enum ConnectionOutcome {
         /// The token was accepted.
         Authorised = "authorised",
         /// The token file cannot be read, or is empty.
@@ -107,7 +65,8 @@ labels! {
 
 labels! {
     /// Why an open WebSocket connection ended. Each open connection has one reason.
-    DisconnectReason {
+    #[non_exhaustive]
+    pub enum DisconnectReason {
         /// The platform closed the connection with a close frame.
         Closed = "closed",
         /// The connection ended without a close frame.
@@ -136,7 +95,8 @@ labels! {
 
 labels! {
     /// The kinds of frames.
-    FrameKind {
+    #[non_exhaustive]
+    pub enum FrameKind {
         /// `{"id":…,"data":{…}}`.
         Event = "event",
         /// `{"PING":…}`.
@@ -159,62 +119,10 @@ labels! {
 labels! {
     /// The result of a gap: the time from the loss of an authenticated connection until the next one is
     /// authenticated.
-    GapOutcome {
+    #[non_exhaustive]
+    pub enum GapOutcome {
         /// The events that the platform sent during the gap are unknown to this process.
         Unrecovered = "unrecovered",
-    }
-}
-
-/// A counter for each value of a set.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Counts<L, const N: usize> {
-    counts: [u64; N],
-    labels: std::marker::PhantomData<L>,
-}
-
-impl<L: Label, const N: usize> Counts<L, N> {
-    /// Returns the count of a value.
-    pub fn get(&self, label: L) -> u64 {
-        self.counts[label.index()]
-    }
-
-    /// Returns all values with their counts, including zeros.
-    pub fn iter(&self) -> impl Iterator<Item = (L, u64)> + use<L, N> {
-        L::ALL.iter().copied().zip(self.counts)
-    }
-
-    /// Returns the sum.
-    pub fn total(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-
-    pub(crate) fn add(&mut self, label: L, times: u64) {
-        self.counts[label.index()] += times;
-    }
-
-    pub(crate) fn merge(&mut self, other: &Self) {
-        for (count, more) in self.counts.iter_mut().zip(other.counts) {
-            *count += more;
-        }
-    }
-}
-
-impl<L: Label, const N: usize> Default for Counts<L, N> {
-    fn default() -> Self {
-        const { assert!(N == L::ALL.len(), "one count for each word") };
-        Self {
-            counts: array::from_fn(|_| 0),
-            labels: std::marker::PhantomData,
-        }
-    }
-}
-
-impl<L: Label, const N: usize> fmt::Debug for Counts<L, N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counted = self.iter().filter(|(_, count)| *count > 0);
-        f.debug_map()
-            .entries(counted.map(|(label, count)| (label.as_str(), count)))
-            .finish()
     }
 }
 

@@ -74,7 +74,7 @@ fn broken_idle_connection_is_replaced_before_the_next_event() {
     });
     let snapshot = progress.snapshot();
     assert_eq!(*connects.lock().unwrap(), 2, "{snapshot:?}");
-    assert_eq!(snapshot.faults.iter().sum::<u64>(), 1);
+    assert_eq!(snapshot.faults.total(), 1);
     assert_eq!((snapshot.cursor.counts.delivered, snapshot.resent), (10, 0));
     // The reason was removed with the fault.
     assert_eq!((snapshot.state, snapshot.reason), (SinkState::Up, None));

@@ -79,7 +79,7 @@ fn check(world: World) {
                 (events + 1, 0),
                 "drained with unsettled events"
             );
-            let shown = snapshot.dead_letters.iter().sum::<u64>();
+            let shown = snapshot.dead_letters.total();
             let counted = world.cursor.counts.dead_lettered - cursor.counts.dead_lettered;
             // The metric does not count the dead letters of a commit whose response was lost.
             assert!(shown == counted || is_transactional && shown < counted);

@@ -339,7 +339,7 @@ proptest! {
         prop_assert_eq!(result.cursor.counts.delivered, wanted.len() as u64);
         prop_assert_eq!(result.cursor.counts.dead_lettered, bad.len() as u64);
         prop_assert_eq!(result.cursor.counts.settled(), events);
-        let counted = result.progress.dead_letters.iter().sum::<u64>();
+        let counted = result.progress.dead_letters.total();
         // The dead letters of a commit whose response was lost are in the ledger and not in this metric.
         prop_assert!(counted <= bad.len() as u64);
         prop_assert_eq!(result.progress.cursor, result.cursor);

@@ -113,7 +113,7 @@ async fn deliver_all(config: KafkaConfig, count: u64) -> Delivered {
     Delivered {
         cursor,
         letters,
-        faults: progress.snapshot().faults.iter().sum(),
+        faults: progress.snapshot().faults.total(),
     }
 }
 
