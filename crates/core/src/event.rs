@@ -89,18 +89,27 @@ impl<'a> Event<'a> {
         self.positions.body().of(self.frame).unwrap_or("null")
     }
 
-    /// Returns the id of the feed: the text of its parts, separated by `/`. `None` if one of them is missing or empty:
-    /// all events with an empty id would share an identity, and the id of a CloudEvent must not be empty.
+    /// Returns the id of the feed. `None` if it is missing or empty: all events with an empty id would share an identity,
+    /// and the id of a CloudEvent must not be empty.
+    ///
+    /// An id of several parts has `/` between them; `/` and `%` within a part are written as `%2F` and `%25`, so that no
+    /// two identities are equal.
     pub fn id(&self) -> Option<Cow<'a, str>> {
-        let mut id: Option<Cow<'a, str>> = None;
-        for span in self.positions.ids() {
-            let part = self.text(span).filter(|part| !part.is_empty())?;
-            id = Some(match id {
-                None => part,
-                Some(first) => Cow::Owned(format!("{first}/{part}")),
-            });
+        let mut parts = self.positions.ids();
+        let first = self.id_part(parts.next()?)?;
+        if parts.len() == 0 {
+            return Some(first);
         }
-        id
+        let mut id = escaped(&first).into_owned();
+        for part in parts {
+            id.push('/');
+            id.push_str(&escaped(&self.id_part(part)?));
+        }
+        Some(Cow::Owned(id))
+    }
+
+    fn id_part(&self, span: Span) -> Option<Cow<'a, str>> {
+        self.text(span).filter(|part| !part.is_empty())
     }
 
     /// Returns the type of the event within its feed; for NeuroIO the result of the recognition.
@@ -117,6 +126,15 @@ impl<'a> Event<'a> {
     /// Returns the text of a scalar value of the frame.
     fn text(&self, span: Span) -> Option<Cow<'a, str>> {
         json::text(span.of(self.frame)?)
+    }
+}
+
+/// Returns a part of an id without the separator of parts.
+fn escaped(part: &str) -> Cow<'_, str> {
+    if part.contains(['/', '%']) {
+        Cow::Owned(part.replace('%', "%25").replace('/', "%2F"))
+    } else {
+        Cow::Borrowed(part)
     }
 }
 
@@ -240,6 +258,40 @@ impl FieldPath {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        frame_reader::FrameReader,
+        positions::PositionsBuf,
+        projection::{EventPaths, Projection},
+        testing,
+    };
+
+    #[test]
+    fn id_of_several_parts_is_unambiguous() {
+        let frame = r#"{"a":"x/y","b":"z","c":"x","d":"y/z","n":null}"#;
+        let id = |parts: &[&str]| {
+            let paths = EventPaths {
+                id: parts.iter().map(|part| Path::new([*part])).collect(),
+                ..EventPaths::default()
+            };
+            let projection = Projection::new(&paths, []);
+            let mut reader = FrameReader::new(projection.paths().iter().map(Option::as_ref));
+            let mut positions = PositionsBuf::default();
+            projection.write(reader.read(frame).unwrap(), &mut positions);
+            let event = Event {
+                positions: positions.positions(),
+                frame,
+                ..testing::event(r#"{"data":{}}"#)
+            };
+            assert_eq!(event.body(), frame);
+            event.id().map(Cow::into_owned)
+        };
+        assert_eq!(id(&["a"]).as_deref(), Some("x/y"));
+        assert_eq!(id(&["a", "b"]).as_deref(), Some("x%2Fy/z"));
+        assert_eq!(id(&["c", "d"]).as_deref(), Some("x/y%2Fz"));
+        assert_eq!(id(&["a", "n"]), None);
+        assert_eq!(id(&["a", "missing"]), None);
+        assert_eq!(id(&[]), None);
+    }
 
     #[test]
     fn fields_that_the_platform_does_not_send_are_unknown() {

@@ -92,10 +92,14 @@ impl FrameReader {
 
     /// Remembers the layout of the frame that was read last, unless it is known: call this for frames of which many with
     /// the same keys are expected.
+    #[inline]
     pub fn learn(&mut self, frame: &str) {
-        if !self.is_new {
-            return;
+        if self.is_new {
+            self.learn_new(frame);
         }
+    }
+
+    fn learn_new(&mut self, frame: &str) {
         let is_due = self.misses < LAYOUTS as u32 || self.misses.is_multiple_of(LEARN_EVERY);
         self.misses = self.misses.wrapping_add(1);
         if is_due && let Some(layout) = Layout::of(frame, &self.spans) {

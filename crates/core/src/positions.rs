@@ -68,6 +68,7 @@ pub struct Positions<'a> {
 impl<'a> Positions<'a> {
     /// Reads the positions at the start of `bytes`; also returns their length. `None` if they are invalid or
     /// truncated.
+    #[inline]
     pub(crate) fn parse(bytes: &'a [u8]) -> Option<(Self, usize)> {
         let [format, ids, fields, _] = *bytes.first_chunk::<HEADER>()?;
         let (ids, fields) = (usize::from(ids), usize::from(fields));
@@ -110,12 +111,13 @@ impl<'a> Positions<'a> {
     }
 
     /// Returns the position of a field by the hash of its path; `None` if the field was not projected.
+    #[inline]
     pub fn field(self, hash: u32) -> Option<Span> {
-        self.fields()
-            .find(|(found, _)| *found == hash)
-            .map(|(_, span)| span)
+        let (_, span) = self.fields().find(|(found, _)| *found == hash)?;
+        Some(span)
     }
 
+    #[inline]
     fn fields(self) -> impl Iterator<Item = (u32, Span)> {
         let start = IDS + usize::from(self.bytes[1]) * SPAN;
         self.bytes[start..].chunks_exact(FIELD).map(|field| {
@@ -124,6 +126,7 @@ impl<'a> Positions<'a> {
         })
     }
 
+    #[inline]
     fn span(self, offset: usize) -> Span {
         span_at(self.bytes, offset)
     }
@@ -187,15 +190,18 @@ impl PositionsBuf {
     ) {
         assert!(ids <= MAX_ID_PARTS && fields.len() <= MAX_FIELDS);
         let (fixed, projected) = spans.split_at(FIXED_SPANS + ids);
-        self.bytes.clear();
-        self.bytes
-            .extend_from_slice(&[format as u8, ids as u8, fields.len() as u8, body_depth]);
-        for span in fixed {
-            self.bytes.extend_from_slice(&encoded(*span));
+        // Overwritten in place: all events of a source have the same number of positions.
+        let fields_at = IDS + ids * SPAN;
+        self.bytes.resize(fields_at + fields.len() * FIELD, 0);
+        let (places, field_places) = self.bytes.split_at_mut(fields_at);
+        places[..HEADER].copy_from_slice(&[format as u8, ids as u8, fields.len() as u8, body_depth]);
+        for (place, span) in places[HEADER..].chunks_exact_mut(SPAN).zip(fixed) {
+            place.copy_from_slice(&encoded(*span));
         }
-        for (hash, span) in fields.iter().zip(&projected[..fields.len()]) {
-            self.bytes.extend_from_slice(&hash.to_le_bytes());
-            self.bytes.extend_from_slice(&encoded(*span));
+        let fields = fields.iter().zip(&projected[..fields.len()]);
+        for (place, (hash, span)) in field_places.chunks_exact_mut(FIELD).zip(fields) {
+            place[..4].copy_from_slice(&hash.to_le_bytes());
+            place[4..].copy_from_slice(&encoded(*span));
         }
     }
 
@@ -218,6 +224,7 @@ fn encoded(span: Span) -> [u8; SPAN] {
     (u64::from(span.end) << 32 | u64::from(span.start)).to_le_bytes()
 }
 
+#[inline]
 fn span_at(bytes: &[u8], offset: usize) -> Span {
     Span {
         start: u32_at(bytes, offset),
@@ -225,6 +232,7 @@ fn span_at(bytes: &[u8], offset: usize) -> Span {
     }
 }
 
+#[inline]
 fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     let mut number = [0; 4];
     number.copy_from_slice(&bytes[offset..offset + 4]);

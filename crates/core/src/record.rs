@@ -124,20 +124,12 @@ pub fn decode(bytes: &[u8], sequence: Sequence) -> Result<(Event<'_>, usize), Re
         })?;
     let (positions, length) =
         Positions::parse(&record[FIXED..]).ok_or(RecordError::Content { what: "positions" })?;
-    let mut rest = &record[FIXED + length..];
-    let mut text = |length: u8, what| {
-        let (text, after) = rest
-            .split_at_checked(usize::from(length))
-            .ok_or(RecordError::Content { what: "length" })?;
-        rest = after;
-        std::str::from_utf8(text).map_err(|_| RecordError::Content { what })
-    };
-    let (source, source_uri) = (
-        text(record[25], "source")?,
-        text(record[26], "URI of the source")?,
-    );
-    let type_prefix = text(record[27], "prefix of the type")?;
-    let frame = simdutf8::basic::from_utf8(rest).map_err(|_| RecordError::Content { what: "frame" })?;
+    // Attributes and frame are validated together: several short texts would take longer.
+    let text = simdutf8::basic::from_utf8(&record[FIXED + length..])
+        .map_err(|_| RecordError::Content { what: "text" })?;
+    let (source, text) = split(text, record[25])?;
+    let (source_uri, text) = split(text, record[26])?;
+    let (type_prefix, frame) = split(text, record[27])?;
     let event = Event {
         sequence,
         received_at,
@@ -149,6 +141,12 @@ pub fn decode(bytes: &[u8], sequence: Sequence) -> Result<(Event<'_>, usize), Re
         frame,
     };
     Ok((event, total))
+}
+
+/// Splits a text of this length off.
+fn split(text: &str, length: u8) -> Result<(&str, &str), RecordError> {
+    text.split_at_checked(usize::from(length))
+        .ok_or(RecordError::Content { what: "length" })
 }
 
 /// Returns four bytes at a fixed offset; the callers have checked the length.

@@ -120,9 +120,30 @@ impl Layout {
     /// Writes the positions of the fields of a frame with this layout. Returns false for another layout; then the
     /// positions are unchanged.
     pub(super) fn read(&self, frame: &str, spans: &mut [Span]) -> bool {
-        let Some(starts) = self.starts(frame) else {
+        // Offsets have 32 bits.
+        if u32::try_from(frame.len()).is_err() {
             return false;
-        };
+        }
+        let bytes = frame.as_bytes();
+        let mut starts = [0; MAX_VALUES + 1];
+        let mut position = 0;
+        for (start, between) in starts.iter_mut().zip(&self.before) {
+            *start = position as u32;
+            let Some(value) = between.end(bytes, position) else {
+                return false;
+            };
+            position = match scalar::fast_end(bytes, value) {
+                Some(end) => end,
+                None => match scalar::end(bytes, value) {
+                    Ok(end) => end,
+                    Err(_) => return false,
+                },
+            };
+        }
+        starts[self.before.len()] = position as u32;
+        if bytes.get(position..) != Some(&self.after) {
+            return false;
+        }
         let place = |place: Place| starts[place.text] + place.offset;
         for (span, field) in spans.iter_mut().zip(&self.fields) {
             *span = field.map_or(Span::ABSENT, |(start, end)| Span {
@@ -131,29 +152,6 @@ impl Layout {
             });
         }
         true
-    }
-
-    /// Returns the offset of each text between two values; `None` for a frame with another layout.
-    #[inline]
-    fn starts(&self, frame: &str) -> Option<[u32; MAX_VALUES + 1]> {
-        // Offsets have 32 bits.
-        u32::try_from(frame.len()).ok()?;
-        let bytes = frame.as_bytes();
-        let mut starts = [0; MAX_VALUES + 1];
-        let mut position = 0;
-        for (start, between) in starts.iter_mut().zip(&self.before) {
-            *start = position as u32;
-            let value = between.end(bytes, position)?;
-            position = match scalar::fast_end(bytes, value) {
-                Some(end) => end,
-                None => scalar::end(bytes, value).ok()?,
-            };
-        }
-        starts[self.before.len()] = position as u32;
-        if bytes.get(position..)? != self.after {
-            return None;
-        }
-        Some(starts)
     }
 }
 
