@@ -6,7 +6,9 @@ use neurobridge_core::{address, secret::Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::notation::{Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, TimeUnit, When};
+use crate::notation::{
+    Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, TimeUnit, When, texts_schema,
+};
 
 /// A declared feed: how to open a connection, how to keep it alive, and what its frames mean.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -69,6 +71,7 @@ pub struct SecretSource {
 #[serde(default, deny_unknown_fields)]
 pub struct Request {
     /// Headers, by name.
+    #[schemars(schema_with = "texts_schema")]
     pub headers: BTreeMap<String, String>,
     /// Query parameters, by name; a list repeats the parameter.
     pub query: BTreeMap<String, QueryValues>,

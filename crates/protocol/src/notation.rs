@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use neurobridge_core::{condition::Condition, path::Path, units};
+use neurobridge_core::{condition::Condition, path::Path, secret::SCHEMA_FORMAT, units};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
@@ -308,6 +308,17 @@ fn unexpected<E: de::Error>(found: &Value, expected: &str) -> E {
     E::custom(format!("found {found}, expected {expected}"))
 }
 
+/// A value within a message.
+struct MessagePart;
+
+/// The schema of a text that may contain a secret, although `secrets` is the place for it: errors do not show it.
+pub(crate) fn texts_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "additionalProperties": { "type": "string", "format": SCHEMA_FORMAT },
+    })
+}
+
 /// Implements `JsonSchema` for a type with several forms. The title is the expected value in errors.
 macro_rules! schema {
     ($type:ty, $name:literal, $generator:ident => $schema:tt) => {
@@ -340,9 +351,21 @@ schema!(TimeField, "TimeField", generator => {
         "additionalProperties": false,
     }],
 });
-schema!(MessageText, "MessageText", _generator => {
+schema!(MessageText, "MessageText", generator => {
     "title": MESSAGE,
-    "anyOf": [{ "type": "string" }, { "type": "array", "items": true }, { "type": "object", "additionalProperties": true }],
+    "anyOf": [
+        { "type": "string", "format": SCHEMA_FORMAT },
+        { "type": "array", "items": generator.subschema_for::<MessagePart>() },
+        { "type": "object", "additionalProperties": generator.subschema_for::<MessagePart>() },
+    ],
+});
+schema!(MessagePart, "MessagePart", generator => {
+    "anyOf": [
+        { "type": "string", "format": SCHEMA_FORMAT },
+        { "type": ["number", "boolean"] },
+        { "type": "array", "items": generator.subschema_for::<Self>() },
+        { "type": "object", "additionalProperties": generator.subschema_for::<Self>() },
+    ],
 });
 schema!(When, "When", generator => {
     "type": "object",
@@ -357,8 +380,8 @@ schema!(Answer, "Answer", generator => {
 schema!(QueryValues, "QueryValues", _generator => {
     "title": QUERY,
     "anyOf": [
-        { "type": ["string", "number", "boolean"] },
-        { "type": "array", "items": { "type": ["string", "number", "boolean"] } },
+        { "type": ["string", "number", "boolean"], "format": SCHEMA_FORMAT },
+        { "type": "array", "items": { "type": ["string", "number", "boolean"], "format": SCHEMA_FORMAT } },
     ],
 });
 schema!(Rewind, "Rewind", _generator => {

@@ -144,3 +144,18 @@ fn each_shipped_declaration_has_a_transcript() {
     assert_eq!(names("config/feeds"), FEEDS);
     assert_eq!(names("crates/protocol/tests/transcripts"), FEEDS);
 }
+
+#[test]
+fn shipped_declarations_match_the_schema() {
+    let schema = schemars::schema_for!(Declaration).to_value();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    for name in FEEDS {
+        let text = fs::read_to_string(root().join(format!("config/feeds/{name}.toml"))).unwrap();
+        let value: serde_json::Value = toml::from_str(&text).unwrap();
+        let errors: Vec<String> = validator
+            .iter_errors(&value)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert!(errors.is_empty(), "{name}: {errors:?}");
+    }
+}
