@@ -4,7 +4,7 @@
 use std::{fmt::Write, sync::LazyLock};
 
 use axum::response::IntoResponse;
-use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd, html};
+use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag, TagEnd, html};
 
 use super::page;
 
@@ -23,24 +23,29 @@ pub(super) async fn show() -> impl IntoResponse {
 fn render(document: &str) -> String {
     let (before, alerts) = document.split_once(ALERTS).unwrap_or((document, ""));
     let others = before.find("\n## ").map_or("", |start| &before[start..]);
-    let (alerts, mut contents) = section(&format!("{ALERTS}{alerts}"));
+    let (alerts, contents) = section(&format!("{ALERTS}{alerts}"));
     let (others, headings) = section(others);
-    for (id, title) in headings.iter().filter(|(id, _)| id != "alerts") {
-        contents.push((id.clone(), title.clone()));
-    }
+    let others_in_list = headings.iter().filter(|heading| heading.is_main);
     let mut list = String::new();
-    for (id, title) in contents {
+    for Heading { anchor, title, .. } in contents.iter().chain(others_in_list) {
         // Writing to a string cannot fail.
-        let _ = write!(list, "<li><a href=\"#{id}\">{title}</a></li>");
+        let _ = write!(list, "<li><a href=\"#{anchor}\">{title}</a></li>");
     }
     TEMPLATE
         .replace("{contents}", &list)
         .replace("{text}", &(alerts + &others))
 }
 
-/// Renders a part of the document. Returns its HTML, and anchor and title (as HTML) of the headings that a list of contents
-/// names: those below alerts, and the main ones elsewhere.
-fn section(text: &str) -> (String, Vec<(String, String)>) {
+/// A heading of the document.
+struct Heading {
+    is_main: bool,
+    anchor: String,
+    /// As HTML.
+    title: String,
+}
+
+/// Renders a part of the document. Returns its HTML and its headings.
+fn section(text: &str) -> (String, Vec<Heading>) {
     let mut events: Vec<Event<'_>> = Vec::new();
     let mut headings = Vec::new();
     let mut heading = None;
@@ -70,10 +75,14 @@ fn section(text: &str) -> (String, Vec<(String, String)>) {
                 continue;
             }
             Event::Start(Tag::Heading { .. }) => heading = Some(events.len()),
-            Event::End(TagEnd::Heading(_)) => {
+            Event::End(TagEnd::Heading(level)) => {
                 if let Some(start) = heading.take() {
-                    let (id, title) = name(&mut events[start..]);
-                    headings.push((id, title));
+                    let (anchor, title) = name(&mut events[start..]);
+                    headings.push(Heading {
+                        is_main: level == HeadingLevel::H2,
+                        anchor,
+                        title,
+                    });
                 }
             }
             _ => {}
