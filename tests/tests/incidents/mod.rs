@@ -191,7 +191,8 @@ impl Scene {
         let change = self.change("gap", MAIN, "");
         assert_eq!(change["reason"], reason, "{change}");
         let (began, seconds) = (moment(&change["began"]), change["seconds"].as_f64().unwrap());
-        let tolerance = Duration::from_secs(2);
+        // After a crash it begins at the last proof of life in the file, which a busy disk delays.
+        let tolerance = Duration::from_secs(10);
         assert!(began >= self.began - tolerance, "{change}, not {}", self.began);
         assert!(seconds > 0.0, "{change}");
         self.sees(&[
