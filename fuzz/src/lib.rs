@@ -10,6 +10,7 @@ use neurobridge_core::{
     positions::Positions,
 };
 
+mod declaration;
 mod fault_rule;
 mod frame;
 mod record;
@@ -18,8 +19,8 @@ mod spool_format;
 mod template;
 
 pub use self::{
-    fault_rule::fault_rule, frame::frame, record::record, redaction::redaction, spool_format::spool_format,
-    template::template,
+    declaration::declaration, fault_rule::fault_rule, frame::frame, record::record, redaction::redaction,
+    spool_format::spool_format, template::template,
 };
 
 /// Returns an event of NeuroIO with these positions in its frame.

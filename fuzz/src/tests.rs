@@ -6,7 +6,8 @@ use super::*;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 6] = [
+const TARGETS: [(&str, Target); 7] = [
+    ("declaration", declaration),
     ("frame", frame),
     ("record", record),
     ("template", template),

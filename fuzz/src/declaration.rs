@@ -1,0 +1,53 @@
+//! Declarations of feeds, and frames against them.
+
+use neurobridge_protocol::{Action, Declaration, Declared, Secrets};
+use serde_json::value::RawValue;
+
+/// Any text is a declaration, or is refused with sentences that say what was expected; a declaration interprets any frame, and
+/// its events are JSON. The input's first line is the declaration in JSON, each other line a frame.
+pub fn declaration(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let mut lines = text.lines();
+    let Ok(declaration) = serde_json::from_str::<Declaration>(lines.next().unwrap_or_default()) else {
+        return;
+    };
+    let mut declared = match Declared::new(declaration) {
+        Ok(declared) => declared,
+        Err(problems) => {
+            assert!(!problems.is_empty());
+            for problem in problems {
+                assert!(problem.to_string().contains("expected"), "{problem}");
+            }
+            return;
+        }
+    };
+    let mut last = None;
+    declared.begin(Secrets::new());
+    for frame in lines {
+        let step = declared.deadline();
+        let mut count = 0;
+        declared.receive(frame, &mut |action| {
+            count += 1;
+            if let Action::Event(event) = action {
+                for part in [event.text, event.body()] {
+                    assert!(serde_json::from_str::<&RawValue>(part).is_ok(), "{part}");
+                }
+                (event.id(), event.key(), event.kind(), event.time());
+                last = event.resume().map(str::to_owned);
+                assert!(
+                    event
+                        .positions
+                        .iter()
+                        .all(|position| { position.is_absent() || position.of(event.text).is_some() })
+                );
+            }
+        });
+        // An answer that completes one of several steps needs no action.
+        assert!(count > 0 || declared.deadline() != step, "{frame}");
+    }
+    declared.ping();
+    declared.acknowledge(&["1", "\"b\""]);
+    declared.request(&Secrets::new(), last.as_deref());
+}
