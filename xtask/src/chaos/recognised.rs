@@ -27,6 +27,8 @@ use crate::shell::{log, print};
 /// The time that an event may need from the platform to the bridge: it is recognised before the gap begins in which it is
 /// missing. The machine may be busy.
 const TRANSIT: SignedDuration = SignedDuration::from_millis(500);
+/// The time that the platform may need after its answer to AUTH until it sends events: the gap ends with the answer.
+const START_OF_FEED: SignedDuration = SignedDuration::from_millis(100);
 /// The number of missing events outside of all gaps that are described.
 const MAX_DESCRIBED: usize = 5;
 /// Faults of the feed in addition to those of the schedule: an orderly close, a connection that hangs, a wrong answer to a
@@ -58,7 +60,7 @@ struct Gap {
 impl Gap {
     /// Returns whether an event that is missing may have been lost in this gap.
     fn contains(&self, event: RecognisedEvent) -> bool {
-        event.at >= self.began - TRANSIT && self.ended.is_none_or(|ended| event.at <= ended)
+        event.at >= self.began - TRANSIT && self.ended.is_none_or(|ended| event.at <= ended + START_OF_FEED)
     }
 }
 
@@ -272,7 +274,7 @@ mod tests {
                 at: time(i64::try_from(id).unwrap(), 0),
             })
             .collect();
-        let gaps = [gap(time(3, 100), Some(time(5, 0))), gap(time(9, 0), None)];
+        let gaps = [gap(time(3, 100), Some(time(4, 950))), gap(time(9, 0), None)];
         let found = Comparison::of(&recognised, &[1, 2, 4, 6, 7, 8], &gaps);
         assert!(found.holds(), "{found}");
         assert_eq!((found.received, found.inside, found.received_inside), (6, 4, 1));
