@@ -132,7 +132,8 @@ mod tests {
         fn close_code_is_found_in_any_fragmentation(
             code in any::<u16>(),
             reason in "\\PC{0,30}",
-            before in proptest::collection::vec(any::<u8>(), 0..300),
+            // Without the first byte of a close frame: other bytes that form one by chance cannot be distinguished from it.
+            before in proptest::collection::vec(any::<u8>().prop_filter("no close", |byte| *byte != CLOSE), 0..300),
             piece in 1usize..40,
         ) {
             let sent = CloseFrame { code: code.into(), reason: reason.into() };
