@@ -13,7 +13,7 @@ pub fn declaration(bytes: &[u8]) {
     let Ok(declaration) = serde_json::from_str::<Declaration>(lines.next().unwrap_or_default()) else {
         return;
     };
-    let mut declared = match Declared::new(declaration) {
+    let mut declared = match Declared::new(declaration, &[]) {
         Ok(declared) => declared,
         Err(problems) => {
             assert!(!problems.is_empty());

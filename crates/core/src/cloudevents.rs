@@ -109,26 +109,42 @@ fn rfc3339<'a>(time: &'a str, format: TimeFormat, scratch: &'a mut String) -> Op
     Some(scratch)
 }
 
-/// Parses the time of an event. `None` for a text that is not of this format, or a time that no calendar has.
+/// Parses the time of an event. `None` for a text that is not of this format, or a time that no calendar has. An epoch may
+/// have a fraction and an exponent; what is below a nanosecond is cut off.
 pub fn timestamp(time: &str, format: TimeFormat) -> Option<Timestamp> {
-    let (seconds_exponent, max_fraction) = match format {
-        TimeFormat::Text => return civil_timestamp(time),
-        TimeFormat::Seconds => (0, 9),
-        TimeFormat::Milliseconds => (3, 6),
-        TimeFormat::Microseconds => (6, 3),
-        TimeFormat::Nanoseconds => (9, 0),
+    match format.nanoseconds() {
+        None => civil_timestamp(time),
+        Some(unit) => Timestamp::from_nanosecond(nanoseconds(time, unit)?).ok(),
+    }
+}
+
+/// Returns a decimal number of units of this length as nanoseconds.
+fn nanoseconds(text: &str, unit: u32) -> Option<i128> {
+    let (digits, exponent) = match text.split_once(['e', 'E']) {
+        Some((digits, exponent)) => (digits, exponent.parse::<i32>().ok()?),
+        None => (text, 0),
     };
-    let (integer, fraction) = time.split_once('.').unwrap_or((time, ""));
-    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let (is_negative, whole) = whole
+        .strip_prefix('-')
+        .map_or((false, whole), |whole| (true, whole));
+    let all = format!("{whole}{fraction}");
+    // Longer numbers are beyond the range of times.
+    if whole.is_empty() || all.len() > 36 || !all.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    // Nanoseconds: the integer, then as many digits of the fraction as fit.
-    let mut nanoseconds = i128::from(integer.parse::<i64>().ok()?) * 10_i128.pow(9 - seconds_exponent);
-    let sign = if integer.starts_with('-') { -1 } else { 1 };
-    for (digit, exponent) in fraction.bytes().zip((0..max_fraction).rev()) {
-        nanoseconds += sign * i128::from(digit - b'0') * 10_i128.pow(exponent);
-    }
-    Timestamp::from_nanosecond(nanoseconds).ok()
+    let power = exponent
+        .checked_sub(i32::try_from(fraction.len()).ok()?)?
+        .checked_add(unit.ilog10() as i32)?;
+    let number: i128 = all.parse().ok()?;
+    let scaled = if power >= 0 {
+        number.checked_mul(10_i128.checked_pow(power.unsigned_abs())?)?
+    } else {
+        10_i128
+            .checked_pow(power.unsigned_abs())
+            .map_or(0, |divisor| number / divisor)
+    };
+    Some(if is_negative { -scaled } else { scaled })
 }
 
 /// Parses ISO 8601, in UTC if it has no offset.
@@ -307,8 +323,17 @@ mod tests {
                 Some("2023-11-14T22:13:20.123456789Z"),
             ),
             ("1700000000123456789", Seconds, None),
-            ("1e9", Seconds, None),
+            (
+                "1.7000000001235e12",
+                Milliseconds,
+                Some("2023-11-14T22:13:20.1235Z"),
+            ),
+            ("1e-99999", Seconds, Some("1970-01-01T00:00:00Z")),
+            ("1e99999", Seconds, None),
+            ("1e-2147483648", Seconds, None),
+            ("99999999999999999999999999999999999999999", Seconds, None),
             ("1.-5", Seconds, None),
+            ("soon", Seconds, None),
             ("", Seconds, None),
             ("2023-11-14T22:13:20Z", Seconds, None),
             ("1700000000", Text, None),

@@ -89,27 +89,9 @@ impl<'a> Event<'a> {
         self.positions.body().of(self.frame).unwrap_or("null")
     }
 
-    /// Returns the id of the feed. `None` if it is missing or empty: all events with an empty id would share an identity,
-    /// and the id of a CloudEvent must not be empty.
-    ///
-    /// An id of several parts has `/` between them; `/` and `%` within a part are written as `%2F` and `%25`, so that no
-    /// two identities are equal.
+    /// Returns the id of the feed: its [`joined`](crate::positions::joined) parts. `None` if it is missing or empty.
     pub fn id(&self) -> Option<Cow<'a, str>> {
-        let mut parts = self.positions.ids();
-        let first = self.id_part(parts.next()?)?;
-        if parts.len() == 0 {
-            return Some(first);
-        }
-        let mut id = escaped(&first).into_owned();
-        for part in parts {
-            id.push('/');
-            id.push_str(&escaped(&self.id_part(part)?));
-        }
-        Some(Cow::Owned(id))
-    }
-
-    fn id_part(&self, span: Span) -> Option<Cow<'a, str>> {
-        self.text(span).filter(|part| !part.is_empty())
+        self.positions.id(self.frame)
     }
 
     /// Returns the type of the event within its feed; for NeuroIO the result of the recognition.
@@ -126,15 +108,6 @@ impl<'a> Event<'a> {
     /// Returns the text of a scalar value of the frame.
     fn text(&self, span: Span) -> Option<Cow<'a, str>> {
         json::text(span.of(self.frame)?)
-    }
-}
-
-/// Returns a part of an id without the separator of parts.
-fn escaped(part: &str) -> Cow<'_, str> {
-    if part.contains(['/', '%']) {
-        Cow::Owned(part.replace('%', "%25").replace('/', "%2F"))
-    } else {
-        Cow::Borrowed(part)
     }
 }
 

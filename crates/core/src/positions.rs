@@ -13,9 +13,12 @@
 //! All numbers are little-endian. A field is found by the hash of its path, so a record can be read with another
 //! configuration than the one that it was written with: a path without an entry is searched in the body.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-use crate::json::Span;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::json::{self, Span};
 
 /// The maximum number of paths that identify an event.
 pub const MAX_ID_PARTS: usize = 4;
@@ -33,18 +36,23 @@ const IDS: usize = HEADER + FIXED_SPANS * SPAN;
 pub(crate) const SHORTEST: usize = IDS;
 
 /// How a feed writes the time of an event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum TimeFormat {
-    /// ISO 8601, in UTC if it has no offset.
+    /// A text such as `2026-01-31T12:00:00Z`, in UTC if it has no offset.
     #[default]
+    #[serde(rename = "rfc3339")]
     Text,
-    /// Seconds since 1970, with an optional fraction.
+    /// Seconds since 1970, as a number or a text, with or without a fraction.
+    #[serde(rename = "s")]
     Seconds,
     /// Milliseconds since 1970.
+    #[serde(rename = "ms")]
     Milliseconds,
     /// Microseconds since 1970.
+    #[serde(rename = "us")]
     Microseconds,
     /// Nanoseconds since 1970.
+    #[serde(rename = "ns")]
     Nanoseconds,
 }
 
@@ -56,6 +64,17 @@ impl TimeFormat {
         Self::Microseconds,
         Self::Nanoseconds,
     ];
+
+    /// Returns the length of the unit of an epoch, in nanoseconds; `None` for a text.
+    pub const fn nanoseconds(self) -> Option<u32> {
+        match self {
+            Self::Text => None,
+            Self::Seconds => Some(1_000_000_000),
+            Self::Milliseconds => Some(1_000_000),
+            Self::Microseconds => Some(1_000),
+            Self::Nanoseconds => Some(1),
+        }
+    }
 }
 
 /// The positions of an event's fields in its frame, borrowed from a record or a [`PositionsBuf`].
@@ -110,6 +129,12 @@ impl<'a> Positions<'a> {
         (0..usize::from(self.bytes[1])).map(move |index| self.span(IDS + index * SPAN))
     }
 
+    /// Returns the id of the event with these positions in `frame`: [`joined`] parts.
+    #[inline]
+    pub fn id(self, frame: &str) -> Option<Cow<'_, str>> {
+        joined(self.ids(), frame)
+    }
+
     /// Returns the position of a field by the hash of its path; `None` if the field was not projected.
     #[inline]
     pub fn field(self, hash: u32) -> Option<Span> {
@@ -146,6 +171,35 @@ impl fmt::Debug for Positions<'_> {
             .field("ids", &self.ids().collect::<Vec<_>>())
             .field("fields", &self.fields().collect::<Vec<_>>())
             .finish()
+    }
+}
+
+/// Returns the texts of several values as one, with `/` between them. `None` if there is no value, or if one is missing, null,
+/// empty, an object or an array: all events with an empty id would share an identity.
+///
+/// A single text is unchanged. Of several, `/` and `%` are written as `%2F` and `%25`, so that no two joined texts are equal.
+#[inline]
+pub fn joined(parts: impl IntoIterator<Item = Span>, frame: &str) -> Option<Cow<'_, str>> {
+    let text = |span: Span| json::text(span.of(frame)?).filter(|text| !text.is_empty());
+    let mut parts = parts.into_iter();
+    let first = text(parts.next()?)?;
+    let Some(second) = parts.next() else {
+        return Some(first);
+    };
+    let mut joined = escaped(&first).into_owned();
+    for part in std::iter::once(second).chain(parts) {
+        joined.push('/');
+        joined.push_str(&escaped(&text(part)?));
+    }
+    Some(Cow::Owned(joined))
+}
+
+/// Returns a text without the separator of [`joined`] texts.
+fn escaped(part: &str) -> Cow<'_, str> {
+    if part.contains(['/', '%']) {
+        Cow::Owned(part.replace('%', "%25").replace('/', "%2F"))
+    } else {
+        Cow::Borrowed(part)
     }
 }
 

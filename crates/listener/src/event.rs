@@ -122,8 +122,7 @@ impl Event {
 
     /// Returns the id of the frame, *assumed* to equal the entry's id.
     pub fn id(&self) -> Option<Cow<'_, str>> {
-        let id = self.0.positions.positions().ids().next()?;
-        json::text(id.of(&self.0.frame)?).filter(|id| !id.is_empty())
+        self.0.positions.positions().id(&self.0.frame)
     }
 
     /// Returns `data`, the entry, as JSON text of the frame.

@@ -4,18 +4,17 @@ use std::time::Duration;
 
 use neurobridge_core::{
     address::{Address, describe_scheme},
+    positions::{MAX_ID_PARTS, TimeFormat},
     units::format_duration,
 };
 
 use crate::{
     declaration::{Declaration, Meaning, OpeningStep, Rule, SecretSource},
-    notation::{Answer, MessageText, Rewind, TimeUnit},
+    notation::{Answer, MessageText, Paths, Rewind},
     problem::Problem,
     text::{Allowed, Template, Text},
 };
 
-/// The largest number of paths of one event. Their positions are stored with each event.
-const MAX_PATHS: usize = 16;
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(86_400);
 
@@ -387,12 +386,14 @@ impl Check<'_> {
     }
 
     fn event(&mut self, declaration: &Declaration) {
-        let count = crate::fields::paths(declaration).len();
-        if count > MAX_PATHS {
-            self.add(
-                &["event"],
-                format!("found {count} different paths, expected {MAX_PATHS} or fewer"),
-            );
+        for (key, paths) in [("id", &declaration.event.id), ("key", &declaration.event.key)] {
+            let count = paths.iter().flat_map(Paths::iter).count();
+            if count > MAX_ID_PARTS {
+                self.add(
+                    &["event", key],
+                    format!("found {count} paths, expected {MAX_ID_PARTS} or fewer"),
+                );
+            }
         }
         if let Some(events) = &declaration.events
             && !events.is_of_frame()
@@ -441,7 +442,7 @@ impl Check<'_> {
                     ),
                 );
             }
-            (Some(Rewind::Number(_)), Some(TimeUnit::Rfc3339)) => self.add(
+            (Some(Rewind::Number(_)), Some(TimeFormat::Text)) => self.add(
                 &["resume", "rewind"],
                 "found a number, expected a time such as \"5s\" for a value with a unit",
             ),

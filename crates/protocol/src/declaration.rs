@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use neurobridge_core::{address, secret::Secret};
+use neurobridge_core::{address, positions::TimeFormat, secret::Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::notation::{
-    Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, TimeUnit, When, texts_schema,
+    Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, When, texts_schema,
 };
 
 /// A declared feed: how to open a connection, how to keep it alive, and what its frames mean.
@@ -208,7 +208,7 @@ pub struct Resume {
     pub query: String,
     /// The unit of the value, if it is a time.
     #[serde(default)]
-    pub unit: Option<TimeUnit>,
+    pub unit: Option<TimeFormat>,
     /// What to subtract from the value, so that nothing is missing where the feed is not exact: a time such as `"5s"` for a
     /// value with a `unit`, otherwise a number. Events that are sent again are removed as duplicates.
     #[serde(default)]

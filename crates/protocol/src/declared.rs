@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
-use neurobridge_core::json::{JsonError, Span, text};
+use neurobridge_core::{
+    event::FieldPath,
+    json::{JsonError, Span, text},
+    path::Path,
+    positions::PositionsBuf,
+};
 
 use crate::{
     check::{self, Compiled},
     declaration::{Declaration, Heartbeat, Meaning},
-    fields::{self, FeedEvent, Fields},
-    locate::{self, Elements},
-    notation::{Answer, FeedPath},
+    elements::Elements,
+    fields::{EventSlots, FeedEvent, Slots, Test, Unit, UnitReader},
+    notation::{Answer, FeedPath, When},
     problem::Problem,
     resume,
     text::{Message, Secrets, Values},
@@ -71,6 +76,15 @@ pub struct Prepared {
     pub subprotocols: Vec<String>,
 }
 
+/// Where a unit is in its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// It is the whole frame.
+    Frame,
+    /// It is the only element of the array of events.
+    Element,
+}
+
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -85,33 +99,83 @@ enum Phase {
 pub struct Declared {
     declaration: Declaration,
     compiled: Compiled,
-    paths: Vec<FeedPath>,
-    fields: Fields,
+    tests: Tests,
+    /// The slot of the array of events.
+    events: Option<usize>,
+    event_slots: EventSlots,
+    /// Reads frames.
+    frames: UnitReader,
+    /// Reads elements of the array of events, each in its own text.
+    elements: UnitReader,
     secrets: Secrets,
     phase: Phase,
     /// The number of the last message with a request id.
     request_id: u64,
-    positions: Vec<Span>,
+    spans: Vec<Span>,
+    positions: PositionsBuf,
+    /// The text of an element.
     scratch: String,
 }
 
+/// The conditions of a declaration.
+#[derive(Clone, Debug)]
+struct Tests {
+    /// `until` and `refused` of each opening step.
+    open: Vec<(Option<Test>, Option<Test>)>,
+    /// The answer to a ping.
+    answer: Option<Test>,
+    /// The conditions of each rule.
+    rules: Vec<Option<Test>>,
+}
+
+impl Tests {
+    fn new(declaration: &Declaration, slots: &mut Slots) -> Self {
+        let mut test = |when: &Option<When>| when.as_ref().map(|when| slots.test(when));
+        Self {
+            open: declaration
+                .open
+                .iter()
+                .map(|step| (test(&step.until), test(&step.refused)))
+                .collect(),
+            rules: declaration.rules.iter().map(|rule| test(&rule.when)).collect(),
+            answer: match &declaration.heartbeat.answer {
+                Some(Answer::When(when)) => Some(slots.test(when)),
+                _ => None,
+            },
+        }
+    }
+}
+
 impl Declared {
-    /// Compiles a declaration.
+    /// Compiles a declaration. The positions of `fields`, which filters and templates name, are found in each event.
     ///
     /// # Errors
     /// All mistakes.
-    pub fn new(declaration: Declaration) -> Result<Self, Vec<Problem>> {
+    pub fn new(declaration: Declaration, fields: &[FieldPath]) -> Result<Self, Vec<Problem>> {
         let compiled = check::compile(&declaration)?;
-        let paths = fields::paths(&declaration);
+        let mut slots = Slots::default();
+        let tests = Tests::new(&declaration, &mut slots);
+        let event_slots = EventSlots {
+            key: slots.of_all(declaration.event.key.as_ref()),
+            resume: declaration.resume.as_ref().map(|resume| slots.of(&resume.value)),
+            ack: declaration.ack.as_ref().map(|ack| slots.of(&ack.value)),
+        };
+        let events = declaration.events.as_ref().map(|path| slots.of(path));
+        let array = declaration.events.iter().flat_map(FeedPath::steps).cloned();
+        let element = Path::new(array).join(&Path::new(["0"]));
         Ok(Self {
-            fields: Fields::new(&declaration, &paths),
+            frames: UnitReader::new(&declaration, &slots, fields, &Path::default()),
+            elements: UnitReader::new(&declaration, &slots, fields, &element),
             compiled,
-            paths,
+            tests,
+            events,
+            event_slots,
             declaration,
             secrets: Secrets::new(),
             phase: Phase::Opening(0),
             request_id: 0,
-            positions: Vec::new(),
+            spans: Vec::new(),
+            positions: PositionsBuf::default(),
             scratch: String::new(),
         })
     }
@@ -119,11 +183,6 @@ impl Declared {
     /// Returns the declaration.
     pub fn declaration(&self) -> &Declaration {
         &self.declaration
-    }
-
-    /// Returns the paths whose positions an event has, in this order.
-    pub fn paths(&self) -> &[FeedPath] {
-        &self.paths
     }
 
     /// Returns the request of the next connection. `last` is the resume value of the last event that is stored, as the feed
@@ -228,39 +287,56 @@ impl Declared {
         if let Some(index) = self.declaration.rules.iter().position(plain) {
             return self.apply(index, frame, frame, act);
         }
-        if let Err(error) = locate::check(frame) {
-            return act(Action::Malformed(frame, MalformedReason::NotJson(error)));
+        let mut spans = std::mem::take(&mut self.spans);
+        match self.frames.read(frame, &mut spans) {
+            Ok(()) => self.json(frame, &mut spans, act),
+            Err(error) => act(Action::Malformed(frame, MalformedReason::NotJson(error))),
         }
+        self.spans = spans;
+    }
+
+    /// Interprets a frame of JSON, whose values are at `spans`.
+    fn json(&mut self, frame: &str, spans: &mut Vec<Span>, act: &mut dyn FnMut(Action<'_>)) {
         let whole = Span {
             start: 0,
             end: frame.len() as u32,
         };
-        let elements = self
-            .declaration
-            .events
-            .as_ref()
-            .and_then(|path| Elements::find(frame, path));
-        match elements {
-            None => self.unit(frame, whole, self.declaration.events.is_none(), act),
-            Some(elements) => {
-                let mut scratch = std::mem::take(&mut self.scratch);
-                let mut is_empty = true;
-                elements.each(frame, &mut scratch, |text, element| {
-                    is_empty = false;
-                    self.unit(text, element, true, act);
-                });
-                self.scratch = scratch;
-                if is_empty {
-                    act(Action::Ignore);
-                }
+        let first_slot = self.frames.projection().paths().len();
+        let array = self.events.map(|slot| spans[first_slot + slot]);
+        let Some(elements) = array.and_then(|at| Elements::at(frame, at)) else {
+            return self.unit(Place::Frame, frame, whole, spans, act);
+        };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut is_empty = true;
+        elements.each(frame, &mut scratch, |text, element| {
+            is_empty = false;
+            // The text of an element is JSON, as the frame is.
+            if self.elements.read(text, spans).is_ok() {
+                self.unit(Place::Element, text, element, spans, act);
             }
+        });
+        self.scratch = scratch;
+        if is_empty {
+            act(Action::Ignore);
         }
     }
 
     /// Interprets a unit in its own text.
-    fn unit(&mut self, frame: &str, at: Span, can_be_event: bool, act: &mut dyn FnMut(Action<'_>)) {
-        let unit = at.of(frame).unwrap_or(frame);
-        let is_answer = match self.answer(unit, frame) {
+    fn unit(
+        &mut self,
+        place: Place,
+        frame: &str,
+        at: Span,
+        spans: &mut [Span],
+        act: &mut dyn FnMut(Action<'_>),
+    ) {
+        let (reader, can_be_event) = match place {
+            Place::Frame => (&self.frames, self.events.is_none()),
+            Place::Element => (&self.elements, true),
+        };
+        let (projected, slots) = spans.split_at_mut(reader.projection().paths().len());
+        let unit = Unit { frame, at, slots };
+        let is_answer = match self.answer(&unit) {
             Some(Err(text)) => {
                 self.phase = Phase::Refused;
                 return act(Action::Refused(text));
@@ -274,30 +350,43 @@ impl Declared {
             }
             None => false,
         };
-        if let Some(Answer::When(when)) = &self.declaration.heartbeat.answer
-            && when.holds(unit, frame)
+        if self
+            .tests
+            .answer
+            .as_ref()
+            .is_some_and(|answer| answer.holds(&unit))
         {
             return act(Action::Alive);
         }
-        let rule = self.declaration.rules.iter().position(|rule| {
+        let mut rules = self.declaration.rules.iter().zip(&self.tests.rules);
+        let rule = rules.position(|(rule, test)| {
             rule.frame.is_none()
                 && (can_be_event || rule.is != Meaning::Event)
-                && rule.when.as_ref().is_none_or(|when| when.holds(unit, frame))
+                && test.as_ref().is_none_or(|test| test.holds(&unit))
         });
         let meaning = rule.map(|index| self.declaration.rules[index].is);
         match (rule, meaning) {
             (Some(_), Some(Meaning::Event)) => {
-                locate::locate(frame, at, &self.paths, &mut self.positions);
+                // An event without the declared body is published as a whole.
+                if projected[0].is_absent() {
+                    projected[0] = at;
+                }
+                let reader = match place {
+                    Place::Frame => &mut self.frames,
+                    Place::Element => &mut self.elements,
+                };
+                reader.projection().write(projected, &mut self.positions);
+                reader.learn(frame);
                 act(Action::Event(FeedEvent {
                     text: frame,
-                    unit: at,
-                    positions: &self.positions,
-                    fields: &self.fields,
+                    positions: self.positions.positions(),
+                    unit,
+                    slots: &self.event_slots,
                 }));
             }
             // An answer that is no event needs no rule of its own.
             (None, _) | (_, Some(Meaning::Ignore | Meaning::Alive)) if is_answer => {}
-            (Some(index), _) => self.apply(index, unit, frame, act),
+            (Some(index), _) => self.apply(index, unit.text(), frame, act),
             (None, _) => act(Action::Malformed(frame, MalformedReason::NoRule)),
         }
     }
@@ -323,25 +412,23 @@ impl Declared {
     }
 
     /// Returns whether a unit completes the current opening step, with the index of the next one, or refuses it, with its text.
-    fn answer(&self, unit: &str, frame: &str) -> Option<Result<usize, String>> {
+    fn answer(&self, unit: &Unit<'_>) -> Option<Result<usize, String>> {
         let Phase::Opening(index) = self.phase else {
             return None;
         };
         let step = self.declaration.open.get(index)?;
         if let Some(path) = &step.answer_id {
-            let id = path.of(unit, frame).and_then(text)?;
+            let id = path.of(unit.text(), unit.frame).and_then(text)?;
             if *id != self.request_id.to_string() {
                 return None;
             }
         }
-        if step.until.as_ref().is_some_and(|until| until.holds(unit, frame)) {
+        let (until, refused) = self.tests.open.get(index)?;
+        if until.as_ref().is_some_and(|until| until.holds(unit)) {
             return Some(Ok(index + 1));
         }
-        let is_refusal = step
-            .refused
-            .as_ref()
-            .is_some_and(|refused| refused.holds(unit, frame));
-        is_refusal.then(|| Err(shown(step.refused_text.as_ref(), unit, frame)))
+        let is_refusal = refused.as_ref().is_some_and(|refused| refused.holds(unit));
+        is_refusal.then(|| Err(shown(step.refused_text.as_ref(), unit.text(), unit.frame)))
     }
 
     /// Sends the messages from a step on, up to the first one that waits for an answer. Returns whether the opening is

@@ -1,73 +1,150 @@
-//! The paths of an event's fields, and the values at them.
+//! The values that are found in a unit, and an event of them.
+
+use std::borrow::Cow;
 
 use jiff::Timestamp;
 use neurobridge_core::{
     cloudevents,
-    json::{self, Span},
+    condition::Condition,
+    event::FieldPath,
+    frame_reader::FrameReader,
+    json::{self, JsonError, Span},
+    path::Path,
+    positions::{Positions, TimeFormat, joined},
+    projection::{EventPaths, Projection},
 };
 
 use crate::{
     declaration::Declaration,
-    notation::{FeedPath, Paths, TimeUnit},
+    notation::{FeedPath, Paths, When},
 };
 
-/// Returns the different paths of the fields of an event, in the order in which their positions are stored.
-pub(crate) fn paths(declaration: &Declaration) -> Vec<FeedPath> {
-    let event = &declaration.event;
-    let mut paths: Vec<FeedPath> = Vec::new();
-    let several = [&event.id, &event.key]
-        .into_iter()
-        .flatten()
-        .flat_map(Paths::iter);
-    let single = [
-        event.time.as_ref().map(|time| &time.path),
-        event.kind.as_ref(),
-        event.body.as_ref(),
-        declaration.resume.as_ref().map(|resume| &resume.value),
-        declaration.ack.as_ref().map(|ack| &ack.value),
-    ];
-    for path in several.chain(single.into_iter().flatten()) {
-        if !paths.contains(path) {
-            paths.push(path.clone());
-        }
+/// The paths that are found in a unit besides those of its event: each has a slot.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Slots(Vec<FeedPath>);
+
+impl Slots {
+    /// Returns the slot of a path.
+    pub(crate) fn of(&mut self, path: &FeedPath) -> usize {
+        self.0.iter().position(|known| known == path).unwrap_or_else(|| {
+            self.0.push(path.clone());
+            self.0.len() - 1
+        })
     }
-    paths
+
+    /// Returns the slots of several paths.
+    pub(crate) fn of_all(&mut self, paths: Option<&Paths>) -> Vec<usize> {
+        paths
+            .into_iter()
+            .flat_map(Paths::iter)
+            .map(|path| self.of(path))
+            .collect()
+    }
+
+    /// Compiles conditions.
+    pub(crate) fn test(&mut self, when: &When) -> Test {
+        Test(
+            when.iter()
+                .map(|(path, condition)| (self.of(path), condition.clone()))
+                .collect(),
+        )
+    }
 }
 
-/// The fields of an event, by the index of their paths.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fields {
-    id: Vec<usize>,
-    key: Vec<usize>,
-    time: Option<(usize, TimeUnit)>,
-    kind: Option<usize>,
-    body: Option<usize>,
-    resume: Option<usize>,
-    ack: Option<usize>,
+/// Conditions on values in slots; all must hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Test(Vec<(usize, Condition)>);
+
+impl Test {
+    pub(crate) fn holds(&self, unit: &Unit<'_>) -> bool {
+        self.0
+            .iter()
+            .all(|(slot, condition)| condition.holds(unit.raw(*slot)))
+    }
 }
 
-impl Fields {
-    pub(crate) fn new(declaration: &Declaration, paths: &[FeedPath]) -> Self {
-        let index = |path: &FeedPath| paths.iter().position(|known| known == path);
-        let indexes =
-            |several: &Option<Paths>| several.iter().flat_map(Paths::iter).filter_map(index).collect();
+/// Finds the values of units that are at one place in their frames.
+#[derive(Clone, Debug)]
+pub(crate) struct UnitReader {
+    projection: Projection,
+    reader: FrameReader,
+}
+
+impl UnitReader {
+    /// Creates a reader of units at `unit` in their frames. `fields` are those that filters and templates name.
+    pub(crate) fn new(declaration: &Declaration, slots: &Slots, fields: &[FieldPath], unit: &Path) -> Self {
         let event = &declaration.event;
-        Self {
-            id: indexes(&event.id),
-            key: indexes(&event.key),
-            time: event
-                .time
-                .as_ref()
-                .and_then(|time| Some((index(&time.path)?, time.unit))),
-            kind: event.kind.as_ref().and_then(index),
-            body: event.body.as_ref().and_then(index),
-            resume: declaration
-                .resume
-                .as_ref()
-                .and_then(|resume| index(&resume.value)),
-            ack: declaration.ack.as_ref().and_then(|ack| index(&ack.value)),
-        }
+        let absolute = |path: &FeedPath| {
+            let below = Path::new(path.steps().iter().cloned());
+            if path.is_of_frame() {
+                below
+            } else {
+                unit.join(&below)
+            }
+        };
+        let paths = EventPaths {
+            body: event.body.as_ref().map_or_else(|| unit.clone(), absolute),
+            id: event.id.iter().flat_map(Paths::iter).map(absolute).collect(),
+            time: event.time.as_ref().map(|time| absolute(&time.path)),
+            time_format: event.time.as_ref().map_or(TimeFormat::Text, |time| time.unit),
+            kind: event.kind.as_ref().map(absolute),
+        };
+        let projection = Projection::new(&paths, fields);
+        let slots: Vec<Path> = slots.0.iter().map(absolute).collect();
+        let projected = projection.paths().iter().map(Option::as_ref);
+        let reader = FrameReader::new(projected.chain(slots.iter().map(Some)));
+        Self { projection, reader }
     }
+
+    /// Finds the values in a frame: `spans` has those of the event first, then the slots.
+    ///
+    /// # Errors
+    /// The frame is not JSON.
+    pub(crate) fn read(&mut self, frame: &str, spans: &mut Vec<Span>) -> Result<(), JsonError> {
+        spans.clear();
+        spans.extend_from_slice(self.reader.read(frame)?);
+        Ok(())
+    }
+
+    /// Remembers the layout of the frame that was read last, because further events have the same.
+    pub(crate) fn learn(&mut self, frame: &str) {
+        self.reader.learn(frame);
+    }
+
+    pub(crate) const fn projection(&self) -> &Projection {
+        &self.projection
+    }
+}
+
+/// A unit with its values.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unit<'a> {
+    /// The unit's own text: the frame, or the frame with only this element of the array.
+    pub(crate) frame: &'a str,
+    /// The position of the unit in this text.
+    pub(crate) at: Span,
+    /// The positions of the values in the slots.
+    pub(crate) slots: &'a [Span],
+}
+
+impl<'a> Unit<'a> {
+    /// Returns the unit as written.
+    pub(crate) fn text(&self) -> &'a str {
+        self.at.of(self.frame).unwrap_or(self.frame)
+    }
+
+    /// Returns the value in a slot, as written.
+    pub(crate) fn raw(&self, slot: usize) -> Option<&'a str> {
+        self.slots.get(slot)?.of(self.frame)
+    }
+}
+
+/// The slots of the values of an event that are not stored with it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EventSlots {
+    pub(crate) key: Vec<usize>,
+    pub(crate) resume: Option<usize>,
+    pub(crate) ack: Option<usize>,
 }
 
 /// An event in its own text: for an element of an array, the frame with only that element in the array.
@@ -75,165 +152,54 @@ impl Fields {
 pub struct FeedEvent<'a> {
     /// The text.
     pub text: &'a str,
-    /// The position of the unit in the text: of the element, or of the whole frame.
-    pub unit: Span,
-    /// The positions of the values at [`paths`](crate::Declared::paths).
-    pub positions: &'a [Span],
-    pub(crate) fields: &'a Fields,
+    /// The positions of the event's fields in the text.
+    pub positions: Positions<'a>,
+    pub(crate) unit: Unit<'a>,
+    pub(crate) slots: &'a EventSlots,
 }
 
 impl<'a> FeedEvent<'a> {
-    /// Returns the identity: the values of all its paths with `/` between them; `None` if one is missing, null, empty or not a
-    /// scalar. With several paths, `/` and `%` in a value are written as `%2F` and `%25`, so that no two identities are equal.
-    pub fn id(&self) -> Option<String> {
-        self.join(&self.fields.id)
+    /// Returns the position of the unit in the text: of the element, or of the whole frame.
+    pub const fn unit(&self) -> Span {
+        self.unit.at
+    }
+
+    /// Returns the identity: the [`joined`] values of its paths.
+    pub fn id(&self) -> Option<Cow<'a, str>> {
+        self.positions.id(self.text)
     }
 
     /// Returns the key, composed as the identity is.
-    pub fn key(&self) -> Option<String> {
-        self.join(&self.fields.key)
+    pub fn key(&self) -> Option<Cow<'a, str>> {
+        let slots = self.slots.key.iter();
+        joined(slots.map(|slot| self.unit.slots[*slot]), self.text)
     }
 
     /// Returns the time.
     pub fn time(&self) -> Option<Timestamp> {
-        let (index, unit) = self.fields.time?;
-        timestamp(self.raw(Some(index))?, unit)
+        let text = json::text(self.positions.time().of(self.text)?)?;
+        cloudevents::timestamp(&text, self.positions.time_format())
     }
 
     /// Returns the kind of event.
-    pub fn kind(&self) -> Option<std::borrow::Cow<'a, str>> {
-        json::text(self.raw(self.fields.kind)?)
+    pub fn kind(&self) -> Option<Cow<'a, str>> {
+        json::text(self.positions.kind().of(self.text)?)
     }
 
     /// Returns the body: the part that the declaration names, otherwise the whole unit.
     pub fn body(&self) -> &'a str {
-        self.raw(self.fields.body)
-            .or_else(|| self.unit.of(self.text))
-            .unwrap_or(self.text)
+        self.positions.body().of(self.text).unwrap_or(self.text)
     }
 
     /// Returns the value with which the next connection resumes, as the feed wrote it.
     pub fn resume(&self) -> Option<&'a str> {
-        self.raw(self.fields.resume)
+        self.unit
+            .raw(self.slots.resume?)
             .filter(|raw| json::text(raw).is_some())
     }
 
     /// Returns the value that names the event in an acknowledgement, as the feed wrote it.
     pub fn ack(&self) -> Option<&'a str> {
-        self.raw(self.fields.ack).filter(|raw| *raw != "null")
-    }
-
-    fn raw(&self, index: Option<usize>) -> Option<&'a str> {
-        self.positions.get(index?)?.of(self.text)
-    }
-
-    fn join(&self, indexes: &[usize]) -> Option<String> {
-        let text = |index: &usize| json::text(self.raw(Some(*index))?).filter(|text| !text.is_empty());
-        match indexes {
-            [] => None,
-            [only] => text(only).map(std::borrow::Cow::into_owned),
-            several => {
-                let mut joined = String::new();
-                for index in several {
-                    if !joined.is_empty() {
-                        joined.push('/');
-                    }
-                    for c in text(index)?.chars() {
-                        match c {
-                            '/' => joined.push_str("%2F"),
-                            '%' => joined.push_str("%25"),
-                            c => joined.push(c),
-                        }
-                    }
-                }
-                Some(joined)
-            }
-        }
-    }
-}
-
-/// Parses a time of the feed. An epoch may be a number or a text, with a fraction or an exponent.
-pub(crate) fn timestamp(raw: &str, unit: TimeUnit) -> Option<Timestamp> {
-    let text = json::text(raw)?;
-    let Some(length) = unit.nanoseconds() else {
-        return raw
-            .starts_with('"')
-            .then(|| cloudevents::timestamp(&text, neurobridge_core::positions::TimeFormat::Text))
-            .flatten();
-    };
-    Timestamp::from_nanosecond(nanoseconds(&text, length)?).ok()
-}
-
-/// Returns a decimal number of units as nanoseconds; what is below a nanosecond is cut off.
-fn nanoseconds(text: &str, length: u32) -> Option<i128> {
-    let (digits, exponent) = match text.split_once(['e', 'E']) {
-        Some((digits, exponent)) => (digits, exponent.parse::<i32>().ok()?),
-        None => (text, 0),
-    };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let (is_negative, whole) = whole
-        .strip_prefix('-')
-        .map_or((false, whole), |whole| (true, whole));
-    let all = format!("{whole}{fraction}");
-    // Longer numbers are beyond the range of times.
-    if whole.is_empty() || all.len() > 36 || !all.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let power = exponent - i32::try_from(fraction.len()).ok()? + length.ilog10() as i32;
-    let number: i128 = all.parse().ok()?;
-    let scaled = if power >= 0 {
-        number.checked_mul(10_i128.checked_pow(power.unsigned_abs())?)?
-    } else {
-        10_i128
-            .checked_pow(power.unsigned_abs())
-            .map_or(0, |divisor| number / divisor)
-    };
-    Some(if is_negative { -scaled } else { scaled })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_in_each_unit() {
-        for (raw, unit, expected) in [
-            ("1769860800", TimeUnit::S, Some("2026-01-31T12:00:00Z")),
-            ("1769860800.25", TimeUnit::S, Some("2026-01-31T12:00:00.25Z")),
-            ("\"1769860800250\"", TimeUnit::Ms, Some("2026-01-31T12:00:00.25Z")),
-            ("1.76986080025e12", TimeUnit::Ms, Some("2026-01-31T12:00:00.25Z")),
-            (
-                "1769860800000001",
-                TimeUnit::Us,
-                Some("2026-01-31T12:00:00.000001Z"),
-            ),
-            (
-                "1769860800000000001",
-                TimeUnit::Ns,
-                Some("2026-01-31T12:00:00.000000001Z"),
-            ),
-            (
-                "1769860800000000001.9",
-                TimeUnit::Ns,
-                Some("2026-01-31T12:00:00.000000001Z"),
-            ),
-            ("-1", TimeUnit::S, Some("1969-12-31T23:59:59Z")),
-            (
-                "\"2026-01-31T13:00:00+01:00\"",
-                TimeUnit::Rfc3339,
-                Some("2026-01-31T12:00:00Z"),
-            ),
-            ("1769860800", TimeUnit::Rfc3339, None),
-            ("\"soon\"", TimeUnit::S, None),
-            ("\"\"", TimeUnit::S, None),
-            ("null", TimeUnit::S, None),
-            ("true", TimeUnit::S, None),
-            ("99999999999999999999999999999999999999999", TimeUnit::S, None),
-            ("1e99999", TimeUnit::S, None),
-            ("1e-99999", TimeUnit::S, Some("1970-01-01T00:00:00Z")),
-        ] {
-            let found = timestamp(raw, unit).map(|time| time.to_string());
-            assert_eq!(found.as_deref(), expected, "{raw} {unit:?}");
-        }
+        self.unit.raw(self.slots.ack?).filter(|raw| *raw != "null")
     }
 }

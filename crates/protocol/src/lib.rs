@@ -10,8 +10,8 @@
 mod check;
 mod declaration;
 mod declared;
+mod elements;
 mod fields;
-mod locate;
 mod notation;
 mod problem;
 mod resume;
@@ -23,8 +23,8 @@ pub use self::{
         SecretSource,
     },
     declared::{Action, Declared, MalformedReason, Ping, Prepared},
-    fields::{FeedEvent, Fields},
-    notation::{Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, TimeUnit, When},
+    fields::FeedEvent,
+    notation::{Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, When},
     problem::Problem,
     text::{Message, Secrets},
 };

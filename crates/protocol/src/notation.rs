@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use neurobridge_core::{condition::Condition, path::Path, secret::SCHEMA_FORMAT, units};
+use neurobridge_core::{
+    condition::Condition, path::Path, positions::TimeFormat, secret::SCHEMA_FORMAT, units,
+};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
@@ -95,16 +97,9 @@ impl Serialize for FeedPath {
 pub struct When(Vec<(FeedPath, Condition)>);
 
 impl When {
-    /// Returns whether all conditions hold.
-    pub fn holds(&self, unit: &str, frame: &str) -> bool {
-        self.0
-            .iter()
-            .all(|(path, condition)| condition.holds(path.of(unit, frame)))
-    }
-
-    /// Returns the paths.
-    pub fn paths(&self) -> impl Iterator<Item = &FeedPath> {
-        self.0.iter().map(|(path, _)| path)
+    /// Returns the conditions with the path of each.
+    pub fn iter(&self) -> impl Iterator<Item = &(FeedPath, Condition)> {
+        self.0.iter()
     }
 }
 
@@ -153,42 +148,13 @@ impl<'de> Deserialize<'de> for Paths {
     }
 }
 
-/// The unit of a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum TimeUnit {
-    /// A text such as `2026-01-31T12:00:00Z`.
-    Rfc3339,
-    /// Seconds since 1970, as a number or a text, with or without a fraction.
-    S,
-    /// Milliseconds since 1970.
-    Ms,
-    /// Microseconds since 1970.
-    Us,
-    /// Nanoseconds since 1970.
-    Ns,
-}
-
-impl TimeUnit {
-    /// Returns the length of the unit of an epoch.
-    pub(crate) const fn nanoseconds(self) -> Option<u32> {
-        match self {
-            Self::Rfc3339 => None,
-            Self::S => Some(1_000_000_000),
-            Self::Ms => Some(1_000_000),
-            Self::Us => Some(1_000),
-            Self::Ns => Some(1),
-        }
-    }
-}
-
 /// The path of a time, and its unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeField {
     /// The path.
     pub path: FeedPath,
     /// The unit.
-    pub unit: TimeUnit,
+    pub unit: TimeFormat,
 }
 
 impl<'de> Deserialize<'de> for TimeField {
@@ -197,13 +163,13 @@ impl<'de> Deserialize<'de> for TimeField {
         #[serde(deny_unknown_fields)]
         struct Table {
             path: FeedPath,
-            unit: TimeUnit,
+            unit: TimeFormat,
         }
         match Value::deserialize(deserializer)? {
             Value::String(text) => match FeedPath::parse(&text) {
                 Some(path) => Ok(Self {
                     path,
-                    unit: TimeUnit::Rfc3339,
+                    unit: TimeFormat::Text,
                 }),
                 None => Err(unexpected(&Value::String(text), TIME)),
             },
@@ -345,7 +311,7 @@ schema!(TimeField, "TimeField", generator => {
         "type": "object",
         "properties": {
             "path": { "allOf": [generator.subschema_for::<FeedPath>()], "description": "The path." },
-            "unit": { "allOf": [generator.subschema_for::<TimeUnit>()], "description": "The unit." },
+            "unit": { "allOf": [generator.subschema_for::<TimeFormat>()], "description": "The unit." },
         },
         "required": ["path", "unit"],
         "additionalProperties": false,

@@ -1,13 +1,9 @@
 //! The value with which a connection continues after the last event of another one.
 
 use jiff::Timestamp;
-use neurobridge_core::json;
+use neurobridge_core::{cloudevents, json, positions::TimeFormat};
 
-use crate::{
-    declaration::Resume,
-    fields::timestamp,
-    notation::{Rewind, TimeUnit},
-};
+use crate::{declaration::Resume, notation::Rewind};
 
 /// Returns the value of the query parameter after an event with this value, as the feed wrote it. A value that cannot be
 /// rewound is used as it is.
@@ -19,7 +15,7 @@ pub(crate) fn value(resume: &Resume, last: &str) -> Option<String> {
             .parse::<i128>()
             .ok()
             .map(|value| (value - i128::from(number)).max(0).to_string()),
-        (Some(Rewind::Time(time)), Some(unit)) => timestamp(last, unit).and_then(|at| {
+        (Some(Rewind::Time(time)), Some(unit)) => cloudevents::timestamp(&text, unit).and_then(|at| {
             let earlier = at.checked_sub(time).ok()?;
             Some(written(earlier, unit))
         }),
@@ -29,7 +25,7 @@ pub(crate) fn value(resume: &Resume, last: &str) -> Option<String> {
     Some(rewound.unwrap_or(text))
 }
 
-fn written(time: Timestamp, unit: TimeUnit) -> String {
+fn written(time: Timestamp, unit: TimeFormat) -> String {
     match unit.nanoseconds() {
         None => time.to_string(),
         Some(length) => time.as_nanosecond().div_euclid(i128::from(length)).to_string(),
@@ -47,15 +43,25 @@ mod tests {
     fn value_is_rewound_in_its_unit() {
         let five = Some(Rewind::Time(Duration::from_secs(5)));
         for (last, unit, rewind, expected) in [
-            ("1769860800000001", Some(TimeUnit::Us), five, "1769860795000001"),
-            ("\"1769860800000\"", Some(TimeUnit::Ms), five, "1769860795000"),
+            (
+                "1769860800000001",
+                Some(TimeFormat::Microseconds),
+                five,
+                "1769860795000001",
+            ),
+            (
+                "\"1769860800000\"",
+                Some(TimeFormat::Milliseconds),
+                five,
+                "1769860795000",
+            ),
             (
                 "\"2026-01-31T12:00:00Z\"",
-                Some(TimeUnit::Rfc3339),
+                Some(TimeFormat::Text),
                 five,
                 "2026-01-31T11:59:55Z",
             ),
-            ("1769860800.5", Some(TimeUnit::S), five, "1769860795"),
+            ("1769860800.5", Some(TimeFormat::Seconds), five, "1769860795"),
             ("100", None, Some(Rewind::Number(7)), "93"),
             ("5", None, Some(Rewind::Number(7)), "0"),
             ("\"a-b\"", None, None, "a-b"),

@@ -28,7 +28,7 @@ fn described(action: &Action<'_>) -> Value {
     match action {
         Action::Event(event) => json!({
             "event": value(event.text),
-            "unit": value(event.unit.of(event.text).unwrap()),
+            "unit": value(event.unit().of(event.text).unwrap()),
             "id": event.id(),
             "key": event.key(),
             "time": event.time().map(|time| time.as_nanosecond().to_string()),
@@ -56,7 +56,7 @@ proptest! {
         acks in prop::collection::vec(generate::scalar(), 0..5),
     ) {
         let typed: Declaration = serde_json::from_value(declaration.clone()).unwrap();
-        let mut declared = match Declared::new(typed) {
+        let mut declared = match Declared::new(typed, &[]) {
             Ok(declared) => declared,
             Err(problems) => panic!("{declaration}: {problems:?}"),
         };
@@ -93,7 +93,7 @@ proptest! {
     #[test]
     fn any_text_is_interpreted(declaration in generate::declaration(), frames in prop::collection::vec(any::<String>(), 8)) {
         let typed: Declaration = serde_json::from_value(declaration).unwrap();
-        let mut declared = Declared::new(typed).unwrap();
+        let mut declared = Declared::new(typed, &[]).unwrap();
         declared.begin(Secrets::new());
         for frame in frames {
             let (mut count, step) = (0, declared.deadline());
@@ -106,7 +106,7 @@ proptest! {
     #[test]
     fn any_table_is_a_declaration_or_has_problems(text in r#"(\[(event|resume|ack|request|heartbeat)\]\n)?((id|send|value|until|query|events|url|rewind) = ("\{?[a-z.:]*\}?"|7|\[\]|\{ a = "\$" \})\n){0,3}\[\[rules\]\]\nis = "(event|reply|ignore)"\n"#) {
         if let Ok(declaration) = toml::from_str::<Declaration>(&text)
-            && let Err(problems) = Declared::new(declaration)
+            && let Err(problems) = Declared::new(declaration, &[])
         {
             prop_assert!(problems.iter().all(|problem| problem.to_string().contains("expected")), "{:?}", problems);
         }

@@ -26,7 +26,7 @@ fn root() -> PathBuf {
 fn declared(name: &str) -> Declared {
     let text = fs::read_to_string(root().join(format!("config/feeds/{name}.toml"))).unwrap();
     let declaration: Declaration = toml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-    Declared::new(declaration).unwrap_or_else(|problems| panic!("{name}: {problems:?}"))
+    Declared::new(declaration, &[]).unwrap_or_else(|problems| panic!("{name}: {problems:?}"))
 }
 
 fn secrets(declared: &Declared) -> Secrets {
@@ -41,10 +41,10 @@ fn event(event: &FeedEvent<'_>, out: &mut String) {
     let _ = writeln!(
         out,
         "= event id={} time={} type={} key={}",
-        shown(event.id()),
+        shown(event.id().map(Into::into)),
         shown(event.time().map(|time| time.to_string())),
         shown(event.kind().map(Into::into)),
-        shown(event.key())
+        shown(event.key().map(Into::into))
     );
     let _ = writeln!(out, "= body {}", event.body());
     if let Some(value) = event.resume() {

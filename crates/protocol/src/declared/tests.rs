@@ -4,7 +4,7 @@ use super::*;
 
 fn declared(text: &str) -> Declared {
     let text = format!("{text}\n[[rules]]\nwhen = {{ id = {{ present = true }} }}\nis = \"event\"\n");
-    Declared::new(toml::from_str(&text).unwrap()).unwrap()
+    Declared::new(toml::from_str(&text).unwrap(), &[]).unwrap()
 }
 
 fn sent(messages: &[Message]) -> Vec<&str> {
