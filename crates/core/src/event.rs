@@ -8,7 +8,7 @@ use xxhash_rust::xxh3;
 
 use crate::{
     json::{self, Span},
-    neuroio::{ENTRY_FIELDS, NESTED_FIELDS},
+    neuroio::{ENTRY_FIELDS, LISTS, NESTED_FIELDS},
     path::Path,
     positions::Positions,
 };
@@ -163,7 +163,14 @@ impl FieldPath {
         if !ENTRY_FIELDS.contains(&&**first) {
             return Some(first.to_string());
         }
-        let is_known = path.steps().len() == 1 || NESTED_FIELDS.contains(&text.as_str());
+        let is_known = match path.steps() {
+            [_] => true,
+            // An element of a list of names, or of objects with a name.
+            [list, element, name @ ..] if LISTS.contains(&&**list) && json::index(element).is_some() => {
+                name.is_empty() || *name == ["name".into()]
+            }
+            _ => NESTED_FIELDS.contains(&text.as_str()),
+        };
         (!is_known).then_some(text)
     }
 
@@ -192,7 +199,10 @@ impl FieldPath {
             Place::Feed => serde_json::to_string(event.source).ok().map(Cow::Owned),
             Place::Id => match event.positions.ids().next() {
                 // A number stays a number, which can be compared with another one.
-                Some(part) if event.positions.ids().len() == 1 => part.of(event.frame).map(Cow::Borrowed),
+                Some(part) if event.positions.ids().len() == 1 => {
+                    let id = part.of(event.frame).filter(|id| *id != "\"\"");
+                    id.map(Cow::Borrowed)
+                }
                 _ => serde_json::to_string(&event.id()?).ok().map(Cow::Owned),
             },
             Place::Path { .. } => self.locate(event.positions, event.frame).map(Cow::Borrowed),
@@ -276,6 +286,10 @@ mod tests {
             ("space.idd", Some("space.idd")),
             ("mood.x", Some("mood.x")),
             ("spaec.id", Some("spaec")),
+            ("groups.0", None),
+            ("persons_groups.1.name", None),
+            ("groups.x", Some("groups.x")),
+            ("groups.0.x", Some("groups.0.x")),
         ] {
             let field = FieldPath::parse(path).unwrap();
             assert_eq!(field.unknown_field().as_deref(), unknown, "{path}");

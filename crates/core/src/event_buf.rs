@@ -1,6 +1,10 @@
 //! An event whose frame was changed: values replaced by redaction or left out because of their size.
 
-use crate::{event::Event, json::Span, positions::PositionsBuf};
+use crate::{
+    event::Event,
+    json::{JsonError, Span},
+    positions::PositionsBuf,
+};
 
 /// The frame of an event after changes, and the positions of its fields in it. The buffers are reused from one event to
 /// the next.
@@ -63,14 +67,22 @@ impl EventBuf {
     }
 
     /// Completes the change of the event's frame. Returns the changed event; the event itself if nothing was replaced.
-    pub(crate) fn finish<'a>(&'a mut self, event: &Event<'a>) -> Event<'a> {
+    ///
+    /// # Errors
+    /// The frame has become too long for positions of 32 bits.
+    pub(crate) fn finish<'a>(&'a mut self, event: &Event<'a>) -> Result<Event<'a>, JsonError> {
         if self.edits.is_empty() {
-            return *event;
+            return Ok(*event);
         }
         self.frame.push_str(&event.frame[self.copied()..]);
+        if u32::try_from(self.frame.len()).is_err() {
+            return Err(JsonError::TooLong {
+                length: self.frame.len(),
+            });
+        }
         let Self { positions, edits, .. } = self;
         positions.set_shifted(event.positions, |span| shifted(edits, span));
-        self.event(event)
+        Ok(self.event(event))
     }
 
     /// Returns the length of the part of the original frame that was copied or replaced.
@@ -78,8 +90,8 @@ impl EventBuf {
         self.edits.last().map_or(0, |edit| edit.from.end as usize)
     }
 
-    /// Returns the length of the new frame. A replacement has 66 bytes at most and replaces four or more, so that only a
-    /// frame of several hundred megabytes could exceed 32 bits; listeners limit frames to far less.
+    /// Returns the length of the new frame; of a longer one than 32 bits, which [`finish`](Self::finish) rejects, its last
+    /// 32 bits.
     fn end(&self) -> u32 {
         self.frame.len() as u32
     }

@@ -41,6 +41,9 @@ pub const ENTRY_FIELDS: [&str; 22] = [
 /// The fields below `source` and `space` that the platform is known to send.
 pub const NESTED_FIELDS: [&str; 4] = ["source.id", "source.name", "space.id", "space.name"];
 
+/// The fields that are lists, of names or of objects with a name.
+pub const LISTS: [&str; 2] = ["groups", "persons_groups"];
+
 /// The keys of control messages, in the order in which the platform's documentation checks them.
 const CONTROL_KEYS: [&str; 3] = ["PING", "auth", "error"];
 

@@ -5,7 +5,7 @@
 //! | 0 | 1 | format of the time: see [`TimeFormat`] |
 //! | 1 | 1 | number of id parts |
 //! | 2 | 1 | number of fields |
-//! | 3 | 1 | number of keys on the path from the frame to the body |
+//! | 3 | 1 | number of steps from the frame to the body |
 //! | 4 | 24 | body, time, type: start and end of each |
 //! | 28 | 8 each | the parts of the id |
 //! | … | 12 each | the fields: hash of the path, start, end |
@@ -104,7 +104,7 @@ impl<'a> Positions<'a> {
         self.span(HEADER)
     }
 
-    /// Returns the number of keys on the path from the frame to the body.
+    /// Returns the number of steps from the frame to the body.
     pub const fn body_depth(self) -> usize {
         self.bytes[3] as usize
     }

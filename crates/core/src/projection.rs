@@ -3,7 +3,7 @@
 
 use crate::{
     event::FieldPath,
-    json::{self, Span},
+    json::Span,
     path::Path,
     positions::{MAX_FIELDS, MAX_ID_PARTS, PositionsBuf, TimeFormat},
 };
@@ -49,31 +49,20 @@ impl Projection {
         );
         let mut paths = vec![Some(event.body.clone()), event.time.clone(), event.kind.clone()];
         paths.extend(event.id.iter().cloned().map(Some));
-        let mut named: Vec<(u32, Path)> = Vec::new();
-        for (hash, path) in fields
-            .into_iter()
-            .filter_map(|field| field.projected(&event.body))
-        {
-            // Two paths with one hash could be mistaken for each other, so that neither is projected.
-            if let Some(other) = named.iter().position(|(other, _)| *other == hash) {
-                if named[other].1 != path {
-                    named.remove(other);
-                }
-            } else if named.len() < MAX_FIELDS {
-                named.push((hash, path));
+        let mut all: Vec<(u32, Path)> = Vec::new();
+        for field in fields.into_iter().filter_map(|field| field.projected(&event.body)) {
+            if !all.contains(&field) {
+                all.push(field);
             }
         }
-        let (fields, named): (Vec<u32>, Vec<Path>) = named.into_iter().unzip();
+        // Two paths with one hash could be mistaken for each other, so that neither is projected.
+        let is_unique = |(hash, _): &&(u32, Path)| all.iter().filter(|(other, _)| other == hash).count() == 1;
+        let named = all.iter().filter(is_unique).take(MAX_FIELDS).cloned();
+        let (fields, named): (Vec<u32>, Vec<Path>) = named.unzip();
         paths.extend(named.into_iter().map(Some));
-        // An index is not a key.
-        let keys = event
-            .body
-            .steps()
-            .iter()
-            .filter(|step| json::index(step).is_none());
         Self {
             time_format: event.time_format,
-            body_depth: keys.count().min(usize::from(u8::MAX)) as u8,
+            body_depth: event.body.steps().len().min(usize::from(u8::MAX)) as u8,
             ids: event.id.len(),
             fields,
             paths,
@@ -92,5 +81,26 @@ impl Projection {
     /// Panics if there are fewer spans than paths.
     pub fn write(&self, spans: &[Span], out: &mut PositionsBuf) {
         out.set(self.time_format, self.body_depth, self.ids, &self.fields, spans);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_with_one_hash_are_not_projected() {
+        let fields = ["f2969", "f87452", "pid", "f2969", "pid"].map(|path| FieldPath::parse(path).unwrap());
+        let projection = Projection::new(&EventPaths::default(), &fields);
+        // Body, no time, no type, and one field.
+        assert_eq!(projection.paths().len(), 4);
+        assert_eq!(projection.paths()[3], Some(Path::new(["pid"])));
+    }
+
+    #[test]
+    fn further_fields_are_not_projected() {
+        let fields: Vec<FieldPath> = (0..30).map(|i| FieldPath::parse(&format!("a{i}")).unwrap()).collect();
+        let projection = Projection::new(&EventPaths::default(), &fields);
+        assert_eq!(projection.paths().len(), 3 + MAX_FIELDS);
     }
 }

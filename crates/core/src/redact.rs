@@ -87,7 +87,7 @@ impl Redaction {
     /// All text but the replaced values is unchanged.
     ///
     /// # Errors
-    /// The frame is not JSON, so that it cannot be redacted.
+    /// The frame is not JSON, or too long after the redaction.
     pub fn apply<'a>(&self, event: &Event<'a>, out: &'a mut EventBuf) -> Result<Event<'a>, JsonError> {
         if self.is_empty() {
             return Ok(*event);
@@ -103,7 +103,7 @@ impl Redaction {
         let mut scanner = Scanner::new(event.frame)?;
         walk.value(&mut scanner, None)?;
         scanner.end()?;
-        Ok(out.finish(event))
+        out.finish(event)
     }
 
     /// Returns the replacement of the value at `path`, whose last key is `name`; `None` if no pattern matches.
@@ -264,8 +264,10 @@ impl<'a> Walk<'_, 'a> {
             Some(Replacement::Null)
         } else {
             let body_depth = self.exempt.0.body_depth();
-            let judged = self.redaction.judge(&name, &self.path, body_depth);
-            judged.or(inherited)
+            match (self.redaction.judge(&name, &self.path, body_depth), inherited) {
+                (_, Some(Replacement::Null)) => Some(Replacement::Null),
+                (judged, inherited) => judged.or(inherited),
+            }
         };
         match replacement {
             Some(replacement) => self.replace(scanner, replacement)?,

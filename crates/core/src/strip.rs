@@ -49,7 +49,7 @@ impl Stripped {
         if fields.is_empty() {
             return None;
         }
-        stripped.changed.finish(event);
+        stripped.changed.finish(event).ok()?;
         stripped.fields = fields.join(",");
         Some(stripped)
     }

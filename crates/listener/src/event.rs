@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use neurobridge_core::{event::FieldPath, json, positions::PositionsBuf};
+use neurobridge_core::{event::FieldPath, json, path::Path, positions::PositionsBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -169,7 +169,7 @@ impl Event {
     /// Returns any field of the entry as JSON text, by a path such as `mood` or `source.name`; `None` if it is missing.
     /// Scans the entry from its start: use [`Event::entry`] for more than one or two fields.
     pub fn field(&self, path: &str) -> Option<&str> {
-        self.raw(&FieldPath::parse(path)?)
+        Path::parse(path)?.of(self.data())
     }
 
     /// Parses the entry with all its documented fields.

@@ -371,6 +371,12 @@ impl Entries {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(DiskError::of("open", &segment.path)(error)),
             };
+            // The records of another version could pass the checksum and be something else.
+            let header = segment::read_header(&file).map_err(DiskError::of("read", &segment.path))?;
+            if let Err(error @ FormatError::Version { .. }) = header {
+                let error = io::Error::new(io::ErrorKind::InvalidData, error);
+                return Err(DiskError::of("read", &segment.path)(error));
+            }
             let size = file
                 .metadata()
                 .map_err(DiskError::of("look at", &segment.path))?

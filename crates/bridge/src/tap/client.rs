@@ -8,7 +8,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{Arrival, Folder, Greeting, SOCKET};
+use super::{Arrival, Folder, Greeting, SOCKET, protocol::version};
 use crate::config::Config;
 
 /// The largest greeting: far more than a version and some numbers need.
@@ -39,7 +39,7 @@ pub(crate) enum TapError {
     #[error(
         "the bridge is neurobridge {found}, but this program is {ours}; run tail with the bridge's program"
     )]
-    Version { found: String, ours: &'static str },
+    Version { found: String, ours: String },
     /// The connection ended without the end marker: the bridge was killed, or has closed it.
     #[error("connection to the bridge lost: it was killed, or this program did not read for five minutes")]
     Gone(#[source] io::Error),
@@ -79,7 +79,7 @@ impl Client {
             Ok(_) => {}
         }
         let greeting: Option<Greeting> = serde_json::from_slice(&line).ok();
-        let ours = env!("CARGO_PKG_VERSION");
+        let ours = version();
         match greeting {
             Some(greeting) if greeting.version == ours => Ok(Some(Self { stream, greeting })),
             other => Err(TapError::Version {

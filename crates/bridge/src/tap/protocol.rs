@@ -8,7 +8,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use neurobridge_core::{event::Sequence, identity::SpoolId, record::SealedBatch};
+use neurobridge_core::{
+    event::Sequence,
+    identity::SpoolId,
+    record::{self, SealedBatch},
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -31,10 +35,15 @@ pub(crate) struct Greeting {
     configuration: u64,
 }
 
+/// Returns the version of this program with that of its records, which it sends.
+pub(super) fn version() -> String {
+    format!("{} (record format {})", env!("CARGO_PKG_VERSION"), record::FORMAT_VERSION)
+}
+
 impl Greeting {
     pub(crate) fn new(spool: &SpoolId, config: &Config) -> Self {
         Self {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: version(),
             spool: *spool.as_bytes(),
             configuration: hash(config),
         }

@@ -54,15 +54,14 @@ impl Pattern {
     }
 
     /// Returns whether the pattern matches the value of the key `name` at `path`, counted from the frame. The body is
-    /// below `body_depth` keys. Only patterns that are paths use `path`.
+    /// below `body_depth` keys or fewer, since indexes of arrays are no keys. Only patterns that are paths use `path`.
     pub(super) fn matches(&self, name: &str, path: &[Cow<'_, str>], body_depth: usize) -> bool {
         if let [pattern] = self.names.as_slice() {
             return pattern.matches(name);
         }
         // Users who look at a frame write `data.pid`; interpreted below `data`, this would match nothing. A value beside
         // the body, such as a duplicate of it, counts as within it: to redact too much is safe.
-        let below_body = path.get(body_depth..).filter(|_| body_depth > 0);
-        self.leads_to(path) || below_body.is_some_and(|path| self.leads_to(path))
+        (0..=body_depth).any(|depth| path.get(depth..).is_some_and(|path| self.leads_to(path)))
     }
 
     /// Returns whether the pattern matches a field that the platform is known to send.

@@ -229,6 +229,31 @@ fn invalid_key_file_is_named() {
     );
 }
 
+#[test]
+fn redaction_around_the_body_wins_over_a_pseudonym() {
+    let paths = EventPaths {
+        body: Path::new(["data", "0"]),
+        id: vec![Path::new(["meta", "id"])],
+        ..EventPaths::default()
+    };
+    let projection = Projection::new(&paths, []);
+    let mut reader = FrameReader::new(projection.paths().iter().map(Option::as_ref));
+    let frame = r#"{"meta":{"user":"x","id":1},"data":{"0":{"space":{"name":"n","id":2}}}}"#;
+    let mut positions = PositionsBuf::default();
+    projection.write(reader.read(frame).unwrap(), &mut positions);
+    let event = Event {
+        positions: positions.positions(),
+        frame,
+        ..testing::event(r#"{"data":{}}"#)
+    };
+    let mut out = EventBuf::default();
+    let redaction = with_key(&["meta", "space.name"], &["user"], KEY);
+    assert_eq!(
+        redaction.apply(&event, &mut out).unwrap().frame,
+        r#"{"meta":{"user":null,"id":1},"data":{"0":{"space":{"name":null,"id":2}}}}"#
+    );
+}
+
 /// Every value names itself, so that a test can search for it in the text.
 fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
