@@ -134,7 +134,7 @@ enum Place {
 const FRAME_PREFIX: &str = "$.";
 
 impl FieldPath {
-    /// Parses a path; `None` if a step is empty, or contains a brace or white space.
+    /// Parses a path; `None` if a step is empty, or contains an opening brace or white space.
     pub fn parse(text: &str) -> Option<Self> {
         let from_frame = text.strip_prefix(FRAME_PREFIX);
         let path = Path::parse(from_frame.unwrap_or(text))?;

@@ -15,7 +15,7 @@ impl Path {
         Self(steps.into_iter().map(Into::into).collect())
     }
 
-    /// Parses a path; `None` if a step is empty, or contains a brace or white space.
+    /// Parses a path; `None` if a step is empty, or contains an opening brace or white space.
     pub fn parse(text: &str) -> Option<Self> {
         let is_step =
             |step: &str| !step.is_empty() && !step.contains(|c: char| c == '{' || c.is_whitespace());

@@ -42,7 +42,7 @@ pub struct Pseudonymise {
 ///
 /// A pattern without a dot matches the key with that name at any depth, also within arrays. A pattern with
 /// dots matches the path from the body (or from the frame: `data.pid` and `meta.x` match too), in which arrays
-/// are not counted. `*` matches any part of a name. Patterns are compared with names without escapes. The
+/// are not counted; a value beside the body counts as within it. `*` matches any part of a name. Patterns are compared with names without escapes. The
 /// body and the parts of the id are never replaced, because an event needs them; values within them are. Of a
 /// value that contains the body or a part of the id, everything else is replaced.
 ///

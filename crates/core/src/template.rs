@@ -9,8 +9,9 @@ use crate::event::{Event, FieldPath};
 
 /// Text with fields of the event in braces.
 ///
-/// A field is a path of keys below the event's `data`, such as `{result}` or `{space.id}`; `{feed}` is the name of
-/// the source in the configuration, `{id}` the feed's id. `{{` and `}}` stand for braces.
+/// A field is a path of keys and array indexes below the event's `data`, such as `{result}`, `{space.id}` or
+/// `{groups.0}`, or with `$.` a path from the frame; `{feed}` is the name of the source in the configuration, `{id}` the
+/// feed's id. `{{` and `}}` stand for braces.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "String")]
 pub struct Template {

@@ -167,7 +167,8 @@ impl Event {
     }
 
     /// Returns any field of the entry as JSON text, by a path such as `mood` or `source.name`; `None` if it is missing.
-    /// Scans the entry from its start: use [`Event::entry`] for more than one or two fields.
+    /// Scans the entry from its start, unless the field has a method of its own: use [`Event::entry`] for more than one or two
+    /// fields.
     pub fn field(&self, path: &str) -> Option<&str> {
         Path::parse(path)?.of(self.data())
     }
