@@ -148,8 +148,9 @@ pub enum OpenError {
 /// Returns what to do with a log of another version.
 const fn advice(is_older: bool) -> &'static str {
     if is_older {
-        "an older neurobridge wrote it, and nothing was changed. Start that version once more without sources until \
-         `neurobridge spool ls` shows no pending events, then move the folder of the spool away and start this version"
+        "an older neurobridge wrote it, and nothing was changed. Start that version again, and stop it while all sinks are up. \
+         When the ledger that it prints at its end has 0 pending for each sink, move the folder of the spool away and start this \
+         version"
     } else {
         "a newer neurobridge wrote it, which can read it; nothing was changed"
     }

@@ -124,7 +124,7 @@ async fn log_of_an_older_format_is_refused_and_unchanged() {
     );
     let text = error.to_string();
     assert!(
-        text.contains("an older neurobridge wrote it") && text.contains("spool ls"),
+        text.contains("an older neurobridge wrote it") && text.contains("0 pending"),
         "{text}"
     );
     assert!(contents(root.path()) == before, "a file has changed");
