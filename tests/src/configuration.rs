@@ -56,6 +56,7 @@ filter = { age = { at_least = 18 }, groups = { any = ["vip", "staff"] }, livenes
   (`"2026-01-31T12:00:00Z"`); a time of the feed without an offset is in UTC.
 - **Elements** that are objects are compared by their `name`, because the groups of a person may be names or objects with a name. Other fields
   of an element are named in a table of their own: `{ any = { role = "guard", level = { at_least = 3 } } }`.
+- **Paths** may contain the index of an element (`"groups.0" = "vip"`), and with `$.` they begin at the frame: `"$.id" = 7`.
 - **Nested fields** are written as a path, `"space.id" = 1`, or as tables, `space = { id = 1 }`. A table all of whose keys are operators is a condition;
   a table without any operator contains paths; a mixture is an error. A field that has the name of an operator needs its whole path in quotes:
   `"phone.prefix" = ["+44"]`.
