@@ -1,5 +1,6 @@
 //! A connection: one producer, the known properties of its topics, and the messages in flight.
 
+mod limits;
 mod open;
 mod queue;
 mod routes;
@@ -23,6 +24,7 @@ use tracing::{debug, info};
 
 pub(crate) use self::open::{Claim, Open};
 use self::{
+    limits::{limits, most_bytes},
     queue::Queue,
     routes::{Unroutable, creation, keyless, rejection},
     transactions::InTransactions,
@@ -37,7 +39,7 @@ use crate::{
     properties::{self, Limits},
     sink::started,
     topic::Topic,
-    topics::{self, DEFAULT_MAX_MESSAGE, Inspector},
+    topics::{self, Inspector},
 };
 
 /// The interval for reading the topics' limits again. Until then, a lowered limit costs only the order of events, never an event.
@@ -459,27 +461,6 @@ async fn inspected(
 
 fn ended() -> SinkFault {
     SinkFault::new(FaultKind::Other, "the producer has ended; a new one is created")
-}
-
-fn limits<'a>(topics: impl Iterator<Item = &'a Topic>, config: &KafkaConfig) -> Limits {
-    let bounds = topics
-        .map(topic_limit)
-        .fold(None, |bounds: Option<(usize, usize)>, limit| {
-            let (least, most) = bounds.unwrap_or((limit, limit));
-            Some((least.min(limit), most.max(limit)))
-        });
-    let (least, most) = bounds.unwrap_or((DEFAULT_MAX_MESSAGE, DEFAULT_MAX_MESSAGE));
-    Limits::between(least, most, config)
-}
-
-fn topic_limit(topic: &Topic) -> usize {
-    topic.max_message.unwrap_or(DEFAULT_MAX_MESSAGE)
-}
-
-/// Returns the size limit of a record for a topic, in bytes: at most the size of librdkafka's queue, which a larger record would
-/// never fit.
-fn most_bytes(topic: &Topic, config: &KafkaConfig) -> usize {
-    topic_limit(topic).min(properties::QueueBounds::of(config).bytes)
 }
 
 fn start(
