@@ -1,4 +1,4 @@
-//! Checks a declaration beyond its types, and compiles its texts and messages.
+//! Validates a deserialised declaration, and compiles its texts and messages.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(86_400);
 
-/// Headers that the client sets itself.
+/// Headers that only the client may set.
 const RESERVED_HEADERS: [&str; 8] = [
     "host",
     "connection",
@@ -30,23 +30,23 @@ const RESERVED_HEADERS: [&str; 8] = [
     "sec-websocket-extensions",
 ];
 
-/// The texts and messages of a declaration, compiled.
+/// The compiled texts and messages of a declaration.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Compiled {
     pub(crate) headers: Vec<(String, Text)>,
     pub(crate) query: Vec<(String, Text)>,
-    /// The message of each opening step.
+    /// The message of each opening step; `None` for a step that only waits.
     pub(crate) open: Vec<Option<Template>>,
     pub(crate) ping: Option<Template>,
-    /// The reply of each rule.
+    /// The reply of each rule; `None` for a rule without a reply.
     pub(crate) replies: Vec<Option<Template>>,
     pub(crate) ack: Option<Template>,
 }
 
-/// Checks and compiles a declaration.
+/// Validates and compiles a declaration.
 ///
 /// # Errors
-/// All mistakes.
+/// Returns all configuration errors of the declaration.
 pub(crate) fn compile(declaration: &Declaration) -> Result<Compiled, Vec<Problem>> {
     let secrets: Vec<&str> = declaration.secrets.keys().map(String::as_str).collect();
     let mut check = Check {
@@ -109,7 +109,7 @@ impl Check<'_> {
             return;
         };
         const EXPECTED: &str = "expected wss://host[:port][/path], or ws:// without TLS";
-        // No error repeats a part of the address, which may contain a password by mistake.
+        // No error quotes a part of the address, because the address may contain a password by mistake.
         match Address::parse(url) {
             Err(error) => self.add(&["url"], format!("{error}, {EXPECTED}")),
             Ok(address) if address.user.is_some() => {
@@ -262,20 +262,20 @@ impl Check<'_> {
             if step.refused.is_some() {
                 add(
                     "refused",
-                    "found without \"until\", expected the answer that completes the step too",
+                    "found without \"until\", expected the answer that completes the step as \"until\"",
                 );
             }
             if step.answer_id.is_some() {
                 add(
                     "answer_id",
-                    "found without \"until\", expected the answer that completes the step too",
+                    "found without \"until\", expected the answer that completes the step as \"until\"",
                 );
             }
         }
         if step.refused_text.is_some() && step.refused.is_none() {
             add(
                 "refused_text",
-                "found without \"refused\", expected the conditions of a refusal too",
+                "found without \"refused\", expected the conditions of a refusal as \"refused\"",
             );
         }
         self.time(&["open", &index, "timeout"], step.timeout, SHORTEST, LONGEST);
@@ -304,7 +304,7 @@ impl Check<'_> {
         if heartbeat.answer.is_some() && heartbeat.send.is_none() {
             self.add(
                 &["heartbeat", "answer"],
-                "found without \"send\", expected the message that is answered too",
+                "found without \"send\", expected the ping as \"send\"",
             );
         }
         if let Some(Answer::Text(text)) = &heartbeat.answer
@@ -470,7 +470,7 @@ impl Check<'_> {
             ),
             (false, true) if ack.cumulative => self.add(
                 &["ack", "cumulative"],
-                "found together with {values:json}, expected {value}: the last one stands for all before it",
+                "found together with {values:json}, expected {value}: the last acknowledgement includes all earlier events",
             ),
             _ => {}
         }
@@ -478,7 +478,7 @@ impl Check<'_> {
     }
 }
 
-/// Returns whether a text is a token as HTTP defines it.
+/// Returns whether a text is a token of HTTP (RFC 9110, 5.6.2).
 fn is_token(text: &str) -> bool {
     !text.is_empty()
         && text

@@ -10,7 +10,7 @@ use crate::notation::{
     Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, When, texts_schema,
 };
 
-/// A declared feed: how to open a connection, how to keep it alive, and what its frames mean.
+/// A declared feed: the opening of a connection, its heartbeat, and the meaning of its frames.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Declaration {
@@ -18,20 +18,21 @@ pub struct Declaration {
     #[serde(default)]
     #[schemars(extend("format" = address::SCHEMA_FORMAT))]
     pub url: Option<String>,
-    /// Tokens and passwords, by name. `{secret.NAME}` in a header, a query parameter or a message stands for the secret.
+    /// Tokens and passwords, by name. `{secret.NAME}` in a header, a query parameter or a message is replaced by the
+    /// secret.
     #[serde(default)]
     pub secrets: BTreeMap<String, SecretSource>,
     /// Additions to the request that opens the connection.
     #[serde(default)]
     pub request: Request,
-    /// The steps after the connection was opened, in order: messages to send, and answers to wait for.
+    /// The steps after the WebSocket handshake, in order: messages to send, and answers to wait for.
     #[serde(default)]
     pub open: Vec<OpeningStep>,
-    /// How the connection proves that it is alive.
+    /// The proof that the connection is alive: pings, their answers, and time limits.
     #[serde(default)]
     pub heartbeat: Heartbeat,
-    /// Path of an array with many events in one frame; `$` if the frame itself is the array. Then each element is judged by
-    /// the rules, and only elements are events.
+    /// Path of an array with several events in one frame; `$` if the frame itself is the array. The rules are then applied to
+    /// each element, and only elements are events.
     #[serde(default)]
     pub events: Option<FeedPath>,
     /// The meaning of a frame, or of each element of `events`: the first rule that matches decides.
@@ -39,22 +40,22 @@ pub struct Declaration {
     /// The fields of an event.
     #[serde(default)]
     pub event: EventFields,
-    /// How the next connection continues after the last event of this one.
+    /// The position from which the next connection continues.
     #[serde(default)]
     pub resume: Option<Resume>,
-    /// The messages that tell the feed which events are stored.
+    /// The messages that acknowledge stored events to the feed.
     #[serde(default)]
     pub ack: Option<Acknowledgement>,
-    /// Whether binary frames contain JSON as text frames do. Without it they are ignored.
+    /// Whether binary frames contain JSON, like text frames. Otherwise binary frames are ignored.
     #[serde(default)]
     pub binary: bool,
-    /// Age at which a connection is replaced, before the server closes it.
+    /// Age at which the connection is replaced: less than the age at which the server closes it.
     #[serde(default, with = "neurobridge_core::units::optional_duration")]
     #[schemars(with = "Option<neurobridge_core::units::DurationText>")]
     pub max_age: Option<Duration>,
 }
 
-/// A secret: exactly one of the keys is required.
+/// The source of a secret: exactly one of the keys is required.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SecretSource {
@@ -79,39 +80,39 @@ pub struct Request {
     pub subprotocols: Vec<String>,
 }
 
-/// A step after the connection was opened: `send`, `until`, or both.
+/// A step after the WebSocket handshake: `send`, `until`, or both.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OpeningStep {
-    /// The message to send: a table for JSON, a text for plain text. Without it, the step waits for the server.
+    /// The message to send: a table for JSON, a text for plain text. Without `send`, the step only waits for `until`.
     #[serde(default)]
     pub send: Option<MessageText>,
-    /// The answer that completes the step. Without it, the next step follows at once.
+    /// The answer that completes the step. Without `until`, the next step follows at once.
     #[serde(default)]
     pub until: Option<When>,
-    /// An answer that refuses the connection: the token is wrong, or the request is invalid. Tested after `until`.
+    /// The answer that refuses the connection, such as one to a wrong token or an invalid request. Tested after `until`.
     #[serde(default)]
     pub refused: Option<When>,
-    /// Path of the reason in a refusal.
+    /// Path of the reason in an answer that matches `refused`.
     #[serde(default)]
     pub refused_text: Option<FeedPath>,
-    /// Path in the answer of the number that `{request_id}` stands for in `send`. An answer with another one belongs to
-    /// another request.
+    /// Path of the request id in the answer: the number that replaced `{request_id}` in `send`. An answer with another number
+    /// belongs to another request.
     #[serde(default)]
     pub answer_id: Option<FeedPath>,
-    /// Time limit for the answer. Then the connection is replaced.
+    /// Time limit for the answer. After the limit the connection is replaced.
     #[serde(default = "ten_seconds", with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub timeout: Duration,
 }
 
-/// How the connection proves that it is alive. Any frame does, unless there is an `answer`.
+/// The proof that the connection is alive. Without `answer`, every frame is a proof.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Heartbeat {
     /// The message to send as a ping: a table for JSON, a text for plain text.
     pub send: Option<MessageText>,
-    /// Whether to send WebSocket pings. A server answers them, or violates the standard.
+    /// Whether to send WebSocket pings, which every server has to answer with a pong (RFC 6455, 5.5.2).
     pub websocket: bool,
     /// The answer to a ping: conditions on a JSON answer, or a text for plain text.
     pub answer: Option<Answer>,
@@ -119,11 +120,11 @@ pub struct Heartbeat {
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub interval: Duration,
-    /// Time limit for the answer to a ping. Then the connection counts as dead and is replaced.
+    /// Time limit for the answer to a ping. After the limit the connection counts as dead and is replaced.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub timeout: Duration,
-    /// Longest time without a frame. Then the connection counts as dead and is replaced.
+    /// Time limit without any frame. After the limit the connection counts as dead and is replaced.
     #[serde(with = "neurobridge_core::units::optional_duration")]
     #[schemars(with = "Option<neurobridge_core::units::DurationText>")]
     pub idle_timeout: Option<Duration>,
@@ -142,7 +143,7 @@ impl Default for Heartbeat {
     }
 }
 
-/// A rule: which frames, or elements of `events`, it is about and what they mean.
+/// A rule: conditions on a frame, or on an element of `events`, and the meaning of those that match.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
@@ -154,7 +155,7 @@ pub struct Rule {
     pub frame: Option<String>,
     /// The meaning.
     pub is: Meaning,
-    /// Path of the reason of an error. Without it, the whole message is shown.
+    /// Path of the error's text. Without `text`, the whole message is the text.
     #[serde(default)]
     pub text: Option<FeedPath>,
     /// The reply to send, for `is = "reply"`: a table for JSON, a text for plain text.
@@ -183,14 +184,14 @@ pub enum Meaning {
 #[serde(default, deny_unknown_fields)]
 pub struct EventFields {
     /// The identity: a path, or a list of paths whose values together are unique. An event that arrives twice is published
-    /// once. Without it, every event is new.
+    /// once. Without `id`, no event counts as a duplicate.
     pub id: Option<Paths>,
     /// The time of the event: the path of a time in RFC 3339, or `{ path = "…", unit = "ms" }` for an epoch.
     pub time: Option<TimeField>,
-    /// The path of the kind of event, from which the type of a CloudEvent is made.
+    /// The path of the kind of event, the second part of the CloudEvents attribute `type`.
     #[serde(rename = "type")]
     pub kind: Option<FeedPath>,
-    /// The text before the kind in the type of a CloudEvent, such as `com.example.`.
+    /// The first part of the CloudEvents attribute `type`, before the kind, such as `com.example.`.
     pub type_prefix: Option<String>,
     /// The key: events with the same key stay in order. A path, or a list of paths.
     pub key: Option<Paths>,
@@ -198,13 +199,13 @@ pub struct EventFields {
     pub body: Option<FeedPath>,
 }
 
-/// How the next connection continues after the last event that is stored.
+/// The position from which the next connection continues: that of the last stored event.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resume {
-    /// Path of the value in an event.
+    /// Path of the value that is the position of an event in the feed.
     pub value: FeedPath,
-    /// The query parameter that gets the value.
+    /// The query parameter for the value of the last event.
     pub query: String,
     /// The unit of the value, if it is a time.
     #[serde(default)]
@@ -215,19 +216,19 @@ pub struct Resume {
     pub rewind: Option<Rewind>,
 }
 
-/// The messages that tell the feed which events are stored. Each is sent after its events are durable.
+/// The messages that acknowledge events to the feed. Each one is sent after its events are durable.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Acknowledgement {
-    /// Path of the value in an event that names it in the acknowledgement.
+    /// Path of the value that identifies an event in an acknowledgement.
     pub value: FeedPath,
-    /// The message: `{value}` stands for the value as text, `{value:json}` as the feed wrote it, and `{values:json}` for the
-    /// list of the values of several events.
+    /// The message. `{value}` is replaced by the value as text, `{value:json}` by the value as the feed wrote it, and
+    /// `{values:json}` by the list of the values of several events.
     pub send: MessageText,
-    /// Whether one message acknowledges all events before it, so that only the last one is named.
+    /// Whether an acknowledgement of an event includes all events before it, so that only the last event is acknowledged.
     #[serde(default)]
     pub cumulative: bool,
-    /// Largest number of values in `{values:json}`.
+    /// Maximum number of values in `{values:json}`.
     #[serde(default = "hundred")]
     pub max_batch: u32,
 }

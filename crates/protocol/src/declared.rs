@@ -1,4 +1,4 @@
-//! Interprets a declaration on one connection after another.
+//! Interprets a declaration on successive connections.
 
 use std::time::Duration;
 
@@ -20,10 +20,11 @@ use crate::{
     text::{Message, Secrets, Values},
 };
 
-/// The maximum number of bytes of a text of the feed: more than is searched for secrets, and so more than is shown.
+/// The maximum number of bytes of a text of the feed that is returned. Secrets are searched for in a shorter part, and only a
+/// shorter part is shown.
 const MAX_TEXT_BYTES: usize = 16 * 1024;
 
-/// What a frame means. One frame may have several actions.
+/// An action that a frame requires. One frame may require several.
 #[derive(Clone, Debug)]
 pub enum Action<'a> {
     /// An event.
@@ -40,18 +41,18 @@ pub enum Action<'a> {
     Reply(Message),
     /// A message without a meaning for the bridge.
     Ignore,
-    /// A text without a meaning: the frame, or the frame with only the unit that no rule matches.
+    /// A frame that is not JSON, or a frame that contains only the unit that no rule matches.
     Malformed(&'a str, MalformedReason),
 }
 
-/// Why a frame is malformed.
+/// The reason why a frame is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MalformedReason {
     /// The text is not JSON.
     #[error("not JSON")]
     NotJson(#[source] JsonError),
-    /// JSON that no rule of the declaration matches.
+    /// No rule of the declaration matches the JSON.
     #[error("unrecognised message, no rule of the feed matches")]
     NoRule,
 }
@@ -65,12 +66,12 @@ pub enum Ping {
     WebSocket,
 }
 
-/// The request that opens a connection, with its secrets.
+/// The request that opens a connection, with the secrets inserted.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Prepared {
     /// Headers in addition to those of the client.
     pub headers: Vec<(String, String)>,
-    /// Query parameters, encoded, without `?`; empty if there are none.
+    /// The percent-encoded query without `?`; empty if there are no parameters.
     pub query: String,
     /// Sub-protocols to offer.
     pub subprotocols: Vec<String>,
@@ -88,7 +89,7 @@ enum Place {
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Waits for the answer of the opening step with this index.
+    /// Waits for the answer to the opening step with this index.
     Opening(usize),
     Ready,
     Refused,
@@ -109,7 +110,7 @@ pub struct Declared {
     elements: UnitReader,
     secrets: Secrets,
     phase: Phase,
-    /// The number of the last message with a request id.
+    /// The request id of the last message that contains one; 0 before the first.
     request_id: u64,
     spans: Vec<Span>,
     positions: PositionsBuf,
@@ -215,7 +216,7 @@ impl Declared {
         }
     }
 
-    /// Starts a connection with the secrets of this moment, and returns the messages to send at once.
+    /// Starts a connection with the current secrets, and returns the messages to send at once.
     pub fn begin(&mut self, secrets: Secrets) -> Vec<Message> {
         self.secrets = secrets;
         self.request_id = 0;
@@ -238,7 +239,7 @@ impl Declared {
         }
     }
 
-    /// Returns the times of the heartbeat.
+    /// Returns the heartbeat, with its interval and time limits.
     pub fn heartbeat(&self) -> &Heartbeat {
         &self.declaration.heartbeat
     }
@@ -257,8 +258,8 @@ impl Declared {
         )))
     }
 
-    /// Returns the messages that acknowledge events. `values` are the acknowledgement values of events that are durable, as the
-    /// feed wrote them, in order. Empty for a feed without acknowledgements.
+    /// Returns the messages that acknowledge events. `values` are the acknowledgement values of durable events, as written by the
+    /// feed and in its order. Returns no messages for a feed without acknowledgements.
     pub fn acknowledge(&mut self, values: &[&str]) -> Vec<Message> {
         let (Some(template), Some(ack)) = (&self.compiled.ack, &self.declaration.ack) else {
             return Vec::new();
@@ -276,7 +277,7 @@ impl Declared {
             .collect()
     }
 
-    /// Interprets a frame, and calls `act` for each thing that it means, in order.
+    /// Interprets a frame, and calls `act` with each action that it requires, in order.
     pub fn receive(&mut self, frame: &str, act: &mut dyn FnMut(Action<'_>)) {
         if let Some(Answer::Text(answer)) = &self.declaration.heartbeat.answer
             && answer == frame
@@ -384,14 +385,14 @@ impl Declared {
                     slots: &self.event_slots,
                 }));
             }
-            // An answer that is no event needs no rule of its own.
+            // An answer to an opening step needs no rule, unless it is an event too.
             (None, _) | (_, Some(Meaning::Ignore | Meaning::Alive)) if is_answer => {}
             (Some(index), _) => self.apply(index, unit.text(), frame, act),
             (None, _) => act(Action::Malformed(frame, MalformedReason::NoRule)),
         }
     }
 
-    /// Acts as a rule says that makes no event.
+    /// Performs the action of a rule that does not declare an event.
     fn apply(&mut self, index: usize, unit: &str, frame: &str, act: &mut dyn FnMut(Action<'_>)) {
         let rule = &self.declaration.rules[index];
         match rule.is {
@@ -462,14 +463,15 @@ fn render(
     })
 }
 
-/// Returns a text of the feed for people: the value at the path, or the whole unit.
+/// Returns the text to show: the value at the path, or the whole unit without a value.
 fn shown(path: Option<&FeedPath>, unit: &str, frame: &str) -> String {
     let raw = path.and_then(|path| path.of(unit, frame)).unwrap_or(unit);
     let whole = text(raw).unwrap_or(raw.into());
     whole[..whole.floor_char_boundary(MAX_TEXT_BYTES)].to_owned()
 }
 
-/// Encodes a name or a value of a query: what RFC 3986 allows in a query stays as it is, except `&`, `=`, `+` and `#`.
+/// Percent-encodes a name or a value of a query, except for the characters that RFC 3986 allows in a query and that do not
+/// separate parameters.
 fn encode(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {

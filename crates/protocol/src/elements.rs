@@ -2,10 +2,11 @@
 
 use neurobridge_core::json::{self, Span};
 
-/// The array of the events in a frame.
+/// The array of events in a frame.
 pub(crate) struct Elements<'a> {
-    /// The array in the frame, as written, and its position.
+    /// The text of the array.
     array: &'a str,
+    /// The position of the array in the frame.
     at: Span,
     count: usize,
 }
@@ -22,8 +23,8 @@ impl<'a> Elements<'a> {
         Some(Self { array, at, count })
     }
 
-    /// Calls `each` with each element: its own text, which is the frame with only that element in the array, and the position
-    /// of the element in it.
+    /// Calls `each` for each element, with the frame reduced to this element of the array, and the position of the element in
+    /// the reduced frame.
     pub(crate) fn each(&self, frame: &str, scratch: &mut String, mut each: impl FnMut(&str, Span)) {
         let (head, tail) = (&frame[..self.at.start as usize], &frame[self.at.end as usize..]);
         json::any_element(self.array, |element| {
@@ -36,7 +37,7 @@ impl<'a> Elements<'a> {
                 scratch.push_str(part);
             }
             let start = self.at.start + 1;
-            // Shorter than the frame, whose length fits.
+            // The reduced frame is shorter than the frame, whose length fits into 32 bits.
             let end = start + element.len() as u32;
             each(scratch, Span { start, end });
             false

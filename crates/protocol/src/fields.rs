@@ -147,10 +147,10 @@ pub(crate) struct EventSlots {
     pub(crate) ack: Option<usize>,
 }
 
-/// An event in its own text: for an element of an array, the frame with only that element in the array.
+/// An event. If its frame has an array of events, the text contains only the element of this event in the array.
 #[derive(Clone, Copy, Debug)]
 pub struct FeedEvent<'a> {
-    /// The text.
+    /// The frame with only this event.
     pub text: &'a str,
     /// The positions of the event's fields in the text.
     pub positions: Positions<'a>,
@@ -175,7 +175,7 @@ impl<'a> FeedEvent<'a> {
         joined(slots.map(|slot| self.unit.slots[*slot]), self.text)
     }
 
-    /// Returns the time.
+    /// Returns the time of the event; `None` if it is missing or invalid.
     pub fn time(&self) -> Option<Timestamp> {
         let text = json::text(self.positions.time().of(self.text)?)?;
         cloudevents::timestamp(&text, self.positions.time_format())
@@ -186,19 +186,19 @@ impl<'a> FeedEvent<'a> {
         json::text(self.positions.kind().of(self.text)?)
     }
 
-    /// Returns the body: the part that the declaration names, otherwise the whole unit.
+    /// Returns the body: the value at the path `body` of the declaration, otherwise the whole unit.
     pub fn body(&self) -> &'a str {
         self.positions.body().of(self.text).unwrap_or(self.text)
     }
 
-    /// Returns the value with which the next connection resumes, as the feed wrote it.
+    /// Returns the position from which the next connection resumes, as written by the feed.
     pub fn resume(&self) -> Option<&'a str> {
         self.unit
             .raw(self.slots.resume?)
             .filter(|raw| json::text(raw).is_some())
     }
 
-    /// Returns the value that names the event in an acknowledgement, as the feed wrote it.
+    /// Returns the value that identifies the event in an acknowledgement, as written by the feed.
     pub fn ack(&self) -> Option<&'a str> {
         self.unit.raw(self.slots.ack?).filter(|raw| *raw != "null")
     }

@@ -1,11 +1,11 @@
-//! Declarations of WebSocket feeds: what has to be sent and expected on a connection, and what its frames mean.
+//! Declarations of WebSocket feeds: the messages to send on a connection, the answers to expect, and the meaning of frames.
 //!
 //! [`Declaration`] is the declaration as written in the configuration; the files in `config/feeds` are examples.
 //! [`Declared`] interprets it. Nothing here opens a socket or waits: the caller sends the messages that this crate returns,
-//! passes frames to it, and keeps the time limits that it names.
+//! passes the received frames, and enforces the time limits that this crate returns.
 //!
-//! A *unit* is what a rule judges: a frame, or with `events` each element of an array in it. Paths are relative to the
-//! unit; a path that begins with `$.` is relative to the frame.
+//! A *unit* is the part of a frame that the rules are applied to: the whole frame, or with `events` each element of an array
+//! in the frame. Paths are relative to the unit; a path that begins with `$.` is relative to the frame.
 
 mod check;
 mod declaration;

@@ -1,4 +1,4 @@
-//! Values that are written in more than one form, and paths.
+//! Paths, and the types of values with several notations.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -17,10 +17,10 @@ const ANSWER: &str = "conditions such as { type = \"pong\" }, or a text for plai
 const QUERY: &str = "a text, or a list of texts";
 const REWIND: &str = "a time such as \"5s\", or a whole number of 0 or more";
 
-/// The longest path. Longer ones are mistakes.
+/// The maximum number of steps of a path.
 const MAX_STEPS: usize = 32;
 
-/// A path in a unit, or with `$.` in the frame around it.
+/// A path in a unit, or with `$.` in the frame that contains the unit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FeedPath {
     /// Whether the path begins at the frame.
@@ -30,7 +30,7 @@ pub struct FeedPath {
 }
 
 impl FeedPath {
-    /// Parses a path; `None` if it is not one.
+    /// Parses a path; `None` if the text is not a path.
     pub fn parse(text: &str) -> Option<Self> {
         let (is_of_frame, rest) = match text.strip_prefix('$') {
             Some("") => {
@@ -54,7 +54,7 @@ impl FeedPath {
         self.is_of_frame
     }
 
-    /// Returns the steps; none for the frame itself.
+    /// Returns the steps; empty for `$`, the frame itself.
     pub fn steps(&self) -> &[Box<str>] {
         self.path.as_ref().map_or(&[], Path::steps)
     }
@@ -181,7 +181,7 @@ impl<'de> Deserialize<'de> for TimeField {
     }
 }
 
-/// A message: JSON or plain text, with placeholders in its texts.
+/// A message: JSON or plain text, whose strings may contain placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessageText(pub(crate) Value);
 
@@ -197,9 +197,9 @@ impl<'de> Deserialize<'de> for MessageText {
 /// The answer to a ping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The whole frame is this text.
+    /// A frame that equals this text.
     Text(String),
-    /// The conditions hold for the frame.
+    /// A frame for which the conditions hold.
     When(When),
 }
 
@@ -240,12 +240,12 @@ impl<'de> Deserialize<'de> for QueryValues {
     }
 }
 
-/// What to subtract from the value of the last event.
+/// The amount to subtract from the value of the last event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rewind {
-    /// A time, in the unit of the value.
+    /// A duration, for a value that is a time.
     Time(Duration),
-    /// A number.
+    /// A number, for a value that is a number.
     Number(u64),
 }
 
@@ -274,10 +274,10 @@ fn unexpected<E: de::Error>(found: &Value, expected: &str) -> E {
     E::custom(format!("found {found}, expected {expected}"))
 }
 
-/// A value within a message.
+/// The schema of a value within a message.
 struct MessagePart;
 
-/// The schema of a text that may contain a secret, although `secrets` is the place for it: errors do not show it.
+/// The schema of a table of texts that errors do not show, because users may write a secret into them instead of `secrets`.
 pub(crate) fn texts_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
@@ -285,7 +285,7 @@ pub(crate) fn texts_schema(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Implements `JsonSchema` for a type with several forms. The title is the expected value in errors.
+/// Implements `JsonSchema` for a type with several notations. Errors show the title as the expected value.
 macro_rules! schema {
     ($type:ty, $name:literal, $generator:ident => $schema:tt) => {
         impl JsonSchema for $type {

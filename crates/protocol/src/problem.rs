@@ -1,15 +1,15 @@
-//! Mistakes in a declaration.
+//! Configuration errors of a declaration.
 
 use std::fmt;
 
-/// A mistake in a declaration.
+/// A configuration error of a declaration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The key, relative to the declaration; the index of an array counts as a key.
+    /// The path of the key in the declaration, with the indexes of arrays.
     pub key: Vec<String>,
-    /// The mistake in one sentence: what was found, what was expected.
+    /// The found and the expected value in one sentence.
     pub message: String,
-    /// What was probably meant.
+    /// A suggestion for a fix.
     pub hint: Option<String>,
 }
 

@@ -1,12 +1,12 @@
-//! The value with which a connection continues after the last event of another one.
+//! The query value from which a connection continues after the last event of the previous connection.
 
 use jiff::Timestamp;
 use neurobridge_core::{cloudevents, json, positions::TimeFormat};
 
 use crate::{declaration::Resume, notation::Rewind};
 
-/// Returns the value of the query parameter after an event with this value, as the feed wrote it. A value that cannot be
-/// rewound is used as it is.
+/// Returns the value of the query parameter. `last` is the value of the last event, as written by the feed; it is returned
+/// unchanged if it cannot be rewound.
 pub(crate) fn value(resume: &Resume, last: &str) -> Option<String> {
     let text = json::text(last)?.into_owned();
     let rewound = match (resume.rewind, resume.unit) {
@@ -19,7 +19,7 @@ pub(crate) fn value(resume: &Resume, last: &str) -> Option<String> {
             let earlier = at.checked_sub(time).ok()?;
             Some(written(earlier, unit))
         }),
-        // Refused when the declaration is checked.
+        // `check` rejects such a declaration.
         (Some(Rewind::Time(_)), None) => None,
     };
     Some(rewound.unwrap_or(text))

@@ -1,4 +1,4 @@
-//! Texts with placeholders, and the messages made of them.
+//! Texts with placeholders, and messages that contain such texts.
 
 use std::{collections::BTreeMap, fmt, fmt::Write as _};
 
@@ -13,16 +13,16 @@ use crate::notation::MessageText;
 /// The secrets of a declaration, by name.
 pub type Secrets = BTreeMap<String, Secret>;
 
-/// What stands for a value in a text.
+/// A placeholder for a value in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Placeholder {
     /// `{secret.NAME}`.
     Secret(String),
-    /// `{request_id}`: a number that grows with each message that contains it.
+    /// `{request_id}`: a number that increases with each message that contains the placeholder.
     RequestId,
-    /// `{value}`: the value of an event.
+    /// `{value}`: the acknowledgement value of an event.
     Value,
-    /// `{values}`: the values of several events.
+    /// `{values}`: the acknowledgement values of several events.
     Values,
 }
 
@@ -30,7 +30,7 @@ enum Placeholder {
 enum Piece {
     Literal(String),
     Text(Placeholder),
-    /// A placeholder with `:json`, which is the whole text.
+    /// A placeholder with `:json`; always the only piece of its text.
     Json(Placeholder),
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Allowed<'a> {
     pub(crate) values: bool,
 }
 
-/// A text with placeholders. Braces around anything else stand for themselves, as in a GraphQL query.
+/// A text with placeholders. Braces around any other content are literal text, as in a GraphQL query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Text(Vec<Piece>);
 
@@ -50,7 +50,7 @@ impl Text {
     /// Parses a text.
     ///
     /// # Errors
-    /// A placeholder is mistyped or not allowed here: a sentence with what was found and expected.
+    /// A placeholder is mistyped or not allowed here. The error is a sentence with the found and the expected text.
     pub(crate) fn parse(text: &str, allowed: Allowed<'_>) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let (mut literal, mut rest) = (String::new(), text);
@@ -107,7 +107,7 @@ impl Text {
             .any(|piece| matches!(piece, Piece::Text(found) | Piece::Json(found) if found == wanted))
     }
 
-    /// Appends the text.
+    /// Appends the rendered text.
     pub(crate) fn render(&self, values: &Values<'_>, out: &mut String) {
         for piece in &self.0 {
             match piece {
@@ -117,7 +117,7 @@ impl Text {
         }
     }
 
-    /// Appends the text as JSON.
+    /// Appends the rendered text as a JSON string, or the JSON value of a placeholder with `:json`.
     fn render_json(&self, values: &Values<'_>, out: &mut String) {
         if let [Piece::Json(placeholder)] = &self.0[..] {
             values.json(placeholder, out);
@@ -129,7 +129,7 @@ impl Text {
     }
 }
 
-/// Returns the placeholder of a name; `None` if the braces stand for themselves.
+/// Returns the placeholder with this name; `None` if the braces are literal text.
 fn placeholder(name: &str, allowed: Allowed<'_>) -> Result<Option<Placeholder>, String> {
     if let Some(secret) = name.strip_prefix("secret.") {
         if allowed.secrets.contains(&secret) {
@@ -145,7 +145,7 @@ fn placeholder(name: &str, allowed: Allowed<'_>) -> Result<Option<Placeholder>, 
         "value" => Placeholder::Value,
         "values" => Placeholder::Values,
         _ => {
-            // A path with one step of a known name, or a word that is nearly one.
+            // Only a text similar to a placeholder is an error: `{secrets.x}`, `{request_di}`.
             let first = name.split('.').next().unwrap_or(name);
             let meant = match name.contains('.') {
                 true => nearest(first, &["secret"]).map(|_| "{secret.NAME}"),
@@ -183,7 +183,7 @@ fn placeholder(name: &str, allowed: Allowed<'_>) -> Result<Option<Placeholder>, 
 pub(crate) struct Values<'a> {
     pub(crate) secrets: &'a Secrets,
     pub(crate) request_id: u64,
-    /// Values of events, as the feed wrote them.
+    /// The acknowledgement values of events, as written by the feed.
     pub(crate) events: &'a [&'a str],
 }
 
@@ -274,7 +274,7 @@ impl Template {
         }
     }
 
-    /// Returns the message.
+    /// Returns the rendered message.
     pub(crate) fn render(&self, values: &Values<'_>) -> Message {
         let mut out = String::new();
         match self {
@@ -339,7 +339,7 @@ fn push_string(text: &str, out: &mut String) {
     out.push_str(&Value::from(text).to_string());
 }
 
-/// A text frame to send. It may contain a secret, so that `Debug` does not show it.
+/// A text frame to send. `Debug` does not show the text, because it may contain a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message(String);
 

@@ -1,4 +1,4 @@
-//! Random declarations and frames against a slow reference interpreter over trees.
+//! Compares the interpreter with a slow reference interpreter over trees, for random declarations and frames.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use random::{generate, reference::Reference};
 use serde_json::{Value, json};
 
-/// Returns a text of the feed in a form that does not depend on white space.
+/// Returns a text of the feed without insignificant white space.
 fn canonical(text: &str) -> String {
     serde_json::from_str::<Value>(text).map_or_else(|_| text.to_owned(), |value| value.to_string())
 }
@@ -22,7 +22,7 @@ fn sent(message: &Message) -> Value {
     json!({ "send": canonical(message.expose()) })
 }
 
-/// Returns an action in the form of the reference.
+/// Returns an action in the notation of the reference.
 fn described(action: &Action<'_>) -> Value {
     let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
     match action {
@@ -50,7 +50,7 @@ fn described(action: &Action<'_>) -> Value {
 
 proptest! {
     #[test]
-    fn any_declaration_has_the_meaning_of_the_reference(
+    fn interpreter_agrees_with_the_reference(
         declaration in generate::declaration(),
         frames in prop::collection::vec((generate::frame(), any::<bool>()), 1..12),
         acks in prop::collection::vec(generate::scalar(), 0..5),
@@ -91,20 +91,20 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_interpreted(declaration in generate::declaration(), frames in prop::collection::vec(any::<String>(), 8)) {
+    fn any_text_results_in_an_action_or_completes_a_step(declaration in generate::declaration(), frames in prop::collection::vec(any::<String>(), 8)) {
         let typed: Declaration = serde_json::from_value(declaration).unwrap();
         let mut declared = Declared::new(typed, &[]).unwrap();
         declared.begin(Secrets::new());
         for frame in frames {
             let (mut count, step) = (0, declared.deadline());
             declared.receive(&frame, &mut |_| count += 1);
-            // An answer that completes one of several steps needs no action.
+            // An answer that completes one of several opening steps may require no action.
             prop_assert!(count > 0 || declared.deadline() != step, "{}", frame);
         }
     }
 
     #[test]
-    fn any_table_is_a_declaration_or_has_problems(text in r#"(\[(event|resume|ack|request|heartbeat)\]\n)?((id|send|value|until|query|events|url|rewind) = ("\{?[a-z.:]*\}?"|7|\[\]|\{ a = "\$" \})\n){0,3}\[\[rules\]\]\nis = "(event|reply|ignore)"\n"#) {
+    fn invalid_declaration_has_errors_with_expected_values(text in r#"(\[(event|resume|ack|request|heartbeat)\]\n)?((id|send|value|until|query|events|url|rewind) = ("\{?[a-z.:]*\}?"|7|\[\]|\{ a = "\$" \})\n){0,3}\[\[rules\]\]\nis = "(event|reply|ignore)"\n"#) {
         if let Ok(declaration) = toml::from_str::<Declaration>(&text)
             && let Err(problems) = Declared::new(declaration, &[])
         {

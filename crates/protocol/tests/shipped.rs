@@ -1,7 +1,7 @@
-//! The shipped declarations, run against transcripts that were written from the public documentation of each feed.
+//! Replays transcripts through the shipped declarations. The frames are those of the public documentation of each feed.
 //!
-//! A transcript has one line for each step: `> ` a message that is sent, `< ` a frame that is received, `= ` an action of the
-//! last frame, `! ` a call of the listener (`begin`, `ping`, `request`, `resume VALUE`), `# ` a comment.
+//! A transcript has one line for each step: `> ` a sent message, `< ` a received frame, `= ` an action or a result of the line
+//! before, `! ` a call of the listener (`begin`, `ping`, `request`, `resume VALUE`), `# ` a comment.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
@@ -61,7 +61,7 @@ fn message(message: &Message, out: &mut String) {
     let _ = writeln!(out, "> {}", message.expose());
 }
 
-/// Returns the transcript as it would be written by the declaration.
+/// Replays the calls and frames of a transcript, and returns the resulting transcript.
 fn replayed(declared: &mut Declared, transcript: &str) -> String {
     let mut out = String::new();
     for line in transcript.lines() {

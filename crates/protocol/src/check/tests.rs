@@ -2,7 +2,7 @@ use crate::{Declaration, Declared};
 
 const RULES: &str = "[[rules]]\nwhen = { type = \"x\" }\nis = \"event\"\n";
 
-/// Returns the problems of a declaration, a line for each.
+/// Returns the problems of a declaration, one in each line.
 fn problems(head: &str, tail: &str) -> String {
     let text = format!("{head}\n{RULES}{tail}");
     let declaration: Declaration = toml::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"));

@@ -61,7 +61,7 @@ fn answer_of_another_request_is_not_the_answer() {
     assert_eq!(actions(&mut declared, r#"{"n":2,"ok":true}"#), ["Ready"]);
     assert!(declared.is_ready());
     assert_eq!(declared.deadline(), None);
-    // The numbers begin again with each connection.
+    // Each connection counts its request ids from 1.
     assert_eq!(
         sent(&declared.begin(Secrets::new())),
         [r#"{"n":1}"#, r#"{"n":2}"#]
@@ -95,7 +95,7 @@ fn element_is_an_event_in_its_own_frame() {
     let one = r#"{"a":{"list":[ {"id":1} ]}}"#;
     assert_eq!(actions(&mut declared, one), [one]);
     assert_eq!(actions(&mut declared, r#"{"a":{"list":[]}}"#), ["Ignore"]);
-    // Without the array, it is no event.
+    // A frame without the array contains no event.
     assert!(actions(&mut declared, r#"{"id":1}"#)[0].starts_with("Malformed"));
 }
 

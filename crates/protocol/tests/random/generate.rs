@@ -34,7 +34,7 @@ fn json_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A frame: JSON, or as a string any other text.
+/// A frame: JSON, or a string with a text that is not JSON.
 pub(crate) fn frame() -> impl Strategy<Value = Value> {
     let element = || prop::collection::vec(json_value(), 0..4).prop_map(Value::from);
     prop_oneof![
@@ -85,7 +85,7 @@ fn message() -> impl Strategy<Value = Value> {
     ])
 }
 
-/// Inserts a value that is there.
+/// Returns a table of the entries that have a value.
 fn table(entries: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Value {
     entries
         .into_iter()
@@ -185,7 +185,7 @@ fn ack() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A declaration without mistakes.
+/// A valid declaration.
 pub(crate) fn declaration() -> impl Strategy<Value = Value> {
     let events = prop::option::of(prop::sample::select(vec!["$", "data", "a.data", "$.data"]));
     let resume = path().prop_map(|value| json!({ "value": value, "query": "cursor" }));

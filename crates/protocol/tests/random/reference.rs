@@ -1,16 +1,16 @@
-//! The meaning of a declaration, from its written form and over trees: slow, and as simple as possible.
+//! A reference interpreter of the JSON form of a declaration, over trees: slow, and as simple as possible.
 
 use serde_json::{Map, Value, json};
 
 pub(crate) struct Reference {
     declaration: Value,
-    /// The opening step that waits; `None` when the connection is ready or refused.
+    /// The opening step that waits for an answer; `None` when the connection is ready or refused.
     step: Option<usize>,
     is_ready: bool,
     request_id: u64,
 }
 
-/// Something that is judged: the frame with only this unit, and the unit.
+/// A unit, and its frame reduced to this unit.
 struct Unit {
     frame: Value,
     unit: Value,
@@ -54,7 +54,7 @@ impl Unit {
         })
     }
 
-    /// Returns the text for people at a path.
+    /// Returns the text to show: the value at a path, or the whole unit.
     fn shown(&self, path: &Value) -> String {
         let value = self.at(path).unwrap_or_else(|| self.unit.clone());
         match value {
@@ -101,7 +101,7 @@ impl Unit {
                 return Some(time.as_nanosecond().to_string());
             }
         };
-        // All numbers of the vocabulary are whole.
+        // The vocabulary of the generator contains only integers.
         let nanoseconds = text(&value)?.parse::<i128>().ok()? * factor;
         jiff::Timestamp::from_nanosecond(nanoseconds).ok()?;
         Some(nanoseconds.to_string())
@@ -288,7 +288,7 @@ impl Reference {
         self.is_ready = true;
     }
 
-    /// Returns a message as it is sent.
+    /// Renders a message.
     fn send(&mut self, message: &Value, events: &[Value]) -> Value {
         if message.to_string().contains("{request_id") {
             self.request_id += 1;
@@ -326,7 +326,7 @@ impl Reference {
     }
 }
 
-/// Returns a frame with only this element in the array at a path.
+/// Returns a frame whose array at a path contains only this element.
 fn only(frame: &Value, path: &str, element: &Value) -> Value {
     let mut frame = frame.clone();
     let mut place = &mut frame;
