@@ -25,13 +25,13 @@ key with the suffix `_file` names a file with the secret, which is read again at
 is marked as *needed*.
 ";
 
-/// The type of a filter, which the section of [`CONDITIONS`] explains.
+/// The type of a filter in the tables, with a link to the section [`CONDITIONS`].
 const CONDITIONS_OF_FIELDS: &str = "table of [conditions](#conditions)";
 
 const CONDITIONS: &str = r#"
 ## Conditions
-A filter names fields by their paths below `data`, each with a condition. An event passes when all hold. This one selects adults that belong to
-one of two groups, except where the picture failed the liveness test:
+A filter is a table of paths below `data`, each with a condition. An event passes the filter if all conditions hold. This filter passes adults
+that belong to one of two groups, unless the picture failed the liveness test:
 
 ```toml
 [event]
@@ -42,16 +42,16 @@ filter = { age = { at_least = 18 }, groups = { any = ["vip", "staff"] }, livenes
 |---|---|
 | `"new"`, `7`, `true` | this value |
 | `["new", "exact"]` | one of these values |
-| `{ equals = 7 }`, `{ one_of = [7, 8] }` | the same, beside other conditions |
+| `{ equals = 7 }`, `{ one_of = [7, 8] }` | the same conditions as operators, for a table with several operators |
 | `{ present = true }` | any value but null; with `false`, a field that is missing or null |
-| `{ at_least = 18 }`, `{ below = 65 }` | a number or a time from this one on, or before it: `{ at_least = 18, below = 65 }` |
-| `{ prefix = "orders." }` | a text that begins with this |
+| `{ at_least = 18 }`, `{ below = 65 }` | a number or a time that is at least the bound, or less than it; both together are a range: `{ at_least = 18, below = 65 }` |
+| `{ prefix = "orders." }` | a text that begins with this text |
 | `{ any = "vip" }` | an array with at least one element for which the condition holds |
-| `{ not = ["junk", "nm"] }` | everything for which the condition does not hold, also a missing field |
+| `{ not = ["junk", "nm"] }` | a value for which the condition does not hold, also a missing field |
 
 - **Several conditions** in one table must all hold.
 - **Values** are compared as text, as the feed writes them: `1` and `"1"` are equal, `1` and `1.0` are not. An object, an array and null
-  are equal to nothing.
+  are not equal to any value.
 - **Numbers** are compared exactly, also beyond 2⁵³, whether the feed sends them as numbers or as texts. A **time** is written in quotes
   (`"2026-01-31T12:00:00Z"`); a time of the feed without an offset is in UTC.
 - **Elements** that are objects are compared by their `name`, because the groups of a person may be names or objects with a name. Other fields
