@@ -24,8 +24,8 @@ impl Backoff {
         }
     }
 
-    /// Restarts with the first delay. To be called only after a success that lasted for a while: a server that accepts a
-    /// connection and closes it at once has to slow its clients down too.
+    /// Restarts with the first delay. Call it only after a success that lasted for some time: clients must also slow down for a
+    /// server that accepts each connection and closes it at once.
     pub const fn reset(&mut self) {
         self.attempts = 0;
     }

@@ -61,7 +61,7 @@ pub fn attributes(
 }
 
 /// Appends the event in structured mode: one JSON object on one line, also if the frame contains line breaks. `extensions` are
-/// written first, so that they precede all attributes with foreign contents; those without a value are left out.
+/// written first, so that they precede all attributes with foreign contents; extensions without a value are omitted.
 pub fn write_structured(
     event: &Event<'_>,
     spool: &SpoolId,

@@ -4,12 +4,12 @@
 //! |---|---|
 //! | `"new"`, `7`, `true` | this value |
 //! | `["new", "exact"]` | one of these values |
-//! | `{ equals = 7 }`, `{ one_of = [7, 8] }` | the same, beside other conditions |
+//! | `{ equals = 7 }`, `{ one_of = [7, 8] }` | the same conditions as operators, for a table with several operators |
 //! | `{ present = true }` | any value but null; with `false`, a field that is missing or null |
-//! | `{ at_least = 18 }`, `{ below = 65 }` | a number or a time from this one on, or before it |
-//! | `{ prefix = "orders." }` | a text with this beginning |
+//! | `{ at_least = 18 }`, `{ below = 65 }` | a number or a time that is at least the bound, or less than it |
+//! | `{ prefix = "orders." }` | a text that begins with this text |
 //! | `{ any = "vip" }` | an array with an element for which the condition holds |
-//! | `{ not = ["junk", "nm"] }` | whatever the condition does not hold for, also a missing field |
+//! | `{ not = ["junk", "nm"] }` | a value for which the condition does not hold, also a missing field |
 //!
 //! All conditions of one table must hold. A table all of whose keys are operators is a condition; a table without any
 //! operator has paths as its keys, with a condition for each. A mixture of both is an error.
@@ -27,7 +27,7 @@ pub(crate) use self::read::nested;
 pub use self::{bound::Bound, read::OPERATORS};
 use crate::{json, path::Path};
 
-/// What a condition is, in errors and as a title in the schema.
+/// The description of a condition, in errors and as a title in the schema.
 pub(crate) const CONDITION: &str =
     "a value, a list of values such as [\"new\", \"exact\"], or conditions such as { at_least = 18 }";
 
@@ -35,15 +35,15 @@ pub(crate) const CONDITION: &str =
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Condition {
-    /// The text of the value is one of these.
+    /// The text of the value equals one of these texts.
     OneOf(Vec<Box<str>>),
-    /// The value is there and not null; or missing or null.
+    /// For `true` the value is present and not null; for `false` it is missing or null.
     Present(bool),
     /// The value is not below the bound.
     AtLeast(Bound),
     /// The value is below the bound.
     Below(Bound),
-    /// The text of the value begins with this.
+    /// The text of the value begins with this text.
     Prefix(Box<str>),
     /// The condition holds for an element of the array.
     Any(Box<Condition>),
@@ -110,7 +110,7 @@ impl Condition {
     }
 }
 
-/// A value to judge.
+/// A value to which a condition is applied.
 #[derive(Clone, Copy)]
 struct Subject<'a> {
     value: Option<&'a str>,
@@ -119,7 +119,7 @@ struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    /// Returns the value that scalars are compared with: of an element that is an object, its `name`. *Assumed*: the
+    /// Returns the value to compare with scalars: for an element that is an object, the value of `name`. *Assumed*: the
     /// groups of a person are names, or objects with a name.
     fn scalar(self) -> Option<&'a str> {
         match self.value {

@@ -26,7 +26,7 @@ labels! {
     pub enum ConnectStep {
         /// Reads files and creates the client, without contacting a server.
         Prepare = "prepare",
-        /// Looks up the name of a server.
+        /// Resolves the name of a server.
         NameLookup = "name_lookup",
         /// Opens a connection to an address.
         Dial = "dial",

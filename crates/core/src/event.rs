@@ -78,7 +78,7 @@ pub struct Event<'a> {
     pub conflict: Option<u32>,
     /// The positions of the fields in `frame`.
     pub positions: Positions<'a>,
-    /// The frame as received, after redaction. Of a frame with several events, the part of this event.
+    /// The frame as received, after redaction. If the frame had several events, only the part of this event.
     pub frame: &'a str,
 }
 
@@ -149,7 +149,7 @@ impl FieldPath {
         }))
     }
 
-    /// Returns the part of the path that is not a known field of NeuroIO: a spelling error, or a new field.
+    /// Returns the part of the path that is not a known field of NeuroIO, because of a spelling error or a new field.
     pub fn unknown_field(&self) -> Option<String> {
         let Place::Path {
             is_absolute: false,
@@ -220,7 +220,7 @@ impl FieldPath {
 
     /// Returns the value at this path as written in a frame, given the positions of its fields; `None` if it is missing.
     ///
-    /// A field without a stored position is searched, which takes as long as reading the body once.
+    /// Searches for a field without a stored position, which takes as long as scanning the body once.
     pub fn locate<'a>(&self, positions: Positions<'_>, frame: &'a str) -> Option<&'a str> {
         let Place::Path {
             hash,

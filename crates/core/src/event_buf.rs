@@ -26,7 +26,7 @@ struct Edit {
 }
 
 impl EventBuf {
-    /// Returns the changed event, of which all but the frame is that of the original one.
+    /// Returns the changed event. All attributes except the frame and the positions are those of the original event.
     pub fn event<'a>(&'a self, original: &Event<'a>) -> Event<'a> {
         Event {
             positions: self.positions.positions(),
@@ -40,7 +40,7 @@ impl EventBuf {
         self.frame.capacity()
     }
 
-    /// Reduces the buffer of the frame, which stays empty until the next change, to a capacity.
+    /// Clears the buffer of the frame and reduces it to a capacity.
     pub fn shrink_to(&mut self, capacity: usize) {
         self.frame.clear();
         self.frame.shrink_to(capacity);

@@ -11,12 +11,11 @@ use crate::{
 /// The number of cached layouts. A feed has one for each set of keys that it sends. If it has more, the least
 /// recently used layouts are evicted, and their frames are read without the cache.
 const LAYOUTS: usize = 4;
-/// The number of frames from one layout that is learned to the next, after the first layouts matched nothing:
-/// if no two frames have the same layout, learning from each one would cost more than reading it.
+/// The number of frames between two learned layouts, once the first layouts matched no frame: if all layouts differ,
+/// learning from each frame would cost more than reading it.
 const LEARN_EVERY: u32 = 16;
 
-/// Reads frames once each: validates the JSON, and finds the positions of the values at the paths that it was created
-/// with.
+/// Scans each frame once: validates the JSON, and finds the positions of the values at the paths of [`new`](Self::new).
 ///
 /// Of duplicate keys the last one counts, as in every common parser. A step of a path is a key of an object, or an index
 /// of an array. Frames whose layout was [learned](Self::learn) are read faster, with the same result.
@@ -90,8 +89,8 @@ impl FrameReader {
         Ok(&self.spans)
     }
 
-    /// Remembers the layout of the frame that was read last, unless it is known: call this for frames of which many with
-    /// the same keys are expected.
+    /// Caches the layout of the frame that was read last, unless it is cached already. Call it for frames whose keys are
+    /// expected in many later frames.
     #[inline]
     pub fn learn(&mut self, frame: &str) {
         if self.is_new {

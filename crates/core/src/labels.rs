@@ -14,7 +14,7 @@ pub trait Label: Copy + Eq + fmt::Debug + 'static {
     fn index(self) -> usize;
 }
 
-/// Declares a [`Label`]: an enum, with the word of each value.
+/// Declares an enum that implements [`Label`], with the word of each value.
 #[macro_export]
 macro_rules! labels {
     ($(#[$outer:meta])* $visibility:vis enum $name:ident { $($(#[$inner:meta])* $variant:ident = $word:literal,)+ }) => {
@@ -48,7 +48,7 @@ macro_rules! labels {
     };
 }
 
-/// A counter for each value of a set.
+/// One counter for each value of a set.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Counts<L, const N: usize> {
     counts: [u64; N],

@@ -55,8 +55,8 @@ impl ErrorClass {
     }
 }
 
-/// Returns whether a file system does not support an operation, as some network and FUSE file systems do not sync a folder:
-/// `EINVAL`, `EOPNOTSUPP` or `ENOSYS`.
+/// Returns whether an error means that the file system does not support the operation: `EINVAL`, `EOPNOTSUPP` or `ENOSYS`. Some
+/// network and FUSE file systems return such an error for the sync of a folder.
 pub fn is_unsupported(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, Unsupported};
     matches!(error.kind(), InvalidInput | Unsupported)

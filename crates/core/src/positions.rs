@@ -80,7 +80,7 @@ impl TimeFormat {
 /// The positions of an event's fields in its frame, borrowed from a record or a [`PositionsBuf`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Positions<'a> {
-    /// Complete: [`Self::parse`] has compared the length with the counts.
+    /// The complete encoding: [`Self::parse`] has compared the length with the counts.
     bytes: &'a [u8],
 }
 

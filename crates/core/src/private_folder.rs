@@ -2,16 +2,16 @@
 
 use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path};
 
-/// The mode of a file with events: no access for others.
+/// The mode of a file with events: access for the owner only.
 pub const FILE_MODE: u32 = 0o600;
-/// The mode of a folder with events: no access for others.
+/// The mode of a folder with events: access for the owner only.
 pub const FOLDER_MODE: u32 = 0o700;
 
-/// Creates a folder and its missing parents. `create` creates one of them, and `sync` waits until the names in a folder are on
-/// the disk; both are the caller's, for its own errors and tests.
+/// Creates a folder and its missing parents. `create` creates one folder, and `sync` waits until the names in a folder are on
+/// the disk; the caller passes both, so that it can add its own errors and test faults.
 ///
 /// # Errors
-/// As `create` and `sync`.
+/// Returns the errors of `create` and `sync`.
 pub fn create_all<E>(
     folder: &Path,
     create: &impl Fn(&Path) -> Result<(), E>,
@@ -25,7 +25,7 @@ pub fn create_all<E>(
         create_all(parent, create, sync)?;
     }
     match create(folder) {
-        // Another process created the folder meanwhile.
+        // Another process has created the folder in the meantime.
         Err(_) if folder.is_dir() => Ok(()),
         created => created.and_then(|()| sync(parent)),
     }

@@ -1,5 +1,5 @@
-//! Which fields of a frame are located when it is read: those that the protocol needs, and those that filters,
-//! templates and keys of the configuration name.
+//! The selection of the fields that are located when a frame is read: the fields of the protocol, and the fields named by
+//! filters, templates and keys of the configuration.
 
 use crate::{
     event::FieldPath,
@@ -37,8 +37,8 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// Creates a projection of the event's own fields and of configured ones. Of equal fields one is projected, of
-    /// more than [`MAX_FIELDS`] only the first ones: the others are searched when they are needed.
+    /// Creates a projection of the event's own fields and of configured ones. Equal fields are
+    /// projected once, and at most [`MAX_FIELDS`] fields: a field beyond them is searched for when it is needed.
     ///
     /// # Panics
     /// Panics if the id has more than [`MAX_ID_PARTS`] parts.

@@ -124,7 +124,7 @@ pub fn decode(bytes: &[u8], sequence: Sequence) -> Result<(Event<'_>, usize), Re
         })?;
     let (positions, length) =
         Positions::parse(&record[FIXED..]).ok_or(RecordError::Content { what: "positions" })?;
-    // Attributes and frame are validated together: several short texts would take longer.
+    // One validation of attributes and frame together takes less time than several short ones.
     let text = simdutf8::basic::from_utf8(&record[FIXED + length..])
         .map_err(|_| RecordError::Content { what: "text" })?;
     let (source, text) = split(text, record[25])?;
@@ -143,7 +143,7 @@ pub fn decode(bytes: &[u8], sequence: Sequence) -> Result<(Event<'_>, usize), Re
     Ok((event, total))
 }
 
-/// Splits a text of this length off.
+/// Splits `text` after `length` bytes.
 fn split(text: &str, length: u8) -> Result<(&str, &str), RecordError> {
     text.split_at_checked(usize::from(length))
         .ok_or(RecordError::Content { what: "length" })

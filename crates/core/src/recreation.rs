@@ -1,4 +1,4 @@
-//! Destinations that others changed after events were delivered into them: topics and streams that were removed and recreated,
+//! Changes of destinations by other programs after events were delivered: topics and streams that were removed and recreated,
 //! files that were moved, truncated or removed.
 
 use tracing::warn;
@@ -25,19 +25,20 @@ impl Recreations {
     }
 }
 
-/// The changes that other programs made to the files of a sink, as far as the sink has noticed in this process.
+/// The changes that other programs made to the files of a sink, as far as the sink has detected them in this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileChanges {
     /// The number of changes.
     pub count: u64,
-    /// The number of events that were delivered and are gone.
+    /// The number of delivered events that were lost.
     pub lost: u64,
     /// The sentence about the last change.
     pub last: Option<String>,
 }
 
 impl FileChanges {
-    /// Counts and logs one. `what` states what happened to which file, and what the sink does.
+    /// Counts and logs a change. `what` names the file, the change and the reaction of the sink; `lost` is the number of lost
+    /// events.
     pub fn note(&mut self, what: &str, lost: u64) {
         let text = match lost {
             0 => format!("{what}; no event is lost"),

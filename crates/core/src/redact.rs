@@ -279,7 +279,7 @@ impl<'a> Walk<'_, 'a> {
         Ok(())
     }
 
-    /// Replaces the next value, or what is not exempt in it.
+    /// Replaces the next value, except for exempt values within it.
     fn replace(&mut self, scanner: &mut Scanner<'a>, replacement: Replacement) -> Result<(), JsonError> {
         let mut ahead = scanner.clone();
         let span = ahead.value()?;

@@ -170,7 +170,7 @@ pub struct SinkStatus {
     pub unavailable: Option<SinkFault>,
     /// A sentence for the operator, although nothing is wrong now.
     pub notice: Option<String>,
-    /// The changes that other programs made to the files of the sink, and the acknowledged events that are gone.
+    /// The changes that other programs made to the files of the sink, and the number of acknowledged events that were lost.
     pub file_changes: FileChanges,
     /// The destinations that were removed and recreated after events were delivered into them, as far as the sink has
     /// noticed in this process.
@@ -307,7 +307,7 @@ impl SinkFault {
 
     /// Creates the fault of a call before [`Sink::connect`], or after a failed one.
     pub fn not_connected() -> Self {
-        Self::new(FaultKind::Other, "the sink is not connected; it connects first")
+        Self::new(FaultKind::Other, "the sink is not connected yet")
     }
 
     /// Creates a fault after which the sink stops until the program is restarted.

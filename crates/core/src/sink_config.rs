@@ -36,11 +36,11 @@ pub enum Oversize {
 }
 
 impl Oversize {
-    /// Publishes an event with `publish`, and once more without its pictures if it was too large and this setting says so.
-    /// The second argument of `publish` names the fields that were stripped.
+    /// Publishes an event with `publish`. If the event is too large and this is [`Oversize::Strip`], publishes it again without
+    /// its pictures. The second argument of `publish` names the stripped fields.
     ///
     /// # Errors
-    /// As `publish`.
+    /// Returns the errors of `publish`.
     pub fn publish(
         self,
         event: &Event<'_>,
@@ -58,10 +58,10 @@ impl Oversize {
     }
 }
 
-/// Checks the table `dead_letter` of a sink: the key of a part of the destination, such as `topic`, or `path`.
+/// Checks the table `dead_letter` of a sink, which needs either `key`, such as `topic`, or `path`.
 ///
 /// # Errors
-/// Both or none of them is set.
+/// Both keys are set, or neither.
 pub fn check_dead_letter(key: &str, has_destination: bool, has_path: bool) -> Result<(), String> {
     match (has_destination, has_path) {
         (true, true) => Err(format!("found {key} and path, expected one of them")),

@@ -3,7 +3,7 @@
 /// Returns the candidate that is most similar to a mistyped word, if any is similar enough.
 pub fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
     let word = word.to_ascii_lowercase().replace('-', "_");
-    // With a third of the characters different, it is another word.
+    // If more than a third of the characters differ, the candidate is a different word.
     let limit = (word.chars().count() / 3).max(1);
     candidates
         .iter()

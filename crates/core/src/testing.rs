@@ -1,4 +1,4 @@
-//! The event of the tests.
+//! Events for tests.
 
 use jiff::Timestamp;
 
@@ -25,7 +25,7 @@ pub fn event(frame: &str) -> Event<'_> {
     }
 }
 
-/// Returns the positions in an event frame of NeuroIO. They live as long as the process.
+/// Returns the positions in an event frame of NeuroIO. They are leaked, so that their lifetime is `'static`.
 ///
 /// # Panics
 /// Panics if the frame is not an event.

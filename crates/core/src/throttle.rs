@@ -12,7 +12,7 @@ const MAX_KINDS: usize = 64;
 /// Allows one log line of each kind in an interval, and counts the suppressed ones.
 #[derive(Debug, Default)]
 pub struct Throttle {
-    // So few that a linear search is cheap.
+    // At most `MAX_KINDS` lines, so a linear search is cheap.
     lines: Vec<Line>,
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::decimal::Decimal;
 use crate::{cloudevents, json, positions::TimeFormat};
 
-/// What a bound is, in errors and as a title in the schema.
+/// The description of a bound, in errors and as a title in the schema.
 pub(super) const BOUND: &str = "a number, or a time in quotes such as \"2026-01-31T12:00:00Z\"";
 
 /// A number or a time to compare values with.
@@ -28,8 +28,8 @@ impl Bound {
         })
     }
 
-    /// Returns the order of a value of JSON, as written, and this bound. `None` if the value is not of the bound's kind. A
-    /// number may be written as a text; a time without an offset is in UTC.
+    /// Compares a value, as written in JSON, with this bound. `None` if the value is not of the bound's type, number or
+    /// time. A number may be written as a text; a time without an offset is in UTC.
     pub(super) fn order(&self, value: &str) -> Option<Ordering> {
         let text = json::text(value)?;
         match self.time {
@@ -76,7 +76,7 @@ impl de::Visitor<'_> for BoundVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Bound, E> {
-        // The shortest text that is read as this number: what was written.
+        // `Debug` writes the shortest text that parses to this number, so the text of the configuration is restored.
         self.visit_str(&format!("{value:?}"))
     }
 }

@@ -1,4 +1,4 @@
-//! Exact comparison of numbers, as JSON writes them.
+//! Exact comparison of numbers in the notation of JSON.
 
 use std::cmp::Ordering;
 
@@ -39,7 +39,7 @@ impl<'a> Decimal<'a> {
                 if power.is_empty() || !rest.is_empty() {
                     return None;
                 }
-                // The limit leaves room for the length of the digits.
+                // The limit prevents an overflow when the number of digits is added.
                 sign * power.parse().unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
             }
             None if rest.is_empty() => 0,

@@ -1,4 +1,4 @@
-//! Conditions as the configuration writes them, and their JSON Schema.
+//! Deserialises conditions of the configuration, and returns their JSON Schema.
 
 use std::fmt;
 
@@ -100,10 +100,10 @@ impl<'de> de::Visitor<'de> for ConditionVisitor {
     }
 }
 
-/// Returns the fields of a table with its nested tables as longer paths.
+/// Returns the fields of a table. The fields of nested tables have longer paths.
 ///
 /// # Errors
-/// A key is not a path: what was found and expected.
+/// A key is not a path. The error contains the found and the expected text.
 pub(crate) fn nested(table: Vec<(String, Condition)>) -> Result<Vec<(Path, Condition)>, String> {
     let mut fields = Vec::new();
     for (key, condition) in table {
@@ -170,7 +170,7 @@ impl de::Visitor<'_> for ScalarVisitor {
     }
 }
 
-/// A list of scalars, not empty: an empty one would hold for no value.
+/// A non-empty list of scalars; an empty list would hold for no value.
 struct List(Vec<Box<str>>);
 
 impl<'de> Deserialize<'de> for List {
@@ -241,7 +241,7 @@ impl JsonSchema for Condition {
                         "any": { "allOf": [condition], "description": "The condition holds for an element of the array." },
                         "not": { "allOf": [condition], "description": "The condition does not hold." },
                     },
-                    // The rest of a path.
+                    // Any other key is a part of a path.
                     "additionalProperties": condition,
                 },
             ],

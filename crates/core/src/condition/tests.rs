@@ -1,4 +1,4 @@
-//! Conditions against a slow reference over trees.
+//! Compares conditions with a slow reference over trees.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -125,7 +125,7 @@ fn invalid_condition_is_explained() {
     }
 }
 
-/// The meaning of a condition in its written form, over trees.
+/// Evaluates a condition, as written in the configuration, over trees.
 fn reference(condition: &Value, value: Option<&Value>, is_element: bool) -> bool {
     let scalar = match value {
         Some(Value::Object(object)) if is_element => object.get("name"),
@@ -286,7 +286,7 @@ fn condition() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn any_condition_has_the_meaning_of_the_reference(
+    fn condition_agrees_with_the_reference(
         condition in condition(),
         values in prop::collection::vec(prop::option::weighted(0.9, value()), 8)
     ) {
@@ -301,7 +301,7 @@ proptest! {
     }
 
     #[test]
-    fn any_table_is_read_or_refused(text in r#"\{("(equals|prefix|any|not|a\.b|)":(1|"x"|\[\]|\{\}|null),?)*\}"#) {
+    fn any_table_is_a_condition_or_an_error(text in r#"\{("(equals|prefix|any|not|a\.b|)":(1|"x"|\[\]|\{\}|null),?)*\}"#) {
         if let Ok(condition) = serde_json::from_str::<Condition>(&text) {
             condition.holds(Some(r#"{"a":{"b":[1]}}"#));
         }

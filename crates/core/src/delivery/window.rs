@@ -129,8 +129,7 @@ impl<M: CommitMode> Window<M> {
         self.outstanding.skip(from, events, settlement);
     }
 
-    /// Discards all events without a result, and with transactions all uncommitted events. Returns the sequence at which
-    /// reading restarts.
+    /// Discards all unsettled (with transactions: uncommitted) events. Returns the sequence at which reading restarts.
     pub(super) fn restart(&mut self) -> Sequence {
         if M::ROLLS_BACK {
             self.mode.roll_back();
@@ -285,8 +284,7 @@ impl<M: CommitMode> Window<M> {
         }
     }
 
-    /// Publishes the dead letters to the destination's place for them. Returns false when the limit on messages in flight is
-    /// reached.
+    /// Publishes the dead letters to their destination. Returns false at the limit on messages in flight.
     fn publish_dead_letters(&mut self, sink: &mut dyn DeadLetterSink) -> Result<bool, SinkFault> {
         while let Some((sequence, rejection, body)) = self.next_dead_letter() {
             self.row
@@ -460,9 +458,8 @@ impl<M: CommitMode> Window<M> {
         self.acks_are_cumulative = acks_are_cumulative;
     }
 
-    /// Continues at the committed cursor of the broker if it is ahead of the local one: the response to the commit was lost, or
-    /// the local cursor was saved before the last commit. The process that committed the events in between has counted them,
-    /// so the counts are adopted with the position.
+    /// Continues at the broker's committed cursor if it is ahead of the local one, which lacks the last commit or its response.
+    /// The counts of the events in between are adopted too: they are those of the process that committed the events.
     fn adopt<R: Reader>(&mut self, committed: Option<Cursor>, reader: &mut R) {
         let is_usable = |committed: &Cursor| {
             let is_balanced = committed.counts.settled() == committed.next.since(committed.first);

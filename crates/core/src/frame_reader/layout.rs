@@ -4,7 +4,7 @@
 //! Most of the time for reading a frame is spent on its keys. If the text between the values of a frame
 //! equals, byte for byte, that of an earlier frame, its keys are known, and only the values have to be read.
 //! Because the text between the values is that of a valid frame and every value is a valid scalar, the frame
-//! is valid as well and its fields have the same places.
+//! is valid as well, and each field is the value with the same index.
 
 use crate::json::{JsonError, Scanner, Span, scalar};
 

@@ -1,4 +1,4 @@
-//! Values at a path within a text that was checked before.
+//! Values at a path within valid JSON.
 
 use super::{Scanner, Span};
 
@@ -11,8 +11,8 @@ pub fn at<'a>(text: &'a str, path: &[impl AsRef<str>]) -> Option<&'a str> {
         .try_fold(text, |value, step| child(value, step.as_ref()))
 }
 
-/// Calls `element` with each element of an array, as written, until it returns true. Returns whether it did. A text that is
-/// not an array has no elements.
+/// Calls `element` with each element of an array, as written, until it returns true. Returns whether one call
+/// returned true. A text that is not an array has no elements.
 pub fn any_element<'a>(text: &'a str, mut element: impl FnMut(&'a str) -> bool) -> bool {
     let mut found = false;
     let scanned = Scanner::new(text).and_then(|mut scanner| {
@@ -56,7 +56,7 @@ fn child<'a>(value: &'a str, step: &str) -> Option<&'a str> {
     found.of(value)
 }
 
-/// Returns the array index that a step of a path stands for: `0`, or digits without a leading zero.
+/// Parses a step of a path as an array index: `0`, or digits without a leading zero.
 pub fn index(step: &str) -> Option<usize> {
     let is_index = step == "0"
         || (!step.starts_with('0') && !step.is_empty() && step.bytes().all(|b| b.is_ascii_digit()));

@@ -105,7 +105,7 @@ fn data_next_to_a_control_key_is_kept() {
 }
 
 #[test]
-fn empty_id_is_no_id() {
+fn event_with_an_empty_id_has_no_id() {
     for (frame, expected) in [
         (r#"{"id":"","data":{}}"#, None),
         (r#"{"id":" ","data":{}}"#, Some(" ")),
