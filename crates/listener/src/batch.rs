@@ -8,8 +8,8 @@ use crate::{event::Message, frame::Frame};
 
 /// Converts the frames of one wake-up of a source's socket into a batch for the channel.
 ///
-/// Runs in the task that reads the socket, on text that is in the processor's cache: the place for all work
-/// that needs only one frame. [`Messages`] keeps the frames as [`Message`]s.
+/// Runs in the task that reads the socket, on text that is in the processor's cache: do all work here
+/// that needs no other frame. [`Messages`] keeps the frames as [`Message`]s.
 pub trait Batcher: Send + 'static {
     /// The batch that is sent through the channel.
     type Batch: Send + 'static;

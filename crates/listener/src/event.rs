@@ -80,7 +80,7 @@ struct Inner {
     positions: PositionsBuf,
 }
 
-/// The fields with a method of their own, besides those that every event has.
+/// The fields of [`Event`] that have a method, besides id, time, type and body.
 static FIELDS: LazyLock<Fields> = LazyLock::new(|| {
     let path = |path| FieldPath::parse(path).expect("a path");
     Fields {

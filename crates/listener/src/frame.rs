@@ -14,7 +14,7 @@ use crate::error_fields;
 /// than is shown.
 const MAX_KEPT_BYTES: usize = 16 * 1024;
 
-/// A text frame as received, borrowed from the connection. Copy what is stored.
+/// A text frame as received, borrowed from the connection until the next frame is read.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
     /// The text.

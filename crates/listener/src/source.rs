@@ -47,7 +47,7 @@ pub(crate) struct Setup<D> {
     /// The sent values that must not be shown when the server repeats them.
     pub(crate) secrets: SecretSet,
     pub(crate) config: SourceConfig,
-    /// The fields of an event whose positions are found, besides those that every event has.
+    /// The fields whose positions are located in each event, besides id, time, type and body.
     pub(crate) fields: Vec<FieldPath>,
 }
 
@@ -73,7 +73,7 @@ impl Source {
         })
     }
 
-    /// Sets the fields of an event whose positions are passed on with it. All other fields are found by scanning the
+    /// Sets the fields whose positions are located when an event is read. A later access to any other field scans the
     /// event, which takes longer.
     #[must_use]
     pub fn with_fields(mut self, fields: Vec<FieldPath>) -> Self {
@@ -250,7 +250,7 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, mut link: Link<O>) 
 
 /// Returns the delay before the next attempt, which is not shorter than the server's `Retry-After`.
 fn retry_delay(backoff: &mut Backoff, retry_after: Option<Duration>) -> Duration {
-    // The sum, not the larger of the two: otherwise all clients that a server rejected would return at the same
+    // The sum, not the maximum: with the maximum, all clients that a server rejected would reconnect at the same
     // moment.
     backoff.next_delay() + retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)
 }

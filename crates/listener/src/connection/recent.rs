@@ -132,7 +132,7 @@ mod tests {
         fn close_code_is_found_in_any_fragmentation(
             code in any::<u16>(),
             reason in "\\PC{0,30}",
-            // Without the first byte of a close frame: other bytes that form one by chance cannot be distinguished from it.
+            // Excludes the first byte of a close frame: bytes that form a close frame by chance cannot be distinguished from one.
             before in proptest::collection::vec(any::<u8>().prop_filter("no close", |byte| *byte != CLOSE), 0..300),
             piece in 1usize..40,
         ) {
