@@ -63,7 +63,7 @@ enum Pace {
 
 #[derive(Debug)]
 struct Reader {
-    /// The ids that the connection sent; those before its first one count as sent.
+    /// The ids that the connection has sent. The ids before its first one count as sent.
     sent: SentIds,
     /// Whether other connections wait for this one when there is no rate.
     sets_pace: bool,
@@ -153,8 +153,7 @@ impl Feed {
         self.with(|state| state.produced(now))
     }
 
-    /// Returns the time at which an entry was released; `now` if no clock releases it, or if it did before the last change
-    /// of the rate.
+    /// Returns the time at which an entry was released; `now` without a rate, or if the rate has changed since then.
     pub(crate) fn released_at(&self, id: u64, now: Instant) -> Instant {
         self.with(|state| match state.pace {
             Pace::Fixed { before, .. } if id > before => state.due(id).map_or(now, |due| due.min(now)),

@@ -1,5 +1,5 @@
-//! The part of HTTP/1.1 that the platform's port needs: one request per connection, with a complete head and a body of
-//! known length.
+//! A minimal HTTP/1.1 server for the platform's port: one request per connection, with a complete head and a body of known
+//! length.
 
 use std::{io, time::Duration};
 
@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::{
 /// Far above the size of the requests that the public clients send.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// Far above the size of a request for a token.
+/// The maximum size of a request body, far above the size of a request for a token.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
 const MAX_HEADERS: usize = 64;

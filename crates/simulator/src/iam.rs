@@ -1,8 +1,8 @@
-//! Tokens: which are valid, and the interface that creates and deletes them.
+//! The tokens of the platform: their validity, and the REST interface that creates and deletes them.
 //!
 //! *Assumed*, since no public client shows it: the status 201 of a created token; that a token may create and delete
-//! others; the fields of `GET /v1/whoami`; that deleting a token has the effect of its expiry. All tokens receive the same
-//! events, whatever their space.
+//! others; the fields of `GET /v1/whoami`; that the deletion of a token has the same effect as its expiry. All tokens
+//! receive the same events, also those of a space.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -25,17 +25,17 @@ use crate::{
     rest::not_found,
 };
 
-/// The largest number of permanent tokens of the account, and of each space.
+/// The maximum number of permanent tokens of the account, and of each space.
 pub const MAX_PERMANENT_TOKENS: usize = 5;
 
-/// How tokens end, and what a second connection with a token does to the first.
+/// The lifetime of tokens, and the number of connections with one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenOptions {
-    /// The life of a temporary token. Default: 24 hours.
+    /// The lifetime of a temporary token. Default: 24 hours.
     pub life: Duration,
-    /// What happens to the connections of a token that has expired or was deleted. Default: they are closed.
+    /// The reaction of the platform when the token of a connection expires or is deleted. Default: it closes the connection.
     pub end: TokenEnd,
-    /// Whether a token has one connection: the older one is closed once the second authenticates. Default: no.
+    /// Whether a token may have only one connection: an older one is closed when another authenticates. Default: no.
     pub one_connection: bool,
 }
 
@@ -49,12 +49,12 @@ impl Default for TokenOptions {
     }
 }
 
-/// What happens to the connections of a token that has expired or was deleted.
+/// The reaction of the platform when the token of a connection expires or is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenEnd {
-    /// They are closed with code 1008.
+    /// Closes the connection with code 1008.
     Close,
-    /// They receive no further events; pings are answered.
+    /// Sends no further events, but answers pings.
     Silence,
 }
 
@@ -78,9 +78,9 @@ pub(crate) struct Iam {
     accepts_unknown: bool,
     clock_offset: SignedDuration,
     tokens: Mutex<Vec<Token>>,
-    /// The newest connection of each token, if a token has one.
+    /// The newest connection of each token, if a token may have only one.
     newest: Mutex<HashMap<String, u64>>,
-    /// Notifies connections when one of them may have to end.
+    /// Notifies all connections when the platform may have to end one of them.
     changes: watch::Sender<()>,
 }
 
@@ -97,10 +97,10 @@ pub(crate) enum Dismissal {
 struct Token {
     id: u64,
     key: SecretString,
-    /// `None`: the account.
+    /// The space; `None` for a token of the account.
     space: Option<u64>,
     created: Timestamp,
-    /// `None`: permanent.
+    /// The time of expiry; `None` for a permanent token.
     expires: Option<(Timestamp, Instant)>,
     is_deleted: bool,
 }
@@ -109,7 +109,7 @@ struct Token {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Access {
     space: Option<u64>,
-    /// The time from which the token is not valid.
+    /// The time at which the token expires.
     pub(crate) expires: Option<Instant>,
 }
 

@@ -45,14 +45,14 @@
 //!
 //! # Recognised entries
 //! The platform recognises an entry whether a client is connected or not; with a rate, from the first authenticated
-//! client on. What was recognised is listed by `GET /v1/entries/`, as far as [`RestOptions`] retains it, and recorded by
-//! [`Options::recognised`], one line for each entry: `{"id":1,"at":"2026-03-01T08:00:00.000000Z"}`, by a clock without
-//! [deviation](EntryOptions::clock_offset).
+//! client on. `GET /v1/entries/` lists the recognised entries that [`RestOptions`] retains, and the file of
+//! [`Options::recognised`] contains one line for each of them: `{"id":1,"at":"2026-03-01T08:00:00.000000Z"}`, by a clock
+//! without [deviation](EntryOptions::clock_offset).
 //!
 //! # Tokens
 //! `POST /v1/tokens/` and `POST /v1/spaces/{id}/tokens` create a token, `DELETE /v1/tokens/{id}` deletes it, and
-//! `GET /v1/whoami` returns its account and space. [`TokenOptions`] has the life of temporary tokens and the consequences
-//! of their end.
+//! `GET /v1/whoami` returns its account and space. [`TokenOptions`] sets the lifetime of temporary tokens and the reaction
+//! to their expiry.
 //!
 //! # The record
 //! [`Options::record`] receives one line for each event frame, with exactly the bytes that were sent. An entry is

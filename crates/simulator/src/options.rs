@@ -28,7 +28,7 @@ pub struct Options {
     pub listen: SocketAddr,
     /// The accepted tokens. An empty list, the default, accepts every token. All tokens receive the same events.
     pub tokens: Vec<SecretString>,
-    /// How tokens end, and how many connections each may have.
+    /// The lifetime of tokens, and the number of connections with one token.
     pub token_options: TokenOptions,
     /// Events per second. `None`, the default, sends as fast as clients read; 0 sends nothing until
     /// [`Handle::set_rate`].
@@ -54,7 +54,7 @@ pub struct Options {
     pub hold: bool,
     /// Irregularities of the entries.
     pub entries: EntryOptions,
-    /// What the REST interface lists, and how.
+    /// The retention, the order and the shape of REST lists.
     pub rest: RestOptions,
     /// Differences between connections.
     pub spread: SpreadOptions,

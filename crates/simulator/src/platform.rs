@@ -70,7 +70,7 @@ pub struct Counters {
     pub pings: u64,
     /// Applications of fault rules.
     pub faults: u64,
-    /// REST requests received, those about tokens included.
+    /// The number of received REST requests, including requests for tokens.
     pub requests: u64,
 }
 

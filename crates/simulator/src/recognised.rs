@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{entries::Entries, feed::Feed};
 
-/// The record of recognised entries, or none.
+/// The record of recognised entries; `None` if the options name no file.
 #[derive(Debug)]
 pub(crate) struct Recognised(Mutex<Option<State>>);
 

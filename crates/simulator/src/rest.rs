@@ -1,6 +1,6 @@
 //! The REST interface: recent entries, the statistics of a person, and tokens.
 //!
-//! Entries are regenerated from the seed, so nothing is stored. What is listed is limited nevertheless, because a real
+//! Entries are regenerated from the seed, so nothing is stored. Retention is limited nevertheless, because a real
 //! platform does not search an unlimited range in one request either.
 //!
 //! *Assumed*, since no public client shows it: a list is ordered by id; `date_from`, `date_to` and `id_from` are

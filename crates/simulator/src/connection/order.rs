@@ -1,4 +1,4 @@
-//! The delay and the order in which one connection sends the events.
+//! The delay of one connection, and the order in which it sends the events.
 
 use std::{num::NonZeroU64, ops::RangeInclusive, time::Duration};
 
@@ -36,7 +36,7 @@ impl Order {
         self.delay
     }
 
-    /// Returns the last position of the block with this position.
+    /// Returns the last position of the block that contains `position`.
     pub(super) fn block_end(&self, position: u64) -> u64 {
         self.block.map_or(position, |block| {
             let before = position.saturating_sub(1) / block * block.get();
@@ -44,7 +44,7 @@ impl Order {
         })
     }
 
-    /// Returns positions of one block in the order of this connection.
+    /// Returns the positions of a block in the order of this connection.
     pub(super) fn of(&self, positions: RangeInclusive<u64>) -> impl Iterator<Item = u64> + use<> {
         let mut ordered: Vec<u64> = positions.collect();
         if let Some(first) = ordered.first() {

@@ -70,7 +70,7 @@ pub(super) struct Session<'a> {
     pub(super) order: Order,
     /// The token of the authenticated client.
     pub(super) token: String,
-    /// The time from which the token is not valid.
+    /// The time at which the token expires.
     pub(super) expires: Option<Instant>,
     /// The next position in the sequence.
     pub(super) next: u64,

@@ -65,7 +65,7 @@ impl Session<'_> {
         let stop = self.stop.clone();
         let mut changes = self.platform.feed.changes();
         let mut tokens = self.platform.iam.changes();
-        // The token may have ended before the subscription.
+        // The token may have expired before the subscription.
         tokens.mark_changed();
         // Bytes that the socket accepted may remain in the TLS layer until it is flushed.
         let mut flushed = true;
@@ -130,7 +130,7 @@ impl Session<'_> {
         }
     }
 
-    /// Ends the connection, or its events, when its token has ended or has a newer connection.
+    /// Closes or silences the connection if its token has expired, and closes it if a newer connection replaces it.
     fn check_token(&mut self, now: Instant) -> Option<End> {
         match self.platform.iam.dismissal(&self.token, self.number, now)? {
             Dismissal::Replaced => Some(End::Close(REPLACED)),

@@ -310,8 +310,8 @@ impl Entries {
             .saturating_sub(self.options.earlier_by(position))
     }
 
-    /// Returns the time of creation in microseconds since 1970, as if the entry were not late and the platform's clock
-    /// right.
+    /// Returns the time of creation in microseconds since 1970, without the delay of a late entry and the deviation of the
+    /// platform's clock.
     pub(crate) fn regularly_created(&self, position: u64) -> i64 {
         let start = self.start.get_or_init(Timestamp::now).as_microsecond();
         let after = u128::from(position.saturating_sub(1)) * self.step.as_nanos() / 1_000;

@@ -8,13 +8,13 @@ use jiff::SignedDuration;
 /// a run can be repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryOptions {
-    /// After this many entries, one id is skipped. Default: none is.
+    /// After this many entries, one id is skipped. Default: no id is skipped.
     pub holes: Option<NonZeroU64>,
     /// Each entry at a multiple of this position was deleted: the feed sends it, and the REST interface does not list it.
-    /// Default: none was.
+    /// Default: no entry was deleted.
     pub deleted: Option<NonZeroU64>,
     /// Each entry at a multiple of this position has an earlier creation time, as with a camera that was offline. Default:
-    /// none has.
+    /// no entry is late.
     pub late: Option<NonZeroU64>,
     /// The time by which late entries were created earlier. Default: one hour.
     pub late_by: Duration,

@@ -7,7 +7,7 @@ use std::{
 
 use super::parse::{ParseFaultError, duration, duration_of, size, small, status, text_of_size, wrong};
 
-/// The words of the faults.
+/// The words of the faults in rules.
 pub(super) const WORDS: [&str; 11] = [
     "rest-http",
     "rest-slow",
@@ -59,12 +59,12 @@ pub enum RestFault {
     NoId,
     /// Answers a list with at least this many bytes; its first entry has an inline picture.
     Huge {
-        /// The least size of the body.
+        /// The minimum size of the body in bytes.
         bytes: usize,
     },
 }
 
-/// The size of a huge answer without a value.
+/// The default size of [`RestFault::Huge`].
 const HUGE_BYTES: usize = 10 << 20;
 
 pub(super) fn parse(word: &'static str, value: Option<&str>) -> Result<RestFault, ParseFaultError> {

@@ -24,7 +24,7 @@ pub(super) struct Archive<'a> {
 }
 
 impl<'a> Archive<'a> {
-    /// Returns the positions of the entries that are retained, the deleted ones included.
+    /// Returns the positions of the retained entries, including deleted ones.
     fn retained(&self) -> RangeInclusive<u64> {
         let by_number = self.newest.saturating_sub(self.options.keep) + 1;
         let by_age = self.options.keep_for.map_or(1, |keep_for| {
@@ -129,7 +129,7 @@ impl<'a> Archive<'a> {
         body
     }
 
-    /// Completes a page with entries that do not exist, with ids beyond all others and different on each page.
+    /// Fills a page with entries that do not exist. Their ids are larger than all others, and different on each page.
     fn fill_up(self, query: &Query, page: &mut Vec<Entry>) {
         let Some(newest) = NonZeroU64::new(self.newest) else {
             return;

@@ -2,18 +2,18 @@
 
 use std::{num::NonZeroU64, str::FromStr, time::Duration};
 
-/// What the REST interface lists, and how.
+/// The retention, the order and the shape of REST lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestOptions {
     /// The shape of a list. Default: an object with `results`.
     pub shape: RestShape,
     /// The order of a list. Default: newest first.
     pub order: RestOrder,
-    /// The largest page, whatever `limit` a request has. Default: 100.
+    /// The maximum number of entries on a page, also for a request with a larger `limit`. Default: 100.
     pub max_page: NonZeroU64,
     /// The number of newest entries that are listed. Default: 100 000.
     pub keep: u64,
-    /// The age up to which entries are listed, from their regular creation time. Default: any.
+    /// The maximum age of listed entries, from their regular creation time. Default: no limit.
     pub keep_for: Option<Duration>,
 }
 

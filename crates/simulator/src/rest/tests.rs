@@ -171,13 +171,13 @@ fn clock_offset_moves_creation_times() {
 }
 
 #[test]
-fn faults_change_the_list() {
+fn each_list_fault_changes_the_page() {
     let platform = platform(Options::default(), 6);
     let list = |path: &str, fault| listed(&platform, &format!("/v1/entries/?{path}"), Some(&fault));
     assert_eq!(list("limit=2&offset=4&id_from=5", RestFault::SamePage), [6, 5]);
     assert_eq!(list("limit=3", RestFault::Backwards), [4, 5, 6]);
     assert_eq!(list("limit=4", RestFault::NoId), [5, 3]);
-    // Beyond the last entry, and also where no entry matches.
+    // The first list continues after its last entry; in the second, no entry matches.
     assert_eq!(list("limit=4&offset=4", RestFault::Endless), [2, 1, 13, 14]);
     assert_eq!(list("limit=3&id_from=20", RestFault::Endless), [21, 22, 23]);
     let huge = RestFault::Huge { bytes: 1 << 20 };
