@@ -49,7 +49,7 @@ pub(crate) struct Log {
     needs_new_file: bool,
     /// The position after which lines of resent events may exist.
     resumed: Option<Resumed>,
-    /// The changes of the files by other programs.
+    /// The changes that other programs made to the files.
     changes: FileChanges,
     /// The monotonic time of this process's last write to the file.
     written_here: Option<Duration>,
@@ -150,7 +150,7 @@ impl Log {
         Ok(self.end + self.place.size_within(time, self.clock.now())?)
     }
 
-    /// Returns and resets the detected changes by other programs.
+    /// Returns the detected changes by other programs since the last call.
     pub(crate) fn take_changes(&mut self) -> FileChanges {
         std::mem::take(&mut self.changes)
     }
@@ -360,7 +360,7 @@ impl Log {
                 "changed by another program; its current end is continued",
                 before.saturating_sub(self.lines),
             ),
-            // It still has a name.
+            // The file still exists under another name.
             (false, true) => ("moved by another program; a new one was begun", 0),
             (false, false) => ("removed by another program; a new one was begun", before),
         };

@@ -58,7 +58,7 @@ pub struct FileSink {
     repeated_before: Sequence,
     /// The first sequence that this process has not yet published.
     unpublished: Sequence,
-    /// The changes of the files by other programs.
+    /// The changes that other programs made to the files.
     changes: FileChanges,
     batch: Batch,
     /// The buffers of the previous batch, for reuse.

@@ -204,7 +204,7 @@ pub(crate) fn outdated(detail: &str) -> SinkFault {
     SinkFault::new(
         FaultKind::Fenced,
         format!(
-            "Kafka considers this producer outdated ({detail}): its transaction exceeded the time limit, or another instance of this sink has taken over; the next connect finds out which"
+            "Kafka considers this producer outdated ({detail}): its transaction exceeded the time limit, or another instance of this sink has taken over; the next connect determines which"
         ),
     )
 }

@@ -200,7 +200,7 @@ impl Health {
         }
     }
 
-    /// Returns whether a message was not logged recently. librdkafka reports each error twice, and again at every attempt.
+    /// Returns whether a message was not logged recently. librdkafka reports each error twice, and repeats it at every attempt.
     fn is_new(&self, text: &str) -> bool {
         // The text about the connection's state differs from one report to the next.
         self.lock().logged.allow(without_state(text)).is_some()

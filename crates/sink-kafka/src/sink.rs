@@ -105,7 +105,8 @@ impl KafkaSink {
     }
 
     /// Creates a sink that only probes the cluster: it creates no topic, does not take over the transactional id of a running
-    /// sink, and reports through [`warnings`](Self::warnings) what can lose events or would be created. It must not publish.
+    /// sink, and reports through [`warnings`](Self::warnings) settings that can lose events and resources that would be
+    /// created. It must not publish.
     pub fn trial(name: impl Into<String>, config: KafkaConfig) -> Self {
         Self {
             is_trial: true,

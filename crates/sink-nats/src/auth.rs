@@ -86,7 +86,7 @@ fn read_credentials(path: &Path) -> Result<Identity, SinkFault> {
             ),
         )
     };
-    let unreadable = |error: std::io::Error| unusable(&format!("cannot read what is ({error})"));
+    let unreadable = |error: std::io::Error| unusable(&format!("unreadable content ({error})"));
     let content = file::read(path, secret::MAX_FILE_BYTES).map_err(unreadable)?;
     let text = content.text().map_err(unreadable)?;
     let mut parts = blocks(text);

@@ -244,7 +244,7 @@ fn default_subject() -> Template {
 }
 
 const fn default_max_in_flight() -> u32 {
-    // Far more than are in flight within a millisecond, and below the number that a server buffers for a stream.
+    // Far more than one round trip of a millisecond needs, and less than a server buffers for a stream (10,000).
     4096
 }
 

@@ -100,7 +100,7 @@ pub(crate) fn fault(error: &ApiError, stream: &str) -> SinkFault {
     };
     let advice = match (kind, error.err_code) {
         (FaultKind::Missing, 10039 | 10076) => "enable JetStream, or set mode = \"core\"",
-        (FaultKind::Missing, 10060) => "let only one stream accept the subjects of this sink",
+        (FaultKind::Missing, 10060) => "configure only one stream with the subjects of this sink",
         (FaultKind::Missing, _) => "create it, or set stream.create = true with max_age and replicas",
         (FaultKind::Unavailable, 10077) => {
             "free space in it: it is full, and its discard policy rejects new messages"

@@ -72,8 +72,8 @@ impl NatsSink {
         }
     }
 
-    /// Creates a sink for a trial: it creates no stream, and reports in [`warnings`](Self::warnings) what can lose events or would
-    /// be created. It must not publish.
+    /// Creates a sink that only probes the server: it creates no stream, and reports in [`warnings`](Self::warnings) settings that
+    /// can lose events and resources that would be created. It must not publish.
     pub fn trial(name: impl Into<String>, config: NatsConfig) -> Self {
         Self {
             is_trial: true,

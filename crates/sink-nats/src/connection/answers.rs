@@ -117,8 +117,8 @@ impl Connection {
             return Err(SinkFault::new(
                 FaultKind::Missing,
                 format!(
-                    "the stream \"{}\" has stored an event that was meant for \"{stream}\"; let only one stream accept the \
-                     subjects of this sink",
+                    "the stream \"{}\" has stored an event for the stream \"{stream}\"; configure only one stream with \
+                     the subjects of this sink",
                     answer.stream
                 ),
             ));
