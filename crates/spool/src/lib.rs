@@ -145,7 +145,7 @@ pub enum OpenError {
     },
 }
 
-/// Returns what to do with a log of another version.
+/// Returns the operator's next step for a log of another version.
 const fn advice(is_older: bool) -> &'static str {
     if is_older {
         "an older neurobridge wrote it, and nothing was changed. Start that version again, and stop it while all sinks are up. \

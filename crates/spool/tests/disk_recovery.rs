@@ -107,7 +107,7 @@ async fn log_of_an_older_format_is_refused_and_unchanged() {
     let checksum = crc32c::crc32c(&bytes[..60]);
     bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
     fs::write(&segment, bytes).unwrap();
-    // A leftover of a crash, which an accepted log would lose.
+    // A temporary file of a crash. Opening an accepted log would remove it.
     fs::write(folder.join("new.tmp"), "unfinished").unwrap();
     let before = contents(root.path());
     let error = Spool::open(&SpoolConfig::Disk(config()), root.path()).unwrap_err();

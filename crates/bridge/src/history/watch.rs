@@ -209,9 +209,9 @@ impl Watch {
         }
     }
 
-    /// Records that the process runs. Called before each comparison.
-    pub(super) fn look(&mut self, now: Timestamp) {
-        self.pause.look(now);
+    /// Records that the process runs. Called before each comparison of views.
+    pub(super) fn tick(&mut self, now: Timestamp) {
+        self.pause.tick(now);
     }
 
     /// Compares a source with the last report.
@@ -341,7 +341,7 @@ impl Watch {
         let (kind, text) = match condition {
             Condition::Full => (
                 Kind::SpoolFull,
-                "the spool is full; it takes no events until there is room",
+                "the spool is full; it stores no events until there is room",
             ),
             Condition::DiskFull => (Kind::DiskFull, "the disk is full; the spool waits for room"),
             Condition::Retrying => (

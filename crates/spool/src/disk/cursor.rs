@@ -68,7 +68,7 @@ impl CursorFile {
     }
 
     /// Writes a cursor and waits until it is on the disk; skips a cursor that is older than the stored one. Returns whether the
-    /// cursor could be stored: a cursor with a too long note cannot.
+    /// cursor could be stored: one with a note above the maximum length cannot.
     pub(crate) fn save(&mut self, cursor: &Cursor) -> Result<bool, DiskError> {
         if self.saved.is_some_and(|saved| saved >= cursor.next) {
             return Ok(true);

@@ -49,7 +49,7 @@ pub(super) fn run(shared: Arc<Shared>) {
             state.maintenance_sleeps = false;
         }
         let is_stopping = state.is_stopping;
-        state.shortage.look(is_stopping);
+        state.shortage.log_end(is_stopping);
         drop(state);
         let worked = if is_stopping {
             briefly(|| work(&shared, true))

@@ -430,10 +430,10 @@ fn recover_last(shared: &Shared) -> Result<Sequence, OpenError> {
             warn!(
                 segment = %last.path.display(),
                 offset = end,
-                "the last write was cut short; what is there of it is set aside and cut off"
+                "the last write is incomplete; its bytes are set aside and truncated"
             );
             if let Err(error) = shared.set_aside(&last.path, &torn) {
-                warn!(%error, "it cannot be set aside");
+                warn!(%error, "bytes of the incomplete write cannot be set aside");
             }
         }
         files::truncate(&file, &last.path, end)?;

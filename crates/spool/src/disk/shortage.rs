@@ -1,5 +1,6 @@
-//! The log lines about a shortage of space or of another resource. A log at its limit is full and has room again many times a
-//! second, so the end of a shortage is logged when it has lasted: the last line always states the present condition.
+//! The log lines about a shortage of space or of another resource. A log at its limit alternates between full and room many
+//! times a second. The end of a shortage is therefore logged only after some seconds with room, and the last line always states
+//! the current condition.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +8,13 @@ use tracing::{error, info, warn};
 
 use super::{files::DiskError, shortened};
 
-/// The time for which a condition must have lasted before it is logged. The start of a shortage is logged at once.
+/// The minimum duration of a condition before it is logged. Only the start of a shortage is logged at once.
 const STEADY: Duration = shortened(Duration::from_secs(3));
 
-/// What prevents the log from storing events.
+/// The reason why the log cannot store events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Condition {
-    /// Nothing.
+    /// There is no reason: events can be stored.
     #[default]
     Room,
     /// The limit of the log is reached, and appends wait.
@@ -26,7 +27,7 @@ enum Condition {
     Retrying,
 }
 
-/// The condition that was logged last, and the change since.
+/// The last logged condition, and the current one if it differs.
 #[derive(Debug, Default)]
 pub(super) struct Shortage {
     logged: Condition,
@@ -40,7 +41,7 @@ impl Shortage {
         if self.change(Condition::Full, Instant::now()) {
             warn!(
                 limit_bytes,
-                "the spool is full; it takes no events until there is room"
+                "the spool is full; it stores no events until there is room"
             );
         }
     }
@@ -78,8 +79,9 @@ impl Shortage {
         }
     }
 
-    /// Logs the end of a shortage that has lasted, because no append may follow that would; at the stop also another one.
-    pub(super) fn look(&mut self, is_stopping: bool) {
+    /// Logs the end of a shortage after its minimum duration, in case no append follows that would log it. At the stop the
+    /// end is logged at once.
+    pub(super) fn log_end(&mut self, is_stopping: bool) {
         match &mut self.changing {
             Some((Condition::Room, since)) if is_stopping => *since -= STEADY,
             Some((Condition::Room, _)) => {}
@@ -96,7 +98,7 @@ impl Shortage {
         }
     }
 
-    /// Notes the present condition. Returns whether it is to be logged.
+    /// Records the current condition. Returns whether it is to be logged.
     fn change(&mut self, condition: Condition, now: Instant) -> bool {
         if condition == self.logged {
             self.changing = None;
@@ -121,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alternating_shortage_is_logged_once_and_its_end_when_it_lasts() {
+    fn alternating_shortage_is_logged_once_and_its_end_once() {
         let mut shortage = Shortage::default();
         let start = Instant::now();
         let mut logged = Vec::new();
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn another_shortage_is_logged_when_it_lasts() {
+    fn other_shortage_is_logged_after_its_minimum_duration() {
         let mut shortage = Shortage::default();
         let start = Instant::now();
         assert!(shortage.change(Condition::Full, start));

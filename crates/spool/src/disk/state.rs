@@ -58,7 +58,7 @@ pub(super) struct State {
     pub(super) is_disk_full: bool,
     /// An append waits for a resource of the process or the system.
     pub(super) is_retrying: bool,
-    /// The log lines about these three.
+    /// The log lines about the conditions of `is_full`, `is_disk_full` and `is_retrying`.
     pub(super) shortage: Shortage,
     pub(super) dropped_events: u64,
     /// All earlier events were deleted intentionally.
