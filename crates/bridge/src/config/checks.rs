@@ -73,8 +73,8 @@ pub(super) fn check(config: &Config, errors: &mut Vec<ConfigError>) {
     }
 }
 
-/// Reads the keys of pseudonymisation, and adds the errors of those that cannot be read or are invalid. Not that of a disk that
-/// hangs: it may recover, so it is no configuration error.
+/// Reads the keys of pseudonymisation, and adds an error for each key that is unreadable or invalid. A timeout adds none: a
+/// disk that hangs may recover, so it is no configuration error.
 pub(super) fn check_keys(config: &Config, errors: &mut Vec<ConfigError>) {
     let event = (vec!["event"], &config.event.pseudonymise);
     let sinks = config.sinks.iter();

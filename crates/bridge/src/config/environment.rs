@@ -18,8 +18,8 @@ pub const PREFIX: &str = "NEUROBRIDGE__";
 const SEPARATOR: &str = "__";
 /// The prefix of variables that were written with single underscores by mistake.
 const SHORT_PREFIX: &str = "NEUROBRIDGE_";
-/// The value that replaces an invalid one, so that its key is not reported as missing too. It is never used: the configuration
-/// has an error.
+/// The value that replaces an invalid one, so that the key is not reported as missing too. It is never used, because the
+/// configuration is rejected.
 const STAND_IN: &str = "invalid";
 
 /// Sets the keys of a document to the values of the bridge's variables, and reports invalid variables.

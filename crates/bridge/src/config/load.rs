@@ -78,10 +78,11 @@ pub fn load(named: Option<&Path>) -> Result<Loaded, Report> {
     load_with(named, Keys::Unread)
 }
 
-/// As [`load`], and reads the keys of pseudonymisation, so that an unreadable or invalid one is reported with the other errors.
+/// Loads the configuration like [`load`], and reads the keys of pseudonymisation, so that an unreadable or invalid key is
+/// reported with the other errors.
 ///
 /// # Errors
-/// As [`load`].
+/// Returns all configuration errors, like [`load`], and those of the keys.
 pub fn load_with_keys(named: Option<&Path>) -> Result<Loaded, Report> {
     load_with(named, Keys::Read)
 }
@@ -114,7 +115,7 @@ pub(super) fn load_from<'p>(
     environment::read(variables, &shape, &mut document, &mut report);
     let (config, mut errors) = tables::read(document.values.clone(), &shape);
     if keys == Keys::Read {
-        // After the other errors: a missing key has one already.
+        // Added last, so that a key with an earlier error is not reported twice.
         checks::check_keys(&config, &mut errors);
         errors = validate::without_consequences(errors);
     }

@@ -168,7 +168,7 @@ impl Found<'_> {
         }
     }
 
-    /// Adds unknown fields and results: with a mistyped one a filter passes no event, and nothing else reports it.
+    /// Warns of unknown fields and results in a filter: a filter with a mistyped name passes no event, without any error.
     fn of_filter(&mut self, table: &str, filter: &Filter) {
         for (path, field) in filter.fields() {
             if let Some(field) = field.unknown_field() {
@@ -188,7 +188,7 @@ impl Found<'_> {
         }
     }
 
-    /// Adds names of unknown fields: a mistyped one leaves personal data in the events.
+    /// Warns of unknown fields in patterns: with a mistyped pattern, personal data stays in the events.
     fn of_patterns(&mut self, table: &str, redact: &[Pattern], pseudonymise: Option<&Pseudonymise>) {
         let fields = pseudonymise.map_or(&[][..], |pseudonymise| &pseudonymise.fields);
         for (list, verb, patterns) in [
@@ -206,7 +206,7 @@ impl Found<'_> {
 fn unknown(field: &str, effect: &str) -> String {
     let known = [&ENTRY_FIELDS[..], &NESTED_FIELDS].concat();
     let meant = match field.split_once('.') {
-        // A mistyped operator is read as the rest of a path.
+        // `age.at_last` is a path with a mistyped operator as its second step.
         Some((first, rest)) if ENTRY_FIELDS.contains(&first) && !NESTED_FIELDS.contains(&field) => {
             Some(did_you_mean(rest, &OPERATORS)).filter(|meant| !meant.is_empty())
         }

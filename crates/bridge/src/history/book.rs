@@ -35,7 +35,7 @@ pub(crate) struct Gap {
     pub(crate) began: Timestamp,
     /// `None` while the gap is open.
     pub(crate) ended: Option<Timestamp>,
-    /// The cause: a refused token, or else the first one.
+    /// The cause: `token_refused` if a token was refused during the gap, otherwise the first cause.
     pub(crate) reason: Cow<'static, str>,
     pub(crate) outcome: Cow<'static, str>,
     /// The time without a connection: less than from `began` to `ended` if several gaps were merged.
@@ -204,7 +204,7 @@ impl Book {
             .find(|gap| gap.is_open() && gap.source == source)
     }
 
-    /// Opens a gap, unless the source has an open one. Then the first cause is kept, except for a token that was refused later.
+    /// Opens a gap. If the source has an open gap already, only a refused token replaces its cause.
     pub(super) fn begin_gap(&mut self, source: &str, began: Timestamp, reason: impl Into<Cow<'static, str>>) {
         let reason = reason.into();
         if let Some(id) = self.open_gap(source).map(|gap| gap.id) {

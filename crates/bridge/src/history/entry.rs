@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 const MAX_TEXT_CHARS: usize = 400;
 
 labels! {
-    /// What happened; the words are those of files, `/status` and metrics.
+    /// The kind of a change. Its word is used in the file, in `/status` and as a metric label.
     pub(crate) enum Kind {
         BridgeStarted = "bridge_started",
         ConfigurationLoaded = "configuration_loaded",
@@ -86,7 +86,7 @@ pub(crate) struct Entry {
     /// The number of changes that were merged.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub(crate) count: u64,
-    /// See [`Kind`]. A text, because a newer version may have written the entry.
+    /// The word of a [`Kind`], or another text if a newer version wrote the entry.
     pub(crate) kind: Cow<'static, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<String>,

@@ -199,7 +199,7 @@ impl History {
         let now = clock::now();
         let mut inner = self.lock();
         let Inner { book, watch, .. } = &mut *inner;
-        watch.look(now);
+        watch.tick(now);
         for source in &mut *sources {
             watch.source(&SourceFacts::of(source), book, now);
         }

@@ -226,11 +226,11 @@ fn short_gap_between_two_looks_is_recorded() {
 }
 
 #[test]
-fn gap_after_a_pause_of_the_process_begins_with_the_pause() {
+fn gap_in_or_after_a_pause_begins_with_the_pause() {
     let (mut book, mut watch) = (Book::default(), Watch::default());
     let mut facts = source(0);
     for at in [0, 1, 5] {
-        watch.look(time(at));
+        watch.tick(time(at));
         if at == 5 {
             // The last byte was read after the pause.
             facts.open_gap = Some((time(5), "broken"));
@@ -238,8 +238,8 @@ fn gap_after_a_pause_of_the_process_begins_with_the_pause() {
         watch.source(&facts, &mut book, time(at));
     }
     assert_eq!(book.open_gap("main").unwrap().began, time(1));
-    // A short gap in a pause, which has ended.
-    watch.look(time(20));
+    // The open gap has ended, and the next pause contains a short gap.
+    watch.tick(time(20));
     facts.open_gap = None;
     facts.gaps = 2;
     let gap = |began, length| (time(began), Duration::from_secs(length), "closed");

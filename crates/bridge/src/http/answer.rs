@@ -14,8 +14,8 @@ const PATIENCE: SignedDuration = SignedDuration::from_secs(2);
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Answer {
     answer: Word,
-    /// Events that a sink never receives, dropped by a full spool or damaged, or that another program removed from its file. The
-    /// largest number of all sinks.
+    /// The largest number of lost events of one sink: dropped by a full spool, damaged in the spool, or removed from the sink's
+    /// file by another program.
     lost_events: u64,
     /// The gaps of all sources in seconds. The events that the platform sent in them are missed and cannot be counted.
     missed_seconds: f64,

@@ -24,7 +24,7 @@ labels! {
         HeadTimeout = "head_timeout",
         /// The client did not read a response in time.
         WriteTimeout = "write_timeout",
-        /// The system refused the connection: too many open files, for example.
+        /// The system refused the connection, for example because of too many open files.
         AcceptError = "accept_error",
         /// The request names an unknown host.
         UnknownHost = "unknown_host",

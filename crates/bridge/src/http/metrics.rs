@@ -35,7 +35,7 @@ pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
     String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
 }
 
-/// A table of metrics: for each one its help, its type, its name without the prefix, and its value in a part of the bridge.
+/// Declares metrics of a part of the bridge. Each row has the help text, the type, the name without the prefix, and the value.
 macro_rules! metrics {
     (
         fn $function:ident($part:ident: &$type:ident);
@@ -44,7 +44,7 @@ macro_rules! metrics {
         fn $function(parts: &[$type<'_>]) -> Vec<MetricFamily> {
             vec![$({
                 let name = concat!("neurobridge_", stringify!($name));
-                // Each line of a comment begins with a space.
+                // Each line of a doc comment begins with a space.
                 let help = concat!($($help),+).trim_start();
                 family(name, help, MetricType::$kind, parts, |$part| Value::from($value))
             },)+]
@@ -194,12 +194,12 @@ metrics! {
     HISTOGRAM sink_delivery_latency_seconds = sink.handle.progress.latency();
 }
 
-/// A time as Prometheus expects it; 0 without one.
+/// Returns a time in seconds since 1970, the unit of Prometheus; 0 for `None`.
 fn seconds(at: Option<Timestamp>) -> f64 {
     at.map_or(0.0, |at| at.as_microsecond() as f64 / 1e6)
 }
 
-/// NaN without a measurement: a 0 would be a false one.
+/// Returns a measurement; NaN for `None`, because 0 would look like a measurement.
 fn measured(value: Option<f64>) -> f64 {
     value.unwrap_or(f64::NAN)
 }
@@ -284,7 +284,7 @@ fn counts(label: &str, counts: impl IntoIterator<Item = (impl Into<&'static str>
 
 /// A part of the bridge that has metrics.
 trait Part {
-    /// Returns the label that names the part among others of its kind.
+    /// Returns the label that distinguishes this part from others of the same type; `None` if there is only one.
     fn label(&self) -> Option<LabelPair>;
 }
 

@@ -1,5 +1,5 @@
-//! `/runbooks`: `docs/operations.md` of this version as a page, the alerts first. The annotation `runbook_url` of each alert links
-//! to its section.
+//! `/runbooks`: the page with `docs/operations.md` of this version. The section of the alerts comes first, because the annotation
+//! `runbook_url` of each alert links into it.
 
 use std::{fmt::Write, sync::LazyLock};
 
@@ -10,7 +10,7 @@ use super::page;
 
 /// The template of the page. `{contents}` and `{text}` are replaced.
 const TEMPLATE: &str = include_str!("page/runbooks.html");
-/// The heading of the section with a runbook for each alert, the last one of the document.
+/// The heading of the section with a runbook for each alert; the last section of the document.
 const ALERTS: &str = "\n## Alerts\n";
 
 static PAGE: LazyLock<String> = LazyLock::new(|| render(include_str!("../../../../docs/operations.md")));
@@ -19,7 +19,7 @@ pub(super) async fn show() -> impl IntoResponse {
     page::file("text/html", PAGE.as_str()).await
 }
 
-/// Renders the document, without its title and introduction. The alerts come first.
+/// Renders the document without its title and introduction, the section of the alerts first.
 fn render(document: &str) -> String {
     let (before, alerts) = document.split_once(ALERTS).unwrap_or((document, ""));
     let others = before.find("\n## ").map_or("", |start| &before[start..]);
@@ -40,7 +40,7 @@ fn render(document: &str) -> String {
 struct Heading {
     is_main: bool,
     anchor: String,
-    /// As HTML.
+    /// The title in HTML.
     title: String,
 }
 
@@ -94,7 +94,7 @@ fn section(text: &str) -> (String, Vec<Heading>) {
     (rendered, headings)
 }
 
-/// Sets the anchor of a heading, as the platforms that show Markdown do. Returns it with the title as HTML.
+/// Sets the anchor of a heading, derived from the title like the anchors of GitHub. Returns the anchor and the title in HTML.
 fn name(heading: &mut [Event<'_>]) -> (String, String) {
     let mut title = String::new();
     for event in &heading[1..] {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn each_heading_has_an_anchor_and_each_link_its_heading() {
+    fn each_anchor_is_unique_and_each_link_has_its_heading() {
         let document = include_str!("../../../../docs/operations.md");
         let anchors = attributes(&PAGE, " id=\"");
         let unique: BTreeSet<&str> = anchors.iter().copied().collect();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn html_is_shown_and_foreign_links_are_not() {
+    fn html_is_escaped_and_unsafe_or_local_links_are_removed() {
         let page = render(
             "# T\nintro\n\n## A <b>`x`</b>\n<script>alert(1)</script>\n\n<!-- hidden -->\n[m](metrics.md) \
              [j](javascript:alert(2)) [w](https://example.com/?a&b) ![i](i.png)\n\n## Alerts\n### One & two\nfirst\n",

@@ -88,8 +88,8 @@ struct Sink {
     /// How often the topic or stream was found to be recreated since the start, and the last time in a sentence.
     destination_recreated: u64,
     last_recreation: Option<String>,
-    /// How often another program moved, truncated or removed the file of the sink since the start, the last time in a sentence,
-    /// and the delivered events that are gone.
+    /// The number of times since the start that another program moved, truncated or removed the sink's file; the last time as a
+    /// sentence; and the number of delivered events that were lost.
     file_changes: u64,
     last_file_change: Option<String>,
     lost_from_file: u64,

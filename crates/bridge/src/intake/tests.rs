@@ -32,7 +32,7 @@ fn sent() -> impl Strategy<Value = Sent> {
 /// The filter rejects events with this body.
 const UNWANTED: u8 = 2;
 
-/// Returns a frame that lives as long as the process.
+/// Returns a frame whose text is leaked, so that its lifetime is `'static`.
 fn frame(sent: Sent) -> Frame<'static> {
     let Sent::Event { id, body, secret } = sent else {
         let content = Content::Malformed(MalformedReason::UnknownKind);

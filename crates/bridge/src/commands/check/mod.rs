@@ -23,7 +23,7 @@ pub(super) async fn run(flags: &CheckFlags) -> Result<Exit, Failure> {
     }
     // The bridge reads key files at its start, so that an invalid one is a configuration error.
     let loaded = config::load_with_keys(flags.config.config.as_deref()).or_exit(Exit::Config)?;
-    // Fails for a key file on a disk that hangs.
+    // Fails if a key file cannot be read in time, because its disk hangs.
     event::redactions(&loaded.config)?;
     if let (Some(file), Some(sink)) = (&flags.event, &flags.sink) {
         print(event::render(&loaded.config, file, sink)?)?;

@@ -76,7 +76,7 @@ impl Record {
         Ok((Self { path, file }, replayed))
     }
 
-    /// Removes the dead letters that do not exist any more from the file and from `replayed`: otherwise both would grow without
+    /// Removes the dead letters that no longer exist from the file and from `replayed`: otherwise both would grow without
     /// limit.
     pub(super) fn remove_others(
         &mut self,
@@ -92,7 +92,7 @@ impl Record {
         for (id, at) in replayed {
             push(&mut lines, id, *at)?;
         }
-        // Replaced as a whole: after a crash, one of the two files is complete.
+        // The new file replaces the old one atomically, so that a crash leaves a complete file.
         let temporary = self.path.with_extension("tmp");
         let _ = fs::remove_file(&temporary);
         let mut file = OpenOptions::new()
@@ -125,7 +125,7 @@ impl Record {
     }
 }
 
-/// Appends a line of the file.
+/// Appends a line with a replayed dead letter to the text of the file.
 fn push(lines: &mut String, id: &str, at: Timestamp) -> io::Result<()> {
     let id = id.to_owned();
     lines.push_str(&serde_json::to_string(&Line { id, at })?);
@@ -133,7 +133,7 @@ fn push(lines: &mut String, id: &str, at: Timestamp) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns whether the open file is the one at this path.
+/// Returns whether `path` still names the open file.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let (open, present) = (file.metadata()?, fs::metadata(path)?);
     Ok((open.dev(), open.ino()) == (present.dev(), present.ino()))
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn removed_dead_letters_leave_the_record() {
+    fn removed_dead_letter_is_removed_from_the_record() {
         let folder = tempfile::tempdir().unwrap();
         let (mut record, _) = Record::open(folder.path()).unwrap();
         record

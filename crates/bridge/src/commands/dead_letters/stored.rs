@@ -119,14 +119,15 @@ pub(super) fn read(config: &Config) -> Result<Vec<StoredDeadLetter>, Failure> {
     read_files(files(config)?)
 }
 
-/// As [`read`]; `None` if a running bridge renamed a file meanwhile, whose dead letters may be missing then.
+/// Reads all dead letters like [`read`]. Returns `None` if a running bridge renamed a file during the call: the result may
+/// lack the dead letters of that file.
 pub(super) fn read_unless_renamed(config: &Config) -> Result<Option<Vec<StoredDeadLetter>>, Failure> {
     let before = files(config)?;
     let dead_letters = read_files(before.clone())?;
     Ok((files(config)? == before).then_some(dead_letters))
 }
 
-/// Returns the paths of all files of dead letters.
+/// Returns the paths of all files with dead letters.
 fn files(config: &Config) -> Result<Vec<PathBuf>, Failure> {
     let mut places = vec![config.dead_letters.path.as_path()];
     for sink in config.sinks.values() {

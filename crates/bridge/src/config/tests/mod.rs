@@ -444,7 +444,7 @@ fn file_of_the_history_is_refused_for_a_sink() {
 }
 
 #[test]
-fn empty_file_variable_is_the_only_error() {
+fn empty_token_file_variable_is_one_error() {
     let loaded = load_from(
         None,
         [],
