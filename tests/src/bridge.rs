@@ -83,7 +83,7 @@ impl Bridge {
         Self::launch_with_paths(dir, dir.path(), config, spawn)
     }
 
-    /// Like [`Bridge::start`], in the folder `dir` and with relative paths, so that no path of the machine is on the page.
+    /// Like [`Bridge::start`], in the folder `dir` and with relative paths, so that the page shows no path of the machine.
     ///
     /// # Errors
     /// Returns an error in the same cases.
@@ -94,7 +94,7 @@ impl Bridge {
         })
     }
 
-    /// `base` is the folder `dir` as the bridge names it.
+    /// Launches the bridge. `base` is the path of `dir` in the bridge's configuration.
     fn launch_with_paths(
         dir: &Scratch,
         base: &Path,
@@ -137,7 +137,7 @@ impl Bridge {
         Ok(())
     }
 
-    /// Starts the bridge again after its end, at the same address and with its configuration file as it is now.
+    /// Restarts the bridge after its exit, at the same address and with the current content of its configuration file.
     ///
     /// # Errors
     /// Returns an error in the same cases as [`Bridge::start`].

@@ -1,4 +1,4 @@
-//! Incidents at the bridge and its machine.
+//! Incidents of the bridge and its machine.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ fn scene(name: &str) -> Option<Scene> {
 }
 
 #[test]
-fn killed_bridge() {
+fn killed_bridge_reports_the_gap_of_the_crash() {
     let Some(mut scene) = scene("incident-killed") else {
         return;
     };
@@ -40,7 +40,7 @@ fn killed_bridge() {
 }
 
 #[test]
-fn stopped_bridge() {
+fn stopped_bridge_reports_the_gap_of_the_restart() {
     let Some(mut scene) = scene("incident-stopped") else {
         return;
     };
@@ -60,7 +60,7 @@ fn stopped_bridge() {
 }
 
 #[test]
-fn changed_configuration() {
+fn changed_configuration_is_in_log_and_history() {
     let Some(mut scene) = scene("incident-configuration") else {
         return;
     };
@@ -85,7 +85,7 @@ fn changed_configuration() {
     scene.tells(&["bridge_stopped", "configuration_loaded", "gap"]);
 }
 
-/// Ends the ballast when dropped, also when an assertion fails, because the scope waits for the ballast.
+/// Stops the thread that fills the disk when dropped, also after a failed assertion, because the scope joins the thread.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -95,7 +95,7 @@ impl Drop for Over<'_> {
 }
 
 #[test]
-fn full_disk() {
+fn full_disk_is_reported_until_there_is_space() {
     let dir = Scratch::new("incident-disk").unwrap();
     let Some(disk) = SmallDisk::mount(dir.path(), &dir.join("data"), 24).unwrap() else {
         report_skipped("a file system can be mounted only by root");

@@ -1,4 +1,4 @@
-//! Incidents at the feed.
+//! Incidents of the feed.
 
 use std::fs;
 use std::time::Duration;
@@ -28,7 +28,7 @@ fn scene(name: &str) -> Option<(Scene, Relay)> {
 }
 
 #[test]
-fn refused_token() {
+fn refused_token_is_reported_as_the_cause_of_the_gap() {
     let Some((scene, relay)) = scene("incident-token") else {
         return;
     };
@@ -70,7 +70,7 @@ fn refused_token() {
 }
 
 #[test]
-fn silent_feed() {
+fn silent_feed_reports_a_gap_from_its_last_byte() {
     let Some((mut scene, _relay)) = scene("incident-silent") else {
         return;
     };
@@ -98,7 +98,7 @@ fn silent_feed() {
 }
 
 #[test]
-fn cut_feed() {
+fn cut_feed_reports_an_open_gap_until_it_reconnects() {
     let Some((scene, relay)) = scene("incident-cut") else {
         return;
     };

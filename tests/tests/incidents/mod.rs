@@ -1,21 +1,21 @@
-//! Twelve incidents, each with a real platform, broker or disk. For each one the page (the data of `/status`), the log, the
-//! metrics, the alerts and the history have to answer: what happened, since when, what was lost or missed, what to do. A real
-//! Prometheus evaluates the shipped rules; an alert that is pending counts, because the rules wait for minutes.
+//! Twelve incidents, each with a simulated platform and a real broker or disk. For each incident the page (the data of
+//! `/status`), the log, the metrics, the alerts and the history must show the cause, the start, the lost or missed events, and the
+//! fix. A real Prometheus evaluates the shipped rules; a pending alert is sufficient, because the rules wait for minutes.
 //!
 //! | incident | test | alert | changes in the history |
 //! |---|---|---|---|
-//! | broker killed | [`sinks::killed_broker`] | NeurobridgeSinkDown | `sink_down`, `sink_recovered` |
-//! | broker frozen | [`sinks::frozen_broker`] | NeurobridgeSinkDown | `sink_down`, `sink_recovered` |
-//! | topic deleted | [`sinks::deleted_topic`] | NeurobridgeDestinationRecreated | `destination_recreated` |
-//! | stream deleted | [`sinks::deleted_stream`] | NeurobridgeDestinationRecreated | `destination_recreated` |
-//! | file moved, then removed | [`sinks::moved_file`] | none while nothing is lost; then NeurobridgeEventsDropped | `file_changed` |
-//! | token refused | [`feeds::refused_token`] | NeurobridgeTokenRefused, NeurobridgeGap | `source_refused`, `gap` |
-//! | feed silent | [`feeds::silent_feed`] | NeurobridgeNoOpenConnection, NeurobridgeGap | `source_disconnected`, `gap` |
-//! | feed cut | [`feeds::cut_feed`] | NeurobridgeNoOpenConnection, NeurobridgeGap | `source_disconnected`, `gap` |
-//! | disk full | [`bridges::full_disk`] | NeurobridgeSpoolFull | `disk_full`, `spool_recovered` |
-//! | bridge killed | [`bridges::killed_bridge`] | NeurobridgeDown, NeurobridgeGap | `bridge_started`, `gap` |
-//! | bridge stopped | [`bridges::stopped_bridge`] | NeurobridgeDown, NeurobridgeGap | `bridge_stopped`, `gap` |
-//! | configuration changed | [`bridges::changed_configuration`] | NeurobridgeGap | `configuration_loaded`, `gap` |
+//! | broker killed | [`sinks::killed_broker_is_reported_until_the_sink_recovers`] | NeurobridgeSinkDown | `sink_down`, `sink_recovered` |
+//! | broker frozen | [`sinks::frozen_broker_is_reported_until_the_sink_recovers`] | NeurobridgeSinkDown | `sink_down`, `sink_recovered` |
+//! | topic deleted | [`sinks::deleted_topic_is_reported_with_the_replay_command`] | NeurobridgeDestinationRecreated | `destination_recreated` |
+//! | stream deleted | [`sinks::deleted_stream_is_reported_with_the_replay_command`] | NeurobridgeDestinationRecreated | `destination_recreated` |
+//! | file moved, then removed | [`sinks::moved_and_removed_files_are_reported_with_lost_lines`] | none while nothing is lost; then NeurobridgeEventsDropped | `file_changed` |
+//! | token refused | [`feeds::refused_token_is_reported_as_the_cause_of_the_gap`] | NeurobridgeTokenRefused, NeurobridgeGap | `source_refused`, `gap` |
+//! | feed silent | [`feeds::silent_feed_reports_a_gap_from_its_last_byte`] | NeurobridgeNoOpenConnection, NeurobridgeGap | `source_disconnected`, `gap` |
+//! | feed cut | [`feeds::cut_feed_reports_an_open_gap_until_it_reconnects`] | NeurobridgeNoOpenConnection, NeurobridgeGap | `source_disconnected`, `gap` |
+//! | disk full | [`bridges::full_disk_is_reported_until_there_is_space`] | NeurobridgeSpoolFull | `disk_full`, `spool_recovered` |
+//! | bridge killed | [`bridges::killed_bridge_reports_the_gap_of_the_crash`] | NeurobridgeDown, NeurobridgeGap | `bridge_started`, `gap` |
+//! | bridge stopped | [`bridges::stopped_bridge_reports_the_gap_of_the_restart`] | NeurobridgeDown, NeurobridgeGap | `bridge_stopped`, `gap` |
+//! | configuration changed | [`bridges::changed_configuration_is_in_log_and_history`] | NeurobridgeGap | `configuration_loaded`, `gap` |
 
 mod bridges;
 mod feeds;
@@ -38,9 +38,9 @@ use crate::operator_stack::support::write_config;
 const SOON: Duration = Duration::from_secs(120);
 const MAIN: &str = "sources.main";
 
-/// A place where an operator looks, and what has to be there. Texts are parts of the whole text.
+/// A report to the operator, and its expected content. A text is compared with a part of the report.
 enum Seen<'a> {
-    /// The answer to "Losing events?", and a reason.
+    /// The answer to "Losing events?" on the page, and one of its reasons.
     Page(&'a str, &'a str),
     Log(&'a str),
     /// A metric with these labels and its value.
@@ -61,8 +61,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// Starts everything, and waits until events are delivered and observed. `config` returns all of the configuration. `None` if
-    /// the test is to be skipped.
+    /// Starts all processes, and waits until events are delivered and Prometheus has scraped them. `config` returns the whole
+    /// configuration. Returns `None` if the test is to be skipped.
     fn start(dir: Scratch, sink: &str, config: impl FnOnce(&Scratch, &Platform) -> String) -> Option<Self> {
         let installation = PrometheusInstallation::for_test()?;
         let platform = Platform::start(&dir, &["--rate", "200", "--token", "right"]).unwrap();
@@ -77,7 +77,7 @@ impl Scene {
             began: Timestamp::now(),
         };
         scene.delivers(sink);
-        // Without a value from before, no increase is observed.
+        // Prometheus computes an increase only from an earlier value.
         wait_for("the first values", SOON, || {
             let query = "neurobridge_source_open_connections == 1";
             Ok((!scene.prometheus.query(query)?.is_empty()).then_some(()))
@@ -100,7 +100,7 @@ impl Scene {
         serde_json::from_str(&self.bridge.get("/status").unwrap()).unwrap()
     }
 
-    /// Waits until each place shows what it has to show.
+    /// Waits until each report has its expected content.
     fn sees(&self, all: &[Seen<'_>]) {
         for seen in all {
             match *seen {
@@ -135,7 +135,7 @@ impl Scene {
         }
     }
 
-    /// Waits for an alert, checks its texts, and that the bridge serves its runbook, which says what to do.
+    /// Waits for an alert, and checks its texts and that the bridge serves its runbook, with the section "What to do".
     fn alert(&self, name: &str) -> Alert {
         let instance = self.bridge.address();
         let mut last = Vec::new();
@@ -147,7 +147,7 @@ impl Scene {
         let url = &alert.annotations["runbook_url"];
         let (page, anchor) = url.split_once('#').unwrap();
         assert_eq!(page, format!("http://{instance}/runbooks"));
-        // A bridge that is down serves no page.
+        // A stopped bridge serves no runbook.
         if name != "NeurobridgeDown" {
             let runbooks = self.bridge.get("/runbooks").unwrap();
             let (_, section) = runbooks.split_once(&format!("<h3 id=\"{anchor}\">")).unwrap();
@@ -163,7 +163,7 @@ impl Scene {
         alerts.iter().any(|alert| alert.is(name, self.bridge.address()))
     }
 
-    /// Waits for a change in `/status` that happened since the incident began, and returns it.
+    /// Waits for a change in `/status` since the start of the incident, and returns it.
     fn change(&self, kind: &str, part: &str, text: &str) -> Value {
         let mut last = Value::Null;
         let found = wait_for(kind, SOON, || {
@@ -185,13 +185,13 @@ impl Scene {
         found.unwrap_or_else(|error| panic!("{error:#}: {kind} of {part}, {text:?} in {last:#}"))
     }
 
-    /// Waits for the gap of the incident, and checks that it began with the incident, that it is counted with its length on the
-    /// page and in the metrics, and that the commands show it.
+    /// Waits for the gap of the incident. Checks that its start is that of the incident, and that the page, the metrics and the
+    /// commands show its duration.
     fn gap(&self, reason: &str) {
         let change = self.change("gap", MAIN, "");
         assert_eq!(change["reason"], reason, "{change}");
         let (began, seconds) = (moment(&change["began"]), change["seconds"].as_f64().unwrap());
-        // After a crash it begins at the last proof of life in the file, which a busy disk delays.
+        // The gap of a crash begins at the last proof of life in the file, and a busy disk delays the writes of the file.
         let tolerance = Duration::from_secs(10);
         assert!(began >= self.began - tolerance, "{change}, not {}", self.began);
         assert!(seconds > 0.0, "{change}");

@@ -1,4 +1,4 @@
-//! Incidents at the destinations.
+//! Incidents of the destinations.
 
 use std::fs;
 
@@ -24,7 +24,8 @@ fn scene(name: &str, sink: &str, lines: &str) -> Option<Scene> {
     })
 }
 
-/// An outage of a broker: what happened is the reason of the sink, nothing is lost, and its end has a length.
+/// Checks the reports during and after an outage of a broker: the cause, no lost events, and the duration. `heal` ends the
+/// outage.
 fn outage(scene: &Scene, sink: &str, heal: impl FnOnce()) {
     let part = format!("sinks.{sink}");
     scene.sees(&[
@@ -64,7 +65,7 @@ fn outage(scene: &Scene, sink: &str, heal: impl FnOnce()) {
 }
 
 #[test]
-fn killed_broker() {
+fn killed_broker_is_reported_until_the_sink_recovers() {
     let Some(mut kafka) = own_kafka(KafkaOptions::default()) else {
         return;
     };
@@ -77,7 +78,7 @@ fn killed_broker() {
 }
 
 #[test]
-fn frozen_broker() {
+fn frozen_broker_is_reported_until_the_sink_recovers() {
     let Some(mut nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -88,7 +89,8 @@ fn frozen_broker() {
     outage(&scene, "nats", || nats.thaw().unwrap());
 }
 
-/// A destination that was removed and recreated: the events in it are gone, and the text says how to publish them again.
+/// Checks the reports about a destination that was removed and recreated, which lost its events: they name the command that
+/// publishes the events again.
 fn recreated(scene: &Scene, sink: &str, what: &str) {
     let part = format!("sinks.{sink}");
     let text = format!("{what} was recreated");
@@ -105,7 +107,7 @@ fn recreated(scene: &Scene, sink: &str, what: &str) {
 }
 
 #[test]
-fn deleted_topic() {
+fn deleted_topic_is_reported_with_the_replay_command() {
     let Some(bootstrap) = kafka_bootstrap() else {
         return;
     };
@@ -119,7 +121,7 @@ fn deleted_topic() {
 }
 
 #[test]
-fn deleted_stream() {
+fn deleted_stream_is_reported_with_the_replay_command() {
     let Some(nats) = own_nats(NatsOptions::default()) else {
         return;
     };
@@ -136,7 +138,7 @@ fn deleted_stream() {
 }
 
 #[test]
-fn moved_file() {
+fn moved_and_removed_files_are_reported_with_lost_lines() {
     let Some(scene) = scene("incident-file", "events", "[sinks.events]\ntype = \"file\"\n") else {
         return;
     };

@@ -133,7 +133,7 @@ pub(crate) fn selectors(query: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Writes the shipped files with these bridges as targets; durations of minutes and hours become seconds.
+/// Writes the shipped files with these bridges as targets, and with seconds instead of minutes and hours as durations.
 pub(crate) fn write_config(dir: &Scratch, bridges: &[String]) {
     let replaced = |text: String, from: &str, to: &str| {
         assert!(text.contains(from), "{from} in {text}");
