@@ -1,10 +1,10 @@
-//! Declarations of feeds, and frames against them.
+//! Fuzzes declarations of feeds, and their interpretation of frames.
 
 use neurobridge_protocol::{Action, Declaration, Declared, Secrets};
 use serde_json::value::RawValue;
 
-/// Any text is a declaration, or is refused with sentences that say what was expected; a declaration interprets any frame, and
-/// its events are JSON. The input's first line is the declaration in JSON, each other line a frame.
+/// Checks that a declaration is valid or has errors with the expected value, that it interprets any frame, and that its events
+/// are JSON. The first line of the input is the declaration in JSON, each further line a frame.
 pub fn declaration(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -44,7 +44,7 @@ pub fn declaration(bytes: &[u8]) {
                 );
             }
         });
-        // An answer that completes one of several steps needs no action.
+        // An answer that completes one of several opening steps may require no action.
         assert!(count > 0 || declared.deadline() != step, "{frame}");
     }
     declared.ping();

@@ -9,15 +9,15 @@ use serde_json::{Value, value::RawValue};
 
 use crate::event;
 
-/// The fields that are projected, besides those of every event.
+/// The projected fields, besides id, time, type and body.
 const FIELDS: [&str; 6] = ["pid", "source.id", "space.name", "groups.0", "a.b", "$.id"];
 
 fn fields() -> Vec<FieldPath> {
     FIELDS.iter().filter_map(|path| FieldPath::parse(path)).collect()
 }
 
-/// A frame is judged as `serde_json` judges it, and its fields are those that `serde_json` finds. The frames before it do
-/// not matter.
+/// Checks that a frame is valid exactly if `serde_json` accepts it, that the fields are those found by `serde_json`, and that the
+/// frames before it have no influence.
 pub fn frame(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;

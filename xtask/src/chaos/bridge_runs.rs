@@ -54,7 +54,7 @@ impl<'a> BridgeRuns<'a> {
         })
     }
 
-    /// Observes the bridge, and kills or freezes it on schedule.
+    /// Observes the bridge, and kills or freezes it according to the schedule.
     pub(super) fn run(&mut self, faults: &[Fault], clock: &Clock) -> Result<()> {
         for fault in faults {
             while clock.wait(fault.at, STATUS_INTERVAL) {

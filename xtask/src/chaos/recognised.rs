@@ -1,5 +1,5 @@
-//! The comparison with everything that the platform recognised: each event was received, or it is missing and lies inside
-//! a gap that the bridge reported.
+//! Compares the received events with all events that the platform recognised: a missing event must lie in a gap that the
+//! bridge reported.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -24,12 +24,12 @@ use super::schedule::{self, Fault, Victim};
 use super::{Args, STOP, cut, guarded, join};
 use crate::shell::{log, print};
 
-/// The time that an event may need from the platform to the bridge: it is recognised before the gap begins in which it is
-/// missing. The machine may be busy.
+/// The maximum time of an event from its recognition to the bridge, on a busy machine. An event that is lost at the start of a
+/// gap was recognised up to this time before the gap.
 const TRANSIT: SignedDuration = SignedDuration::from_millis(500);
-/// The time that the platform may need after its answer to AUTH until it sends events: the gap ends with the answer.
+/// The maximum time from the platform's answer to AUTH to its first event. The gap ends with the answer.
 const START_OF_FEED: SignedDuration = SignedDuration::from_millis(100);
-/// The number of missing events outside of all gaps that are described.
+/// The maximum number of missing events outside of all gaps that are listed.
 const MAX_DESCRIBED: usize = 5;
 /// Faults of the feed in addition to those of the schedule: an orderly close, a connection that hangs, a wrong answer to a
 /// ping, a reset, and a refused token.
@@ -58,7 +58,7 @@ struct Gap {
 }
 
 impl Gap {
-    /// Returns whether an event that is missing may have been lost in this gap.
+    /// Returns whether a missing event may have been lost in this gap.
     fn contains(&self, event: RecognisedEvent) -> bool {
         event.at >= self.began - TRANSIT && self.ended.is_none_or(|ended| event.at <= ended + START_OF_FEED)
     }
@@ -128,7 +128,7 @@ impl fmt::Display for Comparison {
             self.received_inside,
         )?;
         for event in self.outside.iter().take(MAX_DESCRIBED) {
-            write!(f, "\n  {} recognised at {} lies in no gap", event.id, event.at)?;
+            write!(f, "\n  {} recognised at {} lies outside of all gaps", event.id, event.at)?;
         }
         Ok(())
     }

@@ -155,8 +155,8 @@ const BRIDGE_FREEZE: f64 = 3.0;
 /// The time from the start of a freeze of the bridge to the cut of its feed, and the duration of the cut, in seconds.
 const CUT_IN_FREEZE: f64 = 1.0;
 
-/// Draws faults of the bridge and of the feed only. Every third kill of the bridge is a freeze instead, in which the feed
-/// is cut: the bridge notices the cut seconds later.
+/// Draws faults of the bridge and of the feed only. Every third kill of the bridge is replaced by a freeze during which the feed
+/// is cut, so that the bridge detects the cut seconds later.
 pub(super) fn draw_of_feed(seed: u64, duration: Duration) -> Vec<Fault> {
     let mut faults = draw(seed, duration, false);
     faults.retain(|fault| matches!(fault.victim, Victim::Bridge | Victim::Feed));
