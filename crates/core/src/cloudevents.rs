@@ -330,7 +330,7 @@ mod tests {
             ),
             ("1e-99999", Seconds, Some("1970-01-01T00:00:00Z")),
             ("1e99999", Seconds, None),
-            ("1e-2147483648", Seconds, None),
+            ("1e-2147483648", Seconds, Some("1970-01-01T00:00:00Z")),
             ("99999999999999999999999999999999999999999", Seconds, None),
             ("1.-5", Seconds, None),
             ("soon", Seconds, None),

@@ -114,7 +114,7 @@ impl<'a> Event<'a> {
 /// A reference to a field of an event: a path of keys and array indexes below the body such as `result`, `space.id` or
 /// `groups.0`; `$.` and a path for a value outside of the body; `id` for the feed's id; `feed` for the name of the source
 /// in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct FieldPath(Place);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,6 +128,27 @@ enum Place {
         is_absolute: bool,
         path: Path,
     },
+}
+
+impl fmt::Display for FieldPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Place::Feed => f.write_str("feed"),
+            Place::Id => f.write_str("id"),
+            Place::Path {
+                is_absolute: true,
+                path,
+                ..
+            } => write!(f, "{FRAME_PREFIX}{path}"),
+            Place::Path { path, .. } => write!(f, "{path}"),
+        }
+    }
+}
+
+impl fmt::Debug for FieldPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FieldPath({self})")
+    }
 }
 
 /// The beginning of a path that is counted from the frame.

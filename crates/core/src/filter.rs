@@ -173,6 +173,19 @@ mod tests {
     }
 
     #[test]
+    fn empty_id_is_missing() {
+        let frame = r#"{"id":"","data":{}}"#;
+        for (filter, expected) in [
+            (r#"{"id":[""]}"#, false),
+            (r#"{"id":{"present":true}}"#, false),
+            (r#"{"id":{"present":false}}"#, true),
+        ] {
+            assert_eq!(passes(filter, frame), expected, "{filter}");
+        }
+        assert!(passes(r#"{"id":{"at_least":7}}"#, r#"{"id":7,"data":{}}"#));
+    }
+
+    #[test]
     fn every_field_must_have_one_of_its_values() {
         let frame = r#"{"id":7,"data":{"result":"n\u0065w","space":{"id":1},"live":true,"score":1.0,"pid":null,"groups":["x",{"name":"vip"}]}}"#;
         for (filter, expected) in [

@@ -50,7 +50,10 @@ impl Projection {
         let mut paths = vec![Some(event.body.clone()), event.time.clone(), event.kind.clone()];
         paths.extend(event.id.iter().cloned().map(Some));
         let mut all: Vec<(u32, Path)> = Vec::new();
-        for field in fields.into_iter().filter_map(|field| field.projected(&event.body)) {
+        for field in fields
+            .into_iter()
+            .filter_map(|field| field.projected(&event.body))
+        {
             if !all.contains(&field) {
                 all.push(field);
             }
@@ -99,7 +102,9 @@ mod tests {
 
     #[test]
     fn further_fields_are_not_projected() {
-        let fields: Vec<FieldPath> = (0..30).map(|i| FieldPath::parse(&format!("a{i}")).unwrap()).collect();
+        let fields: Vec<FieldPath> = (0..30)
+            .map(|i| FieldPath::parse(&format!("a{i}")).unwrap())
+            .collect();
         let projection = Projection::new(&EventPaths::default(), &fields);
         assert_eq!(projection.paths().len(), 3 + MAX_FIELDS);
     }

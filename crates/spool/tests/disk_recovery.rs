@@ -127,6 +127,9 @@ async fn log_of_an_older_format_is_refused_and_unchanged() {
         text.contains("an older neurobridge wrote it") && text.contains("0 pending"),
         "{text}"
     );
+    let error = inspect::verify(&folder).unwrap_err();
+    let text = format!("{error}: {:?}", std::error::Error::source(&error));
+    assert!(text.contains("Version { found: 1, expected: 2 }"), "{text}");
     assert!(contents(root.path()) == before, "a file has changed");
 }
 

@@ -128,7 +128,11 @@ impl fmt::Display for Comparison {
             self.received_inside,
         )?;
         for event in self.outside.iter().take(MAX_DESCRIBED) {
-            write!(f, "\n  {} recognised at {} lies outside of all gaps", event.id, event.at)?;
+            write!(
+                f,
+                "\n  {} recognised at {} lies outside of all gaps",
+                event.id, event.at
+            )?;
         }
         Ok(())
     }

@@ -37,7 +37,11 @@ pub(crate) struct Greeting {
 
 /// Returns the version of this program with that of its records, which it sends.
 pub(super) fn version() -> String {
-    format!("{} (record format {})", env!("CARGO_PKG_VERSION"), record::FORMAT_VERSION)
+    format!(
+        "{} (record format {})",
+        env!("CARGO_PKG_VERSION"),
+        record::FORMAT_VERSION
+    )
 }
 
 impl Greeting {
