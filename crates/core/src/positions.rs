@@ -221,7 +221,7 @@ impl From<Positions<'_>> for PositionsBuf {
 static NONE: [u8; SHORTEST] = [0; SHORTEST];
 
 impl PositionsBuf {
-    /// Returns the positions; all are missing before the first [`set`](Self::set).
+    /// Returns the positions; all are missing before the first event.
     pub fn positions(&self) -> Positions<'_> {
         Positions {
             bytes: if self.bytes.is_empty() { &NONE } else { &self.bytes },

@@ -9,7 +9,7 @@
 //! | 24 | 1 | flags: 1 for a conflict |
 //! | 25 | 3 | lengths of the source's name, of its URI, and of the prefix of the type |
 //! | 28 | 4 | conflict: a hash of the body, or 0 |
-//! | 32 | … | positions of the fields in the frame: see [`positions`](crate::positions) |
+//! | 32 | … | positions of the fields in the frame: see [`crate::positions`] |
 //! | … | … | the source's name, its URI, the prefix of the type, then the frame |
 //!
 //! In a log in memory, checksum and sequence are not set. All numbers are little-endian. The positions of the
