@@ -34,7 +34,7 @@ pub fn declaration(bytes: &[u8]) {
                 for part in [event.text, event.body()] {
                     assert!(serde_json::from_str::<&RawValue>(part).is_ok(), "{part}");
                 }
-                (event.id(), event.key(), event.kind(), event.time());
+                let _ = (event.id(), event.key(), event.kind(), event.time());
                 last = event.resume().map(str::to_owned);
                 let positions = event.positions;
                 let fixed = [positions.body(), positions.time(), positions.kind()];
