@@ -101,13 +101,14 @@ fn full_disk_is_reported_until_there_is_space() {
         report_skipped("a file system can be mounted only by root");
         return;
     };
-    // The sink's file is on another disk.
+    // The sink's file is on the same disk: while it is full, the sink settles nothing, and no segment is freed. Otherwise
+    // the spool could use each freed segment again before the ballast does.
     let scene = Scene::start(dir, "events", |dir, platform| {
         format!(
             "{}[spool]\ntype = \"disk\"\nmax_size = \"64 MiB\"\nsegment_size = \"1 MiB\"\n\
              [sinks.events]\ntype = \"file\"\npath = {:?}\n",
             source(dir, platform.address()),
-            dir.join("events.jsonl")
+            dir.join("data/events.jsonl")
         )
     });
     let Some(scene) = scene else {
