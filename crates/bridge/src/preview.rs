@@ -43,7 +43,7 @@ impl<'a> Preview<'a> {
         let mut redacted = EventBuf::default();
         let mut message = match self.redaction.apply(event, &mut redacted) {
             Ok(event) => self.sink.config.preview(&event, &self.spool),
-            Err(error) => format!("a dead letter: the event cannot be redacted: {error}"),
+            Err(error) => format!("a dead letter: {error}"),
         };
         if !message.ends_with('\n') {
             message.push('\n');

@@ -262,12 +262,7 @@ impl FieldPath {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        frame_reader::FrameReader,
-        positions::PositionsBuf,
-        projection::{EventPaths, Projection},
-        testing,
-    };
+    use crate::{projection::EventPaths, testing};
 
     #[test]
     fn id_of_several_parts_is_unambiguous() {
@@ -277,15 +272,7 @@ mod tests {
                 id: parts.iter().map(|part| Path::new([*part])).collect(),
                 ..EventPaths::default()
             };
-            let projection = Projection::new(&paths, []);
-            let mut reader = FrameReader::new(projection.paths().iter().map(Option::as_ref));
-            let mut positions = PositionsBuf::default();
-            projection.write(reader.read(frame).unwrap(), &mut positions);
-            let event = Event {
-                positions: positions.positions(),
-                frame,
-                ..testing::event(r#"{"data":{}}"#)
-            };
+            let event = testing::located(frame, &paths, &[]);
             assert_eq!(event.body(), frame);
             event.id().map(Cow::into_owned)
         };

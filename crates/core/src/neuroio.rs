@@ -165,11 +165,6 @@ impl Frames {
         Ok((Kind::Event(self.positions.positions()), beside))
     }
 
-    /// Returns the positions of the fields of the last event.
-    pub fn into_positions(self) -> PositionsBuf {
-        self.positions
-    }
-
     /// Reads a frame that is known to be an event. `None` for any other frame.
     pub fn event(&mut self, frame: &str) -> Option<Positions<'_>> {
         match self.read(frame) {

@@ -88,10 +88,16 @@ impl Redaction {
     ///
     /// # Errors
     /// The frame is not JSON, or too long after the redaction.
-    pub fn apply<'a>(&self, event: &Event<'a>, out: &'a mut EventBuf) -> Result<Event<'a>, JsonError> {
+    pub fn apply<'a>(&self, event: &Event<'a>, out: &'a mut EventBuf) -> Result<Event<'a>, RedactError> {
         if self.is_empty() {
             return Ok(*event);
         }
+        self.walk(event, out)?;
+        Ok(out.finish(event)?)
+    }
+
+    /// Reads the frame, and replaces the values that match.
+    fn walk(&self, event: &Event<'_>, out: &mut EventBuf) -> Result<(), JsonError> {
         out.begin();
         let mut walk = Walk {
             redaction: self,
@@ -102,8 +108,7 @@ impl Redaction {
         };
         let mut scanner = Scanner::new(event.frame)?;
         walk.value(&mut scanner, None)?;
-        scanner.end()?;
-        out.finish(event)
+        scanner.end()
     }
 
     /// Returns the replacement of the value at `path`, whose last key is `name`; `None` if no pattern matches.
@@ -145,6 +150,17 @@ impl fmt::Debug for Redaction {
             .field("redact", &self.redact)
             .field("pseudonymise", &self.pseudonymise)
             .finish_non_exhaustive()
+    }
+}
+
+/// An event that cannot be redacted. Its text must not be shown or stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the event cannot be redacted: {0}")]
+pub struct RedactError(JsonError);
+
+impl From<JsonError> for RedactError {
+    fn from(error: JsonError) -> Self {
+        Self(error)
     }
 }
 

@@ -3,9 +3,11 @@
 use jiff::Timestamp;
 
 use crate::{
-    event::{Event, Sequence},
+    event::{Event, FieldPath, Sequence},
+    frame_reader::FrameReader,
     neuroio::{self, Frames},
-    positions::Positions,
+    positions::{Positions, PositionsBuf},
+    projection::{EventPaths, Projection},
 };
 
 /// Returns the first event of the source `main`, received at the start of 1970, with this frame of NeuroIO.
@@ -25,12 +27,35 @@ pub fn event(frame: &str) -> Event<'_> {
     }
 }
 
+/// Returns the event of [`event`] with another frame, whose fields are at `paths`, and with these configured fields. Values that
+/// are missing are allowed.
+///
+/// # Panics
+/// Panics if the frame is not JSON.
+pub fn located<'a>(frame: &'a str, paths: &EventPaths, fields: &[FieldPath]) -> Event<'a> {
+    let projection = Projection::new(paths, fields);
+    let mut reader = FrameReader::new(projection.paths().iter().map(Option::as_ref));
+    let mut positions = PositionsBuf::default();
+    projection.write(reader.read(frame).expect("JSON"), &mut positions);
+    Event {
+        positions: leaked(positions),
+        frame,
+        ..event(r#"{"data":{}}"#)
+    }
+}
+
 /// Returns the positions in an event frame of NeuroIO. They are leaked, so that their lifetime is `'static`.
 ///
 /// # Panics
 /// Panics if the frame is not an event.
 pub fn positions(frame: &str) -> Positions<'static> {
     let mut frames = Frames::default();
-    assert!(frames.event(frame).is_some(), "not an event of NeuroIO: {frame}");
-    Box::leak(Box::new(frames.into_positions())).positions()
+    let Some(positions) = frames.event(frame) else {
+        panic!("not an event of NeuroIO: {frame}");
+    };
+    leaked(positions.into())
+}
+
+fn leaked(positions: PositionsBuf) -> Positions<'static> {
+    Box::leak(Box::new(positions)).positions()
 }

@@ -129,8 +129,7 @@ impl Encoder {
             Ok(stored) => stored,
             // Checked first: such an event can be neither deduplicated nor stored.
             Err(error) => {
-                let detail = format!("the event cannot be redacted: {error}");
-                self.reject(frame, "unrenderable", detail, false);
+                self.reject(frame, "unrenderable", error.to_string(), false);
                 return;
             }
         };

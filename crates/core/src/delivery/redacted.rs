@@ -34,7 +34,7 @@ fn redacted<'a>(
         .apply(event, scratch)
         .map_err(|error| Rejection {
             reason: RejectionReason::Unrenderable,
-            detail: format!("the event cannot be redacted: {error}"),
+            detail: error.to_string(),
         })
 }
 

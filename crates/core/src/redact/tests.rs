@@ -6,14 +6,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::{
-    event::FieldPath,
-    frame_reader::FrameReader,
-    path::Path,
-    positions::PositionsBuf,
-    projection::{EventPaths, Projection},
-    testing,
-};
+use crate::{event::FieldPath, path::Path, projection::EventPaths, testing};
 
 const KEY: &[u8] = b"0123456789abcdef0123456789abcdef\n";
 
@@ -31,8 +24,8 @@ fn with_key(redact: &[&str], fields: &[&str], key: &[u8]) -> Redaction {
     Redaction::new(&patterns(redact), Some(&pseudonymise)).unwrap()
 }
 
-/// Returns the positions of `id` and `data` in any JSON, also where it is not an event.
-fn positions(frame: &str) -> PositionsBuf {
+/// Returns an event of any JSON whose body is `data`.
+fn located(frame: &str) -> Event<'_> {
     let paths = EventPaths {
         body: Path::new(["data"]),
         id: vec![Path::new(["id"])],
@@ -40,28 +33,17 @@ fn positions(frame: &str) -> PositionsBuf {
         ..EventPaths::default()
     };
     let fields = ["pid", "space", "face_image", "$.more"].map(|path| FieldPath::parse(path).unwrap());
-    let projection = Projection::new(&paths, &fields);
-    let mut reader = FrameReader::new(projection.paths().iter().map(Option::as_ref));
-    let mut positions = PositionsBuf::default();
-    if let Ok(spans) = reader.read(frame) {
-        projection.write(spans, &mut positions);
-    }
-    positions
+    testing::located(frame, &paths, &fields)
 }
 
 /// Returns the frame after redaction, `None` if it is unchanged. The positions of its fields are those of a scan.
 fn apply(redaction: &Redaction, frame: &str) -> Option<String> {
-    let before = positions(frame);
-    let event = Event {
-        positions: before.positions(),
-        frame,
-        ..testing::event(r#"{"data":{}}"#)
-    };
+    let event = located(frame);
     let mut out = EventBuf::default();
     let after = redaction.apply(&event, &mut out).unwrap();
     assert_eq!(
         after.positions,
-        positions(after.frame).positions(),
+        located(after.frame).positions,
         "{frame}\n{}",
         after.frame
     );
@@ -152,16 +134,11 @@ fn value_around_the_body_is_replaced_except_the_body() {
         id: vec![Path::new(["payload", "key"])],
         ..EventPaths::default()
     };
-    let projection = Projection::new(&paths, []);
-    let mut reader = FrameReader::new(projection.paths().iter().map(Option::as_ref));
-    let frame = r#"{"payload":{"key":"k","secret":"s","items":[{"a":1,"name":"n"},{"b":2}]},"name":"m"}"#;
-    let mut positions = PositionsBuf::default();
-    projection.write(reader.read(frame).unwrap(), &mut positions);
-    let event = Event {
-        positions: positions.positions(),
-        frame,
-        ..testing::event(r#"{"data":{}}"#)
-    };
+    let event = testing::located(
+        r#"{"payload":{"key":"k","secret":"s","items":[{"a":1,"name":"n"},{"b":2}]},"name":"m"}"#,
+        &paths,
+        &[],
+    );
     let redact = |redact: &[&str]| {
         let mut out = EventBuf::default();
         let redaction = Redaction::new(&patterns(redact), None).unwrap();
@@ -236,16 +213,11 @@ fn redaction_around_the_body_wins_over_a_pseudonym() {
         id: vec![Path::new(["meta", "id"])],
         ..EventPaths::default()
     };
-    let projection = Projection::new(&paths, []);
-    let mut reader = FrameReader::new(projection.paths().iter().map(Option::as_ref));
-    let frame = r#"{"meta":{"user":"x","id":1},"data":{"0":{"space":{"name":"n","id":2}}}}"#;
-    let mut positions = PositionsBuf::default();
-    projection.write(reader.read(frame).unwrap(), &mut positions);
-    let event = Event {
-        positions: positions.positions(),
-        frame,
-        ..testing::event(r#"{"data":{}}"#)
-    };
+    let event = testing::located(
+        r#"{"meta":{"user":"x","id":1},"data":{"0":{"space":{"name":"n","id":2}}}}"#,
+        &paths,
+        &[],
+    );
     let mut out = EventBuf::default();
     let redaction = with_key(&["meta", "space.name"], &["user"], KEY);
     assert_eq!(

@@ -62,7 +62,7 @@ pub(super) fn render(config: &Config, file: &Path, name: &str) -> Result<String,
     let mut redacted = EventBuf::default();
     let event = redaction
         .apply(&event, &mut redacted)
-        .context("--event: the event cannot be redacted")
+        .context("--event")
         .or_exit(Exit::Usage)?;
     Ok(preview.message(&event).unwrap_or_else(|| {
         format!("this sink does not get this event: it does not pass sinks.{name}.filter\n")
