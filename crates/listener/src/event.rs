@@ -82,7 +82,7 @@ struct Inner {
 
 /// The fields of [`Event`] that have a method, besides id, time, type and body.
 static FIELDS: LazyLock<Fields> = LazyLock::new(|| {
-    let path = |path| FieldPath::parse(path).expect("a path");
+    let path = |path| FieldPath::parse(path).expect("a constant path is valid");
     Fields {
         pid: path("pid"),
         source_id: path("source.id"),
@@ -345,6 +345,13 @@ mod tests {
             Message::Event(event) => event,
             message => panic!("{message:?}"),
         }
+    }
+
+    #[test]
+    fn any_field_is_that_of_the_entry() {
+        let event = event(r#"{"id":1,"data":{"id":2,"feed":"f","groups":[{"name":"vip"}]}}"#);
+        let fields = ["id", "feed", "groups.0.name"].map(|path| event.field(path));
+        assert_eq!(fields, [Some("2"), Some("\"f\""), Some("\"vip\"")]);
     }
 
     #[test]

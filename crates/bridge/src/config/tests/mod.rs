@@ -6,6 +6,7 @@ use neurobridge_core::sink_type::DeadLetterPlace;
 use neurobridge_sink_file::FileConfig;
 
 mod environment;
+mod fields;
 mod shape;
 mod shipped;
 mod validate;
