@@ -27,7 +27,7 @@ impl Default for SpoolConfig {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
-    /// The largest size. 64 MiB by default: about 100,000 events, and the process stays below 100 MiB or little more.
+    /// The largest size. 64 MiB by default: about 100,000 events, and the process uses about 100 MiB.
     pub max_size: ByteSize,
     /// What happens when the log is full.
     pub when_full: WhenFull,

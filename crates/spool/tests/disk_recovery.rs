@@ -134,12 +134,12 @@ async fn log_of_an_older_format_is_refused_and_unchanged() {
 }
 
 #[tokio::test]
-async fn log_of_the_released_version_opens() {
+async fn log_without_registry_and_stop_record_opens() {
     for (what, lose) in &LOSSES[1..3] {
         let root = tempfile::tempdir().unwrap();
         filled(root.path()).await;
-        for new in ["readers", "stopped"] {
-            fs::remove_file(root.path().join("spool").join(new)).unwrap();
+        for lost in ["readers", "stopped"] {
+            fs::remove_file(root.path().join("spool").join(lost)).unwrap();
         }
         let report = inspect::verify(&root.path().join("spool")).unwrap();
         assert_eq!((report.events, report.findings.len()), (120, 0));

@@ -90,8 +90,8 @@ pub(crate) fn loss(stored: &Stored, registry: &Registry, name: &str, has_records
         _ if registry.contains(name) => true,
         FileState::Whole => false,
         FileState::Damaged => true,
-        // A log of a version without a registry. There an empty file was left by a crash before the first save, or was
-        // truncated: delivering the stored events again is the safe choice.
+        // The registry is lost. An empty file was left by a crash before the first save, or was truncated: delivering the
+        // stored events again is the safe choice.
         FileState::Missing => *stored == Stored::Empty && has_records,
     };
     ran.then(|| reason.to_owned())

@@ -31,7 +31,7 @@ pub(crate) struct Registry {
 /// The content of the file when the log was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileState {
-    /// No file, or that of another log: a new log, or one of a version without a registry.
+    /// No file, or that of another log: a new log, or a lost file.
     Missing,
     /// Unreadable: any reader may be an existing one.
     Damaged,
