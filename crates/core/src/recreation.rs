@@ -16,7 +16,7 @@ impl Recreations {
     /// Counts and logs one. `what` names the destination, such as `the topic "t"`; `found` states how that was detected.
     pub fn note(&mut self, sink: &str, what: &str, found: &str) {
         let text = format!(
-            "{what} was recreated or has lost its end ({found}): events that were delivered into it are gone; publish them \
+            "{what} was recreated or has lost its end ({found}): delivered events were lost; publish them \
              again with `neurobridge spool replay --sink {sink}`"
         );
         warn!(sink, "{text}");
@@ -42,8 +42,8 @@ impl FileChanges {
     pub fn note(&mut self, what: &str, lost: u64) {
         let text = match lost {
             0 => format!("{what}; no event is lost"),
-            1 => format!("{what}; 1 event that was delivered into it is gone"),
-            _ => format!("{what}; {lost} events that were delivered into it are gone"),
+            1 => format!("{what}; 1 delivered event was lost"),
+            _ => format!("{what}; {lost} delivered events were lost"),
         };
         warn!(lost, "{text}");
         self.count += 1;

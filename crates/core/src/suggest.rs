@@ -18,7 +18,9 @@ pub fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
 
 /// Returns ` (did you mean "…"?)` with the nearest candidate, or an empty text.
 pub fn did_you_mean(word: &str, candidates: &[&str]) -> String {
-    nearest(word, candidates).map_or_else(String::new, |meant| format!(" (did you mean \"{meant}\"?)"))
+    nearest(word, candidates).map_or_else(String::new, |suggestion| {
+        format!(" (did you mean \"{suggestion}\"?)")
+    })
 }
 
 #[cfg(test)]

@@ -201,7 +201,7 @@ impl Check<'_> {
             if !is_token(name) {
                 self.add(
                     &key,
-                    "found a name that no header can have, expected letters, digits and \"-\"",
+                    "found an invalid header name, expected letters, digits and \"-\"",
                 );
             } else if RESERVED_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
                 let instead = match name.to_ascii_lowercase().as_str() {
@@ -427,7 +427,7 @@ impl Check<'_> {
             self.add(
                 &["resume", "query"],
                 format!(
-                    "found \"{}\", which \"request.query\" has too, expected it in one place",
+                    "found \"{}\", which \"request.query\" also contains, expected it in one place",
                     resume.query
                 ),
             );

@@ -135,9 +135,9 @@ fn placeholder(name: &str, allowed: Allowed<'_>) -> Result<Option<Placeholder>, 
         if allowed.secrets.contains(&secret) {
             return Ok(Some(Placeholder::Secret(secret.to_owned())));
         }
-        let meant = did_you_mean(secret, allowed.secrets);
+        let suggestion = did_you_mean(secret, allowed.secrets);
         return Err(format!(
-            "found {{{name}}}, which is no secret of this feed{meant}, expected a name in the table \"secrets\""
+            "found {{{name}}}, an unknown secret{suggestion}, expected a name in the table \"secrets\""
         ));
     }
     let found = match name {
@@ -147,15 +147,15 @@ fn placeholder(name: &str, allowed: Allowed<'_>) -> Result<Option<Placeholder>, 
         _ => {
             // Only a text similar to a placeholder is an error: `{secrets.x}`, `{request_di}`.
             let first = name.split('.').next().unwrap_or(name);
-            let meant = match name.contains('.') {
+            let suggestion = match name.contains('.') {
                 true => nearest(first, &["secret"]).map(|_| "{secret.NAME}"),
                 false => nearest(name, &["request_id"])
                     .filter(|_| name.contains('_'))
                     .map(|_| "{request_id}"),
             };
-            return match meant {
-                Some(meant) => Err(format!(
-                    "found {{{name}}} (did you mean {meant}?), expected {{secret.NAME}}, {{request_id}}, or other text in braces"
+            return match suggestion {
+                Some(suggestion) => Err(format!(
+                    "found {{{name}}} (did you mean {suggestion}?), expected {{secret.NAME}}, {{request_id}}, or other text in braces"
                 )),
                 None => Ok(None),
             };
@@ -170,10 +170,11 @@ fn placeholder(name: &str, allowed: Allowed<'_>) -> Result<Option<Placeholder>, 
     }
     Err(match found {
         Placeholder::RequestId => {
-            "found {request_id}, which only messages have, expected {secret.NAME} or a fixed text".to_owned()
+            "found {request_id}, which is valid only in messages, expected {secret.NAME} or a fixed text"
+                .to_owned()
         }
         _ => format!(
-            "found {{{name}}}, which only \"ack.send\" has, expected {{secret.NAME}}, {{request_id}}, or blanks within braces that stand for themselves"
+            "found {{{name}}}, which is valid only in \"ack.send\", expected {{secret.NAME}}, {{request_id}}, or literal text with blanks within braces"
         ),
     })
 }
@@ -425,7 +426,7 @@ mod tests {
             request_id: false,
             values: false,
         };
-        assert!(error("{request_id}", none).contains("only messages have"));
-        assert!(error("{value}", none).contains("only \"ack.send\" has"));
+        assert!(error("{request_id}", none).contains("valid only in messages"));
+        assert!(error("{value}", none).contains("valid only in \"ack.send\""));
     }
 }

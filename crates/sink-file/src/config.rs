@@ -63,7 +63,7 @@ pub enum SyncMode {
     /// When it is on the disk: it survives a power cut. One sync covers a whole batch.
     #[default]
     Always,
-    /// When the system has it: it survives the end of the program, and no power cut.
+    /// After the write to the operating system: it survives the end of the program, and no power cut.
     Never,
 }
 

@@ -43,7 +43,7 @@ pub struct DeadLettersConfig {
     #[serde(with = "units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub max_age: Duration,
-    /// The largest size stored in a day, and at once. Further dead letters are counted by
+    /// The largest size of the dead letters of a day. Further dead letters are counted by
     /// `neurobridge_dead_letters_not_kept_total` and not stored: a feed that sends only malformed frames, or a sink that
     /// rejects all events, would fill the disk.
     pub max_size_per_day: ByteSize,

@@ -250,7 +250,7 @@ impl Log {
         }
         let lost = position.lines.saturating_sub(there.unwrap_or(0));
         let what = format!(
-            "the file \"{}\" was removed or changed by another program since the last write; the current one is continued",
+            "the file \"{}\" was removed or changed by another program since the last write; appending to the current one",
             position.file
         );
         self.changes.note(&what, lost);
@@ -357,12 +357,12 @@ impl Log {
         self.cut_torn_line()?;
         let (change, lost) = match (is_there, is_elsewhere) {
             (true, _) => (
-                "changed by another program; its current end is continued",
+                "changed by another program; appending at its current end",
                 before.saturating_sub(self.lines),
             ),
             // The file still exists under another name.
-            (false, true) => ("moved by another program; a new one was begun", 0),
-            (false, false) => ("removed by another program; a new one was begun", before),
+            (false, true) => ("moved by another program; a new file was created", 0),
+            (false, false) => ("removed by another program; a new file was created", before),
         };
         let what = format!("the file \"{}\" was {change}", self.place.active.display());
         self.changes.note(&what, lost);

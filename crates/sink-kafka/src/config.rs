@@ -28,7 +28,7 @@ const INTERNAL_TOPICS: [&str; 4] = [
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaConfig {
-    /// Brokers to connect to first: `host:port`, separated by commas. The addresses of the other brokers come from the
+    /// Initial brokers: `host:port`, separated by commas. The addresses of the other brokers come from the
     /// metadata of these.
     #[schemars(extend("format" = neurobridge_core::address::SCHEMA_FORMAT))]
     pub bootstrap_servers: String,
@@ -101,7 +101,7 @@ pub enum Compression {
     Gzip,
     /// Fast.
     Snappy,
-    /// Fast, and the cheapest in total: there is less to send and to store.
+    /// Fast, with the lowest total cost, because less data is sent and stored.
     #[default]
     Lz4,
     /// Small.

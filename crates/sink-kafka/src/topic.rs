@@ -64,7 +64,7 @@ impl Topic {
         }
         if self.replicas < 2 {
             return vec![format!(
-                "the topic \"{name}\" is kept on one broker only and is lost with it: expected a replication factor of 2 or \
+                "the topic \"{name}\" is stored on only one broker and is lost with it: expected a replication factor of 2 or \
                  more, \
                  the cluster has {brokers} brokers"
             )];

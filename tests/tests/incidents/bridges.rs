@@ -36,7 +36,7 @@ fn killed_bridge_reports_the_gap_of_the_crash() {
         History("bridge_started", "bridge", "the last run did not stop in order"),
     ]);
     scene.gap("crash");
-    scene.tells(&["bridge_started", "configuration_loaded", "gap"]);
+    scene.lists(&["bridge_started", "configuration_loaded", "gap"]);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn stopped_bridge_reports_the_gap_of_the_restart() {
         History("bridge_started", "bridge", ""),
     ]);
     scene.gap("restart");
-    scene.tells(&["bridge_stopped", "bridge_started", "gap"]);
+    scene.lists(&["bridge_stopped", "bridge_started", "gap"]);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn changed_configuration_is_in_log_and_history() {
         .wait("filtered events", SOON, |_| filtered(&scene) > Some(0))
         .unwrap();
     scene.gap("restart");
-    scene.tells(&["bridge_stopped", "configuration_loaded", "gap"]);
+    scene.lists(&["bridge_stopped", "configuration_loaded", "gap"]);
 }
 
 /// Stops the thread that fills the disk when dropped, also after a failed assertion, because the scope joins the thread.
@@ -145,5 +145,5 @@ fn full_disk_is_reported_until_there_is_space() {
     assert!(room["seconds"].as_f64() > Some(0.0), "{room}");
     assert!(moment(&room["began"]) <= moment(&room["at"]) && moment(&full["at"]) >= scene.began);
     assert_eq!(scene.status()["losing_events"]["lost_events"], 0);
-    scene.tells(&["disk_full", "spool_recovered"]);
+    scene.lists(&["disk_full", "spool_recovered"]);
 }

@@ -66,7 +66,7 @@ fn refused_token_is_reported_as_the_cause_of_the_gap() {
     scene.delivers("events");
     scene.sees(&[Log("authorised again")]);
     scene.gap("token_refused");
-    scene.tells(&["source_refused", "gap"]);
+    scene.lists(&["source_refused", "gap"]);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn silent_feed_reports_a_gap_from_its_last_byte() {
         "the last byte: {gap}, not {}",
         scene.began
     );
-    scene.tells(&["source_disconnected", "gap"]);
+    scene.lists(&["source_disconnected", "gap"]);
 }
 
 #[test]
@@ -124,5 +124,5 @@ fn cut_feed_reports_an_open_gap_until_it_reconnects() {
         Metric("neurobridge_source_open_gaps", &[], 0.0),
     ]);
     scene.gap("broken");
-    scene.tells(&["source_disconnected", "gap"]);
+    scene.lists(&["source_disconnected", "gap"]);
 }

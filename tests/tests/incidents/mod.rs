@@ -229,7 +229,7 @@ impl Scene {
     }
 
     /// Waits until `neurobridge history` prints these kinds of changes since the incident, in this order.
-    fn tells(&self, kinds: &[&str]) {
+    fn lists(&self, kinds: &[&str]) {
         let since = self.began.to_string();
         let mut last = String::new();
         wait_until("the history", SOON, || {

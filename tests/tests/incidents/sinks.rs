@@ -61,7 +61,7 @@ fn outage(scene: &Scene, sink: &str, heal: impl FnOnce()) {
     let status = scene.status();
     assert_eq!(status["losing_events"]["lost_events"], 0, "{status}");
     assert_eq!(status["losing_events"]["missed_seconds"], 0.0, "{status}");
-    scene.tells(&["sink_down", "sink_recovered"]);
+    scene.lists(&["sink_down", "sink_recovered"]);
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn recreated(scene: &Scene, sink: &str, what: &str) {
         History("destination_recreated", &part, &text),
     ]);
     scene.delivers(sink);
-    scene.tells(&["destination_recreated"]);
+    scene.lists(&["destination_recreated"]);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn moved_and_removed_files_are_reported_with_lost_lines() {
     let file = scene.bridge.data_dir().join("events.jsonl");
     fs::rename(&file, scene.dir.join("taken.jsonl")).unwrap();
     scene.sees(&[
-        Log("was moved by another program; a new one was begun; no event is lost"),
+        Log("was moved by another program; a new file was created; no event is lost"),
         Metric("neurobridge_sink_file_changes_total", &[], 1.0),
         Metric("neurobridge_sink_lost_events_total", &[], 0.0),
         History("file_changed", "sinks.events", "was moved by another program"),
@@ -157,8 +157,8 @@ fn moved_and_removed_files_are_reported_with_lost_lines() {
 
     fs::remove_file(&file).unwrap();
     scene.sees(&[
-        Page("no", "that were delivered into it are gone"),
-        Log("was removed by another program; a new one was begun; "),
+        Page("no", "delivered events were lost"),
+        Log("was removed by another program; a new file was created; "),
         Metric("neurobridge_sink_file_changes_total", &[], 2.0),
         Alert("NeurobridgeEventsDropped"),
         History("file_changed", "sinks.events", "was removed by another program"),
@@ -169,7 +169,7 @@ fn moved_and_removed_files_are_reported_with_lost_lines() {
     assert_eq!(&status["losing_events"]["lost_events"], lost);
     let change = scene.change("file_changed", "sinks.events", "was removed");
     assert_eq!(&change["events"], lost, "{change}");
-    scene.tells(&["file_changed"]);
+    scene.lists(&["file_changed"]);
 }
 
 fn kafka_sink(bootstrap: &str, topic: &str) -> String {

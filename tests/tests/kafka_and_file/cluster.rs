@@ -58,7 +58,7 @@ fn killed_leaders_lose_no_event() {
     }
     let log = bridge.process().logged().unwrap();
     for danger in [
-        "the topic \"single\" is kept on one broker only and is lost with it",
+        "the topic \"single\" is stored on only one broker and is lost with it",
         "min.insync.replicas of the topic \"safe\" is 1",
         "min.insync.replicas of the topic \"entries\" is 1",
     ] {
@@ -78,7 +78,7 @@ fn killed_leaders_lose_no_event() {
         .unwrap();
     let answers = String::from_utf8_lossy(&check.stdout);
     let words: Vec<_> = answers.split_whitespace().collect();
-    let row = "⚠ sink single the topic \"single\" is kept on one broker only";
+    let row = "⚠ sink single the topic \"single\" is stored on only one broker";
     assert!(
         check.status.success() && words.join(" ").contains(row),
         "{check:?}"

@@ -34,7 +34,7 @@ pub struct SimulateFlags {
     /// The creation time of the first event, for reproducible bytes [default: when the first client connects].
     #[arg(long, value_name = "TIME")]
     pub start: Option<Timestamp>,
-    /// With --rate: stands still while nobody listens, instead of losing what comes meanwhile as the platform does.
+    /// With --rate: pauses while no client is connected; without it, the events of that time are lost.
     #[arg(long)]
     pub hold: bool,
     /// A fault rule; may be given several times. The rules are at the end of this help.

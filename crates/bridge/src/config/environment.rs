@@ -46,7 +46,7 @@ pub(super) fn read(
             let words = name[SHORT_PREFIX.len()..].to_ascii_lowercase();
             let words: Vec<&str> = words.split('_').collect();
             // If it were ignored, the bridge would run with another value than its operator believes.
-            if let Some(key) = meant(shape, &words) {
+            if let Some(key) = suggestion(shape, &words) {
                 let name = key.join(SEPARATOR).to_uppercase();
                 let message = format!(
                     "found single underscores in its name, expected two before each key: {PREFIX}{name}"
@@ -86,7 +86,7 @@ fn begins_with(name: &str, prefix: &str) -> bool {
 }
 
 /// Returns the key path that the words between underscores spell, if it exists and its value is not a table.
-fn meant(shape: &Shape<'_>, words: &[&str]) -> Option<KeyPath> {
+fn suggestion(shape: &Shape<'_>, words: &[&str]) -> Option<KeyPath> {
     if words.is_empty() {
         return (shape.allows_scalar() || shape.allows("array")).then(KeyPath::new);
     }
@@ -94,7 +94,7 @@ fn meant(shape: &Shape<'_>, words: &[&str]) -> Option<KeyPath> {
         let (key, rest) = words.split_at(length);
         let key = key.join("_");
         let below = Some(shape.child(&key)).filter(|below| !key.is_empty() && !below.is_empty())?;
-        Some([vec![key], meant(&below, rest)?].concat())
+        Some([vec![key], suggestion(&below, rest)?].concat())
     })
 }
 

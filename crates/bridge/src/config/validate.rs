@@ -14,8 +14,8 @@ pub(super) struct ConfigError {
     pub(super) key: KeyPath,
     /// The error in one sentence: what was found, what was expected.
     pub(super) message: String,
-    /// The word that was most likely meant instead of the last part of the key.
-    pub(super) meant: Option<String>,
+    /// The valid word that is nearest to the last part of the key.
+    pub(super) suggestion: Option<String>,
     /// The suggested action.
     pub(super) hint: Option<String>,
 }
@@ -25,25 +25,25 @@ impl ConfigError {
         Self {
             key: key.into_iter().map(Into::into).collect(),
             message: message.into(),
-            meant: None,
+            suggestion: None,
             hint: None,
         }
     }
 
     /// Adds the nearest of the valid words as a suggestion.
     fn with_suggestion(self, found: &str, candidates: &[&str]) -> Self {
-        let hint = nearest(found, candidates).map(|meant| format!("did you mean \"{meant}\"?"));
+        let hint = nearest(found, candidates).map(|suggestion| format!("did you mean \"{suggestion}\"?"));
         Self { hint, ..self }
     }
 }
 
 /// Removes errors that follow from others: a key that was mistyped is not reported as missing too, and no key twice.
 pub(super) fn without_consequences(errors: Vec<ConfigError>) -> Vec<ConfigError> {
-    let meant = |error: &ConfigError| {
+    let suggestion = |error: &ConfigError| {
         let (_, table) = error.key.split_last()?;
-        Some([table, &[error.meant.clone()?]].concat())
+        Some([table, &[error.suggestion.clone()?]].concat())
     };
-    let mut reported: BTreeSet<KeyPath> = errors.iter().filter_map(meant).collect();
+    let mut reported: BTreeSet<KeyPath> = errors.iter().filter_map(suggestion).collect();
     let mut errors = errors;
     errors.retain(|error| reported.insert(error.key.clone()));
     errors
@@ -152,7 +152,7 @@ fn unknown_key(at: &KeyPath, key: &str, all_types: &Shape<'_>, shape: &Shape<'_>
         format!("unknown key, expected one of {}", list(&known)),
     );
     ConfigError {
-        meant: nearest(key, &known).map(str::to_owned),
+        suggestion: nearest(key, &known).map(str::to_owned),
         ..error.with_suggestion(key, &known)
     }
 }

@@ -180,9 +180,9 @@ impl Found<'_> {
         let conditions = filter.conditions().filter(|(path, _)| *path == "result");
         for value in conditions.flat_map(|(_, condition)| condition.values()) {
             if !results.contains(&value) {
-                let meant = did_you_mean(value, &results);
+                let suggestion = did_you_mean(value, &results);
                 let message =
-                    format!("unknown result \"{value}\"{meant}: the platform is not known to send it");
+                    format!("unknown result \"{value}\"{suggestion}: the platform is not known to send it");
                 self.add(format!("{table}.filter.result"), message);
             }
         }
@@ -205,15 +205,15 @@ impl Found<'_> {
 
 fn unknown(field: &str, effect: &str) -> String {
     let known = [&ENTRY_FIELDS[..], &NESTED_FIELDS].concat();
-    let meant = match field.split_once('.') {
+    let suggestion = match field.split_once('.') {
         // `age.at_last` is a path with a mistyped operator as its second step.
         Some((first, rest)) if ENTRY_FIELDS.contains(&first) && !NESTED_FIELDS.contains(&field) => {
-            Some(did_you_mean(rest, &OPERATORS)).filter(|meant| !meant.is_empty())
+            Some(did_you_mean(rest, &OPERATORS)).filter(|suggestion| !suggestion.is_empty())
         }
         _ => None,
     };
-    let meant = meant.unwrap_or_else(|| did_you_mean(field, &known));
-    format!("unknown field \"{field}\"{meant}: {effect}")
+    let suggestion = suggestion.unwrap_or_else(|| did_you_mean(field, &known));
+    format!("unknown field \"{field}\"{suggestion}: {effect}")
 }
 
 /// Returns whether a picture would reach the spool. Applies the redaction to a sample, without pseudonyms, which pictures

@@ -147,16 +147,16 @@ impl Findings {
         // Events that the spool has dropped and that still count as pending: the sink counts them as dropped when its
         // cursor passes them. Computed for sinks that are down only: the snapshot of the spool is later than that of the
         // sinks, so a working sink may have delivered the events that the spool has dropped since.
-        let behind = if sink.is_up() || view.spool.dropped_events == 0 {
+        let undelivered = if sink.is_up() || view.spool.dropped_events == 0 {
             0
         } else {
-            let behind = view
+            let undelivered = view
                 .spool
                 .oldest_sequence
                 .saturating_sub(sink.snapshot.cursor.next.get());
-            behind.min(sink.ledger.pending)
+            undelivered.min(sink.ledger.pending)
         };
-        if behind > 0 {
+        if undelivered > 0 {
             self.losing.push(format!(
                 "{name} delivers no events, and the spool is full: the oldest events are dropped."
             ));
@@ -181,7 +181,7 @@ impl Findings {
         if let Some(text) = changes.last.as_ref().filter(|_| changes.lost > 0) {
             self.lost.push(format!("{name}: {text}."));
         }
-        counts.dropped + counts.damaged + behind + changes.lost
+        counts.dropped + counts.damaged + undelivered + changes.lost
     }
 }
 

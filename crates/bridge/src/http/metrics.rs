@@ -81,7 +81,7 @@ metrics! {
     COUNTER source_connections_total = counts("outcome", source.snapshot.outcomes.iter());
     /// Connections that ended, by reason.
     COUNTER source_disconnections_total = counts("reason", source.snapshot.disconnections.iter());
-    /// Connections given up before all that the server had sent was read.
+    /// Connections that were closed before all received bytes were read.
     COUNTER source_unread_disconnections_total = source.snapshot.unread_disconnections;
     /// Frames read, by kind.
     COUNTER source_frames_total = counts("kind", source.snapshot.frames.iter());
@@ -94,24 +94,24 @@ metrics! {
         ("duplicate", source.ledger.duplicate),
         ("dead_lettered", source.ledger.dead_lettered),
     ]);
-    /// Events on the way from the socket to the spool.
+    /// Events between the socket and the spool.
     GAUGE source_in_flight_events = source.ledger.in_flight;
-    /// Events whose id came before with another body.
+    /// Events whose id was seen earlier with another body.
     COUNTER source_id_conflicts_total = source.handle.intake.stats.id_conflicts.load(Relaxed);
-    /// Errors that the platform sent after authorisation.
+    /// Errors that the platform sent after authentication.
     COUNTER source_platform_errors_total = source.snapshot.platform_errors;
     /// Time from a ping to its pong.
     HISTOGRAM source_ping_rtt_seconds = source.snapshot.ping_rtt.clone();
-    /// When the last event came; 0 before the first.
+    /// Time of the last event; 0 before the first.
     GAUGE source_last_event_timestamp_seconds = seconds(source.snapshot.last_event);
-    /// Time for which the spool held back reading.
+    /// Time for which reading was blocked by the spool.
     COUNTER source_blocked_seconds_total = source.snapshot.blocked.as_secs_f64();
-    /// This machine's clock less the platform's, known to a second; 0 while it is not known.
+    /// Clock of this machine minus the platform's, to a second; 0 while it is unknown.
     GAUGE source_clock_skew_seconds = source.snapshot.clock_skew_seconds.unwrap_or(0.0);
     /// Time from an entry's creation to its receipt; one event of each wake-up.
     HISTOGRAM event_age_seconds = source.handle.intake.stats.event_age.snapshot();
-    /// Gaps that have ended, by their cause (a refused token, or else the first one) and what became of the events in them, with
-    /// those of earlier runs. A gap is a time without an authorised connection after the first one, also across a restart.
+    /// Gaps that have ended, by reason (a refused token, otherwise the first cause) and outcome, with
+    /// those of earlier runs. A gap is a time without an authenticated connection after the first one, also across a restart.
     COUNTER source_gaps_total = ended_gaps(source);
     /// Gaps that are open at this moment: 0 or 1.
     GAUGE source_open_gaps = source.gaps.open_seconds.is_some();
@@ -122,7 +122,7 @@ metrics! {
 metrics! {
     fn of_spool(view: &View);
 
-    /// Bytes of the disk or of memory that the spool takes. On disk whole segments: also what is reserved for the next events,
+    /// Bytes of the disk or of memory used by the spool. On disk whole segments: also what is reserved for the next events,
     /// and what is kept for `retain`.
     GAUGE spool_size_bytes = view.spool.size_bytes;
     /// Bytes of the spool from the oldest event that a sink has not settled to the end. Estimated within a segment.
@@ -131,7 +131,7 @@ metrics! {
     GAUGE spool_limit_bytes = view.spool.limit_bytes;
     /// Sequence of the last durable event; 0 before the first.
     GAUGE spool_durable_sequence = view.spool.durable_sequence;
-    /// 1 while the spool waits for room, within its limit or on its disk; 0 else.
+    /// 1 while the spool waits for room, within its limit or on its disk; otherwise 0.
     GAUGE spool_full = view.spool.is_full;
     /// Events that a full spool dropped.
     COUNTER spool_dropped_events_total = view.spool.dropped_events;
@@ -139,9 +139,9 @@ metrics! {
     COUNTER spool_damaged_records_total = view.spool.damaged_events;
     /// Cursors of sinks found missing or damaged at the start.
     COUNTER spool_damaged_cursors_total = view.spool.damaged_cursors;
-    /// 1 while the spool waits for a resource of the system, such as open files; 0 else.
+    /// 1 while the spool waits for a resource of the system, such as open files; otherwise 0.
     GAUGE spool_retrying = view.spool.is_retrying;
-    /// Time that the spool's disk took for a sync.
+    /// Duration of a sync of the spool's disk.
     HISTOGRAM spool_sync_duration_seconds = view.spool_sync.clone();
 }
 
@@ -150,7 +150,7 @@ metrics! {
 
     /// Whether the sink delivers: 1, or 0.
     GAUGE sink_up = sink.is_up();
-    /// 1 after a fault for which the sink stops until the bridge is restarted; 0 else.
+    /// 1 after a fault for which the sink stops until the bridge is restarted; otherwise 0.
     GAUGE sink_stopped = sink.snapshot.is_stopped;
     /// Events, by result at the sink.
     COUNTER sink_events_total = counts("outcome", [

@@ -83,9 +83,9 @@ impl<'de> de::Visitor<'de> for ConditionVisitor {
         }
         match (operators.first(), fields.first()) {
             (Some(operator), Some((path, _))) => {
-                let meant = did_you_mean(path, &OPERATORS);
+                let suggestion = did_you_mean(path, &OPERATORS);
                 Err(de::Error::custom(format!(
-                    "found \"{path}\"{meant} beside the operator \"{operator}\", expected only operators ({}), or only paths of \
+                    "found \"{path}\"{suggestion} beside the operator \"{operator}\", expected only operators ({}), or only paths of \
                      fields; a field with the name of an operator is written with its whole path in quotes",
                     OPERATORS.join(", ")
                 )))

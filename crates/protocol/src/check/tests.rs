@@ -53,12 +53,12 @@ fn each_mistake_is_explained_at_its_key() {
         (
             "secrets = { token = { file = \"f\" } }\nrequest = { headers = { A = \"{secret.tokn}\" } }",
             "",
-            "request.headers.A: found {secret.tokn}, which is no secret of this feed (did you mean \"token\"?), expected",
+            "request.headers.A: found {secret.tokn}, an unknown secret (did you mean \"token\"?), expected",
         ),
         (
             "request = { headers = { \"a b\" = \"x\" } }",
             "",
-            "request.headers.a b: found a name that no header can have",
+            "request.headers.a b: found an invalid header name",
         ),
         (
             "request = { headers = { Sec-WebSocket-Protocol = \"x\" } }",
@@ -73,7 +73,7 @@ fn each_mistake_is_explained_at_its_key() {
         (
             "request = { query = { a = \"{request_id}\" } }",
             "",
-            "request.query.a: found {request_id}, which only messages",
+            "request.query.a: found {request_id}, which is valid only in messages",
         ),
         (
             "request = { subprotocols = [\"a b\"] }",
@@ -118,7 +118,7 @@ fn each_mistake_is_explained_at_its_key() {
         (
             "heartbeat = { send = { id = \"{value}\" } }",
             "",
-            "heartbeat.send: found {value}, which only \"ack.send\" has",
+            "heartbeat.send: found {value}, which is valid only in \"ack.send\"",
         ),
         (
             "",
@@ -163,7 +163,7 @@ fn each_mistake_is_explained_at_its_key() {
         (
             "request = { query = { cursor = 1 } }",
             "[resume]\nvalue = \"t\"\nquery = \"cursor\"",
-            "resume.query: found \"cursor\", which \"request.query\" has too",
+            "resume.query: found \"cursor\", which \"request.query\" also contains",
         ),
         (
             "",

@@ -30,7 +30,7 @@ pub(crate) async fn serve(mut socket: Socket, platform: Arc<Platform>, stop: Can
         () = stop.cancelled() => return,
         request = read_request(&mut socket) => request,
     };
-    let (request, behind) = match request {
+    let (request, after_head) = match request {
         Ok(read) => read,
         Err(error) => return refuse(socket, &error).await,
     };
@@ -38,7 +38,7 @@ pub(crate) async fn serve(mut socket: Socket, platform: Arc<Platform>, stop: Can
         return tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = serve_rest(socket, &request, behind, &platform) => {}
+            () = serve_rest(socket, &request, after_head, &platform) => {}
         };
     }
     let number = platform.next_connection();
@@ -53,7 +53,7 @@ pub(crate) async fn serve(mut socket: Socket, platform: Arc<Platform>, stop: Can
     }
     match upgrade(&request) {
         Ok(upgrade) => {
-            Session::new(socket, behind, number, faults, &platform, stop)
+            Session::new(socket, after_head, number, faults, &platform, stop)
                 .run(upgrade)
                 .await
         }
@@ -98,9 +98,9 @@ async fn refuse(socket: Socket, error: &RequestError) {
 }
 
 /// Answers a REST request, according to the token or to a fault rule.
-async fn serve_rest(mut socket: Socket, request: &Request, behind: Vec<u8>, platform: &Platform) {
+async fn serve_rest(mut socket: Socket, request: &Request, after_head: Vec<u8>, platform: &Platform) {
     let number = platform.next_request();
-    let body = match read_body(&mut socket, request, behind).await {
+    let body = match read_body(&mut socket, request, after_head).await {
         Ok(body) => body,
         Err(error) => return refuse(socket, &error).await,
     };
@@ -120,6 +120,7 @@ async fn serve_rest(mut socket: Socket, request: &Request, behind: Vec<u8>, plat
         Some(RestFault::OtherShape) => Response::new(200, br#"{"data":{"items":[]},"total":0}"#.to_vec()),
         fault => {
             match &fault {
+                // The fault itself: a server that answers late.
                 Some(RestFault::Slow { delay }) => sleep(*delay).await,
                 Some(RestFault::Drip { bytes_per_second }) => delivery = Delivery::Drip(*bytes_per_second),
                 Some(RestFault::Cut) => delivery = Delivery::Cut,

@@ -83,7 +83,7 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     pub(super) fn new(
         socket: Socket,
-        behind: Vec<u8>,
+        after_head: Vec<u8>,
         number: u64,
         faults: ConnectionFaults,
         platform: &'a Platform,
@@ -93,7 +93,7 @@ impl<'a> Session<'a> {
         Self {
             reader,
             writer,
-            decoder: Decoder::new(behind),
+            decoder: Decoder::new(after_head),
             outbox: Outbox::default(),
             answers: Outbox::default(),
             number,

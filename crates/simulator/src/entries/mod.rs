@@ -40,7 +40,7 @@ const JPEG: &[u8] = b"/9j/4AAQSkZJRgAB";
 
 const LANE_KIND: u64 = 1;
 const LANE_PERSON: u64 = 2;
-const LANE_LOOKS: u64 = 3;
+const LANE_APPEARANCE: u64 = 3;
 const LANE_PID: u64 = 4;
 const LANE_PICTURE: u64 = 6;
 
@@ -150,18 +150,18 @@ impl Entries {
             EntryResult::NoMatch | EntryResult::Detected => None,
             _ => Some(self.person_of(position)),
         };
-        let mut looks = Draws::new(self.seed, place, LANE_LOOKS + variant.wrapping_mul(16));
+        let mut appearance = Draws::new(self.seed, place, LANE_APPEARANCE + variant.wrapping_mul(16));
         let confidence = match result {
-            EntryResult::Exact | EntryResult::Reinit => Some(looks.between(7_930, 9_990)),
-            EntryResult::HighAccuracy => Some(looks.between(7_550, 7_929)),
-            EntryResult::Junk => Some(looks.between(6_884, 7_549)),
-            EntryResult::New | EntryResult::NoMatch => Some(looks.between(1_200, 6_883)),
+            EntryResult::Exact | EntryResult::Reinit => Some(appearance.between(7_930, 9_990)),
+            EntryResult::HighAccuracy => Some(appearance.between(7_550, 7_929)),
+            EntryResult::Junk => Some(appearance.between(6_884, 7_549)),
+            EntryResult::New | EntryResult::NoMatch => Some(appearance.between(1_200, 6_883)),
             EntryResult::Detected => None,
         };
         let mood = match result {
             EntryResult::Detected => "det",
             EntryResult::NoMatch => "nm",
-            _ => looks.weighted(&MOODS),
+            _ => appearance.weighted(&MOODS),
         };
         let (age, sex) = person.map_or((None, None), |person| {
             let mut traits = Draws::new(self.seed, person, LANE_PERSON);
@@ -176,12 +176,12 @@ impl Entries {
             age,
             sex,
             mood,
-            liveness: looks.weighted(&LIVENESS),
+            liveness: appearance.weighted(&LIVENESS),
             confidence,
-            face_size: looks.between(4_000, 90_000),
-            exposure: looks.between(-99, 99),
-            pan: looks.between(-3_500, 3_500),
-            tilt: looks.between(-2_500, 2_500),
+            face_size: appearance.between(4_000, 90_000),
+            exposure: appearance.between(-99, 99),
+            pan: appearance.between(-3_500, 3_500),
+            tilt: appearance.between(-2_500, 2_500),
         }
     }
 

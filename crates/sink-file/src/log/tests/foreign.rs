@@ -55,7 +55,7 @@ fn moved_or_truncated_file_is_continued() {
     let changes = log.take_changes();
     assert_eq!((files.contents(), changes.lost), (vec!["two\n".to_owned()], 0));
     let text = changes.last.unwrap();
-    let end = "was moved by another program; a new one was begun; no event is lost";
+    let end = "was moved by another program; a new file was created; no event is lost";
     assert!(text.ends_with(end), "{text}");
     fs::write(files.path(), "").unwrap();
     log.append(b"three\n").unwrap();
