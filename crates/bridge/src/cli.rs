@@ -239,8 +239,15 @@ pub struct CheckFlags {
     /// The name of the sink for --event.
     #[arg(long, value_name = "NAME", requires = "event")]
     pub sink: Option<String>,
+    /// A file with received frames, one per line, or - for standard input; prints the meaning of each frame, and of its events
+    /// id, time, key, and the topic or subject of each sink. Ends with exit code 78 if a frame is malformed.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["event", "connect"])]
+    pub frames: Option<PathBuf>,
+    /// The source of the frame in --event or of the frames in --frames [default: the first one by name].
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<String>,
     /// Prints errors, warnings and, with --connect, the attempts as JSON.
-    #[arg(long, conflicts_with = "event")]
+    #[arg(long, conflicts_with_all = ["event", "frames"])]
     pub json: bool,
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, anyhow};
 use neurobridge_core::{
     address,
     dead_letter::DeadLetters,
+    event::FieldPath,
     ledger::SourceLedger,
     redact::{KeyFileError, Pattern, Pseudonymise, Redaction},
 };
@@ -65,8 +66,9 @@ impl Feed {
         let mut handles = Vec::new();
         for (name, source) in &config.sources {
             let ledger = Arc::new(SourceLedger::default());
-            let address = address::shown(&source.url);
-            let source = build_source(name, source.clone(), Arc::clone(&ledger))
+            let address = address::shown(source.address());
+            let attributes = source.attributes(name);
+            let source = build_source(name, source.clone(), Arc::clone(&ledger), config.named_fields())
                 .await
                 .with_context(|| format!("sources.{name}"))
                 .or_exit(Exit::Config)?;
@@ -74,10 +76,11 @@ impl Feed {
                 name: Arc::clone(source.name()),
                 ledger,
                 stats: Arc::new(IntakeStats::default()),
+                stored: source.stored(),
             };
-            let source = source.with_fields(config.named_fields());
             let encoder = Encoder::new(
                 Arc::clone(&intake.name),
+                attributes,
                 handles.len(),
                 Arc::clone(&intake.stats),
                 Arc::clone(&rules),
@@ -167,9 +170,10 @@ pub(crate) async fn build_source(
     name: &str,
     config: SourceConfig,
     ledger: Arc<SourceLedger>,
+    fields: Vec<FieldPath>,
 ) -> Result<Source, SourceError> {
     let name = name.to_owned();
-    joined(spawn_blocking(move || Source::new(name, config, ledger)).await)
+    joined(spawn_blocking(move || Source::new(name, config, ledger, &fields)).await)
 }
 
 /// As [`redaction`], without blocking the runtime: the disk of the key file may hang.

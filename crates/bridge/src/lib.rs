@@ -7,6 +7,7 @@ pub mod config;
 mod data_dir;
 pub mod exit;
 mod feed;
+mod frames;
 mod history;
 mod http;
 mod intake;

@@ -10,7 +10,7 @@ use crate::{
     json::{self, Span},
     neuroio::{ENTRY_FIELDS, LISTS, NESTED_FIELDS},
     path::Path,
-    positions::Positions,
+    positions::{Positions, joined},
 };
 
 /// The position of an event in the spool: 1 for the first event, then consecutive.
@@ -94,6 +94,12 @@ impl<'a> Event<'a> {
         self.positions.id(self.frame)
     }
 
+    /// Returns the key of the event: its [`joined`](crate::positions::joined) parts. `None` if it is missing or empty.
+    /// For NeuroIO the recognised person, `pid`.
+    pub fn key(&self) -> Option<Cow<'a, str>> {
+        self.positions.key(self.frame)
+    }
+
     /// Returns the type of the event within its feed; for NeuroIO the result of the recognition.
     pub fn kind(&self) -> Option<Cow<'a, str>> {
         self.text(self.positions.kind())
@@ -112,8 +118,8 @@ impl<'a> Event<'a> {
 }
 
 /// A reference to a field of an event: a path of keys and array indexes below the body such as `result`, `space.id` or
-/// `groups.0`; `$.` and a path for a value outside of the body; `id` for the feed's id; `feed` for the name of the source
-/// in the configuration.
+/// `groups.0`; `$.` and a path for a value outside of the body; `id` for the feed's id; `key` for the event's key, which is
+/// the person (`pid`) for NeuroIO; `feed` for the name of the source in the configuration.
 #[derive(Clone, PartialEq, Eq)]
 pub struct FieldPath(Place);
 
@@ -121,6 +127,7 @@ pub struct FieldPath(Place);
 enum Place {
     Feed,
     Id,
+    Key,
     Path {
         /// The hash by which a record finds the position of the field.
         hash: u32,
@@ -135,6 +142,7 @@ impl fmt::Display for FieldPath {
         match &self.0 {
             Place::Feed => f.write_str("feed"),
             Place::Id => f.write_str("id"),
+            Place::Key => f.write_str("key"),
             Place::Path {
                 is_absolute: true,
                 path,
@@ -162,6 +170,7 @@ impl FieldPath {
         Some(Self(match text {
             "feed" => Place::Feed,
             "id" => Place::Id,
+            "key" => Place::Key,
             text => Place::Path {
                 hash: xxh3::xxh3_64(text.as_bytes()) as u32,
                 is_absolute: from_frame.is_some(),
@@ -198,7 +207,7 @@ impl FieldPath {
     /// Returns the hash and the path from the frame of a field whose position can be stored, given the path of the body.
     pub(crate) fn projected(&self, body: &Path) -> Option<(u32, Path)> {
         match &self.0 {
-            Place::Feed | Place::Id => None,
+            Place::Feed | Place::Id | Place::Key => None,
             Place::Path {
                 hash,
                 is_absolute,
@@ -218,14 +227,8 @@ impl FieldPath {
     pub(crate) fn raw<'a>(&self, event: &Event<'a>) -> Option<Cow<'a, str>> {
         match &self.0 {
             Place::Feed => serde_json::to_string(event.source).ok().map(Cow::Owned),
-            Place::Id => match event.positions.ids().next() {
-                // A number stays a number, which can be compared with another one.
-                Some(part) if event.positions.ids().len() == 1 => {
-                    let id = part.of(event.frame).filter(|id| *id != "\"\"");
-                    id.map(Cow::Borrowed)
-                }
-                _ => serde_json::to_string(&event.id()?).ok().map(Cow::Owned),
-            },
+            Place::Id => raw_parts(event.positions.ids(), event.frame),
+            Place::Key => raw_parts(event.positions.keys(), event.frame),
             Place::Path { .. } => self.locate(event.positions, event.frame).map(Cow::Borrowed),
         }
     }
@@ -235,6 +238,7 @@ impl FieldPath {
         match &self.0 {
             Place::Feed => Some(Cow::Borrowed(event.source)),
             Place::Id => event.id(),
+            Place::Key => event.key(),
             Place::Path { .. } => json::text(self.locate(event.positions, event.frame)?),
         }
     }
@@ -256,6 +260,16 @@ impl FieldPath {
             None if *is_absolute => path.of(frame),
             None => path.of(positions.body().of(frame)?),
         }
+    }
+}
+
+/// Returns an id or a key as JSON, given the positions of its parts.
+fn raw_parts(mut parts: impl ExactSizeIterator<Item = Span> + Clone, frame: &str) -> Option<Cow<'_, str>> {
+    let all = parts.clone();
+    match parts.next() {
+        // A number stays a number, which can be compared with another one.
+        Some(part) if all.len() == 1 => part.of(frame).filter(|raw| *raw != "\"\"").map(Cow::Borrowed),
+        _ => serde_json::to_string(&joined(all, frame)?).ok().map(Cow::Owned),
     }
 }
 

@@ -110,6 +110,7 @@ impl Frames {
         let event = EventPaths {
             body: Path::new(["data"]),
             id: vec![Path::new(["id"])],
+            key: vec![Path::new(["data", "pid"])],
             time: Some(Path::new(["data", "created"])),
             time_format: TimeFormat::Text,
             kind: Some(Path::new(["data", "result"])),

@@ -3,11 +3,11 @@
 //! | offset | bytes | content |
 //! |---|---|---|
 //! | 0 | 1 | format of the time: see [`TimeFormat`] |
-//! | 1 | 1 | number of id parts |
+//! | 1 | 1 | number of id parts, and times 16 the number of key parts |
 //! | 2 | 1 | number of fields |
 //! | 3 | 1 | number of steps from the frame to the body |
 //! | 4 | 24 | body, time, type: start and end of each |
-//! | 28 | 8 each | the parts of the id |
+//! | 28 | 8 each | the parts of the id, then those of the key |
 //! | … | 12 each | the fields: hash of the path, start, end |
 //!
 //! All numbers are little-endian. A field is found by the hash of its path, so a record can be read with another
@@ -20,8 +20,8 @@ use serde::Deserialize;
 
 use crate::json::{self, Span};
 
-/// The maximum number of paths that identify an event.
-pub const MAX_ID_PARTS: usize = 4;
+/// The maximum number of paths of an id, and of a key.
+pub const MAX_PARTS: usize = 4;
 /// The maximum number of fields whose positions are stored. Fields beyond it are searched in the body.
 pub const MAX_FIELDS: usize = 16;
 
@@ -89,12 +89,16 @@ impl<'a> Positions<'a> {
     /// truncated.
     #[inline]
     pub(crate) fn parse(bytes: &'a [u8]) -> Option<(Self, usize)> {
-        let [format, ids, fields, _] = *bytes.first_chunk::<HEADER>()?;
-        let (ids, fields) = (usize::from(ids), usize::from(fields));
-        if usize::from(format) >= TimeFormat::ALL.len() || ids > MAX_ID_PARTS || fields > MAX_FIELDS {
+        let [format, parts, fields, _] = *bytes.first_chunk::<HEADER>()?;
+        let ((ids, keys), fields) = (counts(parts), usize::from(fields));
+        if usize::from(format) >= TimeFormat::ALL.len()
+            || ids > MAX_PARTS
+            || keys > MAX_PARTS
+            || fields > MAX_FIELDS
+        {
             return None;
         }
-        let length = IDS + ids * SPAN + fields * FIELD;
+        let length = IDS + (ids + keys) * SPAN + fields * FIELD;
         let bytes = bytes.get(..length)?;
         Some((Self { bytes }, length))
     }
@@ -125,14 +129,27 @@ impl<'a> Positions<'a> {
     }
 
     /// Returns the positions of the parts of the id; none if events of the feed have no id.
-    pub fn ids(self) -> impl ExactSizeIterator<Item = Span> {
-        (0..usize::from(self.bytes[1])).map(move |index| self.span(IDS + index * SPAN))
+    pub fn ids(self) -> impl ExactSizeIterator<Item = Span> + Clone {
+        let (ids, _) = counts(self.bytes[1]);
+        (0..ids).map(move |index| self.span(IDS + index * SPAN))
+    }
+
+    /// Returns the positions of the parts of the key; none if events of the feed have no key.
+    pub fn keys(self) -> impl ExactSizeIterator<Item = Span> + Clone {
+        let (ids, keys) = counts(self.bytes[1]);
+        (ids..ids + keys).map(move |index| self.span(IDS + index * SPAN))
     }
 
     /// Returns the id of the event with these positions in `frame`: [`joined`] parts.
     #[inline]
     pub fn id(self, frame: &str) -> Option<Cow<'_, str>> {
         joined(self.ids(), frame)
+    }
+
+    /// Returns the key of the event with these positions in `frame`: [`joined`] parts.
+    #[inline]
+    pub fn key(self, frame: &str) -> Option<Cow<'_, str>> {
+        joined(self.keys(), frame)
     }
 
     /// Returns the position of a field by the hash of its path; `None` if the field was not projected.
@@ -144,11 +161,12 @@ impl<'a> Positions<'a> {
 
     #[inline]
     fn fields(self) -> impl Iterator<Item = (u32, Span)> {
-        let start = IDS + usize::from(self.bytes[1]) * SPAN;
-        self.bytes[start..].chunks_exact(FIELD).map(|field| {
-            let hash = u32_at(field, 0);
-            (hash, span_at(field, 4))
-        })
+        self.bytes[fields_at(self.bytes[1])..]
+            .chunks_exact(FIELD)
+            .map(|field| {
+                let hash = u32_at(field, 0);
+                (hash, span_at(field, 4))
+            })
     }
 
     #[inline]
@@ -162,6 +180,19 @@ impl<'a> Positions<'a> {
     }
 }
 
+/// Returns the numbers of parts of the id and of the key.
+#[inline]
+const fn counts(parts: u8) -> (usize, usize) {
+    ((parts & 15) as usize, (parts >> 4) as usize)
+}
+
+/// Returns the offset of the fields.
+#[inline]
+const fn fields_at(parts: u8) -> usize {
+    let (ids, keys) = counts(parts);
+    IDS + (ids + keys) * SPAN
+}
+
 impl fmt::Debug for Positions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Positions")
@@ -169,6 +200,7 @@ impl fmt::Debug for Positions<'_> {
             .field("time", &self.time())
             .field("kind", &self.kind())
             .field("ids", &self.ids().collect::<Vec<_>>())
+            .field("keys", &self.keys().collect::<Vec<_>>())
             .field("fields", &self.fields().collect::<Vec<_>>())
             .finish()
     }
@@ -228,27 +260,28 @@ impl PositionsBuf {
         }
     }
 
-    /// Replaces the positions. `spans` are those of the body, the time, the type, the parts of the id, then the
-    /// fields with these hashes.
+    /// Replaces the positions. `spans` are those of the body, the time, the type, the parts of the id and of the key,
+    /// whose numbers are `parts`, then the fields with these hashes.
     ///
     /// # Panics
-    /// Panics if there are fewer spans than that, more than [`MAX_ID_PARTS`] parts, or more than [`MAX_FIELDS`]
+    /// Panics if there are fewer spans than that, more than [`MAX_PARTS`] parts, or more than [`MAX_FIELDS`]
     /// fields.
     pub(crate) fn set(
         &mut self,
         format: TimeFormat,
         body_depth: u8,
-        ids: usize,
+        (ids, keys): (usize, usize),
         fields: &[u32],
         spans: &[Span],
     ) {
-        assert!(ids <= MAX_ID_PARTS && fields.len() <= MAX_FIELDS);
-        let (fixed, projected) = spans.split_at(FIXED_SPANS + ids);
+        assert!(ids <= MAX_PARTS && keys <= MAX_PARTS && fields.len() <= MAX_FIELDS);
+        let (fixed, projected) = spans.split_at(FIXED_SPANS + ids + keys);
+        let parts = (ids | keys << 4) as u8;
         // Overwritten in place: all events of a source have the same number of positions.
-        let fields_at = IDS + ids * SPAN;
+        let fields_at = fields_at(parts);
         self.bytes.resize(fields_at + fields.len() * FIELD, 0);
         let (places, field_places) = self.bytes.split_at_mut(fields_at);
-        places[..HEADER].copy_from_slice(&[format as u8, ids as u8, fields.len() as u8, body_depth]);
+        places[..HEADER].copy_from_slice(&[format as u8, parts, fields.len() as u8, body_depth]);
         for (place, span) in places[HEADER..].chunks_exact_mut(SPAN).zip(fixed) {
             place.copy_from_slice(&encoded(*span));
         }
@@ -263,8 +296,7 @@ impl PositionsBuf {
     pub(crate) fn set_shifted(&mut self, positions: Positions<'_>, shift: impl Fn(Span) -> Span) {
         self.bytes.clear();
         self.bytes.extend_from_slice(positions.bytes);
-        let fields = IDS + usize::from(positions.bytes[1]) * SPAN;
-        let (fixed, fields) = self.bytes.split_at_mut(fields);
+        let (fixed, fields) = self.bytes.split_at_mut(fields_at(positions.bytes[1]));
         let fixed = fixed[HEADER..].chunks_exact_mut(SPAN);
         let fields = fields.chunks_exact_mut(FIELD).map(|field| &mut field[4..]);
         for place in fixed.chain(fields) {
@@ -308,14 +340,15 @@ mod tests {
     fn positions_are_found_by_place_and_hash() {
         let mut buffer = PositionsBuf::default();
         assert_eq!(buffer.positions().body(), Span::ABSENT);
-        let spans: Vec<Span> = (10..17).map(span).collect();
-        buffer.set(TimeFormat::Milliseconds, 1, 2, &[7, 9], &spans);
+        let spans: Vec<Span> = (10..18).map(span).collect();
+        buffer.set(TimeFormat::Milliseconds, 1, (2, 1), &[7, 9], &spans);
         let positions = buffer.positions();
         assert_eq!(positions.body(), span(10));
         assert_eq!((positions.time(), positions.kind()), (span(11), span(12)));
         assert_eq!(positions.time_format(), TimeFormat::Milliseconds);
         assert_eq!(positions.ids().collect::<Vec<_>>(), [span(13), span(14)]);
-        assert_eq!(positions.field(9), Some(span(16)));
+        assert_eq!(positions.keys().collect::<Vec<_>>(), [span(15)]);
+        assert_eq!(positions.field(9), Some(span(17)));
         assert_eq!(positions.field(8), None);
 
         let mut shifted = PositionsBuf::default();
@@ -324,20 +357,21 @@ mod tests {
             end: span.end + 100,
         });
         assert_eq!(shifted.positions().body(), span(110));
-        assert_eq!(shifted.positions().field(7), Some(span(115)));
+        assert_eq!(shifted.positions().keys().collect::<Vec<_>>(), [span(115)]);
+        assert_eq!(shifted.positions().field(7), Some(span(116)));
         assert_eq!(shifted.positions().body_depth(), 1);
     }
 
     #[test]
     fn truncated_and_impossible_positions_are_rejected() {
         let mut buffer = PositionsBuf::default();
-        buffer.set(TimeFormat::Text, 0, 1, &[7], &[span(1); 5]);
+        buffer.set(TimeFormat::Text, 0, (1, 0), &[7], &[span(1); 5]);
         let bytes = buffer.positions().bytes().to_vec();
         assert_eq!(Positions::parse(&bytes).unwrap().1, bytes.len());
         for length in 0..bytes.len() {
             assert!(Positions::parse(&bytes[..length]).is_none(), "{length}");
         }
-        for (offset, value) in [(0, 5), (1, MAX_ID_PARTS as u8 + 1), (2, MAX_FIELDS as u8 + 1)] {
+        for (offset, value) in [(0, 5), (1, MAX_PARTS as u8 + 1), (2, MAX_FIELDS as u8 + 1)] {
             let mut bytes = [0; 1000];
             bytes[offset] = value;
             assert!(Positions::parse(&bytes).is_none(), "{offset}");

@@ -5,7 +5,7 @@ use crate::{
     event::FieldPath,
     json::Span,
     path::Path,
-    positions::{MAX_FIELDS, MAX_ID_PARTS, PositionsBuf, TimeFormat},
+    positions::{MAX_FIELDS, MAX_PARTS, PositionsBuf, TimeFormat},
 };
 
 /// The paths of the fields that every event of a protocol has.
@@ -13,9 +13,11 @@ use crate::{
 pub struct EventPaths {
     /// The body: the part of the frame that is published as the data of an event.
     pub body: Path,
-    /// The parts of the id, [`MAX_ID_PARTS`] at most. Without one, events are identified by their place in the
+    /// The parts of the id, [`MAX_PARTS`] at most. Without one, events are identified by their place in the
     /// spool.
     pub id: Vec<Path>,
+    /// The parts of the key, [`MAX_PARTS`] at most. Events with the same key stay in order.
+    pub key: Vec<Path>,
     /// The time of the event.
     pub time: Option<Path>,
     /// How the feed writes the time.
@@ -29,10 +31,11 @@ pub struct EventPaths {
 pub struct Projection {
     time_format: TimeFormat,
     body_depth: u8,
-    ids: usize,
+    /// The numbers of parts of the id and of the key.
+    parts: (usize, usize),
     /// The hashes of the configured fields.
     fields: Vec<u32>,
-    /// Body, time, type, parts of the id, configured fields.
+    /// Body, time, type, parts of the id and of the key, configured fields.
     paths: Vec<Option<Path>>,
 }
 
@@ -41,14 +44,14 @@ impl Projection {
     /// projected once, and at most [`MAX_FIELDS`] fields: a field beyond them is searched for when it is needed.
     ///
     /// # Panics
-    /// Panics if the id has more than [`MAX_ID_PARTS`] parts.
+    /// Panics if the id or the key has more than [`MAX_PARTS`] parts.
     pub fn new<'a>(event: &EventPaths, fields: impl IntoIterator<Item = &'a FieldPath>) -> Self {
         assert!(
-            event.id.len() <= MAX_ID_PARTS,
-            "an id has at most {MAX_ID_PARTS} parts"
+            event.id.len() <= MAX_PARTS && event.key.len() <= MAX_PARTS,
+            "an id and a key have at most {MAX_PARTS} parts each"
         );
         let mut paths = vec![Some(event.body.clone()), event.time.clone(), event.kind.clone()];
-        paths.extend(event.id.iter().cloned().map(Some));
+        paths.extend(event.id.iter().chain(&event.key).cloned().map(Some));
         let mut all: Vec<(u32, Path)> = Vec::new();
         for field in fields
             .into_iter()
@@ -66,7 +69,7 @@ impl Projection {
         Self {
             time_format: event.time_format,
             body_depth: event.body.steps().len().min(usize::from(u8::MAX)) as u8,
-            ids: event.id.len(),
+            parts: (event.id.len(), event.key.len()),
             fields,
             paths,
         }
@@ -83,7 +86,7 @@ impl Projection {
     /// # Panics
     /// Panics if there are fewer spans than paths.
     pub fn write(&self, spans: &[Span], out: &mut PositionsBuf) {
-        out.set(self.time_format, self.body_depth, self.ids, &self.fields, spans);
+        out.set(self.time_format, self.body_depth, self.parts, &self.fields, spans);
     }
 }
 

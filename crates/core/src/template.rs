@@ -11,7 +11,7 @@ use crate::event::{Event, FieldPath};
 ///
 /// A field is a path of keys and array indexes below the event's `data`, such as `{result}`, `{space.id}` or
 /// `{groups.0}`, or with `$.` a path from the frame; `{feed}` is the name of the source in the configuration, `{id}` the
-/// feed's id. `{{` and `}}` stand for braces.
+/// feed's id, `{key}` the event's key (NeuroIO's `pid`, or the key of a declared feed). `{{` and `}}` stand for braces.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "String")]
 pub struct Template {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::{event::Message, frame::Frame};
+use crate::{event::Message, received::Received};
 
 /// Converts the frames of one wake-up of a source's socket into a batch for the channel.
 ///
@@ -14,14 +14,17 @@ pub trait Batcher: Send + 'static {
     /// The batch that is sent through the channel.
     type Batch: Send + 'static;
 
-    /// Adds a frame: an event or a malformed frame. The next frame is read after this call returns, so it
-    /// must not wait.
+    /// Records the start of a connection, by its number in the source: 1 for the first. The batch of the previous
+    /// connection is taken before this call.
+    fn begin(&mut self, connection: u64);
+
+    /// Adds an event or a malformed frame. The next frame is read after this call returns, so it must not wait.
     ///
     /// A batch ends after 1,024 frames, or with the frame that exceeds 128 KiB of text, if the socket
-    /// provides that many.
-    fn push(&mut self, frame: Frame<'_>);
+    /// provides that many. A frame may contain several events.
+    fn push(&mut self, received: Received<'_>);
 
-    /// Returns the batch of all frames added since the last call; at least one. The returned batch is always
+    /// Returns the batch of all events and malformed frames added since the last call; at least one. The returned batch is always
     /// sent.
     ///
     /// `received_at` is the time of reading by the guarded clock, which decreases only if the system clock
@@ -60,8 +63,10 @@ impl Messages {
 impl Batcher for Messages {
     type Batch = MessageBatch;
 
-    fn push(&mut self, frame: Frame<'_>) {
-        self.messages.push(Message::of_frame(frame));
+    fn begin(&mut self, _: u64) {}
+
+    fn push(&mut self, received: Received<'_>) {
+        self.messages.push(Message::new(received));
     }
 
     fn take(&mut self, received_at: Timestamp) -> MessageBatch {

@@ -1,35 +1,47 @@
 //! The configuration of a source.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use jiff::Timestamp;
 use neurobridge_core::{
     address::{self, Address, describe_scheme},
+    event::{Event, FieldPath, Sequence},
+    neuroio,
     secret::Secret,
     tls::TlsFiles,
     units::{ByteSize, format_duration},
 };
-use schemars::JsonSchema;
+use neurobridge_protocol::{
+    Declaration, Declared, FeedEvent, Neuroio, Problem, Protocol, SecretSource, TOKEN,
+};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use tokio_tungstenite::tungstenite::http::Uri;
 
-use crate::{
-    proxy::{Proxy, ProxyChoice},
-    token::TokenSource,
-};
+use crate::proxy::{Proxy, ProxyChoice};
+
+/// The address of NeuroIO's feed.
+const NEUROIO: &str = "wss://events.neuroio.com";
 
 /// The upper limit of `max_frame_size`: offsets within a frame have 32 bits, and a frame is held in memory as
 /// a whole.
 const MAX_FRAME_SIZE: ByteSize = ByteSize::from_mib(1024);
 
-/// A NeuroIO event feed to connect to.
+/// An event feed to connect to: NeuroIO's, or with `feed` a declared one.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SourceConfig {
-    /// Address of the feed: `wss://host[:port][/path]`, or `ws://` without TLS.
+    /// Address of the feed: `wss://host[:port][/path]`, or `ws://` without TLS. By default that of the declaration, without
+    /// one `wss://events.neuroio.com`.
     #[schemars(extend("format" = address::SCHEMA_FORMAT))]
-    pub url: String,
-    /// The API token. Exactly one of `token` and `token_file` is required.
+    pub url: Option<String>,
+    /// The declaration of another feed than NeuroIO's: a table, the path of a file with it such as `"feeds/example.toml"`, or
+    /// the name of a shipped one such as `"okx"`. Its secrets, opening, heartbeat and rules take the place of `token`,
+    /// `token_file`, `auth_timeout`, `ping_interval` and `pong_timeout`.
+    #[schemars(schema_with = "feed_schema")]
+    pub feed: Option<Box<Declaration>>,
+    /// The API token. Exactly one of `token` and `token_file` is required, unless the feed is declared.
     pub token: Option<Secret>,
     /// A file with the API token, read at every connection, so that a rotated token is used. A line break at
     /// its end does not belong to the token.
@@ -70,6 +82,40 @@ pub struct SourceConfig {
     pub backoff: BackoffConfig,
 }
 
+/// The schema of `feed`: the program that reads the configuration replaces a name or a path by the declaration.
+fn feed_schema(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "title": "a declaration, the path of a file with it such as \"feeds/example.toml\", or the name of a shipped one",
+        "anyOf": [{ "type": "string" }, generator.subschema_for::<Declaration>()],
+    })
+}
+
+/// The CloudEvents attributes that all events of a source share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventAttributes {
+    /// The attribute `source`.
+    pub source: String,
+    /// The part of the attribute `type` before the type of the event.
+    pub type_prefix: String,
+}
+
+impl EventAttributes {
+    /// Returns a received event of this source with these attributes. Its sequence and time of receipt are those of no event:
+    /// they are set when the event is stored.
+    pub fn event<'a>(&'a self, source: &'a str, event: &FeedEvent<'a>) -> Event<'a> {
+        Event {
+            sequence: Sequence::FIRST,
+            received_at: Timestamp::UNIX_EPOCH,
+            source,
+            source_uri: &self.source,
+            type_prefix: &self.type_prefix,
+            conflict: None,
+            positions: event.positions,
+            frame: event.text,
+        }
+    }
+}
+
 /// Exponential backoff with full jitter.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -92,7 +138,8 @@ pub struct BackoffConfig {
 impl Default for SourceConfig {
     fn default() -> Self {
         Self {
-            url: "wss://events.neuroio.com".to_owned(),
+            url: None,
+            feed: None,
             token: None,
             token_file: None,
             open_timeout: Duration::from_secs(4),
@@ -123,19 +170,97 @@ impl SourceConfig {
     /// Creates a configuration with a URL and a token, and defaults for all other keys.
     pub fn new(url: impl Into<String>, token: impl Into<Secret>) -> Self {
         Self {
-            url: url.into(),
+            url: Some(url.into()),
             token: Some(token.into()),
             ..Self::default()
+        }
+    }
+
+    /// Returns the address of the feed: the configured one, otherwise that of the declaration, otherwise NeuroIO's.
+    pub fn address(&self) -> &str {
+        let declared = self
+            .feed
+            .as_ref()
+            .map(|feed| feed.url.as_deref().unwrap_or_default());
+        self.url.as_deref().or(declared).unwrap_or(NEUROIO)
+    }
+
+    /// Returns the CloudEvents attributes of the events of a source with this name: of a declared feed by default the source
+    /// `/feeds/NAME`, and the type prefix `NAME.`.
+    pub fn attributes(&self, name: &str) -> EventAttributes {
+        match &self.feed {
+            None => EventAttributes {
+                source: neuroio::source_uri(name),
+                type_prefix: neuroio::TYPE_PREFIX.to_owned(),
+            },
+            Some(feed) => EventAttributes {
+                source: feed
+                    .event
+                    .source
+                    .clone()
+                    .unwrap_or_else(|| format!("/feeds/{name}")),
+                type_prefix: feed
+                    .event
+                    .type_prefix
+                    .clone()
+                    .unwrap_or_else(|| format!("{name}.")),
+            },
+        }
+    }
+
+    /// Returns the sources of the secrets, by name; for NeuroIO the token.
+    pub fn secrets(&self) -> BTreeMap<String, SecretSource> {
+        match &self.feed {
+            Some(feed) => feed.secrets.clone(),
+            None => BTreeMap::from([(
+                TOKEN.to_owned(),
+                SecretSource {
+                    value: self.token.clone(),
+                    file: self.token_file.clone(),
+                    variable: None,
+                },
+            )]),
+        }
+    }
+
+    /// Returns the protocol of the feed. The positions of `fields` are located in each event.
+    ///
+    /// # Errors
+    /// The first error of the declaration.
+    pub fn protocol(&self, fields: &[FieldPath]) -> Result<Protocol, Problem> {
+        match &self.feed {
+            None => Ok(Protocol::Neuroio(Box::new(Neuroio::new(
+                self.auth_timeout,
+                self.ping_interval,
+                self.pong_timeout,
+                fields,
+            )))),
+            Some(feed) => match Declared::new(Declaration::clone(feed), fields) {
+                Ok(declared) => Ok(Protocol::Declared(Box::new(declared))),
+                Err(problems) => Err(problems.into_iter().next().unwrap_or_else(|| Problem {
+                    key: Vec::new(),
+                    message: "invalid declaration".to_owned(),
+                    hint: None,
+                })),
+            },
         }
     }
 
     /// Returns the configuration errors that the types cannot exclude: for each one the key, and a sentence
     /// with what was found and what was expected. Reads no file and no environment variable; never shows a
     /// secret.
-    pub fn check(&self) -> Vec<(&'static str, String)> {
+    pub fn check(&self) -> Vec<Problem> {
         let mut errors = Vec::new();
-        if let Err(error) = Endpoint::parse(&self.url) {
-            errors.push(("url", error));
+        match &self.feed {
+            Some(feed) if self.url.is_none() && feed.url.is_none() => errors.push((
+                "url",
+                "missing: expected the address of the declared feed here, or in the declaration".to_owned(),
+            )),
+            _ => {
+                if let Err(error) = Endpoint::parse(self.address()) {
+                    errors.push(("url", error));
+                }
+            }
         }
         self.check_token(&mut errors);
         self.check_times(&mut errors);
@@ -160,10 +285,35 @@ impl SourceConfig {
         if let Err(error) = self.proxy_choice() {
             errors.push(("proxy", error));
         }
-        errors
+        let own = errors.into_iter().map(|(key, message)| Problem {
+            key: key.split('.').map(str::to_owned).collect(),
+            message,
+            hint: None,
+        });
+        let declaration = self
+            .feed
+            .as_deref()
+            .and_then(|feed| Declared::new(feed.clone(), &[]).err());
+        let declaration = declaration.into_iter().flatten().map(|mut problem| {
+            problem.key.insert(0, "feed".to_owned());
+            problem
+        });
+        own.chain(declaration).collect()
     }
 
     fn check_token(&self, errors: &mut Vec<(&'static str, String)>) {
+        if self.feed.is_some() {
+            for (key, is_given) in [
+                ("token", self.token.is_some()),
+                ("token_file", self.token_file.is_some()),
+            ] {
+                if is_given {
+                    let message = "found a token beside a declared feed, expected it in \"feed.secrets\"";
+                    errors.push((key, message.to_owned()));
+                }
+            }
+            return;
+        }
         match (&self.token, &self.token_file) {
             (Some(_), Some(_)) => {
                 errors.push((
@@ -211,14 +361,6 @@ impl SourceConfig {
                     format_duration(min)
                 ),
             ));
-        }
-    }
-
-    pub(crate) fn token_source(&self) -> Option<TokenSource> {
-        match (&self.token, &self.token_file) {
-            (Some(token), _) => Some(TokenSource::Text(token.clone())),
-            (None, Some(path)) => Some(TokenSource::File(path.clone())),
-            (None, None) => None,
         }
     }
 
@@ -300,8 +442,12 @@ impl Endpoint {
 mod tests {
     use super::*;
 
-    fn keys(config: &SourceConfig) -> Vec<&'static str> {
-        config.check().into_iter().map(|(key, _)| key).collect()
+    fn keys(config: &SourceConfig) -> Vec<String> {
+        config
+            .check()
+            .into_iter()
+            .map(|problem| problem.key.join("."))
+            .collect()
     }
 
     #[test]
@@ -351,7 +497,7 @@ mod tests {
     #[test]
     fn all_errors_are_reported() {
         let config = SourceConfig {
-            url: "https://events.neuroio.com".into(),
+            url: Some("https://events.neuroio.com".into()),
             token: Some("s3cret".into()),
             token_file: Some("/run/t".into()),
             open_timeout: Duration::ZERO,
@@ -368,10 +514,7 @@ mod tests {
             ..SourceConfig::default()
         };
         let errors = config.check();
-        let lines: Vec<_> = errors
-            .iter()
-            .map(|(key, text)| format!("{key}: {text}"))
-            .collect();
+        let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
         insta::assert_snapshot!(lines.join("\n"), @r#"
         url: found the scheme https://, expected "wss://events.neuroio.com"
         token: given together with `token_file`: expected one of them
@@ -429,7 +572,7 @@ mod tests {
     fn every_key_has_its_explanation_in_the_schema() {
         let schema = schemars::schema_for!(SourceConfig).to_value();
         let properties = schema["properties"].as_object().unwrap();
-        assert_eq!(properties.len(), 13);
+        assert_eq!(properties.len(), 14);
         for (key, property) in properties {
             assert!(property["description"].is_string(), "{key}");
         }

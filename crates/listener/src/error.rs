@@ -14,9 +14,9 @@ use tokio_tungstenite::tungstenite;
 use crate::{
     connection::{UpgradeError, head::HeadError, http_date},
     proxy::ProxyError,
+    secrets::SecretsError,
     stats::{ConnectionOutcome, DisconnectReason},
     tls::{self, TlsError, TlsSetupError},
-    token::TokenError,
 };
 
 /// Why a source cannot be created, or has stopped.
@@ -28,8 +28,8 @@ pub enum SourceError {
     Config {
         /// The name of the source.
         name: String,
-        /// The key.
-        key: &'static str,
+        /// The key, with dots between its parts.
+        key: String,
         /// What was found, and what was expected.
         mistake: String,
     },
@@ -41,13 +41,15 @@ pub enum SourceError {
         /// The reason.
         source: TlsSetupError,
     },
-    /// The platform refused the token, and `exit_on_refused_token` is set.
-    #[error("source {name}: the platform refused the token: {answer}")]
+    /// The feed refused the token or the connection, and `exit_on_refused_token` is set.
+    #[error("source {name}: {}: {answer}", refusal(*is_declared))]
     TokenRefused {
         /// The name of the source.
         name: String,
-        /// The answer of the platform, shortened, without the token.
+        /// The answer of the feed, shortened, without secrets.
         answer: String,
+        /// Whether the feed is declared, so that not only a token may be the reason.
+        is_declared: bool,
     },
 }
 
@@ -55,7 +57,7 @@ pub enum SourceError {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     #[error(transparent)]
-    Token(#[from] TokenError),
+    Secrets(#[from] SecretsError),
     #[error("the host name {host} could not be resolved")]
     Resolve { host: String, source: io::Error },
     #[error("the host name {host} has no address")]
@@ -120,6 +122,8 @@ pub(crate) enum Lost {
     Broken { source: Option<io::Error> },
     #[error("no answer to a ping within {}: the connection is dead", format_duration(*timeout))]
     PongTimeout { timeout: Duration },
+    #[error("no frame within {}: the connection is dead", format_duration(*timeout))]
+    IdleTimeout { timeout: Duration },
     #[error("the answer to a ping was {answer}, expected PONG")]
     BadPong { answer: String },
     #[error("a text frame was not UTF-8")]
@@ -128,10 +132,10 @@ pub(crate) enum Lost {
     TooLarge { size: Option<usize>, limit: ByteSize },
     #[error("the platform violated the WebSocket protocol")]
     Protocol { source: tungstenite::Error },
-    #[error("the platform refused the token: {answer}")]
-    TokenRefused { answer: String },
-    #[error("no answer to AUTH within {}", format_duration(*timeout))]
-    AuthTimeout { timeout: Duration },
+    #[error("{}: {answer}", refusal(*is_declared))]
+    TokenRefused { answer: String, is_declared: bool },
+    #[error("no answer to {} within {}", opening_step(*step), format_duration(*timeout))]
+    AuthTimeout { timeout: Duration, step: Option<usize> },
     #[error("the connection ended during backpressure")]
     Blocked { source: Box<Lost> },
     #[error("the frames after an unreadable one were discarded")]
@@ -168,7 +172,7 @@ impl DialError {
 
     pub(crate) const fn outcome(&self) -> ConnectionOutcome {
         match self {
-            Self::Token(_) => ConnectionOutcome::TokenUnreadable,
+            Self::Secrets(_) => ConnectionOutcome::TokenUnreadable,
             Self::Resolve { .. } | Self::NoAddress { .. } => ConnectionOutcome::ResolveFailed,
             Self::Connect { .. } => ConnectionOutcome::ConnectFailed,
             Self::TooManyOpenFiles { .. } => ConnectionOutcome::TooManyOpenFiles,
@@ -232,6 +236,7 @@ impl Lost {
             Self::Closed(_) => DisconnectReason::Closed,
             Self::Broken { .. } => DisconnectReason::Broken,
             Self::PongTimeout { .. } => DisconnectReason::PongTimeout,
+            Self::IdleTimeout { .. } => DisconnectReason::IdleTimeout,
             Self::BadPong { .. } => DisconnectReason::BadPong,
             Self::InvalidUtf8 => DisconnectReason::InvalidUtf8,
             Self::TooLarge { .. } => DisconnectReason::FrameTooLarge,
@@ -266,6 +271,23 @@ impl Lost {
             _ => ConnectionOutcome::LostBeforeAuthorised,
         }
     }
+}
+
+/// Describes a refusal.
+const fn refusal(is_declared: bool) -> &'static str {
+    if is_declared {
+        "the feed refused the connection"
+    } else {
+        "the platform refused the token"
+    }
+}
+
+/// Names a step of the opening by its index; `None` for AUTH.
+fn opening_step(step: Option<usize>) -> String {
+    step.map_or_else(
+        || "AUTH".to_owned(),
+        |index| format!("step {} of the opening", index + 1),
+    )
 }
 
 /// Formats an error and its causes as one sentence. Omits a cause that the error above it contains already.

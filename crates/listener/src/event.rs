@@ -8,12 +8,10 @@ use std::{
 };
 
 use neurobridge_core::{event::FieldPath, json, path::Path, positions::PositionsBuf};
+use neurobridge_protocol::MalformedReason;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    frame::{Content, Frame, MalformedReason},
-    stats::DisconnectReason,
-};
+use crate::{received::Received, stats::DisconnectReason};
 
 /// A message of an [`EventListener`](crate::EventListener): one of the platform's four kinds, or a change of
 /// the connection.
@@ -191,14 +189,14 @@ impl Event {
 }
 
 impl Message {
-    pub(crate) fn of_frame(frame: Frame<'_>) -> Self {
-        match frame.content {
-            Content::Event(positions) => Self::Event(Event(Arc::new(Inner {
-                frame: frame.text.into(),
-                positions: positions.into(),
+    pub(crate) fn new(received: Received<'_>) -> Self {
+        match received {
+            Received::Event(event) => Self::Event(Event(Arc::new(Inner {
+                frame: event.text.into(),
+                positions: event.positions.into(),
             }))),
-            Content::Malformed(reason) => Self::Malformed {
-                text: frame.text.into(),
+            Received::Malformed { text, reason } => Self::Malformed {
+                text: text.into(),
                 reason,
             },
         }
@@ -334,14 +332,14 @@ pub enum Liveness {
 #[cfg(test)]
 mod tests {
     use neurobridge_core::neuroio::Frames;
+    use neurobridge_protocol::FeedEvent;
 
     use super::*;
-    use crate::frame::classify;
 
     fn event(frame: &str) -> Event {
         let mut frames = Frames::default();
-        let content = classify(&mut frames, frame).content.expect("an event");
-        match Message::of_frame(Frame { text: frame, content }) {
+        let positions = frames.event(frame).expect("an event");
+        match Message::new(Received::Event(FeedEvent::of_frame(frame, positions))) {
             Message::Event(event) => event,
             message => panic!("{message:?}"),
         }

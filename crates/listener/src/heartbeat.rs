@@ -2,17 +2,24 @@
 
 use std::time::Duration;
 
+use neurobridge_protocol::Pings;
 use tokio::time::Instant;
+
+use crate::error::Lost;
+
+/// The time to the next ping of a feed without pings: longer than any connection.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// The heartbeat of one connection.
 ///
-/// The platform's pings have no payload, so answers can be matched only by counting. One ping at a time is
-/// measured, so the state has a constant size for any number of unanswered pings.
+/// Answers cannot be matched to pings by a payload, but only by counting. One ping at a time is measured, so the
+/// state has a constant size for any number of unanswered pings.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
-    interval: Duration,
-    timeout: Duration,
+    pings: Pings,
     due: Instant,
+    /// The last time at which frames were read; recorded only if frames are a proof of life.
+    heard: Instant,
     sent: u64,
     answered: u64,
     /// The time since which an answer is expected.
@@ -23,11 +30,11 @@ pub(crate) struct Heartbeat {
 
 impl Heartbeat {
     /// Creates a heartbeat whose first ping is due at once, so that a missing answer is detected early.
-    pub(crate) const fn new(interval: Duration, timeout: Duration, now: Instant) -> Self {
+    pub(crate) fn new(pings: Pings, now: Instant) -> Self {
         Self {
-            interval,
-            timeout,
-            due: now,
+            pings,
+            due: pings.interval.map_or(now + NEVER, |_| now),
+            heard: now,
             sent: 0,
             answered: 0,
             waiting_since: None,
@@ -35,9 +42,29 @@ impl Heartbeat {
         }
     }
 
-    /// Makes the first ping due, because the connection is authenticated only now.
-    pub(crate) const fn start(&mut self, now: Instant) {
-        self.due = now;
+    /// Starts both time limits and makes the first ping due, because the connection is authenticated only now.
+    pub(crate) fn start(&mut self, now: Instant) {
+        *self = Self::new(self.pings, now);
+    }
+
+    /// Returns whether the pings are those of the WebSocket protocol.
+    pub(crate) const fn uses_websocket(&self) -> bool {
+        self.pings.websocket
+    }
+
+    /// Returns whether every frame is a proof of life, so that [`heard`](Self::heard) has to be called.
+    pub(crate) const fn counts_frames(&self) -> bool {
+        self.pings.idle_timeout.is_some() || self.pings.any_frame_answers
+    }
+
+    /// Records that frames were read.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.heard = now;
+        if self.pings.any_frame_answers {
+            // Not measured: the frame may not be a reaction to the ping.
+            self.answered = self.sent;
+            (self.waiting_since, self.measured) = (None, None);
+        }
     }
 
     /// Returns the time at which the next ping is due.
@@ -48,7 +75,22 @@ impl Heartbeat {
     /// Returns the time at which the connection is dead, unless an answer arrives. Must not be used during
     /// backpressure: then answers may be unread behind events.
     pub(crate) fn dead_at(&self) -> Option<Instant> {
-        self.waiting_since.map(|since| since + self.timeout)
+        let unanswered = self.waiting_since.map(|since| since + self.pings.timeout);
+        let idle = self.pings.idle_timeout.map(|timeout| self.heard + timeout);
+        unanswered.into_iter().chain(idle).min()
+    }
+
+    /// Returns the end of a dead connection.
+    pub(crate) fn lost(&self) -> Lost {
+        let is_unanswered = self
+            .waiting_since
+            .is_some_and(|since| self.dead_at() == Some(since + self.pings.timeout));
+        match self.pings.idle_timeout {
+            Some(timeout) if !is_unanswered => Lost::IdleTimeout { timeout },
+            _ => Lost::PongTimeout {
+                timeout: self.pings.timeout,
+            },
+        }
     }
 
     /// Records that a ping was sent.
@@ -61,7 +103,7 @@ impl Heartbeat {
 
     /// Records that a due ping was not sent, because the last one is not flushed yet.
     pub(crate) fn skip(&mut self, now: Instant) {
-        self.due = now + self.interval;
+        self.due = now + self.pings.interval.unwrap_or(NEVER);
     }
 
     /// Records an answer, and returns the round-trip time if its ping was measured.
@@ -84,14 +126,10 @@ impl Heartbeat {
     /// round trip that includes it is not measured.
     pub(crate) fn released(&mut self, held: Duration, now: Instant) {
         self.measured = None;
+        self.heard = (self.heard + held).min(now);
         if let Some(since) = &mut self.waiting_since {
             *since = (*since + held).min(now);
         }
-    }
-
-    /// Returns the time limit for an answer.
-    pub(crate) const fn timeout(&self) -> Duration {
-        self.timeout
     }
 }
 
@@ -101,11 +139,57 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_secs(5);
     const TIMEOUT: Duration = Duration::from_secs(10);
+    const PINGS: Pings = Pings {
+        interval: Some(INTERVAL),
+        timeout: TIMEOUT,
+        idle_timeout: None,
+        websocket: false,
+        any_frame_answers: false,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn any_frame_proves_life_without_a_declared_answer() {
+        let start = Instant::now();
+        let idle = Duration::from_secs(30);
+        let pings = Pings {
+            idle_timeout: Some(idle),
+            any_frame_answers: true,
+            ..PINGS
+        };
+        let mut heartbeat = Heartbeat::new(pings, start);
+        assert!(heartbeat.counts_frames());
+        assert_eq!(heartbeat.dead_at(), Some(start + idle));
+        heartbeat.sent(start);
+        assert_eq!(heartbeat.dead_at(), Some(start + TIMEOUT));
+        assert!(matches!(heartbeat.lost(), Lost::PongTimeout { .. }));
+        let later = start + Duration::from_secs(1);
+        heartbeat.heard(later);
+        assert_eq!(heartbeat.dead_at(), Some(later + idle));
+        assert!(matches!(heartbeat.lost(), Lost::IdleTimeout { .. }));
+        heartbeat.released(idle * 2, later + idle * 2);
+        assert_eq!(
+            heartbeat.dead_at(),
+            Some(later + idle * 3),
+            "not the server's silence"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn feed_without_pings_is_never_dead() {
+        let start = Instant::now();
+        let pings = Pings {
+            interval: None,
+            ..PINGS
+        };
+        let heartbeat = Heartbeat::new(pings, start);
+        assert!(heartbeat.due() > start + Duration::from_secs(86_400 * 365));
+        assert_eq!(heartbeat.dead_at(), None);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn pong_is_measured_and_keeps_the_connection() {
         let start = Instant::now();
-        let mut heartbeat = Heartbeat::new(INTERVAL, TIMEOUT, start);
+        let mut heartbeat = Heartbeat::new(PINGS, start);
         assert_eq!((heartbeat.due(), heartbeat.dead_at()), (start, None));
         assert_eq!(heartbeat.answered(start), None, "an answer to nothing");
         heartbeat.sent(start);
@@ -119,7 +203,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_counts_from_the_oldest_unanswered_ping() {
         let start = Instant::now();
-        let mut heartbeat = Heartbeat::new(INTERVAL, TIMEOUT, start);
+        let mut heartbeat = Heartbeat::new(PINGS, start);
         heartbeat.sent(start);
         heartbeat.sent(start + INTERVAL);
         assert_eq!(heartbeat.dead_at(), Some(start + TIMEOUT));
@@ -137,7 +221,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn backpressure_does_not_count_as_server_silence() {
         let start = Instant::now();
-        let mut heartbeat = Heartbeat::new(INTERVAL, TIMEOUT, start);
+        let mut heartbeat = Heartbeat::new(PINGS, start);
         heartbeat.sent(start);
         let held = Duration::from_secs(3600);
         let released = start + Duration::from_secs(1) + held;

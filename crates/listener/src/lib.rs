@@ -1,44 +1,46 @@
-//! A client of the NeuroIO WebSocket event feed: connects, authenticates, sends pings, classifies frames, and
-//! reconnects whenever the connection ends.
+//! A client of WebSocket event feeds, NeuroIO's or declared ones: connects, authenticates, sends pings, classifies frames,
+//! and reconnects whenever the connection ends.
 //!
 //! - [`EventListener`] is for programs that need typed messages, by a handler or as a stream.
 //! - [`Source`] is for programs that move many events: it sends batches, which a [`Batcher`] makes of the
-//!   frames, through a bounded channel, keeps a ledger, and publishes its state and counters as
+//!   events, through a bounded channel, keeps a ledger, and publishes its state and counters as
 //!   [`SourceStats`].
 //!
-//! The protocol is known from the platform's public Python and JavaScript clients, their documentation and
+//! NeuroIO's protocol is known from the platform's public Python and JavaScript clients, their documentation and
 //! their tests. Properties marked *assumed* are documented in none of them.
 
 mod batch;
 mod config;
 mod connection;
 mod error;
-mod error_fields;
 mod event;
-mod frame;
 mod heartbeat;
 mod listener;
 mod proxy;
+mod received;
+mod secrets;
 mod source;
 mod stats;
+mod stored;
 mod tls;
-mod token;
 
 use neurobridge_core::throttle;
 pub use neurobridge_core::tls::TlsFiles;
+pub use neurobridge_protocol::{FeedEvent, MalformedReason};
 
 pub use self::{
     batch::{Batcher, MessageBatch, Messages},
-    config::{BackoffConfig, SourceConfig},
+    config::{BackoffConfig, EventAttributes, SourceConfig},
     error::SourceError,
     event::{Entry, Event, Liveness, Message, Mood, Named, PlatformError, Recognition},
-    frame::{Content, Frame, MalformedReason},
     listener::{EventListener, EventStream, ListenError},
+    received::Received,
     source::Source,
     stats::{
         ConnectionCounts, ConnectionOutcome, Counts, DisconnectCounts, DisconnectReason, FrameCounts,
         FrameKind, Gap, GapCounts, GapOutcome, Label, SourceSnapshot, SourceState, SourceStats,
     },
+    stored::StoredEvents,
     tls::TlsSetupError,
 };
 

@@ -19,7 +19,7 @@ use crate::{
     connection::{Link, Notice, Outlet},
     error::SourceError,
     event::{self, Message, PlatformError},
-    frame::Frame,
+    received::Received,
     source::{self, Setup},
     stats::SourceStats,
 };
@@ -80,7 +80,7 @@ impl EventListener {
 
     /// Sets the address of the feed.
     pub fn url(mut self, url: impl Into<String>) -> Self {
-        self.config.url = url.into();
+        self.config.url = Some(url.into());
         self
     }
 
@@ -143,13 +143,26 @@ impl EventListener {
     /// Panics outside of a Tokio runtime.
     pub fn stream_until(self, stop: CancellationToken) -> Result<EventStream, SourceError> {
         let name: Arc<str> = "neuroio".into();
-        let mut setup = Setup::new(&name, self.config)?;
-        setup.fields = event::projected_fields();
+        if self.config.feed.is_some() {
+            return Err(SourceError::Config {
+                name: name.to_string(),
+                key: "feed".to_owned(),
+                mistake: "found a declared feed, expected none: an EventListener reads NeuroIO's feed, a Source any feed".to_owned(),
+            });
+        }
+        let setup = Setup::new(&name, self.config, &event::projected_fields())?;
         let (items, batches) = mpsc::channel(BATCHES);
         let stats = Arc::new(SourceStats::new());
         // A child token: dropping the stream must not cancel the caller's token.
         let stop = stop.child_token();
-        let link = Link::new(name, Messages::default(), items, stop.clone(), Arc::clone(&stats));
+        let link = Link::new(
+            name,
+            Messages::default(),
+            items,
+            stop.clone(),
+            Arc::clone(&stats),
+            Arc::default(),
+        );
         Ok(EventStream {
             batches,
             batch: Vec::new().into_iter(),
@@ -224,8 +237,10 @@ struct Messages {
 impl Outlet for Messages {
     type Item = Vec<Message>;
 
-    fn frame(&mut self, frame: Frame<'_>) {
-        self.messages.push(Message::of_frame(frame));
+    fn begin(&mut self, _: u64) {}
+
+    fn push(&mut self, received: Received<'_>) {
+        self.messages.push(Message::new(received));
     }
 
     fn notice(&mut self, notice: Notice<'_>) {

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
 use neurobridge_core::{
-    backoff::Backoff, clock, event::FieldPath, ledger::SourceLedger, neuroio::Frames, secret::SecretSet,
-    throttle, units::format_duration,
+    backoff::Backoff, clock, event::FieldPath, ledger::SourceLedger, secret::SecretSet, throttle,
+    units::format_duration,
 };
-use secrecy::ExposeSecret;
+use neurobridge_protocol::{Problem, Protocol};
 use tokio::{
     select,
     sync::mpsc,
@@ -21,38 +21,40 @@ use crate::{
     config::{Endpoint, SourceConfig},
     connection::{self, Dial, Dialler, Link, Notice, Outlet, Session},
     error::{DialError, Lost, SourceError, sentence},
-    frame::Frame,
-    heartbeat::Heartbeat,
+    received::Received,
+    secrets::SecretReader,
     stats::{Label, SourceState, SourceStats},
-    token::TokenSource,
+    stored::StoredEvents,
 };
 
 /// The maximum `Retry-After` that is obeyed: a wrong value must not silence a source for days.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// A NeuroIO event feed, which stays connected while [`run`](Self::run) is polled.
+/// An event feed, which stays connected while [`run`](Self::run) is polled.
 ///
 /// A source needs one task; a process may run a hundred of them.
 pub struct Source {
     name: Arc<str>,
     ledger: Arc<SourceLedger>,
     stats: Arc<SourceStats>,
+    stored: Arc<StoredEvents>,
     setup: Setup<Dialler>,
 }
 
 /// The parts of a source that outlive its connections.
 pub(crate) struct Setup<D> {
     pub(crate) dialler: D,
-    pub(crate) token: TokenSource,
+    pub(crate) reader: SecretReader,
     /// The sent values that must not be shown when the server repeats them.
     pub(crate) secrets: SecretSet,
     pub(crate) config: SourceConfig,
-    /// The fields whose positions are located in each event, besides id, time, type and body.
-    pub(crate) fields: Vec<FieldPath>,
+    /// The protocol at the start of a connection.
+    pub(crate) protocol: Protocol,
 }
 
 impl Source {
-    /// Creates a source. `ledger` counts its event frames, including malformed ones.
+    /// Creates a source. `ledger` counts its events and malformed frames. The positions of `fields` are located when an event
+    /// is read; a later access to any other field scans the event, which takes longer.
     ///
     /// Reads the proxy variables of the environment, and reads the TLS files once to report errors in them.
     ///
@@ -62,23 +64,17 @@ impl Source {
         name: impl Into<Arc<str>>,
         config: SourceConfig,
         ledger: Arc<SourceLedger>,
+        fields: &[FieldPath],
     ) -> Result<Self, SourceError> {
         let name = name.into();
-        let setup = Setup::new(&name, config)?;
+        let setup = Setup::new(&name, config, fields)?;
         Ok(Self {
             name,
             ledger,
             stats: Arc::new(SourceStats::new()),
+            stored: Arc::default(),
             setup,
         })
-    }
-
-    /// Sets the fields whose positions are located when an event is read. A later access to any other field scans the
-    /// event, which takes longer.
-    #[must_use]
-    pub fn with_fields(mut self, fields: Vec<FieldPath>) -> Self {
-        self.setup.fields = fields;
-        self
     }
 
     /// Returns the name of the source.
@@ -91,7 +87,13 @@ impl Source {
         Arc::clone(&self.stats)
     }
 
-    /// Connects, authenticates, and sends the batches that `batcher` makes of the frames to `batches`.
+    /// Returns the handle by which the program reports which events are stored. A feed with acknowledgements or `resume`
+    /// needs it.
+    pub fn stored(&self) -> Arc<StoredEvents> {
+        Arc::clone(&self.stored)
+    }
+
+    /// Connects, authenticates, and sends the batches that `batcher` makes of the events to `batches`.
     /// Reconnects whenever the connection ends, until `stop` is cancelled or the receiver of `batches` is
     /// dropped.
     ///
@@ -116,29 +118,29 @@ impl Source {
     ) -> Result<(), SourceError> {
         let outlet = Counted {
             batcher,
-            frames: 0,
+            items: 0,
             counted: 0,
             ledger: self.ledger,
         };
-        let link = Link::new(self.name, outlet, batches, stop, self.stats);
+        let link = Link::new(self.name, outlet, batches, stop, self.stats, self.stored);
         run(self.setup, link).await
     }
 }
 
 impl Setup<Dialler> {
-    pub(crate) fn new(name: &str, config: SourceConfig) -> Result<Self, SourceError> {
-        let mistaken = |key, mistake| SourceError::Config {
+    pub(crate) fn new(name: &str, config: SourceConfig, fields: &[FieldPath]) -> Result<Self, SourceError> {
+        let mistaken = |key: &str, mistake| SourceError::Config {
             name: name.to_owned(),
-            key,
+            key: key.to_owned(),
             mistake,
         };
-        if let Some((key, mistake)) = config.check().into_iter().next() {
-            return Err(mistaken(key, mistake));
+        if let Some(Problem { key, message, .. }) = config.check().into_iter().next() {
+            return Err(mistaken(&key.join("."), message));
         }
-        let endpoint = Endpoint::parse(&config.url).map_err(|mistake| mistaken("url", mistake))?;
-        let token = config
-            .token_source()
-            .ok_or_else(|| mistaken("token", "missing".to_owned()))?;
+        let endpoint = Endpoint::parse(config.address()).map_err(|mistake| mistaken("url", mistake))?;
+        let protocol = config
+            .protocol(fields)
+            .map_err(|problem| mistaken("feed", problem.to_string()))?;
         let proxy = config
             .proxy_choice()
             .and_then(|choice| choice.resolve(&endpoint))
@@ -151,10 +153,10 @@ impl Setup<Dialler> {
             })?;
         Ok(Self {
             dialler,
-            token,
+            reader: SecretReader(config.secrets()),
             secrets,
             config,
-            fields: Vec::new(),
+            protocol,
         })
     }
 }
@@ -194,14 +196,15 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, mut link: Link<O>) 
                 error.outcome().as_str(),
                 setup.shown(error),
             ),
-            Ended::NotAuthorised(lost @ Lost::TokenRefused { answer })
-            | Ended::Lost(lost @ Lost::TokenRefused { answer }, _) => {
+            Ended::NotAuthorised(lost @ Lost::TokenRefused { answer, is_declared })
+            | Ended::Lost(lost @ Lost::TokenRefused { answer, is_declared }, _) => {
                 if setup.config.exit_on_refused_token {
                     let reason = setup.shown(lost);
                     link.stats.waiting(SourceState::Refused, reason);
                     return Err(SourceError::TokenRefused {
                         name: link.name.to_string(),
                         answer: answer.clone(),
+                        is_declared: *is_declared,
                     });
                 }
                 (
@@ -290,12 +293,15 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
     link.stats.dialling();
     let opened = stop
         .run_until_cancelled(async {
-            let token = setup.token.read().await?;
-            setup.secrets.add(token.expose_secret());
-            Ok((token, setup.dialler.dial().await?))
+            let secrets = setup.reader.read().await?;
+            for secret in secrets.values() {
+                setup.secrets.add(secret.expose());
+            }
+            let request = setup.protocol.request(&secrets, link.stored.resume().as_deref());
+            Ok((secrets, setup.dialler.dial(&request).await?))
         })
         .await;
-    let (token, dialled) = match opened {
+    let (secrets, dialled) = match opened {
         None => return Ended::NotAuthorised(Lost::Stopped),
         Some(Err(error)) => {
             let error: DialError = error;
@@ -308,17 +314,14 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
         clock::compare_with_server(SignedDuration::try_from_secs_f64(ahead).unwrap_or(SignedDuration::MAX));
     }
     link.stats.authorising(dialled.clock_skew_seconds);
-    let config = &setup.config;
-    let heartbeat = Heartbeat::new(config.ping_interval, config.pong_timeout, Instant::now());
     let mut session = Session::new(
         dialled.socket,
-        token,
+        setup.protocol.clone(),
         setup.secrets.clone(),
-        config.max_frame_size,
-        heartbeat,
-        Frames::new(&setup.fields),
+        setup.config.max_frame_size,
     );
-    let authorised = connection::authorise(&mut session, link, config.auth_timeout).await;
+    link.outlet.begin(link.stored.begin());
+    let authorised = connection::authorise(&mut session, link, secrets).await;
     let mut ended = match authorised {
         Err(lost) => {
             if !matches!(lost, Lost::Stopped) {
@@ -369,12 +372,12 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>) -> En
     ended
 }
 
-/// Counts frames as received when their batch is sent or has to wait.
+/// Counts events and malformed frames as received when their batch is sent or has to wait.
 struct Counted<B> {
     batcher: B,
-    /// The number of frames in the batcher.
-    frames: usize,
-    /// The number of these frames that are counted as received.
+    /// The number of events and malformed frames in the batcher.
+    items: usize,
+    /// The number of them that are counted as received.
     counted: usize,
     ledger: Arc<SourceLedger>,
 }
@@ -382,28 +385,32 @@ struct Counted<B> {
 impl<B: Batcher> Outlet for Counted<B> {
     type Item = B::Batch;
 
-    fn frame(&mut self, frame: Frame<'_>) {
-        self.batcher.push(frame);
-        self.frames += 1;
+    fn begin(&mut self, connection: u64) {
+        self.batcher.begin(connection);
+    }
+
+    fn push(&mut self, received: Received<'_>) {
+        self.batcher.push(received);
+        self.items += 1;
     }
 
     fn notice(&mut self, _: Notice<'_>) {}
 
     fn len(&self) -> usize {
-        self.frames
+        self.items
     }
 
     fn count_waiting(&mut self) {
-        self.ledger.receive((self.frames - self.counted) as u64);
-        self.counted = self.frames;
+        self.ledger.receive((self.items - self.counted) as u64);
+        self.counted = self.items;
     }
 
     fn take(&mut self, received_at: jiff::Timestamp) -> Option<B::Batch> {
-        if self.frames == 0 {
+        if self.items == 0 {
             return None;
         }
         self.count_waiting();
-        (self.frames, self.counted) = (0, 0);
+        (self.items, self.counted) = (0, 0);
         Some(self.batcher.take(received_at))
     }
 }

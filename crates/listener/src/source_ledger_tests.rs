@@ -11,23 +11,24 @@ fn counted_source() -> (impl Future<Output = Result<(), SourceError>>, Counting)
         dialler: TestDial {
             platforms: platforms_in,
             failures: Mutex::default(),
+            requests: Arc::default(),
         },
-        token: config.token_source().unwrap(),
+        reader: SecretReader(config.secrets()),
         secrets: SecretSet::default(),
+        protocol: config.protocol(&[]).unwrap(),
         config,
-        fields: Vec::new(),
     };
     let ledger = Arc::new(SourceLedger::default());
     let outlet = Counted {
         batcher: Messages::new("test"),
-        frames: 0,
+        items: 0,
         counted: 0,
         ledger: Arc::clone(&ledger),
     };
     let mut full = Messages::new("full");
     items.try_send(full.take(jiff::Timestamp::UNIX_EPOCH)).unwrap();
     let (stop, stats) = (CancellationToken::new(), Arc::new(SourceStats::new()));
-    let link = Link::new("test".into(), outlet, items, stop.clone(), stats);
+    let link = Link::new("test".into(), outlet, items, stop.clone(), stats, Arc::default());
     let counting = Counting {
         platforms,
         batches,
@@ -72,17 +73,18 @@ fn events_are_in_the_ledger_before_they_are_sent() {
     let ledger = Arc::new(SourceLedger::default());
     let mut outlet = Counted {
         batcher: Messages::new("main"),
-        frames: 0,
+        items: 0,
         counted: 0,
         ledger: ledger.clone(),
     };
-    for text in [event(1), "{".into()] {
-        let mut frames = Frames::default();
-        let content = crate::frame::classify(&mut frames, &text)
-            .content
-            .expect("content");
-        outlet.frame(Frame { text: &text, content });
-    }
+    let text = event(1);
+    let mut frames = neurobridge_core::neuroio::Frames::default();
+    let positions = frames.event(&text).unwrap();
+    outlet.push(Received::Event(FeedEvent::of_frame(&text, positions)));
+    outlet.push(Received::Malformed {
+        text: "[]",
+        reason: MalformedReason::UnknownKind,
+    });
     assert_eq!(ledger.counts().received, 0);
     let batch = outlet.take(jiff::Timestamp::UNIX_EPOCH).unwrap();
     assert_eq!((batch.messages.len(), &*batch.source), (2, "main"));

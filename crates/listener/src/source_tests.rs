@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
-use neurobridge_core::{neuroio::Frames, secret::SecretSet};
+use neurobridge_core::secret::SecretSet;
+use neurobridge_protocol::{FeedEvent, MalformedReason, Prepared};
 use tokio::{io::DuplexStream, join};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -11,9 +12,11 @@ use crate::{
         Dialled,
         testing::{AUTH, LIMIT, Platform, TestOutlet, event, sockets},
     },
-    stats::{ConnectionOutcome, DisconnectReason, GapOutcome, SourceSnapshot},
+    stats::{ConnectionOutcome, DisconnectReason, FrameKind, GapOutcome, SourceSnapshot},
 };
 
+#[path = "source_declared_tests.rs"]
+mod declared;
 #[path = "source_ledger_tests.rs"]
 mod ledger;
 #[path = "source_outage_tests.rs"]
@@ -24,12 +27,15 @@ struct TestDial {
     platforms: mpsc::UnboundedSender<Platform>,
     /// The errors of the first dials.
     failures: Mutex<Vec<DialError>>,
+    /// The query of each request.
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Dial for TestDial {
     type Stream = DuplexStream;
 
-    async fn dial(&self) -> Result<Dialled<DuplexStream>, DialError> {
+    async fn dial(&self, request: &Prepared) -> Result<Dialled<DuplexStream>, DialError> {
+        self.requests.lock().unwrap().push(request.query.clone());
         if let Some(failure) = self.failures.lock().unwrap().pop() {
             return Err(failure);
         }
@@ -50,6 +56,8 @@ struct Bench {
     batches: mpsc::Receiver<Vec<String>>,
     stop: CancellationToken,
     stats: Arc<SourceStats>,
+    stored: Arc<StoredEvents>,
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Bench {
@@ -73,29 +81,35 @@ fn bench(
     let mut config = SourceConfig::new("ws://localhost", "s3cret");
     config.max_frame_size = LIMIT;
     change(&mut config);
+    let requests = Arc::default();
     let setup = Setup {
         dialler: TestDial {
             platforms: platforms_in,
             failures: Mutex::new(failures),
+            requests: Arc::clone(&requests),
         },
-        token: config.token_source().unwrap(),
+        reader: SecretReader(config.secrets()),
         secrets: SecretSet::default(),
+        protocol: config.protocol(&[]).unwrap(),
         config,
-        fields: Vec::new(),
     };
     let (stop, stats) = (CancellationToken::new(), Arc::new(SourceStats::new()));
+    let stored = Arc::<StoredEvents>::default();
     let link = Link::new(
         "test".into(),
         TestOutlet::default(),
         items,
         stop.clone(),
         stats.clone(),
+        Arc::clone(&stored),
     );
     let bench = Bench {
         platforms,
         batches,
         stop,
         stats,
+        stored,
+        requests,
     };
     (run(setup, link), bench)
 }
@@ -375,7 +389,7 @@ async fn rotated_token_is_used_at_the_next_connection() {
         }
         let reason = bench.snapshot().reason.unwrap();
         assert!(
-            reason.contains("token file") && reason.contains("cannot be read"),
+            reason.starts_with("the token cannot be read: \"token_file\": cannot read"),
             "{reason}"
         );
         bench.stop.cancel();
@@ -385,7 +399,7 @@ async fn rotated_token_is_used_at_the_next_connection() {
 
 #[test]
 fn errors_are_found_when_a_source_is_created() {
-    let make = |config| Source::new("main", config, Arc::default()).map(|_| ());
+    let make = |config| Source::new("main", config, Arc::default(), &[]).map(|_| ());
     let error = make(SourceConfig::default()).unwrap_err();
     assert!(
         error.to_string().starts_with("source main: token: missing"),
@@ -437,7 +451,7 @@ async fn hundred_sources_run_in_one_process() {
         config.open_timeout = Duration::from_secs(30);
         config.auth_timeout = Duration::from_secs(30);
         let name = format!("source{number}");
-        let source = Source::new(name.as_str(), config, ledger.clone()).unwrap();
+        let source = Source::new(name.as_str(), config, ledger.clone(), &[]).unwrap();
         tasks.spawn(source.run(Messages::new(name), batches_in.clone(), stop.clone()));
         ledgers.push(ledger);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use neurobridge_core::{
     address::{Address, describe_scheme},
-    positions::{MAX_ID_PARTS, TimeFormat},
+    positions::{MAX_PARTS, TimeFormat},
     units::format_duration,
 };
 
@@ -388,10 +388,10 @@ impl Check<'_> {
     fn event(&mut self, declaration: &Declaration) {
         for (key, paths) in [("id", &declaration.event.id), ("key", &declaration.event.key)] {
             let count = paths.iter().flat_map(Paths::iter).count();
-            if count > MAX_ID_PARTS {
+            if count > MAX_PARTS {
                 self.add(
                     &["event", key],
-                    format!("found {count} paths, expected {MAX_ID_PARTS} or fewer"),
+                    format!("found {count} paths, expected {MAX_PARTS} or fewer"),
                 );
             }
         }

@@ -36,6 +36,7 @@ pub struct Declaration {
     #[serde(default)]
     pub events: Option<FeedPath>,
     /// The meaning of a frame, or of each element of `events`: the first rule that matches decides.
+    #[serde(default)]
     pub rules: Vec<Rule>,
     /// The fields of an event.
     #[serde(default)]
@@ -191,7 +192,10 @@ pub struct EventFields {
     /// The path of the kind of event, the second part of the CloudEvents attribute `type`.
     #[serde(rename = "type")]
     pub kind: Option<FeedPath>,
-    /// The first part of the CloudEvents attribute `type`, before the kind, such as `com.example.`.
+    /// The CloudEvents attribute `source`. `/feeds/` and the name of the source by default.
+    pub source: Option<String>,
+    /// The first part of the CloudEvents attribute `type`, before the kind, such as `com.example.`. The name of the source and
+    /// a dot by default.
     pub type_prefix: Option<String>,
     /// The key: events with the same key stay in order. A path, or a list of paths.
     pub key: Option<Paths>,

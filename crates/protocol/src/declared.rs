@@ -4,78 +4,27 @@ use std::time::Duration;
 
 use neurobridge_core::{
     event::FieldPath,
-    json::{JsonError, Span, text},
+    json::{Span, text},
     path::Path,
     positions::PositionsBuf,
 };
 
 use crate::{
+    action::{Action, MalformedReason, Ping, Prepared},
     check::{self, Compiled},
-    declaration::{Declaration, Heartbeat, Meaning},
+    declaration::{Declaration, Meaning},
     elements::Elements,
-    fields::{EventSlots, FeedEvent, Slots, Test, Unit, UnitReader},
+    fields::{EventSlots, Slots, Test, Unit, UnitReader},
     notation::{Answer, FeedPath, When},
     problem::Problem,
+    protocol::Pings,
     resume,
     text::{Message, Secrets, Values},
 };
 
 /// The maximum number of bytes of a text of the feed that is returned. Secrets are searched for in a shorter part, and only a
 /// shorter part is shown.
-const MAX_TEXT_BYTES: usize = 16 * 1024;
-
-/// An action that a frame requires. One frame may require several.
-#[derive(Clone, Debug)]
-pub enum Action<'a> {
-    /// An event.
-    Event(FeedEvent<'a>),
-    /// A proof that the connection is alive: an answer to a ping, or a message of the feed's own heartbeat.
-    Alive,
-    /// The opening is complete.
-    Ready,
-    /// The feed refused the connection, with its text, which may repeat a secret.
-    Refused(String),
-    /// An error of the feed, with its text, which may repeat a secret.
-    Error(String),
-    /// A message to send: a reply, or the next step of the opening.
-    Reply(Message),
-    /// A message without a meaning for the bridge.
-    Ignore,
-    /// A frame that is not JSON, or a frame that contains only the unit that no rule matches.
-    Malformed(&'a str, MalformedReason),
-}
-
-/// The reason why a frame is malformed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum MalformedReason {
-    /// The text is not JSON.
-    #[error("not JSON")]
-    NotJson(#[source] JsonError),
-    /// No rule of the declaration matches the JSON.
-    #[error("unrecognised message, no rule of the feed matches")]
-    NoRule,
-}
-
-/// A ping to send.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ping {
-    /// A message in a text frame.
-    Message(Message),
-    /// A WebSocket ping.
-    WebSocket,
-}
-
-/// The request that opens a connection, with the secrets inserted.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Prepared {
-    /// Headers in addition to those of the client.
-    pub headers: Vec<(String, String)>,
-    /// The percent-encoded query without `?`; empty if there are no parameters.
-    pub query: String,
-    /// Sub-protocols to offer.
-    pub subprotocols: Vec<String>,
-}
+pub(crate) const MAX_TEXT_BYTES: usize = 16 * 1024;
 
 /// Where a unit is in its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,7 +106,6 @@ impl Declared {
         let mut slots = Slots::default();
         let tests = Tests::new(&declaration, &mut slots);
         let event_slots = EventSlots {
-            key: slots.of_all(declaration.event.key.as_ref()),
             resume: declaration.resume.as_ref().map(|resume| slots.of(&resume.value)),
             ack: declaration.ack.as_ref().map(|ack| slots.of(&ack.value)),
         };
@@ -226,6 +174,10 @@ impl Declared {
         messages
     }
 
+    pub(crate) const fn skip_opening(&mut self) {
+        self.phase = Phase::Ready;
+    }
+
     /// Returns whether the opening is complete.
     pub fn is_ready(&self) -> bool {
         self.phase == Phase::Ready
@@ -239,9 +191,16 @@ impl Declared {
         }
     }
 
-    /// Returns the heartbeat, with its interval and time limits.
-    pub fn heartbeat(&self) -> &Heartbeat {
-        &self.declaration.heartbeat
+    pub(crate) fn pings(&self) -> Pings {
+        let heartbeat = &self.declaration.heartbeat;
+        let has_pings = heartbeat.websocket || self.compiled.ping.is_some();
+        Pings {
+            interval: has_pings.then_some(heartbeat.interval),
+            timeout: heartbeat.timeout,
+            idle_timeout: heartbeat.idle_timeout,
+            websocket: heartbeat.websocket,
+            any_frame_answers: !heartbeat.websocket && heartbeat.answer.is_none(),
+        }
     }
 
     /// Returns the next ping, which is due `interval` after the last one; `None` if the feed has no pings.
@@ -378,12 +337,9 @@ impl Declared {
                 };
                 reader.projection().write(projected, &mut self.positions);
                 reader.learn(frame);
-                act(Action::Event(FeedEvent {
-                    text: frame,
-                    positions: self.positions.positions(),
-                    unit,
-                    slots: &self.event_slots,
-                }));
+                act(Action::Event(
+                    self.event_slots.event(&unit, self.positions.positions()),
+                ));
             }
             // An answer to an opening step needs no rule, unless it is an event too.
             (None, _) | (_, Some(Meaning::Ignore | Meaning::Alive)) if is_answer => {}

@@ -10,7 +10,7 @@ use neurobridge_core::{
     frame_reader::FrameReader,
     json::{self, JsonError, Span},
     path::Path,
-    positions::{Positions, TimeFormat, joined},
+    positions::{Positions, TimeFormat},
     projection::{EventPaths, Projection},
 };
 
@@ -30,15 +30,6 @@ impl Slots {
             self.0.push(path.clone());
             self.0.len() - 1
         })
-    }
-
-    /// Returns the slots of several paths.
-    pub(crate) fn of_all(&mut self, paths: Option<&Paths>) -> Vec<usize> {
-        paths
-            .into_iter()
-            .flat_map(Paths::iter)
-            .map(|path| self.of(path))
-            .collect()
     }
 
     /// Compiles conditions.
@@ -85,6 +76,7 @@ impl UnitReader {
         let paths = EventPaths {
             body: event.body.as_ref().map_or_else(|| unit.clone(), absolute),
             id: event.id.iter().flat_map(Paths::iter).map(absolute).collect(),
+            key: event.key.iter().flat_map(Paths::iter).map(absolute).collect(),
             time: event.time.as_ref().map(|time| absolute(&time.path)),
             time_format: event.time.as_ref().map_or(TimeFormat::Text, |time| time.unit),
             kind: event.kind.as_ref().map(absolute),
@@ -140,11 +132,24 @@ impl<'a> Unit<'a> {
 }
 
 /// The slots of the values of an event that are not stored with it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct EventSlots {
-    pub(crate) key: Vec<usize>,
     pub(crate) resume: Option<usize>,
     pub(crate) ack: Option<usize>,
+}
+
+impl EventSlots {
+    /// Returns the event of a unit whose fields have these positions.
+    pub(crate) fn event<'a>(self, unit: &Unit<'a>, positions: Positions<'a>) -> FeedEvent<'a> {
+        let raw = |slot: Option<usize>| unit.raw(slot?);
+        FeedEvent {
+            text: unit.frame,
+            positions,
+            unit: unit.at,
+            resume: raw(self.resume).filter(|raw| json::text(raw).is_some()),
+            ack: raw(self.ack).filter(|raw| *raw != "null"),
+        }
+    }
 }
 
 /// An event. If its frame has an array of events, the text contains only the element of this event in the array.
@@ -154,25 +159,37 @@ pub struct FeedEvent<'a> {
     pub text: &'a str,
     /// The positions of the event's fields in the text.
     pub positions: Positions<'a>,
-    pub(crate) unit: Unit<'a>,
-    pub(crate) slots: &'a EventSlots,
+    /// The position of the unit in the text: of the element, or of the whole frame.
+    pub unit: Span,
+    /// The position from which the next connection resumes, as written by the feed.
+    pub resume: Option<&'a str>,
+    /// The value that identifies the event in an acknowledgement, as written by the feed.
+    pub ack: Option<&'a str>,
 }
 
 impl<'a> FeedEvent<'a> {
-    /// Returns the position of the unit in the text: of the element, or of the whole frame.
-    pub const fn unit(&self) -> Span {
-        self.unit.at
+    /// Returns an event that is the whole frame, and is neither resumed from nor acknowledged.
+    pub const fn of_frame(text: &'a str, positions: Positions<'a>) -> Self {
+        Self {
+            text,
+            positions,
+            unit: Span {
+                start: 0,
+                end: text.len() as u32,
+            },
+            resume: None,
+            ack: None,
+        }
     }
 
-    /// Returns the identity: the [`joined`] values of its paths.
+    /// Returns the identity: the [`joined`](neurobridge_core::positions::joined) values of its paths.
     pub fn id(&self) -> Option<Cow<'a, str>> {
         self.positions.id(self.text)
     }
 
     /// Returns the key, composed as the identity is.
     pub fn key(&self) -> Option<Cow<'a, str>> {
-        let slots = self.slots.key.iter();
-        joined(slots.map(|slot| self.unit.slots[*slot]), self.text)
+        self.positions.key(self.text)
     }
 
     /// Returns the time of the event; `None` if it is missing or invalid.
@@ -189,17 +206,5 @@ impl<'a> FeedEvent<'a> {
     /// Returns the body: the value at the path `body` of the declaration, otherwise the whole unit.
     pub fn body(&self) -> &'a str {
         self.positions.body().of(self.text).unwrap_or(self.text)
-    }
-
-    /// Returns the position from which the next connection resumes, as written by the feed.
-    pub fn resume(&self) -> Option<&'a str> {
-        self.unit
-            .raw(self.slots.resume?)
-            .filter(|raw| json::text(raw).is_some())
-    }
-
-    /// Returns the value that identifies the event in an acknowledgement, as written by the feed.
-    pub fn ack(&self) -> Option<&'a str> {
-        self.unit.raw(self.slots.ack?).filter(|raw| *raw != "null")
     }
 }

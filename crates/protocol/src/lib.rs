@@ -7,24 +7,31 @@
 //! A *unit* is the part of a frame that the rules are applied to: the whole frame, or with `events` each element of an array
 //! in the frame. Paths are relative to the unit; a path that begins with `$.` is relative to the frame.
 
+mod action;
 mod check;
 mod declaration;
 mod declared;
 mod elements;
+mod error_fields;
 mod fields;
+mod neuroio;
 mod notation;
 mod problem;
+mod protocol;
 mod resume;
 mod text;
 
 pub use self::{
+    action::{Action, MalformedReason, Ping, Prepared},
     declaration::{
         Acknowledgement, Declaration, EventFields, Heartbeat, Meaning, OpeningStep, Request, Resume, Rule,
         SecretSource,
     },
-    declared::{Action, Declared, MalformedReason, Ping, Prepared},
+    declared::Declared,
     fields::FeedEvent,
+    neuroio::{Neuroio, TOKEN},
     notation::{Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, When},
     problem::Problem,
+    protocol::{Pings, Protocol},
     text::{Message, Secrets},
 };

@@ -345,6 +345,10 @@ fn push_string(text: &str, out: &mut String) {
 pub struct Message(String);
 
 impl Message {
+    pub(crate) const fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// Returns the text: only for sending, never for a log.
     pub fn expose(&self) -> &str {
         &self.0

@@ -47,7 +47,7 @@ fn event(event: &FeedEvent<'_>, out: &mut String) {
         shown(event.key().map(Into::into))
     );
     let _ = writeln!(out, "= body {}", event.body());
-    if let Some(value) = event.resume() {
+    if let Some(value) = event.resume {
         let _ = writeln!(out, "= resume {value}");
     }
     assert!(
@@ -96,6 +96,7 @@ fn replayed(declared: &mut Declared, transcript: &str) -> String {
                 Action::Alive => out.push_str("= alive\n"),
                 Action::Ready => out.push_str("= ready\n"),
                 Action::Ignore => out.push_str("= ignore\n"),
+                Action::UnexpectedAnswer(text) => drop(writeln!(out, "= unexpected answer {text}")),
                 Action::Refused(text) => drop(writeln!(out, "= refused {text}")),
                 Action::Error(text) => drop(writeln!(out, "= error {text}")),
                 Action::Reply(reply) => message(&reply, &mut out),

@@ -300,7 +300,7 @@ fn default_topic() -> Template {
 }
 
 fn default_key() -> Template {
-    "{pid}".parse().expect("a name between braces is a template")
+    "{key}".parse().expect("a name between braces is a template")
 }
 
 const fn default_linger() -> Duration {

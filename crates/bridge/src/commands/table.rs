@@ -10,18 +10,22 @@ pub(super) struct Table {
 
 impl Table {
     /// Creates a table with these headings; with empty ones the heading line is left out.
-    pub(super) fn new<const COLUMNS: usize>(headings: [&str; COLUMNS]) -> Self {
-        let rows = if headings.iter().all(|heading| heading.is_empty()) {
+    pub(super) fn new<H: AsRef<str>>(headings: impl IntoIterator<Item = H>) -> Self {
+        let headings = headings
+            .into_iter()
+            .map(|heading| heading.as_ref().to_uppercase());
+        let headings: Vec<String> = headings.collect();
+        let rows = if headings.iter().all(String::is_empty) {
             Vec::new()
         } else {
-            vec![headings.map(|heading| heading.to_uppercase()).to_vec()]
+            vec![headings]
         };
         Self { rows }
     }
 
     /// Adds a row.
-    pub(super) fn row<const COLUMNS: usize>(&mut self, cells: [String; COLUMNS]) {
-        self.rows.push(cells.to_vec());
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
     }
 }
 

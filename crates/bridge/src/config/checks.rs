@@ -131,14 +131,31 @@ fn check_sources(config: &Config, errors: &mut Vec<ConfigError>) {
     }
     for (name, source) in &config.sources {
         check_name("sources", name, errors);
-        for (key, message) in source.check() {
-            errors.push(ConfigError::new(path(&["sources", name], key), message));
+        for problem in source.check() {
+            let key = ["sources", name]
+                .map(str::to_owned)
+                .into_iter()
+                .chain(problem.key);
+            errors.push(ConfigError {
+                hint: problem.hint,
+                ..ConfigError::new(key, problem.message)
+            });
         }
     }
 }
 
 fn check_sinks(config: &Config, errors: &mut Vec<ConfigError>) {
+    let has_neuroio = config.sources.values().any(|source| source.feed.is_none());
     for (name, sink) in &config.sinks {
+        // The key of NeuroIO's events is the id of a person, which must not be in the name of a destination.
+        for (part, template) in sink.config.templates() {
+            if has_neuroio && part != "key" && template.fields().any(|field| field.to_string() == "key") {
+                let message = format!(
+                    "found \"{template}\", expected no {{key}}, which is the id of a person in NeuroIO's events"
+                );
+                errors.push(ConfigError::new(["sinks", name, part], message));
+            }
+        }
         check_name("sinks", name, errors);
         for (key, message) in sink.config.errors() {
             errors.push(ConfigError::new(path(&["sinks", name], &key), message));

@@ -37,17 +37,26 @@ pub(super) struct Document {
     pub(super) values: Map<String, Value>,
     /// The place of each key.
     pub(super) places: BTreeMap<KeyPath, Place>,
-    /// The file; `None` when all values come from the environment.
-    pub(super) path: Option<PathBuf>,
-    /// The text of the file.
+    /// The configuration file, then the files that it includes. Empty when all values come from the environment.
+    pub(super) files: Vec<TextFile>,
+}
+
+/// A file with its text.
+#[derive(Debug)]
+pub(super) struct TextFile {
+    pub(super) path: PathBuf,
     pub(super) text: String,
 }
 
 /// The place that sets a key. An item of an array is its own key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// The byte ranges of the key and of its value in the file.
-    File { key: Range<usize>, value: Range<usize> },
+    /// The index of the file, and the byte ranges of the key and of its value in it.
+    File {
+        file: usize,
+        key: Range<usize>,
+        value: Range<usize>,
+    },
     /// An environment variable; for a table, one of those that set its keys.
     Variable(String),
 }
@@ -58,16 +67,8 @@ impl Document {
     /// # Errors
     /// Fails when the file cannot be read or is invalid TOML; all syntax errors that the parser recovers from are reported.
     pub(super) fn read(path: &Path, shape: &Shape<'_>) -> Result<Self, ReadError> {
-        let content = match file::read_within(path, MAX_FILE_BYTES, TIME_LIMIT) {
-            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-                let message =
-                    format!("found more than {MAX_FILE_BYTES} bytes, expected a configuration in TOML");
-                return Err(ReadError::Report(Report::of_file(path, message)));
-            }
-            content => content.map_err(ReadError::Io)?,
-        };
-        let text = content.text().map_err(ReadError::Io)?;
-        Self::parse(path, text, shape).map_err(ReadError::Report)
+        let text = read_text(path)?;
+        Self::parse(path, &text, shape).map_err(ReadError::Report)
     }
 
     /// Parses the text of a file.
@@ -75,6 +76,41 @@ impl Document {
     /// # Errors
     /// Fails when the text is invalid TOML.
     pub(super) fn parse(path: &Path, text: &str, shape: &Shape<'_>) -> Result<Self, Report> {
+        let mut document = Self::default();
+        document.values = document.add_file(&mut Vec::new(), path, text, shape)?;
+        Ok(document)
+    }
+
+    /// Replaces the value of a key by the table in the text of a file.
+    ///
+    /// # Errors
+    /// Fails when the text is invalid TOML.
+    pub(super) fn include(
+        &mut self,
+        key: &[String],
+        path: &Path,
+        text: &str,
+        shape: &Shape<'_>,
+    ) -> Result<(), Report> {
+        let table = self.add_file(&mut key.to_vec(), path, text, shape)?;
+        let value = key.split_first().and_then(|(first, rest)| {
+            rest.iter()
+                .try_fold(self.values.get_mut(first)?, |value, key| value.get_mut(key))
+        });
+        if let Some(value) = value {
+            *value = Value::Object(table);
+        }
+        Ok(())
+    }
+
+    /// Adds a file, and returns its values, whose keys are below `key`.
+    fn add_file(
+        &mut self,
+        key: &mut KeyPath,
+        path: &Path,
+        text: &str,
+        shape: &Shape<'_>,
+    ) -> Result<Map<String, Value>, Report> {
         let (table, errors) = DeTable::parse_recoverable(text);
         if let Some(language) = other_language(text).filter(|_| !errors.is_empty()) {
             let message = format!(
@@ -100,13 +136,16 @@ impl Document {
             report.sort();
             return Err(report);
         }
-        let mut document = Self {
-            path: Some(path.to_owned()),
+        self.files.push(TextFile {
+            path: path.to_owned(),
             text: text.to_owned(),
-            ..Self::default()
-        };
-        document.values = document.table(&mut Vec::new(), table.get_ref());
-        Ok(document)
+        });
+        Ok(self.table(key, table.get_ref()))
+    }
+
+    /// Returns the configuration file; `None` when all values come from the environment.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.files.first().map(|file| file.path.as_path())
     }
 
     /// Sets a key to the value of an environment variable. The keys of a table are set one by one.
@@ -153,10 +192,10 @@ impl Document {
 
     /// Returns the origin of the key or of the nearest enclosing table, and that key.
     pub(super) fn origin<'k>(&self, key: &'k [String]) -> (Origin, &'k [String]) {
-        let origin = |position| match &self.path {
-            Some(path) => Origin::File {
-                path: path.clone(),
-                position,
+        let origin = |file: usize, offset: Option<usize>| match self.files.get(file) {
+            Some(file) => Origin::File {
+                path: file.path.clone(),
+                position: offset.map(|offset| position(&file.text, offset)),
             },
             None => Origin::Nowhere,
         };
@@ -165,11 +204,11 @@ impl Document {
             .find_map(|length| {
                 let key = &key[..length];
                 Some(match self.places.get(key)? {
-                    Place::File { key: range, .. } => (origin(Some(position(&self.text, range.start))), key),
+                    Place::File { file, key: range, .. } => (origin(*file, Some(range.start)), key),
                     Place::Variable(name) => (Origin::Variable(name.clone()), key),
                 })
             })
-            .unwrap_or_else(|| (origin(None), &[]))
+            .unwrap_or_else(|| (origin(0, None), &[]))
     }
 
     fn table(&mut self, path: &mut KeyPath, table: &DeTable<'_>) -> Map<String, Value> {
@@ -177,6 +216,7 @@ impl Document {
         for (key, value) in table {
             path.push(key.get_ref().clone().into_owned());
             let place = Place::File {
+                file: self.files.len() - 1,
                 key: key.span(),
                 value: value.span(),
             };
@@ -206,6 +246,7 @@ impl Document {
                 for (index, item) in array.iter().enumerate() {
                     path.push(index.to_string());
                     let place = Place::File {
+                        file: self.files.len() - 1,
                         key: item.span(),
                         value: item.span(),
                     };
@@ -227,6 +268,21 @@ pub(super) enum ReadError {
     Io(io::Error),
     /// The file is invalid TOML.
     Report(Report),
+}
+
+/// Reads the text of a file.
+///
+/// # Errors
+/// The file cannot be read, or is too large.
+pub(super) fn read_text(path: &Path) -> Result<String, ReadError> {
+    let content = match file::read_within(path, MAX_FILE_BYTES, TIME_LIMIT) {
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            let message = format!("found more than {MAX_FILE_BYTES} bytes, expected a configuration in TOML");
+            return Err(ReadError::Report(Report::of_file(path, message)));
+        }
+        content => content.map_err(ReadError::Io)?,
+    };
+    Ok(content.text().map_err(ReadError::Io)?.to_owned())
 }
 
 /// Returns the language of a text that begins as YAML or JSON does, and never TOML.

@@ -29,26 +29,39 @@ pub struct Excerpt {
 
 /// Returns the line of a key of the file. Marks the value, or the key where the key itself is invalid.
 pub(super) fn of(document: &Document, shape: &Shape<'_>, key: &[String]) -> Option<Excerpt> {
-    let Some(Place::File { key: name, value }) = document.places.get(key) else {
+    let Some(Place::File {
+        file,
+        key: name,
+        value,
+    }) = document.places.get(key)
+    else {
         return None;
     };
-    let text = document.text.as_str();
+    let text = document.files.get(*file)?.text.as_str();
     let line = line_around(text, name.start);
     let is_table = |key: &[String]| matches!(document.value(key), Some(Value::Object(_)));
     let is_key_meant = shape.at(key).is_empty() || is_table(key) || value.end > line.end;
     let mut hidden = Vec::new();
     let mut end_of_values = line.start;
     for (path, place) in &document.places {
-        let Place::File { key, value } = place else {
+        let Place::File {
+            file: other,
+            key,
+            value,
+        } = place
+        else {
             continue;
         };
+        if other != file {
+            continue;
+        }
         if !overlap(key, &line) && !overlap(value, &line) {
             continue;
         }
         end_of_values = end_of_values.max(key.end);
         if !is_table(path) {
             end_of_values = end_of_values.max(value.end);
-            hidden.extend(hidden_part(document, shape, path, value));
+            hidden.extend(hidden_part(document, text, shape, path, value));
         }
     }
     // After the last value there are only braces and a comment.
@@ -105,6 +118,7 @@ pub(super) fn of_broken(text: &str, shape: &Shape<'_>, meant: &Range<usize>) -> 
 /// Returns the part of a value that must not be shown. A value in place of a table may be a token.
 fn hidden_part(
     document: &Document,
+    text: &str,
     shape: &Shape<'_>,
     path: &[String],
     range: &Range<usize>,
@@ -134,7 +148,7 @@ fn hidden_part(
     match shown {
         Some(length) if matches!(&value[length..], "" | "/") => None,
         // Without escapes, the text between the quotes is the value.
-        Some(length) if document.text.get(range.start + 1..range.end - 1) == Some(value) => {
+        Some(length) if text.get(range.start + 1..range.end - 1) == Some(value) => {
             Some(range.start + 1 + length..range.end - 1)
         }
         _ => Some(range.clone()),

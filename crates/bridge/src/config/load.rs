@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::{
     checks,
     document::{Document, KeyPath, ReadError},
-    environment, examples, excerpt,
+    environment, examples, excerpt, feeds,
     model::Config,
     report::{Origin, Problem, Report},
     shape::Shape,
@@ -113,6 +113,7 @@ pub(super) fn load_from<'p>(
     let mut document = find(named, &places, &shape)?;
     let mut report = Report::default();
     environment::read(variables, &shape, &mut document, &mut report);
+    feeds::include(&mut document, &shape, &mut report);
     let (config, mut errors) = tables::read(document.values.clone(), &shape);
     if keys == Keys::Read {
         // Added last, so that a key with an earlier error is not reported twice.
@@ -123,7 +124,7 @@ pub(super) fn load_from<'p>(
         if let Some(hint) = error
             .hint
             .as_mut()
-            .filter(|_| document.path.is_none() && error.key == ["sources"])
+            .filter(|_| document.path().is_none() && error.key == ["sources"])
         {
             *hint = no_file(&places, hint);
         }
@@ -147,7 +148,7 @@ pub(super) fn load_from<'p>(
             .keys()
             .map(|key| (key.join("."), document.origin(key).0))
             .collect(),
-        file: document.path,
+        file: document.path().map(Path::to_owned),
         files,
     })
 }
@@ -198,13 +199,21 @@ fn unreadable(path: &Path) -> Option<io::Error> {
     file::try_open(path).err()
 }
 
-/// Collects the values of all keys that end with `_file`.
+/// Returns whether a key is the file of a secret of a declared feed.
+fn is_secret_of_feed(key: &[String]) -> bool {
+    matches!(key, [sources, _, feed, secrets, _, file]
+        if sources == "sources" && feed == "feed" && secrets == "secrets" && file == "file")
+}
+
+/// Collects the values of all keys that end with `_file`, and the files of the secrets of declared feeds.
 fn named_files(table: &Map<String, Value>, at: &mut KeyPath, files: &mut Vec<(String, PathBuf)>) {
     for (key, value) in table {
         at.push(key.clone());
         match value {
             Value::Object(table) => named_files(table, at, files),
-            Value::String(path) if key.ends_with("_file") => files.push((at.join("."), path.into())),
+            Value::String(path) if key.ends_with("_file") || is_secret_of_feed(at) => {
+                files.push((at.join("."), path.into()))
+            }
             _ => {}
         }
         at.pop();

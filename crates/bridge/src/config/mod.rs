@@ -8,6 +8,7 @@ mod document;
 mod environment;
 mod examples;
 mod excerpt;
+pub(crate) mod feeds;
 mod load;
 mod model;
 mod report;

@@ -64,6 +64,11 @@ impl Report {
         &self.problems
     }
 
+    /// Returns the errors.
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
     /// Returns a report with one error that concerns no key.
     pub(super) fn of_file(path: &Path, message: impl Into<String>) -> Self {
         let origin = Origin::File {

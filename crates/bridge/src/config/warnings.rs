@@ -41,15 +41,19 @@ impl Loaded {
     pub fn warnings(&self) -> Vec<Warning> {
         let mut found = Found {
             origins: &self.origins,
+            // The fields of declared feeds are unknown.
+            knows_fields: self.config.sources.values().all(|source| source.feed.is_none()),
             warnings: Vec::new(),
         };
         let config = &self.config;
         let file = self.file.as_deref().unwrap_or(Path::new("")).display();
         for (key, origin) in &self.origins {
-            if is_secret(key) && matches!(origin, Origin::File { .. }) {
-                let message = format!(
-                    "secret in plain text in {file}; use {key}_file or an environment variable instead"
-                );
+            if (is_secret(key) || is_secret_of_feed(key)) && matches!(origin, Origin::File { .. }) {
+                let instead = match key.strip_suffix(".value") {
+                    Some(secret) if is_secret_of_feed(key) => format!("{secret}.file or {secret}.variable"),
+                    _ => format!("{key}_file or an environment variable"),
+                };
+                let message = format!("secret in plain text in {file}; use {instead} instead");
                 found.add(key, message);
             }
         }
@@ -70,7 +74,15 @@ impl Loaded {
             let (key, common) = (format!("sinks.{name}"), &sink.common);
             found.of_filter(&key, &common.filter);
             found.of_patterns(&key, &common.redact, common.pseudonymise.as_ref());
+            let has_neuroio = config.sources.values().any(|source| source.feed.is_none());
             for (part, template) in sink.config.templates() {
+                if !has_neuroio && template.to_string().starts_with("neuroio.") {
+                    let message = "events of a declared feed get the name of NeuroIO's; \"{feed}.events\" is one for each source";
+                    found.add(format!("{key}.{part}"), message);
+                }
+                if !found.knows_fields {
+                    continue;
+                }
                 for field in template.fields().filter_map(|field| field.unknown_field()) {
                     let message = unknown(&field, "events without it have no value there");
                     found.add(format!("{key}.{part}"), message);
@@ -89,6 +101,8 @@ impl Loaded {
 /// The warnings found so far.
 struct Found<'a> {
     origins: &'a BTreeMap<String, Origin>,
+    /// Whether all sources are NeuroIO's, whose fields are known.
+    knows_fields: bool,
     warnings: Vec<Warning>,
 }
 
@@ -159,7 +173,7 @@ impl Found<'_> {
             );
             self.add("spool.max_size", message);
         }
-        if keeps_pictures(config) {
+        if config.sources.values().any(|source| source.feed.is_none()) && keeps_pictures(config) {
             self.add(
                 "event.redact",
                 "pictures of faces, or links to them, are stored in the spool; redact = [\"*_image\"] removes them from the \
@@ -170,6 +184,9 @@ impl Found<'_> {
 
     /// Warns of unknown fields and results in a filter: a filter with a mistyped name passes no event, without any error.
     fn of_filter(&mut self, table: &str, filter: &Filter) {
+        if !self.knows_fields {
+            return;
+        }
         for (path, field) in filter.fields() {
             if let Some(field) = field.unknown_field() {
                 let message = unknown(&field, "events without it do not pass");
@@ -190,6 +207,9 @@ impl Found<'_> {
 
     /// Warns of unknown fields in patterns: with a mistyped pattern, personal data stays in the events.
     fn of_patterns(&mut self, table: &str, redact: &[Pattern], pseudonymise: Option<&Pseudonymise>) {
+        if !self.knows_fields {
+            return;
+        }
         let fields = pseudonymise.map_or(&[][..], |pseudonymise| &pseudonymise.fields);
         for (list, verb, patterns) in [
             ("redact", "redacts", redact),
@@ -247,9 +267,14 @@ fn is_secret(key: &str) -> bool {
     matches!(name, "token" | "password" | "key_password" | "nkey")
 }
 
+/// Returns whether a key holds a secret of a declared feed.
+fn is_secret_of_feed(key: &str) -> bool {
+    key.starts_with("sources.") && key.contains(".feed.secrets.") && key.ends_with(".value")
+}
+
 /// Returns whether the token is sent unencrypted over a network.
 fn is_plain_and_far(source: &SourceConfig) -> bool {
-    Address::parse(&source.url).is_ok_and(|address| {
+    Address::parse(source.address()).is_ok_and(|address| {
         let is_loopback = address
             .host
             .parse::<IpAddr>()

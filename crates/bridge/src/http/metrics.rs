@@ -85,6 +85,10 @@ metrics! {
     COUNTER source_unread_disconnections_total = source.snapshot.unread_disconnections;
     /// Frames read, by kind.
     COUNTER source_frames_total = counts("kind", source.snapshot.frames.iter());
+    /// Events read. A frame of a declared feed may contain several.
+    COUNTER source_read_events_total = source.snapshot.events;
+    /// Malformed and ignored frames before the first event; 0 from the first event on.
+    GAUGE source_frames_without_event = source.snapshot.frames_without_event;
     /// Bytes of frames read.
     COUNTER source_received_bytes_total = source.snapshot.received_bytes;
     /// Events, by result at the intake.
@@ -98,7 +102,7 @@ metrics! {
     GAUGE source_in_flight_events = source.ledger.in_flight;
     /// Events whose id was seen earlier with another body.
     COUNTER source_id_conflicts_total = source.handle.intake.stats.id_conflicts.load(Relaxed);
-    /// Errors that the platform sent after authentication.
+    /// Errors that the feed sent after authentication.
     COUNTER source_platform_errors_total = source.snapshot.platform_errors;
     /// Time from a ping to its pong.
     HISTOGRAM source_ping_rtt_seconds = source.snapshot.ping_rtt.clone();

@@ -4,16 +4,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use neurobridge_core::{
-    cloudevents, dead_letter,
-    event::{Event, Sequence},
-    event_buf::EventBuf,
-    filter::Filter,
-    identity, neuroio,
-    positions::Positions,
-    record::Batch,
+    cloudevents, dead_letter, event::Event, event_buf::EventBuf, filter::Filter, identity, record::Batch,
     redact::Redaction,
 };
-use neurobridge_listener::{Batcher, Content, Frame};
+use neurobridge_listener::{Batcher, EventAttributes, FeedEvent, Received};
 
 use super::IntakeStats;
 use crate::exit::chain;
@@ -33,7 +27,7 @@ pub(crate) struct Rules {
     pub(crate) keep_malformed: bool,
 }
 
-/// The frames that one wake-up of a source's socket received, encoded.
+/// The events and malformed frames that one wake-up of a source's socket received, encoded.
 pub(crate) struct Encoded {
     /// The index of the source.
     pub(super) source: usize,
@@ -46,6 +40,19 @@ pub(crate) struct Encoded {
     pub(super) dead_letter_lines: String,
     /// The number of dead letters.
     pub(super) dead_lettered: u64,
+    /// What to report to the feed when the batch is stored.
+    pub(super) progress: Progress,
+}
+
+/// The values of a batch that are reported to its feed when the batch is stored.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The number of the connection.
+    pub(super) connection: u64,
+    /// The acknowledgement values of the events, in the order of the feed.
+    pub(super) acks: Vec<String>,
+    /// The resume value of the last event that has one.
+    pub(super) resume: Option<String>,
 }
 
 /// The properties of a received event that the intake needs.
@@ -61,8 +68,7 @@ pub(super) struct Arrival {
 /// Encodes the frames of a source.
 pub(crate) struct Encoder {
     name: Arc<str>,
-    /// The CloudEvents attribute `source`.
-    source_uri: String,
+    attributes: EventAttributes,
     source: usize,
     stats: Arc<IntakeStats>,
     rules: Arc<Rules>,
@@ -77,6 +83,10 @@ pub(crate) struct Encoder {
     redacted: EventBuf,
     /// The id of the last event.
     last_id: String,
+    connection: u64,
+    acks: Vec<String>,
+    /// The resume value of the last event that has one; empty if none has.
+    resume: String,
 }
 
 struct Malformed {
@@ -87,9 +97,15 @@ struct Malformed {
 }
 
 impl Encoder {
-    pub(crate) fn new(name: Arc<str>, source: usize, stats: Arc<IntakeStats>, rules: Arc<Rules>) -> Self {
+    pub(crate) fn new(
+        name: Arc<str>,
+        attributes: EventAttributes,
+        source: usize,
+        stats: Arc<IntakeStats>,
+        rules: Arc<Rules>,
+    ) -> Self {
         Self {
-            source_uri: neuroio::source_uri(&name),
+            attributes,
             name,
             source,
             stats,
@@ -101,26 +117,19 @@ impl Encoder {
             created: None,
             redacted: EventBuf::default(),
             last_id: String::new(),
+            connection: 0,
+            acks: Vec::new(),
+            resume: String::new(),
         }
     }
 
-    fn encode(&mut self, frame: &str, positions: Positions<'_>) {
+    fn encode(&mut self, received: &FeedEvent<'_>) {
         if self.arrivals.is_empty() {
             let (bytes, events) = self.expected_size;
             self.records = Batch::with_capacity(bytes);
             self.arrivals.reserve(events);
         }
-        let event = Event {
-            // Sequence and time are set when the batch is complete.
-            sequence: Sequence::FIRST,
-            received_at: Timestamp::UNIX_EPOCH,
-            source: &self.name,
-            source_uri: &self.source_uri,
-            type_prefix: neuroio::TYPE_PREFIX,
-            conflict: None,
-            positions,
-            frame,
-        };
+        let event = self.attributes.event(&self.name, received);
         if self.arrivals.is_empty() && self.malformed.is_empty() {
             self.created = created(&event);
         }
@@ -129,7 +138,7 @@ impl Encoder {
             Ok(stored) => stored,
             // Checked first: such an event can be neither deduplicated nor stored.
             Err(error) => {
-                self.reject(frame, "unrenderable", error.to_string(), false);
+                self.reject(received.text, "unrenderable", error.to_string(), false);
                 return;
             }
         };
@@ -165,12 +174,23 @@ impl Encoder {
 impl Batcher for Encoder {
     type Batch = Encoded;
 
-    fn push(&mut self, frame: Frame<'_>) {
-        match frame.content {
-            Content::Event(positions) => self.encode(frame.text, positions),
-            Content::Malformed(reason) => {
+    fn begin(&mut self, connection: u64) {
+        self.connection = connection;
+    }
+
+    fn push(&mut self, received: Received<'_>) {
+        match received {
+            Received::Event(event) => {
+                self.encode(&event);
+                self.acks.extend(event.ack.map(str::to_owned));
+                if let Some(value) = event.resume {
+                    self.resume.clear();
+                    self.resume.push_str(value);
+                }
+            }
+            Received::Malformed { text, reason } => {
                 let keep = self.rules.keep_malformed;
-                self.reject(frame.text, reason.as_str(), chain(&reason), keep);
+                self.reject(text, reason.as_str(), chain(&reason), keep);
             }
         }
     }
@@ -216,6 +236,11 @@ impl Batcher for Encoder {
             arrivals: std::mem::take(&mut self.arrivals),
             dead_letter_lines,
             dead_lettered,
+            progress: Progress {
+                connection: self.connection,
+                acks: std::mem::take(&mut self.acks),
+                resume: (!self.resume.is_empty()).then(|| std::mem::take(&mut self.resume)),
+            },
         }
     }
 }
@@ -238,6 +263,7 @@ fn created(event: &Event<'_>) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use neurobridge_core::testing;
+    use neurobridge_listener::SourceConfig;
 
     use super::*;
 
@@ -248,13 +274,17 @@ mod tests {
             redaction: Redaction::new(&["secret".parse().unwrap()], None).unwrap(),
             keep_malformed: false,
         };
-        let mut encoder = Encoder::new("one".into(), 0, Arc::default(), Arc::new(rules));
+        let mut encoder = Encoder::new(
+            "one".into(),
+            SourceConfig::default().attributes("one"),
+            0,
+            Arc::default(),
+            Arc::new(rules),
+        );
         let picture = "x".repeat(1 << 20);
         let text = format!(r#"{{"id":1,"data":{{"picture":"{picture}","secret":1}}}}"#);
-        encoder.push(Frame {
-            text: &text,
-            content: Content::Event(testing::positions(&text)),
-        });
+        let event = FeedEvent::of_frame(&text, testing::positions(&text));
+        encoder.push(Received::Event(event));
         assert!(encoder.redacted.capacity() > picture.len());
         assert_eq!(encoder.take(Timestamp::UNIX_EPOCH).records.events(), 1);
         assert!(encoder.redacted.capacity() <= MAX_REDACTED_CAPACITY);

@@ -27,11 +27,13 @@ use neurobridge_core::{
     ledger::{SourceLedger, SourceOutcome},
     record::{Batch, Fate},
 };
+use neurobridge_listener::StoredEvents;
 use neurobridge_spool::{AppendError, Spool};
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{debug, error};
 
 use self::dedupe::{Novelty, Window};
+use self::encode::Progress;
 pub(crate) use self::encode::{Encoded, Encoder, Rules};
 use crate::spool;
 
@@ -66,6 +68,8 @@ pub(crate) struct IntakeSource {
     pub(crate) name: Arc<str>,
     pub(crate) ledger: Arc<SourceLedger>,
     pub(crate) stats: Arc<IntakeStats>,
+    /// Passes the stored events to the connection.
+    pub(crate) stored: Arc<StoredEvents>,
 }
 
 /// The intake's counters for a source, in addition to its ledger.
@@ -146,14 +150,19 @@ pub(crate) async fn run(
                 while !waiting.is_empty() {
                     let count = mergeable(&waiting);
                     let mut records = Batch::default();
-                    for batch in waiting.drain(..count) {
+                    let mut progress = Vec::with_capacity(count);
+                    for mut batch in waiting.drain(..count) {
+                        progress.push((batch.source, std::mem::take(&mut batch.progress)));
                         records.append(intake.admit(batch));
                     }
                     let records = records.fitted();
                     intake.store_dead_letters().await;
-                    let tallies = intake.take_tallies();
+                    let appended = Appended {
+                        tallies: intake.take_tallies(),
+                        progress,
+                    };
                     let spool = &spool;
-                    appends.push_back(async move { spool.append(records).await.map(|_| tallies) });
+                    appends.push_back(async move { spool.append(records).await.map(|_| appended) });
                     while appends.len() >= concurrent {
                         if let Some(appended) = appends.next().await {
                             intake.settle(appended?);
@@ -192,6 +201,14 @@ struct Intake {
     dead_letter_lines: String,
 }
 
+/// The result of an append.
+struct Appended {
+    /// The counts, by source.
+    tallies: Vec<Tally>,
+    /// What to report to the feeds, by the index of the source, in the order of the batches.
+    progress: Vec<(usize, Progress)>,
+}
+
 /// The number of a source's events by outcome, for one append.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
@@ -228,6 +245,7 @@ impl Intake {
             arrivals,
             dead_letter_lines,
             dead_lettered,
+            progress: _,
         } = batch;
         if self.newest.duration_since(received_at) > MAX_DISORDER {
             self.newest = received_at;
@@ -298,9 +316,19 @@ impl Intake {
         std::mem::replace(&mut self.tallies, none)
     }
 
-    /// Adds the counts of a stored batch to the ledgers.
-    fn settle(&self, tallies: Vec<Tally>) {
-        for (source, tally) in self.sources.iter().zip(tallies) {
+    /// Adds the counts of an append to the ledgers, and reports its events to their feeds: all of them are stored, or were
+    /// deliberately not stored.
+    fn settle(&self, appended: Appended) {
+        for (source, mut progress) in appended.progress {
+            let stored = &self.sources[source].stored;
+            if !progress.acks.is_empty() {
+                stored.acknowledge(progress.connection, &mut progress.acks);
+            }
+            if let Some(value) = progress.resume {
+                stored.set_resume(value);
+            }
+        }
+        for (source, tally) in self.sources.iter().zip(appended.tallies) {
             let Tally {
                 stored,
                 filtered,

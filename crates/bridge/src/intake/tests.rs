@@ -8,7 +8,7 @@ use neurobridge_core::{
     redact::Redaction,
     testing,
 };
-use neurobridge_listener::{Batcher, Content, Frame, MalformedReason};
+use neurobridge_listener::{Batcher, EventAttributes, FeedEvent, MalformedReason, Received, SourceConfig};
 use proptest::prelude::*;
 
 use super::*;
@@ -33,10 +33,12 @@ fn sent() -> impl Strategy<Value = Sent> {
 const UNWANTED: u8 = 2;
 
 /// Returns a frame whose text is leaked, so that its lifetime is `'static`.
-fn frame(sent: Sent) -> Frame<'static> {
+fn received(sent: Sent) -> Received<'static> {
     let Sent::Event { id, body, secret } = sent else {
-        let content = Content::Malformed(MalformedReason::UnknownKind);
-        return Frame { text: "[]", content };
+        return Received::Malformed {
+            text: "[]",
+            reason: MalformedReason::UnknownKind,
+        };
     };
     let result = if body == UNWANTED { "junk" } else { "new" };
     let data = format!(r#""data":{{"pid":"{body}","result":"{result}","secret":"hidden {secret}"}}"#);
@@ -45,10 +47,11 @@ fn frame(sent: Sent) -> Frame<'static> {
         None => format!("{{{data}}}"),
     };
     let text: &'static str = text.leak();
-    Frame {
-        text,
-        content: Content::Event(testing::positions(text)),
-    }
+    Received::Event(FeedEvent::of_frame(text, testing::positions(text)))
+}
+
+fn attributes(name: &str) -> EventAttributes {
+    SourceConfig::default().attributes(name)
 }
 
 fn source(name: &str) -> IntakeSource {
@@ -56,6 +59,7 @@ fn source(name: &str) -> IntakeSource {
         name: name.into(),
         ledger: Arc::default(),
         stats: Arc::default(),
+        stored: Arc::default(),
     }
 }
 
@@ -112,7 +116,7 @@ proptest! {
         let mut encoders: Vec<_> = sources
             .iter()
             .enumerate()
-            .map(|(index, source)| Encoder::new(source.name.clone(), index, source.stats.clone(), rules.clone()))
+            .map(|(index, source)| Encoder::new(source.name.clone(), attributes(&source.name), index, source.stats.clone(), rules.clone()))
             .collect();
         let mut intake = Intake::new(sources.clone(), Window::new(1000), None, Arc::new(LoggedDeadLetters));
         // The bodies received with each identity.
@@ -124,7 +128,7 @@ proptest! {
             newest = if newest > time + STEP / 2 { time } else { newest.max(time) };
             let tally = &mut tallies[index];
             for sent in batch {
-                encoders[index].push(frame(sent));
+                encoders[index].push(received(sent));
                 let Sent::Event { id, body, secret } = sent else {
                     tally.dead_lettered += 1;
                     continue;

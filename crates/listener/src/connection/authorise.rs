@@ -1,12 +1,14 @@
-//! Sends AUTH and waits for the answer.
+//! Opens the feed on a connection: AUTH and its answer, or the steps of a declaration.
 
 use std::{future::poll_fn, pin::pin, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
-    time::sleep,
+    time::{Instant, sleep},
 };
+
+use neurobridge_protocol::{Protocol, Secrets};
 
 use super::{
     Link, Notice, Outlet, Session,
@@ -14,16 +16,16 @@ use super::{
 };
 use crate::{error::Lost, stats::Reading};
 
-/// Sends AUTH and waits for the answer. Reads nothing after the answer: the following frames are read when
-/// the channel has room.
+/// Performs the steps of the opening with these secrets; each step has its own time limit. Reads nothing after the last
+/// answer: the following frames are read when the channel has room.
 ///
-/// Frames that arrive before the answer are sent if the channel has room. Otherwise they wait, and are
+/// Frames that arrive before that answer are sent if the channel has room. Otherwise they wait, and are
 /// counted as received. While a batch waits, nothing is read, as after authentication, and that time does not
 /// count against the server.
 pub(crate) async fn authorise<S, O>(
     session: &mut Session<S>,
     link: &mut Link<O>,
-    timeout: Duration,
+    secrets: Secrets,
 ) -> Result<(), Lost>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -31,17 +33,29 @@ where
 {
     let stop = link.stop.clone();
     let mut stopped = pin!(stop.cancelled());
-    let mut timed_out = pin!(sleep(timeout));
+    let mut timed_out = pin!(sleep(Duration::ZERO));
+    // The step that waits for an answer, with its time limit.
+    let mut step = None;
     // The size of the text that waits for room in the channel.
     let mut waiting_bytes = 0;
     link.outlet.notice(Notice::Connected);
     link.offer();
-    session.send_auth();
-    while !session.is_authorised {
+    session.begin(secrets);
+    if session.is_authorised() {
+        link.outlet.notice(Notice::Authorised);
+    }
+    while let Some(next @ (index, timeout)) = session.protocol.deadline() {
+        if step != Some(next) {
+            step = Some(next);
+            timed_out.as_mut().reset(Instant::now() + timeout);
+        }
         select! {
             biased;
             () = &mut stopped => return Err(Lost::Stopped),
-            () = &mut timed_out => return Err(Lost::AuthTimeout { timeout }),
+            () = &mut timed_out => {
+                let step = matches!(session.protocol, Protocol::Declared(_)).then_some(index);
+                return Err(Lost::AuthTimeout { timeout, step });
+            }
             taken = poll_fn(|cx| {
                 // If not everything was flushed, the next poll continues.
                 let _ = session.poll_flush(cx);

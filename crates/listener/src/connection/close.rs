@@ -37,12 +37,14 @@ where
     let (code, reason) = match lost.root() {
         Lost::Stopped => (CloseCode::Normal, ""),
         Lost::TokenRefused { .. } => (CloseCode::Normal, "token refused"),
-        Lost::AuthTimeout { .. } => (CloseCode::Normal, "no answer to AUTH"),
+        Lost::AuthTimeout { step: None, .. } => (CloseCode::Normal, "no answer to AUTH"),
+        Lost::AuthTimeout { .. } => (CloseCode::Normal, "no answer in the opening"),
         Lost::TooLarge { .. } => (CloseCode::Size, "frame too large"),
         Lost::InvalidUtf8 => (CloseCode::Invalid, "not UTF-8"),
         Lost::Protocol { .. } => (CloseCode::Protocol, "protocol violation"),
         Lost::BadPong { .. } => (CloseCode::Policy, "the answer to PING was not PONG"),
         Lost::PongTimeout { .. } => (CloseCode::Away, "no answer to PING"),
+        Lost::IdleTimeout { .. } => (CloseCode::Away, "no frame within the time limit"),
         Lost::Closed(_) => {
             // The answer to the server's close frame is queued already.
             flush(session).now_or_never();

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     connection::{
         authorise, receive,
-        testing::{AUTH, LIMIT, PING, TestOutlet, authorised_connection, connection, event, link},
+        testing::{AUTH, LIMIT, PING, TestOutlet, authorised_connection, connection, event, link, token},
     },
     stats::DisconnectReason,
 };
@@ -28,12 +28,10 @@ async fn close_after_loss<S>(mut session: Session<S>, link: &mut Link<TestOutlet
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let lost = if session.is_authorised {
+    let lost = if session.is_authorised() {
         receive(&mut session, link).await
     } else {
-        authorise(&mut session, link, Duration::from_secs(10))
-            .await
-            .unwrap_err()
+        authorise(&mut session, link, token()).await.unwrap_err()
     };
     let is_all_read = close(&mut session, link, &lost).await;
     (lost, is_all_read)

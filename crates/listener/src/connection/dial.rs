@@ -9,6 +9,7 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use jiff::Timestamp;
 use neurobridge_core::{secret::SecretSet, units::ByteSize};
+use neurobridge_protocol::Prepared;
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -56,8 +57,11 @@ pub(crate) trait Dial: Send + Sync + 'static {
     /// The stream below the WebSocket.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send;
 
-    /// Opens a connection. Dropping the future cancels the attempt.
-    fn dial(&self) -> impl Future<Output = Result<Dialled<Self::Stream>, DialError>> + Send;
+    /// Opens a connection with these additions to its request. Dropping the future cancels the attempt.
+    fn dial(
+        &self,
+        request: &Prepared,
+    ) -> impl Future<Output = Result<Dialled<Self::Stream>, DialError>> + Send;
 }
 
 /// An open WebSocket.
@@ -108,7 +112,7 @@ impl Dialler {
         })
     }
 
-    async fn open(&self) -> Result<Dialled<BufReader<Stream>>, DialError> {
+    async fn open(&self, request: &Prepared) -> Result<Dialled<BufReader<Stream>>, DialError> {
         let deadline = Instant::now() + self.open_timeout;
         let progress = Progress::default();
         let timed_out = |addresses| DialError::Timeout {
@@ -128,7 +132,7 @@ impl Dialler {
         progress.reach(DialStage::Connect);
         first_of(&addresses, deadline, |address| {
             // Boxed, because the handshakes are large and rare.
-            Box::pin(self.open_at(address, tls.clone(), &progress))
+            Box::pin(self.open_at(address, tls.clone(), request, &progress))
         })
         .await
         .unwrap_or_else(|| Err(timed_out(addresses.len())))
@@ -150,6 +154,7 @@ impl Dialler {
         &self,
         address: SocketAddr,
         tls: Option<Arc<ClientConfig>>,
+        request: &Prepared,
         progress: &Progress,
     ) -> Result<Dialled<BufReader<Stream>>, DialError> {
         let mut stream = connect(address)
@@ -167,15 +172,15 @@ impl Dialler {
             None => Stream::Plain(stream),
         };
         progress.reach(DialStage::Upgrade);
-        self.upgrade(BufReader::with_capacity(HEAD_BUFFER_BYTES, stream))
+        self.upgrade(BufReader::with_capacity(HEAD_BUFFER_BYTES, stream), request)
             .await
     }
 
-    async fn upgrade<S>(&self, mut stream: S) -> Result<Dialled<S>, DialError>
+    async fn upgrade<S>(&self, mut stream: S, request: &Prepared) -> Result<Dialled<S>, DialError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let head = upgrade(&mut stream, &self.endpoint.uri)
+        let head = upgrade(&mut stream, &self.endpoint.uri, request)
             .await
             .map_err(|error| DialError::of_upgrade(self.endpoint.authority(), &self.endpoint.host, error))?;
         let config = websocket_config(self.max_frame_size);
@@ -205,8 +210,8 @@ impl Progress {
 impl Dial for Dialler {
     type Stream = BufReader<Stream>;
 
-    async fn dial(&self) -> Result<Dialled<Self::Stream>, DialError> {
-        self.open().await
+    async fn dial(&self, request: &Prepared) -> Result<Dialled<Self::Stream>, DialError> {
+        self.open(request).await
     }
 }
 

@@ -59,7 +59,7 @@ async fn answering(answer: &'static str) -> String {
 }
 
 async fn failure(dialler: &Dialler) -> DialError {
-    match dialler.dial().await {
+    match dialler.dial(&Prepared::default()).await {
         Ok(_) => panic!("it is open"),
         Err(error) => error,
     }
@@ -150,7 +150,10 @@ async fn clock_is_compared_with_the_platform() {
             .await
             .unwrap();
     });
-    let dialled = dialler(&format!("ws://{address}"), |_| {}).dial().await.unwrap();
+    let dialled = dialler(&format!("ws://{address}"), |_| {})
+        .dial(&Prepared::default())
+        .await
+        .unwrap();
     assert!(
         dialled.clock_skew_seconds.unwrap() > 1e9,
         "the Date header is of 1994"
@@ -180,7 +183,10 @@ async fn data_in_the_packet_of_the_answer_is_read() {
         let answer: Vec<u8> = answer.chars().map(|character| character as u8).collect();
         stream.write_all(&answer).await.unwrap();
     });
-    let mut dialled = dialler(&format!("ws://{address}"), |_| {}).dial().await.unwrap();
+    let mut dialled = dialler(&format!("ws://{address}"), |_| {})
+        .dial(&Prepared::default())
+        .await
+        .unwrap();
     for number in 0..2_000 {
         let message = poll_fn(|cx| dialled.socket.poll_message(cx)).await.unwrap();
         assert_eq!(message.to_text().unwrap(), format!("event {number}"));
@@ -455,7 +461,10 @@ async fn certificates_are_verified_and_shown() {
     let file = |name: &str| Some(folder.path().join(name));
     let trusting = |url: &str| dialler(url, |config| config.tls.ca_file = file("ca.pem"));
     let port = tls_server(&issuer, folder.path(), "localhost", false).await;
-    trusting(&format!("wss://localhost:{port}")).dial().await.unwrap();
+    trusting(&format!("wss://localhost:{port}"))
+        .dial(&Prepared::default())
+        .await
+        .unwrap();
 
     let error = failure(&trusting(&format!("wss://127.0.0.1:{port}"))).await;
     assert_eq!(error.outcome(), ConnectionOutcome::TlsFailed);
@@ -490,7 +499,7 @@ async fn certificates_are_verified_and_shown() {
         config.tls.cert_file = file("client.pem");
         config.tls.key_file = file("client.key");
     });
-    with_certificate.dial().await.unwrap();
+    with_certificate.dial(&Prepared::default()).await.unwrap();
 
     // A missing file is a failure of this attempt only.
     std::fs::remove_file(folder.path().join("client.pem")).unwrap();

@@ -6,25 +6,30 @@ use jiff::Timestamp;
 use neurobridge_core::clock;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::{
-    frame::Frame,
+    received::Received,
     stats::{DisconnectReason, Reading, SourceStats},
+    stored::StoredEvents,
     throttle::Throttle,
 };
 
-/// Converts frames and notices into the items of a channel.
+/// Converts events and notices into the items of a channel.
 pub(crate) trait Outlet: Send + 'static {
     /// The item for one wake-up of the socket.
     type Item: Send + 'static;
 
-    /// Adds an event frame or a malformed frame.
-    fn frame(&mut self, frame: Frame<'_>);
+    /// Records the start of a connection, by its number in the source: 1 for the first.
+    fn begin(&mut self, connection: u64);
+
+    /// Adds an event or a malformed frame.
+    fn push(&mut self, received: Received<'_>);
 
     /// Adds a notice.
     fn notice(&mut self, notice: Notice<'_>);
 
-    /// Returns the number of frames and notices added since the last [`Outlet::take`].
+    /// Returns the number of events, malformed frames and notices added since the last [`Outlet::take`].
     fn len(&self) -> usize;
 
     /// Counts the added frames as received, because they wait for room in the channel. Frames that are sent
@@ -59,6 +64,7 @@ pub(crate) struct Link<O: Outlet> {
     pub(crate) items: mpsc::Sender<O::Item>,
     pub(crate) stop: CancellationToken,
     pub(crate) stats: Arc<SourceStats>,
+    pub(crate) stored: Arc<StoredEvents>,
     pub(crate) throttle: Throttle,
 }
 
@@ -69,6 +75,7 @@ impl<O: Outlet> Link<O> {
         items: mpsc::Sender<O::Item>,
         stop: CancellationToken,
         stats: Arc<SourceStats>,
+        stored: Arc<StoredEvents>,
     ) -> Self {
         Self {
             name,
@@ -76,6 +83,7 @@ impl<O: Outlet> Link<O> {
             items,
             stop,
             stats,
+            stored,
             throttle: Throttle::default(),
         }
     }
@@ -121,26 +129,27 @@ impl<O: Outlet> Link<O> {
     }
 
     fn count(&self, mut reading: Reading, now: Timestamp) {
-        reading.last_event = reading.has_event().then_some(now);
-        self.stats.read(reading, now);
+        reading.last_event = (reading.events > 0).then_some(now);
+        if let Some(warning) = self.stats.read(reading, now) {
+            warn!(source = %self.name, "{warning}");
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        connection::testing::link,
-        frame::{Content, MalformedReason},
-    };
+    use neurobridge_protocol::MalformedReason;
+
+    use crate::connection::testing::link;
 
     #[tokio::test(start_paused = true)]
     async fn stop_waits_for_space_in_the_channel() {
         let (mut link, mut items) = link(1);
         link.items.try_send(vec!["in the way".into()]).unwrap();
-        link.outlet.frame(Frame {
+        link.outlet.push(Received::Malformed {
             text: "[]",
-            content: Content::Malformed(MalformedReason::UnknownKind),
+            reason: MalformedReason::UnknownKind,
         });
         link.stop.cancel();
         tokio::join!(link.flush(), async {

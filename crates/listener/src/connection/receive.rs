@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     pin::pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -68,7 +69,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
 {
-    let (stop, items) = (link.stop.clone(), link.items.clone());
+    let (stop, items, stored) = (link.stop.clone(), link.items.clone(), Arc::clone(&link.stored));
+    let acknowledges = session.protocol.acknowledges();
     let mut stopped = pin!(stop.cancelled());
     let mut timer = pin!(sleep_until(session.heartbeat.due()));
     let mut room = None;
@@ -114,7 +116,7 @@ where
                     session.ping();
                 }
                 match grace_since {
-                    Some(since) if now >= since + GRACE_PERIOD => return Err(dead(session)),
+                    Some(since) if now >= since + GRACE_PERIOD => return Err(session.heartbeat.lost()),
                     None if session.heartbeat.dead_at().is_some_and(|dead_at| dead_at <= now) => {
                         grace_since = Some(now);
                     }
@@ -122,11 +124,19 @@ where
                 }
                 continue;
             }
+            values = stored.acknowledged(), if acknowledges && !session.is_flushing => {
+                session.acknowledge(&values);
+                continue;
+            }
             read = poll_fn(|cx| poll_batch(cx, session, link, &items, &mut room, &mut is_caught_up, is_last_look)) => read,
         };
         match read {
-            Read::Batch => {}
-            Read::Dry => return Err(dead(session)),
+            Read::Batch => {
+                if session.heartbeat.counts_frames() {
+                    session.heartbeat.heard(Instant::now());
+                }
+            }
+            Read::Dry => return Err(session.heartbeat.lost()),
             Read::NoRoom => {
                 let (permit, held) = wait_until_unblocked(session, link, &items).await?;
                 room = Some(permit);
@@ -234,7 +244,7 @@ where
                 }
             }
             // AUTH must be the first message, also before pings.
-            () = sleep_until(session.heartbeat.due()), if session.is_authorised => session.ping(),
+            () = sleep_until(session.heartbeat.due()), if session.is_authorised() => session.ping(),
             () = poll_fn(|cx| session.poll_flush(cx)), if session.is_flushing => {}
         }
     };
@@ -255,12 +265,6 @@ fn blocked(lost: Lost) -> Lost {
         lost => Lost::Blocked {
             source: Box::new(lost),
         },
-    }
-}
-
-fn dead<S>(session: &Session<S>) -> Lost {
-    Lost::PongTimeout {
-        timeout: session.heartbeat.timeout(),
     }
 }
 

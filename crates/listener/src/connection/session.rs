@@ -2,38 +2,34 @@
 
 use std::task::{Context, Poll, ready};
 
-use neurobridge_core::{neuroio::Frames, secret::SecretSet, units::ByteSize};
-use secrecy::SecretString;
+use neurobridge_core::{secret::SecretSet, units::ByteSize};
+use neurobridge_protocol::{Action, MalformedReason, Ping, Protocol, Secrets};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::coop,
     time::Instant,
 };
-use tokio_tungstenite::tungstenite::{self, Message, protocol::CloseFrame};
+use tokio_tungstenite::tungstenite::{self, Bytes, Message, protocol::CloseFrame};
 use tracing::warn;
 
 use super::{Link, Notice, Outlet, Socket};
 use crate::{
     error::Lost,
-    frame::{self, Classified, Content, Control, Foreign, Frame, MalformedReason},
     heartbeat::Heartbeat,
+    received::Received,
     stats::{FrameKind, Reading},
-    token,
 };
-
-/// The ping message of the platform's protocol.
-const PING: &str = r#"{"action":"PING"}"#;
 
 /// An open connection.
 pub(crate) struct Session<S> {
     pub(crate) socket: Socket<S>,
     pub(crate) heartbeat: Heartbeat,
-    pub(crate) is_authorised: bool,
-    token: SecretString,
-    /// The values that must not be shown if the platform repeats them, including the token.
+    pub(crate) protocol: Protocol,
+    /// The values that must not be shown if the server repeats them.
     pub(crate) secrets: SecretSet,
     max_frame_size: ByteSize,
-    frames: Frames,
+    /// The replies that the frame being handled requires.
+    replies: Vec<neurobridge_protocol::Message>,
     /// Whether written data may still be unflushed.
     pub(crate) is_flushing: bool,
     /// The error after which nothing can be written. Reading continues until no data is left: a server that
@@ -44,29 +40,40 @@ pub(crate) struct Session<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(crate) fn new(
         socket: Socket<S>,
-        token: SecretString,
+        protocol: Protocol,
         secrets: SecretSet,
         max_frame_size: ByteSize,
-        heartbeat: Heartbeat,
-        frames: Frames,
     ) -> Self {
         Self {
             socket,
-            heartbeat,
-            is_authorised: false,
-            token,
+            heartbeat: Heartbeat::new(protocol.pings(), Instant::now()),
+            protocol,
             secrets,
             max_frame_size,
-            frames,
+            replies: Vec::new(),
             is_flushing: false,
             write_error: None,
         }
     }
 
-    /// Queues AUTH, which is sent by the next poll.
-    pub(crate) fn send_auth(&mut self) {
-        let message = token::auth_message(&self.token);
-        self.send(Message::text(message));
+    /// Returns whether the opening is complete.
+    pub(crate) fn is_authorised(&self) -> bool {
+        self.protocol.is_ready()
+    }
+
+    /// Queues the first messages of the opening, which are sent by the next poll.
+    pub(crate) fn begin(&mut self, secrets: Secrets) {
+        for message in self.protocol.begin(secrets) {
+            self.send(Message::text(message.into_text()));
+        }
+    }
+
+    /// Queues acknowledgements of durable events.
+    pub(crate) fn acknowledge(&mut self, values: &[String]) {
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        for message in self.protocol.acknowledge(&values) {
+            self.send(Message::text(message.into_text()));
+        }
     }
 
     /// Sends a ping, unless the last one is not flushed yet: writes to a server that reads nothing must be
@@ -75,10 +82,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let now = Instant::now();
         if self.is_flushing || self.write_error.is_some() {
             self.heartbeat.skip(now);
-        } else {
-            self.heartbeat.sent(now);
-            self.send(Message::text(PING));
+            return;
         }
+        let Some(ping) = self.protocol.ping() else {
+            self.heartbeat.skip(now);
+            return;
+        };
+        self.heartbeat.sent(now);
+        self.send(match ping {
+            Ping::Message(message) => Message::text(message.into_text()),
+            Ping::WebSocket => Message::Ping(Bytes::new()),
+        });
     }
 
     /// Queues a close frame.
@@ -122,21 +136,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         match message {
             Message::Text(text) => {
                 reading.bytes += text.len() as u64;
-                let Classified { content, control } = frame::classify(&mut self.frames, &text);
-                // A frame is counted as one kind: that of its content, or without content that of its control
-                // message.
-                match (&content, &control) {
-                    (Some(content), _) => reading.frames.add(kind_of(content), 1),
-                    (None, Some(control)) => reading.frames.add(kind_of_control(control), 1),
-                    (None, None) => {}
-                }
-                if let Some(content) = content {
-                    if let Content::Malformed(reason) = content {
+                self.interpret(&text, link, reading)
+            }
+            Message::Binary(bytes) if self.protocol.reads_binary() => {
+                reading.bytes += bytes.len() as u64;
+                match std::str::from_utf8(&bytes) {
+                    Ok(text) => self.interpret(text, link, reading),
+                    Err(_) => {
+                        reading.frames.add(FrameKind::NotJson, 1);
+                        let (text, reason) = (String::from_utf8_lossy(&bytes), MalformedReason::NotUtf8);
                         warn_malformed(link, reason, text.len());
+                        link.outlet.push(Received::Malformed { text: &text, reason });
+                        Ok(())
                     }
-                    link.outlet.frame(Frame { text: &text, content });
                 }
-                control.map_or(Ok(()), |control| self.take_control(control, link, reading))
             }
             Message::Binary(bytes) => {
                 reading.bytes += bytes.len() as u64;
@@ -154,6 +167,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Message::Pong(_) => {
                 reading.frames.add(FrameKind::Control, 1);
+                if self.heartbeat.uses_websocket() {
+                    self.answered(link);
+                }
                 Ok(())
             }
             Message::Close(frame) => {
@@ -167,48 +183,73 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    fn take_control<O: Outlet>(
+    /// Interprets the text of a frame, and performs the actions that it requires.
+    fn interpret<O: Outlet>(
         &mut self,
-        control: Control,
+        text: &str,
         link: &mut Link<O>,
         reading: &mut Reading,
     ) -> Result<(), Lost> {
-        match control {
-            Control::Pong(answer) => {
-                if let Err(answer) = answer {
-                    let answer = self.shown(&answer);
-                    return Err(Lost::BadPong { answer });
+        let was_ready = self.protocol.is_ready();
+        let is_declared = matches!(self.protocol, Protocol::Declared(_));
+        // A frame is counted as one kind: that of its first action.
+        let (mut kind, mut is_alive, mut lost) = (None, false, None);
+        self.protocol.receive(text, &mut |action| {
+            kind.get_or_insert(kind_of(&action, was_ready));
+            match action {
+                Action::Event(event) => {
+                    reading.events += 1;
+                    link.outlet.push(Received::Event(event));
                 }
-                let round_trip = self.heartbeat.answered(Instant::now());
-                if let Some(round_trip) = round_trip {
-                    link.stats.pong(round_trip);
+                Action::Malformed(text, reason) => {
+                    warn_malformed(link, reason, text.len());
+                    link.outlet.push(Received::Malformed { text, reason });
                 }
-                link.outlet.notice(Notice::Pong { round_trip });
+                Action::Alive => is_alive = true,
+                Action::Ready => {
+                    if !was_ready {
+                        link.outlet.notice(Notice::Authorised);
+                    }
+                }
+                Action::Refused(text) => {
+                    let answer = self.secrets.clean(&text);
+                    link.outlet.notice(Notice::Error(&answer));
+                    lost.get_or_insert(Lost::TokenRefused { answer, is_declared });
+                }
+                Action::UnexpectedAnswer(text) => {
+                    let answer = self.secrets.clean(&text);
+                    lost.get_or_insert(Lost::BadPong { answer });
+                }
+                Action::Error(text) => {
+                    let text = self.secrets.clean(&text);
+                    link.outlet.notice(Notice::Error(&text));
+                    if let Some(suppressed) = link.throttle.allow("error") {
+                        warn!(source = %link.name, error = text, suppressed, "the feed reports an error");
+                    }
+                    reading.platform_errors += 1;
+                    reading.last_platform_error = Some(text);
+                }
+                Action::Reply(message) => self.replies.push(message),
+                Action::Ignore => {}
             }
-            Control::Auth(answer) => {
-                if let Err(answer) = answer {
-                    let answer = self.shown(&answer);
-                    return Err(Lost::TokenRefused { answer });
-                }
-                if !self.is_authorised {
-                    self.is_authorised = true;
-                    link.outlet.notice(Notice::Authorised);
-                }
-            }
-            Control::Error(text) => {
-                let text = self.shown(&text);
-                link.outlet.notice(Notice::Error(&text));
-                if !self.is_authorised {
-                    return Err(Lost::TokenRefused { answer: text });
-                }
-                if let Some(suppressed) = link.throttle.allow("error") {
-                    warn!(source = %link.name, error = text, suppressed, "the platform reports an error");
-                }
-                reading.platform_errors += 1;
-                reading.last_platform_error = Some(text);
-            }
+        });
+        reading.frames.add(kind.unwrap_or(FrameKind::Auth), 1);
+        if is_alive {
+            self.answered(link);
         }
-        Ok(())
+        for message in std::mem::take(&mut self.replies) {
+            self.send(Message::text(message.into_text()));
+        }
+        lost.map_or(Ok(()), Err)
+    }
+
+    /// Records an answer to a ping.
+    fn answered<O: Outlet>(&mut self, link: &mut Link<O>) {
+        let round_trip = self.heartbeat.answered(Instant::now());
+        if let Some(round_trip) = round_trip {
+            link.stats.pong(round_trip);
+        }
+        link.outlet.notice(Notice::Pong { round_trip });
     }
 
     fn send(&mut self, message: Message) {
@@ -227,25 +268,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.write_error.get_or_insert(lost);
         }
     }
-
-    fn shown(&self, text: &Foreign) -> String {
-        self.secrets.clean(&text.0)
-    }
 }
 
-const fn kind_of(content: &Content<'_>) -> FrameKind {
-    match content {
-        Content::Event(_) => FrameKind::Event,
-        Content::Malformed(MalformedReason::UnknownKind) => FrameKind::Unknown,
-        Content::Malformed(_) => FrameKind::NotJson,
-    }
-}
-
-const fn kind_of_control(control: &Control) -> FrameKind {
-    match control {
-        Control::Pong(_) => FrameKind::Pong,
-        Control::Auth(_) => FrameKind::Auth,
-        Control::Error(_) => FrameKind::Error,
+const fn kind_of(action: &Action<'_>, was_ready: bool) -> FrameKind {
+    match action {
+        Action::Event(_) => FrameKind::Event,
+        Action::Malformed(_, MalformedReason::NotJson(_) | MalformedReason::NotUtf8) => FrameKind::NotJson,
+        Action::Malformed(..) => FrameKind::Unknown,
+        Action::Alive | Action::UnexpectedAnswer(_) => FrameKind::Pong,
+        Action::Ready | Action::Refused(_) => FrameKind::Auth,
+        Action::Error(_) => FrameKind::Error,
+        // The next message of the opening is a reply to an answer of the feed.
+        Action::Reply(_) if !was_ready => FrameKind::Auth,
+        Action::Reply(_) => FrameKind::Request,
+        Action::Ignore => FrameKind::Ignored,
     }
 }
 

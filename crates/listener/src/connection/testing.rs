@@ -4,11 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
-use neurobridge_core::{neuroio::Frames, secret::SecretSet, units::ByteSize};
+use neurobridge_core::{
+    secret::{Secret, SecretSet},
+    units::ByteSize,
+};
+use neurobridge_protocol::{Neuroio, Protocol, Secrets};
 use tokio::{
     io::{AsyncWriteExt, DuplexStream, duplex},
     sync::mpsc,
-    time::Instant,
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -20,7 +23,7 @@ use tokio_tungstenite::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Link, Notice, Outlet, Session, Socket, websocket_config};
-use crate::{frame::Frame, heartbeat::Heartbeat, stats::SourceStats};
+use crate::{received::Received, stats::SourceStats};
 
 pub(crate) const TOKEN: &str = "s3cret";
 pub(crate) const AUTH: &str = r#"{"action":"AUTH","data":{"token":"s3cret"}}"#;
@@ -34,8 +37,13 @@ pub(crate) struct TestOutlet(Vec<String>);
 impl Outlet for TestOutlet {
     type Item = Vec<String>;
 
-    fn frame(&mut self, frame: Frame<'_>) {
-        self.0.push(frame.text.to_string());
+    fn begin(&mut self, _: u64) {}
+
+    fn push(&mut self, received: Received<'_>) {
+        self.0.push(match received {
+            Received::Event(event) => event.text.to_owned(),
+            Received::Malformed { text, .. } => text.to_owned(),
+        });
     }
 
     fn notice(&mut self, _: Notice<'_>) {}
@@ -60,6 +68,7 @@ pub(crate) fn link(capacity: usize) -> (Link<TestOutlet>, mpsc::Receiver<Vec<Str
         items,
         CancellationToken::new(),
         Arc::new(SourceStats::new()),
+        Arc::default(),
     );
     (link, batches)
 }
@@ -67,19 +76,26 @@ pub(crate) fn link(capacity: usize) -> (Link<TestOutlet>, mpsc::Receiver<Vec<Str
 /// Returns a connection and the platform's end of it.
 pub(crate) async fn connection() -> (Session<DuplexStream>, Platform) {
     let (socket, platform) = sockets().await;
-    let heartbeat = Heartbeat::new(Duration::from_secs(5), Duration::from_secs(10), Instant::now());
     let secrets = SecretSet::default();
     secrets.add(TOKEN);
-    (
-        Session::new(socket, TOKEN.into(), secrets, LIMIT, heartbeat, Frames::default()),
-        platform,
-    )
+    (Session::new(socket, neuroio(), secrets, LIMIT), platform)
+}
+
+/// The protocol with a time limit of 10 s for each answer, and a ping every 5 s.
+pub(crate) fn neuroio() -> Protocol {
+    let seconds = Duration::from_secs;
+    Protocol::Neuroio(Box::new(Neuroio::new(seconds(10), seconds(5), seconds(10), &[])))
+}
+
+/// The secrets of a connection.
+pub(crate) fn token() -> Secrets {
+    Secrets::from([(neurobridge_protocol::TOKEN.to_owned(), Secret::new(TOKEN))])
 }
 
 /// As [`connection`], already authenticated.
 pub(crate) async fn authorised_connection() -> (Session<DuplexStream>, Platform) {
     let (mut session, platform) = connection().await;
-    session.is_authorised = true;
+    session.protocol.receive(r#"{"auth":"ok"}"#, &mut |_| ());
     (session, platform)
 }
 

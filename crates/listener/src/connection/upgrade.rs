@@ -5,12 +5,13 @@
 
 use std::io;
 
+use neurobridge_protocol::Prepared;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::{
     self,
     client::IntoClientRequest,
     handshake::{client::generate_request, derive_accept_key},
-    http::{HeaderValue, Uri, header},
+    http::{HeaderName, HeaderValue, Uri, header, uri::PathAndQuery},
 };
 
 use super::head::{Head, HeadError};
@@ -20,6 +21,11 @@ use super::head::{Head, HeadError};
 pub(crate) enum UpgradeError {
     #[error("the request cannot be made")]
     Request(#[source] tungstenite::Error),
+    // Without the value, which may contain a secret.
+    #[error("the header \"{0}\" contains a character that HTTP does not allow; check the secrets in it")]
+    Header(String),
+    #[error("the query contains a character that HTTP does not allow, or is too long")]
+    Query,
     #[error("the request could not be sent")]
     Send(#[source] io::Error),
     /// A status other than 101.
@@ -48,11 +54,11 @@ pub(crate) enum UpgradeError {
 ///
 /// # Errors
 /// The connection failed, or the answer is not a valid upgrade.
-pub(crate) async fn upgrade<S>(stream: &mut S, uri: &Uri) -> Result<Head, UpgradeError>
+pub(crate) async fn upgrade<S>(stream: &mut S, uri: &Uri, additions: &Prepared) -> Result<Head, UpgradeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (request, key) = request(uri).map_err(UpgradeError::Request)?;
+    let (request, key) = request(uri, additions)?;
     let sent = async {
         stream.write_all(&request).await?;
         stream.flush().await
@@ -68,20 +74,48 @@ where
         return Err(UpgradeError::Status(head));
     }
     head.complete()?;
-    check(&head, &derive_accept_key(key.as_bytes()))?;
+    check(&head, &derive_accept_key(key.as_bytes()), &additions.subprotocols)?;
     Ok(head)
 }
 
-fn request(uri: &Uri) -> tungstenite::Result<(Vec<u8>, String)> {
-    let mut request = uri.clone().into_client_request()?;
-    request.headers_mut().insert(
+/// Returns the request and its key.
+fn request(uri: &Uri, additions: &Prepared) -> Result<(Vec<u8>, String), UpgradeError> {
+    let mut request = with_query(uri, &additions.query)?
+        .into_client_request()
+        .map_err(UpgradeError::Request)?;
+    let headers = request.headers_mut();
+    headers.insert(
         header::USER_AGENT,
         HeaderValue::from_static(concat!("neurobridge/", env!("CARGO_PKG_VERSION"))),
     );
-    generate_request(request)
+    for (name, value) in &additions.headers {
+        let invalid = || UpgradeError::Header(name.clone());
+        let value = HeaderValue::from_str(value).map_err(|_| invalid())?;
+        headers.insert(HeaderName::try_from(name).map_err(|_| invalid())?, value);
+    }
+    if !additions.subprotocols.is_empty() {
+        let offered = additions.subprotocols.join(", ");
+        let offered = HeaderValue::from_str(&offered)
+            .map_err(|_| UpgradeError::Header("Sec-WebSocket-Protocol".to_owned()))?;
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, offered);
+    }
+    generate_request(request).map_err(UpgradeError::Request)
 }
 
-fn check(head: &Head, accept_key: &str) -> Result<(), UpgradeError> {
+/// Adds parameters to the query of an address.
+fn with_query(uri: &Uri, query: &str) -> Result<Uri, UpgradeError> {
+    if query.is_empty() {
+        return Ok(uri.clone());
+    }
+    let own = uri.path_and_query().map_or("/", |own| own.as_str());
+    let separator = if own.contains('?') { '&' } else { '?' };
+    let mut parts = uri.clone().into_parts();
+    let path: Result<PathAndQuery, _> = format!("{own}{separator}{query}").try_into();
+    parts.path_and_query = Some(path.map_err(|_| UpgradeError::Query)?);
+    Uri::from_parts(parts).map_err(|_| UpgradeError::Query)
+}
+
+fn check(head: &Head, accept_key: &str, offered: &[String]) -> Result<(), UpgradeError> {
     if !head.lists("upgrade", "websocket") {
         return Err(UpgradeError::NoUpgrade);
     }
@@ -93,11 +127,15 @@ fn check(head: &Head, accept_key: &str) -> Result<(), UpgradeError> {
         Some(key) if key != accept_key => return Err(UpgradeError::WrongAccept),
         Some(_) => {}
     }
-    // Neither is offered. A server that compresses nevertheless sends frames that this client cannot read.
+    // None is offered. A server that compresses nevertheless sends frames that this client cannot read.
     if head.list("sec-websocket-extensions").next().is_some() {
         return Err(UpgradeError::Extension);
     }
-    if head.list("sec-websocket-protocol").next().is_some() {
+    // A server that supports none of the offered ones may answer without one (RFC 6455, 4.2.2).
+    if head
+        .list("sec-websocket-protocol")
+        .any(|chosen| !offered.iter().any(|offered| offered == chosen))
+    {
         return Err(UpgradeError::Subprotocol);
     }
     Ok(())

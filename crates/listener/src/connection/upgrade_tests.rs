@@ -42,7 +42,7 @@ async fn answered(answer: &str, piece: usize) -> (Result<Head, UpgradeError>, Ve
     };
     let uri = "wss://host:81/feed?a=b".parse().unwrap();
     let client = async {
-        let result = upgrade(&mut ours, &uri).await;
+        let result = upgrade(&mut ours, &uri, &Prepared::default()).await;
         let mut rest = Vec::new();
         if result.is_ok() {
             ours.read_to_end(&mut rest).await.unwrap();
@@ -62,13 +62,14 @@ fn runtime() -> tokio::runtime::Runtime {
 async fn request_conforms_to_rfc_6455() {
     let (mut ours, mut theirs) = duplex(4096);
     let uri = "WSS://host:81/feed?a=b".parse().unwrap();
+    let additions = Prepared::default();
     let (request, _) = join!(
         async {
             let request = read_request(&mut theirs).await;
             drop(theirs);
             request
         },
-        upgrade(&mut ours, &uri)
+        upgrade(&mut ours, &uri, &additions)
     );
     let key = request
         .lines()
@@ -159,12 +160,12 @@ async fn response_before_the_request_is_accepted() {
     theirs.write_all(b"HTTP/1.0 429\n").await.unwrap();
     // The request can no longer be written.
     drop(theirs);
-    let error = upgrade(&mut ours, &uri).await.unwrap_err();
+    let error = upgrade(&mut ours, &uri, &Prepared::default()).await.unwrap_err();
     assert!(
         matches!(&error, UpgradeError::Status(head) if head.status == 429),
         "{error}"
     );
-    let error = upgrade(&mut ours, &uri).await.unwrap_err();
+    let error = upgrade(&mut ours, &uri, &Prepared::default()).await.unwrap_err();
     assert!(matches!(error, UpgradeError::Send(_)), "{error}");
 }
 
@@ -224,4 +225,51 @@ proptest! {
             prop_assert!(text.chars().all(|c| (' '..='~').contains(&c)), "{}", text);
         }
     }
+}
+
+#[tokio::test]
+async fn request_has_the_declared_additions() {
+    let additions = Prepared {
+        headers: vec![("X-Key".into(), "s3cret".into())],
+        query: "cursor=5&a=x%20y".into(),
+        subprotocols: vec!["graphql-transport-ws".into(), "json".into()],
+    };
+    for (uri, path) in [
+        ("ws://host", "/?cursor=5&a=x%20y"),
+        ("ws://host/feed?a=b", "/feed?a=b&cursor=5&a=x%20y"),
+    ] {
+        let (mut ours, mut theirs) = duplex(4096);
+        let uri = uri.parse().unwrap();
+        let (request, _) = join!(
+            async {
+                let request = read_request(&mut theirs).await;
+                drop(theirs);
+                request
+            },
+            upgrade(&mut ours, &uri, &additions)
+        );
+        assert!(
+            request.starts_with(&format!("GET {path} HTTP/1.1\r\n")),
+            "{request}"
+        );
+        let request = request.to_ascii_lowercase();
+        for header in [
+            "\r\nx-key: s3cret\r\n",
+            "\r\nsec-websocket-protocol: graphql-transport-ws, json\r\n",
+        ] {
+            assert!(request.contains(header), "{request}");
+        }
+    }
+    let (mut ours, _theirs) = duplex(4096);
+    let additions = Prepared {
+        headers: vec![("X-Key".into(), "s3\ncret".into())],
+        ..Prepared::default()
+    };
+    let error = upgrade(&mut ours, &"ws://host".parse().unwrap(), &additions)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the header \"X-Key\" contains a character that HTTP does not allow; check the secrets in it"
+    );
 }

@@ -73,7 +73,9 @@ labels! {
         Broken = "broken",
         /// No answer to a ping.
         PongTimeout = "pong_timeout",
-        /// An answer to a ping other than `PONG`.
+        /// No frame within the `idle_timeout` of a declared feed.
+        IdleTimeout = "idle_timeout",
+        /// An unexpected answer to a ping.
         BadPong = "bad_pong",
         /// A text frame that is not UTF-8.
         InvalidUtf8 = "invalid_utf8",
@@ -97,17 +99,21 @@ labels! {
     /// The kinds of frames.
     #[non_exhaustive]
     pub enum FrameKind {
-        /// `{"id":…,"data":{…}}`.
+        /// One or more events.
         Event = "event",
-        /// `{"PING":…}`.
+        /// An answer to a ping.
         Pong = "pong",
-        /// `{"auth":…}`.
+        /// An answer of the opening, such as that to AUTH.
         Auth = "auth",
-        /// `{"error":…}`.
+        /// An error of the feed.
         Error = "error",
+        /// A message that is replied to, such as a ping of a declared feed.
+        Request = "request",
+        /// A message that the declaration of the feed ignores.
+        Ignored = "ignored",
         /// Text that is not JSON.
         NotJson = "not_json",
-        /// Unrecognised JSON.
+        /// JSON that the protocol of the feed does not know.
         Unknown = "unknown",
         /// A binary frame: dropped, as by the platform's own clients.
         Binary = "binary",

@@ -23,6 +23,8 @@ pub use self::labels::{
 
 /// The number of recent gaps that are stored for display.
 const GAPS_KEPT: usize = 8;
+/// The number of malformed and ignored frames before the first event from which a source warns.
+const MANY_FRAMES: u64 = 100;
 const BACKPRESSURE: &str = "backpressure: the socket is not read, because there is no room for more events (usually the spool is full)";
 
 /// The state and counters of a source, shared with those that display them.
@@ -40,7 +42,7 @@ pub struct SourceStats {
 pub struct SourceSnapshot {
     /// What it does.
     pub state: SourceState,
-    /// The reason why the source is not authenticated or not reading, as a sentence. `None` if it is reading.
+    /// The reason why the source is not authenticated, not reading, or receives no event, as a sentence. `None` if it works.
     pub reason: Option<String>,
     /// The time since which the source is connected, or not connected. Failed attempts do not change it, so
     /// that the duration of an outage can be derived from it.
@@ -59,6 +61,11 @@ pub struct SourceSnapshot {
     pub unread_disconnections: u64,
     /// Frames read, by kind.
     pub frames: FrameCounts,
+    /// Events read. A frame of a declared feed may contain several.
+    pub events: u64,
+    /// Frames that are malformed or ignored, while no event was read yet; 0 from the first event on. Many of them mean that no
+    /// rule of a declaration matches the events.
+    pub frames_without_event: u64,
     /// Bytes of payload of the text and binary frames read.
     pub received_bytes: u64,
     /// Round trips of pings, in seconds.
@@ -115,6 +122,8 @@ struct Inner {
     disconnections: DisconnectCounts,
     unread_disconnections: u64,
     frames: FrameCounts,
+    events: u64,
+    frames_without_event: u64,
     received_bytes: u64,
     blocked: Stopwatch,
     /// The state to restore after backpressure.
@@ -135,16 +144,12 @@ struct Inner {
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
     pub(crate) frames: FrameCounts,
+    /// Events, of which a frame may contain several.
+    pub(crate) events: u64,
     pub(crate) bytes: u64,
     pub(crate) last_event: Option<Timestamp>,
     pub(crate) platform_errors: u64,
     pub(crate) last_platform_error: Option<String>,
-}
-
-impl Reading {
-    pub(crate) fn has_event(&self) -> bool {
-        self.frames.get(FrameKind::Event) > 0
-    }
 }
 
 impl SourceStats {
@@ -161,6 +166,8 @@ impl SourceStats {
                 disconnections: DisconnectCounts::default(),
                 unread_disconnections: 0,
                 frames: FrameCounts::default(),
+                events: 0,
+                frames_without_event: 0,
                 received_bytes: 0,
                 blocked: Stopwatch::default(),
                 before_blocked: SourceState::Dialling,
@@ -185,7 +192,11 @@ impl SourceStats {
         let inner = self.lock();
         SourceSnapshot {
             state: inner.state,
-            reason: inner.reason.as_deref().map(str::to_owned),
+            reason: inner
+                .reason
+                .as_deref()
+                .map(str::to_owned)
+                .or_else(|| inner.lacks_events().then(|| no_event(inner.frames_without_event))),
             since: inner.since,
             connections: inner.connections,
             open_connections: inner.open.into(),
@@ -194,6 +205,8 @@ impl SourceStats {
             disconnections: inner.disconnections,
             unread_disconnections: inner.unread_disconnections,
             frames: inner.frames,
+            events: inner.events,
+            frames_without_event: inner.frames_without_event,
             received_bytes: inner.received_bytes,
             ping_rtt: self.ping_rtt.snapshot(),
             last_ping_rtt: inner.last_ping_rtt,
@@ -268,18 +281,28 @@ impl SourceStats {
         }
     }
 
-    pub(crate) fn read(&self, reading: Reading, at: Timestamp) {
+    /// Returns a warning if many frames were read, and none of them was an event; once, until the first event.
+    pub(crate) fn read(&self, reading: Reading, at: Timestamp) -> Option<String> {
         let mut inner = self.lock();
+        let lacked_events = inner.lacks_events();
         if inner.is_connected() && reading.frames.total() > 0 {
             inner.proof_of_life = Some(at);
         }
         inner.frames.merge(&reading.frames);
+        inner.events += reading.events;
         inner.received_bytes += reading.bytes;
         inner.last_event = reading.last_event.or(inner.last_event);
         inner.platform_errors += reading.platform_errors;
         if reading.last_platform_error.is_some() {
             inner.last_platform_error = reading.last_platform_error;
         }
+        if inner.events > 0 {
+            inner.frames_without_event = 0;
+        } else {
+            let kinds = [FrameKind::Ignored, FrameKind::Unknown, FrameKind::NotJson];
+            inner.frames_without_event += kinds.map(|kind| reading.frames.get(kind)).iter().sum::<u64>();
+        }
+        (inner.lacks_events() && !lacked_events).then(|| no_event(inner.frames_without_event))
     }
 
     pub(crate) fn pong(&self, round_trip: Duration) {
@@ -351,6 +374,10 @@ impl Inner {
         Some(length)
     }
 
+    const fn lacks_events(&self) -> bool {
+        self.frames_without_event >= MANY_FRAMES
+    }
+
     const fn is_connected(&self) -> bool {
         matches!(self.state, SourceState::Authorised | SourceState::Blocked)
     }
@@ -363,6 +390,13 @@ impl Inner {
         }
         self.state = state;
     }
+}
+
+fn no_event(frames: u64) -> String {
+    format!(
+        "{frames} frames were received and none is an event: compare the rules of the declaration with the frames of the feed \
+         (neurobridge check --frames)"
+    )
 }
 
 /// Sums up time spans.

@@ -132,7 +132,7 @@ pub(super) type Answer = Result<Fine, (Exit, String)>;
 async fn try_source(name: &str, config: SourceConfig) -> Answer {
     let begin = Instant::now();
     let unavailable = |error: &SourceError| (Exit::Unavailable, chain(error));
-    let source = build_source(name, config, Arc::new(SourceLedger::default()))
+    let source = build_source(name, config, Arc::new(SourceLedger::default()), Vec::new())
         .await
         .map_err(|error| unavailable(&error))?;
     let messages = Messages::new(Arc::clone(source.name()));

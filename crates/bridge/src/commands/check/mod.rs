@@ -3,6 +3,7 @@
 mod connect;
 mod document;
 mod event;
+mod frames;
 mod summary;
 
 use self::document::Document;
@@ -26,8 +27,18 @@ pub(super) async fn run(flags: &CheckFlags) -> Result<Exit, Failure> {
     // Fails if a key file cannot be read in time, because its disk hangs.
     event::redactions(&loaded.config)?;
     if let (Some(file), Some(sink)) = (&flags.event, &flags.sink) {
-        print(event::render(&loaded.config, file, sink)?)?;
+        print(event::render(
+            &loaded.config,
+            flags.source.as_deref(),
+            file,
+            sink,
+        )?)?;
         return Ok(Exit::Ok);
+    }
+    if let Some(file) = &flags.frames {
+        let (table, exit) = frames::classify(&loaded.config, flags.source.as_deref(), file)?;
+        print(table)?;
+        return Ok(exit);
     }
     print(summary::of(&loaded))?;
     if flags.connect {

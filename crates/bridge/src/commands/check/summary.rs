@@ -70,12 +70,19 @@ fn push(text: &mut String, table: &Table) {
 fn sources(config: &Config) -> Table {
     let mut table = Table::new(["source", "url", "token"]);
     for (name, source) in &config.sources {
-        table.row([name.clone(), address::shown(&source.url), token(source)]);
+        table.row([name.clone(), address::shown(source.address()), token(source)]);
     }
     table
 }
 
 fn token(source: &SourceConfig) -> String {
+    if let Some(feed) = &source.feed {
+        let names: Vec<&str> = feed.secrets.keys().map(String::as_str).collect();
+        return match names[..] {
+            [] => "none".to_owned(),
+            _ => names.join(", "),
+        };
+    }
     match &source.token_file {
         Some(path) => format!("from {}", path.display()),
         None => "given".to_owned(),

@@ -14,7 +14,6 @@ use neurobridge_core::{
     event::{Event, Sequence},
     event_buf::EventBuf,
     identity::SpoolId,
-    neuroio::{self, Frames},
     record::{Batch, SealedBatch},
     redact::Redaction,
 };
@@ -34,6 +33,7 @@ use crate::{
     config::{Config, SinkEntry},
     exit::{Exit, Failure, OrExit},
     feed::read_redaction,
+    frames::FrameReader,
     signals::Signals,
 };
 
@@ -240,31 +240,26 @@ impl Intake<'_> {
         let (Some(stored), Some(sequence)) = (dead_letter.event()?, fields.sequence) else {
             return Ok(Prepared::Damaged);
         };
-        let frame = stored.get();
-        let mut frames = Frames::default();
-        let Some(positions) = frames.event(frame) else {
-            return Ok(Prepared::Damaged);
-        };
-        let whole = Event {
-            sequence,
-            received_at: fields.received_at,
-            source: &fields.source,
-            source_uri: &neuroio::source_uri(&fields.source),
-            type_prefix: neuroio::TYPE_PREFIX,
-            conflict: dead_letter.conflict(),
-            positions,
-            frame,
-        };
-        if !self.config.event.filter.matches(&whole) {
-            return Ok(Prepared::Filtered);
-        }
-        let mut redacted = EventBuf::default();
-        let Ok(event) = self.redaction.apply(&whole, &mut redacted) else {
-            return Ok(Prepared::Damaged);
-        };
-        let mut batch = Batch::default();
-        batch.push(&event);
-        Ok(Prepared::Event(sequence, batch.seal(sequence)))
+        let mut reader = FrameReader::new(self.config, &fields.source)?;
+        let prepared = reader.first_event(stored.get(), |event| {
+            let whole = Event {
+                sequence,
+                received_at: fields.received_at,
+                conflict: dead_letter.conflict(),
+                ..event
+            };
+            if !self.config.event.filter.matches(&whole) {
+                return Prepared::Filtered;
+            }
+            let mut redacted = EventBuf::default();
+            let Ok(event) = self.redaction.apply(&whole, &mut redacted) else {
+                return Prepared::Damaged;
+            };
+            let mut batch = Batch::default();
+            batch.push(&event);
+            Prepared::Event(sequence, batch.seal(sequence))
+        });
+        Ok(prepared.unwrap_or(Prepared::Damaged))
     }
 }
 

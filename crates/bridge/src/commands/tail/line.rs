@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use neurobridge_core::{
     event::{Event, FieldPath},
     foreign_text::escape,
+    neuroio,
 };
 
 use crate::terminal::{Line, Paint, Style, pad};
@@ -14,11 +15,17 @@ const RESULT_COLUMNS: usize = 6;
 /// The length of the person id's prefix that distinguishes persons by eye.
 const PERSON_COLUMNS: usize = 8;
 const PLACE_COLUMNS: usize = 28;
+/// The usual lengths of the type and of the key of declared events.
+const KIND_COLUMNS: usize = 8;
+const KEY_COLUMNS: usize = 12;
 
 /// Returns time of receipt, result, person, place, and as many details as fit. Missing fields are left out, and control
 /// characters are escaped.
 pub(super) fn of(event: &Event<'_>, names_feed: bool, width: usize, paint: Paint) -> String {
-    let time = event.received_at.strftime("%H:%M:%S%.3f").to_string();
+    if event.type_prefix != neuroio::TYPE_PREFIX {
+        return of_declared(event, names_feed, width, paint);
+    }
+    let time = time(event);
     let value = |path: &str| FieldPath::parse(path)?.value(event);
     let result = event.kind().unwrap_or_default();
     let person = match value("pid") {
@@ -50,6 +57,34 @@ pub(super) fn of(event: &Event<'_>, names_feed: bool, width: usize, paint: Paint
         })
         .text("  ")
         .styled(Style::Dim, escape(&details(event)));
+    line.render(width, paint) + "\n"
+}
+
+fn time(event: &Event<'_>) -> String {
+    event.received_at.strftime("%H:%M:%S%.3f").to_string()
+}
+
+/// Returns time of receipt, type, key, id, and as much of the body as fits.
+fn of_declared(event: &Event<'_>, names_feed: bool, width: usize, paint: Paint) -> String {
+    let kind = event.kind().unwrap_or_default();
+    let (key, id) = (
+        event.key().unwrap_or("-".into()),
+        event.id().unwrap_or("-".into()),
+    );
+    let mut line = Line::default()
+        .styled(Style::Dim, time(event))
+        .text("  ")
+        .styled(Style::Cyan, pad(&escape(&kind), KIND_COLUMNS))
+        .text("  ");
+    if names_feed {
+        line = line.styled(Style::Dim, event.source).text("  ");
+    }
+    line = line
+        .text(pad(&escape(&key), KEY_COLUMNS))
+        .text("  ")
+        .text(escape(&id))
+        .text("  ")
+        .styled(Style::Dim, escape(event.body()));
     line.render(width, paint) + "\n"
 }
 
@@ -89,7 +124,7 @@ fn style_of(result: &str) -> Option<Style> {
 
 #[cfg(test)]
 mod tests {
-    use neurobridge_core::testing;
+    use neurobridge_core::{path::Path, projection::EventPaths, testing};
 
     use super::*;
     use crate::terminal::columns;
@@ -108,6 +143,24 @@ mod tests {
     fn line_shows_person_and_place() {
         insta::assert_snapshot!(line(FRAME, 120), @r"03:04:05.678  exact   ad9ad883  Head office / Tür \u{1b}[2J   83.34%  male 66  anger  liveness failed  #7");
         insta::assert_snapshot!(line(r#"{"id":"x","data":{}}"#, 120), @"03:04:05.678          -                                       #x");
+    }
+
+    #[test]
+    fn line_of_a_declared_feed_shows_type_key_id_and_body() {
+        let frame = r#"{"sym":"BTC","n":7,"ev":"trade","p":1.5}"#;
+        let path = |key: &str| Path::new([key]);
+        let paths = EventPaths {
+            id: vec![path("sym"), path("n")],
+            key: vec![path("sym")],
+            kind: Some(path("ev")),
+            ..EventPaths::default()
+        };
+        let event = Event {
+            received_at: "2026-01-02T03:04:05.678Z".parse().unwrap(),
+            type_prefix: "com.example.",
+            ..testing::located(frame, &paths, &[])
+        };
+        insta::assert_snapshot!(of(&event, false, 80, Paint::PLAIN), @r#"03:04:05.678  trade     BTC           BTC/7  {"sym":"BTC","n":7,"ev":"trade","p…"#);
     }
 
     #[test]

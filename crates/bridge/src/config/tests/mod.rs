@@ -76,7 +76,7 @@ fn a_spool_larger_than_its_disk_is_warned_about() {
 fn source_alone_is_a_valid_configuration() {
     let loaded = load(SOURCE).unwrap();
     let config = loaded.config;
-    assert_eq!(config.sources["main"].url, "wss://events.neuroio.com");
+    assert_eq!(config.sources["main"].address(), "wss://events.neuroio.com");
     assert_eq!(config.drain_timeout.as_secs(), 8);
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:9797");
     assert_eq!(config.sinks.keys().collect::<Vec<_>>(), ["events"]);
@@ -155,7 +155,7 @@ fn the_environment_sets_maps_key_by_key_and_arrays_whole() {
         (Some("1.jsonl"), 1 << 20)
     );
     assert!(!config.sinks["other"].common.required);
-    assert_eq!(config.sources["main"].url, "ws://localhost:1");
+    assert_eq!(config.sources["main"].address(), "ws://localhost:1");
     assert!(config.sources["main"].token_file.is_some());
     assert_eq!(config.deduplicate.max_events, 5);
 }

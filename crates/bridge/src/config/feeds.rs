@@ -1,0 +1,135 @@
+//! Declarations of feeds in files of their own: a source names a shipped declaration, or the path of a file.
+
+use std::path::{Path, PathBuf};
+
+use neurobridge_core::suggest::did_you_mean;
+use serde_json::Value;
+
+use super::{
+    document::{Document, ReadError, read_text},
+    report::{Problem, Report},
+    shape::Shape,
+};
+
+/// Includes the declarations that `config/feeds` of the repository contains.
+macro_rules! shipped {
+    ($($name:literal),* $(,)?) => {
+        /// The shipped declarations, by name.
+        pub(crate) const SHIPPED: &[(&str, &str)] = &[$((
+            $name,
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/feeds/", $name, ".toml")),
+        )),*];
+    };
+}
+
+shipped!(
+    "binance",
+    "bluesky-jetstream",
+    "coinbase-exchange",
+    "graphql-transport-ws",
+    "okx",
+    "polygon",
+);
+
+/// Returns the text of a shipped declaration.
+pub(crate) fn shipped(name: &str) -> Option<&'static str> {
+    SHIPPED
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, text)| *text)
+}
+
+/// Replaces the name of a shipped declaration, and the path of a file, by the declaration.
+pub(super) fn include(document: &mut Document, shape: &Shape<'_>, report: &mut Report) {
+    let Some(Value::Object(sources)) = document.values.get("sources") else {
+        return;
+    };
+    let named: Vec<(String, String)> = sources
+        .iter()
+        .filter_map(|(source, table)| Some((source.clone(), table.get("feed")?.as_str()?.to_owned())))
+        .collect();
+    for (source, named) in named {
+        let key = ["sources".to_owned(), source, "feed".to_owned()];
+        let result = match shipped(&named) {
+            Some(text) => document.include(
+                &key,
+                Path::new(&format!("feeds/{named}.toml")),
+                text,
+                &shape.at(&key),
+            ),
+            None => include_file(document, &key, &named, shape),
+        };
+        let Err(problems) = result else {
+            continue;
+        };
+        for problem in problems.into_problems() {
+            report.push(problem);
+        }
+        // A declaration that cannot be read has no further errors.
+        if let Some(source) = document
+            .values
+            .get_mut("sources")
+            .and_then(|sources| sources.get_mut(&key[1]))
+            .and_then(Value::as_object_mut)
+        {
+            source.insert("feed".to_owned(), stand_in());
+        }
+    }
+}
+
+/// Includes a file; a relative path begins at the folder of the configuration file.
+fn include_file(
+    document: &mut Document,
+    key: &[String],
+    named: &str,
+    shape: &Shape<'_>,
+) -> Result<(), Report> {
+    let names: Vec<&str> = SHIPPED.iter().map(|(name, _)| *name).collect();
+    let refuse = |document: &Document, found: String| {
+        let mut report = Report::default();
+        let message = format!(
+            "{found}, expected a declaration, the path of a file such as \"feeds/example.toml\", or one of {}",
+            super::validate::list(&names)
+        );
+        let (origin, at) = document.origin(key);
+        let hint = did_you_mean(named, &names);
+        report.push(Problem {
+            hint: (!hint.is_empty()).then(|| hint.trim().trim_matches(['(', ')']).to_owned()),
+            excerpt: super::excerpt::of(document, shape, at),
+            ..Problem::new(origin, key, message)
+        });
+        report
+    };
+    if Path::new(named)
+        .extension()
+        .is_none_or(|extension| extension != "toml")
+    {
+        return Err(refuse(document, format!("found \"{named}\"")));
+    }
+    let folder = document
+        .path()
+        .and_then(Path::parent)
+        .map(PathBuf::from)
+        .unwrap_or_default();
+    let path = folder.join(named);
+    let text = match read_text(&path) {
+        Ok(text) => text,
+        Err(ReadError::Report(report)) => return Err(report),
+        Err(ReadError::Io(error)) => {
+            return Err(refuse(
+                document,
+                format!("file {} cannot be read ({error})", path.display()),
+            ));
+        }
+    };
+    document.include(key, &path, &text, &shape.at(key))
+}
+
+/// Returns a valid declaration, which takes the place of an invalid one; it is never used.
+fn stand_in() -> Value {
+    serde_json::json!({ "url": "ws://localhost", "rules": [{ "is": "event" }] })
+}
+
+#[cfg(test)]
+#[path = "tests/feeds.rs"]
+mod tests;

@@ -1,0 +1,74 @@
+use super::*;
+use crate::config::load;
+
+fn load_with(config: &str, files: &[(&str, &str)]) -> Result<load::Loaded, String> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let path = folder.path().join("neurobridge.toml");
+    std::fs::write(&path, config).unwrap();
+    let loaded = load::load_from(Some(&path), [], [], load::Keys::Unread);
+    loaded.map_err(|report| {
+        let folder = folder.path().display().to_string();
+        report.to_string().replace(&folder, "FOLDER")
+    })
+}
+
+#[test]
+fn shipped_declarations_are_valid() {
+    for (name, _) in SHIPPED {
+        let config = format!("[sources.main]\nfeed = \"{name}\"\n");
+        let loaded = load_with(&config, &[]).unwrap_or_else(|report| panic!("{report}"));
+        assert!(
+            loaded.config.sources["main"].address().starts_with("wss://"),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn declaration_is_read_from_a_file_beside_the_configuration() {
+    let declaration = "url = \"ws://localhost:1/feed\"\n[[rules]]\nis = \"event\"\n";
+    let config = "[sources.main]\nfeed = \"mine.toml\"\n";
+    let loaded = load_with(config, &[("mine.toml", declaration)]).unwrap();
+    assert_eq!(loaded.config.sources["main"].address(), "ws://localhost:1/feed");
+}
+
+#[test]
+fn error_in_a_declaration_has_its_file_and_line() {
+    let declaration = "url = \"ws://localhost:1/feed\"\n[[rules]]\nis = \"evnt\"\n";
+    let config = "[sources.main]\nfeed = \"mine.toml\"\n";
+    let report = load_with(config, &[("mine.toml", declaration)]).unwrap_err();
+    insta::assert_snapshot!(report, @r#"
+    error: sources.main.feed.rules.0.is: found "evnt"
+     --> FOLDER/mine.toml:3:6
+      |
+    3 | is = "evnt"
+      |      ^^^^^^ did you mean "event"?
+      |
+      = expected: one of "event", "ignore", "alive", "error", "reply"
+
+    error: 1 configuration error; fix it and run `neurobridge check` again
+    "#);
+}
+
+#[test]
+fn unknown_declaration_is_refused() {
+    for (named, found) in [
+        ("okex", "found \"okex\""),
+        ("missing.toml", "file FOLDER/missing.toml cannot be read"),
+    ] {
+        let report = load_with(&format!("[sources.main]\nfeed = \"{named}\"\n"), &[]).unwrap_err();
+        assert!(
+            report.contains(found) && report.contains("1 configuration error"),
+            "{report}"
+        );
+    }
+    let report = load_with(
+        "[sources.main]\nfeed = \"mine.toml\"\n",
+        &[("mine.toml", "a = = 1\n")],
+    )
+    .unwrap_err();
+    assert!(report.contains("FOLDER/mine.toml:1:"), "{report}");
+}

@@ -1,0 +1,17 @@
+//! What a connection received and passes on.
+
+use neurobridge_protocol::{FeedEvent, MalformedReason};
+
+/// An event or a malformed frame, borrowed from the connection until the next frame is read.
+#[derive(Clone, Copy, Debug)]
+pub enum Received<'a> {
+    /// An event. A frame may contain several.
+    Event(FeedEvent<'a>),
+    /// A text that the protocol of the feed does not know.
+    Malformed {
+        /// The text.
+        text: &'a str,
+        /// Why the text is malformed.
+        reason: MalformedReason,
+    },
+}

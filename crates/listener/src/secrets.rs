@@ -1,0 +1,124 @@
+//! The secrets of a source, read again for every connection.
+
+use std::{collections::BTreeMap, env};
+
+use neurobridge_core::secret::{self, Secret, SecretError};
+use neurobridge_protocol::{SecretSource, Secrets, TOKEN};
+
+/// Why a secret is not available.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", unavailable(name))]
+pub(crate) struct SecretsError {
+    name: String,
+    source: Reason,
+}
+
+fn unavailable(name: &str) -> String {
+    match name {
+        TOKEN => "the token cannot be read".to_owned(),
+        name => format!("the secret \"{name}\" cannot be read"),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error(transparent)]
+    File(#[from] SecretError),
+    #[error("the environment variable {0} is not set or empty")]
+    Variable(String),
+}
+
+/// Where the secrets are read from, by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SecretReader(pub(crate) BTreeMap<String, SecretSource>);
+
+impl SecretReader {
+    /// Reads the current secrets: files are read at every connection, so that a replaced secret is used.
+    pub(crate) async fn read(&self) -> Result<Secrets, SecretsError> {
+        let mut secrets = Secrets::new();
+        for (name, source) in &self.0 {
+            let secret = read(name, source).await.map_err(|source| SecretsError {
+                name: name.clone(),
+                source,
+            })?;
+            secrets.insert(name.clone(), secret);
+        }
+        Ok(secrets)
+    }
+}
+
+async fn read(name: &str, source: &SecretSource) -> Result<Secret, Reason> {
+    if let Some(value) = &source.value {
+        return Ok(value.clone());
+    }
+    if let Some(path) = source.file.clone() {
+        let key = if name == TOKEN { TOKEN } else { "secret" };
+        let read = tokio::task::spawn_blocking(move || secret::read_file(key, &path));
+        let secret = read
+            .await
+            .expect("reading a file neither panics nor is cancelled");
+        return Ok(secret?);
+    }
+    let variable = source.variable.clone().unwrap_or_default();
+    match env::var(&variable) {
+        Ok(value) if !value.is_empty() => Ok(Secret::new(value)),
+        _ => Err(Reason::Variable(variable)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(source: SecretSource) -> SecretReader {
+        SecretReader(BTreeMap::from([("token".to_owned(), source)]))
+    }
+
+    #[tokio::test]
+    async fn file_is_read_each_time_without_line_break() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let reader = reader(SecretSource {
+            file: Some(path.clone()),
+            ..SecretSource::default()
+        });
+        let error = |error: SecretsError| match error.source {
+            Reason::File(error) => error,
+            Reason::Variable(name) => panic!("{name}"),
+        };
+        assert!(matches!(
+            error(reader.read().await.unwrap_err()),
+            SecretError::Unreadable { .. }
+        ));
+        for (text, is_empty) in [("\r\n", true), ("  ", true), ("first\nsecond\n", false)] {
+            std::fs::write(&path, text).unwrap();
+            match error(reader.read().await.unwrap_err()) {
+                SecretError::EmptyFile { .. } => assert!(is_empty, "{text:?}"),
+                SecretError::SeveralLines { .. } => assert!(!is_empty, "{text:?}"),
+                other => panic!("{text:?}: {other:?}"),
+            }
+        }
+        for token in ["first", " with spaces "] {
+            std::fs::write(&path, format!("{token}\r\n")).unwrap();
+            assert_eq!(reader.read().await.unwrap()["token"].expose(), token);
+        }
+        std::fs::write(&path, vec![b'x'; 70_000]).unwrap();
+        assert!(matches!(
+            error(reader.read().await.unwrap_err()),
+            SecretError::TooLong { .. }
+        ));
+    }
+
+    #[tokio::test]
+    async fn missing_variable_is_named() {
+        let reader = reader(SecretSource {
+            variable: Some("NO_SUCH_VARIABLE".into()),
+            ..SecretSource::default()
+        });
+        let error = reader.read().await.unwrap_err();
+        assert_eq!(
+            crate::error::sentence(&error),
+            "the token cannot be read: the environment variable NO_SUCH_VARIABLE is not set or empty"
+        );
+    }
+}
