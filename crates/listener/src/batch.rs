@@ -10,9 +10,13 @@ use crate::{event::Message, received::Received};
 ///
 /// Runs in the task that reads the socket, on text that is in the processor's cache: do all work here
 /// that needs no other frame. [`Messages`] keeps the frames as [`Message`]s.
-pub trait Batcher: Send + 'static {
+pub trait Batcher: Sized + Send + 'static {
     /// The batch that is sent through the channel.
     type Batch: Send + 'static;
+
+    /// Returns an empty batcher with the same settings, for a further connection of the source.
+    #[must_use]
+    fn for_connection(&self) -> Self;
 
     /// Records the start of a connection, by its number in the source: 1 for the first. The batch of the previous
     /// connection is taken before this call.
@@ -62,6 +66,10 @@ impl Messages {
 
 impl Batcher for Messages {
     type Batch = MessageBatch;
+
+    fn for_connection(&self) -> Self {
+        Self::new(Arc::clone(&self.source))
+    }
 
     fn begin(&mut self, _: u64) {}
 

@@ -20,6 +20,9 @@ use tokio_tungstenite::tungstenite::http::Uri;
 
 use crate::proxy::{Proxy, ProxyChoice};
 
+/// The maximum number of connections to a feed: more have no benefit, and look like an attack.
+const MAX_CONNECTIONS: u32 = 8;
+
 /// The address of NeuroIO's feed.
 const NEUROIO: &str = "wss://events.neuroio.com";
 
@@ -66,6 +69,9 @@ pub struct SourceConfig {
     /// Largest accepted frame. A larger one closes the connection (code 1009), and the source reconnects. An
     /// event may contain pictures, so a frame of several MiB is legal.
     pub max_frame_size: ByteSize,
+    /// Number of connections to the feed, from 1 to 8. With two, an event that arrives on both counts as a duplicate, and the end
+    /// of one connection is no gap. If the feed allows one connection for each token, the source continues with one.
+    pub connections: u32,
     /// Whether a refused token ends the program (exit code 77) instead of being retried with growing delay.
     pub exit_on_refused_token: bool,
     /// Certificates, if the system's root certificates are not sufficient.
@@ -147,6 +153,7 @@ impl Default for SourceConfig {
             ping_interval: Duration::from_secs(5),
             pong_timeout: Duration::from_secs(10),
             max_frame_size: ByteSize::from_mib(8),
+            connections: 1,
             exit_on_refused_token: false,
             tls: TlsFiles::default(),
             proxy: None,
@@ -264,6 +271,13 @@ impl SourceConfig {
         }
         self.check_token(&mut errors);
         self.check_times(&mut errors);
+        if !(1..=MAX_CONNECTIONS).contains(&self.connections) {
+            let found = self.connections;
+            errors.push((
+                "connections",
+                format!("found {found}, expected 1 to {MAX_CONNECTIONS}"),
+            ));
+        }
         let size = self.max_frame_size;
         if size < ByteSize::from_kib(1) || size > MAX_FRAME_SIZE {
             errors.push((
@@ -572,7 +586,7 @@ mod tests {
     fn every_key_has_its_explanation_in_the_schema() {
         let schema = schemars::schema_for!(SourceConfig).to_value();
         let properties = schema["properties"].as_object().unwrap();
-        assert_eq!(properties.len(), 14);
+        assert_eq!(properties.len(), 15);
         for (key, property) in properties {
             assert!(property["description"].is_string(), "{key}");
         }

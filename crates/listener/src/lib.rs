@@ -9,9 +9,11 @@
 //! NeuroIO's protocol is known from the platform's public Python and JavaScript clients, their documentation and
 //! their tests. Properties marked *assumed* are documented in none of them.
 
+mod attempts;
 mod batch;
 mod config;
 mod connection;
+mod connections;
 mod error;
 mod event;
 mod heartbeat;

@@ -17,10 +17,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     config::SourceConfig,
     connection::{Link, Notice, Outlet},
+    connections,
     error::SourceError,
     event::{self, Message, PlatformError},
     received::Received,
-    source::{self, Setup},
+    source::Setup,
     stats::SourceStats,
 };
 
@@ -166,7 +167,7 @@ impl EventListener {
         Ok(EventStream {
             batches,
             batch: Vec::new().into_iter(),
-            task: Some(tokio::spawn(source::run(setup, link))),
+            task: Some(tokio::spawn(connections::run(setup, link))),
             stats,
             _stop: stop.drop_guard(),
         })
@@ -236,6 +237,10 @@ struct Messages {
 
 impl Outlet for Messages {
     type Item = Vec<Message>;
+
+    fn for_connection(&self) -> Self {
+        Self::default()
+    }
 
     fn begin(&mut self, _: u64) {}
 

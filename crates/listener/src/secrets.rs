@@ -1,9 +1,10 @@
 //! The secrets of a source, read again for every connection.
 
-use std::{collections::BTreeMap, env};
+use std::{collections::BTreeMap, env, time::Duration};
 
 use neurobridge_core::secret::{self, Secret, SecretError};
 use neurobridge_protocol::{SecretSource, Secrets, TOKEN};
+use tokio::time::sleep;
 
 /// Why a secret is not available.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,42 @@ impl SecretReader {
             secrets.insert(name.clone(), secret);
         }
         Ok(secrets)
+    }
+}
+
+/// The time between two looks at the files of secrets.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Notices that the content of a file of a secret has changed. The content is compared, because Kubernetes replaces files by
+/// changing symbolic links.
+pub(crate) struct Changes {
+    reader: SecretReader,
+    known: Option<Secrets>,
+}
+
+impl Changes {
+    pub(crate) const fn new(reader: SecretReader) -> Self {
+        Self { reader, known: None }
+    }
+
+    /// Waits for a change. Never ends if no secret is in a file. A file that cannot be read is no change: the connection stays.
+    /// Cancel-safe.
+    pub(crate) async fn changed(&mut self) {
+        if self.reader.0.values().all(|source| source.file.is_none()) {
+            return std::future::pending().await;
+        }
+        loop {
+            if let Ok(secrets) = self.reader.read().await {
+                match &self.known {
+                    Some(known) if *known != secrets => {
+                        self.known = Some(secrets);
+                        return;
+                    }
+                    _ => self.known = Some(secrets),
+                }
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
     }
 }
 

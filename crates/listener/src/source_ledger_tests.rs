@@ -10,7 +10,7 @@ fn counted_source() -> (impl Future<Output = Result<(), SourceError>>, Counting)
     let setup = Setup {
         dialler: TestDial {
             platforms: platforms_in,
-            failures: Mutex::default(),
+            failures: Arc::default(),
             requests: Arc::default(),
         },
         reader: SecretReader(config.secrets()),
@@ -35,7 +35,7 @@ fn counted_source() -> (impl Future<Output = Result<(), SourceError>>, Counting)
         stop,
         ledger,
     };
-    (run(setup, link), counting)
+    (connections::run(setup, link), counting)
 }
 
 struct Counting {

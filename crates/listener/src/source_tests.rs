@@ -1,18 +1,19 @@
-use std::sync::Mutex;
+use std::{sync::Mutex, time::Duration};
 
 use neurobridge_core::secret::SecretSet;
 use neurobridge_protocol::{FeedEvent, MalformedReason, Prepared};
-use tokio::{io::DuplexStream, join};
+use tokio::{io::DuplexStream, join, time::Instant};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::*;
 use crate::{
     batch::Messages,
     connection::{
-        Dialled,
+        Dial, Dialled,
         testing::{AUTH, LIMIT, Platform, TestOutlet, event, sockets},
     },
-    stats::{ConnectionOutcome, DisconnectReason, FrameKind, GapOutcome, SourceSnapshot},
+    error::{DialError, sentence},
+    stats::{ConnectionOutcome, DisconnectReason, FrameKind, GapOutcome, SourceSnapshot, SourceState},
 };
 
 #[path = "source_declared_tests.rs"]
@@ -21,12 +22,14 @@ mod declared;
 mod ledger;
 #[path = "source_outage_tests.rs"]
 mod outage;
+#[path = "connections_tests.rs"]
+mod several;
 
 /// Passes the platform's end of each connection to a test.
 struct TestDial {
     platforms: mpsc::UnboundedSender<Platform>,
     /// The errors of the first dials.
-    failures: Mutex<Vec<DialError>>,
+    failures: Arc<Mutex<Vec<DialError>>>,
     /// The query of each request.
     requests: Arc<Mutex<Vec<String>>>,
 }
@@ -58,6 +61,7 @@ struct Bench {
     stats: Arc<SourceStats>,
     stored: Arc<StoredEvents>,
     requests: Arc<Mutex<Vec<String>>>,
+    failures: Arc<Mutex<Vec<DialError>>>,
 }
 
 impl Bench {
@@ -82,10 +86,11 @@ fn bench(
     config.max_frame_size = LIMIT;
     change(&mut config);
     let requests = Arc::default();
+    let failures = Arc::new(Mutex::new(failures));
     let setup = Setup {
         dialler: TestDial {
             platforms: platforms_in,
-            failures: Mutex::new(failures),
+            failures: Arc::clone(&failures),
             requests: Arc::clone(&requests),
         },
         reader: SecretReader(config.secrets()),
@@ -110,8 +115,9 @@ fn bench(
         stats,
         stored,
         requests,
+        failures,
     };
-    (run(setup, link), bench)
+    (connections::run(setup, link), bench)
 }
 
 /// Answers every connection in the same way for ten minutes, and returns the counters.
@@ -472,17 +478,4 @@ async fn hundred_sources_run_in_one_process() {
     );
     stop.cancel();
     assert!(batches.recv().await.is_none(), "all have ended");
-}
-
-#[test]
-fn retry_after_is_obeyed_up_to_a_limit() {
-    let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_secs(1));
-    for seconds in [0, 1, 299, 300, 301, 86_400] {
-        let wanted = Duration::from_secs(seconds).min(MAX_RETRY_AFTER);
-        let delay = retry_delay(&mut backoff, Some(Duration::from_secs(seconds)));
-        assert!(
-            delay >= wanted && delay <= wanted + Duration::from_secs(1),
-            "{delay:?}"
-        );
-    }
 }

@@ -1,83 +1,110 @@
 //! Tells a connection which events are stored, so that it acknowledges them to the feed and continues after them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
 
 use tokio::sync::Notify;
 
-/// The maximum number of acknowledgement values that wait to be sent. Further values are dropped: the feed sends their
-/// events again, which are duplicates then.
+/// The maximum number of acknowledgement values that wait to be sent on a connection. Further values are dropped: the feed sends
+/// their events again, which are duplicates then.
 const MAX_WAITING: usize = 65_536;
 
 /// Which events of a source are stored, set by the program that stores them.
 #[derive(Debug, Default)]
 pub struct StoredEvents {
     inner: Mutex<Inner>,
-    changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     resume: Option<String>,
-    /// The number of the current connection.
-    connection: u64,
-    waiting: Vec<String>,
+    /// The number of the last connection.
+    last: u64,
+    /// The connections that are open, by number.
+    connections: BTreeMap<u64, Weak<Waiting>>,
     dropped: u64,
+}
+
+/// The values that wait to be sent on a connection.
+#[derive(Debug, Default)]
+struct Waiting {
+    values: Mutex<Vec<String>>,
+    changed: Notify,
 }
 
 impl StoredEvents {
     /// Sets the resume value of the last stored event, as written by the feed. The next connection continues from it.
     pub fn set_resume(&self, value: String) {
-        self.lock().resume = Some(value);
+        lock(&self.inner).resume = Some(value);
     }
 
     /// Returns the resume value of the last stored event.
     pub fn resume(&self) -> Option<String> {
-        self.lock().resume.clone()
+        lock(&self.inner).resume.clone()
     }
 
-    /// Sends the acknowledgements of stored events, whose values are in the order of the feed. Values of events of an earlier
-    /// connection are ignored, because acknowledgements of most feeds are valid only on the connection of the event: the feed
-    /// sends these events again.
+    /// Sends the acknowledgements of stored events, whose values are in the order of the feed. Values of events of a connection
+    /// that has ended are ignored, because acknowledgements of most feeds are valid only on the connection of the event: the
+    /// feed sends these events again.
     pub fn acknowledge(&self, connection: u64, values: &mut Vec<String>) {
-        let mut inner = self.lock();
-        if connection != inner.connection {
+        let mut inner = lock(&self.inner);
+        let Some(waiting) = inner.connections.get(&connection).and_then(Weak::upgrade) else {
             return;
-        }
-        let room = MAX_WAITING.saturating_sub(inner.waiting.len());
+        };
+        let mut all = lock(&waiting.values);
+        let room = MAX_WAITING.saturating_sub(all.len());
         inner.dropped += values.len().saturating_sub(room) as u64;
-        inner.waiting.extend(values.drain(..).take(room));
-        drop(inner);
-        self.changed.notify_one();
+        all.extend(values.drain(..).take(room));
+        waiting.changed.notify_one();
     }
 
-    /// Returns the number of acknowledgements that were dropped because the connection could not send them fast enough.
+    /// Returns the number of acknowledgements that were dropped because a connection could not send them fast enough.
     pub fn dropped_acknowledgements(&self) -> u64 {
-        self.lock().dropped
+        lock(&self.inner).dropped
     }
 
-    /// Starts a connection, and returns its number.
-    pub(crate) fn begin(&self) -> u64 {
-        let mut inner = self.lock();
-        inner.waiting.clear();
-        inner.connection += 1;
-        inner.connection
+    /// Starts a connection.
+    pub(crate) fn begin(self: &Arc<Self>) -> Acknowledgements {
+        let waiting = Arc::<Waiting>::default();
+        let mut inner = lock(&self.inner);
+        inner.last += 1;
+        inner.connections.retain(|_, waiting| waiting.strong_count() > 0);
+        let connection = inner.last;
+        inner.connections.insert(connection, Arc::downgrade(&waiting));
+        Acknowledgements { connection, waiting }
+    }
+}
+
+/// The acknowledgements to send on one connection. Clones share them; they end with the last clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Acknowledgements {
+    connection: u64,
+    waiting: Arc<Waiting>,
+}
+
+impl Acknowledgements {
+    /// Returns the number of the connection.
+    pub(crate) const fn connection(&self) -> u64 {
+        self.connection
     }
 
     /// Waits for values to acknowledge, and returns at least one. Cancel-safe.
-    pub(crate) async fn acknowledged(&self) -> Vec<String> {
+    pub(crate) async fn next(&self) -> Vec<String> {
         loop {
-            let waiting = std::mem::take(&mut self.lock().waiting);
-            if !waiting.is_empty() {
-                return waiting;
+            let values = std::mem::take(&mut *lock(&self.waiting.values));
+            if !values.is_empty() {
+                return values;
             }
-            self.changed.notified().await;
+            self.waiting.changed.notified().await;
         }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // No code under this lock can panic.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code under these locks can panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -87,24 +114,31 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn values_of_earlier_connections_are_ignored() {
-        let stored = StoredEvents::default();
-        let first = stored.begin();
-        stored.acknowledge(first, &mut vec!["1".into(), "2".into()]);
-        assert_eq!(stored.acknowledged().await, ["1", "2"]);
-        let second = stored.begin();
-        stored.acknowledge(first, &mut vec!["3".into()]);
-        assert_eq!(stored.acknowledged().now_or_never(), None);
-        stored.acknowledge(second, &mut vec!["4".into()]);
-        assert_eq!(stored.acknowledged().await, ["4"]);
+    async fn values_are_sent_on_the_connection_of_their_events() {
+        let stored = Arc::<StoredEvents>::default();
+        let (first, second) = (stored.begin(), stored.begin());
+        stored.acknowledge(first.connection(), &mut vec!["1".into(), "2".into()]);
+        stored.acknowledge(second.connection(), &mut vec!["3".into()]);
+        assert_eq!(first.next().await, ["1", "2"]);
+        assert_eq!(second.next().await, ["3"]);
+        drop(first);
+        let third = stored.begin();
+        stored.acknowledge(1, &mut vec!["4".into()]);
+        assert_eq!(third.next().now_or_never(), None);
+        assert_eq!(
+            lock(&stored.inner).connections.len(),
+            2,
+            "ended connections are forgotten"
+        );
     }
 
     #[test]
     fn waiting_values_are_bounded() {
-        let stored = StoredEvents::default();
+        let stored = Arc::<StoredEvents>::default();
+        let connection = stored.begin();
         let mut values = vec!["1".to_owned(); MAX_WAITING + 7];
-        stored.acknowledge(0, &mut values);
+        stored.acknowledge(connection.connection(), &mut values);
         assert_eq!(stored.dropped_acknowledgements(), 7);
-        assert_eq!(stored.acknowledged().now_or_never().unwrap().len(), MAX_WAITING);
+        assert_eq!(connection.next().now_or_never().unwrap().len(), MAX_WAITING);
     }
 }

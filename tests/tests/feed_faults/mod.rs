@@ -145,11 +145,7 @@ fn error_after_auth_is_shown_and_keeps_the_connection() {
     scene.wait_for_metric("neurobridge_source_platform_errors_total", &[], 1.0);
     let ending = scene.stop();
     ending.is_complete();
-    assert!(
-        ending.log.contains("the platform reports an error"),
-        "{}",
-        ending.log
-    );
+    assert!(ending.log.contains("the feed reports an error"), "{}", ending.log);
 }
 
 #[test]

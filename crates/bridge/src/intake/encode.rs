@@ -174,6 +174,16 @@ impl Encoder {
 impl Batcher for Encoder {
     type Batch = Encoded;
 
+    fn for_connection(&self) -> Self {
+        Self::new(
+            Arc::clone(&self.name),
+            self.attributes.clone(),
+            self.source,
+            Arc::clone(&self.stats),
+            Arc::clone(&self.rules),
+        )
+    }
+
     fn begin(&mut self, connection: u64) {
         self.connection = connection;
     }

@@ -11,14 +11,17 @@ use tracing::warn;
 use crate::{
     received::Received,
     stats::{DisconnectReason, Reading, SourceStats},
-    stored::StoredEvents,
+    stored::{Acknowledgements, StoredEvents},
     throttle::Throttle,
 };
 
 /// Converts events and notices into the items of a channel.
-pub(crate) trait Outlet: Send + 'static {
+pub(crate) trait Outlet: Sized + Send + 'static {
     /// The item for one wake-up of the socket.
     type Item: Send + 'static;
+
+    /// Returns an empty outlet for a further connection of the source.
+    fn for_connection(&self) -> Self;
 
     /// Records the start of a connection, by its number in the source: 1 for the first.
     fn begin(&mut self, connection: u64);
@@ -65,6 +68,8 @@ pub(crate) struct Link<O: Outlet> {
     pub(crate) stop: CancellationToken,
     pub(crate) stats: Arc<SourceStats>,
     pub(crate) stored: Arc<StoredEvents>,
+    /// The acknowledgements of the current connection.
+    pub(crate) acknowledgements: Acknowledgements,
     pub(crate) throttle: Throttle,
 }
 
@@ -83,9 +88,28 @@ impl<O: Outlet> Link<O> {
             items,
             stop,
             stats,
+            acknowledgements: Acknowledgements::default(),
             stored,
             throttle: Throttle::default(),
         }
+    }
+
+    /// Returns a link for a further connection, with its own signal to stop.
+    pub(crate) fn for_connection(&self, stop: CancellationToken) -> Self {
+        Self::new(
+            Arc::clone(&self.name),
+            self.outlet.for_connection(),
+            self.items.clone(),
+            stop,
+            Arc::clone(&self.stats),
+            Arc::clone(&self.stored),
+        )
+    }
+
+    /// Starts a connection.
+    pub(crate) fn begin(&mut self) {
+        self.acknowledgements = self.stored.begin();
+        self.outlet.begin(self.acknowledgements.connection());
     }
 
     /// Counts what was read and sends the item.

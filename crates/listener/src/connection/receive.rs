@@ -3,7 +3,6 @@
 use std::{
     future::poll_fn,
     pin::pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -69,7 +68,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
 {
-    let (stop, items, stored) = (link.stop.clone(), link.items.clone(), Arc::clone(&link.stored));
+    let (stop, items, acknowledgements) = (
+        link.stop.clone(),
+        link.items.clone(),
+        link.acknowledgements.clone(),
+    );
     let acknowledges = session.protocol.acknowledges();
     let mut stopped = pin!(stop.cancelled());
     let mut timer = pin!(sleep_until(session.heartbeat.due()));
@@ -124,7 +127,7 @@ where
                 }
                 continue;
             }
-            values = stored.acknowledged(), if acknowledges && !session.is_flushing => {
+            values = acknowledgements.next(), if acknowledges && !session.is_flushing => {
                 session.acknowledge(&values);
                 continue;
             }

@@ -37,6 +37,10 @@ pub(crate) struct TestOutlet(Vec<String>);
 impl Outlet for TestOutlet {
     type Item = Vec<String>;
 
+    fn for_connection(&self) -> Self {
+        Self::default()
+    }
+
     fn begin(&mut self, _: u64) {}
 
     fn push(&mut self, received: Received<'_>) {

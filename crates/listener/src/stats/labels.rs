@@ -90,6 +90,8 @@ labels! {
         TokenRefused = "token_refused",
         /// No answer to AUTH.
         AuthTimeout = "auth_timeout",
+        /// Another connection took its place: because of its age, or because a secret has changed.
+        Replaced = "replaced",
         /// The source was stopped.
         Stopped = "stopped",
     }

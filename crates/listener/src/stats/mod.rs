@@ -49,7 +49,7 @@ pub struct SourceSnapshot {
     pub since: Timestamp,
     /// The number of WebSocket connections opened so far.
     pub connections: u64,
-    /// The number of open WebSocket connections: 0 or 1.
+    /// The number of open WebSocket connections.
     pub open_connections: u64,
     /// The time at which the last event was read.
     pub last_event: Option<Timestamp>,
@@ -116,7 +116,9 @@ struct Inner {
     reason: Option<Cow<'static, str>>,
     since: Timestamp,
     connections: u64,
-    open: bool,
+    open: u64,
+    /// The number of authenticated connections.
+    authorised: u64,
     last_event: Option<Timestamp>,
     outcomes: ConnectionCounts,
     disconnections: DisconnectCounts,
@@ -160,7 +162,8 @@ impl SourceStats {
                 reason: None,
                 since: clock::now(),
                 connections: 0,
-                open: false,
+                open: 0,
+                authorised: 0,
                 last_event: None,
                 outcomes: ConnectionCounts::default(),
                 disconnections: DisconnectCounts::default(),
@@ -199,7 +202,7 @@ impl SourceStats {
                 .or_else(|| inner.lacks_events().then(|| no_event(inner.frames_without_event))),
             since: inner.since,
             connections: inner.connections,
-            open_connections: inner.open.into(),
+            open_connections: inner.open,
             last_event: inner.last_event,
             outcomes: inner.outcomes,
             disconnections: inner.disconnections,
@@ -226,16 +229,22 @@ impl SourceStats {
         }
     }
 
-    /// Records a new attempt. The reason of the last failure stays until an attempt succeeds.
+    /// Records a new attempt. The reason of the last failure stays until an attempt succeeds. While another connection is
+    /// authenticated, attempts change neither state nor reason.
     pub(crate) fn dialling(&self) {
-        self.lock().enter(SourceState::Dialling);
+        let mut inner = self.lock();
+        if inner.authorised == 0 {
+            inner.enter(SourceState::Dialling);
+        }
     }
 
     pub(crate) fn authorising(&self, clock_skew_seconds: Option<f64>) {
         let mut inner = self.lock();
-        inner.enter(SourceState::Authorising);
+        if inner.authorised == 0 {
+            inner.enter(SourceState::Authorising);
+        }
         inner.connections += 1;
-        inner.open = true;
+        inner.open += 1;
         if clock_skew_seconds.is_some() {
             inner.clock_skew_seconds = clock_skew_seconds;
         }
@@ -244,8 +253,11 @@ impl SourceStats {
     /// Returns the duration of the gap that ends, if there was one.
     pub(crate) fn authorised(&self) -> Option<Duration> {
         let mut inner = self.lock();
-        inner.enter(SourceState::Authorised);
-        inner.reason = None;
+        inner.authorised += 1;
+        if inner.authorised == 1 {
+            inner.enter(SourceState::Authorised);
+            inner.reason = None;
+        }
         inner.outcomes.add(ConnectionOutcome::Authorised, 1);
         let time = clock::now();
         inner.first_authorised.get_or_insert(time);
@@ -316,12 +328,16 @@ impl SourceStats {
     pub(crate) fn disconnected(&self, reason: DisconnectReason, last_read: Option<Instant>) {
         let now = Instant::now();
         let mut inner = self.lock();
-        inner.open = false;
+        inner.open = inner.open.saturating_sub(1);
         inner.disconnections.add(reason, 1);
-        inner.blocked.stop(now);
         let Some(last_read) = last_read else {
             return;
         };
+        inner.authorised = inner.authorised.saturating_sub(1);
+        if inner.authorised > 0 {
+            return;
+        }
+        inner.blocked.stop(now);
         let unnoticed = now.saturating_duration_since(last_read);
         let began = clock::now().checked_sub(unnoticed).unwrap_or(Timestamp::MIN);
         inner.proof_of_life = Some(began);
@@ -345,6 +361,9 @@ impl SourceStats {
     /// lasts until the token is replaced.
     pub(crate) fn waiting(&self, state: SourceState, reason: String) {
         let mut inner = self.lock();
+        if inner.authorised > 0 {
+            return;
+        }
         if let (SourceState::Refused, Some((_, _, cause))) = (state, &mut inner.gap_began) {
             *cause = DisconnectReason::TokenRefused;
         }

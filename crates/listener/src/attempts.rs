@@ -1,0 +1,298 @@
+//! One connection of a source: opened again whenever it ends.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use neurobridge_core::{backoff::Backoff, clock, throttle, units::format_duration};
+use tokio::{
+    select,
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    connection::{self, Dial, Link, Notice, Outlet, Session},
+    error::{DialError, Lost, SourceError, sentence},
+    source::Setup,
+    stats::{DisconnectReason, Label, SourceState},
+};
+
+/// The maximum `Retry-After` that is obeyed: a wrong value must not silence a source for days.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// The maximum length of the reason of a lost connection, in characters. Its causes may quote text of the
+/// server.
+const MAX_REASON_CHARS: usize = 1000;
+
+impl<D> Setup<D> {
+    /// Formats an error and its causes as one sentence that may be shown.
+    fn shown(&self, error: &dyn std::error::Error) -> String {
+        self.secrets.clean_to(&sentence(error), MAX_REASON_CHARS)
+    }
+}
+
+/// Why an attempt, or the resulting connection, ended.
+enum Ended {
+    NotOpened(DialError),
+    NotAuthorised(Lost),
+    /// A connection was lost after it was authenticated for this time.
+    Lost(Lost, Duration),
+}
+
+/// The place of one connection among those of a source.
+pub(crate) struct Slot {
+    /// The number of the slot.
+    pub(crate) number: u64,
+    /// Whether the connection is being replaced, so that it is not opened again when it ends.
+    pub(crate) retires: CancellationToken,
+    /// Reports to the owner of the slots.
+    pub(crate) reports: mpsc::UnboundedSender<(u64, Report)>,
+}
+
+/// A change of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// It is authenticated.
+    Authorised,
+    /// It was authenticated, and ended.
+    Lost {
+        /// Whether the server closed it.
+        by_server: bool,
+    },
+}
+
+impl Slot {
+    fn report(&self, report: Report) {
+        // The owner waits for all slots before it ends.
+        let _ = self.reports.send((self.number, report));
+    }
+}
+
+/// Keeps a connection open, until it is stopped or retires.
+pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
+    setup: &Setup<D>,
+    mut link: Link<O>,
+    slot: Slot,
+) -> Result<(), SourceError> {
+    let bounds = &setup.config.backoff;
+    let mut backoff = Backoff::new(bounds.min, bounds.max);
+    let mut outage = Outage::begin();
+    loop {
+        let ended = attempt(setup, &mut link, &slot).await;
+        link.flush().await;
+        if let Ended::Lost(lost, _) = &ended {
+            let by_server = matches!(lost.root(), Lost::Closed(_) | Lost::Broken { .. });
+            slot.report(Report::Lost { by_server });
+        }
+        if slot.retires.is_cancelled() {
+            return Ok(());
+        }
+        let (state, retry_after, label, text) = match &ended {
+            Ended::NotAuthorised(Lost::Stopped) | Ended::Lost(Lost::Stopped, _) => return Ok(()),
+            Ended::NotOpened(error) => (
+                SourceState::Waiting,
+                error.retry_after(),
+                error.outcome().as_str(),
+                setup.shown(error),
+            ),
+            Ended::NotAuthorised(lost @ Lost::TokenRefused { answer, is_declared })
+            | Ended::Lost(lost @ Lost::TokenRefused { answer, is_declared }, _) => {
+                if setup.config.exit_on_refused_token {
+                    let reason = setup.shown(lost);
+                    link.stats.waiting(SourceState::Refused, reason);
+                    return Err(SourceError::TokenRefused {
+                        name: link.name.to_string(),
+                        answer: answer.clone(),
+                        is_declared: *is_declared,
+                    });
+                }
+                (
+                    SourceState::Refused,
+                    None,
+                    lost.reason().as_str(),
+                    setup.shown(lost),
+                )
+            }
+            Ended::NotAuthorised(lost) | Ended::Lost(lost, _) => (
+                SourceState::Waiting,
+                None,
+                lost.reason().as_str(),
+                setup.shown(lost),
+            ),
+        };
+        if let Ended::Lost(_, authorised_for) = ended
+            && authorised_for >= bounds.stable_after
+        {
+            backoff.reset();
+        }
+        let delay = retry_delay(&mut backoff, retry_after);
+        if matches!(ended, Ended::Lost(..)) {
+            outage = Outage::begin();
+        }
+        outage.attempts += 1;
+        let until = Instant::now() + delay;
+        // The loss of an authenticated connection is a change of state, which is always logged; failed attempts
+        // are throttled.
+        if link.throttle.allow(label).is_some() || matches!(ended, Ended::Lost(..)) {
+            outage.log(&link.name, label, &text, until);
+        }
+        link.stats.waiting(state, text.clone());
+        loop {
+            select! {
+                biased;
+                () = link.stop.cancelled() => return Ok(()),
+                () = link.items.closed() => return Ok(()),
+                () = slot.retires.cancelled() => return Ok(()),
+                () = sleep_until(until) => break,
+                // Repeats the line, because the server may request a delay of more than a minute.
+                () = sleep(throttle::INTERVAL) => outage.log(&link.name, label, &text, until),
+            }
+        }
+    }
+}
+
+/// Returns the delay before the next attempt, which is not shorter than the server's `Retry-After`.
+fn retry_delay(backoff: &mut Backoff, retry_after: Option<Duration>) -> Duration {
+    // The sum, not the maximum: with the maximum, all clients that a server rejected would reconnect at the same
+    // moment.
+    backoff.next_delay() + retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)
+}
+
+/// The time since the last authenticated connection, or since the start of the source.
+struct Outage {
+    since: Instant,
+    attempts: u64,
+}
+
+impl Outage {
+    fn begin() -> Self {
+        Self {
+            since: Instant::now(),
+            attempts: 0,
+        }
+    }
+
+    /// Logs that the source is not connected; after the first line with the duration of the outage.
+    fn log(&self, source: &str, reason: &str, text: &str, until: Instant) {
+        let elapsed = Duration::from_secs(self.since.elapsed().as_secs());
+        let lasted = (!elapsed.is_zero()).then(|| format_duration(elapsed));
+        warn!(
+            source,
+            reason,
+            lasted,
+            attempts = self.attempts,
+            "not connected: {text}; retrying in {}",
+            format_duration(until.saturating_duration_since(Instant::now()))
+        );
+    }
+}
+
+/// Runs one connection from the first step to the last.
+async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot: &Slot) -> Ended {
+    let stop = link.stop.clone();
+    link.stats.dialling();
+    let opened = stop
+        .run_until_cancelled(async {
+            let secrets = setup.reader.read().await?;
+            for secret in secrets.values() {
+                setup.secrets.add(secret.expose());
+            }
+            let request = setup.protocol.request(&secrets, link.stored.resume().as_deref());
+            Ok((secrets, setup.dialler.dial(&request).await?))
+        })
+        .await;
+    let (secrets, dialled) = match opened {
+        None => return Ended::NotAuthorised(Lost::Stopped),
+        Some(Err(error)) => {
+            let error: DialError = error;
+            link.stats.attempt_failed(error.outcome());
+            return Ended::NotOpened(error);
+        }
+        Some(Ok(opened)) => opened,
+    };
+    if let Some(ahead) = dialled.clock_skew_seconds {
+        clock::compare_with_server(SignedDuration::try_from_secs_f64(ahead).unwrap_or(SignedDuration::MAX));
+    }
+    link.stats.authorising(dialled.clock_skew_seconds);
+    let mut session = Session::new(
+        dialled.socket,
+        setup.protocol.clone(),
+        setup.secrets.clone(),
+        setup.config.max_frame_size,
+    );
+    link.begin();
+    let authorised = connection::authorise(&mut session, link, secrets).await;
+    let mut ended = match authorised {
+        Err(lost) => {
+            if !matches!(lost, Lost::Stopped) {
+                link.stats.attempt_failed(lost.outcome());
+            }
+            Ended::NotAuthorised(lost)
+        }
+        Ok(()) => {
+            // Not throttled, like every change of state: the backoff limits the number of connections.
+            match link.stats.authorised() {
+                None => info!(source = %link.name, "authorised"),
+                Some(gap) => info!(
+                    source = %link.name,
+                    gap = format_duration(gap),
+                    "authorised again; events of the gap are missed"
+                ),
+            }
+            slot.report(Report::Authorised);
+            let since = Instant::now();
+            session.heartbeat.start(since);
+            let lost = connection::receive(&mut session, link).await;
+            Ended::Lost(lost, since.elapsed())
+        }
+    };
+    let was_authorised = matches!(ended, Ended::Lost(..));
+    if let Ended::NotAuthorised(lost) | Ended::Lost(lost, _) = &mut ended {
+        let mut last_read = session.socket.last_read();
+        // Before the end is counted, because events that are read meanwhile belong to this connection.
+        let is_all_read = connection::close(&mut session, link, lost).await;
+        if is_all_read {
+            last_read = session.socket.last_read();
+        }
+        drop(session);
+        if !is_all_read {
+            link.stats.disconnected_unread();
+        }
+        if !is_all_read && lost.is_unreadable_frame() {
+            let source = Box::new(std::mem::replace(lost, Lost::Stopped));
+            *lost = Lost::Unread { source };
+        }
+        let reason = match lost {
+            Lost::Stopped if slot.retires.is_cancelled() => DisconnectReason::Replaced,
+            _ => lost.reason(),
+        };
+        link.stats
+            .disconnected(reason, was_authorised.then_some(last_read));
+        let sentence = setup.shown(lost);
+        link.outlet.notice(Notice::Disconnected {
+            reason,
+            sentence: &sentence,
+        });
+    }
+    ended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_obeyed_up_to_a_limit() {
+        let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_secs(1));
+        for seconds in [0, 1, 299, 300, 301, 86_400] {
+            let wanted = Duration::from_secs(seconds).min(MAX_RETRY_AFTER);
+            let delay = retry_delay(&mut backoff, Some(Duration::from_secs(seconds)));
+            assert!(
+                delay >= wanted && delay <= wanted + Duration::from_secs(1),
+                "{delay:?}"
+            );
+        }
+    }
+}

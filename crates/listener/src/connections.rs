@@ -1,0 +1,242 @@
+//! The connections of a source: as many as configured, each opened again when it ends, or replaced before it ends.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    select,
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    attempts::{Report, Slot, keep_connected},
+    connection::{Dial, Link, Outlet},
+    error::SourceError,
+    secrets,
+    source::Setup,
+};
+
+/// The time between the first attempts of two connections, so that a fault at the start does not affect all.
+const STAGGER: Duration = Duration::from_secs(1);
+/// The time after the authentication of a connection within which the end of another one counts as its consequence.
+const DISPLACED_WITHIN: Duration = Duration::from_secs(2);
+/// The number of such ends in a row after which the platform is known to allow one connection only.
+const DISPLACED: u32 = 3;
+
+/// A connection as its owner knows it.
+struct Connection {
+    number: u64,
+    stop: CancellationToken,
+    retires: CancellationToken,
+    authorised_at: Option<Instant>,
+    /// The time at which it is replaced.
+    expires_at: Option<Instant>,
+    /// The connection that ends when this one is authenticated.
+    replaces: Option<u64>,
+}
+
+/// Keeps the connections of a source open, until the source is stopped.
+pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> Result<(), SourceError> {
+    let (reports, mut reported) = mpsc::unbounded_channel();
+    let mut owner = Owner {
+        max_age: setup.protocol.max_age(),
+        name: link.name.to_string(),
+        connections: Vec::new(),
+        last: 0,
+        displaced: 0,
+    };
+    let mut running = FuturesUnordered::new();
+    let mut failure = None;
+    // `link` itself receives nothing: each connection has a link of its own.
+    let setup_of_all = &setup;
+    let open = |connection: &Connection, delay: Duration| {
+        let (number, retires) = (connection.number, connection.retires.clone());
+        let link = link.for_connection(connection.stop.clone());
+        let reports = reports.clone();
+        async move {
+            let slot = Slot {
+                number,
+                retires,
+                reports,
+            };
+            if link.stop.run_until_cancelled(sleep(delay)).await.is_none() {
+                return (number, Ok(()));
+            }
+            (number, keep_connected(setup_of_all, link, slot).await)
+        }
+    };
+    for index in 0..setup.config.connections {
+        let connection = owner.add(&link.stop, None);
+        running.push(open(connection, STAGGER * index));
+    }
+    let mut changes = secrets::Changes::new(setup.reader.clone());
+    loop {
+        select! {
+            biased;
+            ended = running.next() => {
+                let Some((number, result)) = ended else {
+                    return failure.map_or(Ok(()), Err);
+                };
+                owner.connections.retain(|connection| connection.number != number);
+                if let Err(error) = result {
+                    failure.get_or_insert(error);
+                    owner.stop();
+                }
+            }
+            Some((number, report)) = reported.recv() => owner.report(number, report, Instant::now()),
+            () = sleep_until(owner.next_expiry()) => {
+                for number in owner.expired(Instant::now()) {
+                    info!(source = %link.name, "connection has its maximum age; opening another one before it is closed");
+                    if let Some(connection) = owner.replace(number, &link.stop) {
+                        running.push(open(connection, Duration::ZERO));
+                    }
+                }
+            }
+            () = changes.changed() => {
+                info!(source = %link.name, "a secret has changed; connecting with the new one before the connection is closed");
+                let numbers: Vec<u64> = owner.connections.iter().map(|connection| connection.number).collect();
+                for number in numbers {
+                    if let Some(connection) = owner.replace(number, &link.stop) {
+                        running.push(open(connection, Duration::ZERO));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The connections that are open or being opened.
+struct Owner {
+    max_age: Option<Duration>,
+    name: String,
+    connections: Vec<Connection>,
+    /// The number of the last connection.
+    last: u64,
+    /// How often in a row a connection ended because another one was authenticated.
+    displaced: u32,
+}
+
+impl Owner {
+    fn add(&mut self, stop: &CancellationToken, replaces: Option<u64>) -> &Connection {
+        self.last += 1;
+        self.connections.push(Connection {
+            number: self.last,
+            stop: stop.child_token(),
+            retires: CancellationToken::new(),
+            authorised_at: None,
+            expires_at: None,
+            replaces,
+        });
+        &self.connections[self.connections.len() - 1]
+    }
+
+    fn find(&mut self, number: u64) -> Option<&mut Connection> {
+        self.connections
+            .iter_mut()
+            .find(|connection| connection.number == number)
+    }
+
+    /// Adds a connection that takes the place of another one, which ends when the new one is authenticated; at once if it is not
+    /// authenticated itself. `None` if it is being replaced already.
+    fn replace(&mut self, number: u64, stop: &CancellationToken) -> Option<&Connection> {
+        let old = self.find(number)?;
+        if old.retires.is_cancelled() {
+            return None;
+        }
+        old.retires.cancel();
+        old.expires_at = None;
+        let replaces = if old.authorised_at.is_some() {
+            Some(number)
+        } else {
+            old.stop.cancel();
+            // It may be the replacement of a connection that is still open.
+            old.replaces.take()
+        };
+        Some(self.add(stop, replaces))
+    }
+
+    fn report(&mut self, number: u64, report: Report, now: Instant) {
+        let max_age = self.max_age;
+        let Some(connection) = self.find(number) else {
+            return;
+        };
+        match report {
+            Report::Authorised => {
+                connection.authorised_at = Some(now);
+                connection.expires_at = max_age.map(|age| now + age);
+                let replaced = connection.replaces.take();
+                if let Some(old) = replaced.and_then(|number| self.find(number)) {
+                    old.stop.cancel();
+                }
+            }
+            Report::Lost { by_server } => {
+                connection.authorised_at = None;
+                connection.expires_at = None;
+                let is_displaced = by_server
+                    && self.connections.iter().any(|other| {
+                        other
+                            .authorised_at
+                            .is_some_and(|since| now.saturating_duration_since(since) <= DISPLACED_WITHIN)
+                    });
+                self.displaced = if is_displaced { self.displaced + 1 } else { 0 };
+                if self.displaced >= DISPLACED {
+                    self.continue_with_one();
+                }
+            }
+        }
+    }
+
+    /// Ends all connections but the one that was authenticated last, because the platform closes a connection when another one
+    /// with the same token is authenticated.
+    fn continue_with_one(&mut self) {
+        self.displaced = 0;
+        let newest = self
+            .connections
+            .iter()
+            .max_by_key(|connection| connection.authorised_at);
+        let Some(kept) = newest.map(|connection| connection.number) else {
+            return;
+        };
+        warn!(
+            source = self.name,
+            "the feed closes a connection when another one with the same token is authenticated: continuing with one connection"
+        );
+        for other in self
+            .connections
+            .iter()
+            .filter(|connection| connection.number != kept)
+        {
+            other.retires.cancel();
+            other.stop.cancel();
+        }
+    }
+
+    /// Returns the time at which the next connection has its maximum age.
+    fn next_expiry(&self) -> Instant {
+        /// Longer than the time limit of any test of this loop; the loop then asks again.
+        const LATER: Duration = Duration::from_secs(86_400);
+        let expiries = self
+            .connections
+            .iter()
+            .filter_map(|connection| connection.expires_at);
+        expiries.min().unwrap_or_else(|| Instant::now() + LATER)
+    }
+
+    fn expired(&self, now: Instant) -> Vec<u64> {
+        let expired = |connection: &&Connection| connection.expires_at.is_some_and(|at| at <= now);
+        self.connections
+            .iter()
+            .filter(expired)
+            .map(|connection| connection.number)
+            .collect()
+    }
+
+    fn stop(&self) {
+        for connection in &self.connections {
+            connection.stop.cancel();
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Several connections of a source, and the replacement of one.
+
+use neurobridge_protocol::Declaration;
+
+use super::*;
+
+impl Bench {
+    /// Waits until this number of connections is open.
+    async fn open_connections(&self, count: u64) {
+        while self.snapshot().open_connections != count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn authorised(&mut self) -> Platform {
+        let mut platform = self.platforms.recv().await.unwrap();
+        platform.authorise().await;
+        platform
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn loss_of_one_of_two_connections_is_no_gap() {
+    let (source, mut bench) = bench(|config| config.connections = 2, Vec::new());
+    let (result, ()) = join!(source, async {
+        let mut first = bench.authorised().await;
+        let mut second = bench.authorised().await;
+        second.say(event(1)).await;
+        assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
+        first.close(CloseCode::Away).await;
+        drop(first);
+        bench.open_connections(1).await;
+        second.say(event(2)).await;
+        assert_eq!(bench.batches.recv().await.unwrap(), [event(2)]);
+        let snapshot = bench.snapshot();
+        assert_eq!(
+            (snapshot.state, snapshot.open_gap),
+            (SourceState::Authorised, None)
+        );
+        let _first = bench.authorised().await;
+        bench.open_connections(2).await;
+        let snapshot = bench.snapshot();
+        assert_eq!((snapshot.gaps.total(), snapshot.connections), (0, 3));
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn platform_with_one_connection_for_a_token_gets_one() {
+    let (source, mut bench) = bench(|config| config.connections = 2, Vec::new());
+    let (result, ()) = join!(source, async {
+        let mut open = bench.authorised().await;
+        for _ in 0..3 {
+            let next = bench.authorised().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            open.close(CloseCode::Policy).await;
+            drop(std::mem::replace(&mut open, next));
+        }
+        bench.open_connections(1).await;
+        tokio::select! {
+            _ = bench.platforms.recv() => panic!("a further connection"),
+            () = open.pong_for_ever() => panic!("the connection ended"),
+            () = tokio::time::sleep(Duration::from_secs(600)) => {}
+        }
+        assert_eq!(bench.snapshot().gaps.total(), 0);
+        open.say(event(1)).await;
+        assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+/// Returns a declaration without opening whose connections have a maximum age.
+fn ageing(config: &mut SourceConfig) {
+    let text = r#"{ "url": "ws://localhost", "rules": [{ "is": "event" }], "max_age": "1m" }"#;
+    let declaration: Declaration = serde_json::from_str(text).unwrap();
+    config.token = None;
+    config.url = None;
+    config.feed = Some(Box::new(declaration));
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_connection_is_read_until_its_successor_is_authorised() {
+    let (source, mut bench) = bench(ageing, Vec::new());
+    let (result, ()) = join!(source, async {
+        let since = Instant::now();
+        let mut old = bench.platforms.recv().await.unwrap();
+        let mut new = bench.platforms.recv().await.unwrap();
+        assert_eq!(since.elapsed().as_secs(), 60);
+        // What the server has sent before its close frame is received on the old connection.
+        old.say("1").await;
+        new.say("2").await;
+        let mut received = Vec::new();
+        while received.len() < 2 {
+            received.extend(bench.batches.recv().await.unwrap());
+        }
+        received.sort();
+        assert_eq!(received, ["1", "2"]);
+        assert_eq!(old.receive_text().await, "[close 1000]");
+        drop(old);
+        bench.open_connections(1).await;
+        let snapshot = bench.snapshot();
+        assert_eq!(snapshot.disconnections.get(DisconnectReason::Replaced), 1);
+        assert_eq!((snapshot.gaps.total(), snapshot.open_gap), (0, None));
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_connection_stays_while_its_successor_fails() {
+    let failures = || DialError::NoAddress {
+        host: "localhost".into(),
+    };
+    let (source, mut bench) = bench(ageing, Vec::new());
+    let (result, ()) = join!(source, async {
+        let mut old = bench.platforms.recv().await.unwrap();
+        bench.failures.lock().unwrap().extend([failures(), failures()]);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        old.say("1").await;
+        assert_eq!(bench.batches.recv().await.unwrap(), ["1"]);
+        let mut new = bench.platforms.recv().await.unwrap();
+        assert_eq!(bench.snapshot().outcomes.get(ConnectionOutcome::ResolveFailed), 2);
+        new.say("2").await;
+        assert_eq!(bench.batches.recv().await.unwrap(), ["2"]);
+        assert_eq!(bench.snapshot().gaps.total(), 0);
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn changed_token_file_replaces_the_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "first").unwrap();
+    let (source, mut bench) = bench(
+        |config| {
+            config.token = None;
+            config.token_file = Some(path.clone());
+        },
+        Vec::new(),
+    );
+    let (result, ()) = join!(source, async {
+        let mut old = bench.platforms.recv().await.unwrap();
+        assert!(old.receive_text().await.contains("first"));
+        old.say(r#"{"auth":"ok"}"#).await;
+        bench.in_state_after_delay(SourceState::Authorised).await;
+        // Less than the time limit of the ping, which this platform does not answer.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        std::fs::write(&path, "second").unwrap();
+        let mut new = bench.platforms.recv().await.unwrap();
+        assert!(new.receive_text().await.contains("second"));
+        assert_eq!(bench.snapshot().open_connections, 2);
+        new.say(r#"{"auth":"ok"}"#).await;
+        bench.open_connections(1).await;
+        assert_eq!(bench.snapshot().disconnections.get(DisconnectReason::Replaced), 1);
+        assert_eq!(bench.snapshot().gaps.total(), 0);
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
