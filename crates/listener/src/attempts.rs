@@ -199,11 +199,13 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
             for secret in secrets.values() {
                 setup.secrets.add(secret.expose());
             }
-            let request = setup.protocol.request(&secrets, link.stored.resume().as_deref());
-            Ok((secrets, setup.dialler.dial(&request).await?))
+            let last = link.stored.resume();
+            let request = setup.protocol.request(&secrets, last.as_deref());
+            let resumes = last.is_some() && setup.protocol.resumes();
+            Ok((secrets, resumes, setup.dialler.dial(&request).await?))
         })
         .await;
-    let (secrets, dialled) = match opened {
+    let (secrets, resumes, dialled) = match opened {
         None => return Ended::NotAuthorised(Lost::Stopped),
         Some(Err(error)) => {
             let error: DialError = error;
@@ -233,8 +235,13 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
         }
         Ok(()) => {
             // Not throttled, like every change of state: the backoff limits the number of connections.
-            match link.stats.authorised() {
+            match link.stats.authorised(resumes) {
                 None => info!(source = %link.name, "authorised"),
+                Some(gap) if resumes => info!(
+                    source = %link.name,
+                    gap = format_duration(gap),
+                    "authorised again; the feed continues after the last stored event"
+                ),
                 Some(gap) => info!(
                     source = %link.name,
                     gap = format_duration(gap),

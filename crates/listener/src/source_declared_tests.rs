@@ -69,6 +69,8 @@ async fn declared_feed_is_opened_acknowledged_and_resumed() {
         // The event of the first connection is not acknowledged on the second one.
         stored.acknowledge(1, &mut vec!["3".into()]);
         log_in(&mut platform).await;
+        bench.in_state_after_delay(SourceState::Authorised).await;
+        assert_eq!(bench.snapshot().gaps.get(GapOutcome::Recovered), 1);
         stored.acknowledge(2, &mut vec!["4".into()]);
         assert_eq!(platform.receive_text().await, r#"{"ack":[4]}"#);
         bench.stop.cancel();

@@ -100,6 +100,14 @@ impl Protocol {
         }
     }
 
+    /// Returns whether a connection continues from the last stored event.
+    pub fn resumes(&self) -> bool {
+        match self {
+            Self::Neuroio(_) => false,
+            Self::Declared(declared) => declared.declaration().resume.is_some(),
+        }
+    }
+
     /// Returns whether the feed expects acknowledgements.
     pub fn acknowledges(&self) -> bool {
         match self {

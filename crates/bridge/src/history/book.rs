@@ -20,8 +20,9 @@ const SEPARATE: usize = 3;
 /// The outcome of a gap.
 pub(crate) const OPEN: &str = "open";
 pub(crate) const UNRECOVERED: &str = "unrecovered";
+pub(crate) const RECOVERED: &str = "recovered";
 /// The outcomes of gaps that have ended.
-pub(crate) const OUTCOMES: [&str; 1] = [UNRECOVERED];
+pub(crate) const OUTCOMES: [&str; 2] = [UNRECOVERED, RECOVERED];
 /// The reasons of gaps between two runs of the bridge.
 pub(crate) const RESTART: &str = "restart";
 pub(crate) const CRASH: &str = "crash";
@@ -232,14 +233,14 @@ impl Book {
     }
 
     /// Closes the open gap of a source. Returns the gap.
-    pub(super) fn end_gap(&mut self, source: &str, ended: Timestamp) -> Option<Gap> {
+    pub(super) fn end_gap(&mut self, source: &str, ended: Timestamp, outcome: &'static str) -> Option<Gap> {
         let id = self.open_gap(source)?.id;
         let gap = self.gaps.get_mut(&id)?;
         // The clock may have been set back.
         let ended = ended.max(gap.began);
         gap.ended = Some(ended);
         gap.seconds = seconds_between(gap.began, ended);
-        gap.outcome = Cow::Borrowed(UNRECOVERED);
+        gap.outcome = Cow::Borrowed(outcome);
         let gap = gap.clone();
         self.unwritten.push(Line::Gap(gap.clone()));
         self.bound_gaps();

@@ -5,7 +5,7 @@ use neurobridge_listener::SourceState;
 use proptest::prelude::*;
 
 use super::{
-    book::{MAX_ENTRIES, MAX_GAPS, UNRECOVERED},
+    book::{MAX_ENTRIES, MAX_GAPS, RECOVERED, UNRECOVERED},
     watch::SourceFacts,
     *,
 };
@@ -32,6 +32,7 @@ fn source(at: i64) -> SourceFacts {
         reason: None,
         since: time(at),
         first_authorised: Some(time(at)),
+        first_resumed: false,
         open_gap: None,
         gaps: 0,
         newest_gaps: Vec::new(),
@@ -86,7 +87,7 @@ fn refused_token_replaces_the_cause_of_an_open_gap() {
     book.begin_gap("main", time(1), "pong_timeout");
     assert_eq!(book.open_gap("main").unwrap().reason, "broken");
     book.begin_gap("main", time(2), "token_refused");
-    let gap = book.end_gap("main", time(9)).unwrap();
+    let gap = book.end_gap("main", time(9), UNRECOVERED).unwrap();
     assert_eq!(
         (&*gap.reason, gap.began, gap.seconds),
         ("token_refused", time(0), 9.0)
@@ -97,11 +98,11 @@ fn refused_token_replaces_the_cause_of_an_open_gap() {
 fn gaps_are_merged_and_their_sums_stay() {
     let mut book = Book::default();
     book.begin_gap("main", time(-100_000), "closed");
-    book.end_gap("main", time(-99_000));
+    book.end_gap("main", time(-99_000), UNRECOVERED);
     let many = 3 * MAX_GAPS as i64;
     for gap in 0..many {
         book.begin_gap("main", time(gap * 10), "closed");
-        book.end_gap("main", time(gap * 10 + 4));
+        book.end_gap("main", time(gap * 10 + 4), UNRECOVERED);
     }
     assert_eq!(book.gaps.len(), MAX_GAPS);
     let first = &book.gaps[&0];
@@ -188,6 +189,33 @@ fn gap_that_is_open_at_a_stop_keeps_its_cause() {
 }
 
 #[test]
+fn gap_of_a_source_that_continues_is_recovered() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = History::open(dir.path(), &["main"]);
+    {
+        let mut inner = first.lock();
+        let Inner { book, watch, .. } = &mut *inner;
+        watch.source(&source(10), book, time(10));
+    }
+    written(&first);
+    let second = History::open(dir.path(), &["main"]);
+    let mut inner = second.lock();
+    let Inner { book, watch, .. } = &mut *inner;
+    let mut facts = source(80);
+    facts.first_resumed = true;
+    watch.source(&facts, book, time(80));
+    facts.newest_gaps = vec![(time(85), Duration::from_secs(1), "closed", RECOVERED)];
+    facts.gaps = 1;
+    watch.source(&facts, book, time(90));
+    let outcomes: Vec<_> = book
+        .gaps
+        .values()
+        .map(|gap| (&*gap.reason, &*gap.outcome))
+        .collect();
+    assert_eq!(outcomes, [("crash", RECOVERED), ("closed", RECOVERED)]);
+}
+
+#[test]
 fn proof_of_life_waits_until_its_events_are_stored() {
     let (mut book, mut watch) = (Book::default(), Watch::default());
     let at = |book: &Book| book.alive.get("main").map(|alive| alive.at);
@@ -209,7 +237,10 @@ fn short_gap_between_two_looks_is_recorded() {
     watch.source(&facts, &mut book, time(0));
     facts.gaps = 2;
     let half = Duration::from_millis(500);
-    facts.newest_gaps = vec![(time(8), half, "broken"), (time(5), half, "closed")];
+    facts.newest_gaps = vec![
+        (time(8), half, "broken", UNRECOVERED),
+        (time(5), half, "closed", UNRECOVERED),
+    ];
     watch.source(&facts, &mut book, time(10));
     let gaps: Vec<_> = book.gaps.values().map(|gap| (gap.began, &*gap.reason)).collect();
     assert_eq!(gaps, [(time(5), "closed"), (time(8), "broken")]);
@@ -242,7 +273,7 @@ fn gap_in_or_after_a_pause_begins_with_the_pause() {
     watch.tick(time(20));
     facts.open_gap = None;
     facts.gaps = 2;
-    let gap = |began, length| (time(began), Duration::from_secs(length), "closed");
+    let gap = |began, length| (time(began), Duration::from_secs(length), "closed", UNRECOVERED);
     facts.newest_gaps = vec![gap(18, 1), gap(5, 3)];
     watch.source(&facts, &mut book, time(20));
     let gaps: Vec<(Timestamp, Option<Timestamp>)> =
@@ -372,7 +403,7 @@ fn apply(book: &mut Book, change: &Change, at: Timestamp) {
             book.add(entry.of_sink(&name(*sink)).because(name(*reason)));
         }
         Change::Begin(source) => book.begin_gap(&name(*source), at, "closed"),
-        Change::End(source) => drop(book.end_gap(&name(*source), at)),
+        Change::End(source) => drop(book.end_gap(&name(*source), at, UNRECOVERED)),
         Change::Alive(source) => {
             let alive = Alive {
                 at,

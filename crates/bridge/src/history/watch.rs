@@ -12,7 +12,7 @@ use neurobridge_spool::SpoolStatus;
 use tracing::warn;
 
 use super::{
-    book::{Alive, Book, CRASH, Gap, RESTART},
+    book::{Alive, Book, CRASH, Gap, RECOVERED, RESTART, UNRECOVERED},
     entry::{self, Entry, Kind},
     pause::Pause,
 };
@@ -42,11 +42,13 @@ pub(super) struct SourceFacts {
     pub(super) reason: Option<String>,
     pub(super) since: Timestamp,
     pub(super) first_authorised: Option<Timestamp>,
+    /// Whether that connection continued from an event of an earlier run.
+    pub(super) first_resumed: bool,
     pub(super) open_gap: Option<(Timestamp, &'static str)>,
     /// The number of gaps that have ended.
     pub(super) gaps: u64,
-    /// Start, length and reason of the newest gaps, the newest first.
-    pub(super) newest_gaps: Vec<(Timestamp, Duration, &'static str)>,
+    /// Start, length, reason and outcome of the newest gaps, the newest first.
+    pub(super) newest_gaps: Vec<(Timestamp, Duration, &'static str, &'static str)>,
     pub(super) proof_of_life: Option<Timestamp>,
     pub(super) last_event: Option<String>,
     /// Events received, and those of them that are not stored yet.
@@ -67,6 +69,7 @@ impl SourceFacts {
             reason: snapshot.reason.clone(),
             since: snapshot.since,
             first_authorised: snapshot.first_authorised,
+            first_resumed: snapshot.first_resumed,
             open_gap: snapshot
                 .open_gap_began
                 .map(|(began, reason)| (began, reason.as_str())),
@@ -74,7 +77,7 @@ impl SourceFacts {
             newest_gaps: snapshot
                 .newest_gaps
                 .iter()
-                .map(|gap| (gap.began, gap.length, gap.reason.as_str()))
+                .map(|gap| (gap.began, gap.length, gap.reason.as_str(), gap.outcome.as_str()))
                 .collect(),
             proof_of_life: snapshot.proof_of_life,
             last_event: source.last_event_id.clone(),
@@ -197,7 +200,7 @@ impl Watch {
             .map(|gap| gap.source.clone())
             .collect();
         for source in gone {
-            book.end_gap(&source, now);
+            book.end_gap(&source, now, UNRECOVERED);
         }
         book.alive.retain(|source, _| sources.contains(&&**source));
         for source in sources {
@@ -222,7 +225,12 @@ impl Watch {
             && !std::mem::replace(&mut watch.has_connected, true)
         {
             watch.reported = Reported::Nothing;
-            match book.end_gap(name, at) {
+            let outcome = if source.first_resumed {
+                RECOVERED
+            } else {
+                UNRECOVERED
+            };
+            match book.end_gap(name, at, outcome) {
                 Some(gap) => watch.gap_ended(&gap, book, true),
                 None => book.add(Entry::new(Kind::SourceConnected, at, "authorised").of_source(name)),
             }
@@ -230,14 +238,14 @@ impl Watch {
         let ended = source.gaps.saturating_sub(watch.gaps_seen);
         watch.gaps_seen = source.gaps;
         let ended = usize::try_from(ended).unwrap_or(usize::MAX);
-        for (began, length, reason) in source.newest_gaps.iter().take(ended).rev() {
+        for (began, length, reason, outcome) in source.newest_gaps.iter().take(ended).rev() {
             if watch.reported == Reported::Nothing {
                 // Shorter than the interval of the reports.
                 book.add(disconnected(name, *began, reason, None));
             }
             watch.reported = Reported::Nothing;
             book.begin_gap(name, self.pause.start_of_gap(*began), *reason);
-            if let Some(gap) = book.end_gap(name, entry::after(*began, *length)) {
+            if let Some(gap) = book.end_gap(name, entry::after(*began, *length), outcome) {
                 watch.gap_ended(&gap, book, false);
             }
         }
@@ -381,6 +389,9 @@ impl SourceWatch {
         self.ended += 1;
         self.ended_seconds += gap.seconds;
         let text = match &*gap.reason {
+            _ if gap.outcome == RECOVERED => {
+                "authorised again; the feed continues after the last stored event"
+            }
             RESTART => "authorised; events since the stop of the bridge are missed",
             CRASH => "authorised; events since the crash of the bridge are missed",
             _ => "authorised again; events of the gap are missed",

@@ -85,8 +85,11 @@ metrics! {
     COUNTER source_unread_disconnections_total = source.snapshot.unread_disconnections;
     /// Frames read, by kind.
     COUNTER source_frames_total = counts("kind", source.snapshot.frames.iter());
-    /// Events read. A frame of a declared feed may contain several.
-    COUNTER source_read_events_total = source.snapshot.events;
+    /// Events and malformed frames read, by kind. A frame of a declared feed may contain several.
+    COUNTER source_read_total = counts("kind", [
+        ("event", source.snapshot.events),
+        ("malformed", source.snapshot.malformed),
+    ]);
     /// Malformed and ignored frames before the first event; 0 from the first event on.
     GAUGE source_frames_without_event = source.snapshot.frames_without_event;
     /// Bytes of frames read.

@@ -176,7 +176,7 @@ async fn backpressure_continues_pings_and_ignores_silence() {
     let (mut session, mut platform) = authorised_connection().await;
     link.items.try_send(vec!["in the way".into()]).unwrap();
     let (stop, stats) = (link.stop.clone(), link.stats.clone());
-    stats.authorised();
+    stats.authorised(false);
     let (lost, ()) = join!(receive(&mut session, &mut link), async {
         platform.say_all((0..10).map(event)).await;
         for _ in 0..12 {

@@ -144,6 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     Ok(text) => self.interpret(text, link, reading),
                     Err(_) => {
                         reading.frames.add(FrameKind::NotJson, 1);
+                        reading.malformed += 1;
                         let (text, reason) = (String::from_utf8_lossy(&bytes), MalformedReason::NotUtf8);
                         warn_malformed(link, reason, text.len());
                         link.outlet.push(Received::Malformed { text: &text, reason });
@@ -202,6 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     link.outlet.push(Received::Event(event));
                 }
                 Action::Malformed(text, reason) => {
+                    reading.malformed += 1;
                     warn_malformed(link, reason, text.len());
                     link.outlet.push(Received::Malformed { text, reason });
                 }

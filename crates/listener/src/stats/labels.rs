@@ -129,8 +129,10 @@ labels! {
     /// authenticated.
     #[non_exhaustive]
     pub enum GapOutcome {
-        /// The events that the platform sent during the gap are unknown to this process.
+        /// The events that the feed sent during the gap are unknown to this process.
         Unrecovered = "unrecovered",
+        /// The feed has `resume`: the next connection continued from the last stored event.
+        Recovered = "recovered",
     }
 }
 

@@ -63,6 +63,8 @@ pub struct SourceSnapshot {
     pub frames: FrameCounts,
     /// Events read. A frame of a declared feed may contain several.
     pub events: u64,
+    /// Malformed frames, or malformed elements of frames.
+    pub malformed: u64,
     /// Frames that are malformed or ignored, while no event was read yet; 0 from the first event on. Many of them mean that no
     /// rule of a declaration matches the events.
     pub frames_without_event: u64,
@@ -84,6 +86,8 @@ pub struct SourceSnapshot {
     pub open_gap_began: Option<(Timestamp, DisconnectReason)>,
     /// The time at which a connection was first authenticated.
     pub first_authorised: Option<Timestamp>,
+    /// Whether that connection continued from an event that an earlier run has stored.
+    pub first_resumed: bool,
     /// The last time at which the feed was known to work: the last byte that was read of an authorised connection. What the
     /// platform sent before it was received.
     pub proof_of_life: Option<Timestamp>,
@@ -108,6 +112,8 @@ pub struct Gap {
     pub length: Duration,
     /// Why the connection ended.
     pub reason: DisconnectReason,
+    /// Whether the events of the gap were missed.
+    pub outcome: GapOutcome,
 }
 
 #[derive(Debug)]
@@ -125,6 +131,7 @@ struct Inner {
     unread_disconnections: u64,
     frames: FrameCounts,
     events: u64,
+    malformed: u64,
     frames_without_event: u64,
     received_bytes: u64,
     blocked: Stopwatch,
@@ -134,6 +141,7 @@ struct Inner {
     gap: Stopwatch,
     gap_began: Option<(Timestamp, Instant, DisconnectReason)>,
     first_authorised: Option<Timestamp>,
+    first_resumed: bool,
     proof_of_life: Option<Timestamp>,
     newest_gaps: VecDeque<Gap>,
     last_ping_rtt: Option<Duration>,
@@ -148,6 +156,8 @@ pub(crate) struct Reading {
     pub(crate) frames: FrameCounts,
     /// Events, of which a frame may contain several.
     pub(crate) events: u64,
+    /// Malformed frames, or malformed elements of frames.
+    pub(crate) malformed: u64,
     pub(crate) bytes: u64,
     pub(crate) last_event: Option<Timestamp>,
     pub(crate) platform_errors: u64,
@@ -170,6 +180,7 @@ impl SourceStats {
                 unread_disconnections: 0,
                 frames: FrameCounts::default(),
                 events: 0,
+                malformed: 0,
                 frames_without_event: 0,
                 received_bytes: 0,
                 blocked: Stopwatch::default(),
@@ -178,6 +189,7 @@ impl SourceStats {
                 gap: Stopwatch::default(),
                 gap_began: None,
                 first_authorised: None,
+                first_resumed: false,
                 proof_of_life: None,
                 newest_gaps: VecDeque::new(),
                 last_ping_rtt: None,
@@ -209,6 +221,7 @@ impl SourceStats {
             unread_disconnections: inner.unread_disconnections,
             frames: inner.frames,
             events: inner.events,
+            malformed: inner.malformed,
             frames_without_event: inner.frames_without_event,
             received_bytes: inner.received_bytes,
             ping_rtt: self.ping_rtt.snapshot(),
@@ -221,6 +234,7 @@ impl SourceStats {
                 .map(|(_, since, _)| now.saturating_duration_since(since)),
             open_gap_began: inner.gap_began.map(|(began, _, reason)| (began, reason)),
             first_authorised: inner.first_authorised,
+            first_resumed: inner.first_resumed,
             proof_of_life: inner.proof_of_life,
             newest_gaps: inner.newest_gaps.iter().cloned().collect(),
             clock_skew_seconds: inner.clock_skew_seconds,
@@ -250,8 +264,9 @@ impl SourceStats {
         }
     }
 
-    /// Returns the duration of the gap that ends, if there was one.
-    pub(crate) fn authorised(&self) -> Option<Duration> {
+    /// Records an authenticated connection. `resumes` is whether it continues from the last stored event. Returns the duration
+    /// of the gap that ends, if there was one.
+    pub(crate) fn authorised(&self, resumes: bool) -> Option<Duration> {
         let mut inner = self.lock();
         inner.authorised += 1;
         if inner.authorised == 1 {
@@ -260,13 +275,21 @@ impl SourceStats {
         }
         inner.outcomes.add(ConnectionOutcome::Authorised, 1);
         let time = clock::now();
-        inner.first_authorised.get_or_insert(time);
+        if inner.first_authorised.is_none() {
+            inner.first_authorised = Some(time);
+            inner.first_resumed = resumes;
+        }
+        let outcome = if resumes {
+            GapOutcome::Recovered
+        } else {
+            GapOutcome::Unrecovered
+        };
         inner.proof_of_life = Some(time);
         let now = Instant::now();
         if inner.gap.stop(now) {
-            inner.gaps.add(GapOutcome::Unrecovered, 1);
+            inner.gaps.add(outcome, 1);
         }
-        inner.close_gap(now)
+        inner.close_gap(now, outcome)
     }
 
     /// Records the start of backpressure. Only its time is counted: a busy feed has many short ones.
@@ -302,6 +325,7 @@ impl SourceStats {
         }
         inner.frames.merge(&reading.frames);
         inner.events += reading.events;
+        inner.malformed += reading.malformed;
         inner.received_bytes += reading.bytes;
         inner.last_event = reading.last_event.or(inner.last_event);
         inner.platform_errors += reading.platform_errors;
@@ -379,7 +403,7 @@ impl SourceStats {
 
 impl Inner {
     /// Ends the current gap. Removes the oldest stored gap if there are too many.
-    fn close_gap(&mut self, now: Instant) -> Option<Duration> {
+    fn close_gap(&mut self, now: Instant, outcome: GapOutcome) -> Option<Duration> {
         let (began, since, reason) = self.gap_began.take()?;
         let length = now.saturating_duration_since(since);
         if self.newest_gaps.len() == GAPS_KEPT {
@@ -389,6 +413,7 @@ impl Inner {
             began,
             length,
             reason,
+            outcome,
         });
         Some(length)
     }

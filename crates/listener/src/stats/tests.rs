@@ -8,7 +8,7 @@ async fn gap_lasts_until_the_next_authorised_connection() {
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(stats.snapshot().gap_time, Duration::ZERO);
     stats.authorising(None);
-    stats.authorised();
+    stats.authorised(false);
     assert_eq!(stats.snapshot().gaps.total(), 0);
     stats.disconnected(DisconnectReason::Closed, Some(Instant::now()));
     tokio::time::advance(Duration::from_secs(2)).await;
@@ -23,7 +23,7 @@ async fn gap_lasts_until_the_next_authorised_connection() {
     stats.disconnected(DisconnectReason::TokenRefused, None);
     tokio::time::advance(Duration::from_secs(3)).await;
     stats.authorising(None);
-    stats.authorised();
+    stats.authorised(false);
     tokio::time::advance(Duration::from_secs(4)).await;
     let snapshot = stats.snapshot();
     assert_eq!(snapshot.gap_time, Duration::from_secs(5));
@@ -45,7 +45,7 @@ async fn gap_lasts_until_the_next_authorised_connection() {
 async fn refused_token_is_the_reason_of_its_gap() {
     let stats = SourceStats::new();
     stats.authorising(None);
-    stats.authorised();
+    stats.authorised(false);
     stats.disconnected(DisconnectReason::Broken, Some(Instant::now()));
     stats.waiting(SourceState::Waiting, "broken".into());
     let reason = || stats.snapshot().open_gap_began.unwrap().1;
@@ -54,7 +54,7 @@ async fn refused_token_is_the_reason_of_its_gap() {
     stats.waiting(SourceState::Refused, "refused".into());
     assert_eq!(reason(), DisconnectReason::TokenRefused);
     stats.authorising(None);
-    stats.authorised();
+    stats.authorised(false);
     assert_eq!(
         stats.snapshot().newest_gaps[0].reason,
         DisconnectReason::TokenRefused
@@ -73,7 +73,7 @@ async fn proof_of_life_is_the_last_byte_of_a_connection() {
     stats.read(reading(), time("2026-01-01T00:00:00Z"));
     assert_eq!(stats.snapshot().proof_of_life, None, "not authorised yet");
     stats.authorising(None);
-    stats.authorised();
+    stats.authorised(false);
     let authorised = stats.snapshot().proof_of_life.unwrap();
     assert_eq!(stats.snapshot().first_authorised, Some(authorised));
     stats.read(Reading::default(), time("2026-01-01T00:00:01Z"));
@@ -97,13 +97,13 @@ async fn proof_of_life_is_the_last_byte_of_a_connection() {
 async fn gap_begins_at_the_last_byte_that_was_read() {
     let stats = SourceStats::new();
     stats.authorising(None);
-    assert_eq!(stats.authorised(), None);
+    assert_eq!(stats.authorised(false), None);
     let last_read = Instant::now();
     tokio::time::advance(Duration::from_secs(12)).await;
     stats.disconnected(DisconnectReason::PongTimeout, Some(last_read));
     assert_eq!(stats.snapshot().open_gap, Some(Duration::from_secs(12)));
     tokio::time::advance(Duration::from_secs(8)).await;
-    assert_eq!(stats.authorised(), Some(Duration::from_secs(20)));
+    assert_eq!(stats.authorised(false), Some(Duration::from_secs(20)));
     assert_eq!(stats.snapshot().gap_time, Duration::from_secs(20));
 }
 
@@ -120,7 +120,7 @@ async fn attempts_in_vain_do_not_change_since_when_a_source_is_down() {
         stats.waiting(SourceState::Refused, "refused".into());
         assert_eq!(stats.snapshot().since, down_since);
     }
-    stats.authorised();
+    stats.authorised(false);
     assert!(stats.snapshot().since > down_since);
 }
 
@@ -128,11 +128,11 @@ async fn attempts_in_vain_do_not_change_since_when_a_source_is_down() {
 async fn newest_gaps_are_kept() {
     let stats = SourceStats::new();
     for second in 0..20 {
-        stats.authorised();
+        stats.authorised(false);
         stats.disconnected(DisconnectReason::Broken, Some(Instant::now()));
         tokio::time::advance(Duration::from_secs(second)).await;
     }
-    stats.authorised();
+    stats.authorised(false);
     let lengths: Vec<u64> = stats
         .snapshot()
         .newest_gaps
@@ -145,7 +145,7 @@ async fn newest_gaps_are_kept() {
 #[tokio::test(start_paused = true)]
 async fn stop_is_no_gap_and_blocked_time_is_counted() {
     let stats = SourceStats::new();
-    stats.authorised();
+    stats.authorised(false);
     stats.blocked_briefly();
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(stats.snapshot().blocked, Duration::from_secs(2));
