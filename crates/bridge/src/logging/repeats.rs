@@ -32,11 +32,12 @@ const MAX_EXAMPLE_BYTES: usize = 160;
 const TARGET: &str = "neurobridge::repeats";
 /// The modules whose messages are never suppressed. They log changes of state, which must not be hidden, and limit their
 /// repetitions themselves.
-const NEVER_SUPPRESSED: [&str; 5] = [
+const NEVER_SUPPRESSED: [&str; 6] = [
     TARGET,
     "neurobridge::bridge",
     "neurobridge_core::delivery",
-    "neurobridge_listener::source",
+    "neurobridge_listener::attempts",
+    "neurobridge_listener::connections",
     "neurobridge_spool::disk::shortage",
 ];
 
