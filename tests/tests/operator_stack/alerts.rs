@@ -142,16 +142,18 @@ fn metrics_reference_matches_the_bridge() {
     );
 }
 
-/// The README abbreviates names that it has given in full before with `…`.
+/// The table abbreviates names that it has given in full before with `…`.
 #[test]
-fn metrics_named_in_the_readme_exist() {
+fn metrics_to_start_with_exist() {
     let exported = exported();
-    let readme = read("README.md");
-    let names = readme.split('`').filter(|word| word.starts_with("neurobridge_"));
+    let operations = read("docs/operations.md");
+    let (_, section) = operations.split_once("\n## Metrics to start with\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let names = section.split('`').filter(|word| word.starts_with("neurobridge_"));
     let mut count = 0;
     for name in names {
         let name = name.split('{').next().unwrap();
-        assert!(exported.contains_key(name), "the README names {name}");
+        assert!(exported.contains_key(name), "the table names {name}");
         count += 1;
     }
     assert!(count > 5, "{count}");
