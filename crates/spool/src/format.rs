@@ -1,10 +1,14 @@
-//! The file formats of the log on disk: the header of a segment, and the cursor of a reader.
+//! The file formats of the log on disk: the header of a segment, the cursor of a reader, and the resume values.
 //!
 //! All numbers are little-endian, all checksums are CRC32C. The records follow the header of a segment at offset
 //! [`HEADER_LENGTH`], in the format of [`neurobridge_core::record`].
 
+mod resume;
+
 use jiff::Timestamp;
 use neurobridge_core::{event::Sequence, identity::SpoolId, ledger::SinkCounts, reader::Cursor, record};
+
+pub use self::resume::ResumeSlot;
 
 /// The length of a segment's header.
 pub const HEADER_LENGTH: usize = 64;

@@ -1,5 +1,7 @@
 //! Inspects a log on disk, also while a bridge writes to it: changes nothing, and locks it only with [`hold`].
 
+mod resume;
+
 use std::{
     collections::BTreeSet,
     fs::{self, File},
@@ -12,6 +14,7 @@ use std::{
 use jiff::Timestamp;
 use neurobridge_core::{event::Sequence, identity::SpoolId, reader::Cursor, record, record::SealedBatch};
 
+pub use self::resume::ResumeFileState;
 use crate::{
     DiskError, OpenError,
     disk::{
@@ -39,6 +42,8 @@ pub struct Listing {
     pub segments: Vec<SegmentFile>,
     /// The cursors of the readers, by name.
     pub cursors: Vec<CursorState>,
+    /// The resume values of the sources; `None` without their file.
+    pub resume: Option<ResumeFileState>,
 }
 
 /// A segment, described by its file name and its header.
@@ -143,6 +148,7 @@ pub fn list(folder: &Path) -> Result<Listing, DiskError> {
         id,
         segments,
         cursors,
+        resume: resume::state(folder, id)?,
     })
 }
 
@@ -227,6 +233,9 @@ pub fn verify_with_progress(folder: &Path, mut progress: impl FnMut(u64, u64)) -
             what,
         });
     }
+    report
+        .findings
+        .extend(resume::finding(folder, listing.resume.as_ref()));
     let newest = listing.segments.last().map(|segment| segment.path.clone());
     let id = listing.id;
     let mut next = Sequence::FIRST;

@@ -27,8 +27,13 @@ mod memory;
 mod reader;
 mod recent;
 mod replay;
+mod resume;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use neurobridge_core::{event::Sequence, histogram, identity::SpoolId, record::Batch};
@@ -43,6 +48,7 @@ pub use self::{
     reader::SpoolReader,
     recent::Recent,
     replay::{Place, PlaceError, ReplayReader},
+    resume::{MAX_RESUME_VALUE, ResumePaths, ResumeValue},
 };
 
 /// The log. Clones are handles to the same log; it lives as long as one of them, or of its readers.
@@ -188,8 +194,25 @@ impl Spool {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(config: &SpoolConfig, data_dir: &Path) -> Result<Self, OpenError> {
+        Self::open_resuming(config, data_dir, &ResumePaths::new())
+    }
+
+    /// As [`open`](Self::open), and recovers the resume values of the sources in `paths`: of each the value of its last stored
+    /// event, even if that event has been deleted since. Values of other sources are removed.
+    ///
+    /// For a log on disk, also blocks until the records after the last save of the values are read: those of half a minute at
+    /// most, or of the last segment with [`SyncPolicy::Never`]. Without usable saved values, reads backwards from the newest
+    /// record until each source has a value.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_resuming(
+        config: &SpoolConfig,
+        data_dir: &Path,
+        paths: &ResumePaths,
+    ) -> Result<Self, OpenError> {
         Ok(Self {
-            log: Log::open(config, data_dir)?,
+            log: Log::open(config, data_dir, paths)?,
         })
     }
 
@@ -208,7 +231,35 @@ impl Spool {
     /// See [`AppendError`]. After [`AppendError::Failed`] the events may still be found when the log is opened again; after
     /// the other errors nothing was stored.
     pub async fn append(&self, batch: Batch) -> Result<Option<Stored>, AppendError> {
-        self.log.append(batch).await
+        self.append_resuming(batch, Vec::new()).await
+    }
+
+    /// As [`append`](Self::append), and sets the resume values of sources together with the events: of each source the value of
+    /// the last event that was received with the batch, whether the event is stored or not. A batch without events sets them
+    /// after all earlier appends are stored.
+    ///
+    /// After a crash the values are those of the last stored events, as far as the events contain them; a value of an event that
+    /// was not stored may be up to some seconds old.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append); after an error the values are not set.
+    pub async fn append_resuming(
+        &self,
+        batch: Batch,
+        values: Vec<ResumeValue>,
+    ) -> Result<Option<Stored>, AppendError> {
+        self.log.append(batch, values).await
+    }
+
+    /// Returns the resume value of a source, as JSON, as its feed wrote it: that of the last event that is stored. `None` if
+    /// there is none.
+    pub fn resume_value(&self, source: &str) -> Option<Arc<str>> {
+        self.log.resume_values().get(source)
+    }
+
+    /// Returns the resume values of all sources, by name.
+    pub fn resume_values(&self) -> BTreeMap<Arc<str>, Arc<str>> {
+        self.log.resume_values().map().clone()
     }
 
     /// Returns a receiver of the sequence of the last durable event, 0 before the first one.

@@ -19,6 +19,7 @@ use crate::{
     AppendError, OpenError, SpoolConfig, SpoolStatus, Start, Stored,
     disk::{Disk, Walk, files::DiskError},
     memory::Memory,
+    resume::{ResumePaths, ResumeValue, Values},
 };
 
 /// The delay before a read is retried after a temporary error.
@@ -57,11 +58,15 @@ pub(crate) enum ReaderKey {
 }
 
 impl Log {
-    pub(crate) fn open(config: &SpoolConfig, data_dir: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        config: &SpoolConfig,
+        data_dir: &Path,
+        paths: &ResumePaths,
+    ) -> Result<Self, OpenError> {
         Ok(match config {
             SpoolConfig::Memory(config) => Self::Memory(Arc::new(Memory::new(config)?)),
             SpoolConfig::Disk(config) => {
-                Self::Disk(Arc::new(Disk::open(config, &data_dir.join(&config.path))?))
+                Self::Disk(Arc::new(Disk::open(config, &data_dir.join(&config.path), paths)?))
             }
         })
     }
@@ -80,10 +85,21 @@ impl Log {
         }
     }
 
-    pub(crate) async fn append(&self, batch: Batch) -> Result<Option<Stored>, AppendError> {
+    pub(crate) async fn append(
+        &self,
+        batch: Batch,
+        values: Vec<ResumeValue>,
+    ) -> Result<Option<Stored>, AppendError> {
         match self {
-            Self::Memory(log) => log.append(batch).await,
-            Self::Disk(log) => log.append(batch).await,
+            Self::Memory(log) => log.append(batch, values).await,
+            Self::Disk(log) => log.append(batch, values).await,
+        }
+    }
+
+    pub(crate) fn resume_values(&self) -> Values {
+        match self {
+            Self::Memory(log) => log.resume_values(),
+            Self::Disk(log) => log.resume_values(),
         }
     }
 

@@ -16,7 +16,11 @@ use tokio::{
     task::yield_now,
 };
 
-use crate::{AppendError, MemoryConfig, OpenError, SpoolStatus, Start, Stored, WhenFull, log::Found};
+use crate::{
+    AppendError, MemoryConfig, OpenError, SpoolStatus, Start, Stored, WhenFull,
+    log::Found,
+    resume::{ResumeValue, Values},
+};
 
 /// The overhead of a batch in addition to its bytes: its slot in the queue, and the allocator's header.
 const BATCH_OVERHEAD: usize = 128;
@@ -59,6 +63,7 @@ struct State {
     dropped_events: u64,
     /// Whether an append waits for space.
     is_full: bool,
+    resume: Values,
 }
 
 /// The position of a reader.
@@ -87,6 +92,7 @@ impl Memory {
             next_reader: 0,
             dropped_events: 0,
             is_full: false,
+            resume: Values::default(),
         };
         Ok(Self {
             id: SpoolId::generate(),
@@ -104,12 +110,23 @@ impl Memory {
         self.id
     }
 
-    pub(crate) async fn append(&self, batch: Batch) -> Result<Option<Stored>, AppendError> {
-        if batch.is_empty() {
+    pub(crate) async fn append(
+        &self,
+        batch: Batch,
+        mut values: Vec<ResumeValue>,
+    ) -> Result<Option<Stored>, AppendError> {
+        if batch.is_empty() && values.is_empty() {
             return Ok(None);
         }
         let cost = footprint(batch.capacity());
         let _turn = self.turn.lock().await;
+        if batch.is_empty() {
+            if *self.closed.borrow() {
+                return Err(AppendError::Closed);
+            }
+            self.lock().resume.apply(values);
+            return Ok(None);
+        }
         if self.lock().size > CROWDED {
             yield_now().await;
         }
@@ -123,12 +140,16 @@ impl Memory {
             if *self.closed.borrow() {
                 return Err(AppendError::Closed);
             }
-            if let Some(stored) = self.try_append(&mut batch, cost) {
+            if let Some(stored) = self.try_append(&mut batch, &mut values, cost) {
                 self.durable.send_replace(stored.first.get() + stored.events - 1);
                 return Ok(Some(stored));
             }
             room.await;
         }
+    }
+
+    pub(crate) fn resume_values(&self) -> Values {
+        self.lock().resume.clone()
     }
 
     pub(crate) fn durable(&self) -> watch::Receiver<u64> {
@@ -225,7 +246,12 @@ impl Memory {
         }
     }
 
-    fn try_append(&self, batch: &mut Option<Batch>, cost: usize) -> Option<Stored> {
+    fn try_append(
+        &self,
+        batch: &mut Option<Batch>,
+        values: &mut Vec<ResumeValue>,
+        cost: usize,
+    ) -> Option<Stored> {
         let mut state = self.lock();
         // A batch larger than the limit is stored alone: rejecting it would block the bridge for ever.
         while state.size + cost > self.limit && !state.batches.is_empty() {
@@ -242,6 +268,7 @@ impl Memory {
             events: sealed.events(),
         };
         state.next = sealed.end();
+        state.resume.apply(values.drain(..));
         state.size += cost;
         state.batches.push_back(Held { batch: sealed, cost });
         // Without readers nothing is retained.

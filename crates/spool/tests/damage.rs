@@ -126,7 +126,14 @@ async fn every_cut_loses_only_later_records() {
 #[tokio::test]
 async fn no_flipped_bit_of_another_file_costs_an_event() {
     let log = small_log().await;
-    for name in ["spool.id", "cursors/sink.cursor", "readers", "stopped", "epochs"] {
+    for name in [
+        "spool.id",
+        "cursors/sink.cursor",
+        "readers",
+        "stopped",
+        "epochs",
+        "resume",
+    ] {
         let bytes = fs::read(log.path().join("spool").join(name)).unwrap();
         // Bytes between the slots are of no meaning and many.
         for bit in

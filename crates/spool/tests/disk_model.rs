@@ -9,9 +9,10 @@ use neurobridge_core::{
     event::Sequence,
     ledger::{Settlement, SinkCounts},
     reader::{Cursor, Read, Reader, Skipped},
+    record::Batch,
     units::ByteSize,
 };
-use neurobridge_spool::{DiskConfig, Spool, SpoolReader, WhenFull};
+use neurobridge_spool::{DiskConfig, ResumeValue, Spool, SpoolReader, WhenFull};
 use proptest::prelude::*;
 use support::*;
 use tempfile::TempDir;
@@ -38,6 +39,8 @@ enum Action {
     Restart {
         reader: usize,
     },
+    /// The feed without events is received up to a later position.
+    Advance,
     /// The process is killed in the midst of writing such bytes.
     Kill {
         torn: Vec<u8>,
@@ -68,6 +71,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         4 => (0..READERS.len()).prop_map(|reader| Action::Commit { reader }),
         1 => (0..READERS.len()).prop_map(|reader| Action::Restart { reader }),
         1 => proptest::collection::vec(any::<u8>(), 0..200).prop_map(|torn| Action::Kill { torn }),
+        2 => Just(Action::Advance),
         1 => Just(Action::Finish),
         1 => (0..READERS.len(), any_loss()).prop_map(|(reader, how)| Action::LoseCursor { reader, how }),
     ]
@@ -99,6 +103,9 @@ struct World {
     readers: Vec<SpoolReader>,
     models: [Model; READERS.len()],
     appended: u64,
+    /// The resume value of the feed without events, and the one that is on the disk for certain.
+    quiet: u64,
+    quiet_saved: u64,
 }
 
 impl World {
@@ -124,6 +131,8 @@ impl World {
             readers,
             models: READERS.map(|_| model.clone()),
             appended: 0,
+            quiet: 0,
+            quiet_saved: 0,
         }
     }
 
@@ -162,6 +171,15 @@ impl World {
                 model.dropped.clear();
                 assert_eq!(self.readers[reader].cursor().next.get(), model.committed);
             }
+            Action::Advance => {
+                self.quiet += 1;
+                let value = ResumeValue {
+                    source: "quiet".into(),
+                    value: self.quiet.to_string(),
+                };
+                let stored = soon(self.spool.append_resuming(Batch::default(), vec![value]));
+                assert_eq!(stored.await.unwrap(), None);
+            }
             Action::Kill { torn } => {
                 let killed = tempfile::tempdir().unwrap();
                 copy(self.root.path(), killed.path());
@@ -196,6 +214,8 @@ impl World {
             (self.appended, 0)
         );
         assert!(status.size_bytes <= status.limit_bytes);
+        assert_eq!(resumes_after(&self.spool, "main"), self.appended);
+        assert_eq!(resumes_after(&self.spool, "quiet"), self.quiet);
     }
 
     async fn read(&mut self, reader: usize) {
@@ -229,6 +249,10 @@ impl World {
         if is_orderly {
             assert_eq!(damaged, u64::from(lost.is_some()));
         }
+        // Only a stored event's own value is exact after a kill.
+        let quiet = resumes_after(&self.spool, "quiet");
+        assert!((self.quiet_saved..=self.quiet).contains(&quiet) && (!is_orderly || quiet == self.quiet));
+        (self.quiet, self.quiet_saved) = (quiet, quiet);
         for (index, (reader, model)) in self.readers.iter().zip(&mut self.models).enumerate() {
             let cursor = reader.cursor();
             if lost == Some(index) {

@@ -362,7 +362,8 @@ async fn damaged_cursor_resends_and_damaged_id_is_restored() {
     fs::write(root.path().join("spool/spool.id"), "nonsense").unwrap();
     let report = inspect::verify(&root.path().join("spool")).unwrap();
     assert_eq!(report.events, 120);
-    assert_eq!(report.findings.len(), 2, "{report:?}");
+    // The id, and the files that are checked by it: the cursor and the resume values.
+    assert_eq!(report.findings.len(), 3, "{report:?}");
     let spool = open(root.path(), &config());
     assert_eq!(spool.id(), id);
     let mut reader = spool.reader("sink");

@@ -65,7 +65,7 @@ async fn scenario(root: &Path, told: &Told) -> Result<(), String> {
     let first = spool.status().durable_sequence + 1;
     for round in 0..8 {
         let next = first + round * 3;
-        match soon(spool.append(batch(next, 3, 600))).await {
+        match soon(spool.append_resuming(batch(next, 3, 600), resume_value(next + 2))).await {
             Ok(_) => told.stored.store(next + 2, Ordering::SeqCst),
             Err(AppendError::Failed { source }) => {
                 failed = Some(source.to_string());
@@ -121,6 +121,8 @@ async fn expect_whole(root: &Path, stored: u64, committed: u64, what: &str) {
         "{what}: {status:?} of {stored}"
     );
     assert!(next <= committed.max(1), "{what}: {next} of {committed}");
+    // Exactly the last stored event, also if it is deleted.
+    assert_eq!(resumes_after(&spool, "main"), status.durable_sequence, "{what}");
     let seen = read_all(&spool, &mut reader).await;
     assert_eq!(
         seen.events,
@@ -349,6 +351,47 @@ fn full_log_drops_the_oldest_if_configured() {
             (seen.dropped.len() as u64, seen.events.len() as u64),
             (dropped, 93 - dropped)
         );
+    });
+    failing.teardown();
+}
+
+#[test]
+fn full_disk_delays_resume_values_and_no_event() {
+    let failing = FailScenario::setup();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        // The first save creates the file, a later one writes into it.
+        for (point, before) in [("file-create", 0), ("file-write", 3)] {
+            let root = tempfile::tempdir().unwrap();
+            let config = DiskConfig {
+                segment_size: ByteSize::from_mib(1),
+                ..config()
+            };
+            let saved = || {
+                let state = inspect::list(&root.path().join("spool")).unwrap().resume;
+                state.map_or(0, |state| state.values["main"].parse::<u64>().unwrap())
+            };
+            let spool = open(root.path(), &config);
+            // Retains the segment, so that no other one is created.
+            let _reader = spool.reader("sink");
+            if before > 0 {
+                append(&spool, before, 10).await;
+                until("the first value is saved", || saved() == before).await;
+            } else {
+                // Creates the segment.
+                soon(spool.append(batch(1, 1, 10))).await.unwrap();
+            }
+            fail::cfg(point, "return(full)").unwrap();
+            for _ in 0..50 {
+                append(&spool, 1, 10).await;
+            }
+            assert_eq!(saved(), before);
+            assert!(!spool.status().is_full);
+            fail::cfg(point, "off").unwrap();
+            let last = spool.status().durable_sequence;
+            until("the last value is saved", || saved() == last).await;
+            soon(spool.finish()).await.unwrap();
+        }
     });
     failing.teardown();
 }

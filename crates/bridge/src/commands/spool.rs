@@ -1,6 +1,7 @@
 //! `neurobridge spool`: lists, verifies and replays the stored events.
 
 use std::{
+    collections::BTreeMap,
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -8,7 +9,7 @@ use std::{
 
 use anyhow::anyhow;
 use jiff::Timestamp;
-use neurobridge_core::{event::Sequence, ledger::SinkCounts, units::ByteSize};
+use neurobridge_core::{event::Sequence, foreign_text, ledger::SinkCounts, units::ByteSize};
 use neurobridge_spool::{
     SpoolConfig,
     inspect::{self, Listing, Report},
@@ -44,6 +45,8 @@ struct ListingDocument<'a> {
     spool: Option<String>,
     segments: Vec<SegmentDocument<'a>>,
     cursors: Vec<CursorDocument<'a>>,
+    /// `None` without the file of the resume values.
+    resume: Option<ResumeDocument<'a>>,
 }
 
 #[derive(Serialize)]
@@ -61,6 +64,15 @@ struct CursorDocument<'a> {
     next: Option<Sequence>,
     first: Option<Sequence>,
     counts: Option<&'a SinkCounts>,
+    damage: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ResumeDocument<'a> {
+    /// `None` if the file is damaged.
+    next: Option<Sequence>,
+    /// The value of each source, as a text of JSON.
+    values: BTreeMap<&'a str, &'a str>,
     damage: Option<&'a str>,
 }
 
@@ -86,6 +98,15 @@ impl<'a> ListingDocument<'a> {
             spool: listing.id.map(|id| id.to_string()),
             segments: segments.collect(),
             cursors: cursors.collect(),
+            resume: listing.resume.as_ref().map(|resume| ResumeDocument {
+                next: resume.next,
+                values: resume
+                    .values
+                    .iter()
+                    .map(|(source, value)| (&**source, &**value))
+                    .collect(),
+                damage: resume.damage.as_deref(),
+            }),
         }
     }
 }
@@ -198,10 +219,24 @@ fn list(listing: &Listing) -> String {
             ],
         });
     }
+    let resume = listing.resume.as_ref().map_or_else(String::new, |resume| {
+        let mut values = Table::new(["source", "resumes after", "before record"]);
+        let next = resume
+            .next
+            .map_or_else(|| "damaged".to_owned(), |next| next.to_string());
+        if resume.next.is_none() {
+            values.row([String::new(), String::new(), next.clone()]);
+        }
+        for (source, value) in &resume.values {
+            // As a cursor has it: records from here on may contain a newer value.
+            values.row([source.to_string(), foreign_text::clean(value), next.clone()]);
+        }
+        format!("\n{values}")
+    });
     let id = listing
         .id
         .map_or_else(|| "missing or damaged".to_owned(), |id| id.to_string());
-    format!("spool {id}\n\n{segments}\n{cursors}")
+    format!("spool {id}\n\n{segments}\n{cursors}{resume}")
 }
 
 fn findings(report: &Report) -> String {
@@ -224,4 +259,39 @@ fn findings(report: &Report) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use neurobridge_spool::inspect::ResumeFileState;
+
+    use super::*;
+
+    #[test]
+    fn listing_shows_resume_values() {
+        let value = |source: &str, value: &str| (source.into(), value.into());
+        let mut listing = Listing {
+            id: None,
+            segments: Vec::new(),
+            cursors: Vec::new(),
+            resume: Some(ResumeFileState {
+                next: Sequence::new(7),
+                values: [value("a", "17"), value("b", "\"\u{202e}x\"")].into(),
+                damage: None,
+            }),
+        };
+        let text = list(&listing);
+        assert!(text.contains("17") && text.contains("\"\\u{202e}x\""), "{text}");
+        let json = serde_json::to_value(ListingDocument::of(&listing)).unwrap();
+        assert_eq!(json["resume"]["next"], 7);
+        assert_eq!(json["resume"]["values"]["a"], "17");
+        listing.resume = Some(ResumeFileState {
+            next: None,
+            values: BTreeMap::new(),
+            damage: Some("missing magic number".to_owned()),
+        });
+        assert!(list(&listing).contains("damaged"));
+        listing.resume = None;
+        assert!(!list(&listing).contains("resumes after"));
+    }
 }

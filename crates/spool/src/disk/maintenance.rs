@@ -1,4 +1,4 @@
-//! The maintenance thread: saves cursors, deletes segments, and preallocates the next one, so that none of this delays
+//! The maintenance thread: saves cursors and resume values, deletes segments, and preallocates the next one, so that none of this delays
 //! events.
 
 use std::{
@@ -40,7 +40,8 @@ pub(super) fn run(shared: Arc<Shared>) {
         let tick = Instant::now() + TICK;
         let tick = state.shortage.end().map_or(tick, |end| tick.min(end));
         while !state.is_stopping && !has_work(&state) {
-            let left = tick.saturating_duration_since(Instant::now());
+            let wake = state.resume.due().map_or(tick, |due| tick.min(due));
+            let left = wake.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
@@ -59,13 +60,13 @@ pub(super) fn run(shared: Arc<Shared>) {
         let (pause, is_stuck) = match worked {
             Ok(()) => {
                 if was_stuck {
-                    info!("cursors are saved again");
+                    info!("cursors and resume values are saved again");
                 }
                 (SAVE_INTERVAL, false)
             }
             Err(error) if error.may_pass() => {
                 if !was_stuck {
-                    warn!(%error, cause = %error.source, "cursors cannot be saved now; retrying");
+                    warn!(%error, cause = %error.source, "cursors or resume values cannot be saved now; retrying");
                 }
                 (RETRY_INTERVAL, true)
             }
@@ -90,6 +91,7 @@ pub(super) fn run(shared: Arc<Shared>) {
 
 fn has_work(state: &State) -> bool {
     matches!(state.ahead, Ahead::Wanted)
+        || state.resume.is_due()
         || state
             .readers
             .values()
@@ -101,12 +103,14 @@ fn work(shared: &Shared, is_stopping: bool) -> Result<(), DiskError> {
         expect_folder(shared)?;
     }
     shared.save_cursors(|_| true)?;
+    // Without space for the values everything else continues.
+    let resumed = shared.save_due_resume();
     shared.trim()?;
     if !is_stopping {
         make_ahead(shared)?;
         shared.remove_old_copies(DAMAGED_AGE);
     }
-    Ok(())
+    resumed
 }
 
 /// Fails if the log's folder was removed or replaced: data written to the open files would be lost at the end of the

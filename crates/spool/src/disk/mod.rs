@@ -2,13 +2,14 @@
 //!
 //! The folder holds `spool.id`, `spool.lock`, the segments (`<first sequence, 20 digits>.segment`),
 //! `cursors/<reader>.cursor`, `trimmed.cursor` (the retention marker: the end of the intentionally deleted events), `epochs`
-//! (the first sequence of each epoch), `readers` (the registry of all readers that ever ran), `stopped` (the end of the log
-//! at the last orderly stop), and `damaged/` with copies of unreadable bytes, which are retained for a week.
+//! (the first sequence of each epoch), `readers` (the registry of all readers that ever ran), `resume` (the resume values of
+//! the sources, if a source has one), `stopped` (the end of the log at the last orderly stop), and `damaged/` with copies of
+//! unreadable bytes, which are retained for a week.
 //!
 //! | thread | waits for | task | when blocked or stopped |
 //! |---|---|---|---|
 //! | writer | batches | one write and one sync for all waiting batches, then publishes | full: appends wait; closed: completes its segment and ends |
-//! | maintenance | commits, a wanted segment, some seconds | saves cursors, deletes segments and old copies, preallocates the next segment, checks the folder | no space: retries; stopped: saves once more and ends |
+//! | maintenance | commits, a wanted segment, some seconds | saves cursors and resume values, deletes segments and old copies, preallocates the next segment, checks the folder | no space: retries; stopped: saves once more and ends |
 //! | checker | nothing | reads the segments of the last run and reports damage | ends with the log, or when all segments are read |
 
 mod aside;
@@ -22,6 +23,8 @@ mod maintenance;
 pub(crate) mod readers;
 pub(crate) mod recovery;
 pub(crate) mod registry;
+mod resume;
+pub(crate) mod resume_file;
 mod retry;
 pub(crate) mod scan;
 pub(crate) mod segment;
@@ -57,10 +60,15 @@ use self::{
     cursor::CursorFile,
     files::DiskError,
     registry::Registry,
+    resume_file::ResumeFile,
     segment::Segment,
     state::{CursorDamage, Pending, ReaderState, State},
 };
-use crate::{AppendError, DiskConfig, OpenError, SpoolStatus, Start, Stored, log::Found};
+use crate::{
+    AppendError, DiskConfig, OpenError, SpoolStatus, Start, Stored,
+    log::Found,
+    resume::{ResumePaths, ResumeValue, Values},
+};
 
 /// The folder of the cursors.
 pub(crate) const CURSORS: &str = "cursors";
@@ -92,6 +100,8 @@ pub(crate) struct Shared {
     trimmed: Mutex<CursorFile>,
     /// The registry of all readers that ever ran.
     registry: Mutex<Registry>,
+    /// The file of [`State::resume`].
+    resume_file: Mutex<ResumeFile>,
     /// The copies of unreadable bytes.
     aside: Mutex<Aside>,
     /// The folder's device and inode when the log was opened.
@@ -112,9 +122,10 @@ struct Options {
 }
 
 impl Disk {
-    /// Opens the log in a folder. Blocks until the last segment is read.
-    pub(crate) fn open(config: &DiskConfig, folder: &Path) -> Result<Self, OpenError> {
+    /// Opens the log in a folder. Blocks until the last segment is read, and the records with newer resume values.
+    pub(crate) fn open(config: &DiskConfig, folder: &Path, paths: &ResumePaths) -> Result<Self, OpenError> {
         let shared = Arc::new(recovery::open(config, folder)?);
+        resume::recover(&shared, paths)?;
         let disk = Self {
             shared,
             threads: Mutex::default(),
@@ -147,8 +158,12 @@ impl Disk {
         &self.shared.epochs
     }
 
-    pub(crate) async fn append(&self, batch: Batch) -> Result<Option<Stored>, AppendError> {
-        if batch.is_empty() {
+    pub(crate) async fn append(
+        &self,
+        batch: Batch,
+        values: Vec<ResumeValue>,
+    ) -> Result<Option<Stored>, AppendError> {
+        if batch.is_empty() && values.is_empty() {
             return Ok(None);
         }
         let (reply, stored) = oneshot::channel();
@@ -162,7 +177,7 @@ impl Disk {
             if state.is_closed {
                 return Err(AppendError::Closed);
             }
-            state.queue.push_back(Pending { batch, reply });
+            state.queue.push_back(Pending { batch, values, reply });
         }
         self.shared.work.notify_all();
         if let Ok(stored) = stored.await {
@@ -176,6 +191,10 @@ impl Disk {
             },
             None => AppendError::Closed,
         })
+    }
+
+    pub(crate) fn resume_values(&self) -> Values {
+        self.shared.lock().resume.current().clone()
     }
 
     pub(crate) fn durable(&self) -> watch::Receiver<u64> {
@@ -211,7 +230,8 @@ impl Disk {
             }
         }
         let mut locked = lock(&self.shared.lock);
-        if locked.is_some() && !has_panicked {
+        if locked.is_some() && !has_panicked && self.shared.lock().failed.is_none() {
+            self.shared.save_last_resume();
             self.shared.record_stop();
         }
         locked.take();
@@ -382,9 +402,6 @@ impl Shared {
     fn record_stop(&self) {
         let (epoch, next) = {
             let state = self.lock();
-            if state.failed.is_some() {
-                return;
-            }
             let Some(epoch) = state.stored_epoch else {
                 return;
             };
@@ -397,9 +414,9 @@ impl Shared {
     }
 
     /// Deletes segments that were removed from the list. The retention marker is on the disk first: otherwise a crash
-    /// would leave a hole that looks like damage.
+    /// would leave a hole that looks like damage. So are the resume values of their events.
     ///
-    /// Segments that cannot be deleted now, even for lack of space for the marker, are put back and deleted later.
+    /// Segments that cannot be deleted now, even for lack of space for these files, are put back and deleted later.
     fn remove(&self, segments: impl Into<VecDeque<Segment>>) -> Result<(), DiskError> {
         let mut segments = segments.into();
         let removed = self.remove_files(&mut segments);
@@ -415,6 +432,7 @@ impl Shared {
             cursor.counts.dropped = state.dropped_events;
             cursor
         };
+        self.save_changed_resume()?;
         lock(&self.trimmed).save(&cursor)?;
         while let Some(segment) = segments.front() {
             files::remove(&segment.path)?;

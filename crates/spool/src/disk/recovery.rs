@@ -28,6 +28,7 @@ use super::{
     maintenance::AHEAD,
     readers,
     registry::{self, FileState, Registry},
+    resume_file::{self, ResumeFile},
     scan::{self, BLOCK, Item, Region, Scan},
     segment::{self, Place, Segment},
     shortened,
@@ -82,7 +83,13 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
     for name in [AHEAD, NEW] {
         files::remove(&folder.join(name))?;
     }
-    for name in [ID, epochs::NAME, registry::NAME, stop_record::NAME] {
+    for name in [
+        ID,
+        epochs::NAME,
+        registry::NAME,
+        resume_file::NAME,
+        stop_record::NAME,
+    ] {
         files::remove(&folder.join(files::temporary_name(name)))?;
     }
     let id = match read_id(folder)? {
@@ -113,6 +120,7 @@ pub(super) fn open(config: &DiskConfig, folder: &Path) -> Result<Shared, OpenErr
         sync_duration: Histogram::default(),
         trimmed: Mutex::new(trimmed_file),
         registry: Mutex::new(Registry::read(folder, id)?),
+        resume_file: Mutex::new(ResumeFile::new(folder, id)),
         aside: Mutex::new(Aside::new(folder)),
         identity,
         lock: Mutex::new(Some(lock)),

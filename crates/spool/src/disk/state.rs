@@ -22,10 +22,11 @@ use super::{
     cursor::CursorFile,
     files::DiskError,
     intervals::Intervals,
+    resume::ResumeState,
     segment::{Place, Segment},
     shortage::Shortage,
 };
-use crate::{AppendError, Start, Stored, log::Found};
+use crate::{AppendError, Start, Stored, log::Found, resume::ResumeValue};
 
 /// The bytes of the newest batches in memory: a reader within this distance of the end does not read the disk.
 const TAIL_SIZE: usize = 8 << 20;
@@ -73,13 +74,20 @@ pub(super) struct State {
     pub(super) ahead: Ahead,
     /// The maintenance thread sleeps and must be woken for a commit.
     pub(super) maintenance_sleeps: bool,
+    /// The resume values of the sources.
+    pub(super) resume: ResumeState,
 }
+
+/// The caller of an append, which waits for its result.
+pub(super) type Reply = oneshot::Sender<Result<Option<Stored>, AppendError>>;
 
 /// A batch that is not yet on the disk.
 #[derive(Debug)]
 pub(super) struct Pending {
+    /// May be empty if there are values.
     pub(super) batch: Batch,
-    pub(super) reply: oneshot::Sender<Result<Option<Stored>, AppendError>>,
+    pub(super) values: Vec<ResumeValue>,
+    pub(super) reply: Reply,
 }
 
 /// A reader of this run or an earlier one.
@@ -172,6 +180,7 @@ impl State {
             readers_are_unknown: false,
             ahead: Ahead::default(),
             maintenance_sleeps: false,
+            resume: ResumeState::new(),
         }
     }
 

@@ -12,7 +12,6 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use neurobridge_core::{event::Sequence, record::SealedBatch};
-use tokio::sync::oneshot;
 
 use super::{
     Shared, epochs,
@@ -20,11 +19,12 @@ use super::{
     maintenance::AHEAD,
     retry::{Stop, briefly, end_full, has_ended, make_room, retry},
     segment::{self, Segment},
-    state::{Ahead, Pending},
+    state::{Ahead, Pending, Reply, State},
 };
 use crate::{
-    AppendError, Stored, SyncPolicy,
+    Stored, SyncPolicy,
     format::{HEADER_LENGTH, SegmentHeader},
+    resume::ResumeValue,
 };
 
 /// The name of a segment that is being created because no segment was preallocated.
@@ -92,7 +92,10 @@ struct Open {
 #[derive(Default)]
 struct Run {
     batches: Vec<SealedBatch>,
-    replies: Vec<oneshot::Sender<Result<Option<Stored>, AppendError>>>,
+    /// The resume values that arrived with the batches.
+    values: Vec<ResumeValue>,
+    /// The callers, each with its result; `None` for one without events.
+    replies: Vec<(Reply, Option<Stored>)>,
     size: u64,
 }
 
@@ -103,9 +106,14 @@ impl Writer<'_> {
                 self.complete()?;
             }
             let mut run = Run::default();
-            for Pending { batch, reply } in group {
+            for Pending { batch, values, reply } in group {
                 // The caller does not wait any more.
                 if reply.is_closed() {
+                    continue;
+                }
+                if batch.is_empty() {
+                    run.values.extend(values);
+                    run.replies.push((reply, None));
                     continue;
                 }
                 let size = batch.len() as u64;
@@ -122,8 +130,13 @@ impl Writer<'_> {
                 }
                 self.next = batch.end();
                 run.size += size;
+                let stored = Stored {
+                    first: batch.first(),
+                    events: batch.events(),
+                };
                 run.batches.push(batch);
-                run.replies.push(reply);
+                run.values.extend(values);
+                run.replies.push((reply, Some(stored)));
             }
             self.store(run)?;
         }
@@ -163,7 +176,9 @@ impl Writer<'_> {
                 Some(Duration::ZERO) if sync_due == Some(Duration::ZERO) => {
                     drop(state);
                     self.sync()?;
-                    self.shared.lock()
+                    let mut state = self.shared.lock();
+                    self.note_synced(&mut state);
+                    state
                 }
                 Some(due) => self.shared.wait(&self.shared.work, state, due),
                 None => self.shared.wait_long(&self.shared.work, state),
@@ -192,8 +207,11 @@ impl Writer<'_> {
 
     /// Writes and syncs a run, and replies to the callers.
     fn store(&mut self, run: Run) -> Result<(), Stop> {
-        let (Some(open), false) = (&mut self.segment, run.batches.is_empty()) else {
+        if run.replies.is_empty() {
             return Ok(());
+        }
+        let (Some(open), false) = (&mut self.segment, run.batches.is_empty()) else {
+            return self.publish(run, 0);
         };
         // Before the first event of the epoch: the start of this epoch determines which events belong to earlier epochs.
         if !self.has_epoch {
@@ -241,27 +259,29 @@ impl Writer<'_> {
             retry(self.shared, || self.shared.save_new_cursors())?;
             state = self.shared.lock();
         }
-        let stored: Vec<Stored> = run
-            .batches
-            .iter()
-            .map(|batch| Stored {
-                first: batch.first(),
-                events: batch.events(),
-            })
-            .collect();
         for batch in run.batches {
             let length = batch.bytes().len() as u64;
             state.publish(batch, offset);
             offset += length;
         }
+        state.resume.current_mut().apply(run.values);
+        self.note_synced(&mut state);
         let durable = state.next.get() - 1;
         drop(state);
         self.shared.durable.send_replace(durable);
-        for (reply, stored) in run.replies.into_iter().zip(stored) {
+        for (reply, stored) in run.replies {
             // The caller may have ended.
-            let _ = reply.send(Ok(Some(stored)));
+            let _ = reply.send(Ok(stored));
         }
         Ok(())
+    }
+
+    /// Notes the resume values that may be saved, if all published events are synced.
+    fn note_synced(&self, state: &mut State) {
+        let next = state.next;
+        if self.unsynced_since.is_none() && state.resume.note_synced(next) {
+            self.shared.wake_maintenance(state);
+        }
     }
 
     fn sync(&mut self) -> Result<(), Stop> {
@@ -290,6 +310,7 @@ impl Writer<'_> {
             segment.allocated = open.offset;
         }
         state.is_writing = false;
+        self.note_synced(&mut state);
         self.shared.wake_maintenance(&mut state);
         drop(state);
         self.segment = None;

@@ -11,14 +11,16 @@ use std::{
 };
 
 use neurobridge_core::{
-    event::{Event, Sequence},
+    event::{Event, FieldPath, Sequence},
     ledger::Settlement,
     reader::{Read, Reader, Skipped},
     record::Batch,
     testing,
     units::ByteSize,
 };
-use neurobridge_spool::{DiskConfig, OpenError, Spool, SpoolConfig, SpoolReader, SyncPolicy, WhenFull};
+use neurobridge_spool::{
+    DiskConfig, OpenError, ResumePaths, ResumeValue, Spool, SpoolConfig, SpoolReader, SyncPolicy, WhenFull,
+};
 
 /// Far more than any step needs; reached only when something waits for ever.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -40,7 +42,28 @@ pub fn open(root: &Path, config: &DiskConfig) -> Spool {
 }
 
 pub fn try_open(root: &Path, config: &DiskConfig) -> Result<Spool, OpenError> {
-    Spool::open(&SpoolConfig::Disk(config.clone()), root)
+    Spool::open_resuming(&SpoolConfig::Disk(config.clone()), root, &resume_paths())
+}
+
+/// The source of all events, whose resume value is the id of the event, and one without events.
+pub fn resume_paths() -> ResumePaths {
+    let path = FieldPath::parse("$.id").unwrap();
+    ResumePaths::from([("main".to_owned(), path.clone()), ("quiet".to_owned(), path)])
+}
+
+/// The resume value that belongs to an append whose last event gets this sequence.
+pub fn resume_value(sequence: u64) -> Vec<ResumeValue> {
+    vec![ResumeValue {
+        source: "main".into(),
+        value: sequence.to_string(),
+    }]
+}
+
+/// The resume value of a source as a number; 0 without one.
+pub fn resumes_after(spool: &Spool, source: &str) -> u64 {
+    spool
+        .resume_value(source)
+        .map_or(0, |value| value.parse().unwrap())
 }
 
 /// The text of the event that gets this sequence.
@@ -70,7 +93,7 @@ fn batch_at(first: u64, events: u64, size: usize, received_at: impl Fn(u64) -> j
 /// Appends so many events of a size, which get the sequences that their texts say.
 pub async fn append(spool: &Spool, events: u64, size: usize) {
     let first = spool.status().durable_sequence + 1;
-    let stored = soon(spool.append(batch(first, events, size)))
+    let stored = soon(spool.append_resuming(batch(first, events, size), resume_value(first + events - 1)))
         .await
         .unwrap()
         .unwrap();
