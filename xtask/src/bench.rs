@@ -3,11 +3,12 @@
 //!
 //! On a machine with few cores, the broker and the simulator share the cores with the measured program, so the number
 //! of events per second has little meaning. The cost of the bridge is its CPU time per million events, and the ratio to
-//! a bare loop measured within the same hour.
+//! a bare loop measured within the same hour. `--instructions` needs no broker and no quiet machine.
 
 mod case;
 mod destination;
 mod feed;
+mod instructions;
 mod latency;
 mod machine;
 mod program;
@@ -54,6 +55,12 @@ pub(crate) struct Args {
     /// Programs to measure [default: all]
     #[arg(long, value_enum)]
     program: Vec<Program>,
+    /// Count the instructions for each event in valgrind instead, without brokers, and compare them with xtask/instructions.toml
+    #[arg(long)]
+    instructions: bool,
+    /// Store the counted instructions as the new reference
+    #[arg(long, requires = "instructions")]
+    accept: bool,
 }
 
 /// The programs to measure, and the broker that all runs share.
@@ -68,6 +75,9 @@ pub(crate) struct Bench {
 
 /// Builds the programs, starts the brokers, measures, and prints the results.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if args.instructions {
+        return instructions::run(args.accept);
+    }
     ensure!(
         args.turns > 0 && args.events > 0,
         "--turns and --events must be at least 1"
