@@ -26,6 +26,7 @@ mod privacy;
 mod public_clients;
 mod recreated_destinations;
 mod replay;
+mod resumed_feeds;
 mod shared_files;
 mod signals_and_exits;
 mod silent_name_server;

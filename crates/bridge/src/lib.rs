@@ -14,6 +14,7 @@ mod intake;
 pub mod logging;
 mod output;
 mod preview;
+mod resume;
 mod signals;
 mod sinks;
 mod spool;

@@ -9,6 +9,7 @@ use crate::{
     config::Config,
     exit::{Exit, Failure},
     feed::joined,
+    resume,
 };
 
 /// Opens the configured spool.
@@ -17,7 +18,8 @@ use crate::{
 /// Returns an error if the spool cannot be opened. The exit code shows whether a later attempt may succeed.
 pub(crate) async fn open(config: &Config) -> Result<Spool, Failure> {
     let (spool, data_dir) = (config.spool.clone(), config.data_dir.clone());
-    joined(spawn_blocking(move || Spool::open(&spool, &data_dir)).await).map_err(|error| {
+    let paths = resume::paths(config);
+    joined(spawn_blocking(move || Spool::open_resuming(&spool, &data_dir, &paths)).await).map_err(|error| {
         let exit = match &error {
             OpenError::Locked { .. } => Exit::TryLater,
             OpenError::TooSmall { .. } => Exit::Config,

@@ -1,9 +1,50 @@
-//! The query value from which a connection continues after the last event of the previous connection.
+//! The query value from which a connection continues after the last event of the previous connection, and where it is in a
+//! stored event.
 
 use jiff::Timestamp;
-use neurobridge_core::{cloudevents, json, positions::TimeFormat};
+use neurobridge_core::{cloudevents, event::FieldPath, json, path::Path, positions::TimeFormat};
 
-use crate::{declaration::Resume, notation::Rewind};
+use crate::{
+    declaration::{Declaration, Resume},
+    notation::{FeedPath, Paths, Rewind},
+};
+
+impl Declaration {
+    /// Returns the field with the resume value in a stored event, whose frame contains only this event of an array. `None` for a
+    /// feed that cannot resume.
+    pub fn resume_field(&self) -> Option<FieldPath> {
+        let path = self.absolute(&self.resume.as_ref()?.value);
+        FieldPath::parse(&format!("$.{path}"))
+    }
+
+    /// Returns the path of the body from the frame of a stored event.
+    pub fn body_path(&self) -> Path {
+        let body = self.event.body.as_ref();
+        body.map_or_else(|| self.unit_path(), |body| self.absolute(body))
+    }
+
+    /// Returns the paths of the parts of the id from the frame of a stored event.
+    pub fn id_paths(&self) -> Vec<Path> {
+        let paths = self.event.id.iter().flat_map(Paths::iter);
+        paths.map(|path| self.absolute(path)).collect()
+    }
+
+    /// Returns the path of the unit from the frame of a stored event.
+    fn unit_path(&self) -> Path {
+        self.events.as_ref().map_or_else(Path::default, |events| {
+            Path::new(events.steps().iter().cloned()).join(&Path::new(["0"]))
+        })
+    }
+
+    fn absolute(&self, path: &FeedPath) -> Path {
+        let below = Path::new(path.steps().iter().cloned());
+        if path.is_of_frame() {
+            below
+        } else {
+            self.unit_path().join(&below)
+        }
+    }
+}
 
 /// Returns the value of the query parameter. `last` is the value of the last event, as written by the feed; it is returned
 /// unchanged if it cannot be rewound.
@@ -37,7 +78,26 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::notation::FeedPath;
+
+    #[test]
+    fn resume_field_begins_at_the_frame() {
+        let field = |declaration: &str| {
+            let declaration: Declaration = serde_json::from_str(declaration).unwrap();
+            declaration.resume_field().map(|field| field.to_string())
+        };
+        for (events, value, expected) in [
+            ("", "a.b", "$.a.b"),
+            ("\"events\":\"x.y\",", "a", "$.x.y.0.a"),
+            ("\"events\":\"$\",", "a", "$.0.a"),
+            ("\"events\":\"x\",", "$.a", "$.a"),
+        ] {
+            let text = format!(
+                r#"{{{events}"rules":[{{"is":"event"}}],"resume":{{"value":"{value}","query":"q"}}}}"#
+            );
+            assert_eq!(field(&text).as_deref(), Some(expected), "{text}");
+        }
+        assert_eq!(field(r#"{"rules":[{"is":"event"}]}"#), None);
+    }
 
     #[test]
     fn value_is_rewound_in_its_unit() {

@@ -11,9 +11,9 @@ use tracing::warn;
 /// The maximum length of a resume value in bytes. A longer value is ignored: the source continues at an earlier event.
 pub const MAX_RESUME_VALUE: usize = 4096;
 
-/// The paths of the resume values in the events of their sources, by the name of the source. A path refers to a value of the
-/// body, or with `$.` of the frame. The value must be stored as the feed wrote it: without redaction.
-pub type ResumePaths = BTreeMap<String, FieldPath>;
+/// The paths of the resume values in the stored events of their sources, by the name of the source. A path refers to a value of
+/// the body, or with `$.` of the frame. `None` if the value is not stored as the feed wrote it: then it is not read from events.
+pub type ResumePaths = BTreeMap<String, Option<FieldPath>>;
 
 /// The resume value of the last event of a source that arrived with a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]

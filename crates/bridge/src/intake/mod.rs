@@ -28,7 +28,7 @@ use neurobridge_core::{
     record::{Batch, Fate},
 };
 use neurobridge_listener::StoredEvents;
-use neurobridge_spool::{AppendError, Spool};
+use neurobridge_spool::{AppendError, ResumeValue, Spool};
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{debug, error};
 
@@ -151,7 +151,12 @@ pub(crate) async fn run(
                     let count = mergeable(&waiting);
                     let mut records = Batch::default();
                     let mut progress = Vec::with_capacity(count);
+                    let mut resume = Vec::new();
                     for mut batch in waiting.drain(..count) {
+                        resume.extend(batch.progress.resume.clone().map(|value| ResumeValue {
+                            source: Arc::clone(&intake.sources[batch.source].name),
+                            value,
+                        }));
                         progress.push((batch.source, std::mem::take(&mut batch.progress)));
                         records.append(intake.admit(batch));
                     }
@@ -162,7 +167,7 @@ pub(crate) async fn run(
                         progress,
                     };
                     let spool = &spool;
-                    appends.push_back(async move { spool.append(records).await.map(|_| appended) });
+                    appends.push_back(async move { spool.append_resuming(records, resume).await.map(|_| appended) });
                     while appends.len() >= concurrent {
                         if let Some(appended) = appends.next().await {
                             intake.settle(appended?);

@@ -222,7 +222,8 @@ fn read_records(
     end: Sequence,
     values: &mut Values,
 ) -> Result<(), DiskError> {
-    let mut missing: BTreeSet<&str> = paths.keys().map(String::as_str).collect();
+    let readable = paths.iter().filter(|(_, path)| path.is_some());
+    let mut missing: BTreeSet<&str> = readable.map(|(source, _)| source.as_str()).collect();
     let oldest = from.max(shared.lock().oldest());
     let (mut stop, mut step) = (end, FIRST_STEP);
     while stop > oldest && !missing.is_empty() {
@@ -232,7 +233,7 @@ fn read_records(
         let mut found = Values::default();
         let read = read_range(shared, start, stop, |event| {
             if missing.contains(event.source)
-                && let Some(path) = paths.get(event.source)
+                && let Some(Some(path)) = paths.get(event.source)
             {
                 found.read(event, path);
             }

@@ -47,7 +47,7 @@ pub fn try_open(root: &Path, config: &DiskConfig) -> Result<Spool, OpenError> {
 
 /// The source of all events, whose resume value is the id of the event, and one without events.
 pub fn resume_paths() -> ResumePaths {
-    let path = FieldPath::parse("$.id").unwrap();
+    let path = FieldPath::parse("$.id");
     ResumePaths::from([("main".to_owned(), path.clone()), ("quiet".to_owned(), path)])
 }
 
