@@ -16,7 +16,7 @@ use std::{
 
 use fail::FailScenario;
 use neurobridge_core::{reader::Reader, units::ByteSize};
-use neurobridge_spool::{AppendError, DiskConfig, OpenError, Spool, WhenFull, inspect};
+use neurobridge_spool::{AppendError, DiskConfig, OpenError, Spool, SpoolConfig, WhenFull, inspect};
 use support::*;
 use tempfile::TempDir;
 
@@ -369,9 +369,16 @@ fn full_disk_delays_resume_values_and_no_event() {
             };
             let saved = || {
                 let state = inspect::list(&root.path().join("spool")).unwrap().resume;
-                state.map_or(0, |state| state.values["main"].parse::<u64>().unwrap())
+                state
+                    .and_then(|state| state.values.get("main").cloned())
+                    .map_or(0, |value| value.parse::<u64>().unwrap())
             };
-            let spool = open(root.path(), &config);
+            // Without a source that can resume the file is created with the first value.
+            let spool = if before > 0 {
+                open(root.path(), &config)
+            } else {
+                Spool::open(&SpoolConfig::Disk(config), root.path()).unwrap()
+            };
             // Retains the segment, so that no other one is created.
             let _reader = spool.reader("sink");
             if before > 0 {

@@ -238,7 +238,7 @@ async fn unsynced_value_is_saved_after_its_events() {
         assert!(next <= synced, "{next} of {synced}");
     }
     until("values of complete segments are saved", || {
-        saved(root.path()).is_some()
+        saved(root.path()).is_some_and(|state| !state.values.is_empty())
     })
     .await;
     let (_killed, after) = killed(root.path());
@@ -302,4 +302,21 @@ async fn closed_log_sets_no_value() {
         assert!(late.is_err());
         assert_eq!(quiet(&spool).as_deref(), Some("1"));
     }
+}
+
+#[tokio::test]
+async fn log_is_searched_only_once_for_a_missing_value() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = Spool::open(&SpoolConfig::Disk(config()), root.path()).unwrap();
+    soon(spool.append(batch(1, 1, 10))).await.unwrap();
+    soon(spool.finish()).await.unwrap();
+    assert!(saved(root.path()).is_none(), "no source can resume");
+    let paths = ResumePaths::from([("quiet".to_owned(), resume_paths()["quiet"].clone())]);
+    let spool = Spool::open_resuming(&SpoolConfig::Disk(config()), root.path(), &paths).unwrap();
+    soon(spool.finish()).await.unwrap();
+    let state = saved(root.path()).unwrap();
+    assert_eq!(
+        (state.values.len(), state.next.map(|next| next.get())),
+        (0, Some(2))
+    );
 }

@@ -3,7 +3,7 @@
 //! The folder holds `spool.id`, `spool.lock`, the segments (`<first sequence, 20 digits>.segment`),
 //! `cursors/<reader>.cursor`, `trimmed.cursor` (the retention marker: the end of the intentionally deleted events), `epochs`
 //! (the first sequence of each epoch), `readers` (the registry of all readers that ever ran), `resume` (the resume values of
-//! the sources, if a source has one), `stopped` (the end of the log at the last orderly stop), and `damaged/` with copies of
+//! the sources, if a source can resume), `stopped` (the end of the log at the last orderly stop), and `damaged/` with copies of
 //! unreadable bytes, which are retained for a week.
 //!
 //! | thread | waits for | task | when blocked or stopped |

@@ -51,6 +51,8 @@ pub(super) struct ResumeState {
     /// The values on the disk.
     saved: Option<Snapshot>,
     saved_at: Instant,
+    /// A source can resume. Then the file is written even without values: otherwise each opening would search the whole log.
+    is_used: bool,
 }
 
 impl ResumeState {
@@ -60,6 +62,7 @@ impl ResumeState {
             synced: None,
             saved: None,
             saved_at: Instant::now(),
+            is_used: false,
         }
     }
 
@@ -85,7 +88,7 @@ impl ResumeState {
     fn is_changed(&self) -> bool {
         match (&self.synced, &self.saved) {
             (None, _) => false,
-            (Some(synced), None) => !synced.values.map().is_empty(),
+            (Some(synced), None) => self.is_used || !synced.values.map().is_empty(),
             (Some(synced), Some(saved)) => !synced.values.is_same(&saved.values),
         }
     }
@@ -210,6 +213,7 @@ pub(super) fn recover(shared: &Shared, paths: &ResumePaths) -> Result<(), DiskEr
     state.resume.current = values;
     // Values that are ahead of the log are replaced as soon as possible.
     state.resume.saved = saved.filter(|saved| saved.next <= end);
+    state.resume.is_used = true;
     state.resume.note_synced(end);
     Ok(())
 }
