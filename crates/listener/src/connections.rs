@@ -216,7 +216,7 @@ impl Owner {
 
     /// Returns the time at which the next connection has its maximum age.
     fn next_expiry(&self) -> Instant {
-        /// Longer than the time limit of any test of this loop; the loop then asks again.
+        /// The caller asks again after this time, so its length does not matter.
         const LATER: Duration = Duration::from_secs(86_400);
         let expiries = self
             .connections
