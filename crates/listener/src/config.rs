@@ -18,7 +18,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use tokio_tungstenite::tungstenite::http::Uri;
 
-use crate::proxy::{Proxy, ProxyChoice};
+use crate::{
+    backfill::BackfillConfig,
+    proxy::{Proxy, ProxyChoice},
+};
 
 /// The maximum number of connections to a feed: more have no benefit, and look like an attack.
 const MAX_CONNECTIONS: u32 = 8;
@@ -86,6 +89,8 @@ pub struct SourceConfig {
     pub proxy_password_file: Option<PathBuf>,
     /// Delay before connecting again.
     pub backoff: BackoffConfig,
+    /// Reading missed events from the platform's REST interface.
+    pub backfill: BackfillConfig,
 }
 
 /// The schema of `feed`: the program that reads the configuration replaces a name or a path by the declaration.
@@ -159,6 +164,7 @@ impl Default for SourceConfig {
             proxy: None,
             proxy_password_file: None,
             backoff: BackoffConfig::default(),
+            backfill: BackfillConfig::default(),
         }
     }
 }
@@ -190,6 +196,15 @@ impl SourceConfig {
             .as_ref()
             .map(|feed| feed.url.as_deref().unwrap_or_default());
         self.url.as_deref().or(declared).unwrap_or(NEUROIO)
+    }
+
+    /// Returns the address of the REST interface from which missed events are read; `None` if backfill is switched off, the
+    /// address is not known, or the feed is declared.
+    pub fn backfill_address(&self) -> Option<&str> {
+        match &self.feed {
+            None => self.backfill.address(self.address()),
+            Some(_) => None,
+        }
     }
 
     /// Returns the CloudEvents attributes of the events of a source with this name: of a declared feed by default the source
@@ -299,6 +314,7 @@ impl SourceConfig {
         if let Err(error) = self.proxy_choice() {
             errors.push(("proxy", error));
         }
+        errors.extend(self.backfill.check(self.address(), self.feed.is_some()));
         let own = errors.into_iter().map(|(key, message)| Problem {
             key: key.split('.').map(str::to_owned).collect(),
             message,
@@ -492,7 +508,8 @@ mod tests {
             r#"{"url":"ws://[::1]:8080/feed","token_file":"/run/t","open_timeout":"1s","auth_timeout":"2s",
                 "ping_interval":"3s","pong_timeout":"4s","max_frame_size":"1 MiB","exit_on_refused_token":true,
                 "tls":{"ca_file":"ca.pem","cert_file":"c.pem","key_file":"k.pem"},"proxy":"http://u:p@proxy:3128",
-                "backoff":{"min":"100ms","max":"1m","stable_after":"10s"}}"#,
+                "backoff":{"min":"100ms","max":"1m","stable_after":"10s"},
+                "backfill":{"enabled":true,"url":"http://rest","hold":"1s","overlap":"5s","max_pages":5,"rate":2,"timeout":"3s"}}"#,
         )
         .unwrap();
         assert_eq!(config.check(), []);
@@ -502,6 +519,7 @@ mod tests {
             r#"{"tokn":1}"#,
             r#"{"tls":{"ca":1}}"#,
             r#"{"backoff":{"maximum":1}}"#,
+            r#"{"backfill":{"pages":1}}"#,
         ] {
             let error = serde_json::from_str::<SourceConfig>(unknown).unwrap_err();
             assert!(error.to_string().contains("unknown field"), "{error}");
@@ -586,7 +604,7 @@ mod tests {
     fn every_key_has_its_explanation_in_the_schema() {
         let schema = schemars::schema_for!(SourceConfig).to_value();
         let properties = schema["properties"].as_object().unwrap();
-        assert_eq!(properties.len(), 15);
+        assert_eq!(properties.len(), 16);
         for (key, property) in properties {
             assert!(property["description"].is_string(), "{key}");
         }

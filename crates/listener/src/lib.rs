@@ -10,6 +10,7 @@
 //! their tests. Properties marked *assumed* are documented in none of them.
 
 mod attempts;
+mod backfill;
 mod batch;
 mod config;
 mod connection;
@@ -31,6 +32,7 @@ pub use neurobridge_core::tls::TlsFiles;
 pub use neurobridge_protocol::{FeedEvent, MalformedReason};
 
 pub use self::{
+    backfill::BackfillConfig,
     batch::{Batcher, MessageBatch, Messages},
     config::{BackoffConfig, EventAttributes, SourceConfig},
     error::SourceError,

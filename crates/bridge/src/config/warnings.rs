@@ -14,7 +14,6 @@ use neurobridge_core::{
     suggest::did_you_mean,
     units::ByteSize,
 };
-use neurobridge_listener::SourceConfig;
 use neurobridge_simulator::EntryResult;
 use neurobridge_spool::{SpoolConfig, SyncPolicy, WhenFull};
 
@@ -58,9 +57,16 @@ impl Loaded {
             }
         }
         for (name, source) in &config.sources {
-            if is_plain_and_far(source) {
+            if is_far(source.address(), "ws") {
                 let message = "the token and all events are sent unencrypted; wss:// encrypts them";
                 found.add(format!("sources.{name}.url"), message);
+            }
+            if source
+                .backfill_address()
+                .is_some_and(|url| is_far(url, "http"))
+            {
+                let message = "the token and all events are sent unencrypted; https:// encrypts them";
+                found.add(format!("sources.{name}.backfill.url"), message);
             }
         }
         let event = &config.event;
@@ -272,14 +278,14 @@ fn is_secret_of_feed(key: &str) -> bool {
     key.starts_with("sources.") && key.contains(".feed.secrets.") && key.ends_with(".value")
 }
 
-/// Returns whether the token is sent unencrypted over a network.
-fn is_plain_and_far(source: &SourceConfig) -> bool {
-    Address::parse(source.address()).is_ok_and(|address| {
+/// Returns whether an address has this scheme, which does not encrypt, and is not on this machine.
+fn is_far(url: &str, plain: &str) -> bool {
+    Address::parse(url).is_ok_and(|address| {
         let is_loopback = address
             .host
             .parse::<IpAddr>()
             .is_ok_and(|host| host.is_loopback());
-        address.scheme == Some("ws") && !is_loopback && address.host != "localhost"
+        address.scheme == Some(plain) && !is_loopback && address.host != "localhost"
     })
 }
 

@@ -203,14 +203,16 @@ fn examples_of_keys_are_valid() {
         .into_iter()
         .map(|mistake| mistake.key.join("."))
         .collect();
-    // The file shows both keys of pairs of which only one is allowed, a token beside a declared feed, and create = false
-    // allows no numbers.
+    // The file shows both keys of pairs of which only one is allowed, a token and backfill beside a declared feed, and
+    // create = false allows no numbers.
     assert_eq!(
         mistakes,
         [
             "sources.main.token",
             "sources.main.token_file",
             "sources.main.proxy",
+            "sources.main.backfill.url",
+            "sources.main.backfill.enabled",
             "sinks.kafka.partitions",
             "sinks.kafka.replicas",
             "sinks.kafka.transaction",

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn loopback_is_not_a_network() {
-    let far = |url: &str| is_plain_and_far(&SourceConfig::new(url, "t"));
+    let far = |url: &str| is_far(url, "ws");
     for url in [
         "ws://events.example.com/",
         "ws://10.0.0.1:80",
