@@ -18,6 +18,7 @@ mod connections;
 mod error;
 mod event;
 mod heartbeat;
+mod http_dialler;
 mod listener;
 mod proxy;
 mod received;
@@ -35,8 +36,10 @@ pub use self::{
     backfill::BackfillConfig,
     batch::{Batcher, MessageBatch, Messages},
     config::{BackoffConfig, EventAttributes, SourceConfig},
+    connection::http_date::parse_retry_after,
     error::SourceError,
     event::{Entry, Event, Liveness, Message, Mood, Named, PlatformError, Recognition},
+    http_dialler::{HttpDialError, HttpDialler},
     listener::{EventListener, EventStream, ListenError},
     received::Received,
     source::Source,

@@ -61,10 +61,7 @@ impl Loaded {
                 let message = "the token and all events are sent unencrypted; wss:// encrypts them";
                 found.add(format!("sources.{name}.url"), message);
             }
-            if source
-                .backfill_address()
-                .is_some_and(|url| is_far(url, "http"))
-            {
+            if source.backfill_address().is_some_and(|url| is_far(url, "http")) {
                 let message = "the token and all events are sent unencrypted; https:// encrypts them";
                 found.add(format!("sources.{name}.backfill.url"), message);
             }

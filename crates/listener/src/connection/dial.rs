@@ -113,8 +113,33 @@ impl Dialler {
     }
 
     async fn open(&self, request: &Prepared) -> Result<Dialled<BufReader<Stream>>, DialError> {
-        let deadline = Instant::now() + self.open_timeout;
         let progress = Progress::default();
+        self.first(&progress, |address, tls| {
+            // Boxed, because the handshakes are large and rare.
+            Box::pin(self.open_at(address, tls, request, &progress))
+        })
+        .await
+    }
+
+    /// Opens a connection up to TLS, for another protocol than WebSocket.
+    pub(crate) async fn open_stream(&self) -> Result<Stream, DialError> {
+        let progress = Progress::default();
+        self.first(&progress, |address, tls| {
+            Box::pin(self.stream_at(address, tls, &progress))
+        })
+        .await
+    }
+
+    /// Returns the first connection that `open` opens to an address of the host or the proxy.
+    async fn first<T, F>(
+        &self,
+        progress: &Progress,
+        open: impl Fn(SocketAddr, Option<Arc<ClientConfig>>) -> F,
+    ) -> Result<T, DialError>
+    where
+        F: Future<Output = Result<T, DialError>> + Unpin,
+    {
+        let deadline = Instant::now() + self.open_timeout;
         let timed_out = |addresses| DialError::Timeout {
             target: self.endpoint.authority(),
             timeout: self.open_timeout,
@@ -130,12 +155,9 @@ impl Dialler {
             .await
             .map_err(|_| timed_out(0))??;
         progress.reach(DialStage::Connect);
-        first_of(&addresses, deadline, |address| {
-            // Boxed, because the handshakes are large and rare.
-            Box::pin(self.open_at(address, tls.clone(), request, &progress))
-        })
-        .await
-        .unwrap_or_else(|| Err(timed_out(addresses.len())))
+        first_of(&addresses, deadline, |address| open(address, tls.clone()))
+            .await
+            .unwrap_or_else(|| Err(timed_out(addresses.len())))
     }
 
     async fn tls_config(&self) -> Result<Option<Arc<ClientConfig>>, DialError> {
@@ -157,6 +179,18 @@ impl Dialler {
         request: &Prepared,
         progress: &Progress,
     ) -> Result<Dialled<BufReader<Stream>>, DialError> {
+        let stream = self.stream_at(address, tls, progress).await?;
+        progress.reach(DialStage::Upgrade);
+        self.upgrade(BufReader::with_capacity(HEAD_BUFFER_BYTES, stream), request)
+            .await
+    }
+
+    async fn stream_at(
+        &self,
+        address: SocketAddr,
+        tls: Option<Arc<ClientConfig>>,
+        progress: &Progress,
+    ) -> Result<Stream, DialError> {
         let mut stream = connect(address)
             .await
             .map_err(|source| DialError::of_connect(address, source))?;
@@ -164,16 +198,11 @@ impl Dialler {
             progress.reach(DialStage::Proxy);
             proxy.connect(&mut stream, &self.endpoint, &self.secrets).await?;
         }
-        let stream = match tls {
-            Some(config) => {
-                progress.reach(DialStage::Tls);
-                tls::connect(config, &self.endpoint.host, stream).await?
-            }
-            None => Stream::Plain(stream),
+        let Some(config) = tls else {
+            return Ok(Stream::Plain(stream));
         };
-        progress.reach(DialStage::Upgrade);
-        self.upgrade(BufReader::with_capacity(HEAD_BUFFER_BYTES, stream), request)
-            .await
+        progress.reach(DialStage::Tls);
+        Ok(tls::connect(config, &self.endpoint.host, stream).await?)
     }
 
     async fn upgrade<S>(&self, mut stream: S, request: &Prepared) -> Result<Dialled<S>, DialError>

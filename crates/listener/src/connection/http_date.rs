@@ -8,13 +8,18 @@ use super::head::Head;
 
 /// Returns the delay that a server requests with `Retry-After`: seconds, or a date.
 pub(crate) fn retry_after(head: &Head) -> Option<Duration> {
-    let value = head.values("retry-after").next()?;
+    parse_retry_after(head.values("retry-after").next()?, head.values("date").next())
+}
+
+/// Returns the delay that a server requests with `value` in `Retry-After`: seconds, or a date. `date` is the header
+/// `Date` of the same answer: the delay is relative to the server's own clock if it is known, because the local clock
+/// may be wrong.
+pub fn parse_retry_after(value: &str, date: Option<&str>) -> Option<Duration> {
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let then = DateTimeParser::new().parse_timestamp(value).ok()?;
-    // Relative to the server's own clock if it is known, because the local clock may be wrong.
-    let now = date(head).unwrap_or_else(Timestamp::now);
+    let then = parse_date(value)?;
+    let now = date.and_then(parse_date).unwrap_or_else(Timestamp::now);
     then.duration_since(now).try_into().ok()
 }
 
@@ -26,7 +31,10 @@ pub(crate) fn clock_skew_seconds(head: &Head, now: Timestamp) -> Option<f64> {
 }
 
 fn date(head: &Head) -> Option<Timestamp> {
-    let value = head.values("date").next()?;
+    parse_date(head.values("date").next()?)
+}
+
+fn parse_date(value: &str) -> Option<Timestamp> {
     DateTimeParser::new().parse_timestamp(value).ok()
 }
 

@@ -1,0 +1,301 @@
+//! A client of one HTTP interface of the platform: one request at a time, over a connection that is kept open.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, Response,
+    body::{Body, Incoming},
+    client::conn::http1::{self, SendRequest},
+    header::{
+        ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION,
+        RETRY_AFTER, USER_AGENT,
+    },
+};
+use hyper_util::rt::TokioIo;
+use neurobridge_core::{
+    address,
+    secret::{Secret, SecretSet},
+    units::ByteSize,
+};
+use neurobridge_listener::{HttpDialler, SourceConfig, parse_retry_after};
+use tokio::{sync::Mutex, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::error::{PlatformAnswer, RequestError};
+
+/// The largest accepted answer. Two of the platform's largest legal entries, with pictures of several MiB each; a larger
+/// page is requested again with fewer entries.
+const MAX_ANSWER: ByteSize = ByteSize::from_mib(16);
+/// The largest accepted head of an answer.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// The part of an unreadable answer that an error shows.
+const SHOWN_CHARS: usize = 60;
+
+/// A client of one HTTP interface of the platform.
+///
+/// It follows no redirect, because the token would be sent to another host. A connection that is still open is used again.
+pub struct Client {
+    dialler: HttpDialler,
+    secrets: SecretSet,
+    timeout: Duration,
+    max_answer: ByteSize,
+    /// The connection of the last request.
+    idle: Mutex<Option<Connection>>,
+}
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    /// Reads and writes the connection.
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Client {
+    /// Creates a client for `url`, `https://host[:port][/path]`, with the proxy, certificates and time limits of a
+    /// source. Blocks while it reads the certificates.
+    ///
+    /// # Errors
+    /// The key of the source that is invalid, and a sentence about it.
+    pub fn new(config: &SourceConfig, url: &str) -> Result<Self, (&'static str, String)> {
+        let secrets = SecretSet::default();
+        Ok(Self {
+            dialler: HttpDialler::new(config, url, secrets.clone())?,
+            secrets,
+            timeout: config.backfill.timeout,
+            max_answer: MAX_ANSWER,
+            idle: Mutex::default(),
+        })
+    }
+
+    /// Sets the largest accepted answer instead of 16 MiB.
+    #[must_use]
+    pub fn with_max_answer(self, max_answer: ByteSize) -> Self {
+        Self { max_answer, ..self }
+    }
+
+    /// Returns the host of the interface, for errors.
+    pub(crate) fn host(&self) -> &str {
+        self.dialler.authority()
+    }
+
+    /// Sends a request and returns the body of the answer, if its status is 2xx.
+    pub(crate) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        token: &Secret,
+        body: Option<String>,
+    ) -> Result<Bytes, RequestError> {
+        self.secrets.add(token.expose());
+        let request = self.build(method, path, token, body)?;
+        let used = self.idle.lock().await.take();
+        // A server may close an idle connection at any time, so an error of a used one is not an error of the request.
+        if let Some(mut connection) = used
+            && connection.sender.ready().await.is_ok()
+        {
+            match self.exchange(&mut connection, request.clone()).await {
+                // The connection was closed before the request was sent, or while a request without an effect was.
+                Err(RequestError::Connection { source, .. })
+                    if source.is_canceled() || request.method() == Method::GET => {}
+                answered => return self.finish(connection, answered).await,
+            }
+        }
+        let mut connection = self.connect().await?;
+        let answered = self.exchange(&mut connection, request).await;
+        self.finish(connection, answered).await
+    }
+
+    fn build(
+        &self,
+        method: Method,
+        path: &str,
+        token: &Secret,
+        body: Option<String>,
+    ) -> Result<Request<Full<Bytes>>, RequestError> {
+        let mut authorization = HeaderValue::from_str(&format!("Token {}", token.expose()))
+            .map_err(|_| RequestError::TokenText)?;
+        authorization.set_sensitive(true);
+        let path = format!("{}{path}", self.dialler.path().trim_end_matches('/'));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, self.host())
+            .header(AUTHORIZATION, authorization)
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, concat!("neurobridge/", env!("CARGO_PKG_VERSION")));
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        Ok(request
+            .body(Full::from(body.unwrap_or_default()))
+            .expect("a path without blanks and valid headers make a request"))
+    }
+
+    async fn connect(&self) -> Result<Connection, RequestError> {
+        let stream = self.dialler.dial().await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_HEAD_BYTES)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| self.failed(source))?;
+        // An error of the connection is also the error of its request.
+        let task = tokio::spawn(async move { drop(connection.await) });
+        Ok(Connection {
+            sender,
+            _task: AbortOnDropHandle::new(task),
+        })
+    }
+
+    /// Sends a request and reads the whole answer, within the time limit.
+    async fn exchange(
+        &self,
+        connection: &mut Connection,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Bytes, RequestError> {
+        let exchange = async {
+            let answer = connection
+                .sender
+                .send_request(request)
+                .await
+                .map_err(|source| self.failed(source))?;
+            let (head, body) = answer.into_parts();
+            let body = self.read(body).await;
+            self.check(Response::from_parts(head, body?))
+        };
+        timeout(self.timeout, exchange).await.unwrap_or_else(|_| {
+            Err(RequestError::Timeout {
+                host: self.host().to_owned(),
+                timeout: self.timeout,
+            })
+        })
+    }
+
+    async fn read(&self, mut body: Incoming) -> Result<Bytes, RequestError> {
+        let limit = self.max_answer.bytes();
+        let too_large = || RequestError::TooLarge {
+            host: self.host().to_owned(),
+            limit: self.max_answer,
+        };
+        if body.size_hint().lower() > limit {
+            return Err(too_large());
+        }
+        let mut read = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|source| self.failed(source))?;
+            if let Some(data) = frame.data_ref() {
+                if (read.len() + data.len()) as u64 > limit {
+                    return Err(too_large());
+                }
+                read.extend_from_slice(data);
+            }
+        }
+        Ok(read.into())
+    }
+
+    /// Returns the body of an answer, or the error that its status means.
+    fn check(&self, answer: Response<Bytes>) -> Result<Bytes, RequestError> {
+        let status = answer.status().as_u16();
+        let headers = answer.headers();
+        let host = self.host().to_owned();
+        let described = || PlatformAnswer::read(answer.body(), &self.secrets);
+        Err(match status {
+            200..=299 => return Ok(answer.into_body()),
+            300..=399 => RequestError::Redirected {
+                host,
+                status,
+                location: self
+                    .secrets
+                    .clean(&address::shown(text(headers, &LOCATION).unwrap_or("nowhere"))),
+            },
+            401 => RequestError::Unauthorised {
+                host,
+                answer: described(),
+            },
+            429 => RequestError::RateLimited {
+                host,
+                retry_after: retry_after(headers),
+            },
+            _ => RequestError::Status {
+                host,
+                status,
+                answer: described(),
+                retry_after: retry_after(headers),
+            },
+        })
+    }
+
+    /// Keeps the connection for the next request, if its answer was read to the end.
+    async fn finish(
+        &self,
+        connection: Connection,
+        answered: Result<Bytes, RequestError>,
+    ) -> Result<Bytes, RequestError> {
+        let is_reusable = !matches!(
+            answered,
+            Err(RequestError::Timeout { .. }
+                | RequestError::Connection { .. }
+                | RequestError::TooLarge { .. })
+        );
+        if is_reusable && !connection.sender.is_closed() {
+            *self.idle.lock().await = Some(connection);
+        }
+        answered
+    }
+
+    fn failed(&self, source: hyper::Error) -> RequestError {
+        RequestError::Connection {
+            host: self.host().to_owned(),
+            source,
+        }
+    }
+
+    /// Returns the error for an answer that is not JSON.
+    pub(crate) fn not_json(&self, body: &[u8]) -> RequestError {
+        let start = String::from_utf8_lossy(&body[..body.len().min(4 * SHOWN_CHARS)]);
+        RequestError::NotJson {
+            host: self.host().to_owned(),
+            found: self.secrets.clean_to(start.trim(), SHOWN_CHARS),
+        }
+    }
+
+    /// Returns the error for an answer of another shape.
+    pub(crate) fn other_shape(&self, problem: &str, expected: &'static str) -> RequestError {
+        RequestError::OtherShape {
+            host: self.host().to_owned(),
+            problem: self.secrets.clean(problem),
+            expected,
+        }
+    }
+
+    /// Parses an answer as JSON of a known shape.
+    pub(crate) fn parse<'a, T: serde::Deserialize<'a>>(
+        &self,
+        body: &'a [u8],
+        expected: &'static str,
+    ) -> Result<T, RequestError> {
+        serde_json::from_slice(body).map_err(|error| {
+            if error.is_data() {
+                self.other_shape(&error.to_string(), expected)
+            } else {
+                self.not_json(body)
+            }
+        })
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    parse_retry_after(text(headers, &RETRY_AFTER)?.trim(), text(headers, &DATE))
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("host", &self.host())
+            .finish_non_exhaustive()
+    }
+}

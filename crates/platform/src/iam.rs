@@ -1,0 +1,160 @@
+//! Creates and deletes tokens: the IAM interface of the platform.
+
+use std::time::Duration;
+
+use hyper::Method;
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use neurobridge_core::secret::Secret;
+use serde::{Deserialize, Deserializer};
+
+use crate::{client::Client, error::RequestError};
+
+/// The address of the platform's own IAM interface.
+pub const IAM_URL: &str = "https://iam.neuroio.com";
+
+/// The life of a temporary token whose answer does not state it, as documented.
+const DOCUMENTED_LIFE: Duration = Duration::from_secs(24 * 3_600);
+
+const TOKEN: &str =
+    "{\"id\": …, \"key\": \"…\", \"is_active\": true, \"created\": \"…\", \"expires\": \"…\"}";
+const IDENTITY: &str = "{\"account\": {\"id\": …}, \"space\": {\"id\": …}}";
+
+/// The IAM interface of a platform.
+#[derive(Debug)]
+pub struct Iam {
+    client: Client,
+}
+
+/// What a new token belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The account of the credential, or its space if it is a token of one. A token of an account acts on its default
+    /// space.
+    Own,
+    /// A space of the account.
+    Space(u64),
+}
+
+/// A token that the platform created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Minted {
+    /// The id, for its deletion.
+    pub id: u64,
+    /// The token.
+    pub key: Secret,
+    /// The time from its creation to its expiry; `None` for a permanent token. The difference of two times of the
+    /// platform's clock, so that the deviation of the local one has no effect.
+    pub life: Option<Duration>,
+}
+
+/// The account and space of a token.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Identity {
+    /// The account.
+    pub account: Named,
+    /// The space; `None` for a token of the account.
+    #[serde(default)]
+    pub space: Option<Named>,
+}
+
+/// An id with a name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Named {
+    /// The id.
+    pub id: u64,
+    /// The name.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+impl Iam {
+    /// Creates the interface with a client for its address.
+    pub const fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Creates a token. The request is not repeated: if its answer is lost, a token exists that nobody knows; a
+    /// temporary one expires by itself.
+    ///
+    /// # Errors
+    /// The platform refuses the credential or the request, or cannot be reached.
+    pub async fn mint(
+        &self,
+        credential: &Secret,
+        scope: Scope,
+        permanent: bool,
+    ) -> Result<Minted, RequestError> {
+        let path = match scope {
+            Scope::Own => "/v1/tokens/".to_owned(),
+            Scope::Space(id) => format!("/v1/spaces/{id}/tokens"),
+        };
+        let body = format!(r#"{{"permanent":{permanent}}}"#);
+        let answer = self
+            .client
+            .request(Method::POST, &path, credential, Some(body))
+            .await?;
+        let token: Token = self.client.parse(&answer, TOKEN)?;
+        if token.is_active == Some(false) || token.key.expose().is_empty() {
+            return Err(self
+                .client
+                .other_shape("found a token that is inactive or empty", TOKEN));
+        }
+        let between = match (token.created, token.expires) {
+            (Some(created), Some(expires)) => expires.duration_since(created).try_into().ok(),
+            _ => None,
+        };
+        Ok(Minted {
+            id: token.id,
+            key: token.key,
+            life: between.or((!permanent).then_some(DOCUMENTED_LIFE)),
+        })
+    }
+
+    /// Deletes a token. Returns false if it did not exist.
+    ///
+    /// # Errors
+    /// The platform refuses the credential, or cannot be reached.
+    pub async fn delete(&self, credential: &Secret, id: u64) -> Result<bool, RequestError> {
+        let path = format!("/v1/tokens/{id}");
+        match self.client.request(Method::DELETE, &path, credential, None).await {
+            Ok(_) => Ok(true),
+            Err(RequestError::Status { status: 404, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the account and the space of a token. *Assumed*: the path and the fields of the answer.
+    ///
+    /// # Errors
+    /// The platform refuses the token, or cannot be reached.
+    pub async fn whoami(&self, token: &Secret) -> Result<Identity, RequestError> {
+        let answer = self
+            .client
+            .request(Method::GET, "/v1/whoami", token, None)
+            .await?;
+        self.client.parse(&answer, IDENTITY)
+    }
+}
+
+#[derive(Deserialize)]
+struct Token {
+    id: u64,
+    key: Secret,
+    #[serde(default)]
+    is_active: Option<bool>,
+    #[serde(default, deserialize_with = "time")]
+    created: Option<Timestamp>,
+    #[serde(default, deserialize_with = "time")]
+    expires: Option<Timestamp>,
+}
+
+/// Parses a time with or without an offset; without one it is UTC. Another text is no time.
+fn time<'de, D: Deserializer<'de>>(time: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = Option::<String>::deserialize(time)?;
+    Ok(text.and_then(|text| {
+        text.parse().ok().or_else(|| {
+            let civil: DateTime = text.parse().ok()?;
+            Some(civil.to_zoned(TimeZone::UTC).ok()?.timestamp())
+        })
+    }))
+}

@@ -1,0 +1,53 @@
+//! The REST and IAM interfaces of the NeuroIO platform.
+//!
+//! - [`Entries`] reads the entries of a gap, and converts each to the event that the feed would have sent.
+//! - [`Iam`] creates and deletes tokens; [`Renewal`] decides when, and [`TokenFile`] stores the token of a bridge across
+//!   restarts.
+//!
+//! # A backfilled event
+//! The frame is `{"id":…,"data":…}` with the id of the entry and the entry as the interface returned it, byte for byte. So
+//! its identity is that of the live event. Its body, and the hash of it, are the same if the platform formats an entry
+//! for REST as for the feed, and if the entry was not changed since then. What may differ:
+//! - The platform may have merged persons, removed pictures or changed groups: the entry is as it is now.
+//! - White space between values, if the interface formats its answers for people.
+//! - An entry or a person may have been deleted: it is not found.
+//! - An entry that cannot be read, because it has no id, is counted, and makes the outcome [`Outcome::Partly`].
+//!
+//! The protocol is known from the platform's public clients, their documentation and their tests. *Assumed*, because none of
+//! them states it: a list is in the order of ids, `id_from` and the times are inclusive, and `ordering=id` selects the
+//! oldest first (as in the framework that the shape of the answers suggests). [`Entries`] detects where an assumption does
+//! not hold: it reads the newest first, by time instead of by id, or stops with a reason.
+
+mod client;
+mod entries;
+mod error;
+mod iam;
+mod page;
+mod pager;
+mod renewal;
+mod token_file;
+
+pub use self::{
+    client::Client,
+    entries::{Entries, Outcome, Report, StopReason, Window},
+    error::{PlatformAnswer, RequestError},
+    iam::{IAM_URL, Iam, Identity, Minted, Named, Scope},
+    pager::{Missed, PagingError},
+    renewal::{Now, Renewal, Step},
+    token_file::{StoredToken, TokenFile, TokenFileError},
+};
+
+/// Returns an error and its causes as one sentence.
+pub fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}

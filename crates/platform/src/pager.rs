@@ -1,0 +1,376 @@
+//! Reads a list page by page, without I/O: which part to request next, which entries are new, and when to stop.
+//!
+//! Consecutive pages overlap by one entry. The first entry of a page is the last one of the page before, unless the list was
+//! changed in between: entries that are added before it shift it forwards, deleted ones shift it backwards, and an entry
+//! would be skipped without a trace. In that case the page before is requested again.
+
+use std::collections::BTreeMap;
+
+use neurobridge_core::units::ByteSize;
+
+use crate::page::{Page, RawEntry};
+
+/// The number of entries on a page. The platform's default is 20, and its maximum is unknown; a server that allows fewer
+/// returns fewer.
+const PAGE_ENTRIES: u64 = 100;
+
+/// The largest size of entries that wait in memory: those of a list with the newest first, and of a server that does not
+/// offer another order.
+pub(crate) const MAX_HELD: ByteSize = ByteSize::from_mib(64);
+
+/// A missed event, as the feed would have sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// The id of the entry.
+    pub id: u64,
+    /// The frame: `{"id":…,"data":…}`.
+    pub frame: String,
+}
+
+impl Missed {
+    fn new(id: u64, entry: &str) -> Self {
+        Self {
+            id,
+            frame: format!(r#"{{"id":{id},"data":{entry}}}"#),
+        }
+    }
+}
+
+/// Why a list cannot be read further, although the server answers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PagingError {
+    /// The server returned a page again.
+    #[error(
+        "the page at offset {offset} is the same as the two before; expected the list to continue with `offset`"
+    )]
+    SamePage {
+        /// The offset that was requested.
+        offset: u64,
+    },
+    /// The ids are not in one order.
+    #[error("id {found} follows id {before}; expected a list in the order of ids")]
+    Backwards {
+        /// The id before it.
+        before: u64,
+        /// The id.
+        found: u64,
+    },
+    /// The limit of pages is reached.
+    #[error("the list has more than {pages} pages; raise `backfill.max_pages`, or fill a shorter time")]
+    TooManyPages {
+        /// The limit.
+        pages: u32,
+    },
+    /// The entries that have to wait in memory exceed their limit.
+    #[error("the list has the newest entries first, and more than {MAX_HELD} of them; fill a shorter time")]
+    TooMuch,
+}
+
+/// What follows from a page.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Request the next part.
+    Continue,
+    /// The list was read to its end.
+    Done,
+    /// The server ignores `id_from`: read the list by time instead.
+    IgnoresId,
+}
+
+/// The part of a list to request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) offset: u64,
+    pub(crate) limit: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    OldestFirst,
+    NewestFirst,
+}
+
+/// The state of reading one list.
+#[derive(Debug)]
+pub(crate) struct Pager {
+    /// The newest known id: entries up to it are not missed.
+    after: Option<u64>,
+    /// Whether the request has `id_from`.
+    is_by_id: bool,
+    max_pages: u32,
+    part: Part,
+    pages: u32,
+    order: Option<Order>,
+    /// The id of the entry that was read last, in the order of the list.
+    last: Option<u64>,
+    /// The first id of the list when it was first read.
+    first: Option<u64>,
+    /// The id at the offset of the next part, where that was read before.
+    expected: Option<u64>,
+    /// Whether entries that were read before are read again.
+    is_repeated: bool,
+    /// The last page.
+    fingerprint: Option<(u64, usize)>,
+    /// Whether the last page was the same as the one before.
+    has_repeated_page: bool,
+    /// New entries, which wait for the older ones while the order is unknown or the newest come first.
+    held: BTreeMap<u64, String>,
+    held_bytes: u64,
+    /// New entries in the order of ids.
+    ready: Vec<Missed>,
+    without_id: u64,
+    known: u64,
+}
+
+impl Pager {
+    /// Creates the state for a list that is requested with or without `id_from`.
+    pub(crate) fn new(after: Option<u64>, is_by_id: bool, max_pages: u32) -> Self {
+        Self {
+            after,
+            is_by_id,
+            max_pages,
+            part: Part {
+                offset: 0,
+                limit: PAGE_ENTRIES,
+            },
+            pages: 0,
+            order: None,
+            last: None,
+            first: None,
+            expected: None,
+            is_repeated: false,
+            fingerprint: None,
+            has_repeated_page: false,
+            held: BTreeMap::new(),
+            held_bytes: 0,
+            ready: Vec::new(),
+            without_id: 0,
+            known: 0,
+        }
+    }
+
+    /// Returns the part to request next.
+    ///
+    /// # Errors
+    /// The limit of pages is reached.
+    pub(crate) fn next(&self) -> Result<Part, PagingError> {
+        if self.pages >= self.max_pages {
+            return Err(PagingError::TooManyPages {
+                pages: self.max_pages,
+            });
+        }
+        Ok(self.part)
+    }
+
+    /// Requests fewer entries, because the answer was too large. Returns false if there is no smaller page.
+    pub(crate) fn shrink(&mut self) -> bool {
+        if self.part.limit == 1 {
+            return false;
+        }
+        self.part.limit /= 2;
+        if self.part.limit == 1 && self.expected.take().is_some() {
+            // A page of one entry cannot overlap with the one before.
+            self.part.offset += 1;
+        }
+        true
+    }
+
+    /// Returns the number of pages that were read.
+    pub(crate) const fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    /// Returns the number of entries without a usable id.
+    pub(crate) const fn without_id(&self) -> u64 {
+        self.without_id
+    }
+
+    /// Returns the number of entries that were known before the gap.
+    pub(crate) const fn known(&self) -> u64 {
+        self.known
+    }
+
+    /// Takes the new entries that need not wait for others, in the order of ids.
+    pub(crate) fn take_ready(&mut self) -> Vec<Missed> {
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Takes all new entries, in the order of ids.
+    pub(crate) fn finish(&mut self) -> Vec<Missed> {
+        self.release();
+        self.take_ready()
+    }
+
+    /// Accepts the page for the part that [`next`](Self::next) returned.
+    ///
+    /// # Errors
+    /// The list cannot be read further. The entries that are ready are valid.
+    pub(crate) fn accept(&mut self, page: &Page<'_>) -> Result<Progress, PagingError> {
+        self.pages += 1;
+        let entries = &page.entries[..];
+        let expected = self.expected;
+        if entries.is_empty() {
+            // The entry that was at this offset has moved forwards.
+            if expected.is_some() && self.part.offset > 0 {
+                self.step_back(PAGE_ENTRIES);
+                return Ok(Progress::Continue);
+            }
+            return Ok(Progress::Done);
+        }
+        let is_single = entries.len() == 1;
+        let fingerprint = Some((page.fingerprint, entries.len()));
+        if self.fingerprint == fingerprint && !(is_single && expected.is_some()) {
+            // Once, the list may have been shifted by just one page; the last entry alone more often.
+            if self.has_repeated_page && !(is_single && self.order.is_some()) {
+                return Err(PagingError::SamePage {
+                    offset: self.part.offset,
+                });
+            }
+            self.has_repeated_page = true;
+            self.advance(entries);
+            return Ok(Progress::Continue);
+        }
+        self.fingerprint = fingerprint;
+        self.has_repeated_page = false;
+        self.check_order(entries)?;
+        if let (Some(expected), Some(first)) = (expected, entries[0].id)
+            && self.is_beyond(first, expected)
+            && self.part.offset > 0
+        {
+            self.step_back(entries.len() as u64);
+            return Ok(Progress::Continue);
+        }
+        let is_first_known = expected.is_some();
+        for (index, entry) in entries.iter().enumerate() {
+            match entry.id {
+                Some(id) if self.after.is_some_and(|after| id < after) && self.is_by_id => {
+                    if self.order == Some(Order::NewestFirst) {
+                        // All later entries are older than this one.
+                        return Ok(Progress::Done);
+                    }
+                    return Ok(Progress::IgnoresId);
+                }
+                Some(id) => self.accept_entry(id, entry)?,
+                None if index == 0 && is_first_known => {}
+                None => self.without_id += 1,
+            }
+        }
+        if self.order == Some(Order::OldestFirst) {
+            self.release();
+        }
+        if page.is_last {
+            return Ok(Progress::Done);
+        }
+        self.advance(entries);
+        Ok(Progress::Continue)
+    }
+
+    /// Checks that the ids of a page are in one order, and in the order of the pages before.
+    fn check_order(&mut self, entries: &[RawEntry<'_>]) -> Result<(), PagingError> {
+        let mut ids = entries.iter().filter_map(|entry| entry.id);
+        let Some(mut before) = ids.next() else {
+            return Ok(());
+        };
+        for found in ids {
+            let order = if found > before {
+                Order::OldestFirst
+            } else {
+                Order::NewestFirst
+            };
+            if found == before || *self.order.get_or_insert(order) != order {
+                return Err(PagingError::Backwards { before, found });
+            }
+            before = found;
+        }
+        Ok(())
+    }
+
+    /// Returns whether an entry with id `found` comes after the one with id `known` in the list.
+    fn is_beyond(&self, found: u64, known: u64) -> bool {
+        match self.order {
+            None => false,
+            Some(Order::OldestFirst) => found > known,
+            Some(Order::NewestFirst) => found < known,
+        }
+    }
+
+    fn accept_entry(&mut self, id: u64, entry: &RawEntry<'_>) -> Result<(), PagingError> {
+        let Some(last) = self.last else {
+            (self.first, self.last) = (Some(id), Some(id));
+            return self.hold(id, entry.text);
+        };
+        if id == last {
+            return Ok(());
+        }
+        let order = if id > last {
+            Order::OldestFirst
+        } else {
+            Order::NewestFirst
+        };
+        if *self.order.get_or_insert(order) == order {
+            self.last = Some(id);
+            return self.hold(id, entry.text);
+        }
+        // The entry should have been read before, or was added at the start of the list since then.
+        let is_known = match self.order {
+            Some(Order::NewestFirst) if self.first.is_some_and(|first| id > first) => {
+                return self.hold(id, entry.text);
+            }
+            Some(Order::NewestFirst) => {
+                self.held.contains_key(&id) || self.after.is_some_and(|after| id <= after)
+            }
+            _ => self.is_repeated,
+        };
+        if is_known {
+            Ok(())
+        } else {
+            Err(PagingError::Backwards {
+                before: last,
+                found: id,
+            })
+        }
+    }
+
+    fn hold(&mut self, id: u64, entry: &str) -> Result<(), PagingError> {
+        if self.after.is_some_and(|after| id <= after) {
+            self.known += 1;
+            return Ok(());
+        }
+        if self.held.contains_key(&id) {
+            return Ok(());
+        }
+        self.held_bytes += entry.len() as u64;
+        if self.held_bytes > MAX_HELD.bytes() && self.order == Some(Order::NewestFirst) {
+            return Err(PagingError::TooMuch);
+        }
+        self.held.insert(id, entry.to_owned());
+        Ok(())
+    }
+
+    fn release(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        self.ready
+            .extend(held.into_iter().map(|(id, entry)| Missed::new(id, &entry)));
+        self.held_bytes = 0;
+    }
+
+    fn step_back(&mut self, entries: u64) {
+        self.part.offset = self.part.offset.saturating_sub(entries);
+        self.is_repeated = true;
+        self.fingerprint = None;
+    }
+
+    /// Moves to the part after a page.
+    fn advance(&mut self, entries: &[RawEntry<'_>]) {
+        let last = entries.last().and_then(|entry| entry.id);
+        let overlaps = entries.len() > 1 && self.part.limit > 1 && last.is_some();
+        self.expected = last.filter(|_| overlaps);
+        self.part.offset += entries.len() as u64 - u64::from(overlaps);
+        self.is_repeated &= last != self.last;
+    }
+}
+
+#[cfg(test)]
+#[path = "pager_tests.rs"]
+mod tests;

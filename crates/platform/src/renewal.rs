@@ -1,0 +1,244 @@
+//! Decides when a temporary token is replaced and the old one deleted, without I/O.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use neurobridge_core::backoff::Backoff;
+
+use crate::{iam::Minted, token_file::StoredToken};
+
+/// The part of its life after which a token is renewed, as numerator and denominator. A fifth of 24 hours is left for a
+/// platform that cannot be reached.
+const RENEW_AFTER: (u32, u32) = (4, 5);
+
+/// The delays after a failed request.
+const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+
+/// The current time by both local clocks. The monotonic one does not jump, and may stop while the machine is suspended;
+/// the other one continues across restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The monotonic clock.
+    pub monotonic: Instant,
+    /// The clock of the system.
+    pub wall: Timestamp,
+}
+
+impl Now {
+    /// Reads both clocks.
+    pub fn read() -> Self {
+        Self {
+            monotonic: Instant::now(),
+            wall: Timestamp::now(),
+        }
+    }
+}
+
+/// What has to be done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Create a token, and report the result by [`Renewal::minted`] or [`Renewal::failed`].
+    Mint,
+    /// Delete the token with this id, and report the result by [`Renewal::deleted`] or [`Renewal::failed`].
+    Delete(u64),
+    /// Nothing before this time has passed.
+    Wait(Duration),
+}
+
+/// The tokens of a source that creates its own: at most two are valid at a time.
+#[derive(Debug)]
+pub struct Renewal {
+    current: Option<Held>,
+    /// The token before, until it is deleted or has expired.
+    old: Option<Held>,
+    /// Whether the current token is in use, so that the old one is no longer needed.
+    is_in_use: bool,
+    /// Whether the platform refused the current token.
+    is_refused: bool,
+    backoff: Backoff,
+    /// The time of the last failure, and the delay after it.
+    failure: Option<(Instant, Duration)>,
+}
+
+/// A token, and the times at which it was received.
+#[derive(Clone, Debug)]
+struct Held {
+    token: Minted,
+    /// The time of receipt; for a token of an earlier process the time at which it was read, and its age then.
+    since: Instant,
+    age_then: Duration,
+    received_at: Timestamp,
+}
+
+impl Held {
+    /// Returns the age: the longer one by the two clocks, so that a token is never used for too long.
+    fn age(&self, now: Now) -> Duration {
+        let monotonic = self.age_then + now.monotonic.saturating_duration_since(self.since);
+        let wall = now.wall.duration_since(self.received_at);
+        monotonic.max(wall.try_into().unwrap_or_default())
+    }
+
+    /// Returns the time until the token expires; `None` if it does not.
+    fn left(&self, now: Now) -> Option<Duration> {
+        Some(self.token.life?.saturating_sub(self.age(now)))
+    }
+
+    fn is_expired(&self, now: Now) -> bool {
+        self.left(now).is_some_and(|left| left.is_zero())
+    }
+
+    /// Returns the time until the token has to be renewed; `None` for never.
+    fn until_renewal(&self, now: Now) -> Option<Duration> {
+        let (numerator, denominator) = RENEW_AFTER;
+        let share = self.token.life? / denominator * numerator;
+        Some(share.saturating_sub(self.age(now)))
+    }
+}
+
+impl Renewal {
+    /// Starts without a token, or with that of an earlier process. A stored token from the future, by a clock that was
+    /// set back, has an unknown age and is replaced at once.
+    pub fn new(stored: Option<StoredToken>, now: Now) -> Self {
+        let mut renewal = Self {
+            current: None,
+            old: None,
+            is_in_use: false,
+            is_refused: false,
+            backoff: Backoff::new(RETRY.0, RETRY.1),
+            failure: None,
+        };
+        let Some(stored) = stored else {
+            return renewal;
+        };
+        let held = |token: Minted, received_at: Timestamp| {
+            let age = Duration::try_from(now.wall.duration_since(received_at)).ok();
+            Held {
+                age_then: age.or(token.life).unwrap_or_default(),
+                token,
+                since: now.monotonic,
+                received_at,
+            }
+        };
+        renewal.current = Some(held(stored.token, stored.received_at));
+        renewal.old = stored.old.map(|(token, received_at)| held(token, received_at));
+        renewal
+    }
+
+    /// Returns the token to use; `None` if there is none, or it has expired.
+    pub fn token(&self, now: Now) -> Option<&Minted> {
+        let current = self.current.as_ref()?;
+        (!current.is_expired(now)).then_some(&current.token)
+    }
+
+    /// Returns the time until the current token expires; `None` without a temporary token.
+    pub fn expires_in(&self, now: Now) -> Option<Duration> {
+        self.current.as_ref()?.left(now)
+    }
+
+    /// Returns what to store, so that the tokens are known after a restart.
+    pub fn to_stored(&self) -> Option<StoredToken> {
+        let current = self.current.as_ref()?;
+        Some(StoredToken {
+            token: current.token.clone(),
+            received_at: current.received_at,
+            old: self.old.as_ref().map(|old| (old.token.clone(), old.received_at)),
+        })
+    }
+
+    /// Returns the number of tokens that may be valid.
+    pub fn alive(&self, now: Now) -> usize {
+        [&self.current, &self.old]
+            .into_iter()
+            .flatten()
+            .filter(|held| !held.is_expired(now))
+            .count()
+    }
+
+    /// Returns what has to be done next.
+    pub fn step(&mut self, now: Now) -> Step {
+        self.old.take_if(|old| old.is_expired(now));
+        let needs_token = match &self.current {
+            None => true,
+            Some(_) if self.is_refused => true,
+            Some(current) => current.until_renewal(now).is_some_and(|left| left.is_zero()),
+        };
+        // A refused or expired token is not needed by anyone, so that it is deleted before another one is created.
+        let is_old_unused = self.is_in_use || needs_token;
+        let step = match &self.old {
+            Some(old) if is_old_unused => Step::Delete(old.token.id),
+            None if needs_token => Step::Mint,
+            _ => Step::Wait(self.until_change(now)),
+        };
+        match (step, self.until_retry(now)) {
+            (Step::Mint | Step::Delete(_), Some(left)) => Step::Wait(left),
+            (step, _) => step,
+        }
+    }
+
+    /// Accepts a token that was created. The one before is kept until the new one is [in use](Self::used).
+    pub fn minted(&mut self, token: Minted, now: Now) {
+        self.succeeded();
+        let held = Held {
+            token,
+            since: now.monotonic,
+            age_then: Duration::ZERO,
+            received_at: now.wall,
+        };
+        self.old = self.current.replace(held);
+        (self.is_in_use, self.is_refused) = (false, false);
+    }
+
+    /// Notes that the platform accepted the current token on every connection that needs one.
+    pub const fn used(&mut self) {
+        (self.is_in_use, self.is_refused) = (true, false);
+    }
+
+    /// Notes that the platform refused the current token: it is replaced before its time.
+    pub const fn refused(&mut self) {
+        self.is_refused = true;
+    }
+
+    /// Notes that the old token was deleted, or did not exist.
+    pub fn deleted(&mut self, id: u64) {
+        self.succeeded();
+        self.old.take_if(|old| old.token.id == id);
+    }
+
+    /// Notes that a request failed; `retry_after` is the delay that the platform requested.
+    pub fn failed(&mut self, now: Now, retry_after: Option<Duration>) {
+        let delay = retry_after.unwrap_or_default().max(self.backoff.next_delay());
+        self.failure = Some((now.monotonic, delay));
+    }
+
+    fn succeeded(&mut self) {
+        self.backoff.reset();
+        self.failure = None;
+    }
+
+    /// Returns the time until a request may be sent after a failure.
+    fn until_retry(&self, now: Now) -> Option<Duration> {
+        let (at, delay) = self.failure?;
+        let left = delay.saturating_sub(now.monotonic.saturating_duration_since(at));
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Returns the time after which the next step may be another one.
+    fn until_change(&self, now: Now) -> Duration {
+        let renewal = self
+            .current
+            .as_ref()
+            .and_then(|current| current.until_renewal(now));
+        let expiry = self.old.as_ref().and_then(|old| old.left(now));
+        let next = renewal
+            .filter(|left| !left.is_zero())
+            .into_iter()
+            .chain(expiry)
+            .min();
+        // Permanent tokens change only by a call.
+        next.unwrap_or(Duration::from_secs(3_600))
+    }
+}
+
+#[cfg(test)]
+#[path = "renewal_tests.rs"]
+mod tests;

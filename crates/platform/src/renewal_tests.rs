@@ -1,0 +1,186 @@
+use neurobridge_core::secret::Secret;
+use proptest::prelude::*;
+
+use super::*;
+
+const LIFE: Duration = Duration::from_secs(1_000);
+
+fn token(id: u64, life: Option<Duration>) -> Minted {
+    Minted {
+        id,
+        key: Secret::new(format!("key-{id}")),
+        life,
+    }
+}
+
+fn start() -> Now {
+    Now {
+        monotonic: Instant::now(),
+        wall: "2026-01-31T12:00:00Z".parse().unwrap(),
+    }
+}
+
+fn later(now: Now, seconds: u64) -> Now {
+    Now {
+        monotonic: now.monotonic + Duration::from_secs(seconds),
+        wall: now.wall + jiff::SignedDuration::from_secs(seconds.try_into().unwrap()),
+    }
+}
+
+fn minted(now: Now) -> Renewal {
+    let mut renewal = Renewal::new(None, now);
+    assert_eq!(renewal.step(now), Step::Mint);
+    renewal.minted(token(1, Some(LIFE)), now);
+    renewal.used();
+    renewal
+}
+
+#[test]
+fn token_is_renewed_at_four_fifths_of_its_life() {
+    let now = start();
+    let mut renewal = minted(now);
+    assert_eq!(renewal.step(now), Step::Wait(Duration::from_secs(800)));
+    assert_eq!(renewal.step(later(now, 799)), Step::Wait(Duration::from_secs(1)));
+    assert_eq!(renewal.step(later(now, 800)), Step::Mint);
+    assert_eq!(
+        renewal.expires_in(later(now, 800)),
+        Some(Duration::from_secs(200))
+    );
+    assert_eq!(renewal.token(later(now, 999)).unwrap().id, 1);
+    assert_eq!(renewal.token(later(now, 1_000)), None);
+}
+
+#[test]
+fn old_token_is_deleted_once_the_new_one_is_used() {
+    let now = start();
+    let mut renewal = minted(now);
+    let now = later(now, 800);
+    renewal.minted(token(2, Some(LIFE)), now);
+    assert_eq!((renewal.alive(now), renewal.token(now).unwrap().id), (2, 2));
+    // The old one expires before the new one is due.
+    assert_eq!(renewal.step(now), Step::Wait(Duration::from_secs(200)));
+    renewal.used();
+    assert_eq!(renewal.step(now), Step::Delete(1));
+    renewal.failed(now, Some(Duration::from_secs(400)));
+    assert_eq!(renewal.step(now), Step::Wait(Duration::from_secs(400)));
+    renewal.deleted(1);
+    assert_eq!(renewal.alive(now), 1);
+    assert_eq!(renewal.step(now), Step::Wait(Duration::from_secs(800)));
+}
+
+#[test]
+fn refused_token_is_replaced_and_deleted() {
+    let now = start();
+    let mut renewal = minted(now);
+    renewal.refused();
+    assert_eq!(renewal.step(now), Step::Mint);
+    renewal.minted(token(2, Some(LIFE)), now);
+    renewal.refused();
+    // Never a third one.
+    assert_eq!(renewal.step(now), Step::Delete(1));
+    renewal.deleted(1);
+    assert_eq!(renewal.step(now), Step::Mint);
+}
+
+#[test]
+fn failed_request_is_repeated_after_a_delay() {
+    let now = start();
+    let mut renewal = Renewal::new(None, now);
+    renewal.failed(now, None);
+    let Step::Wait(left) = renewal.step(now) else {
+        panic!("the request is repeated at once");
+    };
+    assert!((RETRY.0..=RETRY.0 * 2).contains(&left), "{left:?}");
+    assert_eq!(renewal.step(later(now, 10)), Step::Mint);
+}
+
+#[test]
+fn permanent_token_is_never_renewed() {
+    let now = start();
+    let mut renewal = Renewal::new(None, now);
+    renewal.minted(token(1, None), now);
+    assert!(matches!(renewal.step(later(now, 10_000_000)), Step::Wait(_)));
+    assert_eq!(renewal.expires_in(now), None);
+}
+
+#[test]
+fn stored_token_continues_at_its_age() {
+    let now = start();
+    let mut renewal = minted(now);
+    renewal.minted(token(2, Some(LIFE)), later(now, 10));
+    let stored = renewal.to_stored();
+    let now = later(now, 110);
+    let mut renewal = Renewal::new(stored.clone(), now);
+    assert_eq!(renewal.token(now).unwrap().id, 2);
+    assert_eq!(renewal.expires_in(now), Some(Duration::from_secs(900)));
+    renewal.used();
+    assert_eq!(renewal.step(now), Step::Delete(1));
+    // The clock was set back before the restart: the age is unknown.
+    let mut renewal = Renewal::new(
+        stored,
+        Now {
+            wall: Timestamp::UNIX_EPOCH,
+            ..now
+        },
+    );
+    assert_eq!(
+        renewal.step(Now {
+            wall: Timestamp::UNIX_EPOCH,
+            ..now
+        }),
+        Step::Mint
+    );
+}
+
+#[test]
+fn time_of_a_suspended_machine_counts() {
+    let now = start();
+    let mut renewal = minted(now);
+    let resumed = Now {
+        monotonic: now.monotonic,
+        ..later(now, 900)
+    };
+    assert_eq!(renewal.step(resumed), Step::Mint);
+    // A clock that is set back makes no token younger.
+    let set_back = Now {
+        wall: Timestamp::UNIX_EPOCH,
+        ..later(now, 900)
+    };
+    assert_eq!(renewal.step(set_back), Step::Mint);
+}
+
+proptest! {
+    #[test]
+    fn at_most_two_tokens_are_alive(
+        events in prop::collection::vec((0_u64..400, any::<bool>(), 0_u8..4), 0..200),
+    ) {
+        let mut now = start();
+        let mut renewal = Renewal::new(None, now);
+        let (mut next, mut alive) = (1, Vec::new());
+        for (seconds, succeeds, event) in events {
+            now = later(now, seconds);
+            alive.retain(|(_, expires)| *expires > now.monotonic);
+            match event {
+                0 => renewal.refused(),
+                1 => renewal.used(),
+                2 => renewal = Renewal::new(renewal.to_stored(), now),
+                _ => {}
+            }
+            match renewal.step(now) {
+                Step::Mint if succeeds => {
+                    renewal.minted(token(next, Some(LIFE)), now);
+                    alive.push((next, now.monotonic + LIFE));
+                    next += 1;
+                }
+                Step::Delete(id) if succeeds => {
+                    renewal.deleted(id);
+                    alive.retain(|(alive, _)| *alive != id);
+                }
+                Step::Wait(left) => prop_assert!(!left.is_zero()),
+                _ => renewal.failed(now, None),
+            }
+            prop_assert!(alive.len() <= 2, "{alive:?}");
+            prop_assert!(renewal.alive(now) >= alive.len().min(1));
+        }
+    }
+}
