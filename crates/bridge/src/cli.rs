@@ -1,5 +1,6 @@
 //! The command line.
 
+mod backfill;
 mod history;
 mod simulate;
 mod texts;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use neurobridge_core::units;
 use neurobridge_spool::Place;
 
+pub use self::backfill::BackfillFlags;
 pub use self::history::{GapsCommand, GapsCommandFlags, GapsFlags, HistoryFlags, Since};
 pub use self::simulate::SimulateFlags;
 pub use self::values::HttpAddress;
@@ -87,6 +89,12 @@ pub enum Command {
     History(HistoryFlags),
     /// Lists the times in which events were missed.
     Gaps(GapsCommandFlags),
+    /// Reads the events of a time from the platform's REST interface, and shows which ones there are.
+    ///
+    /// The address and the limits are those of the table "backfill" of the source. Events are filtered and redacted as for
+    /// the spool. Stores and publishes nothing, so that a bridge may run meanwhile.
+    #[command(after_help = backfill::EXAMPLES)]
+    Backfill(BackfillFlags),
     /// Lists, shows and replays the dead letters in files, also while a bridge runs.
     DeadLetters(DeadLettersFlags),
     /// Requests the health of a running bridge; exit code 0 or 1.

@@ -1,5 +1,6 @@
 //! The commands.
 
+mod backfill;
 mod check;
 mod dead_letters;
 mod demo;
@@ -102,6 +103,10 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Gaps(flags) => match &flags.command {
             GapsCommand::Ls(ls) => history::gaps(flags.config.as_deref(), ls),
         },
+        Command::Backfill(flags) => {
+            let (loaded, _guard) = load_and_log(&flags.config, &log)?;
+            block_on(backfill::run(&loaded.config, &flags)).map(|()| Exit::Ok)
+        }
         Command::DeadLetters(flags) => match flags.command {
             DeadLettersCommand::Ls { sink, json } => {
                 dead_letters::ls(flags.config.as_deref(), sink.as_deref(), json)

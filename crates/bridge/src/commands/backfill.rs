@@ -1,0 +1,363 @@
+//! `neurobridge backfill`: which events of a time the platform's REST interface has.
+
+use std::{fmt::Write, time::Duration};
+
+use anyhow::anyhow;
+use jiff::Timestamp;
+use neurobridge_core::{
+    event::{Event, FieldPath, Sequence},
+    event_buf::EventBuf,
+    foreign_text,
+    neuroio::Frames,
+    redact::Redaction,
+};
+use neurobridge_listener::{EventAttributes, SourceConfig};
+use neurobridge_platform::{Client, Entries, Missed, Report, Window, sentence};
+use serde::Serialize;
+use tokio::{sync::mpsc, task::spawn_blocking};
+
+use super::{print, print_json, table::Table};
+use crate::{
+    cli::{BackfillFlags, Since},
+    config::Config,
+    exit::{Exit, Failure},
+    feed::{joined, read_redaction},
+};
+
+/// The field with the person of an event.
+const PERSON: &str = "pid";
+
+/// Prints the events of a time, and their number. Stores nothing.
+///
+/// # Errors
+/// Fails when the source is unknown or has no REST interface, and when not all events could be read.
+pub(super) async fn run(config: &Config, flags: &BackfillFlags) -> Result<(), Failure> {
+    let found = find(config, flags).await?;
+    if flags.json {
+        print_json(&found)?;
+    } else {
+        print(found.to_table())?;
+    }
+    let error = |exit, reason: &str| {
+        Err(Failure::message(
+            exit,
+            format!("not all events were read: {reason}"),
+        ))
+    };
+    match &found.reason {
+        None => Ok(()),
+        Some(reason) if found.is_token_refused => error(Exit::TokenRefused, reason),
+        Some(reason) => error(Exit::Unavailable, reason),
+    }
+}
+
+/// The events of a time, in the shape of `--json`.
+#[derive(Debug, Serialize)]
+struct Found {
+    source: String,
+    from: Timestamp,
+    to: Timestamp,
+    outcome: &'static str,
+    reason: Option<String>,
+    pages: u32,
+    requests: u32,
+    /// The number of entries without a usable id.
+    without_id: u64,
+    /// The number of events that the filter of the configuration rejects.
+    filtered: u64,
+    events: Vec<Row>,
+    #[serde(skip)]
+    is_token_refused: bool,
+}
+
+/// An event, after the filter and the redaction of the configuration.
+#[derive(Debug, Serialize)]
+struct Row {
+    id: u64,
+    created: Option<String>,
+    #[serde(rename = "type")]
+    kind: String,
+    person: Option<String>,
+}
+
+async fn find(config: &Config, flags: &BackfillFlags) -> Result<Found, Failure> {
+    let usage = |message: String| Failure::new(Exit::Usage, anyhow!(message));
+    let source = config.sources.get(&flags.source).ok_or_else(|| {
+        let names: Vec<&str> = config.sources.keys().map(String::as_str).collect();
+        usage(format!(
+            "--source: found \"{}\", expected one of {}",
+            flags.source,
+            names.join(", ")
+        ))
+    })?;
+    let (Since(from), Since(to)) = (flags.from, flags.to.unwrap_or_else(|| Since(Timestamp::now())));
+    if from >= to {
+        return Err(usage(format!(
+            "--from: found {from}, expected a time before --to, {to}"
+        )));
+    }
+    let window = Window {
+        after: flags.after,
+        from,
+        to,
+        // The times are those of the platform.
+        overlap: Duration::ZERO,
+    };
+    let redaction = read_redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event").await?;
+    let mut reader = Reader::new(config, &flags.source, source, redaction);
+    let mut entries = connect(&flags.source, source.clone()).await?;
+    let (events, mut received) = mpsc::channel(1);
+    let reading = async move { entries.fetch(&window, &events).await };
+    let showing = async {
+        while let Some(page) = received.recv().await {
+            page.iter().for_each(|missed| reader.read(missed));
+        }
+    };
+    let (report, ()) = tokio::join!(reading, showing);
+    Ok(reader.found(&flags.source, from, to, &report))
+}
+
+/// Creates a client of the REST interface.
+async fn connect(name: &str, source: SourceConfig) -> Result<Entries, Failure> {
+    let place = format!("sources.{name}");
+    let config_error = |error: String| Failure::new(Exit::Config, anyhow!(error));
+    let Some(url) = source.backfill_address().map(str::to_owned) else {
+        return Err(config_error(format!(
+            "{place}.backfill: found no address of a REST interface, expected `url` for another feed than the platform's \
+             own, and `enabled` that is not false"
+        )));
+    };
+    let made = spawn_blocking(move || Client::new(&source, &url).map(|client| Entries::new(client, &source)));
+    joined(made.await).map_err(|(key, error)| config_error(format!("{place}.{key}: {error}")))
+}
+
+/// Reads the events as the intake does.
+struct Reader<'a> {
+    config: &'a Config,
+    name: &'a str,
+    attributes: EventAttributes,
+    redaction: Redaction,
+    frames: Frames,
+    buffer: EventBuf,
+    rows: Vec<Row>,
+    filtered: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn new(config: &'a Config, name: &'a str, source: &SourceConfig, redaction: Redaction) -> Self {
+        Self {
+            config,
+            name,
+            attributes: source.attributes(name),
+            redaction,
+            frames: Frames::new(&config.named_fields()),
+            buffer: EventBuf::default(),
+            rows: Vec::new(),
+            filtered: 0,
+        }
+    }
+
+    fn read(&mut self, missed: &Missed) {
+        let Some(positions) = self.frames.event(&missed.frame) else {
+            return;
+        };
+        let event = Event {
+            sequence: Sequence::FIRST,
+            received_at: Timestamp::UNIX_EPOCH,
+            source: self.name,
+            source_uri: &self.attributes.source,
+            type_prefix: &self.attributes.type_prefix,
+            conflict: None,
+            positions,
+            frame: &missed.frame,
+        };
+        if !self.config.event.filter.matches(&event) {
+            self.filtered += 1;
+            return;
+        }
+        // An event that cannot be redacted is shown without its person.
+        let redacted = self.redaction.apply(&event, &mut self.buffer).ok();
+        let person = redacted.as_ref().and_then(|event| {
+            FieldPath::parse(PERSON)?
+                .value(event)
+                .map(|value| value.into_owned())
+        });
+        self.rows.push(Row {
+            id: missed.id,
+            created: event.time().map(|time| time.into_owned()),
+            kind: format!(
+                "{}{}",
+                self.attributes.type_prefix,
+                event.kind().as_deref().unwrap_or("unknown")
+            ),
+            person,
+        });
+    }
+
+    fn found(self, source: &str, from: Timestamp, to: Timestamp, report: &Report) -> Found {
+        Found {
+            source: source.to_owned(),
+            from,
+            to,
+            outcome: report.outcome.label(),
+            reason: report.outcome.reason().map(|reason| sentence(reason)),
+            pages: report.pages,
+            requests: report.requests,
+            without_id: report.without_id,
+            filtered: self.filtered,
+            events: self.rows,
+            is_token_refused: report.outcome.is_token_refused(),
+        }
+    }
+}
+
+impl Found {
+    fn to_table(&self) -> String {
+        let mut table = Table::new(["id", "created", "type", "person"]);
+        // The values are the platform's.
+        let shown =
+            |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| foreign_text::clean(text));
+        for event in &self.events {
+            table.row([
+                event.id.to_string(),
+                shown(event.created.as_ref()),
+                foreign_text::clean(&event.kind),
+                shown(event.person.as_ref()),
+            ]);
+        }
+        let mut text = table.to_string();
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "\n{} on {}, {}: {}",
+            count(self.events.len() as u64, "event"),
+            count(self.pages.into(), "page"),
+            count(self.requests.into(), "request"),
+            self.outcome
+        );
+        for (number, what) in [
+            (self.filtered, "rejected by the filter"),
+            (self.without_id, "skipped, without an id"),
+        ] {
+            if number > 0 {
+                let _ = writeln!(text, "{}: {what}", count(number, "event"));
+            }
+        }
+        text
+    }
+}
+
+fn count(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use neurobridge_core::filter::Filter;
+    use neurobridge_listener::EventListener;
+    use neurobridge_simulator::{Options, Simulator};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    const START: &str = "2026-03-01T08:00:00Z";
+
+    fn flags(after: Option<u64>) -> BackfillFlags {
+        BackfillFlags {
+            config: crate::cli::ConfigFlag::default(),
+            source: "main".to_owned(),
+            from: START.parse().unwrap(),
+            to: Some("2026-03-01T08:00:59Z".parse().unwrap()),
+            after,
+            dry_run: true,
+            json: false,
+        }
+    }
+
+    fn config(url: &str, token: &str) -> Config {
+        let mut source = SourceConfig::new(url.replacen("http", "ws", 1), token);
+        source.backfill.url = Some(url.to_owned());
+        source.backfill.rate = 1_000;
+        let mut config = Config::default();
+        config.sources.insert("main".to_owned(), source);
+        config
+    }
+
+    /// Starts a platform that has recognised an entry each second for two minutes.
+    async fn platform(stop: &CancellationToken) -> String {
+        let options = Options {
+            tokens: vec!["token-of-the-test".into()],
+            count: Some(120),
+            start: Some(START.parse().unwrap()),
+            step: Some(Duration::from_secs(1)),
+            ..Options::default()
+        };
+        let simulator = Simulator::bind(options).await.unwrap();
+        let handle = simulator.handle();
+        tokio::spawn(simulator.run(stop.clone()));
+        let url = format!("http://{}", handle.local_addr());
+        let source = config(&url, "token-of-the-test").sources["main"].clone();
+        let listener = EventListener::from_config(source);
+        let stopped = stop.child_token();
+        let listening =
+            tokio::spawn(listener.run(stopped.clone(), |_| async { Ok::<(), std::io::Error>(()) }));
+        handle.done().await;
+        stopped.cancel();
+        drop(listening);
+        url
+    }
+
+    #[tokio::test]
+    async fn events_of_the_time_are_shown_redacted() {
+        let stop = CancellationToken::new();
+        let _stop = stop.clone().drop_guard();
+        let url = platform(&stop).await;
+        let mut config = config(&url, "token-of-the-test");
+        let all = find(&config, &flags(None)).await.unwrap();
+        assert_eq!((all.events.len(), all.filtered, all.outcome), (60, 0, "complete"));
+        assert!(all.events.iter().any(|row| row.person.is_some()));
+        config.event.filter = Filter::new([("result", ["new"])]).unwrap();
+        config.event.redact = vec!["pid".parse().unwrap()];
+        let found = find(&config, &flags(Some(50))).await.unwrap();
+        assert_eq!(found.events.len() as u64 + found.filtered, 10);
+        assert!(found.filtered > 0 && found.events.iter().all(|row| row.person.is_none()));
+        let text = found.to_table();
+        assert!(
+            text.contains("requests: complete\n") && text.contains(": rejected by the filter\n"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn errors_name_the_flag_or_the_key() {
+        let mut config = config("http://127.0.0.1:9", "token");
+        let mut wrong = flags(None);
+        wrong.source = "other".to_owned();
+        let failure = find(&config, &wrong).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.to_string().contains("expected one of main"), "{failure}");
+        wrong = flags(None);
+        wrong.to = Some(wrong.from);
+        assert_eq!(find(&config, &wrong).await.unwrap_err().exit, Exit::Usage);
+        config.sources.get_mut("main").unwrap().backfill.url = None;
+        let failure = find(&config, &flags(None)).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Config);
+        assert!(failure.to_string().contains("sources.main.backfill"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn refused_token_is_told_from_other_failures() {
+        let stop = CancellationToken::new();
+        let _stop = stop.clone().drop_guard();
+        let url = platform(&stop).await;
+        let failure = run(&config(&url, "another-token"), &flags(None))
+            .await
+            .unwrap_err();
+        assert_eq!(failure.exit, Exit::TokenRefused);
+        assert!(
+            failure.to_string().contains("not all events were read"),
+            "{failure}"
+        );
+    }
+}
