@@ -14,6 +14,10 @@ use crate::page::{Page, RawEntry};
 /// returns fewer.
 const PAGE_ENTRIES: u64 = 100;
 
+/// A list with fewer entries than this one, the newest first, that entries are added to while it is read, looks like a
+/// page that is returned again. *Assumed*: no server allows so few entries on a page, so that the list has been read.
+const LEAST_PAGE_ENTRIES: usize = 3;
+
 /// The largest size of entries that wait in memory: those of a list with the newest first, and of a server that does not
 /// offer another order.
 pub(crate) const MAX_HELD: ByteSize = ByteSize::from_mib(64);
@@ -114,6 +118,10 @@ pub(crate) struct Pager {
     fingerprint: Option<(u64, usize)>,
     /// Whether the last page was the same as the one before.
     has_repeated_page: bool,
+    /// The number of entries on the largest page.
+    largest: usize,
+    /// The number of short pages in a row that ended with the entry that was read last.
+    ends: u32,
     /// New entries, which wait for the older ones while the order is unknown or the newest come first.
     held: BTreeMap<u64, String>,
     held_bytes: u64,
@@ -142,6 +150,8 @@ impl Pager {
             is_repeated: false,
             fingerprint: None,
             has_repeated_page: false,
+            largest: 0,
+            ends: 0,
             held: BTreeMap::new(),
             held_bytes: 0,
             ready: Vec::new(),
@@ -219,10 +229,16 @@ impl Pager {
             return Ok(Progress::Done);
         }
         let is_single = entries.len() == 1;
+        if self.has_ended(entries) {
+            return Ok(Progress::Done);
+        }
         let fingerprint = Some((page.fingerprint, entries.len()));
         if self.fingerprint == fingerprint && !(is_single && expected.is_some()) {
-            // Once, the list may have been shifted by just one page; the last entry alone more often.
-            if self.has_repeated_page && !(is_single && self.order.is_some()) {
+            // Once, the list may have been shifted by just one page; a short list more often.
+            if self.has_repeated_page {
+                if self.order != Some(Order::OldestFirst) && entries.len() < LEAST_PAGE_ENTRIES {
+                    return Ok(Progress::Done);
+                }
                 return Err(PagingError::SamePage {
                     offset: self.part.offset,
                 });
@@ -264,6 +280,19 @@ impl Pager {
         }
         self.advance(entries);
         Ok(Progress::Continue)
+    }
+
+    /// Returns whether two short pages in a row ended with the entry that was read last. Then it is the last one of the list,
+    /// although entries that are added at the start shift it to each offset that is requested.
+    fn has_ended(&mut self, entries: &[RawEntry<'_>]) -> bool {
+        let last = entries.last().and_then(|entry| entry.id);
+        let is_end = self.order == Some(Order::NewestFirst)
+            && last.is_some()
+            && last == self.last
+            && entries.len() < self.largest;
+        self.ends = if is_end { self.ends + 1 } else { 0 };
+        self.largest = self.largest.max(entries.len());
+        self.ends == 2
     }
 
     /// Checks that the ids of a page are in one order, and in the order of the pages before.
