@@ -4,6 +4,7 @@
 //! module is run by its name: `cargo xtask test --package neurobridge-tests nats_sink`.
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 
+mod acknowledged_feeds;
 mod all_sinks;
 mod disk_spool;
 mod documents;

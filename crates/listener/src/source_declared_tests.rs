@@ -73,6 +73,9 @@ async fn declared_feed_is_opened_acknowledged_and_resumed() {
         assert_eq!(bench.snapshot().gaps.get(GapOutcome::Recovered), 1);
         stored.acknowledge(2, &mut vec!["4".into()]);
         assert_eq!(platform.receive_text().await, r#"{"ack":[4]}"#);
+        // The connection receives nothing meanwhile.
+        stored.acknowledge(2, &mut vec!["5".into()]);
+        assert_eq!(platform.receive_text().await, r#"{"ack":[5]}"#);
         bench.stop.cancel();
     });
     result.unwrap();

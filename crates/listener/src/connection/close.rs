@@ -76,7 +76,7 @@ where
     while session.socket.is_readable() {
         let read = poll_fn(|cx| poll_batch(cx, session, link, &items, &mut room, &mut true, false)).await;
         match read {
-            Read::Batch => {}
+            Read::Batch | Read::Flushed => {}
             // The connection is being closed: a further reason does not count, and events may follow it.
             Read::Lost(Lost::BadPong { .. } | Lost::TokenRefused { .. }) => {}
             Read::Lost(Lost::TooLarge { .. } | Lost::InvalidUtf8 | Lost::Protocol { .. }) => {

@@ -40,6 +40,8 @@ pub(super) enum Read {
     Batch,
     /// No data is available (reported only on request).
     Dry,
+    /// All data is written, so that acknowledgements can be sent.
+    Flushed,
     /// The channel has no room for a batch.
     NoRoom,
     Lost(Lost),
@@ -131,7 +133,14 @@ where
                 session.acknowledge(&values);
                 continue;
             }
-            read = poll_fn(|cx| poll_batch(cx, session, link, &items, &mut room, &mut is_caught_up, is_last_look)) => read,
+            read = poll_fn(|cx| {
+                let was_flushing = session.is_flushing;
+                let read = poll_batch(cx, session, link, &items, &mut room, &mut is_caught_up, is_last_look);
+                if read.is_pending() && acknowledges && was_flushing && !session.is_flushing {
+                    return Poll::Ready(Read::Flushed);
+                }
+                read
+            }) => read,
         };
         match read {
             Read::Batch => {
@@ -139,6 +148,7 @@ where
                     session.heartbeat.heard(Instant::now());
                 }
             }
+            Read::Flushed => {}
             Read::Dry => return Err(session.heartbeat.lost()),
             Read::NoRoom => {
                 let (permit, held) = wait_until_unblocked(session, link, &items).await?;
