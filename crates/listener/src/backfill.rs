@@ -9,7 +9,7 @@ use neurobridge_core::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::Endpoint;
+use crate::endpoint::Endpoint;
 
 /// The host of the platform's own feed.
 const PLATFORM_FEED: &str = "events.neuroio.com";

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
 use neurobridge_core::{
-    address::{self, Address, describe_scheme},
+    address,
     event::{Event, FieldPath, Sequence},
     neuroio,
     secret::Secret,
@@ -16,10 +16,10 @@ use neurobridge_protocol::{
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use tokio_tungstenite::tungstenite::http::Uri;
 
 use crate::{
     backfill::BackfillConfig,
+    endpoint::Endpoint,
     proxy::{Proxy, ProxyChoice},
 };
 
@@ -407,206 +407,6 @@ impl SourceConfig {
     }
 }
 
-/// A parsed `url`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Endpoint {
-    pub(crate) uri: Uri,
-    pub(crate) is_tls: bool,
-    /// The host, without the brackets of an IPv6 address.
-    pub(crate) host: String,
-    pub(crate) port: u16,
-}
-
-impl Endpoint {
-    /// Parses `wss://host[:port][/path]`. No error repeats a part of `url`, which may contain a password by
-    /// error.
-    pub(crate) fn parse(url: &str) -> Result<Self, String> {
-        const EXPECTED: &str = "expected wss://host[:port][/path], or ws:// without TLS";
-        let address = Address::parse(url).map_err(|error| format!("{error}, {EXPECTED}"))?;
-        let is_tls = match address.scheme {
-            Some(scheme) if scheme.eq_ignore_ascii_case("wss") => true,
-            Some(scheme) if scheme.eq_ignore_ascii_case("ws") => false,
-            scheme => {
-                let found = describe_scheme(scheme);
-                // Scheme, host and port alone, and nothing of a URL with a user.
-                let shown = address::shown(url);
-                let corrected = |scheme| match shown.split_once("://") {
-                    Some((_, rest)) => format!("\"{scheme}://{rest}\""),
-                    None => format!("{scheme}://host[:port][/path]"),
-                };
-                return Err(match scheme.map(str::to_ascii_lowercase).as_deref() {
-                    Some("https") => format!("{found}, expected {}", corrected("wss")),
-                    Some("http") => {
-                        format!("{found}, expected {}, or wss:// with TLS", corrected("ws"))
-                    }
-                    _ => format!("{found}, {EXPECTED}"),
-                });
-            }
-        };
-        // A user would be shown wherever the address is shown, and the platform supports only tokens.
-        if address.user.is_some() {
-            return Err(format!("found a user or password in the URL, {EXPECTED}"));
-        }
-        let uri: Uri = url
-            .parse()
-            .map_err(|error| format!("not a URL ({error}), {EXPECTED}"))?;
-        Ok(Self {
-            is_tls,
-            host: address.host.to_owned(),
-            port: address.port.unwrap_or(if is_tls { 443 } else { 80 }),
-            uri,
-        })
-    }
-
-    /// Returns `host:port`, as CONNECT and logs contain it.
-    pub(crate) fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn keys(config: &SourceConfig) -> Vec<String> {
-        config
-            .check()
-            .into_iter()
-            .map(|problem| problem.key.join("."))
-            .collect()
-    }
-
-    #[test]
-    fn default_lacks_only_a_token() {
-        assert_eq!(keys(&SourceConfig::default()), ["token"]);
-        assert!(SourceConfig::new("ws://localhost:1/", "t").check().is_empty());
-    }
-
-    #[test]
-    fn any_scalar_parses_as_a_token() {
-        for (written, token) in [
-            (r#""abc""#, "abc"),
-            ("7", "7"),
-            ("-7", "-7"),
-            ("1.5", "1.5"),
-            ("true", "true"),
-        ] {
-            let config: SourceConfig = serde_json::from_str(&format!(r#"{{"token":{written}}}"#)).unwrap();
-            assert_eq!(config.token.unwrap().expose(), token);
-        }
-        let error = serde_json::from_str::<SourceConfig>(r#"{"token":["x"]}"#).unwrap_err();
-        assert!(error.to_string().contains("expected a text"), "{error}");
-    }
-
-    #[test]
-    fn all_keys_are_read_and_unknown_ones_refused() {
-        let config: SourceConfig = serde_json::from_str(
-            r#"{"url":"ws://[::1]:8080/feed","token_file":"/run/t","open_timeout":"1s","auth_timeout":"2s",
-                "ping_interval":"3s","pong_timeout":"4s","max_frame_size":"1 MiB","exit_on_refused_token":true,
-                "tls":{"ca_file":"ca.pem","cert_file":"c.pem","key_file":"k.pem"},"proxy":"http://u:p@proxy:3128",
-                "backoff":{"min":"100ms","max":"1m","stable_after":"10s"},
-                "backfill":{"enabled":true,"url":"http://rest","hold":"1s","overlap":"5s","max_pages":5,"rate":2,"timeout":"3s"}}"#,
-        )
-        .unwrap();
-        assert_eq!(config.check(), []);
-        assert_eq!(config.backoff.max, Duration::from_secs(60));
-        assert_eq!(config.max_frame_size, ByteSize::from_mib(1));
-        for unknown in [
-            r#"{"tokn":1}"#,
-            r#"{"tls":{"ca":1}}"#,
-            r#"{"backoff":{"maximum":1}}"#,
-            r#"{"backfill":{"pages":1}}"#,
-        ] {
-            let error = serde_json::from_str::<SourceConfig>(unknown).unwrap_err();
-            assert!(error.to_string().contains("unknown field"), "{error}");
-        }
-    }
-
-    #[test]
-    fn all_errors_are_reported() {
-        let config = SourceConfig {
-            url: Some("https://events.neuroio.com".into()),
-            token: Some("s3cret".into()),
-            token_file: Some("/run/t".into()),
-            open_timeout: Duration::ZERO,
-            max_frame_size: ByteSize::from_bytes(1),
-            tls: TlsFiles {
-                cert_file: Some("c.pem".into()),
-                ..TlsFiles::default()
-            },
-            proxy: Some("socks5://u:hunter2@proxy".into()),
-            backoff: BackoffConfig {
-                max: Duration::from_millis(1),
-                ..BackoffConfig::default()
-            },
-            ..SourceConfig::default()
-        };
-        let errors = config.check();
-        let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
-        insta::assert_snapshot!(lines.join("\n"), @r#"
-        url: found the scheme https://, expected "wss://events.neuroio.com"
-        token: given together with `token_file`: expected one of them
-        open_timeout: found "0s", expected "10ms" or more
-        backoff.max: found "1ms", expected backoff.min ("250ms") to "1d"
-        max_frame_size: found "1 B", expected "1 KiB" to "1 GiB"
-        tls.key_file: missing: `tls.cert_file` needs its private key
-        proxy: found the scheme socks5://, expected http://[user:password@]host[:port]
-        "#);
-        let shown = format!("{config:?} {errors:?}");
-        assert!(!shown.contains("s3cret") && !shown.contains("hunter2"), "{shown}");
-    }
-
-    #[test]
-    fn urls_are_parsed() {
-        let endpoint = Endpoint::parse("wss://events.neuroio.com").unwrap();
-        assert_eq!(
-            (endpoint.host.as_str(), endpoint.port, endpoint.is_tls),
-            ("events.neuroio.com", 443, true)
-        );
-        for (url, is_tls) in [("WSS://host", true), ("Ws://host", false)] {
-            assert_eq!(Endpoint::parse(url).unwrap().is_tls, is_tls, "{url}");
-        }
-        let endpoint = Endpoint::parse("ws://[::1]:81/a?b").unwrap();
-        assert_eq!(
-            (endpoint.host.as_str(), endpoint.port, endpoint.is_tls),
-            ("::1", 81, false)
-        );
-        for bad in [
-            "",
-            "events",
-            "ws://",
-            "wss://u:p@host",
-            "ws://host:port",
-            "ws://host:99999",
-            "ws://host:",
-            "wss://bob:hunter2",
-            "wss://bob:12/hunter2@host",
-            "wss://bob:12?hunter2@host",
-            "wss://bob:12#hunter2@host",
-            "wss://host/#hunter2",
-            "bob:hunter2@host/",
-            "hunter2://host/",
-        ] {
-            let error = Endpoint::parse(bad).unwrap_err();
-            assert!(
-                error.contains("expected") && !error.contains("hunter2"),
-                "{bad}: {error}"
-            );
-        }
-        assert!(Endpoint::parse("WSS://host/feed?user=a%40b").unwrap().is_tls);
-    }
-
-    #[test]
-    fn every_key_has_its_explanation_in_the_schema() {
-        let schema = schemars::schema_for!(SourceConfig).to_value();
-        let properties = schema["properties"].as_object().unwrap();
-        assert_eq!(properties.len(), 16);
-        for (key, property) in properties {
-            assert!(property["description"].is_string(), "{key}");
-        }
-    }
-}
+#[path = "config_tests.rs"]
+mod tests;

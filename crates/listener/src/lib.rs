@@ -15,6 +15,7 @@ mod batch;
 mod config;
 mod connection;
 mod connections;
+mod endpoint;
 mod error;
 mod event;
 mod heartbeat;

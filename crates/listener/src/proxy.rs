@@ -18,11 +18,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use self::environment::from_environment;
 use crate::{
-    config::Endpoint,
     connection::{
         head::{Head, HeadError},
         http_date,
     },
+    endpoint::Endpoint,
 };
 
 /// How a source selects its proxy.

@@ -9,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     batch::Batcher,
-    config::{Endpoint, SourceConfig},
+    config::SourceConfig,
     connection::{Dialler, Link, Notice, Outlet},
     connections,
+    endpoint::Endpoint,
     error::SourceError,
     received::Received,
     secrets::SecretReader,

@@ -21,7 +21,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::{Socket, http_date, upgrade::upgrade};
 use crate::{
-    config::{Endpoint, SourceConfig},
+    config::SourceConfig,
+    endpoint::Endpoint,
     error::{DialError, DialStage},
     proxy::Proxy,
     tls::{self, Stream, TlsSetupError},

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::Proxy;
-use crate::config::Endpoint;
+use crate::endpoint::Endpoint;
 
 /// Returns the proxy of the environment variables with the usual conventions: lower case precedes upper case,
 /// an empty value means none, and `NO_PROXY` lists the hosts that are reached directly.
