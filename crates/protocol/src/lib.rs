@@ -9,6 +9,7 @@
 
 mod action;
 mod check;
+mod counterpart;
 mod declaration;
 mod declared;
 mod elements;
@@ -23,6 +24,7 @@ mod text;
 
 pub use self::{
     action::{Action, MalformedReason, Ping, Prepared},
+    counterpart::{Counterpart, RequestError},
     declaration::{
         Acknowledgement, Declaration, EventFields, Heartbeat, Meaning, OpeningStep, Request, Resume, Rule,
         SecretSource,
@@ -33,5 +35,5 @@ pub use self::{
     notation::{Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, When},
     problem::Problem,
     protocol::{Pings, Protocol},
-    text::{Message, Secrets},
+    text::{Message, Recognised, Secrets},
 };

@@ -101,6 +101,12 @@ impl When {
     pub fn iter(&self) -> impl Iterator<Item = &(FeedPath, Condition)> {
         self.0.iter()
     }
+
+    /// Returns whether the conditions hold for a unit of valid JSON in its frame.
+    pub fn holds(&self, unit: &str, frame: &str) -> bool {
+        self.iter()
+            .all(|(path, condition)| condition.holds(path.of(unit, frame)))
+    }
 }
 
 impl<'de> Deserialize<'de> for When {

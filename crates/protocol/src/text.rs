@@ -1,5 +1,7 @@
 //! Texts with placeholders, and messages that contain such texts.
 
+mod matching;
+
 use std::{collections::BTreeMap, fmt, fmt::Write as _};
 
 use neurobridge_core::{
@@ -8,6 +10,7 @@ use neurobridge_core::{
 };
 use serde_json::Value;
 
+pub use self::matching::Recognised;
 use crate::notation::MessageText;
 
 /// The secrets of a declaration, by name.

@@ -14,7 +14,8 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use self::sent::SentIds;
+pub(crate) use self::sent::SentIds;
+use crate::declared::Start;
 
 /// The largest number of entries by which a connection may be ahead of the slowest one when there is no rate. The
 /// platform sends an entry to all connections at about the same time, and a receiver with two connections may rely on
@@ -43,6 +44,8 @@ pub(crate) enum Allowance {
 struct State {
     pace: Pace,
     hold: bool,
+    /// Whether a connection may ask for events that were created before it.
+    replays: bool,
     count: u64,
     readers: BTreeMap<u64, Reader>,
     sent: SentIds,
@@ -77,7 +80,7 @@ impl Reader {
 }
 
 impl Feed {
-    pub(crate) fn new(rate: Option<f64>, hold: bool, count: Option<u64>) -> Self {
+    pub(crate) fn new(rate: Option<f64>, hold: bool, count: Option<u64>, replays: bool) -> Self {
         let pace = rate.map_or(Pace::Free, |per_second| Pace::Fixed {
             per_second,
             before: 0,
@@ -86,6 +89,7 @@ impl Feed {
         let state = State {
             pace,
             hold,
+            replays,
             count: count.unwrap_or(u64::MAX),
             readers: BTreeMap::new(),
             sent: SentIds::default(),
@@ -102,8 +106,8 @@ impl Feed {
     }
 
     /// Adds an authenticated connection and returns the first id for it.
-    pub(crate) fn join(&self, connection: u64, now: Instant) -> u64 {
-        let next = self.with(|state| state.join(connection, now));
+    pub(crate) fn join(&self, connection: u64, start: Start, now: Instant) -> u64 {
+        let next = self.with(|state| state.join(connection, start, now));
         self.changes.send_replace(());
         next
     }
@@ -205,18 +209,20 @@ impl State {
         self.hold || matches!(self.pace, Pace::Free)
     }
 
-    fn join(&mut self, connection: u64, now: Instant) -> u64 {
+    fn join(&mut self, connection: u64, start: Start, now: Instant) -> u64 {
         if let Pace::Fixed {
             since: since @ None, ..
         } = &mut self.pace
         {
             *since = Some(now);
         }
-        let next = if self.holds() {
+        let next = if let Start::At(position) = start {
+            position
+        } else if self.holds() {
             self.sent.first_missing()
         } else {
             let produced = self.produced(now);
-            if self.readers.is_empty() {
+            if self.readers.is_empty() && !self.replays {
                 self.sent.discard_below(produced);
             }
             produced + 1
@@ -249,7 +255,7 @@ impl State {
 
     /// Discards details about ids that no connection can send any more.
     fn discard_below(&mut self, now: Instant) {
-        if self.holds() {
+        if self.holds() || self.replays {
             return;
         }
         let floor = match self.readers.values().map(Reader::next).min() {
@@ -295,7 +301,7 @@ impl State {
         if let Some(reader) = self.readers.get_mut(&connection) {
             reader.sent.insert(ids.clone());
         }
-        if !self.holds() {
+        if !self.holds() && !self.replays {
             let floor = self.readers.values().map(|reader| reader.next() - 1).min();
             self.sent.discard_below(floor.unwrap_or(0));
         }
@@ -364,7 +370,7 @@ impl State {
         {
             return Done::Wait;
         }
-        let over = if self.holds() {
+        let over = if self.holds() || self.replays {
             self.sent.first_missing() > self.count
         } else {
             self.produced(now) >= self.count
@@ -373,7 +379,7 @@ impl State {
             true => Done::Yes,
             false => self
                 .due(self.count)
-                .filter(|_| !self.holds())
+                .filter(|_| !self.holds() && !self.replays)
                 .map_or(Done::Wait, Done::At),
         }
     }
@@ -387,21 +393,21 @@ mod tests {
 
     #[test]
     fn no_rate_loses_nothing_between_connections() {
-        let (feed, now) = (Feed::new(None, false, Some(100)), Instant::now());
-        assert_eq!(feed.join(1, now), 1);
+        let (feed, now) = (Feed::new(None, false, Some(100), false), Instant::now());
+        assert_eq!(feed.join(1, Start::Now, now), 1);
         assert_eq!(feed.allowance(1, now), Allowance::UpTo(100));
         assert_eq!(feed.mark_sent(1, 1..=40), [1..=40]);
         feed.leave(1, now);
-        assert_eq!(feed.join(2, now + SECOND), 41);
+        assert_eq!(feed.join(2, Start::Now, now + SECOND), 41);
         assert_eq!(feed.mark_sent(2, 41..=100), [41..=100]);
         assert_eq!(feed.allowance(101, now), Allowance::Wait);
     }
 
     #[test]
     fn no_rate_waits_for_the_slowest_connection() {
-        let (feed, now) = (Feed::new(None, false, None), Instant::now());
-        feed.join(1, now);
-        feed.join(2, now);
+        let (feed, now) = (Feed::new(None, false, None, false), Instant::now());
+        feed.join(1, Start::Now, now);
+        feed.join(2, Start::Now, now);
         feed.mark_sent(1, 1..=MAX_LEAD + 1);
         assert_eq!(feed.allowance(MAX_LEAD + 2, now), Allowance::Wait);
         assert_eq!(feed.mark_sent(2, 1..=10), []);
@@ -415,39 +421,39 @@ mod tests {
 
     #[test]
     fn rate_without_clients_loses_entries() {
-        let (feed, now) = (Feed::new(Some(10.0), false, None), Instant::now());
-        assert_eq!(feed.join(1, now), 1);
+        let (feed, now) = (Feed::new(Some(10.0), false, None, false), Instant::now());
+        assert_eq!(feed.join(1, Start::Now, now), 1);
         assert_eq!(feed.allowance(1, now), Allowance::At(now + SECOND / 10));
         assert_eq!(feed.allowance(1, now + SECOND), Allowance::UpTo(10));
         feed.mark_sent(1, 1..=5);
         feed.leave(1, now + SECOND);
-        assert_eq!(feed.join(2, now + 2 * SECOND), 21);
+        assert_eq!(feed.join(2, Start::Now, now + 2 * SECOND), 21);
         assert_eq!(feed.produced(now + 3 * SECOND), 30);
     }
 
     #[test]
     fn hold_pauses_the_rate_without_clients() {
-        let (feed, now) = (Feed::new(Some(10.0), true, None), Instant::now());
-        feed.join(1, now);
+        let (feed, now) = (Feed::new(Some(10.0), true, None, false), Instant::now());
+        feed.join(1, Start::Now, now);
         feed.mark_sent(1, 1..=5);
         feed.leave(1, now + SECOND);
-        assert_eq!(feed.join(2, now + 9 * SECOND), 6);
+        assert_eq!(feed.join(2, Start::Now, now + 9 * SECOND), 6);
         assert_eq!(feed.allowance(6, now + 10 * SECOND), Allowance::UpTo(15));
     }
 
     #[test]
     fn slow_connection_sends_entries_a_newer_one_skipped() {
-        let (feed, now) = (Feed::new(Some(10.0), false, None), Instant::now());
-        feed.join(1, now);
-        assert_eq!(feed.join(2, now + SECOND), 11);
+        let (feed, now) = (Feed::new(Some(10.0), false, None, false), Instant::now());
+        feed.join(1, Start::Now, now);
+        assert_eq!(feed.join(2, Start::Now, now + SECOND), 11);
         assert_eq!(feed.mark_sent(2, 11..=15), [11..=15]);
         assert_eq!(feed.mark_sent(1, 1..=12), [1..=10]);
     }
 
     #[test]
     fn entry_sent_after_a_later_one_is_fresh() {
-        let (feed, now) = (Feed::new(Some(10.0), false, None), Instant::now());
-        feed.join(1, now);
+        let (feed, now) = (Feed::new(Some(10.0), false, None, false), Instant::now());
+        feed.join(1, Start::Now, now);
         assert_eq!(feed.mark_sent(1, 2..=2), [2..=2]);
         assert_eq!(feed.mark_sent(1, 1..=1), [1..=1]);
         assert_eq!(feed.mark_sent(1, 1..=2), []);
@@ -455,8 +461,8 @@ mod tests {
 
     #[test]
     fn new_rate_continues_at_the_current_position() {
-        let (feed, now) = (Feed::new(Some(10.0), false, None), Instant::now());
-        feed.join(1, now);
+        let (feed, now) = (Feed::new(Some(10.0), false, None, false), Instant::now());
+        feed.join(1, Start::Now, now);
         feed.set_rate(Some(1_000.0), now + SECOND);
         assert_eq!(feed.produced(now + 2 * SECOND), 1_010);
         feed.set_rate(Some(0.0), now + 2 * SECOND);
@@ -465,8 +471,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn done_waits_for_last_entry_without_connections() {
-        let (feed, now) = (Feed::new(Some(10.0), false, Some(20)), Instant::now());
-        feed.join(1, now);
+        let (feed, now) = (Feed::new(Some(10.0), false, Some(20), false), Instant::now());
+        feed.join(1, Start::Now, now);
         feed.leave(1, now);
         feed.done().await;
         assert!(now.elapsed() >= 2 * SECOND, "{:?}", now.elapsed());

@@ -70,6 +70,14 @@ impl Handle {
         self.platform.entries.options().id_at(newest)
     }
 
+    /// Returns the ids of the events that clients acknowledged, in the order of the events. Empty unless the simulator plays a
+    /// declared feed with acknowledgements.
+    #[must_use]
+    pub fn acknowledged(&self) -> Vec<String> {
+        let declared = self.platform.declared.as_ref();
+        declared.map_or_else(Vec::new, |service| service.acknowledged_ids())
+    }
+
     /// Returns the number of valid tokens that the platform knows.
     #[must_use]
     pub fn active_tokens(&self) -> usize {

@@ -49,6 +49,11 @@ impl Journal {
         Ok(Self { active, state })
     }
 
+    /// Returns whether a record exists.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active
+    }
+
     /// Records frames in this order. An error is stored and returned by [`Journal::flush`].
     pub(crate) fn write<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) {
         if !self.active {

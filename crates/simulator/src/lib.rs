@@ -63,6 +63,7 @@
 //! `reset` does. After `close` and `cut` the frame arrives, provided that the client reads to the end.
 
 mod connection;
+mod declared;
 mod entries;
 mod faults;
 mod feed;
@@ -80,6 +81,7 @@ mod tls;
 mod wire;
 
 pub use self::{
+    declared::{DeclaredFeed, FeedError},
     entries::{Entries, Entry, EntryOptions, EntryResult, MIN_FRAME_BYTES},
     faults::{Every, FaultRule, GRAMMAR, ParseFaultError, Reaction, RestFault},
     handle::Handle,

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use thiserror::Error;
 
 use crate::{
+    declared::DeclaredFeed,
     entries::{EntryOptions, MIN_FRAME_BYTES},
     faults::FaultRule,
     iam::TokenOptions,
@@ -26,6 +27,9 @@ pub const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
 pub struct Options {
     /// The address to listen on; port 0 selects a free port. Default: `127.0.0.1:0`.
     pub listen: SocketAddr,
+    /// A declared feed to play instead of NeuroIO. It has no tokens of the platform, no REST interface, and neither the
+    /// options [`size`](Self::size) and [`entries`](Self::entries) nor [`SpreadOptions::shuffle`]. Default: none.
+    pub feed: Option<DeclaredFeed>,
     /// The accepted tokens. An empty list, the default, accepts every token. All tokens receive the same events.
     pub tokens: Vec<SecretString>,
     /// The lifetime of tokens, and the number of connections with one token.
@@ -97,6 +101,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            feed: None,
             tokens: Vec::new(),
             token_options: TokenOptions::default(),
             rate: None,

@@ -8,6 +8,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    declared::{Service, Start},
     entries::Entries,
     faults::Plan,
     feed::Feed,
@@ -25,6 +26,8 @@ pub(crate) struct Platform {
     pub(crate) rest: RestOptions,
     pub(crate) spread: SpreadOptions,
     pub(crate) entries: Entries,
+    /// The declared feed that is played instead of NeuroIO.
+    pub(crate) declared: Option<Service>,
     pub(crate) feed: Feed,
     pub(crate) plan: Plan,
     pub(crate) journal: Journal,
@@ -48,6 +51,9 @@ pub(crate) struct Tally {
     pings: AtomicU64,
     faults: AtomicU64,
     requests: AtomicU64,
+    acknowledged: AtomicU64,
+    replies: AtomicU64,
+    unexpected: AtomicU64,
 }
 
 /// A snapshot of what a simulator has done since its start.
@@ -72,6 +78,12 @@ pub struct Counters {
     pub faults: u64,
     /// The number of received REST requests, including requests for tokens.
     pub requests: u64,
+    /// Declared feeds: events that were acknowledged, each counted once.
+    pub acknowledged: u64,
+    /// Declared feeds: replies to messages of the feed that expect one.
+    pub replies: u64,
+    /// Declared feeds: messages that the declaration does not contain.
+    pub unexpected: u64,
 }
 
 /// The counters that [`Platform::count`] increments.
@@ -81,19 +93,38 @@ pub(crate) enum Count {
     Refused,
     Ping,
     Fault,
+    Reply,
+    Unexpected,
 }
 
 impl Platform {
     /// Creates the state of a platform with valid options.
-    pub(crate) fn new(options: Options, journal: Journal, recognised: Recognised) -> Self {
+    pub(crate) fn new(
+        options: Options,
+        declared: Option<Service>,
+        journal: Journal,
+        recognised: Recognised,
+    ) -> Self {
         let step = options.created_step();
         let clock_offset = options.entries.clock_offset;
+        let tokens = if declared.is_some() {
+            Vec::new()
+        } else {
+            options.tokens
+        };
         Self {
             entries: Entries::new(options.seed, options.start, step, options.size)
                 .with_options(options.entries),
-            feed: Feed::new(options.rate, options.hold, options.count),
+            feed: Feed::new(
+                options.rate,
+                options.hold,
+                options.count,
+                declared.as_ref().is_some_and(Service::replays),
+            ),
+            declared,
             plan: Plan::new(options.faults, Instant::now()),
-            iam: Iam::new(options.tokens, options.token_options, clock_offset),
+            // A declared feed has no tokens of the platform.
+            iam: Iam::new(tokens, options.token_options, clock_offset),
             rest: options.rest,
             spread: options.spread,
             journal,
@@ -124,6 +155,8 @@ impl Platform {
             Count::Refused => &self.tally.refused,
             Count::Ping => &self.tally.pings,
             Count::Fault => &self.tally.faults,
+            Count::Reply => &self.tally.replies,
+            Count::Unexpected => &self.tally.unexpected,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         self.activity.send_replace(());
@@ -142,6 +175,11 @@ impl Platform {
         self.activity.send_replace(());
     }
 
+    pub(crate) fn count_acknowledged(&self, events: u64) {
+        self.tally.acknowledged.fetch_add(events, Ordering::Relaxed);
+        self.activity.send_replace(());
+    }
+
     pub(crate) fn counters(&self) -> Counters {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counters {
@@ -154,6 +192,9 @@ impl Platform {
             pings: load(&self.tally.pings),
             faults: load(&self.tally.faults),
             requests: load(&self.tally.requests),
+            acknowledged: load(&self.tally.acknowledged),
+            replies: load(&self.tally.replies),
+            unexpected: load(&self.tally.unexpected),
         }
     }
 }
@@ -168,11 +209,11 @@ pub(crate) struct Membership<'a> {
 
 impl<'a> Membership<'a> {
     /// Joins the feed and returns the first id for this connection.
-    pub(crate) fn join(platform: &'a Platform, connection: u64, token: String) -> (Self, u64) {
+    pub(crate) fn join(platform: &'a Platform, connection: u64, token: String, start: Start) -> (Self, u64) {
         // The sequence starts together with the clock that releases entries, so that no entry is sent before its
         // creation time.
         platform.entries.begin();
-        let first = platform.feed.join(connection, Instant::now());
+        let first = platform.feed.join(connection, start, Instant::now());
         platform.tally.open.fetch_add(1, Ordering::Relaxed);
         platform.count(Count::Authorised);
         platform.iam.join(&token, connection);

@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::{entries::Entries, feed::Feed};
+use crate::platform::Platform;
 
 /// The record of recognised entries; `None` if the options name no file.
 #[derive(Debug)]
@@ -34,7 +34,8 @@ impl Recognised {
     }
 
     /// Writes the entries that were recognised up to `now`, and flushes the file.
-    pub(crate) fn write(&self, entries: &Entries, feed: &Feed, now: Instant) -> io::Result<()> {
+    pub(crate) fn write(&self, platform: &Platform, now: Instant) -> io::Result<()> {
+        let feed = &platform.feed;
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(State { file, last }) = &mut *state else {
             return Ok(());
@@ -43,11 +44,11 @@ impl Recognised {
         for position in *last + 1..=feed.produced(now) {
             let ago = passed.saturating_duration_since(feed.released_at(position, now));
             let at = clock.checked_sub(ago).unwrap_or(Timestamp::MIN);
-            writeln!(
-                file,
-                r#"{{"id":{},"at":"{at:.6}"}}"#,
-                entries.options().id_at(position)
-            )?;
+            let id = match &platform.declared {
+                Some(service) => serde_json::json!(service.id(position)),
+                None => platform.entries.options().id_at(position).into(),
+            };
+            writeln!(file, r#"{{"id":{id},"at":"{at:.6}"}}"#)?;
             *last = position;
         }
         file.flush()

@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 
 use crate::{
     connection::{self, Socket},
+    declared::{FeedError, Service},
     handle::Handle,
     journal::Journal,
     options::{Options, OptionsError},
@@ -43,6 +44,7 @@ pub struct Simulator {
     tls: Option<Arc<ServerConfig>>,
     record: Option<PathBuf>,
     recognised: Option<PathBuf>,
+    acknowledged: Option<PathBuf>,
     handle: Handle,
 }
 
@@ -53,6 +55,9 @@ pub enum BindError {
     /// An option has an invalid value.
     #[error("invalid simulator options")]
     Options(#[from] OptionsError),
+    /// The declared feed cannot be played.
+    #[error("cannot play the declared feed")]
+    Feed(#[from] FeedError),
     /// The TLS files are unusable.
     #[error("cannot set up TLS")]
     Tls(#[from] TlsError),
@@ -94,7 +99,7 @@ impl Simulator {
     /// # Errors
     /// Returns an error if an option is invalid, if a file cannot be read or created, or if the address cannot be
     /// bound.
-    pub async fn bind(options: Options) -> Result<Self, BindError> {
+    pub async fn bind(mut options: Options) -> Result<Self, BindError> {
         options.check()?;
         let tls = options.tls.as_ref().map(tls::server_config).transpose()?;
         let listen = |source| BindError::Listen {
@@ -103,6 +108,24 @@ impl Simulator {
         };
         let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
         let local_addr = listener.local_addr().map_err(listen)?;
+        let acknowledged = options.feed.as_ref().and_then(|feed| feed.acknowledged.clone());
+        let declared = match options.feed.take() {
+            Some(feed) => Some(Service::new(
+                feed,
+                options.seed,
+                options.created_step(),
+                options.start,
+            )?),
+            None => None,
+        };
+        if let Some(service) = &declared {
+            let mut rules = options.faults.iter();
+            if let Some(rule) = rules.find(|rule| !service.supports(rule.reaction())) {
+                return Err(
+                    FeedError::new(format!("the declared feed has no use for the fault `{rule}`")).into(),
+                );
+            }
+        }
         // The record is created last, so that a failed start does not truncate the record of an earlier run.
         let journal = Journal::create(options.record.as_deref(), options.keep_frames).map_err(|source| {
             BindError::Record {
@@ -117,7 +140,7 @@ impl Simulator {
             })?;
         let record = options.record.clone();
         let recognised_path = options.recognised.clone();
-        let platform = Platform::new(options, journal, recognised);
+        let platform = Platform::new(options, declared, journal, recognised);
         let handle = Handle {
             platform: Arc::new(platform),
             local_addr,
@@ -127,6 +150,7 @@ impl Simulator {
             tls,
             record,
             recognised: recognised_path,
+            acknowledged,
             handle,
         })
     }
@@ -201,8 +225,14 @@ impl Simulator {
             .map_err(|source| failed(&self.record, source))?;
         platform
             .recognised
-            .write(&platform.entries, &platform.feed, now)
-            .map_err(|source| failed(&self.recognised, source))
+            .write(platform, now)
+            .map_err(|source| failed(&self.recognised, source))?;
+        match &platform.declared {
+            Some(service) => service
+                .flush()
+                .map_err(|source| failed(&self.acknowledged, source)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) enum Opcode {
     Text = 0x1,
     Binary = 0x2,
     Close = 0x8,
+    Ping = 0x9,
     Pong = 0xa,
 }
 

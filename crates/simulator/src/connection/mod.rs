@@ -1,5 +1,6 @@
 //! One TCP connection: the HTTP request, then either a REST response or the WebSocket feed.
 
+mod declared;
 mod order;
 mod outbox;
 mod session;
@@ -9,12 +10,15 @@ mod stream;
 use std::sync::Arc;
 
 use tokio::time::{Instant, sleep};
-use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response, write_response};
+use tokio_tungstenite::tungstenite::{
+    handshake::server::{Request, create_response, write_response},
+    http::HeaderValue,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use self::session::Session;
 pub(crate) use self::socket::Socket;
+use self::{declared::Client, session::Session};
 use crate::{
     faults::{ConnectionFaults, Phase, Reaction, RestFault},
     http::{Delivery, ErrorCode, RequestError, Response, read_body, read_request},
@@ -34,6 +38,15 @@ pub(crate) async fn serve(mut socket: Socket, platform: Arc<Platform>, stop: Can
         Ok(read) => read,
         Err(error) => return refuse(socket, &error).await,
     };
+    if !wants_upgrade(&request) && platform.declared.is_some() {
+        let response = Response::error(
+            426,
+            "a declared feed accepts WebSocket connections only",
+            ErrorCode::Invalid,
+            None,
+        );
+        return answer(socket, &response, Delivery::Whole).await;
+    }
     if !wants_upgrade(&request) {
         return tokio::select! {
             biased;
@@ -51,9 +64,9 @@ pub(crate) async fn serve(mut socket: Socket, platform: Arc<Platform>, stop: Can
         response.retry_after = retry_after;
         return answer(socket, &response, Delivery::Whole).await;
     }
-    match upgrade(&request) {
-        Ok(upgrade) => {
-            Session::new(socket, after_head, number, faults, &platform, stop)
+    match upgrade(&request, &platform) {
+        Ok((upgrade, client)) => {
+            Session::new(socket, after_head, number, faults, client, &platform, stop)
                 .run(upgrade)
                 .await
         }
@@ -68,9 +81,13 @@ fn wants_upgrade(request: &Request) -> bool {
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Returns the bytes that accept an upgrade. No WebSocket extension is accepted.
-fn upgrade(request: &Request) -> Result<Vec<u8>, Response> {
-    if request.uri().path() != "/" {
+/// Returns the bytes that accept an upgrade, and the state of a declared feed. No WebSocket extension is accepted.
+fn upgrade(request: &Request, platform: &Platform) -> Result<(Vec<u8>, Client), Response> {
+    let mut client = Client::default();
+    let mut subprotocol = None;
+    if let Some(service) = &platform.declared {
+        (client, subprotocol) = declared::check_request(service, platform, request)?;
+    } else if request.uri().path() != "/" {
         return Err(Response::error(
             404,
             "the feed is at the path /",
@@ -80,10 +97,14 @@ fn upgrade(request: &Request) -> Result<Vec<u8>, Response> {
     }
     let bad =
         |error: &dyn std::error::Error| Response::error(400, &error.to_string(), ErrorCode::Invalid, None);
-    let response = create_response(request).map_err(|error| bad(&error))?;
+    let mut response = create_response(request).map_err(|error| bad(&error))?;
+    if let Some(subprotocol) = subprotocol {
+        let value = HeaderValue::from_str(&subprotocol).map_err(|error| bad(&error))?;
+        response.headers_mut().insert("sec-websocket-protocol", value);
+    }
     let mut bytes = Vec::new();
     write_response(&mut bytes, &response).map_err(|error| bad(&error))?;
-    Ok(bytes)
+    Ok((bytes, client))
 }
 
 async fn refuse(socket: Socket, error: &RequestError) {

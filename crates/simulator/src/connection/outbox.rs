@@ -1,5 +1,7 @@
 //! The frames that wait to be written to a socket, and the tracking of those that the socket accepted.
 
+use std::ops::RangeInclusive;
+
 use crate::{
     entries::Entries,
     platform::Platform,
@@ -30,7 +32,11 @@ struct Frame {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Content {
-    Entry(u64),
+    /// The events of a range: one entry of NeuroIO, or the events in a frame of a declared feed.
+    Events {
+        first: u64,
+        last: u64,
+    },
     /// A copy of an entry that was sent before, unchanged or with another body.
     Copy,
     Other,
@@ -76,15 +82,35 @@ impl Outbox {
     /// Appends an entry of the sequence, in its usual size or with `bytes` bytes.
     pub(super) fn push_entry(&mut self, entries: &Entries, id: u64, bytes: Option<usize>) {
         match bytes {
-            None => self.push_event(Content::Entry(id), entries.frame_bytes_hint(), |out| {
-                entries.write_frame(id, out)
-            }),
+            None => self.push_event(
+                Content::Events { first: id, last: id },
+                entries.frame_bytes_hint(),
+                |out| entries.write_frame(id, out),
+            ),
             Some(bytes) => {
-                self.push_event(Content::Entry(id), bytes, |out| {
+                self.push_event(Content::Events { first: id, last: id }, bytes, |out| {
                     entries.write_frame_of_size(id, bytes, out)
                 });
             }
         }
+    }
+
+    /// Appends a frame of a declared feed with the events of a range.
+    pub(super) fn push_events(&mut self, frame: &str, numbers: RangeInclusive<u64>) {
+        let content = Content::Events {
+            first: *numbers.start(),
+            last: *numbers.end(),
+        };
+        self.push_event(content, frame.len(), |out| {
+            out.extend_from_slice(frame.as_bytes())
+        });
+    }
+
+    /// Appends a copy of a frame of a declared feed.
+    pub(super) fn push_frame_copy(&mut self, frame: &str) {
+        self.push_event(Content::Copy, frame.len(), |out| {
+            out.extend_from_slice(frame.as_bytes())
+        });
     }
 
     /// Appends a copy of an entry that was sent before.
@@ -139,15 +165,27 @@ impl Outbox {
         for run in frames.chunk_by(|one, next| follows(one.content, next.content)) {
             match (run[0].content, run[run.len() - 1].content) {
                 (Content::Other, _) => continue,
-                (Content::Entry(first), Content::Entry(last)) => {
+                (Content::Events { first, .. }, Content::Events { last, .. }) => {
                     let fresh = platform.mark_sent(connection, first..=last);
                     let is_fresh = |id: u64| fresh.iter().any(|ids| ids.contains(&id));
-                    platform.journal.write(
-                        run.iter()
-                            .filter(|frame| matches!(frame.content, Content::Entry(id) if is_fresh(id)))
-                            .map(|frame| &self.bytes[frame.payload..frame.end]),
-                    );
+                    match &platform.declared {
+                        Some(service) if platform.journal.is_active() => {
+                            let numbers = fresh.into_iter().flatten();
+                            let lines: Vec<String> = numbers.map(|number| service.record(number)).collect();
+                            platform.journal.write(lines.iter().map(String::as_bytes));
+                        }
+                        Some(_) => {}
+                        None => platform.journal.write(
+                            run.iter()
+                                .filter(|frame| {
+                                    matches!(frame.content, Content::Events { first, .. } if is_fresh(first))
+                                })
+                                .map(|frame| &self.bytes[frame.payload..frame.end]),
+                        ),
+                    }
                 }
+                // The record of a declared feed contains each event once.
+                _ if platform.declared.is_some() => {}
                 _ => platform
                     .journal
                     .write(run.iter().map(|frame| &self.bytes[frame.payload..frame.end])),
@@ -162,7 +200,7 @@ impl Outbox {
 
 fn follows(one: Content, next: Content) -> bool {
     match (one, next) {
-        (Content::Entry(one), Content::Entry(next)) => next == one + 1,
+        (Content::Events { last, .. }, Content::Events { first, .. }) => first == last + 1,
         (one, next) => one == next,
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
+    declared::Client,
     order::Order,
     outbox::Outbox,
     socket::{Socket, discard, linger, reset},
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// The time within which a client must authenticate. *Assumed*; the public clients send AUTH at once.
-const AUTH_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const AUTH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The time that answers and a close frame may take to write when the client does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -66,6 +67,8 @@ pub(super) struct Session<'a> {
     /// between two phases.
     pub(super) cut: watch::Receiver<()>,
     pub(super) fault_state: FaultState,
+    /// The state of a connection of a declared feed.
+    pub(super) client: Client,
     /// The delay and the order of this connection.
     pub(super) order: Order,
     /// The token of the authenticated client.
@@ -86,6 +89,7 @@ impl<'a> Session<'a> {
         after_head: Vec<u8>,
         number: u64,
         faults: ConnectionFaults,
+        client: Client,
         platform: &'a Platform,
         stop: CancellationToken,
     ) -> Self {
@@ -102,6 +106,7 @@ impl<'a> Session<'a> {
             stop,
             cut: platform.cut.subscribe(),
             fault_state: FaultState::default(),
+            client,
             order: Order::new(platform, number),
             token: String::new(),
             expires: None,
@@ -118,10 +123,15 @@ impl<'a> Session<'a> {
             return;
         }
         let mut membership = None;
-        let end = match self.authorise().await {
+        let opened = match &platform.declared {
+            Some(service) => self.open(service).await,
+            None => self.authorise().await,
+        };
+        let end = match opened {
             Err(end) => end,
             Ok(()) => {
-                let (joined, first) = Membership::join(platform, self.number, self.token.clone());
+                let start = self.start(Instant::now());
+                let (joined, first) = Membership::join(platform, self.number, self.token.clone(), start);
                 membership = Some(joined);
                 (self.next, self.first) = (first, first);
                 self.stream().await
@@ -143,9 +153,20 @@ impl<'a> Session<'a> {
     }
 
     async fn authorise(&mut self) -> Result<(), End> {
-        let deadline = Instant::now() + AUTH_TIMEOUT;
+        let text = self.next_text(Instant::now() + AUTH_TIMEOUT).await?;
+        let token = text.as_deref().and_then(auth_token);
+        let result = self.answer_auth(token.as_deref());
+        if let Some(delay) = self.fault_state.late_answer.take() {
+            self.pause(delay).await?;
+        }
+        self.send_answers().await?;
+        result
+    }
+
+    /// Waits for a text; `None` for a binary message. Answers WebSocket pings.
+    pub(super) async fn next_text(&mut self, deadline: Instant) -> Result<Option<String>, End> {
         let stop = self.stop.clone();
-        let token = loop {
+        loop {
             let message = select! {
                 biased;
                 () = stop.cancelled() => return Err(End::Close(1001)),
@@ -154,8 +175,8 @@ impl<'a> Session<'a> {
                 () = sleep_until(deadline) => return Err(End::Close(REFUSED)),
             };
             match message {
-                Ok(Some(Message::Text(text))) => break auth_token(&text),
-                Ok(Some(Message::Binary)) => break None,
+                Ok(Some(Message::Text(text))) => return Ok(Some(text)),
+                Ok(Some(Message::Binary)) => return Ok(None),
                 Ok(Some(Message::Ping(payload))) => self.answers.push(Opcode::Pong, &payload),
                 Ok(Some(Message::Pong)) => {}
                 Ok(Some(Message::Close(code))) => return Err(End::Close(code.unwrap_or(1000))),
@@ -163,10 +184,7 @@ impl<'a> Session<'a> {
                 Err(error) => return Err(End::Close(error.close_code())),
             }
             self.send_answers().await?;
-        };
-        let result = self.answer_auth(token.as_deref());
-        self.send_answers().await?;
-        result
+        }
     }
 
     /// Answers AUTH according to the token or to a fault rule.
@@ -184,6 +202,9 @@ impl<'a> Session<'a> {
             .early(&self.platform.plan, Phase::Authorisation, Instant::now());
         if fault.is_some() {
             self.platform.count(Count::Fault);
+        }
+        if let Some(Reaction::LateAnswer { delay }) = &fault {
+            self.fault_state.late_answer = Some(*delay);
         }
         let refusal = match fault {
             Some(Reaction::NoAuthAnswer) => return Err(End::HalfOpen),
@@ -208,7 +229,7 @@ impl<'a> Session<'a> {
         Err(End::Close(REFUSED))
     }
 
-    async fn send_answers(&mut self) -> Result<(), End> {
+    pub(super) async fn send_answers(&mut self) -> Result<(), End> {
         let written = async {
             self.writer.write_all(self.answers.rest()).await?;
             self.writer.flush().await

@@ -28,7 +28,9 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// The effects of fault rules on the connection.
 #[derive(Debug, Default)]
 pub(super) struct FaultState {
-    pong: Pong,
+    pub(super) pong: Pong,
+    /// The time before the answer to AUTH.
+    pub(super) late_answer: Option<Duration>,
     silent: bool,
     drip: Option<Drip>,
     /// A fault that waits for the entries that it needs.
@@ -36,8 +38,9 @@ pub(super) struct FaultState {
     variants: u64,
 }
 
+/// The answers to pings.
 #[derive(Debug, Default)]
-enum Pong {
+pub(super) enum Pong {
     #[default]
     Right,
     Wrong(String),
@@ -87,7 +90,12 @@ impl Session<'_> {
                 drip_wait = Some(drip.next).filter(|next| *next > Instant::now());
                 piece = drip.bytes;
             }
-            let timer = wake.or(drip_wait).into_iter().chain(self.expires).min();
+            let timer = wake
+                .or(drip_wait)
+                .into_iter()
+                .chain(self.expires)
+                .chain(self.next_tick())
+                .min();
             let may_read = self.answers.rest().len() < MAX_ANSWER_BYTES;
             select! {
                 biased;
@@ -118,6 +126,9 @@ impl Session<'_> {
                 }
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     let now = Instant::now();
+                    if let Some(end) = self.tick(now) {
+                        return end;
+                    }
                     if self.expires.is_some_and(|expires| expires <= now) {
                         self.expires = None;
                         if let Some(end) = self.check_token(now) {
@@ -148,7 +159,10 @@ impl Session<'_> {
     /// Handles a message of an authenticated client.
     fn receive(&mut self, message: Result<Option<Message>, ReadError>) -> Option<End> {
         match message {
-            Ok(Some(Message::Text(text))) => self.receive_text(&text),
+            Ok(Some(Message::Text(text))) => match &self.platform.declared {
+                Some(service) => return self.receive_declared(service, &text),
+                None => self.receive_text(&text),
+            },
             Ok(Some(Message::Ping(payload))) if !matches!(self.fault_state.pong, Pong::None) => {
                 self.answers.push(Opcode::Pong, &payload);
             }
@@ -204,6 +218,13 @@ impl Session<'_> {
             Due::Later { events, at } => match self.allowance(self.block_end(), now) {
                 Allowance::UpTo(last) => {
                     let last = last.min(self.next.saturating_add(events - 1));
+                    if let Some(service) = &self.platform.declared {
+                        self.push_events(service, last);
+                        if self.outbox.is_done() {
+                            // All of these events are acknowledged.
+                            return self.fill(now);
+                        }
+                    }
                     while self.next <= last && !self.outbox.is_full() {
                         let end = last.min(self.block_end());
                         if end == self.next {
@@ -225,6 +246,9 @@ impl Session<'_> {
 
     /// Returns the last position of the block that is sent next.
     fn block_end(&self) -> u64 {
+        if self.platform.declared.is_some() {
+            return self.next;
+        }
         self.order
             .block_end(self.next)
             .min(self.platform.feed.last_id())
@@ -242,6 +266,9 @@ impl Session<'_> {
     }
 
     fn push_entry(&mut self, position: u64, bytes: Option<usize>) {
+        if let Some(service) = &self.platform.declared {
+            return self.push_frame(service, position..=position);
+        }
         self.outbox.push_entry(&self.platform.entries, position, bytes);
         self.events += 1;
     }
@@ -268,13 +295,23 @@ impl Session<'_> {
             Reaction::BadUtf8 => self.outbox.push(Opcode::Text, b"{\"id\":\"\xff\xfe\"}"),
             Reaction::BadJson => self.outbox.push(Opcode::Text, br#"{"id":1,"data":{"result":"#),
             Reaction::UnknownKind => self.outbox.push_json(&json!({ "maintenance": "soon" })),
+            Reaction::Error { message } if let Some(service) = &self.platform.declared => {
+                if let Some(error) = service.error(&message) {
+                    self.outbox.push(Opcode::Text, error.as_bytes());
+                }
+            }
             Reaction::Error { message } => self.outbox.push_json(&json!({ "error": message })),
             Reaction::Duplicate { entries: copies } => {
                 let from = self.next.saturating_sub(u64::from(copies)).max(self.first);
                 for id in from..self.next {
-                    self.outbox.push_copy(entries, id);
+                    match &self.platform.declared {
+                        Some(service) => self.outbox.push_frame_copy(&service.frame(id..=id)),
+                        None => self.outbox.push_copy(entries, id),
+                    }
                 }
             }
+            // A declared feed has neither entries with a picture nor variants of an event.
+            Reaction::SameId | Reaction::Huge { .. } if self.platform.declared.is_some() => {}
             Reaction::SameId => {
                 self.fault_state.variants += 1;
                 self.outbox

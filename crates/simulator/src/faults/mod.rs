@@ -88,6 +88,11 @@ pub enum Reaction {
         /// The value in the answer.
         value: String,
     },
+    /// Answers AUTH, or the first message of a declared opening, after this time.
+    LateAnswer {
+        /// The time before the answer.
+        delay: Duration,
+    },
     /// Does not answer AUTH; the connection stays open and silent.
     NoAuthAnswer,
     /// Answers the upgrade request with an HTTP status.
@@ -221,6 +226,7 @@ impl Reaction {
             Self::RefuseToken { .. }
             | Self::WrongAuth { .. }
             | Self::NoAuthAnswer
+            | Self::LateAnswer { .. }
             | Self::CloseAfterAuth { .. } => Phase::Authorisation,
             Self::Rest(_) => Phase::Rest,
             _ => Phase::Events,

@@ -24,11 +24,12 @@ const CONDITIONS: [&str; 7] = [
     "path",
 ];
 
-const REACTIONS: [&str; 22] = [
+const REACTIONS: [&str; 23] = [
     "http",
     "refuse-token",
     "wrong-auth",
     "no-auth-answer",
+    "late-answer",
     "close-after-auth",
     "close",
     "cut",
@@ -265,6 +266,11 @@ fn parse_reaction(word: &'static str, value: Option<&str>) -> Result<Reaction, P
         "close-after-auth" => Reaction::CloseAfterAuth {
             code: code(Some(1000))?,
         },
+        "late-answer" => Reaction::LateAnswer {
+            delay: value
+                .and_then(duration_of)
+                .ok_or_else(|| wrong(word, "a duration such as 500ms, 30s, 2m or 1h", value))?,
+        },
         "close" => Reaction::Close { code: code(None)? },
         "drip" => Reaction::Drip {
             bytes_per_second: small(word, value, "a number of bytes per second from 1", 16)?,
@@ -427,6 +433,7 @@ impl Display for Reaction {
             Self::RefuseToken { message } => write!(out, "refuse-token={}", escaped(message)),
             Self::WrongAuth { value } => write!(out, "wrong-auth={}", escaped(value)),
             Self::NoAuthAnswer => out.write_str("no-auth-answer"),
+            Self::LateAnswer { delay } => write!(out, "late-answer={}", duration(*delay)),
             Self::CloseAfterAuth { code } => write!(out, "close-after-auth={code}"),
             Self::Close { code } => write!(out, "close={code}"),
             Self::Cut => out.write_str("cut"),

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 /// The set of ids that were sent.
 #[derive(Debug, Default)]
-pub(super) struct SentIds {
+pub(crate) struct SentIds {
     /// Ids up to this one were sent, or cannot be sent any more.
     floor: u64,
     /// The ids above `floor` that were sent, as sorted ranges with gaps between them. There are about as many ranges as
@@ -14,7 +14,7 @@ pub(super) struct SentIds {
 
 impl SentIds {
     /// Adds ids and returns those that were missing.
-    pub(super) fn insert(&mut self, ids: RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
+    pub(crate) fn insert(&mut self, ids: RangeInclusive<u64>) -> Vec<RangeInclusive<u64>> {
         let (first, last) = ((*ids.start()).max(self.floor + 1), *ids.end());
         if first > last {
             return Vec::new();
@@ -48,13 +48,26 @@ impl SentIds {
     }
 
     /// Returns the first id that was not sent and still can be.
-    pub(super) fn first_missing(&self) -> u64 {
+    pub(crate) fn first_missing(&self) -> u64 {
         self.floor + 1
     }
 
     /// Returns the last id that was sent.
     pub(super) fn last(&self) -> u64 {
         self.spans.last().map_or(self.floor, |(_, end)| *end)
+    }
+
+    pub(crate) fn contains(&self, id: u64) -> bool {
+        id <= self.floor
+            || self
+                .spans
+                .iter()
+                .any(|(start, end)| (*start..=*end).contains(&id))
+    }
+
+    /// Returns all ids in order, from 1.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u64> {
+        (1..=self.floor).chain(self.spans.iter().flat_map(|(start, end)| *start..=*end))
     }
 
     fn merge(&mut self) {

@@ -146,6 +146,9 @@ fn any_reaction() -> impl Strategy<Value = Reaction> {
             Reaction::Silence,
             Reaction::NoPong,
             Reaction::NoAuthAnswer,
+            Reaction::LateAnswer {
+                delay: Duration::from_millis(1_500),
+            },
             Reaction::Binary,
             Reaction::BadUtf8,
             Reaction::BadJson,

@@ -1,0 +1,222 @@
+//! The events of a declared feed. An event is a function of its number, so any event can be sent again.
+
+use std::{
+    fmt::Write as _,
+    ops::RangeInclusive,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use neurobridge_core::{cloudevents, positions::TimeFormat};
+use neurobridge_protocol::{Action, Declaration, Declared, FeedPath};
+
+use super::{
+    FeedError,
+    sample::{Role, Roles, Sample, Slot},
+};
+use crate::random::{Draws, mix};
+
+/// The number of consecutive events with the same sample; a frame contains at most as many events.
+const BLOCK: u64 = 8;
+
+const LANE_KEY: u64 = 201;
+const LANE_SAMPLE: u64 = 202;
+const LANE_FRAME: u64 = 203;
+
+/// The generator of events.
+#[derive(Debug)]
+pub(super) struct Events {
+    samples: Vec<Sample>,
+    roles: Roles,
+    seed: u64,
+    keys: u64,
+    /// The time between two events in nanoseconds, at least 1.
+    step: i128,
+    start: OnceLock<Timestamp>,
+    /// Reads the sent events for the record.
+    reader: Mutex<Declared>,
+}
+
+/// An event as the declaration reads it.
+#[derive(Debug)]
+pub(super) struct ReadEvent {
+    pub(super) id: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) has_time: bool,
+    pub(super) text: String,
+    pub(super) body: String,
+}
+
+impl Events {
+    pub(super) fn new(
+        samples: Vec<Sample>,
+        roles: Roles,
+        reader: Declared,
+        (seed, keys): (u64, u64),
+        step: Duration,
+        start: Option<Timestamp>,
+    ) -> Self {
+        let units = roles.fields.iter().filter_map(|(_, role)| match role {
+            Role::Time(format) => format.nanoseconds().or(Some(1_000)),
+            _ => None,
+        });
+        let least = units.max().filter(|_| roles.time_is_unique).unwrap_or(1);
+        Self {
+            samples,
+            seed,
+            keys: keys.max(1),
+            step: i128::try_from(step.as_nanos())
+                .unwrap_or(i128::MAX)
+                .max(i128::from(least)),
+            roles,
+            start: start.map_or_else(OnceLock::new, OnceLock::from),
+            reader: Mutex::new(reader),
+        }
+    }
+
+    /// Fixes the time of the first event to now, unless it is set.
+    pub(super) fn begin(&self) -> Timestamp {
+        *self.start.get_or_init(|| {
+            let micros = Timestamp::now().as_microsecond();
+            Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH)
+        })
+    }
+
+    /// Returns the last event of a frame that begins with the event `first`, at most `last`.
+    pub(super) fn frame_end(&self, first: u64, last: u64) -> u64 {
+        if !self.sample(first).may_repeat {
+            return first;
+        }
+        let block_end = first.saturating_add(BLOCK - 1 - (first.saturating_sub(1)) % BLOCK);
+        let count = 1 + Draws::new(self.seed, first, LANE_FRAME).below(BLOCK);
+        (first.saturating_add(count - 1)).min(block_end).min(last)
+    }
+
+    /// Returns the frame with the events of a range, which [`Events::frame_end`] limits.
+    pub(super) fn frame(&self, numbers: RangeInclusive<u64>) -> String {
+        let sample = self.sample(*numbers.start());
+        let mut out = sample.head.clone();
+        for (index, number) in numbers.enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            self.write(sample, number, &mut out);
+        }
+        out.push_str(&sample.tail);
+        out
+    }
+
+    fn sample(&self, number: u64) -> &Sample {
+        let block = number.saturating_sub(1) / BLOCK;
+        let index = Draws::new(self.seed, block, LANE_SAMPLE).below(self.samples.len() as u64);
+        &self.samples[index as usize]
+    }
+
+    fn write(&self, sample: &Sample, number: u64, out: &mut String) {
+        let mut at = 0;
+        for slot in &sample.slots {
+            out.push_str(&sample.unit[at..slot.range.start]);
+            self.write_value(slot, number, out);
+            at = slot.range.end;
+        }
+        out.push_str(&sample.unit[at..]);
+    }
+
+    fn write_value(&self, slot: &Slot, number: u64, out: &mut String) {
+        let is_text = slot.is_text || slot.role == Role::Time(TimeFormat::Text);
+        let quote = if is_text { "\"" } else { "" };
+        let _ = match slot.role {
+            Role::Number => write!(out, "{quote}{}{number}{quote}", slot.prefix),
+            Role::Key => {
+                let key = 1 + mix(self.seed, number, LANE_KEY) % self.keys;
+                write!(out, "{quote}{}{key}{quote}", slot.prefix)
+            }
+            Role::Time(format) => {
+                let time = self.time(number);
+                match format.nanoseconds() {
+                    None => write!(out, "\"{time}\""),
+                    Some(unit) => {
+                        let value = time.as_nanosecond().div_euclid(i128::from(unit));
+                        write!(out, "{quote}{value}{quote}")
+                    }
+                }
+            }
+        };
+    }
+
+    fn time(&self, number: u64) -> Timestamp {
+        let after = i128::from(number).saturating_mul(self.step);
+        Timestamp::from_nanosecond(self.begin().as_nanosecond().saturating_add(after))
+            .unwrap_or(Timestamp::MAX)
+    }
+
+    /// Returns the number of the last event whose value at `path` is not after `text`; `None` if the text is no such value.
+    pub(super) fn number_of(&self, path: &FeedPath, text: &str) -> Option<u64> {
+        match self.roles.of(path)? {
+            Role::Key => None,
+            Role::Number => {
+                let digits = text.trim_start_matches(|c: char| !c.is_ascii_digit());
+                let numbers = self.samples.iter().flat_map(|sample| &sample.slots);
+                let mut prefixes = numbers.filter(|slot| slot.role == Role::Number);
+                let number = prefixes.find_map(|slot| text.strip_prefix(slot.prefix.as_str())?.parse().ok());
+                number.or_else(|| digits.parse().ok())
+            }
+            Role::Time(format) => {
+                let time = cloudevents::timestamp(text, format)?.as_nanosecond();
+                let unit = i128::from(format.nanoseconds().unwrap_or(1));
+                let passed = time.div_euclid(unit) * unit + unit - 1 - self.begin().as_nanosecond();
+                Some(u64::try_from(passed.div_euclid(self.step)).unwrap_or(0))
+            }
+        }
+    }
+
+    /// Reads an event as a client does.
+    pub(super) fn read(&self, number: u64) -> Option<ReadEvent> {
+        let frame = self.frame(number..=number);
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = None;
+        reader.receive(&frame, &mut |action| {
+            if let Action::Event(event) = action {
+                read = Some(ReadEvent {
+                    id: event.id().map(Into::into),
+                    key: event.key().map(Into::into),
+                    has_time: event.time().is_some(),
+                    text: event.text.to_owned(),
+                    body: event.body().to_owned(),
+                });
+            }
+        });
+        read
+    }
+
+    /// Checks that the declaration reads the events with different identities.
+    pub(super) fn check(&self, declaration: &Declaration) -> Result<(), FeedError> {
+        let mut ids = Vec::new();
+        for number in 1..=2 * BLOCK {
+            let frame = || self.frame(number..=number);
+            let Some(event) = self.read(number) else {
+                return Err(FeedError::new(format!("no rule reads as an event: {}", frame())));
+            };
+            let missing = [
+                ("id", declaration.event.id.is_some() && event.id.is_none()),
+                ("key", declaration.event.key.is_some() && event.key.is_none()),
+                ("time", declaration.event.time.is_some() && !event.has_time),
+            ];
+            if let Some((name, _)) = missing.into_iter().find(|(_, is_missing)| *is_missing) {
+                return Err(FeedError::new(format!(
+                    "no value at \"event.{name}\": {}",
+                    frame()
+                )));
+            }
+            ids.extend(event.id);
+        }
+        ids.sort();
+        let count = ids.len();
+        ids.dedup();
+        if ids.len() < count {
+            return Err(FeedError::new("two events have the same id"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,75 @@
+use super::*;
+
+fn service(text: &str, script: Option<&str>) -> Result<Service, FeedError> {
+    let declaration: Declaration = toml::from_str(text).unwrap();
+    let feed = DeclaredFeed {
+        script: script.map(str::to_owned),
+        ..DeclaredFeed::new(declaration)
+    };
+    Service::new(
+        feed,
+        1,
+        Duration::from_millis(1),
+        Some(Timestamp::from_second(1_700_000_000).unwrap()),
+    )
+}
+
+#[test]
+fn sample_is_built_from_the_declaration() {
+    let feed = r#"
+        events = "data"
+        rules = [{ when = { "$.arg.channel" = "trades", side = ["buy", "sell"] }, is = "event" }]
+        event = { id = ["symbol", "n"], time = { path = "ts", unit = "ms" }, key = "symbol" }
+    "#;
+    let service = service(feed, None).unwrap();
+    let frame = service.frame(7..=7);
+    let value: serde_json::Value = serde_json::from_str(&frame).unwrap();
+    assert_eq!(value["arg"]["channel"], "trades");
+    assert_eq!(value["data"][0]["n"], "7");
+    assert_eq!(value["data"][0]["ts"], 1_700_000_000_007_u64);
+    assert!(value["data"][0]["symbol"].as_str().unwrap().starts_with("key-"));
+}
+
+#[test]
+fn sample_of_the_script_keeps_other_fields_and_types() {
+    let feed = r#"
+        rules = [{ when = { kind = "commit" }, is = "event" }]
+        event = { id = ["did", "at"], time = { path = "at", unit = "us" }, key = "did" }
+        resume = { value = "at", query = "cursor", unit = "us" }
+    "#;
+    let script = r#"{"kind":"commit","at":1725911162329308,"did":"did:plc:x","n":[1,2]}"#;
+    let service = service(feed, Some(script)).unwrap();
+    let frame = service.frame(3..=3);
+    assert!(
+        frame.starts_with(r#"{"kind":"commit","at":1700000000003000,"did":"did:plc:x-"#)
+            && frame.ends_with(r#"","n":[1,2]}"#),
+        "{frame}"
+    );
+    let path = &service.declaration().resume.as_ref().unwrap().value;
+    for (text, number) in [
+        ("1700000000003000", 3),
+        ("1700000000003999", 3),
+        ("1700000000002999", 2),
+        ("5", 0),
+    ] {
+        assert_eq!(service.events.number_of(path, text), Some(number), "{text}");
+    }
+    assert_eq!(service.events.number_of(path, "no"), None);
+}
+
+#[test]
+fn unusable_declaration_or_script_is_explained() {
+    let fixed = r#"
+        rules = [{ when = { id = "x" }, is = "event" }]
+        event = { id = "id" }
+    "#;
+    assert!(service(fixed, None).unwrap_err().to_string().contains("event.id"));
+    let feed = r#"
+        rules = [{ when = { kind = "a" }, is = "event" }]
+        event = { id = "id" }
+    "#;
+    let error = service(feed, Some(r#"{"kind":"b"}"#)).unwrap_err();
+    assert!(error.to_string().contains("line 1"), "{error}");
+    let error = service(feed, Some(r#"{"kind":"a"}"#)).unwrap_err();
+    assert!(error.to_string().contains("\"id\""), "{error}");
+}
