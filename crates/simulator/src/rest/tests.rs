@@ -15,10 +15,11 @@ fn platform(options: Options, recognised: u64) -> Platform {
     };
     let platform = Platform::new(
         options,
+        None,
         Journal::create(None, 0).unwrap(),
         Recognised::create(None).unwrap(),
     );
-    platform.feed.join(1, Instant::now());
+    platform.feed.join(1, crate::declared::Start::Now, Instant::now());
     if recognised > 0 {
         platform.feed.mark_sent(1, 1..=recognised);
     }
