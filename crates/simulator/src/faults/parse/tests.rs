@@ -99,6 +99,7 @@ fn every_reaction_parses_without_conditions() {
             "rest-http" => "rest-http=429",
             "rest-slow" => "rest-slow=30s",
             "close" => "close=1001",
+            "late-answer" => "late-answer=2s",
             "huge" => "huge=1MiB",
             word => word,
         };
