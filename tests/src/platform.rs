@@ -95,6 +95,54 @@ impl Platform {
         self.process.terminate(START_TIMEOUT)?;
         read_record(&self.record)
     }
+
+    /// As [`stop`](Self::stop), for a simulator of a declared feed.
+    ///
+    /// # Errors
+    /// Returns an error if the simulator does not stop, or if its record cannot be read.
+    pub fn stop_declared(mut self) -> Result<Vec<DeclaredSent>> {
+        self.process.terminate(START_TIMEOUT)?;
+        read_declared_record(&self.record)
+    }
+}
+
+/// An event of a declared feed as the simulator sent it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredSent {
+    /// The number of the event: 1 for the first.
+    pub number: u64,
+    /// The identity.
+    pub id: String,
+    /// The key.
+    pub key: Option<String>,
+    /// The unmodified JSON of the body.
+    pub body: String,
+}
+
+/// Reads the record of a declared feed.
+///
+/// # Errors
+/// Returns an error if the file cannot be read, or if a line is not an event.
+pub fn read_declared_record(path: &Path) -> Result<Vec<DeclaredSent>> {
+    #[derive(Deserialize)]
+    struct Line<'a> {
+        number: u64,
+        id: String,
+        key: Option<String>,
+        #[serde(borrow)]
+        body: &'a RawValue,
+    }
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let parse = |line| {
+        let line: Line<'_> = serde_json::from_str(line).with_context(|| format!("invalid line: {line}"))?;
+        Ok(DeclaredSent {
+            number: line.number,
+            id: line.id,
+            key: line.key,
+            body: line.body.get().to_owned(),
+        })
+    };
+    text.lines().map(parse).collect()
 }
 
 /// Reads a file with one frame per line.

@@ -29,6 +29,7 @@ mod recreated_destinations;
 mod replay;
 mod resumed_feeds;
 mod shared_files;
+mod shipped_feeds;
 mod signals_and_exits;
 mod silent_name_server;
 mod stuck_readers;

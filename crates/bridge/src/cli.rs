@@ -14,7 +14,7 @@ use neurobridge_spool::Place;
 
 pub use self::backfill::BackfillFlags;
 pub use self::history::{GapsCommand, GapsCommandFlags, GapsFlags, HistoryFlags, Since};
-pub use self::simulate::SimulateFlags;
+pub use self::simulate::{FeedFlags, SimulateFlags};
 pub use self::values::HttpAddress;
 use self::{
     texts::{
@@ -229,6 +229,9 @@ pub struct DemoFlags {
     /// The folder of the written files.
     #[arg(long, value_name = "DIR", default_value = "demo-data")]
     pub data_dir: PathBuf,
+    /// A shipped declaration of a feed, such as okx, instead of NeuroIO's platform.
+    #[arg(long, value_name = "NAME")]
+    pub feed: Option<String>,
 }
 
 /// Flags of `check`.

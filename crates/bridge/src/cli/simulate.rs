@@ -64,6 +64,26 @@ pub struct SimulateFlags {
     /// The tokens.
     #[command(flatten)]
     pub token: TokenFlags,
+    /// The declared feed.
+    #[command(flatten)]
+    pub feed: FeedFlags,
+}
+
+/// Flags of `simulate` about a declared feed.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Declared feed")]
+pub struct FeedFlags {
+    /// The declaration of a feed to simulate instead of NeuroIO: the name of a shipped one such as okx, or a file. Secrets with a
+    /// value are expected; others may have any value.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["tokens", "size"])]
+    pub feed: Option<String>,
+    /// A file with frames as the feed sends them, one per line: samples of events, and answers. Without it, frames are built from
+    /// the declaration.
+    #[arg(long, value_name = "FILE", requires = "feed")]
+    pub script: Option<PathBuf>,
+    /// A file to which the ids of acknowledged events are written; it is truncated first.
+    #[arg(long, value_name = "FILE", requires = "feed")]
+    pub acknowledged: Option<PathBuf>,
 }
 
 /// Flags of `simulate` about connections.

@@ -66,6 +66,7 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
             let options = demo::DemoOptions {
                 rate: flags.rate,
                 duration: flags.duration,
+                feed: flags.feed.clone(),
                 data_dir: flags.data_dir,
             };
             block_on(demo::run(options)).map(|()| Exit::Ok)

@@ -1,14 +1,17 @@
 //! `neurobridge simulate`: the platform simulator.
 
+use std::fs;
+
 use anyhow::Context;
 use neurobridge_simulator::{
-    EntryOptions, Options, RestOptions, Simulator, SpreadOptions, TlsFiles, TokenOptions,
+    DeclaredFeed, EntryOptions, Options, RestOptions, Simulator, SpreadOptions, TlsFiles, TokenOptions,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    cli::SimulateFlags,
+    cli::{FeedFlags, SimulateFlags},
+    config::feeds,
     exit::{Exit, Failure, OrExit},
     signals::Signals,
 };
@@ -20,7 +23,10 @@ use crate::{
 pub(super) async fn run(flags: SimulateFlags) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
     let scheme = if flags.tls_cert.is_some() { "wss" } else { "ws" };
-    let simulator = Simulator::bind(options(flags)).await.or_exit(Exit::Unavailable)?;
+    let feed = declared_feed(&flags.feed)?;
+    let simulator = Simulator::bind(options(flags, feed))
+        .await
+        .or_exit(Exit::Unavailable)?;
     let handle = simulator.handle();
     let address = simulator.local_addr();
     info!(url = format!("{scheme}://{address}/"), "simulator listening");
@@ -56,7 +62,27 @@ pub(super) async fn run(flags: SimulateFlags) -> Result<(), Failure> {
     ended.context("simulator failed").or_exit(Exit::Disk)
 }
 
-fn options(flags: SimulateFlags) -> Options {
+/// Reads the declared feed to simulate, and its script.
+///
+/// # Errors
+/// The declaration or the script cannot be read.
+fn declared_feed(flags: &FeedFlags) -> Result<Option<DeclaredFeed>, Failure> {
+    let Some(named) = &flags.feed else {
+        return Ok(None);
+    };
+    let script = flags.script.as_ref().map(|path| {
+        fs::read_to_string(path)
+            .with_context(|| format!("--script: {} cannot be read", path.display()))
+            .or_exit(Exit::Usage)
+    });
+    Ok(Some(DeclaredFeed {
+        script: script.transpose()?,
+        acknowledged: flags.acknowledged.clone(),
+        ..DeclaredFeed::new(feeds::declaration(named)?)
+    }))
+}
+
+fn options(flags: SimulateFlags, feed: Option<DeclaredFeed>) -> Options {
     let tls = flags
         .tls_cert
         .zip(flags.tls_key)
@@ -97,6 +123,7 @@ fn options(flags: SimulateFlags) -> Options {
             shuffle: flags.connections.shuffle,
         },
         tls,
+        feed,
         ..Options::default()
     }
 }

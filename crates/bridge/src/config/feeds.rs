@@ -1,8 +1,13 @@
 //! Declarations of feeds in files of their own: a source names a shipped declaration, or the path of a file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
+use anyhow::Context;
 use neurobridge_core::suggest::did_you_mean;
+use neurobridge_protocol::Declaration;
 use serde_json::Value;
 
 use super::{
@@ -10,6 +15,7 @@ use super::{
     report::{Problem, Report},
     shape::Shape,
 };
+use crate::exit::{Exit, Failure, OrExit};
 
 /// Includes the declarations that `config/feeds` of the repository contains.
 macro_rules! shipped {
@@ -37,6 +43,32 @@ pub(crate) fn shipped(name: &str) -> Option<&'static str> {
         .iter()
         .find(|(known, _)| *known == name)
         .map(|(_, text)| *text)
+}
+
+/// Reads a declaration for a simulation: a shipped one, or a file.
+///
+/// # Errors
+/// There is no such declaration, or it is invalid.
+pub(crate) fn declaration(named: &str) -> Result<Declaration, Failure> {
+    let text = match shipped(named) {
+        Some(text) => text.to_owned(),
+        None => fs::read_to_string(named)
+            .with_context(|| {
+                format!(
+                    "--feed: found \"{named}\", expected a file, or one of {}",
+                    names().join(", ")
+                )
+            })
+            .or_exit(Exit::Usage)?,
+    };
+    toml::from_str(&text)
+        .with_context(|| format!("--feed: the declaration {named}"))
+        .or_exit(Exit::Config)
+}
+
+/// Returns the names of the shipped declarations.
+fn names() -> Vec<&'static str> {
+    SHIPPED.iter().map(|(name, _)| *name).collect()
 }
 
 /// Replaces the name of a shipped declaration, and the path of a file, by the declaration.
@@ -84,7 +116,7 @@ fn include_file(
     named: &str,
     shape: &Shape<'_>,
 ) -> Result<(), Report> {
-    let names: Vec<&str> = SHIPPED.iter().map(|(name, _)| *name).collect();
+    let names = names();
     let refuse = |document: &Document, found: String| {
         let mut report = Report::default();
         let message = format!(

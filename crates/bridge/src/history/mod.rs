@@ -42,7 +42,7 @@ use self::{
     watch::{SourceFacts, Watch},
 };
 pub(crate) use self::{
-    book::{Book, CRASH, Gap, OUTCOMES, RESTART},
+    book::{Book, CRASH, Gap, OUTCOMES, RECOVERED, RESTART},
     entry::{Entry, Kind},
     store::{FILE, FileState, forget, read},
 };

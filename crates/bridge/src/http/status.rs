@@ -13,7 +13,7 @@ use neurobridge_core::{
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::answer::Answer;
-use crate::history::{Entry, Gap};
+use crate::history::{Entry, Gap, RECOVERED};
 use crate::state::{SinkLedger, SinkView, SourceView, View};
 
 #[derive(Debug, Serialize)]
@@ -187,10 +187,12 @@ impl<'a> Status<'a> {
             if source.gaps > 0 {
                 let (gaps, seconds) = (source.gaps, source.gap_seconds);
                 let word = if gaps == 1 { "gap" } else { "gaps" };
-                let _ = write!(
-                    text,
-                    "; {gaps} {word}, {seconds:.1} s: events sent in that time were missed"
-                );
+                let effect = if source.newest_gaps.iter().all(|gap| gap.outcome == RECOVERED) {
+                    "the feed continued after the last stored event"
+                } else {
+                    "events sent in that time were missed"
+                };
+                let _ = write!(text, "; {gaps} {word}, {seconds:.1} s: {effect}");
             }
             text.push('\n');
         }

@@ -206,7 +206,8 @@ mod tests {
                 Some(expected),
                 "{text}"
             );
-            assert_eq!(template.recognise(&format!("{text}x"), &secrets), None, "{text}");
+            // A value at the end of a plain text may have any length.
+            assert_eq!(template.recognise(&format!("x{text}"), &secrets), None, "{text}");
         }
     }
 

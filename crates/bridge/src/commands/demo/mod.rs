@@ -11,14 +11,15 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Durat
 
 use anyhow::Context;
 use neurobridge_listener::SourceConfig;
-use neurobridge_simulator::{Options, Simulator};
+use neurobridge_protocol::{Declaration, SecretSource};
+use neurobridge_simulator::{DeclaredFeed, Options, Simulator};
 use tokio::{net::TcpListener, sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
 
 use self::{content::Locations, scenario::Scenario, screen::Screen, slow::SlowFile, totals::Totals};
 use crate::{
     bridge::Bridge,
-    config::{Config, DEFAULT_SINK, SinkEntry},
+    config::{Config, DEFAULT_SINK, SinkEntry, feeds},
     data_dir::DataDir,
     exit::{Exit, Failure, OrExit},
     history,
@@ -42,6 +43,8 @@ pub(crate) struct DemoOptions {
     pub(crate) duration: Option<Duration>,
     /// The folder for the events file and the data of the bridge.
     pub(crate) data_dir: PathBuf,
+    /// The name of a shipped declaration; without it, the simulator is NeuroIO's platform.
+    pub(crate) feed: Option<String>,
 }
 
 /// Runs the demo until a signal, or until its duration has passed.
@@ -50,8 +53,10 @@ pub(crate) struct DemoOptions {
 /// Returns an error if a port or a file is not available, and the errors of `run`.
 pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
+    let declaration = options.feed.as_deref().map(declaration).transpose()?;
     let simulator = Simulator::bind(Options {
         rate: Some(options.rate),
+        feed: declaration.clone().map(DeclaredFeed::new),
         ..Options::default()
     })
     .await
@@ -62,7 +67,7 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     let simulation = tokio::spawn(simulator.run(stop_simulator.clone()));
 
     let (slow, is_slow) = watch::channel(false);
-    let config = config(handle.local_addr(), &options, is_slow)?;
+    let config = config(handle.local_addr(), &options, declaration, is_slow)?;
     // The documented port, as with `run`; another one if the port is in use, for example by a running bridge.
     let listener = match TcpListener::bind(config.http.listen).await {
         Err(_) => TcpListener::bind((config.http.listen.ip(), 0)).await,
@@ -116,6 +121,21 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     ended
 }
 
+/// Returns a declaration whose secrets are made up: the simulator accepts them.
+///
+/// # Errors
+/// There is no declaration with this name.
+fn declaration(named: &str) -> Result<Declaration, Failure> {
+    let mut declaration = feeds::declaration(named)?;
+    for secret in declaration.secrets.values_mut() {
+        *secret = SecretSource {
+            value: Some("demo-secret".into()),
+            ..SecretSource::default()
+        };
+    }
+    Ok(declaration)
+}
+
 /// Returns the path that the default file sink writes to.
 fn events_file(options: &DemoOptions) -> PathBuf {
     options.data_dir.join("events.jsonl")
@@ -124,6 +144,7 @@ fn events_file(options: &DemoOptions) -> PathBuf {
 fn config(
     platform: SocketAddr,
     options: &DemoOptions,
+    declaration: Option<Declaration>,
     is_slow: watch::Receiver<bool>,
 ) -> Result<Config, Failure> {
     let mut config = Config {
@@ -131,6 +152,10 @@ fn config(
         ..Config::default()
     };
     let mut source = SourceConfig::new(format!("ws://{platform}/"), "demo");
+    if let Some(declaration) = declaration {
+        source.token = None;
+        source.feed = Some(Box::new(declaration));
+    }
     // The faults follow each other before a connection counts as stable, so the default delays would grow until hardly
     // any event arrives.
     source.backoff.max = MAX_BACKOFF;

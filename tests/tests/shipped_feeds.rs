@@ -1,0 +1,307 @@
+//! The shipped declarations of feeds, each against a simulator that plays the same declaration.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::kafka::{admin::KafkaAdmin, records::read_topic};
+use neurobridge_tests::nats::NatsOptions;
+use neurobridge_tests::nats::client::read_stream;
+use neurobridge_tests::paths::{Scratch, workspace_root};
+use neurobridge_tests::platform::{DeclaredSent, Platform};
+use neurobridge_tests::shared::{kafka_bootstrap, own_nats};
+use nix::sys::signal::Signal;
+
+/// Far longer than any wait here takes on two busy cores.
+const LIMIT: Duration = Duration::from_secs(300);
+/// The events of each feed.
+const EVENTS: usize = 20_000;
+
+/// A feed: its declaration, the faults of its simulator, and the CloudEvents type of its events.
+struct Feed {
+    name: &'static str,
+    faults: &'static [&'static str],
+    kind: &'static str,
+}
+
+/// All feeds are cut twice. Those whose declaration has a refusal refuse the second connection.
+const FEEDS: [Feed; 6] = [
+    Feed {
+        name: "binance",
+        faults: &["cut,after=6000,times=2"],
+        kind: "com.binance.trade",
+    },
+    Feed {
+        name: "bluesky-jetstream",
+        faults: &["cut,after=6000,times=2"],
+        kind: "network.bsky.commit",
+    },
+    Feed {
+        name: "coinbase-exchange",
+        faults: &["cut,after=6000,times=2", "refuse-token,connection=2"],
+        kind: "com.coinbase.exchange.match",
+    },
+    Feed {
+        name: "graphql-transport-ws",
+        faults: &["cut,after=6000,times=2", "close=4400,after=3000,times=1"],
+        kind: "graphql_transport_ws.unknown",
+    },
+    Feed {
+        name: "okx",
+        faults: &["cut,after=6000,times=2", "refuse-token,connection=2"],
+        kind: "com.okx.trades",
+    },
+    Feed {
+        name: "polygon",
+        faults: &["cut,after=6000,times=2", "refuse-token,connection=2"],
+        kind: "io.polygon.T",
+    },
+];
+
+impl Feed {
+    /// Returns the name of the source.
+    fn source(&self) -> String {
+        self.name.replace('-', "_")
+    }
+
+    /// Writes the declaration with the secrets themselves in place of their files.
+    fn declaration(&self, dir: &Scratch) -> PathBuf {
+        let shipped = workspace_root().join(format!("config/feeds/{}.toml", self.name));
+        let text = fs::read_to_string(shipped).unwrap();
+        let lines = text.lines().map(|line| match line.split_once("{ file = \"") {
+            Some((before, rest)) if line.starts_with("secrets") => {
+                let (_, after) = rest.split_once('"').unwrap();
+                format!("{before}{{ value = \"s3cret-key\"{after}")
+            }
+            _ => line.to_owned(),
+        });
+        let path = dir.join(format!("{}.toml", self.name));
+        fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
+        path
+    }
+}
+
+/// Checks that each event arrived once, with its body, and in the order of its key within each lane.
+fn assert_complete(feed: &str, sent: &[DeclaredSent], lanes: &[Vec<(String, String)>]) {
+    let by_id: HashMap<&str, &DeclaredSent> = sent.iter().map(|event| (event.id.as_str(), event)).collect();
+    assert_eq!((sent.len(), by_id.len()), (EVENTS, EVENTS), "{feed}");
+    assert_eq!(
+        lanes.iter().map(Vec::len).sum::<usize>(),
+        EVENTS,
+        "{feed}: each event once"
+    );
+    let mut seen = 0;
+    for lane in lanes {
+        let mut last: HashMap<&Option<String>, u64> = HashMap::new();
+        for (id, body) in lane {
+            let event = by_id
+                .get(id.as_str())
+                .unwrap_or_else(|| panic!("{feed}: {id} was not sent"));
+            assert_eq!(&event.body, body, "{feed}: {id}");
+            let before = last.insert(&event.key, event.number);
+            assert!(
+                before.is_none_or(|before| before < event.number),
+                "{feed}: {id} is out of order"
+            );
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, EVENTS, "{feed}");
+}
+
+fn config(sources: &[(String, PathBuf, String)], bootstrap: &str, topic: &str, nats: &str) -> String {
+    let mut text = "drain_timeout = \"60s\"\n".to_owned();
+    for (name, declaration, url) in sources {
+        let feed = declaration.display();
+        text.push_str(&format!(
+            "[sources.{name}]\nurl = \"{url}\"\nfeed = \"{feed}\"\nbackoff = {{ min = \"10ms\", max = \"200ms\" }}\n"
+        ));
+    }
+    text.push_str(&format!(
+        r#"
+        [spool]
+        type = "disk"
+
+        [sinks.kafka]
+        type = "kafka"
+        bootstrap_servers = "{bootstrap}"
+        topic = "{topic}"
+
+        [sinks.stream]
+        type = "nats"
+        servers = ["{nats}"]
+        subject = "feeds.{{feed}}"
+        stream = {{ name = "FEEDS", create = true, max_age = "1h", replicas = 1, duplicate_window = "100ms" }}
+        "#
+    ));
+    text
+}
+
+#[test]
+fn shipped_feeds_arrive_complete_and_in_order() {
+    let Some(bootstrap) = kafka_bootstrap() else {
+        return;
+    };
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let dir = Scratch::new("shipped-feeds").unwrap();
+    let topic = format!("shipped-feeds-{}", std::process::id());
+    KafkaAdmin::new(&bootstrap)
+        .unwrap()
+        .create_topic(&topic, 3, &[])
+        .unwrap();
+    let count = EVENTS.to_string();
+    let (mut platforms, mut sources) = (Vec::new(), Vec::new());
+    for feed in &FEEDS {
+        let folder = Scratch::new(feed.name).unwrap();
+        let declaration = feed.declaration(&folder);
+        let path = declaration.display().to_string();
+        let mut args = vec!["--feed", &path, "--count", &count];
+        args.extend(feed.faults.iter().flat_map(|rule| ["--fault", *rule]));
+        let platform = Platform::start(&folder, &args).unwrap();
+        sources.push((feed.source(), declaration, platform.url()));
+        platforms.push((platform, folder));
+    }
+    let bridge = Bridge::start(&dir, &config(&sources, &bootstrap, &topic, &nats.url())).unwrap();
+    let all = (FEEDS.len() * EVENTS) as u64;
+    bridge
+        .wait("all events to be delivered", LIMIT, |status| {
+            ["kafka", "stream"]
+                .iter()
+                .all(|sink| status.sink(sink).ledger.delivered >= all)
+        })
+        .unwrap();
+    let (status, log) = bridge.stop(Signal::SIGTERM, LIMIT).unwrap();
+    assert!(status.success(), "{status}: {log}");
+    assert!(!log.contains("s3cret-key"), "{log}");
+    for feed in &FEEDS {
+        let source = format!("source=\"{}\"", feed.source());
+        let refusals = log
+            .lines()
+            .filter(|line| line.contains(&source) && line.contains("the feed refused the connection"));
+        let expected = feed
+            .faults
+            .iter()
+            .filter(|rule| rule.starts_with("refuse"))
+            .count();
+        assert_eq!(refusals.count(), expected, "{source}: {log}");
+    }
+
+    let records = read_topic(&bootstrap, &topic, LIMIT).unwrap();
+    let messages = read_stream(&nats.url(), "FEEDS", LIMIT).unwrap();
+    for (feed, (platform, _folder)) in FEEDS.iter().zip(platforms) {
+        let sent = platform.stop_declared().unwrap();
+        let (name, kind) = (feed.source(), feed.kind);
+        let source = format!("/feeds/{name}");
+        let mut lanes = vec![Vec::new(); 3];
+        for record in records
+            .iter()
+            .filter(|record| record.header("ce_source") == Some(&source))
+        {
+            assert_eq!(record.header("ce_type"), Some(kind));
+            assert!(
+                record.header("ce_time").is_some_and(|time| time.ends_with('Z')),
+                "{name}"
+            );
+            let value = String::from_utf8(record.value.clone().unwrap()).unwrap();
+            let id = record.header("ce_id").unwrap().to_owned();
+            if lanes.iter().all(Vec::is_empty) {
+                let event = sent.iter().find(|event| event.id == id).unwrap();
+                let key = event.key.as_deref().map(str::as_bytes);
+                assert_eq!(record.key.as_deref(), key, "{name}");
+            }
+            lanes[usize::try_from(record.partition).unwrap()].push((id, value));
+        }
+        assert_complete(feed.name, &sent, &lanes);
+        let of_feed = messages
+            .iter()
+            .filter(|message| message.subject == format!("feeds.{name}"))
+            .map(|message| {
+                assert_eq!(message.header("ce-type"), Some(kind));
+                let id = message.header("ce-id").unwrap().to_owned();
+                (id, String::from_utf8(message.payload.clone()).unwrap())
+            });
+        assert_complete(feed.name, &sent, &[of_feed.collect()]);
+    }
+}
+
+/// Returns the ids that the simulator recognised, whether a client was connected or not.
+fn recognised(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["id"].as_str().unwrap().to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn killed_bridge_misses_nothing_of_a_feed_with_resume() {
+    const COUNT: usize = 6000;
+    let dir = Scratch::new("resumed-bluesky").unwrap();
+    let folder = Scratch::new("resumed-bluesky-feed").unwrap();
+    let feed = &FEEDS[1];
+    let declaration = feed.declaration(&folder);
+    let file = folder.join("recognised.ndjson");
+    let (path, count) = (declaration.display().to_string(), COUNT.to_string());
+    let args = [
+        "--feed",
+        &path,
+        "--rate",
+        "500",
+        "--count",
+        &count,
+        "--recognised",
+        file.to_str().unwrap(),
+    ];
+    let platform = Platform::start(&folder, &args).unwrap();
+    let config = format!(
+        "[sources.main]\nurl = \"{}\"\nfeed = \"{path}\"\n[spool]\ntype = \"disk\"\n",
+        platform.url()
+    );
+    for reached in [1000, 3000] {
+        let mut bridge = Bridge::start(&dir, &config).unwrap();
+        bridge
+            .wait("events in the file", LIMIT, |status| {
+                status.delivered("events") >= reached
+            })
+            .unwrap();
+        bridge.process().kill().unwrap();
+    }
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    bridge
+        .wait("all events in the file", LIMIT, |status| {
+            status.delivered("events") >= COUNT as u64
+        })
+        .unwrap();
+    let gaps = bridge
+        .metric("neurobridge_source_gaps_total", &["outcome=\"unrecovered\""])
+        .unwrap();
+    assert!(gaps.abs() < f64::EPSILON, "{gaps}");
+    let events = bridge.data_dir().join("events.jsonl");
+    let (status, log) = bridge.stop(Signal::SIGTERM, LIMIT).unwrap();
+    assert!(status.success(), "{status}: {log}");
+    platform.stop_declared().unwrap();
+    let mut arrived: Vec<String> = fs::read_to_string(events)
+        .unwrap()
+        .lines()
+        .map(|line| {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            event["id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let mut expected = recognised(&file);
+    assert_eq!(expected.len(), COUNT);
+    arrived.sort_unstable();
+    expected.sort_unstable();
+    assert!(
+        arrived == expected,
+        "{} of {} arrived",
+        arrived.len(),
+        expected.len()
+    );
+}
