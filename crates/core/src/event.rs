@@ -89,12 +89,12 @@ impl<'a> Event<'a> {
         self.positions.body().of(self.frame).unwrap_or("null")
     }
 
-    /// Returns the id of the feed: its [`joined`](crate::positions::joined) parts. `None` if it is missing or empty.
+    /// Returns the id of the feed: its [`joined`] parts. `None` if it is missing or empty.
     pub fn id(&self) -> Option<Cow<'a, str>> {
         self.positions.id(self.frame)
     }
 
-    /// Returns the key of the event: its [`joined`](crate::positions::joined) parts. `None` if it is missing or empty.
+    /// Returns the key of the event: its [`joined`] parts. `None` if it is missing or empty.
     /// For NeuroIO the recognised person, `pid`.
     pub fn key(&self) -> Option<Cow<'a, str>> {
         self.positions.key(self.frame)
