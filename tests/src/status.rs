@@ -56,8 +56,8 @@ pub struct Source {
 #[allow(missing_docs, reason = "the names are those of `/status`")]
 pub enum SourceState {
     Dialling,
-    Authorising,
-    Authorised,
+    Opening,
+    Authenticated,
     Blocked,
     Waiting,
     Refused,

@@ -108,7 +108,7 @@ fn full_spool_blocks_reading_until_space_is_free() {
     let status = scene.wait("all events to be delivered", |status| {
         status.sink("kafka").ledger.delivered == EVENTS
     });
-    assert_eq!(status.source("main").state, SourceState::Authorised);
+    assert_eq!(status.source("main").state, SourceState::Authenticated);
     assert_eq!(status.source("main").connections, 1);
     assert_eq!(status.sink("kafka").ledger.dead_lettered, 0);
     assert_eq!(scene.metric("neurobridge_source_gaps_total"), 0.0);

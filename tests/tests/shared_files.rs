@@ -115,7 +115,7 @@ fn removed_spool_ends_the_bridge_on_a_quiet_feed() {
     let mut bridge = Bridge::start(&dir, &config).unwrap();
     bridge
         .wait("the connection", SOON, |status| {
-            status.source("main").state == SourceState::Authorised
+            status.source("main").state == SourceState::Authenticated
         })
         .unwrap();
     // The bridge may write a cursor into a directory that is just being removed.

@@ -373,7 +373,7 @@ fn healthcheck_fails_without_a_bridge() {
     let bridge = Bridge::start(&dir, &source(&platform.url())).unwrap();
     bridge
         .wait("readiness", SOON, |status| {
-            status.source("main").state == SourceState::Authorised
+            status.source("main").state == SourceState::Authenticated
                 && status.sink("events").state == SinkState::Up
         })
         .unwrap();

@@ -229,7 +229,7 @@ pub struct DemoFlags {
     /// The folder of the written files.
     #[arg(long, value_name = "DIR", default_value = "demo-data")]
     pub data_dir: PathBuf,
-    /// A shipped declaration of a feed, such as okx, instead of NeuroIO's platform.
+    /// The declaration of a feed to simulate instead of NeuroIO: the name of a shipped one such as okx, or a file.
     #[arg(long, value_name = "NAME")]
     pub feed: Option<String>,
 }

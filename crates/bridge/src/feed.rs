@@ -72,7 +72,7 @@ impl Feed {
                 .await
                 .with_context(|| format!("sources.{name}"))
                 .or_exit(Exit::Config)?;
-            // The last run's, so that this one continues after the last stored event.
+            // The value of the last run, so that this run continues after the last stored event.
             if let Some(value) = spool.resume_value(source.name()) {
                 source.stored().set_resume(value.to_string());
             }

@@ -39,6 +39,11 @@ impl FrameReader {
         self.protocol.begin(Secrets::new());
     }
 
+    /// Returns the index of the opening step that waits for an answer.
+    pub(crate) fn step(&self) -> Option<usize> {
+        self.protocol.deadline().map(|(step, _)| step)
+    }
+
     /// Reads a frame, and calls `act` with each action that it requires.
     pub(crate) fn read(&mut self, frame: &str, act: &mut dyn FnMut(Action<'_>)) {
         self.protocol.receive(frame, act);

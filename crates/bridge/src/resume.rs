@@ -39,8 +39,8 @@ pub(crate) fn paths(config: &Config) -> ResumePaths {
     paths
 }
 
-/// Returns whether the resume value is stored as received. Applies the redaction to a sample; a key is not needed, since any
-/// replacement is a change.
+/// Returns whether the resume value is stored as received. Applies the redaction to a sample; no pseudonymisation key is
+/// needed, since any replacement is a change.
 fn is_kept(feed: &Declaration, field: &FieldPath, config: &EventConfig) -> bool {
     const SAMPLE: &str = "1";
     let pseudonyms = config

@@ -170,7 +170,7 @@ impl SourceView<'_> {
     pub(crate) const fn is_connected(&self) -> bool {
         matches!(
             self.snapshot.state,
-            SourceState::Authorised | SourceState::Blocked
+            SourceState::Authenticated | SourceState::Blocked
         )
     }
 

@@ -27,7 +27,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 const MAX_REASON_CHARS: usize = 1000;
 
 impl<D> Setup<D> {
-    /// Formats an error and its causes as one sentence that may be shown.
+    /// Formats an error and its causes as one sentence without secrets.
     fn shown(&self, error: &dyn std::error::Error) -> String {
         self.secrets.clean_to(&sentence(error), MAX_REASON_CHARS)
     }
@@ -41,7 +41,7 @@ enum Ended {
     Lost(Lost, Duration),
 }
 
-/// The place of one connection among those of a source.
+/// One of the connections of a source, which is opened again after it ends.
 pub(crate) struct Slot {
     /// The number of the slot.
     pub(crate) number: u64,
@@ -54,11 +54,11 @@ pub(crate) struct Slot {
 /// A change of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// It is authenticated.
+    /// The connection is authenticated.
     Authorised,
-    /// It was authenticated, and ended.
+    /// The authenticated connection ended.
     Lost {
-        /// Whether the server closed it.
+        /// Whether the server closed the connection.
         by_server: bool,
     },
 }
@@ -70,7 +70,7 @@ impl Slot {
     }
 }
 
-/// Keeps a connection open, until it is stopped or retires.
+/// Keeps a connection open until it is stopped or replaced.
 pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
     setup: &Setup<D>,
     mut link: Link<O>,

@@ -86,8 +86,8 @@ impl BackfillConfig {
             .or_else(|| is_platform(feed).then_some(PLATFORM_REST))
     }
 
-    /// Returns the configuration errors, also those beside a declared feed: for each one the key below the source, and a sentence with what was found and
-    /// what was expected.
+    /// Returns the configuration errors, each with its key below the source and a sentence that states the found and the
+    /// expected value. With a declared feed, `url` and `enabled = true` are errors.
     pub(crate) fn check(&self, feed: &str, is_declared: bool) -> Vec<(&'static str, String)> {
         let mut errors = Vec::new();
         match &self.url {
@@ -146,7 +146,7 @@ fn is_platform(feed: &str) -> bool {
     Address::parse(feed).is_ok_and(|address| address.host.eq_ignore_ascii_case(PLATFORM_FEED))
 }
 
-/// Parses `https://host[:port][/path]`. No error repeats a part of `url`, which may contain a password by error.
+/// Parses `https://host[:port][/path]`. No error repeats a part of `url`, which may contain a password.
 pub(crate) fn parse_endpoint(url: &str) -> Result<Endpoint, String> {
     const EXPECTED: &str = "expected https://host[:port][/path], or http:// without TLS";
     let address = Address::parse(url).map_err(|error| format!("{error}, {EXPECTED}"))?;

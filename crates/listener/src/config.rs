@@ -23,7 +23,7 @@ use crate::{
     proxy::{Proxy, ProxyChoice},
 };
 
-/// The maximum number of connections to a feed: more have no benefit, and look like an attack.
+/// The maximum number of connections to a feed. More have no benefit, and a server may treat them as an attack.
 const MAX_CONNECTIONS: u32 = 8;
 
 /// The address of NeuroIO's feed.
@@ -111,8 +111,8 @@ pub struct EventAttributes {
 }
 
 impl EventAttributes {
-    /// Returns a received event of this source with these attributes. Its sequence and time of receipt are those of no event:
-    /// they are set when the event is stored.
+    /// Returns a received event of this source with these attributes. Its sequence and time of receipt are placeholders,
+    /// which are replaced when the event is stored.
     pub fn event<'a>(&'a self, source: &'a str, event: &FeedEvent<'a>) -> Event<'a> {
         Event {
             sequence: Sequence::FIRST,
@@ -207,8 +207,8 @@ impl SourceConfig {
         }
     }
 
-    /// Returns the CloudEvents attributes of the events of a source with this name: of a declared feed by default the source
-    /// `/feeds/NAME`, and the type prefix `NAME.`.
+    /// Returns the CloudEvents attributes of the events of a source with this name. A declared feed has by default the source
+    /// `/feeds/NAME` and the type prefix `NAME.`.
     pub fn attributes(&self, name: &str) -> EventAttributes {
         match &self.feed {
             None => EventAttributes {
@@ -338,7 +338,7 @@ impl SourceConfig {
                 ("token_file", self.token_file.is_some()),
             ] {
                 if is_given {
-                    let message = "found a token beside a declared feed, expected it in \"feed.secrets\"";
+                    let message = "a declared feed has no token here, expected it in \"feed.secrets\"";
                     errors.push((key, message.to_owned()));
                 }
             }

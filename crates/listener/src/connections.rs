@@ -23,16 +23,16 @@ use crate::{
 const STAGGER: Duration = Duration::from_secs(1);
 /// The time after the authentication of a connection within which the end of another one counts as its consequence.
 const DISPLACED_WITHIN: Duration = Duration::from_secs(2);
-/// The number of such ends in a row after which the platform is known to allow one connection only.
+/// The number of consecutive ends of this kind after which the platform is assumed to allow only one connection.
 const DISPLACED: u32 = 3;
 
-/// A connection as its owner knows it.
+/// The state of one connection, as recorded by its owner.
 struct Connection {
     number: u64,
     stop: CancellationToken,
     retires: CancellationToken,
     authorised_at: Option<Instant>,
-    /// The time at which it is replaced.
+    /// The time at which the connection reaches its maximum age.
     expires_at: Option<Instant>,
     /// The connection that ends when this one is authenticated.
     replaces: Option<u64>,
@@ -89,14 +89,14 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> R
             Some((number, report)) = reported.recv() => owner.report(number, report, Instant::now()),
             () = sleep_until(owner.next_expiry()) => {
                 for number in owner.expired(Instant::now()) {
-                    info!(source = %link.name, "connection has its maximum age; opening another one before it is closed");
+                    info!(source = %link.name, "connection reached its maximum age; opening its replacement");
                     if let Some(connection) = owner.replace(number, &link.stop) {
                         running.push(open(connection, Duration::ZERO));
                     }
                 }
             }
             () = changes.changed() => {
-                info!(source = %link.name, "a secret has changed; connecting with the new one before the connection is closed");
+                info!(source = %link.name, "a secret has changed; opening a connection with it before the old one is closed");
                 let numbers: Vec<u64> = owner.connections.iter().map(|connection| connection.number).collect();
                 for number in numbers {
                     if let Some(connection) = owner.replace(number, &link.stop) {
@@ -115,7 +115,7 @@ struct Owner {
     connections: Vec<Connection>,
     /// The number of the last connection.
     last: u64,
-    /// How often in a row a connection ended because another one was authenticated.
+    /// The number of consecutive ends of a connection that followed the authentication of another one.
     displaced: u32,
 }
 
@@ -139,8 +139,8 @@ impl Owner {
             .find(|connection| connection.number == number)
     }
 
-    /// Adds a connection that takes the place of another one, which ends when the new one is authenticated; at once if it is not
-    /// authenticated itself. `None` if it is being replaced already.
+    /// Adds a replacement of a connection. The old connection ends when the replacement is authenticated, or at once if the old
+    /// connection is not authenticated. Returns `None` if the old connection is already being replaced.
     fn replace(&mut self, number: u64, stop: &CancellationToken) -> Option<&Connection> {
         let old = self.find(number)?;
         if old.retires.is_cancelled() {
@@ -152,7 +152,7 @@ impl Owner {
             Some(number)
         } else {
             old.stop.cancel();
-            // It may be the replacement of a connection that is still open.
+            // The old connection may itself replace one that is still open.
             old.replaces.take()
         };
         Some(self.add(stop, replaces))
@@ -189,8 +189,8 @@ impl Owner {
         }
     }
 
-    /// Ends all connections but the one that was authenticated last, because the platform closes a connection when another one
-    /// with the same token is authenticated.
+    /// Ends all connections except the one that was authenticated last, because the platform closes a connection when another
+    /// one with the same token is authenticated.
     fn continue_with_one(&mut self) {
         self.displaced = 0;
         let newest = self
@@ -202,7 +202,7 @@ impl Owner {
         };
         warn!(
             source = self.name,
-            "the feed closes a connection when another one with the same token is authenticated: continuing with one connection"
+            "the feed allows one connection for each token; continuing with one"
         );
         for other in self
             .connections
@@ -214,9 +214,9 @@ impl Owner {
         }
     }
 
-    /// Returns the time at which the next connection has its maximum age.
+    /// Returns the time at which the next connection reaches its maximum age.
     fn next_expiry(&self) -> Instant {
-        /// The caller asks again after this time, so its length does not matter.
+        /// The caller calls again after this time, so its length does not matter.
         const LATER: Duration = Duration::from_secs(86_400);
         let expiries = self
             .connections

@@ -35,7 +35,7 @@ async fn loss_of_one_of_two_connections_is_no_gap() {
         let snapshot = bench.snapshot();
         assert_eq!(
             (snapshot.state, snapshot.open_gap),
-            (SourceState::Authorised, None)
+            (SourceState::Authenticated, None)
         );
         let _first = bench.authorised().await;
         bench.open_connections(2).await;
@@ -146,7 +146,7 @@ async fn changed_token_file_replaces_the_connection() {
         let mut old = bench.platforms.recv().await.unwrap();
         assert!(old.receive_text().await.contains("first"));
         old.say(r#"{"auth":"ok"}"#).await;
-        bench.in_state_after_delay(SourceState::Authorised).await;
+        bench.in_state_after_delay(SourceState::Authenticated).await;
         // Less than the time limit of the ping, which this platform does not answer.
         tokio::time::sleep(Duration::from_secs(2)).await;
         std::fs::write(&path, "second").unwrap();

@@ -14,8 +14,8 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Parses `wss://host[:port][/path]`. No error repeats a part of `url`, which may contain a password by
-    /// error.
+    /// Parses `wss://host[:port][/path]`. No error repeats a part of `url`, which may contain a
+    /// password.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
         const EXPECTED: &str = "expected wss://host[:port][/path], or ws:// without TLS";
         let address = Address::parse(url).map_err(|error| format!("{error}, {EXPECTED}"))?;
@@ -24,7 +24,7 @@ impl Endpoint {
             Some(scheme) if scheme.eq_ignore_ascii_case("ws") => false,
             scheme => {
                 let found = describe_scheme(scheme);
-                // Scheme, host and port alone, and nothing of a URL with a user.
+                // Only scheme, host and port; nothing if the URL contains a user.
                 let shown = address::shown(url);
                 let corrected = |scheme| match shown.split_once("://") {
                     Some((_, rest)) => format!("\"{scheme}://{rest}\""),

@@ -80,7 +80,7 @@ impl Heartbeat {
         unanswered.into_iter().chain(idle).min()
     }
 
-    /// Returns the end of a dead connection.
+    /// Returns the reason why a dead connection ends.
     pub(crate) fn lost(&self) -> Lost {
         let is_unanswered = self
             .waiting_since

@@ -1,4 +1,4 @@
-//! Connections to the HTTP interfaces of the platform, opened as those to its feed: with the same proxy, certificates
+//! Connections to the HTTP interfaces of the platform, opened like those to its feed: with the same proxy, certificates
 //! and time limit.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a connection received and passes on.
+//! Items that a connection receives and passes on.
 
 use neurobridge_protocol::{FeedEvent, MalformedReason};
 
@@ -7,7 +7,7 @@ use neurobridge_protocol::{FeedEvent, MalformedReason};
 pub enum Received<'a> {
     /// An event. A frame may contain several.
     Event(FeedEvent<'a>),
-    /// A text that the protocol of the feed does not know.
+    /// A text that is not valid in the protocol of the feed.
     Malformed {
         /// The text.
         text: &'a str,

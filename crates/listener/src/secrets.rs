@@ -29,7 +29,7 @@ enum Reason {
     Variable(String),
 }
 
-/// Where the secrets are read from, by name.
+/// The sources of the secrets, by name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SecretReader(pub(crate) BTreeMap<String, SecretSource>);
 
@@ -48,10 +48,10 @@ impl SecretReader {
     }
 }
 
-/// The time between two looks at the files of secrets.
+/// The time between two checks of the files of secrets.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Notices that the content of a file of a secret has changed. The content is compared, because Kubernetes replaces files by
+/// Detects that the content of a file of a secret has changed. The content is compared, because Kubernetes replaces files by
 /// changing symbolic links.
 pub(crate) struct Changes {
     reader: SecretReader,
@@ -63,8 +63,8 @@ impl Changes {
         Self { reader, known: None }
     }
 
-    /// Waits for a change. Never ends if no secret is in a file. A file that cannot be read is no change: the connection stays.
-    /// Cancel-safe.
+    /// Waits for a change. Never returns if no secret is in a file. An unreadable file counts as unchanged: the connection
+    /// stays. Cancel-safe.
     pub(crate) async fn changed(&mut self) {
         if self.reader.0.values().all(|source| source.file.is_none()) {
             return std::future::pending().await;

@@ -55,7 +55,7 @@ async fn declared_feed_is_opened_acknowledged_and_resumed() {
             ]
         );
         let snapshot = bench.snapshot();
-        assert_eq!(snapshot.state, SourceState::Authorised);
+        assert_eq!(snapshot.state, SourceState::Authenticated);
         assert_eq!((snapshot.events, snapshot.frames.get(FrameKind::Event)), (2, 1));
         stored.set_resume("2".into());
         stored.acknowledge(1, &mut vec!["1".into(), "2".into()]);
@@ -69,7 +69,7 @@ async fn declared_feed_is_opened_acknowledged_and_resumed() {
         // The event of the first connection is not acknowledged on the second one.
         stored.acknowledge(1, &mut vec!["3".into()]);
         log_in(&mut platform).await;
-        bench.in_state_after_delay(SourceState::Authorised).await;
+        bench.in_state_after_delay(SourceState::Authenticated).await;
         assert_eq!(bench.snapshot().gaps.get(GapOutcome::Recovered), 1);
         stored.acknowledge(2, &mut vec!["4".into()]);
         assert_eq!(platform.receive_text().await, r#"{"ack":[4]}"#);

@@ -22,7 +22,7 @@ async fn half_open_gap_begins_at_the_last_byte() {
         // The first connection stays open, without reading or sending.
         let mut platform = bench.platforms.recv().await.unwrap();
         platform.authorise().await;
-        bench.in_state(SourceState::Authorised).await;
+        bench.in_state(SourceState::Authenticated).await;
         let snapshot = bench.snapshot();
         assert_eq!(snapshot.disconnections.get(DisconnectReason::PongTimeout), 1);
         let gap = snapshot.newest_gaps[0].length;

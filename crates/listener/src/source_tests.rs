@@ -207,7 +207,7 @@ async fn each_outcome_is_counted_and_shown() {
         let reason = snapshot.reason.unwrap();
         assert!(reason.starts_with("host:80 answered HTTP 401"), "{reason}");
         platform.authorise().await;
-        bench.in_state(SourceState::Authorised).await;
+        bench.in_state(SourceState::Authenticated).await;
         assert_eq!(bench.snapshot().reason, None);
         assert_eq!(
             bench.snapshot().gaps.total(),
@@ -218,7 +218,7 @@ async fn each_outcome_is_counted_and_shown() {
         bench.in_state(SourceState::Waiting).await;
         let mut platform = bench.platforms.recv().await.unwrap();
         platform.authorise().await;
-        bench.in_state(SourceState::Authorised).await;
+        bench.in_state(SourceState::Authenticated).await;
         let snapshot = bench.snapshot();
         assert_eq!(snapshot.gaps.get(GapOutcome::Unrecovered), 1);
         assert!(snapshot.gap_time >= Duration::from_millis(250));
@@ -267,7 +267,7 @@ async fn delay_resets_only_after_a_stable_connection() {
                 drop(platform);
                 let since = Instant::now();
                 bench.in_state(SourceState::Waiting).await;
-                bench.in_state_after_delay(SourceState::Authorising).await;
+                bench.in_state_after_delay(SourceState::Opening).await;
                 longest = longest.max(since.elapsed());
             }
             assert_eq!(
@@ -322,7 +322,7 @@ async fn stop_is_immediate_in_every_state() {
     let (source, mut bench) = self::bench(|_| {}, Vec::new());
     let mut platforms = std::mem::replace(&mut bench.platforms, mpsc::unbounded_channel().1);
     let server = async { platforms.recv().await.unwrap().pong_for_ever().await };
-    join!(stopped_at_once(source, &bench, SourceState::Authorising), server);
+    join!(stopped_at_once(source, &bench, SourceState::Opening), server);
     // Waiting.
     let failure = DialError::NoAddress { host: "h".into() };
     let (source, bench) = self::bench(|_| {}, vec![failure]);
@@ -335,7 +335,10 @@ async fn stop_is_immediate_in_every_state() {
         platform.authorise().await;
         platform.pong_for_ever().await;
     };
-    join!(stopped_at_once(source, &bench, SourceState::Authorised), server);
+    join!(
+        stopped_at_once(source, &bench, SourceState::Authenticated),
+        server
+    );
 }
 
 fn bench_without_platform() -> (impl Future<Output = Result<(), SourceError>>, Bench) {

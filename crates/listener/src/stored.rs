@@ -1,4 +1,4 @@
-//! Tells a connection which events are stored, so that it acknowledges them to the feed and continues after them.
+//! Reports stored events to the connections of a source, which acknowledge them to the feed and resume after them.
 
 use std::{
     collections::BTreeMap,
@@ -7,11 +7,11 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// The maximum number of acknowledgement values that wait to be sent on a connection. Further values are dropped: the feed sends
-/// their events again, which are duplicates then.
+/// The maximum number of acknowledgement values that wait to be sent on a connection. Further values are dropped: the feed
+/// sends their events again, which are duplicates then.
 const MAX_WAITING: usize = 65_536;
 
-/// Which events of a source are stored, set by the program that stores them.
+/// The progress of a source: acknowledgements and resume value of its stored events, set by the program that stores them.
 #[derive(Debug, Default)]
 pub struct StoredEvents {
     inner: Mutex<Inner>,

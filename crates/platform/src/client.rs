@@ -25,12 +25,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{PlatformAnswer, RequestError};
 
-/// The largest accepted answer. Two of the platform's largest legal entries, with pictures of several MiB each; a larger
-/// page is requested again with fewer entries.
+/// The largest accepted answer. It fits two of the platform's largest valid entries, with pictures of several MiB each; a
+/// larger page is requested again with fewer entries.
 const MAX_ANSWER: ByteSize = ByteSize::from_mib(16);
 /// The largest accepted head of an answer.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// The part of an unreadable answer that an error shows.
+/// The number of characters of an unreadable answer that an error shows.
 const SHOWN_CHARS: usize = 60;
 
 /// A client of one HTTP interface of the platform.
@@ -90,12 +90,12 @@ impl Client {
         self.secrets.add(token.expose());
         let request = self.build(method, path, token, body)?;
         let used = self.idle.lock().await.take();
-        // A server may close an idle connection at any time, so an error of a used one is not an error of the request.
+        // A server may close an idle connection at any time, so an error of a reused one is not an error of the request.
         if let Some(mut connection) = used
             && connection.sender.ready().await.is_ok()
         {
             match self.exchange(&mut connection, request.clone()).await {
-                // The connection was closed before the request was sent, or while a request without an effect was.
+                // The connection was closed before the request was sent, or during a request without an effect.
                 Err(RequestError::Connection { source, .. })
                     if source.is_canceled() || request.method() == Method::GET => {}
                 answered => return self.finish(connection, answered).await,
@@ -193,7 +193,7 @@ impl Client {
         Ok(read.into())
     }
 
-    /// Returns the body of an answer, or the error that its status means.
+    /// Returns the body of an answer, or the error for its status.
     fn check(&self, answer: Response<Bytes>) -> Result<Bytes, RequestError> {
         let status = answer.status().as_u16();
         let headers = answer.headers();

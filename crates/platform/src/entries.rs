@@ -29,7 +29,7 @@ const ATTEMPTS: u32 = 5;
 /// The longest delay that a server may request. Entries that are read later are of little use to a consumer that waits,
 /// and the same gap can be filled by hand.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
-/// The query that asks for the oldest first. *Assumed*: no public client uses it.
+/// The query parameter that requests the oldest entries first. *Assumed*: no public client uses it.
 const OLDEST_FIRST: &str = "&ordering=id";
 
 /// The list of entries of a platform, `GET /v1/entries/`.
@@ -39,7 +39,7 @@ pub struct Entries {
     config: SourceConfig,
     /// The time before which no request may be sent.
     next_request: Instant,
-    /// Whether requests ask for the oldest first. The server has refused it otherwise.
+    /// Whether requests contain `ordering`; false after the server has refused it.
     asks_for_order: bool,
 }
 
@@ -256,7 +256,7 @@ impl Entries {
         Ok(token.unwrap_or_else(|| Secret::new("")))
     }
 
-    /// Requests one part, again if the error may pass.
+    /// Requests one part, and retries if the error may be temporary.
     async fn page(
         &mut self,
         window: &Window,

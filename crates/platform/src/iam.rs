@@ -25,7 +25,7 @@ pub struct Iam {
     client: Client,
 }
 
-/// What a new token belongs to.
+/// The owner of a new token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// The account of the credential, or its space if it is a token of one. A token of an account acts on its default
@@ -73,7 +73,7 @@ impl Iam {
         Self { client }
     }
 
-    /// Creates a token. The request is not repeated: if its answer is lost, a token exists that nobody knows; a
+    /// Creates a token. The request is not repeated: if its answer is lost, a token exists whose key is unknown; a
     /// temporary one expires by itself.
     ///
     /// # Errors

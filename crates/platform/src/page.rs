@@ -14,7 +14,7 @@ pub(crate) struct Page<'a> {
     pub(crate) entries: Vec<RawEntry<'a>>,
     /// Whether this is the last page, where the answer states it.
     pub(crate) is_last: bool,
-    /// Tells this answer from others.
+    /// Identifies the answer, so that a repeated page is detected.
     pub(crate) fingerprint: u64,
 }
 

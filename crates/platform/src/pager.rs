@@ -14,8 +14,8 @@ use crate::page::{Page, RawEntry};
 /// returns fewer.
 const PAGE_ENTRIES: u64 = 100;
 
-/// A list with fewer entries than this one, the newest first, that entries are added to while it is read, looks like a
-/// page that is returned again. *Assumed*: no server allows so few entries on a page, so that the list has been read.
+/// The least number of entries on a full page. A shorter list with the newest first that grows while it is read looks like
+/// a repeated page. *Assumed*: no server limits a page to so few entries, so that such a list was read to its end.
 const LEAST_PAGE_ENTRIES: usize = 3;
 
 /// The largest size of entries that wait in memory: those of a list with the newest first, and of a server that does not
@@ -71,7 +71,7 @@ pub enum PagingError {
     TooMuch,
 }
 
-/// What follows from a page.
+/// The next action after a page.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// Request the next part.
@@ -234,7 +234,7 @@ impl Pager {
         }
         let fingerprint = Some((page.fingerprint, entries.len()));
         if self.fingerprint == fingerprint && !(is_single && expected.is_some()) {
-            // Once, the list may have been shifted by just one page; a short list more often.
+            // One repetition may mean that the list was shifted by exactly one page; a short list may repeat more often.
             if self.has_repeated_page {
                 if self.order != Some(Order::OldestFirst) && entries.len() < LEAST_PAGE_ENTRIES {
                     return Ok(Progress::Done);

@@ -14,7 +14,7 @@ const RENEW_AFTER: (u32, u32) = (4, 5);
 /// The delays after a failed request.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
-/// The current time by both local clocks. The monotonic one does not jump, and may stop while the machine is suspended;
+/// The current time by both local clocks. The monotonic clock does not jump, and may stop while the machine is suspended;
 /// the other one continues across restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
@@ -34,14 +34,14 @@ impl Now {
     }
 }
 
-/// What has to be done next.
+/// The next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Create a token, and report the result by [`Renewal::minted`] or [`Renewal::failed`].
     Mint,
     /// Delete the token with this id, and report the result by [`Renewal::deleted`] or [`Renewal::failed`].
     Delete(u64),
-    /// Nothing before this time has passed.
+    /// Do nothing until this time has passed.
     Wait(Duration),
 }
 
@@ -49,7 +49,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Renewal {
     current: Option<Held>,
-    /// The token before, until it is deleted or has expired.
+    /// The previous token, until it is deleted or has expired.
     old: Option<Held>,
     /// Whether the current token is in use, so that the old one is no longer needed.
     is_in_use: bool,
@@ -154,7 +154,7 @@ impl Renewal {
             .count()
     }
 
-    /// Returns what has to be done next.
+    /// Returns the next action.
     pub fn step(&mut self, now: Now) -> Step {
         self.old.take_if(|old| old.is_expired(now));
         let needs_token = match &self.current {
@@ -162,7 +162,7 @@ impl Renewal {
             Some(_) if self.is_refused => true,
             Some(current) => current.until_renewal(now).is_some_and(|left| left.is_zero()),
         };
-        // A refused or expired token is not needed by anyone, so that it is deleted before another one is created.
+        // A refused or expired token is no longer needed, so it is deleted before another one is created.
         let is_old_unused = self.is_in_use || needs_token;
         let step = match &self.old {
             Some(old) if is_old_unused => Step::Delete(old.token.id),
@@ -175,7 +175,7 @@ impl Renewal {
         }
     }
 
-    /// Accepts a token that was created. The one before is kept until the new one is [in use](Self::used).
+    /// Accepts a token that was created. The previous token is kept until the new one is [in use](Self::used).
     pub fn minted(&mut self, token: Minted, now: Now) {
         self.succeeded();
         let held = Held {

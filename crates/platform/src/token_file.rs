@@ -1,4 +1,4 @@
-//! The file in which a bridge stores the token that it created, so that a restart creates no other one.
+//! The file in which a bridge stores the token that it created, so that a restart does not create another one.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -20,7 +20,7 @@ use crate::iam::Minted;
 
 /// The version of the format.
 const VERSION: u32 = 1;
-/// What follows from an unusable file.
+/// The consequence of an unusable file, for error texts.
 const MINT_ANEW: &str = "expected the token that this bridge stored; another one is created";
 
 /// A stored token.
@@ -30,7 +30,7 @@ pub struct StoredToken {
     pub token: Minted,
     /// The time at which it was received, by the local clock.
     pub received_at: Timestamp,
-    /// The token before, if it was not yet deleted.
+    /// The previous token, if it was not deleted yet.
     pub old: Option<(Minted, Timestamp)>,
 }
 
@@ -80,7 +80,7 @@ pub enum TokenFileError {
         /// The permissions.
         mode: u32,
     },
-    /// The token belongs to something else.
+    /// The token belongs to another scope.
     #[error("the stored token in {} belongs to another account, space or address; another one is created", path.display())]
     OtherScope {
         /// The file.

@@ -23,7 +23,7 @@ pub enum Action<'a> {
     Reply(Message),
     /// A message without a meaning for the bridge.
     Ignore,
-    /// A frame that is not JSON, or a frame that contains only the unit that no rule matches.
+    /// A text that is not JSON, or a frame reduced to the one unit that no rule matches.
     Malformed(&'a str, MalformedReason),
 }
 

@@ -61,6 +61,8 @@ pub struct Declared {
     phase: Phase,
     /// The request id of the last message that contains one; 0 before the first.
     request_id: u64,
+    /// The request id of the last message of the opening that contains one: replies to the server have later ones.
+    awaited_id: u64,
     spans: Vec<Span>,
     positions: PositionsBuf,
     /// The text of an element.
@@ -123,6 +125,7 @@ impl Declared {
             secrets: Secrets::new(),
             phase: Phase::Opening(0),
             request_id: 0,
+            awaited_id: 0,
             spans: Vec::new(),
             positions: PositionsBuf::default(),
             scratch: String::new(),
@@ -168,6 +171,7 @@ impl Declared {
     pub fn begin(&mut self, secrets: Secrets) -> Vec<Message> {
         self.secrets = secrets;
         self.request_id = 0;
+        self.awaited_id = 0;
         self.phase = Phase::Opening(0);
         let mut messages = Vec::new();
         self.enter(0, &mut |message| messages.push(message));
@@ -376,7 +380,7 @@ impl Declared {
         let step = self.declaration.open.get(index)?;
         if let Some(path) = &step.answer_id {
             let id = path.of(unit.text(), unit.frame).and_then(text)?;
-            if *id != self.request_id.to_string() {
+            if *id != self.awaited_id.to_string() {
                 return None;
             }
         }
@@ -394,6 +398,9 @@ impl Declared {
         for index in from..self.declaration.open.len() {
             if let Some(Some(template)) = self.compiled.open.get(index) {
                 send(render(template, &self.secrets, &mut self.request_id, &[]));
+                if template.uses_request_id() {
+                    self.awaited_id = self.request_id;
+                }
             }
             if self.declaration.open[index].until.is_some() {
                 self.phase = Phase::Opening(index);

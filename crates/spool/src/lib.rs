@@ -91,8 +91,8 @@ pub struct SpoolStatus {
     pub durable_sequence: u64,
     /// The size of the log.
     pub size_bytes: u64,
-    /// The size in bytes from the oldest event that a reader has not settled to the end of the log. Within a segment of a log on
-    /// disk, an estimate by the number of events.
+    /// The size in bytes from the oldest event that a reader has not settled to the end of the log. Within a segment of a log
+    /// on disk, an estimate by the number of events.
     pub pending_bytes: u64,
     /// The limit of the size.
     pub limit_bytes: u64,
@@ -197,7 +197,7 @@ impl Spool {
         Self::open_resuming(config, data_dir, &ResumePaths::new())
     }
 
-    /// As [`open`](Self::open), and recovers the resume values of the sources in `paths`: of each the value of its last stored
+    /// Opens the log like [`open`](Self::open), and recovers for each source in `paths` the resume value of its last stored
     /// event, even if that event has been deleted since. Values of other sources are removed.
     ///
     /// For a log on disk, also blocks until the records after the last save of the values are read: those of half a minute at
@@ -238,8 +238,8 @@ impl Spool {
     /// the last event that was received with the batch, whether the event is stored or not. A batch without events sets them
     /// after all earlier appends are stored.
     ///
-    /// After a crash the values are those of the last stored events, as far as the events contain them; a value of an event that
-    /// was not stored may be up to some seconds old.
+    /// After a crash the values are those of the last stored events, as far as the events contain them; a value of an event
+    /// that was not stored may be up to some seconds old.
     ///
     /// # Errors
     /// As [`append`](Self::append); after an error the values are not set.

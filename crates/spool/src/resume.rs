@@ -11,8 +11,9 @@ use tracing::warn;
 /// The maximum length of a resume value in bytes. A longer value is ignored: the source continues at an earlier event.
 pub const MAX_RESUME_VALUE: usize = 4096;
 
-/// The paths of the resume values in the stored events of their sources, by the name of the source. A path refers to a value of
-/// the body, or with `$.` of the frame. `None` if the value is not stored as the feed wrote it: then it is not read from events.
+/// The paths of the resume values in the stored events of their sources, by the name of the source. A path refers to a value
+/// of the body, or with `$.` of the frame. `None` if the value is not stored as the feed wrote it: then it is not read from
+/// events.
 pub type ResumePaths = BTreeMap<String, Option<FieldPath>>;
 
 /// The resume value of the last event of a source that arrived with a batch.
@@ -46,7 +47,7 @@ impl Values {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Sets the value of a source, unless it cannot be a resume value.
+    /// Sets the value of a source, if it is a valid resume value.
     pub(crate) fn set(&mut self, source: &str, value: &str) {
         if value.len() > MAX_RESUME_VALUE {
             warn!(

@@ -90,7 +90,7 @@ fn ends_with_a_loss(rule: &str, reason: &str, sentence: &str) {
     let status = scene.wait("events of the next connection", |status| {
         status.source("main").connections == 2 && status.delivered("events") > 1000
     });
-    assert_eq!(status.source("main").state, SourceState::Authorised);
+    assert_eq!(status.source("main").state, SourceState::Authenticated);
     scene.wait_for_metric(DISCONNECTIONS, &[&format!("reason=\"{reason}\"")], 1.0);
     scene.wait_for_metric(GAPS, &[], 1.0);
     let of_all = |name| scene.bridge.metric(name, &[]).unwrap();
@@ -186,7 +186,7 @@ fn ledger_and_start_name_everything() {
     let bridge = Bridge::start(&dir, &config).unwrap();
     let is_connected = |status: &Status| {
         let mut states = status.sources.values().map(|source| source.state);
-        states.all(|state| state == SourceState::Authorised)
+        states.all(|state| state == SourceState::Authenticated)
     };
     bridge
         .wait("all sources to be connected", SOON, is_connected)

@@ -48,6 +48,6 @@ fn silence_with_pongs_keeps_the_connection() {
             > 10.0
     });
     assert_eq!(status.source("main").connections, 1);
-    assert_eq!(status.source("main").state, SourceState::Authorised);
+    assert_eq!(status.source("main").state, SourceState::Authenticated);
     scene.stop();
 }

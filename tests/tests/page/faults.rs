@@ -93,12 +93,12 @@ fn page_shows_each_fault_within_two_seconds() {
 
     platform.process().kill().unwrap();
     let (in_status, slow) = first_in_status(&bridge, "the source to be cut", |status| {
-        status.source("main").state != SourceState::Authorised
+        status.source("main").state != SourceState::Authenticated
     });
     let (on_page, _) = first_on_page(
         &mut browser,
         "the page to show that the source is disconnected",
-        "words.startsWith('Yes') && !words.includes('main=authorised')",
+        "words.startsWith('Yes') && !words.includes('main=authenticated')",
     );
     let limit = LIMIT_SECONDS + LATE_ANSWERS * slow;
     assert!(

@@ -1,4 +1,4 @@
-//! `neurobridge backfill`: which events of a time the platform's REST interface has.
+//! `neurobridge backfill`: shows the events of a period that the platform's REST interface returns.
 
 use std::{fmt::Write, time::Duration};
 
@@ -27,7 +27,7 @@ use crate::{
 /// The field with the person of an event.
 const PERSON: &str = "pid";
 
-/// Prints the events of a time, and their number. Stores nothing.
+/// Prints the events of a period, and their number. Stores nothing.
 ///
 /// # Errors
 /// Fails when the source is unknown or has no REST interface, and when not all events could be read.
@@ -51,7 +51,7 @@ pub(super) async fn run(config: &Config, flags: &BackfillFlags) -> Result<(), Fa
     }
 }
 
-/// The events of a time, in the shape of `--json`.
+/// The events of a period, in the shape of `--json`.
 #[derive(Debug, Serialize)]
 struct Found {
     source: String,

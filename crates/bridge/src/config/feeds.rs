@@ -109,6 +109,33 @@ pub(super) fn include(document: &mut Document, shape: &Shape<'_>, report: &mut R
     }
 }
 
+/// Reports time limits of NeuroIO's protocol beside a declared feed, which has its own.
+pub(super) fn check(document: &Document, shape: &Shape<'_>, report: &mut Report) {
+    let Some(Value::Object(sources)) = document.values.get("sources") else {
+        return;
+    };
+    for (source, table) in sources.iter().filter(|(_, table)| table.get("feed").is_some()) {
+        for (key, instead) in [
+            ("auth_timeout", "feed.open.0.timeout"),
+            ("ping_interval", "feed.heartbeat.interval"),
+            ("pong_timeout", "feed.heartbeat.timeout"),
+        ] {
+            if table.get(key).is_none() {
+                continue;
+            }
+            let key = ["sources".to_owned(), source.clone(), key.to_owned()];
+            let (origin, at) = document.origin(&key);
+            let message = format!(
+                "found a key of NeuroIO's protocol beside a declared feed, expected \"{instead}\" in its place"
+            );
+            report.push(Problem {
+                excerpt: super::excerpt::of(document, shape, at),
+                ..Problem::new(origin, &key, message)
+            });
+        }
+    }
+}
+
 /// Includes a file; a relative path begins at the folder of the configuration file.
 fn include_file(
     document: &mut Document,

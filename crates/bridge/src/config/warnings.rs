@@ -1,6 +1,6 @@
 //! Warnings about valid but risky settings.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, env, net::IpAddr, path::Path};
 
 use jiff::Timestamp;
 use neurobridge_core::{
@@ -66,6 +66,17 @@ impl Loaded {
                 found.add(format!("sources.{name}.backfill.url"), message);
             }
         }
+        for (name, source) in &config.sources {
+            let secrets = source.feed.iter().flat_map(|feed| &feed.secrets);
+            for (secret, variable) in
+                secrets.filter_map(|(name, source)| Some((name, source.variable.as_ref()?)))
+            {
+                if env::var_os(variable).is_none_or(|value| value.is_empty()) {
+                    let message = format!("the environment variable {variable} is not set here");
+                    found.add(format!("sources.{name}.feed.secrets.{secret}.variable"), message);
+                }
+            }
+        }
         let event = &config.event;
         found.of_filter("event", &event.filter);
         found.of_patterns("event", &event.redact, event.pseudonymise.as_ref());
@@ -80,7 +91,7 @@ impl Loaded {
             let has_neuroio = config.sources.values().any(|source| source.feed.is_none());
             for (part, template) in sink.config.templates() {
                 if !has_neuroio && template.to_string().starts_with("neuroio.") {
-                    let message = "events of a declared feed get the name of NeuroIO's; \"{feed}.events\" is one for each source";
+                    let message = "events of a declared feed use NeuroIO's default name; \"{feed}.events\" is one name for each source";
                     found.add(format!("{key}.{part}"), message);
                 }
                 if !found.knows_fields {

@@ -28,7 +28,7 @@ fn written(history: &History) {
 fn source(at: i64) -> SourceFacts {
     SourceFacts {
         name: "main".to_owned(),
-        state: SourceState::Authorised,
+        state: SourceState::Authenticated,
         reason: None,
         since: time(at),
         first_authorised: Some(time(at)),

@@ -89,7 +89,7 @@ impl SourceFacts {
     }
 
     const fn is_connected(&self) -> bool {
-        matches!(self.state, SourceState::Authorised | SourceState::Blocked)
+        matches!(self.state, SourceState::Authenticated | SourceState::Blocked)
     }
 }
 

@@ -188,7 +188,7 @@ impl Findings {
 /// Returns whether this is the first connection attempt, which has not failed yet.
 fn is_starting(source: &SourceView<'_>, _: &View<'_>) -> bool {
     let snapshot = &source.snapshot;
-    matches!(snapshot.state, SourceState::Dialling | SourceState::Authorising)
+    matches!(snapshot.state, SourceState::Dialling | SourceState::Opening)
         && snapshot.reason.is_none()
         && snapshot.connections <= 1
 }

@@ -194,7 +194,10 @@ async fn backpressure_continues_pings_and_ignores_silence() {
             tokio::task::yield_now().await;
         }
         let snapshot = stats.snapshot();
-        assert_eq!((snapshot.state, snapshot.reason), (SourceState::Authorised, None));
+        assert_eq!(
+            (snapshot.state, snapshot.reason),
+            (SourceState::Authenticated, None)
+        );
         stop.cancel();
     });
     assert_eq!(lost.reason(), DisconnectReason::Stopped);

@@ -9,11 +9,11 @@ labels! {
     pub enum SourceState {
         /// Opening a connection: name, TCP, proxy, TLS, upgrade.
         Dialling = "dialling",
-        /// Connected, waiting for the answer to AUTH.
-        Authorising = "authorising",
-        /// Authenticated and reading.
-        Authorised = "authorised",
-        /// The token was refused; retrying with growing delay.
+        /// Connected, waiting for the answer to AUTH or to a step of a declared opening.
+        Opening = "opening",
+        /// Authenticated and reading. For a declared feed: its opening is complete.
+        Authenticated = "authenticated",
+        /// The token or the connection was refused; retrying with growing delay.
         Refused = "refused",
         /// Between two attempts.
         Waiting = "waiting",

@@ -255,7 +255,7 @@ impl SourceStats {
     pub(crate) fn authorising(&self, clock_skew_seconds: Option<f64>) {
         let mut inner = self.lock();
         if inner.authorised == 0 {
-            inner.enter(SourceState::Authorising);
+            inner.enter(SourceState::Opening);
         }
         inner.connections += 1;
         inner.open += 1;
@@ -270,7 +270,7 @@ impl SourceStats {
         let mut inner = self.lock();
         inner.authorised += 1;
         if inner.authorised == 1 {
-            inner.enter(SourceState::Authorised);
+            inner.enter(SourceState::Authenticated);
             inner.reason = None;
         }
         inner.outcomes.add(ConnectionOutcome::Authorised, 1);
@@ -423,11 +423,11 @@ impl Inner {
     }
 
     const fn is_connected(&self) -> bool {
-        matches!(self.state, SourceState::Authorised | SourceState::Blocked)
+        matches!(self.state, SourceState::Authenticated | SourceState::Blocked)
     }
 
     fn enter(&mut self, state: SourceState) {
-        let is_connected = |state| matches!(state, SourceState::Authorised | SourceState::Blocked);
+        let is_connected = |state| matches!(state, SourceState::Authenticated | SourceState::Blocked);
         let was_blocked = self.state == SourceState::Blocked;
         if is_connected(self.state) != is_connected(state) || was_blocked != (state == SourceState::Blocked) {
             self.since = clock::now();

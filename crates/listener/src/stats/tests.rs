@@ -149,7 +149,7 @@ async fn stop_is_no_gap_and_blocked_time_is_counted() {
     stats.blocked_briefly();
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(stats.snapshot().blocked, Duration::from_secs(2));
-    assert_eq!(stats.snapshot().state, SourceState::Authorised);
+    assert_eq!(stats.snapshot().state, SourceState::Authenticated);
     stats.blocked_for_long();
     assert_eq!(stats.snapshot().state, SourceState::Blocked);
     stats.released();
@@ -161,5 +161,5 @@ async fn stop_is_no_gap_and_blocked_time_is_counted() {
         (snapshot.blocked, snapshot.gap_time),
         (Duration::from_secs(2), Duration::ZERO)
     );
-    assert_eq!(snapshot.state, SourceState::Authorised);
+    assert_eq!(snapshot.state, SourceState::Authenticated);
 }

@@ -73,6 +73,17 @@ fn answer_of_another_request_is_not_the_answer() {
 }
 
 #[test]
+fn reply_during_the_opening_does_not_change_the_awaited_answer() {
+    let mut declared = declared(
+        "open = [{ send = { n = \"{request_id:json}\" }, until = { ok = true }, answer_id = \"n\" }]\n\
+         [[rules]]\nwhen = { ask = true }\nis = \"reply\"\nsend = { n = \"{request_id:json}\" }",
+    );
+    assert_eq!(sent(&declared.begin(Secrets::new())), [r#"{"n":1}"#]);
+    assert_eq!(actions(&mut declared, r#"{"ask":true}"#), [r#"{"n":2}"#]);
+    assert_eq!(actions(&mut declared, r#"{"n":1,"ok":true}"#), ["Ready"]);
+}
+
+#[test]
 fn event_that_answers_a_step_is_delivered_after_ready() {
     let mut declared = declared("open = [{ until = { id = 1 } }]");
     assert!(declared.begin(Secrets::new()).is_empty());

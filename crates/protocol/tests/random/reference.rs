@@ -8,6 +8,7 @@ pub(crate) struct Reference {
     step: Option<usize>,
     is_ready: bool,
     request_id: u64,
+    awaited_id: u64,
 }
 
 /// A unit, and its frame reduced to this unit.
@@ -123,6 +124,7 @@ impl Reference {
             step: None,
             is_ready: false,
             request_id: 0,
+            awaited_id: 0,
         }
     }
 
@@ -136,6 +138,7 @@ impl Reference {
 
     pub(crate) fn begin(&mut self) -> Vec<Value> {
         self.request_id = 0;
+        self.awaited_id = 0;
         let mut sent = Vec::new();
         self.enter(0, &mut sent);
         sent
@@ -216,7 +219,7 @@ impl Reference {
         if let Some(index) = self.step {
             let step = &declaration["open"][index];
             let is_own = step["answer_id"].is_null()
-                || unit.at(&step["answer_id"]).as_ref().and_then(text) == Some(self.request_id.to_string());
+                || unit.at(&step["answer_id"]).as_ref().and_then(text) == Some(self.awaited_id.to_string());
             if is_own && unit.holds(&step["until"]) {
                 is_answer = true;
                 self.enter(index + 1, actions);
@@ -278,6 +281,9 @@ impl Reference {
         for (index, step) in open.iter().enumerate().skip(from) {
             if !step["send"].is_null() {
                 actions.push(self.send(&step["send"], &[]));
+                if step["send"].to_string().contains("{request_id") {
+                    self.awaited_id = self.request_id;
+                }
             }
             if !step["until"].is_null() {
                 self.step = Some(index);

@@ -196,7 +196,10 @@ impl Events {
         for number in 1..=2 * BLOCK {
             let frame = || self.frame(number..=number);
             let Some(event) = self.read(number) else {
-                return Err(FeedError::new(format!("no rule reads as an event: {}", frame())));
+                return Err(FeedError::new(format!(
+                    "no rule classifies the frame as an event: {}",
+                    frame()
+                )));
             };
             let missing = [
                 ("id", declaration.event.id.is_some() && event.id.is_none()),

@@ -55,7 +55,7 @@ fn is_array(frame: &str, events: &FeedPath) -> bool {
         .is_some_and(|array| array.starts_with('['))
 }
 
-/// An opening step on this side.
+/// An opening step, as performed by the server.
 #[derive(Debug)]
 pub(crate) struct Step {
     /// Whether the client sends a message first.
@@ -156,7 +156,8 @@ impl Frames {
                 });
                 let Some((line, frame, next, replies)) = found else {
                     return Err(FeedError::new(format!(
-                        "no frame completes the opening step {index}: add one to the script"
+                        "no frame completes step {} of the opening: add one to the script (--script FILE)",
+                        index + 1
                     )));
                 };
                 if let Some(line) = line {

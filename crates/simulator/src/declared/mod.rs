@@ -199,7 +199,10 @@ impl Service {
         {
             return Err(RequestError {
                 is_secret: false,
-                message: format!("the parameter \"{}\" is no position of this feed", resume.query),
+                message: format!(
+                    "the parameter \"{}\" is not a position of this feed",
+                    resume.query
+                ),
             });
         }
         Ok(value)

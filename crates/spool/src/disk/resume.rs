@@ -51,7 +51,8 @@ pub(super) struct ResumeState {
     /// The values on the disk.
     saved: Option<Snapshot>,
     saved_at: Instant,
-    /// A source can resume. Then the file is written even without values: otherwise each opening would search the whole log.
+    /// Whether a source can resume. Then the file is written even without values: otherwise each opening would search the
+    /// whole log.
     is_used: bool,
 }
 
@@ -74,7 +75,7 @@ impl ResumeState {
         &mut self.current
     }
 
-    /// Notes that all events before `next` are stored and synced. Returns whether the maintenance thread has to wake up.
+    /// Records that all events before `next` are stored and synced. Returns whether the maintenance thread has to wake up.
     pub(super) fn note_synced(&mut self, next: Sequence) -> bool {
         let had_changes = self.is_changed();
         self.synced = Some(Snapshot {
@@ -154,8 +155,8 @@ impl Shared {
     }
 }
 
-/// Recovers the values of these sources: of each the value of its last stored event. To be called before the threads start,
-/// which may delete records.
+/// Recovers the values of these sources: of each the value of its last stored event. Must be called before the threads
+/// start, because they may delete records.
 pub(super) fn recover(shared: &Shared, paths: &ResumePaths) -> Result<(), DiskError> {
     if paths.is_empty() {
         return Ok(());

@@ -39,7 +39,7 @@ pub struct ResumeSlot {
 }
 
 impl ResumeSlot {
-    /// Encodes the slot. A name or value of 64 KiB or more is left out.
+    /// Encodes the slot. A name or value of 64 KiB or more is omitted.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; VALUES];
         let mut count: u32 = 0;

@@ -164,7 +164,7 @@ async fn try_source(name: &str, config: SourceConfig) -> Answer {
                 .unwrap_or_else(|| "no reason given".to_owned())
         };
         match snapshot.state {
-            SourceState::Authorised | SourceState::Blocked => {
+            SourceState::Authenticated | SourceState::Blocked => {
                 return Ok(Fine {
                     time: begin.elapsed(),
                     dangers: Vec::new(),

@@ -21,12 +21,13 @@ use crate::{
 
 /// The length of an id, key or text in the table, in characters.
 const MAX_CHARS: usize = 60;
+const REPLIED: &str = "is answered with a message";
 
-/// Reads the frames in `file`, one per line, as a connection of the source does, and returns a table of their meanings. The exit
-/// code is that of a configuration error if a frame is malformed.
+/// Reads the frames in `file`, one per line, as a connection of the source does, and returns a table of their meanings. The
+/// exit code is that of a configuration error if a frame is malformed.
 ///
 /// # Errors
-/// There is no such source, or the file cannot be read.
+/// The source does not exist, or the file cannot be read.
 pub(super) fn classify(
     config: &Config,
     source: Option<&str>,
@@ -51,6 +52,7 @@ pub(super) fn classify(
     let attributes = reader.attributes().clone();
     for (index, frame) in frames.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
         let mut rows: Vec<Vec<String>> = Vec::new();
+        let before = reader.step();
         reader.read(frame, &mut |action| {
             rows.push(match &action {
                 Action::Event(event) => {
@@ -64,8 +66,14 @@ pub(super) fn classify(
                 action => vec![meaning(action)],
             });
         });
-        if rows.is_empty() {
-            rows.push(vec!["completes a step of the opening".to_owned()]);
+        if let Some(step) = before.filter(|before| reader.step() != Some(*before)) {
+            let text = format!("completes step {} of the opening", step + 1);
+            // The next message of the opening is no reply to a request of the feed.
+            match rows.iter().position(|row| row[..] == [REPLIED]) {
+                Some(index) => rows[index] = vec![text],
+                None if rows.is_empty() => rows.push(vec![text]),
+                None => {}
+            }
         }
         for row in rows {
             table.row(std::iter::once((index + 1).to_string()).chain(row));
@@ -80,13 +88,13 @@ pub(super) fn classify(
     Ok((format!("{table}\n{summary}\n"), exit))
 }
 
-/// Formats a number of things.
+/// Formats a number with its noun, in the plural unless the number is 1.
 fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Returns the meaning of a frame that is no event, for people. Texts of the feed are shortened; messages are not shown, because
-/// they may contain secrets.
+/// Returns the meaning of a frame that is not an event, for display. Texts of the feed are shortened; messages are not shown,
+/// because they may contain secrets.
 fn meaning(action: &Action<'_>) -> String {
     let with_text = |meaning: &str, text: &str| format!("{meaning}: {}", clean_to(text, MAX_CHARS));
     match action {
@@ -96,7 +104,7 @@ fn meaning(action: &Action<'_>) -> String {
         Action::Refused(text) => with_text("refuses the connection", text),
         Action::UnexpectedAnswer(text) => with_text("unexpected answer to a ping", text),
         Action::Error(text) => with_text("error", text),
-        Action::Reply(_) => "is answered with a message".to_owned(),
+        Action::Reply(_) => REPLIED.to_owned(),
         Action::Ignore => "ignored".to_owned(),
     }
 }
@@ -159,7 +167,8 @@ impl<'a> Destinations<'a> {
         cells
     }
 
-    /// Returns the topic or subject of a rendered message, which are in its first line; for other sinks the configured destination.
+    /// Returns the topic or subject of a rendered message, which is in its first line; for other sinks the configured
+    /// destination.
     fn destination(&self, sink: &str, message: &str) -> String {
         let first = message.lines().next().unwrap_or_default();
         match first.split_once(": ") {

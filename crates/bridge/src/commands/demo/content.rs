@@ -113,8 +113,8 @@ impl Content<'_> {
         for source in &self.view.sources {
             let state = source.snapshot.state;
             let style = match state {
-                SourceState::Authorised => Style::Green,
-                SourceState::Blocked | SourceState::Dialling | SourceState::Authorising => Style::Yellow,
+                SourceState::Authenticated => Style::Green,
+                SourceState::Blocked | SourceState::Dialling | SourceState::Opening => Style::Yellow,
                 _ => Style::Red,
             };
             let line = counter("feed", style, state.into(), source.ledger.received, "received");

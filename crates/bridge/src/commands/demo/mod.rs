@@ -43,7 +43,7 @@ pub(crate) struct DemoOptions {
     pub(crate) duration: Option<Duration>,
     /// The folder for the events file and the data of the bridge.
     pub(crate) data_dir: PathBuf,
-    /// The name of a shipped declaration; without it, the simulator is NeuroIO's platform.
+    /// The name of a shipped declaration, or a file; without it, the simulator is NeuroIO's platform.
     pub(crate) feed: Option<String>,
 }
 
@@ -121,10 +121,10 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     ended
 }
 
-/// Returns a declaration whose secrets are made up: the simulator accepts them.
+/// Returns a declaration with made-up secrets, which the simulator accepts.
 ///
 /// # Errors
-/// There is no declaration with this name.
+/// The declaration does not exist or is invalid.
 fn declaration(named: &str) -> Result<Declaration, Failure> {
     let mut declaration = feeds::declaration(named)?;
     for secret in declaration.secrets.values_mut() {

@@ -54,6 +54,17 @@ fn error_in_a_declaration_has_its_file_and_line() {
 }
 
 #[test]
+fn time_limit_of_neuroio_beside_a_declared_feed_is_an_error() {
+    let config = "[sources.main]\nfeed = \"okx\"\nping_interval = \"3s\"\n";
+    let report = load_with(config, &[]).unwrap_err();
+    assert!(
+        report.contains("sources.main.ping_interval: found a key of NeuroIO's protocol")
+            && report.contains(":3:"),
+        "{report}"
+    );
+}
+
+#[test]
 fn unknown_declaration_is_refused() {
     for (named, found) in [
         ("okex", "found \"okex\""),

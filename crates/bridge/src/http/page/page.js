@@ -66,7 +66,7 @@ function changed(name, part) {
   const was = states.get(name);
   states.set(name, part.state);
   if (was === undefined || was === part.state) return false;
-  const tones = { authorised: "good", up: "good", waiting: "bad", refused: "bad", down: "bad", blocked: "warn" };
+  const tones = { authenticated: "good", up: "good", waiting: "bad", refused: "bad", down: "bad", blocked: "warn" };
   note(`${name}: ${plain(part.state)}${part.reason ? `. ${part.reason}` : ""}`, tones[part.state] ?? "idle");
   return true;
 }

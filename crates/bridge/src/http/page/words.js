@@ -87,7 +87,7 @@ const DEAD_LETTER_REASONS = {
 export const deadLetterReason = reason => DEAD_LETTER_REASONS[reason] ?? plain(reason);
 
 const TONES = {
-  authorised: "good", up: "good", blocked: "warn", draining: "warn", refused: "bad", waiting: "bad", down: "bad",
+  authenticated: "good", up: "good", blocked: "warn", draining: "warn", refused: "bad", waiting: "bad", down: "bad",
 };
 
 /** The tone of a state. Before the first connection, a source or sink without a reason is not a fault yet. */
