@@ -293,6 +293,14 @@ impl SourceConfig {
                 format!("found {found}, expected 1 to {MAX_CONNECTIONS}"),
             ));
         }
+        if self.connections > 1
+            && let Some(feed) = &self.feed
+            && feed.event.id.is_none()
+        {
+            let message = "found several connections to a feed whose events have no id, expected 1, or an id in \"feed.event\": \
+                           without it each event would be delivered several times";
+            errors.push(("connections", message.to_owned()));
+        }
         let size = self.max_frame_size;
         if size < ByteSize::from_kib(1) || size > MAX_FRAME_SIZE {
             errors.push((

@@ -97,3 +97,10 @@ fn every_key_has_its_explanation_in_the_schema() {
         assert!(property["description"].is_string(), "{key}");
     }
 }
+
+#[test]
+fn several_connections_need_an_id() {
+    let text = r#"{ "connections": 2, "feed": { "url": "ws://localhost", "rules": [{ "is": "event" }] } }"#;
+    let config: SourceConfig = serde_json::from_str(text).unwrap();
+    assert_eq!(keys(&config), ["connections"]);
+}

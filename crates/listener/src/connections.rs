@@ -87,7 +87,7 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> R
                 }
             }
             Some((number, report)) = reported.recv() => owner.report(number, report, Instant::now()),
-            () = sleep_until(owner.next_expiry()) => {
+            () = sleep_until(owner.next_expiry()), if failure.is_none() => {
                 for number in owner.expired(Instant::now()) {
                     info!(source = %link.name, "connection reached its maximum age; opening its replacement");
                     if let Some(connection) = owner.replace(number, &link.stop) {
@@ -95,7 +95,7 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> R
                     }
                 }
             }
-            () = changes.changed() => {
+            () = changes.changed(), if failure.is_none() => {
                 info!(source = %link.name, "a secret has changed; opening a connection with it before the old one is closed");
                 let numbers: Vec<u64> = owner.connections.iter().map(|connection| connection.number).collect();
                 for number in numbers {
@@ -166,7 +166,9 @@ impl Owner {
         match report {
             Report::Authorised => {
                 connection.authorised_at = Some(now);
-                connection.expires_at = max_age.map(|age| now + age);
+                connection.expires_at = max_age
+                    .filter(|_| !connection.retires.is_cancelled())
+                    .map(|age| now + age);
                 let replaced = connection.replaces.take();
                 if let Some(old) = replaced.and_then(|number| self.find(number)) {
                     old.stop.cancel();
@@ -196,6 +198,7 @@ impl Owner {
         let newest = self
             .connections
             .iter()
+            .filter(|connection| !connection.retires.is_cancelled())
             .max_by_key(|connection| connection.authorised_at);
         let Some(kept) = newest.map(|connection| connection.number) else {
             return;

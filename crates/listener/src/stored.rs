@@ -9,7 +9,11 @@ use tokio::sync::Notify;
 
 /// The maximum number of acknowledgement values that wait to be sent on a connection. Further values are dropped: the feed
 /// sends their events again, which are duplicates then.
-const MAX_WAITING: usize = 65_536;
+const MAX_WAITING: usize = 8192;
+/// The maximum length of an acknowledgement value; an event with a longer one is not acknowledged.
+const MAX_ACK_BYTES: usize = 256;
+/// The maximum length of a resume value. A longer one is not used: it would not fit into a request.
+const MAX_RESUME_BYTES: usize = 4096;
 
 /// The progress of a source: acknowledgements and resume value of its stored events, set by the program that stores them.
 #[derive(Debug, Default)]
@@ -37,7 +41,9 @@ struct Waiting {
 impl StoredEvents {
     /// Sets the resume value of the last stored event, as written by the feed. The next connection continues from it.
     pub fn set_resume(&self, value: String) {
-        lock(&self.inner).resume = Some(value);
+        if value.len() <= MAX_RESUME_BYTES {
+            lock(&self.inner).resume = Some(value);
+        }
     }
 
     /// Returns the resume value of the last stored event.
@@ -53,6 +59,9 @@ impl StoredEvents {
         let Some(waiting) = inner.connections.get(&connection).and_then(Weak::upgrade) else {
             return;
         };
+        let all_values = values.len();
+        values.retain(|value| value.len() <= MAX_ACK_BYTES);
+        inner.dropped += (all_values - values.len()) as u64;
         let mut all = lock(&waiting.values);
         let room = MAX_WAITING.saturating_sub(all.len());
         inner.dropped += values.len().saturating_sub(room) as u64;
@@ -140,5 +149,9 @@ mod tests {
         stored.acknowledge(connection.connection(), &mut values);
         assert_eq!(stored.dropped_acknowledgements(), 7);
         assert_eq!(connection.next().now_or_never().unwrap().len(), MAX_WAITING);
+        stored.acknowledge(connection.connection(), &mut vec!["x".repeat(MAX_ACK_BYTES + 1)]);
+        assert_eq!(stored.dropped_acknowledgements(), 8);
+        stored.set_resume("x".repeat(MAX_RESUME_BYTES + 1));
+        assert_eq!(stored.resume(), None);
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn value(resume: &Resume, last: &str) -> Option<String> {
         (Some(Rewind::Number(number)), _) => text
             .parse::<i128>()
             .ok()
-            .map(|value| (value - i128::from(number)).max(0).to_string()),
+            .map(|value| value.saturating_sub(i128::from(number)).max(0).to_string()),
         (Some(Rewind::Time(time)), Some(unit)) => cloudevents::timestamp(&text, unit).and_then(|at| {
             let earlier = at.checked_sub(time).ok()?;
             Some(written(earlier, unit))

@@ -37,9 +37,9 @@ const FRAME_BUFFER_BYTES: usize = 16 * 1024;
 /// reads are larger and bypass the buffer.
 const HEAD_BUFFER_BYTES: usize = 512;
 
-/// The limit of the write buffer. Only pings and close frames are sent; a server that does not read them must
-/// not fill the memory.
-const MAX_WRITE_BUFFER_BYTES: usize = 64 * 1024;
+/// The limit of the write buffer, and of one message: a server that does not read must not fill the memory. Large
+/// enough for a subscription of some ten thousand symbols, and for the acknowledgements that may wait.
+const MAX_WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 /// The time for which an address of several is tried alone: an unresponsive first address must not use up the
 /// whole time limit, and a slow one should not be dialled in parallel.

@@ -300,7 +300,10 @@ impl SourceStats {
     /// Records that backpressure has lasted for long, which changes the state.
     pub(crate) fn blocked_for_long(&self) {
         let mut inner = self.lock();
-        inner.before_blocked = inner.state;
+        // Another connection of the source may be blocked already.
+        if inner.state != SourceState::Blocked {
+            inner.before_blocked = inner.state;
+        }
         inner.enter(SourceState::Blocked);
         inner.reason = Some(BACKPRESSURE.into());
     }

@@ -163,3 +163,20 @@ async fn stop_is_no_gap_and_blocked_time_is_counted() {
     );
     assert_eq!(snapshot.state, SourceState::Authenticated);
 }
+
+#[tokio::test(start_paused = true)]
+async fn backpressure_of_two_connections_ends_with_both() {
+    let stats = SourceStats::new();
+    for _ in 0..2 {
+        stats.authorising(None);
+        stats.authorised(false);
+    }
+    for _ in 0..2 {
+        stats.blocked_briefly();
+        stats.blocked_for_long();
+    }
+    assert_eq!(stats.snapshot().state, SourceState::Blocked);
+    stats.released();
+    stats.released();
+    assert_eq!(stats.snapshot().state, SourceState::Authenticated);
+}
