@@ -35,7 +35,7 @@ pub fn declaration(bytes: &[u8]) {
                     assert!(serde_json::from_str::<&RawValue>(part).is_ok(), "{part}");
                 }
                 let _ = (event.id(), event.key(), event.kind(), event.time());
-                last = event.resume().map(str::to_owned);
+                last = event.resume.map(str::to_owned);
                 let positions = event.positions;
                 let fixed = [positions.body(), positions.time(), positions.kind()];
                 for position in fixed.into_iter().chain(positions.ids()) {
