@@ -40,6 +40,11 @@ pub enum MalformedReason {
     /// No rule of the declaration matches the JSON.
     #[error("unrecognised message, no rule of the feed matches")]
     NoRule,
+    /// A frame has so many events that storing each with the rest of the frame would need too much memory.
+    #[error(
+        "too many events in one frame: at most 65,536, and 64 MiB with the rest of the frame beside each"
+    )]
+    TooManyEvents,
     /// A binary frame is not text in UTF-8.
     #[error("binary frame that is not UTF-8")]
     NotUtf8,
@@ -52,6 +57,7 @@ impl MalformedReason {
             Self::NotJson(_) => "not_json",
             Self::UnknownKind => "unknown_kind",
             Self::NoRule => "no_rule",
+            Self::TooManyEvents => "too_many_events",
             Self::NotUtf8 => "not_utf8",
         }
     }

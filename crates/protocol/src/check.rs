@@ -9,7 +9,7 @@ use neurobridge_core::{
 };
 
 use crate::{
-    declaration::{Declaration, Meaning, OpeningStep, Rule, SecretSource},
+    declaration::{Declaration, Heartbeat, Meaning, OpeningStep, Rule, SecretSource},
     notation::{Answer, MessageText, Paths, Rewind},
     problem::Problem,
     text::{Allowed, Template, Text},
@@ -300,6 +300,18 @@ impl Check<'_> {
                 &["heartbeat", "websocket"],
                 "found together with \"send\", expected a message or WebSocket pings",
             );
+        }
+        let default = Heartbeat::default();
+        for (key, is_given) in [
+            ("interval", heartbeat.interval != default.interval),
+            ("timeout", heartbeat.timeout != default.timeout),
+        ] {
+            if is_given && heartbeat.send.is_none() && !heartbeat.websocket {
+                self.add(
+                    &["heartbeat", key],
+                    "found without a ping, expected \"send\" or \"websocket\" beside it, or \"idle_timeout\" for a server that sends the pings",
+                );
+            }
         }
         if heartbeat.answer.is_some() && heartbeat.send.is_none() {
             self.add(

@@ -270,6 +270,9 @@ impl Declared {
         let Some(elements) = array.and_then(|at| Elements::at(frame, at)) else {
             return self.unit(Place::Frame, frame, whole, spans, act);
         };
+        if !elements.are_bounded(frame) {
+            return act(Action::Malformed(frame, MalformedReason::TooManyEvents));
+        }
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut is_empty = true;
         elements.each(frame, &mut scratch, |text, element| {

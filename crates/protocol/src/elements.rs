@@ -2,6 +2,11 @@
 
 use neurobridge_core::json::{self, Span};
 
+/// The maximum number of elements of a frame; each may become a dead letter.
+const MAX_ELEMENTS: usize = 65_536;
+/// The maximum number of bytes that the frame around the array takes in the texts of all its events.
+const MAX_REPEATED_BYTES: usize = 64 * 1024 * 1024;
+
 /// The array of events in a frame.
 pub(crate) struct Elements<'a> {
     /// The text of the array.
@@ -21,6 +26,13 @@ impl<'a> Elements<'a> {
             false
         });
         Some(Self { array, at, count })
+    }
+
+    /// Returns whether the texts of all events fit into the memory that one frame may need: each contains the frame around the
+    /// array.
+    pub(crate) fn are_bounded(&self, frame: &str) -> bool {
+        let around = frame.len() - self.array.len();
+        self.count <= MAX_ELEMENTS && self.count.saturating_mul(around) <= MAX_REPEATED_BYTES
     }
 
     /// Calls `each` for each element, with the frame reduced to this element of the array, and the position of the element in

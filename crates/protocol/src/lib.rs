@@ -20,6 +20,7 @@ mod notation;
 mod problem;
 mod protocol;
 mod resume;
+mod shipped;
 mod text;
 
 pub use self::{
@@ -35,5 +36,6 @@ pub use self::{
     notation::{Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, When},
     problem::Problem,
     protocol::{Pings, Protocol},
+    shipped::{SHIPPED, shipped},
     text::{Message, Recognised, Secrets},
 };

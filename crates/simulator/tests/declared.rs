@@ -7,7 +7,7 @@ mod support;
 use std::{collections::HashSet, fs};
 
 use futures_util::{SinkExt, StreamExt};
-use neurobridge_protocol::{Action, Declaration, Declared, Secrets};
+use neurobridge_protocol::{Action, Declaration, Declared, SHIPPED, Secrets};
 use neurobridge_simulator::{DeclaredFeed, Options};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
@@ -76,14 +76,7 @@ async fn ids(simulator: &Running, feed: &mut Declared, secret: &str, count: usiz
 
 #[tokio::test]
 async fn shipped_feeds_open_and_send_distinct_events() {
-    for name in [
-        "binance",
-        "bluesky-jetstream",
-        "coinbase-exchange",
-        "graphql-transport-ws",
-        "okx",
-        "polygon",
-    ] {
+    for (name, _) in SHIPPED {
         let (simulator, mut feed) = playing(name, "right").await;
         let ids = ids(&simulator, &mut feed, "right", 1_000).await;
         assert!(feed.is_ready() && ids.len() >= 1_000, "{name}: {}", ids.len());

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use neurobridge_core::suggest::did_you_mean;
-use neurobridge_protocol::Declaration;
+use neurobridge_protocol::{Declaration, SHIPPED, shipped};
 use serde_json::Value;
 
 use super::{
@@ -16,34 +16,6 @@ use super::{
     shape::Shape,
 };
 use crate::exit::{Exit, Failure, OrExit};
-
-/// Includes the declarations that `config/feeds` of the repository contains.
-macro_rules! shipped {
-    ($($name:literal),* $(,)?) => {
-        /// The shipped declarations, by name.
-        pub(crate) const SHIPPED: &[(&str, &str)] = &[$((
-            $name,
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/feeds/", $name, ".toml")),
-        )),*];
-    };
-}
-
-shipped!(
-    "binance",
-    "bluesky-jetstream",
-    "coinbase-exchange",
-    "graphql-transport-ws",
-    "okx",
-    "polygon",
-);
-
-/// Returns the text of a shipped declaration.
-pub(crate) fn shipped(name: &str) -> Option<&'static str> {
-    SHIPPED
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, text)| *text)
-}
 
 /// Reads a declaration for a simulation: a shipped one, or a file.
 ///

@@ -84,6 +84,35 @@ fn reply_during_the_opening_does_not_change_the_awaited_answer() {
 }
 
 #[test]
+fn frame_whose_events_need_too_much_memory_is_malformed() {
+    let mut declared = declared("events = \"list\"");
+    declared.begin(Secrets::new());
+    let frame = |around: usize, count: usize| {
+        let list = vec![r#"{"id":1}"#; count].join(",");
+        format!(r#"{{"x":"{}","list":[{list}]}}"#, "y".repeat(around))
+    };
+    for (around, count, is_bounded) in [
+        (1, 65_536, true),
+        (1, 65_537, false),
+        (1 << 20, 60, true),
+        (1 << 20, 70, false),
+    ] {
+        let (mut events, mut malformed) = (0, 0);
+        declared.receive(&frame(around, count), &mut |action| match action {
+            Action::Event(_) => events += 1,
+            Action::Malformed(_, MalformedReason::TooManyEvents) => malformed += 1,
+            other => panic!("{other:?}"),
+        });
+        let expected = if is_bounded { (count, 0) } else { (0, 1) };
+        assert_eq!(
+            (events, malformed),
+            expected,
+            "{around} bytes around {count} elements"
+        );
+    }
+}
+
+#[test]
 fn event_that_answers_a_step_is_delivered_after_ready() {
     let mut declared = declared("open = [{ until = { id = 1 } }]");
     assert!(declared.begin(Secrets::new()).is_empty());
