@@ -87,6 +87,13 @@ pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
             slot.report(Report::Lost { by_server });
         }
         if slot.retires.is_cancelled() {
+            if let Ended::Lost(lost, _) = &ended
+                && !matches!(lost, Lost::Stopped)
+            {
+                let (reason, text) = (lost.reason().as_str(), setup.shown(lost));
+                warn!(source = %link.name, reason, "connection lost before its replacement was ready: {text}");
+                link.stats.waiting(SourceState::Waiting, text);
+            }
             return Ok(());
         }
         let (state, retry_after, label, text) = match &ended {

@@ -1,4 +1,4 @@
-//! Several connections of a source, and the replacement of one.
+//! Several connections of a source, and the replacement of one. The clock is paused: a sleep takes no time.
 
 use neurobridge_protocol::Declaration;
 
@@ -132,16 +132,7 @@ async fn old_connection_stays_while_its_successor_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn changed_token_file_replaces_the_connection() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("token");
-    std::fs::write(&path, "first").unwrap();
-    let (source, mut bench) = bench(
-        |config| {
-            config.token = None;
-            config.token_file = Some(path.clone());
-        },
-        Vec::new(),
-    );
+    let (source, mut bench, _folder, path) = bench_with_token_file();
     let (result, ()) = join!(source, async {
         let mut old = bench.platforms.recv().await.unwrap();
         assert!(old.receive_text().await.contains("first"));

@@ -1,4 +1,4 @@
-//! A declared feed on a scripted server.
+//! A declared feed on a scripted server. The clock is paused: a sleep takes no time.
 
 use neurobridge_protocol::Declaration;
 

@@ -372,18 +372,30 @@ async fn source_without_receiver_ends() {
     source.await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
-async fn rotated_token_is_used_at_the_next_connection() {
+/// Returns a source with the token "first" in a file, and the path of the file.
+fn bench_with_token_file() -> (
+    impl Future<Output = Result<(), SourceError>>,
+    Bench,
+    tempfile::TempDir,
+    std::path::PathBuf,
+) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
     std::fs::write(&path, "first\n").unwrap();
-    let (source, mut bench) = bench(
+    let named = path.clone();
+    let (source, bench) = bench(
         |config| {
             config.token = None;
-            config.token_file = Some(path.clone());
+            config.token_file = Some(named);
         },
         Vec::new(),
     );
+    (source, bench, folder, path)
+}
+
+#[tokio::test(start_paused = true)]
+async fn rotated_token_is_used_at_the_next_connection() {
+    let (source, mut bench, _folder, path) = bench_with_token_file();
     let (result, ()) = join!(source, async {
         let mut platform = bench.platforms.recv().await.unwrap();
         assert!(platform.receive_text().await.contains(r#""first""#));

@@ -33,6 +33,7 @@ where
 {
     let stop = link.stop.clone();
     let mut stopped = pin!(stop.cancelled());
+    // Set by the first step.
     let mut timed_out = pin!(sleep(Duration::ZERO));
     // The step that waits for an answer, with its time limit.
     let mut step = None;

@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     pin::pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,7 +19,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{Link, Outlet, Session};
-use crate::{error::Lost, stats::Reading};
+use crate::{
+    error::Lost,
+    stats::{Reading, SourceStats},
+};
 
 /// The maximum number of frames and bytes of a batch: enough to make the cost of sending it small, and few
 /// enough that a bound on batches is a bound on memory. The last frame may exceed the limit by up to
@@ -237,8 +241,10 @@ where
     let mut reserve = pin!(items.reserve());
     let since = Instant::now();
     let mut next_report = since + LONG_BLOCK;
-    let (mut is_long, mut is_logged) = (false, false);
-    link.stats.blocked_briefly();
+    let mut is_logged = false;
+    let mut blockage = Blockage::begin(&link.stats);
+    let acknowledges = session.protocol.acknowledges();
+    let acknowledgements = link.acknowledgements.clone();
     let room = loop {
         select! {
             biased;
@@ -246,9 +252,7 @@ where
             room = &mut reserve => break room.map_err(|_| Lost::Stopped)?,
             () = sleep_until(next_report) => {
                 next_report += LONG_BLOCK;
-                if !std::mem::replace(&mut is_long, true) {
-                    link.stats.blocked_for_long();
-                }
+                blockage.lasts_long();
                 // Once a minute, however often backpressure ends and returns: a lasting one always has a line.
                 if link.throttle.allow("blocked").is_some() {
                     is_logged = true;
@@ -259,17 +263,47 @@ where
             // AUTH must be the first message, also before pings.
             () = sleep_until(session.heartbeat.due()), if session.is_authorised() => session.ping(),
             () = poll_fn(|cx| session.poll_flush(cx)), if session.is_flushing => {}
+            // Events that are stored meanwhile are acknowledged: the feed may have a time limit.
+            values = acknowledgements.next(), if acknowledges && !session.is_flushing => session.acknowledge(&values),
         }
     };
+    drop(blockage);
     let now = Instant::now();
     let held = now.saturating_duration_since(since);
-    link.stats.released();
     session.heartbeat.released(held, now);
     // Only after a logged start, so that the last line about backpressure is true.
     if is_logged {
         info!(source = %link.name, held_seconds = held.as_secs_f64(), "backpressure ended: the socket is read again");
     }
     Ok((room, held))
+}
+
+/// The backpressure of one connection, which ends when this is dropped, however the wait ends.
+struct Blockage {
+    stats: Arc<SourceStats>,
+    is_long: bool,
+}
+
+impl Blockage {
+    fn begin(stats: &Arc<SourceStats>) -> Self {
+        stats.blocked_briefly();
+        Self {
+            stats: Arc::clone(stats),
+            is_long: false,
+        }
+    }
+
+    fn lasts_long(&mut self) {
+        if !std::mem::replace(&mut self.is_long, true) {
+            self.stats.blocked_for_long();
+        }
+    }
+}
+
+impl Drop for Blockage {
+    fn drop(&mut self) {
+        self.stats.released(self.is_long);
+    }
 }
 
 fn blocked(lost: Lost) -> Lost {

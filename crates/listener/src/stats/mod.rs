@@ -135,6 +135,9 @@ struct Inner {
     frames_without_event: u64,
     received_bytes: u64,
     blocked: Stopwatch,
+    blocked_connections: u32,
+    /// Those whose backpressure has changed the state.
+    long_blocked_connections: u32,
     /// The state to restore after backpressure.
     before_blocked: SourceState,
     gaps: GapCounts,
@@ -184,6 +187,8 @@ impl SourceStats {
                 frames_without_event: 0,
                 received_bytes: 0,
                 blocked: Stopwatch::default(),
+                blocked_connections: 0,
+                long_blocked_connections: 0,
                 before_blocked: SourceState::Dialling,
                 gaps: GapCounts::default(),
                 gap: Stopwatch::default(),
@@ -294,12 +299,15 @@ impl SourceStats {
 
     /// Records the start of backpressure. Only its time is counted: a busy feed has many short ones.
     pub(crate) fn blocked_briefly(&self) {
-        self.lock().blocked.start(Instant::now());
+        let mut inner = self.lock();
+        inner.blocked_connections += 1;
+        inner.blocked.start(Instant::now());
     }
 
     /// Records that backpressure has lasted for long, which changes the state.
     pub(crate) fn blocked_for_long(&self) {
         let mut inner = self.lock();
+        inner.long_blocked_connections += 1;
         // Another connection of the source may be blocked already.
         if inner.state != SourceState::Blocked {
             inner.before_blocked = inner.state;
@@ -308,11 +316,18 @@ impl SourceStats {
         inner.reason = Some(BACKPRESSURE.into());
     }
 
-    /// Records the end of backpressure.
-    pub(crate) fn released(&self) {
+    /// Records the end of backpressure of a connection, and whether it had changed the state.
+    pub(crate) fn released(&self, was_long: bool) {
         let mut inner = self.lock();
-        inner.blocked.stop(Instant::now());
-        if inner.state == SourceState::Blocked {
+        inner.blocked_connections = inner.blocked_connections.saturating_sub(1);
+        if inner.blocked_connections == 0 {
+            inner.blocked.stop(Instant::now());
+        }
+        if !was_long {
+            return;
+        }
+        inner.long_blocked_connections = inner.long_blocked_connections.saturating_sub(1);
+        if inner.long_blocked_connections == 0 && inner.state == SourceState::Blocked {
             let before = inner.before_blocked;
             inner.enter(before);
             inner.reason = None;
@@ -364,7 +379,6 @@ impl SourceStats {
         if inner.authorised > 0 {
             return;
         }
-        inner.blocked.stop(now);
         let unnoticed = now.saturating_duration_since(last_read);
         let began = clock::now().checked_sub(unnoticed).unwrap_or(Timestamp::MIN);
         inner.proof_of_life = Some(began);

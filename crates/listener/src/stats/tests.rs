@@ -152,7 +152,7 @@ async fn stop_is_no_gap_and_blocked_time_is_counted() {
     assert_eq!(stats.snapshot().state, SourceState::Authenticated);
     stats.blocked_for_long();
     assert_eq!(stats.snapshot().state, SourceState::Blocked);
-    stats.released();
+    stats.released(true);
     tokio::time::advance(Duration::from_secs(2)).await;
     stats.disconnected(DisconnectReason::Stopped, Some(Instant::now()));
     tokio::time::advance(Duration::from_secs(2)).await;
@@ -176,7 +176,15 @@ async fn backpressure_of_two_connections_ends_with_both() {
         stats.blocked_for_long();
     }
     assert_eq!(stats.snapshot().state, SourceState::Blocked);
-    stats.released();
-    stats.released();
+    tokio::time::advance(Duration::from_secs(5)).await;
+    stats.released(true);
+    assert_eq!(
+        stats.snapshot().state,
+        SourceState::Blocked,
+        "the other one is blocked"
+    );
+    tokio::time::advance(Duration::from_secs(5)).await;
+    stats.released(true);
     assert_eq!(stats.snapshot().state, SourceState::Authenticated);
+    assert_eq!(stats.snapshot().blocked, Duration::from_secs(10));
 }
