@@ -28,4 +28,5 @@ pub mod running_broker;
 pub mod shared;
 pub mod small_disk;
 pub mod status;
+pub mod tcp_server;
 pub mod terminal;

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
 use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::poll::wait_for;
+use neurobridge_tests::tcp_server::serve_connections;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -31,17 +31,11 @@ struct Feed {
 
 impl Feed {
     fn start() -> (Arc<Self>, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("ws://{}/", listener.local_addr().unwrap());
         let feed = Arc::new(Self::default());
         let served = Arc::clone(&feed);
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                // One connection after the other: a connection ends with its bridge.
-                let _ = served.serve(stream);
-            }
-        });
-        (feed, url)
+        // One connection after the other: a connection ends with its bridge.
+        let url = serve_connections(move |stream| drop(served.serve(stream)));
+        (feed, url.unwrap())
     }
 
     fn serve(&self, stream: TcpStream) -> tungstenite::Result<()> {

@@ -1,13 +1,14 @@
 //! A declared feed that can resume continues after the last stored event, whatever happens to the process.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use neurobridge_tests::bridge::Bridge;
 use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::tcp_server::serve_connections;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::{
@@ -36,18 +37,14 @@ struct State {
 
 impl Feed {
     fn start() -> (Arc<Self>, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("ws://{}/", listener.local_addr().unwrap());
         let feed = Arc::new(Self::default());
         let served = Arc::clone(&feed);
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let feed = Arc::clone(&served);
-                // Ends with an error when the client has gone.
-                thread::spawn(move || feed.serve(stream));
-            }
+        let url = serve_connections(move |stream| {
+            let feed = Arc::clone(&served);
+            // Ends with an error when the client has gone.
+            thread::spawn(move || feed.serve(stream));
         });
-        (feed, url)
+        (feed, url.unwrap())
     }
 
     #[allow(clippy::result_large_err, reason = "the callback's type is tungstenite's")]

@@ -1,6 +1,10 @@
 //! Reads frames that are stored in files, with the protocol of a source.
 
-use neurobridge_core::event::Event;
+use jiff::Timestamp;
+use neurobridge_core::{
+    event::{Event, Sequence},
+    positions::Positions,
+};
 use neurobridge_listener::{EventAttributes, SourceConfig};
 use neurobridge_protocol::{Action, Protocol, Secrets};
 
@@ -8,6 +12,20 @@ use crate::{
     config::Config,
     exit::{Exit, Failure},
 };
+
+/// Returns an event of no source, to which a redaction can be applied.
+pub(crate) fn sample_event<'a>(frame: &'a str, positions: Positions<'a>) -> Event<'a> {
+    Event {
+        sequence: Sequence::FIRST,
+        received_at: Timestamp::UNIX_EPOCH,
+        source: "",
+        source_uri: "",
+        type_prefix: "",
+        conflict: None,
+        positions,
+        frame,
+    }
+}
 
 /// Reads frames as a connection of a source does.
 pub(crate) struct FrameReader {

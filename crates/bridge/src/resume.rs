@@ -1,8 +1,7 @@
 //! The resume values of declared feeds: where they are in stored events.
 
-use jiff::Timestamp;
 use neurobridge_core::{
-    event::{Event, FieldPath, Sequence},
+    event::FieldPath,
     event_buf::EventBuf,
     frame_reader::FrameReader,
     json,
@@ -16,7 +15,10 @@ use neurobridge_spool::ResumePaths;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use crate::config::{Config, EventConfig};
+use crate::{
+    config::{Config, EventConfig},
+    frames::sample_event,
+};
 
 /// Returns the sources that resume, each with the path of its resume value in its stored events; without a path if the events
 /// are stored with a pseudonym in its place.
@@ -75,16 +77,7 @@ fn is_kept(feed: &Declaration, field: &FieldPath, config: &EventConfig) -> bool 
         return false;
     };
     projection.write(spans, &mut positions);
-    let event = Event {
-        sequence: Sequence::FIRST,
-        received_at: Timestamp::UNIX_EPOCH,
-        source: "",
-        source_uri: "",
-        type_prefix: "",
-        conflict: None,
-        positions: positions.positions(),
-        frame: &frame,
-    };
+    let event = sample_event(&frame, positions.positions());
     let mut redacted = EventBuf::default();
     redaction
         .apply(&event, &mut redacted)

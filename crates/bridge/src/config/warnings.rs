@@ -2,11 +2,9 @@
 
 use std::{collections::BTreeMap, env, net::IpAddr, path::Path};
 
-use jiff::Timestamp;
 use neurobridge_core::{
     address::Address,
     condition::OPERATORS,
-    event::{Event, Sequence},
     event_buf::EventBuf,
     filter::Filter,
     neuroio::{ENTRY_FIELDS, Frames, NESTED_FIELDS},
@@ -22,7 +20,7 @@ use super::{
     model::{Config, HttpConfig},
     report::Origin,
 };
-use crate::data_dir;
+use crate::{data_dir, frames::sample_event};
 
 /// A valid but risky setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -259,16 +257,7 @@ fn keeps_pictures(config: &Config) -> bool {
     else {
         return true;
     };
-    let event = Event {
-        sequence: Sequence::FIRST,
-        received_at: Timestamp::UNIX_EPOCH,
-        source: "",
-        source_uri: "",
-        type_prefix: "",
-        conflict: None,
-        positions,
-        frame: FRAME,
-    };
+    let event = sample_event(FRAME, positions);
     let mut redacted = EventBuf::default();
     redaction
         .apply(&event, &mut redacted)

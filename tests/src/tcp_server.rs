@@ -1,0 +1,22 @@
+//! A server on a port of its own, for feeds that a test scripts itself.
+
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+
+use anyhow::Result;
+
+/// Passes each connection to `serve`, one after the other, in a thread that ends with the process. Returns the URL of the
+/// WebSocket.
+///
+/// # Errors
+/// Returns an error if no port is free.
+pub fn serve_connections(mut serve: impl FnMut(TcpStream) + Send + 'static) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("ws://{}/", listener.local_addr()?);
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            serve(stream);
+        }
+    });
+    Ok(url)
+}
