@@ -120,7 +120,9 @@ fn assert_in_order(feed: &str, sent: &[DeclaredSent], lanes: &[Vec<(String, Stri
 }
 
 fn config(sources: &[(String, PathBuf, String)], bootstrap: &str, topic: &str, nats: &str) -> String {
-    let mut text = "drain_timeout = \"60s\"\n".to_owned();
+    // The feed with resume sends the events of five seconds again, in which all feeds together send more than the default window
+    // has.
+    let mut text = "drain_timeout = \"60s\"\n[deduplicate]\nmax_events = 262_144\n".to_owned();
     for (name, declaration, url) in sources {
         let feed = declaration.display();
         text.push_str(&format!(
