@@ -2,40 +2,33 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow};
-use neurobridge_core::{
-    dead_letter::DeadLetters,
-    delivery::{self, Ended, Progress, Shutdown},
-    reader::{ReadError, Reader},
-    sink_type::{BuildContext, DeadLetterPlace},
-};
-use neurobridge_sink_file::{DeadLettersConfig, FileDeadLetters};
+use anyhow::Context;
 use neurobridge_spool::Spool;
 use nix::unistd::gethostname;
 use tokio::{
     net::TcpListener,
-    task::{JoinHandle, JoinSet, spawn_blocking},
+    task::{JoinHandle, spawn_blocking},
     time::{Instant as Deadline, interval, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{Config, SinkEntry},
+    config::Config,
     data_dir::DataDir,
+    deliveries::{Deliveries, PreparedSink},
     exit::{Exit, Failure, OrExit},
-    feed::{Feed, joined, read_redaction},
+    feed::{Feed, joined},
     history::{History, Recorder},
     http::{self, Access, Status},
+    parts::Parts,
     signals::Signals,
-    sinks::AnyReader,
     spool,
-    state::{SinkHandle, State, View},
+    state::{State, View},
     systemd,
     tap::{Greeting, Tap},
 };
@@ -52,9 +45,8 @@ pub(crate) struct Bridge {
     state: Arc<State>,
     drain_timeout: Duration,
     address: SocketAddr,
-    shutdown: Shutdown,
     feed: Feed,
-    sinks: SinkTasks,
+    sinks: Deliveries,
     http: JoinHandle<()>,
     stop_http: CancellationToken,
     /// `None` if the socket could not be created: then `tail` cannot read from this bridge.
@@ -102,34 +94,11 @@ impl Bridge {
         let address = listener.local_addr().or_exit(Exit::Unavailable)?;
         let history = open_history(config).await;
         let access = Access::open(&config.http).await.or_exit(Exit::Config)?;
-        let dead_letters = open_dead_letters(config, &config.dead_letters.path).await?;
-        let mut places = vec![Arc::clone(&dead_letters)];
-
-        let shutdown = Shutdown {
-            drain: CancellationToken::new(),
-            abort: CancellationToken::new(),
-        };
-        let mut sinks = JoinSet::new();
-        let mut sink_handles = Vec::new();
-        for (name, entry) in &config.sinks {
-            let dead_letters = match entry.config.dead_letter_place() {
-                DeadLetterPlace::File(path) => {
-                    let place = open_dead_letters(config, path).await?;
-                    places.push(Arc::clone(&place));
-                    place
-                }
-                DeadLetterPlace::Shared | DeadLetterPlace::Destination(_) => Arc::clone(&dead_letters),
-            };
-            let parts = SinkParts {
-                name,
-                entry,
-                spool: &spool,
-                dead_letters,
-                dead_letter_place: config.dead_letter_place(entry),
-                shutdown: &shutdown,
-                data_dir: &config.data_dir,
-            };
-            sink_handles.push(parts.start(&mut sinks).await?);
+        let parts = Arc::<Parts>::default();
+        let mut sinks = Deliveries::new(config, spool.clone(), Arc::clone(&parts)).await?;
+        for name in config.sinks.keys() {
+            let prepared = PreparedSink::new(name, config, &sinks).await?;
+            sinks.run_sink(prepared);
         }
 
         for name in spool.release_others() {
@@ -141,13 +110,11 @@ impl Bridge {
 
         let stop_tap = CancellationToken::new();
         let tap = start_tap(config, &spool, stop_tap.clone()).await;
-        let (feed, sources) = Feed::start(config, spool.clone(), dead_letters).await?;
+        let feed = Feed::start(config, spool.clone(), sinks.dead_letters(), Arc::clone(&parts)).await?;
         let state = Arc::new(State {
             started: Instant::now(),
             instance: instance(address),
-            sources,
-            sinks: sink_handles,
-            dead_letters: places,
+            parts,
             spool,
             http: Arc::default(),
             history,
@@ -166,7 +133,6 @@ impl Bridge {
             state,
             drain_timeout: config.drain_timeout,
             address,
-            shutdown,
             feed,
             sinks,
             http,
@@ -249,19 +215,14 @@ impl Bridge {
     /// Waits until a part ends unexpectedly.
     async fn failed(&mut self) -> Failure {
         let spool = self.state.spool.clone();
-        loop {
-            tokio::select! {
-                failure = self.feed.failed() => return failure,
-                // Noticed also while no event arrives whose append would fail.
-                error = spool.failed() => return Failure::new(Exit::Disk, error),
-                Some(ended) = self.sinks.join_next() => match joined(ended) {
-                    (name, Err(error)) => return sink_failure(&name, error),
-                    (name, Ok(ended)) => info!(sink = name, ?ended, "sink stopped"),
-                },
-                ended = &mut self.http => {
-                    joined(ended);
-                    return Failure::message(Exit::Unavailable, "the HTTP server stopped unexpectedly");
-                }
+        tokio::select! {
+            failure = self.feed.failed() => failure,
+            // Noticed also while no event arrives whose append would fail.
+            error = spool.failed() => Failure::new(Exit::Disk, error),
+            failure = self.sinks.failed() => failure,
+            ended = &mut self.http => {
+                joined(ended);
+                Failure::message(Exit::Unavailable, "the HTTP server stopped unexpectedly")
             }
         }
     }
@@ -271,15 +232,15 @@ impl Bridge {
     async fn drain(&mut self) -> Option<Failure> {
         self.feed.drain().await;
         self.state.spool.close();
-        self.shutdown.drain.cancel();
+        self.sinks.drain();
         let mut failure = None;
         let mut look = interval(DRAIN_LOOK);
         let mut needed_at = Deadline::now();
         loop {
             tokio::select! {
                 biased;
-                ended = self.sinks.join_next() => match ended {
-                    Some(ended) => failure = failure.or(failure_of(joined(ended))),
+                ended = self.sinks.next_ended() => match ended {
+                    Some(ended) => failure = failure.or(ended),
                     None => return failure,
                 },
                 now = look.tick() => {
@@ -306,12 +267,11 @@ impl Bridge {
     /// Ends all parts that are still running. Returns the failure of a sink.
     async fn abort(&mut self) -> Option<Failure> {
         self.state.spool.close();
-        self.shutdown.drain.cancel();
-        self.shutdown.abort.cancel();
+        self.sinks.abort();
         let deadline = Deadline::now() + ABORT_LIMIT;
         let mut failure = None;
-        while let Ok(Some(ended)) = timeout_at(deadline, self.sinks.join_next()).await {
-            failure = failure.or(failure_of(joined(ended)));
+        while let Ok(Some(ended)) = timeout_at(deadline, self.sinks.next_ended()).await {
+            failure = failure.or(ended);
         }
         self.sinks.abort_all();
         self.stop_tap.cancel();
@@ -370,75 +330,6 @@ impl Bridge {
     }
 }
 
-/// Returns the failure of a sink that ended with an error.
-fn failure_of((name, ended): (String, Result<delivery::Ended, ReadError>)) -> Option<Failure> {
-    let error = ended.err()?;
-    error!(sink = name, "sink failed: {error}");
-    Some(sink_failure(&name, error))
-}
-
-fn sink_failure(name: &str, error: ReadError) -> Failure {
-    Failure::new(Exit::Disk, anyhow!(error).context(format!("sink {name} failed")))
-}
-
-/// The parameters for the start of a sink.
-struct SinkParts<'a> {
-    name: &'a str,
-    entry: &'a SinkEntry,
-    spool: &'a Spool,
-    dead_letters: Arc<dyn DeadLetters>,
-    dead_letter_place: String,
-    shutdown: &'a Shutdown,
-    data_dir: &'a Path,
-}
-
-/// The tasks of sinks, each with its name.
-type SinkTasks = JoinSet<(String, Result<Ended, ReadError>)>;
-
-impl SinkParts<'_> {
-    async fn start(self, tasks: &mut SinkTasks) -> Result<SinkHandle, Failure> {
-        let common = &self.entry.common;
-        let redaction = read_redaction(
-            &common.redact,
-            common.pseudonymise.as_ref(),
-            &format!("sinks.{}", self.name),
-        )
-        .await?;
-        let reader = self.spool.reader_from(self.name, self.entry.common.start);
-        let progress = Arc::new(Progress::new(reader.cursor().clone()));
-        let options = delivery::Options {
-            name: self.name.to_owned(),
-            spool: self.spool.id(),
-            filter: common.filter.clone(),
-            redaction,
-            dead_letters: self.dead_letters,
-            dead_letter_place: self.dead_letter_place,
-            max_dead_letters_in_a_row: common.max_dead_letters_in_a_row,
-        };
-        let context = BuildContext {
-            name: self.name,
-            data_dir: self.data_dir,
-            replay: None,
-        };
-        let delivery = self.entry.config.deliver(
-            &context,
-            AnyReader::Spool(reader),
-            options,
-            Arc::clone(&progress),
-            self.shutdown.clone(),
-        );
-        let name = self.name.to_owned();
-        tasks.spawn(async move { (name, delivery.await) });
-        Ok(SinkHandle {
-            name: self.name.to_owned(),
-            kind: self.entry.config.type_name(),
-            destination: self.entry.config.destination(self.data_dir),
-            required: common.required,
-            progress,
-        })
-    }
-}
-
 /// Reads the history. The file system may hang.
 async fn open_history(config: &Config) -> History {
     let data_dir = config.data_dir.clone();
@@ -468,16 +359,4 @@ async fn start_tap(config: &Config, spool: &Spool, stop: CancellationToken) -> O
 fn instance(address: SocketAddr) -> String {
     let host = gethostname().unwrap_or_default();
     format!("{}:{}", host.to_string_lossy(), address.port())
-}
-
-/// Opens a dead letter file.
-pub(crate) async fn open_dead_letters(config: &Config, path: &Path) -> Result<Arc<dyn DeadLetters>, Failure> {
-    let place = DeadLettersConfig {
-        path: path.to_owned(),
-        ..config.dead_letters.clone()
-    };
-    let dead_letters = FileDeadLetters::open(&place, &config.data_dir).await;
-    Ok(Arc::new(
-        dead_letters.context("dead letters").or_exit(Exit::Disk)?,
-    ))
 }

@@ -10,7 +10,7 @@ use neurobridge_core::{
     ledger::SourceLedger,
     redact::{KeyFileError, Pattern, Pseudonymise, Redaction},
 };
-use neurobridge_listener::{Source, SourceConfig, SourceError, SourceStats};
+use neurobridge_listener::{EventAttributes, Source, SourceConfig, SourceError, SourceStats};
 use neurobridge_spool::{AppendError, Spool, SpoolConfig};
 use tokio::{
     sync::mpsc,
@@ -22,14 +22,19 @@ use tracing::{error, info};
 use crate::{
     config::Config,
     exit::{Exit, Failure, OrExit},
-    intake::{self, Encoder, IntakeSource, IntakeStats, Rules},
+    intake::{self, Encoded, Encoder, IntakeSource, Rules},
+    parts::Parts,
     spool,
 };
 
 /// The running sources and the intake. They stop immediately on drop.
 pub(crate) struct Feed {
     stop: CancellationToken,
-    sources: JoinSet<(String, Result<(), SourceError>)>,
+    spool: Spool,
+    parts: Arc<Parts>,
+    /// The channel to the intake, which ends when all senders are dropped. `None` once no source is left.
+    batches: Option<mpsc::Sender<Encoded>>,
+    sources: JoinSet<(Arc<str>, Result<(), SourceError>)>,
     /// A single task, in a set because a set can be polled again after the task has ended.
     intake: JoinSet<Result<(), AppendError>>,
 }
@@ -38,64 +43,33 @@ pub(crate) struct Feed {
 pub(crate) struct SourceHandle {
     /// The address of the feed, without credentials, path and query.
     pub(crate) address: String,
-    pub(crate) intake: IntakeSource,
+    pub(crate) intake: Arc<IntakeSource>,
     pub(crate) stats: Arc<SourceStats>,
 }
 
+/// A source that is ready to be started.
+pub(crate) struct PreparedSource {
+    source: Source,
+    address: String,
+    attributes: EventAttributes,
+    rules: Arc<Rules>,
+}
+
 impl Feed {
-    /// Starts all configured sources, which store their events in a spool.
+    /// Starts all configured sources, which store their events in a spool, and adds them to `parts`.
     ///
     /// # Errors
-    /// Returns an error if a file or key cannot be read. Sources that have started are stopped.
+    /// Returns an error if a file or key cannot be read. No source is started then.
     pub(crate) async fn start(
         config: &Config,
         spool: Spool,
         dead_letters: Arc<dyn DeadLetters>,
-    ) -> Result<(Self, Vec<SourceHandle>), Failure> {
-        let redaction =
-            read_redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event").await?;
-        let redacts = !redaction.is_empty() || config.sinks.values().any(|sink| sink.common.redacts());
-        let rules = Arc::new(Rules {
-            filter: config.event.filter.clone(),
-            redaction,
-            keep_malformed: !redacts,
-        });
-        let (batches, intake_batches) = mpsc::channel(intake::CHANNEL);
-        let stop = CancellationToken::new();
-        let mut sources = JoinSet::new();
-        let mut handles = Vec::new();
-        for (name, source) in &config.sources {
-            let ledger = Arc::new(SourceLedger::default());
-            let address = address::shown(source.address());
-            let attributes = source.attributes(name);
-            let source = build_source(name, source.clone(), Arc::clone(&ledger), config.named_fields())
-                .await
-                .with_context(|| format!("sources.{name}"))
-                .or_exit(Exit::Config)?;
-            // The value of the last run, so that this run continues after the last stored event.
-            if let Some(value) = spool.resume_value(source.name()) {
-                source.stored().set_resume(value.to_string());
-            }
-            let intake = IntakeSource {
-                name: Arc::clone(source.name()),
-                ledger,
-                stats: Arc::new(IntakeStats::default()),
-                stored: source.stored(),
-            };
-            let encoder = Encoder::new(
-                Arc::clone(&intake.name),
-                attributes,
-                handles.len(),
-                Arc::clone(&intake.stats),
-                Arc::clone(&rules),
-            );
-            handles.push(SourceHandle {
-                address,
-                intake,
-                stats: source.stats(),
-            });
-            let (name, batches, stop) = (name.clone(), batches.clone(), stop.child_token());
-            sources.spawn(async move { (name, source.run(encoder, batches, stop).await) });
+        parts: Arc<Parts>,
+    ) -> Result<Self, Failure> {
+        let rules = rules(config).await?;
+        let mut prepared = Vec::new();
+        for name in config.sources.keys() {
+            prepared.push(PreparedSource::new(name, config, &rules).await?);
         }
         let options = intake::Options {
             window_events: config.deduplicate.max_events,
@@ -105,20 +79,50 @@ impl Feed {
                 _ => intake::CONCURRENT_APPENDS_ON_DISK,
             },
         };
-        let intake_sources = handles
-            .iter()
-            .map(|source: &SourceHandle| source.intake.clone())
-            .collect();
+        let (batches, intake_batches) = mpsc::channel(intake::CHANNEL);
         let mut intake = JoinSet::new();
-        intake.spawn(intake::run(options, intake_sources, spool, intake_batches));
-        Ok((
-            Self {
-                stop,
-                sources,
-                intake,
-            },
-            handles,
-        ))
+        intake.spawn(intake::run(options, spool.clone(), intake_batches));
+        let mut feed = Self {
+            stop: CancellationToken::new(),
+            spool,
+            parts,
+            batches: Some(batches),
+            sources: JoinSet::new(),
+            intake,
+        };
+        for source in prepared {
+            feed.run_source(source);
+        }
+        Ok(feed)
+    }
+
+    /// Starts a source.
+    fn run_source(&mut self, prepared: PreparedSource) {
+        let Some(batches) = self.batches.clone() else {
+            return;
+        };
+        let PreparedSource {
+            source,
+            address,
+            attributes,
+            rules,
+        } = prepared;
+        let intake = Arc::new(IntakeSource::new(Arc::clone(source.name())));
+        // The value of the last run, so that this run continues after the last stored event.
+        if let Some(value) = self.spool.resume_value(source.name()) {
+            intake.stored.set_resume(value.to_string());
+        }
+        let source = source.continuing(Arc::clone(&intake.ledger), Arc::clone(&intake.stored));
+        self.parts.set_source(Arc::new(SourceHandle {
+            address,
+            intake: Arc::clone(&intake),
+            stats: source.stats(),
+        }));
+        let name = Arc::clone(&intake.name);
+        let encoder = Encoder::new(intake, attributes, rules);
+        let stop = self.stop.child_token();
+        self.sources
+            .spawn(async move { (name, source.run(encoder, batches, stop).await) });
     }
 
     /// Waits until a source fails or the intake ends. Cancel-safe.
@@ -131,7 +135,12 @@ impl Feed {
                         let exit = if refused { Exit::TokenRefused } else { Exit::Unavailable };
                         return Failure::new(exit, anyhow!(error).context(format!("source {name} failed")));
                     }
-                    (name, Ok(())) => info!(source = name, "source stopped"),
+                    (name, Ok(())) => {
+                        info!(source = &*name, "source stopped");
+                        if self.sources.is_empty() {
+                            self.batches = None;
+                        }
+                    }
                 },
                 // Without an error the intake has ended because the last source has: that source's result has the reason.
                 Some(ended) = self.intake.join_next() => if let Err(error) = joined(ended) {
@@ -146,6 +155,7 @@ impl Feed {
     /// Stops the sources, and stores the events that they have received. Cancel-safe.
     pub(crate) async fn drain(&mut self) {
         self.stop.cancel();
+        self.batches = None;
         while let Some(ended) = self.sources.join_next().await {
             // The result of a source that was stopped is of no interest; only a panic is propagated.
             let (_, _) = joined(ended);
@@ -164,6 +174,43 @@ impl Drop for Feed {
         self.stop.cancel();
         self.intake.abort_all();
     }
+}
+
+impl PreparedSource {
+    /// Builds a configured source, and reads its files.
+    ///
+    /// # Errors
+    /// Returns an error if a file cannot be read.
+    async fn new(name: &str, config: &Config, rules: &Arc<Rules>) -> Result<Self, Failure> {
+        let place = format!("sources.{name}");
+        let settings = config.sources.get(name).cloned().unwrap_or_default();
+        let address = address::shown(settings.address());
+        let attributes = settings.attributes(name);
+        let source = build_source(name, settings, Arc::default(), config.named_fields())
+            .await
+            .context(place)
+            .or_exit(Exit::Config)?;
+        Ok(Self {
+            source,
+            address,
+            attributes,
+            rules: Arc::clone(rules),
+        })
+    }
+}
+
+/// Returns the filter and the redaction of all events.
+///
+/// # Errors
+/// Returns an error if the key file cannot be read or is invalid.
+async fn rules(config: &Config) -> Result<Arc<Rules>, Failure> {
+    let redaction = read_redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event").await?;
+    let redacts = !redaction.is_empty() || config.sinks.values().any(|sink| sink.common.redacts());
+    Ok(Arc::new(Rules {
+        filter: config.event.filter.clone(),
+        redaction,
+        keep_malformed: !redacts,
+    }))
 }
 
 /// Builds a source, and reads its files without blocking the runtime.
@@ -255,6 +302,9 @@ mod tests {
         sources.spawn(async { panic!("a source is broken") });
         let mut feed = Feed {
             stop: CancellationToken::new(),
+            spool: Spool::open(&SpoolConfig::default(), "data".as_ref()).unwrap(),
+            parts: Arc::default(),
+            batches: None,
             sources,
             intake: JoinSet::new(),
         };

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Instant};
 
 use neurobridge_core::{
     clock,
-    dead_letter::DeadLetters,
     delivery::{Progress, ProgressSnapshot, SinkState},
     event::Sequence,
     histogram,
@@ -19,6 +18,7 @@ use crate::{
     history::{History, HistoryView, SourceGaps},
     http::Connections,
     logging,
+    parts::Parts,
 };
 
 /// Handles on all parts of a running bridge.
@@ -26,17 +26,14 @@ pub(crate) struct State {
     pub(crate) started: Instant,
     /// The name of this bridge among others: the host and the port of its HTTP server.
     pub(crate) instance: String,
-    pub(crate) sources: Vec<SourceHandle>,
-    pub(crate) sinks: Vec<SinkHandle>,
-    /// All stores of dead letters except the destinations of sinks.
-    pub(crate) dead_letters: Vec<Arc<dyn DeadLetters>>,
+    pub(crate) parts: Arc<Parts>,
     pub(crate) spool: Spool,
     pub(crate) http: Arc<Connections>,
     pub(crate) history: History,
 }
 
 pub(crate) struct SinkHandle {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     /// The type of the sink, as in the configuration.
     pub(crate) kind: &'static str,
     /// Where its events go, without credentials.
@@ -50,8 +47,8 @@ pub(crate) struct SinkHandle {
 pub(crate) struct View<'a> {
     pub(crate) instance: &'a str,
     pub(crate) uptime_seconds: f64,
-    pub(crate) sources: Vec<SourceView<'a>>,
-    pub(crate) sinks: Vec<SinkView<'a>>,
+    pub(crate) sources: Vec<SourceView>,
+    pub(crate) sinks: Vec<SinkView>,
     /// Dead letters that were not stored because a limit was exceeded.
     pub(crate) dead_letters_not_kept: u64,
     pub(crate) spool: SpoolStatus,
@@ -63,9 +60,9 @@ pub(crate) struct View<'a> {
     pub(crate) history: HistoryView,
 }
 
-pub(crate) struct SourceView<'a> {
-    pub(crate) handle: &'a SourceHandle,
-    pub(crate) name: &'a str,
+pub(crate) struct SourceView {
+    pub(crate) handle: Arc<SourceHandle>,
+    pub(crate) name: Arc<str>,
     pub(crate) snapshot: SourceSnapshot,
     pub(crate) ledger: SourceCounts,
     /// The id of the last event that was received before the snapshot.
@@ -73,9 +70,9 @@ pub(crate) struct SourceView<'a> {
     pub(crate) gaps: SourceGaps,
 }
 
-pub(crate) struct SinkView<'a> {
-    pub(crate) handle: &'a SinkHandle,
-    pub(crate) name: &'a str,
+pub(crate) struct SinkView {
+    pub(crate) handle: Arc<SinkHandle>,
+    pub(crate) name: Arc<str>,
     pub(crate) snapshot: ProgressSnapshot,
     pub(crate) ledger: SinkLedger,
     /// The age of the oldest pending event; 0 without one.
@@ -93,31 +90,31 @@ pub(crate) struct SinkLedger {
 
 impl State {
     pub(crate) fn view(&self) -> View<'_> {
-        let mut sources: Vec<SourceView<'_>> = self
-            .sources
-            .iter()
+        let mut sources: Vec<SourceView> = self
+            .parts
+            .sources()
+            .into_iter()
             .map(|handle| {
                 // In this order: the event and the proof of life are then among what the ledger counts.
                 let last_event_id = handle.intake.stats.last_event_id();
                 let snapshot = handle.stats.snapshot();
                 SourceView {
-                    handle,
-                    name: &handle.intake.name,
+                    name: Arc::clone(&handle.intake.name),
                     snapshot,
                     ledger: handle.intake.ledger.counts(),
+                    handle,
                     last_event_id,
                     gaps: SourceGaps::default(),
                 }
             })
             .collect();
         // The sinks before the spool: then every event settled in this snapshot is also stored in it.
-        let snapshots: Vec<ProgressSnapshot> =
-            self.sinks.iter().map(|sink| sink.progress.snapshot()).collect();
+        let handles = self.parts.sinks();
+        let snapshots: Vec<ProgressSnapshot> = handles.iter().map(|sink| sink.progress.snapshot()).collect();
         let spool = self.spool.status();
         let now = clock::now();
-        let sinks: Vec<SinkView<'_>> = self
-            .sinks
-            .iter()
+        let sinks: Vec<SinkView> = handles
+            .into_iter()
             .zip(snapshots)
             .map(|(handle, snapshot)| {
                 let ledger = SinkLedger::new(&snapshot, spool.durable_sequence);
@@ -128,8 +125,8 @@ impl State {
                     (now - oldest).total(jiff::Unit::Second).unwrap_or(0.0)
                 });
                 SinkView {
+                    name: Arc::clone(&handle.name),
                     handle,
-                    name: &handle.name,
                     snapshot,
                     ledger,
                     lag_seconds: lag_seconds.max(0.0),
@@ -142,7 +139,7 @@ impl State {
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             sources,
             sinks,
-            dead_letters_not_kept: self.dead_letters.iter().map(|store| store.not_kept()).sum(),
+            dead_letters_not_kept: self.parts.dead_letters_not_kept(),
             spool,
             spool_sync: self.spool.sync_duration(),
             dropped_log_lines: logging::dropped_lines(),
@@ -165,7 +162,7 @@ impl SinkLedger {
     }
 }
 
-impl SourceView<'_> {
+impl SourceView {
     /// Returns whether the source has an authenticated connection, also while the spool blocks reading.
     pub(crate) const fn is_connected(&self) -> bool {
         matches!(
@@ -188,7 +185,7 @@ impl SourceView<'_> {
     }
 }
 
-impl SinkView<'_> {
+impl SinkView {
     /// Returns whether the sink delivers events.
     pub(crate) const fn is_up(&self) -> bool {
         matches!(self.snapshot.state, SinkState::Up | SinkState::Draining)

@@ -83,6 +83,14 @@ impl Source {
         Arc::clone(&self.stored)
     }
 
+    /// Continues the counters and the progress of another source, which this one follows.
+    #[must_use]
+    pub fn continuing(mut self, ledger: Arc<SourceLedger>, stored: Arc<StoredEvents>) -> Self {
+        self.ledger = ledger;
+        self.stored = stored;
+        self
+    }
+
     /// Connects, authenticates, and sends the batches that `batcher` makes of the events to `batches`; a further connection
     /// has a batcher of its own ([`Batcher::for_connection`]).
     /// Reconnects whenever the connection ends, until `stop` is cancelled or the receiver of `batches` is

@@ -24,10 +24,10 @@ use tracing::{info, warn};
 
 use super::{print_until_signal, spool::folder};
 use crate::{
-    bridge::open_dead_letters,
     cli::ReplayFlags,
     config::{Config, SinkEntry},
     data_dir::DataDir,
+    deliveries::open_dead_letters,
     exit::{Exit, Failure, OrExit},
     feed::read_redaction,
     signals::Signals,

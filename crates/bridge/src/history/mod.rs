@@ -192,8 +192,8 @@ impl History {
     /// Compares a view with the one before, and adds what has changed. Sets the gaps of each source.
     pub(crate) fn observe(
         &self,
-        sources: &mut [SourceView<'_>],
-        sinks: &[SinkView<'_>],
+        sources: &mut [SourceView],
+        sinks: &[SinkView],
         spool: &SpoolStatus,
     ) -> HistoryView {
         let now = clock::now();
@@ -204,11 +204,11 @@ impl History {
             watch.source(&SourceFacts::of(source), book, now);
         }
         for sink in sinks {
-            watch.sink(sink.name, &sink.snapshot, book, now);
+            watch.sink(&sink.name, &sink.snapshot, book, now);
         }
         watch.spool(spool, book, now);
         for source in sources {
-            source.gaps = gaps_of(source.name, book, watch, now);
+            source.gaps = gaps_of(&source.name, book, watch, now);
         }
         let mut newest = BTreeMap::new();
         for entry in book.entries.values() {

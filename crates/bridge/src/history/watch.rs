@@ -60,11 +60,11 @@ pub(super) struct SourceFacts {
 
 impl SourceFacts {
     /// `last_event` was read before the snapshot: then the event is among those received.
-    pub(super) fn of(source: &SourceView<'_>) -> Self {
+    pub(super) fn of(source: &SourceView) -> Self {
         let snapshot = &source.snapshot;
         let dead_letters = source.handle.intake.stats.newest_dead_letters();
         Self {
-            name: source.name.to_owned(),
+            name: source.name.to_string(),
             state: snapshot.state,
             reason: snapshot.reason.clone(),
             since: snapshot.since,

@@ -103,9 +103,9 @@ impl Answer {
 impl Findings {
     /// Sources with the same fault share a sentence: a bridge may have a hundred.
     fn sources(&mut self, view: &View<'_>) {
-        let in_state = |state: fn(&SourceView<'_>, &View<'_>) -> bool| -> Vec<&str> {
+        let in_state = |state: fn(&SourceView, &View<'_>) -> bool| -> Vec<&str> {
             let sources = view.sources.iter().filter(|source| state(source, view));
-            sources.map(|source| source.name).collect()
+            sources.map(|source| &*source.name).collect()
         };
         if let Some((names, are)) = subject(&in_state(is_unconnected)) {
             self.losing.push(format!(
@@ -141,8 +141,8 @@ impl Findings {
     }
 
     /// Returns the number of events that this sink has lost.
-    fn sink(&mut self, sink: &SinkView<'_>, view: &View<'_>) -> u64 {
-        let name = sink.name;
+    fn sink(&mut self, sink: &SinkView, view: &View<'_>) -> u64 {
+        let name = &*sink.name;
         let counts = &sink.ledger.counts;
         // Events that the spool has dropped and that still count as pending: the sink counts them as dropped when its
         // cursor passes them. Computed for sinks that are down only: the snapshot of the spool is later than that of the
@@ -186,19 +186,19 @@ impl Findings {
 }
 
 /// Returns whether this is the first connection attempt, which has not failed yet.
-fn is_starting(source: &SourceView<'_>, _: &View<'_>) -> bool {
+fn is_starting(source: &SourceView, _: &View<'_>) -> bool {
     let snapshot = &source.snapshot;
     matches!(snapshot.state, SourceState::Dialling | SourceState::Opening)
         && snapshot.reason.is_none()
         && snapshot.connections <= 1
 }
 
-fn is_unconnected(source: &SourceView<'_>, view: &View<'_>) -> bool {
+fn is_unconnected(source: &SourceView, view: &View<'_>) -> bool {
     !source.is_connected() && !is_starting(source, view)
 }
 
 /// Returns whether a source is not read. Short backpressure is normal on a busy disk.
-fn is_blocked(source: &SourceView<'_>, view: &View<'_>) -> bool {
+fn is_blocked(source: &SourceView, view: &View<'_>) -> bool {
     let is_stuck = view.spool.is_full || view.spool.is_retrying;
     source.snapshot.state == SourceState::Blocked
         && (is_stuck || source.snapshot.since + PATIENCE <= clock::now())

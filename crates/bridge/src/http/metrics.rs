@@ -38,10 +38,10 @@ pub(crate) fn render(view: &View<'_>) -> prometheus::Result<String> {
 /// Declares metrics of a part of the bridge. Each row has the help text, the type, the name without the prefix, and the value.
 macro_rules! metrics {
     (
-        fn $function:ident($part:ident: &$type:ident);
+        fn $function:ident($part:ident: &$type:ty);
         $($(#[doc = $help:literal])+ $kind:ident $name:ident = $value:expr;)+
     ) => {
-        fn $function(parts: &[$type<'_>]) -> Vec<MetricFamily> {
+        fn $function(parts: &[$type]) -> Vec<MetricFamily> {
             vec![$({
                 let name = concat!("neurobridge_", stringify!($name));
                 // Each line of a doc comment begins with a space.
@@ -53,7 +53,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    fn of_bridge(view: &View);
+    fn of_bridge(view: &View<'_>);
 
     /// The version that runs; always 1.
     GAUGE build_info = build_info(view);
@@ -127,7 +127,7 @@ metrics! {
 }
 
 metrics! {
-    fn of_spool(view: &View);
+    fn of_spool(view: &View<'_>);
 
     /// Bytes of the disk or of memory used by the spool. On disk whole segments: also what is reserved for the next events,
     /// and what is kept for `retain`.
@@ -215,7 +215,7 @@ fn build_info(_: &View<'_>) -> Value {
     Value::Labelled(vec![(vec![pair("version", env!("CARGO_PKG_VERSION"))], 1.0)])
 }
 
-fn ended_gaps(source: &SourceView<'_>) -> Value {
+fn ended_gaps(source: &SourceView) -> Value {
     let mut gaps = Vec::new();
     for reason in gap_reasons() {
         for outcome in OUTCOMES {
@@ -301,15 +301,15 @@ impl Part for View<'_> {
     }
 }
 
-impl Part for SourceView<'_> {
+impl Part for SourceView {
     fn label(&self) -> Option<LabelPair> {
-        Some(pair("source", self.name))
+        Some(pair("source", &self.name))
     }
 }
 
-impl Part for SinkView<'_> {
+impl Part for SinkView {
     fn label(&self) -> Option<LabelPair> {
-        Some(pair("sink", self.name))
+        Some(pair("sink", &self.name))
     }
 }
 

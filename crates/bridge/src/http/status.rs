@@ -130,7 +130,7 @@ pub(crate) struct Readiness<'a> {
 }
 
 impl<'a> Status<'a> {
-    pub(crate) fn of(view: &View<'a>) -> Self {
+    pub(crate) fn of(view: &'a View<'a>) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             instance: view.instance,
@@ -139,7 +139,7 @@ impl<'a> Status<'a> {
             sources: view
                 .sources
                 .iter()
-                .map(|source| (source.name, Source::of(source, view.uptime_seconds)))
+                .map(|source| (&*source.name, Source::of(source, view.uptime_seconds)))
                 .collect(),
             spool: Spool {
                 kind: view.spool.kind,
@@ -159,7 +159,7 @@ impl<'a> Status<'a> {
             sinks: view
                 .sinks
                 .iter()
-                .map(|sink| (sink.name, Sink::of(sink)))
+                .map(|sink| (&*sink.name, Sink::of(sink)))
                 .collect(),
             history: view.history.entries.clone(),
         }
@@ -218,7 +218,7 @@ impl<'a> Status<'a> {
 }
 
 impl Source {
-    fn of(source: &SourceView<'_>, uptime_seconds: f64) -> Self {
+    fn of(source: &SourceView, uptime_seconds: f64) -> Self {
         let snapshot = &source.snapshot;
         Self {
             address: source.handle.address.clone(),
@@ -278,7 +278,7 @@ impl Serialize for Within {
 }
 
 impl Sink {
-    fn of(sink: &SinkView<'_>) -> Self {
+    fn of(sink: &SinkView) -> Self {
         let SinkLedger {
             stored,
             counts,

@@ -9,7 +9,7 @@ use neurobridge_core::{
 };
 use neurobridge_listener::{Batcher, EventAttributes, FeedEvent, Received};
 
-use super::IntakeStats;
+use super::IntakeSource;
 use crate::exit::chain;
 
 /// The largest capacity of the redaction buffer that a source keeps between two batches: frames may contain pictures of
@@ -29,8 +29,7 @@ pub(crate) struct Rules {
 
 /// The events and malformed frames that one wake-up of a source's socket received, encoded.
 pub(crate) struct Encoded {
-    /// The index of the source.
-    pub(super) source: usize,
+    pub(super) source: Arc<IntakeSource>,
     pub(super) received_at: Timestamp,
     /// The events that pass the filter.
     pub(super) records: Batch,
@@ -67,10 +66,8 @@ pub(super) struct Arrival {
 
 /// Encodes the frames of a source.
 pub(crate) struct Encoder {
-    name: Arc<str>,
+    source: Arc<IntakeSource>,
     attributes: EventAttributes,
-    source: usize,
-    stats: Arc<IntakeStats>,
     rules: Arc<Rules>,
     records: Batch,
     arrivals: Vec<Arrival>,
@@ -97,18 +94,10 @@ struct Malformed {
 }
 
 impl Encoder {
-    pub(crate) fn new(
-        name: Arc<str>,
-        attributes: EventAttributes,
-        source: usize,
-        stats: Arc<IntakeStats>,
-        rules: Arc<Rules>,
-    ) -> Self {
+    pub(crate) fn new(source: Arc<IntakeSource>, attributes: EventAttributes, rules: Arc<Rules>) -> Self {
         Self {
-            attributes,
-            name,
             source,
-            stats,
+            attributes,
             rules,
             records: Batch::default(),
             arrivals: Vec::new(),
@@ -129,7 +118,7 @@ impl Encoder {
             self.records = Batch::with_capacity(bytes);
             self.arrivals.reserve(events);
         }
-        let event = self.attributes.event(&self.name, received);
+        let event = self.attributes.event(&self.source.name, received);
         if self.arrivals.is_empty() && self.malformed.is_empty() {
             self.created = created(&event);
         }
@@ -151,7 +140,7 @@ impl Encoder {
             self.last_id.clear();
             self.last_id.push_str(id);
         }
-        let identity = id.map(|id| identity::identity_hash(&self.name, &id));
+        let identity = id.map(|id| identity::identity_hash(&self.source.name, &id));
         // An event without an identity is never compared.
         let body = identity.map_or(0, |_| identity::body_hash(stored.body()));
         self.arrivals.push(Arrival {
@@ -176,10 +165,8 @@ impl Batcher for Encoder {
 
     fn for_connection(&self) -> Self {
         Self::new(
-            Arc::clone(&self.name),
+            Arc::clone(&self.source),
             self.attributes.clone(),
-            self.source,
-            Arc::clone(&self.stats),
             Arc::clone(&self.rules),
         )
     }
@@ -208,10 +195,10 @@ impl Batcher for Encoder {
     fn take(&mut self, received_at: Timestamp) -> Encoded {
         if let Some(created) = self.created.take() {
             let age = received_at.as_microsecond() - created.as_microsecond();
-            self.stats.event_age.observe(age as f64 / 1e6);
+            self.source.stats.event_age.observe(age as f64 / 1e6);
         }
         if !self.last_id.is_empty() {
-            self.stats.set_last_event_id(&self.last_id);
+            self.source.stats.set_last_event_id(&self.last_id);
             self.last_id.clear();
         }
         let mut dead_letter_lines = String::new();
@@ -223,9 +210,9 @@ impl Batcher for Encoder {
                 detail,
                 keep,
             } = malformed;
-            self.stats.dead_letter(reason);
+            self.source.stats.dead_letter(reason);
             dead_letter::write_frame(
-                &self.name,
+                &self.source.name,
                 received_at,
                 reason,
                 &detail,
@@ -240,7 +227,7 @@ impl Batcher for Encoder {
         let mut records = std::mem::take(&mut self.records).fitted();
         records.set_received_at(received_at);
         Encoded {
-            source: self.source,
+            source: Arc::clone(&self.source),
             received_at,
             records,
             arrivals: std::mem::take(&mut self.arrivals),
@@ -285,10 +272,8 @@ mod tests {
             keep_malformed: false,
         };
         let mut encoder = Encoder::new(
-            "one".into(),
+            Arc::new(IntakeSource::new("one")),
             SourceConfig::default().attributes("one"),
-            0,
-            Arc::default(),
             Arc::new(rules),
         );
         let picture = "x".repeat(1 << 20);

@@ -62,8 +62,7 @@ pub(crate) struct Options {
     pub(crate) concurrent_appends: usize,
 }
 
-/// The intake's handle of a source.
-#[derive(Clone)]
+/// The intake's handle of a source. Each batch carries one, so that sources can be added and removed while the intake runs.
 pub(crate) struct IntakeSource {
     pub(crate) name: Arc<str>,
     pub(crate) ledger: Arc<SourceLedger>,
@@ -81,6 +80,18 @@ pub(crate) struct IntakeStats {
     pub(crate) event_age: Histogram,
     newest_dead_letters: Mutex<RecentDeadLetters>,
     last_event_id: Mutex<String>,
+}
+
+impl IntakeSource {
+    /// Creates the handle of a source without events.
+    pub(crate) fn new(name: impl Into<Arc<str>>) -> Self {
+        Self {
+            name: name.into(),
+            ledger: Arc::default(),
+            stats: Arc::default(),
+            stored: Arc::default(),
+        }
+    }
 }
 
 impl IntakeStats {
@@ -117,14 +128,12 @@ impl IntakeStats {
     }
 }
 
-/// Stores the batches of all sources until all listeners have ended. A batch refers to its source by the index in
-/// `sources`.
+/// Stores the batches of all sources until the last sender of batches is dropped.
 ///
 /// # Errors
 /// Returns an error if the spool has failed.
 pub(crate) async fn run(
     options: Options,
-    sources: Vec<IntakeSource>,
     spool: Spool,
     mut batches: mpsc::Receiver<Encoded>,
 ) -> Result<(), AppendError> {
@@ -135,14 +144,14 @@ pub(crate) async fn run(
     for event in recent {
         window.insert(event.identity, event.body);
     }
-    let mut intake = Intake::new(sources, window, newest, options.dead_letters);
+    let mut intake = Intake::new(window, newest, options.dead_letters);
     let mut waiting = Vec::with_capacity(MAX_MERGED_BATCHES);
     let mut appends = FuturesOrdered::new();
     loop {
         // An append starts when it is first polled: `biased` polls the appends first, and in order.
         tokio::select! {
             biased;
-            Some(appended) = appends.next() => intake.settle(appended?),
+            Some(appended) = appends.next() => Intake::settle(appended?),
             received = batches.recv_many(&mut waiting, MAX_MERGED_BATCHES), if appends.len() < concurrent => {
                 if received == 0 {
                     break;
@@ -154,23 +163,23 @@ pub(crate) async fn run(
                     let mut resume = Vec::new();
                     for mut batch in waiting.drain(..count) {
                         resume.extend(batch.progress.resume.clone().map(|value| ResumeValue {
-                            source: Arc::clone(&intake.sources[batch.source].name),
+                            source: Arc::clone(&batch.source.name),
                             value,
                         }));
-                        progress.push((batch.source, std::mem::take(&mut batch.progress)));
+                        progress.push((Arc::clone(&batch.source), std::mem::take(&mut batch.progress)));
                         records.append(intake.admit(batch));
                     }
                     let records = records.fitted();
                     intake.store_dead_letters().await;
                     let appended = Appended {
-                        tallies: intake.take_tallies(),
+                        tallies: std::mem::take(&mut intake.tallies),
                         progress,
                     };
                     let spool = &spool;
                     appends.push_back(async move { spool.append_resuming(records, resume).await.map(|_| appended) });
                     while appends.len() >= concurrent {
                         if let Some(appended) = appends.next().await {
-                            intake.settle(appended?);
+                            Intake::settle(appended?);
                         }
                     }
                 }
@@ -178,7 +187,7 @@ pub(crate) async fn run(
         }
     }
     while let Some(appended) = appends.next().await {
-        intake.settle(appended?);
+        Intake::settle(appended?);
     }
     Ok(())
 }
@@ -195,9 +204,9 @@ fn mergeable(waiting: &[Encoded]) -> usize {
 
 struct Intake {
     dead_letters: Arc<dyn DeadLetters>,
-    sources: Vec<IntakeSource>,
     window: Window,
-    tallies: Vec<Tally>,
+    /// The counts since the last append.
+    tallies: Tallies,
     /// The latest time of receipt. Records are stored with increasing times, also across sources; only a step of the
     /// clock moves it back.
     newest: Timestamp,
@@ -208,10 +217,9 @@ struct Intake {
 
 /// The result of an append.
 struct Appended {
-    /// The counts, by source.
-    tallies: Vec<Tally>,
-    /// What to report to the feeds, by the index of the source, in the order of the batches.
-    progress: Vec<(usize, Progress)>,
+    tallies: Tallies,
+    /// What to report to the feeds, in the order of the batches.
+    progress: Vec<(Arc<IntakeSource>, Progress)>,
 }
 
 /// The number of a source's events by outcome, for one append.
@@ -223,18 +231,27 @@ struct Tally {
     dead_lettered: u64,
 }
 
+/// The counts of one append, by source. An append has batches of few sources, so that a search is cheap.
+#[derive(Default)]
+struct Tallies(Vec<(Arc<IntakeSource>, Tally)>);
+
+impl Tallies {
+    fn of(&mut self, source: &Arc<IntakeSource>) -> &mut Tally {
+        let found = self.0.iter().position(|(known, _)| Arc::ptr_eq(known, source));
+        let index = found.unwrap_or_else(|| {
+            self.0.push((Arc::clone(source), Tally::default()));
+            self.0.len() - 1
+        });
+        &mut self.0[index].1
+    }
+}
+
 impl Intake {
-    fn new(
-        sources: Vec<IntakeSource>,
-        window: Window,
-        newest: Option<Timestamp>,
-        dead_letters: Arc<dyn DeadLetters>,
-    ) -> Self {
+    fn new(window: Window, newest: Option<Timestamp>, dead_letters: Arc<dyn DeadLetters>) -> Self {
         Self {
             dead_letters,
-            tallies: vec![Tally::default(); sources.len()],
-            sources,
             window,
+            tallies: Tallies::default(),
             newest: newest.unwrap_or(Timestamp::MIN),
             fates: Vec::new(),
             dead_letter_lines: String::new(),
@@ -256,9 +273,7 @@ impl Intake {
             self.newest = received_at;
         }
         self.newest = self.newest.max(received_at);
-        let source_name = &*self.sources[source].name;
-        let stats = &self.sources[source].stats;
-        let tally = &mut self.tallies[source];
+        let tally = self.tallies.of(&source);
         self.dead_letter_lines.push_str(&dead_letter_lines);
         tally.dead_lettered += dead_lettered;
         self.fates.clear();
@@ -273,11 +288,11 @@ impl Intake {
                 Novelty::Conflict => {
                     let suffix = identity::conflict_suffix(arrival.body);
                     debug!(
-                        source = source_name,
+                        source = %source.name,
                         suffix = format_args!("~{suffix:08x}"),
                         "event id repeated with another body"
                     );
-                    stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
+                    source.stats.id_conflicts.fetch_add(1, Ordering::Relaxed);
                     Fate::KeepAsConflict(suffix)
                 }
             };
@@ -315,25 +330,18 @@ impl Intake {
         self.dead_letter_lines.clear();
     }
 
-    /// Returns the counts since the last call, by source, and resets them.
-    fn take_tallies(&mut self) -> Vec<Tally> {
-        let none = vec![Tally::default(); self.sources.len()];
-        std::mem::replace(&mut self.tallies, none)
-    }
-
     /// Adds the counts of an append to the ledgers, and reports its events to their feeds: all of them are stored, or were
     /// deliberately not stored.
-    fn settle(&self, appended: Appended) {
+    fn settle(appended: Appended) {
         for (source, mut progress) in appended.progress {
-            let stored = &self.sources[source].stored;
             if !progress.acks.is_empty() {
-                stored.acknowledge(progress.connection, &mut progress.acks);
+                source.stored.acknowledge(progress.connection, &mut progress.acks);
             }
             if let Some(value) = progress.resume {
-                stored.set_resume(value);
+                source.stored.set_resume(value);
             }
         }
-        for (source, tally) in self.sources.iter().zip(appended.tallies) {
+        for (source, tally) in appended.tallies.0 {
             let Tally {
                 stored,
                 filtered,

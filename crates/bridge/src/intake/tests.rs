@@ -54,15 +54,6 @@ fn attributes(name: &str) -> EventAttributes {
     SourceConfig::default().attributes(name)
 }
 
-fn source(name: &str) -> IntakeSource {
-    IntakeSource {
-        name: name.into(),
-        ledger: Arc::default(),
-        stats: Arc::default(),
-        stored: Arc::default(),
-    }
-}
-
 /// The size of a step of the clock, in microseconds.
 const STEP: i64 = 20_000_000;
 
@@ -106,7 +97,7 @@ proptest! {
         ),
         redacts in any::<bool>(),
     ) {
-        let sources = vec![source("one"), source("two")];
+        let sources = ["one", "two"].map(|name| Arc::new(IntakeSource::new(name)));
         let redact: &[_] = if redacts { &["secret".parse().unwrap()] } else { &[] };
         let rules = Arc::new(Rules {
             filter: Filter::new([("result", ["new"])]).unwrap(),
@@ -115,10 +106,9 @@ proptest! {
         });
         let mut encoders: Vec<_> = sources
             .iter()
-            .enumerate()
-            .map(|(index, source)| Encoder::new(source.name.clone(), attributes(&source.name), index, source.stats.clone(), rules.clone()))
+            .map(|source| Encoder::new(source.clone(), attributes(&source.name), rules.clone()))
             .collect();
-        let mut intake = Intake::new(sources.clone(), Window::new(1000), None, Arc::new(LoggedDeadLetters));
+        let mut intake = Intake::new(Window::new(1000), None, Arc::new(LoggedDeadLetters));
         // The bodies received with each identity.
         let mut known = HashMap::<(usize, u8), Vec<_>>::new();
         let (mut expected, mut tallies, mut newest) = (Vec::new(), [Tally::default(); 2], i64::MIN);
@@ -158,7 +148,9 @@ proptest! {
         let sealed = stored.seal_in_memory(Sequence::FIRST);
         let found: Vec<_> = sealed.iter().map(|event| Stored::of(&event.unwrap())).collect();
         prop_assert_eq!(found, expected);
-        prop_assert_eq!(&intake.tallies[..], &tallies);
+        for (source, tally) in sources.iter().zip(&tallies) {
+            prop_assert_eq!(intake.tallies.of(source), tally);
+        }
         let dead_lettered: u64 = tallies.iter().map(|tally| tally.dead_lettered).sum();
         prop_assert_eq!(intake.dead_letter_lines.lines().count() as u64, dead_lettered);
         prop_assert_eq!(intake.dead_letter_lines.contains("[]"), dead_lettered > 0 && !redacts);

@@ -59,7 +59,7 @@ impl Origin {
         );
         let spool = spool::open_in_memory(config).or_exit(Exit::Config)?;
         let reader = spool.reader("tail");
-        let (feed, _) = Feed::start(config, spool.clone(), Arc::new(LoggedDeadLetters)).await?;
+        let feed = Feed::start(config, spool.clone(), Arc::new(LoggedDeadLetters), Arc::default()).await?;
         Ok(Self::Feed(Box::new(OwnFeed { feed, spool, reader })))
     }
 
