@@ -54,8 +54,16 @@ pub(crate) struct Slot {
 /// A change of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// The connection is authenticated.
-    Authorised,
+    /// The connection is authenticated, with the token of this version.
+    Authorised {
+        /// The version of the token.
+        version: u64,
+    },
+    /// The feed refused the token of this version.
+    Refused {
+        /// The version of the token.
+        version: u64,
+    },
     /// The authenticated connection ended.
     Lost {
         /// Whether the server closed the connection.
@@ -199,7 +207,16 @@ impl Outage {
 /// Runs one connection from the first step to the last.
 async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot: &Slot) -> Ended {
     let stop = link.stop.clone();
+    if setup.reader.waits_for_token() {
+        let reason = "waiting for the first token".to_owned();
+        link.stats.waiting(SourceState::Waiting, reason);
+        if stop.run_until_cancelled(setup.reader.live.set()).await.is_none() {
+            return Ended::NotAuthorised(Lost::Stopped);
+        }
+    }
     link.stats.dialling();
+    // Before the secrets are read: a token that is set meanwhile replaces this connection.
+    let version = setup.reader.live.version();
     let opened = stop
         .run_until_cancelled(async {
             let secrets = setup.reader.read().await?;
@@ -209,7 +226,12 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
             let last = link.stored.resume();
             let request = setup.protocol.request(&secrets, last.as_deref());
             let resumes = last.is_some() && setup.protocol.resumes();
-            Ok((secrets, resumes, setup.dialler.dial(&request).await?))
+            let other = setup.reader.live.endpoint();
+            Ok((
+                secrets,
+                resumes,
+                setup.dialler.dial(&request, other.as_deref()).await?,
+            ))
         })
         .await;
     let (secrets, resumes, dialled) = match opened {
@@ -255,13 +277,18 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
                     "authorised again; events of the gap are missed"
                 ),
             }
-            slot.report(Report::Authorised);
+            slot.report(Report::Authorised { version });
             let since = Instant::now();
             session.heartbeat.start(since);
             let lost = connection::receive(&mut session, link).await;
             Ended::Lost(lost, since.elapsed())
         }
     };
+    if let Ended::NotAuthorised(Lost::TokenRefused { .. }) | Ended::Lost(Lost::TokenRefused { .. }, _) =
+        &ended
+    {
+        slot.report(Report::Refused { version });
+    }
     let was_authorised = matches!(ended, Ended::Lost(..));
     if let Ended::NotAuthorised(lost) | Ended::Lost(lost, _) = &mut ended {
         let mut last_read = session.socket.last_read();

@@ -21,6 +21,7 @@ use crate::{
     backfill::BackfillConfig,
     endpoint::Endpoint,
     proxy::{Proxy, ProxyChoice},
+    token_from::TokenFromConfig,
 };
 
 /// The maximum number of connections to a feed. More have no benefit, and a server may treat them as an attack.
@@ -52,6 +53,10 @@ pub struct SourceConfig {
     /// A file with the API token, read at every connection, so that a rotated token is used. A line break at
     /// its end does not belong to the token.
     pub token_file: Option<PathBuf>,
+    /// The credential from which temporary tokens are created.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub token_from: Option<TokenFromConfig>,
     /// Time limit for opening a connection: name look-up, TCP (over all addresses of the host), proxy, TLS
     /// and upgrade together. The default of 4 seconds is that of the platform's own clients.
     #[serde(with = "neurobridge_core::units::duration")]
@@ -153,6 +158,7 @@ impl Default for SourceConfig {
             feed: None,
             token: None,
             token_file: None,
+            token_from: None,
             open_timeout: Duration::from_secs(4),
             auth_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(5),
@@ -272,6 +278,11 @@ impl SourceConfig {
     /// with what was found and what was expected. Reads no file and no environment variable; never shows a
     /// secret.
     pub fn check(&self) -> Vec<Problem> {
+        self.check_with(false)
+    }
+
+    /// As [`check`](Self::check), for a program that may provide the token itself.
+    pub(crate) fn check_with(&self, has_provider: bool) -> Vec<Problem> {
         let mut errors = Vec::new();
         match &self.feed {
             Some(feed) if self.url.is_none() && feed.url.is_none() => errors.push((
@@ -284,7 +295,7 @@ impl SourceConfig {
                 }
             }
         }
-        self.check_token(&mut errors);
+        self.check_token(has_provider, &mut errors);
         self.check_times(&mut errors);
         if !(1..=MAX_CONNECTIONS).contains(&self.connections) {
             let found = self.connections;
@@ -339,17 +350,31 @@ impl SourceConfig {
         own.chain(declaration).collect()
     }
 
-    fn check_token(&self, errors: &mut Vec<(&'static str, String)>) {
+    fn check_token(&self, has_provider: bool, errors: &mut Vec<(&'static str, String)>) {
         if self.feed.is_some() {
             for (key, is_given) in [
                 ("token", self.token.is_some()),
                 ("token_file", self.token_file.is_some()),
+                ("token_from", self.token_from.is_some()),
             ] {
                 if is_given {
                     let message = "a declared feed has no token here, expected it in \"feed.secrets\"";
                     errors.push((key, message.to_owned()));
                 }
             }
+            return;
+        }
+        if let Some(token_from) = &self.token_from {
+            if self.token.is_some() || self.token_file.is_some() {
+                let message = "given together with `token` or `token_file`: expected one of them";
+                errors.push(("token_from", message.to_owned()));
+            }
+            if self.exit_on_refused_token {
+                let message = "found true together with `token_from`, expected false: another token is created in place of a \
+                               refused one";
+                errors.push(("exit_on_refused_token", message.to_owned()));
+            }
+            errors.extend(token_from.check());
             return;
         }
         match (&self.token, &self.token_file) {
@@ -359,9 +384,14 @@ impl SourceConfig {
                     "given together with `token_file`: expected one of them".into(),
                 ));
             }
+            (None, None) if has_provider => {}
             (None, None) => errors.push((
                 "token",
                 "missing: expected the API token here, or a file with it as `token_file`".into(),
+            )),
+            _ if has_provider => errors.push((
+                "token",
+                "given together with a token provider: expected one of them".into(),
             )),
             (Some(token), None) if token.expose().trim().is_empty() => {
                 errors.push(("token", "empty: expected the API token".into()));

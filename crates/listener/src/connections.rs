@@ -15,6 +15,7 @@ use crate::{
     attempts::{Report, Slot, keep_connected},
     connection::{Dial, Link, Outlet},
     error::SourceError,
+    handle::{Live, TokenState},
     secrets,
     source::Setup,
 };
@@ -32,6 +33,8 @@ struct Connection {
     stop: CancellationToken,
     retires: CancellationToken,
     authorised_at: Option<Instant>,
+    /// The version of the token with which it authenticated last.
+    version: u64,
     /// The time at which the connection reaches its maximum age.
     expires_at: Option<Instant>,
     /// The connection that ends when this one is authenticated.
@@ -42,6 +45,7 @@ struct Connection {
 pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> Result<(), SourceError> {
     let (reports, mut reported) = mpsc::unbounded_channel();
     let mut owner = Owner {
+        live: setup.reader.live.clone(),
         max_age: setup.protocol.max_age(),
         name: link.name.to_string(),
         connections: Vec::new(),
@@ -73,6 +77,8 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> R
         running.push(open(connection, STAGGER * index));
     }
     let mut changes = secrets::Changes::new(setup.reader.clone());
+    let mut live_changes = setup.reader.live.changes();
+    let mut waits_for_token = setup.reader.waits_for_token();
     loop {
         select! {
             biased;
@@ -81,6 +87,7 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> R
                     return failure.map_or(Ok(()), Err);
                 };
                 owner.connections.retain(|connection| connection.number != number);
+                owner.note_token();
                 if let Err(error) = result {
                     failure.get_or_insert(error);
                     owner.stop();
@@ -97,8 +104,19 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> R
             }
             () = changes.changed(), if failure.is_none() => {
                 info!(source = %link.name, "a secret has changed; opening a connection with it before the old one is closed");
-                let numbers: Vec<u64> = owner.connections.iter().map(|connection| connection.number).collect();
-                for number in numbers {
+                for number in owner.numbers() {
+                    if let Some(connection) = owner.replace(number, &link.stop) {
+                        running.push(open(connection, Duration::ZERO));
+                    }
+                }
+            }
+            () = live_changes.changed(), if failure.is_none() => {
+                // The connections that wait for the first token continue with it.
+                if std::mem::take(&mut waits_for_token) && setup.reader.live.version() == 1 {
+                    continue;
+                }
+                info!(source = %link.name, "token or address set; opening a connection with it before the old one is closed");
+                for number in owner.numbers() {
                     if let Some(connection) = owner.replace(number, &link.stop) {
                         running.push(open(connection, Duration::ZERO));
                     }
@@ -110,6 +128,7 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> R
 
 /// The connections that are open or being opened.
 struct Owner {
+    live: Live,
     max_age: Option<Duration>,
     name: String,
     connections: Vec<Connection>,
@@ -127,6 +146,7 @@ impl Owner {
             stop: stop.child_token(),
             retires: CancellationToken::new(),
             authorised_at: None,
+            version: 0,
             expires_at: None,
             replaces,
         });
@@ -137,6 +157,30 @@ impl Owner {
         self.connections
             .iter_mut()
             .find(|connection| connection.number == number)
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        self.connections
+            .iter()
+            .map(|connection| connection.number)
+            .collect()
+    }
+
+    /// Notes that the current token is in use, if every authenticated connection uses it, and it was not refused since
+    /// the last authentication.
+    fn note_token(&self) {
+        let current = self.live.version();
+        if self.live.handle().token_state() != TokenState::Waiting {
+            return;
+        }
+        let mut open = self
+            .connections
+            .iter()
+            .filter(|connection| connection.authorised_at.is_some())
+            .peekable();
+        if open.peek().is_some() && open.all(|connection| connection.version == current) {
+            self.live.note(current, TokenState::InUse);
+        }
     }
 
     /// Adds a replacement of a connection. The old connection ends when the replacement is authenticated, or at once if the old
@@ -160,12 +204,16 @@ impl Owner {
 
     fn report(&mut self, number: u64, report: Report, now: Instant) {
         let max_age = self.max_age;
+        if let Report::Authorised { version } = report {
+            self.live.note(version, TokenState::Waiting);
+        }
         let Some(connection) = self.find(number) else {
             return;
         };
         match report {
-            Report::Authorised => {
+            Report::Authorised { version } => {
                 connection.authorised_at = Some(now);
+                connection.version = version;
                 connection.expires_at = max_age
                     .filter(|_| !connection.retires.is_cancelled())
                     .map(|age| now + age);
@@ -173,6 +221,10 @@ impl Owner {
                 if let Some(old) = replaced.and_then(|number| self.find(number)) {
                     old.stop.cancel();
                 }
+            }
+            Report::Refused { version } => {
+                self.live.note(version, TokenState::Refused);
+                return;
             }
             Report::Lost { by_server } => {
                 connection.authorised_at = None;
@@ -189,6 +241,7 @@ impl Owner {
                 }
             }
         }
+        self.note_token();
     }
 
     /// Ends all connections except the one that was authenticated last, because the platform closes a connection when another

@@ -3,6 +3,7 @@
 use neurobridge_protocol::Declaration;
 
 use super::*;
+use crate::{handle::TokenState, token_from::TokenFromConfig};
 
 impl Bench {
     /// Waits until this number of connections is open.
@@ -97,7 +98,7 @@ async fn old_connection_is_read_until_its_successor_is_authorised() {
         }
         received.sort();
         assert_eq!(received, ["1", "2"]);
-        assert_eq!(old.receive_text().await, "[close 1000]");
+        while old.receive_text().await != "[close 1000]" {}
         drop(old);
         bench.open_connections(1).await;
         let snapshot = bench.snapshot();
@@ -147,6 +148,129 @@ async fn changed_token_file_replaces_the_connection() {
         new.say(r#"{"auth":"ok"}"#).await;
         bench.open_connections(1).await;
         assert_eq!(bench.snapshot().disconnections.get(DisconnectReason::Replaced), 1);
+        assert_eq!(bench.snapshot().gaps.total(), 0);
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+fn without_token(config: &mut SourceConfig) {
+    config.token = None;
+    config.token_from = Some(TokenFromConfig::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn set_token_replaces_every_connection_before_it_is_closed() {
+    let (source, mut bench) = bench(|config| config.connections = 2, Vec::new());
+    let (result, ()) = join!(source, async {
+        let mut old = [bench.authorised().await, bench.authorised().await];
+        bench.open_connections(2).await;
+        bench.handle.set_token("second");
+        let mut new = Vec::new();
+        for index in 0..2 {
+            let mut platform = bench.platforms.recv().await.unwrap();
+            assert!(platform.receive_text().await.contains("second"));
+            assert_eq!(bench.handle.token_state(), TokenState::Waiting, "{index}");
+            platform.say(r#"{"auth":"ok"}"#).await;
+            new.push(platform);
+        }
+        // Events on an old connection are received until the server has closed it.
+        old[0].say(event(1)).await;
+        assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
+        assert_eq!(bench.handle.token_state(), TokenState::Waiting);
+        drop(old);
+        bench
+            .handle
+            .token_state_is(|state| state == TokenState::InUse)
+            .await;
+        let snapshot = bench.snapshot();
+        assert_eq!(snapshot.open_connections, 2);
+        assert_eq!(snapshot.disconnections.get(DisconnectReason::Replaced), 2);
+        assert_eq!(snapshot.gaps.total(), 0);
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_new_token_keeps_the_old_connection() {
+    let (source, mut bench) = bench(|_| {}, Vec::new());
+    let (result, ()) = join!(source, async {
+        let mut old = bench.authorised().await;
+        bench.open_connections(1).await;
+        bench.handle.set_token("wrong");
+        let mut new = bench.platforms.recv().await.unwrap();
+        new.receive_text().await;
+        new.say(r#"{"error":"Invalid token"}"#).await;
+        bench
+            .handle
+            .token_state_is(|state| state == TokenState::Refused)
+            .await;
+        old.say(event(1)).await;
+        assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
+        bench.handle.set_token("right");
+        loop {
+            let mut platform = bench.platforms.recv().await.unwrap();
+            if platform.receive_text().await.contains("right") {
+                platform.say(r#"{"auth":"ok"}"#).await;
+                new = platform;
+                break;
+            }
+        }
+        drop(old);
+        bench
+            .handle
+            .token_state_is(|state| state == TokenState::InUse)
+            .await;
+        new.say(event(2)).await;
+        assert_eq!(bench.batches.recv().await.unwrap(), [event(2)]);
+        assert_eq!(bench.snapshot().gaps.total(), 0);
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn source_without_token_connects_once_one_is_set() {
+    let (source, mut bench) = bench(without_token, Vec::new());
+    let (result, ()) = join!(source, async {
+        bench.in_state_after_delay(SourceState::Waiting).await;
+        assert_eq!(bench.snapshot().reason.unwrap(), "waiting for the first token");
+        bench.handle.set_token("minted");
+        let mut platform = bench.platforms.recv().await.unwrap();
+        assert!(platform.receive_text().await.contains("minted"));
+        platform.say(r#"{"auth":"ok"}"#).await;
+        bench
+            .handle
+            .token_state_is(|state| state == TokenState::InUse)
+            .await;
+        let snapshot = bench.snapshot();
+        assert_eq!((snapshot.connections, snapshot.open_connections), (1, 1));
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn set_address_is_dialled_before_the_old_connection_is_closed() {
+    let (source, mut bench) = bench(|_| {}, Vec::new());
+    let (result, ()) = join!(source, async {
+        let mut old = bench.authorised().await;
+        bench.open_connections(1).await;
+        bench.handle.set_url("ws://other:81/feed").unwrap();
+        let _new = bench.authorised().await;
+        assert!(
+            bench
+                .requests
+                .lock()
+                .unwrap()
+                .contains(&"ws://other:81/feed".to_owned())
+        );
+        while old.receive_text().await != "[close 1000]" {}
+        drop(old);
+        bench.open_connections(1).await;
+        let snapshot = bench.snapshot();
+        assert_eq!(snapshot.disconnections.get(DisconnectReason::Replaced), 1);
         assert_eq!(bench.snapshot().gaps.total(), 0);
         bench.stop.cancel();
     });

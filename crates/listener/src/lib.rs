@@ -18,6 +18,7 @@ mod connections;
 mod endpoint;
 mod error;
 mod event;
+mod handle;
 mod heartbeat;
 mod http_dialler;
 mod listener;
@@ -28,6 +29,7 @@ mod source;
 mod stats;
 mod stored;
 mod tls;
+mod token_from;
 
 use neurobridge_core::throttle;
 pub use neurobridge_core::tls::TlsFiles;
@@ -40,6 +42,7 @@ pub use self::{
     connection::http_date::parse_retry_after,
     error::SourceError,
     event::{Entry, Event, Liveness, Message, Mood, Named, PlatformError, Recognition},
+    handle::{Handle, InvalidUrl, TokenRequest, TokenState},
     http_dialler::{HttpDialError, HttpDialler},
     listener::{EventListener, EventStream, ListenError},
     received::Received,
@@ -50,6 +53,7 @@ pub use self::{
     },
     stored::StoredEvents,
     tls::TlsSetupError,
+    token_from::TokenFromConfig,
 };
 
 /// Compiles the code of the README.

@@ -20,6 +20,7 @@ use crate::{
     connections,
     error::SourceError,
     event::{self, Message, PlatformError},
+    handle::{Handle, Live, Provider, TokenRequest},
     received::Received,
     source::Setup,
     stats::SourceStats,
@@ -51,6 +52,7 @@ const BATCHES: usize = 16;
 #[must_use = "a listener does nothing until it is run, or its stream is taken"]
 pub struct EventListener {
     config: SourceConfig,
+    live: Live,
 }
 
 /// Why [`EventListener::run`] ended.
@@ -74,9 +76,49 @@ impl EventListener {
         })
     }
 
+    /// Creates a listener for `wss://events.neuroio.com` that requests its token from `provider` before each connection.
+    ///
+    /// The provider receives whether the platform refused the last token, and may return the same token as before. A failed
+    /// provider counts as a failed connection attempt: it is called again with growing delay. Its future is dropped after 30
+    /// seconds, when the listener stops, and when [`Handle::set_token`] sets a token in its place.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use futures_util::TryStreamExt;
+    /// use neurobridge_listener::EventListener;
+    ///
+    /// let listener = EventListener::with_token_provider(|_request| async {
+    ///     let token = std::fs::read_to_string("/run/secrets/neuroio_token")?;
+    ///     Ok::<_, std::io::Error>(token.trim_end().into())
+    /// });
+    /// # let _ = listener.stream()?.try_next().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_token_provider<F, R, E>(provider: F) -> Self
+    where
+        F: Fn(TokenRequest) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Secret, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        Self {
+            config: SourceConfig::default(),
+            live: Live::with_provider(Provider::new(provider)),
+        }
+    }
+
     /// Creates a listener from a configuration.
-    pub const fn from_config(config: SourceConfig) -> Self {
-        Self { config }
+    pub fn from_config(config: SourceConfig) -> Self {
+        Self {
+            config,
+            live: Live::default(),
+        }
+    }
+
+    /// Returns the handle by which the token and the address are changed while the listener runs. Clones of a listener
+    /// share it.
+    pub fn handle(&self) -> Handle {
+        self.live.handle()
     }
 
     /// Sets the address of the feed.
@@ -151,7 +193,7 @@ impl EventListener {
                 mistake: "found a declared feed, expected none: an EventListener reads NeuroIO's feed, a Source any feed".to_owned(),
             });
         }
-        let setup = Setup::new(&name, self.config, &event::projected_fields())?;
+        let setup = Setup::new(&name, self.config, &event::projected_fields(), self.live)?;
         let (items, batches) = mpsc::channel(BATCHES);
         let stats = Arc::new(SourceStats::new());
         // A child token: dropping the stream must not cancel the caller's token.

@@ -6,6 +6,8 @@ use neurobridge_core::secret::{self, Secret, SecretError};
 use neurobridge_protocol::{SecretSource, Secrets, TOKEN};
 use tokio::time::sleep;
 
+use crate::handle::{Live, ProviderError};
+
 /// Why a secret is not available.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", unavailable(name))]
@@ -25,26 +27,59 @@ fn unavailable(name: &str) -> String {
 enum Reason {
     #[error(transparent)]
     File(#[from] SecretError),
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
     #[error("the environment variable {0} is not set or empty")]
     Variable(String),
 }
 
-/// The sources of the secrets, by name.
+/// The sources of the secrets, by name, and the token that replaces the configured one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SecretReader(pub(crate) BTreeMap<String, SecretSource>);
+pub(crate) struct SecretReader {
+    pub(crate) sources: BTreeMap<String, SecretSource>,
+    pub(crate) live: Live,
+}
 
 impl SecretReader {
+    /// Returns whether the token has to be set before a connection is opened.
+    pub(crate) fn waits_for_token(&self) -> bool {
+        let has_source = |source: &SecretSource| {
+            source.value.is_some() || source.file.is_some() || source.variable.is_some()
+        };
+        !self.live.is_set()
+            && !self.live.has_provider()
+            && self.sources.get(TOKEN).is_some_and(|source| !has_source(source))
+    }
+
     /// Reads the current secrets: files are read at every connection, so that a replaced secret is used.
     pub(crate) async fn read(&self) -> Result<Secrets, SecretsError> {
         let mut secrets = Secrets::new();
-        for (name, source) in &self.0 {
-            let secret = read(name, source).await.map_err(|source| SecretsError {
+        for (name, source) in &self.sources {
+            let secret = self.secret(name, source).await.map_err(|source| SecretsError {
                 name: name.clone(),
                 source,
             })?;
             secrets.insert(name.clone(), secret);
         }
         Ok(secrets)
+    }
+
+    /// Reads the secrets in files.
+    async fn read_files(&self) -> Result<Secrets, Reason> {
+        let mut secrets = Secrets::new();
+        for (name, source) in self.sources.iter().filter(|(_, source)| source.file.is_some()) {
+            secrets.insert(name.clone(), read(name, source).await?);
+        }
+        Ok(secrets)
+    }
+
+    async fn secret(&self, name: &str, source: &SecretSource) -> Result<Secret, Reason> {
+        if name == TOKEN
+            && let Some(token) = self.live.token().await?
+        {
+            return Ok(token);
+        }
+        read(name, source).await
     }
 }
 
@@ -66,11 +101,11 @@ impl Changes {
     /// Waits for a change. Never returns if no secret is in a file. An unreadable file counts as unchanged: the connection
     /// stays. Cancel-safe.
     pub(crate) async fn changed(&mut self) {
-        if self.reader.0.values().all(|source| source.file.is_none()) {
+        if self.reader.sources.values().all(|source| source.file.is_none()) {
             return std::future::pending().await;
         }
         loop {
-            if let Ok(secrets) = self.reader.read().await {
+            if let Ok(secrets) = self.reader.read_files().await {
                 match &self.known {
                     Some(known) if *known != secrets => {
                         self.known = Some(secrets);
@@ -108,7 +143,10 @@ mod tests {
     use super::*;
 
     fn reader(source: SecretSource) -> SecretReader {
-        SecretReader(BTreeMap::from([("token".to_owned(), source)]))
+        SecretReader {
+            sources: BTreeMap::from([("token".to_owned(), source)]),
+            live: Live::default(),
+        }
     }
 
     #[tokio::test]
@@ -121,7 +159,7 @@ mod tests {
         });
         let error = |error: SecretsError| match error.source {
             Reason::File(error) => error,
-            Reason::Variable(name) => panic!("{name}"),
+            other => panic!("{other}"),
         };
         assert!(matches!(
             error(reader.read().await.unwrap_err()),

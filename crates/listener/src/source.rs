@@ -14,6 +14,7 @@ use crate::{
     connections,
     endpoint::Endpoint,
     error::SourceError,
+    handle::{Handle, Live},
     received::Received,
     secrets::SecretReader,
     stats::SourceStats,
@@ -57,7 +58,7 @@ impl Source {
         fields: &[FieldPath],
     ) -> Result<Self, SourceError> {
         let name = name.into();
-        let setup = Setup::new(&name, config, fields)?;
+        let setup = Setup::new(&name, config, fields, Live::default())?;
         Ok(Self {
             name,
             ledger,
@@ -75,6 +76,11 @@ impl Source {
     /// Returns its state and counters, which are available while the source runs and after its end.
     pub fn stats(&self) -> Arc<SourceStats> {
         Arc::clone(&self.stats)
+    }
+
+    /// Returns the handle by which the token and the address are changed while the source runs.
+    pub fn handle(&self) -> Handle {
+        self.setup.reader.live.handle()
     }
 
     /// Returns the handle by which the program reports which events are stored. A feed with acknowledgements or `resume`
@@ -127,13 +133,19 @@ impl Source {
 }
 
 impl Setup<Dialler> {
-    pub(crate) fn new(name: &str, config: SourceConfig, fields: &[FieldPath]) -> Result<Self, SourceError> {
+    pub(crate) fn new(
+        name: &str,
+        config: SourceConfig,
+        fields: &[FieldPath],
+        live: Live,
+    ) -> Result<Self, SourceError> {
         let mistaken = |key: &str, mistake| SourceError::Config {
             name: name.to_owned(),
             key: key.to_owned(),
             mistake,
         };
-        if let Some(Problem { key, message, .. }) = config.check().into_iter().next() {
+        if let Some(Problem { key, message, .. }) = config.check_with(live.has_provider()).into_iter().next()
+        {
             return Err(mistaken(&key.join("."), message));
         }
         let endpoint = Endpoint::parse(config.address()).map_err(|mistake| mistaken("url", mistake))?;
@@ -152,7 +164,10 @@ impl Setup<Dialler> {
             })?;
         Ok(Self {
             dialler,
-            reader: SecretReader(config.secrets()),
+            reader: SecretReader {
+                sources: config.secrets(),
+                live,
+            },
             secrets,
             config,
             protocol,

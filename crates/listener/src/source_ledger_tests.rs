@@ -13,7 +13,10 @@ fn counted_source() -> (impl Future<Output = Result<(), SourceError>>, Counting)
             failures: Arc::default(),
             requests: Arc::default(),
         },
-        reader: SecretReader(config.secrets()),
+        reader: SecretReader {
+            sources: config.secrets(),
+            live: Live::default(),
+        },
         secrets: SecretSet::default(),
         protocol: config.protocol(&[]).unwrap(),
         config,

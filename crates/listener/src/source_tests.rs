@@ -16,6 +16,9 @@ use crate::{
     stats::{ConnectionOutcome, DisconnectReason, FrameKind, GapOutcome, SourceSnapshot, SourceState},
 };
 
+#[path = "source_test_dial.rs"]
+mod dial;
+use dial::TestDial;
 #[path = "source_declared_tests.rs"]
 mod declared;
 #[path = "source_ledger_tests.rs"]
@@ -25,36 +28,8 @@ mod outage;
 #[path = "connections_tests.rs"]
 mod several;
 
-/// Passes the platform's end of each connection to a test.
-struct TestDial {
-    platforms: mpsc::UnboundedSender<Platform>,
-    /// The errors of the first dials.
-    failures: Arc<Mutex<Vec<DialError>>>,
-    /// The query of each request.
-    requests: Arc<Mutex<Vec<String>>>,
-}
-
-impl Dial for TestDial {
-    type Stream = DuplexStream;
-
-    async fn dial(&self, request: &Prepared) -> Result<Dialled<DuplexStream>, DialError> {
-        self.requests.lock().unwrap().push(request.query.clone());
-        if let Some(failure) = self.failures.lock().unwrap().pop() {
-            return Err(failure);
-        }
-        let (socket, platform) = sockets().await;
-        if self.platforms.send(platform).is_err() {
-            // No dial succeeds any more.
-            std::future::pending::<()>().await;
-        }
-        Ok(Dialled {
-            socket,
-            clock_skew_seconds: None,
-        })
-    }
-}
-
 struct Bench {
+    handle: Handle,
     platforms: mpsc::UnboundedReceiver<Platform>,
     batches: mpsc::Receiver<Vec<String>>,
     stop: CancellationToken,
@@ -85,7 +60,7 @@ fn bench(
     let mut config = SourceConfig::new("ws://localhost", "s3cret");
     config.max_frame_size = LIMIT;
     change(&mut config);
-    let requests = Arc::default();
+    let (requests, live) = (Arc::default(), Live::default());
     let failures = Arc::new(Mutex::new(failures));
     let setup = Setup {
         dialler: TestDial {
@@ -93,7 +68,10 @@ fn bench(
             failures: Arc::clone(&failures),
             requests: Arc::clone(&requests),
         },
-        reader: SecretReader(config.secrets()),
+        reader: SecretReader {
+            sources: config.secrets(),
+            live: live.clone(),
+        },
         secrets: SecretSet::default(),
         protocol: config.protocol(&[]).unwrap(),
         config,
@@ -109,6 +87,7 @@ fn bench(
         Arc::clone(&stored),
     );
     let bench = Bench {
+        handle: live.handle(),
         platforms,
         batches,
         stop,

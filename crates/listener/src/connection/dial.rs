@@ -24,7 +24,7 @@ use crate::{
     config::SourceConfig,
     endpoint::Endpoint,
     error::{DialError, DialStage},
-    proxy::Proxy,
+    proxy::{Proxy, ProxyError},
     tls::{self, Stream, TlsSetupError},
 };
 
@@ -58,10 +58,12 @@ pub(crate) trait Dial: Send + Sync + 'static {
     /// The stream below the WebSocket.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send;
 
-    /// Opens a connection with these additions to its request. Dropping the future cancels the attempt.
+    /// Opens a connection with these additions to its request, to another address than the configured one if `other` is
+    /// given. Dropping the future cancels the attempt.
     fn dial(
         &self,
         request: &Prepared,
+        other: Option<&Endpoint>,
     ) -> impl Future<Output = Result<Dialled<Self::Stream>, DialError>> + Send;
 }
 
@@ -110,6 +112,24 @@ impl Dialler {
             max_frame_size: config.max_frame_size,
             config: config.clone(),
             tls: tls.filter(|_| !has_files),
+        })
+    }
+
+    /// Returns a dialler for another address with the same settings.
+    fn for_endpoint(&self, endpoint: &Endpoint) -> Result<Self, DialError> {
+        let proxy = self
+            .config
+            .proxy_choice()
+            .and_then(|choice| choice.resolve(endpoint))
+            .map_err(ProxyError::Invalid)?;
+        Ok(Self {
+            endpoint: endpoint.clone(),
+            proxy,
+            secrets: self.secrets.clone(),
+            open_timeout: self.open_timeout,
+            max_frame_size: self.max_frame_size,
+            config: self.config.clone(),
+            tls: self.tls.clone().filter(|_| endpoint.is_tls),
         })
     }
 
@@ -240,8 +260,15 @@ impl Progress {
 impl Dial for Dialler {
     type Stream = BufReader<Stream>;
 
-    async fn dial(&self, request: &Prepared) -> Result<Dialled<Self::Stream>, DialError> {
-        self.open(request).await
+    async fn dial(
+        &self,
+        request: &Prepared,
+        other: Option<&Endpoint>,
+    ) -> Result<Dialled<Self::Stream>, DialError> {
+        match other {
+            None => self.open(request).await,
+            Some(endpoint) => self.for_endpoint(endpoint)?.open(request).await,
+        }
     }
 }
 
