@@ -6,7 +6,7 @@
 //! them, and over random bytes, on a stable compiler.
 
 use neurobridge_core::{
-    event::{Event, Sequence},
+    event::{Event, Origin, Sequence},
     positions::Positions,
 };
 
@@ -32,6 +32,7 @@ fn event<'a>(positions: Positions<'a>, frame: &'a str) -> Event<'a> {
         source_uri: "/neuroio/main",
         type_prefix: "com.neuroio.entry.",
         conflict: None,
+        origin: Origin::Feed,
         positions,
         frame,
     }

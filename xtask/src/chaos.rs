@@ -55,7 +55,8 @@ const STOP: Duration = Duration::from_secs(30);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exits with 1 if a durable event is lost, out of order, or duplicated although duplicates are excluded,
-if a ledger does not balance at any time, if with --recognised a missing event lies in no reported gap, or if a sink does not recover after the last fault. The run's folder is then kept.
+if a ledger does not balance at any time, if with --recognised a missing event lies in no reported gap,
+if with --rest up any event is missing or received twice, or if a sink does not recover after the last fault. The run's folder is then kept.
 
 NEUROBRIDGE_TEST_BINARY=path sets the program to test; by default, the program is built.")]
 pub(crate) struct Args {
@@ -75,6 +76,9 @@ pub(crate) struct Args {
     /// the bridge have faults, and the events go to a file
     #[arg(long, conflicts_with = "exactly_once")]
     recognised: bool,
+    /// The platform's REST interface, from which the events of gaps are fetched
+    #[arg(long, value_enum, requires = "recognised", default_value = "off")]
+    rest: recognised::Rest,
 }
 
 /// The result of a run before the brokers are read.

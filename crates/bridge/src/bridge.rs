@@ -110,7 +110,6 @@ impl Bridge {
 
         let stop_tap = CancellationToken::new();
         let tap = start_tap(config, &spool, stop_tap.clone()).await;
-        let feed = Feed::start(config, spool.clone(), sinks.dead_letters(), Arc::clone(&parts)).await?;
         let state = Arc::new(State {
             started: Instant::now(),
             instance: instance(address),
@@ -119,6 +118,14 @@ impl Bridge {
             http: Arc::default(),
             history,
         });
+        let feed = Feed::start(
+            config,
+            state.spool.clone(),
+            sinks.dead_letters(),
+            Arc::clone(&state.parts),
+            Some(Arc::clone(&state)),
+        )
+        .await?;
         let recorder = Some(Recorder::start(Arc::clone(&state)));
         let stop_http = CancellationToken::new();
         let http = tokio::spawn(http::serve(
@@ -333,9 +340,16 @@ impl Bridge {
 /// Reads the history. The file system may hang.
 async fn open_history(config: &Config) -> History {
     let data_dir = config.data_dir.clone();
-    let sources: Vec<String> = config.sources.keys().cloned().collect();
+    let sources: Vec<(String, bool)> = config
+        .sources
+        .iter()
+        .map(|(name, source)| (name.clone(), source.fills_gaps()))
+        .collect();
     let open = move || {
-        let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+        let sources: Vec<(&str, bool)> = sources
+            .iter()
+            .map(|(name, fills)| (name.as_str(), *fills))
+            .collect();
         History::open(&data_dir, &sources)
     };
     joined(spawn_blocking(open).await)

@@ -10,7 +10,7 @@ use neurobridge_core::{
     ledger::SourceLedger,
     redact::{KeyFileError, Pattern, Pseudonymise, Redaction},
 };
-use neurobridge_listener::{EventAttributes, Source, SourceConfig, SourceError, SourceStats};
+use neurobridge_listener::{Batcher, EventAttributes, Source, SourceConfig, SourceError, SourceStats};
 use neurobridge_spool::{AppendError, Spool, SpoolConfig};
 use tokio::{
     sync::mpsc,
@@ -20,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::{
+    backfill::{Filler, Preparation},
     config::Config,
     exit::{Exit, Failure, OrExit},
     intake::{self, Encoded, Encoder, IntakeSource, Rules},
     parts::Parts,
     spool,
+    state::State,
 };
 
 /// The running sources and the intake. They stop immediately on drop.
@@ -35,12 +37,18 @@ pub(crate) struct Feed {
     /// The channel to the intake, which ends when all senders are dropped. `None` once no source is left.
     batches: Option<mpsc::Sender<Encoded>>,
     sources: JoinSet<(Arc<str>, Result<(), SourceError>)>,
+    /// The tasks that fetch the events of gaps.
+    fillers: JoinSet<()>,
+    /// `None` for commands that store nothing, which fill no gaps.
+    state: Option<Arc<State>>,
     /// A single task, in a set because a set can be polled again after the task has ended.
     intake: JoinSet<Result<(), AppendError>>,
 }
 
 /// The observable state of a running source.
 pub(crate) struct SourceHandle {
+    /// Whether the events of gaps are fetched, or gaps reported to the sinks.
+    pub(crate) fills_gaps: bool,
     /// The address of the feed, without credentials, path and query.
     pub(crate) address: String,
     pub(crate) intake: Arc<IntakeSource>,
@@ -53,6 +61,8 @@ pub(crate) struct PreparedSource {
     address: String,
     attributes: EventAttributes,
     rules: Arc<Rules>,
+    /// `None` if its gaps are neither filled nor reported.
+    backfill: Option<Preparation>,
 }
 
 impl Feed {
@@ -65,6 +75,7 @@ impl Feed {
         spool: Spool,
         dead_letters: Arc<dyn DeadLetters>,
         parts: Arc<Parts>,
+        state: Option<Arc<State>>,
     ) -> Result<Self, Failure> {
         let rules = rules(config).await?;
         let mut prepared = Vec::new();
@@ -88,6 +99,8 @@ impl Feed {
             parts,
             batches: Some(batches),
             sources: JoinSet::new(),
+            fillers: JoinSet::new(),
+            state,
             intake,
         };
         for source in prepared {
@@ -106,6 +119,7 @@ impl Feed {
             address,
             attributes,
             rules,
+            backfill,
         } = prepared;
         let intake = Arc::new(IntakeSource::new(Arc::clone(source.name())));
         // The value of the last run, so that this run continues after the last stored event.
@@ -114,12 +128,25 @@ impl Feed {
         }
         let source = source.continuing(Arc::clone(&intake.ledger), Arc::clone(&intake.stored));
         self.parts.set_source(Arc::new(SourceHandle {
+            fills_gaps: backfill.is_some(),
             address,
             intake: Arc::clone(&intake),
             stats: source.stats(),
         }));
         let name = Arc::clone(&intake.name);
-        let encoder = Encoder::new(intake, attributes, rules);
+        let encoder = Encoder::new(Arc::clone(&intake), attributes, rules);
+        if let (Some(preparation), Some(state)) = (backfill, &self.state) {
+            let ends = source.on_gap_end(preparation.hold());
+            let filler = Filler::new(
+                preparation,
+                intake,
+                ends,
+                encoder.for_connection(),
+                batches.clone(),
+            );
+            self.fillers
+                .spawn(filler.run(Arc::clone(state), self.stop.child_token()));
+        }
         let stop = self.stop.child_token();
         self.sources
             .spawn(async move { (name, source.run(encoder, batches, stop).await) });
@@ -160,6 +187,9 @@ impl Feed {
             // The result of a source that was stopped is of no interest; only a panic is propagated.
             let (_, _) = joined(ended);
         }
+        while let Some(ended) = self.fillers.join_next().await {
+            joined(ended);
+        }
         // The intake ends by itself, since the last sender of its channel was dropped with the listeners.
         while let Some(ended) = self.intake.join_next().await {
             if let Err(error) = joined(ended) {
@@ -186,11 +216,16 @@ impl PreparedSource {
         let settings = config.sources.get(name).cloned().unwrap_or_default();
         let address = address::shown(settings.address());
         let attributes = settings.attributes(name);
+        let backfill = Preparation::new(&settings, config)
+            .await
+            .context(place.clone())
+            .or_exit(Exit::Config)?;
         let source = build_source(name, settings, Arc::default(), config.named_fields())
             .await
             .context(place)
             .or_exit(Exit::Config)?;
         Ok(Self {
+            backfill,
             source,
             address,
             attributes,
@@ -306,6 +341,8 @@ mod tests {
             parts: Arc::default(),
             batches: None,
             sources,
+            fillers: JoinSet::new(),
+            state: None,
             intake: JoinSet::new(),
         };
         feed.drain().await;

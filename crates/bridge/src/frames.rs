@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use neurobridge_core::{
-    event::{Event, Sequence},
+    event::{Event, Origin, Sequence},
     positions::Positions,
 };
 use neurobridge_listener::{EventAttributes, SourceConfig};
@@ -22,6 +22,7 @@ pub(crate) fn sample_event<'a>(frame: &'a str, positions: Positions<'a>) -> Even
         source_uri: "",
         type_prefix: "",
         conflict: None,
+        origin: Origin::Feed,
         positions,
         frame,
     }

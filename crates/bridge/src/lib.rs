@@ -1,5 +1,6 @@
 //! The neurobridge program: command line, configuration, commands, and the bridge that they start.
 
+mod backfill;
 mod bridge;
 pub mod cli;
 mod commands;

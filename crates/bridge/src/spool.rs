@@ -1,7 +1,7 @@
 //! The spool of a bridge: opens it with exit codes, and reads the recent events for the deduplication window.
 
 use jiff::Timestamp;
-use neurobridge_core::{identity, os_error::ErrorClass};
+use neurobridge_core::{event::Origin, identity, os_error::ErrorClass};
 use neurobridge_spool::{AppendError, OpenError, Spool, SpoolConfig};
 use tokio::task::spawn_blocking;
 
@@ -9,6 +9,7 @@ use crate::{
     config::Config,
     exit::{Exit, Failure},
     feed::joined,
+    intake::ANY_BODY,
     resume,
 };
 
@@ -54,6 +55,7 @@ pub(crate) const fn exit_of(error: &AppendError) -> Exit {
 /// The hashes of the identity and the body of a stored event.
 pub(crate) struct StoredHashes {
     pub(crate) identity: u128,
+    /// Equal to any other for an event that did not come from the feed.
     pub(crate) body: u128,
 }
 
@@ -70,7 +72,11 @@ pub(crate) async fn newest(spool: &Spool, max_events: usize) -> (Vec<StoredHashe
                 if let Some(id) = event.id() {
                     hashes.push(StoredHashes {
                         identity: identity::identity_hash(event.source, &id),
-                        body: identity::body_hash(event.body()),
+                        body: if event.origin != Origin::Feed {
+                            ANY_BODY
+                        } else {
+                            identity::body_hash(event.body())
+                        },
                     });
                 }
             }

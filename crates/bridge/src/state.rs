@@ -181,7 +181,7 @@ impl SourceView {
 
     /// Returns the duration of the gaps since the start, with the open one.
     pub(crate) fn gap_seconds(&self) -> f64 {
-        self.gaps.ended_seconds + self.gaps.open_seconds.unwrap_or(0.0)
+        self.gaps.ended.seconds + self.gaps.open_seconds.unwrap_or(0.0)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt::Write};
 use jiff::{Timestamp, civil::DateTime};
 
 use crate::{
-    event::Event,
+    event::{Event, Origin},
     identity::{self, SpoolId},
     positions::TimeFormat,
 };
@@ -24,6 +24,11 @@ pub const DATA_CONTENT_TYPE: &str = "application/json";
 pub const STRIPPED: &str = "strippedfields";
 /// The extension attribute that names the replay to which a message belongs.
 pub const REPLAY: &str = "replay";
+
+/// The extension attribute of an event that was read from the list of a platform after a gap, and its value.
+pub const ORIGIN: (&str, &str) = ("origin", "backfill");
+/// The extension attribute of a backfilled event that later events of the feed may precede, and its value.
+pub const LATE: (&str, &str) = ("late", "true");
 
 /// Calls `attribute` with the name and value of each context attribute, in a fixed order. `datacontenttype`
 /// is not included, because each binding has its own place for it. Overwrites `scratch`; with a reused
@@ -58,6 +63,12 @@ pub fn attributes(
     scratch.clear();
     identity::write_sequence(event.sequence, spool, scratch);
     attribute("sequence", scratch);
+    if event.origin.is_backfill() {
+        attribute(ORIGIN.0, ORIGIN.1);
+    }
+    if event.origin == Origin::LateBackfill {
+        attribute(LATE.0, LATE.1);
+    }
 }
 
 /// Appends the event in structured mode: one JSON object on one line, also if the frame contains line breaks. `extensions` are

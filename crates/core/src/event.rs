@@ -61,6 +61,27 @@ impl fmt::Display for Sequence {
     }
 }
 
+/// How an event came to the bridge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Received from the feed.
+    #[default]
+    Feed,
+    /// Read from the list of a platform after a gap, before the later events of the feed were read.
+    Backfill,
+    /// Read from the list of a platform after a gap. Later events of the feed may precede it.
+    LateBackfill,
+    /// Made by the bridge: the report about a gap. It passes all filters.
+    GapReport,
+}
+
+impl Origin {
+    /// Returns whether the event was read from the list of a platform.
+    pub const fn is_backfill(self) -> bool {
+        matches!(self, Self::Backfill | Self::LateBackfill)
+    }
+}
+
 /// An event, borrowed from its record.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
@@ -76,6 +97,8 @@ pub struct Event<'a> {
     pub type_prefix: &'a str,
     /// A hash of the body, if an earlier event had the same identity and another body.
     pub conflict: Option<u32>,
+    /// How the event came to the bridge.
+    pub origin: Origin,
     /// The positions of the fields in `frame`.
     pub positions: Positions<'a>,
     /// The frame as received, after redaction. If the frame had several events, only the part of this event.

@@ -10,7 +10,7 @@ use serde::{
 
 use crate::{
     condition::{self, Condition},
-    event::{Event, FieldPath},
+    event::{Event, FieldPath, Origin},
 };
 
 /// A filter as in the configuration: `{ result = ["new", "exact"], age = { at_least = 18 }, "space.id" = [1, "a"] }`.
@@ -102,11 +102,14 @@ impl Filter {
             .map(|entry| (entry.path.as_str(), &entry.condition))
     }
 
-    /// Returns whether an event passes.
+    /// Returns whether an event passes. The report about a gap always does: a consumer that selects some events still has to
+    /// know that it may have missed some.
     pub fn matches(&self, event: &Event<'_>) -> bool {
-        self.entries
-            .iter()
-            .all(|entry| entry.condition.holds(entry.field.raw(event).as_deref()))
+        event.origin == Origin::GapReport
+            || self
+                .entries
+                .iter()
+                .all(|entry| entry.condition.holds(entry.field.raw(event).as_deref()))
     }
 }
 

@@ -6,7 +6,7 @@
 //! | 4 | 4 | CRC32C of all bytes from offset 8 on |
 //! | 8 | 8 | sequence |
 //! | 16 | 8 | time of receipt, microseconds since 1970 |
-//! | 24 | 1 | flags: 1 for a conflict |
+//! | 24 | 1 | flags: 1 for a conflict; 2, 4 and 6 for the origin: backfill, late backfill, gap report |
 //! | 25 | 3 | lengths of the source's name, of its URI, and of the prefix of the type |
 //! | 28 | 4 | conflict: a hash of the body, or 0 |
 //! | 32 | … | positions of the fields in the frame: see [`crate::positions`] |
@@ -22,7 +22,7 @@ use jiff::Timestamp;
 
 pub use self::batch::{Batch, Fate, SealedBatch};
 use crate::{
-    event::{Event, Sequence},
+    event::{Event, Origin, Sequence},
     positions::{self, Positions},
 };
 
@@ -35,6 +35,9 @@ pub const SHORTEST: usize = FIXED + positions::SHORTEST;
 /// The number of bytes before the positions.
 const FIXED: usize = 32;
 const CONFLICT: u8 = 1;
+/// The bits of the origin, and the number of bits below them.
+const ORIGIN: u8 = 0b110;
+const ORIGIN_SHIFT: u32 = 1;
 
 /// Why bytes are not a valid record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,10 +140,20 @@ pub fn decode(bytes: &[u8], sequence: Sequence) -> Result<(Event<'_>, usize), Re
         source_uri,
         type_prefix,
         conflict: (record[24] & CONFLICT != 0).then(|| u32_at(record, 28)),
+        origin: origin(record[24]),
         positions,
         frame,
     };
     Ok((event, total))
+}
+
+const fn origin(flags: u8) -> Origin {
+    match (flags & ORIGIN) >> ORIGIN_SHIFT {
+        0 => Origin::Feed,
+        1 => Origin::Backfill,
+        2 => Origin::LateBackfill,
+        _ => Origin::GapReport,
+    }
 }
 
 /// Splits `text` after `length` bytes.
@@ -176,6 +189,7 @@ mod tests {
             batch.push(&Event {
                 received_at: Timestamp::from_microsecond(index as i64).unwrap(),
                 conflict: (index % 2 == 1).then_some(index as u32),
+                origin: origin((index as u8 & 3) << ORIGIN_SHIFT),
                 ..testing::event(frame)
             });
         }
@@ -198,6 +212,7 @@ mod tests {
             assert_eq!(event.sequence.get(), 100 + index as u64);
             assert_eq!(event.received_at.as_microsecond(), index as i64);
             assert_eq!(event.conflict, (index % 2 == 1).then_some(index as u32));
+            assert_eq!(event.origin as usize, index % 4);
             assert_eq!((event.source, event.frame), ("main", frames[index].as_str()));
             assert_eq!(event.source_uri, "/neuroio/main");
             assert_eq!(event.type_prefix, "com.neuroio.entry.");

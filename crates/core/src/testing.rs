@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    event::{Event, FieldPath, Sequence},
+    event::{Event, FieldPath, Origin, Sequence},
     frame_reader::FrameReader,
     neuroio::{self, Frames},
     positions::{Positions, PositionsBuf},
@@ -22,6 +22,7 @@ pub fn event(frame: &str) -> Event<'_> {
         source_uri: "/neuroio/main",
         type_prefix: neuroio::TYPE_PREFIX,
         conflict: None,
+        origin: Origin::Feed,
         positions: positions(frame),
         frame,
     }

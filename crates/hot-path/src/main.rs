@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use neurobridge_core::{
     cloudevents,
-    event::{Event, FieldPath, Sequence},
+    event::{Event, FieldPath, Origin, Sequence},
     filter::Filter,
     identity::{self, SpoolId},
     neuroio,
@@ -178,6 +178,7 @@ impl Work {
             source_uri: self.source_uri,
             type_prefix: &self.type_prefix,
             conflict: None,
+            origin: Origin::Feed,
             positions: received.positions,
             frame: received.text,
         };

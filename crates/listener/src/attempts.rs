@@ -264,18 +264,25 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
         }
         Ok(()) => {
             // Not throttled, like every change of state: the backoff limits the number of connections.
-            match link.stats.authorised(resumes) {
+            let authorised = link.stats.authorised(resumes);
+            match authorised.gap {
                 None => info!(source = %link.name, "authorised"),
                 Some(gap) if resumes => info!(
                     source = %link.name,
                     gap = format_duration(gap),
                     "authorised again; the feed continues after the last stored event"
                 ),
+                Some(gap) if link.hold.is_observed() => {
+                    info!(source = %link.name, gap = format_duration(gap), "authorised again");
+                }
                 Some(gap) => info!(
                     source = %link.name,
                     gap = format_duration(gap),
                     "authorised again; events of the gap are missed"
                 ),
+            }
+            if authorised.is_only && !resumes {
+                link.hold.begin();
             }
             slot.report(Report::Authorised { version });
             let since = Instant::now();

@@ -45,6 +45,11 @@ pub struct BackfillConfig {
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub overlap: Duration,
+    /// Time after the end of a gap for which a failed attempt to fetch its events is repeated, with a growing delay. Then the
+    /// gap is reported as not recovered. An hour covers most outages of an interface that is restarted.
+    #[serde(with = "neurobridge_core::units::duration")]
+    #[schemars(with = "neurobridge_core::units::DurationText")]
+    pub give_up_after: Duration,
     /// Largest number of pages for one gap, of at most 100 events each. The rest of a larger gap is reported as not
     /// recovered.
     #[schemars(range(min = 1, max = MAX_PAGES))]
@@ -67,6 +72,7 @@ impl Default for BackfillConfig {
             url: None,
             hold: Duration::from_secs(2),
             overlap: Duration::from_secs(60),
+            give_up_after: Duration::from_secs(3_600),
             max_pages: 1_000,
             rate: 10,
             timeout: Duration::from_secs(15),
@@ -119,6 +125,12 @@ impl BackfillConfig {
         for (key, time, least, most) in [
             ("backfill.hold", self.hold, Duration::ZERO, MAX_HOLD),
             ("backfill.overlap", self.overlap, Duration::ZERO, day),
+            (
+                "backfill.give_up_after",
+                self.give_up_after,
+                Duration::ZERO,
+                30 * day,
+            ),
             ("backfill.timeout", self.timeout, second, 300 * second),
         ] {
             if !(least..=most).contains(&time) {
@@ -206,6 +218,7 @@ mod tests {
             enabled: Some(true),
             hold: Duration::from_secs(61),
             overlap: Duration::from_secs(86_401),
+            give_up_after: Duration::from_secs(31 * 86_400),
             max_pages: 0,
             rate: 1_001,
             timeout: Duration::ZERO,
@@ -220,6 +233,7 @@ mod tests {
         backfill.url: missing: expected the address of the REST interface, because the feed is not the platform's own
         backfill.hold: found "1m 1s", expected "0s" to "1m"
         backfill.overlap: found "1d 1s", expected "0s" to "1d"
+        backfill.give_up_after: found "31d", expected "0s" to "30d"
         backfill.timeout: found "0s", expected "1s" to "5m"
         backfill.max_pages: found 0, expected 1 to 100000
         backfill.rate: found 1001, expected 1 to 1000

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use jiff::Timestamp;
 use neurobridge_core::{
     address,
-    event::{Event, FieldPath, Sequence},
+    event::{Event, FieldPath, Origin, Sequence},
     neuroio,
     secret::Secret,
     tls::TlsFiles,
@@ -96,6 +96,9 @@ pub struct SourceConfig {
     pub backoff: BackoffConfig,
     /// Reading missed events from the platform's REST interface.
     pub backfill: BackfillConfig,
+    /// Whether a gap whose events could not be fetched becomes an event in every sink, of the type `neurobridge.gap`, so that
+    /// consumers know of it. Default: whether missed events are fetched.
+    pub gap_events: Option<bool>,
 }
 
 /// The schema of `feed`: the program that reads the configuration replaces a name or a path by the declaration.
@@ -126,6 +129,7 @@ impl EventAttributes {
             source_uri: &self.source,
             type_prefix: &self.type_prefix,
             conflict: None,
+            origin: Origin::Feed,
             positions: event.positions,
             frame: event.text,
         }
@@ -171,6 +175,7 @@ impl Default for SourceConfig {
             proxy_password_file: None,
             backoff: BackoffConfig::default(),
             backfill: BackfillConfig::default(),
+            gap_events: None,
         }
     }
 }
@@ -202,6 +207,17 @@ impl SourceConfig {
             .as_ref()
             .map(|feed| feed.url.as_deref().unwrap_or_default());
         self.url.as_deref().or(declared).unwrap_or(NEUROIO)
+    }
+
+    /// Returns whether the events of gaps are fetched, or gaps become events.
+    pub fn fills_gaps(&self) -> bool {
+        self.backfill_address().is_some() || self.reports_gaps()
+    }
+
+    /// Returns whether gaps whose events could not be fetched become events.
+    pub fn reports_gaps(&self) -> bool {
+        self.gap_events
+            .unwrap_or_else(|| self.backfill_address().is_some())
     }
 
     /// Returns the address of the REST interface from which missed events are read; `None` if backfill is switched off, the

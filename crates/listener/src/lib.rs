@@ -20,6 +20,7 @@ mod error;
 mod event;
 mod handle;
 mod heartbeat;
+mod hold;
 mod http_dialler;
 mod listener;
 mod proxy;
@@ -43,6 +44,7 @@ pub use self::{
     error::SourceError,
     event::{Entry, Event, Liveness, Message, Mood, Named, PlatformError, Recognition},
     handle::{Handle, InvalidUrl, TokenRequest, TokenState},
+    hold::GapEnded,
     http_dialler::{HttpDialError, HttpDialler},
     listener::{EventListener, EventStream, ListenError},
     received::Received,

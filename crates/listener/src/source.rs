@@ -1,6 +1,6 @@
 //! A source: stays connected to a feed.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use neurobridge_core::{event::FieldPath, ledger::SourceLedger, secret::SecretSet};
 use neurobridge_protocol::{Problem, Protocol};
@@ -15,6 +15,7 @@ use crate::{
     endpoint::Endpoint,
     error::SourceError,
     handle::{Handle, Live},
+    hold::{GapEnded, Hold},
     received::Received,
     secrets::SecretReader,
     stats::SourceStats,
@@ -29,6 +30,7 @@ pub struct Source {
     ledger: Arc<SourceLedger>,
     stats: Arc<SourceStats>,
     stored: Arc<StoredEvents>,
+    hold: Arc<Hold>,
     setup: Setup<Dialler>,
 }
 
@@ -64,6 +66,7 @@ impl Source {
             ledger,
             stats: Arc::new(SourceStats::new()),
             stored: Arc::default(),
+            hold: Arc::default(),
             setup,
         })
     }
@@ -97,6 +100,18 @@ impl Source {
         self
     }
 
+    /// Returns a receiver of the authentications after which events may be missing: the first one, and each after a time without
+    /// a connection. Not reported is one from which the feed continues after the last stored event.
+    ///
+    /// The events that the feed sends from then on wait until the report is dropped, for `limit` at most: the socket is not
+    /// read. While a report waits to be received, a further one is not sent, and holds nothing back. Only the first call has an
+    /// effect.
+    pub fn on_gap_end(&self, limit: Duration) -> mpsc::Receiver<GapEnded> {
+        let (sender, ends) = mpsc::channel(1);
+        self.hold.observe(sender, limit);
+        ends
+    }
+
     /// Connects, authenticates, and sends the batches that `batcher` makes of the events to `batches`; a further connection
     /// has a batcher of its own ([`Batcher::for_connection`]).
     /// Reconnects whenever the connection ends, until `stop` is cancelled or the receiver of `batches` is
@@ -127,7 +142,8 @@ impl Source {
             counted: 0,
             ledger: self.ledger,
         };
-        let link = Link::new(self.name, outlet, batches, stop, self.stats, self.stored);
+        let mut link = Link::new(self.name, outlet, batches, stop, self.stats, self.stored);
+        link.hold = self.hold;
         connections::run(self.setup, link).await
     }
 }

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use neurobridge_tests::paths::Scratch;
 use neurobridge_tests::platform::Platform;
+use neurobridge_tests::poll::wait_for;
 use neurobridge_tests::program::neurobridge;
 use neurobridge_tests::relay::Relay;
 use serde::Deserialize;
@@ -41,6 +42,31 @@ const FAULTS: [&str; 5] = [
     "refuse-token,every=37s",
 ];
 
+/// The faults of the REST interface.
+const REST_FAULTS: [&str; 6] = [
+    "rest-http=503,every=7s",
+    "rest-http=429,retry-after=1,every=13s",
+    "rest-cut,every=11s",
+    "rest-no-json,every=19s",
+    "rest-slow=3s,every=23s",
+    "rest-http=401,every=31s",
+];
+/// The REST interface refuses every request.
+const REST_DOWN: [&str; 1] = ["rest-http=503"];
+/// The time for which the last gap is filled.
+const FILL_LIMIT: Duration = Duration::from_secs(120);
+
+/// The state of the platform's REST interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Rest {
+    /// The bridge does not use it.
+    Off,
+    /// It works, with faults: every missed event has to be fetched.
+    Up,
+    /// It refuses every request: every missing event has to lie in a gap with the outcome `unrecovered`.
+    Down,
+}
+
 /// An event that the platform recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 struct RecognisedEvent {
@@ -58,9 +84,11 @@ struct Gap {
 }
 
 impl Gap {
-    /// Returns whether a missing event may have been lost in this gap.
-    fn contains(&self, event: RecognisedEvent) -> bool {
-        event.at >= self.began - TRANSIT && self.ended.is_none_or(|ended| event.at <= ended + START_OF_FEED)
+    /// Returns whether a missing event may have been lost in this gap, and the gap does not claim that all were fetched.
+    fn explains(&self, event: RecognisedEvent) -> bool {
+        self.outcome != "recovered"
+            && event.at >= self.began - TRANSIT
+            && self.ended.is_none_or(|ended| event.at <= ended + START_OF_FEED)
     }
 }
 
@@ -69,6 +97,8 @@ impl Gap {
 struct Comparison {
     recognised: usize,
     received: usize,
+    /// Further copies of received events.
+    twice: usize,
     /// Missing events inside of gaps.
     inside: usize,
     /// Missing events that no gap explains.
@@ -91,7 +121,7 @@ impl Comparison {
         for event in recognised {
             let begins: Vec<Timestamp> = gaps
                 .iter()
-                .filter(|gap| gap.contains(*event))
+                .filter(|gap| gap.explains(*event))
                 .map(|gap| gap.began)
                 .collect();
             if ids.contains(&event.id) {
@@ -105,11 +135,13 @@ impl Comparison {
             }
         }
         found.foreign = ids.len() - found.received;
+        found.twice = received.len() - ids.len();
         found
     }
 
-    fn holds(&self) -> bool {
-        self.outside.is_empty() && self.foreign == 0
+    /// Returns whether each missing event lies in a gap whose events were not fetched, and no event was received twice.
+    const fn holds(&self) -> bool {
+        self.outside.is_empty() && self.foreign == 0 && self.twice == 0
     }
 }
 
@@ -117,12 +149,13 @@ impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} recognised = {} received live + {} missing inside gaps + {} missing outside; {} foreign\n\
+            "{} recognised = {} received + {} missing inside gaps + {} missing outside; {} twice, {} foreign\n\
              a missing event was recognised at most {:.0} ms before its gap; {} events were received inside gaps",
             self.recognised,
             self.received,
             self.inside,
             self.outside.len(),
+            self.twice,
             self.foreign,
             self.earliest.as_secs_f64() * 1000.0,
             self.received_inside,
@@ -156,10 +189,19 @@ pub(super) fn run_in(dir: &Scratch, args: &Args) -> Result<bool> {
     let (rate, path) = (args.rate.to_string(), record.display().to_string());
     let mut options = vec!["--rate", &rate, "--recognised", &path];
     options.extend(FAULTS.iter().flat_map(|rule| ["--fault", rule]));
+    let of_rest: &[&str] = match args.rest {
+        Rest::Off => &[],
+        Rest::Up => &REST_FAULTS,
+        Rest::Down => &REST_DOWN,
+    };
+    options.extend(of_rest.iter().flat_map(|rule| ["--fault", rule]));
     let mut platform = Platform::start(dir, &options)?;
     let relay = Relay::to(platform.address().to_owned())?;
     let output = dir.join("events.jsonl");
-    let config = configuration(&format!("ws://{}/", relay.address()), &output);
+    let mut config = configuration(&format!("ws://{}/", relay.address()), &output);
+    if args.rest != Rest::Off {
+        config.push_str(&backfill(platform.address(), args.rest));
+    }
     let mut runs = BridgeRuns::begin(dir, config)?;
 
     print("\nthe run")?;
@@ -171,6 +213,9 @@ pub(super) fn run_in(dir: &Scratch, args: &Args) -> Result<bool> {
         bridge.and(join(feed))
     })?;
     log("end of the faults");
+    if args.rest != Rest::Off {
+        wait_until_filled(&dir.join("neurobridge.toml"))?;
+    }
     platform.process().terminate(STOP)?;
     let (_, spool, kills) = runs.end()?;
     let gaps = reported_gaps(&dir.join("neurobridge.toml"))?;
@@ -182,10 +227,14 @@ pub(super) fn run_in(dir: &Scratch, args: &Args) -> Result<bool> {
     print(&format!("kill -9: the bridge {kills} times"))?;
     print(&summary(&gaps))?;
     print(&found.to_string())?;
-    let holds = found.holds();
+    // The platform ends before the bridge, so that the last gap stays open.
+    let is_filled = |gap: &Gap| gap.ended.is_none() || gap.outcome == "recovered";
+    let holds = found.holds() && (args.rest != Rest::Up || gaps.iter().all(is_filled));
     print(&format!(
         "seed {seed}: {}",
-        if holds {
+        if holds && args.rest == Rest::Up {
+            "every event was received once, up to the end of the platform"
+        } else if holds {
             "every event was received, or lies in a reported gap"
         } else {
             "guarantees VIOLATED"
@@ -211,6 +260,27 @@ type = "file"
 path = {output:?}
 "#
     )
+}
+
+fn backfill(platform: &str, rest: Rest) -> String {
+    let give_up_after = if rest == Rest::Down { "1s" } else { "1h" };
+    format!(
+        r#"
+[sources.main.backfill]
+url = "http://{platform}"
+rate = 1000
+timeout = "2s"
+give_up_after = "{give_up_after}"
+"#
+    )
+}
+
+/// Waits until the bridge is connected, and each gap has a final outcome.
+fn wait_until_filled(config: &Path) -> Result<()> {
+    let is_final = |gap: &Gap| gap.ended.is_some() && gap.outcome != "filling";
+    wait_for("the end of all gaps", FILL_LIMIT, || {
+        Ok(reported_gaps(config)?.iter().all(is_final).then_some(()))
+    })
 }
 
 /// Returns the gaps that the bridge reported.
@@ -288,5 +358,18 @@ mod tests {
         assert_eq!(found.outside, recognised[1..2]);
         assert_eq!(found.foreign, 1);
         assert!(!found.holds());
+
+        let recovered = Gap {
+            outcome: "recovered".to_owned(),
+            ..gap(time(3, 100), Some(time(4, 950)))
+        };
+        let found = Comparison::of(&recognised, &[1, 2, 4, 5, 6, 7, 8, 9, 10], &[recovered]);
+        assert_eq!(
+            found.outside,
+            recognised[2..3],
+            "a recovered gap has no missing event"
+        );
+        let found = Comparison::of(&recognised[..2], &[1, 2, 2], &[]);
+        assert!(found.twice == 1 && !found.holds());
     }
 }

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use neurobridge_core::event::FieldPath;
-use neurobridge_core::event::Sequence;
+use neurobridge_core::event::{FieldPath, Origin, Sequence};
 use neurobridge_spool::inspect::{self, Entry};
 use neurobridge_tests::fingerprint::Fingerprint;
 
@@ -18,6 +17,8 @@ pub(super) struct SpoolReader {
     events: Vec<Option<EventHash>>,
     /// The feed's ids of the events that were read.
     ids: Vec<u64>,
+    /// The number of reports about gaps, which are no events of the feed.
+    gap_reports: usize,
 }
 
 /// A hash of one event in the spool.
@@ -34,6 +35,7 @@ impl SpoolReader {
             spool: None,
             events: Vec::new(),
             ids: Vec::new(),
+            gap_reports: 0,
         }
     }
 
@@ -60,7 +62,7 @@ impl SpoolReader {
 
     /// Returns the feed's ids of all events, and the number of events that were deleted before they were read.
     pub(super) fn into_ids(self) -> (Vec<u64>, usize) {
-        let unread = self.events.len() - self.ids.len();
+        let unread = self.events.len() - self.ids.len() - self.gap_reports;
         (self.ids, unread)
     }
 
@@ -96,7 +98,11 @@ impl SpoolReader {
                 );
                 self.events.resize(index(sequence)?, None);
                 let id = event.id().unwrap_or_default();
-                self.ids.push(id.parse().context("an id of the feed")?);
+                if event.origin == Origin::GapReport {
+                    self.gap_reports += 1;
+                } else {
+                    self.ids.push(id.parse().context("an id of the feed")?);
+                }
                 let pid = pid.value(&event);
                 let found = Fingerprint::of(sequence, &id, event.body(), pid.as_deref());
                 self.events.push(Some(EventHash {

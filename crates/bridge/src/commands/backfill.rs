@@ -2,26 +2,27 @@
 
 use std::{fmt::Write, time::Duration};
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use neurobridge_core::{
-    event::{Event, FieldPath, Sequence},
+    event::{Event, FieldPath, Origin, Sequence},
     event_buf::EventBuf,
     foreign_text,
     neuroio::Frames,
     redact::Redaction,
 };
 use neurobridge_listener::{EventAttributes, SourceConfig};
-use neurobridge_platform::{Client, Entries, Missed, Report, Window, sentence};
+use neurobridge_platform::{Entries, Missed, Report, Window, sentence};
 use serde::Serialize;
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::sync::mpsc;
 
 use super::{print, print_json, table::Table};
 use crate::{
+    backfill,
     cli::{BackfillFlags, Since},
     config::Config,
-    exit::{Exit, Failure},
-    feed::{joined, read_redaction},
+    exit::{Exit, Failure, OrExit},
+    feed::read_redaction,
 };
 
 /// The field with the person of an event.
@@ -120,15 +121,17 @@ async fn find(config: &Config, flags: &BackfillFlags) -> Result<Found, Failure> 
 /// Creates a client of the REST interface.
 async fn connect(name: &str, source: SourceConfig) -> Result<Entries, Failure> {
     let place = format!("sources.{name}");
-    let config_error = |error: String| Failure::new(Exit::Config, anyhow!(error));
-    let Some(url) = source.backfill_address().map(str::to_owned) else {
-        return Err(config_error(format!(
+    let entries = backfill::entries(&source)
+        .await
+        .with_context(|| place.clone())
+        .or_exit(Exit::Config)?;
+    entries.ok_or_else(|| {
+        let message = format!(
             "{place}.backfill: found no address of a REST interface, expected `url` for another feed than the platform's \
              own, and `enabled` that is not false"
-        )));
-    };
-    let made = spawn_blocking(move || Client::new(&source, &url).map(|client| Entries::new(client, &source)));
-    joined(made.await).map_err(|(key, error)| config_error(format!("{place}.{key}: {error}")))
+        );
+        Failure::new(Exit::Config, anyhow!(message))
+    })
 }
 
 /// Reads the events as the intake does.
@@ -168,6 +171,7 @@ impl<'a> Reader<'a> {
             source_uri: &self.attributes.source,
             type_prefix: &self.attributes.type_prefix,
             conflict: None,
+            origin: Origin::Backfill,
             positions,
             frame: &missed.frame,
         };

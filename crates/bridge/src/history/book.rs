@@ -21,8 +21,12 @@ const SEPARATE: usize = 3;
 pub(crate) const OPEN: &str = "open";
 pub(crate) const UNRECOVERED: &str = "unrecovered";
 pub(crate) const RECOVERED: &str = "recovered";
-/// The outcomes of gaps that have ended.
-pub(crate) const OUTCOMES: [&str; 2] = [UNRECOVERED, RECOVERED];
+/// The source is connected again, and the missed events are being fetched.
+pub(crate) const FILLING: &str = "filling";
+/// Some of the missed events were fetched.
+pub(crate) const PARTLY: &str = "partly";
+/// The final outcomes of gaps.
+pub(crate) const OUTCOMES: [&str; 3] = [UNRECOVERED, PARTLY, RECOVERED];
 /// The reasons of gaps between two runs of the bridge.
 pub(crate) const RESTART: &str = "restart";
 pub(crate) const CRASH: &str = "crash";
@@ -44,6 +48,9 @@ pub(crate) struct Gap {
     /// The number of gaps that were merged.
     #[serde(default = "one")]
     pub(crate) gaps: u64,
+    /// The number of missed events that were fetched and stored.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) fetched: u64,
     /// The id of the last event that was stored before the gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_event: Option<String>,
@@ -51,6 +58,11 @@ pub(crate) struct Gap {
 
 const fn one() -> u64 {
     1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Gap {
@@ -226,6 +238,7 @@ impl Book {
             outcome: Cow::Borrowed(OPEN),
             seconds: 0.0,
             gaps: 1,
+            fetched: 0,
             last_event: self.alive.get(source).and_then(|alive| alive.event.clone()),
         };
         self.unwritten.push(Line::Gap(gap.clone()));
@@ -244,6 +257,15 @@ impl Book {
         let gap = gap.clone();
         self.unwritten.push(Line::Gap(gap.clone()));
         self.bound_gaps();
+        Some(gap)
+    }
+
+    /// Sets the final outcome of a gap whose events were to be fetched. `None` if there is no such gap: it was merged.
+    pub(super) fn fill_gap(&mut self, id: u64, outcome: &'static str, fetched: u64) -> Option<&Gap> {
+        let gap = self.gaps.get_mut(&id).filter(|gap| gap.outcome == FILLING)?;
+        gap.outcome = Cow::Borrowed(outcome);
+        gap.fetched = fetched;
+        self.unwritten.push(Line::Gap(gap.clone()));
         Some(gap)
     }
 
@@ -275,6 +297,7 @@ impl Book {
                 gap.ended = merged.ended;
                 gap.seconds += merged.seconds;
                 gap.gaps = gap.gaps.saturating_add(merged.gaps);
+                gap.fetched = gap.fetched.saturating_add(merged.fetched);
                 self.unwritten.push(Line::Gap(gap.clone()));
             }
         }

@@ -20,6 +20,8 @@ labels! {
         SourceRefused = "source_refused",
         /// A gap has ended.
         Gap = "gap",
+        /// The events of a gap were fetched, or could not be.
+        GapFilled = "gap_filled",
         SinkUp = "sink_up",
         SinkDown = "sink_down",
         SinkRecovered = "sink_recovered",
@@ -46,11 +48,12 @@ impl Kind {
         Self::BridgeStopped,
     ];
     /// The changes of a source.
-    pub(crate) const OF_SOURCE: [Self; 5] = [
+    pub(crate) const OF_SOURCE: [Self; 6] = [
         Self::SourceConnected,
         Self::SourceDisconnected,
         Self::SourceRefused,
         Self::Gap,
+        Self::GapFilled,
         Self::DeadLetters,
     ];
     /// The changes of a sink.

@@ -42,7 +42,7 @@ use self::{
     watch::{SourceFacts, Watch},
 };
 pub(crate) use self::{
-    book::{Book, CRASH, Gap, OUTCOMES, RECOVERED, RESTART},
+    book::{Book, CRASH, FILLING, Gap, OUTCOMES, PARTLY, RECOVERED, RESTART, UNRECOVERED},
     entry::{Entry, Kind},
     store::{FILE, FileState, forget, read},
 };
@@ -99,6 +99,20 @@ pub(crate) struct HistoryView {
     pub(crate) write_errors: u64,
 }
 
+/// A number of gaps, and their duration.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct GapSum {
+    pub(crate) gaps: u64,
+    pub(crate) seconds: f64,
+}
+
+impl GapSum {
+    const fn add(&mut self, gap: &Gap) {
+        self.gaps += gap.gaps;
+        self.seconds += gap.seconds;
+    }
+}
+
 /// The gaps of a source.
 #[derive(Debug, Default)]
 pub(crate) struct SourceGaps {
@@ -106,10 +120,13 @@ pub(crate) struct SourceGaps {
     pub(crate) newest: Vec<Gap>,
     /// The length of the open gap in seconds.
     pub(crate) open_seconds: Option<f64>,
+    /// The number of gaps whose events are being fetched.
+    pub(crate) filling: u64,
     /// The number and the duration in seconds of the gaps that have ended since the start.
-    pub(crate) ended: u64,
-    pub(crate) ended_seconds: f64,
-    /// The number of gaps that have ended, by reason and outcome, with those of earlier runs.
+    pub(crate) ended: GapSum,
+    /// Those of them whose events are missed. Not those whose events are still being fetched.
+    pub(crate) lost: GapSum,
+    /// The number of gaps with a final outcome, by reason and outcome, with those of earlier runs.
     pub(crate) totals: BTreeMap<(Cow<'static, str>, Cow<'static, str>), u64>,
     /// The duration of all gaps, with those of earlier runs and the open one.
     pub(crate) total_seconds: f64,
@@ -126,9 +143,10 @@ pub(crate) fn gap_reasons() -> impl Iterator<Item = &'static str> {
 }
 
 impl History {
-    /// Reads the history of a data folder and begins a new run of the bridge. A file that cannot be used does not prevent
+    /// Reads the history of a data folder and begins a new run of the bridge with these sources, each with whether the events
+    /// of its gaps are fetched. A file that cannot be used does not prevent
     /// the start: it is kept under another name, and the log has the reason. Blocks.
-    pub(crate) fn open(data_dir: &Path, sources: &[&str]) -> Self {
+    pub(crate) fn open(data_dir: &Path, sources: &[(&str, bool)]) -> Self {
         let found = read_or_set_aside(data_dir);
         let mut book = found.book;
         let now = clock::now();
@@ -229,6 +247,29 @@ impl History {
         }
     }
 
+    /// Returns the gaps of a source whose events are to be fetched, the oldest first.
+    pub(crate) fn filling(&self, source: &str) -> Vec<Gap> {
+        let inner = self.lock();
+        let gaps = inner.book.gaps.values();
+        gaps.filter(|gap| gap.source == source && gap.outcome == FILLING)
+            .cloned()
+            .collect()
+    }
+
+    /// Records that the events of a gap were fetched, or why not.
+    pub(crate) fn filled(&self, gap: &Gap, outcome: &'static str, fetched: u64, text: &str) {
+        let mut inner = self.lock();
+        let Inner { book, watch, .. } = &mut *inner;
+        let Some(filled) = book.fill_gap(gap.id, outcome, fetched) else {
+            return;
+        };
+        if outcome != RECOVERED {
+            watch.gap_lost(filled);
+        }
+        let entry = Entry::new(Kind::GapFilled, clock::now(), text).of_source(&gap.source);
+        inner.book.add(entry.because(outcome).events(fetched));
+    }
+
     /// Records an orderly stop.
     fn stopped(&self, reason: &str) {
         let now = clock::now();
@@ -295,10 +336,9 @@ impl History {
 }
 
 fn gaps_of(source: &str, book: &Book, watch: &Watch, now: Timestamp) -> SourceGaps {
-    let (ended, ended_seconds) = watch.ended(source);
     let mut gaps = SourceGaps {
-        ended,
-        ended_seconds,
+        ended: watch.ended(source),
+        lost: watch.lost(source),
         ..SourceGaps::default()
     };
     for gap in book.newest_gaps().filter(|gap| gap.source == source) {
@@ -306,6 +346,8 @@ fn gaps_of(source: &str, book: &Book, watch: &Watch, now: Timestamp) -> SourceGa
         gaps.total_seconds += seconds;
         if gap.is_open() {
             gaps.open_seconds = Some(seconds);
+        } else if gap.outcome == FILLING {
+            gaps.filling += gap.gaps;
         } else {
             *gaps
                 .totals

@@ -31,6 +31,7 @@ fn source(at: i64) -> SourceFacts {
         state: SourceState::Authenticated,
         reason: None,
         since: time(at),
+        fills_gaps: false,
         first_authorised: Some(time(at)),
         first_resumed: false,
         open_gap: None,
@@ -121,7 +122,7 @@ fn gaps_are_merged_and_their_sums_stay() {
 fn time_between_two_runs_is_a_gap() {
     for (is_orderly, reason) in [(true, RESTART), (false, CRASH)] {
         let dir = tempfile::tempdir().unwrap();
-        let first = History::open(dir.path(), &["main"]);
+        let first = History::open(dir.path(), &[("main", false)]);
         {
             let mut inner = first.lock();
             assert!(inner.book.gaps.is_empty(), "the first start is no gap");
@@ -134,7 +135,7 @@ fn time_between_two_runs_is_a_gap() {
         written(&first);
         drop(first);
 
-        let second = History::open(dir.path(), &["main"]);
+        let second = History::open(dir.path(), &[("main", false)]);
         let mut inner = second.lock();
         let open = inner.book.open_gap("main").unwrap().clone();
         assert_eq!((open.began, &*open.reason), (time(10), reason));
@@ -143,7 +144,8 @@ fn time_between_two_runs_is_a_gap() {
         watch.source(&source(70), book, time(71));
         let gap = book.gaps.values().next().unwrap();
         assert_eq!((gap.ended, gap.seconds), (Some(time(70)), 60.0));
-        assert_eq!(watch.ended("main"), (1, 60.0));
+        let ended = watch.ended("main");
+        assert_eq!((ended.gaps, ended.seconds), (1, 60.0));
         let started = book.entries.values().rev();
         let started = started.into_iter().find(|entry| entry.kind == "bridge_started");
         assert_eq!(
@@ -156,7 +158,7 @@ fn time_between_two_runs_is_a_gap() {
 #[test]
 fn gap_that_is_open_at_a_stop_keeps_its_cause() {
     let dir = tempfile::tempdir().unwrap();
-    let first = History::open(dir.path(), &["main"]);
+    let first = History::open(dir.path(), &[("main", false)]);
     {
         let mut inner = first.lock();
         let Inner { book, watch, .. } = &mut *inner;
@@ -178,7 +180,7 @@ fn gap_that_is_open_at_a_stop_keeps_its_cause() {
     }
     first.stopped("SIGTERM");
     written(&first);
-    let second = History::open(dir.path(), &["main"]);
+    let second = History::open(dir.path(), &[("main", false)]);
     let mut inner = second.lock();
     let Inner { book, watch, .. } = &mut *inner;
     assert_eq!(book.gaps.len(), 1);
@@ -191,14 +193,14 @@ fn gap_that_is_open_at_a_stop_keeps_its_cause() {
 #[test]
 fn gap_of_a_source_that_continues_is_recovered() {
     let dir = tempfile::tempdir().unwrap();
-    let first = History::open(dir.path(), &["main"]);
+    let first = History::open(dir.path(), &[("main", false)]);
     {
         let mut inner = first.lock();
         let Inner { book, watch, .. } = &mut *inner;
         watch.source(&source(10), book, time(10));
     }
     written(&first);
-    let second = History::open(dir.path(), &["main"]);
+    let second = History::open(dir.path(), &[("main", false)]);
     let mut inner = second.lock();
     let Inner { book, watch, .. } = &mut *inner;
     let mut facts = source(80);
@@ -284,7 +286,7 @@ fn gap_in_or_after_a_pause_begins_with_the_pause() {
 #[test]
 fn gap_of_a_removed_source_ends() {
     let dir = tempfile::tempdir().unwrap();
-    let first = History::open(dir.path(), &["main", "old"]);
+    let first = History::open(dir.path(), &[("main", false), ("old", false)]);
     {
         let mut inner = first.lock();
         inner.book.begin_gap("old", time(0), "closed");
@@ -295,7 +297,7 @@ fn gap_of_a_removed_source_ends() {
         inner.book.alive.insert("old".to_owned(), alive);
     }
     written(&first);
-    let second = History::open(dir.path(), &["main"]);
+    let second = History::open(dir.path(), &[("main", false)]);
     let inner = second.lock();
     assert!(inner.book.gaps.values().all(|gap| !gap.is_open()));
     assert!(inner.book.alive.is_empty());
@@ -306,7 +308,7 @@ fn newer_version_is_kept_aside_and_the_bridge_starts() {
     let dir = tempfile::tempdir().unwrap();
     let newer = "{\"history\":{\"version\":9,\"next\":4}}\n{\"surprise\":1}\n";
     fs::write(dir.path().join(NAME), newer).unwrap();
-    let history = History::open(dir.path(), &["main"]);
+    let history = History::open(dir.path(), &[("main", false)]);
     written(&history);
     assert_eq!(
         fs::read_to_string(dir.path().join("history.ndjson.old")).unwrap(),
@@ -323,7 +325,7 @@ fn newer_version_is_kept_aside_and_the_bridge_starts() {
 fn unreadable_file_does_not_prevent_the_start() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join(NAME)).unwrap();
-    let history = History::open(dir.path(), &["main"]);
+    let history = History::open(dir.path(), &[("main", false)]);
     written(&history);
     assert_eq!(kinds(&read(dir.path()).unwrap().book), ["bridge_started"]);
 }
@@ -333,7 +335,7 @@ fn failed_write_is_counted_and_repeated_in_full() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("data");
     fs::create_dir(&folder).unwrap();
-    let history = History::open(&folder, &["main"]);
+    let history = History::open(&folder, &[("main", false)]);
     written(&history);
     // No file can be made, and the old one is gone.
     fs::remove_dir_all(&folder).unwrap();
@@ -357,7 +359,7 @@ fn failed_write_is_counted_and_repeated_in_full() {
 #[test]
 fn file_stays_bounded_while_proofs_of_life_are_written() {
     let dir = tempfile::tempdir().unwrap();
-    let history = History::open(dir.path(), &["main"]);
+    let history = History::open(dir.path(), &[("main", false)]);
     let mut largest = 0;
     for second in 0..8000 {
         let mut inner = history.lock();

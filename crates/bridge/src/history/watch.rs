@@ -12,7 +12,8 @@ use neurobridge_spool::SpoolStatus;
 use tracing::warn;
 
 use super::{
-    book::{Alive, Book, CRASH, Gap, RECOVERED, RESTART, UNRECOVERED},
+    GapSum,
+    book::{Alive, Book, CRASH, FILLING, Gap, RECOVERED, RESTART, UNRECOVERED},
     entry::{self, Entry, Kind},
     pause::Pause,
 };
@@ -41,6 +42,8 @@ pub(super) struct SourceFacts {
     pub(super) state: SourceState,
     pub(super) reason: Option<String>,
     pub(super) since: Timestamp,
+    /// Whether the events of gaps are fetched.
+    pub(super) fills_gaps: bool,
     pub(super) first_authorised: Option<Timestamp>,
     /// Whether that connection continued from an event of an earlier run.
     pub(super) first_resumed: bool,
@@ -68,6 +71,7 @@ impl SourceFacts {
             state: snapshot.state,
             reason: snapshot.reason.clone(),
             since: snapshot.since,
+            fills_gaps: source.handle.fills_gaps,
             first_authorised: snapshot.first_authorised,
             first_resumed: snapshot.first_resumed,
             open_gap: snapshot
@@ -88,6 +92,15 @@ impl SourceFacts {
         }
     }
 
+    /// Returns the outcome of a gap of which the listener knows this one.
+    fn outcome(&self, outcome: &'static str) -> &'static str {
+        if self.fills_gaps && outcome == UNRECOVERED {
+            FILLING
+        } else {
+            outcome
+        }
+    }
+
     const fn is_connected(&self) -> bool {
         matches!(self.state, SourceState::Authenticated | SourceState::Blocked)
     }
@@ -102,8 +115,9 @@ struct SourceWatch {
     candidate: Option<(Alive, u64)>,
     dead_letters: Rate,
     /// Gaps that ended in this run.
-    ended: u64,
-    ended_seconds: f64,
+    ended: GapSum,
+    /// Those of them whose events are missed.
+    lost: GapSum,
 }
 
 /// The entry about a source without a connection that the history contains.
@@ -187,23 +201,33 @@ impl Rate {
 impl Watch {
     /// Opens a gap for each source that an earlier run received events from. Gaps of sources that are no longer configured
     /// end.
-    pub(super) fn begin(book: &mut Book, sources: &[&str], now: Timestamp) {
+    pub(super) fn begin(book: &mut Book, sources: &[(&str, bool)], now: Timestamp) {
         let reason = if book.stopped.take().is_some() {
             RESTART
         } else {
             CRASH
         };
+        let is_configured = |source: &str| sources.iter().any(|(name, _)| *name == source);
         let gone: Vec<String> = book
             .gaps
             .values()
-            .filter(|gap| gap.is_open() && !sources.contains(&&*gap.source))
+            .filter(|gap| gap.is_open() && !is_configured(&gap.source))
             .map(|gap| gap.source.clone())
             .collect();
         for source in gone {
             book.end_gap(&source, now, UNRECOVERED);
         }
-        book.alive.retain(|source, _| sources.contains(&&**source));
-        for source in sources {
+        let unfilled: Vec<u64> = book
+            .gaps
+            .values()
+            .filter(|gap| gap.outcome == FILLING && !sources.contains(&(&*gap.source, true)))
+            .map(|gap| gap.id)
+            .collect();
+        for id in unfilled {
+            book.fill_gap(id, UNRECOVERED, 0);
+        }
+        book.alive.retain(|source, _| is_configured(source));
+        for (source, _) in sources {
             if let Some(alive) = book.alive.get(*source) {
                 // The clock may have been set back meanwhile.
                 let began = alive.at.min(now);
@@ -228,7 +252,7 @@ impl Watch {
             let outcome = if source.first_resumed {
                 RECOVERED
             } else {
-                UNRECOVERED
+                source.outcome(UNRECOVERED)
             };
             match book.end_gap(name, at, outcome) {
                 Some(gap) => watch.gap_ended(&gap, book, true),
@@ -245,7 +269,7 @@ impl Watch {
             }
             watch.reported = Reported::Nothing;
             book.begin_gap(name, self.pause.start_of_gap(*began), *reason);
-            if let Some(gap) = book.end_gap(name, entry::after(*began, *length), outcome) {
+            if let Some(gap) = book.end_gap(name, entry::after(*began, *length), source.outcome(outcome)) {
                 watch.gap_ended(&gap, book, false);
             }
         }
@@ -376,22 +400,40 @@ impl Watch {
         watch.changing = None;
     }
 
-    /// The gaps of a source that ended in this run, and their duration in seconds.
-    pub(super) fn ended(&self, source: &str) -> (u64, f64) {
+    /// Records that the events of a gap could not be fetched.
+    pub(super) fn gap_lost(&mut self, gap: &Gap) {
+        let watch = self.sources.entry(gap.source.clone()).or_default();
+        watch.lost.add(gap);
+    }
+
+    /// Returns the gaps of a source that ended in this run.
+    pub(super) fn ended(&self, source: &str) -> GapSum {
         self.sources
             .get(source)
-            .map_or((0, 0.0), |watch| (watch.ended, watch.ended_seconds))
+            .map(|watch| watch.ended)
+            .unwrap_or_default()
+    }
+
+    /// Returns those of them whose events are missed.
+    pub(super) fn lost(&self, source: &str) -> GapSum {
+        self.sources
+            .get(source)
+            .map(|watch| watch.lost)
+            .unwrap_or_default()
     }
 }
 
 impl SourceWatch {
     fn gap_ended(&mut self, gap: &Gap, book: &mut Book, is_first: bool) {
-        self.ended += 1;
-        self.ended_seconds += gap.seconds;
+        self.ended.add(gap);
+        if gap.outcome == UNRECOVERED {
+            self.lost.add(gap);
+        }
         let text = match &*gap.reason {
             _ if gap.outcome == RECOVERED => {
                 "authorised again; the feed continues after the last stored event"
             }
+            _ if gap.outcome == FILLING => "authorised again; the missed events are being fetched",
             RESTART => "authorised; events since the stop of the bridge are missed",
             CRASH => "authorised; events since the crash of the bridge are missed",
             _ => "authorised again; events of the gap are missed",

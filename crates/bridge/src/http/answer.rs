@@ -89,7 +89,7 @@ impl Answer {
             _ => Word::No,
         };
         let missed = view.sources.iter().map(|source| {
-            source.gaps.ended_seconds + source.unconnected_seconds(view.uptime_seconds).unwrap_or(0.0)
+            source.gaps.lost.seconds + source.unconnected_seconds(view.uptime_seconds).unwrap_or(0.0)
         });
         Self {
             answer,
@@ -129,7 +129,8 @@ impl Findings {
             ));
         }
         for source in &view.sources {
-            let gaps = source.gaps.ended;
+            // Those whose events were fetched, or are being fetched, have lost nothing.
+            let gaps = source.gaps.lost.gaps;
             if gaps > 0 {
                 self.lost.push(format!(
                     "{} was without a connection {}: events that the platform sent meanwhile are missed.",

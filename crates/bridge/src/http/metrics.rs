@@ -117,11 +117,17 @@ metrics! {
     GAUGE source_clock_skew_seconds = source.snapshot.clock_skew_seconds.unwrap_or(0.0);
     /// Time from an entry's creation to its receipt; one event of each wake-up.
     HISTOGRAM event_age_seconds = source.handle.intake.stats.event_age.snapshot();
-    /// Gaps that have ended, by reason (a refused token, otherwise the first cause) and outcome, with
+    /// Gaps with a final outcome, by reason (a refused token, otherwise the first cause) and outcome, with
     /// those of earlier runs. A gap is a time without an authenticated connection after the first one, also across a restart.
     COUNTER source_gaps_total = ended_gaps(source);
     /// Gaps that are open at this moment: 0 or 1.
     GAUGE source_open_gaps = source.gaps.open_seconds.is_some();
+    /// Gaps that have ended and whose missed events are being fetched.
+    GAUGE source_filling_gaps = source.gaps.filling;
+    /// Missed events that were fetched from the platform's list and stored; without duplicates.
+    COUNTER source_backfilled_events_total = source.handle.intake.stats.backfilled.load(Relaxed);
+    /// Attempts to fetch missed events that failed. Each is repeated, with a growing delay.
+    COUNTER source_backfill_failures_total = source.handle.intake.stats.backfill_failures.load(Relaxed);
     /// Duration of all gaps, with those of earlier runs and the open one.
     COUNTER source_gap_seconds_total = source.gaps.total_seconds;
 }

@@ -13,7 +13,7 @@ use neurobridge_core::{
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::answer::Answer;
-use crate::history::{Entry, Gap, RECOVERED};
+use crate::history::{Entry, Gap};
 use crate::state::{SinkLedger, SinkView, SourceView, View};
 
 #[derive(Debug, Serialize)]
@@ -45,6 +45,8 @@ struct Source {
     /// Number and total length of the gaps that ended since the start, with that between two runs, and the length of the
     /// open one; events sent in a gap are missed.
     gaps: u64,
+    /// The number of those whose events are missed: neither fetched, nor sent again by the feed, nor being fetched.
+    lost_gaps: u64,
     gap_seconds: f64,
     /// The newest gaps, the newest first, with the open one and those of earlier runs.
     newest_gaps: Vec<Gap>,
@@ -187,10 +189,10 @@ impl<'a> Status<'a> {
             if source.gaps > 0 {
                 let (gaps, seconds) = (source.gaps, source.gap_seconds);
                 let word = if gaps == 1 { "gap" } else { "gaps" };
-                let effect = if source.newest_gaps.iter().all(|gap| gap.outcome == RECOVERED) {
-                    "the feed continued after the last stored event"
-                } else {
-                    "events sent in that time were missed"
+                let effect = match source.lost_gaps {
+                    0 => "events sent in that time were received or are being fetched",
+                    lost if lost == gaps => "events sent in that time were missed",
+                    _ => "events sent in a part of that time were missed",
                 };
                 let _ = write!(text, "; {gaps} {word}, {seconds:.1} s: {effect}");
             }
@@ -230,7 +232,8 @@ impl Source {
             last_platform_error: snapshot.last_platform_error.clone(),
             round_trip_seconds: snapshot.last_ping_rtt.map(|time| time.as_secs_f64()),
             unconnected_seconds: source.unconnected_seconds(uptime_seconds),
-            gaps: source.gaps.ended,
+            gaps: source.gaps.ended.gaps,
+            lost_gaps: source.gaps.lost.gaps,
             gap_seconds: source.gap_seconds(),
             newest_gaps: source.gaps.newest.iter().map(shown).collect(),
             newest_dead_letters: source

@@ -37,11 +37,15 @@ struct Hashes {
     body: u128,
 }
 
+/// The body of an event that was read from the list of a platform: it counts as the same as any other, because the platform
+/// may have changed the entry since it was recognised. No hash has this value, with a probability of 2^-128.
+pub(crate) const ANY_BODY: u128 = 0;
+
 /// The relation of an event to the events in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Novelty {
     New,
-    /// The window has an event with the same identity and the same body.
+    /// The window has an event with the same identity and the same body, or one of both has [`ANY_BODY`].
     Duplicate,
     /// The window has an event with the same identity and another body.
     Conflict,
@@ -69,7 +73,7 @@ impl Window {
                 self.add(identity, body);
                 Novelty::New
             }
-            Some(known) if known == body => Novelty::Duplicate,
+            Some(known) if known == body || known == ANY_BODY || body == ANY_BODY => Novelty::Duplicate,
             Some(_) => {
                 // An event with another body is stored as an event of its own, and its repetition is a duplicate too.
                 let identity = identity ^ body.rotate_left(1);
@@ -143,6 +147,16 @@ mod tests {
         assert_eq!(window.insert(1, 200), Novelty::Conflict);
         assert_eq!(window.insert(1, 200), Novelty::Duplicate);
         assert_eq!(window.insert(1, 100), Novelty::Duplicate);
+    }
+
+    #[test]
+    fn backfilled_copy_is_a_duplicate_of_any_body() {
+        let mut window = Window::new(10);
+        assert_eq!(window.insert(1, 100), Novelty::New);
+        assert_eq!(window.insert(1, ANY_BODY), Novelty::Duplicate);
+        assert_eq!(window.insert(2, ANY_BODY), Novelty::New);
+        assert_eq!(window.insert(2, 100), Novelty::Duplicate);
+        assert_eq!(window.insert(1, 200), Novelty::Conflict, "two copies of the feed");
     }
 
     #[test]

@@ -4,13 +4,21 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use neurobridge_core::{
-    cloudevents, dead_letter, event::Event, event_buf::EventBuf, filter::Filter, identity, record::Batch,
+    clock, cloudevents, dead_letter,
+    event::{Event, Origin},
+    event_buf::EventBuf,
+    filter::Filter,
+    identity,
+    record::Batch,
     redact::Redaction,
 };
 use neurobridge_listener::{Batcher, EventAttributes, FeedEvent, Received};
 
-use super::IntakeSource;
-use crate::exit::chain;
+use super::{IntakeSource, dedupe::ANY_BODY};
+use crate::{
+    backfill::report::{self, Report},
+    exit::chain,
+};
 
 /// The largest capacity of the redaction buffer that a source keeps between two batches: frames may contain pictures of
 /// several megabytes.
@@ -41,6 +49,8 @@ pub(crate) struct Encoded {
     pub(super) dead_lettered: u64,
     /// What to report to the feed when the batch is stored.
     pub(super) progress: Progress,
+    /// How the events came to the bridge.
+    pub(super) origin: Origin,
 }
 
 /// The values of a batch that are reported to its feed when the batch is stored.
@@ -69,6 +79,7 @@ pub(crate) struct Encoder {
     source: Arc<IntakeSource>,
     attributes: EventAttributes,
     rules: Arc<Rules>,
+    origin: Origin,
     records: Batch,
     arrivals: Vec<Arrival>,
     malformed: Vec<Malformed>,
@@ -99,6 +110,7 @@ impl Encoder {
             source,
             attributes,
             rules,
+            origin: Origin::Feed,
             records: Batch::default(),
             arrivals: Vec::new(),
             malformed: Vec::new(),
@@ -112,14 +124,56 @@ impl Encoder {
         }
     }
 
+    /// Sets how the following events came to the bridge.
+    pub(crate) const fn set_origin(&mut self, origin: Origin) {
+        self.origin = origin;
+    }
+
+    /// Encodes the report about a gap as a batch of its own.
+    pub(crate) fn report(&self, report: &Report<'_>) -> Encoded {
+        let (frame, positions) = report.to_frame();
+        let event = Event {
+            type_prefix: report::TYPE_PREFIX,
+            origin: Origin::GapReport,
+            ..self.attributes.event(
+                &self.source.name,
+                &FeedEvent::of_frame(&frame, positions.positions()),
+            )
+        };
+        let mut records = Batch::default();
+        records.push(&event);
+        let received_at = clock::now();
+        records.set_received_at(received_at);
+        Encoded {
+            source: Arc::clone(&self.source),
+            received_at,
+            records,
+            arrivals: vec![Arrival {
+                identity: Some(identity::identity_hash(&self.source.name, report.id())),
+                body: ANY_BODY,
+                is_encoded: true,
+            }],
+            dead_letter_lines: String::new(),
+            dead_lettered: 0,
+            progress: Progress::default(),
+            origin: Origin::GapReport,
+        }
+    }
+
     fn encode(&mut self, received: &FeedEvent<'_>) {
         if self.arrivals.is_empty() {
             let (bytes, events) = self.expected_size;
             self.records = Batch::with_capacity(bytes);
             self.arrivals.reserve(events);
         }
-        let event = self.attributes.event(&self.source.name, received);
-        if self.arrivals.is_empty() && self.malformed.is_empty() {
+        let event = Event {
+            origin: self.origin,
+            ..self.attributes.event(&self.source.name, received)
+        };
+        let is_first = self.arrivals.is_empty() && self.malformed.is_empty();
+        // A backfilled event is no measure of the age of events, and not the last one of the feed.
+        let is_of_feed = self.origin == Origin::Feed;
+        if is_first && is_of_feed {
             self.created = created(&event);
         }
         let is_wanted = self.rules.filter.matches(&event);
@@ -136,13 +190,16 @@ impl Encoder {
         }
         // Hashed after the copy, so that the processor can finish the copy in parallel.
         let id = event.id();
-        if let Some(id) = id.as_deref().filter(|id| id.len() <= MAX_NOTED_ID) {
+        if let Some(id) = id.as_deref().filter(|id| is_of_feed && id.len() <= MAX_NOTED_ID) {
             self.last_id.clear();
             self.last_id.push_str(id);
         }
         let identity = id.map(|id| identity::identity_hash(&self.source.name, &id));
         // An event without an identity is never compared.
-        let body = identity.map_or(0, |_| identity::body_hash(stored.body()));
+        let body = match identity {
+            Some(_) if !self.origin.is_backfill() => identity::body_hash(stored.body()),
+            _ => ANY_BODY,
+        };
         self.arrivals.push(Arrival {
             identity,
             body,
@@ -230,6 +287,7 @@ impl Batcher for Encoder {
             source: Arc::clone(&self.source),
             received_at,
             records,
+            origin: self.origin,
             arrivals: std::mem::take(&mut self.arrivals),
             dead_letter_lines,
             dead_lettered,

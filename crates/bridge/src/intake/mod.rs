@@ -32,6 +32,7 @@ use neurobridge_spool::{AppendError, ResumeValue, Spool};
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{debug, error};
 
+pub(crate) use self::dedupe::ANY_BODY;
 use self::dedupe::{Novelty, Window};
 use self::encode::Progress;
 pub(crate) use self::encode::{Encoded, Encoder, Rules};
@@ -76,6 +77,10 @@ pub(crate) struct IntakeSource {
 pub(crate) struct IntakeStats {
     /// Events with a known identity and a different body.
     pub(crate) id_conflicts: AtomicU64,
+    /// Events that were fetched after a gap and stored.
+    pub(crate) backfilled: AtomicU64,
+    /// Attempts to fetch events that failed.
+    pub(crate) backfill_failures: AtomicU64,
     /// The time from `created` to receipt, measured for one event of each wake-up of the socket.
     pub(crate) event_age: Histogram,
     newest_dead_letters: Mutex<RecentDeadLetters>,
@@ -268,6 +273,7 @@ impl Intake {
             dead_letter_lines,
             dead_lettered,
             progress: _,
+            origin,
         } = batch;
         if self.newest.duration_since(received_at) > MAX_DISORDER {
             self.newest = received_at;
@@ -277,6 +283,7 @@ impl Intake {
         self.dead_letter_lines.push_str(&dead_letter_lines);
         tally.dead_lettered += dead_lettered;
         self.fates.clear();
+        let stored_before = tally.stored;
         for arrival in arrivals {
             let novelty = match arrival.identity {
                 Some(identity) => self.window.insert(identity, arrival.body),
@@ -304,6 +311,10 @@ impl Intake {
             if arrival.is_encoded {
                 self.fates.push(fate);
             }
+        }
+        if origin.is_backfill() {
+            let stored = tally.stored - stored_before;
+            source.stats.backfilled.fetch_add(stored, Ordering::Relaxed);
         }
         if self.newest != received_at {
             records.set_received_at(self.newest);

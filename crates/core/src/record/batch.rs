@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{CONFLICT, FIXED, PREFIX, RecordError, decode, total_length};
+use super::{CONFLICT, FIXED, ORIGIN_SHIFT, PREFIX, RecordError, decode, total_length};
 use crate::event::{Event, Sequence};
 
 /// Records in one owned buffer, not numbered yet, which the intake appends to the spool.
@@ -50,6 +50,7 @@ impl Batch {
         // Checksum and sequence are set when the batch is sealed.
         fixed[..4].copy_from_slice(&((total - PREFIX) as u32).to_le_bytes());
         fixed[16..24].copy_from_slice(&event.received_at.as_microsecond().to_le_bytes());
+        fixed[24] = (event.origin as u8) << ORIGIN_SHIFT;
         set_conflict(&mut fixed, event.conflict);
         for (length, text) in fixed[25..28].iter_mut().zip(texts) {
             *length = text.len() as u8;
@@ -245,6 +246,6 @@ impl SealedBatch {
 }
 
 fn set_conflict(record: &mut [u8], conflict: Option<u32>) {
-    record[24] = if conflict.is_some() { CONFLICT } else { 0 };
+    record[24] = record[24] & !CONFLICT | if conflict.is_some() { CONFLICT } else { 0 };
     record[28..32].copy_from_slice(&conflict.unwrap_or(0).to_le_bytes());
 }

@@ -56,6 +56,8 @@ where
         code,
         reason: reason.into(),
     });
+    // The connection is short of time, and the events of a gap may take long.
+    link.hold.release();
     let mut is_all_read = true;
     // A batch is sent as soon as it is read, without an await in between, so the time limit loses nothing.
     timeout(LINGER, receive_rest(session, link, &mut is_all_read))

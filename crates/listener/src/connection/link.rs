@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
+    hold::Hold,
     received::Received,
     stats::{DisconnectReason, Reading, SourceStats},
     stored::{Acknowledgements, StoredEvents},
@@ -68,6 +69,8 @@ pub(crate) struct Link<O: Outlet> {
     pub(crate) stop: CancellationToken,
     pub(crate) stats: Arc<SourceStats>,
     pub(crate) stored: Arc<StoredEvents>,
+    /// Whether events wait until those of a gap are fetched.
+    pub(crate) hold: Arc<Hold>,
     /// The acknowledgements of the current connection.
     pub(crate) acknowledgements: Acknowledgements,
     pub(crate) throttle: Throttle,
@@ -90,20 +93,24 @@ impl<O: Outlet> Link<O> {
             stats,
             acknowledgements: Acknowledgements::default(),
             stored,
+            hold: Arc::default(),
             throttle: Throttle::default(),
         }
     }
 
     /// Returns a link for a further connection, with its own signal to stop.
     pub(crate) fn for_connection(&self, stop: CancellationToken) -> Self {
-        Self::new(
-            Arc::clone(&self.name),
-            self.outlet.for_connection(),
-            self.items.clone(),
-            stop,
-            Arc::clone(&self.stats),
-            Arc::clone(&self.stored),
-        )
+        Self {
+            hold: Arc::clone(&self.hold),
+            ..Self::new(
+                Arc::clone(&self.name),
+                self.outlet.for_connection(),
+                self.items.clone(),
+                stop,
+                Arc::clone(&self.stats),
+                Arc::clone(&self.stored),
+            )
+        }
     }
 
     /// Starts a connection.

@@ -46,7 +46,7 @@ pub(super) enum Read {
     Dry,
     /// All data is written, so that acknowledgements can be sent.
     Flushed,
-    /// The channel has no room for a batch.
+    /// The channel has no room for a batch, or the events of a gap are fetched first.
     NoRoom,
     Lost(Lost),
 }
@@ -90,8 +90,8 @@ where
     if link.outlet.len() > 0 {
         // Frames that arrived before or with the answer to AUTH.
         let permit = match items.try_reserve() {
-            Ok(permit) => permit,
-            Err(_) => {
+            Ok(permit) if !link.hold.is_active() => permit,
+            _ => {
                 let (permit, held) = wait_until_unblocked(session, link, &items).await?;
                 is_caught_up = held < LONG_BLOCK;
                 permit
@@ -181,6 +181,10 @@ where
 {
     // If not everything was flushed, the next poll continues.
     let _ = session.poll_flush(cx);
+    if link.hold.is_active() {
+        *room = None;
+        return Poll::Ready(Read::NoRoom);
+    }
     // Reserved at each poll and returned if no data is available: a hundred idle sources must not hold all
     // places.
     let permit = match room.take().map_or_else(|| items.try_reserve(), Ok) {
@@ -222,7 +226,7 @@ where
     Poll::Ready(lost.map_or(Read::Batch, Read::Lost))
 }
 
-/// Waits for room in the channel without reading, and returns the permit and the waiting time. Pings and
+/// Waits for room in the channel, and for the events of a gap, without reading, and returns the permit and the waiting time. Pings and
 /// pongs continue as far as the server reads them, so that it keeps the connection open. A missing pong is
 /// not judged, because it may be unread behind events. A connection that breaks does not end here either: its
 /// unread data is read when the channel has room.
@@ -237,8 +241,12 @@ where
 {
     let stop = link.stop.clone();
     let mut stopped = pin!(stop.cancelled());
+    let hold = Arc::clone(&link.hold);
     // One reservation for the whole wait: a new one would lose its place in the queue.
-    let mut reserve = pin!(items.reserve());
+    let mut reserve = pin!(async {
+        hold.ended().await;
+        items.reserve().await
+    });
     let since = Instant::now();
     let mut next_report = since + LONG_BLOCK;
     let mut is_logged = false;
@@ -252,6 +260,9 @@ where
             room = &mut reserve => break room.map_err(|_| Lost::Stopped)?,
             () = sleep_until(next_report) => {
                 next_report += LONG_BLOCK;
+                if hold.is_active() {
+                    continue;
+                }
                 blockage.lasts_long();
                 // Once a minute, however often backpressure ends and returns: a lasting one always has a line.
                 if link.throttle.allow("blocked").is_some() {

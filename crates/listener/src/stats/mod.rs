@@ -153,6 +153,15 @@ struct Inner {
     last_platform_error: Option<String>,
 }
 
+/// What an authentication changed.
+#[derive(Debug)]
+pub(crate) struct Authorised {
+    /// The duration of the gap that ended, if there was one.
+    pub(crate) gap: Option<Duration>,
+    /// Whether no other connection of the source is authenticated.
+    pub(crate) is_only: bool,
+}
+
 /// The changes of the counters by one wake-up of the socket.
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
@@ -271,9 +280,10 @@ impl SourceStats {
 
     /// Records an authenticated connection. `resumes` is whether it continues from the last stored event. Returns the duration
     /// of the gap that ends, if there was one.
-    pub(crate) fn authorised(&self, resumes: bool) -> Option<Duration> {
+    pub(crate) fn authorised(&self, resumes: bool) -> Authorised {
         let mut inner = self.lock();
         inner.authorised += 1;
+        let is_only = inner.authorised == 1;
         if inner.authorised == 1 {
             inner.enter(SourceState::Authenticated);
             inner.reason = None;
@@ -294,7 +304,10 @@ impl SourceStats {
         if inner.gap.stop(now) {
             inner.gaps.add(outcome, 1);
         }
-        inner.close_gap(now, outcome)
+        Authorised {
+            gap: inner.close_gap(now, outcome),
+            is_only,
+        }
     }
 
     /// Records the start of backpressure. Only its time is counted: a busy feed has many short ones.

@@ -97,13 +97,13 @@ async fn proof_of_life_is_the_last_byte_of_a_connection() {
 async fn gap_begins_at_the_last_byte_that_was_read() {
     let stats = SourceStats::new();
     stats.authorising(None);
-    assert_eq!(stats.authorised(false), None);
+    assert_eq!(stats.authorised(false).gap, None);
     let last_read = Instant::now();
     tokio::time::advance(Duration::from_secs(12)).await;
     stats.disconnected(DisconnectReason::PongTimeout, Some(last_read));
     assert_eq!(stats.snapshot().open_gap, Some(Duration::from_secs(12)));
     tokio::time::advance(Duration::from_secs(8)).await;
-    assert_eq!(stats.authorised(false), Some(Duration::from_secs(20)));
+    assert_eq!(stats.authorised(false).gap, Some(Duration::from_secs(20)));
     assert_eq!(stats.snapshot().gap_time, Duration::from_secs(20));
 }
 

@@ -59,7 +59,14 @@ impl Origin {
         );
         let spool = spool::open_in_memory(config).or_exit(Exit::Config)?;
         let reader = spool.reader("tail");
-        let feed = Feed::start(config, spool.clone(), Arc::new(LoggedDeadLetters), Arc::default()).await?;
+        let feed = Feed::start(
+            config,
+            spool.clone(),
+            Arc::new(LoggedDeadLetters),
+            Arc::default(),
+            None,
+        )
+        .await?;
         Ok(Self::Feed(Box::new(OwnFeed { feed, spool, reader })))
     }
 
