@@ -34,5 +34,6 @@ mod signals_and_exits;
 mod silent_name_server;
 mod stuck_readers;
 mod systemd;
+mod tokens;
 mod what_others_see;
 mod wrong_clock;

@@ -27,6 +27,7 @@ use crate::{
     parts::Parts,
     spool,
     state::State,
+    tokens::{Minting, Tokens},
 };
 
 /// The running sources and the intake. They stop immediately on drop.
@@ -53,6 +54,8 @@ pub(crate) struct SourceHandle {
     pub(crate) address: String,
     pub(crate) intake: Arc<IntakeSource>,
     pub(crate) stats: Arc<SourceStats>,
+    /// The tokens that are created for the source; `None` if it is configured with a token.
+    pub(crate) tokens: Option<Arc<Tokens>>,
 }
 
 /// A source that is ready to be started.
@@ -63,6 +66,7 @@ pub(crate) struct PreparedSource {
     rules: Arc<Rules>,
     /// `None` if its gaps are neither filled nor reported.
     backfill: Option<Preparation>,
+    minting: Option<Minting>,
 }
 
 impl Feed {
@@ -120,6 +124,7 @@ impl Feed {
             attributes,
             rules,
             backfill,
+            minting,
         } = prepared;
         let intake = Arc::new(IntakeSource::new(Arc::clone(source.name())));
         // The value of the last run, so that this run continues after the last stored event.
@@ -132,6 +137,7 @@ impl Feed {
             address,
             intake: Arc::clone(&intake),
             stats: source.stats(),
+            tokens: minting.as_ref().map(Minting::tokens),
         }));
         let name = Arc::clone(&intake.name);
         let encoder = Encoder::new(Arc::clone(&intake), attributes, rules);
@@ -148,8 +154,14 @@ impl Feed {
                 .spawn(filler.run(Arc::clone(state), self.stop.child_token()));
         }
         let stop = self.stop.child_token();
-        self.sources
-            .spawn(async move { (name, source.run(encoder, batches, stop).await) });
+        let tokens = minting.map(|minting| minting.start(source.handle()));
+        self.sources.spawn(async move {
+            let result = source.run(encoder, batches, stop).await;
+            if let Some(tokens) = tokens {
+                tokens.stop().await;
+            }
+            (name, result)
+        });
     }
 
     /// Waits until a source fails or the intake ends. Cancel-safe.
@@ -220,6 +232,7 @@ impl PreparedSource {
             .await
             .context(place.clone())
             .or_exit(Exit::Config)?;
+        let minting = Minting::new(name, &settings, &config.data_dir).await?;
         let source = build_source(name, settings, Arc::default(), config.named_fields())
             .await
             .context(place)
@@ -230,6 +243,7 @@ impl PreparedSource {
             address,
             attributes,
             rules: Arc::clone(rules),
+            minting,
         })
     }
 }

@@ -25,6 +25,7 @@ mod state;
 mod systemd;
 mod tap;
 mod terminal;
+mod tokens;
 
 use std::{io, process::ExitCode};
 

@@ -48,14 +48,12 @@ pub struct SourceConfig {
     /// `token_file`, `auth_timeout`, `ping_interval` and `pong_timeout`.
     #[schemars(schema_with = "feed_schema")]
     pub feed: Option<Box<Declaration>>,
-    /// The API token. Exactly one of `token` and `token_file` is required, unless the feed is declared.
+    /// The API token. Exactly one of `token`, `token_file` and `token_from` is required, unless the feed is declared.
     pub token: Option<Secret>,
     /// A file with the API token, read at every connection, so that a rotated token is used. A line break at
     /// its end does not belong to the token.
     pub token_file: Option<PathBuf>,
     /// The credential from which temporary tokens are created.
-    #[serde(skip)]
-    #[schemars(skip)]
     pub token_from: Option<TokenFromConfig>,
     /// Time limit for opening a connection: name look-up, TCP (over all addresses of the host), proxy, TLS
     /// and upgrade together. The default of 4 seconds is that of the platform's own clients.
@@ -403,7 +401,7 @@ impl SourceConfig {
             (None, None) if has_provider => {}
             (None, None) => errors.push((
                 "token",
-                "missing: expected the API token here, or a file with it as `token_file`".into(),
+                "missing: expected the API token here, a file with it as `token_file`, or a credential in `token_from`".into(),
             )),
             _ if has_provider => errors.push((
                 "token",

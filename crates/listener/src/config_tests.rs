@@ -92,7 +92,7 @@ fn all_errors_are_reported() {
 fn every_key_has_its_explanation_in_the_schema() {
     let schema = schemars::schema_for!(SourceConfig).to_value();
     let properties = schema["properties"].as_object().unwrap();
-    assert_eq!(properties.len(), 17);
+    assert_eq!(properties.len(), 18);
     for (key, property) in properties {
         assert!(property["description"].is_string(), "{key}");
     }

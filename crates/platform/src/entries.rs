@@ -247,7 +247,11 @@ impl Entries {
     }
 
     async fn token(&self) -> Result<Secret, RequestError> {
-        let (value, file) = (self.config.token.clone(), self.config.token_file.clone());
+        let (value, file) = match &self.config.token_from {
+            // A token that the bridge creates may expire while a long gap is read; the credential does not.
+            Some(from) => (from.credential.clone(), from.credential_file.clone()),
+            None => (self.config.token.clone(), self.config.token_file.clone()),
+        };
         let read = spawn_blocking(move || secret::resolve("token", value.as_ref(), file.as_deref()));
         let token = read
             .await

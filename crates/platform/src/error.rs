@@ -127,10 +127,7 @@ impl RequestError {
 }
 
 fn wait(retry_after: Option<Duration>) -> String {
-    retry_after.map_or_else(
-        || "; lower `backfill.rate`".to_owned(),
-        |delay| format!(" for {}; lower `backfill.rate`", format_duration(delay)),
-    )
+    retry_after.map_or_else(String::new, |delay| format!(" for {}", format_duration(delay)))
 }
 
 const fn advice(status: u16) -> &'static str {

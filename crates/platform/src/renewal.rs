@@ -11,8 +11,15 @@ use crate::{iam::Minted, token_file::StoredToken};
 /// platform that cannot be reached.
 const RENEW_AFTER: (u32, u32) = (4, 5);
 
-/// The delays after a failed request.
+/// The delays after a failed request. The upper one also limits a requested delay, which must not outlast the token.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+
+/// The delays before another token is created in place of a refused one.
+const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// The age from which a token counts as having worked, so that the delays after a refusal start again.
+const STABLE: Duration = Duration::from_secs(600);
+/// The shortest time between the creation of two tokens, so that tokens with a very short life make no hot loop.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The current time by both local clocks. The monotonic clock does not jump, and may stop while the machine is suspended;
 /// the other one continues across restarts.
@@ -55,6 +62,11 @@ pub struct Renewal {
     is_in_use: bool,
     /// Whether the platform refused the current token.
     is_refused: bool,
+    /// Whether it refused the old one.
+    is_old_refused: bool,
+    refusals: Backoff,
+    /// No token is created until this time has passed since then.
+    pause: Option<(Instant, Duration)>,
     backoff: Backoff,
     /// The time of the last failure, and the delay after it.
     failure: Option<(Instant, Duration)>,
@@ -104,6 +116,9 @@ impl Renewal {
             old: None,
             is_in_use: false,
             is_refused: false,
+            is_old_refused: false,
+            refusals: Backoff::new(REFUSED.0, REFUSED.1),
+            pause: None,
             backoff: Backoff::new(RETRY.0, RETRY.1),
             failure: None,
         };
@@ -164,14 +179,21 @@ impl Renewal {
         };
         // A refused or expired token is no longer needed, so it is deleted before another one is created.
         let is_old_unused = self.is_in_use || needs_token;
-        let step = match &self.old {
-            Some(old) if is_old_unused => Step::Delete(old.token.id),
-            None if needs_token => Step::Mint,
+        let step = match (&self.old, &self.current) {
+            // Open connections may use the old one, and none uses the refused one.
+            (Some(_), Some(current)) if self.is_refused && !self.is_old_refused => {
+                Step::Delete(current.token.id)
+            }
+            (Some(old), _) if is_old_unused => Step::Delete(old.token.id),
+            (None, _) if needs_token => Step::Mint,
             _ => Step::Wait(self.until_change(now)),
         };
-        match (step, self.until_retry(now)) {
-            (Step::Mint | Step::Delete(_), Some(left)) => Step::Wait(left),
-            (step, _) => step,
+        let retry = left(self.failure, now);
+        let pause = left(self.pause, now);
+        match step {
+            Step::Mint => retry.max(pause).map_or(step, Step::Wait),
+            Step::Delete(_) => retry.map_or(step, Step::Wait),
+            Step::Wait(_) => step,
         }
     }
 
@@ -184,7 +206,11 @@ impl Renewal {
             age_then: Duration::ZERO,
             received_at: now.wall,
         };
-        self.old = self.current.replace(held);
+        if let Some(current) = self.current.replace(held) {
+            self.old = Some(current);
+            self.is_old_refused = self.is_refused;
+        }
+        self.pause = Some((now.monotonic, MIN_INTERVAL));
         (self.is_in_use, self.is_refused) = (false, false);
     }
 
@@ -193,33 +219,42 @@ impl Renewal {
         (self.is_in_use, self.is_refused) = (true, false);
     }
 
-    /// Notes that the platform refused the current token: it is replaced before its time.
-    pub const fn refused(&mut self) {
+    /// Notes that the platform refused the current token: it is replaced before its time, after a delay that grows with each
+    /// refusal of a new token.
+    pub fn refused(&mut self, now: Now) {
+        let Some(current) = self.current.as_ref().filter(|_| !self.is_refused) else {
+            return;
+        };
         self.is_refused = true;
+        if current.age(now) >= STABLE {
+            self.refusals.reset();
+            self.pause = None;
+        } else {
+            self.pause = Some((now.monotonic, self.refusals.next_delay()));
+        }
     }
 
-    /// Notes that the old token was deleted, or did not exist.
+    /// Notes that a token was deleted, or did not exist. After the deletion of a refused token the old one is the current one
+    /// again.
     pub fn deleted(&mut self, id: u64) {
         self.succeeded();
-        self.old.take_if(|old| old.token.id == id);
+        let is = |held: &mut Held| held.token.id == id;
+        if self.old.take_if(is).is_none() && self.current.take_if(is).is_some() {
+            self.current = self.old.take();
+            (self.is_in_use, self.is_refused) = (false, self.is_old_refused);
+        }
     }
 
     /// Notes that a request failed; `retry_after` is the delay that the platform requested.
     pub fn failed(&mut self, now: Now, retry_after: Option<Duration>) {
-        let delay = retry_after.unwrap_or_default().max(self.backoff.next_delay());
+        let requested = retry_after.unwrap_or_default().min(RETRY.1);
+        let delay = requested.max(self.backoff.next_delay());
         self.failure = Some((now.monotonic, delay));
     }
 
     fn succeeded(&mut self) {
         self.backoff.reset();
         self.failure = None;
-    }
-
-    /// Returns the time until a request may be sent after a failure.
-    fn until_retry(&self, now: Now) -> Option<Duration> {
-        let (at, delay) = self.failure?;
-        let left = delay.saturating_sub(now.monotonic.saturating_duration_since(at));
-        (!left.is_zero()).then_some(left)
     }
 
     /// Returns the time after which the next step may be another one.
@@ -237,6 +272,13 @@ impl Renewal {
         // Permanent tokens change only by a call.
         next.unwrap_or(Duration::from_secs(3_600))
     }
+}
+
+/// Returns the rest of a delay; `None` if it has passed.
+fn left(delay: Option<(Instant, Duration)>, now: Now) -> Option<Duration> {
+    let (at, delay) = delay?;
+    let left = delay.saturating_sub(now.monotonic.saturating_duration_since(at));
+    (!left.is_zero()).then_some(left)
 }
 
 #[cfg(test)]

@@ -61,8 +61,8 @@ fn old_token_is_deleted_once_the_new_one_is_used() {
     assert_eq!(renewal.step(now), Step::Wait(Duration::from_secs(200)));
     renewal.used();
     assert_eq!(renewal.step(now), Step::Delete(1));
-    renewal.failed(now, Some(Duration::from_secs(400)));
-    assert_eq!(renewal.step(now), Step::Wait(Duration::from_secs(400)));
+    renewal.failed(now, Some(Duration::from_secs(150)));
+    assert_eq!(renewal.step(now), Step::Wait(Duration::from_secs(150)));
     renewal.deleted(1);
     assert_eq!(renewal.alive(now), 1);
     assert_eq!(renewal.step(now), Step::Wait(Duration::from_secs(800)));
@@ -72,19 +72,51 @@ fn old_token_is_deleted_once_the_new_one_is_used() {
 fn refused_token_is_replaced_and_deleted() {
     let now = start();
     let mut renewal = minted(now);
-    renewal.refused();
-    assert_eq!(renewal.step(now), Step::Mint);
-    renewal.minted(token(2, Some(LIFE)), now);
-    renewal.refused();
+    let worked = later(now, 700);
+    renewal.refused(worked);
+    assert_eq!(renewal.step(worked), Step::Mint);
+    renewal.minted(token(2, Some(LIFE)), worked);
+    renewal.refused(worked);
     // Never a third one.
-    assert_eq!(renewal.step(now), Step::Delete(1));
+    assert_eq!(renewal.step(worked), Step::Delete(1));
     renewal.deleted(1);
-    assert_eq!(renewal.step(now), Step::Mint);
+    // A new token that is refused is replaced after a delay.
+    let Step::Wait(left) = renewal.step(worked) else {
+        panic!("a refused token is replaced at once");
+    };
+    assert!((REFUSED.0..=REFUSED.0 * 2).contains(&left), "{left:?}");
+    assert_eq!(renewal.step(later(worked, 2)), Step::Mint);
+}
+
+#[test]
+fn refused_new_token_leaves_the_old_one_in_use() {
+    let now = start();
+    let mut renewal = minted(now);
+    let due = later(now, 800);
+    renewal.minted(token(2, Some(LIFE)), due);
+    renewal.refused(due);
+    assert_eq!(renewal.step(due), Step::Delete(2));
+    renewal.deleted(2);
+    assert_eq!((renewal.alive(due), renewal.token(due).unwrap().id), (1, 1));
+    renewal.used();
+    assert!(matches!(renewal.step(due), Step::Wait(left) if left <= REFUSED.0 * 2));
+    assert_eq!(renewal.step(later(due, 2)), Step::Mint);
+}
+
+#[test]
+fn token_without_life_makes_no_hot_loop() {
+    let now = start();
+    let mut renewal = Renewal::new(None, now);
+    renewal.minted(token(1, Some(Duration::ZERO)), now);
+    assert_eq!(renewal.step(now), Step::Wait(MIN_INTERVAL));
 }
 
 #[test]
 fn failed_request_is_repeated_after_a_delay() {
     let now = start();
+    let mut renewal = Renewal::new(None, now);
+    renewal.failed(now, Some(Duration::from_secs(86_400)));
+    assert_eq!(renewal.step(now), Step::Wait(RETRY.1));
     let mut renewal = Renewal::new(None, now);
     renewal.failed(now, None);
     let Step::Wait(left) = renewal.step(now) else {
@@ -137,7 +169,7 @@ fn time_of_a_suspended_machine_counts() {
     let now = start();
     let mut renewal = minted(now);
     let resumed = Now {
-        monotonic: now.monotonic,
+        monotonic: now.monotonic + MIN_INTERVAL,
         ..later(now, 900)
     };
     assert_eq!(renewal.step(resumed), Step::Mint);
@@ -161,7 +193,7 @@ proptest! {
             now = later(now, seconds);
             alive.retain(|(_, expires)| *expires > now.monotonic);
             match event {
-                0 => renewal.refused(),
+                0 => renewal.refused(now),
                 1 => renewal.used(),
                 2 => renewal = Renewal::new(renewal.to_stored(), now),
                 _ => {}

@@ -84,6 +84,12 @@ impl Handle {
         self.platform.iam.active(Instant::now())
     }
 
+    /// Returns the largest number of known tokens that were valid at the same time, with those of the options.
+    #[must_use]
+    pub fn most_tokens(&self) -> usize {
+        self.platform.iam.most()
+    }
+
     /// Ends every connection without a close frame. Bytes that were written before still arrive.
     pub fn cut_all(&self) {
         self.platform.cut.send_replace(());

@@ -9,7 +9,10 @@ use std::{
     fmt::Write as _,
     hash::BuildHasher,
     str::FromStr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -78,6 +81,8 @@ pub(crate) struct Iam {
     accepts_unknown: bool,
     clock_offset: SignedDuration,
     tokens: Mutex<Vec<Token>>,
+    /// The largest number of tokens that were valid at the same time.
+    most: AtomicUsize,
     /// The newest connection of each token, if a token may have only one.
     newest: Mutex<HashMap<String, u64>>,
     /// Notifies all connections when the platform may have to end one of them.
@@ -137,6 +142,7 @@ impl Iam {
             accepts_unknown: keys.is_empty(),
             clock_offset,
             tokens: Mutex::default(),
+            most: AtomicUsize::new(keys.len()),
             newest: Mutex::default(),
             changes: watch::Sender::new(()),
         };
@@ -168,6 +174,11 @@ impl Iam {
     /// Returns the number of valid tokens that the platform knows.
     pub(crate) fn active(&self, now: Instant) -> usize {
         self.lock().iter().filter(|token| token.is_active(now)).count()
+    }
+
+    /// Returns the largest number of tokens that were valid at the same time.
+    pub(crate) fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
     }
 
     /// Subscribes to changes after which a connection may have to end.
@@ -260,6 +271,8 @@ impl Iam {
         };
         let response = Response::json(201, &token.to_json(now));
         tokens.push(token);
+        let active = tokens.iter().filter(|token| token.is_active(now)).count();
+        self.most.fetch_max(active, Ordering::Relaxed);
         response
     }
 

@@ -39,7 +39,8 @@ fn every_fault_fires_its_alert() {
 
     let refused_dir = Scratch::new("stack-refused").unwrap();
     let refusing = Platform::start(&refused_dir, &["--token", "right"]).unwrap();
-    let refused = Bridge::start(&refused_dir, &source(&refusing.url())).unwrap();
+    let refused_config = source(&refusing.url()) + &refused_credential(&refusing);
+    let refused = Bridge::start(&refused_dir, &refused_config).unwrap();
 
     let troubled_dir = Scratch::new("stack-troubled").unwrap();
     let faults = [
@@ -79,6 +80,7 @@ fn every_fault_fires_its_alert() {
     let mut seen = Seen::default();
     for (alert, instance) in [
         ("NeurobridgeTokenRefused", &refused_address),
+        ("NeurobridgeTokenNotRenewed", &refused_address),
         ("NeurobridgeEventsDropped", &troubled_address),
         ("NeurobridgeSinkDown", &troubled_address),
         ("NeurobridgeDeliveryLate", &troubled_address),
@@ -124,6 +126,15 @@ fn every_fault_fires_its_alert() {
 
 fn source(url: &str) -> String {
     format!("[sources.main]\nurl = \"{url}\"\ntoken = \"t\"\n")
+}
+
+/// Returns a source whose tokens cannot be created.
+fn refused_credential(platform: &Platform) -> String {
+    format!(
+        "[sources.created]\nurl = \"{}\"\n[sources.created.token_from]\nurl = \"http://{}\"\ncredential = \"wrong\"\n",
+        platform.url(),
+        platform.address()
+    )
 }
 
 /// Returns a sink without a server, a spool that fills up soon, and a short delay after a disconnect.

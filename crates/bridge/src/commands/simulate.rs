@@ -57,6 +57,7 @@ pub(super) async fn run(flags: SimulateFlags) -> Result<(), Failure> {
         pings = counters.pings,
         faults = counters.faults,
         rest_requests = counters.requests,
+        most_tokens = handle.most_tokens(),
         "simulator stopped"
     );
     ended.context("simulator failed").or_exit(Exit::Disk)

@@ -63,6 +63,14 @@ impl Loaded {
                 let message = "the token and all events are sent unencrypted; https:// encrypts them";
                 found.add(format!("sources.{name}.backfill.url"), message);
             }
+            if source
+                .token_from
+                .as_ref()
+                .is_some_and(|from| is_far(&from.url, "http"))
+            {
+                let message = "the credential and the tokens are sent unencrypted; https:// encrypts them";
+                found.add(format!("sources.{name}.token_from.url"), message);
+            }
         }
         for (name, source) in &config.sources {
             let secrets = source.feed.iter().flat_map(|feed| &feed.secrets);
@@ -267,7 +275,10 @@ fn keeps_pictures(config: &Config) -> bool {
 /// Returns whether a key holds a secret itself; `token_file` and similar keys only name a file.
 fn is_secret(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
-    matches!(name, "token" | "password" | "key_password" | "nkey")
+    matches!(
+        name,
+        "token" | "credential" | "password" | "key_password" | "nkey"
+    )
 }
 
 /// Returns whether a key holds a secret of a declared feed.

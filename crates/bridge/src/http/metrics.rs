@@ -18,6 +18,7 @@ use super::Refusal;
 use crate::{
     history::{Kind, OUTCOMES, gap_reasons},
     state::{SinkView, SourceView, View},
+    tokens::Tokens,
 };
 
 /// Writes all metrics in Prometheus' text format.
@@ -107,6 +108,14 @@ metrics! {
     COUNTER source_id_conflicts_total = source.handle.intake.stats.id_conflicts.load(Relaxed);
     /// Errors that the feed sent after authentication.
     COUNTER source_platform_errors_total = source.snapshot.platform_errors;
+    /// Time at which the token that the bridge created expires, by its own clock; 0 without such a token.
+    GAUGE source_token_expiry_timestamp_seconds = seconds(tokens(source, |tokens| tokens.shown().expires));
+    /// Created tokens that may be valid: the current one, and the old one until it is deleted.
+    GAUGE source_tokens = tokens(source, |tokens| tokens.shown().alive as u64);
+    /// Requests to create or delete a token, by outcome.
+    COUNTER source_token_requests_total = counts("outcome", tokens(source, Tokens::outcomes));
+    /// Failures to read or write the file of the created tokens. A restart creates another token then.
+    COUNTER source_token_file_errors_total = tokens(source, Tokens::file_errors);
     /// Time from a ping to its pong.
     HISTOGRAM source_ping_rtt_seconds = source.snapshot.ping_rtt.clone();
     /// Time of the last event; 0 before the first.
@@ -286,6 +295,14 @@ impl From<Snapshot> for Value {
 }
 
 /// Returns one count for each value of a label.
+/// Returns a value of the tokens of a source; that of a source without created tokens if it has none.
+fn tokens<T>(source: &SourceView, value: impl FnOnce(&Tokens) -> T) -> T {
+    match &source.handle.tokens {
+        Some(tokens) => value(tokens),
+        None => value(&Tokens::default()),
+    }
+}
+
 fn counts(label: &str, counts: impl IntoIterator<Item = (impl Into<&'static str>, u64)>) -> Value {
     let counts = counts.into_iter();
     Value::Labelled(

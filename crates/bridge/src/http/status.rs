@@ -15,6 +15,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use super::answer::Answer;
 use crate::history::{Entry, Gap};
 use crate::state::{SinkLedger, SinkView, SourceView, View};
+use crate::tokens;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Status<'a> {
@@ -38,6 +39,8 @@ struct Source {
     connections: u64,
     last_event: Option<Timestamp>,
     last_platform_error: Option<String>,
+    /// The tokens that are created for the source; null if it is configured with a token.
+    tokens: Option<tokens::Shown>,
     /// The round trip time of the last ping.
     round_trip_seconds: Option<f64>,
     /// The length of the current gap; null while a connection is authenticated.
@@ -230,6 +233,7 @@ impl Source {
             connections: snapshot.connections,
             last_event: snapshot.last_event,
             last_platform_error: snapshot.last_platform_error.clone(),
+            tokens: source.handle.tokens.as_ref().map(|tokens| tokens.shown()),
             round_trip_seconds: snapshot.last_ping_rtt.map(|time| time.as_secs_f64()),
             unconnected_seconds: source.unconnected_seconds(uptime_seconds),
             gaps: source.gaps.ended.gaps,

@@ -9,9 +9,10 @@ use std::{
 };
 
 use neurobridge_core::{
-    connect::ConnectSteps, ledger::SourceLedger, sink::FaultKind, sink_type::BuildContext,
+    connect::ConnectSteps, ledger::SourceLedger, secret::Secret, sink::FaultKind, sink_type::BuildContext,
 };
-use neurobridge_listener::{Messages, SourceConfig, SourceError, SourceState};
+use neurobridge_listener::{Messages, SourceConfig, SourceError, SourceState, TokenFromConfig};
+use neurobridge_platform::{RequestError, sentence};
 use tokio::{
     net::TcpListener,
     sync::mpsc,
@@ -26,6 +27,7 @@ use crate::{
     exit::{Exit, chain},
     feed::build_source,
     terminal::{Paint, Style},
+    tokens,
 };
 
 /// The time limit of a sink's probe, about as long as librdkafka's own time-out.
@@ -128,10 +130,14 @@ pub(super) struct Fine {
 
 pub(super) type Answer = Result<Fine, (Exit, String)>;
 
-/// Connects, authenticates, and closes the connection.
-async fn try_source(name: &str, config: SourceConfig) -> Answer {
+/// Connects, authenticates, and closes the connection. With `token_from` the credential itself is used, so that no token
+/// is created.
+async fn try_source(name: &str, mut config: SourceConfig) -> Answer {
     let begin = Instant::now();
     let unavailable = |error: &SourceError| (Exit::Unavailable, chain(error));
+    if let Some(from) = config.token_from.take() {
+        config.token = Some(try_credential(&config, &from).await?);
+    }
     let source = build_source(name, config, Arc::new(SourceLedger::default()), Vec::new())
         .await
         .map_err(|error| unavailable(&error))?;
@@ -174,6 +180,32 @@ async fn try_source(name: &str, config: SourceConfig) -> Answer {
             SourceState::Waiting => return Err((Exit::Unavailable, reason())),
             _ => {}
         }
+    }
+}
+
+/// Requests the account and the space of a credential, and returns the credential.
+async fn try_credential(config: &SourceConfig, from: &TokenFromConfig) -> Result<Secret, (Exit, String)> {
+    let failed = |error: RequestError| {
+        let exit = match &error {
+            RequestError::Unauthorised { .. } => Exit::TokenRefused,
+            _ => Exit::Unavailable,
+        };
+        (exit, format!("token_from: {}", sentence(&error)))
+    };
+    let iam = tokens::client(config, from)
+        .await
+        .map_err(|(key, error)| (Exit::Config, format!("token_from: {key}: {error}")))?;
+    let credential = tokens::credential(from).await.map_err(failed)?;
+    let identity = iam.whoami(&credential).await.map_err(failed)?;
+    match (from.space, identity.space) {
+        (Some(expected), Some(found)) if expected != found.id => Err((
+            Exit::Config,
+            format!(
+                "token_from.space: found {expected}, expected {}, the space of the credential, or a credential of the account",
+                found.id
+            ),
+        )),
+        _ => Ok(credential),
     }
 }
 
@@ -232,7 +264,7 @@ mod tests {
         };
         let simulator = Simulator::bind(options).await.unwrap();
         let url = format!("ws://{}/", simulator.local_addr());
-        let stop = CancellationToken::new();
+        let (handle, stop) = (simulator.handle(), CancellationToken::new());
         let running = tokio::spawn(simulator.run(stop.clone()));
 
         try_source("main", SourceConfig::new(url.as_str(), "right"))
@@ -246,6 +278,24 @@ mod tests {
         config.exit_on_refused_token = true;
         let (exit, reason) = try_source("main", config).await.unwrap_err();
         assert_eq!(exit, Exit::TokenRefused, "{reason}");
+
+        let created_from = |credential: &str, space: Option<u64>| {
+            let mut from = TokenFromConfig::default();
+            from.url = url.replace("ws://", "http://");
+            (from.credential, from.space) = (Some(credential.into()), space);
+            let mut config = SourceConfig::new(url.as_str(), "");
+            (config.token, config.token_from) = (None, Some(from));
+            config
+        };
+        let before = handle.active_tokens();
+        try_source("main", created_from("right", Some(1))).await.unwrap();
+        let (exit, reason) = try_source("main", created_from("wrong", None)).await.unwrap_err();
+        assert_eq!(exit, Exit::TokenRefused, "{reason}");
+        assert!(
+            reason.starts_with("token_from: ") && !reason.contains("wrong"),
+            "{reason}"
+        );
+        assert_eq!(handle.active_tokens(), before);
 
         stop.cancel();
         running.await.unwrap().unwrap();

@@ -83,6 +83,9 @@ fn token(source: &SourceConfig) -> String {
             _ => names.join(", "),
         };
     }
+    if let Some(from) = &source.token_from {
+        return format!("created at {}", address::shown(&from.url));
+    }
     match &source.token_file {
         Some(path) => format!("from {}", path.display()),
         None => "given".to_owned(),

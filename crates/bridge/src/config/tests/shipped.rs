@@ -210,6 +210,7 @@ fn examples_of_keys_are_valid() {
         [
             "sources.main.token",
             "sources.main.token_file",
+            "sources.main.token_from",
             "sources.main.proxy",
             "sources.main.backfill.url",
             "sources.main.backfill.enabled",

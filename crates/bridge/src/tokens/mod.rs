@@ -1,0 +1,347 @@
+//! Creates the tokens of a source from a long-lived credential, and renews them: `[sources.NAME.token_from]`.
+
+mod shown;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::anyhow;
+use data_encoding::HEXLOWER;
+use neurobridge_core::{
+    backoff::Backoff,
+    secret::{self, Secret},
+    units::format_duration,
+};
+use neurobridge_listener::{Handle, SourceConfig, TokenFromConfig, TokenState};
+use neurobridge_platform::{
+    Client, Iam, Minted, Now, Renewal, RequestError, Scope, Step, TokenFile, TokenFileError, sentence,
+};
+use sha2::{Digest, Sha256};
+use tokio::{
+    select,
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::{info, warn};
+
+pub(crate) use self::shown::{Outcome, Shown, Tokens};
+use crate::{
+    exit::{Exit, Failure},
+    feed::joined,
+};
+
+/// The time for which a stop waits for the answer to a request: a token whose answer is lost stays valid until it expires.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// The longest wait between two looks at the clocks, which jump when the machine was suspended.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// The delays between attempts to read the credential at the start.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// A source's tokens, before the source is started.
+pub(crate) struct Minting {
+    source: Arc<str>,
+    settings: TokenFromConfig,
+    iam: Iam,
+    folder: Arc<Path>,
+    tokens: Arc<Tokens>,
+}
+
+/// The running renewal of a source's tokens. It stops immediately on drop.
+pub(crate) struct Running {
+    stop: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Running {
+    /// Stops, after the answer to a request that was sent, if it comes within two seconds.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        if let Ok(ended) = timeout(STOP_LIMIT, self.task).await {
+            joined(ended);
+        }
+    }
+}
+
+/// Creates a client of the IAM interface of a source. Its certificates are read without blocking the runtime.
+///
+/// # Errors
+/// The key of the source that is invalid, and a sentence about it.
+pub(crate) async fn client(
+    source: &SourceConfig,
+    settings: &TokenFromConfig,
+) -> Result<Iam, (&'static str, String)> {
+    let (source, url) = (source.clone(), settings.url.clone());
+    let made = spawn_blocking(move || Client::new(&source, &url));
+    joined(made.await).map(Iam::new)
+}
+
+/// Reads the credential.
+///
+/// # Errors
+/// The file of the credential cannot be read.
+pub(crate) async fn credential(settings: &TokenFromConfig) -> Result<Secret, RequestError> {
+    let (value, file) = (settings.credential.clone(), settings.credential_file.clone());
+    let read = spawn_blocking(move || secret::resolve("credential", value.as_ref(), file.as_deref()));
+    let credential = joined(read.await).map_err(RequestError::Token)?;
+    Ok(credential.unwrap_or_else(|| Secret::new("")))
+}
+
+impl Minting {
+    /// Prepares the tokens of a source; `None` if it has no `token_from`.
+    ///
+    /// # Errors
+    /// Returns an error if the certificates cannot be read.
+    pub(crate) async fn new(
+        name: &str,
+        source: &SourceConfig,
+        data_dir: &Path,
+    ) -> Result<Option<Self>, Failure> {
+        let Some(settings) = source.token_from.clone() else {
+            return Ok(None);
+        };
+        let iam = client(source, &settings)
+            .await
+            .map_err(|(key, error)| Failure::new(Exit::Config, anyhow!("sources.{name}.{key}: {error}")))?;
+        Ok(Some(Self {
+            source: name.into(),
+            settings,
+            iam,
+            folder: data_dir.into(),
+            tokens: Arc::default(),
+        }))
+    }
+
+    /// Returns the observable state of the tokens.
+    pub(crate) fn tokens(&self) -> Arc<Tokens> {
+        Arc::clone(&self.tokens)
+    }
+
+    /// Starts a task that sets the tokens of a source.
+    pub(crate) fn start(self, handle: Handle) -> Running {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            let Some(Some(credential)) = stopped.run_until_cancelled(self.first_credential()).await else {
+                return;
+            };
+            let mut renewing = Renewing::begin(self, handle, &credential).await;
+            while !stopped.is_cancelled() {
+                renewing.step(&stopped).await;
+            }
+        });
+        Running {
+            stop,
+            task: AbortOnDropHandle::new(task),
+        }
+    }
+
+    /// Reads the credential until it can be read.
+    async fn first_credential(&self) -> Option<Secret> {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        loop {
+            match credential(&self.settings).await {
+                Ok(credential) => return Some(credential),
+                Err(error) => {
+                    let delay = backoff.next_delay();
+                    self.failed("no token created", &error, delay);
+                    sleep(delay).await;
+                }
+            }
+        }
+    }
+
+    fn failed(&self, what: &str, error: &RequestError, delay: Duration) {
+        let (outcome, text) = (Outcome::of(error), sentence(error));
+        self.tokens.count(outcome);
+        self.tokens.set_problem(Some(format!("{what}: {text}")));
+        warn!(
+            source = &*self.source,
+            reason = outcome.as_str(),
+            "{what}: {text}; retrying in {}",
+            format_duration(delay)
+        );
+    }
+
+    fn file_failed(&self, error: &TokenFileError) {
+        self.tokens.count_file_error();
+        warn!(source = &*self.source, "{}", sentence(error));
+    }
+
+    /// Returns the file of the tokens. They belong to the credential, because another one may be that of another account.
+    fn file(&self, credential: &Secret) -> TokenFile {
+        let digest = Sha256::digest(credential.expose().as_bytes());
+        let space = self
+            .settings
+            .space
+            .map_or_else(String::new, |space| space.to_string());
+        let scope = format!(
+            "{} space={space} credential={}",
+            self.settings.url,
+            HEXLOWER.encode(&digest[..8])
+        );
+        TokenFile::new(self.folder.join(format!("{}.token", self.source)), scope)
+    }
+}
+
+/// The tokens of a running source.
+struct Renewing {
+    minting: Minting,
+    file: TokenFile,
+    renewal: Renewal,
+    handle: Handle,
+    /// The id of the token that was set.
+    set: Option<u64>,
+    /// The state of that token, as far as the renewal knows.
+    state: TokenState,
+}
+
+impl Renewing {
+    /// Continues with the stored token, if there is one.
+    async fn begin(minting: Minting, handle: Handle, credential: &Secret) -> Self {
+        let file = minting.file(credential);
+        let reader = file.clone();
+        let stored = joined(spawn_blocking(move || reader.read()).await).unwrap_or_else(|error| {
+            minting.file_failed(&error);
+            None
+        });
+        let mut renewing = Self {
+            renewal: Renewal::new(stored, Now::read()),
+            minting,
+            file,
+            handle,
+            set: None,
+            state: TokenState::Waiting,
+        };
+        renewing.apply();
+        renewing
+    }
+
+    /// Performs the next action, or waits for it.
+    async fn step(&mut self, stop: &CancellationToken) {
+        let now = Now::read();
+        let step = self.renewal.step(now);
+        self.publish(now);
+        match step {
+            Step::Mint => self.mint().await,
+            Step::Delete(id) => self.delete(id).await,
+            Step::Wait(time) => {
+                let known = self.state;
+                select! {
+                    biased;
+                    () = stop.cancelled() => {}
+                    state = self.handle.token_state_is(|state| state != known) => self.note(state),
+                    () = sleep(time.min(LOOK_INTERVAL)) => {}
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, state: TokenState) {
+        self.state = state;
+        match state {
+            TokenState::InUse => self.renewal.used(),
+            TokenState::Refused => {
+                warn!(
+                    source = &*self.minting.source,
+                    "the feed refused the created token; creating another one"
+                );
+                self.renewal.refused(Now::read());
+            }
+            _ => {}
+        }
+    }
+
+    async fn mint(&mut self) {
+        let settings = &self.minting.settings;
+        let scope = settings.space.map_or(Scope::Own, Scope::Space);
+        let minted = match credential(settings).await {
+            Ok(credential) => self.minting.iam.mint(&credential, scope, false).await,
+            Err(error) => Err(error),
+        };
+        match minted {
+            Ok(token) => {
+                self.log_created(&token);
+                self.renewal.minted(token, Now::read());
+                // Before it is set: a token that is in use is known after a crash.
+                self.store().await;
+                self.apply();
+                self.succeeded(Outcome::Created);
+            }
+            Err(error) => self.failed("no token created", &error),
+        }
+    }
+
+    async fn delete(&mut self, id: u64) {
+        let deleted = match credential(&self.minting.settings).await {
+            Ok(credential) => self.minting.iam.delete(&credential, id).await,
+            Err(error) => Err(error),
+        };
+        match deleted {
+            Ok(_) => {
+                info!(source = &*self.minting.source, id, "token deleted");
+                self.renewal.deleted(id);
+                self.store().await;
+                self.apply();
+                self.succeeded(Outcome::Deleted);
+            }
+            Err(error) => self.failed("token not deleted", &error),
+        }
+    }
+
+    fn succeeded(&self, outcome: Outcome) {
+        self.minting.tokens.count(outcome);
+        self.minting.tokens.set_problem(None);
+    }
+
+    fn log_created(&self, token: &Minted) {
+        let life = token.life.map(format_duration);
+        info!(
+            source = &*self.minting.source,
+            id = token.id,
+            life,
+            "token created"
+        );
+    }
+
+    fn failed(&mut self, what: &str, error: &RequestError) {
+        let now = Now::read();
+        self.renewal.failed(now, error.retry_after());
+        let Step::Wait(delay) = self.renewal.step(now) else {
+            return;
+        };
+        self.minting.failed(what, error, delay);
+    }
+
+    /// Sets the current token if it is another one than before, and publishes its expiry.
+    fn apply(&mut self) {
+        let now = Now::read();
+        if let Some(token) = self.renewal.token(now)
+            && self.set != Some(token.id)
+        {
+            self.set = Some(token.id);
+            self.state = TokenState::Waiting;
+            self.handle.set_token(token.key.clone());
+        }
+        self.publish(now);
+    }
+
+    fn publish(&self, now: Now) {
+        let expires_in = self.renewal.expires_in(now);
+        let expires = expires_in.and_then(|left| now.wall.checked_add(left).ok());
+        self.minting.tokens.set(expires, self.renewal.alive(now));
+    }
+
+    /// Stores the tokens for the next run. A failure is reported, and has no effect on this run.
+    async fn store(&self) {
+        let Some(stored) = self.renewal.to_stored() else {
+            return;
+        };
+        let file = self.file.clone();
+        if let Err(error) = joined(spawn_blocking(move || file.write(&stored)).await) {
+            self.minting.file_failed(&error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
