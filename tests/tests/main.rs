@@ -6,6 +6,7 @@
 
 mod acknowledged_feeds;
 mod all_sinks;
+mod backfilled_gaps;
 mod disk_spool;
 mod documents;
 mod exactly_once;

@@ -151,6 +151,8 @@ impl Filler {
     async fn fill_gaps(&mut self, state: &State) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut retry_at = None;
+        // A failed attempt may have stored a part of the events.
+        let mut stored_before = None;
         loop {
             let hold = match retry_at.take() {
                 None => self.ends.recv().await.map(Some),
@@ -169,7 +171,10 @@ impl Filler {
             if gaps.is_empty() {
                 continue;
             }
-            let filled = self.fill(&gaps, hold).await;
+            let counter = || self.source.stats.backfilled.load(Ordering::Relaxed);
+            let before = *stored_before.get_or_insert_with(counter);
+            let mut filled = self.fill(&gaps, hold).await;
+            filled.stored = self.source.stats.backfilled.load(Ordering::Relaxed) - before;
             if let Some(reason) = &filled.reason {
                 self.source
                     .stats
@@ -189,6 +194,7 @@ impl Filler {
                 }
             }
             backoff.reset();
+            stored_before = None;
             self.record(&gaps, &filled, state).await;
         }
     }
@@ -203,7 +209,6 @@ impl Filler {
 
     /// Fetches and stores the events of gaps. Returns when they are stored.
     async fn fill(&mut self, gaps: &[Gap], hold: Option<GapEnded>) -> Filled {
-        let before = self.source.stats.backfilled.load(Ordering::Relaxed);
         let mut window = self.window(gaps);
         let mut filled = self.fetch(&window, hold.as_ref()).await;
         drop(hold);
@@ -219,7 +224,6 @@ impl Filler {
             filled.is_partial |= is_partial;
         }
         self.stored().await;
-        filled.stored = self.source.stats.backfilled.load(Ordering::Relaxed) - before;
         filled
     }
 
@@ -352,7 +356,7 @@ impl Filler {
                 RECOVERED,
                 format!("missed events were fetched: {}", filled.stored),
             ),
-            Some(reason) if filled.is_partial => (
+            Some(reason) if filled.is_partial || filled.stored > 0 => (
                 PARTLY,
                 format!(
                     "only a part of the missed events was fetched, {}: {reason}",

@@ -6,10 +6,13 @@
 
 mod book;
 mod entry;
+mod facts;
 mod pause;
 mod store;
 mod watch;
 
+#[cfg(test)]
+mod fill_tests;
 #[cfg(test)]
 mod tests;
 
@@ -38,8 +41,9 @@ use tracing::{info, warn};
 
 use self::{
     book::{Alive, Line},
+    facts::SourceFacts,
     store::{Found, Job, Writer},
-    watch::{SourceFacts, Watch},
+    watch::Watch,
 };
 pub(crate) use self::{
     book::{Book, CRASH, FILLING, Gap, OUTCOMES, PARTLY, RECOVERED, RESTART, UNRECOVERED},

@@ -6,13 +6,13 @@ use proptest::prelude::*;
 
 use super::{
     book::{MAX_ENTRIES, MAX_GAPS, RECOVERED, UNRECOVERED},
-    watch::SourceFacts,
+    facts::SourceFacts,
     *,
 };
 
 const NAME: &str = "history.ndjson";
 
-fn time(seconds: i64) -> Timestamp {
+pub(super) fn time(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + seconds).unwrap()
 }
 
@@ -25,7 +25,7 @@ fn written(history: &History) {
     assert_eq!(history.write_errors.load(Ordering::Relaxed), 0);
 }
 
-fn source(at: i64) -> SourceFacts {
+pub(super) fn source(at: i64) -> SourceFacts {
     SourceFacts {
         name: "main".to_owned(),
         state: SourceState::Authenticated,

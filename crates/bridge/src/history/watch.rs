@@ -15,9 +15,9 @@ use super::{
     GapSum,
     book::{Alive, Book, CRASH, FILLING, Gap, RECOVERED, RESTART, UNRECOVERED},
     entry::{self, Entry, Kind},
+    facts::SourceFacts,
     pause::Pause,
 };
-use crate::state::SourceView;
 
 /// The time for which the spool is full, or has room again, before it counts. A spool at its limit changes all the time.
 const STEADY: SignedDuration = SignedDuration::from_secs(1);
@@ -33,77 +33,6 @@ pub(super) struct Watch {
     spool: SpoolWatch,
     /// `None` before the first report: the spool may count events of earlier runs.
     dropped: Option<Rate>,
-}
-
-/// A source as reported at a moment.
-#[derive(Clone, Debug)]
-pub(super) struct SourceFacts {
-    pub(super) name: String,
-    pub(super) state: SourceState,
-    pub(super) reason: Option<String>,
-    pub(super) since: Timestamp,
-    /// Whether the events of gaps are fetched.
-    pub(super) fills_gaps: bool,
-    pub(super) first_authorised: Option<Timestamp>,
-    /// Whether that connection continued from an event of an earlier run.
-    pub(super) first_resumed: bool,
-    pub(super) open_gap: Option<(Timestamp, &'static str)>,
-    /// The number of gaps that have ended.
-    pub(super) gaps: u64,
-    /// Start, length, reason and outcome of the newest gaps, the newest first.
-    pub(super) newest_gaps: Vec<(Timestamp, Duration, &'static str, &'static str)>,
-    pub(super) proof_of_life: Option<Timestamp>,
-    pub(super) last_event: Option<String>,
-    /// Events received, and those of them that are not stored yet.
-    pub(super) received: u64,
-    pub(super) in_flight: u64,
-    pub(super) dead_letters: u64,
-    pub(super) newest_dead_letter: Option<&'static str>,
-}
-
-impl SourceFacts {
-    /// `last_event` was read before the snapshot: then the event is among those received.
-    pub(super) fn of(source: &SourceView) -> Self {
-        let snapshot = &source.snapshot;
-        let dead_letters = source.handle.intake.stats.newest_dead_letters();
-        Self {
-            name: source.name.to_string(),
-            state: snapshot.state,
-            reason: snapshot.reason.clone(),
-            since: snapshot.since,
-            fills_gaps: source.handle.fills_gaps,
-            first_authorised: snapshot.first_authorised,
-            first_resumed: snapshot.first_resumed,
-            open_gap: snapshot
-                .open_gap_began
-                .map(|(began, reason)| (began, reason.as_str())),
-            gaps: snapshot.gaps.total(),
-            newest_gaps: snapshot
-                .newest_gaps
-                .iter()
-                .map(|gap| (gap.began, gap.length, gap.reason.as_str(), gap.outcome.as_str()))
-                .collect(),
-            proof_of_life: snapshot.proof_of_life,
-            last_event: source.last_event_id.clone(),
-            received: source.ledger.received,
-            in_flight: source.ledger.in_flight,
-            dead_letters: source.ledger.dead_lettered,
-            newest_dead_letter: dead_letters.iter().next().map(|letter| letter.reason),
-        }
-    }
-
-    /// Returns the outcome of a gap of which the listener knows this one.
-    fn outcome(&self, outcome: &'static str) -> &'static str {
-        if self.fills_gaps && outcome == UNRECOVERED {
-            FILLING
-        } else {
-            outcome
-        }
-    }
-
-    const fn is_connected(&self) -> bool {
-        matches!(self.state, SourceState::Authenticated | SourceState::Blocked)
-    }
 }
 
 #[derive(Debug, Default)]

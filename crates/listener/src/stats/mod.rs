@@ -1,6 +1,7 @@
 //! State and counters of a source, for metrics and `/status`.
 
 mod labels;
+mod stopwatch;
 
 use std::{
     borrow::Cow,
@@ -20,6 +21,7 @@ pub use self::labels::{
     ConnectionCounts, ConnectionOutcome, Counts, DisconnectCounts, DisconnectReason, FrameCounts, FrameKind,
     GapCounts, GapOutcome, Label, SourceState,
 };
+use self::stopwatch::Stopwatch;
 
 /// The number of recent gaps that are stored for display.
 const GAPS_KEPT: usize = 8;
@@ -471,32 +473,6 @@ fn no_event(frames: u64) -> String {
         "{frames} frames were received and none is an event: compare the rules of the declaration with the frames of the feed \
          (neurobridge check --frames)"
     )
-}
-
-/// Sums up time spans.
-#[derive(Debug, Default)]
-struct Stopwatch {
-    sum: Duration,
-    running_since: Option<Instant>,
-}
-
-impl Stopwatch {
-    fn start(&mut self, now: Instant) {
-        self.running_since.get_or_insert(now);
-    }
-
-    /// Stops, and returns whether it was running.
-    fn stop(&mut self, now: Instant) -> bool {
-        self.sum = self.elapsed(now);
-        self.running_since.take().is_some()
-    }
-
-    fn elapsed(&self, now: Instant) -> Duration {
-        let running = self
-            .running_since
-            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        self.sum + running
-    }
 }
 
 #[cfg(test)]

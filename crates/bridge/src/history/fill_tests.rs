@@ -1,0 +1,89 @@
+//! Gaps whose events are fetched.
+
+use super::{
+    book::{PARTLY, RECOVERED, UNRECOVERED},
+    tests::{source, time},
+    *,
+};
+
+/// Runs a source that fills its gaps, with one gap of ten seconds.
+fn with_gap(dir: &Path) -> History {
+    let history = History::open(dir, &[("main", true)]);
+    {
+        let mut inner = history.lock();
+        let Inner { book, watch, .. } = &mut *inner;
+        let mut facts = SourceFacts {
+            fills_gaps: true,
+            ..source(10)
+        };
+        watch.source(&facts, book, time(10));
+        facts.gaps = 1;
+        facts.newest_gaps = vec![(time(20), Duration::from_secs(10), "closed", UNRECOVERED)];
+        watch.source(&facts, book, time(31));
+    }
+    history
+}
+
+fn sums(history: &History) -> SourceGaps {
+    let inner = history.lock();
+    gaps_of("main", &inner.book, &inner.watch, time(100))
+}
+
+#[test]
+fn gap_has_no_outcome_while_it_is_filled() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = with_gap(dir.path());
+    let gap = &history.filling("main")[0];
+    assert_eq!((gap.began, gap.ended), (time(20), Some(time(30))));
+    assert_eq!(gap.last_event.as_deref(), Some("7"));
+    assert!(history.filling("other").is_empty());
+    let found = sums(&history);
+    assert_eq!((found.filling, found.ended.gaps, found.lost.gaps), (1, 1, 0));
+    assert!(found.totals.is_empty(), "a counter never decreases");
+}
+
+#[test]
+fn outcome_counts_once() {
+    for outcome in [RECOVERED, PARTLY, UNRECOVERED] {
+        let dir = tempfile::tempdir().unwrap();
+        let history = with_gap(dir.path());
+        let gap = history.filling("main").remove(0);
+        for _ in 0..2 {
+            history.filled(&gap, outcome, 12, "missed events were fetched: 12");
+        }
+        assert!(history.filling("main").is_empty());
+        let found = sums(&history);
+        assert_eq!(found.totals[&("closed".into(), outcome.into())], 1);
+        assert_eq!((found.filling, found.newest[0].fetched), (0, 12));
+        let lost = u64::from(outcome != RECOVERED);
+        assert_eq!((found.lost.gaps, found.lost.seconds), (lost, 10.0 * lost as f64));
+        let entries = history.lock().book.entries.values().cloned().collect::<Vec<_>>();
+        let filled: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry.kind == "gap_filled")
+            .collect();
+        assert_eq!((filled.len(), filled[0].events), (1, Some(12)));
+    }
+}
+
+#[test]
+fn gap_is_filled_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = with_gap(dir.path());
+    first.stopped("SIGTERM");
+    first.write();
+    let second = History::open(dir.path(), &[("main", true)]);
+    assert_eq!(second.filling("main").len(), 1);
+    // Without an interface to fetch events from, the gap is lost.
+    drop(second);
+    let third = History::open(dir.path(), &[("main", false)]);
+    assert!(third.filling("main").is_empty());
+    let outcomes: Vec<String> = third
+        .lock()
+        .book
+        .gaps
+        .values()
+        .map(|gap| gap.outcome.to_string())
+        .collect();
+    assert_eq!(outcomes, [UNRECOVERED, "open"]);
+}

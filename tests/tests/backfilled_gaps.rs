@@ -1,0 +1,300 @@
+//! What the platform recognised while the bridge was not connected is fetched, or reported to the consumers.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use neurobridge_tests::bridge::Bridge;
+use neurobridge_tests::kafka::records::read_topic;
+use neurobridge_tests::nats::{NatsOptions, client::read_stream};
+use neurobridge_tests::paths::Scratch;
+use neurobridge_tests::platform::Platform;
+use neurobridge_tests::poll::{wait_for, wait_until};
+use neurobridge_tests::program::neurobridge;
+use neurobridge_tests::shared::{kafka_bootstrap, own_nats};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(120);
+/// The events that the platform recognises, at the rate of [`RATE`].
+const EVENTS: u64 = 4000;
+const RATE: &str = "200";
+
+fn source(platform: &Platform) -> String {
+    let address = platform.address();
+    format!(
+        r#"
+[sources.main]
+url = "ws://{address}/"
+token = "t"
+backoff = {{ min = "20ms", max = "200ms" }}
+[sources.main.backfill]
+url = "http://{address}"
+rate = 500
+"#
+    )
+}
+
+/// Returns the number of events that the platform has recognised so far.
+fn recognised(record: &Path) -> usize {
+    fs::read_to_string(record).map_or(0, |text| text.lines().count())
+}
+
+/// Returns the gaps of the history.
+fn gaps(dir: &Scratch) -> Vec<Value> {
+    let mut command = Command::new(neurobridge());
+    command
+        .args(["gaps", "ls", "--json", "-c"])
+        .arg(dir.join("neurobridge.toml"));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// Waits until a number of gaps have an outcome that will not change.
+fn wait_for_outcomes(dir: &Scratch, count: usize) -> Vec<Value> {
+    let is_final = |gap: &Value| gap["outcome"] != "open" && gap["outcome"] != "filling";
+    wait_for("the outcomes of all gaps", SOON, || {
+        let gaps = gaps(dir);
+        Ok((gaps.len() >= count && gaps.iter().all(is_final)).then_some(gaps))
+    })
+    .unwrap()
+}
+
+/// An event as a consumer sees it.
+struct Arrived {
+    id: u64,
+    person: Option<String>,
+    is_backfill: bool,
+    is_late: bool,
+}
+
+impl Arrived {
+    fn new(id: &str, body: &[u8], header: impl Fn(&str) -> Option<String>) -> Self {
+        let body: Value = serde_json::from_slice(body).unwrap();
+        Self {
+            id: id.strip_prefix("main/").unwrap().parse().unwrap(),
+            person: body["pid"].as_str().map(str::to_owned),
+            is_backfill: header("origin").as_deref() == Some("backfill"),
+            is_late: header("late").as_deref() == Some("true"),
+        }
+    }
+}
+
+/// Checks that each recognised event arrived once, and in the order of its person unless it is marked as late.
+fn assert_complete(destination: &str, events: &[Arrived]) {
+    let ids: HashSet<u64> = events.iter().map(|event| event.id).collect();
+    assert_eq!(events.len(), ids.len(), "{destination}: an event arrived twice");
+    assert_eq!(ids, (1..=EVENTS).collect(), "{destination}");
+    let mut last: HashMap<&str, u64> = HashMap::new();
+    for event in events.iter().filter(|event| !event.is_late) {
+        let Some(person) = event.person.as_deref() else {
+            continue;
+        };
+        let before = last.insert(person, event.id);
+        assert!(
+            before.is_none_or(|before| before < event.id),
+            "{destination}: {} of {person} is out of order",
+            event.id
+        );
+    }
+    let fetched = events.iter().filter(|event| event.is_backfill).count();
+    let late = events.iter().filter(|event| event.is_late).count();
+    assert!(
+        fetched > 300 && late < fetched / 2,
+        "{destination}: {fetched} fetched, {late} of them late"
+    );
+}
+
+#[test]
+fn missed_events_are_fetched_once_and_in_order() {
+    let Some(bootstrap) = kafka_bootstrap() else {
+        return;
+    };
+    let Some(nats) = own_nats(NatsOptions::default()) else {
+        return;
+    };
+    let dir = Scratch::new("backfilled-gaps").unwrap();
+    let topic = format!("backfilled-gaps-{}", std::process::id());
+    let record = dir.join("recognised.jsonl");
+    let path = record.display().to_string();
+    let count = EVENTS.to_string();
+    let platform =
+        Platform::start(&dir, &["--rate", RATE, "--count", &count, "--recognised", &path]).unwrap();
+    let config = format!(
+        r#"{}
+[spool]
+type = "disk"
+[sinks.kafka]
+type = "kafka"
+bootstrap_servers = "{bootstrap}"
+topic = "{topic}"
+delivery = "exactly_once"
+create = true
+partitions = 3
+replicas = 1
+[sinks.stream]
+type = "nats"
+servers = ["{}"]
+subject = "gaps.{{result}}"
+stream = {{ name = "GAPS", create = true, max_age = "1h", replicas = 1 }}
+"#,
+        source(&platform),
+        nats.url()
+    );
+
+    let mut bridge = Bridge::start(&dir, &config).unwrap();
+    let events = |bridge: &Bridge, more_than: u64| {
+        bridge
+            .wait("events", SOON, |status| status.delivered("stream") > more_than)
+            .unwrap();
+    };
+    events(&bridge, 200);
+    // A crash, then a stop in order; each time the platform recognises some hundred events meanwhile.
+    for is_crash in [true, false] {
+        if is_crash {
+            bridge.process().kill().unwrap();
+        } else {
+            let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+            assert!(status.success(), "{log}");
+        }
+        let until = recognised(&record) + 400;
+        wait_until("events without a connection", SOON, || {
+            recognised(&record) >= until
+        })
+        .unwrap();
+        bridge = Bridge::start(&dir, &config).unwrap();
+        events(&bridge, 300);
+        wait_for_outcomes(&dir, if is_crash { 1 } else { 2 });
+    }
+    bridge
+        .wait("all events", SOON, |status| {
+            ["kafka", "stream"]
+                .iter()
+                .all(|sink| status.sink(sink).ledger.delivered + status.sink(sink).ledger.duplicate >= EVENTS)
+        })
+        .unwrap();
+    let gaps = wait_for_outcomes(&dir, 2);
+    let told = |gap: &Value| {
+        let text = |key: &str| gap[key].as_str().unwrap().to_owned();
+        (
+            text("reason"),
+            text("outcome"),
+            gap["fetched"].as_u64().unwrap() >= 350,
+        )
+    };
+    assert_eq!(
+        gaps.iter().map(told).collect::<Vec<_>>(),
+        [("crash", true), ("restart", true)].map(|(reason, many)| (reason.into(), "recovered".into(), many)),
+        "{gaps:#?}"
+    );
+    assert!(
+        bridge
+            .metric("neurobridge_source_backfilled_events_total", &[])
+            .unwrap()
+            >= 350.0
+    );
+    assert_eq!(
+        bridge.metric("neurobridge_source_filling_gaps", &[]).unwrap(),
+        0.0
+    );
+    let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(status.success(), "{log}");
+
+    let stream = read_stream(&nats.url(), "GAPS", SOON).unwrap();
+    let stream: Vec<Arrived> = stream
+        .iter()
+        .map(|message| {
+            let header = |name: &str| message.header(&format!("ce-{name}")).map(str::to_owned);
+            Arrived::new(&header("id").unwrap(), &message.payload, header)
+        })
+        .collect();
+    assert_complete("NATS", &stream);
+    let topic = read_topic(&bootstrap, &topic, SOON).unwrap();
+    let topic: Vec<Arrived> = topic
+        .iter()
+        .map(|record| {
+            let header = |name: &str| record.header(&format!("ce_{name}")).map(str::to_owned);
+            Arrived::new(&header("id").unwrap(), record.value.as_deref().unwrap(), header)
+        })
+        .collect();
+    assert_complete("Kafka", &topic);
+}
+
+#[test]
+fn gap_that_is_not_filled_is_an_event_in_every_sink() {
+    let dir = Scratch::new("reported-gaps").unwrap();
+    let platform = Platform::start(
+        &dir,
+        &[
+            "--rate",
+            RATE,
+            "--fault",
+            "cut,after=100,times=1",
+            "--fault",
+            "rest-http=503",
+        ],
+    )
+    .unwrap();
+    let config = source(&platform)
+        + r#"
+give_up_after = "1s"
+[sinks.all]
+type = "file"
+path = "all.jsonl"
+[sinks.none]
+type = "file"
+path = "none.jsonl"
+filter = { result = ["a result that does not exist"] }
+"#;
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    let gaps = wait_for_outcomes(&dir, 1);
+    assert_eq!(
+        (&gaps[0]["outcome"], &gaps[0]["reason"]),
+        (&"unrecovered".into(), &"broken".into())
+    );
+    bridge
+        .wait("the report", SOON, |status| status.delivered("none") == 1)
+        .unwrap();
+    let labels = ["reason=\"broken\"", "outcome=\"unrecovered\""];
+    assert_eq!(
+        bridge.metric("neurobridge_source_gaps_total", &labels).unwrap(),
+        1.0
+    );
+    assert!(
+        bridge
+            .metric("neurobridge_source_backfill_failures_total", &[])
+            .unwrap()
+            >= 1.0
+    );
+    let data_dir = bridge.data_dir().to_owned();
+    let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(status.success(), "{log}");
+    assert!(log.contains("missed events were not fetched"), "{log}");
+    let read = |file: &str| -> Vec<Value> {
+        let text = fs::read_to_string(data_dir.join(file)).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .filter(|event| event["type"] == "neurobridge.gap")
+            .collect()
+    };
+    let reports = read("none.jsonl");
+    assert_eq!((reports.len(), read("all.jsonl").len()), (1, 1), "{reports:?}");
+    let data = &reports[0]["data"];
+    assert_eq!(
+        (&data["source"], &data["gap"], &data["outcome"], &data["began"]),
+        (
+            &"main".into(),
+            &gaps[0]["id"],
+            &"unrecovered".into(),
+            &gaps[0]["began"]
+        ),
+        "{data}"
+    );
+    assert!(data["error"].as_str().unwrap().contains("503"), "{data}");
+}
