@@ -78,7 +78,7 @@ impl Arrived {
     fn new(id: &str, body: &[u8], header: impl Fn(&str) -> Option<String>) -> Self {
         let body: Value = serde_json::from_slice(body).unwrap();
         Self {
-            id: id.strip_prefix("main/").unwrap().parse().unwrap(),
+            id: id.parse().unwrap(),
             person: body["pid"].as_str().map(str::to_owned),
             is_backfill: header("origin").as_deref() == Some("backfill"),
             is_late: header("late").as_deref() == Some("true"),
