@@ -59,6 +59,17 @@ impl Bridge {
         })
     }
 
+    /// Like [`Bridge::start`], with `--watch`.
+    ///
+    /// # Errors
+    /// Returns an error in the same cases.
+    pub fn start_watching(dir: &Scratch, config: &str) -> Result<Self> {
+        Self::launch(dir, config, |command, log| {
+            command.arg("--watch");
+            Process::spawn("bridge", command, log)
+        })
+    }
+
     /// Like [`Bridge::start`], with these signals ignored from the start, as with `nohup`. `signals` contains names for
     /// a shell's `trap`.
     ///

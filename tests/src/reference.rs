@@ -30,7 +30,7 @@ const PARTS: [(&str, &[&str]); 4] = [
 ];
 
 /// Labels whose values depend on the configuration or on the version.
-const OPEN_LABELS: [&str; 5] = ["source", "sink", "version", "le", "part"];
+const OPEN_LABELS: [&str; 6] = ["source", "sink", "version", "le", "part", "hash"];
 
 /// Returns the path of the reference.
 pub fn path() -> PathBuf {

@@ -27,6 +27,7 @@ mod page;
 mod privacy;
 mod public_clients;
 mod recreated_destinations;
+mod reload;
 mod replay;
 mod resumed_feeds;
 mod shared_files;

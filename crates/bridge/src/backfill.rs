@@ -53,6 +53,8 @@ pub(crate) struct Filler {
     encoder: Encoder,
     batches: mpsc::Sender<Encoded>,
     started: Timestamp,
+    /// Cancelled when the gaps of a replaced source are to be filled.
+    take_over: Option<CancellationToken>,
 }
 
 /// What a filler needs of the configuration.
@@ -139,7 +141,14 @@ impl Filler {
             encoder,
             batches,
             started: clock::now(),
+            take_over: None,
         }
+    }
+
+    /// Continues what the filler of another instance of the source has not filled when `authorised` is cancelled.
+    pub(crate) fn taking_over(mut self, authorised: Option<CancellationToken>) -> Self {
+        self.take_over = authorised;
+        self
     }
 
     /// Fills the gaps of the source until `stop` is cancelled or the source ends. Gaps that are not filled by then are filled in
@@ -154,9 +163,14 @@ impl Filler {
         // A failed attempt may have stored a part of the events.
         let mut stored_before = None;
         loop {
-            let hold = match retry_at.take() {
-                None => self.ends.recv().await.map(Some),
-                Some(at) => tokio::select! {
+            let hold = match (retry_at.take(), self.take_over.take()) {
+                (None, None) => self.ends.recv().await.map(Some),
+                (_, Some(authorised)) => tokio::select! {
+                    biased;
+                    ended = self.ends.recv() => ended.map(Some),
+                    () = authorised.cancelled() => Some(None),
+                },
+                (Some(at), None) => tokio::select! {
                     biased;
                     ended = self.ends.recv() => ended.map(Some),
                     () = sleep_until(at) => Some(None),

@@ -1,5 +1,7 @@
 //! The bridge: builds its parts from the configuration, runs them, and drains them in order.
 
+mod reload;
+
 use std::{
     net::SocketAddr,
     sync::Arc,
@@ -11,6 +13,7 @@ use neurobridge_spool::Spool;
 use nix::unistd::gethostname;
 use tokio::{
     net::TcpListener,
+    sync::{mpsc, watch},
     task::{JoinHandle, spawn_blocking},
     time::{Instant as Deadline, interval, timeout, timeout_at},
 };
@@ -19,6 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     config::Config,
+    control::{Control, Greeting, Requested},
     data_dir::DataDir,
     deliveries::{Deliveries, PreparedSink},
     exit::{Exit, Failure, OrExit},
@@ -26,13 +30,15 @@ use crate::{
     history::{History, Recorder},
     http::{self, Access, Status},
     parts::Parts,
+    reload::{Configuration, Reloader},
     signals::Signals,
     spool,
     state::{State, View},
     systemd,
-    tap::{Greeting, Tap},
 };
 
+/// The largest number of requests of the control socket that wait.
+const MAX_REQUESTS: usize = 4;
 /// The time limit for the end of all parts after the drain timeout.
 const ABORT_LIMIT: Duration = Duration::from_secs(3);
 /// The time for which no sink may have anything to gain from waiting before the drain ends. Longer than a reconnection.
@@ -49,9 +55,16 @@ pub(crate) struct Bridge {
     sinks: Deliveries,
     http: JoinHandle<()>,
     stop_http: CancellationToken,
-    /// `None` if the socket could not be created: then `tail` cannot read from this bridge.
-    tap: Option<JoinHandle<()>>,
-    stop_tap: CancellationToken,
+    /// `None` if the socket could not be created: then other commands cannot send requests to this bridge.
+    control: Option<JoinHandle<()>>,
+    stop_control: CancellationToken,
+    /// What the control socket states about the running configuration.
+    greeting: watch::Sender<Greeting>,
+    requests: mpsc::Receiver<Requested>,
+    /// The sender of `requests`, so that the channel stays open.
+    requester: mpsc::Sender<Requested>,
+    /// `None` if the configuration was built in code.
+    reloader: Option<Reloader>,
     /// `None` once the end of the run is recorded.
     recorder: Option<Recorder>,
     /// Dropped last, so that the folder stays locked until all parts have ended.
@@ -98,7 +111,7 @@ impl Bridge {
         let mut sinks = Deliveries::new(config, spool.clone(), Arc::clone(&parts)).await?;
         for name in config.sinks.keys() {
             let prepared = PreparedSink::new(name, config, &sinks).await?;
-            sinks.run_sink(prepared);
+            drop(sinks.run_sink(prepared));
         }
 
         for name in spool.release_others() {
@@ -108,8 +121,25 @@ impl Bridge {
             );
         }
 
-        let stop_tap = CancellationToken::new();
-        let tap = start_tap(config, &spool, stop_tap.clone()).await;
+        let stop_control = CancellationToken::new();
+        let greeting = watch::Sender::new(Greeting::new(&spool.id(), config));
+        let (requester, requests) = mpsc::channel(MAX_REQUESTS);
+        let control = match Control::bind(&config.data_dir).await {
+            Ok(control) => {
+                let serving = control.serve(
+                    spool.clone(),
+                    greeting.subscribe(),
+                    requester.clone(),
+                    stop_control.clone(),
+                );
+                Some(tokio::spawn(serving))
+            }
+            Err(error) => {
+                // The folder may not support sockets.
+                warn!(%error, data_dir = %config.data_dir.display(), "control socket not available; tail and reload cannot use this bridge");
+                None
+            }
+        };
         let state = Arc::new(State {
             started: Instant::now(),
             instance: instance(address),
@@ -117,6 +147,7 @@ impl Bridge {
             spool,
             http: Arc::default(),
             history,
+            configuration: Configuration::new(config),
         });
         let feed = Feed::start(
             config,
@@ -144,8 +175,12 @@ impl Bridge {
             sinks,
             http,
             stop_http,
-            tap,
-            stop_tap,
+            control,
+            stop_control,
+            greeting,
+            requests,
+            requester,
+            reloader: None,
             recorder,
             _data_dir: data_dir,
         })
@@ -159,6 +194,16 @@ impl Bridge {
     /// Returns the state shown by `/status` and the metrics.
     pub(crate) fn state(&self) -> &Arc<State> {
         &self.state
+    }
+
+    /// Allows reloads of the configuration with which the bridge was started.
+    pub(crate) fn allow_reload(&mut self, reloader: Reloader) {
+        self.reloader = Some(reloader);
+    }
+
+    /// Returns a sender of requests, which the bridge performs while it runs.
+    pub(crate) fn requester(&self) -> mpsc::Sender<Requested> {
+        self.requester.clone()
     }
 
     /// Runs until a signal or the failure of a part, then drains. Logs the ledger.
@@ -219,18 +264,22 @@ impl Bridge {
         self.finish(cause)
     }
 
-    /// Waits until a part ends unexpectedly.
+    /// Waits until a part ends unexpectedly. Performs the requests of the control socket meanwhile.
     async fn failed(&mut self) -> Failure {
         let spool = self.state.spool.clone();
-        tokio::select! {
-            failure = self.feed.failed() => failure,
-            // Noticed also while no event arrives whose append would fail.
-            error = spool.failed() => Failure::new(Exit::Disk, error),
-            failure = self.sinks.failed() => failure,
-            ended = &mut self.http => {
-                joined(ended);
-                Failure::message(Exit::Unavailable, "the HTTP server stopped unexpectedly")
-            }
+        loop {
+            let requested = tokio::select! {
+                failure = self.feed.failed() => return failure,
+                // Noticed also while no event arrives whose append would fail.
+                error = spool.failed() => return Failure::new(Exit::Disk, error),
+                failure = self.sinks.failed() => return failure,
+                ended = &mut self.http => {
+                    joined(ended);
+                    return Failure::message(Exit::Unavailable, "the HTTP server stopped unexpectedly");
+                }
+                Some(requested) = self.requests.recv() => requested,
+            };
+            self.perform(requested).await;
         }
     }
 
@@ -281,10 +330,10 @@ impl Bridge {
             failure = failure.or(ended);
         }
         self.sinks.abort_all();
-        self.stop_tap.cancel();
-        if let Some(tap) = self.tap.take() {
-            // The tap has its own time limit for tails that still read.
-            joined(tap.await);
+        self.stop_control.cancel();
+        if let Some(control) = self.control.take() {
+            // The task has its own time limit for clients that still read.
+            joined(control.await);
         }
         self.stop_http.cancel();
         failure
@@ -353,20 +402,6 @@ async fn open_history(config: &Config) -> History {
         History::open(&data_dir, &sources)
     };
     joined(spawn_blocking(open).await)
-}
-
-/// Opens the socket for `tail`. The bridge runs without it if the folder does not support sockets.
-async fn start_tap(config: &Config, spool: &Spool, stop: CancellationToken) -> Option<JoinHandle<()>> {
-    match Tap::bind(&config.data_dir).await {
-        Ok(tap) => {
-            let greeting = Greeting::new(&spool.id(), config);
-            Some(tokio::spawn(tap.serve(spool.clone(), greeting, stop)))
-        }
-        Err(error) => {
-            warn!(%error, data_dir = %config.data_dir.display(), "socket for tail not available; tail cannot read from this bridge");
-            None
-        }
-    }
 }
 
 /// Returns the name of this bridge among others: its host and the port of its HTTP server, as Prometheus names a target.

@@ -19,7 +19,8 @@ pub use self::values::HttpAddress;
 use self::{
     texts::{
         AFTER_HELP, CHECK_EXAMPLES, COMPLETIONS_EXAMPLES, DEAD_LETTERS_EXAMPLES, HEALTHCHECK_EXAMPLES,
-        REPLAY_EXAMPLES, RUN_EXAMPLES, SIMULATE_SHORT_HELP, TAIL_EXAMPLES, simulate_long_help,
+        RELOAD_EXAMPLES, REPLAY_EXAMPLES, RUN_EXAMPLES, SIMULATE_SHORT_HELP, TAIL_EXAMPLES,
+        simulate_long_help,
     },
     values::{condition, http_address, log_level, rate, run_name},
 };
@@ -66,7 +67,13 @@ pub struct LogFlags {
 pub enum Command {
     /// Runs the bridge.
     #[command(after_help = RUN_EXAMPLES)]
-    Run(ConfigFlag),
+    Run(RunFlags),
+    /// Loads the configuration of the running bridge again.
+    ///
+    /// Parts with unchanged settings keep their connections; a changed source opens its new connection before the old one is
+    /// closed; a changed sink continues at its cursor. A wrong file changes nothing. Settings that need a restart are named.
+    #[command(after_help = RELOAD_EXAMPLES)]
+    Reload(ConfigFlag),
     /// Shows events flowing: simulated platform, bridge and a file in one process, without any configuration.
     Demo(DemoFlags),
     /// Reports all errors of the configuration at once, or summarises it.
@@ -118,6 +125,17 @@ pub struct ConfigFlag {
     /// The configuration file [default: $NEUROBRIDGE_CONFIG, ./neurobridge.toml, /etc/neurobridge/neurobridge.toml, or none].
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Flags of `run`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RunFlags {
+    /// The flag of the configuration file.
+    #[command(flatten)]
+    pub config: ConfigFlag,
+    /// Reloads the configuration when the content of its file changes.
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// Flags of `spool`.

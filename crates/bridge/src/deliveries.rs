@@ -1,20 +1,32 @@
 //! The second half of the bridge: the deliveries from the spool to the sinks.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
 use neurobridge_core::{
     dead_letter::DeadLetters,
-    delivery::{self, Ended, Progress, Shutdown},
-    reader::{ReadError, Reader},
+    delivery::{self, Ended, Progress, Shutdown, SinkState},
+    reader::{Cursor, ReadError, Reader},
     sink_type::{BuildContext, DeadLetterPlace},
 };
 use neurobridge_sink_file::{DeadLettersConfig, FileDeadLetters};
-use neurobridge_spool::Spool;
-use tokio::task::JoinSet;
+use neurobridge_spool::{Spool, SpoolReader};
+use tokio::{
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
+    task::JoinSet,
+    time::{Instant, interval},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -23,9 +35,17 @@ use crate::{
     exit::{Exit, Failure, OrExit},
     feed::{joined, read_redaction},
     parts::Parts,
-    sinks::AnyReader,
+    sink_reader::SinkReader,
+    sinks::{AnyReader, Delivery},
     state::SinkHandle,
 };
+
+/// The time for which a changed or removed sink waits for the outcomes of the events that it has published.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// The time after that for closing its client.
+const ABORT_LIMIT: Duration = Duration::from_secs(3);
+/// The interval at which a sink that is being stopped is looked at.
+const STOP_LOOK: Duration = Duration::from_millis(100);
 
 /// The running deliveries, one for each sink. They stop immediately on drop.
 pub(crate) struct Deliveries {
@@ -35,6 +55,161 @@ pub(crate) struct Deliveries {
     dead_letters: Arc<dyn DeadLetters>,
     shutdown: Shutdown,
     tasks: JoinSet<(Arc<str>, Result<Ended, ReadError>)>,
+    /// The channel to the task of each sink.
+    changes: BTreeMap<Arc<str>, SinkChanges>,
+    /// The number of the last delivery.
+    last: u64,
+}
+
+/// The changes of a running sink.
+struct SinkChanges {
+    /// The channel to the task of the sink.
+    sender: mpsc::Sender<Change>,
+    /// Whether a change is not complete yet.
+    is_changing: Arc<AtomicBool>,
+}
+
+/// A change of a running sink.
+struct Change {
+    /// The new settings; `None` if the sink is removed.
+    settings: Option<Box<PreparedSink>>,
+    number: u64,
+    /// Notified when the change is complete.
+    done: oneshot::Sender<()>,
+}
+
+/// What all deliveries share.
+struct SinkContext {
+    data_dir: PathBuf,
+    spool: Spool,
+    parts: Arc<Parts>,
+    shutdown: Shutdown,
+}
+
+/// A delivery that runs.
+struct RunningSink {
+    name: Arc<str>,
+    delivery: Delivery,
+    progress: Arc<Progress>,
+    /// Ends the reading of further events.
+    stop_reading: CancellationToken,
+    shutdown: Shutdown,
+    returned: oneshot::Receiver<(SpoolReader, Cursor)>,
+}
+
+impl RunningSink {
+    fn start(
+        prepared: PreparedSink,
+        number: u64,
+        reader: SpoolReader,
+        cursor: Cursor,
+        context: &SinkContext,
+    ) -> Self {
+        let PreparedSink { name, entry, options } = prepared;
+        let progress = Arc::new(Progress::new(cursor.clone()));
+        let stop_reading = CancellationToken::new();
+        let (reader, returned) = SinkReader::new(reader, cursor, stop_reading.clone());
+        let shutdown = Shutdown {
+            drain: context.shutdown.drain.child_token(),
+            abort: context.shutdown.abort.child_token(),
+        };
+        let build = BuildContext {
+            name: &name,
+            data_dir: &context.data_dir,
+            replay: None,
+        };
+        let delivery = entry.config.deliver(
+            &build,
+            AnyReader::Spool(reader),
+            options,
+            Arc::clone(&progress),
+            shutdown.clone(),
+        );
+        context.parts.set_sink(Arc::new(SinkHandle {
+            number,
+            name: Arc::clone(&name),
+            kind: entry.config.type_name(),
+            destination: entry.config.destination(&context.data_dir),
+            required: entry.common.required,
+            progress: Arc::clone(&progress),
+        }));
+        Self {
+            name,
+            delivery,
+            progress,
+            stop_reading,
+            shutdown,
+            returned,
+        }
+    }
+
+    /// Delivers until the bridge stops or the sink is removed; begins again with other settings at each change.
+    async fn run(
+        mut self,
+        context: SinkContext,
+        mut changes: mpsc::Receiver<Change>,
+        is_changing: Arc<AtomicBool>,
+    ) -> Result<Ended, ReadError> {
+        loop {
+            let change = tokio::select! {
+                biased;
+                ended = &mut self.delivery => return ended,
+                Some(change) = changes.recv() => change,
+            };
+            let name = Arc::clone(&self.name);
+            let Some((reader, cursor)) = self.stop().await? else {
+                return Ok(Ended::Unfinished);
+            };
+            let Some(prepared) = change.settings else {
+                drop(reader);
+                context.spool.release(&name);
+                context.parts.remove_sink(&name);
+                let _ = change.done.send(());
+                return Ok(Ended::Unfinished);
+            };
+            info!(
+                sink = &*name,
+                next = cursor.next.get(),
+                "sink reopened at its cursor"
+            );
+            self = Self::start(*prepared, change.number, reader, cursor, &context);
+            is_changing.store(false, Ordering::Release);
+            let _ = change.done.send(());
+        }
+    }
+
+    /// Ends the delivery, and returns the reader of the spool with the last committed cursor.
+    async fn stop(mut self) -> Result<Option<(SpoolReader, Cursor)>, ReadError> {
+        self.stop_reading.cancel();
+        self.shutdown.drain.cancel();
+        let deadline = Instant::now() + STOP_LIMIT;
+        let mut look = interval(STOP_LOOK);
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut self.delivery => {
+                    ended?;
+                    break;
+                }
+                now = look.tick() => {
+                    let progress = self.progress.snapshot();
+                    let is_up = matches!(progress.state, SinkState::Up | SinkState::Draining);
+                    // A sink that is not up, and has published nothing, has nothing to wait for.
+                    if now >= deadline || (!is_up && progress.in_flight == 0) {
+                        self.shutdown.abort.cancel();
+                    }
+                    if now >= deadline + ABORT_LIMIT {
+                        break;
+                    }
+                }
+            }
+        }
+        let Self {
+            delivery, returned, ..
+        } = self;
+        drop(delivery);
+        Ok(returned.await.ok())
+    }
 }
 
 /// A sink that is ready to be started.
@@ -63,6 +238,8 @@ impl Deliveries {
                 abort: CancellationToken::new(),
             },
             tasks: JoinSet::new(),
+            changes: BTreeMap::new(),
+            last: 0,
         })
     }
 
@@ -71,31 +248,84 @@ impl Deliveries {
         Arc::clone(&self.dead_letters)
     }
 
-    /// Starts the delivery to a sink at its cursor.
-    pub(crate) fn run_sink(&mut self, prepared: PreparedSink) {
-        let PreparedSink { name, entry, options } = prepared;
-        let reader = self.spool.reader_from(&name, entry.common.start);
-        let progress = Arc::new(Progress::new(reader.cursor().clone()));
-        let context = BuildContext {
-            name: &name,
-            data_dir: &self.data_dir,
-            replay: None,
+    /// Starts the delivery to a sink at its cursor. If the sink runs with other settings, that delivery ends first: it publishes
+    /// nothing more and waits for the outcomes of what it has published, for at most [`STOP_LIMIT`]. Returns the receiver of
+    /// the completion.
+    pub(crate) fn run_sink(&mut self, prepared: PreparedSink) -> oneshot::Receiver<()> {
+        self.last += 1;
+        let (done, is_done) = oneshot::channel();
+        let name = Arc::clone(&prepared.name);
+        let change = Change {
+            settings: Some(Box::new(prepared)),
+            number: self.last,
+            done,
         };
-        let delivery = entry.config.deliver(
-            &context,
-            AnyReader::Spool(reader),
-            options,
-            Arc::clone(&progress),
-            self.shutdown.clone(),
-        );
-        self.parts.set_sink(Arc::new(SinkHandle {
-            name: Arc::clone(&name),
-            kind: entry.config.type_name(),
-            destination: entry.config.destination(&self.data_dir),
-            required: entry.common.required,
-            progress,
-        }));
-        self.tasks.spawn(async move { (name, delivery.await) });
+        let Err(change) = self.send(&name, change) else {
+            return is_done;
+        };
+        let Change {
+            settings: Some(prepared),
+            number,
+            done,
+        } = change
+        else {
+            return is_done;
+        };
+        let (sender, changes) = mpsc::channel(1);
+        let is_changing = Arc::<AtomicBool>::default();
+        let running = SinkChanges {
+            sender,
+            is_changing: Arc::clone(&is_changing),
+        };
+        self.changes.insert(Arc::clone(&name), running);
+        let context = SinkContext {
+            data_dir: self.data_dir.clone(),
+            spool: self.spool.clone(),
+            parts: Arc::clone(&self.parts),
+            shutdown: self.shutdown.clone(),
+        };
+        // The reader is created now, so that it misses no event.
+        let reader = self.spool.reader_from(&name, prepared.entry.common.start);
+        let cursor = reader.cursor().clone();
+        let running = RunningSink::start(*prepared, number, reader, cursor, &context);
+        let _ = done.send(());
+        self.tasks
+            .spawn(async move { (name, running.run(context, changes, is_changing).await) });
+        is_done
+    }
+
+    /// Ends the delivery to a sink as [`run_sink`](Self::run_sink) does, and the retention of events for it. Returns the
+    /// receiver of the completion.
+    pub(crate) fn remove_sink(&mut self, name: &str) -> oneshot::Receiver<()> {
+        let (done, is_done) = oneshot::channel();
+        let change = Change {
+            settings: None,
+            number: 0,
+            done,
+        };
+        // A sink that has ended needs no removal. The channel stays until the task ends, so that the sink is not added meanwhile.
+        let _ = self.send(name, change);
+        is_done
+    }
+
+    /// Returns whether a sink is still being changed, so that it accepts no further change yet.
+    pub(crate) fn is_changing(&self, name: &str) -> bool {
+        self.changes
+            .get(name)
+            .is_some_and(|changes| changes.is_changing.load(Ordering::Acquire) && !changes.sender.is_closed())
+    }
+
+    /// Sends a change to the task of a sink. Returns the change if no task runs.
+    fn send(&self, name: &str, change: Change) -> Result<(), Change> {
+        let Some(changes) = self.changes.get(name) else {
+            return Err(change);
+        };
+        changes
+            .sender
+            .try_send(change)
+            .map_err(TrySendError::into_inner)?;
+        changes.is_changing.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Waits until a delivery fails. Never returns if none does. Cancel-safe.
@@ -136,6 +366,11 @@ impl Deliveries {
 }
 
 impl PreparedSink {
+    /// Returns the name of the sink.
+    pub(crate) const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     /// Reads the files of a configured sink, and opens its file for dead letters.
     ///
     /// # Errors

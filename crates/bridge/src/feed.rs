@@ -1,6 +1,14 @@
 //! The first half of the bridge: the sources and the intake, up to the spool.
 
-use std::{io, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow};
 use neurobridge_core::{
@@ -10,11 +18,14 @@ use neurobridge_core::{
     ledger::SourceLedger,
     redact::{KeyFileError, Pattern, Pseudonymise, Redaction},
 };
-use neurobridge_listener::{Batcher, EventAttributes, Source, SourceConfig, SourceError, SourceStats};
+use neurobridge_listener::{
+    Batcher, EventAttributes, Replacement, Source, SourceConfig, SourceError, SourceState, SourceStats,
+};
 use neurobridge_spool::{AppendError, Spool, SpoolConfig};
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet, spawn_blocking},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -30,6 +41,10 @@ use crate::{
     tokens::{Minting, Tokens},
 };
 
+/// The time for which a replaced source continues after the new one is authenticated: the platform may answer AUTH before it sends
+/// events to the new connection.
+const OVERLAP: Duration = Duration::from_secs(1);
+
 /// The running sources and the intake. They stop immediately on drop.
 pub(crate) struct Feed {
     stop: CancellationToken,
@@ -37,13 +52,39 @@ pub(crate) struct Feed {
     parts: Arc<Parts>,
     /// The channel to the intake, which ends when all senders are dropped. `None` once no source is left.
     batches: Option<mpsc::Sender<Encoded>>,
-    sources: JoinSet<(Arc<str>, Result<(), SourceError>)>,
+    sources: JoinSet<(Arc<str>, u64, Result<(), SourceError>)>,
+    /// The running instances of each source, the newest last: while a source is replaced, the earlier ones still run.
+    instances: BTreeMap<Arc<str>, Vec<Instance>>,
+    /// The number of the last instance.
+    last: u64,
     /// The tasks that fetch the events of gaps.
     fillers: JoinSet<()>,
     /// `None` for commands that store nothing, which fill no gaps.
     state: Option<Arc<State>>,
     /// A single task, in a set because a set can be polled again after the task has ended.
     intake: JoinSet<Result<(), AppendError>>,
+}
+
+/// Waits until an instance has been authenticated for [`OVERLAP`].
+async fn overlap(replacement: &Replacement) {
+    replacement.authorised.cancelled().await;
+    sleep(OVERLAP).await;
+}
+
+/// A source with the settings with which it was started.
+#[derive(Clone)]
+struct Instance {
+    number: u64,
+    stop: CancellationToken,
+    replacement: Replacement,
+}
+
+impl Instance {
+    /// Closes the connections because another instance has replaced them.
+    fn retire(&self) {
+        self.replacement.retires.cancel();
+        self.stop.cancel();
+    }
 }
 
 /// The observable state of a running source.
@@ -56,6 +97,15 @@ pub(crate) struct SourceHandle {
     pub(crate) stats: Arc<SourceStats>,
     /// The tokens that are created for the source; `None` if it is configured with a token.
     pub(crate) tokens: Option<Arc<Tokens>>,
+    /// Whether the source is removed and has ended.
+    has_ended: AtomicBool,
+}
+
+impl SourceHandle {
+    /// Returns whether the source is removed, and all of its events are stored.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire) && self.intake.ledger.counts().in_flight == 0
+    }
 }
 
 /// A source that is ready to be started.
@@ -84,7 +134,7 @@ impl Feed {
         let rules = rules(config).await?;
         let mut prepared = Vec::new();
         for name in config.sources.keys() {
-            prepared.push(PreparedSource::new(name, config, &rules).await?);
+            prepared.push(PreparedSource::new(name, config, &rules, config.named_fields()).await?);
         }
         let options = intake::Options {
             window_events: config.deduplicate.max_events,
@@ -105,18 +155,21 @@ impl Feed {
             sources: JoinSet::new(),
             fillers: JoinSet::new(),
             state,
+            instances: BTreeMap::new(),
+            last: 0,
             intake,
         };
         for source in prepared {
-            feed.run_source(source);
+            drop(feed.run_source(source));
         }
         Ok(feed)
     }
 
-    /// Starts a source.
-    fn run_source(&mut self, prepared: PreparedSource) {
+    /// Starts a source. If one of the same name runs, it continues until the new one is authenticated, so that there is no gap.
+    /// Returns a token that is cancelled when the new one is authenticated.
+    pub(crate) fn run_source(&mut self, prepared: PreparedSource) -> CancellationToken {
         let Some(batches) = self.batches.clone() else {
-            return;
+            return CancellationToken::new();
         };
         let PreparedSource {
             source,
@@ -126,21 +179,43 @@ impl Feed {
             backfill,
             minting,
         } = prepared;
-        let intake = Arc::new(IntakeSource::new(Arc::clone(source.name())));
-        // The value of the last run, so that this run continues after the last stored event.
-        if let Some(value) = self.spool.resume_value(source.name()) {
-            intake.stored.set_resume(value.to_string());
+        let earlier = self.parts.source(source.name());
+        let intake = match &earlier {
+            Some(earlier) => Arc::clone(&earlier.intake),
+            None => Arc::new(self.new_intake(source.name())),
+        };
+        let mut source = source.continuing(Arc::clone(&intake.ledger), Arc::clone(&intake.stored));
+        if let Some(earlier) = &earlier {
+            source = source.replacing(Arc::clone(&earlier.stats));
         }
-        let source = source.continuing(Arc::clone(&intake.ledger), Arc::clone(&intake.stored));
         self.parts.set_source(Arc::new(SourceHandle {
             fills_gaps: backfill.is_some(),
             address,
             intake: Arc::clone(&intake),
             stats: source.stats(),
             tokens: minting.as_ref().map(Minting::tokens),
+            has_ended: AtomicBool::new(false),
         }));
+        self.last += 1;
+        let instance = Instance {
+            number: self.last,
+            stop: self.stop.child_token(),
+            replacement: source.replacement(),
+        };
         let name = Arc::clone(&intake.name);
+        let instances = self.instances.entry(Arc::clone(&name)).or_default();
+        let replaced = instances.clone();
+        instances.push(instance.clone());
+        let stats = source.stats().snapshot();
+        let is_connected = matches!(stats.state, SourceState::Authenticated | SourceState::Blocked);
+        for earlier in &replaced {
+            // Without a connection there is nothing to lose, and its attempts would delay the new one.
+            if !is_connected || !earlier.replacement.authorised.is_cancelled() {
+                earlier.retire();
+            }
+        }
         let encoder = Encoder::new(Arc::clone(&intake), attributes, rules);
+        let authorised = instance.replacement.authorised.clone();
         if let (Some(preparation), Some(state)) = (backfill, &self.state) {
             let ends = source.on_gap_end(preparation.hold());
             let filler = Filler::new(
@@ -150,18 +225,66 @@ impl Feed {
                 encoder.for_connection(),
                 batches.clone(),
             );
-            self.fillers
-                .spawn(filler.run(Arc::clone(state), self.stop.child_token()));
+            // It continues what the filler of the replaced instance leaves.
+            let filler = filler.taking_over((!replaced.is_empty()).then(|| authorised.clone()));
+            let stop = instance.stop.child_token();
+            self.fillers.spawn(filler.run(Arc::clone(state), stop));
         }
-        let stop = self.stop.child_token();
         let tokens = minting.map(|minting| minting.start(source.handle()));
         self.sources.spawn(async move {
-            let result = source.run(encoder, batches, stop).await;
+            let running = source.run(encoder, batches, instance.stop);
+            tokio::pin!(running);
+            let ended = tokio::select! {
+                ended = &mut running => Some(ended),
+                () = overlap(&instance.replacement) => None,
+            };
+            let result = match ended {
+                Some(ended) => ended,
+                None => {
+                    replaced.iter().for_each(Instance::retire);
+                    running.await
+                }
+            };
             if let Some(tokens) = tokens {
                 tokens.stop().await;
             }
-            (name, result)
+            (name, instance.number, result)
         });
+        authorised
+    }
+
+    /// Stops a source. The events that it has received are stored.
+    pub(crate) fn remove_source(&mut self, name: &str) {
+        for instance in self.instances.get(name).into_iter().flatten() {
+            instance.stop.cancel();
+        }
+    }
+
+    /// Returns the handle of a source that did not run before.
+    fn new_intake(&self, name: &Arc<str>) -> IntakeSource {
+        let intake = IntakeSource::new(Arc::clone(name));
+        // The value of the last run, so that this run continues after the last stored event.
+        if let Some(value) = self.spool.resume_value(name) {
+            intake.stored.set_resume(value.to_string());
+        }
+        intake
+    }
+
+    /// Records the end of an instance of a source.
+    fn ended(&mut self, name: &str, number: u64) {
+        if let Some(instances) = self.instances.get_mut(name) {
+            instances.retain(|instance| instance.number != number);
+            if instances.is_empty() {
+                info!(source = name, "source stopped");
+                self.instances.remove(name);
+                if let Some(handle) = self.parts.source(name) {
+                    handle.has_ended.store(true, Ordering::Release);
+                }
+            }
+        }
+        if self.sources.is_empty() {
+            self.batches = None;
+        }
     }
 
     /// Waits until a source fails or the intake ends. Cancel-safe.
@@ -169,18 +292,14 @@ impl Feed {
         loop {
             tokio::select! {
                 Some(ended) = self.sources.join_next() => match joined(ended) {
-                    (name, Err(error)) => {
+                    (name, _, Err(error)) => {
                         let refused = matches!(error, SourceError::TokenRefused { .. });
                         let exit = if refused { Exit::TokenRefused } else { Exit::Unavailable };
                         return Failure::new(exit, anyhow!(error).context(format!("source {name} failed")));
                     }
-                    (name, Ok(())) => {
-                        info!(source = &*name, "source stopped");
-                        if self.sources.is_empty() {
-                            self.batches = None;
-                        }
-                    }
+                    (name, number, Ok(())) => self.ended(&name, number),
                 },
+                Some(ended) = self.fillers.join_next() => joined(ended),
                 // Without an error the intake has ended because the last source has: that source's result has the reason.
                 Some(ended) = self.intake.join_next() => if let Err(error) = joined(ended) {
                     let exit = spool::exit_of(&error);
@@ -197,7 +316,7 @@ impl Feed {
         self.batches = None;
         while let Some(ended) = self.sources.join_next().await {
             // The result of a source that was stopped is of no interest; only a panic is propagated.
-            let (_, _) = joined(ended);
+            let (_, _, _) = joined(ended);
         }
         while let Some(ended) = self.fillers.join_next().await {
             joined(ended);
@@ -219,11 +338,21 @@ impl Drop for Feed {
 }
 
 impl PreparedSource {
-    /// Builds a configured source, and reads its files.
+    /// Returns the name of the source.
+    pub(crate) const fn name(&self) -> &Arc<str> {
+        self.source.name()
+    }
+
+    /// Builds a configured source that locates these fields while it reads a frame, and reads its files.
     ///
     /// # Errors
     /// Returns an error if a file cannot be read.
-    async fn new(name: &str, config: &Config, rules: &Arc<Rules>) -> Result<Self, Failure> {
+    pub(crate) async fn new(
+        name: &str,
+        config: &Config,
+        rules: &Arc<Rules>,
+        fields: Vec<FieldPath>,
+    ) -> Result<Self, Failure> {
         let place = format!("sources.{name}");
         let settings = config.sources.get(name).cloned().unwrap_or_default();
         let address = address::shown(settings.address());
@@ -233,7 +362,7 @@ impl PreparedSource {
             .context(place.clone())
             .or_exit(Exit::Config)?;
         let minting = Minting::new(name, &settings, &config.data_dir).await?;
-        let source = build_source(name, settings, Arc::default(), config.named_fields())
+        let source = build_source(name, settings, Arc::default(), fields)
             .await
             .context(place)
             .or_exit(Exit::Config)?;
@@ -252,9 +381,9 @@ impl PreparedSource {
 ///
 /// # Errors
 /// Returns an error if the key file cannot be read or is invalid.
-async fn rules(config: &Config) -> Result<Arc<Rules>, Failure> {
+pub(crate) async fn rules(config: &Config) -> Result<Arc<Rules>, Failure> {
     let redaction = read_redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event").await?;
-    let redacts = !redaction.is_empty() || config.sinks.values().any(|sink| sink.common.redacts());
+    let redacts = config.event.redacts() || config.sinks.values().any(|sink| sink.common.redacts());
     Ok(Arc::new(Rules {
         filter: config.event.filter.clone(),
         redaction,
@@ -357,6 +486,8 @@ mod tests {
             sources,
             fillers: JoinSet::new(),
             state: None,
+            instances: BTreeMap::new(),
+            last: 0,
             intake: JoinSet::new(),
         };
         feed.drain().await;

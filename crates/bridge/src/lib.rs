@@ -5,6 +5,7 @@ mod bridge;
 pub mod cli;
 mod commands;
 pub mod config;
+mod control;
 mod data_dir;
 mod deliveries;
 pub mod exit;
@@ -17,13 +18,14 @@ pub mod logging;
 mod output;
 mod parts;
 mod preview;
+mod reload;
 mod resume;
 mod signals;
+mod sink_reader;
 mod sinks;
 mod spool;
 mod state;
 mod systemd;
-mod tap;
 mod terminal;
 mod tokens;
 
@@ -31,7 +33,10 @@ use std::{io, process::ExitCode};
 
 use clap::Parser;
 
-pub use self::sinks::{AnyReader, AnySink, RegisteredSink};
+pub use self::{
+    sink_reader::SinkReader,
+    sinks::{AnyReader, AnySink, RegisteredSink},
+};
 use crate::{cli::Cli, exit::Exit};
 
 /// As [`main`], with additional sink types: the `main` function of a program with a custom sink.

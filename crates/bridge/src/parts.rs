@@ -30,6 +30,24 @@ impl Parts {
         self.lock().sources.values().cloned().collect()
     }
 
+    /// Returns a source.
+    pub(crate) fn source(&self, name: &str) -> Option<Arc<SourceHandle>> {
+        self.lock().sources.get(name).cloned()
+    }
+
+    /// Removes the sources that have ended and whose events are stored, and returns them.
+    pub(crate) fn take_gone(&self) -> Vec<Arc<SourceHandle>> {
+        let mut inner = self.lock();
+        let gone: Vec<_> = inner
+            .sources
+            .values()
+            .filter(|source| source.is_gone())
+            .cloned()
+            .collect();
+        inner.sources.retain(|_, source| !source.is_gone());
+        gone
+    }
+
     /// Adds a source, or replaces the handle of the same name.
     pub(crate) fn set_source(&self, source: Arc<SourceHandle>) {
         self.lock()
@@ -45,6 +63,11 @@ impl Parts {
     /// Adds a sink, or replaces the handle of the same name.
     pub(crate) fn set_sink(&self, sink: Arc<SinkHandle>) {
         self.lock().sinks.insert(Arc::clone(&sink.name), sink);
+    }
+
+    /// Removes a sink.
+    pub(crate) fn remove_sink(&self, name: &str) {
+        self.lock().sinks.remove(name);
     }
 
     /// Returns the number of dead letters that were not stored because a limit was exceeded.

@@ -14,10 +14,12 @@ use neurobridge_core::{
     sink::SinkFault,
     sink_type::{BuildContext, SinkConfig, SinkType},
 };
-use neurobridge_spool::{ReplayReader, SpoolReader};
+use neurobridge_spool::ReplayReader;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use crate::sink_reader::SinkReader;
 
 /// The sink types of this build. A new one is one line.
 const BUILT_IN: &[RegisteredSink] = &[
@@ -92,7 +94,7 @@ pub(crate) type Delivery = Pin<Box<dyn Future<Output = Result<Ended, ReadError>>
 #[derive(Debug)]
 pub enum AnyReader {
     /// The events of the spool after the sink's cursor.
-    Spool(SpoolReader),
+    Spool(SinkReader),
     /// The events of a replay.
     Replay(ReplayReader),
 }

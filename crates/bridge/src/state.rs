@@ -12,13 +12,15 @@ use neurobridge_core::{
 };
 use neurobridge_listener::{SourceSnapshot, SourceState};
 use neurobridge_spool::{Spool, SpoolStatus};
+use tracing::info;
 
 use crate::{
     feed::SourceHandle,
-    history::{History, HistoryView, SourceGaps},
+    history::{History, HistoryView, SourceGaps, UNRECOVERED},
     http::Connections,
     logging,
     parts::Parts,
+    reload::{Configuration, ConfigurationView},
 };
 
 /// Handles on all parts of a running bridge.
@@ -30,9 +32,12 @@ pub(crate) struct State {
     pub(crate) spool: Spool,
     pub(crate) http: Arc<Connections>,
     pub(crate) history: History,
+    pub(crate) configuration: Configuration,
 }
 
 pub(crate) struct SinkHandle {
+    /// The number of the delivery: another one after a change of the sink.
+    pub(crate) number: u64,
     pub(crate) name: Arc<str>,
     /// The type of the sink, as in the configuration.
     pub(crate) kind: &'static str,
@@ -58,6 +63,7 @@ pub(crate) struct View<'a> {
     pub(crate) dropped_log_lines: u64,
     pub(crate) http: &'a Connections,
     pub(crate) history: HistoryView,
+    pub(crate) configuration: ConfigurationView,
 }
 
 pub(crate) struct SourceView {
@@ -90,6 +96,15 @@ pub(crate) struct SinkLedger {
 
 impl State {
     pub(crate) fn view(&self) -> View<'_> {
+        for source in self.parts.take_gone() {
+            let name = &source.intake.name;
+            info!(source = &**name, ledger = ?source.intake.ledger.counts(), "source removed");
+            for gap in self.history.filling(name) {
+                let text = "the source was removed before the missed events were fetched";
+                self.history.filled(&gap, UNRECOVERED, 0, text);
+            }
+            self.history.forget_source(name);
+        }
         let mut sources: Vec<SourceView> = self
             .parts
             .sources()
@@ -145,6 +160,7 @@ impl State {
             dropped_log_lines: logging::dropped_lines(),
             http: &self.http,
             history,
+            configuration: self.configuration.view(),
         }
     }
 }

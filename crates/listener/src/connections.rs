@@ -17,7 +17,7 @@ use crate::{
     error::SourceError,
     handle::{Live, TokenState},
     secrets,
-    source::Setup,
+    source::{Replacement, Setup},
 };
 
 /// The time between the first attempts of two connections, so that a fault at the start does not affect all.
@@ -48,6 +48,7 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> R
         live: setup.reader.live.clone(),
         max_age: setup.protocol.max_age(),
         name: link.name.to_string(),
+        replacement: link.replacement.clone(),
         connections: Vec::new(),
         last: 0,
         displaced: 0,
@@ -131,6 +132,7 @@ struct Owner {
     live: Live,
     max_age: Option<Duration>,
     name: String,
+    replacement: Replacement,
     connections: Vec<Connection>,
     /// The number of the last connection.
     last: u64,
@@ -144,7 +146,7 @@ impl Owner {
         self.connections.push(Connection {
             number: self.last,
             stop: stop.child_token(),
-            retires: CancellationToken::new(),
+            retires: self.replacement.retires.child_token(),
             authorised_at: None,
             version: 0,
             expires_at: None,
@@ -218,6 +220,7 @@ impl Owner {
                     .filter(|_| !connection.retires.is_cancelled())
                     .map(|age| now + age);
                 let replaced = connection.replaces.take();
+                self.replacement.authorised.cancel();
                 if let Some(old) = replaced.and_then(|number| self.find(number)) {
                     old.stop.cancel();
                 }

@@ -48,7 +48,7 @@ pub use self::{
     http_dialler::{HttpDialError, HttpDialler},
     listener::{EventListener, EventStream, ListenError},
     received::Received,
-    source::Source,
+    source::{Replacement, Source},
     stats::{
         ConnectionCounts, ConnectionOutcome, Counts, DisconnectCounts, DisconnectReason, FrameCounts,
         FrameKind, Gap, GapCounts, GapOutcome, Label, SourceSnapshot, SourceState, SourceStats,

@@ -31,7 +31,18 @@ pub struct Source {
     stats: Arc<SourceStats>,
     stored: Arc<StoredEvents>,
     hold: Arc<Hold>,
+    replacement: Replacement,
     setup: Setup<Dialler>,
+}
+
+/// The signals between a source and the program that replaces it by another one.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Replacement {
+    /// Cancelled by the source once one of its connections is authenticated for the first time.
+    pub authorised: CancellationToken,
+    /// Cancelled by the program before it stops a source that another one has replaced: its connections count as replaced.
+    pub retires: CancellationToken,
 }
 
 /// The parts of a source that outlive its connections.
@@ -67,6 +78,7 @@ impl Source {
             stats: Arc::new(SourceStats::new()),
             stored: Arc::default(),
             hold: Arc::default(),
+            replacement: Replacement::default(),
             setup,
         })
     }
@@ -92,7 +104,7 @@ impl Source {
         Arc::clone(&self.stored)
     }
 
-    /// Continues the counters and the progress of another source, which this one follows.
+    /// Counts in this ledger, and continues after the last one of these stored events.
     #[must_use]
     pub fn continuing(mut self, ledger: Arc<SourceLedger>, stored: Arc<StoredEvents>) -> Self {
         self.ledger = ledger;
@@ -110,6 +122,19 @@ impl Source {
         let (sender, ends) = mpsc::channel(1);
         self.hold.observe(sender, limit);
         ends
+    }
+
+    /// Continues the state and the counters of the source that this one replaces. While a connection of either is authenticated,
+    /// there is no gap.
+    #[must_use]
+    pub fn replacing(mut self, stats: Arc<SourceStats>) -> Self {
+        self.stats = stats;
+        self
+    }
+
+    /// Returns the signals for the replacement of a source before its connections are closed.
+    pub fn replacement(&self) -> Replacement {
+        self.replacement.clone()
     }
 
     /// Connects, authenticates, and sends the batches that `batcher` makes of the events to `batches`; a further connection
@@ -144,6 +169,7 @@ impl Source {
         };
         let mut link = Link::new(self.name, outlet, batches, stop, self.stats, self.stored);
         link.hold = self.hold;
+        link.replacement = self.replacement;
         connections::run(self.setup, link).await
     }
 }

@@ -296,6 +296,12 @@ impl Spool {
         self.log.release_others()
     }
 
+    /// Ends the retention of events for the reader with this name, which must be dropped: its sink was removed. If the reader is
+    /// created again, it continues at its cursor and skips deleted events.
+    pub fn release(&self, name: &str) {
+        self.log.release(name);
+    }
+
     /// Returns the most recent events, at most `max_events`.
     pub fn recent(&self, max_events: u64) -> Recent {
         Recent::new(self.log.clone(), max_events)

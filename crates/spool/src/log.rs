@@ -197,6 +197,13 @@ impl Log {
         }
     }
 
+    pub(crate) fn release(&self, name: &str) {
+        // In a log in memory the retention ended with the reader.
+        if let Self::Disk(log) = self {
+            log.release(name);
+        }
+    }
+
     pub(crate) fn status(&self) -> SpoolStatus {
         match self {
             Self::Memory(log) => log.status(),

@@ -200,6 +200,24 @@ async fn released_reader_retains_nothing() {
 }
 
 #[tokio::test]
+async fn reader_of_a_removed_sink_retains_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = open(root.path(), &config());
+    let (removed, mut stays) = (spool.reader("removed"), spool.reader("stays"));
+    for _ in 0..40 {
+        append(&spool, 3, 300).await;
+    }
+    commit(&mut stays, 121);
+    drop(removed);
+    assert_eq!(spool.status().oldest_sequence, 1);
+    spool.release("removed");
+    until("its events are deleted", || segments(root.path()).len() <= 1).await;
+    // Added again, it continues at its cursor.
+    assert_eq!(spool.reader("removed").cursor().next.get(), 1);
+    soon(spool.finish()).await.unwrap();
+}
+
+#[tokio::test]
 async fn passing_reader_retains_and_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let spool = open(root.path(), &config());

@@ -37,6 +37,7 @@ fn how(command: &str) -> Option<How> {
         _ if command.starts_with("neurobridge simulate ") && command.ends_with('&') => How::Simulator,
         "neurobridge check"
         | "neurobridge check --connect"
+        | "neurobridge reload"
         | "neurobridge healthcheck --ready"
         | "neurobridge gaps ls"
         | "neurobridge gaps ls --source main --json"

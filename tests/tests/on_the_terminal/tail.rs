@@ -187,7 +187,7 @@ fn tail_socket_is_private_and_replaced_after_a_kill() {
     let platform = Platform::start(&dir, &["--rate", "300"]).unwrap();
     let config = source(&platform.url());
     let mut bridge = Bridge::start(&dir, &config).unwrap();
-    let socket = bridge.data_dir().join("tail.sock");
+    let socket = bridge.data_dir().join("control.sock");
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&socket), mode(bridge.data_dir())), (0o600, 0o700));
 

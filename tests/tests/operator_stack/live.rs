@@ -60,6 +60,21 @@ fn every_fault_fires_its_alert() {
     let skewed_dir = Scratch::new("stack-skewed").unwrap();
     let skewed = Bridge::start(&skewed_dir, &source(&platform_of_an_hour_ago())).unwrap();
 
+    // Its configuration file becomes wrong, and is reloaded.
+    let file = skewed_dir.join("neurobridge.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("token = ", "tokken = ")).unwrap();
+    let mut reload = Command::new(neurobridge());
+    assert!(
+        !reload
+            .arg("reload")
+            .arg("-c")
+            .arg(&file)
+            .status()
+            .unwrap()
+            .success()
+    );
+
     let blocked_dir = Scratch::new("stack-blocked").unwrap();
     let fast = Platform::start(&blocked_dir, &["--rate", "2000"]).unwrap();
     let blocking = faulty_config(&fast.url()).replace("drop_oldest", "block");
@@ -89,6 +104,7 @@ fn every_fault_fires_its_alert() {
         ("NeurobridgeSpoolFilling", &troubled_address),
         ("NeurobridgeLogLinesDropped", &troubled_address),
         ("NeurobridgeClockOff", &skewed_address),
+        ("NeurobridgeReloadFailed", &skewed_address),
         ("NeurobridgeSpoolFull", &blocked_address),
     ] {
         seen.wait(&prometheus, alert, instance);

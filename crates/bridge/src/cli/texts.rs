@@ -6,7 +6,7 @@ then /etc/neurobridge/neurobridge.toml, else the environment alone. The environm
 the file: NEUROBRIDGE__SINKS__KAFKA__TOPIC=faces sets topic in [sinks.kafka].
 
 SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second
-one stops at once. SIGHUP does not reload the configuration: restart instead.
+one stops at once. SIGHUP does not reload the configuration: neurobridge reload does.
 
 Exit codes: 0 fine, 64 wrong usage, 69 a service is unavailable, 74 disk error,
 75 come back later, 77 token refused, 78 errors in the configuration.";
@@ -14,10 +14,23 @@ Exit codes: 0 fine, 64 wrong usage, 69 a service is unavailable, 74 disk error,
 pub(super) const RUN_EXAMPLES: &str = "\
 Examples:
   neurobridge run -c /etc/neurobridge/neurobridge.toml
+  neurobridge run --watch -c neurobridge.toml
   NEUROBRIDGE__SOURCES__MAIN__TOKEN_FILE=/run/secrets/token neurobridge run
 
 SIGINT, SIGTERM and SIGHUP each deliver what is there and stop, within drain_timeout; a second
-one stops at once. SIGHUP does not reload the configuration: restart instead.";
+one stops at once. SIGHUP does not reload the configuration: neurobridge reload does.";
+
+pub(super) const RELOAD_EXAMPLES: &str = "\
+Examples:
+  neurobridge check && neurobridge reload
+  neurobridge reload -c /etc/neurobridge/neurobridge.toml
+  systemctl reload neurobridge
+
+Restart instead to change data_dir, spool, http, log, dead_letters, deduplicate, event.redact,
+event.pseudonymise, the environment, or what identifies the events of a declared feed.
+
+Exit codes: 0 fine, 78 errors in the configuration, or a restart is needed: nothing was changed,
+69 no bridge runs, 75 the last reload is not complete.";
 
 pub(super) const CHECK_EXAMPLES: &str = "\
 Examples:

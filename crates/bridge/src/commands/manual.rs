@@ -29,8 +29,8 @@ Dead letters of sources, and of sinks without a place of their own; rotated file
 \fIdata_dir\fR\fB/dead\-letters\-replayed.jsonl\fR
 Which dead letters were replayed.
 .TP
-\fIdata_dir\fR\fB/tail.sock\fR
-The socket for \fBneurobridge tail\fR while the bridge runs.
+\fIdata_dir\fR\fB/control.sock\fR
+The socket for \fBneurobridge tail\fR and \fBneurobridge reload\fR while the bridge runs.
 .TP
 \fB/etc/default/neurobridge\fR
 Environment variables of the systemd service.

@@ -8,6 +8,7 @@ mod generate;
 mod healthcheck;
 mod history;
 mod manual;
+mod reload;
 mod replay;
 mod run;
 mod simulate;
@@ -48,8 +49,8 @@ const RUNTIME_SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
 pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
     let log = cli.log;
     match cli.command {
-        Command::Run(flag) => {
-            let (loaded, _guard) = load_and_log(&flag, &log)?;
+        Command::Run(flags) => {
+            let (loaded, _guard) = load_and_log(&flags.config, &log)?;
             let file = loaded.file.as_deref();
             tracing::info!(
                 version = cli::VERSION,
@@ -58,7 +59,7 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
                 "neurobridge starts"
             );
             log_warnings(&loaded);
-            block_on(run::run(&loaded)).map(|()| Exit::Ok)
+            block_on(run::run(loaded, &flags)).map(|()| Exit::Ok)
         }
         Command::Demo(flags) => {
             // The demo's screen shows everything that the log would.
@@ -119,6 +120,10 @@ pub(crate) fn execute(cli: Cli) -> Result<Exit, Failure> {
                 block_on(dead_letters::replay(&loaded.config, &ids, sink.as_deref())).map(|()| Exit::Ok)
             }
         },
+        Command::Reload(flags) => {
+            let _guard = log_without_configuration(&log, "error")?;
+            block_on(reload::run(&flags))
+        }
         Command::Healthcheck(flags) => block_on(healthcheck::run(&flags)),
         Command::Schema => generate::schema(),
         Command::Completions(flags) => generate::completions(&flags),

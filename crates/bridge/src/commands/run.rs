@@ -1,11 +1,14 @@
 //! `neurobridge run`: runs the bridge.
 
-use tracing::info;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
 
 use crate::{
     bridge::Bridge,
+    cli::RunFlags,
     config::Loaded,
     exit::{Exit, Failure, OrExit},
+    reload::{self, Reloader},
     signals::Signals,
     systemd::Notifier,
 };
@@ -14,10 +17,10 @@ use crate::{
 ///
 /// # Errors
 /// Fails when the bridge cannot start or continue, or cannot deliver all events in time.
-pub(crate) async fn run(loaded: &Loaded) -> Result<(), Failure> {
+pub(crate) async fn run(loaded: Loaded, flags: &RunFlags) -> Result<(), Failure> {
     let config = &loaded.config;
     let mut signals = Signals::new().or_exit(Exit::Unavailable)?;
-    let bridge = tokio::select! {
+    let mut bridge = tokio::select! {
         biased;
         // The start reads files, which may block.
         signal = signals.next() => {
@@ -29,5 +32,18 @@ pub(crate) async fn run(loaded: &Loaded) -> Result<(), Failure> {
     let history = &bridge.state().history;
     history.configuration_loaded(loaded.file.as_deref(), config);
     let _notifier = Notifier::start(bridge.state());
+    let file = loaded.file.clone();
+    bridge.allow_reload(Reloader::new(flags.config.config.clone(), loaded));
+    let _watching = match (flags.watch, file) {
+        (true, Some(file)) => Some(AbortOnDropHandle::new(tokio::spawn(reload::watch(
+            file,
+            bridge.requester(),
+        )))),
+        (true, None) => {
+            warn!("--watch has no effect: the configuration comes from the environment alone");
+            None
+        }
+        (false, _) => None,
+    };
     bridge.run(&mut signals).await
 }

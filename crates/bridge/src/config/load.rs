@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -35,6 +35,17 @@ pub struct Loaded {
     pub(super) origins: BTreeMap<String, Origin>,
     /// The files of tokens, passwords, keys and certificates that the configuration names, by dotted key.
     files: Vec<(String, PathBuf)>,
+    settings: Settings,
+}
+
+/// The values of all keys that are set in the file or the environment, with secrets.
+#[derive(Clone)]
+struct Settings(Map<String, Value>);
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[with secrets]")
+    }
 }
 
 /// A file named in the configuration that this process cannot read.
@@ -51,6 +62,11 @@ pub struct UnreadableFile {
 }
 
 impl Loaded {
+    /// Returns the values of all keys that are set, with secrets: to compare two configurations.
+    pub(crate) const fn settings(&self) -> &Map<String, Value> {
+        &self.settings.0
+    }
+
     /// Returns the files of tokens, passwords, keys and certificates that this process cannot read. They are not
     /// configuration errors: the files may exist on the machine that runs the bridge.
     pub fn unreadable_files(&self) -> Vec<UnreadableFile> {
@@ -91,6 +107,15 @@ fn load_with(named: Option<&Path>, keys: Keys) -> Result<Loaded, Report> {
     let variable = env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty());
     let named = named.or(variable.as_deref().map(Path::new));
     load_from(named, PLACES.iter().map(Path::new), env::vars_os(), keys)
+}
+
+/// Reads a configuration from a text alone, for tests.
+#[cfg(test)]
+pub(crate) fn load_text(text: &str) -> Result<Loaded, Report> {
+    let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+    let path = folder.path().join("neurobridge.toml");
+    std::fs::write(&path, text).unwrap_or_else(|error| panic!("{error}"));
+    load_from(Some(&path), [], [], Keys::Unread)
 }
 
 /// Whether the keys of pseudonymisation are read. Most commands need none, and their user may not be allowed to read them.
@@ -151,6 +176,7 @@ pub(super) fn load_from<'p>(
             .collect(),
         file: document.path().map(Path::to_owned),
         files,
+        settings: Settings(document.values),
     })
 }
 

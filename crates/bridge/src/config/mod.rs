@@ -18,6 +18,8 @@ mod tables;
 mod validate;
 mod warnings;
 
+#[cfg(test)]
+pub(crate) use self::load::load_text;
 pub use self::{
     environment::PREFIX,
     excerpt::Excerpt,

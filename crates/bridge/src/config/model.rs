@@ -10,6 +10,7 @@ use std::{
 use neurobridge_core::{
     event::FieldPath,
     filter::Filter,
+    identity,
     redact::{Pattern, Pseudonymise},
     secret::Secret,
     sink_type::DeadLetterPlace,
@@ -93,6 +94,11 @@ impl Config {
         filtered.chain(rendered).collect()
     }
 
+    /// Returns a hash of the configuration without its secrets, which have no text.
+    pub(crate) fn fingerprint(&self) -> String {
+        format!("{:032x}", identity::body_hash(&format!("{self:?}")))
+    }
+
     /// Returns the place of a sink's dead letters, for people: a topic or subject, or the path of a file.
     pub(crate) fn dead_letter_place(&self, sink: &SinkEntry) -> String {
         let path = match sink.config.dead_letter_place() {
@@ -139,6 +145,13 @@ pub struct EventConfig {
     pub redact: Vec<Pattern>,
     /// Fields whose values are replaced by pseudonyms. None by default.
     pub pseudonymise: Option<Pseudonymise>,
+}
+
+impl EventConfig {
+    /// Returns whether values are removed from events before they are stored.
+    pub(crate) fn redacts(&self) -> bool {
+        !self.redact.is_empty() || self.pseudonymise.is_some()
+    }
 }
 
 /// The detection of duplicate events.

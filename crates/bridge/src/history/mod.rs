@@ -29,7 +29,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use neurobridge_core::{clock, identity};
+use neurobridge_core::clock;
 use neurobridge_listener::{DisconnectReason, Label};
 use neurobridge_spool::SpoolStatus;
 use tokio::{
@@ -184,8 +184,7 @@ impl History {
 
     /// Records which configuration runs, and whether it differs from that of the last run.
     pub(crate) fn configuration_loaded(&self, file: Option<&Path>, config: &Config) {
-        // Secrets have no text here.
-        let fingerprint = format!("{:032x}", identity::body_hash(&format!("{config:?}")));
+        let fingerprint = config.fingerprint();
         let mut inner = self.lock();
         let kind = Kind::ConfigurationLoaded;
         let mut earlier = inner.book.newest_entries().into_iter();
@@ -226,6 +225,7 @@ impl History {
             watch.source(&SourceFacts::of(source), book, now);
         }
         for sink in sinks {
+            watch.sink_runs(&sink.name, sink.handle.number);
             watch.sink(&sink.name, &sink.snapshot, book, now);
         }
         watch.spool(spool, book, now);
@@ -272,6 +272,15 @@ impl History {
         }
         let entry = Entry::new(Kind::GapFilled, clock::now(), text).of_source(&gap.source);
         inner.book.add(entry.because(outcome).events(fetched));
+    }
+
+    /// Ends the gap of a source that was removed, since nothing will fill it.
+    pub(crate) fn forget_source(&self, name: &str) {
+        let mut inner = self.lock();
+        let Inner { book, watch, .. } = &mut *inner;
+        book.end_gap(name, clock::now(), UNRECOVERED);
+        book.alive.remove(name);
+        watch.forget_source(name);
     }
 
     /// Records an orderly stop.

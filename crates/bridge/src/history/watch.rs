@@ -60,6 +60,8 @@ enum Reported {
 
 #[derive(Debug, Default)]
 struct SinkWatch {
+    /// The number of the delivery.
+    delivery: u64,
     changes: u64,
     is_stopped: bool,
     recreations: u64,
@@ -271,6 +273,21 @@ impl Watch {
             let reason = reason.map_or("unknown", |letter| letter.reason);
             book.add(dead_letters(letters, reason, now).of_sink(name));
         }
+    }
+
+    /// Starts again with the counters of a sink whose delivery is another one, because its settings have changed.
+    pub(super) fn sink_runs(&mut self, name: &str, delivery: u64) {
+        let watch = self.sinks.entry(name.to_owned()).or_default();
+        if watch.delivery != delivery {
+            *watch = SinkWatch {
+                delivery,
+                ..SinkWatch::default()
+            };
+        }
+    }
+
+    pub(super) fn forget_source(&mut self, name: &str) {
+        self.sources.remove(name);
     }
 
     /// Compares the spool with the last report.

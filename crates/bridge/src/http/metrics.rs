@@ -58,6 +58,14 @@ metrics! {
 
     /// The version that runs; always 1.
     GAUGE build_info = build_info(view);
+    /// A hash of the running configuration without its secrets; always 1.
+    GAUGE configuration_info = Value::Labelled(vec![(vec![pair("hash", &view.configuration.hash)], 1.0)]);
+    /// Time at which the running configuration was loaded, at the start or by a reload.
+    GAUGE configuration_loaded_timestamp_seconds = seconds(Some(view.configuration.loaded_at));
+    /// Whether the last reload failed, so that the configuration file is not the running configuration; 1 or 0.
+    GAUGE configuration_reload_failed = view.configuration.last_failed_reload.is_some();
+    /// Reloads that failed and changed nothing.
+    COUNTER configuration_reload_failures_total = view.configuration.failed_reloads;
     /// Log lines that were not written, because standard error was blocked or refused writes.
     COUNTER log_lines_dropped_total = view.dropped_log_lines;
     /// HTTP connections open at this moment, the one of this scrape among them.

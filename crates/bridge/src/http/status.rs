@@ -14,6 +14,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::answer::Answer;
 use crate::history::{Entry, Gap};
+use crate::reload::ConfigurationView;
 use crate::state::{SinkLedger, SinkView, SourceView, View};
 use crate::tokens;
 
@@ -28,6 +29,7 @@ pub(crate) struct Status<'a> {
     sinks: BTreeMap<&'a str, Sink>,
     /// The newest changes of state, the newest first, with those of earlier runs.
     history: Vec<Entry>,
+    configuration: &'a ConfigurationView,
 }
 
 #[derive(Debug, Serialize)]
@@ -167,6 +169,7 @@ impl<'a> Status<'a> {
                 .map(|sink| (&*sink.name, Sink::of(sink)))
                 .collect(),
             history: view.history.entries.clone(),
+            configuration: &view.configuration,
         }
     }
 

@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::{
     hold::Hold,
     received::Received,
+    source::Replacement,
     stats::{DisconnectReason, Reading, SourceStats},
     stored::{Acknowledgements, StoredEvents},
     throttle::Throttle,
@@ -74,6 +75,8 @@ pub(crate) struct Link<O: Outlet> {
     /// The acknowledgements of the current connection.
     pub(crate) acknowledgements: Acknowledgements,
     pub(crate) throttle: Throttle,
+    /// The signals for the replacement of the source.
+    pub(crate) replacement: Replacement,
 }
 
 impl<O: Outlet> Link<O> {
@@ -95,6 +98,7 @@ impl<O: Outlet> Link<O> {
             stored,
             hold: Arc::default(),
             throttle: Throttle::default(),
+            replacement: Replacement::default(),
         }
     }
 

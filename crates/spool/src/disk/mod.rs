@@ -312,6 +312,15 @@ impl Disk {
         names
     }
 
+    pub(crate) fn release(&self, name: &str) {
+        let mut state = self.shared.lock();
+        if let Some(reader) = state.readers.get_mut(name) {
+            reader.holds = false;
+            reader.is_known = false;
+        }
+        self.shared.wake_maintenance(&mut state);
+    }
+
     pub(crate) fn status(&self) -> SpoolStatus {
         let state = self.shared.lock();
         SpoolStatus {

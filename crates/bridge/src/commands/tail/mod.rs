@@ -11,10 +11,10 @@ use self::{origin::Origin, printer::Printer};
 use crate::{
     cli::TailFlags,
     config::Config,
+    control::Arrival,
     exit::{Exit, Failure, OrExit},
     preview::Preview,
     signals::Signals,
-    tap::Arrival,
 };
 
 /// Writes events to standard output, from the running bridge or, if none runs, from the feed. Publishes nothing.

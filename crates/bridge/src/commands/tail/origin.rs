@@ -12,10 +12,10 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
+    control::{self, Arrival, Client},
     exit::{Exit, Failure, OrExit},
     feed::{Feed, LoggedDeadLetters},
     spool,
-    tap::{self, Arrival, Client},
 };
 
 /// The origin of the events.
@@ -39,7 +39,7 @@ impl Origin {
     /// # Errors
     /// Fails when a bridge runs and is unreachable, or a source cannot be opened.
     pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
-        let path = tap::path(&config.data_dir);
+        let path = control::path(&config.data_dir);
         if let Some(client) = Client::connect(&config.data_dir)
             .await
             .or_exit(Exit::Unavailable)?
@@ -47,8 +47,8 @@ impl Origin {
             info!(socket = %path.display(), "reading events from the running bridge");
             if !client.runs_with(config) {
                 warn!(
-                    "the bridge was started with another configuration than the one that is read here; with --sink, what \
-                     is shown is what it would send after a restart"
+                    "the bridge runs with another configuration than the one that is read here; with --sink, what is \
+                     shown is what it would send after a reload or a restart"
                 );
             }
             return Ok(Self::Bridge(client));

@@ -1,4 +1,4 @@
-//! The server of the tap, in the bridge.
+//! The server of the control socket, in the bridge.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -6,23 +6,30 @@ use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::Path,
     process,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use neurobridge_core::reader::{Cursor, Read, Reader};
 use neurobridge_spool::Spool;
 use tokio::{
-    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{Notify, mpsc},
+    sync::{Notify, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Arrival, Folder, Greeting, SOCKET};
+use super::{
+    Answer, Arrival, Folder, Greeting, Request, SOCKET,
+    protocol::{read_line, write_line},
+};
+use crate::exit::Exit;
 
 /// The limit of concurrent tails, each with a queue of up to [`QUEUE_BYTES`].
 const MAX_TAILS: usize = 8;
@@ -33,6 +40,12 @@ const QUEUE_BYTES: usize = 4 << 20;
 const STOP_LIMIT: Duration = Duration::from_millis(500);
 /// The time limit of a connection to an existing socket, which shows whether another bridge serves it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// The limit of concurrent connections, so that other requests find room beside the tails.
+const MAX_CONNECTIONS: usize = 2 * MAX_TAILS;
+/// The largest request.
+const MAX_REQUEST_BYTES: u64 = 16 << 10;
+/// The time limit for a request after the connection.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// The delay after a failed accept, for example because too many files are open.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// The time without progress after which a tail is disconnected: it is stopped, or its pager is not used.
@@ -42,14 +55,14 @@ const ROOT: u32 = 0;
 
 /// The listening socket.
 #[derive(Debug)]
-pub(crate) struct Tap {
+pub(crate) struct Control {
     listener: UnixListener,
     path: std::path::PathBuf,
     /// The user that runs the bridge.
     owner: u32,
 }
 
-impl Tap {
+impl Control {
     /// Creates the socket, and replaces one left by a killed bridge.
     ///
     /// # Errors
@@ -79,32 +92,47 @@ impl Tap {
         })
     }
 
-    /// Serves tails until `stop`, then gives them a short time to read all remaining events.
-    pub(crate) async fn serve(self, spool: Spool, greeting: Greeting, stop: CancellationToken) {
-        let mut tails = JoinSet::new();
+    /// Serves requests until `stop`, then gives the clients a short time to read all remaining events and answers. Requests other
+    /// than those of tails are passed to `requests`.
+    pub(crate) async fn serve(
+        self,
+        spool: Spool,
+        greeting: watch::Receiver<Greeting>,
+        requests: mpsc::Sender<Requested>,
+        stop: CancellationToken,
+    ) {
+        let mut clients = JoinSet::new();
+        let tails = Arc::new(Semaphore::new(MAX_TAILS));
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(_) = tails.join_next() => {}
+                Some(_) = clients.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
                     // If other users may enter the folder, the socket was open to them until its mode was set.
                     Ok((stream, _)) if !is_peer_allowed(&stream, self.owner) => {}
-                    Ok((stream, _)) if tails.len() < MAX_TAILS => {
-                        tails.spawn(serve(stream, spool.passing_reader(), greeting.clone()));
+                    Ok((stream, _)) if clients.len() < MAX_CONNECTIONS => {
+                        let client = Client {
+                            stream,
+                            spool: spool.clone(),
+                            greeting: greeting.borrow().clone(),
+                            tails: Arc::clone(&tails),
+                            requests: requests.clone(),
+                        };
+                        clients.spawn(client.serve());
                     }
-                    Ok(_) => debug!(limit = MAX_TAILS, "connection for tail refused: limit exceeded"),
+                    Ok(_) => debug!(limit = MAX_CONNECTIONS, "connection to the control socket refused: limit exceeded"),
                     Err(error) => {
-                        debug!(%error, "connection for tail not accepted");
+                        debug!(%error, "connection to the control socket not accepted");
                         let _ = timeout(ACCEPT_PAUSE, stop.cancelled()).await;
                     }
                 },
             }
         }
-        // Removed before the wait for the tails, so that it does not remove the socket of a bridge that starts meanwhile.
+        // Removed before the wait for the clients, so that it does not remove the socket of a bridge that starts meanwhile.
         drop(self.listener);
         let _ = fs::remove_file(&self.path);
-        let _ = timeout(STOP_LIMIT, async { while tails.join_next().await.is_some() {} }).await;
+        let _ = timeout(STOP_LIMIT, async { while clients.join_next().await.is_some() {} }).await;
     }
 }
 
@@ -113,11 +141,14 @@ fn is_peer_allowed(stream: &UnixStream, owner: u32) -> bool {
     match stream.peer_cred() {
         Ok(peer) if is_user_allowed(peer.uid(), owner) => true,
         Ok(peer) => {
-            warn!(uid = peer.uid(), "connection for tail refused: another user");
+            warn!(
+                uid = peer.uid(),
+                "connection to the control socket refused: another user"
+            );
             false
         }
         Err(error) => {
-            warn!(%error, "connection for tail refused: unknown user");
+            warn!(%error, "connection to the control socket refused: unknown user");
             false
         }
     }
@@ -136,20 +167,86 @@ struct Backlog {
     emptied: Notify,
 }
 
-/// Serves one tail until it disconnects or all events are sent.
-async fn serve(stream: UnixStream, reader: impl Reader, greeting: Greeting) {
-    let (mut from_tail, mut to_tail) = stream.into_split();
-    let Ok(mut greeting_line) = serde_json::to_vec(&greeting) else {
-        return;
-    };
-    greeting_line.push(b'\n');
+/// A request that the bridge answers.
+#[derive(Debug)]
+pub(crate) struct Requested {
+    pub(crate) request: Request,
+    pub(crate) answer: oneshot::Sender<Answer>,
+}
+
+/// A connection of another command.
+struct Client {
+    stream: UnixStream,
+    spool: Spool,
+    greeting: Greeting,
+    tails: Arc<Semaphore>,
+    requests: mpsc::Sender<Requested>,
+}
+
+impl Client {
+    /// Serves one client until it disconnects or has its answer.
+    async fn serve(self) {
+        let (from_client, mut to_client) = self.stream.into_split();
+        let mut from_client = BufReader::new(from_client);
+        if !matches!(
+            timeout(WRITE_LIMIT, write_line(&mut to_client, &self.greeting)).await,
+            Ok(Ok(()))
+        ) {
+            return;
+        }
+        let Ok(Ok(line)) = timeout(REQUEST_LIMIT, read_line(&mut from_client, MAX_REQUEST_BYTES)).await
+        else {
+            return;
+        };
+        if line.is_empty() {
+            return;
+        }
+        let request = match serde_json::from_slice(&line) {
+            Ok(request) => request,
+            Err(error) => {
+                warn!(%error, "request to the control socket rejected");
+                let text = format!(
+                    "the bridge does not know this request ({error}); run the command with the bridge's program"
+                );
+                let answer = Answer::failed(Exit::Usage, text);
+                let _ = timeout(WRITE_LIMIT, write_line(&mut to_client, &answer)).await;
+                return;
+            }
+        };
+        if request == Request::Tail {
+            // Without a permit the connection is closed: the client knows that the limit is the reason.
+            if let Ok(_permit) = self.tails.try_acquire() {
+                serve_tail(from_client, to_client, self.spool.passing_reader()).await;
+            }
+            return;
+        }
+        let (answer, answered) = oneshot::channel();
+        let requested = Requested { request, answer };
+        let answer = match self.requests.try_send(requested) {
+            Ok(()) => answered.await.unwrap_or_else(|_| {
+                Answer::failed(
+                    Exit::TryLater,
+                    "the bridge is stopping; the request has no effect",
+                )
+            }),
+            Err(_) => Answer::failed(Exit::TryLater, "the bridge has too many requests; try again"),
+        };
+        let _ = timeout(WRITE_LIMIT, write_line(&mut to_client, &answer)).await;
+    }
+}
+
+/// Sends events to a tail until it disconnects or all events are sent.
+async fn serve_tail(
+    mut from_tail: impl AsyncRead + Unpin,
+    mut to_tail: impl AsyncWrite + Unpin,
+    reader: impl Reader,
+) {
     let (queue, waiting) = mpsc::channel(QUEUE);
     let backlog = Backlog::default();
     let serving = async {
-        if matches!(
-            timeout(WRITE_LIMIT, to_tail.write_all(&greeting_line)).await,
-            Ok(Ok(()))
-        ) {
+        let accepted = Answer::default();
+        let accepted = write_line(&mut to_tail, &accepted);
+        if matches!(timeout(WRITE_LIMIT, accepted).await, Ok(Ok(()))) {
             // When the tail disconnects, `send` ends and drops the receiver, which ends `enqueue`.
             tokio::join!(
                 enqueue(reader, queue, &backlog),
@@ -159,7 +256,7 @@ async fn serve(stream: UnixStream, reader: impl Reader, greeting: Greeting) {
     };
     tokio::select! {
         biased;
-        // A tail sends nothing, so a read ends only with the connection. Without it, a disconnected tail would be noticed
+        // A tail sends nothing more, so a read ends only with the connection. Without it, a disconnected tail would be noticed
         // only at the next event.
         _ = from_tail.read_u8() => {}
         () = serving => {}

@@ -1,7 +1,9 @@
-//! The tap: sends the events of a running bridge to `neurobridge tail` on the same machine.
+//! The control socket: other commands on the same machine send their requests to the running bridge through it.
 //!
-//! It is a Unix socket in the data folder, for its owner only, and not an HTTP path, because it sends events. The bridge
-//! never waits for a tail: one that is too slow misses events and receives their number.
+//! It is a Unix socket in the data folder, for its owner only, and not an HTTP path, because it sends events and changes the
+//! bridge. The bridge greets, the client sends a request as one line of JSON, and the answer follows: events for
+//! `neurobridge tail`, a line of JSON for everything else. The bridge never waits for a tail: one that is too slow misses events
+//! and receives their number.
 
 mod client;
 mod protocol;
@@ -16,12 +18,12 @@ use std::{
 
 pub(crate) use self::{
     client::Client,
-    protocol::{Arrival, Greeting},
-    server::Tap,
+    protocol::{Answer, Arrival, Greeting, Request},
+    server::{Control, Requested},
 };
 
 /// The name of the socket in the data folder.
-const SOCKET: &str = "tail.sock";
+const SOCKET: &str = "control.sock";
 
 /// The longest path of a socket that every kernel accepts (108 bytes on Linux, 104 elsewhere). Paths of folders may be
 /// longer.

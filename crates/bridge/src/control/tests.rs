@@ -2,10 +2,13 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use neurobridge_core::{record::Batch, testing};
 use neurobridge_spool::{Spool, SpoolConfig};
-use tokio::time::{Duration, timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Duration, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{client::TapError, *};
+use super::{client::ControlError, *};
 use crate::config::Config;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -19,9 +22,16 @@ async fn append(spool: &Spool, events: u64, size: usize) {
     spool.append(batch).await.unwrap();
 }
 
-fn start(tap: Tap, spool: &Spool, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
-    let greeting = Greeting::new(&spool.id(), &Config::default());
-    tokio::spawn(tap.serve(spool.clone(), greeting, stop.clone()))
+fn start(control: Control, spool: &Spool, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
+    let greeting = watch::Sender::new(Greeting::new(&spool.id(), &Config::default()));
+    let (requests, mut requested) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Some(Requested { request, answer }) = requested.recv().await {
+            let text = format!("{request:?}");
+            let _ = answer.send(Answer { exit: 0, text });
+        }
+    });
+    tokio::spawn(control.serve(spool.clone(), greeting.subscribe(), requests, stop.clone()))
 }
 
 async fn connect(folder: &Path) -> Client {
@@ -36,14 +46,14 @@ async fn tail_receives_later_events_and_the_end() {
     assert!(Client::connect(&folder).await.unwrap().is_none());
     let spool = Spool::open(&SpoolConfig::default(), &folder).unwrap();
     let stop = CancellationToken::new();
-    let serving = start(Tap::bind(&folder).await.unwrap(), &spool, &stop);
+    let serving = start(Control::bind(&folder).await.unwrap(), &spool, &stop);
     assert_eq!(
         path(&folder).metadata().unwrap().permissions().mode() & 0o777,
         0o600
     );
     assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
     assert!(
-        Tap::bind(&folder)
+        Control::bind(&folder)
             .await
             .unwrap_err()
             .to_string()
@@ -74,7 +84,7 @@ async fn stuck_tail_misses_events_and_blocks_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
     let stop = CancellationToken::new();
-    let _serving = start(Tap::bind(folder.path()).await.unwrap(), &spool, &stop);
+    let _serving = start(Control::bind(folder.path()).await.unwrap(), &spool, &stop);
     let mut client = connect(folder.path()).await;
     // The default spool has 64 MiB and blocks when it is full: the appends would never end if they waited for the tail.
     timeout(SOON, async {
@@ -108,7 +118,7 @@ async fn socket_of_a_killed_bridge_is_replaced() {
     assert!(Client::connect(folder.path()).await.unwrap().is_none());
     let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
     let _serving = start(
-        Tap::bind(folder.path()).await.unwrap(),
+        Control::bind(folder.path()).await.unwrap(),
         &spool,
         &CancellationToken::new(),
     );
@@ -118,7 +128,7 @@ async fn socket_of_a_killed_bridge_is_replaced() {
         .flatten()
         .map(|entry| entry.file_name())
         .collect();
-    assert_eq!(names, ["tail.sock"]);
+    assert_eq!(names, ["control.sock"]);
 }
 
 #[tokio::test]
@@ -126,14 +136,14 @@ async fn killed_bridge_is_reported_as_lost_connection() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
     let serving = start(
-        Tap::bind(folder.path()).await.unwrap(),
+        Control::bind(folder.path()).await.unwrap(),
         &spool,
         &CancellationToken::new(),
     );
     let mut client = connect(folder.path()).await;
     serving.abort();
     let error = timeout(SOON, client.next()).await.unwrap().unwrap_err();
-    assert!(matches!(error, TapError::Gone(_)), "{error}");
+    assert!(matches!(error, ControlError::Gone(_)), "{error}");
 }
 
 #[tokio::test]
@@ -141,7 +151,7 @@ async fn tails_beyond_the_limit_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
     let _serving = start(
-        Tap::bind(folder.path()).await.unwrap(),
+        Control::bind(folder.path()).await.unwrap(),
         &spool,
         &CancellationToken::new(),
     );
@@ -153,7 +163,7 @@ async fn tails_beyond_the_limit_are_refused() {
         }
         assert!(tails.len() <= 100);
     };
-    assert!(matches!(error, TapError::TooMany), "{error}");
+    assert!(matches!(error, ControlError::TooMany), "{error}");
     tails.pop();
     // A tail that disconnects frees its slot without a further event.
     timeout(SOON, async {
@@ -161,4 +171,42 @@ async fn tails_beyond_the_limit_are_refused() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn requests_are_answered_beside_tails() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let folder = tempfile::tempdir().unwrap();
+    let reload = Request::Reload {
+        colours: false,
+        width: 80,
+    };
+    assert!(Client::request(folder.path(), reload).await.unwrap().is_none());
+    let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
+    let _serving = start(
+        Control::bind(folder.path()).await.unwrap(),
+        &spool,
+        &CancellationToken::new(),
+    );
+    let mut tails = Vec::new();
+    while let Ok(tail) = Client::connect(folder.path()).await {
+        tails.push(tail);
+    }
+    let answer = Client::request(folder.path(), reload).await.unwrap().unwrap();
+    assert_eq!(answer.exit, 0);
+    assert!(answer.text.starts_with("Reload"), "{answer:?}");
+    // A request of a newer program, and one that is no JSON.
+    for request in ["{\"request\":\"dance\"}\n", "dance\n"] {
+        let mut stream = tokio::net::UnixStream::connect(path(folder.path()))
+            .await
+            .unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(SOON, stream.read_to_string(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(answer.contains("does not know this request"), "{answer}");
+    }
 }

@@ -1,6 +1,7 @@
-//! The protocol of the tap's socket: a greeting as one line of JSON, then messages of a kind, a length and a body.
+//! The protocol of the control socket: a greeting, a request and an answer, each as one line of JSON. After the answer to a tail
+//! follow messages of a kind, a length and a body.
 //!
-//! Records are sent in the spool's format. The greeting ensures that both ends are the same version of the program.
+//! Records are sent in the spool's format. The greeting ensures that a tail has the same version as the bridge.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -14,15 +15,58 @@ use neurobridge_core::{
     record::{self, SealedBatch},
 };
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::config::Config;
+use crate::{config::Config, exit::Exit};
 
 const EVENTS: u8 = b'e';
 const MISSED: u8 = b'm';
 const END: u8 = b'.';
 /// The size of a message head: a kind and a length.
 const HEAD_BYTES: usize = 5;
+
+/// The line that the client sends after the greeting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// The events from now on.
+    Tail,
+    /// Loads the configuration again. Configuration errors are rendered for this terminal.
+    Reload { colours: bool, width: usize },
+}
+
+/// The line that the bridge sends after a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    /// The exit code of the command that has sent the request.
+    pub(crate) exit: u8,
+    /// The result or the error, for people.
+    pub(crate) text: String,
+}
+
+impl Answer {
+    /// Returns an answer that reports an error.
+    pub(crate) fn failed(exit: Exit, text: impl Into<String>) -> Self {
+        Self {
+            exit: exit.code(),
+            text: text.into(),
+        }
+    }
+}
+
+/// Writes a value as one line of JSON.
+pub(super) async fn write_line(to: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    to.write_all(&line).await
+}
+
+/// Reads a line of at most `limit` bytes. Returns an empty line at the end of the connection.
+pub(super) async fn read_line(from: &mut (impl AsyncBufRead + Unpin), limit: u64) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    from.take(limit).read_until(b'\n', &mut line).await?;
+    Ok(line)
+}
 
 /// The first line that the bridge sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

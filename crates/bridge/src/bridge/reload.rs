@@ -1,0 +1,257 @@
+//! Applies a reloaded configuration to the running bridge.
+//!
+//! Everything that may fail comes first: the configuration is loaded and compared, and the files of the new parts are read. Then the
+//! parts change without a further wait, so that a stop of the bridge finds either the earlier parts or the new ones.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::oneshot, task::spawn_blocking, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Bridge;
+use crate::{
+    config::{self, Loaded},
+    control::{Answer, Greeting, Request, Requested},
+    deliveries::PreparedSink,
+    exit::{Exit, Failure},
+    feed::{PreparedSource, joined, rules},
+    reload::{Plan, plan},
+};
+
+/// The time for which an answer waits until the changed parts work: longer than a sink takes to stop, and a source to authenticate.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// The parts that a reload starts.
+struct Prepared {
+    sources: Vec<PreparedSource>,
+    sinks: Vec<PreparedSink>,
+}
+
+/// A change that is complete after some time.
+struct Pending {
+    /// What is reported once it is complete, and what until then.
+    done: String,
+    until_then: String,
+    completion: Completion,
+}
+
+enum Completion {
+    Sink(oneshot::Receiver<()>),
+    Source(CancellationToken),
+}
+
+impl Completion {
+    /// Waits until the change is complete.
+    async fn wait(self) {
+        match self {
+            // A dropped sender means that the sink has ended.
+            Self::Sink(done) => drop(done.await),
+            Self::Source(authorised) => authorised.cancelled().await,
+        }
+    }
+}
+
+impl Bridge {
+    /// Performs a request of the control socket or of `run --watch`. Cancel-safe: nothing is changed, or everything.
+    pub(super) async fn perform(&mut self, requested: Requested) {
+        let Requested { request, answer } = requested;
+        let Request::Reload { colours, width } = request else {
+            return;
+        };
+        match self.reload(colours, width).await {
+            Ok(pending) => {
+                tokio::spawn(async move {
+                    let mut text = String::new();
+                    let deadline = tokio::time::Instant::now() + ANSWER_LIMIT;
+                    for change in pending {
+                        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+                        let is_complete = timeout(left, change.completion.wait()).await.is_ok();
+                        let line = if is_complete {
+                            change.done
+                        } else {
+                            change.until_then
+                        };
+                        info!("{line}");
+                        text.push_str(&line);
+                        text.push('\n');
+                    }
+                    if text.is_empty() {
+                        text.push_str("the configuration has not changed\n");
+                    }
+                    let _ = answer.send(Answer {
+                        exit: Exit::Ok.code(),
+                        text,
+                    });
+                });
+            }
+            Err((exit, text)) => {
+                let _ = answer.send(Answer::failed(exit, text));
+            }
+        }
+    }
+
+    /// Loads the configuration and applies it. Returns what has changed.
+    ///
+    /// # Errors
+    /// Returns the exit code and the report, if the configuration is wrong or needs a restart. Nothing is changed then.
+    async fn reload(&mut self, colours: bool, width: usize) -> Result<Vec<Pending>, (Exit, String)> {
+        let Some(reloader) = &self.reloader else {
+            return Err((Exit::Usage, "this bridge has no configuration file".to_owned()));
+        };
+        let named = reloader.named.clone();
+        let loaded = joined(spawn_blocking(move || config::load_with_keys(named.as_deref())).await);
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(report) => {
+                self.refuse(&report.to_string());
+                return Err((Exit::Config, report.render(colours, width)));
+            }
+        };
+        let planned = plan(&reloader.loaded, &loaded, &reloader.located);
+        let result = match planned {
+            Err(keys) => Err((Exit::Config, needs_restart(&keys))),
+            Ok(plan) if plan.is_empty() => {
+                info!("configuration reloaded: it has not changed");
+                self.state.configuration.unchanged();
+                return Ok(Vec::new());
+            }
+            Ok(plan) => match self.prepare(&plan, &loaded).await {
+                Ok(prepared) => Ok((plan, prepared)),
+                Err(failure) => Err((failure.exit, format!("error: {failure}\n\nnothing was changed"))),
+            },
+        };
+        match result {
+            Ok((plan, prepared)) => Ok(self.apply(&plan, prepared, loaded)),
+            Err((exit, text)) => {
+                self.refuse(&text);
+                Err((exit, text))
+            }
+        }
+    }
+
+    fn refuse(&self, reason: &str) {
+        warn!("configuration not reloaded, the bridge continues with the running one: {reason}");
+        self.state.configuration.failed(reason);
+    }
+
+    /// Reads the files of all parts that change.
+    async fn prepare(&self, plan: &Plan, loaded: &Loaded) -> Result<Prepared, Failure> {
+        let config = &loaded.config;
+        let changing: Vec<&String> = plan
+            .sinks
+            .changed
+            .iter()
+            .chain(&plan.sinks.removed)
+            .chain(&plan.sinks.added)
+            .filter(|name| self.sinks.is_changing(name))
+            .collect();
+        if let Some(name) = changing.first() {
+            let message =
+                format!("the last change of sinks.{name} is not complete yet; reload again in some seconds");
+            return Err(Failure::message(Exit::TryLater, message));
+        }
+        let located = match &self.reloader {
+            Some(reloader) if !plan.relocates => reloader.located.clone(),
+            _ => config.named_fields(),
+        };
+        let mut prepared = Prepared {
+            sources: Vec::new(),
+            sinks: Vec::new(),
+        };
+        for name in plan.sinks.added.iter().chain(&plan.sinks.changed) {
+            prepared
+                .sinks
+                .push(PreparedSink::new(name, config, &self.sinks).await?);
+        }
+        let rules = rules(config).await?;
+        for name in plan.sources.added.iter().chain(&plan.sources.changed) {
+            let source = PreparedSource::new(name, config, &rules, located.clone()).await?;
+            prepared.sources.push(source);
+        }
+        Ok(prepared)
+    }
+
+    /// Changes the parts. Does not wait.
+    fn apply(&mut self, plan: &Plan, prepared: Prepared, loaded: Loaded) -> Vec<Pending> {
+        let mut pending = Vec::new();
+        // The sinks first, so that an added one misses no event of an added source.
+        for sink in prepared.sinks {
+            let name = Arc::clone(sink.name());
+            let done = if plan.sinks.added.iter().any(|added| **added == *name) {
+                format!("sinks.{name}: added")
+            } else {
+                format!("sinks.{name}: reopened at its cursor")
+            };
+            pending.push(Pending {
+                done,
+                until_then: format!(
+                    "sinks.{name}: waits for the outcomes of the events in flight; it reopens at its cursor"
+                ),
+                completion: Completion::Sink(self.sinks.run_sink(sink)),
+            });
+        }
+        for source in prepared.sources {
+            let name = Arc::clone(source.name());
+            let is_added = plan.sources.added.iter().any(|added| **added == *name);
+            let (done, until_then) = if is_added {
+                ("added and authenticated", "added, not authenticated yet")
+            } else {
+                (
+                    "replaced by an authenticated connection",
+                    "not authenticated with the new settings yet; connections with the earlier ones stay open until then",
+                )
+            };
+            pending.push(Pending {
+                done: format!("sources.{name}: {done}"),
+                until_then: format!("sources.{name}: {until_then}"),
+                completion: Completion::Source(self.feed.run_source(source)),
+            });
+        }
+        for name in &plan.sources.removed {
+            self.feed.remove_source(name);
+            let done = format!("sources.{name}: removed; the events that it has received are stored");
+            let completed = CancellationToken::new();
+            completed.cancel();
+            pending.push(Pending {
+                until_then: done.clone(),
+                done,
+                completion: Completion::Source(completed),
+            });
+        }
+        for name in &plan.sinks.removed {
+            pending.push(Pending {
+                done: format!("sinks.{name}: removed"),
+                until_then: format!(
+                    "sinks.{name}: waits for the outcomes of the events in flight before it is removed"
+                ),
+                completion: Completion::Sink(self.sinks.remove_sink(name)),
+            });
+        }
+        self.drain_timeout = loaded.config.drain_timeout;
+        self.greeting
+            .send_replace(Greeting::new(&self.state.spool.id(), &loaded.config));
+        self.state.configuration.reloaded(&loaded.config);
+        self.state
+            .history
+            .configuration_loaded(loaded.file.as_deref(), &loaded.config);
+        for warning in loaded.warnings() {
+            warn!(key = warning.key, "{}", warning.message);
+        }
+        if let Some(reloader) = &mut self.reloader {
+            if plan.relocates {
+                reloader.located = loaded.config.named_fields();
+            }
+            reloader.loaded = loaded;
+        }
+        pending
+    }
+}
+
+/// Returns the report about keys that cannot be changed while the bridge runs.
+fn needs_restart(keys: &[String]) -> String {
+    format!(
+        "error: the configuration is valid, but the bridge has to be restarted to change {}\n\nnothing was changed",
+        keys.join(", ")
+    )
+}

@@ -1,0 +1,71 @@
+//! Watches the content of the configuration file for `run --watch`.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use neurobridge_core::{file, identity};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{debug, warn};
+
+use crate::control::{Request, Requested};
+
+/// The interval at which the file is read.
+const LOOK: Duration = Duration::from_secs(1);
+/// The largest file that is read.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// Requests a reload after each change of the content of a file, until the bridge ends. Reads the content, so that it does not matter
+/// whether the file is written, replaced by another one, or is behind a symbolic link that changes, as in Kubernetes. A change counts
+/// once it is read twice, because a file may be incomplete while it is written.
+pub(crate) async fn watch(path: PathBuf, requests: mpsc::Sender<Requested>) {
+    let mut known = hash(path.clone()).await.ok();
+    let mut changing = None;
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        let found = match hash(path.clone()).await {
+            Ok(found) => Some(found),
+            Err(error) => {
+                // The file may be missing for a moment while it is replaced.
+                debug!(path = %path.display(), %error, "configuration file cannot be read");
+                continue;
+            }
+        };
+        if found == known {
+            changing = None;
+            continue;
+        }
+        if changing != found {
+            changing = found;
+            continue;
+        }
+        known = found;
+        changing = None;
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Reload {
+            colours: false,
+            width: 100,
+        };
+        if requests.send(Requested { request, answer }).await.is_err() {
+            return;
+        }
+        // The bridge logs the result and shows it in its status.
+        if answered.await.is_err() {
+            warn!("configuration file has changed, but the bridge is stopping");
+        }
+    }
+}
+
+/// Returns a hash of the content of a file. The disk may hang, which delays only the next look.
+async fn hash(path: PathBuf) -> io::Result<u128> {
+    let read = spawn_blocking(move || {
+        let content = file::read(&path, MAX_BYTES)?;
+        let text = String::from_utf8_lossy(content.raw()).into_owned();
+        Ok(identity::body_hash(&text))
+    });
+    read.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
