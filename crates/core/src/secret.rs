@@ -66,20 +66,20 @@ pub fn resolve(
         (Some(_), Some(_)) => Err(SecretError::Both { key }),
         (Some(value), None) if value.expose().is_empty() => Err(SecretError::Empty { key }),
         (Some(value), None) => Ok(Some(value.clone())),
-        (None, Some(path)) => read_file(key, path).map(Some),
+        (None, Some(path)) => read_file(&format!("{key}_file"), path).map(Some),
         (None, None) => Ok(None),
     }
 }
 
-/// Reads the file of the secret `<key>`: the only line of the file, without line break and byte order mark,
+/// Reads the file of a secret, which the configuration key `key` names: the only line of the file, without line break and byte order mark,
 /// which editors and `echo` add. Blanks in the line belong to the secret. Blocks for up to
 /// [`file::TIME_LIMIT`].
 ///
 /// # Errors
 /// The file cannot be read, or contains no secret: all lines are blank, or several are not.
-pub fn read_file(key: &'static str, path: &Path) -> Result<Secret, SecretError> {
+pub fn read_file(key: &str, path: &Path) -> Result<Secret, SecretError> {
     let unreadable = |source: io::Error| {
-        let path = path.to_owned();
+        let (key, path) = (key.to_owned(), path.to_owned());
         match source.kind() {
             io::ErrorKind::FileTooLarge => SecretError::TooLong { key, path },
             _ => SecretError::Unreadable { key, path, source },
@@ -91,11 +91,11 @@ pub fn read_file(key: &'static str, path: &Path) -> Result<Secret, SecretError> 
     match (lines.next(), lines.next()) {
         (Some(line), None) => Ok(Secret::new(line)),
         (Some(_), Some(_)) => Err(SecretError::SeveralLines {
-            key,
+            key: key.to_owned(),
             path: path.to_owned(),
         }),
         (None, _) => Err(SecretError::EmptyFile {
-            key,
+            key: key.to_owned(),
             path: path.to_owned(),
         }),
     }
@@ -118,39 +118,39 @@ pub enum SecretError {
         key: &'static str,
     },
     /// The file cannot be read, or is not text.
-    #[error("\"{key}_file\": cannot read {}, expected a file with the secret as its only text", path.display())]
+    #[error("\"{key}\": cannot read {}, expected a file with the secret as its only text", path.display())]
     Unreadable {
-        /// The key without `_file`.
-        key: &'static str,
+        /// The key of the file.
+        key: String,
         /// The file.
         path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
     },
     /// The file contains more than one line with text.
-    #[error("\"{key}_file\": found more than one line in {}, expected the secret as its only line", path.display())]
+    #[error("\"{key}\": found more than one line in {}, expected the secret as its only line", path.display())]
     SeveralLines {
-        /// The key without `_file`.
-        key: &'static str,
+        /// The key of the file.
+        key: String,
         /// The file.
         path: PathBuf,
     },
     /// The file contains only white space.
-    #[error("\"{key}_file\": found nothing but blanks in {}, expected the secret as its only line", path.display())]
+    #[error("\"{key}\": found nothing but blanks in {}, expected the secret as its only line", path.display())]
     EmptyFile {
-        /// The key without `_file`.
-        key: &'static str,
+        /// The key of the file.
+        key: String,
         /// The file.
         path: PathBuf,
     },
     /// The file is larger than any secret.
     #[error(
-        "\"{key}_file\": found more than {MAX_FILE_BYTES} bytes in {}, expected the secret as its only text",
+        "\"{key}\": found more than {MAX_FILE_BYTES} bytes in {}, expected the secret as its only text",
         path.display()
     )]
     TooLong {
-        /// The key without `_file`.
-        key: &'static str,
+        /// The key of the file.
+        key: String,
         /// The file.
         path: PathBuf,
     },
@@ -339,7 +339,7 @@ mod tests {
             ("   ", None),
         ] {
             std::fs::write(&path, text).unwrap();
-            match (read_file("token", &path), secret) {
+            match (read_file("token_file", &path), secret) {
                 (Ok(found), Some(secret)) => assert_eq!(found.expose(), secret),
                 (Err(error), None) => {
                     let words = error.to_string();

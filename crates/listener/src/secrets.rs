@@ -124,8 +124,11 @@ async fn read(name: &str, source: &SecretSource) -> Result<Secret, Reason> {
         return Ok(value.clone());
     }
     if let Some(path) = source.file.clone() {
-        let key = if name == TOKEN { TOKEN } else { "secret" };
-        let read = tokio::task::spawn_blocking(move || secret::read_file(key, &path));
+        let key = match name {
+            TOKEN => "token_file".to_owned(),
+            name => format!("secrets.{name}.file"),
+        };
+        let read = tokio::task::spawn_blocking(move || secret::read_file(&key, &path));
         let secret = read
             .await
             .expect("reading a file neither panics nor is cancelled");
@@ -182,6 +185,25 @@ mod tests {
             error(reader.read().await.unwrap_err()),
             SecretError::TooLong { .. }
         ));
+    }
+
+    #[tokio::test]
+    async fn unreadable_file_is_reported_with_its_key() {
+        let source = SecretSource {
+            file: Some("/nowhere".into()),
+            ..SecretSource::default()
+        };
+        let reader = SecretReader {
+            sources: BTreeMap::from([("api_key".to_owned(), source)]),
+            live: Live::default(),
+        };
+        let error = crate::error::sentence(&reader.read().await.unwrap_err());
+        assert!(
+            error.starts_with(
+                "the secret \"api_key\" cannot be read: \"secrets.api_key.file\": cannot read /nowhere"
+            ),
+            "{error}"
+        );
     }
 
     #[tokio::test]
