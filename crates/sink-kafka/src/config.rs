@@ -34,7 +34,9 @@ pub struct KafkaConfig {
     pub bootstrap_servers: String,
     /// The topic. It may contain fields of the event in braces, as in `entries.{space.id}`: a field without a value becomes
     /// `unknown`, and a character that Kafka does not allow in a topic becomes `_`. The id of a person is not allowed in it.
+    /// `feeds.{feed}` by default if all sources are declared feeds.
     #[serde(default = "default_topic")]
+    #[schemars(extend("x-default-of-feeds" = "feeds.{feed}"))]
     pub topic: Template,
     /// The key of a record: Kafka keeps the order of records with the same key. If a field in it has no value, the record
     /// has no key and may go to any partition.

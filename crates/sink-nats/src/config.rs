@@ -21,7 +21,9 @@ pub struct NatsConfig {
     pub servers: Vec<String>,
     /// The subject. It may contain fields of the event in braces: a field without a value becomes `unknown`, and a character
     /// that NATS does not allow in a token becomes `_`. The id of a person is not allowed in it.
+    /// `feeds.{feed}` by default if all sources are declared feeds.
     #[serde(default = "default_subject")]
+    #[schemars(extend("x-default-of-feeds" = "feeds.{feed}"))]
     pub subject: Template,
     /// Whether a stream stores the events.
     #[serde(default)]

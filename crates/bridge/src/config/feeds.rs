@@ -108,6 +108,34 @@ pub(super) fn check(document: &Document, shape: &Shape<'_>, report: &mut Report)
     }
 }
 
+/// The keyword in the schema of a sink's key with the default for declared feeds.
+const DEFAULT_OF_FEEDS: &str = "x-default-of-feeds";
+
+/// Sets the keys of sinks that have another default if all sources are declared feeds, such as topic and subject.
+pub(super) fn set_defaults(document: &mut Document, shape: &Shape<'_>) {
+    let values = &mut document.values;
+    let sources = values.get("sources").and_then(Value::as_object);
+    let is_declared = |source: &Value| source.get("feed").is_some();
+    if !sources.is_some_and(|sources| !sources.is_empty() && sources.values().all(is_declared)) {
+        return;
+    }
+    let Some(Value::Object(sinks)) = values.get_mut("sinks") else {
+        return;
+    };
+    for (name, sink) in sinks {
+        let Value::Object(sink) = sink else {
+            continue;
+        };
+        let kind = sink.get("type").and_then(Value::as_str);
+        let of_sink = shape.at(&["sinks", name]).of_type(kind);
+        for key in of_sink.keys() {
+            if let Some(default) = of_sink.child(key).keyword(DEFAULT_OF_FEEDS) {
+                sink.entry(key).or_insert_with(|| default.clone());
+            }
+        }
+    }
+}
+
 /// Includes a file; a relative path begins at the folder of the configuration file.
 fn include_file(
     document: &mut Document,

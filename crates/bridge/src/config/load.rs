@@ -140,6 +140,7 @@ pub(super) fn load_from<'p>(
     environment::read(variables, &shape, &mut document, &mut report);
     feeds::include(&mut document, &shape, &mut report);
     feeds::check(&document, &shape, &mut report);
+    feeds::set_defaults(&mut document, &shape);
     let (config, mut errors) = tables::read(document.values.clone(), &shape);
     if keys == Keys::Read {
         // Added last, so that a key with an earlier error is not reported twice.

@@ -94,10 +94,10 @@ impl Loaded {
             let (key, common) = (format!("sinks.{name}"), &sink.common);
             found.of_filter(&key, &common.filter);
             found.of_patterns(&key, &common.redact, common.pseudonymise.as_ref());
-            let has_neuroio = config.sources.values().any(|source| source.feed.is_none());
+            let has_declared = config.sources.values().any(|source| source.feed.is_some());
             for (part, template) in sink.config.templates() {
-                if !has_neuroio && template.to_string().starts_with("neuroio.") {
-                    let message = "events of a declared feed use NeuroIO's default name; \"{feed}.events\" is one name for each source";
+                if has_declared && template.to_string().starts_with("neuroio.") {
+                    let message = "events of declared feeds have NeuroIO's name too; \"feeds.{feed}\" is one name for each source";
                     found.add(format!("{key}.{part}"), message);
                 }
                 if !found.knows_fields {
