@@ -20,6 +20,7 @@ of a file at once, each with its line; `neurobridge schema` prints the JSON Sche
 The configuration file is the argument of `-c`, otherwise `neurobridge.toml` in the current folder, otherwise `/etc/neurobridge/neurobridge.toml`.
 Environment variables override the file. In the names below, `NAME` stands for the name of a source or sink. A variable for a text contains the text
 without quotes (`007` stays `007`), a variable for a list contains the whole list (`[\"*_image\"]`), and each key of a table has its own variable.
+A key such as `feed.open[].send` is one of each table in a list.
 Times are written as `250ms`, `5s`, `1h 30m` or `7d`, and sizes as `512 KiB`, `64 MiB` or `10 GiB`. A *secret* is a text that is never printed; the same
 key with the suffix `_file` names a file with the secret, which is read again at each connection. A key without a default is optional unless it
 is marked as *needed*.
@@ -61,6 +62,9 @@ filter = { age = { at_least = 18 }, groups = { any = ["vip", "staff"] }, livenes
   a table without any operator contains paths; a mixture is an error. A field that has the name of an operator needs its whole path in quotes:
   `"phone.prefix" = ["+44"]`.
 "#;
+
+/// Stands for the index of a table in a list.
+const LIST: &str = "[]";
 
 /// The schema definition that explains `{field}` in templates.
 const TEMPLATE: &str = "Template";
@@ -205,12 +209,19 @@ impl<'a> Reference<'a> {
             Value::String(text) => format!("`\"{text}\"`"),
             other => format!("`{other}`"),
         };
+        let list = key_here.clone();
         rows.push(Row {
             key: key_here,
             kind,
             default,
             description: join(&[describe(value), description]),
         });
+        let items = &self.resolve(value)["items"];
+        if let [item] = self.tables(items).collect::<Vec<_>>()[..] {
+            for (key, value) in properties(item).into_iter().flatten() {
+                self.push_rows(&format!("{list}{LIST}."), key, value, item, rows);
+            }
+        }
     }
 
     /// Returns the type of a value in one word, and the meaning of its values if there are only a few.
@@ -331,6 +342,7 @@ fn write_section(text: &mut String, title: &str, description: &str, prefix: &str
     {
         let variable = match kind.as_str() {
             "table" | CONDITIONS_OF_FIELDS => String::new(),
+            _ if key.contains(LIST) => String::new(),
             _ => format!("`{prefix}{}`", key.to_uppercase().replace('.', "__")),
         };
         let description = description.replace('|', "\\|");

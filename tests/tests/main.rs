@@ -30,6 +30,7 @@ mod recreated_destinations;
 mod reload;
 mod replay;
 mod resumed_feeds;
+mod scripted_feeds;
 mod shared_files;
 mod shipped_feeds;
 mod signals_and_exits;

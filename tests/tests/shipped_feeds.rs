@@ -25,14 +25,14 @@ fn events() -> usize {
 }
 
 /// A feed: its declaration, the faults of its simulator, and the CloudEvents type of its events.
-struct Feed {
-    name: &'static str,
+pub(crate) struct Feed {
+    pub(crate) name: &'static str,
     faults: &'static [&'static str],
     kind: &'static str,
 }
 
 /// All feeds are cut twice. Those whose declaration has a refusal refuse the second connection.
-const FEEDS: [Feed; 6] = [
+pub(crate) const FEEDS: [Feed; 6] = [
     Feed {
         name: "binance",
         faults: &["cut,after=6000,times=2"],
@@ -67,12 +67,12 @@ const FEEDS: [Feed; 6] = [
 
 impl Feed {
     /// Returns the name of the source.
-    fn source(&self) -> String {
+    pub(crate) fn source(&self) -> String {
         self.name.replace('-', "_")
     }
 
     /// Writes the declaration with the secrets themselves in place of their files.
-    fn declaration(&self, dir: &Scratch) -> PathBuf {
+    pub(crate) fn declaration(&self, dir: &Scratch) -> PathBuf {
         let shipped = workspace_root().join(format!("config/feeds/{}.toml", self.name));
         let text = fs::read_to_string(shipped).unwrap();
         let lines = text.lines().map(|line| match line.split_once("{ file = \"") {
@@ -97,7 +97,7 @@ fn assert_complete(feed: &str, sent: &[DeclaredSent], lanes: &[Vec<(String, Stri
 
 /// Checks that no event arrived twice, and each with its body, in the order of its key within each lane. Returns the number of
 /// events that arrived.
-fn assert_in_order(feed: &str, sent: &[DeclaredSent], lanes: &[Vec<(String, String)>]) -> usize {
+pub(crate) fn assert_in_order(feed: &str, sent: &[DeclaredSent], lanes: &[Vec<(String, String)>]) -> usize {
     let by_id: HashMap<&str, &DeclaredSent> = sent.iter().map(|event| (event.id.as_str(), event)).collect();
     assert_eq!(by_id.len(), sent.len(), "{feed}: each event has its own id");
     let mut seen = HashSet::new();

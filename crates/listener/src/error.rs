@@ -126,6 +126,8 @@ pub(crate) enum Lost {
     IdleTimeout { timeout: Duration },
     #[error("the answer to a ping was {answer}, expected PONG")]
     BadPong { answer: String },
+    #[error("the feed sends no more events on this connection: {text}")]
+    Ended { text: String },
     #[error("a text frame was not UTF-8")]
     InvalidUtf8,
     #[error("a frame exceeds `max_frame_size`, {limit}{}", found(*size))]
@@ -238,6 +240,7 @@ impl Lost {
             Self::PongTimeout { .. } => DisconnectReason::PongTimeout,
             Self::IdleTimeout { .. } => DisconnectReason::IdleTimeout,
             Self::BadPong { .. } => DisconnectReason::BadPong,
+            Self::Ended { .. } => DisconnectReason::Ended,
             Self::InvalidUtf8 => DisconnectReason::InvalidUtf8,
             Self::TooLarge { .. } => DisconnectReason::FrameTooLarge,
             Self::Protocol { .. } => DisconnectReason::ProtocolViolation,

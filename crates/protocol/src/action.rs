@@ -19,6 +19,8 @@ pub enum Action<'a> {
     UnexpectedAnswer(String),
     /// An error of the feed, with its text, which may repeat a secret.
     Error(String),
+    /// The feed sends no more events on this connection, with its text, which may repeat a secret.
+    Ended(String),
     /// A message to send: a reply, or the next step of the opening.
     Reply(Message),
     /// A message without a meaning for the bridge.

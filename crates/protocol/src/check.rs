@@ -17,7 +17,6 @@ use crate::{
 
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(86_400);
-
 /// Headers that only the client may set.
 const RESERVED_HEADERS: [&str; 8] = [
     "host",
@@ -332,8 +331,7 @@ impl Check<'_> {
         if let Some(idle) = heartbeat.idle_timeout {
             self.time(&["heartbeat", "idle_timeout"], idle, SHORTEST, LONGEST);
         }
-        let send = heartbeat.send.as_ref()?;
-        self.message(&["heartbeat", "send"], send, false)
+        self.message(&["heartbeat", "send"], heartbeat.send.as_ref()?, false)
     }
 
     fn rules(&mut self, rules: &[Rule]) -> Vec<Option<Template>> {
@@ -363,10 +361,10 @@ impl Check<'_> {
                     "found in a rule for events, expected \"when\": an event is JSON",
                 );
             }
-            if rule.text.is_some() && rule.is != Meaning::Error {
+            if rule.text.is_some() && !matches!(rule.is, Meaning::Error | Meaning::End) {
                 self.add(
                     &["rules", &number, "text"],
-                    "found in a rule without an error, expected is = \"error\"",
+                    "found in a rule without an error or an end, expected is = \"error\" or \"end\"",
                 );
             }
             match (&rule.send, rule.is) {

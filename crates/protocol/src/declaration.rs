@@ -156,7 +156,7 @@ pub struct Rule {
     pub frame: Option<String>,
     /// The meaning.
     pub is: Meaning,
-    /// Path of the error's text. Without `text`, the whole message is the text.
+    /// Path of the text of an error or an end. Without `text`, the whole message is the text.
     #[serde(default)]
     pub text: Option<FeedPath>,
     /// The reply to send, for `is = "reply"`: a table for JSON, a text for plain text.
@@ -178,6 +178,8 @@ pub enum Meaning {
     Error,
     /// A message that expects a reply, such as a ping of the server.
     Reply,
+    /// The end of the events on this connection, which is closed and opened again.
+    End,
 }
 
 /// The fields of an event, by their paths.

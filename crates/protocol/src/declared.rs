@@ -362,6 +362,7 @@ impl Declared {
             Meaning::Event | Meaning::Ignore => act(Action::Ignore),
             Meaning::Alive => act(Action::Alive),
             Meaning::Error => act(Action::Error(shown(rule.text.as_ref(), unit, frame))),
+            Meaning::End => act(Action::Ended(shown(rule.text.as_ref(), unit, frame))),
             Meaning::Reply => {
                 if let Some(Some(template)) = self.compiled.replies.get(index) {
                     act(Action::Reply(render(

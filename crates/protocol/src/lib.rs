@@ -36,6 +36,6 @@ pub use self::{
     notation::{Answer, FeedPath, MessageText, Paths, QueryValues, Rewind, TimeField, When},
     problem::Problem,
     protocol::{Pings, Protocol},
-    shipped::{SHIPPED, shipped},
+    shipped::{SHIPPED, shipped, shipped_script},
     text::{Message, Recognised, Secrets},
 };

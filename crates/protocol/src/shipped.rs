@@ -8,6 +8,12 @@ macro_rules! shipped {
             $name,
             include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/feeds/", $name, ".toml")),
         )),*];
+
+        /// The scripts of the shipped declarations for the simulator, by name.
+        const SCRIPTS: &[(&str, &str)] = &[$((
+            $name,
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/feeds/scripts/", $name, ".ndjson")),
+        )),*];
     };
 }
 
@@ -22,8 +28,15 @@ shipped!(
 
 /// Returns the text of a shipped declaration.
 pub fn shipped(name: &str) -> Option<&'static str> {
-    SHIPPED
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, text)| *text)
+    named(SHIPPED, name)
+}
+
+/// Returns the script of a shipped declaration: frames of the feed, and its faults, for the simulator.
+pub fn shipped_script(name: &str) -> Option<&'static str> {
+    named(SCRIPTS, name)
+}
+
+fn named(texts: &'static [(&str, &str)], name: &str) -> Option<&'static str> {
+    let mut texts = texts.iter();
+    texts.find(|(known, _)| *known == name).map(|(_, text)| *text)
 }

@@ -43,6 +43,7 @@ fn described(action: &Action<'_>) -> Value {
         Action::Ignore => json!("ignore"),
         Action::Refused(text) => json!({ "refused": canonical(text) }),
         Action::Error(text) => json!({ "error": canonical(text) }),
+        Action::Ended(text) => json!({ "ended": canonical(text) }),
         Action::Reply(message) => sent(message),
         Action::Malformed(text, MalformedReason::NotJson(_)) => json!({ "not_json": text }),
         Action::Malformed(text, _) => json!({ "no_rule": value(text) }),

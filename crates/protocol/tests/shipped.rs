@@ -94,6 +94,7 @@ fn replayed(declared: &mut Declared, transcript: &str) -> String {
                 Action::UnexpectedAnswer(text) => drop(writeln!(out, "= unexpected answer {text}")),
                 Action::Refused(text) => drop(writeln!(out, "= refused {text}")),
                 Action::Error(text) => drop(writeln!(out, "= error {text}")),
+                Action::Ended(text) => drop(writeln!(out, "= ended {text}")),
                 Action::Reply(reply) => message(&reply, &mut out),
                 Action::Malformed(text, reason) => drop(writeln!(out, "= malformed: {reason}: {text}")),
             }),
@@ -119,25 +120,20 @@ fn shipped_declarations_interpret_their_transcripts() {
 }
 
 #[test]
-fn each_shipped_declaration_has_a_transcript() {
+fn each_shipped_declaration_has_a_script_and_a_transcript() {
     let names = |folder: &str| {
-        let mut names: Vec<_> = fs::read_dir(root().join(folder))
-            .unwrap()
-            .map(|entry| {
-                entry
-                    .unwrap()
-                    .path()
-                    .file_stem()
-                    .unwrap()
-                    .to_str()
-                    .unwrap()
-                    .to_owned()
-            })
+        let entries = fs::read_dir(root().join(folder)).unwrap();
+        let files = entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file());
+        let mut names: Vec<_> = files
+            .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
             .collect();
         names.sort();
         names
     };
     assert_eq!(names("config/feeds"), feeds());
+    assert_eq!(names("config/feeds/scripts"), feeds());
     assert_eq!(names("crates/protocol/tests/transcripts"), feeds());
 }
 

@@ -81,7 +81,7 @@ mod tls;
 mod wire;
 
 pub use self::{
-    declared::{DeclaredFeed, FeedError},
+    declared::{DeclaredFeed, FeedError, Script},
     entries::{Entries, Entry, EntryOptions, EntryResult, MIN_FRAME_BYTES},
     faults::{Every, FaultRule, GRAMMAR, ParseFaultError, Reaction, RestFault},
     handle::Handle,

@@ -101,6 +101,9 @@ impl Simulator {
     /// bound.
     pub async fn bind(mut options: Options) -> Result<Self, BindError> {
         options.check()?;
+        if let Some(feed) = &mut options.feed {
+            options.faults.append(&mut feed.script.faults);
+        }
         let tls = options.tls.as_ref().map(tls::server_config).transpose()?;
         let listen = |source| BindError::Listen {
             address: options.listen,

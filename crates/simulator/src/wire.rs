@@ -28,19 +28,20 @@ pub(crate) fn push_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) -> R
     start..out.len()
 }
 
-/// Appends a text frame whose payload `write` produces in place. The header is sized for a payload of about `expected`
+/// Appends a frame whose payload `write` produces in place. The header is sized for a payload of about `expected`
 /// bytes; the payload is moved only if its length needs a header of another size.
-pub(crate) fn push_text_with(
+pub(crate) fn push_frame_with(
     out: &mut Vec<u8>,
+    opcode: Opcode,
     expected: usize,
     write: impl FnOnce(&mut Vec<u8>),
 ) -> Range<usize> {
     let frame = out.len();
-    push_header(out, Opcode::Text, expected);
+    push_header(out, opcode, expected);
     let payload = out.len();
     write(out);
     let length = out.len() - payload;
-    let (header, size) = header(Opcode::Text, length);
+    let (header, size) = header(opcode, length);
     if size == payload - frame {
         out[frame..payload].copy_from_slice(&header[..size]);
     } else {
@@ -293,7 +294,7 @@ mod tests {
             let payload = vec![b'x'; length];
             let (mut plain, mut in_place) = (vec![1, 2, 3], vec![1, 2, 3]);
             let first = push_frame(&mut plain, Opcode::Text, &payload);
-            let second = push_text_with(&mut in_place, expected, |out| out.extend_from_slice(&payload));
+            let second = push_frame_with(&mut in_place, Opcode::Text, expected, |out| out.extend_from_slice(&payload));
             prop_assert_eq!(first, second);
             prop_assert!(plain == in_place);
         }

@@ -77,10 +77,11 @@ pub struct FeedFlags {
     /// value are expected; others may have any value.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["tokens", "size"])]
     pub feed: Option<String>,
-    /// A file with frames as the feed sends them, one per line: samples of events, and answers. Without it, frames are built from
-    /// the declaration.
+    /// A file with frames as the feed sends them, one per line: samples of events, and answers; or the name of a shipped declaration,
+    /// for its script. A line that begins with # is a comment, with #! a fault rule. Without a script, frames are built from the
+    /// declaration.
     #[arg(long, value_name = "FILE", requires = "feed")]
-    pub script: Option<PathBuf>,
+    pub script: Option<String>,
     /// A file to which the ids of acknowledged events are written; it is truncated first.
     #[arg(long, value_name = "FILE", requires = "feed")]
     pub acknowledged: Option<PathBuf>,

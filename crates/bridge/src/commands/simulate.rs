@@ -3,8 +3,10 @@
 use std::fs;
 
 use anyhow::Context;
+use neurobridge_protocol::shipped_script;
 use neurobridge_simulator::{
-    DeclaredFeed, EntryOptions, Options, RestOptions, Simulator, SpreadOptions, TlsFiles, TokenOptions,
+    DeclaredFeed, EntryOptions, Options, RestOptions, Script, Simulator, SpreadOptions, TlsFiles,
+    TokenOptions,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -71,13 +73,22 @@ fn declared_feed(flags: &FeedFlags) -> Result<Option<DeclaredFeed>, Failure> {
     let Some(named) = &flags.feed else {
         return Ok(None);
     };
-    let script = flags.script.as_ref().map(|path| {
-        fs::read_to_string(path)
-            .with_context(|| format!("--script: {} cannot be read", path.display()))
-            .or_exit(Exit::Usage)
-    });
+    let script = match &flags.script {
+        None => Script::default(),
+        Some(named) => {
+            let text = match shipped_script(named) {
+                Some(text) => text.to_owned(),
+                None => fs::read_to_string(named)
+                    .with_context(|| format!("--script: {named} cannot be read"))
+                    .or_exit(Exit::Usage)?,
+            };
+            Script::parse(&text)
+                .with_context(|| format!("--script: {named}"))
+                .or_exit(Exit::Usage)?
+        }
+    };
     Ok(Some(DeclaredFeed {
-        script: script.transpose()?,
+        script,
         acknowledged: flags.acknowledged.clone(),
         ..DeclaredFeed::new(feeds::declaration(named)?)
     }))

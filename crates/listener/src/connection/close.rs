@@ -43,6 +43,7 @@ where
         Lost::InvalidUtf8 => (CloseCode::Invalid, "not UTF-8"),
         Lost::Protocol { .. } => (CloseCode::Protocol, "protocol violation"),
         Lost::BadPong { .. } => (CloseCode::Policy, "the answer to PING was not PONG"),
+        Lost::Ended { .. } => (CloseCode::Normal, "no more events are expected"),
         Lost::PongTimeout { .. } => (CloseCode::Away, "no answer to PING"),
         Lost::IdleTimeout { .. } => (CloseCode::Away, "no frame within the time limit"),
         Lost::Closed(_) => {
@@ -80,7 +81,7 @@ where
         match read {
             Read::Batch | Read::Flushed => {}
             // The connection is being closed: a further reason does not count, and events may follow it.
-            Read::Lost(Lost::BadPong { .. } | Lost::TokenRefused { .. }) => {}
+            Read::Lost(Lost::BadPong { .. } | Lost::TokenRefused { .. } | Lost::Ended { .. }) => {}
             Read::Lost(Lost::TooLarge { .. } | Lost::InvalidUtf8 | Lost::Protocol { .. }) => {
                 is_frame_lost = true;
                 *is_all_read = false;

@@ -231,6 +231,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     reading.platform_errors += 1;
                     reading.last_platform_error = Some(text);
                 }
+                Action::Ended(text) => {
+                    let text = self.secrets.clean(&text);
+                    lost.get_or_insert(Lost::Ended { text });
+                }
                 Action::Reply(message) => self.replies.push(message),
                 Action::Ignore => {}
             }
@@ -279,7 +283,7 @@ const fn kind_of(action: &Action<'_>, was_ready: bool) -> FrameKind {
         Action::Malformed(..) => FrameKind::Unknown,
         Action::Alive | Action::UnexpectedAnswer(_) => FrameKind::Pong,
         Action::Ready | Action::Refused(_) => FrameKind::Auth,
-        Action::Error(_) => FrameKind::Error,
+        Action::Error(_) | Action::Ended(_) => FrameKind::Error,
         // The next message of the opening is a reply to an answer of the feed.
         Action::Reply(_) if !was_ready => FrameKind::Auth,
         Action::Reply(_) => FrameKind::Request,

@@ -77,6 +77,8 @@ labels! {
         IdleTimeout = "idle_timeout",
         /// An unexpected answer to a ping.
         BadPong = "bad_pong",
+        /// A message of a declared feed that ends the events of the connection.
+        Ended = "ended",
         /// A text frame that is not UTF-8.
         InvalidUtf8 = "invalid_utf8",
         /// A frame above `max_frame_size`.

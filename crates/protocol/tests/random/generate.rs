@@ -132,6 +132,7 @@ fn rule() -> impl Strategy<Value = Value> {
         1 => Just(("ignore", None, None)),
         1 => Just(("alive", None, None)),
         2 => prop::option::of(path()).prop_map(|text| ("error", text.map(Value::from), None)),
+        1 => prop::option::of(path()).prop_map(|text| ("end", text.map(Value::from), None)),
         1 => message().prop_map(|send| ("reply", None, Some(send))),
     ];
     (

@@ -270,6 +270,7 @@ impl Reference {
     fn apply(&mut self, rule: &Value, unit: &Unit) -> Option<Value> {
         Some(match rule["is"].as_str().unwrap() {
             "error" => json!({ "error": unit.shown(&rule["text"]) }),
+            "end" => json!({ "ended": unit.shown(&rule["text"]) }),
             "reply" => self.send(&rule["send"], &[]),
             other => json!(other),
         })

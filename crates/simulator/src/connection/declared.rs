@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     declared::{Service, Start},
-    faults::{Phase, Reaction},
+    faults::{Phase, REFUSAL, Reaction},
     http::{ErrorCode, Response},
     platform::{Count, Platform},
     wire::Opcode,
@@ -89,14 +89,14 @@ impl Session<'_> {
             let mut request_id = None;
             if step.expects_message {
                 let Some(found) = self.opening_message(service, index).await? else {
-                    return self.refuse_opening(service, index, None).await;
+                    return self.refuse_opening(service, index, REFUSAL).await;
                 };
                 request_id = found.map(|id| id.to_string());
             }
             match &fault {
                 Some(Reaction::RefuseToken { message }) if step.refusal.is_some() => {
                     let message = message.clone();
-                    return self.refuse_opening(service, index, Some(&message)).await;
+                    return self.refuse_opening(service, index, &message).await;
                 }
                 Some(Reaction::WrongAuth { value }) => {
                     self.platform.count(Count::Refused);
@@ -115,7 +115,7 @@ impl Session<'_> {
                 other => fault = other,
             }
             let answer = answer.with(request_id.as_deref());
-            self.answers.push(Opcode::Text, answer.as_bytes());
+            self.answers.push(service.opcode(), answer.as_bytes());
             self.send_answers().await?;
         }
         match fault {
@@ -142,7 +142,7 @@ impl Session<'_> {
             if service.counterpart().ping(&text).is_some() {
                 self.platform.count(Count::Ping);
                 if let Some(answer) = service.ping_answer() {
-                    self.answers.push(Opcode::Text, answer.as_bytes());
+                    self.answers.push(service.opcode(), answer.as_bytes());
                 }
             } else if service.counterpart().reply(&text).is_none() {
                 return Ok(None);
@@ -152,15 +152,11 @@ impl Session<'_> {
     }
 
     /// Sends the refusal of an opening step if the feed declares one, and closes.
-    async fn refuse_opening(
-        &mut self,
-        service: &Service,
-        index: usize,
-        text: Option<&str>,
-    ) -> Result<(), End> {
+    async fn refuse_opening(&mut self, service: &Service, index: usize, text: &str) -> Result<(), End> {
         self.platform.count(Count::Refused);
         if let Some(refusal) = &service.opening()[index].refusal {
-            self.answers.push(Opcode::Text, refusal.with(text).as_bytes());
+            self.answers
+                .push(service.opcode(), refusal.with_text(text, REFUSAL).as_bytes());
             self.send_answers().await?;
         }
         Err(End::Close(REFUSED))
@@ -209,14 +205,14 @@ impl Session<'_> {
         if is_due(self.client.heartbeat) {
             self.client.heartbeat = heartbeat.idle_timeout.map(|idle| now + idle / 3);
             match service.alive() {
-                Some(alive) => self.answers.push(Opcode::Text, alive.as_bytes()),
+                Some(alive) => self.answers.push(service.opcode(), alive.as_bytes()),
                 None => self.answers.push(Opcode::Ping, b""),
             }
         }
         if is_due(self.client.ping) {
             self.client.ping = Some(now + heartbeat.interval);
             if let Some(ping) = service.ping() {
-                self.answers.push(Opcode::Text, ping.as_bytes());
+                self.answers.push(service.opcode(), ping.as_bytes());
                 self.client.reply.get_or_insert(now + heartbeat.timeout);
             }
         }
@@ -228,8 +224,8 @@ impl Session<'_> {
         if service.counterpart().ping(text).is_some() {
             self.platform.count(Count::Ping);
             match (&self.fault_state.pong, service.ping_answer()) {
-                (Pong::Right, Some(answer)) => self.answers.push(Opcode::Text, answer.as_bytes()),
-                (Pong::Wrong(value), _) => self.answers.push(Opcode::Text, value.as_bytes()),
+                (Pong::Right, Some(answer)) => self.answers.push(service.opcode(), answer.as_bytes()),
+                (Pong::Wrong(value), _) => self.answers.push(service.opcode(), value.as_bytes()),
                 _ => {}
             }
             return None;
@@ -270,10 +266,18 @@ impl Session<'_> {
         }
     }
 
+    /// Appends the next event in a frame of about this size.
+    pub(super) fn push_huge(&mut self, service: &Service, bytes: usize) {
+        let frame = service.huge(self.next, bytes);
+        self.events += 1;
+        self.outbox
+            .push_events(service.opcode(), &frame, self.next..=self.next);
+    }
+
     /// Appends a frame with the events of a range.
     pub(super) fn push_frame(&mut self, service: &Service, numbers: RangeInclusive<u64>) {
         let frame = service.frame(numbers.clone());
         self.events += numbers.end() - numbers.start() + 1;
-        self.outbox.push_events(&frame, numbers);
+        self.outbox.push_events(service.opcode(), &frame, numbers);
     }
 }

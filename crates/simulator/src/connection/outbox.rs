@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use crate::{
     entries::Entries,
     platform::Platform,
-    wire::{Opcode, push_close, push_frame, push_text_with},
+    wire::{Opcode, push_close, push_frame, push_frame_with},
 };
 
 /// The number of bytes that are generated before a write: large enough to amortise the system call, small enough for a
@@ -84,11 +84,13 @@ impl Outbox {
         match bytes {
             None => self.push_event(
                 Content::Events { first: id, last: id },
+                Opcode::Text,
                 entries.frame_bytes_hint(),
                 |out| entries.write_frame(id, out),
             ),
             Some(bytes) => {
-                self.push_event(Content::Events { first: id, last: id }, bytes, |out| {
+                let content = Content::Events { first: id, last: id };
+                self.push_event(content, Opcode::Text, bytes, |out| {
                     entries.write_frame_of_size(id, bytes, out)
                 });
             }
@@ -96,26 +98,26 @@ impl Outbox {
     }
 
     /// Appends a frame of a declared feed with the events of a range.
-    pub(super) fn push_events(&mut self, frame: &str, numbers: RangeInclusive<u64>) {
+    pub(super) fn push_events(&mut self, opcode: Opcode, frame: &str, numbers: RangeInclusive<u64>) {
         let content = Content::Events {
             first: *numbers.start(),
             last: *numbers.end(),
         };
-        self.push_event(content, frame.len(), |out| {
+        self.push_event(content, opcode, frame.len(), |out| {
             out.extend_from_slice(frame.as_bytes())
         });
     }
 
     /// Appends a copy of a frame of a declared feed.
-    pub(super) fn push_frame_copy(&mut self, frame: &str) {
-        self.push_event(Content::Copy, frame.len(), |out| {
+    pub(super) fn push_frame_copy(&mut self, opcode: Opcode, frame: &str) {
+        self.push_event(Content::Copy, opcode, frame.len(), |out| {
             out.extend_from_slice(frame.as_bytes())
         });
     }
 
     /// Appends a copy of an entry that was sent before.
     pub(super) fn push_copy(&mut self, entries: &Entries, id: u64) {
-        self.push_event(Content::Copy, entries.frame_bytes_hint(), |out| {
+        self.push_event(Content::Copy, Opcode::Text, entries.frame_bytes_hint(), |out| {
             entries.write_frame(id, out)
         });
     }
@@ -123,13 +125,19 @@ impl Outbox {
     /// Appends an entry that was sent before, with the same id and another body; `variant`, from 1, distinguishes such
     /// bodies.
     pub(super) fn push_variant(&mut self, entries: &Entries, id: u64, variant: u64) {
-        self.push_event(Content::Copy, entries.frame_bytes_hint(), |out| {
+        self.push_event(Content::Copy, Opcode::Text, entries.frame_bytes_hint(), |out| {
             entries.write_variant(id, variant, out)
         });
     }
 
-    fn push_event(&mut self, content: Content, expected: usize, write: impl FnOnce(&mut Vec<u8>)) {
-        let place = push_text_with(&mut self.bytes, expected, write);
+    fn push_event(
+        &mut self,
+        content: Content,
+        opcode: Opcode,
+        expected: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let place = push_frame_with(&mut self.bytes, opcode, expected, write);
         self.frames.push(Frame {
             payload: place.start,
             end: place.end,

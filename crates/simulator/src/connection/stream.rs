@@ -15,6 +15,7 @@ use super::{
     socket::Socket,
 };
 use crate::{
+    declared::Service,
     faults::{Due, Reaction},
     feed::Allowance,
     iam::{Dismissal, TokenEnd},
@@ -297,25 +298,35 @@ impl Session<'_> {
             Reaction::UnknownKind => self.outbox.push_json(&json!({ "maintenance": "soon" })),
             Reaction::Error { message } if let Some(service) = &self.platform.declared => {
                 if let Some(error) = service.error(&message) {
-                    self.outbox.push(Opcode::Text, error.as_bytes());
+                    self.outbox.push(service.opcode(), error.as_bytes());
                 }
+            }
+            Reaction::Send { text } => {
+                let declared = self.platform.declared.as_ref();
+                let opcode = declared.map_or(Opcode::Text, Service::opcode);
+                self.outbox.push(opcode, text.as_bytes());
             }
             Reaction::Error { message } => self.outbox.push_json(&json!({ "error": message })),
             Reaction::Duplicate { entries: copies } => {
                 let from = self.next.saturating_sub(u64::from(copies)).max(self.first);
                 for id in from..self.next {
                     match &self.platform.declared {
-                        Some(service) => self.outbox.push_frame_copy(&service.frame(id..=id)),
+                        Some(service) => self
+                            .outbox
+                            .push_frame_copy(service.opcode(), &service.frame(id..=id)),
                         None => self.outbox.push_copy(entries, id),
                     }
                 }
             }
-            // A declared feed has neither entries with a picture nor variants of an event.
-            Reaction::SameId | Reaction::Huge { .. } if self.platform.declared.is_some() => {}
             Reaction::SameId => {
                 self.fault_state.variants += 1;
-                self.outbox
-                    .push_variant(entries, self.next - 1, self.fault_state.variants);
+                let (last, variant) = (self.next - 1, self.fault_state.variants);
+                match &self.platform.declared {
+                    Some(service) => self
+                        .outbox
+                        .push_frame_copy(service.opcode(), &service.variant(last, variant)),
+                    None => self.outbox.push_variant(entries, last, variant),
+                }
             }
             other => return self.react_with_entries(other, now),
         }
@@ -347,7 +358,10 @@ impl Session<'_> {
             }
         }
         match reaction {
-            Reaction::Huge { bytes } => self.push_entry(self.next, Some(bytes)),
+            Reaction::Huge { bytes } => match &self.platform.declared {
+                Some(service) => self.push_huge(service, bytes),
+                None => self.push_entry(self.next, Some(bytes)),
+            },
             _ => {
                 self.push_entry(self.next + 1, None);
                 self.push_entry(self.next, None);

@@ -8,12 +8,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use neurobridge_core::{cloudevents, positions::TimeFormat};
+use neurobridge_core::{cloudevents, path::Path, positions::TimeFormat};
 use neurobridge_protocol::{Action, Declaration, Declared, FeedPath};
 
 use super::{
     FeedError,
-    sample::{Role, Roles, Sample, Slot},
+    sample::{Role, Roles, Sample, Slot, range_of},
 };
 use crate::random::{Draws, mix};
 
@@ -34,6 +34,8 @@ pub(super) struct Events {
     /// The time between two events in nanoseconds, at least 1.
     step: i128,
     start: OnceLock<Timestamp>,
+    /// The path of the body in a frame with one event.
+    body: Path,
     /// Reads the sent events for the record.
     reader: Mutex<Declared>,
 }
@@ -63,6 +65,7 @@ impl Events {
         });
         let least = units.max().filter(|_| roles.time_is_unique).unwrap_or(1);
         Self {
+            body: body_path(reader.declaration()),
             samples,
             seed,
             keys: keys.max(1),
@@ -145,6 +148,31 @@ impl Events {
         };
     }
 
+    /// Returns the frame of an event with another member in its body. Returns the frame itself if the body is no object.
+    pub(super) fn with_member(&self, number: u64, member: &str) -> String {
+        let mut frame = self.frame(number..=number);
+        let body = self.body.of(&frame).filter(|body| body.starts_with('{'));
+        if let Some(body) = body {
+            let separator = if body[1..].trim_start().starts_with('}') {
+                ""
+            } else {
+                ","
+            };
+            let at = range_of(&frame, body).start + 1;
+            frame.insert_str(at, &format!("{member}{separator}"));
+        }
+        frame
+    }
+
+    /// Returns whether events can be sent with another member, and still have the same id.
+    pub(super) fn can_have_members(&self) -> bool {
+        let plain = self.read(1);
+        let changed = self.read_frame(&self.with_member(1, "\"variant\":1"));
+        plain.zip(changed).is_some_and(|(plain, changed)| {
+            plain.id == changed.id && plain.key == changed.key && plain.body != changed.body
+        })
+    }
+
     fn time(&self, number: u64) -> Timestamp {
         let after = i128::from(number).saturating_mul(self.step);
         Timestamp::from_nanosecond(self.begin().as_nanosecond().saturating_add(after))
@@ -173,10 +201,13 @@ impl Events {
 
     /// Reads an event as a client does.
     pub(super) fn read(&self, number: u64) -> Option<ReadEvent> {
-        let frame = self.frame(number..=number);
+        self.read_frame(&self.frame(number..=number))
+    }
+
+    fn read_frame(&self, frame: &str) -> Option<ReadEvent> {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let mut read = None;
-        reader.receive(&frame, &mut |action| {
+        reader.receive(frame, &mut |action| {
             if let Action::Event(event) = action {
                 read = Some(ReadEvent {
                     id: event.id().map(Into::into),
@@ -221,5 +252,19 @@ impl Events {
             return Err(FeedError::new("two events have the same id"));
         }
         Ok(())
+    }
+}
+
+/// Returns the path of the body in a frame with one event.
+fn body_path(declaration: &Declaration) -> Path {
+    let steps = |path: &FeedPath| Path::new(path.steps().iter().cloned());
+    let unit = declaration
+        .events
+        .as_ref()
+        .map_or_else(Path::default, |events| steps(events).join(&Path::new(["0"])));
+    match &declaration.event.body {
+        Some(body) if body.is_of_frame() => steps(body),
+        Some(body) => unit.join(&steps(body)),
+        None => unit,
     }
 }

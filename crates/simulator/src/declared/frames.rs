@@ -4,10 +4,8 @@ use neurobridge_protocol::{
     Action, Answer, Counterpart, Declaration, Declared, FeedPath, Meaning, OpeningStep, Secrets, When,
 };
 
-use super::{FeedError, build::Builder, sample::range_of};
-
-/// The text of an error or a refusal in a frame that is built.
-const TEXT: &str = "refused by the simulator";
+use super::{FeedError, build::Builder, sample::range_of, script::Line};
+use crate::faults::{ERROR, REFUSAL};
 
 /// A frame with a text or a request id that is set when it is sent.
 #[derive(Clone, Debug)]
@@ -15,6 +13,8 @@ pub(crate) struct Frame {
     text: String,
     /// The path of the value, from the frame.
     value: Option<neurobridge_core::path::Path>,
+    /// Whether the frame is from a script, so that its own text is kept.
+    is_scripted: bool,
 }
 
 impl Frame {
@@ -31,7 +31,23 @@ impl Frame {
                 _ => steps,
             }
         });
-        Self { text, value }
+        Self {
+            text,
+            value,
+            is_scripted: false,
+        }
+    }
+
+    /// Returns the frame with this text. A frame of a script keeps its own text instead of the default.
+    pub(crate) fn with_text(&self, text: &str, default: &str) -> String {
+        self.with(Some(text).filter(|text| !self.is_scripted || *text != default))
+    }
+
+    fn scripted(self) -> Self {
+        Self {
+            is_scripted: true,
+            ..self
+        }
     }
 
     /// Returns the frame with this value, which is written as a text where the frame has a text.
@@ -41,7 +57,8 @@ impl Frame {
             return self.text.clone();
         };
         let range = range_of(&self.text, place);
-        let value = match place.starts_with('"') {
+        let is_json = || serde_json::from_str::<serde::de::IgnoredAny>(value).is_ok();
+        let value = match place.starts_with('"') || !is_json() {
             true => serde_json::Value::from(value).to_string(),
             false => value.to_owned(),
         };
@@ -85,6 +102,7 @@ struct Effect {
     alive: bool,
     reply: bool,
     error: bool,
+    ended: bool,
     refused: bool,
     malformed: bool,
 }
@@ -96,6 +114,7 @@ fn effect(client: &mut Declared, frame: &str) -> Effect {
         Action::Alive => effect.alive = true,
         Action::Reply(_) => effect.reply = true,
         Action::Error(_) => effect.error = true,
+        Action::Ended(_) => effect.ended = true,
         Action::Refused(_) => effect.refused = true,
         Action::Malformed(..) => effect.malformed = true,
         Action::Ready | Action::Ignore | Action::UnexpectedAnswer(_) => {}
@@ -109,7 +128,7 @@ impl Frames {
     pub(super) fn new(
         counterpart: &Counterpart,
         secrets: &Secrets,
-        script: &[String],
+        script: &[Line],
     ) -> Result<(Self, Declared), FeedError> {
         let declaration = counterpart.declaration();
         let mut client = Declared::new(declaration.clone(), &[]).map_err(|problems| {
@@ -138,7 +157,7 @@ impl Frames {
                     .iter()
                     .enumerate()
                     .filter(|(line, _)| !used[*line])
-                    .map(|(line, frame)| (Some(line), frame.clone()));
+                    .map(|(index, line)| (Some(index), line.frame.clone()));
                 let own = built(declaration, step.until.as_ref(), step.answer_id.as_ref());
                 let mut candidates = scripted.chain(own.into_iter().map(|frame| (None, frame)));
                 let found = candidates.find_map(|(line, text)| {
@@ -170,7 +189,7 @@ impl Frames {
             frames.opening.push(opening);
         }
         frames.classify(&client, declaration, script, &used)?;
-        frames.complete(&client, declaration);
+        frames.complete(&client, declaration)?;
         Ok((frames, client))
     }
 
@@ -179,10 +198,11 @@ impl Frames {
         &mut self,
         client: &Declared,
         declaration: &Declaration,
-        script: &[String],
+        script: &[Line],
         used: &[bool],
     ) -> Result<(), FeedError> {
-        for (line, frame) in script.iter().enumerate().filter(|(line, _)| !used[*line]) {
+        let unused = script.iter().zip(used).filter(|(_, is_used)| !**is_used);
+        for Line { number, frame } in unused.map(|(line, _)| line) {
             let effect = effect(&mut client.clone(), frame);
             let is_refusal = declaration.open.iter().any(|step| {
                 let refused = step.refused.as_ref();
@@ -201,11 +221,10 @@ impl Frames {
                 let rule = rules.find(|rule| rule.is == Meaning::Error);
                 let path = rule.and_then(|rule| rule.text.as_ref());
                 self.error
-                    .get_or_insert_with(|| Frame::new(frame.clone(), path, declaration));
+                    .get_or_insert_with(|| Frame::new(frame.clone(), path, declaration).scripted());
             } else if effect.malformed && !is_refusal {
                 return Err(FeedError::new(format!(
-                    "line {} of the script: no rule matches {frame}",
-                    line + 1
+                    "line {number} of the script: no rule matches {frame}"
                 )));
             }
         }
@@ -213,7 +232,7 @@ impl Frames {
     }
 
     /// Builds the frames that the script does not contain.
-    fn complete(&mut self, client: &Declared, declaration: &Declaration) {
+    fn complete(&mut self, client: &Declared, declaration: &Declaration) -> Result<(), FeedError> {
         let frame_of = |meaning: Meaning, has_effect: fn(&Effect) -> bool| {
             let rules = declaration.rules.iter().filter(move |rule| rule.is == meaning);
             let mut built = rules.filter_map(|rule| {
@@ -229,7 +248,13 @@ impl Frames {
         if self.ping_answer.is_none() {
             self.ping_answer = match &declaration.heartbeat.answer {
                 Some(Answer::Text(text)) => Some(text.clone()),
-                Some(Answer::When(when)) => built(declaration, Some(when), None),
+                Some(Answer::When(when)) => {
+                    let own = built(declaration, Some(when), None);
+                    let own = own.filter(|frame| effect(&mut client.clone(), frame).alive);
+                    Some(own.ok_or_else(|| {
+                        FeedError::new("no frame answers a ping: add one to the script (--script FILE)")
+                    })?)
+                }
                 None => None,
             };
         }
@@ -242,6 +267,7 @@ impl Frames {
         if self.error.is_none() {
             self.error = frame_of(Meaning::Error, |effect| effect.error);
         }
+        Ok(())
     }
 }
 
@@ -277,7 +303,7 @@ fn holds(when: &When, frame: &str, declaration: &Declaration) -> bool {
 fn built(declaration: &Declaration, when: Option<&When>, text: Option<&FeedPath>) -> Option<String> {
     let mut builder = Builder::of(Some(when?));
     if let Some(path) = text {
-        builder.set_default(path, TEXT.into());
+        builder.set_default(path, ERROR.into());
     }
     let events = declaration
         .events
@@ -291,22 +317,26 @@ fn refusal(
     client: &Declared,
     declaration: &Declaration,
     step: &OpeningStep,
-    script: &[String],
+    script: &[Line],
     request_id: Option<&str>,
 ) -> Option<Frame> {
     let refused = step.refused.as_ref()?;
     let mut builder = Builder::of(Some(refused));
     for path in [&step.refused_text, &step.answer_id].into_iter().flatten() {
-        builder.set_default(path, TEXT.into());
+        builder.set_default(path, REFUSAL.into());
     }
     let events = declaration
         .events
         .as_ref()
         .filter(|events| events.steps().is_empty());
     let own = builder.finish(events);
-    script.iter().cloned().chain([own]).find_map(|text| {
-        let with_id = Frame::new(text.clone(), step.answer_id.as_ref(), declaration).with(request_id);
+    let frame_of = |text: String| {
+        let with_id = Frame::new(text, step.answer_id.as_ref(), declaration).with(request_id);
         let is_right = effect(&mut client.clone(), &with_id).refused;
         is_right.then(|| Frame::new(with_id, step.refused_text.as_ref(), declaration))
-    })
+    };
+    let mut scripted = script.iter();
+    scripted
+        .find_map(|line| frame_of(line.frame.clone()).map(Frame::scripted))
+        .or_else(|| frame_of(own))
 }

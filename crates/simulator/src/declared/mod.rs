@@ -5,6 +5,7 @@ mod build;
 mod events;
 mod frames;
 mod sample;
+mod script;
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -14,13 +15,18 @@ use serde_json::{json, value::RawValue};
 use thiserror::Error;
 use tokio::time::Instant;
 
+pub use self::script::Script;
 use self::{
     acknowledged::Acknowledged,
     events::Events,
     frames::{Frames, Step},
     sample::{Roles, Sample},
 };
-use crate::{faults::Reaction, feed::Feed};
+use crate::{
+    faults::{ERROR, Reaction},
+    feed::Feed,
+    wire::Opcode,
+};
 
 /// A feed that is played from its declaration.
 #[derive(Clone, Debug)]
@@ -29,9 +35,10 @@ pub struct DeclaredFeed {
     pub declaration: Declaration,
     /// The expected secrets, by name. A secret of the declaration that is missing here may have any value.
     pub secrets: Secrets,
-    /// Frames as the feed sends them, one in each line: samples of events, answers of the opening, answers to pings. Frames
-    /// that are missing here are built from the conditions of the declaration. Default: none.
-    pub script: Option<String>,
+    /// Frames as the feed sends them: samples of events, answers of the opening, answers to pings. Frames that are missing here
+    /// are built from the conditions of the declaration. The faults of the script are added to those of the simulator.
+    /// Default: no frames.
+    pub script: Script,
     /// The number of distinct keys. Default: 50.
     pub keys: u64,
     /// The number of recent events from which a connection can resume. Default: 100,000.
@@ -51,7 +58,7 @@ impl DeclaredFeed {
         Self {
             secrets: values.collect(),
             declaration,
-            script: None,
+            script: Script::default(),
             keys: 50,
             retain: 100_000,
             acknowledged: None,
@@ -100,13 +107,6 @@ impl Service {
         step: Duration,
         start: Option<Timestamp>,
     ) -> Result<Self, FeedError> {
-        let script: Vec<String> = feed
-            .script
-            .iter()
-            .flat_map(|script| script.lines())
-            .filter(|line| !line.trim().is_empty())
-            .map(str::to_owned)
-            .collect();
         let acknowledged = Acknowledged::create(feed.acknowledged.as_deref()).map_err(|error| {
             FeedError::new(format!(
                 "cannot create the file {:?}: {error}",
@@ -118,7 +118,7 @@ impl Service {
             FeedError::new(texts.join("; "))
         })?;
         let declaration = counterpart.declaration();
-        let (mut frames, reader) = Frames::new(&counterpart, &feed.secrets, &script)?;
+        let (mut frames, reader) = Frames::new(&counterpart, &feed.secrets, feed.script.frames())?;
         let roles = Roles::new(declaration)?;
         let mut lines = std::mem::take(&mut frames.events);
         if lines.is_empty() {
@@ -177,8 +177,10 @@ impl Service {
         self.frames.ping.as_deref()
     }
 
+    /// Returns an error of the feed. An error of the script has its own text, unless a rule has one.
     pub(crate) fn error(&self, text: &str) -> Option<String> {
-        self.frames.error.as_ref().map(|frame| frame.with(Some(text)))
+        let frame = self.frames.error.as_ref();
+        frame.map(|frame| frame.with_text(text, ERROR))
     }
 
     /// Returns whether events are sent again until they are acknowledged, or on request of the client.
@@ -291,10 +293,33 @@ impl Service {
         self.acknowledged.flush()
     }
 
+    /// Returns the opcode of the feed's frames.
+    pub(crate) fn opcode(&self) -> Opcode {
+        match self.declaration().binary {
+            true => Opcode::Binary,
+            false => Opcode::Text,
+        }
+    }
+
+    /// Returns a frame with the id of an event and another body; `variant` distinguishes such bodies.
+    pub(crate) fn variant(&self, number: u64, variant: u64) -> String {
+        self.events.with_member(number, &format!("\"variant\":{variant}"))
+    }
+
+    /// Returns the frame of an event, enlarged to this size.
+    pub(crate) fn huge(&self, number: u64, bytes: usize) -> String {
+        let padding = |length| {
+            self.events
+                .with_member(number, &format!("\"padding\":\"{}\"", "x".repeat(length)))
+        };
+        padding(bytes.saturating_sub(padding(0).len()))
+    }
+
     /// Returns whether a declared feed has a use for a reaction.
     pub(crate) fn supports(&self, reaction: &Reaction) -> bool {
         match reaction {
-            Reaction::SameId | Reaction::Huge { .. } | Reaction::Rest(_) => false,
+            Reaction::Rest(_) => false,
+            Reaction::SameId | Reaction::Huge { .. } => self.events.can_have_members(),
             Reaction::Error { .. } => self.frames.error.is_some(),
             _ => true,
         }

@@ -3,7 +3,7 @@ use super::*;
 fn service(text: &str, script: Option<&str>) -> Result<Service, FeedError> {
     let declaration: Declaration = toml::from_str(text).unwrap();
     let feed = DeclaredFeed {
-        script: script.map(str::to_owned),
+        script: script.map(Script::parse).transpose()?.unwrap_or_default(),
         ..DeclaredFeed::new(declaration)
     };
     Service::new(

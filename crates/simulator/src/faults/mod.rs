@@ -22,11 +22,20 @@ mod rest;
 
 use std::time::Duration;
 
-pub(crate) use self::plan::{ConnectionFaults, Due, Plan};
 pub use self::{parse::ParseFaultError, rest::RestFault};
+pub(crate) use self::{
+    parse::escaped,
+    plan::{ConnectionFaults, Due, Plan},
+};
 
 /// The grammar of fault rules, for a help text.
 pub const GRAMMAR: &str = include_str!("grammar.txt");
+
+/// The text of a refusal, unless a rule or a script has another one.
+pub(crate) const REFUSAL: &str = "invalid token";
+
+/// The text of an error, unless a rule or a script has another one.
+pub(crate) const ERROR: &str = "something went wrong";
 
 /// A fault rule: conditions, and the reaction when they are met.
 ///
@@ -114,6 +123,11 @@ pub enum Reaction {
     Error {
         /// The text of the error.
         message: String,
+    },
+    /// Sends a frame with this text and keeps the connection open.
+    Send {
+        /// The text of the frame.
+        text: String,
     },
     /// Sends the next entry in a frame of this size.
     Huge {

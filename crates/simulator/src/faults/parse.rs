@@ -24,7 +24,7 @@ const CONDITIONS: [&str; 7] = [
     "path",
 ];
 
-const REACTIONS: [&str; 23] = [
+const REACTIONS: [&str; 24] = [
     "http",
     "refuse-token",
     "wrong-auth",
@@ -44,6 +44,7 @@ const REACTIONS: [&str; 23] = [
     "bad-json",
     "unknown-kind",
     "error",
+    "send",
     "huge",
     "duplicate",
     "same-id",
@@ -258,7 +259,7 @@ fn parse_reaction(word: &'static str, value: Option<&str>) -> Result<Reaction, P
             retry_after: None,
         },
         "refuse-token" => Reaction::RefuseToken {
-            message: text("invalid token"),
+            message: text(super::REFUSAL),
         },
         "wrong-auth" => Reaction::WrongAuth {
             value: text("denied"),
@@ -277,7 +278,13 @@ fn parse_reaction(word: &'static str, value: Option<&str>) -> Result<Reaction, P
         },
         "wrong-pong" => Reaction::WrongPong { value: text("PANG") },
         "error" => Reaction::Error {
-            message: text("something went wrong"),
+            message: text(super::ERROR),
+        },
+        "send" => Reaction::Send {
+            text: value
+                .filter(|text| !text.is_empty())
+                .ok_or_else(|| wrong(word, "the text of a frame", value))?
+                .to_owned(),
         },
         "huge" => Reaction::Huge {
             bytes: size(word, value)?,
@@ -448,6 +455,7 @@ impl Display for Reaction {
             Self::BadJson => out.write_str("bad-json"),
             Self::UnknownKind => out.write_str("unknown-kind"),
             Self::Error { message } => write!(out, "error={}", escaped(message)),
+            Self::Send { text } => write!(out, "send={}", escaped(text)),
             Self::Huge { bytes } => write!(out, "huge={}", text_of_size(*bytes)),
             Self::Duplicate { entries } => write!(out, "duplicate={entries}"),
             Self::SameId => out.write_str("same-id"),
@@ -457,7 +465,8 @@ impl Display for Reaction {
     }
 }
 
-fn escaped(text: &str) -> String {
+/// Escapes a text for a rule.
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('\\', r"\\").replace(',', r"\,")
 }
 

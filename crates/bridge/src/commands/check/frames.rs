@@ -7,7 +7,7 @@ use neurobridge_core::{
     cloudevents, event::Event, event_buf::EventBuf, foreign_text::clean_to, identity::SpoolId,
     redact::Redaction,
 };
-use neurobridge_protocol::{Action, FeedEvent};
+use neurobridge_protocol::{Action, Declaration, FeedEvent, Paths};
 
 use super::event::source_named;
 use crate::{
@@ -49,14 +49,19 @@ pub(super) fn classify(
     let head = ["line", "meaning", "id", "time", "key", "type"].map(str::to_owned);
     let mut table = Table::new(head.into_iter().chain(sinks));
     let (mut events, mut malformed) = (0_u64, 0_u64);
+    let declaration = config.sources.get(source).and_then(|source| source.feed.as_ref());
+    let mut missing: Vec<Field> = declaration.map(|feed| fields(feed)).unwrap_or_default();
     let attributes = reader.attributes().clone();
-    for (index, frame) in frames.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
+    // A script of the simulator has comments and faults, which begin with "#".
+    let lines = frames.lines().enumerate();
+    for (index, frame) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
         let mut rows: Vec<Vec<String>> = Vec::new();
         let before = reader.step();
         reader.read(frame, &mut |action| {
             rows.push(match &action {
                 Action::Event(event) => {
                     events += 1;
+                    missing.retain(|field| !(field.has_value)(event));
                     destinations.row(&attributes.event(source, event), event)
                 }
                 Action::Malformed(_, reason) => {
@@ -85,7 +90,65 @@ pub(super) fn classify(
         count(events, "event"),
         count(malformed, "malformed frame")
     );
-    Ok((format!("{table}\n{summary}\n"), exit))
+    let mut text = format!("{table}\n{summary}\n");
+    for field in missing.iter().filter(|_| events > 0) {
+        text.push_str(&format!(
+            "warning: \"feed.{}\" ({}) has no value in any event\n",
+            field.key, field.paths
+        ));
+    }
+    Ok((text, exit))
+}
+
+/// A key of a declaration that names a value of each event.
+struct Field {
+    key: &'static str,
+    paths: String,
+    has_value: fn(&FeedEvent<'_>) -> bool,
+}
+
+/// Returns the declared keys that name values of events.
+fn fields(feed: &Declaration) -> Vec<Field> {
+    let joined = |paths: &Paths| {
+        let texts: Vec<String> = paths.iter().map(ToString::to_string).collect();
+        texts.join(", ")
+    };
+    let event = &feed.event;
+    let mut fields = Vec::new();
+    let mut add = |key, paths: Option<String>, has_value: fn(&FeedEvent<'_>) -> bool| {
+        fields.extend(paths.map(|paths| Field {
+            key,
+            paths,
+            has_value,
+        }));
+    };
+    add("event.id", event.id.as_ref().map(joined), |event| {
+        event.id().is_some()
+    });
+    add(
+        "event.time",
+        event.time.as_ref().map(|time| time.path.to_string()),
+        |event| event.time().is_some(),
+    );
+    add(
+        "event.type",
+        event.kind.as_ref().map(ToString::to_string),
+        |event| event.kind().is_some(),
+    );
+    add("event.key", event.key.as_ref().map(joined), |event| {
+        event.key().is_some()
+    });
+    add(
+        "resume.value",
+        feed.resume.as_ref().map(|resume| resume.value.to_string()),
+        |event| event.resume.is_some(),
+    );
+    add(
+        "ack.value",
+        feed.ack.as_ref().map(|ack| ack.value.to_string()),
+        |event| event.ack.is_some(),
+    );
+    fields
 }
 
 /// Formats a number with its noun, in the plural unless the number is 1.
@@ -104,6 +167,7 @@ fn meaning(action: &Action<'_>) -> String {
         Action::Refused(text) => with_text("refuses the connection", text),
         Action::UnexpectedAnswer(text) => with_text("unexpected answer to a ping", text),
         Action::Error(text) => with_text("error", text),
+        Action::Ended(text) => with_text("ends the connection", text),
         Action::Reply(_) => REPLIED.to_owned(),
         Action::Ignore => "ignored".to_owned(),
     }

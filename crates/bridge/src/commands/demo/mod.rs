@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Durat
 
 use anyhow::Context;
 use neurobridge_listener::SourceConfig;
-use neurobridge_protocol::{Declaration, SecretSource};
-use neurobridge_simulator::{DeclaredFeed, Options, Simulator};
+use neurobridge_protocol::{Declaration, SecretSource, shipped_script};
+use neurobridge_simulator::{DeclaredFeed, Options, Script, Simulator};
 use tokio::{net::TcpListener, sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
 
@@ -56,7 +56,10 @@ pub(crate) async fn run(options: DemoOptions) -> Result<(), Failure> {
     let declaration = options.feed.as_deref().map(declaration).transpose()?;
     let simulator = Simulator::bind(Options {
         rate: Some(options.rate),
-        feed: declaration.clone().map(DeclaredFeed::new),
+        feed: declaration.clone().map(|declaration| DeclaredFeed {
+            script: script(options.feed.as_deref()),
+            ..DeclaredFeed::new(declaration)
+        }),
         ..Options::default()
     })
     .await
@@ -134,6 +137,14 @@ fn declaration(named: &str) -> Result<Declaration, Failure> {
         };
     }
     Ok(declaration)
+}
+
+/// Returns the frames of a shipped declaration, so that the events look like those of the feed. The demo has faults of its own.
+fn script(feed: Option<&str>) -> Script {
+    feed.and_then(shipped_script)
+        .and_then(|text| Script::parse(text).ok())
+        .unwrap_or_default()
+        .without_faults()
 }
 
 /// Returns the path that the default file sink writes to.

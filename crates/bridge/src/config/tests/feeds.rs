@@ -47,7 +47,7 @@ fn error_in_a_declaration_has_its_file_and_line() {
     3 | is = "evnt"
       |      ^^^^^^ did you mean "event"?
       |
-      = expected: one of "event", "ignore", "alive", "error", "reply"
+      = expected: one of "event", "ignore", "alive", "error", "reply", "end"
 
     error: 1 configuration error; fix it and run `neurobridge check` again
     "#);
@@ -82,4 +82,27 @@ fn unknown_declaration_is_refused() {
     )
     .unwrap_err();
     assert!(report.contains("FOLDER/mine.toml:1:"), "{report}");
+}
+
+#[test]
+fn topic_and_subject_of_declared_feeds_name_the_source() {
+    let sinks = "[sinks.k]\ntype = \"kafka\"\nbootstrap_servers = \"localhost:9092\"\n\
+                 [sinks.n]\ntype = \"nats\"\nservers = [\"nats://localhost\"]\nstream = { name = \"S\" }\n\
+                 [sinks.o]\ntype = \"kafka\"\nbootstrap_servers = \"localhost:9092\"\ntopic = \"mine\"\n";
+    let templates = |sources: &str| {
+        let loaded = load_with(&format!("{sources}{sinks}"), &[]).unwrap_or_else(|report| panic!("{report}"));
+        let of_sink = |name: &str| loaded.config.sinks[name].config.templates()[0].1.to_string();
+        let is_warned = loaded
+            .warnings()
+            .iter()
+            .any(|warning| warning.message.contains("feeds.{feed}"));
+        (["k", "n", "o"].map(of_sink), is_warned)
+    };
+    let declared = "[sources.a]\nfeed = \"okx\"\n";
+    assert_eq!(
+        templates(declared),
+        (["feeds.{feed}", "feeds.{feed}", "mine"].map(str::to_owned), false)
+    );
+    let (mixed, is_warned) = templates(&format!("{declared}[sources.b]\ntoken = \"x\"\n"));
+    assert!(is_warned && mixed[0] == "neuroio.entries", "{mixed:?}");
 }

@@ -101,6 +101,7 @@ fn every_reaction_parses_without_conditions() {
             "close" => "close=1001",
             "late-answer" => "late-answer=2s",
             "huge" => "huge=1MiB",
+            "send" => r#"send={"a":[1\,2]}"#,
             word => word,
         };
         assert!(read(text).to_string().starts_with(word), "{text}");
@@ -135,6 +136,7 @@ fn any_reaction() -> impl Strategy<Value = Reaction> {
         ".{0,20}".prop_map(|value| Reaction::WrongPong { value }),
         ".{0,20}".prop_map(|message| Reaction::RefuseToken { message }),
         ".{0,20}".prop_map(|value| Reaction::WrongAuth { value }),
+        ".{1,20}".prop_map(|text| Reaction::Send { text }),
         ".{0,20}".prop_map(|message| Reaction::Error { message }),
         (200_u16..600, any::<Option<u64>>())
             .prop_map(|(status, retry_after)| Reaction::Http { status, retry_after }),
