@@ -7,11 +7,11 @@ mod support;
 use std::{collections::HashSet, fs};
 
 use futures_util::{SinkExt, StreamExt};
-use neurobridge_protocol::{Action, Declaration, Declared, SHIPPED, Secrets};
-use neurobridge_simulator::{DeclaredFeed, Options};
+use neurobridge_protocol::{Action, Declaration, Declared, Ping, SHIPPED, Secrets};
+use neurobridge_simulator::{DeclaredFeed, Options, Script};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
-    client_async,
+    WebSocketStream, client_async,
     tungstenite::{Message, client::IntoClientRequest, http::HeaderValue},
 };
 
@@ -92,4 +92,210 @@ async fn wrong_secret_is_refused() {
         assert!(ids(&simulator, &mut feed, "wrong", 1).await.is_empty(), "{name}");
         assert_eq!(simulator.handle.counters().refused, 1, "{name}");
     }
+}
+
+/// A feed with a heartbeat in plain text, resume and acknowledgements.
+const FEED: &str = r#"
+    heartbeat = { send = "ping", answer = "pong" }
+    rules = [
+        { when = { n = { present = true } }, is = "event" },
+        { when = { error = { present = true } }, is = "error", text = "error" },
+        { when = { end = true }, is = "end" },
+    ]
+    event = { id = "n", body = "data" }
+"#;
+
+/// A received frame with an event, or the text of another action.
+#[derive(Debug)]
+struct Seen {
+    what: String,
+    body: String,
+    resume: Option<String>,
+    ack: Option<String>,
+    length: usize,
+    is_binary: bool,
+}
+
+struct Client {
+    socket: WebSocketStream<TcpStream>,
+    feed: Declared,
+}
+
+async fn playing_feed(more: &str, faults: &[&str]) -> (Running, Declaration) {
+    let declaration: Declaration = toml::from_str(&format!("{more}\n{FEED}")).unwrap();
+    let options = Options {
+        feed: Some(DeclaredFeed::new(declaration.clone())),
+        faults: faults.iter().map(|rule| rule.parse().unwrap()).collect(),
+        // All of them are retained, however late a connection resumes.
+        count: Some(1000),
+        ..Options::default()
+    };
+    (start(options).await, declaration)
+}
+
+impl Client {
+    async fn connect(simulator: &Running, declaration: &Declaration, last: Option<&str>) -> Self {
+        let mut feed = Declared::new(declaration.clone(), &[]).unwrap();
+        let query = feed.request(&Secrets::new(), last).query;
+        let stream = TcpStream::connect(simulator.handle.local_addr()).await.unwrap();
+        let (socket, _) = within(client_async(format!("ws://localhost/?{query}"), stream))
+            .await
+            .unwrap();
+        feed.begin(Secrets::new());
+        Self { socket, feed }
+    }
+
+    async fn send(&mut self, message: neurobridge_protocol::Message) {
+        let message = Message::text(message.into_text());
+        within(self.socket.send(message)).await.unwrap();
+    }
+
+    /// Receives until `count` events or other actions were seen.
+    async fn see(&mut self, count: usize) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        while seen.len() < count {
+            let (bytes, is_binary) = match within(self.socket.next()).await.unwrap().unwrap() {
+                Message::Text(text) => (text.as_bytes().to_vec(), false),
+                Message::Binary(bytes) => (bytes.to_vec(), true),
+                other => panic!("{other:?}"),
+            };
+            let frame = String::from_utf8(bytes).unwrap();
+            self.feed.receive(&frame, &mut |action| {
+                let mut one = Seen {
+                    what: String::new(),
+                    body: String::new(),
+                    resume: None,
+                    ack: None,
+                    length: frame.len(),
+                    is_binary,
+                };
+                match action {
+                    Action::Event(event) => {
+                        one.what = event.id().unwrap().into_owned();
+                        one.body = event.body().to_owned();
+                        one.resume = event.resume.map(str::to_owned);
+                        one.ack = event.ack.map(str::to_owned);
+                    }
+                    Action::Alive => "alive".clone_into(&mut one.what),
+                    Action::Error(text) => one.what = format!("error {text}"),
+                    Action::Ended(_) => "ended".clone_into(&mut one.what),
+                    other => panic!("{other:?}"),
+                }
+                seen.push(one);
+            });
+        }
+        seen
+    }
+
+    /// Sends a ping and receives up to its answer. The simulator has handled all earlier messages then.
+    async fn ping(&mut self) {
+        let Some(Ping::Message(ping)) = self.feed.ping() else {
+            panic!("the feed has pings");
+        };
+        self.send(ping).await;
+        while self.see(1).await[0].what != "alive" {}
+    }
+}
+
+fn whats(seen: &[Seen]) -> Vec<&str> {
+    seen.iter().map(|seen| seen.what.as_str()).collect()
+}
+
+#[tokio::test]
+async fn connection_resumes_after_the_named_event() {
+    let (simulator, declaration) = playing_feed(r#"resume = { value = "n", query = "after" }"#, &[]).await;
+    let mut first = Client::connect(&simulator, &declaration, None).await;
+    let seen = first.see(30).await;
+    assert_eq!(seen[19].what, "x20");
+    let mut second = Client::connect(&simulator, &declaration, seen[19].resume.as_deref()).await;
+    assert_eq!(whats(&second.see(3).await)[..3], ["x21", "x22", "x23"]);
+}
+
+#[tokio::test]
+async fn unacknowledged_events_are_sent_again() {
+    let more = r#"ack = { value = "n", send = { ack = "{values:json}" } }"#;
+    let (simulator, declaration) = playing_feed(more, &[]).await;
+    let mut first = Client::connect(&simulator, &declaration, None).await;
+    let seen = first.see(10).await;
+    let values: Vec<&str> = seen[..5].iter().filter_map(|seen| seen.ack.as_deref()).collect();
+    for message in first.feed.acknowledge(&values) {
+        first.send(message).await;
+    }
+    first.ping().await;
+    assert_eq!(simulator.handle.acknowledged(), ["x1", "x2", "x3", "x4", "x5"]);
+    drop(first);
+    let mut second = Client::connect(&simulator, &declaration, None).await;
+    assert_eq!(whats(&second.see(2).await)[..2], ["x6", "x7"]);
+}
+
+#[tokio::test]
+async fn silent_feed_answers_pings() {
+    let (simulator, declaration) = playing_feed("", &["silence,after=2"]).await;
+    let mut client = Client::connect(&simulator, &declaration, None).await;
+    client.ping().await;
+    client.ping().await;
+    assert_eq!(simulator.handle.counters().pings, 2);
+}
+
+#[tokio::test]
+async fn faults_repeat_enlarge_and_interrupt_events() {
+    let faults = [
+        "same-id,after=3",
+        "huge=64KiB,after=3",
+        "duplicate=2,after=5",
+        "error=no\\, never,after=5",
+        r#"send={"end":true},after=6"#,
+    ];
+    let (simulator, declaration) = playing_feed("", &faults).await;
+    let mut client = Client::connect(&simulator, &declaration, None).await;
+    let seen = client.see(11).await;
+    assert_eq!(
+        whats(&seen),
+        [
+            "x1",
+            "x2",
+            "x3",
+            "x3",
+            "x4",
+            "x5",
+            "x4",
+            "x5",
+            "error no, never",
+            "x6",
+            "ended"
+        ]
+    );
+    assert_ne!(seen[2].body, seen[3].body, "the same id, and another body");
+    assert_eq!(seen[4].length, 64 * 1024);
+    assert_eq!(seen[5].body, seen[7].body, "a copy");
+}
+
+#[tokio::test]
+async fn binary_feed_sends_binary_frames_only() {
+    let (simulator, declaration) = playing_feed("binary = true", &["error,after=2"]).await;
+    let mut client = Client::connect(&simulator, &declaration, None).await;
+    let seen = client.see(5).await;
+    assert!(seen.iter().all(|seen| seen.is_binary), "{seen:?}");
+    assert_eq!(
+        whats(&seen)[..4],
+        ["x1", "x2", "error something went wrong", "x3"]
+    );
+}
+
+#[tokio::test]
+async fn script_has_frames_and_faults() {
+    let declaration: Declaration = toml::from_str(FEED).unwrap();
+    let script = "{\"n\":\"a1\",\"data\":{\"x\":[1]}}\n#! send,after=1\n{\"error\":\"from the script\"}\n";
+    let options = Options {
+        feed: Some(DeclaredFeed {
+            script: Script::parse(script).unwrap(),
+            ..DeclaredFeed::new(declaration.clone())
+        }),
+        ..Options::default()
+    };
+    let simulator = start(options).await;
+    let mut client = Client::connect(&simulator, &declaration, None).await;
+    let seen = client.see(3).await;
+    assert_eq!(whats(&seen), ["a1", "error from the script", "a2"]);
+    assert_eq!(seen[0].body, r#"{"x":[1]}"#);
 }

@@ -1,3 +1,5 @@
+use neurobridge_protocol::{Action, Declared};
+
 use super::*;
 
 fn service(text: &str, script: Option<&str>) -> Result<Service, FeedError> {
@@ -72,4 +74,83 @@ fn unusable_declaration_or_script_is_explained() {
     assert!(error.to_string().contains("line 1"), "{error}");
     let error = service(feed, Some(r#"{"kind":"a"}"#)).unwrap_err();
     assert!(error.to_string().contains("\"id\""), "{error}");
+}
+
+#[path = "../../../protocol/tests/random/generate.rs"]
+#[allow(dead_code, reason = "frames are generated for another test")]
+mod generate;
+
+/// Completes the opening of a client, and returns the client.
+fn opened(service: &Service) -> Declared {
+    let mut client = Declared::new(service.declaration().clone(), &[]).unwrap();
+    let mut sent = client.begin(Secrets::from([("s".to_owned(), "hunter2".into())]));
+    for (index, step) in service.opening().iter().enumerate() {
+        let mut id = None;
+        if step.expects_message {
+            let recognised = sent
+                .iter()
+                .position(|message| service.counterpart().opening(index, message.expose()).is_some());
+            let message = sent.remove(recognised.expect("the message of the step"));
+            id = service
+                .counterpart()
+                .opening(index, message.expose())
+                .unwrap()
+                .request_id;
+        }
+        let id = id.map(|id| id.to_string());
+        if let Some(answer) = &step.answer {
+            client.receive(&answer.with(id.as_deref()), &mut |action| {
+                if let Action::Reply(message) = action {
+                    sent.push(message);
+                }
+            });
+        }
+    }
+    assert!(client.is_ready());
+    client
+}
+
+fn meanings(client: &Declared, frame: &str) -> Vec<&'static str> {
+    let mut meanings = Vec::new();
+    client.clone().receive(frame, &mut |action| {
+        meanings.push(match action {
+            Action::Event(_) => "event",
+            Action::Alive => "alive",
+            Action::Reply(_) => "reply",
+            Action::Error(_) => "error",
+            _ => "another",
+        });
+    });
+    meanings
+}
+
+proptest::proptest! {
+    #[test]
+    fn played_frames_have_their_declared_meanings(declaration in generate::declaration()) {
+        let typed: Declaration = serde_json::from_value(declaration.clone()).unwrap();
+        let start = Some(Timestamp::from_second(1_700_000_000).unwrap());
+        // A declaration whose conditions contradict each other cannot be played, and the simulator says so.
+        let Ok(service) = Service::new(DeclaredFeed::new(typed), 1, Duration::from_millis(1), start) else {
+            return Ok(());
+        };
+        let client = opened(&service);
+        for first in [1, 9, 30] {
+            let last = service.frame_end(first, first + 20);
+            let frame = service.frame(first..=last);
+            let expected = vec!["event"; usize::try_from(last - first + 1).unwrap()];
+            proptest::prop_assert_eq!(meanings(&client, &frame), expected, "{} {}", declaration, frame);
+        }
+        let error = service.error("no");
+        for (frame, expected) in [
+            (service.ping_answer(), "alive"),
+            (service.alive(), "alive"),
+            (service.ping(), "reply"),
+            (error.as_deref(), "error"),
+        ] {
+            if let Some(frame) = frame {
+                let found = meanings(&client, frame);
+                proptest::prop_assert!(found.contains(&expected), "{}: {} is {:?}, not {}", declaration, frame, found, expected);
+            }
+        }
+    }
 }
