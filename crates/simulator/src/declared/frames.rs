@@ -43,6 +43,12 @@ impl Frame {
         self.with(Some(text).filter(|text| !self.is_scripted || *text != default))
     }
 
+    /// Keeps the frame's own text if the frame loses its effect with another one.
+    fn variable_if(self, has_effect: impl Fn(&str) -> bool) -> Self {
+        let value = self.value.clone().filter(|_| has_effect(&self.with(Some(ERROR))));
+        Self { value, ..self }
+    }
+
     fn scripted(self) -> Self {
         Self {
             is_scripted: true,
@@ -220,8 +226,10 @@ impl Frames {
                 let mut rules = declaration.rules.iter();
                 let rule = rules.find(|rule| rule.is == Meaning::Error);
                 let path = rule.and_then(|rule| rule.text.as_ref());
-                self.error
-                    .get_or_insert_with(|| Frame::new(frame.clone(), path, declaration).scripted());
+                self.error.get_or_insert_with(|| {
+                    let frame = Frame::new(frame.clone(), path, declaration).scripted();
+                    frame.variable_if(|text| self::effect(&mut client.clone(), text).error)
+                });
             } else if effect.malformed && !is_refusal {
                 return Err(FeedError::new(format!(
                     "line {number} of the script: no rule matches {frame}"
@@ -241,7 +249,10 @@ impl Frames {
                     None => built(declaration, rule.when.as_ref(), rule.text.as_ref())?,
                 };
                 let is_right = has_effect(&effect(&mut client.clone(), &frame));
-                is_right.then(|| Frame::new(frame, rule.text.as_ref(), declaration))
+                is_right.then(|| {
+                    let frame = Frame::new(frame, rule.text.as_ref(), declaration);
+                    frame.variable_if(|text| has_effect(&effect(&mut client.clone(), text)))
+                })
             });
             built.next()
         };
@@ -333,7 +344,10 @@ fn refusal(
     let frame_of = |text: String| {
         let with_id = Frame::new(text, step.answer_id.as_ref(), declaration).with(request_id);
         let is_right = effect(&mut client.clone(), &with_id).refused;
-        is_right.then(|| Frame::new(with_id, step.refused_text.as_ref(), declaration))
+        is_right.then(|| {
+            let frame = Frame::new(with_id, step.refused_text.as_ref(), declaration);
+            frame.variable_if(|text| effect(&mut client.clone(), text).refused)
+        })
     };
     let mut scripted = script.iter();
     scripted
