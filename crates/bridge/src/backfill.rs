@@ -162,22 +162,14 @@ impl Filler {
         let mut retry_at = None;
         // A failed attempt may have stored a part of the events.
         let mut stored_before = None;
+        let mut next = None;
         loop {
-            let hold = match (retry_at.take(), self.take_over.take()) {
-                (None, None) => self.ends.recv().await.map(Some),
-                (_, Some(authorised)) => tokio::select! {
-                    biased;
-                    ended = self.ends.recv() => ended.map(Some),
-                    () = authorised.cancelled() => Some(None),
+            let hold = match next.take() {
+                Some(ended) => Some(ended),
+                None => match self.wait(retry_at.take()).await {
+                    Some(hold) => hold,
+                    None => return,
                 },
-                (Some(at), None) => tokio::select! {
-                    biased;
-                    ended = self.ends.recv() => ended.map(Some),
-                    () = sleep_until(at) => Some(None),
-                },
-            };
-            let Some(hold) = hold else {
-                return;
             };
             // Derives the gap from the state of the source.
             drop(state.view());
@@ -187,48 +179,77 @@ impl Filler {
             }
             let counter = || self.source.stats.backfilled.load(Ordering::Relaxed);
             let before = *stored_before.get_or_insert_with(counter);
-            let mut filled = self.fill(&gaps, hold).await;
+            let mut filled = match self.fill(&gaps, hold).await {
+                Ok(filled) => filled,
+                Err(ended) => {
+                    next = Some(ended);
+                    continue;
+                }
+            };
             filled.stored = self.source.stats.backfilled.load(Ordering::Relaxed) - before;
+            let (gaps, others): (Vec<Gap>, Vec<Gap>) = match &filled.reason {
+                Some(reason) if may_pass(reason) => gaps.into_iter().partition(|gap| self.is_given_up(gap)),
+                _ => (gaps, Vec::new()),
+            };
             if let Some(reason) = &filled.reason {
-                self.source
-                    .stats
-                    .backfill_failures
-                    .fetch_add(1, Ordering::Relaxed);
-                if may_pass(reason) && self.has_time(&gaps) {
+                let failures = &self.source.stats.backfill_failures;
+                failures.fetch_add(1, Ordering::Relaxed);
+                if !others.is_empty() {
                     let delay = backoff.next_delay();
                     warn!(
                         source = %self.source.name,
-                        gaps = gaps.len(),
+                        gaps = others.len(),
                         ?delay,
                         "missed events cannot be fetched: {}; retrying",
                         sentence(reason)
                     );
                     retry_at = Some(Instant::now() + delay);
-                    continue;
                 }
             }
-            backoff.reset();
-            stored_before = None;
-            self.record(&gaps, &filled, state).await;
+            if retry_at.is_none() {
+                backoff.reset();
+            }
+            if !gaps.is_empty() {
+                stored_before = None;
+                self.record(&gaps, &filled, state).await;
+            }
         }
     }
 
-    /// Returns whether a gap ended so recently that its events are still to be fetched.
-    fn has_time(&self, gaps: &[Gap]) -> bool {
-        let newest = gaps.iter().filter_map(|gap| gap.ended).max();
-        let limit =
-            SignedDuration::try_from(self.settings.config.give_up_after).unwrap_or(SignedDuration::MAX);
-        newest.is_some_and(|ended| clock::now().duration_since(ended) < limit)
+    /// Waits until gaps are to be filled. Returns the end of a gap if that is the reason, and `None` if the source has ended.
+    async fn wait(&mut self, retry_at: Option<Instant>) -> Option<Option<GapEnded>> {
+        match (retry_at, self.take_over.take()) {
+            (None, None) => self.ends.recv().await.map(Some),
+            (_, Some(authorised)) => tokio::select! {
+                biased;
+                ended = self.ends.recv() => ended.map(Some),
+                () = authorised.cancelled() => Some(None),
+            },
+            (Some(at), None) => tokio::select! {
+                biased;
+                ended = self.ends.recv() => ended.map(Some),
+                () = sleep_until(at) => Some(None),
+            },
+        }
     }
 
-    /// Fetches and stores the events of gaps. Returns when they are stored.
-    async fn fill(&mut self, gaps: &[Gap], hold: Option<GapEnded>) -> Filled {
+    /// Returns whether a gap ended so long ago that no further attempt is made.
+    fn is_given_up(&self, gap: &Gap) -> bool {
+        let limit =
+            SignedDuration::try_from(self.settings.config.give_up_after).unwrap_or(SignedDuration::MAX);
+        gap.ended
+            .is_none_or(|ended| clock::now().duration_since(ended) >= limit)
+    }
+
+    /// Fetches and stores the events of gaps. Returns when they are stored, or the end of a further gap, with which to start
+    /// again.
+    async fn fill(&mut self, gaps: &[Gap], hold: Option<GapEnded>) -> Result<Filled, GapEnded> {
         let mut window = self.window(gaps);
         let mut filled = self.fetch(&window, hold.as_ref()).await;
         drop(hold);
         if filled.reason.is_none() && self.settings.entries.is_some() {
             let is_partial = filled.is_partial;
-            self.settle(gaps).await;
+            self.settle(gaps).await?;
             // What the first reading has found is not read again.
             let found = filled
                 .last_id
@@ -238,15 +259,22 @@ impl Filler {
             filled.is_partial |= is_partial;
         }
         self.stored().await;
-        filled
+        Ok(filled)
     }
 
-    /// Waits until the events that precede the connection are in the list.
-    async fn settle(&self, gaps: &[Gap]) {
+    /// Waits until the events that precede the connection are in the list, or a further gap ends.
+    async fn settle(&mut self, gaps: &[Gap]) -> Result<(), GapEnded> {
         let since = gaps.iter().filter_map(|gap| gap.ended).max();
         let age = since.map(|ended| clock::now().duration_since(ended));
         let age = age.and_then(|age| Duration::try_from(age).ok());
-        sleep(SETTLED_AFTER.saturating_sub(age.unwrap_or_default())).await;
+        let left = SETTLED_AFTER.saturating_sub(age.unwrap_or_default());
+        tokio::select! {
+            biased;
+            // Disabled when the source has ended.
+            Some(ended) = self.ends.recv() => return Err(ended),
+            () = sleep(left) => {}
+        }
+        Ok(())
     }
 
     /// Returns the part of the list that covers gaps.

@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
@@ -19,7 +18,8 @@ use neurobridge_core::{
     redact::{KeyFileError, Pattern, Pseudonymise, Redaction},
 };
 use neurobridge_listener::{
-    Batcher, EventAttributes, Replacement, Source, SourceConfig, SourceError, SourceState, SourceStats,
+    Batcher, EventAttributes, REPLACEMENT_OVERLAP, Replacement, Source, SourceConfig, SourceError,
+    SourceState, SourceStats,
 };
 use neurobridge_spool::{AppendError, Spool, SpoolConfig};
 use tokio::{
@@ -41,10 +41,6 @@ use crate::{
     tokens::{Minting, Tokens},
 };
 
-/// The time for which a replaced source continues after the new one is authenticated: the platform may answer AUTH before it sends
-/// events to the new connection.
-const OVERLAP: Duration = Duration::from_secs(1);
-
 /// The running sources and the intake. They stop immediately on drop.
 pub(crate) struct Feed {
     stop: CancellationToken,
@@ -65,10 +61,10 @@ pub(crate) struct Feed {
     intake: JoinSet<Result<(), AppendError>>,
 }
 
-/// Waits until an instance has been authenticated for [`OVERLAP`].
+/// Waits until an instance has been authenticated for [`REPLACEMENT_OVERLAP`].
 async fn overlap(replacement: &Replacement) {
     replacement.authorised.cancelled().await;
-    sleep(OVERLAP).await;
+    sleep(REPLACEMENT_OVERLAP).await;
 }
 
 /// A source with the settings with which it was started.

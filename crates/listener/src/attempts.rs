@@ -97,6 +97,7 @@ pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
         if slot.retires.is_cancelled() {
             if let Ended::Lost(lost, _) = &ended
                 && !matches!(lost, Lost::Stopped)
+                && !link.stats.is_authorised()
             {
                 let (reason, text) = (lost.reason().as_str(), setup.shown(lost));
                 warn!(source = %link.name, reason, "connection lost before its replacement was ready: {text}");

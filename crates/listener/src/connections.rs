@@ -27,6 +27,10 @@ const DISPLACED_WITHIN: Duration = Duration::from_secs(2);
 /// The number of consecutive ends of this kind after which the platform is assumed to allow only one connection.
 const DISPLACED: u32 = 3;
 
+/// The time for which a replaced connection stays open after the new one is authenticated: a platform may answer AUTH before it
+/// sends events to the new connection.
+pub const REPLACEMENT_OVERLAP: Duration = Duration::from_secs(1);
+
 /// The state of one connection, as recorded by its owner.
 struct Connection {
     number: u64,
@@ -37,6 +41,8 @@ struct Connection {
     version: u64,
     /// The time at which the connection reaches its maximum age.
     expires_at: Option<Instant>,
+    /// The time at which the connection is closed, because its replacement is authenticated.
+    closes_at: Option<Instant>,
     /// The connection that ends when this one is authenticated.
     replaces: Option<u64>,
 }
@@ -95,7 +101,8 @@ pub(crate) async fn run<D: Dial, O: Outlet>(setup: Setup<D>, link: Link<O>) -> R
                 }
             }
             Some((number, report)) = reported.recv() => owner.report(number, report, Instant::now()),
-            () = sleep_until(owner.next_expiry()), if failure.is_none() => {
+            () = sleep_until(owner.next_change()), if failure.is_none() => {
+                owner.close_replaced(Instant::now());
                 for number in owner.expired(Instant::now()) {
                     info!(source = %link.name, "connection reached its maximum age; opening its replacement");
                     if let Some(connection) = owner.replace(number, &link.stop) {
@@ -150,6 +157,7 @@ impl Owner {
             authorised_at: None,
             version: 0,
             expires_at: None,
+            closes_at: None,
             replaces,
         });
         &self.connections[self.connections.len() - 1]
@@ -222,7 +230,7 @@ impl Owner {
                 let replaced = connection.replaces.take();
                 self.replacement.authorised.cancel();
                 if let Some(old) = replaced.and_then(|number| self.find(number)) {
-                    old.stop.cancel();
+                    old.closes_at = Some(now + REPLACEMENT_OVERLAP);
                 }
             }
             Report::Refused { version } => {
@@ -274,14 +282,24 @@ impl Owner {
     }
 
     /// Returns the time at which the next connection reaches its maximum age.
-    fn next_expiry(&self) -> Instant {
+    fn next_change(&self) -> Instant {
         /// The caller calls again after this time, so its length does not matter.
         const LATER: Duration = Duration::from_secs(86_400);
         let expiries = self
             .connections
             .iter()
-            .filter_map(|connection| connection.expires_at);
+            .flat_map(|connection| [connection.expires_at, connection.closes_at])
+            .flatten();
         expiries.min().unwrap_or_else(|| Instant::now() + LATER)
+    }
+
+    /// Closes the connections whose replacement has been authenticated for long enough.
+    fn close_replaced(&mut self, now: Instant) {
+        for connection in &mut self.connections {
+            if connection.closes_at.take_if(|at| *at <= now).is_some() {
+                connection.stop.cancel();
+            }
+        }
     }
 
     fn expired(&self, now: Instant) -> Vec<u64> {

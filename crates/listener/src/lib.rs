@@ -41,6 +41,7 @@ pub use self::{
     batch::{Batcher, MessageBatch, Messages},
     config::{BackoffConfig, EventAttributes, SourceConfig},
     connection::http_date::parse_retry_after,
+    connections::REPLACEMENT_OVERLAP,
     error::SourceError,
     event::{Entry, Event, Liveness, Message, Mood, Named, PlatformError, Recognition},
     handle::{Handle, InvalidUrl, TokenRequest, TokenState},

@@ -63,6 +63,11 @@ impl Loaded {
                 let message = "the token and all events are sent unencrypted; https:// encrypts them";
                 found.add(format!("sources.{name}.backfill.url"), message);
             }
+            if self.config.deduplicate.max_events == 0 && source.backfill_address().is_some() {
+                let message = "events that the feed sends and the bridge also fetches after a gap are published twice; \
+                               deduplicate.max_events > 0 prevents it";
+                found.add(format!("sources.{name}.backfill"), message);
+            }
             if source
                 .token_from
                 .as_ref()

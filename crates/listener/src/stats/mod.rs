@@ -312,6 +312,11 @@ impl SourceStats {
         }
     }
 
+    /// Returns whether a connection is authenticated.
+    pub(crate) fn is_authorised(&self) -> bool {
+        self.lock().authorised > 0
+    }
+
     /// Records the start of backpressure. Only its time is counted: a busy feed has many short ones.
     pub(crate) fn blocked_briefly(&self) {
         let mut inner = self.lock();
