@@ -180,7 +180,7 @@ stream = {{ name = "GAPS", create = true, max_age = "1h", replicas = 1 }}
         })
         .unwrap();
     let gaps = wait_for_outcomes(&dir, 2);
-    let told = |gap: &Value| {
+    let facts = |gap: &Value| {
         let text = |key: &str| gap[key].as_str().unwrap().to_owned();
         (
             text("reason"),
@@ -189,7 +189,7 @@ stream = {{ name = "GAPS", create = true, max_age = "1h", replicas = 1 }}
         )
     };
     assert_eq!(
-        gaps.iter().map(told).collect::<Vec<_>>(),
+        gaps.iter().map(facts).collect::<Vec<_>>(),
         [("crash", true), ("restart", true)].map(|(reason, many)| (reason.into(), "recovered".into(), many)),
         "{gaps:#?}"
     );

@@ -62,7 +62,7 @@ fn stop(mut platform: Platform) -> String {
 #[test]
 fn renewals_lose_no_event() {
     let dir = Scratch::new("tokens-renewed").unwrap();
-    let platform = platform(&dir, &["--token-life", "5s"]);
+    let platform = platform(&dir, &["--token-life", "10s"]);
     let bridge = Bridge::start(&dir, &config(&platform)).unwrap();
     wait_for_requests(&bridge, "deleted", 3.0);
     assert_eq!(gaps(&bridge), Value::Array(Vec::new()));
@@ -112,7 +112,7 @@ fn token_is_kept_across_restarts_and_kills() {
 #[test]
 fn kills_during_renewals_leave_at_most_two_tokens() {
     let dir = Scratch::new("tokens-killed").unwrap();
-    let platform = platform(&dir, &["--token-life", "4s"]);
+    let platform = platform(&dir, &["--token-life", "10s"]);
     for _ in 0..4 {
         let mut bridge = Bridge::start(&dir, &config(&platform)).unwrap();
         wait_for_requests(&bridge, "created", 1.0);

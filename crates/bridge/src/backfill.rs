@@ -2,12 +2,13 @@
 //!
 //! A gap ends with the authentication of a connection. From then on the events of the feed wait for at most
 //! `backfill.hold`, while the events of the gap are read from the platform's list and stored: then the order of each key is
-//! complete. Later ones are marked as late. The list is read once more some seconds later, because an event that was
-//! recognised while the connection was opened may be in neither. The outcome is recorded only when all of it is stored.
+//! complete. Events that are fetched later are marked as late. The list is read once more some seconds later, because an event that was
+//! recognised while the connection was opened may be missing both in the list and on the connection. The outcome of a gap is
+//! recorded when its events are stored.
 
 pub(crate) mod report;
 
-use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use anyhow::anyhow;
 use jiff::{SignedDuration, Timestamp};
@@ -35,11 +36,15 @@ use crate::{
 /// The time from the authentication of a connection until an event that was recognised before it is in the list of the
 /// platform, or sent on the connection.
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
+/// The age of a gap up to which its end is what the events of the feed wait for.
+const JUST_ENDED: Duration = Duration::from_secs(1);
 /// The largest distance in ids by which an event may be received after a later one. Events that are read twice are dropped
 /// as duplicates.
 const ID_OVERLAP: u64 = 100;
 /// The smallest deduplication window that recognises the events of the overlap.
 const MIN_WINDOW: usize = 10 * ID_OVERLAP as usize;
+/// The largest number of ids that the second reading of the list repeats.
+const MAX_SETTLING_IDS: u64 = 16_384;
 /// The delays between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The interval at which the fetched events are checked for being stored.
@@ -55,9 +60,11 @@ pub(crate) struct Filler {
     started: Timestamp,
     /// Cancelled when the gaps of a replaced source are to be filled.
     take_over: Option<CancellationToken>,
+    /// The number of events that earlier attempts have stored, by the id of the gap.
+    fetched: BTreeMap<u64, u64>,
 }
 
-/// What a filler needs of the configuration.
+/// The settings of a filler.
 pub(crate) struct Preparation {
     /// `None` if the events cannot be fetched, so that each gap is only reported.
     entries: Option<Entries>,
@@ -67,6 +74,9 @@ pub(crate) struct Preparation {
     frames: Frames,
     /// The number of ids by which the list overlaps what was received; 0 if the deduplication window is too small.
     id_overlap: u64,
+    /// The number of ids that the second reading of the list repeats: those of three seconds at some thousand events per second, and
+    /// not more than the deduplication window recognises.
+    settling_ids: u64,
 }
 
 impl Preparation {
@@ -89,6 +99,7 @@ impl Preparation {
             } else {
                 0
             },
+            settling_ids: (config.deduplicate.max_events as u64 / 4).min(MAX_SETTLING_IDS),
         }))
     }
 
@@ -114,16 +125,21 @@ pub(crate) async fn entries(source: &SourceConfig) -> anyhow::Result<Option<Entr
         .map_err(|(key, error)| anyhow!("{key}: {error}"))
 }
 
-/// The result of fetching the events of gaps.
-struct Filled {
+/// The result of reading a part of the list.
+#[derive(Default)]
+struct Fetched {
     /// Why not all events were fetched.
     reason: Option<StopReason>,
-    /// Whether some events were fetched.
-    is_partial: bool,
-    /// The number of events that were stored.
-    stored: u64,
     /// The largest id.
     last_id: Option<u64>,
+}
+
+/// Why a gap has no outcome yet.
+enum Interrupted {
+    /// A further gap has ended, whose events the feed waits for.
+    GapEnded(GapEnded),
+    /// The bridge is stopping.
+    Stopped,
 }
 
 impl Filler {
@@ -142,6 +158,7 @@ impl Filler {
             batches,
             started: clock::now(),
             take_over: None,
+            fetched: BTreeMap::new(),
         }
     }
 
@@ -160,8 +177,6 @@ impl Filler {
     async fn fill_gaps(&mut self, state: &State) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut retry_at = None;
-        // A failed attempt may have stored a part of the events.
-        let mut stored_before = None;
         let mut next = None;
         loop {
             let hold = match next.take() {
@@ -171,49 +186,59 @@ impl Filler {
                     None => return,
                 },
             };
-            // Derives the gap from the state of the source.
-            drop(state.view());
-            let gaps = state.history.filling(&self.source.name);
-            if gaps.is_empty() {
-                continue;
+            let mut error = None;
+            match self.fill_all(hold, state, &mut error).await {
+                Ok(()) => {}
+                Err(Interrupted::GapEnded(ended)) => next = Some(ended),
+                Err(Interrupted::Stopped) => return,
             }
-            let counter = || self.source.stats.backfilled.load(Ordering::Relaxed);
-            let before = *stored_before.get_or_insert_with(counter);
-            let mut filled = match self.fill(&gaps, hold).await {
-                Ok(filled) => filled,
-                Err(ended) => {
-                    next = Some(ended);
-                    continue;
-                }
-            };
-            filled.stored = self.source.stats.backfilled.load(Ordering::Relaxed) - before;
-            let (gaps, others): (Vec<Gap>, Vec<Gap>) = match &filled.reason {
-                Some(reason) if may_pass(reason) => gaps.into_iter().partition(|gap| self.is_given_up(gap)),
-                _ => (gaps, Vec::new()),
-            };
-            if let Some(reason) = &filled.reason {
-                let failures = &self.source.stats.backfill_failures;
-                failures.fetch_add(1, Ordering::Relaxed);
-                if !others.is_empty() {
-                    let delay = backoff.next_delay();
-                    warn!(
-                        source = %self.source.name,
-                        gaps = others.len(),
-                        ?delay,
-                        "missed events cannot be fetched: {}; retrying",
-                        sentence(reason)
-                    );
-                    retry_at = Some(Instant::now() + delay);
-                }
-            }
-            if retry_at.is_none() {
+            if let Some(error) = error {
+                let delay = backoff.next_delay();
+                warn!(source = %self.source.name, ?delay, "missed events cannot be fetched: {error}; retrying");
+                retry_at = Some(Instant::now() + delay);
+            } else {
                 backoff.reset();
             }
-            if !gaps.is_empty() {
-                stored_before = None;
-                self.record(&gaps, &filled, state).await;
-            }
         }
+    }
+
+    /// Fills all gaps of the source. The newest is the first, because the events of the feed wait for those of it only. Sets
+    /// `error` if a gap is left for another attempt.
+    async fn fill_all(
+        &mut self,
+        mut hold: Option<GapEnded>,
+        state: &State,
+        error: &mut Option<String>,
+    ) -> Result<(), Interrupted> {
+        // Derives the gap from the state of the source.
+        drop(state.view());
+        for gap in state.history.filling(&self.source.name).iter().rev() {
+            let source = Arc::clone(&self.source);
+            let counter = || source.stats.backfilled.load(Ordering::Relaxed);
+            let before = counter();
+            let result = match error {
+                // The next gap would fail in the same way.
+                Some(_) if !self.is_given_up(gap) => continue,
+                _ => self.fill(gap, hold.take(), state).await,
+            };
+            let stored = counter() - before;
+            // A failed or interrupted attempt may have stored a part of the events.
+            let fetched = self.fetched.entry(gap.id).or_default();
+            *fetched += stored;
+            let fetched = *fetched;
+            let reason = result?;
+            if let Some(reason) = &reason {
+                let failures = &self.source.stats.backfill_failures;
+                failures.fetch_add(1, Ordering::Relaxed);
+                if may_be_temporary(reason) && !self.is_given_up(gap) {
+                    error.get_or_insert_with(|| sentence(reason));
+                    continue;
+                }
+            }
+            self.fetched.remove(&gap.id);
+            self.record(gap, fetched, reason.as_ref(), state).await?;
+        }
+        Ok(())
     }
 
     /// Waits until gaps are to be filled. Returns the end of a gap if that is the reason, and `None` if the source has ended.
@@ -241,77 +266,87 @@ impl Filler {
             .is_none_or(|ended| clock::now().duration_since(ended) >= limit)
     }
 
-    /// Fetches and stores the events of gaps. Returns when they are stored, or the end of a further gap, with which to start
-    /// again.
-    async fn fill(&mut self, gaps: &[Gap], hold: Option<GapEnded>) -> Result<Filled, GapEnded> {
-        let mut window = self.window(gaps);
-        let mut filled = self.fetch(&window, hold.as_ref()).await;
+    /// Fetches and stores the events of a gap. Returns when they are stored, with the reason if they are not complete.
+    async fn fill(
+        &mut self,
+        gap: &Gap,
+        hold: Option<GapEnded>,
+        state: &State,
+    ) -> Result<Option<StopReason>, Interrupted> {
+        if self.settings.entries.is_none() {
+            return Ok(None);
+        }
+        let mut window = self.window(gap, state);
+        let settles = self.until_settled(gap);
+        // After an earlier gap later events of the feed are stored already, so that waiting would not restore the order.
+        let hold = hold.filter(|_| settles + JUST_ENDED > SETTLED_AFTER);
+        let first = self.fetch(&window, bound(gap), hold.as_ref()).await?;
         drop(hold);
-        if filled.reason.is_none() && self.settings.entries.is_some() {
-            let is_partial = filled.is_partial;
-            self.settle(gaps).await?;
-            // What the first reading has found is not read again.
-            let found = filled
+        let mut reason = first.reason;
+        if reason.is_none() && !settles.is_zero() {
+            tokio::select! {
+                biased;
+                // Disabled when the source has ended.
+                Some(ended) = self.ends.recv() => return Err(Interrupted::GapEnded(ended)),
+                () = sleep(settles) => {}
+            }
+            // Most of what the first reading has found is not read again.
+            let found = first
                 .last_id
-                .map(|id| id.saturating_sub(self.settings.id_overlap));
-            window.after = found.max(window.after).filter(|_| window.after.is_some());
-            filled = self.fetch(&window, None).await;
-            filled.is_partial |= is_partial;
+                .map(|id| id.saturating_sub(self.settings.settling_ids));
+            window.after = window
+                .after
+                .map(|after| found.map_or(after, |found| found.max(after)));
+            drop(state.view());
+            let gaps = state.history.filling(&self.source.name);
+            let bound = gaps.iter().find(|other| other.id == gap.id).and_then(bound);
+            reason = self.fetch(&window, bound, None).await?.reason;
         }
         self.stored().await;
-        Ok(filled)
+        Ok(reason)
     }
 
-    /// Waits until the events that precede the connection are in the list, or a further gap ends.
-    async fn settle(&mut self, gaps: &[Gap]) -> Result<(), GapEnded> {
-        let since = gaps.iter().filter_map(|gap| gap.ended).max();
-        let age = since.map(|ended| clock::now().duration_since(ended));
+    /// Returns the time until the events that precede the connection are in the list.
+    fn until_settled(&self, gap: &Gap) -> Duration {
+        let age = gap.ended.map(|ended| clock::now().duration_since(ended));
         let age = age.and_then(|age| Duration::try_from(age).ok());
-        let left = SETTLED_AFTER.saturating_sub(age.unwrap_or_default());
-        tokio::select! {
-            biased;
-            // Disabled when the source has ended.
-            Some(ended) = self.ends.recv() => return Err(ended),
-            () = sleep(left) => {}
-        }
-        Ok(())
+        SETTLED_AFTER.saturating_sub(age.unwrap_or_default())
     }
 
-    /// Returns the part of the list that covers gaps.
-    fn window(&self, gaps: &[Gap]) -> Window {
-        let now = clock::now();
-        let after = gaps.iter().map(|gap| {
-            let id: u64 = gap.last_event.as_deref()?.parse().ok()?;
-            // After a restart the deduplication window may not have the events before the gap.
-            let overlap = if gap.began < self.started {
-                0
-            } else {
-                self.settings.id_overlap
-            };
-            Some(id.saturating_sub(overlap))
-        });
-        Window {
-            // `None` is less than any id: if one is unknown, all gaps are read by time.
-            after: after.min().flatten(),
-            from: gaps.iter().map(|gap| gap.began).min().unwrap_or(now),
-            to: gaps
-                .iter()
-                .map(|gap| gap.ended.unwrap_or(now))
-                .max()
-                .unwrap_or(now),
-            overlap: self.settings.config.overlap,
-        }
-    }
-
-    async fn fetch(&mut self, window: &Window, hold: Option<&GapEnded>) -> Filled {
-        let mut filled = Filled {
-            reason: None,
-            is_partial: false,
-            stored: 0,
-            last_id: None,
+    /// Returns the part of the list that covers a gap.
+    fn window(&self, gap: &Gap, state: &State) -> Window {
+        // After a restart the deduplication window may not have the events before the gap.
+        let overlap = if gap.began < self.started {
+            0
+        } else {
+            self.settings.id_overlap
         };
+        let after = gap.last_event.as_deref().and_then(|id| id.parse::<u64>().ok());
+        Window {
+            after: after.map(|id| id.saturating_sub(overlap)),
+            from: gap.began,
+            // By ids, the next event of the feed is the end, whatever the clocks are.
+            to: if after.is_some() { None } else { gap.ended },
+            overlap: self.settings.config.overlap + self.skew(state),
+        }
+    }
+
+    /// Returns the measured deviation of the platform's clock.
+    fn skew(&self, state: &State) -> Duration {
+        let source = state.parts.source(&self.source.name);
+        let skew = source.and_then(|source| source.stats.snapshot().clock_skew_seconds);
+        Duration::try_from_secs_f64(skew.unwrap_or_default().abs()).unwrap_or_default()
+    }
+
+    /// Reads a part of the list, and passes the events up to the id `bound` to the intake.
+    async fn fetch(
+        &mut self,
+        window: &Window,
+        bound: Option<u64>,
+        hold: Option<&GapEnded>,
+    ) -> Result<Fetched, Interrupted> {
         let Some(mut entries) = self.settings.entries.take() else {
-            return filled;
+            return Ok(Fetched::default());
         };
         let (sender, mut pages) = mpsc::channel(1);
         let reading = async {
@@ -321,24 +356,34 @@ impl Filler {
         };
         let storing = async {
             let mut last_id = None;
-            while let Some(page) = pages.recv().await {
+            while let Some(mut page) = pages.recv().await {
+                let all = page.len();
+                page.retain(|missed| bound.is_none_or(|bound| missed.id <= bound));
                 last_id = page.iter().map(|missed| missed.id).max().max(last_id);
                 let is_late = !hold.is_some_and(GapEnded::is_holding);
-                if !self.store(&page, is_late).await {
+                if !page.is_empty() && !self.store(&page, is_late).await {
+                    return Err(Interrupted::Stopped);
+                }
+                if page.len() < all {
+                    // The feed has sent the rest.
                     break;
                 }
             }
-            last_id
+            drop(pages);
+            Ok(last_id)
         };
         let (report, last_id) = tokio::join!(reading, storing);
         self.settings.entries = Some(entries);
-        filled.last_id = last_id;
-        filled.is_partial = report.entries > 0;
-        filled.reason = match report.outcome {
-            Outcome::Complete => None,
-            Outcome::Partly(reason) | Outcome::Failed(reason) => Some(reason),
-        };
-        filled
+        Ok(Fetched {
+            last_id: last_id?,
+            reason: match report.outcome {
+                // Stopped at the bound.
+                Outcome::Complete
+                | Outcome::Partly(StopReason::Stopped)
+                | Outcome::Failed(StopReason::Stopped) => None,
+                Outcome::Partly(reason) | Outcome::Failed(reason) => Some(reason),
+            },
+        })
     }
 
     /// Passes events to the intake. Returns false if the bridge is stopping.
@@ -386,49 +431,53 @@ impl Filler {
         }
     }
 
-    /// Records the outcome of gaps, and reports those that are not filled.
-    async fn record(&mut self, gaps: &[Gap], filled: &Filled, state: &State) {
-        let reason = match &filled.reason {
+    /// Records the outcome of a gap, and reports it if it is not filled.
+    async fn record(
+        &self,
+        gap: &Gap,
+        fetched: u64,
+        reason: Option<&StopReason>,
+        state: &State,
+    ) -> Result<(), Interrupted> {
+        let reason = match reason {
             None if self.settings.entries.is_some() => None,
             None => Some("there is no list from which missed events can be fetched".to_owned()),
             Some(reason) => Some(sentence(reason)),
         };
         let (outcome, text) = match &reason {
-            None => (
-                RECOVERED,
-                format!("missed events were fetched: {}", filled.stored),
-            ),
-            Some(reason) if filled.is_partial || filled.stored > 0 => (
+            None => (RECOVERED, format!("missed events were fetched: {fetched}")),
+            Some(reason) if fetched > 0 => (
                 PARTLY,
-                format!(
-                    "only a part of the missed events was fetched, {}: {reason}",
-                    filled.stored
-                ),
+                format!("only a part of the missed events was fetched, {fetched}: {reason}"),
             ),
             Some(reason) => (UNRECOVERED, format!("missed events were not fetched: {reason}")),
         };
         let name = &*self.source.name;
         match outcome {
-            RECOVERED => info!(source = name, gaps = gaps.len(), "{text}"),
-            _ => warn!(source = name, gaps = gaps.len(), "{text}"),
+            RECOVERED => info!(source = name, gap = gap.id, "{text}"),
+            _ => warn!(source = name, gap = gap.id, "{text}"),
         }
-        for (index, gap) in gaps.iter().enumerate() {
-            // The events of several gaps are fetched together. They are counted with the first.
-            let fetched = if index == 0 { filled.stored } else { 0 };
-            if outcome != RECOVERED && self.settings.reports {
-                let report = report::Report::new(gap, outcome, fetched, reason.as_deref());
-                if !self.send(self.encoder.report(&report), 1).await {
-                    return;
-                }
-                // Before the outcome: after a crash in between the report is made again, with the same id.
-                self.stored().await;
+        if outcome != RECOVERED && self.settings.reports {
+            let report = report::Report::new(gap, outcome, fetched, reason.as_deref());
+            if !self.send(self.encoder.report(&report), 1).await {
+                return Err(Interrupted::Stopped);
             }
-            state.history.filled(gap, outcome, fetched, &text);
+            // Before the outcome: after a crash in between the report is made again, with the same id.
+            self.stored().await;
         }
+        state.history.filled(gap, outcome, fetched, &text);
+        Ok(())
     }
 }
 
+/// Returns the id up to which the events of a gap are fetched: that of an event which the feed sent after it, and some more, because
+/// events may be received out of order.
+fn bound(gap: &Gap) -> Option<u64> {
+    let next: u64 = gap.next_event.as_deref()?.parse().ok()?;
+    Some(next.saturating_add(ID_OVERLAP))
+}
+
 /// Returns whether a later attempt may succeed.
-const fn may_pass(reason: &StopReason) -> bool {
+const fn may_be_temporary(reason: &StopReason) -> bool {
     matches!(reason, StopReason::Request(_) | StopReason::Delay { .. })
 }

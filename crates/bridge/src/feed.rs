@@ -34,6 +34,7 @@ use crate::{
     backfill::{Filler, Preparation},
     config::Config,
     exit::{Exit, Failure, OrExit},
+    history::UNRECOVERED,
     intake::{self, Encoded, Encoder, IntakeSource, Rules},
     parts::Parts,
     spool,
@@ -212,7 +213,8 @@ impl Feed {
         }
         let encoder = Encoder::new(Arc::clone(&intake), attributes, rules);
         let authorised = instance.replacement.authorised.clone();
-        if let (Some(preparation), Some(state)) = (backfill, &self.state) {
+        let state = self.state.as_ref();
+        if let (Some(preparation), Some(state)) = (backfill, state) {
             let ends = source.on_gap_end(preparation.hold());
             let filler = Filler::new(
                 preparation,
@@ -225,6 +227,12 @@ impl Feed {
             let filler = filler.taking_over((!replaced.is_empty()).then(|| authorised.clone()));
             let stop = instance.stop.child_token();
             self.fillers.spawn(filler.run(Arc::clone(state), stop));
+        } else if let Some(state) = state {
+            // A reload has switched it off.
+            let text = "missed events were not fetched: `backfill` was switched off";
+            for gap in state.history.filling(&name) {
+                state.history.filled(&gap, UNRECOVERED, 0, text);
+            }
         }
         let tokens = minting.map(|minting| minting.start(source.handle()));
         self.sources.spawn(async move {

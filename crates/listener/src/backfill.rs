@@ -40,8 +40,8 @@ pub struct BackfillConfig {
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub hold: Duration,
-    /// Time by which a gap is extended at both ends, because the clock of the platform may deviate. Events that are
-    /// read twice are recognised as duplicates, so that a large value costs only requests.
+    /// Time by which a gap is extended at both ends if it is read by creation times, because no id before it is known. Events
+    /// that are read twice are recognised as duplicates within the deduplication window.
     #[serde(with = "neurobridge_core::units::duration")]
     #[schemars(with = "neurobridge_core::units::DurationText")]
     pub overlap: Duration,

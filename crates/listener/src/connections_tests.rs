@@ -3,7 +3,7 @@
 use neurobridge_protocol::Declaration;
 
 use super::*;
-use crate::{handle::TokenState, token_from::TokenFromConfig};
+use crate::{REPLACEMENT_OVERLAP, handle::TokenState, token_from::TokenFromConfig};
 
 impl Bench {
     /// Waits until this number of connections is open.
@@ -178,6 +178,7 @@ async fn set_token_replaces_every_connection_before_it_is_closed() {
         old[0].say(event(1)).await;
         assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
         assert_eq!(bench.handle.token_state(), TokenState::Waiting);
+        tokio::time::sleep(2 * REPLACEMENT_OVERLAP).await;
         drop(old);
         bench
             .handle

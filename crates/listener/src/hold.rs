@@ -1,4 +1,4 @@
-//! Lets a program fetch the events of a gap before the later events of the feed are read.
+//! Delays the events of the feed while a program fetches the events of a gap.
 
 use std::{
     sync::{
@@ -45,7 +45,7 @@ pub(crate) struct Hold {
     is_active: AtomicBool,
     inner: Mutex<Inner>,
     ended: Notify,
-    /// Who wants to know, and for how long the events may wait.
+    /// The receiver of the ends of gaps, and the longest time for which events wait.
     observer: OnceLock<(mpsc::Sender<GapEnded>, Duration)>,
 }
 
@@ -78,7 +78,7 @@ impl Hold {
             self.is_active.store(true, Ordering::Release);
             inner.number
         };
-        // An observer that is busy with an earlier gap learns of this one when it is done; this one then does not wait.
+        // Without room, the receiver has an earlier end of a gap to handle, and nothing waits for this one.
         let _ = ends.try_send(GapEnded {
             hold: Arc::clone(self),
             number,
@@ -107,7 +107,7 @@ impl Hold {
         }
     }
 
-    /// Lets events be read at once, because their connection is being closed.
+    /// Ends the hold, because a connection is being closed.
     pub(crate) fn release(&self) {
         if self.is_active() {
             let number = self.lock().number;

@@ -51,8 +51,8 @@ pub struct Window {
     pub after: Option<u64>,
     /// The start of the gap.
     pub from: Timestamp,
-    /// The end of the gap.
-    pub to: Timestamp,
+    /// The end of the gap; `None` to read the list to its end.
+    pub to: Option<Timestamp>,
     /// The time by which the gap is extended at both ends, because clocks deviate.
     pub overlap: Duration,
 }
@@ -328,7 +328,9 @@ async fn send(
 /// With a known id there is no lower limit of the time. The id itself is requested too, in case the limit is exclusive.
 fn query(window: &Window, is_by_id: bool, part: Part) -> String {
     let overlap = SignedDuration::try_from(window.overlap).unwrap_or(SignedDuration::MAX);
-    let to = window.to.checked_add(overlap).unwrap_or(Timestamp::MAX);
+    let upper = window.to.map_or_else(String::new, |to| {
+        format!("&date_to={}", to.checked_add(overlap).unwrap_or(Timestamp::MAX))
+    });
     let lower = match window.after.filter(|_| is_by_id) {
         Some(id) => format!("id_from={id}"),
         None => {
@@ -337,7 +339,7 @@ fn query(window: &Window, is_by_id: bool, part: Part) -> String {
         }
     };
     let Part { offset, limit } = part;
-    format!("/v1/entries/?{lower}&date_to={to}&limit={limit}&offset={offset}")
+    format!("/v1/entries/?{lower}{upper}&limit={limit}&offset={offset}")
 }
 
 #[cfg(test)]
@@ -349,7 +351,7 @@ mod tests {
         let window = Window {
             after: Some(7),
             from: "2026-01-31T12:00:00Z".parse().unwrap(),
-            to: "2026-01-31T13:00:00.5Z".parse().unwrap(),
+            to: Some("2026-01-31T13:00:00.5Z".parse().unwrap()),
             overlap: Duration::from_secs(60),
         };
         let part = Part {

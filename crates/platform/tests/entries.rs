@@ -61,7 +61,7 @@ async fn window_without_an_id_is_read_by_time() {
     let between = |from, to, overlap| Window {
         after: None,
         from: start + SignedDuration::from_secs(from),
-        to: start + SignedDuration::from_secs(to),
+        to: Some(start + SignedDuration::from_secs(to)),
         overlap: Duration::from_secs(overlap),
     };
     let (missed, _) = read(platform.entries(), between(10, 19, 0)).await;
@@ -377,7 +377,7 @@ proptest! {
             let window = Window {
                 after: case.after,
                 from: start,
-                to: start + Duration::from_secs(case.end),
+                to: Some(start + Duration::from_secs(case.end)),
                 overlap: Duration::ZERO,
             };
             let is_multiple = |of: Option<NonZeroU64>, position: u64| of.is_some_and(|of| position % of == 0);

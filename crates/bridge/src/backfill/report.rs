@@ -17,7 +17,7 @@ pub(crate) const TYPE_PREFIX: &str = "neurobridge.";
 /// A gap whose events could not be fetched, as an event.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report<'a> {
-    /// Not only the number of the gap, which begins again when the history is removed.
+    /// Includes the start of the gap, because the numbers of gaps restart when the history is removed.
     id: String,
     #[serde(rename = "type")]
     kind: &'static str,

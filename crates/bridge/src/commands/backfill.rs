@@ -100,7 +100,7 @@ async fn find(config: &Config, flags: &BackfillFlags) -> Result<Found, Failure> 
     let window = Window {
         after: flags.after,
         from,
-        to,
+        to: Some(to),
         // The times are those of the platform.
         overlap: Duration::ZERO,
     };

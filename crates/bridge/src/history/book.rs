@@ -54,6 +54,9 @@ pub(crate) struct Gap {
     /// The id of the last event that was stored before the gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_event: Option<String>,
+    /// The id of an early event of the feed after the gap, up to which the missed events are fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) next_event: Option<String>,
 }
 
 const fn one() -> u64 {
@@ -239,6 +242,7 @@ impl Book {
             seconds: 0.0,
             gaps: 1,
             fetched: 0,
+            next_event: None,
             last_event: self.alive.get(source).and_then(|alive| alive.event.clone()),
         };
         self.unwritten.push(Line::Gap(gap.clone()));
@@ -260,6 +264,14 @@ impl Book {
         Some(gap)
     }
 
+    /// Sets the event of the feed up to which the events of a gap are fetched.
+    pub(super) fn set_next_event(&mut self, id: u64, event: String) {
+        if let Some(gap) = self.gaps.get_mut(&id).filter(|gap| gap.outcome == FILLING) {
+            gap.next_event = Some(event);
+            self.unwritten.push(Line::Gap(gap.clone()));
+        }
+    }
+
     /// Sets the final outcome of a gap whose events were to be fetched. `None` if there is no such gap: it was merged.
     pub(super) fn fill_gap(&mut self, id: u64, outcome: &'static str, fetched: u64) -> Option<&Gap> {
         let gap = self.gaps.get_mut(&id).filter(|gap| gap.outcome == FILLING)?;
@@ -275,7 +287,12 @@ impl Book {
         while self.gaps.len() > MAX_GAPS {
             let mut last: BTreeMap<(&str, &str, &str), &Gap> = BTreeMap::new();
             let mut closest: Option<(f64, u64, u64)> = None;
-            for gap in self.gaps.values().filter(|gap| !gap.is_open()) {
+            // A gap that is being filled keeps its bounds.
+            for gap in self
+                .gaps
+                .values()
+                .filter(|gap| !gap.is_open() && gap.outcome != FILLING)
+            {
                 let key = (&*gap.source, &*gap.reason, &*gap.outcome);
                 if let Some(before) = last.insert(key, gap) {
                     let distance = seconds_between(before.ended.unwrap_or(before.began), gap.began);

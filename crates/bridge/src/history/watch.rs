@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::{
     GapSum,
-    book::{Alive, Book, CRASH, FILLING, Gap, RECOVERED, RESTART, UNRECOVERED},
+    book::{Alive, Book, CRASH, FILLING, Gap, MAX_GAPS, RECOVERED, RESTART, UNRECOVERED},
     entry::{self, Entry, Kind},
     facts::SourceFacts,
     pause::Pause,
@@ -47,6 +47,8 @@ struct SourceWatch {
     ended: GapSum,
     /// Those of them whose events are missed.
     lost: GapSum,
+    /// The gaps that are being filled and have no event after them yet, each with the last event when it ended.
+    without_next: Vec<(u64, Option<String>)>,
 }
 
 /// The entry about a source without a connection that the history contains.
@@ -158,6 +160,24 @@ impl Watch {
             book.fill_gap(id, UNRECOVERED, 0);
         }
         book.alive.retain(|source, _| is_configured(source));
+        // The last event that an earlier run received, unless none followed the gap.
+        let bounded: Vec<(u64, String)> = book
+            .gaps
+            .values()
+            .filter(|gap| gap.outcome == FILLING && gap.next_event.is_none())
+            .filter_map(|gap| {
+                Some((
+                    gap.id,
+                    book.alive.get(&gap.source)?.event.clone()?,
+                    gap.last_event.clone(),
+                ))
+            })
+            .filter(|(_, event, before)| Some(event) != before.as_ref())
+            .map(|(id, event, _)| (id, event))
+            .collect();
+        for (id, event) in bounded {
+            book.set_next_event(id, event);
+        }
         for (source, _) in sources {
             if let Some(alive) = book.alive.get(*source) {
                 // The clock may have been set back meanwhile.
@@ -186,7 +206,7 @@ impl Watch {
                 source.outcome(UNRECOVERED)
             };
             match book.end_gap(name, at, outcome) {
-                Some(gap) => watch.gap_ended(&gap, book, true),
+                Some(gap) => watch.gap_ended(&gap, source, book, true),
                 None => book.add(Entry::new(Kind::SourceConnected, at, "authorised").of_source(name)),
             }
         }
@@ -201,12 +221,13 @@ impl Watch {
             watch.reported = Reported::Nothing;
             book.begin_gap(name, self.pause.start_of_gap(*began), *reason);
             if let Some(gap) = book.end_gap(name, entry::after(*began, *length), source.outcome(outcome)) {
-                watch.gap_ended(&gap, book, false);
+                watch.gap_ended(&gap, source, book, false);
             }
         }
         if let Some((began, reason)) = source.open_gap {
             book.begin_gap(name, self.pause.start_of_gap(began), reason);
         }
+        watch.next_events(source, book);
         watch.outage(source, book);
         watch.proof_of_life(source, book);
         if let Some(letters) = watch.dead_letters.report(source.dead_letters, now) {
@@ -370,7 +391,13 @@ impl Watch {
 }
 
 impl SourceWatch {
-    fn gap_ended(&mut self, gap: &Gap, book: &mut Book, is_first: bool) {
+    fn gap_ended(&mut self, gap: &Gap, source: &SourceFacts, book: &mut Book, is_first: bool) {
+        if gap.outcome == FILLING {
+            if self.without_next.len() == MAX_GAPS {
+                self.without_next.remove(0);
+            }
+            self.without_next.push((gap.id, source.last_event.clone()));
+        }
         self.ended.add(gap);
         if gap.outcome == UNRECOVERED {
             self.lost.add(gap);
@@ -392,6 +419,21 @@ impl SourceWatch {
         }
         let entry = Entry::new(Kind::Gap, ended, text).of_source(&gap.source);
         book.add(entry.because(gap.reason.clone()).after(gap.began));
+    }
+
+    /// Notes for each gap that is being filled the first event of the feed that is seen after it.
+    fn next_events(&mut self, source: &SourceFacts, book: &mut Book) {
+        self.without_next.retain(|(gap, before)| {
+            let next = source
+                .last_event
+                .clone()
+                .filter(|event| Some(event) != before.as_ref());
+            let is_found = next.is_some();
+            if let Some(event) = next {
+                book.set_next_event(*gap, event);
+            }
+            !is_found
+        });
     }
 
     /// Reports the loss of the connection once, and the refusal of the token once.

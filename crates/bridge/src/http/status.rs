@@ -261,6 +261,7 @@ fn shown(gap: &Gap) -> Gap {
     Gap {
         seconds: gap.seconds_at(clock::now()),
         last_event: None,
+        next_event: None,
         ..gap.clone()
     }
 }

@@ -88,6 +88,7 @@ where
             }
             Read::NoRoom => {
                 *is_all_read = false;
+                link.hold.release();
                 match wait_for_room(session, &items).await {
                     Some(permit) => room = Some(permit),
                     None => return,

@@ -140,7 +140,7 @@ impl<O: Outlet> Link<O> {
 
     /// Sends the item if the channel has room.
     pub(crate) fn offer(&mut self) {
-        if self.outlet.len() == 0 {
+        if self.outlet.len() == 0 || self.hold.is_active() {
             return;
         }
         let items = self.items.clone();

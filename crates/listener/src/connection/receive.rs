@@ -89,9 +89,13 @@ where
     let mut grace_since: Option<Instant> = None;
     if link.outlet.len() > 0 {
         // Frames that arrived before or with the answer to AUTH.
-        let permit = match items.try_reserve() {
-            Ok(permit) if !link.hold.is_active() => permit,
-            _ => {
+        // No permit is reserved during a hold: the events of the gap need the room.
+        let room = (!link.hold.is_active())
+            .then(|| items.try_reserve().ok())
+            .flatten();
+        let permit = match room {
+            Some(permit) => permit,
+            None => {
                 let (permit, held) = wait_until_unblocked(session, link, &items).await?;
                 is_caught_up = held < LONG_BLOCK;
                 permit
@@ -243,26 +247,33 @@ where
     let mut stopped = pin!(stop.cancelled());
     let hold = Arc::clone(&link.hold);
     // One reservation for the whole wait: a new one would lose its place in the queue.
-    let mut reserve = pin!(async {
-        hold.ended().await;
-        items.reserve().await
-    });
-    let since = Instant::now();
+    let mut reserve = pin!(items.reserve());
+    let began = Instant::now();
+    // Backpressure begins when the events of a gap are no longer waited for.
+    let mut since = began;
     let mut next_report = since + LONG_BLOCK;
     let mut is_logged = false;
-    let mut blockage = Blockage::begin(&link.stats);
+    let mut blockage = None;
     let acknowledges = session.protocol.acknowledges();
     let acknowledgements = link.acknowledgements.clone();
     let room = loop {
+        let is_held = hold.is_active();
+        if !is_held {
+            blockage.get_or_insert_with(|| Blockage::begin(&link.stats));
+        }
         select! {
             biased;
             () = &mut stopped => return Err(Lost::Stopped),
-            room = &mut reserve => break room.map_err(|_| Lost::Stopped)?,
-            () = sleep_until(next_report) => {
+            () = hold.ended(), if is_held => {
+                since = Instant::now();
+                next_report = since + LONG_BLOCK;
+            }
+            room = &mut reserve, if !is_held => break room.map_err(|_| Lost::Stopped)?,
+            () = sleep_until(next_report), if !is_held => {
                 next_report += LONG_BLOCK;
-                if hold.is_active() {
+                let Some(blockage) = &mut blockage else {
                     continue;
-                }
+                };
                 blockage.lasts_long();
                 // Once a minute, however often backpressure ends and returns: a lasting one always has a line.
                 if link.throttle.allow("blocked").is_some() {
@@ -281,7 +292,9 @@ where
     drop(blockage);
     let now = Instant::now();
     let held = now.saturating_duration_since(since);
-    session.heartbeat.released(held, now);
+    session
+        .heartbeat
+        .released(now.saturating_duration_since(began), now);
     // Only after a logged start, so that the last line about backpressure is true.
     if is_logged {
         info!(source = %link.name, held_seconds = held.as_secs_f64(), "backpressure ended: the socket is read again");

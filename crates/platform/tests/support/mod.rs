@@ -102,7 +102,7 @@ pub(crate) fn window(after: Option<u64>) -> Window {
     Window {
         after,
         from,
-        to: from + Duration::from_secs(1_000_000),
+        to: Some(from + Duration::from_secs(1_000_000)),
         overlap: Duration::ZERO,
     }
 }
