@@ -16,7 +16,7 @@ use crate::{
     connection::{self, Dial, Link, Notice, Outlet, Session},
     error::{DialError, Lost, SourceError, sentence},
     source::Setup,
-    stats::{DisconnectReason, Label, SourceState},
+    stats::{DisconnectReason, GapOutcome, HiddenGap, Label, SourceState, WasAuthorised},
 };
 
 /// The maximum `Retry-After` that is obeyed: a wrong value must not silence a source for days.
@@ -255,6 +255,7 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
         setup.config.max_frame_size,
     );
     link.begin();
+    let mut authorised_at = None;
     let authorised = connection::authorise(&mut session, link, secrets).await;
     let mut ended = match authorised {
         Err(lost) => {
@@ -266,30 +267,15 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
         Ok(()) => {
             // Not throttled, like every change of state: the backoff limits the number of connections.
             let authorised = link.stats.authorised(resumes);
-            match authorised.gap {
-                None => info!(source = %link.name, "authorised"),
-                Some(gap) if resumes => info!(
-                    source = %link.name,
-                    gap = format_duration(gap),
-                    "authorised again; the feed continues after the last stored event"
-                ),
-                Some(gap) if link.hold.is_observed() => {
-                    info!(source = %link.name, gap = format_duration(gap), "authorised again");
-                }
-                Some(gap) => info!(
-                    source = %link.name,
-                    gap = format_duration(gap),
-                    "authorised again; events of the gap are missed"
-                ),
-            }
+            log_authorised(link, authorised.gap, resumes);
             if authorised.is_only && !resumes {
                 link.hold.begin();
             }
             slot.report(Report::Authorised { version });
-            let since = Instant::now();
-            session.heartbeat.start(since);
+            authorised_at = Some(authorised.at);
+            session.heartbeat.start(authorised.at);
             let lost = connection::receive(&mut session, link).await;
-            Ended::Lost(lost, since.elapsed())
+            Ended::Lost(lost, authorised.at.elapsed())
         }
     };
     if let Ended::NotAuthorised(Lost::TokenRefused { .. }) | Ended::Lost(Lost::TokenRefused { .. }, _) =
@@ -297,7 +283,6 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
     {
         slot.report(Report::Refused { version });
     }
-    let was_authorised = matches!(ended, Ended::Lost(..));
     if let Ended::NotAuthorised(lost) | Ended::Lost(lost, _) = &mut ended {
         let mut last_read = session.socket.last_read();
         // Before the end is counted, because events that are read meanwhile belong to this connection.
@@ -317,8 +302,10 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
             Lost::Stopped if slot.retires.is_cancelled() => DisconnectReason::Replaced,
             _ => lost.reason(),
         };
-        link.stats
-            .disconnected(reason, was_authorised.then_some(last_read));
+        let was = authorised_at.map(|since| WasAuthorised { since, last_read });
+        if let Some(gap) = link.stats.disconnected(reason, was) {
+            hidden_gap(link, reason, &gap);
+        }
         let sentence = setup.shown(lost);
         link.outlet.notice(Notice::Disconnected {
             reason,
@@ -326,6 +313,51 @@ async fn attempt<D: Dial, O: Outlet>(setup: &Setup<D>, link: &mut Link<O>, slot:
         });
     }
     ended
+}
+
+fn log_authorised<O: Outlet>(link: &Link<O>, gap: Option<Duration>, resumes: bool) {
+    match gap {
+        None => info!(source = %link.name, "authorised"),
+        Some(gap) if resumes => info!(
+            source = %link.name,
+            gap = format_duration(gap),
+            "authorised again; the feed continues after the last stored event"
+        ),
+        Some(gap) if link.hold.is_observed() => {
+            info!(source = %link.name, gap = format_duration(gap), "authorised again");
+        }
+        Some(gap) => info!(
+            source = %link.name,
+            gap = format_duration(gap),
+            "authorised again; events of the gap are missed"
+        ),
+    }
+}
+
+/// Logs a gap that is found at the end of a connection, and lets the program fetch its events.
+fn hidden_gap<O: Outlet>(link: &Link<O>, reason: DisconnectReason, gap: &HiddenGap) {
+    let length = format_duration(gap.length);
+    let reason = reason.as_str();
+    if gap.outcome == GapOutcome::Recovered {
+        info!(
+            source = %link.name, reason, gap = length,
+            "connection was dead before the next one was authenticated, which continued after the last stored event"
+        );
+        return;
+    }
+    let missed = if link.hold.is_observed() {
+        ""
+    } else {
+        "; events of the gap are missed"
+    };
+    warn!(
+        source = %link.name, reason, gap = length,
+        "connection was dead before the next one was authenticated{missed}"
+    );
+    // Otherwise the next authentication does.
+    if gap.is_connected {
+        link.hold.begin();
+    }
 }
 
 #[cfg(test)]

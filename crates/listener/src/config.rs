@@ -76,7 +76,7 @@ pub struct SourceConfig {
     /// event may contain pictures, so a frame of several MiB is legal.
     pub max_frame_size: ByteSize,
     /// Number of connections to the feed, from 1 to 8. With two, an event that arrives on both counts as a duplicate, and the end
-    /// of one connection is no gap. If the feed allows one connection for each token, the source continues with one.
+    /// of one connection is no gap while the other one works. If the feed allows one connection for each token, the source continues with one.
     pub connections: u32,
     /// Whether a refused token ends the program (exit code 77) instead of being retried with growing delay.
     pub exit_on_refused_token: bool,

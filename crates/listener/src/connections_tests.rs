@@ -7,13 +7,13 @@ use crate::{REPLACEMENT_OVERLAP, handle::TokenState, token_from::TokenFromConfig
 
 impl Bench {
     /// Waits until this number of connections is open.
-    async fn open_connections(&self, count: u64) {
+    pub(super) async fn open_connections(&self, count: u64) {
         while self.snapshot().open_connections != count {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    async fn authorised(&mut self) -> Platform {
+    pub(super) async fn authorised(&mut self) -> Platform {
         let mut platform = self.platforms.recv().await.unwrap();
         platform.authorise().await;
         platform
@@ -146,6 +146,7 @@ async fn changed_token_file_replaces_the_connection() {
         assert!(new.receive_text().await.contains("second"));
         assert_eq!(bench.snapshot().open_connections, 2);
         new.say(r#"{"auth":"ok"}"#).await;
+        old.pong_for_ever().await;
         bench.open_connections(1).await;
         assert_eq!(bench.snapshot().disconnections.get(DisconnectReason::Replaced), 1);
         assert_eq!(bench.snapshot().gaps.total(), 0);
@@ -179,7 +180,9 @@ async fn set_token_replaces_every_connection_before_it_is_closed() {
         assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
         assert_eq!(bench.handle.token_state(), TokenState::Waiting);
         tokio::time::sleep(2 * REPLACEMENT_OVERLAP).await;
-        drop(old);
+        for old in &mut old {
+            old.pong_for_ever().await;
+        }
         bench
             .handle
             .token_state_is(|state| state == TokenState::InUse)

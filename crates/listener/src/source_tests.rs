@@ -21,6 +21,8 @@ mod dial;
 use dial::TestDial;
 #[path = "source_declared_tests.rs"]
 mod declared;
+#[path = "hidden_gap_tests.rs"]
+mod hidden_gap;
 #[path = "source_ledger_tests.rs"]
 mod ledger;
 #[path = "source_outage_tests.rs"]
@@ -37,6 +39,7 @@ struct Bench {
     stored: Arc<StoredEvents>,
     requests: Arc<Mutex<Vec<String>>>,
     failures: Arc<Mutex<Vec<DialError>>>,
+    hold: Arc<Hold>,
 }
 
 impl Bench {
@@ -95,6 +98,7 @@ fn bench(
         stored,
         requests,
         failures,
+        hold: Arc::clone(&link.hold),
     };
     (connections::run(setup, link), bench)
 }

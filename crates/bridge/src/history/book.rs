@@ -17,6 +17,11 @@ const REPEAT_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 /// The number of these changes. The next ones are merged into the newest.
 const SEPARATE: usize = 3;
 
+/// The time by which the last proof of life may follow the start of its gap: the first is the time at which a batch was counted,
+/// and the second the time at which its last byte was read. After a longer time, the last event may be one from after the gap:
+/// another connection was authenticated before the loss was detected.
+const ALIVE_AFTER_START: SignedDuration = SignedDuration::from_millis(200);
+
 /// The outcome of a gap.
 pub(crate) const OPEN: &str = "open";
 pub(crate) const UNRECOVERED: &str = "unrecovered";
@@ -243,7 +248,10 @@ impl Book {
             gaps: 1,
             fetched: 0,
             next_event: None,
-            last_event: self.alive.get(source).and_then(|alive| alive.event.clone()),
+            last_event: self.alive.get(source).and_then(|alive| {
+                let is_before = alive.at.duration_since(began) <= ALIVE_AFTER_START;
+                alive.event.clone().filter(|_| is_before)
+            }),
         };
         self.unwritten.push(Line::Gap(gap.clone()));
         self.gaps.insert(gap.id, gap);

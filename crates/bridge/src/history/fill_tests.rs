@@ -1,7 +1,9 @@
 //! Gaps whose events are fetched.
 
+use jiff::SignedDuration;
+
 use super::{
-    book::{PARTLY, RECOVERED, UNRECOVERED},
+    book::{Alive, PARTLY, RECOVERED, UNRECOVERED},
     tests::{source, time},
     *,
 };
@@ -86,4 +88,18 @@ fn gap_is_filled_after_a_restart() {
         .map(|gap| gap.outcome.to_string())
         .collect();
     assert_eq!(outcomes, [UNRECOVERED, "open"]);
+}
+
+#[test]
+fn gap_has_no_last_event_if_that_may_be_later() {
+    let mut book = Book::default();
+    let event = || Some("7".to_owned());
+    let alive = |at| Alive { at, event: event() };
+    let after = |millis| time(0) + SignedDuration::from_millis(millis);
+    for (at, expected) in [(-1000, event()), (200, event()), (201, None)] {
+        book.alive.insert("main".to_owned(), alive(after(at)));
+        book.begin_gap("main", time(0), "pong_timeout");
+        let gap = book.end_gap("main", time(9), UNRECOVERED).unwrap();
+        assert_eq!(gap.last_event, expected, "{at} ms");
+    }
 }

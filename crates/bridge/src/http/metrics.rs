@@ -135,7 +135,8 @@ metrics! {
     /// Time from an entry's creation to its receipt; one event of each wake-up.
     HISTOGRAM event_age_seconds = source.handle.intake.stats.event_age.snapshot();
     /// Gaps with a final outcome, by reason (a refused token, otherwise the first cause) and outcome, with
-    /// those of earlier runs. A gap is a time without an authenticated connection after the first one, also across a restart.
+    /// those of earlier runs. A gap is a time without an authenticated connection, or with dead ones only, after the first one,
+    /// also across a restart.
     COUNTER source_gaps_total = ended_gaps(source);
     /// Gaps that are open at this moment: 0 or 1.
     GAUGE source_open_gaps = source.gaps.open_seconds.is_some();

@@ -1,5 +1,7 @@
 //! State and counters of a source, for metrics and `/status`.
 
+mod coverage;
+mod gaps;
 mod labels;
 mod stopwatch;
 
@@ -17,14 +19,14 @@ use neurobridge_core::{
 };
 use tokio::time::Instant;
 
+pub use self::gaps::Gap;
+pub(crate) use self::gaps::{HiddenGap, WasAuthorised};
 pub use self::labels::{
     ConnectionCounts, ConnectionOutcome, Counts, DisconnectCounts, DisconnectReason, FrameCounts, FrameKind,
     GapCounts, GapOutcome, Label, SourceState,
 };
-use self::stopwatch::Stopwatch;
+use self::{coverage::Coverage, stopwatch::Stopwatch};
 
-/// The number of recent gaps that are stored for display.
-const GAPS_KEPT: usize = 8;
 /// The number of malformed and ignored frames before the first event from which a source warns.
 const MANY_FRAMES: u64 = 100;
 const BACKPRESSURE: &str = "backpressure: the socket is not read, because there is no room for more events (usually the spool is full)";
@@ -104,20 +106,6 @@ pub struct SourceSnapshot {
     pub last_platform_error: Option<String>,
 }
 
-/// A time without an authenticated connection, between two authenticated ones.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Gap {
-    /// The time at which the connection was lost.
-    pub began: Timestamp,
-    /// The time until the next connection was authenticated.
-    pub length: Duration,
-    /// Why the connection ended.
-    pub reason: DisconnectReason,
-    /// Whether the events of the gap were missed.
-    pub outcome: GapOutcome,
-}
-
 #[derive(Debug)]
 struct Inner {
     state: SourceState,
@@ -125,8 +113,8 @@ struct Inner {
     since: Timestamp,
     connections: u64,
     open: u64,
-    /// The number of authenticated connections.
-    authorised: u64,
+    /// The authenticated connections.
+    coverage: Coverage,
     last_event: Option<Timestamp>,
     outcomes: ConnectionCounts,
     disconnections: DisconnectCounts,
@@ -155,15 +143,6 @@ struct Inner {
     last_platform_error: Option<String>,
 }
 
-/// What an authentication changed.
-#[derive(Debug)]
-pub(crate) struct Authorised {
-    /// The duration of the gap that ended, if there was one.
-    pub(crate) gap: Option<Duration>,
-    /// Whether no other connection of the source is authenticated.
-    pub(crate) is_only: bool,
-}
-
 /// The changes of the counters by one wake-up of the socket.
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
@@ -187,7 +166,7 @@ impl SourceStats {
                 since: clock::now(),
                 connections: 0,
                 open: 0,
-                authorised: 0,
+                coverage: Coverage::default(),
                 last_event: None,
                 outcomes: ConnectionCounts::default(),
                 disconnections: DisconnectCounts::default(),
@@ -263,14 +242,14 @@ impl SourceStats {
     /// authenticated, attempts change neither state nor reason.
     pub(crate) fn dialling(&self) {
         let mut inner = self.lock();
-        if inner.authorised == 0 {
+        if inner.coverage.authorised() == 0 {
             inner.enter(SourceState::Dialling);
         }
     }
 
     pub(crate) fn authorising(&self, clock_skew_seconds: Option<f64>) {
         let mut inner = self.lock();
-        if inner.authorised == 0 {
+        if inner.coverage.authorised() == 0 {
             inner.enter(SourceState::Opening);
         }
         inner.connections += 1;
@@ -280,41 +259,9 @@ impl SourceStats {
         }
     }
 
-    /// Records an authenticated connection. `resumes` is whether it continues from the last stored event. Returns the duration
-    /// of the gap that ends, if there was one.
-    pub(crate) fn authorised(&self, resumes: bool) -> Authorised {
-        let mut inner = self.lock();
-        inner.authorised += 1;
-        let is_only = inner.authorised == 1;
-        if inner.authorised == 1 {
-            inner.enter(SourceState::Authenticated);
-            inner.reason = None;
-        }
-        inner.outcomes.add(ConnectionOutcome::Authorised, 1);
-        let time = clock::now();
-        if inner.first_authorised.is_none() {
-            inner.first_authorised = Some(time);
-            inner.first_resumed = resumes;
-        }
-        let outcome = if resumes {
-            GapOutcome::Recovered
-        } else {
-            GapOutcome::Unrecovered
-        };
-        inner.proof_of_life = Some(time);
-        let now = Instant::now();
-        if inner.gap.stop(now) {
-            inner.gaps.add(outcome, 1);
-        }
-        Authorised {
-            gap: inner.close_gap(now, outcome),
-            is_only,
-        }
-    }
-
     /// Returns whether a connection is authenticated.
     pub(crate) fn is_authorised(&self) -> bool {
-        self.lock().authorised > 0
+        self.lock().coverage.authorised() > 0
     }
 
     /// Records the start of backpressure. Only its time is counted: a busy feed has many short ones.
@@ -384,30 +331,6 @@ impl SourceStats {
         self.lock().last_ping_rtt = Some(round_trip);
     }
 
-    /// Records the end of an open connection. If it was authenticated, and the source is not being stopped, a
-    /// gap begins at `last_read`, the time of the last byte that was read: everything that the server has
-    /// sent since then is missed, however late the loss is detected.
-    pub(crate) fn disconnected(&self, reason: DisconnectReason, last_read: Option<Instant>) {
-        let now = Instant::now();
-        let mut inner = self.lock();
-        inner.open = inner.open.saturating_sub(1);
-        inner.disconnections.add(reason, 1);
-        let Some(last_read) = last_read else {
-            return;
-        };
-        inner.authorised = inner.authorised.saturating_sub(1);
-        if inner.authorised > 0 {
-            return;
-        }
-        let unnoticed = now.saturating_duration_since(last_read);
-        let began = clock::now().checked_sub(unnoticed).unwrap_or(Timestamp::MIN);
-        inner.proof_of_life = Some(began);
-        if reason != DisconnectReason::Stopped {
-            inner.gap.start(last_read);
-            inner.gap_began.get_or_insert((began, last_read, reason));
-        }
-    }
-
     /// Records that a connection was closed with unread data of the server.
     pub(crate) fn disconnected_unread(&self) {
         self.lock().unread_disconnections += 1;
@@ -422,7 +345,7 @@ impl SourceStats {
     /// lasts until the token is replaced.
     pub(crate) fn waiting(&self, state: SourceState, reason: String) {
         let mut inner = self.lock();
-        if inner.authorised > 0 {
+        if inner.coverage.authorised() > 0 {
             return;
         }
         if let (SourceState::Refused, Some((_, _, cause))) = (state, &mut inner.gap_began) {
@@ -439,22 +362,6 @@ impl SourceStats {
 }
 
 impl Inner {
-    /// Ends the current gap. Removes the oldest stored gap if there are too many.
-    fn close_gap(&mut self, now: Instant, outcome: GapOutcome) -> Option<Duration> {
-        let (began, since, reason) = self.gap_began.take()?;
-        let length = now.saturating_duration_since(since);
-        if self.newest_gaps.len() == GAPS_KEPT {
-            self.newest_gaps.pop_back();
-        }
-        self.newest_gaps.push_front(Gap {
-            began,
-            length,
-            reason,
-            outcome,
-        });
-        Some(length)
-    }
-
     const fn lacks_events(&self) -> bool {
         self.frames_without_event >= MANY_FRAMES
     }

@@ -22,6 +22,11 @@ impl Stopwatch {
         self.running_since.take().is_some()
     }
 
+    /// Adds a time span that was measured afterwards.
+    pub(super) fn add(&mut self, span: Duration) {
+        self.sum += span;
+    }
+
     pub(super) fn elapsed(&self, now: Instant) -> Duration {
         let running = self
             .running_since

@@ -1,5 +1,14 @@
 use super::*;
 
+impl SourceStats {
+    /// Records the end of the only authenticated connection.
+    fn lost(&self, reason: DisconnectReason, last_read: Instant) {
+        let since = self.lock().coverage.oldest().unwrap();
+        let was = WasAuthorised { since, last_read };
+        assert_eq!(self.disconnected(reason, Some(was)), None);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn gap_lasts_until_the_next_authorised_connection() {
     let stats = SourceStats::new();
@@ -10,7 +19,7 @@ async fn gap_lasts_until_the_next_authorised_connection() {
     stats.authorising(None);
     stats.authorised(false);
     assert_eq!(stats.snapshot().gaps.total(), 0);
-    stats.disconnected(DisconnectReason::Closed, Some(Instant::now()));
+    stats.lost(DisconnectReason::Closed, Instant::now());
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(
         stats.snapshot().gap_time,
@@ -46,7 +55,7 @@ async fn refused_token_is_the_reason_of_its_gap() {
     let stats = SourceStats::new();
     stats.authorising(None);
     stats.authorised(false);
-    stats.disconnected(DisconnectReason::Broken, Some(Instant::now()));
+    stats.lost(DisconnectReason::Broken, Instant::now());
     stats.waiting(SourceState::Waiting, "broken".into());
     let reason = || stats.snapshot().open_gap_began.unwrap().1;
     assert_eq!(reason(), DisconnectReason::Broken);
@@ -86,7 +95,7 @@ async fn proof_of_life_is_the_last_byte_of_a_connection() {
     assert_eq!(stats.snapshot().proof_of_life, Some(time("2026-01-01T00:00:02Z")));
     let last_read = Instant::now();
     tokio::time::advance(Duration::from_secs(60)).await;
-    stats.disconnected(DisconnectReason::Stopped, Some(last_read));
+    stats.lost(DisconnectReason::Stopped, last_read);
     let snapshot = stats.snapshot();
     let ago = clock::now().duration_since(snapshot.proof_of_life.unwrap());
     assert!((60..70).contains(&ago.as_secs()), "{ago:?}");
@@ -100,7 +109,7 @@ async fn gap_begins_at_the_last_byte_that_was_read() {
     assert_eq!(stats.authorised(false).gap, None);
     let last_read = Instant::now();
     tokio::time::advance(Duration::from_secs(12)).await;
-    stats.disconnected(DisconnectReason::PongTimeout, Some(last_read));
+    stats.lost(DisconnectReason::PongTimeout, last_read);
     assert_eq!(stats.snapshot().open_gap, Some(Duration::from_secs(12)));
     tokio::time::advance(Duration::from_secs(8)).await;
     assert_eq!(stats.authorised(false).gap, Some(Duration::from_secs(20)));
@@ -129,7 +138,7 @@ async fn newest_gaps_are_kept() {
     let stats = SourceStats::new();
     for second in 0..20 {
         stats.authorised(false);
-        stats.disconnected(DisconnectReason::Broken, Some(Instant::now()));
+        stats.lost(DisconnectReason::Broken, Instant::now());
         tokio::time::advance(Duration::from_secs(second)).await;
     }
     stats.authorised(false);
@@ -154,7 +163,7 @@ async fn stop_is_no_gap_and_blocked_time_is_counted() {
     assert_eq!(stats.snapshot().state, SourceState::Blocked);
     stats.released(true);
     tokio::time::advance(Duration::from_secs(2)).await;
-    stats.disconnected(DisconnectReason::Stopped, Some(Instant::now()));
+    stats.lost(DisconnectReason::Stopped, Instant::now());
     tokio::time::advance(Duration::from_secs(2)).await;
     let snapshot = stats.snapshot();
     assert_eq!(
@@ -187,4 +196,55 @@ async fn backpressure_of_two_connections_ends_with_both() {
     stats.released(true);
     assert_eq!(stats.snapshot().state, SourceState::Authenticated);
     assert_eq!(stats.snapshot().blocked, Duration::from_secs(10));
+}
+
+/// Two connections, of which the first is dead for ten seconds when the second is authenticated. Returns the state after the end
+/// of the first.
+async fn hidden_gap(resumes: bool, reason: DisconnectReason) -> (SourceStats, Option<HiddenGap>) {
+    let stats = SourceStats::new();
+    let since = stats.authorised(false).at;
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let last_read = Instant::now();
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert!(!stats.authorised(resumes).is_only);
+    tokio::time::advance(Duration::from_secs(7)).await;
+    let gap = stats.disconnected(reason, Some(WasAuthorised { since, last_read }));
+    (stats, gap)
+}
+
+#[tokio::test(start_paused = true)]
+async fn hidden_gap_is_counted_like_others() {
+    for (resumes, outcome) in [(false, GapOutcome::Unrecovered), (true, GapOutcome::Recovered)] {
+        let (stats, gap) = hidden_gap(resumes, DisconnectReason::PongTimeout).await;
+        let length = Duration::from_secs(10);
+        let is_connected = true;
+        let expected = HiddenGap {
+            length,
+            outcome,
+            is_connected,
+        };
+        assert_eq!(gap, Some(expected));
+        let snapshot = stats.snapshot();
+        assert_eq!((snapshot.gap_time, snapshot.gaps.get(outcome)), (length, 1));
+        let kept = &snapshot.newest_gaps[0];
+        assert_eq!((kept.length, kept.outcome), (length, outcome));
+        let ago = clock::now().duration_since(kept.began);
+        assert!((17..20).contains(&ago.as_secs()), "{ago:?}");
+        // The next gap begins at the last byte of the second connection.
+        tokio::time::advance(Duration::from_secs(3)).await;
+        stats.lost(DisconnectReason::Broken, Instant::now());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(stats.snapshot().open_gap, Some(Duration::from_secs(2)));
+        assert_eq!(stats.snapshot().gap_time, Duration::from_secs(12));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_of_a_source_is_never_a_hidden_gap() {
+    let (stats, gap) = hidden_gap(false, DisconnectReason::Stopped).await;
+    assert_eq!(gap, None);
+    stats.lost(DisconnectReason::Stopped, Instant::now());
+    let snapshot = stats.snapshot();
+    assert_eq!((snapshot.gaps.total(), snapshot.gap_time), (0, Duration::ZERO));
+    assert_eq!(snapshot.open_gap, None);
 }

@@ -1,0 +1,156 @@
+//! Gaps that a dead connection hides, because it counts as authenticated until its loss is detected. The clock is paused.
+
+use super::*;
+use crate::hold::GapEnded;
+
+impl Bench {
+    /// Authenticates the next connection some time after its last answer, and returns the time.
+    async fn authorised_at(&mut self) -> (Platform, Instant) {
+        let mut platform = self.platforms.recv().await.unwrap();
+        platform.authorise().await;
+        (platform, Instant::now())
+    }
+
+    /// Returns the receiver of the ends of gaps.
+    fn gap_ends(&self) -> mpsc::Receiver<GapEnded> {
+        let (ends, reports) = mpsc::channel(1);
+        self.hold.observe(ends, Duration::from_secs(1));
+        reports
+    }
+
+    /// Sends an event, so that the connection is known to work at the returned time.
+    async fn last_byte(&mut self, platform: &mut Platform) -> Instant {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        platform.say(event(1)).await;
+        self.batches.recv().await.unwrap();
+        Instant::now()
+    }
+}
+
+/// Waits until the end of a gap is reported, or the first authentication.
+async fn gap_end(ends: &mut mpsc::Receiver<GapEnded>) {
+    let ended = tokio::time::timeout(Duration::from_secs(30), ends.recv()).await;
+    drop(ended.expect("the end of a gap is reported").unwrap());
+}
+
+fn two(config: &mut SourceConfig) {
+    config.connections = 2;
+    config.backoff.min = Duration::from_millis(10);
+    config.backoff.max = Duration::from_millis(20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_half_open_connections_are_a_gap() {
+    let (source, mut bench) = bench(two, Vec::new());
+    let mut ends = bench.gap_ends();
+    let (result, ()) = join!(source, async {
+        let mut first = bench.authorised().await;
+        gap_end(&mut ends).await;
+        let mut second = bench.authorised().await;
+        bench.last_byte(&mut first).await;
+        let last_byte = bench.last_byte(&mut second).await;
+        // The second connection was opened a second later, and its loss is detected a second later.
+        let (mut third, ended) = bench.authorised_at().await;
+        let snapshot = bench.snapshot();
+        assert_eq!((snapshot.gaps.total(), snapshot.open_gap), (0, None));
+        let detected = async {
+            gap_end(&mut ends).await;
+            let snapshot = bench.snapshot();
+            assert_eq!(snapshot.state, SourceState::Authenticated);
+            assert_eq!(snapshot.disconnections.get(DisconnectReason::PongTimeout), 2);
+            let gap = &snapshot.newest_gaps[0];
+            assert_eq!(gap.length, ended - last_byte);
+            assert_eq!(
+                (gap.reason, gap.outcome),
+                (DisconnectReason::PongTimeout, GapOutcome::Unrecovered)
+            );
+            assert_eq!(snapshot.gaps.get(GapOutcome::Unrecovered), 1);
+            assert_eq!((snapshot.gap_time, snapshot.open_gap), (gap.length, None));
+            bench.stop.cancel();
+        };
+        join!(detected, third.pong_for_ever());
+        drop((first, second));
+    });
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_open_connection_that_is_replaced_is_a_gap() {
+    let (source, mut bench) = bench(|_| {}, Vec::new());
+    let mut ends = bench.gap_ends();
+    let (result, ()) = join!(source, async {
+        let mut old = bench.authorised().await;
+        gap_end(&mut ends).await;
+        let last_byte = bench.last_byte(&mut old).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        bench.handle.set_token("second");
+        let mut new = bench.platforms.recv().await.unwrap();
+        assert!(new.receive_text().await.contains("second"));
+        new.say(r#"{"auth":"ok"}"#).await;
+        let ended = Instant::now();
+        gap_end(&mut ends).await;
+        let snapshot = bench.snapshot();
+        assert_eq!(snapshot.gaps.total(), 1);
+        let gap = &snapshot.newest_gaps[0];
+        assert_eq!(
+            (gap.length, gap.reason),
+            (ended - last_byte, DisconnectReason::Replaced)
+        );
+        bench.stop.cancel();
+        drop(old);
+    });
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn orderly_replacement_is_no_gap() {
+    let (source, mut bench) = bench(|_| {}, Vec::new());
+    let (result, ()) = join!(source, async {
+        let mut old = bench.authorised().await;
+        bench.last_byte(&mut old).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        bench.handle.set_token("second");
+        let mut new = bench.platforms.recv().await.unwrap();
+        new.receive_text().await;
+        new.say(r#"{"auth":"ok"}"#).await;
+        // Answers the close frame.
+        old.pong_for_ever().await;
+        bench.open_connections(1).await;
+        let snapshot = bench.snapshot();
+        assert_eq!(snapshot.disconnections.get(DisconnectReason::Replaced), 1);
+        assert_eq!((snapshot.gaps.total(), snapshot.gap_time), (0, Duration::ZERO));
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_half_open_connection_of_two_is_no_gap() {
+    let (source, mut bench) = bench(two, Vec::new());
+    let (result, ()) = join!(source, async {
+        let mut first = bench.authorised().await;
+        let mut second = bench.authorised().await;
+        bench.last_byte(&mut first).await;
+        let reconnected = async {
+            let (mut third, _) = bench.authorised_at().await;
+            let end = Instant::now() + Duration::from_secs(60);
+            tokio::time::timeout_at(end, third.pong_for_ever())
+                .await
+                .unwrap_err();
+            third
+        };
+        let third = tokio::select! {
+            () = second.pong_for_ever() => panic!("the connection ended"),
+            third = reconnected => third,
+        };
+        drop(second);
+        bench.open_connections(1).await;
+        let snapshot = bench.snapshot();
+        assert_eq!(snapshot.disconnections.get(DisconnectReason::PongTimeout), 1);
+        assert_eq!((snapshot.gaps.total(), snapshot.open_gap), (0, None));
+        bench.stop.cancel();
+        drop((first, third));
+    });
+    result.unwrap();
+    assert_eq!(bench.snapshot().gaps.total(), 0);
+}

@@ -1,0 +1,223 @@
+//! Determines which time the authenticated connections of a source have covered, to find gaps that a dead connection has hidden.
+//!
+//! A connection that is half-open counts as authenticated until its loss is detected. Meanwhile another connection may be
+//! authenticated. Only at the end of the first one it is known that no connection has received events between its last byte and
+//! the authentication of the other one.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The maximum number of stored periods of ended connections. If there are more, the oldest one is removed, so that a gap may be
+/// reported as too long, and never too short.
+const MAX_ENDED: usize = 16;
+
+/// The time in which a connection has received what the server sent.
+#[derive(Clone, Copy, Debug)]
+struct Period {
+    since: Instant,
+    /// The time of the last byte that was read; `since` while the connection counts as authenticated.
+    until: Instant,
+    /// Whether the connection continued from the last stored event.
+    resumes: bool,
+}
+
+/// A time that no connection has covered, although one counted as authenticated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hidden {
+    pub(super) began: Instant,
+    /// The authentication of the next connection.
+    pub(super) ended: Instant,
+    /// Whether the next connection continued from the last stored event.
+    pub(super) resumes: bool,
+}
+
+impl Hidden {
+    pub(super) fn length(&self) -> Duration {
+        self.ended.saturating_duration_since(self.began)
+    }
+}
+
+/// The time that the connections of a source have covered.
+#[derive(Debug, Default)]
+pub(super) struct Coverage {
+    /// The time up to which there is no unreported gap. `None` before the first authentication.
+    covered: Option<Instant>,
+    /// The connections that count as authenticated.
+    authorised: Vec<Period>,
+    /// The periods of ended connections that begin after `covered`, the oldest first.
+    ended: Vec<Period>,
+}
+
+impl Coverage {
+    /// Returns the number of connections that count as authenticated.
+    pub(super) const fn authorised(&self) -> usize {
+        self.authorised.len()
+    }
+
+    /// Returns the authentication of the oldest connection.
+    #[cfg(test)]
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.authorised.iter().map(|connection| connection.since).min()
+    }
+
+    /// Records an authentication.
+    pub(super) fn begin(&mut self, since: Instant, resumes: bool) {
+        if self.authorised.is_empty() {
+            // A gap that ends now has its own record.
+            self.covered = Some(since);
+            self.ended.clear();
+        }
+        self.authorised.push(Period {
+            since,
+            until: since,
+            resumes,
+        });
+    }
+
+    /// Records the end of the connection that was authenticated at `since`. Returns the gaps that it has hidden, the oldest
+    /// first, and the time up to which the connections have covered everything else.
+    pub(super) fn end(&mut self, since: Instant, last_read: Instant) -> (Vec<Hidden>, Instant) {
+        let until = last_read.max(since);
+        let position = self
+            .authorised
+            .iter()
+            .position(|connection| connection.since == since);
+        let resumes = position.is_some_and(|position| self.authorised.swap_remove(position).resumes);
+        self.ended.push(Period {
+            since,
+            until,
+            resumes,
+        });
+        self.ended.sort_by_key(|period| period.since);
+        let mut covered = self.covered.unwrap_or(since);
+        let mut hidden = Vec::new();
+        loop {
+            self.ended.retain(|period| {
+                let is_later = period.since > covered;
+                if !is_later {
+                    covered = covered.max(period.until);
+                }
+                is_later
+            });
+            if self
+                .authorised
+                .iter()
+                .any(|connection| connection.since <= covered)
+            {
+                break;
+            }
+            let later = self.authorised.iter().chain(&self.ended);
+            let Some(next) = later.min_by_key(|period| period.since) else {
+                break;
+            };
+            hidden.push(Hidden {
+                began: covered,
+                ended: next.since,
+                resumes: next.resumes,
+            });
+            covered = next.since;
+        }
+        if self.ended.len() > MAX_ENDED {
+            self.ended.remove(0);
+        }
+        self.covered = Some(covered);
+        (hidden, covered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Connections whose times are seconds after the first moment.
+    struct Bench {
+        zero: Instant,
+        coverage: Coverage,
+    }
+
+    impl Bench {
+        fn new(authorised: &[u64]) -> Self {
+            let mut bench = Self {
+                zero: Instant::now(),
+                coverage: Coverage::default(),
+            };
+            for second in authorised {
+                bench.begin(*second);
+            }
+            bench
+        }
+
+        fn at(&self, second: u64) -> Instant {
+            self.zero + Duration::from_secs(second)
+        }
+
+        fn begin(&mut self, second: u64) {
+            let at = self.at(second);
+            self.coverage.begin(at, false);
+        }
+
+        fn end(&mut self, since: u64, last_read: u64) -> (Vec<(u64, u64)>, u64) {
+            let seconds = |at: Instant| at.duration_since(self.zero).as_secs();
+            let (since, last_read) = (self.at(since), self.at(last_read));
+            let (hidden, covered) = self.coverage.end(since, last_read);
+            let spans = hidden.iter().map(|gap| (seconds(gap.began), seconds(gap.ended)));
+            (spans.collect(), seconds(covered))
+        }
+    }
+
+    #[test]
+    fn dead_connection_hides_the_gap_before_the_next_one() {
+        let mut bench = Bench::new(&[0, 1]);
+        assert_eq!(bench.end(0, 20), (vec![], 20), "the other one may be alive");
+        bench.begin(31);
+        assert_eq!(bench.end(1, 20), (vec![(20, 31)], 31));
+        assert_eq!(bench.end(31, 40), (vec![], 40));
+    }
+
+    #[test]
+    fn other_connections_cover_the_time_of_a_dead_one() {
+        let mut bench = Bench::new(&[0, 1]);
+        assert_eq!(bench.end(0, 20).0, []);
+        bench.begin(31);
+        assert_eq!(bench.end(31, 35).0, []);
+        bench.begin(60);
+        assert_eq!(bench.end(1, 55).0, [(55, 60)], "alive until then");
+        bench.begin(65);
+        assert_eq!(bench.end(60, 65).0, [], "the next one begins at its last byte");
+    }
+
+    #[test]
+    fn end_of_a_later_connection_does_not_cover_an_earlier_gap() {
+        let mut bench = Bench::new(&[0, 1]);
+        bench.end(0, 20);
+        bench.begin(31);
+        assert_eq!(bench.end(31, 40), (vec![], 20));
+        bench.begin(45);
+        assert_eq!(bench.end(1, 20), (vec![(20, 31), (40, 45)], 45));
+    }
+
+    #[test]
+    fn last_end_reports_the_gaps_before_it() {
+        let mut bench = Bench::new(&[0, 1]);
+        bench.end(0, 20);
+        bench.begin(31);
+        bench.end(31, 40);
+        assert_eq!(bench.end(1, 20), (vec![(20, 31)], 40));
+        bench.begin(50);
+        assert_eq!(bench.end(50, 60), (vec![], 60), "the gap from 40 to 50 was open");
+    }
+
+    #[test]
+    fn ended_periods_are_bounded() {
+        let mut bench = Bench::new(&[0, 1]);
+        bench.end(0, 5);
+        for second in 1..1000 {
+            bench.begin(second * 10);
+            bench.end(second * 10, second * 10 + 5);
+        }
+        assert!(bench.coverage.ended.len() <= MAX_ENDED);
+        assert_eq!(bench.coverage.authorised(), 1);
+        assert_eq!(bench.end(1, 20_000), (vec![], 20_000));
+    }
+}
