@@ -223,3 +223,21 @@ pub(super) fn seconds_between(from: Timestamp, to: Timestamp) -> f64 {
 pub(super) fn after(moment: Timestamp, duration: Duration) -> Timestamp {
     moment.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
+
+/// Returns the entry about a lost connection.
+pub(super) fn disconnected(source: &str, at: Timestamp, label: &'static str, reason: Option<&str>) -> Entry {
+    let text = match reason {
+        Some(reason) => format!("not connected: {reason}"),
+        None => format!("not connected: {}", label.replace('_', " ")),
+    };
+    Entry::new(Kind::SourceDisconnected, at, &text)
+        .of_source(source)
+        .because(label)
+}
+
+/// Returns the entry about further dead letters.
+pub(super) fn dead_letters(letters: u64, reason: &'static str, now: Timestamp) -> Entry {
+    Entry::new(Kind::DeadLetters, now, "dead letters stored")
+        .because(reason)
+        .events(letters)
+}

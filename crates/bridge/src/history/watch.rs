@@ -14,7 +14,7 @@ use tracing::warn;
 use super::{
     GapSum,
     book::{Alive, Book, CRASH, FILLING, Gap, MAX_GAPS, RECOVERED, RESTART, UNRECOVERED},
-    entry::{self, Entry, Kind},
+    entry::{self, Entry, Kind, dead_letters, disconnected},
     facts::SourceFacts,
     pause::Pause,
 };
@@ -169,10 +169,10 @@ impl Watch {
                 Some((
                     gap.id,
                     book.alive.get(&gap.source)?.event.clone()?,
-                    gap.last_event.clone(),
+                    gap.last_event.clone()?,
                 ))
             })
-            .filter(|(_, event, before)| Some(event) != before.as_ref())
+            .filter(|(_, event, before)| event != before)
             .map(|(id, event, _)| (id, event))
             .collect();
         for (id, event) in bounded {
@@ -492,20 +492,4 @@ impl SourceWatch {
             self.candidate = Some((alive, source.received));
         }
     }
-}
-
-fn disconnected(source: &str, at: Timestamp, label: &'static str, reason: Option<&str>) -> Entry {
-    let text = match reason {
-        Some(reason) => format!("not connected: {reason}"),
-        None => format!("not connected: {}", label.replace('_', " ")),
-    };
-    Entry::new(Kind::SourceDisconnected, at, &text)
-        .of_source(source)
-        .because(label)
-}
-
-fn dead_letters(letters: u64, reason: &'static str, now: Timestamp) -> Entry {
-    Entry::new(Kind::DeadLetters, now, "dead letters stored")
-        .because(reason)
-        .events(letters)
 }
