@@ -298,3 +298,66 @@ filter = { result = ["a result that does not exist"] }
     );
     assert!(data["error"].as_str().unwrap().contains("503"), "{data}");
 }
+
+#[test]
+fn events_of_a_period_are_fetched_by_hand() {
+    let first_dir = Scratch::new("backfill-first").unwrap();
+    let record = first_dir.join("recognised.jsonl");
+    let path = record.display().to_string();
+    let platform = Platform::start(&first_dir, &["--rate", RATE, "--recognised", &path]).unwrap();
+    // The platform recognises events from the first connection on.
+    let first = Bridge::start(&first_dir, &source(&platform)).unwrap();
+    wait_until("events", SOON, || recognised(&record) > 300).unwrap();
+    drop(first);
+
+    // The first start with a data folder is no gap.
+    let dir = Scratch::new("backfill-by-hand").unwrap();
+    let bridge = Bridge::start(&dir, &source(&platform)).unwrap();
+    bridge
+        .wait("live events", SOON, |status| status.delivered("events") > 0)
+        .unwrap();
+    let backfill = || {
+        let mut command = Command::new(neurobridge());
+        command
+            .args(["backfill", "--source", "main", "--from", "1h", "-c"])
+            .arg(dir.join("neurobridge.toml"));
+        command.output().unwrap()
+    };
+    let output = backfill();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    let (stored, _) = text.split_once(" missed events were stored").unwrap();
+    let stored: u64 = stored.parse().unwrap();
+    assert!(stored >= 300, "{text}");
+    let again = backfill();
+    let text = String::from_utf8_lossy(&again.stdout);
+    assert!(text.starts_with("0 missed events were stored"), "{again:?}");
+
+    bridge
+        .wait("the fetched events", SOON, |status| {
+            status.delivered("events") > stored
+        })
+        .unwrap();
+    let file = bridge.data_dir().join("events.jsonl");
+    let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(status.success(), "{log}");
+    let ids: Vec<u64> = fs::read_to_string(file)
+        .unwrap()
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<Value>(line).unwrap()["id"]
+                .as_str()
+                .unwrap()
+                .parse()
+                .unwrap()
+        })
+        .collect();
+    let distinct: HashSet<u64> = ids.iter().copied().collect();
+    assert_eq!(ids.len(), distinct.len(), "an event is stored twice");
+    assert_eq!(distinct, (1..=ids.len() as u64).collect());
+
+    let output = backfill();
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("no bridge runs with the data_dir"), "{text}");
+}

@@ -6,9 +6,10 @@
 //! recognised while the connection was opened may be missing both in the list and on the connection. The outcome of a gap is
 //! recorded when its events are stored.
 
+pub(crate) mod manual;
 pub(crate) mod report;
 
-use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, future::pending, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use anyhow::anyhow;
 use jiff::{SignedDuration, Timestamp};
@@ -25,6 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::manual::Manual;
 use crate::{
     config::Config,
     feed::joined,
@@ -57,6 +59,7 @@ pub(crate) struct Filler {
     ends: mpsc::Receiver<GapEnded>,
     encoder: Encoder,
     batches: mpsc::Sender<Encoded>,
+    requests: mpsc::Receiver<Manual>,
     started: Timestamp,
     /// Cancelled when the gaps of a replaced source are to be filled.
     take_over: Option<CancellationToken>,
@@ -103,6 +106,11 @@ impl Preparation {
         }))
     }
 
+    /// Returns whether missed events can be fetched.
+    pub(crate) const fn can_fetch(&self) -> bool {
+        self.entries.is_some()
+    }
+
     /// Returns the longest time for which the events of the feed wait.
     pub(crate) fn hold(&self) -> Duration {
         self.entries.as_ref().map_or(Duration::ZERO, |_| self.config.hold)
@@ -132,6 +140,18 @@ struct Fetched {
     reason: Option<StopReason>,
     /// The largest id.
     last_id: Option<u64>,
+    /// The number of events that were passed to the intake.
+    sent: u64,
+}
+
+/// What a filler has to do.
+enum Wake {
+    /// To fill all gaps; the events of the feed wait for that of a gap that has just ended.
+    Gap(Option<GapEnded>),
+    /// To fetch the events of a period.
+    Request(Manual),
+    /// To end with its source.
+    Ended,
 }
 
 /// Why a gap has no outcome yet.
@@ -149,6 +169,7 @@ impl Filler {
         ends: mpsc::Receiver<GapEnded>,
         encoder: Encoder,
         batches: mpsc::Sender<Encoded>,
+        requests: mpsc::Receiver<Manual>,
     ) -> Self {
         Self {
             settings,
@@ -156,6 +177,7 @@ impl Filler {
             ends,
             encoder,
             batches,
+            requests,
             started: clock::now(),
             take_over: None,
             fetched: BTreeMap::new(),
@@ -179,15 +201,25 @@ impl Filler {
         let mut retry_at = None;
         let mut next = None;
         loop {
-            let hold = match next.take() {
-                Some(ended) => Some(ended),
-                None => match self.wait(retry_at.take()).await {
-                    Some(hold) => hold,
-                    None => return,
-                },
+            let wake = match next.take() {
+                Some(ended) => Wake::Gap(Some(ended)),
+                None => self.wait(retry_at).await,
             };
             let mut error = None;
-            match self.fill_all(hold, state, &mut error).await {
+            let filled = match wake {
+                Wake::Gap(hold) => {
+                    retry_at = None;
+                    self.fill_all(hold, state, &mut error).await
+                }
+                Wake::Request(request) => {
+                    if let Err(Interrupted::Stopped) = self.fetch_on_request(request, state).await {
+                        return;
+                    }
+                    continue;
+                }
+                Wake::Ended => return,
+            };
+            match filled {
                 Ok(()) => {}
                 Err(Interrupted::GapEnded(ended)) => next = Some(ended),
                 Err(Interrupted::Stopped) => return,
@@ -213,15 +245,13 @@ impl Filler {
         // Derives the gap from the state of the source.
         drop(state.view());
         for gap in state.history.filling(&self.source.name).iter().rev() {
-            let source = Arc::clone(&self.source);
-            let counter = || source.stats.backfilled.load(Ordering::Relaxed);
-            let before = counter();
+            let before = self.backfilled();
             let result = match error {
                 // The next gap would fail in the same way.
                 Some(_) if !self.is_given_up(gap) => continue,
                 _ => self.fill(gap, hold.take(), state).await,
             };
-            let stored = counter() - before;
+            let stored = self.backfilled() - before;
             // A failed or interrupted attempt may have stored a part of the events.
             let fetched = self.fetched.entry(gap.id).or_default();
             *fetched += stored;
@@ -241,21 +271,36 @@ impl Filler {
         Ok(())
     }
 
-    /// Waits until gaps are to be filled. Returns the end of a gap if that is the reason, and `None` if the source has ended.
-    async fn wait(&mut self, retry_at: Option<Instant>) -> Option<Option<GapEnded>> {
-        match (retry_at, self.take_over.take()) {
-            (None, None) => self.ends.recv().await.map(Some),
-            (_, Some(authorised)) => tokio::select! {
-                biased;
-                ended = self.ends.recv() => ended.map(Some),
-                () = authorised.cancelled() => Some(None),
-            },
-            (Some(at), None) => tokio::select! {
-                biased;
-                ended = self.ends.recv() => ended.map(Some),
-                () = sleep_until(at) => Some(None),
-            },
+    /// Waits until there is something to fetch.
+    async fn wait(&mut self, retry_at: Option<Instant>) -> Wake {
+        let take_over = async {
+            match &self.take_over {
+                Some(authorised) => authorised.cancelled().await,
+                None => pending().await,
+            }
+        };
+        let retry = async {
+            match retry_at {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        let wake = tokio::select! {
+            biased;
+            ended = self.ends.recv() => ended.map_or(Wake::Ended, |ended| Wake::Gap(Some(ended))),
+            () = take_over => Wake::Gap(None),
+            () = retry => Wake::Gap(None),
+            Some(request) = self.requests.recv() => Wake::Request(request),
+        };
+        if matches!(wake, Wake::Gap(_)) {
+            self.take_over = None;
         }
+        wake
+    }
+
+    /// Returns the number of fetched events that were stored.
+    fn backfilled(&self) -> u64 {
+        self.source.stats.backfilled.load(Ordering::Relaxed)
     }
 
     /// Returns whether a gap ended so long ago that no further attempt is made.
@@ -355,7 +400,7 @@ impl Filler {
             report
         };
         let storing = async {
-            let mut last_id = None;
+            let (mut last_id, mut sent) = (None, 0);
             while let Some(mut page) = pages.recv().await {
                 let all = page.len();
                 page.retain(|missed| bound.is_none_or(|bound| missed.id <= bound));
@@ -364,18 +409,21 @@ impl Filler {
                 if !page.is_empty() && !self.store(&page, is_late).await {
                     return Err(Interrupted::Stopped);
                 }
+                sent += page.len() as u64;
                 if page.len() < all {
                     // The feed has sent the rest.
                     break;
                 }
             }
             drop(pages);
-            Ok(last_id)
+            Ok((last_id, sent))
         };
-        let (report, last_id) = tokio::join!(reading, storing);
+        let (report, stored) = tokio::join!(reading, storing);
         self.settings.entries = Some(entries);
+        let (last_id, sent) = stored?;
         Ok(Fetched {
-            last_id: last_id?,
+            last_id,
+            sent,
             reason: match report.outcome {
                 // Stopped at the bound.
                 Outcome::Complete

@@ -96,10 +96,10 @@ pub enum Command {
     History(HistoryFlags),
     /// Lists the times in which events were missed.
     Gaps(GapsCommandFlags),
-    /// Reads the events of a time from the platform's REST interface, and shows which ones there are.
+    /// Fetches the events of a period from the platform's REST interface: the running bridge stores and publishes them.
     ///
-    /// The address and the limits are those of the table "backfill" of the source. Events are filtered and redacted as for
-    /// the spool. Stores and publishes nothing, so that a bridge may run meanwhile.
+    /// A bridge does so by itself after each gap. By hand, events that the deduplication window no longer contains are stored
+    /// again. The address and the limits are those of the table "backfill" of the source.
     #[command(after_help = backfill::EXAMPLES)]
     Backfill(BackfillFlags),
     /// Lists, shows and replays the dead letters in files, also while a bridge runs.

@@ -31,7 +31,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::{
-    backfill::{Filler, Preparation},
+    backfill::{
+        Filler, Preparation,
+        manual::{self, Manual},
+    },
     config::Config,
     exit::{Exit, Failure, OrExit},
     history::UNRECOVERED,
@@ -88,6 +91,8 @@ impl Instance {
 pub(crate) struct SourceHandle {
     /// Whether the events of gaps are fetched, or gaps reported to the sinks.
     pub(crate) fills_gaps: bool,
+    /// Takes requests for missed events; `None` without an interface to fetch them from.
+    pub(crate) backfill: Option<mpsc::Sender<Manual>>,
     /// The address of the feed, without credentials, path and query.
     pub(crate) address: String,
     pub(crate) intake: Arc<IntakeSource>,
@@ -185,8 +190,11 @@ impl Feed {
         if let Some(earlier) = &earlier {
             source = source.replacing(Arc::clone(&earlier.stats));
         }
+        let (requester, requests) = manual::channel();
+        let can_fetch = backfill.as_ref().is_some_and(Preparation::can_fetch);
         self.parts.set_source(Arc::new(SourceHandle {
             fills_gaps: backfill.is_some(),
+            backfill: can_fetch.then_some(requester),
             address,
             intake: Arc::clone(&intake),
             stats: source.stats(),
@@ -222,6 +230,7 @@ impl Feed {
                 ends,
                 encoder.for_connection(),
                 batches.clone(),
+                requests,
             );
             // It continues what the filler of the replaced instance leaves.
             let filler = filler.taking_over((!replaced.is_empty()).then(|| authorised.clone()));

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::Bridge;
 use crate::{
+    backfill::manual::Manual,
     config::{self, Loaded},
     control::{Answer, Greeting, Request, Requested},
     deliveries::PreparedSink,
@@ -53,11 +54,54 @@ impl Completion {
 }
 
 impl Bridge {
+    /// Passes a request to a source. The source answers it.
+    fn backfill(&self, source: &str, request: Manual) {
+        let handle = self.state.parts.source(source);
+        let requests = handle.as_ref().map(|handle| handle.backfill.as_ref());
+        let (exit, text, request) = match requests {
+            None => (
+                Exit::Usage,
+                format!("the bridge has no source \"{source}\""),
+                request,
+            ),
+            Some(None) => (
+                Exit::Config,
+                format!("sources.{source}.backfill: the bridge runs without the address of a REST interface"),
+                request,
+            ),
+            Some(Some(requests)) => match requests.try_send(request) {
+                Ok(()) => return,
+                Err(error) => (
+                    Exit::TryLater,
+                    "the source has too many requests; try again".to_owned(),
+                    error.into_inner(),
+                ),
+            },
+        };
+        let _ = request.answer.send(Answer::failed(exit, text));
+    }
+
     /// Performs a request of the control socket or of `run --watch`. Cancel-safe: nothing is changed, or everything.
     pub(super) async fn perform(&mut self, requested: Requested) {
         let Requested { request, answer } = requested;
-        let Request::Reload { colours, width } = request else {
-            return;
+        let (colours, width) = match request {
+            Request::Reload { colours, width } => (colours, width),
+            Request::Backfill {
+                source,
+                from,
+                to,
+                after,
+            } => {
+                let manual = Manual {
+                    from,
+                    to,
+                    after,
+                    answer,
+                };
+                self.backfill(&source, manual);
+                return;
+            }
+            Request::Tail => return,
         };
         match self.reload(colours, width).await {
             Ok(pending) => {

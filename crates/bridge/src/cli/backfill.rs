@@ -6,6 +6,7 @@ use super::{ConfigFlag, Since};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
+  neurobridge backfill --source main --from 1h
   neurobridge backfill --source main --from 1h --dry-run
   neurobridge backfill --source main --from 2026-01-31T12:00:00Z --to 2026-01-31T12:10:00Z --dry-run --json
   neurobridge backfill --source main --from 1h --after 4711 --dry-run
@@ -31,10 +32,10 @@ pub struct BackfillFlags {
     /// no effect, since an event may have been created long before it was recognised.
     #[arg(long, value_name = "ID")]
     pub after: Option<u64>,
-    /// Shows the events, and stores none. Required: storing them by hand is not supported yet.
-    #[arg(long, required = true)]
-    pub dry_run: bool,
-    /// Prints JSON.
+    /// Shows the events, and stores none. No bridge is needed.
     #[arg(long)]
+    pub dry_run: bool,
+    /// With --dry-run: prints JSON.
+    #[arg(long, requires = "dry_run")]
     pub json: bool,
 }

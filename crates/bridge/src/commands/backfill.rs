@@ -21,6 +21,7 @@ use crate::{
     backfill,
     cli::{BackfillFlags, Since},
     config::Config,
+    control::{Answer, Client, Request},
     exit::{Exit, Failure, OrExit},
     feed::read_redaction,
 };
@@ -28,11 +29,60 @@ use crate::{
 /// The field with the person of an event.
 const PERSON: &str = "pid";
 
-/// Prints the events of a period, and their number. Stores nothing.
+/// Prints the events of a period, and their number; or lets the running bridge store them.
 ///
 /// # Errors
 /// Fails when the source is unknown or has no REST interface, and when not all events could be read.
 pub(super) async fn run(config: &Config, flags: &BackfillFlags) -> Result<(), Failure> {
+    if flags.dry_run {
+        show(config, flags).await
+    } else {
+        store(config, flags).await
+    }
+}
+
+/// Requests the events from the running bridge, and prints its answer.
+async fn store(config: &Config, flags: &BackfillFlags) -> Result<(), Failure> {
+    let (from, to) = period(flags)?;
+    let request = Request::Backfill {
+        source: flags.source.clone(),
+        from,
+        to,
+        after: flags.after,
+    };
+    let answer = Client::request(&config.data_dir, request)
+        .await
+        .or_exit(Exit::Unavailable)?;
+    let Some(Answer { exit, text }) = answer else {
+        let message = format!(
+            "no bridge runs with the data_dir {}; start it, or show the events with --dry-run",
+            config.data_dir.display()
+        );
+        return Err(Failure::message(Exit::Unavailable, message));
+    };
+    if exit == Exit::Ok.code() {
+        return print(text);
+    }
+    let exit = Exit::ALL.into_iter().find(|known| known.code() == exit);
+    Err(Failure::message(
+        exit.unwrap_or(Exit::Unavailable),
+        text.trim_end().to_owned(),
+    ))
+}
+
+/// Returns the start and the end of the period.
+fn period(flags: &BackfillFlags) -> Result<(Timestamp, Timestamp), Failure> {
+    let (Since(from), Since(to)) = (flags.from, flags.to.unwrap_or_else(|| Since(Timestamp::now())));
+    if from >= to {
+        return Err(Failure::new(
+            Exit::Usage,
+            anyhow!("--from: found {from}, expected a time before --to, {to}"),
+        ));
+    }
+    Ok((from, to))
+}
+
+async fn show(config: &Config, flags: &BackfillFlags) -> Result<(), Failure> {
     let found = find(config, flags).await?;
     if flags.json {
         print_json(&found)?;
@@ -91,12 +141,7 @@ async fn find(config: &Config, flags: &BackfillFlags) -> Result<Found, Failure> 
             names.join(", ")
         ))
     })?;
-    let (Since(from), Since(to)) = (flags.from, flags.to.unwrap_or_else(|| Since(Timestamp::now())));
-    if from >= to {
-        return Err(usage(format!(
-            "--from: found {from}, expected a time before --to, {to}"
-        )));
-    }
+    let (from, to) = period(flags)?;
     let window = Window {
         after: flags.after,
         from,

@@ -17,6 +17,9 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 /// The time limit of an answer: far longer than the bridge waits for a change.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
+/// The time limit of an answer after events were fetched. The bridge continues after it.
+const BACKFILL_LIMIT: Duration = Duration::from_secs(3_600);
+
 /// A connection to a running bridge.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -44,7 +47,7 @@ pub(crate) enum ControlError {
     )]
     Version { found: String, ours: String },
     /// The bridge hangs, or its disk does.
-    #[error("the bridge has not answered within a minute; its log has the state of the request")]
+    #[error("the bridge has not answered in time; its log has the state of the request")]
     NoAnswer,
     /// The connection ended without the end marker: the bridge was killed, or has closed it.
     #[error("connection to the bridge lost: it was killed, or this program did not read for five minutes")]
@@ -114,18 +117,24 @@ impl Client {
 
     /// Sends a request, and waits for the answer.
     async fn send(&mut self, request: Request) -> Result<Answer, ControlError> {
+        let limit = match request {
+            Request::Backfill { .. } => BACKFILL_LIMIT,
+            Request::Tail | Request::Reload { .. } => ANSWER_LIMIT,
+        };
         let exchange = async {
             write_line(&mut self.stream, &request).await?;
             read_line(&mut self.stream, MAX_LINE_BYTES).await
         };
-        let line = timeout(ANSWER_LIMIT, exchange)
+        let line = timeout(limit, exchange)
             .await
             .map_err(|_| ControlError::NoAnswer)?
             .map_err(ControlError::Gone)?;
         if line.is_empty() {
             return Err(match request {
                 Request::Tail => ControlError::TooMany,
-                Request::Reload { .. } => ControlError::Gone(io::ErrorKind::UnexpectedEof.into()),
+                Request::Reload { .. } | Request::Backfill { .. } => {
+                    ControlError::Gone(io::ErrorKind::UnexpectedEof.into())
+                }
             });
         }
         serde_json::from_slice(&line).map_err(|error| ControlError::Gone(error.into()))

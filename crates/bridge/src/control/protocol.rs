@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use neurobridge_core::{
     event::Sequence,
     identity::SpoolId,
@@ -26,13 +27,20 @@ const END: u8 = b'.';
 const HEAD_BYTES: usize = 5;
 
 /// The line that the client sends after the greeting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub(crate) enum Request {
     /// The events from now on.
     Tail,
     /// Loads the configuration again. Configuration errors are rendered for this terminal.
     Reload { colours: bool, width: usize },
+    /// Fetches the events of a period from the platform's list, and stores them.
+    Backfill {
+        source: String,
+        from: Timestamp,
+        to: Timestamp,
+        after: Option<u64>,
+    },
 }
 
 /// The line that the bridge sends after a request.

@@ -1,0 +1,72 @@
+//! Fetching the events of a period on request: `neurobridge backfill`.
+
+use jiff::Timestamp;
+use neurobridge_platform::{RequestError, StopReason, Window, sentence};
+use tokio::sync::{mpsc, oneshot};
+use tracing::info;
+
+use super::{Filler, Interrupted};
+use crate::{control::Answer, exit::Exit, state::State};
+
+/// The number of requests of a source that wait.
+const MAX_WAITING: usize = 4;
+
+/// A request for the events of a period.
+#[derive(Debug)]
+pub(crate) struct Manual {
+    pub(crate) from: Timestamp,
+    pub(crate) to: Timestamp,
+    /// The id after which the events are fetched.
+    pub(crate) after: Option<u64>,
+    pub(crate) answer: oneshot::Sender<Answer>,
+}
+
+/// Returns the channel of the requests of a source.
+pub(crate) fn channel() -> (mpsc::Sender<Manual>, mpsc::Receiver<Manual>) {
+    mpsc::channel(MAX_WAITING)
+}
+
+impl Filler {
+    /// Fetches and stores the events of a period, and answers with their number. A failed attempt is not repeated.
+    pub(super) async fn fetch_on_request(
+        &mut self,
+        request: Manual,
+        state: &State,
+    ) -> Result<(), Interrupted> {
+        let window = Window {
+            after: request.after,
+            from: request.from,
+            to: Some(request.to),
+            overlap: self.skew(state),
+        };
+        let before = self.backfilled();
+        let fetched = self.fetch(&window, None, None).await?;
+        self.stored().await;
+        let stored = self.backfilled() - before;
+        let (exit, outcome) = match &fetched.reason {
+            None => (Exit::Ok, "all events were read".to_owned()),
+            Some(reason) => (
+                exit_of(reason),
+                format!("not all events were read: {}", sentence(reason)),
+            ),
+        };
+        let text = format!(
+            "{stored} missed events were stored, {} known ones were not; {outcome}\n",
+            fetched.sent - stored
+        );
+        info!(source = %self.source.name, from = %request.from, to = %request.to, "backfill on request: {}", text.trim_end());
+        // The command may have ended.
+        let _ = request.answer.send(Answer {
+            exit: exit.code(),
+            text,
+        });
+        Ok(())
+    }
+}
+
+const fn exit_of(reason: &StopReason) -> Exit {
+    match reason {
+        StopReason::Request(RequestError::Unauthorised { .. }) => Exit::TokenRefused,
+        _ => Exit::Unavailable,
+    }
+}
