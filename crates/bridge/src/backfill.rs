@@ -35,10 +35,10 @@ use crate::{
     state::State,
 };
 
-/// The time from the authentication of a connection until an event that was recognised before it is in the list of the
-/// platform, or sent on the connection.
+/// The assumed time after the authentication of a connection within which each event that was recognised earlier
+/// is in the list of the platform, or sent on the connection.
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
-/// The age of a gap up to which its end is what the events of the feed wait for.
+/// The time after the end of a gap within which the events of the feed wait for those of the gap.
 const JUST_ENDED: Duration = Duration::from_secs(1);
 /// The largest distance in ids by which an event may be received after a later one. Events that are read twice are dropped
 /// as duplicates.
@@ -117,8 +117,8 @@ impl Preparation {
     }
 }
 
-/// Returns the reader of the list of a platform; `None` if the configuration of the source has none. Blocks while it reads the
-/// TLS files.
+/// Returns the reader of the list of a platform; `None` if the configuration of the source has none. Reads the
+/// TLS files without blocking the runtime.
 ///
 /// # Errors
 /// Returns the key and the error of its configuration.
@@ -489,14 +489,14 @@ impl Filler {
     ) -> Result<(), Interrupted> {
         let reason = match reason {
             None if self.settings.entries.is_some() => None,
-            None => Some("there is no list from which missed events can be fetched".to_owned()),
+            None => Some("the source has no REST interface".to_owned()),
             Some(reason) => Some(sentence(reason)),
         };
         let (outcome, text) = match &reason {
             None => (RECOVERED, format!("missed events were fetched: {fetched}")),
             Some(reason) if fetched > 0 => (
                 PARTLY,
-                format!("only a part of the missed events was fetched, {fetched}: {reason}"),
+                format!("only {fetched} missed events were fetched: {reason}"),
             ),
             Some(reason) => (UNRECOVERED, format!("missed events were not fetched: {reason}")),
         };

@@ -167,7 +167,8 @@ impl Feed {
         Ok(feed)
     }
 
-    /// Starts a source. If one of the same name runs, it continues until the new one is authenticated, so that there is no gap.
+    /// Starts a source. A connected instance of the same name runs until the new one has been authenticated
+    /// for [`REPLACEMENT_OVERLAP`], so that there is no gap; one without a connection is stopped at once.
     /// Returns a token that is cancelled when the new one is authenticated.
     pub(crate) fn run_source(&mut self, prepared: PreparedSource) -> CancellationToken {
         let Some(batches) = self.batches.clone() else {

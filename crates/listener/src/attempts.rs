@@ -341,7 +341,7 @@ fn hidden_gap<O: Outlet>(link: &Link<O>, reason: DisconnectReason, gap: &HiddenG
     if gap.outcome == GapOutcome::Recovered {
         info!(
             source = %link.name, reason, gap = length,
-            "connection was dead before the next one was authenticated, which continued after the last stored event"
+            "connection was dead before the next one was authenticated; the feed continues after the last stored event"
         );
         return;
     }

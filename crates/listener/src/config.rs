@@ -95,7 +95,7 @@ pub struct SourceConfig {
     /// Reading missed events from the platform's REST interface.
     pub backfill: BackfillConfig,
     /// Whether a gap whose events could not be fetched becomes an event in every sink, of the type `neurobridge.gap`, so that
-    /// consumers know of it. Default: whether missed events are fetched.
+    /// consumers know of it. Default: true if missed events are fetched, otherwise false.
     pub gap_events: Option<bool>,
 }
 

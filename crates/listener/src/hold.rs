@@ -13,8 +13,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// The authentication of a source that had no connection, or only dead ones: a gap has ended, or the source is connected for the
-/// first time.
+/// The end of a gap, or the first authentication of a source.
 ///
 /// No event is read until this is dropped, or until the time limit of [`Source::on_gap_end`](crate::Source::on_gap_end) has
 /// passed.

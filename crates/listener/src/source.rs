@@ -113,8 +113,9 @@ impl Source {
     }
 
     /// Returns a receiver of the authentications after which events may be missing: the first one, and each after a time without
-    /// a connection. If the earlier connections were dead, and not yet known to be, it is reported when that is detected. Not
-    /// reported is one from which the feed continues after the last stored event.
+    /// a connection. If the earlier connections were dead and this was not detected yet, the report is sent
+    /// at the detection. An authentication after which the feed continues after the last stored event is not
+    /// reported.
     ///
     /// The events that the feed sends from then on wait until the report is dropped, for `limit` at most: the socket is not
     /// read. While a report waits to be received, a further one is not sent, and holds nothing back. Only the first call has an

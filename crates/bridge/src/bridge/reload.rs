@@ -254,7 +254,9 @@ impl Bridge {
         }
         for name in &plan.sources.removed {
             self.feed.remove_source(name);
-            let done = format!("sources.{name}: removed; the events that it has received are stored");
+            let done = format!(
+                "sources.{name}: removed; the events that it has received are still stored and delivered"
+            );
             let completed = CancellationToken::new();
             completed.cancel();
             pending.push(Pending {

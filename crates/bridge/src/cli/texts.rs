@@ -27,9 +27,10 @@ Examples:
   systemctl reload neurobridge
 
 Restart instead to change data_dir, spool, http, log, dead_letters, deduplicate, event.redact,
-event.pseudonymise, the environment, or what identifies the events of a declared feed.
+event.pseudonymise, the environment, a source with token_from, event, events or resume of a
+declared feed, or to add a source with resume.
 
-Exit codes: 0 fine, 78 errors in the configuration, or a restart is needed: nothing was changed,
+Exit codes: 0 fine, 78 configuration error or restart needed (nothing was changed),
 69 no bridge runs, 75 the last reload is not complete.";
 
 pub(super) const CHECK_EXAMPLES: &str = "\

@@ -17,8 +17,9 @@ const REPEAT_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 /// The number of these changes. The next ones are merged into the newest.
 const SEPARATE: usize = 3;
 
-/// The time by which the last proof of life may follow the start of its gap: the first is the time at which a batch was counted,
-/// and the second the time at which its last byte was read. After a longer time, the last event may be one from after the gap:
+/// The time by which the last proof of life may follow the start of its gap: a proof of life has the time at
+/// which a batch was counted, a gap starts when the last byte of that batch was read. After a longer time, the
+/// last event may be one from after the gap:
 /// another connection was authenticated before the loss was detected.
 const ALIVE_AFTER_START: SignedDuration = SignedDuration::from_millis(200);
 
@@ -280,7 +281,8 @@ impl Book {
         }
     }
 
-    /// Sets the final outcome of a gap whose events were to be fetched. `None` if there is no such gap: it was merged.
+    /// Sets the final outcome of a gap whose events were to be fetched. Returns `None` if the gap has a final
+    /// outcome already, or was removed.
     pub(super) fn fill_gap(&mut self, id: u64, outcome: &'static str, fetched: u64) -> Option<&Gap> {
         let gap = self.gaps.get_mut(&id).filter(|gap| gap.outcome == FILLING)?;
         gap.outcome = Cow::Borrowed(outcome);

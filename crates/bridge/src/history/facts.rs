@@ -15,7 +15,7 @@ pub(super) struct SourceFacts {
     pub(super) state: SourceState,
     pub(super) reason: Option<String>,
     pub(super) since: Timestamp,
-    /// Whether the events of gaps are fetched.
+    /// Whether the events of gaps are fetched, or gaps reported to the sinks.
     pub(super) fills_gaps: bool,
     pub(super) first_authorised: Option<Timestamp>,
     /// Whether that connection continued from an event of an earlier run.

@@ -147,8 +147,9 @@ pub(crate) fn gap_reasons() -> impl Iterator<Item = &'static str> {
 }
 
 impl History {
-    /// Reads the history of a data folder and begins a new run of the bridge with these sources, each with whether the events
-    /// of its gaps are fetched. A file that cannot be used does not prevent
+    /// Reads the history of a data folder and begins a new run of the bridge with these sources, each with
+    /// whether the events of its gaps are fetched, or its gaps reported to the sinks. A file that cannot be
+    /// used does not prevent
     /// the start: it is kept under another name, and the log has the reason. Blocks.
     pub(crate) fn open(data_dir: &Path, sources: &[(&str, bool)]) -> Self {
         let found = read_or_set_aside(data_dir);

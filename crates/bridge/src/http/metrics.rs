@@ -144,7 +144,7 @@ metrics! {
     GAUGE source_filling_gaps = source.gaps.filling;
     /// Missed events that were fetched from the platform's list and stored; without duplicates.
     COUNTER source_backfilled_events_total = source.handle.intake.stats.backfilled.load(Relaxed);
-    /// Attempts to fetch missed events that failed. Each is repeated, with a growing delay.
+    /// Failed attempts to fetch missed events. Temporary failures are retried until `backfill.give_up_after`.
     COUNTER source_backfill_failures_total = source.handle.intake.stats.backfill_failures.load(Relaxed);
     /// Duration of all gaps, with those of earlier runs and the open one.
     COUNTER source_gap_seconds_total = source.gaps.total_seconds;

@@ -48,7 +48,7 @@ struct Source {
     /// The length of the current gap; null while a connection is authenticated.
     unconnected_seconds: Option<f64>,
     /// Number and total length of the gaps that ended since the start, with that between two runs, and the length of the
-    /// open one; events sent in a gap are missed.
+    /// open one.
     gaps: u64,
     /// The number of those whose events are missed: neither fetched, nor sent again by the feed, nor being fetched.
     lost_gaps: u64,

@@ -38,7 +38,7 @@ struct Hashes {
 }
 
 /// The body of an event that was read from the list of a platform: it counts as the same as any other, because the platform
-/// may have changed the entry since it was recognised. No hash has this value, with a probability of 2^-128.
+/// may have changed the entry since it was recognised. A hash has this value with a probability of 2^-128.
 pub(crate) const ANY_BODY: u128 = 0;
 
 /// The relation of an event to the events in the window.

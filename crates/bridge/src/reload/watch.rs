@@ -55,7 +55,7 @@ pub(crate) async fn watch(path: PathBuf, requests: mpsc::Sender<Requested>) {
         }
         // The bridge logs the result and shows it in its status.
         if answered.await.is_err() {
-            warn!("configuration file has changed, but the bridge is stopping");
+            warn!("configuration not reloaded: the bridge is stopping");
         }
     }
 }
