@@ -236,6 +236,11 @@ impl Bridge {
                 (Some(failure), reason)
             }
         };
+        // Their senders are told that the bridge is stopping.
+        self.requests.close();
+        while let Ok(requested) = self.requests.try_recv() {
+            drop(requested);
+        }
         let deadline = Deadline::now() + self.drain_timeout;
         systemd::notify_stopping().await;
         tokio::select! {

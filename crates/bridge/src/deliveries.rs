@@ -20,10 +20,7 @@ use neurobridge_core::{
 use neurobridge_sink_file::{DeadLettersConfig, FileDeadLetters};
 use neurobridge_spool::{Spool, SpoolReader};
 use tokio::{
-    sync::{
-        mpsc::{self, error::TrySendError},
-        oneshot,
-    },
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::{Instant, interval},
 };
@@ -320,12 +317,12 @@ impl Deliveries {
         let Some(changes) = self.changes.get(name) else {
             return Err(change);
         };
-        changes
-            .sender
-            .try_send(change)
-            .map_err(TrySendError::into_inner)?;
+        // Set before, because the task may complete the change at once.
         changes.is_changing.store(true, Ordering::Release);
-        Ok(())
+        changes.sender.try_send(change).map_err(|error| {
+            changes.is_changing.store(false, Ordering::Release);
+            error.into_inner()
+        })
     }
 
     /// Waits until a delivery fails. Never returns if none does. Cancel-safe.

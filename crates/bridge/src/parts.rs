@@ -38,13 +38,14 @@ impl Parts {
     /// Removes the sources that have ended and whose events are stored, and returns them.
     pub(crate) fn take_gone(&self) -> Vec<Arc<SourceHandle>> {
         let mut inner = self.lock();
-        let gone: Vec<_> = inner
-            .sources
-            .values()
-            .filter(|source| source.is_gone())
-            .cloned()
-            .collect();
-        inner.sources.retain(|_, source| !source.is_gone());
+        let mut gone = Vec::new();
+        inner.sources.retain(|_, source| {
+            let is_gone = source.is_gone();
+            if is_gone {
+                gone.push(Arc::clone(source));
+            }
+            !is_gone
+        });
         gone
     }
 

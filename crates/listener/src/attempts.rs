@@ -115,7 +115,8 @@ pub(crate) async fn keep_connected<D: Dial, O: Outlet>(
             ),
             Ended::NotAuthorised(lost @ Lost::TokenRefused { answer, is_declared })
             | Ended::Lost(lost @ Lost::TokenRefused { answer, is_declared }, _) => {
-                if setup.config.exit_on_refused_token {
+                // Another connection may work, with the previous token.
+                if setup.config.exit_on_refused_token && !link.stats.is_authorised() {
                     let reason = setup.shown(lost);
                     link.stats.waiting(SourceState::Refused, reason);
                     return Err(SourceError::TokenRefused {

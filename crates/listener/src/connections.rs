@@ -45,6 +45,8 @@ struct Connection {
     closes_at: Option<Instant>,
     /// The connection that ends when this one is authenticated.
     replaces: Option<u64>,
+    /// The connection that is about to be closed, because this one is authenticated.
+    closing: Option<u64>,
 }
 
 /// Keeps the connections of a source open, until the source is stopped.
@@ -159,6 +161,7 @@ impl Owner {
             expires_at: None,
             closes_at: None,
             replaces,
+            closing: None,
         });
         &self.connections[self.connections.len() - 1]
     }
@@ -197,11 +200,11 @@ impl Owner {
     /// connection is not authenticated. Returns `None` if the old connection is already being replaced.
     fn replace(&mut self, number: u64, stop: &CancellationToken) -> Option<&Connection> {
         let old = self.find(number)?;
+        old.expires_at = None;
         if old.retires.is_cancelled() {
             return None;
         }
         old.retires.cancel();
-        old.expires_at = None;
         let replaces = if old.authorised_at.is_some() {
             Some(number)
         } else {
@@ -228,6 +231,7 @@ impl Owner {
                     .filter(|_| !connection.retires.is_cancelled())
                     .map(|age| now + age);
                 let replaced = connection.replaces.take();
+                connection.closing = replaced;
                 self.replacement.authorised.cancel();
                 if let Some(old) = replaced.and_then(|number| self.find(number)) {
                     old.closes_at = Some(now + REPLACEMENT_OVERLAP);
@@ -240,6 +244,14 @@ impl Owner {
             Report::Lost { by_server } => {
                 connection.authorised_at = None;
                 connection.expires_at = None;
+                // The replaced connection stays open until the new one is authenticated again.
+                let kept = connection.closing.take();
+                if let Some(old) = kept.and_then(|old| self.find(old))
+                    && old.closes_at.take().is_some()
+                    && let Some(connection) = self.find(number)
+                {
+                    connection.replaces = kept;
+                }
                 let is_displaced = by_server
                     && self.connections.iter().any(|other| {
                         other

@@ -93,7 +93,14 @@ impl Iam {
             .client
             .request(Method::POST, &path, credential, Some(body))
             .await?;
-        let token: Token = self.client.parse(&answer, TOKEN)?;
+        // The answer may contain a token, so no error quotes it.
+        let token: Token = serde_json::from_slice(&answer).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            let problem = format!(
+                "cannot read the answer at line {line}, column {column} (not shown: it may contain a token)"
+            );
+            self.client.other_shape(&problem, TOKEN)
+        })?;
         if token.is_active == Some(false) || token.key.expose().is_empty() {
             return Err(self
                 .client

@@ -101,7 +101,8 @@ impl Client {
                 };
             }
         };
-        let line = match read_line(&mut stream, MAX_LINE_BYTES).await {
+        let greeting = timeout(ANSWER_LIMIT, read_line(&mut stream, MAX_LINE_BYTES));
+        let line = match greeting.await.map_err(|_| ControlError::NoAnswer)? {
             Err(source) => return Err(ControlError::Io { path, source }),
             Ok(line) if line.is_empty() => return Err(ControlError::TooMany),
             Ok(line) => line,

@@ -135,6 +135,8 @@ const fn tag(identity: u128) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -172,6 +174,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn copies_of_the_feed_and_of_the_list_are_stored_once(
+            copies in proptest::collection::vec((0u128..20, any::<bool>()), 0..200),
+        ) {
+            let mut window = Window::new(64);
+            let mut stored = HashSet::new();
+            for (event, is_backfill) in copies {
+                let body = if is_backfill { ANY_BODY } else { event + 1000 };
+                match window.insert(event, body) {
+                    Novelty::New => prop_assert!(stored.insert(event)),
+                    Novelty::Duplicate => prop_assert!(stored.contains(&event)),
+                    Novelty::Conflict => prop_assert!(false, "{event} is stored as a conflict"),
+                }
+            }
+        }
+
         #[test]
         fn window_contains_the_newest_events_up_to_its_capacity(
             // Some have the same slot, and differ only in the tag or only in the full identity.

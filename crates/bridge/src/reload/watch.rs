@@ -10,7 +10,10 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::control::{Request, Requested};
+use crate::{
+    control::{Request, Requested},
+    exit::Exit,
+};
 
 /// The interval at which the file is read.
 const LOOK: Duration = Duration::from_secs(1);
@@ -43,7 +46,6 @@ pub(crate) async fn watch(path: PathBuf, requests: mpsc::Sender<Requested>) {
             changing = found;
             continue;
         }
-        known = found;
         changing = None;
         let (answer, answered) = oneshot::channel();
         let request = Request::Reload {
@@ -54,8 +56,14 @@ pub(crate) async fn watch(path: PathBuf, requests: mpsc::Sender<Requested>) {
             return;
         }
         // The bridge logs the result and shows it in its status.
-        if answered.await.is_err() {
-            warn!("configuration not reloaded: the bridge is stopping");
+        match answered.await {
+            // The last reload is not complete. The next look requests it again.
+            Ok(answer) if answer.exit == Exit::TryLater.code() => {}
+            Ok(_) => known = found,
+            Err(_) => {
+                warn!("configuration not reloaded: the bridge is stopping");
+                return;
+            }
         }
     }
 }
