@@ -189,7 +189,11 @@ fn every_series_exists_from_the_start() {
     })
     .unwrap();
     let with_traffic = busy.series().unwrap();
-    let differences: Vec<_> = from_the_start.symmetric_difference(&with_traffic).collect();
+    // The hash of the configuration is that of each bridge.
+    let differences: Vec<_> = from_the_start
+        .symmetric_difference(&with_traffic)
+        .filter(|series| !series.starts_with("neurobridge_configuration_info{"))
+        .collect();
     assert!(differences.is_empty(), "{differences:#?}");
     let families: BTreeSet<&str> = with_traffic
         .iter()

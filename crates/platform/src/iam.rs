@@ -95,10 +95,11 @@ impl Iam {
             .await?;
         // The answer may contain a token, so no error quotes it.
         let token: Token = serde_json::from_slice(&answer).map_err(|error| {
+            if !error.is_data() {
+                return self.client.not_json(b"(not shown: it may contain a token)");
+            }
             let (line, column) = (error.line(), error.column());
-            let problem = format!(
-                "cannot read the answer at line {line}, column {column} (not shown: it may contain a token)"
-            );
+            let problem = format!("found another value at line {line}, column {column}");
             self.client.other_shape(&problem, TOKEN)
         })?;
         if token.is_active == Some(false) || token.key.expose().is_empty() {

@@ -182,7 +182,12 @@ async fn requests_are_answered_beside_tails() {
         colours: false,
         width: 80,
     };
-    assert!(Client::request(folder.path(), reload).await.unwrap().is_none());
+    assert!(
+        Client::request(folder.path(), reload.clone())
+            .await
+            .unwrap()
+            .is_none()
+    );
     let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
     let _serving = start(
         Control::bind(folder.path()).await.unwrap(),
