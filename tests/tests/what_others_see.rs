@@ -206,7 +206,7 @@ fn every_series_exists_from_the_start() {
     assert_eq!(
         labels(&with_traffic),
         [
-            "change", "kind", "le", "outcome", "part", "reason", "sink", "source", "step", "version",
+            "change", "hash", "kind", "le", "outcome", "part", "reason", "sink", "source", "step", "version",
         ]
         .map(str::to_owned)
         .into(),
