@@ -195,6 +195,14 @@ impl Bridge {
                 format!("the last change of sinks.{name} is not complete yet; reload again in some seconds");
             return Err(Failure::message(Exit::TryLater, message));
         }
+        let mut added = plan.sources.added.iter();
+        // A new instance would continue the counters of the removed one, and hide the time in between.
+        if let Some(name) = added.find(|name| self.state.parts.source(name).is_some()) {
+            let message = format!(
+                "sources.{name} was removed, and its events are not stored yet; reload again in some seconds"
+            );
+            return Err(Failure::message(Exit::TryLater, message));
+        }
         let located = match &self.reloader {
             Some(reloader) if !plan.relocates => reloader.located.clone(),
             _ => config.named_fields(),
