@@ -226,6 +226,7 @@ where
     if messages == 0 {
         return Poll::Pending;
     }
+    reading.is_behind = session.socket.is_behind();
     link.deliver(permit, reading);
     Poll::Ready(lost.map_or(Read::Batch, Read::Lost))
 }
@@ -243,6 +244,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     O: Outlet,
 {
+    session.socket.pause();
     let stop = link.stop.clone();
     let mut stopped = pin!(stop.cancelled());
     let hold = Arc::clone(&link.hold);

@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    task::coop,
     time::Instant,
 };
 use tokio_tungstenite::tungstenite::{
@@ -21,6 +22,7 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::{Recent, gate::Gate};
+use crate::stats::MAX_UNREAD;
 
 /// The client end of a WebSocket.
 #[derive(Debug)]
@@ -30,6 +32,9 @@ pub(crate) struct Socket<S> {
     context: WebSocketContext,
     /// Whether the start of the next frame is known and the frame can be interpreted.
     is_readable: bool,
+    /// The time of the last read before a pause, until all data that accumulated is read: if the connection is lost meanwhile, the
+    /// unread data is lost with it.
+    unread_since: Option<Instant>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
@@ -40,6 +45,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             gate: Gate::new(config.max_frame_size.unwrap_or(usize::MAX)),
             context: WebSocketContext::new(Role::Client, Some(config)),
             is_readable: true,
+            unread_since: None,
         }
     }
 
@@ -51,11 +57,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             cx,
         });
         let error = match read {
-            Ok(message) => return Poll::Ready(Ok(message)),
+            Ok(message) => {
+                if message.is_close() {
+                    // The last message of the server.
+                    self.unread_since = None;
+                }
+                return Poll::Ready(Ok(message));
+            }
             Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 // All frames before the oversized one are read.
                 match self.gate.take_too_large() {
-                    None => return Poll::Pending,
+                    None => {
+                        // Without budget, more data may be available.
+                        if coop::has_budget_remaining() {
+                            self.unread_since = None;
+                        }
+                        return Poll::Pending;
+                    }
                     Some((size, max_size)) => CapacityError::MessageTooLong { size, max_size }.into(),
                 }
             }
@@ -64,6 +82,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         // If a fragment is skipped, its message is incomplete.
         self.is_readable = self.is_readable && leaves_next_frame(&error) && !self.gate.has_fragments();
         Poll::Ready(Err(error))
+    }
+
+    /// Records that reading pauses, so that unread data accumulates.
+    pub(crate) fn pause(&mut self) {
+        let last_read = self.last_read();
+        let oldest = Instant::now().checked_sub(MAX_UNREAD);
+        self.unread_since = Some(oldest.map_or(last_read, |oldest| oldest.max(last_read)));
+    }
+
+    /// Returns whether data that accumulated during a pause may be unread.
+    pub(crate) const fn is_behind(&self) -> bool {
+        self.unread_since.is_some()
     }
 
     /// Returns whether the following frames can be read, also after an error.
@@ -113,6 +143,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Returns the time at which the last byte of the server was read.
     pub(crate) const fn last_read(&self) -> Instant {
+        if let Some(unread_since) = self.unread_since {
+            return unread_since;
+        }
         self.stream.last_read()
     }
 

@@ -27,6 +27,8 @@ pub use self::labels::{
 };
 use self::{coverage::Coverage, stopwatch::Stopwatch};
 
+/// The largest age of data that is unread because reading was paused.
+pub(crate) const MAX_UNREAD: Duration = Duration::from_secs(10);
 /// The number of malformed and ignored frames before the first event from which a source warns.
 const MANY_FRAMES: u64 = 100;
 const BACKPRESSURE: &str = "backpressure: the socket is not read, because there is no room for more events (usually the spool is full)";
@@ -152,6 +154,8 @@ pub(crate) struct Reading {
     /// Malformed frames, or malformed elements of frames.
     pub(crate) malformed: u64,
     pub(crate) bytes: u64,
+    /// Whether more data may be unread, which would be lost with the connection.
+    pub(crate) is_behind: bool,
     pub(crate) last_event: Option<Timestamp>,
     pub(crate) platform_errors: u64,
     pub(crate) last_platform_error: Option<String>,
@@ -306,7 +310,13 @@ impl SourceStats {
         let mut inner = self.lock();
         let lacked_events = inner.lacks_events();
         if inner.is_connected() && reading.frames.total() > 0 {
-            inner.proof_of_life = Some(at);
+            // What is unread would be lost with the process.
+            let proof = if reading.is_behind {
+                at.checked_sub(MAX_UNREAD).ok().max(inner.proof_of_life)
+            } else {
+                Some(at)
+            };
+            inner.proof_of_life = proof;
         }
         inner.frames.merge(&reading.frames);
         inner.events += reading.events;
