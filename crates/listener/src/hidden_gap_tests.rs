@@ -154,3 +154,46 @@ async fn one_half_open_connection_of_two_is_no_gap() {
     result.unwrap();
     assert_eq!(bench.snapshot().gaps.total(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn events_wait_while_those_of_a_gap_are_fetched() {
+    let (source, mut bench) = bench(|_| {}, Vec::new());
+    let mut ends = bench.gap_ends();
+    let (result, ()) = join!(source, async {
+        let mut platform = bench.authorised().await;
+        let fetching = ends.recv().await.unwrap();
+        platform.say(event(1)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(bench.batches.try_recv().is_err());
+        drop(fetching);
+        assert_eq!(bench.batches.recv().await.unwrap(), [event(1)]);
+        // They are backpressure neither in the state nor in its time.
+        assert_eq!(bench.snapshot().blocked, Duration::ZERO);
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn gap_begins_before_a_pause_that_leaves_data_unread() {
+    let (source, mut bench) = bench(|_| {}, Vec::new());
+    let mut ends = bench.gap_ends();
+    let (result, ()) = join!(source, async {
+        let mut platform = bench.authorised().await;
+        let paused = Instant::now();
+        let fetching = ends.recv().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        // Lost before the data that accumulated is read to its end: some of it may be lost with the connection.
+        platform.say(event(1)).await;
+        drop(platform);
+        drop(fetching);
+        bench.batches.recv().await.unwrap();
+        let mut next = bench.platforms.recv().await.unwrap();
+        next.authorise().await;
+        let ended = Instant::now();
+        gap_end(&mut ends).await;
+        assert_eq!(bench.snapshot().newest_gaps[0].length, ended - paused);
+        bench.stop.cancel();
+    });
+    result.unwrap();
+}

@@ -61,7 +61,7 @@ impl Hold {
         let _ = self.observer.set((ends, limit));
     }
 
-    /// Returns whether somebody receives the ends of gaps.
+    /// Returns whether the ends of gaps are received.
     pub(crate) fn is_observed(&self) -> bool {
         self.observer.get().is_some_and(|(ends, _)| !ends.is_closed())
     }
