@@ -300,6 +300,58 @@ filter = { result = ["a result that does not exist"] }
 }
 
 #[test]
+fn gap_events_are_switched_on_and_off_by_source() {
+    let dir = Scratch::new("gap-events").unwrap();
+    let platform = Platform::start(
+        &dir,
+        &[
+            "--rate",
+            RATE,
+            "--fault",
+            "cut,after=100,times=2",
+            "--fault",
+            "rest-http=503",
+        ],
+    )
+    .unwrap();
+    let (url, address) = (platform.url(), platform.address());
+    let config = format!(
+        r#"
+[sources.reported]
+url = "{url}"
+token = "t"
+gap_events = true
+[sources.silent]
+url = "{url}"
+token = "t"
+gap_events = false
+backfill = {{ url = "http://{address}", give_up_after = "0s" }}
+[sinks.reports]
+type = "file"
+filter = {{ result = ["a result that does not exist"] }}
+"#
+    );
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    let gaps = wait_for_outcomes(&dir, 2);
+    assert!(
+        gaps.iter().all(|gap| gap["outcome"] == "unrecovered"),
+        "{gaps:#?}"
+    );
+    bridge
+        .wait("the report", SOON, |status| status.delivered("reports") > 0)
+        .unwrap();
+    let file = bridge.data_dir().join("reports.jsonl");
+    let (status, log) = bridge.stop(Signal::SIGTERM, SOON).unwrap();
+    assert!(status.success(), "{log}");
+    let text = fs::read_to_string(file).unwrap();
+    let sources: Vec<String> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["data"]["source"].to_string())
+        .collect();
+    assert_eq!(sources, ["\"reported\""], "{text}");
+}
+
+#[test]
 fn events_of_a_period_are_fetched_by_hand() {
     let first_dir = Scratch::new("backfill-first").unwrap();
     let record = first_dir.join("recognised.jsonl");

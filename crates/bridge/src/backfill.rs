@@ -8,28 +8,24 @@
 
 pub(crate) mod manual;
 pub(crate) mod report;
+mod settings;
 
 use std::{collections::BTreeMap, future::pending, sync::Arc, sync::atomic::Ordering, time::Duration};
 
-use anyhow::anyhow;
 use jiff::{SignedDuration, Timestamp};
-use neurobridge_core::{backoff::Backoff, clock, event::Origin, ledger::SourceLedger, neuroio::Frames};
-use neurobridge_listener::{
-    BackfillConfig, Batcher, FeedEvent, GapEnded, MalformedReason, Received, SourceConfig,
-};
-use neurobridge_platform::{Client, Entries, Missed, Outcome, StopReason, Window, sentence};
+use neurobridge_core::{backoff::Backoff, clock, event::Origin, ledger::SourceLedger};
+use neurobridge_listener::{Batcher, FeedEvent, GapEnded, MalformedReason, Received};
+use neurobridge_platform::{Missed, Outcome, StopReason, Window, sentence};
 use tokio::{
     sync::mpsc,
-    task::spawn_blocking,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::manual::Manual;
+pub(crate) use self::settings::{FillerSettings, entries};
 use crate::{
-    config::Config,
-    feed::joined,
     history::{Gap, PARTLY, RECOVERED, UNRECOVERED},
     intake::{Encoded, Encoder, IntakeSource},
     state::State,
@@ -43,10 +39,6 @@ const JUST_ENDED: Duration = Duration::from_secs(1);
 /// The largest distance in ids by which an event may be received after a later one. Events that are read twice are dropped
 /// as duplicates.
 const ID_OVERLAP: u64 = 100;
-/// The smallest deduplication window that recognises the events of the overlap.
-const MIN_WINDOW: usize = 10 * ID_OVERLAP as usize;
-/// The largest number of ids that the second reading of the list repeats.
-const MAX_SETTLING_IDS: u64 = 16_384;
 /// The delays between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The interval at which the fetched events are checked for being stored.
@@ -54,7 +46,7 @@ const STORED_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Fetches the events of the gaps of one source.
 pub(crate) struct Filler {
-    settings: Preparation,
+    settings: FillerSettings,
     source: Arc<IntakeSource>,
     ends: mpsc::Receiver<GapEnded>,
     encoder: Encoder,
@@ -65,72 +57,6 @@ pub(crate) struct Filler {
     take_over: Option<CancellationToken>,
     /// The number of events that earlier attempts have stored, by the id of the gap.
     fetched: BTreeMap<u64, u64>,
-}
-
-/// The settings of a filler.
-pub(crate) struct Preparation {
-    /// `None` if the events cannot be fetched, so that each gap is only reported.
-    entries: Option<Entries>,
-    config: BackfillConfig,
-    /// Whether gaps that are not filled become events.
-    reports: bool,
-    frames: Frames,
-    /// The number of ids by which the list overlaps what was received; 0 if the deduplication window is too small.
-    id_overlap: u64,
-    /// The number of ids that the second reading of the list repeats: those of three seconds at some thousand events per second, and
-    /// not more than the deduplication window recognises.
-    settling_ids: u64,
-}
-
-impl Preparation {
-    /// Returns what the filler of a source needs; `None` if the gaps of the source are neither filled nor reported. Reads the TLS
-    /// files.
-    ///
-    /// # Errors
-    /// Returns an error if a file cannot be read.
-    pub(crate) async fn new(source: &SourceConfig, config: &Config) -> anyhow::Result<Option<Self>> {
-        if !source.fills_gaps() {
-            return Ok(None);
-        }
-        Ok(Some(Self {
-            entries: entries(source).await?,
-            config: source.backfill.clone(),
-            reports: source.reports_gaps(),
-            frames: Frames::new(&config.named_fields()),
-            id_overlap: if config.deduplicate.max_events >= MIN_WINDOW {
-                ID_OVERLAP
-            } else {
-                0
-            },
-            settling_ids: (config.deduplicate.max_events as u64 / 4).min(MAX_SETTLING_IDS),
-        }))
-    }
-
-    /// Returns whether missed events can be fetched.
-    pub(crate) const fn can_fetch(&self) -> bool {
-        self.entries.is_some()
-    }
-
-    /// Returns the longest time for which the events of the feed wait.
-    pub(crate) fn hold(&self) -> Duration {
-        self.entries.as_ref().map_or(Duration::ZERO, |_| self.config.hold)
-    }
-}
-
-/// Returns the reader of the list of a platform; `None` if the configuration of the source has none. Reads the
-/// TLS files without blocking the runtime.
-///
-/// # Errors
-/// Returns the key and the error of its configuration.
-pub(crate) async fn entries(source: &SourceConfig) -> anyhow::Result<Option<Entries>> {
-    let Some(url) = source.backfill_address().map(str::to_owned) else {
-        return Ok(None);
-    };
-    let source = source.clone();
-    let made = spawn_blocking(move || Client::new(&source, &url).map(|client| Entries::new(client, &source)));
-    joined(made.await)
-        .map(Some)
-        .map_err(|(key, error)| anyhow!("{key}: {error}"))
 }
 
 /// The result of reading a part of the list.
@@ -164,7 +90,7 @@ enum Interrupted {
 
 impl Filler {
     pub(crate) fn new(
-        settings: Preparation,
+        settings: FillerSettings,
         source: Arc<IntakeSource>,
         ends: mpsc::Receiver<GapEnded>,
         encoder: Encoder,
@@ -267,6 +193,11 @@ impl Filler {
             }
             self.fetched.remove(&gap.id);
             self.record(gap, fetched, reason.as_ref(), state).await?;
+        }
+        let left = state.history.filling(&self.source.name);
+        self.fetched.retain(|id, _| left.iter().any(|gap| gap.id == *id));
+        if !left.is_empty() {
+            error.get_or_insert_with(|| "a gap was extended meanwhile".to_owned());
         }
         Ok(())
     }

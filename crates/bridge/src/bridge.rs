@@ -236,7 +236,7 @@ impl Bridge {
                 (Some(failure), reason)
             }
         };
-        // Their senders are told that the bridge is stopping.
+        // The clients receive the answer that the bridge is stopping.
         self.requests.close();
         while let Ok(requested) = self.requests.try_recv() {
             drop(requested);

@@ -30,8 +30,9 @@ use tracing::{error, info};
 use crate::{
     config::{Config, SinkEntry},
     exit::{Exit, Failure, OrExit},
-    feed::{joined, read_redaction},
+    feed::joined,
     parts::Parts,
+    redaction::read_redaction,
     sink_reader::SinkReader,
     sinks::{AnyReader, Delivery},
     state::SinkHandle,

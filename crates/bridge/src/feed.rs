@@ -11,11 +11,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use neurobridge_core::{
-    address,
-    dead_letter::DeadLetters,
-    event::FieldPath,
-    ledger::SourceLedger,
-    redact::{KeyFileError, Pattern, Pseudonymise, Redaction},
+    address, dead_letter::DeadLetters, event::FieldPath, ledger::SourceLedger, redact::Redaction,
 };
 use neurobridge_listener::{
     Batcher, EventAttributes, REPLACEMENT_OVERLAP, Replacement, Source, SourceConfig, SourceError,
@@ -32,7 +28,7 @@ use tracing::{error, info};
 
 use crate::{
     backfill::{
-        Filler, Preparation,
+        Filler, FillerSettings,
         manual::{self, Manual},
     },
     config::Config,
@@ -40,6 +36,7 @@ use crate::{
     history::UNRECOVERED,
     intake::{self, Encoded, Encoder, IntakeSource, Rules},
     parts::Parts,
+    redaction::read_redaction,
     spool,
     state::State,
     tokens::{Minting, Tokens},
@@ -57,6 +54,8 @@ pub(crate) struct Feed {
     instances: BTreeMap<Arc<str>, Vec<Instance>>,
     /// The number of the last instance.
     last: u64,
+    /// The redaction of all events, which stays the same while the bridge runs: a person has one pseudonym.
+    redaction: Redaction,
     /// The tasks that fetch the events of gaps.
     fillers: JoinSet<()>,
     /// `None` for commands that store nothing, which fill no gaps.
@@ -117,7 +116,7 @@ pub(crate) struct PreparedSource {
     attributes: EventAttributes,
     rules: Arc<Rules>,
     /// `None` if its gaps are neither filled nor reported.
-    backfill: Option<Preparation>,
+    backfill: Option<FillerSettings>,
     minting: Option<Minting>,
 }
 
@@ -133,7 +132,9 @@ impl Feed {
         parts: Arc<Parts>,
         state: Option<Arc<State>>,
     ) -> Result<Self, Failure> {
-        let rules = rules(config).await?;
+        let event = &config.event;
+        let redaction = read_redaction(&event.redact, event.pseudonymise.as_ref(), "event").await?;
+        let rules = rules(config, redaction.clone());
         let mut prepared = Vec::new();
         for name in config.sources.keys() {
             prepared.push(PreparedSource::new(name, config, &rules, config.named_fields()).await?);
@@ -155,6 +156,7 @@ impl Feed {
             parts,
             batches: Some(batches),
             sources: JoinSet::new(),
+            redaction,
             fillers: JoinSet::new(),
             state,
             instances: BTreeMap::new(),
@@ -165,6 +167,11 @@ impl Feed {
             drop(feed.run_source(source));
         }
         Ok(feed)
+    }
+
+    /// Returns the filter of a reloaded configuration with the running redaction.
+    pub(crate) fn reloaded_rules(&self, config: &Config) -> Arc<Rules> {
+        rules(config, self.redaction.clone())
     }
 
     /// Starts a source. A connected instance of the same name runs until the new one has been authenticated
@@ -192,7 +199,7 @@ impl Feed {
             source = source.replacing(Arc::clone(&earlier.stats));
         }
         let (requester, requests) = manual::channel();
-        let can_fetch = backfill.as_ref().is_some_and(Preparation::can_fetch);
+        let can_fetch = backfill.as_ref().is_some_and(FillerSettings::can_fetch);
         self.parts.set_source(Arc::new(SourceHandle {
             fills_gaps: backfill.is_some(),
             backfill: can_fetch.then_some(requester),
@@ -223,10 +230,10 @@ impl Feed {
         let encoder = Encoder::new(Arc::clone(&intake), attributes, rules);
         let authorised = instance.replacement.authorised.clone();
         let state = self.state.as_ref();
-        if let (Some(preparation), Some(state)) = (backfill, state) {
-            let ends = source.on_gap_end(preparation.hold());
+        if let (Some(settings), Some(state)) = (backfill, state) {
+            let ends = source.on_gap_end(settings.hold());
             let filler = Filler::new(
-                preparation,
+                settings,
                 intake,
                 ends,
                 encoder.for_connection(),
@@ -371,7 +378,7 @@ impl PreparedSource {
         let settings = config.sources.get(name).cloned().unwrap_or_default();
         let address = address::shown(settings.address());
         let attributes = settings.attributes(name);
-        let backfill = Preparation::new(&settings, config)
+        let backfill = FillerSettings::new(&settings, config)
             .await
             .context(place.clone())
             .or_exit(Exit::Config)?;
@@ -392,17 +399,13 @@ impl PreparedSource {
 }
 
 /// Returns the filter and the redaction of all events.
-///
-/// # Errors
-/// Returns an error if the key file cannot be read or is invalid.
-pub(crate) async fn rules(config: &Config) -> Result<Arc<Rules>, Failure> {
-    let redaction = read_redaction(&config.event.redact, config.event.pseudonymise.as_ref(), "event").await?;
+fn rules(config: &Config, redaction: Redaction) -> Arc<Rules> {
     let redacts = config.event.redacts() || config.sinks.values().any(|sink| sink.common.redacts());
-    Ok(Arc::new(Rules {
+    Arc::new(Rules {
         filter: config.event.filter.clone(),
         redaction,
         keep_malformed: !redacts,
-    }))
+    })
 }
 
 /// Builds a source, and reads its files without blocking the runtime.
@@ -417,43 +420,6 @@ pub(crate) async fn build_source(
 ) -> Result<Source, SourceError> {
     let name = name.to_owned();
     joined(spawn_blocking(move || Source::new(name, config, ledger, &fields)).await)
-}
-
-/// As [`redaction`], without blocking the runtime: the disk of the key file may hang.
-///
-/// # Errors
-/// As [`redaction`].
-pub(crate) async fn read_redaction(
-    redact: &[Pattern],
-    pseudonymise: Option<&Pseudonymise>,
-    place: &str,
-) -> Result<Redaction, Failure> {
-    let (redact, pseudonymise, place) = (redact.to_vec(), pseudonymise.cloned(), place.to_owned());
-    joined(spawn_blocking(move || redaction(&redact, pseudonymise.as_ref(), &place)).await)
-}
-
-/// Returns the redaction of a section of the configuration. Blocks while it reads the key file.
-///
-/// # Errors
-/// Returns an error if the key file cannot be read or is invalid.
-pub(crate) fn redaction(
-    redact: &[Pattern],
-    pseudonymise: Option<&Pseudonymise>,
-    place: &str,
-) -> Result<Redaction, Failure> {
-    Redaction::new(redact, pseudonymise).map_err(|error| {
-        // A hanging disk may recover, so a restart may help; an invalid file stays invalid.
-        let exit = match &error {
-            KeyFileError::Unreadable { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
-                Exit::Unavailable
-            }
-            _ => Exit::Config,
-        };
-        Failure::new(
-            exit,
-            anyhow!(error).context(format!("{place}.pseudonymise.key_file")),
-        )
-    })
 }
 
 /// Returns the result of a task, and propagates a panic.
@@ -498,6 +464,7 @@ mod tests {
             parts: Arc::default(),
             batches: None,
             sources,
+            redaction: Redaction::default(),
             fillers: JoinSet::new(),
             state: None,
             instances: BTreeMap::new(),

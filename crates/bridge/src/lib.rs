@@ -18,6 +18,7 @@ pub mod logging;
 mod output;
 mod parts;
 mod preview;
+mod redaction;
 mod reload;
 mod resume;
 mod signals;

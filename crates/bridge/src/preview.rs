@@ -5,7 +5,7 @@ use neurobridge_core::{event::Event, event_buf::EventBuf, identity::SpoolId, red
 use crate::{
     config::{Config, SinkEntry},
     exit::{Exit, Failure},
-    feed::redaction,
+    redaction::redaction,
 };
 
 /// Renders the messages of one sink.

@@ -293,3 +293,37 @@ fn reload_command_of_the_unit_works() {
         "{text}"
     );
 }
+
+#[test]
+fn person_keeps_its_pseudonym_when_the_key_file_changes() {
+    let dir = Scratch::new("reload-key").unwrap();
+    let key = dir.join("key");
+    fs::write(&key, "a".repeat(64)).unwrap();
+    let platform = Platform::start(&dir, &["--rate", "500"]).unwrap();
+    let config = source("main", &platform.url(), "# here")
+        + &format!("[event.pseudonymise]\nfields = [\"pid\"]\nkey_file = {key:?}\n")
+        + &file_sink("events", "");
+    let bridge = Bridge::start(&dir, &config).unwrap();
+    more_events(&bridge, "main", 500);
+    let before = bridge.status().unwrap().delivered("events");
+    fs::write(&key, "b".repeat(64)).unwrap();
+    change(&bridge, "# here", "ping_interval = \"7s\"");
+    assert_eq!(
+        reload(&bridge),
+        "sources.main: replaced by an authenticated connection\n"
+    );
+    more_events(&bridge, "main", 1000);
+    let (text, _) = stop(bridge, "events");
+    let persons: Vec<String> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["data"]["pid"].to_string())
+        .collect();
+    let (early, late) = persons.split_at(usize::try_from(before).unwrap());
+    let known: std::collections::HashSet<&String> = early.iter().collect();
+    let again = late
+        .iter()
+        .rev()
+        .take(500)
+        .filter(|person| known.contains(person));
+    assert!(again.count() > 100, "the persons of before have other pseudonyms");
+}

@@ -211,7 +211,7 @@ fn kill_during_a_reload_repeats_no_event() {
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        // Before, during and after the change.
+        // The kill has to hit moments before, during and after the change, none of which can be observed from outside.
         std::thread::sleep(Duration::from_millis(u64::from(round) * 15));
         bridge.process().kill().unwrap();
         reloading.wait().unwrap();

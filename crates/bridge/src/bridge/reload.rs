@@ -16,7 +16,7 @@ use crate::{
     control::{Answer, Greeting, Request, Requested},
     deliveries::PreparedSink,
     exit::{Exit, Failure},
-    feed::{PreparedSource, joined, rules},
+    feed::{PreparedSource, joined},
     reload::{Plan, plan},
 };
 
@@ -216,7 +216,7 @@ impl Bridge {
                 .sinks
                 .push(PreparedSink::new(name, config, &self.sinks).await?);
         }
-        let rules = rules(config).await?;
+        let rules = self.feed.reloaded_rules(config);
         for name in plan.sources.added.iter().chain(&plan.sources.changed) {
             let source = PreparedSource::new(name, config, &rules, located.clone()).await?;
             prepared.sources.push(source);

@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     control::{Answer, Client, Request},
     exit::{Exit, Failure, OrExit},
-    feed::read_redaction,
+    redaction::read_redaction,
 };
 
 /// The field with the person of an event.

@@ -29,7 +29,7 @@ use crate::{
     data_dir::DataDir,
     deliveries::open_dead_letters,
     exit::{Exit, Failure, OrExit},
-    feed::read_redaction,
+    redaction::read_redaction,
     signals::Signals,
     sinks::AnyReader,
 };

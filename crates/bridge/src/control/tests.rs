@@ -34,6 +34,13 @@ fn start(control: Control, spool: &Spool, stop: &CancellationToken) -> tokio::ta
     tokio::spawn(control.serve(spool.clone(), greeting.subscribe(), requests, stop.clone()))
 }
 
+/// Serves requests in a folder, with an empty spool in memory.
+async fn serve(folder: &Path) -> tokio::task::JoinHandle<()> {
+    let spool = Spool::open(&SpoolConfig::default(), folder).unwrap();
+    let control = Control::bind(folder).await.unwrap();
+    start(control, &spool, &CancellationToken::new())
+}
+
 async fn connect(folder: &Path) -> Client {
     Client::connect(folder).await.unwrap().unwrap()
 }
@@ -116,12 +123,7 @@ async fn socket_of_a_killed_bridge_is_replaced() {
     drop(std::os::unix::net::UnixListener::bind(path(folder.path())).unwrap());
     assert!(path(folder.path()).exists());
     assert!(Client::connect(folder.path()).await.unwrap().is_none());
-    let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
-    let _serving = start(
-        Control::bind(folder.path()).await.unwrap(),
-        &spool,
-        &CancellationToken::new(),
-    );
+    let _serving = serve(folder.path()).await;
     connect(folder.path()).await;
     let names: Vec<_> = fs::read_dir(folder.path())
         .unwrap()
@@ -134,12 +136,7 @@ async fn socket_of_a_killed_bridge_is_replaced() {
 #[tokio::test]
 async fn killed_bridge_is_reported_as_lost_connection() {
     let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
-    let serving = start(
-        Control::bind(folder.path()).await.unwrap(),
-        &spool,
-        &CancellationToken::new(),
-    );
+    let serving = serve(folder.path()).await;
     let mut client = connect(folder.path()).await;
     serving.abort();
     let error = timeout(SOON, client.next()).await.unwrap().unwrap_err();
@@ -149,12 +146,7 @@ async fn killed_bridge_is_reported_as_lost_connection() {
 #[tokio::test]
 async fn tails_beyond_the_limit_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
-    let _serving = start(
-        Control::bind(folder.path()).await.unwrap(),
-        &spool,
-        &CancellationToken::new(),
-    );
+    let _serving = serve(folder.path()).await;
     let mut tails = Vec::new();
     let error = loop {
         match Client::connect(folder.path()).await {
@@ -188,12 +180,7 @@ async fn requests_are_answered_beside_tails() {
             .unwrap()
             .is_none()
     );
-    let spool = Spool::open(&SpoolConfig::default(), folder.path()).unwrap();
-    let _serving = start(
-        Control::bind(folder.path()).await.unwrap(),
-        &spool,
-        &CancellationToken::new(),
-    );
+    let _serving = serve(folder.path()).await;
     let mut tails = Vec::new();
     while let Ok(tail) = Client::connect(folder.path()).await {
         tails.push(tail);

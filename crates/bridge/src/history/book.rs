@@ -281,10 +281,11 @@ impl Book {
         }
     }
 
-    /// Sets the final outcome of a gap whose events were to be fetched. Returns `None` if the gap has a final
-    /// outcome already, or was removed.
-    pub(super) fn fill_gap(&mut self, id: u64, outcome: &'static str, fetched: u64) -> Option<&Gap> {
-        let gap = self.gaps.get_mut(&id).filter(|gap| gap.outcome == FILLING)?;
+    /// Sets the final outcome of a gap whose events were to be fetched. Returns `None` if the gap has a final outcome already, was
+    /// removed, or was extended by a later gap, whose events are still to be fetched.
+    pub(super) fn fill_gap(&mut self, filled: &Gap, outcome: &'static str, fetched: u64) -> Option<&Gap> {
+        let is_same = |gap: &&mut Gap| gap.outcome == FILLING && gap.ended == filled.ended;
+        let gap = self.gaps.get_mut(&filled.id).filter(is_same)?;
         gap.outcome = Cow::Borrowed(outcome);
         gap.fetched = fetched;
         self.unwritten.push(Line::Gap(gap.clone()));
@@ -297,12 +298,7 @@ impl Book {
         while self.gaps.len() > MAX_GAPS {
             let mut last: BTreeMap<(&str, &str, &str), &Gap> = BTreeMap::new();
             let mut closest: Option<(f64, u64, u64)> = None;
-            // A gap that is being filled keeps its bounds.
-            for gap in self
-                .gaps
-                .values()
-                .filter(|gap| !gap.is_open() && gap.outcome != FILLING)
-            {
+            for gap in self.gaps.values().filter(|gap| !gap.is_open()) {
                 let key = (&*gap.source, &*gap.reason, &*gap.outcome);
                 if let Some(before) = last.insert(key, gap) {
                     let distance = seconds_between(before.ended.unwrap_or(before.began), gap.began);
@@ -322,6 +318,7 @@ impl Book {
             self.unwritten.push(Line::Merged(second));
             if let Some(gap) = self.gaps.get_mut(&first) {
                 gap.ended = merged.ended;
+                gap.next_event = merged.next_event;
                 gap.seconds += merged.seconds;
                 gap.gaps = gap.gaps.saturating_add(merged.gaps);
                 gap.fetched = gap.fetched.saturating_add(merged.fetched);

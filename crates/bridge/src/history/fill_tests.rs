@@ -103,3 +103,26 @@ fn gap_has_no_last_event_if_that_may_be_later() {
         assert_eq!(gap.last_event, expected, "{at} ms");
     }
 }
+
+#[test]
+fn gap_that_is_extended_while_it_is_filled_is_filled_again() {
+    let mut book = Book::default();
+    let begin = |book: &mut Book, at: i64| {
+        book.begin_gap("main", time(at), "closed");
+        book.end_gap("main", time(at + 1), FILLING).unwrap()
+    };
+    let first = begin(&mut book, 0);
+    // One more than the limit: the closest two are merged.
+    for gap in 0..book::MAX_GAPS as i64 {
+        begin(&mut book, 2 + gap * 10);
+    }
+    let merged = &book.gaps[&first.id];
+    assert_eq!((merged.gaps, merged.ended), (2, Some(time(3))));
+    assert!(
+        book.fill_gap(&first, RECOVERED, 1).is_none(),
+        "a part of it is not fetched"
+    );
+    let merged = book.gaps[&first.id].clone();
+    assert_eq!(merged.outcome, FILLING);
+    assert_eq!(book.fill_gap(&merged, RECOVERED, 1).unwrap().outcome, RECOVERED);
+}

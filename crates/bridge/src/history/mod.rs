@@ -265,7 +265,7 @@ impl History {
     pub(crate) fn filled(&self, gap: &Gap, outcome: &'static str, fetched: u64, text: &str) {
         let mut inner = self.lock();
         let Inner { book, watch, .. } = &mut *inner;
-        let Some(filled) = book.fill_gap(gap.id, outcome, fetched) else {
+        let Some(filled) = book.fill_gap(gap, outcome, fetched) else {
             return;
         };
         if outcome != RECOVERED {

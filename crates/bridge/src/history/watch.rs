@@ -150,14 +150,14 @@ impl Watch {
         for source in gone {
             book.end_gap(&source, now, UNRECOVERED);
         }
-        let unfilled: Vec<u64> = book
+        let unfilled: Vec<Gap> = book
             .gaps
             .values()
             .filter(|gap| gap.outcome == FILLING && !sources.contains(&(&*gap.source, true)))
-            .map(|gap| gap.id)
+            .cloned()
             .collect();
-        for id in unfilled {
-            book.fill_gap(id, UNRECOVERED, 0);
+        for gap in unfilled {
+            book.fill_gap(&gap, UNRECOVERED, 0);
         }
         book.alive.retain(|source, _| is_configured(source));
         // The last event that an earlier run received, unless none followed the gap.

@@ -20,9 +20,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The largest file that is read.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Requests a reload after each change of the content of a file, until the bridge ends. Reads the content, so that it does not matter
-/// whether the file is written, replaced by another one, or is behind a symbolic link that changes, as in Kubernetes. A change counts
-/// once it is read twice, because a file may be incomplete while it is written.
+/// Requests a reload after each change of the content of a file, until the bridge ends. The content is compared, because a file may be
+/// written, replaced by another one, or be the target of a symbolic link that is replaced, as in Kubernetes. A change counts after two
+/// equal reads, because a file that is being written is incomplete.
 pub(crate) async fn watch(path: PathBuf, requests: mpsc::Sender<Requested>) {
     let mut known = hash(path.clone()).await.ok();
     let mut changing = None;

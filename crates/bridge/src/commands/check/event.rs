@@ -8,9 +8,9 @@ use neurobridge_core::{event_buf::EventBuf, identity::SpoolId, neuroio::Frames};
 use crate::{
     config::Config,
     exit::{Exit, Failure, OrExit},
-    feed::redaction,
     frames::FrameReader,
     preview::{self, Preview},
+    redaction::redaction,
 };
 
 /// Builds all redactions of a configuration, which reads their key files.

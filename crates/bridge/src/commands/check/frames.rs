@@ -14,9 +14,9 @@ use crate::{
     commands::table::Table,
     config::Config,
     exit::{Exit, Failure, OrExit, chain},
-    feed::redaction,
     frames::FrameReader,
     preview::Preview,
+    redaction::redaction,
 };
 
 /// The length of an id, key or text in the table, in characters.

@@ -32,8 +32,8 @@ use super::{
 use crate::{
     config::{Config, SinkEntry},
     exit::{Exit, Failure, OrExit},
-    feed::read_redaction,
     frames::FrameReader,
+    redaction::read_redaction,
     signals::Signals,
 };
 

@@ -1,0 +1,83 @@
+//! What the configuration states about the gaps of a source.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use neurobridge_core::neuroio::Frames;
+use neurobridge_listener::{BackfillConfig, SourceConfig};
+use neurobridge_platform::{Client, Entries};
+use tokio::task::spawn_blocking;
+
+use super::ID_OVERLAP;
+use crate::{config::Config, feed::joined};
+
+/// The smallest deduplication window that recognises the events of the overlap.
+const MIN_WINDOW: usize = 10 * ID_OVERLAP as usize;
+/// The largest number of ids that the second reading of the list repeats.
+const MAX_SETTLING_IDS: u64 = 16_384;
+
+/// The settings of a filler.
+pub(crate) struct FillerSettings {
+    /// `None` if the events cannot be fetched, so that each gap is only reported.
+    pub(super) entries: Option<Entries>,
+    pub(super) config: BackfillConfig,
+    /// Whether gaps that are not filled become events.
+    pub(super) reports: bool,
+    pub(super) frames: Frames,
+    /// The number of ids by which the list overlaps what was received; 0 if the deduplication window is too small.
+    pub(super) id_overlap: u64,
+    /// The number of ids that the second reading of the list repeats: those of three seconds at some thousand events per second, and
+    /// not more than the deduplication window recognises.
+    pub(super) settling_ids: u64,
+}
+
+impl FillerSettings {
+    /// Returns what the filler of a source needs; `None` if the gaps of the source are neither filled nor reported. Reads the TLS
+    /// files.
+    ///
+    /// # Errors
+    /// Returns an error if a file cannot be read.
+    pub(crate) async fn new(source: &SourceConfig, config: &Config) -> anyhow::Result<Option<Self>> {
+        if !source.fills_gaps() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            entries: entries(source).await?,
+            config: source.backfill.clone(),
+            reports: source.reports_gaps(),
+            frames: Frames::new(&config.named_fields()),
+            id_overlap: if config.deduplicate.max_events >= MIN_WINDOW {
+                ID_OVERLAP
+            } else {
+                0
+            },
+            settling_ids: (config.deduplicate.max_events as u64 / 4).min(MAX_SETTLING_IDS),
+        }))
+    }
+
+    /// Returns whether missed events can be fetched.
+    pub(crate) const fn can_fetch(&self) -> bool {
+        self.entries.is_some()
+    }
+
+    /// Returns the longest time for which the events of the feed wait.
+    pub(crate) fn hold(&self) -> Duration {
+        self.entries.as_ref().map_or(Duration::ZERO, |_| self.config.hold)
+    }
+}
+
+/// Returns the reader of the list of a platform; `None` if the configuration of the source has none. Reads the
+/// TLS files without blocking the runtime.
+///
+/// # Errors
+/// Returns the key and the error of its configuration.
+pub(crate) async fn entries(source: &SourceConfig) -> anyhow::Result<Option<Entries>> {
+    let Some(url) = source.backfill_address().map(str::to_owned) else {
+        return Ok(None);
+    };
+    let source = source.clone();
+    let made = spawn_blocking(move || Client::new(&source, &url).map(|client| Entries::new(client, &source)));
+    joined(made.await)
+        .map(Some)
+        .map_err(|(key, error)| anyhow!("{key}: {error}"))
+}
