@@ -135,6 +135,7 @@ type = "kafka"
 bootstrap_servers = "{bootstrap}"
 topic = "{topic}"
 delivery = "exactly_once"
+transaction = {{ id = "{topic}" }}
 create = true
 partitions = 3
 replicas = 1
@@ -328,6 +329,7 @@ gap_events = false
 backfill = {{ url = "http://{address}", give_up_after = "0s" }}
 [sinks.reports]
 type = "file"
+path = "reports.jsonl"
 filter = {{ result = ["a result that does not exist"] }}
 "#
     );
