@@ -242,6 +242,7 @@ fn page_loads_nothing_from_other_hosts() {
         "plots.js",
         "words.js",
         "history.js",
+        "timeline.js",
         "icon.svg",
     ];
     let all = files

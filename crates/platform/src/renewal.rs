@@ -150,6 +150,21 @@ impl Renewal {
         self.current.as_ref()?.left(now)
     }
 
+    /// Returns the time until the next attempt to create a token, with the delay after a failure; `None` if the current token
+    /// does not expire.
+    pub fn renews_in(&self, now: Now) -> Option<Duration> {
+        let planned = match &self.current {
+            Some(current) if !self.is_refused => current.until_renewal(now)?,
+            _ => Duration::ZERO,
+        };
+        let delays = [self.failure, self.pause].into_iter();
+        Some(
+            delays
+                .filter_map(|delay| left(delay, now))
+                .fold(planned, Duration::max),
+        )
+    }
+
     /// Returns what to store, so that the tokens are known after a restart.
     pub fn to_stored(&self) -> Option<StoredToken> {
         let current = self.current.as_ref()?;

@@ -51,6 +51,22 @@ fn token_is_renewed_at_four_fifths_of_its_life() {
 }
 
 #[test]
+fn next_renewal_follows_the_delay_after_a_failure() {
+    let now = start();
+    let mut renewal = minted(now);
+    assert_eq!(renewal.renews_in(later(now, 300)), Some(Duration::from_secs(500)));
+    let now = later(now, 800);
+    assert_eq!(renewal.renews_in(now), Some(Duration::ZERO));
+    renewal.failed(now, Some(Duration::from_secs(70)));
+    let Step::Wait(delay) = renewal.step(now) else {
+        panic!("the request is not repeated at once");
+    };
+    assert_eq!(renewal.renews_in(now), Some(delay));
+    renewal.minted(token(2, None), now);
+    assert_eq!(renewal.renews_in(now), None, "a permanent token");
+}
+
+#[test]
 fn old_token_is_deleted_once_the_new_one_is_used() {
     let now = start();
     let mut renewal = minted(now);

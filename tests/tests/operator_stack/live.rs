@@ -110,6 +110,7 @@ fn every_fault_fires_its_alert() {
         seen.wait(&prometheus, alert, instance);
     }
     every_panel_has_data(&prometheus);
+    assert_states_of_gaps(&prometheus);
     assert_no_alerts(&calm_address, &prometheus);
 
     calm_platform.process().kill().unwrap();
@@ -254,6 +255,22 @@ fn every_panel_has_data(prometheus: &Prometheus) {
     for (variable, selector, label) in dashboard.variables() {
         let values = prometheus.label_values(&filled(&selector), &label).unwrap();
         assert!(!values.is_empty(), "${variable} has no values");
+    }
+}
+
+/// Checks that the panel of connections shows a source that is connected, and an unrecovered gap.
+fn assert_states_of_gaps(prometheus: &Prometheus) {
+    let (_, query) = Dashboard::read()
+        .queries()
+        .into_iter()
+        .find(|(place, _)| place == "Connections and gaps")
+        .unwrap();
+    let query = filled(&query);
+    for (state, value) in [("connected", 0.0), ("unrecovered", 5.0)] {
+        wait_for(&format!("the state {state}"), SOON, || {
+            Ok(prometheus.query(&query)?.contains(&value).then_some(()))
+        })
+        .unwrap();
     }
 }
 

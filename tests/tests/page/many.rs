@@ -11,7 +11,7 @@ use super::readers::assert_legible;
 use super::{DESK, SOON, watch};
 
 /// Far below the 10,000 pixels of a card for each source.
-const MAX_HEIGHT: u64 = 2500;
+const MAX_HEIGHT: u64 = 2800;
 /// Elements for each row, and for the rest of the page.
 const MAX_ROW_NODES: u64 = 25;
 const MAX_OTHER_NODES: u64 = 600;

@@ -5,6 +5,7 @@ mod many;
 mod outages;
 mod readers;
 mod slow_connect;
+mod timeline;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

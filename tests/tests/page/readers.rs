@@ -73,6 +73,7 @@ fn screen_reader_finds_landmarks_and_names() {
             "In memory",
             "Sinks",
             "events file",
+            "Connections",
             "Ledgers",
             "History",
             "Dead letters",
@@ -86,7 +87,7 @@ fn screen_reader_finds_landmarks_and_names() {
         assert_eq!(nameless, 0, "each {role} has a name: {nodes:#?}");
     }
     let plots = [names("image"), names("img")].concat();
-    assert_eq!(plots.len(), 6, "{plots:?}");
+    assert_eq!(plots.len(), 8, "{plots:?}");
     assert!(
         plots[0].starts_with("received: ") && plots[0].contains("/s; at most "),
         "{plots:?}"

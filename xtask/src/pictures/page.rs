@@ -31,7 +31,16 @@ pub(super) fn run() -> Result<ExitCode> {
     let faults = ["--rate", "50", "--fault", "bad-json,after=400,times=2"];
     let entrance = Platform::start(&entrance_dir, &faults)?;
     let gate_dir = Scratch::new("picture-gate")?;
-    let gate = Platform::start(&gate_dir, &["--rate", "9"])?;
+    // Gaps whose events are fetched: at once, and after the REST list was refused for some seconds.
+    let faults = [
+        "--rate",
+        "9",
+        "--fault",
+        "cut,after=130,times=1",
+        "--fault",
+        "refuse-token,after=1,times=3",
+    ];
+    let gate = Platform::start(&gate_dir, &faults)?;
     let dir = Scratch::new("picture-bridge")?;
     let config = config(&entrance.url(), &gate.url(), &kafka.address(), &nats.address());
     let bridge = Bridge::start_with_relative_paths(&dir, &config)?;

@@ -45,6 +45,34 @@ fn gap_has_no_outcome_while_it_is_filled() {
 }
 
 #[test]
+fn connection_is_known_since_the_first_connection_or_the_oldest_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = with_gap(dir.path());
+    let gap = history.filling("main").remove(0);
+    assert_eq!(known_since(&[], None), None);
+    assert_eq!(known_since(&[], Some(time(5))), Some(time(5)));
+    let gaps = [
+        Gap {
+            began: time(40),
+            ..gap.clone()
+        },
+        gap,
+    ];
+    assert_eq!(known_since(&gaps, Some(time(5))), Some(time(5)));
+    assert_eq!(
+        known_since(&gaps, Some(time(50))),
+        Some(time(20)),
+        "entries are removed before gaps"
+    );
+    let many = vec![gaps[1].clone(); SHOWN_GAPS];
+    assert_eq!(
+        known_since(&many, Some(time(5))),
+        Some(time(20)),
+        "gaps before these may exist"
+    );
+}
+
+#[test]
 fn outcome_counts_once() {
     for outcome in [RECOVERED, PARTLY, UNRECOVERED] {
         let dir = tempfile::tempdir().unwrap();

@@ -122,6 +122,8 @@ impl GapSum {
 pub(crate) struct SourceGaps {
     /// The newest gaps, the newest first, with the open one.
     pub(crate) newest: Vec<Gap>,
+    /// The time since which the source was connected outside of these gaps, as far as is known.
+    pub(crate) known_since: Option<Timestamp>,
     /// The length of the open gap in seconds.
     pub(crate) open_seconds: Option<f64>,
     /// The number of gaps whose events are being fetched.
@@ -232,6 +234,8 @@ impl History {
         watch.spool(spool, book, now);
         for source in sources {
             source.gaps = gaps_of(&source.name, book, watch, now);
+            let since = known_since(&source.gaps.newest, first_connection(&source.name, book));
+            source.gaps.known_since = since.or(source.snapshot.first_authorised);
         }
         let mut newest = BTreeMap::new();
         for entry in book.entries.values() {
@@ -373,6 +377,24 @@ fn gaps_of(source: &str, book: &Book, watch: &Watch, now: Timestamp) -> SourceGa
         }
     }
     gaps
+}
+
+/// Returns the time of the first connection of a source that is on record.
+fn first_connection(source: &str, book: &Book) -> Option<Timestamp> {
+    let is_connected = |entry: &&Entry| {
+        entry.kind == Kind::SourceConnected.as_str() && entry.source.as_deref() == Some(source)
+    };
+    book.entries.values().find(is_connected).map(|entry| entry.at)
+}
+
+/// Returns the time since which a source was connected outside of its newest gaps: its first connection on record, or the start
+/// of the oldest of these gaps, before which it was connected too. Older gaps may exist if there are as many as are shown.
+fn known_since(newest: &[Gap], first_connection: Option<Timestamp>) -> Option<Timestamp> {
+    let oldest = newest.last().map(|gap| gap.began);
+    if newest.len() >= SHOWN_GAPS {
+        return oldest;
+    }
+    oldest.into_iter().chain(first_connection).min()
 }
 
 /// Reads the file; one that cannot be used is kept under another name.

@@ -26,6 +26,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/plots.js", get(|| script(include_str!("page/plots.js"))))
         .route("/rows.js", get(|| script(include_str!("page/rows.js"))))
         .route("/tables.js", get(|| script(include_str!("page/tables.js"))))
+        .route("/timeline.js", get(|| script(include_str!("page/timeline.js"))))
         .route("/way.js", get(|| script(include_str!("page/way.js"))))
         .route("/words.js", get(|| script(include_str!("page/words.js"))))
         .route(

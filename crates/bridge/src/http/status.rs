@@ -1,6 +1,6 @@
 //! `/status`, a stable interface: published keys are neither removed nor given another meaning.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{collections::BTreeMap, fmt::Write, sync::atomic::Ordering::Relaxed};
 
 use jiff::Timestamp;
 use neurobridge_core::{
@@ -22,6 +22,8 @@ use crate::tokens;
 pub(crate) struct Status<'a> {
     version: &'static str,
     instance: &'a str,
+    /// The time of this status, by the clock of all other times in it.
+    time: Timestamp,
     uptime_seconds: f64,
     losing_events: Answer,
     sources: BTreeMap<&'a str, Source>,
@@ -52,9 +54,15 @@ struct Source {
     gaps: u64,
     /// The number of those whose events are missed: neither fetched, nor sent again by the feed, nor being fetched.
     lost_gaps: u64,
+    /// The number of missed events that were fetched since the start, and of the gaps whose events are being fetched.
+    fetched_events: u64,
+    filling_gaps: u64,
     gap_seconds: f64,
     /// The newest gaps, the newest first, with the open one and those of earlier runs.
     newest_gaps: Vec<Gap>,
+    /// The time since which the connection is on record: outside of the newest gaps, the source was connected. Null before the
+    /// first connection.
+    connection_known_since: Option<Timestamp>,
     newest_dead_letters: Vec<DeadLetterSummary>,
     ledger: SourceCounts,
 }
@@ -141,6 +149,7 @@ impl<'a> Status<'a> {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             instance: view.instance,
+            time: clock::now(),
             uptime_seconds: view.uptime_seconds,
             losing_events: Answer::of(view),
             sources: view
@@ -191,17 +200,7 @@ impl<'a> Status<'a> {
                 "source {name}: {received} received = {stored} stored + {filtered} filtered + {duplicate} duplicate \
                  + {dead_lettered} dead-lettered + {in_flight} in flight"
             );
-            // Events missed in gaps cannot be counted, since the feed does not send them again.
-            if source.gaps > 0 {
-                let (gaps, seconds) = (source.gaps, source.gap_seconds);
-                let word = if gaps == 1 { "gap" } else { "gaps" };
-                let effect = match source.lost_gaps {
-                    0 => "events sent in that time were received or are being fetched",
-                    lost if lost == gaps => "events sent in that time were missed",
-                    _ => "events sent in a part of that time were missed",
-                };
-                let _ = write!(text, "; {gaps} {word}, {seconds:.1} s: {effect}");
-            }
+            text.push_str(&source.missed());
             text.push('\n');
         }
         for (name, sink) in &self.sinks {
@@ -241,8 +240,11 @@ impl Source {
             unconnected_seconds: source.unconnected_seconds(uptime_seconds),
             gaps: source.gaps.ended.gaps,
             lost_gaps: source.gaps.lost.gaps,
+            fetched_events: source.handle.intake.stats.backfilled.load(Relaxed),
+            filling_gaps: source.gaps.filling,
             gap_seconds: source.gap_seconds(),
             newest_gaps: source.gaps.newest.iter().map(shown).collect(),
+            connection_known_since: source.gaps.known_since,
             newest_dead_letters: source
                 .handle
                 .intake
@@ -253,6 +255,36 @@ impl Source {
                 .collect(),
             ledger: source.ledger,
         }
+    }
+
+    /// Describes the gaps and what became of the events sent in them; empty without a gap.
+    fn missed(&self) -> String {
+        if self.gaps == 0 {
+            return String::new();
+        }
+        let count =
+            |number: u64, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
+        let sent = |fetched: u64| {
+            format!(
+                "{} sent in that time {}",
+                count(fetched, "event"),
+                if fetched == 1 { "was" } else { "were" }
+            )
+        };
+        // Events that were not fetched cannot be counted, since the feed does not send them again.
+        let effect = match (self.lost_gaps, self.fetched_events) {
+            (0, 0) if self.filling_gaps == 0 => "no event sent in that time was missed".to_owned(),
+            (0, _) if self.filling_gaps > 0 => "events sent in that time are being fetched".to_owned(),
+            (0, fetched) => format!("{} fetched", sent(fetched)),
+            (lost, 0) if lost == self.gaps => "events sent in that time were missed".to_owned(),
+            (_, 0) => "events sent in a part of that time were missed".to_owned(),
+            (_, fetched) => format!("{} fetched, others were missed", sent(fetched)),
+        };
+        format!(
+            "; {}, {:.1} s: {effect}",
+            count(self.gaps, "gap"),
+            self.gap_seconds
+        )
     }
 }
 

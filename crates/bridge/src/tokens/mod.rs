@@ -326,9 +326,10 @@ impl Renewing {
     }
 
     fn publish(&self, now: Now) {
-        let expires_in = self.renewal.expires_in(now);
-        let expires = expires_in.and_then(|left| now.wall.checked_add(left).ok());
-        self.minting.tokens.set(expires, self.renewal.alive(now));
+        let time = |left: Option<Duration>| now.wall.checked_add(left?).ok();
+        let (expires, renews) = (self.renewal.expires_in(now), self.renewal.renews_in(now));
+        let alive = self.renewal.alive(now);
+        self.minting.tokens.set(time(expires), time(renews), alive);
     }
 
     /// Stores the tokens for the next run. A failure is reported, and has no effect on this run.

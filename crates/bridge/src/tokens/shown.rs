@@ -84,6 +84,8 @@ pub(crate) struct Tokens {
 pub(crate) struct Shown {
     /// The time at which the current token expires, by the local clock; null without a temporary token.
     pub(crate) expires: Option<Timestamp>,
+    /// The time of the next attempt to renew it, by the local clock; null if it does not expire.
+    pub(crate) renews: Option<Timestamp>,
     /// The number of tokens that may be valid: the current one, and the old one until it is deleted.
     pub(crate) alive: usize,
     /// Why the last request failed; null after a success.
@@ -109,9 +111,9 @@ impl Tokens {
         self.file_errors.load(Relaxed)
     }
 
-    pub(super) fn set(&self, expires: Option<Timestamp>, alive: usize) {
+    pub(super) fn set(&self, expires: Option<Timestamp>, renews: Option<Timestamp>, alive: usize) {
         let mut shown = self.lock();
-        (shown.expires, shown.alive) = (expires, alive);
+        (shown.expires, shown.renews, shown.alive) = (expires, renews, alive);
     }
 
     pub(super) fn set_problem(&self, problem: Option<String>) {

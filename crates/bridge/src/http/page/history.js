@@ -34,7 +34,7 @@ export function gaps(place, { sources }) {
   const past = all.flatMap(([name, source]) => source.newest_gaps.map(gap => ({ ...gap, name })))
     .filter(gap => gap.ended !== null)
     .sort((a, b) => b.began.localeCompare(a.began))
-    .map(({ began, gaps, name, outcome, reason, seconds: length }) =>
-      [time(began), `${name}: ${gaps > 1 ? `${number(gaps)} gaps, ` : ""}${seconds(length)}, ${plain(reason)}, ${outcome}`]);
+    .map(({ began, fetched, gaps, name, outcome, reason, seconds: length }) =>
+      [time(began), `${name}: ${gaps > 1 ? `${number(gaps)} gaps, ` : ""}${seconds(length)}, ${plain(reason)}, ${outcome}${fetched ? `, ${number(fetched)} fetched` : ""}`]);
   list(place, [...open, ...past].slice(0, 50), "None on record.");
 }

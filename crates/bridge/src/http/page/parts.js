@@ -1,6 +1,7 @@
 // Sources, spool and sinks: a model of each, which collects values over time, and a card that shows a model.
 
 import { Plot, Series } from "./plots.js";
+import { Connection, ConnectionPlot } from "./timeline.js";
 import { bytes, element, moment, number, plain, rate, scale, scaleOfBytes, scaleOfSeconds, seconds, text, times, tone } from "./words.js";
 
 /** A source. `view` is what is to be seen of it now, for its card and for its row. */
@@ -10,13 +11,15 @@ export class Source {
     this.where = source.address;
     this.events = new Series();
     this.ping = new Series();
+    this.connection = new Connection();
     this.plots = [
       { title: "received", series: this.events, format: rate, scale },
       { title: "round trip", series: this.ping, format: seconds, scale: scaleOfSeconds },
     ];
   }
 
-  take(source, before, span, at) {
+  take(source, before, span, at, clock) {
+    this.connection.take(source, at, clock);
     const isBad = tone(source) === "bad";
     this.flow = perSecond(source.ledger.received, before?.ledger.received, span);
     this.events.push([this.flow], isBad, at);
@@ -38,10 +41,25 @@ export class Source {
       since: open ? `${since}, without a connection for ${seconds(open)}` : since,
       reason: source.reason ?? (source.last_platform_error ? `Last error of the platform: ${source.last_platform_error}` : ""),
       values: [rate(this.flow), seconds(this.trip)],
-      facts: { "last event": last ? `${moment(last)}, ${age}` : age, gaps: [current, past && `${past} in all`].filter(Boolean).join("; ") || "none" },
+      problem: source.tokens?.problem ?? "",
+      facts: {
+        "last event": last ? `${moment(last)}, ${age}` : age,
+        gaps: [current, past && `${past} in all`].filter(Boolean).join("; ") || "none",
+        ...source.tokens && tokenFacts(source.tokens, now),
+      },
       cells: [rate(this.flow), seconds(this.trip), age, current || past || "none"],
     };
   }
+}
+
+/** When a created token expires, and when it will be renewed. */
+function tokenFacts({ expires, renews }, now) {
+  const moments = (time, past) => {
+    if (time === null) return "–";
+    const left = Math.round((new Date(time) - now) / 1000);
+    return left > 0 ? `${moment(new Date(time))}, in ${seconds(left)}` : past;
+  };
+  return { "token expires": moments(expires, "expired"), "next renewal": moments(renews, "now") };
 }
 
 export class Sink {
@@ -173,12 +191,15 @@ export class Card {
     this.where = element("p", "where", model.where);
     this.since = element("p", "since");
     this.reason = element("p", "reason");
+    this.problem = element("p", "reason");
+    this.problem.dataset.tone = "bad";
     this.plots = model.plots.map(plot => new Plot(plot));
+    if (model.connection) this.plots.push(new ConnectionPlot(model));
     const plots = element("div", "plots");
     plots.append(...this.plots.map(plot => plot.element));
     this.facts = element("dl", "facts");
     this.values = {};
-    this.element.append(head, this.where, this.since, this.reason, plots, this.facts);
+    this.element.append(head, this.where, this.since, this.reason, this.problem, plots, this.facts);
     if (model instanceof Spool) this.addMeter(plots);
   }
 
@@ -197,6 +218,7 @@ export class Card {
     states.forEach(([tone, state], i) => pill(this.states.children[i] ?? this.states.appendChild(element("span", "pill")), state, tone));
     text(this.since, view.since);
     text(this.reason, view.reason);
+    text(this.problem, view.problem ?? "");
     for (const [title, value] of Object.entries(view.facts)) {
       if (!this.values[title]) {
         const pair = element("div");

@@ -49,6 +49,13 @@ export class Series {
     return times.length < 2 ? 1 : (times.at(-1) - times[0]) / (times.length - 1);
   }
 
+  /** The first time of the axis, and the seconds from it to the last one. */
+  span() {
+    const { times } = this;
+    const span = Math.max(times.at(-1) - times[0], LEAST_SECONDS);
+    return [times.at(-1) - span, span];
+  }
+
   /** The place of the point that is nearest to a time; the times ascend. */
   nearest(time) {
     let low = 0, high = this.times.length - 1;
@@ -72,7 +79,7 @@ class Lines {
   /** Draws all points below `top`. */
   draw(top) {
     const { rows, times } = this.series;
-    const [from, span] = this.span();
+    const [from, span] = this.series.span();
     const x = i => ((times[i] - from) / span * WIDTH).toFixed(1);
     const y = value => (HEIGHT - value / top * HEIGHT).toFixed(1);
     const hole = HOLE * this.series.interval;
@@ -93,13 +100,6 @@ class Lines {
       if (i === 0) this.area?.setAttribute("d", area);
     });
   }
-
-  /** The first time, and the seconds from it to the last one. */
-  span() {
-    const { times } = this.series;
-    const span = Math.max(times.at(-1) - times[0], LEAST_SECONDS);
-    return [times.at(-1) - span, span];
-  }
 }
 
 /** A small line without axes, for a row of a table. */
@@ -113,6 +113,34 @@ export class Spark extends Lines {
 
   update() {
     if (this.series.times.length) this.draw(Math.max(this.series.most ?? 0, 1e-9) * 1.08);
+  }
+}
+
+/** A line and words over a place on the screen, where the pointer is. */
+export class Tip {
+  constructor(place) {
+    this.place = place;
+  }
+
+  /** Shows words at a share of the place's width, of a hundred. */
+  show(left, words) {
+    if (!this.words) {
+      this.words = element("output", "tip");
+      this.mark = element("div", "mark");
+    }
+    if (!this.words.isConnected) this.place.append(this.mark, this.words);
+    text(this.words, words);
+    this.mark.style.left = `${left}%`;
+    // Towards the middle of the screen, which no text leaves.
+    const box = this.place.getBoundingClientRect();
+    const isLeft = box.left + box.width * left / 100 < innerWidth / 2;
+    this.words.style.left = isLeft ? `${left}%` : "auto";
+    this.words.style.right = isLeft ? "auto" : `${100 - left}%`;
+  }
+
+  hide() {
+    this.words?.remove();
+    this.mark?.remove();
   }
 }
 
@@ -138,6 +166,7 @@ export class Plot extends Lines {
     axis.append(this.begin, element("small", "", "now"));
     this.place = element("div", "plot");
     this.place.append(this.svg, this.top);
+    this.tip = new Tip(this.place);
     this.element.append(caption, this.place, axis);
     this.place.addEventListener("pointermove", event => this.hover(event.clientX));
     this.place.addEventListener("pointerleave", () => this.leave());
@@ -148,15 +177,14 @@ export class Plot extends Lines {
     const most = this.series.most ?? 0;
     const top = this.scale(most);
     this.draw(top);
-    const [from, span] = this.span();
+    const [from, span] = this.series.span();
     const { bad, times, interval } = this.series;
     const x = time => Math.max(0, (time - from) / span * WIDTH);
-    let areas = "";
+    let areas = "", begin = 0;
     bad.forEach((isBad, i) => {
       if (!isBad) return;
-      if (!bad[i - 1]) areas += `M${x(i ? times[i - 1] : times[i] - interval).toFixed(1)} 0`;
-      const end = x(times[i]).toFixed(1);
-      if (!bad[i + 1]) areas += `H${end}V${HEIGHT}H${x(times[bad.lastIndexOf(false, i)] ?? from).toFixed(1)}z`;
+      if (!bad[i - 1]) begin = x(i ? times[i - 1] : times[i] - interval).toFixed(1);
+      if (!bad[i + 1]) areas += `M${begin} 0H${x(times[i]).toFixed(1)}V${HEIGHT}H${begin}z`;
     });
     this.badPeriods.setAttribute("d", areas);
     text(this.value, value);
@@ -171,28 +199,16 @@ export class Plot extends Lines {
   hover(clientX) {
     const { times, rows } = this.series;
     if (!times.length) return;
-    if (!this.tip) {
-      this.tip = element("output", "tip");
-      this.mark = element("div", "mark");
-    }
-    if (!this.tip.isConnected) this.place.append(this.mark, this.tip);
     this.pointer = clientX;
     const box = this.place.getBoundingClientRect();
-    const [from, span] = this.span();
+    const [from, span] = this.series.span();
     const at = this.series.nearest(from + Math.min(1, Math.max(0, (clientX - box.left) / box.width)) * span);
     const values = rows.map((row, i) => `${this.names ? `${this.names[i]} ` : ""}${row[at] === null ? "–" : this.format(row[at])}`);
-    text(this.tip, `${moment(new Date(times[at] * 1000))}  ${values.join(", ")}`);
-    const left = (times[at] - from) / span * 100;
-    this.mark.style.left = `${left}%`;
-    // Towards the middle of the screen, which no text leaves.
-    const isLeft = clientX < innerWidth / 2;
-    this.tip.style.left = isLeft ? `${left}%` : "auto";
-    this.tip.style.right = isLeft ? "auto" : `${100 - left}%`;
+    this.tip.show((times[at] - from) / span * 100, `${moment(new Date(times[at] * 1000))}  ${values.join(", ")}`);
   }
 
   leave() {
     this.pointer = undefined;
-    this.tip?.remove();
-    this.mark?.remove();
+    this.tip.hide();
   }
 }

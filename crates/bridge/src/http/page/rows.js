@@ -109,7 +109,7 @@ class Row {
     if (this.element.dataset.tone !== view.tone) this.element.dataset.tone = view.tone;
     pill(this.state, view.state, view.tone);
     text(this.since, view.tone === "good" ? "" : view.since.replace(/,.*/, ""));
-    this.explain(view.reason);
+    this.explain(view);
     view.cells.forEach((cell, i) => text(this.values[i], cell));
     if (this.isSeen) this.spark.update();
     this.card?.update(view);
@@ -120,9 +120,10 @@ class Row {
     return [this.element, this.why, this.detail].filter(Boolean);
   }
 
-  /** Shows a reason below the row, unless its card does. */
-  explain(reason) {
-    if (!reason || this.card) {
+  /** Shows the reason of the state, or else a problem, below the row, unless its card does. */
+  explain({ reason, problem }) {
+    const words = reason || problem;
+    if (!words || this.card) {
       this.why?.remove();
       this.why = null;
       return;
@@ -131,8 +132,8 @@ class Row {
       this.why = this.wide("why", element("p", "reason"));
       this.element.after(this.why);
     }
-    this.why.dataset.tone = this.element.dataset.tone;
-    text(this.why.firstChild.firstChild, reason);
+    this.why.dataset.tone = reason ? this.element.dataset.tone : "bad";
+    text(this.why.firstChild.firstChild, words);
   }
 
   /** Makes a row with one element over all columns. */
@@ -152,12 +153,12 @@ class Row {
     if (!isOpen) {
       this.detail.remove();
       this.detail = this.card = null;
-      this.explain(this.view.reason);
+      this.explain(this.view);
       return;
     }
     this.card = new Card(this.model);
     this.card.update(this.view);
-    this.explain("");
+    this.explain(this.view);
     this.detail = this.wide("detail", this.card.element);
     this.element.after(this.detail);
   }

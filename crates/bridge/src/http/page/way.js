@@ -2,6 +2,7 @@
 
 import { Card, Group, Sink, Source, Spool } from "./parts.js";
 import { Rows } from "./rows.js";
+import { Timeline } from "./timeline.js";
 import { make, number, seconds } from "./words.js";
 
 /** More sources or sinks than so many share a card, and are listed in a table. */
@@ -25,10 +26,10 @@ class Side {
   }
 
   /** Takes the status of all parts; makes everything again where other parts are configured. */
-  take(parts, before, span, at) {
+  take(parts, before, span, at, clock) {
     const names = Object.keys(parts);
     if (names.length !== this.models.size || names.some(name => !this.models.has(name))) this.build(parts);
-    for (const [name, part] of Object.entries(parts)) this.models.get(name).take(part, before?.[name], span, at);
+    for (const [name, part] of Object.entries(parts)) this.models.get(name).take(part, before?.[name], span, at, clock);
     this.parts = parts;
     this.group?.take([...this.models.values()], this.views(new Date()).some(({ tone }) => tone === "bad"), at);
   }
@@ -83,6 +84,7 @@ export class Way {
       sinks: new Side("sinks", (name, part) => new Sink(name, part), $("sinks"), $("sink-rows")),
     };
     this.place = $("spool");
+    this.timeline = new Timeline($("timeline"));
   }
 
   get isMany() {
@@ -90,7 +92,9 @@ export class Way {
   }
 
   take(status, before, span, at) {
-    for (const [kind, side] of Object.entries(this.sides)) side.take(status[kind], before?.[kind], span, at);
+    const clock = at - Date.parse(status.time) / 1000;
+    for (const [kind, side] of Object.entries(this.sides)) side.take(status[kind], before?.[kind], span, at, clock);
+    this.at = at;
     if (!this.spool) {
       this.spool = new Card(new Spool(status.spool));
       this.place.append(this.spool.element);
@@ -103,6 +107,7 @@ export class Way {
     for (const side of Object.values(this.sides)) side.show(now);
     const view = this.spool.model.view(status.spool);
     this.spool.update(view);
+    this.timeline.show(this.sides.sources.models, this.at);
     this.connect();
     return view;
   }
@@ -114,7 +119,7 @@ export class Way {
     const boxed = card => ({ card, box: card.element.getBoundingClientRect() });
     const [sources, sinks] = Object.values(this.sides).map(side => [...side.cards.values()].map(boxed));
     const spool = boxed(this.spool);
-    const stacked = sources.length > 0 && sources[0].box.bottom <= spool.box.top;
+    const stacked = sources.length > 0 && sources[0].box.right > spool.box.left;
     const paths = [...sources.map(source => [source, spool, source.card]), ...sinks.map(sink => [spool, sink, sink.card])];
     const wanted = paths.flatMap(([from, to, card]) => {
       // On a narrow page the cards are a column: only neighbours are joined.
