@@ -346,8 +346,9 @@ fn demo_shows_events_and_ends_with_the_ledger() {
     let log = dir.join("demo.log");
     let mut demo = Process::spawn("demo", &mut command, &log).unwrap();
     wait_until("events in the demo", SOON, || {
-        demo.logged()
-            .is_ok_and(|text| text.contains("cuts the connection") && text.contains("authorised again"))
+        demo.logged().is_ok_and(|text| {
+            text.contains("cuts the connection") && text.contains("missed in the gap: fetched, none lost")
+        })
     })
     .unwrap();
     demo.signal(Signal::SIGINT).unwrap();
@@ -355,6 +356,10 @@ fn demo_shows_events_and_ends_with_the_ledger() {
     let text = demo.logged().unwrap();
     assert!(
         text.contains("sink events:") && text.contains(" 0 pending"),
+        "{text}"
+    );
+    assert!(
+        text.contains("; 1 gap, ") && text.contains(" events sent in that time were fetched"),
         "{text}"
     );
     assert!(text.contains("http://127.0.0.1:"), "{text}");

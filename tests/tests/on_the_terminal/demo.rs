@@ -32,6 +32,7 @@ fn screen_shows_each_fault_and_restores_the_terminal() {
         "events flow into the file",
         "cuts the connection",
         "authorised again",
+        "missed in the gap: fetched, none lost",
         "stops for 4 s",
         "has caught up",
         "refuses the token once",

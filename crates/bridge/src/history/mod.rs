@@ -46,7 +46,7 @@ use self::{
     watch::Watch,
 };
 pub(crate) use self::{
-    book::{Book, CRASH, FILLING, Gap, OUTCOMES, PARTLY, RECOVERED, RESTART, UNRECOVERED},
+    book::{Book, CRASH, FILLING, Gap, OPEN, OUTCOMES, PARTLY, RECOVERED, RESTART, UNRECOVERED},
     entry::{Entry, Kind},
     store::{FILE, FileState, forget, read},
 };

@@ -166,6 +166,8 @@ fn config(
     if let Some(declaration) = declaration {
         source.token = None;
         source.feed = Some(Box::new(declaration));
+    } else {
+        source.backfill.url = Some(format!("http://{platform}"));
     }
     // The faults follow each other before a connection counts as stable, so the default delays would grow until hardly
     // any event arrives.

@@ -12,6 +12,7 @@ use neurobridge_simulator::Handle;
 use tokio::sync::watch;
 
 use crate::{
+    history::{FILLING, Gap, OPEN, PARTLY, RECOVERED},
     state::{SinkLedger, View},
     terminal::Style,
 };
@@ -66,6 +67,8 @@ pub(super) struct Scenario {
     slowdown: Option<Slowdown>,
     /// The feed's counters at the last call of `watch`; zero before the first one.
     feed: FeedCounters,
+    /// The start of the newest gap whose outcome was reported.
+    reported_gap: Timestamp,
     reports: VecDeque<Report>,
     /// The number of reports since the start, including those that are no longer kept.
     total: usize,
@@ -149,6 +152,7 @@ impl Scenario {
             faults: 0,
             slowdown: None,
             feed: FeedCounters::default(),
+            reported_gap: Timestamp::MIN,
             reports: VecDeque::new(),
             total: 0,
         }
@@ -168,6 +172,9 @@ impl Scenario {
     pub(super) fn watch(&mut self, view: &View<'_>) {
         if let Some(source) = view.sources.first() {
             self.watch_feed(FeedCounters::of(&source.snapshot));
+            if source.handle.fills_gaps {
+                self.watch_gaps(&source.gaps.newest);
+            }
         }
         let mut is_ending = false;
         if let Some(sink) = view.sinks.first() {
@@ -185,6 +192,17 @@ impl Scenario {
             self.report(Actor::Bridge, text);
         }
         self.feed = now;
+    }
+
+    /// Reports the outcome of each gap once it is final.
+    fn watch_gaps(&mut self, newest: &[Gap]) {
+        for gap in newest.iter().rev() {
+            let is_final = gap.outcome != OPEN && gap.outcome != FILLING;
+            if is_final && gap.began > self.reported_gap {
+                self.reported_gap = gap.began;
+                self.report(Actor::Bridge, outcome(gap));
+            }
+        }
     }
 
     fn watch_disk(&mut self, ledger: &SinkLedger, is_ending: bool) {
@@ -260,6 +278,17 @@ impl Scenario {
     }
 }
 
+/// Describes what became of the events that the platform sent in a gap.
+fn outcome(gap: &Gap) -> String {
+    let fetched = events(gap.fetched);
+    match &*gap.outcome {
+        RECOVERED if gap.fetched == 0 => "no event was missed in the gap".to_owned(),
+        RECOVERED => format!("{fetched} missed in the gap: fetched, none lost"),
+        PARTLY => format!("{fetched} missed in the gap: fetched; others are lost"),
+        _ => "events missed in the gap could not be fetched".to_owned(),
+    }
+}
+
 fn words(label: &str) -> String {
     label.replace('_', " ")
 }
@@ -330,6 +359,42 @@ mod tests {
                 "connection lost (broken); reconnecting",
                 "connecting failed (token refused); retrying with backoff",
                 "authorised again after a gap of 23.0 s",
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn outcome_of_a_gap_is_reported_once_when_it_is_final() {
+        let gap = |began: i64, outcome: &'static str, fetched: u64| Gap {
+            id: 1,
+            source: "platform".to_owned(),
+            began: Timestamp::from_second(began).unwrap(),
+            ended: (outcome != OPEN).then_some(Timestamp::MAX),
+            reason: "closed".into(),
+            outcome: outcome.into(),
+            seconds: 1.0,
+            gaps: 1,
+            fetched,
+            last_event: None,
+            next_event: None,
+        };
+        let mut scenario = scenario().await;
+        scenario.watch_gaps(&[gap(20, OPEN, 0), gap(10, FILLING, 0)]);
+        assert!(reports(&scenario).is_empty());
+        for _ in 0..2 {
+            scenario.watch_gaps(&[gap(20, FILLING, 0), gap(10, RECOVERED, 57)]);
+        }
+        scenario.watch_gaps(&[
+            gap(30, "unrecovered", 0),
+            gap(20, PARTLY, 1),
+            gap(10, RECOVERED, 57),
+        ]);
+        assert_eq!(
+            reports(&scenario),
+            [
+                "57 events missed in the gap: fetched, none lost",
+                "1 event missed in the gap: fetched; others are lost",
+                "events missed in the gap could not be fetched",
             ]
         );
     }
